@@ -1,0 +1,172 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from vqlab.data import image_folder
+from vqlab.data.image_folder import ImageFolder, decode_square
+from vqlab.errors import UserError
+
+
+def paint(path, colour=(200, 100, 50), size=(12, 10), mode="RGB"):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new(mode, size, colour).save(path)
+
+
+def folder(path, **arguments):
+    return ImageFolder(str(path), **{"image_size": 8, "num_workers": 0, "batch_size": 2, **arguments})
+
+
+def test_all_formats_and_unicode_names_give_rgb_squares(tmp_path):
+    for number, name in enumerate(["猫.png", "ä b.jpg", "x.JPEG", "deep/er/c.bmp", "d.webp", "e.tif", "f.gif"]):
+        paint(tmp_path / name, size=(12 + number, 20 - number))
+    paint(tmp_path / "grey.png", 7, mode="L")
+    paint(tmp_path / "alpha.png", (200, 100, 50, 128), mode="RGBA")
+    (tmp_path / "notes.txt").write_text("no image")
+    (tmp_path / "._猫.png").write_bytes(b"what macOS leaves")
+    data = folder(tmp_path, val_fraction=0.2, value_range="unit")
+    data.setup("fit")
+    images = torch.cat([batch["image"] for batch in [*data.train_dataloader(), *data.val_dataloader()]])
+    assert data.train_size == 7
+    assert images.shape[1:] == (3, 8, 8)
+    colour = images.mean((2, 3))
+    near = (colour - torch.tensor([200, 100, 50]) / 255).abs().amax(1) < 0.05
+    assert near.sum() >= len(colour) - 1, "all but the grey one are of the colour"
+
+
+def test_classes_are_first_level_folders_in_order_of_their_names(tmp_path):
+    for name in ("b/1.png", "b/deep/2.png", "a/1.png", "a/2.png", "root.png"):
+        paint(tmp_path / name)
+    (tmp_path / "empty").mkdir()
+    data = folder(tmp_path)
+    data.setup("fit")
+    labels = {}
+    for part in data._train_val:
+        names = [str(file).removeprefix(f"{tmp_path}/") for file in part.files]
+        labels.update(zip(names, part.labels.tolist(), strict=True))
+    assert data.num_classes == 2
+    assert labels == {"b/1.png": 1, "b/deep/2.png": 1, "a/1.png": 0, "a/2.png": 0, "root.png": -1}
+
+
+def test_one_folder_is_no_class(tmp_path):
+    for number in range(4):
+        paint(tmp_path / "all" / f"{number}.png")
+    data = folder(tmp_path)
+    assert data.num_classes == 0
+    assert next(iter(data.train_dataloader()))["label"].tolist() == [-1, -1]
+
+
+def test_split_folders_are_the_splits(tmp_path):
+    for split, count in (("train", 3), ("val", 2), ("test", 1)):
+        for name in ("cat", "dog"):
+            for number in range(count):
+                paint(tmp_path / split / name / f"{number}.png")
+    data = folder(tmp_path)
+    data.setup()
+    assert [len(part) for part in (*data._train_val, data._test)] == [6, 4, 2]
+    assert (data.num_classes, data.train_size) == (2, 6)
+    assert data._test.labels.tolist() == [0, 1]
+    paint(tmp_path / "val" / "horse" / "1.png")
+    with pytest.raises(UserError, match="val holds horse, no class of the training images"):
+        folder(tmp_path).setup("fit")
+
+
+def test_seeded_split_is_disjoint_and_complete(tmp_path):
+    for number in range(20):
+        paint(tmp_path / f"{number}.png")
+
+    def split(seed):
+        data = folder(tmp_path, val_fraction=0.25, seed=seed)
+        data.setup("fit")
+        return [set(part.files.tolist()) for part in data._train_val]
+
+    train, val = split(0)
+    assert (len(train), len(val), len(train | val)) == (15, 5, 20)
+    assert split(0) == [train, val] != split(1)
+
+
+def test_corrupt_files_are_named_or_left_out(tmp_path, caplog):
+    for number in range(12):
+        paint(tmp_path / f"{number:02}.png", size=(50, 50))
+    noise = np.random.default_rng(0).integers(0, 256, (50, 50, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "cut.png")
+    whole = (tmp_path / "cut.png").read_bytes()
+    (tmp_path / "cut.png").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "empty.jpg").touch()
+    (tmp_path / "text.webp").write_text("no image")
+    data = folder(tmp_path, val_fraction=0.5, seed=3)
+    with pytest.raises(UserError, match=r"cannot be decoded \(.*remove them or pass --data.skip_corrupt=true") as error:
+        data.setup("fit")
+    assert "\n" not in str(error.value)
+    data = folder(tmp_path, val_fraction=0.5, seed=3, skip_corrupt=True)
+    with caplog.at_level("WARNING"):
+        data.setup("fit")
+    assert sum(map(len, data._train_val)) == 12
+    assert all(name in caplog.text for name in ("cut.png", "empty.jpg", "text.webp"))
+    # Not verified, a damaged file is named when its turn comes.
+    careless = folder(tmp_path, val_fraction=0.5, seed=3, verify=False)
+    with pytest.raises(UserError, match="remove it, or pass --data.skip_corrupt=true"):
+        list(careless.train_dataloader()) + list(careless.val_dataloader())
+
+
+def test_only_five_corrupt_files_are_listed_and_none_sound_is_an_error(tmp_path):
+    for number in range(8):
+        (tmp_path / f"{number}.png").touch()
+    with pytest.raises(UserError, match=r"^7 of 7 images .*, \.\.\.\)") as error:
+        folder(tmp_path, val_fraction=0.1).setup("fit")
+    assert str(error.value).count(".png") == 5
+    with pytest.raises(UserError, match="none of 7 images"):
+        folder(tmp_path, val_fraction=0.1, skip_corrupt=True).setup("fit")
+
+
+def test_many_files_show_progress(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(image_folder, "MANY", 2)
+    for number in range(4):
+        paint(tmp_path / f"{number}.png")
+    folder(tmp_path, val_fraction=0.25).setup("fit")
+    assert "verified 3 of 3 images" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("make", "message"), [(False, "is not a folder"), (True, "holds no images")])
+def test_missing_and_empty_folders_are_named_at_once(tmp_path, make, message):
+    if make:
+        (tmp_path / "here").mkdir()
+    with pytest.raises(UserError, match=f"here {message}.*set --data.path"):
+        ImageFolder(str(tmp_path / "here"))
+
+
+def test_links_are_followed_and_loops_end(tmp_path):
+    paint(tmp_path / "real" / "1.png")
+    paint(tmp_path / "real" / "2.png")
+    paint(tmp_path / "elsewhere" / "3.png")
+    (tmp_path / "real" / "loop").symlink_to(tmp_path / "real")
+    (tmp_path / "real" / "linked").symlink_to(tmp_path / "elsewhere")
+    data = folder(tmp_path / "real")
+    assert data.train_size == 2
+
+
+def test_decoding_keeps_what_pil_would_lose(tmp_path):
+    Image.fromarray(np.full((8, 8), 40_000, np.uint16)).save(tmp_path / "deep.png")  # PIL clips 16 bits to white
+    assert decode_square(tmp_path / "deep.png", 8, 1).unique().tolist() == [40_000 >> 8]
+    turned = Image.new("RGB", (8, 16), "black")
+    turned.paste("white", (0, 0, 8, 8))  # white above
+    exif = turned.getexif()
+    exif[0x0112] = 3  # shot upside down
+    turned.save(tmp_path / "turned.png", exif=exif)
+    assert decode_square(tmp_path / "turned.png", 16)[0, :4].max() == 0, "black above"
+
+
+def test_standardized_takes_the_training_images(tmp_path):
+    for number in range(10):
+        paint(tmp_path / f"{number}.png", (number * 20, 100, 255))
+    data = folder(tmp_path, value_range="standardized", val_fraction=0.1)
+    assert data.pixel_range.mean[1:] == (round(100 / 255, 4), 1.0)
+    assert min(data.pixel_range.std) > 0
+
+
+def test_grey_and_workers(tmp_path):
+    for number in range(6):
+        paint(tmp_path / f"{number}.png")
+    data = folder(tmp_path, channels=1, num_workers=2)
+    assert [batch["image"].shape for batch in data.train_dataloader()] == [(2, 1, 8, 8)] * 2
+    assert 1 <= ImageFolder(str(tmp_path)).num_workers <= 4

@@ -1,0 +1,122 @@
+"""The draw by lot: the same winners however the batch is divided, fair, and without repeats."""
+
+import math
+
+import pytest
+import torch
+
+from vqlab.quantizers.lottery import cast_lots, draw, gather_lowest, lowest
+
+
+def rand(*shape, seed):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def as_set(rows):
+    return sorted(map(tuple, rows.tolist()))
+
+
+def merge(parts, num, seed):
+    """Draw from each part, then from the parts' winners."""
+    rows, lots = zip(*[draw(part, num, seed) for part in parts], strict=True)
+    return lowest(torch.cat(rows), torch.cat(lots), num)
+
+
+@pytest.mark.parametrize("dim", [1, 2, 3, 64])
+@pytest.mark.parametrize(("total", "num"), [(100, 10), (100, 100), (5, 20), (1, 1), (333, 40)])
+@pytest.mark.parametrize("seed", range(3))
+def test_the_parts_winners_are_the_wholes(dim, total, num, seed):
+    rows = rand(total, dim, seed=seed)
+    whole, lots = draw(rows, num, seed)
+    assert whole.shape == (num, dim)
+    assert torch.equal(lots, lots.sort().values)
+    assert lots.isfinite().sum() == min(num, total)
+    order = torch.randperm(total, generator=torch.Generator().manual_seed(seed))
+    for parts in (rows[order].split(max(1, total // 3)), [rows[0::2], rows[1::2]], rows.flip(0).split(7)):
+        merged, merged_lots = merge(parts, num, seed)
+        assert as_set(merged) == as_set(whole)
+        torch.testing.assert_close(merged_lots, lots, rtol=0, atol=2e-5)
+
+
+def test_the_winners_have_the_lowest_lots():
+    rows = rand(200, 5, seed=1)
+    lots = cast_lots(rows, 3)
+    winners, won = draw(rows, 20, 3)
+    expected = sorted(range(200), key=lambda n: lots[n].item())[:20]
+    assert torch.equal(winners, rows[expected])
+    assert torch.equal(won, lots[expected])
+
+
+def test_the_rows_missing_are_never_drawn_before_rows_that_exist():
+    winners, lots = draw(torch.ones(2, 3) * torch.tensor([[1.0], [-2.0]]), 5, 0)
+    assert lots.isfinite().tolist() == [True, True, False, False, False]
+    assert winners[2:].eq(0).all()
+    merged, merged_lots = gather_lowest(winners, lots, 3)
+    assert as_set(merged[:2]) == as_set(winners[:2])
+    assert merged_lots[2] == math.inf
+
+
+def kolmogorov_smirnov(lots):
+    """Largest difference between the empirical distribution and the uniform one on [0, 1]."""
+    lots = lots.double().sort().values
+    steps = torch.arange(len(lots) + 1).double() / len(lots)
+    return max((lots - steps[:-1]).abs().max().item(), (lots - steps[1:]).abs().max().item())
+
+
+@pytest.mark.parametrize("dim", [1, 2, 3, 8, 64, 256])
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 30.0])
+def test_lots_are_near_uniform(dim, scale):
+    rows = scale * rand(20_000, dim, seed=dim)
+    for seed in range(4):
+        lots = cast_lots(rows, seed)
+        assert lots.min() >= 0
+        assert lots.max() <= 1
+        assert kolmogorov_smirnov(lots) < (0.1 if dim < 3 else 0.03)
+
+
+@pytest.mark.parametrize("dim", [1, 2, 3, 8, 64])
+def test_two_seeds_draw_independently(dim):
+    rows = rand(20_000, dim, seed=dim)
+    lots = torch.stack([cast_lots(rows, seed) for seed in range(6)])
+    correlation = torch.corrcoef(lots) - torch.eye(6)
+    assert correlation.abs().max() < 0.1
+    first = {row for row in map(tuple, draw(rows, 1000, 0)[0].tolist())}
+    second = {row for row in map(tuple, draw(rows, 1000, 1)[0].tolist())}
+    assert len(first & second) < 200  # 50 expected of independent draws
+
+
+@pytest.mark.parametrize("dim", [2, 8, 64])
+def test_the_winners_look_like_the_rows(dim):
+    """Mean and variance of the winners of several draws are those of all rows: no corner of space is preferred."""
+    rows = rand(5000, dim, seed=dim) * torch.linspace(0.5, 2, dim)
+    winners = torch.cat([draw(rows, 200, seed)[0] for seed in range(20)])
+    torch.testing.assert_close(winners.mean(0), rows.mean(0), rtol=0, atol=0.3)
+    torch.testing.assert_close(winners.std(0), rows.std(0), rtol=0.25, atol=0)
+
+
+@pytest.mark.parametrize("dim", [1, 3, 5, 8, 33, 64])
+@pytest.mark.parametrize("total", [29, 64, 1001])
+def test_repeats_go_behind_all_others(dim, total):
+    """One vector fills the batch; the few others must all be drawn, and the repeated one once."""
+    others = rand(9, dim, seed=total)
+    rows = rand(1, dim, seed=5).expand(total, dim).clone()
+    places = torch.randperm(total, generator=torch.Generator().manual_seed(dim))[:9]
+    rows[places] = others
+    winners, lots = draw(rows, 12, 0)
+    assert as_set(winners[:10]) == as_set(torch.cat([others, rand(1, dim, seed=5)]))
+    assert lots[:10].max() <= 1
+    assert lots[10:].min() > 1
+    merged, _ = merge(rows.split(10), 12, 0)
+    assert as_set(merged) == as_set(winners)
+
+
+def test_a_lot_is_a_continuous_function_of_its_row():
+    rows = rand(5000, 32, seed=2)
+    moved = rows * (1 + 1e-7 * rand(5000, 32, seed=3))
+    assert (cast_lots(rows, 1) - cast_lots(moved, 1)).abs().max() < 2e-5
+
+
+def test_zero_rows_have_a_lot():
+    lots = cast_lots(torch.zeros(3, 4), 0)
+    assert lots.isfinite().all()
+    assert lots.unique().numel() == 1

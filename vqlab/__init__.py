@@ -1,0 +1,57 @@
+"""vqlab: discrete-representation and adversarial models in PyTorch Lightning.
+
+    from vqlab import VQVAE, FSQ, CIFAR10
+    import vqlab; model = vqlab.load("runs/vqvae/first/checkpoints/best.ckpt")
+
+Names are imported when they are first used, so ``import vqlab`` costs next to nothing.
+"""
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+
+# Public name -> module. A new model, data module, quantizer or network is added here, and the command line knows it.
+PUBLIC = {
+    "load": "vqlab.training.loading",
+    "UserError": "vqlab.errors",
+    "Schedule": "vqlab.training.schedules",
+    "ValueRange": "vqlab.nn.value_range",
+    # models
+    "VQVAE": "vqlab.models.vqvae",
+    # quantizers
+    "Quantizer": "vqlab.quantizers.base",
+    "QuantizerOutput": "vqlab.quantizers.base",
+    "VectorQuantizer": "vqlab.quantizers.vector",
+    "FSQ": "vqlab.quantizers.fsq",
+    # networks
+    "ConvEncoder": "vqlab.nn.autoencoder",
+    "ConvDecoder": "vqlab.nn.autoencoder",
+    "SmallEncoder": "vqlab.nn.small_autoencoder",
+    "SmallDecoder": "vqlab.nn.small_autoencoder",
+    # data
+    "CIFAR10": "vqlab.data.cifar10",
+    "MNIST": "vqlab.data.mnist",
+    "FashionMNIST": "vqlab.data.mnist",
+    "ImageFolder": "vqlab.data.image_folder",
+    "ImageArrays": "vqlab.data.image_arrays",
+    "Photos": "vqlab.data.photos",
+    "Digits": "vqlab.data.digits",
+    # metrics
+    "CodebookUsage": "vqlab.metrics.codebook",
+    # callbacks
+    "EMA": "vqlab.callbacks.ema",
+    "Health": "vqlab.callbacks.health",
+    "SampleGrid": "vqlab.callbacks.sample_grid",
+}
+__all__ = ["__version__", *PUBLIC]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in PUBLIC:
+        raise AttributeError(f"module 'vqlab' has no attribute {name!r}")
+    return getattr(importlib.import_module(PUBLIC[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,73 @@
+"""last.ckpt and best.ckpt."""
+
+import math
+from pathlib import Path
+from typing import Any, Literal
+
+import lightning
+from lightning.pytorch.callbacks import Checkpoint
+
+from vqlab.errors import UserError
+
+
+class LastAndBest(Checkpoint):
+    """Write ``checkpoints/last.ckpt`` every n steps and ``checkpoints/best.ckpt`` when a validation was the best so far.
+
+    ``last.ckpt`` is also written after each validation and at the end of the training. Each file replaces its predecessor
+    in one piece.
+
+    Args:
+        every_n_steps: Steps between two ``last.ckpt``.
+        monitor: Metric that decides which checkpoint is best.
+        mode: Whether ``monitor`` is better ``min`` or ``max``.
+
+    Raises:
+        UserError: If ``every_n_steps`` is below 1.
+    """
+
+    def __init__(
+        self, every_n_steps: int = 500, monitor: str = "val/loss", mode: Literal["min", "max"] = "min"
+    ) -> None:
+        if every_n_steps < 1:
+            raise UserError(f"every_n_steps must be at least 1, got {every_n_steps}: set --checkpoint.every_n_steps=500")
+        self.every_n_steps, self.monitor, self.mode = every_n_steps, monitor, mode
+        self.best_score = math.inf if mode == "min" else -math.inf
+        self.best_step: int | None = None
+
+    def on_train_batch_end(self, trainer: lightning.Trainer, *args: Any) -> None:
+        """Save every n steps, and where the training is about to stop."""
+        step = trainer.global_step
+        accumulating = trainer.fit_loop._should_accumulate()
+        last_epoch = trainer.max_epochs not in (None, -1) and trainer.current_epoch + 1 >= (trainer.max_epochs or 0)
+        stops = (
+            trainer.should_stop
+            or (trainer.max_steps != -1 and step >= trainer.max_steps)
+            or (last_epoch and trainer.is_last_batch)
+        )
+        if stops or (step % self.every_n_steps == 0 and not accumulating):
+            self._save(trainer, "last")
+
+    def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Save ``best`` if it is, and ``last``."""
+        if trainer.sanity_checking or trainer.state.fn != "fit":
+            return
+        score = trainer.callback_metrics.get(self.monitor)
+        if score is not None:
+            value = float(score)
+            if value < self.best_score if self.mode == "min" else value > self.best_score:
+                self.best_score, self.best_step = value, trainer.global_step
+                self._save(trainer, "best")
+        self._save(trainer, "last")
+
+    def state_dict(self) -> dict[str, Any]:
+        """Best score so far and its step."""
+        return {"best_score": self.best_score, "best_step": self.best_step}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from the best score so far."""
+        self.best_score, self.best_step = state_dict["best_score"], state_dict["best_step"]
+
+    @staticmethod
+    def _save(trainer: lightning.Trainer, name: str) -> None:
+        if not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            trainer.save_checkpoint(Path(trainer.default_root_dir) / "checkpoints" / f"{name}.ckpt")

@@ -1,0 +1,53 @@
+"""Exponential moving average of the weights, counted in batches."""
+
+import lightning
+from lightning.pytorch.callbacks import WeightAveraging
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+from vqlab.errors import UserError
+
+
+class EMA(WeightAveraging):
+    """Average the weights after each step; validate, test and save with the average.
+
+    w_avg <- decay w_avg + (1 - decay) w. Buffers (codebooks, batch-norm statistics) are copied, not averaged: they are
+    running means already. Lightning's own ``EMAWeightAveraging`` looks at a counter that two optimizers advance by two,
+    can so never update, and then copies the untouched average over the trained weights; this class updates at every
+    batch that stepped and copies nothing that it has not averaged.
+
+    Args:
+        decay: Decay per optimizer step; null switches the average off.
+
+    Raises:
+        UserError: If the decay lies outside (0, 1).
+    """
+
+    def __init__(self, decay: float | None = 0.999) -> None:
+        if decay is not None and not 0 < decay < 1:
+            raise UserError(f"decay must lie in (0, 1), got {decay}: set --ema.decay=0.999, or null for no average")
+        self.decay = decay
+        super().__init__(use_buffers=False, multi_avg_fn=get_ema_multi_avg_fn(decay or 0.0))
+
+    def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
+        """Make the averaged copy, unless switched off."""
+        if self.decay is not None:
+            super().setup(trainer, pl_module, stage)
+
+    def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
+        """Average after every step."""
+        return self.decay is not None and step_idx is not None
+
+    def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Leave the averaged weights in the model, if there is an average."""
+        if self._average_model is not None and int(self._average_model.n_averaged) > 0:
+            super().on_train_end(trainer, pl_module)
+
+    def on_save_checkpoint(self, trainer, pl_module, checkpoint) -> None:  # noqa: ANN001
+        """Store the average as the model's weights."""
+        if self._average_model is not None:
+            super().on_save_checkpoint(trainer, pl_module, checkpoint)
+
+    def on_load_checkpoint(self, trainer, pl_module, checkpoint) -> None:  # noqa: ANN001
+        """Restore average and current weights."""
+        if self._average_model is not None:
+            super().on_load_checkpoint(trainer, pl_module, checkpoint)

@@ -1,0 +1,168 @@
+"""Say once, with evidence and a mend, when a training goes wrong."""
+
+import json
+import statistics
+import time
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch.utilities import rank_zero_info
+from torch import nn
+
+from vqlab.errors import UserError
+from vqlab.training.finite import NonFiniteError
+
+HISTORY = 60  # logged values that the rules on loss and gradient look back at
+ENOUGH = 20  # logged values before these rules speak
+
+
+class Health(lightning.Callback):
+    """Watch loss, gradients and codebook; write verdicts to ``health.jsonl`` and print each kind once.
+
+    Verdicts: ``non_finite`` (the run stops), ``codebook_collapse``, ``loss_oscillation``, ``exploding_gradient``. Also logs
+    ``grad_norm/<part>`` for each part of the model.
+
+    Args:
+        min_usage: The codebook has collapsed if a smaller share of the codes is used ...
+        min_perplexity: ... or the perplexity is a smaller share of K.
+        grace_steps: Steps before a codebook is judged.
+        oscillation: A loss oscillates if its standard deviation about a straight line is more than this share of its mean.
+        explosion: A gradient explodes if its norm is this many times the median so far.
+
+    Raises:
+        UserError: If a share lies outside [0, 1].
+    """
+
+    def __init__(
+        self,
+        min_usage: float = 0.2,
+        min_perplexity: float = 0.05,
+        grace_steps: int = 200,
+        oscillation: float = 0.25,
+        explosion: float = 100.0,
+    ) -> None:
+        for name, value in (("min_usage", min_usage), ("min_perplexity", min_perplexity)):
+            if not 0 <= value <= 1:
+                raise UserError(f"{name} must lie in [0, 1], got {value}: set --health.{name}")
+        self.min_usage, self.min_perplexity, self.grace_steps = min_usage, min_perplexity, grace_steps
+        self.oscillation, self.explosion = oscillation, explosion
+        self.losses: deque[float] = deque(maxlen=HISTORY)
+        self.norms: deque[float] = deque(maxlen=HISTORY)
+        self.said: set[str] = set()
+
+    def on_before_optimizer_step(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, optimizer: Any
+    ) -> None:
+        """Log the gradient norm of each part, with each line of the log."""
+        if (trainer.global_step + 1) % trainer.log_every_n_steps:
+            return
+        norms = {name: grad_norm(part) for name, part in pl_module.named_children() if has_grad(part)}
+        pl_module.log_dict({f"grad_norm/{name}": norm for name, norm in norms.items()})
+        total = float(torch.stack(list(norms.values())).norm()) if norms else 0.0
+        usual = statistics.median(self.norms) if len(self.norms) >= ENOUGH else None
+        if usual is not None and total > self.explosion * usual:
+            self.say(
+                trainer,
+                "exploding_gradient",
+                f"gradient norm {total:.3g}, {total / usual:.0f} times its median",
+                "lower --model.lr, or clip with --trainer.gradient_clip_val=1",
+            )
+        self.norms.append(total)
+
+    def on_train_batch_end(self, trainer: lightning.Trainer, pl_module: Any, *args: Any) -> None:
+        """Judge loss and codebook, with each line of the log."""
+        if trainer.global_step % trainer.log_every_n_steps or not trainer.is_global_zero:
+            return
+        metrics = trainer.callback_metrics
+        if "train/loss" in metrics:
+            self.losses.append(float(metrics["train/loss"]))
+            spread = detrended_spread(list(self.losses))
+            if len(self.losses) >= ENOUGH and spread > self.oscillation:
+                self.say(
+                    trainer,
+                    "loss_oscillation",
+                    f"train/loss varies by {spread:.0%} of its mean about its trend, over {len(self.losses)} logged steps",
+                    "lower --model.lr, or raise --data.batch_size",
+                )
+        self.judge_codebook(trainer, pl_module, "train")
+
+    def on_validation_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
+        """Judge the codebook over the whole validation set."""
+        if trainer.state.fn == "fit" and not trainer.sanity_checking and trainer.is_global_zero:
+            self.judge_codebook(trainer, pl_module, "val")
+
+    def judge_codebook(self, trainer: lightning.Trainer, pl_module: Any, stage: str) -> None:
+        """Say so if usage or perplexity of ``stage`` lies under its share."""
+        usage = trainer.callback_metrics.get(f"{stage}/codebook_usage")
+        perplexity = trainer.callback_metrics.get(f"{stage}/perplexity")
+        if usage is None or perplexity is None or trainer.global_step < self.grace_steps:
+            return
+        size = pl_module.quantizer.num_embeddings
+        if usage < self.min_usage or perplexity < self.min_perplexity * size:
+            self.say(
+                trainer,
+                "codebook_collapse",
+                f"{float(usage):.1%} of {size} codes used, perplexity {float(perplexity):.1f} ({stage})",
+                "set --model.quantizer.init=kmeans --model.quantizer.revive_after=5, or lower --model.lr",
+            )
+
+    def on_exception(self, trainer: lightning.Trainer, pl_module: Any, exception: BaseException) -> None:
+        """Record a loss that is not finite, and name the last good checkpoint."""
+        if isinstance(exception, NonFiniteError):
+            last = Path(trainer.default_root_dir) / "checkpoints" / "last.ckpt"
+            good = f"resume with --ckpt_path {last}" if last.exists() else "there is no checkpoint yet"
+            evidence = f"{', '.join(exception.terms)} not finite at batch {exception.batch_idx}"
+            self.say(trainer, "non_finite", evidence, f"lower --model.lr; {good}", batch_idx=exception.batch_idx)
+
+    def say(self, trainer: lightning.Trainer, event: str, evidence: str, mend: str, **more: Any) -> None:
+        """Print and record ``event``, the first time that it happens."""
+        if event in self.said or not trainer.is_global_zero:
+            return
+        self.said.add(event)
+        step = trainer.global_step
+        rank_zero_info(f"health: {event.replace('_', ' ')} at step {step}: {evidence}: {mend}")
+        line = {"time": round(time.time(), 1), "step": step, "event": event, "evidence": evidence, "mend": mend, **more}
+        path = Path(trainer.default_root_dir) / "health.jsonl"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "a") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def state_dict(self) -> dict[str, Any]:
+        """What has been seen and said."""
+        return {"losses": list(self.losses), "norms": list(self.norms), "said": sorted(self.said)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on without saying anything twice."""
+        self.losses = deque(state_dict["losses"], maxlen=HISTORY)
+        self.norms = deque(state_dict["norms"], maxlen=HISTORY)
+        self.said = set(state_dict["said"])
+
+
+def detrended_spread(values: list[float]) -> float:
+    """Return the standard deviation of ``values`` about their least-squares line, as a share of their mean.
+
+    Example:
+        >>> detrended_spread([4.0, 3.0, 2.0, 1.0])
+        0.0
+        >>> round(detrended_spread([1.0, 3.0, 1.0, 3.0, 1.0, 3.0]), 2)
+        0.47
+    """
+    if len(values) < 3:
+        return 0.0
+    slope, intercept = statistics.linear_regression(range(len(values)), values)
+    residuals = [value - (intercept + slope * i) for i, value in enumerate(values)]
+    return statistics.pstdev(residuals) / max(abs(statistics.fmean(values)), 1e-12)
+
+
+def has_grad(part: nn.Module) -> bool:
+    """Whether any parameter of ``part`` has a gradient."""
+    return any(p.grad is not None for p in part.parameters())
+
+
+def grad_norm(part: nn.Module) -> torch.Tensor:
+    """Return the L2 norm of all gradients of ``part``, a scalar tensor."""
+    grads = [p.grad for p in part.parameters() if p.grad is not None]
+    return torch.nn.utils.get_total_norm(grads)

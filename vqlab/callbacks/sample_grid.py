@@ -1,0 +1,114 @@
+"""Pictures to look at while a model trains: input and reconstruction, and how the codes are used."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+import torch.nn.functional as F
+from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
+from torch import Tensor
+from torchvision.utils import make_grid, save_image
+
+from vqlab.errors import UserError
+from vqlab.training.whole_files import write_whole
+
+MIN_TILE = 96  # pixels; smaller images are enlarged by whole factors, so that a pixel stays a square
+
+
+class SampleGrid(lightning.Callback):
+    """Write ``samples/step_NNNNNN.png`` and ``samples/codes_NNNNNN.png`` at each validation, to W&B as well.
+
+    The model says what to show: ``pictures(batch)`` returns images (B, C, H, W) in [0, 1] by name, shown as rows below
+    each other; ``code_counts()``, where it exists, the use of each code.
+
+    Args:
+        num_images: Images per grid, the first of the validation set.
+        columns: Images per row.
+
+    Raises:
+        UserError: If a number is below 1.
+    """
+
+    def __init__(self, num_images: int = 16, columns: int = 8) -> None:
+        if num_images < 1 or columns < 1:
+            raise UserError(f"num_images and columns must be at least 1, got {num_images} and {columns}: see --samples")
+        self.num_images, self.columns = num_images, columns
+
+    def on_validation_batch_end(
+        self,
+        trainer: lightning.Trainer,
+        pl_module: Any,
+        outputs: Any,
+        batch: dict[str, Tensor],
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Draw the first batch."""
+        if batch_idx == 0 and trainer.is_global_zero and _is_real(trainer) and hasattr(pl_module, "pictures"):
+            first = {name: value[: self.num_images] for name, value in batch.items()}
+            self._write(trainer, "step", interleave(pl_module.pictures(first), self.columns))
+
+    def on_validation_epoch_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
+        """Draw the histogram of the codes."""
+        if _is_real(trainer) and hasattr(pl_module, "code_counts"):
+            counts = pl_module.code_counts()  # on every rank, because it sums over them
+            if trainer.is_global_zero:
+                self._write(trainer, "codes", histogram(counts))
+
+    @rank_zero_only
+    def _write(self, trainer: lightning.Trainer, name: str, image: Tensor) -> None:
+        path = Path(trainer.default_root_dir) / "samples" / f"{name}_{trainer.global_step:06d}.png"
+        with write_whole(path) as file:
+            save_image(image, file, format="png")
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                logger.log_image(f"samples/{name}", [image], step=trainer.global_step)
+
+
+def interleave(pictures: dict[str, Tensor], columns: int) -> Tensor:
+    """Arrange images so that those of one input stand below each other; return one image (3, H, W) in [0, 1].
+
+    Args:
+        pictures: Images (B, C, H, W) in [0, 1] by name, the same B for all.
+        columns: Inputs per row.
+    """
+    rows = torch.stack([p.detach().float().cpu() for p in pictures.values()])  # (R, B, C, H, W)
+    factor = max(1, -(-MIN_TILE // rows.shape[-1]))
+    bands = []
+    for part in rows.split(columns, dim=1):
+        tiles = F.interpolate(part.flatten(0, 1), scale_factor=float(factor), mode="nearest")
+        bands.append(make_grid(tiles, nrow=part.shape[1], padding=4, pad_value=1.0))
+    width = max(band.shape[2] for band in bands)
+    return torch.cat([F.pad(band, (0, width - band.shape[2], 0, 4), value=1.0) for band in bands], dim=1)
+
+
+def histogram(counts: Tensor) -> Tensor:
+    """Plot the sorted use of the codes, (K,) counts, against even use; return an image (3, H, W) in [0, 1]."""
+    from matplotlib.figure import Figure
+    from PIL import Image
+    from torchvision.transforms.functional import to_tensor
+
+    shares = counts.float().cpu().sort(descending=True).values / counts.sum().clamp_min(1)
+    figure = Figure(figsize=(6, 3), dpi=100, layout="constrained")
+    axes = figure.subplots()
+    axes.fill_between(range(len(shares)), shares * 100, step="mid")
+    axes.axhline(100 / len(shares), color="black", linewidth=1, linestyle="--", label="even use")
+    used = int((counts > 0).sum())
+    axes.set(
+        xlabel="code, most used first",
+        ylabel="share of all positions (%)",
+        title=f"{used} of {len(shares)} codes used on the validation set",
+        xlim=(0, len(shares) - 1),
+        ylim=(0, None),
+    )
+    axes.legend(frameon=False)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return to_tensor(Image.open(buffer).convert("RGB"))
+
+
+def _is_real(trainer: lightning.Trainer) -> bool:
+    return not trainer.sanity_checking and trainer.state.fn in ("fit", "validate")

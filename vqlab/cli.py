@@ -1,0 +1,67 @@
+"""The ``vqlab`` command. Help and mistakes are answered here, before torch is imported."""
+
+import difflib
+import os
+import sys
+import time
+from collections.abc import Sequence
+
+from vqlab import __version__
+from vqlab.errors import UserError
+
+HELP = """\
+vqlab: discrete-representation and adversarial models in PyTorch Lightning
+
+usage:
+  vqlab fit      --config configs/quickstart.yaml           train; the run lands in runs/<model>/<time or --name>/
+  vqlab fit      --ckpt_path runs/.../last.ckpt             resume a run where it stopped
+  vqlab validate --ckpt_path runs/.../best.ckpt             metrics on the validation set
+  vqlab test     --ckpt_path runs/.../best.ckpt             metrics on the test set
+  vqlab predict  --ckpt_path runs/.../best.ckpt             codes of the test set, as codes.npz
+
+often used with fit:
+  --model VQVAE --data CIFAR10          short names of classes; any option of theirs follows, as in
+  --model.quantizer=FSQ --model.quantizer.levels=[8,5,5,5]
+  --model.lr=3e-4 --data.batch_size=128 --trainer.max_steps=3000 --trainer.devices=2
+  --name first                          name of the run's folder
+  --print_config                        show the complete configuration and stop
+
+vqlab fit --help                        all options
+vqlab fit --model.help VQVAE            options of a model; --data.help, --model.quantizer.help likewise
+VQLAB_DEBUG=1 vqlab ...                 show the traceback of an error
+"""
+COMMANDS = ("fit", "validate", "test", "predict")
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run the command line; exits with status 2 and one line where the user can mend something.
+
+    Args:
+        args: The arguments; ``sys.argv[1:]`` by default.
+    """
+    args = list(sys.argv[1:] if args is None else args)
+    if not args or args[0] in ("-h", "--help", "help"):
+        print(HELP, end="")
+        return
+    if args[0] == "--version":
+        print(f"vqlab {__version__}")
+        return
+    try:
+        if args[0] not in COMMANDS:
+            close = difflib.get_close_matches(args[0], COMMANDS, n=1)
+            hint = f"did you mean {close[0]}?" if close else f"one of {', '.join(COMMANDS)}"
+            raise UserError(f"unknown command {args[0]!r}: {hint} See vqlab --help")
+        from vqlab.lightning_cli import run
+
+        run(args)
+    except UserError as error:
+        if os.environ.get("VQLAB_DEBUG"):
+            raise
+        print(f"vqlab: error: {error}", file=sys.stderr)
+        if os.environ.get("LOCAL_RANK", "0") != "0":
+            time.sleep(3)  # rank 0 must end first: its launcher kills it if another rank ends before
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

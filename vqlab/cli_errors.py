@@ -1,0 +1,71 @@
+"""The parser's nested, many-line errors as one line that names the option and the mend."""
+
+import difflib
+import inspect
+import re
+
+import vqlab
+from vqlab.errors import UserError
+from vqlab.nn.rebuild import find_class
+
+
+def explain(error: BaseException) -> UserError:
+    """Return the one-line error behind ``error``: a UserError among its causes as it is, else the innermost cause."""
+    chain = [error]
+    while cause := chain[-1].__cause__ or chain[-1].__context__:
+        chain.append(cause)
+    for link in chain:
+        if isinstance(link, UserError):
+            return link
+    message = str(error)
+    keys = re.findall(r'Parser key "([\w.]+)"', message)
+    option = "--" + ".".join(keys) if keys else "options"
+    root = next(text for link in reversed(chain) if (text := " ".join(str(link).split())))
+
+    if match := re.search(r"Option '([\w.]+)' is not accepted", root):
+        return UserError(_unknown_option(option, match[1], re.findall(r"class_path '([\w.]+)'", message)))
+    if match := re.search(r"Expected a dot import path string: (.+)", root):
+        return UserError(_unknown_class(option, match[1], re.findall(r"Subtypes: \[<class '([\w.]+)'", message)))
+    if match := re.search(r"typing\.Literal(\[.*\])\. Got value: (.*)", root):
+        return UserError(f"{option} must be one of {match[1]}, got {match[2]}")
+    if message.startswith("Problems parsing config"):
+        return UserError(f"the config is not valid YAML: {root}")
+    if "Unrecognized arguments" in message or len(keys) == 0:
+        return UserError(" ".join(message.split())[:300] + " See vqlab fit --help")
+    return UserError(f"{option}: {root}"[:300])
+
+
+def _unknown_option(option: str, name: str, class_paths: list[str]) -> str:
+    """Name the option that was probably meant, from the constructor of the innermost class."""
+    if not class_paths:
+        return f"{option} has no option {name!r}: see vqlab fit --help"
+    class_name = class_paths[-1].rpartition(".")[2]
+    known = [p for p in inspect.signature(_class(class_paths[-1])).parameters if p not in ("args", "kwargs")]
+    return f"{class_name} has no option {name!r}: {_suggest(name, known, prefix=f'{option}.')}"
+
+
+def _unknown_class(option: str, name: str, bases: list[str]) -> str:
+    """Name the class that was probably meant, from vqlab's public classes of the right kind."""
+    base = _class(bases[-1]) if bases else object
+    public = {key: getattr(vqlab, key) for key in vqlab.PUBLIC}
+    known = [key for key, cls in public.items() if isinstance(cls, type) and issubclass(cls, base) and cls is not base]
+    return f"{option}: there is no class {name!r}: {_suggest(name, known)}"
+
+
+def _suggest(name: str, known: list[str], prefix: str = "") -> str:
+    if close := difflib.get_close_matches(name, known, n=1):
+        return f"did you mean {prefix}{close[0]}?"
+    return f"choose from {', '.join(known)}"
+
+
+def _class(path: str) -> type:
+    """Find a class by the path that the parser prints; vqlab's own may be shortened to ``vqlab.Name``."""
+    module, _, name = path.rpartition(".")
+    if module == "vqlab":
+        return getattr(vqlab, name)
+    try:
+        return find_class(path)
+    except UserError:
+        import importlib
+
+        return getattr(importlib.import_module(module), name)

@@ -1,0 +1,1 @@
+"""Data: one DataModule per source."""

@@ -1,0 +1,51 @@
+"""Downloads that arrive whole or not at all."""
+
+import os
+import shutil
+import socket
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from vqlab.errors import UserError
+
+TIMEOUT = 10.0  # seconds without an answer
+
+WITHOUT_NETWORK = (
+    "without a network take --data Photos or --data Digits, or --data ImageArrays --data.path FILE.npz, "
+    "or --data ImageFolder --data.path FOLDER"
+)
+
+
+def download_whole(name: str, root: str, folder: str, download: Callable[[str], object]) -> None:
+    """Let ``download(temporary_root)`` write ``temporary_root/folder``, then move the files to ``root/folder``.
+
+    Args:
+        name: Name of the data set, for the message.
+        root: Where the data set belongs.
+        folder: What the download makes under its root.
+        download: Torchvision's download; gets a temporary folder beside the final one.
+
+    Raises:
+        UserError: If anything fails; nothing of the download is left.
+    """
+    before = socket.getdefaulttimeout()
+    partial = None
+    try:
+        Path(root).mkdir(parents=True, exist_ok=True)
+        partial = tempfile.mkdtemp(prefix=".download-", dir=root)
+        socket.setdefaulttimeout(TIMEOUT)
+        download(partial)
+        target = Path(root) / folder
+        target.mkdir(parents=True, exist_ok=True)
+        for file in (Path(partial) / folder).iterdir():
+            os.replace(file, target / file.name)
+    except (OSError, RuntimeError, EOFError) as error:  # URLError and timeouts are OSErrors
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(
+            f"{name} could not be downloaded ({reason}): put it into {Path(root) / folder} by hand; {WITHOUT_NETWORK}"
+        ) from error
+    finally:
+        socket.setdefaulttimeout(before)
+        if partial is not None:
+            shutil.rmtree(partial, ignore_errors=True)

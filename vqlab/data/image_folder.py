@@ -1,0 +1,271 @@
+"""Images from a folder of files."""
+
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+from torch.utils.data import Dataset
+from torchvision.datasets.folder import IMG_EXTENSIONS
+
+from vqlab.data.images import (
+    Batch,
+    ImageDataModule,
+    channel_statistics,
+    count_val,
+    require_at_least,
+    split_positions,
+)
+from vqlab.errors import UserError
+
+EXTENSIONS = (*IMG_EXTENSIONS, ".gif")
+MANY = 2000  # files above which verification shows how far it is
+
+log = logging.getLogger(__name__)
+
+
+class ImageFiles(Dataset):
+    """Image files, decoded when they are asked for.
+
+    Args:
+        files: Paths of the files.
+        labels: One class number per file, -1 for none.
+        size: Height and width that the images get.
+        channels: 3 for colour, 1 for grey.
+    """
+
+    def __init__(self, files: list[str], labels: list[int], size: int, channels: int) -> None:
+        # A NumPy array of strings is one object: workers do not copy it page by page as they count references.
+        self.files = np.array(files)
+        self.labels = torch.tensor(labels)
+        self.size = size
+        self.channels = channels
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> Batch:
+        return {name: values[0] for name, values in self.__getitems__([index]).items()}
+
+    def __getitems__(self, indices: list[int]) -> Batch:
+        images = torch.stack([self._decode(str(self.files[index])) for index in indices])
+        index = torch.as_tensor(indices)
+        return {"image": images, "label": self.labels[index], "index": index}
+
+    def _decode(self, file: str) -> Tensor:
+        try:
+            return decode_square(file, self.size, self.channels)
+        except Exception as error:  # damaged files make PIL raise many things
+            raise UserError(f"{file} cannot be decoded: remove it, or pass --data.skip_corrupt=true") from error
+
+
+class ImageFolder(ImageDataModule):
+    """A folder with images at any depth: png, jpg, bmp, webp, tif, gif and what else torchvision lists.
+
+    If ``path/train`` and ``path/val`` exist they are the splits, and ``path/test`` the test split; else the validation
+    images are a seeded part of all. The label is the number of the first-level folder in the order of names, if images
+    lie in at least two of them, else -1. Images are resized (shorter side, antialiased) and the centre is cropped.
+
+    Args:
+        path: The folder.
+        image_size: Height and width.
+        channels: 3 for colour, 1 for grey.
+        val_fraction: Share of the images kept for validation, where there is no ``path/val``.
+        verify: Decode each file once before training, to find damaged ones.
+        skip_corrupt: Leave damaged files out with one warning instead of an error.
+        num_workers: Processes that decode; null takes one per core, up to 4.
+        **common: ``batch_size``, ``value_range``, ``augment``, ``seed``: see
+            :class:`~vqlab.data.images.ImageDataModule`.
+
+    Shape:
+        See :class:`~vqlab.data.images.ImageDataModule`.
+
+    Raises:
+        UserError: If the folder is missing or holds no images; in ``setup``, if files cannot be decoded.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> for name in ("cat/1", "cat/2", "dog/1"):
+        ...     (folder / name).parent.mkdir(exist_ok=True)
+        ...     Image.new("RGB", (40, 30)).save(folder / f"{name}.png")
+        >>> data = ImageFolder(str(folder), image_size=16, val_fraction=0.3, batch_size=2, num_workers=0)
+        >>> data.num_classes, data.train_size, next(iter(data.train_dataloader()))["image"].shape
+        (2, 2, torch.Size([2, 3, 16, 16]))
+    """
+
+    test_mend = "add a folder `test` beside `train` and `val` under --data.path, or use `vqlab validate`"
+
+    def __init__(
+        self,
+        path: str,
+        image_size: int = 64,
+        channels: Literal[1, 3] = 3,
+        val_fraction: float = 0.05,
+        verify: bool = True,
+        skip_corrupt: bool = False,
+        num_workers: int | None = None,
+        **common: Any,
+    ) -> None:
+        workers = min(4, os.cpu_count() or 1) if num_workers is None else num_workers
+        super().__init__(num_workers=workers, **common)
+        require_at_least("image_size", image_size, 1, mend=64)
+        if channels not in (1, 3):
+            raise UserError(f"channels must be 3 (colour) or 1 (grey), got {channels}: set --data.channels=3")
+        self.path = path
+        self.image_size = image_size
+        self.channels = channels
+        self.verify = verify
+        self.skip_corrupt = skip_corrupt
+        root = Path(path)
+        splits = (root / "train").is_dir() and (root / "val").is_dir()
+        self._files = {"train": list_images(root / "train" if splits else root)}
+        self.classes = name_classes(self._files["train"], root / "train" if splits else root)
+        if splits:
+            self._roots = {name: root / name for name in ("train", "val", "test")}
+            self._files["val"] = list_images(root / "val")
+        else:
+            self._roots = dict.fromkeys(("train", "val"), root)
+            files = self._files["train"]
+            parts = split_positions(len(files), count_val(len(files), val_fraction, path), self.seed)
+            self._files = {name: [files[i] for i in part] for name, part in zip(("train", "val"), parts, strict=True)}
+        if splits and (root / "test").is_dir():
+            self._files["test"] = list_images(root / "test")
+        self.num_classes = len(self.classes)
+        self.train_size = len(self._files["train"])
+
+    def load_train_val(self) -> tuple[ImageFiles, ImageFiles]:
+        """Return the training and the validation files, verified."""
+        return self._load("train"), self._load("val")
+
+    def load_test(self) -> ImageFiles | None:
+        """Return the verified files of ``path/test``."""
+        return self._load("test") if "test" in self._files else None
+
+    def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Return mean and standard deviation per channel of a fixed random sample of 1,000 training images."""
+        return channel_statistics(self._train_val[0], limit=1000)
+
+    def _load(self, split: str) -> ImageFiles:
+        files = self._files[split]
+        if self.verify or self.skip_corrupt:
+            files = self._sound(files)
+        labels = label_files(files, self._roots[split], self.classes)
+        return ImageFiles([str(file) for file in files], labels, self.image_size, self.channels)
+
+    def _sound(self, files: list[Path]) -> list[Path]:
+        corrupt = find_corrupt(files)
+        if not corrupt:
+            return files
+        names = ", ".join(str(file) for file in corrupt[:5]) + (", ..." if len(corrupt) > 5 else "")
+        if not self.skip_corrupt:
+            raise UserError(
+                f"{len(corrupt)} of {len(files)} images cannot be decoded ({names}): "
+                "remove them or pass --data.skip_corrupt=true"
+            )
+        if len(corrupt) == len(files):
+            raise UserError(f"none of {len(files)} images can be decoded ({names}): set --data.path to another folder")
+        log.warning(f"left out {len(corrupt)} of {len(files)} images that cannot be decoded: {names}")
+        bad = set(corrupt)
+        return [file for file in files if file not in bad]
+
+
+def decode_square(file: str | Path, size: int, channels: int = 3) -> Tensor:
+    """Decode an image file, resize its shorter side to ``size`` and crop the centre.
+
+    Shape:
+        -> (channels, size, size) uint8.
+    """
+    with Image.open(file) as opened:
+        opened.draft("RGB", (size, size))  # lets a large JPEG be decoded at a fraction of its size, still >= size
+        image = to_mode(ImageOps.exif_transpose(opened), "RGB" if channels == 3 else "L")
+    image = ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC)
+    return torch.from_numpy(np.array(image)).view(size, size, channels).permute(2, 0, 1).contiguous()
+
+
+def to_mode(image: Image.Image, mode: str) -> Image.Image:
+    """Convert to ``mode``, keeping the upper eight bits of 16-bit images, which PIL would clip to white."""
+    if image.mode.startswith("I"):
+        image = Image.fromarray((np.asarray(image).astype(np.int64).clip(0, 65535) >> 8).astype(np.uint8))
+    return image.convert(mode)
+
+
+def list_images(root: Path) -> list[Path]:
+    """Return the image files under a folder in the order of their paths; hidden files are left out.
+
+    Raises:
+        UserError: If the folder is missing or holds no image.
+    """
+    if not root.is_dir():
+        raise UserError(f"{root} is not a folder: set --data.path to a folder of images")
+    files = sorted(Path(folder) / name for folder, names in _walk(root) for name in names if _is_image(name))
+    if not files:
+        raise UserError(f"{root} holds no images ({', '.join(EXTENSIONS)}): set --data.path to a folder of images")
+    return files
+
+
+def name_classes(files: list[Path], root: Path) -> list[str]:
+    """Return the names of the first-level folders that hold images, or none if there are fewer than two."""
+    folders = {file.relative_to(root).parts[0] for file in files if file.parent != root}
+    return sorted(folders) if len(folders) >= 2 else []
+
+
+def label_files(files: list[Path], root: Path, classes: list[str]) -> list[int]:
+    """Return the number of each file's first-level folder in ``classes``, -1 for files in no folder or without classes.
+
+    Raises:
+        UserError: If a folder is no class.
+    """
+    numbers = {name: number for number, name in enumerate(classes)}
+    folders = ["" if file.parent == root else file.relative_to(root).parts[0] for file in files]
+    unknown = sorted(set(folders) - set(numbers) - {""}) if classes else []
+    if unknown:
+        raise UserError(f"{root} holds {unknown[0]}, no class of the training images: rename or remove this folder")
+    return [numbers.get(folder, -1) for folder in folders]
+
+
+def find_corrupt(files: list[Path]) -> list[Path]:
+    """Decode all files in threads and return those that cannot be decoded."""
+    corrupt = []
+    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+        for done, (file, sound) in enumerate(zip(files, pool.map(is_sound, files), strict=True), start=1):
+            if not sound:
+                corrupt.append(file)
+            if len(files) > MANY and (done % 500 == 0 or done == len(files)):
+                end = "\n" if done == len(files) else ""
+                print(f"\rverified {done} of {len(files)} images", end=end, file=sys.stderr, flush=True)
+    return corrupt
+
+
+def is_sound(file: Path) -> bool:
+    """Return whether PIL can decode the whole file."""
+    try:
+        with Image.open(file) as image:
+            image.load()
+    except Exception:  # damaged files make PIL raise many things
+        return False
+    return True
+
+
+def _walk(root: Path) -> Iterator[tuple[str, list[str]]]:
+    # Links are followed, each real folder once, so that a link to a parent does not lead round in circles.
+    seen: set[str] = set()
+    for folder, folders, names in os.walk(root, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders.sort()
+        yield folder, names
+
+
+def _is_image(name: str) -> bool:
+    return name.lower().endswith(EXTENSIONS) and not name.startswith(".")  # macOS leaves ._name beside each file

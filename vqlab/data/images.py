@@ -1,0 +1,289 @@
+"""What the image DataModules share: batches, value range, augmentation, samplers and loaders.
+
+Shapes: N images of a split, B batch, C channels, H = W = image_size.
+"""
+
+from functools import cached_property, partial
+from typing import Any, Literal
+
+import lightning
+import numpy as np
+import torch
+import torch.nn.functional as F
+from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms.v2.functional import center_crop, resize
+
+from vqlab.data.loader import ResumableLoader, ResumableSampler
+from vqlab.errors import UserError
+from vqlab.nn.value_range import ValueRange
+
+Batch = dict[str, Tensor]
+
+
+class ImageTensors(Dataset):
+    """Images in memory as one uint8 tensor, so that a batch is one indexing operation.
+
+    Args:
+        images: (N, C, H, W) uint8.
+        labels: (N,) integers; without labels every label is -1.
+
+    Example:
+        >>> data = ImageTensors(torch.zeros(5, 3, 8, 8, dtype=torch.uint8))
+        >>> batch = data.__getitems__([3, 1])
+        >>> batch["image"].shape, batch["label"].tolist(), batch["index"].tolist()
+        (torch.Size([2, 3, 8, 8]), [-1, -1], [3, 1])
+    """
+
+    def __init__(self, images: Tensor, labels: Tensor | None = None) -> None:
+        self.images = images
+        self.labels = torch.full((len(images),), -1) if labels is None else labels.long()
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> Batch:
+        return {name: values[0] for name, values in self.__getitems__([index]).items()}
+
+    def __getitems__(self, indices: list[int]) -> Batch:
+        index = torch.as_tensor(indices)
+        return {"image": self.images[index], "label": self.labels[index], "index": index}
+
+
+class ImageDataModule(lightning.LightningDataModule):
+    """Images with labels, in batches of ``image``, ``label`` and ``index``.
+
+    A source subclasses this, sets ``channels``, ``image_size``, ``num_classes`` and ``train_size`` in its constructor
+    (without reading the images, for the model is built from them), and defines :meth:`load_train_val` and
+    :meth:`load_test`.
+
+    Args:
+        batch_size: Images per batch and device.
+        value_range: What the numbers of an image mean: unit [0, 1], signed [-1, 1], or standardized, (x - mean) / std
+            per channel of the training images.
+        augment: Vary the training images by random shifts of up to 1/8 of the side, and by mirroring where a mirrored
+            image is still one of its class.
+        num_workers: Processes that load batches; 0 loads in the main process.
+        seed: Seed of the split, of the order and of the augmentation.
+
+    Shape:
+        batch["image"] (B, C, H, W) float32 in ``value_range``; batch["label"] (B,) int64, -1 where there is none;
+        batch["index"] (B,) int64, the position in the split: 0 to train_size - 1 in training, the same in each epoch.
+
+    Raises:
+        UserError: If an argument is out of range, or a split is too small for one batch.
+
+    Example:
+        >>> class Black(ImageDataModule):
+        ...     channels, image_size, num_classes, train_size = 1, 4, 0, 10
+        ...     def load_train_val(self):
+        ...         return tuple(ImageTensors(torch.zeros(n, 1, 4, 4, dtype=torch.uint8)) for n in (10, 2))
+        >>> batch = next(iter(Black(batch_size=8).train_dataloader()))
+        >>> batch["image"].shape, batch["image"].unique().tolist()
+        (torch.Size([8, 1, 4, 4]), [-1.0])
+    """
+
+    channels: int
+    image_size: int
+    num_classes: int
+    train_size: int
+    flip = True  # whether a mirrored image is still one of its class
+    test_mend = "use `vqlab validate`"  # what to do where there is no test split
+
+    def __init__(
+        self,
+        batch_size: int = 128,
+        value_range: Literal["unit", "signed", "standardized"] = "signed",
+        augment: bool = False,
+        num_workers: int = 0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        require_at_least("batch_size", batch_size, 1, mend=128)
+        require_at_least("num_workers", num_workers, 0, mend=0)
+        require_at_least("seed", seed, 0, mend=0)
+        if value_range not in ("unit", "signed", "standardized"):
+            raise UserError(
+                f"value_range must be unit, signed or standardized, got {value_range!r}: set --data.value_range=signed"
+            )
+        self.batch_size = batch_size
+        self.value_range = value_range
+        self.augment = augment
+        self.num_workers = num_workers
+        self.seed = seed
+
+    def load_train_val(self) -> tuple[Dataset, Dataset]:
+        """Return the training and the validation split; its batches hold uint8 images."""
+        raise NotImplementedError
+
+    def load_test(self) -> Dataset | None:
+        """Return the test split, or None where there is none."""
+        return None
+
+    def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Return mean and standard deviation per channel of the training images in [0, 1]; this may read them."""
+        return channel_statistics(self._train_val[0])
+
+    @cached_property
+    def pixel_range(self) -> ValueRange:
+        """What the numbers of this data's images mean, as the model needs it."""
+        if self.value_range == "standardized":
+            return ValueRange("standardized", *self.statistics())
+        return ValueRange(self.value_range)
+
+    @cached_property
+    def _train_val(self) -> tuple[Dataset, Dataset]:
+        return self.load_train_val()
+
+    @cached_property
+    def _test(self) -> Dataset | None:
+        return self.load_test()
+
+    def setup(self, stage: str | None = None) -> None:
+        """Load what the stage needs; the splits are kept."""
+        needed = [self._train_val] if stage in (None, "fit", "validate") else []
+        needed += [self._test] if stage in (None, "test", "predict") else []  # type: ignore[list-item]
+
+    def train_dataloader(self) -> ResumableLoader:
+        """Shuffled batches of equal size; the rest of an epoch that fills no batch is left out."""
+        data = self._train_val[0]
+        world, rank = self._world()
+        if len(data) < self.batch_size * world:  # type: ignore[arg-type]
+            largest = len(data) // world  # type: ignore[arg-type]
+            raise UserError(
+                f"{len(data)} training images fill no batch of {self.batch_size} on {world} device(s): "  # type: ignore[arg-type]
+                f"set --data.batch_size={max(1, largest)} or smaller"
+            )
+        sampler = ResumableSampler(data, world, rank, shuffle=True, seed=self.seed, drop_last=True)
+        return ResumableLoader(data, sampler=sampler, drop_last=True, **self._loading())
+
+    def val_dataloader(self) -> DataLoader:
+        """All validation images, once and in order."""
+        return self._in_order(self._train_val[1])
+
+    def test_dataloader(self) -> DataLoader:
+        """All test images, once and in order."""
+        if self._test is None:
+            raise UserError(f"{type(self).__name__} has no test images: {self.test_mend}")
+        return self._in_order(self._test)
+
+    def predict_dataloader(self) -> DataLoader:
+        """The test images, or the validation images where there are no test images."""
+        return self._in_order(self._train_val[1] if self._test is None else self._test)
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Augment training batches on the device; what is drawn depends on (seed, epoch, batch, rank) alone."""
+        if not (self.augment and self.trainer is not None and self.trainer.training):
+            return batch
+        # The batch, not trainer.global_step, which stands still while gradients accumulate.
+        place = [self.seed, self.trainer.current_epoch, self.trainer.fit_loop.batch_idx + 1, self.trainer.global_rank]
+        image = batch["image"]
+        generator = torch.Generator(image.device)
+        generator.manual_seed(int(np.random.SeedSequence(place).generate_state(1, np.uint64)[0] >> 1))
+        return batch | {"image": shift_and_flip(image, generator, self.flip)}
+
+    def _world(self) -> tuple[int, int]:
+        return (1, 0) if self.trainer is None else (self.trainer.world_size, self.trainer.global_rank)
+
+    def _in_order(self, data: Dataset) -> DataLoader:
+        world, rank = self._world()
+        # Lightning's own sampler would count some images twice to make the ranks even.
+        sampler = UnrepeatedDistributedSampler(data, world, rank, shuffle=False) if world > 1 else None
+        return DataLoader(data, sampler=sampler, **self._loading())
+
+    def _loading(self) -> dict[str, Any]:
+        # No worker_init_fn: nothing here draws random numbers in a worker.
+        return {
+            "batch_size": self.batch_size,
+            "num_workers": self.num_workers,
+            "persistent_workers": self.num_workers > 0,
+            "pin_memory": torch.cuda.is_available(),
+            "collate_fn": partial(to_float, pixel_range=self.pixel_range),
+        }
+
+
+def to_float(batch: Batch, pixel_range: ValueRange) -> Batch:
+    """Turn the uint8 images of a batch into float32 in ``pixel_range``."""
+    return batch | {"image": pixel_range.encode(batch["image"].float().div_(255))}
+
+
+def shift_and_flip(images: Tensor, generator: torch.Generator, flip: bool) -> Tensor:
+    """Shift each image by up to 1/8 of its side, filling with its reflection, and mirror half of them if ``flip``.
+
+    Shape:
+        images (B, C, S, S) in any value range -> the same.
+    """
+    count, size = len(images), images.shape[-1]
+    device = images.device
+    reach = size // 8  # 4 pixels at 32, as is usual for CIFAR-10
+    padded = F.pad(images, (reach,) * 4, mode="reflect") if reach else images
+    corner = torch.randint(0, 2 * reach + 1, (2, count, 1), generator=generator, device=device)
+    rows, columns = corner + torch.arange(size, device=device)  # (B, S) each
+    if flip:
+        mirrored = torch.rand(count, 1, generator=generator, device=device) < 0.5
+        columns = torch.where(mirrored, columns.flip(1), columns)
+    which = torch.arange(count, device=device)[:, None, None]
+    return padded[which, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2).contiguous()
+
+
+def fit_square(images: Tensor, size: int) -> Tensor:
+    """Resize uint8 images (N, C, H, W) so that the shorter side is ``size``, and crop the centre square."""
+    if images.shape[-2:] == (size, size):
+        return images
+    # In parts: antialiasing needs several times the memory of the images.
+    return torch.cat([center_crop(resize(part, [size], antialias=True), [size]) for part in images.split(1024)])
+
+
+def split_positions(count: int, num_val: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Return the sorted positions of a seeded split into ``count - num_val`` and ``num_val``.
+
+    Example:
+        >>> train, val = split_positions(10, 3, seed=0)
+        >>> sorted(train.tolist() + val.tolist()) == list(range(10)), len(val)
+        (True, 3)
+    """
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+    return order[: count - num_val].sort().values, order[count - num_val :].sort().values
+
+
+def count_val(count: int, val_fraction: float, what: str) -> int:
+    """Return how many of ``count`` images are validation images: at least one, and at least one is left.
+
+    Raises:
+        UserError: If ``val_fraction`` is not between 0 and 1, or there are fewer than two images.
+    """
+    if not 0 < val_fraction < 1:
+        raise UserError(f"val_fraction must be between 0 and 1, got {val_fraction}: set --data.val_fraction=0.05")
+    if count < 2:
+        raise UserError(f"{what} holds {count} image(s), too few to split: set --data.path to a source with more")
+    return min(max(1, round(count * val_fraction)), count - 1)
+
+
+def require_at_least(name: str, value: int, least: int, mend: int) -> None:
+    """Raise a UserError that names the setting unless ``value`` is at least ``least``."""
+    if value < least:
+        raise UserError(f"{name} must be at least {least}, got {value}: set --data.{name}={mend}")
+
+
+def channel_statistics(data: Dataset, limit: int | None = None) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return mean and standard deviation per channel of uint8 images, in units of the full range.
+
+    Args:
+        data: A split whose ``__getitems__`` returns batches.
+        limit: Take a fixed random sample of this many images; None takes all.
+    """
+    count = len(data)  # type: ignore[arg-type]
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(0))[:limit]
+    # Histograms are exact and small, whatever the number of images.
+    histogram: Tensor | int = 0
+    for part in order.split(500):
+        images = data.__getitems__(part.tolist())["image"]  # type: ignore[attr-defined]
+        histogram = histogram + torch.stack([torch.bincount(x.flatten(), minlength=256) for x in images.unbind(1)])
+    values = torch.arange(256, dtype=torch.float64) / 255
+    share = histogram.double() / histogram.sum(1, keepdim=True)  # type: ignore[union-attr]
+    mean = share @ values
+    variance = share @ values**2 - mean**2
+    # A channel that is the same everywhere keeps its scale instead of a division by zero.
+    std = variance.clamp(min=0).sqrt().clamp(min=1 / 255)
+    return tuple(round(m, 4) for m in mean.tolist()), tuple(round(s, 4) for s in std.tolist())

@@ -1,0 +1,79 @@
+"""Training batches in an order that depends on (seed, epoch) alone, and that a resumed run takes up again."""
+
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any
+
+from torch.utils.data import DataLoader, DistributedSampler
+
+
+class ResumableSampler(DistributedSampler):
+    """A ``DistributedSampler`` that can leave out the beginning of an epoch.
+
+    R processes with batches of B see, batch by batch, what one process with batches of R x B sees. Lightning calls
+    ``set_epoch``; in a plain loop call ``loader.sampler.set_epoch(epoch)``, else every epoch has the same order.
+
+    Example:
+        >>> sampler = ResumableSampler(range(6), num_replicas=1, rank=0, seed=1)
+        >>> whole = list(sampler)
+        >>> sampler.start = 2
+        >>> list(sampler) == whole[2:], len(sampler)
+        (True, 6)
+    """
+
+    start = 0  # samples of this rank that the next pass leaves out
+
+    def __iter__(self) -> Iterator[int]:
+        return islice(super().__iter__(), self.start, None)
+
+
+class ResumableLoader(DataLoader):
+    """A ``DataLoader`` over a :class:`ResumableSampler` whose place in the epoch can be stored and restored.
+
+    Lightning saves ``state_dict()`` with each checkpoint and hands it back before the first batch of a resumed run,
+    so a run that stopped in mid-epoch goes on with the batches it has not seen, in the same order. ``len`` stays that
+    of the whole epoch, for Lightning counts the batches that came before as fetched.
+
+    The place is the epoch and the samples handed out on all ranks, so it survives a change of the number of devices
+    with the same global batch. It counts batches that were handed out, not those that workers fetched ahead.
+
+    Example:
+        >>> def loader():
+        ...     sampler = ResumableSampler(range(6), num_replicas=1, rank=0)
+        ...     return ResumableLoader(range(6), batch_size=2, sampler=sampler)
+        >>> whole = [batch.tolist() for batch in loader()]
+        >>> stopped, resumed = loader(), loader()
+        >>> _ = next(iter(stopped))
+        >>> resumed.load_state_dict(stopped.state_dict())
+        >>> [batch.tolist() for batch in resumed] == whole[1:]
+        True
+    """
+
+    # On the class, because Lightning re-creates loaders from the arguments of DataLoader when overfit_batches is set.
+    _epoch = 0
+    _samples = 0  # handed out in this epoch, on all ranks
+    _resume = False
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        # A generator, since that starts at its first `next`: Lightning calls iter() when it sets up the data, before it
+        # tells the sampler the epoch, and workers would begin to fetch in the order of another epoch.
+        sampler = self.sampler
+        if not isinstance(sampler, ResumableSampler):  # overfit_batches puts a sequential sampler in its place
+            yield from super().__iter__()
+            return
+        # A place in another epoch belongs to one that has ended, or was cut short by limit_train_batches.
+        if not (self._resume and self._epoch == sampler.epoch):
+            self._epoch, self._samples = sampler.epoch, 0
+        self._resume = False
+        sampler.start = self._samples // sampler.num_replicas
+        for batch in super().__iter__():
+            self._samples += (self.batch_size or 1) * sampler.num_replicas
+            yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        """Return the place: the epoch, and the samples that all ranks together have handed out in it."""
+        return {"epoch": self._epoch, "samples": self._samples}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Let the next pass begin at a stored place, if it is a pass over the same epoch."""
+        self._epoch, self._samples, self._resume = state["epoch"], state["samples"], True

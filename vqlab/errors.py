@@ -1,0 +1,14 @@
+"""The one exception that vqlab raises for what a user can mend."""
+
+
+class UserError(ValueError):
+    """A mistake that the user can mend; its message is one line that names the setting and the mend.
+
+    The command line prints the message and exits with status 2. In Python it is a ``ValueError`` like any other.
+
+    Example:
+        >>> raise UserError("num_embeddings must be at least 1, got 0: set --model.quantizer.num_embeddings=512")
+        Traceback (most recent call last):
+        ...
+        vqlab.errors.UserError: num_embeddings must be at least 1, got 0: set --model.quantizer.num_embeddings=512
+    """

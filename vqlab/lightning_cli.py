@@ -1,0 +1,331 @@
+"""LightningCLI with vqlab's run folder, links from data to model, callbacks and one-line errors."""
+
+import contextlib
+import difflib
+import importlib
+import logging
+import os
+import re
+import sys
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import lightning
+from jsonargparse import ArgumentError, Namespace
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.utilities import rank_zero_info
+
+import vqlab
+from vqlab.callbacks.checkpoints import LastAndBest
+from vqlab.callbacks.ema import EMA
+from vqlab.callbacks.health import Health
+from vqlab.callbacks.learning_rates import LearningRates
+from vqlab.callbacks.progress import Progress
+from vqlab.callbacks.sample_grid import SampleGrid
+from vqlab.callbacks.step_seed import StepSeed
+from vqlab.callbacks.throughput import Throughput
+from vqlab.cli_errors import explain
+from vqlab.errors import UserError
+from vqlab.nn.rebuild import to_spec
+from vqlab.training.csv_log import CSVLog
+from vqlab.training.loading import load_weights, read_checkpoint
+from vqlab.training.wandb_log import wandb_logger
+from vqlab.training.whole_files import WholeCheckpointIO, write_whole
+
+# What the model learns from the data: property of the DataModule -> argument of the model or of one of its parts.
+LINKS = {
+    "channels": ("channels", "encoder.in_channels", "decoder.out_channels"),
+    "image_size": ("image_size",),
+    "pixel_range": ("value_range",),
+    "num_classes": ("num_classes",),
+    "train_size": ("train_size",),
+}
+
+
+def run(args: list[str]) -> None:
+    """Run ``vqlab fit|validate|test|predict`` with ``args`` (the subcommand first).
+
+    Raises:
+        UserError: For everything that the user can mend.
+    """
+    quiet()
+    for module in {module for module in vqlab.PUBLIC.values()}:
+        importlib.import_module(module)  # so that YAML and flags may use the short names of classes
+    CLI(args=with_run_config(args))
+
+
+class StartRun(SaveConfigCallback):
+    """Write config.yaml, complete and ready to be run again, and start W&B."""
+
+    def save_config(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
+        """Save on rank 0, when fitting."""
+        if trainer.state.fn != "fit":
+            return
+        config = self.config.clone()
+        for name in ("name", "ckpt_path"):  # a second run of the file is a run of its own
+            config[name] = None
+        text = self.parser.dump(config, skip_none=False, skip_link_targets=True)
+        with write_whole(Path(trainer.default_root_dir) / "config.yaml") as file:
+            file.write(text.encode())
+        # W&B joins only now, when data and model are known to be good: it writes files as soon as it exists.
+        wandb = wandb_logger(trainer.default_root_dir, config["wandb"]["project"], config["wandb"]["mode"])
+        if wandb:
+            trainer.loggers = [*trainer.loggers, wandb]
+            wandb.log_hyperparams({"config": config.as_dict()})
+
+
+class CLI(LightningCLI):
+    """``vqlab fit|validate|test|predict``."""
+
+    run_folder: Path
+
+    def __init__(self, args: list[str]) -> None:
+        parser_kwargs: dict[str, Any] = {"exit_on_error": False}
+        super().__init__(
+            lightning.LightningModule,
+            lightning.LightningDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            auto_configure_optimizers=False,
+            seed_everything_default=0,
+            save_config_callback=StartRun,
+            save_config_kwargs={"save_to_log_dir": False},
+            load_from_checkpoint_support=False,
+            parser_kwargs={**parser_kwargs, **{name: dict(parser_kwargs) for name in self.subcommands()}},
+            args=args,
+        )
+
+    # Options
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the run's folder and the callbacks that every run has."""
+        parser.add_argument("--name", type=str | None, default=None, help="Name of the run's folder; null takes the time.")
+        parser.add_argument("--runs", type=str, default="runs", help="Folder of all runs.")
+        parser.add_argument("--wandb.mode", type=str, default="auto", help="auto, online, offline or disabled.")
+        parser.add_argument("--wandb.project", type=str, default="vqlab", help="W&B project.")
+        for callback, key in ((LastAndBest, "checkpoint"), (SampleGrid, "samples"), (Health, "health"), (EMA, "ema")):
+            parser.add_lightning_class_args(callback, key)
+        parser.set_defaults({"ema.decay": None})
+        for source in LINKS:
+            parser.link_arguments(f"data.{source}", f"model.init_args.{LINKS[source][0]}", apply_on="instantiate")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse, without Lightning's warning about arguments that are passed on."""
+        try:
+            self.config = parser.parse_args(args)
+        except ArgumentError as error:
+            raise explain(error) from error
+
+    def _parse_ckpt_path(self) -> None:
+        """Leave the configuration alone: what the user passes now wins, and ``before_fit`` says what changed."""
+
+    # The run
+
+    def before_instantiate_classes(self) -> None:
+        """Find the run's folder, and link the data to the networks that the user chose."""
+        assert self.subcommand is not None
+        config = self.config[self.subcommand]
+        if self.subcommand != "fit" and not config.get("ckpt_path"):
+            raise UserError(f"vqlab {self.subcommand} needs trained weights: add --ckpt_path runs/.../best.ckpt")
+        if config.get("model") is None or config.get("data") is None:
+            raise UserError("no model or no data chosen: add --model VQVAE --data CIFAR10, or --config configs/vqvae.yaml")
+        init_args = config.model.get("init_args") or Namespace()
+        for source, targets in LINKS.items():
+            for target in targets[1:]:
+                part, argument = target.split(".")
+                spec = init_args.get(part)
+                if isinstance(spec, Namespace) and argument in (spec.get("init_args") or {}):
+                    self._parser(self.subcommand).link_arguments(
+                        f"data.{source}", f"model.init_args.{part}.init_args.{argument}", apply_on="instantiate"
+                    )
+        self.run_folder = find_run_folder(config, self.subcommand)
+
+    def instantiate_classes(self) -> None:
+        """Build data, model and trainer; what a constructor refuses is the user's to mend."""
+        try:
+            super().instantiate_classes()
+        except ValueError as error:
+            raise explain(error) from error
+
+    def instantiate_trainer(self, **kwargs: Any) -> lightning.Trainer:
+        """Add loggers, callbacks and the strategy."""
+        assert self.subcommand is not None
+        config = self.config_init[self.subcommand]
+        trainer = config["trainer"]
+        if trainer.get("strategy") == "auto" and num_devices(trainer) > 1:
+            trainer["strategy"] = DDPStrategy(
+                find_unused_parameters=getattr(self.model, "needs_unused_parameter_search", False),
+                broadcast_buffers=False,  # codebooks are equal on all ranks by construction
+            )
+        trainer["default_root_dir"] = str(self.run_folder)
+        trainer["plugins"] = [*(trainer.get("plugins") or []), WholeCheckpointIO()]
+        fit = self.subcommand == "fit"
+        if trainer.get("logger") in (None, True):
+            trainer["logger"] = [CSVLog(self.run_folder, "metrics.csv" if fit else f"{self.subcommand}.csv")]
+        callbacks = [*(trainer.get("callbacks") or []), StepSeed()]
+        if trainer.get("enable_progress_bar") is not False:
+            callbacks.append(Progress())
+        if fit:
+            callbacks += [LearningRates(), Throughput()]
+        trainer["callbacks"] = callbacks
+        if trainer.get("enable_checkpointing") is None:
+            trainer["enable_checkpointing"] = True
+        return super().instantiate_trainer(**kwargs)
+
+    def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[lightning.Callback]) -> lightning.Trainer:
+        try:
+            return super()._instantiate_trainer(config, callbacks)
+        except (lightning.fabric.utilities.exceptions.MisconfigurationException, ValueError) as error:
+            raise UserError(" ".join(str(error).split())[:300] + ": see the --trainer options") from error
+
+    def before_fit(self) -> None:
+        """Check a checkpoint before it is resumed, and say which value wins where it differs from now."""
+        rank_zero_info(f"run folder: {self.run_folder}")
+        path = self._get(self.config, "ckpt_path")
+        if not path:
+            return
+        checkpoint = self._check_checkpoint(path)
+        for key, (old, new) in differences(checkpoint["hyper_parameters"], dict(self.model.hparams)).items():
+            rank_zero_info(f"resume: model.{key} was {old} in the checkpoint and is {new} now; the new value wins")
+        step = checkpoint["global_step"]
+        rank_zero_info(f"resume: from step {step} of {path}")
+        if 0 <= self.trainer.max_steps <= step:
+            raise UserError(f"{path} is at step {step} and max_steps is {self.trainer.max_steps}: raise --trainer.max_steps")
+        for logger in self.trainer.loggers:
+            if isinstance(logger, CSVLog):
+                logger.resume_from(step)
+
+    def before_validate(self) -> None:
+        """Check the checkpoint."""
+        self._check_checkpoint(self._get(self.config, "ckpt_path"))
+
+    before_test = before_predict = before_validate
+
+    def after_fit(self) -> None:
+        """Print where everything is and what came out."""
+        metrics = {k: float(v) for k, v in self.trainer.callback_metrics.items() if k.startswith("val/")}
+        figures = "  ".join(f"{name} {value:.4g}" for name, value in sorted(metrics.items()))
+        rank_zero_info(f"finished at step {self.trainer.global_step}: {figures}")
+        rank_zero_info(f"run folder: {self.run_folder} (samples/*.png, metrics.csv, checkpoints/best.ckpt)")
+
+    def predict(self, model: Any, **kwargs: Any) -> None:
+        """Write what the model predicts for the test set to ``codes.npz`` in the run's folder."""
+        import numpy as np
+        import torch
+
+        if num_devices(self.config_init["predict"]["trainer"]) > 1:
+            raise UserError("vqlab predict writes one file from one process: set --trainer.devices=1")
+        kwargs["return_predictions"] = True
+        batches: Any = self.trainer.predict(model, **kwargs)
+        arrays = {name: torch.cat([batch[name] for batch in batches]).cpu().numpy() for name in batches[0]}
+        path = self.run_folder / "codes.npz"
+        with write_whole(path) as file:
+            np.savez_compressed(file, **arrays)
+        rank_zero_info(f"{path}: " + ", ".join(f"{name} {array.shape}" for name, array in arrays.items()))
+
+    def _check_checkpoint(self, path: str) -> dict[str, Any]:
+        checkpoint = read_checkpoint(path)
+        stored = (checkpoint.get("hyper_parameters") or {}).get("_class_path")
+        mine = to_spec(self.model)["class_path"]
+        if stored != mine:
+            raise UserError(f"{path} holds a {str(stored).rpartition('.')[2]}, not a {type(self.model).__name__}: change --model")
+        load_weights(self.model, checkpoint["state_dict"], path)
+        return checkpoint
+
+
+def find_run_folder(config: Namespace, subcommand: str) -> Path:
+    """Return the folder of this run: that of the checkpoint which is resumed or evaluated, or a new one.
+
+    Raises:
+        UserError: If the name is taken.
+    """
+    path = config.get("ckpt_path")
+    if path and run_of(path):
+        return run_of(path) or Path()
+    if inherited := os.environ.get("VQLAB_RUN_FOLDER"):  # set below, by the process that started this rank
+        return Path(inherited)
+    model = config.model.class_path.rpartition(".")[2].lower()
+    folder = Path(config.runs) / model / (config.name or time.strftime("%Y%m%d-%H%M%S"))
+    if (folder / "config.yaml").exists() or (folder / "checkpoints").exists():
+        if config.name:
+            raise UserError(
+                f"{folder} holds a run: choose another --name, or resume with --ckpt_path {folder}/checkpoints/last.ckpt"
+            )
+        folder = folder.with_name(f"{folder.name}-{os.getpid()}")
+    return folder
+
+
+def run_of(checkpoint: str | Path) -> Path | None:
+    """Return the run folder that ``checkpoint`` lies in, if it lies in one."""
+    folder = Path(checkpoint).parent.parent
+    return folder if (folder / "config.yaml").exists() else None
+
+
+def with_run_config(args: list[str]) -> list[str]:
+    """Put the run's own config.yaml in front if a checkpoint of a run is given and no config or model is."""
+    command, rest = args[0], args[1:]
+    if any(arg.split("=")[0] in ("--config", "-c", "--model", "--data") for arg in rest):
+        return args
+    for i, arg in enumerate(rest):
+        if arg == "--ckpt_path" and i + 1 < len(rest):
+            path = rest[i + 1]
+        elif arg.startswith("--ckpt_path="):
+            path = arg.partition("=")[2]
+        else:
+            continue
+        if not Path(path).is_file():
+            raise UserError(f"checkpoint {path} does not exist: look under runs/<model>/<name>/checkpoints/")
+        if folder := run_of(path):
+            return [command, "--config", str(folder / "config.yaml"), *rest]
+    return args
+
+
+def num_devices(trainer: Any) -> int:
+    """Return how many processes the Trainer options ask for, over all nodes."""
+    import torch
+
+    devices, nodes = trainer.get("devices", "auto"), int(trainer.get("num_nodes") or 1)
+    if isinstance(devices, (list, tuple)):
+        return len(devices) * nodes
+    if devices in ("auto", -1, "-1"):
+        cpu = trainer.get("accelerator") == "cpu"
+        return (1 if cpu else max(1, torch.cuda.device_count())) * nodes
+    if isinstance(devices, str) and "," in devices:
+        return len([d for d in devices.split(",") if d.strip()]) * nodes
+    return int(devices) * nodes if str(devices).isdigit() else nodes
+
+
+def differences(old: Any, new: Any, prefix: str = "") -> dict[str, tuple[Any, Any]]:
+    """Return what differs between two specs, as ``{dotted name: (old, new)}``.
+
+    Example:
+        >>> differences({"lr": 1, "quantizer": {"init_args": {"seed": 0}}}, {"lr": 2, "quantizer": {"init_args": {"seed": 0}}})
+        {'lr': (1, 2)}
+    """
+    if isinstance(old, dict) and isinstance(new, dict):
+        found: dict[str, tuple[Any, Any]] = {}
+        for key in sorted({*old, *new} - {"_class_path"}):
+            name = prefix if key == "init_args" else f"{prefix}.{key}".lstrip(".")
+            found |= differences(old.get(key), new.get(key), name)
+        return found
+    return {} if old == new else {prefix: (old, new)}
+
+
+def quiet() -> None:
+    """Keep advertisements and repeated hints of the libraries off the screen."""
+    hidden = re.compile(r"💡|litlogger|litmodels|TPU available|HPU available|GPU available|`Trainer.fit` stopped|tensorboardX|`weights_only` was")
+
+    class Hide(logging.Filter):
+        def filter(self, record: logging.LogRecord) -> bool:
+            return not hidden.search(record.getMessage())
+
+    for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
+        for handler in logging.getLogger(name).handlers:
+            handler.addFilter(Hide())
+    warnings.filterwarnings("ignore", ".*does not have many workers.*")
+    warnings.filterwarnings("ignore", ".*tensorboardX.*")
+    warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec.*")
+    warnings.filterwarnings("ignore", ".*Checkpoint directory .* exists and is not empty.*")

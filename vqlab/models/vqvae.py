@@ -1,0 +1,280 @@
+"""VQ-VAE (van den Oord et al. 2017, arXiv:1711.00937): an autoencoder with a discrete code in its middle."""
+
+from typing import Any, Literal
+
+import lightning
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
+
+from vqlab.errors import UserError
+from vqlab.metrics.codebook import CodebookUsage
+from vqlab.nn.distributed import all_sum
+from vqlab.nn.rebuild import Rebuildable, from_spec
+from vqlab.nn.small_autoencoder import SmallDecoder, SmallEncoder
+from vqlab.nn.value_range import ValueRange
+from vqlab.quantizers.base import CodeStats, Quantizer, QuantizerOutput
+from vqlab.quantizers.vector import VectorQuantizer
+from vqlab.training.finite import require_finite
+from vqlab.training.learning_rate import adam, check_lr, keep_configured_lr, reset_moments
+from vqlab.training.loading import remember_arguments
+from vqlab.training.schedules import Schedule
+
+DEFAULT_LR = 3e-4
+RECONSTRUCTION = {"l2": F.mse_loss, "l1": F.l1_loss, "huber": F.smooth_l1_loss}
+
+
+class VQVAE(Rebuildable, lightning.LightningModule):
+    """Encoder, quantizer, decoder, trained on the reconstruction and the quantizer's own loss.
+
+    loss = reconstruction(x^, x) + quantizer loss (paper, equation 3). 1x1 convolutions fit the encoder to the quantizer
+    and the quantizer to the decoder, so any quantizer goes with any network. Drawing new images needs a prior over the
+    codes, which is a model of its own.
+
+    Args:
+        encoder: Network from images to features, with ``in_channels``, ``out_channels`` and ``downsampling``;
+            null takes the paper's :class:`~vqlab.nn.small_autoencoder.SmallEncoder`.
+        decoder: Network from features to images, with ``in_channels`` and ``upsampling``; null takes the paper's.
+        quantizer: Null takes a :class:`~vqlab.quantizers.vector.VectorQuantizer` with its defaults.
+        reconstruction: ``l2``, ``l1`` or ``huber``, averaged over all numbers of the batch.
+        lr: Absolute learning rate; without ``lr`` and ``base_lr`` it is 3e-4.
+        base_lr: Rate per image: lr = base_lr x batch_size x devices x nodes x accumulation. Give one of the two.
+        betas: Adam's decay rates.
+        weight_decay: Decoupled weight decay; none on the codebook.
+        schedule: Learning-rate schedule; null is constant.
+        channels: Channels of the images; the command line links it to the data.
+        image_size: Height and width of the images; linked to the data.
+        value_range: What the numbers of an image mean; linked to the data.
+
+    Shape:
+        images (B, channels, image_size, image_size) in ``value_range``; indices (B, h, w) int64,
+        h = w = image_size / downsampling.
+
+    Raises:
+        UserError: If both rates are given, the image size is not divisible, or the channels of the parts differ.
+
+    Example:
+        >>> from vqlab.quantizers.fsq import FSQ
+        >>> model = VQVAE(quantizer=FSQ([8, 5, 5, 5])).eval()
+        >>> x = torch.rand(2, 3, 32, 32) * 2 - 1
+        >>> codes = model.encode(x)
+        >>> tuple(codes.shape), tuple(model.decode(codes).shape), torch.equal(model.decode(codes), model.reconstruct(x))
+        ((2, 8, 8), (2, 3, 32, 32), True)
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module | None = None,
+        decoder: nn.Module | None = None,
+        quantizer: Quantizer | None = None,
+        reconstruction: Literal["l2", "l1", "huber"] = "l2",
+        lr: float | None = None,
+        base_lr: float | None = None,
+        betas: tuple[float, float] = (0.9, 0.999),
+        weight_decay: float = 0.0,
+        schedule: Schedule | None = None,
+        channels: int = 3,
+        image_size: int = 32,
+        value_range: ValueRange | Literal["unit", "signed"] = "signed",
+    ) -> None:
+        super().__init__()
+        remember_arguments(self)
+        check_lr(lr, base_lr)
+        if reconstruction not in RECONSTRUCTION:
+            raise UserError(f"reconstruction must be l2, l1 or huber, got {reconstruction!r}: set --model.reconstruction")
+        # load_from_checkpoint hands the parts over as the plain data that they were stored as.
+        encoder, decoder, quantizer = from_spec(encoder), from_spec(decoder), from_spec(quantizer)
+        schedule, value_range = from_spec(schedule), from_spec(value_range)
+        self.encoder: Any = encoder or SmallEncoder(in_channels=channels)
+        self.decoder: Any = decoder or SmallDecoder(out_channels=channels)
+        self.quantizer: Quantizer = quantizer or VectorQuantizer()
+        self.value_range = ValueRange(value_range) if isinstance(value_range, str) else value_range
+        self.reconstruction, self.lr, self.base_lr, self.betas = reconstruction, lr, base_lr, tuple(betas)
+        self.weight_decay, self.schedule = weight_decay, schedule or Schedule()
+        self.channels, self.image_size = channels, image_size
+        self._check_parts()
+
+        self.to_code = nn.Conv2d(self.encoder.out_channels, self.quantizer.embedding_dim, 1)
+        self.from_code = nn.Conv2d(self.quantizer.embedding_dim, self.decoder.in_channels, 1)
+        self.quantizer.auto_update = False  # statistics are committed once per optimizer step, below
+        self._stats: CodeStats | None = None
+        self.train_usage = CodebookUsage(self.quantizer.num_embeddings)
+        self.train_usage.persistent(True)  # a resumed run continues the window that the checkpoint interrupted
+        self.eval_usage = CodebookUsage(self.quantizer.num_embeddings)
+
+    # What a user calls
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Images (B, C, H, W) to indices (B, h, w)."""
+        return self.quantizer.encode(self._features(x))
+
+    def decode(self, indices: Tensor) -> Tensor:
+        """Indices (B, h, w) to images (B, C, H, W) in the value range."""
+        return self.decoder(self.from_code(self.quantizer.decode(indices)))
+
+    def reconstruct(self, x: Tensor) -> Tensor:
+        """Images (B, C, H, W) through the code and back."""
+        return self.decode(self.encode(x))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, QuantizerOutput]:
+        """Return the reconstruction (B, C, H, W) and what the quantizer says."""
+        code = self.quantizer(self._features(x))
+        return self.decoder(self.from_code(code.quantized)), code
+
+    # Training
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        """One batch; the gradient step and the codebook's step follow in ``optimizer_step``."""
+        x = batch["image"]
+        x_hat, code = self(x)
+        rec_loss = RECONSTRUCTION[self.reconstruction](x_hat, x)
+        loss = rec_loss + code.loss
+        terms = {"loss": loss, "rec_loss": rec_loss, **code.terms}
+        require_finite(terms, batch_idx, self.global_step)
+        if code.stats is not None:
+            self._stats = code.stats if self._stats is None else self._stats + code.stats
+
+        with torch.no_grad():
+            terms["psnr"] = self._psnr(x_hat, x)
+        self.log_dict({f"train/{name}": value.detach() for name, value in terms.items() if name != "loss"})
+        self.log("train/loss", loss.detach(), prog_bar=True)
+        self._log_train_usage(code.indices)
+        return loss
+
+    def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
+        """Step the weights, then the codebook's statistics, before any callback writes a checkpoint."""
+        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        if self._stats is not None:
+            revived = self.quantizer.update(self._stats)
+            codebook = getattr(self.quantizer, "codebook", None)
+            if revived is not None and isinstance(codebook, nn.Parameter):
+                reset_moments(getattr(optimizer, "optimizer", optimizer), codebook, revived)
+            self._stats = None
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """Adam over all parts."""
+        codebook = list(self.quantizer.parameters())
+        ids = {id(p) for p in codebook}
+        rest = [p for p in self.parameters() if id(p) not in ids]
+        groups: list[dict[str, Any]] = [{"params": rest}]
+        if codebook:
+            groups.append({"params": codebook, "weight_decay": 0.0})
+        return adam(
+            self,
+            groups,
+            lr=self.lr,
+            base_lr=self.base_lr,
+            default_lr=DEFAULT_LR,
+            betas=self.betas,
+            weight_decay=self.weight_decay,
+            schedule=self.schedule,
+            name="autoencoder",
+        )
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Resume with the learning rate that is configured now."""
+        if self._trainer is not None:
+            keep_configured_lr(self, checkpoint)
+
+    # Evaluation
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        """Log ``val/...``."""
+        self._evaluate(batch, "val")
+
+    def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        """Log ``test/...``."""
+        self._evaluate(batch, "test")
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the perplexity and usage of the whole validation set."""
+        self._log_eval_usage("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Log the perplexity and usage of the whole test set."""
+        self._log_eval_usage("test")
+
+    def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
+        """Return ``indices`` (B, h, w) with the batch's ``label`` and ``index``."""
+        return {"indices": self.encode(batch["image"]), "label": batch["label"], "index": batch["index"]}
+
+    @torch.no_grad()
+    def pictures(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return images in [0, 1] to look at: ``input`` and ``reconstruction``, both (B, C, H, W)."""
+        x = batch["image"]
+        return {"input": self.value_range.decode(x), "reconstruction": self.value_range.decode(self.reconstruct(x))}
+
+    def code_counts(self) -> Tensor:
+        """Return how often each code was used in the evaluation that is running, (K,) int64, over all ranks."""
+        return all_sum(self.eval_usage.counts)
+
+    # Parts
+
+    def _features(self, x: Tensor) -> Tensor:
+        if x.ndim != 4 or x.shape[1] != self.channels:
+            raise UserError(
+                f"images must be (B, {self.channels}, H, W), got {tuple(x.shape)}: build the model with channels={x.shape[1]}"
+            )
+        return self.to_code(self.encoder(x))
+
+    def _evaluate(self, batch: dict[str, Tensor], stage: str) -> None:
+        x = batch["image"]
+        x_hat, code = self(x)
+        rec_loss = RECONSTRUCTION[self.reconstruction](x_hat, x)
+        image, image_hat = self.value_range.decode(x), self.value_range.decode(x_hat.float())
+        size = min(11, *(s - 1 + s % 2 for s in image.shape[-2:]))  # SSIM's window is odd and fits into the image
+        metrics = {
+            "rec_loss": rec_loss,
+            "psnr": self._psnr(x_hat, x),
+            "psnr_patch_mean": _psnr(patch_mean(image, self.encoder.downsampling), image),
+            "ssim": structural_similarity_index_measure(image_hat, image, kernel_size=size, data_range=1.0),
+        }
+        self.eval_usage.update(code.indices)
+        log = {"on_epoch": True, "sync_dist": True, "batch_size": len(x)}
+        self.log_dict({f"{stage}/{name}": value for name, value in metrics.items() if name != "psnr"}, **log)
+        self.log(f"{stage}/psnr", metrics["psnr"], prog_bar=True, **log)
+        self.log(f"{stage}/loss", rec_loss + code.loss, **log)
+
+    def _psnr(self, x_hat: Tensor, x: Tensor) -> Tensor:
+        return _psnr(self.value_range.decode(x_hat.float()), self.value_range.decode(x))
+
+    def _log_train_usage(self, indices: Tensor) -> None:
+        """Log perplexity and usage of all batches since the last line of the log."""
+        self.train_usage.update(indices)
+        if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:
+            usage = self.train_usage.compute()
+            self.log("train/perplexity", usage["perplexity"], prog_bar=True)
+            self.log("train/codebook_usage", usage["codebook_usage"])
+            self.train_usage.reset()
+
+    def _log_eval_usage(self, stage: str) -> None:
+        self.log_dict({f"{stage}/{name}": value for name, value in self.eval_usage.compute().items()})
+        self.eval_usage.reset()
+
+    def _check_parts(self) -> None:
+        for name, part, ends in (("encoder", self.encoder, "in"), ("decoder", self.decoder, "out")):
+            found = getattr(part, f"{ends}_channels", self.channels)
+            if found != self.channels:
+                raise UserError(
+                    f"the images have {self.channels} channels, the {name} {found}: set --model.{name}.{ends}_channels={self.channels}"
+                )
+        down, up = self.encoder.downsampling, self.decoder.upsampling
+        if down != up:
+            raise UserError(f"the encoder shrinks by {down}, the decoder grows by {up}: make both the same")
+        if self.image_size % down:
+            good = max(down, down * round(self.image_size / down))
+            raise UserError(
+                f"image_size {self.image_size} is not divisible by the encoder's downsampling {down}: "
+                f"set --data.image_size={good}, or another encoder"
+            )
+
+
+def patch_mean(image: Tensor, size: int) -> Tensor:
+    """Replace each size x size patch of ``image`` (B, C, H, W) by its mean colour: what a mere thumbnail would keep."""
+    return F.interpolate(F.avg_pool2d(image, size), scale_factor=float(size), mode="nearest")
+
+
+def _psnr(x_hat: Tensor, x: Tensor) -> Tensor:
+    """Mean over the images of each image's PSNR in dB; both (B, C, H, W) in [0, 1]."""
+    return peak_signal_noise_ratio(x_hat, x, data_range=1.0, dim=(1, 2, 3))

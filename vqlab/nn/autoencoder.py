@@ -1,0 +1,218 @@
+"""The residual convolutional autoencoder of VQ-GAN (Esser et al. 2021, arXiv:2012.09841, table 7)."""
+
+import math
+from typing import Literal
+
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from vqlab.errors import UserError
+from vqlab.nn.rebuild import Rebuildable
+
+OutActivation = Literal["tanh", "sigmoid"] | None
+
+
+class ConvEncoder(Rebuildable, nn.Module):
+    """Images to features at 1 / 2^(len(channel_multipliers) - 1) of the size.
+
+    Args:
+        in_channels: Channels of the images; the command line links it to the data.
+        base_channels: Channels at full resolution.
+        channel_multipliers: Channels of each resolution as multiples of ``base_channels``; each but the last is
+            followed by a halving of the size.
+        num_res_blocks: Residual blocks per resolution.
+        z_channels: Channels of the features.
+        attention: Self-attention at the lowest resolution.
+        dropout: Dropout inside the residual blocks.
+
+    Shape:
+        input (B, in_channels, H, W) with H and W divisible by ``downsampling``;
+        output (B, z_channels, H / downsampling, W / downsampling).
+
+    Example:
+        >>> import torch
+        >>> encoder = ConvEncoder(base_channels=32)
+        >>> tuple(encoder(torch.randn(1, 3, 32, 32)).shape)
+        (1, 256, 8, 8)
+    """
+
+    def __init__(
+        self,
+        in_channels: int = 3,
+        base_channels: int = 64,
+        channel_multipliers: tuple[int, ...] = (1, 2, 4),
+        num_res_blocks: int = 2,
+        z_channels: int = 256,
+        attention: bool = False,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        _check_sizes(base_channels, channel_multipliers, num_res_blocks)
+        self.in_channels, self.out_channels = in_channels, z_channels
+        self.downsampling = 2 ** (len(channel_multipliers) - 1)
+        widths = [base_channels * m for m in channel_multipliers]
+        layers: list[nn.Module] = [nn.Conv2d(in_channels, widths[0], 3, padding=1)]
+        channels = widths[0]
+        for level, width in enumerate(widths):
+            if level > 0:
+                layers.append(Downsample(channels))
+            for _ in range(num_res_blocks):
+                layers.append(ResBlock(channels, width, dropout))
+                channels = width
+        layers += _middle(channels, attention, dropout)
+        layers += [norm(channels), nn.SiLU(), nn.Conv2d(channels, z_channels, 3, padding=1)]
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Encode images (B, C, H, W)."""
+        check_divisible(x, self.downsampling)
+        return self.layers(x)
+
+
+class ConvDecoder(Rebuildable, nn.Module):
+    """Features back to images; the mirror of :class:`ConvEncoder`, with one residual block more per resolution.
+
+    Args:
+        out_channels: Channels of the images; the command line links it to the data.
+        base_channels: Channels at full resolution.
+        channel_multipliers: As in the encoder, from full to lowest resolution.
+        num_res_blocks: Residual blocks per resolution of the encoder.
+        z_channels: Channels of the features.
+        attention: Self-attention at the lowest resolution.
+        dropout: Dropout inside the residual blocks.
+        out_activation: None (unrestricted), ``tanh`` for images in [-1, 1], ``sigmoid`` for [0, 1].
+
+    Shape:
+        input (B, z_channels, h, w); output (B, out_channels, h * upsampling, w * upsampling).
+    """
+
+    def __init__(
+        self,
+        out_channels: int = 3,
+        base_channels: int = 64,
+        channel_multipliers: tuple[int, ...] = (1, 2, 4),
+        num_res_blocks: int = 2,
+        z_channels: int = 256,
+        attention: bool = False,
+        dropout: float = 0.0,
+        out_activation: OutActivation = None,
+    ) -> None:
+        super().__init__()
+        _check_sizes(base_channels, channel_multipliers, num_res_blocks)
+        self.in_channels, self.out_channels = z_channels, out_channels
+        self.upsampling = 2 ** (len(channel_multipliers) - 1)
+        widths = [base_channels * m for m in reversed(channel_multipliers)]
+        channels = widths[0]
+        layers: list[nn.Module] = [nn.Conv2d(z_channels, channels, 3, padding=1)]
+        layers += _middle(channels, attention, dropout)
+        for level, width in enumerate(widths):
+            if level > 0:
+                layers.append(Upsample(channels))
+            for _ in range(num_res_blocks + 1):
+                layers.append(ResBlock(channels, width, dropout))
+                channels = width
+        layers += [norm(channels), nn.SiLU(), nn.Conv2d(channels, out_channels, 3, padding=1)]
+        self.layers = nn.Sequential(*layers, activation(out_activation))
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Decode features (B, z_channels, h, w)."""
+        return self.layers(z)
+
+
+class ResBlock(nn.Module):
+    """x + conv(swish(norm(conv(swish(norm(x)))))), with a 1x1 convolution on x where the widths differ."""
+
+    def __init__(self, in_channels: int, out_channels: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            norm(in_channels),
+            nn.SiLU(),
+            nn.Conv2d(in_channels, out_channels, 3, padding=1),
+            norm(out_channels),
+            nn.SiLU(),
+            nn.Dropout(dropout),
+            nn.Conv2d(out_channels, out_channels, 3, padding=1),
+        )
+        self.skip = nn.Identity() if in_channels == out_channels else nn.Conv2d(in_channels, out_channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in_channels, H, W) to (B, out_channels, H, W)."""
+        return self.skip(x) + self.body(x)
+
+
+class SelfAttention(nn.Module):
+    """x + proj(attention(norm(x))) over all positions, one head."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = norm(channels)
+        self.qkv = nn.Conv2d(channels, 3 * channels, 1)
+        self.proj = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) to the same shape."""
+        q, k, v = rearrange(self.qkv(self.norm(x)), "b (three c) h w -> three b (h w) c", three=3)
+        y = F.scaled_dot_product_attention(q, k, v)
+        return x + self.proj(rearrange(y, "b (h w) c -> b c h w", h=x.shape[2]))
+
+
+class Downsample(nn.Module):
+    """Halve the size by a strided convolution, padded at the right and bottom alone, as VQ-GAN does."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) to (B, C, H / 2, W / 2)."""
+        return self.conv(F.pad(x, (0, 1, 0, 1)))
+
+
+class Upsample(nn.Module):
+    """Double the size by nearest-neighbour copies and a convolution, which leaves no checkerboard."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) to (B, C, 2H, 2W)."""
+        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+
+
+def norm(channels: int) -> nn.GroupNorm:
+    """Group norm with 32 groups, or the largest number of groups that divides ``channels``."""
+    return nn.GroupNorm(math.gcd(32, channels), channels, eps=1e-6)
+
+
+def activation(name: OutActivation) -> nn.Module:
+    """Return the output activation called ``name``; None leaves the output unrestricted."""
+    choices = {None: nn.Identity, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid}
+    if name not in choices:
+        raise UserError(f"out_activation must be null, tanh or sigmoid, got {name!r}: set --model.decoder.out_activation")
+    return choices[name]()
+
+
+def check_divisible(x: Tensor, factor: int) -> None:
+    """Raise UserError if the height or width of ``x`` (B, C, H, W) is not divisible by ``factor``."""
+    height, width = x.shape[-2:]
+    if height % factor or width % factor:
+        good = max(factor, factor * round(height / factor))
+        raise UserError(
+            f"images of {height}x{width} are not divisible by the encoder's downsampling {factor}: "
+            f"set --data.image_size={good}, or another encoder"
+        )
+
+
+def _middle(channels: int, attention: bool, dropout: float) -> list[nn.Module]:
+    first, last = ResBlock(channels, channels, dropout), ResBlock(channels, channels, dropout)
+    return [first, SelfAttention(channels), last] if attention else [first, last]
+
+
+def _check_sizes(base_channels: int, channel_multipliers: tuple[int, ...], num_res_blocks: int) -> None:
+    if base_channels < 1 or num_res_blocks < 1 or not channel_multipliers or min(channel_multipliers) < 1:
+        raise UserError(
+            "base_channels, num_res_blocks and all channel_multipliers must be at least 1, got "
+            f"{base_channels}, {num_res_blocks}, {list(channel_multipliers)}"
+        )

@@ -1,0 +1,31 @@
+"""Collectives that are no-ops in a single process.
+
+The process group is looked up at each call: Lightning builds models before the group exists, and a decision taken in a
+constructor would silently leave the ranks unsynchronised.
+"""
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def world_size() -> int:
+    """Return the number of processes that train together; 1 without a process group."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def all_sum(x: Tensor) -> Tensor:
+    """Return the sum of ``x`` over all ranks (the same bits on every rank); ``x`` itself in a single process."""
+    if world_size() > 1:
+        x = x.clone()
+        dist.all_reduce(x)
+    return x
+
+
+def all_gather_rows(x: Tensor) -> Tensor:
+    """Concatenate ``x`` (N, ...) of all ranks to (world * N, ...); N must be the same on every rank."""
+    if world_size() == 1:
+        return x
+    gathered = [torch.empty_like(x) for _ in range(world_size())]
+    dist.all_gather(gathered, x.contiguous())
+    return torch.cat(gathered)

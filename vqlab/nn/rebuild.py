@@ -1,0 +1,112 @@
+"""Objects that remember how they were made, so that a checkpoint can make them again.
+
+A checkpoint holds plain data only (it is read with ``weights_only=True``), so a model that was given a quantizer or a
+network stores that part's class path and arguments, the same ``class_path``/``init_args`` form that the YAML configs use.
+"""
+
+import dataclasses
+import importlib
+import inspect
+import sys
+from typing import Any
+
+from torch import nn
+
+from vqlab.errors import UserError
+
+
+class Rebuildable:
+    """Mixin that records the constructor's arguments as ``init_args``.
+
+    Example:
+        >>> class Scale(Rebuildable, nn.Module):
+        ...     def __init__(self, factor: float = 2.0):
+        ...         super().__init__()
+        >>> Scale(3.0).init_args
+        {'factor': 3.0}
+    """
+
+    init_args: dict[str, Any]
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> "Rebuildable":
+        """Record the arguments; ``copy`` and ``pickle`` call this with none and restore the record afterwards."""
+        self = super().__new__(cls)
+        try:
+            bound = inspect.signature(cls).bind_partial(*args, **kwargs)
+            bound.apply_defaults()
+            arguments = bound.arguments
+        except TypeError:
+            arguments = {}  # the constructor is about to raise the same error, with its own words
+        object.__setattr__(self, "init_args", dict(arguments))
+        return self
+
+
+def to_spec(value: Any) -> Any:
+    """Turn a constructor argument into plain data that :func:`from_spec` turns back.
+
+    Args:
+        value: Plain data, a dataclass, a :class:`Rebuildable`, or lists, tuples and dicts of these. Any other module
+            becomes a spec without ``init_args``, which loads only if the caller passes the module again.
+    """
+    if isinstance(value, Rebuildable):
+        return {"class_path": _class_path(value), "init_args": {k: to_spec(v) for k, v in value.init_args.items()}}
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {f.name: to_spec(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {"class_path": _class_path(value), "init_args": fields}
+    if isinstance(value, nn.Module):
+        return {"class_path": _class_path(value)}
+    if isinstance(value, (list, tuple)):
+        return [to_spec(v) for v in value]
+    if isinstance(value, dict):
+        return {k: to_spec(v) for k, v in value.items()}
+    return value
+
+
+def from_spec(spec: Any) -> Any:
+    """Build what :func:`to_spec` described; anything that is no spec comes back as it is.
+
+    Raises:
+        UserError: If the class cannot be found, is not a module or dataclass, or its arguments were not recorded.
+
+    Example:
+        >>> from vqlab.quantizers.fsq import FSQ
+        >>> from_spec(to_spec(FSQ([8, 5, 5, 5]))).num_embeddings
+        1000
+    """
+    if isinstance(spec, list):
+        return [from_spec(v) for v in spec]
+    if not isinstance(spec, dict):
+        return spec
+    if "class_path" not in spec:
+        return {k: from_spec(v) for k, v in spec.items()}
+    cls = find_class(spec["class_path"])
+    if "init_args" not in spec:
+        raise UserError(
+            f"the checkpoint was made with a {spec['class_path']} object whose arguments are not recorded: "
+            f"derive the class from vqlab.nn.rebuild.Rebuildable, or pass the object again, as in vqlab.load(path, encoder=...)"
+        )
+    return cls(**{k: from_spec(v) for k, v in spec["init_args"].items()})
+
+
+def find_class(class_path: str) -> type:
+    """Return the module or dataclass type named by ``class_path``.
+
+    Only vqlab itself is imported on a checkpoint's word; a class of the user's must already be imported, so that a
+    checkpoint cannot make Python import or call what it likes.
+
+    Raises:
+        UserError: If there is no such class, or it is neither an ``nn.Module`` nor a dataclass.
+    """
+    module_name, _, name = class_path.rpartition(".")
+    try:
+        module = importlib.import_module(module_name) if module_name.startswith("vqlab.") else sys.modules[module_name]
+        cls = getattr(module, name)
+    except (KeyError, ImportError, AttributeError):
+        raise UserError(f"the checkpoint names the class {class_path}: import its module before loading") from None
+    if not isinstance(cls, type) or not (issubclass(cls, nn.Module) or dataclasses.is_dataclass(cls)):
+        raise UserError(f"the checkpoint names {class_path}, which is neither a module nor a dataclass: refused")
+    return cls
+
+
+def _class_path(value: Any) -> str:
+    return f"{type(value).__module__}.{type(value).__qualname__}"

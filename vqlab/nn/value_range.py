@@ -1,0 +1,62 @@
+"""What a pixel's number means: the value range that data and models share."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from vqlab.errors import UserError
+
+
+@dataclass(frozen=True)
+class ValueRange:
+    """An affine map between [0, 1] images and the numbers a model sees.
+
+    Args:
+        kind: ``unit`` is [0, 1], ``signed`` is [-1, 1], ``standardized`` is (x - mean) / std per channel.
+        mean: Per-channel mean of [0, 1] images; used by ``standardized`` alone.
+        std: Per-channel standard deviation of [0, 1] images; used by ``standardized`` alone.
+
+    Raises:
+        UserError: If ``standardized`` lacks a mean or has a std that is not positive.
+
+    Example:
+        >>> signed = ValueRange("signed")
+        >>> signed.encode(torch.tensor([0.0, 0.5, 1.0])).tolist()
+        [-1.0, 0.0, 1.0]
+        >>> signed.decode(torch.tensor([-1.0, 0.0, 3.0])).tolist()
+        [0.0, 0.5, 1.0]
+    """
+
+    kind: Literal["unit", "signed", "standardized"] = "signed"
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("unit", "signed", "standardized"):
+            raise UserError(f"value_range must be unit, signed or standardized, got {self.kind!r}")
+        # Checkpoints hand lists back; tuples keep the range hashable and comparable.
+        object.__setattr__(self, "mean", tuple(self.mean))
+        object.__setattr__(self, "std", tuple(self.std))
+        if self.kind == "standardized" and (not self.mean or len(self.mean) != len(self.std) or min(self.std) <= 0):
+            raise UserError("value_range=standardized needs one mean and one positive std per channel")
+
+    def encode(self, image: Tensor) -> Tensor:
+        """Map float images (..., C, H, W) from [0, 1] into this range."""
+        shift, scale = self._affine(image)
+        return (image - shift) / scale
+
+    def decode(self, x: Tensor) -> Tensor:
+        """Map images (..., C, H, W) from this range to [0, 1]; what lies outside is clamped."""
+        shift, scale = self._affine(x)
+        return (x * scale + shift).clamp(0, 1)
+
+    def _affine(self, like: Tensor) -> tuple[Tensor | float, Tensor | float]:
+        if self.kind == "unit":
+            return 0.0, 1.0
+        if self.kind == "signed":
+            return 0.5, 0.5
+        mean = torch.tensor(self.mean, dtype=like.dtype, device=like.device)
+        std = torch.tensor(self.std, dtype=like.dtype, device=like.device)
+        return mean[:, None, None], std[:, None, None]

@@ -1,0 +1,31 @@
+"""How a gradient passes the quantizer: straight-through or rotation."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def straight_through(z: Tensor, q: Tensor) -> Tensor:
+    """Return ``q`` (N, D) with dq/dz = identity (Bengio et al. 2013, arXiv:1308.3432)."""
+    return q + (z - z.detach())  # adds an exact zero, so the value is q to the last bit
+
+
+def rotation_trick(z: Tensor, q: Tensor, eps: float = 1e-6) -> Tensor:
+    """Return ``q`` (N, D) with dq/dz = (|q|/|z|) R, R the rotation that takes z/|z| to q/|q|, held constant.
+
+    Fifty et al. 2024, arXiv:2410.06424, equation 4: with r = (z^ + q^) / |z^ + q^|,
+    R = I - 2 r r^T + 2 q^ z^T. R does not exist where z = 0 or q = -z (r has no direction); there the gradient is
+    straight-through.
+    """
+    with torch.no_grad():
+        z_norm, q_norm = z.norm(dim=1, keepdim=True), q.norm(dim=1, keepdim=True)
+        z_unit, q_unit = F.normalize(z, dim=1), F.normalize(q, dim=1)
+        r = z_unit + q_unit
+        exists = (z_norm > eps) & (q_norm > eps) & (r.norm(dim=1, keepdim=True) > eps)
+        r = F.normalize(r, dim=1)
+        scale = q_norm / z_norm.clamp_min(eps)
+    rotated = scale * (
+        z - 2 * r * (r * z).sum(1, keepdim=True) + 2 * q_unit * (z_unit * z).sum(1, keepdim=True)
+    )
+    carrier = torch.where(exists, rotated, z)
+    return q + (carrier - carrier.detach())

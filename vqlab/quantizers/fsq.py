@@ -1,0 +1,74 @@
+"""Finite scalar quantization (Mentzer et al. 2023, arXiv:2309.15505)."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from vqlab.errors import UserError
+from vqlab.quantizers.base import Quantizer, QuantizerOutput, from_rows, to_rows
+from vqlab.quantizers.estimators import straight_through
+
+
+class FSQ(Quantizer):
+    """Round each of D bounded channels to a fixed number of levels; there is no codebook to learn or to collapse.
+
+    Channel i is squashed by tanh to the range of its L_i levels and rounded (paper, section 3.1 and appendix A.1, with
+    the half-step shift that even level counts need); codes are scaled to [-1, 1]. Index = mixed-radix number of the
+    levels, in integers, so it is exact at any precision.
+
+    Args:
+        levels: Number of levels per channel, each at least 2; D = len(levels), K = their product.
+
+    Shape:
+        input (B, D, *spatial); quantized (B, D, *spatial) in [-1, 1]; indices (B, *spatial) int64 in [0, K).
+
+    Raises:
+        UserError: If there is no level, one is below 2, or K exceeds 2^62.
+
+    Example:
+        >>> fsq = FSQ([8, 5, 5, 5])
+        >>> out = fsq(torch.randn(2, 4, 8, 8))
+        >>> fsq.num_embeddings, tuple(out.indices.shape), torch.equal(fsq.decode(out.indices), out.quantized)
+        (1000, (2, 8, 8), True)
+    """
+
+    def __init__(self, levels: list[int] | tuple[int, ...] = (8, 5, 5, 5)) -> None:
+        super().__init__()
+        if not levels or min(levels) < 2:
+            raise UserError(f"levels must all be at least 2, got {list(levels)}: set --model.quantizer.levels=[8,5,5,5]")
+        if math.prod(levels) > 2**62:
+            raise UserError(f"levels {list(levels)} make more codes than an int64 index holds: use fewer or smaller levels")
+        self.embedding_dim = len(levels)
+        self.num_embeddings = math.prod(levels)
+        self.levels: Tensor
+        self.basis: Tensor
+        self.register_buffer("levels", torch.tensor(levels), persistent=False)
+        basis = [math.prod(levels[:i]) for i in range(len(levels))]
+        self.register_buffer("basis", torch.tensor(basis), persistent=False)
+
+    def forward(self, z: Tensor) -> QuantizerOutput:
+        """Quantize ``z`` (B, D, *spatial); the loss is zero."""
+        with torch.autocast(z.device.type, enabled=False):
+            bounded = self._bound(to_rows(z, self.embedding_dim))
+            digits = bounded.detach().round().long() + self.levels // 2
+            digits = digits.clamp_min(0).minimum(self.levels - 1)  # the bound's margin of 0.1% is a step at 1000 levels
+            codes = straight_through(bounded / (self.levels // 2), self._codes(digits, bounded.dtype))
+            indices = (digits * self.basis).sum(1)
+        return QuantizerOutput(from_rows(codes, z), indices.reshape(z.shape[0], *z.shape[2:]), z.new_zeros(()))
+
+    def decode(self, indices: Tensor) -> Tensor:
+        """Return the codes (B, D, *spatial) in [-1, 1] of ``indices`` (B, *spatial)."""
+        digits = indices.unsqueeze(-1) // self.basis % self.levels
+        return self._codes(digits, torch.get_default_dtype()).movedim(-1, 1)
+
+    def _bound(self, z: Tensor) -> Tensor:
+        """Squash to (-(L-1)/2, (L-1)/2), shifted by half a step where L is even so that rounding gives L values."""
+        half = (self.levels - 1) * (1 + 1e-3) / 2
+        offset = torch.where(self.levels % 2 == 0, 0.5, 0.0).to(z.dtype)
+        shift = (offset / half).atanh()
+        return (z + shift).tanh() * half - offset
+
+    def _codes(self, digits: Tensor, dtype: torch.dtype) -> Tensor:
+        half = self.levels // 2
+        return (digits - half).to(dtype) / half

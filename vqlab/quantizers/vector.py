@@ -1,0 +1,222 @@
+"""Vector quantization with a learnt codebook (van den Oord et al. 2017, arXiv:1711.00937)."""
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vqlab.errors import UserError
+from vqlab.nn.distributed import all_sum
+from vqlab.quantizers.base import CodeStats, Quantizer, QuantizerOutput, from_rows, to_rows
+from vqlab.quantizers.estimators import rotation_trick, straight_through
+from vqlab.quantizers.lottery import draw, gather_lowest
+from vqlab.quantizers.search import nearest_code
+
+KMEANS_ITERATIONS = 10
+KMEANS_ROWS_PER_CODE = 32  # more rows than this per code do not change the centres visibly
+REVIVALS_PER_STEP = 512
+
+
+class VectorQuantizer(Quantizer):
+    """Replace each vector by the nearest of K learnt codes.
+
+    loss = commitment_weight * mean |z - sg(e)|^2, plus mean |sg(z) - e|^2 if the codebook learns by gradient (paper,
+    equation 3). With ``codebook_update="ema"`` the codebook is the running mean of its vectors instead (appendix A.1):
+    N_k <- decay N_k + (1 - decay) n_k, m_k <- decay m_k + (1 - decay) sum z, e_k = m_k / N_k, with n_k, z over the global
+    batch. N_k starts from the real counts of the initialisation and not from a constant.
+
+    A code that no vector of the last ``revive_after`` global batches chose is dead and takes the place of a vector
+    drawn by lot from the current global batch. Statistics, initialisation and revival are the same on all ranks, and
+    the same as those of one process with the whole batch.
+
+    Args:
+        num_embeddings: Number of codes, K.
+        embedding_dim: Dimension of a code, D.
+        commitment_weight: Weight of the commitment loss (beta in the paper).
+        codebook_update: ``ema`` (running means) or ``loss`` (gradient of the codebook loss).
+        ema_decay: Decay of the running means, per optimizer step.
+        estimator: Gradient through the quantizer: ``ste`` (straight-through) or ``rotation`` (Fifty et al. 2024).
+        distance: ``euclidean``, or ``cosine``: vectors and codes are normalised to length 1 (Yu et al. 2021).
+        init: ``kmeans`` (Lloyd iterations on the first global batch), ``data`` (vectors of that batch), or ``uniform`` in
+            (-1/K, 1/K), the common default of published code, which is known to collapse.
+        revive_after: Global batches without a hit after which a code is revived; null never revives.
+        seed: Seed of the initialisation and of revival's lots.
+
+    Shape:
+        input (B, D, *spatial); quantized (B, D, *spatial); indices (B, *spatial) int64 in [0, K). Inside, everything is
+        float32 at least, under any autocast.
+
+    Raises:
+        UserError: If a size is below 1, a weight is negative, or the decay lies outside [0, 1).
+
+    Example:
+        >>> quantizer = VectorQuantizer(num_embeddings=16, embedding_dim=4)
+        >>> out = quantizer(torch.randn(2, 4, 8, 8))
+        >>> tuple(out.quantized.shape), tuple(out.indices.shape), out.indices.dtype
+        ((2, 4, 8, 8), (2, 8, 8), torch.int64)
+        >>> torch.equal(quantizer.eval().decode(out.indices).argmax(), quantizer.decode(out.indices).argmax())
+        True
+    """
+
+    def __init__(
+        self,
+        num_embeddings: int = 512,
+        embedding_dim: int = 64,
+        commitment_weight: float = 0.25,
+        codebook_update: Literal["ema", "loss"] = "ema",
+        ema_decay: float = 0.99,
+        estimator: Literal["ste", "rotation"] = "ste",
+        distance: Literal["euclidean", "cosine"] = "euclidean",
+        init: Literal["kmeans", "data", "uniform"] = "kmeans",
+        revive_after: int | None = 5,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        for name, value in (("num_embeddings", num_embeddings), ("embedding_dim", embedding_dim)):
+            if value < 1:
+                raise UserError(f"{name} must be at least 1, got {value}: set --model.quantizer.{name}=512")
+        if revive_after is not None and revive_after < 1:
+            raise UserError(f"revive_after must be at least 1 batch, or null to never revive, got {revive_after}")
+        if commitment_weight < 0:
+            raise UserError(f"commitment_weight must not be negative, got {commitment_weight}: 0.25 is the paper's value")
+        if not 0 <= ema_decay < 1:
+            raise UserError(f"ema_decay must lie in [0, 1), got {ema_decay}: 0.99 is the usual value")
+        for name, value, choices in (
+            ("codebook_update", codebook_update, ("ema", "loss")),
+            ("estimator", estimator, ("ste", "rotation")),
+            ("distance", distance, ("euclidean", "cosine")),
+            ("init", init, ("kmeans", "data", "uniform")),
+        ):
+            if value not in choices:
+                raise UserError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
+        self.num_embeddings, self.embedding_dim = num_embeddings, embedding_dim
+        self.commitment_weight, self.codebook_update, self.ema_decay = commitment_weight, codebook_update, ema_decay
+        self.estimator, self.distance, self.init = estimator, distance, init
+        self.revive_after, self.seed = revive_after, seed
+
+        generator = torch.Generator().manual_seed(seed)
+        codebook = (2 * torch.rand(num_embeddings, embedding_dim, generator=generator) - 1) / num_embeddings
+        if distance == "cosine":
+            codebook = F.normalize(codebook, dim=1)
+        self.codebook: Tensor
+        if codebook_update == "loss":
+            self.codebook = nn.Parameter(codebook)
+        else:
+            self.register_buffer("codebook", codebook)
+            self.ema_sums: Tensor
+            self.ema_counts: Tensor
+            self.register_buffer("ema_sums", codebook.clone())
+            self.register_buffer("ema_counts", torch.ones(num_embeddings))
+        self.age: Tensor
+        self.steps: Tensor
+        self.initialized: Tensor
+        self.register_buffer("age", torch.zeros(num_embeddings, dtype=torch.int64))  # batches since the last hit
+        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("initialized", torch.tensor(init == "uniform"))
+        self._read_flags()
+        self.register_load_state_dict_post_hook(lambda module, _: module._read_flags())
+
+    def _read_flags(self) -> None:
+        """Keep plain-Python copies of two buffers: reading a buffer would wait for the GPU in every forward."""
+        self._initialized, self._step = bool(self.initialized), int(self.steps)
+
+    def forward(self, z: Tensor) -> QuantizerOutput:
+        """Quantize ``z`` (B, D, *spatial)."""
+        with torch.autocast(z.device.type, enabled=False):
+            rows = self._normalize(to_rows(z, self.embedding_dim))
+            if self.training and not self._initialized:
+                self._initialize(rows.detach())
+            codebook = self._normalize(self.codebook)
+            indices = nearest_code(rows.detach(), codebook.detach())
+            codes = codebook[indices]
+
+            commitment = F.mse_loss(rows, codes.detach())
+            loss, terms = self.commitment_weight * commitment, {"commitment_loss": commitment.detach()}
+            if self.codebook_update == "loss":
+                codebook_loss = F.mse_loss(codes, rows.detach())
+                loss, terms["codebook_loss"] = loss + codebook_loss, codebook_loss.detach()
+            estimate = straight_through if self.estimator == "ste" else rotation_trick
+            quantized = estimate(rows, codes.detach())
+
+            stats = self._stats(rows.detach(), indices) if self.training else None
+            if stats is not None and self.auto_update:
+                self.update(stats)
+        return QuantizerOutput(
+            from_rows(quantized, z), indices.reshape(z.shape[0], *z.shape[2:]), loss, terms, stats
+        )
+
+    def decode(self, indices: Tensor) -> Tensor:
+        """Return the codes (B, D, *spatial) of ``indices`` (B, *spatial)."""
+        return self._normalize(self.codebook)[indices].movedim(-1, 1)
+
+    @torch.no_grad()
+    def update(self, stats: CodeStats) -> Tensor | None:
+        """Take in the statistics of one optimizer step: running means, ages, revival; the same on all ranks.
+
+        Returns:
+            (K,) bool mask of the codes that were revived; an optimizer must forget its moments of these rows.
+        """
+        packed = all_sum(torch.cat([stats.sums, stats.counts[:, None]], 1))
+        sums, counts = packed[:, :-1], packed[:, -1]
+        self.steps += 1
+        self._step += 1
+        if self.codebook_update == "ema":
+            self.ema_counts.lerp_(counts, 1 - self.ema_decay)
+            self.ema_sums.lerp_(sums, 1 - self.ema_decay)
+            means = self._normalize(self.ema_sums / self.ema_counts.clamp_min(1e-30)[:, None])
+            # The counts of a code that is never hit underflow after some thousand steps; it keeps its place.
+            self.codebook.copy_(torch.where(self.ema_counts[:, None] > 1e-12, means, self.codebook))
+        self.age.copy_(torch.where(counts > 0, 0, self.age + 1))
+        return None if self.revive_after is None else self._revive(stats)
+
+    def _revive(self, stats: CodeStats) -> Tensor:
+        """Put dead codes, oldest index first, where the lots fell; no step of this waits for the GPU."""
+        candidates, lots = gather_lowest(stats.candidates, stats.lots, len(stats.lots))
+        dead = self.age >= (self.revive_after or 0)
+        place = dead.cumsum(0) - 1  # the n-th dead code takes the n-th candidate
+        slot = place.clamp(0, len(lots) - 1)
+        revived = dead & (place < len(lots)) & lots[slot].isfinite()
+        mask, new = revived[:, None], candidates[slot]
+        self.codebook.data.copy_(torch.where(mask, new, self.codebook))
+        self.age.masked_fill_(revived, 0)
+        if self.codebook_update == "ema":  # else the old sums would pull the code back at the next step
+            self.ema_sums.copy_(torch.where(mask, new, self.ema_sums))
+            self.ema_counts.masked_fill_(revived, 1.0)
+        return revived
+
+    def _stats(self, rows: Tensor, indices: Tensor) -> CodeStats:
+        counts = torch.bincount(indices, minlength=self.num_embeddings).to(rows.dtype)
+        sums = torch.zeros_like(self.codebook, requires_grad=False)
+        if self.codebook_update == "ema":
+            sums = sums.index_add(0, indices, rows)
+        num = 0 if self.revive_after is None else min(self.num_embeddings, REVIVALS_PER_STEP)
+        candidates, lots = draw(rows, num, self.seed + self._step)
+        return CodeStats(counts, sums, candidates, lots)
+
+    @torch.no_grad()
+    def _initialize(self, rows: Tensor) -> None:
+        """Set the codebook from the first global batch: drawn vectors, then Lloyd iterations if ``init`` says so."""
+        total = int(all_sum(torch.tensor(len(rows), device=rows.device)))
+        if self.init == "kmeans":
+            num = min(total, KMEANS_ROWS_PER_CODE * self.num_embeddings)
+        else:
+            num = min(total, self.num_embeddings)
+        sample, _ = gather_lowest(*draw(rows, num, self.seed), num)  # sorted by lot: one order on all ranks
+        # With fewer vectors than codes the vectors repeat; the copies are never nearest and are revived later.
+        codes = sample[torch.arange(self.num_embeddings, device=rows.device) % len(sample)]
+        for _ in range(KMEANS_ITERATIONS if self.init == "kmeans" else 0):
+            indices = nearest_code(sample, codes)
+            counts = torch.bincount(indices, minlength=self.num_embeddings)
+            means = torch.zeros_like(codes).index_add(0, indices, sample) / counts.clamp_min(1)[:, None]
+            codes = self._normalize(torch.where(counts[:, None] > 0, means, codes))
+        self.codebook.data.copy_(codes)
+        if self.codebook_update == "ema":
+            counts = all_sum(torch.bincount(nearest_code(rows, codes), minlength=self.num_embeddings))
+            self.ema_counts.copy_(counts.clamp_min(1))
+            self.ema_sums.copy_(codes * self.ema_counts[:, None])
+        self.initialized.fill_(True)
+        self._initialized = True
+
+    def _normalize(self, rows: Tensor) -> Tensor:
+        return F.normalize(rows, dim=1) if self.distance == "cosine" else rows

@@ -1,0 +1,39 @@
+"""Stop at the first loss that is not a number, before it reaches the weights."""
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from vqlab.errors import UserError
+from vqlab.nn.distributed import world_size
+
+
+class NonFiniteError(UserError):
+    """A loss term became NaN or infinite; ``terms`` names which."""
+
+    def __init__(self, terms: list[str], batch_idx: int, step: int) -> None:
+        self.terms, self.batch_idx, self.step = terms, batch_idx, step
+        super().__init__(
+            f"{', '.join(terms)} is NaN or infinite at batch {batch_idx} (step {step}), the weights are as before it: "
+            f"lower --model.lr, or look at the data of this batch"
+        )
+
+
+def require_finite(terms: dict[str, Tensor], batch_idx: int, step: int) -> None:
+    """Raise :class:`NonFiniteError` on all ranks if a term (scalar tensor) is not finite on any rank.
+
+    Every rank must call this at the same place with the same terms. One comparison is read back per step.
+
+    Example:
+        >>> require_finite({"rec_loss": torch.tensor(float("nan"))}, batch_idx=7, step=7)
+        Traceback (most recent call last):
+        ...
+        vqlab.training.finite.NonFiniteError: rec_loss is NaN or infinite at batch 7 (step 7), ...
+    """
+    bad = ~torch.stack([term.detach().float() for term in terms.values()]).isfinite()
+    if world_size() > 1:
+        bad = bad.to(torch.uint8)
+        dist.all_reduce(bad, op=dist.ReduceOp.MAX)
+    names = [name for name, is_bad in zip(terms, bad.tolist(), strict=True) if is_bad]
+    if names:
+        raise NonFiniteError(names, batch_idx, step)

@@ -1,0 +1,71 @@
+"""Learning-rate schedules, counted in optimizer steps."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from vqlab.errors import UserError
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A factor on the learning rate: linear warm-up, then the named decay.
+
+    Args:
+        kind: ``constant``; ``cosine`` or ``linear`` from 1 down to ``final_factor`` at ``total_steps``; ``step``
+            (times ``gamma`` every ``decay_steps``); ``exponential`` (the same, continuously).
+        warmup_steps: Steps of linear warm-up from 0.
+        total_steps: Where cosine and linear end; null takes the length of the training.
+        final_factor: Lowest factor of cosine and linear.
+        decay_steps: Steps per factor of ``gamma``.
+        gamma: Decay of ``step`` and ``exponential``.
+
+    Raises:
+        UserError: If a count is negative, or ``decay_steps`` or ``gamma`` is not positive.
+
+    Example:
+        >>> schedule = Schedule("cosine", warmup_steps=10, total_steps=110)
+        >>> [round(schedule.factor(step), 3) for step in (0, 4, 9, 60, 110)]
+        [0.1, 0.5, 1.0, 0.5, 0.0]
+    """
+
+    kind: Literal["constant", "cosine", "linear", "step", "exponential"] = "constant"
+    warmup_steps: int = 0
+    total_steps: int | None = None
+    final_factor: float = 0.0
+    decay_steps: int = 1000
+    gamma: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("constant", "cosine", "linear", "step", "exponential"):
+            raise UserError(f"schedule.kind must be constant, cosine, linear, step or exponential, got {self.kind!r}")
+        if self.warmup_steps < 0 or (self.total_steps is not None and self.total_steps <= self.warmup_steps):
+            raise UserError(
+                f"schedule.warmup_steps must lie in 0 .. total_steps - 1, got {self.warmup_steps} of {self.total_steps}"
+            )
+        if self.decay_steps < 1 or self.gamma <= 0:
+            raise UserError("schedule.decay_steps must be at least 1 and schedule.gamma above 0")
+
+    def factor(self, step: int, training_steps: float = math.inf) -> float:
+        """Return the factor for the optimizer step with index ``step`` (0 is the first).
+
+        Args:
+            step: Index of the step.
+            training_steps: Length of the training, used where ``total_steps`` is not set; infinite means no decay.
+        """
+        if step < self.warmup_steps:
+            return (step + 1) / self.warmup_steps
+        after = step - self.warmup_steps
+        total = training_steps if self.total_steps is None else self.total_steps
+        progress = min(1.0, after / max(1, total - self.warmup_steps))
+        match self.kind:
+            case "cosine":
+                return self.final_factor + (1 - self.final_factor) * (1 + math.cos(math.pi * progress)) / 2
+            case "linear":
+                return 1 + (self.final_factor - 1) * progress
+            case "step":
+                return self.gamma ** (after // self.decay_steps)
+            case "exponential":
+                return self.gamma ** (after / self.decay_steps)
+            case _:
+                return 1.0

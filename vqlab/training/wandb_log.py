@@ -1,0 +1,48 @@
+"""Weights & Biases without questions: online if a key is configured, else offline."""
+
+import netrc
+import os
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.utilities import rank_zero_info
+
+
+def wandb_logger(run_folder: str | Path, project: str, mode: str) -> WandbLogger | None:
+    """Return a logger that writes below ``run_folder``; None if ``mode`` is ``disabled``.
+
+    Args:
+        run_folder: The run's folder; its name becomes the run's name.
+        project: W&B project.
+        mode: ``auto`` (``WANDB_MODE``, else online with a key and offline without), ``online``, ``offline`` or ``disabled``.
+    """
+    if mode == "auto":
+        mode = os.environ.get("WANDB_MODE") or ("online" if _has_key() else "offline")
+    if mode == "disabled":
+        return None
+    folder = Path(run_folder)
+    if mode == "online":
+        try:
+            return _logger(Path(run_folder), project, "online")
+        except Exception as error:  # wandb raises several unrelated types; whichever it is, the run must go on
+            rank_zero_info(f"wandb could not go online ({str(error).splitlines()[0]}); logging offline")
+    return _logger(Path(run_folder), project, "offline")
+
+
+def _logger(folder: Path, project: str, mode: Any) -> WandbLogger:
+    import wandb
+
+    folder.mkdir(parents=True, exist_ok=True)
+    settings = wandb.Settings(silent=mode == "offline", init_timeout=30)
+    run = wandb.init(project=project, name=folder.name, dir=folder, mode=mode, settings=settings)
+    return WandbLogger(experiment=run)
+
+
+def _has_key() -> bool:
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    try:
+        return netrc.netrc().authenticators("api.wandb.ai") is not None
+    except (FileNotFoundError, netrc.NetrcParseError):
+        return False

@@ -1,0 +1,61 @@
+"""Files that appear whole or not at all."""
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+
+from vqlab.errors import UserError
+
+
+@contextmanager
+def write_whole(path: str | Path) -> Iterator[IO[bytes]]:
+    """Open a binary file that takes the place of ``path`` when the block ends, and vanishes if it fails.
+
+    Raises:
+        UserError: If the disk is full or the folder cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> with write_whole(folder / "a.txt") as file:
+        ...     _ = file.write(b"whole")
+        >>> [(p.name, p.read_text()) for p in folder.iterdir()]
+        [('a.txt', 'whole')]
+    """
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(partial, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except BaseException as error:
+        partial.unlink(missing_ok=True)
+        # torch.save reports a full disk as a RuntimeError raised while the OSError is handled.
+        cause = error if isinstance(error, OSError) else error.__context__
+        if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise UserError(f"no space left for {path}: free some, or set --runs to a folder on another disk") from error
+        if isinstance(cause, OSError) and cause.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
+            raise UserError(f"{path} cannot be written ({cause.strerror}): set --runs to a folder of yours") from error
+        raise
+
+
+class WholeCheckpointIO(TorchCheckpointIO):
+    """Lightning's checkpoint files, written beside the old one and put in its place by one rename.
+
+    A run that is killed, or that finds the disk full, while it writes keeps the checkpoint before.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Write ``checkpoint`` to ``path``."""
+        import torch
+
+        with write_whole(path) as file:
+            torch.save(checkpoint, file)
