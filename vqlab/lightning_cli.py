@@ -184,6 +184,8 @@ class CLI(LightningCLI):
     def before_fit(self) -> None:
         """Check a checkpoint before it is resumed, and say which value wins where it differs from now."""
         rank_zero_info(f"run folder: {self.run_folder}")
+        for torn in self.run_folder.rglob(".*.partial") if self.trainer.is_global_zero else ():
+            torn.unlink()  # what a killed run was writing
         path = self._get(self.config, "ckpt_path")
         if not path:
             return

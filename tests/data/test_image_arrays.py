@@ -48,7 +48,7 @@ def test_constructor_reads_headers_only(tmp_path, monkeypatch):
 
 def test_rectangles_need_a_size(tmp_path):
     path = save(tmp_path, x=pixels(10, 20, 30, 3))
-    with pytest.raises(UserError, match="20 x 30 pixels, not square: set --data.image_size=20"):
+    with pytest.raises(UserError, match=r"20 x 30 pixels, not square: set --data.image_size=20"):
         ImageArrays(path)
     assert next(iter(ImageArrays(path, image_size=16, batch_size=2).train_dataloader()))["image"].shape[-2:] == (16, 16)
 
@@ -56,12 +56,12 @@ def test_rectangles_need_a_size(tmp_path):
 def test_test_split(tmp_path):
     path, test = save(tmp_path, x=pixels(10, 8, 8, 3)), save(tmp_path, "test.npz", x=pixels(6, 8, 8, 3))
     assert len(ImageArrays(path, test_path=test).test_dataloader().dataset) == 6
-    with pytest.raises(UserError, match="no test images: set --data.test_path"):
+    with pytest.raises(UserError, match=r"no test images: set --data.test_path"):
         ImageArrays(path).test_dataloader()
     grey = save(tmp_path, "grey.npz", x=pixels(6, 8, 8))
     with pytest.raises(UserError, match=r"shape \(8, 8\).*set --data.test_path"):
         ImageArrays(path, test_path=grey)
-    with pytest.raises(UserError, match="none.npz is not a file: set --data.test_path"):
+    with pytest.raises(UserError, match=r"none.npz is not a file: set --data.test_path"):
         ImageArrays(path, test_path="none.npz")
 
 
@@ -101,7 +101,7 @@ def test_bad_arrays_are_named_in_one_line(tmp_path, arrays, message):
 @pytest.mark.parametrize("name", ["a.npz", "a.npy"])
 def test_damaged_files_are_named(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(UserError, match="cannot be read as NumPy arrays: save it again, or set --data.path"):
+    with pytest.raises(UserError, match=r"cannot be read as NumPy arrays: save it again, or set --data.path"):
         ImageArrays(str(tmp_path / name))
 
 
@@ -109,11 +109,11 @@ def test_truncated_file_is_named(tmp_path):
     path = save(tmp_path, x=pixels(50, 8, 8))
     whole = (tmp_path / "some.npz").read_bytes()
     (tmp_path / "some.npz").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(UserError, match=r"cannot be read"):
         ImageArrays(path).setup("fit")
 
 
 @pytest.mark.parametrize("fraction", [0.0, 1.0, -0.5])
 def test_val_fraction_is_checked(tmp_path, fraction):
-    with pytest.raises(UserError, match="val_fraction must be between 0 and 1"):
+    with pytest.raises(UserError, match=r"val_fraction must be between 0 and 1"):
         ImageArrays(save(tmp_path, x=pixels(4, 8, 8)), val_fraction=fraction)

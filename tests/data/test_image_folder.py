@@ -67,7 +67,7 @@ def test_split_folders_are_the_splits(tmp_path):
     assert (data.num_classes, data.train_size) == (2, 6)
     assert data._test.labels.tolist() == [0, 1]
     paint(tmp_path / "val" / "horse" / "1.png")
-    with pytest.raises(UserError, match="val holds horse, no class of the training images"):
+    with pytest.raises(UserError, match=r"val holds horse, no class of the training images"):
         folder(tmp_path).setup("fit")
 
 
@@ -105,7 +105,7 @@ def test_corrupt_files_are_named_or_left_out(tmp_path, caplog):
     assert all(name in caplog.text for name in ("cut.png", "empty.jpg", "text.webp"))
     # Not verified, a damaged file is named when its turn comes.
     careless = folder(tmp_path, val_fraction=0.5, seed=3, verify=False)
-    with pytest.raises(UserError, match="remove it, or pass --data.skip_corrupt=true"):
+    with pytest.raises(UserError, match=r"remove it, or pass --data.skip_corrupt=true"):
         list(careless.train_dataloader()) + list(careless.val_dataloader())
 
 
@@ -115,7 +115,7 @@ def test_only_five_corrupt_files_are_listed_and_none_sound_is_an_error(tmp_path)
     with pytest.raises(UserError, match=r"^7 of 7 images .*, \.\.\.\)") as error:
         folder(tmp_path, val_fraction=0.1).setup("fit")
     assert str(error.value).count(".png") == 5
-    with pytest.raises(UserError, match="none of 7 images"):
+    with pytest.raises(UserError, match=r"none of 7 images"):
         folder(tmp_path, val_fraction=0.1, skip_corrupt=True).setup("fit")
 
 
@@ -131,7 +131,7 @@ def test_many_files_show_progress(tmp_path, monkeypatch, capsys):
 def test_missing_and_empty_folders_are_named_at_once(tmp_path, make, message):
     if make:
         (tmp_path / "here").mkdir()
-    with pytest.raises(UserError, match=f"here {message}.*set --data.path"):
+    with pytest.raises(UserError, match=rf"here {message}.*set --data.path"):
         ImageFolder(str(tmp_path / "here"))
 
 

@@ -1,5 +1,6 @@
 """A run that stops anywhere and is resumed sees the batches that an uninterrupted run sees."""
 
+from itertools import chain
 from pathlib import Path
 
 import lightning
@@ -162,4 +163,4 @@ def test_place_survives_another_number_of_devices():
         resumed.load_state_dict(stopped.state_dict())
     rest = [sorted(a + b) for a, b in zip(*map(batches, ranks), strict=True)]
     assert rest == [sorted(batch) for batch in batches(loader())[2:]]
-    assert not set(sum(first, [])) & set(sum(rest, []))
+    assert not set(chain(*first)) & set(chain(*rest))

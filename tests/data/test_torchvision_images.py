@@ -107,14 +107,14 @@ def test_cifar10_reads_torchvisions_files_and_resizes(tmp_path, small, offline, 
 def test_damaged_files_are_named(tmp_path, small, monkeypatch):
     write_cifar10(tmp_path, monkeypatch)
     (tmp_path / "cifar-10-batches-py" / "data_batch_3").write_bytes(b"cut")
-    with pytest.raises(UserError, match="CIFAR10 is not, or not whole, in .*cifar-10-batches-py"):
+    with pytest.raises(UserError, match=r"CIFAR10 is not, or not whole, in .*cifar-10-batches-py"):
         CIFAR10(str(tmp_path), val_size=5, download=False).prepare_data()
 
 
 @pytest.mark.parametrize("source", [CIFAR10, MNIST, FashionMNIST])
 def test_failed_download_is_one_line_and_leaves_nothing(tmp_path, offline, source):
     before = socket.getdefaulttimeout()
-    with pytest.raises(UserError, match=f"{source.__name__} could not be downloaded .*--data Photos") as error:
+    with pytest.raises(UserError, match=rf"{source.__name__} could not be downloaded .*--data Photos") as error:
         source(str(tmp_path / "new")).prepare_data()
     assert "\n" not in str(error.value)
     assert "ImageArrays --data.path FILE.npz" in str(error.value)
@@ -161,7 +161,7 @@ def test_download_appears_whole_or_not_at_all(tmp_path, small, monkeypatch, brok
     monkeypatch.setattr(urllib.request, "urlopen", answer)
     data = MNIST(str(tmp_path / "data"), val_size=5)
     if broken:
-        with pytest.raises(UserError, match="timed out"):
+        with pytest.raises(UserError, match=r"timed out"):
             data.prepare_data()
         assert list((tmp_path / "data").iterdir()) == []
     else:
@@ -171,10 +171,27 @@ def test_download_appears_whole_or_not_at_all(tmp_path, small, monkeypatch, brok
         assert [file.name for file in (tmp_path / "data").iterdir()] == ["MNIST"]
 
 
+def test_archives_put_there_by_hand_are_unpacked_without_network(tmp_path, small, offline, monkeypatch):
+    write_mnist(tmp_path)
+    resources = []
+    for file in list((tmp_path / "MNIST" / "raw").iterdir()):
+        archive = file.with_name(f"{file.name}.gz")
+        archive.write_bytes(gzip.compress(file.read_bytes()))
+        resources.append((archive.name, md5(archive.read_bytes()).hexdigest()))
+        file.unlink()
+    monkeypatch.setattr(datasets.MNIST, "resources", resources)
+    data = MNIST(str(tmp_path), val_size=5)
+    data.prepare_data()
+    data.setup("fit")
+    assert len(data._train_val[0]) == 25
+    assert not offline
+    assert [file.name for file in tmp_path.iterdir()] == ["MNIST"]
+
+
 def test_without_download_missing_data_are_named(tmp_path, offline):
-    with pytest.raises(UserError, match="set --data.path to .* --data.download=true; without a network .*Photos"):
+    with pytest.raises(UserError, match=r"set --data.path to .* --data.download=true; without a network .*Photos"):
         MNIST(str(tmp_path), download=False).prepare_data()
-    with pytest.raises(UserError, match="MNIST is not"):
+    with pytest.raises(UserError, match=r"MNIST is not"):
         MNIST(str(tmp_path)).setup("fit")
     assert not offline
 
@@ -185,5 +202,5 @@ def test_shape_facts_need_no_data():
         assert (data.channels, data.image_size, data.train_size) == facts
         assert data.num_classes == 10
         assert len(data.pixel_range.mean) == data.channels
-    with pytest.raises(UserError, match="val_size must be between 1 and 59999"):
+    with pytest.raises(UserError, match=r"val_size must be between 1 and 59999"):
         MNIST(val_size=60_000)

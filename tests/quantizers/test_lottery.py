@@ -74,14 +74,14 @@ def test_lots_are_near_uniform(dim, scale):
         assert kolmogorov_smirnov(lots) < (0.1 if dim < 3 else 0.03)
 
 
-@pytest.mark.parametrize("dim", [1, 2, 3, 8, 64])
+@pytest.mark.parametrize("dim", [2, 3, 8, 64])  # in one dimension two seeds differ in wave length alone
 def test_two_seeds_draw_independently(dim):
     rows = rand(20_000, dim, seed=dim)
     lots = torch.stack([cast_lots(rows, seed) for seed in range(6)])
     correlation = torch.corrcoef(lots) - torch.eye(6)
     assert correlation.abs().max() < 0.1
-    first = {row for row in map(tuple, draw(rows, 1000, 0)[0].tolist())}
-    second = {row for row in map(tuple, draw(rows, 1000, 1)[0].tolist())}
+    first = set(as_set(draw(rows, 1000, 0)[0]))
+    second = set(as_set(draw(rows, 1000, 1)[0]))
     assert len(first & second) < 200  # 50 expected of independent draws
 
 
@@ -114,6 +114,14 @@ def test_a_lot_is_a_continuous_function_of_its_row():
     rows = rand(5000, 32, seed=2)
     moved = rows * (1 + 1e-7 * rand(5000, 32, seed=3))
     assert (cast_lots(rows, 1) - cast_lots(moved, 1)).abs().max() < 2e-5
+
+
+def test_lots_do_not_jump_along_a_path():
+    """20000 steps from one row to another pass many crests of the wave, and no cliff."""
+    start, end = rand(2, 8, seed=4).double()
+    lots = cast_lots(torch.lerp(start, end, torch.linspace(0, 1, 20_001).double()[:, None]), 1)
+    assert lots.diff().abs().max() < 0.01
+    assert lots.diff().sign().diff().ne(0).sum() > 5
 
 
 def test_zero_rows_have_a_lot():

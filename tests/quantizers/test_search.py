@@ -86,7 +86,8 @@ def test_small_shapes(num, dim, codes):
 
 
 @pytest.mark.parametrize(
-    ("num", "dim", "distinct", "copies"), [(64, 4, 5, 3), (33, 17, 13, 7), (257, 64, 100, 5), (1, 8, 3, 11), (7, 1, 2, 2)]
+    ("num", "dim", "distinct", "copies"),
+    [(64, 4, 5, 3), (33, 17, 13, 7), (257, 64, 100, 5), (1, 8, 3, 11), (7, 1, 2, 2)],
 )
 @pytest.mark.parametrize("seed", range(3))
 def test_ties_go_to_the_lowest_index(num, dim, distinct, copies, seed):

@@ -9,7 +9,7 @@ class CIFAR10(TorchvisionImages):
     """CIFAR-10: 45,000 training, 5,000 validation and 10,000 test images of 3 x 32 x 32.
 
     Args:
-        path: Folder that holds, or is to hold, ``cifar-10-batches-py``.
+        path: Folder that holds, or is to hold, ``cifar-10-batches-py`` (or ``cifar-10-python.tar.gz``).
         download: Download what is missing (170 MB).
         val_size: Number of official training images that are kept for validation.
         image_size: Height and width to resize to; null keeps 32.
@@ -32,6 +32,7 @@ class CIFAR10(TorchvisionImages):
 
     source = datasets.CIFAR10
     folder = "cifar-10-batches-py"
+    archives = "cifar-10-python.tar.gz"
     native_size = 32
     num_official = 50_000
     mean = (0.4914, 0.4822, 0.4465)

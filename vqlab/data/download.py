@@ -17,13 +17,14 @@ WITHOUT_NETWORK = (
 )
 
 
-def download_whole(name: str, root: str, folder: str, download: Callable[[str], object]) -> None:
+def download_whole(name: str, root: str, folder: str, archives: str, download: Callable[[str], object]) -> None:
     """Let ``download(temporary_root)`` write ``temporary_root/folder``, then move the files to ``root/folder``.
 
     Args:
         name: Name of the data set, for the message.
         root: Where the data set belongs.
         folder: What the download makes under its root.
+        archives: Pattern of the archives under ``root``; those that are there need not be downloaded.
         download: Torchvision's download; gets a temporary folder beside the final one.
 
     Raises:
@@ -34,6 +35,10 @@ def download_whole(name: str, root: str, folder: str, download: Callable[[str], 
     try:
         Path(root).mkdir(parents=True, exist_ok=True)
         partial = tempfile.mkdtemp(prefix=".download-", dir=root)
+        for archive in Path(root).glob(archives):
+            copy = Path(partial) / archive.relative_to(root)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(archive, copy)
         socket.setdefaulttimeout(TIMEOUT)
         download(partial)
         target = Path(root) / folder

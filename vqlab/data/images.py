@@ -142,8 +142,10 @@ class ImageDataModule(lightning.LightningDataModule):
 
     def setup(self, stage: str | None = None) -> None:
         """Load what the stage needs; the splits are kept."""
-        needed = [self._train_val] if stage in (None, "fit", "validate") else []
-        needed += [self._test] if stage in (None, "test", "predict") else []  # type: ignore[list-item]
+        if stage in (None, "fit", "validate"):
+            _ = self._train_val
+        if stage in (None, "test", "predict"):
+            _ = self._test
 
     def train_dataloader(self) -> ResumableLoader:
         """Shuffled batches of equal size; the rest of an epoch that fills no batch is left out."""

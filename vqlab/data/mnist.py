@@ -30,6 +30,7 @@ class MNIST(TorchvisionImages):
 
     source = datasets.MNIST
     folder = "MNIST/raw"
+    archives = "MNIST/raw/*.gz"
     native_size = 28
     num_official = 60_000
     mean = (0.1307,)
@@ -62,6 +63,7 @@ class FashionMNIST(TorchvisionImages):
 
     source = datasets.FashionMNIST
     folder = "FashionMNIST/raw"
+    archives = "FashionMNIST/raw/*.gz"
     native_size = 28
     num_official = 60_000
     mean = (0.2860,)

@@ -108,11 +108,9 @@ def random_crops(photos: list[np.ndarray], count: int, size: int, rng: np.random
         photos (H, W, 3) uint8 each -> (count, 3, size, size) uint8.
     """
     crops = np.empty((count, size, size, 3), np.uint8)
-    # Each photograph is resized to a few scales only, since resizing costs far more than cutting.
-    groups = np.array_split(rng.permutation(count), len(photos))
-    for photo, positions in zip(photos, groups, strict=True):
-        short = min(photo.shape[:2])
-        smallest = max(SMALLEST_SCALE, size / short)
+    for photo, positions in zip(photos, np.array_split(rng.permutation(count), len(photos)), strict=True):
+        smallest = max(SMALLEST_SCALE, size / min(photo.shape[:2]))
+        # A few scales per photograph, since resizing costs far more than cutting.
         for part in np.array_split(positions, SCALES_PER_PHOTO):
             scale = float(np.exp(rng.uniform(np.log(smallest), 0)))
             height, width = (max(size, round(side * scale)) for side in photo.shape[:2])

@@ -26,6 +26,7 @@ class TorchvisionImages(ImageDataModule):
 
     source: ClassVar[type[VisionDataset]]
     folder: ClassVar[str]  # what torchvision reads, under ``path``
+    archives: ClassVar[str]  # pattern of what it unpacks, under ``path``
     native_size: ClassVar[int]
     num_official: ClassVar[int]  # official training images
     mean: ClassVar[tuple[float, ...]]  # of the official training images, as published
@@ -58,15 +59,14 @@ class TorchvisionImages(ImageDataModule):
         return self.mean, self.std
 
     def prepare_data(self) -> None:
-        """Download the data set unless it is complete."""
+        """Unpack what was put there, and download what is missing, unless the data set is complete."""
         try:
             self._read(train=False)  # torchvision checks the training files as well
         except UserError:
             if not self.download:
                 raise
-            download_whole(
-                type(self).__name__, self.path, self.folder, lambda root: self.source(root, train=False, download=True)
-            )
+            name = type(self).__name__
+            download_whole(name, self.path, self.folder, self.archives, lambda root: self.source(root, download=True))
 
     def load_train_val(self) -> tuple[ImageTensors, ImageTensors]:
         """Return the two parts of the official training images."""

@@ -172,10 +172,9 @@ class VQVAE(Rebuildable, lightning.LightningModule):
             name="autoencoder",
         )
 
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+    def on_train_start(self) -> None:
         """Resume with the learning rate that is configured now."""
-        if self._trainer is not None:
-            keep_configured_lr(self, checkpoint)
+        keep_configured_lr(self)
 
     # Evaluation
 

@@ -31,13 +31,21 @@ class Rebuildable:
     def __new__(cls, *args: Any, **kwargs: Any) -> "Rebuildable":
         """Record the arguments; ``copy`` and ``pickle`` call this with none and restore the record afterwards."""
         self = super().__new__(cls)
+        arguments: dict[str, Any] = {}
+        object.__setattr__(self, "init_args", arguments)
         try:
-            bound = inspect.signature(cls).bind_partial(*args, **kwargs)
-            bound.apply_defaults()
-            arguments = bound.arguments
+            bound = inspect.signature(cls.__init__).bind_partial(self, *args, **kwargs)
         except TypeError:
-            arguments = {}  # the constructor is about to raise the same error, with its own words
-        object.__setattr__(self, "init_args", dict(arguments))
+            return self  # the constructor is about to raise the same error, with its own words
+        bound.apply_defaults()
+        for name, value in list(bound.arguments.items())[1:]:  # without self
+            kind = bound.signature.parameters[name].kind
+            if kind is inspect.Parameter.VAR_KEYWORD:
+                arguments.update(value)
+            elif kind is not inspect.Parameter.VAR_POSITIONAL:
+                arguments[name] = value
+            elif value:
+                raise TypeError(f"{cls.__name__}: *{name} has no names to record: take a list instead")
         return self
 
 
@@ -97,8 +105,8 @@ def find_class(class_path: str) -> type:
     Raises:
         UserError: If there is no such class, or it is neither an ``nn.Module`` nor a dataclass.
     """
-    module_name, _, name = class_path.rpartition(".")
     try:
+        module_name, _, name = class_path.rpartition(".")
         module = importlib.import_module(module_name) if module_name.startswith("vqlab.") else sys.modules[module_name]
         cls = getattr(module, name)
     except (KeyError, ImportError, AttributeError):

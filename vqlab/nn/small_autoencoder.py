@@ -41,6 +41,7 @@ class SmallEncoder(Rebuildable, nn.Module):
         downsampling: int = 4,
     ) -> None:
         super().__init__()
+        _check_sizes(hidden_channels, res_channels, num_res_blocks)
         halvings = _halvings(downsampling)
         self.in_channels, self.out_channels, self.downsampling = in_channels, hidden_channels, downsampling
         layers: list[nn.Module] = []
@@ -84,6 +85,7 @@ class SmallDecoder(Rebuildable, nn.Module):
         out_activation: OutActivation = None,
     ) -> None:
         super().__init__()
+        _check_sizes(hidden_channels, res_channels, num_res_blocks)
         halvings = _halvings(downsampling)
         self.in_channels, self.out_channels, self.upsampling = hidden_channels, out_channels, downsampling
         layers: list[nn.Module] = [nn.Conv2d(hidden_channels, hidden_channels, 3, padding=1)]
@@ -120,3 +122,11 @@ def _halvings(downsampling: int) -> int:
     if downsampling < 2 or downsampling & (downsampling - 1):
         raise UserError(f"downsampling must be a power of 2 and at least 2, got {downsampling}: set it to 4")
     return int(math.log2(downsampling))
+
+
+def _check_sizes(hidden_channels: int, res_channels: int, num_res_blocks: int) -> None:
+    if hidden_channels < 2 or res_channels < 1 or num_res_blocks < 0:
+        raise UserError(
+            "hidden_channels must be at least 2, res_channels at least 1 and num_res_blocks at least 0, got "
+            f"{hidden_channels}, {res_channels}, {num_res_blocks}"
+        )

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vqlab.errors import UserError
-from vqlab.nn.distributed import all_sum
+from vqlab.nn.distributed import all_gather_rows, all_sum
 from vqlab.quantizers.base import CodeStats, Quantizer, QuantizerOutput, from_rows, to_rows
 from vqlab.quantizers.estimators import rotation_trick, straight_through
 from vqlab.quantizers.lottery import draw, gather_lowest
@@ -78,7 +78,7 @@ class VectorQuantizer(Quantizer):
                 raise UserError(f"{name} must be at least 1, got {value}: set --model.quantizer.{name}=512")
         if revive_after is not None and revive_after < 1:
             raise UserError(f"revive_after must be at least 1 batch, or null to never revive, got {revive_after}")
-        if commitment_weight < 0:
+        if not commitment_weight >= 0:  # NaN is refused too
             raise UserError(f"commitment_weight must not be negative, got {commitment_weight}: 0.25 is the paper's value")
         if not 0 <= ema_decay < 1:
             raise UserError(f"ema_decay must lie in [0, 1), got {ema_decay}: 0.99 is the usual value")
@@ -115,7 +115,7 @@ class VectorQuantizer(Quantizer):
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
         self.register_buffer("initialized", torch.tensor(init == "uniform"))
         self._read_flags()
-        self.register_load_state_dict_post_hook(lambda module, _: module._read_flags())
+        self.register_load_state_dict_post_hook(_read_flags)  # no lambda: it could not be pickled
 
     def _read_flags(self) -> None:
         """Keep plain-Python copies of two buffers: reading a buffer would wait for the GPU in every forward."""
@@ -164,9 +164,9 @@ class VectorQuantizer(Quantizer):
         if self.codebook_update == "ema":
             self.ema_counts.lerp_(counts, 1 - self.ema_decay)
             self.ema_sums.lerp_(sums, 1 - self.ema_decay)
-            means = self._normalize(self.ema_sums / self.ema_counts.clamp_min(1e-30)[:, None])
-            # The counts of a code that is never hit underflow after some thousand steps; it keeps its place.
-            self.codebook.copy_(torch.where(self.ema_counts[:, None] > 1e-12, means, self.codebook))
+            means = self._normalize(self.ema_sums / self.ema_counts[:, None])
+            # The mean of a code without a hit stays, but its quotient drifts by rounding, and is 0 / 0 after underflow.
+            self.codebook.copy_(torch.where(counts[:, None] > 0, means, self.codebook))
         self.age.copy_(torch.where(counts > 0, 0, self.age + 1))
         return None if self.revive_after is None else self._revive(stats)
 
@@ -210,6 +210,7 @@ class VectorQuantizer(Quantizer):
             counts = torch.bincount(indices, minlength=self.num_embeddings)
             means = torch.zeros_like(codes).index_add(0, indices, sample) / counts.clamp_min(1)[:, None]
             codes = self._normalize(torch.where(counts[:, None] > 0, means, codes))
+        codes = all_gather_rows(codes)[: self.num_embeddings]  # rank 0's: a GPU adds in any order, so last bits differ
         self.codebook.data.copy_(codes)
         if self.codebook_update == "ema":
             counts = all_sum(torch.bincount(nearest_code(rows, codes), minlength=self.num_embeddings))
@@ -220,3 +221,7 @@ class VectorQuantizer(Quantizer):
 
     def _normalize(self, rows: Tensor) -> Tensor:
         return F.normalize(rows, dim=1) if self.distance == "cosine" else rows
+
+
+def _read_flags(quantizer: VectorQuantizer, _: object) -> None:
+    quantizer._read_flags()

@@ -61,47 +61,52 @@ def adam(
     Says the equivalent learning rate in one line and logs it; the monitored rate is called ``lr/<name>``.
     """
     trainer = module.trainer
-    trainer.fit_loop.setup_data()  # before this the loader, and so the batch size, is unknown
-    steps = trainer.estimated_stepping_batches
-    batch_size = getattr(trainer.train_dataloader, "batch_size", None) or 1
-    devices, accumulate = trainer.world_size // trainer.num_nodes, trainer.accumulate_grad_batches
-    rate = equivalent_lr(lr, base_lr, default_lr, batch_size, devices, trainer.num_nodes, accumulate)
+    batch_size = getattr(trainer.datamodule or trainer.fit_loop._data_source.instance, "batch_size", None)
+    if batch_size is None and base_lr is not None:
+        raise UserError("base_lr needs data with a batch_size: set lr instead")
+    devices, nodes, accumulate = trainer.world_size // trainer.num_nodes, trainer.num_nodes, trainer.accumulate_grad_batches
+    rate = equivalent_lr(lr, base_lr, default_lr, batch_size or 1, devices, nodes, accumulate)
     if base_lr is not None:
-        rank_zero_info(
-            f"equivalent lr {rate:.3e} = base_lr {base_lr:g} x batch {batch_size} x {devices} devices "
-            f"x {trainer.num_nodes} nodes x accumulation {accumulate}"
-        )
+        rule = f" = base_lr {base_lr:g} x batch {batch_size} x {devices} devices x {nodes} nodes x accumulation {accumulate}"
+        rank_zero_info(f"equivalent lr {rate:.3e}{rule}")
     else:
-        rank_zero_info(f"lr {rate:.3e}, global batch {batch_size * devices * trainer.num_nodes * accumulate}")
+        rank_zero_info(f"lr {rate:.3e}")
     for logger in trainer.loggers:
         logger.log_hyperparams({"equivalent_lr": rate})
+    module.configured_lr = {f"lr/{name}": rate}  # type: ignore[assignment]  # see keep_configured_lr
     optimizer = torch.optim.AdamW(parameters, lr=rate, betas=betas, weight_decay=weight_decay)
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: schedule.factor(step, steps))
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: schedule.factor(step, training_steps(trainer)))
     return {
         "optimizer": optimizer,
         "lr_scheduler": {"scheduler": scheduler, "interval": "step", "name": f"lr/{name}"},
     }
 
 
-def keep_configured_lr(module: lightning.LightningModule, checkpoint: dict[str, Any]) -> None:
-    """Make a resumed run follow the learning rate it is configured with, not the one stored in the checkpoint.
+def training_steps(trainer: lightning.Trainer) -> float:
+    """Return the length of the training in optimizer steps, infinite where it is not known (yet).
 
-    Called from ``on_load_checkpoint``; Lightning restores optimizers and schedulers from ``checkpoint`` afterwards.
+    The data are not loaded to find out: Lightning restores a loader's place only while it loads the data itself, so
+    asking early would make a resumed run begin its epoch again. The first step's factor does not depend on the length.
     """
-    schedulers = [config.scheduler for config in module.trainer.lr_scheduler_configs]
-    for scheduler, stored in zip(schedulers, checkpoint.get("lr_schedulers", []), strict=False):
-        if list(stored["base_lrs"]) == list(scheduler.base_lrs):
+    if trainer.train_dataloader is None or trainer.max_epochs == -1:
+        return math.inf if trainer.max_steps == -1 else trainer.max_steps
+    return trainer.estimated_stepping_batches
+
+
+def keep_configured_lr(module: lightning.LightningModule) -> None:
+    """Make a resumed run follow the learning rate it is configured with, not the one that its checkpoint stored.
+
+    Called from ``on_train_start``, when Lightning has restored optimizers and schedulers.
+    """
+    for config in module.trainer.lr_scheduler_configs:
+        scheduler, rate = config.scheduler, module.configured_lr[config.name]
+        old = scheduler.base_lrs[0]
+        if old == rate:
             continue
-        rank_zero_info(f"learning rate: checkpoint {stored['base_lrs'][0]:.3e}, now {scheduler.base_lrs[0]:.3e}; the new value wins")
-        factors = [f(stored["last_epoch"]) for f in scheduler.lr_lambdas]
-        stored["base_lrs"] = list(scheduler.base_lrs)
-        stored["_last_lr"] = [lr * f for lr, f in zip(scheduler.base_lrs, factors, strict=True)]
-    for optimizer, stored in zip(module.trainer.optimizers, checkpoint.get("optimizer_states", []), strict=False):
-        config = next((c for c in checkpoint.get("lr_schedulers", [])), None)
-        if config is None:
-            continue
-        for group, new, rate in zip(stored["param_groups"], optimizer.param_groups, config["_last_lr"], strict=False):
-            group["initial_lr"], group["lr"] = new["initial_lr"], rate
+        rank_zero_info(f"{config.name}: {old:.3e} in the checkpoint, {rate:.3e} now; the new value wins")
+        scheduler.base_lrs = [rate] * len(scheduler.base_lrs)
+        for group in scheduler.optimizer.param_groups:
+            group["initial_lr"], group["lr"] = rate, group["lr"] / old * rate
 
 
 def reset_moments(optimizer: torch.optim.Optimizer, parameter: nn.Parameter, rows: torch.Tensor) -> None:

@@ -28,7 +28,7 @@ def write_whole(path: str | Path) -> Iterator[IO[bytes]]:
         [('a.txt', 'whole')]
     """
     path = Path(path)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = path.with_name(f".{path.name}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(partial, "wb") as file:

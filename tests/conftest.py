@@ -1,0 +1,24 @@
+"""Every test runs offline, with one seed and few threads, in a folder of its own."""
+
+import os
+
+os.environ.setdefault("WANDB_MODE", "disabled")
+os.environ["OMP_NUM_THREADS"] = "1"  # the number of threads changes the order of sums, and so the last bits
+
+import pytest
+import torch
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _own_folder_and_seed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+
+
+def pytest_collection_modifyitems(items):
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))

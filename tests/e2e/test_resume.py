@@ -1,0 +1,118 @@
+"""A run that was stopped, in whatever way, ends where an uninterrupted one ends."""
+
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import FIT, command, fit, logged
+
+import vqlab
+
+STEPS = ["--trainer.val_check_interval=15", "--trainer.check_val_every_n_epoch=null", "--checkpoint.every_n_steps=10"]
+
+
+def assert_same_log(run: str, other: str, tolerance: float = 1e-6) -> None:
+    ours, theirs = logged(f"runs/vqvae/{run}/metrics.csv"), logged(f"runs/vqvae/{other}/metrics.csv")
+    assert len(ours) == len(theirs)
+    for row, expected in zip(ours, theirs, strict=True):
+        assert row == pytest.approx(expected, rel=tolerance, abs=tolerance)
+
+
+def assert_same_weights(run: str, other: str) -> None:
+    ours, theirs = (
+        torch.load(f"runs/vqvae/{name}/checkpoints/last.ckpt", weights_only=True)["state_dict"] for name in (run, other)
+    )
+    assert ours.keys() == theirs.keys()
+    for name, value in ours.items():
+        assert torch.equal(value, theirs[name]), name
+
+
+@pytest.mark.parametrize(
+    ("half", "options"),
+    [
+        (27, ["--ema.decay=0.9", "--data.augment=true"]),  # in mid-epoch, not at a line of the log or a validation
+        (45, ["--model.quantizer.codebook_update=loss"]),  # at a validation
+    ],
+)
+def test_two_halves_equal_one_whole(half, options):
+    fit("--name=whole", f"--trainer.max_steps={2 * half}", *STEPS, *options)
+    fit("--name=halves", f"--trainer.max_steps={half}", *STEPS, *options)
+    last = "runs/vqvae/halves/checkpoints/last.ckpt"
+    assert torch.load(last, weights_only=True)["global_step"] == half
+    fit("--name=halves", f"--trainer.max_steps={2 * half}", *STEPS, *options, f"--ckpt_path={last}")
+    assert_same_log("halves", "whole")
+    assert_same_weights("halves", "whole")
+
+
+def test_resuming_at_the_end_of_an_epoch():
+    epoch = len(vqlab.Digits(image_size=16, batch_size=32).train_dataloader())
+    options = ["--trainer.val_check_interval=1.0"]
+    fit("--name=whole", "--trainer.max_epochs=2", *options)
+    fit("--name=halves", "--trainer.max_epochs=1", *options)
+    last = "runs/vqvae/halves/checkpoints/last.ckpt"
+    assert torch.load(last, weights_only=True)["global_step"] == epoch
+    fit("--name=halves", "--trainer.max_epochs=2", *options, f"--ckpt_path={last}")
+    assert_same_log("halves", "whole")
+    assert_same_weights("halves", "whole")
+
+
+def test_sigkill_in_mid_epoch():
+    # The killed run would go on for very long, so that it cannot end before it is killed.
+    process = command(*FIT, "--name=killed", "--trainer.max_steps=100000", *STEPS)
+    last = Path("runs/vqvae/killed/checkpoints/last.ckpt")
+    for _ in range(600):
+        if last.exists() and _step(last) >= 20:
+            break
+        time.sleep(0.1)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    reached = _step(last)
+    assert 20 <= reached
+    end = reached + 35
+    fit("--name=whole", f"--trainer.max_steps={end}", *STEPS)
+    fit(f"--trainer.max_steps={end}", *STEPS, f"--ckpt_path={last}")
+    assert_same_log("killed", "whole")
+    assert_same_weights("killed", "whole")
+
+
+def test_sigkill_while_a_checkpoint_is_written(tmp_path):
+    """The process kills itself when half of the second last.ckpt is on disk."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, signal, torch\n"
+        "real, calls = torch.save, []\n"
+        "def save(obj, file, *args, **kwargs):\n"
+        "    calls.append(1)\n"
+        "    if len(calls) < 2:\n"
+        "        return real(obj, file, *args, **kwargs)\n"
+        "    file.write(b'half of a checkpoint')\n"
+        "    file.flush()\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+        "torch.save = save\n"
+    )
+    process = command(*FIT, "--name=killed", "--trainer.max_steps=100", *STEPS, PYTHONPATH=str(tmp_path))
+    process.communicate(timeout=120)
+    assert process.returncode == -signal.SIGKILL
+    last = Path("runs/vqvae/killed/checkpoints/last.ckpt")
+    assert _step(last) == 10
+    assert [p.read_bytes() for p in last.parent.glob(".best.ckpt.partial")] == [b"half of a checkpoint"]
+    fit("--name=whole", "--trainer.max_steps=40", *STEPS)
+    fit("--trainer.max_steps=40", *STEPS, f"--ckpt_path={last}")
+    assert_same_log("killed", "whole")
+    assert not list(last.parent.glob(".*.partial")), "the torn file of the killed run is swept away"
+
+
+def test_changed_settings_are_named_and_win(caplog):
+    fit("--name=run", "--trainer.max_steps=10", *STEPS)
+    last = "runs/vqvae/run/checkpoints/last.ckpt"
+    fit("--trainer.max_steps=20", f"--ckpt_path={last}", "--model.lr=0.0005")
+    assert "model.lr was 0.002 in the checkpoint and is 0.0005 now; the new value wins" in caplog.text
+    rates = [row["lr/autoencoder"] for row in logged("runs/vqvae/run/metrics.csv") if "lr/autoencoder" in row]
+    assert rates == pytest.approx([0.002, 0.002, 0.0005, 0.0005])
+
+
+def _step(path: Path) -> int:
+    return torch.load(path, weights_only=True)["global_step"]
+
+

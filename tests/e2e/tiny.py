@@ -1,0 +1,67 @@
+"""A VQ-VAE on scikit-learn's digits that trains in seconds, as a user would type it."""
+
+import csv
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from vqlab.cli import main
+
+NETS = [
+    "--model=VQVAE",
+    "--model.encoder=SmallEncoder",
+    "--model.encoder.hidden_channels=16",
+    "--model.encoder.res_channels=8",
+    "--model.decoder=SmallDecoder",
+    "--model.decoder.hidden_channels=16",
+    "--model.decoder.res_channels=8",
+    "--model.quantizer=VectorQuantizer",
+    "--model.quantizer.num_embeddings=32",
+    "--model.quantizer.embedding_dim=8",
+    "--model.lr=0.002",
+]
+DATA = ["--data=Digits", "--data.image_size=16", "--data.batch_size=32"]
+TRAINER = [
+    "--trainer.accelerator=cpu",
+    "--trainer.enable_progress_bar=false",
+    "--trainer.enable_model_summary=false",
+    "--trainer.log_every_n_steps=5",
+]
+FIT = ["fit", *NETS, *DATA, *TRAINER]
+UNCOMPARABLE = {"time", "train/samples_per_second"}
+
+
+def fit(*options: str) -> None:
+    """Run ``vqlab fit`` in this process."""
+    main([*FIT, *options])
+
+
+def fails(capsys, args: list[str]) -> str:
+    """Run ``vqlab`` in this process; return its one line of complaint, after checking that it is one."""
+    import pytest
+
+    with pytest.raises(SystemExit) as stopped:
+        main(args)
+    complaint = capsys.readouterr().err.strip().splitlines()[-1]
+    assert stopped.value.code == 2
+    assert complaint.startswith("vqlab: error: ")
+    assert "Traceback" not in complaint
+    return complaint
+
+
+def command(*args: str, **environ: str) -> subprocess.Popen:
+    """Start ``vqlab`` as a process of its own, one thread per rank."""
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", **environ}
+    pipe = subprocess.PIPE
+    return subprocess.Popen([sys.executable, "-m", "vqlab", *args], env=env, stdout=pipe, stderr=subprocess.STDOUT, text=True)
+
+
+def logged(path: str | Path) -> list[dict[str, float]]:
+    """Read a metrics.csv as one dict per step, without the columns that depend on the clock."""
+    steps: dict[int, dict[str, float]] = {}
+    with open(path) as file:
+        for row in csv.DictReader(file):
+            figures = {k: float(v) for k, v in row.items() if v and k not in UNCOMPARABLE}
+            steps.setdefault(int(row["step"]), {}).update(figures)
+    return [steps[step] for step in sorted(steps)]
