@@ -28,6 +28,9 @@ def explain(error: BaseException) -> UserError:
         return UserError(_unknown_class(option, match[1], re.findall(r"Subtypes: \[<class '([\w.]+)'", message)))
     if match := re.search(r"typing\.Literal(\[.*\])\. Got value: (.*)", root):
         return UserError(f"{option} must be one of {match[1]}, got {match[2]}")
+    if match := re.search(r"arguments are required: (?:\w+\.)?(\w+)", message):
+        example = {"data": " CIFAR10", "model": " VQVAE"}.get(match[1], "")
+        return UserError(f"no {match[1]} chosen: add --{match[1]}{example}, or --config configs/vqvae.yaml")
     if message.startswith("Problems parsing config"):
         return UserError(f"the config is not valid YAML: {root}")
     if "Unrecognized arguments" in message or len(keys) == 0:

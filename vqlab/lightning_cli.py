@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import lightning
-from jsonargparse import ArgumentError, Namespace
+import yaml
+from jsonargparse import ArgumentError, Namespace, get_loader, set_loader
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities import rank_zero_info
@@ -52,6 +53,7 @@ def run(args: list[str]) -> None:
         UserError: For everything that the user can mend.
     """
     quiet()
+    read_none_as_null()
     for module in {module for module in vqlab.PUBLIC.values()}:
         importlib.import_module(module)  # so that YAML and flags may use the short names of classes
     CLI(args=with_run_config(args))
@@ -314,6 +316,21 @@ def differences(old: Any, new: Any, prefix: str = "") -> dict[str, tuple[Any, An
             found |= differences(old.get(key), new.get(key), name)
         return found
     return {} if old == new else {prefix: (old, new)}
+
+
+def read_none_as_null() -> None:
+    """Make the parser read ``None`` as null.
+
+    jsonargparse 4.53 hands the null of a nested option, as in ``--model.quantizer.revive_after=null``, to the parser of the
+    inner class as the text ``None``, and refuses it there.
+    """
+    load = get_loader("yaml")
+    if load.__name__ != "load_with_none":
+
+        def load_with_none(text: str) -> Any:
+            return None if isinstance(text, str) and text.strip() == "None" else load(text)
+
+        set_loader("yaml", load_with_none, (yaml.YAMLError,))
 
 
 def quiet() -> None:

@@ -7,6 +7,7 @@ import torch
 
 from vqlab.quantizers.lottery import cast_lots, draw, gather_lowest, lowest
 
+ORIGIN = torch.zeros(())
 
 def rand(*shape, seed):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
@@ -18,7 +19,7 @@ def as_set(rows):
 
 def merge(parts, num, seed):
     """Draw from each part, then from the parts' winners."""
-    rows, lots = zip(*[draw(part, num, seed) for part in parts], strict=True)
+    rows, lots = zip(*[draw(part, num, seed, ORIGIN) for part in parts], strict=True)
     return lowest(torch.cat(rows), torch.cat(lots), num)
 
 
@@ -27,7 +28,7 @@ def merge(parts, num, seed):
 @pytest.mark.parametrize("seed", range(3))
 def test_the_parts_winners_are_the_wholes(dim, total, num, seed):
     rows = rand(total, dim, seed=seed)
-    whole, lots = draw(rows, num, seed)
+    whole, lots = draw(rows, num, seed, ORIGIN)
     assert whole.shape == (num, dim)
     assert torch.equal(lots, lots.sort().values)
     assert lots.isfinite().sum() == min(num, total)
@@ -40,15 +41,15 @@ def test_the_parts_winners_are_the_wholes(dim, total, num, seed):
 
 def test_the_winners_have_the_lowest_lots():
     rows = rand(200, 5, seed=1)
-    lots = cast_lots(rows, 3)
-    winners, won = draw(rows, 20, 3)
+    lots = cast_lots(rows, 3, ORIGIN)
+    winners, won = draw(rows, 20, 3, ORIGIN)
     expected = sorted(range(200), key=lambda n: lots[n].item())[:20]
     assert torch.equal(winners, rows[expected])
     assert torch.equal(won, lots[expected])
 
 
 def test_the_rows_missing_are_never_drawn_before_rows_that_exist():
-    winners, lots = draw(torch.ones(2, 3) * torch.tensor([[1.0], [-2.0]]), 5, 0)
+    winners, lots = draw(torch.ones(2, 3) * torch.tensor([[1.0], [-2.0]]), 5, 0, ORIGIN)
     assert lots.isfinite().tolist() == [True, True, False, False, False]
     assert winners[2:].eq(0).all()
     merged, merged_lots = gather_lowest(winners, lots, 3)
@@ -68,7 +69,7 @@ def kolmogorov_smirnov(lots):
 def test_lots_are_near_uniform(dim, scale):
     rows = scale * rand(20_000, dim, seed=dim)
     for seed in range(4):
-        lots = cast_lots(rows, seed)
+        lots = cast_lots(rows, seed, ORIGIN)
         assert lots.min() >= 0
         assert lots.max() <= 1
         assert kolmogorov_smirnov(lots) < (0.1 if dim < 3 else 0.03)
@@ -77,11 +78,11 @@ def test_lots_are_near_uniform(dim, scale):
 @pytest.mark.parametrize("dim", [2, 3, 8, 64])  # in one dimension two seeds differ in wave length alone
 def test_two_seeds_draw_independently(dim):
     rows = rand(20_000, dim, seed=dim)
-    lots = torch.stack([cast_lots(rows, seed) for seed in range(6)])
+    lots = torch.stack([cast_lots(rows, seed, ORIGIN) for seed in range(6)])
     correlation = torch.corrcoef(lots) - torch.eye(6)
     assert correlation.abs().max() < 0.1
-    first = set(as_set(draw(rows, 1000, 0)[0]))
-    second = set(as_set(draw(rows, 1000, 1)[0]))
+    first = set(as_set(draw(rows, 1000, 0, ORIGIN)[0]))
+    second = set(as_set(draw(rows, 1000, 1, ORIGIN)[0]))
     assert len(first & second) < 200  # 50 expected of independent draws
 
 
@@ -89,7 +90,7 @@ def test_two_seeds_draw_independently(dim):
 def test_the_winners_look_like_the_rows(dim):
     """Mean and variance of the winners of several draws are those of all rows: no corner of space is preferred."""
     rows = rand(5000, dim, seed=dim) * torch.linspace(0.5, 2, dim)
-    winners = torch.cat([draw(rows, 200, seed)[0] for seed in range(20)])
+    winners = torch.cat([draw(rows, 200, seed, ORIGIN)[0] for seed in range(20)])
     torch.testing.assert_close(winners.mean(0), rows.mean(0), rtol=0, atol=0.3)
     torch.testing.assert_close(winners.std(0), rows.std(0), rtol=0.25, atol=0)
 
@@ -102,7 +103,7 @@ def test_repeats_go_behind_all_others(dim, total):
     rows = rand(1, dim, seed=5).expand(total, dim).clone()
     places = torch.randperm(total, generator=torch.Generator().manual_seed(dim))[:9]
     rows[places] = others
-    winners, lots = draw(rows, 12, 0)
+    winners, lots = draw(rows, 12, 0, ORIGIN)
     assert as_set(winners[:10]) == as_set(torch.cat([others, rand(1, dim, seed=5)]))
     assert lots[:10].max() <= 1
     assert lots[10:].min() > 1
@@ -113,18 +114,29 @@ def test_repeats_go_behind_all_others(dim, total):
 def test_a_lot_is_a_continuous_function_of_its_row():
     rows = rand(5000, 32, seed=2)
     moved = rows * (1 + 1e-7 * rand(5000, 32, seed=3))
-    assert (cast_lots(rows, 1) - cast_lots(moved, 1)).abs().max() < 2e-5
+    assert (cast_lots(rows, 1, ORIGIN) - cast_lots(moved, 1, ORIGIN)).abs().max() < 2e-5
 
 
 def test_lots_do_not_jump_along_a_path():
     """20000 steps from one row to another pass many crests of the wave, and no cliff."""
     start, end = rand(2, 8, seed=4).double()
-    lots = cast_lots(torch.lerp(start, end, torch.linspace(0, 1, 20_001).double()[:, None]), 1)
+    lots = cast_lots(torch.lerp(start, end, torch.linspace(0, 1, 20_001).double()[:, None]), 1, ORIGIN)
     assert lots.diff().abs().max() < 0.01
     assert lots.diff().sign().diff().ne(0).sum() > 5
 
 
 def test_zero_rows_have_a_lot():
-    lots = cast_lots(torch.zeros(3, 4), 0)
+    lots = cast_lots(torch.zeros(3, 4), 0, ORIGIN)
     assert lots.isfinite().all()
     assert lots.unique().numel() == 1
+
+
+def test_winners_of_rows_far_from_the_origin_are_no_corner_of_them():
+    """Seen from the origin such rows have nearly one direction, and the lowest lots would all lie on one side."""
+    rows = rand(20_000, 16, seed=11) + 300
+    winners, _ = draw(rows, 512, 3, rows.mean(0))
+    shift = (winners.mean(0) - rows.mean(0)).norm()  # for fair draws about sqrt(16 / 512) = 0.18
+    assert shift < 0.45
+    assert winners.var(0).mean() == pytest.approx(1.0, abs=0.15)
+    seen_from_origin, _ = draw(rows, 512, 3, ORIGIN)
+    assert (seen_from_origin.mean(0) - rows.mean(0)).norm() > 1.0

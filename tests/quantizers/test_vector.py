@@ -318,7 +318,7 @@ def test_kmeans_init_is_lloyd_on_drawn_rows(distance, total):
     z = rand(total, 4, seed=6)
     quantizer(z)
     rows = F.normalize(z, dim=1) if distance == "cosine" else z
-    sample = draw(rows, min(total, KMEANS_ROWS_PER_CODE * codes), 5)[0].double()
+    sample = draw(rows, min(total, KMEANS_ROWS_PER_CODE * codes), 5, rows.mean(0))[0].double()
     centers = sample[:codes].clone()
     for _ in range(KMEANS_ITERATIONS):
         index = nearest(sample, centers)

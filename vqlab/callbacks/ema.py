@@ -30,12 +30,18 @@ class EMA(WeightAveraging):
 
     def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
         """Make the averaged copy, unless switched off."""
+        self._average_model = None  # what is validated or tested after a fit are the weights that are given or loaded then
         if self.decay is not None:
             super().setup(trainer, pl_module, stage)
 
     def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
         """Average after every step."""
         return self.decay is not None and step_idx is not None
+
+    def on_validation_epoch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Validate with the average."""
+        self._begin(pl_module)
+        super().on_validation_epoch_start(trainer, pl_module)
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Leave the averaged weights in the model, if there is an average."""
@@ -45,9 +51,15 @@ class EMA(WeightAveraging):
     def on_save_checkpoint(self, trainer, pl_module, checkpoint) -> None:  # noqa: ANN001
         """Store the average as the model's weights."""
         if self._average_model is not None:
+            self._begin(pl_module)
             super().on_save_checkpoint(trainer, pl_module, checkpoint)
 
     def on_load_checkpoint(self, trainer, pl_module, checkpoint) -> None:  # noqa: ANN001
         """Restore average and current weights."""
         if self._average_model is not None:
             super().on_load_checkpoint(trainer, pl_module, checkpoint)
+
+    def _begin(self, pl_module: lightning.LightningModule) -> None:
+        """Before the first step the average is the model itself; its buffers may have changed (k-means sets a codebook)."""
+        if self._average_model is not None and int(self._average_model.n_averaged) == 0:
+            self._average_model.module.load_state_dict(pl_module.state_dict())

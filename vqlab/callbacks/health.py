@@ -15,8 +15,8 @@ from torch import nn
 from vqlab.errors import UserError
 from vqlab.training.finite import NonFiniteError
 
-HISTORY = 60  # logged values that the rules on loss and gradient look back at
-ENOUGH = 20  # logged values before these rules speak
+HISTORY = 600  # logged values that the rules on loss and gradient look back at
+ENOUGH = 20  # logged values that these rules need
 
 
 class Health(lightning.Callback):
@@ -29,7 +29,8 @@ class Health(lightning.Callback):
         min_usage: The codebook has collapsed if a smaller share of the codes is used ...
         min_perplexity: ... or the perplexity is a smaller share of K.
         grace_steps: Steps before a codebook is judged.
-        oscillation: A loss oscillates if its standard deviation about a straight line is more than this share of its mean.
+        oscillation: A loss oscillates if, over the last third of what was logged, its standard deviation about a straight
+            line is more than this share of its mean.
         explosion: A gradient explodes if its norm is this many times the median so far.
 
     Raises:
@@ -76,15 +77,18 @@ class Health(lightning.Callback):
         """Judge loss and codebook, with each line of the log."""
         if trainer.global_step % trainer.log_every_n_steps or not trainer.is_global_zero:
             return
+        if trainer.fit_loop._should_accumulate():
+            return  # a batch that did not step has no line in the log
         metrics = trainer.callback_metrics
         if "train/loss" in metrics:
             self.losses.append(float(metrics["train/loss"]))
-            spread = detrended_spread(list(self.losses))
-            if len(self.losses) >= ENOUGH and spread > self.oscillation:
+            last_third = list(self.losses)[-(len(self.losses) // 3) :]  # the first fall of the loss is no straight line
+            spread = detrended_spread(last_third)
+            if len(last_third) >= ENOUGH and spread > self.oscillation:
                 self.say(
                     trainer,
                     "loss_oscillation",
-                    f"train/loss varies by {spread:.0%} of its mean about its trend, over {len(self.losses)} logged steps",
+                    f"train/loss varies by {spread:.0%} of its mean about its trend, over the last third of its log",
                     "lower --model.lr, or raise --data.batch_size",
                 )
         self.judge_codebook(trainer, pl_module, "train")

@@ -146,17 +146,14 @@ class ImageDataModule(lightning.LightningDataModule):
             _ = self._train_val
         if stage in (None, "test", "predict"):
             _ = self._test
+        if stage == "fit":
+            self._require_a_batch()  # now, before the run writes its first file
 
     def train_dataloader(self) -> ResumableLoader:
         """Shuffled batches of equal size; the rest of an epoch that fills no batch is left out."""
+        self._require_a_batch()
         data = self._train_val[0]
         world, rank = self._world()
-        if len(data) < self.batch_size * world:  # type: ignore[arg-type]
-            largest = len(data) // world  # type: ignore[arg-type]
-            raise UserError(
-                f"{len(data)} training images fill no batch of {self.batch_size} on {world} device(s): "  # type: ignore[arg-type]
-                f"set --data.batch_size={max(1, largest)} or smaller"
-            )
         sampler = ResumableSampler(data, world, rank, shuffle=True, seed=self.seed, drop_last=True)
         return ResumableLoader(data, sampler=sampler, drop_last=True, **self._loading())
 
@@ -184,6 +181,14 @@ class ImageDataModule(lightning.LightningDataModule):
         generator = torch.Generator(image.device)
         generator.manual_seed(int(np.random.SeedSequence(place).generate_state(1, np.uint64)[0] >> 1))
         return batch | {"image": shift_and_flip(image, generator, self.flip)}
+
+    def _require_a_batch(self) -> None:
+        count, (world, _) = len(self._train_val[0]), self._world()  # type: ignore[arg-type]
+        if count < self.batch_size * world:
+            raise UserError(
+                f"{count} training images fill no batch of {self.batch_size} on {world} device(s): "
+                f"set --data.batch_size={max(1, count // world)} or smaller"
+            )
 
     def _world(self) -> tuple[int, int]:
         return (1, 0) if self.trainer is None else (self.trainer.world_size, self.trainer.global_rank)

@@ -17,7 +17,7 @@ class CodeStats:
 
     Attributes:
         counts: (K,) float, number of vectors assigned to each code.
-        sums: (K, D) sum of the vectors assigned to each code.
+        sums: (K, D) sum of the vectors assigned to each code; (K, 0) where the codebook does not need it.
         candidates: (R, D) vectors drawn by lot, for reviving dead codes.
         lots: (R,) the candidates' lots, ascending; infinite where a candidate is missing.
     """

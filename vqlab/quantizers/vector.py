@@ -73,9 +73,9 @@ class VectorQuantizer(Quantizer):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        for name, value in (("num_embeddings", num_embeddings), ("embedding_dim", embedding_dim)):
-            if value < 1:
-                raise UserError(f"{name} must be at least 1, got {value}: set --model.quantizer.{name}=512")
+        for name, size in (("num_embeddings", num_embeddings), ("embedding_dim", embedding_dim)):
+            if size < 1:
+                raise UserError(f"{name} must be at least 1, got {size}: set --model.quantizer.{name}=512")
         if revive_after is not None and revive_after < 1:
             raise UserError(f"revive_after must be at least 1 batch, or null to never revive, got {revive_after}")
         if not commitment_weight >= 0:  # NaN is refused too
@@ -171,7 +171,7 @@ class VectorQuantizer(Quantizer):
         return None if self.revive_after is None else self._revive(stats)
 
     def _revive(self, stats: CodeStats) -> Tensor:
-        """Put dead codes, oldest index first, where the lots fell; no step of this waits for the GPU."""
+        """Put dead codes, lowest index first, where the lots fell; no step of this waits for the GPU."""
         candidates, lots = gather_lowest(stats.candidates, stats.lots, len(stats.lots))
         dead = self.age >= (self.revive_after or 0)
         place = dead.cumsum(0) - 1  # the n-th dead code takes the n-th candidate
@@ -187,22 +187,23 @@ class VectorQuantizer(Quantizer):
 
     def _stats(self, rows: Tensor, indices: Tensor) -> CodeStats:
         counts = torch.bincount(indices, minlength=self.num_embeddings).to(rows.dtype)
-        sums = torch.zeros_like(self.codebook, requires_grad=False)
+        sums = rows.new_zeros(self.num_embeddings, self.embedding_dim if self.codebook_update == "ema" else 0)
         if self.codebook_update == "ema":
-            sums = sums.index_add(0, indices, rows)
+            sums.index_add_(0, indices, rows)
         num = 0 if self.revive_after is None else min(self.num_embeddings, REVIVALS_PER_STEP)
-        candidates, lots = draw(rows, num, self.seed + self._step)
+        candidates, lots = draw(rows, num, self.seed + self._step, self.codebook.detach().mean(0))
         return CodeStats(counts, sums, candidates, lots)
 
     @torch.no_grad()
     def _initialize(self, rows: Tensor) -> None:
         """Set the codebook from the first global batch: drawn vectors, then Lloyd iterations if ``init`` says so."""
-        total = int(all_sum(torch.tensor(len(rows), device=rows.device)))
+        summed = all_sum(torch.cat([rows.sum(0), rows.new_tensor([len(rows)])]))
+        total = int(summed[-1])
         if self.init == "kmeans":
             num = min(total, KMEANS_ROWS_PER_CODE * self.num_embeddings)
         else:
             num = min(total, self.num_embeddings)
-        sample, _ = gather_lowest(*draw(rows, num, self.seed), num)  # sorted by lot: one order on all ranks
+        sample, _ = gather_lowest(*draw(rows, num, self.seed, summed[:-1] / total), num)  # sorted by lot: one order on all ranks
         # With fewer vectors than codes the vectors repeat; the copies are never nearest and are revived later.
         codes = sample[torch.arange(self.num_embeddings, device=rows.device) % len(sample)]
         for _ in range(KMEANS_ITERATIONS if self.init == "kmeans" else 0):

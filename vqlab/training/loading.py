@@ -30,8 +30,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise UserError(f"checkpoint {path} holds Python objects that vqlab refuses to unpickle, or is damaged") from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    except Exception as error:  # torch's unpickler raises whatever the damaged bytes lead it to
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
         raise UserError(f"checkpoint {path} is damaged or no checkpoint ({reason}): use another file") from None
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
         raise UserError(f"{path} is not a Lightning checkpoint (it has no state_dict): give a .ckpt file of a vqlab run")
@@ -60,7 +60,10 @@ def load(path: str | Path, **parts: Any) -> lightning.LightningModule:
     cls = find_class(class_path)
     if not issubclass(cls, lightning.LightningModule):
         raise UserError(f"{path} names {class_path}, which is no LightningModule: refused")
-    model = cls(**{name: from_spec(spec) for name, spec in stored.items() if name not in parts}, **parts)
+    try:
+        model = cls(**{name: from_spec(spec) for name, spec in stored.items() if name not in parts}, **parts)
+    except TypeError as error:
+        raise UserError(f"{path} describes a {cls.__name__} that this vqlab cannot build ({error})") from error
     load_weights(model, checkpoint["state_dict"], path)
     return model.eval()
 

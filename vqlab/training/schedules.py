@@ -21,7 +21,7 @@ class Schedule:
         gamma: Decay of ``step`` and ``exponential``.
 
     Raises:
-        UserError: If a count is negative, or ``decay_steps`` or ``gamma`` is not positive.
+        UserError: If a count is negative, ``decay_steps`` or ``gamma`` is not positive, or ``final_factor`` leaves [0, 1].
 
     Example:
         >>> schedule = Schedule("cosine", warmup_steps=10, total_steps=110)
@@ -43,8 +43,10 @@ class Schedule:
             raise UserError(
                 f"schedule.warmup_steps must lie in 0 .. total_steps - 1, got {self.warmup_steps} of {self.total_steps}"
             )
-        if self.decay_steps < 1 or self.gamma <= 0:
+        if self.decay_steps < 1 or not self.gamma > 0:  # NaN is refused too
             raise UserError("schedule.decay_steps must be at least 1 and schedule.gamma above 0")
+        if not 0 <= self.final_factor <= 1:
+            raise UserError(f"schedule.final_factor must lie in [0, 1], got {self.final_factor}: 0 is the usual value")
 
     def factor(self, step: int, training_steps: float = math.inf) -> float:
         """Return the factor for the optimizer step with index ``step`` (0 is the first).

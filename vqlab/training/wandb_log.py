@@ -8,6 +8,8 @@ from typing import Any
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_info
 
+from vqlab.errors import UserError
+
 
 def wandb_logger(run_folder: str | Path, project: str, mode: str) -> WandbLogger | None:
     """Return a logger that writes below ``run_folder``; None if ``mode`` is ``disabled``.
@@ -16,7 +18,12 @@ def wandb_logger(run_folder: str | Path, project: str, mode: str) -> WandbLogger
         run_folder: The run's folder; its name becomes the run's name.
         project: W&B project.
         mode: ``auto`` (``WANDB_MODE``, else online with a key and offline without), ``online``, ``offline`` or ``disabled``.
+
+    Raises:
+        UserError: If the mode is none of these.
     """
+    if mode not in ("auto", "online", "offline", "disabled"):
+        raise UserError(f"wandb mode must be auto, online, offline or disabled, got {mode!r}: set --wandb.mode=auto")
     if mode == "auto":
         mode = os.environ.get("WANDB_MODE") or ("online" if _has_key() else "offline")
     if mode == "disabled":
@@ -26,7 +33,8 @@ def wandb_logger(run_folder: str | Path, project: str, mode: str) -> WandbLogger
         try:
             return _logger(Path(run_folder), project, "online")
         except Exception as error:  # wandb raises several unrelated types; whichever it is, the run must go on
-            rank_zero_info(f"wandb could not go online ({str(error).splitlines()[0]}); logging offline")
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            rank_zero_info(f"wandb could not go online ({reason}); logging offline")
     return _logger(Path(run_folder), project, "offline")
 
 

@@ -3,13 +3,16 @@
 import errno
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from vqlab.errors import UserError
+
+# The last two: a file stands where a folder of the path should be.
+NOT_WRITABLE = (errno.EACCES, errno.EROFS, errno.EPERM, errno.EEXIST, errno.ENOTDIR)
 
 
 @contextmanager
@@ -37,12 +40,13 @@ def write_whole(path: str | Path) -> Iterator[IO[bytes]]:
             os.fsync(file.fileno())
         os.replace(partial, path)
     except BaseException as error:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink()
         # torch.save reports a full disk as a RuntimeError raised while the OSError is handled.
         cause = error if isinstance(error, OSError) else error.__context__
         if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
             raise UserError(f"no space left for {path}: free some, or set --runs to a folder on another disk") from error
-        if isinstance(cause, OSError) and cause.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
+        if isinstance(cause, OSError) and cause.errno in NOT_WRITABLE:
             raise UserError(f"{path} cannot be written ({cause.strerror}): set --runs to a folder of yours") from error
         raise
 

@@ -1,0 +1,173 @@
+"""last.ckpt and best.ckpt: when they are written and what they hold."""
+
+from pathlib import Path
+
+import lightning
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+
+from vqlab.callbacks.checkpoints import LastAndBest
+from vqlab.errors import UserError
+
+LAST, BEST = Path("checkpoints/last.ckpt"), Path("checkpoints/best.ckpt")
+
+
+class Line(lightning.LightningModule):
+    """Logs the given scores, one per validation."""
+
+    def __init__(self, scores=()):
+        super().__init__()
+        self.layer, self.scores = nn.Linear(2, 1), list(scores)
+
+    def training_step(self, batch, batch_idx):
+        return self.layer(batch).square().mean()
+
+    def validation_step(self, batch, batch_idx):
+        pass
+
+    def on_validation_epoch_end(self):
+        if self.scores and not self.trainer.sanity_checking:
+            self.log("val/loss", self.scores.pop(0))
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+class Watch(lightning.Callback):
+    """The steps at which each file was replaced, looked at after every batch."""
+
+    def __init__(self):
+        self.written = {LAST: [], BEST: []}
+
+    def on_fit_start(self, trainer, pl_module):
+        self.seen = {path: self.stamp(path) for path in self.written}
+
+    def look(self, trainer):
+        for path, steps in self.written.items():
+            if self.seen[path] != self.stamp(path):
+                self.seen[path] = self.stamp(path)
+                steps.append(step_of(path))
+                assert steps[-1] == trainer.global_step
+
+    @staticmethod
+    def stamp(path):
+        return (path.stat().st_ino, path.stat().st_mtime_ns) if path.exists() else None
+
+    def on_train_batch_start(self, trainer, *args):
+        self.look(trainer)
+
+    def on_train_end(self, trainer, pl_module):
+        self.look(trainer)
+
+
+def step_of(path):
+    return torch.load(path, weights_only=True)["global_step"]
+
+
+def fit(callback, scores=(), batches=10, val=False, watch=None, ckpt_path=None, module=None, **settings):
+    watch = watch or Watch()
+    trainer = lightning.Trainer(
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        accelerator="cpu",
+        callbacks=[watch, callback],
+        default_root_dir=".",
+        **settings,
+    )
+    trainer.fit(
+        module or Line(scores),
+        DataLoader(torch.randn(2 * batches, 2), batch_size=2),
+        DataLoader(torch.randn(2, 2)) if val else None,
+        ckpt_path=ckpt_path,
+    )
+    return watch.written
+
+
+def test_last_is_written_every_n_steps_and_at_the_end():
+    assert fit(LastAndBest(every_n_steps=4), max_steps=10) == {LAST: [4, 8, 10], BEST: []}
+
+
+def test_steps_and_not_batches_are_counted():
+    written = fit(LastAndBest(every_n_steps=2), max_epochs=1, accumulate_grad_batches=2)
+    assert written[LAST][-1] == 5
+    assert set(written[LAST]) == {2, 4, 5}
+
+
+def test_last_is_written_at_the_end_of_the_last_epoch():
+    assert fit(LastAndBest(every_n_steps=100), max_epochs=2)[LAST] == [20]
+
+
+def test_last_is_written_when_something_stops_the_training():
+    class Stop(Watch):
+        def on_train_batch_end(self, trainer, *args):
+            trainer.should_stop = trainer.global_step == 7
+
+    assert fit(LastAndBest(every_n_steps=100), watch=Stop(), max_epochs=5)[LAST] == [7]
+
+
+def test_last_is_written_after_each_validation():
+    written = fit(LastAndBest(every_n_steps=100), val=True, val_check_interval=3, max_steps=8)
+    assert written == {LAST: [3, 6, 8], BEST: []}
+
+
+@pytest.mark.parametrize(
+    ("mode", "steps", "best"),
+    [("min", [2, 4, 10], (1.0, 10)), ("max", [2, 6], (9.0, 6))],
+)
+def test_best_follows_the_monitor(mode, steps, best):
+    scores = [5.0, 3.0, 9.0, float("nan"), 1.0]
+    callback = LastAndBest(every_n_steps=100, mode=mode)
+    written = fit(callback, scores, val=True, val_check_interval=2, max_steps=10)
+    assert written == {LAST: [2, 4, 6, 8, 10], BEST: steps}
+    assert (callback.best_score, callback.best_step) == best
+
+
+def test_an_equal_score_is_no_better():
+    written = fit(LastAndBest(), [2.0, 2.0], val=True, val_check_interval=5, max_steps=10)
+    assert written[BEST] == [5]
+
+
+def test_the_sanity_check_writes_nothing():
+    written = fit(LastAndBest(), [2.0], val=True, val_check_interval=10, max_steps=10, num_sanity_val_steps=1)
+    assert written == {LAST: [10], BEST: [10]}
+
+
+def test_validate_alone_writes_nothing():
+    trainer = lightning.Trainer(
+        logger=False, enable_progress_bar=False, accelerator="cpu", callbacks=[LastAndBest()], default_root_dir="."
+    )
+    trainer.validate(Line([1.0]), DataLoader(torch.randn(2, 2)), verbose=False)
+    assert not LAST.exists()
+    assert not BEST.exists()
+
+
+def test_a_resumed_run_remembers_the_best():
+    fit(LastAndBest(), [2.0], val=True, val_check_interval=5, max_steps=5)
+    callback = LastAndBest()
+    fit(callback, [3.0, 1.0], val=True, val_check_interval=5, max_steps=10, ckpt_path=LAST)
+    assert step_of(BEST) == 5, "3.0 is worse than the 2.0 of before"
+    fit(callback, [1.5], val=True, val_check_interval=5, max_steps=15, ckpt_path=LAST)
+    assert step_of(BEST) == 15
+    assert (callback.best_score, callback.best_step) == (1.5, 15)
+
+
+def test_the_files_hold_the_weights_of_their_step():
+    module = Line([1.0, 2.0])
+    fit(LastAndBest(), val=True, val_check_interval=5, max_steps=10, module=module)
+    last, best = (torch.load(path, weights_only=True)["state_dict"] for path in (LAST, BEST))
+    assert torch.equal(last["layer.weight"], module.layer.weight)
+    assert not torch.equal(best["layer.weight"], module.layer.weight)
+
+
+def test_fast_dev_run_leaves_no_files():
+    fit(LastAndBest(every_n_steps=1), [1.0], val=True, fast_dev_run=True)
+    assert not LAST.parent.exists()
+
+
+@pytest.mark.parametrize("value", [0, -5])
+def test_every_n_steps_must_be_positive(value):
+    with pytest.raises(UserError, match=rf"every_n_steps must be at least 1, got {value}.*--checkpoint\.every_n_steps"):
+        LastAndBest(every_n_steps=value)

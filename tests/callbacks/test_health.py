@@ -1,0 +1,250 @@
+"""Each verdict speaks on a case that is made for it, once, and not on a healthy run."""
+
+import json
+import math
+from pathlib import Path
+from types import SimpleNamespace
+
+import lightning
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+
+from vqlab.callbacks.checkpoints import LastAndBest
+from vqlab.callbacks.health import ENOUGH, HISTORY, Health, detrended_spread, grad_norm, has_grad
+from vqlab.errors import UserError
+from vqlab.training.finite import NonFiniteError, require_finite
+
+CODES = 100
+
+
+class Patient(lightning.LightningModule):
+    """A model whose loss, gradient and codebook figures are told by functions of the step."""
+
+    def __init__(self, loss=None, scale=None, usage=None, perplexity=None):
+        super().__init__()
+        self.layer, self.unused = nn.Linear(2, 1), nn.Linear(2, 2)
+        self.quantizer = nn.Identity()
+        self.quantizer.num_embeddings = CODES
+        self.loss, self.scale = loss or (lambda step: math.exp(-step / 50)), scale or (lambda step: 1.0)
+        self.usage, self.perplexity = usage, perplexity
+        self.norms = []
+
+    def training_step(self, batch, batch_idx):
+        step = self.global_step
+        loss = torch.tensor(float(self.loss(step)))
+        require_finite({"loss": loss, "rec_loss": torch.tensor(0.0)}, batch_idx, step)
+        self.log("train/loss", loss)
+        if self.usage:
+            self.log("train/codebook_usage", float(self.usage(step)))
+            self.log("train/perplexity", float((self.perplexity or (lambda _: CODES))(step)))
+        return self.scale(step) * self.layer(batch).sum()
+
+    def on_before_optimizer_step(self, optimizer):
+        self.norms.append(float(grad_norm(self.layer)))
+
+    def validation_step(self, batch, batch_idx):
+        pass
+
+    def on_validation_epoch_end(self):
+        if self.usage:
+            self.log("val/codebook_usage", float(self.usage(self.global_step)))
+            self.log("val/perplexity", float((self.perplexity or (lambda _: CODES))(self.global_step)))
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=1e-6)
+
+
+def fit(patient, health=None, callbacks=(), every=1, val=False, steps=100, ckpt_path=None, **settings):
+    trainer = lightning.Trainer(
+        max_steps=steps,
+        logger=False,
+        enable_checkpointing=bool(callbacks),
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        accelerator="cpu",
+        callbacks=[health or Health(), *callbacks],
+        log_every_n_steps=every,
+        default_root_dir=".",
+        **settings,
+    )
+    loader = DataLoader(torch.ones(400, 2), batch_size=2)
+    trainer.fit(patient, loader, DataLoader(torch.ones(1, 2)) if val else None, ckpt_path=ckpt_path)
+    return trainer
+
+
+def verdicts():
+    path = Path("health.jsonl")
+    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    for line in lines:
+        assert {"time", "step", "event", "evidence", "mend"} <= line.keys()
+        assert line["mend"]
+    return {line["event"]: line for line in lines} if len({line["event"] for line in lines}) == len(lines) else lines
+
+
+def test_a_healthy_run_is_left_alone(capsys):
+    patient = Patient(
+        loss=lambda step: math.exp(-step / 50) * (1.1 if step % 2 else 0.9),  # 10% of noise about a steady fall
+        scale=lambda step: 2.0 if step % 2 else 1.0,
+        usage=lambda step: 0.9,
+    )
+    fit(patient, Health(grace_steps=10), val=True, val_check_interval=50)
+    assert verdicts() == {}
+    assert "health:" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("usage", "perplexity", "collapsed"),
+    [(0.19, 50, True), (0.9, 4.9, True), (0.21, 5.1, False)],
+)
+@pytest.mark.parametrize("stage", ["train", "val"])
+def test_codebook_collapse(usage, perplexity, collapsed, stage):
+    patient = Patient(usage=lambda step: usage, perplexity=lambda step: perplexity)
+    if stage == "train":
+        fit(patient, Health(grace_steps=30), every=4, steps=60)
+        step = 32  # the first line of the log behind the grace
+    else:
+        fit(patient, Health(grace_steps=30), every=1000, steps=60, val=True, val_check_interval=25)
+        step = 50
+    if not collapsed:
+        assert verdicts() == {}
+        return
+    verdict = verdicts()["codebook_collapse"]
+    assert verdict["step"] == step
+    assert f"{usage:.1%} of 100 codes" in verdict["evidence"]
+    assert f"perplexity {perplexity:.1f} ({stage})" in verdict["evidence"]
+    assert "--model.quantizer" in verdict["mend"]
+
+
+def test_no_collapse_within_the_grace():
+    fit(Patient(usage=lambda step: 0.01), Health(grace_steps=101), val=True, val_check_interval=10)
+    assert verdicts() == {}
+
+
+def test_loss_oscillation():
+    fit(Patient(loss=lambda step: 10 * math.exp(-step / 5) + 1.0 + 0.5 * (-1) ** step))
+    verdict = verdicts()["loss_oscillation"]
+    assert verdict["step"] == 3 * ENOUGH, "it speaks as soon as the last third has enough values"
+    assert "50% of its mean" in verdict["evidence"]
+
+
+def test_a_steep_but_steady_fall_is_no_oscillation():
+    fit(Patient(loss=lambda step: 10.0 - 0.09 * step))
+    assert verdicts() == {}
+
+
+def test_accumulated_batches_count_as_one():
+    """Twelve steps are twelve values, of however many batches they consist."""
+    health = Health()
+    fit(Patient(), health, steps=12, accumulate_grad_batches=4)
+    assert len(health.losses) == len(health.norms) == 12
+
+
+def test_exploding_gradient():
+    patient = Patient(scale=lambda step: 500.0 if step == 40 else 1.0)
+    fit(patient, gradient_clip_val=0.1)
+    verdict = verdicts()["exploding_gradient"]
+    assert verdict["step"] == 40
+    assert "500 times its median" in verdict["evidence"], "the norm before clipping"
+    assert "--trainer.gradient_clip_val" in verdict["mend"]
+
+
+def test_a_gradient_that_was_always_large_does_not_explode():
+    fit(Patient(scale=lambda step: 1e6 * (1 + step)))
+    assert verdicts() == {}
+
+
+def test_an_early_gradient_is_not_judged():
+    fit(Patient(scale=lambda step: 500.0 if step == ENOUGH - 1 else 1.0), steps=40)
+    assert verdicts() == {}
+
+
+def test_a_gradient_that_is_not_finite_is_said():
+    fit(Patient(scale=lambda step: math.inf if step == 40 else 1.0))
+    assert verdicts()["exploding_gradient"]["step"] == 40
+
+
+def test_non_finite_names_the_batch_and_the_last_good_checkpoint():
+    patient = Patient(loss=lambda step: math.nan if step == 7 else 1.0)
+    with pytest.raises(NonFiniteError):
+        fit(patient, callbacks=[LastAndBest(every_n_steps=3)])
+    verdict = verdicts()["non_finite"]
+    assert (verdict["step"], verdict["batch_idx"]) == (7, 7)
+    assert verdict["evidence"] == "loss not finite at batch 7"
+    assert "--model.lr" in verdict["mend"]
+    assert "--ckpt_path checkpoints/last.ckpt" in verdict["mend"]
+    assert torch.load("checkpoints/last.ckpt", weights_only=True)["global_step"] == 6
+
+
+def test_non_finite_without_a_checkpoint():
+    with pytest.raises(NonFiniteError):
+        fit(Patient(loss=lambda step: math.inf))
+    assert "there is no checkpoint yet" in verdicts()["non_finite"]["mend"]
+
+
+def test_other_exceptions_are_no_verdict():
+    def fail(step):
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fit(Patient(loss=fail))
+    assert verdicts() == {}
+
+
+def test_each_verdict_is_said_once_also_after_resuming(caplog):
+    caplog.set_level("INFO")
+
+    def ill():
+        return Patient(loss=lambda step: 1.0 + 0.9 * (-1) ** step, usage=lambda step: 0.1)
+
+    health = Health(grace_steps=5)
+    fit(ill(), health, callbacks=[LastAndBest()], steps=70, val=True, val_check_interval=10)
+    assert set(verdicts()) == {"loss_oscillation", "codebook_collapse"}
+    assert caplog.text.count("health: ") == 2
+    assert caplog.text.count("health: codebook collapse at step 5: ") == 1
+    resumed = Health(grace_steps=5)
+    fit(ill(), resumed, steps=100, ckpt_path="checkpoints/last.ckpt")
+    assert len(verdicts()) == 2, "said again"
+    assert resumed.said == {"loss_oscillation", "codebook_collapse"}
+
+
+def test_the_state_survives():
+    health = Health()
+    fit(Patient(), health, steps=30)
+    health.losses.extend(range(HISTORY))
+    state = json.loads(json.dumps(health.state_dict()))
+    again = Health()
+    again.load_state_dict(state)
+    assert again.state_dict() == health.state_dict()
+    assert (len(again.losses), len(again.norms)) == (HISTORY, 30)
+    assert again.losses.maxlen == health.losses.maxlen
+
+
+def test_gradient_norms_are_logged_by_part():
+    patient = Patient(scale=lambda step: step + 1.0)
+    trainer = fit(patient, steps=6, every=3)
+    assert float(trainer.callback_metrics["grad_norm/layer"]) == pytest.approx(patient.norms[5])
+    assert patient.norms[5] == pytest.approx(6 * math.sqrt(2 * 2**2 + 2**2))
+    assert "grad_norm/unused" not in trainer.callback_metrics
+    assert not has_grad(patient.unused)
+
+
+def test_the_spread_about_a_line():
+    assert detrended_spread([5.0, 4.0, 3.0]) == pytest.approx(0)
+    assert detrended_spread([1.0, 2.0]) == 0.0
+    values = [10 + i / 10 + (1 if i % 2 else -1) for i in range(60)]
+    assert detrended_spread(values) == pytest.approx(1 / 12.95, rel=0.01)
+
+
+@pytest.mark.parametrize("name", ["min_usage", "min_perplexity"])
+@pytest.mark.parametrize("value", [-0.1, 1.5])
+def test_shares_are_checked(name, value):
+    with pytest.raises(UserError, match=rf"{name} must lie in \[0, 1\].*--health\.{name}"):
+        Health(**{name: value})
+
+
+def test_other_ranks_write_nothing():
+    trainer = SimpleNamespace(is_global_zero=False, global_step=3, default_root_dir=".")
+    Health().say(trainer, "event", "evidence", "mend")
+    assert not Path("health.jsonl").exists()

@@ -1,0 +1,198 @@
+"""The pictures, by their pixels."""
+
+from pathlib import Path
+
+import lightning
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+from torch.utils.data import DataLoader
+
+from vqlab.callbacks.sample_grid import SampleGrid, histogram, interleave
+from vqlab.errors import UserError
+
+PAD = 4
+
+
+def coloured(values, size=8, channels=3):
+    """One image per value, of that value all over."""
+    return torch.tensor(values).reshape(-1, 1, 1, 1).expand(-1, channels, size, size)
+
+
+def tile(grid, row, column, size=96):
+    top, left = PAD + row * (size + PAD), PAD + column * (size + PAD)
+    return grid[:, top : top + size, left : left + size]
+
+
+def test_reconstructions_stand_below_their_inputs():
+    inputs, outputs = coloured([0.1, 0.2, 0.3]), coloured([0.6, 0.7, 0.8])
+    grid = interleave({"input": inputs, "reconstruction": outputs}, columns=3)
+    for column in range(3):
+        assert tile(grid, 0, column).eq(inputs[column, 0, 0, 0]).all()
+        assert tile(grid, 1, column).eq(outputs[column, 0, 0, 0]).all()
+    assert grid.shape == (3, 2 * 96 + 3 * PAD + PAD, 3 * 96 + 4 * PAD)
+    assert grid[:, :PAD].eq(1).all(), "white between the tiles"
+
+
+def test_a_second_band_follows_below_and_is_filled_with_white():
+    inputs, outputs = coloured([0.1, 0.2, 0.3]), coloured([0.6, 0.7, 0.8])
+    grid = interleave({"input": inputs, "reconstruction": outputs}, columns=2)
+    band = 2 * 96 + 3 * PAD + PAD
+    assert grid.shape == (3, 2 * band, 2 * 96 + 3 * PAD)
+    second = grid[:, band:]
+    assert tile(second, 0, 0).eq(inputs[2, 0, 0, 0]).all()
+    assert tile(second, 1, 0).eq(outputs[2, 0, 0, 0]).all()
+    assert tile(second, 0, 1).eq(1).all()
+    assert tile(second, 1, 1).eq(1).all()
+
+
+def test_fewer_images_than_columns():
+    grid = interleave({"input": coloured([0.1]), "reconstruction": coloured([0.6])}, columns=8)
+    assert grid.shape == (3, 2 * 96 + 3 * PAD + PAD, 96 + 2 * PAD)
+    assert tile(grid, 1, 0).eq(torch.tensor(0.6)).all()
+
+
+@pytest.mark.parametrize(("size", "factor"), [(8, 12), (32, 3), (28, 4), (64, 2), (96, 1), (256, 1)])
+def test_small_images_are_enlarged_by_whole_factors(size, factor):
+    images = torch.rand(2, 3, size, size)
+    grid = interleave({"input": images, "again": images}, columns=2)
+    shown = tile(grid, 0, 1, size * factor)
+    assert torch.equal(shown, images[1].repeat_interleave(factor, 1).repeat_interleave(factor, 2))
+
+
+def test_grey_images():
+    images = torch.rand(2, 1, 8, 8)
+    grid = interleave({"input": images, "again": images}, columns=2)
+    assert grid.shape[0] == 3
+    assert torch.equal(tile(grid, 0, 0)[:, ::12, ::12], images[0].expand(3, 8, 8))
+
+
+def test_low_precision_and_gradients_do_not_matter():
+    images = coloured([0.25, 0.5]).to(torch.bfloat16).requires_grad_()
+    grid = interleave({"input": images, "again": images}, columns=2)
+    assert (grid.dtype, grid.requires_grad) == (torch.float32, False)
+
+
+@pytest.mark.parametrize("codes", [2, 64, 4096])
+def test_the_histogram_shows_something(codes):
+    image = histogram(torch.arange(codes))
+    assert image.shape == (3, 300, 600)
+    assert 0 <= image.min() < image.max() <= 1
+    assert (image < 0.5).any(0).float().mean() > 0.02, "the picture is empty"
+    blue = (image[2] - image[0] > 0.3).float()
+    assert blue.mean() > 0.05, "there are no bars"
+
+
+def test_the_histogram_tells_even_from_uneven_use():
+    even, uneven = histogram(torch.full((64,), 5)), histogram(torch.tensor([1000] + 63 * [1]))
+    blue = [(image[2] - image[0] > 0.3).float().mean() for image in (even, uneven)]
+    assert blue[0] > 3 * blue[1]
+
+
+def test_the_histogram_of_nothing():
+    assert histogram(torch.zeros(16, dtype=torch.int64)).isfinite().all()
+
+
+class Painter(lightning.LightningModule):
+    """Shows its batch, and the batch inverted; validates two batches."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(1, 1)
+        self.shown = []
+
+    def training_step(self, batch, batch_idx):
+        return self.layer(batch["image"][:, :1, 0, 0]).mean()
+
+    def validation_step(self, batch, batch_idx):
+        pass
+
+    test_step = validation_step
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+    def pictures(self, batch):
+        self.shown.append(batch["label"].tolist())
+        return {"input": batch["image"], "inverted": 1 - batch["image"]}
+
+    def code_counts(self):
+        return torch.arange(10)
+
+
+def loader(count):
+    rows = [{"image": torch.full((3, 8, 8), i / 255), "label": i} for i in range(count)]
+    return DataLoader(rows, batch_size=6)
+
+
+def trainer(callback, **settings):
+    settings = {"max_steps": 4, "val_check_interval": 2, **settings}
+    return lightning.Trainer(
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        accelerator="cpu",
+        callbacks=[callback],
+        default_root_dir=".",
+        **settings,
+    )
+
+
+def test_files_appear_at_each_validation_and_not_before():
+    class Watch(lightning.Callback):
+        def on_train_start(self, trainer, pl_module):
+            assert not Path("samples").exists(), "the sanity check wrote a picture"
+
+    model, run = Painter(), trainer(SampleGrid(num_images=4, columns=4), num_sanity_val_steps=2)
+    run.callbacks.append(Watch())
+    run.fit(model, loader(24), loader(12))
+    names = sorted(path.name for path in Path("samples").iterdir())
+    assert names == ["codes_000002.png", "codes_000004.png", "step_000002.png", "step_000004.png"]
+    assert model.shown == [[0, 1, 2, 3], [0, 1, 2, 3]], "the first images of the first batch"
+    pixels = np.asarray(Image.open("samples/step_000004.png"))
+    assert pixels[PAD + 50, PAD + 3 * 100 + 50].tolist() == [3, 3, 3]
+    assert pixels[PAD + 100 + 50, PAD + 3 * 100 + 50].tolist() == [252, 252, 252]
+    assert Image.open("samples/codes_000004.png").size == (600, 300)
+
+
+def test_validate_writes_and_test_does_not():
+    model = Painter()
+    trainer(SampleGrid()).test(model, loader(6), verbose=False)
+    assert not Path("samples").exists()
+    trainer(SampleGrid()).validate(model, loader(6), verbose=False)
+    assert sorted(path.name for path in Path("samples").iterdir()) == ["codes_000000.png", "step_000000.png"]
+
+
+def test_a_model_without_pictures():
+    class Silent(Painter):
+        pictures = property()
+        code_counts = property()
+
+    trainer(SampleGrid()).validate(Silent(), loader(6), verbose=False)
+    assert not Path("samples").exists()
+
+
+def test_a_picture_that_fails_leaves_the_old_one(monkeypatch):
+    model = Painter()
+    trainer(SampleGrid()).validate(model, loader(6), verbose=False)
+    path = Path("samples/step_000000.png")
+    before = path.read_bytes()
+
+    def half(image, file, format):
+        file.write(b"half a picture")
+        raise RuntimeError("torn")
+
+    monkeypatch.setattr("vqlab.callbacks.sample_grid.save_image", half)
+    with pytest.raises(RuntimeError, match="torn"):
+        trainer(SampleGrid(num_images=2)).validate(model, loader(6), verbose=False)
+    assert path.read_bytes() == before
+    assert sorted(p.name for p in path.parent.iterdir()) == ["codes_000000.png", "step_000000.png"]
+
+
+@pytest.mark.parametrize(("num_images", "columns"), [(0, 8), (16, 0)])
+def test_numbers_are_checked(num_images, columns):
+    with pytest.raises(UserError, match="num_images and columns must be at least 1"):
+        SampleGrid(num_images, columns)

@@ -1,0 +1,149 @@
+"""Imports run one way, the package is cheap to import, and every public name is there and described."""
+
+import ast
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import vqlab
+
+ROOT = Path(vqlab.__file__).parent
+FILES = sorted(ROOT.rglob("*.py"))
+# A package imports itself and the levels below it. Packages of one level do not import each other.
+LEVELS = [
+    {"command line"},  # the files that lie in vqlab/ itself, except errors.py
+    {"models", "data", "callbacks"},
+    {"training"},
+    {"quantizers", "losses", "samplers", "metrics"},
+    {"nn", "experiments"},  # experiments reads runs and must start quickly: nothing below it imports torch
+    {"errors"},
+]
+LEVEL = {package: level for level, packages in enumerate(LEVELS) for package in packages}
+WITHOUT_LIGHTNING = {"nn", "losses", "samplers", "quantizers", "experiments", "errors"}
+WITHOUT_TORCH = {"experiments", "errors"}
+
+
+def package_of(module: str) -> str:
+    """The package that a dotted name under vqlab belongs to; ``vqlab`` itself is part of the command line."""
+    parts = module.split(".")
+    return parts[1] if len(parts) > 1 and parts[1] in LEVEL else "command line"
+
+
+def module_of(path: Path) -> str:
+    return ".".join(("vqlab", *path.relative_to(ROOT).with_suffix("").parts)).removesuffix(".__init__")
+
+
+def imports(source: str) -> set[str]:
+    """All modules that a file imports, at its top or in a function; ``from vqlab import data`` names ``vqlab.data``."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"line {node.lineno}: relative import"
+            found |= {f"vqlab.{a.name}" for a in node.names} if node.module == "vqlab" else {node.module}
+    return found
+
+
+def wrong_imports(module: str, source: str) -> set[str]:
+    mine = package_of(module)
+    wrong = set()
+    for name in imports(source):
+        top = name.split(".")[0]
+        if top == "vqlab":
+            other = package_of(name)
+            if other != mine and LEVEL[other] <= LEVEL[mine]:
+                wrong.add(name)
+        elif (top in ("lightning", "pytorch_lightning") and mine in WITHOUT_LIGHTNING) or (
+            top == "torch" and mine in WITHOUT_TORCH
+        ):
+            wrong.add(name)
+    return wrong
+
+
+def run(*args: str) -> subprocess.CompletedProcess:
+    env = {name: value for name, value in os.environ.items() if not name.startswith("VQLAB_")}
+    return subprocess.run([sys.executable, *args], env=env, capture_output=True, text=True, timeout=120)
+
+
+def import_times(stderr: str) -> dict[str, int]:
+    """Module -> cumulative microseconds, from ``python -X importtime``."""
+    rows = re.findall(r"^import time:\s+\d+ \|\s+(\d+) \| +(\S+)$", stderr, re.MULTILINE)
+    return {name: int(time) for time, name in rows}
+
+
+def test_every_package_has_a_level():
+    packages = {path.parent.relative_to(ROOT).parts[0] for path in FILES if path.parent != ROOT}
+    assert packages <= set(LEVEL)
+
+
+@pytest.mark.parametrize("path", FILES, ids=module_of)
+def test_imports_run_one_way(path):
+    assert not wrong_imports(module_of(path), path.read_text())
+
+
+@pytest.mark.parametrize(
+    ("module", "line", "allowed"),
+    [
+        ("vqlab.lightning_cli", "from vqlab.models.vqvae import VQVAE", True),
+        ("vqlab.models.vqvae", "from vqlab.training.finite import require_finite", True),
+        ("vqlab.models.vqvae", "import lightning", True),
+        ("vqlab.quantizers.fsq", "from vqlab.quantizers.base import Quantizer", True),
+        ("vqlab.nn.unet", "import vqlab.errors", True),
+        ("vqlab.models.vqvae", "from vqlab.data.images import Batch", False),
+        ("vqlab.callbacks.health", "import vqlab.models.vqvae", False),
+        ("vqlab.data.images", "def f():\n    from vqlab.callbacks import health", False),
+        ("vqlab.quantizers.fsq", "from vqlab.metrics.codebook import CodebookUsage", False),
+        ("vqlab.nn.unet", "from vqlab.quantizers.fsq import FSQ", False),
+        ("vqlab.training.loading", "from vqlab import VQVAE", False),
+        ("vqlab.training.loading", "from vqlab import models", False),
+        ("vqlab.errors", "import vqlab.nn", False),
+        ("vqlab.nn.unet", "from lightning.pytorch import Trainer", False),
+        ("vqlab.losses.gan", "import lightning.fabric", False),
+        ("vqlab.experiments.report", "import torch", False),
+    ],
+)
+def test_the_rule_tells_right_from_wrong(module, line, allowed):
+    assert (not wrong_imports(module, line)) == allowed
+
+
+def test_import_vqlab_loads_neither_torch_nor_lightning_and_takes_no_time():
+    loaded = run("-c", "import sys, vqlab; print(*{'torch', 'lightning'} & set(sys.modules))")
+    assert (loaded.returncode, loaded.stdout.strip()) == (0, ""), loaded.stderr
+    best = min(import_times(run("-X", "importtime", "-c", "import vqlab").stderr)["vqlab"] for _ in range(3))
+    assert best < 100_000, f"import vqlab takes {best} microseconds"
+
+
+@pytest.mark.parametrize(
+    ("args", "status"), [(["--help"], 0), ([], 0), (["--version"], 0), (["fitt"], 2)], ids=lambda value: str(value)
+)
+def test_help_and_mistakes_are_answered_without_torch(args, status):
+    done = run("-X", "importtime", "-m", "vqlab", *args)
+    modules = import_times(done.stderr)
+    assert "vqlab.cli" in modules
+    assert not {"torch", "lightning"} & {name.split(".")[0] for name in modules}
+    assert done.returncode == status
+    assert bool(done.stdout) == (status == 0)
+    if status:
+        assert done.stderr.splitlines()[-1].startswith("vqlab: error: ")
+
+
+@pytest.mark.parametrize("name", vqlab.PUBLIC)
+def test_public_name_is_described(name):
+    thing = getattr(vqlab, name)
+    assert thing.__module__ == vqlab.PUBLIC[name]
+    assert name in dir(vqlab)
+    doc = (thing.__doc__ or "").strip()
+    assert doc
+    if isinstance(thing, type):
+        assert len(doc.splitlines()) > 1
+
+
+@pytest.mark.parametrize("path", FILES, ids=module_of)
+def test_file_is_read_in_one_sitting(path):
+    assert path.name not in ("utils.py", "helpers.py")
+    assert len(path.read_text().splitlines()) <= 350

@@ -1,0 +1,57 @@
+"""A loss that is not a number stops the training, on all ranks at once."""
+
+import math
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from vqlab.errors import UserError
+from vqlab.training.finite import NonFiniteError, require_finite
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_names_all_terms_the_batch_and_the_step(value, dtype):
+    bad, good = torch.tensor(value, dtype=dtype), torch.tensor(1.0, requires_grad=True)
+    with pytest.raises(NonFiniteError, match=r"^loss, rec_loss is NaN or infinite at batch 7 \(step 3\)") as error:
+        require_finite({"loss": bad, "commitment_loss": good, "rec_loss": bad}, batch_idx=7, step=3)
+    assert isinstance(error.value, UserError)
+    assert (error.value.terms, error.value.batch_idx, error.value.step) == (["loss", "rec_loss"], 7, 3)
+    assert "--model.lr" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_finite_terms_pass_whatever_their_size():
+    terms = {"zero": torch.tensor(0.0), "large": torch.tensor(3e38), "mixed": torch.tensor(-1.0, dtype=torch.bfloat16)}
+    assert require_finite(terms, batch_idx=0, step=0) is None
+
+
+def main(rank, folder):
+    """One rank of two; only rank 1 has a NaN."""
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    require_finite({"loss": torch.tensor(1.0), "rec_loss": torch.tensor(2.0)}, 4, 4)
+    rec_loss = torch.tensor(math.nan if rank == 1 else 2.0)
+    try:
+        require_finite({"loss": torch.tensor(1.0), "rec_loss": rec_loss}, 5, 5)
+    except NonFiniteError as error:
+        print(error)
+    dist.destroy_process_group()
+
+
+def test_both_ranks_raise_the_same(tmp_path):
+    command = [sys.executable, __file__]
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    ranks = [
+        subprocess.Popen([*command, str(rank), str(tmp_path)], stdout=subprocess.PIPE, text=True, env=env) for rank in (0, 1)
+    ]
+    messages = [process.communicate(timeout=60)[0].strip() for process in ranks]
+    assert messages[0].startswith("rec_loss is NaN or infinite at batch 5 (step 5)")
+    assert messages[0] == messages[1]
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), sys.argv[2])
