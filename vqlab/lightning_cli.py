@@ -1,20 +1,11 @@
 """LightningCLI with vqlab's run folder, links from data to model, callbacks and one-line errors."""
 
-import contextlib
-import difflib
 import importlib
-import logging
-import os
-import re
-import sys
-import time
-import warnings
 from pathlib import Path
 from typing import Any
 
 import lightning
-import yaml
-from jsonargparse import ArgumentError, Namespace, get_loader, set_loader
+from jsonargparse import ArgumentError, Namespace
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities import rank_zero_info
@@ -30,7 +21,9 @@ from vqlab.callbacks.step_seed import StepSeed
 from vqlab.callbacks.throughput import Throughput
 from vqlab.cli_errors import explain
 from vqlab.errors import UserError
+from vqlab.libraries import quiet, read_none_as_null
 from vqlab.nn.rebuild import to_spec
+from vqlab.run_folder import find_run_folder, with_run_config
 from vqlab.training.csv_log import CSVLog
 from vqlab.training.loading import load_weights, read_checkpoint
 from vqlab.training.wandb_log import wandb_logger
@@ -54,7 +47,7 @@ def run(args: list[str]) -> None:
     """
     quiet()
     read_none_as_null()
-    for module in {module for module in vqlab.PUBLIC.values()}:
+    for module in set(vqlab.PUBLIC.values()):
         importlib.import_module(module)  # so that YAML and flags may use the short names of classes
     CLI(args=with_run_config(args))
 
@@ -104,7 +97,9 @@ class CLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the run's folder and the callbacks that every run has."""
-        parser.add_argument("--name", type=str | None, default=None, help="Name of the run's folder; null takes the time.")
+        parser.add_argument(
+            "--name", type=str | None, default=None, help="Name of the run's folder; null takes the time."
+        )
         parser.add_argument("--runs", type=str, default="runs", help="Folder of all runs.")
         parser.add_argument("--wandb.mode", type=str, default="auto", help="auto, online, offline or disabled.")
         parser.add_argument("--wandb.project", type=str, default="vqlab", help="W&B project.")
@@ -133,7 +128,9 @@ class CLI(LightningCLI):
         if self.subcommand != "fit" and not config.get("ckpt_path"):
             raise UserError(f"vqlab {self.subcommand} needs trained weights: add --ckpt_path runs/.../best.ckpt")
         if config.get("model") is None or config.get("data") is None:
-            raise UserError("no model or no data chosen: add --model VQVAE --data CIFAR10, or --config configs/vqvae.yaml")
+            raise UserError(
+                "no model or no data chosen: add --model VQVAE --data CIFAR10, or --config configs/vqvae.yaml"
+            )
         init_args = config.model.get("init_args") or Namespace()
         for source, targets in LINKS.items():
             for target in targets[1:]:
@@ -197,7 +194,9 @@ class CLI(LightningCLI):
         step = checkpoint["global_step"]
         rank_zero_info(f"resume: from step {step} of {path}")
         if 0 <= self.trainer.max_steps <= step:
-            raise UserError(f"{path} is at step {step} and max_steps is {self.trainer.max_steps}: raise --trainer.max_steps")
+            raise UserError(
+                f"{path} is at step {step} and max_steps is {self.trainer.max_steps}: raise --trainer.max_steps"
+            )
         for logger in self.trainer.loggers:
             if isinstance(logger, CSVLog):
                 logger.resume_from(step)
@@ -227,7 +226,7 @@ class CLI(LightningCLI):
         arrays = {name: torch.cat([batch[name] for batch in batches]).cpu().numpy() for name in batches[0]}
         path = self.run_folder / "codes.npz"
         with write_whole(path) as file:
-            np.savez_compressed(file, **arrays)
+            np.savez_compressed(file, **arrays)  # type: ignore[arg-type]  # its allow_pickle confuses mypy
         rank_zero_info(f"{path}: " + ", ".join(f"{name} {array.shape}" for name, array in arrays.items()))
 
     def _check_checkpoint(self, path: str) -> dict[str, Any]:
@@ -235,56 +234,11 @@ class CLI(LightningCLI):
         stored = (checkpoint.get("hyper_parameters") or {}).get("_class_path")
         mine = to_spec(self.model)["class_path"]
         if stored != mine:
-            raise UserError(f"{path} holds a {str(stored).rpartition('.')[2]}, not a {type(self.model).__name__}: change --model")
+            raise UserError(
+                f"{path} holds a {str(stored).rpartition('.')[2]}, not a {type(self.model).__name__}: change --model"
+            )
         load_weights(self.model, checkpoint["state_dict"], path)
         return checkpoint
-
-
-def find_run_folder(config: Namespace, subcommand: str) -> Path:
-    """Return the folder of this run: that of the checkpoint which is resumed or evaluated, or a new one.
-
-    Raises:
-        UserError: If the name is taken.
-    """
-    path = config.get("ckpt_path")
-    if path and run_of(path):
-        return run_of(path) or Path()
-    if inherited := os.environ.get("VQLAB_RUN_FOLDER"):  # set below, by the process that started this rank
-        return Path(inherited)
-    model = config.model.class_path.rpartition(".")[2].lower()
-    folder = Path(config.runs) / model / (config.name or time.strftime("%Y%m%d-%H%M%S"))
-    if (folder / "config.yaml").exists() or (folder / "checkpoints").exists():
-        if config.name:
-            raise UserError(
-                f"{folder} holds a run: choose another --name, or resume with --ckpt_path {folder}/checkpoints/last.ckpt"
-            )
-        folder = folder.with_name(f"{folder.name}-{os.getpid()}")
-    return folder
-
-
-def run_of(checkpoint: str | Path) -> Path | None:
-    """Return the run folder that ``checkpoint`` lies in, if it lies in one."""
-    folder = Path(checkpoint).parent.parent
-    return folder if (folder / "config.yaml").exists() else None
-
-
-def with_run_config(args: list[str]) -> list[str]:
-    """Put the run's own config.yaml in front if a checkpoint of a run is given and no config or model is."""
-    command, rest = args[0], args[1:]
-    if any(arg.split("=")[0] in ("--config", "-c", "--model", "--data") for arg in rest):
-        return args
-    for i, arg in enumerate(rest):
-        if arg == "--ckpt_path" and i + 1 < len(rest):
-            path = rest[i + 1]
-        elif arg.startswith("--ckpt_path="):
-            path = arg.partition("=")[2]
-        else:
-            continue
-        if not Path(path).is_file():
-            raise UserError(f"checkpoint {path} does not exist: look under runs/<model>/<name>/checkpoints/")
-        if folder := run_of(path):
-            return [command, "--config", str(folder / "config.yaml"), *rest]
-    return args
 
 
 def num_devices(trainer: Any) -> int:
@@ -306,8 +260,8 @@ def differences(old: Any, new: Any, prefix: str = "") -> dict[str, tuple[Any, An
     """Return what differs between two specs, as ``{dotted name: (old, new)}``.
 
     Example:
-        >>> differences({"lr": 1, "quantizer": {"init_args": {"seed": 0}}}, {"lr": 2, "quantizer": {"init_args": {"seed": 0}}})
-        {'lr': (1, 2)}
+        >>> differences({"quantizer": {"init_args": {"seed": 0}}}, {"quantizer": {"init_args": {"seed": 3}}})
+        {'quantizer.seed': (0, 3)}
     """
     if isinstance(old, dict) and isinstance(new, dict):
         found: dict[str, tuple[Any, Any]] = {}
@@ -316,35 +270,3 @@ def differences(old: Any, new: Any, prefix: str = "") -> dict[str, tuple[Any, An
             found |= differences(old.get(key), new.get(key), name)
         return found
     return {} if old == new else {prefix: (old, new)}
-
-
-def read_none_as_null() -> None:
-    """Make the parser read ``None`` as null.
-
-    jsonargparse 4.53 hands the null of a nested option, as in ``--model.quantizer.revive_after=null``, to the parser of the
-    inner class as the text ``None``, and refuses it there.
-    """
-    load = get_loader("yaml")
-    if load.__name__ != "load_with_none":
-
-        def load_with_none(text: str) -> Any:
-            return None if isinstance(text, str) and text.strip() == "None" else load(text)
-
-        set_loader("yaml", load_with_none, (yaml.YAMLError,))
-
-
-def quiet() -> None:
-    """Keep advertisements and repeated hints of the libraries off the screen."""
-    hidden = re.compile(r"💡|litlogger|litmodels|TPU available|HPU available|GPU available|`Trainer.fit` stopped|tensorboardX|`weights_only` was")
-
-    class Hide(logging.Filter):
-        def filter(self, record: logging.LogRecord) -> bool:
-            return not hidden.search(record.getMessage())
-
-    for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
-        for handler in logging.getLogger(name).handlers:
-            handler.addFilter(Hide())
-    warnings.filterwarnings("ignore", ".*does not have many workers.*")
-    warnings.filterwarnings("ignore", ".*tensorboardX.*")
-    warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec.*")
-    warnings.filterwarnings("ignore", ".*Checkpoint directory .* exists and is not empty.*")

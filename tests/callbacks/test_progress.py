@@ -37,7 +37,12 @@ def test_it_shows_the_models_figures_and_no_version(capsys):
     bar = Read()
     logger = CSVLogger(".", version=3)  # this one has a version
     trainer = lightning.Trainer(
-        max_steps=3, logger=logger, enable_checkpointing=False, enable_model_summary=False, accelerator="cpu", callbacks=[bar]
+        max_steps=3,
+        logger=logger,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        accelerator="cpu",
+        callbacks=[bar],
     )
     trainer.fit(Line(), DataLoader(torch.randn(3, 1)))
     assert bar.figures == {"train/loss": 1.25}

@@ -12,9 +12,7 @@ from vqlab.callbacks.step_seed import StepSeed
 
 
 def numbers(step, rank=0, world=1, batch_idx=0, accumulate=1):
-    trainer = SimpleNamespace(
-        global_step=step, global_rank=rank, world_size=world, accumulate_grad_batches=accumulate
-    )
+    trainer = SimpleNamespace(global_step=step, global_rank=rank, world_size=world, accumulate_grad_batches=accumulate)
     StepSeed().on_train_batch_start(trainer, None, None, batch_idx)
     return tuple(torch.randint(2**62, (2,)).tolist())
 

@@ -69,7 +69,12 @@ def test_evaluation_needs_the_checkpoint_alone(capsys):
 
 
 def test_parts_are_swapped_by_flags():
-    nets = ["--model=VQVAE", "--model.encoder=ConvEncoder", "--model.encoder.base_channels=8", "--model.encoder.z_channels=8"]
+    nets = [
+        "--model=VQVAE",
+        "--model.encoder=ConvEncoder",
+        "--model.encoder.base_channels=8",
+        "--model.encoder.z_channels=8",
+    ]
     nets += ["--model.decoder=ConvDecoder", "--model.decoder.base_channels=8", "--model.decoder.z_channels=8"]
     nets += ["--model.decoder.out_activation=tanh", "--model.quantizer=FSQ", "--model.quantizer.levels=[8,5,5]"]
     main(["fit", *nets, *DATA, *TRAINER, *QUICK, "--name=fsq", "--model.base_lr=1e-5", "--ema.decay=0.9"])

@@ -47,7 +47,14 @@ def test_two_processes_equal_one(tmp_path, codebook_update):
     assert len(one) == len(two) == 10
     for row, expected in zip(two, one, strict=True):
         # train/loss is rank 0's own half of the batch; what is summed over the ranks must agree.
-        for name in ("val/loss", "val/rec_loss", "val/psnr", "val/perplexity", "train/perplexity", "train/codebook_usage"):
+        for name in (
+            "val/loss",
+            "val/rec_loss",
+            "val/psnr",
+            "val/perplexity",
+            "train/perplexity",
+            "train/codebook_usage",
+        ):
             if name in expected:
                 assert row[name] == pytest.approx(expected[name], rel=1e-4), name
     assert sum("val/loss" in row for row in two) == 2

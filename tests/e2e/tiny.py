@@ -54,7 +54,9 @@ def command(*args: str, **environ: str) -> subprocess.Popen:
     """Start ``vqlab`` as a process of its own, one thread per rank."""
     env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", **environ}
     pipe = subprocess.PIPE
-    return subprocess.Popen([sys.executable, "-m", "vqlab", *args], env=env, stdout=pipe, stderr=subprocess.STDOUT, text=True)
+    return subprocess.Popen(
+        [sys.executable, "-m", "vqlab", *args], env=env, stdout=pipe, stderr=subprocess.STDOUT, text=True
+    )
 
 
 def logged(path: str | Path) -> list[dict[str, float]]:

@@ -9,6 +9,7 @@ from vqlab.quantizers.lottery import cast_lots, draw, gather_lowest, lowest
 
 ORIGIN = torch.zeros(())
 
+
 def rand(*shape, seed):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 

@@ -46,7 +46,8 @@ def test_both_ranks_raise_the_same(tmp_path):
     command = [sys.executable, __file__]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     ranks = [
-        subprocess.Popen([*command, str(rank), str(tmp_path)], stdout=subprocess.PIPE, text=True, env=env) for rank in (0, 1)
+        subprocess.Popen([*command, str(rank), str(tmp_path)], stdout=subprocess.PIPE, text=True, env=env)
+        for rank in (0, 1)
     ]
     messages = [process.communicate(timeout=60)[0].strip() for process in ranks]
     assert messages[0].startswith("rec_loss is NaN or infinite at batch 5 (step 5)")

@@ -101,6 +101,9 @@ def test_with_averaged_weights(callback):
     for name, value in net.state_dict().items():
         assert torch.equal(parent.features.net.state_dict()[name], value)
 
-    again, resumed = Parent(), lightning.Trainer(max_steps=5, callbacks=[callback()], enable_checkpointing=False, **settings)
+    again, resumed = (
+        Parent(),
+        lightning.Trainer(max_steps=5, callbacks=[callback()], enable_checkpointing=False, **settings),
+    )
     resumed.fit(again, loader, ckpt_path="a.ckpt")
     assert resumed.global_step == 5

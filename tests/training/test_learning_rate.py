@@ -105,7 +105,7 @@ def test_base_lr_takes_the_batch_size_of_a_datamodule():
 
 def test_base_lr_without_a_batch_size_is_refused():
     loader = DataLoader([{"image": torch.rand(1, 8, 8)}] * 8, batch_sampler=[[0, 1], [2, 3]])
-    with pytest.raises(UserError, match="base_lr.*set lr"):
+    with pytest.raises(UserError, match=r"base_lr.*set lr"):
         rates(model(base_lr=1e-5), loader, max_steps=1)
     assert rates(model(lr=2e-3), loader, max_steps=1)[0] == [2e-3]
 

@@ -40,7 +40,11 @@ class OwnRebuildable(Rebuildable, Own):
 
 
 def small(**arguments):
-    nets = {"encoder": SmallEncoder(1, 4, 2, 0), "decoder": SmallDecoder(1, 4, 2, 0), "quantizer": VectorQuantizer(8, 2)}
+    nets = {
+        "encoder": SmallEncoder(1, 4, 2, 0),
+        "decoder": SmallDecoder(1, 4, 2, 0),
+        "quantizer": VectorQuantizer(8, 2),
+    }
     return VQVAE(**{**nets, **arguments}, channels=1, image_size=8)
 
 

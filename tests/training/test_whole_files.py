@@ -39,7 +39,7 @@ def test_the_old_file_is_there_until_the_block_ends(old):
 
 @pytest.mark.parametrize("error", [ZeroDivisionError("x"), KeyboardInterrupt(), SystemExit(3), OSError(errno.EIO, "x")])
 def test_an_exception_in_the_block_leaves_the_old_file_and_goes_on(old, error):
-    with pytest.raises(type(error)) as raised, write_whole(PATH) as file:
+    with pytest.raises(type(error)) as raised, write_whole(PATH) as file:  # noqa: PT012
         file.write(b"half")
         raise error
     assert raised.value is error
@@ -124,7 +124,7 @@ def test_a_checkpoint_on_a_full_disk(tmp_path, monkeypatch, request, size):
 def test_a_checkpoint_that_torch_cannot_write(tmp_path):
     path = tmp_path / "last.ckpt"
     WholeCheckpointIO().save_checkpoint({"step": 1}, path)
-    with pytest.raises((AttributeError, TypeError, RuntimeError, Exception), match="pickle|local") as error:
+    with pytest.raises((AttributeError, TypeError, RuntimeError, Exception), match=r"pickle|local") as error:
         WholeCheckpointIO().save_checkpoint({"step": lambda: 2}, path)
     assert not isinstance(error.value, UserError), "this is no matter of the disk"
     assert list(tmp_path.iterdir()) == [path]

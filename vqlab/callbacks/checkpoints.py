@@ -11,10 +11,10 @@ from vqlab.errors import UserError
 
 
 class LastAndBest(Checkpoint):
-    """Write ``checkpoints/last.ckpt`` every n steps and ``checkpoints/best.ckpt`` when a validation was the best so far.
+    """Write ``checkpoints/last.ckpt`` every n steps, and ``checkpoints/best.ckpt`` at the best validation so far.
 
-    ``last.ckpt`` is also written after each validation and at the end of the training. Each file replaces its predecessor
-    in one piece.
+    ``last.ckpt`` is also written after each validation and at the end of the training. Each file replaces its
+    predecessor in one piece.
 
     Args:
         every_n_steps: Steps between two ``last.ckpt``.
@@ -29,7 +29,9 @@ class LastAndBest(Checkpoint):
         self, every_n_steps: int = 500, monitor: str = "val/loss", mode: Literal["min", "max"] = "min"
     ) -> None:
         if every_n_steps < 1:
-            raise UserError(f"every_n_steps must be at least 1, got {every_n_steps}: set --checkpoint.every_n_steps=500")
+            raise UserError(
+                f"every_n_steps must be at least 1, got {every_n_steps}: set --checkpoint.every_n_steps=500"
+            )
         self.every_n_steps, self.monitor, self.mode = every_n_steps, monitor, mode
         self.best_score = math.inf if mode == "min" else -math.inf
         self.best_step: int | None = None

@@ -30,7 +30,9 @@ class EMA(WeightAveraging):
 
     def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
         """Make the averaged copy, unless switched off."""
-        self._average_model = None  # what is validated or tested after a fit are the weights that are given or loaded then
+        self._average_model = (
+            None  # what is validated or tested after a fit are the weights that are given or loaded then
+        )
         if self.decay is not None:
             super().setup(trainer, pl_module, stage)
 
@@ -48,18 +50,18 @@ class EMA(WeightAveraging):
         if self._average_model is not None and int(self._average_model.n_averaged) > 0:
             super().on_train_end(trainer, pl_module)
 
-    def on_save_checkpoint(self, trainer, pl_module, checkpoint) -> None:  # noqa: ANN001
+    def on_save_checkpoint(self, trainer, pl_module, checkpoint) -> None:
         """Store the average as the model's weights."""
         if self._average_model is not None:
             self._begin(pl_module)
             super().on_save_checkpoint(trainer, pl_module, checkpoint)
 
-    def on_load_checkpoint(self, trainer, pl_module, checkpoint) -> None:  # noqa: ANN001
+    def on_load_checkpoint(self, trainer, pl_module, checkpoint) -> None:
         """Restore average and current weights."""
         if self._average_model is not None:
             super().on_load_checkpoint(trainer, pl_module, checkpoint)
 
     def _begin(self, pl_module: lightning.LightningModule) -> None:
-        """Before the first step the average is the model itself; its buffers may have changed (k-means sets a codebook)."""
+        """Before the first step the average is the model itself, whose buffers may have changed since (k-means)."""
         if self._average_model is not None and int(self._average_model.n_averaged) == 0:
             self._average_model.module.load_state_dict(pl_module.state_dict())

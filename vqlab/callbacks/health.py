@@ -14,6 +14,7 @@ from torch import nn
 
 from vqlab.errors import UserError
 from vqlab.training.finite import NonFiniteError
+from vqlab.training.log_interval import is_log_step
 
 HISTORY = 600  # logged values that the rules on loss and gradient look back at
 ENOUGH = 20  # logged values that these rules need
@@ -22,15 +23,15 @@ ENOUGH = 20  # logged values that these rules need
 class Health(lightning.Callback):
     """Watch loss, gradients and codebook; write verdicts to ``health.jsonl`` and print each kind once.
 
-    Verdicts: ``non_finite`` (the run stops), ``codebook_collapse``, ``loss_oscillation``, ``exploding_gradient``. Also logs
-    ``grad_norm/<part>`` for each part of the model.
+    Verdicts: ``non_finite`` (the run stops), ``codebook_collapse``, ``loss_oscillation``, ``exploding_gradient``.
+    Also logs ``grad_norm/<part>`` for each part of the model.
 
     Args:
         min_usage: The codebook has collapsed if a smaller share of the codes is used ...
         min_perplexity: ... or the perplexity is a smaller share of K.
         grace_steps: Steps before a codebook is judged.
-        oscillation: A loss oscillates if, over the last third of what was logged, its standard deviation about a straight
-            line is more than this share of its mean.
+        oscillation: A loss oscillates if, over the last third of what was logged, its standard deviation about a
+            straight line is more than this share of its mean.
         explosion: A gradient explodes if its norm is this many times the median so far.
 
     Raises:
@@ -58,7 +59,7 @@ class Health(lightning.Callback):
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, optimizer: Any
     ) -> None:
         """Log the gradient norm of each part, with each line of the log."""
-        if (trainer.global_step + 1) % trainer.log_every_n_steps:
+        if not is_log_step(trainer, trainer.global_step + 1):
             return
         norms = {name: grad_norm(part) for name, part in pl_module.named_children() if has_grad(part)}
         pl_module.log_dict({f"grad_norm/{name}": norm for name, norm in norms.items()})
@@ -75,7 +76,7 @@ class Health(lightning.Callback):
 
     def on_train_batch_end(self, trainer: lightning.Trainer, pl_module: Any, *args: Any) -> None:
         """Judge loss and codebook, with each line of the log."""
-        if trainer.global_step % trainer.log_every_n_steps or not trainer.is_global_zero:
+        if not is_log_step(trainer, trainer.global_step) or not trainer.is_global_zero:
             return
         if trainer.fit_loop._should_accumulate():
             return  # a batch that did not step has no line in the log

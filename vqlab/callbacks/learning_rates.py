@@ -11,7 +11,9 @@ class LearningRates(lightning.Callback):
     Lightning's own monitor logs a line of its own, which leaves two half-empty rows per step in metrics.csv.
     """
 
-    def on_train_batch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *args: Any) -> None:
+    def on_train_batch_start(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *args: Any
+    ) -> None:
         """Log the rate of each schedule's first parameter group."""
         for config in trainer.lr_scheduler_configs:
             pl_module.log(config.name or "lr", config.scheduler.optimizer.param_groups[0]["lr"])

@@ -8,7 +8,7 @@ import torch
 
 
 class StepSeed(lightning.Callback):
-    """Seed torch before each training batch from (run seed, step, batch of the step, rank); nothing has to be stored."""
+    """Seed torch before each training batch from (run seed, step, batch of the step, rank); nothing is stored."""
 
     def on_train_batch_start(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, batch: Any, batch_idx: int

@@ -5,6 +5,8 @@ from typing import Any
 
 import lightning
 
+from vqlab.training.log_interval import is_log_step
+
 
 class Throughput(lightning.Callback):
     """Log ``train/samples_per_second`` over all ranks: training batches alone, without validation and checkpoints."""
@@ -24,6 +26,6 @@ class Throughput(lightning.Callback):
         """Stop the clock; log and begin again with each line of the log."""
         self.seconds += time.perf_counter() - self.started
         self.samples += len(next(iter(batch.values())))
-        if trainer.global_step % trainer.log_every_n_steps == 0:
+        if is_log_step(trainer, trainer.global_step):
             pl_module.log("train/samples_per_second", self.samples * trainer.world_size / self.seconds)
             self.samples, self.seconds = 0, 0.0

@@ -1,0 +1,1 @@
+"""torchmetrics over a whole epoch and all ranks."""

@@ -6,7 +6,7 @@ import lightning
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
+from torchmetrics.functional.image import structural_similarity_index_measure
 
 from vqlab.errors import UserError
 from vqlab.metrics.codebook import CodebookUsage
@@ -19,6 +19,7 @@ from vqlab.quantizers.vector import VectorQuantizer
 from vqlab.training.finite import require_finite
 from vqlab.training.learning_rate import adam, check_lr, keep_configured_lr, reset_moments
 from vqlab.training.loading import remember_arguments
+from vqlab.training.log_interval import is_log_step
 from vqlab.training.schedules import Schedule
 
 DEFAULT_LR = 3e-4
@@ -63,6 +64,9 @@ class VQVAE(Rebuildable, lightning.LightningModule):
         ((2, 8, 8), (2, 3, 32, 32), True)
     """
 
+    encoder: Any  # any network with in_channels, out_channels and downsampling
+    decoder: Any  # any network with in_channels and upsampling
+
     def __init__(
         self,
         encoder: nn.Module | None = None,
@@ -82,15 +86,18 @@ class VQVAE(Rebuildable, lightning.LightningModule):
         remember_arguments(self)
         check_lr(lr, base_lr)
         if reconstruction not in RECONSTRUCTION:
-            raise UserError(f"reconstruction must be l2, l1 or huber, got {reconstruction!r}: set --model.reconstruction")
+            raise UserError(
+                f"reconstruction must be l2, l1 or huber, got {reconstruction!r}: set --model.reconstruction"
+            )
         # load_from_checkpoint hands the parts over as the plain data that they were stored as.
         encoder, decoder, quantizer = from_spec(encoder), from_spec(decoder), from_spec(quantizer)
         schedule, value_range = from_spec(schedule), from_spec(value_range)
-        self.encoder: Any = encoder or SmallEncoder(in_channels=channels)
-        self.decoder: Any = decoder or SmallDecoder(out_channels=channels)
+        self.encoder = encoder or SmallEncoder(in_channels=channels)
+        self.decoder = decoder or SmallDecoder(out_channels=channels)
         self.quantizer: Quantizer = quantizer or VectorQuantizer()
         self.value_range = ValueRange(value_range) if isinstance(value_range, str) else value_range
-        self.reconstruction, self.lr, self.base_lr, self.betas = reconstruction, lr, base_lr, tuple(betas)
+        self.reconstruction, self.lr, self.base_lr = reconstruction, lr, base_lr
+        self.betas = (betas[0], betas[1])
         self.weight_decay, self.schedule = weight_decay, schedule or Schedule()
         self.channels, self.image_size = channels, image_size
         self._check_parts()
@@ -136,7 +143,7 @@ class VQVAE(Rebuildable, lightning.LightningModule):
             self._stats = code.stats if self._stats is None else self._stats + code.stats
 
         with torch.no_grad():
-            terms["psnr"] = self._psnr(x_hat, x)
+            terms["psnr"] = _psnr(self.value_range.decode(x_hat.float()), self.value_range.decode(x))
         self.log_dict({f"train/{name}": value.detach() for name, value in terms.items() if name != "loss"})
         self.log("train/loss", loss.detach(), prog_bar=True)
         self._log_train_usage(code.indices)
@@ -152,12 +159,12 @@ class VQVAE(Rebuildable, lightning.LightningModule):
                 reset_moments(getattr(optimizer, "optimizer", optimizer), codebook, revived)
             self._stats = None
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> Any:
         """Adam over all parts."""
         codebook = list(self.quantizer.parameters())
         ids = {id(p) for p in codebook}
         rest = [p for p in self.parameters() if id(p) not in ids]
-        groups: list[dict[str, Any]] = [{"params": rest}]
+        groups: list[Any] = [{"params": rest}]
         if codebook:
             groups.append({"params": codebook, "weight_decay": 0.0})
         return adam(
@@ -213,7 +220,7 @@ class VQVAE(Rebuildable, lightning.LightningModule):
     def _features(self, x: Tensor) -> Tensor:
         if x.ndim != 4 or x.shape[1] != self.channels:
             raise UserError(
-                f"images must be (B, {self.channels}, H, W), got {tuple(x.shape)}: build the model with channels={x.shape[1]}"
+                f"images must be (B, {self.channels}, H, W), got {tuple(x.shape)}: build the model with other channels"
             )
         return self.to_code(self.encoder(x))
 
@@ -223,25 +230,21 @@ class VQVAE(Rebuildable, lightning.LightningModule):
         rec_loss = RECONSTRUCTION[self.reconstruction](x_hat, x)
         image, image_hat = self.value_range.decode(x), self.value_range.decode(x_hat.float())
         size = min(11, *(s - 1 + s % 2 for s in image.shape[-2:]))  # SSIM's window is odd and fits into the image
-        metrics = {
+        metrics: dict[str, Any] = {
+            "loss": rec_loss + code.loss,
             "rec_loss": rec_loss,
-            "psnr": self._psnr(x_hat, x),
             "psnr_patch_mean": _psnr(patch_mean(image, self.encoder.downsampling), image),
             "ssim": structural_similarity_index_measure(image_hat, image, kernel_size=size, data_range=1.0),
         }
         self.eval_usage.update(code.indices)
-        log = {"on_epoch": True, "sync_dist": True, "batch_size": len(x)}
-        self.log_dict({f"{stage}/{name}": value for name, value in metrics.items() if name != "psnr"}, **log)
-        self.log(f"{stage}/psnr", metrics["psnr"], prog_bar=True, **log)
-        self.log(f"{stage}/loss", rec_loss + code.loss, **log)
-
-    def _psnr(self, x_hat: Tensor, x: Tensor) -> Tensor:
-        return _psnr(self.value_range.decode(x_hat.float()), self.value_range.decode(x))
+        over_all: dict[str, Any] = {"on_epoch": True, "sync_dist": True, "batch_size": len(x)}
+        self.log_dict({f"{stage}/{name}": value for name, value in metrics.items()}, **over_all)
+        self.log(f"{stage}/psnr", _psnr(image_hat, image), prog_bar=True, **over_all)
 
     def _log_train_usage(self, indices: Tensor) -> None:
         """Log perplexity and usage of all batches since the last line of the log."""
         self.train_usage.update(indices)
-        if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:
+        if is_log_step(self.trainer, self.global_step + 1):
             usage = self.train_usage.compute()
             self.log("train/perplexity", usage["perplexity"], prog_bar=True)
             self.log("train/codebook_usage", usage["codebook_usage"])
@@ -255,9 +258,8 @@ class VQVAE(Rebuildable, lightning.LightningModule):
         for name, part, ends in (("encoder", self.encoder, "in"), ("decoder", self.decoder, "out")):
             found = getattr(part, f"{ends}_channels", self.channels)
             if found != self.channels:
-                raise UserError(
-                    f"the images have {self.channels} channels, the {name} {found}: set --model.{name}.{ends}_channels={self.channels}"
-                )
+                mend = f"set --model.{name}.{ends}_channels={self.channels}"
+                raise UserError(f"the images have {self.channels} channels, the {name} {found}: {mend}")
         down, up = self.encoder.downsampling, self.decoder.upsampling
         if down != up:
             raise UserError(f"the encoder shrinks by {down}, the decoder grows by {up}: make both the same")
@@ -275,5 +277,6 @@ def patch_mean(image: Tensor, size: int) -> Tensor:
 
 
 def _psnr(x_hat: Tensor, x: Tensor) -> Tensor:
-    """Mean over the images of each image's PSNR in dB; both (B, C, H, W) in [0, 1]."""
-    return peak_signal_noise_ratio(x_hat, x, data_range=1.0, dim=(1, 2, 3))
+    """Mean over the images of each image's PSNR in dB, at most 100; both (B, C, H, W) in [0, 1]."""
+    mse = (x_hat - x).square().flatten(1).mean(1)
+    return -10 * mse.clamp_min(1e-10).log10().mean()

@@ -1,0 +1,1 @@
+"""Networks and other plain-torch parts, without Lightning."""

@@ -190,7 +190,9 @@ def activation(name: OutActivation) -> nn.Module:
     """Return the output activation called ``name``; None leaves the output unrestricted."""
     choices = {None: nn.Identity, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid}
     if name not in choices:
-        raise UserError(f"out_activation must be null, tanh or sigmoid, got {name!r}: set --model.decoder.out_activation")
+        raise UserError(
+            f"out_activation must be null, tanh or sigmoid, got {name!r}: set --model.decoder.out_activation"
+        )
     return choices[name]()
 
 

@@ -1,7 +1,7 @@
 """Objects that remember how they were made, so that a checkpoint can make them again.
 
 A checkpoint holds plain data only (it is read with ``weights_only=True``), so a model that was given a quantizer or a
-network stores that part's class path and arguments, the same ``class_path``/``init_args`` form that the YAML configs use.
+network stores that part's class path and arguments, in the ``class_path``/``init_args`` form of the YAML configs.
 """
 
 import dataclasses
@@ -91,7 +91,7 @@ def from_spec(spec: Any) -> Any:
     if "init_args" not in spec:
         raise UserError(
             f"the checkpoint was made with a {spec['class_path']} object whose arguments are not recorded: "
-            f"derive the class from vqlab.nn.rebuild.Rebuildable, or pass the object again, as in vqlab.load(path, encoder=...)"
+            f"derive the class from vqlab.nn.rebuild.Rebuildable, or pass the object again: vqlab.load(path, encoder=...)"
         )
     return cls(**{k: from_spec(v) for k, v in spec["init_args"].items()})
 

@@ -24,8 +24,6 @@ def rotation_trick(z: Tensor, q: Tensor, eps: float = 1e-6) -> Tensor:
         exists = (z_norm > eps) & (q_norm > eps) & (r.norm(dim=1, keepdim=True) > eps)
         r = F.normalize(r, dim=1)
         scale = q_norm / z_norm.clamp_min(eps)
-    rotated = scale * (
-        z - 2 * r * (r * z).sum(1, keepdim=True) + 2 * q_unit * (z_unit * z).sum(1, keepdim=True)
-    )
+    rotated = scale * (z - 2 * r * (r * z).sum(1, keepdim=True) + 2 * q_unit * (z_unit * z).sum(1, keepdim=True))
     carrier = torch.where(exists, rotated, z)
     return q + (carrier - carrier.detach())

@@ -36,9 +36,13 @@ class FSQ(Quantizer):
     def __init__(self, levels: list[int] | tuple[int, ...] = (8, 5, 5, 5)) -> None:
         super().__init__()
         if not levels or min(levels) < 2:
-            raise UserError(f"levels must all be at least 2, got {list(levels)}: set --model.quantizer.levels=[8,5,5,5]")
+            raise UserError(
+                f"levels must all be at least 2, got {list(levels)}: set --model.quantizer.levels=[8,5,5,5]"
+            )
         if math.prod(levels) > 2**62:
-            raise UserError(f"levels {list(levels)} make more codes than an int64 index holds: use fewer or smaller levels")
+            raise UserError(
+                f"levels {list(levels)} make more codes than an int64 index holds: use fewer or smaller levels"
+            )
         self.embedding_dim = len(levels)
         self.num_embeddings = math.prod(levels)
         self.levels: Tensor

@@ -16,10 +16,10 @@ from vqlab.nn.distributed import all_gather_rows
 def cast_lots(rows: Tensor, seed: int, center: Tensor) -> Tensor:
     """Give each row (N, D) a number in [0, 1], near uniform over varied rows, a continuous function of the row.
 
-    A triangle wave of the row's direction from ``center`` (D,), along a random axis, and of its log distance: continuous,
-    so that rounding differences between one process and two move a lot by about 1e-6 and not into another place. The
-    sums are taken in float64, so that equal rows get equal lots wherever in the batch they stand. ``center`` must be the
-    same on all ranks; seen from the origin, rows that lie far from it would all have nearly one direction.
+    A triangle wave of the row's direction from ``center`` (D,), along a random axis, and of its log distance:
+    continuous, so that rounding differences between one process and two move a lot by about 1e-6 and not into another
+    place. The sums are taken in float64, so that equal rows get equal lots wherever in the batch they stand. ``center``
+    must be the same on all ranks; seen from the origin, rows far from it would all have nearly one direction.
     """
     rows = rows - center
     generator = torch.Generator().manual_seed(seed)

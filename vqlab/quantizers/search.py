@@ -8,7 +8,7 @@ BLOCK_ELEMENTS = {"cpu": 2**21, "cuda": 2**26}  # scores held at once: 8 MiB on 
 
 @torch.no_grad()
 def nearest_code(z: Tensor, codebook: Tensor) -> Tensor:
-    """Return argmin_k |z_n - e_k|^2 for rows ``z`` (N, D) and ``codebook`` (K, D) as (N,) int64; ties go to the lowest k.
+    """Return argmin_k |z_n - e_k|^2 as (N,) int64 for rows ``z`` (N, D), ``codebook`` (K, D); ties go to the lowest k.
 
     |z|^2 is the same for every code and is left out: kept in, its rounding error hides the differences between small
     codes. The codebook's mean is subtracted from both sides for the same reason when everything lies far from the

@@ -23,8 +23,8 @@ class VectorQuantizer(Quantizer):
 
     loss = commitment_weight * mean |z - sg(e)|^2, plus mean |sg(z) - e|^2 if the codebook learns by gradient (paper,
     equation 3). With ``codebook_update="ema"`` the codebook is the running mean of its vectors instead (appendix A.1):
-    N_k <- decay N_k + (1 - decay) n_k, m_k <- decay m_k + (1 - decay) sum z, e_k = m_k / N_k, with n_k, z over the global
-    batch. N_k starts from the real counts of the initialisation and not from a constant.
+    N_k <- decay N_k + (1 - decay) n_k, m_k <- decay m_k + (1 - decay) sum z, e_k = m_k / N_k, with n_k, z over the
+    global batch. N_k starts from the real counts of the initialisation and not from a constant.
 
     A code that no vector of the last ``revive_after`` global batches chose is dead and takes the place of a vector
     drawn by lot from the current global batch. Statistics, initialisation and revival are the same on all ranks, and
@@ -38,8 +38,8 @@ class VectorQuantizer(Quantizer):
         ema_decay: Decay of the running means, per optimizer step.
         estimator: Gradient through the quantizer: ``ste`` (straight-through) or ``rotation`` (Fifty et al. 2024).
         distance: ``euclidean``, or ``cosine``: vectors and codes are normalised to length 1 (Yu et al. 2021).
-        init: ``kmeans`` (Lloyd iterations on the first global batch), ``data`` (vectors of that batch), or ``uniform`` in
-            (-1/K, 1/K), the common default of published code, which is known to collapse.
+        init: ``kmeans`` (Lloyd iterations on the first global batch), ``data`` (vectors of that batch), or ``uniform``
+            in (-1/K, 1/K), the common default of published code, which is known to collapse.
         revive_after: Global batches without a hit after which a code is revived; null never revives.
         seed: Seed of the initialisation and of revival's lots.
 
@@ -79,7 +79,9 @@ class VectorQuantizer(Quantizer):
         if revive_after is not None and revive_after < 1:
             raise UserError(f"revive_after must be at least 1 batch, or null to never revive, got {revive_after}")
         if not commitment_weight >= 0:  # NaN is refused too
-            raise UserError(f"commitment_weight must not be negative, got {commitment_weight}: 0.25 is the paper's value")
+            raise UserError(
+                f"commitment_weight must not be negative, got {commitment_weight}: 0.25 is the paper's value"
+            )
         if not 0 <= ema_decay < 1:
             raise UserError(f"ema_decay must lie in [0, 1), got {ema_decay}: 0.99 is the usual value")
         for name, value, choices in (
@@ -142,9 +144,7 @@ class VectorQuantizer(Quantizer):
             stats = self._stats(rows.detach(), indices) if self.training else None
             if stats is not None and self.auto_update:
                 self.update(stats)
-        return QuantizerOutput(
-            from_rows(quantized, z), indices.reshape(z.shape[0], *z.shape[2:]), loss, terms, stats
-        )
+        return QuantizerOutput(from_rows(quantized, z), indices.reshape(z.shape[0], *z.shape[2:]), loss, terms, stats)
 
     def decode(self, indices: Tensor) -> Tensor:
         """Return the codes (B, D, *spatial) of ``indices`` (B, *spatial)."""
@@ -203,7 +203,9 @@ class VectorQuantizer(Quantizer):
             num = min(total, KMEANS_ROWS_PER_CODE * self.num_embeddings)
         else:
             num = min(total, self.num_embeddings)
-        sample, _ = gather_lowest(*draw(rows, num, self.seed, summed[:-1] / total), num)  # sorted by lot: one order on all ranks
+        sample, _ = gather_lowest(
+            *draw(rows, num, self.seed, summed[:-1] / total), num
+        )  # sorted by lot: one order on all ranks
         # With fewer vectors than codes the vectors repeat; the copies are never nearest and are revived later.
         codes = sample[torch.arange(self.num_embeddings, device=rows.device) % len(sample)]
         for _ in range(KMEANS_ITERATIONS if self.init == "kmeans" else 0):

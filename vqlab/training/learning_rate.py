@@ -46,7 +46,7 @@ def equivalent_lr(
 
 def adam(
     module: lightning.LightningModule,
-    parameters: Iterable[nn.Parameter],
+    parameters: Iterable[Any],
     *,
     lr: float | None,
     base_lr: float | None,
@@ -60,22 +60,30 @@ def adam(
 
     Says the equivalent learning rate in one line and logs it; the monitored rate is called ``lr/<name>``.
     """
-    trainer = module.trainer
+    trainer: Any = module.trainer
     batch_size = getattr(trainer.datamodule or trainer.fit_loop._data_source.instance, "batch_size", None)
     if batch_size is None and base_lr is not None:
         raise UserError("base_lr needs data with a batch_size: set lr instead")
-    devices, nodes, accumulate = trainer.world_size // trainer.num_nodes, trainer.num_nodes, trainer.accumulate_grad_batches
+    devices, nodes, accumulate = (
+        trainer.world_size // trainer.num_nodes,
+        trainer.num_nodes,
+        trainer.accumulate_grad_batches,
+    )
     rate = equivalent_lr(lr, base_lr, default_lr, batch_size or 1, devices, nodes, accumulate)
     if base_lr is not None:
-        rule = f" = base_lr {base_lr:g} x batch {batch_size} x {devices} devices x {nodes} nodes x accumulation {accumulate}"
-        rank_zero_info(f"equivalent lr {rate:.3e}{rule}")
+        rule = (
+            f"base_lr {base_lr:g} x batch {batch_size} x {devices} devices x {nodes} nodes x accumulation {accumulate}"
+        )
+        rank_zero_info(f"equivalent lr {rate:.3e} = {rule}")
     else:
         rank_zero_info(f"lr {rate:.3e}")
     for logger in trainer.loggers:
         logger.log_hyperparams({"equivalent_lr": rate})
     module.configured_lr = {f"lr/{name}": rate}  # type: ignore[assignment]  # see keep_configured_lr
     optimizer = torch.optim.AdamW(parameters, lr=rate, betas=betas, weight_decay=weight_decay)
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: schedule.factor(step, training_steps(trainer)))
+    scheduler = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: schedule.factor(step, training_steps(trainer))
+    )
     return {
         "optimizer": optimizer,
         "lr_scheduler": {"scheduler": scheduler, "interval": "step", "name": f"lr/{name}"},
@@ -98,8 +106,9 @@ def keep_configured_lr(module: lightning.LightningModule) -> None:
 
     Called from ``on_train_start``, when Lightning has restored optimizers and schedulers.
     """
+    rates: Any = module.configured_lr
     for config in module.trainer.lr_scheduler_configs:
-        scheduler, rate = config.scheduler, module.configured_lr[config.name]
+        scheduler, rate = config.scheduler, rates[config.name]
         old = scheduler.base_lrs[0]
         if old == rate:
             continue

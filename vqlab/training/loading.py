@@ -29,12 +29,16 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
-        raise UserError(f"checkpoint {path} holds Python objects that vqlab refuses to unpickle, or is damaged") from None
+        raise UserError(
+            f"checkpoint {path} holds Python objects that vqlab refuses to unpickle, or is damaged"
+        ) from None
     except Exception as error:  # torch's unpickler raises whatever the damaged bytes lead it to
         reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
         raise UserError(f"checkpoint {path} is damaged or no checkpoint ({reason}): use another file") from None
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
-        raise UserError(f"{path} is not a Lightning checkpoint (it has no state_dict): give a .ckpt file of a vqlab run")
+        raise UserError(
+            f"{path} is not a Lightning checkpoint (it has no state_dict): give a .ckpt file of a vqlab run"
+        )
     return checkpoint
 
 

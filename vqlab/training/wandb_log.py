@@ -17,7 +17,8 @@ def wandb_logger(run_folder: str | Path, project: str, mode: str) -> WandbLogger
     Args:
         run_folder: The run's folder; its name becomes the run's name.
         project: W&B project.
-        mode: ``auto`` (``WANDB_MODE``, else online with a key and offline without), ``online``, ``offline`` or ``disabled``.
+        mode: ``auto`` (``WANDB_MODE``, else online with a key and offline without), ``online``, ``offline`` or
+            ``disabled``.
 
     Raises:
         UserError: If the mode is none of these.
@@ -28,7 +29,6 @@ def wandb_logger(run_folder: str | Path, project: str, mode: str) -> WandbLogger
         mode = os.environ.get("WANDB_MODE") or ("online" if _has_key() else "offline")
     if mode == "disabled":
         return None
-    folder = Path(run_folder)
     if mode == "online":
         try:
             return _logger(Path(run_folder), project, "online")

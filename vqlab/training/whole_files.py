@@ -45,7 +45,9 @@ def write_whole(path: str | Path) -> Iterator[IO[bytes]]:
         # torch.save reports a full disk as a RuntimeError raised while the OSError is handled.
         cause = error if isinstance(error, OSError) else error.__context__
         if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise UserError(f"no space left for {path}: free some, or set --runs to a folder on another disk") from error
+            raise UserError(
+                f"no space left for {path}: free some, or set --runs to a folder on another disk"
+            ) from error
         if isinstance(cause, OSError) and cause.errno in NOT_WRITABLE:
             raise UserError(f"{path} cannot be written ({cause.strerror}): set --runs to a folder of yours") from error
         raise

@@ -1,0 +1,41 @@
+"""What the command line sets in the libraries that it stands on."""
+
+import logging
+import re
+import warnings
+from typing import Any
+
+import yaml
+from jsonargparse import get_loader, set_loader
+
+
+def read_none_as_null() -> None:
+    """Make the parser read ``None`` as null.
+
+    jsonargparse 4.53 hands the null of a nested option, as in ``--model.quantizer.revive_after=null``, to the parser of
+    the inner class as the text ``None``, and refuses it there.
+    """
+    load = get_loader("yaml")
+    if load.__name__ != "load_with_none":
+
+        def load_with_none(text: str) -> Any:
+            return None if isinstance(text, str) and text.strip() == "None" else load(text)
+
+        set_loader("yaml", load_with_none, (yaml.YAMLError,))
+
+
+def quiet() -> None:
+    """Keep advertisements and repeated hints of the libraries off the screen."""
+    hidden = re.compile(r"💡|[THG]PU available|`Trainer.fit` stopped|tensorboardX|`weights_only` was")
+
+    class Hide(logging.Filter):
+        def filter(self, record: logging.LogRecord) -> bool:
+            return not hidden.search(record.getMessage())
+
+    for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
+        for handler in logging.getLogger(name).handlers:
+            handler.addFilter(Hide())
+    warnings.filterwarnings("ignore", ".*does not have many workers.*")
+    warnings.filterwarnings("ignore", ".*tensorboardX.*")
+    warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec.*")
+    warnings.filterwarnings("ignore", ".*Checkpoint directory .* exists and is not empty.*")
