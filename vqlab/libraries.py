@@ -36,6 +36,7 @@ def quiet() -> None:
         for handler in logging.getLogger(name).handlers:
             handler.addFilter(Hide())
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
+    warnings.filterwarnings("ignore", ".*`broadcast_buffers` is deprecated.*")  # its heir is not in torch 2.11
     warnings.filterwarnings("ignore", ".*tensorboardX.*")
     warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec.*")
     warnings.filterwarnings("ignore", ".*Checkpoint directory .* exists and is not empty.*")

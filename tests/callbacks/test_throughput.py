@@ -1,5 +1,7 @@
 """Samples per second of the training batches alone."""
 
+from types import SimpleNamespace
+
 import lightning
 import pytest
 import torch
@@ -69,11 +71,10 @@ def test_training_batches_are_counted_and_validation_is_not(monkeypatch, accumul
 
 
 def test_all_ranks_count():
-    from types import SimpleNamespace
-
     logged = {}
     module = SimpleNamespace(log=logged.__setitem__)
-    trainer = SimpleNamespace(global_step=10, log_every_n_steps=10, world_size=4)
+    loop = SimpleNamespace(_should_accumulate=lambda: False)
+    trainer = SimpleNamespace(global_step=10, log_every_n_steps=10, world_size=4, fit_loop=loop)
     throughput = Throughput()
     throughput.seconds, throughput.samples = 2.0, 0
     throughput.started = float("inf")  # so that this batch itself adds nothing

@@ -159,7 +159,7 @@ def test_download_appears_whole_or_not_at_all(tmp_path, small, monkeypatch, brok
         return Answer(content, request.full_url, broken and last)
 
     monkeypatch.setattr(urllib.request, "urlopen", answer)
-    data = MNIST(str(tmp_path / "data"), val_size=5)
+    data = MNIST(str(tmp_path / "data"), val_size=5, batch_size=8)
     if broken:
         with pytest.raises(UserError, match=r"timed out"):
             data.prepare_data()
@@ -180,7 +180,7 @@ def test_archives_put_there_by_hand_are_unpacked_without_network(tmp_path, small
         resources.append((archive.name, md5(archive.read_bytes()).hexdigest()))
         file.unlink()
     monkeypatch.setattr(datasets.MNIST, "resources", resources)
-    data = MNIST(str(tmp_path), val_size=5)
+    data = MNIST(str(tmp_path), val_size=5, batch_size=8)
     data.prepare_data()
     data.setup("fit")
     assert len(data._train_val[0]) == 25

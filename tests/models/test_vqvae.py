@@ -46,8 +46,12 @@ def loader(count, batch_size=16, size=16):
     return DataLoader([{"image": image} for image in images], batch_size=batch_size)
 
 
-def digits(**arguments):
-    return vqlab.Digits(image_size=16, batch_size=32, **arguments)
+def one_batch(images):
+    return DataLoader([{"image": image} for image in images], batch_size=len(images))
+
+
+def digits():
+    return vqlab.Digits(image_size=16, batch_size=32)
 
 
 def figures(run, model, data):
@@ -120,7 +124,7 @@ def test_parts_that_do_not_fit_are_named(arguments, message):
 @pytest.mark.parametrize(
     ("shape", "message"),
     [
-        ((2, 1, 32, 32), r"must be \(B, 3, H, W\), got \(2, 1, 32, 32\).*channels=1"),
+        ((2, 1, 32, 32), r"must be \(B, 3, H, W\), got \(2, 1, 32, 32\).*channels"),
         ((3, 32, 32), r"must be \(B, 3, H, W\)"),
         ((2, 3, 30, 32), "30"),
     ],
@@ -165,7 +169,7 @@ def test_other_reconstruction_losses(reconstruction):
     x = next(iter(data.val_dataloader()))["image"]
     error = (model.eval()(x)[0] - x).abs()
     expected = error.mean() if reconstruction == "l1" else torch.where(error < 1, error**2 / 2, error - 0.5).mean()
-    run.validate(model, [{"image": x}], verbose=False)
+    run.validate(model, one_batch(x), verbose=False)
     assert run.callback_metrics["val/rec_loss"] == pytest.approx(expected.item(), rel=1e-5)
     assert expected < 0.6 * before
 
@@ -175,7 +179,7 @@ def test_bf16_on_the_cpu():
     before = figures(run, model, data)["val/rec_loss"]
     run.fit(model, data)
     assert figures(run, model, data)["val/rec_loss"] < 0.5 * before
-    assert {p.dtype for p in model.parameters()} == {model.quantizer.codebook.dtype} == {torch.float32}
+    assert {value.dtype for value in model.state_dict().values() if value.is_floating_point()} == {torch.float32}
 
 
 class Record(lightning.Callback):
@@ -248,10 +252,7 @@ class Spoil(lightning.Callback):
             self.before = {name: value.clone() for name, value in pl_module.state_dict().items()}
 
 
-FIRST_BATCH = pytest.mark.xfail(reason="k-means initialises the codebook from the batch with the NaN")
-
-
-@pytest.mark.parametrize("at", [pytest.param(0, marks=FIRST_BATCH), 3])
+@pytest.mark.parametrize("at", [0, 3])
 @pytest.mark.parametrize("quantizer", [VectorQuantizer, lambda: VectorQuantizer(codebook_update="loss")])
 def test_a_nan_stops_the_run_before_the_weights_change(at, quantizer):
     model, spoil = tiny(quantizer()), Spoil(at)
@@ -271,7 +272,7 @@ def test_a_nan_in_an_accumulated_batch():
 
 def test_the_optimizer_forgets_a_revived_code():
     model = tiny(VectorQuantizer(64, 8, codebook_update="loss", revive_after=1))
-    revived, checked = [], []
+    revived, checked, remembered = [], [], []
     update = model.quantizer.update
 
     def spy(stats):
@@ -285,12 +286,13 @@ def test_the_optimizer_forgets_a_revived_code():
             state, rows = trainer.optimizers[0].state[pl_module.quantizer.codebook], revived[-1]
             for name in ("exp_avg", "exp_avg_sq"):
                 assert state[name][rows].eq(0).all()
-                assert state[name][~rows].ne(0).any(1).any()
+                remembered.append(state[name][~rows].ne(0).any(1).sum())
             checked.append(int(rows.sum()))
 
     trainer(Check()).fit(model, loader(160, 2))
     assert len(checked) == 10
     assert sum(checked) > 50
+    assert min(remembered[2:]) > 0, "the codes in use lost their moments too"  # k-means fits the first batch exactly
     other = [state for p, state in trainer_state(model) if p is not model.quantizer.codebook]
     assert all(state["exp_avg"].ne(0).any() for state in other)
 
@@ -370,7 +372,7 @@ def test_the_same_picture_has_the_same_figures_in_every_value_range():
     found = []
     for value_range in ranges:
         model = VQVAE(decoder=Fixed(value_range.encode(wrong)), value_range=value_range, image_size=16)
-        metrics = figures(trainer(), model, [{"image": value_range.encode(image)}])
+        metrics = figures(trainer(), model, one_batch(value_range.encode(image)))
         found.append([metrics[f"val/{name}"] for name in ("psnr", "ssim", "psnr_patch_mean")])
         shown = model.eval().pictures({"image": value_range.encode(image)})
         torch.testing.assert_close(shown["input"], image)
@@ -384,7 +386,7 @@ def test_the_same_picture_has_the_same_figures_in_every_value_range():
 def test_a_reconstruction_outside_the_range_is_clamped_as_on_a_screen():
     image = torch.ones(1, 3, 16, 16)
     model = VQVAE(decoder=Fixed(3 * torch.ones(3, 16, 16)), value_range="signed", image_size=16)
-    assert figures(trainer(), model, [{"image": image}])["val/psnr"] > 100
+    assert figures(trainer(), model, one_batch(image))["val/psnr"] == pytest.approx(100)  # its highest
 
 
 @pytest.mark.parametrize("size", [4, 8])
@@ -396,13 +398,23 @@ def test_images_that_are_smaller_than_the_window_of_ssim(size):
     same = VQVAE(decoder=Fixed(torch.full((3, size, size), 0.5)), value_range="unit", image_size=size)
     batch = torch.full((2, 3, size, size), 0.5)
     batch[:, 0, 0, 0] = 0.6
-    assert 0.5 < figures(trainer(), same, [{"image": batch}])["val/ssim"] < 1
+    assert 0.5 < figures(trainer(), same, one_batch(batch))["val/ssim"] < 1
 
 
 def test_patch_means():
     image = torch.arange(16.0).reshape(1, 1, 4, 4)
     means = [[2.5, 2.5, 4.5, 4.5]] * 2 + [[10.5, 10.5, 12.5, 12.5]] * 2
     assert patch_mean(image, 2)[0, 0].tolist() == means
+
+
+def test_a_model_is_validated_tested_and_trained_in_any_order():
+    """Validation and test make tensors that may not be changed in place later."""
+    model, run = tiny(), trainer(max_epochs=1, max_steps=-1)
+    run.validate(model, loader(32), verbose=False)
+    run.test(model, loader(32), verbose=False)
+    run.fit(model, loader(32), loader(32))
+    run.validate(model, loader(32), verbose=False)
+    assert run.callback_metrics["val/codebook_usage"] > 0
 
 
 def test_code_counts_are_those_of_the_evaluation_that_runs():

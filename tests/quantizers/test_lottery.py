@@ -5,9 +5,13 @@ import math
 import pytest
 import torch
 
-from vqlab.quantizers.lottery import cast_lots, draw, gather_lowest, lowest
+from vqlab.quantizers.lottery import gather_lowest, lots_by_content, lots_by_sample, lowest, race
 
 ORIGIN = torch.zeros(())
+
+
+def draw(rows, num, seed, center):
+    return lowest(rows, lots_by_content(rows, seed, center), num)
 
 
 def rand(*shape, seed):
@@ -42,7 +46,7 @@ def test_the_parts_winners_are_the_wholes(dim, total, num, seed):
 
 def test_the_winners_have_the_lowest_lots():
     rows = rand(200, 5, seed=1)
-    lots = cast_lots(rows, 3, ORIGIN)
+    lots = lots_by_content(rows, 3, ORIGIN)
     winners, won = draw(rows, 20, 3, ORIGIN)
     expected = sorted(range(200), key=lambda n: lots[n].item())[:20]
     assert torch.equal(winners, rows[expected])
@@ -70,7 +74,7 @@ def kolmogorov_smirnov(lots):
 def test_lots_are_near_uniform(dim, scale):
     rows = scale * rand(20_000, dim, seed=dim)
     for seed in range(4):
-        lots = cast_lots(rows, seed, ORIGIN)
+        lots = lots_by_content(rows, seed, ORIGIN)
         assert lots.min() >= 0
         assert lots.max() <= 1
         assert kolmogorov_smirnov(lots) < (0.1 if dim < 3 else 0.03)
@@ -79,7 +83,7 @@ def test_lots_are_near_uniform(dim, scale):
 @pytest.mark.parametrize("dim", [2, 3, 8, 64])  # in one dimension two seeds differ in wave length alone
 def test_two_seeds_draw_independently(dim):
     rows = rand(20_000, dim, seed=dim)
-    lots = torch.stack([cast_lots(rows, seed, ORIGIN) for seed in range(6)])
+    lots = torch.stack([lots_by_content(rows, seed, ORIGIN) for seed in range(6)])
     correlation = torch.corrcoef(lots) - torch.eye(6)
     assert correlation.abs().max() < 0.1
     first = set(as_set(draw(rows, 1000, 0, ORIGIN)[0]))
@@ -106,8 +110,8 @@ def test_repeats_go_behind_all_others(dim, total):
     rows[places] = others
     winners, lots = draw(rows, 12, 0, ORIGIN)
     assert as_set(winners[:10]) == as_set(torch.cat([others, rand(1, dim, seed=5)]))
-    assert lots[:10].max() <= 1
-    assert lots[10:].min() > 1
+    assert torch.equal(lots[:10], lots[:10].sort().values)
+    assert torch.equal(winners[10:], rand(1, dim, seed=5).expand(2, dim))
     merged, _ = merge(rows.split(10), 12, 0)
     assert as_set(merged) == as_set(winners)
 
@@ -115,19 +119,19 @@ def test_repeats_go_behind_all_others(dim, total):
 def test_a_lot_is_a_continuous_function_of_its_row():
     rows = rand(5000, 32, seed=2)
     moved = rows * (1 + 1e-7 * rand(5000, 32, seed=3))
-    assert (cast_lots(rows, 1, ORIGIN) - cast_lots(moved, 1, ORIGIN)).abs().max() < 2e-5
+    assert (lots_by_content(rows, 1, ORIGIN) - lots_by_content(moved, 1, ORIGIN)).abs().max() < 2e-5
 
 
 def test_lots_do_not_jump_along_a_path():
     """20000 steps from one row to another pass many crests of the wave, and no cliff."""
     start, end = rand(2, 8, seed=4).double()
-    lots = cast_lots(torch.lerp(start, end, torch.linspace(0, 1, 20_001).double()[:, None]), 1, ORIGIN)
+    lots = lots_by_content(torch.lerp(start, end, torch.linspace(0, 1, 20_001).double()[:, None]), 1, ORIGIN)
     assert lots.diff().abs().max() < 0.01
     assert lots.diff().sign().diff().ne(0).sum() > 5
 
 
 def test_zero_rows_have_a_lot():
-    lots = cast_lots(torch.zeros(3, 4), 0, ORIGIN)
+    lots = lots_by_content(torch.zeros(3, 4), 0, ORIGIN)
     assert lots.isfinite().all()
     assert lots.unique().numel() == 1
 
@@ -141,3 +145,36 @@ def test_winners_of_rows_far_from_the_origin_are_no_corner_of_them():
     assert winners.var(0).mean() == pytest.approx(1.0, abs=0.15)
     seen_from_origin, _ = draw(rows, 512, 3, ORIGIN)
     assert (seen_from_origin.mean(0) - rows.mean(0)).norm() > 1.0
+
+
+def test_lots_by_sample_are_splitmix64():
+    """Against the published finaliser in Python's unbounded integers."""
+    mask = 2**64 - 1
+    index, positions, seed = [0, 7, 49_999, 10**9], 5, 12
+    lots = lots_by_sample(torch.tensor(index), positions, seed)
+    for b, sample in enumerate(index):
+        for place in range(positions):
+            x = ((sample * positions + place) * 0x9E3779B97F4A7C15 + seed * 0xD1342543DE82EF95) & mask
+            x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & mask
+            x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & mask
+            assert lots[b * positions + place].item() == (((x ^ (x >> 31)) >> 11) + 0.5) / 2**53
+
+
+def test_lots_by_sample_are_uniform_and_independent():
+    lots = torch.stack([lots_by_sample(torch.arange(2000), 64, seed) for seed in range(4)])
+    assert all(kolmogorov_smirnov(row) < 0.006 for row in lots)
+    assert (torch.corrcoef(lots) - torch.eye(4)).abs().max() < 0.01
+    assert torch.corrcoef(torch.stack([lots[0, :-1], lots[0, 1:]]))[0, 1].abs() < 0.01
+
+
+def test_lots_by_sample_do_not_depend_on_the_batch():
+    whole = lots_by_sample(torch.arange(10), 6, 3).view(10, 6)
+    assert torch.equal(lots_by_sample(torch.tensor([7, 2]), 6, 3).view(2, 6), whole[[7, 2]])
+
+
+def test_a_race_is_won_in_proportion_to_the_weights():
+    weights = torch.tensor([0.0, 1.0, 2.0, 3.0, 4.0]).double()
+    times = race(torch.rand(200_000, 5, generator=torch.Generator().manual_seed(0)).double(), weights)
+    wins = torch.bincount(times.argmin(1), minlength=5) / 200_000
+    torch.testing.assert_close(wins.double(), weights / 10, rtol=0, atol=0.005)
+    assert times[:, 0].isinf().all()

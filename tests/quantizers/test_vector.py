@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vqlab.errors import UserError
-from vqlab.quantizers.lottery import draw
-from vqlab.quantizers.vector import KMEANS_ITERATIONS, KMEANS_ROWS_PER_CODE, VectorQuantizer
+from vqlab.quantizers.lottery import lots_by_content, lowest
+from vqlab.quantizers.vector import KMEANS_ITERATIONS, KMEANS_ROWS_PER_CODE, SAME_LOT, VectorQuantizer
 
 OPTIONS = list(
     itertools.product(["ema", "loss"], ["ste", "rotation"], ["euclidean", "cosine"], ["kmeans", "data", "uniform"])
@@ -318,7 +318,8 @@ def test_kmeans_init_is_lloyd_on_drawn_rows(distance, total):
     z = rand(total, 4, seed=6)
     quantizer(z)
     rows = F.normalize(z, dim=1) if distance == "cosine" else z
-    sample = draw(rows, min(total, KMEANS_ROWS_PER_CODE * codes), 5, rows.mean(0))[0].double()
+    num = min(total, KMEANS_ROWS_PER_CODE * codes)
+    sample = lowest(rows, lots_by_content(rows, 5, rows.mean(0)), num, SAME_LOT)[0].double()
     centers = sample[:codes].clone()
     for _ in range(KMEANS_ITERATIONS):
         index = nearest(sample, centers)

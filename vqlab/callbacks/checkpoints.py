@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import lightning
 from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.utilities import rank_zero_warn
 
 from vqlab.errors import UserError
 
@@ -53,12 +54,13 @@ class LastAndBest(Checkpoint):
         """Save ``best`` if it is, and ``last``."""
         if trainer.sanity_checking or trainer.state.fn != "fit":
             return
-        score = trainer.callback_metrics.get(self.monitor)
-        if score is not None:
-            value = float(score)
-            if value < self.best_score if self.mode == "min" else value > self.best_score:
-                self.best_score, self.best_step = value, trainer.global_step
+        if self.monitor in trainer.callback_metrics:
+            score = float(trainer.callback_metrics[self.monitor])
+            if score < self.best_score if self.mode == "min" else score > self.best_score:
+                self.best_score, self.best_step = score, trainer.global_step
                 self._save(trainer, "best")
+        elif known := ", ".join(sorted(name for name in trainer.callback_metrics if name.startswith("val/"))):
+            rank_zero_warn(f"no best.ckpt, {self.monitor} is not logged: set --checkpoint.monitor to one of {known}")
         self._save(trainer, "last")
 
     def state_dict(self) -> dict[str, Any]:

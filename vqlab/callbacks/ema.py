@@ -30,9 +30,7 @@ class EMA(WeightAveraging):
 
     def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
         """Make the averaged copy, unless switched off."""
-        self._average_model = (
-            None  # what is validated or tested after a fit are the weights that are given or loaded then
-        )
+        self._average_model = None  # a validation or test after a fit is of the weights that it is given
         if self.decay is not None:
             super().setup(trainer, pl_module, stage)
 

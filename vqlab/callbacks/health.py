@@ -15,6 +15,7 @@ from torch import nn
 from vqlab.errors import UserError
 from vqlab.training.finite import NonFiniteError
 from vqlab.training.log_interval import is_log_step
+from vqlab.training.whole_files import append
 
 HISTORY = 600  # logged values that the rules on loss and gradient look back at
 ENOUGH = 20  # logged values that these rules need
@@ -65,7 +66,7 @@ class Health(lightning.Callback):
         pl_module.log_dict({f"grad_norm/{name}": norm for name, norm in norms.items()})
         total = float(torch.stack(list(norms.values())).norm()) if norms else 0.0
         usual = statistics.median(self.norms) if len(self.norms) >= ENOUGH else None
-        if usual is not None and total > self.explosion * usual:
+        if usual is not None and not total <= self.explosion * usual:  # NaN counts as exploded
             self.say(
                 trainer,
                 "exploding_gradient",
@@ -78,8 +79,6 @@ class Health(lightning.Callback):
         """Judge loss and codebook, with each line of the log."""
         if not is_log_step(trainer, trainer.global_step) or not trainer.is_global_zero:
             return
-        if trainer.fit_loop._should_accumulate():
-            return  # a batch that did not step has no line in the log
         metrics = trainer.callback_metrics
         if "train/loss" in metrics:
             self.losses.append(float(metrics["train/loss"]))
@@ -130,10 +129,7 @@ class Health(lightning.Callback):
         step = trainer.global_step
         rank_zero_info(f"health: {event.replace('_', ' ')} at step {step}: {evidence}: {mend}")
         line = {"time": round(time.time(), 1), "step": step, "event": event, "evidence": evidence, "mend": mend, **more}
-        path = Path(trainer.default_root_dir) / "health.jsonl"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(path, "a") as file:
-            file.write(json.dumps(line) + "\n")
+        append(Path(trainer.default_root_dir) / "health.jsonl", json.dumps(line) + "\n")
 
     def state_dict(self) -> dict[str, Any]:
         """What has been seen and said."""
@@ -153,7 +149,7 @@ def detrended_spread(values: list[float]) -> float:
         >>> detrended_spread([4.0, 3.0, 2.0, 1.0])
         0.0
         >>> round(detrended_spread([1.0, 3.0, 1.0, 3.0, 1.0, 3.0]), 2)
-        0.47
+        0.48
     """
     if len(values) < 3:
         return 0.0

@@ -34,7 +34,8 @@ class CodebookUsage(Metric):
 
     def update(self, indices: Tensor) -> None:
         """Count ``indices`` (any shape, int64 in [0, K))."""
-        self.counts += torch.bincount(indices.flatten(), minlength=self.num_embeddings)
+        # Not in place: what `reset` makes inside Trainer.validate or test is a tensor that a later fit may not change.
+        self.counts = self.counts + torch.bincount(indices.flatten(), minlength=self.num_embeddings)
 
     def compute(self) -> dict[str, Tensor]:
         """Return ``perplexity`` in [1, K] and ``codebook_usage`` in [0, 1]."""

@@ -134,6 +134,7 @@ class VQVAE(Rebuildable, lightning.LightningModule):
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """One batch; the gradient step and the codebook's step follow in ``optimizer_step``."""
         x = batch["image"]
+        self.quantizer.sample_index = batch.get("index")
         x_hat, code = self(x)
         rec_loss = RECONSTRUCTION[self.reconstruction](x_hat, x)
         loss = rec_loss + code.loss
@@ -229,12 +230,14 @@ class VQVAE(Rebuildable, lightning.LightningModule):
         x_hat, code = self(x)
         rec_loss = RECONSTRUCTION[self.reconstruction](x_hat, x)
         image, image_hat = self.value_range.decode(x), self.value_range.decode(x_hat.float())
-        size = min(11, *(s - 1 + s % 2 for s in image.shape[-2:]))  # SSIM's window is odd and fits into the image
+        # SSIM's window is odd and fits into the image; its usual Gaussian spans 11 pixels and has no smaller form.
+        size = min(11, *(s - 1 + s % 2 for s in image.shape[-2:]))
+        window: dict[str, Any] = {"gaussian_kernel": size == 11, "kernel_size": size, "data_range": 1.0}
         metrics: dict[str, Any] = {
             "loss": rec_loss + code.loss,
             "rec_loss": rec_loss,
             "psnr_patch_mean": _psnr(patch_mean(image, self.encoder.downsampling), image),
-            "ssim": structural_similarity_index_measure(image_hat, image, kernel_size=size, data_range=1.0),
+            "ssim": structural_similarity_index_measure(image_hat, image, **window),
         }
         self.eval_usage.update(code.indices)
         over_all: dict[str, Any] = {"on_epoch": True, "sync_dist": True, "batch_size": len(x)}
@@ -251,7 +254,8 @@ class VQVAE(Rebuildable, lightning.LightningModule):
             self.train_usage.reset()
 
     def _log_eval_usage(self, stage: str) -> None:
-        self.log_dict({f"{stage}/{name}": value for name, value in self.eval_usage.compute().items()})
+        usage = self.eval_usage.compute()  # of all ranks
+        self.log_dict({f"{stage}/{name}": value for name, value in usage.items()}, sync_dist=True)
         self.eval_usage.reset()
 
     def _check_parts(self) -> None:

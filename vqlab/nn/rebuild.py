@@ -91,7 +91,7 @@ def from_spec(spec: Any) -> Any:
     if "init_args" not in spec:
         raise UserError(
             f"the checkpoint was made with a {spec['class_path']} object whose arguments are not recorded: "
-            f"derive the class from vqlab.nn.rebuild.Rebuildable, or pass the object again: vqlab.load(path, encoder=...)"
+            f"derive the class from vqlab.nn.rebuild.Rebuildable, or pass it again: vqlab.load(path, encoder=...)"
         )
     return cls(**{k: from_spec(v) for k, v in spec["init_args"].items()})
 

@@ -19,7 +19,7 @@ class CodeStats:
         counts: (K,) float, number of vectors assigned to each code.
         sums: (K, D) sum of the vectors assigned to each code; (K, 0) where the codebook does not need it.
         candidates: (R, D) vectors drawn by lot, for reviving dead codes.
-        lots: (R,) the candidates' lots, ascending; infinite where a candidate is missing.
+        lots: (R,) float64, the candidates' lots, ascending; infinite where a candidate is missing.
     """
 
     counts: Tensor
@@ -61,12 +61,15 @@ class Quantizer(Rebuildable, nn.Module, ABC):
     state learnt outside the gradient also writes ``update``. ``forward`` changes no state: what a training batch
     teaches comes back as ``stats``, and ``update(stats)`` takes it in, once per optimizer step. Used alone, a quantizer
     calls ``update`` itself at the end of a training forward; a model that accumulates batches sets
-    ``auto_update = False`` and calls it after its optimizer step.
+    ``auto_update = False`` and calls it after its optimizer step. A model that knows which samples a batch holds sets
+    ``sample_index`` (B,) before a training forward; what is drawn at random then depends on the samples alone, and not
+    on how the ranks share them.
     """
 
     num_embeddings: int
     embedding_dim: int
     auto_update: bool = True
+    sample_index: Tensor | None = None
 
     @abstractmethod
     def forward(self, z: Tensor) -> QuantizerOutput:

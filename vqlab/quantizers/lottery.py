@@ -1,8 +1,8 @@
 """Drawing vectors by lot: the same draw on every rank, however the batch is divided and ordered.
 
-A random *position* in the batch means another vector on two ranks than on one. Here each vector gets its lot from its
-own content and a seed, and the lowest lots win; so the winners of a whole batch are the winners among its parts'
-winners, and a small gather replaces one of all vectors.
+A random *position* in the batch means another vector on two ranks than on one. Here each vector has a lot of its own, and
+the lowest lots win; so the winners of a whole batch are the winners among its parts' winners, and a small gather
+replaces one of all vectors.
 """
 
 import math
@@ -13,7 +13,26 @@ from torch import Tensor
 from vqlab.nn.distributed import all_gather_rows
 
 
-def cast_lots(rows: Tensor, seed: int, center: Tensor) -> Tensor:
+def lots_by_sample(sample_index: Tensor, positions: int, seed: int) -> Tensor:
+    """Give each of the ``positions`` vectors of each sample a uniform number in (0, 1), (B * positions,).
+
+    A hash (the finaliser of SplitMix64, Steele et al. 2014) of seed, sample and position, in integers: the same for a
+    sample whatever the batch around it, and whatever rounding did to its vectors.
+
+    Args:
+        sample_index: (B,) int64, positions of the samples in the data set.
+        positions: Vectors per sample.
+        seed: Another seed gives independent lots.
+    """
+    place = torch.arange(positions, device=sample_index.device)
+    start = (seed * 0xD1342543DE82EF95 + 2**63) % 2**64 - 2**63  # wrapped to int64, as the tensor's products are
+    x = (sample_index[:, None] * positions + place).flatten() * -7046029254386353131 + start
+    for shift, factor in ((30, -4658895280553007687), (27, -7723592293110705685), (31, 1)):
+        x = (x ^ ((x >> shift) & ((1 << (64 - shift)) - 1))) * factor
+    return (((x >> 11) & (2**53 - 1)).double() + 0.5).div_(2**53)
+
+
+def lots_by_content(rows: Tensor, seed: int, center: Tensor) -> Tensor:
     """Give each row (N, D) a number in [0, 1], near uniform over varied rows, a continuous function of the row.
 
     A triangle wave of the row's direction from ``center`` (D,), along a random axis, and of its log distance:
@@ -29,37 +48,34 @@ def cast_lots(rows: Tensor, seed: int, center: Tensor) -> Tensor:
     waves = 4.0 * math.sqrt(rows.shape[1])  # a random direction covers several periods in any dimension
     lengths = torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64).clamp_min(1e-12)
     x = (rows * axis).sum(1, dtype=torch.float64) / lengths + (1 + stretch) * lengths.log()
-    return (2 * ((x * waves + phase) % 1.0) - 1).abs().to(rows.dtype)
+    return (2 * ((x * waves + phase) % 1.0) - 1).abs()
 
 
-def draw(rows: Tensor, num: int, seed: int, center: Tensor) -> tuple[Tensor, Tensor]:
+def race(lots: Tensor, weights: Tensor) -> Tensor:
+    """Turn uniform ``lots`` (N,) into lots whose lowest are drawn with probability proportional to ``weights`` (N,).
+
+    -ln(u) / w, the times of an exponential race (Efraimidis and Spirakis 2006). Rows of weight 0 never win. The ratio of
+    two neighbouring times does not depend on N, so rounding hardly ever changes their order.
+    """
+    return -lots.clamp(1e-300, 1).log() / weights
+
+
+def lowest(rows: Tensor, lots: Tensor, num: int, tolerance: float = 0.0) -> tuple[Tensor, Tensor]:
     """Return the ``num`` rows (num, D) with the lowest lots and these lots (num,), ascending.
 
-    Where fewer than ``num`` rows exist, the rest is zeros with infinite lots.
+    Of rows whose lots differ by no more than ``tolerance``, all but one go behind all others, for a code needs a vector
+    of its own. Where fewer than ``num`` rows exist, the rest is zeros with infinite lots.
     """
-    if num == 0:
-        return rows[:0], rows.new_empty(0)
-    missing = max(0, num - len(rows))
-    lots = cast_lots(rows, seed, center)
-    if missing:
+    if missing := max(0, num - len(rows)):
         rows = torch.cat([rows, rows.new_zeros(missing, rows.shape[1])])
         lots = torch.cat([lots, lots.new_full((missing,), math.inf)])
-    return lowest(rows, lots, num)
-
-
-def lowest(rows: Tensor, lots: Tensor, num: int) -> tuple[Tensor, Tensor]:
-    """Keep the ``num`` lowest lots.
-
-    Of equal rows, all but one go behind the others, for a code needs a vector of its own.
-    """
     lots, order = lots.sort(stable=True)
-    repeated = torch.zeros_like(lots, dtype=torch.bool)
-    repeated[1:] = (lots[1:] == lots[:-1]) & (lots[1:] <= 1)
-    lots, again = torch.where(repeated, lots + 2, lots).sort(stable=True)
-    return rows[order[again[:num]]], lots[:num]
+    behind = 2 * lots.isinf().int()
+    behind[1:] += (lots[1:] - lots[:-1] <= tolerance).int()  # inf - inf is NaN, and so is no repetition
+    keep = behind.sort(stable=True).indices[:num]
+    return rows[order[keep]], lots[keep]
 
 
-def gather_lowest(rows: Tensor, lots: Tensor, num: int) -> tuple[Tensor, Tensor]:
+def gather_lowest(rows: Tensor, lots: Tensor, num: int, tolerance: float = 0.0) -> tuple[Tensor, Tensor]:
     """Join the draws of all ranks (R rows each) and keep the ``num`` lowest lots, the same on every rank."""
-    packed = all_gather_rows(torch.cat([rows, lots[:, None]], 1))
-    return lowest(packed[:, :-1], packed[:, -1], num)
+    return lowest(all_gather_rows(rows), all_gather_rows(lots), num, tolerance)

@@ -10,12 +10,13 @@ from vqlab.errors import UserError
 from vqlab.nn.distributed import all_gather_rows, all_sum
 from vqlab.quantizers.base import CodeStats, Quantizer, QuantizerOutput, from_rows, to_rows
 from vqlab.quantizers.estimators import rotation_trick, straight_through
-from vqlab.quantizers.lottery import draw, gather_lowest
+from vqlab.quantizers.lottery import gather_lowest, lots_by_content, lots_by_sample, lowest, race
 from vqlab.quantizers.search import nearest_code
 
 KMEANS_ITERATIONS = 10
 KMEANS_ROWS_PER_CODE = 32  # more rows than this per code do not change the centres visibly
 REVIVALS_PER_STEP = 512
+SAME_LOT = 1e-5  # rows whose lots are this close are taken to be equal but for rounding
 
 
 class VectorQuantizer(Quantizer):
@@ -26,8 +27,9 @@ class VectorQuantizer(Quantizer):
     N_k <- decay N_k + (1 - decay) n_k, m_k <- decay m_k + (1 - decay) sum z, e_k = m_k / N_k, with n_k, z over the
     global batch. N_k starts from the real counts of the initialisation and not from a constant.
 
-    A code that no vector of the last ``revive_after`` global batches chose is dead and takes the place of a vector
-    drawn by lot from the current global batch. Statistics, initialisation and revival are the same on all ranks, and
+    A code that no vector of the last ``revive_after`` global batches chose is dead and takes the place of a vector of
+    the current global batch, drawn with probability proportional to its squared distance from its code, as k-means++
+    draws centres (Arthur and Vassilvitskii 2007). Statistics, initialisation and revival are the same on all ranks, and
     the same as those of one process with the whole batch.
 
     Args:
@@ -141,7 +143,7 @@ class VectorQuantizer(Quantizer):
             estimate = straight_through if self.estimator == "ste" else rotation_trick
             quantized = estimate(rows, codes.detach())
 
-            stats = self._stats(rows.detach(), indices) if self.training else None
+            stats = self._stats(rows.detach(), indices, codes.detach()) if self.training else None
             if stats is not None and self.auto_update:
                 self.update(stats)
         return QuantizerOutput(from_rows(quantized, z), indices.reshape(z.shape[0], *z.shape[2:]), loss, terms, stats)
@@ -185,27 +187,34 @@ class VectorQuantizer(Quantizer):
             self.ema_counts.masked_fill_(revived, 1.0)
         return revived
 
-    def _stats(self, rows: Tensor, indices: Tensor) -> CodeStats:
+    def _stats(self, rows: Tensor, indices: Tensor, codes: Tensor) -> CodeStats:
         counts = torch.bincount(indices, minlength=self.num_embeddings).to(rows.dtype)
         sums = rows.new_zeros(self.num_embeddings, self.embedding_dim if self.codebook_update == "ema" else 0)
         if self.codebook_update == "ema":
             sums.index_add_(0, indices, rows)
-        num = 0 if self.revive_after is None else min(self.num_embeddings, REVIVALS_PER_STEP)
-        candidates, lots = draw(rows, num, self.seed + self._step, self.codebook.detach().mean(0))
-        return CodeStats(counts, sums, candidates, lots)
+        if self.revive_after is None:
+            return CodeStats(counts, sums, rows[:0], counts.new_empty(0, dtype=torch.float64))
+        seed = self.seed + self._step
+        if self.sample_index is None:
+            lots = lots_by_content(rows, seed, self.codebook.detach().mean(0))
+        else:
+            lots = lots_by_sample(self.sample_index, len(rows) // len(self.sample_index), seed)
+        lots = race(lots, (rows - codes).square().sum(1).double())
+        return CodeStats(counts, sums, *lowest(rows, lots, min(self.num_embeddings, REVIVALS_PER_STEP)))
 
     @torch.no_grad()
     def _initialize(self, rows: Tensor) -> None:
         """Set the codebook from the first global batch: drawn vectors, then Lloyd iterations if ``init`` says so."""
         summed = all_sum(torch.cat([rows.sum(0), rows.new_tensor([len(rows)])]))
+        if not summed.isfinite().all():
+            return  # a NaN must not become the codebook; the loss shows it to the caller
         total = int(summed[-1])
         if self.init == "kmeans":
             num = min(total, KMEANS_ROWS_PER_CODE * self.num_embeddings)
         else:
             num = min(total, self.num_embeddings)
-        sample, _ = gather_lowest(
-            *draw(rows, num, self.seed, summed[:-1] / total), num
-        )  # sorted by lot: one order on all ranks
+        lots = lots_by_content(rows, self.seed, summed[:-1] / total)
+        sample, _ = gather_lowest(*lowest(rows, lots, num, SAME_LOT), num, SAME_LOT)  # in one order on all ranks
         # With fewer vectors than codes the vectors repeat; the copies are never nearest and are revived later.
         codes = sample[torch.arange(self.num_embeddings, device=rows.device) % len(sample)]
         for _ in range(KMEANS_ITERATIONS if self.init == "kmeans" else 0):

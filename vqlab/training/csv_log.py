@@ -9,7 +9,7 @@ from typing import Any
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
-from vqlab.training.whole_files import write_whole
+from vqlab.training.whole_files import append, write_whole
 
 
 class CSVLog(Logger):
@@ -62,8 +62,7 @@ class CSVLog(Logger):
             self._rewrite(rows, list(rows[0]) if rows else list(row))
         if new := [name for name in row if name not in (self.columns or [])]:
             self._rewrite(read_rows(self.path), [*(self.columns or []), *new])
-        with open(self.path, "a", newline="") as file:
-            file.write(_lines([row], self.columns or []))
+        append(self.path, _lines([row], self.columns or []))
 
     def _rewrite(self, rows: list[dict[str, Any]], columns: list[str]) -> None:
         self.columns = columns

@@ -4,5 +4,9 @@ import lightning
 
 
 def is_log_step(trainer: lightning.Trainer, steps_done: int) -> bool:
-    """Whether the log gets a line when ``steps_done`` optimizer steps are done."""
-    return steps_done % trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
+    """Whether the log gets a line with this batch, ``steps_done`` optimizer steps being done at its end.
+
+    A batch that is accumulated and does not step has no line of its own.
+    """
+    due = steps_done % trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
+    return due and not trainer.fit_loop._should_accumulate()

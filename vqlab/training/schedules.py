@@ -21,8 +21,7 @@ class Schedule:
         gamma: Decay of ``step`` and ``exponential``.
 
     Raises:
-        UserError: If a count is negative, ``decay_steps`` or ``gamma`` is not positive, or ``final_factor`` lies outside
-            [0, 1].
+        UserError: If a count is negative, ``decay_steps`` or ``gamma`` not positive, ``final_factor`` outside [0, 1].
 
     Example:
         >>> schedule = Schedule("cosine", warmup_steps=10, total_steps=110)

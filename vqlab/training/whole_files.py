@@ -32,16 +32,38 @@ def write_whole(path: str | Path) -> Iterator[IO[bytes]]:
     """
     path = Path(path)
     partial = path.with_name(f".{path.name}.partial")
-    try:
+    with disk_errors(path):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with open(partial, "wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(partial, path)
+        except BaseException:
+            with suppress(OSError):
+                partial.unlink()
+            raise
+
+
+def append(path: Path, text: str) -> None:
+    """Add ``text`` at the end of a file, in one piece unless the process is killed.
+
+    Raises:
+        UserError: If the disk is full or the folder cannot be written.
+    """
+    with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(partial, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
+        with open(path, "a", newline="") as file:
+            file.write(text)
+
+
+@contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turn what a disk refuses while ``path`` is written into one line for the user."""
+    try:
+        yield
     except BaseException as error:
-        with suppress(OSError):
-            partial.unlink()
         # torch.save reports a full disk as a RuntimeError raised while the OSError is handled.
         cause = error if isinstance(error, OSError) else error.__context__
         if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):

@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from vqlab.callbacks.ema import EMA
-from vqlab.training.frozen import Frozen
+from vqlab.nn.frozen import Frozen
 
 
 def features():
