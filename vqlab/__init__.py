@@ -25,6 +25,8 @@ PUBLIC = {
     "VectorQuantizer": "vqlab.quantizers.vector",
     "FSQ": "vqlab.quantizers.fsq",
     # networks
+    "Encoder": "vqlab.nn.base",
+    "Decoder": "vqlab.nn.base",
     "ConvEncoder": "vqlab.nn.autoencoder",
     "ConvDecoder": "vqlab.nn.autoencoder",
     "SmallEncoder": "vqlab.nn.small_autoencoder",

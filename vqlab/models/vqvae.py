@@ -10,6 +10,7 @@ from torchmetrics.functional.image import structural_similarity_index_measure
 
 from vqlab.errors import UserError
 from vqlab.metrics.codebook import CodebookUsage
+from vqlab.nn.base import Decoder, Encoder
 from vqlab.nn.distributed import all_sum
 from vqlab.nn.rebuild import Rebuildable, from_spec
 from vqlab.nn.small_autoencoder import SmallDecoder, SmallEncoder
@@ -34,10 +35,9 @@ class VQVAE(Rebuildable, lightning.LightningModule):
     codes, which is a model of its own.
 
     Args:
-        encoder: Network from images to features, with ``in_channels``, ``out_channels`` and ``downsampling``;
-            null takes the paper's :class:`~vqlab.nn.small_autoencoder.SmallEncoder`.
-        decoder: Network from features to images, with ``in_channels`` and ``upsampling``; null takes the paper's.
-        quantizer: Null takes a :class:`~vqlab.quantizers.vector.VectorQuantizer` with its defaults.
+        encoder: Network from images to features; null takes the paper's, ``SmallEncoder``.
+        decoder: Network from features to images; null takes the paper's, ``SmallDecoder``.
+        quantizer: Null takes a ``VectorQuantizer`` with its defaults.
         reconstruction: ``l2``, ``l1`` or ``huber``, averaged over all numbers of the batch.
         lr: Absolute learning rate; without ``lr`` and ``base_lr`` it is 3e-4.
         base_lr: Rate per image: lr = base_lr x batch_size x devices x nodes x accumulation. Give one of the two.
@@ -64,13 +64,10 @@ class VQVAE(Rebuildable, lightning.LightningModule):
         ((2, 8, 8), (2, 3, 32, 32), True)
     """
 
-    encoder: Any  # any network with in_channels, out_channels and downsampling
-    decoder: Any  # any network with in_channels and upsampling
-
     def __init__(
         self,
-        encoder: nn.Module | None = None,
-        decoder: nn.Module | None = None,
+        encoder: Encoder | None = None,
+        decoder: Decoder | None = None,
         quantizer: Quantizer | None = None,
         reconstruction: Literal["l2", "l1", "huber"] = "l2",
         lr: float | None = None,
@@ -92,8 +89,8 @@ class VQVAE(Rebuildable, lightning.LightningModule):
         # load_from_checkpoint hands the parts over as the plain data that they were stored as.
         encoder, decoder, quantizer = from_spec(encoder), from_spec(decoder), from_spec(quantizer)
         schedule, value_range = from_spec(schedule), from_spec(value_range)
-        self.encoder = encoder or SmallEncoder(in_channels=channels)
-        self.decoder = decoder or SmallDecoder(out_channels=channels)
+        self.encoder: Encoder = encoder or SmallEncoder(in_channels=channels)
+        self.decoder: Decoder = decoder or SmallDecoder(out_channels=channels)
         self.quantizer: Quantizer = quantizer or VectorQuantizer()
         self.value_range = ValueRange(value_range) if isinstance(value_range, str) else value_range
         self.reconstruction, self.lr, self.base_lr = reconstruction, lr, base_lr

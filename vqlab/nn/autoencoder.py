@@ -8,12 +8,12 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from vqlab.errors import UserError
-from vqlab.nn.rebuild import Rebuildable
+from vqlab.nn.base import Decoder, Encoder
 
 OutActivation = Literal["tanh", "sigmoid"] | None
 
 
-class ConvEncoder(Rebuildable, nn.Module):
+class ConvEncoder(Encoder):
     """Images to features at 1 / 2^(len(channel_multipliers) - 1) of the size.
 
     Args:
@@ -70,7 +70,7 @@ class ConvEncoder(Rebuildable, nn.Module):
         return self.layers(x)
 
 
-class ConvDecoder(Rebuildable, nn.Module):
+class ConvDecoder(Decoder):
     """Features back to images; the mirror of :class:`ConvEncoder`, with one residual block more per resolution.
 
     Args:

@@ -7,10 +7,10 @@ from torch import Tensor, nn
 
 from vqlab.errors import UserError
 from vqlab.nn.autoencoder import OutActivation, activation, check_divisible
-from vqlab.nn.rebuild import Rebuildable
+from vqlab.nn.base import Decoder, Encoder
 
 
-class SmallEncoder(Rebuildable, nn.Module):
+class SmallEncoder(Encoder):
     """Strided 4x4 convolutions, then residual blocks.
 
     The paper has 256 hidden units throughout; the defaults are those of the authors' published code (128 and 32).
@@ -60,7 +60,7 @@ class SmallEncoder(Rebuildable, nn.Module):
         return self.layers(x)
 
 
-class SmallDecoder(Rebuildable, nn.Module):
+class SmallDecoder(Decoder):
     """The mirror of :class:`SmallEncoder`: residual blocks, then transposed 4x4 convolutions.
 
     Args:

@@ -1,7 +1,7 @@
 """Drawing vectors by lot: the same draw on every rank, however the batch is divided and ordered.
 
-A random *position* in the batch means another vector on two ranks than on one. Here each vector has a lot of its own, and
-the lowest lots win; so the winners of a whole batch are the winners among its parts' winners, and a small gather
+A random *position* in the batch means another vector on two ranks than on one. Here each vector has a lot of its own,
+and the lowest lots win; so the winners of a whole batch are the winners among its parts' winners, and a small gather
 replaces one of all vectors.
 """
 
@@ -54,8 +54,8 @@ def lots_by_content(rows: Tensor, seed: int, center: Tensor) -> Tensor:
 def race(lots: Tensor, weights: Tensor) -> Tensor:
     """Turn uniform ``lots`` (N,) into lots whose lowest are drawn with probability proportional to ``weights`` (N,).
 
-    -ln(u) / w, the times of an exponential race (Efraimidis and Spirakis 2006). Rows of weight 0 never win. The ratio of
-    two neighbouring times does not depend on N, so rounding hardly ever changes their order.
+    -ln(u) / w, the times of an exponential race (Efraimidis and Spirakis 2006). Rows of weight 0 never win. The ratio
+    of two neighbouring times does not depend on N, so rounding hardly ever changes their order.
     """
     return -lots.clamp(1e-300, 1).log() / weights
 
