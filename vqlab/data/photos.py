@@ -1,4 +1,4 @@
-"""Photographs that come inside the wheels of scikit-image and scikit-learn: real colour images without a download."""
+"""Photographs that come inside the wheels of scikit-image, scikit-learn and matplotlib: real images, no download."""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,6 +18,7 @@ TRAIN = (
     ("skimage", "data/motorcycle_left.png"),
     ("skimage", "data/rocket.jpg"),
     ("sklearn", "datasets/images/flower.jpg"),
+    ("matplotlib", "mpl-data/sample_data/grace_hopper.jpg"),
 )
 HELD_OUT = (
     ("skimage", "data/chelsea.png"),
@@ -29,10 +30,11 @@ SCALES_PER_PHOTO = 16
 
 
 class Photos(ImageDataModule):
-    """Random crops of seven photographs, 3 x 32 x 32: the default where there is no network.
+    """Random crops of eight photographs, 3 x 32 x 32: the default where there is no network.
 
-    Training crops come from an astronaut, a cup of coffee, a motorcycle, a rocket and a flower. A cat and a pagoda are
-    held out whole: validation crops come from their left halves, test crops from their right halves. Each crop has a
+    Training crops come from an astronaut, a cup of coffee, a motorcycle, a rocket, a flower and an admiral. So few
+    photographs lack whole regions of colour, so half of the training crops have their colour channels in a random
+    order, and half are mirrored. A cat and a pagoda are held out whole and stay as they are: validation crops come from their left halves, test crops from their right halves. Each crop has a
     random place and a random scale between 1/8 (or what makes the crop fit) and 1 of the photograph. All crops are made
     once, as one uint8 tensor: 3 x image_size^2 bytes each, 61 MB by default.
 
@@ -76,9 +78,11 @@ class Photos(ImageDataModule):
 
     def load_train_val(self) -> tuple[ImageTensors, ImageTensors]:
         """Return crops of the training photographs and of the left halves of those held out."""
-        train = [read_photo(*name) for name in TRAIN]
+        photos = [read_photo(*name) for name in TRAIN]
+        train = self._crops(photos, self.train_size, stream=0)
+        train.images = vary(train.images, torch.Generator().manual_seed(self.seed))
         left = [photo[:, : photo.shape[1] // 2] for photo in map(read_photo, *zip(*HELD_OUT, strict=True))]
-        return self._crops(train, self.train_size, stream=0), self._crops(left, self.num_val, stream=1)
+        return train, self._crops(left, self.num_val, stream=1)
 
     def load_test(self) -> ImageTensors:
         """Return crops of the right halves of the photographs held out."""
@@ -97,7 +101,7 @@ def read_photo(package: str, file: str) -> np.ndarray:
         with Image.open(path) as image:
             return np.asarray(image.convert("RGB"))
     except OSError as error:
-        name = {"skimage": "scikit-image", "sklearn": "scikit-learn"}[package]
+        name = {"skimage": "scikit-image", "sklearn": "scikit-learn"}.get(package, package)
         raise UserError(f"{path} cannot be read: install {name} anew, or take another --data") from error
 
 
@@ -120,3 +124,14 @@ def random_crops(photos: list[np.ndarray], count: int, size: int, rng: np.random
             for position, top, left in zip(part, tops, lefts, strict=True):
                 crops[position] = scaled[top : top + size, left : left + size]
     return torch.from_numpy(crops).permute(0, 3, 1, 2).contiguous()
+
+
+def vary(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Put the channels of half of the images (N, 3, S, S) in a random order, and mirror half of them."""
+    count = len(images)
+    order = torch.rand(count, 3, generator=generator).argsort(1)
+    order[torch.rand(count, generator=generator) < 0.5] = torch.arange(3)
+    images = images[torch.arange(count)[:, None], order]
+    mirrored = torch.rand(count, generator=generator) < 0.5
+    images[mirrored] = images[mirrored].flip(3)
+    return images
