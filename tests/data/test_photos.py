@@ -22,14 +22,15 @@ def test_crops_of_each_split_come_from_its_photographs(monkeypatch):
     def painted(package, file):
         number = [name[1] for name in TRAIN + HELD_OUT].index(file)
         picture = np.full((300, 452, 3), number, np.uint8)
-        picture[:, 226:, 1] = 100 + number
+        if number >= len(TRAIN):
+            picture[:, 226:, 1] = 100 + number
         return picture
 
     monkeypatch.setattr(photos, "read_photo", painted)
     data = Photos(num_train=200, num_val=60, image_size=16)
     train, val = data.load_train_val()
     test = data.load_test()
-    assert set(train.images[:, 0].unique().tolist()) == set(range(len(TRAIN)))
+    assert set(train.images.unique().tolist()) == set(range(len(TRAIN)))
     held_out = set(range(len(TRAIN), len(TRAIN + HELD_OUT)))
     assert set(val.images[:, 0].unique().tolist()) == set(test.images[:, 0].unique().tolist()) == held_out
     assert val.images[:, 1].max() < 100 <= test.images[:, 1].min(), "validation left, test right"
@@ -63,3 +64,14 @@ def test_errors_name_the_setting():
         Photos(image_size=256)
     with pytest.raises(UserError, match=r"install scikit-image anew"):
         read_photo("skimage", "data/none.png")
+
+
+def test_training_crops_vary_in_channel_order_and_direction():
+    images = torch.arange(3 * 4 * 4, dtype=torch.uint8).view(1, 3, 4, 4).repeat(600, 1, 1, 1)
+    varied = photos.vary(images.clone(), torch.Generator().manual_seed(0))
+    kinds = {image.numpy().tobytes(): image for image in varied}
+    assert len(kinds) == 12, "six orders of the channels, mirrored or not"
+    for image in kinds.values():
+        assert torch.equal(image.flatten().sort().values, images[0].flatten()), "nothing is lost"
+    as_it_was = (varied[:, :, 0].sort(2).values == images[:, :, 0]).flatten(1).all(1).float().mean()
+    assert as_it_was == pytest.approx(0.5 + 0.5 / 6, abs=0.07)

@@ -34,9 +34,10 @@ class Photos(ImageDataModule):
 
     Training crops come from an astronaut, a cup of coffee, a motorcycle, a rocket, a flower and an admiral. So few
     photographs lack whole regions of colour, so half of the training crops have their colour channels in a random
-    order, and half are mirrored. A cat and a pagoda are held out whole and stay as they are: validation crops come from their left halves, test crops from their right halves. Each crop has a
-    random place and a random scale between 1/8 (or what makes the crop fit) and 1 of the photograph. All crops are made
-    once, as one uint8 tensor: 3 x image_size^2 bytes each, 61 MB by default.
+    order, and half are mirrored. A cat and a pagoda are held out whole and stay as they are: validation crops come from
+    their left halves, test crops from their right halves. Each crop has a random place and a random scale between 1/8
+    (or what makes the crop fit) and 1 of the photograph. All crops are made once, as one uint8 tensor:
+    3 x image_size^2 bytes each, 61 MB by default.
 
     Args:
         image_size: Height and width of a crop, up to 225.
