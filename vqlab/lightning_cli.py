@@ -140,7 +140,7 @@ class CLI(LightningCLI):
                     self._parser(self.subcommand).link_arguments(
                         f"data.{source}", f"model.init_args.{part}.init_args.{argument}", apply_on="instantiate"
                     )
-        self.run_folder = find_run_folder(config, self.subcommand)
+        self.run_folder = find_run_folder(config)
 
     def instantiate_classes(self) -> None:
         """Build data, model and trainer; what a constructor refuses is the user's to mend."""

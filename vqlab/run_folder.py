@@ -9,17 +9,15 @@ from jsonargparse import Namespace
 from vqlab.errors import UserError
 
 
-def find_run_folder(config: Namespace, subcommand: str) -> Path:
+def find_run_folder(config: Namespace) -> Path:
     """Return the folder of this run: that of the checkpoint which is resumed or evaluated, or a new one.
 
     Raises:
         UserError: If the name is taken.
     """
     path = config.get("ckpt_path")
-    if path and run_of(path):
-        return run_of(path) or Path()
-    if inherited := os.environ.get("VQLAB_RUN_FOLDER"):  # set below, by the process that started this rank
-        return Path(inherited)
+    if path and (folder := run_of(path)):
+        return folder
     model = config.model.class_path.rpartition(".")[2].lower()
     folder = Path(config.runs) / model / (config.name or time.strftime("%Y%m%d-%H%M%S"))
     if (folder / "config.yaml").exists() or (folder / "checkpoints").exists():

@@ -6,6 +6,7 @@ import lightning
 import numpy as np
 import pytest
 import torch
+from bare import BARE
 from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader
@@ -130,11 +131,7 @@ def loader(count):
 def trainer(callback, **settings):
     settings = {"max_steps": 4, "val_check_interval": 2, **settings}
     return lightning.Trainer(
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        accelerator="cpu",
+        **BARE,
         callbacks=[callback],
         default_root_dir=".",
         **settings,

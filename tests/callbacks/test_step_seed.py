@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import lightning
 import pytest
 import torch
+from bare import BARE
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -51,11 +52,7 @@ def drawn(steps, ckpt_path=None, save=None, accumulate=1):
     trainer = lightning.Trainer(
         max_steps=steps,
         accumulate_grad_batches=accumulate,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        accelerator="cpu",
+        **BARE,
         callbacks=[StepSeed()],
     )
     trainer.fit(module, DataLoader(torch.zeros(7, 1)), ckpt_path=ckpt_path)

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import lightning
 import pytest
 import torch
+from bare import BARE
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -58,11 +59,7 @@ def test_training_batches_are_counted_and_validation_is_not(monkeypatch, accumul
         log_every_n_steps=2,
         val_check_interval=4,
         accumulate_grad_batches=accumulate,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        accelerator="cpu",
+        **BARE,
         callbacks=[Throughput(), read],
     )
     trainer.fit(Slow(clock), loader, loader)

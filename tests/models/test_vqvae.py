@@ -4,6 +4,7 @@ import lightning
 import numpy as np
 import pytest
 import torch
+from bare import BARE
 from scipy.ndimage import gaussian_filter
 from skimage.metrics import peak_signal_noise_ratio
 from torch import nn
@@ -30,11 +31,7 @@ def tiny(quantizer=None, size=16, hidden=16, **arguments):
 def trainer(*callbacks, **settings):
     defaults = {"max_steps": 10, "num_sanity_val_steps": 0, "log_every_n_steps": 1}
     return lightning.Trainer(
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        accelerator="cpu",
+        **BARE,
         callbacks=list(callbacks),
         **{**defaults, **settings},
     )

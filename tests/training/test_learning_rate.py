@@ -6,6 +6,7 @@ import math
 import lightning
 import pytest
 import torch
+from bare import BARE
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -43,11 +44,7 @@ class Rates(lightning.Callback):
 
 def trainer(*callbacks, **settings):
     return lightning.Trainer(
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        accelerator="cpu",
+        **BARE,
         callbacks=list(callbacks),
         **settings,
     )

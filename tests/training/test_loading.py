@@ -6,6 +6,7 @@ import pickle
 import lightning
 import pytest
 import torch
+from bare import BARE
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -53,11 +54,7 @@ def fit(model, path="model.ckpt", channels=1):
     loader = DataLoader([{"image": torch.rand(channels, 8, 8)} for _ in range(8)], batch_size=4)
     trainer = lightning.Trainer(
         max_steps=2,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        accelerator="cpu",
+        **BARE,
     )
     trainer.fit(model, loader)
     trainer.save_checkpoint(path)

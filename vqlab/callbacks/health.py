@@ -70,7 +70,7 @@ class Health(lightning.Callback):
             self.say(
                 trainer,
                 "exploding_gradient",
-                f"gradient norm {total:.3g}, {total / usual:.0f} times its median",
+                f"gradient norm {total:.3g}, {total / max(usual, 1e-12):.0f} times its median",
                 "lower --model.lr, or clip with --trainer.gradient_clip_val=1",
             )
         self.norms.append(total)

@@ -3,6 +3,7 @@
 Shapes: N images of a split, B batch, C channels, H = W = image_size.
 """
 
+from abc import ABC, abstractmethod
 from functools import cached_property, partial
 from typing import Any, Literal
 
@@ -51,7 +52,7 @@ class ImageTensors(Dataset):
         return {"image": self.images[index], "label": self.labels[index], "index": index}
 
 
-class ImageDataModule(lightning.LightningDataModule):
+class ImageDataModule(lightning.LightningDataModule, ABC):
     """Images with labels, in batches of ``image``, ``label`` and ``index``.
 
     A source subclasses this, sets ``channels``, ``image_size``, ``num_classes`` and ``train_size`` in its constructor
@@ -113,9 +114,9 @@ class ImageDataModule(lightning.LightningDataModule):
         self.num_workers = num_workers
         self.seed = seed
 
+    @abstractmethod
     def load_train_val(self) -> tuple[Dataset, Dataset]:
         """Return the training and the validation split; its batches hold uint8 images."""
-        raise NotImplementedError
 
     def load_test(self) -> Dataset | None:
         """Return the test split, or None where there is none."""
