@@ -15,7 +15,8 @@ from vqlab.nn.distributed import all_sum
 from vqlab.nn.rebuild import Rebuildable, from_spec
 from vqlab.nn.small_autoencoder import SmallDecoder, SmallEncoder
 from vqlab.nn.value_range import ValueRange
-from vqlab.quantizers.base import CodeStats, Quantizer, QuantizerOutput
+from vqlab.quantizers.base import Quantizer, QuantizerOutput
+from vqlab.quantizers.stats import CodeStats
 from vqlab.quantizers.vector import VectorQuantizer
 from vqlab.training.finite import require_finite
 from vqlab.training.learning_rate import adam, check_lr, keep_configured_lr, reset_moments
@@ -103,9 +104,9 @@ class VQVAE(Rebuildable, lightning.LightningModule):
         self.from_code = nn.Conv2d(self.quantizer.embedding_dim, self.decoder.in_channels, 1)
         self.quantizer.auto_update = False  # statistics are committed once per optimizer step, below
         self._stats: CodeStats | None = None
-        self.train_usage = CodebookUsage(self.quantizer.num_embeddings)
+        self.train_usage = CodebookUsage(self.quantizer.num_embeddings, self.quantizer.num_codebooks)
         self.train_usage.persistent(True)  # a resumed run continues the window that the checkpoint interrupted
-        self.eval_usage = CodebookUsage(self.quantizer.num_embeddings)
+        self.eval_usage = CodebookUsage(self.quantizer.num_embeddings, self.quantizer.num_codebooks)
 
     # What a user calls
 
@@ -151,10 +152,8 @@ class VQVAE(Rebuildable, lightning.LightningModule):
         """Step the weights, then the codebook's statistics, before any callback writes a checkpoint."""
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
         if self._stats is not None:
-            revived = self.quantizer.update(self._stats)
-            codebook = getattr(self.quantizer, "codebook", None)
-            if revived is not None and isinstance(codebook, nn.Parameter):
-                reset_moments(getattr(optimizer, "optimizer", optimizer), codebook, revived)
+            for codebook, rows in self.quantizer.update(self._stats):
+                reset_moments(getattr(optimizer, "optimizer", optimizer), codebook, rows)
             self._stats = None
 
     def configure_optimizers(self) -> Any:
@@ -210,8 +209,8 @@ class VQVAE(Rebuildable, lightning.LightningModule):
         return {"input": self.value_range.decode(x), "reconstruction": self.value_range.decode(self.reconstruct(x))}
 
     def code_counts(self) -> Tensor:
-        """Return how often each code was used in the evaluation that is running, (K,) int64, over all ranks."""
-        return all_sum(self.eval_usage.counts)
+        """Return how often each code was used in this evaluation, (num_codebooks * K,) int64, over all ranks."""
+        return all_sum(self.eval_usage.counts).flatten()
 
     # Parts
 
