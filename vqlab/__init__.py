@@ -14,6 +14,7 @@ __version__ = "0.1.0"
 # Public name -> module. A new model, data module, quantizer or network is added here, and the command line knows it.
 PUBLIC = {
     "load": "vqlab.training.loading",
+    "save_arrays": "vqlab.training.arrays",
     "UserError": "vqlab.errors",
     "Schedule": "vqlab.training.schedules",
     "ValueRange": "vqlab.nn.value_range",

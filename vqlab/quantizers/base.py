@@ -1,7 +1,7 @@
 """The contract of every quantizer: (B, D, *spatial) in, the same shape and (B, *spatial) integers out."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -12,6 +12,8 @@ from vqlab.errors import UserError
 from vqlab.nn.rebuild import Rebuildable
 from vqlab.quantizers.estimators import straight_through
 from vqlab.quantizers.stats import CodeStats
+
+MAX_EXPORT = 2**22
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,10 @@ class Quantizer(Rebuildable, nn.Module, ABC):
         indices = out.indices.reshape(z.shape[0], *z.shape[2:], *out.indices.shape[1:])
         return replace(out, quantized=from_rows(out.quantized, z), indices=indices)
 
+    def check_map(self, size: Sequence[int]) -> None:
+        """Raise UserError if maps (B, D, *size) cannot be quantized."""
+        return
+
     def encode(self, z: Tensor) -> Tensor:
         """Return the indices (B, *spatial) of ``z`` (B, D, *spatial)."""
         return self.forward(z).indices
@@ -105,6 +111,17 @@ class Quantizer(Rebuildable, nn.Module, ABC):
     def decode(self, indices: Tensor) -> Tensor:
         """Return the codes (B, D, *spatial) of ``indices`` (B, *spatial)."""
         return self.lookup(indices).movedim(-1, 1)
+
+    def codebooks(self) -> dict[str, Tensor]:
+        """Return all codes (K, D) under the name ``codebook``; a composite numbers its parts, ``codebook.0`` and so on.
+
+        Raises:
+            UserError: If there are more than 2^22 codes.
+        """
+        if self.num_embeddings > MAX_EXPORT:
+            raise UserError(f"{self.num_embeddings} codes are too many for a table: use quantizer.decode(indices)")
+        device = next(iter([*self.parameters(), *self.buffers()]), torch.empty(0)).device
+        return {"codebook": self.lookup(torch.arange(self.num_embeddings, device=device)).detach()}
 
     def initialize(self, rows: Tensor) -> None:
         """Set up from the first training batch's ``rows`` (N, D), the same on all ranks, unless done already."""

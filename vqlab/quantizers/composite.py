@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from vqlab.nn.rebuild import from_spec, to_spec
 from vqlab.quantizers.base import Quantizer, Revival
@@ -34,6 +34,14 @@ class Composite(Quantizer):
     def quantizers(self) -> list[Quantizer]:
         """The parts, in order."""
         return list(self.parts)  # type: ignore[arg-type]
+
+    def codebooks(self) -> dict[str, Tensor]:
+        """Return the parts' codes (K, D) as ``codebook.<part>``, each as its part has it, before any scaling."""
+        return {
+            name.replace("codebook", f"codebook.{number}", 1): codes
+            for number, part in enumerate(self.quantizers)
+            for name, codes in part.codebooks().items()
+        }
 
     def commit(self, stats: CodeStats) -> list[Revival]:
         """Hand each part its statistics."""

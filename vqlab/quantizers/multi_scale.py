@@ -1,7 +1,7 @@
 """Multi-scale residual quantization: a pyramid of maps, coarse to fine (VAR, Tian et al. 2024, arXiv:2404.02905)."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import torch
@@ -78,17 +78,20 @@ class MultiScaleQuantizer(Quantizer):
 
     def forward(self, z: Tensor) -> QuantizerOutput:
         """Quantize ``z`` (B, D, s_K, ...)."""
-        if z.shape[2:] != (self.scales[-1],) * self.spatial_dims:
-            edge = z.shape[-1]
-            raise UserError(
-                f"the last of scales {self.scales} must be the size of the map {tuple(z.shape[2:])}: "
-                f"set --model.quantizer.scales to end with {edge}"
-            )
+        self.check_map(z.shape[2:])
         with torch.autocast(z.device.type, enabled=False):
             rows = self.quantizer.bound(to_rows(z, self.embedding_dim))
             out = self._pyramid(from_rows(rows, z.to(rows.dtype)), rows)
             self._update_alone(out)
         return replace(out, quantized=out.quantized.to(z.dtype))
+
+    def check_map(self, size: Sequence[int]) -> None:
+        """Raise UserError if the maps are not as large as the last scale."""
+        if tuple(size) != (self.scales[-1],) * self.spatial_dims:
+            raise UserError(
+                f"the last of scales {self.scales} must be the size of the map, and the map is {tuple(size)}: "
+                f"set --model.quantizer.scales to end with {size[-1] if size else 1}"
+            )
 
     def quantize(self, rows: Tensor) -> QuantizerOutput:
         """Refuse: a pyramid needs maps."""
@@ -111,6 +114,10 @@ class MultiScaleQuantizer(Quantizer):
             codes = self.lookup(index).movedim(-1, 1).unflatten(2, (self.scales[scale],) * self.spatial_dims)
             f_hat = f_hat + self._refine(codes, scale)
         return torch.as_tensor(f_hat)
+
+    def codebooks(self) -> dict[str, Tensor]:
+        """Return the shared codebook and the convolutions, ``phi.<number>.weight`` and ``.bias``."""
+        return self.quantizer.codebooks() | {f"phi.{name}": value for name, value in self.phi.state_dict().items()}
 
     def initialize(self, rows: Tensor) -> None:
         """Do nothing: the pyramid's bands are known in :meth:`forward` only."""
