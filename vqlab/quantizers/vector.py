@@ -28,7 +28,8 @@ class VectorQuantizer(Quantizer):
     loss = commitment_weight * mean |z - sg(e)|^2, plus mean |sg(z) - e|^2 if the codebook learns by gradient (paper,
     equation 3). With ``codebook_update="ema"`` the codebook is the running mean of its vectors instead (appendix A.1):
     N_k <- decay N_k + (1 - decay) n_k, m_k <- decay m_k + (1 - decay) sum z, e_k = m_k / N_k, with n_k, z over the
-    global batch. N_k starts from the real counts of the initialisation and not from a constant.
+    global batch. N_k starts from the real counts of the initialisation and not from a constant, and the decay of step t
+    is at most (1 + t) / (10 + t), so that the codes keep up with an encoder that has just begun to learn.
 
     A code that no vector of the last ``revive_after`` global batches chose is dead and takes the place of a vector of
     the current global batch, drawn with probability proportional to its squared distance from its code, as k-means++
@@ -40,7 +41,7 @@ class VectorQuantizer(Quantizer):
         embedding_dim: Dimension of a code, D.
         commitment_weight: Weight of the commitment loss (beta in the paper).
         codebook_update: ``ema`` (running means) or ``loss`` (gradient of the codebook loss).
-        ema_decay: Decay of the running means, per optimizer step.
+        ema_decay: Decay of the running means, per optimizer step, once enough steps have passed.
         estimator: Gradient through the quantizer: ``ste`` (straight-through) or ``rotation`` (Fifty et al. 2024).
         distance: ``euclidean``, or ``cosine``: vectors and codes are normalised to length 1 (Yu et al. 2021).
         init: ``kmeans`` (Lloyd iterations on the first global batch), ``data`` (vectors of that batch), or ``uniform``
@@ -134,8 +135,9 @@ class VectorQuantizer(Quantizer):
         """Move the running means, age the codes, revive the dead."""
         self.steps += 1
         if self.codebook_update == "ema":
-            self.ema_counts.lerp_(stats.counts, 1 - self.ema_decay)
-            self.ema_sums.lerp_(stats.sums, 1 - self.ema_decay)
+            weight = (9 / (10.0 + self.steps)).clamp_min(1 - self.ema_decay)
+            self.ema_counts.lerp_(stats.counts, weight)
+            self.ema_sums.lerp_(stats.sums, weight)
             means = self.bound(self.ema_sums / self.ema_counts[:, None])
             # The mean of a code without a hit stays, but its quotient drifts by rounding, and is 0 / 0 after underflow.
             self.codebook.copy_(torch.where(stats.counts[:, None] > 0, means, self.codebook))
