@@ -147,13 +147,11 @@ def test_codebooks_are_those_of_the_parts_by_number():
     assert torch.equal(one, FSQ([3, 2]).lookup(torch.arange(6)))
 
 
-@pytest.mark.xfail(reason="level 0 group 1 and level 1 group 0 get the same seed: the stride must grow with the parts")
 @pytest.mark.parametrize("inner", [ProductQuantizer, ResidualQuantizer])
 @pytest.mark.parametrize("outer", [ProductQuantizer, ResidualQuantizer])
 def test_parts_of_parts_differ(outer, inner):
     assert_all_differ(outer(inner(SimVQ(8, 3), 2), 3), 6)
 
 
-@pytest.mark.xfail(reason="where the inner quantizer is null, its seed is in no specification, and nothing is shifted")
 def test_parts_made_from_null_differ():
     assert_all_differ(ResidualQuantizer(ProductQuantizer(None, 2), 2), 4)

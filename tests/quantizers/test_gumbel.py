@@ -237,13 +237,13 @@ def test_huge_logits_stay_finite():
     ("change", "words"),
     [
         ({"num_embeddings": 0}, ("num_embeddings must be at least 1, got 0", "--model.quantizer.num_embeddings=512")),
-        ({"embedding_dim": -2}, ("embedding_dim must be at least 1, got -2", "--model.quantizer.embedding_dim=512")),
-        ({"kl_weight": -1e-3}, ("kl_weight must not be negative, got -0.001", "0.0005 is usual")),
+        ({"embedding_dim": -2}, ("embedding_dim must be at least 1, got -2", "--model.quantizer.embedding_dim=32")),
+        ({"kl_weight": -1e-3}, ("kl_weight must be finite and not negative, got -0.001", "0.0005 is usual")),
         ({"kl_weight": math.nan}, ("kl_weight", "got nan")),
-        ({"temperature": 0.0}, ("temperature must be above 0, got 0.0", "anneal it from 1 to 0.0625")),
-        ({"temperature": math.nan}, ("temperature must be above 0, got nan",)),
-        ({"temperature": Anneal(1.0, 0.0, 9)}, ("temperature must be above 0, got 0.0", "anneal it")),
-        ({"temperature": Anneal(-1.0, 1.0, 9)}, ("temperature must be above 0, got -1.0",)),
+        ({"temperature": 0.0}, ("temperature must be finite and above 0, got 0.0", "anneal it from 1 to 0.0625")),
+        ({"temperature": math.nan}, ("temperature must be finite and above 0, got nan",)),
+        ({"temperature": Anneal(1.0, 0.0, 9)}, ("temperature must be finite and above 0, got 0.0", "anneal it")),
+        ({"temperature": Anneal(-1.0, 1.0, 9)}, ("temperature must be finite and above 0, got -1.0",)),
     ],
 )
 def test_refusals(change, words):

@@ -188,11 +188,11 @@ def test_the_seed_draws_the_codes():
     ("change", "words"),
     [
         ({"num_embeddings": 0}, ("num_embeddings must be at least 1, got 0", "--model.quantizer.num_embeddings=512")),
-        ({"embedding_dim": 0}, ("embedding_dim must be at least 1, got 0", "--model.quantizer.embedding_dim=512")),
-        ({"commitment_weight": -0.5}, ("commitment_weight must not be negative, got -0.5", "0.25 is usual")),
-        ({"entropy_weight": math.nan}, ("entropy_weight must not be negative, got nan", "0.05 is usual")),
-        ({"temperature": 0.0}, ("temperature must be above 0, got 0.0", "0.01 is usual")),
-        ({"temperature": -1.0}, ("temperature must be above 0, got -1.0", "0.01 is usual")),
+        ({"embedding_dim": 0}, ("embedding_dim must be at least 1, got 0", "--model.quantizer.embedding_dim=32")),
+        ({"commitment_weight": -0.5}, ("commitment_weight must be finite and not negative, got -0.5", "0.25 is usual")),
+        ({"entropy_weight": math.nan}, ("entropy_weight must be finite and not negative, got nan", "0.05 is usual")),
+        ({"temperature": 0.0}, ("temperature must be finite and above 0, got 0.0", "0.01 is usual")),
+        ({"temperature": -1.0}, ("temperature must be finite and above 0, got -1.0", "0.01 is usual")),
     ],
 )
 def test_refusals(change, words):

@@ -234,11 +234,11 @@ def test_nothing_to_learn_and_no_state():
         ({"embedding_dim": 63}, ("embedding_dim 63", "int64", "at most 62", "ProductQuantizer")),
         ({"group_size": 0}, ("group_size must be at least 1, got 0", "--model.quantizer.group_size=")),
         ({"group_size": 17}, ("group_size 17", "2^17", "at most 16")),
-        ({"entropy_weight": -0.1}, ("entropy_weight must not be negative, got -0.1", "0.1 is usual")),
-        ({"diversity_weight": math.nan}, ("diversity_weight must not be negative, got nan", "1 is usual")),
-        ({"commitment_weight": -1.0}, ("commitment_weight must not be negative, got -1.0", "0.25 is usual")),
-        ({"temperature": 0.0}, ("temperature must be above 0, got 0.0", "1 is usual")),
-        ({"temperature": math.nan}, ("temperature must be above 0, got nan", "1 is usual")),
+        ({"entropy_weight": -0.1}, ("entropy_weight must be finite and not negative, got -0.1", "0.1 is usual")),
+        ({"diversity_weight": math.nan}, ("diversity_weight must be finite and not negative, got nan", "1 is usual")),
+        ({"commitment_weight": -1.0}, ("commitment_weight must be finite and not negative, got -1.0", "0.25 is usual")),
+        ({"temperature": 0.0}, ("temperature must be finite and above 0, got 0.0", "1 is usual")),
+        ({"temperature": math.nan}, ("temperature must be finite and above 0, got nan", "1 is usual")),
     ],
 )
 def test_refusals(cls, change, words):

@@ -154,7 +154,6 @@ def test_fixed_codebooks_are_scaled_to_the_remainder(part, limit, gain):
     torch.testing.assert_close(rms[:-1] / rms[1:], gain.expand(3, 4), rtol=0.05, atol=0)
 
 
-@pytest.mark.xfail(reason="codes of an even number of levels end at 1 - 2/L: what lies above is never caught up")
 @pytest.mark.parametrize("levels", [4, 8, 16])
 def test_fsq_with_even_levels_refines_too(levels):
     part = FSQ([levels])
@@ -164,7 +163,6 @@ def test_fsq_with_even_levels_refines_too(levels):
     assert (rms[:-1] / rms[1:] > 0.9 * (levels - 1)).all()
 
 
-@pytest.mark.xfail(reason="a residual quantizer does not say how much smaller what it leaves over is")
 def test_residual_of_residual_refines_fixed_codebooks_too():
     rows = 2 * torch.rand(2000, 1, generator=torch.Generator().manual_seed(12)) - 1
     rms = rms_by_level(ResidualQuantizer(ResidualQuantizer(FSQ([5]), 2), 2), rows)

@@ -187,8 +187,8 @@ def test_the_seed_is_that_of_the_frozen_codes():
     ("change", "words"),
     [
         ({"num_embeddings": 0}, ("num_embeddings must be at least 1, got 0", "--model.quantizer.num_embeddings=512")),
-        ({"embedding_dim": 0}, ("embedding_dim must be at least 1, got 0", "--model.quantizer.embedding_dim=512")),
-        ({"commitment_weight": -0.5}, ("commitment_weight must not be negative, got -0.5", "0.25 is usual")),
+        ({"embedding_dim": 0}, ("embedding_dim must be at least 1, got 0", "--model.quantizer.embedding_dim=32")),
+        ({"commitment_weight": -0.5}, ("commitment_weight must be finite and not negative, got -0.5", "0.25 is usual")),
         ({"commitment_weight": math.nan}, ("commitment_weight", "got nan")),
         ({"estimator": "soft"}, ("estimator must be one of ste, rotation, got 'soft'",)),
         ({"init": "kmeans"}, ("init must be one of data, random, got 'kmeans'",)),

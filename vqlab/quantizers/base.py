@@ -66,6 +66,7 @@ class Quantizer(Rebuildable, nn.Module, ABC):
         index_dims: Axes of ``indices`` behind the spatial ones.
         estimate: How a gradient passes from the code (N, D) to the row (N, D).
         soft: True where no estimate is needed: ``quantized`` is differentiable by itself, through probabilities.
+        needs_maps: True where single vectors cannot be quantized.
         residual_gain: How many times smaller than the input what a code leaves over is: (D,) or scalar. 1 where the
             codebook is learnt and finds the scale itself; None where the remainder cannot be quantized again.
     """
@@ -76,6 +77,7 @@ class Quantizer(Rebuildable, nn.Module, ABC):
     index_dims: int = 0
     estimate: Callable[[Tensor, Tensor], Tensor] = staticmethod(straight_through)
     soft: bool = False
+    needs_maps: bool = False
     residual_gain: Tensor | float | None = 1.0
     auto_update: bool = True
     sample_index: Tensor | None = None

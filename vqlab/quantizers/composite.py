@@ -4,11 +4,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from vqlab.errors import UserError
 from vqlab.nn.rebuild import from_spec, to_spec
 from vqlab.quantizers.base import Quantizer, Revival
+from vqlab.quantizers.lottery import SEED_STRIDE
 from vqlab.quantizers.stats import CodeStats
-
-SEED_STRIDE = 1_000_003  # seeds of parts lie farther apart than a run has steps
 
 
 class Composite(Quantizer):
@@ -21,6 +21,9 @@ class Composite(Quantizer):
 
     def __init__(self, quantizer: Quantizer, num: int) -> None:
         super().__init__()
+        if quantizer.needs_maps:
+            raise UserError(f"{type(quantizer).__name__} quantizes maps, not vectors: put it outside, not inside")
+        self.init_args["quantizer"] = quantizer  # where the argument was null too
         self.parts = nn.ModuleList([quantizer, *(another(quantizer, part) for part in range(1, num))])
         for part in self.quantizers:
             part.auto_update = False  # the whole is updated at once, with one collective
@@ -52,7 +55,7 @@ class Composite(Quantizer):
 
 def another(quantizer: Quantizer, number: int) -> Quantizer:
     """Build a quantizer with the arguments of ``quantizer`` and, wherever there is a ``seed``, another one."""
-    return from_spec(_reseeded(to_spec(quantizer), number * SEED_STRIDE))
+    return from_spec(_reseeded(to_spec(quantizer), number * quantizer.num_codebooks * SEED_STRIDE))
 
 
 def _reseeded(spec: Any, shift: int) -> Any:

@@ -5,6 +5,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
+def unit(rows: Tensor) -> Tensor:
+    """Normalise ``rows`` (N, D) to length 1; those below 1e-6 stay short, so that the gradient at 0 is bounded."""
+    return F.normalize(rows, dim=1, eps=1e-6)
+
+
 def straight_through(z: Tensor, q: Tensor) -> Tensor:
     """Return ``q`` (N, D) with dq/dz = identity (Bengio et al. 2013, arXiv:1308.3432)."""
     return q + (z - z.detach())  # adds an exact zero, so the value is q to the last bit

@@ -52,8 +52,8 @@ class FSQ(Quantizer):
 
     @property
     def residual_gain(self) -> Tensor:  # type: ignore[override]
-        """Rounding leaves at most half a step: the codes' range is this many times larger, (D,)."""
-        return 2.0 * (self.levels // 2)
+        """Rounding leaves at most half a step, and the codes span L - 1 steps, (D,); two levels cannot be refined."""
+        return self.levels - 1.0
 
     def bound(self, rows: Tensor) -> Tensor:
         """Squash to (-(L-1)/2, (L-1)/2), shifted by half a step where L is even so that rounding gives L values.

@@ -9,7 +9,7 @@ from vqlab.nn.anneal import Anneal
 from vqlab.quantizers.arguments import check_positive, check_sizes, check_weight
 from vqlab.quantizers.base import Quantizer, QuantizerOutput, Revival
 from vqlab.quantizers.blocks import by_blocks, entropy
-from vqlab.quantizers.lottery import lots_by_sample
+from vqlab.quantizers.lottery import lots_by_sample, positions, step_seed
 from vqlab.quantizers.stats import CodeStats
 
 DALL_E_TEMPERATURE = Anneal(1.0, 1 / 16, total_steps=150_000)
@@ -82,8 +82,8 @@ class GumbelQuantizer(Quantizer):
         """Draw codes for ``rows`` (N, D)."""
         keys = None
         if self.training and self.sample_index is not None:
-            positions = len(rows) // len(self.sample_index)
-            keys = (self.sample_index[:, None] * positions + torch.arange(positions, device=rows.device)).flatten()
+            num = positions(rows, self.sample_index)
+            keys = (self.sample_index[:, None] * num + torch.arange(num, device=rows.device)).flatten()
         blocks = by_blocks(self._draw, self.num_embeddings, rows, keys)
         quantized, indices, kl = (torch.cat(parts) for parts in zip(*blocks, strict=True))
         kl = kl.mean()
@@ -116,5 +116,5 @@ class GumbelQuantizer(Quantizer):
         """Return Gumbel noise (N, K), -ln(-ln u)."""
         if keys is None:
             return -torch.empty_like(logits).exponential_().log()
-        uniform = lots_by_sample(keys, self.num_embeddings, self.seed + self.steps).view_as(logits)
+        uniform = lots_by_sample(keys, self.num_embeddings, step_seed(self.seed, self.steps)).view_as(logits)
         return -(-uniform.log()).log().to(logits)

@@ -11,6 +11,7 @@ from vqlab.nn.distributed import mean_over_ranks
 from vqlab.quantizers.arguments import check_positive, check_sizes, check_weight
 from vqlab.quantizers.base import Quantizer, QuantizerOutput
 from vqlab.quantizers.blocks import by_blocks, entropy
+from vqlab.quantizers.estimators import unit
 
 
 class LookupFree(Quantizer):
@@ -151,7 +152,7 @@ class BinarySpherical(LookupFree):
 
     def bound(self, rows: Tensor) -> Tensor:
         """Normalise ``rows`` (N, D) to length 1."""
-        return F.normalize(rows, dim=1)
+        return unit(rows)
 
 
 def _joint(logits: Tensor) -> Tensor:

@@ -11,7 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vqlab.errors import UserError
 from vqlab.nn.distributed import all_gather_rows
+
+SEED_STRIDE = 1_000_003  # seeds lie farther apart than a run has steps
 
 
 def lots_by_sample(sample_index: Tensor, positions: int, seed: Tensor | int) -> Tensor:
@@ -31,6 +34,25 @@ def lots_by_sample(sample_index: Tensor, positions: int, seed: Tensor | int) -> 
     for shift, factor in ((30, -4658895280553007687), (27, -7723592293110705685), (31, 1)):
         x = (x ^ ((x >> shift) & ((1 << (64 - shift)) - 1))) * factor
     return (((x >> 11) & (2**53 - 1)).double() + 0.5).div_(2**53)
+
+
+def step_seed(seed: int, steps: Tensor) -> Tensor:
+    """Return the seed of one step; another ``seed`` gives other ones at every step."""
+    return seed * SEED_STRIDE % 2**62 + steps
+
+
+def positions(rows: Tensor, sample_index: Tensor) -> int:
+    """Return how many of the ``rows`` (N, D) belong to each of the samples (B,).
+
+    Raises:
+        UserError: If N is not a multiple of B.
+    """
+    if len(rows) % len(sample_index):
+        raise UserError(
+            f"{len(rows)} vectors cannot be shared by {len(sample_index)} samples: "
+            "set quantizer.sample_index for each batch, or to None"
+        )
+    return len(rows) // len(sample_index)
 
 
 def lots_by_content(rows: Tensor, seed: Tensor | int, center: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from vqlab.quantizers.vector import VectorQuantizer
 
 CONVOLUTIONS: dict[int, type[nn.Module]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 UPSAMPLING = {1: "linear", 2: "bicubic", 3: "trilinear"}
+SCALE_SHIFT = 40  # samples of other scales count as others: no data set has as many
 REFINEMENT = 0.5  # share of the convolution in a refined map, the published value
 
 
@@ -31,7 +32,7 @@ class MultiScaleQuantizer(Quantizer):
     Args:
         quantizer: The quantizer of all scales; null is a ``VectorQuantizer``.
         scales: Edge length of the map at each scale, ascending; the last must be that of the input.
-        num_phi: Different phi convolutions, spread evenly over the scales.
+        num_phi: Different phi convolutions, spread evenly over the scales (the published code spreads them nearly so).
         spatial_dims: Spatial dimensions of the input: 1, 2 or 3.
 
     Shape:
@@ -47,6 +48,8 @@ class MultiScaleQuantizer(Quantizer):
         >>> tuple(out.indices.shape), tuple(quantizer.decode(out.indices).shape)
         ((2, 21), (2, 4, 4, 4))
     """
+
+    needs_maps = True
 
     def __init__(
         self,
@@ -68,6 +71,8 @@ class MultiScaleQuantizer(Quantizer):
                 f"{type(self.quantizer).__name__} leaves no remainder that it could quantize again: "
                 "set --model.quantizer.quantizer.distance=euclidean, or another quantizer"
             )
+        if self.quantizer.needs_maps:
+            raise UserError(f"{type(self.quantizer).__name__} cannot be wrapped: choose a quantizer of vectors")
         self.quantizer.auto_update = False
         self.num_embeddings, self.embedding_dim = self.quantizer.num_embeddings, self.quantizer.embedding_dim
         self.num_codebooks, self.index_dims = self.quantizer.num_codebooks, self.quantizer.index_dims
@@ -89,8 +94,8 @@ class MultiScaleQuantizer(Quantizer):
         """Raise UserError if the maps are not as large as the last scale."""
         if tuple(size) != (self.scales[-1],) * self.spatial_dims:
             raise UserError(
-                f"the last of scales {self.scales} must be the size of the map, and the map is {tuple(size)}: "
-                f"set --model.quantizer.scales to end with {size[-1] if size else 1}"
+                f"the last of scales {self.scales} must be every edge of a map of {self.spatial_dims} dimensions, and "
+                f"the map is {tuple(size)}: set --model.quantizer.scales and spatial_dims to fit"
             )
 
     def quantize(self, rows: Tensor) -> QuantizerOutput:
@@ -134,7 +139,8 @@ class MultiScaleQuantizer(Quantizer):
         f_hat, indices, losses, terms, stats = torch.zeros_like(f), [], [], [], None
         for scale in range(len(self.scales)):
             rest = self._downsample(f - (f_hat if self.soft else f_hat.detach()), scale)
-            self.quantizer.sample_index = self.sample_index
+            if self.sample_index is not None:  # a position draws other lots at every scale
+                self.quantizer.sample_index = self.sample_index + (scale << SCALE_SHIFT)
             out = self.quantizer.quantize(to_rows(rest, self.embedding_dim))
             codes = out.quantized if self.soft else self.quantizer.lookup(out.indices)
             f_hat = f_hat + self._refine(from_rows(codes, rest), scale)
@@ -171,7 +177,9 @@ class MultiScaleQuantizer(Quantizer):
 
     def _refine(self, codes: Tensor, scale: int) -> Tensor:
         """Bring codes (B, D, s_k, ...) to full size and smooth them."""
-        h = self._upsample(codes).contiguous()  # in one layout, so that decoding repeats every bit
+        h = self._upsample(
+            codes.to(next(self.phi.parameters()).dtype)
+        ).contiguous()  # in one layout, so that decoding repeats every bit
         share = scale / max(1, len(self.scales) - 1)  # 0 at the coarsest scale, 1 at the finest
         phi = self.phi[round(share * (len(self.phi) - 1))]
         return (1 - REFINEMENT) * h + REFINEMENT * phi(h)

@@ -67,6 +67,11 @@ class ProductQuantizer(Composite):
             stats,
         )
 
+    def initialize(self, rows: Tensor) -> None:
+        """Set up each group from its channels."""
+        for part, group in self._groups(rows):
+            part.initialize(group)
+
     def lookup(self, indices: Tensor) -> Tensor:
         """Return the codes (..., D) of ``indices`` (..., G)."""
         groups = zip(self.quantizers, indices.unbind(-self.index_dims), strict=True)

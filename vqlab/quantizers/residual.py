@@ -7,7 +7,8 @@ from vqlab.errors import UserError
 from vqlab.quantizers.arguments import check_sizes
 from vqlab.quantizers.base import Quantizer, QuantizerOutput, Revival
 from vqlab.quantizers.composite import Composite
-from vqlab.quantizers.lottery import lots_by_sample
+from vqlab.quantizers.first_batch import FirstBatch
+from vqlab.quantizers.lottery import lots_by_sample, step_seed
 from vqlab.quantizers.stats import CodeStats
 from vqlab.quantizers.vector import VectorQuantizer
 
@@ -67,6 +68,11 @@ class ResidualQuantizer(Composite):
         self.steps: Tensor
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
 
+    @property
+    def residual_gain(self) -> Tensor | float:  # type: ignore[override]
+        """That of all depths together."""
+        return self._gain(len(self.parts))
+
     def bound(self, rows: Tensor) -> Tensor:
         """Take ``rows`` (N, D) to where the codes of the first depth live."""
         return self.quantizers[0].bound(rows)
@@ -90,8 +96,27 @@ class ResidualQuantizer(Composite):
             quantized, torch.stack(indices, 1), torch.stack([out.loss for out in outs]).sum(), terms, stats
         )
 
+    def initialize(self, rows: Tensor) -> None:
+        """Set up depth by depth, each from what the ones before leave over."""
+        if not any(module.awaited for module in self.modules() if isinstance(module, FirstBatch)):
+            return
+        with torch.no_grad():
+            for level, part in enumerate(self.quantizers):
+                scaled = rows * self._gain(level)
+                part.initialize(scaled)
+                rows = rows - part.quantize(scaled).quantized / self._gain(level)
+
     def lookup(self, indices: Tensor) -> Tensor:
-        """Return the codes (..., D) of ``indices`` (..., Q) or of the first depths only; -1 is no code."""
+        """Return the codes (..., D) of ``indices`` (..., Q) or of the first depths only; -1 is no code.
+
+        Raises:
+            UserError: If there is no depth, or more than Q.
+        """
+        if not 1 <= indices.shape[-self.index_dims] <= len(self.parts):
+            raise UserError(
+                f"indices {tuple(indices.shape)} hold {indices.shape[-self.index_dims]} depths: "
+                f"give 1 to {len(self.parts)}"
+            )
         total: Tensor | float = 0.0
         for level, (part, index) in enumerate(zip(self.quantizers, indices.unbind(-self.index_dims), strict=False)):
             code = part.lookup(index) / self._gain(level)  # of -1 it is some code, which does not count
@@ -114,5 +139,5 @@ class ResidualQuantizer(Composite):
         every = torch.full_like(self.steps, len(self.parts))
         if not (self.training and self.dropout):
             return every
-        drop, depth = lots_by_sample(torch.zeros_like(self.steps)[None], 2, self.seed + self.steps)
+        drop, depth = lots_by_sample(torch.zeros_like(self.steps)[None], 2, step_seed(self.seed, self.steps))
         return torch.where(drop < self.dropout, 1 + (depth * len(self.parts)).long(), every)

@@ -3,16 +3,15 @@
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vqlab.errors import UserError
 from vqlab.nn.distributed import all_gather_rows, all_sum
 from vqlab.quantizers.arguments import check_choice, check_sizes, check_weight
 from vqlab.quantizers.base import Quantizer, QuantizerOutput, Revival
-from vqlab.quantizers.estimators import ESTIMATORS, vq_loss
+from vqlab.quantizers.estimators import ESTIMATORS, unit, vq_loss
 from vqlab.quantizers.first_batch import FirstBatch
-from vqlab.quantizers.lottery import gather_lowest, lots_by_content, lots_by_sample, lowest, race
+from vqlab.quantizers.lottery import gather_lowest, lots_by_content, lots_by_sample, lowest, positions, race, step_seed
 from vqlab.quantizers.search import nearest_code
 from vqlab.quantizers.stats import CodeStats
 
@@ -114,7 +113,7 @@ class VectorQuantizer(Quantizer):
 
     def bound(self, rows: Tensor) -> Tensor:
         """Normalise ``rows`` (N, D) to length 1 if the distance is cosine."""
-        return F.normalize(rows, dim=1) if self.distance == "cosine" else rows
+        return unit(rows) if self.distance == "cosine" else rows
 
     def quantize(self, rows: Tensor) -> QuantizerOutput:
         """Quantize ``rows`` (N, D)."""
@@ -166,11 +165,11 @@ class VectorQuantizer(Quantizer):
             sums.index_add_(0, indices, rows)
         if self.revive_after is None:
             return CodeStats(counts, sums, rows[:0], counts.new_empty(0, dtype=torch.float64))
-        seed = self.seed + self.steps
+        seed = step_seed(self.seed, self.steps)
         if self.sample_index is None:
             lots = lots_by_content(rows, seed, self.codebook.detach().mean(0))
         else:
-            lots = lots_by_sample(self.sample_index, len(rows) // len(self.sample_index), seed)
+            lots = lots_by_sample(self.sample_index, positions(rows, self.sample_index), seed)
         lots = race(lots, (rows - codes).square().sum(1).double())
         return CodeStats(counts, sums, *lowest(rows, lots, min(self.num_embeddings, REVIVALS_PER_STEP)))
 
