@@ -104,13 +104,14 @@ def test_equidistant_codes_tie_to_the_lowest_index():
     assert nearest_code(torch.zeros(3, 2), codebook).tolist() == [0, 0, 0]
 
 
-@pytest.mark.parametrize("elements", [1, 30 * 7, 30 * 100])
-def test_blocks_give_the_same_answer_as_one_block(monkeypatch, elements):
-    z, codebook = rand(100, 6, seed=3), rand(30, 6, seed=4)
-    whole = nearest_code(z, codebook)
-    monkeypatch.setitem(search.BLOCK_ELEMENTS, "cpu", elements)
-    assert torch.equal(nearest_code(z, codebook), whole)
-    assert torch.equal(whole, distances(z, codebook).argmin(1))
+@pytest.mark.parametrize("scores", [1, 64 * 7, 2**14])
+@pytest.mark.parametrize("codes", [1, 64, 200])
+@pytest.mark.parametrize("num_codes", [30, 64, 333])
+def test_blocks_give_the_same_answer_as_one_block(monkeypatch, scores, codes, num_codes):
+    z, codebook = rand(100, 6, seed=3), rand(num_codes, 6, seed=4)
+    monkeypatch.setitem(search.SCORES, "cpu", scores)
+    monkeypatch.setitem(search.CODES, "cpu", codes)
+    assert torch.equal(nearest_code(z, codebook), distances(z, codebook).argmin(1))
 
 
 def test_no_gradient_and_double():
