@@ -13,7 +13,7 @@ from torch import Tensor
 from vqlab.nn.distributed import all_gather_rows
 
 
-def lots_by_sample(sample_index: Tensor, positions: int, seed: int) -> Tensor:
+def lots_by_sample(sample_index: Tensor, positions: int, seed: int | Tensor) -> Tensor:
     """Give each of the ``positions`` vectors of each sample a uniform number in (0, 1), (B * positions,).
 
     A hash (the finaliser of SplitMix64, Steele et al. 2014) of seed, sample and position, in integers: the same for a
@@ -22,17 +22,17 @@ def lots_by_sample(sample_index: Tensor, positions: int, seed: int) -> Tensor:
     Args:
         sample_index: (B,) int64, positions of the samples in the data set.
         positions: Vectors per sample.
-        seed: Another seed gives independent lots.
+        seed: Another seed gives independent lots; a number or, for a compiled step, a tensor ().
     """
     place = torch.arange(positions, device=sample_index.device)
-    start = (seed * 0xD1342543DE82EF95 + 2**63) % 2**64 - 2**63  # wrapped to int64, as the tensor's products are
-    x = (sample_index[:, None] * positions + place).flatten() * -7046029254386353131 + start
+    start = torch.zeros_like(sample_index[:1]) + seed  # a tensor, whose products wrap around as the published ones do
+    x = (sample_index[:, None] * positions + place).flatten() * -7046029254386353131 + start * -3372029247567499371
     for shift, factor in ((30, -4658895280553007687), (27, -7723592293110705685), (31, 1)):
         x = (x ^ ((x >> shift) & ((1 << (64 - shift)) - 1))) * factor
     return (((x >> 11) & (2**53 - 1)).double() + 0.5).div_(2**53)
 
 
-def lots_by_content(rows: Tensor, seed: int, center: Tensor) -> Tensor:
+def lots_by_content(rows: Tensor, seed: int | Tensor, center: Tensor) -> Tensor:
     """Give each row (N, D) a number in [0, 1], near uniform over varied rows, a continuous function of the row.
 
     A triangle wave of the row's direction from ``center`` (D,), along a random axis, and of its log distance:
@@ -41,11 +41,11 @@ def lots_by_content(rows: Tensor, seed: int, center: Tensor) -> Tensor:
     stand; a matrix product would not promise that. ``center`` must be the same on all ranks; seen from the origin, rows
     far from it would all have nearly one direction.
     """
-    rows = rows - center
-    generator = torch.Generator().manual_seed(seed)
-    axis = torch.randn(rows.shape[1], generator=generator)
-    axis = (axis / axis.norm()).to(rows)
-    phase, stretch = torch.rand(2, generator=generator).tolist()
+    rows = (rows - center).contiguous()
+    number = torch.zeros(1, dtype=torch.int64, device=rows.device) + seed
+    uniform = lots_by_sample(number, rows.shape[1] + 2, 0)
+    phase, stretch, axis = uniform[0], uniform[1], torch.special.ndtri(uniform[2:])
+    axis = (axis / axis.norm()).to(rows.dtype)
     waves = 4.0 * math.sqrt(rows.shape[1])  # a random direction covers several periods in any dimension
     lengths = torch.linalg.vector_norm(rows, dim=1).double().clamp_min(1e-12)
     x = rows.mul_(axis).sum(1).double() / lengths + (1 + stretch) * lengths.log()
