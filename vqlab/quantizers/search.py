@@ -58,7 +58,7 @@ def _search(z: Tensor, codebook: Tensor) -> Tensor:
 
 
 _operator = torch.library.custom_op("vqlab::nearest_code", _search, mutates_args=())
-_operator.register_fake(lambda z, codebook: z.new_empty(len(z), dtype=torch.int64))
+_operator.register_fake(lambda z, codebook: z.new_empty(z.shape[0], dtype=torch.int64))
 
 
 def _best(rows: Tensor, codes: Tensor, bias: Tensor, lanes: int) -> tuple[Tensor, Tensor]:
@@ -93,4 +93,6 @@ def _full_precision(kind: str) -> Iterator[None]:
     try:
         yield
     finally:
-        matmul.fp32_precision = before
+        matmul.fp32_precision = "none"  # as the general setting says, which is where it had come from, or
+        if matmul.fp32_precision != before:
+            matmul.fp32_precision = before
