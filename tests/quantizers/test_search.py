@@ -16,9 +16,9 @@ def distances(z, codebook):
     return torch.stack([(row - codebook).square().sum(1) for row in z])
 
 
-def regret(z, codebook, indices):
+def regret(z, codebook, indices, dist=None):
     """How much farther than the nearest code the chosen one is, in units of what float32 can resolve."""
-    dist = distances(z, codebook)
+    dist = distances(z, codebook) if dist is None else dist
     center = codebook.double().mean(0)
     rows, codes = (z.double() - center).norm(dim=1), (codebook.double() - center).norm(dim=1).max()
     resolution = EPS * codes * (rows + codes)
@@ -39,7 +39,7 @@ def off_origin(num, dim, codes, mean, seed):
 
 
 SHAPES = [
-    *[(200, 4, 512), (101, 64, 1024), (48, 256, 8192), (150, 64, 1000), (200, 8, 33), (64, 8, 16384)],
+    *[(200, 4, 512), (101, 64, 1024), (20, 256, 8192), (150, 64, 1000), (200, 8, 33), (64, 8, 16384)],
     *[(24, 64, 16384), (300, 3, 7), (33, 128, 5000), (1, 64, 1024), (257, 17, 100), (20, 512, 2049)],
 ]
 CASES = {
@@ -60,20 +60,21 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("autocast", [False, True])
 @pytest.mark.parametrize("case", CASES)
-def test_equals_brute_force(case, autocast):
+def test_equals_brute_force(case):
     z, codebook = CASES[case]
-    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-        indices = nearest_code(z, codebook)
-    assert indices.dtype == torch.int64
-    assert regret(z, codebook, indices) <= 4
-    assert (indices != distances(z, codebook).argmin(1)).float().mean() <= 0.01
+    dist = distances(z, codebook)
+    for autocast in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            indices = nearest_code(z, codebook)
+        assert indices.dtype == torch.int64
+        assert regret(z, codebook, indices, dist) <= 4
+        assert (indices != dist.argmin(1)).float().mean() <= 0.01
 
 
 def test_this_check_tells_the_usual_formulas_apart():
     """The expanded form with |z|^2, and bf16 off the origin, must not pass the check above."""
-    z, codebook = CASES["uniform-48x256-K8192-scale10"]
+    z, codebook = CASES["uniform-20x256-K8192-scale10"]
     expanded = z.square().sum(1, keepdim=True) + codebook.square().sum(1) - 2 * z @ codebook.T
     assert regret(z, codebook, expanded.argmin(1)) > 100
     z, codebook = CASES["offset-101x64-K1024-mean10"]
@@ -108,7 +109,7 @@ def test_equidistant_codes_tie_to_the_lowest_index():
     assert nearest_code(torch.zeros(3, 2), codebook).tolist() == [0, 0, 0]
 
 
-@pytest.mark.parametrize("scores", [1, 64 * 7, 2**14])
+@pytest.mark.parametrize("scores", [64, 64 * 7, 2**14])
 @pytest.mark.parametrize("codes", [1, 64, 200])
 @pytest.mark.parametrize("num_codes", [30, 64, 333])
 def test_blocks_give_the_same_answer_as_one_block(monkeypatch, scores, codes, num_codes):
@@ -235,7 +236,7 @@ def test_the_product_runs_in_full_precision(monkeypatch):
 
 def test_without_onednn(monkeypatch):
     monkeypatch.setattr(torch._C, "_has_mkldnn", False)
-    for name in ("uniform-48x256-K8192-scale10", "offset-33x128-K5000-mean30"):
+    for name in ("uniform-20x256-K8192-scale10", "offset-33x128-K5000-mean30"):
         z, codebook = CASES[name]
         with torch.autocast("cpu", torch.bfloat16):
             assert regret(z, codebook, nearest_code(z, codebook)) <= 4
