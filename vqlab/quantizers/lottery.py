@@ -60,18 +60,19 @@ def lots_by_content(rows: Tensor, seed: Tensor | int, center: Tensor) -> Tensor:
 
     A triangle wave of the row's direction from ``center`` (D,), along a random axis, and of its log distance:
     continuous, so that rounding differences between one process and two move a lot by about 1e-6 and not into another
-    place. The sums are taken in float64, so that equal rows get equal lots wherever in the batch they stand. ``center``
-    must be the same on all ranks; seen from the origin, rows far from it would all have nearly one direction.
+    place. Each row is summed by itself in one order, so that equal rows get equal lots wherever in the batch they
+    stand; a matrix product would not promise that. ``center`` must be the same on all ranks; seen from the origin, rows
+    far from it would all have nearly one direction.
     """
-    rows = rows - center
+    rows = (rows - center).contiguous()
     dim = rows.shape[1]
     drawn = lots_by_sample(torch.zeros(1, dtype=torch.int64, device=rows.device), dim + 2, seed)
     axis = torch.special.ndtri(drawn[:dim])
-    axis = (axis / axis.norm()).to(rows)
+    axis = (axis / axis.norm()).to(rows.dtype)
     phase, stretch = drawn[dim], drawn[dim + 1]
     waves = 4.0 * math.sqrt(dim)  # a random direction covers several periods in any dimension
-    lengths = torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64).clamp_min(1e-12)
-    x = (rows * axis).sum(1, dtype=torch.float64) / lengths + (1 + stretch) * lengths.log()
+    lengths = torch.linalg.vector_norm(rows, dim=1).double().clamp_min(1e-12)
+    x = rows.mul_(axis).sum(1).double() / lengths + (1 + stretch) * lengths.log()
     return (2 * ((x * waves + phase) % 1.0) - 1).abs()
 
 
