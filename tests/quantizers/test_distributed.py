@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
+from family import FAMILY, example, parts_of
 
 from vqlab.metrics.codebook import CodebookUsage
 from vqlab.quantizers.vector import VectorQuantizer
@@ -25,6 +26,7 @@ CASES = {
     "narrow": {"codebook_update": "ema", "embedding_dim": 1},
     "few": {"codebook_update": "ema", "num_embeddings": 500},
 }
+SAMPLES, RATE = 16, 0.05  # for the family; at a rate of 0.3 gradient descent makes rounding differences grow
 # float32 sums taken in two parts round otherwise than in one; nothing else differs.
 TOLERANCE = 1e-6
 
@@ -70,7 +72,104 @@ def metrics_of(quantizers):
     return {name: CodebookUsage(quantizer.num_embeddings) for name, quantizer in quantizers.items()}
 
 
+def build_family():
+    members = {}
+    for seed, name in enumerate(FAMILY):
+        torch.manual_seed(seed)  # networks are the same on all ranks, as DDP makes them
+        members[name] = FAMILY[name]()
+        members[name].auto_update = False
+    return members
+
+
+def maps(quantizer, step):
+    """Wandering clusters, as ``batch`` has them, for any member."""
+    noise = example(quantizer, step, batch=SAMPLES).flatten(2)
+    centers = 3 * torch.randn(5, noise.shape[1], generator=torch.Generator().manual_seed(1000 + step // 4))
+    place = torch.arange(SAMPLES)[:, None] + torch.arange(noise.shape[2])
+    z = centers[place % 5].movedim(2, 1) + 0.5 * noise
+    return z.view_as(example(quantizer, step, batch=SAMPLES))
+
+
+def mean_gradients(loss, z, parameters, world):
+    """The gradients that DDP computes; that of the input is left on its rank."""
+    own, *gradients = torch.autograd.grad(loss, [z, *parameters], allow_unused=True)
+    gradients = [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, gradients, strict=True)]
+    if world > 1:
+        for gradient in gradients:
+            dist.all_reduce(gradient)
+    return own / world, [gradient / world for gradient in gradients]
+
+
+def train_member(name, quantizer, rank=0, world=1):
+    """20 steps with averaged gradients; returns the state and what the last batch gave."""
+    parameters, revived = list(quantizer.parameters()), 0
+    for step in range(STEPS):
+        z = deal(maps(quantizer, step), rank, world, interleaved=True).clone().requires_grad_()
+        if "gumbel" in name or "loss" in name:
+            quantizer.sample_index = deal(step * SAMPLES + torch.arange(SAMPLES), rank, world, interleaved=True)
+        out = quantizer(z)
+        own, gradients = mean_gradients(out.loss + (out.quantized - z).square().mean(), z, parameters, world)
+        with torch.no_grad():
+            for parameter, gradient in zip(parameters, gradients, strict=True):
+                parameter -= RATE * gradient
+        if out.stats is not None:
+            revived += sum(rows.sum().item() for _, rows in quantizer.update(out.stats))
+    last = {"indices": out.indices, "quantized": out.quantized.detach(), "gradient": own}
+    figures = {"loss": out.loss.detach(), **out.terms}
+    return {"state": quantizer.state_dict(), "revived": revived, "last": last, "figures": figures}
+
+
+class Counted:
+    """Record the collectives, by kind and shape."""
+
+    def __init__(self):
+        self.calls = []
+        self.reduce, self.gather = dist.all_reduce, dist.all_gather
+
+    def __enter__(self):
+        dist.all_reduce = lambda x, *args: (self.calls.append(("all_reduce", tuple(x.shape))), self.reduce(x, *args))
+        dist.all_gather = lambda out, x: (self.calls.append(("all_gather", tuple(x.shape))), self.gather(out, x))
+        return self.calls
+
+    def __exit__(self, *_):
+        dist.all_reduce, dist.all_gather = self.reduce, self.gather
+
+
+def collectives(quantizer, batches):
+    """What each forward and each update sends: [(forward, update) of each batch]."""
+    steps = []
+    for z in batches:
+        with Counted() as forward:
+            out = quantizer(z)
+        with Counted() as update:
+            if out.stats is not None:
+                quantizer.update(out.stats)
+        steps.append((forward, update))
+    return steps
+
+
+def odd_batches(quantizer, rank):
+    """Of one rank all vectors are equal, or exist twice, or are far away; on the other they are as usual."""
+    z = [maps(quantizer, step) for step in range(4)]
+    if rank == 1:
+        z = [torch.zeros_like(z[0]), z[1][:1].expand_as(z[1]), 1e6 * z[2], z[3][:8].repeat(2, *[1] * (z[3].ndim - 1))]
+    return z
+
+
+def after_nan(quantizer, rank):
+    """The state after a first batch with a NaN on one rank alone, and two batches more."""
+    for step in range(3):
+        z = deal(maps(quantizer, step), rank, WORLD, interleaved=True).clone()
+        if step == 0 and rank == 1:
+            z[0] = float("nan")
+        out = quantizer(z)
+        if out.stats is not None and step > 0:
+            quantizer.update(out.stats)
+    return quantizer.state_dict()
+
+
 def main(rank, folder):
+    members, usual, odd, spoilt = build_family(), build_family(), build_family(), build_family()
     concatenated, interleaved, rounded = build(), build(), build()
     usages = [metrics_of(concatenated), metrics_of(interleaved)]
     usages.append(metrics_of(rounded))
@@ -81,10 +180,15 @@ def main(rank, folder):
         "interleaved": train(interleaved, usages[1], rank, WORLD, interleaved=True),
     }
     # A GPU adds in any order: here the second rank's sums come out otherwise in the last bits.
-    exact = torch.Tensor.index_add
+    exact, eigh = torch.Tensor.index_add, torch.linalg.eigh
     torch.Tensor.index_add = lambda *args: exact(*args) * (1 + 3e-7 * rank)
+    torch.linalg.eigh = lambda x: eigh(x * (1 + 3e-7 * rank))
     result["rounded"] = train(rounded, usages[2], rank, WORLD)
-    torch.Tensor.index_add = exact
+    result["spoilt"] = {name: after_nan(quantizer, rank) for name, quantizer in spoilt.items()}
+    torch.Tensor.index_add, torch.linalg.eigh = exact, eigh
+    result["family"] = {name: train_member(name, quantizer, rank, WORLD) for name, quantizer in members.items()}
+    result["usual"] = {n: collectives(q, [maps(q, step) for step in range(4)]) for n, q in usual.items()}
+    result["odd"] = {n: collectives(q, odd_batches(q, rank)) for n, q in odd.items()}
     halves.update(torch.arange(4) + 4 * rank)
     result["halves"] = {k: v.item() for k, v in halves.compute().items()}
     torch.save(result, f"{folder}/rank{rank}.pt")
@@ -94,13 +198,14 @@ def main(rank, folder):
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ranks")
-    root = str(Path(__file__).parents[2])
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": root, "GLOO_SOCKET_IFNAME": "lo"}
+    root = Path(__file__).parents[2]
+    paths = f"{root}{os.pathsep}{root / 'tests' / 'common'}"
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths, "GLOO_SOCKET_IFNAME": "lo"}
     processes = [
         subprocess.Popen([sys.executable, __file__, str(rank), str(folder)], env=environment) for rank in range(WORLD)
     ]
     try:
-        assert [process.wait(timeout=200) for process in processes] == [0] * WORLD
+        assert [process.wait(timeout=270) for process in processes] == [0] * WORLD
     finally:
         for process in processes:
             process.kill()
@@ -143,6 +248,74 @@ def test_usage_is_counted_over_ranks(ranks, single, case, dealing):
 def test_ranks_with_different_halves_of_the_codes_use_all(ranks):
     for rank in ranks:
         assert rank["halves"] == pytest.approx({"perplexity": 8.0, "codebook_usage": 1.0})
+
+
+# --- the whole family ------------------------------------------------------------------------------------------------
+
+
+def assert_bit_equal(first, second):
+    assert first.keys() == second.keys()
+    for name in first:
+        assert torch.equal(first[name], second[name]), name
+
+
+@pytest.fixture(scope="module")
+def alone():
+    return {name: train_member(name, quantizer) for name, quantizer in build_family().items()}
+
+
+@pytest.mark.parametrize("name", FAMILY)
+def test_members_are_equal_on_all_ranks_to_the_last_bit(ranks, name):
+    assert_bit_equal(*(rank["family"][name]["state"] for rank in ranks))
+
+
+@pytest.mark.parametrize("name", FAMILY)
+def test_members_on_two_ranks_equal_those_on_one(ranks, alone, name):
+    close = {"rtol": TOLERANCE, "atol": TOLERANCE}
+    both, one = [rank["family"][name] for rank in ranks], alone[name]
+    torch.testing.assert_close(both[0]["state"], one["state"], **close)
+    assert both[0]["revived"] == one["revived"]
+    for key, expected in one["last"].items():  # interleaved: the ranks take turns
+        found = torch.stack([rank["last"][key] for rank in both], 1).flatten(0, 1)
+        torch.testing.assert_close(found, expected, **close, msg=lambda text, key=key: f"{key}: {text}")
+    for key, expected in one["figures"].items():
+        found = torch.stack([rank["figures"][key] for rank in both]).mean()
+        torch.testing.assert_close(found, expected, **close, msg=lambda text, key=key: f"{key}: {text}")
+
+
+def test_the_family_does_exercise_revival(alone):
+    revived = {name: member["revived"] for name, member in alone.items()}
+    mended = {name for name, count in revived.items() if count > 5}
+    assert {"vector", "residual-vector", "product-vector", "residual-product-vector", "multi-scale-vector"} <= mended
+    assert revived["vector-unrevived"] == revived["fsq"] == 0
+
+
+@pytest.mark.parametrize("name", FAMILY)
+def test_an_update_is_one_sum_and_two_gathers_however_many_the_parts(ranks, name):
+    parts = parts_of(FAMILY[name]())
+    learns = any(isinstance(part, VectorQuantizer) for part in parts)
+    steps = [[[kind for kind, _ in calls] for calls in step] for step in ranks[0]["usual"][name]]
+    for _, update in steps:
+        assert sorted(update) == ["all_gather", "all_gather", "all_reduce"] * learns
+    # once the codebook is set up, a forward sends the mean probabilities of each entropy, and nothing else
+    entropies = sum(getattr(part, "num_groups", getattr(part, "entropy_weight", 0) > 0) for part in parts)
+    entropies *= len(getattr(FAMILY[name](), "scales", [1]))
+    assert all(forward == ["all_reduce"] * entropies for forward, _ in steps[1:])
+
+
+@pytest.mark.parametrize("name", FAMILY)
+def test_no_collective_depends_on_the_data(ranks, name):
+    usual, odd = ([rank[key][name] for rank in ranks] for key in ("usual", "odd"))
+    assert usual[0] == usual[1]
+    assert odd[0] == odd[1] == usual[0]
+
+
+@pytest.mark.parametrize("name", FAMILY)
+def test_a_nan_on_one_rank_and_other_rounding_leave_the_ranks_alike(ranks, name):
+    states = [rank["spoilt"][name] for rank in ranks]
+    assert_bit_equal(*states)
+    assert all(value.isfinite().all() for value in states[0].values())
+    assert all(value for key, value in states[0].items() if key.endswith("first_batch.seen"))
 
 
 if __name__ == "__main__":
