@@ -14,7 +14,7 @@ from vqlab.quantizers.fsq import FSQ
 from vqlab.quantizers.gumbel import GumbelQuantizer
 from vqlab.quantizers.ibq import IBQ
 from vqlab.quantizers.lookup_free import BinarySpherical, LookupFree
-from vqlab.quantizers.lottery import lots_by_sample
+from vqlab.quantizers.lottery import lots_by_sample, step_seed
 from vqlab.quantizers.multi_scale import MultiScaleQuantizer
 from vqlab.quantizers.product import ProductQuantizer
 from vqlab.quantizers.residual import ResidualQuantizer
@@ -80,7 +80,7 @@ def groups(q, rows):
 
 def gain(q):
     if isinstance(q, FSQ):
-        return 2.0 * torch.tensor([count // 2 for count in q.levels.tolist()]).double()
+        return torch.tensor(q.levels.tolist()).double() - 1
     if isinstance(q, ProductQuantizer):
         inner = gain(q.parts[0])
         return inner.repeat(len(q.parts)) if torch.is_tensor(inner) else inner
@@ -135,10 +135,10 @@ def restated_residual(q, x, indices):
 
 
 def noise(q, num):
-    """Gumbel noise (num, K) for the family's samples, each of num / B positions."""
+    """Gumbel noise (num, K) for the samples of the batch, each of num / B positions."""
     each = num // BATCH
-    keys = torch.tensor([(50 + n // each) * each + n % each for n in range(num)])
-    uniform = lots_by_sample(keys, q.num_embeddings, q.seed + int(q.steps)).view(num, -1)
+    keys = torch.tensor([sample * each + place for sample in q.sample_index.tolist() for place in range(each)])
+    uniform = lots_by_sample(keys, q.num_embeddings, step_seed(q.seed, q.steps)).view(num, -1)
     return -(-uniform.log()).log()
 
 
@@ -191,6 +191,7 @@ def restated_pyramid(q, z, indices):
         rest = pool(f - (f_hat if q.soft else f_hat.detach()), edge)
         own = indices[:, start : start + edge**q.spatial_dims].flatten(0, 1)
         start += edge**q.spatial_dims
+        q.quantizer.sample_index = q.sample_index + scale * 2**40  # a scale draws its own noise
         codes, its_loss = restated(q.quantizer, rows_of(rest), own)
         if not q.soft:
             codes = q.quantizer.lookup(own).double()

@@ -185,7 +185,8 @@ def largest(quantizer, sampled):
 def test_no_array_of_all_vectors_times_all_codes(name, sampled, monkeypatch):
     width, build = BOUNDED[name]
     monkeypatch.setattr(blocks, "BLOCK_ELEMENTS", BLOCK)
-    monkeypatch.setattr(search, "BLOCK_ELEMENTS", {"cpu": BLOCK})
+    monkeypatch.setattr(search, "SCORES", {"cpu": BLOCK})
+    monkeypatch.setattr(search, "CODES", {"cpu": 64})
     assert largest(build(), sampled) < ROWS * width / 2
 
 

@@ -112,7 +112,8 @@ class Quantizer(Rebuildable, nn.Module, ABC):
 
     def decode(self, indices: Tensor) -> Tensor:
         """Return the codes (B, D, *spatial) of ``indices`` (B, *spatial)."""
-        return self.lookup(indices).movedim(-1, 1)
+        with torch.autocast(indices.device.type, enabled=False):
+            return self.lookup(indices).movedim(-1, 1)
 
     def codebooks(self) -> dict[str, Tensor]:
         """Return all codes (K, D) under the name ``codebook``; a composite numbers its parts, ``codebook.0`` and so on.

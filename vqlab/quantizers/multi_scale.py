@@ -115,9 +115,10 @@ class MultiScaleQuantizer(Quantizer):
             whole = sum(edge**self.spatial_dims for edge in self.scales)
             raise UserError(f"{indices.shape[1]} indices do not fill the scales {self.scales}: decode takes {whole}")
         f_hat: Tensor | float = 0.0
-        for scale, index in enumerate(indices.split(lengths, 1)):
-            codes = self.lookup(index).movedim(-1, 1).unflatten(2, (self.scales[scale],) * self.spatial_dims)
-            f_hat = f_hat + self._refine(codes, scale)
+        with torch.autocast(indices.device.type, enabled=False):
+            for scale, index in enumerate(indices.split(lengths, 1)):
+                codes = self.lookup(index).movedim(-1, 1).unflatten(2, (self.scales[scale],) * self.spatial_dims)
+                f_hat = f_hat + self._refine(codes, scale)
         return torch.as_tensor(f_hat)
 
     def codebooks(self) -> dict[str, Tensor]:
