@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from collapse_contestants import CONTESTANTS, build
+from collapse_contestants import CONTESTANTS, STEPS, build
 from collapse_report import report
 from torch import Tensor, nn
 
@@ -82,18 +82,10 @@ def train(model: Model, images: Tensor, lr: float, steps: int, seed: int) -> int
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        if getattr(code, "stats", None) is not None:
-            forget_revived(optimizer, quantizer, quantizer.update(code.stats))
+        if code.stats is not None:
+            for codebook, rows in quantizer.update(code.stats):
+                reset_moments(optimizer, codebook, rows)
     return steps
-
-
-def forget_revived(optimizer: torch.optim.Optimizer, quantizer: nn.Module, revived: Any) -> None:
-    """Zero Adam's moments of revived codes; ``revived`` is what ``update`` returned."""
-    if revived is None:
-        return
-    pairs = revived if isinstance(revived, list) else [(quantizer.codebook, revived)]
-    for codebook, rows in pairs:
-        reset_moments(optimizer, codebook, rows)
 
 
 @torch.no_grad()
@@ -224,7 +216,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--num-embeddings", nargs="+", type=int, default=[512, 8192])
     parser.add_argument("--lrs", nargs="+", type=float, default=[1e-4, 3e-4, 1e-3, 2.3e-3, 3e-3])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32", help="of the convolutions")
     parser.add_argument("--report", action="store_true", help="train nothing, only report what is there")
     args = parser.parse_args()

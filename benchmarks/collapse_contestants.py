@@ -7,15 +7,23 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-import vqlab
+from vqlab.nn.anneal import Anneal
 from vqlab.quantizers.base import QuantizerOutput
 from vqlab.quantizers.fsq import FSQ
+from vqlab.quantizers.gumbel import GumbelQuantizer
+from vqlab.quantizers.ibq import IBQ
+from vqlab.quantizers.lookup_free import BinarySpherical, LookupFree
+from vqlab.quantizers.multi_scale import MultiScaleQuantizer
+from vqlab.quantizers.product import ProductQuantizer
+from vqlab.quantizers.residual import ResidualQuantizer
+from vqlab.quantizers.sim_vq import SimVQ
 from vqlab.quantizers.vector import VectorQuantizer
 
 Build = Callable[[int, int, int], nn.Module]
 
 FSQ_LEVELS = {512: [8, 8, 8], 8192: [8, 8, 8, 4, 4]}  # exactly K codes
-QUANTIZER_PARTS = 4  # codebooks of the composites
+STEPS = 600
+ANNEAL = Anneal(1.0, 1 / 16, total_steps=STEPS)  # DALL-E's temperatures within a run
 
 
 class Lucidrains(nn.Module):
@@ -46,11 +54,6 @@ def lucidrains(**settings: Any) -> Build:
     return lambda k, d, seed: Lucidrains(k, d, **settings)
 
 
-def public(name: str, arguments: Callable[[int, int], dict[str, Any]]) -> Build:
-    """A quantizer by its public name, looked up when it is built: one that vqlab lacks fails its own runs only."""
-    return lambda k, d, seed: getattr(vqlab, name)(**arguments(k, d))
-
-
 def fsq(num_embeddings: int, embedding_dim: int, seed: int) -> nn.Module:
     """FSQ with the levels that make exactly K codes; D follows from them."""
     return FSQ(FSQ_LEVELS[num_embeddings])
@@ -59,11 +62,6 @@ def fsq(num_embeddings: int, embedding_dim: int, seed: int) -> nn.Module:
 def bits(num_embeddings: int) -> int:
     """log2 K: a code of one bit per channel."""
     return int(math.log2(num_embeddings))
-
-
-def codebook(k: int, d: int) -> dict[str, Any]:
-    """K codes of D numbers."""
-    return {"num_embeddings": k, "embedding_dim": d}
 
 
 TUNED = {"kmeans_init": True, "threshold_ema_dead_code": 2}
@@ -86,14 +84,15 @@ CONTESTANTS: dict[str, Build] = {
     "lucidrains tuned": lucidrains(**TUNED, decay=0.99, commitment_weight=0.25, rotation_trick=False),
     # Other quantizers
     "FSQ": fsq,
-    "LookupFree": public("LookupFree", lambda k, d: {"embedding_dim": bits(k)}),
-    "BinarySpherical": public("BinarySpherical", lambda k, d: {"embedding_dim": bits(k)}),
-    "GumbelQuantizer": public("GumbelQuantizer", codebook),
-    "SimVQ": public("SimVQ", codebook),
-    "IBQ": public("IBQ", codebook),
-    "ResidualQuantizer": public("ResidualQuantizer", codebook),
-    "ProductQuantizer": public("ProductQuantizer", codebook),
-    "MultiScaleQuantizer": public("MultiScaleQuantizer", codebook),
+    "LFQ": lambda k, d, seed: LookupFree(bits(k)),
+    "BSQ": lambda k, d, seed: BinarySpherical(bits(k)),
+    "Gumbel": lambda k, d, seed: GumbelQuantizer(k, d, temperature=ANNEAL, seed=seed),
+    "SimVQ": lambda k, d, seed: SimVQ(k, d, seed=seed),
+    "IBQ": lambda k, d, seed: IBQ(k, d, seed=seed),
+    # Several codes of K each per position, so more bits than the others
+    "residual, 4 deep": lambda k, d, seed: ResidualQuantizer(VectorQuantizer(k, d, seed=seed), 4, seed=seed),
+    "product, 2 groups": lambda k, d, seed: ProductQuantizer(VectorQuantizer(k, d // 2, seed=seed), 2),
+    "multi-scale": lambda k, d, seed: MultiScaleQuantizer(VectorQuantizer(k, d, seed=seed)),
 }
 
 
