@@ -1,0 +1,229 @@
+"""Which quantizers keep their codes in use, and at which learning rates?
+
+One small VQ-VAE (4x-down, 8x8 codes) is trained on CIFAR-10 with every contestant, learning rate and seed. Usage and
+perplexity are taken over all test tokens; weights and batches of one seed are the same for all contestants. Each run
+adds a line to ``results.jsonl``, so a suite that was stopped resumes; a failed run's line holds the error and the run
+is tried again.
+
+    python benchmarks/collapse.py --train cifar10_train.npz --test cifar10_test.npz --out runs/collapse --jobs 2
+    python benchmarks/collapse.py --report --out runs/collapse
+
+The arrays are ``x``, (N, 32, 32, 3) uint8.
+"""
+
+import argparse
+import json
+import multiprocessing
+import os
+import time
+import traceback
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from collapse_contestants import CONTESTANTS, STEPS, build
+from collapse_report import report
+from torch import Tensor, nn
+
+from vqlab.nn.small_autoencoder import SmallDecoder, SmallEncoder
+from vqlab.training.learning_rate import reset_moments
+
+BATCH, EVAL_BATCH = 64, 100  # larger N x K arrays of the peers leave the cache
+TRAIN_IMAGES, TEST_IMAGES = 20_000, 2_000
+HIDDEN, EMBEDDING_DIM = 32, 64
+KEY = ("contestant", "num_embeddings", "lr", "seed", "steps", "precision")  # what makes two runs the same
+
+
+class Model(nn.Module):
+    """Encoder, quantizer, decoder; 1x1 convolutions fit any quantizer. Only the convolutions see autocast."""
+
+    def __init__(self, quantizer: nn.Module, seed: int, precision: str) -> None:
+        super().__init__()
+        torch.manual_seed(seed)  # encoder and decoder first: equal whatever the quantizer's dimension
+        self.encoder = SmallEncoder(hidden_channels=HIDDEN)
+        self.decoder = SmallDecoder(hidden_channels=HIDDEN)
+        self.to_code = nn.Conv2d(HIDDEN, quantizer.embedding_dim, 1)
+        self.from_code = nn.Conv2d(quantizer.embedding_dim, HIDDEN, 1)
+        self.quantizer, self.precision = quantizer, precision
+        self.to(memory_format=torch.channels_last)  # a few per cent faster
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Any]:
+        """Return the reconstruction (B, 3, 32, 32) and the quantizer's output."""
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.precision == "bf16"):
+            z = self.to_code(self.encoder(x))
+        code = self.quantizer(z.float())  # peers do not guard themselves against autocast, so all get float32
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.precision == "bf16"):
+            x_hat = self.decoder(self.from_code(code.quantized))
+        return x_hat.float(), code
+
+
+def train(model: Model, images: Tensor, lr: float, steps: int, seed: int) -> int:
+    """Train on ``images`` (N, 3, 32, 32) uint8 and return the number of steps until the loss was no longer finite."""
+    optimizer = torch.optim.Adam(model.parameters(), lr=lr, fused=True)
+    quantizer, order = model.quantizer, torch.Generator().manual_seed(seed)
+    quantizer.auto_update = False
+    torch.manual_seed(seed)  # for quantizers that draw from the global generator
+    model.train()
+    indices = torch.empty(0, dtype=torch.int64)
+    for step in range(steps):
+        if len(indices) < BATCH:
+            indices = torch.randperm(len(images), generator=order)
+        batch, indices = indices[:BATCH], indices[BATCH:]
+        quantizer.sample_index = batch
+        x = to_signed(images[batch])
+        x_hat, code = model(x)
+        loss = F.mse_loss(x_hat, x) + code.loss
+        if not loss.isfinite():
+            return step
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        if code.stats is not None:
+            for codebook, rows in quantizer.update(code.stats):
+                reset_moments(optimizer, codebook, rows)
+    return steps
+
+
+@torch.no_grad()
+def evaluate(model: Model, images: Tensor) -> dict[str, float]:
+    """Return PSNR in dB, mean over ``images`` of each one's, and usage and perplexity of the codes of all of them."""
+    model.eval()
+    psnrs, indices = [], []
+    for chunk in images.split(EVAL_BATCH):
+        x = to_signed(chunk)
+        x_hat, code = model(x)
+        mse = ((x_hat.clamp(-1, 1) - x) / 2).square().flatten(1).mean(1)
+        psnrs.append(-10 * mse.clamp_min(1e-10).log10())
+        indices.append(code.indices)
+    codebooks = getattr(model.quantizer, "num_codebooks", 1)
+    counts = code_counts(torch.cat(indices), model.quantizer.num_embeddings, codebooks)
+    probs = counts / counts.sum(1, keepdim=True)
+    perplexity = torch.exp(-torch.special.xlogy(probs, probs).sum(1))
+    usage = (counts > 0).float().mean()
+    return {
+        "psnr": torch.cat(psnrs).mean().item(),
+        "usage": usage.item(),
+        "perplexity": perplexity.mean().item(),
+    }
+
+
+def code_counts(indices: Tensor, num_embeddings: int, num_codebooks: int) -> Tensor:
+    """Count codes per codebook (Q, K); with several codebooks the last axis of ``indices`` tells them apart."""
+    columns = indices.reshape(-1, num_codebooks).unbind(1)
+    return torch.stack([torch.bincount(column, minlength=num_embeddings) for column in columns])
+
+
+def to_signed(images: Tensor) -> Tensor:
+    """uint8 to float in [-1, 1]."""
+    return images.float().div_(127.5).sub_(1)
+
+
+DATA: dict[str, Tensor] = {}  # of a worker process, loaded once
+
+
+def load(train_path: str, test_path: str) -> None:
+    """Read the images in a worker."""
+    torch.set_num_threads(1)
+    for name, path, number in (("train", train_path, TRAIN_IMAGES), ("test", test_path, TEST_IMAGES)):
+        with np.load(path) as arrays:
+            DATA[name] = torch.from_numpy(arrays["x"][:number]).permute(0, 3, 1, 2).contiguous()
+
+
+def run(key: dict[str, Any]) -> dict[str, Any]:
+    """Train and evaluate one contestant in a worker; an exception becomes the line's ``error``."""
+    start, cpu_start = time.perf_counter(), time.process_time()
+    try:
+        quantizer = build(key["contestant"], key["num_embeddings"], EMBEDDING_DIM, key["seed"])
+        model = Model(quantizer, key["seed"], key["precision"])
+        steps = train(model, DATA["train"], key["lr"], key["steps"], key["seed"])
+        finite = steps == key["steps"]
+        result = {"loss_finite": finite, "steps_done": steps, **(evaluate(model, DATA["test"]) if finite else {})}
+    except Exception:
+        result = {"error": traceback.format_exc()}
+    seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu_start
+    return {**key, **result, "seconds": round(seconds, 2), "cpu_seconds": round(cpu_seconds, 2)}
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Read the finished runs; a line cut short by a kill is left out, and so run again."""
+    lines = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            lines.append(json.loads(line))
+        except json.JSONDecodeError:
+            print(f"left out of {path}: {line[:60]}")
+    return lines
+
+
+def main() -> None:
+    """Run what is missing, then report."""
+    args = parse()
+    path = args.out / "results.jsonl"
+    if not args.report:
+        args.out.mkdir(parents=True, exist_ok=True)
+        done = {tuple(line[name] for name in KEY) for line in read_lines(path) if "error" not in line}
+        grid = product(args.seeds, args.num_embeddings, args.lrs, args.contestants)
+        runs = [(name, k, lr, seed, args.steps, args.precision) for seed, k, lr, name in grid]
+        run_all([dict(zip(KEY, key, strict=True)) for key in runs if key not in done], path, args)
+    report(read_lines(path), args.out)
+
+
+def run_all(keys: list[dict[str, Any]], path: Path, args: argparse.Namespace) -> None:
+    """Run ``keys`` on ``--jobs`` processes and append each result to ``path`` as it comes."""
+    if path.exists() and not path.read_text().endswith("\n"):
+        path.write_text(path.read_text() + "\n")  # after a cut line, the next one must not be joined to it
+    for name in ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"):
+        # The workers' glibc keeps large arrays instead of faulting them in anew at every step. Quantizers that hold
+        # N x K arrays run up to 6 times faster.
+        os.environ.setdefault(name, str(2**34))
+    workers = ProcessPoolExecutor(
+        args.jobs, multiprocessing.get_context("spawn"), initializer=load, initargs=(args.train, args.test)
+    )
+    with workers, path.open("a") as file:
+        futures = [workers.submit(run, key) for key in keys]
+        for number, future in enumerate(as_completed(futures), 1):
+            line = future.result()
+            file.write(json.dumps(line) + "\n")
+            file.flush()
+            print(f"{number}/{len(keys)}", summary(line), flush=True)
+
+
+def summary(line: dict[str, Any]) -> str:
+    """One run in one line of text."""
+    head = f"{line['contestant']}, K={line['num_embeddings']}, lr={line['lr']:g}, seed {line['seed']}"
+    if "error" in line:
+        return f"{head}: {line['error'].strip().splitlines()[-1]}"
+    if not line["loss_finite"]:
+        return f"{head}: loss not finite after {line['steps_done']} steps"
+    figures = f"{line['psnr']:.2f} dB, usage {line['usage']:.1%}, perplexity {line['perplexity']:.0f}"
+    return f"{head}: {figures}, {line['seconds']:.0f} s"
+
+
+def parse() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("--train", metavar="NPZ", help=f"training images; the first {TRAIN_IMAGES} are used")
+    parser.add_argument("--test", metavar="NPZ", help=f"test images; the first {TEST_IMAGES} are used")
+    parser.add_argument("--out", metavar="DIR", type=Path, required=True)
+    parser.add_argument("--jobs", type=int, default=1, help="processes, one thread each")
+    parser.add_argument("--contestants", nargs="+", choices=CONTESTANTS, default=list(CONTESTANTS), metavar="NAME")
+    parser.add_argument("--num-embeddings", nargs="+", type=int, default=[512, 8192])
+    parser.add_argument("--lrs", nargs="+", type=float, default=[1e-4, 3e-4, 1e-3, 2.3e-3, 3e-3])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32", help="of the convolutions")
+    parser.add_argument("--report", action="store_true", help="train nothing, only report what is there")
+    args = parser.parse_args()
+    if not args.report and not (args.train and args.test):
+        parser.error("--train and --test are required unless --report is given")
+    return args
+
+
+if __name__ == "__main__":
+    main()
