@@ -64,6 +64,12 @@ def bits(num_embeddings: int) -> int:
     return int(math.log2(num_embeddings))
 
 
+def root(num_embeddings: int, parts: int) -> int:
+    """How many codes each of ``parts`` codebooks has so that there are about K combinations."""
+    return round(num_embeddings ** (1 / parts))
+
+
+SCALES = [1, 2, 4, 8]  # 85 codes in place of 64
 TUNED = {"kmeans_init": True, "threshold_ema_dead_code": 2}
 
 CONTESTANTS: dict[str, Build] = {
@@ -89,6 +95,12 @@ CONTESTANTS: dict[str, Build] = {
     "Gumbel": lambda k, d, seed: GumbelQuantizer(k, d, temperature=ANNEAL, seed=seed),
     "SimVQ": lambda k, d, seed: SimVQ(k, d, seed=seed),
     "IBQ": lambda k, d, seed: IBQ(k, d, seed=seed),
+    # Several codes per position, together about log2 K bits
+    "residual, equal bits": lambda k, d, seed: ResidualQuantizer(VectorQuantizer(root(k, 3), d, seed=seed), 3),
+    "product, equal bits": lambda k, d, seed: ProductQuantizer(VectorQuantizer(root(k, 2), d // 2, seed=seed), 2),
+    "multi-scale, equal bits": lambda k, d, seed: MultiScaleQuantizer(
+        VectorQuantizer(round(k ** (64 / 85)), d, seed=seed), SCALES
+    ),
     # Several codes of K each per position, so more bits than the others
     "residual, 4 deep": lambda k, d, seed: ResidualQuantizer(VectorQuantizer(k, d, seed=seed), 4, seed=seed),
     "product, 2 groups": lambda k, d, seed: ProductQuantizer(VectorQuantizer(k, d // 2, seed=seed), 2),
