@@ -14,6 +14,7 @@ __version__ = "0.1.0"
 # Public name -> module. A new model, data module, quantizer or network is added here, and the command line knows it.
 PUBLIC = {
     "load": "vqlab.training.loading",
+    "save_arrays": "vqlab.training.arrays",
     "UserError": "vqlab.errors",
     "Schedule": "vqlab.training.schedules",
     "ValueRange": "vqlab.nn.value_range",
@@ -24,6 +25,15 @@ PUBLIC = {
     "QuantizerOutput": "vqlab.quantizers.base",
     "VectorQuantizer": "vqlab.quantizers.vector",
     "FSQ": "vqlab.quantizers.fsq",
+    "LookupFree": "vqlab.quantizers.lookup_free",
+    "BinarySpherical": "vqlab.quantizers.lookup_free",
+    "GumbelQuantizer": "vqlab.quantizers.gumbel",
+    "SimVQ": "vqlab.quantizers.sim_vq",
+    "IBQ": "vqlab.quantizers.ibq",
+    "ResidualQuantizer": "vqlab.quantizers.residual",
+    "ProductQuantizer": "vqlab.quantizers.product",
+    "MultiScaleQuantizer": "vqlab.quantizers.multi_scale",
+    "Anneal": "vqlab.nn.anneal",
     # networks
     "Encoder": "vqlab.nn.base",
     "Decoder": "vqlab.nn.base",

@@ -17,7 +17,7 @@ usage:
   vqlab fit      --ckpt_path runs/.../last.ckpt             resume a run where it stopped
   vqlab validate --ckpt_path runs/.../best.ckpt             metrics on the validation set
   vqlab test     --ckpt_path runs/.../best.ckpt             metrics on the test set
-  vqlab predict  --ckpt_path runs/.../best.ckpt             codes of the test set, as codes.npz
+  vqlab predict  --ckpt_path runs/.../best.ckpt             codes of the test set and the codebook, as codes.npz
 
 often used with fit:
   --model VQVAE --data CIFAR10          short names of classes; any option of theirs follows, as in

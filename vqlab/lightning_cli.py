@@ -23,7 +23,9 @@ from vqlab.cli_errors import explain
 from vqlab.errors import UserError
 from vqlab.libraries import quiet, read_none_as_null
 from vqlab.nn.rebuild import to_spec
+from vqlab.quantizers.base import MAX_EXPORT
 from vqlab.run_folder import find_run_folder, with_run_config
+from vqlab.training.arrays import check_suffix, save_arrays
 from vqlab.training.csv_log import CSVLog
 from vqlab.training.loading import load_weights, read_checkpoint
 from vqlab.training.wandb_log import wandb_logger
@@ -101,6 +103,9 @@ class CLI(LightningCLI):
             "--name", type=str | None, default=None, help="Name of the run's folder; null takes the time."
         )
         parser.add_argument("--runs", type=str, default="runs", help="Folder of all runs.")
+        parser.add_argument(
+            "--codes", type=str, default="codes.npz", help="File that predict writes: .npz or .safetensors."
+        )
         parser.add_argument("--wandb.mode", type=str, default="auto", help="auto, online, offline or disabled.")
         parser.add_argument("--wandb.project", type=str, default="vqlab", help="W&B project.")
         for callback, key in ((LastAndBest, "checkpoint"), (SampleGrid, "samples"), (Health, "health"), (EMA, "ema")):
@@ -215,19 +220,20 @@ class CLI(LightningCLI):
         rank_zero_info(f"run folder: {self.run_folder} (samples/*.png, metrics.csv, checkpoints/best.ckpt)")
 
     def predict(self, model: Any, **kwargs: Any) -> None:
-        """Write what the model predicts for the test set to ``codes.npz`` in the run's folder."""
-        import numpy as np
+        """Write what the model predicts for the test set, and its codebook, to the run's folder."""
         import torch
 
         if num_devices(self.config_init["predict"]["trainer"]) > 1:
             raise UserError("vqlab predict writes one file from one process: set --trainer.devices=1")
+        path = self.run_folder / self._get(self.config, "codes")
+        check_suffix(path)
         kwargs["return_predictions"] = True
         batches: Any = self.trainer.predict(model, **kwargs)
-        arrays = {name: torch.cat([batch[name] for batch in batches]).cpu().numpy() for name in batches[0]}
-        path = self.run_folder / "codes.npz"
-        with write_whole(path) as file:
-            np.savez_compressed(file, **arrays)  # type: ignore[arg-type]  # its allow_pickle confuses mypy
-        rank_zero_info(f"{path}: " + ", ".join(f"{name} {array.shape}" for name, array in arrays.items()))
+        arrays = {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
+        if hasattr(model, "quantizer") and model.quantizer.num_embeddings <= MAX_EXPORT:
+            arrays |= model.quantizer.codebooks()
+        save_arrays(path, arrays)
+        rank_zero_info(f"{path}: " + ", ".join(f"{name} {tuple(array.shape)}" for name, array in arrays.items()))
 
     def _check_checkpoint(self, path: str) -> dict[str, Any]:
         checkpoint = read_checkpoint(path)

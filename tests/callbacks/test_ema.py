@@ -201,7 +201,7 @@ def test_a_validation_before_the_first_step_sees_the_initialised_codebook():
 
     class Watched(VQVAE):
         def validation_step(self, batch, batch_idx):
-            seen.append((self.global_step, bool(self.quantizer.initialized), self.quantizer.codebook.clone()))
+            seen.append((self.global_step, bool(self.quantizer.first_batch.seen), self.quantizer.codebook.clone()))
 
     nets = SmallEncoder(1, 4, 2, 0), SmallDecoder(1, 4, 2, 0), VectorQuantizer(4, 2)
     module = Watched(*nets, channels=1, image_size=8)

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from vqlab.errors import UserError
 from vqlab.metrics.codebook import CodebookUsage
 
 
@@ -53,7 +54,7 @@ def test_reset_forgets_and_forward_accumulates():
     usage(torch.tensor([[2], [3]]))
     assert figures(usage) == pytest.approx({"perplexity": 4.0, "codebook_usage": 1.0})
     usage.reset()
-    assert usage.counts.tolist() == [0, 0, 0, 0]
+    assert usage.counts.tolist() == [[0, 0, 0, 0]]
     usage.update(torch.tensor([3, 3]))
     assert figures(usage) == pytest.approx({"perplexity": 1.0, "codebook_usage": 0.25})
 
@@ -70,7 +71,39 @@ def test_many_codes_seen_evenly():
     assert figures(usage) == pytest.approx({"perplexity": 2**16, "codebook_usage": 1.0}, rel=1e-5)
 
 
-@pytest.mark.parametrize("index", [-1, 4, 99])
-def test_an_index_outside_the_codebook_is_an_error(index):
+@pytest.mark.parametrize("index", [4, 5, 99])
+@pytest.mark.parametrize("place", range(3))
+@pytest.mark.parametrize("num_codebooks", [1, 3])
+def test_an_index_outside_the_codebook_is_an_error(num_codebooks, place, index):
+    indices = torch.zeros(5, 3, dtype=torch.int64)
+    indices[2, place] = index
     with pytest.raises((RuntimeError, ValueError)):
-        CodebookUsage(4).update(torch.tensor([0, index]))
+        CodebookUsage(4, num_codebooks).update(indices)
+
+
+def test_negative_indices_do_not_count():
+    usage = CodebookUsage(4)
+    usage.update(torch.tensor([0, -1, 1, -1, -1]))
+    assert usage.counts.tolist() == [[1, 1, 0, 0]]
+    usage.update(torch.tensor([-1]))
+    assert figures(usage) == pytest.approx({"perplexity": 2.0, "codebook_usage": 0.5})
+
+
+@pytest.mark.parametrize("shape", [(6, 3), (2, 5, 4, 3)])
+def test_several_codebooks_are_counted_apart(shape):
+    indices = torch.randint(7, shape, generator=torch.Generator().manual_seed(0))
+    indices[..., 1] %= 2
+    indices[0, ..., 2] = -1
+    usage = CodebookUsage(7, 3)
+    for part in indices.split(2):
+        usage.update(part)
+    columns = [[i for i in indices[..., book].flatten().tolist() if i >= 0] for book in range(3)]
+    assert usage.counts.tolist() == [[column.count(code) for code in range(7)] for column in columns]
+    alone = [expected(column, 7) for column in columns]
+    means = {name: sum(figure[name] for figure in alone) / 3 for name in alone[0]}
+    assert figures(usage) == pytest.approx(means, rel=1e-5)
+
+
+def test_too_many_codes_are_refused():
+    with pytest.raises(UserError, match=r"3 codebooks of 67108864 codes"):
+        CodebookUsage(2**26, 3)

@@ -215,7 +215,7 @@ def test_statistics_are_committed_once_per_optimizer_step():
     run = trainer(max_epochs=2, max_steps=-1, accumulate_grad_batches=2)
     run.fit(model, loader(7 * 4, 4))
     assert run.global_step == 8  # 7 batches: three pairs and one alone, twice
-    assert model.quantizer.steps == model.quantizer._step == 8
+    assert model.quantizer.steps == 8
     assert model._stats is None
 
 
@@ -280,7 +280,9 @@ def test_the_optimizer_forgets_a_revived_code():
 
     class Check(lightning.Callback):
         def on_train_batch_end(self, trainer, pl_module, *args):
-            state, rows = trainer.optimizers[0].state[pl_module.quantizer.codebook], revived[-1]
+            [(codebook, rows)] = revived[-1]
+            assert codebook is pl_module.quantizer.codebook
+            state = trainer.optimizers[0].state[codebook]
             for name in ("exp_avg", "exp_avg_sq"):
                 assert state[name][rows].eq(0).all()
                 remembered.append(state[name][~rows].ne(0).any(1).sum())

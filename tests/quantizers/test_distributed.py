@@ -59,7 +59,7 @@ def train(quantizers, usages, rank=0, world=1, interleaved=False):
                     dist.all_reduce(grad)
                 with torch.no_grad():
                     quantizer.codebook -= 5 * grad / world
-            revived[name] += quantizer.update(out.stats).sum().item()
+            revived[name] += sum(rows.sum().item() for _, rows in quantizer.update(out.stats))
             usages[name].update(out.indices)
     states = {name: {k: v.clone() for k, v in q.state_dict().items()} for name, q in quantizers.items()}
     metrics = {name: {k: v.item() for k, v in usage.compute().items()} for name, usage in usages.items()}

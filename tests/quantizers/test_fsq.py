@@ -7,6 +7,7 @@ import torch
 
 from vqlab.errors import UserError
 from vqlab.quantizers.fsq import FSQ
+from vqlab.quantizers.stats import CodeStats
 
 LEVELS = [[8, 5, 5, 5], [2], [3], [2, 2, 2], [7, 2, 4, 3], [16, 15], [8, 8, 8, 6, 5]]
 
@@ -127,7 +128,7 @@ def test_no_state_and_nothing_to_learn():
     fsq = FSQ([4, 4])
     assert not fsq.state_dict()
     assert not list(fsq.parameters())
-    assert fsq.update(None) is None
+    assert fsq.update(CodeStats.empty(torch.zeros(1))) == []
 
 
 def test_all_codes_are_used_on_normal_data():

@@ -62,6 +62,17 @@ def test_the_rows_missing_are_never_drawn_before_rows_that_exist():
     assert merged_lots[2] == math.inf
 
 
+@pytest.mark.parametrize("tolerance", [0.0, 0.1])
+@pytest.mark.parametrize(("total", "num"), [(30, 7), (4, 7)])
+def test_leading_dimensions_are_draws_of_their_own(total, num, tolerance):
+    rows, lots = rand(2, 3, total, 5, seed=1), rand(2, 3, total, seed=2)
+    winners, won = lowest(rows, lots, num, tolerance)
+    for n in range(6):
+        one, its = lowest(rows.flatten(0, 1)[n], lots.flatten(0, 1)[n], num, tolerance)
+        assert torch.equal(winners.flatten(0, 1)[n], one)
+        assert torch.equal(won.flatten(0, 1)[n], its)
+
+
 def kolmogorov_smirnov(lots):
     """Largest difference between the empirical distribution and the uniform one on [0, 1]."""
     lots = lots.double().sort().values

@@ -254,7 +254,7 @@ def test_running_means_over_20_batches(init, distance):
         index = nearest(rows, book)
         out = quantizer(z)
         assert torch.equal(out.indices, index)
-        assert quantizer.update(out.stats) is None
+        assert quantizer.update(out.stats) == []
         for k in range(codes):
             members = rows[index == k]
             count[k] = decay * count[k] + (1 - decay) * len(members)
@@ -301,7 +301,7 @@ def test_data_init_takes_distinct_rows_of_the_first_batch(rule):
     quantizer.auto_update = False
     z = rand(100, 4, seed=3)
     quantizer(z)
-    assert bool(quantizer.initialized)
+    assert bool(quantizer.first_batch.seen)
     assert len(quantizer.codebook.unique(dim=0)) == 30
     assert set(as_set(quantizer.codebook)) <= set(as_set(z))
     again = quantizer.codebook.detach().clone()
@@ -351,7 +351,7 @@ def test_eval_does_not_initialise_and_training_then_does():
     quantizer(rand(50, 4, seed=1))
     assert_same_state(before, state(quantizer))
     quantizer.train()(rand(50, 4, seed=1))
-    assert bool(quantizer.initialized)
+    assert bool(quantizer.first_batch.seen)
     assert not torch.equal(before["codebook"], quantizer.codebook)
 
 
@@ -446,7 +446,8 @@ def test_a_code_is_revived_after_exactly_so_many_batches(rule, revive_after, dis
         out = quantizer(z)
         assert torch.equal(out.indices.bincount(minlength=8) > 0, alive)
         before = quantizer.codebook.detach().clone()
-        revived = quantizer.update(out.stats)
+        [(codebook, revived)] = quantizer.update(out.stats)
+        assert codebook is quantizer.codebook
         if step < revive_after - 1:
             assert not revived.any()
             assert torch.equal(quantizer.codebook[~alive], codes[~alive])

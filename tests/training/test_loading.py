@@ -106,7 +106,7 @@ def test_a_notebooks_model_comes_back_by_either_way():
 def test_a_loaded_model_can_be_trained_and_saved_again():
     model = fit(small())
     loaded = vqlab.load("model.ckpt")
-    assert loaded.quantizer._step == model.quantizer._step == 2
+    assert loaded.quantizer.steps == model.quantizer.steps == 2
     fit(loaded.train(), "again.ckpt")
     assert loaded.quantizer.steps == 4
     x = torch.rand(2, 1, 8, 8)

@@ -4,16 +4,25 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from vqlab.errors import UserError
+
+MAX_COUNTS = 2**26  # half a gigabyte of int64; a codebook beyond that has more codes than any data set uses
+
 
 class CodebookUsage(Metric):
     """Count codes, and compute their perplexity and the share of codes that were used at all.
 
     perplexity = exp(-sum_k p_k ln p_k), p_k the share of code k among all indices since ``reset``; at most K. Averages
     over batches or ranks are wrong for both figures (ranks that use different halves of the codebook each report half),
-    so the counts are summed first.
+    so the counts are summed first. Several codebooks are counted apart; perplexity is then their mean, usage the share
+    of all their codes. Negative indices (a residual depth that was dropped) do not count.
 
     Args:
-        num_embeddings: Number of codes, K.
+        num_embeddings: Number of codes of a codebook, K.
+        num_codebooks: Number of codebooks, Q.
+
+    Raises:
+        UserError: If there are more than 2^26 codes to be counted.
 
     Example:
         >>> usage = CodebookUsage(8)
@@ -26,19 +35,28 @@ class CodebookUsage(Metric):
     higher_is_better = True
     counts: Tensor
 
-    def __init__(self, num_embeddings: int) -> None:
+    def __init__(self, num_embeddings: int, num_codebooks: int = 1) -> None:
         super().__init__()
-        self.num_embeddings = num_embeddings
-
-        self.add_state("counts", torch.zeros(num_embeddings, dtype=torch.int64), dist_reduce_fx="sum")
+        if num_embeddings * num_codebooks > MAX_COUNTS:
+            raise UserError(
+                f"{num_codebooks} codebooks of {num_embeddings} codes are too many to be counted (at most {MAX_COUNTS} "
+                "in all): split the channels with a ProductQuantizer"
+            )
+        self.num_embeddings, self.num_codebooks = num_embeddings, num_codebooks
+        self.add_state("counts", torch.zeros(num_codebooks, num_embeddings, dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(self, indices: Tensor) -> None:
-        """Count ``indices`` (any shape, int64 in [0, K))."""
+        """Count ``indices`` (..., Q), or of any shape with one codebook; int64 in [0, K)."""
+        size = self.num_codebooks * self.num_embeddings
+        own = torch.arange(self.num_codebooks, device=indices.device) * self.num_embeddings
+        indices = indices.reshape(-1, self.num_codebooks)
+        counted = torch.where(indices < 0, size, indices + own).flatten()
+        counts = counted.new_zeros(size + 1).scatter_add_(0, counted, torch.ones_like(counted))  # bincount would wait
         # Not in place: what `reset` makes inside Trainer.validate or test is a tensor that a later fit may not change.
-        self.counts = self.counts + torch.bincount(indices.flatten(), minlength=self.num_embeddings)
+        self.counts = self.counts + counts[:size].view_as(self.counts)
 
     def compute(self) -> dict[str, Tensor]:
         """Return ``perplexity`` in [1, K] and ``codebook_usage`` in [0, 1]."""
-        probs = self.counts / self.counts.sum().clamp_min(1)
-        perplexity = torch.exp(-torch.special.xlogy(probs, probs).sum())
+        probs = self.counts / self.counts.sum(1, keepdim=True).clamp_min(1)
+        perplexity = torch.exp(-torch.special.xlogy(probs, probs).sum(1)).mean()
         return {"perplexity": perplexity, "codebook_usage": (self.counts > 0).float().mean()}

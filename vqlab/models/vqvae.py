@@ -15,7 +15,8 @@ from vqlab.nn.distributed import all_sum
 from vqlab.nn.rebuild import Rebuildable, from_spec
 from vqlab.nn.small_autoencoder import SmallDecoder, SmallEncoder
 from vqlab.nn.value_range import ValueRange
-from vqlab.quantizers.base import CodeStats, Quantizer, QuantizerOutput
+from vqlab.quantizers.base import Quantizer, QuantizerOutput
+from vqlab.quantizers.stats import CodeStats
 from vqlab.quantizers.vector import VectorQuantizer
 from vqlab.training.finite import require_finite
 from vqlab.training.learning_rate import adam, check_lr, keep_configured_lr, reset_moments
@@ -50,7 +51,7 @@ class VQVAE(Rebuildable, lightning.LightningModule):
 
     Shape:
         images (B, channels, image_size, image_size) in ``value_range``; indices (B, h, w) int64,
-        h = w = image_size / downsampling.
+        h = w = image_size / downsampling; behind these, or instead, the axes that the quantizer's indices have.
 
     Raises:
         UserError: If both rates are given, the image size is not divisible, or the channels of the parts differ.
@@ -103,9 +104,11 @@ class VQVAE(Rebuildable, lightning.LightningModule):
         self.from_code = nn.Conv2d(self.quantizer.embedding_dim, self.decoder.in_channels, 1)
         self.quantizer.auto_update = False  # statistics are committed once per optimizer step, below
         self._stats: CodeStats | None = None
-        self.train_usage = CodebookUsage(self.quantizer.num_embeddings)
+        self.train_usage = CodebookUsage(self.quantizer.num_embeddings, self.quantizer.num_codebooks)
         self.train_usage.persistent(True)  # a resumed run continues the window that the checkpoint interrupted
-        self.eval_usage = CodebookUsage(self.quantizer.num_embeddings)
+        self.revived: Tensor  # codes revived since the last line of the log
+        self.register_buffer("revived", torch.zeros((), dtype=torch.int64))
+        self.eval_usage = CodebookUsage(self.quantizer.num_embeddings, self.quantizer.num_codebooks)
 
     # What a user calls
 
@@ -151,10 +154,9 @@ class VQVAE(Rebuildable, lightning.LightningModule):
         """Step the weights, then the codebook's statistics, before any callback writes a checkpoint."""
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
         if self._stats is not None:
-            revived = self.quantizer.update(self._stats)
-            codebook = getattr(self.quantizer, "codebook", None)
-            if revived is not None and isinstance(codebook, nn.Parameter):
-                reset_moments(getattr(optimizer, "optimizer", optimizer), codebook, revived)
+            for codebook, rows in self.quantizer.update(self._stats):
+                reset_moments(getattr(optimizer, "optimizer", optimizer), codebook, rows)
+                self.revived += rows.sum()
             self._stats = None
 
     def configure_optimizers(self) -> Any:
@@ -210,8 +212,8 @@ class VQVAE(Rebuildable, lightning.LightningModule):
         return {"input": self.value_range.decode(x), "reconstruction": self.value_range.decode(self.reconstruct(x))}
 
     def code_counts(self) -> Tensor:
-        """Return how often each code was used in the evaluation that is running, (K,) int64, over all ranks."""
-        return all_sum(self.eval_usage.counts)
+        """Return how often each code was used in this evaluation, (num_codebooks * K,) int64, over all ranks."""
+        return all_sum(self.eval_usage.counts).flatten()
 
     # Parts
 
@@ -242,13 +244,15 @@ class VQVAE(Rebuildable, lightning.LightningModule):
         self.log(f"{stage}/psnr", _psnr(image_hat, image), prog_bar=True, **over_all)
 
     def _log_train_usage(self, indices: Tensor) -> None:
-        """Log perplexity and usage of all batches since the last line of the log."""
+        """Log perplexity, usage and revivals of all batches since the last line of the log."""
         self.train_usage.update(indices)
         if is_log_step(self.trainer, self.global_step + 1):
             usage = self.train_usage.compute()
             self.log("train/perplexity", usage["perplexity"], prog_bar=True)
             self.log("train/codebook_usage", usage["codebook_usage"])
+            self.log("train/revived_codes", self.revived.float())
             self.train_usage.reset()
+            self.revived.zero_()
 
     def _log_eval_usage(self, stage: str) -> None:
         usage = self.eval_usage.compute()  # of all ranks
@@ -270,6 +274,7 @@ class VQVAE(Rebuildable, lightning.LightningModule):
                 f"image_size {self.image_size} is not divisible by the encoder's downsampling {down}: "
                 f"set --data.image_size={good}, or another encoder"
             )
+        self.quantizer.check_map((self.image_size // down,) * 2)
 
 
 def patch_mean(image: Tensor, size: int) -> Tensor:

@@ -29,3 +29,11 @@ def all_gather_rows(x: Tensor) -> Tensor:
     gathered = [torch.empty_like(x) for _ in range(world_size())]
     dist.all_gather(gathered, x.contiguous())
     return torch.cat(gathered)
+
+
+def mean_over_ranks(x: Tensor) -> Tensor:
+    """Return the mean of ``x`` over all ranks, whose gradient is that of the rank's own ``x``.
+
+    DDP averages the ranks' gradients, which then add up to the gradient of a function of the mean.
+    """
+    return x + (all_sum(x.detach()) / world_size() - x.detach()) if world_size() > 1 else x

@@ -1,38 +1,19 @@
 """The contract of every quantizer: (B, D, *spatial) in, the same shape and (B, *spatial) integers out."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from vqlab.errors import UserError
 from vqlab.nn.rebuild import Rebuildable
-from vqlab.quantizers.lottery import lowest
+from vqlab.quantizers.estimators import straight_through
+from vqlab.quantizers.stats import CodeStats
 
-
-@dataclass(frozen=True)
-class CodeStats:
-    """What one training batch says about the codes; statistics of several batches or ranks can be merged.
-
-    Attributes:
-        counts: (K,) float, number of vectors assigned to each code.
-        sums: (K, D) sum of the vectors assigned to each code; (K, 0) where the codebook does not need it.
-        candidates: (R, D) vectors drawn by lot, for reviving dead codes.
-        lots: (R,) float64, the candidates' lots, ascending; infinite where a candidate is missing.
-    """
-
-    counts: Tensor
-    sums: Tensor
-    candidates: Tensor
-    lots: Tensor
-
-    def __add__(self, other: "CodeStats") -> "CodeStats":
-        """Join the statistics of two batches that share one optimizer step."""
-        candidates, lots = lowest(
-            torch.cat([self.candidates, other.candidates]), torch.cat([self.lots, other.lots]), len(self.lots)
-        )
-        return CodeStats(self.counts + other.counts, self.sums + other.sums, candidates, lots)
+MAX_EXPORT = 2**22
 
 
 @dataclass(frozen=True)
@@ -41,7 +22,7 @@ class QuantizerOutput:
 
     Attributes:
         quantized: (B, D, *spatial), the codes that replace the input, differentiable with respect to it.
-        indices: (B, *spatial) int64 in [0, num_embeddings).
+        indices: (B, *spatial) int64 in [0, num_embeddings); with several codebooks (B, *spatial, num_codebooks).
         loss: Scalar, to be added to the model's loss.
         terms: The parts of ``loss`` by name, detached, for logging.
         stats: Training statistics for :meth:`Quantizer.update`; None in eval mode and where there is no state.
@@ -54,55 +35,140 @@ class QuantizerOutput:
     stats: CodeStats | None = None
 
 
+class Revival(NamedTuple):
+    """Rows of a codebook that were overwritten: an optimizer must forget its moments of them.
+
+    Attributes:
+        codebook: (K, D), a parameter or a buffer.
+        rows: (K,) bool.
+    """
+
+    codebook: Tensor
+    rows: Tensor
+
+
 class Quantizer(Rebuildable, nn.Module, ABC):
     """Maps vectors to a finite set of codes.
 
-    A subclass sets ``num_embeddings`` (K) and ``embedding_dim`` (D) and writes ``forward`` and ``decode``; one with
-    state learnt outside the gradient also writes ``update``. ``forward`` changes no state: what a training batch
-    teaches comes back as ``stats``, and ``update(stats)`` takes it in, once per optimizer step. Used alone, a quantizer
-    calls ``update`` itself at the end of a training forward; a model that accumulates batches sets
-    ``auto_update = False`` and calls it after its optimizer step. A model that knows which samples a batch holds sets
-    ``sample_index`` (B,) before a training forward; what is drawn at random then depends on the samples alone, and not
-    on how the ranks share them.
+    A subclass sets ``num_embeddings`` (K) and ``embedding_dim`` (D) and writes ``quantize`` and ``lookup``, both on
+    rows (N, D); one with state learnt outside the gradient also writes ``commit``. Quantizing changes no state: what a
+    training batch teaches comes back as ``stats``, and ``update(stats)`` takes it in, once per optimizer step. Used
+    alone, a quantizer calls ``update`` itself at the end of a training forward; a model that accumulates batches or
+    compiles its forward sets ``auto_update = False`` and calls it after its optimizer step. A model that knows which
+    samples a batch holds sets ``sample_index`` (B,) before a training forward; what is drawn at random then depends on
+    the samples alone, and not on how the ranks share them.
+
+    Everything inside is float32 at least, under any autocast and in a module that was cast to half precision: the sums
+    that a codebook is learnt from, and the differences between distances, are lost in fewer bits.
+
+    Attributes:
+        num_codebooks: Indices per position; a composite has several, in the last ``index_dims`` axes of ``indices``.
+        index_dims: Axes of ``indices`` behind the spatial ones.
+        estimate: How a gradient passes from the code (N, D) to the row (N, D).
+        soft: True where no estimate is needed: ``quantized`` is differentiable by itself, through probabilities.
+        needs_maps: True where single vectors cannot be quantized.
+        residual_gain: How many times smaller than the input what a code leaves over is: (D,) or scalar. 1 where the
+            codebook is learnt and finds the scale itself; None where the remainder cannot be quantized again.
     """
 
     num_embeddings: int
     embedding_dim: int
+    num_codebooks: int = 1
+    index_dims: int = 0
+    estimate: Callable[[Tensor, Tensor], Tensor] = staticmethod(straight_through)
+    soft: bool = False
+    needs_maps: bool = False
+    residual_gain: Tensor | float | None = 1.0
     auto_update: bool = True
     sample_index: Tensor | None = None
 
     @abstractmethod
-    def forward(self, z: Tensor) -> QuantizerOutput:
-        """Quantize ``z`` (B, D, *spatial)."""
+    def quantize(self, rows: Tensor) -> QuantizerOutput:
+        """Quantize ``rows`` (N, D) that went through :meth:`bound`; indices (N,) or (N, num_codebooks)."""
 
     @abstractmethod
-    def decode(self, indices: Tensor) -> Tensor:
-        """Return the codes (B, D, *spatial) of ``indices`` (B, *spatial)."""
+    def lookup(self, indices: Tensor) -> Tensor:
+        """Return the codes (..., D) of ``indices`` (...) or (..., num_codebooks)."""
+
+    def bound(self, rows: Tensor) -> Tensor:
+        """Take ``rows`` (N, D) to where the codes live, such as a cube or a sphere."""
+        return rows
+
+    def forward(self, z: Tensor) -> QuantizerOutput:
+        """Quantize ``z`` (B, D, *spatial)."""
+        with torch.autocast(z.device.type, enabled=False):
+            out = self.quantize(self.bound(to_rows(z, self.embedding_dim)))
+            self._update_alone(out)
+        indices = out.indices.reshape(z.shape[0], *z.shape[2:], *out.indices.shape[1:])
+        return replace(out, quantized=from_rows(out.quantized, z), indices=indices)
+
+    def check_map(self, size: Sequence[int]) -> None:
+        """Raise UserError if maps (B, D, *size) cannot be quantized."""
+        return
 
     def encode(self, z: Tensor) -> Tensor:
         """Return the indices (B, *spatial) of ``z`` (B, D, *spatial)."""
         return self.forward(z).indices
 
-    def update(self, stats: CodeStats) -> Tensor | None:
-        """Take in the statistics of one optimizer step; return the (K,) mask of revived codes, if any can be."""
-        return None
+    def decode(self, indices: Tensor) -> Tensor:
+        """Return the codes (B, D, *spatial) of ``indices`` (B, *spatial)."""
+        return self.lookup(indices).movedim(-1, 1)
+
+    def codebooks(self) -> dict[str, Tensor]:
+        """Return all codes (K, D) under the name ``codebook``; a composite numbers its parts, ``codebook.0`` and so on.
+
+        Raises:
+            UserError: If there are more than 2^22 codes.
+        """
+        if self.num_embeddings > MAX_EXPORT:
+            raise UserError(f"{self.num_embeddings} codes are too many for a table: use quantizer.decode(indices)")
+        device = next(iter([*self.parameters(), *self.buffers()]), torch.empty(0)).device
+        return {"codebook": self.lookup(torch.arange(self.num_embeddings, device=device)).detach()}
+
+    def initialize(self, rows: Tensor) -> None:
+        """Set up from the first training batch's ``rows`` (N, D), the same on all ranks, unless done already."""
+        return
+
+    def update(self, stats: CodeStats) -> list[Revival]:
+        """Take in the statistics of one optimizer step, of all ranks; return the rows that revival overwrote."""
+        with torch.no_grad():
+            return self.commit(stats.synchronized())
+
+    def commit(self, stats: CodeStats) -> list[Revival]:
+        """Take in statistics that are summed over the ranks already."""
+        return []
 
     def extra_repr(self) -> str:
         """Show K and D when the module is printed."""
         return f"num_embeddings={self.num_embeddings}, embedding_dim={self.embedding_dim}"
+
+    def _update_alone(self, out: QuantizerOutput) -> None:
+        if out.stats is not None and self.auto_update and not torch.compiler.is_compiling():
+            self.update(out.stats)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        """Move to a device as any module does, but stay in float32 when the model is cast to half precision."""
+
+        def keep_precision(t: Tensor) -> Tensor:
+            moved = fn(t)
+            return t.to(moved.device) if moved.dtype in (torch.float16, torch.bfloat16) else moved
+
+        return super()._apply(keep_precision, recurse)
 
 
 def to_rows(z: Tensor, embedding_dim: int) -> Tensor:
     """Flatten (B, D, *spatial) to (N, D), N = B * prod(spatial), in float32 at least.
 
     Raises:
-        UserError: If the second dimension is not ``embedding_dim``.
+        UserError: If the second dimension is not ``embedding_dim``, or there is no vector.
     """
     if z.ndim < 2 or z.shape[1] != embedding_dim:
         raise UserError(
             f"the quantizer expects (B, {embedding_dim}, ...), got {tuple(z.shape)}: "
             f"set --model.quantizer.embedding_dim, or project the features to {embedding_dim} channels"
         )
+    if z.numel() == 0:
+        raise UserError(f"the quantizer got an empty batch {tuple(z.shape)}: leave the batch out")
     if z.dtype in (torch.float16, torch.bfloat16):
         z = z.float()
     return z.movedim(1, -1).reshape(-1, embedding_dim)

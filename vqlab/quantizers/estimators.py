@@ -1,8 +1,13 @@
-"""How a gradient passes the quantizer: straight-through or rotation."""
+"""How a gradient passes the quantizer (straight-through or rotation), and what draws vectors and codes together."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+
+def unit(rows: Tensor) -> Tensor:
+    """Normalise ``rows`` (N, D) to length 1; those below 1e-6 stay short, so that the gradient at 0 is bounded."""
+    return F.normalize(rows, dim=1, eps=1e-6)
 
 
 def straight_through(z: Tensor, q: Tensor) -> Tensor:
@@ -27,3 +32,22 @@ def rotation_trick(z: Tensor, q: Tensor, eps: float = 1e-6) -> Tensor:
     rotated = scale * (z - 2 * r * (r * z).sum(1, keepdim=True) + 2 * q_unit * (z_unit * z).sum(1, keepdim=True))
     carrier = torch.where(exists, rotated, z)
     return q + (carrier - carrier.detach())
+
+
+ESTIMATORS = {"ste": straight_through, "rotation": rotation_trick}
+
+
+def vq_loss(
+    z: Tensor, codes: Tensor, commitment_weight: float, learnt: bool = True
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return commitment_weight * mean |z - sg(e)|^2, plus mean |sg(z) - e|^2 if codes are ``learnt``; and its terms.
+
+    van den Oord et al. 2017, equation 3; ``z`` and ``codes`` are (N, D). The weight belongs to the term that moves the
+    encoder; widely copied code has it on the other.
+    """
+    commitment = F.mse_loss(z, codes.detach())
+    loss, terms = commitment_weight * commitment, {"commitment_loss": commitment.detach()}
+    if learnt:
+        codebook = F.mse_loss(codes, z.detach())
+        loss, terms["codebook_loss"] = loss + codebook, codebook.detach()
+    return loss, terms

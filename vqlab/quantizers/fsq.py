@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 
 from vqlab.errors import UserError
-from vqlab.quantizers.base import Quantizer, QuantizerOutput, from_rows, to_rows
-from vqlab.quantizers.estimators import straight_through
+from vqlab.quantizers.base import Quantizer, QuantizerOutput
 
 
 class FSQ(Quantizer):
@@ -51,27 +50,31 @@ class FSQ(Quantizer):
         basis = [math.prod(levels[:i]) for i in range(len(levels))]
         self.register_buffer("basis", torch.tensor(basis), persistent=False)
 
-    def forward(self, z: Tensor) -> QuantizerOutput:
-        """Quantize ``z`` (B, D, *spatial); the loss is zero."""
-        with torch.autocast(z.device.type, enabled=False):
-            bounded = self._bound(to_rows(z, self.embedding_dim))
-            digits = bounded.detach().round().long() + self.levels // 2
-            digits = digits.clamp_min(0).minimum(self.levels - 1)  # the bound's margin of 0.1% is a step at 1000 levels
-            codes = straight_through(bounded / (self.levels // 2), self._codes(digits, bounded.dtype))
-            indices = (digits * self.basis).sum(1)
-        return QuantizerOutput(from_rows(codes, z), indices.reshape(z.shape[0], *z.shape[2:]), z.new_zeros(()))
+    @property
+    def residual_gain(self) -> Tensor:  # type: ignore[override]
+        """Rounding leaves at most half a step, and the codes span L - 1 steps, (D,); two levels cannot be refined."""
+        return self.levels - 1.0
 
-    def decode(self, indices: Tensor) -> Tensor:
-        """Return the codes (B, D, *spatial) in [-1, 1] of ``indices`` (B, *spatial)."""
-        digits = indices.unsqueeze(-1) // self.basis % self.levels
-        return self._codes(digits, torch.get_default_dtype()).movedim(-1, 1)
+    def bound(self, rows: Tensor) -> Tensor:
+        """Squash to (-(L-1)/2, (L-1)/2), shifted by half a step where L is even so that rounding gives L values.
 
-    def _bound(self, z: Tensor) -> Tensor:
-        """Squash to (-(L-1)/2, (L-1)/2), shifted by half a step where L is even so that rounding gives L values."""
+        In units of L // 2, in which the codes lie in [-1, 1].
+        """
         half = (self.levels - 1) * (1 + 1e-3) / 2
-        offset = torch.where(self.levels % 2 == 0, 0.5, 0.0).to(z.dtype)
+        offset = torch.where(self.levels % 2 == 0, 0.5, 0.0).to(rows.dtype)
         shift = (offset / half).atanh()
-        return (z + shift).tanh() * half - offset
+        return ((rows + shift).tanh() * half - offset) / (self.levels // 2)
+
+    def quantize(self, rows: Tensor) -> QuantizerOutput:
+        """Round ``rows`` (N, D), bounded; the loss is zero."""
+        digits = (rows.detach() * (self.levels // 2)).round().long() + self.levels // 2
+        digits = digits.clamp_min(0).minimum(self.levels - 1)  # the bound's margin of 0.1% is a step at 1000 levels
+        codes = self._codes(digits, rows.dtype)
+        return QuantizerOutput(self.estimate(rows, codes), (digits * self.basis).sum(1), rows.new_zeros(()))
+
+    def lookup(self, indices: Tensor) -> Tensor:
+        """Return the codes (..., D) in [-1, 1] of ``indices`` (...)."""
+        return self._codes(indices.unsqueeze(-1) // self.basis % self.levels, torch.get_default_dtype())
 
     def _codes(self, digits: Tensor, dtype: torch.dtype) -> Tensor:
         half = self.levels // 2

@@ -8,12 +8,16 @@ replaces one of all vectors.
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from vqlab.errors import UserError
 from vqlab.nn.distributed import all_gather_rows
 
+SEED_STRIDE = 1_000_003  # seeds lie farther apart than a run has steps
 
-def lots_by_sample(sample_index: Tensor, positions: int, seed: int | Tensor) -> Tensor:
+
+def lots_by_sample(sample_index: Tensor, positions: int, seed: Tensor | int) -> Tensor:
     """Give each of the ``positions`` vectors of each sample a uniform number in (0, 1), (B * positions,).
 
     A hash (the finaliser of SplitMix64, Steele et al. 2014) of seed, sample and position, in integers: the same for a
@@ -22,17 +26,36 @@ def lots_by_sample(sample_index: Tensor, positions: int, seed: int | Tensor) -> 
     Args:
         sample_index: (B,) int64, positions of the samples in the data set.
         positions: Vectors per sample.
-        seed: Another seed gives independent lots; a number or, for a compiled step, a tensor ().
+        seed: Another seed gives independent lots; a tensor, so that a compiled forward need not know its value.
     """
     place = torch.arange(positions, device=sample_index.device)
-    start = torch.zeros_like(sample_index[:1]) + seed  # a tensor, whose products wrap around as the published ones do
-    x = (sample_index[:, None] * positions + place).flatten() * -7046029254386353131 + start * -3372029247567499371
+    start = torch.as_tensor(seed, device=sample_index.device) * (0xD1342543DE82EF95 - 2**64)
+    x = (sample_index[:, None] * positions + place).flatten() * -7046029254386353131 + start
     for shift, factor in ((30, -4658895280553007687), (27, -7723592293110705685), (31, 1)):
         x = (x ^ ((x >> shift) & ((1 << (64 - shift)) - 1))) * factor
     return (((x >> 11) & (2**53 - 1)).double() + 0.5).div_(2**53)
 
 
-def lots_by_content(rows: Tensor, seed: int | Tensor, center: Tensor) -> Tensor:
+def step_seed(seed: int, steps: Tensor) -> Tensor:
+    """Return the seed of one step; another ``seed`` gives other ones at every step."""
+    return seed * SEED_STRIDE % 2**62 + steps
+
+
+def positions(rows: Tensor, sample_index: Tensor) -> int:
+    """Return how many of the ``rows`` (N, D) belong to each of the samples (B,).
+
+    Raises:
+        UserError: If N is not a multiple of B.
+    """
+    if len(rows) % len(sample_index):
+        raise UserError(
+            f"{len(rows)} vectors cannot be shared by {len(sample_index)} samples: "
+            "set quantizer.sample_index for each batch, or to None"
+        )
+    return len(rows) // len(sample_index)
+
+
+def lots_by_content(rows: Tensor, seed: Tensor | int, center: Tensor) -> Tensor:
     """Give each row (N, D) a number in [0, 1], near uniform over varied rows, a continuous function of the row.
 
     A triangle wave of the row's direction from ``center`` (D,), along a random axis, and of its log distance:
@@ -42,11 +65,12 @@ def lots_by_content(rows: Tensor, seed: int | Tensor, center: Tensor) -> Tensor:
     far from it would all have nearly one direction.
     """
     rows = (rows - center).contiguous()
-    number = torch.zeros(1, dtype=torch.int64, device=rows.device) + seed
-    uniform = lots_by_sample(number, rows.shape[1] + 2, 0)
-    phase, stretch, axis = uniform[0], uniform[1], torch.special.ndtri(uniform[2:])
+    dim = rows.shape[1]
+    drawn = lots_by_sample(torch.zeros(1, dtype=torch.int64, device=rows.device), dim + 2, seed)
+    axis = torch.special.ndtri(drawn[:dim])
     axis = (axis / axis.norm()).to(rows.dtype)
-    waves = 4.0 * math.sqrt(rows.shape[1])  # a random direction covers several periods in any dimension
+    phase, stretch = drawn[dim], drawn[dim + 1]
+    waves = 4.0 * math.sqrt(dim)  # a random direction covers several periods in any dimension
     lengths = torch.linalg.vector_norm(rows, dim=1).double().clamp_min(1e-12)
     x = rows.mul_(axis).sum(1).double() / lengths + (1 + stretch) * lengths.log()
     return (2 * ((x * waves + phase) % 1.0) - 1).abs()
@@ -62,19 +86,19 @@ def race(lots: Tensor, weights: Tensor) -> Tensor:
 
 
 def lowest(rows: Tensor, lots: Tensor, num: int, tolerance: float = 0.0) -> tuple[Tensor, Tensor]:
-    """Return the ``num`` rows (num, D) with the lowest lots and these lots (num,), ascending.
+    """Return the ``num`` rows (..., num, D) with the lowest lots and these lots (..., num), ascending.
 
     Of rows whose lots differ by no more than ``tolerance``, all but one go behind all others, for a code needs a vector
     of its own. Where fewer than ``num`` rows exist, the rest is zeros with infinite lots.
     """
-    if missing := max(0, num - len(rows)):
-        rows = torch.cat([rows, rows.new_zeros(missing, rows.shape[1])])
-        lots = torch.cat([lots, lots.new_full((missing,), math.inf)])
-    lots, order = lots.sort(stable=True)
+    missing = max(0, num - lots.shape[-1])
+    rows, lots = F.pad(rows, (0, 0, 0, missing)), F.pad(lots, (0, missing), value=math.inf)
+    lots, order = lots.sort(dim=-1, stable=True)
     behind = 2 * lots.isinf().int()
-    behind[1:] += (lots[1:] - lots[:-1] <= tolerance).int()  # inf - inf is NaN, and so is no repetition
-    keep = behind.sort(stable=True).indices[:num]
-    return rows[order[keep]], lots[keep]
+    repeated = (lots[..., 1:] - lots[..., :-1] <= tolerance).int()  # inf - inf is NaN, and so is no repetition
+    keep = (behind + F.pad(repeated, (1, 0))).sort(dim=-1, stable=True).indices[..., :num]
+    chosen = order.gather(-1, keep)
+    return rows.take_along_dim(chosen[..., None], -2), lots.gather(-1, keep)
 
 
 def gather_lowest(rows: Tensor, lots: Tensor, num: int, tolerance: float = 0.0) -> tuple[Tensor, Tensor]:

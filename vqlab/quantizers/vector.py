@@ -3,15 +3,17 @@
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vqlab.errors import UserError
 from vqlab.nn.distributed import all_gather_rows, all_sum
-from vqlab.quantizers.base import CodeStats, Quantizer, QuantizerOutput, from_rows, to_rows
-from vqlab.quantizers.estimators import rotation_trick, straight_through
-from vqlab.quantizers.lottery import gather_lowest, lots_by_content, lots_by_sample, lowest, race
+from vqlab.quantizers.arguments import check_choice, check_sizes, check_weight
+from vqlab.quantizers.base import Quantizer, QuantizerOutput, Revival
+from vqlab.quantizers.estimators import ESTIMATORS, unit, vq_loss
+from vqlab.quantizers.first_batch import FirstBatch
+from vqlab.quantizers.lottery import gather_lowest, lots_by_content, lots_by_sample, lowest, positions, race, step_seed
 from vqlab.quantizers.search import nearest_code
+from vqlab.quantizers.stats import CodeStats
 
 KMEANS_ITERATIONS = 10
 KMEANS_ROWS_PER_CODE = 32  # more rows than this per code do not change the centres visibly
@@ -25,7 +27,8 @@ class VectorQuantizer(Quantizer):
     loss = commitment_weight * mean |z - sg(e)|^2, plus mean |sg(z) - e|^2 if the codebook learns by gradient (paper,
     equation 3). With ``codebook_update="ema"`` the codebook is the running mean of its vectors instead (appendix A.1):
     N_k <- decay N_k + (1 - decay) n_k, m_k <- decay m_k + (1 - decay) sum z, e_k = m_k / N_k, with n_k, z over the
-    global batch. N_k starts from the real counts of the initialisation and not from a constant.
+    global batch. N_k starts from the real counts of the initialisation and not from a constant, and the decay of step t
+    is at most (1 + t) / (10 + t), so that the codes keep up with an encoder that has just begun to learn.
 
     A code that no vector of the last ``revive_after`` global batches chose is dead and takes the place of a vector of
     the current global batch, drawn with probability proportional to its squared distance from its code, as k-means++
@@ -37,7 +40,7 @@ class VectorQuantizer(Quantizer):
         embedding_dim: Dimension of a code, D.
         commitment_weight: Weight of the commitment loss (beta in the paper).
         codebook_update: ``ema`` (running means) or ``loss`` (gradient of the codebook loss).
-        ema_decay: Decay of the running means, per optimizer step.
+        ema_decay: Decay of the running means, per optimizer step, once enough steps have passed.
         estimator: Gradient through the quantizer: ``ste`` (straight-through) or ``rotation`` (Fifty et al. 2024).
         distance: ``euclidean``, or ``cosine``: vectors and codes are normalised to length 1 (Yu et al. 2021).
         init: ``kmeans`` (Lloyd iterations on the first global batch), ``data`` (vectors of that batch), or ``uniform``
@@ -75,34 +78,24 @@ class VectorQuantizer(Quantizer):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        for name, size in (("num_embeddings", num_embeddings), ("embedding_dim", embedding_dim)):
-            if size < 1:
-                raise UserError(f"{name} must be at least 1, got {size}: set --model.quantizer.{name}=512")
+        check_sizes(num_embeddings=num_embeddings, embedding_dim=embedding_dim)
+        check_weight("commitment_weight", commitment_weight, "0.25 is the paper's value")
+        check_choice("codebook_update", codebook_update, ("ema", "loss"))
+        check_choice("estimator", estimator, tuple(ESTIMATORS))
+        check_choice("distance", distance, ("euclidean", "cosine"))
+        check_choice("init", init, ("kmeans", "data", "uniform"))
         if revive_after is not None and revive_after < 1:
             raise UserError(f"revive_after must be at least 1 batch, or null to never revive, got {revive_after}")
-        if not commitment_weight >= 0:  # NaN is refused too
-            raise UserError(
-                f"commitment_weight must not be negative, got {commitment_weight}: 0.25 is the paper's value"
-            )
         if not 0 <= ema_decay < 1:
             raise UserError(f"ema_decay must lie in [0, 1), got {ema_decay}: 0.99 is the usual value")
-        for name, value, choices in (
-            ("codebook_update", codebook_update, ("ema", "loss")),
-            ("estimator", estimator, ("ste", "rotation")),
-            ("distance", distance, ("euclidean", "cosine")),
-            ("init", init, ("kmeans", "data", "uniform")),
-        ):
-            if value not in choices:
-                raise UserError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
         self.num_embeddings, self.embedding_dim = num_embeddings, embedding_dim
         self.commitment_weight, self.codebook_update, self.ema_decay = commitment_weight, codebook_update, ema_decay
-        self.estimator, self.distance, self.init = estimator, distance, init
+        self.estimate, self.distance, self.init = ESTIMATORS[estimator], distance, init
+        self.residual_gain = 1.0 if distance == "euclidean" else None  # a direction leaves no remainder to quantize
         self.revive_after, self.seed = revive_after, seed
 
         generator = torch.Generator().manual_seed(seed)
-        codebook = (2 * torch.rand(num_embeddings, embedding_dim, generator=generator) - 1) / num_embeddings
-        if distance == "cosine":
-            codebook = F.normalize(codebook, dim=1)
+        codebook = self.bound((2 * torch.rand(num_embeddings, embedding_dim, generator=generator) - 1) / num_embeddings)
         self.codebook: Tensor
         if codebook_update == "loss":
             self.codebook = nn.Parameter(codebook)
@@ -114,97 +107,78 @@ class VectorQuantizer(Quantizer):
             self.register_buffer("ema_counts", torch.ones(num_embeddings))
         self.age: Tensor
         self.steps: Tensor
-        self.initialized: Tensor
         self.register_buffer("age", torch.zeros(num_embeddings, dtype=torch.int64))  # batches since the last hit
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
-        self.register_buffer("initialized", torch.tensor(init == "uniform"))
-        self._read_flags()
-        self.register_load_state_dict_post_hook(_read_flags)  # no lambda: it could not be pickled
+        self.first_batch = FirstBatch(awaited=init != "uniform")
 
-    def _read_flags(self) -> None:
-        """Keep plain-Python copies of two buffers: reading a buffer would wait for the GPU in every forward."""
-        self._initialized, self._step = bool(self.initialized), int(self.steps)
+    def bound(self, rows: Tensor) -> Tensor:
+        """Normalise ``rows`` (N, D) to length 1 if the distance is cosine."""
+        return unit(rows) if self.distance == "cosine" else rows
 
-    def forward(self, z: Tensor) -> QuantizerOutput:
-        """Quantize ``z`` (B, D, *spatial)."""
-        with torch.autocast(z.device.type, enabled=False):
-            rows = self._normalize(to_rows(z, self.embedding_dim))
-            if self.training and not self._initialized:
-                self._initialize(rows.detach())
-            codebook = self._normalize(self.codebook)
-            indices = nearest_code(rows.detach(), codebook.detach())
-            codes = codebook[indices]
+    def quantize(self, rows: Tensor) -> QuantizerOutput:
+        """Quantize ``rows`` (N, D)."""
+        if self.training:
+            self.initialize(rows.detach())
+        codebook = self.bound(self.codebook)
+        indices = nearest_code(rows.detach(), codebook.detach())
+        codes = codebook[indices]
+        loss, terms = vq_loss(rows, codes, self.commitment_weight, learnt=self.codebook_update == "loss")
+        stats = self._stats(rows.detach(), indices, codes.detach()) if self.training else None
+        return QuantizerOutput(self.estimate(rows, codes.detach()), indices, loss, terms, stats)
 
-            commitment = F.mse_loss(rows, codes.detach())
-            loss, terms = self.commitment_weight * commitment, {"commitment_loss": commitment.detach()}
-            if self.codebook_update == "loss":
-                codebook_loss = F.mse_loss(codes, rows.detach())
-                loss, terms["codebook_loss"] = loss + codebook_loss, codebook_loss.detach()
-            estimate = straight_through if self.estimator == "ste" else rotation_trick
-            quantized = estimate(rows, codes.detach())
+    def lookup(self, indices: Tensor) -> Tensor:
+        """Return the codes (..., D) of ``indices`` (...)."""
+        return self.bound(self.codebook)[indices]
 
-            stats = self._stats(rows.detach(), indices, codes.detach()) if self.training else None
-            if stats is not None and self.auto_update:
-                self.update(stats)
-        return QuantizerOutput(from_rows(quantized, z), indices.reshape(z.shape[0], *z.shape[2:]), loss, terms, stats)
-
-    def decode(self, indices: Tensor) -> Tensor:
-        """Return the codes (B, D, *spatial) of ``indices`` (B, *spatial)."""
-        return self._normalize(self.codebook)[indices].movedim(-1, 1)
-
-    @torch.no_grad()
-    def update(self, stats: CodeStats) -> Tensor | None:
-        """Take in the statistics of one optimizer step: running means, ages, revival; the same on all ranks.
-
-        Returns:
-            (K,) bool mask of the codes that were revived; an optimizer must forget its moments of these rows.
-        """
-        packed = all_sum(torch.cat([stats.sums, stats.counts[:, None]], 1))
-        sums, counts = packed[:, :-1], packed[:, -1]
+    def commit(self, stats: CodeStats) -> list[Revival]:
+        """Move the running means, age the codes, revive the dead."""
         self.steps += 1
-        self._step += 1
         if self.codebook_update == "ema":
-            self.ema_counts.lerp_(counts, 1 - self.ema_decay)
-            self.ema_sums.lerp_(sums, 1 - self.ema_decay)
-            means = self._normalize(self.ema_sums / self.ema_counts[:, None])
+            weight = (9 / (10.0 + self.steps)).clamp_min(1 - self.ema_decay)
+            self.ema_counts.lerp_(stats.counts, weight)
+            self.ema_sums.lerp_(stats.sums, weight)
+            means = self.bound(self.ema_sums / self.ema_counts[:, None])
             # The mean of a code without a hit stays, but its quotient drifts by rounding, and is 0 / 0 after underflow.
-            self.codebook.copy_(torch.where(counts[:, None] > 0, means, self.codebook))
-        self.age.copy_(torch.where(counts > 0, 0, self.age + 1))
-        return None if self.revive_after is None else self._revive(stats)
+            self.codebook.copy_(torch.where(stats.counts[:, None] > 0, means, self.codebook))
+        self.age.copy_(torch.where(stats.counts > 0, 0, self.age + 1))
+        return [] if self.revive_after is None else [self._revive(stats)]
 
-    def _revive(self, stats: CodeStats) -> Tensor:
+    def _revive(self, stats: CodeStats) -> Revival:
         """Put dead codes, lowest index first, where the lots fell; no step of this waits for the GPU."""
-        candidates, lots = gather_lowest(stats.candidates, stats.lots, len(stats.lots))
         dead = self.age >= (self.revive_after or 0)
         place = dead.cumsum(0) - 1  # the n-th dead code takes the n-th candidate
-        slot = place.clamp(0, len(lots) - 1)
-        revived = dead & (place < len(lots)) & lots[slot].isfinite()
-        mask, new = revived[:, None], candidates[slot]
+        slot = place.clamp(0, len(stats.lots) - 1)
+        revived = dead & (place < len(stats.lots)) & stats.lots[slot].isfinite()
+        mask, new = revived[:, None], stats.candidates[slot]
         self.codebook.data.copy_(torch.where(mask, new, self.codebook))
         self.age.masked_fill_(revived, 0)
         if self.codebook_update == "ema":  # else the old sums would pull the code back at the next step
             self.ema_sums.copy_(torch.where(mask, new, self.ema_sums))
             self.ema_counts.masked_fill_(revived, 1.0)
-        return revived
+        return Revival(self.codebook, revived)
 
+    @torch.no_grad()
     def _stats(self, rows: Tensor, indices: Tensor, codes: Tensor) -> CodeStats:
-        counts = torch.bincount(indices, minlength=self.num_embeddings).to(rows.dtype)
+        counts = rows.new_zeros(self.num_embeddings).index_add_(0, indices, rows.new_ones(len(rows)))
         sums = rows.new_zeros(self.num_embeddings, self.embedding_dim if self.codebook_update == "ema" else 0)
         if self.codebook_update == "ema":
             sums.index_add_(0, indices, rows)
         if self.revive_after is None:
             return CodeStats(counts, sums, rows[:0], counts.new_empty(0, dtype=torch.float64))
-        seed = self.seed + self._step
+        seed = step_seed(self.seed, self.steps)
         if self.sample_index is None:
             lots = lots_by_content(rows, seed, self.codebook.detach().mean(0))
         else:
-            lots = lots_by_sample(self.sample_index, len(rows) // len(self.sample_index), seed)
+            lots = lots_by_sample(self.sample_index, positions(rows, self.sample_index), seed)
         lots = race(lots, (rows - codes).square().sum(1).double())
         return CodeStats(counts, sums, *lowest(rows, lots, min(self.num_embeddings, REVIVALS_PER_STEP)))
 
     @torch.no_grad()
-    def _initialize(self, rows: Tensor) -> None:
+    def initialize(self, rows: Tensor) -> None:
         """Set the codebook from the first global batch: drawn vectors, then Lloyd iterations if ``init`` says so."""
+        if not self.first_batch.awaited:
+            return
+        rows = self.bound(rows)
         summed = all_sum(torch.cat([rows.sum(0), rows.new_tensor([len(rows)])]))
         if not summed.isfinite().all():
             return  # a NaN must not become the codebook; the loss shows it to the caller
@@ -221,19 +195,11 @@ class VectorQuantizer(Quantizer):
             indices = nearest_code(sample, codes)
             counts = torch.bincount(indices, minlength=self.num_embeddings)
             means = torch.zeros_like(codes).index_add(0, indices, sample) / counts.clamp_min(1)[:, None]
-            codes = self._normalize(torch.where(counts[:, None] > 0, means, codes))
+            codes = self.bound(torch.where(counts[:, None] > 0, means, codes))
         codes = all_gather_rows(codes)[: self.num_embeddings]  # rank 0's: a GPU adds in any order, so last bits differ
         self.codebook.data.copy_(codes)
         if self.codebook_update == "ema":
             counts = all_sum(torch.bincount(nearest_code(rows, codes), minlength=self.num_embeddings))
             self.ema_counts.copy_(counts.clamp_min(1))
             self.ema_sums.copy_(codes * self.ema_counts[:, None])
-        self.initialized.fill_(True)
-        self._initialized = True
-
-    def _normalize(self, rows: Tensor) -> Tensor:
-        return F.normalize(rows, dim=1) if self.distance == "cosine" else rows
-
-
-def _read_flags(quantizer: VectorQuantizer, _: object) -> None:
-    quantizer._read_flags()
+        self.first_batch.done()

@@ -7,7 +7,6 @@ from typing import Any
 import lightning
 import torch
 from lightning.pytorch.utilities import rank_zero_info
-from torch import nn
 
 from vqlab.errors import UserError
 from vqlab.training.schedules import Schedule
@@ -118,7 +117,7 @@ def keep_configured_lr(module: lightning.LightningModule) -> None:
             group["initial_lr"], group["lr"] = rate, group["lr"] / old * rate
 
 
-def reset_moments(optimizer: torch.optim.Optimizer, parameter: nn.Parameter, rows: torch.Tensor) -> None:
+def reset_moments(optimizer: torch.optim.Optimizer, parameter: torch.Tensor, rows: torch.Tensor) -> None:
     """Zero what ``optimizer`` remembers of the rows (bool mask over dim 0) of ``parameter`` that were overwritten."""
     for value in optimizer.state.get(parameter, {}).values():
         if torch.is_tensor(value) and value.shape == parameter.shape:

@@ -1,0 +1,138 @@
+"""Every quantizer and composite in small sizes, for the tests of what all of them must do."""
+
+import copy
+import functools
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from vqlab.nn.anneal import Anneal
+from vqlab.quantizers.base import Quantizer
+from vqlab.quantizers.fsq import FSQ
+from vqlab.quantizers.gumbel import GumbelQuantizer
+from vqlab.quantizers.ibq import IBQ
+from vqlab.quantizers.lookup_free import BinarySpherical, LookupFree
+from vqlab.quantizers.multi_scale import MultiScaleQuantizer
+from vqlab.quantizers.product import ProductQuantizer
+from vqlab.quantizers.residual import ResidualQuantizer
+from vqlab.quantizers.sim_vq import SimVQ
+from vqlab.quantizers.vector import VectorQuantizer
+
+
+def vector(codebook_update: str = "ema", **arguments: object) -> VectorQuantizer:
+    return VectorQuantizer(12, 4, codebook_update=codebook_update, **{"revive_after": 2, **arguments})
+
+
+def gumbel(**arguments: object) -> GumbelQuantizer:
+    return GumbelQuantizer(12, 4, kl_weight=0.1, **arguments)
+
+
+def sim_vq(**arguments: object) -> SimVQ:
+    return SimVQ(12, 4, **arguments)
+
+
+def pyramid(quantizer: Quantizer, **arguments: object) -> MultiScaleQuantizer:
+    return MultiScaleQuantizer(quantizer, **{"scales": [1, 3], "num_phi": 2, **arguments})
+
+
+SINGLE: dict[str, Callable[[], Quantizer]] = {
+    # each pair of choices once
+    "vector": vector,
+    "vector-rotation-cosine-uniform": lambda: vector(estimator="rotation", distance="cosine", init="uniform"),
+    "vector-uniform": lambda: vector(init="uniform"),
+    "vector-loss-cosine": lambda: vector("loss", distance="cosine"),
+    "vector-loss-rotation-uniform": lambda: vector("loss", estimator="rotation", init="uniform"),
+    "vector-loss-rotation": lambda: vector("loss", estimator="rotation"),
+    "vector-unrevived": lambda: vector(revive_after=None, init="data"),
+    "fsq": lambda: FSQ([7, 5, 4, 2]),
+    "lookup-free": lambda: LookupFree(5),
+    "lookup-free-groups": lambda: LookupFree(6, group_size=3, temperature=0.5, diversity_weight=2.0),
+    "lookup-free-single-bits": lambda: LookupFree(4, group_size=1),
+    "binary-spherical": lambda: BinarySpherical(6, group_size=4, commitment_weight=0.1),
+    "gumbel": lambda: gumbel(temperature=Anneal(2.0, 0.5, total_steps=10)),
+    "gumbel-mixture": lambda: gumbel(temperature=0.7, straight_through=False),
+    "sim-vq": sim_vq,
+    "sim-vq-random-rotation": lambda: sim_vq(init="random", estimator="rotation"),
+    "ibq": lambda: IBQ(12, 4, temperature=0.5),
+    "ibq-no-entropy": lambda: IBQ(12, 4, entropy_weight=0.0),
+}
+COMPOSITE: dict[str, Callable[[], Quantizer]] = {
+    "residual-vector": lambda: ResidualQuantizer(vector(), 3),
+    "residual-vector-dropout": lambda: ResidualQuantizer(vector("loss", estimator="rotation"), 2, dropout=0.6),
+    "residual-fsq": lambda: ResidualQuantizer(FSQ([5, 4, 3]), 2),
+    "residual-lookup-free": lambda: ResidualQuantizer(LookupFree(4), 2, dropout=0.6),
+    "residual-gumbel": lambda: ResidualQuantizer(gumbel(temperature=Anneal(2.0, 0.5, total_steps=10)), 2, dropout=0.6),
+    "residual-sim-vq": lambda: ResidualQuantizer(sim_vq(), 2),
+    "product-vector": lambda: ProductQuantizer(vector(), 2),
+    "product-fsq": lambda: ProductQuantizer(FSQ([5, 4]), 3),
+    "product-gumbel": lambda: ProductQuantizer(gumbel(temperature=0.7), 2),
+    "residual-product-vector": lambda: ResidualQuantizer(ProductQuantizer(vector(), 2), 2, dropout=0.6),
+    "residual-product-fsq": lambda: ResidualQuantizer(ProductQuantizer(FSQ([5, 4]), 2), 2),
+    "product-residual-vector": lambda: ProductQuantizer(ResidualQuantizer(vector(), 2, dropout=0.6), 2),
+}
+PYRAMID: dict[str, Callable[[], Quantizer]] = {
+    "multi-scale-vector": lambda: pyramid(vector(), scales=[1, 2, 4]),
+    "multi-scale-vector-loss": lambda: pyramid(vector("loss"), spatial_dims=1, scales=[2, 5]),
+    "multi-scale-fsq": lambda: pyramid(FSQ([5, 4, 3])),
+    "multi-scale-lookup-free": lambda: pyramid(LookupFree(4), spatial_dims=3),
+    "multi-scale-gumbel": lambda: pyramid(gumbel(temperature=0.7)),
+    "multi-scale-product": lambda: pyramid(ProductQuantizer(vector(), 2)),
+    "multi-scale-residual": lambda: pyramid(ResidualQuantizer(vector(), 2)),
+}
+FAMILY = SINGLE | COMPOSITE | PYRAMID
+BATCH = 6
+
+
+def rand(*shape: int, seed: int, scale: float = 1.0) -> Tensor:
+    return scale * torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def example(quantizer: Quantizer, seed: int, batch: int = BATCH, edge: int = 4) -> Tensor:
+    """An input (batch, D, ...) that fits: maps where maps are needed, sequences of ``edge`` otherwise."""
+    if isinstance(quantizer, MultiScaleQuantizer):
+        return rand(batch, quantizer.embedding_dim, *[quantizer.scales[-1]] * quantizer.spatial_dims, seed=seed)
+    return rand(batch, quantizer.embedding_dim, edge, seed=seed)
+
+
+def rows_of(z: Tensor) -> Tensor:
+    return z.movedim(1, -1).reshape(-1, z.shape[1])
+
+
+def parts_of(quantizer: Quantizer) -> list[Quantizer]:
+    """The quantizer and all that it is made of."""
+    return [module for module in quantizer.modules() if isinstance(module, Quantizer)]
+
+
+@functools.cache
+def _trained(name: str, steps: int) -> Quantizer:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        quantizer = FAMILY[name]()
+        quantizer.auto_update = False
+        for step in range(steps):
+            train_step(quantizer, example(quantizer, 100 + step), step)
+    quantizer.sample_index = None
+    return quantizer
+
+
+def trained(name: str, steps: int = 3) -> Quantizer:
+    """A member that has seen a few batches, so that its codes lie where the data are; it does not update itself."""
+    return copy.deepcopy(_trained(name, steps))
+
+
+def train_step(quantizer: Quantizer, z: Tensor, step: int, lr: float = 0.3) -> Tensor:
+    """One step of gradient descent on loss and reconstruction, and of the statistics; returns the indices."""
+    quantizer.sample_index = step * len(z) + torch.arange(len(z))
+    out = quantizer(z)
+    parameters = list(quantizer.parameters())
+    if parameters:
+        loss = out.loss + (out.quantized - z).square().mean()
+        gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+        with torch.no_grad():
+            for parameter, gradient in zip(parameters, gradients, strict=True):
+                if gradient is not None:
+                    parameter -= lr * gradient
+    if out.stats is not None:
+        quantizer.update(out.stats)
+    return out.indices

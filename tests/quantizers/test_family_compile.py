@@ -1,0 +1,119 @@
+"""The family under torch.compile: one graph for training, one for evaluation, and the values of eager mode."""
+
+import copy
+
+import pytest
+import torch
+from family import example, trained
+from torch._dynamo.utils import counters
+
+from vqlab.quantizers.base import Quantizer
+
+# Each line of code of the family once; the members left out are made of the same, and compiling is slow.
+MEMBERS = [
+    "vector",
+    "vector-loss-cosine",
+    "vector-rotation-cosine-uniform",
+    "vector-unrevived",
+    "fsq",
+    "lookup-free-groups",
+    "binary-spherical",
+    "gumbel",
+    "gumbel-mixture",
+    "sim-vq-random-rotation",
+    "ibq",
+    "ibq-no-entropy",
+    "residual-vector-dropout",
+    "residual-fsq",
+    "residual-gumbel",
+    "product-vector",
+    "residual-product-fsq",
+    "multi-scale-vector-loss",
+]
+STEPS = 3
+
+
+@pytest.fixture(autouse=True)
+def _fresh():
+    torch._dynamo.reset()
+    counters.clear()
+    yield
+    torch._dynamo.reset()
+
+
+def gradient(quantizer: Quantizer, out, z):
+    return torch.autograd.grad(out.loss + out.quantized.square().sum(), [z, *quantizer.parameters()], allow_unused=True)
+
+
+def assert_close(found, expected):
+    assert torch.equal(found.indices, expected.indices)
+    torch.testing.assert_close(
+        [found.quantized, found.loss, found.terms],
+        [expected.quantized, expected.loss, expected.terms],
+        rtol=1e-5,
+        atol=1e-5,
+    )
+
+
+def check(name, backend, evaluate=True):
+    """Training steps with their updates, then an evaluation, compiled and not."""
+    quantizer = trained(name)
+    eager = copy.deepcopy(quantizer)
+    quantizer.auto_update = True  # which a compiled forward must leave to its caller
+    compiled = torch.compile(quantizer, backend=backend, fullgraph=True)
+    for step in range(STEPS):
+        quantizer.sample_index = eager.sample_index = 6 * step + torch.arange(6)
+        z, again = (example(quantizer, step).requires_grad_() for _ in range(2))
+        out, expected = compiled(z), eager(again)
+        assert_close(out, expected)
+        torch.testing.assert_close(gradient(quantizer, out, z), gradient(eager, expected, again), rtol=1e-4, atol=1e-5)
+        if expected.stats is not None:
+            quantizer.update(out.stats)
+            eager.update(expected.stats)
+        assert counters["stats"]["unique_graphs"] == 1, f"step {step} was compiled anew"
+    torch.testing.assert_close(quantizer.state_dict(), eager.state_dict(), rtol=1e-5, atol=1e-5)
+    if evaluate:
+        quantizer.eval(), eager.eval()
+        for seed in range(2):
+            z = example(quantizer, 10 + seed)
+            with torch.no_grad():
+                assert_close(compiled(z), eager(z))
+        assert counters["stats"]["unique_graphs"] == 2
+    assert not counters["graph_break"]
+    assert not counters["recompiles"]
+
+
+@pytest.mark.parametrize("name", MEMBERS)
+def test_one_graph_and_the_values_of_eager_mode(name):
+    check(name, "aot_eager")
+
+
+@pytest.mark.parametrize("name", ["vector-unrevived", "fsq", "gumbel"])
+def test_the_default_backend_gives_the_values_of_eager_mode(name):
+    check(name, "inductor", evaluate=False)
+
+
+def test_a_compiled_forward_leaves_the_update_to_its_caller():
+    quantizer = trained("vector")
+    quantizer.auto_update = True
+    before = quantizer.steps.clone()
+    torch.compile(quantizer, backend="eager", fullgraph=True)(example(quantizer, 1))
+    assert torch.equal(quantizer.steps, before)
+    quantizer(example(quantizer, 1))
+    assert torch.equal(quantizer.steps, before + 1)
+
+
+def test_this_check_sees_a_graph_break_and_a_recompilation():
+    class Breaks(torch.nn.Module):
+        def forward(self, z):
+            torch._dynamo.graph_break()
+            return z
+
+    with pytest.raises(torch._dynamo.exc.Unsupported):
+        torch.compile(Breaks(), backend="eager", fullgraph=True)(torch.ones(3))
+    torch._dynamo.reset()
+    counters.clear()
+    compiled = torch.compile(lambda z, n: z * n, backend="eager", fullgraph=True)
+    for n in (True, False):
+        compiled(torch.ones(3), n)
+    assert counters["stats"]["unique_graphs"] == 2

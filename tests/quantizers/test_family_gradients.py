@@ -1,0 +1,330 @@
+"""Losses and gradients of the family in float64, against formulas written out with their stopped gradients."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from family import BATCH, FAMILY, example, gumbel, pyramid, rand, rows_of, trained
+from torch.func import functional_call
+from torch.utils import checkpoint
+
+from vqlab.quantizers import blocks
+from vqlab.quantizers.fsq import FSQ
+from vqlab.quantizers.gumbel import GumbelQuantizer
+from vqlab.quantizers.ibq import IBQ
+from vqlab.quantizers.lookup_free import BinarySpherical, LookupFree
+from vqlab.quantizers.lottery import lots_by_sample
+from vqlab.quantizers.multi_scale import MultiScaleQuantizer
+from vqlab.quantizers.product import ProductQuantizer
+from vqlab.quantizers.residual import ResidualQuantizer
+from vqlab.quantizers.sim_vq import SimVQ
+from vqlab.quantizers.vector import VectorQuantizer
+
+# FSQ bounds, and LookupFree scales, with constants that are rounded to float32.
+EXACT, ROUNDED = {"rtol": 1e-9, "atol": 1e-10}, {"rtol": 1e-5, "atol": 1e-6}
+
+
+def double(name):
+    quantizer = trained(name).double()
+    quantizer.sample_index = torch.arange(BATCH) + 50
+    return quantizer
+
+
+def tolerance(name):
+    return ROUNDED if "fsq" in name or "binary" in name else EXACT
+
+
+def carried(value, surrogate):
+    """``value`` with the gradient of ``surrogate``."""
+    return value.detach() + surrogate - surrogate.detach()
+
+
+def mean_square(x):
+    return x.square().sum() / x.numel()
+
+
+def entropy(probs):
+    return -torch.special.xlogy(probs, probs).sum(-1)
+
+
+def rotated(x, q):
+    """(|q| / |x|) R x for each row, R the constant rotation from x to q, from its matrix."""
+    out = []
+    for row, to in zip(x, q, strict=True):
+        a, b = (v.detach() / v.detach().norm() for v in (row, to))
+        r = (a + b) / (a + b).norm()
+        turn = torch.eye(len(a)).double() - 2 * torch.outer(r, r) + 2 * torch.outer(b, a)
+        out.append(to.norm().detach() / row.norm().detach() * turn @ row)
+    return torch.stack(out)
+
+
+def bounded(q, rows):
+    """The rows (N, D) where the codes live."""
+    if isinstance(q, FSQ):
+        columns = []
+        for column, count in zip(rows.T, q.levels.tolist(), strict=True):
+            half, offset = (count - 1) * 1.001 / 2, 0.5 if count % 2 == 0 else 0.0
+            columns.append(((column + math.atanh(offset / half)).tanh() * half - offset) / (count // 2))
+        return torch.stack(columns, 1)
+    if isinstance(q, BinarySpherical) or getattr(q, "distance", None) == "cosine":
+        return rows / rows.norm(dim=1, keepdim=True)
+    if isinstance(q, ProductQuantizer):
+        return torch.cat([bounded(p, rows_p) for p, rows_p in zip(q.parts, groups(q, rows), strict=True)], 1)
+    return bounded(q.parts[0], rows) if isinstance(q, ResidualQuantizer) else rows
+
+
+def groups(q, rows):
+    return rows.split(rows.shape[1] // len(q.parts), 1)
+
+
+def gain(q):
+    if isinstance(q, FSQ):
+        return 2.0 * torch.tensor([count // 2 for count in q.levels.tolist()]).double()
+    if isinstance(q, ProductQuantizer):
+        inner = gain(q.parts[0])
+        return inner.repeat(len(q.parts)) if torch.is_tensor(inner) else inner
+    return 2.0 if isinstance(q, LookupFree) else 1.0
+
+
+def passed_on(q, x, codes):
+    """The codes with the gradient that the estimator of a straight-through member gives."""
+    leaf = q
+    while not hasattr(leaf, "init_args") or "quantizer" in leaf.init_args:
+        leaf = leaf.parts[0] if hasattr(leaf, "parts") else leaf.quantizer
+    return carried(codes, rotated(x, codes) if leaf.init_args.get("estimator") == "rotation" else x)
+
+
+def restated(q, x, indices):
+    """(quantized, loss) of bounded rows ``x`` (N, D) that are coded by ``indices``, in one expression per paper."""
+    if isinstance(q, ProductQuantizer):
+        parts = [restated(*a) for a in zip(q.parts, groups(q, x), indices.unbind(1), strict=True)]
+        return torch.cat([codes for codes, _ in parts], 1), sum(loss for _, loss in parts) / len(parts)
+    if isinstance(q, ResidualQuantizer):
+        return restated_residual(q, x, indices)
+    if isinstance(q, GumbelQuantizer):
+        return restated_gumbel(q, x, indices)
+    if isinstance(q, IBQ):
+        return restated_ibq(q, x, indices)
+    if isinstance(q, FSQ):
+        return passed_on(q, x, q.lookup(indices).double()), torch.zeros(()).double()
+    if isinstance(q, LookupFree):
+        return restated_lookup_free(q, x, indices)
+    codes = q.codebook if isinstance(q, VectorQuantizer) else q.frozen @ q.projection.weight.T + q.projection.bias
+    if getattr(q, "distance", None) == "cosine":
+        codes = codes / codes.norm(dim=1, keepdim=True)
+    codes = torch.stack([codes[index] for index in indices])
+    loss = q.commitment_weight * mean_square(x - codes.detach())
+    if isinstance(q, SimVQ) or q.codebook_update == "loss":
+        loss = loss + mean_square(x.detach() - codes)
+    return passed_on(q, x, codes), loss
+
+
+def restated_residual(q, x, indices):
+    rest, total, loss = x, torch.zeros_like(x), 0.0
+    for level, part in enumerate(q.parts):
+        own = indices[:, level]
+        dropped = (own < 0).flatten().all()
+        if dropped:  # it learns all the same
+            own = part.quantize((rest * gain(part) ** level).detach()).indices
+        codes, its_loss = restated(part, rest * gain(part) ** level, own)
+        codes, loss = codes / gain(part) ** level, loss + its_loss
+        rest = rest - (codes if q.soft else codes.detach())
+        total = total if dropped else total + codes
+    return total if q.soft else passed_on(q, x, total), loss
+
+
+def noise(q, num):
+    """Gumbel noise (num, K) for the family's samples, each of num / B positions."""
+    each = num // BATCH
+    keys = torch.tensor([(50 + n // each) * each + n % each for n in range(num)])
+    uniform = lots_by_sample(keys, q.num_embeddings, q.seed + int(q.steps)).view(num, -1)
+    return -(-uniform.log()).log()
+
+
+def restated_gumbel(q, x, indices):
+    logits = x @ q.logits.weight.T + q.logits.bias
+    probs = logits.softmax(1)
+    loss = q.kl_weight * (math.log(q.num_embeddings) - entropy(probs)).mean()
+    soft = ((logits + noise(q, len(x))) / q.temperature.double()).softmax(1)
+    if not q.straight_through:
+        return soft @ q.codebook, loss
+    return q.codebook[indices] + carried(torch.zeros_like(x), soft @ q.codebook.detach()), loss
+
+
+def restated_ibq(q, x, indices):
+    logits = x @ q.codebook.T
+    one_hot = F.one_hot(indices, q.num_embeddings).double()
+    codes = carried(one_hot, logits.softmax(1)) @ q.codebook  # section 3.2, equation 5
+    hard = one_hot @ q.codebook
+    loss = mean_square(codes - x) + mean_square(hard.detach() - x)
+    loss = loss + q.commitment_weight * mean_square(hard - x.detach())
+    if q.entropy_weight:
+        sharp = (logits / q.temperature).softmax(1)
+        loss = loss + q.entropy_weight * (entropy(sharp).mean() - entropy(sharp.mean(0)))
+    return codes, loss
+
+
+def restated_lookup_free(q, x, indices):
+    """With q(c | z) over all 2^D codes, and over those of each group for the second entropy."""
+    dim = q.embedding_dim
+    scale = 1 / math.sqrt(dim) if isinstance(q, BinarySpherical) else 1.0
+
+    def softly(part):
+        bits = torch.arange(2 ** part.shape[1])[:, None] >> torch.arange(part.shape[1]) & 1
+        codes = (2.0 * bits - 1).double() * scale
+        return (-(part[:, None] - codes).square().sum(2) / q.temperature).softmax(1)
+
+    codes = (2.0 * (indices[:, None] >> torch.arange(dim) & 1) - 1).double() * scale
+    diversity = sum(entropy(softly(part).mean(0)) for part in x.tensor_split(q.num_groups, 1))
+    loss = q.entropy_weight * (entropy(softly(x)).mean() - q.diversity_weight * diversity)
+    return passed_on(q, x, codes), loss + q.commitment_weight * mean_square(x - codes)
+
+
+def restated_pyramid(q, z, indices):
+    """Algorithm 1 of VAR, with area means as average pooling."""
+    pool = (F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d)[q.spatial_dims - 1]
+    mode = ("linear", "bicubic", "trilinear")[q.spatial_dims - 1]
+    f = bounded(q.quantizer, rows_of(z)).view(z.shape[0], *z.shape[2:], -1).movedim(-1, 1)
+    f_hat, loss, start = torch.zeros_like(f), 0.0, 0
+    for scale, edge in enumerate(q.scales):
+        rest = pool(f - (f_hat if q.soft else f_hat.detach()), edge)
+        own = indices[:, start : start + edge**q.spatial_dims].flatten(0, 1)
+        start += edge**q.spatial_dims
+        codes, its_loss = restated(q.quantizer, rows_of(rest), own)
+        if not q.soft:
+            codes = q.quantizer.lookup(own).double()
+        codes = codes.view(len(z), *rest.shape[2:], -1).movedim(-1, 1)
+        h = codes if edge == q.scales[-1] else F.interpolate(codes, size=z.shape[2:], mode=mode)
+        phi = q.phi[round(scale / max(1, len(q.scales) - 1) * (len(q.phi) - 1))]
+        f_hat = f_hat + h / 2 + phi(h) / 2
+        loss = loss + (its_loss + mean_square(f_hat - f.detach())) / len(q.scales)
+    return f_hat if q.soft else carried(f_hat, f), loss
+
+
+@pytest.mark.parametrize("name", FAMILY)
+def test_value_loss_and_gradients_equal_the_formulas(name):
+    """The gradients of loss and quantized, with respect to the input and to every parameter."""
+    quantizer = double(name)
+    z = example(quantizer, 5).double().requires_grad_()
+    out = quantizer(z)
+    again = z.detach().clone().requires_grad_()
+    if isinstance(quantizer, MultiScaleQuantizer):
+        quantized, loss = restated_pyramid(quantizer, again, out.indices)
+    else:
+        rows = bounded(quantizer, rows_of(again))
+        quantized, loss = restated(quantizer, rows, out.indices.flatten(0, 1))
+        quantized = quantized.view(z.shape[0], *z.shape[2:], -1).movedim(-1, 1)
+    close = tolerance(name)
+    torch.testing.assert_close(out.quantized, quantized, **close)
+    torch.testing.assert_close(out.loss, loss, **close)
+
+    weight = rand(*z.shape, seed=6).double()
+    names, parameters = zip(*[("z", None), *quantizer.named_parameters()], strict=True)
+    for theirs, ours in ((out.loss, loss), ((out.quantized * weight).sum(), (quantized * weight).sum())):
+        if not ours.requires_grad:
+            assert not theirs.requires_grad
+            continue
+        found = torch.autograd.grad(theirs, [z, *parameters[1:]], retain_graph=True, materialize_grads=True)
+        expected = torch.autograd.grad(ours, [again, *parameters[1:]], retain_graph=True, materialize_grads=True)
+        for label, a, b in zip(names, found, expected, strict=True):
+            torch.testing.assert_close(a, b, **close, msg=lambda text, label=label: f"{label}: {text}")
+    assert torch.autograd.grad((out.quantized * weight).sum(), z)[0].abs().sum() > 0
+
+
+PLAIN = ["vector", "vector-loss-cosine", "sim-vq", "residual-vector", "product-vector", "multi-scale-vector"]
+
+
+@pytest.mark.parametrize("name", [*PLAIN, "vector-uniform", "vector-unrevived", "lookup-free", "residual-sim-vq"])
+def test_straight_through_hands_the_gradient_on_as_it_is(name):
+    quantizer = double(name)
+    z = example(quantizer, 5).double().requires_grad_()
+    weight = rand(*z.shape, seed=6).double()
+    quantizer(z).quantized.backward(weight)
+    if "cosine" in name:  # the Jacobian of z / |z| is (I - u u^T) / |z|
+        length = z.detach().norm(dim=1, keepdim=True)
+        unit = z.detach() / length
+        weight = (weight - unit * (unit * weight).sum(1, keepdim=True)) / length
+    torch.testing.assert_close(z.grad, weight, rtol=1e-12, atol=1e-14)
+
+
+# --- what is differentiable for real, by finite differences -------------------------------------------------------
+
+
+def checked(quantizer, pick, seed=3):
+    """Gradcheck of ``pick(out)`` in the input and in all parameters."""
+    z = example(quantizer, seed, batch=2, edge=2).double().requires_grad_()
+    quantizer.sample_index = torch.arange(2)
+    names, parameters = zip(*quantizer.named_parameters(), strict=True) if list(quantizer.parameters()) else ((), ())
+    leaves = [p.detach().clone().requires_grad_() for p in parameters]
+
+    def function(z, *values):
+        return pick(functional_call(quantizer, dict(zip(names, values, strict=True)), (z,)))
+
+    return torch.autograd.gradcheck(function, (z, *leaves), eps=1e-7, atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", [n for n in FAMILY if n.startswith(("lookup", "binary"))])
+def test_gradcheck_of_the_losses_of_fixed_codes(name):
+    assert checked(trained(name).double(), lambda out: out.loss)
+
+
+@pytest.mark.parametrize("name", ["gumbel", "product-gumbel"])
+def test_gradcheck_of_the_divergence(name):
+    assert checked(trained(name).double(), lambda out: out.loss)
+
+
+@pytest.mark.parametrize("build", [lambda q: q, pyramid], ids=["alone", "multi-scale"])
+def test_gradcheck_of_the_mixture(build):
+    quantizer = build(gumbel(temperature=0.7, straight_through=False)).double()
+    quantizer.auto_update = False
+    assert checked(quantizer, lambda out: out.quantized)
+
+
+def test_gradcheck_of_the_entropies_of_index_backpropagation():
+    with_entropy, without = IBQ(6, 3, temperature=0.5).double(), IBQ(6, 3, entropy_weight=0.0).double()
+
+    def difference(z, codebook):
+        swap = {"codebook": codebook}
+        return functional_call(with_entropy, swap, (z,)).loss - functional_call(without, swap, (z,)).loss
+
+    z, codebook = rand(4, 3, 2, seed=1).double(), with_entropy.codebook.detach().clone()
+    assert torch.autograd.gradcheck(difference, (z.requires_grad_(), codebook.requires_grad_()))
+
+
+# --- blocks --------------------------------------------------------------------------------------------------------
+
+BLOCKED = ["ibq", "gumbel", "gumbel-mixture", "lookup-free-groups", "binary-spherical", "residual-gumbel"]
+
+
+@pytest.mark.parametrize("name", BLOCKED)
+def test_blocks_change_no_gradient(name, monkeypatch):
+    results = []
+    quantizer = double(name)
+    for elements in (2**22, 50):
+        monkeypatch.setattr(blocks, "BLOCK_ELEMENTS", elements)
+        quantizer.zero_grad()
+        z = example(quantizer, 5).double().requires_grad_()
+        out = quantizer(z)
+        (out.quantized.square().sum() + out.loss).backward()
+        results.append([out.quantized, out.loss, z.grad, *(p.grad for p in quantizer.parameters())])
+    torch.testing.assert_close(results[0], results[1], rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["gumbel", "gumbel-mixture", "residual-gumbel"])
+def test_what_is_computed_again_draws_the_same_noise(name, monkeypatch):
+    results = []
+    for keep in (False, True):
+        if keep:  # everything in memory, nothing computed twice
+            monkeypatch.setattr(blocks, "checkpoint", lambda function, *args, use_reentrant: function(*args))
+        assert (blocks.checkpoint is checkpoint.checkpoint) is not keep
+        monkeypatch.setattr(blocks, "BLOCK_ELEMENTS", 100)
+        torch.manual_seed(4)
+        quantizer = double(name)
+        quantizer.sample_index = None
+        z = example(quantizer, 5).double().requires_grad_()
+        out = quantizer(z)
+        torch.rand(7)  # whatever the model draws before its backward pass
+        (out.quantized.square().sum() + out.loss).backward()
+        results.append([out.quantized, out.loss, z.grad, *(p.grad for p in quantizer.parameters())])
+    torch.testing.assert_close(results[0], results[1], rtol=0, atol=0)

@@ -1,0 +1,120 @@
+"""Gumbel-softmax quantization: codes drawn from a softmax, with a temperature that anneals."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from vqlab.nn.anneal import Anneal
+from vqlab.quantizers.arguments import check_positive, check_sizes, check_weight
+from vqlab.quantizers.base import Quantizer, QuantizerOutput, Revival
+from vqlab.quantizers.blocks import by_blocks, entropy
+from vqlab.quantizers.lottery import lots_by_sample, positions, step_seed
+from vqlab.quantizers.stats import CodeStats
+
+DALL_E_TEMPERATURE = Anneal(1.0, 1 / 16, total_steps=150_000)
+
+
+class GumbelQuantizer(Quantizer):
+    """Draw a code from softmax(logits), relaxed so that it is differentiable (Jang et al. 2017, arXiv:1611.01144).
+
+    In training y = softmax((logits + g) / temperature) with Gumbel noise g; quantized is the code of the largest y,
+    whose gradient is that of sum_k y_k e_k (straight-through), or this sum itself. In eval mode it is the code of the
+    largest logit. loss = kl_weight * mean KL(softmax(logits) || uniform), which keeps the codes alive (DALL-E,
+    arXiv:2102.12092). The noise depends on seed, step and sample if ``sample_index`` is set, and on torch's generator
+    otherwise.
+
+    Args:
+        num_embeddings: Number of codes, K.
+        embedding_dim: Dimension of a code, D.
+        kl_weight: Weight of the divergence from the uniform distribution.
+        temperature: Temperature of the relaxation by step; a number stays as it is. The default is DALL-E's.
+        straight_through: False returns the mixture of codes in training, so that ``decode(indices)`` is not what the
+            decoder saw.
+        seed: Seed of the noise.
+
+    Shape:
+        input (B, D, *spatial); quantized (B, D, *spatial); indices (B, *spatial) int64 in [0, K).
+
+    Raises:
+        UserError: If a number is out of range.
+
+    Example:
+        >>> gumbel = GumbelQuantizer(16, 4, temperature=0.5)
+        >>> out = gumbel(torch.randn(2, 4, 8, 8))
+        >>> torch.equal(gumbel.decode(out.indices), out.quantized)
+        True
+    """
+
+    soft = True
+
+    def __init__(
+        self,
+        num_embeddings: int = 512,
+        embedding_dim: int = 64,
+        kl_weight: float = 5e-4,
+        temperature: Anneal | float = DALL_E_TEMPERATURE,
+        straight_through: bool = True,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        check_sizes(num_embeddings=num_embeddings, embedding_dim=embedding_dim)
+        check_weight("kl_weight", kl_weight, "0.0005 is usual")
+        values = (temperature.start, temperature.end) if isinstance(temperature, Anneal) else (temperature,)
+        for value in values:
+            check_positive("temperature", value, "anneal it from 1 to 0.0625")
+        self.num_embeddings, self.embedding_dim = num_embeddings, embedding_dim
+        self.kl_weight, self.straight_through, self.seed = kl_weight, straight_through, seed
+        self.anneal = temperature
+        self.logits = nn.Linear(embedding_dim, num_embeddings)
+        generator = torch.Generator().manual_seed(seed)
+        self.codebook = nn.Parameter(torch.randn(num_embeddings, embedding_dim, generator=generator))
+        self.steps: Tensor
+        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+
+    @property
+    def temperature(self) -> Tensor:
+        """The temperature of the current step, a scalar."""
+        value = self.anneal.value(self.steps) if isinstance(self.anneal, Anneal) else self.anneal
+        return torch.as_tensor(value, device=self.steps.device)
+
+    def quantize(self, rows: Tensor) -> QuantizerOutput:
+        """Draw codes for ``rows`` (N, D)."""
+        keys = None
+        if self.training and self.sample_index is not None:
+            num = positions(rows, self.sample_index)
+            keys = (self.sample_index[:, None] * num + torch.arange(num, device=rows.device)).flatten()
+        blocks = by_blocks(self._draw, self.num_embeddings, rows, keys)
+        quantized, indices, kl = (torch.cat(parts) for parts in zip(*blocks, strict=True))
+        kl = kl.mean()
+        stats = CodeStats.empty(rows) if self.training else None  # there is a step to be counted
+        return QuantizerOutput(quantized, indices, self.kl_weight * kl, {"kl": kl.detach()}, stats)
+
+    def lookup(self, indices: Tensor) -> Tensor:
+        """Return the codes (..., D) of ``indices`` (...)."""
+        return self.codebook[indices]
+
+    def commit(self, stats: CodeStats) -> list[Revival]:
+        """Count the step, on which the temperature depends."""
+        self.steps += 1
+        return []
+
+    def _draw(self, rows: Tensor, keys: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Return for a block of rows (N, D) the codes (N, D), indices (N,) and divergences (N,)."""
+        logits = self.logits(rows)
+        kl = math.log(self.num_embeddings) - entropy(logits.softmax(1))
+        if not self.training:
+            indices = logits.argmax(1)
+            return self.codebook[indices], indices, kl
+        noisy = logits + self._noise(logits, keys)
+        indices, soft = noisy.argmax(1), (noisy / self.temperature).softmax(1)
+        if self.straight_through:
+            return self.codebook[indices] + (soft - soft.detach()) @ self.codebook, indices, kl
+        return soft @ self.codebook, indices, kl
+
+    def _noise(self, logits: Tensor, keys: Tensor | None) -> Tensor:
+        """Return Gumbel noise (N, K), -ln(-ln u)."""
+        if keys is None:
+            return -torch.empty_like(logits).exponential_().log()
+        uniform = lots_by_sample(keys, self.num_embeddings, step_seed(self.seed, self.steps)).view_as(logits)
+        return -(-uniform.log()).log().to(logits)

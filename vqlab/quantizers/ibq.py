@@ -1,0 +1,95 @@
+"""Index backpropagation quantization: every code gets a gradient (Shi et al. 2024, arXiv:2412.02692)."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vqlab.nn.distributed import mean_over_ranks
+from vqlab.quantizers.arguments import check_positive, check_sizes, check_weight
+from vqlab.quantizers.base import Quantizer, QuantizerOutput
+from vqlab.quantizers.blocks import by_blocks, entropy
+
+
+class IBQ(Quantizer):
+    """Take the code of the largest inner product, with the gradient of the softmax over all codes.
+
+    p = softmax(z C^T); quantized q = c_argmax, whose gradient is that of sum_k p_k c_k, so that all codes and the
+    encoder move together (section 3.2). loss = mean |q - z|^2 + mean |sg(c) - z|^2 + commitment_weight * mean
+    |c - sg(z)|^2, where q differentiates through p and c does not (the double quantization loss),
+    + entropy_weight * (E[H(p_T)] - H(E[p_T])), p_T at ``temperature``, expectations over the global batch. The weights
+    are those of the authors' published code.
+    Every step computes K probabilities per vector, a block of vectors at a time: costly from K = 16,384 upwards.
+
+    Args:
+        num_embeddings: Number of codes, K.
+        embedding_dim: Dimension of a code, D.
+        commitment_weight: Weight of the third term, which moves the codes.
+        entropy_weight: Weight of the entropy terms; 0 leaves them out.
+        temperature: Temperature of the entropy terms' softmax.
+        seed: Seed of the codes, which begin normally distributed.
+
+    Shape:
+        input (B, D, *spatial); quantized (B, D, *spatial); indices (B, *spatial) int64 in [0, K).
+
+    Raises:
+        UserError: If a number is out of range.
+
+    Example:
+        >>> quantizer = IBQ(num_embeddings=16, embedding_dim=4)
+        >>> out = quantizer(torch.randn(2, 4, 8, 8))
+        >>> torch.equal(quantizer.decode(out.indices), out.quantized)
+        True
+    """
+
+    soft = True
+
+    def __init__(
+        self,
+        num_embeddings: int = 512,
+        embedding_dim: int = 64,
+        commitment_weight: float = 0.25,
+        entropy_weight: float = 0.05,
+        temperature: float = 0.01,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        check_sizes(num_embeddings=num_embeddings, embedding_dim=embedding_dim)
+        check_weight("commitment_weight", commitment_weight, "0.25 is usual")
+        check_weight("entropy_weight", entropy_weight, "0.05 is usual")
+        check_positive("temperature", temperature, "0.01 is usual")
+        self.num_embeddings, self.embedding_dim = num_embeddings, embedding_dim
+        self.commitment_weight, self.entropy_weight = commitment_weight, entropy_weight
+        self.temperature = temperature
+        generator = torch.Generator().manual_seed(seed)
+        self.codebook = nn.Parameter(torch.randn(num_embeddings, embedding_dim, generator=generator))
+
+    def quantize(self, rows: Tensor) -> QuantizerOutput:
+        """Quantize ``rows`` (N, D)."""
+        blocks = zip(*by_blocks(self._block, self.num_embeddings, rows), strict=True)
+        quantized, indices, entropies, sums = ([*parts] for parts in blocks)
+        q, index = torch.cat(quantized), torch.cat(indices)
+        codes = self.codebook[index]
+        loss = F.mse_loss(q, rows) + F.mse_loss(rows, codes.detach())
+        terms = {"double_quantization_loss": loss.detach()}
+        loss = loss + self.commitment_weight * F.mse_loss(codes, rows.detach())
+        if self.entropy_weight:
+            sample_entropy, probs = torch.cat(entropies).mean(), torch.stack(sums).sum(0) / len(rows)
+            batch_entropy = entropy(mean_over_ranks(probs) if self.training else probs)
+            loss = loss + self.entropy_weight * (sample_entropy - batch_entropy)
+            terms |= {"sample_entropy": sample_entropy.detach(), "batch_entropy": batch_entropy.detach()}
+        return QuantizerOutput(q, index, loss, terms)
+
+    def lookup(self, indices: Tensor) -> Tensor:
+        """Return the codes (..., D) of ``indices`` (...)."""
+        return self.codebook[indices]
+
+    def _block(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return for a block (N, D) the codes (N, D), indices (N,), entropies (N,) and the sum of p_T (K,)."""
+        logits = rows @ self.codebook.T
+        indices, probs = logits.argmax(1), logits.softmax(1)
+        quantized = self.codebook[indices] + (probs - probs.detach()) @ self.codebook
+        if not self.entropy_weight:
+            return quantized, indices, rows.new_zeros(0), rows.new_zeros(0)
+        log_probs = (logits / self.temperature).log_softmax(1)
+        sharp = log_probs.exp()
+        return quantized, indices, -(sharp * log_probs).sum(1), sharp.sum(0)

@@ -1,0 +1,143 @@
+"""Residual quantization: each codebook quantizes what the ones before left over."""
+
+import torch
+from torch import Tensor
+
+from vqlab.errors import UserError
+from vqlab.quantizers.arguments import check_sizes
+from vqlab.quantizers.base import Quantizer, QuantizerOutput, Revival
+from vqlab.quantizers.composite import Composite
+from vqlab.quantizers.first_batch import FirstBatch
+from vqlab.quantizers.lottery import lots_by_sample, step_seed
+from vqlab.quantizers.stats import CodeStats
+from vqlab.quantizers.vector import VectorQuantizer
+
+
+class ResidualQuantizer(Composite):
+    """A sum of codes, coarse to fine: r_0 = z, e_d = Q_d(r_d), r_{d+1} = r_d - e_d, quantized = sum_d e_d.
+
+    Lee et al. 2022 (RQ-VAE, arXiv:2203.01941), section 3.1; the loss is the sum over depths (equation 6), whose
+    gradient reaches the encoder at every depth, and the whole passes the gradient once. A fixed codebook (FSQ,
+    LookupFree) is scaled at each depth to what the one before left over.
+
+    With ``dropout``, a training step uses all depths only with probability 1 - ``dropout`` and else the first n, n
+    uniform in 1 .. num_quantizers (SoundStream, arXiv:2107.03312, section 3.3), so that leaving the last codes out
+    later costs quality and not everything. n is drawn from the seed and the number of the step, so it is the same on
+    all ranks and after resuming. The codebooks left out go on learning; their indices are -1, which ``decode`` reads as
+    no code.
+
+    Args:
+        quantizer: Quantizer of the first depth; the others are made like it. Null is a ``VectorQuantizer``.
+        num_quantizers: Depths, Q.
+        dropout: Probability of a step that uses only some depths.
+        seed: Seed of the dropout.
+
+    Shape:
+        input (B, D, *spatial); quantized (B, D, *spatial); indices (B, *spatial, Q) int64, or (B, *spatial, Q, G) if
+        each depth is itself a product of G. ``decode`` also takes fewer than Q depths.
+
+    Raises:
+        UserError: If a number is out of range, or the quantizer leaves no remainder (cosine distance).
+
+    Example:
+        >>> quantizer = ResidualQuantizer(VectorQuantizer(16, 4), num_quantizers=3)
+        >>> out = quantizer(torch.randn(2, 4, 8, 8))
+        >>> tuple(out.indices.shape), tuple(quantizer.decode(out.indices[..., :2]).shape)
+        ((2, 8, 8, 3), (2, 4, 8, 8))
+    """
+
+    def __init__(
+        self,
+        quantizer: Quantizer | None = None,
+        num_quantizers: int = 4,
+        dropout: float = 0.0,
+        seed: int = 0,
+    ) -> None:
+        check_sizes(num_quantizers=num_quantizers)
+        if not 0 <= dropout <= 1:
+            raise UserError(f"dropout must lie in [0, 1], got {dropout}: 0 uses every depth in every step")
+        quantizer = quantizer or VectorQuantizer()
+        if quantizer.residual_gain is None:
+            raise UserError(
+                f"{type(quantizer).__name__} leaves no remainder that it could quantize again: "
+                "set --model.quantizer.quantizer.distance=euclidean, or another quantizer"
+            )
+        super().__init__(quantizer, num_quantizers)
+        self.embedding_dim = quantizer.embedding_dim
+        self.dropout, self.seed = dropout, seed
+        self.steps: Tensor
+        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+
+    @property
+    def residual_gain(self) -> Tensor | float:  # type: ignore[override]
+        """That of all depths together."""
+        return self._gain(len(self.parts))
+
+    def bound(self, rows: Tensor) -> Tensor:
+        """Take ``rows`` (N, D) to where the codes of the first depth live."""
+        return self.quantizers[0].bound(rows)
+
+    def quantize(self, rows: Tensor) -> QuantizerOutput:
+        """Quantize ``rows`` (N, D); indices (N, Q)."""
+        depth = self._depth()
+        residual, total, outs, indices = rows, torch.zeros_like(rows), [], []
+        for level, part in enumerate(self.quantizers):
+            part.sample_index = self.sample_index
+            out = part.quantize(residual * self._gain(level))
+            code = out.quantized / self._gain(level)
+            residual = residual - (code if self.soft else code.detach())
+            total = total + torch.where(level < depth, code, 0)
+            outs.append(out)
+            indices.append(torch.where(level < depth, out.indices, -1))
+        quantized = total if self.soft else self.estimate(rows, total.detach())
+        terms = {name: torch.stack([out.terms[name] for out in outs]).sum() for name in outs[0].terms}
+        stats = CodeStats.stack([out.stats or CodeStats.empty(rows) for out in outs]) if self.training else None
+        return QuantizerOutput(
+            quantized, torch.stack(indices, 1), torch.stack([out.loss for out in outs]).sum(), terms, stats
+        )
+
+    def initialize(self, rows: Tensor) -> None:
+        """Set up depth by depth, each from what the ones before leave over."""
+        if not any(module.awaited for module in self.modules() if isinstance(module, FirstBatch)):
+            return
+        with torch.no_grad():
+            for level, part in enumerate(self.quantizers):
+                scaled = rows * self._gain(level)
+                part.initialize(scaled)
+                rows = rows - part.quantize(scaled).quantized / self._gain(level)
+
+    def lookup(self, indices: Tensor) -> Tensor:
+        """Return the codes (..., D) of ``indices`` (..., Q) or of the first depths only; -1 is no code.
+
+        Raises:
+            UserError: If there is no depth, or more than Q.
+        """
+        if not 1 <= indices.shape[-self.index_dims] <= len(self.parts):
+            raise UserError(
+                f"indices {tuple(indices.shape)} hold {indices.shape[-self.index_dims]} depths: "
+                f"give 1 to {len(self.parts)}"
+            )
+        total: Tensor | float = 0.0
+        for level, (part, index) in enumerate(zip(self.quantizers, indices.unbind(-self.index_dims), strict=False)):
+            code = part.lookup(index) / self._gain(level)  # of -1 it is some code, which does not count
+            used = (index.flatten(index.ndim - part.index_dims) >= 0).any(-1) if part.index_dims else index >= 0
+            total = total + torch.where(used[..., None], code, 0)
+        return torch.as_tensor(total)
+
+    def commit(self, stats: CodeStats) -> list[Revival]:
+        """Count the step, and hand each depth its statistics."""
+        self.steps += 1
+        return super().commit(stats)
+
+    def _gain(self, level: int) -> Tensor | float:
+        """How much the remainder at depth ``level`` is enlarged before it is quantized."""
+        gain = self.quantizers[0].residual_gain
+        return 1.0 if gain is None else gain**level
+
+    def _depth(self) -> Tensor:
+        """How many depths this step uses, a tensor, for reading it would wait for the GPU."""
+        every = torch.full_like(self.steps, len(self.parts))
+        if not (self.training and self.dropout):
+            return every
+        drop, depth = lots_by_sample(torch.zeros_like(self.steps)[None], 2, step_seed(self.seed, self.steps))
+        return torch.where(drop < self.dropout, 1 + (depth * len(self.parts)).long(), every)

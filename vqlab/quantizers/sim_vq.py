@@ -1,0 +1,103 @@
+"""SimVQ: frozen random codes, seen through one learnt linear map (Zhu et al. 2024, arXiv:2411.02038)."""
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from vqlab.nn.distributed import all_gather_rows, all_sum
+from vqlab.quantizers.arguments import check_choice, check_sizes, check_weight
+from vqlab.quantizers.base import Quantizer, QuantizerOutput
+from vqlab.quantizers.estimators import ESTIMATORS, vq_loss
+from vqlab.quantizers.first_batch import FirstBatch
+from vqlab.quantizers.search import nearest_code
+
+
+class SimVQ(Quantizer):
+    """Replace each vector by the nearest row of W C + b, where C is random and frozen and W, b are learnt.
+
+    The gradient of one code moves W, and with it all codes, so that none is left behind. loss = commitment_weight *
+    mean |z - sg(e)|^2 + mean |sg(z) - e|^2.
+
+    Args:
+        num_embeddings: Number of codes, K.
+        embedding_dim: Dimension of a code, D.
+        commitment_weight: Weight of the commitment loss.
+        estimator: Gradient through the quantizer: ``ste`` (straight-through) or ``rotation``.
+        init: ``data`` sets W and b so that the codes have the mean and covariance of the first global batch; ``random``
+            draws them as a linear layer does, as the paper's code.
+        seed: Seed of the frozen codes.
+
+    Shape:
+        input (B, D, *spatial); quantized (B, D, *spatial); indices (B, *spatial) int64 in [0, K).
+
+    Raises:
+        UserError: If a number is out of range.
+
+    Example:
+        >>> quantizer = SimVQ(num_embeddings=16, embedding_dim=4)
+        >>> out = quantizer(torch.randn(2, 4, 8, 8))
+        >>> torch.equal(quantizer.decode(out.indices), out.quantized)
+        True
+    """
+
+    def __init__(
+        self,
+        num_embeddings: int = 512,
+        embedding_dim: int = 64,
+        commitment_weight: float = 0.25,
+        estimator: Literal["ste", "rotation"] = "ste",
+        init: Literal["data", "random"] = "data",
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        check_sizes(num_embeddings=num_embeddings, embedding_dim=embedding_dim)
+        check_weight("commitment_weight", commitment_weight, "0.25 is usual")
+        check_choice("estimator", estimator, tuple(ESTIMATORS))
+        check_choice("init", init, ("data", "random"))
+        self.num_embeddings, self.embedding_dim = num_embeddings, embedding_dim
+        self.commitment_weight, self.estimate = commitment_weight, ESTIMATORS[estimator]
+        generator = torch.Generator().manual_seed(seed)
+        self.frozen: Tensor
+        self.register_buffer("frozen", torch.randn(num_embeddings, embedding_dim, generator=generator))
+        self.frozen /= math.sqrt(embedding_dim)
+        self.projection = nn.Linear(embedding_dim, embedding_dim)
+        self.first_batch = FirstBatch(awaited=init == "data")
+
+    @property
+    def codebook(self) -> Tensor:
+        """The codes (K, D) as they are now, differentiable with respect to the linear map."""
+        return self.projection(self.frozen)
+
+    def quantize(self, rows: Tensor) -> QuantizerOutput:
+        """Quantize ``rows`` (N, D)."""
+        if self.training:
+            self.initialize(rows.detach())
+        codebook = self.codebook
+        indices = nearest_code(rows.detach(), codebook.detach())
+        codes = codebook[indices]
+        loss, terms = vq_loss(rows, codes, self.commitment_weight)
+        return QuantizerOutput(self.estimate(rows, codes.detach()), indices, loss, terms)
+
+    def lookup(self, indices: Tensor) -> Tensor:
+        """Return the codes (..., D) of ``indices`` (...)."""
+        return self.codebook[indices]
+
+    @torch.no_grad()
+    def initialize(self, rows: Tensor) -> None:
+        """Give the codes the mean and covariance of the first global batch: W = sqrt(D cov), b = mean."""
+        if not self.first_batch.awaited:
+            return
+        exact = rows.double()
+        moments = torch.cat([exact.T @ exact, exact.sum(0)[None], exact.new_full((1, exact.shape[1]), len(exact))])
+        moments = all_sum(moments)
+        if not moments.isfinite().all():
+            return  # a NaN must not become the codebook; the loss shows it to the caller
+        mean = moments[-2] / moments[-1]
+        values, vectors = torch.linalg.eigh(moments[:-2] / moments[-1] - mean[:, None] * mean)
+        root = vectors * (values.clamp_min(0) * self.embedding_dim).sqrt() @ vectors.T  # C has variance 1 / D
+        linear = all_gather_rows(torch.cat([root, mean[None]]))[: len(root) + 1]  # rank 0's, to the last bit
+        self.projection.weight.copy_(linear[:-1])
+        self.projection.bias.copy_(linear[-1])
+        self.first_batch.done()
