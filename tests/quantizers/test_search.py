@@ -261,3 +261,17 @@ def test_one_graph_for_all_shapes():
 
 def test_the_operator_keeps_torchs_contract():
     torch.library.opcheck(search._operator, (rand(10, 4, seed=1), rand(70, 4, seed=2)))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("case", ["uniform-20x256-K8192-scale10", "offset-101x64-K1024-mean30"])
+def test_on_a_gpu_with_tf32_allowed(case):
+    z, codebook = CASES[case]
+    before = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision("high")
+        with torch.autocast("cuda", torch.bfloat16):
+            indices = nearest_code(z.cuda(), codebook.cuda()).cpu()
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert regret(z, codebook, indices) <= 4
