@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from vqlab.errors import UserError
 from vqlab.nn.rebuild import from_spec, to_spec
+from vqlab.quantizers.gumbel import GumbelQuantizer
 from vqlab.quantizers.multi_scale import MultiScaleQuantizer
 from vqlab.quantizers.product import ProductQuantizer
 from vqlab.quantizers.residual import ResidualQuantizer
@@ -171,6 +172,15 @@ def test_the_parts_differ_from_each_other(name):
     """A part that is made like the first must not draw what the first draws."""
     seeds = [p.init_args["seed"] for p in parts_of(FAMILY[name]()) if len(parts_of(p)) == 1 and "seed" in p.init_args]
     assert len(set(seeds)) == len(seeds), seeds
+
+
+def test_every_position_of_a_pyramid_draws_for_itself():
+    """All codes are equally likely, so that the noise alone decides; 126 draws of 1000 repeat 8 times on average."""
+    quantizer = MultiScaleQuantizer(GumbelQuantizer(1000, 4), scales=[1, 2, 4])
+    torch.nn.init.zeros_(quantizer.quantizer.logits.weight)
+    torch.nn.init.zeros_(quantizer.quantizer.logits.bias)
+    quantizer.sample_index = torch.arange(6)
+    assert len(quantizer(torch.zeros(6, 4, 4, 4)).indices.unique()) > 105
 
 
 # --- any shape -------------------------------------------------------------------------------------------------------

@@ -1,11 +1,12 @@
 """Losses and gradients of the family in float64, against formulas written out with their stopped gradients."""
 
+import functools
 import math
 
 import pytest
 import torch
 import torch.nn.functional as F
-from family import BATCH, FAMILY, example, gumbel, pyramid, rand, rows_of, trained
+from family import BATCH, FAMILY, example, gumbel, parts_of, pyramid, rand, rows_of, trained
 from torch.func import functional_call
 from torch.utils import checkpoint
 
@@ -14,7 +15,6 @@ from vqlab.quantizers.fsq import FSQ
 from vqlab.quantizers.gumbel import GumbelQuantizer
 from vqlab.quantizers.ibq import IBQ
 from vqlab.quantizers.lookup_free import BinarySpherical, LookupFree
-from vqlab.quantizers.lottery import lots_by_sample, step_seed
 from vqlab.quantizers.multi_scale import MultiScaleQuantizer
 from vqlab.quantizers.product import ProductQuantizer
 from vqlab.quantizers.residual import ResidualQuantizer
@@ -29,6 +29,19 @@ def double(name):
     quantizer = trained(name).double()
     quantizer.sample_index = torch.arange(BATCH) + 50
     return quantizer
+
+
+def record_noise(quantizer):
+    """Keep what each Gumbel quantizer draws, in order, as its attribute ``drawn``."""
+    for part in parts_of(quantizer):
+        if isinstance(part, GumbelQuantizer):
+
+            def spy(*args, drawn, draw):
+                drawn.append(draw(*args))
+                return drawn[-1]
+
+            part.drawn = []
+            part._noise = functools.partial(spy, drawn=part.drawn, draw=part._noise)
 
 
 def tolerance(name):
@@ -134,19 +147,11 @@ def restated_residual(q, x, indices):
     return total if q.soft else passed_on(q, x, total), loss
 
 
-def noise(q, num):
-    """Gumbel noise (num, K) for the samples of the batch, each of num / B positions."""
-    each = num // BATCH
-    keys = torch.tensor([sample * each + place for sample in q.sample_index.tolist() for place in range(each)])
-    uniform = lots_by_sample(keys, q.num_embeddings, step_seed(q.seed, q.steps)).view(num, -1)
-    return -(-uniform.log()).log()
-
-
 def restated_gumbel(q, x, indices):
     logits = x @ q.logits.weight.T + q.logits.bias
     probs = logits.softmax(1)
     loss = q.kl_weight * (math.log(q.num_embeddings) - entropy(probs)).mean()
-    soft = ((logits + noise(q, len(x))) / q.temperature.double()).softmax(1)
+    soft = ((logits + q.drawn.pop(0)) / q.temperature.double()).softmax(1)
     if not q.straight_through:
         return soft @ q.codebook, loss
     return q.codebook[indices] + carried(torch.zeros_like(x), soft @ q.codebook.detach()), loss
@@ -191,7 +196,6 @@ def restated_pyramid(q, z, indices):
         rest = pool(f - (f_hat if q.soft else f_hat.detach()), edge)
         own = indices[:, start : start + edge**q.spatial_dims].flatten(0, 1)
         start += edge**q.spatial_dims
-        q.quantizer.sample_index = q.sample_index + scale * 2**40  # a scale draws its own noise
         codes, its_loss = restated(q.quantizer, rows_of(rest), own)
         if not q.soft:
             codes = q.quantizer.lookup(own).double()
@@ -207,6 +211,7 @@ def restated_pyramid(q, z, indices):
 def test_value_loss_and_gradients_equal_the_formulas(name):
     """The gradients of loss and quantized, with respect to the input and to every parameter."""
     quantizer = double(name)
+    record_noise(quantizer)
     z = example(quantizer, 5).double().requires_grad_()
     out = quantizer(z)
     again = z.detach().clone().requires_grad_()

@@ -189,6 +189,23 @@ def test_equal_rows_have_equal_lots_wherever_they_stand(dim, total):
             assert lot == lots[(rows == row).all(1)][0]
 
 
+@pytest.mark.parametrize("output", [0, 2**64 - 1])
+def test_lots_by_sample_lie_inside_the_interval(output):
+    """The samples whose hash is the lowest and the highest: Gumbel noise is infinite at 0 and at 1."""
+    mask, x = 2**64 - 1, output
+    for shift, factor in ((31, 1), (27, 0x94D049BB133111EB), (30, 0xBF58476D1CE4E5B9)):
+        x = x * pow(factor, -1, 2**64) & mask
+        part = x
+        for _ in range(64 // shift):  # undo x ^ (x >> shift)
+            part = x ^ (part >> shift)
+        x = part
+    sample = x * pow(0x9E3779B97F4A7C15, -1, 2**64) & mask
+    sample -= 2**64 * (sample >= 2**63)
+    lot = lots_by_sample(torch.tensor([sample]), 1, 0).item()
+    assert 0 < lot < 1
+    assert lot == pytest.approx(0.5 + math.copysign(0.5, output - 1), abs=1e-15)
+
+
 def test_lots_by_sample_are_uniform_and_independent():
     lots = torch.stack([lots_by_sample(torch.arange(2000), 64, seed) for seed in range(4)])
     assert all(kolmogorov_smirnov(row) < 0.006 for row in lots)

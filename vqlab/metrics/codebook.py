@@ -47,13 +47,11 @@ class CodebookUsage(Metric):
 
     def update(self, indices: Tensor) -> None:
         """Count ``indices`` (..., Q), or of any shape with one codebook; int64 in [0, K)."""
-        size = self.num_codebooks * self.num_embeddings
-        own = torch.arange(self.num_codebooks, device=indices.device) * self.num_embeddings
-        indices = indices.reshape(-1, self.num_codebooks)
-        counted = torch.where(indices < 0, size, indices + own).flatten()
-        counts = counted.new_zeros(size + 1).scatter_add_(0, counted, torch.ones_like(counted))  # bincount would wait
+        place = (indices.reshape(-1, self.num_codebooks).T + 1).clamp_min(0)  # 0 collects what does not count
+        counts = place.new_zeros(self.num_codebooks, self.num_embeddings + 1)
+        counts.scatter_add_(1, place, torch.ones_like(place))  # bincount would wait for the GPU
         # Not in place: what `reset` makes inside Trainer.validate or test is a tensor that a later fit may not change.
-        self.counts = self.counts + counts[:size].view_as(self.counts)
+        self.counts = self.counts + counts[:, 1:]
 
     def compute(self) -> dict[str, Tensor]:
         """Return ``perplexity`` in [1, K] and ``codebook_usage`` in [0, 1]."""

@@ -1,6 +1,7 @@
 """Gumbel-softmax quantization: codes drawn from a softmax, with a temperature that anneals."""
 
 import math
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -84,7 +85,9 @@ class GumbelQuantizer(Quantizer):
         if self.training and self.sample_index is not None:
             num = positions(rows, self.sample_index)
             keys = (self.sample_index[:, None] * num + torch.arange(num, device=rows.device)).flatten()
-        blocks = by_blocks(self._draw, self.num_embeddings, rows, keys)
+        # Outside the blocks: the compiler's partitioner cannot compute these scalars again within one.
+        draw = partial(self._draw, temperature=self.temperature, seed=step_seed(self.seed, self.steps))
+        blocks = by_blocks(draw, self.num_embeddings, rows, keys)
         quantized, indices, kl = (torch.cat(parts) for parts in zip(*blocks, strict=True))
         kl = kl.mean()
         stats = CodeStats.empty(rows) if self.training else None  # there is a step to be counted
@@ -99,22 +102,24 @@ class GumbelQuantizer(Quantizer):
         self.steps += 1
         return []
 
-    def _draw(self, rows: Tensor, keys: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    def _draw(
+        self, rows: Tensor, keys: Tensor | None, temperature: Tensor, seed: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Return for a block of rows (N, D) the codes (N, D), indices (N,) and divergences (N,)."""
         logits = self.logits(rows)
         kl = math.log(self.num_embeddings) - entropy(logits.softmax(1))
         if not self.training:
             indices = logits.argmax(1)
             return self.codebook[indices], indices, kl
-        noisy = logits + self._noise(logits, keys)
-        indices, soft = noisy.argmax(1), (noisy / self.temperature).softmax(1)
+        noisy = logits + self._noise(logits, keys, seed)
+        indices, soft = noisy.argmax(1), (noisy / temperature).softmax(1)
         if self.straight_through:
             return self.codebook[indices] + (soft - soft.detach()) @ self.codebook, indices, kl
         return soft @ self.codebook, indices, kl
 
-    def _noise(self, logits: Tensor, keys: Tensor | None) -> Tensor:
+    def _noise(self, logits: Tensor, keys: Tensor | None, seed: Tensor) -> Tensor:
         """Return Gumbel noise (N, K), -ln(-ln u)."""
         if keys is None:
             return -torch.empty_like(logits).exponential_().log()
-        uniform = lots_by_sample(keys, self.num_embeddings, step_seed(self.seed, self.steps)).view_as(logits)
+        uniform = lots_by_sample(keys, self.num_embeddings, seed).view_as(logits)
         return -(-uniform.log()).log().to(logits)

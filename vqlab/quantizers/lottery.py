@@ -33,7 +33,7 @@ def lots_by_sample(sample_index: Tensor, positions: int, seed: Tensor | int) -> 
     x = (sample_index[:, None] * positions + place).flatten() * -7046029254386353131 + start
     for shift, factor in ((30, -4658895280553007687), (27, -7723592293110705685), (31, 1)):
         x = (x ^ ((x >> shift) & ((1 << (64 - shift)) - 1))) * factor
-    return (((x >> 11) & (2**53 - 1)).double() + 0.5).div_(2**53)
+    return (((x >> 11) & (2**53 - 1)).double() + 0.5).div_(2**53).clamp_max_(1 - 2**-53)  # the highest rounds to 1
 
 
 def step_seed(seed: int, steps: Tensor) -> Tensor:
