@@ -230,7 +230,7 @@ def test_training_under_autocast_teaches_what_float32_does(rule):
 @pytest.mark.parametrize("init", ["uniform", "data", "kmeans"])
 def test_running_means_over_20_batches(init, distance):
     """Appendix A.1 of the paper, with N_k and m_k starting from the counts of the first batch."""
-    decay, codes = 0.9, 12
+    decay, codes = 0.6, 12  # reached after 12 steps
     quantizer = VectorQuantizer(codes, 5, ema_decay=decay, init=init, distance=distance, revive_after=None)
     quantizer.auto_update = False
 
@@ -255,10 +255,11 @@ def test_running_means_over_20_batches(init, distance):
         out = quantizer(z)
         assert torch.equal(out.indices, index)
         assert quantizer.update(out.stats) == []
+        now = min(decay, (2 + step) / (11 + step))  # step t = 1, 2, ...: (1 + t) / (10 + t)
         for k in range(codes):
             members = rows[index == k]
-            count[k] = decay * count[k] + (1 - decay) * len(members)
-            total[k] = decay * total[k] + (1 - decay) * members.sum(0)
+            count[k] = now * count[k] + (1 - now) * len(members)
+            total[k] = now * total[k] + (1 - now) * members.sum(0)
         book = total / count[:, None]
         book = unit(book) if distance == "cosine" else book
         torch.testing.assert_close(quantizer.ema_counts.double(), count, rtol=1e-5, atol=1e-6)
@@ -319,7 +320,7 @@ def test_kmeans_init_is_lloyd_on_drawn_rows(distance, total):
     quantizer(z)
     rows = F.normalize(z, dim=1) if distance == "cosine" else z
     num = min(total, KMEANS_ROWS_PER_CODE * codes)
-    sample = lowest(rows, lots_by_content(rows, 5, rows.mean(0)), num, SAME_LOT)[0].double()
+    sample = lowest(rows, lots_by_content(rows, 5, rows.sum(0) / total), num, SAME_LOT)[0].double()
     centers = sample[:codes].clone()
     for _ in range(KMEANS_ITERATIONS):
         index = nearest(sample, centers)
@@ -469,7 +470,8 @@ def test_a_code_is_revived_after_exactly_so_many_batches(rule, revive_after, dis
         assert len(members) >= 1  # it stands on one of them
         expected = new[k].double()
         if rule == "ema":
-            expected = (0.9 * expected + 0.1 * members.sum(0)) / (0.9 + 0.1 * len(members))
+            decay = (2 + revive_after) / (11 + revive_after)  # still below 0.9
+            expected = (decay * expected + (1 - decay) * members.sum(0)) / (decay + (1 - decay) * len(members))
             expected = unit(expected[None])[0] if distance == "cosine" else expected
         torch.testing.assert_close(quantizer.codebook[k].detach().double(), expected, rtol=1e-5, atol=1e-6)
 
