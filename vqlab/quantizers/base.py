@@ -127,7 +127,7 @@ class Quantizer(Rebuildable, nn.Module, ABC):
         return {"codebook": self.lookup(torch.arange(self.num_embeddings, device=device)).detach()}
 
     def initialize(self, rows: Tensor) -> None:
-        """Set up from the first training batch's ``rows`` (N, D), the same on all ranks, unless done already."""
+        """Set up from the first batch's ``rows`` (N, D), bounded, the same on all ranks, unless done already."""
         return
 
     def update(self, stats: CodeStats) -> list[Revival]:

@@ -178,7 +178,6 @@ class VectorQuantizer(Quantizer):
         """Set the codebook from the first global batch: drawn vectors, then Lloyd iterations if ``init`` says so."""
         if not self.first_batch.awaited:
             return
-        rows = self.bound(rows)
         summed = all_sum(torch.cat([rows.sum(0), rows.new_tensor([len(rows)])]))
         if not summed.isfinite().all():
             return  # a NaN must not become the codebook; the loss shows it to the caller
