@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from vqlab.errors import UserError
-from vqlab.nn.distributed import all_gather_rows, all_sum
+from vqlab.nn.distributed import all_gather_rows, all_sum, world_size
 from vqlab.quantizers.arguments import check_choice, check_sizes, check_weight
 from vqlab.quantizers.base import Quantizer, QuantizerOutput, Revival
 from vqlab.quantizers.estimators import ESTIMATORS, unit, vq_loss
@@ -176,8 +176,12 @@ class VectorQuantizer(Quantizer):
         return CodeStats(counts, sums, *lowest(rows, lots, min(self.num_embeddings, REVIVALS_PER_STEP)))
 
     def _may_die(self) -> bool:
-        """Tell whether a code can be dead after this batch: on a CPU, for on a GPU to look would be to wait for it."""
-        if self.age.device.type != "cpu" or torch.compiler.is_compiling():
+        """Tell whether a code can be dead after this batch.
+
+        Always, where to look would be to wait for a GPU, and among several ranks, whose collectives must not depend on
+        the data.
+        """
+        if self.age.device.type != "cpu" or torch.compiler.is_compiling() or world_size() > 1:
             return True
         return bool((self.age >= (self.revive_after or 0) - 1).any())
 
