@@ -320,7 +320,7 @@ def test_kmeans_init_is_lloyd_on_drawn_rows(distance, total):
     quantizer(z)
     rows = F.normalize(z, dim=1) if distance == "cosine" else z
     num = min(total, KMEANS_ROWS_PER_CODE * codes)
-    sample = lowest(rows, lots_by_content(rows, 5, rows.sum(0) / total), num, SAME_LOT)[0].double()
+    sample = lowest(rows, lots_by_content(rows, 5, (rows.double().sum(0) / total).float()), num, SAME_LOT)[0].double()
     centers = sample[:codes].clone()
     for _ in range(KMEANS_ITERATIONS):
         index = nearest(sample, centers)

@@ -178,7 +178,8 @@ class VectorQuantizer(Quantizer):
         """Set the codebook from the first global batch: drawn vectors, then Lloyd iterations if ``init`` says so."""
         if not self.first_batch.awaited:
             return
-        summed = all_sum(torch.cat([rows.sum(0), rows.new_tensor([len(rows)])]))
+        summed = rows.sum(0, dtype=torch.float64)  # to float32 below: the same bits however the batch is divided
+        summed = all_sum(torch.cat([summed, summed.new_tensor([len(rows)])]))
         if not summed.isfinite().all():
             return  # a NaN must not become the codebook; the loss shows it to the caller
         total = int(summed[-1])
@@ -186,7 +187,7 @@ class VectorQuantizer(Quantizer):
             num = min(total, KMEANS_ROWS_PER_CODE * self.num_embeddings)
         else:
             num = min(total, self.num_embeddings)
-        lots = lots_by_content(rows, self.seed, summed[:-1] / total)
+        lots = lots_by_content(rows, self.seed, (summed[:-1] / total).to(rows.dtype))
         sample, _ = gather_lowest(*lowest(rows, lots, num, SAME_LOT), num, SAME_LOT)  # in one order on all ranks
         # With fewer vectors than codes the vectors repeat; the copies are never nearest and are revived later.
         codes = sample[torch.arange(self.num_embeddings, device=rows.device) % len(sample)]
