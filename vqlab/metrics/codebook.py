@@ -46,7 +46,7 @@ class CodebookUsage(Metric):
         self.add_state("counts", torch.zeros(num_codebooks, num_embeddings, dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(self, indices: Tensor) -> None:
-        """Count ``indices`` (..., Q), or of any shape with one codebook; int64 in [0, K)."""
+        """Count ``indices`` (..., Q), or of any shape with one codebook; in [0, K); negative ones do not count."""
         place = (indices.reshape(-1, self.num_codebooks).T + 1).clamp_min(0)  # 0 collects what does not count
         counts = place.new_zeros(self.num_codebooks, self.num_embeddings + 1)
         counts.scatter_add_(1, place, torch.ones_like(place))  # bincount would wait for the GPU

@@ -1,9 +1,11 @@
 """What a training batch says about the codes, joined over micro-batches and ranks."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from vqlab.nn.distributed import all_gather_rows, all_sum, world_size
@@ -34,9 +36,15 @@ class CodeStats:
 
     @classmethod
     def stack(cls, parts: "Sequence[CodeStats]") -> "CodeStats":
-        """Stack the statistics of equal codebooks in a new first dimension."""
-        fields = ("counts", "sums", "candidates", "lots")
-        return cls(*(torch.stack([getattr(part, name) for part in parts]) for name in fields))
+        """Stack the statistics of equal codebooks in a new first dimension; missing candidates have infinite lots."""
+        most = max(part.lots.shape[-1] for part in parts)
+        missing = [most - part.lots.shape[-1] for part in parts]
+        return cls(
+            torch.stack([part.counts for part in parts]),
+            torch.stack([part.sums for part in parts]),
+            torch.stack([F.pad(part.candidates, (0, 0, 0, n)) for part, n in zip(parts, missing, strict=True)]),
+            torch.stack([F.pad(part.lots, (0, n), value=math.inf) for part, n in zip(parts, missing, strict=True)]),
+        )
 
     def unbind(self) -> "list[CodeStats]":
         """Undo :meth:`stack`."""

@@ -145,6 +145,8 @@ class VectorQuantizer(Quantizer):
 
     def _revive(self, stats: CodeStats) -> Revival:
         """Put dead codes, lowest index first, where the lots fell; no step of this waits for the GPU."""
+        if not len(stats.lots):  # no code could be dead
+            return Revival(self.codebook, torch.zeros_like(self.age, dtype=torch.bool))
         dead = self.age >= (self.revive_after or 0)
         place = dead.cumsum(0) - 1  # the n-th dead code takes the n-th candidate
         slot = place.clamp(0, len(stats.lots) - 1)
@@ -163,7 +165,7 @@ class VectorQuantizer(Quantizer):
         sums = rows.new_zeros(self.num_embeddings, self.embedding_dim if self.codebook_update == "ema" else 0)
         if self.codebook_update == "ema":
             sums.index_add_(0, indices, rows)
-        if self.revive_after is None:
+        if self.revive_after is None or not self._may_die():
             return CodeStats(counts, sums, rows[:0], counts.new_empty(0, dtype=torch.float64))
         seed = step_seed(self.seed, self.steps)
         if self.sample_index is None:
@@ -172,6 +174,12 @@ class VectorQuantizer(Quantizer):
             lots = lots_by_sample(self.sample_index, positions(rows, self.sample_index), seed)
         lots = race(lots, (rows - codes).square().sum(1).double())
         return CodeStats(counts, sums, *lowest(rows, lots, min(self.num_embeddings, REVIVALS_PER_STEP)))
+
+    def _may_die(self) -> bool:
+        """Tell whether a code can be dead after this batch: on a CPU, for on a GPU to look would be to wait for it."""
+        if self.age.device.type != "cpu" or torch.compiler.is_compiling():
+            return True
+        return bool((self.age >= (self.revive_after or 0) - 1).any())
 
     @torch.no_grad()
     def initialize(self, rows: Tensor) -> None:
