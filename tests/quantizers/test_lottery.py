@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from vqlab.quantizers import lottery
 from vqlab.quantizers.lottery import gather_lowest, lots_by_content, lots_by_sample, lowest, race
 
 ORIGIN = torch.zeros(())
@@ -224,3 +225,19 @@ def test_a_race_is_won_in_proportion_to_the_weights():
     wins = torch.bincount(times.argmin(1), minlength=5) / 200_000
     torch.testing.assert_close(wins.double(), weights / 10, rtol=0, atol=0.005)
     assert times[:, 0].isinf().all()
+
+
+def test_a_compiler_sees_the_hash_as_one_operator():
+    """Its products wrap around. As C++ of a compiler's making that is undefined: loops were endless."""
+    graphs = []
+
+    def keep(graph, _):
+        graphs.append(graph)
+        return graph
+
+    rows, seed = rand(50, 7, seed=1), torch.tensor(12)
+    compiled = torch.compile(lots_by_content, backend=keep, fullgraph=True)
+    assert torch.equal(compiled(rows, seed, ORIGIN), lots_by_content(rows, seed, ORIGIN))
+    assert [node for node in graphs[0].graph.nodes if "lots_by_sample" in str(node.target)]
+    assert not [node for node in graphs[0].graph.nodes if "rshift" in str(node.target)]
+    torch.library.opcheck(lottery._operator, (torch.arange(4), 3, torch.tensor(5)))

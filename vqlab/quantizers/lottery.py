@@ -28,12 +28,22 @@ def lots_by_sample(sample_index: Tensor, positions: int, seed: Tensor | int) -> 
         positions: Vectors per sample.
         seed: Another seed gives independent lots; a tensor, so that a compiled forward need not know its value.
     """
+    seed = torch.as_tensor(seed, device=sample_index.device)
+    return (_operator if torch.compiler.is_compiling() else _hash)(sample_index, positions, seed)
+
+
+def _hash(sample_index: Tensor, positions: int, seed: Tensor) -> Tensor:
     place = torch.arange(positions, device=sample_index.device)
-    start = torch.as_tensor(seed, device=sample_index.device) * (0xD1342543DE82EF95 - 2**64)
+    start = seed * (0xD1342543DE82EF95 - 2**64)
     x = (sample_index[:, None] * positions + place).flatten() * -7046029254386353131 + start
     for shift, factor in ((30, -4658895280553007687), (27, -7723592293110705685), (31, 1)):
         x = (x ^ ((x >> shift) & ((1 << (64 - shift)) - 1))) * factor
     return (((x >> 11) & (2**53 - 1)).double() + 0.5).div_(2**53).clamp_max_(1 - 2**-53)  # the highest rounds to 1
+
+
+# Hidden from the compiler: these products wrap around, which in its C++ is undefined and has made loops endless.
+_operator = torch.library.custom_op("vqlab::lots_by_sample", _hash, mutates_args=())
+_operator.register_fake(lambda index, positions, seed: index.new_empty(index.shape[0] * positions, dtype=torch.float64))
 
 
 def step_seed(seed: int, steps: Tensor) -> Tensor:
