@@ -29,6 +29,7 @@ from collapse_contestants import CONTESTANTS, STEPS, build
 from collapse_report import report
 from torch import Tensor, nn
 
+from vqlab.metrics.codebook import CodebookUsage
 from vqlab.nn.small_autoencoder import SmallDecoder, SmallEncoder
 from vqlab.training.learning_rate import reset_moments
 
@@ -92,29 +93,20 @@ def train(model: Model, images: Tensor, lr: float, steps: int, seed: int) -> int
 def evaluate(model: Model, images: Tensor) -> dict[str, float]:
     """Return PSNR in dB, mean over ``images`` of each one's, and usage and perplexity of the codes of all of them."""
     model.eval()
-    psnrs, indices = [], []
+    codebooks = getattr(model.quantizer, "num_codebooks", 1)  # peers have one
+    psnrs, usage = [], CodebookUsage(model.quantizer.num_embeddings, codebooks)
     for chunk in images.split(EVAL_BATCH):
         x = to_signed(chunk)
         x_hat, code = model(x)
         mse = ((x_hat.clamp(-1, 1) - x) / 2).square().flatten(1).mean(1)
         psnrs.append(-10 * mse.clamp_min(1e-10).log10())
-        indices.append(code.indices)
-    codebooks = getattr(model.quantizer, "num_codebooks", 1)
-    counts = code_counts(torch.cat(indices), model.quantizer.num_embeddings, codebooks)
-    probs = counts / counts.sum(1, keepdim=True)
-    perplexity = torch.exp(-torch.special.xlogy(probs, probs).sum(1))
-    usage = (counts > 0).float().mean()
+        usage.update(code.indices)
+    figures = {name: value.item() for name, value in usage.compute().items()}
     return {
         "psnr": torch.cat(psnrs).mean().item(),
-        "usage": usage.item(),
-        "perplexity": perplexity.mean().item(),
+        "usage": figures["codebook_usage"],
+        "perplexity": figures["perplexity"],
     }
-
-
-def code_counts(indices: Tensor, num_embeddings: int, num_codebooks: int) -> Tensor:
-    """Count codes per codebook (Q, K); with several codebooks the last axis of ``indices`` tells them apart."""
-    columns = indices.reshape(-1, num_codebooks).unbind(1)
-    return torch.stack([torch.bincount(column, minlength=num_embeddings) for column in columns])
 
 
 def to_signed(images: Tensor) -> Tensor:

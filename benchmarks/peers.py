@@ -1,10 +1,12 @@
 """Vector quantizers as other libraries do them, to measure ours against; each returns (quantized, loss)."""
 
+from abc import ABC, abstractmethod
+
 import torch
 from torch import Tensor, nn
 
 
-class _GradientCodebook(nn.Module):
+class _GradientCodebook(nn.Module, ABC):
     """Codebook learnt by gradient, nearest code by a whole N x K matrix of distances."""
 
     def __init__(self, num_embeddings: int, embedding_dim: int) -> None:
@@ -12,8 +14,9 @@ class _GradientCodebook(nn.Module):
         self.embedding = nn.Embedding(num_embeddings, embedding_dim)
         nn.init.uniform_(self.embedding.weight, -1 / num_embeddings, 1 / num_embeddings)
 
+    @abstractmethod
     def distances(self, rows: Tensor, codes: Tensor) -> Tensor:
-        raise NotImplementedError
+        """Return distances (N, K), squared or not."""
 
     def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Quantize ``z`` (B, D, H, W)."""

@@ -82,12 +82,12 @@ def build_family():
 
 
 def maps(quantizer, step):
-    """Wandering clusters, as ``batch`` has them, for any member; multiples of 1/64, whose sums no order rounds."""
+    """Wandering clusters, as ``batch`` has them, for any member; in multiples of 1/4096, whose sums are exact."""
     noise = example(quantizer, step, batch=SAMPLES).flatten(2)
     centers = torch.randn(5, noise.shape[1], generator=torch.Generator().manual_seed(1000 + step // 4))
     place = torch.arange(SAMPLES)[:, None] + torch.arange(noise.shape[2])
     z = 0.75 * centers[place % 5].movedim(2, 1) + 0.125 * noise
-    return (64 * z).round().div(64).view_as(example(quantizer, step, batch=SAMPLES))
+    return (4096 * z).round().div(4096).view_as(example(quantizer, step, batch=SAMPLES))
 
 
 def mean_gradients(loss, z, parameters, world):

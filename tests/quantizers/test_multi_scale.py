@@ -180,6 +180,7 @@ def smooth_maps(num, dim, seed):
 
 def test_the_codebook_is_set_up_from_the_bands_of_a_laplacian_pyramid(monkeypatch):
     quantizer, seen = make([1, 2, 4]), []
+    quantizer.quantizer.first_batch.awaited = True
     monkeypatch.setattr(quantizer.quantizer, "initialize", seen.append)
     f = rand(5, D, 4, 4, seed=9)
     quantizer(f)
@@ -238,6 +239,15 @@ def test_each_scale_has_its_own_noise():
     quantizer.sample_index = torch.arange(5)
     quantizer(rand(5, D, 4, 4, seed=12).float())
     assert len(torch.cat(noise).unique(dim=0)) == 5 * 21
+
+
+def test_a_batch_without_sample_index_does_not_inherit_the_last_one():
+    quantizer = MultiScaleQuantizer(VectorQuantizer(8, 4), [1, 2])
+    quantizer.sample_index = torch.arange(5)
+    quantizer(rand(5, 4, 2, 2, seed=14).float())
+    quantizer.sample_index = None
+    quantizer(rand(3, 4, 2, 2, seed=15).float())
+    assert quantizer.quantizer.sample_index is None
 
 
 @pytest.mark.parametrize(

@@ -110,7 +110,7 @@ class Health(lightning.Callback):
                 trainer,
                 "codebook_collapse",
                 f"{float(usage):.1%} of {size} codes used, perplexity {float(perplexity):.1f} ({stage})",
-                "set --model.quantizer.init=kmeans --model.quantizer.revive_after=5, or lower --model.lr",
+                "set --model.quantizer.init=kmeans --model.quantizer.revive_after=16, or lower --model.lr",
             )
 
     def on_exception(self, trainer: lightning.Trainer, pl_module: Any, exception: BaseException) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from vqlab.errors import UserError
 from vqlab.nn.rebuild import Rebuildable
 from vqlab.quantizers.estimators import straight_through
+from vqlab.quantizers.first_batch import FirstBatch
 from vqlab.quantizers.stats import CodeStats
 
 MAX_EXPORT = 2**22
@@ -125,6 +126,19 @@ class Quantizer(Rebuildable, nn.Module, ABC):
             raise UserError(f"{self.num_embeddings} codes are too many for a table: use quantizer.decode(indices)")
         device = next(iter([*self.parameters(), *self.buffers()]), torch.empty(0)).device
         return {"codebook": self.lookup(torch.arange(self.num_embeddings, device=device)).detach()}
+
+    def check_residual(self) -> None:
+        """Raise UserError if what a code leaves over cannot be quantized again."""
+        if self.residual_gain is None:
+            raise UserError(
+                f"{type(self).__name__} leaves no remainder that it could quantize again: "
+                "set --model.quantizer.quantizer.distance=euclidean, or another quantizer"
+            )
+
+    @property
+    def awaits_first_batch(self) -> bool:
+        """Whether :meth:`initialize` still has something to do, here or in a part."""
+        return any(module.awaited for module in self.modules() if isinstance(module, FirstBatch))
 
     def initialize(self, rows: Tensor) -> None:
         """Set up from the first batch's ``rows`` (N, D), bounded, the same on all ranks, unless done already."""

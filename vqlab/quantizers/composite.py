@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from vqlab.errors import UserError
 from vqlab.nn.rebuild import from_spec, to_spec
-from vqlab.quantizers.base import Quantizer, Revival
+from vqlab.quantizers.base import Quantizer, QuantizerOutput, Revival
 from vqlab.quantizers.lottery import SEED_STRIDE
 from vqlab.quantizers.stats import CodeStats
 
@@ -37,6 +37,10 @@ class Composite(Quantizer):
     def quantizers(self) -> list[Quantizer]:
         """The parts, in order."""
         return list(self.parts)  # type: ignore[arg-type]
+
+    def stack_stats(self, outs: list[QuantizerOutput], rows: Tensor) -> CodeStats | None:
+        """Stack the statistics of the parts' ``outs``; in training there are always some, for steps are counted."""
+        return CodeStats.stack([out.stats or CodeStats.empty(rows) for out in outs]) if self.training else None
 
     def codebooks(self) -> dict[str, Tensor]:
         """Return the parts' codes (K, D) as ``codebook.<part>``, each as its part has it, before any scaling."""

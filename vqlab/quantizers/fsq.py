@@ -17,7 +17,8 @@ class FSQ(Quantizer):
     levels, in integers, so it is exact at any precision.
 
     Args:
-        levels: Number of levels per channel, each at least 2; D = len(levels), K = their product.
+        levels: Number of levels per channel, each at least 2; D = len(levels), K = their product. The paper advises at
+            least 5; two levels, parted at -3.8, hardly ever both come into use.
 
     Shape:
         input (B, D, *spatial); quantized (B, D, *spatial) in [-1, 1]; indices (B, *spatial) int64 in [0, K).
@@ -60,7 +61,7 @@ class FSQ(Quantizer):
 
         In units of L // 2, in which the codes lie in [-1, 1].
         """
-        half = (self.levels - 1) * (1 + 1e-3) / 2
+        half = (self.levels - 1).to(rows.dtype) * (1 + 1e-3) / 2
         offset = torch.where(self.levels % 2 == 0, 0.5, 0.0).to(rows.dtype)
         shift = (offset / half).atanh()
         return ((rows + shift).tanh() * half - offset) / (self.levels // 2)

@@ -101,14 +101,22 @@ def lowest(rows: Tensor, lots: Tensor, num: int, tolerance: float = 0.0) -> tupl
     Of rows whose lots differ by no more than ``tolerance``, all but one go behind all others, for a code needs a vector
     of its own. Where fewer than ``num`` rows exist, the rest is zeros with infinite lots.
     """
-    missing = max(0, num - lots.shape[-1])
-    rows, lots = F.pad(rows, (0, 0, 0, missing)), F.pad(lots, (0, missing), value=math.inf)
     lots, order = lots.sort(dim=-1, stable=True)
-    behind = 2 * lots.isinf().int()
-    repeated = (lots[..., 1:] - lots[..., :-1] <= tolerance).int()  # inf - inf is NaN, and so is no repetition
-    keep = (behind + F.pad(repeated, (1, 0))).sort(dim=-1, stable=True).indices[..., :num]
-    chosen = order.gather(-1, keep)
-    return rows.take_along_dim(chosen[..., None], -2), lots.gather(-1, keep)
+    repeated = F.pad(lots.diff() <= tolerance, (1, 0))
+    keep = first(lots.isfinite() & ~repeated, num)
+    chosen, missing = order.gather(-1, keep), max(0, num - lots.shape[-1])
+    rows, lots = rows.take_along_dim(chosen[..., None], -2), lots.gather(-1, keep)
+    return F.pad(rows, (0, 0, 0, missing)), F.pad(lots, (0, missing), value=math.inf)
+
+
+def first(flags: Tensor, num: int) -> Tensor:
+    """Return the places of the first ``num`` True of ``flags`` (..., N), then of the first False if these are too few.
+
+    (..., min(num, N)) int64, all different; no step waits for a GPU, as ``nonzero`` does.
+    """
+    size = flags.shape[-1]
+    order = torch.arange(size, device=flags.device) + size * ~flags
+    return order.topk(min(num, size), dim=-1, largest=False).values % size
 
 
 def gather_lowest(rows: Tensor, lots: Tensor, num: int, tolerance: float = 0.0) -> tuple[Tensor, Tensor]:

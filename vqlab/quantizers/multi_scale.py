@@ -66,11 +66,7 @@ class MultiScaleQuantizer(Quantizer):
                 f"scales must ascend from at least 1, got {list(scales)}: set --model.quantizer.scales=[1,2,4,8]"
             )
         self.quantizer = quantizer or VectorQuantizer()
-        if self.quantizer.residual_gain is None:
-            raise UserError(
-                f"{type(self.quantizer).__name__} leaves no remainder that it could quantize again: "
-                "set --model.quantizer.quantizer.distance=euclidean, or another quantizer"
-            )
+        self.quantizer.check_residual()
         if self.quantizer.needs_maps:
             raise UserError(f"{type(self.quantizer).__name__} cannot be wrapped: choose a quantizer of vectors")
         self.quantizer.auto_update = False
@@ -125,23 +121,20 @@ class MultiScaleQuantizer(Quantizer):
         """Return the shared codebook and the convolutions, ``phi.<number>.weight`` and ``.bias``."""
         return self.quantizer.codebooks() | {f"phi.{name}": value for name, value in self.phi.state_dict().items()}
 
-    def initialize(self, rows: Tensor) -> None:
-        """Do nothing: the pyramid's bands are known in :meth:`forward` only."""
-
     def commit(self, stats: CodeStats) -> list[Revival]:
         """Hand the quantizer the statistics of all scales."""
         return self.quantizer.commit(stats)
 
     def _pyramid(self, f: Tensor, rows: Tensor) -> QuantizerOutput:
         """Quantize the bounded map ``f`` (B, D, s_K, ...), ``rows`` (N, D) being its vectors."""
-        if self.training:
+        if self.training and self.quantizer.awaits_first_batch:
             bands = torch.cat([to_rows(band, self.embedding_dim) for band in self._bands(f.detach())])
             self.quantizer.initialize(bands)
         f_hat, indices, losses, terms, stats = torch.zeros_like(f), [], [], [], None
         for scale in range(len(self.scales)):
             rest = self._downsample(f - (f_hat if self.soft else f_hat.detach()), scale)
-            if self.sample_index is not None:  # a position draws other lots at every scale
-                self.quantizer.sample_index = self.sample_index + (scale << SCALE_SHIFT)
+            index = self.sample_index  # a position draws other lots at every scale
+            self.quantizer.sample_index = None if index is None else index + (scale << SCALE_SHIFT)
             out = self.quantizer.quantize(to_rows(rest, self.embedding_dim))
             codes = out.quantized if self.soft else self.quantizer.lookup(out.indices)
             f_hat = f_hat + self._refine(from_rows(codes, rest), scale)
@@ -178,9 +171,8 @@ class MultiScaleQuantizer(Quantizer):
 
     def _refine(self, codes: Tensor, scale: int) -> Tensor:
         """Bring codes (B, D, s_k, ...) to full size and smooth them."""
-        h = self._upsample(
-            codes.to(next(self.phi.parameters()).dtype)
-        ).contiguous()  # in one layout, so that decoding repeats every bit
+        codes = codes.to(next(self.phi.parameters()).dtype)
+        h = self._upsample(codes).contiguous()  # in one layout, so that decoding repeats every bit
         share = scale / max(1, len(self.scales) - 1)  # 0 at the coarsest scale, 1 at the finest
         phi = self.phi[round(share * (len(self.phi) - 1))]
         return (1 - REFINEMENT) * h + REFINEMENT * phi(h)

@@ -6,7 +6,6 @@ from torch import Tensor
 from vqlab.quantizers.arguments import check_sizes
 from vqlab.quantizers.base import Quantizer, QuantizerOutput
 from vqlab.quantizers.composite import Composite
-from vqlab.quantizers.stats import CodeStats
 from vqlab.quantizers.vector import VectorQuantizer
 
 
@@ -58,13 +57,12 @@ class ProductQuantizer(Composite):
             part.sample_index = self.sample_index
             outs.append(part.quantize(group))
         terms = {name: torch.stack([out.terms[name] for out in outs]).mean() for name in outs[0].terms}
-        stats = CodeStats.stack([out.stats or CodeStats.empty(rows) for out in outs]) if self.training else None
         return QuantizerOutput(
             torch.cat([out.quantized for out in outs], 1),
             torch.stack([out.indices for out in outs], 1),
             torch.stack([out.loss for out in outs]).mean(),
             terms,
-            stats,
+            self.stack_stats(outs, rows),
         )
 
     def initialize(self, rows: Tensor) -> None:

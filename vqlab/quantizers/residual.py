@@ -7,7 +7,6 @@ from vqlab.errors import UserError
 from vqlab.quantizers.arguments import check_sizes
 from vqlab.quantizers.base import Quantizer, QuantizerOutput, Revival
 from vqlab.quantizers.composite import Composite
-from vqlab.quantizers.first_batch import FirstBatch
 from vqlab.quantizers.lottery import lots_by_sample, step_seed
 from vqlab.quantizers.stats import CodeStats
 from vqlab.quantizers.vector import VectorQuantizer
@@ -57,11 +56,7 @@ class ResidualQuantizer(Composite):
         if not 0 <= dropout <= 1:
             raise UserError(f"dropout must lie in [0, 1], got {dropout}: 0 uses every depth in every step")
         quantizer = quantizer or VectorQuantizer()
-        if quantizer.residual_gain is None:
-            raise UserError(
-                f"{type(quantizer).__name__} leaves no remainder that it could quantize again: "
-                "set --model.quantizer.quantizer.distance=euclidean, or another quantizer"
-            )
+        quantizer.check_residual()
         super().__init__(quantizer, num_quantizers)
         self.embedding_dim = quantizer.embedding_dim
         self.dropout, self.seed = dropout, seed
@@ -91,14 +86,12 @@ class ResidualQuantizer(Composite):
             indices.append(torch.where(level < depth, out.indices, -1))
         quantized = total if self.soft else self.estimate(rows, total.detach())
         terms = {name: torch.stack([out.terms[name] for out in outs]).sum() for name in outs[0].terms}
-        stats = CodeStats.stack([out.stats or CodeStats.empty(rows) for out in outs]) if self.training else None
-        return QuantizerOutput(
-            quantized, torch.stack(indices, 1), torch.stack([out.loss for out in outs]).sum(), terms, stats
-        )
+        loss = torch.stack([out.loss for out in outs]).sum()
+        return QuantizerOutput(quantized, torch.stack(indices, 1), loss, terms, self.stack_stats(outs, rows))
 
     def initialize(self, rows: Tensor) -> None:
         """Set up depth by depth, each from what the ones before leave over."""
-        if not any(module.awaited for module in self.modules() if isinstance(module, FirstBatch)):
+        if not self.awaits_first_batch:
             return
         with torch.no_grad():
             for level, part in enumerate(self.quantizers):

@@ -63,6 +63,9 @@ class CodeStats:
         if world_size() == 1 or self.counts.numel() == 0:
             return self
         packed = all_sum(torch.cat([self.sums, self.counts[..., None]], -1))
+        counts, sums = packed[..., -1], packed[..., :-1]
+        if self.lots.numel() == 0:  # as on all ranks: nothing is ever revived
+            return CodeStats(counts, sums, self.candidates, self.lots)
         candidates = all_gather_rows(self.candidates.movedim(-2, 0)).movedim(0, -2)  # (..., world * R, D)
         lots = all_gather_rows(self.lots.movedim(-1, 0)).movedim(0, -1)
-        return CodeStats(packed[..., -1], packed[..., :-1], *lowest(candidates, lots, self.lots.shape[-1]))
+        return CodeStats(counts, sums, *lowest(candidates, lots, self.lots.shape[-1]))

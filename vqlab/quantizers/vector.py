@@ -6,12 +6,21 @@ import torch
 from torch import Tensor, nn
 
 from vqlab.errors import UserError
-from vqlab.nn.distributed import all_gather_rows, all_sum, world_size
+from vqlab.nn.distributed import all_gather_rows, all_sum
 from vqlab.quantizers.arguments import check_choice, check_sizes, check_weight
 from vqlab.quantizers.base import Quantizer, QuantizerOutput, Revival
 from vqlab.quantizers.estimators import ESTIMATORS, unit, vq_loss
 from vqlab.quantizers.first_batch import FirstBatch
-from vqlab.quantizers.lottery import gather_lowest, lots_by_content, lots_by_sample, lowest, positions, race, step_seed
+from vqlab.quantizers.lottery import (
+    first,
+    gather_lowest,
+    lots_by_content,
+    lots_by_sample,
+    lowest,
+    positions,
+    race,
+    step_seed,
+)
 from vqlab.quantizers.search import nearest_code
 from vqlab.quantizers.stats import CodeStats
 
@@ -30,10 +39,10 @@ class VectorQuantizer(Quantizer):
     global batch. N_k starts from the real counts of the initialisation and not from a constant, and the decay of step t
     is at most (1 + t) / (10 + t), so that the codes keep up with an encoder that has just begun to learn.
 
-    A code that no vector of the last ``revive_after`` global batches chose is dead and takes the place of a vector of
-    the current global batch, drawn with probability proportional to its squared distance from its code, as k-means++
-    draws centres (Arthur and Vassilvitskii 2007). Statistics, initialisation and revival are the same on all ranks, and
-    the same as those of one process with the whole batch.
+    A code that none of the last ``revive_after`` * K vectors chose is dead and takes the place of a vector of the
+    current global batch, drawn with probability proportional to its squared distance from its code, as k-means++ draws
+    centres (Arthur and Vassilvitskii 2007). Statistics, initialisation and revival are the same on all ranks, and the
+    same as those of one process with the whole batch.
 
     Args:
         num_embeddings: Number of codes, K.
@@ -45,7 +54,8 @@ class VectorQuantizer(Quantizer):
         distance: ``euclidean``, or ``cosine``: vectors and codes are normalised to length 1 (Yu et al. 2021).
         init: ``kmeans`` (Lloyd iterations on the first global batch), ``data`` (vectors of that batch), or ``uniform``
             in (-1/K, 1/K), the common default of published code, which is known to collapse.
-        revive_after: Global batches without a hit after which a code is revived; null never revives.
+        revive_after: A code is revived when, were all codes equally likely, so many vectors would have chosen it since
+            its last hit: the same patience for any K and any batch. null never revives.
         seed: Seed of the initialisation and of revival's lots.
 
     Shape:
@@ -74,7 +84,7 @@ class VectorQuantizer(Quantizer):
         estimator: Literal["ste", "rotation"] = "ste",
         distance: Literal["euclidean", "cosine"] = "euclidean",
         init: Literal["kmeans", "data", "uniform"] = "kmeans",
-        revive_after: int | None = 5,
+        revive_after: float | None = 16,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -84,8 +94,10 @@ class VectorQuantizer(Quantizer):
         check_choice("estimator", estimator, tuple(ESTIMATORS))
         check_choice("distance", distance, ("euclidean", "cosine"))
         check_choice("init", init, ("kmeans", "data", "uniform"))
-        if revive_after is not None and revive_after < 1:
-            raise UserError(f"revive_after must be at least 1 batch, or null to never revive, got {revive_after}")
+        if revive_after is not None and not revive_after > 0:
+            raise UserError(
+                f"revive_after must be positive, 16 for instance, or null to never revive: got {revive_after}"
+            )
         if not 0 <= ema_decay < 1:
             raise UserError(f"ema_decay must lie in [0, 1), got {ema_decay}: 0.99 is the usual value")
         self.num_embeddings, self.embedding_dim = num_embeddings, embedding_dim
@@ -107,7 +119,7 @@ class VectorQuantizer(Quantizer):
             self.register_buffer("ema_counts", torch.ones(num_embeddings))
         self.age: Tensor
         self.steps: Tensor
-        self.register_buffer("age", torch.zeros(num_embeddings, dtype=torch.int64))  # batches since the last hit
+        self.register_buffer("age", torch.zeros(num_embeddings, dtype=torch.int64))  # vectors since the last hit
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
         self.first_batch = FirstBatch(awaited=init != "uniform")
 
@@ -139,23 +151,22 @@ class VectorQuantizer(Quantizer):
             self.ema_sums.lerp_(stats.sums, weight)
             means = self.bound(self.ema_sums / self.ema_counts[:, None])
             # The mean of a code without a hit stays, but its quotient drifts by rounding, and is 0 / 0 after underflow.
-            self.codebook.copy_(torch.where(stats.counts[:, None] > 0, means, self.codebook))
-        self.age.copy_(torch.where(stats.counts > 0, 0, self.age + 1))
+            torch.where(stats.counts[:, None] > 0, means, self.codebook, out=self.codebook)
+        self.age += stats.counts.sum(dtype=torch.float64).long()
+        self.age.masked_fill_(stats.counts > 0, 0)
         return [] if self.revive_after is None else [self._revive(stats)]
 
     def _revive(self, stats: CodeStats) -> Revival:
         """Put dead codes, lowest index first, where the lots fell; no step of this waits for the GPU."""
-        if not len(stats.lots):  # no code could be dead
-            return Revival(self.codebook, torch.zeros_like(self.age, dtype=torch.bool))
-        dead = self.age >= (self.revive_after or 0)
-        place = dead.cumsum(0) - 1  # the n-th dead code takes the n-th candidate
-        slot = place.clamp(0, len(stats.lots) - 1)
-        revived = dead & (place < len(stats.lots)) & stats.lots[slot].isfinite()
-        mask, new = revived[:, None], stats.candidates[slot]
-        self.codebook.data.copy_(torch.where(mask, new, self.codebook))
+        dead = self.age >= (self.revive_after or 0) * self.num_embeddings
+        chosen = first(dead, len(stats.lots))  # the n-th dead code takes the n-th candidate
+        revives = dead[chosen] & stats.lots.isfinite()
+        rows = torch.where(revives[:, None], stats.candidates, self.codebook.detach()[chosen])
+        self.codebook.data[chosen] = rows
+        revived = torch.zeros_like(dead).index_put((chosen,), revives)
         self.age.masked_fill_(revived, 0)
         if self.codebook_update == "ema":  # else the old sums would pull the code back at the next step
-            self.ema_sums.copy_(torch.where(mask, new, self.ema_sums))
+            self.ema_sums[chosen] = torch.where(revives[:, None], stats.candidates, self.ema_sums[chosen])
             self.ema_counts.masked_fill_(revived, 1.0)
         return Revival(self.codebook, revived)
 
@@ -165,7 +176,7 @@ class VectorQuantizer(Quantizer):
         sums = rows.new_zeros(self.num_embeddings, self.embedding_dim if self.codebook_update == "ema" else 0)
         if self.codebook_update == "ema":
             sums.index_add_(0, indices, rows)
-        if self.revive_after is None or not self._may_die():
+        if self.revive_after is None:
             return CodeStats(counts, sums, rows[:0], counts.new_empty(0, dtype=torch.float64))
         seed = step_seed(self.seed, self.steps)
         if self.sample_index is None:
@@ -174,16 +185,6 @@ class VectorQuantizer(Quantizer):
             lots = lots_by_sample(self.sample_index, positions(rows, self.sample_index), seed)
         lots = race(lots, (rows - codes).square().sum(1).double())
         return CodeStats(counts, sums, *lowest(rows, lots, min(self.num_embeddings, REVIVALS_PER_STEP)))
-
-    def _may_die(self) -> bool:
-        """Tell whether a code can be dead after this batch.
-
-        Always, where to look would be to wait for a GPU, and among several ranks, whose collectives must not depend on
-        the data.
-        """
-        if self.age.device.type != "cpu" or torch.compiler.is_compiling() or world_size() > 1:
-            return True
-        return bool((self.age >= (self.revive_after or 0) - 1).any())
 
     @torch.no_grad()
     def initialize(self, rows: Tensor) -> None:
