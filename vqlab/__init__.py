@@ -20,6 +20,7 @@ PUBLIC = {
     "ValueRange": "vqlab.nn.value_range",
     # models
     "VQVAE": "vqlab.models.vqvae",
+    "VQGAN": "vqlab.models.vqgan",
     # quantizers
     "Quantizer": "vqlab.quantizers.base",
     "QuantizerOutput": "vqlab.quantizers.base",

@@ -138,38 +138,22 @@ class VQVAE(Rebuildable, lightning.LightningModule):
         x_hat, code = self(x)
         rec_loss = RECONSTRUCTION[self.reconstruction](x_hat, x)
         loss = rec_loss + code.loss
-        terms = {"loss": loss, "rec_loss": rec_loss, **code.terms}
-        require_finite(terms, batch_idx, self.global_step)
-        if code.stats is not None:
-            self._stats = code.stats if self._stats is None else self._stats + code.stats
-
-        with torch.no_grad():
-            terms["psnr"] = _psnr(self.value_range.decode(x_hat.float()), self.value_range.decode(x))
-        self.log_dict({f"train/{name}": value.detach() for name, value in terms.items() if name != "loss"})
-        self.log("train/loss", loss.detach(), prog_bar=True)
-        self._log_train_usage(code.indices)
+        terms = {"rec_loss": rec_loss, **code.terms}
+        require_finite({"loss": loss, **terms}, batch_idx, self.global_step)
+        self._collect(code)
+        self._log_training(loss, terms, x_hat, x)
         return loss
 
     def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
         """Step the weights, then the codebook's statistics, before any callback writes a checkpoint."""
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
-        if self._stats is not None:
-            for codebook, rows in self.quantizer.update(self._stats):
-                reset_moments(getattr(optimizer, "optimizer", optimizer), codebook, rows)
-                self.revived += rows.sum()
-            self._stats = None
+        self._commit(optimizer)
 
     def configure_optimizers(self) -> Any:
         """Adam over all parts."""
-        codebook = list(self.quantizer.parameters())
-        ids = {id(p) for p in codebook}
-        rest = [p for p in self.parameters() if id(p) not in ids]
-        groups: list[Any] = [{"params": rest}]
-        if codebook:
-            groups.append({"params": codebook, "weight_decay": 0.0})
         return adam(
             self,
-            groups,
+            self._parameter_groups(),
             lr=self.lr,
             base_lr=self.base_lr,
             default_lr=DEFAULT_LR,
@@ -217,6 +201,28 @@ class VQVAE(Rebuildable, lightning.LightningModule):
 
     # Parts
 
+    def _parameter_groups(self) -> list[dict[str, Any]]:
+        """Return the autoencoder's parameters; those of a codebook do not decay."""
+        nets = (self.encoder, self.to_code, self.from_code, self.decoder)
+        groups: list[dict[str, Any]] = [{"params": [p for net in nets for p in net.parameters()]}]
+        if codebook := list(self.quantizer.parameters()):
+            groups.append({"params": codebook, "weight_decay": 0.0})
+        return groups
+
+    def _collect(self, code: QuantizerOutput) -> None:
+        """Keep a batch's statistics until the optimizer steps, and count its codes for the log."""
+        if code.stats is not None:
+            self._stats = code.stats if self._stats is None else self._stats + code.stats
+        self.train_usage.update(code.indices)
+
+    def _commit(self, optimizer: Any) -> None:
+        """Let the codebook learn from the statistics since the last step."""
+        if self._stats is not None:
+            for codebook, rows in self.quantizer.update(self._stats):
+                reset_moments(getattr(optimizer, "optimizer", optimizer), codebook, rows)
+                self.revived += rows.sum()
+            self._stats = None
+
     def _features(self, x: Tensor) -> Tensor:
         if x.ndim != 4 or x.shape[1] != self.channels:
             raise UserError(
@@ -224,7 +230,8 @@ class VQVAE(Rebuildable, lightning.LightningModule):
             )
         return self.to_code(self.encoder(x))
 
-    def _evaluate(self, batch: dict[str, Tensor], stage: str) -> None:
+    def _evaluate(self, batch: dict[str, Tensor], stage: str) -> Tensor:
+        """Log the figures of ``stage`` and return the reconstruction."""
         x = batch["image"]
         x_hat, code = self(x)
         rec_loss = RECONSTRUCTION[self.reconstruction](x_hat, x)
@@ -242,10 +249,14 @@ class VQVAE(Rebuildable, lightning.LightningModule):
         over_all: dict[str, Any] = {"on_epoch": True, "sync_dist": True, "batch_size": len(x)}
         self.log_dict({f"{stage}/{name}": value for name, value in metrics.items()}, **over_all)
         self.log(f"{stage}/psnr", _psnr(image_hat, image), prog_bar=True, **over_all)
+        return x_hat
 
-    def _log_train_usage(self, indices: Tensor) -> None:
-        """Log perplexity, usage and revivals of all batches since the last line of the log."""
-        self.train_usage.update(indices)
+    def _log_training(self, loss: Tensor, terms: dict[str, Tensor], x_hat: Tensor, x: Tensor) -> None:
+        """Log a batch's terms, and perplexity, usage and revivals of all batches since the last line of the log."""
+        with torch.no_grad():
+            psnr = _psnr(self.value_range.decode(x_hat.float()), self.value_range.decode(x))
+        self.log_dict({f"train/{name}": value.detach() for name, value in {**terms, "psnr": psnr}.items()})
+        self.log("train/loss", loss.detach(), prog_bar=True)
         if is_log_step(self.trainer, self.global_step + 1):
             usage = self.train_usage.compute()
             self.log("train/perplexity", usage["perplexity"], prog_bar=True)

@@ -112,12 +112,13 @@ class ConvDecoder(Decoder):
             for _ in range(num_res_blocks + 1):
                 layers.append(ResBlock(channels, width, dropout))
                 channels = width
-        layers += [norm(channels), nn.SiLU(), nn.Conv2d(channels, out_channels, 3, padding=1)]
-        self.layers = nn.Sequential(*layers, activation(out_activation))
+        layers += [norm(channels), nn.SiLU()]
+        self.body = nn.Sequential(*layers)
+        self.head = nn.Sequential(nn.Conv2d(channels, out_channels, 3, padding=1), activation(out_activation))
 
     def forward(self, z: Tensor) -> Tensor:
         """Decode features (B, z_channels, h, w)."""
-        return self.layers(z)
+        return self.head(self.body(z))
 
 
 class ResBlock(nn.Module):

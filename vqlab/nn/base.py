@@ -32,6 +32,8 @@ class Decoder(Rebuildable, nn.Module, ABC):
         in_channels: Channels of the features.
         out_channels: Channels of the images.
         upsampling: Factor between the features' and the image's height and width.
+        head: Where it exists, the end of the network, whose first module is the last layer with weights: the adaptive
+            weight of a VQ-GAN compares gradients there.
     """
 
     in_channels: int
