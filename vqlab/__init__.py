@@ -38,10 +38,14 @@ PUBLIC = {
     # networks
     "Encoder": "vqlab.nn.base",
     "Decoder": "vqlab.nn.base",
+    "Discriminator": "vqlab.nn.base",
     "ConvEncoder": "vqlab.nn.autoencoder",
     "ConvDecoder": "vqlab.nn.autoencoder",
     "SmallEncoder": "vqlab.nn.small_autoencoder",
     "SmallDecoder": "vqlab.nn.small_autoencoder",
+    "PatchGAN": "vqlab.nn.patchgan",
+    # losses
+    "Perceptual": "vqlab.losses.perceptual",
     # data
     "CIFAR10": "vqlab.data.cifar10",
     "MNIST": "vqlab.data.mnist",

@@ -1,0 +1,219 @@
+"""LPIPS (Zhang et al. 2018, arXiv:1801.03924): the distance of two images in the features of an ImageNet classifier."""
+
+import importlib.util
+import socket
+from collections.abc import Iterator
+from http.client import HTTPException
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vqlab.errors import UserError
+from vqlab.nn.frozen import Frozen
+from vqlab.nn.rebuild import Rebuildable
+
+TIMEOUT = 10.0  # seconds without an answer
+# ImageNet's mean and standard deviation for images in [-1, 1], rounded as the published heads were trained with.
+SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
+
+
+class Backbone(NamedTuple):
+    """A classifier of torchvision and what LPIPS takes from it.
+
+    Attributes:
+        model: Its name in ``torchvision.models``.
+        url: Its ImageNet weights.
+        taps: Positions in ``features`` whose outputs are compared.
+        smallest: Height and width below which a pooling layer finds nothing left.
+    """
+
+    model: str
+    url: str
+    taps: tuple[int, ...]
+    smallest: int
+
+
+HOST = "https://download.pytorch.org/models/"
+BACKBONES = {
+    "vgg": Backbone("vgg16", HOST + "vgg16-397923af.pth", (3, 8, 15, 22, 29), 16),
+    "alex": Backbone("alexnet", HOST + "alexnet-owt-7be5be79.pth", (1, 4, 7, 9, 11), 31),
+    "squeeze": Backbone("squeezenet1_1", HOST + "squeezenet1_1-b8a52dc0.pth", (1, 4, 7, 9, 10, 11, 12), 17),
+}
+
+
+class Perceptual(Rebuildable, nn.Module):
+    """The LPIPS distance, version 0.1, with the heads that the ``lpips`` package carries.
+
+    d(x, x^) = sum over layers of the mean over positions of sum_c w_c (f_c - f^_c)^2, the features f scaled to length 1
+    over the channels. The backbone's weights do not come with a package: they are read from ``backbone``, else from
+    torch hub's cache, else downloaded into it (vgg: 528 MB), at the first use or in :meth:`load`; random weights never
+    take their place. Convolutions follow autocast, all else is float32.
+
+    The network belongs to no one: it is in no state dict, not among the parameters (an average of the weights, or DDP,
+    would otherwise find other parameters after the first use than before), and moves to where the images are.
+
+    Args:
+        net: ``vgg`` (VGG16, the usual choice for training), ``alex`` or ``squeeze`` (SqueezeNet 1.1).
+        backbone: File with the state dict of torchvision's model, whole or its ``features`` alone.
+
+    Shape:
+        two batches (B, 3, H, W) or (B, 1, H, W) in [-1, 1]; distances (B,) float32. H and W are at least 16 for vgg, 17
+        for squeeze, 31 for alex.
+
+    Raises:
+        UserError: If the weights are neither there nor to be had, the file is damaged or of another network, or the
+            images are too small, differ in shape or have neither 1 nor 3 channels.
+
+    Example:
+        >>> import tempfile, torchvision
+        >>> file = tempfile.mkdtemp() + "/squeeze.pth"
+        >>> torch.save(torchvision.models.squeezenet1_1().state_dict(), file)  # in earnest: the trained weights
+        >>> distance = Perceptual("squeeze", backbone=file)
+        >>> x = torch.rand(2, 3, 32, 32) * 2 - 1
+        >>> distance(x, x).tolist(), list(distance.state_dict()), list(distance.parameters())
+        ([0.0, 0.0], [], [])
+    """
+
+    def __init__(self, net: Literal["vgg", "alex", "squeeze"] = "vgg", backbone: str | None = None) -> None:
+        super().__init__()
+        if net not in BACKBONES:
+            raise UserError(
+                f"net must be one of {', '.join(BACKBONES)}, got {net!r}: set --model.perceptual.init_args.net=vgg"
+            )
+        self.net, self.backbone = net, backbone
+        self._loaded: list[Frozen] = []  # a list, so that torch does not count it as a part
+
+    def load(self, device: torch.device | str = "cpu") -> Frozen:
+        """Return the network on ``device``; the first call reads the weights, and downloads them if need be."""
+        if not self._loaded:
+            self._loaded.append(Frozen(build(self.net, self.backbone)))
+        return self._loaded[0].to(device)
+
+    def forward(self, x_hat: Tensor, x: Tensor) -> Tensor:
+        """Distances (B,) of ``x_hat`` and ``x`` (B, C, H, W), symmetric, with gradients to both."""
+        self._check(x_hat, x)
+        return self.load(x.device)(x_hat.expand(-1, 3, -1, -1), x.expand(-1, 3, -1, -1))
+
+    def _check(self, x_hat: Tensor, x: Tensor) -> None:
+        if x.ndim != 4 or x.shape[1] not in (1, 3) or x_hat.shape != x.shape:
+            raise UserError(
+                f"LPIPS compares images (B, 3, H, W) or (B, 1, H, W) of one shape, got {tuple(x_hat.shape)} and "
+                f"{tuple(x.shape)}: set --model.perceptual_weight=0 for other data"
+            )
+        smallest = BACKBONES[self.net].smallest
+        if min(x.shape[2:]) < smallest:
+            raise UserError(
+                f"images of {x.shape[2]}x{x.shape[3]} are too small for LPIPS by {self.net}, which needs {smallest}: "
+                f"set --data.image_size={smallest} or --model.perceptual_weight=0"
+            )
+
+
+class LPIPS(nn.Module):
+    """The distance itself, of images (B, 3, H, W).
+
+    Args:
+        features: Layers in order.
+        taps: Positions of the layers whose outputs are compared.
+        heads: One weight per channel for each of them, (1, C, 1, 1).
+    """
+
+    shift: Tensor
+    scale: Tensor
+
+    def __init__(self, features: nn.Sequential, taps: tuple[int, ...], heads: list[Tensor]) -> None:
+        super().__init__()
+        self.features, self.taps, self.heads = features, taps, nn.ParameterList(heads)
+        self.register_buffer("shift", torch.tensor(SHIFT)[:, None, None])
+        self.register_buffer("scale", torch.tensor(SCALE)[:, None, None])
+
+    def forward(self, x_hat: Tensor, x: Tensor) -> Tensor:
+        """Return distances (B,)."""
+        layers = zip(self.heads, self._units(x_hat), self._units(x), strict=True)
+        distances = [(head * (f_hat - f).square()).sum(1).mean((1, 2)) for head, f_hat, f in layers]
+        return torch.stack(distances).sum(0)
+
+    def _units(self, x: Tensor) -> Iterator[Tensor]:
+        """Yield the features (B, C, h, w) at each tap, of length 1 over the channels."""
+        x = (x.float() - self.shift) / self.scale
+        for position, layer in enumerate(self.features):
+            x = layer(x)
+            if position in self.taps:
+                # Where all features are 0, sqrt(sum f^2), as published code has it, gives a gradient of NaN.
+                yield F.normalize(x.float(), dim=1, eps=1e-10)
+
+
+def build(net: str, backbone: str | None) -> LPIPS:
+    """Return the distance by ``net``, its weights from the file ``backbone`` or torch hub's cache.
+
+    Raises:
+        UserError: See :class:`Perceptual`.
+    """
+    import torchvision  # takes a second, which a model without this loss need not wait for
+
+    model, url, taps, _ = BACKBONES[net]
+    path = Path(backbone).expanduser() if backbone is not None else cached(url)
+    with torch.device("meta"):  # neither memory nor random numbers for weights that are about to be replaced
+        features = getattr(torchvision.models, model)(weights=None).features[: taps[-1] + 1]
+    state = read_features(path, backbone is None)
+    try:
+        features.load_state_dict(state, assign=True)
+    except (RuntimeError, TypeError, AttributeError) as error:  # the last two: values that are no tensors
+        raise UserError(
+            f"{path} does not hold the weights of torchvision's {model}: get {url}, or set "
+            "--model.perceptual.init_args.net to the network that the file belongs to"
+        ) from error
+    folder = importlib.util.find_spec("lpips").submodule_search_locations[0]  # type: ignore[union-attr, index]
+    heads = torch.load(Path(folder) / "weights" / "v0.1" / f"{net}.pth", map_location="cpu", weights_only=True)
+    return LPIPS(features, taps, [heads[f"lin{layer}.model.1.weight"] for layer in range(len(taps))])
+
+
+def cached(url: str) -> Path:
+    """Return the file of ``url`` in torch hub's cache, downloaded whole and checked by its hash if it is not there.
+
+    Raises:
+        UserError: If it cannot be downloaded.
+    """
+    path = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
+    if path.exists():
+        return path
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(TIMEOUT)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.hub.download_url_to_file(url, str(path), hash_prefix=path.stem.rpartition("-")[2])
+    except (
+        OSError,
+        RuntimeError,
+        HTTPException,
+    ) as error:  # URLError and timeouts are OSErrors; RuntimeError: the hash
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(
+            f"LPIPS needs {url}, which could not be downloaded ({reason}): put it at {path} by hand, or set "
+            "--model.perceptual.init_args.backbone=FILE or --model.perceptual_weight=0"
+        ) from error
+    finally:
+        socket.setdefaulttimeout(before)
+    return path
+
+
+def read_features(path: Path, is_cache: bool) -> dict[str, Tensor]:
+    """Return the state dict of ``features`` from the file of a whole model or of ``features`` alone, in float32.
+
+    Raises:
+        UserError: If the file is missing, damaged, or holds something else.
+    """
+    mend = "delete it, and it is downloaded again" if is_cache else "set --model.perceptual.init_args.backbone=FILE"
+    try:
+        content: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise UserError(f"LPIPS finds no weights at {path}: {mend}, or null to download them") from error
+    except Exception as error:  # damaged files make the reader raise errors of a dozen kinds
+        raise UserError(f"{path} is no readable file of weights ({type(error).__name__}): {mend}") from error
+    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+        raise UserError(f"{path} holds no state dict of a network: {mend}")
+    content = {str(name): value.float() for name, value in content.items()}
+    whole = {name.removeprefix("features."): v for name, v in content.items() if name.startswith("features.")}
+    return whole or content
