@@ -67,7 +67,7 @@ def test_output_activation_bounds_the_images(name, low, high):
     decoder, free = ConvDecoder(**kwargs, out_activation=name), ConvDecoder(**kwargs)
     free.load_state_dict(decoder.state_dict())
     for module in (decoder, free):
-        module.layers[-2].weight.data.mul_(20)
+        module.head[0].weight.data.mul_(20)
     z = 5 * rand(2, 4, 4, 4)
     assert free(z).min() < low
     assert free(z).max() > high

@@ -1,7 +1,7 @@
 """What a discriminator and a generator minimise against each other, and two regularisers of the discriminator.
 
-All take logits of any shape and average over all of them, so two ranks with half a batch each average to the loss of the
-whole batch. Half-precision logits are averaged in float32.
+All take logits of any shape and average over all of them, so two ranks with half a batch each average to the loss of
+the whole batch. Half-precision logits are averaged in float32.
 """
 
 from collections.abc import Callable
@@ -40,9 +40,10 @@ def hinge_discriminator(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
 
 
 def non_saturating_discriminator(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
-    """Return -mean log sigmoid(D(x)) - mean log(1 - sigmoid(D(x^))): Goodfellow et al. 2014, arXiv:1406.2661, equation 1.
+    """Return -mean log sigmoid(D(x)) - mean log(1 - sigmoid(D(x^))).
 
-    Softplus is the same in log space: no logit, however large, gives an infinite loss.
+    Goodfellow et al. 2014, arXiv:1406.2661, equation 1. Softplus is the same in log space: no logit, however large,
+    gives an infinite loss.
 
     Example:
         >>> non_saturating_discriminator(torch.tensor([1000.0]), torch.tensor([1000.0])).item()

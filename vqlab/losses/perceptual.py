@@ -103,10 +103,14 @@ class Perceptual(Rebuildable, nn.Module):
                 f"LPIPS compares images (B, 3, H, W) or (B, 1, H, W) of one shape, got {tuple(x_hat.shape)} and "
                 f"{tuple(x.shape)}: set --model.perceptual_weight=0 for other data"
             )
+        self.check_size(*x.shape[2:])
+
+    def check_size(self, height: int, width: int) -> None:
+        """Raise UserError if images of this size are too small."""
         smallest = BACKBONES[self.net].smallest
-        if min(x.shape[2:]) < smallest:
+        if min(height, width) < smallest:
             raise UserError(
-                f"images of {x.shape[2]}x{x.shape[3]} are too small for LPIPS by {self.net}, which needs {smallest}: "
+                f"images of {height}x{width} are too small for LPIPS by {self.net}, which needs {smallest}: "
                 f"set --data.image_size={smallest} or --model.perceptual_weight=0"
             )
 
@@ -184,11 +188,8 @@ def cached(url: str) -> Path:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         torch.hub.download_url_to_file(url, str(path), hash_prefix=path.stem.rpartition("-")[2])
-    except (
-        OSError,
-        RuntimeError,
-        HTTPException,
-    ) as error:  # URLError and timeouts are OSErrors; RuntimeError: the hash
+    # URLError and timeouts are OSErrors; a wrong hash is a RuntimeError
+    except (OSError, RuntimeError, HTTPException) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(
             f"LPIPS needs {url}, which could not be downloaded ({reason}): put it at {path} by hand, or set "

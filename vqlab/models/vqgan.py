@@ -2,7 +2,6 @@
 
 from typing import Any, Literal
 
-import lightning
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
@@ -140,11 +139,16 @@ class VQGAN(VQVAE):
                 raise UserError(f"{name} must be positive, got {value}: set --model.{name}=1, or null not to clip")
         if disc_warmup > disc_start:
             raise UserError(f"disc_warmup {disc_warmup} begins before the training: raise --model.disc_start")
-        self.perceptual = (from_spec(perceptual) or Perceptual()) if perceptual_weight else None
+        self.perceptual: Perceptual | None = None
+        if perceptual_weight:
+            self.perceptual = from_spec(perceptual) or Perceptual()
+            self.perceptual.check_size(image_size, image_size)
         self.discriminator: Discriminator | None = None
         if disc_weight:
             self.discriminator = from_spec(discriminator) or PatchGAN(in_channels=channels)
-            self.discriminator.check_size(image_size)
+            with torch.no_grad():  # it says now, not at disc_start, if the images are too small for it
+                self.discriminator.eval()(torch.zeros(1, channels, image_size, image_size))
+            self.discriminator.train()
         if adaptive and disc_weight and not hasattr(self.decoder, "head"):
             raise UserError(
                 f"the adaptive weight needs a decoder with a head, {type(self.decoder).__name__} has none: "
@@ -188,7 +192,7 @@ class VQGAN(VQVAE):
         self._log_training(loss, terms, fake.detach(), x)
         self.stepped = (self.global_step + 1) % self.accumulate == 0
         if self.stepped:
-            autoencoder, *others = self.optimizers(use_pl_optimizer=False)
+            autoencoder, *others = self.trainer.optimizers
             plays = self.global_step >= self.disc_start - self.disc_warmup
             step_players(self, [autoencoder, *(others if plays else [])])
             self._commit(autoencoder)
@@ -265,9 +269,10 @@ class VQGAN(VQVAE):
             )
         if self.compiled:
             torch._functorch.config.donated_buffer = False  # the discriminator's graph is passed through twice
-            for net in (self.encoder, getattr(self.decoder, "body", self.decoder), self.discriminator):
-                if net is not None:
-                    net.compile()
+            self.encoder.compile()
+            getattr(self.decoder, "body", self.decoder).compile()
+            if self.discriminator is not None and not self.r1_weight:  # no compiled graph has second derivatives
+                self.discriminator.compile()
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
         """Clip each player's gradients, after they were logged."""

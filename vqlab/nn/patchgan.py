@@ -98,8 +98,9 @@ class PatchGAN(Discriminator):
         smallest = 3 * 2**self.num_layers
         if min(height, width) < smallest:
             raise UserError(
-                f"images of {height}x{width} are too small for a PatchGAN with num_layers={self.num_layers}, which needs "
-                f"{smallest}: set --data.image_size={smallest}, or a smaller --model.discriminator.init_args.num_layers"
+                f"images of {height}x{width} are too small for a PatchGAN with num_layers={self.num_layers}, "
+                f"which needs {smallest}: set --data.image_size={smallest}, or a smaller "
+                "--model.discriminator.init_args.num_layers"
             )
 
 

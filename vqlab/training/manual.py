@@ -4,6 +4,7 @@ Everything a user sees counts batches: ``global_step``, ``max_steps``, schedules
 itself counts every call of an optimizer, so that two players would halve ``max_steps``.
 """
 
+import warnings
 from typing import Any
 
 import lightning
@@ -17,7 +18,7 @@ def refuse_unsound(trainer: lightning.Trainer) -> None:
 
     Call it from ``setup("fit")``.
     """
-    if "16-mixed" == str(trainer.precision):
+    if str(trainer.precision) == "16-mixed":
         raise UserError(
             "16-mixed scales the losses of all players by one factor and clips scaled gradients: "
             "set --trainer.precision=bf16-mixed or 32-true"
@@ -27,15 +28,19 @@ def refuse_unsound(trainer: lightning.Trainer) -> None:
 def refuse_trainer_options(clip: Any, accumulate: Any, model: str) -> None:
     """Raise UserError if clipping or accumulation is asked of the Trainer, which cannot do it for such a ``model``."""
     if clip:
-        raise UserError(f"{model} clips each player: set --model.clip_g={clip} --model.clip_d={clip} instead of "
-                        "--trainer.gradient_clip_val")
+        raise UserError(
+            f"{model} clips each player: set --model.clip_g={clip} --model.clip_d={clip} instead of "
+            "--trainer.gradient_clip_val"
+        )
     if accumulate and accumulate != 1:
-        raise UserError(f"{model} accumulates itself: set --model.accumulate={accumulate} instead of "
-                        "--trainer.accumulate_grad_batches")
+        raise UserError(
+            f"{model} accumulates itself: set --model.accumulate={accumulate} instead of "
+            "--trainer.accumulate_grad_batches"
+        )
 
 
 def step_players(module: lightning.LightningModule, optimizers: list[Any]) -> None:
-    """Step the optimizers, all on the gradients of one backward pass, and zero all gradients.
+    """Step these optimizers, all on the gradients of one backward pass, and zero the gradients of all.
 
     The hooks ``on_before_optimizer_step`` run once, before the first step, when all gradients are there.
     """
@@ -43,7 +48,7 @@ def step_players(module: lightning.LightningModule, optimizers: list[Any]) -> No
     module.trainer.strategy.optimizer_step(first, lambda: None)
     for optimizer in others:
         optimizer.step()
-    for optimizer in module.optimizers(use_pl_optimizer=False):  # type: ignore[union-attr]
+    for optimizer in module.trainer.optimizers:
         optimizer.zero_grad()
 
 
@@ -52,8 +57,10 @@ def count_batch(module: lightning.LightningModule) -> None:
     progress = module.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
     progress.increment_ready()
     progress.increment_completed()
-    for config in module.trainer.lr_scheduler_configs:
-        config.scheduler.step()
+    with warnings.catch_warnings():  # a player that waits for its start has a schedule, too
+        warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
+        for config in module.trainer.lr_scheduler_configs:
+            config.scheduler.step()  # type: ignore[call-arg]  # none of vqlab's waits for a metric
 
 
 def clip(parameters: Any, max_norm: float | None) -> None:
