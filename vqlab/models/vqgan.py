@@ -255,10 +255,13 @@ class VQGAN(VQVAE):
             players.append(adam(self, self.discriminator.parameters(), name="discriminator", **settings))
         return players
 
-    def setup(self, stage: str) -> None:
-        """Check the Trainer's settings, fetch what LPIPS needs, compile."""
+    def prepare_data(self) -> None:
+        """Fetch what LPIPS needs, once per machine, before anything of the run is written."""
         if self.perceptual is not None:
             self.perceptual.load()
+
+    def setup(self, stage: str) -> None:
+        """Check the Trainer's settings, compile."""
         if stage != "fit":
             return
         refuse_unsound(self.trainer)
