@@ -86,6 +86,7 @@ class Perceptual(Rebuildable, nn.Module):
         self.net, self.backbone = net, backbone
         self._loaded: list[Frozen] = []  # a list, so that torch does not count it as a part
 
+    @torch.inference_mode(False)  # what is made or moved in inference mode, as in a validation, could never train
     def load(self, device: torch.device | str = "cpu") -> Frozen:
         """Return the network on ``device``; the first call reads the weights, and downloads them if need be."""
         if not self._loaded:
