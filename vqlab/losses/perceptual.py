@@ -153,7 +153,7 @@ class LPIPS(nn.Module):
         for position, layer in enumerate(self.features):
             x = layer(x)
             if position in self.taps:
-                # Where all features are 0, sqrt(sum f^2), as published code has it, gives a gradient of NaN.
+                # Finite, with a finite gradient, where all features are 0; bf16 has too few digits for the length.
                 yield F.normalize(x.float(), dim=1, eps=1e-10)
 
 
