@@ -1,7 +1,7 @@
 """What a discriminator and a generator minimise against each other, and two regularisers of the discriminator.
 
 All take logits of any shape and average over all of them, so two ranks with half a batch each average to the loss of
-the whole batch. Half-precision logits are averaged in float32.
+the whole batch. Half-precision logits are taken to float32 first.
 """
 
 from collections.abc import Callable
@@ -36,20 +36,20 @@ def hinge_discriminator(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
         >>> hinge_discriminator(torch.tensor([0.5, 2.0]), torch.tensor([-0.5])).item()
         0.375
     """
-    return 0.5 * (_mean(F.relu(1 - real_logits)) + _mean(F.relu(1 + fake_logits)))
+    return 0.5 * (F.relu(1 - _precise(real_logits)).mean() + F.relu(1 + _precise(fake_logits)).mean())
 
 
 def non_saturating_discriminator(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
     """Return -mean log sigmoid(D(x)) - mean log(1 - sigmoid(D(x^))).
 
-    Goodfellow et al. 2014, arXiv:1406.2661, equation 1. Softplus is the same in log space: no logit, however large,
-    gives an infinite loss.
+    Goodfellow et al. 2014, arXiv:1406.2661, equation 1; VQ-GAN's published code halves it, the paper does not.
+    Softplus is the same in log space: no logit, however large, gives an infinite loss.
 
     Example:
         >>> non_saturating_discriminator(torch.tensor([1000.0]), torch.tensor([1000.0])).item()
         1000.0
     """
-    return _mean(F.softplus(-_precise(real_logits))) + _mean(F.softplus(_precise(fake_logits)))
+    return F.softplus(-_precise(real_logits)).mean() + F.softplus(_precise(fake_logits)).mean()
 
 
 def non_saturating_generator(fake_logits: Tensor) -> Tensor:
@@ -59,11 +59,11 @@ def non_saturating_generator(fake_logits: Tensor) -> Tensor:
         >>> non_saturating_generator(torch.tensor([-1000.0])).item()
         1000.0
     """
-    return _mean(F.softplus(-_precise(fake_logits)))
+    return F.softplus(-_precise(fake_logits)).mean()
 
 
 def wasserstein_discriminator(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
-    """Return mean D(x^) - mean D(x): Arjovsky et al. 2017, arXiv:1701.07875, equation 2.
+    """Return mean D(x^) - mean D(x): Arjovsky et al. 2017, arXiv:1701.07875, equation 3.
 
     Unbounded unless D is Lipschitz: take ``PatchGAN(norm="spectral")`` or a gradient penalty.
 
@@ -71,7 +71,7 @@ def wasserstein_discriminator(real_logits: Tensor, fake_logits: Tensor) -> Tenso
         >>> wasserstein_discriminator(torch.tensor([2.0]), torch.tensor([-1.0])).item()
         -3.0
     """
-    return _mean(fake_logits) - _mean(real_logits)
+    return _precise(fake_logits).mean() - _precise(real_logits).mean()
 
 
 def linear_generator(fake_logits: Tensor) -> Tensor:
@@ -81,7 +81,7 @@ def linear_generator(fake_logits: Tensor) -> Tensor:
         >>> linear_generator(torch.tensor([1.0, 3.0])).item()
         -2.0
     """
-    return -_mean(fake_logits)
+    return -_precise(fake_logits).mean()
 
 
 ADVERSARIAL = {
@@ -124,9 +124,9 @@ def r1_penalty(real: Tensor, logits: Tensor) -> Tensor:
 class LeCam(nn.Module):
     """Hold the logits near moving averages of the other side's: mean (D(x) - a_F)^2 + mean (D(x^) - a_R)^2.
 
-    Tseng et al. 2021, arXiv:2104.03310, equation 5; a_R and a_F are the averages of D(x) and D(x^) and start at 0. The
+    Tseng et al. 2021, arXiv:2104.03310, R_LC; a_R and a_F are the averages of D(x) and D(x^) and start at 0. The
     authors' code counts only logits on the far side of the average; here is the paper's square. It helps where data are
-    few; add it to the discriminator's loss with a weight of 0.001 to 0.1.
+    few; it is added to the discriminator's loss, in published recipes with a weight of 0.001 to 0.05.
 
     Args:
         decay: a <- decay a + (1 - decay) mean; the paper has 0.99.
@@ -162,7 +162,7 @@ class LeCam(nn.Module):
     @torch.no_grad()
     def update(self, real_logits: Tensor, fake_logits: Tensor) -> None:
         """Move the averages by the logits of all ranks; call it once per step, on every rank."""
-        means = all_sum(torch.stack([_mean(real_logits), _mean(fake_logits)])) / world_size()
+        means = all_sum(torch.stack([_precise(real_logits).mean(), _precise(fake_logits).mean()])) / world_size()
         self.real_mean.lerp_(means[0].to(self.real_mean.dtype), 1 - self.decay)
         self.fake_mean.lerp_(means[1].to(self.fake_mean.dtype), 1 - self.decay)
 
@@ -170,7 +170,3 @@ class LeCam(nn.Module):
 def _precise(x: Tensor) -> Tensor:
     """Return half-precision ``x`` as float32, and float32 or float64 as it is."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
-
-
-def _mean(x: Tensor) -> Tensor:
-    return _precise(x).mean()

@@ -3,6 +3,7 @@
 import importlib.util
 import socket
 from collections.abc import Iterator
+from contextlib import nullcontext
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -50,7 +51,10 @@ class Perceptual(Rebuildable, nn.Module):
     d(x, x^) = sum over layers of the mean over positions of sum_c w_c (f_c - f^_c)^2, the features f scaled to length 1
     over the channels. The backbone's weights do not come with a package: they are read from ``backbone``, else from
     torch hub's cache, else downloaded into it (vgg: 528 MB), at the first use or in :meth:`load`; random weights never
-    take their place. Convolutions follow autocast, all else is float32.
+    take their place.
+
+    Where a gradient is taken, convolutions follow autocast and all else is float32. A distance that is only reported is
+    float32 throughout: rounding to bfloat16 adds some per cent to small distances.
 
     The network belongs to no one: it is in no state dict, not among the parameters (an average of the weights, or DDP,
     would otherwise find other parameters after the first use than before), and moves to where the images are.
@@ -86,6 +90,7 @@ class Perceptual(Rebuildable, nn.Module):
         self.net, self.backbone = net, backbone
         self._loaded: list[Frozen] = []  # a list, so that torch does not count it as a part
 
+    @torch.inference_mode(False)  # what is made or moved in inference mode, as in a validation, could never train
     def load(self, device: torch.device | str = "cpu") -> Frozen:
         """Return the network on ``device``; the first call reads the weights, and downloads them if need be."""
         if not self._loaded:
@@ -95,7 +100,10 @@ class Perceptual(Rebuildable, nn.Module):
     def forward(self, x_hat: Tensor, x: Tensor) -> Tensor:
         """Distances (B,) of ``x_hat`` and ``x`` (B, C, H, W), symmetric, with gradients to both."""
         self._check(x_hat, x)
-        return self.load(x.device)(x_hat.expand(-1, 3, -1, -1), x.expand(-1, 3, -1, -1))
+        net = self.load(x.device)
+        trains = torch.is_grad_enabled() and (x_hat.requires_grad or x.requires_grad)
+        with nullcontext() if trains else torch.autocast(x.device.type, enabled=False):
+            return net(x_hat.expand(-1, 3, -1, -1), x.expand(-1, 3, -1, -1))
 
     def _check(self, x_hat: Tensor, x: Tensor) -> None:
         if x.ndim != 4 or x.shape[1] not in (1, 3) or x_hat.shape != x.shape:
@@ -145,7 +153,7 @@ class LPIPS(nn.Module):
         for position, layer in enumerate(self.features):
             x = layer(x)
             if position in self.taps:
-                # Where all features are 0, sqrt(sum f^2), as published code has it, gives a gradient of NaN.
+                # Finite, with a finite gradient, where all features are 0; bf16 has too few digits for the length.
                 yield F.normalize(x.float(), dim=1, eps=1e-10)
 
 
