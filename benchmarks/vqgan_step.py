@@ -6,22 +6,23 @@
 Ours is the whole ``VQGAN.training_step`` under Lightning's Trainer, optimizers and codebook included. Taming's step is
 stated in plain PyTorch as its published code goes: the autoencoder runs once for each player, LPIPS with it, and the
 adaptive weight goes back through LPIPS and discriminator by itself. "shared" is the same with one autoencoder pass.
-Contestants take turns in one process on one thread; figures are medians of CPU time. LPIPS has random VGG weights,
-whose cost is that of trained ones.
+Contestants take turns in one process on one thread; figures are medians of CPU time, and the highest memory during a
+step less that before it. LPIPS has random VGG weights, whose cost is that of trained ones.
 """
 
 import argparse
-import platform
+import logging
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+import warnings
 from pathlib import Path
 from typing import Any
 
 import lightning
 import torch
 import torchvision
+from quantizers import peak_memory, processor, resident, start_peak, table
 from torch import Tensor
 
 from vqlab.losses.adversarial import ADVERSARIAL
@@ -34,6 +35,8 @@ from vqlab.quantizers.vector import VectorQuantizer
 
 def main() -> None:
     """Print one table."""
+    warnings.filterwarnings("ignore")
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", type=int, default=32, help="height and width of the images")
     parser.add_argument("--batch", type=int, default=32)
@@ -50,23 +53,25 @@ def main() -> None:
         torch.save(torchvision.models.vgg16().state_dict(), backbone)
 
     images = torch.rand(args.batch, 3, args.size, args.size) * 2 - 1
-    contestants: dict[str, Callable[[], float]] = {
+    contestants: dict[str, Any] = {
         "vqlab": Ours(build(args, str(backbone)), images, args.precision),
         "taming": Taming(build(args, str(backbone)), images, args.precision, shared=False),
         "taming, shared": Taming(build(args, str(backbone)), images, args.precision, shared=True),
     }
     for step in contestants.values():
         step()  # initialisation, compilation
+    memory = {name: step.peak() / 2**20 for name, step in contestants.items()}
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
     for _ in range(args.rounds):
         for name, step in contestants.items():
             seconds[name].append(step())
     ours = statistics.median(seconds["vqlab"])
-    print(f"{platform.processor() or platform.machine()}, torch {torch.__version__}, 1 thread, {args}\n")
-    print("| step | images/s | vqlab is faster by |\n| --- | ---: | ---: |")
+    rows = []
     for name, values in seconds.items():
         median = statistics.median(values)
-        print(f"| {name} | {args.batch / median:.1f} | {median / ours:.2f} |")
+        rows.append([name, f"{args.batch / median:.1f}", f"{median / ours:.2f}", f"{memory[name]:.0f}"])
+    print(f"{processor()}, torch {torch.__version__}, 1 thread, {vars(args)}\n")
+    print(table(["step", "images/s", "vqlab is faster by", "peak memory, MiB"], rows))
 
 
 def build(args: argparse.Namespace, backbone: str) -> VQGAN:
@@ -90,12 +95,11 @@ class Ours(lightning.Callback):
 
     def __init__(self, model: VQGAN, images: Tensor, precision: Any) -> None:
         self.model, self.images, self.precision = model, images, precision
-        self.optimizer_states: Any = None
-        self.seconds: list[float] = []
+        self.seconds = self.bytes = 0.0
+        self.weighing = False  # which takes time
 
     def __call__(self) -> float:
-        """Train two batches, so that the first one's set-up does not count."""
-        self.seconds = []
+        """Train two batches and return the CPU seconds of the second: the first makes Adam's moments."""
         batches = [{"image": self.images, "index": torch.arange(len(self.images))}] * 2
         trainer = lightning.Trainer(
             accelerator="cpu",
@@ -109,15 +113,24 @@ class Ours(lightning.Callback):
             callbacks=[self],
         )
         trainer.fit(self.model, torch.utils.data.DataLoader(batches, batch_size=None))  # type: ignore[arg-type]
-        return self.seconds[-1]
+        return self.seconds
+
+    def peak(self) -> float:
+        """Return the bytes that a batch holds at most beyond those held before."""
+        self.weighing = True
+        self()
+        self.weighing = False
+        return self.bytes
 
     def on_train_batch_start(self, *args: Any) -> None:
         """Start the clock."""
+        self.before = start_peak() if self.weighing else 0
         self.started = time.process_time()
 
     def on_train_batch_end(self, *args: Any) -> None:
         """Stop it."""
-        self.seconds.append(time.process_time() - self.started)
+        self.seconds = time.process_time() - self.started
+        self.bytes = resident("VmHWM") - self.before
 
 
 class Taming:
@@ -139,6 +152,10 @@ class Taming:
         with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
             self.step(self.images)
         return time.process_time() - started
+
+    def peak(self) -> float:
+        """Return the bytes that a batch holds at most beyond those held before."""
+        return peak_memory(self, torch.device("cpu"))
 
     def step(self, x: Tensor) -> None:
         """One player after the other."""

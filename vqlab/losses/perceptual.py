@@ -179,7 +179,8 @@ def build(net: str, backbone: str | None) -> LPIPS:
         ) from error
     folder = importlib.util.find_spec("lpips").submodule_search_locations[0]  # type: ignore[union-attr, index]
     heads = torch.load(Path(folder) / "weights" / "v0.1" / f"{net}.pth", map_location="cpu", weights_only=True)
-    return LPIPS(features, taps, [heads[f"lin{layer}.model.1.weight"] for layer in range(len(taps))])
+    distance = LPIPS(features, taps, [heads[f"lin{layer}.model.1.weight"] for layer in range(len(taps))])
+    return distance.to(memory_format=torch.channels_last)  # as the images come
 
 
 def cached(url: str) -> Path:

@@ -265,6 +265,7 @@ class VQGAN(VQVAE):
         if stage != "fit":
             return
         refuse_unsound(self.trainer)
+        self.to(memory_format=torch.channels_last)  # what tensor cores want; on a CPU it makes no difference
         if self.discriminator is not None and 0 <= self.trainer.max_steps <= self.disc_start:
             rank_zero_warn(
                 f"disc_start {self.disc_start} lies beyond max_steps {self.trainer.max_steps}, so no discriminator is "
