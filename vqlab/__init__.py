@@ -20,6 +20,7 @@ PUBLIC = {
     "ValueRange": "vqlab.nn.value_range",
     # models
     "VQVAE": "vqlab.models.vqvae",
+    "CodePrior": "vqlab.models.prior",
     # quantizers
     "Quantizer": "vqlab.quantizers.base",
     "QuantizerOutput": "vqlab.quantizers.base",
@@ -41,6 +42,7 @@ PUBLIC = {
     "ConvDecoder": "vqlab.nn.autoencoder",
     "SmallEncoder": "vqlab.nn.small_autoencoder",
     "SmallDecoder": "vqlab.nn.small_autoencoder",
+    "Transformer": "vqlab.nn.transformer",
     # data
     "CIFAR10": "vqlab.data.cifar10",
     "MNIST": "vqlab.data.mnist",
