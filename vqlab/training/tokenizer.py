@@ -1,7 +1,7 @@
 """Find the tokenizer of a second stage, and check that the data are what it was trained on."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from vqlab.errors import UserError
 from vqlab.nn.value_range import ValueRange
@@ -31,7 +31,12 @@ def find_tokenizer(source: Any) -> Any:
     return model
 
 
-def check_data(tokenizer: Any, channels: int | None, image_size: int | None, value_range: Any) -> None:
+def check_data(
+    tokenizer: Any,
+    channels: int | None,
+    image_size: int | None,
+    value_range: ValueRange | Literal["unit", "signed"] | None,
+) -> None:
     """Raise UserError if the data's format, where it is known, is not that of the ``tokenizer``.
 
     Args:
