@@ -81,9 +81,8 @@ def _arguments_for(model: Any, given: dict[str, Any], checkpoint: str) -> dict[s
         )
         raise UserError(f"{name} cannot sample by itself, it needs a prior over its codes: {mend}")
     taken = inspect.signature(model.sample).parameters
-    takes_all = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in taken.values())
     for option in given:
-        if option not in taken and not takes_all:
+        if option not in taken:
             raise UserError(f"{name} has no option {option}: leave out --{option.replace('_', '-')}")
     return given
 

@@ -106,7 +106,7 @@ def test_every_config_trains(name):
     small = ["--data=Digits", "--data.batch_size=8", *TRAINER, *QUICK, "--name=short"]
     if "CodePrior" in (CONFIGS / name).read_text():
         fit(*QUICK, "--name=first", "--data.image_size=32")
-        small.append("--model.tokenizer=runs/vqvae/first/checkpoints/last.ckpt")
+        small += ["--model.tokenizer=runs/vqvae/first/checkpoints/last.ckpt", "--model.depth=1"]
     main(["fit", f"--config={CONFIGS / name}", *small])
     assert list(Path("runs").glob("*/short/checkpoints/last.ckpt"))
 

@@ -389,6 +389,7 @@ def test_too_many_codes():
         (False, {"guidance": 2.0}, ["guidance", "label"]),
         (True, {"label": 10}, ["0 .. 9", "10"]),
         (True, {"label": -1}, ["0 .. 9"]),
+        (True, {"label": torch.arange(3)}, ["label", "(3,)"]),
         (True, {"guidance": 2.0}, ["guidance", "--label"]),
         (True, {"label": 1, "temperature": 0}, ["temperature"]),
     ],

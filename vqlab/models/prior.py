@@ -154,9 +154,19 @@ class CodePrior(Rebuildable, lightning.LightningModule):
         with torch.no_grad(), torch.autocast(codes.device.type, enabled=False):
             return self._net.decode(codes)
 
-    def sample(self, num: int, label: int | Tensor | None = None, **options: Any) -> Tensor:
-        """Draw images (num, C, H, W) in the value range; arguments as in :meth:`sample_codes`."""
-        return self.decode(self.sample_codes(num, label, **options))
+    def sample(
+        self,
+        num: int,
+        label: int | Tensor | None = None,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        guidance: float = 1.0,
+        generator: torch.Generator | None = None,
+        use_cache: bool = True,
+    ) -> Tensor:
+        """Draw images (num, C, H, W) in the value range; arguments and errors as in :meth:`sample_codes`."""
+        return self.decode(self.sample_codes(num, label, temperature, top_k, top_p, guidance, generator, use_cache))
 
     def sample_codes(
         self,
@@ -192,9 +202,7 @@ class CodePrior(Rebuildable, lightning.LightningModule):
         was_training = self.training
         self.eval()  # without dropout, also in the middle of a training
         try:
-            tokens = generate(
-                self.network, condition, temperature, top_k, top_p, guidance, generator=generator, use_cache=use_cache
-            )
+            tokens = generate(self.network, condition, temperature, top_k, top_p, guidance, generator, use_cache)
         finally:
             self.train(was_training)
         return tokens.unflatten(1, self.code_shape)
@@ -214,9 +222,9 @@ class CodePrior(Rebuildable, lightning.LightningModule):
         once = getattr(datamodule, "augment", True) is False
         self._cache = CodeCache(self.network.num_tokens) if once else None
         rank_zero_info(
-            "codes: each training image is encoded once, then its codes are read from memory (the data do not augment)"
+            "codes: each training image is encoded once (the data do not augment)"
             if once
-            else "codes: each training batch is encoded anew, for the data augment or do not say that they do not"
+            else "codes: each training batch is encoded anew (the data augment, or do not say that they do not)"
         )
 
     def on_train_start(self) -> None:
@@ -326,7 +334,10 @@ class CodePrior(Rebuildable, lightning.LightningModule):
                 f"label {label} is given to a model without labels: leave --label out, or train with "
                 "--model.conditional=true"
             )
-        labels = torch.as_tensor(label, device=self.device).long().expand(num)
+        labels = torch.as_tensor(label, device=self.device).long()
+        if labels.ndim and labels.shape != (num,):
+            raise UserError(f"label must be one number or {num}, got shape {tuple(labels.shape)}: change label or num")
+        labels = labels.expand(num)
         if int(labels.min()) < 0 or int(labels.max()) >= self.num_classes:
             raise UserError(f"label must lie in 0 .. {self.num_classes - 1}, got {label}: change --label")
         return labels
