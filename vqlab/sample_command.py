@@ -29,6 +29,8 @@ def sample(args: Sequence[str]) -> None:
     options = _parser().parse_args(args)
     if options.num < 1 or options.columns < 1:
         raise UserError(f"num and columns must be at least 1, got {options.num} and {options.columns}: use --num 64")
+    if not 0 <= options.seed < 2**63:
+        raise UserError(f"seed must lie in 0 .. 2^63 - 1, got {options.seed}: use --seed 0")
     out = Path(options.out)
     _check_out(out)
 

@@ -85,6 +85,7 @@ def test_sample_draws_a_picture_and_needs_the_checkpoint_alone(trained, capsys):
         ("plain", ["--label=1"], ["without labels", "leave --label out"]),
         ("plain", ["--guidance=2"], ["guidance", "--label"]),
         ("plain", ["--num=0"], ["num", "at least 1"]),
+        ("plain", ["--seed=-1"], ["seed", "--seed 0"]),
         ("plain", ["--columns=0"], ["columns", "at least 1"]),
         ("plain", ["--temperature=0"], ["temperature", "above 0"]),
         ("plain", ["--temperature=warm"], ["--temperature", "warm"]),
@@ -162,6 +163,16 @@ def test_two_halves_equal_one_whole(trained):
     assert ours.keys() == theirs.keys()
     for name, value in ours.items():
         assert torch.equal(value, theirs[name]), name
+
+
+def test_with_averaged_weights_on_augmented_images(trained):
+    options = [f"--model.tokenizer={checkpoint(trained, 'first')}", "--ema.decay=0.9", "--data.augment=true"]
+    main([*PRIOR, *options, "--name=ema", "--trainer.max_steps=10", "--trainer.val_check_interval=10"])
+    model, first = (
+        vqlab.load(path) for path in ("runs/codeprior/ema/checkpoints/best.ckpt", checkpoint(trained, "first"))
+    )
+    frozen = model.tokenizer.net.state_dict()
+    assert all(torch.equal(value, frozen[name]) for name, value in first.state_dict().items())
 
 
 def test_evaluation_needs_no_first_stage(trained):
