@@ -21,6 +21,7 @@ PUBLIC = {
     # models
     "VQVAE": "vqlab.models.vqvae",
     "VQGAN": "vqlab.models.vqgan",
+    "CodePrior": "vqlab.models.prior",
     # quantizers
     "Quantizer": "vqlab.quantizers.base",
     "QuantizerOutput": "vqlab.quantizers.base",
@@ -46,6 +47,7 @@ PUBLIC = {
     "PatchGAN": "vqlab.nn.patchgan",
     # losses
     "Perceptual": "vqlab.losses.perceptual",
+    "Transformer": "vqlab.nn.transformer",
     # data
     "CIFAR10": "vqlab.data.cifar10",
     "MNIST": "vqlab.data.mnist",
