@@ -56,6 +56,7 @@ PUBLIC = {
     "Digits": "vqlab.data.digits",
     # metrics
     "CodebookUsage": "vqlab.metrics.codebook",
+    "FrechetDistance": "vqlab.metrics.frechet",
     # callbacks
     "EMA": "vqlab.callbacks.ema",
     "Health": "vqlab.callbacks.health",
