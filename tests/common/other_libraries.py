@@ -15,7 +15,8 @@ def randomized(module, seed):
         fan = p[0].numel() if p.ndim > 1 else 4
         noise = torch.randn(p.shape, generator=generator) / math.sqrt(fan)
         p.data = noise + (1.0 if "norm" in name and name.endswith("weight") else 0.0)
-    module.quantize.embedding.weight.data.mul_(math.sqrt(fan))
+    codes = module.quantize.embedding.weight
+    codes.data = torch.randn(codes.shape, generator=generator)
     return module.eval().requires_grad_(False)
 
 

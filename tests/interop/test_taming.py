@@ -77,9 +77,13 @@ def test_it_can_be_saved_as_a_checkpoint_of_vqlab_and_trained_on():
     from bare import BARE
     from torch.utils.data import DataLoader
 
+    from vqlab.nn.patchgan import PatchGAN
+
     reference = taming_model()
     checkpoint(reference)
-    model = load_taming("last.ckpt", image_size=16, disc_weight=0.1, disc_start=0, lr=1e-9)
+    model = load_taming(
+        "last.ckpt", image_size=16, disc_weight=0.1, disc_start=0, lr=1e-9, discriminator=PatchGAN(num_layers=2)
+    )
     data = DataLoader([{"image": image} for image in images()], batch_size=2)
     trainer = lightning.Trainer(**BARE, max_steps=1)
     trainer.fit(model, data)

@@ -72,9 +72,9 @@ def put_in(model: VQVAE, keys: Keys, state: dict[str, Tensor], path: str | Path)
         UserError: If a key is missing or left over, or a shape differs.
     """
     wanted = {name for names in keys.values() for name in names}
-    for what, names in (("lacks", wanted - state.keys()), ("has unmatched", state.keys() - wanted)):
-        if names:
-            first, more = sorted(names)[:3], f" and {len(names) - 3} more" if len(names) > 3 else ""
+    for what, wrong in (("lacks", wanted - state.keys()), ("has unmatched", state.keys() - wanted)):
+        if wrong:
+            first, more = sorted(wrong)[:3], f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
             raise UserError(f"{path} {what} {', '.join(first)}{more}: its model is not one that vqlab can read")
     own = model.state_dict()
     for ours, names in keys.items():

@@ -74,7 +74,7 @@ def trained_codebook(num_embeddings: int, embedding_dim: int) -> VectorQuantizer
 
 
 class Inert:
-    """What stands for every class or function that a pickle names: the training's state needs some, the weights none."""
+    """What stands for a class or function that a pickle names: the training's state needs some, the weights none."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         pass
