@@ -1,11 +1,17 @@
 """The distance of two images by SqueezeNet 1.0, for which LPIPS has no heads: a plain distance of features."""
 
+import lightning
 import pytest
 import torch
 import torchvision
+from bare import BARE
 from refusal import refused
+from torch.utils.data import DataLoader
 
 from vqlab.losses.perceptual import Perceptual
+from vqlab.models.vqgan import VQGAN
+from vqlab.nn.small_autoencoder import SmallDecoder, SmallEncoder
+from vqlab.quantizers.fsq import FSQ
 
 MEAN, STD = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
 
@@ -58,6 +64,22 @@ def test_it_takes_grey_images_and_passes_gradients(model):
 def test_it_is_not_called_lpips():
     names = {net: Perceptual(net).name for net in ("vgg", "alex", "squeeze", "squeezenet1_0")}
     assert names == {"vgg": "lpips", "alex": "lpips", "squeeze": "lpips", "squeezenet1_0": "perceptual_squeezenet1_0"}
+
+
+def test_a_model_logs_it_under_that_name(model):
+    data = DataLoader([{"image": image} for image in pair()[0]], batch_size=3)
+    gan = VQGAN(
+        SmallEncoder(3, 8, 4, 1),
+        SmallDecoder(3, 8, 4, 1),
+        FSQ([5, 5]),
+        perceptual=Perceptual("squeezenet1_0", "net.pth"),
+        disc_weight=0.0,
+    )
+    run = lightning.Trainer(**BARE, max_steps=1, num_sanity_val_steps=0, log_every_n_steps=1)
+    run.fit(gan, data, data)
+    names = {name for name in run.callback_metrics if "perceptual" in name or "lpips" in name}
+    assert names == {"train/perceptual_squeezenet1_0", "val/perceptual_squeezenet1_0"}
+    assert not [key for key in gan.state_dict() if "perceptual" in key]
 
 
 def test_mistakes():
