@@ -1,6 +1,7 @@
-"""The distance of two images by SqueezeNet 1.0, for which LPIPS has no heads: a plain distance of features."""
+"""LPIPS against its package; by SqueezeNet 1.0, which has no heads, a plain distance of features."""
 
 import lightning
+import lpips
 import pytest
 import torch
 import torchvision
@@ -49,6 +50,18 @@ def test_squeezenet1_0_is_the_mean_distance_of_unit_features(model):
     torch.testing.assert_close(distance(x, y), plain(model, x, y).float(), rtol=1e-4, atol=1e-6)
     assert torch.equal(distance(x, x), torch.zeros(3))
     torch.testing.assert_close(distance(x, y), distance(y, x))
+
+
+@pytest.mark.parametrize("net", ["alex", "squeeze"])
+def test_where_heads_exist_it_is_the_lpips_packages(net):
+    package = lpips.LPIPS(net=net, pnet_rand=True, verbose=False).eval()
+    # Its slices keep the numbers that the layers have in torchvision: slice2.4.weight is features.4.weight.
+    features = {name.split(".", 1)[1]: value for name, value in package.net.state_dict().items()}
+    torch.save(features, "net.pth")
+    x, y = pair(size=40)
+    with torch.no_grad():
+        expected = package(x, y).flatten()
+    torch.testing.assert_close(Perceptual(net, "net.pth")(x, y), expected, rtol=1e-4, atol=1e-6)
 
 
 def test_it_takes_grey_images_and_passes_gradients(model):
