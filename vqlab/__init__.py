@@ -15,6 +15,9 @@ __version__ = "0.1.0"
 PUBLIC = {
     "load": "vqlab.training.loading",
     "save_arrays": "vqlab.training.arrays",
+    "load_taming": "vqlab.interop.taming",
+    "load_diffusers": "vqlab.interop.diffusers",
+    "save_diffusers": "vqlab.interop.diffusers",
     "UserError": "vqlab.errors",
     "Schedule": "vqlab.training.schedules",
     "ValueRange": "vqlab.nn.value_range",
@@ -58,6 +61,7 @@ PUBLIC = {
     "Digits": "vqlab.data.digits",
     # metrics
     "CodebookUsage": "vqlab.metrics.codebook",
+    "FrechetDistance": "vqlab.metrics.frechet",
     # callbacks
     "EMA": "vqlab.callbacks.ema",
     "Health": "vqlab.callbacks.health",

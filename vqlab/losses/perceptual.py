@@ -1,48 +1,24 @@
 """LPIPS (Zhang et al. 2018, arXiv:1801.03924): the distance of two images in the features of an ImageNet classifier."""
 
 import importlib.util
-import socket
 from collections.abc import Iterator
 from contextlib import nullcontext
-from http.client import HTTPException
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vqlab.errors import UserError
+from vqlab.nn.backbone import BACKBONES, Owner, load_features
 from vqlab.nn.frozen import Frozen
 from vqlab.nn.rebuild import Rebuildable
 
-TIMEOUT = 10.0  # seconds without an answer
 # ImageNet's mean and standard deviation for images in [-1, 1], rounded as the published heads were trained with.
 SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
-
-
-class Backbone(NamedTuple):
-    """A classifier of torchvision and what LPIPS takes from it.
-
-    Attributes:
-        model: Its name in ``torchvision.models``.
-        url: Its ImageNet weights.
-        taps: Positions in ``features`` whose outputs are compared.
-        smallest: Height and width below which a pooling layer finds nothing left.
-    """
-
-    model: str
-    url: str
-    taps: tuple[int, ...]
-    smallest: int
-
-
-HOST = "https://download.pytorch.org/models/"
-BACKBONES = {
-    "vgg": Backbone("vgg16", HOST + "vgg16-397923af.pth", (3, 8, 15, 22, 29), 16),
-    "alex": Backbone("alexnet", HOST + "alexnet-owt-7be5be79.pth", (1, 4, 7, 9, 11), 31),
-    "squeeze": Backbone("squeezenet1_1", HOST + "squeezenet1_1-b8a52dc0.pth", (1, 4, 7, 9, 10, 11, 12), 17),
-}
+LPIPS_NETS = ("vgg", "alex", "squeeze")  # those for which trained heads exist
+OWNER = Owner("LPIPS", "--model.perceptual.init_args", "--model.perceptual_weight=0")
 
 
 class Perceptual(Rebuildable, nn.Module):
@@ -56,16 +32,21 @@ class Perceptual(Rebuildable, nn.Module):
     Where a gradient is taken, convolutions follow autocast and all else is float32. A distance that is only reported is
     float32 throughout: rounding to bfloat16 adds some per cent to small distances.
 
+    ``squeezenet1_0`` has no trained heads, so there every channel of every layer counts alike and the layers are
+    averaged: d in [0, 2], a plain distance of features. That is not LPIPS; its numbers cannot be compared with LPIPS,
+    and it is logged under the name :attr:`name`, ``perceptual_squeezenet1_0``.
+
     The network belongs to no one: it is in no state dict, not among the parameters (an average of the weights, or DDP,
     would otherwise find other parameters after the first use than before), and moves to where the images are.
 
     Args:
-        net: ``vgg`` (VGG16, the usual choice for training), ``alex`` or ``squeeze`` (SqueezeNet 1.1).
+        net: ``vgg`` (VGG16, the usual choice for training), ``alex``, ``squeeze`` (SqueezeNet 1.1), or
+            ``squeezenet1_0`` (SqueezeNet 1.0), which is no LPIPS.
         backbone: File with the state dict of torchvision's model, whole or its ``features`` alone.
 
     Shape:
         two batches (B, 3, H, W) or (B, 1, H, W) in [-1, 1]; distances (B,) float32. H and W are at least 16 for vgg, 17
-        for squeeze, 31 for alex.
+        for squeeze, 21 for squeezenet1_0, 31 for alex.
 
     Raises:
         UserError: If the weights are neither there nor to be had, the file is damaged or of another network, or the
@@ -81,7 +62,9 @@ class Perceptual(Rebuildable, nn.Module):
         ([0.0, 0.0], [], [])
     """
 
-    def __init__(self, net: Literal["vgg", "alex", "squeeze"] = "vgg", backbone: str | None = None) -> None:
+    def __init__(
+        self, net: Literal["vgg", "alex", "squeeze", "squeezenet1_0"] = "vgg", backbone: str | None = None
+    ) -> None:
         super().__init__()
         if net not in BACKBONES:
             raise UserError(
@@ -89,6 +72,11 @@ class Perceptual(Rebuildable, nn.Module):
             )
         self.net, self.backbone = net, backbone
         self._loaded: list[Frozen] = []  # a list, so that torch does not count it as a part
+
+    @property
+    def name(self) -> str:
+        """What its value is logged as: ``lpips`` where it is LPIPS, else ``perceptual_<net>``."""
+        return "lpips" if self.net in LPIPS_NETS else f"perceptual_{self.net}"
 
     @torch.inference_mode(False)  # what is made or moved in inference mode, as in a validation, could never train
     def load(self, device: torch.device | str = "cpu") -> Frozen:
@@ -129,7 +117,7 @@ class LPIPS(nn.Module):
     Args:
         features: Layers in order.
         taps: Positions of the layers whose outputs are compared.
-        heads: One weight per channel for each of them, (1, C, 1, 1).
+        heads: One weight per channel for each of them, (1, C, 1, 1), or one for all, (1, 1, 1, 1).
     """
 
     shift: Tensor
@@ -163,67 +151,11 @@ def build(net: str, backbone: str | None) -> LPIPS:
     Raises:
         UserError: See :class:`Perceptual`.
     """
-    import torchvision  # takes a second, which a model without this loss need not wait for
-
-    model, url, taps, _ = BACKBONES[net]
-    path = Path(backbone).expanduser() if backbone is not None else cached(url)
-    with torch.device("meta"):  # neither memory nor random numbers for weights that are about to be replaced
-        features = getattr(torchvision.models, model)(weights=None).features[: taps[-1] + 1]
-    state = read_features(path, backbone is None)
-    try:
-        features.load_state_dict(state, assign=True)
-    except (RuntimeError, TypeError, AttributeError) as error:  # the last two: values that are no tensors
-        raise UserError(
-            f"{path} does not hold the weights of torchvision's {model}: get {url}, or set "
-            "--model.perceptual.init_args.net to the network that the file belongs to"
-        ) from error
-    folder = importlib.util.find_spec("lpips").submodule_search_locations[0]  # type: ignore[union-attr, index]
-    heads = torch.load(Path(folder) / "weights" / "v0.1" / f"{net}.pth", map_location="cpu", weights_only=True)
-    distance = LPIPS(features, taps, [heads[f"lin{layer}.model.1.weight"] for layer in range(len(taps))])
-    return distance.to(memory_format=torch.channels_last)  # as the images come
-
-
-def cached(url: str) -> Path:
-    """Return the file of ``url`` in torch hub's cache, downloaded whole and checked by its hash if it is not there.
-
-    Raises:
-        UserError: If it cannot be downloaded.
-    """
-    path = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
-    if path.exists():
-        return path
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(TIMEOUT)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(url, str(path), hash_prefix=path.stem.rpartition("-")[2])
-    # URLError and timeouts are OSErrors; a wrong hash is a RuntimeError
-    except (OSError, RuntimeError, HTTPException) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(
-            f"LPIPS needs {url}, which could not be downloaded ({reason}): put it at {path} by hand, or set "
-            "--model.perceptual.init_args.backbone=FILE or --model.perceptual_weight=0"
-        ) from error
-    finally:
-        socket.setdefaulttimeout(before)
-    return path
-
-
-def read_features(path: Path, is_cache: bool) -> dict[str, Tensor]:
-    """Return the state dict of ``features`` from the file of a whole model or of ``features`` alone, in float32.
-
-    Raises:
-        UserError: If the file is missing, damaged, or holds something else.
-    """
-    mend = "delete it, and it is downloaded again" if is_cache else "set --model.perceptual.init_args.backbone=FILE"
-    try:
-        content: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise UserError(f"LPIPS finds no weights at {path}: {mend}, or null to download them") from error
-    except Exception as error:  # damaged files make the reader raise errors of a dozen kinds
-        raise UserError(f"{path} is no readable file of weights ({type(error).__name__}): {mend}") from error
-    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise UserError(f"{path} holds no state dict of a network: {mend}")
-    content = {str(name): value.float() for name, value in content.items()}
-    whole = {name.removeprefix("features."): v for name, v in content.items() if name.startswith("features.")}
-    return whole or content
+    features, taps = load_features(net, backbone, OWNER), BACKBONES[net].taps
+    if net in LPIPS_NETS:
+        folder = importlib.util.find_spec("lpips").submodule_search_locations[0]  # type: ignore[union-attr, index]
+        saved = torch.load(Path(folder) / "weights" / "v0.1" / f"{net}.pth", map_location="cpu", weights_only=True)
+        heads = [saved[f"lin{layer}.model.1.weight"] for layer in range(len(taps))]
+    else:
+        heads = [torch.full((1, 1, 1, 1), 1 / len(taps)) for _ in taps]
+    return LPIPS(features, taps, heads).to(memory_format=torch.channels_last)  # as the images come

@@ -10,6 +10,7 @@ from vqlab.errors import UserError
 from vqlab.losses.adaptive_weight import adaptive_weight
 from vqlab.losses.adversarial import ADVERSARIAL, LeCam, r1_penalty
 from vqlab.losses.perceptual import Perceptual
+from vqlab.metrics.frechet import FrechetDistance
 from vqlab.models.vqvae import RECONSTRUCTION, VQVAE
 from vqlab.nn.autoencoder import ConvDecoder, ConvEncoder
 from vqlab.nn.base import Decoder, Encoder
@@ -62,6 +63,7 @@ class VQGAN(VQVAE):
         clip_d: Largest gradient norm of the discriminator.
         accumulate: Batches per step of the optimizers; lambda is each batch's own.
         compile: Compile the networks with ``torch.compile``.
+        frechet: As in ``VQVAE``.
         channels: Channels of the images; the command line links it to the data.
         image_size: Height and width of the images; linked to the data.
         value_range: What the numbers of an image mean; linked to the data.
@@ -104,6 +106,7 @@ class VQGAN(VQVAE):
         clip_d: float | None = None,
         accumulate: int = 1,
         compile: bool = False,
+        frechet: FrechetDistance | None = None,
         channels: int = 3,
         image_size: int = 32,
         value_range: ValueRange | Literal["unit", "signed"] = "signed",
@@ -112,15 +115,16 @@ class VQGAN(VQVAE):
             from_spec(encoder) or ConvEncoder(in_channels=channels),
             from_spec(decoder) or ConvDecoder(out_channels=channels),
             quantizer,
-            reconstruction,
-            lr,
-            base_lr,
-            betas,
-            weight_decay,
-            schedule,
-            channels,
-            image_size,
-            value_range,
+            reconstruction=reconstruction,
+            lr=lr,
+            base_lr=base_lr,
+            betas=betas,
+            weight_decay=weight_decay,
+            schedule=schedule,
+            frechet=frechet,
+            channels=channels,
+            image_size=image_size,
+            value_range=value_range,
         )
         self.automatic_optimization = False
         _check_weights(
@@ -206,7 +210,7 @@ class VQGAN(VQVAE):
         if self.perceptual is not None:
             lpips = self.perceptual(self.value_range.signed(x_hat), self.value_range.signed(x)).mean()
             distance = distance + self.perceptual_weight * lpips
-            terms["lpips"] = lpips.detach()
+            terms[self.perceptual.name] = lpips.detach()
         return distance, terms
 
     def _play(self, x: Tensor, fake: Tensor) -> tuple[Tensor, dict[str, Tensor], Tensor]:
@@ -257,6 +261,7 @@ class VQGAN(VQVAE):
 
     def prepare_data(self) -> None:
         """Fetch what LPIPS needs, once per machine, before anything of the run is written."""
+        super().prepare_data()
         if self.perceptual is not None:
             self.perceptual.load()
 
@@ -291,7 +296,7 @@ class VQGAN(VQVAE):
         if self.perceptual is not None:
             x = batch["image"]
             lpips = self.perceptual(self.value_range.signed(x_hat).clamp(-1, 1), self.value_range.signed(x)).mean()
-            self.log(f"{stage}/lpips", lpips, on_epoch=True, sync_dist=True, batch_size=len(x))
+            self.log(f"{stage}/{self.perceptual.name}", lpips, on_epoch=True, sync_dist=True, batch_size=len(x))
         return x_hat
 
 

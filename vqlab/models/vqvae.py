@@ -10,6 +10,7 @@ from torchmetrics.functional.image import structural_similarity_index_measure
 
 from vqlab.errors import UserError
 from vqlab.metrics.codebook import CodebookUsage
+from vqlab.metrics.frechet import FrechetDistance
 from vqlab.nn.base import Decoder, Encoder
 from vqlab.nn.distributed import all_sum
 from vqlab.nn.rebuild import Rebuildable, from_spec
@@ -45,6 +46,8 @@ class VQVAE(Rebuildable, lightning.LightningModule):
         betas: Adam's decay rates.
         weight_decay: Decoupled weight decay; none on the codebook.
         schedule: Learning-rate schedule; null is constant.
+        frechet: Frechet distance between images and reconstructions in evaluation, logged as ``val/rfid_<net>``; null
+            computes none.
         channels: Channels of the images; the command line links it to the data.
         image_size: Height and width of the images; linked to the data.
         value_range: What the numbers of an image mean; linked to the data.
@@ -76,6 +79,7 @@ class VQVAE(Rebuildable, lightning.LightningModule):
         betas: tuple[float, float] = (0.9, 0.999),
         weight_decay: float = 0.0,
         schedule: Schedule | None = None,
+        frechet: FrechetDistance | None = None,
         channels: int = 3,
         image_size: int = 32,
         value_range: ValueRange | Literal["unit", "signed"] = "signed",
@@ -99,6 +103,9 @@ class VQVAE(Rebuildable, lightning.LightningModule):
         self.weight_decay, self.schedule = weight_decay, schedule or Schedule()
         self.channels, self.image_size = channels, image_size
         self._check_parts()
+        self.frechet: FrechetDistance | None = from_spec(frechet)
+        if self.frechet is not None:
+            self.frechet.check_shape(channels, image_size, image_size)
 
         self.to_code = nn.Conv2d(self.encoder.out_channels, self.quantizer.embedding_dim, 1)
         self.from_code = nn.Conv2d(self.quantizer.embedding_dim, self.decoder.in_channels, 1)
@@ -167,6 +174,11 @@ class VQVAE(Rebuildable, lightning.LightningModule):
         """Resume with the learning rate that is configured now."""
         keep_configured_lr(self)
 
+    def prepare_data(self) -> None:
+        """Fetch what the Frechet distance needs, once per machine, before anything of the run is written."""
+        if self.frechet is not None and not self.trainer.predicting:
+            self.frechet.load()
+
     # Evaluation
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
@@ -178,12 +190,12 @@ class VQVAE(Rebuildable, lightning.LightningModule):
         self._evaluate(batch, "test")
 
     def on_validation_epoch_end(self) -> None:
-        """Log the perplexity and usage of the whole validation set."""
-        self._log_eval_usage("val")
+        """Log the perplexity, usage and Frechet distance of the whole validation set."""
+        self._log_whole_set("val")
 
     def on_test_epoch_end(self) -> None:
-        """Log the perplexity and usage of the whole test set."""
-        self._log_eval_usage("test")
+        """Log the perplexity, usage and Frechet distance of the whole test set."""
+        self._log_whole_set("test")
 
     def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
         """Return ``indices`` (B, h, w) with the batch's ``label`` and ``index``."""
@@ -246,6 +258,9 @@ class VQVAE(Rebuildable, lightning.LightningModule):
             "ssim": structural_similarity_index_measure(image_hat, image, **window),
         }
         self.eval_usage.update(code.indices)
+        if self.frechet is not None:
+            self.frechet.update(image, real=True)
+            self.frechet.update(image_hat, real=False)
         over_all: dict[str, Any] = {"on_epoch": True, "sync_dist": True, "batch_size": len(x)}
         self.log_dict({f"{stage}/{name}": value for name, value in metrics.items()}, **over_all)
         self.log(f"{stage}/psnr", _psnr(image_hat, image), prog_bar=True, **over_all)
@@ -265,10 +280,13 @@ class VQVAE(Rebuildable, lightning.LightningModule):
             self.train_usage.reset()
             self.revived.zero_()
 
-    def _log_eval_usage(self, stage: str) -> None:
-        usage = self.eval_usage.compute()  # of all ranks
-        self.log_dict({f"{stage}/{name}": value for name, value in usage.items()}, sync_dist=True)
+    def _log_whole_set(self, stage: str) -> None:
+        figures = self.eval_usage.compute()  # of all ranks
         self.eval_usage.reset()
+        if self.frechet is not None:
+            figures[f"rfid_{self.frechet.name}"] = self.frechet.compute().float()
+            self.frechet.reset()
+        self.log_dict({f"{stage}/{name}": value for name, value in figures.items()}, sync_dist=True)
 
     def _check_parts(self) -> None:
         for name, part, ends in (("encoder", self.encoder, "in"), ("decoder", self.decoder, "out")):
