@@ -124,7 +124,7 @@ def test_steps_equal_those_in_plain_pytorch(arguments):
     if arguments.get("quantizer"):
         arguments["quantizer"] = VectorQuantizer(32, 8, codebook_update="loss")
     model = tiny(**arguments)
-    plain = copy.deepcopy(model)
+    plain = copy.deepcopy(model).to(memory_format=torch.channels_last)  # the layout decides about the last bit
     plain.train()
     parameters = [
         [p for name, p in plain.named_parameters() if ("discriminator" in name) == second] for second in (0, 1)
