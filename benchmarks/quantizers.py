@@ -147,11 +147,16 @@ def peak_memory(run: Callable[[], object], device: torch.device) -> float:
         return torch.cuda.max_memory_allocated() - before
     if platform.system() != "Linux":
         return float("nan")
-    ctypes.CDLL(None).malloc_trim(0)  # pages kept for later would hide what a step takes
-    Path("/proc/self/clear_refs").write_text("5")  # the highest so far becomes the present
-    before = resident("VmHWM")
+    before = start_peak()
     run()
     return resident("VmHWM") - before
+
+
+def start_peak() -> int:
+    """Make the present memory the highest so far, and return it in bytes (Linux)."""
+    ctypes.CDLL(None).malloc_trim(0)  # pages kept for later would hide what a step takes
+    Path("/proc/self/clear_refs").write_text("5")
+    return resident("VmHWM")
 
 
 def resident(name: str) -> int:

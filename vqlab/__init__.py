@@ -15,11 +15,16 @@ __version__ = "0.1.0"
 PUBLIC = {
     "load": "vqlab.training.loading",
     "save_arrays": "vqlab.training.arrays",
+    "load_taming": "vqlab.interop.taming",
+    "load_diffusers": "vqlab.interop.diffusers",
+    "save_diffusers": "vqlab.interop.diffusers",
     "UserError": "vqlab.errors",
     "Schedule": "vqlab.training.schedules",
     "ValueRange": "vqlab.nn.value_range",
     # models
     "VQVAE": "vqlab.models.vqvae",
+    "VQGAN": "vqlab.models.vqgan",
+    "CodePrior": "vqlab.models.prior",
     # quantizers
     "Quantizer": "vqlab.quantizers.base",
     "QuantizerOutput": "vqlab.quantizers.base",
@@ -37,10 +42,15 @@ PUBLIC = {
     # networks
     "Encoder": "vqlab.nn.base",
     "Decoder": "vqlab.nn.base",
+    "Discriminator": "vqlab.nn.base",
     "ConvEncoder": "vqlab.nn.autoencoder",
     "ConvDecoder": "vqlab.nn.autoencoder",
     "SmallEncoder": "vqlab.nn.small_autoencoder",
     "SmallDecoder": "vqlab.nn.small_autoencoder",
+    "PatchGAN": "vqlab.nn.patchgan",
+    # losses
+    "Perceptual": "vqlab.losses.perceptual",
+    "Transformer": "vqlab.nn.transformer",
     # data
     "CIFAR10": "vqlab.data.cifar10",
     "MNIST": "vqlab.data.mnist",
@@ -51,6 +61,7 @@ PUBLIC = {
     "Digits": "vqlab.data.digits",
     # metrics
     "CodebookUsage": "vqlab.metrics.codebook",
+    "FrechetDistance": "vqlab.metrics.frechet",
     # callbacks
     "EMA": "vqlab.callbacks.ema",
     "Health": "vqlab.callbacks.health",

@@ -18,6 +18,7 @@ usage:
   vqlab validate --ckpt_path runs/.../best.ckpt             metrics on the validation set
   vqlab test     --ckpt_path runs/.../best.ckpt             metrics on the test set
   vqlab predict  --ckpt_path runs/.../best.ckpt             codes of the test set and the codebook, as codes.npz
+  vqlab sample   runs/.../best.ckpt --num 64                draw images from a generative model, as samples.png
 
 often used with fit:
   --model VQVAE --data CIFAR10          short names of classes; any option of theirs follows, as in
@@ -26,11 +27,14 @@ often used with fit:
   --name first                          name of the run's folder
   --print_config                        show the complete configuration and stop
 
-vqlab fit --help                        all options
+second stage, a model of a trained tokenizer's codes from which images are drawn:
+  vqlab fit --config configs/prior.yaml --model.tokenizer=runs/vqvae/.../best.ckpt
+
+vqlab fit --help                        all options; vqlab sample --help likewise
 vqlab fit --model.help VQVAE            options of a model; --data.help, --model.quantizer.help likewise
 VQLAB_DEBUG=1 vqlab ...                 show the traceback of an error
 """
-COMMANDS = ("fit", "validate", "test", "predict")
+COMMANDS = ("fit", "validate", "test", "predict", "sample")
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -51,6 +55,11 @@ def main(args: Sequence[str] | None = None) -> None:
             close = difflib.get_close_matches(args[0], COMMANDS, n=1)
             hint = f"did you mean {close[0]}?" if close else f"one of {', '.join(COMMANDS)}"
             raise UserError(f"unknown command {args[0]!r}: {hint} See vqlab --help")
+        if args[0] == "sample":
+            from vqlab.sample_command import sample
+
+            sample(args[1:])
+            return
         from vqlab.lightning_cli import run
 
         run(args)

@@ -38,5 +38,8 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
     warnings.filterwarnings("ignore", ".*`broadcast_buffers` is deprecated.*")  # its heir is not in torch 2.11
     warnings.filterwarnings("ignore", ".*tensorboardX.*")
+    warnings.filterwarnings(
+        "ignore", r".*module\(s\) in eval mode at the start of training.*"
+    )  # frozen ones, on purpose
     warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec.*")
     warnings.filterwarnings("ignore", ".*Checkpoint directory .* exists and is not empty.*")

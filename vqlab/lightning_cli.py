@@ -28,12 +28,13 @@ from vqlab.run_folder import find_run_folder, with_run_config
 from vqlab.training.arrays import check_suffix, save_arrays
 from vqlab.training.csv_log import CSVLog
 from vqlab.training.loading import load_weights, read_checkpoint
+from vqlab.training.manual import refuse_trainer_options
 from vqlab.training.wandb_log import wandb_logger
 from vqlab.training.whole_files import WholeCheckpointIO, write_whole
 
 # What the model learns from the data: property of the DataModule -> argument of the model or of one of its parts.
 LINKS = {
-    "channels": ("channels", "encoder.in_channels", "decoder.out_channels"),
+    "channels": ("channels", "encoder.in_channels", "decoder.out_channels", "discriminator.in_channels"),
     "image_size": ("image_size",),
     "pixel_range": ("value_range",),
     "num_classes": ("num_classes",),
@@ -159,6 +160,9 @@ class CLI(LightningCLI):
         assert self.subcommand is not None
         config = self.config_init[self.subcommand]
         trainer = config["trainer"]
+        if not self.model.automatic_optimization:
+            accumulate = trainer.get("accumulate_grad_batches")
+            refuse_trainer_options(trainer.get("gradient_clip_val"), accumulate, type(self.model).__name__)
         if trainer.get("strategy") == "auto" and num_devices(trainer) > 1:
             trainer["strategy"] = DDPStrategy(
                 find_unused_parameters=getattr(self.model, "needs_unused_parameter_search", False),

@@ -27,6 +27,7 @@ CONFIGS = [
     {"channel_multipliers": (1,)},
     {"channel_multipliers": [1, 2, 2, 4], "num_res_blocks": 1},
     {"base_channels": 6, "z_channels": 5, "attention": True},
+    {"base_channels": 8, "attention_levels": [0, 2], "attention": True},
     {"base_channels": 7, "channel_multipliers": (3, 1), "dropout": 0.5},
 ]
 
@@ -67,7 +68,7 @@ def test_output_activation_bounds_the_images(name, low, high):
     decoder, free = ConvDecoder(**kwargs, out_activation=name), ConvDecoder(**kwargs)
     free.load_state_dict(decoder.state_dict())
     for module in (decoder, free):
-        module.layers[-2].weight.data.mul_(20)
+        module.head[0].weight.data.mul_(20)
     z = 5 * rand(2, 4, 4, 4)
     assert free(z).min() < low
     assert free(z).max() > high
@@ -181,3 +182,20 @@ def test_dropout_acts_in_training_alone():
     assert not torch.equal(encoder(x), encoder(x))
     encoder.eval()
     assert torch.equal(encoder(x), encoder(x))
+
+
+@pytest.mark.parametrize("cls", [ConvEncoder, ConvDecoder])
+def test_attention_at_a_level_follows_each_of_its_res_blocks(cls):
+    """At level 1 of 3, the second resolution, where the width is twice that of level 0."""
+    net = cls(base_channels=8, num_res_blocks=2, channel_multipliers=(1, 2, 4), attention_levels=(1,))
+    layers = list(net.layers if cls is ConvEncoder else net.body)
+    places = [i for i, layer in enumerate(layers) if isinstance(layer, SelfAttention)]
+    assert len(places) == (2 if cls is ConvEncoder else 3)
+    assert all(isinstance(layers[i - 1], ResBlock) and layers[i].proj.out_channels == 16 for i in places)
+
+
+@pytest.mark.parametrize("cls", [ConvEncoder, ConvDecoder])
+@pytest.mark.parametrize("levels", [(3,), (-1,), (0, 7)])
+def test_attention_at_no_level_is_refused(cls, levels):
+    with pytest.raises(UserError, match=r"attention_levels must lie between 0 .* and 2"):
+        cls(base_channels=8, attention_levels=levels)

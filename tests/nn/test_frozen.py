@@ -107,3 +107,12 @@ def test_with_averaged_weights(callback):
     )
     resumed.fit(again, loader, ckpt_path="a.ckpt")
     assert resumed.global_step == 5
+
+
+def test_what_nothing_else_could_bring_back_is_saved():
+    source, target = (Frozen(features(), saved=True) for _ in range(2))
+    assert {name.partition(".")[0] for name in source.state_dict()} == {"net"}
+    target.load_state_dict(source.state_dict())
+    assert all(torch.equal(value, source.state_dict()[name]) for name, value in target.state_dict().items())
+    assert not any(p.requires_grad for p in target.parameters())
+    assert not target.train().net.training

@@ -16,6 +16,6 @@ class StepSeed(lightning.Callback):
         """Seed the generators of the CPU and of all GPUs."""
         seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
         # Batches that are accumulated for one step share its number, but must not share their noise.
-        accumulate = trainer.accumulate_grad_batches
+        accumulate = trainer.accumulate_grad_batches  # 1 where the model steps by itself, whose global_step is batches
         number = (seed * 1_000_003 + trainer.global_step) * accumulate + batch_idx % accumulate
         torch.manual_seed(number * trainer.world_size + trainer.global_rank)

@@ -10,6 +10,7 @@ from torchmetrics.functional.image import structural_similarity_index_measure
 
 from vqlab.errors import UserError
 from vqlab.metrics.codebook import CodebookUsage
+from vqlab.metrics.frechet import FrechetDistance
 from vqlab.nn.base import Decoder, Encoder
 from vqlab.nn.distributed import all_sum
 from vqlab.nn.rebuild import Rebuildable, from_spec
@@ -45,6 +46,8 @@ class VQVAE(Rebuildable, lightning.LightningModule):
         betas: Adam's decay rates.
         weight_decay: Decoupled weight decay; none on the codebook.
         schedule: Learning-rate schedule; null is constant.
+        frechet: Frechet distance between images and reconstructions in evaluation, logged as ``val/rfid_<net>``; null
+            computes none.
         channels: Channels of the images; the command line links it to the data.
         image_size: Height and width of the images; linked to the data.
         value_range: What the numbers of an image mean; linked to the data.
@@ -76,6 +79,7 @@ class VQVAE(Rebuildable, lightning.LightningModule):
         betas: tuple[float, float] = (0.9, 0.999),
         weight_decay: float = 0.0,
         schedule: Schedule | None = None,
+        frechet: FrechetDistance | None = None,
         channels: int = 3,
         image_size: int = 32,
         value_range: ValueRange | Literal["unit", "signed"] = "signed",
@@ -99,6 +103,9 @@ class VQVAE(Rebuildable, lightning.LightningModule):
         self.weight_decay, self.schedule = weight_decay, schedule or Schedule()
         self.channels, self.image_size = channels, image_size
         self._check_parts()
+        self.frechet: FrechetDistance | None = from_spec(frechet)
+        if self.frechet is not None:
+            self.frechet.check_shape(channels, image_size, image_size)
 
         self.to_code = nn.Conv2d(self.encoder.out_channels, self.quantizer.embedding_dim, 1)
         self.from_code = nn.Conv2d(self.quantizer.embedding_dim, self.decoder.in_channels, 1)
@@ -138,38 +145,22 @@ class VQVAE(Rebuildable, lightning.LightningModule):
         x_hat, code = self(x)
         rec_loss = RECONSTRUCTION[self.reconstruction](x_hat, x)
         loss = rec_loss + code.loss
-        terms = {"loss": loss, "rec_loss": rec_loss, **code.terms}
-        require_finite(terms, batch_idx, self.global_step)
-        if code.stats is not None:
-            self._stats = code.stats if self._stats is None else self._stats + code.stats
-
-        with torch.no_grad():
-            terms["psnr"] = _psnr(self.value_range.decode(x_hat.float()), self.value_range.decode(x))
-        self.log_dict({f"train/{name}": value.detach() for name, value in terms.items() if name != "loss"})
-        self.log("train/loss", loss.detach(), prog_bar=True)
-        self._log_train_usage(code.indices)
+        terms = {"rec_loss": rec_loss, **code.terms}
+        require_finite({"loss": loss, **terms}, batch_idx, self.global_step)
+        self._collect(code)
+        self._log_training(loss, terms, x_hat, x)
         return loss
 
     def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
         """Step the weights, then the codebook's statistics, before any callback writes a checkpoint."""
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
-        if self._stats is not None:
-            for codebook, rows in self.quantizer.update(self._stats):
-                reset_moments(getattr(optimizer, "optimizer", optimizer), codebook, rows)
-                self.revived += rows.sum()
-            self._stats = None
+        self._commit(optimizer)
 
     def configure_optimizers(self) -> Any:
         """Adam over all parts."""
-        codebook = list(self.quantizer.parameters())
-        ids = {id(p) for p in codebook}
-        rest = [p for p in self.parameters() if id(p) not in ids]
-        groups: list[Any] = [{"params": rest}]
-        if codebook:
-            groups.append({"params": codebook, "weight_decay": 0.0})
         return adam(
             self,
-            groups,
+            self._parameter_groups(),
             lr=self.lr,
             base_lr=self.base_lr,
             default_lr=DEFAULT_LR,
@@ -183,6 +174,11 @@ class VQVAE(Rebuildable, lightning.LightningModule):
         """Resume with the learning rate that is configured now."""
         keep_configured_lr(self)
 
+    def prepare_data(self) -> None:
+        """Fetch what the Frechet distance needs, once per machine, before anything of the run is written."""
+        if self.frechet is not None and not self.trainer.predicting:
+            self.frechet.load()
+
     # Evaluation
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
@@ -194,12 +190,12 @@ class VQVAE(Rebuildable, lightning.LightningModule):
         self._evaluate(batch, "test")
 
     def on_validation_epoch_end(self) -> None:
-        """Log the perplexity and usage of the whole validation set."""
-        self._log_eval_usage("val")
+        """Log the perplexity, usage and Frechet distance of the whole validation set."""
+        self._log_whole_set("val")
 
     def on_test_epoch_end(self) -> None:
-        """Log the perplexity and usage of the whole test set."""
-        self._log_eval_usage("test")
+        """Log the perplexity, usage and Frechet distance of the whole test set."""
+        self._log_whole_set("test")
 
     def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
         """Return ``indices`` (B, h, w) with the batch's ``label`` and ``index``."""
@@ -217,6 +213,28 @@ class VQVAE(Rebuildable, lightning.LightningModule):
 
     # Parts
 
+    def _parameter_groups(self) -> list[dict[str, Any]]:
+        """Return the autoencoder's parameters; those of a codebook do not decay."""
+        nets = (self.encoder, self.to_code, self.from_code, self.decoder)
+        groups: list[dict[str, Any]] = [{"params": [p for net in nets for p in net.parameters()]}]
+        if codebook := list(self.quantizer.parameters()):
+            groups.append({"params": codebook, "weight_decay": 0.0})
+        return groups
+
+    def _collect(self, code: QuantizerOutput) -> None:
+        """Keep a batch's statistics until the optimizer steps, and count its codes for the log."""
+        if code.stats is not None:
+            self._stats = code.stats if self._stats is None else self._stats + code.stats
+        self.train_usage.update(code.indices)
+
+    def _commit(self, optimizer: Any) -> None:
+        """Let the codebook learn from the statistics since the last step."""
+        if self._stats is not None:
+            for codebook, rows in self.quantizer.update(self._stats):
+                reset_moments(getattr(optimizer, "optimizer", optimizer), codebook, rows)
+                self.revived += rows.sum()
+            self._stats = None
+
     def _features(self, x: Tensor) -> Tensor:
         if x.ndim != 4 or x.shape[1] != self.channels:
             raise UserError(
@@ -224,7 +242,8 @@ class VQVAE(Rebuildable, lightning.LightningModule):
             )
         return self.to_code(self.encoder(x))
 
-    def _evaluate(self, batch: dict[str, Tensor], stage: str) -> None:
+    def _evaluate(self, batch: dict[str, Tensor], stage: str) -> Tensor:
+        """Log the figures of ``stage`` and return the reconstruction."""
         x = batch["image"]
         x_hat, code = self(x)
         rec_loss = RECONSTRUCTION[self.reconstruction](x_hat, x)
@@ -239,13 +258,20 @@ class VQVAE(Rebuildable, lightning.LightningModule):
             "ssim": structural_similarity_index_measure(image_hat, image, **window),
         }
         self.eval_usage.update(code.indices)
+        if self.frechet is not None:
+            self.frechet.update(image, real=True)
+            self.frechet.update(image_hat, real=False)
         over_all: dict[str, Any] = {"on_epoch": True, "sync_dist": True, "batch_size": len(x)}
         self.log_dict({f"{stage}/{name}": value for name, value in metrics.items()}, **over_all)
         self.log(f"{stage}/psnr", _psnr(image_hat, image), prog_bar=True, **over_all)
+        return x_hat
 
-    def _log_train_usage(self, indices: Tensor) -> None:
-        """Log perplexity, usage and revivals of all batches since the last line of the log."""
-        self.train_usage.update(indices)
+    def _log_training(self, loss: Tensor, terms: dict[str, Tensor], x_hat: Tensor, x: Tensor) -> None:
+        """Log a batch's terms, and perplexity, usage and revivals of all batches since the last line of the log."""
+        with torch.no_grad():
+            psnr = _psnr(self.value_range.decode(x_hat.float()), self.value_range.decode(x))
+        self.log_dict({f"train/{name}": value.detach() for name, value in {**terms, "psnr": psnr}.items()})
+        self.log("train/loss", loss.detach(), prog_bar=True)
         if is_log_step(self.trainer, self.global_step + 1):
             usage = self.train_usage.compute()
             self.log("train/perplexity", usage["perplexity"], prog_bar=True)
@@ -254,10 +280,13 @@ class VQVAE(Rebuildable, lightning.LightningModule):
             self.train_usage.reset()
             self.revived.zero_()
 
-    def _log_eval_usage(self, stage: str) -> None:
-        usage = self.eval_usage.compute()  # of all ranks
-        self.log_dict({f"{stage}/{name}": value for name, value in usage.items()}, sync_dist=True)
+    def _log_whole_set(self, stage: str) -> None:
+        figures = self.eval_usage.compute()  # of all ranks
         self.eval_usage.reset()
+        if self.frechet is not None:
+            figures[f"rfid_{self.frechet.name}"] = self.frechet.compute().float()
+            self.frechet.reset()
+        self.log_dict({f"{stage}/{name}": value for name, value in figures.items()}, sync_dist=True)
 
     def _check_parts(self) -> None:
         for name, part, ends in (("encoder", self.encoder, "in"), ("decoder", self.decoder, "out")):

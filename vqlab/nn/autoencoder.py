@@ -23,7 +23,8 @@ class ConvEncoder(Encoder):
             followed by a halving of the size.
         num_res_blocks: Residual blocks per resolution.
         z_channels: Channels of the features.
-        attention: Self-attention at the lowest resolution.
+        attention: Self-attention at the lowest resolution, between the two last residual blocks.
+        attention_levels: Resolutions, 0 the full one, at which self-attention follows each residual block.
         dropout: Dropout inside the residual blocks.
 
     Shape:
@@ -45,10 +46,12 @@ class ConvEncoder(Encoder):
         num_res_blocks: int = 2,
         z_channels: int = 256,
         attention: bool = False,
+        attention_levels: tuple[int, ...] = (),
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
         _check_sizes(base_channels, channel_multipliers, num_res_blocks)
+        _check_levels(attention_levels, len(channel_multipliers))
         self.in_channels, self.out_channels = in_channels, z_channels
         self.downsampling = 2 ** (len(channel_multipliers) - 1)
         widths = [base_channels * m for m in channel_multipliers]
@@ -60,6 +63,8 @@ class ConvEncoder(Encoder):
             for _ in range(num_res_blocks):
                 layers.append(ResBlock(channels, width, dropout))
                 channels = width
+                if level in attention_levels:
+                    layers.append(SelfAttention(channels))
         layers += _middle(channels, attention, dropout)
         layers += [norm(channels), nn.SiLU(), nn.Conv2d(channels, z_channels, 3, padding=1)]
         self.layers = nn.Sequential(*layers)
@@ -79,7 +84,8 @@ class ConvDecoder(Decoder):
         channel_multipliers: As in the encoder, from full to lowest resolution.
         num_res_blocks: Residual blocks per resolution of the encoder.
         z_channels: Channels of the features.
-        attention: Self-attention at the lowest resolution.
+        attention: Self-attention at the lowest resolution, between the two first residual blocks.
+        attention_levels: Resolutions, 0 the full one, at which self-attention follows each residual block.
         dropout: Dropout inside the residual blocks.
         out_activation: None (unrestricted), ``tanh`` for images in [-1, 1], ``sigmoid`` for [0, 1].
 
@@ -95,11 +101,13 @@ class ConvDecoder(Decoder):
         num_res_blocks: int = 2,
         z_channels: int = 256,
         attention: bool = False,
+        attention_levels: tuple[int, ...] = (),
         dropout: float = 0.0,
         out_activation: OutActivation = None,
     ) -> None:
         super().__init__()
         _check_sizes(base_channels, channel_multipliers, num_res_blocks)
+        _check_levels(attention_levels, len(channel_multipliers))
         self.in_channels, self.out_channels = z_channels, out_channels
         self.upsampling = 2 ** (len(channel_multipliers) - 1)
         widths = [base_channels * m for m in reversed(channel_multipliers)]
@@ -112,12 +120,15 @@ class ConvDecoder(Decoder):
             for _ in range(num_res_blocks + 1):
                 layers.append(ResBlock(channels, width, dropout))
                 channels = width
-        layers += [norm(channels), nn.SiLU(), nn.Conv2d(channels, out_channels, 3, padding=1)]
-        self.layers = nn.Sequential(*layers, activation(out_activation))
+                if len(widths) - 1 - level in attention_levels:
+                    layers.append(SelfAttention(channels))
+        layers += [norm(channels), nn.SiLU()]
+        self.body = nn.Sequential(*layers)
+        self.head = nn.Sequential(nn.Conv2d(channels, out_channels, 3, padding=1), activation(out_activation))
 
     def forward(self, z: Tensor) -> Tensor:
         """Decode features (B, z_channels, h, w)."""
-        return self.layers(z)
+        return self.head(self.body(z))
 
 
 class ResBlock(nn.Module):
@@ -217,4 +228,12 @@ def _check_sizes(base_channels: int, channel_multipliers: tuple[int, ...], num_r
         raise UserError(
             "base_channels, num_res_blocks and all channel_multipliers must be at least 1, got "
             f"{base_channels}, {num_res_blocks}, {list(channel_multipliers)}"
+        )
+
+
+def _check_levels(attention_levels: tuple[int, ...], num_levels: int) -> None:
+    if any(not 0 <= level < num_levels for level in attention_levels):
+        raise UserError(
+            f"attention_levels must lie between 0 (full resolution) and {num_levels - 1}, as many as there are "
+            f"channel_multipliers, got {list(attention_levels)}: set --model.encoder.attention_levels=[]"
         )

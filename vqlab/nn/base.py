@@ -1,4 +1,4 @@
-"""What a model needs to know of an encoder and a decoder."""
+"""What a model needs to know of an encoder, a decoder and a discriminator."""
 
 from abc import ABC, abstractmethod
 
@@ -32,6 +32,8 @@ class Decoder(Rebuildable, nn.Module, ABC):
         in_channels: Channels of the features.
         out_channels: Channels of the images.
         upsampling: Factor between the features' and the image's height and width.
+        head: Where it exists, the end of the network, whose first module is the last layer with weights: the adaptive
+            weight of a VQ-GAN compares gradients there.
     """
 
     in_channels: int
@@ -41,3 +43,17 @@ class Decoder(Rebuildable, nn.Module, ABC):
     @abstractmethod
     def forward(self, z: Tensor) -> Tensor:
         """(B, in_channels, h, w) to (B, out_channels, h * upsampling, w * upsampling)."""
+
+
+class Discriminator(Rebuildable, nn.Module, ABC):
+    """A network from images to logits, one per patch: high where it takes the patch for real.
+
+    Attributes:
+        in_channels: Channels of the images.
+    """
+
+    in_channels: int
+
+    @abstractmethod
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in_channels, H, W) to (B, 1, h, w)."""

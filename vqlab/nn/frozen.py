@@ -1,4 +1,4 @@
-"""Helper networks (perceptual features, feature extractors) that are used, not trained, and not saved."""
+"""Helper networks (perceptual features, feature extractors, tokenizers) that are used and not trained."""
 
 from typing import Any
 
@@ -10,6 +10,7 @@ class Frozen(nn.Module):
 
     Args:
         net: The network to wrap; called through ``forward``.
+        saved: Keep the weights in the state dict after all, because nothing else could bring them back.
 
     Example:
         >>> frozen = Frozen(nn.Sequential(nn.Linear(2, 2), nn.Dropout()))
@@ -17,11 +18,12 @@ class Frozen(nn.Module):
         (False, [], False)
     """
 
-    def __init__(self, net: nn.Module) -> None:
+    def __init__(self, net: nn.Module, saved: bool = False) -> None:
         super().__init__()
         self.net = net.eval().requires_grad_(False)
-        self.register_state_dict_post_hook(_drop)
-        self.register_load_state_dict_pre_hook(_fill)
+        if not saved:
+            self.register_state_dict_post_hook(_drop)
+            self.register_load_state_dict_pre_hook(_fill)
 
     def train(self, mode: bool = True) -> "Frozen":
         """Keep ``net`` in eval mode whatever the parent does."""

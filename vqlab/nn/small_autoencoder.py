@@ -92,17 +92,16 @@ class SmallDecoder(Decoder):
         layers += [Residual(hidden_channels, res_channels) for _ in range(num_res_blocks)]
         layers.append(nn.ReLU())
         channels = hidden_channels
-        for level in range(halvings):
-            last = level == halvings - 1
-            width = out_channels if last else hidden_channels // 2
-            layers.append(nn.ConvTranspose2d(channels, width, 4, stride=2, padding=1))
-            layers += [] if last else [nn.ReLU()]
-            channels = width
-        self.layers = nn.Sequential(*layers, activation(out_activation))
+        for _ in range(halvings - 1):
+            layers += [nn.ConvTranspose2d(channels, hidden_channels // 2, 4, stride=2, padding=1), nn.ReLU()]
+            channels = hidden_channels // 2
+        self.body = nn.Sequential(*layers)
+        last = nn.ConvTranspose2d(channels, out_channels, 4, stride=2, padding=1)
+        self.head = nn.Sequential(last, activation(out_activation))
 
     def forward(self, z: Tensor) -> Tensor:
         """Decode features (B, hidden_channels, h, w)."""
-        return self.layers(z)
+        return self.head(self.body(z))
 
 
 class Residual(nn.Module):

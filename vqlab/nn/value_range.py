@@ -47,6 +47,11 @@ class ValueRange:
         shift, scale = self._affine(image)
         return (image - shift) / scale
 
+    def signed(self, x: Tensor) -> Tensor:
+        """Map images (..., C, H, W) from this range to [-1, 1]; what lies outside stays outside."""
+        shift, scale = self._affine(x)
+        return (x * scale + shift) * 2 - 1
+
     def decode(self, x: Tensor) -> Tensor:
         """Map images (..., C, H, W) from this range to [0, 1]; what lies outside is clamped."""
         shift, scale = self._affine(x)

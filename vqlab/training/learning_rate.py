@@ -78,15 +78,14 @@ def adam(
         rank_zero_info(f"lr {rate:.3e}")
     for logger in trainer.loggers:
         logger.log_hyperparams({"equivalent_lr": rate})
-    module.configured_lr = {f"lr/{name}": rate}  # type: ignore[assignment]  # see keep_configured_lr
+    rates: Any = getattr(module, "configured_lr", {})
+    module.configured_lr = {**rates, f"lr/{name}": rate}  # type: ignore[assignment]  # see keep_configured_lr
     optimizer = torch.optim.AdamW(parameters, lr=rate, betas=betas, weight_decay=weight_decay)
     scheduler = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: schedule.factor(step, training_steps(trainer))
     )
-    return {
-        "optimizer": optimizer,
-        "lr_scheduler": {"scheduler": scheduler, "interval": "step", "name": f"lr/{name}"},
-    }
+    interval = {"interval": "step"} if module.automatic_optimization else {}  # else whoever steps by hand decides
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "name": f"lr/{name}", **interval}}
 
 
 def training_steps(trainer: lightning.Trainer) -> float:

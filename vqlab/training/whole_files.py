@@ -16,8 +16,12 @@ NOT_WRITABLE = (errno.EACCES, errno.EROFS, errno.EPERM, errno.EEXIST, errno.ENOT
 
 
 @contextmanager
-def write_whole(path: str | Path) -> Iterator[IO[bytes]]:
+def write_whole(path: str | Path, setting: str = "--runs") -> Iterator[IO[bytes]]:
     """Open a binary file that takes the place of ``path`` when the block ends, and vanishes if it fails.
+
+    Args:
+        path: The file.
+        setting: Option that chose its folder, for the error's mend.
 
     Raises:
         UserError: If the disk is full or the folder cannot be written.
@@ -32,7 +36,7 @@ def write_whole(path: str | Path) -> Iterator[IO[bytes]]:
     """
     path = Path(path)
     partial = path.with_name(f".{path.name}.partial")
-    with disk_errors(path):
+    with disk_errors(path, setting):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with open(partial, "wb") as file:
@@ -59,7 +63,7 @@ def append(path: Path, text: str) -> None:
 
 
 @contextmanager
-def disk_errors(path: Path) -> Iterator[None]:
+def disk_errors(path: Path, setting: str = "--runs") -> Iterator[None]:
     """Turn what a disk refuses while ``path`` is written into one line for the user."""
     try:
         yield
@@ -68,10 +72,12 @@ def disk_errors(path: Path) -> Iterator[None]:
         cause = error if isinstance(error, OSError) else error.__context__
         if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
             raise UserError(
-                f"no space left for {path}: free some, or set --runs to a folder on another disk"
+                f"no space left for {path}: free some, or set {setting} to a place on another disk"
             ) from error
         if isinstance(cause, OSError) and cause.errno in NOT_WRITABLE:
-            raise UserError(f"{path} cannot be written ({cause.strerror}): set --runs to a folder of yours") from error
+            raise UserError(
+                f"{path} cannot be written ({cause.strerror}): set {setting} to a place that is yours"
+            ) from error
         raise
 
 

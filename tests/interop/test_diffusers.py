@@ -1,0 +1,204 @@
+"""diffusers' VQModel, in and out, against a statement of its networks."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from other_libraries import assert_same, diffusers_model
+from refusal import refused
+from safetensors.torch import load_file, save_file
+
+from vqlab.interop.diffusers import load_diffusers, save_diffusers
+from vqlab.models.vqgan import VQGAN
+from vqlab.models.vqvae import VQVAE
+from vqlab.nn.autoencoder import ConvDecoder, ConvEncoder
+from vqlab.quantizers.fsq import FSQ
+from vqlab.quantizers.vector import VectorQuantizer
+
+PLAIN = {
+    "_class_name": "VQModel",
+    "_diffusers_version": "0.30.0",
+    "act_fn": "silu",
+    "block_out_channels": [32, 64],
+    "down_block_types": ["DownEncoderBlock2D", "AttnDownEncoderBlock2D"],
+    "up_block_types": ["UpDecoderBlock2D", "AttnUpDecoderBlock2D"],  # not the encoder's levels
+    "in_channels": 3,
+    "out_channels": 3,
+    "latent_channels": 6,
+    "layers_per_block": 1,
+    "mid_block_add_attention": True,
+    "norm_num_groups": 32,
+    "norm_type": "group",
+    "num_vq_embeddings": 20,
+    "sample_size": 16,
+    "vq_embed_dim": 4,
+}
+CONFIGS = [
+    {},
+    {"layers_per_block": 2, "mid_block_add_attention": False, "vq_embed_dim": None},
+    {
+        "block_out_channels": [32, 32, 96],
+        "down_block_types": ["AttnDownEncoderBlock2D", "DownEncoderBlock2D", "DownEncoderBlock2D"],
+        "up_block_types": ["UpDecoderBlock2D", "AttnUpDecoderBlock2D", "UpDecoderBlock2D"],
+    },
+    {"norm_num_groups": 8, "block_out_channels": [8, 24]},
+]
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+
+
+def folder(changes=(), name="theirs", seed=0):
+    config, path = {**PLAIN, **dict(changes)}, Path(name)
+    path.mkdir(exist_ok=True)
+    (path / "config.json").write_text(json.dumps(config))
+    reference = diffusers_model(config, seed)
+    save_file(reference.state_dict(), path / WEIGHTS)
+    return path, reference
+
+
+def images(size=16):
+    return torch.rand(2, 3, size, size) * 2 - 1
+
+
+@pytest.mark.parametrize("changes", CONFIGS, ids=str)
+def test_it_computes_what_diffusers_computes_and_gives_the_same_file_back(changes):
+    path, reference = folder(changes, seed=len(str(changes)))
+    model = load_diffusers(path)
+    assert not model.training
+    for size in (16, 32):
+        assert_same(model, reference, images(size))
+    save_diffusers(model, "ours")
+    theirs, ours = load_file(path / WEIGHTS), load_file(Path("ours") / WEIGHTS)
+    assert theirs.keys() == ours.keys()
+    assert all(torch.equal(value, ours[name]) for name, value in theirs.items())
+    written, config = json.loads(Path("ours/config.json").read_text()), {**PLAIN, **changes}
+    config["vq_embed_dim"] = config["vq_embed_dim"] or config["latent_channels"]
+    assert {name: written[name] for name in config if name != "_diffusers_version"} == {
+        name: value for name, value in config.items() if name != "_diffusers_version"
+    }
+
+
+def test_bin_files_and_the_old_names_of_attention():
+    path, reference = folder()
+    old = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+    state = load_file(path / WEIGHTS)
+    for new, name in old.items():
+        state = {key.replace(f".{new}.", f".{name}."): value for key, value in state.items()}
+    assert any("proj_attn" in key for key in state)
+    (path / WEIGHTS).unlink()
+    torch.save(state, path / "diffusion_pytorch_model.bin")
+    assert_same(load_diffusers(path), reference, images())
+
+
+def test_half_precision_is_read_as_float32():
+    path, _ = folder()
+    save_file({name: value.half() for name, value in load_file(path / WEIGHTS).items()}, path / WEIGHTS)
+    model = load_diffusers(path)
+    assert model.reconstruct(images()).dtype == torch.float32
+
+
+def own(**arguments):
+    """A model of vqlab whose every weight is random."""
+    sizes = {"base_channels": 32, "channel_multipliers": (1, 2), "num_res_blocks": 1, "z_channels": 6}
+    torch.manual_seed(3)
+    return VQGAN(
+        **{
+            "encoder": ConvEncoder(**sizes, attention_levels=(0,)),
+            "decoder": ConvDecoder(**sizes),
+            "quantizer": VectorQuantizer(30, 5, init="uniform"),
+            "image_size": 16,
+            "perceptual_weight": 0.0,
+            "disc_weight": 0.0,
+            **arguments,
+        }
+    ).eval()
+
+
+@pytest.mark.parametrize("distance", ["euclidean", "cosine"])
+def test_a_model_of_vqlab_goes_round(distance):
+    model = own(quantizer=VectorQuantizer(30, 5, init="uniform", distance=distance))
+    save_diffusers(model, "a")
+    again, x = load_diffusers("a"), images()
+    assert torch.equal(again.encode(x), model.encode(x))
+    assert torch.equal(again.reconstruct(x), model.reconstruct(x))
+    assert_same(again, reference_of("a"), x)
+    save_diffusers(again, "b")
+    for name in (WEIGHTS, "config.json"):
+        assert (Path("a") / name).read_bytes() == (Path("b") / name).read_bytes()
+
+
+def reference_of(path):
+    reference = diffusers_model(json.loads((Path(path) / "config.json").read_text()))
+    reference.load_state_dict(load_file(Path(path) / WEIGHTS))
+    return reference
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"_class_name": "AutoencoderKL"}, "AutoencoderKL"),
+        ({"norm_type": "spatial"}, "norm_type=spatial"),
+        ({"act_fn": "relu"}, "act_fn=relu"),
+        ({"lookup_from_codebook": True}, "lookup_from_codebook=True"),
+        ({"down_block_types": ["DownEncoderBlock2D", "CrossAttnDownBlock2D"]}, "CrossAttnDownBlock2D"),
+        ({"down_block_types": ["DownEncoderBlock2D"]}, "expected 2 of"),
+        ({"block_out_channels": [32, 48]}, "multiples of the first"),
+        ({"norm_num_groups": 16}, "norm_num_groups, here 16"),
+    ],
+)
+def test_what_vqlab_lacks_is_refused(changes, words):
+    path, _ = folder()
+    (path / "config.json").write_text(json.dumps({**PLAIN, **changes}))
+    with refused(words):
+        load_diffusers(path)
+
+
+def test_missing_and_damaged_files_are_refused():
+    path, _ = folder()
+    (path / WEIGHTS).write_bytes(b"half a file")
+    with refused(WEIGHTS, "no readable file"):
+        load_diffusers(path)
+    (path / WEIGHTS).unlink()
+    with refused("theirs", WEIGHTS):
+        load_diffusers(path)
+    (path / "config.json").write_text("{")
+    with refused("config.json", "JSON"):
+        load_diffusers(path)
+    (path / "config.json").unlink()
+    with refused("config.json does not exist"):
+        load_diffusers(path)
+
+
+def test_missing_and_unmatched_keys_are_named():
+    path, _ = folder()
+    state = load_file(path / WEIGHTS)
+    removed = "decoder.up_blocks.1.attentions.0.to_k.bias"
+    save_file({k: v for k, v in state.items() if k != removed}, path / WEIGHTS)
+    with refused(f"lacks {removed}"):
+        load_diffusers(path)
+    save_file({**state, "encoder.extra.weight": torch.zeros(1)}, path / WEIGHTS)
+    with refused("unmatched encoder.extra.weight"):
+        load_diffusers(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda: VQVAE(image_size=16), "SmallEncoder"),
+        (lambda: own(quantizer=FSQ([5, 5])), "FSQ"),
+        (lambda: own(value_range="unit"), "unit"),
+        (
+            lambda: own(decoder=ConvDecoder(3, 32, (1, 2), 1, 6, out_activation="tanh")),
+            "out_activation",
+        ),
+        (lambda: own(decoder=ConvDecoder(3, 32, (1, 2), 2, 6)), "num_res_blocks"),
+        (
+            lambda: own(encoder=ConvEncoder(3, 8, (1, 2), 1, 6), decoder=ConvDecoder(3, 8, (1, 2), 1, 6)),
+            "norm_num_groups",
+        ),
+    ],
+)
+def test_what_diffusers_lacks_is_refused(change, words):
+    with refused(words):
+        save_diffusers(change(), "out")
+    assert not Path("out").exists()

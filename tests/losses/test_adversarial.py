@@ -1,0 +1,153 @@
+"""Adversarial losses and regularisers against their formulas in float64."""
+
+import math
+
+import pytest
+import torch
+from refusal import refused
+from torch import nn
+
+from vqlab.losses.adversarial import ADVERSARIAL, LeCam, r1_penalty
+
+
+def logits(*shape, scale=2.0):
+    return scale * torch.randn(*shape, dtype=torch.float64)
+
+
+def mean(values):
+    values = list(values)
+    return math.fsum(values) / len(values)
+
+
+def sigmoid(t):
+    return 1 / (1 + math.exp(-t))
+
+
+# name -> (discriminator's loss, generator's loss) of lists of numbers
+FORMULAS = {
+    "hinge": (
+        lambda r, f: 0.5 * (mean(max(0, 1 - t) for t in r) + mean(max(0, 1 + t) for t in f)),
+        lambda f: -mean(f),
+    ),
+    "non_saturating": (
+        lambda r, f: -mean(math.log(sigmoid(t)) for t in r) - mean(math.log(1 - sigmoid(t)) for t in f),
+        lambda f: -mean(math.log(sigmoid(t)) for t in f),
+    ),
+    "wgan": (lambda r, f: mean(f) - mean(r), lambda f: -mean(f)),
+}
+
+
+def test_all_games_have_a_formula():
+    assert set(ADVERSARIAL) == set(FORMULAS)
+
+
+@pytest.mark.parametrize("name", FORMULAS)
+@pytest.mark.parametrize(("real", "fake"), [((5,), (5,)), ((4, 1, 3, 2), (2, 1, 3, 2))])
+def test_losses_equal_the_formulas(name, real, fake):
+    real, fake = logits(*real), logits(*fake)
+    of_discriminator, of_generator = FORMULAS[name]
+    game = ADVERSARIAL[name]
+    flat = real.flatten().tolist(), fake.flatten().tolist()
+    assert game.discriminator(real, fake).item() == pytest.approx(of_discriminator(*flat), rel=1e-12)
+    assert game.generator(fake).item() == pytest.approx(of_generator(flat[1]), rel=1e-12)
+
+
+@pytest.mark.parametrize("name", FORMULAS)
+def test_each_side_pulls_where_it_should(name):
+    real, fake = logits(6, scale=0.2).requires_grad_(), logits(6, scale=0.2).requires_grad_()
+    ADVERSARIAL[name].discriminator(real, fake).backward()
+    assert (real.grad < 0).all(), "descent raises the logits of what is real"
+    assert (fake.grad > 0).all()
+    fake.grad = None
+    ADVERSARIAL[name].generator(fake).backward()
+    assert (fake.grad < 0).all()
+
+
+@pytest.mark.parametrize("name", FORMULAS)
+def test_extreme_logits_stay_finite_and_the_generator_keeps_its_gradient(name):
+    fake = torch.tensor([-1e4], requires_grad=True)
+    loss = ADVERSARIAL[name].generator(fake)
+    loss.backward()
+    assert loss.item() == 1e4
+    assert fake.grad.item() == -1, "the discriminator has won, and the generator still learns"
+    assert ADVERSARIAL[name].discriminator(torch.tensor([-1e4]), torch.tensor([1e4])).isfinite()
+
+
+@pytest.mark.parametrize("name", FORMULAS)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_averaged_in_float32(name, dtype):
+    real, fake = logits(1000).to(dtype), logits(1000).to(dtype)
+    for given, expected in [
+        (ADVERSARIAL[name].discriminator(real, fake), ADVERSARIAL[name].discriminator(real.double(), fake.double())),
+        (ADVERSARIAL[name].generator(fake), ADVERSARIAL[name].generator(fake.double())),
+    ]:
+        assert given.dtype == torch.float32
+        assert given.item() == pytest.approx(expected.item(), rel=1e-4, abs=1e-5)
+
+
+def test_r1_of_a_quadratic():
+    """D(x) = sum over patches j of x^T A_j x has the gradient sum_j (A_j + A_j^T) x."""
+    x, matrices = logits(5, 3).requires_grad_(), logits(2, 3, 3).requires_grad_()
+    answer = torch.einsum("bi,jik,bk->bj", x, matrices, x)
+    penalty = r1_penalty(x, answer)
+    symmetric = (matrices + matrices.mT).sum(0).detach()
+    expected = mean((symmetric @ row).square().sum().item() / 2 for row in x.detach())
+    assert penalty.item() == pytest.approx(expected, rel=1e-12)
+
+    (gradient,) = torch.autograd.grad(penalty, matrices)
+    h = x.detach() @ symmetric
+    outer = torch.einsum("bi,bk->ik", h, x.detach()) / 5
+    torch.testing.assert_close(gradient, (outer + outer.T).expand(2, 3, 3))
+
+
+def test_r1_of_half_batches_averages_to_the_whole():
+    net = nn.Sequential(nn.Conv2d(2, 4, 3), nn.LeakyReLU(0.2), nn.Conv2d(4, 1, 3)).double()
+    x = logits(4, 2, 6, 6).requires_grad_()
+    halves = [half.requires_grad_() for half in x.detach().chunk(2)]
+    torch.testing.assert_close(sum(r1_penalty(half, net(half)) for half in halves) / 2, r1_penalty(x, net(x)))
+
+
+def test_r1_needs_the_images_gradient():
+    x = logits(2, 3)
+    with refused("requires_grad_()"):
+        r1_penalty(x, x.sum(1))
+
+
+def test_lecam_equals_the_paper():
+    lecam = LeCam(decay=0.9).double()
+    real_mean = fake_mean = 0.0
+    for step in range(4):
+        real, fake = logits(3, 1, 2, 2) + step, logits(5, 1, 2, 2)
+        reals, fakes = real.flatten().tolist(), fake.flatten().tolist()
+        expected = mean((t - fake_mean) ** 2 for t in reals) + mean((t - real_mean) ** 2 for t in fakes)
+        assert lecam(real, fake).item() == pytest.approx(expected, rel=1e-12)
+        lecam.update(real, fake)
+        real_mean, fake_mean = 0.9 * real_mean + 0.1 * mean(reals), 0.9 * fake_mean + 0.1 * mean(fakes)
+        assert lecam.real_mean.item() == pytest.approx(real_mean, rel=1e-12)
+        assert lecam.fake_mean.item() == pytest.approx(fake_mean, rel=1e-12)
+
+
+def test_lecam_writes_in_update_alone_and_its_averages_are_saved():
+    lecam, real, fake = LeCam(), logits(4).requires_grad_(), logits(4)
+    before = {name: value.clone() for name, value in lecam.state_dict().items()}
+    loss = lecam(real, fake)
+    assert set(before) == {"real_mean", "fake_mean"}
+    assert all(torch.equal(value, before[name]) for name, value in lecam.state_dict().items())
+    lecam.update(real, fake)
+    loss.backward()  # the update in between has not spoilt the graph
+    torch.testing.assert_close(real.grad, 2 * real.detach() / 4)
+    assert not lecam.real_mean.requires_grad
+    assert all(not torch.equal(value, before[name]) for name, value in lecam.state_dict().items())
+
+
+def test_lecam_of_half_batches_averages_to_the_whole():
+    lecam, real, fake = LeCam(0.5).double(), logits(6), logits(6)
+    lecam.update(real, fake)
+    halves = (lecam(real[:3], fake[:3]) + lecam(real[3:], fake[3:])) / 2
+    torch.testing.assert_close(halves, lecam(real, fake))
+
+
+@pytest.mark.parametrize("decay", [-0.1, 1.0, math.nan])
+def test_lecam_refuses_a_decay_outside_its_range(decay):
+    with refused("decay", str(decay)):
+        LeCam(decay)

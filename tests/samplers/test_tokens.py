@@ -1,0 +1,111 @@
+"""Drawing tokens: filters against brute force, frequencies against probabilities, the guidance formula."""
+
+import itertools
+
+import pytest
+import torch
+from refusal import refused
+
+from vqlab.nn.transformer import Transformer
+from vqlab.samplers.tokens import draw, generate, guide, restrict
+
+K, L = 5, 3
+
+
+def network(**sizes):
+    torch.manual_seed(3)
+    net = Transformer(**{"num_tokens": K, "length": L, "num_classes": 2, "dim": 16, "depth": 1, "heads": 2, **sizes})
+    for weight in net.parameters():
+        torch.nn.init.normal_(weight, std=0.5)
+    return net.eval()
+
+
+@pytest.mark.parametrize("top_k", [None, 1, 3, 8, 20])
+@pytest.mark.parametrize("top_p", [None, 0.01, 0.5, 0.9, 1.0])
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+def test_filters_against_brute_force(top_k, top_p, temperature):
+    logits = torch.randn(20, 8, generator=torch.Generator().manual_seed(4)) * 2
+    found = restrict(logits, temperature, top_k, top_p).softmax(-1)
+    for row, probs in zip(logits.tolist(), found, strict=True):
+        order = sorted(range(8), key=lambda i: -row[i])[: top_k or 8]
+        weight = {i: torch.tensor(row[i] / temperature).exp().item() for i in order}
+        kept, together = [], 0.0
+        for i in order:
+            if kept and top_p is not None and together >= top_p:
+                break
+            kept.append(i)
+            together += weight[i] / sum(weight.values())
+        expected = torch.tensor([weight[i] / sum(weight[j] for j in kept) if i in kept else 0.0 for i in range(8)])
+        torch.testing.assert_close(probs, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_equal_logits_leave_exactly_k():
+    assert restrict(torch.zeros(2, 9), top_k=4).isfinite().sum(-1).tolist() == [4, 4]
+
+
+def test_a_tiny_temperature_takes_the_likeliest():
+    logits = torch.randn(50, 8)
+    assert torch.equal(draw(restrict(logits, temperature=1e-30)), logits.argmax(-1))
+
+
+def test_frequencies_are_the_probabilities():
+    probs = torch.tensor([0.5, 0.0, 0.3, 0.2])
+    counts = torch.bincount(draw(probs.log().expand(40_000, 4), torch.Generator().manual_seed(0)), minlength=4)
+    assert counts[1] == 0
+    torch.testing.assert_close(counts / 40_000, probs, rtol=0, atol=4 * 0.0025)  # 4 standard deviations
+
+
+def test_sequences_come_as_often_as_the_network_says():
+    """All 125 sequences, their probabilities from one forward pass each, against 20,000 draws."""
+    net, number = network(), 20_000
+    every = torch.tensor(list(itertools.product(range(K), repeat=L)))
+    label = torch.ones(len(every), dtype=torch.int64)
+    log_probs = net(every[:, :-1], label).log_softmax(-1).gather(2, every[..., None]).sum((1, 2))
+    assert log_probs.exp().sum().item() == pytest.approx(1, abs=1e-5)
+    drawn = generate(net, torch.ones(number, dtype=torch.int64), generator=torch.Generator().manual_seed(5))
+    counts = torch.bincount((drawn * torch.tensor([K * K, K, 1])).sum(1), minlength=K**L)
+    expected = log_probs.exp() * number
+    chi_square = ((counts - expected) ** 2 / expected.clamp_min(1)).sum().item()
+    assert chi_square < 124 + 5 * (2 * 124) ** 0.5
+
+
+@pytest.mark.parametrize("options", [{}, {"guidance": 2.5}, {"top_k": 3, "temperature": 0.7}, {"top_p": 0.8}])
+@pytest.mark.parametrize("num_codebooks", [1, 2])
+def test_the_cache_draws_the_same_tokens(options, num_codebooks):
+    net, label = network(length=12, num_codebooks=num_codebooks, depth=3), torch.arange(40) % 3
+    cached, plain = (
+        generate(net, label, **options, generator=torch.Generator().manual_seed(6), use_cache=use)
+        for use in (True, False)
+    )
+    assert torch.equal(cached, plain)
+    assert len(cached.unique(dim=0)) > 30
+
+
+@pytest.mark.parametrize("guidance", [0.0, 1.0, 3.0])
+def test_guidance_draws_from_its_formula(guidance):
+    """p(token) is proportional to p(token | no label) ^ (1 - g) x p(token | label) ^ g."""
+    net = network(length=1)
+    none = torch.zeros(1, 0, dtype=torch.int64)
+    with_label, without = (net(none, torch.tensor([c]))[0, 0].softmax(-1) for c in (1, 2))
+    expected = without ** (1 - guidance) * with_label**guidance
+    drawn = generate(net, torch.ones(40_000, dtype=torch.int64), guidance=guidance)
+    shares = torch.bincount(drawn[:, 0], minlength=K) / 40_000
+    torch.testing.assert_close(shares, expected / expected.sum(), rtol=0, atol=0.012)
+    c, u = torch.tensor([2.0]), torch.tensor([0.5])
+    assert guide(c, u, 3.0).item() == pytest.approx(0.5 + 3 * 1.5)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"temperature": 0.0}, ["temperature", "above 0", "--temperature"]),
+        ({"temperature": float("nan")}, ["temperature"]),
+        ({"top_k": 0}, ["top_k", "--top-k"]),
+        ({"top_p": 0.0}, ["top_p", "(0, 1]"]),
+        ({"top_p": 1.5}, ["top_p"]),
+        ({"guidance": -1.0}, ["guidance"]),
+    ],
+)
+def test_options_out_of_range(options, words):
+    with refused(*words):
+        generate(network(), torch.zeros(1, dtype=torch.int64), **options)

@@ -1,0 +1,1 @@
+"""Models of other libraries: their weights into vqlab's networks, and back."""

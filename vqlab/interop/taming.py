@@ -1,0 +1,146 @@
+"""VQ-GAN checkpoints of taming-transformers (Esser et al. 2021, github.com/CompVis/taming-transformers)."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vqlab.errors import UserError
+from vqlab.interop.names import put_in, taming_keys
+from vqlab.models.vqgan import VQGAN
+from vqlab.nn.autoencoder import ConvDecoder, ConvEncoder
+from vqlab.quantizers.gumbel import GumbelQuantizer
+from vqlab.quantizers.vector import VectorQuantizer
+
+IMAGE_SIZE = 256  # that of the published models
+CODEBOOK = {"quantizer.codebook": ("quantize.embedding.weight",)}
+GUMBEL = {
+    "quantizer.codebook": ("quantize.embed.weight",),
+    "quantizer.logits.weight": ("quantize.proj.weight",),
+    "quantizer.logits.bias": ("quantize.proj.bias",),
+}
+
+
+def load_taming(path: str | Path, **arguments: Any) -> VQGAN:
+    """Load a checkpoint of taming's ``VQModel`` or ``GumbelVQ`` as a VQGAN, in eval mode on the CPU.
+
+    Sizes are read off the weights, so the YAML file beside the checkpoint is not needed. The loss's weights (LPIPS and
+    discriminator) and the training's state are left out; no code in the file is run.
+
+    Args:
+        path: The ``.ckpt`` file, Lightning's (``{"state_dict": ...}``) or a bare state dict.
+        **arguments: Further arguments of ``VQGAN``, such as ``image_size`` (256 here), or ``disc_weight`` and
+            ``perceptual_weight`` (both 0 here) to train on.
+
+    Shape:
+        As for ``VQGAN``; images in [-1, 1].
+
+    Raises:
+        UserError: If the file is missing, damaged or of another model; keys that do not match are named.
+
+    Example:
+        >>> model = load_taming("vqgan_imagenet_f16_16384/last.ckpt")  # doctest: +SKIP
+        >>> codes = model.encode(torch.rand(1, 3, 256, 256) * 2 - 1)  # doctest: +SKIP
+    """
+    state = read_taming(path)
+    try:
+        encoder, decoder = _encoder(state), _decoder(state)
+        gumbel = "quantize.embed.weight" in state
+        num, dim = state["quantize.embed.weight" if gumbel else "quantize.embedding.weight"].shape
+    except (KeyError, ValueError, IndexError) as error:
+        raise UserError(
+            f"{path} holds no VQ-GAN of taming-transformers ({error}): give a .ckpt file of its VQModel or GumbelVQ"
+        ) from error
+    model = VQGAN(
+        **{
+            "encoder": encoder,
+            "decoder": decoder,
+            "quantizer": GumbelQuantizer(num, dim) if gumbel else trained_codebook(num, dim),
+            "channels": encoder.in_channels,
+            "image_size": IMAGE_SIZE,
+            "perceptual_weight": 0.0,
+            "disc_weight": 0.0,
+            **arguments,
+        }
+    )
+    put_in(model, {**taming_keys(model), **(GUMBEL if gumbel else CODEBOOK)}, state, path)
+    return model.eval()
+
+
+def trained_codebook(num_embeddings: int, embedding_dim: int) -> VectorQuantizer:
+    """Return a quantizer whose codebook is about to be loaded: nothing to initialise, nothing to revive."""
+    return VectorQuantizer(num_embeddings, embedding_dim, codebook_update="loss", init="uniform", revive_after=None)
+
+
+class Inert:
+    """What stands for a class or function that a pickle names: the training's state needs some, the weights none."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
+def read_taming(path: str | Path) -> dict[str, Tensor]:
+    """Return the weights of the checkpoint, without the loss's; read with ``weights_only=True``.
+
+    Raises:
+        UserError: If the file is missing, damaged, or holds no state dict.
+    """
+    if not Path(path).is_file():
+        raise UserError(f"checkpoint {path} does not exist: give taming's .ckpt file")
+    try:
+        # Old Lightning wrote classes as keys of its callbacks' states.
+        unknown = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+        with torch.serialization.safe_globals([(Inert, name) for name in unknown]):
+            content: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch's unpickler raises whatever the damaged bytes lead it to
+        reason = (str(error).splitlines() or [""])[0][:160] or type(error).__name__
+        raise UserError(f"checkpoint {path} is damaged or no checkpoint ({reason}): use another file") from None
+    if isinstance(content, dict):
+        content = content.get("state_dict", content)
+    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+        raise UserError(f"{path} holds no state dict: give taming's .ckpt file")
+    return {str(key): value for key, value in content.items() if not str(key).startswith("loss.")}
+
+
+def _encoder(state: dict[str, Tensor]) -> ConvEncoder:
+    return ConvEncoder(
+        in_channels=state["encoder.conv_in.weight"].shape[1],
+        num_res_blocks=_count(state, "encoder.down.0.block"),
+        z_channels=state["encoder.conv_out.weight"].shape[0],
+        **_sizes(state, "encoder", "down"),
+    )
+
+
+def _decoder(state: dict[str, Tensor]) -> ConvDecoder:
+    return ConvDecoder(
+        out_channels=state["decoder.conv_out.weight"].shape[0],
+        num_res_blocks=_count(state, "decoder.up.0.block") - 1,
+        z_channels=state["decoder.conv_in.weight"].shape[1],
+        **_sizes(state, "decoder", "up"),
+    )
+
+
+def _sizes(state: dict[str, Tensor], net: str, way: str) -> dict[str, Any]:
+    """Return what encoder and decoder have in common."""
+    levels = range(_count(state, f"{net}.{way}"))
+    widths = [state[f"{net}.{way}.{level}.block.0.conv1.weight"].shape[0] for level in levels]
+    if any(width % widths[0] for width in widths):
+        raise ValueError(f"the widths {widths} of {net} are no multiples of the first")
+    return {
+        "base_channels": widths[0],
+        "channel_multipliers": tuple(width // widths[0] for width in widths),
+        "attention": f"{net}.mid.attn_1.q.weight" in state,
+        "attention_levels": tuple(level for level in levels if f"{net}.{way}.{level}.attn.0.q.weight" in state),
+    }
+
+
+def _count(state: dict[str, Tensor], place: str) -> int:
+    """Return how many numbers follow ``place`` in the keys."""
+    numbers = {key[len(place) + 1 :].split(".")[0] for key in state if key.startswith(place + ".")}
+    if not numbers:
+        raise KeyError(f"{place}.0")
+    return len(numbers)

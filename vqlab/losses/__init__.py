@@ -1,0 +1,1 @@
+"""Losses of the papers, in plain torch: adversarial, adaptive weight, perceptual."""

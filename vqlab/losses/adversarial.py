@@ -1,0 +1,172 @@
+"""What a discriminator and a generator minimise against each other, and two regularisers of the discriminator.
+
+All take logits of any shape and average over all of them, so two ranks with half a batch each average to the loss of
+the whole batch. Half-precision logits are taken to float32 first.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vqlab.errors import UserError
+from vqlab.nn.distributed import all_sum, world_size
+
+
+class Adversarial(NamedTuple):
+    """The two sides of one game.
+
+    Attributes:
+        discriminator: (real logits, fake logits) to the scalar that the discriminator minimises.
+        generator: (fake logits) to the scalar that the generator minimises.
+    """
+
+    discriminator: Callable[[Tensor, Tensor], Tensor]
+    generator: Callable[[Tensor], Tensor]
+
+
+def hinge_discriminator(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+    """Return (mean max(0, 1 - D(x)) + mean max(0, 1 + D(x^))) / 2.
+
+    Lim and Ye 2017, arXiv:1705.02894. The half is that of VQ-GAN's published code; the paper has none.
+
+    Example:
+        >>> hinge_discriminator(torch.tensor([0.5, 2.0]), torch.tensor([-0.5])).item()
+        0.375
+    """
+    return 0.5 * (F.relu(1 - _precise(real_logits)).mean() + F.relu(1 + _precise(fake_logits)).mean())
+
+
+def non_saturating_discriminator(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+    """Return -mean log sigmoid(D(x)) - mean log(1 - sigmoid(D(x^))).
+
+    Goodfellow et al. 2014, arXiv:1406.2661, equation 1; VQ-GAN's published code halves it, the paper does not.
+    Softplus is the same in log space: no logit, however large, gives an infinite loss.
+
+    Example:
+        >>> non_saturating_discriminator(torch.tensor([1000.0]), torch.tensor([1000.0])).item()
+        1000.0
+    """
+    return F.softplus(-_precise(real_logits)).mean() + F.softplus(_precise(fake_logits)).mean()
+
+
+def non_saturating_generator(fake_logits: Tensor) -> Tensor:
+    """Return -mean log sigmoid(D(x^)): Goodfellow et al. 2014, section 3, the objective with strong early gradients.
+
+    Example:
+        >>> non_saturating_generator(torch.tensor([-1000.0])).item()
+        1000.0
+    """
+    return F.softplus(-_precise(fake_logits)).mean()
+
+
+def wasserstein_discriminator(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+    """Return mean D(x^) - mean D(x): Arjovsky et al. 2017, arXiv:1701.07875, equation 3.
+
+    Unbounded unless D is Lipschitz: take ``PatchGAN(norm="spectral")`` or a gradient penalty.
+
+    Example:
+        >>> wasserstein_discriminator(torch.tensor([2.0]), torch.tensor([-1.0])).item()
+        -3.0
+    """
+    return _precise(fake_logits).mean() - _precise(real_logits).mean()
+
+
+def linear_generator(fake_logits: Tensor) -> Tensor:
+    """Return -mean D(x^), the generator's side of the hinge and the Wasserstein game.
+
+    Example:
+        >>> linear_generator(torch.tensor([1.0, 3.0])).item()
+        -2.0
+    """
+    return -_precise(fake_logits).mean()
+
+
+ADVERSARIAL = {
+    "hinge": Adversarial(hinge_discriminator, linear_generator),
+    "non_saturating": Adversarial(non_saturating_discriminator, non_saturating_generator),
+    "wgan": Adversarial(wasserstein_discriminator, linear_generator),
+}
+
+
+def r1_penalty(real: Tensor, logits: Tensor) -> Tensor:
+    """Return E |grad_x D(x)|^2 / 2 over real images, to be multiplied by gamma.
+
+    Mescheder et al. 2018, arXiv:1801.04406, equation 9. D(x) is the sum of the image's logits; where the logits are a
+    map of h w patches, their mean would give a penalty smaller by (h w)^2. The gradient is of each image alone only if
+    the discriminator does not mix images, as batch norm does.
+
+    Args:
+        real: Images (B, ...) with ``requires_grad``, set before the discriminator saw them.
+        logits: The discriminator's answer (B, ...), still attached to ``real``.
+
+    Returns:
+        Scalar with a graph: its own gradient trains the discriminator.
+
+    Raises:
+        UserError: If ``real`` does not require gradients.
+
+    Example:
+        >>> x = torch.ones(4, 3, requires_grad=True)
+        >>> r1_penalty(x, (2 * x).sum(1)).item()
+        6.0
+    """
+    if not real.requires_grad:
+        raise UserError(
+            "r1_penalty needs the gradient of the images: call real.requires_grad_() before discriminator(real)"
+        )
+    (gradient,) = torch.autograd.grad(logits.sum(), real, create_graph=True)
+    return 0.5 * _precise(gradient).square().flatten(1).sum(1).mean()
+
+
+class LeCam(nn.Module):
+    """Hold the logits near moving averages of the other side's: mean (D(x) - a_F)^2 + mean (D(x^) - a_R)^2.
+
+    Tseng et al. 2021, arXiv:2104.03310, R_LC; a_R and a_F are the averages of D(x) and D(x^) and start at 0. The
+    authors' code counts only logits on the far side of the average; here is the paper's square. It helps where data are
+    few; it is added to the discriminator's loss, in published recipes with a weight of 0.001 to 0.05.
+
+    Args:
+        decay: a <- decay a + (1 - decay) mean; the paper has 0.99.
+
+    Raises:
+        UserError: If the decay lies outside [0, 1).
+
+    Example:
+        >>> lecam = LeCam(decay=0.5)
+        >>> lecam.update(torch.tensor([2.0, 4.0]), torch.tensor([-1.0]))
+        >>> lecam.real_mean.item(), lecam.fake_mean.item()
+        (1.5, -0.5)
+        >>> lecam(torch.tensor([0.5]), torch.tensor([-0.5])).item()
+        5.0
+    """
+
+    real_mean: Tensor
+    fake_mean: Tensor
+
+    def __init__(self, decay: float = 0.99) -> None:
+        super().__init__()
+        if not 0 <= decay < 1:
+            raise UserError(f"decay of LeCam must lie in [0, 1), got {decay}: 0.99 is usual")
+        self.decay = decay
+        self.register_buffer("real_mean", torch.zeros(()))
+        self.register_buffer("fake_mean", torch.zeros(()))
+
+    def forward(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+        """Return the regulariser of logits of any shape, a scalar; the averages stay as they are."""
+        real = (_precise(real_logits) - self.fake_mean).square().mean()
+        return real + (_precise(fake_logits) - self.real_mean).square().mean()
+
+    @torch.no_grad()
+    def update(self, real_logits: Tensor, fake_logits: Tensor) -> None:
+        """Move the averages by the logits of all ranks; call it once per step, on every rank."""
+        means = all_sum(torch.stack([_precise(real_logits).mean(), _precise(fake_logits).mean()])) / world_size()
+        self.real_mean.lerp_(means[0].to(self.real_mean.dtype), 1 - self.decay)
+        self.fake_mean.lerp_(means[1].to(self.fake_mean.dtype), 1 - self.decay)
+
+
+def _precise(x: Tensor) -> Tensor:
+    """Return half-precision ``x`` as float32, and float32 or float64 as it is."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))

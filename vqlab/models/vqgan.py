@@ -1,0 +1,312 @@
+"""VQ-GAN (Esser et al. 2021, arXiv:2012.09841): a VQ-VAE whose reconstructions a discriminator must take for real."""
+
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor
+
+from vqlab.errors import UserError
+from vqlab.losses.adaptive_weight import adaptive_weight
+from vqlab.losses.adversarial import ADVERSARIAL, LeCam, r1_penalty
+from vqlab.losses.perceptual import Perceptual
+from vqlab.metrics.frechet import FrechetDistance
+from vqlab.models.vqvae import RECONSTRUCTION, VQVAE
+from vqlab.nn.autoencoder import ConvDecoder, ConvEncoder
+from vqlab.nn.base import Decoder, Encoder
+from vqlab.nn.distributed import world_size
+from vqlab.nn.patchgan import Discriminator, PatchGAN
+from vqlab.nn.rebuild import from_spec
+from vqlab.nn.value_range import ValueRange
+from vqlab.quantizers.base import Quantizer
+from vqlab.training.finite import require_finite
+from vqlab.training.learning_rate import adam
+from vqlab.training.manual import clip, count_batch, refuse_unsound, step_players
+from vqlab.training.schedules import Schedule
+
+DEFAULT_LR = 2e-4
+R1_EVERY = 16  # batches; the weight grows as the penalty becomes rarer (StyleGAN2, Karras et al. 2020)
+
+
+class VQGAN(VQVAE):
+    """VQ-VAE with a perceptual distance and a patch discriminator.
+
+    Autoencoder: reconstruction + perceptual_weight * LPIPS + quantizer loss + lambda * disc_weight * generator loss,
+    with lambda = |grad_W reconstruction terms| / |grad_W generator loss| at the decoder's last layer W (paper, equation
+    7) if ``adaptive``, else 1. Discriminator: its own loss on x and x^.
+
+    Both players learn from one forward and one backward pass (simultaneous descent): the gradient at the reconstruction
+    is put together first, then passed back once, and the discriminator's logits of x^ serve both losses. So DDP needs
+    no search for unused parameters, and a step costs three passes of the discriminator in place of five.
+
+    Args:
+        encoder: Null takes a ``ConvEncoder`` with its defaults.
+        decoder: Null takes a ``ConvDecoder`` with its defaults.
+        quantizer: Null takes a ``VectorQuantizer`` with its defaults.
+        discriminator: Null takes a ``PatchGAN`` with its defaults.
+        perceptual: Null takes LPIPS on VGG features, whose weights are fetched once; not built at weight 0.
+        reconstruction: ``l1``, ``l2`` or ``huber``.
+        perceptual_weight: Weight of LPIPS; 0 leaves it out.
+        adversarial: ``hinge``, ``non_saturating`` or ``wgan``.
+        disc_weight: Weight of the generator's adversarial loss; 0 trains no discriminator.
+        adaptive: Multiply it by lambda, above.
+        disc_start: Batch from which the autoencoder feels the discriminator ...
+        disc_warmup: ... which has trained alone for so many batches by then.
+        lecam_weight: Weight of LeCAM, which keeps the logits from running apart (Tseng et al. 2021).
+        r1_weight: Weight of the gradient penalty at real images (Mescheder et al. 2018), taken every 16 batches.
+        lr: Absolute learning rate of both players; without ``lr`` and ``base_lr`` it is 2e-4.
+        base_lr: Rate per image: lr = base_lr x batch_size x devices x nodes. Give one of the two.
+        betas: Adam's decay rates, of both players.
+        weight_decay: Decoupled weight decay of both players; none on the codebook.
+        schedule: Learning-rate schedule of both players; null is constant. It counts batches, as ``global_step`` does.
+        clip_g: Largest gradient norm of the autoencoder; null does not clip.
+        clip_d: Largest gradient norm of the discriminator.
+        accumulate: Batches per step of the optimizers; lambda is each batch's own.
+        compile: Compile the networks with ``torch.compile``.
+        frechet: As in ``VQVAE``.
+        channels: Channels of the images; the command line links it to the data.
+        image_size: Height and width of the images; linked to the data.
+        value_range: What the numbers of an image mean; linked to the data.
+
+    Shape:
+        As for ``VQVAE``.
+
+    Raises:
+        UserError: As ``VQVAE``, and if a weight is negative or a count out of range.
+
+    Example:
+        >>> model = VQGAN(perceptual_weight=0.0).eval()
+        >>> x = torch.rand(2, 3, 32, 32) * 2 - 1
+        >>> tuple(model.encode(x).shape), tuple(model.reconstruct(x).shape)
+        ((2, 8, 8), (2, 3, 32, 32))
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder | None = None,
+        decoder: Decoder | None = None,
+        quantizer: Quantizer | None = None,
+        discriminator: Discriminator | None = None,
+        perceptual: Perceptual | None = None,
+        reconstruction: Literal["l2", "l1", "huber"] = "l1",
+        perceptual_weight: float = 1.0,
+        adversarial: Literal["hinge", "non_saturating", "wgan"] = "hinge",
+        disc_weight: float = 0.8,
+        adaptive: bool = True,
+        disc_start: int = 5000,
+        disc_warmup: int = 0,
+        lecam_weight: float = 0.0,
+        r1_weight: float = 0.0,
+        lr: float | None = None,
+        base_lr: float | None = None,
+        betas: tuple[float, float] = (0.5, 0.9),
+        weight_decay: float = 0.0,
+        schedule: Schedule | None = None,
+        clip_g: float | None = None,
+        clip_d: float | None = None,
+        accumulate: int = 1,
+        compile: bool = False,
+        frechet: FrechetDistance | None = None,
+        channels: int = 3,
+        image_size: int = 32,
+        value_range: ValueRange | Literal["unit", "signed"] = "signed",
+    ) -> None:
+        super().__init__(
+            from_spec(encoder) or ConvEncoder(in_channels=channels),
+            from_spec(decoder) or ConvDecoder(out_channels=channels),
+            quantizer,
+            reconstruction=reconstruction,
+            lr=lr,
+            base_lr=base_lr,
+            betas=betas,
+            weight_decay=weight_decay,
+            schedule=schedule,
+            frechet=frechet,
+            channels=channels,
+            image_size=image_size,
+            value_range=value_range,
+        )
+        self.automatic_optimization = False
+        _check_weights(
+            perceptual_weight=perceptual_weight,
+            disc_weight=disc_weight,
+            lecam_weight=lecam_weight,
+            r1_weight=r1_weight,
+        )
+        _check_counts(disc_start=disc_start, disc_warmup=disc_warmup)
+        if adversarial not in ADVERSARIAL:
+            raise UserError(f"adversarial must be one of {', '.join(ADVERSARIAL)}, got {adversarial!r}")
+        if accumulate < 1:
+            raise UserError(f"accumulate must be at least 1 batch, got {accumulate}: set --model.accumulate=1")
+        for name, value in (("clip_g", clip_g), ("clip_d", clip_d)):
+            if value is not None and not value > 0:
+                raise UserError(f"{name} must be positive, got {value}: set --model.{name}=1, or null not to clip")
+        if disc_warmup > disc_start:
+            raise UserError(f"disc_warmup {disc_warmup} begins before the training: raise --model.disc_start")
+        self.perceptual: Perceptual | None = None
+        if perceptual_weight:
+            self.perceptual = from_spec(perceptual) or Perceptual()
+            self.perceptual.check_size(image_size, image_size)
+        self.discriminator: Discriminator | None = None
+        if disc_weight:
+            self.discriminator = from_spec(discriminator) or PatchGAN(in_channels=channels)
+            with torch.no_grad():  # it says now, not at disc_start, if the images are too small for it
+                self.discriminator.eval()(torch.zeros(1, channels, image_size, image_size))
+            self.discriminator.train()
+        if adaptive and disc_weight and not hasattr(self.decoder, "head"):
+            raise UserError(
+                f"the adaptive weight needs a decoder with a head, {type(self.decoder).__name__} has none: "
+                "see vqlab.Decoder, or set --model.adaptive=false"
+            )
+        self.players, self.adaptive = ADVERSARIAL[adversarial], adaptive
+        self.perceptual_weight, self.disc_weight = perceptual_weight, disc_weight
+        self.disc_start, self.disc_warmup = disc_start, disc_warmup
+        self.lecam = LeCam() if lecam_weight and disc_weight else None
+        self.lecam_weight, self.r1_weight = lecam_weight, r1_weight
+        self.clip_g, self.clip_d, self.accumulate, self.compiled = clip_g, clip_d, accumulate, compile
+
+    # Training
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        """One batch for both players."""
+        x = batch["image"]
+        self.quantizer.sample_index = batch.get("index")
+        x_hat, code = self(x)
+        x_hat = x_hat.float()
+        fake = x_hat.detach().requires_grad_()  # where the losses' gradients meet
+
+        distance, terms = self._distance(fake, x)
+        (gradient,) = torch.autograd.grad(distance, fake)
+        own = code.loss  # what is passed back beside that gradient
+        terms |= code.terms
+        loss = distance.detach() + code.loss.detach()
+        if self.discriminator is not None and self.global_step >= self.disc_start - self.disc_warmup:
+            d_loss, d_terms, push = self._play(x, fake)
+            if self.global_step >= self.disc_start:
+                weight = self._weight(x_hat, gradient, push)
+                gradient = gradient + weight * push
+                d_terms |= {"disc_weight": weight}
+            own, terms = own + d_loss, terms | d_terms
+        elif self.discriminator is not None and world_size() > 1:
+            own = own + 0 * sum(p.sum() for p in self.discriminator.parameters())  # DDP waits for every gradient
+        require_finite({"loss": loss, **terms}, batch_idx, self.global_step)
+
+        self.manual_backward(((x_hat * gradient).sum() + own) / self.accumulate)
+        self._collect(code)
+        self._log_training(loss, terms, fake.detach(), x)
+        self.stepped = (self.global_step + 1) % self.accumulate == 0
+        if self.stepped:
+            autoencoder, *others = self.trainer.optimizers
+            plays = self.global_step >= self.disc_start - self.disc_warmup
+            step_players(self, [autoencoder, *(others if plays else [])])
+            self._commit(autoencoder)
+        count_batch(self)
+        return loss
+
+    def _distance(self, x_hat: Tensor, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return what the autoencoder minimises at the reconstruction besides the generator loss, and its terms."""
+        distance = RECONSTRUCTION[self.reconstruction](x_hat, x)
+        terms = {"rec_loss": distance.detach()}
+        if self.perceptual is not None:
+            lpips = self.perceptual(self.value_range.signed(x_hat), self.value_range.signed(x)).mean()
+            distance = distance + self.perceptual_weight * lpips
+            terms[self.perceptual.name] = lpips.detach()
+        return distance, terms
+
+    def _play(self, x: Tensor, fake: Tensor) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+        """Return the discriminator's loss, its terms, and the generator loss's gradient (B, C, H, W) at ``fake``."""
+        assert self.discriminator is not None
+        fake_logits, real_logits = self.discriminator(fake).float(), self.discriminator(x).float()
+        g_loss = self.players.generator(fake_logits)
+        (push,) = torch.autograd.grad(g_loss, fake, retain_graph=True)
+        d_loss = self.players.discriminator(real_logits, fake_logits)
+        right = torch.cat([(real_logits > 0).float().mean(1), (fake_logits < 0).float().mean(1)])
+        terms = {
+            "g_loss": g_loss.detach(),
+            "d_loss": d_loss.detach(),
+            "d_acc": right.mean(),
+            "logits_real": real_logits.detach().mean(),
+            "logits_fake": fake_logits.detach().mean(),
+        }
+        if self.lecam is not None:
+            lecam = self.lecam(real_logits, fake_logits)
+            self.lecam.update(real_logits.detach(), fake_logits.detach())
+            d_loss, terms["lecam"] = d_loss + self.lecam_weight * lecam, lecam.detach()
+        if self.r1_weight and self.global_step % R1_EVERY == 0:
+            real = x.detach().requires_grad_()
+            r1 = r1_penalty(real, self.discriminator(real))
+            d_loss, terms["r1"] = d_loss + R1_EVERY * self.r1_weight * r1, r1.detach()
+        return d_loss, terms, push.detach()
+
+    def _weight(self, x_hat: Tensor, gradient: Tensor, push: Tensor) -> Tensor:
+        if not self.adaptive:
+            return torch.as_tensor(self.disc_weight, device=x_hat.device)
+        last: Any = self.decoder.head
+        return self.disc_weight * adaptive_weight(x_hat, last[0].weight, gradient, push)
+
+    def configure_optimizers(self) -> Any:
+        """Adam for each player, the autoencoder first."""
+        settings: Any = {
+            "lr": self.lr,
+            "base_lr": self.base_lr,
+            "default_lr": DEFAULT_LR,
+            "betas": self.betas,
+            "weight_decay": self.weight_decay,
+            "schedule": self.schedule,
+        }
+        players = [adam(self, self._parameter_groups(), name="autoencoder", **settings)]
+        if self.discriminator is not None:
+            players.append(adam(self, self.discriminator.parameters(), name="discriminator", **settings))
+        return players
+
+    def prepare_data(self) -> None:
+        """Fetch what LPIPS needs, once per machine, before anything of the run is written."""
+        super().prepare_data()
+        if self.perceptual is not None:
+            self.perceptual.load()
+
+    def setup(self, stage: str) -> None:
+        """Check the Trainer's settings, compile."""
+        if stage != "fit":
+            return
+        refuse_unsound(self.trainer)
+        self.to(memory_format=torch.channels_last)  # what tensor cores want; on a CPU it makes no difference
+        if self.discriminator is not None and 0 <= self.trainer.max_steps <= self.disc_start:
+            rank_zero_warn(
+                f"disc_start {self.disc_start} lies beyond max_steps {self.trainer.max_steps}, so no discriminator is "
+                "felt: lower --model.disc_start, or set --model.disc_weight=0"
+            )
+        if self.compiled:
+            torch._functorch.config.donated_buffer = False  # the discriminator's graph is passed through twice
+            self.encoder.compile()
+            getattr(self.decoder, "body", self.decoder).compile()
+            if self.discriminator is not None and not self.r1_weight:  # no compiled graph has second derivatives
+                self.discriminator.compile()
+
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        """Clip each player's gradients, after they were logged."""
+        clip([p for group in self._parameter_groups() for p in group["params"]], self.clip_g)
+        if self.discriminator is not None:
+            clip(self.discriminator.parameters(), self.clip_d)
+
+    # Evaluation
+
+    def _evaluate(self, batch: dict[str, Tensor], stage: str) -> Tensor:
+        x_hat = super()._evaluate(batch, stage)
+        if self.perceptual is not None:
+            x = batch["image"]
+            lpips = self.perceptual(self.value_range.signed(x_hat).clamp(-1, 1), self.value_range.signed(x)).mean()
+            self.log(f"{stage}/{self.perceptual.name}", lpips, on_epoch=True, sync_dist=True, batch_size=len(x))
+        return x_hat
+
+
+def _check_weights(**weights: float) -> None:
+    for name, value in weights.items():
+        if not value >= 0:
+            raise UserError(f"{name} must not be negative, got {value}: set --model.{name}=0 to leave it out")
+
+
+def _check_counts(**counts: int) -> None:
+    for name, value in counts.items():
+        if value < 0:
+            raise UserError(f"{name} must not be negative, got {value}: it counts batches, set --model.{name}")

@@ -1,0 +1,134 @@
+"""torchvision's ImageNet classifiers as feature extractors: which layers, which weights, and how they are fetched."""
+
+import socket
+from http.client import HTTPException
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from vqlab.errors import UserError
+
+TIMEOUT = 10.0  # seconds without an answer
+HOST = "https://download.pytorch.org/models/"
+
+
+class Backbone(NamedTuple):
+    """A classifier of torchvision and what is taken from it.
+
+    Attributes:
+        model: Its name in ``torchvision.models``.
+        url: Its ImageNet weights.
+        taps: Positions in ``features`` whose outputs LPIPS compares; nothing beyond the last is built.
+        channels: Channels at the last of them.
+        smallest: Height and width below which a pooling layer finds nothing left.
+    """
+
+    model: str
+    url: str
+    taps: tuple[int, ...]
+    channels: int
+    smallest: int
+
+
+BACKBONES = {
+    "vgg": Backbone("vgg16", HOST + "vgg16-397923af.pth", (3, 8, 15, 22, 29), 512, 16),
+    "alex": Backbone("alexnet", HOST + "alexnet-owt-7be5be79.pth", (1, 4, 7, 9, 11), 256, 31),
+    "squeeze": Backbone("squeezenet1_1", HOST + "squeezenet1_1-b8a52dc0.pth", (1, 4, 7, 9, 10, 11, 12), 512, 17),
+    # The layers of the same names as in 1.1: conv1, fire3 and fire5 to fire9.
+    "squeezenet1_0": Backbone("squeezenet1_0", HOST + "squeezenet1_0-b66bff10.pth", (1, 4, 7, 8, 9, 10, 12), 512, 21),
+}
+
+
+class Owner(NamedTuple):
+    """Whose network it is: what a message to the user calls it.
+
+    Attributes:
+        what: The quantity that needs the network.
+        setting: Where its arguments ``net`` and ``backbone`` are set.
+        without: The setting that does without it.
+    """
+
+    what: str
+    setting: str
+    without: str
+
+
+def load_features(net: str, backbone: str | None, owner: Owner) -> nn.Sequential:
+    """Return the layers of ``net`` up to its last tap, with weights from the file ``backbone`` or torch hub's cache.
+
+    The input is RGB, normalised with ImageNet's mean and standard deviation.
+
+    Raises:
+        UserError: If the weights are neither there nor to be had, or the file is damaged or of another network.
+
+    Example:
+        >>> import tempfile, torchvision
+        >>> file = tempfile.mkdtemp() + "/squeeze.pth"
+        >>> torch.save(torchvision.models.squeezenet1_0().state_dict(), file)  # in earnest: the trained weights
+        >>> owner = Owner("the distance", "--model.distance", "--model.distance=null")
+        >>> tuple(load_features("squeezenet1_0", file, owner)(torch.randn(1, 3, 32, 32)).shape)
+        (1, 512, 1, 1)
+    """
+    import torchvision  # takes a second, which a model without such a network need not wait for
+
+    model, url, taps, _, _ = BACKBONES[net]
+    path = Path(backbone).expanduser() if backbone is not None else cached(url, owner)
+    with torch.device("meta"):  # neither memory nor random numbers for weights that are about to be replaced
+        features = getattr(torchvision.models, model)(weights=None).features[: taps[-1] + 1]
+    state = read_features(path, owner, is_cache=backbone is None)
+    try:
+        features.load_state_dict(state, assign=True)
+    except (RuntimeError, TypeError, AttributeError) as error:  # the last two: values that are no tensors
+        raise UserError(
+            f"{path} does not hold the weights of torchvision's {model}: get {url}, or set "
+            f"{owner.setting}.net to the network that the file belongs to"
+        ) from error
+    return features
+
+
+def cached(url: str, owner: Owner) -> Path:
+    """Return the file of ``url`` in torch hub's cache, downloaded whole and checked by its hash if it is not there.
+
+    Raises:
+        UserError: If it cannot be downloaded.
+    """
+    path = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
+    if path.exists():
+        return path
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(TIMEOUT)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.hub.download_url_to_file(url, str(path), hash_prefix=path.stem.rpartition("-")[2])
+    # URLError and timeouts are OSErrors; a wrong hash is a RuntimeError
+    except (OSError, RuntimeError, HTTPException) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(
+            f"{owner.what} needs {url}, which could not be downloaded ({reason}): put it at {path} by hand, or set "
+            f"{owner.setting}.backbone=FILE, another {owner.setting}.net, or {owner.without}"
+        ) from error
+    finally:
+        socket.setdefaulttimeout(before)
+    return path
+
+
+def read_features(path: Path, owner: Owner, is_cache: bool) -> dict[str, Tensor]:
+    """Return the state dict of ``features`` from the file of a whole model or of ``features`` alone, in float32.
+
+    Raises:
+        UserError: If the file is missing, damaged, or holds something else.
+    """
+    mend = "delete it, and it is downloaded again" if is_cache else f"set {owner.setting}.backbone=FILE"
+    try:
+        content: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise UserError(f"{owner.what} finds no weights at {path}: {mend}, or null to download them") from error
+    except Exception as error:  # damaged files make the reader raise errors of a dozen kinds
+        raise UserError(f"{path} is no readable file of weights ({type(error).__name__}): {mend}") from error
+    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+        raise UserError(f"{path} holds no state dict of a network: {mend}")
+    content = {str(name): value.float() for name, value in content.items()}
+    whole = {name.removeprefix("features."): v for name, v in content.items() if name.startswith("features.")}
+    return whole or content

@@ -1,0 +1,203 @@
+"""A decoder-only transformer over the codes of an image (or signal), with rotary positions and a key-value cache.
+
+Shapes: B batch, L tokens per sample, n tokens given, K codes, D = dim, H heads, E = D / H.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vqlab.errors import UserError
+from vqlab.nn.rebuild import Rebuildable
+
+INIT_STD = 0.02  # GPT-2
+ROTARY_BASE = 10_000.0
+
+
+class KVCache:
+    """Keys and values of the positions that a :class:`Transformer` has seen, in memory that is allocated once.
+
+    Args:
+        depth: Blocks.
+        like: Empty tensor (B, H, L, E) of the device and type to allocate.
+
+    Attributes:
+        length: Positions seen so far.
+    """
+
+    def __init__(self, depth: int, like: Tensor) -> None:
+        self.keys, self.values = (like.new_empty(depth, *like.shape) for _ in range(2))
+        self.length = 0
+
+    def extend(self, block: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Add keys and values (B, H, n, E) of new positions of ``block``; return those of all positions so far."""
+        end = self.length + k.shape[2]
+        self.keys[block, :, :, self.length : end] = k
+        self.values[block, :, :, self.length : end] = v
+        return self.keys[block, :, :, :end], self.values[block, :, :, :end]
+
+
+class Transformer(Rebuildable, nn.Module):
+    """p(tokens | label) = prod_i p(token_i | label, tokens < i): pre-norm blocks, initialised as GPT-2.
+
+    Attention turns queries and keys by their position (RoFormer, Su et al. 2021, arXiv:2104.09864, equation 16). A
+    learned embedding adds which position comes next, because rows, scales and depths of a code map differ in kind. The
+    first position holds the label, or "no label".
+
+    Args:
+        num_tokens: Codes of a codebook, K.
+        length: Tokens of a sample, L.
+        num_classes: Labels; 0 for a model without labels.
+        num_codebooks: Codebooks that the tokens take turns in: token i is one of codebook i mod ``num_codebooks``.
+        dim: Width, D.
+        depth: Blocks.
+        heads: Attention heads, H; D / H must be even.
+        mlp_ratio: Hidden width of the MLPs, in units of D.
+        dropout: Probability of dropping an embedding or an output of a block.
+
+    Attributes:
+        no_label: The label that means "no label", behind all others.
+
+    Shape:
+        tokens (B, n) int64 in [0, K), n < L; condition (B,) int64 in [0, num_classes], null for no label; logits
+        (B, n + 1, K), of which [:, i] predicts token i from the label and the tokens before it. With a cache, the
+        tokens are those that the cache has not seen, and the logits those of the new positions.
+
+    Raises:
+        UserError: If a size does not fit.
+
+    Example:
+        >>> net = Transformer(num_tokens=8, length=4, dim=16, depth=1, heads=2).eval()
+        >>> tokens = torch.tensor([[3, 1, 7]])
+        >>> tuple(net(tokens).shape)
+        (1, 4, 8)
+        >>> cache = net.new_cache(1)
+        >>> stepwise = [net(tokens[:, :0], cache=cache), *(net(tokens[:, i : i + 1], cache=cache) for i in range(3))]
+        >>> torch.allclose(torch.cat(stepwise, 1), net(tokens), atol=1e-6)
+        True
+    """
+
+    def __init__(
+        self,
+        num_tokens: int,
+        length: int,
+        num_classes: int = 0,
+        num_codebooks: int = 1,
+        dim: int = 512,
+        depth: int = 12,
+        heads: int = 8,
+        mlp_ratio: float = 4.0,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        for name, value in (("dim", dim), ("depth", depth), ("heads", heads)):
+            if value < 1:
+                raise UserError(f"{name} must be at least 1, got {value}: set --model.{name}")
+        if dim % (2 * heads):
+            raise UserError(f"dim {dim} is no even multiple of heads {heads}: set --model.dim={64 * heads}")
+        if mlp_ratio * dim < 1 or not 0 <= dropout < 1:
+            raise UserError(
+                f"mlp_ratio must be positive and dropout in [0, 1), got {mlp_ratio} and {dropout}: "
+                "set --model.mlp_ratio=4 --model.dropout=0.1"
+            )
+        self.num_tokens, self.length, self.num_codebooks = num_tokens, length, num_codebooks
+        self.no_label, self.heads, self.head_dim = num_classes, heads, dim // heads
+        self.label = nn.Embedding(num_classes + 1, dim)
+        self.token = nn.Embedding(num_codebooks * num_tokens, dim)
+        self.position = nn.Embedding(length, dim)
+        self.dropout = nn.Dropout(dropout)
+        self.blocks = nn.ModuleList([Block(dim, heads, round(mlp_ratio * dim), dropout) for _ in range(depth)])
+        self.norm = nn.RMSNorm(dim)
+        self.head = nn.Linear(dim, num_codebooks * num_tokens, bias=False)
+        for name, weight in self.named_parameters():
+            if weight.ndim == 2:
+                # What is added to the residual stream 2 x depth times is made smaller, so that the sum is not.
+                std = INIT_STD / math.sqrt(2 * depth) if name.endswith("out.weight") else INIT_STD
+                nn.init.normal_(weight, std=std)
+
+    def forward(self, tokens: Tensor, condition: Tensor | None = None, cache: KVCache | None = None) -> Tensor:
+        """Predict the token behind each of ``tokens``, and the first one; see the class for shapes."""
+        seen = cache.length if cache else 0
+        count = tokens.shape[1] + (seen == 0)  # positions: the label stands before the first token
+        if seen + count > self.length:
+            raise UserError(
+                f"{tokens.shape[1]} tokens after {seen} positions leave nothing to predict of {self.length}"
+            )
+        places = torch.arange(seen, seen + count, device=tokens.device)
+        x = self.token(tokens + (places[count - tokens.shape[1] :] - 1) % self.num_codebooks * self.num_tokens)
+        if seen == 0:
+            if condition is None:
+                condition = tokens.new_full((len(tokens),), self.no_label)
+            x = torch.cat([self.label(condition)[:, None], x], 1)
+        x = self.dropout(x + self.position(places))
+        turn = rotation(places, self.head_dim)
+        for number, block in enumerate(self.blocks):
+            x = block(x, turn, cache, number)
+        if cache:
+            cache.length += count
+        return self._logits(self.norm(x), seen)
+
+    def new_cache(self, batch: int) -> KVCache:
+        """Return an empty cache for ``batch`` sequences, on the device and in the type of the weights."""
+        return KVCache(len(self.blocks), self.head.weight.new_empty(batch, self.heads, self.length, self.head_dim))
+
+    def _logits(self, x: Tensor, seen: int) -> Tensor:
+        """(B, n, D) to (B, n, K), each position by the rows of its own codebook."""
+        if self.num_codebooks == 1:
+            return self.head(x)
+        book = torch.arange(seen, seen + x.shape[1]) % self.num_codebooks
+        weights = self.head.weight.unflatten(0, (self.num_codebooks, -1))
+        sorted_by_book = torch.cat([F.linear(x[:, book == q], weight) for q, weight in enumerate(weights)], 1)
+        return sorted_by_book[:, book.argsort(stable=True).argsort()]
+
+
+class Block(nn.Module):
+    """x + attention(norm(x)), then x + mlp(norm(x))."""
+
+    def __init__(self, dim: int, heads: int, hidden: int, dropout: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.attention_norm, self.mlp_norm = nn.RMSNorm(dim), nn.RMSNorm(dim)
+        self.qkv = nn.Linear(dim, 3 * dim, bias=False)
+        self.attention_out = nn.Linear(dim, dim, bias=False)
+        self.mlp_in = nn.Linear(dim, hidden, bias=False)
+        self.mlp_out = nn.Linear(hidden, dim, bias=False)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, turn: tuple[Tensor, Tensor], cache: KVCache | None, number: int) -> Tensor:
+        """(B, n, D) to the same; ``turn`` is what :func:`rotation` returns, ``number`` the block's in the cache."""
+        q, k, v = self.qkv(self.attention_norm(x)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        q, k = rotate(q, turn).to(v.dtype), rotate(k, turn).to(v.dtype)
+        if cache:
+            k, v = cache.extend(number, k, v)
+        h = F.scaled_dot_product_attention(q, k, v, **_mask(q.shape[2], k.shape[2], q.device))
+        x = x + self.dropout(self.attention_out(h.transpose(1, 2).flatten(2)))
+        return x + self.dropout(self.mlp_out(F.gelu(self.mlp_in(self.mlp_norm(x)))))
+
+
+def _mask(queries: int, keys: int, device: torch.device) -> dict:
+    """Let the last ``queries`` of ``keys`` positions each see itself and all before it."""
+    if queries == keys:
+        return {"is_causal": True}
+    if queries == 1:
+        return {}
+    return {"attn_mask": torch.ones(queries, keys, dtype=torch.bool, device=device).tril(keys - queries)}
+
+
+def rotation(places: Tensor, head_dim: int) -> tuple[Tensor, Tensor]:
+    """Return cosine and sine (n, E / 2) of the angles m theta_j, theta_j = 10000^(-2j / E), at ``places`` m (n,)."""
+    theta = ROTARY_BASE ** (-torch.arange(0, head_dim, 2, device=places.device) / head_dim)
+    angle = places[:, None] * theta
+    return angle.cos(), angle.sin()
+
+
+def rotate(x: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
+    """Turn each pair (x_j, x_{j + E/2}) of ``x`` (B, H, n, E) by its angle; the product of two depends on distance.
+
+    The paper pairs neighbours; the halves are the same up to an order of channels, which is learned.
+    """
+    cos, sin = turn
+    a, b = x.chunk(2, -1)
+    return torch.cat([a * cos - b * sin, a * sin + b * cos], -1)

@@ -1,0 +1,100 @@
+"""``vqlab sample``: draw images from a checkpoint of any generative model into one picture."""
+
+import argparse
+import inspect
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from vqlab.errors import UserError
+
+BATCH = 64  # images drawn at once, so that memory does not limit --num
+
+
+class Parser(argparse.ArgumentParser):
+    """Argparse that raises its complaint as a UserError, as all of vqlab does."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise ``message`` in one line."""
+        raise UserError(f"{message}: see vqlab sample --help")
+
+
+def sample(args: Sequence[str]) -> None:
+    """Run ``vqlab sample`` with ``args``.
+
+    Raises:
+        UserError: If the checkpoint, the model or an option is not fit for it; nothing is written then.
+    """
+    options = _parser().parse_args(args)
+    if options.num < 1 or options.columns < 1:
+        raise UserError(f"num and columns must be at least 1, got {options.num} and {options.columns}: use --num 64")
+    if not 0 <= options.seed < 2**63:
+        raise UserError(f"seed must lie in 0 .. 2^63 - 1, got {options.seed}: use --seed 0")
+    out = Path(options.out)
+    _check_out(out)
+
+    import torch  # late, so that help and slips are answered at once
+    from torchvision.utils import save_image
+
+    from vqlab.callbacks.sample_grid import interleave
+    from vqlab.training.loading import load
+    from vqlab.training.whole_files import write_whole
+
+    model: Any = load(options.checkpoint)
+    given = {name: getattr(options, name) for name in ("label", "temperature", "top_k", "top_p", "guidance")}
+    arguments = _arguments_for(model, {k: v for k, v in given.items() if v is not None}, options.checkpoint)
+    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    torch.manual_seed(options.seed)
+    if "generator" in inspect.signature(model.sample).parameters:
+        arguments["generator"] = torch.Generator().manual_seed(options.seed)  # the same draws on every device
+    counts = [min(BATCH, options.num - done) for done in range(0, options.num, BATCH)]
+    with torch.no_grad():
+        images = torch.cat([model.sample(count, **arguments).cpu() for count in counts])
+    grid = interleave({"sample": model.value_range.decode(images)}, options.columns)
+    with write_whole(out, "--out") as file:
+        save_image(grid, file, format="png")
+    print(f"{out}: {options.num} samples of {type(model).__name__}, {images.shape[-1]} x {images.shape[-2]} each")
+
+
+def _parser() -> Parser:
+    parser = Parser(prog="vqlab sample", description="Draw images from a trained model into one PNG.")
+    parser.add_argument("checkpoint", help="a .ckpt file of a model that can sample, such as CodePrior")
+    parser.add_argument("--num", type=int, default=64, help="how many images (default 64)")
+    parser.add_argument("--label", type=int, help="class to draw, for a model with labels; default: all classes")
+    parser.add_argument("--temperature", type=float, help="below 1: likelier, less varied codes (default 1)")
+    parser.add_argument("--top-k", type=int, help="draw from the k likeliest codes alone")
+    parser.add_argument("--top-p", type=float, help="draw from the likeliest codes that have probability p together")
+    parser.add_argument("--guidance", type=float, help="exaggerate what the label changes (default 1: not at all)")
+    parser.add_argument("--seed", type=int, default=0, help="the same seed draws the same images (default 0)")
+    parser.add_argument("--out", default="samples.png", help="file to write (default samples.png)")
+    parser.add_argument("--columns", type=int, default=8, help="images per row (default 8)")
+    return parser
+
+
+def _arguments_for(model: Any, given: dict[str, Any], checkpoint: str) -> dict[str, Any]:
+    """Return the options ``given``, after checking that the model samples and takes them."""
+    name = type(model).__name__
+    if not hasattr(model, "sample"):
+        mend = (
+            f"vqlab fit --config configs/prior.yaml --model.tokenizer={checkpoint}"
+            if hasattr(model, "encode") and hasattr(model, "decode")
+            else "give a checkpoint of a generative model"
+        )
+        raise UserError(f"{name} cannot sample by itself, it needs a prior over its codes: {mend}")
+    taken = inspect.signature(model.sample).parameters
+    for option in given:
+        if option not in taken:
+            raise UserError(f"{name} has no option {option}: leave out --{option.replace('_', '-')}")
+    return given
+
+
+def _check_out(out: Path) -> None:
+    """Refuse a place that cannot be written before anything is drawn."""
+    if out.suffix.lower() != ".png":
+        raise UserError(f"{out} must end in .png: set --out samples.png")
+    folder = out.absolute().parent
+    while not folder.exists():
+        folder = folder.parent
+    if out.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise UserError(f"{out} cannot be written: set --out to a place that is yours")

@@ -1,0 +1,1 @@
+"""Samplers, in plain torch."""

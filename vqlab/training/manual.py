@@ -1,0 +1,69 @@
+"""Manual optimisation, in which several players train on one batch: what the models that need it share.
+
+Everything a user sees counts batches: ``global_step``, ``max_steps``, schedules, checkpoints and the log. Lightning by
+itself counts every call of an optimizer, so that two players would halve ``max_steps``.
+"""
+
+import warnings
+from typing import Any
+
+import lightning
+import torch
+
+from vqlab.errors import UserError
+
+
+def refuse_unsound(trainer: lightning.Trainer) -> None:
+    """Raise UserError where the Trainer's settings cannot be right for a model that steps its optimizers itself.
+
+    Call it from ``setup("fit")``.
+    """
+    if str(trainer.precision) == "16-mixed":
+        raise UserError(
+            "16-mixed scales the losses of all players by one factor and clips scaled gradients: "
+            "set --trainer.precision=bf16-mixed or 32-true"
+        )
+
+
+def refuse_trainer_options(clip: Any, accumulate: Any, model: str) -> None:
+    """Raise UserError if clipping or accumulation is asked of the Trainer, which cannot do it for such a ``model``."""
+    if clip:
+        raise UserError(
+            f"{model} clips each player: set --model.clip_g={clip} --model.clip_d={clip} instead of "
+            "--trainer.gradient_clip_val"
+        )
+    if accumulate and accumulate != 1:
+        raise UserError(
+            f"{model} accumulates itself: set --model.accumulate={accumulate} instead of "
+            "--trainer.accumulate_grad_batches"
+        )
+
+
+def step_players(module: lightning.LightningModule, optimizers: list[Any]) -> None:
+    """Step these optimizers, all on the gradients of one backward pass, and zero the gradients of all.
+
+    The hooks ``on_before_optimizer_step`` run once, before the first step, when all gradients are there.
+    """
+    first, *others = optimizers
+    module.trainer.strategy.optimizer_step(first, lambda: None)
+    for optimizer in others:
+        optimizer.step()
+    for optimizer in module.trainer.optimizers:
+        optimizer.zero_grad()
+
+
+def count_batch(module: lightning.LightningModule) -> None:
+    """Raise ``global_step`` by one and move the learning-rate schedules on: once per batch, stepped or accumulated."""
+    progress = module.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
+    progress.increment_ready()
+    progress.increment_completed()
+    with warnings.catch_warnings():  # a player that waits for its start has a schedule, too
+        warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
+        for config in module.trainer.lr_scheduler_configs:
+            config.scheduler.step()  # type: ignore[call-arg]  # none of vqlab's waits for a metric
+
+
+def clip(parameters: Any, max_norm: float | None) -> None:
+    """Scale the gradients of ``parameters`` so that their joint L2 norm is at most ``max_norm``; None leaves them."""
+    if max_norm is not None:
+        torch.nn.utils.clip_grad_norm_(parameters, max_norm)
