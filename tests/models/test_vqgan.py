@@ -197,6 +197,12 @@ def test_schedules_count_batches():
     assert [second for _, second in rates] == pytest.approx(expected)
 
 
+def test_the_discriminator_may_have_its_own_rate():
+    run = trainer(max_steps=2)
+    run.fit(tiny(disc_lr=1e-4), loader(32))
+    assert [o.param_groups[0]["lr"] for o in run.optimizers] == [2e-3, 1e-4]
+
+
 @pytest.mark.parametrize("clip", [{"clip_g": 1e-6}, {"clip_d": 1e-6}])
 def test_clipping_is_of_one_player(clip):
     norms = {}
@@ -289,6 +295,7 @@ def test_compiled_networks_give_the_same_step(monkeypatch):
         ({"adversarial": "lsgan"}, "hinge, non_saturating, wgan"),
         ({"accumulate": 0}, "--model.accumulate=1"),
         ({"clip_g": 0.0}, "--model.clip_g"),
+        ({"disc_lr": 0.0}, "disc_lr must be a positive number"),
     ],
 )
 def test_bad_arguments_are_refused_by_name(arguments, message):

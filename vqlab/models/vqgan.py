@@ -20,7 +20,7 @@ from vqlab.nn.rebuild import from_spec
 from vqlab.nn.value_range import ValueRange
 from vqlab.quantizers.base import Quantizer
 from vqlab.training.finite import require_finite
-from vqlab.training.learning_rate import adam
+from vqlab.training.learning_rate import adam, check_lr
 from vqlab.training.manual import clip, count_batch, refuse_unsound, step_players
 from vqlab.training.schedules import Schedule
 
@@ -54,8 +54,10 @@ class VQGAN(VQVAE):
         disc_warmup: ... which has trained alone for so many batches by then.
         lecam_weight: Weight of LeCAM, which keeps the logits from running apart (Tseng et al. 2021).
         r1_weight: Weight of the gradient penalty at real images (Mescheder et al. 2018), taken every 16 batches.
-        lr: Absolute learning rate of both players; without ``lr`` and ``base_lr`` it is 2e-4.
+        lr: Absolute learning rate; without ``lr`` and ``base_lr`` it is 2e-4.
         base_lr: Rate per image: lr = base_lr x batch_size x devices x nodes. Give one of the two.
+        disc_lr: Absolute learning rate of the discriminator; null takes the autoencoder's. Above 1e-3, which a small
+            autoencoder stands, a discriminator soon tells nothing apart.
         betas: Adam's decay rates, of both players.
         weight_decay: Decoupled weight decay of both players; none on the codebook.
         schedule: Learning-rate schedule of both players; null is constant. It counts batches, as ``global_step`` does.
@@ -99,6 +101,7 @@ class VQGAN(VQVAE):
         r1_weight: float = 0.0,
         lr: float | None = None,
         base_lr: float | None = None,
+        disc_lr: float | None = None,
         betas: tuple[float, float] = (0.5, 0.9),
         weight_decay: float = 0.0,
         schedule: Schedule | None = None,
@@ -163,6 +166,8 @@ class VQGAN(VQVAE):
         self.disc_start, self.disc_warmup = disc_start, disc_warmup
         self.lecam = LeCam() if lecam_weight and disc_weight else None
         self.lecam_weight, self.r1_weight = lecam_weight, r1_weight
+        check_lr(disc_lr, None, "disc_lr")
+        self.disc_lr = disc_lr
         self.clip_g, self.clip_d, self.accumulate, self.compiled = clip_g, clip_d, accumulate, compile
 
     # Training
@@ -247,16 +252,16 @@ class VQGAN(VQVAE):
     def configure_optimizers(self) -> Any:
         """Adam for each player, the autoencoder first."""
         settings: Any = {
-            "lr": self.lr,
-            "base_lr": self.base_lr,
             "default_lr": DEFAULT_LR,
             "betas": self.betas,
             "weight_decay": self.weight_decay,
             "schedule": self.schedule,
         }
-        players = [adam(self, self._parameter_groups(), name="autoencoder", **settings)]
+        own: Any = {"lr": self.lr, "base_lr": self.base_lr}
+        players = [adam(self, self._parameter_groups(), name="autoencoder", **own, **settings)]
         if self.discriminator is not None:
-            players.append(adam(self, self.discriminator.parameters(), name="discriminator", **settings))
+            own = own if self.disc_lr is None else {"lr": self.disc_lr, "base_lr": None}
+            players.append(adam(self, self.discriminator.parameters(), name="discriminator", **own, **settings))
         return players
 
     def prepare_data(self) -> None:

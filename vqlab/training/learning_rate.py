@@ -12,13 +12,13 @@ from vqlab.errors import UserError
 from vqlab.training.schedules import Schedule
 
 
-def check_lr(lr: float | None, base_lr: float | None) -> None:
-    """Raise UserError if both rates are given, or one is not a positive number."""
+def check_lr(lr: float | None, base_lr: float | None, name: str = "lr") -> None:
+    """Raise UserError if both rates are given, or one is not a positive number; ``name`` is what ``lr`` is called."""
     if lr is not None and base_lr is not None:
         raise UserError(f"lr={lr} and base_lr={base_lr} are both given: set one of --model.lr, --model.base_lr to null")
-    for name, value in (("lr", lr), ("base_lr", base_lr)):
+    for key, value in ((name, lr), ("base_lr", base_lr)):
         if value is not None and not (value > 0 and math.isfinite(value)):
-            raise UserError(f"{name} must be a positive number, got {value}: set --model.{name}")
+            raise UserError(f"{key} must be a positive number, got {value}: set --model.{key}")
 
 
 def equivalent_lr(
@@ -73,11 +73,11 @@ def adam(
         rule = (
             f"base_lr {base_lr:g} x batch {batch_size} x {devices} devices x {nodes} nodes x accumulation {accumulate}"
         )
-        rank_zero_info(f"equivalent lr {rate:.3e} = {rule}")
+        rank_zero_info(f"lr/{name}: equivalent lr {rate:.3e} = {rule}")
     else:
-        rank_zero_info(f"lr {rate:.3e}")
+        rank_zero_info(f"lr/{name}: {rate:.3e}")
     for logger in trainer.loggers:
-        logger.log_hyperparams({"equivalent_lr": rate})
+        logger.log_hyperparams({f"equivalent_lr/{name}": rate})
     rates: Any = getattr(module, "configured_lr", {})
     module.configured_lr = {**rates, f"lr/{name}": rate}  # type: ignore[assignment]  # see keep_configured_lr
     optimizer = torch.optim.AdamW(parameters, lr=rate, betas=betas, weight_decay=weight_decay)
