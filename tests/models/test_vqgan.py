@@ -10,6 +10,7 @@ from bare import BARE
 from torch import nn
 from torch.utils.data import DataLoader
 
+from vqlab.callbacks.ema import EMA
 from vqlab.errors import UserError
 from vqlab.models.vqgan import R1_EVERY, VQGAN
 from vqlab.nn.patchgan import PatchGAN
@@ -237,6 +238,14 @@ def test_two_accumulated_batches_equal_one_twice_as_large():
     for name, value in weights(second).items():
         if not name.startswith(("train_usage", "eval_usage")):
             torch.testing.assert_close(value, expected[name], rtol=1e-4, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def test_accumulation_counts_for_base_lr_and_not_for_the_average():
+    average = EMA(0.5)
+    run = trainer(average, max_steps=6)
+    run.fit(tiny(lr=None, base_lr=1e-5, accumulate=3), loader(96, 16))
+    assert run.optimizers[0].param_groups[0]["lr"] == pytest.approx(1e-5 * 16 * 3)
+    assert average._average_model.n_averaged == 2
 
 
 def test_an_accumulated_codebook_learns_from_all_batches():

@@ -1,5 +1,7 @@
 """Exponential moving average of the weights, counted in batches."""
 
+from typing import Any
+
 import lightning
 from lightning.pytorch.callbacks import WeightAveraging
 from torch.optim.swa_utils import get_ema_multi_avg_fn
@@ -37,6 +39,11 @@ class EMA(WeightAveraging):
     def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
         """Average after every step."""
         return self.decay is not None and step_idx is not None
+
+    def on_train_batch_end(self, trainer: lightning.Trainer, pl_module: Any, *args: Any, **kwargs: Any) -> None:
+        """Average, unless the batch was only accumulated by a model that steps by itself."""
+        if getattr(pl_module, "stepped", True):
+            super().on_train_batch_end(trainer, pl_module, *args, **kwargs)
 
     def on_validation_epoch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Validate with the average."""

@@ -55,7 +55,7 @@ class VQGAN(VQVAE):
         lecam_weight: Weight of LeCAM, which keeps the logits from running apart (Tseng et al. 2021).
         r1_weight: Weight of the gradient penalty at real images (Mescheder et al. 2018), taken every 16 batches.
         lr: Absolute learning rate; without ``lr`` and ``base_lr`` it is 2e-4.
-        base_lr: Rate per image: lr = base_lr x batch_size x devices x nodes. Give one of the two.
+        base_lr: Rate per image: lr = base_lr x batch_size x devices x nodes x accumulate. Give one of the two.
         disc_lr: Absolute learning rate of the discriminator; null takes the autoencoder's. Above 1e-3, which a small
             autoencoder stands, a discriminator soon tells nothing apart.
         betas: Adam's decay rates, of both players.

@@ -66,7 +66,7 @@ def adam(
     devices, nodes, accumulate = (
         trainer.world_size // trainer.num_nodes,
         trainer.num_nodes,
-        trainer.accumulate_grad_batches,
+        getattr(module, "accumulate", trainer.accumulate_grad_batches),  # a model that steps by itself has its own
     )
     rate = equivalent_lr(lr, base_lr, default_lr, batch_size or 1, devices, nodes, accumulate)
     if base_lr is not None:
