@@ -317,6 +317,7 @@ def test_the_figures_are_those_of_an_independent_computation():
     image_hat = image_hat.clip(0, 1)
     thumbnail = image.reshape(180, 4, 4, 4, 4).mean((2, 4)).repeat(4, 1).repeat(4, 2)
     expected = {
+        "val/bits_per_image": 16 * np.log2(CODES),
         "val/rec_loss": ((x_hat - x) ** 2).mean().item(),
         "val/psnr": np.mean(
             [peak_signal_noise_ratio(a, b, data_range=1) for a, b in zip(image, image_hat, strict=True)]

@@ -1,5 +1,6 @@
 """VQ-VAE (van den Oord et al. 2017, arXiv:1711.00937): an autoencoder with a discrete code in its middle."""
 
+import math
 from typing import Any, Literal
 
 import lightning
@@ -254,6 +255,7 @@ class VQVAE(Rebuildable, lightning.LightningModule):
         metrics: dict[str, Any] = {
             "loss": rec_loss + code.loss,
             "rec_loss": rec_loss,
+            "bits_per_image": code.indices[0].numel() * math.log2(self.quantizer.num_embeddings),
             "psnr_patch_mean": _psnr(patch_mean(image, self.encoder.downsampling), image),
             "ssim": structural_similarity_index_measure(image_hat, image, **window),
         }
