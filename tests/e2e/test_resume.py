@@ -1,12 +1,11 @@
 """A run that was stopped, in whatever way, ends where an uninterrupted one ends."""
 
 import signal
-import time
 from pathlib import Path
 
 import pytest
 import torch
-from tiny import FIT, command, fit, logged
+from tiny import FIT, command, fit, fit_and_kill, logged, reached
 
 import vqlab
 
@@ -59,18 +58,8 @@ def test_resuming_at_the_end_of_an_epoch():
 
 
 def test_sigkill_in_mid_epoch():
-    # The killed run would go on for very long, so that it cannot end before it is killed.
-    process = command(*FIT, "--name=killed", "--trainer.max_steps=100000", *STEPS)
     last = Path("runs/vqvae/killed/checkpoints/last.ckpt")
-    for _ in range(600):
-        if last.exists() and _step(last) >= 20:
-            break
-        time.sleep(0.1)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    reached = _step(last)
-    assert reached >= 20
-    end = reached + 35
+    end = fit_and_kill(last, 20, *FIT, "--name=killed", *STEPS) + 35
     fit("--name=whole", f"--trainer.max_steps={end}", *STEPS)
     fit(f"--trainer.max_steps={end}", *STEPS, f"--ckpt_path={last}")
     assert_same_log("killed", "whole")
@@ -95,7 +84,7 @@ def test_sigkill_while_a_checkpoint_is_written(tmp_path):
     process.communicate(timeout=120)
     assert process.returncode == -signal.SIGKILL
     last = Path("runs/vqvae/killed/checkpoints/last.ckpt")
-    assert _step(last) == 10
+    assert reached(last) == 10
     assert [p.read_bytes() for p in last.parent.glob(".best.ckpt.partial")] == [b"half of a checkpoint"]
     fit("--name=whole", "--trainer.max_steps=40", *STEPS)
     fit("--trainer.max_steps=40", *STEPS, f"--ckpt_path={last}")
@@ -110,7 +99,3 @@ def test_changed_settings_are_named_and_win(caplog):
     assert "model.lr was 0.002 in the checkpoint and is 0.0005 now; the new value wins" in caplog.text
     rates = [row["lr/autoencoder"] for row in logged("runs/vqvae/run/metrics.csv") if "lr/autoencoder" in row]
     assert rates == pytest.approx([0.002, 0.002, 0.0005, 0.0005])
-
-
-def _step(path: Path) -> int:
-    return torch.load(path, weights_only=True)["global_step"]

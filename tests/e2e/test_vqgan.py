@@ -1,26 +1,17 @@
 """VQ-GAN as a user types it: two processes, kill and resume, mistakes."""
 
-import signal
-import time
 from pathlib import Path
 
 import pytest
 import torch
-from tiny import DATA, TRAINER, command, fails, logged
+from tiny import DATA, TRAINER, command, fails, fit_and_kill, logged
+from tiny import NETS as VQVAE_NETS
 
 from vqlab.cli import main
 
 NETS = [
     "--model=VQGAN",
-    "--model.encoder=SmallEncoder",
-    "--model.encoder.hidden_channels=16",
-    "--model.encoder.res_channels=8",
-    "--model.decoder=SmallDecoder",
-    "--model.decoder.hidden_channels=16",
-    "--model.decoder.res_channels=8",
-    "--model.quantizer=VectorQuantizer",
-    "--model.quantizer.num_embeddings=32",
-    "--model.quantizer.embedding_dim=8",
+    *VQVAE_NETS[1:],
     "--model.discriminator=PatchGAN",
     "--model.discriminator.num_layers=2",
     "--model.discriminator.base_channels=32",
@@ -67,16 +58,8 @@ def test_two_processes_equal_one(options):
 
 def test_a_killed_run_ends_as_an_uninterrupted_one():
     steps = [*EVERY_FIVE, "--checkpoint.every_n_steps=7", "--ema.decay=0.9", "--model.lecam_weight=0.1"]
-    process = command(*FIT, "--name=killed", "--trainer.max_steps=100000", *steps)
     last = Path("runs/vqgan/killed/checkpoints/last.ckpt")
-    for _ in range(600):
-        if last.exists() and reached(last) >= 14:
-            break
-        time.sleep(0.1)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    end = reached(last) + 12
-    assert end >= 26
+    end = fit_and_kill(last, 14, *FIT, "--name=killed", *steps) + 12
     main([*FIT, "--name=whole", f"--trainer.max_steps={end}", *steps])
     main([*FIT, f"--trainer.max_steps={end}", *steps, f"--ckpt_path={last}"])
     assert len(metrics("killed")) == len(metrics("whole"))
@@ -84,10 +67,6 @@ def test_a_killed_run_ends_as_an_uninterrupted_one():
         assert row == pytest.approx(expected, rel=1e-6, abs=1e-6)
     ours, theirs = state("killed")["state_dict"], state("whole")["state_dict"]
     assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
-
-
-def reached(path):
-    return torch.load(path, weights_only=True)["global_step"]
 
 
 @pytest.mark.parametrize(

@@ -2,9 +2,13 @@
 
 import csv
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
+
+import torch
 
 from vqlab.cli import main
 
@@ -57,6 +61,27 @@ def command(*args: str, **environ: str) -> subprocess.Popen:
     return subprocess.Popen(
         [sys.executable, "-m", "vqlab", *args], env=env, stdout=pipe, stderr=subprocess.STDOUT, text=True
     )
+
+
+def reached(checkpoint: Path) -> int:
+    """Return the step that ``checkpoint`` was written at."""
+    return torch.load(checkpoint, weights_only=True)["global_step"]
+
+
+def fit_and_kill(last: Path, step: int, *args: str) -> int:
+    """Start ``vqlab`` with ``args``, SIGKILL it once ``last`` holds ``step`` or more, and return what it holds.
+
+    The run is told to go on for very long, so that it cannot end before it is killed.
+    """
+    process = command(*args, "--trainer.max_steps=100000")
+    for _ in range(600):
+        if last.exists() and reached(last) >= step:
+            break
+        time.sleep(0.1)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert reached(last) >= step
+    return reached(last)
 
 
 def logged(path: str | Path) -> list[dict[str, float]]:

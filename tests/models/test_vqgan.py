@@ -297,10 +297,11 @@ def test_compiled_networks_give_the_same_step(monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"disc_weight": -1.0}, "disc_weight must not be negative.*--model.disc_weight"),
+        ({"disc_weight": -1.0}, "disc_weight must be finite and not negative.*--model.disc_weight"),
         ({"perceptual_weight": float("nan")}, "perceptual_weight"),
-        ({"disc_start": -1}, "disc_start.*batches"),
+        ({"disc_start": -1}, "disc_start -1.*batches"),
         ({"disc_start": 3, "disc_warmup": 4}, "disc_warmup 4.*--model.disc_start"),
+        ({"disc_warmup": -1}, "disc_warmup -1"),
         ({"adversarial": "lsgan"}, "hinge, non_saturating, wgan"),
         ({"accumulate": 0}, "--model.accumulate=1"),
         ({"clip_g": 0.0}, "--model.clip_g"),

@@ -18,6 +18,7 @@ from vqlab.nn.distributed import world_size
 from vqlab.nn.patchgan import Discriminator, PatchGAN
 from vqlab.nn.rebuild import from_spec
 from vqlab.nn.value_range import ValueRange
+from vqlab.quantizers.arguments import check_choice, check_positive, check_weight
 from vqlab.quantizers.base import Quantizer
 from vqlab.training.finite import require_finite
 from vqlab.training.learning_rate import adam, check_lr
@@ -130,22 +131,21 @@ class VQGAN(VQVAE):
             value_range=value_range,
         )
         self.automatic_optimization = False
-        _check_weights(
-            perceptual_weight=perceptual_weight,
-            disc_weight=disc_weight,
-            lecam_weight=lecam_weight,
-            r1_weight=r1_weight,
-        )
-        _check_counts(disc_start=disc_start, disc_warmup=disc_warmup)
-        if adversarial not in ADVERSARIAL:
-            raise UserError(f"adversarial must be one of {', '.join(ADVERSARIAL)}, got {adversarial!r}")
+        weights = {"perceptual_weight": perceptual_weight, "disc_weight": disc_weight}
+        for name, weight in {**weights, "lecam_weight": lecam_weight, "r1_weight": r1_weight}.items():
+            check_weight(name, weight, f"set --model.{name}=0 to leave it out")
+        for name, norm in (("clip_g", clip_g), ("clip_d", clip_d)):
+            if norm is not None:
+                check_positive(name, norm, f"set --model.{name}=1, or null not to clip")
+        check_choice("adversarial", adversarial, tuple(ADVERSARIAL))
+        check_lr(disc_lr, None, "disc_lr")
         if accumulate < 1:
             raise UserError(f"accumulate must be at least 1 batch, got {accumulate}: set --model.accumulate=1")
-        for name, value in (("clip_g", clip_g), ("clip_d", clip_d)):
-            if value is not None and not value > 0:
-                raise UserError(f"{name} must be positive, got {value}: set --model.{name}=1, or null not to clip")
-        if disc_warmup > disc_start:
-            raise UserError(f"disc_warmup {disc_warmup} begins before the training: raise --model.disc_start")
+        if not 0 <= disc_warmup <= disc_start:
+            raise UserError(
+                f"disc_start {disc_start} and disc_warmup {disc_warmup} count batches, and the warm-up ends at the "
+                "start: set 0 <= --model.disc_warmup <= --model.disc_start"
+            )
         self.perceptual: Perceptual | None = None
         if perceptual_weight:
             self.perceptual = from_spec(perceptual) or Perceptual()
@@ -166,7 +166,6 @@ class VQGAN(VQVAE):
         self.disc_start, self.disc_warmup = disc_start, disc_warmup
         self.lecam = LeCam() if lecam_weight and disc_weight else None
         self.lecam_weight, self.r1_weight = lecam_weight, r1_weight
-        check_lr(disc_lr, None, "disc_lr")
         self.disc_lr = disc_lr
         self.clip_g, self.clip_d, self.accumulate, self.compiled = clip_g, clip_d, accumulate, compile
 
@@ -303,15 +302,3 @@ class VQGAN(VQVAE):
             lpips = self.perceptual(self.value_range.signed(x_hat).clamp(-1, 1), self.value_range.signed(x)).mean()
             self.log(f"{stage}/{self.perceptual.name}", lpips, on_epoch=True, sync_dist=True, batch_size=len(x))
         return x_hat
-
-
-def _check_weights(**weights: float) -> None:
-    for name, value in weights.items():
-        if not value >= 0:
-            raise UserError(f"{name} must not be negative, got {value}: set --model.{name}=0 to leave it out")
-
-
-def _check_counts(**counts: int) -> None:
-    for name, value in counts.items():
-        if value < 0:
-            raise UserError(f"{name} must not be negative, got {value}: it counts batches, set --model.{name}")
