@@ -38,7 +38,7 @@ class VQGAN(VQVAE):
 
     Both players learn from one forward and one backward pass (simultaneous descent): the gradient at the reconstruction
     is put together first, then passed back once, and the discriminator's logits of x^ serve both losses. So DDP needs
-    no search for unused parameters, and a step costs three passes of the discriminator in place of five.
+    no search for unused parameters, and the discriminator looks at x^ once, not twice.
 
     Args:
         encoder: Null takes a ``ConvEncoder`` with its defaults.
