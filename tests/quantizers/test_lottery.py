@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from codes import as_set
 
 from vqlab.quantizers import lottery
 from vqlab.quantizers.lottery import gather_lowest, lots_by_content, lots_by_sample, lowest, race
@@ -17,10 +18,6 @@ def draw(rows, num, seed, center):
 
 def rand(*shape, seed):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-def as_set(rows):
-    return sorted(map(tuple, rows.tolist()))
 
 
 def merge(parts, num, seed):

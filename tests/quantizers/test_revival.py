@@ -5,24 +5,13 @@ import itertools
 import pytest
 import torch
 import torch.nn.functional as F
+from codes import as_set, set_codebook
 
 from vqlab.quantizers.vector import VectorQuantizer
 
 
 def rand(*shape, seed):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-def as_set(rows):
-    return sorted(map(tuple, rows.tolist()))
-
-
-def set_codebook(quantizer, codes):
-    """Put ``codes`` in place as if each had one vector."""
-    quantizer.codebook.data.copy_(codes)
-    if quantizer.codebook_update == "ema":
-        quantizer.ema_sums.copy_(codes)
-        quantizer.ema_counts.fill_(1)
 
 
 @pytest.mark.parametrize("rule", ["ema", "loss"])

@@ -8,6 +8,7 @@ import pickle
 import pytest
 import torch
 import torch.nn.functional as F
+from codes import as_set, set_codebook
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -44,18 +45,6 @@ def assert_same_state(first, second):
     assert first.keys() == second.keys()
     for name in first:
         assert torch.equal(first[name], second[name]), name
-
-
-def as_set(rows):
-    return sorted(map(tuple, rows.tolist()))
-
-
-def set_codebook(quantizer, codes):
-    """Put ``codes`` in place as if each had one vector."""
-    quantizer.codebook.data.copy_(codes)
-    if quantizer.codebook_update == "ema":
-        quantizer.ema_sums.copy_(codes)
-        quantizer.ema_counts.fill_(1)
 
 
 # --- value, indices, loss --------------------------------------------------------------------------------------------

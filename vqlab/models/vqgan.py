@@ -184,7 +184,8 @@ class VQGAN(VQVAE):
         own = code.loss  # what is passed back beside that gradient
         terms |= code.terms
         loss = distance.detach() + code.loss.detach()
-        if self.discriminator is not None and self.global_step >= self.disc_start - self.disc_warmup:
+        plays = self.discriminator is not None and self.global_step >= self.disc_start - self.disc_warmup
+        if plays:
             d_loss, d_terms, push = self._play(x, fake)
             if self.global_step >= self.disc_start:
                 weight = self._weight(x_hat, gradient, push)
@@ -201,7 +202,6 @@ class VQGAN(VQVAE):
         self.stepped = (self.global_step + 1) % self.accumulate == 0
         if self.stepped:
             autoencoder, *others = self.trainer.optimizers
-            plays = self.global_step >= self.disc_start - self.disc_warmup
             step_players(self, [autoencoder, *(others if plays else [])])
             self._commit(autoencoder)
         count_batch(self)
