@@ -25,6 +25,8 @@ PUBLIC = {
     "VQVAE": "vqlab.models.vqvae",
     "VQGAN": "vqlab.models.vqgan",
     "CodePrior": "vqlab.models.prior",
+    "JSA": "vqlab.models.jsa",
+    "DiscreteVAE": "vqlab.models.discrete_vae",
     # quantizers
     "Quantizer": "vqlab.quantizers.base",
     "QuantizerOutput": "vqlab.quantizers.base",
@@ -48,6 +50,9 @@ PUBLIC = {
     "SmallEncoder": "vqlab.nn.small_autoencoder",
     "SmallDecoder": "vqlab.nn.small_autoencoder",
     "PatchGAN": "vqlab.nn.patchgan",
+    "Likelihood": "vqlab.nn.likelihood",
+    "Gaussian": "vqlab.nn.likelihood",
+    "Bernoulli": "vqlab.nn.likelihood",
     # losses
     "Perceptual": "vqlab.losses.perceptual",
     "Transformer": "vqlab.nn.transformer",

@@ -14,6 +14,8 @@ class LearningRates(lightning.Callback):
     def on_train_batch_start(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *args: Any
     ) -> None:
-        """Log the rate of each schedule's first parameter group."""
+        """Log the rate of each optimizer's first parameter group, and of each that has a name."""
         for config in trainer.lr_scheduler_configs:
-            pl_module.log(config.name or "lr", config.scheduler.optimizer.param_groups[0]["lr"])
+            for number, group in enumerate(config.scheduler.optimizer.param_groups):
+                if number == 0 or "name" in group:
+                    pl_module.log(f"lr/{group['name']}" if "name" in group else config.name or "lr", group["lr"])

@@ -12,7 +12,8 @@ from torchmetrics.functional.image import structural_similarity_index_measure
 from vqlab.errors import UserError
 from vqlab.metrics.codebook import CodebookUsage
 from vqlab.metrics.frechet import FrechetDistance
-from vqlab.nn.base import Decoder, Encoder
+from vqlab.metrics.psnr import psnr
+from vqlab.nn.base import Decoder, Encoder, check_autoencoder
 from vqlab.nn.distributed import all_sum
 from vqlab.nn.rebuild import Rebuildable, from_spec
 from vqlab.nn.small_autoencoder import SmallDecoder, SmallEncoder
@@ -103,7 +104,8 @@ class VQVAE(Rebuildable, lightning.LightningModule):
         self.betas = (betas[0], betas[1])
         self.weight_decay, self.schedule = weight_decay, schedule or Schedule()
         self.channels, self.image_size = channels, image_size
-        self._check_parts()
+        code_map = check_autoencoder(self.encoder, self.decoder, channels, image_size)
+        self.quantizer.check_map(code_map)
         self.frechet: FrechetDistance | None = from_spec(frechet)
         if self.frechet is not None:
             self.frechet.check_shape(channels, image_size, image_size)
@@ -256,7 +258,7 @@ class VQVAE(Rebuildable, lightning.LightningModule):
             "loss": rec_loss + code.loss,
             "rec_loss": rec_loss,
             "bits_per_image": code.indices[0].numel() * math.log2(self.quantizer.num_embeddings),
-            "psnr_patch_mean": _psnr(patch_mean(image, self.encoder.downsampling), image),
+            "psnr_patch_mean": psnr(patch_mean(image, self.encoder.downsampling), image),
             "ssim": structural_similarity_index_measure(image_hat, image, **window),
         }
         self.eval_usage.update(code.indices)
@@ -265,14 +267,14 @@ class VQVAE(Rebuildable, lightning.LightningModule):
             self.frechet.update(image_hat, real=False)
         over_all: dict[str, Any] = {"on_epoch": True, "sync_dist": True, "batch_size": len(x)}
         self.log_dict({f"{stage}/{name}": value for name, value in metrics.items()}, **over_all)
-        self.log(f"{stage}/psnr", _psnr(image_hat, image), prog_bar=True, **over_all)
+        self.log(f"{stage}/psnr", psnr(image_hat, image), prog_bar=True, **over_all)
         return x_hat
 
     def _log_training(self, loss: Tensor, terms: dict[str, Tensor], x_hat: Tensor, x: Tensor) -> None:
         """Log a batch's terms, and perplexity, usage and revivals of all batches since the last line of the log."""
         with torch.no_grad():
-            psnr = _psnr(self.value_range.decode(x_hat.float()), self.value_range.decode(x))
-        self.log_dict({f"train/{name}": value.detach() for name, value in {**terms, "psnr": psnr}.items()})
+            value = psnr(self.value_range.decode(x_hat.float()), self.value_range.decode(x))
+        self.log_dict({f"train/{name}": value.detach() for name, value in {**terms, "psnr": value}.items()})
         self.log("train/loss", loss.detach(), prog_bar=True)
         if is_log_step(self.trainer, self.global_step + 1):
             usage = self.train_usage.compute()
@@ -290,30 +292,7 @@ class VQVAE(Rebuildable, lightning.LightningModule):
             self.frechet.reset()
         self.log_dict({f"{stage}/{name}": value for name, value in figures.items()}, sync_dist=True)
 
-    def _check_parts(self) -> None:
-        for name, part, ends in (("encoder", self.encoder, "in"), ("decoder", self.decoder, "out")):
-            found = getattr(part, f"{ends}_channels", self.channels)
-            if found != self.channels:
-                mend = f"set --model.{name}.{ends}_channels={self.channels}"
-                raise UserError(f"the images have {self.channels} channels, the {name} {found}: {mend}")
-        down, up = self.encoder.downsampling, self.decoder.upsampling
-        if down != up:
-            raise UserError(f"the encoder shrinks by {down}, the decoder grows by {up}: make both the same")
-        if self.image_size % down:
-            good = max(down, down * round(self.image_size / down))
-            raise UserError(
-                f"image_size {self.image_size} is not divisible by the encoder's downsampling {down}: "
-                f"set --data.image_size={good}, or another encoder"
-            )
-        self.quantizer.check_map((self.image_size // down,) * 2)
-
 
 def patch_mean(image: Tensor, size: int) -> Tensor:
     """Replace each size x size patch of ``image`` (B, C, H, W) by its mean colour: what a mere thumbnail would keep."""
     return F.interpolate(F.avg_pool2d(image, size), scale_factor=float(size), mode="nearest")
-
-
-def _psnr(x_hat: Tensor, x: Tensor) -> Tensor:
-    """Mean over the images of each image's PSNR in dB, at most 100; both (B, C, H, W) in [0, 1]."""
-    mse = (x_hat - x).square().flatten(1).mean(1)
-    return -10 * mse.clamp_min(1e-10).log10().mean()

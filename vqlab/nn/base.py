@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 
 from torch import Tensor, nn
 
+from vqlab.errors import UserError
 from vqlab.nn.rebuild import Rebuildable
 
 
@@ -57,3 +58,26 @@ class Discriminator(Rebuildable, nn.Module, ABC):
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_channels, H, W) to (B, 1, h, w)."""
+
+
+def check_autoencoder(encoder: Encoder, decoder: Decoder, channels: int, image_size: int) -> tuple[int, int]:
+    """Return height and width of the encoder's map.
+
+    Raises:
+        UserError: If the networks do not fit each other or the images.
+    """
+    for name, part, ends in (("encoder", encoder, "in"), ("decoder", decoder, "out")):
+        found = getattr(part, f"{ends}_channels", channels)
+        if found != channels:
+            mend = f"set --model.{name}.{ends}_channels={channels}"
+            raise UserError(f"the images have {channels} channels, the {name} {found}: {mend}")
+    down, up = encoder.downsampling, decoder.upsampling
+    if down != up:
+        raise UserError(f"the encoder shrinks by {down}, the decoder grows by {up}: make both the same")
+    if image_size % down:
+        good = max(down, down * round(image_size / down))
+        raise UserError(
+            f"image_size {image_size} is not divisible by the encoder's downsampling {down}: "
+            f"set --data.image_size={good}, or another encoder"
+        )
+    return image_size // down, image_size // down

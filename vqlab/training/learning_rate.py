@@ -43,22 +43,10 @@ def equivalent_lr(
     return base_lr * batch_size * devices * nodes * accumulate
 
 
-def adam(
-    module: lightning.LightningModule,
-    parameters: Iterable[Any],
-    *,
-    lr: float | None,
-    base_lr: float | None,
-    default_lr: float,
-    betas: tuple[float, float],
-    weight_decay: float,
-    schedule: Schedule,
-    name: str,
-) -> dict[str, Any]:
-    """Return Adam (decoupled weight decay) with its schedule, as ``configure_optimizers`` hands it to Lightning.
-
-    Says the equivalent learning rate in one line and logs it; the monitored rate is called ``lr/<name>``.
-    """
+def configured_rate(
+    module: lightning.LightningModule, lr: float | None, base_lr: float | None, default_lr: float, name: str
+) -> float:
+    """Return the absolute rate ``lr/<name>`` for the module's Trainer and data; say it in one line, and log it."""
     trainer: Any = module.trainer
     batch_size = getattr(trainer.datamodule or trainer.fit_loop._data_source.instance, "batch_size", None)
     if batch_size is None and base_lr is not None:
@@ -78,9 +66,32 @@ def adam(
         rank_zero_info(f"lr/{name}: {rate:.3e}")
     for logger in trainer.loggers:
         logger.log_hyperparams({f"equivalent_lr/{name}": rate})
-    rates: Any = getattr(module, "configured_lr", {})
-    module.configured_lr = {**rates, f"lr/{name}": rate}  # type: ignore[assignment]  # see keep_configured_lr
+    return rate
+
+
+def adam(
+    module: lightning.LightningModule,
+    parameters: Iterable[Any],
+    *,
+    lr: float | None,
+    base_lr: float | None,
+    default_lr: float,
+    betas: tuple[float, float],
+    weight_decay: float,
+    schedule: Schedule,
+    name: str,
+) -> dict[str, Any]:
+    """Return Adam (decoupled weight decay) with its schedule, as ``configure_optimizers`` hands it to Lightning.
+
+    The monitored rate is called ``lr/<name>``. A group of ``parameters`` may have an ``lr`` of its own, from
+    :func:`configured_rate`, and with it a ``name`` to be monitored by.
+    """
+    trainer: Any = module.trainer
+    rate = configured_rate(module, lr, base_lr, default_lr, name)
     optimizer = torch.optim.AdamW(parameters, lr=rate, betas=betas, weight_decay=weight_decay)
+    rates: Any = getattr(module, "configured_lr", {})
+    own = [group["lr"] for group in optimizer.param_groups]
+    module.configured_lr = {**rates, f"lr/{name}": own}  # type: ignore[assignment]  # see keep_configured_lr
     scheduler = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: schedule.factor(step, training_steps(trainer))
     )
@@ -106,13 +117,15 @@ def keep_configured_lr(module: lightning.LightningModule) -> None:
     """
     rates: Any = module.configured_lr
     for config in module.trainer.lr_scheduler_configs:
-        scheduler, rate = config.scheduler, rates[config.name]
-        old = scheduler.base_lrs[0]
-        if old == rate:
-            continue
-        rank_zero_info(f"{config.name}: {old:.3e} in the checkpoint, {rate:.3e} now; the new value wins")
-        scheduler.base_lrs = [rate] * len(scheduler.base_lrs)
-        for group in scheduler.optimizer.param_groups:
+        scheduler = config.scheduler
+        for number, (group, rate) in enumerate(zip(scheduler.optimizer.param_groups, rates[config.name], strict=True)):
+            old = scheduler.base_lrs[number]
+            if old == rate:
+                continue
+            if number == 0 or "name" in group:
+                name = f"lr/{group['name']}" if "name" in group else config.name
+                rank_zero_info(f"{name}: {old:.3e} in the checkpoint, {rate:.3e} now; the new value wins")
+            scheduler.base_lrs[number] = rate
             group["initial_lr"], group["lr"] = rate, group["lr"] / old * rate
 
 

@@ -1,0 +1,33 @@
+"""Objectives of latent-variable models that average over S draws from q(h | x).
+
+Shapes: log_p = ln p(x, h_s) and log_q = ln q(h_s | x), both (B, S); log_w = log_p - log_q. The losses are surrogates:
+their gradients are the estimators, their values mean nothing.
+"""
+
+import torch
+from torch import Tensor
+
+
+def rloo_loss(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """Ascend the ELBO by the score function, each draw's baseline the mean of the others (Kool et al. 2019), scalar.
+
+    grad = mean_s [grad ln p_s + (ln w_s - mean of the other ln w) grad ln q_s].
+    """
+    log_w, num = (log_p - log_q).detach(), log_p.shape[1]
+    # S / (S - 1) times the distance from the mean of all is the distance from the mean of the others.
+    signal = (log_w - log_w.mean(1, keepdim=True)) * num / (num - 1)
+    return -(log_p + signal * log_q).mean(1).mean()
+
+
+def vimco_loss(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """Ascend ln mean_s w_s, a tighter bound than the ELBO (VIMCO, Mnih and Rezende 2016, arXiv:1602.06725), scalar.
+
+    The baseline of a draw is the bound with its ln w replaced by the mean of the others' (equations 7 and 8). With the
+    normalised weights v_s, grad = sum_s [v_s grad ln w_s + (bound - baseline_s) grad ln q_s].
+    """
+    log_w, num = (log_p - log_q).detach(), log_p.shape[1]
+    others = (log_w.sum(1, keepdim=True) - log_w) / (num - 1)
+    replaced = torch.where(torch.eye(num, dtype=torch.bool, device=log_w.device), others[:, :, None], log_w[:, None])
+    signal = log_w.logsumexp(1, keepdim=True) - replaced.logsumexp(2)  # -ln S on both sides cancels
+    v = log_w.softmax(1)
+    return -(v * (log_p - log_q) + signal * log_q).sum(1).mean()

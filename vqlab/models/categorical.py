@@ -1,0 +1,288 @@
+"""A generative model with categorical codes: p(x, h) = p(h) p(x | h), and a proposal q(h | x) for its posterior.
+
+Shapes: B images of a batch, P = h * w * V positions of a code (V variables at each place of the encoder's map), K
+categories, S draws. Inside, codes are flat, (B, P) or (B, S, P); outside they are maps, (B, h, w), or (B, h, w, V).
+"""
+
+import math
+from abc import ABC, abstractmethod
+from typing import Any, Literal, NamedTuple
+
+import lightning
+import torch
+from torch import Tensor, nn
+
+from vqlab.errors import UserError
+from vqlab.models.categorical_figures import Figures
+from vqlab.models.densities import Densities
+from vqlab.nn.autoencoder import ConvDecoder, ConvEncoder
+from vqlab.nn.base import Decoder, Encoder, check_autoencoder
+from vqlab.nn.categorical import CategoricalCode, FactorizedPrior
+from vqlab.nn.distributed import all_sum, world_size
+from vqlab.nn.likelihood import Gaussian, Likelihood
+from vqlab.nn.rebuild import Rebuildable, from_spec
+from vqlab.nn.transformer import Transformer
+from vqlab.nn.value_range import ValueRange
+from vqlab.quantizers.arguments import check_positive
+from vqlab.quantizers.lottery import lots_by_sample, step_seed
+from vqlab.training.finite import require_finite
+from vqlab.training.learning_rate import adam, check_lr, configured_rate, keep_configured_lr
+from vqlab.training.loading import remember_arguments
+from vqlab.training.manual import clip, count_batch, refuse_unsound, step_players
+from vqlab.training.schedules import Schedule
+
+DEFAULT_LR = 3e-4
+
+
+class Lesson(NamedTuple):
+    """What a batch teaches.
+
+    Attributes:
+        loss: Scalar in nats per image, with gradients to all parts.
+        mse: Mean squared error of the decoded codes (scalar), in the units of what is modelled.
+        codes: Codes (B, P) of the batch, to be counted.
+        terms: Scalars for the log.
+    """
+
+    loss: Tensor
+    mse: Tensor
+    codes: Tensor
+    terms: dict[str, Tensor]
+
+
+class CategoricalModel(Densities, Rebuildable, lightning.LightningModule, ABC):
+    """What :class:`~vqlab.models.jsa.JSA` and :class:`~vqlab.models.discrete_vae.DiscreteVAE` share, all but learning.
+
+    Args:
+        encoder: Null takes a ``ConvEncoder`` with its defaults.
+        decoder: Null takes a ``ConvDecoder`` with its defaults. Its ``in_channels`` is the dimension of the code's
+            embedding.
+        num_embeddings: Categories, K.
+        num_latents: Categorical variables at each place of the map, V.
+        likelihood: p(x | h); null takes a ``Gaussian`` whose sigma is the optimal one.
+        prior: p(h): ``uniform``; ``factorized``, a learned categorical per position; or a ``Transformer`` over the P
+            positions, learned along.
+        smoothing: Share of the uniform distribution in q, which bounds the weight that a draw can get.
+        lr: Absolute learning rate; without ``lr`` and ``base_lr`` it is 3e-4.
+        base_lr: Rate per image: lr = base_lr x batch_size x devices x nodes x accumulate. Give one of the two.
+        proposal_lr: Absolute learning rate of q; without this and ``proposal_base_lr``, q has that of p.
+        proposal_base_lr: Rate per image of q.
+        betas: Adam's decay rates.
+        weight_decay: Decoupled weight decay of the networks; none on embeddings, prior and sigma.
+        schedule: Learning-rate schedule; null is constant. It counts batches, as ``global_step`` does.
+        clip: Largest gradient norm of p, and of q; null does not clip.
+        accumulate: Batches per step of the optimizer.
+        nll_samples: Draws per image behind ``val/nll``.
+        test_nll_samples: Draws per image behind ``test/nll``.
+        decode_chunk: Codes that are decoded at once, which bounds the memory.
+        seed: Of the draws, which depend on it, the step and the image alone.
+        channels: Channels of the images; the command line links it to the data.
+        image_size: Height and width of the images; linked to the data.
+        num_classes: Labels, for statistics of the codes by class; linked to the data.
+        value_range: What the numbers of an image mean; linked to the data.
+
+    Shape:
+        images (B, channels, image_size, image_size) in ``value_range``; codes (B, h, w) int64 in [0, K), with
+        ``num_latents`` above 1 (B, h, w, V).
+
+    Raises:
+        UserError: If both rates are given, a number is out of range, or the parts do not fit each other.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder | None = None,
+        decoder: Decoder | None = None,
+        num_embeddings: int = 1024,
+        num_latents: int = 1,
+        likelihood: Likelihood | None = None,
+        prior: Transformer | Literal["uniform", "factorized"] = "uniform",
+        smoothing: float = 0.0,
+        lr: float | None = None,
+        base_lr: float | None = None,
+        proposal_lr: float | None = None,
+        proposal_base_lr: float | None = None,
+        betas: tuple[float, float] = (0.9, 0.999),
+        weight_decay: float = 0.0,
+        schedule: Schedule | None = None,
+        clip: float | None = None,
+        accumulate: int = 1,
+        nll_samples: int = 64,
+        test_nll_samples: int = 1000,
+        decode_chunk: int = 512,
+        seed: int = 0,
+        channels: int = 3,
+        image_size: int = 32,
+        num_classes: int | None = None,
+        value_range: ValueRange | Literal["unit", "signed"] = "signed",
+    ) -> None:
+        super().__init__()
+        remember_arguments(self)
+        self.automatic_optimization = False
+        check_lr(lr, base_lr)
+        check_lr(proposal_lr, proposal_base_lr, "proposal_lr")
+        check_counts(accumulate=accumulate, nll_samples=nll_samples, test_nll_samples=test_nll_samples)
+        check_counts(decode_chunk=decode_chunk)
+        if not 0 <= smoothing < 1:
+            raise UserError(f"smoothing must lie in [0, 1), got {smoothing}: set --model.smoothing=0.001")
+        if clip is not None:
+            check_positive("clip", clip, "set --model.clip=100, or null not to clip")
+        self.encoder: Encoder = from_spec(encoder) or ConvEncoder(in_channels=channels)
+        self.decoder: Decoder = from_spec(decoder) or ConvDecoder(out_channels=channels)
+        self.code_map = check_autoencoder(self.encoder, self.decoder, channels, image_size)
+        # Named as in the other models, for those who look at a codebook: health, predict, the prior of a second stage.
+        self.quantizer = CategoricalCode(
+            self.encoder.out_channels, num_embeddings, self.decoder.in_channels, num_latents
+        )
+        self.positions = math.prod(self.code_map) * num_latents
+        self.likelihood: Likelihood = from_spec(likelihood) or Gaussian()
+        self.prior = build_prior(from_spec(prior), self.positions, num_embeddings, num_latents)
+        self.smoothing = smoothing
+        self.lr, self.base_lr, self.proposal_lr, self.proposal_base_lr = lr, base_lr, proposal_lr, proposal_base_lr
+        self.betas, self.weight_decay = (betas[0], betas[1]), weight_decay
+        self.schedule: Schedule = from_spec(schedule) or Schedule()
+        self.clip, self.accumulate, self.stepped = clip, accumulate, False
+        self.nll_samples, self.test_nll_samples = nll_samples, test_nll_samples
+        self.decode_chunk, self.seed = decode_chunk, seed
+        self.channels, self.image_size = channels, image_size
+        value_range = from_spec(value_range)
+        self.value_range = ValueRange(value_range) if isinstance(value_range, str) else value_range
+        self.figures = Figures(num_embeddings, num_latents, self.positions, num_classes or 0)
+
+    @abstractmethod
+    def learn(self, x: Tensor, log_q: Tensor, index: Tensor | None) -> Lesson:
+        """Return what a batch teaches.
+
+        Args:
+            x: What is modelled (B, C, H, W).
+            log_q: Log-probabilities (B, P, K) of q.
+            index: Positions (B,) of the images in the data set, if known.
+        """
+
+    # Training
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        """One batch for p and q."""
+        x = self.observe(batch["image"])
+        lesson = self.learn(x, self.log_q(x), batch.get("index"))
+        require_finite({"loss": lesson.loss, "rec_loss": lesson.mse}, batch_idx, self.global_step)
+        self.manual_backward(lesson.loss / self.accumulate)
+        terms = {"rec_loss": lesson.mse, **lesson.terms}
+        if isinstance(self.likelihood, Gaussian):
+            terms["sigma"] = self.likelihood.sigma.detach()
+        self.figures.log_training(self, lesson.loss, terms, lesson.codes)
+        self.stepped = (self.global_step + 1) % self.accumulate == 0
+        if self.stepped:
+            step_players(self, self.trainer.optimizers)
+        self.likelihood.update(all_sum(lesson.mse) / world_size())
+        count_batch(self)
+        return lesson.loss
+
+    def uniform(self, x: Tensor, count: int, index: Tensor | None) -> Tensor:
+        """Return (B, count) numbers in (0, 1), by seed, step and image where the ``index`` of the images is known."""
+        if index is None:
+            return torch.rand(len(x), count, device=x.device, dtype=torch.float64)
+        step = torch.tensor(self.global_step, device=x.device)
+        return lots_by_sample(index, count, step_seed(self.seed, step)).view(len(x), count)
+
+    def configure_optimizers(self) -> Any:
+        """One Adam for p and q, which share no weight and may have rates of their own."""
+        given = self.proposal_lr is not None or self.proposal_base_lr is not None
+        own = (self.proposal_lr, self.proposal_base_lr) if given else (self.lr, self.base_lr)
+        rate = configured_rate(self, *own, DEFAULT_LR, "proposal")
+        joint, tables, proposal = self._players()
+        return adam(
+            self,
+            [
+                {"params": joint},
+                {"params": tables, "weight_decay": 0.0},
+                {"params": proposal, "lr": rate, "name": "proposal"},
+            ],
+            lr=self.lr,
+            base_lr=self.base_lr,
+            default_lr=DEFAULT_LR,
+            betas=self.betas,
+            weight_decay=self.weight_decay,
+            schedule=self.schedule,
+            name="joint",
+        )
+
+    def on_train_start(self) -> None:
+        """Resume with the learning rate that is configured now."""
+        keep_configured_lr(self)
+
+    def setup(self, stage: str) -> None:
+        """Check the Trainer's settings."""
+        if stage == "fit":
+            refuse_unsound(self.trainer)
+
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        """Clip the gradients of p and those of q, after they were logged."""
+        joint, tables, proposal = self._players()
+        clip([*joint, *tables], self.clip)
+        clip(proposal, self.clip)
+
+    def _players(self) -> tuple[list[nn.Parameter], list[nn.Parameter], list[nn.Parameter]]:
+        """Return the parameters of p that are networks', those that are not, and those of q."""
+        tables = [self.quantizer.codebook, *self.likelihood.parameters(), *self.prior.parameters()]
+        proposal = [*self.encoder.parameters(), *self.quantizer.logits.parameters()]
+        return list(self.decoder.parameters()), tables, proposal
+
+    # Evaluation
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        """Log ``val/...``."""
+        self.figures.log_evaluation(self, batch, "val", self.nll_samples)
+
+    def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        """Log ``test/...``."""
+        self.figures.log_evaluation(self, batch, "test", self.test_nll_samples)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the statistics of the codes of the whole validation set."""
+        self.figures.log_whole_set(self, "val")
+
+    def on_test_epoch_end(self) -> None:
+        """Log the statistics of the codes of the whole test set."""
+        self.figures.log_whole_set(self, "test")
+
+    def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
+        """Return ``indices`` (B, h, w) with the batch's ``label`` and ``index``."""
+        return {"indices": self.encode(batch["image"]), "label": batch["label"], "index": batch["index"]}
+
+    def pictures(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return images (B, C, H, W) in [0, 1] to look at: ``input``, ``reconstruction`` and ``sample``."""
+        x = batch["image"]
+        sample = self.sample(len(x), generator=torch.Generator().manual_seed(0))  # looking changes no training
+        images = {
+            "input": self.likelihood.image(self.observe(x), self.value_range),
+            "reconstruction": self.reconstruct(x),
+            "sample": sample,
+        }
+        return {name: self.value_range.decode(image) for name, image in images.items()}
+
+    def code_counts(self) -> Tensor:
+        """Return how often each code was used in this evaluation, (V * K,) int64, over all ranks."""
+        return all_sum(self.figures.usage.counts).flatten()
+
+
+def build_prior(prior: Any, positions: int, num_embeddings: int, num_codebooks: int) -> Transformer | FactorizedPrior:
+    """Return p(h) over codes (N, P), as named or given."""
+    if isinstance(prior, Transformer):
+        fits = {"length": positions, "num_tokens": num_embeddings, "num_codebooks": num_codebooks}
+        for name, size in fits.items():
+            if getattr(prior, name) != size:
+                raise UserError(
+                    f"the prior has {name} {getattr(prior, name)}, the codes {size}: set --model.prior.{name}={size}"
+                )
+        return prior
+    if prior not in ("uniform", "factorized"):
+        raise UserError(f"prior must be uniform, factorized or a Transformer, got {prior!r}: set --model.prior")
+    return FactorizedPrior(positions, num_embeddings, learned=prior == "factorized")
+
+
+def check_counts(**counts: int) -> None:
+    """Raise UserError if a count is below 1."""
+    for name, count in counts.items():
+        if count < 1:
+            raise UserError(f"{name} must be at least 1, got {count}: set --model.{name}")

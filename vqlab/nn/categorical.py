@@ -1,0 +1,103 @@
+"""Categorical codes: logits from features, embeddings for a decoder, and distributions over whole codes.
+
+Shapes: N samples, h x w places of the map with V codes each, P = h * w * V positions, K categories, D dimensions. The
+codes of a place stand next to each other, places row by row.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from vqlab.errors import UserError
+from vqlab.nn.rebuild import Rebuildable
+
+
+class CategoricalCode(Rebuildable, nn.Module):
+    """V categorical variables at each place of a map.
+
+    A place's embedding is the sum of one vector per variable, which is a linear layer on their one-hot codes.
+
+    Args:
+        in_channels: Channels of the encoder's features.
+        num_embeddings: Categories, K.
+        embedding_dim: Dimension of the embedding, D.
+        num_codebooks: Variables per place, V.
+
+    Raises:
+        UserError: If a size is too small.
+
+    Example:
+        >>> code = CategoricalCode(8, num_embeddings=16, embedding_dim=4)
+        >>> log_q = code.log_probs(torch.randn(2, 8, 3, 3))
+        >>> tuple(log_q.shape), tuple(code.embed(log_q.argmax(-1), 3).shape)
+        ((2, 9, 16), (2, 4, 3, 3))
+    """
+
+    def __init__(self, in_channels: int, num_embeddings: int, embedding_dim: int, num_codebooks: int = 1) -> None:
+        super().__init__()
+        for name, size, least, usual in (
+            ("num_embeddings", num_embeddings, 2, 1024),
+            ("num_latents", num_codebooks, 1, 1),
+        ):
+            if size < least:
+                raise UserError(f"{name} must be at least {least}, got {size}: set --model.{name}={usual}")
+        self.num_embeddings, self.num_codebooks, self.embedding_dim = num_embeddings, num_codebooks, embedding_dim
+        self.logits = nn.Conv2d(in_channels, num_codebooks * num_embeddings, 1)
+        codebook = torch.randn(num_codebooks, num_embeddings, embedding_dim) / math.sqrt(num_codebooks)
+        self.codebook = nn.Parameter(codebook)
+
+    def log_probs(self, features: Tensor) -> Tensor:
+        """Features (N, in_channels, h, w) to ln q (N, P, K) float32."""
+        logits = rearrange(self.logits(features), "n (v k) h w -> n (h w v) k", v=self.num_codebooks)
+        return logits.float().log_softmax(-1)
+
+    def embed(self, codes: Tensor, width: int) -> Tensor:
+        """Codes (N, P) of a map that is ``width`` wide to embeddings (N, D, h, w)."""
+        places = rearrange(codes, "n (hw v) -> n hw v", v=self.num_codebooks)
+        offset = torch.arange(self.num_codebooks, device=codes.device) * self.num_embeddings
+        vectors = F.embedding(places + offset, self.codebook.flatten(0, 1)).sum(2)
+        return rearrange(vectors, "n (h w) d -> n d h w", w=width)
+
+    def embed_soft(self, probs: Tensor, width: int) -> Tensor:
+        """Mixtures (N, P, K) in place of codes to embeddings (N, D, h, w)."""
+        places = rearrange(probs, "n (h w v) k -> n h w (v k)", v=self.num_codebooks, w=width)
+        return rearrange(places @ self.codebook.flatten(0, 1), "n h w d -> n d h w")
+
+    def codebooks(self) -> dict[str, Tensor]:
+        """Return the embeddings (V, K, D) by name, for export."""
+        return {"codebook": self.codebook.detach()}
+
+
+class FactorizedPrior(nn.Module):
+    """p(h) as a product of one categorical per position.
+
+    Args:
+        positions: P.
+        num_embeddings: K.
+        learned: False keeps it uniform, K^-P.
+
+    Example:
+        >>> prior = FactorizedPrior(64, 1024, learned=False)
+        >>> prior.log_prob(torch.zeros(1, 64, dtype=torch.int64)).item() == -torch.tensor(1024.0).log().item() * 64
+        True
+    """
+
+    def __init__(self, positions: int, num_embeddings: int, learned: bool) -> None:
+        super().__init__()
+        self.positions, self.num_embeddings = positions, num_embeddings
+        self.logits = nn.Parameter(torch.zeros(positions, num_embeddings)) if learned else None
+
+    def log_probs(self, device: torch.device) -> Tensor:
+        """Return ln p (P, K) of each position."""
+        if self.logits is None:
+            return torch.full((self.positions, self.num_embeddings), -math.log(self.num_embeddings), device=device)
+        return self.logits.float().log_softmax(-1)
+
+    def log_prob(self, codes: Tensor) -> Tensor:
+        """Return ln p (N,) of codes (N, P)."""
+        if self.logits is None:
+            return torch.full((len(codes),), -self.positions * math.log(self.num_embeddings), device=codes.device)
+        return self.log_probs(codes.device).gather(1, codes.T).sum(0)

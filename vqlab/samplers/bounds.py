@@ -1,0 +1,51 @@
+"""Bounds of ln p(x) that draws from q(h | x) give.
+
+Shapes: B samples, S draws, log_w = ln p(x, h_s) - ln q(h_s | x) (B, S).
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from vqlab.samplers.independence import mis
+
+
+class Bracket(NamedTuple):
+    """Bounds of -ln p(x) in nats, (B,) each: ``chain`` <= -ln p(x) <= ``importance`` <= ``elbo``, in expectation.
+
+    Attributes:
+        elbo: Mean of -ln w over draws from q; too high by KL(q || p(h | x)).
+        importance: -ln of the mean w over them; falls to -ln p(x) as S grows.
+        chain: Mean of -ln w over a Metropolis chain; at its stationary distribution too low by KL(p(h | x) || q).
+    """
+
+    elbo: Tensor
+    importance: Tensor
+    chain: Tensor
+
+
+def bracket(log_w: Tensor, uniform: Tensor) -> Bracket:
+    """Bound -ln p(x) from both sides by the same S draws from q.
+
+    If ``chain`` and ``importance`` stay apart, S is too small for the posterior, and neither is the value. The chain's
+    first half is left out, for it begins at a draw from q.
+
+    Args:
+        log_w: (B, S) with ln p(x, h) complete, no constant left out.
+        uniform: Numbers (B, S - 1) in (0, 1), for the chain.
+
+    Example:
+        >>> same = bracket(torch.full((1, 4), -7.0), torch.full((1, 3), 0.5))  # q is the posterior
+        >>> [round(value.item(), 3) for value in same]
+        [7.0, 7.0, 7.0]
+    """
+    num = log_w.shape[1]
+    importance = math.log(num) - log_w.logsumexp(1)
+    half = num // 2
+    burnt = mis(log_w[:, : half + 1], uniform[:, :half])[1] if half else torch.zeros_like(log_w[:, 0]).long()
+    rest = torch.cat([log_w.gather(1, burnt[:, None]), log_w[:, half + 1 :]], 1)
+    weights = mis(rest, uniform[:, half:])[0] if rest.shape[1] > 1 else torch.ones_like(rest)
+    chain = -torch.where(weights > 0, weights * rest, 0).sum(1)  # a state of weight 0 may have w = 0
+    return Bracket(-log_w.mean(1), importance, chain)
