@@ -47,6 +47,8 @@ PUBLIC = {
     "ConvDecoder": "vqlab.nn.autoencoder",
     "SmallEncoder": "vqlab.nn.small_autoencoder",
     "SmallDecoder": "vqlab.nn.small_autoencoder",
+    "MLPEncoder": "vqlab.nn.mlp",
+    "MLPDecoder": "vqlab.nn.mlp",
     "PatchGAN": "vqlab.nn.patchgan",
     # losses
     "Perceptual": "vqlab.losses.perceptual",
