@@ -49,6 +49,8 @@ PUBLIC = {
     "ConvDecoder": "vqlab.nn.autoencoder",
     "SmallEncoder": "vqlab.nn.small_autoencoder",
     "SmallDecoder": "vqlab.nn.small_autoencoder",
+    "MLPEncoder": "vqlab.nn.mlp",
+    "MLPDecoder": "vqlab.nn.mlp",
     "PatchGAN": "vqlab.nn.patchgan",
     "Likelihood": "vqlab.nn.likelihood",
     "Gaussian": "vqlab.nn.likelihood",

@@ -35,7 +35,7 @@ from vqlab.training.whole_files import WholeCheckpointIO, write_whole
 # What the model learns from the data: property of the DataModule -> argument of the model or of one of its parts.
 LINKS = {
     "channels": ("channels", "encoder.in_channels", "decoder.out_channels", "discriminator.in_channels"),
-    "image_size": ("image_size",),
+    "image_size": ("image_size", "encoder.image_size", "decoder.image_size"),
     "pixel_range": ("value_range",),
     "num_classes": ("num_classes",),
     "train_size": ("train_size",),

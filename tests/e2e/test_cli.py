@@ -87,6 +87,22 @@ def test_parts_are_swapped_by_flags():
     assert config["model"]["init_args"]["quantizer"]["init_args"]["levels"] == [8, 5, 5]
 
 
+def test_networks_that_need_the_image_size_get_it_from_the_data():
+    nets = ["--model=VQVAE", "--model.encoder=MLPEncoder", "--model.encoder.out_channels=12"]
+    nets += ["--model.decoder=MLPDecoder", "--model.decoder.in_channels=12", "--model.quantizer=VectorQuantizer"]
+    nets += [f"--model.{net}.hidden_channels=[16]" for net in ("encoder", "decoder")]
+    data = ["--data=Digits", "--data.image_size=8", "--data.batch_size=32"]
+    main(["fit", *nets, *data, *TRAINER, "--trainer.max_steps=2", "--trainer.limit_val_batches=1", "--name=mlp"])
+    model = vqlab.load("runs/vqvae/mlp/checkpoints/last.ckpt")
+    assert model.image_size == model.encoder.downsampling == model.decoder.upsampling == 8
+    codes = model.encode(torch.zeros(2, 1, 8, 8))
+    assert codes.shape == (2, 1, 1)
+    assert model.decode(codes).shape == (2, 1, 8, 8)
+    again = ["fit", "--config=runs/vqvae/mlp/config.yaml", "--data.image_size=9", "--name=again"]
+    main(again)  # what is linked is not frozen in the saved configuration
+    assert vqlab.load("runs/vqvae/again/checkpoints/last.ckpt").encoder.downsampling == 9
+
+
 def test_null_reaches_a_nested_option():
     fit(*QUICK, "--name=never", "--model.quantizer.revive_after=null")
     assert vqlab.load("runs/vqvae/never/checkpoints/last.ckpt").quantizer.revive_after is None
