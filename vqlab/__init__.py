@@ -68,6 +68,7 @@ PUBLIC = {
     "Digits": "vqlab.data.digits",
     # metrics
     "CodebookUsage": "vqlab.metrics.codebook",
+    "CodeStatistics": "vqlab.metrics.code_statistics",
     "FrechetDistance": "vqlab.metrics.frechet",
     # callbacks
     "EMA": "vqlab.callbacks.ema",

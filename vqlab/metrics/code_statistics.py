@@ -146,7 +146,7 @@ def chance_divergence(counts: Tensor) -> Tensor:
     groups = (sizes > 0).sum().clamp_min(1)
     spread = torch.where(sizes > 0, 1 / sizes.double(), 0).sum() / groups
     degrees = ((counts.sum(0) > 0).sum() - 1).clamp_min(0)
-    return degrees * spread * 1 / (2 * math.log(2))
+    return degrees * spread * (1 - 1 / groups) / (2 * math.log(2))
 
 
 def top_k_overlap(counts: Tensor, top_k: int) -> Tensor:
