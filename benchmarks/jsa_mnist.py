@@ -87,15 +87,15 @@ def build(contestant: str, args: argparse.Namespace, seed: int) -> CategoricalMo
     epochs = args.steps * BATCH // args.train_images
     match contestant:
         case "jsa":
-            return JSA(SAMPLES, cache_start_epoch=epochs // 2, train_size=args.train_images, **shared)
+            return JSA(num_mis_steps=SAMPLES, cache_start_epoch=epochs // 2, train_size=args.train_images, **shared)
         case "jsa, no cache":
-            return JSA(SAMPLES, cache=False, **shared)
+            return JSA(num_mis_steps=SAMPLES, cache=False, **shared)
         case "rws":
-            return JSA(SAMPLES - 1, kernel="isir", cache=False, **shared)  # the first candidate is a draw, too
+            return JSA(num_mis_steps=SAMPLES - 1, kernel="isir", cache=False, **shared)  # the first candidate is a draw, too
         case "gumbel" | "st_gumbel":
-            return DiscreteVAE(contestant, temperature=Anneal(1.0, 0.5, args.steps, kind="exponential"), **shared)
+            return DiscreteVAE(estimator=contestant, temperature=Anneal(1.0, 0.5, args.steps, kind="exponential"), **shared)
         case _:
-            return DiscreteVAE(contestant, SAMPLES, **shared)
+            return DiscreteVAE(estimator=contestant, num_samples=SAMPLES, **shared)
 
 
 def fit(model: CategoricalModel, data: ImageTensors, steps: int, seed: int) -> CategoricalModel:

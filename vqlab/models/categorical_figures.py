@@ -6,13 +6,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vqlab.metrics.code_statistics import CodeStatistics
+from vqlab.metrics.code_statistics import MAX_COUNTS, CodeStatistics
 from vqlab.metrics.codebook import CodebookUsage
 from vqlab.metrics.proposal import ProposalEntropy
 from vqlab.metrics.psnr import psnr
 from vqlab.training.log_interval import is_log_step
 
-MAX_CELLS = 2**24  # of the tables of codes by position and by class
 POSTERIOR_STEPS = 10
 
 
@@ -33,19 +32,18 @@ class Figures(nn.Module):
         self.usage = CodebookUsage(num_embeddings, num_codebooks)  # of the likeliest codes
         self.posterior_usage = CodebookUsage(num_embeddings, num_codebooks)
         self.proposal = ProposalEntropy(positions, num_embeddings)
-        countable = max(positions, num_classes) * num_embeddings <= MAX_CELLS
+        countable = (positions + num_classes) * num_embeddings <= MAX_COUNTS
         self.statistics = CodeStatistics(num_embeddings, positions, num_classes) if countable else None
 
     def log_training(self, model: Any, loss: Tensor, terms: dict[str, Tensor], codes: Tensor) -> None:
         """Log a batch's loss and terms, and the use of all codes (B, P) since the last line of the log."""
         self.train_usage.update(codes)
         model.log("train/loss", loss.detach(), prog_bar=True)
-        model.log_dict({f"train/{name}": value for name, value in terms.items()})
-        if is_log_step(model.trainer, model.global_step + 1):
+        if is_log_step(model.trainer, model.global_step + 1):  # Lightning would keep no other batch's terms either
             figures = self.train_usage.compute()
-            model.log("train/perplexity", figures["perplexity"], prog_bar=True)
-            model.log("train/codebook_usage", figures["codebook_usage"])
             self.train_usage.reset()
+            model.log("train/perplexity", figures.pop("perplexity"), prog_bar=True)
+            model.log_dict({f"train/{name}": value for name, value in {**terms, **figures}.items()})
 
     def log_evaluation(self, model: Any, batch: dict[str, Tensor], stage: str, num_samples: int) -> None:
         """Log the bounds of the likelihood, and how well codes reconstruct the images of a batch."""

@@ -159,7 +159,10 @@ class Densities:
         return log_p.gather(2, codes[:, :, None]).sum((1, 2))
 
     def joint(self, x: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
-        """Return ln p(x, h) and the mean squared error, (N,) each, of x (N, C, H, W) and codes (N, P), by chunks."""
+        """Return ln p(x, h) and the mean squared error, (N,) each, of x (N, C, H, W) and codes (N, P), by chunks.
+
+        The error is left out, as 0, where no gradient is taken.
+        """
         chunks = zip(x.split(self.decode_chunk), codes.split(self.decode_chunk), strict=True)
         if len(codes) <= self.decode_chunk or not torch.is_grad_enabled():
             parts = [self._joint(*chunk) for chunk in chunks]
@@ -188,8 +191,10 @@ class Densities:
 
     def _joint(self, x: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
         output = self.output(codes).float()
-        errors = (self.likelihood.expected(output) - x).square().flatten(1).mean(1).detach()
-        return self.likelihood.log_prob(x, output) + self.log_prior(codes), errors
+        log_p = self.likelihood.log_prob(x, output) + self.log_prior(codes)
+        if not torch.is_grad_enabled():
+            return log_p, torch.zeros_like(log_p)
+        return log_p, (self.likelihood.expected(output.detach()) - x).square().flatten(1).mean(1)
 
 
 @contextmanager

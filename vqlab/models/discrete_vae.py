@@ -10,6 +10,7 @@ from vqlab.errors import UserError
 from vqlab.losses.multi_sample import rloo_loss, vimco_loss
 from vqlab.models.categorical import CategoricalModel, Lesson
 from vqlab.nn.anneal import Anneal
+from vqlab.nn.base import Decoder, Encoder
 from vqlab.nn.categorical import FactorizedPrior
 from vqlab.nn.rebuild import from_spec
 from vqlab.quantizers.arguments import check_choice, check_positive
@@ -27,10 +28,12 @@ class DiscreteVAE(CategoricalModel):
     Reweighted wake-sleep is ``JSA`` with ``kernel=isir`` and ``cache=false``.
 
     Args:
+        encoder: As in ``CategoricalModel``.
+        decoder: As in ``CategoricalModel``.
         estimator: ``gumbel``, ``st_gumbel``, ``rloo`` or ``vimco``.
         num_samples: Draws per image, S, of ``rloo`` and ``vimco``.
         temperature: Of the mixtures, by batch.
-        **common: All of :class:`~vqlab.models.categorical.CategoricalModel`.
+        **common: All others of :class:`~vqlab.models.categorical.CategoricalModel`.
 
     Shape:
         As for ``CategoricalModel``.
@@ -49,12 +52,14 @@ class DiscreteVAE(CategoricalModel):
 
     def __init__(
         self,
+        encoder: Encoder | None = None,
+        decoder: Decoder | None = None,
         estimator: Literal["gumbel", "st_gumbel", "rloo", "vimco"] = "gumbel",
         num_samples: int = 5,
         temperature: Anneal | float = 1.0,
         **common: Any,
     ) -> None:
-        super().__init__(**common)
+        super().__init__(encoder, decoder, **common)
         check_choice("estimator", estimator, ESTIMATORS)
         if num_samples < 2:
             raise UserError(f"num_samples must be at least 2, got {num_samples}: set --model.num_samples=5")

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from vqlab.errors import UserError
 from vqlab.models.categorical import CategoricalModel, Lesson
+from vqlab.nn.base import Decoder, Encoder
 from vqlab.quantizers.arguments import check_choice
 from vqlab.samplers.chain_cache import ChainCache
 from vqlab.samplers.independence import KERNELS, Chain, block_masks, blockwise_chain, global_chain, log_prob, propose
@@ -30,6 +31,8 @@ class JSA(CategoricalModel):
     state from all candidates at once (Markovian score climbing); with ``cache=false`` this is reweighted wake-sleep.
 
     Args:
+        encoder: As in ``CategoricalModel``.
+        decoder: As in ``CategoricalModel``.
         num_mis_steps: Proposals per batch, L.
         kernel: ``mis``, ``mis_rb`` or ``isir``.
         blocks: Null proposes whole codes. ``rows``, ``patches`` or ``checkerboard`` replaces one block of positions per
@@ -38,7 +41,7 @@ class JSA(CategoricalModel):
         cache: Keep the chains' states, by the batch's ``index``.
         cache_start_epoch: Epoch from which they are kept; 0 is the first.
         train_size: Training images; linked to the data.
-        **common: All of :class:`~vqlab.models.categorical.CategoricalModel`.
+        **common: All others of :class:`~vqlab.models.categorical.CategoricalModel`.
 
     Shape:
         As for ``CategoricalModel``.
@@ -56,6 +59,8 @@ class JSA(CategoricalModel):
 
     def __init__(
         self,
+        encoder: Encoder | None = None,
+        decoder: Decoder | None = None,
         num_mis_steps: int = 10,
         kernel: Literal["mis", "mis_rb", "isir"] = "mis",
         blocks: Literal["rows", "patches", "checkerboard"] | None = None,
@@ -65,7 +70,7 @@ class JSA(CategoricalModel):
         train_size: int | None = None,
         **common: Any,
     ) -> None:
-        super().__init__(**common)
+        super().__init__(encoder, decoder, **common)
         check_choice("kernel", kernel, tuple(KERNELS))
         check_choice("blocks", blocks, (None, *BLOCKS))
         if num_mis_steps < 1 or block_size < 1 or cache_start_epoch < 0:

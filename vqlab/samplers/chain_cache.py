@@ -104,7 +104,8 @@ class ChainCache:
     def _gather(self, rows: Tensor) -> Tensor:
         most = -(-self.size // self.world)  # of any rank: collectives want equal shapes
         padded = torch.cat([rows, rows.new_zeros(most - len(rows), *rows.shape[1:])])
-        ranks = all_gather_rows(padded).unflatten(0, (self.world, most))
+        # As bytes, because gloo knows no int16.
+        ranks = all_gather_rows(padded.contiguous().view(torch.uint8)).view(rows.dtype).unflatten(0, (self.world, most))
         return ranks.transpose(0, 1).flatten(0, 1)[: self.size].cpu()
 
     def _check(self, index: Tensor) -> None:

@@ -45,8 +45,9 @@ def propose(log_q: Tensor, uniform: Tensor) -> Tensor:
         >>> propose(log_q, torch.tensor([0.1, 0.3, 0.6, 0.8])[None, :, None]).flatten().tolist()
         [0, 1, 1, 2]
     """
-    cumulated = log_q.exp().double().cumsum(-1)
-    place = uniform.double().transpose(1, 2) * cumulated[..., -1:]  # (B, P, L)
+    # Single precision is off by about 1e-7 in a probability, and several times as fast as double.
+    cumulated = log_q.exp().cumsum(-1)
+    place = uniform.to(cumulated).transpose(1, 2).contiguous() * cumulated[..., -1:]  # (B, P, L)
     # Rounding may put `place` on the very end; the last category that has any probability is meant then.
     place = torch.minimum(place, torch.nextafter(cumulated[..., -1:], torch.zeros_like(cumulated[..., -1:])))
     return torch.searchsorted(cumulated, place, right=True).transpose(1, 2)

@@ -1,0 +1,62 @@
+"""Categorical codes: their order, their embeddings, and what a uniform prior says of a whole map."""
+
+import math
+
+import pytest
+import torch
+from refusal import refused
+
+from vqlab.nn.categorical import CategoricalCode, FactorizedPrior
+
+
+def test_probabilities_and_embeddings_belong_to_their_place_and_variable():
+    """Against a loop over places and variables."""
+    code = CategoricalCode(6, num_embeddings=5, embedding_dim=3, num_codebooks=2)
+    features = torch.randn(2, 6, 4, 7)
+    log_q = code.log_probs(features)
+    codes = torch.randint(5, (2, 4 * 7 * 2))
+    embedded = code.embed(codes, width=7)
+    weight, bias = code.logits.weight[:, :, 0, 0], code.logits.bias
+    for row, column in ((0, 0), (1, 6), (3, 2)):
+        logits = features[0, :, row, column] @ weight.T + bias
+        place = (row * 7 + column) * 2
+        for v in range(2):
+            expected = logits[5 * v : 5 * v + 5].log_softmax(0)
+            torch.testing.assert_close(log_q[0, place + v], expected)
+        vectors = [code.codebook[v, codes[0, place + v]] for v in range(2)]
+        torch.testing.assert_close(embedded[0, :, row, column], vectors[0] + vectors[1])
+
+
+def test_a_certain_mixture_is_a_code():
+    code = CategoricalCode(6, num_embeddings=5, embedding_dim=3, num_codebooks=2)
+    codes = torch.randint(5, (2, 12))
+    mixture = torch.nn.functional.one_hot(codes, 5).float()
+    torch.testing.assert_close(code.embed_soft(mixture, width=3), code.embed(codes, width=3))
+
+
+def test_the_uniform_prior_counts_every_position():
+    """8 x 8 positions of 1,024 codes: -64 ln 1024, where -ln 1024 would be 436.7 nats too high."""
+    prior = FactorizedPrior(64, 1024, learned=False)
+    found = prior.log_prob(torch.randint(1024, (3, 64)))
+    assert found.tolist() == [pytest.approx(-64 * math.log(1024))] * 3
+    assert not list(prior.parameters())
+
+
+def test_the_factorized_prior_begins_uniform_and_learns_each_position():
+    prior = FactorizedPrior(3, 4, learned=True)
+    codes = torch.randint(4, (500, 3)) * torch.tensor([0, 1, 1])  # the first position has code 0 alone
+    assert prior.log_prob(codes[:1]).item() == pytest.approx(-3 * math.log(4))
+    optimizer = torch.optim.Adam(prior.parameters(), lr=0.2)
+    for _ in range(100):
+        optimizer.zero_grad()
+        (-prior.log_prob(codes).mean()).backward()
+        optimizer.step()
+    frequencies = torch.stack([(codes == k).float().mean(0) for k in range(4)], 1)
+    torch.testing.assert_close(prior.log_probs(torch.device("cpu")).exp(), frequencies, atol=0.02, rtol=0)
+
+
+def test_sizes_that_are_too_small_are_refused():
+    with refused("num_embeddings", "at least 2", "--model.num_embeddings"):
+        CategoricalCode(4, 1, 4)
+    with refused("num_latents", "--model.num_latents"):
+        CategoricalCode(4, 8, 4, num_codebooks=0)

@@ -1,0 +1,147 @@
+"""Each example's chain is found again where it was left: after shuffling, saving, and on any number of ranks."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+from refusal import refused
+
+from vqlab.samplers.chain_cache import ChainCache
+
+SIZE, POSITIONS, K = 23, 5, 300
+
+
+def codes_of(index, visit):
+    """Codes that say whose they are, and of which visit."""
+    return (index[:, None] * 7 + visit * 31 + torch.arange(POSITIONS)) % K
+
+
+def visit_all(cache, visit, rank=0, world=1, batch=3):
+    """One epoch in an order of its own; R ranks take turns at the batches of one."""
+    order = torch.randperm(SIZE, generator=torch.Generator().manual_seed(visit))[: SIZE // (batch * world) * batch * world]
+    for part in order.view(-1, batch * world):
+        mine = part[rank::world]
+        if visit:
+            codes, known = cache.get(mine)
+            seen = cache_seen(visit)[mine]
+            assert torch.equal(known, seen >= 0)
+            assert torch.equal(codes[known], codes_of(mine, seen[:, None])[known])
+        cache.put(mine, codes_of(mine, visit), moved=mine % 2 == 0)
+
+
+def cache_seen(visits, batch=6):
+    """The last epoch before ``visits`` in which each example came, -1 for never; epochs leave some out."""
+    seen = torch.full((SIZE,), -1)
+    for visit in range(visits):
+        order = torch.randperm(SIZE, generator=torch.Generator().manual_seed(visit))
+        seen[order[: SIZE // batch * batch]] = visit
+    return seen
+
+
+@pytest.fixture
+def visited():
+    cache = ChainCache(SIZE, POSITIONS, K)
+    for visit in range(4):
+        visit_all(cache, visit, batch=6)
+    return cache
+
+
+def test_states_come_back_after_shuffled_epochs(visited):
+    codes, known = visited.get(torch.arange(SIZE))
+    seen = cache_seen(4)
+    assert torch.equal(known, seen >= 0)
+    assert torch.equal(codes[known], codes_of(torch.arange(SIZE), seen[:, None])[known])
+
+
+def test_unknown_rows_say_so():
+    codes, known = ChainCache(SIZE, POSITIONS, K).get(torch.tensor([4, 0]))
+    assert not known.any()
+    assert codes.min() >= 0  # a state that the caller replaces, not one to crash on
+
+
+def test_age_counts_visits_since_the_last_move():
+    cache, index = ChainCache(4, 1, 8), torch.tensor([2, 3])
+    for moved in ([True, True], [False, True], [False, False]):
+        cache.put(index, torch.zeros(2, 1, dtype=torch.int64), torch.tensor(moved))
+    assert cache.ages(index).tolist() == [2, 1]
+
+
+def test_of_an_example_that_comes_twice_the_last_state_is_kept():
+    cache = ChainCache(4, 1, 8)
+    index, codes = torch.tensor([1, 2, 1, 1]), torch.tensor([[3], [4], [5], [6]])
+    cache.put(index, codes, torch.tensor([True, True, True, False]))
+    assert cache.get(torch.tensor([1, 2]))[0].tolist() == [[6], [4]]
+    assert cache.ages(torch.tensor([1, 2])).tolist() == [1, 0]
+
+
+@pytest.mark.parametrize(("num", "dtype"), [(2**15, torch.int16), (2**15 + 1, torch.int32)])
+def test_the_smallest_type_holds_the_highest_code(num, dtype):
+    cache = ChainCache(2, 1, num)
+    cache.put(torch.tensor([0]), torch.tensor([[num - 1]]), torch.tensor([True]))
+    assert cache.codes.dtype == dtype
+    assert cache.get(torch.tensor([0]))[0].item() == num - 1
+
+
+def test_rows_survive_saving(visited):
+    other = ChainCache(SIZE, POSITIONS, K)
+    other.fill(visited.whole())
+    for mine, theirs in zip(other.get(torch.arange(SIZE)), visited.get(torch.arange(SIZE)), strict=True):
+        assert torch.equal(mine, theirs)
+    assert torch.equal(other.ages(torch.arange(SIZE)), visited.ages(torch.arange(SIZE)))
+
+
+def test_rows_of_other_data_or_codes_are_refused(visited):
+    stored = visited.whole()
+    with refused("23 examples", "24", "resume"):
+        ChainCache(SIZE + 1, POSITIONS, K).fill(stored)
+    with refused("5 codes", "9"):
+        ChainCache(SIZE, 9, K).fill(stored)
+    with refused("num_embeddings", "64 codes"):
+        ChainCache(SIZE, POSITIONS, 64).fill(stored)
+
+
+def test_an_index_beyond_the_data_is_refused():
+    with refused("example 23 of 23", "train_size"):
+        ChainCache(SIZE, POSITIONS, K).get(torch.tensor([0, 23]))
+
+
+def test_two_ranks_hold_their_own_rows_and_together_what_one_holds(visited, tmp_path):
+    """In another order of the ranks' examples than that of ownership; saved by two, resumed by one."""
+    root = Path(__file__).parents[2]
+    paths = f"{root}{os.pathsep}{root / 'tests' / 'common'}"
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths, "GLOO_SOCKET_IFNAME": "lo"}
+    processes = [
+        subprocess.Popen([sys.executable, __file__, str(tmp_path / "store"), str(rank), str(tmp_path)], env=environment)
+        for rank in range(2)
+    ]
+    assert [process.wait(120) for process in processes] == [0, 0]
+    ranks = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
+    expected = visited.whole()
+    for rank, stored in enumerate(ranks):
+        assert torch.equal(stored["own"], expected["codes"][rank::2])  # no other rows are there
+        for name in ("codes", "age"):
+            assert torch.equal(stored["whole"][name], expected[name])
+    one = ChainCache(SIZE, POSITIONS, K)
+    one.fill(ranks[0]["whole"])
+    assert torch.equal(one.codes, visited.codes)
+
+
+def run_rank(store, rank, folder):
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
+    cache = ChainCache(SIZE, POSITIONS, K)
+    for visit in range(2):
+        visit_all(cache, visit, rank, 2)
+    resumed = ChainCache(SIZE, POSITIONS, K)  # on two ranks as well
+    resumed.fill(cache.whole())
+    for visit in range(2, 4):
+        visit_all(resumed, visit, rank, 2)
+    torch.save({"own": resumed.codes, "whole": resumed.whole()}, Path(folder) / f"{rank}.pt")
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    run_rank(sys.argv[1], int(sys.argv[2]), sys.argv[3])
