@@ -162,7 +162,7 @@ class CLI(LightningCLI):
         trainer = config["trainer"]
         if not self.model.automatic_optimization:
             accumulate = trainer.get("accumulate_grad_batches")
-            refuse_trainer_options(trainer.get("gradient_clip_val"), accumulate, type(self.model).__name__)
+            refuse_trainer_options(trainer.get("gradient_clip_val"), accumulate, self.model)
         if trainer.get("strategy") == "auto" and num_devices(trainer) > 1:
             trainer["strategy"] = DDPStrategy(
                 find_unused_parameters=getattr(self.model, "needs_unused_parameter_search", False),

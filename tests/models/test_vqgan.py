@@ -75,15 +75,23 @@ GAMES = {
 }
 
 
-def plain_step(model, optimizers, x, index, step, adversarial="hinge", adaptive=True, r1_weight=0.0, lecam=None):
-    """Lightning-free statement of one simultaneous step; changes ``model`` in place."""
+def plain_step(
+    model, optimizers, x, index, step, adversarial="hinge", adaptive=True, r1_weight=0.0, lecam=None, alternate=True
+):
+    """Lightning-free statement of one step, the discriminator first; changes ``model`` in place."""
     disc, game = model.discriminator, GAMES[adversarial]
+    players = [[p for name, p in model.named_parameters() if ("discriminator" in name) == second] for second in (0, 1)]
+
+    def descend(player, loss):
+        gradients = torch.autograd.grad(loss, players[player], retain_graph=True)
+        for p, g in zip(players[player], gradients, strict=True):
+            p.grad = g
+        optimizers[player].step()
+        optimizers[player].zero_grad()
+
     model.quantizer.sample_index = index
     code = model.quantizer(model.to_code(model.encoder(x)))
     x_hat = model.decoder(model.from_code(code.quantized))
-    rec_loss = (x_hat - x).abs().mean()
-    g_loss = game[1](disc(x_hat))
-    weight = 0.8 * (taming_weight(model, rec_loss, g_loss) if adaptive else 1.0)
     real = x.clone().requires_grad_()
     real_logits, fake_logits = disc(real), disc(x_hat.detach())
     d_loss = game[0](real_logits, fake_logits)
@@ -95,18 +103,22 @@ def plain_step(model, optimizers, x, index, step, adversarial="hinge", adaptive=
     if r1_weight and step % R1_EVERY == 0:
         (slope,) = torch.autograd.grad(real_logits.sum(), real, create_graph=True)
         d_loss = d_loss + R1_EVERY * r1_weight * slope.square().sum((1, 2, 3)).mean() / 2
-    players = [[p for name, p in model.named_parameters() if ("discriminator" in name) == second] for second in (0, 1)]
-    losses = (rec_loss + code.loss + weight * g_loss, d_loss)
-    gradients = [
-        torch.autograd.grad(loss, player, retain_graph=True) for loss, player in zip(losses, players, strict=True)
-    ]
-    for optimizer, player, gradient in zip(optimizers, players, gradients, strict=True):
-        for p, g in zip(player, gradient, strict=True):
+    if alternate:
+        descend(1, d_loss)
+    rec_loss, g_loss = (x_hat - x).abs().mean(), game[1](disc(x_hat))
+    weight = 0.8 * (taming_weight(model, rec_loss, g_loss) if adaptive else 1.0)
+    loss = rec_loss + code.loss + weight * g_loss
+    if alternate:
+        descend(0, loss)
+    else:  # both gradients before either step
+        own = [p for player in players for p in player]
+        split = torch.autograd.grad(loss, players[0], retain_graph=True) + torch.autograd.grad(d_loss, players[1])
+        for p, g in zip(own, split, strict=True):
             p.grad = g
-        optimizer.step()
-        optimizer.zero_grad()
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
     model.quantizer.update(code.stats)
-    return weight
 
 
 @pytest.mark.parametrize(
@@ -118,29 +130,30 @@ def plain_step(model, optimizers, x, index, step, adversarial="hinge", adaptive=
         {"r1_weight": 0.1},
         {"lecam_weight": 0.1},
         {"quantizer": "loss"},
+        {"alternate": False},
     ],
 )
 def test_steps_equal_those_in_plain_pytorch(arguments):
     arguments = dict(arguments)
     if arguments.get("quantizer"):
         arguments["quantizer"] = VectorQuantizer(32, 8, codebook_update="loss")
-    model = tiny(**arguments)
-    plain = copy.deepcopy(model).to(memory_format=torch.channels_last)  # the layout decides about the last bit
+    model = tiny(**arguments).double()  # in single precision Adam turns the rounding of a gradient near 0 into steps
+    plain = copy.deepcopy(model).to(memory_format=torch.channels_last)
     plain.train()
     parameters = [
         [p for name, p in plain.named_parameters() if ("discriminator" in name) == second] for second in (0, 1)
     ]
     optimizers = [torch.optim.AdamW(player, lr=2e-3, betas=(0.5, 0.9), weight_decay=0.0) for player in parameters]
-    options = {k: v for k, v in arguments.items() if k in ("adversarial", "adaptive", "r1_weight")}
+    options = {k: v for k, v in arguments.items() if k in ("adversarial", "adaptive", "r1_weight", "alternate")}
     lecam = {"real": torch.tensor(0.0), "fake": torch.tensor(0.0)} if "lecam_weight" in arguments else None
     for step, batch in enumerate(loader(48)):
-        plain_step(plain, optimizers, batch["image"], batch["index"], step, lecam=lecam, **options)
-    trainer(max_steps=3).fit(model, loader(48))
+        plain_step(plain, optimizers, batch["image"].double(), batch["index"], step, lecam=lecam, **options)
+    trainer(max_steps=3, precision="64-true").fit(model, loader(48))
     expected = weights(plain)
     for name, value in weights(model).items():
         if name.startswith(("train_usage", "eval_usage", "revived", "lecam")):
             continue
-        torch.testing.assert_close(value, expected[name], rtol=1e-5, atol=1e-6, msg=lambda m, n=name: f"{n}: {m}")
+        torch.testing.assert_close(value, expected[name], rtol=1e-6, atol=1e-7, msg=lambda m, n=name: f"{n}: {m}")
     if lecam is not None:
         torch.testing.assert_close(model.lecam.real_mean, lecam["real"], rtol=1e-5, atol=1e-6)
 
@@ -229,7 +242,7 @@ def test_clipping_is_of_one_player(clip):
 
 
 def test_two_accumulated_batches_equal_one_twice_as_large():
-    first, second = (tiny(FSQ([5, 5]), adaptive=False, **extra) for extra in ({}, {"accumulate": 2}))
+    first, second = (tiny(FSQ([5, 5]), adaptive=False, alternate=False, **extra) for extra in ({}, {"accumulate": 2}))
     trainer(max_steps=4).fit(first, loader(128, 32))
     run = trainer(max_steps=8)
     run.fit(second, loader(128, 16))
@@ -243,13 +256,13 @@ def test_two_accumulated_batches_equal_one_twice_as_large():
 def test_accumulation_counts_for_base_lr_and_not_for_the_average():
     average = EMA(0.5)
     run = trainer(average, max_steps=6)
-    run.fit(tiny(lr=None, base_lr=1e-5, accumulate=3), loader(96, 16))
+    run.fit(tiny(lr=None, base_lr=1e-5, accumulate=3, alternate=False), loader(96, 16))
     assert run.optimizers[0].param_groups[0]["lr"] == pytest.approx(1e-5 * 16 * 3)
     assert average._average_model.n_averaged == 2
 
 
 def test_an_accumulated_codebook_learns_from_all_batches():
-    first, second = (tiny(VectorQuantizer(8, 8), adaptive=False, **extra) for extra in ({}, {"accumulate": 2}))
+    first, second = (tiny(VectorQuantizer(8, 8), adaptive=False, alternate=False, **extra) for extra in ({}, {"accumulate": 2}))
     for model in (first, second):
         torch.manual_seed(5)
         codes = torch.randn(8, 8)
@@ -304,6 +317,7 @@ def test_compiled_networks_give_the_same_step(monkeypatch):
         ({"disc_warmup": -1}, "disc_warmup -1"),
         ({"adversarial": "lsgan"}, "hinge, non_saturating, wgan"),
         ({"accumulate": 0}, "--model.accumulate=1"),
+        ({"accumulate": 2}, "cannot take turns: set --model.alternate=false"),
         ({"clip_g": 0.0}, "--model.clip_g"),
         ({"disc_lr": 0.0}, "disc_lr must be a positive number"),
     ],

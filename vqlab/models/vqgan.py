@@ -14,7 +14,7 @@ from vqlab.metrics.frechet import FrechetDistance
 from vqlab.models.vqvae import RECONSTRUCTION, VQVAE
 from vqlab.nn.autoencoder import ConvDecoder, ConvEncoder
 from vqlab.nn.base import Decoder, Encoder
-from vqlab.nn.distributed import world_size
+from vqlab.nn.distributed import mean_gradients, world_size
 from vqlab.nn.patchgan import Discriminator, PatchGAN
 from vqlab.nn.rebuild import from_spec
 from vqlab.nn.value_range import ValueRange
@@ -36,9 +36,8 @@ class VQGAN(VQVAE):
     with lambda = |grad_W reconstruction terms| / |grad_W generator loss| at the decoder's last layer W (paper, equation
     7) if ``adaptive``, else 1. Discriminator: its own loss on x and x^.
 
-    Both players learn from one forward and one backward pass (simultaneous descent): the gradient at the reconstruction
-    is put together first, then passed back once, and the discriminator's logits of x^ serve both losses. So DDP needs
-    no search for unused parameters, and the discriminator looks at x^ once, not twice.
+    The players take turns at each batch, the discriminator first, so that the autoencoder feels it as it is by then. The
+    autoencoder runs once for both: the gradient at the reconstruction is put together first, and passed back once.
 
     Args:
         encoder: Null takes a ``ConvEncoder`` with its defaults.
@@ -64,7 +63,9 @@ class VQGAN(VQVAE):
         schedule: Learning-rate schedule of both players; null is constant. It counts batches, as ``global_step`` does.
         clip_g: Largest gradient norm of the autoencoder; null does not clip.
         clip_d: Largest gradient norm of the discriminator.
-        accumulate: Batches per step of the optimizers; lambda is each batch's own.
+        alternate: Step the discriminator before the autoencoder feels it; else both learn at the same weights, which
+            accumulation needs and which gave a worse rFID.
+        accumulate: Batches per step of the optimizers, without ``alternate``; lambda is each batch's own.
         compile: Compile the networks with ``torch.compile``.
         frechet: As in ``VQVAE``.
         channels: Channels of the images; the command line links it to the data.
@@ -108,6 +109,7 @@ class VQGAN(VQVAE):
         schedule: Schedule | None = None,
         clip_g: float | None = None,
         clip_d: float | None = None,
+        alternate: bool = True,
         accumulate: int = 1,
         compile: bool = False,
         frechet: FrechetDistance | None = None,
@@ -141,6 +143,11 @@ class VQGAN(VQVAE):
         check_lr(disc_lr, None, "disc_lr")
         if accumulate < 1:
             raise UserError(f"accumulate must be at least 1 batch, got {accumulate}: set --model.accumulate=1")
+        if accumulate > 1 and alternate and disc_weight:
+            raise UserError(
+                f"with accumulate {accumulate} the discriminator steps after earlier batches felt it, so the players "
+                "cannot take turns: set --model.alternate=false"
+            )
         if not 0 <= disc_warmup <= disc_start:
             raise UserError(
                 f"disc_start {disc_start} and disc_warmup {disc_warmup} count batches, and the warm-up ends at the "
@@ -167,7 +174,8 @@ class VQGAN(VQVAE):
         self.lecam = LeCam() if lecam_weight and disc_weight else None
         self.lecam_weight, self.r1_weight = lecam_weight, r1_weight
         self.disc_lr = disc_lr
-        self.clip_g, self.clip_d, self.accumulate, self.compiled = clip_g, clip_d, accumulate, compile
+        self.clip_g, self.clip_d, self.compiled = clip_g, clip_d, compile
+        self.alternate, self.accumulate = alternate, accumulate
 
     # Training
 
@@ -176,33 +184,37 @@ class VQGAN(VQVAE):
         x = batch["image"]
         self.quantizer.sample_index = batch.get("index")
         x_hat, code = self(x)
-        x_hat = x_hat.float()
+        x_hat = x_hat.to(x.dtype)  # of autocast's half precision
         fake = x_hat.detach().requires_grad_()  # where the losses' gradients meet
+        self.stepped = (self.global_step + 1) % self.accumulate == 0
 
         distance, terms = self._distance(fake, x)
         (gradient,) = torch.autograd.grad(distance, fake)
-        own = code.loss  # what is passed back beside that gradient
-        terms |= code.terms
-        loss = distance.detach() + code.loss.detach()
+        loss, terms = (distance + code.loss).detach(), terms | code.terms
         plays = self.discriminator is not None and self.global_step >= self.disc_start - self.disc_warmup
-        if plays:
-            d_loss, d_terms, push = self._play(x, fake)
-            if self.global_step >= self.disc_start:
-                weight = self._weight(x_hat, gradient, push)
-                gradient = gradient + weight * push
-                d_terms |= {"disc_weight": weight}
-            own, terms = own + d_loss, terms | d_terms
-        elif self.discriminator is not None and world_size() > 1:
-            own = own + 0 * sum(p.sum() for p in self.discriminator.parameters())  # DDP waits for every gradient
+        d_loss, d_terms = self._discriminator_loss(x, fake.detach()) if plays else (None, {})
+        terms |= d_terms
         require_finite({"loss": loss, **terms}, batch_idx, self.global_step)
+        if d_loss is not None:
+            self._collect_discriminator(d_loss)
+            if self.alternate:
+                self._step_discriminator()
+            if self.global_step >= self.disc_start:
+                push, terms["g_loss"] = self._push(fake)
+                terms["disc_weight"] = self._weight(x_hat, gradient, push)
+                gradient = gradient + terms["disc_weight"] * push
 
+        own = code.loss  # what is passed back beside the gradient at the reconstruction
+        if self.discriminator is not None and world_size() > 1:
+            own = own + 0 * sum(p.sum() for p in self.discriminator.parameters())  # DDP waits for every gradient
         self.manual_backward(((x_hat * gradient).sum() + own) / self.accumulate)
         self._collect(code)
         self._log_training(loss, terms, fake.detach(), x)
-        self.stepped = (self.global_step + 1) % self.accumulate == 0
         if self.stepped:
-            autoencoder, *others = self.trainer.optimizers
-            step_players(self, [autoencoder, *(others if plays else [])])
+            if plays and not self.alternate:
+                self._step_discriminator()
+            autoencoder = self.trainer.optimizers[0]
+            step_players(self, [autoencoder])
             self._commit(autoencoder)
         count_batch(self)
         return loss
@@ -217,16 +229,13 @@ class VQGAN(VQVAE):
             terms[self.perceptual.name] = lpips.detach()
         return distance, terms
 
-    def _play(self, x: Tensor, fake: Tensor) -> tuple[Tensor, dict[str, Tensor], Tensor]:
-        """Return the discriminator's loss, its terms, and the generator loss's gradient (B, C, H, W) at ``fake``."""
+    def _discriminator_loss(self, x: Tensor, fake: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the discriminator's loss on x and x^, and its terms."""
         assert self.discriminator is not None
-        fake_logits, real_logits = self.discriminator(fake).float(), self.discriminator(x).float()
-        g_loss = self.players.generator(fake_logits)
-        (push,) = torch.autograd.grad(g_loss, fake, retain_graph=True)
+        fake_logits, real_logits = self.discriminator(fake), self.discriminator(x)
         d_loss = self.players.discriminator(real_logits, fake_logits)
         right = torch.cat([(real_logits > 0).float().mean(1), (fake_logits < 0).float().mean(1)])
         terms = {
-            "g_loss": g_loss.detach(),
             "d_loss": d_loss.detach(),
             "d_acc": right.mean(),
             "logits_real": real_logits.detach().mean(),
@@ -240,7 +249,26 @@ class VQGAN(VQVAE):
             real = x.detach().requires_grad_()
             r1 = r1_penalty(real, self.discriminator(real))
             d_loss, terms["r1"] = d_loss + R1_EVERY * self.r1_weight * r1, r1.detach()
-        return d_loss, terms, push.detach()
+        return d_loss, terms
+
+    def _collect_discriminator(self, d_loss: Tensor) -> None:
+        """Add up the discriminator's gradients, means over the ranks: DDP averages those of the other pass alone."""
+        assert self.discriminator is not None
+        weights = list(self.discriminator.parameters())
+        gradients = mean_gradients(torch.autograd.grad(d_loss / self.accumulate, weights))
+        for weight, gradient in zip(weights, gradients, strict=True):
+            weight.grad = gradient if weight.grad is None else weight.grad + gradient
+
+    def _step_discriminator(self) -> None:
+        assert self.discriminator is not None
+        clip(self.discriminator.parameters(), self.clip_d)
+        self.trainer.optimizers[1].step()  # the gradients stay until the autoencoder steps, for their log
+
+    def _push(self, fake: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the generator loss's gradient (B, C, H, W) at ``fake``, and the loss."""
+        assert self.discriminator is not None
+        g_loss = self.players.generator(self.discriminator(fake))
+        return torch.autograd.grad(g_loss, fake)[0], g_loss.detach()
 
     def _weight(self, x_hat: Tensor, gradient: Tensor, push: Tensor) -> Tensor:
         if not self.adaptive:
@@ -281,17 +309,14 @@ class VQGAN(VQVAE):
                 "felt: lower --model.disc_start, or set --model.disc_weight=0"
             )
         if self.compiled:
-            torch._functorch.config.donated_buffer = False  # the discriminator's graph is passed through twice
             self.encoder.compile()
             getattr(self.decoder, "body", self.decoder).compile()
             if self.discriminator is not None and not self.r1_weight:  # no compiled graph has second derivatives
                 self.discriminator.compile()
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
-        """Clip each player's gradients, after they were logged."""
+        """Clip the autoencoder's gradients, after they were logged."""
         clip([p for group in self._parameter_groups() for p in group["params"]], self.clip_g)
-        if self.discriminator is not None:
-            clip(self.discriminator.parameters(), self.clip_d)
 
     # Evaluation
 

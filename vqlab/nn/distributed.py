@@ -4,6 +4,8 @@ The process group is looked up at each call: Lightning builds models before the 
 constructor would silently leave the ranks unsynchronised.
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -37,3 +39,12 @@ def mean_over_ranks(x: Tensor) -> Tensor:
     DDP averages the ranks' gradients, which then add up to the gradient of a function of the mean.
     """
     return x + (all_sum(x.detach()) / world_size() - x.detach()) if world_size() > 1 else x
+
+
+def mean_gradients(gradients: Sequence[Tensor]) -> list[Tensor]:
+    """Return the means of ``gradients`` over all ranks, in one collective."""
+    if world_size() == 1:
+        return list(gradients)
+    flat = all_sum(torch.cat([gradient.flatten() for gradient in gradients])) / world_size()
+    parts = flat.split([gradient.numel() for gradient in gradients])
+    return [part.view_as(gradient) for part, gradient in zip(parts, gradients, strict=True)]

@@ -25,13 +25,13 @@ def refuse_unsound(trainer: lightning.Trainer) -> None:
         )
 
 
-def refuse_trainer_options(clip: Any, accumulate: Any, model: str) -> None:
-    """Raise UserError if clipping or accumulation is asked of the Trainer, which cannot do it for such a ``model``."""
+def refuse_trainer_options(clip: Any, accumulate: Any, module: lightning.LightningModule) -> None:
+    """Raise UserError if clipping or accumulation is asked of the Trainer, which cannot do it for such a ``module``."""
+    model = type(module).__name__
     if clip:
-        raise UserError(
-            f"{model} clips each player: set --model.clip_g={clip} --model.clip_d={clip} instead of "
-            "--trainer.gradient_clip_val"
-        )
+        options = [name for name in dict(module.hparams) if name.startswith("clip")]
+        mend = " ".join(f"--model.{name}={clip}" for name in options)
+        raise UserError(f"{model} clips each player: set {mend} instead of --trainer.gradient_clip_val")
     if accumulate and accumulate != 1:
         raise UserError(
             f"{model} accumulates itself: set --model.accumulate={accumulate} instead of "
