@@ -1,11 +1,11 @@
 """JSA against its rivals on binarised MNIST: test NLL after equal steps, same networks, seeds and batches.
 
     python benchmarks/jsa_mnist.py --train mnist_train.npz --test mnist_test.npz --out runs/jsa_mnist.jsonl
-    python benchmarks/jsa_mnist.py --train mnist_train.npz --test mnist_test.npz --out runs/jsa_mnist.jsonl --code bernoulli
+    python benchmarks/jsa_mnist.py ... --code bernoulli
 
-``categorical`` has 20 variables of 10 values and the networks 784-512-256-[200], [200]-256-512-784; ``bernoulli`` has 200
-of 2 and 784-200-200-[200], [200]-200-200-784 (Ou and Song 2020, section 5). The prior is uniform, as theirs. JSA keeps
-its chains from the middle of the training on. Images are binarised at 0.5; the NLL is by importance sampling, 1,000 draws.
+``categorical`` has 20 variables of 10 values and the networks 784-512-256-[200], [200]-256-512-784; ``bernoulli`` has
+200 of 2 and 784-200-200-[200], [200]-200-200-784 (Ou and Song 2020, section 5). The prior is uniform, as theirs. JSA
+keeps its chains from the middle of the training on. Images are binarised at 0.5; the NLL is by importance sampling.
 Each run adds a line to ``--out``, and a suite that was stopped resumes. The arrays are ``x``, (N, 28, 28) uint8.
 """
 
@@ -91,9 +91,13 @@ def build(contestant: str, args: argparse.Namespace, seed: int) -> CategoricalMo
         case "jsa, no cache":
             return JSA(num_mis_steps=SAMPLES, cache=False, **shared)
         case "rws":
-            return JSA(num_mis_steps=SAMPLES - 1, kernel="isir", cache=False, **shared)  # the first candidate is a draw, too
+            return JSA(
+                num_mis_steps=SAMPLES - 1, kernel="isir", cache=False, **shared
+            )  # the first candidate is a draw, too
         case "gumbel" | "st_gumbel":
-            return DiscreteVAE(estimator=contestant, temperature=Anneal(1.0, 0.5, args.steps, kind="exponential"), **shared)
+            return DiscreteVAE(
+                estimator=contestant, temperature=Anneal(1.0, 0.5, args.steps, kind="exponential"), **shared
+            )
         case _:
             return DiscreteVAE(estimator=contestant, num_samples=SAMPLES, **shared)
 
@@ -125,7 +129,7 @@ def evaluate(model: CategoricalModel, test: ImageTensors) -> dict[str, float]:
     x = to_float(test.__getitems__(list(range(len(test)))), UNIT)["image"]
     bounds = [model.bracket(chunk, NLL_SAMPLES) for chunk in x.split(20)]
     names = ("elbo", "importance", "chain")
-    return {name: torch.cat(list(part)).mean().item() for name, part in zip(names, zip(*bounds), strict=True)}
+    return {name: torch.cat([getattr(b, name) for b in bounds]).mean().item() for name in names}
 
 
 def report(lines: list[dict[str, Any]]) -> str:

@@ -8,6 +8,8 @@ import vqlab
 from vqlab.errors import UserError
 from vqlab.nn.rebuild import find_class
 
+OTHER_TYPES = ("Expected a", "Does not validate")  # said of the types that were not meant
+
 
 def explain(error: BaseException) -> UserError:
     """Return the one-line error behind ``error``: a UserError among its causes as it is, else the innermost cause."""
@@ -21,6 +23,12 @@ def explain(error: BaseException) -> UserError:
     keys = re.findall(r'Parser key "([\w.]+)"', message)
     option = "--" + ".".join(keys) if keys else "options"
     root = next(text for link in reversed(chain) if (text := " ".join(str(link).split())))
+    if message.startswith("Does not validate"):  # a union's complaints, one per type, without the errors behind them
+        reasons = [
+            line for line in re.findall(r"^\s*- (.+)$", message, re.MULTILINE) if not line.startswith(OTHER_TYPES)
+        ]
+        if reasons and not keys:
+            return UserError(reasons[0])
 
     if match := re.search(r"Option '([\w.]+)' is not accepted", root):
         return UserError(_unknown_option(option, match[1], re.findall(r"class_path '([\w.]+)'", message)))

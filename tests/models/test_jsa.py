@@ -5,6 +5,7 @@ import math
 import lightning
 import pytest
 import torch
+from bare import BARE
 from refusal import refused
 from toy import CODES, VALUES, VARIABLES, all_joints, all_proposals, images, parts, sharpened
 
@@ -114,11 +115,15 @@ def test_densities_are_normalised():
     model = sharpened(1, 1.5)
     every = torch.tensor([[(n >> bit) & 1 for bit in range(16)] for n in range(2**16)]).float().view(-1, 1, 4, 4)
     with torch.no_grad():
-        total = torch.logsumexp(torch.cat([model.log_joint(every, CODES[k : k + 1].expand(2**16, -1, -1, -1)) for k in (0, 17)]), 0)
+        total = torch.logsumexp(
+            torch.cat([model.log_joint(every, CODES[k : k + 1].expand(2**16, -1, -1, -1)) for k in (0, 17)]), 0
+        )
         prior = model.prior.log_prob(CODES.flatten(1))[[0, 17]].logsumexp(0)
         torch.testing.assert_close(total, prior, atol=1e-3, rtol=0)
         torch.testing.assert_close(all_proposals(model, every[:5]).logsumexp(1), torch.zeros(5), atol=1e-5, rtol=0)
-        torch.testing.assert_close(model.prior.log_prob(CODES.flatten(1)).logsumexp(0), torch.tensor(0.0), atol=1e-5, rtol=0)
+        torch.testing.assert_close(
+            model.prior.log_prob(CODES.flatten(1)).logsumexp(0), torch.tensor(0.0), atol=1e-5, rtol=0
+        )
 
 
 def test_the_bracket_holds_the_exact_likelihood():
@@ -146,7 +151,11 @@ def test_posterior_samples_follow_the_posterior():
 
 
 def test_samples_follow_the_prior_whatever_it_is():
-    for prior in ("uniform", "factorized", Transformer(VALUES, VARIABLES, num_codebooks=VARIABLES, dim=8, depth=1, heads=2)):
+    for prior in (
+        "uniform",
+        "factorized",
+        Transformer(VALUES, VARIABLES, num_codebooks=VARIABLES, dim=8, depth=1, heads=2),
+    ):
         model = JSA(**parts(prior=prior)).eval()
         if prior == "factorized":
             model.prior.logits.data.normal_()
@@ -207,3 +216,145 @@ def test_jsa_learns_almost_as_the_exact_posterior_does_and_its_rivals_do_not():
     assert jsa <= best + 0.15
     assert jsa <= train(build(JSA, num_mis_steps=5, cache=False), x, steps) - 0.05
     assert jsa <= train(build(DiscreteVAE, estimator="rloo"), x, steps) - 0.10
+
+
+# Under a Trainer
+
+
+class Data(lightning.LightningDataModule):
+    """64 small images, 16 at a time."""
+
+    batch_size, train_size, augment = 16, 64, False
+
+    def train_dataloader(self):
+        x = torch.rand(64, 1, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
+        data = [{"image": image, "index": torch.tensor(i)} for i, image in enumerate(x)]
+        return torch.utils.data.DataLoader(data, batch_size=16)
+
+
+def grid(**options):
+    torch.manual_seed(0)
+    shape = {"num_embeddings": 16, "channels": 1, "image_size": 16, "cache_start_epoch": 0}
+    return JSA(SmallEncoder(1, 8, 8, 1), SmallDecoder(1, 8, 8, 1), **{**shape, **options})
+
+
+def fit(model, data=None, **settings):
+    run = lightning.Trainer(**BARE, **{"max_steps": 6, "max_epochs": -1, **settings})
+    run.fit(model, data or Data())
+    return run
+
+
+def test_steps_are_batches_and_rates_are_scaled_by_the_global_batch():
+    model = grid(base_lr=4.5e-7, proposal_lr=1e-3)
+    run = fit(model)
+    assert run.global_step == 6
+    assert model.likelihood.steps == 6
+    groups = run.optimizers[0].param_groups
+    assert [group["lr"] for group in groups] == pytest.approx([4.5e-7 * 16, 4.5e-7 * 16, 1e-3])
+    assert pytest.approx(2.304e-4) == 4.5e-7 * 128 * 4
+    parameters = [p for group in groups for p in group["params"]]
+    assert len(parameters) == len(set(parameters)) == len(list(model.parameters()))
+
+
+def test_two_accumulated_batches_equal_one_twice_as_large():
+    class Twice(Data):
+        batch_size = 32
+
+        def train_dataloader(self):
+            return torch.utils.data.DataLoader(super().train_dataloader().dataset, batch_size=32)
+
+    first, second = (
+        grid(likelihood=Gaussian(0.3), cache=False),
+        grid(likelihood=Gaussian(0.3), cache=False, accumulate=2),
+    )
+    for model in (first, second):  # draws depend on the step, so both get those of the first
+        model.uniform = lambda x, count, index: torch.rand(64, count, generator=torch.Generator().manual_seed(3))[index]
+    fit(first, Twice(), max_steps=2)
+    fit(second, max_steps=4)
+    for mine, theirs in zip(second.parameters(), first.parameters(), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_a_sharp_likelihood_decides_alike_in_half_precision():
+    """Under autocast the chain takes the decisions that it takes in float32, at sigma 0.02."""
+    model = grid(likelihood=Gaussian(0.02), cache=False, num_mis_steps=20)
+    x, index = torch.rand(64, 1, 16, 16) * 2 - 1, torch.arange(64)
+    log_q = model.log_q(x).detach()
+    model._trainer = lightning.Trainer(**BARE)
+    expected, _ = model._visit(x, log_q, index)
+    with torch.autocast("cpu", torch.bfloat16):
+        found, _ = model._visit(x, log_q, index)
+    assert (found.accepted == expected.accepted).float().mean() >= 0.995
+    assert expected.accepted.float().mean() > 0.05
+
+
+def test_bf16_trains():
+    model = grid()
+    before = model.decoder.head[0].weight.clone()
+    fit(model, precision="bf16-mixed")
+    assert not torch.equal(model.decoder.head[0].weight, before)
+    assert all(p.isfinite().all() for p in model.parameters())
+
+
+def test_the_cache_needs_to_know_the_images():
+    class Nameless(Data):
+        def train_dataloader(self):
+            return torch.utils.data.DataLoader([{"image": torch.rand(1, 16, 16)} for _ in range(64)], batch_size=16)
+
+    with refused("index", "--model.cache=false"):
+        fit(grid(), Nameless())
+    fit(grid(cache=False), Nameless())
+
+
+def test_augmented_images_are_refused():
+    data = Data()
+    data.augment = True
+    with refused("shifted or mirrored", "--data.augment=false", "--model.cache=false"):
+        fit(grid(), data)
+
+
+def test_a_loader_alone_needs_the_number_of_images():
+    with refused("train_size"):
+        fit(grid(lr=1e-3), Data().train_dataloader())
+    assert fit(grid(lr=1e-3, train_size=64), Data().train_dataloader()).global_step == 6
+
+
+def test_16_mixed_is_refused():
+    class Precision:
+        precision, max_steps = "16-mixed", 5
+
+    model = grid()
+    model._trainer = Precision()
+    with refused("bf16-mixed"):
+        model.setup("fit")
+
+
+@pytest.mark.parametrize("blocks", ["rows", "patches", "checkerboard"])
+def test_blocks_train_and_log_their_rates(blocks):
+    class Keep(lightning.Callback):
+        def on_train_batch_end(self, trainer, *args):
+            self.logged = dict(trainer.logged_metrics)
+
+    keep = Keep()
+    fit(grid(blocks=blocks), callbacks=[keep], log_every_n_steps=1)
+    rates = [value for name, value in keep.logged.items() if name.startswith("train/accept_rate_block_")]
+    assert len(rates) == 4
+    assert all(0 <= rate <= 1 for rate in rates)
+
+
+def test_a_checkpoint_brings_back_all_parts(tmp_path):
+    prior = Transformer(16, 16, dim=8, depth=1, heads=2)
+    model = grid(prior=prior, likelihood=Gaussian("learned"), lr=1e-3, train_size=64)
+    run = fit(model)
+    run.save_checkpoint(tmp_path / "model.ckpt")
+    other = vqlab.load(tmp_path / "model.ckpt")
+    x = torch.rand(3, 1, 16, 16) * 2 - 1
+    codes = model.encode(x)
+    assert torch.equal(other.encode(x), codes)
+    assert torch.equal(other.log_joint(x, codes), model.eval().log_joint(x, codes))
+
+
+def test_a_prior_of_another_size_is_refused():
+    with refused("length 9", "--model.prior.length=16"):
+        grid(prior=Transformer(16, 9, dim=8, depth=1, heads=2))
+    assert math.isfinite(grid(prior="factorized").log_prior(torch.zeros(1, 16, dtype=torch.int64)).item())

@@ -262,7 +262,9 @@ def test_accumulation_counts_for_base_lr_and_not_for_the_average():
 
 
 def test_an_accumulated_codebook_learns_from_all_batches():
-    first, second = (tiny(VectorQuantizer(8, 8), adaptive=False, alternate=False, **extra) for extra in ({}, {"accumulate": 2}))
+    first, second = (
+        tiny(VectorQuantizer(8, 8), adaptive=False, alternate=False, **extra) for extra in ({}, {"accumulate": 2})
+    )
     for model in (first, second):
         torch.manual_seed(5)
         codes = torch.randn(8, 8)

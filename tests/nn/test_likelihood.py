@@ -1,5 +1,6 @@
 """Likelihoods against torch.distributed, and sigma's rules."""
 
+import itertools
 import math
 
 import pytest
@@ -57,7 +58,7 @@ def test_annealed_sigma_follows_the_steps():
         gaussian.update(torch.tensor(9.0))
     assert seen[:11] == [pytest.approx(0.2, abs=1e-6)] * 11
     assert seen[40:] == [pytest.approx(0.02, abs=1e-6)] * 20
-    assert all(a > b for a, b in zip(seen[10:40], seen[11:41], strict=True))
+    assert all(a > b for a, b in itertools.pairwise(seen[10:41]))
 
 
 def test_optimal_sigma_is_the_root_of_the_mean_squared_error():
@@ -97,7 +98,10 @@ def test_bits_per_dim_do_not_depend_on_the_value_range(value_range):
     x = value_range.encode(image)
     dequantized = value_range.decode(Gaussian(1.0).dequantize(x, value_range)) * 255
     assert (dequantized - image * 255).abs().max() <= 0.501
-    widths = [(value_range.encode(torch.ones(2, 1, 1)) - value_range.encode(torch.zeros(2, 1, 1)))[c] * 256 / 255 for c in (0, 1)]
+    widths = [
+        (value_range.encode(torch.ones(2, 1, 1)) - value_range.encode(torch.zeros(2, 1, 1)))[c] * 256 / 255
+        for c in (0, 1)
+    ]
     nll = torch.stack([width.log() for width in widths]).mean() * 128  # of the uniform density
     assert Gaussian(1.0).bits_per_dim(nll, 128, value_range).item() == pytest.approx(8, abs=1e-4)
 

@@ -22,7 +22,9 @@ def codes_of(index, visit):
 
 def visit_all(cache, visit, rank=0, world=1, batch=3):
     """One epoch in an order of its own; R ranks take turns at the batches of one."""
-    order = torch.randperm(SIZE, generator=torch.Generator().manual_seed(visit))[: SIZE // (batch * world) * batch * world]
+    order = torch.randperm(SIZE, generator=torch.Generator().manual_seed(visit))[
+        : SIZE // (batch * world) * batch * world
+    ]
     for part in order.view(-1, batch * world):
         mine = part[rank::world]
         if visit:

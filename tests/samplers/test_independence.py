@@ -24,7 +24,7 @@ NUMBER = torch.tensor([16, 4, 1])  # of a code in CODES
 
 
 def problem(seed):
-    """A joint table ln p (4, 64), unnormalised, and log-probabilities (4, 3, 4) of a q that is blurred and factorised."""
+    """A joint table ln p (4, 64), unnormalised, and log-probabilities (4, 3, 4) of a blurred q."""
     log_p = 1.5 * torch.randn(4, len(CODES), generator=torch.Generator().manual_seed(seed))
     cube = log_p.softmax(1).view(4, K, K, K)
     marginals = torch.stack([cube.sum((2, 3)), cube.sum((1, 3)), cube.sum((1, 2))], 1)

@@ -104,57 +104,43 @@ class JSA(CategoricalModel):
 
     @torch.no_grad()
     def _visit(self, x: Tensor, log_q: Tensor, index: Tensor | None) -> tuple[Chain, dict[str, Tensor]]:
-        """Move the chains of a batch on by ``num_mis_steps`` proposals; log_q (B, P, K)."""
+        """Move the chains of a batch on by ``num_mis_steps`` proposals; return them and figures. log_q is (B, P, K)."""
         count, length = self.num_mis_steps, self.positions
         lots = self.uniform(x, (count + 1) * (length + 1), index).view(len(x), count + 1, length + 1)
         proposals, uniform = propose(log_q, lots[:, :, 1:]), lots[:, 1:, 0]
         state, known = proposals[:, 0], torch.zeros(len(x), dtype=torch.bool, device=x.device)
-        caches = self.chains is not None and self.current_epoch >= self.cache_start_epoch
-        if caches:
-            stored, known = self.chains.get(self._known(index))
+        chains = self.chains if self.cache and self.current_epoch >= self.cache_start_epoch else None
+        if chains is not None:
+            index = known_index(index)
+            stored, known = chains.get(index)
             state = torch.where(known[:, None], stored, state)
         log_w = self.log_weights(x, log_q)
-        steps = None
         if self.masks is None:
             chain = global_chain(log_w, state, proposals[:, 1:], uniform, self.kernel)
+            terms = {}
         else:
-            steps = (torch.arange(count, device=x.device) + self.global_step * count) % len(self.masks)
-            chain = blockwise_chain(log_w, state, proposals[:, 1:], uniform, self.masks[steps])
-        if caches:
-            self.chains.put(index, chain.last, chain.accepted.any(1))
-        return chain, self._terms(chain, known, steps, index if caches else None)
+            turn = (torch.arange(count, device=x.device) + self.global_step * count) % len(self.masks)
+            chain = blockwise_chain(log_w, state, proposals[:, 1:], uniform, self.masks[turn])
+            terms = rates_of_blocks(chain.accepted, turn, len(self.masks))
+        terms |= self._figures_of(chain, known)
+        if chains is not None and index is not None:
+            chains.put(index, chain.last, chain.accepted.any(1))
+            ages = chains.ages(index).float()
+            terms["chain_age"] = ages.sum() / max(1, len(ages))
+        return chain, terms
 
-    def _terms(self, chain: Chain, known: Tensor, steps: Tensor | None, index: Tensor | None) -> dict[str, Tensor]:
+    def _figures_of(self, chain: Chain, known: Tensor) -> dict[str, Tensor]:
         """Return figures of the sampler: a rate of acceptance alone says little, see :func:`record_rate`."""
-        accepted = chain.accepted.float()
-        if self.kernel == "isir":
-            accepted = accepted[:, :1]
+        accepted = (chain.accepted[:, :1] if self.kernel == "isir" else chain.accepted).float()
         terms = {
             "accept_rate": accepted.mean(),
             "effective_states": (1 / chain.weights.square().sum(1)).mean(),
             "known_chains": known.float().mean(),
         }
-        for name, part in (("cached", known), ("fresh", ~known)):
-            if self.cache:
-                rows = part.float()[:, None]
-                terms[f"accept_rate_{name}"] = (accepted * rows).sum() / (rows.sum() * accepted.shape[1]).clamp_min(1)
-        if steps is not None:
-            rates = accepted.mean(0)
-            for block in range(len(self.masks)):
-                mine = (steps == block).float()
-                terms[f"accept_rate_block_{block}"] = (rates * mine).sum() / mine.sum().clamp_min(1)
-        if index is not None:
-            ages = self.chains.ages(index).float()
-            terms["chain_age"] = ages.mean() if len(ages) else ages.new_zeros(())
+        if self.cache:
+            for name, part in (("cached", known), ("fresh", ~known)):
+                terms[f"accept_rate_{name}"] = accepted.mean(1)[part].sum() / part.sum().clamp_min(1)
         return terms
-
-    def _known(self, index: Tensor | None) -> Tensor:
-        if index is None:
-            raise UserError(
-                "the cache of chains needs to know which images a batch holds: give batches an index, or set "
-                "--model.cache=false"
-            )
-        return index
 
     # The cache
 
@@ -163,7 +149,8 @@ class JSA(CategoricalModel):
         super().setup(stage)
         if stage != "fit" or not self.cache:
             return
-        data: Any = self.trainer.datamodule
+        trainer: Any = self.trainer
+        data = trainer.datamodule
         if getattr(data, "augment", False):
             raise UserError(
                 "a stored code does not fit an image that is shifted or mirrored anew at each visit: set "
@@ -190,6 +177,22 @@ class JSA(CategoricalModel):
         if self.chains is not None and self._stored is not None:
             self.chains.fill(self._stored)
             self._stored = None
+
+
+def known_index(index: Tensor | None) -> Tensor:
+    """Return ``index``, or say why there must be one."""
+    if index is None:
+        raise UserError(
+            "the cache of chains needs to know which images a batch holds: give batches an index, or set "
+            "--model.cache=false"
+        )
+    return index
+
+
+def rates_of_blocks(accepted: Tensor, turn: Tensor, count: int) -> dict[str, Tensor]:
+    """Return the rate of acceptance (B, L) of each of ``count`` blocks, ``turn`` (L,) being that of each step."""
+    rates = accepted.float().mean(0)
+    return {f"accept_rate_block_{b}": rates[turn == b].sum() / (turn == b).sum().clamp_min(1) for b in range(count)}
 
 
 def record_rate(num_mis_steps: int) -> float:

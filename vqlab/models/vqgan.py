@@ -36,8 +36,8 @@ class VQGAN(VQVAE):
     with lambda = |grad_W reconstruction terms| / |grad_W generator loss| at the decoder's last layer W (paper, equation
     7) if ``adaptive``, else 1. Discriminator: its own loss on x and x^.
 
-    The players take turns at each batch, the discriminator first, so that the autoencoder feels it as it is by then. The
-    autoencoder runs once for both: the gradient at the reconstruction is put together first, and passed back once.
+    The players take turns at each batch, the discriminator first, so that the autoencoder feels it as it is by then.
+    The autoencoder runs once for both: the gradient at the reconstruction is put together first, and passed back once.
 
     Args:
         encoder: Null takes a ``ConvEncoder`` with its defaults.

@@ -1,0 +1,122 @@
+"""What a step of JSA costs: against a VQ-VAE's step, and against the sampler as the published code runs it.
+
+    python benchmarks/jsa_step.py --batch 32 --steps 10
+
+All have the same encoder and decoder. "sequential" is JSA with proposals drawn, encoded and decoded one at a time, and
+a gradient through every state of the chain. Contestants take turns in one process on one thread; figures are medians of
+CPU time.
+"""
+
+import argparse
+import statistics
+import time
+import warnings
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from quantizers import processor, table
+from torch import Tensor
+
+from vqlab.models.jsa import JSA
+from vqlab.models.vqvae import VQVAE
+from vqlab.nn.autoencoder import ConvDecoder, ConvEncoder
+from vqlab.nn.small_autoencoder import SmallDecoder, SmallEncoder
+from vqlab.quantizers.vector import VectorQuantizer
+from vqlab.samplers.independence import log_prob, propose
+
+
+def main() -> None:
+    """Print one table."""
+    warnings.filterwarnings("ignore")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--steps", type=int, default=10, help="proposals per batch")
+    parser.add_argument("--num-embeddings", type=int, default=512)
+    parser.add_argument("--networks", choices=["conv", "small"], default="conv")
+    parser.add_argument("--rounds", type=int, default=5)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    x = torch.rand(args.batch, 3, 32, 32) * 2 - 1
+    contestants = {
+        "VQ-VAE": vqvae_step(args, x),
+        "JSA": jsa_step(args, x),
+        "JSA, sequential": sequential_step(args, x),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in contestants}
+    for turn in range(args.rounds + 1):
+        for name, step in contestants.items():
+            started = time.process_time()
+            step()
+            if turn:  # the first makes buffers
+                seconds[name].append(time.process_time() - started)
+    base = statistics.median(seconds["VQ-VAE"])
+    rows = [[name, f"{statistics.median(values) / base:.2f}"] for name, values in seconds.items()]
+    print(f"{processor()}, torch {torch.__version__}, 1 thread, {vars(args)}\n")
+    print(table(["step", "CPU time, VQ-VAE's = 1"], rows))
+
+
+def networks(args: argparse.Namespace) -> tuple:
+    """Return a new encoder and decoder."""
+    if args.networks == "small":
+        return SmallEncoder(), SmallDecoder()
+    return ConvEncoder(base_channels=32, z_channels=64), ConvDecoder(base_channels=32, z_channels=64)
+
+
+def stepper(parameters: list, loss: Callable[[], Tensor]) -> Callable[[], None]:
+    """Return a function that takes one step of Adam."""
+    optimizer = torch.optim.AdamW(parameters, lr=1e-4)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        loss().backward()
+        optimizer.step()
+
+    return step
+
+
+def vqvae_step(args: argparse.Namespace, x: Tensor) -> Callable[[], None]:
+    """A whole training step of a VQ-VAE."""
+    model = VQVAE(*networks(args), VectorQuantizer(args.num_embeddings, 64))
+    model.quantizer.auto_update = True
+
+    def loss() -> Tensor:
+        x_hat, code = model(x)
+        return F.mse_loss(x_hat, x) + code.loss
+
+    return stepper(list(model.parameters()), loss)
+
+
+def jsa_step(args: argparse.Namespace, x: Tensor) -> Callable[[], None]:
+    """A whole training step of JSA, without the cache, which takes no time."""
+    model = JSA(*networks(args), num_embeddings=args.num_embeddings, num_mis_steps=args.steps, cache=False)
+    return stepper(list(model.parameters()), lambda: model.learn(x, model.log_q(x), None).loss)
+
+
+def sequential_step(args: argparse.Namespace, x: Tensor) -> Callable[[], None]:
+    """The same, one proposal after the other."""
+    model = JSA(*networks(args), num_embeddings=args.num_embeddings, cache=False)
+
+    def weight(codes: Tensor, log_q: Tensor) -> Tensor:
+        return model.joint(x, codes)[0] - log_prob(log_q, codes[:, None])[:, 0]
+
+    def loss() -> Tensor:
+        total: Tensor | float = 0.0
+        with torch.no_grad():
+            state = propose(model.log_q(x), torch.rand(len(x), 1, model.positions))[:, 0]
+        for _ in range(args.steps):
+            with torch.no_grad():
+                log_q = model.log_q(x)
+                proposal = propose(log_q, torch.rand(len(x), 1, model.positions))[:, 0]
+                accept = torch.rand(len(x)).log() < weight(proposal, log_q) - weight(state, log_q)
+                state = torch.where(accept[:, None], proposal, state)
+            total = total - model.joint(x, state)[0].mean()
+        log_q = model.log_q(x)
+        return total / args.steps - log_prob(log_q, state[:, None]).mean()
+
+    return stepper(list(model.parameters()), loss)
+
+
+if __name__ == "__main__":
+    main()

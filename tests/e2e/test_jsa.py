@@ -1,0 +1,145 @@
+"""JSA as a user runs it: the chains survive kills, switches and a change of the number of processes."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import DATA, TRAINER, command, fails, fit_and_kill, logged
+
+import vqlab
+from vqlab.cli import main
+
+NETS = [
+    "--model=JSA",
+    "--model.encoder=SmallEncoder",
+    "--model.encoder.hidden_channels=16",
+    "--model.encoder.res_channels=8",
+    "--model.decoder=SmallDecoder",
+    "--model.decoder.hidden_channels=16",
+    "--model.decoder.res_channels=8",
+    "--model.num_embeddings=32",
+    "--model.num_mis_steps=4",
+    "--model.nll_samples=4",
+    "--model.lr=0.002",
+    "--model.cache_start_epoch=0",
+]
+FIT = ["fit", *NETS, *DATA, *TRAINER]
+STEPS = ["--trainer.val_check_interval=15", "--trainer.check_val_every_n_epoch=null", "--checkpoint.every_n_steps=10"]
+
+
+def checkpoint(run):
+    return torch.load(f"runs/jsa/{run}/checkpoints/last.ckpt", weights_only=True)
+
+
+def known(run):
+    """Share of the examples whose chain has begun; an epoch leaves out what fills no batch."""
+    return (checkpoint(run)["chains"]["codes"] >= 0).all(1).float().mean()
+
+
+def assert_same_end(run, other):
+    ours, theirs = checkpoint(run), checkpoint(other)
+    for part in ("state_dict", "chains"):
+        assert ours[part].keys() == theirs[part].keys()
+        assert all(torch.equal(value, theirs[part][name]) for name, value in ours[part].items()), part
+
+
+def test_sigkill_and_resume_lose_no_chain():
+    last = Path("runs/jsa/killed/checkpoints/last.ckpt")
+    end = fit_and_kill(last, 20, *FIT, "--name=killed", *STEPS) + 30
+    main([*FIT, "--name=whole", f"--trainer.max_steps={end}", *STEPS])
+    main([*FIT, f"--trainer.max_steps={end}", *STEPS, f"--ckpt_path={last}"])
+    assert_same_end("killed", "whole")
+    ours, theirs = (logged(f"runs/jsa/{run}/metrics.csv") for run in ("killed", "whole"))
+    for row, expected in zip(ours, theirs, strict=True):
+        assert row == pytest.approx(expected, rel=1e-6, abs=1e-6)
+    assert known("killed") > 0.9
+
+
+def test_chains_of_a_checkpoint_survive_a_run_without_the_cache():
+    main([*FIT, "--name=first", "--trainer.max_steps=45", *STEPS])
+    before = checkpoint("first")["chains"]
+    assert known("first") > 0.9
+    last = "runs/jsa/first/checkpoints/last.ckpt"
+    main([*FIT, "--trainer.max_steps=50", *STEPS, f"--ckpt_path={last}", "--model.cache=false"])
+    assert checkpoint("first")["global_step"] == 50
+    assert all(torch.equal(value, before[name]) for name, value in checkpoint("first")["chains"].items())
+    main([*FIT, "--trainer.max_steps=51", *STEPS, f"--ckpt_path={last}"])
+    moved = (checkpoint("first")["chains"]["codes"] != before["codes"]).any(1)
+    assert 0 < moved.sum() <= 32  # one batch; all others stand where the checkpoint had them
+
+
+def test_the_cache_starts_when_it_should():
+    epoch = len(vqlab.Digits(image_size=16, batch_size=32).train_dataloader())
+    late = [*STEPS, "--model.cache_start_epoch=1"]
+    main([*FIT, "--name=late", f"--trainer.max_steps={epoch}", *late])
+    assert (checkpoint("late")["chains"]["codes"] == -1).all()
+    main([*FIT, f"--trainer.max_steps={epoch + 3}", *late, "--ckpt_path=runs/jsa/late/checkpoints/last.ckpt"])
+    assert (checkpoint("late")["chains"]["codes"] >= 0).all(1).sum() == 3 * 32
+
+
+def test_two_processes_equal_one_and_one_goes_on_from_two():
+    options = ["--trainer.max_steps=45", "--model.lr=0.0005", *STEPS]
+    process = command(*FIT, "--trainer.devices=2", "--name=two", *options, "--data.batch_size=16")
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    main([*FIT, "--name=one", *options])
+    one, two = checkpoint("one"), checkpoint("two")
+    assert known("two") > 0.9
+    # Rounding may turn a decision of a chain here and there; all others are the same.
+    assert (one["chains"]["codes"] == two["chains"]["codes"]).all(1).float().mean() > 0.95
+    for name in ("encoder.layers.0.weight", "quantizer.codebook", "likelihood.mse"):
+        torch.testing.assert_close(two["state_dict"][name], one["state_dict"][name], rtol=2e-2, atol=2e-3)
+    resume = ["--trainer.max_steps=50", "--model.lr=0.0005", *STEPS]
+    main([*FIT, *resume, "--ckpt_path=runs/jsa/two/checkpoints/last.ckpt"])
+    assert checkpoint("two")["global_step"] == 50
+
+
+def test_from_codes_to_new_images():
+    main([*FIT, "--name=kept", "--trainer.max_steps=10", "--model.prior=factorized"])
+    last = "runs/jsa/kept/checkpoints/last.ckpt"
+    model = vqlab.load(last)
+    assert type(model).__name__ == "JSA"
+    main(["sample", last, "--num=4", "--out=drawn.png"])
+    assert Path("drawn.png").stat().st_size > 0
+    main(["predict", f"--ckpt_path={last}"])
+    assert Path("runs/jsa/kept/codes.npz").exists()
+    prior = ["--model=CodePrior", f"--model.tokenizer={last}", "--model.dim=16", "--model.depth=1", "--model.heads=2"]
+    main(["fit", *prior, *DATA, *TRAINER, "--name=prior", "--trainer.max_steps=3"])
+    assert vqlab.load("runs/codeprior/prior/checkpoints/last.ckpt").sample(2).shape == (2, 1, 16, 16)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--data.augment=true"], ["shifted or mirrored", "--model.cache=false"]),
+        (["--model.likelihood=Gaussian", "--model.likelihood.sigma=0"], ["sigma", "above 0"]),
+        (["--trainer.gradient_clip_val=1"], ["--model.clip=1.0", "--trainer.gradient_clip_val"]),
+        (["--model.kernel=gibbs"], ["kernel", "isir"]),
+        (["--model.kernel=isir", "--model.blocks=rows"], ["blocks", "kernel=mis"]),
+        (["--model.num_mis_steps=0"], ["num_mis_steps"]),
+        (["--model.smoothing=1"], ["smoothing"]),
+        (["--model.prior=markov"], ["prior"]),
+        (["--model.base_lr=1e-6"], ["lr", "base_lr"]),
+        (["--model.proposal_lr=-1"], ["proposal_lr"]),
+    ],
+)
+def test_a_mistake_gets_one_line(capsys, options, words):
+    complaint = fails(capsys, [*FIT, "--name=bad", *options])
+    for word in words:
+        assert word in complaint
+    assert not Path("runs/jsa/bad/checkpoints").exists()
+
+
+def test_an_anneal_that_does_not_fit_gets_one_line(capsys):
+    sigma = ["start=0.2", "end=0.02", "total_steps=10", "warmup_steps=6", "hold_steps=6"]
+    options = [f"--model.likelihood.sigma.{part}" for part in sigma]
+    complaint = fails(capsys, [*FIT, "--model.likelihood=Gaussian", "--model.likelihood.sigma=Anneal", *options])
+    assert "warmup_steps 6 and hold_steps 6" in complaint
+
+
+def test_chains_of_other_data_or_codes_are_refused(capsys):
+    main([*FIT, "--name=first", "--trainer.max_steps=3"])
+    resume = [*FIT, "--trainer.max_steps=6", "--ckpt_path=runs/jsa/first/checkpoints/last.ckpt"]
+    complaint = fails(capsys, [*resume, "--data.val_size=100"])
+    assert "chains" in complaint
+    assert "checkpoint" in complaint
