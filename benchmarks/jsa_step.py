@@ -98,8 +98,10 @@ def sequential_step(args: argparse.Namespace, x: Tensor) -> Callable[[], None]:
     """The same, one proposal after the other."""
     model = JSA(*networks(args), num_embeddings=args.num_embeddings, cache=False)
 
+    everyone = torch.arange(len(x))
+
     def weight(codes: Tensor, log_q: Tensor) -> Tensor:
-        return model.joint(x, codes)[0] - log_prob(log_q, codes[:, None])[:, 0]
+        return model.joint(x, codes, everyone)[0] - log_prob(log_q, codes[:, None])[:, 0]
 
     def loss() -> Tensor:
         total: Tensor | float = 0.0
@@ -111,7 +113,7 @@ def sequential_step(args: argparse.Namespace, x: Tensor) -> Callable[[], None]:
                 proposal = propose(log_q, torch.rand(len(x), 1, model.positions))[:, 0]
                 accept = torch.rand(len(x)).log() < weight(proposal, log_q) - weight(state, log_q)
                 state = torch.where(accept[:, None], proposal, state)
-            total = total - model.joint(x, state)[0].mean()
+            total = total - model.joint(x, state, everyone)[0].mean()
         log_q = model.log_q(x)
         return total / args.steps - log_prob(log_q, state[:, None]).mean()
 

@@ -19,6 +19,7 @@ from vqlab.training.whole_files import append
 
 HISTORY = 600  # logged values that the rules on loss and gradient look back at
 ENOUGH = 20  # logged values that these rules need
+COLLAPSE_MEND = "set --model.quantizer.init=kmeans --model.quantizer.revive_after=16, or lower --model.lr"
 
 
 class Health(lightning.Callback):
@@ -71,7 +72,7 @@ class Health(lightning.Callback):
                 trainer,
                 "exploding_gradient",
                 f"gradient norm {total:.3g}, {total / max(usual, 1e-12):.0f} times its median",
-                "lower --model.lr, or clip with --trainer.gradient_clip_val=1",
+                f"lower --model.lr, or clip with {clip_option(pl_module)}=1",
             )
         self.norms.append(total)
 
@@ -110,7 +111,7 @@ class Health(lightning.Callback):
                 trainer,
                 "codebook_collapse",
                 f"{float(usage):.1%} of {size} codes used, perplexity {float(perplexity):.1f} ({stage})",
-                "set --model.quantizer.init=kmeans --model.quantizer.revive_after=16, or lower --model.lr",
+                getattr(pl_module, "collapse_mend", COLLAPSE_MEND),
             )
 
     def on_exception(self, trainer: lightning.Trainer, pl_module: Any, exception: BaseException) -> None:
@@ -156,6 +157,12 @@ def detrended_spread(values: list[float]) -> float:
     slope, intercept = statistics.linear_regression(range(len(values)), values)
     residuals = [value - (intercept + slope * i) for i, value in enumerate(values)]
     return statistics.pstdev(residuals) / max(abs(statistics.fmean(values)), 1e-12)
+
+
+def clip_option(pl_module: lightning.LightningModule) -> str:
+    """Return the option that clips the gradients: a model that steps by itself has its own."""
+    own = [f"--model.{name}" for name in dict(pl_module.hparams) if name.startswith("clip")]
+    return own[0] if own else "--trainer.gradient_clip_val"
 
 
 def has_grad(part: nn.Module) -> bool:

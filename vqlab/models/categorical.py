@@ -89,6 +89,8 @@ class CategoricalModel(Densities, Rebuildable, lightning.LightningModule, ABC):
         UserError: If both rates are given, a number is out of range, or the parts do not fit each other.
     """
 
+    collapse_mend = "lower --model.proposal_lr, or keep chains with --model.cache=true"  # what Health advises
+
     def __init__(
         self,
         encoder: Encoder | None = None,

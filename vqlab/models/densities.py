@@ -79,7 +79,7 @@ class Densities:
 
     def log_joint(self, x: Tensor, codes: Tensor) -> Tensor:
         """Return ln p(x, h) (B,) in nats, complete, of images and codes (B, h, w)."""
-        return self.joint(self.observe(x), codes.flatten(1))[0]
+        return self.joint(self.observe(x), codes.flatten(1), torch.arange(len(x), device=x.device))[0]
 
     def log_proposal(self, x: Tensor, codes: Tensor) -> Tensor:
         """Return ln q(h | x) (B,) of images and codes (B, h, w)."""
@@ -158,16 +158,21 @@ class Densities:
         log_p = self.prior(codes[:, :-1]).float().log_softmax(-1)
         return log_p.gather(2, codes[:, :, None]).sum((1, 2))
 
-    def joint(self, x: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
-        """Return ln p(x, h) and the mean squared error, (N,) each, of x (N, C, H, W) and codes (N, P), by chunks.
+    def joint(self, x: Tensor, codes: Tensor, owner: Tensor) -> tuple[Tensor, Tensor]:
+        """Return ln p(x, h) and the mean squared error, (N,) each, by chunks.
 
         The error is left out, as 0, where no gradient is taken.
+
+        Args:
+            x: Images (B, C, H, W).
+            codes: (N, P).
+            owner: The image that each code is for, (N,) in [0, B).
         """
-        chunks = zip(x.split(self.decode_chunk), codes.split(self.decode_chunk), strict=True)
+        chunks = zip(owner.split(self.decode_chunk), codes.split(self.decode_chunk), strict=True)
         if len(codes) <= self.decode_chunk or not torch.is_grad_enabled():
-            parts = [self._joint(*chunk) for chunk in chunks]
+            parts = [self._joint(x[who], chunk) for who, chunk in chunks]
         else:  # decoded once more on the way back, so that one chunk's activations are held at a time
-            parts = [checkpoint(self._joint, *chunk, use_reentrant=False) for chunk in chunks]
+            parts = [checkpoint(self._joint, x[who], chunk, use_reentrant=False) for who, chunk in chunks]
         log_p, errors = zip(*parts, strict=True)
         return torch.cat(log_p), torch.cat(errors)
 
@@ -177,9 +182,10 @@ class Densities:
         @torch.no_grad()
         def log_w(codes: Tensor) -> Tensor:
             count, num = codes.shape[:2]
+            owner = torch.arange(count, device=x.device).repeat_interleave(num)
             # In float32, for bfloat16 is wrong by whole nats; and without dropout, which is not part of p.
             with evaluating(self.decoder, self.prior), torch.autocast(x.device.type, enabled=False):
-                log_p = self.joint(x.repeat_interleave(num, 0), codes.flatten(0, 1))[0]
+                log_p = self.joint(x, codes.flatten(0, 1), owner)[0]
             return log_p.view(count, num) - log_prob(log_q, codes)
 
         return log_w

@@ -79,7 +79,8 @@ class DiscreteVAE(CategoricalModel):
     def _draw(self, x: Tensor, log_q: Tensor, index: Tensor | None) -> Lesson:
         uniform = self.uniform(x, self.num_samples * self.positions, index).view(len(x), self.num_samples, -1)
         codes = propose(log_q.detach(), uniform)
-        log_p, errors = self.joint(x.repeat_interleave(self.num_samples, 0), codes.flatten(0, 1))
+        owner = torch.arange(len(x), device=x.device).repeat_interleave(self.num_samples)
+        log_p, errors = self.joint(x, codes.flatten(0, 1), owner)
         log_p, log_q_of_codes = log_p.view(len(x), -1), log_prob(log_q, codes)
         loss = {"rloo": rloo_loss, "vimco": vimco_loss}[self.estimator](log_p, log_q_of_codes)
         elbo = (log_p - log_q_of_codes).detach().mean()

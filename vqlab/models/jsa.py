@@ -95,7 +95,7 @@ class JSA(CategoricalModel):
         chain, terms = self._visit(x, log_q.detach(), index)
         owner, number = chain.weights.nonzero(as_tuple=True)  # what was visited, and has to be decoded for its gradient
         codes, weights = chain.states[owner, number], chain.weights[owner, number] / len(x)
-        log_p, errors = self.joint(x[owner], codes)
+        log_p, errors = self.joint(x, codes, owner)
         log_q_of_codes = log_prob(log_q, chain.states)[owner, number]
         joint, proposal = -(weights * log_p).sum(), -(weights * log_q_of_codes).sum()
         terms |= {"nll_joint": joint.detach(), "proposal_loss": proposal.detach()}
