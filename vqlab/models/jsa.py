@@ -196,9 +196,10 @@ def rates_of_blocks(accepted: Tensor, turn: Tensor, count: int) -> dict[str, Ten
 
 
 def record_rate(num_mis_steps: int) -> float:
-    """Return the rate of acceptance without a cache where weights differ widely: (H_{L+1} - 1) / L.
+    """Return the lowest rate of acceptance that chains without a cache can have, (H_{L+1} - 1) / L.
 
-    A proposal is then accepted if it is the best so far, which the t-th of a row of equals is with probability 1 / t.
+    All candidates are drawn alike, so the t-th is the best so far with probability 1 / t, and the best is accepted. Where
+    weights differ widely, no other is: the rate then says nothing of the model.
 
     Example:
         >>> round(record_rate(10), 4), round(record_rate(20), 4)

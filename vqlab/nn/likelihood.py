@@ -21,7 +21,11 @@ AVERAGE = 0.01  # weight of a batch in the running mean, after the first hundred
 
 
 class Likelihood(Rebuildable, nn.Module, ABC):
-    """p(x | h), by way of the decoder's output for h."""
+    """p(x | h), by way of the decoder's output for h.
+
+    Shape:
+        images and outputs (N, C, H, W); log-probabilities (N,).
+    """
 
     @abstractmethod
     def observe(self, image: Tensor, value_range: ValueRange) -> Tensor:
