@@ -198,8 +198,8 @@ def rates_of_blocks(accepted: Tensor, turn: Tensor, count: int) -> dict[str, Ten
 def record_rate(num_mis_steps: int) -> float:
     """Return the lowest rate of acceptance that chains without a cache can have, (H_{L+1} - 1) / L.
 
-    All candidates are drawn alike, so the t-th is the best so far with probability 1 / t, and the best is accepted. Where
-    weights differ widely, no other is: the rate then says nothing of the model.
+    All candidates are drawn alike, so the t-th is the best so far with probability 1 / t, and the best is accepted.
+    Where weights differ widely, no other is: the rate then says nothing of the model.
 
     Example:
         >>> round(record_rate(10), 4), round(record_rate(20), 4)
