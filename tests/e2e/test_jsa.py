@@ -4,19 +4,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import DATA, TRAINER, command, fails, fit_and_kill, logged
+from tiny import AUTOENCODER, DATA, TRAINER, command, fails, fit_and_kill, logged
 
 import vqlab
 from vqlab.cli import main
 
 NETS = [
     "--model=JSA",
-    "--model.encoder=SmallEncoder",
-    "--model.encoder.hidden_channels=16",
-    "--model.encoder.res_channels=8",
-    "--model.decoder=SmallDecoder",
-    "--model.decoder.hidden_channels=16",
-    "--model.decoder.res_channels=8",
+    *AUTOENCODER,
     "--model.num_embeddings=32",
     "--model.num_mis_steps=4",
     "--model.nll_samples=4",

@@ -12,14 +12,17 @@ import torch
 
 from vqlab.cli import main
 
-NETS = [
-    "--model=VQVAE",
+AUTOENCODER = [
     "--model.encoder=SmallEncoder",
     "--model.encoder.hidden_channels=16",
     "--model.encoder.res_channels=8",
     "--model.decoder=SmallDecoder",
     "--model.decoder.hidden_channels=16",
     "--model.decoder.res_channels=8",
+]
+NETS = [
+    "--model=VQVAE",
+    *AUTOENCODER,
     "--model.quantizer=VectorQuantizer",
     "--model.quantizer.num_embeddings=32",
     "--model.quantizer.embedding_dim=8",

@@ -2,15 +2,13 @@
 
 import itertools
 import math
-import multiprocessing
-import os
 import secrets
 
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
 from refusal import refused
+from two_ranks import on_two_ranks
 
 from vqlab.metrics.code_statistics import CodeStatistics, chance_divergence, divergence, top_k_overlap
 
@@ -220,23 +218,9 @@ def on_rank(rank, world):
     return statistics
 
 
-def process(rank, folder):
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    dist.init_process_group("gloo", init_method=f"file://{folder}/group", rank=rank, world_size=2)
-    torch.save(on_rank(rank, 2).compute(), folder / f"{rank}.pt")
-    dist.destroy_process_group()
-
-
 def test_two_processes_equal_one(tmp_path):
-    fork = multiprocessing.get_context("fork")  # everything is imported already
-    ranks = [fork.Process(target=process, args=(rank, tmp_path)) for rank in range(2)]
-    for rank in ranks:
-        rank.start()
-    for rank in ranks:
-        rank.join(60)
-    assert [rank.exitcode for rank in ranks] == [0, 0]
     alone = on_rank(0, 1).compute()
-    assert [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)] == [alone, alone]
+    assert on_two_ranks(lambda rank: on_rank(rank, 2).compute(), tmp_path) == [alone, alone]
 
 
 def test_states_can_be_merged():

@@ -1,17 +1,15 @@
 """The Frechet distance against scipy's matrix root, on one process and on two, and what is refused."""
 
 import copy
-import multiprocessing
-import os
 
 import numpy as np
 import pytest
 import scipy.linalg
 import torch
-import torch.distributed as dist
 import torchvision
 from refusal import refused
 from torch import nn
+from two_ranks import on_two_ranks
 
 from vqlab.metrics import frechet
 from vqlab.metrics.frechet import FrechetDistance, frechet_distance, gaussian
@@ -155,22 +153,8 @@ def on_rank(rank, world):
     return metric.compute().item()
 
 
-def process(rank, folder):
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    dist.init_process_group("gloo", init_method=f"file://{folder}/group", rank=rank, world_size=2)
-    (folder / str(rank)).write_text(repr(on_rank(rank, 2)))
-    dist.destroy_process_group()
-
-
 def test_two_processes_equal_one(tmp_path):
-    fork = multiprocessing.get_context("fork")  # everything is imported already
-    ranks = [fork.Process(target=process, args=(rank, tmp_path)) for rank in range(2)]
-    for rank in ranks:
-        rank.start()
-    for rank in ranks:
-        rank.join(60)
-    assert [rank.exitcode for rank in ranks] == [0, 0]
-    values = [float((tmp_path / str(rank)).read_text()) for rank in range(2)]
+    values = on_two_ranks(lambda rank: on_rank(rank, 2), tmp_path)
     assert values[0] == values[1]
     assert values[0] == pytest.approx(on_rank(0, 1), rel=1e-9)
 

@@ -1,14 +1,9 @@
 """Each example's chain is found again where it was left: after shuffling, saving, and on any number of ranks."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
-import torch.distributed as dist
 from refusal import refused
+from two_ranks import on_two_ranks
 
 from vqlab.samplers.chain_cache import ChainCache
 
@@ -113,15 +108,7 @@ def test_an_index_beyond_the_data_is_refused():
 
 def test_two_ranks_hold_their_own_rows_and_together_what_one_holds(visited, tmp_path):
     """In another order of the ranks' examples than that of ownership; saved by two, resumed by one."""
-    root = Path(__file__).parents[2]
-    paths = f"{root}{os.pathsep}{root / 'tests' / 'common'}"
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths, "GLOO_SOCKET_IFNAME": "lo"}
-    processes = [
-        subprocess.Popen([sys.executable, __file__, str(tmp_path / "store"), str(rank), str(tmp_path)], env=environment)
-        for rank in range(2)
-    ]
-    assert [process.wait(120) for process in processes] == [0, 0]
-    ranks = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
+    ranks = on_two_ranks(run_rank, tmp_path)
     expected = visited.whole()
     for rank, stored in enumerate(ranks):
         assert torch.equal(stored["own"], expected["codes"][rank::2])  # no other rows are there
@@ -132,8 +119,7 @@ def test_two_ranks_hold_their_own_rows_and_together_what_one_holds(visited, tmp_
     assert torch.equal(one.codes, visited.codes)
 
 
-def run_rank(store, rank, folder):
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
+def run_rank(rank):
     cache = ChainCache(SIZE, POSITIONS, K)
     for visit in range(2):
         visit_all(cache, visit, rank, 2)
@@ -141,9 +127,4 @@ def run_rank(store, rank, folder):
     resumed.fill(cache.whole())
     for visit in range(2, 4):
         visit_all(resumed, visit, rank, 2)
-    torch.save({"own": resumed.codes, "whole": resumed.whole()}, Path(folder) / f"{rank}.pt")
-    dist.destroy_process_group()
-
-
-if __name__ == "__main__":
-    run_rank(sys.argv[1], int(sys.argv[2]), sys.argv[3])
+    return {"own": resumed.codes, "whole": resumed.whole()}

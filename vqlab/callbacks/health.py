@@ -15,6 +15,7 @@ from torch import nn
 from vqlab.errors import UserError
 from vqlab.training.finite import NonFiniteError
 from vqlab.training.log_interval import is_log_step
+from vqlab.training.manual import clip_options
 from vqlab.training.whole_files import append
 
 HISTORY = 600  # logged values that the rules on loss and gradient look back at
@@ -68,11 +69,12 @@ class Health(lightning.Callback):
         total = float(torch.stack(list(norms.values())).norm()) if norms else 0.0
         usual = statistics.median(self.norms) if len(self.norms) >= ENOUGH else None
         if usual is not None and not total <= self.explosion * usual:  # NaN counts as exploded
+            clip, *_ = [*clip_options(pl_module), "--trainer.gradient_clip_val"]
             self.say(
                 trainer,
                 "exploding_gradient",
                 f"gradient norm {total:.3g}, {total / max(usual, 1e-12):.0f} times its median",
-                f"lower --model.lr, or clip with {clip_option(pl_module)}=1",
+                f"lower --model.lr, or clip with {clip}=1",
             )
         self.norms.append(total)
 
@@ -157,12 +159,6 @@ def detrended_spread(values: list[float]) -> float:
     slope, intercept = statistics.linear_regression(range(len(values)), values)
     residuals = [value - (intercept + slope * i) for i, value in enumerate(values)]
     return statistics.pstdev(residuals) / max(abs(statistics.fmean(values)), 1e-12)
-
-
-def clip_option(pl_module: lightning.LightningModule) -> str:
-    """Return the option that clips the gradients: a model that steps by itself has its own."""
-    own = [f"--model.{name}" for name in dict(pl_module.hparams) if name.startswith("clip")]
-    return own[0] if own else "--trainer.gradient_clip_val"
 
 
 def has_grad(part: nn.Module) -> bool:

@@ -28,7 +28,7 @@ from vqlab.quantizers.lottery import lots_by_sample, step_seed
 from vqlab.training.finite import require_finite
 from vqlab.training.learning_rate import adam, check_lr, configured_rate, keep_configured_lr
 from vqlab.training.loading import remember_arguments
-from vqlab.training.manual import clip, count_batch, refuse_unsound, step_players
+from vqlab.training.manual import clip, count_batch, refuse_unsound, step_and_zero
 from vqlab.training.schedules import Schedule
 
 DEFAULT_LR = 3e-4
@@ -123,8 +123,8 @@ class CategoricalModel(Densities, Rebuildable, lightning.LightningModule, ABC):
         self.automatic_optimization = False
         check_lr(lr, base_lr)
         check_lr(proposal_lr, proposal_base_lr, "proposal_lr")
-        check_counts(accumulate=accumulate, nll_samples=nll_samples, test_nll_samples=test_nll_samples)
-        check_counts(decode_chunk=decode_chunk)
+        counts = {"accumulate": accumulate, "nll_samples": nll_samples, "test_nll_samples": test_nll_samples}
+        check_counts(**counts, decode_chunk=decode_chunk)
         if not 0 <= smoothing < 1:
             raise UserError(f"smoothing must lie in [0, 1), got {smoothing}: set --model.smoothing=0.001")
         if clip is not None:
@@ -175,7 +175,7 @@ class CategoricalModel(Densities, Rebuildable, lightning.LightningModule, ABC):
         self.figures.log_training(self, lesson.loss, terms, lesson.codes)
         self.stepped = (self.global_step + 1) % self.accumulate == 0
         if self.stepped:
-            step_players(self, self.trainer.optimizers)
+            step_and_zero(self, self.trainer.optimizers[0])
         self.likelihood.update(all_sum(lesson.mse) / world_size())
         count_batch(self)
         return lesson.loss

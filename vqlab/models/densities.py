@@ -59,16 +59,15 @@ class Densities:
     @torch.no_grad()
     def sample(self, num: int, temperature: float = 1.0, generator: torch.Generator | None = None) -> Tensor:
         """Draw images (num, C, H, W) in the value range: codes from p(h), and the expected image of each."""
+        device = self.quantizer.codebook.device
         if isinstance(self.prior, Transformer):
-            condition = torch.full((num,), self.prior.no_label, device=self.quantizer.codebook.device)
+            condition = torch.full((num,), self.prior.no_label, device=device)
             codes = generate(self.prior, condition, temperature, generator=generator)
         else:
-            log_p = (self.prior.log_probs(self.quantizer.codebook.device) / temperature).log_softmax(-1)
-            device = self.quantizer.codebook.device if generator is None else generator.device
-            uniform = torch.rand(1, num, self.positions, generator=generator, device=device).to(
-                self.quantizer.codebook.device
-            )
-            codes = propose(log_p[None], uniform)[0]
+            log_p = (self.prior.log_probs(device) / temperature).log_softmax(-1)
+            drawn_on = device if generator is None else generator.device
+            uniform = torch.rand(1, num, self.positions, generator=generator, device=drawn_on)
+            codes = propose(log_p[None], uniform.to(device))[0]
         return self.decode(self.to_map(codes))
 
     @torch.no_grad()
@@ -94,9 +93,12 @@ class Densities:
             init: Where the chains stand, (B, h, w); a draw from q if null.
             steps: Proposals.
         """
-        state = self.propose(x, 1)[0] if init is None else init
         x = self.observe(x)
-        log_q, state = self.log_q(x), state.flatten(1)
+        log_q = self.log_q(x)
+        if init is None:
+            state = propose(log_q, torch.rand(len(x), 1, self.positions, device=x.device))[:, 0]
+        else:
+            state = init.flatten(1)
         for done in range(0, steps, AT_ONCE):
             uniform = torch.rand(len(x), min(AT_ONCE, steps - done), self.positions + 1, device=x.device)
             proposals = propose(log_q, uniform[:, :, 1:])
@@ -176,17 +178,21 @@ class Densities:
         log_p, errors = zip(*parts, strict=True)
         return torch.cat(log_p), torch.cat(errors)
 
+    def joint_of_draws(self, x: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
+        """As :meth:`joint`, (B, S) each, of S codes for each image: codes (B, S, P)."""
+        count, num = codes.shape[:2]
+        owner = torch.arange(count, device=codes.device).repeat_interleave(num)
+        log_p, errors = self.joint(x, codes.flatten(0, 1), owner)
+        return log_p.view(count, num), errors.view(count, num)
+
     def log_weights(self, x: Tensor, log_q: Tensor) -> Callable[[Tensor], Tensor]:
         """Return a function of codes (B, S, P) that gives ln w = ln p(x, h) - ln q(h | x), (B, S) float32."""
 
         @torch.no_grad()
         def log_w(codes: Tensor) -> Tensor:
-            count, num = codes.shape[:2]
-            owner = torch.arange(count, device=x.device).repeat_interleave(num)
             # In float32, for bfloat16 is wrong by whole nats; and without dropout, which is not part of p.
             with evaluating(self.decoder, self.prior), torch.autocast(x.device.type, enabled=False):
-                log_p = self.joint(x, codes.flatten(0, 1), owner)[0]
-            return log_p.view(count, num) - log_prob(log_q, codes)
+                return self.joint_of_draws(x, codes)[0] - log_prob(log_q, codes)
 
         return log_w
 

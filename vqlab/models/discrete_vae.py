@@ -9,7 +9,7 @@ from torch import Tensor
 from vqlab.errors import UserError
 from vqlab.losses.multi_sample import rloo_loss, vimco_loss
 from vqlab.models.categorical import CategoricalModel, Lesson
-from vqlab.nn.anneal import Anneal
+from vqlab.nn.anneal import Anneal, extremes, value_at
 from vqlab.nn.base import Decoder, Encoder
 from vqlab.nn.categorical import FactorizedPrior
 from vqlab.nn.rebuild import from_spec
@@ -64,8 +64,7 @@ class DiscreteVAE(CategoricalModel):
         if num_samples < 2:
             raise UserError(f"num_samples must be at least 2, got {num_samples}: set --model.num_samples=5")
         self.temperature: Anneal | float = from_spec(temperature)
-        anneals = isinstance(self.temperature, Anneal)
-        for value in (self.temperature.start, self.temperature.end) if anneals else (self.temperature,):
+        for value in extremes(self.temperature):
             check_positive("temperature", value, "set --model.temperature=1")
         self.relaxed = "gumbel" in estimator
         if self.relaxed and not isinstance(self.prior, FactorizedPrior):
@@ -79,17 +78,15 @@ class DiscreteVAE(CategoricalModel):
     def _draw(self, x: Tensor, log_q: Tensor, index: Tensor | None) -> Lesson:
         uniform = self.uniform(x, self.num_samples * self.positions, index).view(len(x), self.num_samples, -1)
         codes = propose(log_q.detach(), uniform)
-        owner = torch.arange(len(x), device=x.device).repeat_interleave(self.num_samples)
-        log_p, errors = self.joint(x, codes.flatten(0, 1), owner)
-        log_p, log_q_of_codes = log_p.view(len(x), -1), log_prob(log_q, codes)
+        log_p, errors = self.joint_of_draws(x, codes)
+        log_q_of_codes = log_prob(log_q, codes)
         loss = {"rloo": rloo_loss, "vimco": vimco_loss}[self.estimator](log_p, log_q_of_codes)
         elbo = (log_p - log_q_of_codes).detach().mean()
         return Lesson(loss, errors.mean(), codes[:, 0], {"nll_elbo": -elbo})
 
     def _relax(self, x: Tensor, log_q: Tensor) -> Lesson:
         noise = -torch.empty_like(log_q).exponential_().log()
-        tau = self.temperature.value(self.global_step) if isinstance(self.temperature, Anneal) else self.temperature
-        mixture = ((log_q + noise) / tau).softmax(-1)
+        mixture = ((log_q + noise) / value_at(self.temperature, self.global_step)).softmax(-1)
         codes = mixture.argmax(-1)
         if self.estimator == "st_gumbel":
             mixture = F.one_hot(codes, mixture.shape[-1]) + mixture - mixture.detach()

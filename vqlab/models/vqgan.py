@@ -22,7 +22,7 @@ from vqlab.quantizers.arguments import check_choice, check_positive, check_weigh
 from vqlab.quantizers.base import Quantizer
 from vqlab.training.finite import require_finite
 from vqlab.training.learning_rate import adam, check_lr
-from vqlab.training.manual import clip, count_batch, refuse_unsound, step_players
+from vqlab.training.manual import clip, count_batch, refuse_unsound, step_and_zero
 from vqlab.training.schedules import Schedule
 
 DEFAULT_LR = 2e-4
@@ -214,7 +214,7 @@ class VQGAN(VQVAE):
             if plays and not self.alternate:
                 self._step_discriminator()
             autoencoder = self.trainer.optimizers[0]
-            step_players(self, [autoencoder])
+            step_and_zero(self, autoencoder)
             self._commit(autoencoder)
         count_batch(self)
         return loss

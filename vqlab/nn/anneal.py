@@ -62,3 +62,14 @@ class Anneal:
             return self.start * (self.end / self.start) ** progress
         share = progress if self.kind == "linear" else (1 - torch.cos(math.pi * progress)) / 2
         return self.start + (self.end - self.start) * share
+
+
+def extremes(quantity: Anneal | float) -> tuple[float, ...]:
+    """Return the values that bound a quantity that anneals, or stays as it is."""
+    return (quantity.start, quantity.end) if isinstance(quantity, Anneal) else (quantity,)
+
+
+def value_at(quantity: Anneal | float, step: Tensor | int) -> Tensor:
+    """Return the value (scalar, on the device of ``step``) of a quantity that anneals, or stays as it is."""
+    value = quantity.value(step) if isinstance(quantity, Anneal) else quantity
+    return torch.as_tensor(value, device=torch.as_tensor(step).device)

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vqlab.errors import UserError
-from vqlab.nn.anneal import Anneal
+from vqlab.nn.anneal import Anneal, extremes, value_at
 from vqlab.nn.rebuild import Rebuildable
 from vqlab.nn.value_range import ValueRange
 
@@ -78,17 +78,16 @@ class Gaussian(Likelihood):
 
     def __init__(self, sigma: float | Anneal | Literal["learned", "optimal"] = "optimal", initial: float = 0.5) -> None:
         super().__init__()
-        ends = (sigma.start, sigma.end) if isinstance(sigma, Anneal) else (sigma,)
-        for value in (*ends, initial):
-            if not isinstance(value, str) and not 0 < value < math.inf:
-                raise UserError(
-                    f"sigma must be finite and above 0, got {value}: set --model.likelihood.sigma=optimal, or about "
-                    "0.1 for images in [-1, 1]"
-                )
         if isinstance(sigma, str) and sigma not in ("learned", "optimal"):
             raise UserError(
                 f"sigma must be a number, an Anneal, learned or optimal, got {sigma!r}: set --model.likelihood.sigma"
             )
+        for value in (*(() if isinstance(sigma, str) else extremes(sigma)), initial):
+            if not 0 < value < math.inf:
+                raise UserError(
+                    f"sigma must be finite and above 0, got {value}: set --model.likelihood.sigma=optimal, or about "
+                    "0.1 for images in [-1, 1]"
+                )
         self.rule = sigma
         self.log_sigma = nn.Parameter(torch.tensor(float(initial)).log()) if sigma == "learned" else None
         self.steps: Tensor
@@ -101,10 +100,7 @@ class Gaussian(Likelihood):
         """The standard deviation at the current step, a scalar in units of the value range."""
         if self.log_sigma is not None:
             return self.log_sigma.exp()
-        if self.rule == "optimal":
-            return self.mse.sqrt()
-        value = self.rule.value(self.steps) if isinstance(self.rule, Anneal) else self.rule
-        return torch.as_tensor(value, device=self.steps.device)
+        return self.mse.sqrt() if isinstance(self.rule, str) else value_at(self.rule, self.steps)
 
     def observe(self, image: Tensor, value_range: ValueRange) -> Tensor:
         """The image itself."""

@@ -6,7 +6,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from vqlab.nn.anneal import Anneal
+from vqlab.nn.anneal import Anneal, extremes, value_at
 from vqlab.quantizers.arguments import check_positive, check_sizes, check_weight
 from vqlab.quantizers.base import Quantizer, QuantizerOutput, Revival
 from vqlab.quantizers.blocks import by_blocks, entropy
@@ -61,8 +61,7 @@ class GumbelQuantizer(Quantizer):
         super().__init__()
         check_sizes(num_embeddings=num_embeddings, embedding_dim=embedding_dim)
         check_weight("kl_weight", kl_weight, "0.0005 is usual")
-        values = (temperature.start, temperature.end) if isinstance(temperature, Anneal) else (temperature,)
-        for value in values:
+        for value in extremes(temperature):
             check_positive("temperature", value, "anneal it from 1 to 0.0625")
         self.num_embeddings, self.embedding_dim = num_embeddings, embedding_dim
         self.kl_weight, self.straight_through, self.seed = kl_weight, straight_through, seed
@@ -76,8 +75,7 @@ class GumbelQuantizer(Quantizer):
     @property
     def temperature(self) -> Tensor:
         """The temperature of the current step, a scalar."""
-        value = self.anneal.value(self.steps) if isinstance(self.anneal, Anneal) else self.anneal
-        return torch.as_tensor(value, device=self.steps.device)
+        return value_at(self.anneal, self.steps)
 
     def quantize(self, rows: Tensor) -> QuantizerOutput:
         """Draw codes for ``rows`` (N, D)."""

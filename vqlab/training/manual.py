@@ -25,12 +25,16 @@ def refuse_unsound(trainer: lightning.Trainer) -> None:
         )
 
 
+def clip_options(module: lightning.LightningModule) -> list[str]:
+    """Return the model's own options that clip gradients; none where the Trainer does so."""
+    return [f"--model.{name}" for name in dict(module.hparams) if name.startswith("clip")]
+
+
 def refuse_trainer_options(clip: Any, accumulate: Any, module: lightning.LightningModule) -> None:
     """Raise UserError if clipping or accumulation is asked of the Trainer, which cannot do it for such a ``module``."""
     model = type(module).__name__
     if clip:
-        options = [name for name in dict(module.hparams) if name.startswith("clip")]
-        mend = " ".join(f"--model.{name}={clip}" for name in options)
+        mend = " ".join(f"{option}={clip}" for option in clip_options(module))
         raise UserError(f"{model} clips each player: set {mend} instead of --trainer.gradient_clip_val")
     if accumulate and accumulate != 1:
         raise UserError(
@@ -39,17 +43,11 @@ def refuse_trainer_options(clip: Any, accumulate: Any, module: lightning.Lightni
         )
 
 
-def step_players(module: lightning.LightningModule, optimizers: list[Any]) -> None:
-    """Step these optimizers, all on the gradients of one backward pass, and zero the gradients of all.
-
-    The hooks ``on_before_optimizer_step`` run once, before the first step, when all gradients are there.
-    """
-    first, *others = optimizers
-    module.trainer.strategy.optimizer_step(first, lambda: None)
-    for optimizer in others:
-        optimizer.step()
-    for optimizer in module.trainer.optimizers:
-        optimizer.zero_grad()
+def step_and_zero(module: lightning.LightningModule, optimizer: Any) -> None:
+    """Step ``optimizer``, after the hooks ``on_before_optimizer_step``, and zero the gradients of all players."""
+    module.trainer.strategy.optimizer_step(optimizer, lambda: None)
+    for player in module.trainer.optimizers:
+        player.zero_grad()
 
 
 def count_batch(module: lightning.LightningModule) -> None:
