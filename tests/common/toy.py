@@ -12,6 +12,7 @@ from vqlab.nn.mlp import MLPDecoder, MLPEncoder
 
 VARIABLES, VALUES, SIZE = 3, 4, 4
 CODES = torch.tensor(list(itertools.product(range(VALUES), repeat=VARIABLES))).view(-1, 1, 1, VARIABLES)  # (64, ...)
+NUMBER = torch.tensor([VALUES**2, VALUES, 1])  # a code's place among them is its sum with these
 
 
 def parts(**options: Any) -> dict[str, Any]:

@@ -90,7 +90,11 @@ def test_two_processes_equal_one_and_one_goes_on_from_two():
 
 
 def test_from_codes_to_new_images():
-    main([*FIT, "--name=kept", "--trainer.max_steps=10", "--model.prior=factorized"])
+    critic = ["PatchGAN", "base_channels=8", "num_layers=1"]
+    critic = [f"--model.discriminator{'.' if '=' in part else '='}{part}" for part in critic]
+    start = ["--model.disc_weight=0.5", "--model.disc_start=5"]
+    main([*FIT, "--name=kept", "--trainer.max_steps=10", "--model.prior=factorized", *critic, *start])
+    assert {"train/d_acc", "train/g_loss"} <= set().union(*logged("runs/jsa/kept/metrics.csv"))
     last = "runs/jsa/kept/checkpoints/last.ckpt"
     model = vqlab.load(last)
     assert type(model).__name__ == "JSA"

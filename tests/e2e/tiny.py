@@ -77,8 +77,8 @@ def fit_and_kill(last: Path, step: int, *args: str) -> int:
     The run is told to go on for very long, so that it cannot end before it is killed.
     """
     process = command(*args, "--trainer.max_steps=100000")
-    for _ in range(600):
-        if last.exists() and reached(last) >= step:
+    for _ in range(1800):
+        if process.poll() is not None or (last.exists() and reached(last) >= step):
             break
         time.sleep(0.1)
     process.send_signal(signal.SIGKILL)

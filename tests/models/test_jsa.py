@@ -6,19 +6,17 @@ import lightning
 import pytest
 import torch
 from bare import BARE
+from grid import Data, fit, grid
 from refusal import refused
-from toy import CODES, VALUES, VARIABLES, all_joints, all_proposals, images, parts, sharpened
+from toy import CODES, NUMBER, VALUES, VARIABLES, all_joints, all_proposals, images, parts, sharpened
 
 import vqlab
 from vqlab.models.discrete_vae import DiscreteVAE
 from vqlab.models.jsa import JSA
 from vqlab.nn.likelihood import Gaussian
-from vqlab.nn.small_autoencoder import SmallDecoder, SmallEncoder
 from vqlab.nn.transformer import Transformer
 from vqlab.samplers.chain_cache import ChainCache
 from vqlab.samplers.independence import Chain
-
-NUMBER = torch.tensor([VALUES**2, VALUES, 1])
 
 
 def gradients(model, x, rows):
@@ -219,29 +217,6 @@ def test_jsa_learns_almost_as_the_exact_posterior_does_and_its_rivals_do_not():
 
 
 # Under a Trainer
-
-
-class Data(lightning.LightningDataModule):
-    """64 small images, 16 at a time."""
-
-    batch_size, train_size, augment = 16, 64, False
-
-    def train_dataloader(self):
-        x = torch.rand(64, 1, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
-        data = [{"image": image, "index": torch.tensor(i)} for i, image in enumerate(x)]
-        return torch.utils.data.DataLoader(data, batch_size=16)
-
-
-def grid(**options):
-    torch.manual_seed(0)
-    shape = {"num_embeddings": 16, "channels": 1, "image_size": 16, "cache_start_epoch": 0}
-    return JSA(SmallEncoder(1, 8, 8, 1), SmallDecoder(1, 8, 8, 1), **{**shape, **options})
-
-
-def fit(model, data=None, **settings):
-    run = lightning.Trainer(**BARE, **{"max_steps": 6, "max_epochs": -1, **settings})
-    run.fit(model, data or Data())
-    return run
 
 
 def test_steps_are_batches_and_rates_are_scaled_by_the_global_batch():

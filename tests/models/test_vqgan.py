@@ -12,7 +12,8 @@ from torch.utils.data import DataLoader
 
 from vqlab.callbacks.ema import EMA
 from vqlab.errors import UserError
-from vqlab.models.vqgan import R1_EVERY, VQGAN
+from vqlab.models.adversary import R1_EVERY
+from vqlab.models.vqgan import VQGAN
 from vqlab.nn.patchgan import PatchGAN
 from vqlab.nn.small_autoencoder import SmallDecoder, SmallEncoder
 from vqlab.quantizers.fsq import FSQ

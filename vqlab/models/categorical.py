@@ -13,23 +13,29 @@ import torch
 from torch import Tensor, nn
 
 from vqlab.errors import UserError
+from vqlab.losses.adversarial import ADVERSARIAL
+from vqlab.losses.perceptual import Perceptual
+from vqlab.metrics.frechet import FrechetDistance
+from vqlab.models.adversary import Adversary, build_discriminator
 from vqlab.models.categorical_figures import Figures
 from vqlab.models.densities import Densities
 from vqlab.nn.autoencoder import ConvDecoder, ConvEncoder
 from vqlab.nn.base import Decoder, Encoder, check_autoencoder
-from vqlab.nn.categorical import CategoricalCode, FactorizedPrior
+from vqlab.nn.categorical import CategoricalCode, build_prior
 from vqlab.nn.distributed import all_sum, world_size
 from vqlab.nn.likelihood import Gaussian, Likelihood
+from vqlab.nn.patchgan import Discriminator
 from vqlab.nn.rebuild import Rebuildable, from_spec
 from vqlab.nn.transformer import Transformer
 from vqlab.nn.value_range import ValueRange
-from vqlab.quantizers.arguments import check_positive
+from vqlab.quantizers.arguments import check_positive, check_weight
 from vqlab.quantizers.lottery import lots_by_sample, step_seed
 from vqlab.training.finite import require_finite
 from vqlab.training.learning_rate import adam, check_lr, configured_rate, keep_configured_lr
 from vqlab.training.loading import remember_arguments
 from vqlab.training.manual import clip, count_batch, refuse_unsound, step_and_zero
 from vqlab.training.schedules import Schedule
+from vqlab.training.splitting import CodeSplitter
 
 DEFAULT_LR = 3e-4
 
@@ -50,7 +56,7 @@ class Lesson(NamedTuple):
     terms: dict[str, Tensor]
 
 
-class CategoricalModel(Densities, Rebuildable, lightning.LightningModule, ABC):
+class CategoricalModel(Densities, Adversary, Rebuildable, lightning.LightningModule, ABC):
     """What :class:`~vqlab.models.jsa.JSA` and :class:`~vqlab.models.discrete_vae.DiscreteVAE` share, all but learning.
 
     Args:
@@ -62,6 +68,17 @@ class CategoricalModel(Densities, Rebuildable, lightning.LightningModule, ABC):
         likelihood: p(x | h); null takes a ``Gaussian`` whose sigma is the optimal one.
         prior: p(h): ``uniform``; ``factorized``, a learned categorical per position; or a ``Transformer`` over the P
             positions, learned along.
+        perceptual: Null takes LPIPS on VGG features, whose weights are fetched once; not built at weight 0.
+        perceptual_weight: Nats per unit of LPIPS, taken off ln p(x | h) wherever p learns or draws its codes. Bounds of
+            the likelihood leave it out, so that they compare with those of other models.
+        discriminator: Null takes a ``PatchGAN`` with its defaults; not built at weight 0.
+        disc_weight: Pull of the discriminator (hinge) at the decoded codes, as a share of the likelihood's at the
+            decoder's last layer; a ``Gaussian``'s alone.
+        disc_start: Batches before it learns and is felt.
+        disc_lr: Absolute learning rate of the discriminator; null takes that of p.
+        split_ratio: With a uniform prior, a code drawn so many times as often as a rare one gives it half of its
+            images, see :class:`~vqlab.training.splitting.CodeSplitter`; null never splits. Other priors say by
+            themselves that codes are rare.
         smoothing: Share of the uniform distribution in q, which bounds the weight that a draw can get.
         lr: Absolute learning rate; without ``lr`` and ``base_lr`` it is 3e-4.
         base_lr: Rate per image: lr = base_lr x batch_size x devices x nodes x accumulate. Give one of the two.
@@ -76,6 +93,7 @@ class CategoricalModel(Densities, Rebuildable, lightning.LightningModule, ABC):
         test_nll_samples: Draws per image behind ``test/nll``.
         decode_chunk: Codes that are decoded at once, which bounds the memory.
         seed: Of the draws, which depend on it, the step and the image alone.
+        frechet: As in ``VQVAE``.
         channels: Channels of the images; the command line links it to the data.
         image_size: Height and width of the images; linked to the data.
         num_classes: Labels, for statistics of the codes by class; linked to the data.
@@ -99,6 +117,13 @@ class CategoricalModel(Densities, Rebuildable, lightning.LightningModule, ABC):
         num_latents: int = 1,
         likelihood: Likelihood | None = None,
         prior: Transformer | Literal["uniform", "factorized"] = "uniform",
+        perceptual: Perceptual | None = None,
+        perceptual_weight: float = 0.0,
+        discriminator: Discriminator | None = None,
+        disc_weight: float = 0.0,
+        disc_start: int = 5000,
+        disc_lr: float | None = None,
+        split_ratio: float | None = 4.0,
         smoothing: float = 0.0,
         lr: float | None = None,
         base_lr: float | None = None,
@@ -113,6 +138,7 @@ class CategoricalModel(Densities, Rebuildable, lightning.LightningModule, ABC):
         test_nll_samples: int = 1000,
         decode_chunk: int = 512,
         seed: int = 0,
+        frechet: FrechetDistance | None = None,
         channels: int = 3,
         image_size: int = 32,
         num_classes: int | None = None,
@@ -123,6 +149,9 @@ class CategoricalModel(Densities, Rebuildable, lightning.LightningModule, ABC):
         self.automatic_optimization = False
         check_lr(lr, base_lr)
         check_lr(proposal_lr, proposal_base_lr, "proposal_lr")
+        check_lr(disc_lr, None, "disc_lr")
+        for name, weight in (("perceptual_weight", perceptual_weight), ("disc_weight", disc_weight)):
+            check_weight(name, weight, f"set --model.{name}=0 to leave it out")
         counts = {"accumulate": accumulate, "nll_samples": nll_samples, "test_nll_samples": test_nll_samples}
         check_counts(**counts, decode_chunk=decode_chunk)
         if not 0 <= smoothing < 1:
@@ -139,6 +168,20 @@ class CategoricalModel(Densities, Rebuildable, lightning.LightningModule, ABC):
         self.positions = math.prod(self.code_map) * num_latents
         self.likelihood: Likelihood = from_spec(likelihood) or Gaussian()
         self.prior = build_prior(from_spec(prior), self.positions, num_embeddings, num_latents)
+        self.perceptual: Perceptual | None = None
+        if perceptual_weight:
+            self.perceptual = from_spec(perceptual) or Perceptual()
+            self.perceptual.check_size(image_size, image_size)
+        self.discriminator: Discriminator | None = None
+        if disc_weight:
+            if not isinstance(self.likelihood, Gaussian):
+                raise UserError("a discriminator tells any grey from black and white: set --model.disc_weight=0")
+            self.discriminator = build_discriminator(discriminator, self.decoder, True, channels, image_size)
+        self.players, self.lecam, self.disc_start, self.disc_lr = ADVERSARIAL["hinge"], None, disc_start, disc_lr
+        self.perceptual_weight, self.disc_weight = perceptual_weight, disc_weight
+        self.splitter: CodeSplitter | None = None
+        if split_ratio is not None and prior == "uniform":
+            self.splitter = CodeSplitter(num_latents, num_embeddings, split_ratio)
         self.smoothing = smoothing
         self.lr, self.base_lr, self.proposal_lr, self.proposal_base_lr = lr, base_lr, proposal_lr, proposal_base_lr
         self.betas, self.weight_decay = (betas[0], betas[1]), weight_decay
@@ -149,7 +192,10 @@ class CategoricalModel(Densities, Rebuildable, lightning.LightningModule, ABC):
         self.channels, self.image_size = channels, image_size
         value_range = from_spec(value_range)
         self.value_range = ValueRange(value_range) if isinstance(value_range, str) else value_range
-        self.figures = Figures(num_embeddings, num_latents, self.positions, num_classes or 0)
+        frechet = from_spec(frechet)
+        if frechet is not None:
+            frechet.check_shape(channels, image_size, image_size)
+        self.figures = Figures(num_embeddings, num_latents, self.positions, num_classes or 0, frechet)
 
     @abstractmethod
     def learn(self, x: Tensor, log_q: Tensor, index: Tensor | None) -> Lesson:
@@ -168,17 +214,34 @@ class CategoricalModel(Densities, Rebuildable, lightning.LightningModule, ABC):
         x = self.observe(batch["image"])
         lesson = self.learn(x, self.log_q(x), batch.get("index"))
         require_finite({"loss": lesson.loss, "rec_loss": lesson.mse}, batch_idx, self.global_step)
-        self.manual_backward(lesson.loss / self.accumulate)
-        terms = {"rec_loss": lesson.mse, **lesson.terms}
+        pull, d_terms = self._contest(x, lesson.codes, batch_idx)
+        self.manual_backward((lesson.loss + pull + self.untouched()) / self.accumulate)
+        terms = {"rec_loss": lesson.mse, **lesson.terms, **d_terms}
         if isinstance(self.likelihood, Gaussian):
             terms["sigma"] = self.likelihood.sigma.detach()
         self.figures.log_training(self, lesson.loss, terms, lesson.codes)
         self.stepped = (self.global_step + 1) % self.accumulate == 0
         if self.stepped:
             step_and_zero(self, self.trainer.optimizers[0])
+        if self.splitter is not None:
+            self.splitter.update(lesson.codes, self.quantizer, self.trainer.optimizers[0])
         self.likelihood.update(all_sum(lesson.mse) / world_size())
         count_batch(self)
         return lesson.loss
+
+    def _contest(self, x: Tensor, codes: Tensor, batch_idx: int) -> tuple[Tensor | float, dict[str, Tensor]]:
+        """Return a loss whose gradient is the discriminator's pull at what codes (B, P) decode to, and terms."""
+        if not self.plays:
+            return 0.0, {}
+        x_hat = self.output(codes).float()
+        fake = x_hat.detach().requires_grad_()
+        distortion = -self.likelihood.log_prob(x, fake).mean()
+        if self.perceptual is not None:
+            distortion = distortion + self.perceptual_weight * self.distance(x, fake).mean()
+        (gradient,) = torch.autograd.grad(distortion, fake)
+        dims = x[0].numel()  # the weight is bounded for losses that are means over an image's numbers, not sums
+        pull, terms = self.contest(x, x_hat, fake, gradient / dims, batch_idx)
+        return 0.0 if pull is None else dims * (x_hat * pull).sum(), terms
 
     def uniform(self, x: Tensor, count: int, index: Tensor | None) -> Tensor:
         """Return (B, count) numbers in (0, 1), by seed, step and image where the ``index`` of the images is known."""
@@ -188,26 +251,34 @@ class CategoricalModel(Densities, Rebuildable, lightning.LightningModule, ABC):
         return lots_by_sample(index, count, step_seed(self.seed, step)).view(len(x), count)
 
     def configure_optimizers(self) -> Any:
-        """One Adam for p and q, which share no weight and may have rates of their own."""
+        """One Adam for p and q, which share no weight and may have rates of their own, and one for a discriminator."""
         given = self.proposal_lr is not None or self.proposal_base_lr is not None
         own = (self.proposal_lr, self.proposal_base_lr) if given else (self.lr, self.base_lr)
         rate = configured_rate(self, *own, DEFAULT_LR, "proposal")
         joint, tables, proposal = self._players()
-        return adam(
-            self,
-            [
-                {"params": joint},
-                {"params": tables, "weight_decay": 0.0},
-                {"params": proposal, "lr": rate, "name": "proposal"},
-            ],
-            lr=self.lr,
-            base_lr=self.base_lr,
-            default_lr=DEFAULT_LR,
-            betas=self.betas,
-            weight_decay=self.weight_decay,
-            schedule=self.schedule,
-            name="joint",
-        )
+        groups = [
+            {"params": joint},
+            {"params": tables, "weight_decay": 0.0},
+            {"params": proposal, "lr": rate, "name": "proposal"},
+        ]
+        shared: Any = {
+            "default_lr": DEFAULT_LR,
+            "betas": self.betas,
+            "weight_decay": self.weight_decay,
+            "schedule": self.schedule,
+        }
+        rates: Any = {"lr": self.lr, "base_lr": self.base_lr}
+        optimizer = adam(self, groups, **rates, **shared, name="joint")
+        if self.discriminator is None:
+            return optimizer
+        rates = rates if self.disc_lr is None else {"lr": self.disc_lr, "base_lr": None}
+        return [optimizer, adam(self, self.discriminator.parameters(), **rates, **shared, name="discriminator")]
+
+    def prepare_data(self) -> None:
+        """Fetch what the distances need, once per machine, before anything of the run is written."""
+        for part in (self.perceptual, None if self.trainer.predicting else self.figures.frechet):
+            if part is not None:
+                part.load()
 
     def on_train_start(self) -> None:
         """Resume with the learning rate that is configured now."""
@@ -266,21 +337,6 @@ class CategoricalModel(Densities, Rebuildable, lightning.LightningModule, ABC):
     def code_counts(self) -> Tensor:
         """Return how often each code was used in this evaluation, (V * K,) int64, over all ranks."""
         return all_sum(self.figures.usage.counts).flatten()
-
-
-def build_prior(prior: Any, positions: int, num_embeddings: int, num_codebooks: int) -> Transformer | FactorizedPrior:
-    """Return p(h) over codes (N, P), as named or given."""
-    if isinstance(prior, Transformer):
-        fits = {"length": positions, "num_tokens": num_embeddings, "num_codebooks": num_codebooks}
-        for name, size in fits.items():
-            if getattr(prior, name) != size:
-                raise UserError(
-                    f"the prior has {name} {getattr(prior, name)}, the codes {size}: set --model.prior.{name}={size}"
-                )
-        return prior
-    if prior not in ("uniform", "factorized"):
-        raise UserError(f"prior must be uniform, factorized or a Transformer, got {prior!r}: set --model.prior")
-    return FactorizedPrior(positions, num_embeddings, learned=prior == "factorized")
 
 
 def check_counts(**counts: int) -> None:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from vqlab.metrics.code_statistics import MAX_COUNTS, CodeStatistics
 from vqlab.metrics.codebook import CodebookUsage
+from vqlab.metrics.frechet import FrechetDistance
 from vqlab.metrics.proposal import ProposalEntropy
 from vqlab.metrics.psnr import psnr
 from vqlab.training.log_interval import is_log_step
@@ -23,10 +24,19 @@ class Figures(nn.Module):
         num_codebooks: Variables per place, V.
         positions: Positions of a code, P.
         num_classes: Labels of the data; 0 is none.
+        frechet: Distance of images and what their likeliest codes decode to; null has none.
     """
 
-    def __init__(self, num_embeddings: int, num_codebooks: int, positions: int, num_classes: int) -> None:
+    def __init__(
+        self,
+        num_embeddings: int,
+        num_codebooks: int,
+        positions: int,
+        num_classes: int,
+        frechet: FrechetDistance | None = None,
+    ) -> None:
         super().__init__()
+        self.frechet = frechet
         self.train_usage = CodebookUsage(num_embeddings, num_codebooks)
         self.train_usage.persistent(True)  # a resumed run continues the window that the checkpoint interrupted
         self.usage = CodebookUsage(num_embeddings, num_codebooks)  # of the likeliest codes
@@ -43,6 +53,9 @@ class Figures(nn.Module):
             figures = self.train_usage.compute()
             self.train_usage.reset()
             model.log("train/perplexity", figures.pop("perplexity"), prog_bar=True)
+            if model.splitter is not None:
+                figures["split_codes"] = model.splitter.total.float()
+                model.splitter.total.zero_()
             model.log_dict({f"train/{name}": value for name, value in {**terms, **figures}.items()})
 
     def log_evaluation(self, model: Any, batch: dict[str, Tensor], stage: str, num_samples: int) -> None:
@@ -64,8 +77,14 @@ class Figures(nn.Module):
         codes, posterior = log_q.argmax(-1), model.sample_posterior(x, steps=POSTERIOR_STEPS).flatten(1)
         for prefix, chosen in (("", codes), ("posterior_", posterior)):
             expected = likelihood.expected(model.output(chosen).float())
-            figures[f"{prefix}psnr"] = psnr(value_range.decode(likelihood.image(expected, value_range)), target)
+            image = value_range.decode(likelihood.image(expected, value_range))
+            figures[f"{prefix}psnr"] = psnr(image, target)
             figures[f"{prefix}rec_loss"] = (expected - observed).square().mean()
+            if model.perceptual is not None:
+                figures[f"{prefix}{model.perceptual.name}"] = model.perceptual(image * 2 - 1, target * 2 - 1).mean()
+            if self.frechet is not None and not prefix:
+                self.frechet.update(target, real=True)
+                self.frechet.update(image, real=False)
         over_all: dict[str, Any] = {"on_epoch": True, "sync_dist": True, "batch_size": len(x)}
         model.log(f"{stage}/psnr", figures.pop("psnr"), prog_bar=True, **over_all)
         model.log_dict({f"{stage}/{name}": value for name, value in figures.items()}, **over_all)
@@ -81,6 +100,9 @@ class Figures(nn.Module):
         figures |= {f"posterior_{name}": value for name, value in self.posterior_usage.compute().items()}
         if self.statistics is not None:
             figures |= self.statistics.compute()
+        if self.frechet is not None:
+            figures[f"rfid_{self.frechet.name}"] = self.frechet.compute().float()
+            self.frechet.reset()
         for metric in (self.usage, self.posterior_usage, self.proposal, self.statistics):
             if metric is not None:
                 metric.reset()

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from vqlab.errors import UserError
+from vqlab.losses.perceptual import Perceptual
 from vqlab.nn.base import Decoder, Encoder
 from vqlab.nn.categorical import CategoricalCode, FactorizedPrior
 from vqlab.nn.likelihood import Likelihood
@@ -33,6 +34,8 @@ class Densities:
     quantizer: CategoricalCode
     likelihood: Likelihood
     prior: Transformer | FactorizedPrior
+    perceptual: Perceptual | None
+    perceptual_weight: float
     smoothing: float
     decode_chunk: int
     code_map: tuple[int, int]
@@ -78,7 +81,7 @@ class Densities:
 
     def log_joint(self, x: Tensor, codes: Tensor) -> Tensor:
         """Return ln p(x, h) (B,) in nats, complete, of images and codes (B, h, w)."""
-        return self.joint(self.observe(x), codes.flatten(1), torch.arange(len(x), device=x.device))[0]
+        return self.joint(self.observe(x), codes.flatten(1), torch.arange(len(x), device=x.device), energy=False)[0]
 
     def log_proposal(self, x: Tensor, codes: Tensor) -> Tensor:
         """Return ln q(h | x) (B,) of images and codes (B, h, w)."""
@@ -127,7 +130,7 @@ class Densities:
         x = self.likelihood.dequantize(x, self.value_range) if dequantize else x
         for done in range(0, num_samples, AT_ONCE):
             uniform = torch.rand(len(x), min(AT_ONCE, num_samples - done), self.positions, device=x.device)
-            log_w.append(self.log_weights(x, log_q)(propose(log_q, uniform)))
+            log_w.append(self.log_weights(x, log_q, energy=False)(propose(log_q, uniform)))
         return bracket(torch.cat(log_w, 1), torch.rand(len(x), num_samples - 1, device=x.device))
 
     # The densities; codes are flat
@@ -160,7 +163,7 @@ class Densities:
         log_p = self.prior(codes[:, :-1]).float().log_softmax(-1)
         return log_p.gather(2, codes[:, :, None]).sum((1, 2))
 
-    def joint(self, x: Tensor, codes: Tensor, owner: Tensor) -> tuple[Tensor, Tensor]:
+    def joint(self, x: Tensor, codes: Tensor, owner: Tensor, energy: bool = True) -> tuple[Tensor, Tensor]:
         """Return ln p(x, h) and the mean squared error, (N,) each, by chunks.
 
         The error is left out, as 0, where no gradient is taken.
@@ -169,30 +172,32 @@ class Densities:
             x: Images (B, C, H, W).
             codes: (N, P).
             owner: The image that each code is for, (N,) in [0, B).
+            energy: Take off the perceptual energy, as what is learned has it. Its normaliser is unknown, so no bound of
+                the likelihood has it.
         """
         chunks = zip(owner.split(self.decode_chunk), codes.split(self.decode_chunk), strict=True)
         if len(codes) <= self.decode_chunk or not torch.is_grad_enabled():
-            parts = [self._joint(x[who], chunk) for who, chunk in chunks]
+            parts = [self._joint(x[who], chunk, energy) for who, chunk in chunks]
         else:  # decoded once more on the way back, so that one chunk's activations are held at a time
-            parts = [checkpoint(self._joint, x[who], chunk, use_reentrant=False) for who, chunk in chunks]
+            parts = [checkpoint(self._joint, x[who], chunk, energy, use_reentrant=False) for who, chunk in chunks]
         log_p, errors = zip(*parts, strict=True)
         return torch.cat(log_p), torch.cat(errors)
 
-    def joint_of_draws(self, x: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
+    def joint_of_draws(self, x: Tensor, codes: Tensor, energy: bool = True) -> tuple[Tensor, Tensor]:
         """As :meth:`joint`, (B, S) each, of S codes for each image: codes (B, S, P)."""
         count, num = codes.shape[:2]
         owner = torch.arange(count, device=codes.device).repeat_interleave(num)
-        log_p, errors = self.joint(x, codes.flatten(0, 1), owner)
+        log_p, errors = self.joint(x, codes.flatten(0, 1), owner, energy)
         return log_p.view(count, num), errors.view(count, num)
 
-    def log_weights(self, x: Tensor, log_q: Tensor) -> Callable[[Tensor], Tensor]:
+    def log_weights(self, x: Tensor, log_q: Tensor, energy: bool = True) -> Callable[[Tensor], Tensor]:
         """Return a function of codes (B, S, P) that gives ln w = ln p(x, h) - ln q(h | x), (B, S) float32."""
 
         @torch.no_grad()
         def log_w(codes: Tensor) -> Tensor:
             # In float32, for bfloat16 is wrong by whole nats; and without dropout, which is not part of p.
             with evaluating(self.decoder, self.prior), torch.autocast(x.device.type, enabled=False):
-                return self.joint_of_draws(x, codes)[0] - log_prob(log_q, codes)
+                return self.joint_of_draws(x, codes, energy)[0] - log_prob(log_q, codes)
 
         return log_w
 
@@ -201,9 +206,17 @@ class Densities:
         books = self.quantizer.num_codebooks
         return codes.view(-1, *self.code_map, *([books] if books > 1 else []))
 
-    def _joint(self, x: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
+    def distance(self, x: Tensor, output: Tensor) -> Tensor:
+        """Return the perceptual distance (N,) of ``x`` and what the decoder says, (N, C, H, W)."""
+        assert self.perceptual is not None
+        images = (self.likelihood.image(image, self.value_range) for image in (self.likelihood.expected(output), x))
+        return self.perceptual(*(self.value_range.signed(image) for image in images))
+
+    def _joint(self, x: Tensor, codes: Tensor, energy: bool) -> tuple[Tensor, Tensor]:
         output = self.output(codes).float()
         log_p = self.likelihood.log_prob(x, output) + self.log_prior(codes)
+        if energy and self.perceptual is not None:
+            log_p = log_p - self.perceptual_weight * self.distance(x, output)
         if not torch.is_grad_enabled():
             return log_p, torch.zeros_like(log_p)
         return log_p, (self.likelihood.expected(output.detach()) - x).square().flatten(1).mean(1)

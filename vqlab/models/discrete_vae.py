@@ -94,6 +94,8 @@ class DiscreteVAE(CategoricalModel):
         assert isinstance(self.prior, FactorizedPrior)
         kl = (log_q.exp() * (log_q - self.prior.log_probs(x.device))).sum((1, 2)).mean()
         distortion = -self.likelihood.log_prob(x, output).mean()
+        if self.perceptual is not None:
+            distortion = distortion + self.perceptual_weight * self.distance(x, output).mean()
         mse = (self.likelihood.expected(output.detach().float()) - x).square().mean()
         terms = {"distortion": distortion.detach(), "kl": kl.detach()}
         return Lesson(distortion + kl, mse, codes, terms)

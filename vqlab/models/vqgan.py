@@ -7,15 +7,14 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from vqlab.errors import UserError
-from vqlab.losses.adaptive_weight import adaptive_weight
-from vqlab.losses.adversarial import ADVERSARIAL, LeCam, r1_penalty
+from vqlab.losses.adversarial import ADVERSARIAL, LeCam
 from vqlab.losses.perceptual import Perceptual
 from vqlab.metrics.frechet import FrechetDistance
+from vqlab.models.adversary import Adversary, build_discriminator
 from vqlab.models.vqvae import RECONSTRUCTION, VQVAE
 from vqlab.nn.autoencoder import ConvDecoder, ConvEncoder
 from vqlab.nn.base import Decoder, Encoder
-from vqlab.nn.distributed import mean_gradients, world_size
-from vqlab.nn.patchgan import Discriminator, PatchGAN
+from vqlab.nn.patchgan import Discriminator
 from vqlab.nn.rebuild import from_spec
 from vqlab.nn.value_range import ValueRange
 from vqlab.quantizers.arguments import check_choice, check_positive, check_weight
@@ -26,10 +25,9 @@ from vqlab.training.manual import clip, count_batch, refuse_unsound, step_and_ze
 from vqlab.training.schedules import Schedule
 
 DEFAULT_LR = 2e-4
-R1_EVERY = 16  # batches; the weight grows as the penalty becomes rarer (StyleGAN2, Karras et al. 2020)
 
 
-class VQGAN(VQVAE):
+class VQGAN(Adversary, VQVAE):
     """VQ-VAE with a perceptual distance and a patch discriminator.
 
     Autoencoder: reconstruction + perceptual_weight * LPIPS + quantizer loss + lambda * disc_weight * generator loss,
@@ -159,15 +157,7 @@ class VQGAN(VQVAE):
             self.perceptual.check_size(image_size, image_size)
         self.discriminator: Discriminator | None = None
         if disc_weight:
-            self.discriminator = from_spec(discriminator) or PatchGAN(in_channels=channels)
-            with torch.no_grad():  # it says now, not at disc_start, if the images are too small for it
-                self.discriminator.eval()(torch.zeros(1, channels, image_size, image_size))
-            self.discriminator.train()
-        if adaptive and disc_weight and not hasattr(self.decoder, "head"):
-            raise UserError(
-                f"the adaptive weight needs a decoder with a head, {type(self.decoder).__name__} has none: "
-                "see vqlab.Decoder, or set --model.adaptive=false"
-            )
+            self.discriminator = build_discriminator(discriminator, self.decoder, adaptive, channels, image_size)
         self.players, self.adaptive = ADVERSARIAL[adversarial], adaptive
         self.perceptual_weight, self.disc_weight = perceptual_weight, disc_weight
         self.disc_start, self.disc_warmup = disc_start, disc_warmup
@@ -191,28 +181,17 @@ class VQGAN(VQVAE):
         distance, terms = self._distance(fake, x)
         (gradient,) = torch.autograd.grad(distance, fake)
         loss, terms = (distance + code.loss).detach(), terms | code.terms
-        plays = self.discriminator is not None and self.global_step >= self.disc_start - self.disc_warmup
-        d_loss, d_terms = self._discriminator_loss(x, fake.detach()) if plays else (None, {})
-        terms |= d_terms
         require_finite({"loss": loss, **terms}, batch_idx, self.global_step)
-        if d_loss is not None:
-            self._collect_discriminator(d_loss)
-            if self.alternate:
-                self._step_discriminator()
-            if self.global_step >= self.disc_start:
-                push, terms["g_loss"] = self._push(fake)
-                terms["disc_weight"] = self._weight(x_hat, gradient, push)
-                gradient = gradient + terms["disc_weight"] * push
-
-        own = code.loss  # what is passed back beside the gradient at the reconstruction
-        if self.discriminator is not None and world_size() > 1:
-            own = own + 0 * sum(p.sum() for p in self.discriminator.parameters())  # DDP waits for every gradient
-        self.manual_backward(((x_hat * gradient).sum() + own) / self.accumulate)
+        pull, d_terms = self.contest(x, x_hat, fake, gradient, batch_idx)
+        terms |= d_terms
+        gradient = gradient if pull is None else gradient + pull
+        # Passed back: the code's own loss, and what came together at the reconstruction.
+        self.manual_backward(((x_hat * gradient).sum() + code.loss + self.untouched()) / self.accumulate)
         self._collect(code)
         self._log_training(loss, terms, fake.detach(), x)
         if self.stepped:
-            if plays and not self.alternate:
-                self._step_discriminator()
+            if self.plays and not self.alternate:
+                self.step_discriminator()
             autoencoder = self.trainer.optimizers[0]
             step_and_zero(self, autoencoder)
             self._commit(autoencoder)
@@ -228,53 +207,6 @@ class VQGAN(VQVAE):
             distance = distance + self.perceptual_weight * lpips
             terms[self.perceptual.name] = lpips.detach()
         return distance, terms
-
-    def _discriminator_loss(self, x: Tensor, fake: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the discriminator's loss on x and x^, and its terms."""
-        assert self.discriminator is not None
-        fake_logits, real_logits = self.discriminator(fake), self.discriminator(x)
-        d_loss = self.players.discriminator(real_logits, fake_logits)
-        right = torch.cat([(real_logits > 0).float().mean(1), (fake_logits < 0).float().mean(1)])
-        terms = {
-            "d_loss": d_loss.detach(),
-            "d_acc": right.mean(),
-            "logits_real": real_logits.detach().mean(),
-            "logits_fake": fake_logits.detach().mean(),
-        }
-        if self.lecam is not None:
-            lecam = self.lecam(real_logits, fake_logits)
-            self.lecam.update(real_logits.detach(), fake_logits.detach())
-            d_loss, terms["lecam"] = d_loss + self.lecam_weight * lecam, lecam.detach()
-        if self.r1_weight and self.global_step % R1_EVERY == 0:
-            real = x.detach().requires_grad_()
-            r1 = r1_penalty(real, self.discriminator(real))
-            d_loss, terms["r1"] = d_loss + R1_EVERY * self.r1_weight * r1, r1.detach()
-        return d_loss, terms
-
-    def _collect_discriminator(self, d_loss: Tensor) -> None:
-        """Add up the discriminator's gradients, means over the ranks: DDP averages those of the other pass alone."""
-        assert self.discriminator is not None
-        weights = list(self.discriminator.parameters())
-        gradients = mean_gradients(torch.autograd.grad(d_loss / self.accumulate, weights))
-        for weight, gradient in zip(weights, gradients, strict=True):
-            weight.grad = gradient if weight.grad is None else weight.grad + gradient
-
-    def _step_discriminator(self) -> None:
-        assert self.discriminator is not None
-        clip(self.discriminator.parameters(), self.clip_d)
-        self.trainer.optimizers[1].step()  # the gradients stay until the autoencoder steps, for their log
-
-    def _push(self, fake: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the generator loss's gradient (B, C, H, W) at ``fake``, and the loss."""
-        assert self.discriminator is not None
-        g_loss = self.players.generator(self.discriminator(fake))
-        return torch.autograd.grad(g_loss, fake)[0], g_loss.detach()
-
-    def _weight(self, x_hat: Tensor, gradient: Tensor, push: Tensor) -> Tensor:
-        if not self.adaptive:
-            return torch.as_tensor(self.disc_weight, device=x_hat.device)
-        last: Any = self.decoder.head
-        return self.disc_weight * adaptive_weight(x_hat, last[0].weight, gradient, push)
 
     def configure_optimizers(self) -> Any:
         """Adam for each player, the autoencoder first."""

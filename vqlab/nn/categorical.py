@@ -5,6 +5,7 @@ codes of a place stand next to each other, places row by row.
 """
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from vqlab.errors import UserError
 from vqlab.nn.rebuild import Rebuildable
+from vqlab.nn.transformer import Transformer
 
 
 class CategoricalCode(Rebuildable, nn.Module):
@@ -101,3 +103,18 @@ class FactorizedPrior(nn.Module):
         if self.logits is None:
             return torch.full((len(codes),), -self.positions * math.log(self.num_embeddings), device=codes.device)
         return self.log_probs(codes.device).gather(1, codes.T).sum(0)
+
+
+def build_prior(prior: Any, positions: int, num_embeddings: int, num_codebooks: int) -> Transformer | FactorizedPrior:
+    """Return p(h) over codes (N, P), as named or given."""
+    if isinstance(prior, Transformer):
+        fits = {"length": positions, "num_tokens": num_embeddings, "num_codebooks": num_codebooks}
+        for name, size in fits.items():
+            if getattr(prior, name) != size:
+                raise UserError(
+                    f"the prior has {name} {getattr(prior, name)}, the codes {size}: set --model.prior.{name}={size}"
+                )
+        return prior
+    if prior not in ("uniform", "factorized"):
+        raise UserError(f"prior must be uniform, factorized or a Transformer, got {prior!r}: set --model.prior")
+    return FactorizedPrior(positions, num_embeddings, learned=prior == "factorized")
