@@ -5,7 +5,8 @@
 
 ``categorical`` has 20 variables of 10 values and the networks 784-512-256-[200], [200]-256-512-784; ``bernoulli`` has
 200 of 2 and 784-200-200-[200], [200]-200-200-784 (Ou and Song 2020, section 5). The prior is uniform, as theirs. JSA
-keeps its chains from the middle of the training on. Images are binarised at 0.5; the NLL is by importance sampling.
+keeps its chains from the middle of the training on; nobody splits codes. Images are binarised at 0.5; the NLL is by
+importance sampling. ``--samples`` is JSA's proposals and the others' draws per image; the paper has 20.
 Each run adds a line to ``--out``, and a suite that was stopped resumes. The arrays are ``x``, (N, 28, 28) uint8.
 """
 
@@ -34,7 +35,7 @@ from vqlab.nn.mlp import MLPDecoder, MLPEncoder
 from vqlab.nn.value_range import ValueRange
 
 CONTESTANTS = ("jsa", "jsa, no cache", "rws", "vimco", "rloo", "gumbel", "st_gumbel")
-BATCH, SAMPLES, NLL_SAMPLES, LR = 50, 5, 1000, 1e-3
+BATCH, NLL_SAMPLES, LR = 50, 1000, 1e-3
 UNIT = ValueRange("unit")
 
 
@@ -47,13 +48,14 @@ def main() -> None:
     parser.add_argument("--test", required=True)
     parser.add_argument("--out", type=Path, required=True, help="a .jsonl file")
     parser.add_argument("--code", choices=["categorical", "bernoulli"], default="categorical")
-    parser.add_argument("--steps", type=int, default=10_000)
+    parser.add_argument("--steps", type=int, default=5_000)
+    parser.add_argument("--samples", type=int, default=20)
     parser.add_argument("--train-images", type=int, default=10_000)
     parser.add_argument("--test-images", type=int, default=1_000)
     parser.add_argument("--seeds", type=int, default=3)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    setting = {"code": args.code, "steps": args.steps, "train_images": args.train_images}
+    setting = {name: getattr(args, name) for name in ("code", "steps", "train_images", "samples")}
     data, test = load(args.train, args.train_images), load(args.test, args.test_images)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     lines = [json.loads(line) for line in args.out.read_text().splitlines()] if args.out.exists() else []
@@ -68,7 +70,7 @@ def main() -> None:
                 with args.out.open("a") as file:
                     file.write(json.dumps(lines[-1]) + "\n")
                 print(lines[-1], flush=True)
-    print(f"{processor()}, torch {torch.__version__}, {setting}, {args.seeds} seeds, {SAMPLES} draws, Adam {LR:g}\n")
+    print(f"{processor()}, torch {torch.__version__}, {setting}, {args.seeds} seeds, Adam {LR:g}\n")
     lines = [line for line in lines if setting.items() <= line.items() and line["seed"] < args.seeds]
     print(report(lines))
 
@@ -83,23 +85,23 @@ def build(contestant: str, args: argparse.Namespace, seed: int) -> CategoricalMo
         widths: Any = {"hidden_channels": (200,)}
         nets = {"encoder": MLPEncoder(**widths, out_channels=200), "decoder": MLPDecoder(**widths, in_channels=200)}
         nets |= {"num_latents": 200, "num_embeddings": 2}
-    shared = {**nets, "likelihood": Bernoulli(), "lr": LR, "channels": 1, "image_size": 28, "value_range": UNIT}
+    shared: dict[str, Any] = {**nets, "likelihood": Bernoulli(), "lr": LR, "split_ratio": None}
+    shared |= {"channels": 1, "image_size": 28, "value_range": UNIT}
     epochs = args.steps * BATCH // args.train_images
     match contestant:
         case "jsa":
-            return JSA(num_mis_steps=SAMPLES, cache_start_epoch=epochs // 2, train_size=args.train_images, **shared)
+            chain = {"num_mis_steps": args.samples, "cache_start_epoch": epochs // 2, "train_size": args.train_images}
+            return JSA(**chain, **shared)
         case "jsa, no cache":
-            return JSA(num_mis_steps=SAMPLES, cache=False, **shared)
-        case "rws":
-            return JSA(
-                num_mis_steps=SAMPLES - 1, kernel="isir", cache=False, **shared
-            )  # the first candidate is a draw, too
+            return JSA(num_mis_steps=args.samples, cache=False, **shared)
+        case "rws":  # the first candidate is a draw, too
+            return JSA(num_mis_steps=args.samples - 1, kernel="isir", cache=False, **shared)
         case "gumbel" | "st_gumbel":
             return DiscreteVAE(
                 estimator=contestant, temperature=Anneal(1.0, 0.5, args.steps, kind="exponential"), **shared
             )
         case _:
-            return DiscreteVAE(estimator=contestant, num_samples=SAMPLES, **shared)
+            return DiscreteVAE(estimator=contestant, num_samples=args.samples, **shared)
 
 
 def fit(model: CategoricalModel, data: ImageTensors, steps: int, seed: int) -> CategoricalModel:

@@ -49,6 +49,7 @@ PUBLIC = {
     "ConvDecoder": "vqlab.nn.autoencoder",
     "SmallEncoder": "vqlab.nn.small_autoencoder",
     "SmallDecoder": "vqlab.nn.small_autoencoder",
+    "S4D": "vqlab.nn.s4d",
     "MLPEncoder": "vqlab.nn.mlp",
     "MLPDecoder": "vqlab.nn.mlp",
     "PatchGAN": "vqlab.nn.patchgan",

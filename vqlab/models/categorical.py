@@ -123,7 +123,7 @@ class CategoricalModel(Densities, Adversary, Rebuildable, lightning.LightningMod
         disc_weight: float = 0.0,
         disc_start: int = 5000,
         disc_lr: float | None = None,
-        split_ratio: float | None = 4.0,
+        split_ratio: float | None = 3.0,
         smoothing: float = 0.0,
         lr: float | None = None,
         base_lr: float | None = None,

@@ -10,7 +10,7 @@ from vqlab.errors import UserError
 from vqlab.nn.categorical import CategoricalCode
 from vqlab.nn.distributed import all_sum
 
-LOOK = 200  # draws per code between two looks: enough to know a common code from a rare one
+LOOK = 100  # draws per code between two looks: enough to know a common code from a rare one
 
 
 class CodeSplitter(nn.Module):
@@ -38,7 +38,7 @@ class CodeSplitter(nn.Module):
         super().__init__()
         if not ratio > 2:
             raise UserError(
-                f"split_ratio must be above 2, got {ratio}: set --model.split_ratio=4, or null not to split"
+                f"split_ratio must be above 2, got {ratio}: set --model.split_ratio=3, or null not to split"
             )
         self.ratio = ratio
         self.register_buffer("counts", torch.zeros(num_codebooks, num_embeddings, dtype=torch.int64))
