@@ -50,6 +50,8 @@ PUBLIC = {
     "SmallEncoder": "vqlab.nn.small_autoencoder",
     "SmallDecoder": "vqlab.nn.small_autoencoder",
     "S4D": "vqlab.nn.s4d",
+    "S4DEncoder": "vqlab.nn.s4d_autoencoder",
+    "S4DDecoder": "vqlab.nn.s4d_autoencoder",
     "MLPEncoder": "vqlab.nn.mlp",
     "MLPDecoder": "vqlab.nn.mlp",
     "PatchGAN": "vqlab.nn.patchgan",
