@@ -117,6 +117,19 @@ def test_codebook_collapse(usage, perplexity, collapsed, stage):
     assert "--model.quantizer" in verdict["mend"]
 
 
+@pytest.mark.parametrize(("usage", "collapsed"), [(0.1, True), (0.9, False)])
+def test_the_model_says_which_codes_are_in_use(usage, collapsed):
+    class Sampler(Patient):
+        codes_in_use = "posterior_"
+
+        def on_validation_epoch_end(self):
+            self.log_dict({"val/codebook_usage": 1 - usage, "val/perplexity": CODES})
+            self.log_dict({"val/posterior_codebook_usage": usage, "val/posterior_perplexity": CODES})
+
+    fit(Sampler(), Health(grace_steps=10), val=True, steps=60, val_check_interval=25)
+    assert ("codebook_collapse" in verdicts()) == collapsed
+
+
 def test_no_collapse_within_the_grace():
     fit(Patient(usage=lambda step: 0.01), Health(grace_steps=101), val=True, val_check_interval=10)
     assert verdicts() == {}

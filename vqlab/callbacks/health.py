@@ -103,8 +103,9 @@ class Health(lightning.Callback):
 
     def judge_codebook(self, trainer: lightning.Trainer, pl_module: Any, stage: str) -> None:
         """Say so if usage or perplexity of ``stage`` lies under its share."""
-        usage = trainer.callback_metrics.get(f"{stage}/codebook_usage")
-        perplexity = trainer.callback_metrics.get(f"{stage}/perplexity")
+        codes = getattr(pl_module, "codes_in_use", "") if stage == "val" else ""
+        usage = trainer.callback_metrics.get(f"{stage}/{codes}codebook_usage")
+        perplexity = trainer.callback_metrics.get(f"{stage}/{codes}perplexity")
         if usage is None or perplexity is None or trainer.global_step < self.grace_steps:
             return
         size = pl_module.quantizer.num_embeddings

@@ -57,6 +57,9 @@ class JSA(CategoricalModel):
         ((2, 8, 8), (2,), (5, 2, 8, 8))
     """
 
+    collapse_mend = "set --model.cache=true and --model.split_ratio=3, or lower --model.proposal_lr"
+    codes_in_use = "posterior_"  # of q's likeliest codes there are few: it leaves open which copy of a code it means
+
     def __init__(
         self,
         encoder: Encoder | None = None,
