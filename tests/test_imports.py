@@ -95,7 +95,7 @@ def test_imports_run_one_way(path):
         ("vqlab.models.vqvae", "import lightning", True),
         ("vqlab.quantizers.fsq", "from vqlab.quantizers.base import Quantizer", True),
         ("vqlab.nn.unet", "import vqlab.errors", True),
-        ("vqlab.models.vqvae", "from vqlab.data.images import Batch", False),
+        ("vqlab.models.vqvae", "from vqlab.data.splits import Batch", False),
         ("vqlab.interop.taming", "from vqlab.models.vqgan import VQGAN", True),
         ("vqlab.callbacks.health", "import vqlab.models.vqvae", False),
         ("vqlab.models.vqgan", "from vqlab.interop.taming import load_taming", False),

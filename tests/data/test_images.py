@@ -14,8 +14,8 @@ from vqlab.data.images import (
     channel_statistics,
     fit_square,
     shift_and_flip,
-    split_positions,
 )
+from vqlab.data.splits import split_positions
 from vqlab.errors import UserError
 
 NUM_TRAIN, NUM_VAL = 21, 9

@@ -5,7 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vqlab.data.images import ImageDataModule, ImageTensors, fit_square, require_at_least
+from vqlab.data.images import ImageDataModule, ImageTensors, fit_square
+from vqlab.data.splits import require_at_least
 from vqlab.errors import UserError
 
 NUM_DIGITS = 1797

@@ -14,9 +14,8 @@ from vqlab.data.images import (
     ImageTensors,
     count_val,
     fit_square,
-    require_at_least,
-    split_positions,
 )
+from vqlab.data.splits import require_at_least, split_positions
 from vqlab.errors import UserError
 
 IMAGE_KEYS = ("x", "images", "image")

@@ -16,13 +16,11 @@ from torch.utils.data import Dataset
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from vqlab.data.images import (
-    Batch,
     ImageDataModule,
     channel_statistics,
     count_val,
-    require_at_least,
-    split_positions,
 )
+from vqlab.data.splits import Batch, require_at_least, split_positions
 from vqlab.errors import UserError
 
 EXTENSIONS = (*IMG_EXTENSIONS, ".gif")

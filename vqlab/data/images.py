@@ -1,26 +1,22 @@
-"""What the image DataModules share: batches, value range, augmentation, samplers and loaders.
+"""What the image DataModules share: batches, value range, augmentation.
 
 Shapes: N images of a split, B batch, C channels, H = W = image_size.
 """
 
-from abc import ABC, abstractmethod
+from collections.abc import Callable
 from functools import cached_property, partial
-from typing import Any, Literal
+from typing import Literal
 
-import lightning
 import numpy as np
 import torch
 import torch.nn.functional as F
-from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 from torchvision.transforms.v2.functional import center_crop, resize
 
-from vqlab.data.loader import ResumableLoader, ResumableSampler
+from vqlab.data.splits import Batch, SplitDataModule
 from vqlab.errors import UserError
 from vqlab.nn.value_range import ValueRange
-
-Batch = dict[str, Tensor]
 
 
 class ImageTensors(Dataset):
@@ -52,7 +48,7 @@ class ImageTensors(Dataset):
         return {"image": self.images[index], "label": self.labels[index], "index": index}
 
 
-class ImageDataModule(lightning.LightningDataModule, ABC):
+class ImageDataModule(SplitDataModule):
     """Images with labels, in batches of ``image``, ``label`` and ``index``.
 
     A source subclasses this, sets ``channels``, ``image_size``, ``num_classes`` and ``train_size`` in its constructor
@@ -90,7 +86,7 @@ class ImageDataModule(lightning.LightningDataModule, ABC):
     num_classes: int
     train_size: int
     flip = True  # whether a mirrored image is still one of its class
-    test_mend = "use `vqlab validate`"  # what to do where there is no test split
+    examples = "images"
 
     def __init__(
         self,
@@ -100,27 +96,16 @@ class ImageDataModule(lightning.LightningDataModule, ABC):
         num_workers: int = 0,
         seed: int = 0,
     ) -> None:
-        super().__init__()
-        require_at_least("batch_size", batch_size, 1, mend=128)
-        require_at_least("num_workers", num_workers, 0, mend=0)
-        require_at_least("seed", seed, 0, mend=0)
+        super().__init__(batch_size, num_workers, seed)
         if value_range not in ("unit", "signed", "standardized"):
             raise UserError(
                 f"value_range must be unit, signed or standardized, got {value_range!r}: set --data.value_range=signed"
             )
-        self.batch_size = batch_size
-        self.value_range = value_range
-        self.augment = augment
-        self.num_workers = num_workers
-        self.seed = seed
+        self.value_range, self.augment = value_range, augment
 
-    @abstractmethod
-    def load_train_val(self) -> tuple[Dataset, Dataset]:
-        """Return the training and the validation split; its batches hold uint8 images."""
-
-    def load_test(self) -> Dataset | None:
-        """Return the test split, or None where there is none."""
-        return None
+    def collate(self) -> Callable[[Batch], Batch]:
+        """Splits hold uint8 images."""
+        return partial(to_float, pixel_range=self.pixel_range)
 
     def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Return mean and standard deviation per channel of the training images in [0, 1]; this may read them."""
@@ -133,45 +118,6 @@ class ImageDataModule(lightning.LightningDataModule, ABC):
             return ValueRange("standardized", *self.statistics())
         return ValueRange(self.value_range)
 
-    @cached_property
-    def _train_val(self) -> tuple[Dataset, Dataset]:
-        return self.load_train_val()
-
-    @cached_property
-    def _test(self) -> Dataset | None:
-        return self.load_test()
-
-    def setup(self, stage: str | None = None) -> None:
-        """Load what the stage needs; the splits are kept."""
-        if stage in (None, "fit", "validate"):
-            _ = self._train_val
-        if stage in (None, "test", "predict"):
-            _ = self._test
-        if stage == "fit":
-            self._require_a_batch()  # now, before the run writes its first file
-
-    def train_dataloader(self) -> ResumableLoader:
-        """Shuffled batches of equal size; the rest of an epoch that fills no batch is left out."""
-        self._require_a_batch()
-        data = self._train_val[0]
-        world, rank = self._world()
-        sampler = ResumableSampler(data, world, rank, shuffle=True, seed=self.seed, drop_last=True)
-        return ResumableLoader(data, sampler=sampler, drop_last=True, **self._loading())
-
-    def val_dataloader(self) -> DataLoader:
-        """All validation images, once and in order."""
-        return self._in_order(self._train_val[1])
-
-    def test_dataloader(self) -> DataLoader:
-        """All test images, once and in order."""
-        if self._test is None:
-            raise UserError(f"{type(self).__name__} has no test images: {self.test_mend}")
-        return self._in_order(self._test)
-
-    def predict_dataloader(self) -> DataLoader:
-        """The test images, or the validation images where there are no test images."""
-        return self._in_order(self._train_val[1] if self._test is None else self._test)
-
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Augment training batches on the device; what is drawn depends on (seed, epoch, batch, rank) alone."""
         if not (self.augment and self.trainer is not None and self.trainer.training):
@@ -182,33 +128,6 @@ class ImageDataModule(lightning.LightningDataModule, ABC):
         generator = torch.Generator(image.device)
         generator.manual_seed(int(np.random.SeedSequence(place).generate_state(1, np.uint64)[0] >> 1))
         return batch | {"image": shift_and_flip(image, generator, self.flip)}
-
-    def _require_a_batch(self) -> None:
-        count, (world, _) = len(self._train_val[0]), self._world()  # type: ignore[arg-type]
-        if count < self.batch_size * world:
-            raise UserError(
-                f"{count} training images fill no batch of {self.batch_size} on {world} device(s): "
-                f"set --data.batch_size={max(1, count // world)} or smaller"
-            )
-
-    def _world(self) -> tuple[int, int]:
-        return (1, 0) if self.trainer is None else (self.trainer.world_size, self.trainer.global_rank)
-
-    def _in_order(self, data: Dataset) -> DataLoader:
-        world, rank = self._world()
-        # Lightning's own sampler would count some images twice to make the ranks even.
-        sampler = UnrepeatedDistributedSampler(data, world, rank, shuffle=False) if world > 1 else None
-        return DataLoader(data, sampler=sampler, **self._loading())
-
-    def _loading(self) -> dict[str, Any]:
-        # No worker_init_fn: nothing here draws random numbers in a worker.
-        return {
-            "batch_size": self.batch_size,
-            "num_workers": self.num_workers,
-            "persistent_workers": self.num_workers > 0,
-            "pin_memory": torch.cuda.is_available(),
-            "collate_fn": partial(to_float, pixel_range=self.pixel_range),
-        }
 
 
 def to_float(batch: Batch, pixel_range: ValueRange) -> Batch:
@@ -243,18 +162,6 @@ def fit_square(images: Tensor, size: int) -> Tensor:
     return torch.cat([center_crop(resize(part, [size], antialias=True), [size]) for part in images.split(1024)])
 
 
-def split_positions(count: int, num_val: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Return the sorted positions of a seeded split into ``count - num_val`` and ``num_val``.
-
-    Example:
-        >>> train, val = split_positions(10, 3, seed=0)
-        >>> sorted(train.tolist() + val.tolist()) == list(range(10)), len(val)
-        (True, 3)
-    """
-    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
-    return order[: count - num_val].sort().values, order[count - num_val :].sort().values
-
-
 def count_val(count: int, val_fraction: float, what: str) -> int:
     """Return how many of ``count`` images are validation images: at least one, and at least one is left.
 
@@ -266,12 +173,6 @@ def count_val(count: int, val_fraction: float, what: str) -> int:
     if count < 2:
         raise UserError(f"{what} holds {count} image(s), too few to split: set --data.path to a source with more")
     return min(max(1, round(count * val_fraction)), count - 1)
-
-
-def require_at_least(name: str, value: int, least: int, mend: int) -> None:
-    """Raise a UserError that names the setting unless ``value`` is at least ``least``."""
-    if value < least:
-        raise UserError(f"{name} must be at least {least}, got {value}: set --data.{name}={mend}")
 
 
 def channel_statistics(data: Dataset, limit: int | None = None) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from vqlab.data.images import ImageDataModule, ImageTensors, require_at_least
+from vqlab.data.images import ImageDataModule, ImageTensors
+from vqlab.data.splits import require_at_least
 from vqlab.errors import UserError
 
 # (package, file); the files are read as they lie, for scikit-image's own functions may want to download.

@@ -8,7 +8,8 @@ from torch import Tensor
 from torchvision.datasets import VisionDataset
 
 from vqlab.data.download import WITHOUT_NETWORK, download_whole
-from vqlab.data.images import ImageDataModule, ImageTensors, fit_square, require_at_least, split_positions
+from vqlab.data.images import ImageDataModule, ImageTensors, fit_square
+from vqlab.data.splits import require_at_least, split_positions
 from vqlab.errors import UserError
 
 

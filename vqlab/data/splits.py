@@ -1,0 +1,136 @@
+"""What all DataModules share: splits that are loaded once, and loaders that a resumed run takes up again."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from vqlab.data.loader import ResumableLoader, ResumableSampler
+from vqlab.errors import UserError
+
+Batch = dict[str, Tensor]
+
+
+class SplitDataModule(lightning.LightningDataModule, ABC):
+    """Training, validation and test examples, in batches that are dicts of tensors.
+
+    Args:
+        batch_size: Examples per batch and device.
+        num_workers: Processes that load batches; 0 loads in the main process.
+        seed: Seed of the split and of the order.
+
+    Raises:
+        UserError: If an argument is out of range, or the training split is too small for one batch.
+    """
+
+    examples = "examples"  # what messages call them
+    test_mend = "use `vqlab validate`"  # what to do where there is no test split
+
+    def __init__(self, batch_size: int, num_workers: int = 0, seed: int = 0) -> None:
+        super().__init__()
+        require_at_least("batch_size", batch_size, 1, mend=128)
+        require_at_least("num_workers", num_workers, 0, mend=0)
+        require_at_least("seed", seed, 0, mend=0)
+        self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
+
+    @abstractmethod
+    def load_train_val(self) -> tuple[Dataset, Dataset]:
+        """Return the training and the validation split."""
+
+    def load_test(self) -> Dataset | None:
+        """Return the test split, or None where there is none."""
+        return None
+
+    @abstractmethod
+    def collate(self) -> Callable[[Batch], Batch]:
+        """Return the function that turns a split's batch into what models get; the processes that load call it."""
+
+    @cached_property
+    def _train_val(self) -> tuple[Dataset, Dataset]:
+        return self.load_train_val()
+
+    @cached_property
+    def _test(self) -> Dataset | None:
+        return self.load_test()
+
+    def setup(self, stage: str | None = None) -> None:
+        """Load what the stage needs; the splits are kept."""
+        if stage in (None, "fit", "validate"):
+            _ = self._train_val
+        if stage in (None, "test", "predict"):
+            _ = self._test
+        if stage == "fit":
+            self._require_a_batch()  # now, before the run writes its first file
+
+    def train_dataloader(self) -> ResumableLoader:
+        """Shuffled batches of equal size; the rest of an epoch that fills no batch is left out."""
+        self._require_a_batch()
+        data = self._train_val[0]
+        world, rank = self._world()
+        sampler = ResumableSampler(data, world, rank, shuffle=True, seed=self.seed, drop_last=True)
+        return ResumableLoader(data, sampler=sampler, drop_last=True, **self._loading())
+
+    def val_dataloader(self) -> DataLoader:
+        """All validation examples, once and in order."""
+        return self._in_order(self._train_val[1])
+
+    def test_dataloader(self) -> DataLoader:
+        """All test examples, once and in order."""
+        if self._test is None:
+            raise UserError(f"{type(self).__name__} has no test {self.examples}: {self.test_mend}")
+        return self._in_order(self._test)
+
+    def predict_dataloader(self) -> DataLoader:
+        """The test examples, or those of validation where there are no test examples."""
+        return self._in_order(self._train_val[1] if self._test is None else self._test)
+
+    def _require_a_batch(self) -> None:
+        count, (world, _) = len(self._train_val[0]), self._world()  # type: ignore[arg-type]
+        if count < self.batch_size * world:
+            raise UserError(
+                f"{count} training {self.examples} fill no batch of {self.batch_size} on {world} device(s): "
+                f"set --data.batch_size={max(1, count // world)} or smaller"
+            )
+
+    def _world(self) -> tuple[int, int]:
+        return (1, 0) if self.trainer is None else (self.trainer.world_size, self.trainer.global_rank)
+
+    def _in_order(self, data: Dataset) -> DataLoader:
+        world, rank = self._world()
+        # Lightning's own sampler would count some examples twice to make the ranks even.
+        sampler = UnrepeatedDistributedSampler(data, world, rank, shuffle=False) if world > 1 else None
+        return DataLoader(data, sampler=sampler, **self._loading())
+
+    def _loading(self) -> dict[str, Any]:
+        # No worker_init_fn: nothing here draws random numbers in a worker.
+        return {
+            "batch_size": self.batch_size,
+            "num_workers": self.num_workers,
+            "persistent_workers": self.num_workers > 0,
+            "pin_memory": torch.cuda.is_available(),
+            "collate_fn": self.collate(),
+        }
+
+
+def split_positions(count: int, num_val: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Return the sorted positions of a seeded split into ``count - num_val`` and ``num_val``.
+
+    Example:
+        >>> train, val = split_positions(10, 3, seed=0)
+        >>> sorted(train.tolist() + val.tolist()) == list(range(10)), len(val)
+        (True, 3)
+    """
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+    return order[: count - num_val].sort().values, order[count - num_val :].sort().values
+
+
+def require_at_least(name: str, value: int, least: int, mend: int) -> None:
+    """Raise a UserError that names the setting unless ``value`` is at least ``least``."""
+    if value < least:
+        raise UserError(f"{name} must be at least {least}, got {value}: set --data.{name}={mend}")
