@@ -69,6 +69,7 @@ PUBLIC = {
     "ImageArrays": "vqlab.data.image_arrays",
     "Photos": "vqlab.data.photos",
     "Digits": "vqlab.data.digits",
+    "ECG": "vqlab.data.ecg",
     # metrics
     "CodebookUsage": "vqlab.metrics.codebook",
     "CodeStatistics": "vqlab.metrics.code_statistics",
