@@ -11,7 +11,8 @@ from vqlab.losses.adversarial import ADVERSARIAL, LeCam
 from vqlab.losses.perceptual import Perceptual
 from vqlab.metrics.frechet import FrechetDistance
 from vqlab.models.adversary import Adversary, build_discriminator
-from vqlab.models.vqvae import RECONSTRUCTION, VQVAE
+from vqlab.models.quantized import RECONSTRUCTION
+from vqlab.models.vqvae import VQVAE
 from vqlab.nn.autoencoder import ConvDecoder, ConvEncoder
 from vqlab.nn.base import Decoder, Encoder
 from vqlab.nn.patchgan import Discriminator
