@@ -27,6 +27,7 @@ PUBLIC = {
     "CodePrior": "vqlab.models.prior",
     "JSA": "vqlab.models.jsa",
     "DiscreteVAE": "vqlab.models.discrete_vae",
+    "S4DVQ": "vqlab.models.s4dvq",
     # quantizers
     "Quantizer": "vqlab.quantizers.base",
     "QuantizerOutput": "vqlab.quantizers.base",

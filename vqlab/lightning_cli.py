@@ -37,6 +37,7 @@ LINKS = {
     "channels": ("channels", "encoder.in_channels", "decoder.out_channels", "discriminator.in_channels"),
     "image_size": ("image_size", "encoder.image_size", "decoder.image_size"),
     "pixel_range": ("value_range",),
+    "length": ("length",),
     "num_classes": ("num_classes",),
     "train_size": ("train_size",),
 }
@@ -154,6 +155,10 @@ class CLI(LightningCLI):
             super().instantiate_classes()
         except ValueError as error:
             raise explain(error) from error
+        wanted, given = (getattr(part, "modality", None) for part in (self.model, self.datamodule))
+        if wanted and given and wanted != given:
+            model, data = type(self.model).__name__, type(self.datamodule).__name__
+            raise UserError(f"{model} is made for {wanted}s, {data} has {given}s: choose another --model or --data")
 
     def instantiate_trainer(self, **kwargs: Any) -> lightning.Trainer:
         """Add loggers, callbacks and the strategy."""

@@ -9,9 +9,13 @@ import torch
 import torch.nn.functional as F
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
+from matplotlib.figure import Figure
+from PIL import Image
 from torch import Tensor
+from torchvision.transforms.functional import to_tensor
 from torchvision.utils import make_grid, save_image
 
+from vqlab.callbacks.signal_plot import plot_signals
 from vqlab.errors import UserError
 from vqlab.training.whole_files import write_whole
 
@@ -22,7 +26,8 @@ class SampleGrid(lightning.Callback):
     """Write ``samples/step_NNNNNN.png`` and ``samples/codes_NNNNNN.png`` at each validation, to W&B as well.
 
     The model says what to show: ``pictures(batch)`` returns images (B, C, H, W) in [0, 1] by name, shown as rows below
-    each other; ``code_counts()``, where it exists, the use of each code.
+    each other, or ``traces(batch)`` signals, which are plotted; ``code_counts()``, where it exists, the use of each
+    code.
 
     Args:
         num_images: Images per grid, the first of the validation set.
@@ -47,9 +52,13 @@ class SampleGrid(lightning.Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Draw the first batch."""
-        if batch_idx == 0 and trainer.is_global_zero and _is_real(trainer) and hasattr(pl_module, "pictures"):
-            first = {name: value[: self.num_images] for name, value in batch.items()}
+        if batch_idx != 0 or not trainer.is_global_zero or not _is_real(trainer):
+            return
+        first = {name: value[: self.num_images] for name, value in batch.items()}
+        if hasattr(pl_module, "pictures"):
             self._write(trainer, "step", interleave(pl_module.pictures(first), self.columns))
+        if hasattr(pl_module, "traces"):
+            self._write(trainer, "step", drawn(plot_signals(pl_module.traces(first))))
 
     def on_validation_epoch_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
         """Draw the histogram of the codes."""
@@ -87,10 +96,6 @@ def interleave(pictures: dict[str, Tensor], columns: int) -> Tensor:
 
 def histogram(counts: Tensor) -> Tensor:
     """Plot the sorted use of the codes, (K,) counts, against even use; return an image (3, H, W) in [0, 1]."""
-    from matplotlib.figure import Figure
-    from PIL import Image
-    from torchvision.transforms.functional import to_tensor
-
     shares = counts.float().cpu().sort(descending=True).values / counts.sum().clamp_min(1)
     figure = Figure(figsize=(6, 3), dpi=100, layout="constrained")
     axes = figure.subplots()
@@ -105,6 +110,11 @@ def histogram(counts: Tensor) -> Tensor:
         ylim=(0, None),
     )
     axes.legend(frameon=False)
+    return drawn(figure)
+
+
+def drawn(figure: Figure) -> Tensor:
+    """Return a figure as an image (3, H, W) in [0, 1]."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     return to_tensor(Image.open(buffer).convert("RGB"))

@@ -87,6 +87,7 @@ class ImageDataModule(SplitDataModule):
     train_size: int
     flip = True  # whether a mirrored image is still one of its class
     examples = "images"
+    modality = "image"
 
     def __init__(
         self,

@@ -69,6 +69,7 @@ class SignalDataModule(SplitDataModule):
     """
 
     examples = "windows"
+    modality = "signal"
     channels: int
     sample_rate: float
     train_size: int

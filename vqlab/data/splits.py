@@ -30,6 +30,7 @@ class SplitDataModule(lightning.LightningDataModule, ABC):
     """
 
     examples = "examples"  # what messages call them
+    modality: str  # what models call them: the batch's key
     test_mend = "use `vqlab validate`"  # what to do where there is no test split
 
     def __init__(self, batch_size: int, num_workers: int = 0, seed: int = 0) -> None:

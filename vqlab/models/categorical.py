@@ -107,6 +107,7 @@ class CategoricalModel(Densities, Adversary, Rebuildable, lightning.LightningMod
         UserError: If both rates are given, a number is out of range, or the parts do not fit each other.
     """
 
+    modality = "image"
     collapse_mend = "set --model.split_ratio=3, or lower --model.proposal_lr"  # what Health advises
 
     def __init__(

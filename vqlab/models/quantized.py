@@ -22,7 +22,6 @@ from vqlab.training.loading import remember_arguments
 from vqlab.training.log_interval import is_log_step
 from vqlab.training.schedules import Schedule
 
-DEFAULT_LR = 3e-4
 RECONSTRUCTION = {"l2": F.mse_loss, "l1": F.l1_loss, "huber": F.smooth_l1_loss}
 
 
@@ -38,7 +37,7 @@ class QuantizedAutoencoder(Rebuildable, lightning.LightningModule, ABC):
         quantizer: The quantizer.
         projection: ``nn.Conv1d`` for signals, ``nn.Conv2d`` for images.
         reconstruction: ``l2``, ``l1`` or ``huber``, averaged over all numbers of the batch.
-        lr: Absolute learning rate; without ``lr`` and ``base_lr`` it is 3e-4.
+        lr: Absolute learning rate; without ``lr`` and ``base_lr`` it is ``default_lr``.
         base_lr: Rate per example: lr = base_lr x batch_size x devices x nodes x accumulation. Give one of the two.
         betas: Adam's decay rates.
         weight_decay: Decoupled weight decay; none on the codebook.
@@ -49,6 +48,7 @@ class QuantizedAutoencoder(Rebuildable, lightning.LightningModule, ABC):
     """
 
     modality: str  # the batch's key
+    default_lr = 3e-4
     channels: int
 
     def __init__(
@@ -130,7 +130,7 @@ class QuantizedAutoencoder(Rebuildable, lightning.LightningModule, ABC):
             self._parameter_groups(),
             lr=self.lr,
             base_lr=self.base_lr,
-            default_lr=DEFAULT_LR,
+            default_lr=self.default_lr,
             betas=self.betas,
             weight_decay=self.weight_decay,
             schedule=self.schedule,

@@ -1,0 +1,46 @@
+"""Figures of signals against NumPy and SciPy."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.signal import stft
+
+from vqlab.metrics.signal import HOP, WINDOW, correlation, snr, spectral_convergence
+
+
+@pytest.fixture
+def pair():
+    generator = torch.Generator().manual_seed(3)
+    x = torch.randn(3, 2, 400, generator=generator) + 5
+    return x + 0.3 * torch.randn(3, 2, 400, generator=generator), x
+
+
+def test_the_ratio_is_that_of_variance_and_squared_error(pair):
+    x_hat, x = pair
+    expected = 10 * np.log10(x.numpy().var(-1) / ((x_hat - x).numpy() ** 2).mean(-1))
+    np.testing.assert_allclose(snr(x_hat, x), expected, rtol=1e-4)
+    torch.testing.assert_close(snr(x_hat * 7, x * 7), snr(x_hat, x), rtol=1e-4, atol=1e-4)
+
+
+def test_the_correlation_is_pearsons(pair):
+    x_hat, x = pair
+    found = correlation(x_hat, x)
+    for b in range(3):
+        for c in range(2):
+            assert found[b, c] == pytest.approx(np.corrcoef(x_hat[b, c], x[b, c])[0, 1], abs=1e-5)
+    assert correlation(torch.ones(1, 1, 10), x[:1, :1, :10]) == 0
+
+
+def test_the_spectra_are_scipys(pair):
+    x_hat, x = pair
+    spectra = [
+        abs(stft(s.numpy(), nperseg=WINDOW, noverlap=WINDOW - HOP, boundary=None, padded=False)[2]) for s in (x_hat, x)
+    ]
+    expected = np.linalg.norm(spectra[0] - spectra[1], axis=(-2, -1)) / np.linalg.norm(spectra[1], axis=(-2, -1))
+    np.testing.assert_allclose(spectral_convergence(x_hat, x), expected, rtol=1e-3)
+
+
+def test_smoothing_is_heard(pair):
+    _, x = pair
+    smooth = torch.nn.functional.avg_pool1d(x, 9, 1, 4, count_include_pad=False)
+    assert spectral_convergence(smooth - smooth.mean(-1, True), x - x.mean(-1, True)).min() > 0.3
