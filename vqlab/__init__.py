@@ -32,6 +32,7 @@ PUBLIC = {
     "Quantizer": "vqlab.quantizers.base",
     "QuantizerOutput": "vqlab.quantizers.base",
     "VectorQuantizer": "vqlab.quantizers.vector",
+    "Unquantized": "vqlab.quantizers.unquantized",
     "FSQ": "vqlab.quantizers.fsq",
     "LookupFree": "vqlab.quantizers.lookup_free",
     "BinarySpherical": "vqlab.quantizers.lookup_free",
