@@ -123,6 +123,8 @@ def test_the_discriminator_waits_for_its_start_and_steps_are_batches():
 def test_what_cannot_serve_is_refused():
     with refused("grey", "--model.disc_weight=0"):
         JSA(**parts(disc_weight=0.5))
+    with refused("--model.accumulate=1, not 2"):
+        grid(disc_weight=0.5, accumulate=2)
     with refused("perceptual_weight", "leave it out"):
         grid(perceptual_weight=-1.0)
     with refused("disc_lr"):

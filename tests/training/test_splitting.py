@@ -19,7 +19,8 @@ def look(code, counts, optimizer=None, ratio=4.0):
     """Draw codes as often as ``counts`` (V, K) say, enough to look."""
     splitter = CodeSplitter(*counts.shape, ratio)
     books = [torch.arange(SIZE).repeat_interleave(count) for count in counts]
-    splitter.update(torch.stack(books, 1), code, optimizer or torch.optim.SGD(code.parameters()))
+    splitter.count(torch.stack(books, 1))
+    splitter.split(code, optimizer or torch.optim.SGD(code.parameters()))
     return splitter
 
 
@@ -65,8 +66,8 @@ def test_a_split_raises_the_likelihood_where_a_code_says_nothing():
         for _ in range(2):
             gains.append(model.joint(x.expand(2, -1, -1, -1), corners, torch.arange(2))[0].logsumexp(0))
             counts = torch.tensor([2 * LOOK, 0])
-            drawn = torch.zeros(1, int(counts[0]), dtype=torch.int64)
-            model.splitter.update(drawn, model.quantizer, torch.optim.SGD(model.parameters()))
+            model.splitter.count(torch.zeros(1, int(counts[0]), dtype=torch.int64))
+            model.splitter.split(model.quantizer, torch.optim.SGD(model.parameters()))
     assert gains[1] - gains[0] == pytest.approx(math.log(2), abs=1e-4)
 
 
@@ -91,10 +92,10 @@ def test_it_waits_for_enough_draws_and_for_the_ratio():
     code = CategoricalCode(3, SIZE, 4)
     splitter = CodeSplitter(1, SIZE, 4.0)
     optimizer = torch.optim.SGD(code.parameters())
-    splitter.update(torch.zeros(SIZE * LOOK - 1, 1, dtype=torch.int64), code, optimizer)
-    assert splitter.total == 0
-    splitter.update(torch.zeros(1, 1, dtype=torch.int64), code, optimizer)
-    assert splitter.total == 1
+    for count, splits in ((SIZE * LOOK - 1, 0), (1, 1)):
+        splitter.count(torch.zeros(count, 1, dtype=torch.int64))
+        splitter.split(code, optimizer)
+        assert splitter.total == splits
     assert look(code, torch.tensor([[LOOK * 2 - 1, LOOK, LOOK, LOOK, LOOK, LOOK // 2 + 1]])).total == 0
 
 

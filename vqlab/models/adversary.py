@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from vqlab.errors import UserError
@@ -41,6 +42,14 @@ class Adversary:
     def plays(self) -> bool:
         """Whether the discriminator learns from this batch."""
         return self.discriminator is not None and self.global_step >= self.disc_start - self.disc_warmup
+
+    def warn_if_idle(self) -> None:
+        """Warn of a training that ends before the discriminator is felt."""
+        if self.discriminator is not None and 0 <= self.trainer.max_steps <= self.disc_start:
+            rank_zero_warn(
+                f"disc_start {self.disc_start} lies beyond max_steps {self.trainer.max_steps}, so no discriminator is "
+                "felt: lower --model.disc_start, or set --model.disc_weight=0"
+            )
 
     def contest(
         self, x: Tensor, x_hat: Tensor, fake: Tensor, gradient: Tensor, batch_idx: int

@@ -28,7 +28,7 @@ from vqlab.nn.patchgan import Discriminator
 from vqlab.nn.rebuild import Rebuildable, from_spec
 from vqlab.nn.transformer import Transformer
 from vqlab.nn.value_range import ValueRange
-from vqlab.quantizers.arguments import check_positive, check_weight
+from vqlab.quantizers.arguments import check_counts, check_positive, check_weight
 from vqlab.quantizers.lottery import lots_by_sample, step_seed
 from vqlab.training.finite import require_finite
 from vqlab.training.learning_rate import adam, check_lr, configured_rate, keep_configured_lr
@@ -177,6 +177,8 @@ class CategoricalModel(Densities, Adversary, Rebuildable, lightning.LightningMod
         if disc_weight:
             if not isinstance(self.likelihood, Gaussian):
                 raise UserError("a discriminator tells any grey from black and white: set --model.disc_weight=0")
+            if accumulate > 1:
+                raise UserError(f"a discriminator steps at each batch: set --model.accumulate=1, not {accumulate}")
             self.discriminator = build_discriminator(discriminator, self.decoder, True, channels, image_size)
         self.players, self.lecam, self.disc_start, self.disc_lr = ADVERSARIAL["hinge"], None, disc_start, disc_lr
         self.perceptual_weight, self.disc_weight = perceptual_weight, disc_weight
@@ -222,10 +224,12 @@ class CategoricalModel(Densities, Adversary, Rebuildable, lightning.LightningMod
             terms["sigma"] = self.likelihood.sigma.detach()
         self.figures.log_training(self, lesson.loss, terms, lesson.codes)
         self.stepped = (self.global_step + 1) % self.accumulate == 0
+        if self.splitter is not None:
+            self.splitter.count(lesson.codes)
         if self.stepped:
             step_and_zero(self, self.trainer.optimizers[0])
-        if self.splitter is not None:
-            self.splitter.update(lesson.codes, self.quantizer, self.trainer.optimizers[0])
+            if self.splitter is not None:
+                self.splitter.split(self.quantizer, self.trainer.optimizers[0])
         self.likelihood.update(all_sum(lesson.mse) / world_size())
         count_batch(self)
         return lesson.loss
@@ -289,6 +293,7 @@ class CategoricalModel(Densities, Adversary, Rebuildable, lightning.LightningMod
         """Check the Trainer's settings."""
         if stage == "fit":
             refuse_unsound(self.trainer)
+            self.warn_if_idle()
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
         """Clip the gradients of p and those of q, after they were logged."""
@@ -338,10 +343,3 @@ class CategoricalModel(Densities, Adversary, Rebuildable, lightning.LightningMod
     def code_counts(self) -> Tensor:
         """Return how often each code was used in this evaluation, (V * K,) int64, over all ranks."""
         return all_sum(self.figures.usage.counts).flatten()
-
-
-def check_counts(**counts: int) -> None:
-    """Raise UserError if a count is below 1."""
-    for name, count in counts.items():
-        if count < 1:
-            raise UserError(f"{name} must be at least 1, got {count}: set --model.{name}")

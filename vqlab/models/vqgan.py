@@ -3,7 +3,6 @@
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from vqlab.errors import UserError
@@ -236,11 +235,7 @@ class VQGAN(Adversary, VQVAE):
             return
         refuse_unsound(self.trainer)
         self.to(memory_format=torch.channels_last)  # what tensor cores want; on a CPU it makes no difference
-        if self.discriminator is not None and 0 <= self.trainer.max_steps <= self.disc_start:
-            rank_zero_warn(
-                f"disc_start {self.disc_start} lies beyond max_steps {self.trainer.max_steps}, so no discriminator is "
-                "felt: lower --model.disc_start, or set --model.disc_weight=0"
-            )
+        self.warn_if_idle()
         if self.compiled:
             self.encoder.compile()
             getattr(self.decoder, "body", self.decoder).compile()

@@ -22,6 +22,13 @@ def check_sizes(**sizes: int) -> None:
             raise UserError(f"{name} must be at least 1, got {size}: set --model.quantizer.{name}={USUAL[name]}")
 
 
+def check_counts(**counts: int) -> None:
+    """Raise UserError if a count of a model is below 1."""
+    for name, count in counts.items():
+        if count < 1:
+            raise UserError(f"{name} must be at least 1, got {count}: set --model.{name}")
+
+
 def check_weight(name: str, weight: float, mend: str) -> None:
     """Raise UserError if a loss weight is negative, infinite or NaN; ``mend`` says what is usual."""
     if not 0 <= weight < math.inf:

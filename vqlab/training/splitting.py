@@ -44,23 +44,25 @@ class CodeSplitter(nn.Module):
         self.register_buffer("counts", torch.zeros(num_codebooks, num_embeddings, dtype=torch.int64))
         self.register_buffer("total", torch.zeros((), dtype=torch.int64))
 
-    @torch.no_grad()
-    def update(self, codes: Tensor, code: CategoricalCode, optimizer: torch.optim.Optimizer) -> None:
-        """Count a batch's codes (B, P), and split when it is time: the same on all ranks."""
+    def count(self, codes: Tensor) -> None:
+        """Count a batch's codes (B, P), of all ranks."""
         books, size = self.counts.shape
         offset = torch.arange(books, device=codes.device) * size
         drawn = torch.bincount((codes.view(-1, books) + offset).flatten(), minlength=books * size)
         self.counts += all_sum(drawn).view(books, size)
-        if self.counts[0].sum() >= LOOK * size:
-            self._split(code, optimizer, offset)
-            self.counts.zero_()
 
-    def _split(self, code: CategoricalCode, optimizer: Any, offset: Tensor) -> None:
+    @torch.no_grad()
+    def split(self, code: CategoricalCode, optimizer: Any) -> None:
+        """Split if it is time, right after the ``optimizer`` stepped: the same on all ranks."""
+        books, size = self.counts.shape
+        if self.counts[0].sum() < LOOK * size:
+            return
+        offset = torch.arange(books, device=self.counts.device)[:, None] * size
         order = self.counts.argsort(dim=1, stable=True)
         half = order.shape[1] // 2
         rare, common = order[:, :half], order.flip(1)[:, :half]
         splits = self.counts.gather(1, common) >= self.ratio * (self.counts.gather(1, rare) + 1)
-        to, of = ((chosen + offset[:, None])[splits] for chosen in (rare, common))
+        to, of = ((chosen + offset)[splits] for chosen in (rare, common))
         bias = code.logits.bias
         assert bias is not None
         for parameter in (code.codebook, code.logits.weight, bias):
@@ -71,3 +73,4 @@ class CodeSplitter(nn.Module):
         bias[to] -= math.log(2)
         bias[of] -= math.log(2)
         self.total += len(to)
+        self.counts.zero_()
