@@ -19,7 +19,7 @@ from vqlab.nn.state_space import (
     scan_convolve,
 )
 
-SCAN_FROM = 4096  # samples from which chunks are faster than an FFT
+SCAN_FROM = 2048  # samples from which chunks are faster than an FFT, which serves both directions at once
 
 
 class S4D(nn.Module):
@@ -37,7 +37,8 @@ class S4D(nn.Module):
         bidirectional: Add a second kernel that runs against time: y = causal(x) + flip(causal'(flip(x))) + D x.
         dt_min: Smallest initial time step; the channels' steps are spread log-uniformly.
         dt_max: Largest initial time step.
-        convolution: ``fft``; ``scan``, by chunks and without complex numbers; ``auto`` chooses by the length.
+        convolution: ``fft``; ``scan``, by chunks and without complex numbers; ``auto`` takes chunks for long
+            causal signals.
 
     Shape:
         input and output (B, H, L).
@@ -150,7 +151,7 @@ class S4D(nn.Module):
 
     def _convolve(self, u: Tensor, modes: Modes, c: tuple[Tensor, Tensor]) -> Tensor:
         length = u.shape[-1]
-        if self.convolution == "fft" or (self.convolution == "auto" and length < SCAN_FROM):
+        if self.convolution == "fft" or (self.convolution == "auto" and (self.bidirectional or length < SCAN_FROM)):
             return fft_convolve(u, kernel(c, modes, length))
         y = scan_convolve(u, (c[0][0], c[1][0]), modes)[0]
         if self.bidirectional:
