@@ -3,7 +3,7 @@ import pytest
 import torch
 from PIL import Image
 
-from vqlab.data import image_folder
+from vqlab.data import files
 from vqlab.data.image_folder import ImageFolder, decode_square
 from vqlab.errors import UserError
 
@@ -120,7 +120,7 @@ def test_only_five_corrupt_files_are_listed_and_none_sound_is_an_error(tmp_path)
 
 
 def test_many_files_show_progress(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(image_folder, "MANY", 2)
+    monkeypatch.setattr(files, "MANY", 2)
     for number in range(4):
         paint(tmp_path / f"{number}.png")
     folder(tmp_path, val_fraction=0.25).setup("fit")

@@ -2,8 +2,6 @@
 
 import logging
 import os
-import sys
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
@@ -12,24 +10,23 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
-from torch.utils.data import Dataset
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
+from vqlab.data.files import counted, list_files
 from vqlab.data.images import (
     ImageDataModule,
     channel_statistics,
     count_val,
 )
-from vqlab.data.splits import Batch, require_at_least, split_positions
+from vqlab.data.splits import Batch, Split, require_at_least, split_positions
 from vqlab.errors import UserError
 
 EXTENSIONS = (*IMG_EXTENSIONS, ".gif")
-MANY = 2000  # files above which verification shows how far it is
 
 log = logging.getLogger(__name__)
 
 
-class ImageFiles(Dataset):
+class ImageFiles(Split):
     """Image files, decoded when they are asked for.
 
     Args:
@@ -48,9 +45,6 @@ class ImageFiles(Dataset):
 
     def __len__(self) -> int:
         return len(self.files)
-
-    def __getitem__(self, index: int) -> Batch:
-        return {name: values[0] for name, values in self.__getitems__([index]).items()}
 
     def __getitems__(self, indices: list[int]) -> Batch:
         images = torch.stack([self._decode(str(self.files[index])) for index in indices])
@@ -124,18 +118,18 @@ class ImageFolder(ImageDataModule):
         self.skip_corrupt = skip_corrupt
         root = Path(path)
         splits = (root / "train").is_dir() and (root / "val").is_dir()
-        self._files = {"train": list_images(root / "train" if splits else root)}
+        self._files = {"train": list_files(root / "train" if splits else root, EXTENSIONS, "images")}
         self.classes = name_classes(self._files["train"], root / "train" if splits else root)
         if splits:
             self._roots = {name: root / name for name in ("train", "val", "test")}
-            self._files["val"] = list_images(root / "val")
+            self._files["val"] = list_files(root / "val", EXTENSIONS, "images")
         else:
             self._roots = dict.fromkeys(("train", "val"), root)
             files = self._files["train"]
             parts = split_positions(len(files), count_val(len(files), val_fraction, path), self.seed)
             self._files = {name: [files[i] for i in part] for name, part in zip(("train", "val"), parts, strict=True)}
         if splits and (root / "test").is_dir():
-            self._files["test"] = list_images(root / "test")
+            self._files["test"] = list_files(root / "test", EXTENSIONS, "images")
         self.num_classes = len(self.classes)
         self.train_size = len(self._files["train"])
 
@@ -195,20 +189,6 @@ def to_mode(image: Image.Image, mode: str) -> Image.Image:
     return image.convert(mode)
 
 
-def list_images(root: Path) -> list[Path]:
-    """Return the image files under a folder in the order of their paths; hidden files are left out.
-
-    Raises:
-        UserError: If the folder is missing or holds no image.
-    """
-    if not root.is_dir():
-        raise UserError(f"{root} is not a folder: set --data.path to a folder of images")
-    files = sorted(Path(folder) / name for folder, names in _walk(root) for name in names if _is_image(name))
-    if not files:
-        raise UserError(f"{root} holds no images ({', '.join(EXTENSIONS)}): set --data.path to a folder of images")
-    return files
-
-
 def name_classes(files: list[Path], root: Path) -> list[str]:
     """Return the names of the first-level folders that hold images, or none if there are fewer than two."""
     folders = {file.relative_to(root).parts[0] for file in files if file.parent != root}
@@ -231,15 +211,9 @@ def label_files(files: list[Path], root: Path, classes: list[str]) -> list[int]:
 
 def find_corrupt(files: list[Path]) -> list[Path]:
     """Decode all files in threads and return those that cannot be decoded."""
-    corrupt = []
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-        for done, (file, sound) in enumerate(zip(files, pool.map(is_sound, files), strict=True), start=1):
-            if not sound:
-                corrupt.append(file)
-            if len(files) > MANY and (done % 500 == 0 or done == len(files)):
-                end = "\n" if done == len(files) else ""
-                print(f"\rverified {done} of {len(files)} images", end=end, file=sys.stderr, flush=True)
-    return corrupt
+        results = zip(files, pool.map(is_sound, files), strict=True)
+        return [file for file, sound in counted(results, len(files), "verified", "images") if not sound]
 
 
 def is_sound(file: Path) -> bool:
@@ -250,20 +224,3 @@ def is_sound(file: Path) -> bool:
     except Exception:  # damaged files make PIL raise many things
         return False
     return True
-
-
-def _walk(root: Path) -> Iterator[tuple[str, list[str]]]:
-    # Links are followed, each real folder once, so that a link to a parent does not lead round in circles.
-    seen: set[str] = set()
-    for folder, folders, names in os.walk(root, followlinks=True):
-        real = os.path.realpath(folder)
-        if real in seen:
-            folders.clear()
-            continue
-        seen.add(real)
-        folders.sort()
-        yield folder, names
-
-
-def _is_image(name: str) -> bool:
-    return name.lower().endswith(EXTENSIONS) and not name.startswith(".")  # macOS leaves ._name beside each file

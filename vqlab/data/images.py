@@ -11,15 +11,14 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.data import Dataset
 from torchvision.transforms.v2.functional import center_crop, resize
 
-from vqlab.data.splits import Batch, SplitDataModule
+from vqlab.data.splits import Batch, Split, SplitDataModule
 from vqlab.errors import UserError
 from vqlab.nn.value_range import ValueRange
 
 
-class ImageTensors(Dataset):
+class ImageTensors(Split):
     """Images in memory as one uint8 tensor, so that a batch is one indexing operation.
 
     Args:
@@ -39,9 +38,6 @@ class ImageTensors(Dataset):
 
     def __len__(self) -> int:
         return len(self.images)
-
-    def __getitem__(self, index: int) -> Batch:
-        return {name: values[0] for name, values in self.__getitems__([index]).items()}
 
     def __getitems__(self, indices: list[int]) -> Batch:
         index = torch.as_tensor(indices)
@@ -176,19 +172,19 @@ def count_val(count: int, val_fraction: float, what: str) -> int:
     return min(max(1, round(count * val_fraction)), count - 1)
 
 
-def channel_statistics(data: Dataset, limit: int | None = None) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def channel_statistics(data: Split, limit: int | None = None) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return mean and standard deviation per channel of uint8 images, in units of the full range.
 
     Args:
-        data: A split whose ``__getitems__`` returns batches.
+        data: A split of images.
         limit: Take a fixed random sample of this many images; None takes all.
     """
-    count = len(data)  # type: ignore[arg-type]
+    count = len(data)
     order = torch.randperm(count, generator=torch.Generator().manual_seed(0))[:limit]
     # Histograms are exact and small, whatever the number of images.
     histogram: Tensor | int = 0
     for part in order.split(500):
-        images = data.__getitems__(part.tolist())["image"]  # type: ignore[attr-defined]
+        images = data.__getitems__(part.tolist())["image"]
         histogram = histogram + torch.stack([torch.bincount(x.flatten(), minlength=256) for x in images.unbind(1)])
     values = torch.arange(256, dtype=torch.float64) / 255
     share = histogram.double() / histogram.sum(1, keepdim=True)  # type: ignore[union-attr]

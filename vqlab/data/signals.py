@@ -9,15 +9,14 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
-from vqlab.data.splits import Batch, SplitDataModule, require_at_least
+from vqlab.data.splits import Batch, Split, SplitDataModule, require_at_least
 from vqlab.errors import UserError
 
 FLAT = 1e-3  # a window whose spread is this share of the data's is taken for flat and not blown up
 
 
-class Windows(Dataset):
+class Windows(Split):
     """Windows of equal length, cut from records in memory; no window spans two records.
 
     Args:
@@ -36,9 +35,6 @@ class Windows(Dataset):
 
     def __len__(self) -> int:
         return len(self.starts)
-
-    def __getitem__(self, index: int) -> Batch:
-        return {name: values[0] for name, values in self.__getitems__([index]).items()}
 
     def __getitems__(self, indices: list[int]) -> Batch:
         index = torch.as_tensor(indices)
@@ -102,17 +98,17 @@ class SignalDataModule(SplitDataModule):
     def statistics(self) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of each channel over the training windows, (C, 1) each; this reads them."""
         data = self._train_val[0]
-        count = len(data)  # type: ignore[arg-type]
+        count = len(data)
         total, squares = torch.zeros(self.channels).double(), torch.zeros(self.channels).double()
         for part in torch.arange(count).split(256):
-            signal = data.__getitems__(part.tolist())["signal"].double()  # type: ignore[attr-defined]
+            signal = data.__getitems__(part.tolist())["signal"].double()
             total += signal.mean((0, 2)) * len(part)
             squares += signal.square().mean((0, 2)) * len(part)
         mean = total / count
         spread = (squares / count - mean**2).clamp_min(0).sqrt()
         if not bool((spread > 0).all()):
             flat = int((spread == 0).nonzero()[0])
-            raise UserError(f"channel {flat} is constant in all training windows: leave it out with --data.channels")
+            raise UserError(f"channel {flat} is constant in all training windows: choose others with --data.picks")
         return mean.float()[:, None], spread.float()[:, None]
 
 

@@ -17,6 +17,20 @@ from vqlab.errors import UserError
 Batch = dict[str, Tensor]
 
 
+class Split(Dataset[Batch], ABC):
+    """Examples that are read a batch at a time."""
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def __getitems__(self, indices: list[int]) -> Batch:
+        """Return the examples at ``indices`` as one batch."""
+
+    def __getitem__(self, index: int) -> Batch:
+        return {name: values[0] for name, values in self.__getitems__([index]).items()}
+
+
 class SplitDataModule(lightning.LightningDataModule, ABC):
     """Training, validation and test examples, in batches that are dicts of tensors.
 
@@ -41,10 +55,10 @@ class SplitDataModule(lightning.LightningDataModule, ABC):
         self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
 
     @abstractmethod
-    def load_train_val(self) -> tuple[Dataset, Dataset]:
+    def load_train_val(self) -> tuple[Split, Split]:
         """Return the training and the validation split."""
 
-    def load_test(self) -> Dataset | None:
+    def load_test(self) -> Split | None:
         """Return the test split, or None where there is none."""
         return None
 
@@ -53,11 +67,11 @@ class SplitDataModule(lightning.LightningDataModule, ABC):
         """Return the function that turns a split's batch into what models get; the processes that load call it."""
 
     @cached_property
-    def _train_val(self) -> tuple[Dataset, Dataset]:
+    def _train_val(self) -> tuple[Split, Split]:
         return self.load_train_val()
 
     @cached_property
-    def _test(self) -> Dataset | None:
+    def _test(self) -> Split | None:
         return self.load_test()
 
     def setup(self, stage: str | None = None) -> None:
@@ -92,7 +106,7 @@ class SplitDataModule(lightning.LightningDataModule, ABC):
         return self._in_order(self._train_val[1] if self._test is None else self._test)
 
     def _require_a_batch(self) -> None:
-        count, (world, _) = len(self._train_val[0]), self._world()  # type: ignore[arg-type]
+        count, (world, _) = len(self._train_val[0]), self._world()
         if count < self.batch_size * world:
             raise UserError(
                 f"{count} training {self.examples} fill no batch of {self.batch_size} on {world} device(s): "
@@ -102,7 +116,7 @@ class SplitDataModule(lightning.LightningDataModule, ABC):
     def _world(self) -> tuple[int, int]:
         return (1, 0) if self.trainer is None else (self.trainer.world_size, self.trainer.global_rank)
 
-    def _in_order(self, data: Dataset) -> DataLoader:
+    def _in_order(self, data: Split) -> DataLoader:
         world, rank = self._world()
         # Lightning's own sampler would count some examples twice to make the ranks even.
         sampler = UnrepeatedDistributedSampler(data, world, rank, shuffle=False) if world > 1 else None

@@ -14,6 +14,7 @@ from vqlab.nn.distributed import mean_gradients, world_size
 from vqlab.nn.patchgan import Discriminator, PatchGAN
 from vqlab.nn.rebuild import from_spec
 from vqlab.training.finite import require_finite
+from vqlab.training.learning_rate import adam
 from vqlab.training.manual import clip
 
 R1_EVERY = 16  # batches; the weight grows as the penalty becomes rarer (StyleGAN2, Karras et al. 2020)
@@ -34,6 +35,7 @@ class Adversary:
     disc_weight: float
     disc_start: int
     disc_warmup: int = 0
+    disc_lr: float | None
     clip_d: float | None = None
     global_step: int
     trainer: Any
@@ -50,6 +52,12 @@ class Adversary:
                 f"disc_start {self.disc_start} lies beyond max_steps {self.trainer.max_steps}, so no discriminator is "
                 "felt: lower --model.disc_start, or set --model.disc_weight=0"
             )
+
+    def discriminator_optimizer(self, **settings: Any) -> Any:
+        """Return Adam for the discriminator: the ``settings`` of the other player's, but a rate of its own."""
+        assert self.discriminator is not None
+        own = settings if self.disc_lr is None else {**settings, "lr": self.disc_lr, "base_lr": None}
+        return adam(self, self.discriminator.parameters(), name="discriminator", **own)  # type: ignore[arg-type]
 
     def contest(
         self, x: Tensor, x_hat: Tensor, fake: Tensor, gradient: Tensor, batch_idx: int

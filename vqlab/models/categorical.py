@@ -240,10 +240,7 @@ class CategoricalModel(Densities, Adversary, Rebuildable, lightning.LightningMod
             return 0.0, {}
         x_hat = self.output(codes).float()
         fake = x_hat.detach().requires_grad_()
-        distortion = -self.likelihood.log_prob(x, fake).mean()
-        if self.perceptual is not None:
-            distortion = distortion + self.perceptual_weight * self.distance(x, fake).mean()
-        (gradient,) = torch.autograd.grad(distortion, fake)
+        (gradient,) = torch.autograd.grad(-self.log_likelihood(x, fake).mean(), fake)
         dims = x[0].numel()  # the weight is bounded for losses that are means over an image's numbers, not sums
         pull, terms = self.contest(x, x_hat, fake, gradient / dims, batch_idx)
         return 0.0 if pull is None else dims * (x_hat * pull).sum(), terms
@@ -266,18 +263,16 @@ class CategoricalModel(Densities, Adversary, Rebuildable, lightning.LightningMod
             {"params": tables, "weight_decay": 0.0},
             {"params": proposal, "lr": rate, "name": "proposal"},
         ]
-        shared: Any = {
+        settings: Any = {
+            "lr": self.lr,
+            "base_lr": self.base_lr,
             "default_lr": DEFAULT_LR,
             "betas": self.betas,
             "weight_decay": self.weight_decay,
             "schedule": self.schedule,
         }
-        rates: Any = {"lr": self.lr, "base_lr": self.base_lr}
-        optimizer = adam(self, groups, **rates, **shared, name="joint")
-        if self.discriminator is None:
-            return optimizer
-        rates = rates if self.disc_lr is None else {"lr": self.disc_lr, "base_lr": None}
-        return [optimizer, adam(self, self.discriminator.parameters(), **rates, **shared, name="discriminator")]
+        players = [adam(self, groups, name="joint", **settings)]
+        return players if self.discriminator is None else [*players, self.discriminator_optimizer(**settings)]
 
     def prepare_data(self) -> None:
         """Fetch what the distances need, once per machine, before anything of the run is written."""

@@ -206,17 +206,17 @@ class Densities:
         books = self.quantizer.num_codebooks
         return codes.view(-1, *self.code_map, *([books] if books > 1 else []))
 
-    def distance(self, x: Tensor, output: Tensor) -> Tensor:
-        """Return the perceptual distance (N,) of ``x`` and what the decoder says, (N, C, H, W)."""
-        assert self.perceptual is not None
+    def log_likelihood(self, x: Tensor, output: Tensor, energy: bool = True) -> Tensor:
+        """Return ln p(x | h) (N,) by what the decoder says of h (N, C, H, W), less the perceptual energy."""
+        log_p = self.likelihood.log_prob(x, output)
+        if not energy or self.perceptual is None:
+            return log_p
         images = (self.likelihood.image(image, self.value_range) for image in (self.likelihood.expected(output), x))
-        return self.perceptual(*(self.value_range.signed(image) for image in images))
+        return log_p - self.perceptual_weight * self.perceptual(*(self.value_range.signed(image) for image in images))
 
     def _joint(self, x: Tensor, codes: Tensor, energy: bool) -> tuple[Tensor, Tensor]:
         output = self.output(codes).float()
-        log_p = self.likelihood.log_prob(x, output) + self.log_prior(codes)
-        if energy and self.perceptual is not None:
-            log_p = log_p - self.perceptual_weight * self.distance(x, output)
+        log_p = self.log_likelihood(x, output, energy) + self.log_prior(codes)
         if not torch.is_grad_enabled():
             return log_p, torch.zeros_like(log_p)
         return log_p, (self.likelihood.expected(output.detach()) - x).square().flatten(1).mean(1)

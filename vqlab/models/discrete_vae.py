@@ -93,9 +93,7 @@ class DiscreteVAE(CategoricalModel):
         output = self.decoder(self.quantizer.embed_soft(mixture, self.code_map[1]))
         assert isinstance(self.prior, FactorizedPrior)
         kl = (log_q.exp() * (log_q - self.prior.log_probs(x.device))).sum((1, 2)).mean()
-        distortion = -self.likelihood.log_prob(x, output).mean()
-        if self.perceptual is not None:
-            distortion = distortion + self.perceptual_weight * self.distance(x, output).mean()
+        distortion = -self.log_likelihood(x, output).mean()
         mse = (self.likelihood.expected(output.detach().float()) - x).square().mean()
         terms = {"distortion": distortion.detach(), "kl": kl.detach()}
         return Lesson(distortion + kl, mse, codes, terms)

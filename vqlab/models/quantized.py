@@ -1,5 +1,6 @@
 """An autoencoder with a quantizer in its middle: what the models of images and of signals share."""
 
+import math
 from abc import ABC, abstractmethod
 from typing import Any, Literal
 
@@ -170,8 +171,22 @@ class QuantizedAutoencoder(Rebuildable, lightning.LightningModule, ABC):
         """Return how near ``x_hat`` is to ``x``, (B, C, *size) each: scalars by name."""
 
     @abstractmethod
+    def figures(self, x_hat: Tensor, x: Tensor, bits: float) -> dict[str, Any]:
+        """Return what an evaluation logs besides, of an example that takes so many ``bits``: scalars by name."""
+
     def _evaluate(self, batch: dict[str, Tensor], stage: str) -> Tensor:
         """Log the figures of a batch and return the reconstruction."""
+        x = batch[self.modality]
+        x_hat, code = self(x)
+        rec_loss = RECONSTRUCTION[self.reconstruction](x_hat, x)
+        self.eval_usage.update(code.indices)
+        bits = code.indices[0].numel() * math.log2(self.quantizer.num_embeddings)
+        figures = {"loss": rec_loss + code.loss, "rec_loss": rec_loss, **self.figures(x_hat.float(), x, bits)}
+        quality = self.quality(x_hat.float(), x)
+        for part, shown in ((figures, False), (quality, True)):
+            named = {f"{stage}/{name}": value for name, value in part.items()}
+            self.log_dict(named, prog_bar=shown, on_epoch=True, sync_dist=True, batch_size=len(x))
+        return x_hat
 
     def _parameter_groups(self) -> list[dict[str, Any]]:
         """Return the autoencoder's parameters; those of a codebook do not decay."""

@@ -8,11 +8,11 @@ from torch import Tensor, nn
 
 from vqlab.errors import UserError
 from vqlab.metrics.signal import correlation, snr, spectral_convergence
-from vqlab.models.quantized import RECONSTRUCTION, QuantizedAutoencoder
-from vqlab.nn.base import Decoder, Encoder
+from vqlab.models.quantized import QuantizedAutoencoder
+from vqlab.nn.base import Decoder, Encoder, check_fit
 from vqlab.nn.rebuild import from_spec
 from vqlab.nn.s4d import S4D
-from vqlab.nn.s4d_autoencoder import S4DDecoder, S4DEncoder
+from vqlab.nn.s4d_autoencoder import S4DDecoder, S4DEncoder, check_length
 from vqlab.quantizers.base import Quantizer
 from vqlab.quantizers.unquantized import Unquantized
 from vqlab.quantizers.vector import VectorQuantizer
@@ -91,7 +91,8 @@ class S4DVQ(QuantizedAutoencoder):
         if not (ssm_lr > 0 and math.isfinite(ssm_lr)):
             raise UserError(f"ssm_lr must be a positive number, got {ssm_lr}: set --model.ssm_lr=0.001")
         self.ssm_lr, self.channels, self.length = ssm_lr, channels, length
-        check_parts(self.encoder, self.decoder, channels, length)
+        check_fit(self.encoder, self.decoder, channels, "signal", "give both the same pool")
+        check_length(length, self.encoder.downsampling)
         self.quantizer.check_map((length // self.encoder.downsampling,))
 
     def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
@@ -102,7 +103,8 @@ class S4DVQ(QuantizedAutoencoder):
     def traces(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return what to plot: ``input`` and ``reconstruction`` (B, C, L), ``indices`` (B, l, ...)."""
         x = batch["signal"]
-        return {"input": x, "reconstruction": self.reconstruct(x), "indices": self.encode(x)}
+        x_hat, code = self(x)
+        return {"input": x, "reconstruction": x_hat, "indices": code.indices}
 
     def quality(self, x_hat: Tensor, x: Tensor) -> dict[str, Tensor]:
         """Return the mean signal-to-noise ratio in dB."""
@@ -114,28 +116,19 @@ class S4DVQ(QuantizedAutoencoder):
                 f"signals must be (B, {self.channels}, L), got {tuple(x.shape)}: build the model with other channels"
             )
 
-    def _evaluate(self, batch: dict[str, Tensor], stage: str) -> Tensor:
-        x = batch["signal"]
-        x_hat, code = self(x)
-        rec_loss = RECONSTRUCTION[self.reconstruction](x_hat, x)
-        x_hat = x_hat.float()
-        ratios, likeness = snr(x_hat, x).mean(0), correlation(x_hat, x).mean(0)
-        metrics: dict[str, Any] = {
-            "loss": rec_loss + code.loss,
-            "rec_loss": rec_loss,
+    def figures(self, x_hat: Tensor, x: Tensor, bits: float) -> dict[str, Any]:
+        """Return squared error, correlation and the distance of spectra; of several channels each by itself, too."""
+        likeness = correlation(x_hat, x).mean(0)
+        figures: dict[str, Any] = {
             "mse": (x_hat - x).square().mean(),
             "correlation": likeness.mean(),
             "spectral_convergence": spectral_convergence(x_hat, x).mean(),
-            "bits_per_sample": code.indices[0].numel() * math.log2(self.quantizer.num_embeddings) / x.shape[-1],
+            "bits_per_sample": bits / x.shape[-1],
         }
         if self.channels > 1:
-            metrics |= {f"snr_{c}": ratio for c, ratio in enumerate(ratios)}
-            metrics |= {f"correlation_{c}": value for c, value in enumerate(likeness)}
-        self.eval_usage.update(code.indices)
-        over_all: dict[str, Any] = {"on_epoch": True, "sync_dist": True, "batch_size": len(x)}
-        self.log_dict({f"{stage}/{name}": value for name, value in metrics.items()}, **over_all)
-        self.log(f"{stage}/snr", ratios.mean(), prog_bar=True, **over_all)
-        return x_hat
+            figures |= {f"snr_{c}": ratio for c, ratio in enumerate(snr(x_hat, x).mean(0))}
+            figures |= {f"correlation_{c}": value for c, value in enumerate(likeness)}
+        return figures
 
     def _parameter_groups(self) -> list[dict[str, Any]]:
         groups = super()._parameter_groups()
@@ -146,22 +139,3 @@ class S4DVQ(QuantizedAutoencoder):
         groups[0]["params"] = [p for p in groups[0]["params"] if p not in known]
         rate = min(self.ssm_lr, configured_rate(self, self.lr, self.base_lr, self.default_lr, "ssm"))
         return [*groups, {"params": modes, "weight_decay": 0.0, "lr": rate, "name": "ssm"}]
-
-
-def check_parts(encoder: Encoder, decoder: Decoder, channels: int, length: int) -> None:
-    """Raise UserError if the networks do not fit each other or the signals."""
-    for name, part, ends in (("encoder", encoder, "in"), ("decoder", decoder, "out")):
-        if getattr(part, "spatial_dims", 2) != 1:
-            raise UserError(f"{type(part).__name__} is made for images: set --model.{name}=S4D{name.capitalize()}")
-        found = getattr(part, f"{ends}_channels", channels)
-        if found != channels:
-            mend = f"set --model.{name}.{ends}_channels={channels}"
-            raise UserError(f"the signals have {channels} channels, the {name} {found}: {mend}")
-    down, up = encoder.downsampling, decoder.upsampling
-    if down != up:
-        raise UserError(f"the encoder shrinks by {down}, the decoder grows by {up}: give both the same pool")
-    if length % down:
-        raise UserError(
-            f"signals of {length} samples are not divisible by the encoder's downsampling {down}: "
-            f"set --data.length={down * max(1, round(length / down))}, or another --model.encoder.pool"
-        )

@@ -211,17 +211,15 @@ class VQGAN(Adversary, VQVAE):
     def configure_optimizers(self) -> Any:
         """Adam for each player, the autoencoder first."""
         settings: Any = {
+            "lr": self.lr,
+            "base_lr": self.base_lr,
             "default_lr": DEFAULT_LR,
             "betas": self.betas,
             "weight_decay": self.weight_decay,
             "schedule": self.schedule,
         }
-        own: Any = {"lr": self.lr, "base_lr": self.base_lr}
-        players = [adam(self, self._parameter_groups(), name="autoencoder", **own, **settings)]
-        if self.discriminator is not None:
-            own = own if self.disc_lr is None else {"lr": self.disc_lr, "base_lr": None}
-            players.append(adam(self, self.discriminator.parameters(), name="discriminator", **own, **settings))
-        return players
+        players = [adam(self, self._parameter_groups(), name="autoencoder", **settings)]
+        return players if self.discriminator is None else [*players, self.discriminator_optimizer(**settings)]
 
     def prepare_data(self) -> None:
         """Fetch what LPIPS needs, once per machine, before anything of the run is written."""

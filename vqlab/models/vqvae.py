@@ -1,6 +1,5 @@
 """VQ-VAE (van den Oord et al. 2017, arXiv:1711.00937): an autoencoder with a discrete code in its middle."""
 
-import math
 from typing import Any, Literal
 
 import torch
@@ -11,7 +10,7 @@ from torchmetrics.functional.image import structural_similarity_index_measure
 from vqlab.errors import UserError
 from vqlab.metrics.frechet import FrechetDistance
 from vqlab.metrics.psnr import psnr
-from vqlab.models.quantized import RECONSTRUCTION, QuantizedAutoencoder
+from vqlab.models.quantized import QuantizedAutoencoder
 from vqlab.nn.base import Decoder, Encoder, check_autoencoder
 from vqlab.nn.rebuild import from_spec
 from vqlab.nn.small_autoencoder import SmallDecoder, SmallEncoder
@@ -123,30 +122,20 @@ class VQVAE(QuantizedAutoencoder):
                 f"images must be (B, {self.channels}, H, W), got {tuple(x.shape)}: build the model with other channels"
             )
 
-    def _evaluate(self, batch: dict[str, Tensor], stage: str) -> Tensor:
-        """Log the figures of ``stage`` and return the reconstruction."""
-        x = batch["image"]
-        x_hat, code = self(x)
-        rec_loss = RECONSTRUCTION[self.reconstruction](x_hat, x)
-        image, image_hat = self.value_range.decode(x), self.value_range.decode(x_hat.float())
-        # SSIM's window is odd and fits into the image; its usual Gaussian spans 11 pixels and has no smaller form.
-        size = min(11, *(s - 1 + s % 2 for s in image.shape[-2:]))
-        window: dict[str, Any] = {"gaussian_kernel": size == 11, "kernel_size": size, "data_range": 1.0}
-        metrics: dict[str, Any] = {
-            "loss": rec_loss + code.loss,
-            "rec_loss": rec_loss,
-            "bits_per_image": code.indices[0].numel() * math.log2(self.quantizer.num_embeddings),
-            "psnr_patch_mean": psnr(patch_mean(image, self.encoder.downsampling), image),
-            "ssim": structural_similarity_index_measure(image_hat, image, **window),
-        }
-        self.eval_usage.update(code.indices)
+    def figures(self, x_hat: Tensor, x: Tensor, bits: float) -> dict[str, Any]:
+        """Return the structural similarity, and what a mere thumbnail would reach."""
+        image, image_hat = self.value_range.decode(x), self.value_range.decode(x_hat)
         if self.frechet is not None:
             self.frechet.update(image, real=True)
             self.frechet.update(image_hat, real=False)
-        over_all: dict[str, Any] = {"on_epoch": True, "sync_dist": True, "batch_size": len(x)}
-        self.log_dict({f"{stage}/{name}": value for name, value in metrics.items()}, **over_all)
-        self.log(f"{stage}/psnr", psnr(image_hat, image), prog_bar=True, **over_all)
-        return x_hat
+        # SSIM's window is odd and fits into the image; its usual Gaussian spans 11 pixels and has no smaller form.
+        size = min(11, *(s - 1 + s % 2 for s in image.shape[-2:]))
+        window: dict[str, Any] = {"gaussian_kernel": size == 11, "kernel_size": size, "data_range": 1.0}
+        return {
+            "bits_per_image": bits,
+            "psnr_patch_mean": psnr(patch_mean(image, self.encoder.downsampling), image),
+            "ssim": structural_similarity_index_measure(image_hat, image, **window),
+        }
 
     def _log_whole_set(self, stage: str) -> None:
         super()._log_whole_set(stage)

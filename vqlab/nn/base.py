@@ -9,17 +9,19 @@ from vqlab.nn.rebuild import Rebuildable
 
 
 class Encoder(Rebuildable, nn.Module, ABC):
-    """A network from images to features.
+    """A network from images, or signals, to features.
 
     Attributes:
         in_channels: Channels of the images.
         out_channels: Channels of the features.
-        downsampling: Factor between the image's and the features' height and width.
+        downsampling: Factor between the image's and the features' height and width, or between their lengths.
+        modality: ``image``, or ``signal`` for (B, C, L).
     """
 
     in_channels: int
     out_channels: int
     downsampling: int
+    modality = "image"
 
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
@@ -27,12 +29,13 @@ class Encoder(Rebuildable, nn.Module, ABC):
 
 
 class Decoder(Rebuildable, nn.Module, ABC):
-    """A network from features to images.
+    """A network from features to images, or signals.
 
     Attributes:
         in_channels: Channels of the features.
         out_channels: Channels of the images.
-        upsampling: Factor between the features' and the image's height and width.
+        upsampling: Factor between the features' and the image's height and width, or between their lengths.
+        modality: ``image``, or ``signal`` for (B, C, L).
         head: Where it exists, the end of the network, whose first module is the last layer with weights: the adaptive
             weight of a VQ-GAN compares gradients there.
     """
@@ -40,6 +43,7 @@ class Decoder(Rebuildable, nn.Module, ABC):
     in_channels: int
     out_channels: int
     upsampling: int
+    modality = "image"
 
     @abstractmethod
     def forward(self, z: Tensor) -> Tensor:
@@ -66,14 +70,8 @@ def check_autoencoder(encoder: Encoder, decoder: Decoder, channels: int, image_s
     Raises:
         UserError: If the networks do not fit each other or the images.
     """
-    for name, part, ends in (("encoder", encoder, "in"), ("decoder", decoder, "out")):
-        found = getattr(part, f"{ends}_channels", channels)
-        if found != channels:
-            mend = f"set --model.{name}.{ends}_channels={channels}"
-            raise UserError(f"the images have {channels} channels, the {name} {found}: {mend}")
-    down, up = encoder.downsampling, decoder.upsampling
-    if down != up:
-        raise UserError(f"the encoder shrinks by {down}, the decoder grows by {up}: make both the same")
+    check_fit(encoder, decoder, channels, "image", "make both the same")
+    down = encoder.downsampling
     if image_size % down:
         good = max(down, down * round(image_size / down))
         raise UserError(
@@ -81,3 +79,28 @@ def check_autoencoder(encoder: Encoder, decoder: Decoder, channels: int, image_s
             f"set --data.image_size={good}, or another encoder"
         )
     return image_size // down, image_size // down
+
+
+def check_fit(encoder: Encoder, decoder: Decoder, channels: int, modality: str, same_factor: str) -> None:
+    """Raise UserError if the networks are not of ``modality``, or do not fit each other or the data's channels.
+
+    Args:
+        encoder: Network to features.
+        decoder: Network from features.
+        channels: Of the images or signals.
+        modality: ``image`` or ``signal``.
+        same_factor: How to make the encoder's factor and the decoder's the same.
+    """
+    for name, part, ends in (("encoder", encoder, "in"), ("decoder", decoder, "out")):
+        made_for = getattr(part, "modality", "image")  # a plain module may stand in for a network
+        if made_for != modality:
+            usual = {"image": "Conv", "signal": "S4D"}[modality] + name.capitalize()
+            raise UserError(f"{type(part).__name__} is made for {made_for}s: set --model.{name}={usual}")
+        found = getattr(part, f"{ends}_channels", channels)
+        if found != channels:
+            mend = f"set --model.{name}.{ends}_channels={channels}"
+            raise UserError(f"the {modality}s have {channels} channels, the {name} {found}: {mend}")
+    if encoder.downsampling != decoder.upsampling:
+        raise UserError(
+            f"the encoder shrinks by {encoder.downsampling}, the decoder grows by {decoder.upsampling}: {same_factor}"
+        )

@@ -4,7 +4,8 @@ Shapes: B signals of C channels and L samples; H = d_model channels inside.
 """
 
 import math
-from typing import Literal
+from functools import partial
+from typing import Any, Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -49,7 +50,7 @@ class S4DEncoder(Encoder):
         (2, 128, 32)
     """
 
-    spatial_dims = 1
+    modality = "signal"
 
     def __init__(
         self,
@@ -68,10 +69,7 @@ class S4DEncoder(Encoder):
         super().__init__()
         check_sizes("encoder", in_channels, d_model, num_blocks, pool)
         self.in_channels, self.out_channels, self.downsampling = in_channels, d_model, math.prod(pool)
-
-        def blocks() -> list[nn.Module]:
-            return [Block(d_model, d_state, init, bidirectional, mixer, dropout) for _ in range(num_blocks)]
-
+        blocks = partial(stage, num_blocks, d_model, d_state, init, bidirectional, mixer, dropout)
         layers: list[nn.Module] = [nn.Conv1d(in_channels, d_model, 1), *blocks()]
         for factor in pool:
             layers += [Fold(factor), nn.Conv1d(factor * d_model, d_model, 1), *blocks()]
@@ -79,12 +77,7 @@ class S4DEncoder(Encoder):
 
     def forward(self, x: Tensor) -> Tensor:
         """Encode signals (B, C, L)."""
-        if x.shape[-1] % self.downsampling:
-            good = self.downsampling * max(1, round(x.shape[-1] / self.downsampling))
-            raise UserError(
-                f"signals of {x.shape[-1]} samples are not divisible by the encoder's downsampling "
-                f"{self.downsampling}: set --data.length={good}, or another pool"
-            )
+        check_length(x.shape[-1], self.downsampling)
         return self.layers(x)
 
 
@@ -117,7 +110,7 @@ class S4DDecoder(Decoder):
         (2, 1, 512)
     """
 
-    spatial_dims = 1
+    modality = "signal"
 
     def __init__(
         self,
@@ -137,10 +130,7 @@ class S4DDecoder(Decoder):
         super().__init__()
         check_sizes("decoder", out_channels, d_model, num_blocks, pool)
         self.in_channels, self.out_channels, self.upsampling = in_channels, out_channels, math.prod(pool)
-
-        def blocks() -> list[nn.Module]:
-            return [Block(d_model, d_state, init, bidirectional, mixer, dropout) for _ in range(num_blocks)]
-
+        blocks = partial(stage, num_blocks, d_model, d_state, init, bidirectional, mixer, dropout)
         layers: list[nn.Module] = [build_mlp(mlp, in_channels, d_model), *blocks()]
         for factor in reversed(pool):
             layers += [nn.Conv1d(d_model, factor * d_model, 1), Unfold(factor), *blocks()]
@@ -254,6 +244,21 @@ def build_mlp(name: str, in_channels: int, out_channels: int) -> nn.Module:
         hidden = max(in_channels, out_channels)
         return nn.Sequential(nn.Conv1d(in_channels, hidden, 1), nn.ReLU(), nn.Conv1d(hidden, out_channels, 1))
     raise UserError(f"mlp must be relu or linear, got {name!r}: set --model.encoder.mlp=relu")
+
+
+def stage(num_blocks: int, *block: Any) -> list[nn.Module]:
+    """Return blocks that follow each other, all of the arguments ``block``."""
+    return [Block(*block) for _ in range(num_blocks)]
+
+
+def check_length(length: int, downsampling: int) -> None:
+    """Raise UserError if signals of ``length`` samples cannot be folded."""
+    if length % downsampling:
+        good = downsampling * max(1, round(length / downsampling))
+        raise UserError(
+            f"signals of {length} samples are not divisible by the encoder's downsampling {downsampling}: "
+            f"set --data.length={good}, or another --model.encoder.pool"
+        )
 
 
 def check_sizes(part: str, channels: int, d_model: int, num_blocks: int, pool: tuple[int, ...]) -> None:

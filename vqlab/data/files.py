@@ -1,0 +1,59 @@
+"""Files of a folder at any depth, and how far a long reading is."""
+
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+from vqlab.errors import UserError
+
+MANY = 2000  # items above which reading shows how far it is
+
+T = TypeVar("T")
+
+
+def list_files(root: Path, extensions: tuple[str, ...], what: str) -> list[Path]:
+    """Return the files under a folder with such extensions in the order of their paths; hidden files are left out.
+
+    Args:
+        root: The folder.
+        extensions: As in ``(".png", ".jpg")``; files' own may be in capitals.
+        what: What messages call the files' content.
+
+    Raises:
+        UserError: If the folder is missing or holds no such file.
+    """
+    if not root.is_dir():
+        raise UserError(f"{root} is not a folder: set --data.path to a folder of {what}")
+    files = sorted(
+        Path(folder) / name
+        for folder, names in _walk(root)
+        for name in names
+        if name.lower().endswith(extensions) and not name.startswith(".")  # macOS leaves ._name beside each file
+    )
+    if not files:
+        raise UserError(f"{root} holds no {what} ({', '.join(extensions)}): set --data.path to a folder of {what}")
+    return files
+
+
+def counted(items: Iterable[T], count: int, done: str, what: str) -> Iterator[T]:
+    """Pass ``items`` on, and show how many of ``count`` are done where these are many."""
+    for number, item in enumerate(items, start=1):
+        yield item
+        if count > MANY and (number % 500 == 0 or number == count):
+            end = "\n" if number == count else ""
+            print(f"\r{done} {number} of {count} {what}", end=end, file=sys.stderr, flush=True)
+
+
+def _walk(root: Path) -> Iterator[tuple[str, list[str]]]:
+    # Links are followed, each real folder once, so that a link to a parent does not lead round in circles.
+    seen: set[str] = set()
+    for folder, folders, names in os.walk(root, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders.sort()
+        yield folder, names
