@@ -72,6 +72,7 @@ PUBLIC = {
     "Photos": "vqlab.data.photos",
     "Digits": "vqlab.data.digits",
     "ECG": "vqlab.data.ecg",
+    "Signals": "vqlab.data.signal_files",
     # metrics
     "CodebookUsage": "vqlab.metrics.codebook",
     "CodeStatistics": "vqlab.metrics.code_statistics",
