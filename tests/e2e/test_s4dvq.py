@@ -3,7 +3,9 @@
 from pathlib import Path
 
 import numpy as np
-from tiny import TRAINER, fails, logged
+import pytest
+import torch
+from tiny import TRAINER, command, fails, fit_and_kill, logged
 
 from vqlab.cli import main
 
@@ -12,19 +14,88 @@ for part in ("encoder", "decoder"):
     MODEL += [f"--model.{part}=S4D{part.capitalize()}", f"--model.{part}.d_model=8", f"--model.{part}.d_state=8"]
 MODEL += ["--model.decoder.in_channels=8", "--model.quantizer=VectorQuantizer", "--model.quantizer.num_embeddings=16"]
 DATA = ["--data=ECG", "--data.num_records=20", "--data.seconds=10", "--data.length=128", "--data.batch_size=16"]
+FIT = ["fit", *MODEL, *DATA, *TRAINER]
+OFTEN = ["--trainer.val_check_interval=5", "--trainer.check_val_every_n_epoch=null", "--checkpoint.every_n_steps=4"]
+LAST = "checkpoints/last.ckpt"
+
+
+def run(name):
+    return Path("runs/s4dvq") / name
 
 
 def test_from_signals_to_codes():
-    main(["fit", *MODEL, *DATA, *TRAINER, "--name=it", "--trainer.max_steps=20"])
-    run = Path("runs/s4dvq/it")
-    figures = set().union(*logged(run / "metrics.csv"))
+    main([*FIT, "--name=it", "--trainer.max_steps=20"])
+    figures = set().union(*logged(run("it") / "metrics.csv"))
     assert {"val/snr", "val/correlation", "val/perplexity", "train/rec_loss", "lr/ssm"} <= figures
-    assert list((run / "samples").glob("step_*.png"))
-    last = str(run / "checkpoints" / "last.ckpt")
+    assert list((run("it") / "samples").glob("step_*.png"))
+    last = str(run("it") / LAST)
     main(["test", f"--ckpt_path={last}"])
     main(["predict", f"--ckpt_path={last}"])
-    with np.load(run / "codes.npz") as codes:
+    with np.load(run("it") / "codes.npz") as codes:
         assert codes["indices"].shape[1] == 128 // 16
+
+
+def test_a_killed_run_ends_where_an_uninterrupted_one_ends():
+    end = fit_and_kill(run("killed") / LAST, 10, *FIT, *OFTEN, "--name=killed") + 12
+    main([*FIT, *OFTEN, "--name=whole", f"--trainer.max_steps={end}"])
+    main([*FIT, *OFTEN, f"--ckpt_path={run('killed') / LAST}", f"--trainer.max_steps={end}"])
+    ours, theirs = (logged(run(name) / "metrics.csv") for name in ("killed", "whole"))
+    assert ours == [pytest.approx(row, rel=1e-6, abs=1e-6) for row in theirs]
+    weights, expected = (torch.load(run(name) / LAST, weights_only=True)["state_dict"] for name in ("killed", "whole"))
+    assert weights.keys() == expected.keys()
+    assert all(torch.equal(value, expected[name]) for name, value in weights.items())
+
+
+def test_two_processes_equal_one():
+    # Batch norm sees half of the batch in each of two processes, so the comparison is without.
+    options = [*OFTEN, "--trainer.max_steps=30", "--model.encoder.norm=layer", "--model.decoder.norm=layer"]
+    process = command(*FIT, *options, "--name=two", "--trainer.devices=2", "--data.batch_size=8")
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, output
+    main([*FIT, *options, "--name=one"])
+    two, one = (logged(run(name) / "metrics.csv") for name in ("two", "one"))
+    assert len(two) == len(one) == 6
+    for row, expected in zip(two, one, strict=True):
+        for name in ("val/loss", "val/mse", "val/snr", "val/correlation", "val/perplexity"):
+            assert row[name] == pytest.approx(expected[name], rel=1e-3), name
+
+
+def write_records(folder, count=5, samples=600):
+    folder.mkdir()
+    time = np.arange(samples) / 100
+    for number in range(count):
+        tone = np.sin(2 * np.pi * (1 + 0.3 * number) * time)
+        rows = [f"{value:.4f},{2 * value + 1:.4f}" for value in tone]
+        rows[300] = ","  # nothing was recorded here
+        (folder / f"{number}.csv").write_text("\n".join(["left,right", *rows]))
+    return folder
+
+
+def test_files_of_ones_own(tmp_path, caplog):
+    folder = write_records(tmp_path / "records")
+    data = ["--data=Signals", f"--data.path={folder}", "--data.sample_rate=100", "--data.resample=50"]
+    data += ["--data.picks=[right,left]", "--data.length=64", "--data.stride=16", "--data.batch_size=4"]
+    main(["fit", *MODEL, *data, *TRAINER, "--name=own", "--trainer.max_steps=10"])
+    assert "left out 5 samples" in caplog.text
+    figures = set().union(*logged(run("own") / "metrics.csv"))
+    assert {"val/snr", "val/snr_0", "val/correlation_1"} <= figures
+    main(["test", f"--ckpt_path={run('own') / LAST}"])
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--data.length=4096"], "--data.length=599 or smaller"),
+        (["--data.picks=[up]"], "no channel up, but left, right"),
+        (["--data.path=nowhere"], "nowhere is not a folder"),
+        (["--data.length=130"], "signals of 130 samples are not divisible"),
+    ],
+)
+def test_mistakes_with_files(tmp_path, capsys, options, words):
+    folder = write_records(tmp_path / "records", samples=900)
+    data = ["--data=Signals", f"--data.path={folder}", "--data.length=128", "--data.batch_size=4"]
+    assert words in fails(capsys, ["fit", *MODEL, *data, *options, *TRAINER])
+    assert not Path("runs").exists()
 
 
 def test_a_model_of_images_refuses_signals(capsys):

@@ -78,6 +78,17 @@ def test_it_remembers_what_a_convolution_never_sees():
     assert remember("conv") <= 0.35
 
 
+@pytest.mark.parametrize(("bidirectional", "length"), [(True, 128), (False, 4096)])  # by FFT, by chunks
+def test_it_compiles_to_one_graph_and_back(bidirectional, length):
+    encoder = S4DEncoder(1, 8, pool=(4,), d_state=8, bidirectional=bidirectional)
+    x = torch.randn(2, 1, length)
+    gradients = []
+    for network in (encoder, torch.compile(encoder, fullgraph=True, backend="aot_eager")):
+        loss = network(x).square().sum()
+        gradients.append((loss, *torch.autograd.grad(loss, list(encoder.parameters()))))
+    torch.testing.assert_close(*gradients)
+
+
 def test_mistakes_are_refused():
     for arguments, word in (
         ({"pool": (4, 0)}, "pool"),
