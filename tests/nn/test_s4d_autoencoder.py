@@ -80,13 +80,13 @@ def test_it_remembers_what_a_convolution_never_sees():
 
 @pytest.mark.parametrize(("bidirectional", "length"), [(True, 128), (False, 4096)])  # by FFT, by chunks
 def test_it_compiles_to_one_graph_and_back(bidirectional, length):
-    encoder = S4DEncoder(1, 8, pool=(4,), d_state=8, bidirectional=bidirectional)
-    x = torch.randn(2, 1, length)
-    gradients = []
-    for network in (encoder, torch.compile(encoder, fullgraph=True, backend="aot_eager")):
+    block = Block(4, 8, "lin", bidirectional, "s4d", 0.0)
+    x = torch.randn(2, 4, length)
+    results = []
+    for network in (block, torch.compile(block, fullgraph=True, backend="aot_eager")):
         loss = network(x).square().sum()
-        gradients.append((loss, *torch.autograd.grad(loss, list(encoder.parameters()))))
-    torch.testing.assert_close(*gradients)
+        results.append((loss, *torch.autograd.grad(loss, list(block.parameters()))))
+    torch.testing.assert_close(*results)
 
 
 def test_mistakes_are_refused():
