@@ -3,9 +3,9 @@
     python benchmarks/s4dvq_seq.py runs/mitbih --steps 0.1 --data=Signals --data.path=mitbih.npz --data.array=x ...
 
 ``--steps`` is the share of each row's steps; options of ``vqlab fit`` go to every row. A row whose test is done is not
-run again. Figures are of the test split, with the checkpoint that was best in validation; oscillation is of the
-training loss: over the last third of the run, the standard deviation of what a straight line leaves over, in per cent
-of the mean.
+run again. Figures are of the test split, with the checkpoint that was best in validation. Oscillation is of the whole
+training loss (reconstruction and commitment): over the last third of the run, the standard deviation of what a straight
+line leaves over, in per cent of the mean.
 """
 
 import argparse
@@ -17,8 +17,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml
+
+from vqlab.callbacks.health import detrended_spread
 
 ROWS = Path("configs/experiments/s4dvq_seq.yaml")
 COLUMNS = ("mse", "snr", "correlation", "spectral_convergence", "perplexity", "codebook_usage", "bits_per_sample")
@@ -78,23 +79,16 @@ def line(run: Path) -> list[str]:
     """Return one row of the table."""
     test, log = read(run / "test.csv")[-1], read(run / "metrics.csv")
     config = yaml.safe_load((run / "config.yaml").read_text())
-    losses = np.array([float(row["train/rec_loss"]) for row in log if row.get("train/rec_loss")])
+    losses = [float(row["train/loss"]) for row in log if row.get("train/loss")]
     figures = [f"{float(test[f'test/{name}']):.4g}" for name in COLUMNS]
     steps, batch = config["trainer"]["max_steps"], config["data"]["init_args"]["batch_size"]
-    return [run.name, str(steps), str(batch), *figures, f"{100 * oscillation(losses):.1f}"]
+    return [run.name, str(steps), str(batch), *figures, f"{100 * detrended_spread(losses[-(len(losses) // 3) :]):.1f}"]
 
 
 def read(file: Path) -> list[dict[str, str]]:
     """Return the lines of a CSV file."""
     with file.open() as lines:
         return list(csv.DictReader(lines))
-
-
-def oscillation(losses: np.ndarray) -> float:
-    """Return the detrended standard deviation over the mean, of the last third."""
-    last = losses[-(len(losses) // 3) :]
-    time = np.arange(len(last))
-    return float((last - np.polyval(np.polyfit(time, last, 1), time)).std() / last.mean())
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities import rank_zero_info
 
 import vqlab
+from vqlab.callbacks.batch_statistics import BatchStatistics
 from vqlab.callbacks.checkpoints import LastAndBest
 from vqlab.callbacks.ema import EMA
 from vqlab.callbacks.health import Health
@@ -34,8 +35,20 @@ from vqlab.training.whole_files import WholeCheckpointIO, write_whole
 
 # What the model learns from the data: property of the DataModule -> argument of the model or of one of its parts.
 LINKS = {
-    "channels": ("channels", "encoder.in_channels", "decoder.out_channels", "discriminator.in_channels"),
-    "image_size": ("image_size", "encoder.image_size", "decoder.image_size"),
+    "channels": (
+        "channels",
+        "encoder.in_channels",
+        "decoder.out_channels",
+        "generator.out_channels",
+        "discriminator.in_channels",
+    ),
+    "image_size": (
+        "image_size",
+        "encoder.image_size",
+        "decoder.image_size",
+        "generator.image_size",
+        "discriminator.image_size",
+    ),
     "pixel_range": ("value_range",),
     "length": ("length",),
     "num_classes": ("num_classes",),
@@ -178,7 +191,7 @@ class CLI(LightningCLI):
         fit = self.subcommand == "fit"
         if trainer.get("logger") in (None, True):
             trainer["logger"] = [CSVLog(self.run_folder, "metrics.csv" if fit else f"{self.subcommand}.csv")]
-        callbacks = [*(trainer.get("callbacks") or []), StepSeed()]
+        callbacks = [BatchStatistics(), *(trainer.get("callbacks") or []), StepSeed()]
         if trainer.get("enable_progress_bar") is not False:
             callbacks.append(Progress())
         if fit:

@@ -90,7 +90,7 @@ def maps(quantizer, step):
     return (4096 * z).round().div(4096).view_as(example(quantizer, step, batch=SAMPLES))
 
 
-def mean_gradients(loss, z, parameters, world):
+def means_over_ranks(loss, z, parameters, world):
     """The gradients that DDP computes; that of the input is left on its rank."""
     own, *gradients = torch.autograd.grad(loss, [z, *parameters], allow_unused=True)
     gradients = [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, gradients, strict=True)]
@@ -108,7 +108,7 @@ def train_member(name, quantizer, rank=0, world=1):
         if "gumbel" in name or "loss" in name:
             quantizer.sample_index = deal(step * SAMPLES + torch.arange(SAMPLES), rank, world, interleaved=True)
         out = quantizer(z)
-        own, gradients = mean_gradients(out.loss + (out.quantized - z).square().mean(), z, parameters, world)
+        own, gradients = means_over_ranks(out.loss + (out.quantized - z).square().mean(), z, parameters, world)
         with torch.no_grad():
             for parameter, gradient in zip(parameters, gradients, strict=True):
                 parameter -= RATE * gradient

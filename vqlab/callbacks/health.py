@@ -20,22 +20,30 @@ from vqlab.training.whole_files import append
 
 HISTORY = 600  # logged values that the rules on loss and gradient look back at
 ENOUGH = 20  # logged values that these rules need
+PLAYERS = ("p_real", "p_fake", "reals_passed", "fakes_caught")
 COLLAPSE_MEND = "set --model.quantizer.init=kmeans --model.quantizer.revive_after=16, or lower --model.lr"
 
 
 class Health(lightning.Callback):
     """Watch loss, gradients and codebook; write verdicts to ``health.jsonl`` and print each kind once.
 
-    Verdicts: ``non_finite`` (the run stops), ``codebook_collapse``, ``loss_oscillation``, ``exploding_gradient``.
-    Also logs ``grad_norm/<part>`` for each part of the model.
+    Verdicts: ``non_finite`` (the run stops), ``codebook_collapse``, ``loss_oscillation``, ``exploding_gradient``; of
+    models that generate from noise ``discriminator_too_strong``, ``discriminator_too_weak``, ``mode_collapse``. A low
+    generator loss is none of these and no merit: it is relative to a discriminator that moves. Also logs
+    ``grad_norm/<part>`` for each part of the model.
 
     Args:
         min_usage: The codebook has collapsed if a smaller share of the codes is used ...
         min_perplexity: ... or the perplexity is a smaller share of K.
-        grace_steps: Steps before a codebook is judged.
+        grace_steps: Steps before a codebook is judged ...
+        gan_grace_steps: ... and the players of a GAN: early generated images are all alike and easily caught.
         oscillation: A loss oscillates if, over the last third of what was logged, its standard deviation about a
             straight line is more than this share of its mean.
         explosion: A gradient explodes if its norm is this many times the median so far.
+        certainty: A discriminator is too strong if it is surer than this of real and of generated images alike ...
+        blindness: ... and too weak if it is right about a smaller share of both. Half is what a coin is right about.
+        min_diversity: Modes have collapsed if generated images differ by less than this share of what real ones do, or
+            if as few of the classes are drawn.
 
     Raises:
         UserError: If a share lies outside [0, 1].
@@ -46,14 +54,22 @@ class Health(lightning.Callback):
         min_usage: float = 0.2,
         min_perplexity: float = 0.05,
         grace_steps: int = 200,
+        gan_grace_steps: int = 1000,
         oscillation: float = 0.25,
         explosion: float = 100.0,
+        certainty: float = 0.99,
+        blindness: float = 0.55,
+        min_diversity: float = 0.25,
     ) -> None:
-        for name, value in (("min_usage", min_usage), ("min_perplexity", min_perplexity)):
+        shares = {"min_usage": min_usage, "min_perplexity": min_perplexity, "certainty": certainty}
+        for name, value in {**shares, "blindness": blindness, "min_diversity": min_diversity}.items():
             if not 0 <= value <= 1:
                 raise UserError(f"{name} must lie in [0, 1], got {value}: set --health.{name}")
         self.min_usage, self.min_perplexity, self.grace_steps = min_usage, min_perplexity, grace_steps
+        self.gan_grace_steps = gan_grace_steps
         self.oscillation, self.explosion = oscillation, explosion
+        self.certainty, self.blindness, self.min_diversity = certainty, blindness, min_diversity
+        self.players: deque[list[float]] = deque(maxlen=ENOUGH)
         self.losses: deque[float] = deque(maxlen=HISTORY)
         self.norms: deque[float] = deque(maxlen=HISTORY)
         self.said: set[str] = set()
@@ -95,11 +111,14 @@ class Health(lightning.Callback):
                     "lower --model.lr, or raise --data.batch_size",
                 )
         self.judge_codebook(trainer, pl_module, "train")
+        if all(f"train/{name}" in metrics for name in PLAYERS):
+            self.judge_players(trainer, [float(metrics[f"train/{name}"]) for name in PLAYERS])
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
-        """Judge the codebook over the whole validation set."""
+        """Judge the codebook over the whole validation set, and what is generated."""
         if trainer.state.fn == "fit" and not trainer.sanity_checking and trainer.is_global_zero:
             self.judge_codebook(trainer, pl_module, "val")
+            self.judge_samples(trainer, pl_module)
 
     def judge_codebook(self, trainer: lightning.Trainer, pl_module: Any, stage: str) -> None:
         """Say so if usage or perplexity of ``stage`` lies under its share."""
@@ -115,6 +134,42 @@ class Health(lightning.Callback):
                 "codebook_collapse",
                 f"{float(usage):.1%} of {size} codes used, perplexity {float(perplexity):.1f} ({stage})",
                 getattr(pl_module, "collapse_mend", COLLAPSE_MEND),
+            )
+
+    def judge_players(self, trainer: lightning.Trainer, figures: list[float]) -> None:
+        """Say so if the discriminator leaves the generator nothing to learn from, being too sure or blind."""
+        self.players.append(figures)
+        if len(self.players) < ENOUGH or trainer.global_step < self.gan_grace_steps:
+            return
+        p_real, p_fake, passed, caught = map(statistics.fmean, zip(*self.players, strict=True))
+        if min(p_real, 1 - p_fake) > self.certainty:
+            self.say(
+                trainer,
+                "discriminator_too_strong",
+                f"D(x) is {p_real:.3f} and D(G(z)) {p_fake:.4f} over {ENOUGH} lines of the log",
+                "lower --model.disc_lr, or set --model.spectral_norm=true or --model.objective=feature_matching",
+            )
+        elif (passed + caught) / 2 < self.blindness:
+            self.say(
+                trainer,
+                "discriminator_too_weak",
+                f"it passes {passed:.0%} of the real images and catches {caught:.0%} of the generated ones",
+                "raise --model.disc_lr, or lower --model.lr or the discriminator's dropout or noise",
+            )
+
+    def judge_samples(self, trainer: lightning.Trainer, pl_module: Any) -> None:
+        """Say so if generated images are all alike, or of few classes."""
+        metrics, classes = trainer.callback_metrics, getattr(pl_module, "num_classes", 0)
+        diversity, drawn = metrics.get("val/diversity"), metrics.get("val/classes_drawn")
+        if diversity is None or trainer.global_step < self.gan_grace_steps:
+            return
+        if diversity < self.min_diversity or (drawn is not None and drawn < self.min_diversity * classes):
+            of = "" if drawn is None else f", and are of {float(drawn):.1f} of {classes} classes"
+            self.say(
+                trainer,
+                "mode_collapse",
+                f"generated images differ by {float(diversity):.0%} of what real ones do{of}",
+                "set --model.objective=feature_matching, or lower --model.lr",
             )
 
     def on_exception(self, trainer: lightning.Trainer, pl_module: Any, exception: BaseException) -> None:
@@ -137,12 +192,14 @@ class Health(lightning.Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """What has been seen and said."""
-        return {"losses": list(self.losses), "norms": list(self.norms), "said": sorted(self.said)}
+        history = {name: list(getattr(self, name)) for name in ("losses", "norms", "players")}
+        return {**history, "said": sorted(self.said)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on without saying anything twice."""
         self.losses = deque(state_dict["losses"], maxlen=HISTORY)
         self.norms = deque(state_dict["norms"], maxlen=HISTORY)
+        self.players = deque(state_dict["players"], maxlen=ENOUGH)
         self.said = set(state_dict["said"])
 
 

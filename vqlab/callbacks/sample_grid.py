@@ -27,7 +27,7 @@ class SampleGrid(lightning.Callback):
 
     The model says what to show: ``pictures(batch)`` returns images (B, C, H, W) in [0, 1] by name, shown as rows below
     each other, or ``traces(batch)`` signals, which are plotted; ``code_counts()``, where it exists, the use of each
-    code.
+    code, and ``confusion_counts()`` (K, K) how often class i was taken for class j (``confusion_NNNNNN.png``).
 
     Args:
         num_images: Images per grid, the first of the validation set.
@@ -61,11 +61,12 @@ class SampleGrid(lightning.Callback):
             self._write(trainer, "step", drawn(plot_signals(pl_module.traces(first))))
 
     def on_validation_epoch_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
-        """Draw the histogram of the codes."""
-        if _is_real(trainer) and hasattr(pl_module, "code_counts"):
-            counts = pl_module.code_counts()  # on every rank, because it sums over them
-            if trainer.is_global_zero:
-                self._write(trainer, "codes", histogram(counts))
+        """Draw the histogram of the codes, and the confusion of the classes."""
+        for name, method, draw in (("codes", "code_counts", histogram), ("confusion", "confusion_counts", confusion)):
+            if _is_real(trainer) and hasattr(pl_module, method):
+                counts = getattr(pl_module, method)()  # on every rank, because it sums over them
+                if trainer.is_global_zero:
+                    self._write(trainer, name, draw(counts))
 
     @rank_zero_only
     def _write(self, trainer: lightning.Trainer, name: str, image: Tensor) -> None:
@@ -110,6 +111,24 @@ def histogram(counts: Tensor) -> Tensor:
         ylim=(0, None),
     )
     axes.legend(frameon=False)
+    return drawn(figure)
+
+
+def confusion(counts: Tensor) -> Tensor:
+    """Show how often each class (rows) was taken for each (columns), (K, K) counts; return an image in [0, 1]."""
+    shares = counts.float().cpu() / counts.sum(1, keepdim=True).clamp_min(1).cpu()
+    size = len(shares)
+    figure = Figure(figsize=(1 + 0.45 * max(size, 8), 1 + 0.45 * max(size, 8)), dpi=100, layout="constrained")
+    axes = figure.subplots()
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    right = counts.diagonal().sum() / counts.sum().clamp_min(1)
+    axes.set(
+        xlabel="taken for", ylabel="class", title=f"{float(right):.2%} right", xticks=range(size), yticks=range(size)
+    )
+    if size <= 20:
+        for row, column in counts.nonzero().tolist():
+            colour = "white" if shares[row, column] > 0.5 else "black"
+            axes.text(column, row, str(int(counts[row, column])), ha="center", va="center", fontsize=8, color=colour)
     return drawn(figure)
 
 

@@ -13,8 +13,8 @@ class CIFAR10(TorchvisionImages):
         download: Download what is missing (170 MB).
         val_size: Number of official training images that are kept for validation.
         image_size: Height and width to resize to; null keeps 32.
-        **common: ``batch_size``, ``value_range``, ``augment``, ``num_workers``, ``seed``: see
-            :class:`~vqlab.data.images.ImageDataModule`.
+        **common: ``batch_size``, ``value_range``, ``augment``, ``labels_per_class``, ``num_workers``,
+            ``seed``: see :class:`~vqlab.data.images.ImageDataModule`.
 
     Shape:
         See :class:`~vqlab.data.images.ImageDataModule`; labels are 0 to 9.

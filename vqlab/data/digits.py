@@ -20,8 +20,8 @@ class Digits(ImageDataModule):
         image_size: Height and width; 8 keeps the pixels as they are.
         val_size: Number of validation images.
         test_size: Number of test images.
-        **common: ``batch_size``, ``value_range``, ``augment``, ``num_workers``, ``seed``: see
-            :class:`~vqlab.data.images.ImageDataModule`.
+        **common: ``batch_size``, ``value_range``, ``augment``, ``labels_per_class``, ``num_workers``,
+            ``seed``: see :class:`~vqlab.data.images.ImageDataModule`.
 
     Shape:
         See :class:`~vqlab.data.images.ImageDataModule`; labels are 0 to 9.

@@ -41,8 +41,8 @@ class ImageArrays(ImageDataModule):
         test_path: File with the test images, of the same shape.
         val_fraction: Share of the images of ``path`` that is kept for validation.
         image_size: Height and width to resize and crop to; null keeps the size, which then must be square.
-        **common: ``batch_size``, ``value_range``, ``augment``, ``num_workers``, ``seed``: see
-            :class:`~vqlab.data.images.ImageDataModule`.
+        **common: ``batch_size``, ``value_range``, ``augment``, ``labels_per_class``, ``num_workers``,
+            ``seed``: see :class:`~vqlab.data.images.ImageDataModule`.
 
     Shape:
         Images (N, H, W) or (N, H, W, C) uint8 with C = 1 or 3, labels (N,) integers, -1 where unknown. Batches: see

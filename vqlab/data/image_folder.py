@@ -73,7 +73,7 @@ class ImageFolder(ImageDataModule):
         verify: Decode each file once before training, to find damaged ones.
         skip_corrupt: Leave damaged files out with one warning instead of an error.
         num_workers: Processes that decode; null takes one per core, up to 4.
-        **common: ``batch_size``, ``value_range``, ``augment``, ``seed``: see
+        **common: ``batch_size``, ``value_range``, ``augment``, ``labels_per_class``, ``seed``: see
             :class:`~vqlab.data.images.ImageDataModule`.
 
     Shape:

@@ -13,9 +13,12 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.transforms.v2.functional import center_crop, resize
 
-from vqlab.data.splits import Batch, Split, SplitDataModule
+from vqlab.data.partly_labelled import PartlyLabelled, choose_labelled
+from vqlab.data.splits import Batch, Split, SplitDataModule, require_at_least
 from vqlab.errors import UserError
 from vqlab.nn.value_range import ValueRange
+
+IMAGES = ("image", "labelled_image")  # what a batch may hold
 
 
 class ImageTensors(Split):
@@ -57,12 +60,16 @@ class ImageDataModule(SplitDataModule):
             per channel of the training images.
         augment: Vary the training images by random shifts of up to 1/8 of the side, and by mirroring where a mirrored
             image is still one of its class.
+        labels_per_class: Training labels to tell of each class, chosen once by ``seed``; null tells all.
         num_workers: Processes that load batches; 0 loads in the main process.
         seed: Seed of the split, of the order and of the augmentation.
 
     Shape:
         batch["image"] (B, C, H, W) float32 in ``value_range``; batch["label"] (B,) int64, -1 where there is none;
         batch["index"] (B,) int64, the position in the split: 0 to train_size - 1 in training, the same in each epoch.
+        With ``labels_per_class`` training batches have label -1 everywhere, and besides batch["labelled_image"] (B, C,
+        H, W) and batch["labelled_label"] (B,), drawn from the chosen images: see
+        :class:`~vqlab.data.partly_labelled.PartlyLabelled`.
 
     Raises:
         UserError: If an argument is out of range, or a split is too small for one batch.
@@ -90,15 +97,25 @@ class ImageDataModule(SplitDataModule):
         batch_size: int = 128,
         value_range: Literal["unit", "signed", "standardized"] = "signed",
         augment: bool = False,
+        labels_per_class: int | None = None,
         num_workers: int = 0,
         seed: int = 0,
     ) -> None:
         super().__init__(batch_size, num_workers, seed)
+        require_at_least("labels_per_class", 1 if labels_per_class is None else labels_per_class, 1, mend=10)
         if value_range not in ("unit", "signed", "standardized"):
             raise UserError(
                 f"value_range must be unit, signed or standardized, got {value_range!r}: set --data.value_range=signed"
             )
-        self.value_range, self.augment = value_range, augment
+        self.value_range, self.augment, self.labels_per_class = value_range, augment, labels_per_class
+
+    @cached_property
+    def _train_val(self) -> tuple[Split, Split]:
+        train, val = self.load_train_val()
+        if self.labels_per_class is None:
+            return train, val
+        chosen = choose_labelled(train.labels, self.labels_per_class, self.seed)  # type: ignore[attr-defined]
+        return PartlyLabelled(train, chosen, self.batch_size, self.seed), val
 
     def collate(self) -> Callable[[Batch], Batch]:
         """Splits hold uint8 images."""
@@ -121,15 +138,14 @@ class ImageDataModule(SplitDataModule):
             return batch
         # The batch, not trainer.global_step, which stands still while gradients accumulate.
         place = [self.seed, self.trainer.current_epoch, self.trainer.fit_loop.batch_idx + 1, self.trainer.global_rank]
-        image = batch["image"]
-        generator = torch.Generator(image.device)
+        generator = torch.Generator(batch["image"].device)
         generator.manual_seed(int(np.random.SeedSequence(place).generate_state(1, np.uint64)[0] >> 1))
-        return batch | {"image": shift_and_flip(image, generator, self.flip)}
+        return batch | {name: shift_and_flip(batch[name], generator, self.flip) for name in IMAGES if name in batch}
 
 
 def to_float(batch: Batch, pixel_range: ValueRange) -> Batch:
     """Turn the uint8 images of a batch into float32 in ``pixel_range``."""
-    return batch | {"image": pixel_range.encode(batch["image"].float().div_(255))}
+    return batch | {name: pixel_range.encode(batch[name].float().div_(255)) for name in IMAGES if name in batch}
 
 
 def shift_and_flip(images: Tensor, generator: torch.Generator, flip: bool) -> Tensor:

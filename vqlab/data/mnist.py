@@ -13,8 +13,8 @@ class MNIST(TorchvisionImages):
         download: Download what is missing (12 MB).
         val_size: Number of official training images that are kept for validation.
         image_size: Height and width to resize to, such as 32; null keeps 28.
-        **common: ``batch_size``, ``value_range``, ``augment``, ``num_workers``, ``seed``: see
-            :class:`~vqlab.data.images.ImageDataModule`.
+        **common: ``batch_size``, ``value_range``, ``augment``, ``labels_per_class``, ``num_workers``,
+            ``seed``: see :class:`~vqlab.data.images.ImageDataModule`.
 
     Shape:
         See :class:`~vqlab.data.images.ImageDataModule`; labels are 0 to 9.
@@ -46,8 +46,8 @@ class FashionMNIST(TorchvisionImages):
         download: Download what is missing (31 MB).
         val_size: Number of official training images that are kept for validation.
         image_size: Height and width to resize to, such as 32; null keeps 28.
-        **common: ``batch_size``, ``value_range``, ``augment``, ``num_workers``, ``seed``: see
-            :class:`~vqlab.data.images.ImageDataModule`.
+        **common: ``batch_size``, ``value_range``, ``augment``, ``labels_per_class``, ``num_workers``,
+            ``seed``: see :class:`~vqlab.data.images.ImageDataModule`.
 
     Shape:
         See :class:`~vqlab.data.images.ImageDataModule`; labels are 0 to 9.

@@ -44,8 +44,8 @@ class Photos(ImageDataModule):
         image_size: Height and width of a crop, up to 225.
         num_train: Number of training crops.
         num_val: Number of validation crops, and of test crops.
-        **common: ``batch_size``, ``value_range``, ``augment``, ``num_workers``, ``seed``: see
-            :class:`~vqlab.data.images.ImageDataModule`.
+        **common: ``batch_size``, ``value_range``, ``augment``, ``labels_per_class``, ``num_workers``,
+            ``seed``: see :class:`~vqlab.data.images.ImageDataModule`.
 
     Shape:
         See :class:`~vqlab.data.images.ImageDataModule`; there are no labels.

@@ -21,8 +21,8 @@ class TorchvisionImages(ImageDataModule):
         download: Download what is missing.
         val_size: Number of official training images that are kept for validation.
         image_size: Height and width to resize to; null keeps the native size.
-        **common: ``batch_size``, ``value_range``, ``augment``, ``num_workers``, ``seed``: see
-            :class:`~vqlab.data.images.ImageDataModule`.
+        **common: ``batch_size``, ``value_range``, ``augment``, ``labels_per_class``, ``num_workers``,
+            ``seed``: see :class:`~vqlab.data.images.ImageDataModule`.
     """
 
     source: ClassVar[type[VisionDataset]]

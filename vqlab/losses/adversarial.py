@@ -36,7 +36,7 @@ def hinge_discriminator(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
         >>> hinge_discriminator(torch.tensor([0.5, 2.0]), torch.tensor([-0.5])).item()
         0.375
     """
-    return 0.5 * (F.relu(1 - _precise(real_logits)).mean() + F.relu(1 + _precise(fake_logits)).mean())
+    return 0.5 * (F.relu(1 - precise(real_logits)).mean() + F.relu(1 + precise(fake_logits)).mean())
 
 
 def non_saturating_discriminator(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
@@ -49,7 +49,7 @@ def non_saturating_discriminator(real_logits: Tensor, fake_logits: Tensor) -> Te
         >>> non_saturating_discriminator(torch.tensor([1000.0]), torch.tensor([1000.0])).item()
         1000.0
     """
-    return F.softplus(-_precise(real_logits)).mean() + F.softplus(_precise(fake_logits)).mean()
+    return F.softplus(-precise(real_logits)).mean() + F.softplus(precise(fake_logits)).mean()
 
 
 def non_saturating_generator(fake_logits: Tensor) -> Tensor:
@@ -59,7 +59,7 @@ def non_saturating_generator(fake_logits: Tensor) -> Tensor:
         >>> non_saturating_generator(torch.tensor([-1000.0])).item()
         1000.0
     """
-    return F.softplus(-_precise(fake_logits)).mean()
+    return F.softplus(-precise(fake_logits)).mean()
 
 
 def wasserstein_discriminator(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
@@ -71,7 +71,7 @@ def wasserstein_discriminator(real_logits: Tensor, fake_logits: Tensor) -> Tenso
         >>> wasserstein_discriminator(torch.tensor([2.0]), torch.tensor([-1.0])).item()
         -3.0
     """
-    return _precise(fake_logits).mean() - _precise(real_logits).mean()
+    return precise(fake_logits).mean() - precise(real_logits).mean()
 
 
 def linear_generator(fake_logits: Tensor) -> Tensor:
@@ -81,7 +81,7 @@ def linear_generator(fake_logits: Tensor) -> Tensor:
         >>> linear_generator(torch.tensor([1.0, 3.0])).item()
         -2.0
     """
-    return -_precise(fake_logits).mean()
+    return -precise(fake_logits).mean()
 
 
 ADVERSARIAL = {
@@ -118,7 +118,7 @@ def r1_penalty(real: Tensor, logits: Tensor) -> Tensor:
             "r1_penalty needs the gradient of the images: call real.requires_grad_() before discriminator(real)"
         )
     (gradient,) = torch.autograd.grad(logits.sum(), real, create_graph=True)
-    return 0.5 * _precise(gradient).square().flatten(1).sum(1).mean()
+    return 0.5 * precise(gradient).square().flatten(1).sum(1).mean()
 
 
 class LeCam(nn.Module):
@@ -156,17 +156,17 @@ class LeCam(nn.Module):
 
     def forward(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
         """Return the regulariser of logits of any shape, a scalar; the averages stay as they are."""
-        real = (_precise(real_logits) - self.fake_mean).square().mean()
-        return real + (_precise(fake_logits) - self.real_mean).square().mean()
+        real = (precise(real_logits) - self.fake_mean).square().mean()
+        return real + (precise(fake_logits) - self.real_mean).square().mean()
 
     @torch.no_grad()
     def update(self, real_logits: Tensor, fake_logits: Tensor) -> None:
         """Move the averages by the logits of all ranks; call it once per step, on every rank."""
-        means = all_sum(torch.stack([_precise(real_logits).mean(), _precise(fake_logits).mean()])) / world_size()
+        means = all_sum(torch.stack([precise(real_logits).mean(), precise(fake_logits).mean()])) / world_size()
         self.real_mean.lerp_(means[0].to(self.real_mean.dtype), 1 - self.decay)
         self.fake_mean.lerp_(means[1].to(self.fake_mean.dtype), 1 - self.decay)
 
 
-def _precise(x: Tensor) -> Tensor:
+def precise(x: Tensor) -> Tensor:
     """Return half-precision ``x`` as float32, and float32 or float64 as it is."""
     return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -10,12 +10,12 @@ from vqlab.errors import UserError
 from vqlab.losses.adaptive_weight import adaptive_weight
 from vqlab.losses.adversarial import Adversarial, LeCam, r1_penalty
 from vqlab.nn.base import Decoder
-from vqlab.nn.distributed import mean_gradients, world_size
+from vqlab.nn.distributed import world_size
 from vqlab.nn.patchgan import Discriminator, PatchGAN
 from vqlab.nn.rebuild import from_spec
 from vqlab.training.finite import require_finite
 from vqlab.training.learning_rate import adam
-from vqlab.training.manual import clip
+from vqlab.training.manual import clip, collect
 
 R1_EVERY = 16  # batches; the weight grows as the penalty becomes rarer (StyleGAN2, Karras et al. 2020)
 
@@ -76,9 +76,11 @@ class Adversary:
         """
         if not self.plays:
             return None, {}
+        assert self.discriminator is not None
         d_loss, terms = self._discriminator_loss(x, fake.detach())
         require_finite({"d_loss": d_loss}, batch_idx, self.global_step)
-        self._collect_discriminator(d_loss)
+        # DDP averages the gradients of the other pass alone.
+        collect(d_loss / self.accumulate, self.discriminator.parameters())
         if self.alternate:
             self.step_discriminator()
         if self.global_step < self.disc_start:
@@ -120,14 +122,6 @@ class Adversary:
             r1 = r1_penalty(real, self.discriminator(real))
             d_loss, terms["r1"] = d_loss + R1_EVERY * self.r1_weight * r1, r1.detach()
         return d_loss, terms
-
-    def _collect_discriminator(self, d_loss: Tensor) -> None:
-        """Add up the discriminator's gradients, means over the ranks: DDP averages those of the other pass alone."""
-        assert self.discriminator is not None
-        weights = list(self.discriminator.parameters())
-        gradients = mean_gradients(torch.autograd.grad(d_loss / self.accumulate, weights))
-        for weight, gradient in zip(weights, gradients, strict=True):
-            weight.grad = gradient if weight.grad is None else weight.grad + gradient
 
     def _push(self, fake: Tensor) -> tuple[Tensor, Tensor]:
         """Return the generator loss's gradient (B, C, H, W) at ``fake``, and the loss."""

@@ -17,7 +17,7 @@ from vqlab.nn.base import Decoder, Encoder
 from vqlab.nn.patchgan import Discriminator
 from vqlab.nn.rebuild import from_spec
 from vqlab.nn.value_range import ValueRange
-from vqlab.quantizers.arguments import check_choice, check_positive, check_weight
+from vqlab.quantizers.arguments import check_choice, check_clips, check_weight
 from vqlab.quantizers.base import Quantizer
 from vqlab.training.finite import require_finite
 from vqlab.training.learning_rate import adam, check_lr
@@ -134,9 +134,7 @@ class VQGAN(Adversary, VQVAE):
         weights = {"perceptual_weight": perceptual_weight, "disc_weight": disc_weight}
         for name, weight in {**weights, "lecam_weight": lecam_weight, "r1_weight": r1_weight}.items():
             check_weight(name, weight, f"set --model.{name}=0 to leave it out")
-        for name, norm in (("clip_g", clip_g), ("clip_d", clip_d)):
-            if norm is not None:
-                check_positive(name, norm, f"set --model.{name}=1, or null not to clip")
+        check_clips(clip_g=clip_g, clip_d=clip_d)
         check_choice("adversarial", adversarial, tuple(ADVERSARIAL))
         check_lr(disc_lr, None, "disc_lr")
         if accumulate < 1:

@@ -1,4 +1,4 @@
-"""What a model needs to know of an encoder, a decoder and a discriminator."""
+"""What a model needs to know of its networks: encoder, decoder, discriminator, generator."""
 
 from abc import ABC, abstractmethod
 
@@ -64,6 +64,42 @@ class Discriminator(Rebuildable, nn.Module, ABC):
         """(B, in_channels, H, W) to (B, 1, h, w)."""
 
 
+class Generator(Rebuildable, nn.Module, ABC):
+    """A network from noise to images.
+
+    Attributes:
+        latent_dim: Numbers of noise that make one image.
+        out_channels: Channels of the images.
+        image_size: Height and width of the images.
+    """
+
+    latent_dim: int
+    out_channels: int
+    image_size: int
+
+    @abstractmethod
+    def forward(self, z: Tensor) -> Tensor:
+        """(B, latent_dim) to (B, out_channels, image_size, image_size) in [-1, 1]."""
+
+
+class FeatureNet(Rebuildable, nn.Module, ABC):
+    """A network from images to features, on which a model puts heads of its own.
+
+    Attributes:
+        in_channels: Channels of the images.
+        image_size: Height and width of the images.
+        out_features: Numbers per image.
+    """
+
+    in_channels: int
+    image_size: int
+    out_features: int
+
+    @abstractmethod
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in_channels, image_size, image_size) to (B, out_features)."""
+
+
 def check_autoencoder(encoder: Encoder, decoder: Decoder, channels: int, image_size: int) -> tuple[int, int]:
     """Return height and width of the encoder's map.
 
@@ -104,3 +140,14 @@ def check_fit(encoder: Encoder, decoder: Decoder, channels: int, modality: str, 
         raise UserError(
             f"the encoder shrinks by {encoder.downsampling}, the decoder grows by {decoder.upsampling}: {same_factor}"
         )
+
+
+def check_players(generator: Generator, net: FeatureNet, channels: int, image_size: int) -> None:
+    """Raise UserError if the networks of a GAN are made for other images."""
+    for name, part, ends in (("generator", generator, "out"), ("discriminator", net, "in")):
+        found = getattr(part, f"{ends}_channels"), part.image_size
+        if found != (channels, image_size):
+            raise UserError(
+                f"images have {channels} channels and size {image_size}, the {name} {found[0]} and {found[1]}: "
+                f"set --model.{name}.{ends}_channels={channels} --model.{name}.image_size={image_size}"
+            )

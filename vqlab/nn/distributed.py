@@ -41,10 +41,10 @@ def mean_over_ranks(x: Tensor) -> Tensor:
     return x + (all_sum(x.detach()) / world_size() - x.detach()) if world_size() > 1 else x
 
 
-def mean_gradients(gradients: Sequence[Tensor]) -> list[Tensor]:
-    """Return the means of ``gradients`` over all ranks, in one collective."""
+def means_over_ranks(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Return the means of ``tensors`` over all ranks, in one collective."""
     if world_size() == 1:
-        return list(gradients)
-    flat = all_sum(torch.cat([gradient.flatten() for gradient in gradients])) / world_size()
-    parts = flat.split([gradient.numel() for gradient in gradients])
-    return [part.view_as(gradient) for part, gradient in zip(parts, gradients, strict=True)]
+        return list(tensors)
+    flat = all_sum(torch.cat([tensor.flatten() for tensor in tensors])) / world_size()
+    parts = flat.split([tensor.numel() for tensor in tensors])
+    return [part.view_as(tensor) for part, tensor in zip(parts, tensors, strict=True)]

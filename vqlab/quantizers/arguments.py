@@ -41,6 +41,13 @@ def check_positive(name: str, value: float, mend: str) -> None:
         raise UserError(f"{name} must be finite and above 0, got {value}: {mend}")
 
 
+def check_clips(**norms: float | None) -> None:
+    """Raise UserError if a largest gradient norm of a model is not above 0 or not finite; None clips nothing."""
+    for name, norm in norms.items():
+        if norm is not None:
+            check_positive(name, norm, f"set --model.{name}=1, or null not to clip")
+
+
 def check_choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:
     """Raise UserError if ``value`` is not among ``choices``."""
     if value not in choices:

@@ -5,12 +5,15 @@ itself counts every call of an optimizer, so that two players would halve ``max_
 """
 
 import warnings
+from collections.abc import Iterable
 from typing import Any
 
 import lightning
 import torch
+from torch import Tensor
 
 from vqlab.errors import UserError
+from vqlab.nn.distributed import means_over_ranks
 
 
 def refuse_unsound(trainer: lightning.Trainer) -> None:
@@ -37,10 +40,20 @@ def refuse_trainer_options(clip: Any, accumulate: Any, module: lightning.Lightni
         mend = " ".join(f"{option}={clip}" for option in clip_options(module))
         raise UserError(f"{model} clips each player: set {mend} instead of --trainer.gradient_clip_val")
     if accumulate and accumulate != 1:
-        raise UserError(
-            f"{model} accumulates itself: set --model.accumulate={accumulate} instead of "
-            "--trainer.accumulate_grad_batches"
+        mend = (
+            f"accumulates itself: set --model.accumulate={accumulate}"
+            if "accumulate" in module.hparams
+            else "steps at each batch: raise --data.batch_size"
         )
+        raise UserError(f"{model} {mend} instead of --trainer.accumulate_grad_batches")
+
+
+def collect(loss: Tensor, parameters: Iterable[Tensor]) -> None:
+    """Add the gradients of ``loss`` to those of ``parameters``, means over the ranks: no other player's are touched."""
+    weights = list(parameters)
+    gradients = means_over_ranks(torch.autograd.grad(loss, weights, materialize_grads=True))
+    for weight, gradient in zip(weights, gradients, strict=True):
+        weight.grad = gradient if weight.grad is None else weight.grad + gradient
 
 
 def step_and_zero(module: lightning.LightningModule, optimizer: Any) -> None:

@@ -1,0 +1,56 @@
+"""Whether generated examples differ from each other as real ones do."""
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+
+def diversity(fake: Tensor, real: Tensor) -> Tensor:
+    """Return the spread of generated examples over that of real ones: 1 where they differ as much, 0 all the same.
+
+    The spread is the root of the total variance, which is half the mean squared distance of two examples. A generator
+    that makes only some kinds of example, but these apart, still has much of it: count the classes as well.
+
+    Args:
+        fake: (N, ...).
+        real: (M, ...), in the same units.
+
+    Example:
+        >>> real = torch.tensor([[1.0], [-1.0]])
+        >>> diversity(0.5 * real, real).item(), diversity(torch.ones(2, 1), real).item()
+        (0.5, 0.0)
+    """
+    fake_spread, real_spread = (x.float().flatten(1).var(0, correction=0).sum().sqrt() for x in (fake, real))
+    return fake_spread / real_spread.clamp_min(1e-12)
+
+
+class EffectiveClasses(Metric):
+    """exp of the entropy of the classes seen: how many there are, if they were equally frequent.
+
+    Args:
+        num_classes: K.
+
+    Example:
+        >>> classes = EffectiveClasses(4)
+        >>> classes.update(torch.tensor([0, 1, 1, 0]))
+        >>> classes.compute().item()
+        2.0
+    """
+
+    counts: Tensor
+    full_state_update = False
+    higher_is_better = True
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.add_state("counts", torch.zeros(num_classes, dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, classes: Tensor) -> None:
+        """Count classes (N,) int64."""
+        self.counts += classes.bincount(minlength=self.num_classes)
+
+    def compute(self) -> Tensor:
+        """Return the number, a scalar."""
+        shares = self.counts.double() / self.counts.sum().clamp_min(1)
+        return torch.special.entr(shares).sum().exp().float()
