@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from vqlab.callbacks.checkpoints import LastAndBest
-from vqlab.callbacks.health import ENOUGH, HISTORY, Health, detrended_spread, grad_norm, has_grad
+from vqlab.callbacks.health import ENOUGH, HISTORY, PLAYERS, Health, detrended_spread, grad_norm, has_grad
 from vqlab.errors import UserError
 from vqlab.training.finite import NonFiniteError, require_finite
 
@@ -220,6 +220,51 @@ def test_each_verdict_is_said_once_also_after_resuming(caplog):
     fit(ill(), resumed, steps=100, ckpt_path="checkpoints/last.ckpt")
     assert len(verdicts()) == 2, "said again"
     assert resumed.said == {"loss_oscillation", "codebook_collapse"}
+
+
+class Game(lightning.LightningModule):
+    """A GAN whose figures are told by the test."""
+
+    num_classes = 10
+
+    def __init__(self, players=(0.7, 0.3, 0.9, 0.8), diversity=0.9, drawn=9.0):
+        super().__init__()
+        self.layer = nn.Linear(2, 1)
+        self.players, self.diversity, self.drawn = players, diversity, drawn
+
+    def training_step(self, batch, batch_idx):
+        self.log_dict({f"train/{name}": value for name, value in zip(PLAYERS, self.players, strict=True)})
+        return self.layer(batch).sum()
+
+    def validation_step(self, batch, batch_idx):
+        self.log_dict({"val/diversity": self.diversity, "val/classes_drawn": self.drawn})
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("game", "said"),
+    [
+        ({}, None),
+        ({"players": (0.999, 0.001, 1.0, 1.0)}, "discriminator_too_strong"),
+        ({"players": (0.999, 0.5, 1.0, 1.0)}, None),
+        ({"players": (0.5, 0.5, 0.9, 0.1)}, "discriminator_too_weak"),
+        ({"players": (0.5, 0.5, 0.9, 0.3)}, None),
+        ({"diversity": 0.1}, "mode_collapse"),
+        ({"drawn": 1.2}, "mode_collapse"),
+    ],
+)
+def test_players_out_of_balance_and_collapsed_modes(game, said):
+    fit(Game(**game), Health(gan_grace_steps=30), val=True, val_check_interval=10, steps=60)
+    assert list(verdicts()) == ([said] if said else [])
+    if said:
+        assert 30 <= verdicts()[said]["step"] <= 40
+
+
+def test_players_are_not_judged_within_the_grace():
+    fit(Game((0.999, 0.001, 1.0, 1.0), 0.1), Health(gan_grace_steps=100), val=True, val_check_interval=10, steps=60)
+    assert verdicts() == {}
 
 
 def test_the_state_survives():

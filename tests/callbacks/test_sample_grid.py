@@ -11,7 +11,7 @@ from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader
 
-from vqlab.callbacks.sample_grid import SampleGrid, histogram, interleave
+from vqlab.callbacks.sample_grid import SampleGrid, confusion, histogram, interleave
 from vqlab.errors import UserError
 
 PAD = 4
@@ -90,6 +90,17 @@ def test_the_histogram_tells_even_from_uneven_use():
     even, uneven = histogram(torch.full((64,), 5)), histogram(torch.tensor([1000] + 63 * [1]))
     blue = [(image[2] - image[0] > 0.3).float().mean() for image in (even, uneven)]
     assert blue[0] > 3 * blue[1]
+
+
+@pytest.mark.parametrize("classes", [2, 10, 100])
+def test_the_confusion_is_dark_where_classes_are_taken_for_each_other(classes):
+    right = confusion(100 * torch.eye(classes, dtype=torch.int64))
+    wrong = confusion(100 * torch.eye(classes, dtype=torch.int64).flip(1))
+    assert right.shape == wrong.shape
+    height, width = right.shape[1:]
+    corner = (slice(None), slice(height // 8, height // 3), slice(width // 8, width // 3))
+    assert right[corner].mean() < wrong[corner].mean() - 0.02
+    assert confusion(torch.zeros(classes, classes, dtype=torch.int64)).isfinite().all()
 
 
 def test_the_histogram_of_nothing():

@@ -27,7 +27,6 @@ from vqlab.training.manual import clip, collect, count_batch, refuse_unsound, st
 from vqlab.training.schedules import Schedule
 
 DEFAULT_LR = 2e-4
-SAMPLE_SEED = 0  # of the noise of the pictures, the same at each validation
 
 
 class SGAN(Rebuildable, lightning.LightningModule):
@@ -39,8 +38,7 @@ class SGAN(Rebuildable, lightning.LightningModule):
     discriminator first; ``global_step`` counts batches. Labelled, unlabelled and generated images pass the
     discriminator in batches of their own, so batch norm never mixes them.
 
-    Data with ``labels_per_class`` tell few labels. Without it all images are labelled, and the same batch serves as
-    labelled and as unlabelled.
+    Data with ``labels_per_class`` tell few labels; without it, one batch serves as labelled and as unlabelled.
 
     ``spectral_norm`` bounds each weight as a matrix (out, in * height * width) by 1, which does not make a convolution
     1-Lipschitz, because its patches overlap. The class head is left free: bounded logits cannot be sure of a class.
@@ -49,8 +47,8 @@ class SGAN(Rebuildable, lightning.LightningModule):
         generator: Null takes a ``ConvGenerator``.
         discriminator: Null takes ``ConvFeatures``, without batch norm if ``spectral_norm``.
         head: ``kplus1``, K + 1 logits and an adversarial logit; ``logsumexp``, K logits and their log-sum-exp.
-        objective: The generator's: ``non_saturating``, ``hinge`` or ``feature_matching``. A low value of it is no sign
-            of good images: it is relative to a discriminator that moves.
+        objective: The generator's: ``non_saturating``, ``hinge`` or ``feature_matching``. A low value tells nothing of
+            the images: it is relative to a discriminator that moves.
         unlabelled_weight: Weight of all but the supervised loss; 0 trains a classifier on the labelled images alone.
         conditional: Whether the noise is multiplied by an embedding of the class to draw, which the generator then has
             to make recognisable: the cross-entropy of the discriminator's classes is added to its loss.
@@ -279,12 +277,8 @@ class SGAN(Rebuildable, lightning.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Adam for each player, the generator first."""
-        settings: Any = {
-            "default_lr": DEFAULT_LR,
-            "betas": self.betas,
-            "weight_decay": self.weight_decay,
-            "schedule": self.schedule,
-        }
+        settings: Any = {"default_lr": DEFAULT_LR, "betas": self.betas, "weight_decay": self.weight_decay}
+        settings["schedule"] = self.schedule
         own = (self.lr, self.base_lr) if self.disc_lr is None else (self.disc_lr, None)
         return [
             adam(self, self._generator_parameters(), name="generator", lr=self.lr, base_lr=self.base_lr, **settings),
@@ -325,7 +319,7 @@ class SGAN(Rebuildable, lightning.LightningModule):
         """Return ``real`` images and ``sample`` in [0, 1], of the same noise each time, by class if conditional."""
         count = len(batch["image"])
         label = None if self.label_embedding is None else torch.arange(count) % self.num_classes
-        drawn = self.sample(count, label, torch.Generator().manual_seed(SAMPLE_SEED))
+        drawn = self.sample(count, label, torch.Generator().manual_seed(0))
         return {"real": self.value_range.decode(batch["image"]), "sample": self.value_range.decode(drawn)}
 
     def confusion_counts(self) -> Tensor:

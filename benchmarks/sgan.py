@@ -1,0 +1,213 @@
+"""SGAN on few labels: vqlab's against its own classifier alone, and against the loop that a well-known tutorial has.
+
+    python benchmarks/sgan.py digits                                       # scikit-learn's, 5 seeds, MLP networks
+    python benchmarks/sgan.py mnist --path data --steps 6000 --seeds 1     # convolutional networks
+    python benchmarks/sgan.py mnist --path data --labels-per-class 0 ...   # all labels
+
+The tutorial's loop has softmax before the cross-entropy and a sigmoid before the binary one, batch norm with eps 0.8
+(meant as a momentum), takes the label of each image that it sees, and has no term for images without; here it sees the
+labelled images alone. Its accuracy is the argmax over the K real classes on held-out images; ``d_acc`` is its own
+figure, the argmax over K + 1 classes on real and generated training images, mean of the last tenth of the steps.
+On digits, label spreading over the graph of all images stands beside: the bar that needs no network.
+"""
+
+import argparse
+import logging
+import statistics
+import time
+import warnings
+from typing import Any
+
+import lightning
+import torch
+import torch.nn.functional as F
+from quantizers import processor, table
+from torch import Tensor, nn
+
+from vqlab.callbacks.ema import EMA
+from vqlab.data.digits import Digits
+from vqlab.data.images import ImageDataModule
+from vqlab.data.mnist import MNIST
+from vqlab.models.sgan import SGAN
+from vqlab.nn.gan_conv import ConvFeatures, ConvGenerator
+from vqlab.nn.gan_mlp import MLPFeatures, MLPGenerator
+
+Networks = tuple[nn.Module, Any]  # generator and feature network
+EPS = 0.8
+
+
+def main() -> None:
+    """Run each contestant on each seed, print one table."""
+    warnings.filterwarnings("ignore")
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", choices=["digits", "mnist"])
+    parser.add_argument("--path", default="data", help="folder of MNIST")
+    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--labels-per-class", type=int, default=10, help="0 tells all")
+    parser.add_argument("--only", nargs="+", help="names of contestants")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    contestants = {
+        "SGAN": lambda data, seed: ours(data, seed, options),
+        "classifier alone": lambda data, seed: ours(data, seed, options, unlabelled_weight=0.0),
+        "tutorial's loop": lambda data, seed: tutorial(data, seed, options),
+    }
+    if options.data == "digits":
+        contestants["label spreading"] = lambda data, seed: label_spreading(data)
+    rows = []
+    for name in options.only or contestants:
+        runs = []
+        for seed in range(options.seeds):
+            data, start = make_data(options, seed), time.process_time()
+            runs.append((*contestants[name](data, seed), time.process_time() - start))
+            print(name, seed, *(f"{value:.4f}" for value in runs[-1]), flush=True)
+        accuracies, d_accs, seconds = zip(*runs, strict=True)
+        spread = statistics.stdev(accuracies) if len(runs) > 1 else 0.0
+        rows.append(
+            [
+                name,
+                f"{statistics.fmean(accuracies):.4f} ± {spread:.4f}",
+                f"{statistics.fmean(d_accs):.3f}",
+                f"{statistics.fmean(seconds):.0f}",
+            ]
+        )
+    print(processor())
+    print(table(["", "held-out accuracy", "d_acc", "CPU seconds"], rows))
+
+
+def make_data(options: argparse.Namespace, seed: int) -> ImageDataModule:
+    """Return the data; validation and test images together are held out."""
+    few = {"labels_per_class": options.labels_per_class or None, "seed": seed}
+    if options.data == "digits":
+        return Digits(image_size=8, batch_size=100, val_size=1, test_size=359, **few)  # 1,437 to train
+    return MNIST(options.path, image_size=32, batch_size=64, download=False, **few)
+
+
+def networks(options: argparse.Namespace) -> Networks:
+    """Return fresh networks, the same for all contestants."""
+    if options.data == "digits":
+        return MLPGenerator(50, 1, 8, (128, 128)), MLPFeatures(1, 8, (256, 256, 128))
+    return ConvGenerator(), ConvFeatures()
+
+
+def ours(
+    data: ImageDataModule, seed: int, options: argparse.Namespace, unlabelled_weight: float = 1.0
+) -> tuple[float, float]:
+    """Return held-out accuracy and d_acc of an SGAN."""
+    lightning.seed_everything(seed, verbose=False)
+    digits = options.data == "digits"
+    settings: dict[str, Any] = (
+        {"head": "logsumexp", "objective": "feature_matching", "lr": 1e-3} if digits else {"lr": 2e-4}
+    )
+    model = SGAN(*networks(options), unlabelled_weight=unlabelled_weight, image_size=data.image_size, **settings)
+    seen = DAcc()
+    trainer = lightning.Trainer(
+        max_steps=options.steps,
+        max_epochs=-1,
+        limit_val_batches=0,
+        log_every_n_steps=1,
+        callbacks=[EMA(0.99 if digits else 0.999), seen],
+        **QUIET,
+    )
+    trainer.fit(model, data)
+    (test,) = lightning.Trainer(**QUIET).test(model, data, verbose=False)
+    return test["test/acc"], seen.late(options.steps)
+
+
+QUIET: dict[str, Any] = {
+    "logger": False,
+    "enable_checkpointing": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+    "accelerator": "cpu",
+}
+
+
+class DAcc(lightning.Callback):
+    """Collect ``train/d_acc``."""
+
+    def __init__(self) -> None:
+        self.values: list[float] = []
+
+    def on_train_batch_end(self, trainer: lightning.Trainer, *args: Any) -> None:
+        """Read this step's."""
+        self.values.append(float(trainer.callback_metrics.get("train/d_acc", float("nan"))))
+
+    def late(self, steps: int) -> float:
+        """Return the mean of the last tenth."""
+        return statistics.fmean(self.values[-(steps // 10) :])
+
+
+def tutorial(data: ImageDataModule, seed: int, options: argparse.Namespace) -> tuple[float, float]:
+    """Return held-out accuracy and d_acc of the tutorial's loop."""
+    lightning.seed_everything(seed, verbose=False)
+    generator, features = networks(options)
+    for part in (*generator.modules(), *features.modules()):
+        if isinstance(part, nn.BatchNorm1d | nn.BatchNorm2d):
+            part.eps = EPS
+    classes = data.num_classes
+    auxiliary, adversarial = (nn.Linear(features.out_features, n) for n in (classes + 1, 1))
+    judges = nn.ModuleList([features, auxiliary, adversarial])
+    players = [torch.optim.Adam(part.parameters(), 2e-4, (0.5, 0.999)) for part in (generator, judges)]
+    d_accs: list[float] = []
+
+    def judge(x: Tensor) -> tuple[Tensor, Tensor]:
+        seen = features(x)
+        return adversarial(seen).sigmoid(), auxiliary(seen).softmax(1)
+
+    batches = endless(data)
+    for _ in range(options.steps):
+        images, labels = next(batches)
+        real, fake = torch.ones(len(images), 1), torch.zeros(len(images), 1)
+        made = generator(torch.randn(len(images), generator.latent_dim))  # type: ignore[arg-type]
+        players[0].zero_grad()
+        F.binary_cross_entropy(judge(made)[0], real).backward()
+        players[0].step()
+
+        players[1].zero_grad()
+        real_score, real_class = judge(images)
+        fake_score, fake_class = judge(made.detach())
+        no_class = torch.full_like(labels, classes)
+        of_real = (F.binary_cross_entropy(real_score, real) + F.cross_entropy(real_class, labels)) / 2
+        of_fake = (F.binary_cross_entropy(fake_score, fake) + F.cross_entropy(fake_class, no_class)) / 2
+        ((of_real + of_fake) / 2).backward()
+        players[1].step()
+        guesses, truth = torch.cat([real_class, fake_class]).argmax(1), torch.cat([labels, no_class])
+        d_accs.append(float((guesses == truth).float().mean()))
+    judges.eval()
+    right = total = 0
+    with torch.no_grad():
+        for batch in data.test_dataloader():
+            right += int((judge(batch["image"])[1][:, :classes].argmax(1) == batch["label"]).sum())
+            total += len(batch["label"])
+    return right / total, statistics.fmean(d_accs[-(options.steps // 10) :])
+
+
+def endless(data: ImageDataModule) -> Any:
+    """Yield labelled images and their labels, epoch after epoch."""
+    data.setup("fit")
+    while True:
+        for batch in data.train_dataloader():
+            yield batch.get("labelled_image", batch["image"]), batch.get("labelled_label", batch["label"])
+
+
+def label_spreading(data: ImageDataModule) -> tuple[float, float]:
+    """Return the accuracy of scikit-learn's label spreading over all images, on the held-out ones."""
+    from sklearn.semi_supervised import LabelSpreading
+
+    data.setup()
+    part, test = data._train_val[0], data._test
+    train = part.data  # type: ignore[attr-defined]
+    told = torch.full((len(train),), -1)
+    told[part.chosen] = train.labels[part.chosen]  # type: ignore[attr-defined]
+    images = torch.cat([train.images, test.images]).flatten(1).double() / 255  # type: ignore[union-attr]
+    labels = torch.cat([told, torch.full((len(test),), -1)])  # type: ignore[arg-type]
+    spread = LabelSpreading(kernel="knn", n_neighbors=7).fit(images.numpy(), labels.numpy())
+    guesses = torch.from_numpy(spread.transduction_[len(train) :])
+    return float((guesses == test.labels).double().mean()), float("nan")  # type: ignore[union-attr]
+
+
+if __name__ == "__main__":
+    main()
