@@ -59,7 +59,7 @@ def sample(args: Sequence[str]) -> None:
 
 def _parser() -> Parser:
     parser = Parser(prog="vqlab sample", description="Draw images from a trained model into one PNG.")
-    parser.add_argument("checkpoint", help="a .ckpt file of a model that can sample, such as CodePrior")
+    parser.add_argument("checkpoint", help="a .ckpt file of a model that can sample, such as CodePrior or SGAN")
     parser.add_argument("--num", type=int, default=64, help="how many images (default 64)")
     parser.add_argument("--label", type=int, help="class to draw, for a model with labels; default: all classes")
     parser.add_argument("--temperature", type=float, help="below 1: likelier, less varied codes (default 1)")
@@ -78,8 +78,8 @@ def _arguments_for(model: Any, given: dict[str, Any], checkpoint: str) -> dict[s
     if not hasattr(model, "sample"):
         mend = (
             f"vqlab fit --config configs/prior.yaml --model.tokenizer={checkpoint}"
-            if hasattr(model, "encode") and hasattr(model, "decode")
-            else "give a checkpoint of a generative model"
+            if all(hasattr(model, verb) for verb in ("encode", "decode", "image_size"))
+            else "there is one for images alone, give a checkpoint of a generative model"
         )
         raise UserError(f"{name} cannot sample by itself, it needs a prior over its codes: {mend}")
     taken = inspect.signature(model.sample).parameters

@@ -23,7 +23,7 @@ def run(name):
     return Path("runs/s4dvq") / name
 
 
-def test_from_signals_to_codes():
+def test_from_signals_to_codes(capsys):
     main([*FIT, "--name=it", "--trainer.max_steps=20"])
     figures = set().union(*logged(run("it") / "metrics.csv"))
     assert {"val/snr", "val/correlation", "val/perplexity", "train/rec_loss", "lr/ssm"} <= figures
@@ -33,6 +33,7 @@ def test_from_signals_to_codes():
     main(["predict", f"--ckpt_path={last}"])
     with np.load(run("it") / "codes.npz") as codes:
         assert codes["indices"].shape[1] == 128 // 16
+    assert "there is one for images alone" in fails(capsys, ["sample", last])
 
 
 def test_a_killed_run_ends_where_an_uninterrupted_one_ends():
