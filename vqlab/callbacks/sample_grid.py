@@ -19,6 +19,7 @@ from vqlab.callbacks.signal_plot import plot_signals
 from vqlab.errors import UserError
 from vqlab.training.whole_files import write_whole
 
+FEW = 20  # classes up to which each is numbered and counted in the picture of their confusion
 MIN_TILE = 96  # pixels; smaller images are enlarged by whole factors, so that a pixel stays a square
 
 
@@ -118,14 +119,14 @@ def confusion(counts: Tensor) -> Tensor:
     """Show how often each class (rows) was taken for each (columns), (K, K) counts; return an image in [0, 1]."""
     shares = counts.float().cpu() / counts.sum(1, keepdim=True).clamp_min(1).cpu()
     size = len(shares)
-    figure = Figure(figsize=(1 + 0.45 * max(size, 8), 1 + 0.45 * max(size, 8)), dpi=100, layout="constrained")
+    side = 1 + 0.45 * min(max(size, 8), FEW)
+    figure = Figure(figsize=(side, side), dpi=100, layout="constrained")
     axes = figure.subplots()
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     right = counts.diagonal().sum() / counts.sum().clamp_min(1)
-    axes.set(
-        xlabel="taken for", ylabel="class", title=f"{float(right):.2%} right", xticks=range(size), yticks=range(size)
-    )
-    if size <= 20:
+    axes.set(xlabel="taken for", ylabel="class", title=f"{float(right):.2%} right")
+    if size <= FEW:
+        axes.set(xticks=range(size), yticks=range(size))
         for row, column in counts.nonzero().tolist():
             colour = "white" if shares[row, column] > 0.5 else "black"
             axes.text(column, row, str(int(counts[row, column])), ha="center", va="center", fontsize=8, color=colour)

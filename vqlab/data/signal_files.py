@@ -93,7 +93,7 @@ class Signals(SignalDataModule):
         check_channels(every)
         self.channels = len(every[0].channels)
         rates = common_rate(every, sample_rate or 1.0, resample)
-        self.sample_rate = resample or rates[0]
+        self.sample_rate = float(resample or rates[0])
         self._segments = self._cut(records, rates, resample)
         if "" in self._segments:
             self._segments = split_by_lot(self._segments[""], val_fraction, test_fraction, self.seed)
