@@ -278,7 +278,10 @@ def test_records_of_different_rates(tmp_path):
     data = signals(str(tmp_path), resample=100)
     assert data.sample_rate == 100
     assert [len(windows(data, split)) for split in ("train", "val", "test")] == [10, 10, 10]
-    assert signals(folder(tmp_path / "arrays"), sample_rate=50, resample=25).train_size == 16
+    arrays = folder(tmp_path / "arrays")
+    assert signals(arrays, sample_rate=50, resample=25).train_size == 16
+    with refused("0.npy does not say", "--data.sample_rate"):
+        signals(arrays, resample=25)
 
 
 # What is refused

@@ -92,7 +92,7 @@ class Signals(SignalDataModule):
         every = [record for group in records.values() for record in group]
         check_channels(every)
         self.channels = len(every[0].channels)
-        rates = common_rate(every, sample_rate or 1.0, resample)
+        rates = common_rate(every, sample_rate, resample)
         self.sample_rate = float(resample or rates[0])
         self._segments = self._cut(records, rates, resample)
         if "" in self._segments:
@@ -228,13 +228,16 @@ def check_values(record: Record) -> None:
             )
 
 
-def common_rate(records: list[Record], unsaid: float, resample: float | None) -> list[float]:
-    """Return the rate of each record, ``unsaid`` where its file does not say.
+def common_rate(records: list[Record], unsaid: float | None, resample: float | None) -> list[float]:
+    """Return the rate of each record, ``unsaid`` where its file does not say, and 1 where nobody does.
 
     Raises:
-        UserError: If they differ, and no rate is given to bring all to.
+        UserError: If they differ, and no rate is given to bring all to, or one is given and a record's is not known.
     """
-    rates = [record.sample_rate or unsaid for record in records]
+    silent = next((record for record in records if record.sample_rate is None), None)
+    if silent and unsaid is None and resample is not None:
+        raise UserError(f"{silent.name} does not say its samples per second: set --data.sample_rate to resample")
+    rates = [record.sample_rate or unsaid or 1.0 for record in records]
     other = next((number for number, rate in enumerate(rates) if rate != rates[0]), None)
     if other is not None and resample is None:
         raise UserError(
