@@ -4,8 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from tiny import TRAINER, command, fails, fit_and_kill, logged
+from tiny import TRAINER, assert_same_runs, command, fails, fit_and_kill, logged
 
 from vqlab.cli import main
 
@@ -40,11 +39,7 @@ def test_a_killed_run_ends_where_an_uninterrupted_one_ends():
     end = fit_and_kill(run("killed") / LAST, 10, *FIT, *OFTEN, "--name=killed") + 12
     main([*FIT, *OFTEN, "--name=whole", f"--trainer.max_steps={end}"])
     main([*FIT, *OFTEN, f"--ckpt_path={run('killed') / LAST}", f"--trainer.max_steps={end}"])
-    ours, theirs = (logged(run(name) / "metrics.csv") for name in ("killed", "whole"))
-    assert ours == [pytest.approx(row, rel=1e-6, abs=1e-6) for row in theirs]
-    weights, expected = (torch.load(run(name) / LAST, weights_only=True)["state_dict"] for name in ("killed", "whole"))
-    assert weights.keys() == expected.keys()
-    assert all(torch.equal(value, expected[name]) for name, value in weights.items())
+    assert_same_runs(run("killed"), run("whole"))
 
 
 def test_two_processes_equal_one():

@@ -95,3 +95,16 @@ def logged(path: str | Path) -> list[dict[str, float]]:
             figures = {k: float(v) for k, v in row.items() if v and k not in UNCOMPARABLE}
             steps.setdefault(int(row["step"]), {}).update(figures)
     return [steps[step] for step in sorted(steps)]
+
+
+def assert_same_runs(run: Path, other: Path) -> None:
+    """Check that two run folders hold the same log and, to the last bit, the same weights."""
+    import pytest
+
+    ours, theirs = (logged(folder / "metrics.csv") for folder in (run, other))
+    assert ours == [pytest.approx(row, rel=1e-6, abs=1e-6) for row in theirs]
+    weights, expected = (
+        torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"] for folder in (run, other)
+    )
+    assert weights.keys() == expected.keys()
+    assert all(torch.equal(value, expected[name]) for name, value in weights.items())

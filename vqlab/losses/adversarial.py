@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from vqlab.errors import UserError
 from vqlab.nn.distributed import all_sum, world_size
+from vqlab.nn.precision import precise
 
 
 class Adversarial(NamedTuple):
@@ -165,8 +166,3 @@ class LeCam(nn.Module):
         means = all_sum(torch.stack([precise(real_logits).mean(), precise(fake_logits).mean()])) / world_size()
         self.real_mean.lerp_(means[0].to(self.real_mean.dtype), 1 - self.decay)
         self.fake_mean.lerp_(means[1].to(self.fake_mean.dtype), 1 - self.decay)
-
-
-def precise(x: Tensor) -> Tensor:
-    """Return half-precision ``x`` as float32, and float32 or float64 as it is."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))

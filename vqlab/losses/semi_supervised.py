@@ -7,8 +7,9 @@ is fixed to 0, which loses nothing: a softmax stays the same when all logits mov
 import torch.nn.functional as F
 from torch import Tensor
 
-from vqlab.losses.adversarial import non_saturating_discriminator, precise
+from vqlab.losses.adversarial import non_saturating_discriminator
 from vqlab.nn.judge import real_logit
+from vqlab.nn.precision import precise
 
 
 def unsupervised_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:

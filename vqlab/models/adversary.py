@@ -14,7 +14,7 @@ from vqlab.nn.distributed import world_size
 from vqlab.nn.patchgan import Discriminator, PatchGAN
 from vqlab.nn.rebuild import from_spec
 from vqlab.training.finite import require_finite
-from vqlab.training.learning_rate import adam
+from vqlab.training.learning_rate import discriminator_adam
 from vqlab.training.manual import clip, collect
 
 R1_EVERY = 16  # batches; the weight grows as the penalty becomes rarer (StyleGAN2, Karras et al. 2020)
@@ -56,8 +56,7 @@ class Adversary:
     def discriminator_optimizer(self, **settings: Any) -> Any:
         """Return Adam for the discriminator: the ``settings`` of the other player's, but a rate of its own."""
         assert self.discriminator is not None
-        own = settings if self.disc_lr is None else {**settings, "lr": self.disc_lr, "base_lr": None}
-        return adam(self, self.discriminator.parameters(), name="discriminator", **own)  # type: ignore[arg-type]
+        return discriminator_adam(self, self.discriminator.parameters(), self.disc_lr, **settings)  # type: ignore[arg-type]
 
     def contest(
         self, x: Tensor, x_hat: Tensor, fake: Tensor, gradient: Tensor, batch_idx: int

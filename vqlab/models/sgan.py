@@ -20,7 +20,7 @@ from vqlab.nn.rebuild import Rebuildable, from_spec
 from vqlab.nn.value_range import ValueRange
 from vqlab.quantizers.arguments import check_choice, check_clips, check_weight
 from vqlab.training.finite import require_finite
-from vqlab.training.learning_rate import adam, check_lr, keep_configured_lr
+from vqlab.training.learning_rate import adam, check_lr, discriminator_adam, keep_configured_lr
 from vqlab.training.loading import remember_arguments
 from vqlab.training.log_interval import is_log_step
 from vqlab.training.manual import clip, collect, count_batch, refuse_unsound, step_and_zero
@@ -277,13 +277,10 @@ class SGAN(Rebuildable, lightning.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Adam for each player, the generator first."""
-        settings: Any = {"default_lr": DEFAULT_LR, "betas": self.betas, "weight_decay": self.weight_decay}
-        settings["schedule"] = self.schedule
-        own = (self.lr, self.base_lr) if self.disc_lr is None else (self.disc_lr, None)
-        return [
-            adam(self, self._generator_parameters(), name="generator", lr=self.lr, base_lr=self.base_lr, **settings),
-            adam(self, self.discriminator.parameters(), name="discriminator", lr=own[0], base_lr=own[1], **settings),
-        ]
+        settings: Any = {"lr": self.lr, "base_lr": self.base_lr, "default_lr": DEFAULT_LR, "betas": self.betas}
+        settings |= {"weight_decay": self.weight_decay, "schedule": self.schedule}
+        judges = discriminator_adam(self, self.discriminator.parameters(), self.disc_lr, **settings)
+        return [adam(self, self._generator_parameters(), name="generator", **settings), judges]
 
     def setup(self, stage: str) -> None:
         """Check the Trainer's settings, compile."""

@@ -2,13 +2,13 @@
 
 from typing import Literal, NamedTuple
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm as normalise
 
 from vqlab.nn.base import FeatureNet
 from vqlab.nn.gan_conv import draw_weights
+from vqlab.nn.precision import precise
 
 
 class Judgement(NamedTuple):
@@ -79,5 +79,5 @@ def real_logit(logits: Tensor) -> Tensor:
         >>> real_logit(torch.tensor([[0.0, 0.0, 0.0]])).exp().tolist()
         [2.0]
     """
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    logits = precise(logits)
     return logits[:, :-1].logsumexp(1) - logits[:, -1]

@@ -99,6 +99,14 @@ def adam(
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "name": f"lr/{name}", **interval}}
 
 
+def discriminator_adam(
+    module: lightning.LightningModule, parameters: Iterable[Any], disc_lr: float | None, **settings: Any
+) -> dict[str, Any]:
+    """Return :func:`adam` for a discriminator: the other player's ``settings``, but the rate ``disc_lr`` if any."""
+    own = settings if disc_lr is None else {**settings, "lr": disc_lr, "base_lr": None}
+    return adam(module, parameters, name="discriminator", **own)
+
+
 def training_steps(trainer: lightning.Trainer) -> float:
     """Return the length of the training in optimizer steps, infinite where it is not known (yet).
 
