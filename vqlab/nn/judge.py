@@ -37,6 +37,7 @@ class Judge(nn.Module):
             width), by its largest singular value (Miyato et al. 2018, arXiv:1802.05957). The class head is left free.
 
     Example:
+        >>> import torch
         >>> from vqlab.nn.gan_conv import ConvFeatures
         >>> judged = Judge(ConvFeatures(), num_classes=10)(torch.randn(2, 1, 32, 32))
         >>> tuple(judged.features.shape), tuple(judged.logits.shape), tuple(judged.realness.shape)
@@ -76,6 +77,7 @@ def real_logit(logits: Tensor) -> Tensor:
     """Return log p(real) - log p(generated), (B,): the log-sum-exp of the K classes over the last of K + 1 logits.
 
     Example:
+        >>> import torch
         >>> real_logit(torch.tensor([[0.0, 0.0, 0.0]])).exp().tolist()
         [2.0]
     """
