@@ -1,6 +1,6 @@
 """What the text DataModules share: documents as counts of words, sparse until they are a batch.
 
-Shapes: N documents, V words of the vocabulary, T words of a text in a row, B documents of a batch.
+Shapes: N documents of a split, V words of the vocabulary, T words of all texts in a row, B documents of a batch.
 """
 
 import logging
@@ -33,19 +33,32 @@ class Tokens(NamedTuple):
     offsets: np.ndarray
 
 
-@dataclass(frozen=True)
-class Documents:
-    """The documents of one split.
+class BagsOfWords(Split):
+    """Documents in memory as a sparse matrix of counts; only a batch is dense.
 
     Args:
-        counts: (N, V) float32, how often each word is in each document.
-        labels: (N,) int64, -1 where there is none.
-        tokens: Their words in order, if known; words that are not in the vocabulary are left out.
+        counts: (N, V), how often each word is in each document.
+        labels: (N,) integers; without labels every label is -1.
+        tokens: The words in order, if they are known; words that are not in the vocabulary are left out.
+
+    Example:
+        >>> data = BagsOfWords(csr_matrix([[2, 0, 1], [0, 3, 0]]))
+        >>> batch = data.__getitems__([1, 0])
+        >>> batch["bow"].tolist(), batch["label"].tolist(), batch["index"].tolist()
+        ([[0.0, 3.0, 0.0], [2.0, 0.0, 1.0]], [-1, -1], [1, 0])
     """
 
-    counts: csr_matrix
-    labels: np.ndarray
-    tokens: Tokens | None = None
+    def __init__(self, counts: csr_matrix, labels: np.ndarray | None = None, tokens: Tokens | None = None) -> None:
+        self.counts = counts.astype(np.float32, copy=False)
+        self.labels = torch.full((counts.shape[0],), -1) if labels is None else torch.as_tensor(labels).long()
+        self.tokens = tokens
+
+    def __len__(self) -> int:
+        return self.counts.shape[0]
+
+    def __getitems__(self, indices: list[int]) -> Batch:
+        index = torch.as_tensor(indices)
+        return {"bow": torch.from_numpy(self.counts[indices].toarray()), "label": self.labels[index], "index": index}
 
 
 @dataclass(frozen=True)
@@ -58,47 +71,21 @@ class Corpus:
         class_names: What the labels 0, 1, ... mean; empty without labels.
     """
 
-    splits: dict[str, Documents]
+    splits: dict[str, BagsOfWords]
     vocabulary: list[str]
     class_names: list[str]
-
-
-class BagsOfWords(Split):
-    """Documents in memory as a sparse matrix of counts; only a batch is dense.
-
-    Args:
-        counts: (N, V).
-        labels: (N,) integers; without labels every label is -1.
-
-    Example:
-        >>> data = BagsOfWords(csr_matrix([[2, 0, 1], [0, 3, 0]]))
-        >>> batch = data.__getitems__([1, 0])
-        >>> batch["bow"].tolist(), batch["label"].tolist(), batch["index"].tolist()
-        ([[0.0, 3.0, 0.0], [2.0, 0.0, 1.0]], [-1, -1], [1, 0])
-    """
-
-    def __init__(self, counts: csr_matrix, labels: np.ndarray | None = None) -> None:
-        self.counts = counts.astype(np.float32, copy=False)
-        self.labels = torch.full((counts.shape[0],), -1) if labels is None else torch.as_tensor(labels).long()
-
-    def __len__(self) -> int:
-        return self.counts.shape[0]
-
-    def __getitems__(self, indices: list[int]) -> Batch:
-        index = torch.as_tensor(indices)
-        return {"bow": torch.from_numpy(self.counts[indices].toarray()), "label": self.labels[index], "index": index}
 
 
 class TextDataModule(SplitDataModule):
     """Documents as bags of words, in batches of ``bow``, ``label`` and ``index``.
 
-    A source subclasses this and defines :meth:`load_corpus`, which is called when something of the data is first asked
-    for. What the vocabulary, the number of classes or the training size is, the texts say: to ask for it reads them.
+    A source subclasses this and defines :meth:`load_corpus`. It is called once, when anything that the texts say is
+    first asked for: the vocabulary, the number of classes, the training size.
 
     With ``weighting="tfidf"`` a document is a distribution over words, as ATM and BAT take it:
-    ``bow[v] = tf[v] * idf[v] / sum_u tf[u] * idf[u]`` with the counts ``tf`` of the document and
+    ``bow[v] = tf[v] * idf[v] / sum_u tf[u] * idf[u]`` with the document's counts ``tf`` and
     ``idf[v] = ln((1 + N) / (1 + df[v])) + 1``, where ``df[v]`` of the N training documents hold the word. It is
-    scikit-learn's ``TfidfTransformer(norm="l1")``; unlike the plain ``ln(N / df)`` of the papers, no word weighs 0.
+    scikit-learn's ``TfidfTransformer(norm="l1")``; unlike with the plain ``ln(N / df)``, no word weighs 0.
 
     Args:
         batch_size: Documents per batch and device.
@@ -116,13 +103,13 @@ class TextDataModule(SplitDataModule):
     Example:
         >>> class Rhymes(TextDataModule):
         ...     def load_corpus(self):
-        ...         documents = Documents(csr_matrix([[1, 1, 0], [0, 0, 0], [0, 1, 1]]), np.array([0, 1, 1]))
+        ...         documents = BagsOfWords(csr_matrix(np.eye(3, k=1)), np.array([0, 1, 1]))
         ...         return Corpus({"train": documents, "val": documents}, ["cat", "hat", "mat"], ["a", "b"])
         >>> data = Rhymes(batch_size=2)
         >>> data.vocab_size, data.vocabulary, data.num_classes, data.train_size
         (3, ['cat', 'hat', 'mat'], 2, 2)
         >>> data.train_counts().toarray().tolist()
-        [[1.0, 1.0, 0.0], [0.0, 1.0, 1.0]]
+        [[0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]
         >>> next(iter(data.train_dataloader()))["bow"].sum(1).tolist()
         [1.0, 1.0]
     """
@@ -157,7 +144,7 @@ class TextDataModule(SplitDataModule):
 
     @property
     def vocab_size(self) -> int:
-        """V."""
+        """Number of words, V."""
         return len(self.vocabulary)
 
     @property
@@ -173,7 +160,7 @@ class TextDataModule(SplitDataModule):
     @property
     def train_size(self) -> int:
         """Number of training documents."""
-        return self.train_counts().shape[0]
+        return len(self._corpus.splits["train"])
 
     def train_counts(self) -> csr_matrix:
         """Return how often each word is in each training document, (N, V) float32."""
@@ -198,30 +185,30 @@ class TextDataModule(SplitDataModule):
     def idf(self) -> Tensor:
         """Inverse document frequency of each word in the training documents, (V,) float32."""
         counts = self.train_counts()
-        df = np.bincount(counts.indices, minlength=counts.shape[1])
-        return torch.from_numpy(np.log((1 + counts.shape[0]) / (1 + df)) + 1).float()
+        return torch.from_numpy(np.log((1 + counts.shape[0]) / (1 + document_frequency(counts))) + 1).float()
 
     def load_train_val(self) -> tuple[BagsOfWords, BagsOfWords]:
         """Return the training and the validation documents."""
-        return self._bags("train"), self._bags("val")
+        return self._corpus.splits["train"], self._corpus.splits["val"]
 
     def load_test(self) -> BagsOfWords | None:
         """Return the test documents, if there are any."""
-        return self._bags("test") if "test" in self._corpus.splits else None
+        return self._corpus.splits.get("test")
 
     def collate(self) -> Callable[[Batch], Batch]:
         """Weigh the counts."""
         return as_it_is if self.weighting == "counts" else partial(to_tf_idf, idf=self.idf)
-
-    def _bags(self, split: str) -> BagsOfWords:
-        documents = self._corpus.splits[split]
-        return BagsOfWords(documents.counts, documents.labels)
 
 
 def to_tf_idf(batch: Batch, idf: Tensor) -> Batch:
     """Weigh the counts of a batch by ``idf``, and divide each row by its sum."""
     weighted = batch["bow"] * idf
     return batch | {"bow": weighted / weighted.sum(1, keepdim=True)}
+
+
+def document_frequency(counts: csr_matrix) -> np.ndarray:
+    """Return in how many of the documents (N, V) each word is, (V,) int64; the matrix stores no zeros."""
+    return np.bincount(counts.indices, minlength=counts.shape[1])
 
 
 def without_empty(corpus: Corpus) -> Corpus:
@@ -232,26 +219,26 @@ def without_empty(corpus: Corpus) -> Corpus:
     """
     splits, empty = {}, {}
     for split, documents in corpus.splits.items():
-        sizes = np.diff(documents.counts.indptr)
-        empty[split] = f"{int((sizes == 0).sum()):,} of {len(sizes):,} {split}"
-        if not sizes.any():
+        full = np.flatnonzero(np.diff(documents.counts.indptr))
+        if not len(full):
             raise UserError(
-                f"none of the {len(sizes)} {split} documents holds a word of the vocabulary of "
-                f"{len(corpus.vocabulary)}: set --data.path to other documents"
+                f"none of the {len(documents)} documents of {split} holds one of the {len(corpus.vocabulary)} words of "
+                "the vocabulary: set --data.path to other documents"
             )
-        splits[split] = documents if sizes.all() else take(documents, np.flatnonzero(sizes))
-    if any(splits[split] is not corpus.splits[split] for split in splits):
-        log.warning(f"left out documents without a word of the vocabulary: {', '.join(empty.values())}")
+        empty[split] = len(documents) - len(full)
+        splits[split] = take(documents, full) if empty[split] else documents
+    if any(empty.values()):
+        counted = ", ".join(f"{number:,} of {split}" for split, number in empty.items())
+        log.warning(f"left out documents without a word of the vocabulary: {counted}")
     return Corpus(splits, corpus.vocabulary, corpus.class_names)
 
 
-def take(documents: Documents, rows: np.ndarray) -> Documents:
-    """Return the documents at ``rows``, which leave out none but empty ones if their tokens are known."""
+def take(documents: BagsOfWords, full: np.ndarray) -> BagsOfWords:
+    """Return the documents at ``full``, of which all others are empty."""
     tokens = documents.tokens
     if tokens is not None:
-        lengths = np.diff(tokens.offsets)[rows]
-        tokens = Tokens(tokens.ids, np.concatenate([[0], np.cumsum(lengths)]))
-    return Documents(documents.counts[rows], documents.labels[rows], tokens)
+        tokens = Tokens(tokens.ids, tokens.offsets[[0, *(full + 1)]])
+    return BagsOfWords(documents.counts[full], documents.labels[full], tokens)
 
 
 def draw_splits(count: int, val_fraction: float, test_fraction: float, seed: int) -> dict[str, np.ndarray]:
@@ -272,7 +259,7 @@ def draw_splits(count: int, val_fraction: float, test_fraction: float, seed: int
     num_val, num_test = (max(1, round(count * share)) if share else 0 for share in (val_fraction, test_fraction))
     if num_val + num_test >= count:
         raise UserError(
-            f"{count} training document(s) are too few to keep {num_val} for validation and {num_test} for test: "
+            f"{count} document(s) are too few to keep {num_val} for validation and {num_test} for test: "
             "give --data.path more"
         )
     rest, held_out = split_positions(count, num_val + num_test, seed)
