@@ -80,6 +80,11 @@ PUBLIC = {
     "Digits": "vqlab.data.digits",
     "ECG": "vqlab.data.ecg",
     "Signals": "vqlab.data.signal_files",
+    "Docstrings": "vqlab.data.docstrings",
+    "Newsgroups": "vqlab.data.newsgroups",
+    "TextFolder": "vqlab.data.text_folder",
+    "TextFile": "vqlab.data.text_file",
+    "BagOfWords": "vqlab.data.bag_of_words",
     # metrics
     "CodebookUsage": "vqlab.metrics.codebook",
     "CodeStatistics": "vqlab.metrics.code_statistics",

@@ -48,7 +48,9 @@ class BagsOfWords(Split):
         ([[0.0, 3.0, 0.0], [2.0, 0.0, 1.0]], [-1, -1], [1, 0])
     """
 
-    def __init__(self, counts: csr_matrix, labels: np.ndarray | None = None, tokens: Tokens | None = None) -> None:
+    def __init__(
+        self, counts: csr_matrix, labels: np.ndarray | Tensor | None = None, tokens: Tokens | None = None
+    ) -> None:
         self.counts = counts.astype(np.float32, copy=False)
         self.labels = torch.full((counts.shape[0],), -1) if labels is None else torch.as_tensor(labels).long()
         self.tokens = tokens
@@ -223,7 +225,7 @@ def without_empty(corpus: Corpus) -> Corpus:
         if not len(full):
             raise UserError(
                 f"none of the {len(documents)} documents of {split} holds one of the {len(corpus.vocabulary)} words of "
-                "the vocabulary: set --data.path to other documents"
+                "the vocabulary: give more documents, or set --data.vocabulary_path to words that fit"
             )
         empty[split] = len(documents) - len(full)
         splits[split] = take(documents, full) if empty[split] else documents
