@@ -55,7 +55,7 @@ class Docstrings(RawTextDataModule):
 
     Example:
         >>> data = Docstrings(packages=("einops", "lpips"), min_df=2, batch_size=8)
-        >>> data.class_names, "tensors" in data.vocabulary
+        >>> data.class_names, data.vocab_size > 50
         (['einops', 'lpips'], True)
     """
 
@@ -86,8 +86,8 @@ def find_package(package: str) -> Path:
     top, *parts = package.split(".")
     spec = find_spec(top) if top.isidentifier() else None
     folders = spec.submodule_search_locations if spec else None
-    folder = Path(next(iter(folders)), *parts) if folders else Path(package)
-    if not folder.is_dir():
+    folder = Path(next(iter(folders)), *parts) if folders else None
+    if folder is None or not folder.is_dir():
         raise UserError(f"{package} is not an installed package: set --data.packages=[numpy,scipy] or such")
     return folder
 

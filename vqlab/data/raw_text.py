@@ -144,8 +144,8 @@ def read_vocabulary(path: str, pattern: str) -> list[str]:
     lost = [word for word in words if re.findall(pattern, word.lower()) != [word]]
     if lost:
         log.warning(
-            f"{len(lost)} of {len(words)} words of {path}, such as {', '.join(lost[:5])}, are never found in lower-case "
-            f"text by token_pattern {pattern!r}: set --data.token_pattern"
+            f"{len(lost)} of {len(words)} words of {path}, such as {', '.join(lost[:5])}, are never found by "
+            f"token_pattern {pattern!r} in lower-case text: set --data.token_pattern"
         )
     return words
 

@@ -205,7 +205,7 @@ class TextDataModule(SplitDataModule):
 def to_tf_idf(batch: Batch, idf: Tensor) -> Batch:
     """Weigh the counts of a batch by ``idf``, and divide each row by its sum."""
     weighted = batch["bow"] * idf
-    return batch | {"bow": weighted / weighted.sum(1, keepdim=True)}
+    return batch | {"bow": weighted.div_(weighted.sum(1, keepdim=True))}
 
 
 def document_frequency(counts: csr_matrix) -> np.ndarray:
