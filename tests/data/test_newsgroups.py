@@ -59,7 +59,7 @@ def test_the_cache_of_scikit_learn_is_read_without_network(tmp_path, offline):
 
 
 def test_a_failed_download_is_one_line_and_leaves_nothing(tmp_path, offline):
-    with pytest.warns(UserWarning, match="Retry"), refused("could not be downloaded", "--data Docstrings", "TextFile"):
+    with refused("could not be downloaded", "--data Docstrings", "TextFile"):
         newsgroups(tmp_path / "new").prepare_data()
     assert list((tmp_path / "new").iterdir()) == []
 

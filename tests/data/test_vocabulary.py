@@ -14,6 +14,7 @@ from vqlab.data.vocabulary import WORD, choose_words, count_words, pick, read_wo
 TEXTS = st.lists(st.text("abcAB é_1'.-\n", max_size=40), min_size=1, max_size=12)
 
 
+@pytest.mark.filterwarnings("ignore:Your stop_words may be inconsistent")
 @settings(max_examples=100, deadline=None)
 @given(
     TEXTS,

@@ -105,14 +105,13 @@ def read_counts(path: str, setting: str) -> csr_matrix:
     try:
         stored = load_npz(path)
         if stored.dtype.kind not in "biuf":
-            raise ValueError(f"it holds {stored.dtype} values")
+            raise TypeError(stored.dtype)
         counts = csr_matrix(stored).astype(np.float32, copy=False)
         counts.check_format(full_check=True)  # a column that is not there would end the process, not raise
     except Exception as error:  # dense arrays and damaged files make SciPy raise many things
-        reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(
-            f"{path} holds no sparse matrix ({reason}): write it by scipy.sparse.save_npz, or set --data.{setting} to "
-            "another file"
+            f"{path} holds no sparse matrix of real numbers: write one by scipy.sparse.save_npz, or set "
+            f"--data.{setting} to another file"
         ) from error
     if counts.ndim != 2 or 0 in counts.shape:
         raise UserError(f"{path} has the shape {counts.shape}: set --data.{setting} to counts of documents x words")
@@ -137,10 +136,9 @@ def read_labels(path: str | None, setting: str, count: int) -> np.ndarray:
     try:
         labels = np.load(path, allow_pickle=False)
         if not isinstance(labels, np.ndarray):
-            raise ValueError("it is an archive of arrays")
-    except Exception as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{path} is no array ({reason}): set --data.{setting} to a file of numpy.save") from error
+            raise TypeError("an archive")
+    except Exception as error:  # damaged files make NumPy raise many things
+        raise UserError(f"{path} is no array: set --data.{setting} to a file that numpy.save wrote") from error
     if labels.shape != (count,):
         raise UserError(
             f"{path} has the shape {labels.shape}, but there are {count} documents: save one label for each"

@@ -1,7 +1,6 @@
 """Docstrings of the installed packages that vqlab is built on: real English text, no download."""
 
 import ast
-import logging
 import re
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -30,15 +29,13 @@ CODE = re.compile(r" *(\.\. (code|code-block|sourcecode|math|plot|testcode|tests
 # Inline mathematics, and what marks roles, directives and links, are not words either.
 MARKUP = re.compile(r":math:`[^`]*`|:[\w:]+:(?=`)|\.\. [\w-]+::|https?://\S+")
 
-log = logging.getLogger(__name__)
-
 
 class Docstrings(RawTextDataModule):
     """Docstrings of modules, classes and functions, one document each: the default where there is no network.
 
-    They are read from the packages' source files, which are not imported. Examples and code are taken out, then those
-    that are shorter than ``min_words`` or the same as one before are left out: about 10,700 documents remain; the exact
-    number depends on the versions of the packages. The label is the package.
+    They are read from the packages' source files, which are not imported. Examples and code are taken out; what is then
+    shorter than ``min_words`` is left out, and so is what is the same as a docstring before. Of the packages of today
+    10,690 docstrings remain, and 150 are repetitions; reading takes some seconds. The label is the package.
 
     Args:
         packages: Names of installed packages, or of parts such as ``torch.nn``, as they are imported.
@@ -70,15 +67,11 @@ class Docstrings(RawTextDataModule):
     def read(self) -> Iterator[Document]:
         """Yield the docstrings of each package in the order of files and lines."""
         seen: set[str] = set()
-        count = 0
         for package, folder in self._folders.items():
             for text in read_package(folder):
-                if len(text.split()) >= self.min_words:
-                    count += 1
-                    if text not in seen:
-                        yield Document(text, package)
+                if len(text.split()) >= self.min_words and text not in seen:
                     seen.add(text)
-        log.info(f"left out {count - len(seen):,} of {count:,} docstrings, the same as others")
+                    yield Document(text, package)
 
 
 def find_package(package: str) -> Path:

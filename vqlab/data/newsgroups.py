@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -58,18 +59,11 @@ class Newsgroups(RawTextDataModule):
 
     def prepare_data(self) -> None:
         """Download what is missing."""
-        from sklearn.datasets import fetch_20newsgroups, get_data_home  # takes a second to import
+        from sklearn.datasets import get_data_home  # takes a second to import
 
         home = get_data_home(self.path)
         if self.download and not (Path(home) / CACHE).is_file():
-            download_whole(
-                "Newsgroups",
-                home,
-                "",
-                ARCHIVE,
-                lambda root: fetch_20newsgroups(data_home=root, n_retries=1, delay=0.1),
-                WITHOUT_NETWORK,
-            )
+            download_whole("Newsgroups", home, "", ARCHIVE, fetch_into, WITHOUT_NETWORK)
 
     def read(self) -> Iterator[Document]:
         """Yield the training posts, then the test posts."""
@@ -89,3 +83,12 @@ class Newsgroups(RawTextDataModule):
                 ) from error
             for text, label in zip(posts.data, posts.target, strict=True):
                 yield Document(text, posts.target_names[label], split)
+
+
+def fetch_into(home: str) -> None:
+    """Let scikit-learn download and unpack the posts."""
+    from sklearn.datasets import fetch_20newsgroups
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it warns when it tries again
+        fetch_20newsgroups(data_home=home, n_retries=1, delay=0.1)

@@ -13,7 +13,7 @@ from typing import Any
 from vqlab.errors import UserError
 
 EXTENSIONS = (".csv", ".tsv", ".jsonl", ".txt")
-OCTIS = ("text", "split", "label")  # the columns of its corpus.tsv, which does not name them
+OCTIS = ["text", "split", "label"]  # the columns of its corpus.tsv, which does not name them
 # What a column may say of a split -> how vqlab calls it.
 SPLIT_OF = {"train": "train", "training": "train", "test": "test"} | dict.fromkeys(
     ("val", "valid", "validation", "dev"), "val"
@@ -96,17 +96,18 @@ def read_lines(file: Path, encoding: str) -> Iterator[str]:
 def read_table(file: Path, lines: Iterator[str]) -> Iterator[tuple[int, Record]]:
     """Yield the rows of a csv or tsv file."""
     csv.field_size_limit(LONGEST)
-    first = next(lines, "").rstrip("\r\n")
-    fields = first.split("\t")
-    names = OCTIS[: len(fields)]
-    if kind_of(file) == ".tsv" and 2 <= len(fields) <= 3 and fields[1].lower() in SPLIT_OF:
-        rows = csv.reader(chain([first], lines), delimiter="\t", quoting=csv.QUOTE_NONE)
-    else:
-        separator = "\t" if kind_of(file) == ".tsv" else next((sign for sign in ",;\t" if sign in first), ",")
-        rows = csv.reader(chain([first + "\n"], lines), delimiter=separator, strict=True)
-        names = ()
+    kind, first = kind_of(file), next(lines, "")
+    fields = first.rstrip("\r\n").split("\t")
+    octis = kind == ".tsv" and 2 <= len(fields) <= 3 and fields[1].lower() in SPLIT_OF
+    separator = next((sign for sign in ",;\t" if sign in first), ",") if kind == ".csv" else "\t"
+    rows = csv.reader(
+        chain([first], lines),
+        delimiter=separator,
+        quoting=csv.QUOTE_NONE if octis else csv.QUOTE_MINIMAL,
+        strict=True,
+    )
     try:
-        names = names or tuple(name.strip() for name in next(rows, ()))
+        names = OCTIS[: len(fields)] if octis else [name.strip() for name in next(rows, [])]
         for row in rows:
             if row and len(row) != len(names):
                 raise UserError(

@@ -41,7 +41,7 @@ def tokenize(texts: Iterable[str], pattern: str = WORD) -> tuple[list[str], Toke
     for text in texts:
         ids.extend(map(numbers.__getitem__, find(text.lower())))
         offsets.append(len(ids))
-    return list(numbers), Tokens(np.frombuffer(ids, np.int32), np.frombuffer(offsets, np.int64))
+    return list(numbers), Tokens(np.asarray(ids, np.int32), np.asarray(offsets, np.int64))
 
 
 def pick(tokens: Tokens, rows: np.ndarray, columns: np.ndarray) -> Tokens:
