@@ -19,7 +19,7 @@ class TopicClusters(Metric):
 
     Args:
         num_topics: K.
-        num_classes: C; 0 leaves out ``nmi`` and ``purity``.
+        num_classes: C; 0 ignores labels and leaves out ``nmi`` and ``purity``.
 
     Raises:
         UserError: If there is no topic, or there are more than 2^24 counts.
@@ -47,7 +47,7 @@ class TopicClusters(Metric):
                 "pairs): set num_classes=0"
             )
         self.num_topics, self.num_classes = num_topics, num_classes
-        # The last column holds documents without a label.
+        # The first column holds documents without a label.
         zeros = torch.zeros(num_topics, num_classes + 1, dtype=torch.int64)
         self.add_state("counts", zeros, dist_reduce_fx="sum")
 
@@ -58,7 +58,7 @@ class TopicClusters(Metric):
                 f"theta must be (B, {self.num_topics}) and label (B,), got {tuple(theta.shape)} and "
                 f"{tuple(label.shape)}: give TopicClusters another num_topics"
             )
-        column = torch.where(label < 0, self.num_classes, label)
+        column = (label + 1).clamp_min(0) if self.num_classes else torch.zeros_like(label)
         counts = torch.zeros_like(self.counts)
         counts.index_put_((theta.argmax(1), column), counts.new_ones(()), accumulate=True)
         # Not in place: what `reset` makes inside Trainer.validate or test is a tensor that a later fit may not change.
@@ -68,7 +68,7 @@ class TopicClusters(Metric):
         """Return the figures by name, scalars in float32."""
         figures = {"topic_usage": (self.counts.sum(1) > 0).double().mean()}
         if self.num_classes:
-            labelled = self.counts[:, :-1]
+            labelled = self.counts[:, 1:]
             figures["nmi"] = normalized_mutual_information(labelled)
             figures["purity"] = labelled.amax(1).sum() / labelled.sum().clamp_min(1)
         return {name: value.float() for name, value in figures.items()}
