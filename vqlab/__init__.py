@@ -89,6 +89,9 @@ PUBLIC = {
     "CodebookUsage": "vqlab.metrics.codebook",
     "CodeStatistics": "vqlab.metrics.code_statistics",
     "FrechetDistance": "vqlab.metrics.frechet",
+    "ReferenceCorpus": "vqlab.metrics.cooccurrence",
+    "TopicClusters": "vqlab.metrics.topic_clusters",
+    "topic_figures": "vqlab.metrics.topics",
     # callbacks
     "EMA": "vqlab.callbacks.ema",
     "Health": "vqlab.callbacks.health",
