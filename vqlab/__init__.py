@@ -29,6 +29,7 @@ PUBLIC = {
     "DiscreteVAE": "vqlab.models.discrete_vae",
     "S4DVQ": "vqlab.models.s4dvq",
     "SGAN": "vqlab.models.sgan",
+    "GANTopicModel": "vqlab.models.gan_topic",
     # quantizers
     "Quantizer": "vqlab.quantizers.base",
     "QuantizerOutput": "vqlab.quantizers.base",
