@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vqlab.errors import UserError
 from vqlab.nn.documents import Documents
 from vqlab.nn.precision import precise
 
@@ -36,6 +37,12 @@ def info_nce(anchors: Tensor, positives: Tensor, temperature: float, same: Tenso
 
 class TopicContrast(nn.Module):
     """What documents and their topic proportions have to be recognised by: embeddings of topics and of labels.
+
+    That a lab log trained an adversarial topic model with InfoNCE, at temperatures of 0.1 and 0.5, and with an
+    "average-weighted label embedding", is known; what it contrasted is not. These are three readings: a projection of
+    the generated document belongs to the embedding of its dominant topic, or to those of all topics, averaged by its
+    proportions (:meth:`by_topic`); or the averaged embedding of a real document belongs to that of its label, which
+    makes the model a supervised one (:meth:`by_label`).
 
     Args:
         num_topics: K.
@@ -74,5 +81,14 @@ class TopicContrast(nn.Module):
         return info_nce(anchors, self.topics[dominant], temperature, same=dominant)
 
     def by_label(self, theta: Tensor, labels: Tensor, temperature: float) -> Tensor:
-        """Tell the averaged topic embeddings of documents by the embeddings of their ``labels`` (B,)."""
+        """Tell the averaged topic embeddings of documents by the embeddings of their ``labels`` (B,).
+
+        Raises:
+            UserError: If a document has no label.
+        """
+        if labels.min() < 0 or labels.max() >= len(self.labels):
+            raise UserError(
+                f"contrast label needs labels in 0 .. {len(self.labels) - 1}, got {labels.min()} to {labels.max()}: take "
+                "other --data, or --model.contrast=averaged"
+            )
         return info_nce(theta @ self.topics, self.labels[labels], temperature, same=labels)

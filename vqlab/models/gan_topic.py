@@ -1,4 +1,4 @@
-"""Adversarial topic models: ATM (Wang et al. 2019, arXiv:1811.00265) and BAT (Wang et al. 2020), and what helps them."""
+"""Adversarial topic models: ATM (Wang et al. 2019, arXiv:1811.00265), BAT (Wang et al. 2020), and what helps them."""
 
 from typing import Any, Literal
 
@@ -14,7 +14,7 @@ from vqlab.metrics.topics import top_word_ids
 from vqlab.models.topic_judgement import TOP, Table, judge_topics, topic_table
 from vqlab.nn.documents import Bags, Mixtures
 from vqlab.nn.rebuild import Rebuildable, from_spec
-from vqlab.nn.topic_networks import GENERATORS, TopicCritic, TopicEncoder
+from vqlab.nn.topic_networks import GENERATORS, TopicCritic, TopicEncoder, draw_proportions
 from vqlab.quantizers.arguments import check_choice, check_clips, check_counts, check_positive, check_weight
 from vqlab.training.finite import require_finite
 from vqlab.training.learning_rate import adam, check_lr, keep_configured_lr
@@ -37,16 +37,11 @@ class GANTopicModel(Rebuildable, lightning.LightningModule):
     documents alone (ATM). The critic learns from each batch, generator and encoder from each ``n_critic``-th.
     A topic is what the generator makes of that topic alone.
 
-    Beyond the papers, on by default because it helped: the generator mixes topics linearly, as LDA's does
-    (``generator="mixture"``); topics begin as those of NMF (``init``); and a document should be likely under the topics
-    that its proportions name (``cycle_weight``): ``-E sum_k theta_k sum_v x_v log topic_kv``, by Jensen an upper bound
-    of the cross-entropy under the mixture, in the place of ALICE's cycle consistency (Li et al. 2017, arXiv:1709.01215).
-
-    ``contrast`` adds InfoNCE, by ``contrastive_weight`` and ``temperature``. That a lab log used it, with these
-    temperatures and with "average-weighted label embedding", is known; what it contrasted is not, so there are three
-    readings. ``topic``: a projection of the generated document belongs to the embedding of its dominant topic.
-    ``averaged``: to the embeddings of all topics, averaged by its proportions. ``label``: for real documents, the
-    averaged embedding belongs to an embedding of the document's label, which makes the model a supervised one.
+    Beyond the papers, and on by default because it helped: the generator mixes topics linearly, as LDA does
+    (``generator="mixture"``); topics begin as those of NMF (``init``); and a document is to be likely under the topics
+    that its proportions name (``cycle_weight``), ``-E sum_k theta_k sum_v x_v log topic_kv``, by Jensen an upper bound
+    of the cross-entropy under the mixture: a cycle consistency as in ALICE (Li et al. 2017, arXiv:1709.01215).
+    ``contrast`` adds InfoNCE, as a lab log has it: see :class:`~vqlab.losses.contrastive.TopicContrast`.
 
     Args:
         num_topics: K.
@@ -61,7 +56,7 @@ class GANTopicModel(Rebuildable, lightning.LightningModule):
             ``gradient_penalty``, 10 E (|gradient| - 1)^2 (Gulrajani et al. 2017, arXiv:1704.00028); ``spectral_norm``.
         weight_clip: Bound of the critic's weights.
         n_critic: Batches of the critic for each of generator and encoder.
-        contrast: ``topic``, ``averaged`` or ``label``, as above; null leaves it out.
+        contrast: ``topic``, ``averaged`` or ``label``; null leaves it out.
         contrastive_weight: Its weight.
         temperature: Of InfoNCE.
         lr: Absolute learning rate of critic and encoder; without ``lr`` and ``base_lr`` it is 5e-3.
@@ -244,7 +239,6 @@ class GANTopicModel(Rebuildable, lightning.LightningModule):
             loss, terms["cycle"] = loss + self.cycle_weight * cycle, cycle.detach()
         if self.contrasted is not None:
             if self.contrast == "label":
-                self._require_labels(labels)
                 contrast = self.contrasted.by_label(inferred, labels, self.temperature)
             else:
                 contrast = self.contrasted.by_topic(made, theta, self.temperature, self.contrast == "averaged")
@@ -255,14 +249,12 @@ class GANTopicModel(Rebuildable, lightning.LightningModule):
         """Return -sum_k theta_k sum_v x_v log topic_kv of each document, (B,), in nats."""
         return -(theta * (documents @ self.generator.log_topics().T)).sum(1)
 
+    def _prior(self, num: int, generator: torch.Generator | None = None) -> Tensor:
+        return draw_proportions(num, self.num_topics, self.alpha, generator).to(self.device)
+
     def _infer(self, documents: Bags, like: Tensor) -> Tensor:
         """Return the documents' proportions (B, K); zeros like ``like``, which nobody looks at, without an encoder."""
         return torch.zeros_like(like) if self.encoder is None else self.encoder(documents)
-
-    def _prior(self, num: int, generator: torch.Generator | None = None) -> Tensor:
-        """Draw topic proportions (num, K) from the Dirichlet."""
-        concentration = torch.full((num, self.num_topics), self.alpha, dtype=torch.float64)
-        return torch._sample_dirichlet(concentration, generator).to(self.device, torch.float32)
 
     def _documents(self, bow: Tensor) -> Bags:
         if bow.ndim != 2 or bow.shape[1] != self.vocab_size:
@@ -272,13 +264,6 @@ class GANTopicModel(Rebuildable, lightning.LightningModule):
         if not bool((bow.sum(1) > 0).all()):
             raise UserError("a document has no word of the vocabulary: leave it out")
         return Bags(bow)
-
-    def _require_labels(self, labels: Tensor) -> None:
-        if labels.min() < 0 or labels.max() >= self.num_classes:
-            raise UserError(
-                f"contrast label needs a label in 0 .. {self.num_classes - 1} for each document, got {labels.min()} to "
-                f"{labels.max()}: take other --data, or --model.contrast=averaged"
-            )
 
     def _players(self) -> list[nn.Parameter]:
         return [*self.generator.parameters(), *self._encoder_parameters()]
@@ -302,12 +287,11 @@ class GANTopicModel(Rebuildable, lightning.LightningModule):
         if stage != "fit":
             return
         refuse_unsound(self.trainer)
-        data: Any = getattr(self.trainer, "datamodule", None)
-        self.vocabulary = getattr(data, "vocabulary", None)
+        self.vocabulary = getattr(self._data, "vocabulary", None)
         if self.init == "nmf" and self.trainer.ckpt_path is None:
-            if not hasattr(data, "train_counts"):
+            if not hasattr(self._data, "train_counts"):
                 raise UserError("init nmf needs a DataModule of texts: give one to Trainer.fit, or set init=random")
-            self.generator.logits.data.copy_(nmf_topics(data.train_counts(), self.num_topics).log())
+            self.generator.logits.data.copy_(nmf_topics(self._data.train_counts(), self.num_topics).log())
 
     def on_train_start(self) -> None:
         """Resume with the learning rate that is configured now."""
@@ -327,13 +311,13 @@ class GANTopicModel(Rebuildable, lightning.LightningModule):
         """Log ``val/...``."""
         self._evaluate(batch, batch_idx, "val")
 
-    def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        """Log ``test/...``."""
-        self._evaluate(batch, batch_idx, "test")
-
     def on_validation_epoch_end(self) -> None:
         """Log the coherence of the topics among the training texts."""
         self._judge_topics("val")
+
+    def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        """Log ``test/...``."""
+        self._evaluate(batch, batch_idx, "test")
 
     def on_test_epoch_end(self) -> None:
         """Log the coherence of the topics among the training texts."""
@@ -355,12 +339,16 @@ class GANTopicModel(Rebuildable, lightning.LightningModule):
         self.log(f"{stage}/loss", loss, prog_bar=True, on_epoch=True, sync_dist=True, batch_size=len(theta))
 
     def _judge_topics(self, stage: str) -> None:
-        figures = judge_topics(self.topics(), self.trainer.datamodule)  # the same on all ranks
+        figures: dict[str, Any] = judge_topics(self.topics(), self._data)
         if self.encoder is not None:
             figures |= self.clusters.compute()
-        self.log_dict({f"{stage}/{name}": torch.as_tensor(value).float() for name, value in figures.items()})
+        self.log_dict({f"{stage}/{name}": float(value) for name, value in figures.items()})  # the same on all ranks
+
+    @property
+    def _data(self) -> Any:
+        return getattr(self.trainer, "datamodule", None)
 
     def tables(self) -> dict[str, Table]:
         """Return the topics, the most coherent first, with what is wrong with them."""
         counts = self.clusters.counts.sum(1) if self.encoder is not None else None
-        return {"topics": topic_table(self.topics(), self.top_words(), self.trainer.datamodule, counts)}
+        return {"topics": topic_table(self.topics(), self.top_words(), self._data, counts)}

@@ -5,7 +5,6 @@ A document has few words, a mixture of topics is made of few topics: neither nee
 
 from typing import Protocol
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -25,6 +24,7 @@ class Bags:
         bow: (B, V), no row of zeros, nothing negative.
 
     Example:
+        >>> import torch
         >>> bags = Bags(torch.tensor([[3.0, 0.0, 1.0], [0.0, 2.0, 0.0]]))
         >>> (bags @ torch.tensor([[1.0], [10.0], [100.0]])).tolist()
         [[25.75], [10.0]]
@@ -49,6 +49,7 @@ class Mixtures:
         topics: (K, V), rows that sum to 1.
 
     Example:
+        >>> import torch
         >>> mixtures = Mixtures(torch.tensor([[0.5, 0.5]]), torch.eye(2))
         >>> (mixtures @ torch.tensor([[1.0], [3.0]])).tolist(), mixtures.dense().tolist()
         ([[2.0]], [[0.5, 0.5]])
@@ -64,7 +65,3 @@ class Mixtures:
     def dense(self) -> Tensor:
         """Return the distributions over words, (B, V)."""
         return self.theta @ self.topics
-
-    def detach(self) -> "Mixtures":
-        """Return the same without gradients."""
-        return Mixtures(self.theta.detach(), self.topics.detach())

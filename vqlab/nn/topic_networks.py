@@ -107,8 +107,7 @@ class MLPTopicGenerator(TopicGenerator):
         """Return the words of each topic alone, as logarithms (K, V), by batch norm's running statistics."""
         training = self.training
         self.eval()
-        alone = torch.eye(self.num_topics, device=self.layers[0].weight.device)
-        logits = self.layers(alone)
+        logits = self.layers(torch.eye(self.num_topics, device=next(self.parameters()).device))
         self.train(training)
         return logits.log_softmax(1)
 
@@ -179,6 +178,17 @@ class TopicCritic(nn.Module):
         if self.proportions is not None:
             hidden = hidden + self.proportions(theta)
         return self.out(F.leaky_relu(hidden, SLOPE))[:, 0]
+
+
+def draw_proportions(num: int, num_topics: int, alpha: float, generator: torch.Generator | None = None) -> Tensor:
+    """Draw topic proportions (num, K) from a symmetric Dirichlet of concentration ``alpha``; rows sum to 1.
+
+    Example:
+        >>> draw_proportions(2, 5, alpha=0.2).sum(1).round(decimals=4).tolist()
+        [1.0, 1.0]
+    """
+    concentration = torch.full((num, num_topics), alpha, dtype=torch.float64)  # small ones underflow in float32
+    return torch._sample_dirichlet(concentration, generator).float()
 
 
 def uniform(inputs: int, outputs: int) -> nn.Parameter:
