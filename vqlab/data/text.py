@@ -86,8 +86,8 @@ class TextDataModule(SplitDataModule):
 
     With ``weighting="tfidf"`` a document is a distribution over words, as ATM and BAT take it:
     ``bow[v] = tf[v] * idf[v] / sum_u tf[u] * idf[u]`` with the document's counts ``tf`` and
-    ``idf[v] = ln((1 + N) / (1 + df[v])) + 1``, where ``df[v]`` of the N training documents hold the word. It is
-    scikit-learn's ``TfidfTransformer(norm="l1")``; unlike with the plain ``ln(N / df)``, no word weighs 0.
+    ``idf[v] = ln((1 + N) / df[v])``, where ``df[v]`` of the N training documents hold the word; the 1 lets no word
+    weigh 0. Scikit-learn's adds 1 to this, so that frequent words weigh more: topics of them are less coherent.
 
     Args:
         batch_size: Documents per batch and device.
@@ -187,7 +187,7 @@ class TextDataModule(SplitDataModule):
     def idf(self) -> Tensor:
         """Inverse document frequency of each word in the training documents, (V,) float32."""
         counts = self.train_counts()
-        return torch.from_numpy(np.log((1 + counts.shape[0]) / (1 + document_frequency(counts))) + 1).float()
+        return torch.from_numpy(np.log((1 + counts.shape[0]) / document_frequency(counts).clip(min=1))).float()
 
     def load_train_val(self) -> tuple[BagsOfWords, BagsOfWords]:
         """Return the training and the validation documents."""

@@ -88,7 +88,7 @@ class TopicContrast(nn.Module):
         """
         if labels.min() < 0 or labels.max() >= len(self.labels):
             raise UserError(
-                f"contrast label needs labels in 0 .. {len(self.labels) - 1}, got {labels.min()} to {labels.max()}: take "
-                "other --data, or --model.contrast=averaged"
+                f"contrast label needs labels in 0 .. {len(self.labels) - 1}, got {labels.min()} to {labels.max()}: "
+                "take other --data, or --model.contrast=averaged"
             )
         return info_nce(theta @ self.topics, self.labels[labels], temperature, same=labels)

@@ -12,7 +12,7 @@ from vqlab.losses.contrastive import TopicContrast
 from vqlab.metrics.topic_clusters import TopicClusters
 from vqlab.metrics.topics import top_word_ids
 from vqlab.models.topic_judgement import TOP, Table, judge_topics, topic_table
-from vqlab.nn.documents import Bags, Mixtures
+from vqlab.nn.documents import Bags, dense
 from vqlab.nn.rebuild import Rebuildable, from_spec
 from vqlab.nn.topic_networks import GENERATORS, TopicCritic, TopicEncoder, draw_proportions
 from vqlab.quantizers.arguments import check_choice, check_clips, check_counts, check_positive, check_weight
@@ -24,7 +24,7 @@ from vqlab.training.manual import clip, collect, count_batch, refuse_unsound, st
 from vqlab.training.schedules import Schedule
 from vqlab.training.topic_start import nmf_topics
 
-DEFAULT_LR = 5e-3
+DEFAULT_LR = 3e-3
 
 
 class GANTopicModel(Rebuildable, lightning.LightningModule):
@@ -59,7 +59,7 @@ class GANTopicModel(Rebuildable, lightning.LightningModule):
         contrast: ``topic``, ``averaged`` or ``label``; null leaves it out.
         contrastive_weight: Its weight.
         temperature: Of InfoNCE.
-        lr: Absolute learning rate of critic and encoder; without ``lr`` and ``base_lr`` it is 5e-3.
+        lr: Absolute learning rate of critic and encoder; without ``lr`` and ``base_lr`` it is 3e-3.
         base_lr: Rate per document: lr = base_lr x batch_size x devices x nodes. Give one of the two.
         generator_lr: Absolute learning rate of the generator; null takes the others'.
         betas: Adam's decay rates.
@@ -179,8 +179,7 @@ class GANTopicModel(Rebuildable, lightning.LightningModule):
     @torch.no_grad()
     def sample(self, num: int, generator: torch.Generator | None = None) -> Tensor:
         """Draw documents as distributions over words, (num, V)."""
-        made = self.generator(self._prior(num, generator))
-        return made.dense() if isinstance(made, Mixtures) else made
+        return dense(self.generator(self._prior(num, generator)))
 
     # Training
 
@@ -223,9 +222,8 @@ class GANTopicModel(Rebuildable, lightning.LightningModule):
         loss = self.game.discriminator(self.critic(real, inferred), self.critic(made, theta))
         terms = {"wasserstein": -loss.detach()}
         if self.regularizer == "gradient_penalty":
-            dense = made.dense() if isinstance(made, Mixtures) else made
-            pairs = (bow / bow.sum(1, keepdim=True), inferred), (dense, theta)
-            penalty = gradient_penalty(self.critic, *pairs)
+            documents = bow / bow.sum(1, keepdim=True)
+            penalty = gradient_penalty(self.critic, (documents, inferred), (dense(made), theta))
             loss, terms["penalty"] = loss + 10 * penalty, penalty.detach()
         return loss, terms
 

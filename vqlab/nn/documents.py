@@ -65,3 +65,8 @@ class Mixtures:
     def dense(self) -> Tensor:
         """Return the distributions over words, (B, V)."""
         return self.theta @ self.topics
+
+
+def dense(documents: Mixtures | Tensor) -> Tensor:
+    """Return documents as distributions over words, (B, V)."""
+    return documents.dense() if isinstance(documents, Mixtures) else documents

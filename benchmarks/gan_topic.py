@@ -1,0 +1,267 @@
+"""Topic models on one corpus, judged by one code: coherence, diversity, and clusters of held-out documents.
+
+    python benchmarks/gan_topic.py corpus.tsv --vocabulary vocabulary.txt --topics 20 50 --seeds 3
+    python benchmarks/gan_topic.py corpus.tsv --vocabulary vocabulary.txt --speed
+
+Any file that ``TextFile`` reads, with a test split. Coherence is of the ten likeliest words among the training texts:
+NPMI and C_V over sliding windows, as gensim has them, and NPMI over documents. NMI and purity are of the test documents
+by dominant topic. ``--speed`` times the batches of one epoch against a plain statement of BAT's published loop.
+"""
+
+import argparse
+import logging
+import statistics
+import time
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import lightning
+import numpy as np
+import torch
+from quantizers import processor, table
+from torch import Tensor, nn
+
+from vqlab.data.text_file import TextFile
+from vqlab.metrics.cooccurrence import ReferenceCorpus
+from vqlab.metrics.topic_clusters import TopicClusters
+from vqlab.metrics.topics import top_word_ids, topic_figures
+from vqlab.models.gan_topic import GANTopicModel
+from vqlab.training.schedules import Schedule
+from vqlab.training.topic_start import nmf_topics
+
+COLUMNS = ("npmi", "cv", "npmi_doc", "topic_diversity", "nmi", "purity")
+BAT: dict[str, Any] = {"generator": "mlp", "init": "random", "cycle_weight": 0.0, "lr": 1e-4}
+QUIET: dict[str, Any] = {
+    "logger": False,
+    "enable_checkpointing": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+    "accelerator": "cpu",
+}
+Result = tuple[Tensor, Tensor | None]  # topics (K, V), proportions of the test documents (N, K)
+
+
+def main() -> None:
+    """Run each contestant on each seed, print one table per number of topics."""
+    warnings.filterwarnings("ignore")
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("path")
+    parser.add_argument("--vocabulary")
+    parser.add_argument("--topics", type=int, nargs="+", default=[20, 50])
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=3000, help="batches of 256 of vqlab's")
+    parser.add_argument("--only", nargs="+")
+    parser.add_argument("--speed", action="store_true")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    data = TextFile(options.path, vocabulary_path=options.vocabulary, batch_size=256, val_fraction=0.01)
+    data.setup()
+    print(processor(), f"{data.train_size} documents, {data.vocab_size} words", flush=True)
+    if options.speed:
+        speed(data)
+        return
+    tokens = data.train_tokens()
+    reference = ReferenceCorpus(tokens.ids, tokens.offsets, data.vocab_size)
+    contestants: dict[str, Callable[[int, int], Result]] = {
+        "NMF": lambda k, seed: nmf(data, k, seed),
+        "LDA": lambda k, seed: lda(data, k, seed),
+        "ProdLDA": lambda k, seed: prod_lda(data, k, seed),
+        "start": lambda k, seed: (nmf_topics(data.train_counts(), k, seed), None),
+        "GANTopicModel": lambda k, seed: ours(data, k, seed, options.steps),
+        "random start": lambda k, seed: ours(data, k, seed, options.steps, init="random", generator_lr=5e-2),
+        "no cycle": lambda k, seed: ours(data, k, seed, options.steps, cycle_weight=0.0),
+        "BAT": lambda k, seed: ours(data, k, seed, options.steps, **BAT),
+    }
+    for k in options.topics:
+        rows = []
+        for name in options.only or contestants:
+            runs = []
+            for seed in range(options.seeds):
+                start = time.process_time()
+                topics, proportions = contestants[name](k, seed)
+                seconds = time.process_time() - start
+                figures = topic_figures(top_word_ids(topics), reference) | clusters(data, k, proportions)
+                runs.append([figures.get(column, float("nan")) for column in COLUMNS] + [seconds])
+                print(k, name, seed, *(f"{value:.4f}" for value in runs[-1]), flush=True)
+            columns = list(zip(*runs, strict=True))
+            cells = [f"{np.mean(c):.3f} ± {np.std(c):.3f}" for c in columns[:-1]]
+            rows.append([name, *cells, f"{statistics.fmean(columns[-1]):.0f}"])
+        print(f"\nK = {k}\n" + table(["", *COLUMNS, "CPU seconds"], rows), flush=True)
+
+
+def clusters(data: TextFile, k: int, proportions: Tensor | None) -> dict[str, float]:
+    """Return NMI and purity of the test documents."""
+    if proportions is None:
+        return {}
+    metric = TopicClusters(k, data.num_classes)
+    metric.update(proportions, data.load_test().labels)  # type: ignore[union-attr]
+    return {name: float(value) for name, value in metric.compute().items()}
+
+
+def ours(data: TextFile, k: int, seed: int, steps: int, **settings: Any) -> Result:
+    """Train a GANTopicModel."""
+    lightning.seed_everything(seed, verbose=False)
+    data.seed = seed
+    model = GANTopicModel(
+        k, vocab_size=data.vocab_size, num_classes=data.num_classes, schedule=Schedule("cosine"), **settings
+    )
+    trainer = lightning.Trainer(max_steps=steps, max_epochs=-1, limit_val_batches=0, log_every_n_steps=10**6, **QUIET)
+    trainer.fit(model, data)
+    with torch.no_grad():
+        proportions = [model.eval().transform(batch["bow"]) for batch in data.test_dataloader()]
+    return model.topics(), torch.cat(proportions)
+
+
+def tf_idf(data: TextFile) -> tuple[Any, Any]:
+    """Return training and test documents as rows of unit length."""
+    from sklearn.feature_extraction.text import TfidfTransformer
+
+    transformer = TfidfTransformer().fit(data.train_counts())
+    return transformer.transform(data.train_counts()), transformer.transform(data.test_counts())
+
+
+def nmf(data: TextFile, k: int, seed: int) -> Result:
+    """Scikit-learn's NMF of tf-idf."""
+    from sklearn.decomposition import NMF
+
+    train, test = tf_idf(data)
+    model = NMF(k, init="nndsvda", random_state=seed, max_iter=400).fit(train)
+    return torch.from_numpy(model.components_), torch.from_numpy(model.transform(test))
+
+
+def lda(data: TextFile, k: int, seed: int, iterations: int = 1000) -> Result:
+    """Tomotopy's collapsed Gibbs sampler."""
+    import tomotopy
+
+    def words(counts: Any) -> list[list[str]]:
+        rows = [np.repeat(row.indices, row.data.astype(int)) for row in (counts[i] for i in range(counts.shape[0]))]
+        return [[str(word) for word in row] for row in rows]
+
+    model = tomotopy.LDAModel(k=k, seed=seed + 1, alpha=1 / k, eta=0.01)
+    for document in words(data.train_counts()):
+        model.add_doc(document)
+    model.train(iterations, workers=1)
+    topics = torch.zeros(k, data.vocab_size)
+    for topic in range(k):
+        topics[topic, [int(word) for word in model.used_vocabs]] = torch.from_numpy(model.get_topic_word_dist(topic))
+    documents = [model.make_doc(document) for document in words(data.test_counts())]
+    return topics, torch.tensor(np.asarray(model.infer(documents, workers=1)[0]))
+
+
+class ProdLDA(nn.Module):
+    """Srivastava and Sutton 2017, arXiv:1703.01488: a Laplace prior, and words by a softmax of summed topics."""
+
+    def __init__(self, vocab_size: int, k: int, hidden: int = 100) -> None:
+        super().__init__()
+        layers = [nn.Linear(vocab_size, hidden), nn.Softplus(), nn.Linear(hidden, hidden), nn.Softplus()]
+        self.encoder = nn.Sequential(*layers, nn.Dropout(0.2))
+        self.mean = nn.Sequential(nn.Linear(hidden, k), nn.BatchNorm1d(k, affine=False))
+        self.log_variance = nn.Sequential(nn.Linear(hidden, k), nn.BatchNorm1d(k, affine=False))
+        self.topics = nn.Linear(k, vocab_size, bias=False)
+        self.decoder = nn.Sequential(nn.Dropout(0.2), self.topics, nn.BatchNorm1d(vocab_size, affine=False))
+        self.prior_variance = 1 - 1 / k  # of the Laplace approximation of Dirichlet(1): 1 - 2 / K + K / K^2
+
+    def loss(self, counts: Tensor) -> Tensor:
+        """Return the negative ELBO, a mean."""
+        hidden = self.encoder(counts)
+        mean, log_variance = self.mean(hidden), self.log_variance(hidden)
+        theta = (mean + torch.randn_like(mean) * (log_variance / 2).exp()).softmax(1)
+        likely = (counts * self.decoder(theta).log_softmax(1)).sum(1)
+        share = log_variance.exp() / self.prior_variance
+        divergence = 0.5 * (share + mean.square() / self.prior_variance - 1 - share.log()).sum(1)
+        return (divergence - likely).mean()
+
+
+def prod_lda(data: TextFile, k: int, seed: int, epochs: int = 100, batch: int = 200) -> Result:
+    """ProdLDA in plain PyTorch, its authors' settings."""
+    torch.manual_seed(seed)
+    model, counts = ProdLDA(data.vocab_size, k), data.train_counts()
+    optimizer = torch.optim.Adam(model.parameters(), 2e-3, (0.99, 0.999))
+    for _ in range(epochs):
+        for rows in torch.randperm(counts.shape[0]).split(batch):
+            optimizer.zero_grad()
+            model.loss(torch.from_numpy(counts[rows.numpy()].toarray())).backward()
+            optimizer.step()
+    model.eval()
+    with torch.no_grad():
+        test = torch.from_numpy(data.test_counts().toarray())  # type: ignore[union-attr]
+        return model.topics.weight.T.detach(), model.mean(model.encoder(test)).softmax(1)
+
+
+def speed(data: TextFile, repeats: int = 5) -> None:
+    """Time one epoch of vqlab's batches and of a plain loop's, alternately."""
+    steps = data.train_size // 256
+    variants = {
+        "vqlab, mixture": lambda: epoch(data, steps),
+        "vqlab, BAT's networks": lambda: epoch(data, steps, **BAT),
+        "plain loop": lambda: plain_loop(data, steps),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in variants}
+    for _ in range(repeats):
+        for name, run in variants.items():
+            seconds[name].append(run())
+    base = statistics.median(seconds["plain loop"])
+    rows = [[name, f"{base / statistics.median(values):.2f}"] for name, values in seconds.items()]
+    print(table(["one epoch, batches of 256, five of the critic for one of the generator", "times as fast"], rows))
+
+
+def epoch(data: TextFile, steps: int, **settings: Any) -> float:
+    """Return the CPU seconds of so many batches, start-up left out."""
+
+    class Clock(lightning.Callback):
+        def on_train_batch_end(self, trainer: Any, model: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+            if trainer.global_step == 5:
+                self.start = time.process_time()
+
+    clock = Clock()
+    model = GANTopicModel(20, vocab_size=data.vocab_size, **({"init": "random"} | settings))
+    lightning.Trainer(
+        max_steps=steps + 5, max_epochs=-1, limit_val_batches=0, log_every_n_steps=50, callbacks=[clock], **QUIET
+    ).fit(model, data)
+    return time.process_time() - clock.start
+
+
+def plain_loop(data: TextFile, steps: int, k: int = 20, hidden: int = 100) -> float:
+    """Return the CPU seconds of BAT as published: a dense matrix of documents, a batch drawn anew for each turn."""
+    counts = data.train_counts()
+    weighted = counts.toarray() * data.idf.numpy()
+    documents = weighted / weighted.sum(1, keepdims=True)
+    size = data.vocab_size
+
+    def network(inputs: int, outputs: int, *last: nn.Module) -> nn.Sequential:
+        return nn.Sequential(
+            nn.Linear(inputs, hidden), nn.BatchNorm1d(hidden), nn.LeakyReLU(0.1), nn.Linear(hidden, outputs), *last
+        )
+
+    generator, encoder = network(k, size, nn.Softmax(1)), network(size, k, nn.Softmax(1))
+    critic = nn.Sequential(nn.Linear(size + k, hidden), nn.LeakyReLU(0.1), nn.Linear(hidden, 1))
+    players = [torch.optim.Adam(part.parameters(), 1e-4, (0.5, 0.999)) for part in (generator, encoder, critic)]
+    dirichlet = torch.distributions.Dirichlet(torch.full((k,), 1 / k))
+
+    def scores() -> tuple[Tensor, Tensor]:
+        real = torch.tensor(documents[np.random.randint(0, len(documents), 256)], dtype=torch.float32)
+        theta = dirichlet.sample((256,))
+        return critic(torch.cat([encoder(real), real], 1)), critic(torch.cat([theta, generator(theta)], 1))
+
+    start = time.process_time()
+    for step in range(1, steps + 1):
+        real, made = scores()
+        players[2].zero_grad()
+        (made.mean() - real.mean()).backward()
+        players[2].step()
+        for weight in critic.parameters():
+            weight.data.clamp_(-0.01, 0.01)
+        if step % 5 == 0:
+            real, made = scores()
+            for player in players[:2]:
+                player.zero_grad()
+            (real.mean() - made.mean()).backward()
+            for player in players[:2]:
+                player.step()
+    return time.process_time() - start
+
+
+if __name__ == "__main__":
+    main()
