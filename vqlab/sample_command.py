@@ -82,6 +82,8 @@ def _arguments_for(model: Any, given: dict[str, Any], checkpoint: str) -> dict[s
             else "there is one for images alone, give a checkpoint of a generative model"
         )
         raise UserError(f"{name} cannot sample by itself, it needs a prior over its codes: {mend}")
+    if not hasattr(model, "value_range"):
+        raise UserError(f"{name} draws no images: look at samples/ of its run, or call .top_words() of vqlab.load(...)")
     taken = inspect.signature(model.sample).parameters
     for option in given:
         if option not in taken:

@@ -203,8 +203,9 @@ class GANTopicModel(Rebuildable, lightning.LightningModule):
         if turn:
             g_loss, g_terms = self._generator_loss(real, theta, batch["label"])
             require_finite(g_terms, batch_idx, self.global_step)
-            collect(g_loss, self._players())
-            clip(self._players(), self.clip_g)
+            players = [*self.generator.parameters(), *self._encoder_parameters()]
+            collect(g_loss, players)
+            clip(players, self.clip_g)
             terms |= g_terms
             for optimizer in optimizers[1:-1]:  # the encoder's
                 optimizer.step()
@@ -248,7 +249,7 @@ class GANTopicModel(Rebuildable, lightning.LightningModule):
         return -(theta * (documents @ self.generator.log_topics().T)).sum(1)
 
     def _prior(self, num: int, generator: torch.Generator | None = None) -> Tensor:
-        return draw_proportions(num, self.num_topics, self.alpha, generator).to(self.device)
+        return draw_proportions(num, self.num_topics, self.alpha, generator).to(self.critic.out.weight)
 
     def _infer(self, documents: Bags, like: Tensor) -> Tensor:
         """Return the documents' proportions (B, K); zeros like ``like``, which nobody looks at, without an encoder."""
@@ -262,9 +263,6 @@ class GANTopicModel(Rebuildable, lightning.LightningModule):
         if not bool((bow.sum(1) > 0).all()):
             raise UserError("a document has no word of the vocabulary: leave it out")
         return Bags(bow)
-
-    def _players(self) -> list[nn.Parameter]:
-        return [*self.generator.parameters(), *self._encoder_parameters()]
 
     def _encoder_parameters(self) -> list[nn.Parameter]:
         parts = (self.encoder, self.contrasted)
@@ -295,13 +293,13 @@ class GANTopicModel(Rebuildable, lightning.LightningModule):
         """Resume with the learning rate that is configured now."""
         keep_configured_lr(self)
 
-    def get_extra_state(self) -> list[str] | None:
-        """Return the vocabulary, so that a checkpoint holds it."""
-        return self.vocabulary
+    def get_extra_state(self) -> Tensor:
+        """Return the vocabulary as the bytes of its text, so that a checkpoint holds it."""
+        return torch.tensor(list("\n".join(self.vocabulary or []).encode()), dtype=torch.uint8)
 
-    def set_extra_state(self, state: list[str] | None) -> None:
+    def set_extra_state(self, state: Tensor) -> None:
         """Take the vocabulary of a checkpoint."""
-        self.vocabulary = state
+        self.vocabulary = bytes(state.tolist()).decode().split("\n") if len(state) else None
 
     # Evaluation
 

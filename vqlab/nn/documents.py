@@ -8,6 +8,8 @@ from typing import Protocol
 import torch.nn.functional as F
 from torch import Tensor
 
+from vqlab.nn.precision import precise
+
 
 class Documents(Protocol):
     """B distributions over V words; a tensor (B, V) is one too."""
@@ -34,11 +36,14 @@ class Bags:
         rows, self.words = bow.nonzero(as_tuple=True)
         counts = rows.bincount(minlength=len(bow))
         self.starts = counts.cumsum(0) - counts
-        self.shares = (bow[rows, self.words] / bow.sum(1)[rows]).float()
+        bow = precise(bow)
+        self.shares = bow[rows, self.words] / bow.sum(1)[rows]
 
     def __matmul__(self, weight: Tensor) -> Tensor:
         """(V, H) to (B, H)."""
-        return F.embedding_bag(self.words, weight, self.starts, mode="sum", per_sample_weights=self.shares)
+        weight = precise(weight)
+        shares = self.shares.to(weight.dtype)
+        return F.embedding_bag(self.words, weight, self.starts, mode="sum", per_sample_weights=shares)
 
 
 class Mixtures:

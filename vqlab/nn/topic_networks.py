@@ -107,7 +107,7 @@ class MLPTopicGenerator(TopicGenerator):
         """Return the words of each topic alone, as logarithms (K, V), by batch norm's running statistics."""
         training = self.training
         self.eval()
-        logits = self.layers(torch.eye(self.num_topics, device=next(self.parameters()).device))
+        logits = self.layers(torch.eye(self.num_topics).to(next(self.parameters())))
         self.train(training)
         return logits.log_softmax(1)
 

@@ -1,0 +1,54 @@
+"""InfoNCE against a loop, and what topics and labels have to be told by."""
+
+import math
+
+import pytest
+import torch
+from refusal import refused
+
+from vqlab.losses.contrastive import TopicContrast, info_nce
+
+
+def by_loop(anchors, positives, temperature, same=None):
+    total = 0.0
+    for i in range(len(anchors)):
+        scores = {}
+        for j in range(len(positives)):
+            if i == j or same is None or same[i] != same[j]:
+                cosine = anchors[i] @ positives[j] / anchors[i].norm() / positives[j].norm()
+                scores[j] = math.exp(cosine.item() / temperature)
+        total -= math.log(scores[i] / sum(scores.values()))
+    return total / len(anchors)
+
+
+@pytest.mark.parametrize("temperature", [0.1, 0.5])
+@pytest.mark.parametrize("kinds", [None, 3])
+def test_it_is_the_formula(temperature, kinds):
+    anchors, positives = torch.randn(2, 8, 5, dtype=torch.float64)
+    same = None if kinds is None else torch.randint(kinds, (8,))
+    loss = info_nce(anchors, positives, temperature, same)
+    assert loss.item() == pytest.approx(by_loop(anchors, positives, temperature, same), rel=1e-9)
+
+
+def test_readings_differ_and_each_reaches_what_it_should():
+    contrast = TopicContrast(3, 20, num_classes=2, embedding_dim=8)
+    documents = torch.rand(6, 20).softmax(1).requires_grad_()
+    theta = torch.rand(6, 3).softmax(1).requires_grad_()
+    losses = {
+        "topic": contrast.by_topic(documents, theta, 0.5, averaged=False),
+        "averaged": contrast.by_topic(documents, theta, 0.5, averaged=True),
+        "label": contrast.by_label(theta, torch.tensor([0, 1, 0, 1, 0, 1]), 0.5),
+    }
+    assert len({round(loss.item(), 6) for loss in losses.values()}) == 3
+    reached = {
+        name: [g is not None for g in torch.autograd.grad(loss, (documents, theta), allow_unused=True)]
+        for name, loss in losses.items()
+    }
+    assert reached == {"topic": [True, False], "averaged": [True, True], "label": [False, True]}
+
+
+@pytest.mark.parametrize("labels", [[0, -1], [0, 2]])
+def test_documents_without_labels_are_refused(labels):
+    contrast = TopicContrast(3, 20, num_classes=2, embedding_dim=8)
+    with refused("labels in 0 .. 1", "--model.contrast=averaged"):
+        contrast.by_label(torch.rand(2, 3), torch.tensor(labels), 0.5)
