@@ -143,7 +143,6 @@ class GANTopicModel(Rebuildable, lightning.LightningModule):
         self.contrast, self.contrastive_weight, self.temperature = contrast, contrastive_weight, temperature
         self.lr, self.base_lr, self.generator_lr, self.betas = lr, base_lr, generator_lr, (betas[0], betas[1])
         self.schedule, self.clip_g, self.clip_d = from_spec(schedule) or Schedule(), clip_g, clip_d
-        self.game = ADVERSARIAL["wgan"]
 
         width = {"hidden_features": hidden_features} if generator == "mlp" else {}
         self.generator = GENERATORS[generator](num_topics, vocab_size, **width)
@@ -220,7 +219,7 @@ class GANTopicModel(Rebuildable, lightning.LightningModule):
         """Return the critic's loss and the terms of the log."""
         with torch.no_grad():
             made, inferred = self.generator(theta), self._infer(real, theta)
-        loss = self.game.discriminator(self.critic(real, inferred), self.critic(made, theta))
+        loss = ADVERSARIAL["wgan"].discriminator(self.critic(real, inferred), self.critic(made, theta))
         terms = {"wasserstein": -loss.detach()}
         if self.regularizer == "gradient_penalty":
             documents = bow / bow.sum(1, keepdim=True)
@@ -287,7 +286,8 @@ class GANTopicModel(Rebuildable, lightning.LightningModule):
         if self.init == "nmf" and self.trainer.ckpt_path is None:
             if not hasattr(self._data, "train_counts"):
                 raise UserError("init nmf needs a DataModule of texts: give one to Trainer.fit, or set init=random")
-            self.generator.logits.data.copy_(nmf_topics(self._data.train_counts(), self.num_topics).log())
+            start = nmf_topics(self._data.train_counts(), self.num_topics, torch.initial_seed() % 2**32)
+            self.generator.logits.data.copy_(start.log())
 
     def on_train_start(self) -> None:
         """Resume with the learning rate that is configured now."""
