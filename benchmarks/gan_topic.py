@@ -72,6 +72,10 @@ def main() -> None:
         "GANTopicModel": lambda k, seed: ours(data, k, seed, options.steps),
         "random start": lambda k, seed: ours(data, k, seed, options.steps, init="random", generator_lr=5e-2),
         "no cycle": lambda k, seed: ours(data, k, seed, options.steps, cycle_weight=0.0),
+        **{
+            f"contrast {kind}": lambda k, seed, kind=kind: ours(data, k, seed, options.steps, contrast=kind)  # type: ignore[misc]
+            for kind in ("topic", "averaged", "label")
+        },
         "BAT": lambda k, seed: ours(data, k, seed, options.steps, **BAT),
     }
     for k in options.topics:
