@@ -1,6 +1,8 @@
 """LightningCLI with vqlab's run folder, links from data to model, callbacks and one-line errors."""
 
 import importlib
+import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from vqlab.callbacks.step_seed import StepSeed
 from vqlab.callbacks.throughput import Throughput
 from vqlab.cli_errors import explain
 from vqlab.errors import UserError
+from vqlab.experiments.run_state import FINISHED
 from vqlab.libraries import quiet, read_none_as_null
 from vqlab.nn.rebuild import to_spec
 from vqlab.quantizers.base import MAX_EXPORT
@@ -228,6 +231,8 @@ class CLI(LightningCLI):
         for logger in self.trainer.loggers:
             if isinstance(logger, CSVLog):
                 logger.resume_from(step)
+        if self.trainer.is_global_zero:
+            (self.run_folder / FINISHED).unlink(missing_ok=True)
 
     def before_validate(self) -> None:
         """Check the checkpoint."""
@@ -236,7 +241,10 @@ class CLI(LightningCLI):
     before_test = before_predict = before_validate
 
     def after_fit(self) -> None:
-        """Print where everything is and what came out."""
+        """Print where everything is and what came out, and mark the run as finished."""
+        if self.trainer.is_global_zero:
+            with write_whole(self.run_folder / FINISHED) as file:
+                file.write(json.dumps({"step": self.trainer.global_step, "time": round(time.time(), 1)}).encode())
         metrics = {k: float(v) for k, v in self.trainer.callback_metrics.items() if k.startswith("val/")}
         figures = "  ".join(f"{name} {value:.4g}" for name, value in sorted(metrics.items()))
         rank_zero_info(f"finished at step {self.trainer.global_step}: {figures}")

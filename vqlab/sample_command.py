@@ -1,23 +1,15 @@
 """``vqlab sample``: draw images from a checkpoint of any generative model into one picture."""
 
-import argparse
 import inspect
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
+from vqlab.arguments import Parser
 from vqlab.errors import UserError
 
 BATCH = 64  # images drawn at once, so that memory does not limit --num
-
-
-class Parser(argparse.ArgumentParser):
-    """Argparse that raises its complaint as a UserError, as all of vqlab does."""
-
-    def error(self, message: str) -> NoReturn:
-        """Raise ``message`` in one line."""
-        raise UserError(f"{message}: see vqlab sample --help")
 
 
 def sample(args: Sequence[str]) -> None:

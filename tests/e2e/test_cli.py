@@ -262,7 +262,7 @@ def test_checkpoints_that_do_not_fit(capsys):
 def test_a_full_disk_leaves_the_last_checkpoint_whole(capsys, monkeypatch):
     import errno
 
-    from vqlab.training import whole_files
+    from vqlab import whole_files
 
     real, written = os.fsync, []
 

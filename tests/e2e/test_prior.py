@@ -114,7 +114,7 @@ def test_checkpoints_that_cannot_be_sampled(trained, capsys):
 def test_a_full_disk_leaves_no_half_picture(trained, capsys, monkeypatch):
     import errno
 
-    from vqlab.training import whole_files
+    from vqlab import whole_files
 
     def fsync(descriptor):
         raise OSError(errno.ENOSPC, "No space left on device")

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from vqlab import whole_files
 from vqlab.errors import UserError
-from vqlab.training import whole_files
 from vqlab.training.csv_log import CSVLog
-from vqlab.training.whole_files import WholeCheckpointIO, append, write_whole
+from vqlab.training.whole_files import WholeCheckpointIO
+from vqlab.whole_files import append, write_whole
 
 PATH = Path("folder/file.bin")
 

@@ -1,0 +1,158 @@
+"""Experiment files: what rows they mean, and what is wrong with them."""
+
+import itertools
+from pathlib import Path
+
+import pytest
+import yaml
+
+from vqlab.check_options import complaints
+from vqlab.errors import UserError
+from vqlab.experiments.experiment import parse_options, read_experiment
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+FILES = sorted((CONFIGS / "experiments").glob("*.yaml"))
+BASE = {
+    "model": {"class_path": "vqlab.VQVAE", "init_args": {"lr": 0.1, "schedule": {"warmup_steps": 50}}},
+    "data": {"class_path": "Digits"},
+    "trainer": {"max_steps": 1000},
+}
+
+
+def read(extra=(), scale=1.0, **content):
+    Path("base.yaml").write_text(yaml.safe_dump(BASE, sort_keys=False))
+    Path("x.yaml").write_text(yaml.safe_dump({"base": "base.yaml", **content}, sort_keys=False))
+    return read_experiment(Path("x.yaml"), extra, scale=scale)
+
+
+def test_rows_override_what_they_have_in_common_and_the_command_line_overrides_both():
+    rows = [{"name": "a", "model.lr": 1}, {"name": "b"}, {"name": "c", "model": "JSA"}]
+    experiment = read(
+        ["--data.path=x", "--data", "ImageArrays"], common={"model.lr": 2, "data.batch_size": 3}, rows=rows
+    )
+    a, b, c = experiment.rows
+    assert experiment.fit(a) == [
+        "fit", "--config=base.yaml", "--name=a",
+        "--data.batch_size=3", "--model.lr=1", "--data=ImageArrays", "--data.path=x",
+    ]  # fmt: skip
+    assert [row.settings.get("model.lr") for row in (a, b, c)] == [1, 2, None], "whether JSA keeps it is the parser's"
+    assert [experiment.folder(row).as_posix() for row in (a, b, c)] == ["runs/vqvae/a", "runs/vqvae/b", "runs/jsa/c"]
+
+
+def test_grid_is_the_product_with_the_rows_and_seeds():
+    grid = {"model.encoder.norm": ["none", "batch"], "model.decoder.norm": ["a/b"], "levels": [[8, 5]], "lr": [1e-5, 1]}
+    experiment = read(rows=[{"name": "p"}, {"name": "q"}], grid=grid, seeds=[0, 7])
+    expected = [
+        f"{row}_encoder.norm={norm}_decoder.norm=a-b_levels=8-5_lr={lr}_seed{seed}"
+        for row, norm, lr, seed in itertools.product("pq", ["none", "batch"], ["1e-05", "1"], [0, 7])
+    ]
+    assert [row.name for row in experiment.rows] == expected
+    assert {row.label for row in experiment.rows} == {name.rpartition("_seed")[0] for name in expected}
+    first = experiment.rows[1].options
+    assert (first["seed_everything"], first["data.seed"], first["lr"]) == (7, 7, 1e-5)
+
+
+def test_a_file_may_hold_the_split_fast():
+    rows = read(common={"data.seed": 5}, rows=[{"name": "a"}], seeds=[1, 2]).rows
+    assert [(row.options["seed_everything"], row.options["data.seed"]) for row in rows] == [(1, 5), (2, 5)]
+
+
+def test_a_grid_or_seeds_alone_are_rows():
+    assert [row.name for row in read(grid={"model.lr": [1, 2]}).rows] == ["lr=1", "lr=2"]
+    assert [row.name for row in read(seeds=[0, 1]).rows] == ["x_seed0", "x_seed1"]
+
+
+def test_a_tenth_of_the_steps_is_a_tenth_of_the_schedules_too():
+    rows = [{"name": "a", "trainer.max_steps": 300}, {"name": "b", "model.schedule": None, "model.num_mis_steps": 20}]
+    a, b = read(["--trainer.val_check_interval=70"], 0.1, common={"trainer.val_check_interval": 100}, rows=rows).rows
+    assert a.options == {
+        "trainer.max_steps": 30, "model.schedule.warmup_steps": 5, "trainer.val_check_interval": "70",
+    }  # fmt: skip
+    assert b.options == {
+        "trainer.max_steps": 100, "model.schedule": None, "model.num_mis_steps": 20, "trainer.val_check_interval": "70",
+    }  # fmt: skip
+
+
+def test_the_base_is_found_from_anywhere(monkeypatch, tmp_path):
+    read(rows=[{"name": "a"}])
+    Path("deep/er").mkdir(parents=True)
+    Path("x.yaml").rename("deep/er/x.yaml")
+    monkeypatch.chdir("deep")
+    assert read_experiment(Path("er/x.yaml")).configs[0] == tmp_path / "base.yaml"
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ({"row": []}, "no key 'row': did you mean rows"),
+        ({"rows": [{"model.lr": 1}]}, "row 1 of x.yaml has no name"),
+        ({"rows": [{"name": "a"}, {"name": "a"}]}, "two rows that are called a"),
+        ({"rows": [{"name": "a_seed1"}, {"name": "a"}], "grid": {}, "seeds": [1]}, None),
+        ({"rows": [{"name": "../a"}]}, "cannot be a folder"),
+        ({"rows": [{"name": "a,b"}]}, "cannot be a folder"),
+        ({"rows": {"a": 1}}, "must be a list"),
+        ({"rows": [{"name": "a", "--model.lr": 1}]}, "without --"),
+        ({"rows": [{"name": "a", "ckpt_path": "x"}]}, "sets ckpt_path"),
+        ({"common": {"name": "a"}}, "sets name"),
+        ({"common": ["a"]}, "must be a mapping"),
+        ({"grid": {"model.lr": 3}}, "must be a list of values"),
+        ({"grid": {"model.lr": []}}, "must be a list of values"),
+        ({"seeds": 3}, "list of different whole numbers"),
+        ({"seeds": [0, 0]}, "list of different whole numbers"),
+        ({"seeds": [-1]}, "list of different whole numbers"),
+        ({"seeds": [0], "common": {"seed_everything": 3}}, "seed_everything is set besides"),
+        ({"base": "nowhere.yaml"}, "base config nowhere.yaml of x.yaml does not exist"),
+        ({"base": None}, "no base config"),
+    ],
+)
+def test_mistakes_get_one_line(content, words):
+    if words is None:
+        read(**content)
+        return
+    with pytest.raises(UserError, match=words) as error:
+        read(**content)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("extra", "words"),
+    [
+        (["--name=a"], "sets name"),
+        (["--ckpt_path", "a"], "sets ckpt_path"),
+        (["--model.lr"], "needs a value"),
+        (["--model.lr", "--model.x=1"], "needs a value"),
+        (["lr=3"], "unexpected 'lr=3'"),
+        (["--config=none.yaml"], "none.yaml does not exist"),
+    ],
+)
+def test_mistakes_on_the_command_line_get_one_line(extra, words):
+    with pytest.raises(UserError, match=words):
+        read(extra, rows=[{"name": "a"}])
+
+
+def test_negative_numbers_are_values():
+    assert parse_options(["--", "--data.shift", "-3", "--data.x=a=b"]) == ({"data.shift": "-3", "data.x": "a=b"}, [])
+
+
+def test_an_experiment_that_is_missing_or_without_a_model_is_named():
+    with pytest.raises(UserError, match=r"nothing\.yaml does not exist"):
+        read_experiment(Path("nothing.yaml"))
+    Path("base.yaml").write_text("trainer: {max_steps: 3}")
+    Path("x.yaml").write_text("base: base.yaml\nrows: [{name: a}]")
+    with pytest.raises(UserError, match=r"base\.yaml chooses no model"):
+        read_experiment(Path("x.yaml"))
+    assert read_experiment(Path("x.yaml"), ["--model=JSA"]).rows[0].settings["model"] == "JSA"
+    with pytest.raises(UserError, match="scale-steps must be a positive number"):
+        read_experiment(Path("x.yaml"), ["--model=JSA"], scale=0)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_rows_that_come_with_vqlab_have_options_that_fit_knows(path):
+    """The first and the last row, shortened, since these name every option that the file sets for all."""
+    experiment = read_experiment(path, scale=0.1)
+    rows = [experiment.rows[0], experiment.rows[-1]]
+    assert len({row.name for row in experiment.rows}) == len(experiment.rows)
+    wrong = [*experiment.fit(rows[0]), "--model.no_such_option=1"]
+    *good, last = complaints([*map(experiment.fit, rows), wrong])
+    assert good == [None, None]
+    assert "no_such_option" in last

@@ -1,0 +1,84 @@
+"""A row belongs to one process, until the last process that holds it is gone."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from vqlab.errors import UserError
+from vqlab.experiments import row_lock as module
+from vqlab.experiments.row_lock import is_running, row_lock
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from vqlab.experiments.row_lock import row_lock
+with row_lock(Path("run")) as lock:
+    if sys.argv[1] == "child":
+        import subprocess
+        child = subprocess.Popen(["sleep", "60"], pass_fds=(lock,))
+        print(child.pid, flush=True)
+    else:
+        print(0, flush=True)
+    time.sleep(60)
+"""
+
+
+def hold(how):
+    process = subprocess.Popen([sys.executable, "-c", HOLD, how], stdout=subprocess.PIPE, text=True)
+    return process, int(process.stdout.readline())
+
+
+def taken():
+    with row_lock(Path("run")) as lock:
+        assert (lock is None) == is_running(Path("run")) or lock is not None
+        return lock is None
+
+
+def test_a_killed_process_leaves_no_stale_lock():
+    assert not is_running(Path("run"))
+    process, _ = hold("alone")
+    assert taken()
+    assert is_running(Path("run"))
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not taken()
+    assert not is_running(Path("run"))
+
+
+def test_the_child_of_a_killed_sweep_keeps_its_row():
+    process, child = hold("child")
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert taken(), "its run still trains"
+    os.kill(child, signal.SIGKILL)
+    for _ in range(100):
+        if not taken():
+            break
+        time.sleep(0.05)
+    assert not taken()
+
+
+def test_two_in_one_process_exclude_each_other():
+    with row_lock(Path("run")) as first, row_lock(Path("run")) as second:
+        assert first is not None
+        assert second is None
+    assert not taken()
+
+
+def test_what_cannot_be_locked_is_said_in_one_line(monkeypatch):
+    Path("run").write_text("a file")
+    with pytest.raises(UserError, match=r"run cannot be written.*--runs"), row_lock(Path("run")):
+        pass
+    Path("run").unlink()
+
+    def refuse(*args):
+        raise OSError(37, "No locks available")
+
+    monkeypatch.setattr(module.fcntl, "flock", refuse)
+    with pytest.raises(UserError, match=r"cannot be locked \(No locks available\).*--runs"), row_lock(Path("run")):
+        pass

@@ -1,0 +1,99 @@
+"""Settings by dotted name."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from vqlab.errors import UserError
+from vqlab.experiments.settings import as_flag, equal, flatten, overlay, read_yaml, scale_steps, stack
+
+CONFIG = {
+    "model": {
+        "class_path": "vqlab.models.vqvae.VQVAE",
+        "init_args": {"quantizer": {"class_path": "FSQ", "init_args": {"levels": [8, 5]}}, "schedule": None, "lr": 0.1},
+    },
+    "trainer": {"max_steps": 7, "callbacks": {}},
+}
+FLAT = {
+    "model": "VQVAE",
+    "model.quantizer": "FSQ",
+    "model.quantizer.levels": [8, 5],
+    "model.schedule": None,
+    "model.lr": 0.1,
+    "trainer.max_steps": 7,
+    "trainer.callbacks": {},
+}
+
+
+def test_a_config_becomes_what_one_types():
+    assert flatten(CONFIG) == FLAT
+
+
+@pytest.mark.parametrize(
+    ("change", "lost"),
+    [
+        ({"model.quantizer": "VectorQuantizer"}, {"model.quantizer.levels"}),
+        ({"model.quantizer": "FSQ"}, set()),
+        ({"model.quantizer": None}, {"model.quantizer.levels"}),
+        ({"model.lr": 3}, set()),
+        ({"model": "JSA"}, {name for name in FLAT if name.startswith("model.")}),
+    ],
+)
+def test_another_class_takes_its_options_away(change, lost):
+    assert overlay(FLAT, change) == {name: value for name, value in FLAT.items() if name not in lost} | change
+
+
+def test_a_new_class_and_its_options_may_come_in_any_order():
+    changes = {"model.quantizer.num_embeddings": 3, "model.quantizer": "VectorQuantizer"}
+    found = overlay(FLAT, changes)
+    assert found["model.quantizer.num_embeddings"] == 3
+    assert "model.quantizer.levels" not in found
+    assert list(stack(changes)) == ["model.quantizer", "model.quantizer.num_embeddings"]
+    assert list(stack({"model.quantizer.seed": 1}, changes)) == ["model.quantizer.seed", *stack(changes)]
+
+
+@pytest.mark.parametrize("value", [None, True, False, 3, 1e-5, 4.5e-6, 1e22, [8, 5.5], {"kind": "cosine"}, "relu"])
+def test_a_flag_says_the_value(value):
+    text = as_flag("x", value).removeprefix("--x=")
+    assert equal(text, value)
+    assert isinstance(value, float) or yaml.safe_load(text) == value
+
+
+@pytest.mark.parametrize(
+    ("a", "b"),
+    [("1e-3", "0.0010001"), (None, 0), ("null", "none"), ([1, 2], [1, 2, 3]), ("a.npz", "b.npz"), (True, 1.5)],
+)
+def test_what_differs_is_not_equal(a, b):
+    assert not equal(a, b)
+    assert not equal(b, a)
+
+
+def test_steps_are_scaled_and_other_numbers_are_not():
+    settings = {"trainer.max_steps": 5, "model.disc_start": 100, "model.sigma.hold_steps": 0, "trainer.max_time": None}
+    more = {"model.num_mis_steps": 20, "trainer.val_check_interval": 0.5, "data.batch_size": 64}
+    assert scale_steps(settings | more, 0.1) == {"trainer.max_steps": 1, "model.disc_start": 10}
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"a: 1\nb: 2\na: 3\n", "a is there twice"),
+        (b"a: {c: 1, c: 2}\n", "c is there twice"),
+        (b"a: [1, 2\n", "not valid YAML"),
+        (b"\xff\xfe\x00", "not valid YAML"),
+        (b"- 1\n", "mapping"),
+        (b"", "mapping"),
+    ],
+)
+def test_bad_files_are_refused_in_one_line(content, words):
+    Path("x.yaml").write_bytes(content)
+    with pytest.raises(UserError, match=words) as error:
+        read_yaml(Path("x.yaml"))
+    assert "x.yaml" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_missing_file_is_named():
+    with pytest.raises(UserError, match=r"y\.yaml cannot be read"):
+        read_yaml(Path("y.yaml"))

@@ -1,0 +1,308 @@
+"""``vqlab sweep`` over runs that take milliseconds: what it starts, skips, resumes and says."""
+
+import json
+import os
+import random
+import shlex
+import signal
+import subprocess
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+import sweeps
+import yaml
+from fake_vqlab import EVERY
+from sweeps import ROWS, diary, run, start, times_done, write
+
+from vqlab.cli import main
+from vqlab.errors import UserError
+from vqlab.experiments.experiment import read_experiment
+from vqlab.sweep_command import sweep
+
+STEPS = 20
+ALL = [f"{row}_seed{seed}" for row in "abc" for seed in (0, 1)]
+
+
+@pytest.fixture(autouse=True)
+def _diary(monkeypatch, tmp_path):
+    monkeypatch.setenv("FAKE_DIARY", str(tmp_path / "diary"))
+
+
+def folder(name):
+    return Path("runs/toy") / name
+
+
+def assert_complete(names):
+    for name in names:
+        assert json.loads((folder(name) / "finished.json").read_text()) == {"step": STEPS}
+        steps = [line.split(",")[0] for line in (folder(name) / "metrics.csv").read_text().splitlines()[1:]]
+        assert steps == [str(step) for step in range(STEPS)]
+        assert not (folder(name) / "failed.json").exists()
+
+
+def wait_for(condition):
+    for _ in range(600):
+        if condition():
+            return
+        time.sleep(0.02)
+    raise TimeoutError(condition)
+
+
+def test_each_row_is_an_ordinary_run_and_nothing_is_done_twice(capsys):
+    write(rows=ROWS, seeds=[0, 1])
+    assert run("--jobs=3") == 0
+    assert_complete(ALL)
+    assert set(times_done().values()) == {1}
+    out = capsys.readouterr().out
+    rows = [line.split() for line in out[out.index("row ") :].splitlines()]
+    assert rows[0] == ["row", "status", "steps", "best", "at", "step", "last", "of"]
+    assert rows[3] == ["b_seed0", "finished", "20", "2", "20", "2", "val/loss"]  # 0.2 x 100 / 20 + 1
+    assert run() == 0
+    assert "nothing to do: all 6 rows are finished" in capsys.readouterr().out
+    assert len(diary()) == len(ALL) * STEPS
+
+
+def test_dry_run_prints_what_would_be_called_and_does_nothing(capsys):
+    write(rows=ROWS)
+    run("--rows=a")
+    capsys.readouterr()
+    before = sorted(Path().rglob("*"))
+    assert run("--dry-run", "--test", "--data.batch_size", "8") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "vqlab test --ckpt_path=runs/toy/a/checkpoints/best.ckpt"
+    assert lines[1] == "vqlab fit --config=base.yaml --name=b --model.lr=0.2 --data.batch_size=8"
+    assert lines[2] == "vqlab test --ckpt_path=runs/toy/b/checkpoints/best.ckpt"
+    assert sorted(Path().rglob("*")) == before
+    for line in lines[1:]:
+        subprocess.run([*sweeps.FAKE, *shlex.split(line)[1:]], check=True)
+    assert run("--dry-run") == 0
+    assert capsys.readouterr().out.splitlines() == [f"# {name} is finished" for name in "abc"]
+
+
+def test_a_row_that_fails_is_recorded_and_the_others_go_on(capsys):
+    write(rows=[*ROWS, {"name": "d", "fake.fail_at": 7}])
+    assert run("--jobs=2") == 1
+    assert_complete("abc")
+    out = capsys.readouterr().out
+    assert "1 failed" in out
+    assert out.splitlines()[-1] == "  d: RuntimeError: out of memory, says the fake (runs/toy/d/sweep.log)"
+    assert (
+        json.loads((folder("d") / "failed.json").read_text())["error"] == "RuntimeError: out of memory, says the fake"
+    )
+    write(rows=[*ROWS, {"name": "d"}])  # mended
+    assert run() == 0
+    assert_complete("abcd")
+    assert [step for _, name, step in diary() if name == "d"] == [*range(8), *range(EVERY, STEPS)]
+
+
+def test_tested_on_the_best_checkpoint_once():
+    write(rows=ROWS)
+    assert run("--rows=a,b") == 0
+    assert run("--test") == 0
+    written = {name: (folder(name) / "test.csv").stat().st_mtime_ns for name in "abc"}
+    assert run("--test") == 0
+    assert written == {name: (folder(name) / "test.csv").stat().st_mtime_ns for name in "abc"}
+    assert set(times_done().values()) == {1}
+    (folder("b") / "test.csv").write_text("step,time,test/loss\n")  # killed before its figures
+    (folder("b") / "checkpoints" / "best.ckpt").unlink()
+    assert run("--test") == 0
+    assert "--ckpt_path=runs/toy/b/checkpoints/last.ckpt" in (folder("b") / "sweep.log").read_text()
+
+
+def test_a_run_killed_between_its_last_checkpoint_and_its_mark_is_finished(capsys):
+    write(rows=ROWS[:1])
+    run()
+    (folder("a") / "finished.json").unlink()
+    assert run() == 0
+    assert "nothing to do" in capsys.readouterr().out
+
+
+def test_a_run_killed_before_its_first_checkpoint_begins_again():
+    write(rows=ROWS[:1])
+    run()
+    for name in ("finished.json", "checkpoints/last.ckpt"):
+        (folder("a") / name).unlink()
+    assert run() == 0
+    assert_complete("a")
+    assert set(times_done().values()) == {2}
+
+
+def test_a_run_of_somebody_else_without_a_checkpoint_is_left_alone(capsys):
+    write(rows=ROWS[:1])
+    folder("a").mkdir(parents=True)
+    (folder("a") / "config.yaml").write_text("{}")
+    assert run() == 1
+    assert "holds a run without a checkpoint: move it away" in capsys.readouterr().out
+    assert not diary()
+
+
+def test_a_run_of_other_settings_is_not_taken_for_the_row():
+    write(rows=ROWS, seeds=[0, 1])
+    run("--rows=b", "--trainer.max_steps=5")
+    write(rows=ROWS, seeds=[0, 1])
+    with pytest.raises(UserError, match=r"b_seed0 was begun with trainer.max_steps=5.* says 20 \(and 1 more") as error:
+        run()
+    assert "--runs" in str(error.value)
+    assert {name for _, name, _ in diary()} == {"b_seed0", "b_seed1"}
+    assert run("--trainer.max_steps=5.0", "--wandb.mode=offline", "--rows=b_seed1") == 0, "means the same"
+    assert run("--runs=other") == 0
+
+
+@pytest.mark.parametrize("moment", range(4))
+def test_killed_at_any_moment_and_started_again(moment):
+    """SIGKILL to the sweep and its children: what is done stays done, and at most EVERY steps of a row are lost."""
+    write(rows=ROWS, seeds=[0, 1])
+    process = start("--jobs=2", "--fake.seconds=0.01")
+    wait_for(lambda: len(diary()) > [1, 12, 50, 90][moment])
+    time.sleep(random.Random(moment).random() * 0.1)
+    process.kill()
+    process.wait()
+    for child in {child for child, _, _ in diary()}:
+        with suppress(ProcessLookupError):
+            os.kill(child, signal.SIGKILL)
+    before = {name for name in ALL if (folder(name) / "finished.json").exists()}
+    done = {name: max((step for _, other, step in diary() if other == name), default=-1) for name in ALL}
+    wait_for(lambda: run("--fake.seconds=0") == 0)
+    assert_complete(ALL)
+    for (name, step), times in times_done().items():
+        assert times <= 2
+        assert times == 1 or (name not in before and step > done[name] - EVERY)
+
+
+def test_the_children_of_a_killed_sweep_go_on_and_are_not_started_again(capsys):
+    write(rows=ROWS)
+    process = start("--jobs=2", "--fake.seconds=0.05")
+    wait_for(lambda: {name for _, name, _ in diary()} == {"a", "b"})
+    process.kill()
+    process.wait()
+    assert run("--fake.seconds=0.05") == 0
+    assert_complete("abc")
+    assert set(times_done().values()) == {1}
+
+
+def test_two_processes_share_a_sweep():
+    write(rows=ROWS, seeds=[0, 1])
+    processes = [start("--jobs=2", "--fake.seconds=0.02") for _ in range(2)]
+    outputs = [process.communicate(timeout=60)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    assert_complete(ALL)
+    assert set(times_done().values()) == {1}
+    assert len({(process, name) for process, name, _ in diary()}) == len(ALL)
+    assert any("runs elsewhere" in output for output in outputs)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_ends_the_children_and_says_how_to_go_on(number):
+    write(rows=ROWS)
+    process = start("--jobs=2", "--fake.seconds=0.2")
+    wait_for(lambda: len(diary()) > 3)
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "the same command goes on" in output
+    assert "Traceback" not in output
+    done = diary()
+    for child in {child for child, _, _ in done}:
+        with pytest.raises(ProcessLookupError):
+            os.kill(child, 0)
+    assert not list(Path().rglob("failed.json"))
+    assert run("--fake.seconds=0") == 0
+    assert_complete("abc")
+
+
+def test_a_child_that_ends_well_but_too_early_has_failed(capsys, monkeypatch, tmp_path):
+    """Lightning leaves with status 0 when somebody sends it SIGTERM."""
+    script = tmp_path / "early.py"
+    script.write_text("print('half\\rReceived SIGTERM: 15')")
+    write(rows=ROWS[:1])
+    with pytest.raises(SystemExit) as stopped:
+        sweep(["x.yaml"], [sweeps.FAKE[0], str(script)], lambda calls: [None])
+    assert stopped.value.code == 1
+    assert "a: stopped before it was finished: Received SIGTERM: 15" in capsys.readouterr().out
+
+
+def test_options_that_fit_does_not_know_stop_the_sweep_before_any_row():
+    write(rows=ROWS)
+    asked = []
+
+    def check(calls):
+        asked.extend(calls)
+        return [None, "--model: no option 'lrr'", "too"]
+
+    with pytest.raises(UserError, match=r"row b: --model: no option 'lrr' \(and 1 more"):
+        sweep(["x.yaml"], sweeps.FAKE, check)
+    experiment = read_experiment(Path("x.yaml"))
+    assert asked == [experiment.fit(row) for row in experiment.rows]
+    assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        ([], "required: file"),
+        (["none.yaml"], "none.yaml does not exist"),
+        (["x.yaml", "--rows=a,d"], "has no row 'd'"),
+        (["x.yaml", "--rows=a_seed2"], "did you mean a_seed"),
+        (["x.yaml", "--jobs=0"], "jobs must be at least 1"),
+        (["x.yaml", "--jobs=two"], "invalid int value: 'two'"),
+        (["x.yaml", "--search=3"], "has no space to search"),
+        (["x.yaml", "--search=0"], "search must be at least 1"),
+        (["x.yaml", "--scale-steps=-1"], "scale-steps must be a positive number"),
+        (["x.yaml", "--name=a"], "sets name"),
+        (["empty.yaml"], "has no rows: add rows, grid or seeds"),
+        (["space.yaml"], "has no rows: add --search=20"),
+        (["x.yaml", "--slurm=base.yaml/x.sh"], "--slurm"),
+    ],
+)
+def test_mistakes_get_one_line_and_status_2(args, words, capsys):
+    write(rows=ROWS, seeds=[0, 1])
+    Path("empty.yaml").write_text("base: base.yaml")
+    Path("space.yaml").write_text("base: base.yaml\nspace: {model.lr: [1, 2]}")
+    with pytest.raises(SystemExit) as stopped:
+        main(["sweep", *args])
+    assert stopped.value.code == 2
+    (complaint,) = capsys.readouterr().err.splitlines()
+    assert complaint.startswith("vqlab: error: ")
+    assert words in complaint
+
+
+def test_slurm_array_runs_each_row_once(capsys):
+    write(rows=ROWS, seeds=[0, 1])
+    run("--slurm=array.sh", "--rows=a,c_seed1", "--test", "--runs=else where", "--data.path=my data")
+    script = Path("array.sh").read_text()
+    assert "#SBATCH --array=0-2\n" in script
+    Path("bin").mkdir()
+    Path("bin/vqlab").write_text('#!/bin/sh\nfor a in "$@"; do echo "$a"; done; echo ".$SLURM_NTASKS."\n')
+    Path("bin/vqlab").chmod(0o755)
+    calls = []
+    for task in range(3):
+        env = {"PATH": f"{Path('bin').absolute()}:/bin:/usr/bin", "SLURM_ARRAY_TASK_ID": str(task), "SLURM_NTASKS": "1"}
+        calls.append(subprocess.run(["bash", "array.sh"], env=env, capture_output=True, text=True).stdout.splitlines())
+    assert [call[-2] for call in calls] == ["--rows=a_seed0", "--rows=a_seed1", "--rows=c_seed1"]
+    assert calls[0][:-2] == ["sweep", "x.yaml", "--test", "--runs=else where", "--data.path=my data"]
+    assert calls[0][-1] == ".."
+    run("--rows=" + calls[2][-2].removeprefix("--rows="))
+    assert_complete(["c_seed1"])
+
+
+def test_wandb_agents_get_one_row_each():
+    from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
+
+    write(rows=ROWS, common={"model.beta": 2}, space={"model.lr": {"low": "1e-4", "high": 1.0, "log": True}})
+    run("--wandb-yaml=rows.yaml", "--scale-steps=0.5")
+    definition = yaml.safe_load(Path("rows.yaml").read_text())
+    assert (definition["method"], definition["parameters"]) == ("grid", {"rows": {"values": ["a", "b", "c"]}})
+    command = create_sweep_command(definition["command"])
+    flags = create_sweep_command_args({"args": {"rows": {"value": "b"}}})["args"]
+    assert [*command[:-1], *flags] == ["vqlab", "sweep", "x.yaml", "--scale-steps=0.5", "--rows=b"]
+    assert command[-1] == "${args}"
+
+    write(common={"model.beta": 2}, space={"model.lr": {"low": "1e-4", "high": 1, "log": True}, "data.x": [1, 2]})
+    run("--wandb-yaml=search.yaml")
+    definition = yaml.safe_load(Path("search.yaml").read_text())
+    assert definition["command"] == ["vqlab", "fit", "--config=base.yaml", "--model.beta=2", "${args}"]
+    assert definition["metric"] == {"name": "val/loss", "goal": "minimize"}
+    bounds = {"distribution": "log_uniform_values", "min": 1e-4, "max": 1}
+    assert definition["parameters"] == {"model.lr": bounds, "data.x": {"values": [1, 2]}}

@@ -1,0 +1,254 @@
+"""An experiment file: a base config and the rows that differ from it, each of which is one run."""
+
+import difflib
+import itertools
+import math
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from vqlab.errors import UserError
+from vqlab.experiments.settings import Settings, as_flag, overlay, read_yaml, scale_steps, stack
+
+KEYS = ("base", "common", "rows", "grid", "seeds", "space")
+NAME = re.compile(r"[\w=+][\w.=+-]*")
+SEEDED = ("seed_everything", "data.seed")  # what a repeat draws anew: weights and noise; split, order and labels shown
+NOT_IN_A_ROW = ("name", "runs", "config", "ckpt_path")  # the sweep's own to set
+
+
+@dataclass(frozen=True)
+class Row:
+    """One run of an experiment.
+
+    Attributes:
+        name: Name of its run folder.
+        label: The same without the seed, which is what its repeats have in common.
+        options: What is typed behind ``--config``, by dotted name.
+        settings: Everything that is known of it without asking the classes for their defaults.
+    """
+
+    name: str
+    label: str
+    options: Settings
+    settings: Settings
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A base config, overlays, and rows.
+
+    Attributes:
+        path: The experiment file.
+        runs: Folder of all runs.
+        configs: The base config, and those that the user lays over it.
+        base: The settings in them.
+        common: The options of all rows, and of all trials of a search.
+        typed: Options that the user adds; they win over the file's.
+        scale: Factor on every setting in configs and file that counts training steps.
+        space: What a search varies: option -> list of choices, or ``low``, ``high``, ``log``, ``step``.
+        rows: The rows, each repeated for each seed.
+    """
+
+    path: Path
+    runs: Path
+    configs: tuple[Path, ...]
+    base: Settings
+    common: Settings
+    typed: Settings
+    scale: float
+    space: Settings
+    rows: tuple[Row, ...] = ()
+
+    def row(self, name: str, options: Settings, label: str | None = None) -> Row:
+        """Return a row with ``options`` over the common ones, its steps scaled, the user's options over all."""
+        settings = overlay(self.base, self.common, options)
+        scaled = {} if self.scale == 1 else scale_steps(settings, self.scale)
+        layers = (self.common, options, {name: value for name, value in scaled.items() if name not in self.typed})
+        return Row(name, label or name, stack(*layers, self.typed), overlay(settings, scaled, self.typed))
+
+    def folder(self, row: Row) -> Path:
+        """Return the run folder of ``row``."""
+        return self.runs / str(row.settings["model"]).rpartition(".")[2].lower() / row.name
+
+    def fit(self, row: Row) -> list[str]:
+        """Return the arguments of ``vqlab`` that train ``row``."""
+        runs = [] if str(self.runs) == "runs" else [f"--runs={self.runs}"]
+        configs = [f"--config={config}" for config in self.configs]
+        return ["fit", *configs, f"--name={row.name}", *runs, *itertools.starmap(as_flag, row.options.items())]
+
+
+def read_experiment(path: Path, extra: Sequence[str] = (), runs: Path = Path("runs"), scale: float = 1.0) -> Experiment:
+    """Read an experiment file.
+
+    Args:
+        path: The file: ``base``, and any of ``common``, ``rows``, ``grid`` (crossed with rows), ``seeds``, ``space``.
+        extra: Options of ``vqlab fit`` for every row.
+        runs: Folder of all runs.
+        scale: Factor on every setting that counts training steps, but those in ``extra``.
+
+    Raises:
+        UserError: If the file is missing or says something that a sweep does not understand.
+    """
+    if not (scale > 0 and math.isfinite(scale)):
+        raise UserError(f"scale-steps must be a positive number, got {scale:g}: set --scale-steps=0.1")
+    if not path.is_file():
+        raise UserError(f"experiment file {path} does not exist: see configs/experiments")
+    content = read_yaml(path)
+    for key in content:
+        if key not in KEYS:
+            raise UserError(f"{path} has no key {key!r}: {suggest(str(key), KEYS)}")
+    typed, overlays = parse_options(extra)
+    configs = (find_base(path, content.get("base")), *overlays)
+    base = overlay({}, *map(read_yaml, configs))
+    common = check_options(content.get("common") or {}, f"common of {path}")
+    space = check_options(content.get("space") or {}, f"space of {path}")
+    experiment = Experiment(path, runs, configs, base, common, typed, scale, space)
+    if not experiment.row("", {}).settings.get("model"):
+        raise UserError(f"{configs[0]} chooses no model: set model in it, or in common of {path}")
+    points = [
+        point for name, row in read_rows(content, path) for point in read_grid(content.get("grid"), name, row, path)
+    ]
+    rows = []
+    for label, options in points:
+        for seed in read_seeds(content, path):
+            name = label if seed is None else f"{label}_seed{seed}"
+            rows.append(
+                experiment.row(name, {**_seeding(seed, {**common, **options, **typed}, path), **options}, label)
+            )
+    if twice := [name for name, count in Counter(row.name for row in rows).items() if count > 1]:
+        raise UserError(f"{path} has two rows that are called {twice[0]}: give each a name of its own")
+    return replace(experiment, rows=tuple(rows))
+
+
+def find_base(path: Path, base: Any) -> Path:
+    """Return the base config, relative to the current folder or to one that the experiment file lies in."""
+    if not isinstance(base, str):
+        raise UserError(f"{path} has no base config: add base: configs/vqvae.yaml")
+    for folder in (Path(), *path.absolute().parents):
+        if (folder / base).is_file():
+            return folder / base
+    raise UserError(f"base config {base} of {path} does not exist: correct base")
+
+
+def read_rows(content: dict[str, Any], path: Path) -> list[tuple[str, Settings]]:
+    """Return name and options of each row; an experiment of a grid alone has one, without a name."""
+    rows = content.get("rows")
+    if rows is None:
+        alone = "" if content.get("grid") else path.stem
+        return [(alone, {})] if content.get("grid") or content.get("seeds") else []
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise UserError(f"rows of {path} must be a list of mappings: - {{name: first, model.lr: 1.0e-3}}")
+    found = []
+    for number, row in enumerate(rows, start=1):
+        name = row.get("name")
+        if name is None:
+            raise UserError(f"row {number} of {path} has no name: add name: ...")
+        if not NAME.fullmatch(str(name)):
+            raise UserError(f"row name {str(name)!r} of {path} cannot be a folder: use letters, digits and _ . = + -")
+        options = {key: value for key, value in row.items() if key != "name"}
+        found.append((str(name), check_options(options, f"row {name} of {path}")))
+    return found
+
+
+def read_grid(grid: Any, name: str, row: Settings, path: Path) -> list[tuple[str, Settings]]:
+    """Return ``row`` at each point of the grid, with the name that it has there."""
+    if not grid:
+        return [(name, row)]
+    check_options(grid, f"grid of {path}")
+    for option, values in grid.items():
+        if not isinstance(values, list) or not values:
+            raise UserError(f"{option} in grid of {path} must be a list of values: {option}: [1, 2]")
+    short = short_names(grid)
+    found = []
+    for values in itertools.product(*grid.values()):
+        point = dict(zip(grid, values, strict=True))
+        parts = [f"{short[option]}={_slug(value)}" for option, value in point.items()]
+        found.append(("_".join([name, *parts] if name else parts), {**row, **point}))
+    return found
+
+
+def read_seeds(content: dict[str, Any], path: Path) -> list[int | None]:
+    """Return the seeds of the repeats; one None where there are no repeats."""
+    seeds = content.get("seeds")
+    if seeds is None:
+        return [None]
+    whole = isinstance(seeds, list) and all(type(seed) is int and 0 <= seed < 2**32 for seed in seeds)
+    if not whole or not seeds or len(set(seeds)) < len(seeds):
+        raise UserError(f"seeds of {path} must be a list of different whole numbers, got {seeds}: seeds: [0, 1, 2]")
+    return list(seeds)
+
+
+def check_options(options: Any, where: str) -> Settings:
+    """Return ``options``, after checking that they are options of ``vqlab fit`` in form."""
+    if not isinstance(options, dict):
+        raise UserError(f"{where} must be a mapping of options to values, as model.lr: 1.0e-3")
+    for option in options:
+        if not isinstance(option, str) or not re.fullmatch(r"[A-Za-z_][\w.]*", option):
+            raise UserError(f"{where} has an option {option!r}: write it as model.lr, without --")
+        if option in NOT_IN_A_ROW:
+            raise UserError(f"{where} sets {option}, which the sweep sets itself: leave it out")
+    return options
+
+
+def parse_options(tokens: Sequence[str]) -> tuple[Settings, list[Path]]:
+    """Return typed options by name, and the configs among them.
+
+    Example:
+        >>> parse_options(["--data", "Digits", "--model.lr=1e-3"])
+        ({'data': 'Digits', 'model.lr': '1e-3'}, [])
+    """
+    options: Settings = {}
+    configs = []
+    rest = [token for token in tokens if token != "--"]
+    while rest:
+        token = rest.pop(0)
+        if not token.startswith("-"):
+            raise UserError(f"unexpected {token!r}: options of vqlab fit look like --data.path=images.npz")
+        name, equals, value = token.lstrip("-").partition("=")
+        if not equals:
+            if not rest or re.match(r"--?[A-Za-z]", rest[0]):
+                raise UserError(f"--{name} needs a value: write --{name}=...")
+            value = rest.pop(0)
+        if name in ("config", "c"):
+            if not Path(value).is_file():
+                raise UserError(f"config {value} does not exist: correct --config")
+            configs.append(Path(value))
+        else:
+            options |= check_options({name: value}, "the command line")
+    return options, configs
+
+
+def short_names(options: Sequence[str] | dict[str, Any]) -> dict[str, str]:
+    """Return the shortest endings of dotted names that tell them apart.
+
+    Example:
+        >>> short_names(["model.lr", "model.encoder.norm", "model.decoder.norm"])
+        {'model.lr': 'lr', 'model.encoder.norm': 'encoder.norm', 'model.decoder.norm': 'decoder.norm'}
+    """
+    names = list(options)
+    endings = {name: [".".join(name.split(".")[-n:]) for n in range(1, name.count(".") + 2)] for name in names}
+    seen = Counter(ending for all_of_one in endings.values() for ending in all_of_one)
+    return {name: next((e for e in endings[name] if seen[e] == 1), name) for name in names}
+
+
+def _seeding(seed: int | None, others: Settings, path: Path) -> Settings:
+    """Return what a repeat sets: ``data.seed`` only where nothing else holds the split fast."""
+    if seed is None:
+        return {}
+    if "seed_everything" in others:
+        raise UserError(f"{path} has seeds, and seed_everything is set besides: leave out one of the two")
+    return {option: seed for option in SEEDED if option not in others}
+
+
+def _slug(value: Any) -> str:
+    text = as_flag("", value).partition("=")[2]
+    return re.sub(r"[^\w.+-]+", "-", text).strip("-.") or "-"
+
+
+def suggest(name: str, known: Sequence[str]) -> str:
+    """Return the known name that was probably meant, or all of them."""
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {close[0]}?" if close else f"choose from {', '.join(known)}"

@@ -1,0 +1,98 @@
+"""How far a run is, by what it left in its folder."""
+
+import json
+import pickle
+import zipfile
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from vqlab.errors import UserError
+from vqlab.experiments.settings import Settings, flatten, read_yaml
+
+FINISHED = "finished.json"  # fit writes it last, whole
+CONFIG, LOG, LAST = "config.yaml", "metrics.csv", "checkpoints/last.ckpt"
+
+
+class State(StrEnum):
+    """What can be done with a run folder."""
+
+    NEW = "new"  # nothing was started here
+    UNSAVED = "unsaved"  # started, and stopped before the first checkpoint: to be begun again
+    INTERRUPTED = "interrupted"  # to be resumed from last.ckpt
+    FINISHED = "finished"
+
+
+def state_of(folder: Path) -> State:
+    """Return how far the run in ``folder`` is."""
+    if (folder / FINISHED).exists():
+        return State.FINISHED
+    if not (folder / LAST).exists():
+        return State.UNSAVED if (folder / CONFIG).exists() else State.NEW
+    # Killed between its last checkpoint and finished.json; there would be nothing left to resume.
+    max_steps = settings_of(folder).get("trainer.max_steps")
+    done = isinstance(max_steps, int) and 0 <= max_steps <= checkpoint_step(folder / LAST)
+    return State.FINISHED if done else State.INTERRUPTED
+
+
+def settings_of(folder: Path) -> Settings:
+    """Return the settings of the run in ``folder`` by dotted name; none where config.yaml is missing or torn."""
+    try:
+        return flatten(read_yaml(folder / CONFIG))
+    except UserError:
+        return {}
+
+
+def checkpoint_step(path: Path) -> int:
+    """Return the step that a checkpoint was written at, -1 if it cannot be read."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            name = next(name for name in archive.namelist() if name.endswith("/data.pkl"))
+            return int(Outline(archive.open(name)).load()["global_step"])
+    except (OSError, zipfile.BadZipFile, StopIteration, pickle.UnpicklingError, EOFError, KeyError, TypeError):
+        return -1
+
+
+class Outline(pickle.Unpickler):
+    """Reads the plain values of a pickle and runs nothing in it: tensors and objects become :class:`Blank`."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        """Return a stand-in for every class and function."""
+        return Blank
+
+    def persistent_load(self, pid: Any) -> Any:
+        """Return nothing for the bytes of a tensor."""
+        return None
+
+
+class Blank(dict):
+    """Takes everything that a pickle may do to an object, and keeps none of it."""
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> "Blank":  # noqa: D102
+        return super().__new__(cls)
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__()
+
+    def __call__(self, *args: Any, **kwargs: Any) -> "Blank":  # noqa: D102
+        return Blank()
+
+    def __hash__(self) -> int:  # type: ignore[override]  # it may be a key
+        return id(self)
+
+    def __setstate__(self, state: Any) -> None: ...
+
+    def append(self, item: Any) -> None:
+        """Keep nothing."""
+
+    def extend(self, items: Any) -> None:
+        """Keep nothing."""
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return what a JSON file holds; nothing where it is missing or torn."""
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}

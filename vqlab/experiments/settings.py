@@ -1,0 +1,158 @@
+"""Settings of a run by dotted name, ``model.quantizer.num_embeddings``, as one types them behind ``--``."""
+
+import json
+import math
+from collections.abc import Hashable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from vqlab.errors import UserError
+
+Settings = dict[str, Any]
+
+# Settings that count training steps; ``num_mis_steps``, for one, does not.
+STEP_COUNTS = {"max_steps", "val_check_interval", "warmup_steps", "hold_steps", "total_steps", "decay_steps"}
+STEP_COUNTS |= {"disc_start", "disc_warmup", "grace_steps", "gan_grace_steps"}
+
+
+class UniqueKeys(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    """YAML's safe loader, which by itself keeps the last of two equal keys and says nothing."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        """Refuse a key that is there twice."""
+        keys = [key.value for key, _ in node.value]
+        if twice := next((key for key in keys if keys.count(key) > 1), None):
+            raise yaml.constructor.ConstructorError(None, None, f"{twice} is there twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML file that holds a mapping.
+
+    Raises:
+        UserError: If it cannot be read, is no valid YAML, or holds something else.
+    """
+    try:
+        found = yaml.load(path.read_text(), UniqueKeys)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): check the path") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}"[:300]) from error
+    if not isinstance(found, dict):
+        raise UserError(f"{path} holds no settings: it must be a mapping of names to values")
+    return found
+
+
+def flatten(config: dict[str, Any], prefix: str = "") -> Settings:
+    """Return the settings of a config file by dotted name, classes by their short names.
+
+    Example:
+        >>> flatten({"model": {"class_path": "vqlab.VQVAE", "init_args": {"lr": 1e-3, "betas": [0.9, 0.99]}}})
+        {'model': 'VQVAE', 'model.lr': 0.001, 'model.betas': [0.9, 0.99]}
+    """
+    flat: Settings = {}
+    for key, value in config.items():
+        name = f"{prefix}.{key}" if prefix else str(key)
+        if key == "class_path" and prefix:
+            flat[prefix] = str(value).rpartition(".")[2]
+        elif isinstance(value, dict) and value:
+            flat |= flatten(value, prefix if key == "init_args" else name)
+        else:
+            flat[name] = value
+    return flat
+
+
+def overlay(settings: Settings, *layers: dict[str, Any]) -> Settings:
+    """Return ``settings`` with configs or options over them; a class that is set anew leaves no option of the old one.
+
+    Example:
+        >>> overlay({"model": "VQVAE", "model.lr": 1e-3, "data": "Digits"}, {"model": "JSA"}, {"model.lr": 0.1})
+        {'data': 'Digits', 'model': 'JSA', 'model.lr': 0.1}
+    """
+    for layer in layers:
+        for name, value in in_order(flatten(layer)).items():
+            if name not in settings or not equal(value, settings[name]):
+                settings = {key: v for key, v in settings.items() if key != name and not key.startswith(f"{name}.")}
+            settings = {**settings, name: value}
+    return settings
+
+
+def stack(*layers: Settings) -> Settings:
+    """Return options in the order in which they take effect one after the other; of each name the last remains.
+
+    The parser keeps of an option's earlier settings what the class that comes later knows.
+
+    Example:
+        >>> stack({"data.batch_size": 32, "model.lr": 1}, {"data.path": "x", "data": "ImageArrays"}, {"model.lr": 2})
+        {'data.batch_size': 32, 'data': 'ImageArrays', 'data.path': 'x', 'model.lr': 2}
+    """
+    stacked: Settings = {}
+    for layer in layers:
+        stacked = {name: value for name, value in stacked.items() if name not in layer} | in_order(layer)
+    return stacked
+
+
+def in_order(options: Settings) -> Settings:
+    """Return options with each class before the options of its own, else in their order."""
+    return dict(sorted(options.items(), key=lambda item: item[0].count(".")))
+
+
+def as_flag(name: str, value: Any) -> str:
+    """Return what a user would type.
+
+    Example:
+        >>> as_flag("model.lr", 1e-5), as_flag("model.schedule", None), as_flag("model.quantizer.levels", [8, 5])
+        ('--model.lr=1e-05', '--model.schedule=null', '--model.quantizer.levels=[8, 5]')
+    """
+    return f"--{name}={value if isinstance(value, str) else json.dumps(value)}"
+
+
+def equal(a: Any, b: Any) -> bool:
+    """Whether two values of a setting mean the same, one of them perhaps as text or with a class's module.
+
+    Example:
+        >>> equal("1e-3", 0.001), equal("null", None), equal("signs.SignQuantizer", "SignQuantizer"), equal(3, 4)
+        (True, True, True, False)
+    """
+    a, b = _parsed(a), _parsed(b)
+    if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)):
+        return len(a) == len(b) and all(map(equal, a, b))
+    if _is_number(a) and _is_number(b):
+        return math.isclose(a, b, rel_tol=1e-9)
+    if isinstance(a, str) and isinstance(b, str):
+        return a == b or a.rpartition(".")[2] == b or a == b.rpartition(".")[2]
+    return a == b
+
+
+def scale_steps(settings: Settings, share: float) -> Settings:
+    """Return the settings that count training steps, multiplied by ``share`` and rounded, at least 1.
+
+    Example:
+        >>> scale_steps({"trainer.max_steps": 3000, "model.schedule.warmup_steps": 0, "model.num_mis_steps": 20}, 0.1)
+        {'trainer.max_steps': 300}
+    """
+    return {
+        name: max(1, round(value * share))
+        for name, value in settings.items()
+        if name.rpartition(".")[2] in STEP_COUNTS and type(value) is int and value > 0
+    }
+
+
+def _parsed(value: Any) -> Any:
+    """Read text as YAML would, and as a number where YAML 1.1 sees none (1e-3)."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return float(value)
+    except ValueError:
+        pass
+    try:
+        return yaml.safe_load(value)
+    except yaml.YAMLError:
+        return value
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
