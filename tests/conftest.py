@@ -1,7 +1,13 @@
 """Every test runs offline, with one seed and few threads, in a folder of its own."""
 
 import os
+import sys
+from pathlib import Path
 
+if sys.dont_write_bytecode:  # then each process that a test starts would compile torch and Lightning anew
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    os.environ["PYTHONPYCACHEPREFIX"] = sys.pycache_prefix = str(Path(__file__).parents[1] / ".pytest_cache/bytecode")
+    sys.dont_write_bytecode = False
 os.environ.setdefault("WANDB_MODE", "disabled")
 os.environ["OMP_NUM_THREADS"] = "1"  # the number of threads changes the order of sums, and so the last bits
 

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import torch
+from forked import ForkedCommand
 
 from vqlab.cli import main
 
@@ -57,8 +58,13 @@ def fails(capsys, args: list[str]) -> str:
     return complaint
 
 
-def command(*args: str, **environ: str) -> subprocess.Popen:
-    """Start ``vqlab`` as a process of its own, one thread per rank."""
+def command(*args: str, **environ: str) -> ForkedCommand:
+    """Start ``vqlab`` in a process of its own, one for each rank; ``started`` starts it as a user does, in seconds."""
+    return ForkedCommand(list(args), environ)
+
+
+def started(*args: str, **environ: str) -> subprocess.Popen:
+    """Start ``python -m vqlab``, one thread per rank; Lightning starts the other ranks."""
     env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", **environ}
     pipe = subprocess.PIPE
     return subprocess.Popen(

@@ -1,18 +1,11 @@
-"""Two processes with half a batch each against one with the whole: LeCam's averages and the adaptive weight.
-
-They run this file as a script.
-"""
-
-import os
-import subprocess
-import sys
-from pathlib import Path
+"""Two processes with half a batch each against one with the whole: LeCam's averages and the adaptive weight."""
 
 import pytest
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import nn
+from two_ranks import on_two_ranks
 
 from vqlab.losses.adaptive_weight import adaptive_weight
 from vqlab.losses.adversarial import LeCam
@@ -45,27 +38,10 @@ def train(lecam, rank=0, world=1):
     return {**result, "averages": torch.stack([lecam.real_mean, lecam.fake_mean]), "calls": calls}
 
 
-def main(rank, folder):
-    lecam = LeCam(0.5)  # before the process group exists, as Lightning does
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=WORLD)
-    torch.save(train(lecam, rank, WORLD), f"{folder}/rank{rank}.pt")
-    dist.destroy_process_group()
-
-
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("ranks")
-    root = str(Path(__file__).parents[2])
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": root, "GLOO_SOCKET_IFNAME": "lo"}
-    processes = [
-        subprocess.Popen([sys.executable, __file__, str(rank), str(folder)], env=environment) for rank in range(WORLD)
-    ]
-    try:
-        assert [process.wait(timeout=120) for process in processes] == [0] * WORLD
-    finally:
-        for process in processes:
-            process.kill()
-    return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(WORLD)]
+    lecam = LeCam(0.5)  # before the process group exists, as Lightning does
+    return on_two_ranks(lambda rank: train(lecam, rank, WORLD), tmp_path_factory.mktemp("ranks"))
 
 
 @pytest.fixture(scope="module")
@@ -87,8 +63,3 @@ def test_the_ranks_regularisers_average_to_that_of_the_whole_batch(ranks, alone)
 
 def test_each_step_sums_the_two_weight_gradients_at_once_and_the_two_means_at_once(ranks):
     assert ranks[0]["calls"] == [(2, 3, 4, 3, 3), (2,)] * STEPS
-
-
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    main(int(sys.argv[1]), sys.argv[2])

@@ -1,17 +1,13 @@
 """Two processes against one: the same codebook on both, and the one of a single process with the whole batch.
 
-All cases share one pair of processes, for starting them costs seconds. They run this file as a script.
+All cases share one pair of processes.
 """
-
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
 from family import FAMILY, example, parts_of
+from two_ranks import on_two_ranks
 
 from vqlab.metrics.codebook import CodebookUsage
 from vqlab.quantizers.vector import VectorQuantizer
@@ -168,13 +164,9 @@ def after_nan(quantizer, rank):
     return quantizer.state_dict()
 
 
-def main(rank, folder):
-    members, usual, odd, spoilt = build_family(), build_family(), build_family(), build_family()
-    concatenated, interleaved, rounded = build(), build(), build()
-    usages = [metrics_of(concatenated), metrics_of(interleaved)]
-    usages.append(metrics_of(rounded))
-    halves = CodebookUsage(8)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=WORLD)
+def on_rank(rank, families, plain, usages, halves):
+    members, usual, odd, spoilt = families
+    concatenated, interleaved, rounded = plain
     result = {
         "concatenated": train(concatenated, usages[0], rank, WORLD),
         "interleaved": train(interleaved, usages[1], rank, WORLD, interleaved=True),
@@ -191,25 +183,15 @@ def main(rank, folder):
     result["odd"] = {n: collectives(q, odd_batches(q, rank)) for n, q in odd.items()}
     halves.update(torch.arange(4) + 4 * rank)
     result["halves"] = {k: v.item() for k, v in halves.compute().items()}
-    torch.save(result, f"{folder}/rank{rank}.pt")
-    dist.destroy_process_group()
+    return result
 
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("ranks")
-    root = Path(__file__).parents[2]
-    paths = f"{root}{os.pathsep}{root / 'tests' / 'common'}"
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths, "GLOO_SOCKET_IFNAME": "lo"}
-    processes = [
-        subprocess.Popen([sys.executable, __file__, str(rank), str(folder)], env=environment) for rank in range(WORLD)
-    ]
-    try:
-        assert [process.wait(timeout=270) for process in processes] == [0] * WORLD
-    finally:
-        for process in processes:
-            process.kill()
-    return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(WORLD)]
+    # All is built before the process group exists, as Lightning does.
+    families, plain, halves = [build_family() for _ in range(4)], [build() for _ in range(3)], CodebookUsage(8)
+    usages = [metrics_of(quantizers) for quantizers in plain]
+    return on_two_ranks(lambda rank: on_rank(rank, families, plain, usages, halves), tmp_path_factory.mktemp("ranks"))
 
 
 @pytest.fixture(scope="module")
@@ -317,8 +299,3 @@ def test_a_nan_on_one_rank_and_other_rounding_leave_the_ranks_alike(ranks, name)
     assert_bit_equal(*states)
     assert all(value.isfinite().all() for value in states[0].values())
     assert all(value for key, value in states[0].items() if key.endswith("first_batch.seen"))
-
-
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    main(int(sys.argv[1]), sys.argv[2])

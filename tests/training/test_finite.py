@@ -1,13 +1,10 @@
 """A loss that is not a number stops the training, on all ranks at once."""
 
 import math
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
-import torch.distributed as dist
+from two_ranks import on_two_ranks
 
 from vqlab.errors import UserError
 from vqlab.training.finite import NonFiniteError, require_finite
@@ -30,29 +27,17 @@ def test_finite_terms_pass_whatever_their_size():
     assert require_finite(terms, batch_idx=0, step=0) is None
 
 
-def main(rank, folder):
-    """One rank of two; only rank 1 has a NaN."""
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+def what_a_rank_says(rank):
+    """The message on one rank of two; only rank 1 has a NaN, at batch 5."""
     require_finite({"loss": torch.tensor(1.0), "rec_loss": torch.tensor(2.0)}, 4, 4)
     rec_loss = torch.tensor(math.nan if rank == 1 else 2.0)
     try:
         require_finite({"loss": torch.tensor(1.0), "rec_loss": rec_loss}, 5, 5)
     except NonFiniteError as error:
-        print(error)
-    dist.destroy_process_group()
+        return str(error)
 
 
 def test_both_ranks_raise_the_same(tmp_path):
-    command = [sys.executable, __file__]
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    ranks = [
-        subprocess.Popen([*command, str(rank), str(tmp_path)], stdout=subprocess.PIPE, text=True, env=env)
-        for rank in (0, 1)
-    ]
-    messages = [process.communicate(timeout=60)[0].strip() for process in ranks]
+    messages = on_two_ranks(what_a_rank_says, tmp_path)
     assert messages[0].startswith("rec_loss is NaN or infinite at batch 5 (step 5)")
     assert messages[0] == messages[1]
-
-
-if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2])
