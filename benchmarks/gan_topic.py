@@ -164,6 +164,7 @@ class ProdLDA(nn.Module):
         self.mean = nn.Sequential(nn.Linear(hidden, k), nn.BatchNorm1d(k, affine=False))
         self.log_variance = nn.Sequential(nn.Linear(hidden, k), nn.BatchNorm1d(k, affine=False))
         self.topics = nn.Linear(k, vocab_size, bias=False)
+        nn.init.xavier_uniform_(self.topics.weight)
         self.decoder = nn.Sequential(nn.Dropout(0.2), self.topics, nn.BatchNorm1d(vocab_size, affine=False))
         self.prior_variance = 1 - 1 / k  # of the Laplace approximation of Dirichlet(1): 1 - 2 / K + K / K^2
 
@@ -191,7 +192,8 @@ def prod_lda(data: TextFile, k: int, seed: int, epochs: int = 100, batch: int = 
     model.eval()
     with torch.no_grad():
         test = torch.from_numpy(data.test_counts().toarray())  # type: ignore[union-attr]
-        return model.topics.weight.T.detach(), model.mean(model.encoder(test)).softmax(1)
+        # The decoder's batch norm scales each word, so raw weights of different words do not compare.
+        return model.decoder(torch.eye(k)).softmax(1), model.mean(model.encoder(test)).softmax(1)
 
 
 def speed(data: TextFile, repeats: int = 5) -> None:

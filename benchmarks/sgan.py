@@ -3,6 +3,7 @@
     python benchmarks/sgan.py digits                                       # scikit-learn's, 5 seeds, MLP networks
     python benchmarks/sgan.py mnist --path data --steps 6000 --seeds 1     # convolutional networks
     python benchmarks/sgan.py mnist --path data --labels-per-class 0 ...   # all labels
+    python benchmarks/sgan.py mnist --path data --networks mlp ...         # fully connected, feature matching
 
 The tutorial's loop has softmax before the cross-entropy and a sigmoid before the binary one, batch norm with eps 0.8
 (meant as a momentum), takes the label of each image that it sees, and has no term for images without; here it sees the
@@ -46,6 +47,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--labels-per-class", type=int, default=10, help="0 tells all")
+    parser.add_argument("--networks", choices=["conv", "mlp"], default="conv", help="of MNIST")
     parser.add_argument("--only", nargs="+", help="names of contestants")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -89,6 +91,8 @@ def networks(options: argparse.Namespace) -> Networks:
     """Return fresh networks, the same for all contestants."""
     if options.data == "digits":
         return MLPGenerator(50, 1, 8, (128, 128)), MLPFeatures(1, 8, (256, 256, 128))
+    if options.networks == "mlp":
+        return MLPGenerator(100, 1, 32), MLPFeatures(1, 32)
     return ConvGenerator(), ConvFeatures()
 
 
@@ -98,9 +102,9 @@ def ours(
     """Return held-out accuracy and d_acc of an SGAN."""
     lightning.seed_everything(seed, verbose=False)
     digits = options.data == "digits"
-    settings: dict[str, Any] = (
-        {"head": "logsumexp", "objective": "feature_matching", "lr": 1e-3} if digits else {"lr": 2e-4}
-    )
+    settings: dict[str, Any] = {"lr": 1e-3 if digits else 2e-4}
+    if digits or options.networks == "mlp":
+        settings |= {"head": "logsumexp", "objective": "feature_matching"}
     model = SGAN(*networks(options), unlabelled_weight=unlabelled_weight, image_size=data.image_size, **settings)
     seen = DAcc()
     trainer = lightning.Trainer(

@@ -262,6 +262,22 @@ def test_players_out_of_balance_and_collapsed_modes(game, said):
         assert 30 <= verdicts()[said]["step"] <= 40
 
 
+def test_modes_that_come_back_are_no_collapse():
+    class Recovering(Game):
+        def validation_step(self, batch, batch_idx):
+            self.log_dict({"val/diversity": 0.1 if self.global_step == 40 else 0.9, "val/classes_drawn": 9.0})
+
+    fit(Recovering(), Health(gan_grace_steps=30), val=True, val_check_interval=10, steps=60)
+    assert verdicts() == {}
+
+
+def test_the_mend_of_collapsed_modes_does_not_name_what_is_set():
+    game = Game(diversity=0.1)
+    game.objective = "feature_matching"
+    fit(game, Health(gan_grace_steps=30), val=True, val_check_interval=10, steps=60)
+    assert verdicts()["mode_collapse"]["mend"] == "lower --model.lr"
+
+
 def test_players_are_not_judged_within_the_grace():
     fit(Game((0.999, 0.001, 1.0, 1.0), 0.1), Health(gan_grace_steps=100), val=True, val_check_interval=10, steps=60)
     assert verdicts() == {}

@@ -1,5 +1,6 @@
 """GANTopicModel as a user runs it, on texts of one's own."""
 
+import csv
 import json
 from pathlib import Path
 
@@ -36,14 +37,21 @@ def posts():
     Path("posts.jsonl").write_text("".join(lines))
 
 
-def test_from_texts_to_topics():
+def test_from_texts_to_topics(caplog):
+    caplog.set_level("INFO")
     main([*FIT, *OFTEN, "--name=it", "--trainer.max_steps=20", "--checkpoint.monitor=val/npmi", "--ema.decay=0.9"])
     figures = set().union(*logged(run("it") / "metrics.csv"))
     assert {"val/npmi", "val/cv", "val/npmi_doc", "val/topic_diversity", "val/nmi", "val/purity"} <= figures
     assert {"train/wasserstein", "train/g_loss", "train/cycle", "lr/critic", "grad_norm/generator"} <= figures
-    table = (run("it") / "samples" / "topics_000020.md").read_text().splitlines()
-    assert len(table) == 6
-    assert "word" in table[2]
+    samples = run("it") / "samples"
+    with (samples / "topics_000020.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 4
+    assert all(row["words"].startswith("word") for row in rows)
+    assert sum(int(row["documents"]) for row in rows) == 30
+    assert (samples / "topics_000020.png").exists()
+    assert rows[0]["words"].split()[0] in (samples / "map.html").read_text()
+    assert rows[0]["words"] in caplog.text  # printed in the end
     best = str(run("it") / "checkpoints" / "best.ckpt")
     assert all(word.startswith("word") for topic in vqlab.load(best).top_words(5) for word in topic)
     main(["test", f"--ckpt_path={best}"])

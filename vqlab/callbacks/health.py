@@ -43,7 +43,7 @@ class Health(lightning.Callback):
         certainty: A discriminator is too strong if it is surer than this of real and of generated images alike ...
         blindness: ... and too weak if it is right about a smaller share of both. Half is what a coin is right about.
         min_diversity: Modes have collapsed if generated images differ by less than this share of what real ones do, or
-            if as few of the classes are drawn.
+            if as few of the classes are drawn, at two validations in a row.
 
     Raises:
         UserError: If a share lies outside [0, 1].
@@ -72,6 +72,7 @@ class Health(lightning.Callback):
         self.players: deque[list[float]] = deque(maxlen=ENOUGH)
         self.losses: deque[float] = deque(maxlen=HISTORY)
         self.norms: deque[float] = deque(maxlen=HISTORY)
+        self.collapsed = False  # whether the last validation found the modes collapsed
         self.said: set[str] = set()
 
     def on_before_optimizer_step(
@@ -158,19 +159,22 @@ class Health(lightning.Callback):
             )
 
     def judge_samples(self, trainer: lightning.Trainer, pl_module: Any) -> None:
-        """Say so if generated images are all alike, or of few classes."""
+        """Say so if generated images are all alike, or of few classes, at two validations in a row: one may pass."""
         metrics, classes = trainer.callback_metrics, getattr(pl_module, "num_classes", 0)
         diversity, drawn = metrics.get("val/diversity"), metrics.get("val/classes_drawn")
         if diversity is None or trainer.global_step < self.gan_grace_steps:
             return
-        if diversity < self.min_diversity or (drawn is not None and drawn < self.min_diversity * classes):
+        collapsed = diversity < self.min_diversity or (drawn is not None and drawn < self.min_diversity * classes)
+        if collapsed and self.collapsed:
             of = "" if drawn is None else f", and are of {float(drawn):.1f} of {classes} classes"
+            matching = getattr(pl_module, "objective", None) == "feature_matching"
             self.say(
                 trainer,
                 "mode_collapse",
                 f"generated images differ by {float(diversity):.0%} of what real ones do{of}",
-                "set --model.objective=feature_matching, or lower --model.lr",
+                "lower --model.lr" if matching else "set --model.objective=feature_matching, or lower --model.lr",
             )
+        self.collapsed = bool(collapsed)
 
     def on_exception(self, trainer: lightning.Trainer, pl_module: Any, exception: BaseException) -> None:
         """Record a loss that is not finite, and name the last good checkpoint."""
@@ -193,13 +197,14 @@ class Health(lightning.Callback):
     def state_dict(self) -> dict[str, Any]:
         """What has been seen and said."""
         history = {name: list(getattr(self, name)) for name in ("losses", "norms", "players")}
-        return {**history, "said": sorted(self.said)}
+        return {**history, "collapsed": self.collapsed, "said": sorted(self.said)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on without saying anything twice."""
         self.losses = deque(state_dict["losses"], maxlen=HISTORY)
         self.norms = deque(state_dict["norms"], maxlen=HISTORY)
         self.players = deque(state_dict["players"], maxlen=ENOUGH)
+        self.collapsed = state_dict.get("collapsed", False)
         self.said = set(state_dict["said"])
 
 

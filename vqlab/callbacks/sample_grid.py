@@ -8,7 +8,7 @@ import lightning
 import torch
 import torch.nn.functional as F
 from lightning.pytorch.loggers import WandbLogger
-from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
@@ -16,6 +16,7 @@ from torchvision.transforms.functional import to_tensor
 from torchvision.utils import make_grid, save_image
 
 from vqlab.callbacks.signal_plot import plot_signals
+from vqlab.callbacks.topic_sheet import as_csv, as_text, bars, topic_map
 from vqlab.errors import UserError
 from vqlab.training.whole_files import write_whole
 
@@ -29,7 +30,8 @@ class SampleGrid(lightning.Callback):
     The model says what to show: ``pictures(batch)`` returns images (B, C, H, W) in [0, 1] by name, shown as rows below
     each other, or ``traces(batch)`` signals, which are plotted; ``code_counts()``, where it exists, the use of each
     code, and ``confusion_counts()`` (K, K) how often class i was taken for class j (``confusion_NNNNNN.png``).
-    ``tables()``, names of columns and rows by name, become ``<name>_NNNNNN.md``.
+    ``topic_sheet()``, a :class:`~vqlab.metrics.topic_sheet.TopicSheet`, becomes ``topics_NNNNNN.csv`` and ``.png``, and
+    ``map.html``, and is printed in the end.
 
     Args:
         num_images: Images per grid, the first of the validation set.
@@ -71,18 +73,28 @@ class SampleGrid(lightning.Callback):
                     self._write(trainer, name, draw(counts))
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
-        """Write the tables."""
-        if _is_real(trainer) and trainer.is_global_zero and hasattr(pl_module, "tables"):
-            for name, (columns, rows) in pl_module.tables().items():
-                with write_whole(_path(trainer, name, "md")) as file:
-                    file.write(markdown(columns, rows).encode())
-                for logger in trainer.loggers:
-                    if isinstance(logger, WandbLogger):
-                        logger.log_table(f"samples/{name}", columns=columns, data=rows, step=trainer.global_step)
+        """Write the topics as table, bars and map."""
+        if not (_is_real(trainer) and trainer.is_global_zero and hasattr(pl_module, "topic_sheet")):
+            return
+        sheet = pl_module.topic_sheet()
+        self._write(trainer, "topics", drawn(bars(sheet)))
+        for name, text in ((f"topics_{trainer.global_step:06d}.csv", as_csv(sheet)), ("map.html", topic_map(sheet))):
+            with write_whole(Path(trainer.default_root_dir) / "samples" / name) as file:
+                file.write(text.encode())
+        columns, rows = sheet.table()
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                logger.log_table("samples/topic_words", columns=columns, data=rows, step=trainer.global_step)
+
+    def on_train_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
+        """Print the topics."""
+        if trainer.is_global_zero and hasattr(pl_module, "topic_sheet"):
+            rank_zero_info(as_text(pl_module.topic_sheet()))
 
     @rank_zero_only
     def _write(self, trainer: lightning.Trainer, name: str, image: Tensor) -> None:
-        with write_whole(_path(trainer, name, "png")) as file:
+        path = Path(trainer.default_root_dir) / "samples" / f"{name}_{trainer.global_step:06d}.png"
+        with write_whole(path) as file:
             save_image(image, file, format="png")
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
@@ -148,24 +160,6 @@ def drawn(figure: Figure) -> Tensor:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     return to_tensor(Image.open(buffer).convert("RGB"))
-
-
-def markdown(columns: list[str], rows: list[list[Any]]) -> str:
-    """Return a table in Markdown.
-
-    Example:
-        >>> print(markdown(["topic", "words"], [[0, "cat hat"]]))
-        | topic | words |
-        |---|---|
-        | 0 | cat hat |
-    """
-    lines = [columns, *rows]
-    text = [f"| {' | '.join(str(cell).replace('|', chr(92) + '|') for cell in line)} |" for line in lines]
-    return "\n".join([text[0], "|---" * len(columns) + "|", *text[1:]])
-
-
-def _path(trainer: lightning.Trainer, name: str, suffix: str) -> Path:
-    return Path(trainer.default_root_dir) / "samples" / f"{name}_{trainer.global_step:06d}.{suffix}"
 
 
 def _is_real(trainer: lightning.Trainer) -> bool:

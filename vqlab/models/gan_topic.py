@@ -10,8 +10,9 @@ from vqlab.errors import UserError
 from vqlab.losses.adversarial import ADVERSARIAL, gradient_penalty
 from vqlab.losses.contrastive import TopicContrast
 from vqlab.metrics.topic_clusters import TopicClusters
+from vqlab.metrics.topic_sheet import TopicSheet
 from vqlab.metrics.topics import top_word_ids
-from vqlab.models.topic_judgement import TOP, Table, judge_topics, topic_table
+from vqlab.models.topic_judgement import TOP, judge_topics, topic_sheet
 from vqlab.nn.documents import Bags, dense
 from vqlab.nn.rebuild import Rebuildable, from_spec
 from vqlab.nn.topic_networks import GENERATORS, TopicCritic, TopicEncoder, draw_proportions
@@ -134,9 +135,7 @@ class GANTopicModel(Rebuildable, lightning.LightningModule):
                 "--model.contrast than label, or --model.bidirectional=true"
             )
         if contrast == "label" and not num_classes:
-            raise UserError(
-                "contrast label needs documents with labels: take other --data, or --model.contrast=averaged"
-            )
+            raise UserError("contrast label needs labels: take other --data, or --model.contrast=averaged")
         self.num_topics, self.vocab_size, self.num_classes = num_topics, vocab_size, num_classes
         self.alpha, self.init, self.cycle_weight = alpha or 1 / num_topics, init, cycle_weight
         self.regularizer, self.weight_clip, self.n_critic = regularizer, weight_clip, n_critic
@@ -344,7 +343,7 @@ class GANTopicModel(Rebuildable, lightning.LightningModule):
     def _data(self) -> Any:
         return getattr(self.trainer, "datamodule", None)
 
-    def tables(self) -> dict[str, Table]:
-        """Return the topics, the most coherent first, with what is wrong with them."""
-        counts = self.clusters.counts.sum(1) if self.encoder is not None else None
-        return {"topics": topic_table(self.topics(), self.top_words(), self._data, counts)}
+    def topic_sheet(self) -> TopicSheet:
+        """Return what is to be shown of the topics, with what is wrong with them."""
+        counts = None if self.encoder is None else self.clusters.counts.sum(1)
+        return topic_sheet(self.topics(), self.top_words(min(TOP, self.vocab_size)), self._data, counts)

@@ -8,12 +8,11 @@ from torch import Tensor, from_numpy
 from vqlab.metrics.coherence import npmi
 from vqlab.metrics.cooccurrence import ReferenceCorpus
 from vqlab.metrics.topic_overlap import duplicate_topics
+from vqlab.metrics.topic_sheet import TopicSheet, topic_places
 from vqlab.metrics.topics import dead_topics, top_word_ids, topic_figures
 
 TOP = 10  # words of a topic that coherence and diversity look at
 SHARED = 0.5  # a topic that has so many of them in common with another is called its duplicate
-
-Table = tuple[list[str], list[list[Any]]]  # names of the columns, rows
 
 
 def reference_of(data: Any) -> ReferenceCorpus | None:
@@ -32,8 +31,8 @@ def judge_topics(topics: Tensor, data: Any) -> dict[str, float]:
     return {} if reference is None else topic_figures(top_word_ids(topics, min(TOP, topics.shape[1])), reference)
 
 
-def topic_table(topics: Tensor, words: list[list[str]], data: Any, num_documents: Tensor | None) -> Table:
-    """Return one row per topic, the most coherent first.
+def topic_sheet(topics: Tensor, words: list[list[str]], data: Any, num_documents: Tensor | None) -> TopicSheet:
+    """Return what is to be shown of topics, the most coherent first.
 
     Args:
         topics: (K, V).
@@ -45,17 +44,20 @@ def topic_table(topics: Tensor, words: list[list[str]], data: Any, num_documents
     ids = top_word_ids(topics, len(words[0]))
     remarks: dict[int, list[str]] = {k: [] for k in range(len(topics))}
     for (first, second), share in duplicate_topics(ids, SHARED).items():
-        remarks[second].append(f"shares {share:.0%} with {first}")
-    scores = np.zeros(len(topics))
+        remarks[second].append(f"shares {share:.0%} of its words with {first}")
+    coherence = np.zeros(len(topics))
     if reference is not None:
-        counts = reference.cooccurrence(ids, None)
-        scores = npmi(counts)
+        coherence = npmi(reference.cooccurrence(ids, None))
         frequencies = from_numpy(np.asarray(data.train_counts().sum(0)).ravel())
         for topic, why in dead_topics(topics.cpu(), frequencies, num_documents).items():
             remarks[topic].append(why)
-    documents = ["" if num_documents is None else int(num_documents[k]) for k in range(len(topics))]
-    rows = [
-        [int(k), documents[k], round(float(scores[k]), 3), " ".join(words[k]), ", ".join(remarks[k])]
-        for k in np.argsort(-scores, kind="stable")
-    ]
-    return ["topic", "documents", "npmi_doc", "words", "remark"], rows
+    order = np.argsort(-coherence, kind="stable").tolist()
+    return TopicSheet(
+        numbers=order,
+        words=[words[k] for k in order],
+        shares=np.take_along_axis(topics.cpu().numpy(), ids, 1)[order],
+        documents=None if num_documents is None else [int(num_documents[k]) for k in order],
+        coherence=None if reference is None else [round(float(coherence[k]), 4) for k in order],
+        remarks=[", ".join(remarks[k]) for k in order],
+        places=topic_places(topics)[order],
+    )
