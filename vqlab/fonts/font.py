@@ -38,6 +38,24 @@ class Outline:
         shape = np.round((kept - kept.min(0)) * 1e6).astype("<i8")  # what is moved may differ in the last bits
         return hashlib.sha256(self.codes.tobytes() + shape.tobytes()).digest()[:8]
 
+    def draw(self, pen: Any, units_per_em: int) -> None:
+        """Draw on a pen of fontTools, at whole units."""
+        points = [tuple(point) for point in np.round(self.points * units_per_em).astype(int).tolist()]
+        at = 0
+        while at < len(points):
+            code = self.codes[at]
+            if code == MOVE:
+                pen.moveTo(points[at])
+            elif code == LINE:
+                pen.lineTo(points[at])
+            elif code == QUADRATIC:
+                pen.qCurveTo(*points[at : at + 2])
+            elif code == CUBIC:
+                pen.curveTo(*points[at : at + 3])
+            else:
+                pen.closePath()
+            at += {QUADRATIC: 2, CUBIC: 3}.get(int(code), 1)
+
 
 class Font:
     """Outlines of a font's characters, as designed: no hints.
