@@ -80,6 +80,7 @@ PUBLIC = {
     "Digits": "vqlab.data.digits",
     "ECG": "vqlab.data.ecg",
     "Signals": "vqlab.data.signal_files",
+    "FontPairs": "vqlab.data.font_pairs",
     # metrics
     "CodebookUsage": "vqlab.metrics.codebook",
     "CodeStatistics": "vqlab.metrics.code_statistics",

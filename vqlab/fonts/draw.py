@@ -105,7 +105,7 @@ class Canvas:
         self._pen.set_snap(False)
 
     def draw(self, outline: Outline) -> np.ndarray:
-        """Return the image of an outline, (S, S) uint8: 0 is ink, 255 paper; what lies outside of the box is cut off."""
+        """Return the image of an outline, (S, S) uint8: 0 is ink, 255 paper; what lies outside of the box is cut."""
         self._agg.clear()
         if len(outline.codes):
             path = AggPath(outline.points, outline.codes)

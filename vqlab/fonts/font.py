@@ -30,13 +30,13 @@ class Outline:
     codes: np.ndarray
 
     @property
-    def key(self) -> bytes:
-        """Eight bytes that tell this shape, wherever it lies, from others; the empty outline's are zero."""
+    def key(self) -> int:
+        """A number of 64 bits that tells this shape, wherever it lies, from others; 0 where there is none."""
         if not len(self.codes):
-            return bytes(8)
+            return 0
         kept = self.points[self.codes != CLOSE]
         shape = np.round((kept - kept.min(0)) * 1e6).astype("<i8")  # what is moved may differ in the last bits
-        return hashlib.sha256(self.codes.tobytes() + shape.tobytes()).digest()[:8]
+        return int.from_bytes(hashlib.sha256(self.codes.tobytes() + shape.tobytes()).digest()[:8], "little")
 
     def draw(self, pen: Any, units_per_em: int) -> None:
         """Draw on a pen of fontTools, at whole units."""
@@ -110,7 +110,9 @@ class Font:
             UserError: If the font lacks it, or its outline is damaged.
         """
         if character not in self.characters:
-            raise UserError(f"{self.path} has no U+{character:04X}: set another --data.{self.setting} or --data.charset")
+            raise UserError(
+                f"{self.path} has no U+{character:04X}: set another --data.{self.setting} or --data.charset"
+            )
         return self.glyph(self.characters[character])
 
     def glyph(self, name: str) -> Outline:
@@ -123,6 +125,11 @@ class Font:
                 f"{self.path} is damaged at glyph {name!r}: set --data.{self.setting} to a sound copy"
             ) from error
         return pen.outline(self.units_per_em)
+
+    @cached_property
+    def notdef(self) -> Outline:
+        """What the font shows for characters that it lacks: its first glyph."""
+        return self.glyph(self.file.getGlyphOrder()[0])
 
     def advance(self, character: int) -> float:
         """Return how far the pen goes on after a code point, in em."""
@@ -201,7 +208,9 @@ def parse(data: bytes, path: Path, setting: str) -> TTFont:
         if not missing:
             font.getBestCmap()
     except ImportError as error:
-        raise UserError(f"{path} is a WOFF2 file, which needs the package brotli: pip install 'vqlab[woff2]'") from error
+        raise UserError(
+            f"{path} is a WOFF2 file, which needs the package brotli: pip install 'vqlab[woff2]'"
+        ) from error
     except Exception as error:  # damaged files make fontTools raise many things
         raise UserError(
             f"{path} is not a font (it starts with {data[:8]!r}): set --data.{setting} to a TTF, OTF or WOFF2 file"
