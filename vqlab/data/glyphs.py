@@ -95,8 +95,9 @@ def draw(font: Font, characters: Sequence[int], image_size: int, box: EmBox) -> 
 
 def as_glyphs(records: np.ndarray) -> Glyphs:
     """Return records as columns; those that are small are read now."""
-    small = [np.array(records[name]) for name in ("character", "outline", "flaw", "density")]
-    return Glyphs(*small, records["image"])
+    columns = (np.array(records[name]) for name in ("character", "outline", "flaw", "density"))
+    characters, outlines, flaws, densities = columns
+    return Glyphs(characters, outlines, flaws, densities, records["image"])
 
 
 def density(image: np.ndarray) -> float:

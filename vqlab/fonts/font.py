@@ -31,12 +31,16 @@ class Outline:
 
     @property
     def key(self) -> int:
-        """A number of 64 bits that tells this shape, wherever it lies, from others; 0 where there is none."""
+        """A number of 64 bits that tells this shape, wherever it lies, from others; 0 where there is none.
+
+        It is made of the points in their order in the plane: the same shape may be composed in another order.
+        """
         if not len(self.codes):
             return 0
         kept = self.points[self.codes != CLOSE]
         shape = np.round((kept - kept.min(0)) * 1e6).astype("<i8")  # what is moved may differ in the last bits
-        return int.from_bytes(hashlib.sha256(self.codes.tobytes() + shape.tobytes()).digest()[:8], "little")
+        shape = shape[np.lexsort(shape.T)]
+        return int.from_bytes(hashlib.sha256(shape.tobytes()).digest()[:8], "little")
 
     def draw(self, pen: Any, units_per_em: int) -> None:
         """Draw on a pen of fontTools, at whole units."""
@@ -206,7 +210,7 @@ def parse(data: bytes, path: Path, setting: str) -> TTFont:
         missing = {"cmap", "head", "hmtx", "maxp", "name"} - set(font.keys())
         has_outlines = any(table in font for table in ("glyf", "CFF ", "CFF2"))
         if not missing:
-            font.getBestCmap()
+            _ = font["head"], font["name"], font.getBestCmap()  # reads them
     except ImportError as error:
         raise UserError(
             f"{path} is a WOFF2 file, which needs the package brotli: pip install 'vqlab[woff2]'"

@@ -73,6 +73,8 @@ def write_font(
     if Path(out).exists() and Path(out).samefile(base):
         raise UserError(f"{out} is the font to complete itself: set --font to another file")
     outlines = {code: trace(check_bitmap(code, image), box) for code, image in bitmaps.items()}
+    if not outlines:
+        raise UserError(f"there are no images to write into {out}: set --data.charset to what the font lacks")
     blank = [code for code, outline in outlines.items() if not len(outline.codes)]
     if len(blank) == len(outlines):
         raise UserError(f"all {len(blank)} images are blank, so {out} would hold nothing new: train for longer")

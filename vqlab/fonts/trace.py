@@ -55,8 +55,7 @@ def fit(contour: np.ndarray) -> tuple[np.ndarray, list[int]]:
     ring = contour[:-1]
     corners = find_corners(ring)
     if not corners:
-        curves, kinds = fit_piece(contour, closed=True)
-        return curves[:-1], kinds[:-1]  # the last curve ends where the first starts
+        return fit_piece(contour, closed=True)
     points, codes = [ring[corners[0]][None]], [MOVE]
     for start, end in zip(corners, [*corners[1:], corners[0] + len(ring)], strict=True):
         curves, kinds = fit_piece(np.take(ring, range(start, end + 1), axis=0, mode="wrap"), closed=False)
