@@ -39,7 +39,9 @@ def test_fifty_characters_come_back_as_they_were_drawn(tmp_path):
     assert len(characters) == 50
     assert iou(back, images).min() >= 0.95
     old, new, widths = Font(SANS), Font(out), Font(SERIF)
-    assert [new.advance(code) for code in characters] == pytest.approx([widths.advance(c) for c in characters], abs=1e-3)
+    assert [new.advance(code) for code in characters] == pytest.approx(
+        [widths.advance(c) for c in characters], abs=1e-3
+    )
     others = [ord(letter) for letter in "xyzß&Ω"]
     assert [new.outline(code).key for code in others] == [old.outline(code).key for code in others]
     # FreeType, by way of Pillow, draws the same letters at the same places.
@@ -80,7 +82,9 @@ def test_other_kinds_of_fonts_become_static_truetype(tmp_path, kind):
 
 def test_layout_and_vertical_metrics(tmp_path, base):
     font = TTFont(base)
-    addOpenTypeFeaturesFromString(font, "feature liga { sub g41 g42 by g42; } liga; feature kern { pos g41 g42 -50; } kern;")
+    addOpenTypeFeaturesFromString(
+        font, "feature liga { sub g41 g42 by g42; } liga; feature kern { pos g41 g42 -50; } kern;"
+    )
     font.save(base)
     layout = {table: font.getTableData(table) for table in ("GSUB", "GPOS", "hhea")}
     write_font(base, {0x4F60: square()}, tmp_path / "out.ttf")
@@ -119,7 +123,10 @@ def names_of(path):
 
 
 def test_the_name_is_its_own_and_the_licence_stays(tmp_path):
-    names = {"copyright": "Copyright 2020 A. B., with Reserved Font Name 'Toy' and \"Game\".", "licenseDescription": "OFL"}
+    names = {
+        "copyright": "Copyright 2020 A. B., with Reserved Font Name 'Toy' and \"Game\".",
+        "licenseDescription": "OFL",
+    }
     base = build(tmp_path / "base.ttf", {65: [box(0, 0, 9, 9)]}, family="Toy Sans", names=names)
     out = tmp_path / "out.ttf"
     for family, reserved in ((None, "Toy"), ("My game", "Game"), ("TOY", "Toy")):

@@ -67,7 +67,9 @@ def test_blank_specks_and_full():
 
 
 def test_each_curve_has_its_end_and_tracing_again_gives_the_same():
-    image = np.uint8(np.clip(128 + 90 * gaussian_filter(np.random.default_rng(0).normal(size=(64, 64)), 3) * 10, 0, 255))
+    image = np.uint8(
+        np.clip(128 + 90 * gaussian_filter(np.random.default_rng(0).normal(size=(64, 64)), 3) * 10, 0, 255)
+    )
     first, second = (trace(image, EmBox()) for _ in range(2))
     np.testing.assert_array_equal(first.points, second.points)
     for part in np.split(first.codes, np.flatnonzero(first.codes == CLOSE)[:-1] + 1):
