@@ -72,8 +72,8 @@ def test_splits_cover_the_characters_and_keep_outlines_together(fonts, caplog):
     )
     assert data.train_size == len(parts[0])
     report = (
-        "From to To: 56 pairs of 60 shared characters, without 2 blank, 1 like .notdef, 1 that leave the image "
-        "(em_scale 0.75); 3 share an outline; 5 of the charset are not in To"
+        "From to To: 56 pairs of 60 shared characters at em_scale 0.75; left out 2 blank, 1 like .notdef, "
+        "1 that leave the image; 3 share an outline with another; 5 of the charset are not in To"
     )
     assert report in caplog.text
 
@@ -253,8 +253,8 @@ def test_bad_input_is_one_line(fonts, tmp_path):
         ({"source": source, "target": target, "charset": "jis1"}, r"source.ttf has none of the 2,965 characters"),
         ({"source": source, "target": source}, r"have the same outlines, and a pair of them is the identity"),
         ({"source": source, "target": str(copy)}, r"have the same outlines"),
-        ({"source": source, "target": target, "weight": 700}, r"weight 700 cannot be chosen, for no font is variable"),
-        ({"source": variable, "target": target, "weight": 900}, r"has weights from 300 to 700, not 900: set --data.weight=7"),
+        ({"source": source, "target": target, "weight": 700}, r"weight 700 cannot be chosen, for no font has several"),
+        ({"source": variable, "target": target, "weight": 900}, r"from 300 to 700, not 900: set --data.weight=700"),
         ({"charset": str(broken)}, r"line 2 of .*set.txt is not UTF-8"),
         ({"image_size": 100}, r"image_size must be a power of two from 16 to 1024, got 100: set --data.image_size=128"),
         ({"limit": 0}, r"limit must be at least 1, got 0"),

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from vqlab.data.charsets import is_wide, read_charset
-from vqlab.data.glyphs import OUTSIDE, SOUND, Glyphs, draw_glyphs
+from vqlab.data.glyphs import FLAWS, OUTSIDE, SOUND, Glyphs, draw_glyphs
 from vqlab.data.outline_groups import group_by_outline, split_groups
 from vqlab.data.splits import Batch, Split, SplitDataModule, check_fractions, require_at_least
 from vqlab.errors import UserError
@@ -237,18 +237,21 @@ class FontPairs(SplitDataModule):
         for font, target in zip(self.target_fonts, self._targets, strict=True):
             rows = self._source.rows(target.characters)
             flaws = np.where(self._source.flaws[rows] != SOUND, self._source.flaws[rows], target.flaws)
-            pairs, blank, notdef, outside = np.bincount(flaws, minlength=4).tolist()
+            pairs, *flawed = np.bincount(flaws, minlength=len(FLAWS)).tolist()
             if pairs and (self._source.outlines[rows] == target.outlines)[flaws == SOUND].all():
                 raise UserError(
                     f"{self.source_font.path} and {font.path} have the same outlines, and a pair of them is the "
                     "identity: set --data.target to another font"
                 )
-            rank_zero_info(
-                f"{self.source_font.name} to {font.name}: {pairs:,} pairs of {len(rows):,} shared characters, without "
-                f"{blank:,} blank, {notdef:,} like .notdef, {outside:,} that leave the image (em_scale "
-                f"{self.em_scale:g}); {alike:,} share an outline; {len(self._wanted) - len(rows):,} of the charset are "
-                f"not in {font.name}"
-            )
+            left_out = [f"{count:,} {what}" for count, what in zip(flawed, FLAWS[1:], strict=True) if count]
+            parts = [
+                f"{self.source_font.name} to {font.name}: {pairs:,} pairs of {len(rows):,} shared characters at "
+                f"em_scale {self.em_scale:g}",
+                f"left out {', '.join(left_out)}" if left_out else "",
+                f"{alike:,} share an outline with another" if alike else "",
+                f"{len(self._wanted) - len(rows):,} of the charset are not in {font.name}",
+            ]
+            rank_zero_info("; ".join(filter(None, parts)))
 
 
 def open_fonts(source: str | None, target: str | list[str] | None, weight: float | None) -> tuple[Font, list[Font]]:
@@ -266,7 +269,7 @@ def open_fonts(source: str | None, target: str | list[str] | None, weight: float
     first = Font(source, weight, "source")
     targets = [Font(path, weight, "target") for path in ([target] if isinstance(target, str) else target)]
     if weight is not None and not any(font.weights for font in (first, *targets)):
-        raise UserError(f"weight {weight:g} cannot be chosen, for no font is variable: set --data.weight=null")
+        raise UserError(f"weight {weight:g} cannot be chosen, for no font has several: set --data.weight=null")
     return first, targets
 
 

@@ -15,7 +15,8 @@ from vqlab.fonts.font import Font
 from vqlab.training.whole_files import disk_errors, write_whole
 
 VERSION = f"1 {matplotlib.__version__}"  # raise the number when the same settings give other images
-SOUND, BLANK, LIKE_NOTDEF, OUTSIDE = range(4)  # what a drawn character may be
+FLAWS = ("sound", "blank", "like .notdef", "that leave the image")  # what a drawn character may be
+SOUND, BLANK, LIKE_NOTDEF, OUTSIDE = range(len(FLAWS))
 
 
 @dataclass(frozen=True)
@@ -25,8 +26,7 @@ class Glyphs:
     Args:
         characters: (N,) uint32 code points.
         outlines: (N,) uint64: equal where the outlines are, wherever these lie; 0 where there is none.
-        flaws: (N,) uint8: 0 for a sound character, 1 for a blank one, 2 for one that looks like .notdef, 3 for ink
-            outside of the image.
+        flaws: (N,) uint8: what is wrong with each, as numbers in ``FLAWS``.
         densities: (N,) float32: how many edges of ink a line across the image crosses on average, across and down.
         images: (N, S, S) uint8: 0 is ink, 255 paper; if there is a cache, read from it as they are asked for.
     """
