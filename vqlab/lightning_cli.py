@@ -51,6 +51,7 @@ LINKS = {
     ),
     "pixel_range": ("value_range",),
     "length": ("length",),
+    "vocab_size": ("vocab_size",),
     "num_classes": ("num_classes",),
     "train_size": ("train_size",),
 }
