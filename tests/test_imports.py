@@ -18,6 +18,7 @@ LEVELS = [
     {"command line"},  # the files that lie in vqlab/ itself, except errors.py
     {"interop"},
     {"models", "data", "callbacks"},
+    {"fonts"},
     {"training"},
     {"quantizers", "losses", "samplers", "metrics"},
     {"nn", "experiments"},  # experiments reads runs and must start quickly: nothing below it imports torch

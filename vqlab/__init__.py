@@ -81,6 +81,7 @@ PUBLIC = {
     "Digits": "vqlab.data.digits",
     "ECG": "vqlab.data.ecg",
     "Signals": "vqlab.data.signal_files",
+    "FontPairs": "vqlab.data.font_pairs",
     "Docstrings": "vqlab.data.docstrings",
     "Newsgroups": "vqlab.data.newsgroups",
     "TextFolder": "vqlab.data.text_folder",

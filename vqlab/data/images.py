@@ -7,7 +7,6 @@ from collections.abc import Callable
 from functools import cached_property, partial
 from typing import Literal
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -136,10 +135,7 @@ class ImageDataModule(SplitDataModule):
         """Augment training batches on the device; what is drawn depends on (seed, epoch, batch, rank) alone."""
         if not (self.augment and self.trainer is not None and self.trainer.training):
             return batch
-        # The batch, not trainer.global_step, which stands still while gradients accumulate.
-        place = [self.seed, self.trainer.current_epoch, self.trainer.fit_loop.batch_idx + 1, self.trainer.global_rank]
-        generator = torch.Generator(batch["image"].device)
-        generator.manual_seed(int(np.random.SeedSequence(place).generate_state(1, np.uint64)[0] >> 1))
+        generator = self._generator(batch["image"].device)
         return batch | {name: shift_and_flip(batch[name], generator, self.flip) for name in IMAGES if name in batch}
 
 

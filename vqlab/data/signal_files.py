@@ -13,7 +13,7 @@ from torch import Tensor
 from vqlab.data.files import counted, list_files
 from vqlab.data.records import EXTENSIONS, Record, read_records, segments_of
 from vqlab.data.signals import SignalDataModule, Windows, window_starts
-from vqlab.data.splits import split_positions
+from vqlab.data.splits import check_fractions, split_positions
 from vqlab.errors import UserError
 
 SPLITS = ("train", "val", "test")
@@ -79,11 +79,7 @@ class Signals(SignalDataModule):
         for name, rate in (("sample_rate", sample_rate), ("resample", resample)):
             if rate is not None and not 0 < rate < float("inf"):
                 raise UserError(f"{name} must be a positive number, got {rate}: set --data.{name}=100")
-        if not (val_fraction > 0 and test_fraction >= 0 and val_fraction + test_fraction < 1):
-            raise UserError(
-                f"val_fraction {val_fraction} and test_fraction {test_fraction} leave no training records, or none for "
-                "validation: set --data.val_fraction=0.1 --data.test_fraction=0.1"
-            )
+        check_fractions(val_fraction, test_fraction, "records")
         files = find_files([path] if isinstance(path, str) else path)
         sources = [(split, file) for split, group in files.items() for file in group]
         records: dict[str, list[Record]] = {split: [] for split in files}

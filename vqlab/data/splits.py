@@ -6,6 +6,7 @@ from functools import cached_property
 from typing import Any
 
 import lightning
+import numpy as np
 import torch
 from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
 from torch import Tensor
@@ -105,6 +106,14 @@ class SplitDataModule(lightning.LightningDataModule, ABC):
         """The test examples, or those of validation where there are no test examples."""
         return self._in_order(self._train_val[1] if self._test is None else self._test)
 
+    def _generator(self, device: torch.device) -> torch.Generator:
+        """Return the generator of what is drawn for the training batch at hand: (seed, epoch, batch, rank) alone."""
+        assert self.trainer is not None
+        # The batch, not trainer.global_step, which stands still while gradients accumulate.
+        place = [self.seed, self.trainer.current_epoch, self.trainer.fit_loop.batch_idx + 1, self.trainer.global_rank]
+        generator = torch.Generator(device)
+        return generator.manual_seed(int(np.random.SeedSequence(place).generate_state(1, np.uint64)[0] >> 1))
+
     def _require_a_batch(self) -> None:
         count, (world, _) = len(self._train_val[0]), self._world()
         if count < self.batch_size * world:
@@ -143,6 +152,15 @@ def split_positions(count: int, num_val: int, seed: int) -> tuple[Tensor, Tensor
     """
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
     return order[: count - num_val].sort().values, order[count - num_val :].sort().values
+
+
+def check_fractions(val_fraction: float, test_fraction: float, what: str) -> None:
+    """Raise UserError unless the shares kept for validation and for test leave some of ``what`` for training."""
+    if not (val_fraction > 0 and test_fraction >= 0 and val_fraction + test_fraction < 1):
+        raise UserError(
+            f"val_fraction {val_fraction} and test_fraction {test_fraction} leave no training {what}, or none for "
+            "validation: set --data.val_fraction=0.1 --data.test_fraction=0.1"
+        )
 
 
 def require_at_least(name: str, value: int, least: int, mend: int) -> None:

@@ -1,0 +1,56 @@
+"""Fonts made of polygons, so that a test knows what is in them."""
+
+from pathlib import Path
+
+import matplotlib
+from fontTools.fontBuilder import FontBuilder
+from fontTools.pens.t2CharStringPen import T2CharStringPen
+from fontTools.pens.ttGlyphPen import TTGlyphPen
+from fontTools.ttLib.tables.TupleVariation import TupleVariation
+
+DEJAVU = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
+SANS, SERIF = str(DEJAVU / "DejaVuSans.ttf"), str(DEJAVU / "DejaVuSerif.ttf")
+NOTDEF = [[(100, 0), (100, 700), (500, 700), (500, 0)]]
+
+
+def box(left, bottom, right, top):
+    """A rectangle, clockwise as TrueType wants ink."""
+    return [(left, bottom), (left, top), (right, top), (right, bottom)]
+
+
+def build(path, shapes, units=1000, cff=False, family="Toy", weights=None, names=None, **tables):
+    """Write a font; ``shapes`` are code point -> contours, ``weights`` (least, default, most) stretches them in x."""
+    glyphs = {".notdef": NOTDEF, **{f"g{code:X}": contours for code, contours in shapes.items()}}
+    builder = FontBuilder(units, isTTF=not cff)
+    builder.setupGlyphOrder(list(glyphs))
+    builder.setupCharacterMap({code: f"g{code:X}" for code in shapes})
+    drawn = {}
+    for name, contours in glyphs.items():
+        pen = T2CharStringPen(units, None) if cff else TTGlyphPen(None)
+        for contour in contours:
+            pen.moveTo(contour[0])
+            for point in contour[1:]:
+                pen.lineTo(point)
+            pen.closePath()
+        drawn[name] = pen.getCharString() if cff else pen.glyph()
+    if cff:
+        builder.setupCFF(family, {}, drawn, {})
+    else:
+        builder.setupGlyf(drawn)
+    lefts = {name: min((x for contour in contours for x, _ in contour), default=0) for name, contours in glyphs.items()}
+    builder.setupHorizontalMetrics({name: (units, left) for name, left in lefts.items()})
+    builder.setupHorizontalHeader(ascent=880, descent=-120)
+    builder.setupNameTable({"familyName": family, "styleName": "Regular", "fullName": family, **(names or {})})
+    builder.setupOS2(sTypoAscender=880, sTypoDescender=-120)
+    builder.setupPost()
+    if weights:
+        builder.setupFvar([("wght", *weights, "Weight")], [])
+        moves = {
+            name: [TupleVariation({"wght": (0, 1, 1)}, [(x // 2, 0) for c in contours for x, _ in c] + [(0, 0)] * 4)]
+            for name, contours in glyphs.items()
+        }
+        builder.setupGvar(moves)
+    for setup, arguments in tables.items():
+        getattr(builder, setup)(**arguments)
+    builder.font.save(path)
+    return str(path)

@@ -1,0 +1,112 @@
+import numpy as np
+import pytest
+from toy_fonts import SANS, SERIF, box, build
+
+from vqlab.errors import UserError
+from vqlab.fonts.draw import Canvas, EmBox, render
+from vqlab.fonts.font import Font, Outline
+
+
+def polygons(*contours):
+    """An outline of straight lines."""
+    points = np.concatenate([part for contour in contours for part in (np.array(contour, float), np.zeros((1, 2)))])
+    codes = [code for contour in contours for code in (1, *[2] * (len(contour) - 1), 79)]
+    return Outline(points, np.array(codes, np.uint8))
+
+
+def coverage(contours, em_box, size, fine=32):
+    """Share of ink in each pixel: lines across at ``fine`` heights of a pixel, exact along each; nonzero winding."""
+    edges = np.array([(a, b) for c in contours for a, b in zip(c, [*c[1:], c[0]], strict=True)])
+    edges = (edges - [em_box.left, em_box.bottom]) / em_box.side * size
+    ink = np.zeros((size, size))
+    for line in range(size * fine):
+        y = (line + 0.5) / fine
+        crossed = edges[(edges[:, 0, 1] <= y) != (edges[:, 1, 1] <= y)]
+        (x0, y0), (x1, y1) = crossed.transpose(1, 2, 0)
+        x = x0 + (y - y0) / (y1 - y0) * (x1 - x0)
+        order = np.argsort(x)
+        winding = np.cumsum(np.where(y1 > y0, 1, -1)[order])
+        for start, end, turns in zip(x[order], x[order][1:], winding, strict=False):
+            if turns:
+                ink[size - 1 - line // fine] += np.clip(end - np.arange(size), 0, 1) - np.clip(
+                    start - np.arange(size), 0, 1
+                )
+    return ink / fine
+
+
+@pytest.mark.parametrize("size", [16, 64])
+def test_pixels_are_the_share_of_paper(size):
+    em_box, rng = EmBox(0.8), np.random.default_rng()
+    for _ in range(3):
+        # A star that crosses itself over a rectangle, in the same or in opposite directions.
+        star = rng.uniform(-0.1, 0.9, (7, 2)).tolist()
+        contours = [star, box(0.2, 0.1, 0.7, 0.6)[:: rng.choice([-1, 1])]]
+        image = Canvas(size, em_box).draw(polygons(*contours))
+        error = np.abs(1 - image / 255 - coverage(contours, em_box, size))
+        assert error.mean() < 0.003
+        assert error.max() < 0.08
+
+
+def test_circle_has_its_area():
+    angle = np.linspace(0, 2 * np.pi, 400, endpoint=False)
+    image = Canvas(64, EmBox(0.8)).draw(polygons(0.3 * np.stack([np.cos(angle), np.sin(angle)], 1) + [0.5, 0.4]))
+    assert (255.0 - image).sum() / 255 / (64 * 0.8) ** 2 == pytest.approx(np.pi * 0.3**2, rel=2e-3)
+
+
+def test_overlaps_are_ink_and_counters_are_not(tmp_path):
+    cross = [box(300, 0, 500, 800), box(0, 300, 800, 500)]
+    ring = [box(0, 0, 800, 800), box(200, 200, 600, 600)[::-1]]
+    path = build(tmp_path / "a.ttf", {65: cross, 66: ring})
+    crossed, ringed = render(path, "AB", 64)
+    y, x = (round(64 * (0.5 + 0.875 * (place - middle))) for place, middle in ((0.48, 0.4), (0.4, 0.5)))
+    assert crossed[y, x] == 0
+    assert ringed[y, x] == 255
+
+
+def test_one_box_and_one_baseline_for_all_units(tmp_path):
+    shapes = {65: [box(80, -100, 640, 700)]}
+    one = render(build(tmp_path / "a.ttf", shapes, units=1000), "A", 64)
+    half = {65: [[(x // 2, y // 2) for x, y in shapes[65][0]]]}
+    np.testing.assert_array_equal(one, render(build(tmp_path / "b.ttf", half, units=500), "A", 64))
+    rows, columns = (np.flatnonzero((one[0] < 128).any(axis)) for axis in (1, 0))
+    pixel = 1 / 56  # an em has 56 of 64 pixels, 4 are left at each side
+    assert columns[0] == pytest.approx(4 + 0.08 / pixel, abs=0.5)
+    assert columns[-1] + 1 == pytest.approx(4 + 0.64 / pixel, abs=0.5)
+    assert rows[0] == pytest.approx(4 + (0.88 - 0.7) / pixel, abs=0.5)
+    assert rows[-1] + 1 == pytest.approx(4 + (0.88 + 0.1) / pixel, abs=0.5)
+
+
+def test_drawing_again_gives_the_same_bits():
+    first, second = (render(SERIF, "Aäg@&", 64) for _ in range(2))
+    assert first.tobytes() == second.tobytes()
+    canvas, font = Canvas(64, EmBox()), Font(SERIF)
+    for letter, image in zip("g@&Aä", first[[2, 3, 4, 0, 1]], strict=True):
+        np.testing.assert_array_equal(canvas.draw(font.outline(ord(letter))), image)  # nothing is left of the last one
+
+
+def test_sizes_show_the_same_picture():
+    large = render(SANS, "Rg%", 512).astype(float)
+    for size in (64, 128, 256):
+        side = 512 // size
+        pooled = large.reshape(3, size, side, size, side).mean((2, 4))
+        assert np.abs(render(SANS, "Rg%", size) - pooled).mean() < 0.6
+
+
+def test_what_leaves_the_box_is_known():
+    em_box = EmBox(0.8)  # x from -0.125 to 1.125, y from -0.245 to 1.005
+    assert em_box.holds(polygons(box(-0.12, -0.24, 1.12, 1.0)))
+    for sides in ((-0.13, 0, 1, 1), (0, -0.25, 1, 1), (0, 0, 1.13, 1), (0, 0, 1, 1.01)):
+        assert not em_box.holds(polygons(box(*sides)))
+    curve = Outline(np.array([(0, 0), (0.5, 1.9), (1, 0), (0, 0)]), np.array([1, 3, 3, 79], np.uint8))
+    assert em_box.holds(curve), "the control point is outside, the curve is not"
+    assert em_box.holds(Outline(np.empty((0, 2)), np.empty(0, np.uint8)))
+
+
+def test_errors_name_the_setting():
+    for size, near in ((100, 128), (0, 16), (4096, 1024), (65, 64)):
+        with pytest.raises(UserError, match=rf"power of two from 16 to 1024, got {size}: set --data.image_size={near}"):
+            render(SANS, "A", size)
+    for scale in (0, 1.1, float("nan")):
+        with pytest.raises(UserError, match=r"em_scale must be above 0 and at most 1"):
+            render(SANS, "A", 64, scale)
+    assert render(SANS, [], 64).shape == (0, 64, 64)

@@ -1,0 +1,114 @@
+import sys
+
+import numpy as np
+import pytest
+from fontTools.ttLib import TTFont
+from toy_fonts import SANS, box, build
+
+from vqlab.errors import UserError
+from vqlab.fonts.font import CLOSE, Font, Outline
+
+
+def ink(outline):
+    return outline.points[outline.codes != CLOSE]
+
+
+def test_outlines_are_in_em_whatever_the_units(tmp_path):
+    thousand = Font(build(tmp_path / "a.ttf", {65: [box(100, 0, 600, 700)]}))
+    other = Font(build(tmp_path / "b.ttf", {65: [box(50, 0, 300, 350)]}, units=500))
+    np.testing.assert_allclose(ink(thousand.outline(65)), [(0.1, 0), (0.1, 0.7), (0.6, 0.7), (0.6, 0)])
+    np.testing.assert_array_equal(thousand.outline(65).points, other.outline(65).points)
+    assert thousand.advance(65) == other.advance(65) == 1
+    assert (thousand.name, thousand.units_per_em, list(thousand.characters)) == ("Toy", 1000, [65])
+
+
+def test_cubic_and_compressed_fonts_hold_the_same_outlines(tmp_path):
+    shapes = {65: [box(100, 0, 600, 700), box(200, 100, 500, 600)[::-1]]}
+    build(tmp_path / "a.ttf", shapes)
+    build(tmp_path / "a.otf", shapes, cff=True)
+    for flavor in ("woff", "woff2"):
+        font = TTFont(tmp_path / "a.ttf")
+        font.flavor = flavor
+        font.save(tmp_path / f"a.{flavor}")
+    outlines = [Font(tmp_path / f"a.{end}").outline(65) for end in ("ttf", "otf", "woff", "woff2")]
+    for outline in outlines[1:]:
+        assert outline.key == outlines[0].key
+
+
+def test_composites_are_taken_apart():
+    font = Font(SANS)
+    parts = {tuple(point) for point in ink(font.outline(ord("A")))}
+    assert parts < {tuple(point) for point in ink(font.outline(ord("Ä")))}
+
+
+def test_the_key_tells_shapes_apart_but_not_places_and_orders():
+    rng = np.random.default_rng()
+    one, two = rng.normal(size=(2, 4, 2))
+    close, codes = np.zeros((1, 2)), np.array([1, 2, 2, 2, CLOSE] * 2, np.uint8)
+
+    def key(*contours):
+        return Outline(np.concatenate([part for contour in contours for part in (contour, close)]), codes).key
+
+    assert key(one, two) == key(one + 0.25, two + 0.25) == key(two, one) == key(np.roll(one, 1, 0), two) != 0
+    assert len({key(one, two), key(one, two + 0.25), key(one * 2, two * 2), key(one[:, ::-1], two)}) == 4
+    assert Outline(np.empty((0, 2)), np.empty(0, np.uint8)).key == 0
+
+
+def test_a_variable_font_is_drawn_at_its_weight(tmp_path):
+    path = build(tmp_path / "v.ttf", {65: [box(100, 0, 600, 700)]}, weights=(400, 400, 800))
+    fonts = {weight: Font(path, weight) for weight in (None, 400, 600, 800)}
+    right = {weight: ink(font.outline(65))[:, 0].max() for weight, font in fonts.items()}
+    assert right == pytest.approx({None: 0.6, 400: 0.6, 600: 0.75, 800: 0.9})
+    assert fonts[400].weights == (400, 400, 800)
+    assert len({font.digest for font in fonts.values()}) == 4
+    with pytest.raises(UserError, match=r"v.ttf has weights from 400 to 800, not 950: set --data.weight=800"):
+        Font(path, 950)
+
+
+def test_a_static_font_has_one_weight():
+    assert Font(SANS, 700).digest == Font(SANS).digest
+    assert Font(SANS).weights is None
+
+
+def test_what_is_no_font_is_refused_in_one_line(tmp_path, monkeypatch):
+    whole = (tmp_path / "whole.ttf", TTFont(SANS))
+    whole[1].save(whole[0])
+    data = whole[0].read_bytes()
+    bare = TTFont(SANS)
+    for table in ("glyf", "loca"):
+        del bare[table]
+    bare.save(tmp_path / "bare.ttf")
+    (tmp_path / "text.ttf").write_text("no font at all")
+    (tmp_path / "empty.ttf").touch()
+    (tmp_path / "cut.ttf").write_bytes(data[:400])
+    (tmp_path / "many.ttc").write_bytes(b"ttcf\0\2\0\0\0\0\0\5" + data)
+    cases = {
+        "text.ttf": r"text.ttf is not a font \(it starts with b'no font '\): set --data.source to a TTF",
+        "empty.ttf": r"empty.ttf is not a font",
+        "cut.ttf": r"cut.ttf is not a font",
+        "bare.ttf": r"bare.ttf lacks outlines",
+        "many.ttc": r"many.ttc is a collection of 5 fonts: take one out of it .*-y 0",
+        "none.ttf": r"none.ttf cannot be read \(No such file",
+        ".": r"cannot be read \(Is a directory\)",
+    }
+    for name, message in cases.items():
+        with pytest.raises(UserError, match=message) as error:
+            Font(tmp_path / name, setting="source")
+        assert "\n" not in str(error.value)
+    bare = TTFont(SANS)
+    bare.flavor = "woff2"
+    bare.save(tmp_path / "a.woff2")
+    monkeypatch.setitem(sys.modules, "brotli", None)
+    monkeypatch.setitem(sys.modules, "brotlicffi", None)
+    monkeypatch.setattr("fontTools.ttLib.woff2.haveBrotli", False)
+    with pytest.raises(UserError, match=r"a.woff2 is a WOFF2 file, which needs the package brotli"):
+        Font(tmp_path / "a.woff2")
+
+
+def test_damaged_outlines_and_characters_that_are_not_there_are_named(tmp_path):
+    font = Font(build(tmp_path / "a.ttf", {65: [box(0, 0, 9, 9)]}), setting="target")
+    with pytest.raises(UserError, match=r"a.ttf has no U\+4F60: set another --data.target or --data.charset"):
+        font.outline(0x4F60)
+    font.characters[66] = "not there"
+    with pytest.raises(UserError, match=r"a.ttf is damaged at glyph 'not there'"):
+        font.outline(66)

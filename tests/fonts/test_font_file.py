@@ -1,0 +1,208 @@
+import logging
+
+import numpy as np
+import pytest
+from fontTools.feaLib.builder import addOpenTypeFeaturesFromString
+from fontTools.ttLib import TTFont
+from PIL import Image, ImageDraw, ImageFont
+from toy_fonts import SANS, SERIF, box, build
+
+from vqlab.errors import UserError
+from vqlab.fonts import font_file
+from vqlab.fonts.draw import render
+from vqlab.fonts.font import Font
+from vqlab.fonts.font_file import write_font
+
+
+def square(start=16, end=48, size=64):
+    image = np.full((size, size), 255, np.uint8)
+    image[start:end, start:end] = 0
+    return image
+
+
+def iou(a, b):
+    return ((a < 128) & (b < 128)).sum((1, 2)) / ((a < 128) | (b < 128)).sum((1, 2))
+
+
+@pytest.fixture
+def base(tmp_path):
+    return build(tmp_path / "base.ttf", {65: [box(100, 0, 600, 700)], 66: [box(100, 0, 300, 700)]})
+
+
+def test_fifty_characters_come_back_as_they_were_drawn(tmp_path):
+    characters = [*range(0x30, 0x3A), *range(0x41, 0x5B), *range(0x61, 0x6F)]
+    images = render(SERIF, characters, 128, 0.75)
+    out = tmp_path / "out.ttf"
+    written = write_font(SANS, dict(zip(characters, images, strict=True)), out, source=SERIF, em_scale=0.75)
+    assert written == characters
+    back = render(out, characters, 128, 0.75)
+    assert len(characters) == 50
+    assert iou(back, images).min() >= 0.95
+    old, new, widths = Font(SANS), Font(out), Font(SERIF)
+    assert [new.advance(code) for code in characters] == pytest.approx(
+        [widths.advance(c) for c in characters], abs=1e-3
+    )
+    others = [ord(letter) for letter in "xyzß&Ω"]
+    assert [new.outline(code).key for code in others] == [old.outline(code).key for code in others]
+    # FreeType, by way of Pillow, draws the same letters at the same places.
+    font = ImageFont.truetype(str(out), 96)
+    for code, image in list(zip(characters, images, strict=True))[10:20]:
+        drawn = Image.new("L", (128, 128), 255)
+        ImageDraw.Draw(drawn).text((16, 16 + 0.88 * 96), chr(code), 0, font, anchor="ls")
+        assert iou(np.asarray(drawn)[None], image[None]) > 0.8  # Pillow hints
+    file = TTFont(out)
+    for code in characters:
+        name = file.getBestCmap()[code]
+        assert file["hmtx"][name][1] == file["glyf"][name].xMin
+
+
+@pytest.mark.parametrize("kind", ["cff", "variable", "woff2"])
+def test_other_kinds_of_fonts_become_static_truetype(tmp_path, kind):
+    shapes = {65: [box(100, 0, 600, 700), box(200, 100, 400, 600)[::-1]]}
+    weights = (400, 400, 800) if kind == "variable" else None
+    path = build(tmp_path / "base.otf", shapes, cff=kind == "cff", weights=weights)
+    if kind == "woff2":
+        font = TTFont(path)
+        font.flavor = "woff2"
+        font.save(path)
+    weight = 600 if weights else None
+    out = tmp_path / "out.ttf"
+    write_font(path, {0x4F60: square(), 0x20000: square(20)}, out, weight=weight)
+    file = TTFont(out)
+    assert (file.sfntVersion, file.flavor) == ("\x00\x01\x00\x00", None)
+    assert "glyf" in file
+    assert not {"CFF ", "fvar", "gvar"} & set(file.keys())
+    expected = np.concatenate([Font(path, weight).outline(65).points.max(0), [0x20000]])
+    np.testing.assert_allclose([*Font(out).outline(65).points.max(0), max(Font(out).characters)], expected, atol=1e-3)
+    before, after = (render(font, "A", 64) for font in (Font(path, weight), Font(out)))
+    np.testing.assert_array_equal(before, after)
+    assert iou(render(out, [0x4F60, 0x20000], 64), np.stack([square(), square(20)])).min() > 0.97
+    assert ImageFont.truetype(str(out), 32).getlength("\u4f60") == 32
+
+
+def test_layout_and_vertical_metrics(tmp_path, base):
+    font = TTFont(base)
+    addOpenTypeFeaturesFromString(
+        font, "feature liga { sub g41 g42 by g42; } liga; feature kern { pos g41 g42 -50; } kern;"
+    )
+    font.save(base)
+    layout = {table: font.getTableData(table) for table in ("GSUB", "GPOS", "hhea")}
+    write_font(base, {0x4F60: square()}, tmp_path / "out.ttf")
+    new = TTFont(tmp_path / "out.ttf")
+    assert {table: new.getTableData(table) for table in ("GSUB", "GPOS")} == {t: layout[t] for t in ("GSUB", "GPOS")}
+    assert new.getGlyphOrder()[:3] == font.getGlyphOrder()
+    assert (new["hhea"].ascent, new["hhea"].descent) == (880, -120)
+    assert new["OS/2"].usLastCharIndex == 0x4F60
+
+    tall = build(
+        tmp_path / "tall.ttf",
+        {65: [box(100, 0, 600, 700)]},
+        setupVerticalMetrics={"metrics": {".notdef": (1000, 180), "g41": (1000, 180)}},
+        setupVerticalHeader={},
+    )
+    write_font(tall, {0x4F60: square()}, tmp_path / "out.ttf")
+    new = TTFont(tmp_path / "out.ttf")
+    assert new["vmtx"]["uni4F60"] == (1000, 880 - new["glyf"]["uni4F60"].yMax)
+
+
+def test_a_character_that_is_there_is_drawn_anew(tmp_path, base):
+    write_font(base, {65: square()}, tmp_path / "out.ttf")
+    new, old = Font(tmp_path / "out.ttf"), Font(base)
+    assert iou(render(new, "A", 64), square()[None]) > 0.97
+    assert new.glyph("g41").key == old.glyph("g41").key, "the old glyph stays for what refers to it"
+
+
+@pytest.mark.parametrize("weights", [None, (400, 400, 800)])
+def test_the_same_input_gives_the_same_bytes(tmp_path, weights):
+    base = build(tmp_path / "base.ttf", {65: [box(100, 0, 600, 700)]}, weights=weights)
+    font = TTFont(base, recalcTimestamp=False)
+    font["head"].modified = 3_000_000_000  # another second than now
+    font.save(base)
+    for name in ("a", "b"):
+        write_font(base, {0x4F60: square()}, tmp_path / name)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    assert TTFont(tmp_path / "a")["head"].modified == 3_000_000_000
+
+
+def names_of(path):
+    return {(record.nameID, record.langID): record.toUnicode() for record in TTFont(path)["name"].names}
+
+
+def test_the_name_is_its_own_and_the_licence_stays(tmp_path):
+    names = {
+        "copyright": "Copyright 2020 A. B., with Reserved Font Name 'Toy' and \"Game\".",
+        "licenseDescription": "OFL",
+    }
+    base = build(tmp_path / "base.ttf", {65: [box(0, 0, 9, 9)]}, family="Toy Sans", names=names)
+    out = tmp_path / "out.ttf"
+    for family, reserved in ((None, "Toy"), ("My game", "Game"), ("TOY", "Toy")):
+        with pytest.raises(UserError, match=rf"reserves the name '{reserved}', which .* set --family to another"):
+            write_font(base, {66: square()}, out, family=family)
+    assert not out.exists()
+    write_font(base, {66: square()}, out, family="Drawn (Äther) Sans")
+    kept = names_of(out)
+    assert kept[1, 0x409] == kept[4, 0x409] == "Drawn (Äther) Sans"
+    assert kept[6, 0x409] == "DrawntherSans-Regular"
+    assert (kept[0, 0x409], kept[13, 0x409]) == (names["copyright"], "OFL")
+    assert not any("Toy Sans" in text for text in kept.values())
+
+
+def test_styles_keep_their_names(tmp_path):
+    names = {"typographicFamily": "Toy", "typographicSubfamily": "Medium", "fullName": "Toy Medium"}
+    base = build(tmp_path / "base.ttf", {65: [box(0, 0, 9, 9)]}, family="Toy Medium", names=names)
+    font = TTFont(base)
+    font["name"].setName("玩具", 1, 3, 1, 0x411)
+    font.save(base)
+    write_font(base, {66: square()}, tmp_path / "out.ttf")
+    kept = names_of(tmp_path / "out.ttf")
+    assert [kept[number, 0x409] for number in (1, 2, 4, 16, 17)] == [
+        "Toy vqlab Medium",
+        "Regular",
+        "Toy vqlab Medium",
+        "Toy vqlab",
+        "Medium",
+    ]
+    assert (1, 0x411) not in kept
+
+
+def test_an_instance_is_named_by_its_weight(tmp_path):
+    weights = [{"value": 400, "name": "Regular", "flags": 2}, {"value": 600, "name": "SemiBold"}]
+    base = build(
+        tmp_path / "base.ttf",
+        {65: [box(0, 0, 9, 9)]},
+        weights=(400, 400, 800),
+        setupStat={"axes": [{"tag": "wght", "name": "Weight", "values": weights}]},
+    )
+    for weight, full in ((None, "Toy vqlab"), (600, "Toy vqlab SemiBold"), (700, "Toy vqlab")):
+        write_font(base, {66: square()}, tmp_path / "out.ttf", weight=weight)
+        assert Font(tmp_path / "out.ttf").name == full
+
+
+def test_blank_images_are_left_out_and_said(tmp_path, base, caplog):
+    blank = np.full((64, 64), 255, np.uint8)
+    with caplog.at_level(logging.WARNING):
+        assert write_font(base, {0x4E00: blank, 0x4F60: square()}, tmp_path / "out.ttf") == [0x4F60]
+    assert "1 of 2 images are blank and not in" in caplog.text
+    assert "U+4E00" in caplog.text
+    assert set(Font(tmp_path / "out.ttf").characters) == {65, 66, 0x4F60}
+    with pytest.raises(UserError, match=r"all 1 images are blank"):
+        write_font(base, {0x4E00: blank}, tmp_path / "out.ttf")
+
+
+def test_errors_are_one_line_and_leave_no_file(tmp_path, base, monkeypatch):
+    out = tmp_path / "out.ttf"
+    with pytest.raises(UserError, match=r"is the font to complete itself: set --font to another file"):
+        write_font(base, {67: square()}, base)
+    for wrong in (square()[:32], square() / 255.0, square()[None]):
+        with pytest.raises(UserError, match=r"the image of U\+0043 must be \(S, S\) uint8"):
+            write_font(base, {67: wrong}, out)
+    with pytest.raises(UserError, match=r"no images to write"):
+        write_font(base, {}, out)
+    monkeypatch.setattr(font_file, "MOST_GLYPHS", 4)
+    with pytest.raises(UserError, match=r"has 3 glyphs, and 2 more are above the 4 that a font holds"):
+        write_font(base, {67: square(), 68: square()}, out)
+    monkeypatch.undo()
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"cannot be written .* set --font"):
+        write_font(base, {67: square()}, tmp_path / "file" / "out.ttf")
+    assert {path.name for path in tmp_path.iterdir()} == {"base.ttf", "file"}

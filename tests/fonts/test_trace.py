@@ -1,0 +1,77 @@
+import numpy as np
+import pytest
+from scipy.ndimage import gaussian_filter
+
+from vqlab.fonts.draw import Canvas, EmBox
+from vqlab.fonts.font import CLOSE, MOVE
+from vqlab.fonts.trace import trace
+
+
+def paper(size=64):
+    return np.full((size, size), 255, np.uint8)
+
+
+def contours(outline):
+    starts = np.flatnonzero(outline.codes == MOVE)
+    return [part[:-1] for part in np.split(outline.points, starts[1:])] if len(starts) else []
+
+
+def signed_area(points):
+    x, y = points.T
+    return (x * np.roll(y, -1) - np.roll(x, -1) * y).sum() / 2
+
+
+def iou(a, b):
+    return ((a < 128) & (b < 128)).sum() / ((a < 128) | (b < 128)).sum()
+
+
+@pytest.mark.parametrize("size", [64, 128])
+def test_blobs_come_back(size):
+    rng, em_box = np.random.default_rng(), EmBox()
+    canvas = Canvas(size, em_box)
+    for _ in range(3):
+        field = gaussian_filter(rng.normal(size=(size, size)), size / 24)
+        image = np.uint8(np.clip(127.5 + 400 * field / field.std() / 4, 0, 255))  # with holes, islands and cut edges
+        assert iou(canvas.draw(trace(image, em_box)), image) > 0.97
+
+
+def test_corners_stay_and_straight_sides_are_straight():
+    image = paper()
+    image[16:48, 8:56] = 0
+    image[16, 8:56] = 128  # half a pixel less at the top
+    (square,) = contours(trace(image, EmBox(1.0)))
+    x, y = (square * 64).T
+    for side, place in ((x.min(), 8), (x.max(), 56), (y.min(), 64 * 0.88 - 48), (y.max(), 64 * 0.88 - 16.5)):
+        assert side == pytest.approx(place, abs=0.2)
+    away = np.minimum(np.minimum(x - x.min(), x.max() - x), np.minimum(y - y.min(), y.max() - y))
+    assert away.max() < 0.75, "all points lie on the sides, or round a corner by less than a pixel"
+
+
+def test_ink_is_to_the_right_of_outer_contours_and_of_holes():
+    image = paper()
+    image[8:56, 8:56] = 0
+    image[20:44, 20:44] = 255
+    image[28:36, 28:36] = 0
+    areas = sorted((signed_area(contour) for contour in contours(trace(image, EmBox(1.0)))), key=abs)
+    assert [np.sign(area) for area in areas] == [-1, 1, -1], "y is up, so clockwise is negative"
+    assert [abs(area) * 64**2 for area in areas] == pytest.approx([64, 576, 2304], rel=0.03)
+
+
+def test_blank_specks_and_full():
+    image = paper()
+    assert len(trace(image, EmBox()).codes) == 0
+    image[10, 10] = 100
+    assert len(trace(image, EmBox()).codes) == 0, "a speck of less than half a pixel"
+    full = trace(np.zeros((64, 64), np.uint8), EmBox(1.0))
+    assert [abs(signed_area(contour)) for contour in contours(full)] == pytest.approx([1], abs=0.01)
+
+
+def test_each_curve_has_its_end_and_tracing_again_gives_the_same():
+    image = np.uint8(
+        np.clip(128 + 90 * gaussian_filter(np.random.default_rng(0).normal(size=(64, 64)), 3) * 10, 0, 255)
+    )
+    first, second = (trace(image, EmBox()) for _ in range(2))
+    np.testing.assert_array_equal(first.points, second.points)
+    for part in np.split(first.codes, np.flatnonzero(first.codes == CLOSE)[:-1] + 1):
+        assert part[0] == MOVE
+        assert (part == 3).sum() % 2 == 0

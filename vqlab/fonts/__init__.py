@@ -1,0 +1,1 @@
+"""Fonts: outlines out of font files, grey images of them, and grey images back into font files."""

@@ -1,0 +1,267 @@
+"""Fonts completed with characters that come as images."""
+
+import io
+import logging
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from fontTools.pens.cu2quPen import Cu2QuPen
+from fontTools.pens.ttGlyphPen import TTGlyphPen
+from fontTools.ttLib import TTFont, newTable
+from fontTools.ttLib.tables._c_m_a_p import CmapSubtable
+from fontTools.varLib.instancer import instantiateVariableFont
+
+from vqlab.errors import UserError
+from vqlab.fonts.draw import ASCENT, EmBox
+from vqlab.fonts.font import Font, Outline
+from vqlab.fonts.trace import trace
+from vqlab.training.whole_files import write_whole
+
+MOST_GLYPHS = 65_535
+STALE = ("DSIG", "hdmx", "LTSH", "VORG", "CFF ", "CFF2")  # a signature, and tables with an entry for each old glyph
+CUBIC_ERROR = 0.001  # of an em, between cubic curves and the quadratic ones in their place
+
+log = logging.getLogger(__name__)
+
+
+def write_font(
+    base: str | Path,
+    bitmaps: Mapping[int, np.ndarray],
+    out: str | Path,
+    source: Font | str | Path | None = None,
+    family: str | None = None,
+    em_scale: float = 0.875,
+    weight: float | None = None,
+) -> list[int]:
+    """Write a TrueType font: ``base`` with the characters in ``bitmaps`` added, or drawn anew where it has them.
+
+    All else is the base's: outlines, metrics, licence. A variable font becomes the one of ``weight``, and cubic
+    outlines (CFF) become quadratic ones within a thousandth of an em. Layout tables stay as they are, for new glyphs
+    come after the old ones: no feature and no kerning knows them. The font gets a name of its own, which the Open Font
+    License asks for where the old one is reserved.
+
+    Args:
+        base: The font to complete.
+        bitmaps: Code point -> (S, S) uint8 image as :func:`~vqlab.fonts.draw.render` draws them.
+        out: The font file.
+        source: A font whose advance widths, relative to the em, the characters get; null makes each an em wide.
+        family: Name of the family; null is the base's with "vqlab".
+        em_scale: Share of the image's side that an em takes.
+        weight: Weight of a variable ``base``.
+
+    Returns:
+        The code points that were written: all but those whose image is blank, which are named in a warning.
+
+    Raises:
+        UserError: If a font cannot be read, all images are blank, a name is reserved, there is no room for so many
+            glyphs, or the file cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> from matplotlib import get_data_path
+        >>> from vqlab.fonts.draw import render
+        >>> sans, serif = (f"{get_data_path()}/fonts/ttf/DejaVu{name}.ttf" for name in ("Sans", "Serif"))
+        >>> file = f"{tempfile.mkdtemp()}/new.ttf"
+        >>> write_font(serif, {ord("A"): render(sans, "A", 128)[0]}, file, source=sans)
+        [65]
+        >>> Font(file).name
+        'DejaVu Serif vqlab Book'
+    """
+    box, font = EmBox(em_scale), Font(base, weight, "target")
+    widths = Font(source, setting="source") if isinstance(source, str | Path) else source
+    if Path(out).exists() and Path(out).samefile(base):
+        raise UserError(f"{out} is the font to complete itself: set --font to another file")
+    file = make_static_truetype(font)
+    rename(file, family, font.path)
+    outlines = trace_all(bitmaps, box, out)
+    names = add_names(file, list(outlines), font.path)
+    units = font.units_per_em
+    for code, outline in outlines.items():
+        pen = TTGlyphPen(None)
+        outline.draw(pen, units)
+        glyph = pen.glyph()
+        glyph.recalcBounds(file["glyf"])
+        file["glyf"][names[code]] = glyph
+        advance = widths.advance(code) if widths and code in widths.characters else 1.0
+        # FreeType moves a glyph so that its ink starts at the side bearing.
+        file["hmtx"][names[code]] = (round(advance * units), glyph.xMin)
+        if "vmtx" in file:
+            file["vmtx"][names[code]] = (units, round(ASCENT * units) - glyph.yMax)
+    map_characters(file, names)
+    save(file, out)
+    return list(outlines)
+
+
+def trace_all(bitmaps: Mapping[int, np.ndarray], box: EmBox, out: str | Path) -> dict[int, Outline]:
+    """Return the outlines of images, but of blank ones, which a warning names.
+
+    Raises:
+        UserError: If there are no images, or all are blank.
+    """
+    outlines = {code: trace(check_bitmap(code, image), box) for code, image in bitmaps.items()}
+    drawn = {code: outline for code, outline in outlines.items() if len(outline.codes)}
+    blank = [f"U+{code:04X}" for code in outlines if code not in drawn]
+    if not outlines:
+        raise UserError(f"there are no images to write into {out}: set --data.charset to what the font lacks")
+    if not drawn:
+        raise UserError(f"all {len(blank)} images are blank, so {out} would hold nothing new: train for longer")
+    if blank:
+        some = ", ".join(blank[:5]) + (", ..." if len(blank) > 5 else "")
+        log.warning(f"{len(blank)} of {len(outlines)} images are blank and not in {out}: {some}")
+    return drawn
+
+
+def check_bitmap(code: int, image: np.ndarray) -> np.ndarray:
+    """Return the image as an array.
+
+    Raises:
+        UserError: If it is not (S, S) uint8.
+    """
+    array = np.asarray(image)
+    if array.dtype != np.uint8 or array.ndim != 2 or array.shape[0] != array.shape[1]:
+        raise UserError(f"the image of U+{code:04X} must be (S, S) uint8, got {array.shape} {array.dtype}")
+    return array
+
+
+def make_static_truetype(font: Font) -> TTFont:
+    """Return the font's file with one set of outlines, in quadratic curves."""
+    file = font.file
+    if "fvar" in file:
+        place = {axis.axisTag: axis.defaultValue for axis in file["fvar"].axes}
+        if font.weight is not None:
+            place["wght"] = font.weight
+        file = instance(file, place)
+    if "glyf" not in file:
+        to_quadratic(file, CUBIC_ERROR * font.units_per_em)
+    for table in STALE:
+        if table in file:
+            del file[table]
+    return file
+
+
+def instance(file: TTFont, place: dict[str, float]) -> TTFont:
+    """Return the static font at a place on all axes, with the style's name where the font has one for it."""
+    try:
+        return instantiateVariableFont(file, place, updateFontNames=True)
+    except (ValueError, KeyError):  # no table STAT, or none with this place
+        return instantiateVariableFont(file, place)
+
+
+def to_quadratic(file: TTFont, error: float) -> None:
+    """Put quadratic outlines (glyf) in the place of cubic ones (CFF), ``error`` units from them at most."""
+    order, glyphs = file.getGlyphOrder(), file.getGlyphSet()
+    table = newTable("glyf")
+    table.glyphOrder, table.glyphs = order, {}
+    for name in order:
+        pen = TTGlyphPen(glyphs)
+        glyphs[name].draw(Cu2QuPen(pen, error, reverse_direction=True))
+        table.glyphs[name] = glyph = pen.glyph()
+        glyph.recalcBounds(table)
+        file["hmtx"][name] = (file["hmtx"][name][0], getattr(glyph, "xMin", 0))
+    file["glyf"], file["loca"] = table, newTable("loca")
+    maxp = file["maxp"]
+    maxp.tableVersion = 0x00010000
+    for field in ("Points", "Contours", "CompositePoints", "CompositeContours", "TwilightPoints", "Storage"):
+        setattr(maxp, f"max{field}", 0)
+    for field in ("FunctionDefs", "InstructionDefs", "StackElements", "SizeOfInstructions"):
+        setattr(maxp, f"max{field}", 0)
+    maxp.maxZones, maxp.maxComponentElements, maxp.maxComponentDepth = 1, 0, 0
+    file["head"].glyphDataFormat = 0
+    post = file["post"]
+    post.formatType, post.extraNames, post.mapping = 2.0, [], {}
+    file.sfntVersion = "\x00\x01\x00\x00"
+
+
+def add_names(file: TTFont, codes: list[int], path: Path) -> dict[int, str]:
+    """Append a glyph for each code point, and return their names.
+
+    Raises:
+        UserError: If there is no room.
+    """
+    order = list(file.getGlyphOrder())
+    if len(order) + len(codes) > MOST_GLYPHS:
+        raise UserError(
+            f"{path} has {len(order):,} glyphs, and {len(codes):,} more are above the {MOST_GLYPHS:,} that a font "
+            f"holds: set --data.charset to fewer than {MOST_GLYPHS - len(order) + 1:,} characters"
+        )
+    taken = set(order)
+    names: dict[int, str] = {}
+    for code in codes:
+        name = f"uni{code:04X}" if code <= 0xFFFF else f"u{code:X}"
+        while name in taken:
+            name += ".new"
+        names[code] = name
+        taken.add(name)
+    file["glyf"].glyphOrder = [*order, *names.values()]
+    file.setGlyphOrder([*order, *names.values()])
+    return names
+
+
+def map_characters(file: TTFont, names: dict[int, str]) -> None:
+    """Let code points show their glyphs, in a table of their own if the font's are too narrow."""
+    cmap = file["cmap"]
+    tables = [table for table in cmap.tables if table.isUnicode() and table.format != 14]
+    if not any(table.format in (12, 13) for table in tables) and max(names) > 0xFFFF:
+        wide = CmapSubtable.newSubtable(12)
+        wide.platformID, wide.platEncID, wide.language = 3, 10, 0
+        wide.cmap = dict(file.getBestCmap() or {})
+        cmap.tables.append(wide)
+        tables.append(wide)
+    for table in tables:
+        most = 0x10FFFF if table.format in (12, 13) else 0xFFFF
+        table.cmap.update({code: name for code, name in names.items() if code <= most})
+    if "OS/2" in file:
+        file["OS/2"].recalcUnicodeRanges(file)
+        file["OS/2"].recalcAvgCharWidth(file)
+
+
+def rename(file: TTFont, family: str | None, path: Path) -> None:
+    """Give the font the name of another family, in English only; style, version and licence keep their text.
+
+    Raises:
+        UserError: If its licence reserves a part of the name.
+    """
+    table = file["name"]
+    old = table.getBestFamilyName() or path.stem
+    new = family or f"{old} vqlab"
+    for reserved in reserved_names(file):
+        if reserved.lower() in new.lower():
+            raise UserError(
+                f"the licence of {path} reserves the name {reserved!r}, which {new!r} contains: set --family to another"
+            )
+    texts = {number: table.getDebugName(number) for number in (1, 2, 4, 16, 17)}
+    style = texts[17] or texts[2] or "Regular"
+    first = (texts[1] or old).replace(old, new)
+    full = new if style == "Regular" else f"{new} {style}"
+    names = {
+        1: first if new in first else new,
+        3: f"{new} {style}; vqlab",
+        4: full,
+        6: re.sub(r"[^!-~]|[\[\](){}<>/%]", "", f"{new}-{style}")[:63],
+    }
+    if texts[16]:
+        names[16] = new
+    for number in (1, 3, 4, 6, 16, 18, 20, 21, 22, 25):
+        table.removeNames(nameID=number)
+    for number, text in names.items():
+        table.setName(text, number, 3, 1, 0x409)
+
+
+def reserved_names(file: TTFont) -> list[str]:
+    """Return the names that a font's copyright or licence reserves, in the words of the Open Font License."""
+    texts = [record.toUnicode() for record in file["name"].names if record.nameID in (0, 13)]
+    found = [match for text in texts for match in re.findall(r"Reserved Font Names?:?\s+([^\n.;()]+)", text)]
+    parts = [part for match in found for part in re.split(r",|\band\b", match)]
+    return sorted({part.strip(" '\"‘’“”") for part in parts} - {""})
+
+
+def save(file: TTFont, out: str | Path) -> None:
+    """Write the font whole."""
+    file.recalcTimestamp = False  # the same input gives the same bytes
+    file.flavor = None  # not WOFF2
+    data = io.BytesIO()
+    file.save(data)
+    with write_whole(out, "--font") as target:
+        target.write(data.getvalue())
