@@ -23,7 +23,9 @@ def _own_folder_and_seed(tmp_path, monkeypatch):
     torch.manual_seed(0)
 
 
-def pytest_collection_modifyitems(items):
+def pytest_collection_modifyitems(config, items):
+    if hasattr(config, "workerinput"):  # the files that take long come first, so that no worker ends with one alone
+        items.sort(key=lambda item: not {"e2e", "test_notebooks.py"} & set(item.path.parts))
     if not torch.cuda.is_available():
         for item in items:
             if item.get_closest_marker("gpu"):

@@ -12,7 +12,7 @@ SHORTER = {
     "01_quickstart": {"num_train=8000": "num_train=800", "max_steps=500": "max_steps=50"},  # one epoch
     "02_vqgan_and_prior": {"disc_start=200": "disc_start=20", "steps=600": "steps=60"},
     "03_jsa_exact": {"STEPS, EVERY = 500, 20": "STEPS, EVERY = 100, 20"},
-    "04_signals_to_codes": {"steps=300": "steps=30", "steps=150": "steps=30"},
+    "04_signals_to_codes": {"num_records=100": "num_records=40", "steps=300": "steps=12", "steps=150": "steps=12"},
 }
 
 

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from refusal import refused
 from torch import nn
 
-from vqlab.nn.s4d import S4D
+from vqlab.nn.s4d import S4D, SCAN_FROM
 from vqlab.nn.s4d_autoencoder import Block, Fold, S4DDecoder, S4DEncoder, Unfold
 
 
@@ -78,7 +78,7 @@ def test_it_remembers_what_a_convolution_never_sees():
     assert remember("conv") <= 0.35
 
 
-@pytest.mark.parametrize(("bidirectional", "length"), [(True, 128), (False, 4096)])  # by FFT, by chunks
+@pytest.mark.parametrize(("bidirectional", "length"), [(True, 128), (False, SCAN_FROM)])  # by FFT, by chunks
 def test_it_compiles_to_one_graph_and_back(bidirectional, length):
     block = Block(4, 8, "lin", bidirectional, "s4d", 0.0)
     x = torch.randn(2, 4, length)
