@@ -20,6 +20,7 @@ usage:
   vqlab predict  --ckpt_path runs/.../best.ckpt             codes of the test set and the codebook, as codes.npz
   vqlab sample   runs/.../best.ckpt --num 64                draw images from a generative model, as samples.png
   vqlab sweep    configs/experiments/jsa_cifar10.yaml       a table of runs, one row each; started again, it goes on
+  vqlab report   runs                                       the lab log: what differed, what came out, what went wrong
 
 often used with fit:
   --model VQVAE --data CIFAR10          short names of classes; any option of theirs follows, as in
@@ -31,11 +32,11 @@ often used with fit:
 second stage, a model of a trained tokenizer's codes from which images are drawn:
   vqlab fit --config configs/prior.yaml --model.tokenizer=runs/vqvae/.../best.ckpt
 
-vqlab fit --help                        all options; vqlab sample --help, vqlab sweep --help likewise
+vqlab fit --help                        all options; vqlab sample, sweep, report --help likewise
 vqlab fit --model.help VQVAE            options of a model; --data.help, --model.quantizer.help likewise
 VQLAB_DEBUG=1 vqlab ...                 show the traceback of an error
 """
-COMMANDS = ("fit", "validate", "test", "predict", "sample", "sweep")
+COMMANDS = ("fit", "validate", "test", "predict", "sample", "sweep", "report")
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -65,6 +66,11 @@ def main(args: Sequence[str] | None = None) -> None:
             from vqlab.sweep_command import sweep
 
             sweep(args[1:])
+            return
+        if args[0] == "report":
+            from vqlab.report_command import report
+
+            report(args[1:])
             return
         from vqlab.lightning_cli import run
 

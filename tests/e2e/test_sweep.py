@@ -12,6 +12,7 @@ import yaml
 from tiny import AUTOENCODER, DATA, TRAINER, logged
 
 from vqlab.check_options import complaints
+from vqlab.report_command import report
 from vqlab.sweep_command import sweep
 
 STEPS = 30
@@ -99,3 +100,11 @@ def test_killed_in_the_middle_and_started_again():
         assert [row["step"] for row in logged(folder(name) / "metrics.csv")] == [4, 9, 14, 19, 24, 29]
         assert len(calls(name)) == 1 + (name not in whole and bool(calls(name)[1:]))
     assert f"--ckpt_path=runs/vqvae/{half[0]}/checkpoints/last.ckpt" in calls(half[0])[1]
+
+    report(["runs", "-o", "out"])
+    page = Path("out/report.html").read_text()
+    assert "6 runs of VQVAE, 3 settings with repeats: all finished." in page
+    for name in NAMES:
+        values = [row["val/loss"] for row in logged(folder(name) / "metrics.csv") if "val/loss" in row]
+        assert f'title="{min(values)!r}"' in page
+        assert f'title="{values[-1]!r}"' in page

@@ -37,7 +37,7 @@ def read_log(path: Path) -> MetricsLog:
     header, *lines = path.read_text(errors="replace").split("\n")
     names = header.split(",")
     torn = lines.pop() if lines else header  # what follows the last line's end: nothing, unless a kill cut it short
-    log.damaged = bool(torn)
+    log.damaged = int(bool(torn))
     if "step" not in names:
         log.damaged += len(lines)
         return log

@@ -11,6 +11,7 @@ from vqlab.errors import UserError
 from vqlab.experiments.settings import Settings, flatten, read_yaml
 
 FINISHED = "finished.json"  # fit writes it last, whole
+FAILED = "failed.json"  # a sweep says why
 CONFIG, LOG, LAST = "config.yaml", "metrics.csv", "checkpoints/last.ckpt"
 
 

@@ -20,26 +20,14 @@ from vqlab.experiments.experiment import Experiment, Row
 from vqlab.experiments.metrics_log import read_log
 from vqlab.experiments.progress import Board
 from vqlab.experiments.row_lock import row_lock
-from vqlab.experiments.run_state import CONFIG, LAST, LOG, State, settings_of, state_of
-from vqlab.experiments.settings import equal
+from vqlab.experiments.run_state import CONFIG, FAILED, LAST, LOG, State, settings_of, state_of
+from vqlab.experiments.settings import HARMLESS, equal
 from vqlab.experiments.shares import shares
 from vqlab.whole_files import write_whole
 
 VQLAB = (sys.executable, "-m", "vqlab")
-OUTPUT, FAILED = "sweep.log", "failed.json"  # what the row printed; why it failed
+OUTPUT = "sweep.log"  # what the row printed
 LEFT_BY_A_RUN = (LOG, "health.jsonl", "test.csv", "samples", "checkpoints", CONFIG)  # the config, which marks it, last
-# Settings that may differ from those that a run was begun with, because they do not change its figures.
-HARMLESS = (
-    "name",
-    "runs",
-    "codes",
-    "wandb.",
-    "samples.",
-    "trainer.enable_",
-    "trainer.accelerator",
-    "data.num_workers",
-    "checkpoint.every_n_steps",
-)
 PATIENCE = 20.0  # seconds that a child has to end after SIGTERM
 
 

@@ -17,6 +17,20 @@ STEP_COUNTS = {"max_steps", "val_check_interval", "warmup_steps", "hold_steps", 
 STEP_COUNTS |= {"disc_start", "disc_warmup", "grace_steps", "gan_grace_steps"}
 
 
+# Beginnings of settings that do not change a run's figures.
+HARMLESS = (
+    "name",
+    "runs",
+    "codes",
+    "wandb.",
+    "samples.",
+    "trainer.enable_",
+    "trainer.accelerator",
+    "data.num_workers",
+    "checkpoint.every_n_steps",
+)
+
+
 class UniqueKeys(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
     """YAML's safe loader, which by itself keeps the last of two equal keys and says nothing."""
 

@@ -1,0 +1,275 @@
+"""Run folders, read for a report; what is missing or damaged is noted and left out."""
+
+import itertools
+import json
+import os
+import re
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from vqlab.errors import UserError
+from vqlab.experiments.metrics_log import MetricsLog, best_of, read_log
+from vqlab.experiments.row_lock import is_running
+from vqlab.experiments.run_state import CONFIG, FAILED, FINISHED, LOG, State, read_json, state_of
+from vqlab.experiments.settings import Settings, flatten, read_yaml
+
+LEFT_BY_A_RUN = {CONFIG, LOG, FAILED, FINISHED, "health.jsonl", "checkpoints"}  # each of these makes a folder a run
+PAUSE = 30.0  # a gap in the log that is so many times the usual one, and longer than ...
+LONG = 300.0  # ... these seconds, is a time in which the run stood still
+HIGHER_IS_BETTER = re.compile(
+    r"(psnr|ssim|snr|correlation|acc|accuracy|perplexity|codebook_usage|diversity|classes_drawn|npmi)$"
+)
+LOWER_IS_BETTER = re.compile(r"loss|nll|mse|lpips|fid|bits|error|spectral")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One line of health.jsonl."""
+
+    event: str
+    step: int
+    evidence: str
+    mend: str
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A metric of a run: its last and its best value, each with the steps done; no best where no direction is known."""
+
+    last: float
+    last_step: int
+    best: float | None = None
+    best_step: int | None = None
+
+
+@dataclass
+class Run:
+    """What a run folder holds.
+
+    Attributes:
+        folder: The folder.
+        name: What tells it from the others of its model.
+        settings: Its config by dotted name.
+        log: Its metrics.csv.
+        tested: The last figures of test.csv.
+        status: ``finished``, ``running``, ``failed`` or ``unfinished``.
+        error: Why it failed.
+        verdicts: What health.jsonl says.
+        pictures: Kind (``step``, ``codes``, ...) -> steps and file of its last picture.
+        problems: What is missing or damaged.
+    """
+
+    folder: Path
+    name: str = ""
+    settings: Settings = field(default_factory=dict)
+    log: MetricsLog = field(default_factory=MetricsLog)
+    tested: dict[str, float] = field(default_factory=dict)
+    status: str = "unfinished"
+    error: str = ""
+    verdicts: list[Verdict] = field(default_factory=list)
+    pictures: dict[str, tuple[int, Path]] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def model(self) -> str:
+        """The model's class, or, where that is not known, the folder that vqlab puts its runs in."""
+        return str(self.settings.get("model") or self.folder.absolute().parent.name)
+
+    @property
+    def monitor(self) -> str:
+        """The metric that decides which checkpoint is best."""
+        return str(self.settings.get("checkpoint.monitor", "val/loss"))
+
+    @property
+    def seed(self) -> Any:
+        """What the run's random numbers begin with."""
+        return self.settings.get("seed_everything")
+
+    def mode(self, metric: str) -> str | None:
+        """Return whether ``min`` or ``max`` of a metric is best, None if that is not known."""
+        return self.settings.get("checkpoint.mode", "min") if metric == self.monitor else direction(metric)
+
+    def figure(self, metric: str) -> Figure | None:
+        """Return last and best of a metric."""
+        series = self.log.series.get(metric)
+        if not series:
+            return None
+        mode = self.mode(metric)
+        best = best_of(series, mode) if mode else None
+        return Figure(series[-1][1], series[-1][0], *(reversed(best) if best else ()))
+
+    def value(self, metric: str) -> float | None:
+        """Return what the run is judged by: the best of the monitored metric, the last of any other."""
+        figure = self.figure(metric)
+        return None if figure is None else figure.best if metric == self.monitor else figure.last
+
+    @property
+    def seconds(self) -> float | None:
+        """Time from the first to the last line of the log, without the time in which the run stood still."""
+        times = sorted(time for _, time in self.log.times)
+        gaps = [later - earlier for earlier, later in itertools.pairwise(times)]
+        if not gaps:
+            return None
+        still = max(LONG, PAUSE * statistics.median(gaps))
+        return sum(gap for gap in gaps if gap <= still)
+
+    @property
+    def samples_per_second(self) -> float | None:
+        """Median over the log, of training batches alone."""
+        values = [value for _, value in self.log.series.get("train/samples_per_second", [])]
+        return statistics.median(values) if values else None
+
+    @property
+    def equivalent_lr(self) -> float | None:
+        """The absolute rate: ``lr``, or ``base_lr`` x batch x devices x nodes x accumulation, or the log's largest."""
+        lr, base = self.settings.get("model.lr"), self.settings.get("model.base_lr")
+        names = ("data.batch_size", "trainer.devices", "trainer.num_nodes")
+        accumulate = self.settings.get("model.accumulate") or self.settings.get("trainer.accumulate_grad_batches", 1)
+        factors = [accumulate, *(self.settings.get(name) for name in names)]
+        if _is_number(lr):
+            return lr
+        if _is_number(base) and all(map(_is_number, factors)):
+            for factor in factors:
+                base *= factor
+            return base
+        first = next((series for name, series in self.log.series.items() if name.startswith("lr/")), [])
+        return max((value for _, value in first), default=None)
+
+
+def direction(metric: str) -> str | None:
+    """Return ``min`` or ``max``, whichever is better for a metric, None if its name does not tell.
+
+    Example:
+        >>> direction("val/psnr"), direction("val/rec_loss"), direction("train/grad_norm")
+        ('max', 'min', None)
+    """
+    name = metric.rpartition("/")[2]
+    if HIGHER_IS_BETTER.search(name):
+        return "max"
+    return "min" if LOWER_IS_BETTER.search(name) else None
+
+
+def judge(runs: Sequence[Run]) -> Run:
+    """Return the first run whose config is known: it says by which metric all of them are judged."""
+    return next((run for run in runs if run.settings), runs[0])
+
+
+def find_runs(places: Iterable[Path]) -> list[Run]:
+    """Return the runs in and below some folders, in the order of their names, numbers in theirs.
+
+    Raises:
+        UserError: If a folder is missing, or there is no run in any.
+    """
+    places = list(places)
+    folders: set[Path] = set()
+    for place in places:
+        if not place.is_dir():
+            raise UserError(f"{place} is no folder: give run folders, or one that holds some, such as runs")
+        for folder, below, files in os.walk(place):
+            if LEFT_BY_A_RUN & {*below, *files}:
+                folders.add(Path(folder))
+                below.clear()  # what lies in a run is no run
+            below[:] = [name for name in below if not name.startswith(".")]
+    if not folders:
+        raise UserError(f"there is no run in {', '.join(map(str, places))}: a run has a config.yaml or a metrics.csv")
+    return [read_run(folder) for folder in sorted(folders, key=natural)]
+
+
+def read_run(folder: Path) -> Run:
+    """Return what a run folder holds."""
+    run = Run(folder)
+    try:
+        run.settings = flatten(read_yaml(folder / CONFIG))
+    except UserError:
+        run.problems.append(f"{CONFIG} is damaged" if (folder / CONFIG).exists() else f"no {CONFIG}")
+    try:
+        run.log = read_log(folder / LOG)
+        if run.log.damaged:
+            run.problems.append(unread(run.log.damaged, LOG))
+    except OSError:
+        run.problems.append(f"no {LOG}")
+    try:
+        test = read_log(folder / "test.csv")
+        run.tested = {name: series[-1][1] for name, series in test.series.items() if name.startswith("test/")}
+    except OSError:
+        pass
+    run.verdicts = read_verdicts(folder / "health.jsonl", run.problems)
+    run.pictures = find_pictures(folder / "samples")
+    failed = read_json(folder / FAILED)
+    if is_running(folder):
+        run.status = "running"
+    elif state_of(folder) is State.FINISHED:
+        run.status = "finished"
+    elif failed:
+        run.status, run.error = "failed", str(failed.get("error", ""))
+    return run
+
+
+def read_verdicts(path: Path, problems: list[str]) -> list[Verdict]:
+    """Return the lines of health.jsonl, the first of each event; add to ``problems`` how many cannot be read."""
+    try:
+        lines = path.read_text(errors="replace").splitlines()
+    except OSError:
+        return []
+    found: dict[str, Verdict] = {}
+    damaged = 0
+    for line in filter(str.strip, lines):
+        try:
+            told = json.loads(line)
+            verdict = Verdict(told["event"], int(told["step"]), told["evidence"], told["mend"])
+            found.setdefault(verdict.event, verdict)
+        except (ValueError, KeyError, TypeError):
+            damaged += 1
+    if damaged:
+        problems.append(unread(damaged, path.name))
+    return list(found.values())
+
+
+def unread(lines: int, name: str) -> str:
+    """Return that some lines of a file are damaged."""
+    return f"{lines} line{'' if lines == 1 else 's'} of {name} cannot be read"
+
+
+def find_pictures(folder: Path) -> dict[str, tuple[int, Path]]:
+    """Return the last picture of each kind: ``step_000400.png`` is of kind ``step``, after 400 steps."""
+    found: dict[str, tuple[int, Path]] = {}
+    for path in sorted(folder.glob("*.png")):
+        kind, _, step = path.stem.rpartition("_")
+        if step.isdigit() and kind and (kind not in found or int(step) > found[kind][0]):
+            found[kind] = (int(step), path)
+    return found
+
+
+def natural(path: Path) -> list[tuple[str, float]]:
+    """Return a key that sorts 64 before 512, and 3e-4 before 0.001.
+
+    Example:
+        >>> sorted([Path("k=512_lr=0.001"), Path("k=64_lr=0.001"), Path("k=64_lr=3e-4"), Path("a")], key=natural)
+        [PosixPath('a'), PosixPath('k=64_lr=3e-4'), PosixPath('k=64_lr=0.001'), PosixPath('k=512_lr=0.001')]
+    """
+    parts = re.split(r"(\d+(?:\.\d+)?(?:e[+-]?\d+)?)", path.as_posix())
+    return [(text, float(number or 0)) for text, number in itertools.zip_longest(parts[::2], parts[1::2])]
+
+
+def shortest_names(folders: list[Path]) -> list[str]:
+    """Return the shortest ends of paths that tell them apart.
+
+    Example:
+        >>> shortest_names([Path("runs/vqvae/first"), Path("old/vqvae/first"), Path("runs/jsa/second")])
+        ['runs/vqvae/first', 'old/vqvae/first', 'second']
+    """
+    ends = [
+        ["/".join(folder.absolute().parts[-n:]) for n in range(1, len(folder.absolute().parts) + 1)]
+        for folder in folders
+    ]
+    seen: dict[str, int] = {}
+    for end in (end for all_of_one in ends for end in all_of_one):
+        seen[end] = seen.get(end, 0) + 1
+    return [next((end for end in all_of_one if seen[end] == 1), all_of_one[-1]) for all_of_one in ends]
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
