@@ -61,7 +61,7 @@ def as_csv(sheet: TopicSheet) -> str:
 def as_text(sheet: TopicSheet) -> str:
     """Return the table as aligned text for the screen."""
     columns, rows = sheet.table()
-    cells = [[str(cell) for cell in line] for line in (columns, *rows)]
+    cells = [columns, *([str(cell) for cell in row] for row in rows)]
     widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells
