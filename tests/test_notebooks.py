@@ -13,7 +13,7 @@ SHORTER = {
     "02_vqgan_and_prior": {"disc_start=200": "disc_start=20", "steps=600": "steps=60"},
     "03_jsa_exact": {"STEPS, EVERY = 500, 20": "STEPS, EVERY = 100, 20"},
     "04_signals_to_codes": {"num_records=100": "num_records=40", "steps=300": "steps=12", "steps=150": "steps=12"},
-    "05_topics": {'("scipy", "sklearn", "matplotlib")': '("matplotlib",)', "steps=1000": "steps=50"},
+    "05_topics": {'("scipy", "sklearn", "matplotlib")': '("matplotlib", "skimage")', "steps=1000": "steps=50"},
 }
 
 

@@ -7,7 +7,7 @@ import torch
 from refusal import refused
 from torch import nn
 
-from vqlab.losses.adversarial import ADVERSARIAL, LeCam, r1_penalty
+from vqlab.losses.adversarial import ADVERSARIAL, LeCam, gradient_penalty, r1_penalty
 
 
 def logits(*shape, scale=2.0):
@@ -151,3 +151,27 @@ def test_lecam_of_half_batches_averages_to_the_whole():
 def test_lecam_refuses_a_decay_outside_its_range(decay):
     with refused("decay", str(decay)):
         LeCam(decay)
+
+
+def test_the_gradient_penalty_is_of_all_inputs_together():
+    a, b = torch.randn(6, 3, dtype=torch.float64), torch.randn(6, 2, 2, dtype=torch.float64)
+    weight = torch.randn(3, dtype=torch.float64, requires_grad=True)
+    real, fake = (a, b), (a + 1, b - 1)
+    penalty = gradient_penalty(lambda x, y: x @ weight + 2 * y.sum((1, 2)), real, fake)
+    expected = ((weight.square().sum() + 16).sqrt() - 1) ** 2  # a linear critic has one gradient everywhere
+    torch.testing.assert_close(penalty, expected)
+    torch.testing.assert_close(*(torch.autograd.grad(value, weight)[0] for value in (penalty, expected)))
+
+
+def test_the_gradient_penalty_looks_between_the_two():
+    seen = []
+
+    def critic(x):
+        seen.append(x)
+        return x.square().sum(1)
+
+    gradient_penalty(critic, [torch.zeros(50, 2)], [torch.ones(50, 2)])
+    (between,) = seen
+    assert 0 <= between.min() < 0.2
+    assert 0.8 < between.max() <= 1
+    assert torch.equal(between[:, 0], between[:, 1])  # one place for all numbers of an example
