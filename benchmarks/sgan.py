@@ -54,6 +54,7 @@ def main() -> None:
     contestants = {
         "SGAN": lambda data, seed: ours(data, seed, options),
         "classifier alone": lambda data, seed: ours(data, seed, options, unlabelled_weight=0.0),
+        "SGAN, spectral norm": lambda data, seed: ours(data, seed, options, spectral_norm=True),
         "tutorial's loop": lambda data, seed: tutorial(data, seed, options),
     }
     if options.data == "digits":
@@ -96,16 +97,14 @@ def networks(options: argparse.Namespace) -> Networks:
     return ConvGenerator(), ConvFeatures()
 
 
-def ours(
-    data: ImageDataModule, seed: int, options: argparse.Namespace, unlabelled_weight: float = 1.0
-) -> tuple[float, float]:
+def ours(data: ImageDataModule, seed: int, options: argparse.Namespace, **more: Any) -> tuple[float, float]:
     """Return held-out accuracy and d_acc of an SGAN."""
     lightning.seed_everything(seed, verbose=False)
     digits = options.data == "digits"
     settings: dict[str, Any] = {"lr": 1e-3 if digits else 2e-4}
     if digits or options.networks == "mlp":
         settings |= {"head": "logsumexp", "objective": "feature_matching"}
-    model = SGAN(*networks(options), unlabelled_weight=unlabelled_weight, image_size=data.image_size, **settings)
+    model = SGAN(*networks(options), image_size=data.image_size, **settings, **more)
     seen = DAcc()
     trainer = lightning.Trainer(
         max_steps=options.steps,
