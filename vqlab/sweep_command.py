@@ -35,8 +35,8 @@ an experiment file:
                                         # data.seed: 0 in common holds it fast)
   space: {model.lr: {low: 1.0e-4, high: 1.0e-2, log: true}}       # for --search; a list is a choice
 
-A sweep that was stopped, however, goes on where it stopped when it is started again. Several processes and machines may
-run one sweep: none takes a row that another has. Rows run in runs/<model>/<name>[_seed<N>]/.
+Started again, a sweep goes on where it was stopped, in whatever way. Several processes and machines may run one sweep:
+none takes a row that another has. Rows run in runs/<model>/<name>[_seed<N>]/.
 """
 
 
@@ -92,6 +92,7 @@ def run_table(experiment: Experiment, runner: Runner, options: argparse.Namespac
     else:
         print(f"nothing to do: all {len(rows)} rows are finished")
     print(table(experiment, rows, {name: outcome.status for name, outcome in outcomes.items()}))
+    print(f"the log of it all: vqlab report {experiment.runs}")
     if failed := [row for row in rows if outcomes[row.name].status is Status.FAILED]:
         print(f"\n{len(failed)} failed; the same command tries again:")
         for row in failed:
