@@ -1,6 +1,7 @@
 """``vqlab sweep``: all rows of an experiment file, each an ordinary run."""
 
 import argparse
+import difflib
 import json
 import shlex
 import signal
@@ -52,6 +53,7 @@ def sweep(args: Sequence[str], command: Sequence[str] = VQLAB, check: Check | No
         UserError: If the file or an option is wrong; no row is started then.
     """
     options, extra = _parser().parse_known_args(args)
+    refuse_slips(extra, [name.replace("_", "-") for name in vars(options)])
     for name, number in (("jobs", options.jobs), ("search", options.search)):
         if number is not None and number < 1:
             raise UserError(f"{name} must be at least 1, got {number}: set --{name}=2")
@@ -160,6 +162,13 @@ def export(experiment: Experiment, options: argparse.Namespace, extra: Sequence[
         with write_whole(options.wandb_yaml, "--wandb-yaml") as file:
             file.write(yaml.safe_dump(definition, sort_keys=False).encode())
         print(f"{options.wandb_yaml}: register it with wandb sweep, and start wandb agent where it shall run")
+
+
+def refuse_slips(extra: Sequence[str], own: Sequence[str]) -> None:
+    """Raise UserError for what is probably an option of the sweep's own, misspelt: all others go to vqlab fit."""
+    for name in (token[2:].partition("=")[0] for token in extra if token.startswith("--")):
+        if "." not in name and (close := difflib.get_close_matches(name, own, n=1, cutoff=0.75)):
+            raise UserError(f"unknown option --{name}: did you mean --{close[0]}?")
 
 
 def ask_for_complaints(commands: list[list[str]]) -> list[str | None]:
