@@ -8,6 +8,7 @@ from vqlab.experiments.markdown import markdown_page
 from vqlab.experiments.page import html_page
 from vqlab.experiments.report import write_sections
 from vqlab.experiments.runs import find_runs
+from vqlab.experiments.summary import plural
 from vqlab.whole_files import write_whole
 
 
@@ -35,7 +36,7 @@ def report(args: Sequence[str]) -> None:
     for run in runs:
         for problem in run.problems:
             print(f"{run.folder}: {problem}")
-    print(f"{page}: {len(runs)} runs, {page.stat().st_size / 1e6:.1f} MB")
+    print(f"{page}: {plural(len(runs), 'run')}, {page.stat().st_size / 1e6:.1f} MB")
 
 
 def _parser() -> Parser:

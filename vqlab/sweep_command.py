@@ -1,6 +1,7 @@
 """``vqlab sweep``: all rows of an experiment file, each an ordinary run."""
 
 import argparse
+import difflib
 import json
 import shlex
 import signal
@@ -35,8 +36,8 @@ an experiment file:
                                         # data.seed: 0 in common holds it fast)
   space: {model.lr: {low: 1.0e-4, high: 1.0e-2, log: true}}       # for --search; a list is a choice
 
-A sweep that was stopped, however, goes on where it stopped when it is started again. Several processes and machines may
-run one sweep: none takes a row that another has. Rows run in runs/<model>/<name>[_seed<N>]/.
+Started again, a sweep goes on where it was stopped, in whatever way. Several processes and machines may run one sweep:
+none takes a row that another has. Rows run in runs/<model>/<name>[_seed<N>]/.
 """
 
 
@@ -52,6 +53,7 @@ def sweep(args: Sequence[str], command: Sequence[str] = VQLAB, check: Check | No
         UserError: If the file or an option is wrong; no row is started then.
     """
     options, extra = _parser().parse_known_args(args)
+    refuse_slips(extra, [name.replace("_", "-") for name in vars(options)])
     for name, number in (("jobs", options.jobs), ("search", options.search)):
         if number is not None and number < 1:
             raise UserError(f"{name} must be at least 1, got {number}: set --{name}=2")
@@ -92,6 +94,7 @@ def run_table(experiment: Experiment, runner: Runner, options: argparse.Namespac
     else:
         print(f"nothing to do: all {len(rows)} rows are finished")
     print(table(experiment, rows, {name: outcome.status for name, outcome in outcomes.items()}))
+    print(f"the log of it all: vqlab report {experiment.runs}")
     if failed := [row for row in rows if outcomes[row.name].status is Status.FAILED]:
         print(f"\n{len(failed)} failed; the same command tries again:")
         for row in failed:
@@ -159,6 +162,13 @@ def export(experiment: Experiment, options: argparse.Namespace, extra: Sequence[
         with write_whole(options.wandb_yaml, "--wandb-yaml") as file:
             file.write(yaml.safe_dump(definition, sort_keys=False).encode())
         print(f"{options.wandb_yaml}: register it with wandb sweep, and start wandb agent where it shall run")
+
+
+def refuse_slips(extra: Sequence[str], own: Sequence[str]) -> None:
+    """Raise UserError for what is probably an option of the sweep's own, misspelt: all others go to vqlab fit."""
+    for name in (token[2:].partition("=")[0] for token in extra if token.startswith("--")):
+        if "." not in name and (close := difflib.get_close_matches(name, own, n=1, cutoff=0.75)):
+            raise UserError(f"unknown option --{name}: did you mean --{close[0]}?")
 
 
 def ask_for_complaints(commands: list[list[str]]) -> list[str | None]:

@@ -84,7 +84,7 @@ def test_the_base_is_found_from_anywhere(monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ({"row": []}, "no key 'row': did you mean rows"),
+        ({"row": []}, "unknown key 'row' in x.yaml: did you mean rows"),
         ({"rows": [{"model.lr": 1}]}, "row 1 of x.yaml has no name"),
         ({"rows": [{"name": "a"}, {"name": "a"}]}, "two rows that are called a"),
         ({"rows": [{"name": "a_seed1"}, {"name": "a"}], "grid": {}, "seeds": [1]}, None),

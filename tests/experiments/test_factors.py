@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import scipy.stats
 
-from vqlab.experiments.factors import differing, effects, factors, repeats, student_p
+from vqlab.experiments.factors import columns, differing, effects, factors, repeats, student_p, value_of
 from vqlab.experiments.metrics_log import MetricsLog
 from vqlab.experiments.runs import Run
 
@@ -52,6 +52,18 @@ def test_settings_that_always_differ_together_are_one_factor():
         (("a.x", "b.x"), "a.x and b.x"),
         (("c.y",), "y"),
     ]
+
+
+def test_settings_with_the_same_values_are_one_column():
+    runs = [run(enc__norm=x, dec__norm=x, enc__dim=d) for x, d in (("batch", 8), ("none", 8), ("none", 4))]
+    assert columns(runs) == {"enc.norm": ["enc.norm", "dec.norm"], "enc.dim": ["enc.dim"]}
+    assert [factor.label for factor in factors(runs)] == ["enc.norm", "dim"]
+
+
+def test_a_group_of_options_that_some_runs_lack_is_one_setting():
+    runs = [run(schedule__kind="cosine", schedule__warmup=5), run(schedule=None)]
+    assert differing(runs) == ["schedule"]
+    assert [value_of(r, "schedule") for r in runs] == ["cosine", "null"]
 
 
 def test_repeats_differ_in_their_seeds_alone():

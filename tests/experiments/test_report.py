@@ -96,10 +96,10 @@ def test_summary_names_what_moved_the_metric(runs, capsys):
     best = [[last_and_best(runs[f"{row}_seed{seed}"], "val/loss", "min")[2] for seed in range(3)] for row in "ab"]
     step = statistics.fmean(b - a for a, b in zip(*best, strict=True))
     assert "6 runs of VQVAE, 2 settings with repeats: all finished." in told
-    found = re.search(r"Best val/loss was (not clearly )?moved by lr (.*?), 3 pairs\)", told)
+    found = re.search(r"The best val/loss was (not clearly )?moved by lr (.*?), 3 pairs\)", told)
     assert float(re.search(r"\(([+-][\d.]+) ±", found[2])[1]) == pytest.approx(step, rel=0.01)
     assert found[1] is None, "it was shifted by 2, chance moves it by 0.3"
-    assert "Last val/psnr was not clearly moved by lr" in told or "Last val/psnr was moved by lr" in told
+    assert re.search(r"The last val/psnr was (not clearly )?moved by lr", told)
 
 
 def test_the_page_asks_for_nothing_and_holds_everything(runs):
@@ -155,6 +155,24 @@ def test_a_folder_of_nothing_but_damage():
         Path(f"runs/{name}").mkdir(parents=True)
         Path(f"runs/{name}/metrics.csv").write_bytes(b"\xff\x00,\n\n")
     assert "2 runs of" in "".join(Page(html()).text)
+
+
+def test_single_pairs_are_not_called_evidence_and_what_has_none_is_named(capsys):
+    for name, lr, codes in (("a", 0.1, 64), ("b", 0.2, 64), ("c", 0.3, 512)):
+        make(f"runs/vqvae/{name}", model__lr=lr, model__quantizer__num_embeddings=codes)
+    html()
+    told = capsys.readouterr().out
+    assert "In single pairs of runs, perhaps by chance, the best val/loss moved with lr (0.1 to 0.2)" in told
+    assert "Nothing can be told of num_embeddings: no two runs differ in one of these alone." in told
+
+
+def test_where_many_settings_differ_the_figures_come_first():
+    for place, name in enumerate("ab"):
+        more = {f"model__extra{i}": 10 * place + i for i in range(5)}
+        make(f"runs/vqvae/{name}", **more)
+    names = [cell[0] for cell in Page(html()).tables[0][0]]
+    assert names[:5] == ["run", "best val/loss", "at step", "last val/loss", "verdict"]
+    assert names[5:10] == [f"extra{i}" for i in range(5)]
 
 
 def test_each_model_has_its_section_and_a_single_run_its_figures(capsys):

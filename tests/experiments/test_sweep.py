@@ -245,6 +245,8 @@ def test_options_that_fit_does_not_know_stop_the_sweep_before_any_row():
         (["none.yaml"], "none.yaml does not exist"),
         (["x.yaml", "--rows=a,d"], "has no row 'd'"),
         (["x.yaml", "--rows=a_seed2"], "did you mean a_seed"),
+        (["x.yaml", "--row", "a"], "did you mean --rows?"),
+        (["x.yaml", "--dryrun"], "did you mean --dry-run?"),
         (["x.yaml", "--jobs=0"], "jobs must be at least 1"),
         (["x.yaml", "--jobs=two"], "invalid int value: 'two'"),
         (["x.yaml", "--search=3"], "has no space to search"),

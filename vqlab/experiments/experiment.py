@@ -99,7 +99,7 @@ def read_experiment(path: Path, extra: Sequence[str] = (), runs: Path = Path("ru
     content = read_yaml(path)
     for key in content:
         if key not in KEYS:
-            raise UserError(f"{path} has no key {key!r}: {suggest(str(key), KEYS)}")
+            raise UserError(f"unknown key {key!r} in {path}: {suggest(str(key), KEYS)}")
     typed, overlays = parse_options(extra)
     configs = (find_base(path, content.get("base")), *overlays)
     base = overlay({}, *map(read_yaml, configs))

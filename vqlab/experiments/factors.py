@@ -22,7 +22,7 @@ class Factor:
     """Settings that differ together.
 
     Attributes:
-        names: The settings.
+        names: The settings, one of those that have the same values.
         label: Their short names.
         levels: For each run the text of their values.
     """
@@ -73,28 +73,34 @@ def differing(runs: Sequence[Run]) -> list[str]:
 
     What only some runs have is left out where that follows from a class that differs.
     """
-    names = list(dict.fromkeys(name for run in runs if run.settings for name in run.settings))
-    found: list[str] = []
-    for name in names:
+    names = list(dict.fromkeys(name for run in runs for name in run.settings))
+    found: set[str] = set()
+    for name in sorted(names, key=lambda name: name.count(".")):  # a class before its options
         if name.startswith(LEAVE_OUT) or name in SEEDED:
             continue
         values = {text(run.settings[name]) for run in runs if name in run.settings}
         missing = any(name not in run.settings for run in runs if run.settings)
         follows = any(name.startswith(f"{other}.") for other in found)
         if len(values) > 1 or (missing and not follows):
-            found.append(name)
-    return found
+            found.add(name)
+    return [name for name in names if name in found]
+
+
+def columns(runs: Sequence[Run]) -> dict[str, list[str]]:
+    """Return the settings that differ, each with those that have the same values in all runs, itself the first."""
+    alike: dict[tuple[str, ...], list[str]] = defaultdict(list)
+    for name in differing(runs):
+        alike[tuple(value_of(run, name) for run in runs)].append(name)
+    return {names[0]: names for names in alike.values()}
 
 
 def factors(runs: Sequence[Run]) -> list[Factor]:
     """Return what differs, settings that always differ together as one factor."""
-    names = differing(runs)
-    short = short_names(names)
+    found, short = [], short_names(differing(runs))
     together: dict[tuple[int, ...], list[str]] = defaultdict(list)
-    for name in names:
+    for name in columns(runs):
         values = [value_of(run, name) for run in runs]
         together[tuple(values.index(value) for value in values)].append(name)
-    found = []
     for group in together.values():
         levels = tuple(", ".join(value_of(run, name) for name in group) for run in runs)
         label = " and ".join(short[name] for name in group[:MANY])
@@ -170,8 +176,10 @@ def student_p(t: float, freedom: int) -> float:
 
 
 def value_of(run: Run, name: str) -> str:
-    """Return the text of a setting, ``-`` if the run has none."""
-    return text(run.settings[name]) if name in run.settings else "-"
+    """Return the text of a setting: of its first option if it is a group of options, ``-`` if the run has none."""
+    if name in run.settings:
+        return text(run.settings[name])
+    return next((text(value) for other, value in run.settings.items() if other.startswith(f"{name}.")), "-")
 
 
 def text(value: Any) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from vqlab.experiments.curves import COLOURS, DASHES, STYLE, Line, draw
 from vqlab.experiments.report import Section
 from vqlab.experiments.runs import Run
+from vqlab.experiments.summary import plural
 from vqlab.experiments.tables import Table
 
 OPTION = re.compile(r"--[\w.]*\w(=\[[^\]]*\]|=[\w./-]*\w)?")
@@ -27,7 +28,7 @@ def html_page(title: str, sections: Sequence[Section]) -> str:
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">
 <title>{escape(title)}</title><link rel="icon" href="data:,"><style>{style}</style></head><body>
-<h1>{escape(title)}</h1><p class="soft">{len(runs)} runs of {escape(models)}, read {when}</p>
+<h1>{escape(title)}</h1><p class="soft">{plural(len(runs), "run")} of {escape(models)}, read {when}</p>
 {problems_html(runs)}{body}<script>{script}</script></body></html>
 """
 

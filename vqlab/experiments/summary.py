@@ -1,7 +1,9 @@
 """A paragraph on a set of runs: what was run, what was best, which factor moved which metric, what went wrong."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from functools import partial
+from operator import itemgetter
 
 from vqlab.experiments.factors import Effect, effects
 from vqlab.experiments.runs import Run, Verdict, judge
@@ -18,48 +20,57 @@ def summary(
     verdicts: dict[str, list[tuple[Run, Verdict]]],
 ) -> list[str]:
     """Return sentences: what was run, what was best, which factor moved which metric, what went wrong."""
-    counts = [
-        (status, sum(run.status == status for run in runs))
-        for status in ("finished", "running", "failed", "unfinished")
-    ]
-    states = "finished" if len(runs) == 1 else "all finished"
-    states = states if counts[0][1] == len(runs) else ", ".join(f"{n} {status}" for status, n in counts if n)
+    sentences = [what_was_run(title, runs, groups), *what_was_best(runs, metrics)]
+    for metric in metrics[:TOLD]:
+        sentences += what_moved(metric, runs, in_full=metric == metrics[0])
+    if verdicts:
+        events = [f"{event.replace('_', ' ')} in {plural(len(found), 'run')}" for event, found in verdicts.items()]
+        sentences.append(f"Health: {', '.join(events)}.")
+    return sentences
+
+
+def what_was_run(title: str, runs: Sequence[Run], groups: Sequence[Sequence[Run]]) -> str:
+    """Return how many runs there are, and how they ended."""
+    counts = Counter(run.status for run in runs).most_common()
+    states = ", ".join(f"{count} {status}" for status, count in counts)
+    if len(counts) == 1:
+        states = counts[0][0] if len(runs) == 1 else f"all {counts[0][0]}"
     settings = [group for group in groups if group[0].settings]
     repeated = f", {plural(len(settings), 'setting')} with repeats" if any(len(group) > 1 for group in settings) else ""
-    sentences = [f"{plural(len(runs), 'run')} of {title}{repeated}: {states}."]
+    return f"{plural(len(runs), 'run')} of {title}{repeated}: {states}."
+
+
+def what_was_best(runs: Sequence[Run], metrics: Sequence[str]) -> Iterator[str]:
+    """Yield the best of the monitored metric, and of a single run its last figures."""
     monitor = judge(runs).monitor
-    mode = judge(runs).mode(monitor)
-    judged = [(run, figure) for run in runs if (figure := run.figure(monitor)) and figure.best is not None]
-    if judged:
-        run, figure = (min if mode == "min" else max)(judged, key=lambda pair: pair[1].best or 0.0)
-        by = f", by {run.name}" if len(runs) > 1 else ""
-        sentences.append(f"Best {monitor}: {short(figure.best)} at step {figure.best_step:,}{by}.")
+    bests = [
+        (figure.best, figure.best_step, run) for run in runs if (figure := run.figure(monitor)) and figure.best_step
+    ]
+    if bests:
+        best, step, run = (min if judge(runs).mode(monitor) == "min" else max)(bests, key=itemgetter(0))
+        yield f"Best {monitor}: {short(best)} at step {step:,}{f', by {run.name}' if len(runs) > 1 else ''}."
     if len(runs) == 1:
         last = [f"{metric} {short(figure.last)}" for metric in metrics if (figure := runs[0].figure(metric))]
-        sentences += [f"Last: {', '.join(last)}."] if last else []
-    for metric in metrics[:TOLD]:
-        found, untold = effects(runs, partial(Run.value, metric=metric))
-        name = f"{'Best' if metric == monitor else 'Last'} {metric}"
-        clear = [tell(effect) for effect in found if effect.is_clear]
-        unclear = [f"{e.factor.label} ({change(e)})" for e in found if not e.is_clear and e.pairs > 1]
-        single = [tell(effect) for effect in found if effect.pairs == 1][:TOLD]
-        if clear:
-            sentences.append(f"{name} was moved by {', and by '.join(clear)}.")
-        if unclear:
-            sentences.append(f"{name} was not clearly moved by {', nor by '.join(unclear)}.")
-        if single:
-            sentences.append(
-                f"{name} differed in single pairs of runs, which may be chance, by {', and by '.join(single)}."
-            )
-    if metrics and untold and len(runs) > 1:
-        names = ", ".join(factor.label for factor in untold)
-        sentences.append(f"No two runs differ in nothing but {names}, so what that alone does is not known.")
-    if verdicts:
-        told = ", ".join(
-            f"{event.replace('_', ' ')} in {plural(len(found), 'run')}" for event, found in verdicts.items()
-        )
-        sentences.append(f"Health: {told}.")
-    return sentences
+        yield from [f"Last: {', '.join(last)}."] if last else []
+
+
+def what_moved(metric: str, runs: Sequence[Run], in_full: bool) -> Iterator[str]:
+    """Yield which factors moved a metric; ``in_full`` also what rests on single pairs, and what cannot be told."""
+    name = f"{'best' if metric == judge(runs).monitor else 'last'} {metric}"
+    found, untold = effects(runs, partial(Run.value, metric=metric))
+    clear = [tell(effect) for effect in found if effect.is_clear]
+    unclear = [f"{e.factor.label} ({change(e)})" for e in found if not e.is_clear and e.pairs > 1]
+    single = [tell(effect) for effect in found if effect.pairs == 1][:TOLD]
+    if clear:
+        yield f"The {name} was moved by {', and by '.join(clear)}."
+    if unclear:
+        yield f"The {name} was not clearly moved by {', nor by '.join(unclear)}."
+    if single and in_full:
+        yield f"In single pairs of runs, perhaps by chance, the {name} moved with {', and with '.join(single)}."
+    if untold and in_full:
+        names = ", ".join(factor.label for factor in untold[:TOLD])
+        more = f" and {len(untold) - TOLD} more" if len(untold) > TOLD else ""
+        yield f"Nothing can be told of {names}{more}: no two runs differ in one of these alone."
 
 
 def tell(effect: Effect) -> str:

@@ -7,25 +7,16 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from vqlab.experiments.experiment import short_names
-from vqlab.experiments.factors import differing, value_of
+from vqlab.experiments.factors import columns, differing, value_of
 from vqlab.experiments.progress import clock
 from vqlab.experiments.runs import Figure, Run, direction, judge
 
 # Metrics that a table shows, of those that were logged, the monitored one apart.
-TELLING: tuple[str, ...] = (
-    "psnr",
-    "snr",
-    "acc",
-    "nll",
-    "bits_per_token",
-    "npmi",
-    "perplexity",
-    "codebook_usage",
-    "ssim",
-    "lpips",
-)
-TELLING += ("correlation", "accept_rate", "diversity", "classes_drawn", "topic_diversity", "d_acc", "rec_loss")
+TELLING: tuple[str, ...] = ("psnr", "snr", "acc", "nll", "bits_per_token", "npmi", "perplexity", "codebook_usage")
+TELLING += ("ssim", "lpips", "correlation", "accept_rate", "diversity", "classes_drawn", "topic_diversity")
+TELLING += ("d_acc", "rec_loss")
 SHOWN = 6  # how many metrics a table shows
+FEW = 4  # settings that may stand in front of the figures
 
 
 class Cell(NamedTuple):
@@ -55,6 +46,12 @@ class Table:
         self.hints.append(hint or name)
         self.columns.append(column)
 
+    def extend(self, other: "Table") -> None:
+        """Add the columns of another table with the same lines."""
+        self.names += other.names
+        self.hints += other.hints
+        self.columns += other.columns
+
     @property
     def lines(self) -> list[list[Cell]]:
         """The table, line by line."""
@@ -66,29 +63,33 @@ def telling_metrics(runs: Sequence[Run]) -> list[str]:
     monitor = judge(runs).monitor
     logged = {name for run in runs for name in run.log.series}
     found = [monitor] if monitor in logged else []
-    for name in TELLING:
-        metric = f"val/{name}"
+    frechet = sorted(name for name in logged if name.startswith("val/rfid"))
+    for metric in [*frechet, *(f"val/{name}" for name in TELLING)]:
         finals = {figure.last for run in runs if (figure := run.figure(metric))}
         if metric in logged and metric not in found and (len(finals) > 1 or len(runs) == 1):
             found.append(metric)
-    found += sorted(name for name in logged if name.startswith("val/rfid") and name not in found)
     return found[:SHOWN]
 
 
 def runs_table(runs: Sequence[Run], metrics: Sequence[str]) -> Table:
-    """Return run, the settings that differ, what came out, how it went, and what it cost."""
+    """Return run, the settings that differ, what came out, how it ended, and what it cost."""
     table = Table()
     table.add("run", (run.name for run in runs))
-    varied = differing(runs)
-    for name, short_name in short_names(varied).items():
-        table.add(short_name, (setting(value_of(run, name)) for run in runs), name)
+    settings, figures, others = Table(), Table(), Table()
+    varied = columns(runs)
+    short_name = short_names(differing(runs))
+    for name, alike in varied.items():
+        settings.add(short_name[name], (setting(value_of(run, name)) for run in runs), ", ".join(alike))
     if len({value_of(run, "seed_everything") for run in runs if run.settings}) > 1:
-        table.add("seed", (setting(value_of(run, "seed_everything")) for run in runs), "seed_everything")
+        settings.add("seed", (setting(value_of(run, "seed_everything")) for run in runs), "seed_everything")
     for metric in metrics[:1]:
-        add_metric(table, runs, metric)
-    table.add("verdict", map(verdict, runs), "how it ended, and what health.jsonl says; details below")
+        add_metric(figures, runs, metric)
+    figures.add("verdict", map(verdict, runs), "how it ended, and what health.jsonl says; details below")
     for metric in metrics[1:]:
-        add_metric(table, runs, metric)
+        add_metric(others, runs, metric)
+    few = len(settings.names) <= FEW  # so that what came out stays in sight
+    for part in (settings, figures, others) if few else (figures, settings, others):
+        table.extend(part)
     table.add("steps", (Cell(f"{run.log.steps:,}", run.log.steps) for run in runs))
     table.add("time", (number(run.seconds, clock) for run in runs), "first to last line of the log")
     table.add("samples/s", (number(run.samples_per_second) for run in runs), "median of train/samples_per_second")
