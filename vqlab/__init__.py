@@ -29,6 +29,7 @@ PUBLIC = {
     "DiscreteVAE": "vqlab.models.discrete_vae",
     "S4DVQ": "vqlab.models.s4dvq",
     "SGAN": "vqlab.models.sgan",
+    "FontGAN": "vqlab.models.font_gan",
     # quantizers
     "Quantizer": "vqlab.quantizers.base",
     "QuantizerOutput": "vqlab.quantizers.base",
@@ -64,6 +65,8 @@ PUBLIC = {
     "ConvFeatures": "vqlab.nn.gan_conv",
     "MLPGenerator": "vqlab.nn.gan_mlp",
     "MLPFeatures": "vqlab.nn.gan_mlp",
+    "UNet": "vqlab.nn.unet",
+    "GlyphJudge": "vqlab.nn.glyph_judge",
     "Likelihood": "vqlab.nn.likelihood",
     "Gaussian": "vqlab.nn.likelihood",
     "Bernoulli": "vqlab.nn.likelihood",
