@@ -86,7 +86,7 @@ def distances(x: Tensor, target: Tensor) -> Tensor:
 
 def gains(apart: Tensor) -> dict[str, Tensor]:
     """Return the means of (N, 2, 4) distances, of what was generated and of the source, and what was gained."""
-    figures = {}
+    figures: dict[str, Tensor] = {}
     for name, (mine, identity) in zip(("l1", "rmse", "ssim", "iou"), apart.mean(0).T, strict=True):
         gain = mine - identity if name in ("ssim", "iou") else 1 - mine / identity.clamp_min(1e-6)
         figures |= {name: mine, f"{name}_identity": identity, f"{name}_gain": gain}

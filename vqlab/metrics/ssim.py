@@ -11,4 +11,4 @@ def ssim(x_hat: Tensor, x: Tensor) -> Tensor:
     # The window is odd and fits into the image; its usual Gaussian spans 11 pixels and has no smaller form.
     size = min(11, *(s - 1 + s % 2 for s in x.shape[-2:]))
     window: dict[str, Any] = {"gaussian_kernel": size == 11, "kernel_size": size, "data_range": 1.0}
-    return structural_similarity_index_measure(x_hat, x, reduction="none", **window)
+    return structural_similarity_index_measure(x_hat, x, reduction="none", **window)  # type: ignore[return-value]

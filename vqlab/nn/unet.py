@@ -1,5 +1,6 @@
 """A U-Net from a glyph to the same glyph in another style, as in zi2zi and pix2pix (Isola et al. 2017)."""
 
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -74,7 +75,7 @@ class UNet(Rebuildable, nn.Module):
                 nn.Conv2d(width, wider, 4, stride=2, padding=1),
                 *([] if level == depth - 1 else make_norm(norm, wider)),  # one position has nothing to normalise by
             )
-            for level, (width, wider) in enumerate(zip(widths, widths[1:], strict=False))
+            for level, (width, wider) in enumerate(pairwise(widths))
         )
         self.styles = nn.Embedding(num_styles, style_dim)
         nn.init.normal_(self.styles.weight, 0.0, 0.01)
@@ -85,7 +86,7 @@ class UNet(Rebuildable, nn.Module):
                 *make_norm(norm, width),
                 *[nn.Dropout2d(dropout)] * (dropout > 0 and level < DROPPED),
             )
-            for level, (wider, width) in enumerate(zip(widths[::-1], widths[-2::-1], strict=False))
+            for level, (wider, width) in enumerate(pairwise(reversed(widths)))
         )
         self.last = nn.Conv2d(2 * widths[0], 1, 3, padding=1)
 
