@@ -90,6 +90,7 @@ PUBLIC = {
     "FrechetDistance": "vqlab.metrics.frechet",
     # callbacks
     "EMA": "vqlab.callbacks.ema",
+    "Plateau": "vqlab.callbacks.plateau",
     "Health": "vqlab.callbacks.health",
     "SampleGrid": "vqlab.callbacks.sample_grid",
 }

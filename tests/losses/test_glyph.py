@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from two_ranks import on_two_ranks
 
 from vqlab.losses.glyph import eased, is_ahead, total_variation
 
@@ -27,3 +28,15 @@ def test_a_generator_feels_less_of_a_discriminator_that_is_sure_or_blind(surety,
 @pytest.mark.parametrize(("passed", "caught", "waits"), [(0.95, 0.91, True), (1.0, 0.9, False), (0.5, 1.0, False)])
 def test_a_discriminator_waits_that_is_right_about_both_sides(passed, caught, waits):
     assert is_ahead(torch.tensor(passed), torch.tensor(caught)) == waits
+
+
+def test_two_ranks_decide_as_one(tmp_path):
+    surety = torch.tensor([9.0, 0.0])  # the first rank's discriminator is sure, the second's is not: 0.70 in all
+
+    def work(rank):
+        logits = surety[rank].expand(4)
+        felt = eased(logits, -logits)
+        return {"felt": felt, "waits": is_ahead(torch.tensor(1.0 - 0.3 * rank), torch.tensor(1.0))}
+
+    first, second = on_two_ranks(work, tmp_path)
+    assert first == second == {"felt": torch.tensor(1.0), "waits": False}

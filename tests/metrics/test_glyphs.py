@@ -5,6 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torchvision.transforms.functional import gaussian_blur
+from two_ranks import on_two_ranks
 
 from vqlab.metrics.glyphs import Glyphs, retrieval
 
@@ -96,3 +97,20 @@ def test_blank_glyphs_and_large_ones():
     blank, large = torch.ones(COUNT, 1, SIZE, SIZE), torch.rand(COUNT, 1, 128, 128)
     assert all(np.isfinite(list(measured(blank, blank, blank).values())))
     assert measured(large, large, 1 - large)["retrieval"] == 1.0
+
+
+def test_two_ranks_say_what_one_says(glyphs, tmp_path):
+    target, source = glyphs
+    made, density, style = (target + source) / 2, torch.rand(COUNT), torch.arange(COUNT) % 2
+
+    def work(rank):
+        figures = Glyphs()
+        figures.update(*(rows[rank::2] for rows in (made, target, source, density, style)))
+        return figures.compute()
+
+    whole = Glyphs()
+    whole.update(made, target, source, density, style)
+    for said in on_two_ranks(work, tmp_path):
+        assert {name: value.item() for name, value in said.items()} == pytest.approx(
+            {name: value.item() for name, value in whole.compute().items()}, rel=1e-5
+        )

@@ -76,9 +76,9 @@ def players_losses(adversarial, real, made):
         return bce(real, one) + bce(made, zero), lambda logits: bce(logits, one)
     if adversarial == "hinge":
         return ((1 - real).clamp_min(0).mean() + (1 + made).clamp_min(0).mean()) / 2, lambda logits: -logits.mean()
-    return (F.mse_loss(real, 0 * real + 1) + F.mse_loss(made, 0 * made - 1)) / 2, lambda logits: (
-        F.mse_loss(logits, 0 * logits + 1) / 2
-    )
+    return (
+        F.mse_loss(real, 0 * real + 1) + F.mse_loss(made, 0 * made - 1)
+    ) / 2, lambda logits: F.mse_loss(logits, 0 * logits + 1) / 2
 
 
 def by_hand(model, batches, adversarial):

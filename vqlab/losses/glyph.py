@@ -6,8 +6,8 @@ from torch import Tensor
 from vqlab.losses.adversarial import non_saturating_discriminator
 from vqlab.nn.distributed import all_sum, world_size
 
-# Share of the generator's adversarial weight, by the discriminator's cross-entropy: at 0.02 it is sure of nearly all, at
-# 2 ln 2 = 1.39 of nothing. The steps are those of zi2zi-pytorch (max32002, 2026), which has 0.2, 0.35, 0.5, 0.6, 0.05.
+# Share of the generator's adversarial weight by the discriminator's cross-entropy: below 0.02 it is sure of almost all,
+# at 2 ln 2 = 1.39 of nothing. The steps are those of zi2zi-pytorch (max32002), with 0.2, 0.35, 0.5, 0.6 and 0.05.
 STEPS, SHARES = (0.02, 0.08, 0.2, 5.0), (1 / 3, 7 / 12, 5 / 6, 1.0, 1 / 12)
 AHEAD = 0.9  # share of both sides that a discriminator is right about when it is to wait
 

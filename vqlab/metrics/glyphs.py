@@ -17,8 +17,8 @@ class Glyphs(Metric):
     """Figures of generated glyphs, each beside that of the identity, which takes the source for the target.
 
     ``l1``, ``rmse``, ``ssim`` and ``iou`` (of the ink) are means over the glyphs; ``..._identity`` are the source's.
-    ``l1_gain`` and ``rmse_gain`` are 1 - figure / identity, ``ssim_gain`` and ``iou_gain`` figure - identity: 0 is worth
-    as much as a copy. ``dense_...`` are those of the quarter with the densest strokes.
+    ``l1_gain`` and ``rmse_gain`` are 1 - figure / identity, ``ssim_gain`` and ``iou_gain`` figure - identity: 0 is no
+    better than a copy. ``dense_...`` are those of the quarter with the densest strokes.
 
     ``diversity`` is the spread of the glyphs over that of the targets (:func:`~vqlab.metrics.diversity.diversity`), 0
     for a collapsed generator; ``retrieval`` the share of glyphs that no target of their style is nearer to, in L1 at 32
@@ -26,7 +26,7 @@ class Glyphs(Metric):
     blurred strokes; ``ink`` all ink over that of the targets.
 
     Shape:
-        generated, target, source (B, 1, S, S) in [0, 1], 0 being ink; density (B,), larger for more strokes; style (B,).
+        generated, target, source (B, 1, S, S) in [0, 1], 0 being ink; density (B,), more for more strokes; style (B,).
 
     Example:
         >>> figures, x = Glyphs(), torch.rand(8, 1, 32, 32)

@@ -1,6 +1,6 @@
 """FontGAN: a glyph of one font into the same glyph of another (zi2zi, after pix2pix: Isola et al. 2017)."""
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import lightning
 import torch
@@ -14,7 +14,7 @@ from vqlab.losses.perceptual import Perceptual
 from vqlab.metrics.glyphs import Glyphs
 from vqlab.nn.glyph_judge import GlyphJudge, check_fit
 from vqlab.nn.rebuild import Rebuildable, from_spec
-from vqlab.nn.unet import UNet
+from vqlab.nn.unet import UNet, check_styles
 from vqlab.nn.value_range import ValueRange
 from vqlab.quantizers.arguments import check_choice, check_clips, check_weight
 from vqlab.training.finite import require_finite
@@ -84,8 +84,8 @@ class FontGAN(Rebuildable, lightning.LightningModule):
     """
 
     modality = "font"
-    mends = {  # what Health advises
-        "discriminator_too_strong": "set --model.balance=adaptive, or --model.spectral_norm=true, or lower "
+    mends: ClassVar = {  # what Health advises
+        "discriminator_too_strong": "set --model.balance=adaptive or --model.spectral_norm=true, or lower "
         "--model.disc_lr or --model.disc_weight",
         "discriminator_too_weak": "raise --model.disc_lr, or set --model.balance=none",
         "mode_collapse": "lower --model.disc_weight, or raise --model.l1_weight",
@@ -127,18 +127,10 @@ class FontGAN(Rebuildable, lightning.LightningModule):
         check_choice("balance", balance, ("none", "adaptive", "skip"))
         check_choice("optimizer", optimizer, ("adam", "rmsprop"))
         check_clips(clip_g=clip_g, clip_d=clip_d)
-        self.weights = {
-            "g_loss": disc_weight,
-            "l1": l1_weight,
-            "constancy": constancy_weight,
-            "category": category_weight,
-            "tv": tv_weight,
-            "edge": edge_weight,
-            "perceptual": perceptual_weight,
-        }
-        for term, weight in self.weights.items():
-            name = f"{'disc' if term == 'g_loss' else term}_weight"
-            check_weight(name, weight, f"set --model.{name}=0 to leave it out")
+        self.weights = {"disc": disc_weight, "l1": l1_weight, "constancy": constancy_weight, "tv": tv_weight}
+        self.weights |= {"category": category_weight, "edge": edge_weight, "perceptual": perceptual_weight}
+        for name, weight in self.weights.items():
+            check_weight(f"{name}_weight", weight, f"set --model.{name}_weight=0 to leave it out")
         if spectral_norm and discriminator is not None:
             raise UserError(
                 "spectral_norm is of the discriminator that null takes, and one is given: set "
@@ -191,7 +183,7 @@ class FontGAN(Rebuildable, lightning.LightningModule):
             )
         style = torch.as_tensor(style, device=images.device)
         if style.ndim < 2:
-            self._check_styles(style)
+            check_styles(style, self.num_styles)
             style = style.expand(len(images))
         was_training = self.training
         self.eval()  # without dropout, and with batch norm's running statistics
@@ -205,7 +197,7 @@ class FontGAN(Rebuildable, lightning.LightningModule):
         """One batch: the discriminator's turn, then the generator's."""
         source, target, style = batch["source"], batch["target"], batch["style"]
         if batch_idx == 0:
-            self._check_styles(style)
+            check_styles(style, self.num_styles)
         features = self.generator.encode(source)
         fake = self.generator.decode(features, style).to(source.dtype)  # of autocast's half precision
 
@@ -213,15 +205,15 @@ class FontGAN(Rebuildable, lightning.LightningModule):
         terms: dict[str, Tensor] = {}
         weights: dict[str, Any] = dict(self.weights)
         if judge is not None:
-            weights["g_loss"], terms = self._train_discriminator(judge, source, target, fake.detach(), style, batch_idx)
+            weights["disc"], terms = self._train_discriminator(judge, source, target, fake.detach(), style, batch_idx)
         losses = self._generator_losses(judge, source, target, fake, features[-1], style)
         require_finite(losses, batch_idx, self.global_step)
         loss = torch.stack([weights[name] * value for name, value in losses.items()]).sum()
         collect(loss, self.generator.parameters())
         step_and_zero(self, self.trainer.optimizers[0])
         if is_log_step(self.trainer, self.global_step + 1):
-            self.log("train/l1", losses.pop("l1").detach(), prog_bar=True)
-            terms |= {name: value.detach() for name, value in losses.items()}
+            terms |= {"g_loss" if name == "disc" else name: value.detach() for name, value in losses.items()}
+            self.log("train/l1", terms.pop("l1"), prog_bar=True)
             self.log_dict({f"train/{name}": value for name, value in terms.items()})
         count_batch(self)
         return loss.detach()
@@ -241,7 +233,7 @@ class FontGAN(Rebuildable, lightning.LightningModule):
             collect(loss, judge.parameters())
             clip(judge.parameters(), self.clip_d)
             self.trainer.optimizers[1].step()  # the gradients stay until the generator steps, for their log
-        weight = self.weights["g_loss"]
+        weight = self.weights["disc"]
         felt = weight * eased(real.realness, made.realness) if self.balance == "adaptive" else loss.new_tensor(weight)
         return felt, {
             "d_loss": loss.detach(),
@@ -262,7 +254,7 @@ class FontGAN(Rebuildable, lightning.LightningModule):
         if judge is not None:
             judged = judge(source, fake)
             losses |= {
-                "g_loss": self.game.generator(judged.realness),
+                "disc": self.game.generator(judged.realness),
                 "category": F.cross_entropy(judged.styles, style),
             }
         if self.weights["constancy"]:
@@ -274,13 +266,6 @@ class FontGAN(Rebuildable, lightning.LightningModule):
         if self.perceptual is not None:
             losses["perceptual"] = self.perceptual(fake, target).mean()
         return losses
-
-    def _check_styles(self, style: Tensor) -> None:
-        if style.min() < 0 or style.max() >= self.num_styles:
-            raise UserError(
-                f"styles must lie in 0 .. {self.num_styles - 1}, got {int(style.min())} to {int(style.max())}: "
-                "give a style of this model, or train with more of them by --data.target"
-            )
 
     def configure_optimizers(self) -> Any:
         """One optimizer for each player, the generator first."""
@@ -345,8 +330,8 @@ class FontGAN(Rebuildable, lightning.LightningModule):
     def _evaluate(self, batch: dict[str, Tensor], stage: str) -> None:
         source, target, style = batch["source"], batch["target"], batch["style"]
         made = self(source, style).to(source.dtype)
-        rows = (self.value_range.decode(glyphs) for glyphs in (made, target, source))
-        self.glyphs.update(*rows, batch["density"], style)
+        rows = [self.value_range.decode(glyphs) for glyphs in (made, target, source)]
+        self.glyphs.update(rows[0], rows[1], rows[2], batch["density"], style)
         figures = {}
         if self.discriminator is not None:
             for name, glyphs in (("p_real", target), ("p_fake", made)):

@@ -115,3 +115,12 @@ def make_norm(norm: str, channels: int) -> list[nn.Module]:
     """Return the layer that normalises, if there is one."""
     kinds = {"instance": nn.InstanceNorm2d(channels, affine=True), "batch": nn.BatchNorm2d(channels)}
     return [kinds[norm]] if norm in kinds else []
+
+
+def check_styles(style: Tensor, num_styles: int) -> None:
+    """Raise UserError if a style (...,) int64 lies outside [0, num_styles)."""
+    if style.min() < 0 or style.max() >= num_styles:
+        raise UserError(
+            f"styles must lie in 0 .. {num_styles - 1}, got {int(style.min())} to {int(style.max())}: "
+            "take a style of this model, or train with more of them by --data.target"
+        )

@@ -115,7 +115,7 @@ def scheduled(
     own = [group["lr"] for group in optimizer.param_groups]
     module.configured_lr = {**rates, f"lr/{name}": own}  # type: ignore[assignment]  # see keep_configured_lr
     scheduler = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: schedule.factor(step, training_steps(trainer))
+        optimizer, lambda step: schedule.factor(step, training_steps(trainer)) * callbacks_factor(trainer)
     )
     interval = {"interval": "step"} if module.automatic_optimization else {}  # else whoever steps by hand decides
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "name": f"lr/{name}", **interval}}
@@ -127,6 +127,12 @@ def discriminator_adam(
     """Return :func:`adam` for a discriminator: the other player's ``settings``, but the rate ``disc_lr`` if any."""
     own = settings if disc_lr is None else {**settings, "lr": disc_lr, "base_lr": None}
     return adam(module, parameters, name="discriminator", **own)
+
+
+def callbacks_factor(trainer: lightning.Trainer) -> float:
+    """Return the product of what callbacks have as ``lr_factor``, such as ``Plateau``."""
+    callbacks: Any = trainer.callbacks  # type: ignore[attr-defined]
+    return math.prod([callback.lr_factor for callback in callbacks if hasattr(callback, "lr_factor")])
 
 
 def training_steps(trainer: lightning.Trainer) -> float:
