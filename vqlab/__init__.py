@@ -30,6 +30,7 @@ PUBLIC = {
     "S4DVQ": "vqlab.models.s4dvq",
     "SGAN": "vqlab.models.sgan",
     "FontGAN": "vqlab.models.font_gan",
+    "GANTopicModel": "vqlab.models.gan_topic",
     # quantizers
     "Quantizer": "vqlab.quantizers.base",
     "QuantizerOutput": "vqlab.quantizers.base",
@@ -84,10 +85,18 @@ PUBLIC = {
     "ECG": "vqlab.data.ecg",
     "Signals": "vqlab.data.signal_files",
     "FontPairs": "vqlab.data.font_pairs",
+    "Docstrings": "vqlab.data.docstrings",
+    "Newsgroups": "vqlab.data.newsgroups",
+    "TextFolder": "vqlab.data.text_folder",
+    "TextFile": "vqlab.data.text_file",
+    "BagOfWords": "vqlab.data.bag_of_words",
     # metrics
     "CodebookUsage": "vqlab.metrics.codebook",
     "CodeStatistics": "vqlab.metrics.code_statistics",
     "FrechetDistance": "vqlab.metrics.frechet",
+    "ReferenceCorpus": "vqlab.metrics.cooccurrence",
+    "TopicClusters": "vqlab.metrics.topic_clusters",
+    "topic_figures": "vqlab.metrics.topics",
     # callbacks
     "EMA": "vqlab.callbacks.ema",
     "Plateau": "vqlab.callbacks.plateau",

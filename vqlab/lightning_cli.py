@@ -52,6 +52,7 @@ LINKS = {
     ),
     "pixel_range": ("value_range",),
     "length": ("length",),
+    "vocab_size": ("vocab_size",),
     "num_classes": ("num_classes",),
     "num_styles": ("num_styles", "generator.num_styles", "discriminator.num_styles"),
     "train_size": ("train_size",),

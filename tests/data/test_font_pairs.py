@@ -22,7 +22,7 @@ def fonts(tmp_path):
     """Sixty characters in both fonts, some with flaws; 200 to 204 in the source only."""
     source = {code: bar(code - 100) for code in range(100, 160)}
     target = {code: bar(code - 100, 40) for code in range(100, 160)}
-    source |= {code: bar(code - 100) for code in range(200, 205)}
+    source |= {code: bar(code - 100) for code in range(200, 205)} | {205: [], 206: [box(0, 0, 3000, 700)]}
     target[101] = []  # blank in the target, so the target lacks it
     source[102] = []
     target[103] = NOTDEF
@@ -73,18 +73,19 @@ def test_splits_cover_the_characters_and_keep_outlines_together(fonts, caplog):
     assert data.train_size == len(parts[0])
     report = (
         "From to To: 56 pairs of 60 shared characters at em_scale 0.75; left out 2 blank, 1 like .notdef, "
-        "1 that leave the image; 3 share an outline with another; 5 of the charset are not in To"
+        "1 that leave the image; 3 share an outline with another; 7 of the charset are not in To"
     )
     assert report in caplog.text
 
 
-def test_what_the_target_lacks_is_there_to_predict(fonts):
+def test_what_the_target_lacks_is_there_to_predict(fonts, caplog):
     data = pairs(fonts)
     assert data.missing == [[101, 103, 200, 201, 202, 203, 204]]
     data.setup("predict")
     (first, second) = data.predict_dataloader()
     assert first["char"].tolist() + second["char"].tolist() == data.missing[0]
     assert "target" not in first
+    assert "1 characters to predict leave the image at em_scale 0.75 and are left out" in caplog.text
     drawn = render(fonts[0], data.missing[0], 64, data.em_scale)
     torch.testing.assert_close(second["source"][:, 0], torch.from_numpy(drawn[4:]) / 127.5 - 1)
     # A charset that holds only what is missing can be predicted, not trained on.

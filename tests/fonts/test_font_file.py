@@ -112,10 +112,16 @@ def test_a_character_that_is_there_is_drawn_anew(tmp_path, base):
     assert new.glyph("g41").key == old.glyph("g41").key, "the old glyph stays for what refers to it"
 
 
-def test_the_same_input_gives_the_same_bytes(tmp_path, base):
+@pytest.mark.parametrize("weights", [None, (400, 400, 800)])
+def test_the_same_input_gives_the_same_bytes(tmp_path, weights):
+    base = build(tmp_path / "base.ttf", {65: [box(100, 0, 600, 700)]}, weights=weights)
+    font = TTFont(base, recalcTimestamp=False)
+    font["head"].modified = 3_000_000_000  # another second than now
+    font.save(base)
     for name in ("a", "b"):
         write_font(base, {0x4F60: square()}, tmp_path / name)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    assert TTFont(tmp_path / "a")["head"].modified == 3_000_000_000
 
 
 def names_of(path):

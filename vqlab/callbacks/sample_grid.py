@@ -29,6 +29,7 @@ class SampleGrid(lightning.Callback):
     The model says what to show: ``pictures(batch)`` returns images (B, C, H, W) in [0, 1] by name, shown as rows below
     each other, or ``traces(batch)`` signals, which are plotted; ``code_counts()``, where it exists, the use of each
     code, and ``confusion_counts()`` (K, K) how often class i was taken for class j (``confusion_NNNNNN.png``).
+    ``tables()``, names of columns and rows by name, become ``<name>_NNNNNN.md``.
 
     Args:
         num_images: Images per grid, the first of the validation set.
@@ -69,10 +70,19 @@ class SampleGrid(lightning.Callback):
                 if trainer.is_global_zero:
                     self._write(trainer, name, draw(counts))
 
+    def on_validation_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
+        """Write the tables."""
+        if _is_real(trainer) and trainer.is_global_zero and hasattr(pl_module, "tables"):
+            for name, (columns, rows) in pl_module.tables().items():
+                with write_whole(_path(trainer, name, "md")) as file:
+                    file.write(markdown(columns, rows).encode())
+                for logger in trainer.loggers:
+                    if isinstance(logger, WandbLogger):
+                        logger.log_table(f"samples/{name}", columns=columns, data=rows, step=trainer.global_step)
+
     @rank_zero_only
     def _write(self, trainer: lightning.Trainer, name: str, image: Tensor) -> None:
-        path = Path(trainer.default_root_dir) / "samples" / f"{name}_{trainer.global_step:06d}.png"
-        with write_whole(path) as file:
+        with write_whole(_path(trainer, name, "png")) as file:
             save_image(image, file, format="png")
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
@@ -138,6 +148,24 @@ def drawn(figure: Figure) -> Tensor:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     return to_tensor(Image.open(buffer).convert("RGB"))
+
+
+def markdown(columns: list[str], rows: list[list[Any]]) -> str:
+    """Return a table in Markdown.
+
+    Example:
+        >>> print(markdown(["topic", "words"], [[0, "cat hat"]]))
+        | topic | words |
+        |---|---|
+        | 0 | cat hat |
+    """
+    lines = [columns, *rows]
+    text = [f"| {' | '.join(str(cell).replace('|', chr(92) + '|') for cell in line)} |" for line in lines]
+    return "\n".join([text[0], "|---" * len(columns) + "|", *text[1:]])
+
+
+def _path(trainer: lightning.Trainer, name: str, suffix: str) -> Path:
+    return Path(trainer.default_root_dir) / "samples" / f"{name}_{trainer.global_step:06d}.{suffix}"
 
 
 def _is_real(trainer: lightning.Trainer) -> bool:

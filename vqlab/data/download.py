@@ -17,7 +17,14 @@ WITHOUT_NETWORK = (
 )
 
 
-def download_whole(name: str, root: str, folder: str, archives: str, download: Callable[[str], object]) -> None:
+def download_whole(
+    name: str,
+    root: str,
+    folder: str,
+    archives: str,
+    download: Callable[[str], object],
+    otherwise: str = WITHOUT_NETWORK,
+) -> None:
     """Let ``download(temporary_root)`` write ``temporary_root/folder``, then move the files to ``root/folder``.
 
     Args:
@@ -25,7 +32,8 @@ def download_whole(name: str, root: str, folder: str, archives: str, download: C
         root: Where the data set belongs.
         folder: What the download makes under its root.
         archives: Pattern of the archives under ``root``; those that are there need not be downloaded.
-        download: Torchvision's download; gets a temporary folder beside the final one.
+        download: The library's download; gets a temporary folder beside the final one.
+        otherwise: What to do without a network, for the message.
 
     Raises:
         UserError: If anything fails; nothing of the download is left.
@@ -48,7 +56,7 @@ def download_whole(name: str, root: str, folder: str, archives: str, download: C
     except (OSError, RuntimeError, EOFError) as error:  # URLError and timeouts are OSErrors
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(
-            f"{name} could not be downloaded ({reason}): put it into {Path(root) / folder} by hand; {WITHOUT_NETWORK}"
+            f"{name} could not be downloaded ({reason}): put it into {Path(root) / folder} by hand; {otherwise}"
         ) from error
     finally:
         socket.setdefaulttimeout(before)

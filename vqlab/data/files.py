@@ -18,7 +18,7 @@ def list_files(root: Path, extensions: tuple[str, ...], what: str) -> list[Path]
 
     Args:
         root: The folder.
-        extensions: As in ``(".png", ".jpg")``; files' own may be in capitals.
+        extensions: As in ``(".png", ".jpg")``; files' own may be in capitals. ``("",)`` takes all files.
         what: What messages call the files' content.
 
     Raises:
@@ -33,7 +33,8 @@ def list_files(root: Path, extensions: tuple[str, ...], what: str) -> list[Path]
         if name.lower().endswith(extensions) and not name.startswith(".")  # macOS leaves ._name beside each file
     )
     if not files:
-        raise UserError(f"{root} holds no {what} ({', '.join(extensions)}): set --data.path to a folder of {what}")
+        kinds = f" ({', '.join(extensions)})" if any(extensions) else ""
+        raise UserError(f"{root} holds no {what}{kinds}: set --data.path to a folder of {what}")
     return files
 
 

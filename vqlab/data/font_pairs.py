@@ -206,6 +206,12 @@ class FontPairs(SplitDataModule):
     def _missing(self) -> tuple[Glyphs, np.ndarray]:
         lacking = [set(self._wanted) - target.having(SOUND, OUTSIDE) for target in self._targets]
         source = self._draw(self.source_font, sorted(set().union(*lacking)))
+        outside = len(source.having(OUTSIDE))
+        if outside:
+            log.warning(
+                f"{outside:,} characters to predict leave the image at em_scale {self.em_scale:g} and are left out: "
+                "train with a smaller --data.em_scale to have them"
+            )
         return source, as_pairs([sorted(codes & source.having(SOUND)) for codes in lacking])
 
     def collate(self) -> Callable[[Batch], Batch]:

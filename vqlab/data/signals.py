@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from vqlab.data.splits import Batch, Split, SplitDataModule, require_at_least
+from vqlab.data.splits import Batch, Split, SplitDataModule, as_it_is, require_at_least
 from vqlab.errors import UserError
 
 FLAT = 1e-3  # a window whose spread is this share of the data's is taken for flat and not blown up
@@ -121,11 +121,6 @@ def window_starts(lengths: list[int], length: int, stride: int) -> Tensor:
     """
     starts = [[r, s] for r, samples in enumerate(lengths) for s in range(0, samples - length + 1, stride)]
     return torch.tensor(starts, dtype=torch.int64).view(-1, 2)
-
-
-def as_it_is(batch: Batch) -> Batch:
-    """Return the batch."""
-    return batch
 
 
 def by_signal(batch: Batch, statistics: tuple[Tensor, Tensor]) -> Batch:

@@ -167,3 +167,8 @@ def require_at_least(name: str, value: int, least: int, mend: int) -> None:
     """Raise a UserError that names the setting unless ``value`` is at least ``least``."""
     if value < least:
         raise UserError(f"{name} must be at least {least}, got {value}: set --data.{name}={mend}")
+
+
+def as_it_is(batch: Batch) -> Batch:
+    """Return the batch."""
+    return batch

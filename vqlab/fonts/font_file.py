@@ -15,7 +15,7 @@ from fontTools.varLib.instancer import instantiateVariableFont
 
 from vqlab.errors import UserError
 from vqlab.fonts.draw import ASCENT, EmBox
-from vqlab.fonts.font import Font
+from vqlab.fonts.font import Font, Outline
 from vqlab.fonts.trace import trace
 from vqlab.training.whole_files import write_whole
 
@@ -70,39 +70,47 @@ def write_font(
         'DejaVu Serif vqlab Book'
     """
     box, font = EmBox(em_scale), Font(base, weight, "target")
+    widths = Font(source, setting="source") if isinstance(source, str | Path) else source
     if Path(out).exists() and Path(out).samefile(base):
         raise UserError(f"{out} is the font to complete itself: set --font to another file")
-    outlines = {code: trace(check_bitmap(code, image), box) for code, image in bitmaps.items()}
-    if not outlines:
-        raise UserError(f"there are no images to write into {out}: set --data.charset to what the font lacks")
-    blank = [code for code, outline in outlines.items() if not len(outline.codes)]
-    if len(blank) == len(outlines):
-        raise UserError(f"all {len(blank)} images are blank, so {out} would hold nothing new: train for longer")
-    if blank:
-        names = ", ".join(f"U+{code:04X}" for code in blank[:5]) + (", ..." if len(blank) > 5 else "")
-        log.warning(f"{len(blank)} of {len(outlines)} images are blank and not in {out}: {names}")
-    written = {code: outline for code, outline in outlines.items() if code not in set(blank)}
-    advances = dict.fromkeys(written, 1.0)
-    if source is not None:
-        widths = source if isinstance(source, Font) else Font(source, setting="source")
-        advances = {code: widths.advance(code) if code in widths.characters else 1.0 for code in written}
-
     file = make_static_truetype(font)
     rename(file, family, font.path)
-    names_of = add_names(file, list(written), font.path)
+    outlines = trace_all(bitmaps, box, out)
+    names = add_names(file, list(outlines), font.path)
     units = font.units_per_em
-    for code, name in names_of.items():
+    for code, outline in outlines.items():
         pen = TTGlyphPen(None)
-        written[code].draw(pen, units)
-        file["glyf"][name] = pen.glyph()
-        file["glyf"][name].recalcBounds(file["glyf"])
+        outline.draw(pen, units)
+        glyph = pen.glyph()
+        glyph.recalcBounds(file["glyf"])
+        file["glyf"][names[code]] = glyph
+        advance = widths.advance(code) if widths and code in widths.characters else 1.0
         # FreeType moves a glyph so that its ink starts at the side bearing.
-        file["hmtx"][name] = (round(advances[code] * units), file["glyf"][name].xMin)
+        file["hmtx"][names[code]] = (round(advance * units), glyph.xMin)
         if "vmtx" in file:
-            file["vmtx"][name] = (units, round(ASCENT * units) - file["glyf"][name].yMax)
-    map_characters(file, names_of)
+            file["vmtx"][names[code]] = (units, round(ASCENT * units) - glyph.yMax)
+    map_characters(file, names)
     save(file, out)
-    return list(written)
+    return list(outlines)
+
+
+def trace_all(bitmaps: Mapping[int, np.ndarray], box: EmBox, out: str | Path) -> dict[int, Outline]:
+    """Return the outlines of images, but of blank ones, which a warning names.
+
+    Raises:
+        UserError: If there are no images, or all are blank.
+    """
+    outlines = {code: trace(check_bitmap(code, image), box) for code, image in bitmaps.items()}
+    drawn = {code: outline for code, outline in outlines.items() if len(outline.codes)}
+    blank = [f"U+{code:04X}" for code in outlines if code not in drawn]
+    if not outlines:
+        raise UserError(f"there are no images to write into {out}: set --data.charset to what the font lacks")
+    if not drawn:
+        raise UserError(f"all {len(blank)} images are blank, so {out} would hold nothing new: train for longer")
+    if blank:
+        some = ", ".join(blank[:5]) + (", ..." if len(blank) > 5 else "")
+        log.warning(f"{len(blank)} of {len(outlines)} images are blank and not in {out}: {some}")
+    return drawn
 
 
 def check_bitmap(code: int, image: np.ndarray) -> np.ndarray:
@@ -120,8 +128,6 @@ def check_bitmap(code: int, image: np.ndarray) -> np.ndarray:
 def make_static_truetype(font: Font) -> TTFont:
     """Return the font's file with one set of outlines, in quadratic curves."""
     file = font.file
-    file.recalcTimestamp = False  # the same input gives the same bytes
-    file.flavor = None  # not WOFF2
     if "fvar" in file:
         place = {axis.axisTag: axis.defaultValue for axis in file["fvar"].axes}
         if font.weight is not None:
@@ -253,6 +259,8 @@ def reserved_names(file: TTFont) -> list[str]:
 
 def save(file: TTFont, out: str | Path) -> None:
     """Write the font whole."""
+    file.recalcTimestamp = False  # the same input gives the same bytes
+    file.flavor = None  # not WOFF2
     data = io.BytesIO()
     file.save(data)
     with write_whole(out, "--font") as target:

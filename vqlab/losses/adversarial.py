@@ -4,7 +4,7 @@ All take logits of any shape and average over all of them, so two ranks with hal
 the whole batch. Half-precision logits are taken to float32 first.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -144,6 +144,34 @@ def r1_penalty(real: Tensor, logits: Tensor) -> Tensor:
         )
     (gradient,) = torch.autograd.grad(logits.sum(), real, create_graph=True)
     return 0.5 * precise(gradient).square().flatten(1).sum(1).mean()
+
+
+def gradient_penalty(critic: Callable[..., Tensor], real: Sequence[Tensor], fake: Sequence[Tensor]) -> Tensor:
+    """Return E (|gradient of D| - 1)^2 between real and generated inputs, to be multiplied by lambda, 10 as a rule.
+
+    Gulrajani et al. 2017, arXiv:1704.00028, equation 3; the gradient is with respect to all inputs of an example
+    together.
+
+    Args:
+        critic: (*inputs) to scores (B,), without batch norm.
+        real: Inputs (B, ...), one tensor for each argument of the critic.
+        fake: The same of generated examples.
+
+    Example:
+        >>> x = torch.zeros(4, 3)
+        >>> gradient_penalty(lambda x: 2 * x[:, 0], [x], [x + 1]).item()
+        1.0
+    """
+    share = torch.rand(len(real[0]), device=real[0].device, dtype=real[0].dtype)
+    between = [
+        torch.lerp(made.detach(), true.detach(), share.view(-1, *[1] * (true.ndim - 1))).requires_grad_()
+        for true, made in zip(real, fake, strict=True)
+    ]
+    gradients = torch.autograd.grad(
+        critic(*between).sum(), between, create_graph=True, allow_unused=True, materialize_grads=True
+    )
+    norms = torch.cat([precise(gradient).flatten(1) for gradient in gradients], dim=1).norm(dim=1)
+    return (norms - 1).square().mean()
 
 
 class LeCam(nn.Module):

@@ -1,0 +1,271 @@
+"""What the text DataModules share: documents as counts of words, sparse until they are a batch.
+
+Shapes: N documents of a split, V words of the vocabulary, T words of all texts in a row, B documents of a batch.
+"""
+
+import logging
+from abc import abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from scipy.sparse import csr_matrix
+from torch import Tensor
+
+from vqlab.data.splits import Batch, Split, SplitDataModule, as_it_is, split_positions
+from vqlab.errors import UserError
+
+log = logging.getLogger(__name__)
+
+
+class Tokens(NamedTuple):
+    """Documents as words in their order: document n is ``ids[offsets[n] : offsets[n + 1]]``.
+
+    Args:
+        ids: (T,) int32, numbers of words.
+        offsets: (N + 1,) int64.
+    """
+
+    ids: np.ndarray
+    offsets: np.ndarray
+
+
+class BagsOfWords(Split):
+    """Documents in memory as a sparse matrix of counts; only a batch is dense.
+
+    Args:
+        counts: (N, V), how often each word is in each document.
+        labels: (N,) integers; without labels every label is -1.
+        tokens: The words in order, if they are known; words that are not in the vocabulary are left out.
+
+    Example:
+        >>> data = BagsOfWords(csr_matrix([[2, 0, 1], [0, 3, 0]]))
+        >>> batch = data.__getitems__([1, 0])
+        >>> batch["bow"].tolist(), batch["label"].tolist(), batch["index"].tolist()
+        ([[0.0, 3.0, 0.0], [2.0, 0.0, 1.0]], [-1, -1], [1, 0])
+    """
+
+    def __init__(
+        self, counts: csr_matrix, labels: np.ndarray | Tensor | None = None, tokens: Tokens | None = None
+    ) -> None:
+        self.counts = counts.astype(np.float32, copy=False)
+        self.labels = torch.full((counts.shape[0],), -1) if labels is None else torch.as_tensor(labels).long()
+        self.tokens = tokens
+
+    def __len__(self) -> int:
+        return self.counts.shape[0]
+
+    def __getitems__(self, indices: list[int]) -> Batch:
+        index = torch.as_tensor(indices)
+        return {"bow": torch.from_numpy(self.counts[indices].toarray()), "label": self.labels[index], "index": index}
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """What a source gives.
+
+    Args:
+        splits: Documents of ``train``, ``val`` and, where there are some, ``test``.
+        vocabulary: V words.
+        class_names: What the labels 0, 1, ... mean; empty without labels.
+    """
+
+    splits: dict[str, BagsOfWords]
+    vocabulary: list[str]
+    class_names: list[str]
+
+
+class TextDataModule(SplitDataModule):
+    """Documents as bags of words, in batches of ``bow``, ``label`` and ``index``.
+
+    A source subclasses this and defines :meth:`load_corpus`. It is called once, when anything that the texts say is
+    first asked for: the vocabulary, the number of classes, the training size.
+
+    With ``weighting="tfidf"`` a document is a distribution over words, as ATM and BAT take it:
+    ``bow[v] = tf[v] * idf[v] / sum_u tf[u] * idf[u]`` with the document's counts ``tf`` and
+    ``idf[v] = ln((1 + N) / (1 + df[v])) + 1``, where ``df[v]`` of the N training documents hold the word. It is
+    scikit-learn's ``TfidfTransformer(norm="l1")``; unlike with the plain ``ln(N / df)``, no word weighs 0.
+
+    Args:
+        batch_size: Documents per batch and device.
+        weighting: What the numbers of ``bow`` are: ``tfidf``, rows that sum to 1, or ``counts``.
+        num_workers: Processes that load batches; 0 loads in the main process.
+        seed: Seed of the split and of the order.
+
+    Shape:
+        batch["bow"] (B, V) float32; batch["label"] (B,) int64, -1 where there is none; batch["index"] (B,) int64, the
+        position in the split. No document is empty: those without a word of the vocabulary are left out.
+
+    Raises:
+        UserError: If an argument is out of range, or a split is empty or too small for one batch.
+
+    Example:
+        >>> class Rhymes(TextDataModule):
+        ...     def load_corpus(self):
+        ...         documents = BagsOfWords(csr_matrix(np.eye(3, k=1)), np.array([0, 1, 1]))
+        ...         return Corpus({"train": documents, "val": documents}, ["cat", "hat", "mat"], ["a", "b"])
+        >>> data = Rhymes(batch_size=2)
+        >>> data.vocab_size, data.vocabulary, data.num_classes, data.train_size
+        (3, ['cat', 'hat', 'mat'], 2, 2)
+        >>> data.train_counts().toarray().tolist()
+        [[0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]
+        >>> next(iter(data.train_dataloader()))["bow"].sum(1).tolist()
+        [1.0, 1.0]
+    """
+
+    examples = "documents"
+    modality = "bow"
+
+    def __init__(
+        self,
+        batch_size: int = 256,
+        weighting: Literal["tfidf", "counts"] = "tfidf",
+        num_workers: int = 0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(batch_size, num_workers, seed)
+        if weighting not in ("tfidf", "counts"):
+            raise UserError(f"weighting must be tfidf or counts, got {weighting!r}: set --data.weighting=tfidf")
+        self.weighting = weighting
+
+    @abstractmethod
+    def load_corpus(self) -> Corpus:
+        """Return all documents; those without words may be among them."""
+
+    @cached_property
+    def _corpus(self) -> Corpus:
+        return without_empty(self.load_corpus())
+
+    @property
+    def vocabulary(self) -> list[str]:
+        """The V words, in the order of the columns of ``bow``."""
+        return self._corpus.vocabulary
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of words, V."""
+        return len(self.vocabulary)
+
+    @property
+    def class_names(self) -> list[str]:
+        """What the labels 0, 1, ... mean; empty without labels."""
+        return self._corpus.class_names
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes, 0 without labels."""
+        return len(self.class_names)
+
+    @property
+    def train_size(self) -> int:
+        """Number of training documents."""
+        return len(self._corpus.splits["train"])
+
+    def train_counts(self) -> csr_matrix:
+        """Return how often each word is in each training document, (N, V) float32."""
+        return self._corpus.splits["train"].counts
+
+    def val_counts(self) -> csr_matrix:
+        """Return the same of the validation documents."""
+        return self._corpus.splits["val"].counts
+
+    def test_counts(self) -> csr_matrix | None:
+        """Return the same of the test documents, or None where there are none."""
+        return self._corpus.splits["test"].counts if "test" in self._corpus.splits else None
+
+    def train_tokens(self) -> Tokens | None:
+        """Return the words of the training documents in order, without those that are not in the vocabulary.
+
+        None where the source knows counts alone.
+        """
+        return self._corpus.splits["train"].tokens
+
+    @cached_property
+    def idf(self) -> Tensor:
+        """Inverse document frequency of each word in the training documents, (V,) float32."""
+        counts = self.train_counts()
+        return torch.from_numpy(np.log((1 + counts.shape[0]) / (1 + document_frequency(counts))) + 1).float()
+
+    def load_train_val(self) -> tuple[BagsOfWords, BagsOfWords]:
+        """Return the training and the validation documents."""
+        return self._corpus.splits["train"], self._corpus.splits["val"]
+
+    def load_test(self) -> BagsOfWords | None:
+        """Return the test documents, if there are any."""
+        return self._corpus.splits.get("test")
+
+    def collate(self) -> Callable[[Batch], Batch]:
+        """Weigh the counts."""
+        return as_it_is if self.weighting == "counts" else partial(to_tf_idf, idf=self.idf)
+
+
+def to_tf_idf(batch: Batch, idf: Tensor) -> Batch:
+    """Weigh the counts of a batch by ``idf``, and divide each row by its sum."""
+    weighted = batch["bow"] * idf
+    return batch | {"bow": weighted.div_(weighted.sum(1, keepdim=True))}
+
+
+def document_frequency(counts: csr_matrix) -> np.ndarray:
+    """Return in how many of the documents (N, V) each word is, (V,) int64; the matrix stores no zeros."""
+    return np.bincount(counts.indices, minlength=counts.shape[1])
+
+
+def without_empty(corpus: Corpus) -> Corpus:
+    """Return the corpus without documents that have no words, and say in one line how many these are.
+
+    Raises:
+        UserError: If all documents of a split are empty.
+    """
+    splits, empty = {}, {}
+    for split, documents in corpus.splits.items():
+        full = np.flatnonzero(np.diff(documents.counts.indptr))
+        if not len(full):
+            raise UserError(
+                f"none of the {len(documents)} documents of {split} holds one of the {len(corpus.vocabulary)} words of "
+                "the vocabulary: give more documents, or set --data.vocabulary_path to words that fit"
+            )
+        empty[split] = len(documents) - len(full)
+        splits[split] = take(documents, full) if empty[split] else documents
+    if any(empty.values()):
+        counted = ", ".join(f"{number:,} of {split}" for split, number in empty.items())
+        log.warning(f"left out documents without a word of the vocabulary: {counted}")
+    return Corpus(splits, corpus.vocabulary, corpus.class_names)
+
+
+def take(documents: BagsOfWords, full: np.ndarray) -> BagsOfWords:
+    """Return the documents at ``full``, of which all others are empty."""
+    tokens = documents.tokens
+    if tokens is not None:
+        tokens = Tokens(tokens.ids, tokens.offsets[[0, *(full + 1)]])
+    return BagsOfWords(documents.counts[full], documents.labels[full], tokens)
+
+
+def draw_splits(count: int, val_fraction: float, test_fraction: float, seed: int) -> dict[str, np.ndarray]:
+    """Return the sorted positions of each split, at least one in each that has a share.
+
+    Raises:
+        UserError: If the shares leave no training documents, or there are too few.
+
+    Example:
+        >>> {split: len(rows) for split, rows in draw_splits(20, 0.1, 0, seed=0).items()}
+        {'train': 18, 'val': 2}
+    """
+    if not (val_fraction > 0 and test_fraction >= 0 and val_fraction + test_fraction < 1):
+        raise UserError(
+            f"val_fraction {val_fraction} and test_fraction {test_fraction} leave no training documents, or none for "
+            "validation: set --data.val_fraction=0.1 --data.test_fraction=0.1"
+        )
+    num_val, num_test = (max(1, round(count * share)) if share else 0 for share in (val_fraction, test_fraction))
+    if num_val + num_test >= count:
+        raise UserError(
+            f"{count} document(s) are too few to keep {num_val} for validation and {num_test} for test: "
+            "give --data.path more"
+        )
+    rest, held_out = split_positions(count, num_val + num_test, seed)
+    # Which of those kept are for test is drawn, too: they come in order.
+    for_val, for_test = (held_out[part] for part in split_positions(len(held_out), num_test, seed))
+    groups = {"train": rest, "val": for_val, "test": for_test}
+    return {split: rows.numpy() for split, rows in groups.items() if len(rows)}

@@ -1,0 +1,71 @@
+"""Documents from a folder of text files."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from vqlab.data.files import counted, list_files
+from vqlab.data.raw_text import SPLITS, Document, RawTextDataModule
+from vqlab.data.text_records import require_encoding
+from vqlab.errors import UserError
+
+
+class TextFolder(RawTextDataModule):
+    """A folder with text files at any depth, one document each, whatever their extensions.
+
+    If ``path/train`` exists, and ``path/val`` or ``path/test`` beside it, these are the splits; else validation and
+    test documents are drawn by ``seed``. The label is the name of the first-level folder, if there are at least two.
+
+    Args:
+        path: The folder.
+        encoding: Encoding of the files, such as ``latin-1``.
+        **common: ``val_fraction``, ``test_fraction``, ``token_pattern``, ``min_df``, ``max_df``, ``max_vocab``,
+            ``stop_words``, ``vocabulary_path``, ``batch_size``, ``weighting``, ``num_workers``, ``seed``: see
+            :class:`~vqlab.data.raw_text.RawTextDataModule`.
+
+    Shape:
+        See :class:`~vqlab.data.text.TextDataModule`.
+
+    Raises:
+        UserError: If the folder is missing or empty, or a file is not in ``encoding``.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> for name, text in (("pets/1", "cat and dog"), ("pets/2", "dog and cat"), ("food/1", "cat food")):
+        ...     (folder / name).parent.mkdir(exist_ok=True)
+        ...     _ = (folder / name).write_text(text)
+        >>> data = TextFolder(str(folder), min_df=1, max_df=1.0, val_fraction=0.3, test_fraction=0, batch_size=2)
+        >>> data.class_names, data.train_size
+        (['food', 'pets'], 2)
+    """
+
+    test_mend = (
+        "set --data.test_fraction, add a folder `test` beside `train` under --data.path, or use `vqlab validate`"
+    )
+
+    def __init__(self, path: str, encoding: str = "utf-8", **common: Any) -> None:
+        super().__init__(**common)
+        require_encoding(encoding)
+        self.path, self.encoding = path, encoding
+        root = Path(path)
+        folders = {split: root / split for split in SPLITS if (root / split).is_dir()}
+        if not ("train" in folders and len(folders) > 1):
+            folders = {"": root}
+        self._files = {split: list_files(folder, ("",), "text files") for split, folder in folders.items()}
+        self._roots = folders
+
+    def read(self) -> Iterator[Document]:
+        """Yield the documents in the order of their paths."""
+        files = [(split, file) for split, group in self._files.items() for file in group]
+        for split, file in counted(files, len(files), "read", "files"):
+            try:
+                text = file.read_text(self.encoding)
+            except UnicodeDecodeError as error:
+                raise UserError(
+                    f"{file} is not {self.encoding}: save it as that, remove it, or set --data.encoding=latin-1"
+                ) from error
+            except OSError as error:
+                raise UserError(f"{file} cannot be read ({error.strerror}): leave it out of --data.path") from error
+            folder = file.relative_to(self._roots[split]).parts[0]
+            yield Document(text, folder if file.parent != self._roots[split] else None, split or None)
