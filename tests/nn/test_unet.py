@@ -5,7 +5,6 @@ import copy
 import pytest
 import torch
 from refusal import refused
-from torch import nn
 
 from vqlab.nn.unet import UNet
 
@@ -35,7 +34,6 @@ def test_an_untrained_one_draws_about_the_source():
 
 def test_the_style_changes_the_glyph_and_shares_of_two_lie_between_them():
     net, x = UNet(32, 2, base_channels=8).double(), glyphs(1).double()
-    nn.init.normal_(net.styles.weight)
     first, second = (net(x, torch.tensor([style])) for style in (0, 1))
     assert (first - second).abs().max() > 1e-3
     torch.testing.assert_close(net(x, torch.tensor([[0.0, 1.0]]).double()), second)

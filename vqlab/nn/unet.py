@@ -77,8 +77,7 @@ class UNet(Rebuildable, nn.Module):
             )
             for level, (width, wider) in enumerate(pairwise(widths))
         )
-        self.styles = nn.Embedding(num_styles, style_dim)
-        nn.init.normal_(self.styles.weight, 0.0, 0.01)
+        self.styles = nn.Embedding(num_styles, style_dim)  # from N(0, 1); zi2zi's 0.01 leaves styles alike for long
         self.up = nn.ModuleList(
             nn.Sequential(
                 nn.ReLU(),
