@@ -29,6 +29,7 @@ PUBLIC = {
     "DiscreteVAE": "vqlab.models.discrete_vae",
     "S4DVQ": "vqlab.models.s4dvq",
     "SGAN": "vqlab.models.sgan",
+    "FontGAN": "vqlab.models.font_gan",
     "GANTopicModel": "vqlab.models.gan_topic",
     # quantizers
     "Quantizer": "vqlab.quantizers.base",
@@ -65,6 +66,8 @@ PUBLIC = {
     "ConvFeatures": "vqlab.nn.gan_conv",
     "MLPGenerator": "vqlab.nn.gan_mlp",
     "MLPFeatures": "vqlab.nn.gan_mlp",
+    "UNet": "vqlab.nn.unet",
+    "GlyphJudge": "vqlab.nn.glyph_judge",
     "Likelihood": "vqlab.nn.likelihood",
     "Gaussian": "vqlab.nn.likelihood",
     "Bernoulli": "vqlab.nn.likelihood",
@@ -96,6 +99,7 @@ PUBLIC = {
     "topic_figures": "vqlab.metrics.topics",
     # callbacks
     "EMA": "vqlab.callbacks.ema",
+    "Plateau": "vqlab.callbacks.plateau",
     "Health": "vqlab.callbacks.health",
     "SampleGrid": "vqlab.callbacks.sample_grid",
 }

@@ -18,6 +18,7 @@ from vqlab.callbacks.checkpoints import LastAndBest
 from vqlab.callbacks.ema import EMA
 from vqlab.callbacks.health import Health
 from vqlab.callbacks.learning_rates import LearningRates
+from vqlab.callbacks.plateau import Plateau
 from vqlab.callbacks.progress import Progress
 from vqlab.callbacks.sample_grid import SampleGrid
 from vqlab.callbacks.step_seed import StepSeed
@@ -56,6 +57,7 @@ LINKS = {
     "length": ("length",),
     "vocab_size": ("vocab_size",),
     "num_classes": ("num_classes",),
+    "num_styles": ("num_styles", "generator.num_styles", "discriminator.num_styles"),
     "train_size": ("train_size",),
 }
 
@@ -127,7 +129,8 @@ class CLI(LightningCLI):
         )
         parser.add_argument("--wandb.mode", type=str, default="auto", help="auto, online, offline or disabled.")
         parser.add_argument("--wandb.project", type=str, default="vqlab", help="W&B project.")
-        for callback, key in ((LastAndBest, "checkpoint"), (SampleGrid, "samples"), (Health, "health"), (EMA, "ema")):
+        always = {"checkpoint": LastAndBest, "samples": SampleGrid, "health": Health, "ema": EMA, "plateau": Plateau}
+        for key, callback in always.items():
             parser.add_lightning_class_args(callback, key)
         parser.set_defaults({"ema.decay": None})
         for source in LINKS:

@@ -4,6 +4,7 @@ import json
 import math
 from pathlib import Path
 from types import SimpleNamespace
+from typing import ClassVar
 
 import lightning
 import pytest
@@ -281,6 +282,38 @@ def test_the_mend_of_collapsed_modes_does_not_name_what_is_set():
 def test_players_are_not_judged_within_the_grace():
     fit(Game((0.999, 0.001, 1.0, 1.0), 0.1), Health(gan_grace_steps=100), val=True, val_check_interval=10, steps=60)
     assert verdicts() == {}
+
+
+class Drawing(Game):
+    """A GAN of glyphs, whose advice is its own."""
+
+    mends: ClassVar = {"blur": "draw a finer line"}
+
+    def __init__(self, gain=0.3, grey=1.0, retrieval=0.8):
+        super().__init__()
+        self.glyphs = {"l1_gain": gain, "grey": grey, "retrieval": retrieval, "retrieval_identity": 0.8}
+
+    def validation_step(self, batch, batch_idx):
+        self.log_dict({f"val/{name}": value for name, value in self.glyphs.items()})
+
+
+@pytest.mark.parametrize(
+    ("glyphs", "said"),
+    [
+        ({}, {}),
+        ({"gain": -0.2}, {"worse_than_copying": ["20% farther", "--model.lr"]}),
+        ({"grey": 2.5}, {"blur": ["2.5 times", "draw a finer line"]}),
+        ({"retrieval": 0.5}, {"content_lost": ["50%", "80%", "--model.l1_weight"]}),
+        ({"retrieval": 0.75}, {}),
+    ],
+)
+def test_glyphs_that_are_worse_than_copies(glyphs, said):
+    fit(Drawing(**glyphs), Health(gan_grace_steps=30), val=True, val_check_interval=10, steps=40)
+    assert list(verdicts()) == list(said)
+    for event, words in said.items():
+        line = verdicts()[event]
+        assert line["step"] == 30
+        assert all(word in line["evidence"] + line["mend"] for word in words), line
 
 
 def test_the_state_survives():

@@ -16,8 +16,8 @@ WARM, TOTAL = 10, 110
         ("constant", lambda t: 1.0),
         ("cosine", lambda t: 0.1 + 0.9 * math.cos(math.pi * min(t, 100) / 200) ** 2),
         ("linear", lambda t: 1 - 0.9 * min(t, 100) / 100),
-        ("step", lambda t: 0.5 ** math.floor(t / 30)),
-        ("exponential", lambda t: 2.0 ** (-t / 30)),
+        ("step", lambda t: max(0.1, 0.5 ** math.floor(t / 30))),
+        ("exponential", lambda t: max(0.1, 2.0 ** (-t / 30))),
     ],
 )
 def test_closed_form_after_the_warm_up(kind, closed_form):

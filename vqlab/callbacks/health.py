@@ -21,6 +21,8 @@ from vqlab.training.whole_files import append
 HISTORY = 600  # logged values that the rules on loss and gradient look back at
 ENOUGH = 20  # logged values that these rules need
 PLAYERS = ("p_real", "p_fake", "reals_passed", "fakes_caught")
+BLURRED = 2.0  # times the target's grey pixels
+LOST = 0.1  # of the glyphs, fewer than of the source's are nearest to their own target
 COLLAPSE_MEND = "set --model.quantizer.init=kmeans --model.quantizer.revive_after=16, or lower --model.lr"
 
 
@@ -28,8 +30,9 @@ class Health(lightning.Callback):
     """Watch loss, gradients and codebook; write verdicts to ``health.jsonl`` and print each kind once.
 
     Verdicts: ``non_finite`` (the run stops), ``codebook_collapse``, ``loss_oscillation``, ``exploding_gradient``; of
-    models that generate from noise ``discriminator_too_strong``, ``discriminator_too_weak``, ``mode_collapse``. A low
-    generator loss is none of these and no merit: it is relative to a discriminator that moves. Also logs
+    models with a discriminator ``discriminator_too_strong``, ``discriminator_too_weak``, ``mode_collapse``; of glyphs
+    ``worse_than_copying``, ``blur``, ``content_lost``. A low generator loss is none of these and no merit: it is
+    relative to a discriminator that moves. A model has advice of its own in ``mends``, by verdict. Also logs
     ``grad_norm/<part>`` for each part of the model.
 
     Args:
@@ -120,6 +123,7 @@ class Health(lightning.Callback):
         if trainer.state.fn == "fit" and not trainer.sanity_checking and trainer.is_global_zero:
             self.judge_codebook(trainer, pl_module, "val")
             self.judge_samples(trainer, pl_module)
+            self.judge_glyphs(trainer)
 
     def judge_codebook(self, trainer: lightning.Trainer, pl_module: Any, stage: str) -> None:
         """Say so if usage or perplexity of ``stage`` lies under its share."""
@@ -134,7 +138,7 @@ class Health(lightning.Callback):
                 trainer,
                 "codebook_collapse",
                 f"{float(usage):.1%} of {size} codes used, perplexity {float(perplexity):.1f} ({stage})",
-                getattr(pl_module, "collapse_mend", COLLAPSE_MEND),
+                COLLAPSE_MEND,
             )
 
     def judge_players(self, trainer: lightning.Trainer, figures: list[float]) -> None:
@@ -176,6 +180,23 @@ class Health(lightning.Callback):
             )
         self.collapsed = bool(collapsed)
 
+    def judge_glyphs(self, trainer: lightning.Trainer) -> None:
+        """Say so if held-out glyphs are worse than the source's, blurred, or no longer the character."""
+        names = ("l1_gain", "grey", "retrieval", "retrieval_identity")
+        figures = [trainer.callback_metrics.get(f"val/{name}") for name in names]
+        if None in figures or trainer.global_step < self.gan_grace_steps:
+            return
+        gain, grey, found, identity = map(float, figures)  # type: ignore[arg-type]
+        if gain < 0:
+            evidence = f"held-out glyphs are {-gain:.0%} farther from the target than the source's are"
+            self.say(trainer, "worse_than_copying", evidence, "raise --model.lr or --model.l1_weight, or train longer")
+        if grey > BLURRED:
+            evidence = f"they have {grey:.1f} times as many grey pixels as the target's"
+            self.say(trainer, "blur", evidence, "raise --model.disc_weight, or lower --model.l1_weight")
+        if found < identity - LOST:
+            evidence = f"{found:.0%} are nearest to their own target, of the source's {identity:.0%}"
+            self.say(trainer, "content_lost", evidence, "raise --model.l1_weight, or lower --model.disc_weight")
+
     def on_exception(self, trainer: lightning.Trainer, pl_module: Any, exception: BaseException) -> None:
         """Record a loss that is not finite, and name the last good checkpoint."""
         if isinstance(exception, NonFiniteError):
@@ -189,7 +210,7 @@ class Health(lightning.Callback):
         if event in self.said or not trainer.is_global_zero:
             return
         self.said.add(event)
-        step = trainer.global_step
+        step, mend = trainer.global_step, getattr(trainer.lightning_module, "mends", {}).get(event, mend)
         rank_zero_info(f"health: {event.replace('_', ' ')} at step {step}: {evidence}: {mend}")
         line = {"time": round(time.time(), 1), "step": step, "event": event, "evidence": evidence, "mend": mend, **more}
         append(Path(trainer.default_root_dir) / "health.jsonl", json.dumps(line) + "\n")

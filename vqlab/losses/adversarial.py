@@ -85,10 +85,34 @@ def linear_generator(fake_logits: Tensor) -> Tensor:
     return -precise(fake_logits).mean()
 
 
+def least_squares_discriminator(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+    """Return (mean (D(x) - 1)^2 + mean (D(x^) + 1)^2) / 2.
+
+    Mao et al. 2017, arXiv:1611.04076, equation 2, with the codes a = -1 and b = c = 1: as in the other games, what lies
+    above 0 is taken for real.
+
+    Example:
+        >>> least_squares_discriminator(torch.tensor([1.0]), torch.tensor([1.0])).item()
+        2.0
+    """
+    return 0.5 * ((precise(real_logits) - 1).square().mean() + (precise(fake_logits) + 1).square().mean())
+
+
+def least_squares_generator(fake_logits: Tensor) -> Tensor:
+    """Return mean (D(x^) - 1)^2 / 2, the generator's side of the same.
+
+    Example:
+        >>> least_squares_generator(torch.tensor([-1.0])).item()
+        2.0
+    """
+    return 0.5 * (precise(fake_logits) - 1).square().mean()
+
+
 ADVERSARIAL = {
     "hinge": Adversarial(hinge_discriminator, linear_generator),
     "non_saturating": Adversarial(non_saturating_discriminator, non_saturating_generator),
     "wgan": Adversarial(wasserstein_discriminator, linear_generator),
+    "lsgan": Adversarial(least_squares_discriminator, least_squares_generator),
 }
 
 

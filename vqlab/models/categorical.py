@@ -6,7 +6,7 @@ categories, S draws. Inside, codes are flat, (B, P) or (B, S, P); outside they a
 
 import math
 from abc import ABC, abstractmethod
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import lightning
 import torch
@@ -108,7 +108,7 @@ class CategoricalModel(Densities, Adversary, Rebuildable, lightning.LightningMod
     """
 
     modality = "image"
-    collapse_mend = "set --model.split_ratio=3, or lower --model.proposal_lr"  # what Health advises
+    mends: ClassVar = {"codebook_collapse": "set --model.split_ratio=3, or lower --model.proposal_lr"}  # by Health
 
     def __init__(
         self,

@@ -1,6 +1,6 @@
 """JSA: joint stochastic approximation (Ou and Song 2020, arXiv:2005.14001), with categorical codes."""
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -57,7 +57,9 @@ class JSA(CategoricalModel):
         ((2, 8, 8), (2,), (5, 2, 8, 8))
     """
 
-    collapse_mend = "set --model.cache=true and --model.split_ratio=3, or lower --model.proposal_lr"
+    mends: ClassVar = {
+        "codebook_collapse": "set --model.cache=true and --model.split_ratio=3, or lower --model.proposal_lr"
+    }
     codes_in_use = "posterior_"  # of q's likeliest codes there are few: it leaves open which copy of a code it means
 
     def __init__(

@@ -45,7 +45,7 @@ class VQGAN(Adversary, VQVAE):
         perceptual: Null takes LPIPS on VGG features, whose weights are fetched once; not built at weight 0.
         reconstruction: ``l1``, ``l2`` or ``huber``.
         perceptual_weight: Weight of LPIPS; 0 leaves it out.
-        adversarial: ``hinge``, ``non_saturating`` or ``wgan``.
+        adversarial: ``hinge``, ``non_saturating``, ``wgan`` or ``lsgan``.
         disc_weight: Weight of the generator's adversarial loss; 0 trains no discriminator.
         adaptive: Multiply it by lambda, above.
         disc_start: Batch from which the autoencoder feels the discriminator ...
@@ -92,7 +92,7 @@ class VQGAN(Adversary, VQVAE):
         perceptual: Perceptual | None = None,
         reconstruction: Literal["l2", "l1", "huber"] = "l1",
         perceptual_weight: float = 1.0,
-        adversarial: Literal["hinge", "non_saturating", "wgan"] = "hinge",
+        adversarial: Literal["hinge", "non_saturating", "wgan", "lsgan"] = "hinge",
         disc_weight: float = 0.8,
         adaptive: bool = True,
         disc_start: int = 5000,

@@ -84,8 +84,12 @@ class PatchGAN(Discriminator):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits (B, 1, h, w) of images (B, C, H, W)."""
+        return self.layers[-1](self.features(x))
+
+    def features(self, x: Tensor) -> Tensor:
+        """Return what the last layer judges, (B, F, h + 1, w + 1)."""
         self._check(x)
-        return self.layers(x)
+        return self.layers[:-1](x)
 
     def _check(self, x: Tensor) -> None:
         if x.ndim != 4 or x.shape[1] != self.in_channels:
@@ -93,7 +97,10 @@ class PatchGAN(Discriminator):
                 f"PatchGAN takes images (B, {self.in_channels}, H, W), got {tuple(x.shape)}: "
                 f"set --model.discriminator.init_args.in_channels"
             )
-        height, width = x.shape[2:]
+        self.check_size(*x.shape[2:])
+
+    def check_size(self, height: int, width: int) -> None:
+        """Raise UserError if images of this size are too small."""
         # The last two layers need 3 pixels: each takes one away, and one logit must remain.
         smallest = 3 * 2**self.num_layers
         if min(height, width) < smallest:

@@ -86,14 +86,36 @@ def adam(
     The monitored rate is called ``lr/<name>``. A group of ``parameters`` may have an ``lr`` of its own, from
     :func:`configured_rate`, and with it a ``name`` to be monitored by.
     """
-    trainer: Any = module.trainer
     rate = configured_rate(module, lr, base_lr, default_lr, name)
     optimizer = torch.optim.AdamW(parameters, lr=rate, betas=betas, weight_decay=weight_decay)
+    return scheduled(module, optimizer, schedule, name)
+
+
+def rmsprop(
+    module: lightning.LightningModule,
+    parameters: Iterable[Any],
+    *,
+    lr: float | None,
+    base_lr: float | None,
+    default_lr: float,
+    schedule: Schedule,
+    name: str,
+) -> dict[str, Any]:
+    """Return RMSprop with its schedule, as :func:`adam` returns Adam."""
+    rate = configured_rate(module, lr, base_lr, default_lr, name)
+    return scheduled(module, torch.optim.RMSprop(parameters, lr=rate), schedule, name)
+
+
+def scheduled(
+    module: lightning.LightningModule, optimizer: torch.optim.Optimizer, schedule: Schedule, name: str
+) -> dict[str, Any]:
+    """Return ``optimizer`` with its schedule, as ``configure_optimizers`` hands it to Lightning."""
+    trainer: Any = module.trainer
     rates: Any = getattr(module, "configured_lr", {})
     own = [group["lr"] for group in optimizer.param_groups]
     module.configured_lr = {**rates, f"lr/{name}": own}  # type: ignore[assignment]  # see keep_configured_lr
     scheduler = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: schedule.factor(step, training_steps(trainer))
+        optimizer, lambda step: schedule.factor(step, training_steps(trainer)) * callbacks_factor(trainer)
     )
     interval = {"interval": "step"} if module.automatic_optimization else {}  # else whoever steps by hand decides
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "name": f"lr/{name}", **interval}}
@@ -105,6 +127,12 @@ def discriminator_adam(
     """Return :func:`adam` for a discriminator: the other player's ``settings``, but the rate ``disc_lr`` if any."""
     own = settings if disc_lr is None else {**settings, "lr": disc_lr, "base_lr": None}
     return adam(module, parameters, name="discriminator", **own)
+
+
+def callbacks_factor(trainer: lightning.Trainer) -> float:
+    """Return the product of what callbacks have as ``lr_factor``, such as ``Plateau``."""
+    callbacks: Any = trainer.callbacks  # type: ignore[attr-defined]
+    return math.prod([callback.lr_factor for callback in callbacks if hasattr(callback, "lr_factor")])
 
 
 def training_steps(trainer: lightning.Trainer) -> float:

@@ -13,10 +13,11 @@ class Schedule:
 
     Args:
         kind: ``constant``; ``cosine`` or ``linear`` from 1 down to ``final_factor`` at ``total_steps``; ``step``
-            (times ``gamma`` every ``decay_steps``); ``exponential`` (the same, continuously).
+            (times ``gamma`` every ``decay_steps``, but never below ``final_factor``); ``exponential`` (the same,
+            continuously).
         warmup_steps: Steps of linear warm-up from 0.
         total_steps: Where cosine and linear end; null takes the length of the training.
-        final_factor: Lowest factor of cosine and linear.
+        final_factor: Lowest factor of all but ``constant``.
         decay_steps: Steps per factor of ``gamma``.
         gamma: Decay of ``step`` and ``exponential``.
 
@@ -66,8 +67,8 @@ class Schedule:
             case "linear":
                 return 1 + (self.final_factor - 1) * progress
             case "step":
-                return self.gamma ** (after // self.decay_steps)
+                return max(self.final_factor, self.gamma ** (after // self.decay_steps))
             case "exponential":
-                return self.gamma ** (after / self.decay_steps)
+                return max(self.final_factor, self.gamma ** (after / self.decay_steps))
             case _:
                 return 1.0

@@ -1,0 +1,75 @@
+"""FontGAN as a user runs it, with the letters that DejaVu Sans and Serif share."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny import TRAINER, assert_same_runs, fails, fit_and_kill, logged
+from toy_fonts import SANS, SERIF
+
+from vqlab.cli import main
+
+PLAYERS = ["--model.generator=UNet", "--model.generator.base_channels=4", "--model.discriminator=GlyphJudge"]
+PLAYERS += ["--model.discriminator.base_channels=4", "--model.discriminator.num_layers=2"]
+MODEL = ["--model=FontGAN", "--model.lr=0.002", *PLAYERS]
+DATA = ["--data=FontPairs", "--data.image_size=32", "--data.batch_size=8", "--data.charset=ascii", "--data.cache=null"]
+FIT = ["fit", *MODEL, *DATA, *TRAINER]
+OFTEN = ["--trainer.val_check_interval=5", "--trainer.check_val_every_n_epoch=null", "--checkpoint.every_n_steps=4"]
+BEST = ["--checkpoint.monitor=val/l1_gain", "--checkpoint.mode=max"]
+
+
+def run(name):
+    return Path("runs/fontgan") / name
+
+
+def test_from_two_fonts_to_glyphs():
+    styles = [f"--data.target=[{SERIF},{SERIF.replace('DejaVuSerif', 'DejaVuSansMono')}]", f"--data.source={SANS}"]
+    options = [*OFTEN, *BEST, "--trainer.max_steps=20", "--ema.decay=0.9", "--model.balance=adaptive"]
+    main([*FIT, *styles, *options, "--plateau.patience=1", "--name=it"])
+    figures = set().union(*logged(run("it") / "metrics.csv"))
+    held_out = {f"val/{name}{end}" for name in ("l1", "rmse", "ssim", "iou") for end in ("", "_identity", "_gain")}
+    assert held_out <= figures
+    assert {"val/dense_l1_gain", "val/diversity", "val/retrieval", "val/grey", "val/p_real", "val/p_fake"} <= figures
+    assert {"train/l1", "train/g_loss", "train/d_loss", "train/constancy", "train/category"} <= figures
+    assert {"train/p_real", "train/fakes_caught", "train/disc_weight", "lr/generator", "lr/discriminator"} <= figures
+    assert list((run("it") / "samples").glob("step_*.png"))
+    best = str(run("it") / "checkpoints/best.ckpt")
+    main(["test", f"--ckpt_path={best}"])
+    main(["predict", f"--ckpt_path={best}", "--codes=glyphs.npz", "--data.charset=U+2B00-2B7F"])
+    with np.load(run("it") / "glyphs.npz") as arrays:
+        assert arrays["glyphs"].shape == (25, 1, 32, 32)
+        assert set(arrays) == {"glyphs", "char", "style"}
+
+
+def test_a_killed_run_ends_where_an_uninterrupted_one_ends():
+    options = [*OFTEN, "--ema.decay=0.9", "--model.schedule.kind=step", "--model.schedule.decay_steps=6"]
+    last = run("killed") / "checkpoints/last.ckpt"
+    end = fit_and_kill(last, 10, *FIT, *options, "--name=killed") + 6
+    main([*FIT, *options, "--name=whole", f"--trainer.max_steps={end}"])
+    main([*FIT, *options, f"--ckpt_path={last}", f"--trainer.max_steps={end}"])
+    assert_same_runs(run("killed"), run("whole"))
+
+
+def test_half_precision():
+    main([*FIT, "--name=half", "--trainer.max_steps=5", "--trainer.precision=bf16-mixed"])
+    assert logged(run("half") / "metrics.csv")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--model.adversarial=wgan"], "adversarial"),
+        (["--model.balance=both"], "balance"),
+        (["--model.l1_weight=-1"], "--model.l1_weight=0"),
+        (["--model.spectral_norm=true"], "--model.discriminator.norm=spectral"),
+        (["--model.discriminator.num_layers=4"], "num_layers=4"),
+        (["--model.generator.norm=layer"], "norm"),
+        (["--data.image_size=48"], "--data.image_size"),
+        (["--trainer.gradient_clip_val=1"], "--model.clip_g=1"),
+        (["--plateau.patience=0"], "--plateau.patience=5"),
+        (["--data=Digits"], "made for fonts"),
+    ],
+)
+def test_mistakes(capsys, options, words):
+    assert words in fails(capsys, [*FIT, *options, "--trainer.max_steps=2"])
+    assert not Path("runs").exists()

@@ -1,0 +1,82 @@
+"""The U-Net: any power of two, where styles and norms act, and bad arguments."""
+
+import copy
+
+import pytest
+import torch
+from refusal import refused
+
+from vqlab.nn.unet import UNet
+
+
+def glyphs(count=3, size=32):
+    return torch.rand(count, 1, size, size) * 2 - 1
+
+
+@pytest.mark.parametrize("size", [16, 32, 64, 128])
+@pytest.mark.parametrize("norm", ["instance", "batch", "none"])
+def test_any_power_of_two_down_to_one_position(size, norm):
+    net, x = UNet(size, 2, base_channels=4, norm=norm), glyphs(2, size)
+    maps = net.encode(x)
+    assert [m.shape[-1] for m in maps] == [size, *(size >> level for level in range(size.bit_length()))]
+    drawn = net(x, torch.tensor([0, 1]))
+    assert drawn.shape == x.shape
+    assert drawn.abs().max() <= 1
+    drawn.square().mean().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in net.parameters())
+
+
+def test_an_untrained_one_draws_about_the_source():
+    x = glyphs().sign()
+    drawn = UNet(32)(x, torch.zeros(3, dtype=torch.int64))
+    assert (drawn.sign() == x).float().mean() > 0.98
+
+
+def test_the_style_changes_the_glyph_and_shares_of_two_lie_between_them():
+    net, x = UNet(32, 2, base_channels=8).double(), glyphs(1).double()
+    first, second = (net(x, torch.tensor([style])) for style in (0, 1))
+    assert (first - second).abs().max() > 1e-3
+    torch.testing.assert_close(net(x, torch.tensor([[0.0, 1.0]]).double()), second)
+    mixed = net(x, torch.tensor([[0.5, 0.5]]).double())
+    assert 0 < (mixed - first).abs().mean() < (second - first).abs().mean()
+
+
+@pytest.mark.parametrize(("norm", "depends"), [("instance", False), ("batch", True), ("none", False)])
+def test_only_batch_norm_draws_a_glyph_by_its_neighbours(norm, depends):
+    net, style = UNet(32, base_channels=4, norm=norm).double(), torch.zeros(4, dtype=torch.int64)
+    x = glyphs(4).double()
+    alone, among = net(x[:2], style[:2]), net(x, style)[:2]
+    assert torch.allclose(alone, among) != depends
+
+
+def test_every_map_is_passed_across():
+    net, style = UNet(32, base_channels=4), torch.zeros(1, dtype=torch.int64)
+    maps = [m.detach() for m in net.encode(glyphs(1))]
+    drawn = net.decode(maps, style)
+    for level in range(len(maps)):
+        changed = [m + 0.5 * (i == level) * torch.randn_like(m) for i, m in enumerate(maps)]
+        assert not torch.equal(net.decode(changed, style), drawn), level
+
+
+def test_dropout_acts_in_training_alone():
+    torch.manual_seed(0)
+    net, x, style = UNet(32, base_channels=4, dropout=0.5), glyphs(), torch.zeros(3, dtype=torch.int64)
+    assert not torch.equal(net(x, style), net(x, style))
+    plain = copy.deepcopy(net).eval()
+    assert torch.equal(plain(x, style), plain(x, style))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"image_size": 48}, ["power of two", "--data.image_size"]),
+        ({"num_styles": 0}, ["num_styles", "--model.generator.num_styles"]),
+        ({"base_channels": 1}, ["base_channels must be at least 2"]),
+        ({"style_dim": 0}, ["style_dim"]),
+        ({"norm": "group"}, ["instance, batch or none"]),
+        ({"dropout": 1.0}, ["--model.generator.dropout"]),
+    ],
+)
+def test_mistakes_are_refused(arguments, words):
+    with refused(*words):
+        UNet(**arguments)
