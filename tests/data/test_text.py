@@ -100,7 +100,7 @@ def test_batches_are_the_same_from_a_worker_and_after_a_stop():
 
 def test_what_is_known_of_the_data():
     data = Drawn()
-    assert (data.vocab_size, data.num_classes, data.train_size, data.modality) == (12, 40, 40, "bow")
+    assert (data.vocab_size, data.num_classes, data.train_size, data.modality) == (12, 40, 40, "text")
     assert data.vocabulary[3] == "w3"
     assert data.test_counts() is None
     with refused("Drawn has no test documents"):

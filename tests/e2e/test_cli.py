@@ -122,6 +122,8 @@ def test_every_config_trains(name):
     data = ["--data=Digits"]
     if "S4DVQ" in (CONFIGS / name).read_text():
         data = ["--data=ECG", "--data.num_records=20", "--data.seconds=12"]
+    if "GANTopicModel" in (CONFIGS / name).read_text():
+        data = ["--data=Docstrings", "--data.packages=[skimage]"]
     if "FontGAN" in (CONFIGS / name).read_text():
         data = ["--data.source=null", "--data.target=null", "--data.charset=ascii", "--data.image_size=32"]
         data += ["--data.cache=null", "--model.generator.base_channels=8"]

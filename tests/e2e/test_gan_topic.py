@@ -101,7 +101,7 @@ def test_half_precision_and_the_published_model():
         (["--data.text_column=body"], "text, label"),
         (["--trainer.gradient_clip_val=1"], "--model.clip_g=1"),
         (["--model.regularizer=none"], "regularizer"),
-        (["--data=Digits"], "bow"),
+        (["--data=Digits"], "made for texts"),
     ],
 )
 def test_mistakes(capsys, options, words):

@@ -45,7 +45,7 @@ class SplitDataModule(lightning.LightningDataModule, ABC):
     """
 
     examples = "examples"  # what messages call them
-    modality: str  # what models call them: the batch's key
+    modality: str  # what models are made for
     test_mend = "use `vqlab validate`"  # what to do where there is no test split
 
     def __init__(self, batch_size: int, num_workers: int = 0, seed: int = 0) -> None:
@@ -54,6 +54,10 @@ class SplitDataModule(lightning.LightningDataModule, ABC):
         require_at_least("num_workers", num_workers, 0, mend=0)
         require_at_least("seed", seed, 0, mend=0)
         self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
+
+    def __str__(self) -> str:
+        """Name the source; Lightning's own text asks for all loaders, and with them for data that nobody needs yet."""
+        return type(self).__name__
 
     @abstractmethod
     def load_train_val(self) -> tuple[Split, Split]:

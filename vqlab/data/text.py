@@ -117,7 +117,7 @@ class TextDataModule(SplitDataModule):
     """
 
     examples = "documents"
-    modality = "bow"
+    modality = "text"
 
     def __init__(
         self,

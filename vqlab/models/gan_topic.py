@@ -82,7 +82,7 @@ class GANTopicModel(Rebuildable, lightning.LightningModule):
         ((3, 50), (2, 3), (4, 50))
     """
 
-    modality = "bow"
+    modality = "text"
 
     def __init__(
         self,
