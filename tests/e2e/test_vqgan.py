@@ -77,7 +77,7 @@ def test_a_killed_run_ends_as_an_uninterrupted_one():
         (["--model.discriminator.num_layers=4"], ["too small", "num_layers"]),
         (["--model.perceptual_weight=1", "--model.perceptual.backbone=nothing.pth"], ["nothing.pth"]),
         (["--model.perceptual_weight=1", "--model.perceptual.net=alex"], ["16x16", "too small for LPIPS"]),
-        (["--model.adversarial=lsgan"], ["hinge", "lsgan"]),
+        (["--model.adversarial=vanilla"], ["hinge", "vanilla"]),
     ],
 )
 def test_a_mistake_gets_one_line(capsys, options, words):

@@ -318,7 +318,7 @@ def test_compiled_networks_give_the_same_step(monkeypatch):
         ({"disc_start": -1}, "disc_start -1.*batches"),
         ({"disc_start": 3, "disc_warmup": 4}, "disc_warmup 4.*--model.disc_start"),
         ({"disc_warmup": -1}, "disc_warmup -1"),
-        ({"adversarial": "lsgan"}, "hinge, non_saturating, wgan"),
+        ({"adversarial": "vanilla"}, "hinge, non_saturating, wgan"),
         ({"accumulate": 0}, "--model.accumulate=1"),
         ({"accumulate": 2}, "cannot take turns: set --model.alternate=false"),
         ({"clip_g": 0.0}, "--model.clip_g"),
