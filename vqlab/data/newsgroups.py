@@ -39,7 +39,7 @@ class Newsgroups(RawTextDataModule):
     Example:
         >>> data = Newsgroups(remove=("headers",))  # reads and downloads nothing yet
         >>> data.examples, data.modality
-        ('documents', 'bow')
+        ('documents', 'text')
     """
 
     def __init__(
