@@ -11,7 +11,7 @@ from refusal import refused
 from scipy.sparse import csr_matrix
 from sklearn.feature_extraction.text import TfidfTransformer
 
-from vqlab.data.text import BagsOfWords, Corpus, TextDataModule, Tokens, draw_splits
+from vqlab.data.text import BagsOfWords, Corpus, TextDataModule, Tokens, split_documents
 from vqlab.data.vocabulary import count_words
 
 
@@ -117,12 +117,12 @@ def test_mistakes_are_refused():
 @settings(max_examples=50, deadline=None)
 @given(count=st.integers(3, 200), val=st.floats(0.01, 0.3), test=st.floats(0, 0.3), seed=st.integers(0, 99))
 def test_each_document_is_in_one_split(count, val, test, seed):
-    rows = draw_splits(count, val, test, seed)
+    rows = split_documents(count, val, test, seed)
     assert sorted(np.concatenate(list(rows.values()))) == list(range(count))
     assert all((np.diff(chosen) > 0).all() for chosen in rows.values())
     assert len(rows["val"]) == max(1, round(count * val))
     assert ("test" in rows) == (test > 0)
-    assert all(np.array_equal(chosen, draw_splits(count, val, test, seed)[name]) for name, chosen in rows.items())
+    assert all(np.array_equal(chosen, split_documents(count, val, test, seed)[name]) for name, chosen in rows.items())
 
 
 @pytest.mark.parametrize(
@@ -136,4 +136,4 @@ def test_each_document_is_in_one_split(count, val, test, seed):
 )
 def test_too_few_documents_to_split(count, shares, words):
     with refused(*words):
-        draw_splits(count, *shares, seed=0)
+        split_documents(count, *shares, seed=0)

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from scipy.sparse import csr_matrix, load_npz
 
-from vqlab.data.text import BagsOfWords, Corpus, TextDataModule, draw_splits
+from vqlab.data.text import BagsOfWords, Corpus, TextDataModule, split_documents
 from vqlab.data.vocabulary import read_words
 from vqlab.errors import UserError
 
@@ -81,7 +81,7 @@ class BagOfWords(TextDataModule):
                 "give the words of these counts"
             )
         test_fraction = self.test_fraction if self.test_path is None else 0.0
-        rows = draw_splits(counts.shape[0], self.val_fraction, test_fraction, self.seed)
+        rows = split_documents(counts.shape[0], self.val_fraction, test_fraction, self.seed)
         splits = {split: BagsOfWords(counts[chosen], labels[chosen]) for split, chosen in rows.items()}
         if self.test_path is not None:
             test = read_counts(self.test_path, "test_path")

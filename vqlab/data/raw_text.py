@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vqlab.data.splits import require_at_least
-from vqlab.data.text import BagsOfWords, Corpus, TextDataModule, draw_splits
+from vqlab.data.text import BagsOfWords, Corpus, TextDataModule, split_documents
 from vqlab.data.vocabulary import WORD, choose_words, count_words, pick, read_words, stop_list, tokenize
 from vqlab.errors import UserError
 
@@ -163,17 +163,16 @@ def split_rows(places: list[str | None], val_fraction: float, test_fraction: flo
         UserError: If there are too few.
     """
     if not any(places):
-        return draw_splits(len(places), val_fraction, test_fraction, seed)
+        return split_documents(len(places), val_fraction, test_fraction, seed)
     where = np.array(places)
     rows = {split: np.flatnonzero(where == split) for split in SPLITS if split in places}
     if "train" not in rows:
         raise UserError(f"all documents are kept for {' and '.join(rows)}: give --data.path some of the split train")
     if "val" in rows:
         return rows
-    drawn = draw_splits(len(rows["train"]), val_fraction, 0.0, seed)
-    return {split: rows["train"][chosen] for split, chosen in drawn.items()} | {
-        split: chosen for split, chosen in rows.items() if split == "test"
-    }
+    train = rows.pop("train")
+    drawn = split_documents(len(train), val_fraction, 0.0, seed)
+    return {split: train[chosen] for split, chosen in drawn.items()} | rows
 
 
 def number_labels(labels: list[str | None]) -> tuple[list[str], np.ndarray]:

@@ -13,7 +13,7 @@ from torch import Tensor
 from vqlab.data.files import counted, list_files
 from vqlab.data.records import EXTENSIONS, Record, read_records, segments_of
 from vqlab.data.signals import SignalDataModule, Windows, window_starts
-from vqlab.data.splits import check_fractions, split_positions
+from vqlab.data.splits import check_fractions, draw_splits
 from vqlab.errors import UserError
 
 SPLITS = ("train", "val", "test")
@@ -272,15 +272,6 @@ def split_by_lot(records: list[list[Tensor]], val: float, test: float, seed: int
     Raises:
         UserError: If there are too few.
     """
-    count = len(records)
-    num_val, num_test = (max(1, round(count * share)) if share else 0 for share in (val, test))
-    if num_val + num_test >= count:
-        raise UserError(
-            f"{count} record(s) are too few to keep {num_val} for validation and {num_test} for test, for windows of "
-            "one record stay together: give --data.path more, or set --data.test_fraction=0"
-        )
-    rest, held_out = split_positions(count, num_val + num_test, seed)
-    # Which of those kept are for test is drawn, too: they come in order.
-    for_val, for_test = (held_out[part] for part in split_positions(len(held_out), num_test, seed))
-    groups = {"train": rest, "val": for_val, "test": for_test}
-    return {split: [records[i] for i in group.tolist()] for split, group in groups.items() if len(group)}
+    mend = ", for windows of one record stay together: give --data.path more, or set --data.test_fraction=0"
+    drawn = draw_splits(len(records), val, test, seed, "record", mend)
+    return {split: [records[i] for i in rows.tolist()] for split, rows in drawn.items()}

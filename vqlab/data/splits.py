@@ -158,6 +158,37 @@ def split_positions(count: int, num_val: int, seed: int) -> tuple[Tensor, Tensor
     return order[: count - num_val].sort().values, order[count - num_val :].sort().values
 
 
+def draw_splits(
+    count: int, val_fraction: float, test_fraction: float, seed: int, what: str, mend: str
+) -> dict[str, Tensor]:
+    """Return the sorted positions of each split, drawn by ``seed``, at least one in each that has a share.
+
+    Args:
+        count: How many there are.
+        val_fraction: Share kept for validation.
+        test_fraction: Share kept for test; 0 keeps none.
+        seed: Seed of the draw.
+        what: What one of them is called.
+        mend: How the message about too few goes on.
+
+    Raises:
+        UserError: If there are too few.
+
+    Example:
+        >>> drawn = draw_splits(20, 0.1, 0, seed=0, what="record", mend=": give more")
+        >>> {split: len(rows) for split, rows in drawn.items()}
+        {'train': 18, 'val': 2}
+    """
+    num_val, num_test = (max(1, round(count * share)) if share else 0 for share in (val_fraction, test_fraction))
+    if num_val + num_test >= count:
+        raise UserError(f"{count} {what}(s) are too few to keep {num_val} for validation and {num_test} for test{mend}")
+    rest, held_out = split_positions(count, num_val + num_test, seed)
+    # Which of those kept are for test is drawn, too: they come in order.
+    for_val, for_test = (held_out[part] for part in split_positions(len(held_out), num_test, seed))
+    groups = {"train": rest, "val": for_val, "test": for_test}
+    return {split: rows for split, rows in groups.items() if len(rows)}
+
+
 def check_fractions(val_fraction: float, test_fraction: float, what: str) -> None:
     """Raise UserError unless the shares kept for validation and for test leave some of ``what`` for training."""
     if not (val_fraction > 0 and test_fraction >= 0 and val_fraction + test_fraction < 1):

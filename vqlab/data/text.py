@@ -15,8 +15,9 @@ import torch
 from scipy.sparse import csr_matrix
 from torch import Tensor
 
-from vqlab.data.splits import Batch, Split, SplitDataModule, as_it_is, split_positions
+from vqlab.data.splits import Batch, Split, SplitDataModule, as_it_is, check_fractions, draw_splits
 from vqlab.errors import UserError
+from vqlab.metrics.cooccurrence import ReferenceCorpus
 
 log = logging.getLogger(__name__)
 
@@ -184,6 +185,14 @@ class TextDataModule(SplitDataModule):
         return self._corpus.splits["train"].tokens
 
     @cached_property
+    def reference(self) -> ReferenceCorpus:
+        """The training texts, by which topics are judged; of counts alone where their order is not known."""
+        tokens = self.train_tokens()
+        if tokens is None:
+            return ReferenceCorpus.from_counts(self.train_counts())
+        return ReferenceCorpus(tokens.ids, tokens.offsets, self.vocab_size)
+
+    @cached_property
     def idf(self) -> Tensor:
         """Inverse document frequency of each word in the training documents, (V,) float32."""
         counts = self.train_counts()
@@ -243,29 +252,16 @@ def take(documents: BagsOfWords, full: np.ndarray) -> BagsOfWords:
     return BagsOfWords(documents.counts[full], documents.labels[full], tokens)
 
 
-def draw_splits(count: int, val_fraction: float, test_fraction: float, seed: int) -> dict[str, np.ndarray]:
+def split_documents(count: int, val_fraction: float, test_fraction: float, seed: int) -> dict[str, np.ndarray]:
     """Return the sorted positions of each split, at least one in each that has a share.
 
     Raises:
         UserError: If the shares leave no training documents, or there are too few.
 
     Example:
-        >>> {split: len(rows) for split, rows in draw_splits(20, 0.1, 0, seed=0).items()}
+        >>> {split: len(rows) for split, rows in split_documents(20, 0.1, 0, seed=0).items()}
         {'train': 18, 'val': 2}
     """
-    if not (val_fraction > 0 and test_fraction >= 0 and val_fraction + test_fraction < 1):
-        raise UserError(
-            f"val_fraction {val_fraction} and test_fraction {test_fraction} leave no training documents, or none for "
-            "validation: set --data.val_fraction=0.1 --data.test_fraction=0.1"
-        )
-    num_val, num_test = (max(1, round(count * share)) if share else 0 for share in (val_fraction, test_fraction))
-    if num_val + num_test >= count:
-        raise UserError(
-            f"{count} document(s) are too few to keep {num_val} for validation and {num_test} for test: "
-            "give --data.path more"
-        )
-    rest, held_out = split_positions(count, num_val + num_test, seed)
-    # Which of those kept are for test is drawn, too: they come in order.
-    for_val, for_test = (held_out[part] for part in split_positions(len(held_out), num_test, seed))
-    groups = {"train": rest, "val": for_val, "test": for_test}
-    return {split: rows.numpy() for split, rows in groups.items() if len(rows)}
+    check_fractions(val_fraction, test_fraction, "documents")
+    drawn = draw_splits(count, val_fraction, test_fraction, seed, "document", ": give --data.path more")
+    return {split: rows.numpy() for split, rows in drawn.items()}
