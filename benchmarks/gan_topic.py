@@ -20,10 +20,10 @@ import lightning
 import numpy as np
 import torch
 from quantizers import processor, table
+from sgan import QUIET
 from torch import Tensor, nn
 
 from vqlab.data.text_file import TextFile
-from vqlab.metrics.cooccurrence import ReferenceCorpus
 from vqlab.metrics.topic_clusters import TopicClusters
 from vqlab.metrics.topics import top_word_ids, topic_figures
 from vqlab.models.gan_topic import GANTopicModel
@@ -32,13 +32,6 @@ from vqlab.training.topic_start import nmf_topics
 
 COLUMNS = ("npmi", "cv", "npmi_doc", "topic_diversity", "nmi", "purity")
 BAT: dict[str, Any] = {"generator": "mlp", "init": "random", "cycle_weight": 0.0, "lr": 1e-4}
-QUIET: dict[str, Any] = {
-    "logger": False,
-    "enable_checkpointing": False,
-    "enable_progress_bar": False,
-    "enable_model_summary": False,
-    "accelerator": "cpu",
-}
 Result = tuple[Tensor, Tensor | None]  # topics (K, V), proportions of the test documents (N, K)
 
 
@@ -62,8 +55,6 @@ def main() -> None:
     if options.speed:
         speed(data)
         return
-    tokens = data.train_tokens()
-    reference = ReferenceCorpus(tokens.ids, tokens.offsets, data.vocab_size)
     contestants: dict[str, Callable[[int, int], Result]] = {
         "NMF": lambda k, seed: nmf(data, k, seed),
         "LDA": lambda k, seed: lda(data, k, seed),
@@ -86,7 +77,7 @@ def main() -> None:
                 start = time.process_time()
                 topics, proportions = contestants[name](k, seed)
                 seconds = time.process_time() - start
-                figures = topic_figures(top_word_ids(topics), reference) | clusters(data, k, proportions)
+                figures = topic_figures(top_word_ids(topics), data.reference) | clusters(data, k, proportions)
                 runs.append([figures.get(column, float("nan")) for column in COLUMNS] + [seconds])
                 print(k, name, seed, *(f"{value:.4f}" for value in runs[-1]), flush=True)
             columns = list(zip(*runs, strict=True))

@@ -6,7 +6,6 @@ import numpy as np
 from torch import Tensor, from_numpy
 
 from vqlab.metrics.coherence import npmi
-from vqlab.metrics.cooccurrence import ReferenceCorpus
 from vqlab.metrics.topic_overlap import duplicate_topics
 from vqlab.metrics.topic_sheet import TopicSheet, topic_places
 from vqlab.metrics.topics import dead_topics, top_word_ids, topic_figures
@@ -15,19 +14,9 @@ TOP = 10  # words of a topic that coherence and diversity look at
 SHARED = 0.5  # a topic that has so many of them in common with another is called its duplicate
 
 
-def reference_of(data: Any) -> ReferenceCorpus | None:
-    """Return the training texts of a text DataModule; None where there is none."""
-    if not hasattr(data, "train_counts"):
-        return None
-    tokens = data.train_tokens()
-    if tokens is None:
-        return ReferenceCorpus.from_counts(data.train_counts())
-    return ReferenceCorpus(tokens.ids, tokens.offsets, data.vocab_size)
-
-
 def judge_topics(topics: Tensor, data: Any) -> dict[str, float]:
     """Return the figures of ``topics`` (K, V) among the training texts of ``data``, none where there are no texts."""
-    reference = reference_of(data)
+    reference = getattr(data, "reference", None)
     return {} if reference is None else topic_figures(top_word_ids(topics, min(TOP, topics.shape[1])), reference)
 
 
@@ -40,7 +29,7 @@ def topic_sheet(topics: Tensor, words: list[list[str]], data: Any, num_documents
         data: The text DataModule of the training.
         num_documents: (K,) in how many held-out documents each topic is dominant, where that is known.
     """
-    reference = reference_of(data)
+    reference = getattr(data, "reference", None)
     ids = top_word_ids(topics, len(words[0]))
     remarks: dict[int, list[str]] = {k: [] for k in range(len(topics))}
     for (first, second), share in duplicate_topics(ids, SHARED).items():
