@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 from vqlab.callbacks.checkpoints import LastAndBest
 from vqlab.callbacks.health import ENOUGH, HISTORY, PLAYERS, Health, detrended_spread, grad_norm, has_grad
 from vqlab.errors import UserError
+from vqlab.models.sgan import SGAN
 from vqlab.training.finite import NonFiniteError, require_finite
 
 CODES = 100
@@ -274,9 +275,10 @@ def test_modes_that_come_back_are_no_collapse():
 
 def test_the_mend_of_collapsed_modes_does_not_name_what_is_set():
     game = Game(diversity=0.1)
-    game.objective = "feature_matching"
+    game.mends = SGAN(objective="feature_matching").mends
     fit(game, Health(gan_grace_steps=30), val=True, val_check_interval=10, steps=60)
     assert verdicts()["mode_collapse"]["mend"] == "lower --model.lr"
+    assert SGAN().mends == {}
 
 
 def test_players_are_not_judged_within_the_grace():

@@ -171,12 +171,11 @@ class Health(lightning.Callback):
         collapsed = diversity < self.min_diversity or (drawn is not None and drawn < self.min_diversity * classes)
         if collapsed and self.collapsed:
             of = "" if drawn is None else f", and are of {float(drawn):.1f} of {classes} classes"
-            matching = getattr(pl_module, "objective", None) == "feature_matching"
             self.say(
                 trainer,
                 "mode_collapse",
                 f"generated images differ by {float(diversity):.0%} of what real ones do{of}",
-                "lower --model.lr" if matching else "set --model.objective=feature_matching, or lower --model.lr",
+                "set --model.objective=feature_matching, or lower --model.lr",
             )
         self.collapsed = bool(collapsed)
 

@@ -115,6 +115,8 @@ class SGAN(Rebuildable, lightning.LightningModule):
         check_clips(clip_g=clip_g, clip_d=clip_d)
         if num_classes < 2:
             raise UserError(f"SGAN needs data with at least 2 classes, got {num_classes}: choose another --data")
+        # What Health advises, where its usual advice is followed already.
+        self.mends = {"mode_collapse": "lower --model.lr"} if objective == "feature_matching" else {}
         self.head, self.objective, self.unlabelled_weight = head, objective, unlabelled_weight
         self.lr, self.base_lr, self.disc_lr, self.betas = lr, base_lr, disc_lr, (betas[0], betas[1])
         self.weight_decay, self.schedule = weight_decay, from_spec(schedule) or Schedule()
