@@ -18,7 +18,7 @@ from vqlab.nn.unet import UNet, check_styles
 from vqlab.nn.value_range import ValueRange
 from vqlab.quantizers.arguments import check_choice, check_clips, check_weight
 from vqlab.training.finite import require_finite
-from vqlab.training.learning_rate import adam, check_lr, keep_configured_lr, rmsprop
+from vqlab.training.learning_rate import adam, check_lr, keep_configured_lr, rmsprop, with_own_rate
 from vqlab.training.loading import remember_arguments
 from vqlab.training.log_interval import is_log_step
 from vqlab.training.manual import clip, collect, count_batch, refuse_unsound, step_and_zero
@@ -270,14 +270,13 @@ class FontGAN(Rebuildable, lightning.LightningModule):
     def configure_optimizers(self) -> Any:
         """One optimizer for each player, the generator first."""
         build: Any = adam if self.optimizer == "adam" else rmsprop
-        rates: Any = {"lr": self.lr, "base_lr": self.base_lr}
-        settings: Any = {"default_lr": DEFAULT_LR, "schedule": self.schedule}
+        settings: Any = {"lr": self.lr, "base_lr": self.base_lr, "default_lr": DEFAULT_LR, "schedule": self.schedule}
         if self.optimizer == "adam":
             settings |= {"betas": self.betas, "weight_decay": 0.0}
-        players = [build(self, self.generator.parameters(), name="generator", **rates, **settings)]
+        players = [build(self, self.generator.parameters(), name="generator", **settings)]
         if self.discriminator is not None:
-            rates = rates if self.disc_lr is None else {"lr": self.disc_lr, "base_lr": None}
-            players.append(build(self, self.discriminator.parameters(), name="discriminator", **rates, **settings))
+            own = with_own_rate(settings, self.disc_lr)
+            players.append(build(self, self.discriminator.parameters(), name="discriminator", **own))
         return players
 
     def prepare_data(self) -> None:

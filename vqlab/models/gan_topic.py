@@ -13,12 +13,12 @@ from vqlab.metrics.topic_clusters import TopicClusters
 from vqlab.metrics.topic_sheet import TopicSheet
 from vqlab.metrics.topics import top_word_ids
 from vqlab.models.topic_judgement import TOP, judge_topics, topic_sheet
-from vqlab.nn.documents import Bags, dense
+from vqlab.nn.documents import Bags, Documents, dense
 from vqlab.nn.rebuild import Rebuildable, from_spec
 from vqlab.nn.topic_networks import GENERATORS, TopicCritic, TopicEncoder, draw_proportions
 from vqlab.quantizers.arguments import check_choice, check_clips, check_counts, check_positive, check_weight
 from vqlab.training.finite import require_finite
-from vqlab.training.learning_rate import adam, check_lr, keep_configured_lr
+from vqlab.training.learning_rate import adam, check_lr, keep_configured_lr, with_own_rate
 from vqlab.training.loading import remember_arguments
 from vqlab.training.log_interval import is_log_step
 from vqlab.training.manual import clip, collect, count_batch, refuse_unsound, step_and_zero
@@ -218,7 +218,7 @@ class GANTopicModel(Rebuildable, lightning.LightningModule):
         """Return the critic's loss and the terms of the log."""
         with torch.no_grad():
             made, inferred = self.generator(theta), self._infer(real, theta)
-        loss = ADVERSARIAL["wgan"].discriminator(self.critic(real, inferred), self.critic(made, theta))
+        loss = -self._distance(real, inferred, made, theta)
         terms = {"wasserstein": -loss.detach()}
         if self.regularizer == "gradient_penalty":
             documents = bow / bow.sum(1, keepdim=True)
@@ -229,10 +229,10 @@ class GANTopicModel(Rebuildable, lightning.LightningModule):
     def _generator_loss(self, real: Bags, theta: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss of generator and encoder, against the critic as it is now, and the terms of the log."""
         made, inferred = self.generator(theta), self._infer(real, theta)
-        loss = self.critic(real, inferred).mean() - self.critic(made, theta).mean()
+        loss = self._distance(real, inferred, made, theta)
         terms = {"g_loss": loss.detach()}
         if self.cycle_weight:
-            cycle = self._unlikeliness(real, inferred).mean()
+            cycle = self.generator.unlikeliness(real, inferred).mean()
             loss, terms["cycle"] = loss + self.cycle_weight * cycle, cycle.detach()
         if self.contrasted is not None:
             if self.contrast == "label":
@@ -242,9 +242,9 @@ class GANTopicModel(Rebuildable, lightning.LightningModule):
             loss, terms["contrast"] = loss + self.contrastive_weight * contrast, contrast.detach()
         return loss, terms
 
-    def _unlikeliness(self, documents: Bags, theta: Tensor) -> Tensor:
-        """Return -sum_k theta_k sum_v x_v log topic_kv of each document, (B,), in nats."""
-        return -(theta * (documents @ self.generator.log_topics().T)).sum(1)
+    def _distance(self, real: Bags, inferred: Tensor, made: Documents, theta: Tensor) -> Tensor:
+        """Return what the critic makes as large, and the others as small as they can: E D(real) - E D(generated)."""
+        return -ADVERSARIAL["wgan"].discriminator(self.critic(real, inferred), self.critic(made, theta))
 
     def _prior(self, num: int, generator: torch.Generator | None = None) -> Tensor:
         return draw_proportions(num, self.num_topics, self.alpha, generator).to(self.critic.out.weight)
@@ -270,7 +270,7 @@ class GANTopicModel(Rebuildable, lightning.LightningModule):
         """Adam for the generator, for the encoder where there is one, and for the critic."""
         settings: Any = {"lr": self.lr, "base_lr": self.base_lr, "default_lr": DEFAULT_LR, "betas": self.betas}
         settings |= {"weight_decay": 0.0, "schedule": self.schedule}
-        own = settings if self.generator_lr is None else {**settings, "lr": self.generator_lr, "base_lr": None}
+        own = with_own_rate(settings, self.generator_lr)
         optimizers = [adam(self, self.generator.parameters(), name="generator", **own)]
         if self._encoder_parameters():
             optimizers.append(adam(self, self._encoder_parameters(), name="encoder", **settings))
@@ -330,7 +330,7 @@ class GANTopicModel(Rebuildable, lightning.LightningModule):
         if batch_idx == 0:  # a new evaluation
             self.clusters.reset()
         self.clusters.update(theta, batch["label"])
-        loss = self._unlikeliness(documents, theta).mean()
+        loss = self.generator.unlikeliness(documents, theta).mean()
         self.log(f"{stage}/loss", loss, prog_bar=True, on_epoch=True, sync_dist=True, batch_size=len(theta))
 
     def _judge_topics(self, stage: str) -> None:

@@ -28,6 +28,10 @@ class TopicGenerator(nn.Module, ABC):
         """(B, K) to documents (B, V)."""
         return Mixtures(theta, self.log_topics().exp())
 
+    def unlikeliness(self, documents: Documents, theta: Tensor) -> Tensor:
+        """Return -sum_k theta_k sum_v x_v log topic_kv in nats, (B,), of documents x (B, V) with ``theta`` (B, K)."""
+        return -(theta * (documents @ self.log_topics().T)).sum(1)
+
 
 class MixtureGenerator(TopicGenerator):
     """theta times topics: each topic is a softmax of its own logits, and a document mixes them as LDA's do.

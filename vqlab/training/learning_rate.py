@@ -125,8 +125,17 @@ def discriminator_adam(
     module: lightning.LightningModule, parameters: Iterable[Any], disc_lr: float | None, **settings: Any
 ) -> dict[str, Any]:
     """Return :func:`adam` for a discriminator: the other player's ``settings``, but the rate ``disc_lr`` if any."""
-    own = settings if disc_lr is None else {**settings, "lr": disc_lr, "base_lr": None}
-    return adam(module, parameters, name="discriminator", **own)
+    return adam(module, parameters, name="discriminator", **with_own_rate(settings, disc_lr))
+
+
+def with_own_rate(settings: dict[str, Any], lr: float | None) -> dict[str, Any]:
+    """Return ``settings`` with the absolute rate ``lr`` in place of theirs, or as they are if it is None.
+
+    Example:
+        >>> with_own_rate({"lr": None, "base_lr": 1e-6}, 1e-3), with_own_rate({"lr": 0.1, "base_lr": None}, None)
+        ({'lr': 0.001, 'base_lr': None}, {'lr': 0.1, 'base_lr': None})
+    """
+    return settings if lr is None else {**settings, "lr": lr, "base_lr": None}
 
 
 def callbacks_factor(trainer: lightning.Trainer) -> float:
