@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from vqlab.losses.adversarial import non_saturating_discriminator
-from vqlab.nn.distributed import all_sum, world_size
+from vqlab.nn.distributed import means_over_ranks
 
 # Share of the generator's adversarial weight by the discriminator's cross-entropy: below 0.02 it is sure of almost all,
 # at 2 ln 2 = 1.39 of nothing. The steps are those of zi2zi-pytorch (max32002), with 0.2, 0.35, 0.5, 0.6 and 0.05.
@@ -41,7 +41,7 @@ def eased(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
         >>> round(eased(torch.tensor([9.0]), torch.tensor([-9.0])).item(), 3)
         0.333
     """
-    loss = all_sum(non_saturating_discriminator(real_logits.detach(), fake_logits.detach())) / world_size()
+    (loss,) = means_over_ranks([non_saturating_discriminator(real_logits.detach(), fake_logits.detach())])
     return loss.new_tensor(SHARES)[torch.bucketize(loss, loss.new_tensor(STEPS))]
 
 
@@ -52,4 +52,4 @@ def is_ahead(reals_passed: Tensor, fakes_caught: Tensor) -> bool:
         >>> is_ahead(torch.tensor(0.95), torch.tensor(0.92)), is_ahead(torch.tensor(1.0), torch.tensor(0.5))
         (True, False)
     """
-    return bool((all_sum(torch.stack([reals_passed, fakes_caught])) / world_size()).min() > AHEAD)
+    return bool(torch.stack(means_over_ranks([reals_passed, fakes_caught])).min() > AHEAD)

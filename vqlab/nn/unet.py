@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vqlab.errors import UserError
+from vqlab.nn.gan_conv import check_sizes
 from vqlab.nn.rebuild import Rebuildable
 
 SLOPE = 0.2  # of the leaky ReLUs below 0
@@ -56,9 +57,11 @@ class UNet(Rebuildable, nn.Module):
         super().__init__()
         if image_size < 4 or image_size & (image_size - 1):
             raise UserError(f"image_size of a UNet must be a power of two, got {image_size}: set --data.image_size=64")
-        for name, value, least in (("num_styles", num_styles, 1), ("base_channels", base_channels, 2)):
-            if value < least:
-                raise UserError(f"{name} must be at least {least}, got {value}: set --model.generator.{name}")
+        check_sizes("generator", num_styles=num_styles)
+        if base_channels < 2:
+            raise UserError(
+                f"base_channels must be at least 2, got {base_channels}: set --model.generator.base_channels"
+            )
         if style_dim < 1:
             raise UserError(f"style_dim must be at least 1, got {style_dim}: set --model.generator.style_dim=128")
         if norm not in ("instance", "batch", "none"):
