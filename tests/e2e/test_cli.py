@@ -11,7 +11,7 @@ import pytest
 import torch
 import yaml
 from PIL import Image
-from tiny import DATA, FIT, NETS, TRAINER, fails, fit, logged, started
+from tiny import DATA, FIT, NETS, TRAINER, command, fails, fit, logged
 
 import vqlab
 from vqlab.cli import main
@@ -300,7 +300,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(capsys):
 
 
 def test_debug_shows_the_traceback():
-    process = started("fitt", VQLAB_DEBUG="1")
+    process = command("fitt", VQLAB_DEBUG="1")
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 1
     assert "Traceback" in output

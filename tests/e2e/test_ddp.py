@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import FIT, command, fit, logged, started
+from tiny import FIT, command, fit, logged
 
 RANK_CHECK = '''
 import lightning, torch
@@ -23,19 +23,19 @@ class NaNOnRank1(lightning.Callback):
 COMMON = ["--trainer.val_check_interval=5", "--trainer.check_val_every_n_epoch=null"]
 
 
-def run_two(start, *options: str, path: Path) -> tuple[int, str]:
+def run_two(*options: str, path: Path) -> tuple[int, str]:
     (path / "rank_check.py").write_text(RANK_CHECK)
-    process = start(*FIT, "--trainer.devices=2", *COMMON, *options, PYTHONPATH=str(path))
+    process = command(*FIT, "--trainer.devices=2", *COMMON, *options, PYTHONPATH=str(path))
     output, _ = process.communicate(timeout=240)
     return process.returncode, output
 
 
-@pytest.mark.parametrize(("codebook_update", "start"), [("ema", started), ("loss", command)])
-def test_two_processes_equal_one(tmp_path, codebook_update, start):
+@pytest.mark.parametrize("codebook_update", ["ema", "loss"])
+def test_two_processes_equal_one(tmp_path, codebook_update):
     # A small rate: at a large one, rounding alone drives the runs apart tenfold every few steps.
     options = ["--trainer.max_steps=50", f"--model.quantizer.codebook_update={codebook_update}", "--model.lr=0.0005"]
     own = ["--name=two", "--data.batch_size=16", "--trainer.callbacks+=rank_check.SaveQuantizer"]
-    status, output = run_two(start, *options, *own, path=tmp_path)
+    status, output = run_two(*options, *own, path=tmp_path)
     assert status == 0, output
     first, second = (torch.load(f"quantizer_{rank}.pt", weights_only=True) for rank in (0, 1))
     for name, value in first.items():
@@ -56,7 +56,7 @@ def test_two_processes_equal_one(tmp_path, codebook_update, start):
 
 def test_nan_on_one_rank_stops_both(tmp_path):
     options = ["--name=nan", "--trainer.max_steps=50", "--trainer.callbacks+=rank_check.NaNOnRank1"]
-    status, output = run_two(started, *options, path=tmp_path)
+    status, output = run_two(*options, path=tmp_path)
     assert status == 2
     assert "rec_loss, commitment_loss is NaN or infinite at batch 3" in output
     assert "Traceback" not in output

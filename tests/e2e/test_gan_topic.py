@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from planted import Planted
-from tiny import TRAINER, assert_same_runs, command, fails, fit_and_kill, logged
+from tiny import TRAINER, assert_ranks_hold_the_same, assert_same_runs, fails, fit_and_kill, logged
 
 import vqlab
 from vqlab.cli import main
@@ -69,19 +69,8 @@ def test_a_killed_run_ends_where_an_uninterrupted_one_ends():
 
 
 def test_two_processes_hold_the_same_weights(tmp_path):
-    (tmp_path / "rank_check.py").write_text(
-        "import lightning, torch\n\n\n"
-        "class SaveAll(lightning.Callback):\n"
-        "    def on_train_end(self, trainer, pl_module):\n"
-        "        torch.save(pl_module.state_dict(), f'rank_{trainer.global_rank}.pt')\n"
-    )
-    options = [*OFTEN, "--trainer.max_steps=20", "--trainer.callbacks+=rank_check.SaveAll", "--name=two"]
-    process = command(*FIT, *options, "--trainer.devices=2", "--data.batch_size=16", PYTHONPATH=str(tmp_path))
-    output, _ = process.communicate(timeout=240)
-    assert process.returncode == 0, output
-    first, second = (torch.load(f"rank_{rank}.pt", weights_only=True) for rank in (0, 1))
-    for name, value in first.items():
-        assert torch.equal(value, second[name]), name
+    options = [*OFTEN, "--trainer.max_steps=20", "--data.batch_size=16", "--name=two"]
+    assert_ranks_hold_the_same(tmp_path, *FIT, *options)
     assert torch.load(run("two") / LAST, weights_only=True)["global_step"] == 20
     assert all("val/nmi" in row for row in logged(run("two") / "metrics.csv") if "val/npmi" in row)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import FIT, fit, fit_and_kill, logged, reached, started
+from tiny import FIT, command, fit, fit_and_kill, logged, reached
 
 import vqlab
 
@@ -80,7 +80,7 @@ def test_sigkill_while_a_checkpoint_is_written(tmp_path):
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
         "torch.save = save\n"
     )
-    process = started(*FIT, "--name=killed", "--trainer.max_steps=100", *STEPS, PYTHONPATH=str(tmp_path))
+    process = command(*FIT, "--name=killed", "--trainer.max_steps=100", *STEPS, PYTHONPATH=str(tmp_path))
     process.communicate(timeout=120)
     assert process.returncode == -signal.SIGKILL
     last = Path("runs/vqvae/killed/checkpoints/last.ckpt")

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny import TRAINER, assert_same_runs, command, fails, fit_and_kill, logged
+from tiny import TRAINER, assert_ranks_hold_the_same, assert_same_runs, fails, fit_and_kill, logged
 
 from vqlab.cli import main
 
@@ -19,15 +19,6 @@ DATA = ["--data=Digits", "--data.image_size=16", "--data.batch_size=32", "--data
 FIT = ["fit", *MODEL, *DATA, *TRAINER]
 OFTEN = ["--trainer.val_check_interval=5", "--trainer.check_val_every_n_epoch=null", "--checkpoint.every_n_steps=4"]
 LAST = "checkpoints/last.ckpt"
-RANK_CHECK = '''
-import lightning, torch
-
-class SaveAll(lightning.Callback):
-    """Write every rank's own weights, which a checkpoint of rank 0 would hide."""
-
-    def on_train_end(self, trainer, pl_module):
-        torch.save(pl_module.state_dict(), f"rank_{trainer.global_rank}.pt")
-'''
 
 
 def run(name):
@@ -66,15 +57,7 @@ def test_a_killed_run_ends_where_an_uninterrupted_one_ends():
 
 
 def test_two_processes_hold_the_same_weights(tmp_path):
-    (tmp_path / "rank_check.py").write_text(RANK_CHECK)
-    options = ["--trainer.max_steps=50", "--trainer.callbacks+=rank_check.SaveAll", "--name=two"]
-    process = command(*FIT, *options, "--trainer.devices=2", "--data.batch_size=16", PYTHONPATH=str(tmp_path))
-    output, _ = process.communicate(timeout=240)
-    assert process.returncode == 0, output
-    first, second = (torch.load(f"rank_{rank}.pt", weights_only=True) for rank in (0, 1))
-    assert first.keys() == second.keys()
-    for name, value in first.items():
-        assert torch.equal(value, second[name]), name
+    assert_ranks_hold_the_same(tmp_path, *FIT, "--trainer.max_steps=50", "--data.batch_size=16", "--name=two")
     assert torch.load(run("two") / LAST, weights_only=True)["global_step"] == 50
 
 

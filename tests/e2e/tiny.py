@@ -36,6 +36,15 @@ TRAINER = [
     "--trainer.log_every_n_steps=5",
 ]
 FIT = ["fit", *NETS, *DATA, *TRAINER]
+SAVE_ALL = '''
+import lightning, torch
+
+class SaveAll(lightning.Callback):
+    """Write every rank's own weights, which a checkpoint of rank 0 would hide."""
+
+    def on_train_end(self, trainer, pl_module):
+        torch.save(pl_module.state_dict(), f"rank_{trainer.global_rank}.pt")
+'''
 UNCOMPARABLE = {"time", "train/samples_per_second"}
 
 
@@ -58,12 +67,10 @@ def fails(capsys, args: list[str]) -> str:
 
 
 def command(*args: str, **environ: str) -> subprocess.Popen:
-    """Start ``vqlab`` as a user does. A fork of this process would be faster, but may inherit a lock and never end."""
-    return started(*args, **environ)
+    """Start ``python -m vqlab``, one thread per rank; Lightning starts the other ranks.
 
-
-def started(*args: str, **environ: str) -> subprocess.Popen:
-    """Start ``python -m vqlab``, one thread per rank; Lightning starts the other ranks."""
+    A fork of this process would be faster, but may inherit a lock and never end.
+    """
     env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", **environ}
     pipe = subprocess.PIPE
     return subprocess.Popen(
@@ -113,3 +120,16 @@ def assert_same_runs(run: Path, other: Path) -> None:
     )
     assert weights.keys() == expected.keys()
     assert all(torch.equal(value, expected[name]) for name, value in weights.items())
+
+
+def assert_ranks_hold_the_same(folder: Path, *args: str) -> None:
+    """Run ``vqlab`` with ``args`` on two processes; check that both end with the same weights, to the last bit."""
+    (folder / "save_all.py").write_text(SAVE_ALL)
+    two = ["--trainer.devices=2", "--trainer.callbacks+=save_all.SaveAll"]
+    process = command(*args, *two, PYTHONPATH=str(folder))
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, output
+    first, second = (torch.load(f"rank_{rank}.pt", weights_only=True) for rank in (0, 1))
+    assert first.keys() == second.keys()
+    for name, value in first.items():
+        assert torch.equal(value, second[name]), name
