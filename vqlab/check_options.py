@@ -5,16 +5,13 @@
 The input is a JSON list of argument lists; the output is a JSON list with, for each, its one-line complaint or null.
 """
 
-import importlib
 import json
 import sys
 from contextlib import suppress
 from typing import Any
 
-import vqlab
 from vqlab.errors import UserError
-from vqlab.libraries import quiet, read_none_as_null
-from vqlab.lightning_cli import CLI
+from vqlab.lightning_cli import CLI, prepare
 
 
 class Checked(Exception):
@@ -23,10 +20,7 @@ class Checked(Exception):
 
 def complaints(commands: list[list[str]]) -> list[str | None]:
     """Return for each argument list what ``vqlab`` would say against its options, None if nothing."""
-    quiet()
-    read_none_as_null()
-    for module in set(vqlab.PUBLIC.values()):
-        importlib.import_module(module)
+    prepare()
     found: list[str | None] = []
 
     class OptionCheck(CLI):

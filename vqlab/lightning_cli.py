@@ -68,11 +68,16 @@ def run(args: list[str]) -> None:
     Raises:
         UserError: For everything that the user can mend.
     """
+    prepare()
+    CLI(args=with_run_config(args))
+
+
+def prepare() -> None:
+    """Set up the libraries, and import what YAML and flags may call by its short name."""
     quiet()
     read_none_as_null()
     for module in set(vqlab.PUBLIC.values()):
-        importlib.import_module(module)  # so that YAML and flags may use the short names of classes
-    CLI(args=with_run_config(args))
+        importlib.import_module(module)
 
 
 class StartRun(SaveConfigCallback):

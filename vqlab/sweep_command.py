@@ -75,12 +75,12 @@ def run_table(experiment: Experiment, runner: Runner, options: argparse.Namespac
     """Run the rows that are not finished, and tabulate all."""
     rows = choose_rows(experiment, options.rows)
     refuse_conflicts(experiment, rows)
-    todo = [row for row in rows if not runner.is_done(row)]
     if options.dry_run:
         for row in rows:
             lines = [shlex.join(["vqlab", *call]) for call in runner.commands(row)]
             print("\n".join(lines) if lines else f"# {row.name} is finished")
         return
+    todo = [row for row in rows if not runner.is_done(row)]
     outcomes = {row.name: Outcome(Status.FINISHED) for row in rows}
     if todo:
         refuse_complaints(todo, check([experiment.fit(row) for row in todo]))

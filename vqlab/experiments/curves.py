@@ -41,6 +41,11 @@ class Line:
         """Class of its colour."""
         return f"c{self.colour % COLOURS}"
 
+    @property
+    def dash(self) -> str:
+        """Its dashes and gaps; none for the first lines of each colour."""
+        return DASHES[self.colour // COLOURS % len(DASHES)]
+
 
 @dataclass(frozen=True)
 class Axis:
@@ -88,8 +93,7 @@ def draw(metric: str, lines: Sequence[Line], legend: bool = False) -> str:
     parts = list(frame(x, y))
     faint = min(0.25, 2 / len(lines))  # or the raw values of many runs are a thicket
     for line, smoothed, raw in drawn:
-        dash = DASHES[line.colour // COLOURS % len(DASHES)]
-        dashed = f' stroke-dasharray="{dash}"' if dash else ""
+        dashed = f' stroke-dasharray="{line.dash}"' if line.dash else ""
         title = f"<title>{escape(line.name)}</title>"
         group = f'data-group="{line.colour}"'
         if len(line.series) > FEW:
@@ -129,8 +133,7 @@ def key(lines: Sequence[Line]) -> Iterator[str]:
         first.setdefault(line.colour, line)
     for place, line in enumerate(first.values()):
         y = HEIGHT + 12 + 18 * place
-        dash = DASHES[line.colour // COLOURS % len(DASHES)]
-        yield f'<path class="{line.css}" stroke-dasharray="{dash}" d="M{LEFT} {y - 4}h24"/>'
+        yield f'<path class="{line.css}" stroke-dasharray="{line.dash}" d="M{LEFT} {y - 4}h24"/>'
         yield f'<text x="{LEFT + 32}" y="{y}">{escape(line.group)}</text>'
 
 

@@ -228,10 +228,14 @@ def short_names(options: Sequence[str] | dict[str, Any]) -> dict[str, str]:
         >>> short_names(["model.lr", "model.encoder.norm", "model.decoder.norm"])
         {'model.lr': 'lr', 'model.encoder.norm': 'encoder.norm', 'model.decoder.norm': 'decoder.norm'}
     """
-    names = list(options)
-    endings = {name: [".".join(name.split(".")[-n:]) for n in range(1, name.count(".") + 2)] for name in names}
-    seen = Counter(ending for all_of_one in endings.values() for ending in all_of_one)
-    return {name: next((e for e in endings[name] if seen[e] == 1), name) for name in names}
+    return dict(zip(options, shortest_ends([option.split(".") for option in options], "."), strict=True))
+
+
+def shortest_ends(names: Sequence[Sequence[str]], mark: str) -> list[str]:
+    """Return the shortest end of each name that no other has, or all of it; ``mark`` joins the parts of a name."""
+    ends = [[mark.join(parts[-n:]) for n in range(1, len(parts) + 1)] for parts in names]
+    seen = Counter(end for all_of_one in ends for end in all_of_one)
+    return [next((end for end in all_of_one if seen[end] == 1), all_of_one[-1]) for all_of_one in ends]
 
 
 def _seeding(seed: int | None, others: Settings, path: Path) -> Settings:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from vqlab.experiments.experiment import Experiment, Row
-from vqlab.experiments.settings import as_flag
+from vqlab.experiments.settings import as_flag, mode_of, monitor_of
 
 
 def slurm_script(experiment: Experiment, rows: Sequence[Row], arguments: Sequence[str], out: Path) -> str:
@@ -48,11 +48,10 @@ def wandb_search(experiment: Experiment, space: dict[str, Any]) -> dict[str, Any
     """Return a W&B sweep that searches ``space``, the checked one of an experiment."""
     row = experiment.row("", {})
     options = itertools.starmap(as_flag, row.options.items())
-    mode = row.settings.get("checkpoint.mode", "min")
     return {
         "name": experiment.path.stem,
         "method": "bayes",
-        "metric": {"name": row.settings.get("checkpoint.monitor", "val/loss"), "goal": f"{mode}imize"},
+        "metric": {"name": monitor_of(row.settings), "goal": f"{mode_of(row.settings)}imize"},
         "command": ["vqlab", "fit", *(f"--config={path}" for path in experiment.configs), *options, "${args}"],
         "parameters": {name: _parameter(choice) for name, choice in space.items()},
     }

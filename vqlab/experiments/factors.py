@@ -125,13 +125,14 @@ def effects(runs: Sequence[Run], value: Callable[[Run], float | None]) -> tuple[
     are taken that are furthest apart.
     """
     runs = [run for run in runs if run.settings]
+    figures = [value(run) for run in runs]
     all_factors = factors(runs)
     found, untold = [], []
     for factor in all_factors:
         others = [other for other in all_factors if other is not factor]
         matched: dict[tuple, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-        for place, run in enumerate(runs):
-            if (figure := value(run)) is not None and math.isfinite(figure):
+        for place, (run, figure) in enumerate(zip(runs, figures, strict=True)):
+            if figure is not None and math.isfinite(figure):
                 key = (run.seed, run.settings.get("data.seed"), *(other.levels[place] for other in others))
                 matched[key][factor.levels[place]].append(figure)
         levels = sorted(set(factor.levels), key=order)

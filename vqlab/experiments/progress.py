@@ -11,6 +11,7 @@ from pathlib import Path
 from vqlab.experiments.experiment import Experiment, Row
 from vqlab.experiments.metrics_log import MetricsLog, best_of, read_log
 from vqlab.experiments.run_state import LOG
+from vqlab.experiments.settings import mode_of, monitor_of
 
 BLINK = 1.0  # seconds between two looks at the rows on a terminal ...
 REMARK = 300.0  # ... and between two lines on a row in a file
@@ -51,8 +52,12 @@ class Board(threading.Thread):
         """Draw again and again."""
         while not self.ended.wait(BLINK if self.live else REMARK):
             with self.guard:
-                self._wipe()
-                self._draw() if self.live else [print(line, flush=True) for line in self._lines()]
+                if self.live:
+                    self._wipe()
+                    self._draw()
+                else:
+                    for line in self._lines():
+                        print(line, flush=True)
 
     def close(self) -> None:
         """Leave no line behind that would go stale."""
@@ -108,9 +113,9 @@ def table(experiment: Experiment, rows: Iterable[Row], statuses: dict[str, str])
             log = read_log(experiment.folder(row) / LOG)
         except OSError:
             log = MetricsLog()
-        monitor = str(row.settings.get("checkpoint.monitor", "val/loss"))
+        monitor = monitor_of(row.settings)
         series = log.series.get(monitor, [])
-        best = best_of(series, str(row.settings.get("checkpoint.mode", "min")))
+        best = best_of(series, mode_of(row.settings))
         figures = (f"{best[1]:.5g}", f"{best[0]:,}", f"{series[-1][1]:.5g}", monitor) if best else ("-",) * 4
         lines.append((row.name, statuses[row.name], f"{log.steps:,}", *figures))
     return align(lines)

@@ -11,6 +11,7 @@ from vqlab.errors import UserError
 from vqlab.whole_files import disk_errors
 
 LOCK = ".lock"
+TAKEN = (errno.EAGAIN, errno.EACCES)  # what flock says where another process has the lock
 
 
 @contextmanager
@@ -32,7 +33,7 @@ def row_lock(folder: Path, wait: bool = False) -> Iterator[int | None]:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except OSError as error:
-            if error.errno not in (errno.EAGAIN, errno.EACCES):
+            if error.errno not in TAKEN:
                 raise UserError(f"{folder} cannot be locked ({error.strerror}): set --runs to another disk") from error
             yield None
         else:
@@ -50,7 +51,7 @@ def is_running(folder: Path) -> bool:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)  # frees it again when the descriptor is closed
     except OSError as error:
-        return error.errno in (errno.EAGAIN, errno.EACCES)
+        return error.errno in TAKEN
     finally:
         os.close(descriptor)
     return False

@@ -71,8 +71,7 @@ class Runner:
 
     def is_done(self, row: Row) -> bool:
         """Whether nothing is left to do for ``row``."""
-        folder = self.experiment.folder(row)
-        return state_of(folder) is State.FINISHED and not (self.test and not is_tested(folder))
+        return not self.commands(row)
 
     def commands(self, row: Row) -> list[list[str]]:
         """Return what is left to do for ``row``, as arguments of ``vqlab``."""

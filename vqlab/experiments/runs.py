@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from vqlab.errors import UserError
+from vqlab.experiments.experiment import shortest_ends
 from vqlab.experiments.metrics_log import MetricsLog, best_of, read_log
 from vqlab.experiments.row_lock import is_running
 from vqlab.experiments.run_state import CONFIG, FAILED, FINISHED, LOG, State, read_json, state_of
-from vqlab.experiments.settings import Settings, flatten, read_yaml
+from vqlab.experiments.settings import Settings, flatten, is_number, mode_of, monitor_of, read_yaml
 
 LEFT_BY_A_RUN = {CONFIG, LOG, FAILED, FINISHED, "health.jsonl", "checkpoints"}  # each of these makes a folder a run
 PAUSE = 30.0  # a gap in the log that is so many times the usual one, and longer than ...
@@ -81,7 +82,7 @@ class Run:
     @property
     def monitor(self) -> str:
         """The metric that decides which checkpoint is best."""
-        return str(self.settings.get("checkpoint.monitor", "val/loss"))
+        return monitor_of(self.settings)
 
     @property
     def seed(self) -> Any:
@@ -90,7 +91,7 @@ class Run:
 
     def mode(self, metric: str) -> str | None:
         """Return whether ``min`` or ``max`` of a metric is best, None if that is not known."""
-        return self.settings.get("checkpoint.mode", "min") if metric == self.monitor else direction(metric)
+        return mode_of(self.settings) if metric == self.monitor else direction(metric)
 
     def figure(self, metric: str) -> Figure | None:
         """Return last and best of a metric."""
@@ -129,9 +130,9 @@ class Run:
         names = ("data.batch_size", "trainer.devices", "trainer.num_nodes")
         accumulate = self.settings.get("model.accumulate") or self.settings.get("trainer.accumulate_grad_batches", 1)
         factors = [accumulate, *(self.settings.get(name) for name in names)]
-        if _is_number(lr):
+        if is_number(lr):
             return lr
-        if _is_number(base) and all(map(_is_number, factors)):
+        if is_number(base) and all(map(is_number, factors)):
             for factor in factors:
                 base *= factor
             return base
@@ -261,15 +262,4 @@ def shortest_names(folders: list[Path]) -> list[str]:
         >>> shortest_names([Path("runs/vqvae/first"), Path("old/vqvae/first"), Path("runs/jsa/second")])
         ['runs/vqvae/first', 'old/vqvae/first', 'second']
     """
-    ends = [
-        ["/".join(folder.absolute().parts[-n:]) for n in range(1, len(folder.absolute().parts) + 1)]
-        for folder in folders
-    ]
-    seen: dict[str, int] = {}
-    for end in (end for all_of_one in ends for end in all_of_one):
-        seen[end] = seen.get(end, 0) + 1
-    return [next((end for end in all_of_one if seen[end] == 1), all_of_one[-1]) for all_of_one in ends]
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    return shortest_ends([folder.absolute().parts for folder in folders], "/")

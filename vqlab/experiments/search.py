@@ -15,6 +15,7 @@ from vqlab.experiments.progress import align
 from vqlab.experiments.row_lock import row_lock
 from vqlab.experiments.run_state import LOG
 from vqlab.experiments.runner import Runner, Status, refuse_conflicts
+from vqlab.experiments.settings import mode_of, monitor_of
 
 BEAT, SILENCE = 20, 90  # seconds between signs of life of a trial, and until one that gives none is taken up by others
 WAIT = 2.0  # seconds between two looks at what others do
@@ -43,7 +44,7 @@ def search(experiment: Experiment, trials: int, runner: Runner, pool: Executor) 
     space = check_space(experiment)
     optuna = import_optuna()
     settings = experiment.row("", {}).settings
-    monitor, mode = settings.get("checkpoint.monitor", "val/loss"), settings.get("checkpoint.mode", "min")
+    monitor, mode = monitor_of(settings), mode_of(settings)
     stem = experiment.path.stem
     database = experiment.runs / f"{stem}.search.db"
     with row_lock(experiment.runs, wait=True):  # SQLite's tables are made by one process

@@ -133,7 +133,7 @@ def equal(a: Any, b: Any) -> bool:
     a, b = _parsed(a), _parsed(b)
     if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)):
         return len(a) == len(b) and all(map(equal, a, b))
-    if _is_number(a) and _is_number(b):
+    if is_number(a) and is_number(b):
         return math.isclose(a, b, rel_tol=1e-9)
     if isinstance(a, str) and isinstance(b, str):
         return a == b or a.rpartition(".")[2] == b or a == b.rpartition(".")[2]
@@ -154,6 +154,16 @@ def scale_steps(settings: Settings, share: float) -> Settings:
     }
 
 
+def monitor_of(settings: Settings) -> str:
+    """Return the metric that decides which checkpoint of a run is best."""
+    return str(settings.get("checkpoint.monitor", "val/loss"))
+
+
+def mode_of(settings: Settings) -> str:
+    """Return whether that metric is better ``min`` or ``max``."""
+    return settings.get("checkpoint.mode", "min")
+
+
 def _parsed(value: Any) -> Any:
     """Read text as YAML would, and as a number where YAML 1.1 sees none (1e-3)."""
     if not isinstance(value, str):
@@ -168,5 +178,6 @@ def _parsed(value: Any) -> Any:
         return value
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
+    """Whether a value is a number; True and False are none."""
     return isinstance(value, (int, float)) and not isinstance(value, bool)
