@@ -24,6 +24,7 @@ from vqlab.callbacks.sample_grid import SampleGrid
 from vqlab.callbacks.step_seed import StepSeed
 from vqlab.callbacks.throughput import Throughput
 from vqlab.cli_errors import explain
+from vqlab.completion import check_font, write_glyphs
 from vqlab.errors import UserError
 from vqlab.experiments.run_state import FINISHED
 from vqlab.libraries import quiet, read_none_as_null
@@ -132,6 +133,10 @@ class CLI(LightningCLI):
         parser.add_argument(
             "--codes", type=str, default="codes.npz", help="File that predict writes: .npz or .safetensors."
         )
+        parser.add_argument(
+            "--font", type=str | None, default=None, help="Font file that predict writes of glyphs: .ttf."
+        )
+        parser.add_argument("--family", type=str | None, default=None, help="Name of that font's family.")
         parser.add_argument("--wandb.mode", type=str, default="auto", help="auto, online, offline or disabled.")
         parser.add_argument("--wandb.project", type=str, default="vqlab", help="W&B project.")
         always = {"checkpoint": LastAndBest, "samples": SampleGrid, "health": Health, "ema": EMA, "plateau": Plateau}
@@ -266,6 +271,8 @@ class CLI(LightningCLI):
             raise UserError("vqlab predict writes one file from one process: set --trainer.devices=1")
         path = self.run_folder / self._get(self.config, "codes")
         check_suffix(path)
+        family = self._get(self.config, "family")
+        fonts = check_font(self.datamodule, self._get(self.config, "font"), family)
         kwargs["return_predictions"] = True
         batches: Any = self.trainer.predict(model, **kwargs)
         arrays = {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
@@ -273,6 +280,8 @@ class CLI(LightningCLI):
             arrays |= model.quantizer.codebooks()
         save_arrays(path, arrays)
         rank_zero_info(f"{path}: " + ", ".join(f"{name} {tuple(array.shape)}" for name, array in arrays.items()))
+        if self.datamodule.modality == "font":
+            write_glyphs(model, self.datamodule, arrays, self.run_folder, fonts, family)
 
     def _check_checkpoint(self, path: str) -> dict[str, Any]:
         checkpoint = read_checkpoint(path)

@@ -4,10 +4,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image, ImageFont
 from tiny import TRAINER, assert_same_runs, fails, fit_and_kill, logged
 from toy_fonts import SANS, SERIF
 
 from vqlab.cli import main
+from vqlab.fonts.draw import render
+from vqlab.fonts.font import Font
 
 PLAYERS = ["--model.generator=UNet", "--model.generator.base_channels=4", "--model.discriminator=GlyphJudge"]
 PLAYERS += ["--model.discriminator.base_channels=4", "--model.discriminator.num_layers=2"]
@@ -16,6 +19,7 @@ DATA = ["--data=FontPairs", "--data.image_size=32", "--data.batch_size=8", "--da
 FIT = ["fit", *MODEL, *DATA, *TRAINER]
 OFTEN = ["--trainer.val_check_interval=5", "--trainer.check_val_every_n_epoch=null", "--checkpoint.every_n_steps=4"]
 BEST = ["--checkpoint.monitor=val/l1_gain", "--checkpoint.mode=max"]
+STYLES = ["DejaVu-Serif", "DejaVu-Sans-Mono"]
 
 
 def run(name):
@@ -35,10 +39,28 @@ def test_from_two_fonts_to_glyphs():
     assert list((run("it") / "samples").glob("step_*.png"))
     best = str(run("it") / "checkpoints/best.ckpt")
     main(["test", f"--ckpt_path={best}"])
-    main(["predict", f"--ckpt_path={best}", "--codes=glyphs.npz", "--data.charset=U+2B00-2B7F"])
+    main(["predict", f"--ckpt_path={best}", "--codes=glyphs.npz", "--data.charset=U+2B00-2B7F", "--font=new/it.ttf"])
     with np.load(run("it") / "glyphs.npz") as arrays:
-        assert arrays["glyphs"].shape == (25, 1, 32, 32)
-        assert set(arrays) == {"glyphs", "char", "style"}
+        assert set(arrays) == {"source", "glyph", "char", "style"}
+        assert arrays["glyph"].shape == (25, 32, 32)
+        characters = {name: set(arrays["char"][arrays["style"] == i]) for i, name in enumerate(STYLES)}
+        drawn = dict(zip(arrays["char"], arrays["glyph"], strict=True))
+    between = Image.open(run("it") / "sheets/between_styles.png")
+    assert between.size == (17 * 32, 8 * 32)
+    first, last, middle = (np.asarray(between)[:, 32 * place :][:, :32] for place in (0, 16, 8))
+    assert (first == last).all()
+    assert (first != middle).any()
+    for name, codes in characters.items():
+        assert Image.open(run("it") / f"sheets/{name}_001.png").size[0] > 64
+        file = f"new/it-{name}.ttf"
+        new = Font(file)
+        assert codes <= new.characters.keys()
+        back = render(file, sorted(codes), 32, 0.75)
+        for image, code in zip(back, sorted(codes), strict=True):
+            assert np.abs(image / 255 - drawn[code] / 255).mean() < 0.1
+        assert ImageFont.truetype(file, 32).getlength(chr(min(codes))) > 0
+    with pytest.raises(SystemExit):
+        main(["predict", f"--ckpt_path={best}", "--font=new/it.otf"])
 
 
 def test_a_killed_run_ends_where_an_uninterrupted_one_ends():

@@ -22,6 +22,8 @@ HARMLESS = (
     "name",
     "runs",
     "codes",
+    "font",
+    "family",
     "wandb.",
     "samples.",
     "trainer.enable_",

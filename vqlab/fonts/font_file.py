@@ -71,8 +71,7 @@ def write_font(
     """
     box, font = EmBox(em_scale), Font(base, weight, "target")
     widths = Font(source, setting="source") if isinstance(source, str | Path) else source
-    if Path(out).exists() and Path(out).samefile(base):
-        raise UserError(f"{out} is the font to complete itself: set --font to another file")
+    check_completion(font, out, family)
     file = make_static_truetype(font)
     rename(file, family, font.path)
     outlines = trace_all(bitmaps, box, out)
@@ -217,20 +216,33 @@ def map_characters(file: TTFont, names: dict[int, str]) -> None:
         file["OS/2"].recalcAvgCharWidth(file)
 
 
-def rename(file: TTFont, family: str | None, path: Path) -> None:
-    """Give the font the name of another family, in English only; style, version and licence keep their text.
+def check_completion(font: Font, out: str | Path, family: str | None) -> None:
+    """Check what can be known before a font is completed.
 
     Raises:
-        UserError: If its licence reserves a part of the name.
+        UserError: If ``out`` is the font's own file, or its licence reserves a part of the new family's name.
     """
-    table = file["name"]
-    old = table.getBestFamilyName() or path.stem
-    new = family or f"{old} vqlab"
-    for reserved in reserved_names(file):
+    if Path(out).exists() and Path(out).samefile(font.path):
+        raise UserError(f"{out} is the font to complete itself: set --font to another file")
+    new = family or new_family(font.file, font.path)
+    for reserved in reserved_names(font.file):
         if reserved.lower() in new.lower():
             raise UserError(
-                f"the licence of {path} reserves the name {reserved!r}, which {new!r} contains: set --family to another"
+                f"the licence of {font.path} reserves the name {reserved!r}, which {new!r} contains: set --family to "
+                "another"
             )
+
+
+def new_family(file: TTFont, path: Path) -> str:
+    """Return the name of a completed font's family where none is given."""
+    return f"{file['name'].getBestFamilyName() or path.stem} vqlab"
+
+
+def rename(file: TTFont, family: str | None, path: Path) -> None:
+    """Give the font the name of another family, in English only; style, version and licence keep their text."""
+    table = file["name"]
+    old = table.getBestFamilyName() or path.stem
+    new = family or new_family(file, path)
     texts = {number: table.getDebugName(number) for number in (1, 2, 4, 16, 17)}
     style = texts[17] or texts[2] or "Regular"
     first = (texts[1] or old).replace(old, new)

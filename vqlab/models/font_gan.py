@@ -317,9 +317,10 @@ class FontGAN(Rebuildable, lightning.LightningModule):
         self._log_whole_set("test")
 
     def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
-        """Return ``glyphs`` (B, 1, S, S) in [-1, 1] with the batch's ``char`` and ``style``."""
-        glyphs = self.translate(batch["source"], batch["style"])
-        return {"glyphs": glyphs, "char": batch["char"], "style": batch["style"]}
+        """Return ``source`` and ``glyph`` (B, S, S) uint8, 0 being ink, with the batch's ``char`` and ``style``."""
+        rows = {"source": batch["source"], "glyph": self.translate(batch["source"], batch["style"])}
+        images = {name: self.value_range.to_uint8(glyphs)[:, 0] for name, glyphs in rows.items()}
+        return images | {"char": batch["char"], "style": batch["style"]}
 
     def pictures(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return glyphs in [0, 1] to look at: ``source``, ``generated`` and ``target``, all (B, 1, S, S)."""

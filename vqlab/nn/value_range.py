@@ -57,6 +57,10 @@ class ValueRange:
         shift, scale = self._affine(x)
         return (x * scale + shift).clamp(0, 1)
 
+    def to_uint8(self, x: Tensor) -> Tensor:
+        """Map images (..., C, H, W) from this range to whole numbers from 0 to 255."""
+        return self.decode(x).mul(255).round().to(torch.uint8)
+
     def _affine(self, like: Tensor) -> tuple[Tensor | float, Tensor | float]:
         if self.kind == "unit":
             return 0.0, 1.0
