@@ -3,6 +3,7 @@
     python benchmarks/sgan.py digits                                       # scikit-learn's, 5 seeds, MLP networks
     python benchmarks/sgan.py mnist --path data --steps 6000 --seeds 1     # convolutional networks
     python benchmarks/sgan.py mnist --path data --labels-per-class 0 ...   # all labels
+    ... --only SGAN "SGAN, feature matching" "tutorial's loop"             # some of the contestants
     python benchmarks/sgan.py mnist --path data --networks mlp ...         # fully connected, feature matching
 
 The tutorial's loop has softmax before the cross-entropy and a sigmoid before the binary one, batch norm with eps 0.8
@@ -59,6 +60,9 @@ def main() -> None:
     }
     if options.data == "digits":
         contestants["label spreading"] = lambda data, seed: label_spreading(data)
+    elif options.networks == "conv":  # fully connected ones have it anyway
+        matching = {"objective": "feature_matching"}
+        contestants["SGAN, feature matching"] = lambda data, seed: ours(data, seed, options, **matching)
     rows = []
     for name in options.only or contestants:
         runs = []

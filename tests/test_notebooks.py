@@ -14,6 +14,8 @@ SHORTER = {
     "03_jsa_exact": {"STEPS, EVERY = 500, 20": "STEPS, EVERY = 100, 20"},
     "04_signals_to_codes": {"num_records=100": "num_records=40", "steps=300": "steps=12", "steps=150": "steps=12"},
     "05_topics": {'("scipy", "sklearn", "matplotlib")': '("matplotlib", "skimage")', "steps=1000": "steps=50"},
+    "06_font_style": {'"latin", "greek", "cyrillic"': '"U+0400-0480"', "=400": "=8"},
+    "07_few_labels": {"steps=2000": "steps=50"},
 }
 
 
