@@ -40,13 +40,13 @@ class TopicContrast(nn.Module):
 
     That a lab log trained an adversarial topic model with InfoNCE, at temperatures of 0.1 and 0.5, and with an
     "average-weighted label embedding", is known; what it contrasted is not. These are three readings: a projection of
-    the generated document belongs to the embedding of its dominant topic, or to those of all topics, averaged by its
-    proportions (:meth:`by_topic`); or the averaged embedding of a real document belongs to that of its label, which
-    makes the model a supervised one (:meth:`by_label`).
+    what the generator makes, its hidden layer or else the document, belongs to the embedding of the dominant topic, or
+    to those of all topics, averaged by the proportions (:meth:`by_topic`); or the averaged embedding of a real document
+    belongs to that of its label, which makes the model a supervised one (:meth:`by_label`).
 
     Args:
         num_topics: K.
-        vocab_size: V.
+        trait_features: Size F of what documents are told by.
         num_classes: Number of labels; 0 for none.
         embedding_dim: Dimensions of the embeddings.
 
@@ -59,22 +59,22 @@ class TopicContrast(nn.Module):
         True
     """
 
-    def __init__(self, num_topics: int, vocab_size: int, num_classes: int, embedding_dim: int) -> None:
+    def __init__(self, num_topics: int, trait_features: int, num_classes: int, embedding_dim: int) -> None:
         super().__init__()
-        self.projection = nn.Parameter(torch.randn(vocab_size, embedding_dim))
+        self.projection = nn.Parameter(torch.randn(trait_features, embedding_dim))
         self.topics = nn.Parameter(torch.randn(num_topics, embedding_dim))
         self.labels = nn.Parameter(torch.randn(num_classes, embedding_dim))
 
-    def by_topic(self, documents: Documents, theta: Tensor, temperature: float, averaged: bool) -> Tensor:
+    def by_topic(self, traits: Documents, theta: Tensor, temperature: float, averaged: bool) -> Tensor:
         """Tell documents by the embeddings of their topics.
 
         Args:
-            documents: B distributions over words.
+            traits: (B, F), hidden layers or documents.
             theta: (B, K).
             temperature: Of InfoNCE.
             averaged: Whether all topics are embedded, averaged by ``theta``, or the dominant one alone.
         """
-        anchors = documents @ self.projection
+        anchors = traits @ self.projection
         if averaged:
             return info_nce(anchors, theta @ self.topics, temperature)
         dominant = theta.argmax(1)

@@ -148,7 +148,8 @@ class GANTopicModel(Rebuildable, lightning.LightningModule):
         self.encoder = TopicEncoder(vocab_size, num_topics, hidden_features) if bidirectional else None
         spectral_norm = regularizer == "spectral_norm"
         self.critic = TopicCritic(vocab_size, num_topics if bidirectional else 0, hidden_features, spectral_norm)
-        self.contrasted = TopicContrast(num_topics, vocab_size, num_classes, hidden_features) if contrast else None
+        told_by = (self.generator.trait_features, num_classes, hidden_features)
+        self.contrasted = TopicContrast(num_topics, *told_by) if contrast else None
         self.clusters = TopicClusters(num_topics, num_classes)
         self.vocabulary: list[str] | None = None
 
@@ -228,7 +229,7 @@ class GANTopicModel(Rebuildable, lightning.LightningModule):
 
     def _generator_loss(self, real: Bags, theta: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss of generator and encoder, against the critic as it is now, and the terms of the log."""
-        made, inferred = self.generator(theta), self._infer(real, theta)
+        (made, traits), inferred = self.generator.generate(theta), self._infer(real, theta)
         loss = self._distance(real, inferred, made, theta)
         terms = {"g_loss": loss.detach()}
         if self.cycle_weight:
@@ -238,7 +239,7 @@ class GANTopicModel(Rebuildable, lightning.LightningModule):
             if self.contrast == "label":
                 contrast = self.contrasted.by_label(inferred, labels, self.temperature)
             else:
-                contrast = self.contrasted.by_topic(made, theta, self.temperature, self.contrast == "averaged")
+                contrast = self.contrasted.by_topic(traits, theta, self.temperature, self.contrast == "averaged")
             loss, terms["contrast"] = loss + self.contrastive_weight * contrast, contrast.detach()
         return loss, terms
 

@@ -18,15 +18,26 @@ SLOPE = 0.1  # of LeakyReLU, as in ATM and BAT
 
 
 class TopicGenerator(nn.Module, ABC):
-    """A network from topic proportions to distributions over words."""
+    """A network from topic proportions to distributions over words.
+
+    Attributes:
+        trait_features: Size of what :meth:`generate` tells documents by.
+    """
+
+    trait_features: int
 
     @abstractmethod
     def log_topics(self) -> Tensor:
         """Return what is generated for one topic alone, the logarithm of (K, V)."""
 
+    def generate(self, theta: Tensor) -> tuple[Mixtures | Tensor, Mixtures | Tensor]:
+        """Return documents (B, V), and what a contrast tells them by (B, trait_features): here themselves."""
+        documents = Mixtures(theta, self.log_topics().exp())
+        return documents, documents
+
     def forward(self, theta: Tensor) -> Mixtures | Tensor:
         """(B, K) to documents (B, V)."""
-        return Mixtures(theta, self.log_topics().exp())
+        return self.generate(theta)[0]
 
     def unlikeliness(self, documents: Documents, theta: Tensor) -> Tensor:
         """Return -sum_k theta_k sum_v x_v log topic_kv in nats, (B,), of documents x (B, V) with ``theta`` (B, K)."""
@@ -48,6 +59,7 @@ class MixtureGenerator(TopicGenerator):
 
     def __init__(self, num_topics: int, vocab_size: int) -> None:
         super().__init__()
+        self.trait_features = vocab_size
         self.logits = nn.Parameter(torch.randn(num_topics, vocab_size))
 
     def log_topics(self) -> Tensor:
@@ -73,6 +85,7 @@ class GaussianGenerator(TopicGenerator):
 
     def __init__(self, num_topics: int, vocab_size: int, embedding_dim: int = 100) -> None:
         super().__init__()
+        self.trait_features = vocab_size
         self.words = nn.Parameter(torch.randn(vocab_size, embedding_dim))
         self.mean = nn.Parameter(torch.randn(num_topics, embedding_dim))
         self.log_std = nn.Parameter(torch.full((num_topics, embedding_dim), math.log(embedding_dim) / 2))
@@ -99,7 +112,7 @@ class MLPTopicGenerator(TopicGenerator):
 
     def __init__(self, num_topics: int, vocab_size: int, hidden_features: int = 100) -> None:
         super().__init__()
-        self.num_topics = num_topics
+        self.num_topics, self.trait_features = num_topics, hidden_features
         self.layers = nn.Sequential(
             nn.Linear(num_topics, hidden_features),
             nn.BatchNorm1d(hidden_features),
@@ -115,9 +128,10 @@ class MLPTopicGenerator(TopicGenerator):
         self.train(training)
         return logits.log_softmax(1)
 
-    def forward(self, theta: Tensor) -> Tensor:
-        """(B, K) to (B, V)."""
-        return self.layers(theta).softmax(1)
+    def generate(self, theta: Tensor) -> tuple[Tensor, Tensor]:
+        """Return documents (B, V), and the hidden layer (B, H) that a contrast tells them by."""
+        hidden = self.layers[:-1](theta)
+        return self.layers[-1](hidden).softmax(1), hidden
 
 
 GENERATORS = {"mixture": MixtureGenerator, "gaussian": GaussianGenerator, "mlp": MLPTopicGenerator}
