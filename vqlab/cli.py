@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from vqlab import __version__
 from vqlab.errors import UserError
+from vqlab.shipped import with_shipped_configs
 
 HELP = """\
 vqlab: discrete-representation and adversarial models in PyTorch Lightning
@@ -45,7 +46,7 @@ def main(args: Sequence[str] | None = None) -> None:
     Args:
         args: The arguments; ``sys.argv[1:]`` by default.
     """
-    args = list(sys.argv[1:] if args is None else args)
+    args = with_shipped_configs(list(sys.argv[1:] if args is None else args))
     if not args or args[0] in ("-h", "--help", "help"):
         print(HELP, end="")
         return

@@ -1,0 +1,54 @@
+"""What is installed from a wheel works far from any clone."""
+
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory):
+    """A folder with nothing but what the wheel holds."""
+    folder = tmp_path_factory.mktemp("wheel")
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)]
+    subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
+    (wheel,) = folder.glob("vqlab-*.whl")
+    zipfile.ZipFile(wheel).extractall(folder / "site")
+    return folder / "site"
+
+
+def vqlab(installed, *args):
+    env = {**os.environ, "PYTHONPATH": str(installed)}
+    return subprocess.run([sys.executable, "-m", "vqlab", *args], env=env, capture_output=True, text=True)
+
+
+def test_it_has_all_files(installed):
+    shipped = {path.relative_to(installed) for path in installed.rglob("*") if path.is_file()}
+    package = [p for p in (ROOT / "vqlab").rglob("*") if p.is_file() and "__pycache__" not in p.parts]
+    expected = {path.relative_to(ROOT) for path in package}
+    expected |= {Path("vqlab") / path.relative_to(ROOT) for path in (ROOT / "configs").rglob("*.yaml")}
+    assert {path for path in shipped if path.parts[0] == "vqlab"} == expected
+    licence = [path for path in shipped if path.name == "LICENSE"]
+    assert licence
+
+
+def test_a_config_of_the_readme_is_found(installed):
+    run = vqlab(installed, "fit", "--config", "configs/quickstart.yaml", "--trainer.max_steps=1", "--print_config")
+    assert run.returncode == 0, run.stderr
+    assert "class_path: vqlab.VQVAE" in run.stdout
+    rows = vqlab(installed, "sweep", "configs/experiments/digits.yaml", "--dry-run")
+    assert rows.returncode == 0, rows.stderr
+    assert f"--config={installed}/vqlab/configs/" in rows.stdout
+
+
+def test_a_config_of_the_current_folder_comes_first(installed):
+    Path("configs").mkdir()
+    Path("configs/quickstart.yaml").write_text("mine: true\n")
+    run = vqlab(installed, "fit", "--config=configs/quickstart.yaml")
+    assert run.returncode == 2
+    assert "mine" in run.stderr

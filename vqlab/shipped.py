@@ -1,0 +1,22 @@
+"""The configs that come with vqlab, for those who have no clone of it."""
+
+from pathlib import Path
+
+PACKAGE = Path(__file__).parent  # an installed one has configs/ in it
+
+
+def with_shipped_configs(args: list[str]) -> list[str]:
+    """Let ``configs/x.yaml`` stand for the one that comes with vqlab, where the current folder has none.
+
+    Example:
+        >>> with_shipped_configs(["fit", "--config=configs/none.yaml"])
+        ['fit', '--config=configs/none.yaml']
+    """
+    return [_shipped(arg) for arg in args]
+
+
+def _shipped(arg: str) -> str:
+    before, mark, path = arg.rpartition("=")
+    if not path.startswith("configs/") or Path(path).exists() or not (PACKAGE / path).is_file():
+        return arg
+    return f"{before}{mark}{PACKAGE / path}"
