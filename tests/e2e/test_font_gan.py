@@ -5,19 +5,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image, ImageFont
-from tiny import TRAINER, assert_same_runs, fails, fit_and_kill, logged
+from systems import OFTEN, SYSTEMS
+from tiny import TRAINER, fails, logged
 from toy_fonts import SANS, SERIF
 
 from vqlab.cli import main
 from vqlab.fonts.draw import render
 from vqlab.fonts.font import Font
 
-PLAYERS = ["--model.generator=UNet", "--model.generator.base_channels=4", "--model.discriminator=GlyphJudge"]
-PLAYERS += ["--model.discriminator.base_channels=4", "--model.discriminator.num_layers=2"]
-MODEL = ["--model=FontGAN", "--model.lr=0.002", *PLAYERS]
-DATA = ["--data=FontPairs", "--data.image_size=32", "--data.batch_size=8", "--data.charset=ascii", "--data.cache=null"]
-FIT = ["fit", *MODEL, *DATA, *TRAINER]
-OFTEN = ["--trainer.val_check_interval=5", "--trainer.check_val_every_n_epoch=null", "--checkpoint.every_n_steps=4"]
+FIT = ["fit", *SYSTEMS["FontGAN"], *TRAINER]
 BEST = ["--checkpoint.monitor=val/l1_gain", "--checkpoint.mode=max"]
 STYLES = ["DejaVu-Serif", "DejaVu-Sans-Mono"]
 
@@ -61,20 +57,6 @@ def test_from_two_fonts_to_glyphs():
         assert ImageFont.truetype(file, 32).getlength(chr(min(codes))) > 0
     with pytest.raises(SystemExit):
         main(["predict", f"--ckpt_path={best}", "--font=new/it.otf"])
-
-
-def test_a_killed_run_ends_where_an_uninterrupted_one_ends():
-    options = [*OFTEN, "--ema.decay=0.9", "--model.schedule.kind=step", "--model.schedule.decay_steps=6"]
-    last = run("killed") / "checkpoints/last.ckpt"
-    end = fit_and_kill(last, 10, *FIT, *options, "--name=killed") + 6
-    main([*FIT, *options, "--name=whole", f"--trainer.max_steps={end}"])
-    main([*FIT, *options, f"--ckpt_path={last}", f"--trainer.max_steps={end}"])
-    assert_same_runs(run("killed"), run("whole"))
-
-
-def test_half_precision():
-    main([*FIT, "--name=half", "--trainer.max_steps=5", "--trainer.precision=bf16-mixed"])
-    assert logged(run("half") / "metrics.csv")
 
 
 @pytest.mark.parametrize(

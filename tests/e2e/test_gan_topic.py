@@ -1,22 +1,17 @@
 """GANTopicModel as a user runs it, on texts of one's own."""
 
 import csv
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from planted import Planted
-from tiny import TRAINER, assert_ranks_hold_the_same, assert_same_runs, fails, fit_and_kill, logged
+from systems import OFTEN, SYSTEMS, prepare
+from tiny import TRAINER, fails, logged
 
 import vqlab
 from vqlab.cli import main
 
-MODEL = ["--model=GANTopicModel", "--model.num_topics=4", "--model.hidden_features=16", "--model.n_critic=2"]
-DATA = ["--data=TextFile", "--data.path=posts.jsonl", "--data.batch_size=32", "--data.min_df=1"]
-FIT = ["fit", *MODEL, *DATA, *TRAINER]
-OFTEN = ["--trainer.val_check_interval=5", "--trainer.check_val_every_n_epoch=null", "--checkpoint.every_n_steps=4"]
+FIT = ["fit", *SYSTEMS["GANTopicModel"], *TRAINER]
 LAST = "checkpoints/last.ckpt"
 
 
@@ -26,15 +21,7 @@ def run(name):
 
 @pytest.fixture(autouse=True)
 def posts():
-    data = Planted(num_topics=4, vocab=100, num_documents=300, length=40)
-    alphabet = "bcdfghklmn"
-    words = [f"word{alphabet[v // 10]}{alphabet[v % 10]}" for v in range(100)]
-    rng = np.random.default_rng(0)
-    lines = []
-    for counts, label in zip(data.bow, data.dominant, strict=True):
-        text = " ".join(words[v] for v in rng.permutation(np.repeat(np.arange(100), counts)))
-        lines.append(json.dumps({"text": text, "label": f"kind {label}"}) + "\n")
-    Path("posts.jsonl").write_text("".join(lines))
+    prepare("GANTopicModel")
 
 
 def test_from_texts_to_topics(caplog):
@@ -59,20 +46,6 @@ def test_from_texts_to_topics(caplog):
     with np.load(run("it") / "proportions.npz") as arrays:
         assert arrays["proportions"].shape == (30, 4)
         np.testing.assert_allclose(arrays["proportions"].sum(1), 1, rtol=1e-5)
-
-
-def test_a_killed_run_ends_where_an_uninterrupted_one_ends():
-    end = fit_and_kill(run("killed") / LAST, 10, *FIT, *OFTEN, "--name=killed") + 12
-    main([*FIT, *OFTEN, "--name=whole", f"--trainer.max_steps={end}"])
-    main([*FIT, *OFTEN, f"--ckpt_path={run('killed') / LAST}", f"--trainer.max_steps={end}"])
-    assert_same_runs(run("killed"), run("whole"))
-
-
-def test_two_processes_hold_the_same_weights(tmp_path):
-    options = [*OFTEN, "--trainer.max_steps=20", "--data.batch_size=16", "--name=two"]
-    assert_ranks_hold_the_same(tmp_path, *FIT, *options)
-    assert torch.load(run("two") / LAST, weights_only=True)["global_step"] == 20
-    assert all("val/nmi" in row for row in logged(run("two") / "metrics.csv") if "val/npmi" in row)
 
 
 def test_half_precision_and_the_published_model():

@@ -4,21 +4,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import AUTOENCODER, DATA, TRAINER, command, fails, fit_and_kill, logged
+from systems import SYSTEMS
+from tiny import DATA, TRAINER, command, fails, fit_and_kill, logged
 
 import vqlab
 from vqlab.cli import main
 
-NETS = [
-    "--model=JSA",
-    *AUTOENCODER,
-    "--model.num_embeddings=32",
-    "--model.num_mis_steps=4",
-    "--model.nll_samples=4",
-    "--model.lr=0.002",
-    "--model.cache_start_epoch=0",
-]
-FIT = ["fit", *NETS, *DATA, *TRAINER]
+FIT = ["fit", *SYSTEMS["JSA"], *TRAINER]
 STEPS = ["--trainer.val_check_interval=15", "--trainer.check_val_every_n_epoch=null", "--checkpoint.every_n_steps=10"]
 
 

@@ -4,17 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny import TRAINER, assert_same_runs, command, fails, fit_and_kill, logged
+from systems import MODELS, OFTEN, SOURCES, SYSTEMS
+from tiny import TRAINER, command, fails, logged
 
 from vqlab.cli import main
 
-MODEL = ["--model=S4DVQ"]
-for part in ("encoder", "decoder"):
-    MODEL += [f"--model.{part}=S4D{part.capitalize()}", f"--model.{part}.d_model=8", f"--model.{part}.d_state=8"]
-MODEL += ["--model.decoder.in_channels=8", "--model.quantizer=VectorQuantizer", "--model.quantizer.num_embeddings=16"]
-DATA = ["--data=ECG", "--data.num_records=20", "--data.seconds=10", "--data.length=128", "--data.batch_size=16"]
-FIT = ["fit", *MODEL, *DATA, *TRAINER]
-OFTEN = ["--trainer.val_check_interval=5", "--trainer.check_val_every_n_epoch=null", "--checkpoint.every_n_steps=4"]
+FIT = ["fit", *SYSTEMS["S4DVQ"], *TRAINER]
 LAST = "checkpoints/last.ckpt"
 
 
@@ -33,13 +28,6 @@ def test_from_signals_to_codes(capsys):
     with np.load(run("it") / "codes.npz") as codes:
         assert codes["indices"].shape[1] == 128 // 16
     assert "there is one for images alone" in fails(capsys, ["sample", last])
-
-
-def test_a_killed_run_ends_where_an_uninterrupted_one_ends():
-    end = fit_and_kill(run("killed") / LAST, 10, *FIT, *OFTEN, "--name=killed") + 12
-    main([*FIT, *OFTEN, "--name=whole", f"--trainer.max_steps={end}"])
-    main([*FIT, *OFTEN, f"--ckpt_path={run('killed') / LAST}", f"--trainer.max_steps={end}"])
-    assert_same_runs(run("killed"), run("whole"))
 
 
 def test_two_processes_equal_one():
@@ -71,7 +59,7 @@ def test_files_of_ones_own(tmp_path, caplog):
     folder = write_records(tmp_path / "records")
     data = ["--data=Signals", f"--data.path={folder}", "--data.sample_rate=100", "--data.resample=50"]
     data += ["--data.picks=[right,left]", "--data.length=64", "--data.stride=16", "--data.batch_size=4"]
-    main(["fit", *MODEL, *data, *TRAINER, "--name=own", "--trainer.max_steps=10"])
+    main(["fit", *MODELS["S4DVQ"], *data, *TRAINER, "--name=own", "--trainer.max_steps=10"])
     assert "left out 5 samples" in caplog.text
     figures = set().union(*logged(run("own") / "metrics.csv"))
     assert {"val/snr", "val/snr_0", "val/correlation_1"} <= figures
@@ -90,11 +78,11 @@ def test_files_of_ones_own(tmp_path, caplog):
 def test_mistakes_with_files(tmp_path, capsys, options, words):
     folder = write_records(tmp_path / "records", samples=900)
     data = ["--data=Signals", f"--data.path={folder}", "--data.length=128", "--data.batch_size=4"]
-    assert words in fails(capsys, ["fit", *MODEL, *data, *options, *TRAINER])
+    assert words in fails(capsys, ["fit", *MODELS["S4DVQ"], *data, *options, *TRAINER])
     assert not Path("runs").exists()
 
 
 def test_a_model_of_images_refuses_signals(capsys):
-    assert "made for images, ECG has signals" in fails(capsys, ["fit", "--model=VQVAE", *DATA, *TRAINER])
-    assert "made for signals, Digits has images" in fails(capsys, ["fit", *MODEL, "--data=Digits", *TRAINER])
+    assert "made for images, ECG has signals" in fails(capsys, ["fit", "--model=VQVAE", *SOURCES["S4DVQ"], *TRAINER])
+    assert "made for signals, Digits has images" in fails(capsys, ["fit", *MODELS["S4DVQ"], "--data=Digits", *TRAINER])
     assert not Path("runs").exists()

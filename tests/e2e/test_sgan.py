@@ -4,20 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from tiny import TRAINER, assert_ranks_hold_the_same, assert_same_runs, fails, fit_and_kill, logged
+from systems import OFTEN, SYSTEMS
+from tiny import TRAINER, fails, logged
 
 from vqlab.cli import main
 
-MODEL = ["--model=SGAN", "--model.generator=ConvGenerator", "--model.generator.base_channels=16"]
-MODEL += [
-    "--model.generator.latent_dim=16",
-    "--model.discriminator=ConvFeatures",
-    "--model.discriminator.channels=[8,16]",
-]
-DATA = ["--data=Digits", "--data.image_size=16", "--data.batch_size=32", "--data.labels_per_class=10"]
-FIT = ["fit", *MODEL, *DATA, *TRAINER]
-OFTEN = ["--trainer.val_check_interval=5", "--trainer.check_val_every_n_epoch=null", "--checkpoint.every_n_steps=4"]
+FIT = ["fit", *SYSTEMS["SGAN"], *TRAINER]
 LAST = "checkpoints/last.ckpt"
 
 
@@ -46,24 +38,6 @@ def test_from_labels_to_pictures():
         assert arrays["probabilities"].shape == (180, 10)
     main(["sample", last, "--num", "4", "--label", "3", "--out", "drawn.png"])
     assert Path("drawn.png").exists()
-
-
-def test_a_killed_run_ends_where_an_uninterrupted_one_ends():
-    options = [*OFTEN, "--ema.decay=0.9"]
-    end = fit_and_kill(run("killed") / LAST, 10, *FIT, *options, "--name=killed") + 12
-    main([*FIT, *options, "--name=whole", f"--trainer.max_steps={end}"])
-    main([*FIT, *options, f"--ckpt_path={run('killed') / LAST}", f"--trainer.max_steps={end}"])
-    assert_same_runs(run("killed"), run("whole"))
-
-
-def test_two_processes_hold_the_same_weights(tmp_path):
-    assert_ranks_hold_the_same(tmp_path, *FIT, "--trainer.max_steps=50", "--data.batch_size=16", "--name=two")
-    assert torch.load(run("two") / LAST, weights_only=True)["global_step"] == 50
-
-
-def test_half_precision():
-    main([*FIT, "--name=half", "--trainer.max_steps=5", "--trainer.precision=bf16-mixed"])
-    assert logged(run("half") / "metrics.csv")
 
 
 @pytest.mark.parametrize(
