@@ -3,7 +3,9 @@
 import importlib
 import json
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import lightning
@@ -24,6 +26,7 @@ from vqlab.callbacks.sample_grid import SampleGrid
 from vqlab.callbacks.step_seed import StepSeed
 from vqlab.callbacks.throughput import Throughput
 from vqlab.cli_errors import explain
+from vqlab.code_version import code_version
 from vqlab.errors import UserError
 from vqlab.experiments.run_state import FINISHED
 from vqlab.libraries import quiet, read_none_as_null
@@ -81,7 +84,9 @@ def prepare() -> None:
 
 
 class StartRun(SaveConfigCallback):
-    """Write config.yaml, complete and ready to be run again, and start W&B."""
+    """Write config.yaml, complete and ready to be run again, into each checkpoint as well, and start W&B."""
+
+    origin: Mapping[str, Any] = MappingProxyType({})  # only rank 0, which writes the checkpoints, knows more
 
     def save_config(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
         """Save on rank 0, when fitting."""
@@ -93,11 +98,16 @@ class StartRun(SaveConfigCallback):
         text = self.parser.dump(config, skip_none=False, skip_link_targets=True)
         with write_whole(Path(trainer.default_root_dir) / "config.yaml") as file:
             file.write(text.encode())
+        self.origin = {"made_by": code_version(), "config": text}
         # W&B joins only now, when data and model are known to be good: it writes files as soon as it exists.
         wandb = wandb_logger(trainer.default_root_dir, config["wandb"]["project"], config["wandb"]["mode"])
         if wandb:
             trainer.loggers = [*trainer.loggers, wandb]
             wandb.log_hyperparams({"config": config.as_dict()})
+
+    def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        """Let the checkpoint say by itself, wherever it is taken, which code and settings made it."""
+        checkpoint.update(self.origin)
 
 
 class CLI(LightningCLI):
