@@ -33,6 +33,7 @@ from vqlab.libraries import quiet, read_none_as_null
 from vqlab.nn.rebuild import to_spec
 from vqlab.quantizers.base import MAX_EXPORT
 from vqlab.run_folder import find_run_folder, with_run_config
+from vqlab.run_loggers import choose_loggers, log_best
 from vqlab.training.arrays import check_suffix, save_arrays
 from vqlab.training.csv_log import CSVLog
 from vqlab.training.loading import load_weights, read_checkpoint
@@ -144,6 +145,12 @@ class CLI(LightningCLI):
         )
         parser.add_argument("--wandb.mode", type=str, default="auto", help="auto, online, offline or disabled.")
         parser.add_argument("--wandb.project", type=str, default="vqlab", help="W&B project.")
+        parser.add_argument(
+            "--wandb.log_model", type=bool, default=False, help="Log best.ckpt as artifact at the end of fit."
+        )
+        parser.add_argument(
+            "--tensorboard", type=bool, default=False, help="Write to tensorboard/ in the run's folder."
+        )
         always = {"checkpoint": LastAndBest, "samples": SampleGrid, "health": Health, "ema": EMA, "plateau": Plateau}
         for key, callback in always.items():
             parser.add_lightning_class_args(callback, key)
@@ -211,8 +218,7 @@ class CLI(LightningCLI):
         trainer["default_root_dir"] = str(self.run_folder)
         trainer["plugins"] = [*(trainer.get("plugins") or []), WholeCheckpointIO()]
         fit = self.subcommand == "fit"
-        if trainer.get("logger") in (None, True):
-            trainer["logger"] = [CSVLog(self.run_folder, "metrics.csv" if fit else f"{self.subcommand}.csv")]
+        trainer["logger"] = choose_loggers(trainer.get("logger"), self.run_folder, self.subcommand, config)
         callbacks = [BatchStatistics(), *(trainer.get("callbacks") or []), StepSeed()]
         if trainer.get("enable_progress_bar") is not False:
             callbacks.append(Progress())
@@ -263,6 +269,8 @@ class CLI(LightningCLI):
         if self.trainer.is_global_zero:
             with write_whole(self.run_folder / FINISHED) as file:
                 file.write(json.dumps({"step": self.trainer.global_step, "time": round(time.time(), 1)}).encode())
+            if self._get(self.config, "wandb.log_model"):
+                log_best(self.trainer)
         metrics = {k: float(v) for k, v in self.trainer.callback_metrics.items() if k.startswith("val/")}
         figures = "  ".join(f"{name} {value:.4g}" for name, value in sorted(metrics.items()))
         rank_zero_info(f"finished at step {self.trainer.global_step}: {figures}")

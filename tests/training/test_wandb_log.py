@@ -36,7 +36,7 @@ def started(monkeypatch):
         calls.append(kwargs)
         if kwargs["mode"] == "online" and wandb_fails:
             raise wandb_fails[0]
-        return SimpleNamespace(id="x", _label=lambda **_: None, name=kwargs["name"], project=kwargs["project"])
+        return SimpleNamespace(id="x", define_metric=lambda *_, **__: None, name=kwargs["name"])
 
     wandb_fails = []
     monkeypatch.setattr(wandb, "init", init)

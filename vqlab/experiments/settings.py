@@ -23,6 +23,7 @@ HARMLESS = (
     "runs",
     "codes",
     "wandb.",
+    "tensorboard",
     "samples.",
     "trainer.enable_",
     "trainer.accelerator",

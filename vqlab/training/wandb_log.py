@@ -38,12 +38,25 @@ def wandb_logger(run_folder: str | Path, project: str, mode: str) -> WandbLogger
     return _logger(Path(run_folder), project, "offline")
 
 
+def log_best_model(logger: WandbLogger, checkpoint: Path, **metadata: Any) -> None:
+    """Log ``checkpoint`` as artifact ``model-<run id>:best``, which is what Lightning's ``log_model`` calls it."""
+    import wandb
+
+    artifact = wandb.Artifact(f"model-{logger.experiment.id}", type="model", metadata=metadata)
+    artifact.add_file(str(checkpoint), name="model.ckpt")
+    logger.experiment.log_artifact(artifact, aliases=["latest", "best"])
+
+
 def _logger(folder: Path, project: str, mode: Any) -> WandbLogger:
     import wandb
 
     folder.mkdir(parents=True, exist_ok=True)
     settings = wandb.Settings(silent=mode == "offline", init_timeout=30)
-    run = wandb.init(project=project, name=folder.name, dir=folder, mode=mode, settings=settings)
+    # Absolute, because the process that writes the files stays in the folder in which the first run began.
+    run = wandb.init(project=project, name=folder.name, dir=folder.absolute(), mode=mode, settings=settings)
+    # What WandbLogger does for a run that it starts itself: steps of the training, not calls of log, on the x-axis.
+    run.define_metric("trainer/global_step")
+    run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
     return WandbLogger(experiment=run)
 
 
