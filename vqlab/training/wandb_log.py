@@ -4,11 +4,17 @@ import netrc
 import os
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_info
 
 from vqlab.errors import UserError
+
+HOSTS = (
+    "api.forge.coreweave.com",
+    "api.wandb.ai",
+)  # where `wandb login` puts a key: by wandb 0.31, and by earlier ones
 
 
 def wandb_logger(run_folder: str | Path, project: str, mode: str) -> WandbLogger | None:
@@ -26,7 +32,7 @@ def wandb_logger(run_folder: str | Path, project: str, mode: str) -> WandbLogger
     if mode not in ("auto", "online", "offline", "disabled"):
         raise UserError(f"wandb mode must be auto, online, offline or disabled, got {mode!r}: set --wandb.mode=auto")
     if mode == "auto":
-        mode = os.environ.get("WANDB_MODE") or ("online" if _has_key() else "offline")
+        mode = os.environ.get("WANDB_MODE") or ("online" if has_key() else "offline")
     if mode == "disabled":
         return None
     if mode == "online":
@@ -60,10 +66,13 @@ def _logger(folder: Path, project: str, mode: Any) -> WandbLogger:
     return WandbLogger(experiment=run)
 
 
-def _has_key() -> bool:
+def has_key() -> bool:
+    """Whether a key for W&B is configured."""
     if os.environ.get("WANDB_API_KEY"):
         return True
+    own = urlsplit(os.environ.get("WANDB_BASE_URL", "")).netloc  # a server of one's own
     try:
-        return netrc.netrc().authenticators("api.wandb.ai") is not None
+        entries = netrc.netrc()
+        return any(entries.authenticators(host) for host in (*HOSTS, own) if host)
     except (FileNotFoundError, netrc.NetrcParseError):
         return False
