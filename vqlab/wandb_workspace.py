@@ -65,7 +65,7 @@ def create(args: Sequence[str]) -> None:
     if not has_key():
         raise UserError("there is no W&B key: run wandb login, or set WANDB_API_KEY")
     try:
-        entity = options.entity or wandb.Api().default_entity
+        entity = options.entity or wandb.Api().default_entity or ""  # W&B says what it thinks of none
         saved = layout(entity, options.project, options.name).save()
     except Exception as error:  # wandb raises several unrelated types
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
