@@ -1,6 +1,7 @@
 """The ``vqlab`` command. Help and mistakes are answered here, before torch is imported."""
 
 import difflib
+import importlib
 import os
 import sys
 import time
@@ -19,7 +20,9 @@ usage:
   vqlab validate --ckpt_path runs/.../best.ckpt             metrics on the validation set
   vqlab test     --ckpt_path runs/.../best.ckpt             metrics on the test set
   vqlab predict  --ckpt_path runs/.../best.ckpt             codes of the test set and the codebook, as codes.npz
+  vqlab predict  --ckpt_path ... --font new.ttf             of a FontGAN: sheets, and the completed font
   vqlab sample   runs/.../best.ckpt --num 64                draw images from a generative model, as samples.png
+  vqlab info     runs/.../best.ckpt                         what it is: model, data, settings, metrics, code
   vqlab sweep    configs/experiments/jsa_cifar10.yaml       a table of runs, one row each; started again, it goes on
   vqlab report   runs                                       the lab log: what differed, what came out, what went wrong
 
@@ -33,11 +36,17 @@ often used with fit:
 second stage, a model of a trained tokenizer's codes from which images are drawn:
   vqlab fit --config configs/prior.yaml --model.tokenizer=runs/vqvae/.../best.ckpt
 
-vqlab fit --help                        all options; vqlab sample, sweep, report --help likewise
+vqlab fit --help                        all options; vqlab sample, info, sweep, report --help likewise
 vqlab fit --model.help VQVAE            options of a model; --data.help, --model.quantizer.help likewise
 VQLAB_DEBUG=1 vqlab ...                 show the traceback of an error
 """
-COMMANDS = ("fit", "validate", "test", "predict", "sample", "sweep", "report")
+OWN = {  # commands that are no LightningCLI's, each imported when it is called
+    "sample": "vqlab.sample_command:sample",
+    "info": "vqlab.info_command:info",
+    "sweep": "vqlab.sweep_command:sweep",
+    "report": "vqlab.report_command:report",
+}
+COMMANDS = ("fit", "validate", "test", "predict", *OWN)
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -58,24 +67,15 @@ def main(args: Sequence[str] | None = None) -> None:
             close = difflib.get_close_matches(args[0], COMMANDS, n=1)
             hint = f"did you mean {close[0]}?" if close else f"one of {', '.join(COMMANDS)}"
             raise UserError(f"unknown command {args[0]!r}: {hint} See vqlab --help")
-        if args[0] == "sample":
-            from vqlab.sample_command import sample
-
-            sample(args[1:])
-            return
-        if args[0] == "sweep":
-            from vqlab.sweep_command import sweep
-
-            sweep(args[1:])
-            return
-        if args[0] == "report":
-            from vqlab.report_command import report
-
-            report(args[1:])
+        if args[0] in OWN:
+            module, name = OWN[args[0]].split(":")
+            getattr(importlib.import_module(module), name)(args[1:])
             return
         from vqlab.lightning_cli import run
 
         run(args)
+    except BrokenPipeError:  # the reader, head for one, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except UserError as error:
         if os.environ.get("VQLAB_DEBUG"):
             raise

@@ -3,7 +3,9 @@
 import importlib
 import json
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import lightning
@@ -24,6 +26,7 @@ from vqlab.callbacks.sample_grid import SampleGrid
 from vqlab.callbacks.step_seed import StepSeed
 from vqlab.callbacks.throughput import Throughput
 from vqlab.cli_errors import explain
+from vqlab.code_version import code_version
 from vqlab.completion import check_font, write_glyphs
 from vqlab.errors import UserError
 from vqlab.experiments.run_state import FINISHED
@@ -31,6 +34,7 @@ from vqlab.libraries import quiet, read_none_as_null
 from vqlab.nn.rebuild import to_spec
 from vqlab.quantizers.base import MAX_EXPORT
 from vqlab.run_folder import find_run_folder, with_run_config
+from vqlab.run_loggers import choose_loggers, log_best
 from vqlab.training.arrays import check_suffix, save_arrays
 from vqlab.training.csv_log import CSVLog
 from vqlab.training.loading import load_weights, read_checkpoint
@@ -82,7 +86,9 @@ def prepare() -> None:
 
 
 class StartRun(SaveConfigCallback):
-    """Write config.yaml, complete and ready to be run again, and start W&B."""
+    """Write config.yaml, complete and ready to be run again, into each checkpoint as well, and start W&B."""
+
+    origin: Mapping[str, Any] = MappingProxyType({})  # only rank 0, which writes the checkpoints, knows more
 
     def save_config(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
         """Save on rank 0, when fitting."""
@@ -94,11 +100,16 @@ class StartRun(SaveConfigCallback):
         text = self.parser.dump(config, skip_none=False, skip_link_targets=True)
         with write_whole(Path(trainer.default_root_dir) / "config.yaml") as file:
             file.write(text.encode())
+        self.origin = {"made_by": code_version(), "config": text}
         # W&B joins only now, when data and model are known to be good: it writes files as soon as it exists.
         wandb = wandb_logger(trainer.default_root_dir, config["wandb"]["project"], config["wandb"]["mode"])
         if wandb:
             trainer.loggers = [*trainer.loggers, wandb]
             wandb.log_hyperparams({"config": config.as_dict()})
+
+    def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        """Let the checkpoint say by itself, wherever it is taken, which code and settings made it."""
+        checkpoint.update(self.origin)
 
 
 class CLI(LightningCLI):
@@ -139,6 +150,12 @@ class CLI(LightningCLI):
         parser.add_argument("--family", type=str | None, default=None, help="Name of that font's family.")
         parser.add_argument("--wandb.mode", type=str, default="auto", help="auto, online, offline or disabled.")
         parser.add_argument("--wandb.project", type=str, default="vqlab", help="W&B project.")
+        parser.add_argument(
+            "--wandb.log_model", type=bool, default=False, help="Log best.ckpt as artifact at the end of fit."
+        )
+        parser.add_argument(
+            "--tensorboard", type=bool, default=False, help="Write to tensorboard/ in the run's folder."
+        )
         always = {"checkpoint": LastAndBest, "samples": SampleGrid, "health": Health, "ema": EMA, "plateau": Plateau}
         for key, callback in always.items():
             parser.add_lightning_class_args(callback, key)
@@ -206,8 +223,7 @@ class CLI(LightningCLI):
         trainer["default_root_dir"] = str(self.run_folder)
         trainer["plugins"] = [*(trainer.get("plugins") or []), WholeCheckpointIO()]
         fit = self.subcommand == "fit"
-        if trainer.get("logger") in (None, True):
-            trainer["logger"] = [CSVLog(self.run_folder, "metrics.csv" if fit else f"{self.subcommand}.csv")]
+        trainer["logger"] = choose_loggers(trainer.get("logger"), self.run_folder, self.subcommand, config)
         callbacks = [BatchStatistics(), *(trainer.get("callbacks") or []), StepSeed()]
         if trainer.get("enable_progress_bar") is not False:
             callbacks.append(Progress())
@@ -258,6 +274,8 @@ class CLI(LightningCLI):
         if self.trainer.is_global_zero:
             with write_whole(self.run_folder / FINISHED) as file:
                 file.write(json.dumps({"step": self.trainer.global_step, "time": round(time.time(), 1)}).encode())
+            if self._get(self.config, "wandb.log_model"):
+                log_best(self.trainer)
         metrics = {k: float(v) for k, v in self.trainer.callback_metrics.items() if k.startswith("val/")}
         figures = "  ".join(f"{name} {value:.4g}" for name, value in sorted(metrics.items()))
         rank_zero_info(f"finished at step {self.trainer.global_step}: {figures}")

@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 import torch
 from bare import BARE
+from logs_read_back import read_tensorboard
 from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader
 
 from vqlab.callbacks.sample_grid import SampleGrid, confusion, histogram, interleave
 from vqlab.errors import UserError
+from vqlab.training.tensorboard_log import tensorboard_logger
 
 PAD = 4
 
@@ -142,10 +144,9 @@ def loader(count):
 def trainer(callback, **settings):
     settings = {"max_steps": 4, "val_check_interval": 2, **settings}
     return lightning.Trainer(
-        **BARE,
         callbacks=[callback],
         default_root_dir=".",
-        **settings,
+        **{**BARE, **settings},
     )
 
 
@@ -164,6 +165,23 @@ def test_files_appear_at_each_validation_and_not_before():
     assert pixels[PAD + 50, PAD + 3 * 100 + 50].tolist() == [3, 3, 3]
     assert pixels[PAD + 100 + 50, PAD + 3 * 100 + 50].tolist() == [252, 252, 252]
     assert Image.open("samples/codes_000004.png").size == (600, 300)
+
+
+def test_counts_are_logged_as_numbers_too():
+    class Classifier(Painter):
+        code_counts = property()
+
+        def confusion_counts(self):
+            return torch.tensor([[5, 0], [2, 3]])
+
+    for model in (Painter(), Classifier()):
+        run = trainer(SampleGrid(), logger=tensorboard_logger(type(model).__name__))
+        run.fit(model, loader(24), loader(12))
+    codes = read_tensorboard("Painter/tensorboard").Histograms("samples/uses_per_code")
+    assert [(h.step, h.histogram_value.num, h.histogram_value.max) for h in codes] == [(1, 10, 9), (3, 10, 9)]
+    tables = read_tensorboard("Classifier/tensorboard").Tensors("samples/confusion_counts/text_summary")
+    text = tables[-1].tensor_proto.string_val[0].decode()
+    assert text.splitlines()[2:] == ["| 0 | 0 | 5 |", "| 1 | 0 | 2 |", "| 1 | 1 | 3 |"]
 
 
 def test_validate_writes_and_test_does_not():

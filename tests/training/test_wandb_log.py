@@ -36,7 +36,7 @@ def started(monkeypatch):
         calls.append(kwargs)
         if kwargs["mode"] == "online" and wandb_fails:
             raise wandb_fails[0]
-        return SimpleNamespace(id="x", _label=lambda **_: None, name=kwargs["name"], project=kwargs["project"])
+        return SimpleNamespace(id="x", define_metric=lambda *_, **__: None, name=kwargs["name"])
 
     wandb_fails = []
     monkeypatch.setattr(wandb, "init", init)
@@ -62,12 +62,13 @@ def test_auto_without_a_key_writes_offline_and_never_asks(tmp_path):
     assert list((tmp_path / "runs/first/wandb").glob("offline-run-*/*.wandb")), "nothing was written"
 
 
-@pytest.mark.parametrize("key", ["environment", "netrc"])
+@pytest.mark.parametrize("key", ["environment", "api.wandb.ai", "api.forge.coreweave.com", "wandb.example.org"])
 def test_auto_with_a_key_goes_online(started, monkeypatch, tmp_path, nobody, key):
     if key == "environment":
         monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     else:
-        (nobody / ".netrc").write_text(f"machine api.wandb.ai login user password {'0' * 40}\n")
+        monkeypatch.setenv("WANDB_BASE_URL", "https://wandb.example.org")
+        (nobody / ".netrc").write_text(f"machine {key} login user password {'0' * 40}\n")
         (nobody / ".netrc").chmod(0o600)
     assert wandb_logger(tmp_path / "run", "mine", "auto").name == "run"
     assert started.modes() == ["online"]

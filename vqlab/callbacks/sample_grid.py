@@ -7,7 +7,6 @@ from typing import Any
 import lightning
 import torch
 import torch.nn.functional as F
-from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from matplotlib.figure import Figure
 from PIL import Image
@@ -18,6 +17,7 @@ from torchvision.utils import make_grid, save_image
 from vqlab.callbacks.signal_plot import plot_signals
 from vqlab.callbacks.topic_sheet import as_csv, as_text, bars, topic_map
 from vqlab.errors import UserError
+from vqlab.training.log_media import log_histogram, log_image, log_table
 from vqlab.training.whole_files import write_whole
 
 FEW = 20  # classes up to which each is numbered and counted in the picture of their confusion
@@ -25,11 +25,12 @@ MIN_TILE = 96  # pixels; smaller images are enlarged by whole factors, so that a
 
 
 class SampleGrid(lightning.Callback):
-    """Write ``samples/step_NNNNNN.png`` and ``samples/codes_NNNNNN.png`` at each validation, to W&B as well.
+    """Write ``samples/step_NNNNNN.png`` and ``codes_NNNNNN.png`` at each validation, to W&B and TensorBoard as well.
 
     The model says what to show: ``pictures(batch)`` returns images (B, C, H, W) in [0, 1] by name, shown as rows below
     each other, or ``traces(batch)`` signals, which are plotted; ``code_counts()``, where it exists, the use of each
-    code, and ``confusion_counts()`` (K, K) how often class i was taken for class j (``confusion_NNNNNN.png``).
+    code, and ``confusion_counts()`` (K, K) how often class i was taken for class j (``confusion_NNNNNN.png``); both
+    are logged as histogram and table, too.
     ``topic_sheet()``, a :class:`~vqlab.metrics.topic_sheet.TopicSheet`, becomes ``topics_NNNNNN.csv`` and ``.png``, and
     ``map.html``, and is printed in the end.
 
@@ -71,6 +72,7 @@ class SampleGrid(lightning.Callback):
                 counts = getattr(pl_module, method)()  # on every rank, because it sums over them
                 if trainer.is_global_zero:
                     self._write(trainer, name, draw(counts))
+                    log_counts(trainer, name, counts)
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
         """Write the topics as table, bars and map."""
@@ -82,9 +84,7 @@ class SampleGrid(lightning.Callback):
             with write_whole(Path(trainer.default_root_dir) / "samples" / name) as file:
                 file.write(text.encode())
         columns, rows = sheet.table()
-        for logger in trainer.loggers:
-            if isinstance(logger, WandbLogger):
-                logger.log_table("samples/topic_words", columns=columns, data=rows, step=trainer.global_step)
+        log_table(trainer.loggers, "samples/topic_words", columns, rows, logged_step(trainer))
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
         """Print the topics."""
@@ -96,9 +96,22 @@ class SampleGrid(lightning.Callback):
         path = Path(trainer.default_root_dir) / "samples" / f"{name}_{trainer.global_step:06d}.png"
         with write_whole(path) as file:
             save_image(image, file, format="png")
-        for logger in trainer.loggers:
-            if isinstance(logger, WandbLogger):
-                logger.log_image(f"samples/{name}", [image], step=trainer.global_step)
+        log_image(trainer.loggers, f"samples/{name}", image, logged_step(trainer))
+
+
+def log_counts(trainer: lightning.Trainer, name: str, counts: Tensor) -> None:
+    """Log what a picture of counts is drawn from: (K,) uses of each code, or (K, K) classes taken for each other."""
+    if name == "codes":
+        log_histogram(trainer.loggers, "samples/uses_per_code", counts, logged_step(trainer))
+    else:
+        rows = [[row, column, int(counts[row, column])] for row, column in counts.nonzero().tolist()]
+        columns = ["class", "taken for", "count"]
+        log_table(trainer.loggers, "samples/confusion_counts", columns, rows, logged_step(trainer))
+
+
+def logged_step(trainer: lightning.Trainer) -> int:
+    """Return the step that Lightning logs the figures of this validation under; loggers count from 0."""
+    return max(0, trainer.global_step - 1)
 
 
 def interleave(pictures: dict[str, Tensor], columns: int) -> Tensor:

@@ -1,13 +1,12 @@
 """How far a run is, by what it left in its folder."""
 
 import json
-import pickle
-import zipfile
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 from vqlab.errors import UserError
+from vqlab.experiments.checkpoint_outline import checkpoint_step
 from vqlab.experiments.settings import Settings, flatten, read_yaml
 
 FINISHED = "finished.json"  # fit writes it last, whole
@@ -42,52 +41,6 @@ def settings_of(folder: Path) -> Settings:
         return flatten(read_yaml(folder / CONFIG))
     except UserError:
         return {}
-
-
-def checkpoint_step(path: Path) -> int:
-    """Return the step that a checkpoint was written at, -1 if it cannot be read."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            name = next(name for name in archive.namelist() if name.endswith("/data.pkl"))
-            return int(Outline(archive.open(name)).load()["global_step"])
-    except (OSError, zipfile.BadZipFile, StopIteration, pickle.UnpicklingError, EOFError, KeyError, TypeError):
-        return -1
-
-
-class Outline(pickle.Unpickler):
-    """Reads the plain values of a pickle and runs nothing in it: tensors and objects become :class:`Blank`."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        """Return a stand-in for every class and function."""
-        return Blank
-
-    def persistent_load(self, pid: Any) -> Any:
-        """Return nothing for the bytes of a tensor."""
-        return None
-
-
-class Blank(dict):
-    """Takes everything that a pickle may do to an object, and keeps none of it."""
-
-    def __new__(cls, *args: Any, **kwargs: Any) -> "Blank":  # noqa: D102
-        return super().__new__(cls)
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__()
-
-    def __call__(self, *args: Any, **kwargs: Any) -> "Blank":  # noqa: D102
-        return Blank()
-
-    def __hash__(self) -> int:  # type: ignore[override]  # it may be a key
-        return id(self)
-
-    def __setstate__(self, state: Any) -> None: ...
-
-    def append(self, item: Any) -> None:
-        """Keep nothing."""
-
-    def extend(self, items: Any) -> None:
-        """Keep nothing."""
 
 
 def read_json(path: Path) -> dict[str, Any]:

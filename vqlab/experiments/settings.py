@@ -25,6 +25,7 @@ HARMLESS = (
     "font",
     "family",
     "wandb.",
+    "tensorboard",
     "samples.",
     "trainer.enable_",
     "trainer.accelerator",

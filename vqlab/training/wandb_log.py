@@ -4,11 +4,17 @@ import netrc
 import os
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_info
 
 from vqlab.errors import UserError
+
+HOSTS = (
+    "api.forge.coreweave.com",
+    "api.wandb.ai",
+)  # where `wandb login` puts a key: by wandb 0.31, and by earlier ones
 
 
 def wandb_logger(run_folder: str | Path, project: str, mode: str) -> WandbLogger | None:
@@ -26,7 +32,7 @@ def wandb_logger(run_folder: str | Path, project: str, mode: str) -> WandbLogger
     if mode not in ("auto", "online", "offline", "disabled"):
         raise UserError(f"wandb mode must be auto, online, offline or disabled, got {mode!r}: set --wandb.mode=auto")
     if mode == "auto":
-        mode = os.environ.get("WANDB_MODE") or ("online" if _has_key() else "offline")
+        mode = os.environ.get("WANDB_MODE") or ("online" if has_key() else "offline")
     if mode == "disabled":
         return None
     if mode == "online":
@@ -38,19 +44,35 @@ def wandb_logger(run_folder: str | Path, project: str, mode: str) -> WandbLogger
     return _logger(Path(run_folder), project, "offline")
 
 
+def log_best_model(logger: WandbLogger, checkpoint: Path, **metadata: Any) -> None:
+    """Log ``checkpoint`` as artifact ``model-<run id>:best``, which is what Lightning's ``log_model`` calls it."""
+    import wandb
+
+    artifact = wandb.Artifact(f"model-{logger.experiment.id}", type="model", metadata=metadata)
+    artifact.add_file(str(checkpoint), name="model.ckpt")
+    logger.experiment.log_artifact(artifact, aliases=["latest", "best"])
+
+
 def _logger(folder: Path, project: str, mode: Any) -> WandbLogger:
     import wandb
 
     folder.mkdir(parents=True, exist_ok=True)
     settings = wandb.Settings(silent=mode == "offline", init_timeout=30)
-    run = wandb.init(project=project, name=folder.name, dir=folder, mode=mode, settings=settings)
+    # Absolute, because the process that writes the files stays in the folder in which the first run began.
+    run = wandb.init(project=project, name=folder.name, dir=folder.absolute(), mode=mode, settings=settings)
+    # What WandbLogger does for a run that it starts itself: steps of the training, not calls of log, on the x-axis.
+    run.define_metric("trainer/global_step")
+    run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
     return WandbLogger(experiment=run)
 
 
-def _has_key() -> bool:
+def has_key() -> bool:
+    """Whether a key for W&B is configured."""
     if os.environ.get("WANDB_API_KEY"):
         return True
+    own = urlsplit(os.environ.get("WANDB_BASE_URL", "")).netloc  # a server of one's own
     try:
-        return netrc.netrc().authenticators("api.wandb.ai") is not None
+        entries = netrc.netrc()
+        return any(entries.authenticators(host) for host in (*HOSTS, own) if host)
     except (FileNotFoundError, netrc.NetrcParseError):
         return False
