@@ -2,11 +2,12 @@
 
     python benchmarks/coherence.py corpus.tsv --vocabulary vocabulary.txt
 
-Any file that ``TextFile`` reads; the topics are NMF's. vqlab reads the texts once for all measures of one window, gensim
+Any file that ``TextFile`` reads; topics are NMF's. vqlab reads the texts once for all measures of a window, gensim
 for each; both take turns in one process, and figures are medians of CPU time.
 """
 
 import argparse
+import itertools
 import statistics
 import time
 
@@ -36,7 +37,7 @@ def main() -> None:
     topics = top_word_ids(nmf_topics(data.train_counts(), options.topics, 0))
     reference = data.reference
     ids, offsets, words = reference.ids, reference.offsets, data.vocabulary
-    texts = [[words[i] for i in ids[start:end]] for start, end in zip(offsets[:-1], offsets[1:], strict=True)]
+    texts = [[words[i] for i in ids[start:end]] for start, end in itertools.pairwise(offsets)]
     dictionary = Dictionary([words])
     bags = [dictionary.doc2bow(text) for text in texts]
 

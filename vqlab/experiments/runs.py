@@ -21,9 +21,10 @@ LEFT_BY_A_RUN = {CONFIG, LOG, FAILED, FINISHED, "health.jsonl", "checkpoints"}  
 PAUSE = 30.0  # a gap in the log that is so many times the usual one, and longer than ...
 LONG = 300.0  # ... these seconds, is a time in which the run stood still
 HIGHER_IS_BETTER = re.compile(
-    r"(psnr|ssim|snr|correlation|acc|accuracy|perplexity|codebook_usage|diversity|classes_drawn|npmi)$"
+    r"(psnr|ssim|snr|correlation|acc|accuracy|perplexity|codebook_usage|diversity|classes_drawn|npmi|npmi_doc|cv|uci"
+    r"|umass|cp|nmi|purity|iou|gain|retrieval)$"
 )
-LOWER_IS_BETTER = re.compile(r"loss|nll|mse|lpips|fid|bits|error|spectral")
+LOWER_IS_BETTER = re.compile(r"loss|nll|mse|l1$|lpips|fid|bits|error|spectral|redundancy")
 
 
 @dataclass(frozen=True)
@@ -148,6 +149,8 @@ def direction(metric: str) -> str | None:
         ('max', 'min', None)
     """
     name = metric.rpartition("/")[2]
+    if name.endswith("_identity"):  # the source's, which no training changes
+        return None
     if HIGHER_IS_BETTER.search(name):
         return "max"
     return "min" if LOWER_IS_BETTER.search(name) else None
