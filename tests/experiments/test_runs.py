@@ -39,7 +39,8 @@ def test_the_config_says_which_end_of_the_monitored_metric_is_best():
     ("name", "mode"),
     [("val/psnr", "max"), ("test/acc", "max"), ("val/posterior_psnr", "max"), ("val/rec_loss", "min"),
      ("val/rfid_vgg", "min"), ("val/nll", "min"), ("val/bits_per_token", "min"), ("lr/autoencoder", None),
-     ("val/rmse_gain", "max"), ("val/rmse", "min"), ("val/l1", "min"), ("val/rmse_identity", None), ("val/npmi_doc", "max")],
+     ("val/rmse_gain", "max"), ("val/rmse", "min"), ("val/l1", "min"),
+     ("val/rmse_identity", None), ("val/npmi_doc", "max")],
 )  # fmt: skip
 def test_directions(name, mode):
     assert direction(name) == mode
