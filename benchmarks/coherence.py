@@ -31,6 +31,7 @@ def main() -> None:
     parser.add_argument("--vocabulary")
     parser.add_argument("--topics", type=int, default=50)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--only", nargs="+", choices=GENSIM)
     options = parser.parse_args()
     data = TextFile(options.path, vocabulary_path=options.vocabulary, val_fraction=0.01)
     data.setup()
@@ -59,7 +60,7 @@ def main() -> None:
 
     print(processor(), f"{len(texts)} documents, {len(words)} words, {options.topics} topics", flush=True)
     rows = []
-    for measure in GENSIM:
+    for measure in options.only or GENSIM:
         seconds: dict[str, list[float]] = {"ours": [], "gensim": []}
         found = {}
         for _ in range(options.repeats):

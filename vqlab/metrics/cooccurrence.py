@@ -2,14 +2,16 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.sparse import csr_array, sparray, spmatrix
+from scipy.sparse import csc_array, csr_array, sparray, spmatrix
 
 from vqlab.errors import UserError
 
 CHUNK = 2**18  # tokens that are looked at together: some tens of megabytes, whatever the size of the corpus
+DENSE = 2**24  # of documents times words of topics, which are counted at once in 64 MB
 
 
 @dataclass(frozen=True)
@@ -103,6 +105,8 @@ class ReferenceCorpus:
         if window is not None and window < 1:
             raise UserError(f"window must be at least 1, got {window}: give another window, 10 is usual")
         words = checked(top_words, self.vocab_size)
+        if window is None:
+            return Cooccurrence(len(self.offsets) - 1, self.count_documents(words))
         distinct, place = np.unique(words, return_inverse=True)
         # Topics that have nearly all words in common, as after a collapse, are counted as one topic with all words.
         collapsed = distinct.size**2 <= words.size * words.shape[1]
@@ -112,7 +116,29 @@ class ReferenceCorpus:
             joint = joint[0][place[:, :, None], place[:, None, :]]
         return Cooccurrence(total, joint)
 
-    def count(self, words: np.ndarray, window: int | None) -> tuple[np.ndarray, int]:
+    def count_documents(self, words: np.ndarray) -> np.ndarray:
+        """Return how many documents have both words of a topic, (K, n, n), for ``words`` (K, n)."""
+        num_documents, n = len(self.offsets) - 1, words.shape[1]
+        exact = np.float32 if num_documents < 2**24 else np.float64
+        joint = []
+        for some in np.array_split(words, -(-len(words) * n * num_documents // DENSE)):
+            shown = self.presence[:, some.ravel()].astype(exact).toarray(order="F").T.reshape(len(some), n, -1)
+            joint.append(shown @ shown.transpose(0, 2, 1))
+        return np.concatenate(joint).astype(np.float64)
+
+    @cached_property
+    def presence(self) -> csc_array:
+        """Whether each document (N,) has each word (V,); made once."""
+        known = self.ids >= 0
+        offsets = np.concatenate([[0], np.cumsum(known)])[self.offsets]
+        ids = self.ids[known]
+        shape = (len(offsets) - 1, self.vocab_size)
+        rows = csr_array((np.ones(len(ids), np.int8), ids, offsets), shape).tocsc()
+        rows.sum_duplicates()
+        rows.data[:] = 1
+        return rows
+
+    def count(self, words: np.ndarray, window: int) -> tuple[np.ndarray, int]:
         """Return the counts (K, n, n) of ``words`` (K, n), and the number of windows."""
         wanted = np.zeros(self.vocab_size + 1, bool)  # the last one is -1
         wanted[words] = True
@@ -121,9 +147,9 @@ class ReferenceCorpus:
             offsets = self.offsets[first : last + 1]
             ids = self.ids[offsets[0] : offsets[-1]]
             places = np.flatnonzero(wanted[ids])
-            present = intervals(ids[places], places, offsets - offsets[0], window or len(ids) + 1)
+            present = intervals(ids[places], places, offsets - offsets[0], window)
             joint += overlaps(words, *present, len(ids))
-            total += int(np.maximum(np.diff(offsets) - window + 1, 1).sum()) if window else last - first
+            total += int(np.maximum(np.diff(offsets) - window + 1, 1).sum())
         return joint, total
 
 
