@@ -13,7 +13,9 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from vqlab.callbacks.checkpoints import LastAndBest
-from vqlab.callbacks.health import ENOUGH, HISTORY, PLAYERS, Health, detrended_spread, grad_norm, has_grad
+from vqlab.callbacks.health import Health, grad_norm, has_grad
+from vqlab.callbacks.verdicts.course import ENOUGH, HISTORY, detrended_spread
+from vqlab.callbacks.verdicts.training import PLAYERS
 from vqlab.errors import UserError
 from vqlab.models.sgan import SGAN
 from vqlab.training.finite import NonFiniteError, require_finite
@@ -153,7 +155,7 @@ def test_accumulated_batches_count_as_one():
     """Twelve steps are twelve values, of however many batches they consist."""
     health = Health()
     fit(Patient(), health, steps=12, accumulate_grad_batches=4)
-    assert len(health.losses) == len(health.norms) == 12
+    assert len(health.course.lines["loss"]) == len(health.course.lines["grad_norm"]) == 12
 
 
 def test_exploding_gradient():
@@ -321,13 +323,13 @@ def test_glyphs_that_are_worse_than_copies(glyphs, said):
 def test_the_state_survives():
     health = Health()
     fit(Patient(), health, steps=30)
-    health.losses.extend(range(HISTORY))
+    for value in range(HISTORY):
+        health.course.add({"loss": float(value)})
     state = json.loads(json.dumps(health.state_dict()))
     again = Health()
     again.load_state_dict(state)
     assert again.state_dict() == health.state_dict()
-    assert (len(again.losses), len(again.norms)) == (HISTORY, 30)
-    assert again.losses.maxlen == health.losses.maxlen
+    assert (len(again.course.lines["loss"]), len(again.course.lines["grad_norm"])) == (HISTORY, 30)
 
 
 def test_gradient_norms_are_logged_by_part():
