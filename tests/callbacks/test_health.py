@@ -168,7 +168,7 @@ def test_exploding_gradient():
 
 
 def test_a_gradient_that_was_always_large_does_not_explode():
-    fit(Patient(scale=lambda step: 1e6 * (1 + step)))
+    fit(Patient(scale=lambda step: 1e2 * (1 + step)))
     assert verdicts() == {}
 
 
@@ -359,3 +359,59 @@ def test_other_ranks_write_nothing():
     trainer = SimpleNamespace(is_global_zero=False, global_step=3, default_root_dir=".")
     Health().say(trainer, "event", "evidence", "mend")
     assert not Path("health.jsonl").exists()
+
+
+def diverging():
+    return Patient(loss=lambda step: 1.0 if step < 40 else 9.0, usage=lambda step: 0.1 if step > 60 else 0.9)
+
+
+@pytest.mark.parametrize("stop", [True, ["codebook_collapse"], ["mode_collapse"], False])
+def test_a_run_ends_at_the_verdicts_that_are_named(stop, caplog):
+    caplog.set_level("INFO")
+    trainer = fit(diverging(), Health(stop=stop, grace_steps=10), callbacks=[LastAndBest()])
+    ended = {True: 45, "codebook_collapse": 62}.get(stop if stop is True else (stop or [""])[0], 100)
+    assert trainer.global_step == ended
+    assert torch.load("checkpoints/last.ckpt", weights_only=True)["global_step"] == ended
+    assert ("health: stopped at step" in caplog.text) == (ended < 100)
+    if ended < 100:
+        assert "resume with --ckpt_path checkpoints/last.ckpt" in caplog.text
+
+
+def test_a_run_that_was_ended_goes_on_when_resumed():
+    fit(diverging(), Health(stop=["loss_divergence"]), callbacks=[LastAndBest()])
+    assert set(verdicts()) == {"loss_divergence"}
+    trainer = fit(diverging(), Health(stop=["loss_divergence"]), ckpt_path="checkpoints/last.ckpt")
+    assert trainer.global_step == 100
+
+
+def test_a_run_that_ends_at_a_validation_validates_once():
+    patient = Patient(usage=lambda step: 0.1)
+    health = Health(stop=True, grace_steps=30)
+    trainer = fit(patient, health, every=1000, steps=60, val=True, val_check_interval=25)
+    assert trainer.global_step == 50
+    assert health.course.validations["step"] == [25, 50]
+
+
+def test_unknown_verdicts_are_refused():
+    with pytest.raises(UserError, match=r"no verdict bad_luck: set --health\.stop to true, or to some of blur, "):
+        Health(stop=["bad_luck"])
+
+
+def test_a_step_that_moves_the_weights_is_measured():
+    health = Health()
+    patient = Patient()
+    before = patient.layer.weight.detach().clone()
+    fit(patient, health, steps=1)
+    expected = (patient.layer.weight - before).norm() / before.norm()
+    assert health.course.lines["update_ratio"] == [pytest.approx(float(expected), rel=1e-4)]
+
+
+def test_a_dead_part_and_a_rate_out_of_all_proportion_in_a_training():
+    class Wild(Patient):
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), lr=1e3)
+
+    fit(Wild(scale=lambda step: 0.0 if step >= 50 else (-1.0) ** step))
+    assert verdicts()["vanishing_gradient"]["step"] == 54
+    assert "grad_norm/layer" in verdicts()["vanishing_gradient"]["evidence"]
+    assert verdicts()["learning_rate_too_high"]["step"] == 5

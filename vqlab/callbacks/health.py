@@ -41,7 +41,7 @@ class Health(lightning.Callback):
     | ``plateau`` | without a game | nothing better for a third of the run, at a high rate |
     | ``exploding_gradient`` | | 100 times the median |
     | ``vanishing_gradient`` | | of a part, 1e-4 of its median |
-    | ``learning_rate_too_high`` | | steps change weights by 30 %, where 0.1 % is the rule |
+    | ``learning_rate_too_high`` | | steps change weights by 10 %, where 0.1 % is the rule |
     | ``learning_rate_too_low`` | | no step changed them by a thousandth of the rule |
     | ``codebook_collapse`` | with codes | 20 % of the codes used, or a perplexity of 5 % of K |
     | ``codebook_slow_death`` | | usage falls at each validation, and will be there |
@@ -51,10 +51,12 @@ class Health(lightning.Callback):
     | ``discriminator_too_weak`` | | it is right about 55 % |
     | ``mode_collapse`` | SGAN | a quarter of the real images' diversity, or of the classes |
     | ``topic_collapse`` | GANTopicModel | topics share half of their words, or half of them are dead |
-    | ``worse_than_copying``, ``blur``, ``content_lost`` | FontGAN | than the source; twice the grey; 10 % of the glyphs |
+    | ``worse_than_copying`` | FontGAN | held-out glyphs are farther from the target than the source's |
+    | ``blur``, ``content_lost`` | | twice the grey; a tenth fewer glyphs are nearest to their own target |
 
-    The rules, in :mod:`vqlab.callbacks.verdicts`, say from where their thresholds are. Most ask that a tenth of the run's
-    log agrees, 5 to 20 lines. A low generator loss is no merit: it is relative to a discriminator that moves. A model has
+    The rules, in :mod:`vqlab.callbacks.verdicts`, say from where their thresholds are. What is judged by the log has to
+    hold for a twentieth of the run's lines, 5 to 20 of them, unless the table says otherwise. A low generator loss is
+    none of these and no merit: it is relative to a discriminator that moves. A model has
     advice of its own in ``mends``, by verdict. Also logs ``grad_norm/<part>`` for each part of the model.
 
     Args:
@@ -70,8 +72,8 @@ class Health(lightning.Callback):
         blindness: ... and too weak if it is right about a smaller share of both. Half is what a coin is right about.
         min_diversity: Modes have collapsed if generated images differ by less than this share of what real ones do, or
             if as few of the classes are drawn, at two validations in a row.
-        stop: End the run at a verdict: at any, or at those that are named. It ends as at its last step, with a validation
-            and ``last.ckpt``. A run that is resumed from there goes on: no verdict is given twice.
+        stop: End the run at a verdict, at any or at those that are named. It ends as at its last step, with a
+            validation and ``last.ckpt``. A run that is resumed from there goes on: no verdict is given twice.
 
     Raises:
         UserError: If a share lies outside [0, 1], or there is no verdict of such a name.

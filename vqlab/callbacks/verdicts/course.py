@@ -44,7 +44,7 @@ class Course:
         monitor: What is monitored.
 
     Example:
-        >>> course = Course(lines_planned=80)
+        >>> course = Course(lines_planned=160)
         >>> course.add({"loss": 1.0}, {"loss": 0.5})
         >>> course.window, course.latest("loss"), course.recent("loss")
         (8, 0.5, [])
@@ -66,8 +66,8 @@ class Course:
 
     @property
     def window(self) -> int:
-        """Lines that must agree before a rule speaks: a tenth of the run, so that it speaks in time to help."""
-        return int(min(ENOUGH, max(FEWEST, self.lines_planned // 10)))
+        """Lines that must agree before a rule speaks: a twentieth of the run, so that it is in time to help."""
+        return int(min(ENOUGH, max(FEWEST, self.lines_planned / 20)))
 
     def latest(self, name: str, stage: str = "train") -> float | None:
         """Return the last value of a figure, None where there is none."""

@@ -27,9 +27,10 @@ def codebook_slow_death(course: Course, limits: Limits) -> str | None:
     By the end of the run, that is. A codebook that settles falls by less each time, and is left alone.
     """
     usage, steps = (course.validations.get(name, [])[-FALLS - 1 :] for name in ("codebook_usage", "step"))
-    if len(usage) <= FALLS or steps[0] < limits.grace_steps or any(later >= sooner for sooner, later in pairwise(usage)):
+    falls = [sooner - later for sooner, later in pairwise(usage)]
+    if len(falls) < FALLS or steps[0] < limits.grace_steps or min(falls) <= 0:
         return None
-    pace = (usage[-2] - usage[-1]) / (steps[-1] - steps[-2])
+    pace = falls[-1] / max(1, steps[-1] - steps[-2])
     end = min(course.steps, 2 * course.step)
     if usage[-1] > LEFT * usage[0] or usage[-1] - pace * (end - course.step) >= limits.min_usage:
         return None
@@ -40,7 +41,7 @@ def codebook_slow_death(course: Course, limits: Limits) -> str | None:
 def mode_collapse(course: Course, limits: Limits) -> str | None:
     """Twice images differ by less than ``min_diversity`` of what real ones do, or as few of the classes are drawn."""
     diversity, drawn = (course.last_two(name, limits.gan_grace_steps) for name in ("diversity", "classes_drawn"))
-    shares = [[value / course.num_classes for value in drawn]] if drawn else []
+    shares = [[value / max(1, course.num_classes) for value in drawn]] if drawn else []
     if not diversity or any(min(both) >= limits.min_diversity for both in zip(diversity, *shares, strict=True)):
         return None
     of = f", and are of {drawn[-1]:.1f} of {course.num_classes} classes" if drawn else ""
@@ -65,7 +66,8 @@ def blur(course: Course, limits: Limits) -> str | None:
 def content_lost(course: Course, limits: Limits) -> str | None:
     """Of a tenth fewer is the nearest target their own than of the source's; measured: 1.00 and, of mean glyphs, 0."""
     *_, found, identity = glyphs(course, limits) or (0.0, 0.0)
-    return f"{found:.0%} are nearest to their own target, of the source's {identity:.0%}" if found < identity - LOST else None
+    lost = found < identity - LOST
+    return f"{found:.0%} are nearest to their own target, of the source's {identity:.0%}" if lost else None
 
 
 def glyphs(course: Course, limits: Limits) -> list[float]:
@@ -123,8 +125,10 @@ def plateau(course: Course, limits: Limits) -> str | None:
     if len(scores) - 1 - best < VALIDATIONS or since < STALLED or course.step > LATE * course.steps:
         return None
     lines = losses[-round(since * course.lines_planned) :] if since else []
-    sooner, later = lines[: len(lines) // 2], lines[len(lines) // 2 :]
-    if len(sooner) < FEWEST or statistics.median(later) < statistics.median(sooner) - 0.01 * abs(statistics.median(sooner)):
+    if len(lines) < 2 * FEWEST:
+        return None
+    sooner, later = statistics.median(lines[: len(lines) // 2]), statistics.median(lines[len(lines) // 2 :])
+    if later < sooner - 0.01 * abs(sooner):
         return None
     return f"{course.monitor} is no better since step {steps[best]:.0f}, nor is the loss, at a rate that is still high"
 
