@@ -403,6 +403,7 @@ def test_a_step_that_moves_the_weights_is_measured():
     before = patient.layer.weight.detach().clone()
     fit(patient, health, steps=1)
     expected = (patient.layer.weight - before).norm() / before.norm()
+    assert health.sizes["layer"] == pytest.approx(float(before.norm()))
     assert health.course.lines["update_ratio"] == [pytest.approx(float(expected), rel=1e-4)]
 
 
@@ -415,3 +416,17 @@ def test_a_dead_part_and_a_rate_out_of_all_proportion_in_a_training():
     assert verdicts()["vanishing_gradient"]["step"] == 54
     assert "grad_norm/layer" in verdicts()["vanishing_gradient"]["evidence"]
     assert verdicts()["learning_rate_too_high"]["step"] == 5
+
+
+def test_all_ranks_end_where_the_first_does(monkeypatch):
+    monkeypatch.setattr(lightning.pytorch.strategies.Strategy, "reduce_boolean_decision", lambda *_, **__: True)
+    assert fit(Patient(), Health(stop=True)).global_step == 1
+    assert fit(Patient(), Health()).global_step == 100
+
+
+def test_sizes_are_those_of_the_start_of_the_training_also_after_resuming():
+    health = Health()
+    fit(Patient(), health, callbacks=[LastAndBest()], steps=20)
+    resumed = Health()
+    fit(Patient(), resumed, callbacks=[LastAndBest()], steps=30, ckpt_path="checkpoints/last.ckpt")
+    assert resumed.sizes == health.sizes

@@ -1,6 +1,7 @@
 """Say once, with evidence and a mend, when a training goes wrong."""
 
 import json
+import statistics
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
@@ -56,8 +57,8 @@ class Health(lightning.Callback):
 
     The rules, in :mod:`vqlab.callbacks.verdicts`, say from where their thresholds are. What is judged by the log has to
     hold for a twentieth of the run's lines, 5 to 20 of them, unless the table says otherwise. A low generator loss is
-    none of these and no merit: it is relative to a discriminator that moves. A model has
-    advice of its own in ``mends``, by verdict. Also logs ``grad_norm/<part>`` for each part of the model.
+    none of these and no merit: it is relative to a discriminator that moves. A model has advice of its own in
+    ``mends``, by verdict. Also logs ``grad_norm/<part>`` for each part of the model.
 
     Args:
         min_usage: The codebook has collapsed if a smaller share of the codes is used ...
@@ -116,7 +117,8 @@ class Health(lightning.Callback):
         self.course = Course()
         self.said: set[str] = set()
         self.ending: list[str] = []  # verdicts for which this run is to end
-        self.before: dict[str, tuple[Tensor, Tensor]] = {}  # a weight of each part, and its copy before the step
+        self.sizes: dict[str, float] = {}  # |w| of the largest weight of each part, when the training began
+        self.before: dict[str, Tensor] = {}  # that weight before the step
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: Any) -> None:
         """Look at the length of the run, and at what it is judged by."""
@@ -127,6 +129,10 @@ class Health(lightning.Callback):
         course.num_embeddings = getattr(getattr(pl_module, "quantizer", None), "num_embeddings", 0)
         course.num_classes = getattr(pl_module, "num_classes", 0)
         course.monitor = getattr(checkpoint, "monitor", None) or "val/loss"
+        parts = {
+            name: part for name, part in pl_module.named_children() if any(p.requires_grad for p in part.parameters())
+        }
+        self.sizes = {name: float(largest(part).norm()) for name, part in parts.items()} | self.sizes
 
     def on_before_optimizer_step(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, optimizer: Any
@@ -141,9 +147,7 @@ class Health(lightning.Callback):
         self.course.step = trainer.global_step
         self.course.add({name: float(norm) for name, norm in {**norms, "grad_norm": total}.items()})
         self.judge(trainer, GRADIENT_RULES)
-        for name, part in parts.items():
-            weight = max((p for p in part.parameters() if p.grad is not None), key=torch.numel)
-            self.before[name] = weight, weight.detach().clone()
+        self.before |= {name: largest(part).clone() for name, part in parts.items()}
 
     def on_train_batch_end(self, trainer: lightning.Trainer, pl_module: Any, *args: Any) -> None:
         """Judge what the log says of the training, with each line of it."""
@@ -154,8 +158,9 @@ class Health(lightning.Callback):
             line = {name: value for name, value in line.items() if not name.startswith("accept_rate")}
         if rates := [group["lr"] for optimizer in trainer.optimizers for group in optimizer.param_groups]:
             line["rate"] = float(max(rates))
-        if ratios := sorted(ratio for pair in self.before.values() if (ratio := change(*pair)) > 0):
-            line["update_ratio"] = ratios[(len(ratios) - 1) // 2]
+        changes = {name: float((largest(getattr(pl_module, name)) - old).norm()) for name, old in self.before.items()}
+        if ratios := [change / max(self.sizes[name], 1e-12) for name, change in changes.items() if change > 0]:
+            line["update_ratio"] = statistics.median_low(ratios)
         self.before = {}
         self.course.step = trainer.global_step
         self.course.add(line)
@@ -224,11 +229,16 @@ class Health(lightning.Callback):
     def state_dict(self) -> dict[str, Any]:
         """What has been seen and said."""
         seen = asdict(self.course)
-        return {"lines": seen["lines"], "validations": seen["validations"], "said": sorted(self.said)}
+        return {
+            "lines": seen["lines"],
+            "validations": seen["validations"],
+            "sizes": self.sizes,
+            "said": sorted(self.said),
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on without saying anything twice."""
-        self.said = set(state_dict["said"])
+        self.said, self.sizes = set(state_dict["said"]), dict(state_dict.get("sizes", {}))
         for name in ("lines", "validations"):  # a checkpoint of an earlier version has seen other things
             setattr(self.course, name, {key: list(values) for key, values in state_dict.get(name, {}).items()})
 
@@ -245,9 +255,9 @@ def last_checkpoint(trainer: lightning.Trainer) -> Path | None:
     return path if path.exists() else None
 
 
-def change(weight: Tensor, before: Tensor) -> float:
-    """Return |weight - before| / |before|."""
-    return float((weight.detach() - before).norm() / before.norm().clamp_min(1e-12))
+def largest(part: nn.Module) -> Tensor:
+    """Return the largest weight of ``part`` that learns, detached."""
+    return max((p for p in part.parameters() if p.requires_grad), key=torch.numel).detach()
 
 
 def has_grad(part: nn.Module) -> bool:

@@ -34,7 +34,8 @@ class Course:
 
     Attributes:
         lines: Of each line of the log: figures of ``train/``; ``grad_norm`` and ``grad_norm/<part>``; ``rate``, the
-            learning rate; ``update_ratio``, how much the step changed a weight, as a share of the weight.
+            learning rate; ``update_ratio``, how much the step changed a weight, as a share of the weight as it was when
+            the training began: a rate that is too high makes the weights themselves so large that it would not show.
         validations: Of each validation: figures of ``val/``; ``step``; ``monitor``, the less the better.
         step: Steps done.
         steps: Steps planned, infinite if that is not known.
