@@ -299,6 +299,23 @@ def test_a_loss_that_is_not_finite_stops_the_run(capsys):
     assert "last.ckpt" in verdict["mend"]
 
 
+def test_a_verdict_ends_the_run_which_can_go_on(capsys, caplog):
+    caplog.set_level("INFO")
+    fit("--name=ill", "--trainer.max_steps=40", "--trainer.log_every_n_steps=1", "--model.lr=1", "--health.stop=true")
+    (line,) = Path("runs/vqvae/ill/health.jsonl").read_text().splitlines()
+    verdict, last = json.loads(line), "runs/vqvae/ill/checkpoints/last.ckpt"
+    assert (verdict["event"], verdict["step"]) == ("learning_rate_too_high", 5)
+    assert torch.load(last, weights_only=True)["global_step"] == 5
+    assert json.loads(Path("runs/vqvae/ill/finished.json").read_text())["step"] == 5
+    assert "health: stopped at step 5 because of learning rate too high" in caplog.text
+    assert f"resume with --ckpt_path {last}" in caplog.text
+    main(["fit", f"--ckpt_path={last}", "--trainer.max_steps=10"])
+    assert torch.load(last, weights_only=True)["global_step"] == 10
+    complaint = fails(capsys, [*FIT, "--name=odd", "--health.stop=[bad_luck]"])
+    assert "bad_luck" in complaint
+    assert "loss_divergence" in complaint
+
+
 def test_debug_shows_the_traceback():
     process = command("fitt", VQLAB_DEBUG="1")
     output, _ = process.communicate(timeout=60)

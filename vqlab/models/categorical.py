@@ -108,7 +108,9 @@ class CategoricalModel(Densities, Adversary, Rebuildable, lightning.LightningMod
     """
 
     modality = "image"
-    mends: ClassVar = {"codebook_collapse": "set --model.split_ratio=3, or lower --model.proposal_lr"}  # by Health
+    mends: ClassVar = dict.fromkeys(  # by Health
+        ("codebook_collapse", "codebook_slow_death"), "set --model.split_ratio=3, or lower --model.proposal_lr"
+    )
 
     def __init__(
         self,

@@ -57,9 +57,10 @@ class JSA(CategoricalModel):
         ((2, 8, 8), (2,), (5, 2, 8, 8))
     """
 
-    mends: ClassVar = {
-        "codebook_collapse": "set --model.cache=true and --model.split_ratio=3, or lower --model.proposal_lr"
-    }
+    mends: ClassVar = dict.fromkeys(
+        ("codebook_collapse", "codebook_slow_death"),
+        "set --model.cache=true and --model.split_ratio=3, or lower --model.proposal_lr",
+    )
     codes_in_use = "posterior_"  # of q's likeliest codes there are few: it leaves open which copy of a code it means
 
     def __init__(
