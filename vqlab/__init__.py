@@ -97,6 +97,7 @@ PUBLIC = {
     "ReferenceCorpus": "vqlab.metrics.cooccurrence",
     "TopicClusters": "vqlab.metrics.topic_clusters",
     "topic_figures": "vqlab.metrics.topics",
+    "Glyphs": "vqlab.metrics.glyphs",
     # callbacks
     "EMA": "vqlab.callbacks.ema",
     "Plateau": "vqlab.callbacks.plateau",
