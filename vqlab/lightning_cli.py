@@ -38,6 +38,8 @@ from vqlab.training.manual import refuse_trainer_options
 from vqlab.training.wandb_log import wandb_logger
 from vqlab.training.whole_files import WholeCheckpointIO, write_whole
 
+MAX_PROCESSES = 4096  # over all nodes; each is a whole interpreter, and Lightning starts as many as it is told
+
 # What the model learns from the data: property of the DataModule -> argument of the model or of one of its parts.
 LINKS = {
     "channels": (
@@ -195,6 +197,11 @@ class CLI(LightningCLI):
         assert self.subcommand is not None
         config = self.config_init[self.subcommand]
         trainer = config["trainer"]
+        if num_devices(trainer) > MAX_PROCESSES:
+            raise UserError(
+                f"trainer.devices {trainer['devices']} asks for more than {MAX_PROCESSES} processes: "
+                "set --trainer.devices=1"
+            )
         if not self.model.automatic_optimization:
             accumulate = trainer.get("accumulate_grad_batches")
             refuse_trainer_options(trainer.get("gradient_clip_val"), accumulate, self.model)

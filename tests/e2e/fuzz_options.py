@@ -1,0 +1,80 @@
+"""Hostile options and configuration files, drawn by a random number generator."""
+
+import random
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+from fuzz_stock import BASES, SHORT, Stock
+from tiny import TRAINER
+
+VALUES = [
+    *("nan", "inf", "-inf", "-1", "0", "1", "3", "7", "1000000000", "99999999999999999999", "1e9", "0.5", "1e-300"),
+    *("abc", "", '""', "null", "[]", "[1,2]", "[[]]", "[null]", "{}", "{a: 1}", "true", "-0.5", "1e300", "zürich-字"),
+    *("../x", "missing/file.npz", "/dev/zero/x", "/proc/self/mem", "a b", "[0]", "[-1,1]", "[nan,nan]", "2", "\u2028"),
+    *("os.system", "torch.nn.Linear", "lightning.Callback", "builtins.exec", "!!python/name:os.system", "&a [*a]"),
+]
+LINES = ["\t- x", "{", "]: [", "a: &a [*a]", "? !!binary abc", "unknown: 1", "%YAML 9.9", "\x00", "\ud83d", "- 1", '"']
+# What they ask for is to wait for other machines, to run for ever, or to start this test again in other processes.
+NEVER = {"trainer.num_nodes", "trainer.min_steps", "trainer.min_epochs", "ckpt_path"}
+FEW = {"trainer.devices": {"2", "3", "7"}, "data.num_workers": {"7"}}
+
+
+def option_case(rng: random.Random, folder: Path, stock: Stock) -> list[str]:
+    """Return a training with one or two options of a system changed."""
+    base = rng.choice(list(BASES))
+    stock.put_needs(base, folder)
+    names = sorted({*flatten(yaml.safe_load(stock.config(base)))} - NEVER)
+    # The options of model and data are more of vqlab than those of Lightning's Trainer.
+    ours = [name for name in names if not name.startswith("trainer.")]
+    changed = {}
+    for _ in range(rng.choice([1, 1, 2])):
+        name = rng.choice(ours if rng.random() < 0.8 else names)
+        value = rng.choice([value for value in VALUES if value not in FEW.get(name, ())])
+        changed[name] = value
+    if len({"trainer.max_steps", "trainer.max_epochs"} & changed.keys()) == 2:
+        del changed["trainer.max_steps"]
+    return ["fit", *BASES[base], *TRAINER, *SHORT, *(f"--{name}={value}" for name, value in changed.items())]
+
+
+def config_case(rng: random.Random, folder: Path, stock: Stock) -> list[str]:
+    """Return a training from a configuration file with a line or a value that does not belong there."""
+    base = rng.choice(list(BASES))
+    stock.put_needs(base, folder)
+    lines = stock.config(base).splitlines()
+    place = rng.randrange(len(lines))
+    while re.match(rf" *({'|'.join(name.rpartition('.')[2] for name in NEVER | FEW.keys())}):", lines[place]):
+        place = rng.randrange(len(lines))
+    match rng.choice(["drop", "retype", "retype", "retype", "insert", "cut", "indent", "twice", "flip"]):
+        case "drop":
+            del lines[place]
+        case "retype":
+            lines[place] = f"{lines[place].partition(':')[0]}: {rng.choice(VALUES)}"
+        case "insert":
+            lines.insert(place, " " * rng.randrange(8) + rng.choice(LINES))
+        case "cut":
+            del lines[place:]
+        case "indent":
+            lines[place] = " " * rng.randrange(1, 5) + lines[place].strip()
+        case "twice":
+            lines.insert(rng.randrange(len(lines)), lines[place])
+        case "flip":
+            line = [*lines[place]]
+            line[rng.randrange(len(line))] = chr(rng.randrange(1, 256))
+            lines[place] = "".join(line)
+    path = folder / rng.choice(["a.yaml", "ä b.yaml", "字.yml", "no_suffix"])
+    path.write_bytes("\n".join(lines).encode(errors="surrogatepass"))
+    return ["fit", "--config", path.name, *SHORT]
+
+
+def flatten(config: Any, prefix: str = "") -> Iterator[str]:
+    """Yield the options of a configuration as they are typed: ``model.encoder.hidden_channels``."""
+    for name, value in config.items():
+        if name == "class_path":
+            yield prefix.rstrip(".")
+        elif isinstance(value, dict) and value:
+            yield from flatten(value, prefix if name == "init_args" else f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}"
