@@ -27,13 +27,14 @@ from vqlab.cli_errors import explain
 from vqlab.completion import check_font, write_glyphs
 from vqlab.errors import UserError
 from vqlab.experiments.run_state import FINISHED
+from vqlab.failed_start import leaving_nothing
 from vqlab.libraries import quiet, read_none_as_null
 from vqlab.nn.rebuild import to_spec
 from vqlab.quantizers.base import MAX_EXPORT
 from vqlab.run_folder import find_run_folder, with_run_config
 from vqlab.training.arrays import check_suffix, save_arrays
 from vqlab.training.csv_log import CSVLog
-from vqlab.training.loading import load_weights, read_checkpoint
+from vqlab.training.loading import check_resumable, hyper_parameters, load_weights, read_checkpoint, refusing_damage
 from vqlab.training.manual import refuse_trainer_options
 from vqlab.training.wandb_log import wandb_logger
 from vqlab.training.whole_files import WholeCheckpointIO, write_whole
@@ -240,7 +241,8 @@ class CLI(LightningCLI):
         if not path:
             return
         checkpoint = self._check_checkpoint(path)
-        for key, (old, new) in differences(checkpoint["hyper_parameters"], dict(self.model.hparams)).items():
+        check_resumable(checkpoint, path)
+        for key, (old, new) in differences(hyper_parameters(checkpoint), dict(self.model.hparams)).items():
             rank_zero_info(f"resume: model.{key} was {old} in the checkpoint and is {new} now; the new value wins")
         step = checkpoint["global_step"]
         rank_zero_info(f"resume: from step {step} of {path}")
@@ -253,6 +255,11 @@ class CLI(LightningCLI):
                 logger.resume_from(step)
         if self.trainer.is_global_zero:
             (self.run_folder / FINISHED).unlink(missing_ok=True)
+
+    def fit(self, model: Any, **kwargs: Any) -> None:
+        """Train; what is refused before the first step leaves nothing, as what is refused before that."""
+        with leaving_nothing(self.run_folder, self.trainer), refusing_damage(self._get(self.config, "ckpt_path")):
+            self.trainer.fit(model, **kwargs)
 
     def before_validate(self) -> None:
         """Check the checkpoint."""
@@ -292,7 +299,7 @@ class CLI(LightningCLI):
 
     def _check_checkpoint(self, path: str) -> dict[str, Any]:
         checkpoint = read_checkpoint(path)
-        stored = (checkpoint.get("hyper_parameters") or {}).get("_class_path")
+        stored = hyper_parameters(checkpoint).get("_class_path")
         mine = to_spec(self.model)["class_path"]
         if stored != mine:
             raise UserError(

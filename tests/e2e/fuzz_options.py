@@ -16,24 +16,44 @@ VALUES = [
     *("../x", "missing/file.npz", "/dev/zero/x", "/proc/self/mem", "a b", "[0]", "[-1,1]", "[nan,nan]", "2", "\u2028"),
     *("os.system", "torch.nn.Linear", "lightning.Callback", "builtins.exec", "!!python/name:os.system", "&a [*a]"),
 ]
+COUNTS = ["-1", "0", "1", "2", "3", "5", "1000", "1000000", "2147483648", "1000000000000", "99999999999999999999"]
+SHARES = [
+    "nan",
+    "inf",
+    "-inf",
+    "-1",
+    "-1e-9",
+    "0",
+    "1e-300",
+    "1e-9",
+    "0.5",
+    "1",
+    "1.0000001",
+    "2",
+    "1000",
+    "1e38",
+    "1e300",
+]
 LINES = ["\t- x", "{", "]: [", "a: &a [*a]", "? !!binary abc", "unknown: 1", "%YAML 9.9", "\x00", "\ud83d", "- 1", '"']
 # What they ask for is to wait for other machines, to run for ever, or to start this test again in other processes.
 NEVER = {"trainer.num_nodes", "trainer.min_steps", "trainer.min_epochs", "ckpt_path"}
-FEW = {"trainer.devices": {"2", "3", "7"}, "data.num_workers": {"7"}}
+MANY = {"trainer.devices": {"2", "3", "5", "7", "1000"}, "data.num_workers": {"5", "7", "1000"}}
 
 
 def option_case(rng: random.Random, folder: Path, stock: Stock) -> list[str]:
     """Return a training with one or two options of a system changed."""
     base = rng.choice(list(BASES))
     stock.put_needs(base, folder)
-    names = sorted({*flatten(yaml.safe_load(stock.config(base)))} - NEVER)
+    options = {name: value for name, value in flatten(yaml.safe_load(stock.config(base))) if name not in NEVER}
     # The options of model and data are more of vqlab than those of Lightning's Trainer.
-    ours = [name for name in names if not name.startswith("trainer.")]
+    names, ours = list(options), [name for name in options if not name.startswith("trainer.")]
     changed = {}
     for _ in range(rng.choice([1, 1, 2])):
         name = rng.choice(ours if rng.random() < 0.8 else names)
-        value = rng.choice([value for value in VALUES if value not in FEW.get(name, ())])
-        changed[name] = value
+        values = VALUES
+        if isinstance(options[name], (int, float)) and rng.random() < 0.8:  # of the type that is asked for
+            values = COUNTS if isinstance(options[name], int) else SHARES
+        changed[name] = rng.choice([value for value in values if value not in MANY.get(name, ())])
     if len({"trainer.max_steps", "trainer.max_epochs"} & changed.keys()) == 2:
         del changed["trainer.max_steps"]
     return ["fit", *BASES[base], *TRAINER, *SHORT, *(f"--{name}={value}" for name, value in changed.items())]
@@ -45,7 +65,7 @@ def config_case(rng: random.Random, folder: Path, stock: Stock) -> list[str]:
     stock.put_needs(base, folder)
     lines = stock.config(base).splitlines()
     place = rng.randrange(len(lines))
-    while re.match(rf" *({'|'.join(name.rpartition('.')[2] for name in NEVER | FEW.keys())}):", lines[place]):
+    while re.match(rf" *({'|'.join(name.rpartition('.')[2] for name in NEVER | MANY.keys())}):", lines[place]):
         place = rng.randrange(len(lines))
     match rng.choice(["drop", "retype", "retype", "retype", "insert", "cut", "indent", "twice", "flip"]):
         case "drop":
@@ -69,12 +89,12 @@ def config_case(rng: random.Random, folder: Path, stock: Stock) -> list[str]:
     return ["fit", "--config", path.name, *SHORT]
 
 
-def flatten(config: Any, prefix: str = "") -> Iterator[str]:
-    """Yield the options of a configuration as they are typed: ``model.encoder.hidden_channels``."""
+def flatten(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the options of a configuration as they are typed, ``model.encoder.hidden_channels``, with their values."""
     for name, value in config.items():
         if name == "class_path":
-            yield prefix.rstrip(".")
+            yield prefix.rstrip("."), value
         elif isinstance(value, dict) and value:
             yield from flatten(value, prefix if name == "init_args" else f"{prefix}{name}.")
         else:
-            yield f"{prefix}{name}"
+            yield f"{prefix}{name}", value

@@ -37,7 +37,8 @@ def test_it_ends_well(number, stock, tmp_path):
     before = listed(tmp_path)
     ended = execute(stock.command, arguments, folder)
     wrong = fault(ended) or traces(before, listed(tmp_path), ended)
-    said = f"case {number} ({KINDS[number % len(KINDS)].__name__}), {ended.seconds:.1f} s, status {ended.status}: vqlab {shlex.join(arguments)}"
+    kind = KINDS[number % len(KINDS)].__name__
+    said = f"case {number}, {kind}, {ended.seconds:.1f} s, status {ended.status}: vqlab {shlex.join(arguments)}"
     print(f"{said}\n{ended.output[-300:]}")
     assert not wrong, f"{wrong}\n{said}\n{ended.output[-3000:]}"
 
