@@ -3,22 +3,29 @@
 import difflib
 import inspect
 import re
+from collections.abc import Sequence
 
 import vqlab
 from vqlab.errors import UserError
 from vqlab.nn.rebuild import find_class
+from vqlab.too_large import too_large
 
 OTHER_TYPES = ("Expected a", "Does not validate")  # said of the types that were not meant
 
 
-def explain(error: BaseException) -> UserError:
-    """Return the one-line error behind ``error``: a UserError among its causes as it is, else the innermost cause."""
+def explain(error: BaseException, args: Sequence[str] = ()) -> UserError:
+    """Return the one-line error behind ``error``: a UserError among its causes as it is, else the innermost cause.
+
+    The large numbers among ``args``, the command's arguments, are named where a size is too large.
+    """
     chain = [error]
     while cause := chain[-1].__cause__ or chain[-1].__context__:
         chain.append(cause)
     for link in chain:
         if isinstance(link, UserError):
             return link
+        if size := too_large(link, args):
+            return size
     message = str(error)
     keys = re.findall(r'Parser key "([\w.]+)"', message)
     option = "--" + ".".join(keys) if keys else "options"

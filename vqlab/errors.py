@@ -15,10 +15,10 @@ class UserError(ValueError):
 
     @property
     def line(self) -> str:
-        """The message in one line, without the traceback that a process which loads data puts around it.
+        r"""The message in one line, without the traceback that a process which loads data puts around it.
 
         Example:
-            >>> UserError("Caught UserError in DataLoader worker process 0.\\n...\\nvqlab.errors.UserError: mend it").line
+            >>> UserError("Caught in worker process 0.\n Traceback ...\nvqlab.errors.UserError: mend\n it").line
             'mend it'
         """
         return " ".join(str(self).rpartition("vqlab.errors.UserError: ")[2].split())

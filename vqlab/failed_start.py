@@ -22,10 +22,11 @@ def leaving_nothing(folder: Path, trainer: lightning.Trainer) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        refused = isinstance(error, UserError) or too_large(error, [])
-        if new and refused and not isinstance(error, NonFiniteError) and trainer.global_step == 0:
-            if trainer.is_global_zero and not trainer.loggers[1:]:  # a W&B run would go on writing
-                shutil.rmtree(folder, ignore_errors=True)
-                with suppress(OSError):
-                    folder.parent.rmdir()  # the model's; it stays if there are other runs
+        refused = (isinstance(error, UserError) or too_large(error, [])) and not isinstance(error, NonFiniteError)
+        watched = bool(trainer.loggers[1:])  # by W&B, which would go on writing
+        if new and refused and not watched and trainer.global_step == 0 and trainer.is_global_zero:
+            shutil.rmtree(folder, ignore_errors=True)
+            with suppress(OSError):
+                folder.parent.rmdir()  # the model's; it stays if there are other runs
+                folder.parent.parent.rmdir()
         raise

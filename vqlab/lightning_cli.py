@@ -39,6 +39,7 @@ from vqlab.training.manual import refuse_trainer_options
 from vqlab.training.wandb_log import wandb_logger
 from vqlab.training.whole_files import WholeCheckpointIO, write_whole
 
+ALWAYS = {"checkpoint": LastAndBest, "samples": SampleGrid, "health": Health, "ema": EMA, "plateau": Plateau}
 MAX_PROCESSES = 4096  # over all nodes; each is a whole interpreter, and Lightning starts as many as it is told
 
 # What the model learns from the data: property of the DataModule -> argument of the model or of one of its parts.
@@ -110,6 +111,7 @@ class CLI(LightningCLI):
     run_folder: Path
 
     def __init__(self, args: list[str]) -> None:
+        self.given = args
         parser_kwargs: dict[str, Any] = {"exit_on_error": False}
         super().__init__(
             lightning.LightningModule,
@@ -142,8 +144,7 @@ class CLI(LightningCLI):
         parser.add_argument("--family", type=str | None, default=None, help="Name of that font's family.")
         parser.add_argument("--wandb.mode", type=str, default="auto", help="auto, online, offline or disabled.")
         parser.add_argument("--wandb.project", type=str, default="vqlab", help="W&B project.")
-        always = {"checkpoint": LastAndBest, "samples": SampleGrid, "health": Health, "ema": EMA, "plateau": Plateau}
-        for key, callback in always.items():
+        for key, callback in ALWAYS.items():
             parser.add_lightning_class_args(callback, key)
         parser.set_defaults({"ema.decay": None})
         for source in LINKS:
@@ -155,11 +156,18 @@ class CLI(LightningCLI):
             self.config = parser.parse_args(args)
         except ArgumentError as error:
             raise explain(error) from error
+        except UnicodeDecodeError as error:
+            raise UserError(f"the config is not UTF-8 ({error}): save it as that") from error
 
     def _parse_ckpt_path(self) -> None:
         """Leave the configuration alone: what the user passes now wins, and ``before_fit`` says what changed."""
 
     # The run
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Run; what is refused before the first step leaves nothing behind, and a damaged checkpoint is named."""
+        with leaving_nothing(self.run_folder, self.trainer), refusing_damage(self._get(self.config, "ckpt_path")):
+            super()._run_subcommand(subcommand)
 
     def before_instantiate_classes(self) -> None:
         """Find the run's folder, and link the data to the networks that the user chose."""
@@ -171,6 +179,8 @@ class CLI(LightningCLI):
             raise UserError(
                 "no model or no data chosen: add --model VQVAE --data CIFAR10, or --config configs/vqvae.yaml"
             )
+        if empty := next((name for name in (*ALWAYS, "trainer", "wandb") if config.get(name) is None), None):
+            raise UserError(f"the config says nothing under {empty}: remove that line, or give --{empty}.* a value")
         init_args = config.model.get("init_args") or Namespace()
         for source, targets in LINKS.items():
             for target in targets[1:]:
@@ -187,7 +197,7 @@ class CLI(LightningCLI):
         try:
             super().instantiate_classes()
         except ValueError as error:
-            raise explain(error) from error
+            raise explain(error, self.given) from error
         wanted, given = (getattr(part, "modality", None) for part in (self.model, self.datamodule))
         if wanted and given and wanted != given:
             model, data = type(self.model).__name__, type(self.datamodule).__name__
@@ -255,11 +265,6 @@ class CLI(LightningCLI):
                 logger.resume_from(step)
         if self.trainer.is_global_zero:
             (self.run_folder / FINISHED).unlink(missing_ok=True)
-
-    def fit(self, model: Any, **kwargs: Any) -> None:
-        """Train; what is refused before the first step leaves nothing, as what is refused before that."""
-        with leaving_nothing(self.run_folder, self.trainer), refusing_damage(self._get(self.config, "ckpt_path")):
-            self.trainer.fit(model, **kwargs)
 
     def before_validate(self) -> None:
         """Check the checkpoint."""

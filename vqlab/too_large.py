@@ -10,7 +10,8 @@ NO_MEMORY = ("can't allocate memory", "out of memory", "not enough memory", "bad
 BEYOND = (
     "Storage size calculation overflowed",
     "Overflow when unpacking long",
-    "overflowed",
+    "Maximum allowed dimension exceeded",
+    "array is too big",
     "too large to convert to C",
     "too big to convert",
     "cannot fit 'int' into an index-sized integer",
@@ -31,7 +32,7 @@ def too_large(error: BaseException, args: Sequence[str]) -> UserError | None:
     text = str(error)
     if isinstance(error, MemoryError) or any(mark in text for mark in NO_MEMORY):
         what = "this needs more memory than there is"
-    elif isinstance(error, (RuntimeError, OverflowError, TypeError)) and any(mark in text for mark in BEYOND):
+    elif any(mark in text for mark in BEYOND):
         what = "a size is larger than computers count"
     else:
         return None

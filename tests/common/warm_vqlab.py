@@ -60,6 +60,7 @@ def answer(connection, output, arguments, folder, environ):
     os.environ.update(environ)
     if limits := environ.get("VQLAB_TEST_LIMITS"):
         seconds, mebibytes = map(int, limits.split())
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)  # pytest may have its own
         signal.alarm(seconds)
         resource.setrlimit(resource.RLIMIT_DATA, (mebibytes << 20, mebibytes << 20))
     status = 1

@@ -37,6 +37,7 @@ SHARES = [
 LINES = ["\t- x", "{", "]: [", "a: &a [*a]", "? !!binary abc", "unknown: 1", "%YAML 9.9", "\x00", "\ud83d", "- 1", '"']
 # What they ask for is to wait for other machines, to run for ever, or to start this test again in other processes.
 NEVER = {"trainer.num_nodes", "trainer.min_steps", "trainer.min_epochs", "ckpt_path"}
+LONG = {"num_mis_steps", "nll_samples", "test_nll_samples", "n_critic"}
 MANY = {"trainer.devices": {"2", "3", "5", "7", "1000"}, "data.num_workers": {"5", "7", "1000"}}
 
 
@@ -53,7 +54,7 @@ def option_case(rng: random.Random, folder: Path, stock: Stock) -> list[str]:
         values = VALUES
         if isinstance(options[name], (int, float)) and rng.random() < 0.8:  # of the type that is asked for
             values = COUNTS if isinstance(options[name], int) else SHARES
-        changed[name] = rng.choice([value for value in values if value not in MANY.get(name, ())])
+        changed[name] = rng.choice([value for value in values if not too_much(name, value)])
     if len({"trainer.max_steps", "trainer.max_epochs"} & changed.keys()) == 2:
         del changed["trainer.max_steps"]
     return ["fit", *BASES[base], *TRAINER, *SHORT, *(f"--{name}={value}" for name, value in changed.items())]
@@ -87,6 +88,12 @@ def config_case(rng: random.Random, folder: Path, stock: Stock) -> list[str]:
     path = folder / rng.choice(["a.yaml", "ä b.yaml", "字.yml", "no_suffix"])
     path.write_bytes("\n".join(lines).encode(errors="surrogatepass"))
     return ["fit", "--config", path.name, *SHORT]
+
+
+def too_much(name: str, value: str) -> bool:
+    """Whether the option asks for many processes, or for hours of work that a user may well want."""
+    long = name.rpartition(".")[2] in LONG and len(value) > 3
+    return long or value in MANY.get(name, ())
 
 
 def flatten(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

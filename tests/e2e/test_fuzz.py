@@ -20,6 +20,7 @@ from vqlab.lightning_cli import prepare
 
 CASES = int(os.environ.get("VQLAB_FUZZ_CASES", "30"))
 KINDS = [option_case, file_case, option_case, checkpoint_case, option_case, file_case, config_case]
+LATE = ("is NaN or infinite at batch", "cannot be decoded: remove it")  # found in training, not before
 
 
 @pytest.fixture(scope="module")
@@ -64,9 +65,10 @@ def traces(before: dict[Path, tuple[int, int]], after: dict[Path, tuple[int, int
     """Return what a command left that it should not have, '' if nothing."""
     if any(path.name == EXECUTED or "evil" in path.name for path in after):
         return "code or an archive did what it wanted"
-    if ended.status == 2 and "is NaN or infinite at batch" not in ended.output:  # then it had begun to train
-        changed = [str(path) for path in sorted(after.keys() | before.keys()) if after.get(path) != before.get(path)]
-        return f"refused, and yet it changed {', '.join(changed)}" if changed else ""
+    changed = [path for path in sorted(after.keys() | before.keys()) if after.get(path) != before.get(path)]
+    begun = any(late in ended.output for late in LATE) or any("checkpoints" in path.parts for path in changed)
+    if ended.status == 2 and changed and not begun:
+        return f"refused, and yet it changed {', '.join(map(str, changed))}"
     return ""
 
 

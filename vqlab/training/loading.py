@@ -87,7 +87,13 @@ def hyper_parameters(checkpoint: dict[str, Any]) -> dict[str, Any]:
 def check_resumable(checkpoint: dict[str, Any], path: str | Path) -> None:
     """Raise UserError unless ``checkpoint`` holds what a run needs to go on, and not only a model's weights."""
     counts = [name for name in ("epoch", "global_step") if not is_count(checkpoint.get(name))]
-    kinds = {"loops": dict, "callbacks": dict, "optimizer_states": list, "lr_schedulers": list}
+    kinds = {
+        "pytorch-lightning_version": str,
+        "loops": dict,
+        "callbacks": dict,
+        "optimizer_states": list,
+        "lr_schedulers": list,
+    }
     parts = [name for name, kind in kinds.items() if not isinstance(checkpoint.get(name), kind)]
     if counts or parts:
         raise UserError(
