@@ -9,11 +9,13 @@ from typing import Any
 
 import torch
 from fuzz_damage import damage
+from fuzz_options import VALUES
 from fuzz_stock import BASES, SHORT, Stock
 from tiny import TRAINER
 
 EXECUTED = "executed"  # the file that malicious checkpoints try to make
 TRAINED = ["VQVAE", "JSA", "SGAN", "GANTopicModel", "CodePrior", "Residual"]
+DRAWING = ["num", "label", "temperature", "top-k", "top-p", "guidance", "seed", "out", "columns"]
 WRONG = [None, -1, 10**18, 1e308, float("nan"), "abc", "../x", [], {}, [None], True, b"x", torch.zeros(3), {"a": {}}]
 
 
@@ -31,13 +33,15 @@ def checkpoint_case(rng: random.Random, folder: Path, stock: Stock) -> list[str]
     run = folder / "runs" / rng.choice(["it", "ö 字"])
     shutil.copytree(stock.run(base), run)
     path = run / "checkpoints/last.ckpt"
-    match rng.choice(["damage", "damage", "malice", "entry", "entry", "entry", "other", "fine"]):
+    match rng.choice(["damage", "damage", "malice", "entry", "entry", "entry", "other", "fine", "folder"]):
         case "damage":
             damage(rng, path)
         case "malice":
             plant(rng, path)
         case "entry":
             spoil_entry(rng, path)
+        case "folder":
+            damage(rng, run / rng.choice(["config.yaml", "metrics.csv", "finished.json"]))
         case "other":
             shutil.copy(stock.run(rng.choice(TRAINED)) / "checkpoints/last.ckpt", path)
     given = os.path.relpath(path, folder)
@@ -49,7 +53,7 @@ def checkpoint_case(rng: random.Random, folder: Path, stock: Stock) -> list[str]
             ["test", f"--ckpt_path={given}", "--trainer.limit_test_batches=1"],
             ["validate", f"--ckpt_path={given}"],
             ["predict", f"--ckpt_path={given}", "--trainer.limit_predict_batches=1"],
-            ["sample", given, "--num=2"],
+            ["sample", given, "--num=2", f"--{rng.choice(DRAWING)}={rng.choice(VALUES)}"],
             ["fit", *tokenizer],
         ]
     )
