@@ -25,6 +25,7 @@ from vqlab.callbacks.step_seed import StepSeed
 from vqlab.callbacks.throughput import Throughput
 from vqlab.cli_errors import explain
 from vqlab.completion import check_font, write_glyphs
+from vqlab.devices import check_devices, num_devices
 from vqlab.errors import UserError
 from vqlab.experiments.run_state import FINISHED
 from vqlab.failed_start import leaving_nothing
@@ -40,7 +41,6 @@ from vqlab.training.wandb_log import wandb_logger
 from vqlab.training.whole_files import WholeCheckpointIO, write_whole
 
 ALWAYS = {"checkpoint": LastAndBest, "samples": SampleGrid, "health": Health, "ema": EMA, "plateau": Plateau}
-MAX_PROCESSES = 4096  # over all nodes; each is a whole interpreter, and Lightning starts as many as it is told
 
 # What the model learns from the data: property of the DataModule -> argument of the model or of one of its parts.
 LINKS = {
@@ -159,6 +159,12 @@ class CLI(LightningCLI):
         except UnicodeDecodeError as error:
             raise UserError(f"the config is not UTF-8 ({error}): save it as that") from error
 
+    def _set_seed(self) -> None:
+        try:
+            super()._set_seed()
+        except ValueError as error:
+            raise UserError(f"seed_everything {error}: set --seed_everything=0") from error
+
     def _parse_ckpt_path(self) -> None:
         """Leave the configuration alone: what the user passes now wins, and ``before_fit`` says what changed."""
 
@@ -208,11 +214,7 @@ class CLI(LightningCLI):
         assert self.subcommand is not None
         config = self.config_init[self.subcommand]
         trainer = config["trainer"]
-        if num_devices(trainer) > MAX_PROCESSES:
-            raise UserError(
-                f"trainer.devices {trainer['devices']} asks for more than {MAX_PROCESSES} processes: "
-                "set --trainer.devices=1"
-            )
+        check_devices(trainer)
         if not self.model.automatic_optimization:
             accumulate = trainer.get("accumulate_grad_batches")
             refuse_trainer_options(trainer.get("gradient_clip_val"), accumulate, self.model)
@@ -239,7 +241,7 @@ class CLI(LightningCLI):
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[lightning.Callback]) -> lightning.Trainer:
         try:
             return super()._instantiate_trainer(config, callbacks)
-        except (lightning.fabric.utilities.exceptions.MisconfigurationException, ValueError) as error:
+        except (lightning.fabric.utilities.exceptions.MisconfigurationException, ValueError, TypeError) as error:
             raise UserError(" ".join(str(error).split())[:300] + ": see the --trainer options") from error
 
     def before_fit(self) -> None:
@@ -312,21 +314,6 @@ class CLI(LightningCLI):
             )
         load_weights(self.model, checkpoint["state_dict"], path)
         return checkpoint
-
-
-def num_devices(trainer: Any) -> int:
-    """Return how many processes the Trainer options ask for, over all nodes."""
-    import torch
-
-    devices, nodes = trainer.get("devices", "auto"), int(trainer.get("num_nodes") or 1)
-    if isinstance(devices, (list, tuple)):
-        return len(devices) * nodes
-    if devices in ("auto", -1, "-1"):
-        cpu = trainer.get("accelerator") == "cpu"
-        return (1 if cpu else max(1, torch.cuda.device_count())) * nodes
-    if isinstance(devices, str) and "," in devices:
-        return len([d for d in devices.split(",") if d.strip()]) * nodes
-    return int(devices) * nodes if str(devices).isdigit() else nodes
 
 
 def differences(old: Any, new: Any, prefix: str = "") -> dict[str, tuple[Any, Any]]:

@@ -192,6 +192,8 @@ IMAGES = np.zeros((64, 16, 16, 3), np.uint8)
         ([*FIT, *QUICK, "--wandb.mode=on"], ["--wandb.mode"]),
         ([*FIT, *QUICK, "--data.num_workers=1000000"], ["--data.num_workers"]),
         ([*FIT, *QUICK, "--trainer.devices=1000000"], ["--trainer.devices"]),
+        ([*FIT, *QUICK, "--trainer.devices=-inf"], ["devices", "--trainer"]),
+        ([*FIT, *QUICK, "--seed_everything=1000000000000"], ["--seed_everything=0"]),
         ([*FIT, *QUICK, "--model.encoder.hidden_channels=100000000000"], ["hidden_channels", "memory"]),
         (["fit", "--model=VQVAE"], ["--data"]),
         (["fitt"], ["did you mean fit?"]),
