@@ -59,6 +59,8 @@ def _unknown_option(option: str, name: str, class_paths: list[str]) -> str:
         return f"{option} has no option {name!r}: see vqlab fit --help"
     class_name = class_paths[-1].rpartition(".")[2]
     known = [p for p in inspect.signature(_class(class_paths[-1])).parameters if p not in ("args", "kwargs")]
+    if not known:  # of the bare base class
+        return f"{option}.{name} belongs to no class: put {option} CLASS in front of it"
     return f"{class_name} has no option {name!r}: {_suggest(name, known, prefix=f'{option}.')}"
 
 
@@ -66,14 +68,15 @@ def _unknown_class(option: str, name: str, bases: list[str]) -> str:
     """Name the class that was probably meant, from vqlab's public classes of the right kind."""
     base = _class(bases[-1]) if bases else object
     public = {key: getattr(vqlab, key) for key in vqlab.PUBLIC}
-    known = [key for key, cls in public.items() if isinstance(cls, type) and issubclass(cls, base) and cls is not base]
+    fitting = [key for key, cls in public.items() if isinstance(cls, type) and issubclass(cls, base)]
+    known = [key for key in fitting if public[key] is not base] or fitting  # a base class is rarely what is meant
     return f"{option}: there is no class {name!r}: {_suggest(name, known)}"
 
 
 def _suggest(name: str, known: list[str], prefix: str = "") -> str:
     if close := difflib.get_close_matches(name, known, n=1):
         return f"did you mean {prefix}{close[0]}?"
-    return f"choose from {', '.join(known)}"
+    return f"choose from {', '.join(known)}" if known else "give the dotted path of one, module.Class"
 
 
 def _class(path: str) -> type:
