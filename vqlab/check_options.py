@@ -30,7 +30,7 @@ def complaints(commands: list[list[str]]) -> list[str | None]:
                     super().parse_arguments(parser, command)
                     found.append(None)
                 except UserError as error:
-                    found.append(str(error))
+                    found.append(error.line)
             raise Checked
 
     with suppress(Checked):

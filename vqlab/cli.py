@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from vqlab import __version__
 from vqlab.errors import UserError
 from vqlab.shipped import with_shipped_configs
+from vqlab.too_large import too_large
 
 HELP = """\
 vqlab: discrete-representation and adversarial models in PyTorch Lightning
@@ -76,10 +77,11 @@ def main(args: Sequence[str] | None = None) -> None:
         run(args)
     except BrokenPipeError:  # the reader, head for one, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except UserError as error:
-        if os.environ.get("VQLAB_DEBUG"):
+    except Exception as raised:
+        error = raised if isinstance(raised, UserError) else too_large(raised, args)
+        if error is None or os.environ.get("VQLAB_DEBUG"):
             raise
-        print(f"vqlab: error: {error}", file=sys.stderr)
+        print(f"vqlab: error: {error.line}", file=sys.stderr)
         if os.environ.get("LOCAL_RANK", "0") != "0":
             time.sleep(3)  # rank 0 must end first: its launcher kills it if another rank ends before
         sys.exit(2)

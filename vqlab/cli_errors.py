@@ -3,22 +3,29 @@
 import difflib
 import inspect
 import re
+from collections.abc import Sequence
 
 import vqlab
 from vqlab.errors import UserError
 from vqlab.nn.rebuild import find_class
+from vqlab.too_large import too_large
 
 OTHER_TYPES = ("Expected a", "Does not validate")  # said of the types that were not meant
 
 
-def explain(error: BaseException) -> UserError:
-    """Return the one-line error behind ``error``: a UserError among its causes as it is, else the innermost cause."""
+def explain(error: BaseException, args: Sequence[str] = ()) -> UserError:
+    """Return the one-line error behind ``error``: a UserError among its causes as it is, else the innermost cause.
+
+    The large numbers among ``args``, the command's arguments, are named where a size is too large.
+    """
     chain = [error]
     while cause := chain[-1].__cause__ or chain[-1].__context__:
         chain.append(cause)
     for link in chain:
         if isinstance(link, UserError):
             return link
+        if size := too_large(link, args):
+            return size
     message = str(error)
     keys = re.findall(r'Parser key "([\w.]+)"', message)
     option = "--" + ".".join(keys) if keys else "options"
@@ -52,6 +59,8 @@ def _unknown_option(option: str, name: str, class_paths: list[str]) -> str:
         return f"{option} has no option {name!r}: see vqlab fit --help"
     class_name = class_paths[-1].rpartition(".")[2]
     known = [p for p in inspect.signature(_class(class_paths[-1])).parameters if p not in ("args", "kwargs")]
+    if not known:  # of the bare base class
+        return f"{option}.{name} belongs to no class: put {option} CLASS in front of it"
     return f"{class_name} has no option {name!r}: {_suggest(name, known, prefix=f'{option}.')}"
 
 
@@ -59,14 +68,15 @@ def _unknown_class(option: str, name: str, bases: list[str]) -> str:
     """Name the class that was probably meant, from vqlab's public classes of the right kind."""
     base = _class(bases[-1]) if bases else object
     public = {key: getattr(vqlab, key) for key in vqlab.PUBLIC}
-    known = [key for key, cls in public.items() if isinstance(cls, type) and issubclass(cls, base) and cls is not base]
+    fitting = [key for key, cls in public.items() if isinstance(cls, type) and issubclass(cls, base)]
+    known = [key for key in fitting if public[key] is not base] or fitting  # a base class is rarely what is meant
     return f"{option}: there is no class {name!r}: {_suggest(name, known)}"
 
 
 def _suggest(name: str, known: list[str], prefix: str = "") -> str:
     if close := difflib.get_close_matches(name, known, n=1):
         return f"did you mean {prefix}{close[0]}?"
-    return f"choose from {', '.join(known)}"
+    return f"choose from {', '.join(known)}" if known else "give the dotted path of one, module.Class"
 
 
 def _class(path: str) -> type:

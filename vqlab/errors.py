@@ -12,3 +12,13 @@ class UserError(ValueError):
         ...
         vqlab.errors.UserError: num_embeddings must be at least 1, got 0: set --model.quantizer.num_embeddings=512
     """
+
+    @property
+    def line(self) -> str:
+        r"""The message in one line, without the traceback that a process which loads data puts around it.
+
+        Example:
+            >>> UserError("Caught in worker process 0.\n Traceback ...\nvqlab.errors.UserError: mend\n it").line
+            'mend it'
+        """
+        return " ".join(str(self).rpartition("vqlab.errors.UserError: ")[2].split())

@@ -28,8 +28,10 @@ from vqlab.callbacks.throughput import Throughput
 from vqlab.cli_errors import explain
 from vqlab.code_version import code_version
 from vqlab.completion import check_font, write_glyphs
+from vqlab.devices import check_devices, num_devices
 from vqlab.errors import UserError
 from vqlab.experiments.run_state import FINISHED
+from vqlab.failed_start import leaving_nothing
 from vqlab.libraries import quiet, read_none_as_null
 from vqlab.nn.rebuild import to_spec
 from vqlab.quantizers.base import MAX_EXPORT
@@ -37,10 +39,12 @@ from vqlab.run_folder import find_run_folder, with_run_config
 from vqlab.run_loggers import choose_loggers, log_best
 from vqlab.training.arrays import check_suffix, save_arrays
 from vqlab.training.csv_log import CSVLog
-from vqlab.training.loading import load_weights, read_checkpoint
+from vqlab.training.loading import check_resumable, hyper_parameters, load_weights, read_checkpoint, refusing_damage
 from vqlab.training.manual import refuse_trainer_options
 from vqlab.training.wandb_log import wandb_logger
 from vqlab.training.whole_files import WholeCheckpointIO, write_whole
+
+ALWAYS = {"checkpoint": LastAndBest, "samples": SampleGrid, "health": Health, "ema": EMA, "plateau": Plateau}
 
 # What the model learns from the data: property of the DataModule -> argument of the model or of one of its parts.
 LINKS = {
@@ -118,6 +122,7 @@ class CLI(LightningCLI):
     run_folder: Path
 
     def __init__(self, args: list[str]) -> None:
+        self.given = args
         parser_kwargs: dict[str, Any] = {"exit_on_error": False}
         super().__init__(
             lightning.LightningModule,
@@ -156,8 +161,7 @@ class CLI(LightningCLI):
         parser.add_argument(
             "--tensorboard", type=bool, default=False, help="Write to tensorboard/ in the run's folder."
         )
-        always = {"checkpoint": LastAndBest, "samples": SampleGrid, "health": Health, "ema": EMA, "plateau": Plateau}
-        for key, callback in always.items():
+        for key, callback in ALWAYS.items():
             parser.add_lightning_class_args(callback, key)
         parser.set_defaults({"ema.decay": None})
         for source in LINKS:
@@ -169,11 +173,24 @@ class CLI(LightningCLI):
             self.config = parser.parse_args(args)
         except ArgumentError as error:
             raise explain(error) from error
+        except UnicodeDecodeError as error:
+            raise UserError(f"the config is not UTF-8 ({error}): save it as that") from error
+
+    def _set_seed(self) -> None:
+        try:
+            super()._set_seed()
+        except ValueError as error:
+            raise UserError(f"seed_everything {error}: set --seed_everything=0") from error
 
     def _parse_ckpt_path(self) -> None:
         """Leave the configuration alone: what the user passes now wins, and ``before_fit`` says what changed."""
 
     # The run
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Run; what is refused before the first step leaves nothing behind, and a damaged checkpoint is named."""
+        with leaving_nothing(self.run_folder, self.trainer), refusing_damage(self._get(self.config, "ckpt_path")):
+            super()._run_subcommand(subcommand)
 
     def before_instantiate_classes(self) -> None:
         """Find the run's folder, and link the data to the networks that the user chose."""
@@ -185,6 +202,8 @@ class CLI(LightningCLI):
             raise UserError(
                 "no model or no data chosen: add --model VQVAE --data CIFAR10, or --config configs/vqvae.yaml"
             )
+        if empty := next((name for name in (*ALWAYS, "trainer", "wandb") if config.get(name) is None), None):
+            raise UserError(f"the config says nothing under {empty}: remove that line, or give --{empty}.* a value")
         init_args = config.model.get("init_args") or Namespace()
         for source, targets in LINKS.items():
             for target in targets[1:]:
@@ -201,7 +220,7 @@ class CLI(LightningCLI):
         try:
             super().instantiate_classes()
         except ValueError as error:
-            raise explain(error) from error
+            raise explain(error, self.given) from error
         wanted, given = (getattr(part, "modality", None) for part in (self.model, self.datamodule))
         if wanted and given and wanted != given:
             model, data = type(self.model).__name__, type(self.datamodule).__name__
@@ -212,6 +231,7 @@ class CLI(LightningCLI):
         assert self.subcommand is not None
         config = self.config_init[self.subcommand]
         trainer = config["trainer"]
+        check_devices(trainer)
         if not self.model.automatic_optimization:
             accumulate = trainer.get("accumulate_grad_batches")
             refuse_trainer_options(trainer.get("gradient_clip_val"), accumulate, self.model)
@@ -237,7 +257,7 @@ class CLI(LightningCLI):
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[lightning.Callback]) -> lightning.Trainer:
         try:
             return super()._instantiate_trainer(config, callbacks)
-        except (lightning.fabric.utilities.exceptions.MisconfigurationException, ValueError) as error:
+        except (lightning.fabric.utilities.exceptions.MisconfigurationException, ValueError, TypeError) as error:
             raise UserError(" ".join(str(error).split())[:300] + ": see the --trainer options") from error
 
     def before_fit(self) -> None:
@@ -249,7 +269,8 @@ class CLI(LightningCLI):
         if not path:
             return
         checkpoint = self._check_checkpoint(path)
-        for key, (old, new) in differences(checkpoint["hyper_parameters"], dict(self.model.hparams)).items():
+        check_resumable(checkpoint, path)
+        for key, (old, new) in differences(hyper_parameters(checkpoint), dict(self.model.hparams)).items():
             rank_zero_info(f"resume: model.{key} was {old} in the checkpoint and is {new} now; the new value wins")
         step = checkpoint["global_step"]
         rank_zero_info(f"resume: from step {step} of {path}")
@@ -303,7 +324,7 @@ class CLI(LightningCLI):
 
     def _check_checkpoint(self, path: str) -> dict[str, Any]:
         checkpoint = read_checkpoint(path)
-        stored = (checkpoint.get("hyper_parameters") or {}).get("_class_path")
+        stored = hyper_parameters(checkpoint).get("_class_path")
         mine = to_spec(self.model)["class_path"]
         if stored != mine:
             raise UserError(
@@ -311,21 +332,6 @@ class CLI(LightningCLI):
             )
         load_weights(self.model, checkpoint["state_dict"], path)
         return checkpoint
-
-
-def num_devices(trainer: Any) -> int:
-    """Return how many processes the Trainer options ask for, over all nodes."""
-    import torch
-
-    devices, nodes = trainer.get("devices", "auto"), int(trainer.get("num_nodes") or 1)
-    if isinstance(devices, (list, tuple)):
-        return len(devices) * nodes
-    if devices in ("auto", -1, "-1"):
-        cpu = trainer.get("accelerator") == "cpu"
-        return (1 if cpu else max(1, torch.cuda.device_count())) * nodes
-    if isinstance(devices, str) and "," in devices:
-        return len([d for d in devices.split(",") if d.strip()]) * nodes
-    return int(devices) * nodes if str(devices).isdigit() else nodes
 
 
 def differences(old: Any, new: Any, prefix: str = "") -> dict[str, tuple[Any, Any]]:

@@ -9,6 +9,7 @@ from typing import Any
 from vqlab.arguments import Parser
 from vqlab.errors import UserError
 
+MOST = 100_000
 BATCH = 64  # images drawn at once, so that memory does not limit --num
 
 
@@ -21,6 +22,10 @@ def sample(args: Sequence[str]) -> None:
     options = _parser().parse_args(args)
     if options.num < 1 or options.columns < 1:
         raise UserError(f"num and columns must be at least 1, got {options.num} and {options.columns}: use --num 64")
+    if options.num > MOST:
+        raise UserError(
+            f"num must be at most {MOST}, for all are drawn into one picture, got {options.num}: use --num 64"
+        )
     if not 0 <= options.seed < 2**63:
         raise UserError(f"seed must lie in 0 .. 2^63 - 1, got {options.seed}: use --seed 0")
     out = Path(options.out)

@@ -4,11 +4,12 @@
         subprocess.run([*command, "fit", ...])
 
 The program that is called is this file. It hands its arguments, folder and output to the process that forks, and ends
-with the status of the fork, which dies with it.
+with the status of the fork, which dies with it. VQLAB_TEST_LIMITS="60 4096" gives the fork 60 seconds and 4096 MiB.
 """
 
 import json
 import os
+import resource
 import signal
 import socket
 import sys
@@ -57,6 +58,11 @@ def answer(connection, output, arguments, folder, environ):
     sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1, closefd=False) for number in (1, 2))
     os.chdir(folder)
     os.environ.update(environ)
+    if limits := environ.get("VQLAB_TEST_LIMITS"):
+        seconds, mebibytes = map(int, limits.split())
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)  # pytest may have its own
+        signal.alarm(seconds)
+        resource.setrlimit(resource.RLIMIT_DATA, (mebibytes << 20, mebibytes << 20))
     status = 1
     try:
         main(arguments)

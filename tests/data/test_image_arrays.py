@@ -105,6 +105,13 @@ def test_damaged_files_are_named(tmp_path, name, content):
         ImageArrays(str(tmp_path / name))
 
 
+def test_a_header_that_promises_less_than_nothing(tmp_path):
+    with (tmp_path / "a.npy").open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, {"shape": (-1, 8, 8), "fortran_order": False, "descr": "|u1"})
+    with pytest.raises(UserError, match=r"its shape is \(-1, 8, 8\)"):
+        ImageArrays(str(tmp_path / "a.npy"))
+
+
 def test_truncated_file_is_named(tmp_path):
     path = save(tmp_path, x=pixels(50, 8, 8))
     whole = (tmp_path / "some.npz").read_bytes()

@@ -101,8 +101,8 @@ def prepare(system: str) -> None:
         Path("tokenizers/vqvae/first/checkpoints/last.ckpt").rename("tokenizer.ckpt")
 
 
-def write_posts() -> None:
-    """Write 300 posts of four topics, with labels, into posts.jsonl."""
+def write_posts(path: Path = Path("posts.jsonl")) -> None:
+    """Write 300 posts of four topics, with labels."""
     data = Planted(num_topics=4, vocab=100, num_documents=300, length=40)
     alphabet = "bcdfghklmn"
     words = [f"word{alphabet[v // 10]}{alphabet[v % 10]}" for v in range(100)]
@@ -111,4 +111,4 @@ def write_posts() -> None:
     for counts, label in zip(data.bow, data.dominant, strict=True):
         text = " ".join(words[v] for v in rng.permutation(np.repeat(np.arange(100), counts)))
         lines.append(json.dumps({"text": text, "label": f"kind {label}"}) + "\n")
-    Path("posts.jsonl").write_text("".join(lines))
+    path.write_text("".join(lines))

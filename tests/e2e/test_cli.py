@@ -176,6 +176,9 @@ IMAGES = np.zeros((64, 16, 16, 3), np.uint8)
         ([*FIT, *QUICK, "--model.qantizer=FSQ"], ["qantizer", "did you mean --model.quantizer?"]),
         ([*FIT, *QUICK, "--model.quantizer.num_embedings=3"], ["did you mean --model.quantizer.num_embeddings?"]),
         (["fit", "--model=VQVEA", *DATA], ["VQVEA", "did you mean VQVAE?"]),
+        (["fit", *NETS, "--data.batch_size=8", *DATA], ["--data.batch_size", "put --data CLASS in front of it"]),
+        ([*FIT, *QUICK, "--model.frechet=7"], ["--model.frechet", "FrechetDistance"]),
+        (["fit", "--model=VQGAN", "--model.perceptual=7", *DATA], ["choose from Perceptual"]),
         (["fit", "--model=VQVAE", "--data=Digitz"], ["Digitz", "did you mean Digits?"]),
         ([*FIT, *QUICK, "--model.quantizer=FSQQ"], ["FSQQ", "--model.quantizer", "FSQ"]),
         ([*FIT, *QUICK, "--model.reconstruction=l3"], ["--model.reconstruction", "'l2'"]),
@@ -187,6 +190,14 @@ IMAGES = np.zeros((64, 16, 16, 3), np.uint8)
         ([*FIT, *QUICK, "--data.batch_size=100000"], ["--data.batch_size="]),
         ([*FIT, *QUICK, "--trainer.precision=12"], ["precision"]),
         ([*FIT, *QUICK, "--ema.decay=2"], ["decay", "--ema.decay"]),
+        ([*FIT, *QUICK, "--model.encoder.num_res_blocks=1000000"], ["num_res_blocks", "at most 1000"]),
+        ([*FIT, *QUICK, "--model.betas=[1,2]"], ["--model.betas"]),
+        ([*FIT, *QUICK, "--wandb.mode=on"], ["--wandb.mode"]),
+        ([*FIT, *QUICK, "--data.num_workers=1000000"], ["--data.num_workers"]),
+        ([*FIT, *QUICK, "--trainer.devices=1000000"], ["--trainer.devices"]),
+        ([*FIT, *QUICK, "--trainer.devices=-inf"], ["devices", "--trainer"]),
+        ([*FIT, *QUICK, "--seed_everything=1000000000000"], ["--seed_everything=0"]),
+        ([*FIT, *QUICK, "--model.encoder.hidden_channels=100000000000"], ["hidden_channels", "memory"]),
         (["fit", "--model=VQVAE"], ["--data"]),
         (["fitt"], ["did you mean fit?"]),
         (["test", *NETS, *DATA], ["--ckpt_path"]),
@@ -219,6 +230,22 @@ def test_arrays_that_are_no_images(capsys, content, words):
     assert not Path("runs").exists()
 
 
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        (b"name: \xff", ["not UTF-8"]),
+        (b"health:\nseed_everything: 1", ["under health", "--health"]),
+        (b"trainer:\nseed_everything: 1", ["under trainer", "--trainer"]),
+    ],
+)
+def test_configs_that_say_nothing(capsys, config, words):
+    Path("a.yaml").write_bytes(config)
+    complaint = fails(capsys, ["fit", "--config=a.yaml", *NETS, *DATA])
+    for word in words:
+        assert word in complaint
+    assert not Path("runs").exists()
+
+
 def test_folders_that_hold_no_images(capsys):
     args = ["fit", *NETS, "--data=ImageFolder", "--data.image_size=16", *TRAINER, *QUICK]
     assert "pictures" in fails(capsys, [*args, "--data.path=pictures"])
@@ -246,6 +273,17 @@ def test_a_failed_download_says_how_to_go_on(capsys, monkeypatch):
     complaint = fails(capsys, ["fit", *NETS, "--data=CIFAR10", *TRAINER, *QUICK])
     assert "--data" in complaint
     assert [p for p in Path().rglob("*") if p.is_file()] == []
+
+
+def test_an_image_that_is_found_damaged_only_when_it_is_needed(capsys):
+    for number in range(40):
+        write_png(Path(f"pictures/{number}.png"), whole=number != 7)
+    args = ["fit", *NETS, "--data=ImageFolder", "--data.image_size=16", "--data.path=pictures", "--data.verify=false"]
+    for workers in (0, 1):
+        options = ["--data.batch_size=38", f"--data.num_workers={workers}"]
+        complaint = fails(capsys, [*args, *options, *TRAINER, *QUICK])
+        assert complaint.startswith("vqlab: error: pictures/7.png cannot be decoded")
+        assert not list(Path("runs").rglob("*.yaml"))
 
 
 def test_checkpoints_that_do_not_fit(capsys):

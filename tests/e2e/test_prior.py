@@ -85,6 +85,7 @@ def test_sample_draws_a_picture_and_needs_the_checkpoint_alone(trained, capsys):
         ("plain", ["--label=1"], ["without labels", "leave --label out"]),
         ("plain", ["--guidance=2"], ["guidance", "--label"]),
         ("plain", ["--num=0"], ["num", "at least 1"]),
+        ("plain", ["--num=1000000000"], ["num", "at most 100000"]),
         ("plain", ["--seed=-1"], ["seed", "--seed 0"]),
         ("plain", ["--columns=0"], ["columns", "at least 1"]),
         ("plain", ["--temperature=0"], ["temperature", "above 0"]),

@@ -83,6 +83,21 @@ def test_a_rate_must_be_positive(name, value):
         model(**{name: value})
 
 
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"betas": (1.0, 0.9)}, "model.betas"),
+        ({"betas": (0.9, -0.1)}, "model.betas"),
+        ({"betas": (math.nan, 0.9)}, "model.betas"),
+        ({"weight_decay": -1.0}, "model.weight_decay"),
+        ({"weight_decay": math.nan}, "model.weight_decay"),
+    ],
+)
+def test_what_adam_cannot_take_is_refused(settings, named):
+    with pytest.raises(UserError, match=named):
+        rates(model(lr=1e-3, **settings), images(), max_steps=1)
+
+
 def test_base_lr_is_scaled_with_batch_and_accumulation(caplog):
     caplog.set_level(logging.INFO)
     used, _ = rates(model(base_lr=1e-5), images(4), max_steps=3, accumulate_grad_batches=2)

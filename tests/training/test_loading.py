@@ -1,5 +1,6 @@
 """vqlab.load gives a model back, and nothing else."""
 
+import math
 import os
 import pickle
 
@@ -19,7 +20,7 @@ from vqlab.nn.small_autoencoder import SmallDecoder, SmallEncoder
 from vqlab.nn.value_range import ValueRange
 from vqlab.quantizers.fsq import FSQ
 from vqlab.quantizers.vector import VectorQuantizer
-from vqlab.training.loading import read_checkpoint
+from vqlab.training.loading import check_resumable, read_checkpoint, refusing_damage
 from vqlab.training.schedules import Schedule
 
 
@@ -49,9 +50,13 @@ def small(**arguments):
     return VQVAE(**{**nets, **arguments}, channels=1, image_size=8)
 
 
+def images(channels=1):
+    return DataLoader([{"image": torch.rand(channels, 8, 8)} for _ in range(8)], batch_size=4)
+
+
 def fit(model, path="model.ckpt", channels=1):
     """Train two steps and save, in a notebook's way."""
-    loader = DataLoader([{"image": torch.rand(channels, 8, 8)} for _ in range(8)], batch_size=4)
+    loader = images(channels)
     trainer = lightning.Trainer(
         max_steps=2,
         **BARE,
@@ -204,6 +209,49 @@ def test_arguments_that_the_class_does_not_have(checkpoint):
     checkpoint["hyper_parameters"]["quantizer"]["init_args"]["novel"] = 1
     torch.save(checkpoint, "spoilt.ckpt")
     assert_refused("novel")
+
+
+@pytest.mark.parametrize("wrong", [None, "abc", [], 3, True])
+@pytest.mark.parametrize("key", ["state_dict", "hyper_parameters"])
+def test_entries_of_the_wrong_kind(checkpoint, key, wrong):
+    checkpoint[key] = wrong
+    torch.save(checkpoint, "spoilt.ckpt")
+    assert_refused("not a Lightning checkpoint|not made by a vqlab model")
+
+
+@pytest.mark.parametrize("wrong", ["abc", -1, math.nan, [None], torch.zeros(3)])
+def test_arguments_of_the_wrong_kind(checkpoint, wrong):
+    checkpoint["hyper_parameters"]["encoder"] = wrong
+    torch.save(checkpoint, "spoilt.ckpt")
+    assert_refused("cannot build")
+
+
+@pytest.mark.parametrize(
+    ("key", "wrong"),
+    [
+        *[("global_step", value) for value in (None, -1, 0.5, True, "3", 10**30, torch.zeros(3))],
+        ("epoch", "first"),
+        ("pytorch-lightning_version", [2]),
+        ("loops", None),
+        ("callbacks", []),
+        ("optimizer_states", {}),
+        ("lr_schedulers", 7),
+    ],
+)
+def test_what_a_run_cannot_go_on_from(checkpoint, key, wrong):
+    check_resumable(checkpoint, "model.ckpt")
+    for spoilt in ({**checkpoint, key: wrong}, {k: v for k, v in checkpoint.items() if k != key}):
+        with pytest.raises(UserError, match=rf"model.ckpt holds no {key} to go on from"):
+            check_resumable(spoilt, "model.ckpt")
+
+
+def test_only_errors_of_restoring_are_laid_to_the_checkpoint(checkpoint):
+    checkpoint["optimizer_states"] = [{"state": 3}]
+    torch.save(checkpoint, "spoilt.ckpt")
+    with pytest.raises(UserError, match=r"spoilt.ckpt cannot be resumed \("), refusing_damage("spoilt.ckpt"):
+        lightning.Trainer(max_steps=4, **BARE).fit(small(), images(), ckpt_path="spoilt.ckpt")
+    with pytest.raises(KeyError), refusing_damage("model.ckpt"):
+        raise KeyError("a mistake of ours")
 
 
 def test_weights_that_do_not_fit(checkpoint):

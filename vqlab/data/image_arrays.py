@@ -1,6 +1,5 @@
 """Images from NumPy files (.npz or .npy)."""
 
-import math
 import zipfile
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -142,7 +141,7 @@ def check_arrays(path: str, setting: str) -> tuple[tuple[int, ...], np.ndarray |
         )
     if len(shape) not in (3, 4):
         raise UserError(f"{what} has shape {shape}, not (N, H, W) or (N, H, W, C): reshape the array and save it again")
-    if math.prod(shape) == 0:
+    if min(shape) < 1:
         raise UserError(f"{what} is empty, its shape is {shape}: set --data.{setting} to a file with images")
     if len(shape) == 4 and shape[3] == 4:
         raise UserError(

@@ -16,6 +16,7 @@ from vqlab.data.loader import ResumableLoader, ResumableSampler
 from vqlab.errors import UserError
 
 Batch = dict[str, Tensor]
+MAX_WORKERS = 1024  # each is a process with a copy of the interpreter
 
 
 class Split(Dataset[Batch], ABC):
@@ -52,6 +53,8 @@ class SplitDataModule(lightning.LightningDataModule, ABC):
         super().__init__()
         require_at_least("batch_size", batch_size, 1, mend=128)
         require_at_least("num_workers", num_workers, 0, mend=0)
+        if num_workers > MAX_WORKERS:
+            raise UserError(f"num_workers must be at most {MAX_WORKERS}, got {num_workers}: set --data.num_workers=4")
         require_at_least("seed", seed, 0, mend=0)
         self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
 

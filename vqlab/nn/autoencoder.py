@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from vqlab.errors import UserError
 from vqlab.nn.base import Decoder, Encoder
+from vqlab.nn.layer_counts import check_layers
 
 OutActivation = Literal["tanh", "sigmoid"] | None
 
@@ -224,6 +225,7 @@ def _middle(channels: int, attention: bool, dropout: float) -> list[nn.Module]:
 
 
 def _check_sizes(base_channels: int, channel_multipliers: tuple[int, ...], num_res_blocks: int) -> None:
+    check_layers(num_res_blocks=num_res_blocks)
     if base_channels < 1 or num_res_blocks < 1 or not channel_multipliers or min(channel_multipliers) < 1:
         raise UserError(
             "base_channels, num_res_blocks and all channel_multipliers must be at least 1, got "

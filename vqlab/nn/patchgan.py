@@ -9,6 +9,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 from vqlab.errors import UserError
 from vqlab.nn.autoencoder import norm as group_norm
 from vqlab.nn.base import Discriminator
+from vqlab.nn.layer_counts import check_layers
 
 NORMS: dict[str, Callable[[int], nn.Module] | None] = {
     "group": group_norm,
@@ -54,6 +55,7 @@ class PatchGAN(Discriminator):
         norm: Literal["group", "batch", "spectral", "none"] = "group",
     ) -> None:
         super().__init__()
+        check_layers(num_layers=num_layers)
         if min(in_channels, base_channels, num_layers) < 1:
             raise UserError(
                 "in_channels, base_channels and num_layers of PatchGAN must be at least 1, got "

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from vqlab.errors import UserError
 from vqlab.nn.base import Decoder, Encoder
+from vqlab.nn.layer_counts import check_layers
 from vqlab.nn.s4d import S4D
 
 KERNEL_SIZE = 7  # of the convolution that stands in for S4D
@@ -262,7 +263,8 @@ def check_length(length: int, downsampling: int) -> None:
 
 
 def check_sizes(part: str, channels: int, d_model: int, num_blocks: int, pool: tuple[int, ...]) -> None:
-    """Raise UserError if a size is below 1."""
+    """Raise UserError if a size is below 1, or the blocks are too many."""
+    check_layers(num_blocks=num_blocks)
     if min(channels, d_model, num_blocks, *pool) < 1:
         raise UserError(
             f"channels, d_model, num_blocks and pool of the {part} must be at least 1, got {channels}, {d_model}, "

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from vqlab.errors import UserError
 from vqlab.nn.autoencoder import OutActivation, activation, check_divisible
 from vqlab.nn.base import Decoder, Encoder
+from vqlab.nn.layer_counts import check_layers
 
 
 class SmallEncoder(Encoder):
@@ -124,6 +125,7 @@ def _halvings(downsampling: int) -> int:
 
 
 def _check_sizes(hidden_channels: int, res_channels: int, num_res_blocks: int) -> None:
+    check_layers(num_res_blocks=num_res_blocks)
     if hidden_channels < 2 or res_channels < 1 or num_res_blocks < 0:
         raise UserError(
             "hidden_channels must be at least 2, res_channels at least 1 and num_res_blocks at least 0, got "

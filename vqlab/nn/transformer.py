@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vqlab.errors import UserError
+from vqlab.nn.layer_counts import check_layers
 from vqlab.nn.rebuild import Rebuildable
 
 INIT_STD = 0.02  # GPT-2
@@ -95,6 +96,7 @@ class Transformer(Rebuildable, nn.Module):
         for name, value in (("dim", dim), ("depth", depth), ("heads", heads)):
             if value < 1:
                 raise UserError(f"{name} must be at least 1, got {value}: set --model.{name}")
+        check_layers(depth=depth)
         if dim % (2 * heads):
             raise UserError(f"dim {dim} is no even multiple of heads {heads}: set --model.dim={64 * heads}")
         if mlp_ratio * dim < 1 or not 0 <= dropout < 1:

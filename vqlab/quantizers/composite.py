@@ -5,6 +5,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from vqlab.errors import UserError
+from vqlab.nn.layer_counts import check_layers
 from vqlab.nn.rebuild import from_spec, to_spec
 from vqlab.quantizers.base import Quantizer, QuantizerOutput, Revival
 from vqlab.quantizers.lottery import SEED_STRIDE
@@ -21,6 +22,7 @@ class Composite(Quantizer):
 
     def __init__(self, quantizer: Quantizer, num: int) -> None:
         super().__init__()
+        check_layers(quantizers=num)
         if quantizer.needs_maps:
             raise UserError(f"{type(quantizer).__name__} quantizes maps, not vectors: put it outside, not inside")
         self.init_args["quantizer"] = quantizer  # where the argument was null too

@@ -21,6 +21,14 @@ def check_lr(lr: float | None, base_lr: float | None, name: str = "lr") -> None:
             raise UserError(f"{key} must be a positive number, got {value}: set --model.{key}")
 
 
+def check_adam(betas: tuple[float, float], weight_decay: float) -> None:
+    """Raise UserError if a beta lies outside [0, 1), or the decay is negative or not finite."""
+    if not all(0 <= beta < 1 for beta in betas):
+        raise UserError(f"betas must lie in [0, 1), got {list(betas)}: set --model.betas=[0.9,0.999]")
+    if not 0 <= weight_decay < math.inf:
+        raise UserError(f"weight_decay must be 0 or a positive number, got {weight_decay}: set --model.weight_decay=0")
+
+
 def equivalent_lr(
     lr: float | None,
     base_lr: float | None,
@@ -86,6 +94,7 @@ def adam(
     The monitored rate is called ``lr/<name>``. A group of ``parameters`` may have an ``lr`` of its own, from
     :func:`configured_rate`, and with it a ``name`` to be monitored by.
     """
+    check_adam(betas, weight_decay)
     rate = configured_rate(module, lr, base_lr, default_lr, name)
     optimizer = torch.optim.AdamW(parameters, lr=rate, betas=betas, weight_decay=weight_decay)
     return scheduled(module, optimizer, schedule, name)

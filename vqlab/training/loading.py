@@ -1,6 +1,9 @@
 """Get a model back from any vqlab checkpoint, without knowing its class and without running code from the file."""
 
 import pickle
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +38,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     except Exception as error:  # torch's unpickler raises whatever the damaged bytes lead it to
         reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
         raise UserError(f"checkpoint {path} is damaged or no checkpoint ({reason}): use another file") from None
-    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
+    if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("state_dict"), dict):
         raise UserError(
             f"{path} is not a Lightning checkpoint (it has no state_dict): give a .ckpt file of a vqlab run"
         )
@@ -57,7 +60,7 @@ def load(path: str | Path, **parts: Any) -> lightning.LightningModule:
         >>> model = vqlab.load("runs/vqvae/first/checkpoints/best.ckpt")  # doctest: +SKIP
     """
     checkpoint = read_checkpoint(path)
-    stored = dict(checkpoint.get("hyper_parameters") or {})
+    stored = dict(hyper_parameters(checkpoint))
     class_path = stored.pop("_class_path", None)
     if not isinstance(class_path, str):
         raise UserError(f"{path} was not made by a vqlab model: load it with the class that made it")
@@ -66,10 +69,56 @@ def load(path: str | Path, **parts: Any) -> lightning.LightningModule:
         raise UserError(f"{path} names {class_path}, which is no LightningModule: refused")
     try:
         model = cls(**{name: from_spec(spec) for name, spec in stored.items() if name not in parts}, **parts)
-    except TypeError as error:
-        raise UserError(f"{path} describes a {cls.__name__} that this vqlab cannot build ({error})") from error
+    except UserError:
+        raise
+    except Exception as error:  # whatever arguments that are none lead a constructor to
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise UserError(f"{path} describes a {cls.__name__} that this vqlab cannot build ({reason})") from error
     load_weights(model, checkpoint["state_dict"], path)
     return model.eval()
+
+
+def hyper_parameters(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """Return the constructor's arguments of a checkpoint, none if it holds none."""
+    stored = checkpoint.get("hyper_parameters")
+    return stored if isinstance(stored, dict) else {}
+
+
+def check_resumable(checkpoint: dict[str, Any], path: str | Path) -> None:
+    """Raise UserError unless ``checkpoint`` holds what a run needs to go on, and not only a model's weights."""
+    counts = [name for name in ("epoch", "global_step") if not is_count(checkpoint.get(name))]
+    kinds = {
+        "pytorch-lightning_version": str,
+        "loops": dict,
+        "callbacks": dict,
+        "optimizer_states": list,
+        "lr_schedulers": list,
+    }
+    parts = [name for name, kind in kinds.items() if not isinstance(checkpoint.get(name), kind)]
+    if counts or parts:
+        raise UserError(
+            f"{path} holds no {', no '.join(counts + parts)} to go on from: resume from another checkpoint of the run"
+        )
+
+
+def is_count(value: Any) -> bool:
+    """Whether ``value`` is an integer from 0 on that a computer counts to."""
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
+
+
+@contextmanager
+def refusing_damage(path: str | Path | None) -> Iterator[None]:
+    """Turn what the checkpoint ``path`` makes Lightning raise while it restores a run into one line for the user."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # whatever the damaged entry leads to
+        frames = traceback.extract_tb(error.__traceback__)
+        if path is None or not any(frame.filename.endswith("checkpoint_connector.py") for frame in frames):
+            raise
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise UserError(f"{path} cannot be resumed ({reason}): resume from another checkpoint of the run") from error
 
 
 def load_weights(model: torch.nn.Module, state_dict: dict[str, Any], path: str | Path) -> None:

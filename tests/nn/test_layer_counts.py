@@ -1,0 +1,34 @@
+"""No network is built of so many layers that it takes minutes."""
+
+import pytest
+from refusal import refused
+
+from vqlab.nn.autoencoder import ConvDecoder, ConvEncoder
+from vqlab.nn.layer_counts import MOST, check_layers
+from vqlab.nn.patchgan import PatchGAN
+from vqlab.nn.s4d_autoencoder import S4DDecoder, S4DEncoder
+from vqlab.nn.small_autoencoder import SmallDecoder, SmallEncoder
+from vqlab.nn.transformer import Transformer
+from vqlab.quantizers.fsq import FSQ
+from vqlab.quantizers.product import ProductQuantizer
+from vqlab.quantizers.residual import ResidualQuantizer
+
+
+@pytest.mark.parametrize(
+    ("build", "name"),
+    [
+        *[(net, "num_res_blocks") for net in (ConvEncoder, ConvDecoder, SmallEncoder, SmallDecoder)],
+        *[(net, "num_blocks") for net in (S4DEncoder, S4DDecoder)],
+        (PatchGAN, "num_layers"),
+        (lambda depth: Transformer(8, 4, depth=depth), "depth"),
+        (lambda quantizers: ResidualQuantizer(FSQ([3, 3]), quantizers), "quantizers"),
+        (lambda quantizers: ProductQuantizer(FSQ([3, 3]), quantizers), "quantizers"),
+    ],
+)
+def test_more_layers_than_anyone_trains_are_refused(build, name):
+    with refused(f"{name} must be at most {MOST}", "1000000000"):
+        build(**{name: 10**9})
+
+
+def test_the_most_that_is_allowed():
+    check_layers(depth=MOST)
