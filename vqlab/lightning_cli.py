@@ -11,6 +11,7 @@ from jsonargparse import ArgumentError, Namespace
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 import vqlab
 from vqlab.callbacks.batch_statistics import BatchStatistics
@@ -23,7 +24,7 @@ from vqlab.callbacks.progress import Progress
 from vqlab.callbacks.sample_grid import SampleGrid
 from vqlab.callbacks.step_seed import StepSeed
 from vqlab.callbacks.throughput import Throughput
-from vqlab.cli_errors import explain
+from vqlab.cli_errors import explain, misconfigured
 from vqlab.completion import check_font, write_glyphs
 from vqlab.devices import check_devices, num_devices
 from vqlab.errors import UserError
@@ -31,6 +32,7 @@ from vqlab.experiments.run_state import FINISHED
 from vqlab.failed_start import leaving_nothing
 from vqlab.libraries import quiet, read_none_as_null
 from vqlab.nn.rebuild import to_spec
+from vqlab.nulls import refuse_nulls
 from vqlab.quantizers.base import MAX_EXPORT
 from vqlab.run_folder import find_run_folder, with_run_config
 from vqlab.training.arrays import check_suffix, save_arrays
@@ -39,8 +41,6 @@ from vqlab.training.loading import check_resumable, hyper_parameters, load_weigh
 from vqlab.training.manual import refuse_trainer_options
 from vqlab.training.wandb_log import wandb_logger
 from vqlab.training.whole_files import WholeCheckpointIO, write_whole
-
-ALWAYS = {"checkpoint": LastAndBest, "samples": SampleGrid, "health": Health, "ema": EMA, "plateau": Plateau}
 
 # What the model learns from the data: property of the DataModule -> argument of the model or of one of its parts.
 LINKS = {
@@ -65,6 +65,8 @@ LINKS = {
     "num_styles": ("num_styles", "generator.num_styles", "discriminator.num_styles"),
     "train_size": ("train_size",),
 }
+LINKED = {target.rpartition(".")[2] for targets in LINKS.values() for target in targets}
+ALWAYS = {"checkpoint": LastAndBest, "samples": SampleGrid, "health": Health, "ema": EMA, "plateau": Plateau}
 
 
 def run(args: list[str]) -> None:
@@ -173,7 +175,10 @@ class CLI(LightningCLI):
     def _run_subcommand(self, subcommand: str) -> None:
         """Run; what is refused before the first step leaves nothing behind, and a damaged checkpoint is named."""
         with leaving_nothing(self.run_folder, self.trainer), refusing_damage(self._get(self.config, "ckpt_path")):
-            super()._run_subcommand(subcommand)
+            try:
+                super()._run_subcommand(subcommand)
+            except MisconfigurationException as error:
+                raise misconfigured(error) from error
 
     def before_instantiate_classes(self) -> None:
         """Find the run's folder, and link the data to the networks that the user chose."""
@@ -187,6 +192,8 @@ class CLI(LightningCLI):
             )
         if empty := next((name for name in (*ALWAYS, "trainer", "wandb") if config.get(name) is None), None):
             raise UserError(f"the config says nothing under {empty}: remove that line, or give --{empty}.* a value")
+        for name, part in (("model", None), ("data", None), *ALWAYS.items()):
+            refuse_nulls(config[name], f"--{name}", part, LINKED)
         init_args = config.model.get("init_args") or Namespace()
         for source, targets in LINKS.items():
             for target in targets[1:]:
@@ -241,8 +248,8 @@ class CLI(LightningCLI):
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[lightning.Callback]) -> lightning.Trainer:
         try:
             return super()._instantiate_trainer(config, callbacks)
-        except (lightning.fabric.utilities.exceptions.MisconfigurationException, ValueError, TypeError) as error:
-            raise UserError(" ".join(str(error).split())[:300] + ": see the --trainer options") from error
+        except (MisconfigurationException, ValueError, TypeError) as error:
+            raise misconfigured(error) from error
 
     def before_fit(self) -> None:
         """Check a checkpoint before it is resumed, and say which value wins where it differs from now."""

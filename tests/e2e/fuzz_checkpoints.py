@@ -41,7 +41,7 @@ def checkpoint_case(rng: random.Random, folder: Path, stock: Stock) -> list[str]
         case "entry":
             spoil_entry(rng, path)
         case "folder":
-            damage(rng, run / rng.choice(["config.yaml", "metrics.csv", "finished.json"]))
+            damage(rng, rng.choice(sorted(path for path in run.iterdir() if path.is_file())))
         case "other":
             shutil.copy(stock.run(rng.choice(TRAINED)) / "checkpoints/last.ckpt", path)
     given = os.path.relpath(path, folder)
