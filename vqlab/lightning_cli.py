@@ -192,8 +192,8 @@ class CLI(LightningCLI):
             )
         if empty := next((name for name in (*ALWAYS, "trainer", "wandb") if config.get(name) is None), None):
             raise UserError(f"the config says nothing under {empty}: remove that line, or give --{empty}.* a value")
-        for name, part in (("model", None), ("data", None), *ALWAYS.items()):
-            refuse_nulls(config[name], f"--{name}", part, LINKED)
+        for group, cls in (("model", None), ("data", None), *ALWAYS.items()):
+            refuse_nulls(config[group], f"--{group}", cls, LINKED)
         init_args = config.model.get("init_args") or Namespace()
         for source, targets in LINKS.items():
             for target in targets[1:]:
