@@ -99,7 +99,7 @@ def spoil_entry(rng: random.Random, path: Path) -> None:
                 value.double() * float("nan"),
                 value.half(),
                 value.to(torch.int64),
-                value[..., :1],
+                value[..., :1] if value.ndim else value + 1,
                 value.flatten()[:1].expand(10**12) if value.numel() else value,
                 value.to("meta"),
                 value.to(torch.complex64),
