@@ -237,23 +237,6 @@ def test_arrays_that_are_no_images(capsys, content, words):
     assert not Path("runs").exists()
 
 
-@pytest.mark.parametrize(
-    ("config", "words"),
-    [
-        (b"name: \xff", ["not UTF-8"]),
-        (b"health:\nseed_everything: 1", ["under health", "--health"]),
-        (b"health:\n  min_usage:\nseed_everything: 1", ["--health.min_usage"]),
-        (b"trainer:\nseed_everything: 1", ["under trainer", "--trainer"]),
-    ],
-)
-def test_configs_that_say_nothing(capsys, config, words):
-    Path("a.yaml").write_bytes(config)
-    complaint = fails(capsys, ["fit", "--config=a.yaml", *NETS, *DATA])
-    for word in words:
-        assert word in complaint
-    assert not Path("runs").exists()
-
-
 def test_folders_that_hold_no_images(capsys):
     args = ["fit", *NETS, "--data=ImageFolder", "--data.image_size=16", *TRAINER, *QUICK]
     assert "pictures" in fails(capsys, [*args, "--data.path=pictures"])
