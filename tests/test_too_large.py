@@ -20,6 +20,7 @@ def raised(function):
         lambda: torch.zeros(2**62, 2**62),
         lambda: torch.zeros(10**30),
         lambda: np.zeros(2**60),
+        lambda: np.arange(1e300),
         lambda: [None] * 2**60,
         lambda: [None] * 10**30,
         lambda: torch.nn.Linear(2**40, 2**40),

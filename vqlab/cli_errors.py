@@ -53,12 +53,21 @@ def explain(error: BaseException, args: Sequence[str] = ()) -> UserError:
     return UserError(f"{option}: {root}"[:300])
 
 
+def misconfigured(error: Exception) -> UserError:
+    """Return what Lightning says against the Trainer's options, in one line."""
+    return (
+        error
+        if isinstance(error, UserError)
+        else UserError(f"{' '.join(str(error).split())[:300]}: see the --trainer options")
+    )
+
+
 def _unknown_option(option: str, name: str, class_paths: list[str]) -> str:
     """Name the option that was probably meant, from the constructor of the innermost class."""
     if not class_paths:
         return f"{option} has no option {name!r}: see vqlab fit --help"
     class_name = class_paths[-1].rpartition(".")[2]
-    known = [p for p in inspect.signature(_class(class_paths[-1])).parameters if p not in ("args", "kwargs")]
+    known = [p for p in inspect.signature(class_of(class_paths[-1])).parameters if p not in ("args", "kwargs")]
     if not known:  # of the bare base class
         return f"{option}.{name} belongs to no class: put {option} CLASS in front of it"
     return f"{class_name} has no option {name!r}: {_suggest(name, known, prefix=f'{option}.')}"
@@ -66,7 +75,7 @@ def _unknown_option(option: str, name: str, class_paths: list[str]) -> str:
 
 def _unknown_class(option: str, name: str, bases: list[str]) -> str:
     """Name the class that was probably meant, from vqlab's public classes of the right kind."""
-    base = _class(bases[-1]) if bases else object
+    base = class_of(bases[-1]) if bases else object
     public = {key: getattr(vqlab, key) for key in vqlab.PUBLIC}
     fitting = [key for key, cls in public.items() if isinstance(cls, type) and issubclass(cls, base)]
     known = [key for key in fitting if public[key] is not base] or fitting  # a base class is rarely what is meant
@@ -79,7 +88,7 @@ def _suggest(name: str, known: list[str], prefix: str = "") -> str:
     return f"choose from {', '.join(known)}" if known else "give the dotted path of one, module.Class"
 
 
-def _class(path: str) -> type:
+def class_of(path: str) -> type:
     """Find a class by the path that the parser prints; vqlab's own may be shortened to ``vqlab.Name``."""
     module, _, name = path.rpartition(".")
     if module == "vqlab":

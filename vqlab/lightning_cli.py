@@ -3,16 +3,15 @@
 import importlib
 import json
 import time
-from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import lightning
 from jsonargparse import ArgumentError, Namespace
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 import vqlab
 from vqlab.callbacks.batch_statistics import BatchStatistics
@@ -25,8 +24,7 @@ from vqlab.callbacks.progress import Progress
 from vqlab.callbacks.sample_grid import SampleGrid
 from vqlab.callbacks.step_seed import StepSeed
 from vqlab.callbacks.throughput import Throughput
-from vqlab.cli_errors import explain
-from vqlab.code_version import code_version
+from vqlab.cli_errors import explain, misconfigured
 from vqlab.completion import check_font, write_glyphs
 from vqlab.devices import check_devices, num_devices
 from vqlab.errors import UserError
@@ -34,17 +32,16 @@ from vqlab.experiments.run_state import FINISHED
 from vqlab.failed_start import leaving_nothing
 from vqlab.libraries import quiet, read_none_as_null
 from vqlab.nn.rebuild import to_spec
+from vqlab.nulls import refuse_nulls
 from vqlab.quantizers.base import MAX_EXPORT
 from vqlab.run_folder import find_run_folder, with_run_config
 from vqlab.run_loggers import choose_loggers, log_best
+from vqlab.start_run import StartRun
 from vqlab.training.arrays import check_suffix, save_arrays
 from vqlab.training.csv_log import CSVLog
 from vqlab.training.loading import check_resumable, hyper_parameters, load_weights, read_checkpoint, refusing_damage
 from vqlab.training.manual import refuse_trainer_options
-from vqlab.training.wandb_log import wandb_logger
 from vqlab.training.whole_files import WholeCheckpointIO, write_whole
-
-ALWAYS = {"checkpoint": LastAndBest, "samples": SampleGrid, "health": Health, "ema": EMA, "plateau": Plateau}
 
 # What the model learns from the data: property of the DataModule -> argument of the model or of one of its parts.
 LINKS = {
@@ -69,6 +66,8 @@ LINKS = {
     "num_styles": ("num_styles", "generator.num_styles", "discriminator.num_styles"),
     "train_size": ("train_size",),
 }
+LINKED = {target.rpartition(".")[2] for targets in LINKS.values() for target in targets}
+ALWAYS = {"checkpoint": LastAndBest, "samples": SampleGrid, "health": Health, "ema": EMA, "plateau": Plateau}
 
 
 def run(args: list[str]) -> None:
@@ -87,33 +86,6 @@ def prepare() -> None:
     read_none_as_null()
     for module in set(vqlab.PUBLIC.values()):
         importlib.import_module(module)
-
-
-class StartRun(SaveConfigCallback):
-    """Write config.yaml, complete and ready to be run again, into each checkpoint as well, and start W&B."""
-
-    origin: Mapping[str, Any] = MappingProxyType({})  # only rank 0, which writes the checkpoints, knows more
-
-    def save_config(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
-        """Save on rank 0, when fitting."""
-        if trainer.state.fn != "fit":
-            return
-        config = self.config.clone()
-        for name in ("name", "ckpt_path"):  # a second run of the file is a run of its own
-            config[name] = None
-        text = self.parser.dump(config, skip_none=False, skip_link_targets=True)
-        with write_whole(Path(trainer.default_root_dir) / "config.yaml") as file:
-            file.write(text.encode())
-        self.origin = {"made_by": code_version(), "config": text}
-        # W&B joins only now, when data and model are known to be good: it writes files as soon as it exists.
-        wandb = wandb_logger(trainer.default_root_dir, config["wandb"]["project"], config["wandb"]["mode"])
-        if wandb:
-            trainer.loggers = [*trainer.loggers, wandb]
-            wandb.log_hyperparams({"config": config.as_dict()})
-
-    def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
-        """Let the checkpoint say by itself, wherever it is taken, which code and settings made it."""
-        checkpoint.update(self.origin)
 
 
 class CLI(LightningCLI):
@@ -190,7 +162,10 @@ class CLI(LightningCLI):
     def _run_subcommand(self, subcommand: str) -> None:
         """Run; what is refused before the first step leaves nothing behind, and a damaged checkpoint is named."""
         with leaving_nothing(self.run_folder, self.trainer), refusing_damage(self._get(self.config, "ckpt_path")):
-            super()._run_subcommand(subcommand)
+            try:
+                super()._run_subcommand(subcommand)
+            except MisconfigurationException as error:
+                raise misconfigured(error) from error
 
     def before_instantiate_classes(self) -> None:
         """Find the run's folder, and link the data to the networks that the user chose."""
@@ -204,6 +179,8 @@ class CLI(LightningCLI):
             )
         if empty := next((name for name in (*ALWAYS, "trainer", "wandb") if config.get(name) is None), None):
             raise UserError(f"the config says nothing under {empty}: remove that line, or give --{empty}.* a value")
+        for group, cls in (("model", None), ("data", None), *ALWAYS.items()):
+            refuse_nulls(config[group], f"--{group}", cls, LINKED)
         init_args = config.model.get("init_args") or Namespace()
         for source, targets in LINKS.items():
             for target in targets[1:]:
@@ -257,8 +234,8 @@ class CLI(LightningCLI):
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[lightning.Callback]) -> lightning.Trainer:
         try:
             return super()._instantiate_trainer(config, callbacks)
-        except (lightning.fabric.utilities.exceptions.MisconfigurationException, ValueError, TypeError) as error:
-            raise UserError(" ".join(str(error).split())[:300] + ": see the --trainer options") from error
+        except (MisconfigurationException, ValueError, TypeError) as error:
+            raise misconfigured(error) from error
 
     def before_fit(self) -> None:
         """Check a checkpoint before it is resumed, and say which value wins where it differs from now."""

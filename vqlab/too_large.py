@@ -11,6 +11,7 @@ BEYOND = (
     "Storage size calculation overflowed",
     "Overflow when unpacking long",
     "Maximum allowed dimension exceeded",
+    "Maximum allowed size exceeded",
     "array is too big",
     "too large to convert to C",
     "too big to convert",

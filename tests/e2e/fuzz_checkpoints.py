@@ -41,7 +41,7 @@ def checkpoint_case(rng: random.Random, folder: Path, stock: Stock) -> list[str]
         case "entry":
             spoil_entry(rng, path)
         case "folder":
-            damage(rng, run / rng.choice(["config.yaml", "metrics.csv", "finished.json"]))
+            damage(rng, rng.choice(sorted(path for path in run.iterdir() if path.is_file())))
         case "other":
             shutil.copy(stock.run(rng.choice(TRAINED)) / "checkpoints/last.ckpt", path)
     given = os.path.relpath(path, folder)
@@ -99,7 +99,7 @@ def spoil_entry(rng: random.Random, path: Path) -> None:
                 value.double() * float("nan"),
                 value.half(),
                 value.to(torch.int64),
-                value[..., :1],
+                value[..., :1] if value.ndim else value + 1,
                 value.flatten()[:1].expand(10**12) if value.numel() else value,
                 value.to("meta"),
                 value.to(torch.complex64),

@@ -192,6 +192,13 @@ IMAGES = np.zeros((64, 16, 16, 3), np.uint8)
         ([*FIT, *QUICK, "--ema.decay=2"], ["decay", "--ema.decay"]),
         ([*FIT, *QUICK, "--model.encoder.num_res_blocks=1000000"], ["num_res_blocks", "at most 1000"]),
         ([*FIT, *QUICK, "--model.betas=[1,2]"], ["--model.betas"]),
+        ([*FIT, *QUICK, "--model.betas=null"], ["--model.betas must not be null"]),
+        (
+            [*FIT, *QUICK, "--model.quantizer.num_embeddings=null"],
+            ["--model.quantizer.num_embeddings must not be null"],
+        ),
+        ([*FIT, *QUICK, "--data.batch_size=null"], ["--data.batch_size must not be null"]),
+        ([*FIT, *QUICK, "--trainer.limit_val_batches=1e-300"], ["limit_val_batches"]),
         ([*FIT, *QUICK, "--wandb.mode=on"], ["--wandb.mode"]),
         ([*FIT, *QUICK, "--data.num_workers=1000000"], ["--data.num_workers"]),
         ([*FIT, *QUICK, "--trainer.devices=1000000"], ["--trainer.devices"]),
@@ -225,22 +232,6 @@ def test_a_mistake_gets_one_line(capsys, args, words):
 )
 def test_arrays_that_are_no_images(capsys, content, words):
     complaint = fails(capsys, arrays(**content))
-    for word in words:
-        assert word in complaint
-    assert not Path("runs").exists()
-
-
-@pytest.mark.parametrize(
-    ("config", "words"),
-    [
-        (b"name: \xff", ["not UTF-8"]),
-        (b"health:\nseed_everything: 1", ["under health", "--health"]),
-        (b"trainer:\nseed_everything: 1", ["under trainer", "--trainer"]),
-    ],
-)
-def test_configs_that_say_nothing(capsys, config, words):
-    Path("a.yaml").write_bytes(config)
-    complaint = fails(capsys, ["fit", "--config=a.yaml", *NETS, *DATA])
     for word in words:
         assert word in complaint
     assert not Path("runs").exists()
@@ -289,7 +280,7 @@ def test_an_image_that_is_found_damaged_only_when_it_is_needed(capsys):
 def test_checkpoints_that_do_not_fit(capsys):
     fit(*QUICK, "--name=first")
     last = Path("runs/vqvae/first/checkpoints/last.ckpt")
-    before = {p: p.stat().st_mtime_ns for p in Path("runs").rglob("*") if p.is_file()}
+    before = {p: p.read_bytes() for p in Path("runs").rglob("*") if p.is_file()}
     resume = [f"--ckpt_path={last}", "--trainer.max_steps=8"]
     assert "codebook" in fails(capsys, ["fit", *resume, "--model.quantizer.num_embeddings=64"])
     assert "raise --trainer.max_steps" in fails(capsys, ["fit", f"--ckpt_path={last}"])
@@ -300,7 +291,12 @@ def test_checkpoints_that_do_not_fit(capsys):
     checkpoint["hyper_parameters"]["_class_path"] = "vqlab.models.vqgan.VQGAN"
     torch.save(checkpoint, "other.ckpt")
     assert "holds a VQGAN, not a VQVAE" in fails(capsys, [*FIT, *QUICK, "--ckpt_path=other.ckpt"])
-    assert before == {p: p.stat().st_mtime_ns for p in Path("runs").rglob("*") if p.is_file()}
+    checkpoint = torch.load(last, weights_only=True)
+    checkpoint["optimizer_states"] = [{"state": 3}]  # which is found when the run has begun to write
+    torch.save(checkpoint, "spoilt.ckpt")
+    last.write_bytes(Path("spoilt.ckpt").read_bytes())
+    assert "cannot be resumed" in fails(capsys, ["fit", *resume])
+    assert {**before, last: last.read_bytes()} == {p: p.read_bytes() for p in Path("runs").rglob("*") if p.is_file()}
 
 
 def test_a_full_disk_leaves_the_last_checkpoint_whole(capsys, monkeypatch):

@@ -61,7 +61,7 @@ def fault(ended: Ended) -> str:
     return "" if 30 < len(errors[0]) < 700 else "a line that is too short or too long"
 
 
-def traces(before: dict[Path, tuple[int, int]], after: dict[Path, tuple[int, int]], ended: Ended) -> str:
+def traces(before: dict[Path, bytes | str], after: dict[Path, bytes | str], ended: Ended) -> str:
     """Return what a command left that it should not have, '' if nothing."""
     if any(path.name == EXECUTED or "evil" in path.name for path in after):
         return "code or an archive did what it wanted"
@@ -72,7 +72,7 @@ def traces(before: dict[Path, tuple[int, int]], after: dict[Path, tuple[int, int
     return ""
 
 
-def listed(folder: Path) -> dict[Path, tuple[int, int]]:
-    """Return size and time of each file under ``folder``."""
-    files = [path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir()]
-    return {path: (path.lstat().st_size, path.lstat().st_mtime_ns) for path in files}
+def listed(folder: Path) -> dict[Path, bytes | str]:
+    """Return the content of each file under ``folder``, and where links point to."""
+    links = {path: str(path.readlink()) for path in folder.rglob("*") if path.is_symlink()}
+    return links | {path: path.read_bytes() for path in folder.rglob("*") if path not in links and path.is_file()}

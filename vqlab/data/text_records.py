@@ -88,6 +88,10 @@ def read_lines(file: Path, encoding: str) -> Iterator[str]:
             f"{file} is not {encoding.removesuffix('-sig')} after line {number}: save it as that, or set "
             "--data.encoding=latin-1"
         ) from error
+    except MemoryError as error:
+        raise UserError(
+            f"{file} has more in line {number + 1} than memory holds: break the line, or leave it out"
+        ) from error
     except (OSError, EOFError, zlib.error) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{file} is damaged after line {number} ({reason}): write or download it anew") from error
