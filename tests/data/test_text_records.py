@@ -71,8 +71,8 @@ def test_csv_of_any_separator_and_a_long_field(tmp_path, separator):
         ("a.jsonl", b'{"text": "x"}\n["x"]\n', ["no object in line 2"]),
         ("a.txt", b"cat\ncaf\xe9\n", ["is not utf-8", "--data.encoding=latin-1"]),
         ("a.jsonl.gz", b"no archive", ["damaged after line 0"]),
-        ("a.jsonl.gz", gzip.compress(b'{"text": "x"}\n' * 99)[:-12], ["damaged after line"]),
-        ("a.jsonl.gz", gzip.compress(b'{"text": "x"}\n')[:-8] + b"\0" * 8, ["damaged after line"]),
+        ("a.jsonl.gz", gzip.compress(b'{"text": "x"}\n' * 99, mtime=0)[:-12], ["damaged after line"]),
+        ("a.jsonl.gz", gzip.compress(b'{"text": "x"}\n', mtime=0)[:-8] + b"\0" * 8, ["damaged after line"]),
     ],
 )
 def test_damaged_files_are_named(tmp_path, name, content, words):

@@ -21,7 +21,7 @@ from tiny import TRAINER
 from toy_fonts import box, build
 
 NAMES = ["a", "ä 字 b", "-x", "a'b", "%s{}", "a\nb", "x" * 200]
-BOMB = gzip.compress(bytes(1 << 26)) * 100  # 6.4 GB of zeros in as many kB
+BOMB = gzip.compress(bytes(1 << 26), mtime=0) * 100  # 6.4 GB of zeros in as many kB
 IMAGES = MODELS["VQVAE"]
 TOPICS = ["--data.min_df=1", "--data.max_df=1.0"]
 
@@ -129,7 +129,7 @@ def table(rng: random.Random, folder: Path) -> Written:
         case _:
             sign = "," if kind == "csv" else "\t"
             text = "\n".join([f"text{sign}label", *(f'"{text}"{sign}{n % 3}' for n, text in enumerate(texts))])
-    path.write_bytes(gzip.compress(text.encode()) if packed else text.encode())
+    path.write_bytes(gzip.compress(text.encode(), mtime=0) if packed else text.encode())
     return [*MODELS["GANTopicModel"], "--data=TextFile", f"--data.path={path.name}", *TOPICS], [path]
 
 
