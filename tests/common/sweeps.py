@@ -13,7 +13,8 @@ from vqlab.sweep_command import sweep
 
 FAKE = [sys.executable, fake_vqlab.__file__]
 SCRIPT = f"""
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which who started the tests may ignore
 from vqlab.sweep_command import sweep
 sweep(sys.argv[1:], {FAKE!r}, lambda calls: [None] * len(calls))
 """

@@ -5,6 +5,8 @@ import logging
 import warnings
 from collections.abc import Callable
 from concurrent.futures import Executor
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +55,8 @@ def search(experiment: Experiment, trials: int, runner: Runner, pool: Executor) 
     begun = [trial for trial in study.trials if "row" in trial.user_attrs and trial.params.keys() == space.keys()]
     refuse_conflicts(experiment, [experiment.row(trial.user_attrs["row"], trial.params) for trial in begun])
 
-    def objective(study: Any, trial: Any) -> float:
+    def objective(study: Any, trial: Any, entered: Callable[[], None]) -> float:
+        entered()
         study.sampler = optuna.samplers.TPESampler(seed=trial.number)  # what it draws depends on its number alone
         try:
             options = {name: suggest(trial, name, choice) for name, choice in space.items()}
@@ -77,13 +80,15 @@ def search(experiment: Experiment, trials: int, runner: Runner, pool: Executor) 
 
     def work() -> None:
         study = optuna.load_study(study_name=stem, storage=storage, sampler=optuna.samplers.TPESampler(seed=0))
-        while (ended := count(study, has_ended)) < trials:
-            if ended + count(study, is_under_way) < trials:
-                study.optimize(lambda trial: objective(study, trial), n_trials=1, catch=(RowFailed,))
-            else:  # there is nothing to do, unless what others do is left behind
-                optuna.storages.fail_stale_trials(study)
-                if runner.stopping.wait(WAIT):
-                    return
+        while count(study, has_ended) < trials:
+            with ExitStack() as door:  # through which one goes at a time, or two begin the last trial
+                door.enter_context(row_lock(experiment.runs, wait=True))
+                if count(study, has_ended) + count(study, is_under_way) < trials:
+                    study.optimize(partial(objective, study, entered=door.close), n_trials=1, catch=(RowFailed,))
+                    continue
+            optuna.storages.fail_stale_trials(study)  # there is nothing to do, unless what others do is left behind
+            if runner.stopping.wait(WAIT):
+                return
 
     for future in [pool.submit(work) for _ in range(min(runner.jobs, trials))]:
         future.result()
