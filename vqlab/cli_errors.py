@@ -55,11 +55,9 @@ def explain(error: BaseException, args: Sequence[str] = ()) -> UserError:
 
 def misconfigured(error: Exception) -> UserError:
     """Return what Lightning says against the Trainer's options, in one line."""
-    return (
-        error
-        if isinstance(error, UserError)
-        else UserError(f"{' '.join(str(error).split())[:300]}: see the --trainer options")
-    )
+    if isinstance(error, UserError):
+        return error
+    return UserError(f"{' '.join(str(error).split())[:300]}: see the --trainer options")
 
 
 def _unknown_option(option: str, name: str, class_paths: list[str]) -> str:
