@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning
+from lightning.pytorch.loggers import WandbLogger
 
 from vqlab.errors import UserError
 from vqlab.experiments.run_state import FINISHED
@@ -42,7 +43,7 @@ def leaving_nothing(folder: Path, trainer: lightning.Trainer) -> Iterator[None]:
         if refused and not watch.begun and trainer.is_global_zero:
             if not new:
                 put_back(folder, before)
-            elif not trainer.loggers[1:]:  # W&B's is the second
+            elif not any(isinstance(logger, WandbLogger) for logger in trainer.loggers):
                 shutil.rmtree(folder, ignore_errors=True)
                 with suppress(OSError):
                     folder.parent.rmdir()  # the model's; it stays if there are other runs

@@ -200,6 +200,7 @@ IMAGES = np.zeros((64, 16, 16, 3), np.uint8)
         ([*FIT, *QUICK, "--data.batch_size=null"], ["--data.batch_size must not be null"]),
         ([*FIT, *QUICK, "--trainer.limit_val_batches=1e-300"], ["limit_val_batches"]),
         ([*FIT, *QUICK, "--wandb.mode=on"], ["--wandb.mode"]),
+        ([*FIT, *QUICK, "--wandb.mode=on", "--tensorboard=true"], ["--wandb.mode"]),
         ([*FIT, *QUICK, "--data.num_workers=1000000"], ["--data.num_workers"]),
         ([*FIT, *QUICK, "--trainer.devices=1000000"], ["--trainer.devices"]),
         ([*FIT, *QUICK, "--trainer.devices=-inf"], ["devices", "--trainer"]),
