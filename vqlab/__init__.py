@@ -79,6 +79,7 @@ PUBLIC = {
     "MNIST": "vqlab.data.mnist",
     "FashionMNIST": "vqlab.data.mnist",
     "ImageFolder": "vqlab.data.image_folder",
+    "ImageShards": "vqlab.data.image_shards",
     "ImageArrays": "vqlab.data.image_arrays",
     "Photos": "vqlab.data.photos",
     "Digits": "vqlab.data.digits",

@@ -5,9 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import FIT, command, fit, fit_and_kill, logged, reached
+from PIL import Image
+from tiny import FIT, NETS, TRAINER, command, fit, fit_and_kill, logged, reached
 
 import vqlab
+from vqlab.cli import main
+from vqlab.write_shards import write_shards
 
 STEPS = ["--trainer.val_check_interval=15", "--trainer.check_val_every_n_epoch=null", "--checkpoint.every_n_steps=10"]
 
@@ -62,6 +65,21 @@ def test_sigkill_in_mid_epoch():
     end = fit_and_kill(last, 20, *FIT, "--name=killed", *STEPS) + 35
     fit("--name=whole", f"--trainer.max_steps={end}", *STEPS)
     fit(f"--trainer.max_steps={end}", *STEPS, f"--ckpt_path={last}")
+    assert_same_log("killed", "whole")
+    assert_same_weights("killed", "whole")
+
+
+def test_sigkill_in_mid_epoch_of_shards_that_workers_read(tmp_path):
+    for number in range(48):
+        (tmp_path / "in").mkdir(exist_ok=True)
+        Image.effect_noise((16, 16), 90).save(tmp_path / "in" / f"{number}.png")
+    write_shards(tmp_path / "in", tmp_path / "out", shard_mb=0.004, val_fraction=0.1)
+    shards = ["--data=ImageShards", f"--data.path={tmp_path / 'out'}", "--data.image_size=16", "--data.channels=1"]
+    args = ["fit", *NETS, *shards, "--data.batch_size=4", "--data.num_workers=2", *TRAINER, *STEPS]
+    last = Path("runs/vqvae/killed/checkpoints/last.ckpt")
+    end = fit_and_kill(last, 20, *args, "--name=killed") + 25
+    main([*args, "--name=whole", f"--trainer.max_steps={end}"])
+    main([*args, f"--trainer.max_steps={end}", f"--ckpt_path={last}"])
     assert_same_log("killed", "whole")
     assert_same_weights("killed", "whole")
 

@@ -4,7 +4,7 @@ import logging
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 import numpy as np
 import torch
@@ -118,20 +118,20 @@ class ImageFolder(ImageDataModule):
         self.skip_corrupt = skip_corrupt
         root = Path(path)
         splits = (root / "train").is_dir() and (root / "val").is_dir()
-        self._files = {"train": list_files(root / "train" if splits else root, EXTENSIONS, "images")}
-        self.classes = name_classes(self._files["train"], root / "train" if splits else root)
+        self.files = {"train": list_files(root / "train" if splits else root, EXTENSIONS, "images")}
+        self.classes = name_classes(self.files["train"], root / "train" if splits else root)
         if splits:
-            self._roots = {name: root / name for name in ("train", "val", "test")}
-            self._files["val"] = list_files(root / "val", EXTENSIONS, "images")
+            self.roots = {name: root / name for name in ("train", "val", "test")}
+            self.files["val"] = list_files(root / "val", EXTENSIONS, "images")
         else:
-            self._roots = dict.fromkeys(("train", "val"), root)
-            files = self._files["train"]
+            self.roots = dict.fromkeys(("train", "val"), root)
+            files = self.files["train"]
             parts = split_positions(len(files), count_val(len(files), val_fraction, path), self.seed)
-            self._files = {name: [files[i] for i in part] for name, part in zip(("train", "val"), parts, strict=True)}
+            self.files = {name: [files[i] for i in part] for name, part in zip(("train", "val"), parts, strict=True)}
         if splits and (root / "test").is_dir():
-            self._files["test"] = list_files(root / "test", EXTENSIONS, "images")
+            self.files["test"] = list_files(root / "test", EXTENSIONS, "images")
         self.num_classes = len(self.classes)
-        self.train_size = len(self._files["train"])
+        self.train_size = len(self.files["train"])
 
     def load_train_val(self) -> tuple[ImageFiles, ImageFiles]:
         """Return the training and the validation files, verified."""
@@ -139,17 +139,17 @@ class ImageFolder(ImageDataModule):
 
     def load_test(self) -> ImageFiles | None:
         """Return the verified files of ``path/test``."""
-        return self._load("test") if "test" in self._files else None
+        return self._load("test") if "test" in self.files else None
 
     def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Return mean and standard deviation per channel of a fixed random sample of 1,000 training images."""
         return channel_statistics(self._train_val[0], limit=1000)
 
     def _load(self, split: str) -> ImageFiles:
-        files = self._files[split]
+        files = self.files[split]
         if self.verify or self.skip_corrupt:
             files = self._sound(files)
-        labels = label_files(files, self._roots[split], self.classes)
+        labels = label_files(files, self.roots[split], self.classes)
         return ImageFiles([str(file) for file in files], labels, self.image_size, self.channels)
 
     def _sound(self, files: list[Path]) -> list[Path]:
@@ -169,8 +169,8 @@ class ImageFolder(ImageDataModule):
         return [file for file in files if file not in bad]
 
 
-def decode_square(file: str | Path, size: int, channels: int = 3) -> Tensor:
-    """Decode an image file, resize its shorter side to ``size`` and crop the centre.
+def decode_square(file: str | Path | IO[bytes], size: int, channels: int = 3) -> Tensor:
+    """Decode an image file or an open one, resize its shorter side to ``size`` and crop the centre.
 
     Shape:
         -> (channels, size, size) uint8.

@@ -1,10 +1,13 @@
 """Training batches in an order that depends on (seed, epoch) alone, and that a resumed run takes up again."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any
 
+from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler
+
+PART = 2**16  # positions that are Python integers at a time: a list of all takes five times the memory
 
 
 class ResumableSampler(DistributedSampler):
@@ -22,9 +25,13 @@ class ResumableSampler(DistributedSampler):
     """
 
     start = 0  # samples of this rank that the next pass leaves out
+    order: Callable[[int], Tensor] | None = None  # of an epoch, in place of all in random order; with drop_last
 
     def __iter__(self) -> Iterator[int]:
-        return islice(super().__iter__(), self.start, None)
+        if self.order is None:
+            return islice(super().__iter__(), self.start, None)
+        mine = self.order(self.epoch)[self.rank : self.total_size : self.num_replicas]
+        return (position for part in mine[self.start :].split(PART) for position in part.tolist())
 
 
 class ResumableLoader(DataLoader):

@@ -74,6 +74,10 @@ class SplitDataModule(lightning.LightningDataModule, ABC):
     def collate(self) -> Callable[[Batch], Batch]:
         """Return the function that turns a split's batch into what models get; the processes that load call it."""
 
+    def order(self) -> Callable[[int], Tensor] | None:
+        """Return what gives the order of the training examples of an epoch, (N,); None shuffles them all."""
+        return None
+
     @cached_property
     def _train_val(self) -> tuple[Split, Split]:
         return self.load_train_val()
@@ -97,6 +101,7 @@ class SplitDataModule(lightning.LightningDataModule, ABC):
         data = self._train_val[0]
         world, rank = self._world()
         sampler = ResumableSampler(data, world, rank, shuffle=True, seed=self.seed, drop_last=True)
+        sampler.order = self.order()
         return ResumableLoader(data, sampler=sampler, drop_last=True, **self._loading())
 
     def val_dataloader(self) -> DataLoader:

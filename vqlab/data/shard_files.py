@@ -1,0 +1,99 @@
+"""Tar files on a disk or behind a URL, opened for reading at any place; those behind a URL through copies on disk."""
+
+import fcntl
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from functools import lru_cache
+from pathlib import Path
+from typing import IO
+
+import fsspec
+
+from vqlab.errors import UserError
+from vqlab.whole_files import disk_errors
+
+OPEN = 64  # files that a process keeps open
+
+
+def is_url(path: str) -> bool:
+    """Return whether a path is something for fsspec: ``https://...``, ``s3://...``."""
+    return "://" in path
+
+
+@contextmanager
+def url_errors(url: str) -> Iterator[None]:
+    """Turn what the network or the store says into one line for the user."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # each store raises its own kinds
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise UserError(f"{url} cannot be read ({reason}): check --data.path, the network and the key") from error
+
+
+@lru_cache(maxsize=OPEN)
+def open_shard(path: str, length: int, cache: str, limit: int) -> IO[bytes]:
+    """Open a shard for ``os.pread``; it is kept open, and what is open can be read though it be deleted.
+
+    Args:
+        path: File, or URL.
+        length: Bytes that it must have.
+        cache: Folder for copies of what lies behind a URL.
+        limit: Bytes that the copies may take; the one least recently opened goes first.
+
+    Raises:
+        UserError: If it is missing or has another length.
+    """
+    try:
+        file = _open_copy(path, Path(cache), limit) if is_url(path) else open(path, "rb")  # noqa: SIM115
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise UserError(f"{path} cannot be opened ({reason}): set --data.path to where the shards are") from error
+    found = os.fstat(file.fileno()).st_size
+    if found != length:
+        file.close()
+        raise UserError(
+            f"{path} has {found} bytes where its index says {length}: copy it again, or write the index again by "
+            "python -m vqlab.write_shards --index FOLDER"
+        )
+    return file
+
+
+def _open_copy(url: str, folder: Path, limit: int) -> IO[bytes]:
+    """Fetch a URL unless its copy is there; processes that want the same one wait for the first."""
+    copy = folder / f"{hashlib.sha256(url.encode()).hexdigest()[:32]}.tar"
+    with disk_errors(copy, "--data.cache"):
+        folder.mkdir(parents=True, exist_ok=True)
+        with open(copy.with_suffix(".lock"), "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if copy.exists():
+                os.utime(copy)
+                return open(copy, "rb")
+            partial = copy.with_suffix(".partial")
+            try:
+                with url_errors(url):
+                    filesystem, path = fsspec.url_to_fs(url)
+                    filesystem.get_file(path, str(partial))
+                os.replace(partial, copy)
+            finally:
+                partial.unlink(missing_ok=True)
+            file = open(copy, "rb")  # noqa: SIM115
+    _make_room(folder, limit, keep=copy)
+    return file
+
+
+def _make_room(folder: Path, limit: int, keep: Path) -> None:
+    found = []
+    for copy in folder.glob("*.tar"):
+        with suppress(FileNotFoundError):  # another process makes room, too
+            found.append((copy.stat().st_mtime, copy.stat().st_size, copy))
+    total = sum(size for _, size, _ in found)
+    for _, size, copy in sorted(found):
+        if total <= limit:
+            break
+        if copy != keep:
+            copy.unlink(missing_ok=True)
+            total -= size

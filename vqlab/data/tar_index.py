@@ -1,0 +1,142 @@
+"""Where the images lie in tar files as WebDataset has them, so that each can be read without what comes before it.
+
+Shapes: S shards, N images.
+"""
+
+import tarfile
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+
+from vqlab.data.files import counted
+from vqlab.data.image_folder import EXTENSIONS
+from vqlab.errors import UserError
+
+INDEX = "index.npz"  # beside the shards
+WRITE_IT = f"run python -m vqlab.write_shards --index FOLDER where the shards lie, which writes its {INDEX}"
+
+
+@dataclass(frozen=True)
+class TarIndex:
+    """Images of tar files, in the order of the files.
+
+    Args:
+        names: (S,) paths of the shards from their root, with forward slashes.
+        lengths: (S,) bytes of each shard.
+        shard: (N,) the shard of each image.
+        offset: (N,) its first byte in the shard.
+        size: (N,) its bytes.
+        label: (N,) its class, -1 for none.
+    """
+
+    names: np.ndarray
+    lengths: np.ndarray
+    shard: np.ndarray
+    offset: np.ndarray
+    size: np.ndarray
+    label: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.shard)
+
+    def part(self, shards: list[int]) -> "TarIndex":
+        """Return the index of some of the shards."""
+        of_part = np.isin(self.shard, shards)
+        number = np.zeros(len(self.names), self.shard.dtype)
+        number[shards] = np.arange(len(shards))
+        images = (number[self.shard[of_part]], self.offset[of_part], self.size[of_part], self.label[of_part])
+        return TarIndex(self.names[shards], self.lengths[shards], *images)
+
+
+def index_shards(root: Path) -> TarIndex:
+    """Read the headers of all ``*.tar`` under a folder.
+
+    Raises:
+        UserError: If there is none, one is damaged or compressed, or they hold no image.
+    """
+    files = sorted(root.rglob("*.tar"))
+    if not files:
+        raise UserError(f"{root} holds no *.tar: set --data.path to a folder of shards")
+    parts = [
+        np.array(list(scan(file)), np.int64).reshape(-1, 3) for file in counted(files, len(files), "read", "shards")
+    ]
+    if not sum(map(len, parts)):
+        raise UserError(f"the *.tar under {root} hold no images: set --data.path to a folder of shards with images")
+    names = np.array([file.relative_to(root).as_posix() for file in files])
+    lengths = np.array([file.stat().st_size for file in files], np.int64)
+    offset, size, label = np.concatenate(parts).T
+    shard = np.repeat(np.arange(len(files), dtype=np.int32), [len(part) for part in parts])
+    return TarIndex(names, lengths, shard, offset.copy(), size.astype(np.int32), label.astype(np.int32))
+
+
+def scan(file: Path) -> Iterator[tuple[int, int, int]]:
+    """Yield offset, bytes and label of each image of a tar file.
+
+    Consecutive members with one name up to its first dot are one example, as in WebDataset: ``7.jpg`` is its image,
+    ``7.cls``, if there, its class in digits.
+    """
+    key, image, label = "", None, -1
+    length = file.stat().st_size
+    try:
+        with tarfile.open(file, "r:") as tar:
+            for member in tar:
+                folder, _, name = member.name.rpartition("/")
+                if not member.isfile() or name.startswith("."):
+                    continue
+                stem, _, kind = name.partition(".")
+                if f"{folder}/{stem}" != key:
+                    if image is not None:
+                        yield *image, label
+                    key, image, label = f"{folder}/{stem}", None, -1
+                if kind == "cls":
+                    label = _class(tar.extractfile(member), file, member)
+                elif image is None and f".{kind.lower()}" in EXTENSIONS:
+                    image = (member.offset_data, member.size)
+            if tar.offset >= length:  # no block of zeros ends it, so whatever was cut off left no trace
+                raise tarfile.ReadError("it ends early")
+    except UserError:
+        raise
+    except (tarfile.TarError, OSError, EOFError, ValueError) as error:  # ValueError: a number of a header
+        raise UserError(f"{file} cannot be read as an uncompressed tar file ({error}): write it again") from error
+    if image is not None:
+        yield *image, label
+
+
+def save_index(index: TarIndex, file: IO[bytes]) -> None:
+    """Write an index as .npz, without pickles."""
+    np.savez_compressed(file, **vars(index))
+
+
+def read_index(file: IO[bytes], name: str) -> TarIndex:
+    """Return the index in an open file that messages call ``name``.
+
+    Raises:
+        UserError: If it is none, or names files outside its folder.
+    """
+    try:
+        with np.load(file, allow_pickle=False) as arrays:
+            index = TarIndex(**arrays)
+        shards, images = len(index.names), len(index.shard)
+        sound = all(array.ndim == 1 for array in vars(index).values())
+        sound = sound and len(index.lengths) == shards and index.names.dtype.kind == "U"
+        sound = sound and all(len(array) == images for array in (index.offset, index.size, index.label))
+        sound = sound and images > 0 and index.shard.min() >= 0 and index.shard.max() < shards
+        sound = sound and index.offset.min() >= 0 and index.size.min() >= 0
+        sound = sound and bool((index.offset + index.size <= index.lengths[index.shard]).all())
+    except (ValueError, TypeError, KeyError, EOFError, OSError, zipfile.BadZipFile) as error:
+        raise UserError(f"{name} cannot be read as an index of shards: {WRITE_IT}") from error
+    inside = all(not shard.startswith("/") and ".." not in shard.split("/") for shard in index.names.tolist())
+    if not (sound and inside):
+        raise UserError(f"{name} is no index of shards that lie beside it: {WRITE_IT}")
+    return index
+
+
+def _class(opened: IO[bytes] | None, file: Path, member: tarfile.TarInfo) -> int:
+    text = opened.read(32) if opened is not None else b""
+    if not text.strip().isdigit():
+        raise UserError(f"{member.name} in {file} is no class number: write its class in digits, 0 the first")
+    return int(text)
