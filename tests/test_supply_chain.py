@@ -1,0 +1,75 @@
+"""Dependencies are bounded, the versions that were tested are written down, and no licence binds users."""
+
+import re
+import tomllib
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+GROUPS = {
+    "build": PROJECT["build-system"]["requires"],
+    "dependencies": PROJECT["project"]["dependencies"],
+    **PROJECT["project"]["optional-dependencies"],
+    **PROJECT["dependency-groups"],
+}
+ASKED = [pytest.param(Requirement(text), id=f"{group}-{text}") for group, texts in GROUPS.items() for text in texts]
+TESTED = [pytest.param(Requirement(text), id=text) for group in GROUPS if group != "bench" for text in GROUPS[group]]
+LINES = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
+
+FREE = re.compile(r"MIT|BSD|Apache|ISC|PSF|Python Software Foundation|MPL|Mozilla|Zlib|HPND|CC0|Unlicense")
+BINDING = re.compile(r"GPL|GNU|Affero|Non-?Commercial|Proprietary|CC-BY-NC", re.IGNORECASE)
+NVIDIA = ("nvidia-", "cuda-toolkit")  # what torch's wheels for Linux bring, under NVIDIA's own terms
+
+
+@pytest.mark.parametrize("requirement", ASKED)
+def test_it_has_a_lower_and_an_upper_bound(requirement):
+    assert {bound.operator for bound in requirement.specifier} >= {">=", "<"}
+
+
+@pytest.mark.parametrize("requirement", TESTED)
+def test_the_version_written_down_is_within_the_bounds(requirement):
+    name = canonicalize_name(requirement.name)
+    pins = [pin for pin in map(Requirement, LINES) if canonicalize_name(pin.name) == name]
+    assert pins, f"{name} is not in constraints.txt: write it again as CONTRIBUTING says"
+    for pin in pins:
+        (exact,) = pin.specifier
+        assert requirement.specifier.contains(exact.version, prereleases=True)
+
+
+def test_versions_are_exact_and_name_no_host():
+    assert all({bound.operator for bound in Requirement(line).specifier} == {"=="} for line in LINES)
+    assert "://" not in (ROOT / "constraints.txt").read_text()
+
+
+def licence(package: metadata.Distribution) -> str:
+    """What a package says of its licence, the most exact statement first."""
+    about = package.metadata
+    classifiers = [text for text in about.get_all("Classifier", []) if text.startswith("License ::")]
+    first_line = (about.get("License") or "").strip().partition("\n")[0]
+    return about.get("License-Expression") or " ".join(classifiers) or first_line
+
+
+def needed(name: str, found: dict[str, metadata.Distribution]) -> dict[str, metadata.Distribution]:
+    """All installed packages that one needs, and it."""
+    if canonicalize_name(name) in found:
+        return found
+    try:
+        found[canonicalize_name(name)] = package = metadata.distribution(name)
+    except metadata.PackageNotFoundError:  # of another platform
+        return found
+    for requirement in map(Requirement, package.requires or []):
+        if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+            needed(requirement.name, found)
+    return found
+
+
+def test_licences_bind_no_user():
+    packages = needed("vqlab", {})
+    assert len(packages) > 50
+    said = {name: licence(package) for name, package in packages.items() if not name.startswith(NVIDIA)}
+    assert {name: text for name, text in said.items() if BINDING.search(text) or not FREE.search(text)} == {}
