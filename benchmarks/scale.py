@@ -1,0 +1,263 @@
+"""Memory and time of a training step as images, codes, topics, signals and data grow, and the law that they follow.
+
+    python benchmarks/scale.py                          # the table of the README, about 20 minutes of one core
+    python benchmarks/scale.py --only "VQGAN" "JSA"     # some rows
+
+Each value runs in a process of its own: three steps under the Lightning Trainer, one thread. Memory is the largest
+resident size less that before the model was made; time is the CPU time of the last step. ``law`` is a + b f(x),
+fitted to the first two values; the row shows how it meets the last measured value, and what it says of larger ones.
+"""
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from torch.utils.data import DataLoader
+
+import vqlab
+
+MIB = 2**20
+
+
+@dataclass(frozen=True)
+class Case:
+    """What grows, the values to measure, one to speak of, the law's f and its name, and what runs at a value."""
+
+    axis: str
+    values: list[int]
+    beyond: int
+    law: str
+    f: Callable[[float], float]
+    run: Callable[[int], float]  # returns the CPU seconds of a step
+
+
+def step(model: lightning.LightningModule, batch: dict[str, torch.Tensor]) -> float:
+    """Train on one batch three times and return the CPU seconds of the last."""
+    seconds: list[float] = []
+
+    class Clock(lightning.Callback):
+        def on_train_batch_start(self, *args: Any) -> None:
+            seconds.append(-time.process_time())
+
+        def on_train_batch_end(self, *args: Any) -> None:
+            seconds[-1] += time.process_time()
+
+    trainer = lightning.Trainer(
+        max_steps=3,
+        callbacks=[Clock()],
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(model, DataLoader([batch] * 3, batch_size=None))  # type: ignore[arg-type]
+    return seconds[-1]
+
+
+def images(count: int, channels: int, size: int) -> dict[str, torch.Tensor]:
+    """Return a batch of noise."""
+    index = torch.arange(count)
+    return {"image": torch.rand(count, channels, size, size) * 2 - 1, "label": index % 10, "index": index}
+
+
+def vqvae(size: int) -> float:
+    """A VQ-VAE as in its paper."""
+    return step(vqlab.VQVAE(image_size=size, lr=1e-4), images(16, 3, size))
+
+
+def codes(count: int) -> float:
+    """The same with more codes."""
+    quantizer = vqlab.VectorQuantizer(num_embeddings=count, embedding_dim=64, init="data")
+    return step(vqlab.VQVAE(quantizer=quantizer, lr=1e-4), images(16, 3, 32))
+
+
+def vqgan(size: int) -> float:
+    """A VQ-GAN whose discriminator is in the game."""
+    levels: Any = {"base_channels": 32, "z_channels": 64}
+    model = vqlab.VQGAN(
+        vqlab.ConvEncoder(**levels),
+        vqlab.ConvDecoder(**levels),
+        vqlab.VectorQuantizer(num_embeddings=1024, embedding_dim=64),
+        perceptual_weight=0,
+        disc_start=0,
+        lr=1e-4,
+        image_size=size,
+    )
+    return step(model, images(4, 3, size))
+
+
+def prior(size: int) -> float:
+    """A transformer over the codes of an untrained VQ-VAE."""
+    tokenizer = vqlab.VQVAE(image_size=size)
+    return step(vqlab.CodePrior(tokenizer, dim=256, depth=4, heads=4, lr=1e-4), images(4, 3, size))
+
+
+def jsa(count: int) -> float:
+    """JSA with a cached chain of 64 codes for each of ``count`` images."""
+    nets = vqlab.SmallEncoder(hidden_channels=16), vqlab.SmallDecoder(hidden_channels=16)
+    model = vqlab.JSA(*nets, num_embeddings=64, num_mis_steps=2, lr=1e-4, train_size=count, cache_start_epoch=0)
+    return step(model, images(16, 3, 32))
+
+
+def sgan(size: int) -> float:
+    """SGAN with convolutions."""
+    generator = vqlab.ConvGenerator(image_size=size)
+    return step(vqlab.SGAN(generator, vqlab.ConvFeatures(image_size=size), image_size=size), images(16, 1, size))
+
+
+def s4dvq(length: int) -> float:
+    """S4D-VQ with its defaults."""
+    return step(vqlab.S4DVQ(length=length, lr=1e-4), {"signal": torch.randn(4, 1, length), "index": torch.arange(4)})
+
+
+def words(count: int) -> float:
+    """Twenty topics."""
+    return topic_model(20, count)
+
+
+def topics(count: int) -> float:
+    """Two thousand words."""
+    return topic_model(count, 2000)
+
+
+def topic_model(num_topics: int, vocab_size: int) -> float:
+    """BAT on 256 documents."""
+    model = vqlab.GANTopicModel(num_topics, init="random", n_critic=1, lr=1e-3, vocab_size=vocab_size)
+    return step(model, {"bow": torch.rand(256, vocab_size), "label": torch.zeros(256, dtype=torch.long)})
+
+
+def fonts(size: int) -> float:
+    """FontGAN with its defaults."""
+    glyphs = torch.rand(8, 1, size, size) * 2 - 1
+    number = torch.zeros(8, dtype=torch.long)
+    model = vqlab.FontGAN(image_size=size, lr=1e-4)
+    return step(model, {"source": glyphs, "target": glyphs.flip(0), "char": number, "style": number})
+
+
+def shards(count: int) -> float:
+    """Draw the order of an epoch of images in shards of 5,000, and the first batch of it."""
+    import numpy as np
+
+    from vqlab.data.image_shards import ShardImages, mixed_order
+    from vqlab.data.tar_index import TarIndex
+
+    shard = (np.arange(count) // 5000).astype(np.int32)
+    where = (np.zeros(count, np.int64), np.zeros(count, np.int32), np.zeros(count, np.int32))
+    data = ShardImages(TarIndex(np.array(["0.tar"]), np.array([1]), shard, *where), None, 256, 3)  # type: ignore[arg-type]
+    start = time.process_time()
+    order = mixed_order(torch.from_numpy(shard), 8, seed=0, epoch=0)
+    assert len(order) == len(data)
+    return time.process_time() - start
+
+
+def square(x: float) -> float:
+    """Return x²."""
+    return x * x
+
+
+def same(x: float) -> float:
+    """Return x."""
+    return x
+
+
+CASES = {
+    "VQVAE, 16 images": Case("image size", [32, 64, 128], 256, "S²", square, vqvae),
+    "VQVAE, codes of 64 numbers": Case("K", [1024, 16384, 65536], 2**20, "K", same, codes),
+    "VQGAN, 4 images, 32 channels": Case("image size", [32, 64, 128], 256, "S²", square, vqgan),
+    "CodePrior, 4 images of (S/4)² codes": Case("image size", [32, 64, 128], 256, "S²", square, prior),
+    "JSA, cache of chains": Case("images", [10**5, 10**6, 4 * 10**6], 14_197_122, "N", same, jsa),
+    "SGAN, 16 images": Case("image size", [32, 64, 128], 256, "S²", square, sgan),
+    "S4DVQ, 4 signals": Case("length", [1024, 4096, 16384], 2**17, "L", same, s4dvq),
+    "GANTopicModel, vocabulary": Case("words", [2000, 10000, 50000], 200_000, "V", same, words),
+    "GANTopicModel, topics": Case("topics", [20, 100, 400], 1000, "K", same, topics),
+    "FontGAN, 8 glyphs": Case("image size", [64, 128, 256], 512, "S²", square, fonts),
+    "ImageShards, index and order": Case("images", [10**6, 3 * 10**6, 14_197_122], 4 * 10**8, "N", same, shards),
+}
+
+
+def measure(name: str, value: int) -> tuple[float, float]:
+    """Return MiB and CPU seconds of a case at a value, measured in a process of its own."""
+    child = [sys.executable, __file__, "--child", name, str(value)]
+    done = subprocess.run(child, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{name} at {value}: {done.stderr[-2000:]}")
+    memory, seconds = json.loads(done.stdout.splitlines()[-1])
+    return memory, seconds
+
+
+def child(name: str, value: int) -> None:
+    """Run a case and print its memory and seconds."""
+    warnings.filterwarnings("ignore")
+    torch.set_num_threads(1)
+    vqlab.VQVAE()  # so that modules which are imported late are there
+    before = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+    seconds = CASES[name].run(value)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    print(json.dumps([(peak - before) / MIB, seconds]))
+
+
+def fit(xs: list[float], ys: list[float]) -> Callable[[float], float]:
+    """Return a + b f through two points."""
+    slope = (ys[1] - ys[0]) / (xs[1] - xs[0])
+    return lambda x: ys[0] + slope * (x - xs[0])
+
+
+def row(name: str, case: Case) -> list[str]:
+    """Measure a case at all its values and return its row of the table."""
+    memory, seconds = zip(*(measure(name, value) for value in case.values), strict=True)
+    xs = [case.f(value) for value in case.values]
+    law = fit(xs[:2], list(memory))
+    best = fit([xs[0], xs[-1]], [memory[0], memory[-1]])
+    return [
+        name,
+        case.axis,
+        ", ".join(f"{value:,}" for value in case.values),
+        ", ".join(f"{mib:,.0f}" for mib in memory),
+        f"{case.law}: {law(xs[-1]):,.0f}",
+        f"{case.beyond:,}: {best(case.f(case.beyond)) / 1024:,.1f} GiB",
+        ", ".join(f"{s / seconds[0]:.1f}" for s in seconds),
+    ]
+
+
+def main() -> None:
+    """Print the table, or as the child of that, one measurement."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", default=[""], help="rows whose names begin so")
+    parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.child:
+        child(options.child[0], int(options.child[1]))
+        return
+    from quantizers import processor, table
+
+    chosen = {name: case for name, case in CASES.items() if name.startswith(tuple(options.only))}
+    rows = []
+    for name, case in chosen.items():
+        rows.append(row(name, case))
+        print(*rows[-1], sep=" | ", file=sys.stderr, flush=True)
+    print(processor())
+    head = [
+        "",
+        "grows",
+        "values",
+        "MiB",
+        "law of the first two at the last",
+        "beyond, by the law",
+        "CPU time of a step",
+    ]
+    print(table(head, rows))
+
+
+if __name__ == "__main__":
+    main()
