@@ -93,3 +93,12 @@ def test_half_precision(system):
     assert all(math.isfinite(value) for row in logged(run(system, "half") / "metrics.csv") for value in row.values())
     weights = torch.load(run(system, "half") / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
     assert all(value.dtype != torch.bfloat16 for value in weights.values())
+
+
+@pytest.mark.skipif(not ALL, reason="compiles for long: set VQLAB_MATRIX=all")
+@pytest.mark.parametrize("system", ["VQGAN", "SGAN"], indirect=True)
+def test_compiled_networks_train_the_same(system):
+    for name, compiled in (("plain", "false"), ("compiled", "true")):
+        main([*options(system), f"--name={name}", "--trainer.max_steps=6", f"--model.compile={compiled}"])
+    rows, expected = (logged(run(system, name) / "metrics.csv") for name in ("compiled", "plain"))
+    assert rows == [pytest.approx(row, rel=1e-3, abs=1e-4) for row in expected]
