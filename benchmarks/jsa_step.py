@@ -49,7 +49,7 @@ def parse(options: list[str] | None = None) -> argparse.Namespace:
 
 def ratios(quick: bool) -> list[Ratio]:
     """Return what the published sampler takes, as multiples of JSA's step."""
-    args = parse(["--batch=8", "--networks=small", "--num-embeddings=32", "--rounds=1"] if quick else [])
+    args = parse(["--batch=4", "--steps=3", "--networks=small", "--rounds=1"] if quick else [])
     steps = contestants(args)
     ours, theirs = "JSA", "JSA, sequential"
     seconds = race({name: steps[name] for name in (ours, theirs)}, args.rounds)

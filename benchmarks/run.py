@@ -116,7 +116,7 @@ def to_cell(ratio: Ratio) -> str:
     if not isfinite(ratio.value):
         return ""
     figure = f"{ratio.value:.2f}" if ratio.value < 10 else f"{ratio.value:.0f}"
-    return figure if ratio.value >= 1 else f"{figure} ({ratio.reason or 'unexplained'})"
+    return figure if float(figure) >= 1 else f"{figure} ({ratio.reason or 'unexplained'})"
 
 
 def replace_table(readme: Path, text: str) -> str:
