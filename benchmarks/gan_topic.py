@@ -14,15 +14,18 @@ import statistics
 import time
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import lightning
 import numpy as np
 import torch
-from quantizers import processor, table
-from sgan import QUIET
+from ratios import Ratio, medians, processor, table
+from sgan import QUIET, Clock
 from torch import Tensor, nn
 
+from vqlab.data.docstrings import Docstrings
+from vqlab.data.text import TextDataModule
 from vqlab.data.text_file import TextFile
 from vqlab.metrics.topic_clusters import TopicClusters
 from vqlab.metrics.topics import top_word_ids, topic_figures
@@ -32,6 +35,7 @@ from vqlab.training.topic_start import nmf_topics
 
 COLUMNS = ("npmi", "cv", "npmi_doc", "topic_diversity", "nmi", "purity")
 BAT: dict[str, Any] = {"generator": "mlp", "init": "random", "cycle_weight": 0.0, "lr": 1e-4}
+START = 5  # batches before the clock runs: the first make Adam's moments
 Result = tuple[Tensor, Tensor | None]  # topics (K, V), proportions of the test documents (N, K)
 
 
@@ -53,7 +57,8 @@ def main() -> None:
     data.setup()
     print(processor(), f"{data.train_size} documents, {data.vocab_size} words", flush=True)
     if options.speed:
-        speed(data)
+        rows = [[f"vqlab, {ratio.what}", f"{ratio.value:.2f}"] for ratio in speed(data)] + [["plain loop", "1.00"]]
+        print(table(["one epoch, batches of 256, five of the critic for one of the generator", "times as fast"], rows))
         return
     contestants: dict[str, Callable[[int, int], Result]] = {
         "NMF": lambda k, seed: nmf(data, k, seed),
@@ -187,41 +192,49 @@ def prod_lda(data: TextFile, k: int, seed: int, epochs: int = 100, batch: int = 
         return model.decoder(torch.eye(k)).softmax(1), model.mean(model.encoder(test)).softmax(1)
 
 
-def speed(data: TextFile, repeats: int = 5) -> None:
-    """Time one epoch of vqlab's batches and of a plain loop's, alternately."""
+def ratios(quick: bool) -> list[Ratio]:
+    """Return the same as ``--speed``, of docstrings: as many as 20 Newsgroups' documents, with as few words or all."""
+    found = []
+    for max_vocab in [2000] if quick else [2000, None]:
+        few: dict[str, Any] = {"packages": ("skimage",)} if quick else {}
+        data = Docstrings(batch_size=256, val_fraction=0.01, test_fraction=0.0, max_vocab=max_vocab, **few)
+        data.setup("fit")
+        for ratio in speed(data, 1 if quick else 5):
+            what = f"`GANTopicModel`, {ratio.what}, {data.train_size} documents, {data.vocab_size} words"
+            found.append(replace(ratio, what=what))
+    return found
+
+
+def speed(data: TextDataModule, repeats: int = 5) -> list[Ratio]:
+    """Return what a plain loop takes, as multiples of one epoch of vqlab's batches."""
     steps = data.train_size // 256
     variants = {
-        "vqlab, mixture": lambda: epoch(data, steps),
-        "vqlab, BAT's networks": lambda: epoch(data, steps, **BAT),
+        "mixture": lambda: epoch(data, steps),
+        "BAT's networks": lambda: epoch(data, steps, **BAT),
         "plain loop": lambda: plain_loop(data, steps),
     }
-    seconds: dict[str, list[float]] = {name: [] for name in variants}
-    for _ in range(repeats):
-        for name, run in variants.items():
-            seconds[name].append(run())
-    base = statistics.median(seconds["plain loop"])
-    rows = [[name, f"{base / statistics.median(values):.2f}"] for name, values in seconds.items()]
-    print(table(["one epoch, batches of 256, five of the critic for one of the generator", "times as fast"], rows))
+    seconds = medians(variants, repeats)
+    plain = seconds.pop("plain loop")
+    peer = "BAT's loop in plain PyTorch"
+    reason = "what sparse documents save in products, reading and checking a batch and Lightning's loop take"
+    return [Ratio(name, peer, "time", plain / value, reason) for name, value in seconds.items()]
 
 
-def epoch(data: TextFile, steps: int, **settings: Any) -> float:
+def epoch(data: TextDataModule, steps: int, **settings: Any) -> float:
     """Return the CPU seconds of so many batches, start-up left out."""
-
-    class Clock(lightning.Callback):
-        def on_train_batch_end(self, trainer: Any, model: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-            if trainer.global_step == 5:
-                self.start = time.process_time()
-
-    clock = Clock()
+    clock = Clock(START)
     model = GANTopicModel(20, vocab_size=data.vocab_size, **({"init": "random"} | settings))
     lightning.Trainer(
-        max_steps=steps + 5, max_epochs=-1, limit_val_batches=0, log_every_n_steps=50, callbacks=[clock], **QUIET
+        max_steps=steps + START, max_epochs=-1, limit_val_batches=0, log_every_n_steps=50, callbacks=[clock], **QUIET
     ).fit(model, data)
-    return time.process_time() - clock.start
+    return clock.seconds
 
 
-def plain_loop(data: TextFile, steps: int, k: int = 20, hidden: int = 100) -> float:
-    """Return the CPU seconds of BAT as published: a dense matrix of documents, a batch drawn anew for each turn."""
+def plain_loop(data: TextDataModule, steps: int, k: int = 20, hidden: int = 100) -> float:
+    """Return the CPU seconds of BAT as published: a dense matrix of documents, a batch drawn anew for each turn.
+
+    As published PyTorch code does, the critic's turn has no gradient of the others.
+    """
     counts = data.train_counts()
     weighted = counts.toarray() * data.idf.numpy()
     documents = weighted / weighted.sum(1, keepdims=True)
@@ -237,24 +250,26 @@ def plain_loop(data: TextFile, steps: int, k: int = 20, hidden: int = 100) -> fl
     players = [torch.optim.Adam(part.parameters(), 1e-4, (0.5, 0.999)) for part in (generator, encoder, critic)]
     dirichlet = torch.distributions.Dirichlet(torch.full((k,), 1 / k))
 
-    def scores() -> tuple[Tensor, Tensor]:
+    def pairs() -> tuple[Tensor, Tensor]:
         real = torch.tensor(documents[np.random.randint(0, len(documents), 256)], dtype=torch.float32)
         theta = dirichlet.sample((256,))
-        return critic(torch.cat([encoder(real), real], 1)), critic(torch.cat([theta, generator(theta)], 1))
+        return torch.cat([encoder(real), real], 1), torch.cat([theta, generator(theta)], 1)
 
-    start = time.process_time()
-    for step in range(1, steps + 1):
-        real, made = scores()
+    for step in range(1, steps + START + 1):
+        if step == START + 1:
+            start = time.process_time()
+        with torch.no_grad():
+            real, made = pairs()
         players[2].zero_grad()
-        (made.mean() - real.mean()).backward()
+        (critic(made).mean() - critic(real).mean()).backward()
         players[2].step()
         for weight in critic.parameters():
             weight.data.clamp_(-0.01, 0.01)
         if step % 5 == 0:
-            real, made = scores()
+            real, made = pairs()
             for player in players[:2]:
                 player.zero_grad()
-            (real.mean() - made.mean()).backward()
+            (critic(real).mean() - critic(made).mean()).backward()
             for player in players[:2]:
                 player.step()
     return time.process_time() - start

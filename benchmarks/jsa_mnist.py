@@ -22,7 +22,7 @@ from typing import Any
 import lightning
 import numpy as np
 import torch
-from quantizers import processor, table
+from ratios import processor, table
 
 from vqlab.data.images import ImageTensors, to_float
 from vqlab.data.loader import ResumableLoader, ResumableSampler

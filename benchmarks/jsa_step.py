@@ -8,14 +8,13 @@ CPU time.
 """
 
 import argparse
-import statistics
-import time
 import warnings
 from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from quantizers import processor, table
+from measuring import CPU, peak_memory, race
+from ratios import Ratio, processor, table
 from torch import Tensor
 
 from vqlab.models.jsa import JSA
@@ -29,32 +28,48 @@ from vqlab.samplers.independence import log_prob, propose
 def main() -> None:
     """Print one table."""
     warnings.filterwarnings("ignore")
+    torch.set_num_threads(1)
+    args = parse()
+    seconds = race(contestants(args), args.rounds)
+    rows = [[name, f"{value / seconds['VQ-VAE']:.2f}"] for name, value in seconds.items()]
+    print(f"{processor()}, torch {torch.__version__}, 1 thread, {vars(args)}\n")
+    print(table(["step", "CPU time, VQ-VAE's = 1"], rows))
+
+
+def parse(options: list[str] | None = None) -> argparse.Namespace:
+    """Return the options, those of the command line by default."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--steps", type=int, default=10, help="proposals per batch")
     parser.add_argument("--num-embeddings", type=int, default=512)
     parser.add_argument("--networks", choices=["conv", "small"], default="conv")
     parser.add_argument("--rounds", type=int, default=5)
-    args = parser.parse_args()
-    torch.set_num_threads(1)
+    return parser.parse_args(options)
+
+
+def ratios(quick: bool) -> list[Ratio]:
+    """Return what the published sampler takes, as multiples of JSA's step."""
+    args = parse(["--batch=4", "--steps=3", "--networks=small", "--rounds=1"] if quick else [])
+    steps = contestants(args)
+    ours, theirs = "JSA", "JSA, sequential"
+    seconds = race({name: steps[name] for name in (ours, theirs)}, args.rounds)
+    peaks = {name: peak_memory(steps[name], CPU) for name in (ours, theirs)}
+    what, peer = f"`JSA`, a step with {args.steps} proposals", "proposals one by one, as published"
+    return [
+        Ratio(what, peer, "time", seconds[theirs] / seconds[ours]),
+        Ratio(what, peer, "memory", peaks[theirs] / peaks[ours]),
+    ]
+
+
+def contestants(args: argparse.Namespace) -> dict[str, Callable[[], None]]:
+    """Return the steps of all on the same images."""
     torch.manual_seed(0)
     x = torch.rand(args.batch, 3, 32, 32) * 2 - 1
-    contestants = {
+    return {
         "VQ-VAE": vqvae_step(args, x),
         "JSA": jsa_step(args, x),
         "JSA, sequential": sequential_step(args, x),
     }
-    seconds: dict[str, list[float]] = {name: [] for name in contestants}
-    for turn in range(args.rounds + 1):
-        for name, step in contestants.items():
-            started = time.process_time()
-            step()
-            if turn:  # the first makes buffers
-                seconds[name].append(time.process_time() - started)
-    base = statistics.median(seconds["VQ-VAE"])
-    rows = [[name, f"{statistics.median(values) / base:.2f}"] for name, values in seconds.items()]
-    print(f"{processor()}, torch {torch.__version__}, 1 thread, {vars(args)}\n")
-    print(table(["step", "CPU time, VQ-VAE's = 1"], rows))
 
 
 def networks(args: argparse.Namespace) -> tuple:

@@ -14,7 +14,7 @@ import warnings
 from typing import Any
 
 import torch
-from quantizers import processor, table
+from ratios import processor, table
 from torch import Tensor
 
 from vqlab.models.categorical import CategoricalModel

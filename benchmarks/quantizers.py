@@ -9,17 +9,14 @@ that before it, in units of one N x K float32 array.
 """
 
 import argparse
-import ctypes
 import importlib.util
-import platform
-import statistics
 import sys
-import time
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
+from measuring import CPU, peak_memory, race
 from peers import Diffusers, Lucidrains, Taming
+from ratios import Ratio, processor, table
 from torch import Tensor, nn
 
 from vqlab.quantizers.vector import VectorQuantizer
@@ -70,8 +67,8 @@ def main() -> None:
     times, memories = [], []
     for shape in args.shapes:
         label = " x ".join(map(str, shape))
-        product, ratios, peaks = measure(*shape, args.only, args.repeats, torch.device(args.device))
-        times.append([label, f"{product * 1e3:.1f}", *(f"{ratio:.2f}" for ratio in ratios)])
+        product, multiples, peaks = measure(*shape, args.only, args.repeats, torch.device(args.device))
+        times.append([label, f"{product * 1e3:.1f}", *(f"{multiple:.2f}" for multiple in multiples)])
         memories.append([label, *(f"{peak:.3f}" for peak in peaks)])
         print(f"{label}: {dict(zip(args.only, times[-1][2:], strict=True))}", file=sys.stderr)
     chip = torch.cuda.get_device_name() if args.device.startswith("cuda") else processor()
@@ -79,6 +76,21 @@ def main() -> None:
     print(table(["N x D x K", "mm, ms", *args.only], times))
     print("\nExtra memory, in N x K float32 arrays:\n")
     print(table(["N x D x K", *args.only], memories))
+
+
+def ratios(quick: bool) -> list[Ratio]:
+    """Return what the peers' steps take, as multiples of that of vqlab's default."""
+    ours, *peers = names = ["vqlab EMA", "diffusers-type", "taming-type", "lucidrains"]
+    found = []
+    for shape in [(4096, 64, 512)] if quick else [(4096, 64, 1024), (16384, 256, 1024), (4096, 64, 8192)]:
+        _, times, peaks = measure(*shape, names, 1 if quick else 5, CPU)
+        seconds, memory = dict(zip(names, times, strict=True)), dict(zip(names, peaks, strict=True))
+        for peer in peers:
+            what = "`VectorQuantizer`, a step, N x D x K = " + " x ".join(map(str, shape))
+            called = "vector-quantize-pytorch" if peer == "lucidrains" else peer
+            found.append(Ratio(what, called, "time", seconds[peer] / seconds[ours]))
+            found.append(Ratio(what, called, "memory", memory[peer] / memory[ours]))
+    return found
 
 
 def measure(
@@ -101,10 +113,9 @@ def measure(
     peaks = [peak_memory(step, device) / (4 * rows * codes) for step in steps]
 
     out = torch.empty(rows, codes, device=device)
-    contestants = [lambda: torch.mm(z, codebook.T, out=out), *steps]
     repeats = max(repeats, min(50, 10**9 // (rows * dim * codes) * repeats))
-    seconds = [[stopwatch(contestant, device) for contestant in contestants] for _ in range(repeats + 1)]
-    product, *others = (statistics.median(column) for column in zip(*seconds[1:], strict=True))
+    contestants = {"product": lambda: torch.mm(z, codebook.T, out=out)} | dict(zip(names, steps, strict=True))
+    product, *others = race(contestants, repeats, device).values()
     return product, [other / product for other in others], peaks
 
 
@@ -122,72 +133,12 @@ def step_of(module: nn.Module, z: Tensor) -> Callable[[], None]:
     return step
 
 
-def stopwatch(run: Callable[[], object], device: torch.device) -> float:
-    """Return the seconds that ``run`` takes of the processor or of the GPU."""
-    if device.type != "cuda":
-        start = time.process_time()
-        run()
-        return time.process_time() - start
-    begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-    begin.record()
-    run()
-    end.record()
-    end.synchronize()
-    return begin.elapsed_time(end) / 1e3
-
-
-def peak_memory(run: Callable[[], object], device: torch.device) -> float:
-    """Return the bytes that ``run`` holds at most beyond those held before; NaN where the system does not tell."""
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        run()
-        torch.cuda.synchronize()
-        return torch.cuda.max_memory_allocated() - before
-    if platform.system() != "Linux":
-        return float("nan")
-    before = start_peak()
-    run()
-    return resident("VmHWM") - before
-
-
-def start_peak() -> int:
-    """Make the present memory the highest so far, and return it in bytes (Linux)."""
-    ctypes.CDLL(None).malloc_trim(0)  # pages kept for later would hide what a step takes
-    Path("/proc/self/clear_refs").write_text("5")
-    return resident("VmHWM")
-
-
-def resident(name: str) -> int:
-    """Return a line of this process's status in bytes."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(name + ":"):
-            return int(line.split()[1]) * 1024
-    raise KeyError(name)
-
-
 def parse_shape(text: str) -> tuple[int, int, int]:
     """Read 4096x64x1024 as (N, D, K)."""
     rows, dim, codes = map(int, text.split("x"))
     if rows % POSITIONS:
         raise argparse.ArgumentTypeError(f"N must be a multiple of {POSITIONS}, got {rows}")
     return rows, dim, codes
-
-
-def processor() -> str:
-    """Return the processor's name."""
-    info = Path("/proc/cpuinfo")
-    names = (
-        [line.split(":")[1] for line in info.read_text().splitlines() if "model name" in line] if info.exists() else []
-    )
-    return names[0].strip() if names else platform.machine()
-
-
-def table(head: list[str], rows: list[list[str]]) -> str:
-    """Return a Markdown table."""
-    lines = [head, ["---"] + ["---:"] * (len(head) - 1), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 if __name__ == "__main__":

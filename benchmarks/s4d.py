@@ -9,20 +9,20 @@ are given as medians of CPU time; memory is the highest during a run less that b
 """
 
 import argparse
-import statistics
 from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from quantizers import peak_memory, processor, stopwatch, table
+from measuring import CPU, peak_memory, race
+from ratios import Ratio, processor, table
 from torch import Tensor, nn
 
 from vqlab.nn.s4d import S4D
 from vqlab.nn.state_space import fft_convolve
 
 SHAPES = [(256, 1024), (512, 4096), (256, 16384)]
-CPU = torch.device("cpu")
+CONVOLUTION = "convolution, k = 7"
 
 
 class Layer(nn.Module):
@@ -74,28 +74,59 @@ def main() -> None:
     torch.set_num_threads(1)
     kernels, layers = [], []
     for width, length in args.shapes:
-        torch.manual_seed(0)
-        ours, theirs = S4D(width), Materialised(width)
-        theirs.load_state_dict(ours.state_dict())
-        with torch.no_grad():
-            torch.testing.assert_close(ours.kernel(length), theirs.kernel(length), rtol=1e-3, atol=1e-4)
-        runs = [back(m.kernel, length, m) for m in (ours, theirs)]
-        peaks = [peak_memory(run, CPU) / 2**20 for run in runs]
-        seconds = race(runs, args.repeats)
         label = f"{width} x {length}"
-        figures = [f"{1e3 * seconds[0]:.0f}", f"{seconds[1] / seconds[0]:.1f}"]
-        kernels.append([label, *figures, f"{peaks[0]:.0f}", f"{peaks[1] / peaks[0]:.1f}"])
-
-        x = torch.randn(args.batch, width, length)
-        ssms = [S4D(width, convolution="fft"), S4D(width, convolution="scan"), Materialised(width)]
-        modules = [*(Layer(ssm, width) for ssm in ssms), GRU(width), nn.Conv1d(width, width, 7, padding=3)]
-        seconds = race([back(m, x, m) for m in modules], args.repeats)
-        layers.append([label, f"{1e3 * seconds[0]:.0f}", *[f"{s / min(seconds[:2]):.2f}" for s in seconds]])
+        (ours, theirs), (peak, peak_theirs) = race_kernels(width, length, args.repeats)
+        figures = [f"{1e3 * ours:.0f}", f"{theirs / ours:.1f}"]
+        kernels.append([label, *figures, f"{peak / 2**20:.0f}", f"{peak_theirs / peak:.1f}"])
+        seconds = race_layers(width, length, args.batch, args.repeats)
+        best = min(seconds["fft"], seconds["scan"])
+        layers.append([label, f"{1e3 * seconds['fft']:.0f}", *[f"{s / best:.2f}" for s in seconds.values()]])
         print(kernels[-1], layers[-1], flush=True)
     print(f"{processor()}, torch {torch.__version__}, 1 thread, batch {args.batch}, forward and backward\n")
     print(table(["kernel, H x L", "ms", "materialised / ours", "peak, MiB", "materialised / ours"], kernels))
-    head = ["layer, H x L", "fft, ms", "fft", "scan", "materialised", "GRU", "convolution, k = 7"]
+    head = ["layer, H x L", "fft, ms", *seconds]
     print(f"\nRatios to the better of fft and scan:\n\n{table(head, layers)}")
+
+
+def ratios(quick: bool) -> list[Ratio]:
+    """Return what the peers take, as multiples of the kernel's and of a layer's, which convolves as it is faster."""
+    repeats, found = (1, []) if quick else (3, [])
+    for width, length in [(32, 256)] if quick else [(256, 1024), (512, 4096)]:
+        (ours, theirs), (peak, peak_theirs) = race_kernels(width, length, repeats)
+        what = f"`S4D`, the kernel, H x L = {width} x {length}"
+        found.append(Ratio(what, "materialised", "time", theirs / ours))
+        found.append(Ratio(what, "materialised", "memory", peak_theirs / peak))
+        seconds = race_layers(width, length, 4, repeats)
+        for peer in ("materialised", "GRU", CONVOLUTION):
+            value = seconds[peer] / min(seconds["fft"], seconds["scan"])
+            reason = "its reach is 7 samples, S4D's the whole signal" if peer == CONVOLUTION else ""
+            found.append(Ratio(what.replace("the kernel", "a layer, batch 4"), peer, "time", value, reason))
+    return found
+
+
+def race_kernels(width: int, length: int, repeats: int) -> tuple[list[float], list[float]]:
+    """Return the CPU seconds of our kernel and of the materialised one, and the bytes that each holds at most."""
+    torch.manual_seed(0)
+    ours, theirs = S4D(width), Materialised(width)
+    theirs.load_state_dict(ours.state_dict())
+    with torch.no_grad():
+        torch.testing.assert_close(ours.kernel(length), theirs.kernel(length), rtol=1e-3, atol=1e-4)
+    runs = {name: back(m.kernel, length, m) for name, m in (("ours", ours), ("materialised", theirs))}
+    peaks = [peak_memory(run, CPU) for run in runs.values()]
+    return list(race(runs, repeats).values()), peaks
+
+
+def race_layers(width: int, length: int, batch: int, repeats: int) -> dict[str, float]:
+    """Return the CPU seconds of each kind of layer."""
+    x = torch.randn(batch, width, length)
+    modules = {
+        "fft": Layer(S4D(width, convolution="fft"), width),
+        "scan": Layer(S4D(width, convolution="scan"), width),
+        "materialised": Layer(Materialised(width), width),
+        "GRU": GRU(width),
+        CONVOLUTION: nn.Conv1d(width, width, 7, padding=3),
+    }
+    return race({name: back(m, x, m) for name, m in modules.items()}, repeats)
 
 
 def back(run: Callable[[Any], Tensor], argument: Any, module: nn.Module) -> Callable[[], None]:
@@ -106,12 +137,6 @@ def back(run: Callable[[Any], Tensor], argument: Any, module: nn.Module) -> Call
         run(argument).square().mean().backward()
 
     return both
-
-
-def race(runs: list[Callable[[], None]], repeats: int) -> list[float]:
-    """Return the median CPU seconds of each, which take turns."""
-    seconds = [[stopwatch(run, CPU) for run in runs] for _ in range(repeats + 1)]
-    return [statistics.median(column) for column in zip(*seconds[1:], strict=True)]
 
 
 def parse_shape(text: str) -> tuple[int, int]:

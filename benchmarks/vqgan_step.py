@@ -12,7 +12,6 @@ step less that before it. LPIPS has random VGG weights, whose cost is that of tr
 
 import argparse
 import logging
-import statistics
 import tempfile
 import time
 import warnings
@@ -22,7 +21,8 @@ from typing import Any
 import lightning
 import torch
 import torchvision
-from quantizers import peak_memory, processor, resident, start_peak, table
+from measuring import peak_memory, resident, start_peak
+from ratios import Ratio, medians, processor, table
 from torch import Tensor
 
 from vqlab.losses.adversarial import ADVERSARIAL
@@ -37,6 +37,19 @@ def main() -> None:
     """Print one table."""
     warnings.filterwarnings("ignore")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    torch.set_num_threads(1)
+    args = parse()
+    seconds, memory = measure(args)
+    rows = [
+        [name, f"{args.batch / value:.1f}", f"{value / seconds['vqlab']:.2f}", f"{memory[name] / 2**20:.0f}"]
+        for name, value in seconds.items()
+    ]
+    print(f"{processor()}, torch {torch.__version__}, 1 thread, {vars(args)}\n")
+    print(table(["step", "images/s", "vqlab is faster by", "peak memory, MiB"], rows))
+
+
+def parse(options: list[str] | None = None) -> argparse.Namespace:
+    """Return the options, those of the command line by default."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", type=int, default=32, help="height and width of the images")
     parser.add_argument("--batch", type=int, default=32)
@@ -46,8 +59,27 @@ def main() -> None:
     parser.add_argument("--precision", choices=["32-true", "bf16-mixed"], default="32-true")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--compile", action="store_true", help="of ours")
-    args = parser.parse_args()
-    torch.set_num_threads(1)
+    return parser.parse_args(options)
+
+
+def ratios(quick: bool) -> list[Ratio]:
+    """Return what taming's steps take, as multiples of ours, at the README's size."""
+    args = parse(
+        ["--batch=2", "--base-channels=32", "--perceptual-weight=0", "--rounds=1"] if quick else ["--batch=16"]
+    )
+    seconds, memory = measure(args)
+    what = f"`VQGAN`, a step, batch {args.batch}, {args.size} x {args.size}"
+    peers = {"taming": "taming-transformers' loop", "taming, shared": "the same, one autoencoder pass for both players"}
+    reason = "autoencoder and LPIPS take nearly all of either's step"
+    return [
+        Ratio(what, peer, kind, found[name] / found["vqlab"], reason)
+        for name, peer in peers.items()
+        for kind, found in (("time", seconds), ("memory", memory))
+    ]
+
+
+def measure(args: argparse.Namespace) -> tuple[dict[str, float], dict[str, float]]:
+    """Return the CPU seconds of each step, and the bytes that it holds at most."""
     backbone = Path(tempfile.mkdtemp()) / "vgg.pth"
     if args.perceptual_weight:
         torch.save(torchvision.models.vgg16().state_dict(), backbone)
@@ -60,18 +92,8 @@ def main() -> None:
     }
     for step in contestants.values():
         step()  # initialisation, compilation
-    memory = {name: step.peak() / 2**20 for name, step in contestants.items()}
-    seconds: dict[str, list[float]] = {name: [] for name in contestants}
-    for _ in range(args.rounds):
-        for name, step in contestants.items():
-            seconds[name].append(step())
-    ours = statistics.median(seconds["vqlab"])
-    rows = []
-    for name, values in seconds.items():
-        median = statistics.median(values)
-        rows.append([name, f"{args.batch / median:.1f}", f"{median / ours:.2f}", f"{memory[name]:.0f}"])
-    print(f"{processor()}, torch {torch.__version__}, 1 thread, {vars(args)}\n")
-    print(table(["step", "images/s", "vqlab is faster by", "peak memory, MiB"], rows))
+    memory = {name: step.peak() for name, step in contestants.items()}
+    return medians(contestants, args.rounds), memory
 
 
 def build(args: argparse.Namespace, backbone: str) -> VQGAN:

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from quantizers import processor, table
+from ratios import processor, table
 from torch import Tensor
 
 from vqlab.losses.adaptive_weight import adaptive_weight
