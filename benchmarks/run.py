@@ -35,7 +35,7 @@ COMPARISONS: dict[str, tuple[str, ...]] = {
     "gan_topic": (),
     "coherence": ("gensim",),
 }
-BEGIN, END = "<!-- benchmarks: begin -->", "<!-- end -->"
+BEGIN, END = "<!-- benchmarks: begin -->", "<!-- benchmarks: end -->"
 
 
 def main() -> None:

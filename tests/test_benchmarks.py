@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
-BEGIN, END = "<!-- benchmarks: begin -->", "<!-- end -->"
+BEGIN, END = "<!-- benchmarks: begin -->", "<!-- benchmarks: end -->"
 PAGE = f"# Title\n\nBefore.\n\n{BEGIN}\nan old table\n{END}\n\nAfter, with |.\n"
 
 
