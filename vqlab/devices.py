@@ -4,6 +4,7 @@ import re
 from typing import Any
 
 import lightning
+from lightning.fabric.plugins.environments import LightningEnvironment
 
 from vqlab.errors import UserError
 
@@ -35,16 +36,20 @@ def check_devices(trainer: Any) -> None:
 
 
 def check_started(trainer: lightning.Trainer) -> None:
-    """Raise UserError if there are not as many processes as the Trainer's options ask for.
+    """Raise UserError if torchrun or SLURM has started other than as many processes as the Trainer's options ask for.
 
-    SLURM starts them itself, as many as there are tasks. Where there is one task, a Trainer that waits for none would
-    train on one GPU, and say nothing.
+    Lightning itself says nothing: a Trainer of four devices trains on one where SLURM has one task, and a Trainer of
+    one device trains four times, into one run folder, where there are four.
     """
-    wanted = trainer.num_devices * trainer.num_nodes
-    if trainer.world_size != wanted:
+    environment = trainer._accelerator_connector.cluster_environment
+    if isinstance(environment, LightningEnvironment):  # it starts them by itself
+        return
+    started, devices, nodes = environment.world_size(), trainer.num_devices, trainer.num_nodes
+    if started != devices * nodes:
         raise UserError(
-            f"{trainer.world_size} of {wanted} processes started: under SLURM set --ntasks-per-node="
-            f"{trainer.num_devices} and --nodes={trainer.num_nodes} and call srun vqlab, or unset SLURM_NTASKS"
+            f"{started} of {devices * nodes} processes started: --trainer.devices={devices} and "
+            f"--trainer.num_nodes={nodes} must be torchrun's --nproc_per_node and --nnodes, or SLURM's "
+            "--ntasks-per-node and --nodes with srun vqlab; without srun, unset SLURM_NTASKS"
         )
 
 
