@@ -67,6 +67,35 @@ def test_a_training_is_killed_between_two_bytes_of_a_checkpoint(number, kills):
     assert_ends_as_if_nothing_had_happened(options, killed)
 
 
+KILLED = """
+import os, signal, lightning
+
+class KillInValidation(lightning.Callback):
+    def on_validation_start(self, trainer, pl_module):
+        if trainer.global_step == 20:
+            os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_training_is_killed_in_a_validation_that_falls_on_a_checkpoint(tmp_path, monkeypatch):
+    (tmp_path / "killed.py").write_text(KILLED)
+    monkeypatch.syspath_prepend(tmp_path)
+    prepare("VQGAN")
+    options, killed = ["fit", *SYSTEMS["VQGAN"], *TRAINER, *OFTEN], Path("runs/vqgan/killed")
+    process = os.fork()
+    if not process:
+        try:
+            main([*options, "--name=killed", "--trainer.callbacks+=killed.KillInValidation"])
+        finally:
+            os._exit(1)
+    assert os.waitpid(process, 0)[1] == signal.SIGKILL
+    assert reached(killed / "checkpoints/last.ckpt") == 16, "one of step 20 would let the validation be skipped"
+    call = ["fit", f"--ckpt_path={killed}/checkpoints/last.ckpt", "--trainer.callbacks=null"]
+    main([*call, "--trainer.max_steps=30"])
+    main([*options, "--name=whole", "--trainer.max_steps=30"])
+    assert_same_runs(killed, killed.with_name("whole"))
+
+
 def write_experiment():
     vector = {"class_path": "VectorQuantizer", "init_args": {"num_embeddings": 32, "embedding_dim": 8}}
     base = {

@@ -10,7 +10,7 @@ from tiny import TRAINER, assert_same_runs, logged, reached
 
 from vqlab.cli import main
 
-FIT = ["fit", *SYSTEMS["VQGAN"], *TRAINER, "--trainer.max_steps=20", "--trainer.val_check_interval=4"]
+FIT = ["fit", *SYSTEMS["VQGAN"], *TRAINER, "--trainer.max_steps=20"]
 SIGNALS = """
 import os, signal, lightning
 
@@ -49,21 +49,23 @@ def in_a_process(args):
     return os.waitpid(process, 0)[1]
 
 
-@pytest.mark.parametrize("array", [False, True])
-def test_a_job_whose_time_is_up_goes_on_where_it_was(job, monkeypatch, array):
+@pytest.mark.parametrize(("array", "validate_every"), [(False, 4), (True, 5)])
+def test_a_job_whose_time_is_up_goes_on_where_it_was(job, monkeypatch, array, validate_every):
     if array:
         monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "4200")
         monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "3")
-    call = [*FIT, "--name=job", "--trainer.callbacks+=signals.TimeIsUp"]
+    fit = [*FIT, f"--trainer.val_check_interval={validate_every}"]
+    call = [*fit, "--name=job", "--trainer.callbacks+=signals.TimeIsUp"]
     folder = Path("runs/vqgan/job")
     assert in_a_process(call) == signal.SIGKILL
     assert Path("asked.txt").read_text() == ("requeue 4200_3\n" if array else "requeue 4242\n")
     assert reached(folder / "checkpoints/last.ckpt") == 10, "at the next line of the log, between two batches"
-    assert logged(folder / "metrics.csv")[-1]["step"] == 7, "it was killed before the line of step 9 was written"
+    written = logged(folder / "metrics.csv")[-1]["step"]
+    assert written == (7 if validate_every == 4 else 9), "a checkpoint comes before the line of its batch"
     assert not list(Path().rglob("hpc_ckpt*"))
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
     main(call)
-    main([*FIT, "--name=whole", "--runs=others"])
+    main([*fit, "--name=whole", "--runs=others"])
     assert_same_runs(folder, Path("others/vqgan/whole"))
 
 

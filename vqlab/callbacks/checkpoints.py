@@ -42,6 +42,7 @@ class LastAndBest(Checkpoint):
         self.best_step: int | None = None
         self.line: dict[str, float] | None = None  # of the log, due but not yet written
         self.requeue = Requeue()
+        self.leaving = False  # whether the job is queued again after the next last.ckpt
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Listen for SLURM's signal."""
@@ -57,13 +58,13 @@ class LastAndBest(Checkpoint):
             or (trainer.max_steps != -1 and step >= trainer.max_steps)
             or (last_epoch and trainer.is_last_batch)
         )
-        requeue = self.requeue.is_due(trainer)
-        if stops or requeue or (step % self.every_n_steps == 0 and not accumulating):
+        self.leaving = self.requeue.is_due(trainer) and not stops
+        if trainer.fit_loop.epoch_loop._should_check_val_fx(trainer.fit_loop._data_fetcher):
+            return  # The validation ends with a checkpoint; from one before it, Lightning would go on behind it.
+        if stops or self.leaving or (step % self.every_n_steps == 0 and not accumulating):
             self.line = due_line(trainer)
-            self._save(trainer, "last")
+            self._save_last(trainer)
             self.line = None
-        if requeue and not stops and trainer.is_global_zero:
-            queue_again(self._path(trainer, "last"))
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Save ``best`` if it is, and ``last``."""
@@ -76,7 +77,7 @@ class LastAndBest(Checkpoint):
                 self._save(trainer, "best")
         elif known := ", ".join(sorted(name for name in trainer.callback_metrics if name.startswith("val/"))):
             rank_zero_warn(f"no best.ckpt, {self.monitor} is not logged: set --checkpoint.monitor to one of {known}")
-        self._save(trainer, "last")
+        self._save_last(trainer)
 
     def state_dict(self) -> dict[str, Any]:
         """Best score so far and its step, and the line of the log that this batch will have."""
@@ -86,10 +87,15 @@ class LastAndBest(Checkpoint):
         """Go on from the best score so far."""
         self.best_score, self.best_step = state_dict["best_score"], state_dict["best_step"]
 
-    @staticmethod
-    def _save(trainer: lightning.Trainer, name: str) -> None:
+    def _save_last(self, trainer: lightning.Trainer) -> None:
+        self._save(trainer, "last")
+        if self.leaving and trainer.is_global_zero:
+            queue_again(self._path(trainer, "last"))
+        self.leaving = False
+
+    def _save(self, trainer: lightning.Trainer, name: str) -> None:
         if not trainer.fast_dev_run:  # type: ignore[attr-defined]
-            trainer.save_checkpoint(LastAndBest._path(trainer, name))
+            trainer.save_checkpoint(self._path(trainer, name))
 
     @staticmethod
     def _path(trainer: lightning.Trainer, name: str) -> Path:
