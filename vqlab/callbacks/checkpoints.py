@@ -59,7 +59,7 @@ class LastAndBest(Checkpoint):
             or (last_epoch and trainer.is_last_batch)
         )
         self.leaving = self.requeue.is_due(trainer) and not stops
-        if trainer.fit_loop.epoch_loop._should_check_val_fx(trainer.fit_loop._data_fetcher):
+        if validation_follows(trainer):
             return  # The validation ends with a checkpoint; from one before it, Lightning would go on behind it.
         if stops or self.leaving or (step % self.every_n_steps == 0 and not accumulating):
             self.line = due_line(trainer)
@@ -100,6 +100,12 @@ class LastAndBest(Checkpoint):
     @staticmethod
     def _path(trainer: lightning.Trainer, name: str) -> Path:
         return Path(trainer.default_root_dir) / "checkpoints" / f"{name}.ckpt"
+
+
+def validation_follows(trainer: lightning.Trainer) -> bool:
+    """Whether a validation follows this batch."""
+    batches = trainer.fit_loop._data_fetcher
+    return batches is not None and trainer.fit_loop.epoch_loop._should_check_val_fx(batches)
 
 
 def due_line(trainer: lightning.Trainer) -> dict[str, float] | None:
