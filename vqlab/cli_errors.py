@@ -57,6 +57,8 @@ def misconfigured(error: Exception) -> UserError:
     """Return what Lightning says against the Trainer's options, in one line."""
     if isinstance(error, UserError):
         return error
+    if isinstance(error, KeyError):  # an environment variable that the cluster should have set
+        return UserError(f"{error.args[0]} is not set: under SLURM call srun vqlab, or unset SLURM_NTASKS")
     return UserError(f"{' '.join(str(error).split())[:300]}: see the --trainer options")
 
 

@@ -15,7 +15,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 import vqlab
 from vqlab.callbacks.batch_statistics import BatchStatistics
-from vqlab.callbacks.checkpoints import LastAndBest
+from vqlab.callbacks.checkpoints import LastAndBest, stored_line
 from vqlab.callbacks.ema import EMA
 from vqlab.callbacks.health import Health
 from vqlab.callbacks.learning_rates import LearningRates
@@ -26,7 +26,7 @@ from vqlab.callbacks.step_seed import StepSeed
 from vqlab.callbacks.throughput import Throughput
 from vqlab.cli_errors import explain, misconfigured
 from vqlab.completion import check_font, write_glyphs
-from vqlab.devices import check_devices, num_devices
+from vqlab.devices import check_devices, check_started, num_devices, refuse_sharding
 from vqlab.errors import UserError
 from vqlab.experiments.run_state import FINISHED
 from vqlab.failed_start import leaving_nothing
@@ -34,7 +34,7 @@ from vqlab.libraries import quiet, read_none_as_null
 from vqlab.nn.rebuild import to_spec
 from vqlab.nulls import refuse_nulls
 from vqlab.quantizers.base import MAX_EXPORT
-from vqlab.run_folder import find_run_folder, with_run_config
+from vqlab.run_folder import find_run_folder, requeued_from, with_run_config
 from vqlab.run_loggers import choose_loggers, log_best
 from vqlab.start_run import StartRun
 from vqlab.training.arrays import check_suffix, save_arrays
@@ -190,6 +190,8 @@ class CLI(LightningCLI):
                     self._parser(self.subcommand).link_arguments(
                         f"data.{source}", f"model.init_args.{part}.init_args.{argument}", apply_on="instantiate"
                     )
+        if self.subcommand == "fit":
+            config.ckpt_path = config.get("ckpt_path") or requeued_from(config)
         self.run_folder = find_run_folder(config)
 
     def instantiate_classes(self) -> None:
@@ -209,6 +211,7 @@ class CLI(LightningCLI):
         config = self.config_init[self.subcommand]
         trainer = config["trainer"]
         check_devices(trainer)
+        refuse_sharding(trainer.get("strategy"))
         if not self.model.automatic_optimization:
             accumulate = trainer.get("accumulate_grad_batches")
             refuse_trainer_options(trainer.get("gradient_clip_val"), accumulate, self.model)
@@ -233,9 +236,11 @@ class CLI(LightningCLI):
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[lightning.Callback]) -> lightning.Trainer:
         try:
-            return super()._instantiate_trainer(config, callbacks)
-        except (MisconfigurationException, ValueError, TypeError) as error:
+            trainer = super()._instantiate_trainer(config, callbacks)
+        except (MisconfigurationException, ValueError, TypeError, RuntimeError, KeyError) as error:
             raise misconfigured(error) from error
+        check_started(trainer)
+        return trainer
 
     def before_fit(self) -> None:
         """Check a checkpoint before it is resumed, and say which value wins where it differs from now."""
@@ -257,7 +262,7 @@ class CLI(LightningCLI):
             )
         for logger in self.trainer.loggers:
             if isinstance(logger, CSVLog):
-                logger.resume_from(step)
+                logger.resume_from(step, stored_line(checkpoint))
         if self.trainer.is_global_zero:
             (self.run_folder / FINISHED).unlink(missing_ok=True)
 

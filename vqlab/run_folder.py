@@ -18,14 +18,26 @@ def find_run_folder(config: Namespace) -> Path:
     path = config.get("ckpt_path")
     if path and (folder := run_of(path)):
         return folder
-    model = config.model.class_path.rpartition(".")[2].lower()
-    folder = Path(config.runs) / model / (config.name or time.strftime("%Y%m%d-%H%M%S"))
+    folder = folder_of(config, config.name or time.strftime("%Y%m%d-%H%M%S"))
     if (folder / "config.yaml").exists() or (folder / "checkpoints").exists():
         if config.name:
             last = folder / "checkpoints" / "last.ckpt"
             raise UserError(f"{folder} holds a run: choose another --name, or resume with --ckpt_path {last}")
         folder = folder.with_name(f"{folder.name}-{os.getpid()}")
     return folder
+
+
+def requeued_from(config: Namespace) -> str | None:
+    """Return the ``last.ckpt`` of this named run if SLURM has started the same command before, and it got that far."""
+    if not config.name or os.environ.get("SLURM_RESTART_COUNT", "0") == "0":
+        return None
+    last = folder_of(config, config.name) / "checkpoints" / "last.ckpt"
+    return str(last) if last.exists() else None
+
+
+def folder_of(config: Namespace, name: str) -> Path:
+    """Return the folder of the run of this ``name``."""
+    return Path(config.runs) / config.model.class_path.rpartition(".")[2].lower() / name
 
 
 def run_of(checkpoint: str | Path) -> Path | None:

@@ -112,3 +112,15 @@ def test_other_ranks_write_nothing(monkeypatch):
     logger = log(0, 1)
     logger.resume_from(0)
     assert not logger.path.exists()
+
+
+def test_the_line_that_a_killed_run_did_not_come_to_write():
+    logger = log(0, 1)
+    last = {"step": 2, "time": 1.7e9, "loss": 2.5, "acc": 0.5}
+    logger.resume_from(3, last)
+    expected = [{"step": 0, "loss": 0.5}, {"step": 1, "loss": 1.5}, {"step": 2, "loss": 2.5, "acc": 0.5}]
+    assert rows() == expected
+    logger.resume_from(3, last)
+    assert rows() == expected, "it is there already"
+    logger.log_metrics({"val/loss": 1.0}, 3)
+    assert rows() == [*expected, {"step": 3, "val/loss": 1.0}]

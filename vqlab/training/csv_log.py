@@ -48,10 +48,15 @@ class CSVLog(Logger):
         """Do nothing: config.yaml holds them."""
 
     @rank_zero_only
-    def resume_from(self, step: int) -> None:
-        """Keep the lines of the first ``step`` steps (indices from 0); the resumed run writes the others again."""
-        rows = [row for row in read_rows(self.path) if int(row["step"]) < step]
-        self._rewrite(rows, list(rows[0]) if rows else ["step", "time"])
+    def resume_from(self, step: int, last: dict[str, float] | None = None) -> None:
+        """Keep the lines of the first ``step`` steps (indices from 0); the resumed run writes the others again.
+
+        ``last`` is the line of the last of these steps, which a run that was killed at once may not have written.
+        """
+        rows: list[dict[str, Any]] = [row for row in read_rows(self.path) if int(row["step"]) < step]
+        if last and not any(int(row["step"]) == last["step"] and all(map(row.get, last)) for row in rows):
+            rows.append(last)
+        self._rewrite(rows, list(dict.fromkeys(name for row in rows for name in row)) or ["step", "time"])
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
