@@ -62,6 +62,10 @@ def main() -> None:
     }
     if options.data == "digits":
         contestants["label spreading"] = lambda data, seed: label_spreading(data)
+        game: dict[str, Any] = {"head": "kplus1", "objective": "non_saturating"}
+        contestants["SGAN, non-saturating"] = lambda data, seed: ours(data, seed, options, **game)
+        bounded = game | {"spectral_norm": True}
+        contestants["SGAN, non-saturating, spectral norm"] = lambda data, seed: ours(data, seed, options, **bounded)
     elif options.networks == "conv":  # fully connected ones have it anyway
         matching = {"objective": "feature_matching"}
         contestants["SGAN, feature matching"] = lambda data, seed: ours(data, seed, options, **matching)
@@ -137,7 +141,7 @@ def ours(data: ImageDataModule, seed: int, options: argparse.Namespace, **more: 
     settings: dict[str, Any] = {"lr": 1e-3 if digits else 2e-4}
     if digits or options.networks == "mlp":
         settings |= {"head": "logsumexp", "objective": "feature_matching"}
-    model = SGAN(*networks(options), image_size=data.image_size, **settings, **more)
+    model = SGAN(*networks(options), image_size=data.image_size, **(settings | more))
     seen = DAcc()
     trainer = lightning.Trainer(
         max_steps=options.steps,
@@ -149,6 +153,7 @@ def ours(data: ImageDataModule, seed: int, options: argparse.Namespace, **more: 
     )
     trainer.fit(model, data)
     (test,) = lightning.Trainer(**QUIET).test(model, data, verbose=False)
+    print(*(f"{name} {value:.3f}" for name, value in test.items()))
     return test["test/acc"], seen.late(options.steps)
 
 
