@@ -191,6 +191,19 @@ def test_a_url_gives_the_same_batches_and_each_shard_once(served, shards, tmp_pa
     assert Counter(name for name in asked if name.endswith(".tar")) == tars, "the copies serve the next run"
 
 
+def test_other_shards_at_the_url_are_fetched_and_a_cut_transfer_is_refused(served, tmp_path):
+    url, _ = served
+    cache = tmp_path / "cache"
+    whole = images(data(url, cache=str(cache)).train_dataloader())
+    for copy in cache.glob("*.tar"):
+        copy.write_bytes(b"of another day")
+    shard_files.open_shard.cache_clear()
+    assert images(data(url, cache=str(cache)).train_dataloader()) == whole
+    with refused(f"{url}/val/000000.tar", "its index says"):
+        shard_files.open_shard(f"{url}/val/000000.tar", 7, str(cache), 10**9)
+    assert not list(cache.glob("*.partial"))
+
+
 def test_copies_of_a_url_make_room(served, tmp_path, shards):
     url, _ = served
     size = max(file.stat().st_size for file in shards.rglob("*.tar"))
@@ -276,12 +289,21 @@ def test_bad_index(tmp_path, shards):
     with refused(INDEX, "--index"):
         data(tmp_path)
     write(lengths=good.lengths + 512)
-    with refused("000000.tar", "its index says", "--index"):
-        next(iter(data(tmp_path, batch_size=1).train_dataloader()))
+    with refused("train/000000.tar", "its index says", "--index"):
+        data(tmp_path)
     write()
     (tmp_path / "train" / "000000.tar").unlink()
-    with refused("000000.tar", "cannot be opened", "--data.path"):
-        next(iter(data(tmp_path, batch_size=1).train_dataloader()))
+    with refused("train/000000.tar", "is missing", "--index"):
+        data(tmp_path)
+
+
+def test_a_shard_that_vanishes_in_training(tmp_path):
+    for split in ("train", "val"):
+        pack(tmp_path / split / "0.tar", [("a.png", png())])
+    found = data(tmp_path, batch_size=1)
+    (tmp_path / "train" / "0.tar").unlink()
+    with refused("train/0.tar", "cannot be opened", "--data.path"):
+        next(iter(found.train_dataloader()))
 
 
 def test_a_damaged_image_is_named(tmp_path):

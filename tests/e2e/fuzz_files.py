@@ -20,6 +20,8 @@ from systems import MODELS
 from tiny import TRAINER
 from toy_fonts import box, build
 
+from vqlab.write_shards import write_shards
+
 NAMES = ["a", "ä 字 b", "-x", "a'b", "%s{}", "a\nb", "x" * 200]
 BOMB = gzip.compress(bytes(1 << 26), mtime=0) * 100  # 6.4 GB of zeros in as many kB
 IMAGES = MODELS["VQVAE"]
@@ -70,6 +72,15 @@ def pictures(rng: random.Random, folder: Path) -> Written:
         files.append(path)
     options = ["--data=ImageFolder", "--data.path=images", "--data.image_size=16", "--data.val_fraction=0.3"]
     return [*IMAGES, *options, f"--data.verify={rng.choice(['true', 'false'])}"], files
+
+
+def shards(rng: random.Random, folder: Path) -> Written:
+    pictures(rng, folder)
+    write_shards(folder / "images", folder / "shards", shard_mb=0.002, val_fraction=0.3)
+    if rng.random() < 0.5:
+        (folder / "shards/index.npz").unlink()
+    files = sorted(path for path in (folder / "shards").rglob("*") if path.is_file())
+    return [*IMAGES, "--data=ImageShards", "--data.path=shards", "--data.image_size=16"], files
 
 
 def mnist(rng: random.Random, folder: Path) -> Written:
@@ -229,6 +240,7 @@ TEXTS = [
 MALICE: dict[str, list[Callable[[], bytes]]] = {
     "arrays": ARRAYS,
     "counts": ARRAYS,
+    "shards": [*ARRAYS, lambda: tar_that_leaves()],
     "signals": [
         *ARRAYS,
         lambda: wav_of(0xFFFFFFF0),
@@ -244,6 +256,7 @@ MALICE: dict[str, list[Callable[[], bytes]]] = {
 SOURCES: dict[str, Callable[[random.Random, Path], Written]] = {
     "arrays": arrays,
     "pictures": pictures,
+    "shards": shards,
     "mnist": mnist,
     "cifar": cifar,
     "signals": signals,

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from vqlab.data.image_folder import decode_square
 from vqlab.data.images import ImageDataModule, channel_statistics
-from vqlab.data.shard_files import is_url, open_shard, url_errors
+from vqlab.data.shard_files import is_url, open_shard, require_length, url_errors
 from vqlab.data.splits import Batch, Split, require_at_least
 from vqlab.data.tar_index import INDEX, WRITE_IT, TarIndex, index_shards, read_index
 from vqlab.errors import UserError
@@ -184,8 +184,14 @@ def find_index(path: str) -> TarIndex:
         raise UserError(f"{path} is not a folder: set --data.path to a folder of shards, or its URL")
     if not (root / INDEX).exists():
         return index_shards(root)
-    with open(root / INDEX, "rb") as opened:
-        return read_index(opened, str(root / INDEX))
+    try:
+        with open(root / INDEX, "rb") as opened:
+            index = read_index(opened, str(root / INDEX))
+    except OSError as error:
+        raise UserError(f"{root / INDEX} cannot be opened ({error.strerror}): remove it, or {WRITE_IT}") from error
+    for name, length in zip(index.names.tolist(), index.lengths.tolist(), strict=True):
+        require_length(f"{path}/{name}", os.path.getsize(root / name) if (root / name).is_file() else None, length)
+    return index
 
 
 def split_index(index: TarIndex, path: str) -> dict[str, TarIndex]:

@@ -47,29 +47,35 @@ def open_shard(path: str, length: int, cache: str, limit: int) -> IO[bytes]:
     Raises:
         UserError: If it is missing or has another length.
     """
+    if is_url(path):
+        return _open_copy(path, length, Path(cache), limit)
     try:
-        file = _open_copy(path, Path(cache), limit) if is_url(path) else open(path, "rb")  # noqa: SIM115
+        file = open(path, "rb")  # noqa: SIM115
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise UserError(f"{path} cannot be opened ({reason}): set --data.path to where the shards are") from error
-    found = os.fstat(file.fileno()).st_size
-    if found != length:
-        file.close()
-        raise UserError(
-            f"{path} has {found} bytes where its index says {length}: copy it again, or write the index again by "
-            "python -m vqlab.write_shards --index FOLDER"
-        )
+    require_length(path, os.fstat(file.fileno()).st_size, length)
     return file
 
 
-def _open_copy(url: str, folder: Path, limit: int) -> IO[bytes]:
+def require_length(path: str, found: int | None, length: int) -> None:
+    """Raise a UserError unless a shard has the bytes that its index says; ``found`` is None where there is no file."""
+    if found != length:
+        got = "is missing" if found is None else f"has {found} bytes"
+        raise UserError(
+            f"{path} {got} where its index says {length} bytes: copy it again, or write the index again by "
+            "python -m vqlab.write_shards --index FOLDER"
+        )
+
+
+def _open_copy(url: str, length: int, folder: Path, limit: int) -> IO[bytes]:
     """Fetch a URL unless its copy is there; processes that want the same one wait for the first."""
     copy = folder / f"{hashlib.sha256(url.encode()).hexdigest()[:32]}.tar"
     with disk_errors(copy, "--data.cache"):
         folder.mkdir(parents=True, exist_ok=True)
         with open(copy.with_suffix(".lock"), "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            if copy.exists():
+            if copy.exists() and copy.stat().st_size == length:  # another length: other shards lie there now
                 os.utime(copy)
                 return open(copy, "rb")
             partial = copy.with_suffix(".partial")
@@ -77,6 +83,7 @@ def _open_copy(url: str, folder: Path, limit: int) -> IO[bytes]:
                 with url_errors(url):
                     filesystem, path = fsspec.url_to_fs(url)
                     filesystem.get_file(path, str(partial))
+                require_length(url, partial.stat().st_size, length)
                 os.replace(partial, copy)
             finally:
                 partial.unlink(missing_ok=True)

@@ -58,7 +58,7 @@ def index_shards(root: Path) -> TarIndex:
     Raises:
         UserError: If there is none, one is damaged or compressed, or they hold no image.
     """
-    files = sorted(root.rglob("*.tar"))
+    files = sorted(file for file in root.rglob("*.tar") if file.is_file())
     if not files:
         raise UserError(f"{root} holds no *.tar: set --data.path to a folder of shards")
     parts = [
