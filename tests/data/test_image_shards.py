@@ -315,8 +315,10 @@ def test_a_damaged_image_is_named(tmp_path):
 
 def test_bad_urls(served, tmp_path):
     url, _ = served
-    with refused(f"{url}/nowhere/{INDEX}", "cannot be read", "--index"):
+    with refused(f"{url}/nowhere/{INDEX} cannot be read (FileNotFoundError)", "--index"):
         data(f"{url}/nowhere")
+    with refused("cannot be read (Cannot connect to host", "--data.path"):
+        data("http://127.0.0.1:1/shards")
     with refused("nosuch://", "cannot be read", "--data.path"):
         data("nosuch://host/shards")
 
