@@ -315,7 +315,7 @@ def test_a_damaged_image_is_named(tmp_path):
 
 def test_bad_urls(served, tmp_path):
     url, _ = served
-    with refused(f"{url}/nowhere/{INDEX} cannot be read (FileNotFoundError)", "--index"):
+    with refused(f"{url}/nowhere/{INDEX} cannot be read (404", "--index"):
         data(f"{url}/nowhere")
     with refused("cannot be read (Cannot connect to host", "--data.path"):
         data("http://127.0.0.1:1/shards")

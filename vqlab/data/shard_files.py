@@ -31,7 +31,7 @@ def url_errors(url: str) -> Iterator[None]:
         raise
     except Exception as error:  # each store raises its own kinds
         said = " ".join(str(error.__cause__ or error).split())[:200]  # fsspec's own error may be nothing but the URL
-        reason = said if said not in ("", url) else type(error).__name__
+        reason = said or type(error).__name__
         raise UserError(f"{url} cannot be read ({reason}): check --data.path, the network and the key") from error
 
 
