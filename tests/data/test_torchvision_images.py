@@ -123,6 +123,13 @@ def test_failed_download_is_one_line_and_leaves_nothing(tmp_path, offline, sourc
     assert socket.getdefaulttimeout() == before
 
 
+def test_an_archive_that_is_no_file_is_not_copied(tmp_path, offline):
+    (tmp_path / "cifar-10-python.tar.gz").symlink_to("/dev/zero")
+    with pytest.raises(UserError, match="CIFAR10 could not be downloaded"):
+        CIFAR10(str(tmp_path)).prepare_data()
+    assert [file.name for file in tmp_path.iterdir()] == ["cifar-10-python.tar.gz"]
+
+
 class Answer:
     """A server's answer that breaks off after ``content``."""
 

@@ -108,6 +108,12 @@ def test_null_reaches_a_nested_option():
     assert vqlab.load("runs/vqvae/never/checkpoints/last.ckpt").quantizer.revive_after is None
 
 
+def test_a_run_without_a_log():
+    fit("--name=quiet", "--trainer.max_steps=3", "--trainer.log_every_n_steps=0")
+    assert Path("runs/vqvae/quiet/checkpoints/last.ckpt").exists()
+    assert not Path("runs/vqvae/quiet/metrics.csv").exists()
+
+
 def test_wandb_goes_offline_without_a_key_and_asks_nothing(tmp_path):
     env = {k: v for k, v in os.environ.items() if not k.startswith("WANDB")} | {"HOME": str(tmp_path)}
     args = [sys.executable, "-m", "vqlab", *FIT, *QUICK, "--name=offline"]

@@ -125,7 +125,8 @@ class Health(lightning.Callback):
         self.ending, self.before = [], {}
         course, checkpoint = self.course, trainer.checkpoint_callback
         course.steps = training_steps(trainer)
-        course.lines_planned = course.steps / trainer.log_every_n_steps  # type: ignore[attr-defined]
+        interval: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
+        course.lines_planned = course.steps / interval if interval else 0
         course.num_embeddings = getattr(getattr(pl_module, "quantizer", None), "num_embeddings", 0)
         course.num_classes = getattr(pl_module, "num_classes", 0)
         course.monitor = getattr(checkpoint, "monitor", None) or "val/loss"

@@ -43,7 +43,7 @@ def download_whole(
     try:
         Path(root).mkdir(parents=True, exist_ok=True)
         partial = tempfile.mkdtemp(prefix=".download-", dir=root)
-        for archive in Path(root).glob(archives):
+        for archive in filter(Path.is_file, Path(root).glob(archives)):  # a link may lead to a device without end
             copy = Path(partial) / archive.relative_to(root)
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(archive, copy)
