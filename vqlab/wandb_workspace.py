@@ -6,11 +6,10 @@
 Each call adds a saved view to the project; no run and no other view is touched.
 """
 
-import sys
 from collections.abc import Sequence
 from typing import Any
 
-from vqlab.arguments import Parser
+from vqlab.arguments import Parser, as_script
 from vqlab.errors import UserError
 
 STEP = "trainer/global_step"
@@ -74,8 +73,4 @@ def create(args: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        create(sys.argv[1:])
-    except UserError as error:
-        print(f"vqlab: error: {error}", file=sys.stderr)
-        sys.exit(2)
+    as_script(create)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from vqlab.arguments import Parser
+from vqlab.arguments import Parser, as_script
 from vqlab.data.files import counted
 from vqlab.data.image_folder import ImageFolder, label_files
 from vqlab.data.tar_index import INDEX, index_shards, save_index
@@ -106,8 +106,4 @@ def main(args: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main(sys.argv[1:])
-    except UserError as error:
-        print(f"vqlab: error: {error}", file=sys.stderr)
-        sys.exit(2)
+    as_script(main)
