@@ -106,11 +106,8 @@ class ImageFolder(ImageDataModule):
         num_workers: int | None = None,
         **common: Any,
     ) -> None:
-        workers = min(4, os.cpu_count() or 1) if num_workers is None else num_workers
-        super().__init__(num_workers=workers, **common)
-        require_at_least("image_size", image_size, 1, mend=64)
-        if channels not in (1, 3):
-            raise UserError(f"channels must be 3 (colour) or 1 (grey), got {channels}: set --data.channels=3")
+        super().__init__(num_workers=decoding_workers(num_workers), **common)
+        check_decoding(image_size, channels, mend=64)
         self.path = path
         self.image_size = image_size
         self.channels = channels
@@ -167,6 +164,18 @@ class ImageFolder(ImageDataModule):
         log.warning(f"left out {len(corrupt)} of {len(files)} images that cannot be decoded: {names}")
         bad = set(corrupt)
         return [file for file in files if file not in bad]
+
+
+def decoding_workers(num_workers: int | None) -> int:
+    """Return how many processes decode: null takes one per core, up to 4."""
+    return min(4, os.cpu_count() or 1) if num_workers is None else num_workers
+
+
+def check_decoding(image_size: int, channels: int, mend: int) -> None:
+    """Raise a UserError unless images can be decoded to that size and channels; ``mend`` is the size to name."""
+    require_at_least("image_size", image_size, 1, mend)
+    if channels not in (1, 3):
+        raise UserError(f"channels must be 3 (colour) or 1 (grey), got {channels}: set --data.channels=3")
 
 
 def decode_square(file: str | Path | IO[bytes], size: int, channels: int = 3) -> Tensor:

@@ -11,7 +11,7 @@ import fsspec
 import torch
 from torch import Tensor
 
-from vqlab.data.image_folder import decode_square
+from vqlab.data.image_folder import check_decoding, decode_square, decoding_workers
 from vqlab.data.images import ImageDataModule, channel_statistics
 from vqlab.data.shard_files import is_url, open_shard, require_length, url_errors
 from vqlab.data.splits import Batch, Split, require_at_least
@@ -113,12 +113,9 @@ class ImageShards(ImageDataModule):
         num_workers: int | None = None,
         **common: Any,
     ) -> None:
-        workers = min(4, os.cpu_count() or 1) if num_workers is None else num_workers
-        super().__init__(num_workers=workers, **common)
-        require_at_least("image_size", image_size, 1, mend=256)
+        super().__init__(num_workers=decoding_workers(num_workers), **common)
+        check_decoding(image_size, channels, mend=256)
         require_at_least("shuffle_shards", shuffle_shards, 1, mend=8)
-        if channels not in (1, 3):
-            raise UserError(f"channels must be 3 (colour) or 1 (grey), got {channels}: set --data.channels=3")
         if not cache_gb > 0:
             raise UserError(f"cache_gb must be positive, got {cache_gb}: set --data.cache_gb=100")
         self.path, self.image_size, self.channels, self.shuffle_shards = path, image_size, channels, shuffle_shards

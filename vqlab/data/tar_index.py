@@ -120,19 +120,30 @@ def read_index(file: IO[bytes], name: str) -> TarIndex:
     try:
         with np.load(file, allow_pickle=False) as arrays:
             index = TarIndex(**arrays)
-        shards, images = len(index.names), len(index.shard)
-        sound = all(array.ndim == 1 for array in vars(index).values())
-        sound = sound and len(index.lengths) == shards and index.names.dtype.kind == "U"
-        sound = sound and all(len(array) == images for array in (index.offset, index.size, index.label))
-        sound = sound and images > 0 and index.shard.min() >= 0 and index.shard.max() < shards
-        sound = sound and index.offset.min() >= 0 and index.size.min() >= 0
-        sound = sound and bool((index.offset + index.size <= index.lengths[index.shard]).all())
+        sound = is_sound(index)
     except (ValueError, TypeError, KeyError, EOFError, OSError, zipfile.BadZipFile) as error:
         raise UserError(f"{name} cannot be read as an index of shards: {WRITE_IT}") from error
-    inside = all(not shard.startswith("/") and ".." not in shard.split("/") for shard in index.names.tolist())
-    if not (sound and inside):
+    if not sound:
         raise UserError(f"{name} is no index of shards that lie beside it: {WRITE_IT}")
     return index
+
+
+def is_sound(index: TarIndex) -> bool:
+    """Return whether the arrays fit each other, each image lies in its shard, and each shard below the root."""
+    shards, images = len(index.names), len(index.shard)
+    return bool(
+        all(array.ndim == 1 for array in vars(index).values())
+        and index.names.dtype.kind == "U"
+        and len(index.lengths) == shards
+        and all(len(array) == images for array in (index.offset, index.size, index.label))
+        and images > 0
+        and index.shard.min() >= 0
+        and index.shard.max() < shards
+        and index.offset.min() >= 0
+        and index.size.min() >= 0
+        and (index.offset + index.size <= index.lengths[index.shard]).all()
+        and all(not name.startswith("/") and ".." not in name.split("/") for name in index.names.tolist())
+    )
 
 
 def _class(opened: IO[bytes] | None, file: Path, member: tarfile.TarInfo) -> int:
