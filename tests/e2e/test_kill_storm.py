@@ -2,17 +2,15 @@
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import storm
 import warm_vqlab
-import yaml
+from forks import fork, status_of, stop
 from systems import OFTEN, SYSTEMS, prepare
-from tiny import AUTOENCODER, DATA, TRAINER, assert_same_runs, command, fit, reached
+from tiny import TRAINER, assert_same_runs, command, fit, reached, write_experiment
 
 from vqlab.check_options import complaints
 from vqlab.cli import main
@@ -20,8 +18,8 @@ from vqlab.report_command import report
 from vqlab.sweep_command import sweep
 
 SPAN = 2.0  # seconds within which a training is killed: some hundred steps, and as many checkpoints
-STEPS = 30
-NAMES = [f"{row}_seed{seed}" for row in ("vector", "fsq") for seed in (0, 1)]
+ROWS = [{"name": "vector"}, {"name": "fsq", "model.quantizer": "FSQ", "model.quantizer.levels": [5, 5]}]
+NAMES = [f"{row['name']}_seed{seed}" for row in ROWS for seed in (0, 1)]
 
 
 def begin(kind, number):
@@ -82,13 +80,8 @@ def test_a_training_is_killed_in_a_validation_that_falls_on_a_checkpoint(tmp_pat
     monkeypatch.syspath_prepend(tmp_path)
     prepare("VQGAN")
     options, killed = ["fit", *SYSTEMS["VQGAN"], *TRAINER, *OFTEN], Path("runs/vqgan/killed")
-    process = os.fork()
-    if not process:
-        try:
-            main([*options, "--name=killed", "--trainer.callbacks+=killed.KillInValidation"])
-        finally:
-            os._exit(1)
-    assert os.waitpid(process, 0)[1] == signal.SIGKILL
+    dying = fork(main, [*options, "--name=killed", "--trainer.callbacks+=killed.KillInValidation"])
+    assert status_of(dying) == signal.SIGKILL
     assert reached(killed / "checkpoints/last.ckpt") == 16, "one of step 20 would let the validation be skipped"
     call = ["fit", f"--ckpt_path={killed}/checkpoints/last.ckpt", "--trainer.callbacks=null"]
     main([*call, "--trainer.max_steps=30"])
@@ -96,32 +89,9 @@ def test_a_training_is_killed_in_a_validation_that_falls_on_a_checkpoint(tmp_pat
     assert_same_runs(killed, killed.with_name("whole"))
 
 
-def write_experiment():
-    vector = {"class_path": "VectorQuantizer", "init_args": {"num_embeddings": 32, "embedding_dim": 8}}
-    base = {
-        "model": {"class_path": "VQVAE", "init_args": {"quantizer": vector, "lr": 0.002}},
-        "data": {"class_path": "Digits"},
-        "trainer": {"max_steps": STEPS, "val_check_interval": 10},
-        "checkpoint": {"every_n_steps": 5},
-    }
-    rows = [{"name": "vector"}, {"name": "fsq", "model.quantizer": "FSQ", "model.quantizer.levels": [5, 5]}]
-    common = dict(option.removeprefix("--").split("=") for option in [*AUTOENCODER, *DATA])
-    Path("base.yaml").write_text(yaml.safe_dump(base))
-    Path("x.yaml").write_text(yaml.safe_dump({"base": "base.yaml", "common": common, "rows": rows, "seeds": [0, 1]}))
-
-
 def start_sweep(call, command):
-    """Sweep in a process of its own, forked from this one, which has everything imported."""
-    process = os.fork()
-    if not process:
-        status = 1
-        try:
-            with Path("output.txt").open("w", buffering=1) as sys.stdout:
-                sweep(call, command, complaints)
-            status = 0
-        finally:
-            os._exit(status)
-    return process
+    """Sweep in a process of its own."""
+    return fork(sweep, call, command, complaints, output=Path("output.txt"))
 
 
 def finished(runs):
@@ -133,26 +103,25 @@ def finished(runs):
 @pytest.mark.parametrize(("number", "kills"), storm.shares("sweep", most=4))
 def test_a_sweep_is_killed_and_started_again_and_again(number, kills):
     draw, runs = storm.draws("sweep", number), Path("runs/vqvae")
-    write_experiment()
+    write_experiment(*ROWS)
     call = ["x.yaml", "--jobs=2", "--wandb.mode=disabled", *TRAINER]
     done = {}
     with warm_vqlab.serve() as command:
         begun = time.monotonic()
-        assert os.waitpid(start_sweep([*call, "--runs=calm"], command), 0)[1] == 0, Path("output.txt").read_text()
+        assert status_of(start_sweep([*call, "--runs=calm"], command)) == 0, Path("output.txt").read_text()
         whole = time.monotonic() - begun
         for _ in range(kills):
             process = start_sweep(call, command)
             time.sleep(draw.uniform(0, whole / (kills + 1)))
-            os.kill(process, signal.SIGSTOP)  # so that it starts no more of them
-            children = subprocess.run(["ps", "-o", "pid=", "--ppid", str(process)], capture_output=True, text=True)
-            victims = [*map(int, children.stdout.split())] if draw.random() < 0.5 else []  # else its rows go on alone
+            children = stop(process)
+            victims = children if draw.random() < 0.5 else []  # else its rows go on alone
             for victim in [*victims, process]:
                 os.kill(victim, signal.SIGKILL)
-            assert os.waitpid(process, 0)[1] == signal.SIGKILL, "the test was too slow to kill it"
+            assert status_of(process) == signal.SIGKILL, "the test was too slow to kill it"
             done |= finished(runs)
             for folder in runs.glob("*"):
                 storm.assert_whole(folder)
-        assert os.waitpid(start_sweep(call, command), 0)[1] == 0, Path("output.txt").read_text()
+        assert status_of(start_sweep(call, command)) == 0, Path("output.txt").read_text()
     assert done == {path: storm.state(path) for path in done}, "a row that was finished was run again"
     for name in NAMES:
         assert_same_runs(runs / name, Path("calm/vqvae") / name)

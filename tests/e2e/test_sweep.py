@@ -2,42 +2,25 @@
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import warm_vqlab
-import yaml
-from tiny import AUTOENCODER, DATA, TRAINER, logged
+from forks import fork, status_of, stop
+from tiny import TRAINER, logged, write_experiment
 
 from vqlab.check_options import complaints
 from vqlab.report_command import report
 from vqlab.sweep_command import sweep
 
-STEPS = 30
+ROWS = [
+    {"name": "ema"},
+    {"name": "loss", "model.quantizer.codebook_update": "loss"},
+    {"name": "fsq", "model.quantizer": "FSQ", "model.quantizer.levels": [5, 5]},
+]
 NAMES = [f"{row}_seed{seed}" for row in ("ema", "loss", "fsq") for seed in (0, 1)]
 LATER = NAMES[2:]  # the first two end at the same time, so that one of them is soon too late to be killed
 SWEEP = ["x.yaml", "--jobs=2", "--wandb.mode=disabled", *TRAINER]
-
-
-def write():
-    """Write a base config and an experiment over it that trains for a few steps."""
-    vector = {"class_path": "VectorQuantizer", "init_args": {"num_embeddings": 32, "embedding_dim": 8}}
-    base = {
-        "model": {"class_path": "VQVAE", "init_args": {"quantizer": vector, "lr": 0.002}},
-        "data": {"class_path": "Digits"},
-        "trainer": {"max_steps": STEPS, "val_check_interval": 10},
-        "checkpoint": {"every_n_steps": 5},
-    }
-    rows = [
-        {"name": "ema"},
-        {"name": "loss", "model.quantizer.codebook_update": "loss"},
-        {"name": "fsq", "model.quantizer": "FSQ", "model.quantizer.levels": [5, 5]},
-    ]
-    common = dict(option.removeprefix("--").split("=") for option in [*AUTOENCODER, *DATA])
-    Path("base.yaml").write_text(yaml.safe_dump(base))
-    Path("x.yaml").write_text(yaml.safe_dump({"base": "base.yaml", "common": common, "rows": rows, "seeds": [0, 1]}))
 
 
 def folder(name):
@@ -57,20 +40,11 @@ def calls(name):
 def start(command):
     """Sweep in a process of its own, which is forked, too; return its id and its output."""
     output = Path("output.txt")
-    process = os.fork()
-    if not process:
-        status = 1
-        try:
-            with output.open("w", buffering=1) as sys.stdout:
-                sweep(SWEEP, command, complaints)
-            status = 0
-        finally:
-            os._exit(status)
-    return process, output
+    return fork(sweep, SWEEP, command, complaints, output=output), output
 
 
 def test_killed_in_the_middle_and_started_again():
-    write()
+    write_experiment(*ROWS)
     with warm_vqlab.serve() as command:
         process, output = start(command)
         begun = time.monotonic()
@@ -81,18 +55,16 @@ def test_killed_in_the_middle_and_started_again():
             assert os.waitpid(process, os.WNOHANG)[0] == 0, output.read_text()
             assert time.monotonic() - begun < 240
             time.sleep(0.005)
-        os.kill(process, signal.SIGSTOP)  # so that it starts no more of them
-        children = subprocess.run(["ps", "-o", "pid=", "--ppid", str(process)], capture_output=True, text=True)
-        for number in [*map(int, children.stdout.split()), process]:
+        for number in [*stop(process), process]:
             os.kill(number, signal.SIGKILL)
-        os.waitpid(process, 0)
+        status_of(process)
         time.sleep(0.1)
         assert not is_finished(half[0]), "the test was too slow to kill it"
         whole = {name for name in NAMES if is_finished(name)}
         before = {path: path.stat().st_mtime_ns for name in whole for path in folder(name).rglob("*")}
 
         process, output = start(command)
-        assert os.waitpid(process, 0)[1] == 0, output.read_text()
+        assert status_of(process) == 0, output.read_text()
     lines = output.read_text()
     assert lines.startswith(f"{len(NAMES) - len(whole)} of 6 rows to run")
     assert all(map(is_finished, NAMES))

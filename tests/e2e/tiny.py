@@ -7,8 +7,10 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
+import yaml
 
 from vqlab.cli import main
 
@@ -51,6 +53,21 @@ UNCOMPARABLE = {"time", "train/samples_per_second"}
 def fit(*options: str) -> None:
     """Run ``vqlab fit`` in this process."""
     main([*FIT, *options])
+
+
+def write_experiment(*rows: dict[str, Any]) -> None:
+    """Write x.yaml, an experiment of ``rows`` and two seeds over base.yaml, 30 steps each."""
+    vector = {"class_path": "VectorQuantizer", "init_args": {"num_embeddings": 32, "embedding_dim": 8}}
+    base = {
+        "model": {"class_path": "VQVAE", "init_args": {"quantizer": vector, "lr": 0.002}},
+        "data": {"class_path": "Digits"},
+        "trainer": {"max_steps": 30, "val_check_interval": 10},
+        "checkpoint": {"every_n_steps": 5},
+    }
+    common = dict(option.removeprefix("--").split("=") for option in [*AUTOENCODER, *DATA])
+    Path("base.yaml").write_text(yaml.safe_dump(base))
+    sweep = {"base": "base.yaml", "common": common, "rows": list(rows), "seeds": [0, 1]}
+    Path("x.yaml").write_text(yaml.safe_dump(sweep))
 
 
 def fails(capsys, args: list[str]) -> str:

@@ -5,6 +5,7 @@ import signal
 from pathlib import Path
 
 import pytest
+from forks import fork, status_of
 from systems import SYSTEMS
 from tiny import TRAINER, assert_same_runs, logged, reached
 
@@ -36,19 +37,6 @@ def job(monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(tmp_path)
 
 
-def in_a_process(args):
-    """Run ``vqlab`` in a process that is forked from this one; return how it ended."""
-    process = os.fork()
-    if not process:
-        status = 1
-        try:
-            main(args)
-            status = 0
-        finally:
-            os._exit(status)
-    return os.waitpid(process, 0)[1]
-
-
 @pytest.mark.parametrize(("array", "validate_every"), [(False, 4), (True, 5)])
 def test_a_job_whose_time_is_up_goes_on_where_it_was(job, monkeypatch, array, validate_every):
     if array:
@@ -57,7 +45,7 @@ def test_a_job_whose_time_is_up_goes_on_where_it_was(job, monkeypatch, array, va
     fit = [*FIT, f"--trainer.val_check_interval={validate_every}"]
     call = [*fit, "--name=job", "--trainer.callbacks+=signals.TimeIsUp"]
     folder = Path("runs/vqgan/job")
-    assert in_a_process(call) == signal.SIGKILL
+    assert status_of(fork(main, call)) == signal.SIGKILL
     assert Path("asked.txt").read_text() == ("requeue 4200_3\n" if array else "requeue 4242\n")
     assert reached(folder / "checkpoints/last.ckpt") == 10, "at the next line of the log, between two batches"
     written = logged(folder / "metrics.csv")[-1]["step"]
