@@ -1,6 +1,6 @@
 """Memory and time of a training step as images, codes, topics, signals and data grow, and the law that they follow.
 
-    python benchmarks/scale.py                          # the table of the README, about 20 minutes of one core
+    python benchmarks/scale.py                          # the table of the README, about 10 minutes of one core
     python benchmarks/scale.py --only "VQGAN" "JSA"     # some rows
 
 Each value runs in a process of its own: three steps under the Lightning Trainer, one thread. Memory is the largest
@@ -9,24 +9,27 @@ fitted to the first two values; the row shows how it meets the last measured val
 """
 
 import argparse
-import json
-import resource
-import subprocess
+import logging
+import multiprocessing
 import sys
 import time
 import warnings
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import lightning
 import torch
+from measuring import resident, start_peak
+from ratios import processor, table
+from sgan import QUIET, Clock
 from torch.utils.data import DataLoader
 
 import vqlab
 
 MIB = 2**20
+STEPS = 3
 
 
 @dataclass(frozen=True)
@@ -43,26 +46,10 @@ class Case:
 
 def step(model: lightning.LightningModule, batch: dict[str, torch.Tensor]) -> float:
     """Train on one batch three times and return the CPU seconds of the last."""
-    seconds: list[float] = []
-
-    class Clock(lightning.Callback):
-        def on_train_batch_start(self, *args: Any) -> None:
-            seconds.append(-time.process_time())
-
-        def on_train_batch_end(self, *args: Any) -> None:
-            seconds[-1] += time.process_time()
-
-    trainer = lightning.Trainer(
-        max_steps=3,
-        callbacks=[Clock()],
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
-    trainer.fit(model, DataLoader([batch] * 3, batch_size=None))  # type: ignore[arg-type]
-    return seconds[-1]
+    clock = Clock(STEPS - 1)
+    data: Any = DataLoader([batch] * STEPS, batch_size=None)  # type: ignore[arg-type]
+    lightning.Trainer(max_steps=STEPS, callbacks=[clock], **QUIET).fit(model, data)
+    return clock.seconds
 
 
 def images(count: int, channels: int, size: int) -> dict[str, torch.Tensor]:
@@ -187,24 +174,14 @@ CASES = {
 
 
 def measure(name: str, value: int) -> tuple[float, float]:
-    """Return MiB and CPU seconds of a case at a value, measured in a process of its own."""
-    child = [sys.executable, __file__, "--child", name, str(value)]
-    done = subprocess.run(child, capture_output=True, text=True)
-    if done.returncode:
-        raise RuntimeError(f"{name} at {value}: {done.stderr[-2000:]}")
-    memory, seconds = json.loads(done.stdout.splitlines()[-1])
-    return memory, seconds
-
-
-def child(name: str, value: int) -> None:
-    """Run a case and print its memory and seconds."""
+    """Return MiB and CPU seconds of a case at a value; called in a process of its own."""
     warnings.filterwarnings("ignore")
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     torch.set_num_threads(1)
     vqlab.VQVAE()  # so that modules which are imported late are there
-    before = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+    before = start_peak()
     seconds = CASES[name].run(value)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    print(json.dumps([(peak - before) / MIB, seconds]))
+    return (resident("VmHWM") - before) / MIB, seconds
 
 
 def fit(xs: list[float], ys: list[float]) -> Callable[[float], float]:
@@ -213,9 +190,9 @@ def fit(xs: list[float], ys: list[float]) -> Callable[[float], float]:
     return lambda x: ys[0] + slope * (x - xs[0])
 
 
-def row(name: str, case: Case) -> list[str]:
+def row(name: str, case: Case, processes: ProcessPoolExecutor) -> list[str]:
     """Measure a case at all its values and return its row of the table."""
-    memory, seconds = zip(*(measure(name, value) for value in case.values), strict=True)
+    memory, seconds = zip(*(processes.submit(measure, name, value).result() for value in case.values), strict=True)
     xs = [case.f(value) for value in case.values]
     law = fit(xs[:2], list(memory))
     best = fit([xs[0], xs[-1]], [memory[0], memory[-1]])
@@ -231,31 +208,19 @@ def row(name: str, case: Case) -> list[str]:
 
 
 def main() -> None:
-    """Print the table, or as the child of that, one measurement."""
+    """Measure and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", default=[""], help="rows whose names begin so")
-    parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.child:
-        child(options.child[0], int(options.child[1]))
-        return
-    from quantizers import processor, table
-
-    chosen = {name: case for name, case in CASES.items() if name.startswith(tuple(options.only))}
     rows = []
-    for name, case in chosen.items():
-        rows.append(row(name, case))
-        print(*rows[-1], sep=" | ", file=sys.stderr, flush=True)
+    # spawn: a fork would begin with the memory of this process.
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), max_tasks_per_child=1) as processes:
+        for name, case in CASES.items():
+            if name.startswith(tuple(options.only)):
+                rows.append(row(name, case, processes))
+                print(*rows[-1], sep=" | ", file=sys.stderr, flush=True)
     print(processor())
-    head = [
-        "",
-        "grows",
-        "values",
-        "MiB",
-        "law of the first two at the last",
-        "beyond, by the law",
-        "CPU time of a step",
-    ]
+    head = ["", "grows", "values", "MiB", "law of the first two at the last", "beyond, by the law", "time of a step"]
     print(table(head, rows))
 
 
