@@ -11,6 +11,7 @@ import yaml
 from vqlab.arguments import Parser
 from vqlab.errors import UserError
 from vqlab.experiments.checkpoint_outline import Weight, read_outline
+from vqlab.experiments.markup import printable
 from vqlab.experiments.run_state import CONFIG, settings_of
 from vqlab.experiments.runs import read_run
 from vqlab.experiments.settings import Settings, flatten, monitor_of
@@ -25,7 +26,7 @@ def info(args: Sequence[str]) -> None:
     """
     options = _parser().parse_args(args)
     facts = read_facts(options.checkpoint)
-    print(json.dumps(facts, indent=2) if options.json else "\n".join(lines(facts)))
+    print(json.dumps(facts, indent=2) if options.json else "\n".join(map(printable, lines(facts))))
 
 
 def _parser() -> Parser:

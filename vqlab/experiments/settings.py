@@ -2,9 +2,10 @@
 
 import json
 import math
+from collections import Counter
 from collections.abc import Hashable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import yaml
 
@@ -15,7 +16,7 @@ Settings = dict[str, Any]
 # Settings that count training steps; ``num_mis_steps``, for one, does not.
 STEP_COUNTS = {"max_steps", "val_check_interval", "warmup_steps", "hold_steps", "total_steps", "decay_steps"}
 STEP_COUNTS |= {"disc_start", "disc_warmup", "grace_steps", "gan_grace_steps"}
-
+LARGEST, DEEPEST = 100_000, 100  # values and levels in a file
 
 # Beginnings of settings that do not change a run's figures.
 HARMLESS = (
@@ -39,8 +40,8 @@ class UniqueKeys(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         """Refuse a key that is there twice."""
-        keys = [key.value for key, _ in node.value]
-        if twice := next((key for key in keys if keys.count(key) > 1), None):
+        keys = Counter(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode))
+        if twice := next((key for key, count in keys.items() if count > 1), None):
             raise yaml.constructor.ConstructorError(None, None, f"{twice} is there twice", node.start_mark)
         return super().construct_mapping(node, deep)
 
@@ -52,13 +53,32 @@ def read_yaml(path: Path) -> dict[str, Any]:
         UserError: If it cannot be read, is no valid YAML, or holds something else.
     """
     try:
-        found = yaml.load(path.read_text(), UniqueKeys)
+        content = path.read_bytes()
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}): check the path") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    return parse_yaml(content, path)
+
+
+def parse_yaml(content: bytes, path: Path) -> dict[str, Any]:
+    """Return the mapping in the ``content`` of a YAML file.
+
+    Raises:
+        UserError: If it is no valid YAML, holds something else, or repeats its parts by aliases without an end.
+    """
+    try:
+        found = yaml.load(content.decode("utf-8-sig"), UniqueKeys)
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: bytes that are no text, the 31st of June
         raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}"[:300]) from error
     if not isinstance(found, dict):
         raise UserError(f"{path} holds no settings: it must be a mapping of names to values")
+    rest, size = [(found, 0)], 0
+    while rest:  # an alias is one object in many places, perhaps within itself
+        (value, depth), size = rest.pop(), size + 1
+        if size > LARGEST or depth > DEEPEST:
+            limits = f"{LARGEST:,} values or {DEEPEST} levels"
+            raise UserError(f"{path} holds more than {limits}, its aliases written out: write fewer")
+        parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+        rest += [(part, depth + 1) for part in parts]
     return found
 
 
@@ -181,6 +201,6 @@ def _parsed(value: Any) -> Any:
         return value
 
 
-def is_number(value: Any) -> bool:
+def is_number(value: Any) -> TypeGuard[int | float]:
     """Whether a value is a number; True and False are none."""
     return isinstance(value, (int, float)) and not isinstance(value, bool)
