@@ -30,7 +30,7 @@ from vqlab.devices import check_devices, check_started, num_devices, refuse_shar
 from vqlab.errors import UserError
 from vqlab.experiments.run_state import FINISHED
 from vqlab.failed_start import leaving_nothing
-from vqlab.libraries import quiet, read_none_as_null
+from vqlab.libraries import quiet, read_none_as_null, try_integers_first
 from vqlab.nn.rebuild import to_spec
 from vqlab.nulls import refuse_nulls
 from vqlab.quantizers.base import MAX_EXPORT
@@ -84,6 +84,7 @@ def prepare() -> None:
     """Set up the libraries, and import what YAML and flags may call by its short name."""
     quiet()
     read_none_as_null()
+    try_integers_first()
     for module in set(vqlab.PUBLIC.values()):
         importlib.import_module(module)
 
