@@ -34,15 +34,51 @@ HARMLESS = (
 )
 
 
+MOST_VALUES, DEEPEST = 100_000, 50  # of a config; aliases and merged keys can make a short text larger than memory
+
+
 class UniqueKeys(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
     """YAML's safe loader, which by itself keeps the last of two equal keys and says nothing."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         """Refuse a key that is there twice."""
-        keys = [key.value for key, _ in node.value]
-        if twice := next((key for key in keys if keys.count(key) > 1), None):
-            raise yaml.constructor.ConstructorError(None, None, f"{twice} is there twice", node.start_mark)
+        seen: set[str] = set()
+        for key in (str(key.value) for key, _ in node.value):
+            if key in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"{key} is there twice", node.start_mark)
+            seen.add(key)
         return super().construct_mapping(node, deep)
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Merge keys (``<<``) up to a limit."""
+        super().flatten_mapping(node)
+        if len(node.value) > MOST_VALUES // 10:
+            raise yaml.constructor.ConstructorError(None, None, "too many merged keys", node.start_mark)
+
+
+def load_yaml(text: str) -> Any:
+    """Return what a YAML text holds, as plain data of limited size.
+
+    Raises:
+        yaml.YAMLError: If it is no valid YAML, or too large or too deep.
+    """
+    if len(text) > 10 * MOST_VALUES:
+        raise yaml.YAMLError(f"{len(text)} characters are too many")
+    try:
+        found = yaml.load(text, UniqueKeys)
+    except RecursionError:
+        raise yaml.YAMLError("it is nested too deeply") from None
+    except (ValueError, TypeError) as error:  # a date that does not exist, a list as a key
+        raise yaml.YAMLError(str(error)) from error
+    places, count = [(found, 0)], 0
+    while places:
+        place, depth = places.pop()
+        if isinstance(place, (dict, list)):
+            count += len(place)
+            if count > MOST_VALUES or depth > DEEPEST:
+                raise yaml.YAMLError("it holds too many values, or is nested too deeply")
+            places += [(value, depth + 1) for value in (place.values() if isinstance(place, dict) else place)]
+    return found
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -52,7 +88,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         UserError: If it cannot be read, is no valid YAML, or holds something else.
     """
     try:
-        found = yaml.load(path.read_text(), UniqueKeys)
+        found = load_yaml(path.read_text())
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}): check the path") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
