@@ -50,7 +50,7 @@ class UniqueKeys(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore
         return super().construct_mapping(node, deep)
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
-        """Merge keys (``<<``) up to a limit."""
+        """Merge keys (``<<``) up to a limit; PyYAML before 6.0.4 has none."""
         super().flatten_mapping(node)
         if len(node.value) > MOST_VALUES // 10:
             raise yaml.constructor.ConstructorError(None, None, "too many merged keys", node.start_mark)
