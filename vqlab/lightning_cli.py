@@ -77,7 +77,7 @@ def run(args: list[str]) -> None:
         UserError: For everything that the user can mend.
     """
     prepare()
-    CLI(args=with_run_config(args))
+    CLI(args=with_run_config(args, ALWAYS))
 
 
 def prepare() -> None:

@@ -2,11 +2,17 @@
 
 import os
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
+import yaml
 from jsonargparse import Namespace
 
 from vqlab.errors import UserError
+from vqlab.experiments.checkpoint_outline import read_outline, require_file
+from vqlab.experiments.run_state import CONFIG
+from vqlab.experiments.settings import load_yaml
+from vqlab.trust import Untrusted, trusted
 
 
 def find_run_folder(config: Namespace) -> Path:
@@ -46,20 +52,46 @@ def run_of(checkpoint: str | Path) -> Path | None:
     return folder if (folder / "config.yaml").exists() else None
 
 
-def with_run_config(args: list[str]) -> list[str]:
-    """Put the run's own config.yaml in front if a checkpoint of a run is given and no config or model is."""
+def with_run_config(args: list[str], callbacks: Mapping[str, type]) -> list[str]:
+    """Put a checkpoint's own configuration in front if one is given and no config, model or data is.
+
+    It is the one that the checkpoint holds, or else the config.yaml of its run, and holds no more than ``trusted``
+    lets pass.
+
+    Args:
+        args: The command and its arguments.
+        callbacks: The class of each group of options that belongs to one of vqlab's callbacks.
+
+    Raises:
+        UserError: If there is no such checkpoint, or its configuration names what only the user may name.
+    """
     command, rest = args[0], args[1:]
-    if any(arg.split("=")[0] in ("--config", "-c", "--model", "--data") for arg in rest):
+    given = [arg.split("=")[0] for arg in rest]
+    if "--ckpt_path" not in given or {"--config", "-c", "--model", "--data"} & {*given}:
         return args
-    for i, arg in enumerate(rest):
-        if arg == "--ckpt_path" and i + 1 < len(rest):
-            path = rest[i + 1]
-        elif arg.startswith("--ckpt_path="):
-            path = arg.partition("=")[2]
-        else:
-            continue
-        if not Path(path).is_file():
-            raise UserError(f"checkpoint {path} does not exist: look under runs/<model>/<name>/checkpoints/")
-        if folder := run_of(path):
-            return [command, "--config", str(folder / "config.yaml"), *rest]
-    return args
+    at = given.index("--ckpt_path")
+    named = rest[at].partition("=")[2] or "".join(rest[at + 1 : at + 2])
+    if not named:
+        return args
+    path = require_file(named)
+    folder = run_of(path)
+    text = read_outline(path).get("config") or (read_config(folder) if folder else None)
+    if text is None:
+        return args
+    try:
+        config = trusted(load_yaml(text), callbacks)
+    except (Untrusted, yaml.YAMLError, TypeError) as error:
+        reason = (
+            f"names {error}" if isinstance(error, Untrusted) else f"is no YAML ({' '.join(str(error).split())[:80]})"
+        )
+        config_file = f"--config {folder / CONFIG}" if folder else "a --config of your own"
+        raise UserError(f"this run's config {reason}: pass {config_file} to trust it") from error
+    return [command, f"--config={yaml.safe_dump(config, sort_keys=False, allow_unicode=True)}", *rest]
+
+
+def read_config(folder: Path) -> str:
+    """Return the text of a run's config.yaml."""
+    try:
+        return (folder / CONFIG).read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{folder / CONFIG} cannot be read ({error}): pass --config") from error

@@ -147,7 +147,7 @@ def test_files_that_are_no_checkpoint(checkpoint, tmp_path):
         (tmp_path / "spoilt.ckpt").write_bytes(content)
         assert_refused(r"spoilt\.ckpt")
     assert "does not exist" in assert_refused(r"missing\.ckpt", "missing.ckpt")
-    assert_refused("does not exist", str(tmp_path))
+    assert_refused(r"is a folder: give .*model\.ckpt", str(tmp_path))
     for other in (checkpoint["state_dict"], [1, 2], torch.zeros(3)):
         torch.save(other, "spoilt.ckpt")
         assert_refused("not a Lightning checkpoint")
@@ -180,7 +180,19 @@ def test_any_error_of_the_unpickler_is_a_damaged_file(checkpoint, monkeypatch, e
 
 
 @pytest.mark.parametrize(
-    "class_path", ["os.system", "subprocess.Popen", "no_such_module.Model", "builtins.eval", "Model", "", 7, None]
+    "class_path",
+    [
+        "os.system",
+        "subprocess.Popen",
+        "no_such_module.Model",
+        "builtins.eval",
+        "torch.nn.modules.linear.Identity",
+        "torchmetrics.functional.image.lpips._LPIPS",
+        "Model",
+        "",
+        7,
+        None,
+    ],
 )
 @pytest.mark.parametrize("part", [None, "encoder"])
 def test_a_class_from_outside_is_refused(checkpoint, class_path, part):
@@ -196,7 +208,7 @@ def test_a_class_from_outside_is_refused(checkpoint, class_path, part):
 
 
 def test_a_module_that_is_no_model_is_refused(checkpoint):
-    checkpoint["hyper_parameters"] = {"_class_path": "torch.nn.modules.linear.Identity"}
+    checkpoint["hyper_parameters"] = {"_class_path": "vqlab.quantizers.fsq.FSQ"}
     torch.save(checkpoint, "spoilt.ckpt")
     assert_refused("no LightningModule")
 

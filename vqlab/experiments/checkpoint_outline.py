@@ -19,11 +19,7 @@ def read_outline(path: str | Path) -> dict[str, Any]:
     Raises:
         UserError: If the file is missing, truncated, no Lightning checkpoint, or holds anything but plain data.
     """
-    path = Path(path)
-    if path.is_dir():
-        raise UserError(f"{path} is a folder: give a checkpoint, as runs/<model>/<name>/checkpoints/best.ckpt")
-    if not path.is_file():
-        raise UserError(f"checkpoint {path} does not exist: look under runs/<model>/<name>/checkpoints/")
+    path = require_file(path)
     try:
         found, foreign = open_outline(path)
     except Exception as error:  # unpickling raises whatever the damaged bytes lead it to
@@ -37,6 +33,26 @@ def read_outline(path: str | Path) -> dict[str, Any]:
             f"{path} is not a Lightning checkpoint (it has no state_dict): give a .ckpt file of a vqlab run"
         )
     return found
+
+
+def require_file(path: str | Path) -> Path:
+    """Return the path of a checkpoint.
+
+    Raises:
+        UserError: If there is no such file; where it is a folder, it names a checkpoint in it.
+    """
+    path = Path(path)
+    if path.is_dir():
+        inside = [
+            file for depth in ("", "checkpoints/", "*/checkpoints/") for file in sorted(path.glob(f"{depth}*.ckpt"))
+        ]
+        best = next((file for file in inside if file.name == "best.ckpt"), inside[0] if inside else None)
+        give = best or "a checkpoint, as runs/<model>/<name>/checkpoints/best.ckpt"
+        last = " (or last.ckpt, to resume)" if best and best.with_name("last.ckpt") in inside[1:] else ""
+        raise UserError(f"{path} is a folder: give {give}{last}")
+    if not path.is_file():
+        raise UserError(f"checkpoint {path} does not exist: look under runs/<model>/<name>/checkpoints/")
+    return path
 
 
 def checkpoint_step(path: Path) -> int:

@@ -85,7 +85,8 @@ class Runner:
         if self.test and not is_tested(folder):
             best = folder / "checkpoints" / "best.ckpt"
             known = best.exists() or state is not State.FINISHED
-            found.append(["test", f"--ckpt_path={best if known else folder / LAST}"])
+            # With the experiment's own settings, which may name classes that a checkpoint's config may not.
+            found.append(["test", *self.experiment.fit(row)[1:], f"--ckpt_path={best if known else folder / LAST}"])
         return found
 
     def run(self, row: Row) -> Outcome:
