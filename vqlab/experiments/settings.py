@@ -2,7 +2,6 @@
 
 import json
 import math
-from collections import Counter
 from collections.abc import Hashable
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -16,6 +15,7 @@ Settings = dict[str, Any]
 # Settings that count training steps; ``num_mis_steps``, for one, does not.
 STEP_COUNTS = {"max_steps", "val_check_interval", "warmup_steps", "hold_steps", "total_steps", "decay_steps"}
 STEP_COUNTS |= {"disc_start", "disc_warmup", "grace_steps", "gan_grace_steps"}
+
 
 # Beginnings of settings that do not change a run's figures.
 HARMLESS = (
@@ -42,9 +42,11 @@ class UniqueKeys(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         """Refuse a key that is there twice."""
-        keys = Counter(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode))
-        if twice := next((key for key, count in keys.items() if count > 1), None):
-            raise yaml.constructor.ConstructorError(None, None, f"{twice} is there twice", node.start_mark)
+        seen: set[str] = set()
+        for key in (str(key.value) for key, _ in node.value):
+            if key in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"{key} is there twice", node.start_mark)
+            seen.add(key)
         return super().construct_mapping(node, deep)
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
@@ -96,7 +98,7 @@ def parse_yaml(content: bytes, path: Path) -> dict[str, Any]:
     """Return the mapping in the ``content`` of a YAML file.
 
     Raises:
-        UserError: If it is no valid YAML, holds something else, or repeats its parts by aliases without an end.
+        UserError: If it is no valid YAML, or holds something else.
     """
     try:
         found = load_yaml(content.decode("utf-8-sig"))
