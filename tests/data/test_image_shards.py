@@ -347,6 +347,15 @@ def test_a_damaged_image_is_named(tmp_path):
         next(iter(data(tmp_path, batch_size=1).train_dataloader()))
 
 
+def test_an_image_of_no_certain_range_is_named(tmp_path):
+    file = io.BytesIO()
+    Image.fromarray(np.arange(64, dtype=np.uint16).reshape(8, 8)).save(file, "png")
+    for split in ("train", "val"):
+        pack(tmp_path / split / "0.tar", [("a.png", file.getvalue())])
+    with refused("the image at byte 512 of train/0.tar holds values from 0 to 63, not from 0 to 65535"):
+        next(iter(data(tmp_path, batch_size=1).train_dataloader()))
+
+
 def test_bad_urls(served, tmp_path):
     url, _ = served
     with refused(f"{url}/nowhere/{INDEX} cannot be read (404", "--index"):
