@@ -355,7 +355,6 @@ def test_bad_index(tmp_path, shards):
         data(tmp_path)
 
 
-<<<<<<< HEAD
 def splits(path):
     return {split: index.names.tolist() for split, index in data(path)._index.items()}
 
@@ -388,7 +387,8 @@ def test_shards_for_test_are_not_among_those_to_train_on(tmp_path):
         pack(tmp_path / name, [("a.png", png())])
     with refused("set holds test, train", "--data.path"):
         data(tmp_path)
-=======
+
+
 def test_short_memory_is_not_called_damage(shards, monkeypatch):
     def no_memory(*args, **options):
         raise MemoryError
@@ -396,7 +396,6 @@ def test_short_memory_is_not_called_damage(shards, monkeypatch):
     monkeypatch.setattr(np, "load", no_memory)
     with refused("not enough memory to read", INDEX):
         data(shards)
->>>>>>> h3
 
 
 def test_a_shard_that_vanishes_in_training(tmp_path):
@@ -412,6 +411,15 @@ def test_a_damaged_image_is_named(tmp_path):
     for split in ("train", "val"):
         pack(tmp_path / split / "0.tar", [("a.png", b"no image")])
     with refused("train/0.tar", "byte 512", "cannot be decoded"):
+        next(iter(data(tmp_path, batch_size=1).train_dataloader()))
+
+
+def test_an_image_of_no_certain_range_is_named(tmp_path):
+    file = io.BytesIO()
+    Image.fromarray(np.arange(64, dtype=np.uint16).reshape(8, 8)).save(file, "png")
+    for split in ("train", "val"):
+        pack(tmp_path / split / "0.tar", [("a.png", file.getvalue())])
+    with refused("the image at byte 512 of train/0.tar holds values from 0 to 63, not from 0 to 65535"):
         next(iter(data(tmp_path, batch_size=1).train_dataloader()))
 
 

@@ -11,6 +11,7 @@ import fsspec
 import torch
 from torch import Tensor
 
+from vqlab.data.files import reading
 from vqlab.data.image_folder import check_decoding, decode_square, decoding_workers
 from vqlab.data.images import ImageDataModule, channel_statistics
 from vqlab.data.shard_files import is_url, open_shard, require_length, url_errors
@@ -51,12 +52,9 @@ class ShardImages(Split):
         name, length = str(at.names[at.shard[i]]), int(at.lengths[at.shard[i]])
         checksum = str(at.checksums[at.shard[i]])
         data = self.read(name, length, checksum, int(at.offset[i]), int(at.size[i]))
-        try:
-            return decode_square(io.BytesIO(data), self.size, self.channels)
-        except Exception as error:  # damaged files make PIL raise many things
-            raise UserError(
-                f"the image at byte {at.offset[i]} of {name} cannot be decoded: write the shard again without it"
-            ) from error
+        image = f"the image at byte {at.offset[i]} of {name}"
+        with reading(image, "cannot be decoded ({reason}): write the shard again without it"):
+            return decode_square(io.BytesIO(data), self.size, self.channels, image)
 
 
 class ImageShards(ImageDataModule):
