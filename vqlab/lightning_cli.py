@@ -34,7 +34,7 @@ from vqlab.libraries import quiet, read_none_as_null, try_integers_first
 from vqlab.nn.rebuild import to_spec
 from vqlab.nulls import refuse_nulls
 from vqlab.quantizers.base import MAX_EXPORT
-from vqlab.run_folder import find_run_folder, requeued_from, with_run_config
+from vqlab.run_folder import find_run_folder, naming_lost_paths, requeued_from, with_run_config
 from vqlab.run_loggers import choose_loggers, log_best
 from vqlab.start_run import StartRun
 from vqlab.training.arrays import check_suffix, save_arrays
@@ -77,7 +77,9 @@ def run(args: list[str]) -> None:
         UserError: For everything that the user can mend.
     """
     prepare()
-    CLI(args=with_run_config(args, ALWAYS))
+    args, lost = with_run_config(args, ALWAYS)
+    with naming_lost_paths(lost):
+        CLI(args=args)
 
 
 def prepare() -> None:

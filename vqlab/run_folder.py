@@ -2,7 +2,8 @@
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import yaml
@@ -12,7 +13,10 @@ from vqlab.errors import UserError
 from vqlab.experiments.checkpoint_outline import read_outline, require_file
 from vqlab.experiments.run_state import CONFIG
 from vqlab.experiments.settings import load_yaml
+from vqlab.relative_paths import from_start
 from vqlab.trust import Untrusted, trusted
+
+STARTED_IN = "started_in"  # entry of a checkpoint: the folder where its run was started, relative to the run's folder
 
 
 def find_run_folder(config: Namespace) -> Path:
@@ -52,7 +56,7 @@ def run_of(checkpoint: str | Path) -> Path | None:
     return folder if (folder / "config.yaml").exists() else None
 
 
-def with_run_config(args: list[str], callbacks: Mapping[str, type]) -> list[str]:
+def with_run_config(args: list[str], callbacks: Mapping[str, type]) -> tuple[list[str], list[str]]:
     """Put a checkpoint's own configuration in front if one is given and no config, model or data is.
 
     It is the one that the checkpoint holds, or else the config.yaml of its run, and holds no more than ``trusted``
@@ -62,22 +66,26 @@ def with_run_config(args: list[str], callbacks: Mapping[str, type]) -> list[str]
         args: The command and its arguments.
         callbacks: The class of each group of options that belongs to one of vqlab's callbacks.
 
+    Returns:
+        The arguments, and relative paths in the checkpoint's configuration that lead nowhere.
+
     Raises:
         UserError: If there is no such checkpoint, or its configuration names what only the user may name.
     """
     command, rest = args[0], args[1:]
     given = [arg.split("=")[0] for arg in rest]
     if "--ckpt_path" not in given or {"--config", "-c", "--model", "--data"} & {*given}:
-        return args
+        return args, []
     at = given.index("--ckpt_path")
     named = rest[at].partition("=")[2] or "".join(rest[at + 1 : at + 2])
     if not named:
-        return args
+        return args, []
     path = require_file(named)
     folder = run_of(path)
-    text = read_outline(path).get("config") or (read_config(folder) if folder else None)
+    outline = read_outline(path)
+    text = outline.get("config") or (read_config(folder) if folder else None)
     if text is None:
-        return args
+        return args, []
     try:
         config = trusted(load_yaml(text), callbacks)
     except (Untrusted, yaml.YAMLError, TypeError) as error:
@@ -86,7 +94,29 @@ def with_run_config(args: list[str], callbacks: Mapping[str, type]) -> list[str]
         )
         config_file = f"--config {folder / CONFIG}" if folder else "a --config of your own"
         raise UserError(f"this run's config {reason}: pass {config_file} to trust it") from error
-    return [command, f"--config={yaml.safe_dump(config, sort_keys=False, allow_unicode=True)}", *rest]
+    lost: list[str] = []
+    if folder:
+        start = outline.get(STARTED_IN)
+        found, lost = from_start(
+            {name: config[name] for name in ("model", "data") if name in config},
+            folder.resolve() / (start if isinstance(start, str) else "../../.."),
+        )
+        config |= found
+    return [command, f"--config={yaml.safe_dump(config, sort_keys=False, allow_unicode=True)}", *rest], lost
+
+
+@contextmanager
+def naming_lost_paths(lost: list[str]) -> Iterator[None]:
+    """Say of an error about a path that it comes from the checkpoint, and that it was relative to another folder."""
+    try:
+        yield
+    except UserError as error:
+        path = next((path for path in lost if path in str(error)), None)
+        if path is None:
+            raise
+        raise UserError(
+            f"{error} ({path} comes from the checkpoint, relative to the folder where its run was started)"
+        ) from error
 
 
 def read_config(folder: Path) -> str:

@@ -1,5 +1,6 @@
 """What a run writes when it starts."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -9,6 +10,7 @@ import lightning
 from lightning.pytorch.cli import SaveConfigCallback
 
 from vqlab.code_version import code_version
+from vqlab.run_folder import STARTED_IN
 from vqlab.training.wandb_log import wandb_logger
 from vqlab.training.whole_files import write_whole
 
@@ -28,7 +30,8 @@ class StartRun(SaveConfigCallback):
         text = self.parser.dump(config, skip_none=False, skip_link_targets=True)
         with write_whole(Path(trainer.default_root_dir) / "config.yaml") as file:
             file.write(text.encode())
-        self.origin = {"made_by": code_version(), "config": text}
+        started_in = os.path.relpath(os.path.realpath("."), os.path.realpath(trainer.default_root_dir))
+        self.origin = {"made_by": code_version(), "config": text, STARTED_IN: started_in}
         # W&B joins only now, when data and model are known to be good: it writes files as soon as it exists.
         wandb = wandb_logger(trainer.default_root_dir, config["wandb"]["project"], config["wandb"]["mode"])
         if wandb:

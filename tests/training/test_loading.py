@@ -8,6 +8,7 @@ import lightning
 import pytest
 import torch
 from bare import BARE
+from tiny import fails
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -22,6 +23,7 @@ from vqlab.quantizers.fsq import FSQ
 from vqlab.quantizers.vector import VectorQuantizer
 from vqlab.training.loading import check_resumable, read_checkpoint, refusing_damage
 from vqlab.training.schedules import Schedule
+from vqlab.training.tokenizer import find_tokenizer
 
 
 class Own(nn.Module):
@@ -321,3 +323,26 @@ def test_a_checkpoint_holds_plain_data_alone(checkpoint):
     plain = {"dict", "OrderedDict", "defaultdict", "list", "tuple", "str", "int", "float", "bool", "NoneType", "Tensor"}
     assert kinds(checkpoint) <= plain
     assert checkpoint["hyper_parameters"]["_class_path"] == "vqlab.models.vqvae.VQVAE"
+
+
+@pytest.mark.parametrize(
+    ("folder", "give"),
+    [
+        ("run", "run/checkpoints/best.ckpt (or last.ckpt, to resume)"),
+        ("run/checkpoints", "run/checkpoints/best.ckpt (or last.ckpt, to resume)"),
+        (".", "run/checkpoints/best.ckpt (or last.ckpt, to resume)"),
+        ("run/samples", "a checkpoint, as runs/<model>/<name>/checkpoints/best.ckpt"),
+    ],
+)
+def test_a_folder_in_place_of_a_checkpoint_names_the_one_in_it(checkpoint, folder, give, capsys):
+    os.makedirs("run/checkpoints")
+    os.makedirs("run/samples")
+    for name in ("best", "last", "other"):
+        torch.save(checkpoint, f"run/checkpoints/{name}.ckpt")
+    words = f"{folder} is a folder: give {give}"
+    assert assert_refused("is a folder", folder) == words
+    with pytest.raises(UserError) as error:
+        find_tokenizer(folder)
+    assert str(error.value) == words
+    for command in (["info"], ["sample"], ["test", "--ckpt_path"], ["fit", "--ckpt_path"]):
+        assert fails(capsys, [*command, folder]) == f"vqlab: error: {words}"
