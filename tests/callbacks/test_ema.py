@@ -226,7 +226,7 @@ def test_a_validation_before_the_first_step_sees_the_initialised_codebook():
         enable_progress_bar=False,
         enable_model_summary=False,
         accelerator="cpu",
-        callbacks=[EMA(DECAY), LastAndBest(every_n_steps=100)],
+        callbacks=[EMA(DECAY), LastAndBest(every_n_steps=100, monitor="val/perplexity")],
         default_root_dir=".",
     )
     trainer.fit(module, loader, DataLoader([{"image": torch.rand(1, 8, 8)}]))

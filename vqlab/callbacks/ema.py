@@ -32,6 +32,7 @@ class EMA(WeightAveraging):
         if decay is not None and not 0 < decay < 1:
             raise UserError(f"decay must lie in (0, 1), got {decay}: set --ema.decay=0.999, or null for no average")
         self.decay = decay
+        self.swapped = False  # whether the model holds the average, and the average model the weights
         super().__init__(use_buffers=False, multi_avg_fn=partial(move, decay or 0.0))
 
     def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
@@ -54,6 +55,11 @@ class EMA(WeightAveraging):
         self._begin(pl_module)
         super().on_validation_epoch_start(trainer, pl_module)
 
+    def on_exception(self, trainer: lightning.Trainer, pl_module: Any, exception: BaseException) -> None:
+        """Put the weights back where a validation is left early, for the checkpoint that may follow."""
+        if self.swapped:
+            self._swap_models(pl_module)
+
     def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Leave the averaged weights in the model, if there is an average."""
         if self._average_model is not None and int(self._average_model.n_averaged) > 0:
@@ -69,6 +75,10 @@ class EMA(WeightAveraging):
         """Restore average and current weights."""
         if self._average_model is not None:
             super().on_load_checkpoint(trainer, pl_module, checkpoint)
+
+    def _swap_models(self, pl_module: lightning.LightningModule) -> None:
+        super()._swap_models(pl_module)
+        self.swapped = not self.swapped
 
     def _begin(self, pl_module: lightning.LightningModule) -> None:
         """Before the first step the average is the model itself, whose buffers may have changed since (k-means)."""
