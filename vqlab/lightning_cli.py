@@ -26,7 +26,8 @@ from vqlab.callbacks.step_seed import StepSeed
 from vqlab.callbacks.throughput import Throughput
 from vqlab.cli_errors import explain, misconfigured
 from vqlab.completion import check_font, write_glyphs
-from vqlab.devices import check_devices, check_started, choose_precision, num_devices, refuse_sharding
+from vqlab.config_files import check_configs
+from vqlab.devices import check_devices, check_started, check_strategy, choose_precision, num_devices
 from vqlab.errors import UserError
 from vqlab.experiments.run_state import FINISHED
 from vqlab.failed_start import leaving_nothing
@@ -67,6 +68,7 @@ LINKS = {
     "train_size": ("train_size",),
 }
 LINKED = {target.rpartition(".")[2] for targets in LINKS.values() for target in targets}
+REQUIRED = ("runs", "codes", "tensorboard", "seed_everything", "wandb.mode", "wandb.project", "wandb.log_model")
 ALWAYS = {"checkpoint": LastAndBest, "samples": SampleGrid, "health": Health, "ema": EMA, "plateau": Plateau}
 
 
@@ -96,7 +98,7 @@ class CLI(LightningCLI):
 
     def __init__(self, args: list[str]) -> None:
         self.given = args
-        parser_kwargs: dict[str, Any] = {"exit_on_error": False}
+        parser_kwargs: dict[str, Any] = {"exit_on_error": False, "allow_abbrev": False}
         super().__init__(
             lightning.LightningModule,
             lightning.LightningDataModule,
@@ -142,12 +144,11 @@ class CLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse, without Lightning's warning about arguments that are passed on."""
+        check_configs(args, (*ALWAYS, "model", "data", "trainer", "wandb"))
         try:
             self.config = parser.parse_args(args)
-        except ArgumentError as error:
-            raise explain(error) from error
-        except UnicodeDecodeError as error:
-            raise UserError(f"the config is not UTF-8 ({error}): save it as that") from error
+        except (ArgumentError, UnicodeDecodeError) as error:
+            raise explain(error, args, self._parser(args[0])._option_string_actions) from error
 
     def _set_seed(self) -> None:
         try:
@@ -178,8 +179,8 @@ class CLI(LightningCLI):
             raise UserError(
                 "no model or no data chosen: add --model VQVAE --data CIFAR10, or --config configs/vqvae.yaml"
             )
-        if empty := next((name for name in (*ALWAYS, "trainer", "wandb") if config.get(name) is None), None):
-            raise UserError(f"the config says nothing under {empty}: remove that line, or give --{empty}.* a value")
+        if empty := next((name for name in REQUIRED if config.get(name) is None), None):
+            raise UserError(f"--{empty} must not be null: leave it out to get its default, or give a value")
         for group, cls in (("model", None), ("data", None), ("trainer", lightning.Trainer), *ALWAYS.items()):
             refuse_nulls(config[group], f"--{group}", cls, LINKED)
         check_devices(config.trainer)
@@ -213,7 +214,7 @@ class CLI(LightningCLI):
         assert self.subcommand is not None
         config = self.config_init[self.subcommand]
         trainer = config["trainer"]
-        refuse_sharding(trainer.get("strategy"))
+        check_strategy(trainer.get("strategy"))
         if not self.model.automatic_optimization:
             accumulate = trainer.get("accumulate_grad_batches")
             refuse_trainer_options(trainer.get("gradient_clip_val"), accumulate, self.model)
