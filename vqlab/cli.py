@@ -74,7 +74,7 @@ def run_command(args: Sequence[str] | None) -> None:
     if not args or args[0] in ("-h", "--help", "help"):
         print(HELP, end="")
         return
-    if args[0] == "--version":
+    if args[0] in ("-V", "--version", "version"):
         print(f"vqlab {__version__}")
         return
     try:

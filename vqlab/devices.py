@@ -9,6 +9,7 @@ import lightning
 import torch
 from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.pytorch.accelerators import AcceleratorRegistry
+from lightning.pytorch.strategies import StrategyRegistry
 from lightning.pytorch.utilities import rank_zero_info
 
 from vqlab.errors import UserError
@@ -40,7 +41,7 @@ def find_accelerator(trainer: Any) -> str:
         return ""
     if name not in known:
         names = dict.fromkeys(known)
-        close = difflib.get_close_matches(name, names, n=1) or ["auto"]
+        close = difflib.get_close_matches(name, names, n=1, cutoff=0.75) or ["auto"]
         raise UserError(
             f"--trainer.accelerator must be one of {', '.join(names)}, got {name!r}: "
             f"set --trainer.accelerator={close[0]}"
@@ -49,7 +50,7 @@ def find_accelerator(trainer: Any) -> str:
         if AcceleratorRegistry[kind]["accelerator"].is_available():
             return kind
     reason = "" if torch.version.cuda or name == "mps" else f" (PyTorch {torch.__version__} is built without CUDA)"
-    what = "GPU" if name in ("gpu", "cuda") else name.upper()
+    what = {"tpu": "TPU", "cpu": "CPU"}.get(name, "GPU")
     raise UserError(
         f"--trainer.accelerator={name}: PyTorch finds no {what} on this machine{reason}: set --trainer.accelerator=auto"
     )
@@ -124,8 +125,8 @@ def check_started(trainer: lightning.Trainer) -> None:
         )
 
 
-def refuse_sharding(strategy: Any) -> None:
-    """Raise UserError if the model would be split over GPUs.
+def check_strategy(strategy: Any) -> None:
+    """Raise UserError if there is no such strategy, or if it would split the model over GPUs.
 
     Players that step by themselves ask for the gradients of their weights (``manual.collect``), which FSDP reduces in
     hooks that such a call never reaches; the average of the weights and their health are of whole weights as well.
@@ -136,3 +137,7 @@ def refuse_sharding(strategy: Any) -> None:
             f"{name} splits a model over GPUs, which vqlab's models are not made for: leave out --trainer.strategy, "
             "and each of --trainer.devices=4 GPUs holds it whole (DDP)"
         )
+    known = ["auto", *StrategyRegistry.available_strategies()]
+    if isinstance(strategy, str) and strategy not in known:
+        close = difflib.get_close_matches(name, known, n=1) or ["auto"]
+        raise UserError(f"there is no strategy {name!r}: set --trainer.strategy={close[0]}")

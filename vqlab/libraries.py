@@ -47,7 +47,7 @@ def try_integers_first() -> None:
 
 def quiet() -> None:
     """Keep advertisements and repeated hints of the libraries off the screen."""
-    hidden = re.compile(r"💡|[THG]PU available|`Trainer.fit` stopped|tensorboardX|`weights_only` was")
+    hidden = re.compile(r"💡|[THG]PU available|`Trainer.fit` stopped|tensorboardX|`weights_only` was|Seed set to")
 
     class Hide(logging.Filter):
         def filter(self, record: logging.LogRecord) -> bool:
@@ -59,6 +59,7 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
     warnings.filterwarnings("ignore", ".*`broadcast_buffers` is deprecated.*")  # its heir is not in torch 2.11
     warnings.filterwarnings("ignore", ".*tensorboardX.*")
+    warnings.filterwarnings("ignore", ".*is smaller than the logging interval.*")  # vqlab counts over epochs
     warnings.filterwarnings(
         "ignore", r".*module\(s\) in eval mode at the start of training.*"
     )  # frozen ones, on purpose

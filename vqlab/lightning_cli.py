@@ -5,6 +5,7 @@ import json
 import signal
 import time
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,8 @@ from vqlab.callbacks.step_seed import StepSeed
 from vqlab.callbacks.throughput import Throughput
 from vqlab.cli_errors import explain, misconfigured
 from vqlab.completion import check_font, write_glyphs
-from vqlab.devices import check_devices, check_started, choose_precision, num_devices, refuse_sharding
+from vqlab.config_files import check_configs
+from vqlab.devices import check_devices, check_started, check_strategy, choose_precision, num_devices
 from vqlab.errors import UserError
 from vqlab.experiments.run_state import FINISHED
 from vqlab.failed_start import Begun, leaving_nothing
@@ -37,7 +39,14 @@ from vqlab.libraries import quiet, read_none_as_null, try_integers_first
 from vqlab.nn.rebuild import to_spec
 from vqlab.nulls import refuse_nulls
 from vqlab.quantizers.base import MAX_EXPORT
-from vqlab.run_folder import held_run_folder, is_first_process, naming_lost_paths, requeued_from, with_run_config
+from vqlab.run_folder import (
+    held_run_folder,
+    is_first_process,
+    naming_lost_paths,
+    requeued_from,
+    resume_command,
+    with_run_config,
+)
 from vqlab.run_loggers import choose_loggers, log_best
 from vqlab.start_run import StartRun
 from vqlab.training.arrays import check_suffix, save_arrays
@@ -71,6 +80,7 @@ LINKS = {
     "train_size": ("train_size",),
 }
 LINKED = {target.rpartition(".")[2] for targets in LINKS.values() for target in targets}
+REQUIRED = ("runs", "codes", "tensorboard", "seed_everything", "wandb.mode", "wandb.project", "wandb.log_model")
 ALWAYS = {"checkpoint": LastAndBest, "samples": SampleGrid, "health": Health, "ema": EMA, "plateau": Plateau}
 
 
@@ -102,7 +112,7 @@ class CLI(LightningCLI):
 
     def __init__(self, args: list[str], held: ExitStack) -> None:
         self.given, self.held, self.begun = args, held, Begun()
-        parser_kwargs: dict[str, Any] = {"exit_on_error": False}
+        parser_kwargs: dict[str, Any] = {"exit_on_error": False, "allow_abbrev": False}
         super().__init__(
             lightning.LightningModule,
             lightning.LightningDataModule,
@@ -155,12 +165,11 @@ class CLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse, without Lightning's warning about arguments that are passed on."""
+        check_configs(args, (*ALWAYS, "model", "data", "trainer", "wandb"))
         try:
             self.config = parser.parse_args(args)
-        except ArgumentError as error:
-            raise explain(error) from error
-        except UnicodeDecodeError as error:
-            raise UserError(f"the config is not UTF-8 ({error}): save it as that") from error
+        except (ArgumentError, UnicodeDecodeError) as error:
+            raise explain(error, args, self._parser(args[0])._option_string_actions) from error
 
     def _set_seed(self) -> None:
         try:
@@ -197,8 +206,8 @@ class CLI(LightningCLI):
             raise UserError(
                 "no model or no data chosen: add --model VQVAE --data CIFAR10, or --config configs/vqvae.yaml"
             )
-        if empty := next((name for name in (*ALWAYS, "trainer", "wandb") if config.get(name) is None), None):
-            raise UserError(f"the config says nothing under {empty}: remove that line, or give --{empty}.* a value")
+        if empty := next((name for name in REQUIRED if config.get(name) is None), None):
+            raise UserError(f"--{empty} must not be null: leave it out to get its default, or give a value")
         for group, cls in (("model", None), ("data", None), ("trainer", lightning.Trainer), *ALWAYS.items()):
             refuse_nulls(config[group], f"--{group}", cls, LINKED)
         check_devices(config.trainer)
@@ -234,7 +243,7 @@ class CLI(LightningCLI):
         assert self.subcommand is not None
         config = self.config_init[self.subcommand]
         trainer = config["trainer"]
-        refuse_sharding(trainer.get("strategy"))
+        check_strategy(trainer.get("strategy"))
         if not self.model.automatic_optimization:
             accumulate = trainer.get("accumulate_grad_batches")
             refuse_trainer_options(trainer.get("gradient_clip_val"), accumulate, self.model)
@@ -270,6 +279,7 @@ class CLI(LightningCLI):
     def before_fit(self) -> None:
         """Check a checkpoint before it is resumed, and say which value wins where it differs from now."""
         rank_zero_info(f"run folder: {self.run_folder}")
+        self.trainer.checkpoint_callback.resume_command = partial(resume_command, callbacks=ALWAYS)  # type: ignore[union-attr]
         for torn in self.run_folder.rglob(".*.partial") if self.trainer.is_global_zero else ():
             torn.unlink()  # what a killed run was writing
         path = self._get(self.config, "ckpt_path")

@@ -7,7 +7,7 @@ from typing import Any, get_args
 
 from jsonargparse import Namespace
 
-from vqlab.cli_errors import class_of
+from vqlab.cli_errors import class_of, constructor_arguments
 from vqlab.errors import UserError
 
 
@@ -33,15 +33,6 @@ def refuse_nulls(value: Any, option: str, cls: type | None = None, linked: Itera
         if given is None and name not in linked and not takes_none(arguments[name]):
             raise UserError(f"{option}.{name} must not be null: leave it out to get its default, or give a value")
         refuse_nulls(given, f"{option}.{name}", plain_class(arguments[name].annotation), linked)
-
-
-def constructor_arguments(cls: type) -> dict[str, inspect.Parameter]:
-    """Return the constructor's parameters by name, with those that it passes on to its bases."""
-    found: dict[str, inspect.Parameter] = {}
-    for base in cls.__mro__:
-        if "__init__" in vars(base) and base is not object:
-            found = {**inspect.signature(vars(base)["__init__"]).parameters, **found}
-    return found
 
 
 def takes_none(parameter: inspect.Parameter) -> bool:

@@ -176,7 +176,17 @@ def with_run_config(args: list[str], callbacks: Mapping[str, type]) -> tuple[lis
             folder.resolve() / (start if isinstance(start, str) else "../../.."),
         )
         config |= found
-    return [command, f"--config={yaml.safe_dump(config, sort_keys=False, allow_unicode=True)}", *rest], lost
+    text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True, default_flow_style=True, width=10**9)
+    return [command, f"--config={text}", *rest], lost
+
+
+def resume_command(last: Path, callbacks: Mapping[str, type]) -> str:
+    """Return the command that resumes from a checkpoint; its config is named where it needs the user's trust."""
+    try:
+        with_run_config(["fit", f"--ckpt_path={last}"], callbacks)
+    except UserError:
+        return f"vqlab fit --config {last.parents[1] / CONFIG} --ckpt_path {last}"
+    return f"vqlab fit --ckpt_path {last}"
 
 
 @contextmanager

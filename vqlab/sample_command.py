@@ -2,12 +2,16 @@
 
 import inspect
 import os
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import vqlab
 from vqlab.arguments import Parser
 from vqlab.errors import UserError
+from vqlab.experiments.settings import as_flag
+from vqlab.info_command import read_facts
 
 MOST = 100_000
 BATCH = 64  # images drawn at once, so that memory does not limit --num
@@ -73,11 +77,10 @@ def _arguments_for(model: Any, given: dict[str, Any], checkpoint: str) -> dict[s
     """Return the options ``given``, after checking that the model samples and takes them."""
     name = type(model).__name__
     if not hasattr(model, "sample"):
-        mend = (
-            f"vqlab fit --config configs/prior.yaml --model.tokenizer={checkpoint}"
-            if all(hasattr(model, verb) for verb in ("encode", "decode", "image_size"))
-            else "there is one for images alone, give a checkpoint of a generative model"
-        )
+        mend = "there is one for images alone, give a checkpoint of a generative model"
+        if all(hasattr(model, verb) for verb in ("encode", "decode", "image_size")):
+            tokenizer = shlex.quote(f"--model.tokenizer={checkpoint}")
+            mend = f"vqlab fit --config configs/prior.yaml {tokenizer} {_data_options(checkpoint)}"
         raise UserError(f"{name} cannot sample by itself, it needs a prior over its codes: {mend}")
     if not hasattr(model, "value_range"):
         raise UserError(f"{name} draws no images: look at samples/ of its run, or call .top_words() of vqlab.load(...)")
@@ -86,6 +89,19 @@ def _arguments_for(model: Any, given: dict[str, Any], checkpoint: str) -> dict[s
         if option not in taken:
             raise UserError(f"{name} has no option {option}: leave out --{option.replace('_', '-')}")
     return given
+
+
+def _data_options(checkpoint: str) -> str:
+    """Return the options that choose the data of the run that wrote ``checkpoint``."""
+    from vqlab.cli_errors import constructor_arguments
+
+    facts = read_facts(Path(checkpoint))
+    if not facts["data"]:
+        return "--data=..., the data that it was trained on"
+    cls = getattr(vqlab, facts["data"]) if facts["data"] in vqlab.PUBLIC else None
+    defaults = {f"data.{name}": value.default for name, value in constructor_arguments(cls).items()} if cls else {}
+    chosen = {name: value for name, value in facts["data_settings"].items() if value != defaults.get(name)}
+    return shlex.join(as_flag(name, value) for name, value in {"data": facts["data"], **chosen}.items())
 
 
 def _check_out(out: Path) -> None:

@@ -15,6 +15,13 @@ def with_shipped_configs(args: list[str]) -> list[str]:
     return [_shipped(arg) for arg in args]
 
 
+def shipped_configs() -> list[Path]:
+    """Return the configs that can be given as ``configs/x.yaml``."""
+    return sorted(
+        {Path("configs", file.name) for folder in (Path(), PACKAGE) for file in folder.glob("configs/*.yaml")}
+    )
+
+
 def _shipped(arg: str) -> str:
     before, mark, path = arg.rpartition("=")
     if not path.startswith("configs/") or Path(path).exists() or not (PACKAGE / path).is_file():

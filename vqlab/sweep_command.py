@@ -75,15 +75,16 @@ def run_table(experiment: Experiment, runner: Runner, options: argparse.Namespac
     """Run the rows that are not finished, and tabulate all."""
     rows = choose_rows(experiment, options.rows)
     refuse_conflicts(experiment, rows)
+    todo = [row for row in rows if not runner.is_done(row)]
+    if todo:
+        refuse_complaints(todo, check([experiment.fit(row) for row in todo]))
     if options.dry_run:
         for row in rows:
             lines = [shlex.join(["vqlab", *call]) for call in runner.commands(row)]
             print("\n".join(lines) if lines else f"# {row.name} is finished")
         return
-    todo = [row for row in rows if not runner.is_done(row)]
     outcomes = {row.name: Outcome(Status.FINISHED) for row in rows}
     if todo:
-        refuse_complaints(todo, check([experiment.fit(row) for row in todo]))
         print(f"{len(todo)} of {len(rows)} rows to run; each prints into its folder's {OUTPUT}")
         with ThreadPoolExecutor(options.jobs) as pool, stopped_by_signals(runner):
             for row, outcome in zip(todo, pool.map(runner.run, todo), strict=True):
@@ -174,7 +175,7 @@ def refuse_slips(extra: Sequence[str], own: Sequence[str]) -> None:
 
 def ask_for_complaints(commands: list[list[str]]) -> list[str | None]:
     """Return for each call of ``vqlab fit`` what is wrong with its options, by asking one process for all."""
-    print(f"reading the options of {len(commands)} rows ...", flush=True)
+    print(f"reading the options of {len(commands)} rows ...", file=sys.stderr, flush=True)
     asked = [sys.executable, "-m", "vqlab.check_options"]
     answer = subprocess.run(asked, input=json.dumps(commands), capture_output=True, text=True)
     if answer.returncode:
@@ -204,7 +205,7 @@ def _parser() -> Parser:
     parser.add_argument("--rows", metavar="A,B", help="only these rows; a name without its seed means all repeats")
     parser.add_argument("--jobs", type=int, default=1, help="rows at once; they share GPUs and cores (default 1)")
     parser.add_argument("--test", action="store_true", help="test each row on its best checkpoint when it is trained")
-    parser.add_argument("--dry-run", action="store_true", help="print what would be called, and stop")
+    parser.add_argument("--dry-run", action="store_true", help="check the options, print the calls, and stop")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of all runs (default runs)")
     parser.add_argument(
         "--scale-steps",

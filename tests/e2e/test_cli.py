@@ -188,7 +188,7 @@ IMAGES = np.zeros((64, 16, 16, 3), np.uint8)
         (["fit", "--model=VQVAE", "--data=Digitz"], ["Digitz", "did you mean Digits?"]),
         ([*FIT, *QUICK, "--model.quantizer=FSQQ"], ["FSQQ", "--model.quantizer", "FSQ"]),
         ([*FIT, *QUICK, "--model.reconstruction=l3"], ["--model.reconstruction", "'l2'"]),
-        ([*FIT, *QUICK, "--model.lr=fast"], ["--model.lr", "float"]),
+        ([*FIT, *QUICK, "--model.lr=fast"], ["--model.lr", "a number or null, got fast"]),
         ([*FIT, *QUICK, "--model.quantizer.num_embeddings=0"], ["num_embeddings", "at least 1"]),
         ([*FIT, *QUICK, "--model.base_lr=1e-5"], ["lr", "base_lr", "null"]),
         ([*FIT, *QUICK, "--data.image_size=30"], ["30", "downsampling 4", "--data.image_size=32"]),

@@ -1,6 +1,7 @@
 """The second stage as a user types it: fit a tokenizer, fit a prior over its codes, sample."""
 
 import os
+import shlex
 import shutil
 from pathlib import Path
 
@@ -75,6 +76,15 @@ def test_sample_draws_a_picture_and_needs_the_checkpoint_alone(trained, capsys):
     images = model.value_range.decode(model.sample(5, generator=torch.Generator().manual_seed(0)))
     first = png("a.png")[gap : gap + tile : 6, gap : gap + tile : 6, 0] / 255
     np.testing.assert_allclose(first, images[0, 0].numpy(), atol=1 / 255)
+
+
+def test_the_command_that_sample_recommends_works(trained, capsys):
+    recommended = fails(capsys, ["sample", checkpoint(trained, "first")]).partition("vqlab fit ")[2]
+    assert recommended.endswith("--data=Digits --data.image_size=16 --data.batch_size=32")
+    configs = Path(__file__).parents[2] / "configs"
+    args = shlex.split(recommended.replace("configs/", f"{configs}/"))
+    main(["fit", *args, *SIZES, *TRAINER, *QUICK, "--name=recommended"])
+    assert Path("runs/codeprior/recommended/checkpoints/last.ckpt").exists()
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ VQGAN = [
     "--plateau.patience=1",
 ]
 LAST = Path("runs/vqgan/stopped/checkpoints/last.ckpt")
+CONFIG = LAST.parents[1] / "config.yaml"
 
 
 def stop(hook, step, what, *options):
@@ -61,9 +62,9 @@ def whole(tmp_path_factory):
 def test_a_signal_stops_it_between_two_batches(whole, caplog, hook, step, number, saved):
     caplog.set_level("INFO")
     assert stop(hook, step, number, *VQGAN, END) == 128 + number
-    assert f"stopped at step {saved}: resume with vqlab fit --ckpt_path {LAST}" in caplog.messages
+    assert f"stopped at step {saved}: resume with vqlab fit --config {CONFIG} --ckpt_path {LAST}" in caplog.messages
     assert reached(LAST) == saved
-    main(["fit", f"--ckpt_path={LAST}", "--trainer.callbacks=null"])
+    main(["fit", f"--config={CONFIG}", f"--ckpt_path={LAST}", "--trainer.callbacks=null"])
     assert_same_runs(LAST.parents[1], whole)
     assert signal.getsignal(TERM) == signal.SIG_DFL
 
@@ -84,8 +85,8 @@ def test_an_error_between_two_batches_loses_none(whole, caplog, hook, step, save
     error = RuntimeError("a disk is gone")
     assert stop(hook, step, error, *VQGAN, END) is error
     assert reached(LAST) == saved
-    assert f"with vqlab fit --ckpt_path {LAST}" in caplog.text
-    main(["fit", f"--ckpt_path={LAST}", "--trainer.callbacks=null"])
+    assert f"with vqlab fit --config {CONFIG} --ckpt_path {LAST}" in caplog.text
+    main(["fit", f"--config={CONFIG}", f"--ckpt_path={LAST}", "--trainer.callbacks=null"])
     assert_same_runs(LAST.parents[1], whole)
 
 
@@ -120,7 +121,7 @@ def test_gradients_that_wait_for_further_batches_are_waited_for(options, saved):
     assert stop("on_train_batch_start", 6, INT, *options) == 130
     (last,) = Path("runs").glob("*/stopped/checkpoints/last.ckpt")
     assert reached(last) == saved
-    main(["fit", f"--ckpt_path={last}", "--trainer.callbacks=null"])
+    main(["fit", f"--config={last.parents[1]}/config.yaml", f"--ckpt_path={last}", "--trainer.callbacks=null"])
     main(["fit", *options, "--name=whole"])
     assert_same_runs(last.parents[1], last.parents[2] / "whole")
 
@@ -132,7 +133,8 @@ def test_every_system_can_be_stopped(system, hook):
     options = [*SYSTEMS[system], *TRAINER, *OFTEN, "--trainer.max_steps=14", "--trainer.limit_val_batches=2"]
     assert stop(hook, 5, TERM, *options) == 143
     folder = Path("runs") / system.lower()
-    main(["fit", f"--ckpt_path={folder}/stopped/checkpoints/last.ckpt", "--trainer.callbacks=null"])
+    last = f"--ckpt_path={folder}/stopped/checkpoints/last.ckpt"
+    main(["fit", f"--config={folder}/stopped/config.yaml", last, "--trainer.callbacks=null"])
     main(["fit", *options, "--name=whole"])
     assert_same_runs(folder / "stopped", folder / "whole")
 

@@ -84,6 +84,12 @@ def test_dry_run_prints_what_would_be_called_and_does_nothing(capsys):
     assert capsys.readouterr().out.splitlines() == [f"# {name} is finished" for name in "abc"]
 
 
+def test_dry_run_checks_the_options():
+    write(rows=ROWS)
+    with pytest.raises(UserError, match=r"row b: no option --trainer\.max_stepz"):
+        sweep(["x.yaml", "--dry-run"], sweeps.FAKE, lambda calls: [None, "no option --trainer.max_stepz", None])
+
+
 def test_a_row_that_fails_is_recorded_and_the_others_go_on(capsys):
     write(rows=[*ROWS, {"name": "d", "fake.fail_at": 7}])
     assert run("--jobs=2") == 1

@@ -3,6 +3,7 @@
 import difflib
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -59,6 +60,7 @@ class LastAndBest(Checkpoint):
         self.reached = 0  # step whose gradients are not waiting for those of further batches
         self.saved: int | None = None  # number of the batch after which last.ckpt was written
         self.repairs = False  # whether the checkpoint that is being written is one of ``place``
+        self.resume_command: Callable[[Path], str] = "vqlab fit --ckpt_path {}".format
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Listen for SLURM's signal, and from now on stop between batches only."""
@@ -147,7 +149,7 @@ class LastAndBest(Checkpoint):
         if last.exists():
             step = checkpoint_step(last)
             where = "" if step == trainer.global_step else f" from step {step}"
-            rank_zero_info(f"stopped at step {trainer.global_step}: resume{where} with vqlab fit --ckpt_path {last}")
+            rank_zero_info(f"stopped at step {trainer.global_step}: resume{where} with {self.resume_command(last)}")
 
     def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """Let the progress in a checkpoint that is written late be that after the batch, as Lightning resumes it."""

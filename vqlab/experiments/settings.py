@@ -101,12 +101,27 @@ def parse_yaml(content: bytes, path: Path) -> dict[str, Any]:
         UserError: If it is no valid YAML, or holds something else.
     """
     try:
-        found = load_yaml(content.decode("utf-8-sig"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}"[:300]) from error
+        text = content.decode("utf-8-sig")
+        found = load_yaml(text)
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not valid YAML: byte {error.start} is not UTF-8: save it as UTF-8") from error
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is not valid YAML: {_yaml_problem(error, text)}"[:300]) from error
     if not isinstance(found, dict):
-        raise UserError(f"{path} holds no settings: it must be a mapping of names to values")
+        got = "nothing" if found is None else "a list" if isinstance(found, list) else repr(found)
+        raise UserError(f"{path} holds no settings: it must be a mapping such as model: VQVAE, got {got}"[:200])
     return found
+
+
+def _yaml_problem(error: yaml.YAMLError, text: str) -> str:
+    """Return the line of a syntax error, and what is wrong there."""
+    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+    if mark is None:
+        return " ".join(str(error).split())
+    line = "".join(text.splitlines()[mark.line : mark.line + 1])
+    if "\t" in line[: len(line) - len(line.lstrip())]:
+        problem = "it begins with a tab, use spaces"
+    return f"line {mark.line + 1}: {problem}"
 
 
 def flatten(config: dict[str, Any], prefix: str = "") -> Settings:
