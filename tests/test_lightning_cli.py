@@ -1,6 +1,7 @@
 """How the options of ``vqlab fit`` are read; nothing is built."""
 
 import inspect
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ def parsed(*args: str) -> tuple[Any, dict[str, Any]]:
         instantiate_classes = _run_subcommand = lambda *args: None
 
     prepare()
-    cli = Parsed(["fit", *CHOSEN, *args])
+    cli = Parsed(["fit", *CHOSEN, *args], ExitStack())
     return cli.config.fit, yaml.safe_load(cli._parser("fit").dump(cli.config.fit))
 
 

@@ -11,9 +11,11 @@ import fsspec
 import torch
 from torch import Tensor
 
+from vqlab.data.files import reading
 from vqlab.data.image_folder import check_decoding, decode_square, decoding_workers
 from vqlab.data.images import ImageDataModule, channel_statistics
 from vqlab.data.shard_files import is_url, open_shard, require_length, url_errors
+from vqlab.data.split_folders import group_by_split, require_no_held_out
 from vqlab.data.splits import Batch, Split, require_at_least
 from vqlab.data.tar_index import INDEX, WRITE_IT, TarIndex, index_shards, read_index
 from vqlab.errors import UserError
@@ -27,12 +29,14 @@ class ShardImages(Split):
 
     Args:
         index: Where they lie.
-        read: Returns the bytes of a shard from an offset, of a size: ``read(name, length, offset, size)``.
+        read: Returns the bytes of a shard from an offset, of a size: ``read(name, length, checksum, offset, size)``.
         size: Height and width that the images get.
         channels: 3 for colour, 1 for grey.
     """
 
-    def __init__(self, index: TarIndex, read: Callable[[str, int, int, int], bytes], size: int, channels: int) -> None:
+    def __init__(
+        self, index: TarIndex, read: Callable[[str, int, str, int, int], bytes], size: int, channels: int
+    ) -> None:
         self.index, self.read, self.size, self.channels = index, read, size, channels
         self.labels = torch.from_numpy(index.label).long()
 
@@ -46,27 +50,26 @@ class ShardImages(Split):
     def _decode(self, i: int) -> Tensor:
         at = self.index
         name, length = str(at.names[at.shard[i]]), int(at.lengths[at.shard[i]])
-        data = self.read(name, length, int(at.offset[i]), int(at.size[i]))
-        try:
-            return decode_square(io.BytesIO(data), self.size, self.channels)
-        except Exception as error:  # damaged files make PIL raise many things
-            raise UserError(
-                f"the image at byte {at.offset[i]} of {name} cannot be decoded: write the shard again without it"
-            ) from error
+        checksum = str(at.checksums[at.shard[i]])
+        data = self.read(name, length, checksum, int(at.offset[i]), int(at.size[i]))
+        image = f"the image at byte {at.offset[i]} of {name}"
+        with reading(image, "cannot be decoded ({reason}): write the shard again without it"):
+            return decode_square(io.BytesIO(data), self.size, self.channels, image)
 
 
 class ImageShards(ImageDataModule):
     """Images in tar files (WebDataset's: ``7.jpg``, ``7.cls``), on a disk, or behind a URL that fsspec reads.
 
-    ``path/train`` and ``path/val`` are the splits, and ``path/test`` where there is one; else the last shard is for
-    validation. The order of an epoch goes through the shards in random order, images mixed among ``shuffle_shards`` of
-    them, so each is read once an epoch and little of the set is needed at a time. It depends on (seed, epoch) alone:
-    a run stopped anywhere goes on at its place, on any number of processes. Images are resized (shorter side,
-    antialiased) and the centre is cropped.
+    Folders ``path/train``, ``path/val`` and ``path/test`` are the splits, also under other usual names (``training``,
+    ``valid``, ``validation``, ``dev``, ``testing``, ``eval``, capital letters or not), and so are shards named like
+    ``train-000.tar``; where none is for validation, the last training shard is. The order of an epoch goes through the
+    shards in random order, images mixed among ``shuffle_shards`` of them, so each is read once an epoch and little of
+    the set is needed at a time. It depends on (seed, epoch) alone: a run stopped anywhere goes on at its place, on any
+    number of processes. Images are resized (shorter side, antialiased) and the centre is cropped.
 
     ``python -m vqlab.write_shards FOLDER OUT`` makes such shards of a folder of images, and ``--index FOLDER`` the
-    ``index.npz`` of shards that are there; without it the headers of all shards are read at each start, and a URL
-    cannot be read.
+    ``index.npz`` of shards that are there, with the checksums that copies of a URL are verified by; without it the
+    headers of all shards are read at each start, and a URL cannot be read.
 
     Args:
         path: Folder, or URL of one: https, s3, gs, hf, ... (``pip install s3fs`` and the like).
@@ -175,7 +178,10 @@ def find_index(path: str) -> TarIndex:
                 content = io.BytesIO(file.read())
         except UserError as error:
             raise UserError(f"{error}; where it is missing, {WRITE_IT}") from error
-        return read_index(content, url)
+        index = read_index(content, url)
+        if not all(index.checksums.tolist()):
+            raise UserError(f"{url} has no checksums, by which copies are known to be whole: {WRITE_IT}")
+        return index
     root = Path(path)
     if not root.is_dir():
         raise UserError(f"{path} is not a folder: set --data.path to a folder of shards, or its URL")
@@ -192,16 +198,17 @@ def find_index(path: str) -> TarIndex:
 
 
 def split_index(index: TarIndex, path: str) -> dict[str, TarIndex]:
-    """Return the index of each split: of the folders train, val and test, or of the last shard as val and the others.
+    """Return the index of each split, named by folders or file names; else the last training shard is for validation.
 
     Raises:
-        UserError: If training or validation has no images.
+        UserError: If training or validation has no images, or some shards are of a split and others of none.
     """
-    tops = [name.partition("/")[0] for name in index.names.tolist()]
-    if "train" in tops and "val" in tops:
-        groups = {split: [i for i, top in enumerate(tops) if top == split] for split in ("train", "val", "test")}
-    else:
-        groups = {"train": list(range(len(tops) - 1)), "val": [len(tops) - 1]}
+    names = index.names.tolist()
+    groups = group_by_split([name.partition("/")[0].removesuffix(".tar") for name in names], path)
+    train = groups.pop("") if "" in groups else groups["train"]
+    require_no_held_out((names[i] for i in train), path)
+    groups["train"] = train if "val" in groups else train[:-1]
+    groups.setdefault("val", train[-1:])
     parts = {split: index.part(shards) for split, shards in groups.items() if shards}
     for split in ("train", "val"):
         if split not in parts or not len(parts[split]):
@@ -212,6 +219,6 @@ def split_index(index: TarIndex, path: str) -> dict[str, TarIndex]:
     return parts
 
 
-def read_at(root: str, cache: str, limit: int, name: str, length: int, offset: int, size: int) -> bytes:
+def read_at(root: str, cache: str, limit: int, name: str, length: int, checksum: str, offset: int, size: int) -> bytes:
     """Return ``size`` bytes of a shard from ``offset``; see :func:`~vqlab.data.shard_files.open_shard`."""
-    return os.pread(open_shard(f"{root}/{name}", length, cache, limit).fileno(), size, offset)
+    return os.pread(open_shard(f"{root}/{name}", length, cache, limit, checksum).fileno(), size, offset)

@@ -4,21 +4,23 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from vqlab.data.files import counted, list_files
-from vqlab.data.raw_text import SPLITS, Document, RawTextDataModule
-from vqlab.data.text_records import require_encoding
-from vqlab.errors import UserError
+from vqlab.data.files import counted
+from vqlab.data.open_text import read_lines, require_encoding
+from vqlab.data.raw_text import Document, RawTextDataModule
+from vqlab.data.split_folders import split_folders
 
 
 class TextFolder(RawTextDataModule):
-    """A folder with text files at any depth, one document each, whatever their extensions.
+    """A folder with text files at any depth, one document each, whatever their extensions, as they are or compressed.
 
-    If ``path/train`` exists, and ``path/val`` or ``path/test`` beside it, these are the splits; else validation and
-    test documents are drawn by ``seed``. The label is the name of the first-level folder, if there are at least two.
+    Folders ``path/train``, ``path/val`` and ``path/test`` are the splits, also under other usual names (``training``,
+    ``valid``, ``validation``, ``dev``, ``testing``, ``eval``, capital letters or not); without ``path/val`` the
+    validation documents are drawn from those of ``path/train`` by ``seed``, and without these folders all splits are
+    drawn. The label is the name of the first-level folder (of a split), if there are at least two.
 
     Args:
         path: The folder.
-        encoding: Encoding of the files, such as ``latin-1``.
+        encoding: Encoding of the files, such as ``cp1252`` or ``gbk``; a byte order mark takes precedence.
         **common: ``val_fraction``, ``test_fraction``, ``token_pattern``, ``min_df``, ``max_df``, ``max_vocab``,
             ``stop_words``, ``vocabulary_path``, ``batch_size``, ``weighting``, ``num_workers``, ``seed``: see
             :class:`~vqlab.data.raw_text.RawTextDataModule`.
@@ -27,7 +29,8 @@ class TextFolder(RawTextDataModule):
         See :class:`~vqlab.data.text.TextDataModule`.
 
     Raises:
-        UserError: If the folder is missing or empty, or a file is not in ``encoding``.
+        UserError: If the folder is missing or empty, some of its folders are splits and others are not, or a file is
+            not in ``encoding`` or no text.
 
     Example:
         >>> import tempfile
@@ -48,24 +51,12 @@ class TextFolder(RawTextDataModule):
         super().__init__(**common)
         require_encoding(encoding)
         self.path, self.encoding = path, encoding
-        root = Path(path)
-        folders = {split: root / split for split in SPLITS if (root / split).is_dir()}
-        if not ("train" in folders and len(folders) > 1):
-            folders = {"": root}
-        self._files = {split: list_files(folder, ("",), "text files") for split, folder in folders.items()}
-        self._roots = folders
+        self._roots, self._files = split_folders(Path(path), ("",), "text files")
 
     def read(self) -> Iterator[Document]:
         """Yield the documents in the order of their paths."""
         files = [(split, file) for split, group in self._files.items() for file in group]
         for split, file in counted(files, len(files), "read", "files"):
-            try:
-                text = file.read_text(self.encoding)
-            except UnicodeDecodeError as error:
-                raise UserError(
-                    f"{file} is not {self.encoding}: save it as that, remove it, or set --data.encoding=latin-1"
-                ) from error
-            except OSError as error:
-                raise UserError(f"{file} cannot be read ({error.strerror}): leave it out of --data.path") from error
+            text = "".join(read_lines(file, self.encoding))
             folder = file.relative_to(self._roots[split]).parts[0]
             yield Document(text, folder if file.parent != self._roots[split] else None, split or None)
