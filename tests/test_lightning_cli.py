@@ -13,6 +13,7 @@ from tiny import DATA, FIT, NETS, fails
 from vqlab.cli import main
 from vqlab.lightning_cli import CLI, prepare
 
+SIZES = ["--model.prior.dim=100", "--model.prior.heads=3"]
 CHOSEN = ["--model=VQVAE", "--data=Docstrings"]
 INT_OR_FLOAT = [
     f"trainer.{name}"
@@ -31,7 +32,7 @@ def parsed(*args: str) -> tuple[Any, dict[str, Any]]:
         instantiate_classes = _run_subcommand = lambda *args: None
 
     prepare()
-    cli = Parsed(["fit", *CHOSEN, *args], held=ExitStack())
+    cli = Parsed(["fit", *CHOSEN, *args], ExitStack())
     return cli.config.fit, yaml.safe_load(cli._parser("fit").dump(cli.config.fit))
 
 
@@ -98,6 +99,22 @@ def test_an_integer_stays_an_integer_in_a_class():
         (["configs/vqgan.yaml"], ["did you mean --config configs/vqgan.yaml?"]),
         (["last.ckpt"], ["did you mean --ckpt_path last.ckpt?"]),
         (["fast"], ["'fast' stands alone"]),
+        (
+            [f"--model.quantizer{part}" for part in ("=ResidualQuantizer", ".quantizer=FSQ", ".quantizer.levels=[1]")],
+            ["set --model.quantizer.quantizer.levels=[8,5,5,5]"],
+        ),
+        (["--model.decoder=ConvDecoder", "--model.decoder.attention_levels=[9]"], ["--model.decoder.attention_levels"]),
+        (["--model=JSA", "--model.prior=Transformer"], ["Transformer needs num_tokens, length"]),
+        (
+            [
+                "--model=JSA",
+                "--model.prior=Transformer",
+                "--model.prior.num_tokens=9",
+                "--model.prior.length=4",
+                *SIZES,
+            ],
+            ["set --model.prior.dim=192"],
+        ),
     ],
 )
 def test_options_that_do_not_exist(capsys, args, words):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning
+from jsonargparse import Namespace
 
 import vqlab
 from vqlab.errors import UserError
@@ -80,6 +81,10 @@ def explain(error: BaseException, args: Sequence[str] = (), known: Iterable[str]
     if match := re.search(r"Unable to load config ['\"](.*?)['\"]$", root):
         option = "--" + ".".join(dict.fromkeys(keys))
         return UserError(f"{option}: {match[1]!r} is not a configuration file: set single options, {option}.NAME=VALUE")
+    if keys and (match := re.search(r"arguments are required: (.+)", innermost)):
+        names = match[1].split(", ")
+        needs = " ".join(f"{option}.{name}=VALUE" for name in names)
+        return _shortened(f"{classes[-1].rpartition('.')[2]} needs {match[1]}: add {needs}")
     value = re.search(r"(?:Got|Given) value: (.*)", message)
     given = value[1].replace("None", "null") if value else ""
     if literals := [ast.literal_eval(found) for found in re.findall(r"typing\.Literal(\[.*?\])", innermost)]:
@@ -93,6 +98,36 @@ def explain(error: BaseException, args: Sequence[str] = (), known: Iterable[str]
     if not keys:
         return _shortened(f"see vqlab fit --help: {message}")
     return _shortened(f"{option}: {root}")
+
+
+def correct_options(message: str, config: Namespace) -> str:
+    """Return ``message`` with the options of nested parts where they are in ``config``.
+
+    A part does not know what holds it: a codebook's option is --model.quantizer.num_embeddings, but
+    --model.quantizer.quantizer.num_embeddings in a ResidualQuantizer.
+    """
+
+    def correct(match: re.Match[str]) -> str:
+        *path, name = (key for key in match[1].split(".") if key != "init_args")
+        holder: Any = config
+        for key in path:
+            holder = (holder if holder is config else holder.get("init_args") or {}).get(key)
+            if not isinstance(holder, Namespace) or "class_path" not in holder:
+                return match[0]
+        places = _holders(holder, ".".join(path), name)
+        return match[0] if not places or ".".join(path) in places else f"--{places[0]}.{name}"
+
+    return re.sub(r"--((?:model|data)(?:\.\w+)+)", correct, message)
+
+
+def _holders(spec: Any, option: str, name: str) -> list[str]:
+    """Return the options under ``option`` that hold a class which has the argument ``name``."""
+    if not isinstance(spec, Namespace) or not isinstance(spec.get("class_path"), str):
+        return []
+    found = [option] if name in arguments_of(class_of(spec.class_path)) else []
+    for key, part in vars(spec.get("init_args") or Namespace()).items():
+        found += _holders(part, f"{option}.{key}", name)
+    return found
 
 
 def misconfigured(error: Exception) -> UserError:
@@ -149,7 +184,11 @@ def _suggest_option(name: str, known: Iterable[str]) -> str:
     options = [option for option in options if mark and option.startswith(f"{group}.")] or options
     by_last = {option.rpartition(".")[2]: option for option in reversed(options)}
     close = [by_last[found] for found in difflib.get_close_matches(last, by_last, n=1, cutoff=0.8)]
-    close += [by_last[found] for found in sorted(by_last, key=len) if len(last) > 3 and last in found]
+    close += [
+        by_last[found]
+        for found in sorted(by_last, key=lambda found: (len(found), found))
+        if len(last) > 3 and last in found
+    ]
     return f"did you mean --{close[0]}?" if close else "see vqlab fit --help"
 
 

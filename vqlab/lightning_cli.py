@@ -28,7 +28,7 @@ from vqlab.callbacks.progress import Progress
 from vqlab.callbacks.sample_grid import SampleGrid
 from vqlab.callbacks.step_seed import StepSeed
 from vqlab.callbacks.throughput import Throughput
-from vqlab.cli_errors import explain, misconfigured
+from vqlab.cli_errors import correct_options, explain, misconfigured
 from vqlab.completion import check_font, write_glyphs
 from vqlab.config_files import check_configs
 from vqlab.devices import check_devices, check_started, check_strategy, choose_precision, num_devices
@@ -232,7 +232,8 @@ class CLI(LightningCLI):
         try:
             super().instantiate_classes()
         except ValueError as error:
-            raise explain(error, self.given) from error
+            line = explain(error, self.given).line
+            raise UserError(correct_options(line, self.config[self.subcommand])) from error
         wanted, given = (getattr(part, "modality", None) for part in (self.model, self.datamodule))
         if wanted and given and wanted != given:
             model, data = type(self.model).__name__, type(self.datamodule).__name__

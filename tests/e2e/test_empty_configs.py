@@ -34,7 +34,7 @@ from tiny import DATA, NETS, fails
         (b"model: {class_path: VQVAE, init_args: [3]}", ["model.init_args must be a mapping"]),
         (b"model: {class_path: VQVAE, lr: 1}", ["lr stands beside model.class_path", "into model.init_args"]),
         (b"base: configs/vqvae.yaml\nrows: []\n", ["vqlab sweep a.yaml"]),
-        (b"a: &a [*a]\n", ["contains itself"]),
+        (b"a: &a [*a]\n", ["nested too deeply"]),
     ],
 )
 def test_configs_without_the_values_that_they_need(capsys, config, words):

@@ -96,7 +96,7 @@ class Health(lightning.Callback):
         shares = {"min_usage": min_usage, "min_perplexity": min_perplexity, "certainty": certainty}
         for name, value in {**shares, "blindness": blindness, "min_diversity": min_diversity}.items():
             if not 0 <= value <= 1:
-                raise UserError(f"{name} must lie in [0, 1], got {value}: set --health.{name}")
+                raise UserError(f"{name} must lie in [0, 1], got {value}: set --health.{name}=0.5 or leave it out")
         self.stop: set[str] = (EVENTS if stop else set()) if isinstance(stop, bool) else set(stop)
         if unknown := self.stop - EVENTS:
             raise UserError(

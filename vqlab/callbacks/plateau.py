@@ -41,7 +41,7 @@ class Plateau(lightning.Callback):
             raise UserError(f"patience must be at least 1, got {patience}: set --plateau.patience=5, or null")
         for name, value in (("factor", factor), ("floor", floor)):
             if not 0 < value < 1:
-                raise UserError(f"{name} must lie in (0, 1), got {value}: set --plateau.{name}")
+                raise UserError(f"{name} must lie in (0, 1), got {value}: set --plateau.{name}=0.5 or leave it out")
         self.patience, self.factor, self.floor, self.monitor, self.mode = patience, factor, floor, monitor, mode
         self.lr_factor, self.best, self.waited = 1.0, math.inf, 0
 

@@ -46,7 +46,10 @@ class SampleGrid(lightning.Callback):
 
     def __init__(self, num_images: int = 16, columns: int = 8) -> None:
         if num_images < 1 or columns < 1:
-            raise UserError(f"num_images and columns must be at least 1, got {num_images} and {columns}: see --samples")
+            raise UserError(
+                f"num_images and columns must be at least 1, got {num_images} and {columns}: "
+                "set --samples.num_images=16 --samples.columns=8"
+            )
         self.num_images, self.columns = num_images, columns
 
     def on_validation_batch_end(

@@ -52,7 +52,7 @@ class ConvEncoder(Encoder):
     ) -> None:
         super().__init__()
         _check_sizes(base_channels, channel_multipliers, num_res_blocks)
-        _check_levels(attention_levels, len(channel_multipliers))
+        _check_levels("encoder", attention_levels, len(channel_multipliers))
         self.in_channels, self.out_channels = in_channels, z_channels
         self.downsampling = 2 ** (len(channel_multipliers) - 1)
         widths = [base_channels * m for m in channel_multipliers]
@@ -108,7 +108,7 @@ class ConvDecoder(Decoder):
     ) -> None:
         super().__init__()
         _check_sizes(base_channels, channel_multipliers, num_res_blocks)
-        _check_levels(attention_levels, len(channel_multipliers))
+        _check_levels("decoder", attention_levels, len(channel_multipliers))
         self.in_channels, self.out_channels = z_channels, out_channels
         self.upsampling = 2 ** (len(channel_multipliers) - 1)
         widths = [base_channels * m for m in reversed(channel_multipliers)]
@@ -233,9 +233,9 @@ def _check_sizes(base_channels: int, channel_multipliers: tuple[int, ...], num_r
         )
 
 
-def _check_levels(attention_levels: tuple[int, ...], num_levels: int) -> None:
+def _check_levels(part: str, attention_levels: tuple[int, ...], num_levels: int) -> None:
     if any(not 0 <= level < num_levels for level in attention_levels):
         raise UserError(
             f"attention_levels must lie between 0 (full resolution) and {num_levels - 1}, as many as there are "
-            f"channel_multipliers, got {list(attention_levels)}: set --model.encoder.attention_levels=[]"
+            f"channel_multipliers, got {list(attention_levels)}: set --model.{part}.attention_levels=[]"
         )

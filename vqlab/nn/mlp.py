@@ -124,4 +124,5 @@ class MLPDecoder(Decoder):
 def _check_sizes(part: str, hidden_channels: tuple[int, ...], **sizes: int) -> None:
     for name, size in {**sizes, "hidden_channels": min(hidden_channels, default=1)}.items():
         if size < 1:
-            raise UserError(f"{name} must be at least 1, got {size}: set --model.{part}.{name}")
+            usual = "[512]" if name == "hidden_channels" else "1 or more"
+            raise UserError(f"{name} must be at least 1, got {size}: set --model.{part}.{name}={usual}")

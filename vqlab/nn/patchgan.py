@@ -59,11 +59,11 @@ class PatchGAN(Discriminator):
         if min(in_channels, base_channels, num_layers) < 1:
             raise UserError(
                 "in_channels, base_channels and num_layers of PatchGAN must be at least 1, got "
-                f"{in_channels}, {base_channels}, {num_layers}: set --model.discriminator.init_args.num_layers=3"
+                f"{in_channels}, {base_channels}, {num_layers}: set --model.discriminator.num_layers=3"
             )
         if norm not in NORMS:
             raise UserError(
-                f"norm must be one of {', '.join(NORMS)}, got {norm!r}: set --model.discriminator.init_args.norm=group"
+                f"norm must be one of {', '.join(NORMS)}, got {norm!r}: set --model.discriminator.norm=group"
             )
         self.in_channels, self.num_layers = in_channels, num_layers
         make_norm = NORMS[norm]
@@ -97,7 +97,7 @@ class PatchGAN(Discriminator):
         if x.ndim != 4 or x.shape[1] != self.in_channels:
             raise UserError(
                 f"PatchGAN takes images (B, {self.in_channels}, H, W), got {tuple(x.shape)}: "
-                f"set --model.discriminator.init_args.in_channels"
+                f"set --model.discriminator.in_channels"
             )
         self.check_size(*x.shape[2:])
 
@@ -108,8 +108,8 @@ class PatchGAN(Discriminator):
         if min(height, width) < smallest:
             raise UserError(
                 f"images of {height}x{width} are too small for a PatchGAN with num_layers={self.num_layers}, "
-                f"which needs {smallest}: set --data.image_size={smallest}, or a smaller "
-                "--model.discriminator.init_args.num_layers"
+                f"which needs {smallest}: set --data.image_size={smallest}, or "
+                "--model.discriminator=PatchGAN --model.discriminator.num_layers=1"
             )
 
 

@@ -26,7 +26,7 @@ def check_counts(**counts: int) -> None:
     """Raise UserError if a count of a model is below 1."""
     for name, count in counts.items():
         if count < 1:
-            raise UserError(f"{name} must be at least 1, got {count}: set --model.{name}")
+            raise UserError(f"{name} must be at least 1, got {count}: set --model.{name}=1 or more")
 
 
 def check_weight(name: str, weight: float, mend: str) -> None:
