@@ -54,7 +54,7 @@ def test_the_tsv_of_octis_has_no_names(tmp_path):
     assert read(tmp_path / "two.tsv") == [{"text": "cat", "split": "test"}]
 
 
-@pytest.mark.parametrize("separator", [",", ";", "\t"])
+@pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
 def test_csv_of_any_separator_and_a_long_field(tmp_path, separator):
     long = "word " * 100_000
     (tmp_path / "a.csv").write_text(f'id{separator} text \n1{separator}"{long}"\n\n')

@@ -50,6 +50,8 @@ def test_advances_by_width(tmp_path):
     assert new == {67: 480, 0x300: 0, 0x4E02: 960, 68: 1000}
     pitched = TTFont(with_widths(tmp_path / "c.ttf", {65: 500, 66: 500, 67: 510}, pitch=1))
     assert advances(pitched, source, [67, 0x300, 0x4E02]) == {67: 500, 0x300: 0, 0x4E02: 1000}
+    square = TTFont(with_widths(tmp_path / "e.ttf", {65: 1000, 66: 1000}))
+    assert advances(square, source, [67, 0x4E02]) == {67: 1000, 0x4E02: 1000}
     latin = TTFont(with_widths(tmp_path / "d.ttf", {65: 250, 66: 275}))
     assert advances(latin, source, [0x4E02]) == {0x4E02: 500}, "of letters alone, where no ideograph is in both"
 

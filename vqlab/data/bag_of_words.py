@@ -166,7 +166,7 @@ def load_matrix(path: str, setting: str) -> Any:
     if SVMLIGHT.match(head):
         raise UserError(
             f"{path} is in SVMlight's format: read it by sklearn.datasets.load_svmlight_file, write the counts by "
-            "scipy.sparse.save_npz and the labels by numpy.save"
+            "scipy.sparse.save_npz and the labels, as integers, by numpy.save"
         )
     if head.startswith(b"\x93NUMPY") and b"'descr': '|O'" in head:
         raise UserError(

@@ -25,7 +25,7 @@ def read_records(file: Path, encoding: str = "utf-8") -> Iterator[tuple[str, Rec
     r"""Yield the records of a file, each with its place: ``line 3``, or ``item 3`` of an array.
 
     Args:
-        file: ``.csv`` (separated by commas, semicolons or tabs) or ``.tsv`` with the names of the columns in the first
+        file: ``.csv`` (separated by commas, semicolons, tabs or bars) or ``.tsv`` with the names of the columns in the first
             line; ``.tsv`` as OCTIS writes it, text, split and label without names; ``.jsonl``, ``.ndjson`` or
             ``.json``, an object in each line or an array of objects; ``.txt``, a text in each line. Any of these may
             be compressed: ``.csv.gz``, ``.bz2``, ``.xz``, ``.zip``.
@@ -77,7 +77,7 @@ def read_table(file: Path, encoding: str) -> Iterator[tuple[str, Record]]:
     kind, first = kind_of(file), next(lines, "")
     fields = first.rstrip("\r\n").split("\t")
     octis = kind == ".tsv" and 2 <= len(fields) <= 3 and fields[1].lower() in SPLIT_OF
-    separator = max(",;\t", key=first.count) if kind == ".csv" else "\t"
+    separator = max(",;\t|", key=first.count) if kind == ".csv" else "\t"
     rows = csv.reader(
         chain([first], lines),
         delimiter=separator,

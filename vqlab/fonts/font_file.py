@@ -140,7 +140,7 @@ def make_static_truetype(font: Font) -> TTFont:
     except Exception as error:  # damaged tables make fontTools raise many things
         raise UserError(
             f"{font.path} cannot be made a static TrueType font ({type(error).__name__}: {error!s:.60}): set "
-            "--data.target to another font, or to an instance of it (fonttools varLib.instancer)"
+            "--data.target to a static font or another one"
         ) from error
     for table in STALE:
         if table in file:

@@ -44,8 +44,8 @@ def advances(file: TTFont, source: Font | None, codes: Iterable[int]) -> dict[in
             fixed[wide] = widths.most_common(1)[0][0]
         alike = [code for code in shared if is_wide(code) == wide] or shared
         ratio[wide] = float(np.median([own[code] / theirs[code] for code in alike])) if alike else 1.0
-    if False in fixed and True not in fixed and (pitch or source is None):
-        fixed[True] = 2 * fixed[False]
+    if False in fixed and True not in fixed:
+        fixed[True] = fixed[False] * (2 if fixed[False] < 0.75 * em else 1)
 
     def advance(code: int) -> int:
         wide = is_wide(code)
