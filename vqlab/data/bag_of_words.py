@@ -109,7 +109,7 @@ class BagOfWords(TextDataModule):
             if test.shape[1] != vocab_size:
                 raise UserError(
                     f"{self.test_path} counts {test.shape[1]} words, but {self.path} {vocab_size}: "
-                    "set --data.test_path to counts of the same words"
+                    f"{hint(vocab_size, test.shape[0], 'set --data.test_path to counts of the same words')}"
                 )
             test_labels = read_labels(self.test_labels_path, "test_labels_path", test)
             splits["test"] = BagsOfWords(test, test_labels)

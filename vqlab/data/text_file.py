@@ -71,7 +71,7 @@ class TextFile(RawTextDataModule):
         super().__init__(**common)
         require_encoding(encoding)
         self.encoding = encoding
-        self.columns = {"text": text_column, "label": label_column, "split": split_column}
+        self.columns = {"text": text_column or None, "label": label_column or None, "split": split_column or None}
         paths = [path] if isinstance(path, str) else path
         if not paths:
             raise UserError("path is empty: set --data.path to a file")

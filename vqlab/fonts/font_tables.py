@@ -56,9 +56,9 @@ def advances(file: TTFont, source: Font | None, codes: Iterable[int]) -> dict[in
 
 
 def vertical_metrics(file: TTFont) -> tuple[int, int]:
-    """Return the advance height of most characters, and how high above the baseline their advance starts."""
-    em, glyf = file["head"].unitsPerEm, file["glyf"]
-    names = (name for code, name in (file.getBestCmap() or {}).items() if is_wide(code))
+    """Return the advance height of most ideographs, else of most characters, and the height at which it starts."""
+    em, glyf, characters = file["head"].unitsPerEm, file["glyf"], file.getBestCmap() or {}
+    names = [name for code, name in characters.items() if is_wide(code)] or characters.values()
     places = Counter(
         (height, top + glyf[name].yMax)
         for name in names
