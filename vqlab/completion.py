@@ -30,10 +30,6 @@ def check_font(data: Any, font: str | None, family: str | None) -> dict[int, Pat
     if data.modality != "font":
         raise UserError(f"--font is for glyphs, and {type(data).__name__} has {data.modality}s: leave it out")
     path = Path(font)
-    if path.suffix.lower() != ".ttf":
-        raise UserError(
-            f"{font} must end in .ttf, for a TrueType font is written: set --font={path.with_suffix('.ttf')}"
-        )
     files = {0: path}
     if data.num_styles > 1:
         files = {style: path.with_stem(f"{path.stem}-{slug(data, style)}") for style in range(data.num_styles)}

@@ -19,21 +19,27 @@ def box(left, bottom, right, top):
 
 
 def build(path, shapes, units=1000, cff=False, family="Toy", weights=None, names=None, **tables):
-    """Write a font; ``shapes`` are code point -> contours, ``weights`` (least, default, most) stretches them in x."""
+    """Write a font; ``shapes`` are code point -> contours.
+
+    ``weights`` (least, default, most) make it variable and stretch TrueType outlines in x.
+    """
     glyphs = {".notdef": NOTDEF, **{f"g{code:X}": contours for code, contours in shapes.items()}}
     builder = FontBuilder(units, isTTF=not cff)
     builder.setupGlyphOrder(list(glyphs))
     builder.setupCharacterMap({code: f"g{code:X}" for code in shapes})
     drawn = {}
     for name, contours in glyphs.items():
-        pen = T2CharStringPen(units, None) if cff else TTGlyphPen(None)
+        width = None if weights else units  # CFF2 has none
+        pen = T2CharStringPen(width, None, CFF2=bool(weights)) if cff else TTGlyphPen(None)
         for contour in contours:
             pen.moveTo(contour[0])
             for point in contour[1:]:
                 pen.lineTo(point)
             pen.closePath()
         drawn[name] = pen.getCharString() if cff else pen.glyph()
-    if cff:
+    if cff and weights:
+        builder.setupCFF2(drawn)
+    elif cff:
         builder.setupCFF(family, {}, drawn, {})
     else:
         builder.setupGlyf(drawn)
@@ -45,6 +51,7 @@ def build(path, shapes, units=1000, cff=False, family="Toy", weights=None, names
     builder.setupPost()
     if weights:
         builder.setupFvar([("wght", *weights, "Weight")], [])
+    if weights and not cff:
         moves = {
             name: [TupleVariation({"wght": (0, 1, 1)}, [(x // 2, 0) for c in contours for x, _ in c] + [(0, 0)] * 4)]
             for name, contours in glyphs.items()

@@ -2,8 +2,9 @@ import unicodedata
 
 import pytest
 
-from vqlab.data.charsets import NAMED, is_wide, read_charset
+from vqlab.data.charsets import NAMED, read_charset
 from vqlab.errors import UserError
+from vqlab.fonts.font_tables import is_wide
 
 
 def test_named_sets_have_the_sizes_of_their_standards():

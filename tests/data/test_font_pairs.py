@@ -9,6 +9,7 @@ from toy_fonts import NOTDEF, SANS, SERIF, box, build
 from vqlab.data import font_pairs, glyphs
 from vqlab.data.font_pairs import FontPairs, enlarge_and_shift
 from vqlab.errors import UserError
+from vqlab.fonts import font_file
 from vqlab.fonts.draw import render
 
 
@@ -290,3 +291,19 @@ def test_weights_of_variable_fonts(tmp_path):
 
 def test_embedded_fonts_need_no_files():
     assert font_pairs.open_fonts(None, None, None)[0].name == "DejaVu Sans"
+
+
+def test_a_variable_target_is_tried_before_the_training(tmp_path, monkeypatch):
+    """What would fail when the completed font is written fails in setup."""
+    shapes = {code: bar(code - 100) for code in range(100, 160)}
+    source = build(tmp_path / "source.ttf", shapes, family="From")
+    target = build(tmp_path / "target.ttf", {c: bar(c - 100, 40) for c in shapes}, weights=(400, 400, 800))
+
+    def fail(*args, **options):
+        raise RuntimeError("dictionary changed size during iteration")
+
+    pairs((source, target)).setup("fit")
+    monkeypatch.setattr(font_file, "instantiateVariableFont", fail)
+    with pytest.raises(UserError, match=r"cannot be made a static TrueType font.*--data.target"):
+        pairs((source, target)).setup("fit")
+    pairs((source, target)).setup("validate")

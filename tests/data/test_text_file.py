@@ -136,5 +136,7 @@ def test_missing_files(tmp_path):
     file = jsonl(tmp_path / "a.jsonl", [{"text": "x"}])
     with refused("b.jsonl is not a file", "--data.test_path"):
         text_file(file, test_path=str(tmp_path / "b.jsonl"))
+    with refused("is a folder, not a file", "--data.path", "--data=TextFolder"):
+        text_file(str(tmp_path))
     with refused("path is empty"):
         text_file([])

@@ -54,7 +54,7 @@ def test_the_tsv_of_octis_has_no_names(tmp_path):
     assert read(tmp_path / "two.tsv") == [{"text": "cat", "split": "test"}]
 
 
-@pytest.mark.parametrize("separator", [",", ";", "\t"])
+@pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
 def test_csv_of_any_separator_and_a_long_field(tmp_path, separator):
     long = "word " * 100_000
     (tmp_path / "a.csv").write_text(f'id{separator} text \n1{separator}"{long}"\n\n')
@@ -106,8 +106,14 @@ def test_a_table_whose_lines_are_rows(tmp_path):
     assert [record["text"] for record in read(tmp_path / "a.tsv")] == ["one\ntwo\tthree", "cat"]
     for name, separator in (("a.csv", ";"), ("b.csv", "\t")):
         (tmp_path / name).write_text(f"text{separator}label\nhen{separator}x\n" + TITLES.format(separator) * 3)
-        with refused(name, "from line 3 to 5", "each line is a row", "twice"):
+        with refused(name, "from line 3 to 5", "rows by themselves", "twice"):
             read(tmp_path / name)
+    (tmp_path / "b.tsv").write_text("text\tlabel\n" + TITLES.format("\t").replace("fish\tpets", "fish"))
+    with refused("b.tsv"):
+        read(tmp_path / "b.tsv")
+    (tmp_path / "c.tsv").write_text('label\ttext\nx\t"one\ntwo"\nragged\n')
+    with refused("c.tsv has 1 fields in line 4, but 2 columns"):
+        read(tmp_path / "c.tsv")
     (tmp_path / "c.csv").write_text("text,label\n" + TITLES.format(",").replace("leave, ", "") + '"one\ntwo",x\n')
     assert read(tmp_path / "c.csv")[1] == {"text": "one\ntwo", "label": "x"}
     (tmp_path / "d.csv").write_text('text\n"one\ntwo"\n')

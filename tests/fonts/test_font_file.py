@@ -80,6 +80,45 @@ def test_other_kinds_of_fonts_become_static_truetype(tmp_path, kind):
     assert ImageFont.truetype(str(out), 32).getlength("\u4f60") == 32
 
 
+def kerned(path):
+    """Kerning of more pairs than fontTools reads at once: it then reads the rest of a lazy font when it is copied."""
+    font = TTFont(path)
+    letters = [name for name in font.getGlyphOrder() if name != ".notdef"]
+    pairs = " ".join(f"pos {a} {b} -50;" for a in letters for b in letters)
+    addOpenTypeFeaturesFromString(font, f"feature kern {{ {pairs} }} kern;")
+    font.save(path)
+    return path
+
+
+@pytest.mark.parametrize("cff", [False, True])
+@pytest.mark.parametrize("weight", [None, 600])
+def test_a_variable_font_with_layout_tables(tmp_path, cff, weight):
+    shapes = {code: [box(100, 0, 600, 700)] for code in range(65, 77)}
+    base = kerned(build(tmp_path / "base.ttf", shapes, weights=(400, 400, 800), cff=cff))
+    before = (tmp_path / "base.ttf").read_bytes()
+    assert write_font(base, {0x4F60: square()}, tmp_path / "out.ttf", weight=weight) == [0x4F60]
+    new = TTFont(tmp_path / "out.ttf")
+    assert len(new["GPOS"].table.LookupList.Lookup[0].SubTable[0].PairSet) == 12
+    assert {0x4F60, *shapes} == set(new.getBestCmap())
+    assert not {"fvar", "gvar", "CFF2"} & set(new.keys())
+    font = Font(base, weight)
+    font_file.make_static_truetype(font)
+    assert "fvar" in font.file, "the font itself is not changed"
+    assert (tmp_path / "base.ttf").read_bytes() == before
+
+
+def test_a_font_that_cannot_become_static_is_refused(tmp_path, monkeypatch):
+    base = build(tmp_path / "base.ttf", {65: [box(100, 0, 600, 700)]}, weights=(400, 400, 800))
+
+    def fail(*args, **options):
+        raise AttributeError("no such axis value")
+
+    monkeypatch.setattr(font_file, "instantiateVariableFont", fail)
+    with pytest.raises(UserError, match=r"cannot be made a static .* \(AttributeError: no such .*--data.target"):
+        write_font(base, {67: square()}, tmp_path / "out.ttf")
+    assert not (tmp_path / "out.ttf").exists()
+
+
 def test_layout_and_vertical_metrics(tmp_path, base):
     font = TTFont(base)
     addOpenTypeFeaturesFromString(
@@ -118,10 +157,10 @@ def test_the_same_input_gives_the_same_bytes(tmp_path, weights):
     font = TTFont(base, recalcTimestamp=False)
     font["head"].modified = 3_000_000_000  # another second than now
     font.save(base)
-    for name in ("a", "b"):
+    for name in ("a.ttf", "b.ttf"):
         write_font(base, {0x4F60: square()}, tmp_path / name)
-    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
-    assert TTFont(tmp_path / "a")["head"].modified == 3_000_000_000
+    assert (tmp_path / "a.ttf").read_bytes() == (tmp_path / "b.ttf").read_bytes()
+    assert TTFont(tmp_path / "a.ttf")["head"].modified == 3_000_000_000
 
 
 def names_of(path):
@@ -187,6 +226,57 @@ def test_blank_images_are_left_out_and_said(tmp_path, base, caplog):
     assert set(Font(tmp_path / "out.ttf").characters) == {65, 66, 0x4F60}
     with pytest.raises(UserError, match=r"all 1 images are blank"):
         write_font(base, {0x4E00: blank}, tmp_path / "out.ttf")
+
+
+def test_old_fonts_get_what_windows_and_browsers_require(tmp_path, base):
+    font = TTFont(base)
+    font["name"].removeNames(platformID=3)
+    font["cmap"].tables = [table for table in font["cmap"].tables if table.platformID == 0]
+    assert font["name"].names
+    assert font["cmap"].tables
+    font["head"].macStyle = 1
+    del font["OS/2"], font["post"]
+    font.save(base)
+    write_font(base, {0x4F60: square()}, tmp_path / "out.ttf")
+    new = TTFont(tmp_path / "out.ttf")
+    names = {number: new["name"].getName(number, 3, 1).toUnicode() for number in (1, 2, 3, 4, 6)}
+    assert names == {
+        1: "Toy vqlab",
+        2: "Regular",
+        3: "Toy vqlab Regular; vqlab",
+        4: "Toy vqlab",
+        6: "Toyvqlab-Regular",
+    }
+    assert set(new["cmap"].getcmap(3, 1).cmap) == {65, 66, 0x4F60}
+    os2 = new["OS/2"]
+    assert (os2.usWeightClass, os2.fsSelection, os2.sTypoAscender, os2.usWinDescent) == (700, 0x20, 880, 120)
+    assert "post" in new
+
+
+def test_code_pages(tmp_path, base):
+    font = TTFont(base)
+    font["OS/2"].version = 0
+    font.save(base)
+    write_font(base, {code: square() for code in map(ord, "汉字Б")}, tmp_path / "a.ttf")
+    os2 = TTFont(tmp_path / "a.ttf")["OS/2"]
+    assert (os2.version, os2.getCodePageRanges()) == (1, {2, 18})
+    write_font(tmp_path / "a.ttf", {ord("漢"): square(), ord("한"): square()}, tmp_path / "b.ttf")
+    assert TTFont(tmp_path / "b.ttf")["OS/2"].getCodePageRanges() == {2, 17, 18, 19, 20}
+
+
+def test_a_name_without_ascii_has_a_postscript_name_of_its_own(tmp_path, base):
+    found = set()
+    for family in ("玩具", "方正"):
+        write_font(base, {67: square()}, tmp_path / "out.ttf", family=family)
+        found.add(names_of(tmp_path / "out.ttf")[6, 0x409])
+    assert len(found) == 2
+    assert all(name.isascii() and name.endswith("-Regular") for name in found)
+
+
+@pytest.mark.parametrize("name", ["out.otf", "out.woff2", "out"])
+def test_a_file_that_would_not_be_truetype_is_refused(tmp_path, base, name):
+    with pytest.raises(UserError, match=r"must end in \.ttf.*set --font=.*out\.ttf"):
+        write_font(base, {67: square()}, tmp_path / name)
 
 
 def test_errors_are_one_line_and_leave_no_file(tmp_path, base, monkeypatch):

@@ -109,7 +109,7 @@ class BagOfWords(TextDataModule):
             if test.shape[1] != vocab_size:
                 raise UserError(
                     f"{self.test_path} counts {test.shape[1]} words, but {self.path} {vocab_size}: "
-                    "set --data.test_path to counts of the same words"
+                    f"{hint(vocab_size, test.shape[0], 'set --data.test_path to counts of the same words')}"
                 )
             test_labels = read_labels(self.test_labels_path, "test_labels_path", test)
             splits["test"] = BagsOfWords(test, test_labels)
@@ -166,7 +166,7 @@ def load_matrix(path: str, setting: str) -> Any:
     if SVMLIGHT.match(head):
         raise UserError(
             f"{path} is in SVMlight's format: read it by sklearn.datasets.load_svmlight_file, write the counts by "
-            "scipy.sparse.save_npz and the labels by numpy.save"
+            "scipy.sparse.save_npz and the labels, as integers, by numpy.save"
         )
     if head.startswith(b"\x93NUMPY") and b"'descr': '|O'" in head:
         raise UserError(

@@ -116,8 +116,3 @@ def read_file(path: Path) -> list[int]:
         elif not text.startswith("# "):
             codes += [ord(character) for character in text if not character.isspace()]
     return codes
-
-
-def is_wide(code: int) -> bool:
-    """Whether a code point is as wide as an ideograph in East Asia."""
-    return unicodedata.east_asian_width(chr(code)) in "WF"

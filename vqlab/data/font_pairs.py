@@ -13,13 +13,15 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from vqlab.data.charsets import is_wide, read_charset
+from vqlab.data.charsets import read_charset
 from vqlab.data.glyphs import FLAWS, OUTSIDE, SOUND, Glyphs, draw_glyphs
 from vqlab.data.outline_groups import group_by_outline, split_groups
 from vqlab.data.splits import Batch, Split, SplitDataModule, check_fractions, require_at_least
 from vqlab.errors import UserError
 from vqlab.fonts.draw import EmBox, check_image_size
 from vqlab.fonts.font import Font
+from vqlab.fonts.font_file import make_static_truetype
+from vqlab.fonts.font_tables import is_wide
 from vqlab.nn.value_range import ValueRange
 
 EMBEDDED = ("DejaVuSans.ttf", "DejaVuSerif.ttf")  # come with matplotlib
@@ -170,6 +172,13 @@ class FontPairs(SplitDataModule):
             self._split["train"] = np.sort(self._split["train"][order[:limit]])
         self.train_size = len(self._of_split("train"))
         self._report()
+
+    def setup(self, stage: str | None = None) -> None:
+        """Load what the stage needs; before a training, make sure that variable fonts can be written afterwards."""
+        super().setup(stage)
+        for font in self.target_fonts if stage == "fit" else []:
+            if "fvar" in font.file:
+                make_static_truetype(font)
 
     def load_train_val(self) -> tuple[GlyphPairs, GlyphPairs]:
         """Return the pairs to train on and those of held-out characters."""

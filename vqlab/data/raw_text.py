@@ -150,7 +150,7 @@ def read_vocabulary(path: str, pattern: str) -> list[str]:
     if lost:
         log.warning(
             f"{len(lost)} of {len(words)} words of {path}, such as {', '.join(lost[:5])}, are never found by "
-            f"token_pattern {pattern!r} in lower-case text: set --data.token_pattern"
+            f"token_pattern {pattern!r} in lower-case text: write them in lower case, or set --data.token_pattern"
         )
     return words
 

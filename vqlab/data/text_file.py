@@ -73,7 +73,7 @@ class TextFile(RawTextDataModule):
         super().__init__(**common)
         require_encoding(encoding)
         self.encoding = encoding
-        self.columns = {"text": text_column, "label": label_column, "split": split_column}
+        self.columns = {"text": text_column or None, "label": label_column or None, "split": split_column or None}
         paths = [path] if isinstance(path, str) else path
         if not paths:
             raise UserError("path is empty: set --data.path to a file")
@@ -99,6 +99,11 @@ class TextFile(RawTextDataModule):
 
 def check_file(path: str, setting: str) -> Path:
     """Return a file of a kind that is read."""
+    if Path(path).is_dir():
+        raise UserError(
+            f"{path} is a folder, not a file: set --data.{setting} to a file in it, or read all of its files by "
+            "--data=TextFolder"
+        )
     if not Path(path).is_file():
         raise UserError(f"{path} is not a file: set --data.{setting} to a csv, tsv, jsonl or txt file")
     kind_of(Path(path))
@@ -185,8 +190,8 @@ def to_document(file: Path, place: str, record: Record, columns: dict[str, str],
         split = SPLIT_OF.get(str(value).lower())
         if split is None:
             raise UserError(
-                f"{file} has the split {str(value)!r:.40} in {place}: write train, val or test there, or set "
-                "--data.split_column"
+                f"{file} has the split {str(value)!r:.40} in {place}: write train, val or test there, or "
+                "rename the column if it means something else (--data.split_column)"
             )
     # A data frame writes the numbers of a column with gaps as 1.0.
     name = None if label in (None, "", MISSING) else re.sub(r"^(-?\d+)\.0$", r"\1", str(label))

@@ -22,8 +22,8 @@ def read_records(file: Path, encoding: str = "utf-8") -> Iterator[tuple[str, Rec
     r"""Yield the records of a file, each with its place: ``line 3``, or ``item 3`` of an array.
 
     Args:
-        file: ``.csv`` (separated by commas, semicolons or tabs) or ``.tsv`` with the names of the columns in the first
-            line; ``.tsv`` as OCTIS writes it, text, split and label without names; ``.jsonl``, ``.ndjson`` or
+        file: ``.csv`` (separated by commas, semicolons, tabs or bars) or ``.tsv`` with the names of the columns in the
+            first line; ``.tsv`` as OCTIS writes it, text, split and label without names; ``.jsonl``, ``.ndjson`` or
             ``.json``, an object in each line or an array of objects; ``.txt``, a text in each line. Any of these may
             be compressed: ``.csv.gz``, ``.bz2``, ``.xz``, ``.zip``.
         encoding: Encoding of the file.
@@ -69,55 +69,68 @@ def kind_of(file: Path) -> str:
 
 def read_table(file: Path, encoding: str) -> Iterator[tuple[str, Record]]:
     """Yield the rows of a csv or tsv file."""
+    first = next(read_lines(file, encoding), "")
+    columns = first.rstrip("\r\n").split("\t")
+    if kind_of(file) == ".csv":
+        rows = quoted_rows(file, encoding, max(",;\t|", key=first.count))
+    elif 2 <= len(columns) <= 3 and columns[1].lower() in SPLIT_OF:
+        texts = (line.rstrip("\r\n") for line in read_lines(file, encoding))
+        rows = chain([(0, OCTIS[: len(columns)])], enumerate((text.split("\t") if text else [] for text in texts), 1))
+    elif rows_are_lines(file, encoding, "\t", len(columns)):
+        lines = read_lines(file, encoding)
+        rows = enumerate((split_line(line, "\t", len(columns)) for line in lines), start=1)
+    else:
+        rows = quoted_rows(file, encoding, "\t")
+    _, header = next(rows, (1, []))
+    names = [name.strip() for name in header]
+    twice = next((name for name in names if name and names.count(name) > 1), None)  # a data frame's index has no name
+    if twice is not None:
+        raise UserError(f"{file} has several columns called {twice!r:.40}: rename all but one in its first line")
+    for number, row in rows:
+        if row and len(row) != len(names):
+            raise UserError(
+                f"{file} has {len(row)} fields in line {number}, but {len(names)} columns: correct it, or put quotes "
+                "around fields that hold the separator"
+            )
+        if row:
+            yield f"line {number}", dict(zip(names, row, strict=True))
+
+
+def quoted_rows(file: Path, encoding: str, separator: str) -> Iterator[tuple[int, list[str]]]:
+    """Yield the rows of a table that quotes as csv does, each with the number of its last line.
+
+    Raises:
+        UserError: If quotes do not fit, or a quoted field takes in lines that are rows by themselves.
+    """
     csv.field_size_limit(LONGEST)
-    lines = read_lines(file, encoding)
-    kind, first = kind_of(file), next(lines, "")
-    fields = first.rstrip("\r\n").split("\t")
-    octis = kind == ".tsv" and 2 <= len(fields) <= 3 and fields[1].lower() in SPLIT_OF
-    separator = max(",;\t", key=first.count) if kind == ".csv" else "\t"
-    rows = csv.reader(
-        chain([first], lines),
-        delimiter=separator,
-        quoting=csv.QUOTE_NONE if octis else csv.QUOTE_MINIMAL,
-        strict=True,
-    )
-    start = 1
+    seen: list[str] = []  # the lines of a row
+
+    def noted() -> Iterator[str]:
+        for line in read_lines(file, encoding):
+            seen.append(line)
+            yield line
+
+    rows = csv.reader(noted(), delimiter=separator, strict=True)
+    start, columns, ambiguous = 1, 0, None
     try:
-        names = OCTIS[: len(fields)] if octis else [name.strip() for name in next(rows, [])]
-        check_names(file, names)
-        if kind == ".tsv" and not octis and rows_are_lines(file, encoding, separator, len(names)):
-            for number, line in enumerate(lines, start=2):
-                if row := split_line(line, separator, len(names)):
-                    yield f"line {number}", dict(zip(names, row, strict=True))
-            return
-        start, checked = rows.line_num + 1, octis
         for row in rows:
-            if rows.line_num > start and not checked:
-                if rows_are_lines(file, encoding, separator, len(names)):
+            columns = columns or len(row)
+            shape = separator, columns
+            if len(seen) > 1 < columns == len(split_line(seen[0], *shape)) == len(split_line(seen[-1], *shape)):
+                if ambiguous is None:  # commas are frequent in texts, so that all lines must be rows
+                    ambiguous = separator != "," or rows_are_lines(file, encoding, separator, columns)
+                if ambiguous:
                     raise UserError(
-                        f"{file} has a quoted field from line {start} to {rows.line_num}, but each line is a row by "
-                        "itself, too: write quotes within a field twice, or save the file as jsonl"
+                        f"{file} has a quoted field from line {start} to {rows.line_num}, whose first and last line "
+                        "are rows by themselves: write quotes within a field twice, or save the file as jsonl"
                     )
-                checked = True
-            if row and len(row) != len(names):
-                raise UserError(
-                    f"{file} has {len(row)} fields in line {rows.line_num}, but {len(names)} columns: correct it, or "
-                    "put quotes around fields that hold the separator"
-                )
-            if row:
-                yield f"line {rows.line_num}", dict(zip(names, row, strict=True))
+            yield rows.line_num, row
             start = rows.line_num + 1
+            seen.clear()
     except csv.Error as error:
         raise UserError(
             f"{file} cannot be read from line {start} on ({error}): write quotes within a field twice"
         ) from error
-
-
-def check_names(file: Path, names: list[str]) -> None:
-    """Raise UserError if two columns have one name; nameless ones, such as a data frame's index, do not count."""
-    twice = sorted({name for name in names if name and names.count(name) > 1})
-    if twice:
-        raise UserError(f"{file} has several columns called {twice[0]!r:.40}: rename all but one in its first line")
 
 
 def rows_are_lines(file: Path, encoding: str, separator: str, columns: int) -> bool:

@@ -90,7 +90,7 @@ class Font:
 
     def __init__(self, path: str | Path, weight: float | None = None, setting: str = "font") -> None:
         self.path, self.setting = Path(path), setting
-        data = read(self.path, setting)
+        self._data = data = read(self.path, setting)
         self.file = parse(data, self.path, setting)
         self.name = self.file["name"].getDebugName(4) or self.path.stem
         self.units_per_em: int = self.file["head"].unitsPerEm
@@ -106,6 +106,10 @@ class Font:
                 f"{self.path} has weights from {least:g} to {most:g}, not {weight:g}: set --data.weight={nearest:g}"
             )
         self.digest = hashlib.sha256(data + f"{self.weight}".encode()).hexdigest()
+
+    def copy(self) -> TTFont:
+        """Return the font's file anew, with all tables read: what is lazy cannot be copied, nor changed safely."""
+        return TTFont(io.BytesIO(self._data), lazy=False)
 
     def outline(self, character: int) -> Outline:
         """Return the outline of a code point.
@@ -207,7 +211,7 @@ def parse(data: bytes, path: Path, setting: str) -> TTFont:
         )
     try:
         font = TTFont(io.BytesIO(data), lazy=True)
-        missing = {"cmap", "head", "hmtx", "maxp", "name"} - set(font.keys())
+        missing = {"cmap", "head", "hhea", "hmtx", "maxp", "name"} - set(font.keys())
         has_outlines = any(table in font for table in ("glyf", "CFF ", "CFF2"))
         if not missing:
             _ = font["head"], font["name"], font.getBestCmap()  # reads them

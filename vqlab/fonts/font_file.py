@@ -3,6 +3,7 @@
 import io
 import logging
 import re
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,12 +11,12 @@ import numpy as np
 from fontTools.pens.cu2quPen import Cu2QuPen
 from fontTools.pens.ttGlyphPen import TTGlyphPen
 from fontTools.ttLib import TTFont, newTable
-from fontTools.ttLib.tables._c_m_a_p import CmapSubtable
 from fontTools.varLib.instancer import instantiateVariableFont
 
 from vqlab.errors import UserError
-from vqlab.fonts.draw import ASCENT, EmBox
+from vqlab.fonts.draw import EmBox
 from vqlab.fonts.font import Font, Outline
+from vqlab.fonts.font_tables import advances, complete_tables, map_characters, vertical_metrics
 from vqlab.fonts.trace import trace
 from vqlab.training.whole_files import write_whole
 
@@ -39,14 +40,16 @@ def write_font(
 
     All else is the base's: outlines, metrics, licence. A variable font becomes the one of ``weight``, and cubic
     outlines (CFF) become quadratic ones within a thousandth of an em. Layout tables stay as they are, for new glyphs
-    come after the old ones: no feature and no kerning knows them. The font gets a name of its own, which the Open Font
+    come after the old ones: no feature and no kerning knows them. Tables that Windows and browsers require and the base
+    lacks are made. The font gets a name of its own, which the Open Font
     License asks for where the old one is reserved.
 
     Args:
         base: The font to complete.
         bitmaps: Code point -> (S, S) uint8 image as :func:`~vqlab.fonts.draw.render` draws them.
-        out: The font file.
-        source: A font whose advance widths, relative to the em, the characters get; null makes each an em wide.
+        out: The font file, ``.ttf``.
+        source: A font whose advance widths the characters get, scaled by how much wider the base is over the characters
+            that both have; null makes each an em wide. A monospaced base gives its own advance, or twice it.
         family: Name of the family; null is the base's with "vqlab".
         em_scale: Share of the image's side that an em takes.
         weight: Weight of a variable ``base``.
@@ -70,24 +73,24 @@ def write_font(
         'DejaVu Serif vqlab Book'
     """
     box, font = EmBox(em_scale), Font(base, weight, "target")
-    widths = Font(source, setting="source") if isinstance(source, str | Path) else source
-    check_completion(font, out, family)
-    file = make_static_truetype(font)
+    source = Font(source, setting="source") if isinstance(source, str | Path) else source
+    file = check_completion(font, out, family)
     rename(file, family, font.path)
+    complete_tables(file)
     outlines = trace_all(bitmaps, box, out)
+    widths = advances(file, source, outlines)
+    height, top = vertical_metrics(file) if "vmtx" in file else (0, 0)
     names = add_names(file, list(outlines), font.path)
-    units = font.units_per_em
     for code, outline in outlines.items():
         pen = TTGlyphPen(None)
-        outline.draw(pen, units)
+        outline.draw(pen, font.units_per_em)
         glyph = pen.glyph()
         glyph.recalcBounds(file["glyf"])
         file["glyf"][names[code]] = glyph
-        advance = widths.advance(code) if widths and code in widths.characters else 1.0
         # FreeType moves a glyph so that its ink starts at the side bearing.
-        file["hmtx"][names[code]] = (round(advance * units), glyph.xMin)
+        file["hmtx"][names[code]] = (widths[code], glyph.xMin)
         if "vmtx" in file:
-            file["vmtx"][names[code]] = (units, round(ASCENT * units) - glyph.yMax)
+            file["vmtx"][names[code]] = (height, top - glyph.yMax)
     map_characters(file, names)
     save(file, out)
     return list(outlines)
@@ -125,27 +128,35 @@ def check_bitmap(code: int, image: np.ndarray) -> np.ndarray:
 
 
 def make_static_truetype(font: Font) -> TTFont:
-    """Return the font's file with one set of outlines, in quadratic curves."""
-    file = font.file
-    if "fvar" in file:
-        place = {axis.axisTag: axis.defaultValue for axis in file["fvar"].axes}
-        if font.weight is not None:
-            place["wght"] = font.weight
-        file = instance(file, place)
-    if "glyf" not in file:
-        to_quadratic(file, CUBIC_ERROR * font.units_per_em)
+    """Return a copy of the font's file with one set of outlines, in quadratic curves.
+
+    Raises:
+        UserError: If fontTools cannot make it.
+    """
+    try:
+        file = instance(font) if "fvar" in font.file else font.copy()
+        if "glyf" not in file:
+            to_quadratic(file, CUBIC_ERROR * font.units_per_em)
+    except Exception as error:  # damaged tables make fontTools raise many things
+        raise UserError(
+            f"{font.path} cannot be made a static TrueType font ({type(error).__name__}: {error!s:.60}): set "
+            "--data.target to a static font or another one"
+        ) from error
     for table in STALE:
         if table in file:
             del file[table]
     return file
 
 
-def instance(file: TTFont, place: dict[str, float]) -> TTFont:
-    """Return the static font at a place on all axes, with the style's name where the font has one for it."""
+def instance(font: Font) -> TTFont:
+    """Return the static font at the weight, with the style's name where a variable font has one for it."""
+    place = {axis.axisTag: axis.defaultValue for axis in font.file["fvar"].axes}
+    if font.weight is not None:
+        place["wght"] = font.weight
     try:
-        return instantiateVariableFont(file, place, updateFontNames=True)
+        return instantiateVariableFont(font.copy(), place, inplace=True, updateFontNames=True)
     except (ValueError, KeyError):  # no table STAT, or none with this place
-        return instantiateVariableFont(file, place)
+        return instantiateVariableFont(font.copy(), place, inplace=True)
 
 
 def to_quadratic(file: TTFont, error: float) -> None:
@@ -198,30 +209,18 @@ def add_names(file: TTFont, codes: list[int], path: Path) -> dict[int, str]:
     return names
 
 
-def map_characters(file: TTFont, names: dict[int, str]) -> None:
-    """Let code points show their glyphs, in a table of their own if the font's are too narrow."""
-    cmap = file["cmap"]
-    tables = [table for table in cmap.tables if table.isUnicode() and table.format != 14]
-    if not any(table.format in (12, 13) for table in tables) and max(names) > 0xFFFF:
-        wide = CmapSubtable.newSubtable(12)
-        wide.platformID, wide.platEncID, wide.language = 3, 10, 0
-        wide.cmap = dict(file.getBestCmap() or {})
-        cmap.tables.append(wide)
-        tables.append(wide)
-    for table in tables:
-        most = 0x10FFFF if table.format in (12, 13) else 0xFFFF
-        table.cmap.update({code: name for code, name in names.items() if code <= most})
-    if "OS/2" in file:
-        file["OS/2"].recalcUnicodeRanges(file)
-        file["OS/2"].recalcAvgCharWidth(file)
-
-
-def check_completion(font: Font, out: str | Path, family: str | None) -> None:
-    """Check what can be known before a font is completed.
+def check_completion(font: Font, out: str | Path, family: str | None) -> TTFont:
+    """Check what can be known before a font is completed, and return its file as static TrueType.
 
     Raises:
-        UserError: If ``out`` is the font's own file, or its licence reserves a part of the new family's name.
+        UserError: If ``out`` is no TrueType file or the font's own, its licence reserves a part of the new family's
+            name, or it cannot become a static TrueType font.
     """
+    path = Path(out)
+    if path.suffix.lower() != ".ttf":
+        raise UserError(
+            f"{out} must end in .ttf, for a TrueType font is written: set --font={path.with_suffix('.ttf')}"
+        )
     if Path(out).exists() and Path(out).samefile(font.path):
         raise UserError(f"{out} is the font to complete itself: set --font to another file")
     new = family or new_family(font.file, font.path)
@@ -231,6 +230,7 @@ def check_completion(font: Font, out: str | Path, family: str | None) -> None:
                 f"the licence of {font.path} reserves the name {reserved!r}, which {new!r} contains: set --family to "
                 "another"
             )
+    return make_static_truetype(font)
 
 
 def new_family(file: TTFont, path: Path) -> str:
@@ -249,16 +249,32 @@ def rename(file: TTFont, family: str | None, path: Path) -> None:
     full = new if style == "Regular" else f"{new} {style}"
     names = {
         1: first if new in first else new,
+        2: texts[2] or "Regular",
         3: f"{new} {style}; vqlab",
         4: full,
-        6: re.sub(r"[^!-~]|[\[\](){}<>/%]", "", f"{new}-{style}")[:63],
+        6: postscript_name(new, style),
     }
     if texts[16]:
         names[16] = new
+    if texts[17]:
+        names[17] = texts[17]
     for number in (1, 3, 4, 6, 16, 18, 20, 21, 22, 25):
         table.removeNames(nameID=number)
     for number, text in names.items():
         table.setName(text, number, 3, 1, 0x409)
+
+
+def postscript_name(family: str, style: str) -> str:
+    """Return the name of a font in ASCII; a family without letters of ASCII gets a number of its own.
+
+    Example:
+        >>> postscript_name("Drawn (Äther)", "Bold"), postscript_name("方正 vqlab", "常规")
+        ('Drawnther-Bold', 'vqlabad31873a-Regular')
+    """
+    family_part, style_part = (re.sub(r"[^!-~]|[\[\](){}<>/%]", "", text) for text in (family, style))
+    if family_part in ("", "vqlab"):
+        family_part = f"vqlab{zlib.crc32(family.encode()):08x}"
+    return f"{family_part}-{style_part or 'Regular'}"[:63]
 
 
 def reserved_names(file: TTFont) -> list[str]:
