@@ -312,6 +312,16 @@ def test_folders_under_other_names_are_splits(tmp_path):
         signals(str(tmp_path))
 
 
+def test_several_folders_with_splits(tmp_path):
+    for name, split in (("a", "train"), ("a", "test"), ("b", "train"), ("b", "valid")):
+        folder(tmp_path / name / split, 3)
+    data = signals([str(tmp_path / "a"), str(tmp_path / "b")])
+    assert [len(windows(data, split)) for split in ("train", "val", "test")] == [30, 15, 15]
+    folder(tmp_path / "c", 3)
+    with refused("hold splits and others do not", "--data.path"):
+        signals([str(tmp_path / "a"), str(tmp_path / "c")])
+
+
 def test_files_may_name_splits(tmp_path):
     for name, start in (("beats_train", 0), ("beats_test", 1000)):
         np.save(tmp_path / f"{name}.npy", start + noise(10, 1, 100))
@@ -481,7 +491,7 @@ def test_windows_longer_than_every_record(tmp_path, caplog):
 
 
 def test_missing_and_empty_folders(tmp_path):
-    with refused("nowhere is not a folder", "--data.path"):
+    with refused("nowhere is not a folder or a file", "--data.path"):
         Signals(str(tmp_path / "nowhere"))
     with refused("holds no signals", ".npy", "--data.path"):
         Signals(str(tmp_path))

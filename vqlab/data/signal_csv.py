@@ -121,8 +121,11 @@ def is_data(fields: list[str]) -> bool:
 
 def to_number(field: str) -> float | None:
     """Return a number, also with a decimal comma, NaN for a gap, and the seconds of a time; None for others."""
-    if field.lower() in GAPS:
-        return float("nan")
+    try:
+        return float(field)
+    except ValueError:
+        if field.lower() in GAPS:
+            return float("nan")
     try:
         return float(field if "." in field else field.replace(",", ".", 1))
     except ValueError:
@@ -168,8 +171,10 @@ def read_rows(lines: list[tuple[int, str]], separator: str | None) -> tuple[np.n
             row.append(value)
             if ":" in field:
                 clocks.add(column)
-            else:
-                marks |= {mark: field for mark in ",." if mark in field}
+            elif "," in field:
+                marks[","] = field
+            elif "." in field:
+                marks["."] = field
         rows.append(row)
     if len(marks) == 2:
         raise ValueError(f"it holds decimal commas and decimal points, {marks[',']} and {marks['.']}")

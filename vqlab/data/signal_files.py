@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vqlab.data.files import counted, list_files, reading
+from vqlab.data.files import counted, reading
 from vqlab.data.records import EXTENSIONS, MissingChannel, Record, read_records
 from vqlab.data.resampling import change_rate, finite_runs
 from vqlab.data.signals import SignalDataModule, Windows, window_starts
@@ -175,9 +175,20 @@ def find_files(paths: list[str]) -> dict[str, list[Path]]:
     """
     if not paths:
         raise UserError("path is empty: set --data.path to a folder or to files")
-    if len(paths) > 1 or not Path(paths[0]).is_dir():
-        return {"": [file for path in paths for file in list_signals(Path(path))]}
-    root = Path(paths[0])
+    files: dict[str, list[Path]] = {}
+    for path in map(Path, paths):
+        for split, group in (_find_in(path) if path.is_dir() else {"": [_find_file(path)]}).items():
+            files.setdefault(split, []).extend(group)
+    if "" in files and len(files) > 1:
+        raise UserError(
+            f"some of {', '.join(paths)} hold splits and others do not: set --data.path to folders which all have "
+            "train/ and val/, test/ or both, or to others"
+        )
+    return files
+
+
+def _find_in(root: Path) -> dict[str, list[Path]]:
+    """Return the files of each split of a folder."""
     _, splits = split_folders(root, EXTENSIONS, "signals")
     files = {split: without_segments(group) for split, group in splits.items()}
     names = [Path(file.relative_to(root).parts[0]).stem for file in files.get("", ())]
@@ -186,15 +197,15 @@ def find_files(paths: list[str]) -> dict[str, list[Path]]:
     return files
 
 
-def list_signals(path: Path) -> list[Path]:
-    """Return the signal files under a folder, or the one that it is; of a WFDB record the header."""
-    if path.is_dir():
-        return without_segments(list_files(path, EXTENSIONS, "signals"))
-    headers = [path.with_name(f"{path.name}.hea"), path.with_suffix(".hea")]  # of a record's name, of its data file
+def _find_file(path: Path) -> Path:
+    """Return a file; of a WFDB record's name or data file the header."""
+    headers = [path.with_name(f"{path.name}.hea"), path.with_suffix(".hea")]
     header = next((header for header in headers[: 2 if path.is_file() else 1] if header.is_file()), None)
     if header is not None and path.suffix.lower() not in EXTENSIONS:
-        return [header]
-    return [path] if path.is_file() else list_files(path, EXTENSIONS, "signals")
+        return header
+    if not path.is_file():
+        raise UserError(f"{path} is not a folder or a file: set --data.path to a folder of signals, or to files")
+    return path
 
 
 def without_segments(files: list[Path]) -> list[Path]:

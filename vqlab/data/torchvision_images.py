@@ -82,6 +82,8 @@ class TorchvisionImages(ImageDataModule):
     def _read(self, train: bool) -> tuple[Tensor, Tensor]:
         try:
             official: Any = self.source(self.path, train=train)
+        except MemoryError:
+            raise  # nothing is damaged
         except Exception as error:  # whatever a damaged file makes torchvision raise
             raise UserError(
                 f"{type(self).__name__} is not, or not whole, in {Path(self.path) / self.folder}: set --data.path to "
