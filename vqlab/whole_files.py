@@ -9,8 +9,10 @@ from typing import IO
 
 from vqlab.errors import UserError
 
-# The last two: a file stands where a folder of the path should be.
-NOT_WRITABLE = (errno.EACCES, errno.EROFS, errno.EPERM, errno.EEXIST, errno.ENOTDIR)
+NOT_WRITABLE = (
+    *(errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOENT, errno.ENAMETOOLONG, errno.ELOOP),
+    *(errno.EEXIST, errno.ENOTDIR, errno.EISDIR),  # a file stands where a folder should be, or a folder for a file
+)
 
 
 @contextmanager
@@ -37,7 +39,7 @@ def write_whole(path: str | Path, setting: str = "--runs") -> Iterator[IO[bytes]
     with disk_errors(path, setting):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with open(partial, "wb") as file:
+            with open(partial, "wb", opener=no_link) as file:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
@@ -48,6 +50,11 @@ def write_whole(path: str | Path, setting: str = "--runs") -> Iterator[IO[bytes]
             raise
 
 
+def no_link(path: str, flags: int) -> int:
+    """Open a file for ``open(..., opener=no_link)``, unless it is a link, which may lead out of a foreign folder."""
+    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
+
+
 def append(path: Path, text: str) -> None:
     """Add ``text`` at the end of a file, in one piece unless the process is killed.
 
@@ -56,7 +63,7 @@ def append(path: Path, text: str) -> None:
     """
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(path, "a", newline="") as file:
+        with open(path, "a", newline="", opener=no_link) as file:
             file.write(text)
 
 
@@ -71,6 +78,10 @@ def disk_errors(path: Path, setting: str = "--runs") -> Iterator[None]:
         if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
             raise UserError(
                 f"no space left for {path}: free some, or set {setting} to a place on another disk"
+            ) from error
+        if isinstance(cause, OSError) and cause.errno == errno.EFBIG:
+            raise UserError(
+                f"{path} is larger than this disk or ulimit -f allows: set {setting} to a place on another disk"
             ) from error
         if isinstance(cause, OSError) and cause.errno in NOT_WRITABLE:
             raise UserError(

@@ -71,9 +71,12 @@ def test_dry_run_prints_what_would_be_called_and_does_nothing(capsys):
     before = sorted(Path().rglob("*"))
     assert run("--dry-run", "--test", "--data.batch_size", "8") == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "vqlab test --ckpt_path=runs/toy/a/checkpoints/best.ckpt"
-    assert lines[1] == "vqlab fit --config=base.yaml --name=b --model.lr=0.2 --data.batch_size=8"
-    assert lines[2] == "vqlab test --ckpt_path=runs/toy/b/checkpoints/best.ckpt"
+    a, b = (
+        f"--config=base.yaml --name={name} --model.lr={lr} --data.batch_size=8" for name, lr in (("a", 0.1), ("b", 0.2))
+    )
+    assert lines[0] == f"vqlab test {a} --ckpt_path=runs/toy/a/checkpoints/best.ckpt"
+    assert lines[1] == f"vqlab fit {b}"
+    assert lines[2] == f"vqlab test {b} --ckpt_path=runs/toy/b/checkpoints/best.ckpt"
     assert sorted(Path().rglob("*")) == before
     for line in lines[1:]:
         subprocess.run([*sweeps.FAKE, *shlex.split(line)[1:]], check=True)

@@ -55,9 +55,14 @@ class Unrecorded(nn.Linear):
 
 
 @dataclasses.dataclass
-class Settings:
+class Settings(Rebuildable):
     rate: float = 0.1
     sizes: tuple = (1, 2)
+
+
+@dataclasses.dataclass
+class Plain:
+    rate: float = 0.1
 
 
 def sizes(module):
@@ -189,6 +194,13 @@ def test_a_module_without_a_record_loads_only_if_passed_again():
         ".",
         "vqlab..Thing",
         "torch.nn.functional.relu",
+        "torch.nn.modules.linear.Linear",
+        "torchmetrics.functional.image.lpips._LPIPS",
+        f"{__name__}.Unrecorded",
+        f"{__name__}.Plain",
+        "vqlab.nn.rebuild.nn.Linear",
+        "vqlab.nn.s4d.S4D",
+        "vqlab.data.digits.Digits",
     ],
 )
 def test_other_names_are_refused(class_path, monkeypatch):

@@ -8,6 +8,7 @@ import lightning
 import pytest
 import torch
 from bare import BARE
+from tiny import fails
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -22,6 +23,7 @@ from vqlab.quantizers.fsq import FSQ
 from vqlab.quantizers.vector import VectorQuantizer
 from vqlab.training.loading import check_resumable, read_checkpoint, refusing_damage
 from vqlab.training.schedules import Schedule
+from vqlab.training.tokenizer import find_tokenizer
 
 
 class Own(nn.Module):
@@ -147,7 +149,7 @@ def test_files_that_are_no_checkpoint(checkpoint, tmp_path):
         (tmp_path / "spoilt.ckpt").write_bytes(content)
         assert_refused(r"spoilt\.ckpt")
     assert "does not exist" in assert_refused(r"missing\.ckpt", "missing.ckpt")
-    assert_refused("does not exist", str(tmp_path))
+    assert_refused(r"is a folder: give .*model\.ckpt", str(tmp_path))
     for other in (checkpoint["state_dict"], [1, 2], torch.zeros(3)):
         torch.save(other, "spoilt.ckpt")
         assert_refused("not a Lightning checkpoint")
@@ -180,7 +182,19 @@ def test_any_error_of_the_unpickler_is_a_damaged_file(checkpoint, monkeypatch, e
 
 
 @pytest.mark.parametrize(
-    "class_path", ["os.system", "subprocess.Popen", "no_such_module.Model", "builtins.eval", "Model", "", 7, None]
+    "class_path",
+    [
+        "os.system",
+        "subprocess.Popen",
+        "no_such_module.Model",
+        "builtins.eval",
+        "torch.nn.modules.linear.Identity",
+        "torchmetrics.functional.image.lpips._LPIPS",
+        "Model",
+        "",
+        7,
+        None,
+    ],
 )
 @pytest.mark.parametrize("part", [None, "encoder"])
 def test_a_class_from_outside_is_refused(checkpoint, class_path, part):
@@ -196,7 +210,7 @@ def test_a_class_from_outside_is_refused(checkpoint, class_path, part):
 
 
 def test_a_module_that_is_no_model_is_refused(checkpoint):
-    checkpoint["hyper_parameters"] = {"_class_path": "torch.nn.modules.linear.Identity"}
+    checkpoint["hyper_parameters"] = {"_class_path": "vqlab.quantizers.fsq.FSQ"}
     torch.save(checkpoint, "spoilt.ckpt")
     assert_refused("no LightningModule")
 
@@ -309,3 +323,26 @@ def test_a_checkpoint_holds_plain_data_alone(checkpoint):
     plain = {"dict", "OrderedDict", "defaultdict", "list", "tuple", "str", "int", "float", "bool", "NoneType", "Tensor"}
     assert kinds(checkpoint) <= plain
     assert checkpoint["hyper_parameters"]["_class_path"] == "vqlab.models.vqvae.VQVAE"
+
+
+@pytest.mark.parametrize(
+    ("folder", "give"),
+    [
+        ("run", "run/checkpoints/best.ckpt (or last.ckpt, to resume)"),
+        ("run/checkpoints", "run/checkpoints/best.ckpt (or last.ckpt, to resume)"),
+        (".", "run/checkpoints/best.ckpt (or last.ckpt, to resume)"),
+        ("run/samples", "a checkpoint, as runs/<model>/<name>/checkpoints/best.ckpt"),
+    ],
+)
+def test_a_folder_in_place_of_a_checkpoint_names_the_one_in_it(checkpoint, folder, give, capsys):
+    os.makedirs("run/checkpoints")
+    os.makedirs("run/samples")
+    for name in ("best", "last", "other"):
+        torch.save(checkpoint, f"run/checkpoints/{name}.ckpt")
+    words = f"{folder} is a folder: give {give}"
+    assert assert_refused("is a folder", folder) == words
+    with pytest.raises(UserError) as error:
+        find_tokenizer(folder)
+    assert str(error.value) == words
+    for command in (["info"], ["sample"], ["test", "--ckpt_path"], ["fit", "--ckpt_path"]):
+        assert fails(capsys, [*command, folder]) == f"vqlab: error: {words}"

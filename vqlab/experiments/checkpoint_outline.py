@@ -19,11 +19,7 @@ def read_outline(path: str | Path) -> dict[str, Any]:
     Raises:
         UserError: If the file is missing, truncated, no Lightning checkpoint, or holds anything but plain data.
     """
-    path = Path(path)
-    if path.is_dir():
-        raise UserError(f"{path} is a folder: give a checkpoint, as runs/<model>/<name>/checkpoints/best.ckpt")
-    if not path.is_file():
-        raise UserError(f"checkpoint {path} does not exist: look under runs/<model>/<name>/checkpoints/")
+    path = require_file(path)
     try:
         found, foreign = open_outline(path)
     except Exception as error:  # unpickling raises whatever the damaged bytes lead it to
@@ -39,16 +35,38 @@ def read_outline(path: str | Path) -> dict[str, Any]:
     return found
 
 
+def require_file(path: str | Path) -> Path:
+    """Return the path of a checkpoint.
+
+    Raises:
+        UserError: If there is no such file; where it is a folder, it names a checkpoint in it.
+    """
+    path = Path(path)
+    if path.is_dir():
+        inside = [
+            file for depth in ("", "checkpoints/", "*/checkpoints/") for file in sorted(path.glob(f"{depth}*.ckpt"))
+        ]
+        best = next((file for file in inside if file.name == "best.ckpt"), inside[0] if inside else None)
+        give = best or "a checkpoint, as runs/<model>/<name>/checkpoints/best.ckpt"
+        last = " (or last.ckpt, to resume)" if best and best.with_name("last.ckpt") in inside[1:] else ""
+        raise UserError(f"{path} is a folder: give {give}{last}")
+    if not path.is_file():
+        raise UserError(f"checkpoint {path} does not exist: look under runs/<model>/<name>/checkpoints/")
+    return path
+
+
 def checkpoint_step(path: Path) -> int:
     """Return the step that a checkpoint was written at, -1 if it cannot be read."""
     try:
         return int(open_outline(path)[0]["global_step"])
-    except (OSError, zipfile.BadZipFile, StopIteration, pickle.UnpicklingError, EOFError, KeyError, TypeError):
+    except Exception:  # as in read_outline
         return -1
 
 
 def open_outline(path: Path) -> tuple[Any, set[str]]:
     """Return what a file holds that torch wrote, and the names of classes and functions in it that are not plain."""
+    if not path.is_file():  # a pipe would be waited for
+        raise FileNotFoundError(path)
     with zipfile.ZipFile(path) as archive:
         name = next((name for name in archive.namelist() if name.endswith("data.pkl")), None)
         if name is None:

@@ -1,17 +1,21 @@
 """How far a run is, by what it left in its folder."""
 
 import json
+import shutil
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 from vqlab.errors import UserError
 from vqlab.experiments.checkpoint_outline import checkpoint_step
-from vqlab.experiments.settings import Settings, flatten, read_yaml
+from vqlab.experiments.row_lock import LOCK
+from vqlab.experiments.run_files import LARGEST_TEXT, read_file, read_text
+from vqlab.experiments.settings import Settings, flatten, parse_yaml
 
 FINISHED = "finished.json"  # fit writes it last, whole
 FAILED = "failed.json"  # a sweep says why
 CONFIG, LOG, LAST = "config.yaml", "metrics.csv", "checkpoints/last.ckpt"
+OUTPUT = "sweep.log"  # what the row of a sweep printed
 
 
 class State(StrEnum):
@@ -35,18 +39,42 @@ def state_of(folder: Path) -> State:
     return State.FINISHED if done else State.INTERRUPTED
 
 
+def holds_run(folder: Path) -> bool:
+    """Whether a training was started in ``folder``."""
+    return (folder / CONFIG).exists() or (folder / "checkpoints").exists()
+
+
+def begin_again(folder: Path) -> None:
+    """Remove what the run in ``folder`` left; config.yaml, which marks it as one, comes last."""
+    for path in sorted(folder.iterdir(), key=lambda path: path.name == CONFIG):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        elif path.name not in (LOCK, OUTPUT):
+            path.unlink()
+
+
 def settings_of(folder: Path) -> Settings:
     """Return the settings of the run in ``folder`` by dotted name; none where config.yaml is missing or torn."""
     try:
-        return flatten(read_yaml(folder / CONFIG))
-    except UserError:
+        return read_settings(folder)
+    except (OSError, UserError):
         return {}
 
 
+def read_settings(folder: Path) -> Settings:
+    """Return the settings of the run in ``folder`` by dotted name.
+
+    Raises:
+        OSError: If there is no config.yaml, or it cannot be read.
+        UserError: If it is damaged.
+    """
+    return flatten(parse_yaml(read_file(folder, CONFIG, LARGEST_TEXT), folder / CONFIG))
+
+
 def read_json(path: Path) -> dict[str, Any]:
-    """Return what a JSON file holds; nothing where it is missing or torn."""
+    """Return what a JSON file of a run folder holds; nothing where it is missing or damaged."""
     try:
-        found = json.loads(path.read_text())
-    except (OSError, ValueError):
+        found = json.loads(read_text(path.parent, path.name))
+    except (OSError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}

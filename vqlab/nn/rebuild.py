@@ -74,7 +74,7 @@ def from_spec(spec: Any) -> Any:
     """Build what :func:`to_spec` described; anything that is no spec comes back as it is.
 
     Raises:
-        UserError: If the class cannot be found, is not a module or dataclass, or its arguments were not recorded.
+        UserError: If :func:`find_class` refuses the class, or its arguments were not recorded.
 
     Example:
         >>> from vqlab.quantizers.fsq import FSQ
@@ -87,33 +87,41 @@ def from_spec(spec: Any) -> Any:
         return spec
     if "class_path" not in spec:
         return {k: from_spec(v) for k, v in spec.items()}
-    cls = find_class(spec["class_path"])
     if "init_args" not in spec:
         raise UserError(
-            f"the checkpoint was made with a {spec['class_path']} object whose arguments are not recorded: "
+            f"the checkpoint names {spec['class_path']!s:.80}, an object whose arguments are not recorded: "
             f"derive the class from vqlab.nn.rebuild.Rebuildable, or pass it again: vqlab.load(path, encoder=...)"
         )
-    return cls(**{k: from_spec(v) for k, v in spec["init_args"].items()})
+    return find_class(spec["class_path"])(**{k: from_spec(v) for k, v in spec["init_args"].items()})
 
 
-def find_class(class_path: str) -> type:
-    """Return the module or dataclass type named by ``class_path``.
+def find_class(class_path: str, base: type = Rebuildable) -> type:
+    """Return the class named by ``class_path``: one that is derived from ``base``, or a dataclass of vqlab's.
 
-    Only vqlab itself is imported on a checkpoint's word; a class of the user's must already be imported, so that a
-    checkpoint cannot make Python import or call what it likes.
+    Only vqlab itself is imported because a checkpoint names it. A class of the user's must be imported already and be
+    derived from ``base``; other libraries' modules are refused, since to construct one may download files.
 
     Raises:
-        UserError: If there is no such class, or it is neither an ``nn.Module`` nor a dataclass.
+        UserError: If there is no such class, or it is another.
     """
     try:
         module_name, _, name = class_path.rpartition(".")
         module = importlib.import_module(module_name) if module_name.startswith("vqlab.") else sys.modules[module_name]
         cls = getattr(module, name)
     except (KeyError, ImportError, AttributeError):
-        raise UserError(f"the checkpoint names the class {class_path}: import its module before loading") from None
-    if not isinstance(cls, type) or not (issubclass(cls, nn.Module) or dataclasses.is_dataclass(cls)):
-        raise UserError(f"the checkpoint names {class_path}, which is neither a module nor a dataclass: refused")
+        shown = f"{class_path!s:.80}"
+        raise UserError(f"the checkpoint names the class {shown}: import its module before loading") from None
+    if not isinstance(cls, type) or not (issubclass(cls, base) or (is_of_vqlab(cls) and dataclasses.is_dataclass(cls))):
+        raise UserError(
+            f"the checkpoint names {class_path:.80}, no class of vqlab's models, networks and settings, nor one that "
+            "is derived from vqlab.nn.rebuild.Rebuildable: refused"
+        )
     return cls
+
+
+def is_of_vqlab(cls: type) -> bool:
+    """Whether a class is defined in vqlab, wherever else it is imported."""
+    return cls.__module__.partition(".")[0] == "vqlab"
 
 
 def _class_path(value: Any) -> str:

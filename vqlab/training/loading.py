@@ -11,6 +11,7 @@ import lightning
 import torch
 
 from vqlab.errors import UserError
+from vqlab.experiments.checkpoint_outline import require_file
 from vqlab.nn.rebuild import find_class, from_spec, to_spec
 
 
@@ -26,9 +27,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     Raises:
         UserError: If the file is missing, truncated, no checkpoint, or holds anything but plain data.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"checkpoint {path} does not exist: look under runs/<model>/<name>/checkpoints/")
+    path = require_file(path)
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
