@@ -116,7 +116,7 @@ def test_short_memory_is_not_called_damage_and_downloads_nothing(tmp_path, small
         raise MemoryError
 
     monkeypatch.setattr(MNIST, "source", out_of_memory)
-    with pytest.raises(MemoryError):
+    with pytest.raises(UserError, match="not enough memory"):
         MNIST(str(tmp_path), val_size=5).prepare_data()
     assert not offline
 
