@@ -399,6 +399,14 @@ def test_resampling_keeps_a_slow_tone_and_takes_out_a_fast_one(old, new):
     np.testing.assert_allclose(changed[: len(wanted)][middle], expected[middle], atol=0.01)
 
 
+def test_channels_of_one_name_are_picked_by_number(tmp_path):
+    (tmp_path / "a.csv").write_text("x,x,X\n1,2,3\n")
+    with refused("a.csv has several channels x", "--data.picks to their numbers, 0, 1"):
+        read_records(tmp_path / "a.csv", picks=["x"])
+    (record,) = read_records(tmp_path / "a.csv", picks=["X", 1])
+    assert record.signal.tolist() == [[3], [2]]
+
+
 def test_records_of_different_rates(tmp_path):
     for number, rate in enumerate((100, 200, 200)):
         wavfile.write(tmp_path / f"{number}.wav", rate, noise(rate * 2))

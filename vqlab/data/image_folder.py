@@ -236,7 +236,7 @@ def check_range(values: np.ndarray, full: float, name: str) -> None:
     if not (low >= -rounding and high <= full + rounding and (high <= rounding or high > full / 4)):
         raise UserError(
             f"{name} holds values from {low:g} to {high:g}, not from 0 to {full:g} with some above a quarter of that: "
-            "scale all images alike and save them with 8 bits, so that none is black or cut off"
+            "scale all images alike and save them with 8 bits"
         )
 
 

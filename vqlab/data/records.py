@@ -107,6 +107,7 @@ def find_channels(name: str, channels: list[str], picks: list[int | str]) -> lis
 
     Raises:
         MissingChannel: If it has no such channel.
+        UserError: If it has several of one name.
 
     Example:
         >>> find_channels("a.csv", ["II", "V5", "v5"], ["v5", "ii", 1])
@@ -114,14 +115,17 @@ def find_channels(name: str, channels: list[str], picks: list[int | str]) -> lis
     """
     numbers = []
     for wanted in picks:
-        alike = [n for n, channel in enumerate(channels) if channel.lower() == str(wanted).lower()]
-        if isinstance(wanted, str) and wanted in channels:
-            numbers.append(channels.index(wanted))
-        elif isinstance(wanted, str) and len(alike) == 1:
-            numbers.append(alike[0])
-        elif isinstance(wanted, int) and 0 <= wanted < len(channels):
-            numbers.append(wanted)
+        if isinstance(wanted, int):
+            alike = [wanted] if 0 <= wanted < len(channels) else []
         else:
+            alike = [n for n, channel in enumerate(channels) if channel == wanted]
+            alike = alike or [n for n, channel in enumerate(channels) if channel.lower() == wanted.lower()]
+        if len(alike) > 1:
+            raise UserError(
+                f"{name} has several channels {wanted}: set --data.picks to their numbers, {', '.join(map(str, alike))}"
+            )
+        numbers += alike
+        if not alike:
             raise MissingChannel(
                 f"{name} has no channel {wanted}, but {', '.join(channels)}: set --data.picks to some of these, or "
                 "leave the record out"
