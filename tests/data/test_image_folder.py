@@ -99,6 +99,15 @@ def test_train_alone_is_drawn_from_with_its_classes(tmp_path):
     assert ([len(part) for part in data._train_val], data.classes) == ([3, 1], ["cat", "dog"])
 
 
+def test_a_split_folder_within_one_of_its_name_has_the_classes(tmp_path):
+    for split in ("seg_train", "seg_test"):
+        for name in ("cat/1", "cat/2", "dog/1"):
+            paint(tmp_path / split / split / f"{name}.png")
+    data = folder(tmp_path)
+    data.setup("test")
+    assert (data.classes, data._test.labels.tolist()) == (["cat", "dog"], [0, 0, 1])
+
+
 def test_hidden_folders_are_left_out(tmp_path):
     for name in ("cat/1.png", "dog/1.png", ".ipynb_checkpoints/2.png", "__MACOSX/cat/1.png", ".git/test/1.png"):
         paint(tmp_path / name)

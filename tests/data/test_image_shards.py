@@ -382,6 +382,22 @@ def test_without_shards_for_validation_the_last_of_training_is(tmp_path):
     assert splits(tmp_path) == {"train": ["train/0.tar"], "val": ["train/1.tar"], "test": ["test/0.tar"]}
 
 
+def test_no_image_for_test_is_packed_for_training(tmp_path):
+    for split, shade in (("Train", 10), ("Testing", 200)):
+        for number in range(5):
+            file = tmp_path / "in" / split / f"{number}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(png(shade))
+    write_shards(tmp_path / "in", tmp_path / "out", val_fraction=0.2)
+    assert {split: len(index) for split, index in data(tmp_path / "out")._index.items()} == {
+        "train": 4,
+        "val": 1,
+        "test": 5,
+    }
+    for batch in data(tmp_path / "out", batch_size=1, value_range="unit").train_dataloader():
+        assert batch["image"].max() < 0.5
+
+
 def test_shards_for_test_are_not_among_those_to_train_on(tmp_path):
     for name in ("set/train/0.tar", "set/test/0.tar"):
         pack(tmp_path / name, [("a.png", png())])

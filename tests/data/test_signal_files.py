@@ -8,7 +8,8 @@ from refusal import refused
 from scipy.io import wavfile
 
 from vqlab.data.records import read_records
-from vqlab.data.signal_files import Signals, change_rate, finite_runs
+from vqlab.data.resampling import change_rate, finite_runs
+from vqlab.data.signal_files import Signals, find_files
 
 RNG = np.random.default_rng(0)
 
@@ -111,6 +112,63 @@ def test_wfdb(tmp_path):
     assert (data.sample_rate, data.channels, data.train_size) == (360.0, 1, 10)
 
 
+def test_channels_of_a_record_come_to_the_highest_rate(tmp_path):
+    time = np.arange(4000) / 500
+    fast, slow = np.sin(2 * np.pi * 60 * time), np.cos(2 * np.pi * np.arange(1000) / 125)
+    slow[500:510] = np.nan
+    wfdb.wrsamp(
+        "a", fs=125, units=["mV", "mmHg"], sig_name=["II", "ABP"], e_p_signal=[fast, slow], samps_per_frame=[4, 1],
+        fmt=["16", "16"], write_dir=str(tmp_path),
+    )  # fmt: skip
+    (record,) = read_records(tmp_path / "a.hea")
+    assert (record.sample_rate, record.signal.shape) == (500.0, (2, 4000))
+    np.testing.assert_allclose(record.signal[0], fast, atol=1e-3)
+    known = ~np.isnan(record.signal[1])
+    assert np.flatnonzero(~known).tolist() == list(range(1997, 2040))
+    calm = known.copy()
+    calm[:100] = calm[1900:2140] = calm[-100:] = False
+    np.testing.assert_allclose(record.signal[1][calm], np.cos(2 * np.pi * time)[calm], atol=5e-3)
+    (record,) = read_records(tmp_path / "a.hea", picks=["ABP"])
+    assert (record.sample_rate, record.signal.shape) == (125.0, (1, 1000))
+    np.testing.assert_allclose(record.signal[0], slow, atol=1e-3)
+    (record,) = read_records(tmp_path / "a.hea", picks=["ii"])
+    assert (record.sample_rate, record.signal.shape) == (500.0, (1, 4000))
+
+
+def segments(path, header, **options):
+    parts = {name: noise(length, 1) for name, length in (("a", 60), ("b", 40))}
+    for name, part in parts.items():
+        wfdb.wrsamp(name, fs=100, units=["mV"], sig_name=["I"], fmt=["16"], p_signal=part, write_dir=str(path))
+    (path / "whole.hea").write_text(header)
+    return parts
+
+
+def test_null_segments_are_gaps(tmp_path):
+    parts = segments(tmp_path, "whole/4 1 100 120\n~ 5\na 60\n~ 15\nb 40\n")
+    (record,) = read_records(tmp_path / "whole.hea")
+    gap = np.full(5, np.nan)
+    expected = np.concatenate([gap, parts["a"][:, 0], gap, gap, gap, parts["b"][:, 0]])
+    np.testing.assert_allclose(record.signal[0], expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("names", [["whole", "whole"], ["a", "other"]])
+def test_a_header_that_is_its_own_segment_is_refused(tmp_path, names):
+    segments(tmp_path, "whole/2 1 100 100\n{} 60\n{} 40\n".format(*names))
+    (tmp_path / "other.hea").write_text("other/2 1 100 100\nwhole 60\nwhole 40\n")
+    for path in (tmp_path, tmp_path / "whole.hea"):
+        with refused("is itself a record in segments", "--data.path"):
+            signals(str(path))
+
+
+def test_a_record_may_be_named_by_its_data_file_or_its_name(tmp_path):
+    segments(tmp_path, "whole/2 1 100 100\na 60\nb 40\n")
+    for name in ("a.dat", "a", "a.hea"):
+        assert [str(file) for file in find_files([str(tmp_path / name)])[""]] == [str(tmp_path / "a.hea")]
+    (tmp_path / "c.dat").touch()
+    with refused("c.dat is no signal file", ".hea"):
+        signals(str(tmp_path / "c.dat"))
+
+
 def test_of_a_record_in_segments_the_whole_is_read_once(tmp_path):
     options = {"fs": 100, "units": ["mV"], "sig_name": ["I"], "fmt": ["16"], "write_dir": str(tmp_path)}
     parts = [noise(60, 1), noise(40, 1)]
@@ -168,6 +226,42 @@ def test_pickled_objects_are_not_loaded(tmp_path):
         read_records(tmp_path / "a.npy")
 
 
+def test_short_memory_is_not_called_damage(tmp_path, monkeypatch):
+    def out_of_memory(*_, **__):
+        raise MemoryError
+
+    monkeypatch.setattr(np, "load", out_of_memory)
+    (tmp_path / "a.npy").touch()
+    with refused("not enough memory to read", "a.npy"):
+        read_records(tmp_path / "a.npy")
+
+
+def test_times_are_no_channel(tmp_path, caplog):
+    for number in range(10):
+        rows = [f"{t / 250:.3f},{noise(1)[0]}" for t in range(100)]
+        (tmp_path / f"{number}.csv").write_text("\n".join(["time,ecg", *rows]))
+    data = signals(str(tmp_path))
+    assert (data.channels, data.sample_rate) == (1, 250.0)
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert "read time of" in line
+    assert "250 samples per second, and so in 9 more" in line
+    with refused("sample_rate is 100", "0.csv says 250", "remove its column time"):
+        signals(str(tmp_path), sample_rate=100)
+
+
+def test_lines_of_a_csv_may_be_records(tmp_path, caplog):
+    rows = np.concatenate([noise(20, 187), np.arange(20)[:, None] % 5], 1)
+    np.savetxt(tmp_path / "beats.csv", rows, delimiter=",")  # as Kaggle has the beats of MIT-BIH
+    with refused("188 columns without names", "--data.axes='n t'"):
+        signals(str(tmp_path))
+    records = read_records(tmp_path / "beats.csv", axes="n t")
+    assert [record.signal.shape for record in records] == [(1, 187)] * 20
+    np.testing.assert_allclose(records[3].signal[0], rows[3, :-1], rtol=1e-6)
+    assert "whole numbers in its last column alone: left out as labels" in caplog.text
+    (wide,) = read_records(tmp_path / "beats.csv", axes="t c")
+    assert wide.signal.shape == (188, 20)
+
+
 def test_without_wfdb_the_extra_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "wfdb", None)
     (tmp_path / "a.hea").write_text("a 1 100 10\n")
@@ -216,6 +310,16 @@ def test_folders_under_other_names_are_splits(tmp_path):
     folder(tmp_path / "more", 1)
     with refused("holds Training, eval, more", "--data.path"):
         signals(str(tmp_path))
+
+
+def test_several_folders_with_splits(tmp_path):
+    for name, split in (("a", "train"), ("a", "test"), ("b", "train"), ("b", "valid")):
+        folder(tmp_path / name / split, 3)
+    data = signals([str(tmp_path / "a"), str(tmp_path / "b")])
+    assert [len(windows(data, split)) for split in ("train", "val", "test")] == [30, 15, 15]
+    folder(tmp_path / "c", 3)
+    with refused("hold splits and others do not", "--data.path"):
+        signals([str(tmp_path / "a"), str(tmp_path / "c")])
 
 
 def test_files_may_name_splits(tmp_path):
@@ -295,6 +399,14 @@ def test_resampling_keeps_a_slow_tone_and_takes_out_a_fast_one(old, new):
     np.testing.assert_allclose(changed[: len(wanted)][middle], expected[middle], atol=0.01)
 
 
+def test_channels_of_one_name_are_picked_by_number(tmp_path):
+    (tmp_path / "a.csv").write_text("x,x,X\n1,2,3\n")
+    with refused("a.csv has several channels x", "--data.picks to their numbers, 0, 1"):
+        read_records(tmp_path / "a.csv", picks=["x"])
+    (record,) = read_records(tmp_path / "a.csv", picks=["X", 1])
+    assert record.signal.tolist() == [[3], [2]]
+
+
 def test_records_of_different_rates(tmp_path):
     for number, rate in enumerate((100, 200, 200)):
         wavfile.write(tmp_path / f"{number}.wav", rate, noise(rate * 2))
@@ -303,6 +415,8 @@ def test_records_of_different_rates(tmp_path):
     data = signals(str(tmp_path), resample=100)
     assert data.sample_rate == 100
     assert [len(windows(data, split)) for split in ("train", "val", "test")] == [10, 10, 10]
+    with refused("sample_rate is 50, but", "0.wav says 100", "--data.sample_rate", "--data.resample=50"):
+        signals(str(tmp_path), sample_rate=50, resample=100)
     arrays = folder(tmp_path / "arrays")
     assert signals(arrays, sample_rate=50, resample=25).train_size == 16
     with refused("0.npy does not say", "--data.sample_rate"):
@@ -318,8 +432,8 @@ def test_different_channels(tmp_path):
     with refused("0.npy has 1", "0.npy 2 (0, 1)", "--data.picks"):
         signals(str(tmp_path))
     assert signals(str(tmp_path), picks=[0], test_fraction=0).channels == 1
-    with refused("no channel 1", "--data.picks"):
-        signals(str(tmp_path), picks=[0, 1])
+    with refused("no channel 2", "--data.picks"):
+        signals(str(tmp_path), picks=[0, 2])
 
 
 def test_different_names_of_channels_are_a_warning(tmp_path, caplog):
@@ -328,26 +442,45 @@ def test_different_names_of_channels_are_a_warning(tmp_path, caplog):
     signals(str(tmp_path))
     assert "MLII, V5 in" in caplog.text
     assert "b.csv" in caplog.text
-    with refused("b.csv has no channel MLII, but V5, V2"):
-        signals(str(tmp_path), picks=["MLII"])
+    with refused("a.csv has no channel MLIII, but MLII, V5"):
+        signals(str(tmp_path), picks=["MLIII"])
+
+
+def test_records_without_a_channel_of_picks_are_left_out(tmp_path, caplog):
+    for number in range(5):
+        header = "V5,V2" if number == 3 else "mlii,V5" if number == 4 else "MLII,V5"
+        (tmp_path / f"{number}.csv").write_text("\n".join([header, *(f"{t},{t % 7}" for t in range(40))]))
+    data = signals(str(tmp_path), picks=["MLII"])
+    assert sum(len(windows(data, split)) for split in ("train", "val", "test")) == 8
+    assert "left out 1 of 5 records: " in caplog.text
+    assert "3.csv has no channel MLII, but V5, V2" in caplog.text
+
+
+def test_records_with_a_channel_without_signal_are_left_out_and_counted(tmp_path, caplog):
+    folder(tmp_path, 10, channels=2)
+    for number, value in ((3, 5), (5, np.nan), (7, np.inf)):
+        x = np.load(tmp_path / f"{number}.npy")
+        x[1, 7 if value == np.inf else slice(None)] = value
+        np.save(tmp_path / f"{number}.npy", x)
+    data = signals(str(tmp_path))
+    assert set.union(*(sources(data, split) for split in ("train", "val", "test"))) == {0, 1, 2, 4, 6, 8, 9}
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert line.startswith("left out 3 of 10 records: ")
+    for name, reason in (("3", "constant in"), ("5", "nowhere a number in"), ("7", "infinite in")):
+        assert f"{name}.npy is {reason} channel 1" in line
+    assert len(windows(signals(str(tmp_path), picks=[0], test_fraction=0), "train")) == 45, "of another channel"
 
 
 @pytest.mark.parametrize(
     ("bad", "words"),
-    [
-        (np.inf, ["infinite", "sample 7", "NaN"]),
-        (None, ["constant in channel 1", "--data.picks"]),
-    ],
+    [(np.inf, ["infinite", "sample 7", "NaN"]), (None, ["constant in channel 1", "--data.picks"])],
 )
-def test_infinite_and_constant_channels(tmp_path, bad, words):
-    folder(tmp_path, 4, channels=2)
-    x = noise(2, 100)
-    if bad is None:
-        x[1] = 5
-    else:
-        x[1, 7] = bad
-    np.save(tmp_path / "x.npy", x)
-    with refused("x.npy", *words):
+def test_no_record_with_a_signal_in_each_channel(tmp_path, bad, words):
+    for number in range(3):
+        x = noise(2, 100)
+        x[1, slice(None) if bad is None else 7] = 5 if bad is None else bad
+        np.save(tmp_path / f"{number}.npy", x)
+    with refused("no record can be used", "0.npy", *words):
         signals(str(tmp_path))
 
 
@@ -366,7 +499,7 @@ def test_windows_longer_than_every_record(tmp_path, caplog):
 
 
 def test_missing_and_empty_folders(tmp_path):
-    with refused("nowhere is not a folder", "--data.path"):
+    with refused("nowhere is not a folder or a file", "--data.path"):
         Signals(str(tmp_path / "nowhere"))
     with refused("holds no signals", ".npy", "--data.path"):
         Signals(str(tmp_path))

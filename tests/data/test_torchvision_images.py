@@ -111,6 +111,16 @@ def test_damaged_files_are_named(tmp_path, small, monkeypatch):
         CIFAR10(str(tmp_path), val_size=5, download=False).prepare_data()
 
 
+def test_short_memory_is_not_called_damage_and_downloads_nothing(tmp_path, small, offline, monkeypatch):
+    def out_of_memory(*_, **__):
+        raise MemoryError
+
+    monkeypatch.setattr(MNIST, "source", out_of_memory)
+    with pytest.raises(UserError, match="not enough memory"):
+        MNIST(str(tmp_path), val_size=5).prepare_data()
+    assert not offline
+
+
 @pytest.mark.parametrize("source", [CIFAR10, MNIST, FashionMNIST])
 def test_failed_download_is_one_line_and_leaves_nothing(tmp_path, offline, source):
     before = socket.getdefaulttimeout()

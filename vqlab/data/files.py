@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-from vqlab.errors import UserError
+from vqlab.errors import UserError, read_error
 
 MANY = 2000  # items above which reading shows how far it is
 # What operating systems and tools leave beside data, in lower case; names that start with a dot are hidden, too.
@@ -82,16 +82,9 @@ def reading(name: str | Path, damaged: str) -> Iterator[None]:
         yield
     except UserError:
         raise
-    except MemoryError as error:
-        raise memory_short(name) from error
     except Exception as error:  # damaged files make readers raise many things
         reason = " ".join(str(error).split())[:100] or type(error).__name__
-        raise UserError(f"{name} {damaged.format(reason=reason)}") from error
-
-
-def memory_short(name: str | Path) -> UserError:
-    """Return the error about a file for which there was not enough memory."""
-    return UserError(f"not enough memory to read {name}: free some, set --data.num_workers lower, or use smaller files")
+        raise read_error(name, error, f"{name} {damaged.format(reason=reason)}") from error
 
 
 def _walk(root: Path) -> Iterator[tuple[str, list[str]]]:

@@ -12,7 +12,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from vqlab.data.files import counted, memory_short, reading
+from vqlab.data.files import counted, reading
 from vqlab.data.images import (
     ImageDataModule,
     channel_statistics,
@@ -20,7 +20,7 @@ from vqlab.data.images import (
 )
 from vqlab.data.split_folders import split_folders
 from vqlab.data.splits import Batch, Split, require_at_least, split_positions
-from vqlab.errors import UserError
+from vqlab.errors import UserError, read_error
 
 EXTENSIONS = (*IMG_EXTENSIONS, ".gif")
 
@@ -236,7 +236,7 @@ def check_range(values: np.ndarray, full: float, name: str) -> None:
     if not (low >= -rounding and high <= full + rounding and (high <= rounding or high > full / 4)):
         raise UserError(
             f"{name} holds values from {low:g} to {high:g}, not from 0 to {full:g} with some above a quarter of that: "
-            "scale all images alike and save them with 8 bits, so that none is black or cut off"
+            "scale all images alike and save them with 8 bits"
         )
 
 
@@ -278,8 +278,9 @@ def find_corrupt(files: list[Path], size: int, channels: int) -> list[Path]:
         results = zip(files, pool.map(fault, files), strict=True)
         faults = [(file, error) for file, error in counted(results, len(files), "verified", "images") if error]
     for file, error in faults:
-        if isinstance(error, MemoryError):
-            raise memory_short(file) from error
+        short = read_error(file, error, "")
+        if str(short):
+            raise short from error
     unfit = [error for _, error in faults if isinstance(error, UserError)]
     if unfit:
         more = f" ({len(unfit):,} of {len(files):,} images are like this)" if len(unfit) > 1 else ""

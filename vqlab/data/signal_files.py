@@ -1,20 +1,20 @@
 """Signals from files of one's own."""
 
 import logging
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from scipy.signal import resample_poly
 from torch import Tensor
 
-from vqlab.data.files import counted, list_files
-from vqlab.data.records import EXTENSIONS, Record, read_records, segments_of
+from vqlab.data.files import counted, reading
+from vqlab.data.records import EXTENSIONS, MissingChannel, Record, read_records
+from vqlab.data.resampling import change_rate, finite_runs
 from vqlab.data.signals import SignalDataModule, Windows, window_starts
 from vqlab.data.split_folders import group_by_split, name_splits, split_folders
 from vqlab.data.splits import check_fractions, draw_splits
+from vqlab.data.wfdb_records import segments_of
 from vqlab.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -27,17 +27,21 @@ class Signals(SignalDataModule):
     folders ``path/train``, ``path/val`` and ``path/test``, also under other usual names (``training``, ``valid``,
     ``validation``, ``dev``, ``testing``, ``eval``, capital letters or not), or by files named like ``x_train.npy``.
     Without ``path/val`` the validation records are drawn from those of ``path/train`` by ``seed``, and without such
-    names all splits are drawn. Where a channel is NaN there is a gap: no window reaches over one, and what is left out
-    is counted in one line. All records are held in memory, 4 bytes a sample.
+    names all splits are drawn. Where a channel is NaN there is a gap: no window reaches over one. Records with a
+    channel that is constant, infinite or nowhere a number are left out, as are those without a channel of ``picks``.
+    What is left out is counted in one line. All records are held in memory, 4 bytes a sample.
 
     Args:
-        path: A folder with files at any depth, a file, or a list of both.
-        sample_rate: Samples per second of npy and csv files, and of npz without ``fs``; null is 1. Others say it.
-        resample: Samples per second to bring all records to, low-pass filtered; null keeps theirs.
+        path: A folder with files at any depth, a file, or a list of both. A WFDB record may also be named by its data
+            file or without an extension.
+        sample_rate: Samples per second of npy files, of npz without ``fs`` and of csv without times; null is 1. Others
+            say it.
+        resample: Samples per second to bring all records to, low-pass filtered; null keeps theirs. The channels of a
+            WFDB record come to the highest rate of those taken.
         picks: Channels to take, by name or number, in this order; null takes all.
         array: Name of the array in npz files with more than one.
         axes: What the axes of arrays are, of n records, c channels, t samples, as in ``n t``; null reads one axis as
-            ``t``, two as ``c t``, three as ``n c t``.
+            ``t``, two as ``c t``, three as ``n c t``, and the lines and columns of csv files as ``t c``.
         val_fraction: Share of the records kept for validation, where there are no folders.
         test_fraction: Share of the records kept for test, where there are no folders; 0 keeps none.
         **common: ``length``, ``stride``, ``batch_size``, ``standardize``, ``num_workers``, ``seed``: see
@@ -47,8 +51,8 @@ class Signals(SignalDataModule):
         See :class:`~vqlab.data.signals.SignalDataModule`; a window has ``length`` samples of the rate after resampling.
 
     Raises:
-        UserError: If files cannot be read, disagree in rate or channels, hold infinite values or a constant channel,
-            are too few to split, or no record is as long as a window.
+        UserError: If files cannot be read, disagree in rate or channels, are too few to split, or no record is sound
+            and as long as a window.
 
     Example:
         >>> import tempfile
@@ -84,9 +88,22 @@ class Signals(SignalDataModule):
         files = find_files([path] if isinstance(path, str) else path)
         sources = [(split, file) for split, group in files.items() for file in group]
         records: dict[str, list[Record]] = {split: [] for split in files}
+        faults: dict[str, list[str]] = {split: [] for split in files}
         for split, file in counted(sources, len(sources), "read", "files"):
-            records[split] += [pick(record, picks) for record in read_records(file, array, axes)]
+            try:
+                found = read_records(file, array, axes, picks)
+            except MissingChannel as error:
+                faults[split].append(str(error))
+                continue
+            for record in found:
+                fault = find_fault(record)
+                if fault is None:
+                    records[split].append(record)
+                else:
+                    faults[split].append(fault)
+        report_left_out(records, faults)
         every = [record for group in records.values() for record in group]
+        report_times(every)
         check_channels(every)
         self.channels = len(every[0].channels)
         rates = common_rate(every, sample_rate, resample)
@@ -123,7 +140,6 @@ class Signals(SignalDataModule):
         for split, group in records.items():
             cut[split] = []
             for record in group:
-                check_values(record)
                 runs = finite_runs(record.signal)
                 gaps += record.signal.shape[1] - sum(end - start for start, end in runs)
                 parts = [change_rate(record.signal[:, a:b], rates[number], resample) for a, b in runs]
@@ -159,9 +175,20 @@ def find_files(paths: list[str]) -> dict[str, list[Path]]:
     """
     if not paths:
         raise UserError("path is empty: set --data.path to a folder or to files")
-    if len(paths) > 1 or not Path(paths[0]).is_dir():
-        return {"": [file for path in paths for file in list_signals(Path(path))]}
-    root = Path(paths[0])
+    files: dict[str, list[Path]] = {}
+    for path in map(Path, paths):
+        for split, group in (_find_in(path) if path.is_dir() else {"": [_find_file(path)]}).items():
+            files.setdefault(split, []).extend(group)
+    if "" in files and len(files) > 1:
+        raise UserError(
+            f"some of {', '.join(paths)} hold splits and others do not: set --data.path to folders which all have "
+            "train/ and val/, test/ or both, or to others"
+        )
+    return files
+
+
+def _find_in(root: Path) -> dict[str, list[Path]]:
+    """Return the files of each split of a folder."""
     _, splits = split_folders(root, EXTENSIONS, "signals")
     files = {split: without_segments(group) for split, group in splits.items()}
     names = [Path(file.relative_to(root).parts[0]).stem for file in files.get("", ())]
@@ -170,37 +197,29 @@ def find_files(paths: list[str]) -> dict[str, list[Path]]:
     return files
 
 
-def list_signals(path: Path) -> list[Path]:
-    """Return the signal files under a folder, or the one that it is."""
-    return [path] if path.is_file() else without_segments(list_files(path, EXTENSIONS, "signals"))
+def _find_file(path: Path) -> Path:
+    """Return a file; of a WFDB record's name or data file the header."""
+    headers = [path.with_name(f"{path.name}.hea"), path.with_suffix(".hea")]
+    header = next((header for header in headers[: 2 if path.is_file() else 1] if header.is_file()), None)
+    if header is not None and path.suffix.lower() not in EXTENSIONS:
+        return header
+    if not path.is_file():
+        raise UserError(f"{path} is not a folder or a file: set --data.path to a folder of signals, or to files")
+    return path
 
 
 def without_segments(files: list[Path]) -> list[Path]:
-    """Return the files without the WFDB headers that are parts of the records which others describe."""
-    parts = segments_of([file for file in files if file.suffix.lower() == ".hea"])
-    return [file for file in files if file not in parts]
-
-
-def pick(record: Record, picks: list[int | str] | None) -> Record:
-    """Return the record with the channels ``picks`` only.
-
-    Raises:
-        UserError: If it has no such channel.
-    """
-    if picks is None:
-        return record
-    numbers = []
-    for name in picks:
-        if isinstance(name, str) and name in record.channels:
-            numbers.append(record.channels.index(name))
-        elif isinstance(name, int) and 0 <= name < len(record.channels):
-            numbers.append(name)
-        else:
-            raise UserError(
-                f"{record.name} has no channel {name}, but {', '.join(record.channels)}: set --data.picks to some of "
-                "these, or leave the record out"
-            )
-    return Record(record.name, record.signal[numbers], record.sample_rate, [record.channels[n] for n in numbers])
+    """Return the files without the WFDB headers that are but segments of the records which others describe."""
+    whole: set[Path] = set()
+    parts: set[Path] = set()
+    for file in files:
+        if file.suffix.lower() == ".hea":
+            with reading(file, "cannot be read ({reason}): leave it out of --data.path"):
+                segments = segments_of(file)
+            if segments:
+                whole.add(file)
+                parts.update(segments)
+    return [file for file in files if file not in parts - whole]
 
 
 def check_channels(records: list[Record]) -> None:
@@ -213,7 +232,8 @@ def check_channels(records: list[Record]) -> None:
                 f"{record.name} {len(record.channels)} ({', '.join(record.channels)}): choose common ones with "
                 "--data.picks"
             )
-    other = next((record for record in records if record.channels != first.channels), None)
+    lower = [name.lower() for name in first.channels]
+    other = next((record for record in records if [name.lower() for name in record.channels] != lower), None)
     if other:
         log.warning(
             f"channels have other names in other records: {', '.join(first.channels)} in {first.name}, "
@@ -221,27 +241,63 @@ def check_channels(records: list[Record]) -> None:
         )
 
 
-def check_values(record: Record) -> None:
-    """Raise UserError if a channel is infinite somewhere, or constant, or never recorded."""
+def find_fault(record: Record) -> str | None:
+    """Return what is wrong where a channel is infinite somewhere, or constant, or never recorded; else None."""
     for name, channel in zip(record.channels, record.signal, strict=True):
-        if np.isinf(channel).any():
-            first = int(np.isinf(channel).argmax())
-            raise UserError(f"{record.name} is infinite in channel {name} at sample {first}: put NaN there for a gap")
         finite = channel[~np.isnan(channel)]
-        if finite.size == 0 or np.ptp(finite) == 0:
-            what = "constant" if finite.size else "nowhere a number"
-            raise UserError(
-                f"{record.name} is {what} in channel {name}: leave the record out, or choose others with --data.picks"
-            )
+        if np.isinf(finite).any():
+            what = f"infinite in channel {name} at sample {int(np.isinf(channel).argmax())}"
+        elif finite.size == 0 or np.ptp(finite) == 0:
+            what = f"{'constant' if finite.size else 'nowhere a number'} in channel {name}"
+        else:
+            continue
+        return f"{record.name} is {what}: choose others with --data.picks, or put NaN where there is a gap"
+    return None
+
+
+def report_left_out(records: dict[str, list[Record]], faults: dict[str, list[str]]) -> None:
+    """Warn in one line of the records that are left out.
+
+    Raises:
+        UserError: If none of a split is left.
+    """
+    for split, group in records.items():
+        if not group:
+            of = f" of {split}" if split else ""
+            first = faults[split][0] if faults[split] else "the files are empty: set --data.path to others"
+            raise UserError(f"no record{of} can be used: {first}")
+    reasons = [fault.partition(": ")[0] for group in faults.values() for fault in group]
+    if reasons:
+        count = sum(map(len, records.values())) + len(reasons)
+        more = ", ..." if len(reasons) > 3 else ""
+        log.warning(f"left out {len(reasons):,} of {count:,} records: {', '.join(reasons[:3])}{more}")
+
+
+def report_times(records: list[Record]) -> None:
+    """Say in one line which columns were read as times and not as channels, and what rate they mean."""
+    timed = [record for record in records if record.time is not None]
+    if timed:
+        first = timed[0]
+        rate = f"{first.sample_rate:g} samples per second" if first.sample_rate else "numbers of samples"
+        more = f", and so in {len(timed) - 1:,} more" if len(timed) > 1 else ""
+        log.warning(f"read {first.time} of {first.name} as times, not as a channel: {rate}{more}")
 
 
 def common_rate(records: list[Record], unsaid: float | None, resample: float | None) -> list[float]:
     """Return the rate of each record, ``unsaid`` where its file does not say, and 1 where nobody does.
 
     Raises:
-        UserError: If they differ, and no rate is given to bring all to, or one is given and a record's is not known.
+        UserError: If they differ, and no rate is given to bring all to, or one is given and a record's is not known, or
+            all files say others than ``unsaid``.
     """
     silent = next((record for record in records if record.sample_rate is None), None)
+    stated = next((record for record in records if record.sample_rate not in (None, unsaid)), None)
+    if unsaid is not None and silent is None and stated is not None:
+        hint = f"remove its column {stated.time}" if stated.time else f"set --data.resample={unsaid:g} to change it"
+        raise UserError(
+            f"sample_rate is {unsaid:g}, but {stated.name} says {stated.sample_rate:g} samples per second: leave out "
+            f"--data.sample_rate, or {hint}"
+        )
     if silent and unsaid is None and resample is not None:
         raise UserError(f"{silent.name} does not say its samples per second: set --data.sample_rate to resample")
     rates = [record.sample_rate or unsaid or 1.0 for record in records]
@@ -252,29 +308,6 @@ def common_rate(records: list[Record], unsaid: float | None, resample: float | N
             f"{rates[other]:g}: set --data.resample={min(rates):g}"
         )
     return rates
-
-
-def finite_runs(signal: np.ndarray) -> list[tuple[int, int]]:
-    """Return start and end of each stretch of (C, T) in which no channel is NaN.
-
-    Example:
-        >>> finite_runs(np.array([[1, np.nan, 2, 3, 4], [1, 2, 3, 4, np.nan]]))
-        [(0, 1), (2, 4)]
-    """
-    known = np.concatenate([[False], ~np.isnan(signal).any(0), [False]])
-    edges = np.flatnonzero(known[1:] != known[:-1])
-    return [(int(start), int(end)) for start, end in edges.reshape(-1, 2)]
-
-
-def change_rate(signal: np.ndarray, old: float, new: float | None) -> np.ndarray:
-    """Return (C, T) at ``new`` samples per second, low-pass filtered against aliases (polyphase, zero phase)."""
-    if new is None or new == old:
-        return signal
-    ratio = Fraction(new / old).limit_denominator(10_000)
-    if not ratio:
-        raise UserError(f"{new:g} samples per second are too few for records of {old:g}: set --data.resample higher")
-    # "line" takes a trend out first: a signal that does not start or end at 0 would ring there.
-    return resample_poly(signal, ratio.numerator, ratio.denominator, axis=-1, padtype="line").astype(np.float32)
 
 
 def split_by_lot(records: list[list[Tensor]], val: float, test: float, seed: int) -> dict[str, list[list[Tensor]]]:

@@ -54,6 +54,9 @@ def split_folders(root: Path, extensions: tuple[str, ...], what: str) -> tuple[d
     if split_of and (others or "train" not in split_of.values() or max(Counter(split_of.values()).values()) > 1):
         raise _no_layout(root, [*split_of, *others], list(split_of))
     folders = {split: root / name for split in SPLITS for name, its in split_of.items() if its == split}
+    for split, folder in folders.items():
+        if (folder / folder.name).is_dir():  # as some archives are packed
+            folders[split] = folder / folder.name
     if len(folders) < 2:
         folders = {"": folders.get("train", root)}
     files = {split: list_files(folder, extensions, what) for split, folder in folders.items()}

@@ -10,7 +10,7 @@ from torchvision.datasets import VisionDataset
 from vqlab.data.download import WITHOUT_NETWORK, download_whole
 from vqlab.data.images import ImageDataModule, ImageTensors, fit_square
 from vqlab.data.splits import require_at_least, split_positions
-from vqlab.errors import UserError
+from vqlab.errors import UserError, read_error
 
 
 class TorchvisionImages(ImageDataModule):
@@ -63,8 +63,8 @@ class TorchvisionImages(ImageDataModule):
         """Unpack what was put there, and download what is missing, unless the data set is complete."""
         try:
             self._read(train=False)  # torchvision checks the training files as well
-        except UserError:
-            if not self.download:
+        except UserError as error:
+            if not self.download or isinstance(error.__cause__, MemoryError):
                 raise
             name = type(self).__name__
             download_whole(name, self.path, self.folder, self.archives, lambda root: self.source(root, download=True))
@@ -83,9 +83,11 @@ class TorchvisionImages(ImageDataModule):
         try:
             official: Any = self.source(self.path, train=train)
         except Exception as error:  # whatever a damaged file makes torchvision raise
-            raise UserError(
+            raise read_error(
+                self.path,
+                error,
                 f"{type(self).__name__} is not, or not whole, in {Path(self.path) / self.folder}: set --data.path to "
-                f"the folder that holds {Path(self.folder).parts[0]}, or --data.download=true; {WITHOUT_NETWORK}"
+                f"the folder that holds {Path(self.folder).parts[0]}, or --data.download=true; {WITHOUT_NETWORK}",
             ) from error
         images = torch.as_tensor(official.data)
         images = images[:, None] if images.ndim == 3 else images.permute(0, 3, 1, 2)
