@@ -22,3 +22,14 @@ class UserError(ValueError):
             'mend it'
         """
         return " ".join(str(self).rpartition("vqlab.errors.UserError: ")[2].split())
+
+
+def read_error(path: object, error: BaseException, message: str) -> UserError:
+    """Return the error for a file that a reader gave up: its ``message``, unless memory was short.
+
+    Example:
+        >>> read_error("a.npy", MemoryError(), "a.npy is damaged: save it again")
+        UserError('not enough memory to read a.npy: free some, or use a smaller file')
+    """
+    is_short = isinstance(error, MemoryError) or "allocate memory" in str(error)  # torch's is a RuntimeError
+    return UserError(f"not enough memory to read {path}: free some, or use a smaller file" if is_short else message)

@@ -8,7 +8,7 @@ from scipy.sparse import csr_matrix, load_npz
 
 from vqlab.data.text import BagsOfWords, Corpus, TextDataModule, split_documents
 from vqlab.data.vocabulary import read_words
-from vqlab.errors import UserError
+from vqlab.errors import UserError, read_error
 
 
 class BagOfWords(TextDataModule):
@@ -109,9 +109,11 @@ def read_counts(path: str, setting: str) -> csr_matrix:
         counts = csr_matrix(stored).astype(np.float32, copy=False)
         counts.check_format(full_check=True)  # a column that is not there would end the process, not raise
     except Exception as error:  # dense arrays and damaged files make SciPy raise many things
-        raise UserError(
+        raise read_error(
+            path,
+            error,
             f"{path} holds no sparse matrix of real numbers: write one by scipy.sparse.save_npz, or set "
-            f"--data.{setting} to another file"
+            f"--data.{setting} to another file",
         ) from error
     if counts.ndim != 2 or 0 in counts.shape:
         raise UserError(f"{path} has the shape {counts.shape}: set --data.{setting} to counts of documents x words")
@@ -138,7 +140,8 @@ def read_labels(path: str | None, setting: str, count: int) -> np.ndarray:
         if not isinstance(labels, np.ndarray):
             raise TypeError("an archive")
     except Exception as error:  # damaged files make NumPy raise many things
-        raise UserError(f"{path} is no array: set --data.{setting} to a file that numpy.save wrote") from error
+        message = f"{path} is no array: set --data.{setting} to a file that numpy.save wrote"
+        raise read_error(path, error, message) from error
     if labels.shape != (count,):
         raise UserError(
             f"{path} has the shape {labels.shape}, but there are {count} documents: save one label for each"

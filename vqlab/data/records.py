@@ -12,7 +12,7 @@ import numpy as np
 from einops import EinopsError, rearrange
 from scipy.io import wavfile
 
-from vqlab.errors import UserError
+from vqlab.errors import UserError, read_error
 
 EXTENSIONS = (".npy", ".npz", ".csv", ".wav", ".hea")
 AXES = {1: "t", 2: "c t", 3: "n c t"}  # of an array, where nothing else is said
@@ -74,7 +74,8 @@ def read_records(file: Path, array: str | None = None, axes: str | None = None) 
         raise
     except Exception as error:  # damaged files make the readers raise many things
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"{file} cannot be read ({reason}): mend it, or leave it out of --data.path") from error
+        message = f"{file} cannot be read ({reason}): mend it, or leave it out of --data.path"
+        raise read_error(file, error, message) from error
     raise UserError(f"{file} is no signal file: give --data.path files of {', '.join(EXTENSIONS)}")
 
 

@@ -10,7 +10,7 @@ from torchvision.datasets import VisionDataset
 from vqlab.data.download import WITHOUT_NETWORK, download_whole
 from vqlab.data.images import ImageDataModule, ImageTensors, fit_square
 from vqlab.data.splits import require_at_least, split_positions
-from vqlab.errors import UserError
+from vqlab.errors import UserError, read_error
 
 
 class TorchvisionImages(ImageDataModule):
@@ -83,9 +83,11 @@ class TorchvisionImages(ImageDataModule):
         try:
             official: Any = self.source(self.path, train=train)
         except Exception as error:  # whatever a damaged file makes torchvision raise
-            raise UserError(
+            raise read_error(
+                self.path,
+                error,
                 f"{type(self).__name__} is not, or not whole, in {Path(self.path) / self.folder}: set --data.path to "
-                f"the folder that holds {Path(self.folder).parts[0]}, or --data.download=true; {WITHOUT_NETWORK}"
+                f"the folder that holds {Path(self.folder).parts[0]}, or --data.download=true; {WITHOUT_NETWORK}",
             ) from error
         images = torch.as_tensor(official.data)
         images = images[:, None] if images.ndim == 3 else images.permute(0, 3, 1, 2)
