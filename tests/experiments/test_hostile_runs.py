@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import re
+from contextlib import suppress
 from functools import partial
 from html.parser import HTMLParser
 from itertools import pairwise
@@ -284,6 +285,21 @@ def test_the_facts_of_a_checkpoint_in_such_a_folder(name, capsys):
     printed = capsys.readouterr().out
     assert "VQVAE" in printed
     assert "root:" not in printed
+
+
+ODD = [5, "x", [1], (1, 2), {"a": {1: 2}}, {"\x1b[2J": "\x1b[2J"}, float("nan"), True, None]
+
+
+@pytest.mark.parametrize("key", ["epoch", "hyper_parameters", "made_by", "config", "callbacks", "averaging_state"])
+def test_odd_values_in_a_checkpoint_are_shown_or_left_out(key, capsys):
+    for value in ODD:
+        for content in (value, {"LastAndBest": value}, {"LastAndBest": {"best_step": value, "best_score": 1.0}},
+                        {"LastAndBest": {"best_step": 3, "best_score": value}}):  # fmt: skip
+            sound = {"hyper_parameters": {"_class_path": "vqlab.VQVAE"}}
+            write_checkpoint(Path("a.ckpt"), 3, **{**sound, key: content})
+            with suppress(UserError):
+                info(["a.ckpt"])
+    assert "\x1b" not in capsys.readouterr().out
 
 
 HEALTH = [
