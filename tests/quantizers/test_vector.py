@@ -494,7 +494,7 @@ def test_bad_arguments_are_refused_by_name(name, value):
 
 
 def test_the_counts_of_kmeans_are_those_of_all_ranks(monkeypatch):
-    """Two ranks with the same batch, played by one process whose sums over ranks are twice its own."""
+    """Two ranks with the same batch, simulated by one process: a sum over the ranks is twice its own."""
     monkeypatch.setattr("vqlab.quantizers.vector.all_sum", lambda own: 2 * own)
     quantizer = VectorQuantizer(4, 2, init="kmeans")
     rows = torch.randn(4000, 2, generator=torch.Generator().manual_seed(0))
