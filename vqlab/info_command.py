@@ -43,7 +43,7 @@ def read_facts(path: Path) -> dict[str, Any]:
         UserError: If the file is no checkpoint of a vqlab model.
     """
     outline = read_outline(path)
-    arguments = dict(outline.get("hyper_parameters") or {})
+    arguments = dict(mapping(outline.get("hyper_parameters")))
     class_path = arguments.pop("_class_path", None)
     step = outline.get("global_step")
     if not isinstance(class_path, str) or not isinstance(step, int):
@@ -62,7 +62,7 @@ def read_facts(path: Path) -> dict[str, Any]:
         "epoch": outline.get("epoch"),
         "weights": count_weights(outline["state_dict"]),
         "ema": settings.get("ema.decay", True) if "averaging_state" in outline else None,
-        "made_by": outline.get("made_by") or {"lightning": outline.get("pytorch-lightning_version")},
+        "made_by": mapping(outline.get("made_by")) or {"lightning": outline.get("pytorch-lightning_version")},
         "run": read_run(folder).status if in_run else None,
         "metrics": (in_run and run_metrics(folder, step)) or own_metrics(outline, settings),
         "model_settings": flatten({"model": {"class_path": class_path, "init_args": arguments}}),
@@ -100,10 +100,16 @@ def run_metrics(folder: Path, step: int) -> dict[str, Any]:
 
 def own_metrics(outline: dict[str, Any], settings: Settings) -> dict[str, Any]:
     """Return the best value so far, which a checkpoint holds so that a resumed run can go on from it."""
-    kept = (outline.get("callbacks") or {}).get("LastAndBest") or {}
-    if kept.get("best_step") is None:
+    kept = mapping(mapping(outline.get("callbacks")).get("LastAndBest"))
+    best, step = kept.get("best_score"), kept.get("best_step")
+    if not isinstance(best, float) or not isinstance(step, int):
         return {}
-    return {monitor_of(settings): {"best": kept["best_score"], "best_step": kept["best_step"]}}
+    return {monitor_of(settings): {"best": best, "best_step": step}}
+
+
+def mapping(value: Any) -> dict[Any, Any]:
+    """Return a part of a checkpoint that must be a mapping; an empty one where it is something else."""
+    return value if isinstance(value, dict) else {}
 
 
 def lines(facts: dict[str, Any]) -> Iterator[str]:

@@ -171,3 +171,27 @@ def test_fast_dev_run_leaves_no_files():
 def test_every_n_steps_must_be_positive(value):
     with pytest.raises(UserError, match=rf"every_n_steps must be at least 1, got {value}.*--checkpoint\.every_n_steps"):
         LastAndBest(every_n_steps=value)
+
+
+def test_where_a_validation_follows_the_checkpoint_comes_after_it():
+    """From a checkpoint before the validation, Lightning would resume behind it, and the validation would be lost."""
+    events = []
+
+    class Order(Line):
+        def on_validation_start(self):
+            events.append(("validation", self.global_step))
+
+        def on_save_checkpoint(self, checkpoint):
+            events.append(("checkpoint", self.global_step))
+
+    fit(
+        LastAndBest(every_n_steps=2),
+        val=True,
+        module=Order(),
+        max_steps=8,
+        val_check_interval=4,
+        num_sanity_val_steps=0,
+    )
+    for step in (4, 8):
+        assert [event for event, at in events if at == step] == ["validation", "checkpoint"]
+    assert ("checkpoint", 2) in events

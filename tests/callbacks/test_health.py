@@ -223,3 +223,22 @@ def test_sizes_are_those_of_the_start_of_the_training_also_after_resuming():
     resumed = Health()
     fit(Patient(), resumed, callbacks=[LastAndBest()], steps=30, ckpt_path="checkpoints/last.ckpt")
     assert resumed.sizes == health.sizes
+
+
+@pytest.mark.parametrize("mode", ["min", "max"])
+@pytest.mark.parametrize("better", [True, False])
+def test_a_plateau_is_where_the_monitored_metric_is_no_better_in_its_own_direction(mode, better):
+    class Scored(Patient):
+        def on_validation_epoch_end(self):
+            rises = (mode == "max") == better
+            self.log("val/score", 10.0 + (1 if rises else -1) * self.global_step / 50)
+
+    fit(
+        Scored(loss=lambda step: 1.0),
+        Health(),
+        callbacks=[LastAndBest(monitor="val/score", mode=mode)],
+        steps=200,
+        val=True,
+        val_check_interval=10,
+    )
+    assert ("plateau" in verdicts()) == (not better)

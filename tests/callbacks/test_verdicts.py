@@ -124,7 +124,7 @@ def test_a_plateau_is_found_when_a_third_of_the_run_has_passed():
         {"line": {"loss": falling}, "validation": lambda s: 0.2 + abs(s - 600) / 1000},  # overfits
         {"line": {"g_loss": 1.0}},  # a game
         {"validation": lambda s: math.exp(-s / 1500)},  # gets better
-        {"validation": lambda s: math.exp(-min(s, 1400) / 300)},  # has converged when little is left to do
+        {"line": {}, "validation": lambda s: math.exp(-min(s, 1150) / 300)},  # has converged when little is left to do
     ],
 )
 def test_what_is_no_plateau(reason):

@@ -5,13 +5,16 @@ import hashlib
 import json
 import os
 import re
+from contextlib import suppress
 from functools import partial
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
+import sweeps
 import torch
+from checkpoints import write_checkpoint
 from run_folders import make, say
 from torchvision.utils import save_image
 
@@ -23,7 +26,7 @@ from vqlab.experiments.row_lock import is_running
 from vqlab.experiments.run_files import LARGEST_PICTURE, read_file
 from vqlab.experiments.runs import read_run
 from vqlab.experiments.settings import read_yaml
-from vqlab.info_command import run_metrics
+from vqlab.info_command import info, run_metrics
 from vqlab.report_command import report
 from vqlab.training.csv_log import CSVLog
 from vqlab.whole_files import append, write_whole
@@ -213,6 +216,10 @@ HOSTILE = {
     "log is a pipe": (pipe("metrics.csv"), "metrics.csv cannot be read: it is no regular file"),
     "log is huge": (sparse("metrics.csv", 10**10, b"step,a\n"), "metrics.csv cannot be read: it is larger than"),
     "log is a folder": (lambda: (RUN / "metrics.csv").unlink() or (RUN / "metrics.csv").mkdir(), "metrics.csv"),
+    "log of many metrics": (
+        put("metrics.csv", ("step," + ",".join(map(str, range(10**5))) + "\n0,1\n").encode()),
+        "1 line of metrics.csv",
+    ),
     "log of a large field": (put("metrics.csv", b"step,a\n0," + b"1" * 10**6 + b"\n"), "1 line of metrics.csv"),
     "test.csv is a link": (link("test.csv", "/dev/zero"), "test.csv cannot be read"),
     "test.csv is damaged": (put("test.csv", b"step,test/a\n0,1\nx\n"), "1 line of test.csv"),
@@ -224,6 +231,11 @@ HOSTILE = {
     "config is deep": (put("config.yaml", b"{a: " * 500 + b"1" + b"}" * 500), "config.yaml is damaged"),
     "config has an impossible date": (put("config.yaml", b"a: 2026-13-45"), "config.yaml is damaged"),
     "config has a long number": (put("config.yaml", b"a: " + b"9" * 5000), "config.yaml is damaged"),
+    "config of many settings": (
+        put("config.yaml", "".join(f"a{i}: {i}\n" for i in range(50_000)).encode()),
+        "config.yaml is damaged",
+    ),
+    "config of a long name": (put("config.yaml", b"a." * 10**5 + b"a: 1"), "config.yaml is damaged"),
     "config of strange values": (
         put("config.yaml", b"{model: [], seed_everything: {a: [1]}, checkpoint: 5, trainer: {max_steps: x},\n? : }"),
         None,
@@ -263,6 +275,33 @@ def test_no_folder_ends_a_report_or_leads_out_of_itself(name, capsys):
     assert all(SECRET not in path.read_bytes() for path in Path("out").rglob("*") if path.is_file())
 
 
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("name", [name for name in HOSTILE if name.startswith(("config is", "log is", "health is"))])
+def test_the_facts_of_a_checkpoint_in_such_a_folder(name, capsys):
+    make(RUN)
+    write_checkpoint(RUN / LAST, 60, hyper_parameters={"_class_path": "vqlab.VQVAE", "lr": 0.1})
+    HOSTILE[name][0]()
+    info([str(RUN / LAST)])
+    printed = capsys.readouterr().out
+    assert "VQVAE" in printed
+    assert "root:" not in printed
+
+
+ODD = [5, "x", [1], (1, 2), {"a": {1: 2}}, {"\x1b[2J": "\x1b[2J"}, float("nan"), True, None]
+
+
+@pytest.mark.parametrize("key", ["epoch", "hyper_parameters", "made_by", "config", "callbacks", "averaging_state"])
+def test_odd_values_in_a_checkpoint_are_shown_or_left_out(key, capsys):
+    for value in ODD:
+        for content in (value, {"LastAndBest": value}, {"LastAndBest": {"best_step": value, "best_score": 1.0}},
+                        {"LastAndBest": {"best_step": 3, "best_score": value}}):  # fmt: skip
+            sound = {"hyper_parameters": {"_class_path": "vqlab.VQVAE"}}
+            write_checkpoint(Path("a.ckpt"), 3, **{**sound, key: content})
+            with suppress(UserError):
+                info(["a.ckpt"])
+    assert "\x1b" not in capsys.readouterr().out
+
+
 HEALTH = [
     '{"event": "a", "step": 1, "evidence": 5, "mend": "c"}',
     '{"event": 5, "step": 1, "evidence": "b", "mend": "c"}',
@@ -274,6 +313,7 @@ HEALTH = [
     '{"event": "a", "step": 1' + "0" * 400 + ', "evidence": "b", "mend": "c"}',
     '{"event": "a", "step": true, "evidence": "b", "mend": "c"}',
     '{"event": "a", "evidence": "b", "mend": "c"}',
+    '{"event": "a", "step": 1, "evidence": "b", "mend": "' + "--a=[" * 10**5 + '"}',
     "[1]",
     "5",
     "null",
@@ -365,6 +405,17 @@ def test_the_board_of_a_sweep_reads_a_log_with_a_mark_and_quoted_names():
     RUN.mkdir(parents=True)
     (RUN / "metrics.csv").write_text('\ufeffstep,time,"a,b"\n1,2,3\n', encoding="utf-8")
     assert last_figures(RUN / "metrics.csv") == {"step": 1, "time": 2, "a,b": 3}
+
+
+def test_a_sweep_writes_its_log_through_no_link():
+    sweeps.write(rows=sweeps.ROWS[:1])
+    folder = Path("runs/toy/a")
+    folder.mkdir(parents=True)
+    Path("victim").write_text("mine")
+    (folder / "sweep.log").symlink_to("../../../victim")
+    with pytest.raises(UserError, match=r"sweep\.log cannot be written"):
+        sweeps.run()
+    assert Path("victim").read_text() == "mine"
 
 
 @pytest.mark.parametrize("write", [partial(append, text="x"), lambda path: write_whole(path).__enter__()])

@@ -220,6 +220,14 @@ def test_a_discriminator_that_is_ahead_is_felt_less_or_waits():
     assert all(torch.equal(value, before[name]) for name, value in model.discriminator.state_dict().items())
 
 
+def test_the_discriminator_is_logged_for_targets_and_for_what_is_generated():
+    model = small(discriminator=planted(3.0))
+    (figures,) = lightning.Trainer(**BARE).validate(model, DataLoader(Strokes(), batch_size=8), verbose=False)
+    sure = torch.tensor(3.0).sigmoid().item()
+    assert figures["val/p_real"] == pytest.approx(sure)
+    assert figures["val/p_fake"] == pytest.approx(1 - sure)
+
+
 def test_it_comes_nearer_to_targets_it_has_not_seen_than_the_source_is():
     lightning.seed_everything(0, verbose=False)
     model = small(lr=5e-3, disc_weight=0.25)

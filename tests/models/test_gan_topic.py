@@ -97,8 +97,12 @@ def by_hand(model, seen, settings):
             player.step()
 
 
-@pytest.mark.parametrize("settings", SETTINGS, ids=lambda settings: "-".join(map(str, settings)) or "default")
-def test_four_steps_equal_plain_pytorch(settings, monkeypatch):
+@pytest.mark.parametrize(
+    ("settings", "weighting"),
+    [*((settings, "tfidf") for settings in SETTINGS), ({"regularizer": "gradient_penalty"}, "counts")],
+    ids=lambda value: value if isinstance(value, str) else "-".join(map(str, value)) or "default",
+)
+def test_four_steps_equal_plain_pytorch(settings, weighting, monkeypatch):
     model = small(**settings, n_critic=2).double()
     plain = copy.deepcopy(model)
     thetas = [torch.rand(32, 4, dtype=torch.float64).softmax(1) for _ in range(4)]
@@ -114,7 +118,7 @@ def test_four_steps_equal_plain_pytorch(settings, monkeypatch):
 
     if settings.get("regularizer") == "gradient_penalty":
         monkeypatch.setattr(torch, "rand", lambda *size, **options: next(lots))
-    fit(model, 4, callbacks=[Collect()])
+    fit(model, 4, texts(weighting=weighting), callbacks=[Collect()])
     monkeypatch.undo()
     by_hand(plain, list(zip(seen, thetas, [share[:, None] for share in shares], strict=True)), settings)
     for (name, value), expected in zip(model.named_parameters(), plain.parameters(), strict=True):

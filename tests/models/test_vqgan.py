@@ -344,3 +344,18 @@ def test_16_mixed_is_refused():
 def test_a_discriminator_that_never_starts_is_said():
     with pytest.warns(UserWarning, match="disc_start 10 lies beyond max_steps 3"):
         trainer(max_steps=3).fit(tiny(disc_start=10), loader(48))
+
+
+@pytest.mark.parametrize("value_range", ["unit", "signed"])
+def test_the_perceptual_loss_sees_images_in_its_own_range(value_range):
+    class Seen(nn.Module):
+        name = "lpips"
+
+        def forward(self, *images):
+            self.images = images
+            return torch.zeros(2)
+
+    model = tiny(value_range=value_range)
+    model.perceptual, (black, white) = Seen(), (torch.zeros(2, 1, 16, 16), torch.ones(2, 1, 16, 16))
+    model._distance(model.value_range.encode(black), model.value_range.encode(white))
+    assert [image.unique().tolist() for image in model.perceptual.images] == [[-1.0], [1.0]]

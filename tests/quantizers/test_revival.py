@@ -108,3 +108,15 @@ def test_revival_mends_a_collapsed_start(rule):
         used[revive_after] = len(quantizer.eval()(10 + rand(4096, 8, seed=99)).indices.unique()) / 64
     assert used[16] > 0.95
     assert used[None] < 0.2
+
+
+def test_candidates_are_drawn_by_their_squared_distance():
+    """As k-means++ draws: of a vector at distance 1 and one at distance 3, the far one in 9 of 10 cases."""
+    rows = torch.tensor([[1.0, 0.0], [0.0, 3.0]])
+    far = 0
+    for seed in range(600):
+        quantizer = VectorQuantizer(1, 2, init="uniform", revive_after=100, seed=seed)
+        set_codebook(quantizer, torch.zeros(1, 2))
+        quantizer.auto_update = False
+        far += int(quantizer(rows + 1e-3 * rand(2, 2, seed=seed)).stats.candidates[0].norm() > 2)
+    assert far / 600 == pytest.approx(0.9, abs=0.06), "0.75 by the distance itself"

@@ -491,3 +491,14 @@ def test_wrong_width_names_embedding_dim(shape):
 def test_bad_arguments_are_refused_by_name(name, value):
     with pytest.raises(UserError, match=name):
         VectorQuantizer(**{name: value})
+
+
+def test_the_counts_of_kmeans_are_those_of_all_ranks(monkeypatch):
+    """Two ranks with the same batch, simulated by one process: a sum over the ranks is twice its own."""
+    monkeypatch.setattr("vqlab.quantizers.vector.all_sum", lambda own: 2 * own)
+    quantizer = VectorQuantizer(4, 2, init="kmeans")
+    rows = torch.randn(4000, 2, generator=torch.Generator().manual_seed(0))
+    quantizer.initialize(rows)
+    own = (rows[:, None] - quantizer.codebook).square().sum(2).argmin(1).bincount(minlength=4)
+    assert torch.equal(quantizer.ema_counts, 2.0 * own)
+    torch.testing.assert_close(quantizer.ema_sums, quantizer.codebook * 2.0 * own[:, None])

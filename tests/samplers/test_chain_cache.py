@@ -75,6 +75,21 @@ def test_of_an_example_that_comes_twice_the_last_state_is_kept():
     assert cache.ages(torch.tensor([1, 2])).tolist() == [1, 0]
 
 
+class Backwards(torch.Tensor):
+    """Writes the rows of an assignment from the last to the first; a GPU may, in any order."""
+
+    def __setitem__(self, place, values):
+        self.as_subclass(torch.Tensor)[place.flip(0)] = values.flip(0)
+
+
+def test_of_an_example_that_comes_twice_the_order_of_writing_does_not_matter():
+    cache = ChainCache(4, 1, 8)
+    cache.codes, cache.age = cache.codes.as_subclass(Backwards), cache.age.as_subclass(Backwards)
+    cache.put(torch.tensor([1, 2, 1, 1]), torch.tensor([[3], [4], [5], [6]]), torch.tensor([True, True, True, False]))
+    assert cache.get(torch.tensor([1, 2]))[0].tolist() == [[6], [4]]
+    assert cache.ages(torch.tensor([1, 2])).tolist() == [1, 0]
+
+
 @pytest.mark.parametrize(("num", "dtype"), [(2**15, torch.int16), (2**15 + 1, torch.int32)])
 def test_the_smallest_type_holds_the_highest_code(num, dtype):
     cache = ChainCache(2, 1, num)

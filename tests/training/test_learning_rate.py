@@ -2,6 +2,7 @@
 
 import logging
 import math
+from types import SimpleNamespace
 
 import lightning
 import pytest
@@ -14,7 +15,7 @@ from vqlab.errors import UserError
 from vqlab.models.vqvae import VQVAE
 from vqlab.nn.small_autoencoder import SmallDecoder, SmallEncoder
 from vqlab.quantizers.vector import VectorQuantizer
-from vqlab.training.learning_rate import check_lr, equivalent_lr, reset_moments
+from vqlab.training.learning_rate import check_lr, configured_rate, equivalent_lr, reset_moments
 from vqlab.training.schedules import Schedule
 
 IMAGES = 32
@@ -67,6 +68,14 @@ def test_equivalent_lr_is_the_rule_of_taming_transformers():
         assert got == pytest.approx(expected)
     assert equivalent_lr(1e-3, None, 3e-4, 128, 4) == 1e-3
     assert equivalent_lr(None, None, 3e-4, 128, 4) == 3e-4
+
+
+@pytest.mark.parametrize(("nodes", "world"), [(1, 1), (1, 4), (2, 8), (4, 4)])
+def test_the_rate_of_several_nodes_counts_each_process_once(nodes, world):
+    data = SimpleNamespace(batch_size=16)
+    run = SimpleNamespace(datamodule=data, world_size=world, num_nodes=nodes, accumulate_grad_batches=3, loggers=[])
+    rate = configured_rate(SimpleNamespace(trainer=run), None, 1e-6, 3e-4, "model")
+    assert rate == pytest.approx(1e-6 * 16 * world * 3)
 
 
 def test_both_rates_are_refused():

@@ -9,10 +9,11 @@ import numpy as np
 from scipy.io import mmread
 from scipy.sparse import csr_matrix, load_npz
 
+from vqlab.data.files import reading
 from vqlab.data.open_text import HEAD, open_bytes
 from vqlab.data.text import BagsOfWords, Corpus, TextDataModule, split_documents
 from vqlab.data.vocabulary import read_words
-from vqlab.errors import UserError
+from vqlab.errors import UserError, read_error
 
 SPARSE = {"format", "shape", "data", "indices", "indptr", "row", "col", "offsets", "_is_array"}  # arrays of save_npz
 DOCWORD = re.compile(rb"\d+\s*\n\d+\s*\n\d+\s*\n\d+ \d+ \d+\s")
@@ -123,20 +124,14 @@ def read_counts(path: str, setting: str) -> csr_matrix:
     Raises:
         UserError: If there are none, or they are no counts.
     """
-    try:
+    damaged = "holds no matrix of real numbers: write one by scipy.sparse.save_npz, or set --data.{} to another file"
+    with reading(path, damaged.format(setting)):
         stored = load_matrix(path, setting)
         if stored.dtype.kind not in "biuf":
             raise TypeError(stored.dtype)
         shape = stored.shape
         counts = csr_matrix(stored).astype(np.float32, copy=False)
         counts.check_format(full_check=True)  # a column that is not there would end the process, not raise
-    except UserError:
-        raise
-    except Exception as error:  # damaged files make SciPy raise many things
-        raise UserError(
-            f"{path} holds no matrix of real numbers: write one by scipy.sparse.save_npz, or set --data.{setting} to "
-            "another file"
-        ) from error
     if len(shape) != 2 or 0 in shape:
         raise UserError(f"{path} has the shape {shape}: set --data.{setting} to counts of documents x words")
     wrong = counts.data[~(np.isfinite(counts.data) & (counts.data >= 0))]
@@ -215,10 +210,11 @@ def read_labels(path: str | None, setting: str, counts: csr_matrix) -> np.ndarra
         if not isinstance(labels, np.ndarray):
             raise TypeError("an archive")
     except Exception as error:  # damaged files make NumPy raise many things
-        raise UserError(
+        message = (
             f"{path} is no array: set --data.{setting} to a file that numpy.save wrote, or a .txt file with a number "
             "in each line"
-        ) from error
+        )
+        raise read_error(path, error, message) from error
     labels = labels[:, 0] if labels.shape == (count, 1) else labels
     if labels.shape != (count,):
         raise UserError(

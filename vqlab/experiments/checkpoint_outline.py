@@ -6,7 +6,7 @@ import zipfile
 from pathlib import Path
 from typing import IO, Any
 
-from vqlab.errors import UserError
+from vqlab.errors import UserError, read_error
 
 # What torch.load takes with weights_only=True, by module; nothing of it is called here either.
 PLAIN = {"collections", "torch", "torch._utils", "torch.storage", "torch.nn.parameter", "_codecs"}
@@ -24,7 +24,8 @@ def read_outline(path: str | Path) -> dict[str, Any]:
         found, foreign = open_outline(path)
     except Exception as error:  # unpickling raises whatever the damaged bytes lead it to
         reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
-        raise UserError(f"checkpoint {path} is damaged or no checkpoint ({reason}): use another file") from None
+        message = f"checkpoint {path} is damaged or no checkpoint ({reason}): use another file"
+        raise read_error(f"checkpoint {path}", error, message) from None
     if foreign:
         names = ", ".join(sorted(foreign))[:160]
         raise UserError(f"checkpoint {path} holds Python objects that vqlab refuses to unpickle ({names})")

@@ -9,6 +9,7 @@ from vqlab.experiments.run_files import LARGEST_LOG, read_text
 
 Series = list[tuple[int, float]]
 MOST_STEPS = 2**53  # up to here each step is a float of its own
+MOST_METRICS = 1000
 LARGEST = 1e100  # of a value: sums and squares of some stay finite
 
 
@@ -35,7 +36,8 @@ class MetricsLog:
 def read_log(path: Path) -> MetricsLog:
     """Read ``metrics.csv``; lines that are incomplete or hold no possible numbers are counted and left out.
 
-    NaN and infinity are possible; a step outside [0, 2^53), or a finite value beyond 1e100, is not.
+    NaN and infinity are possible; a step outside [0, 2^53), a finite value beyond 1e100 and a header of more than 1,000
+    metrics are not.
 
     Raises:
         OSError: If the file cannot be read; see :func:`~vqlab.experiments.run_files.read_file`.
@@ -45,7 +47,7 @@ def read_log(path: Path) -> MetricsLog:
     torn = lines.pop() if lines else header  # what follows the last line's end: nothing, unless a kill cut it short
     log.damaged = int(bool(torn))
     names = cells_of(header)
-    if "step" not in names:
+    if "step" not in names or len(names) > MOST_METRICS:
         log.damaged += len(lines)
         return log
     place = names.index("step")
@@ -65,6 +67,14 @@ def read_log(path: Path) -> MetricsLog:
             column.append((step, value))
     log.series = {name: series for name, series in log.series.items() if series and name not in ("step", "epoch")}
     return log
+
+
+def log_or_empty(path: Path) -> MetricsLog:
+    """Return what :func:`read_log` does, and an empty log where the file cannot be read: a short run writes none."""
+    try:
+        return read_log(path)
+    except OSError:
+        return MetricsLog()
 
 
 def cells_of(line: str) -> list[str]:

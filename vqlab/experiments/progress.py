@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from vqlab.experiments.experiment import Experiment, Row
-from vqlab.experiments.metrics_log import MetricsLog, best_of, cells_of, read_log
+from vqlab.experiments.metrics_log import best_of, cells_of, log_or_empty
 from vqlab.experiments.run_files import open_file
 from vqlab.experiments.run_state import LOG
 from vqlab.experiments.settings import mode_of, monitor_of
@@ -110,10 +110,7 @@ def table(experiment: Experiment, rows: Iterable[Row], statuses: dict[str, str])
     """Return row, status, steps, and best and last of the metric that decides which checkpoint is best."""
     lines = [("row", "status", "steps", "best", "at step", "last", "of")]
     for row in rows:
-        try:
-            log = read_log(experiment.folder(row) / LOG)
-        except OSError:
-            log = MetricsLog()
+        log = log_or_empty(experiment.folder(row) / LOG)
         monitor = monitor_of(row.settings)
         series = log.series.get(monitor, [])
         best = best_of(series, mode_of(row.settings))

@@ -14,6 +14,7 @@ from vqlab.experiments.settings import Settings, flatten, parse_yaml
 
 FINISHED = "finished.json"  # fit writes it last, whole
 FAILED = "failed.json"  # a sweep says why
+MOST_SETTINGS, LONGEST_NAME = 2000, 500  # a run has about 300 settings
 CONFIG, LOG, LAST = "config.yaml", "metrics.csv", "checkpoints/last.ckpt"
 OUTPUT = "sweep.log"  # what the row of a sweep printed
 
@@ -68,7 +69,10 @@ def read_settings(folder: Path) -> Settings:
         OSError: If there is no config.yaml, or it cannot be read.
         UserError: If it is damaged.
     """
-    return flatten(parse_yaml(read_file(folder, CONFIG, LARGEST_TEXT), folder / CONFIG))
+    settings = flatten(parse_yaml(read_file(folder, CONFIG, LARGEST_TEXT), folder / CONFIG))
+    if len(settings) > MOST_SETTINGS or max(map(len, settings), default=0) > LONGEST_NAME:
+        raise UserError(f"{folder / CONFIG} holds more settings, or longer names, than vqlab has")
+    return settings
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from vqlab.errors import UserError
 from vqlab.experiments.experiment import Experiment, Row
-from vqlab.experiments.metrics_log import read_log
+from vqlab.experiments.metrics_log import log_or_empty
 from vqlab.experiments.progress import Board
 from vqlab.experiments.row_lock import INHERITED, row_lock
 from vqlab.experiments.run_files import open_file
@@ -164,10 +164,7 @@ class Runner:
 
 def is_tested(folder: Path) -> bool:
     """Whether ``vqlab test`` has written its figures."""
-    try:
-        return bool(read_log(folder / "test.csv").times)
-    except OSError:
-        return False
+    return bool(log_or_empty(folder / "test.csv").times)
 
 
 def conflict(row: Row, folder: Path) -> str | None:

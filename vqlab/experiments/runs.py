@@ -16,13 +16,14 @@ from vqlab.experiments.checkpoint_outline import checkpoint_step
 from vqlab.experiments.experiment import SEEDED, shortest_ends
 from vqlab.experiments.metrics_log import MOST_STEPS, MetricsLog, best_of, read_log
 from vqlab.experiments.row_lock import is_running
-from vqlab.experiments.run_files import LARGEST_LOG, read_text
+from vqlab.experiments.run_files import read_text
 from vqlab.experiments.run_state import CONFIG, FAILED, FINISHED, LAST, LOG, State, read_json, read_settings, state_of
 from vqlab.experiments.settings import Settings, is_number, mode_of, monitor_of
 
 TEST, HEALTH = "test.csv", "health.jsonl"
 LEFT_BY_A_RUN = {CONFIG, LOG, FAILED, FINISHED, HEALTH, "checkpoints"}  # each of these makes a folder a run
 PICTURE = re.compile(r"(?P<kind>.+)_(?P<step>[0-9]{1,15})\.png", re.DOTALL)
+LONGEST = 2000  # characters of a text in health.jsonl
 LOG_INTERVAL = 50  # Lightning's own, in steps
 PAUSE = 30.0  # a gap in the log that is so many times the usual one, and longer than ...
 LONG = 300.0  # ... these seconds, is a time in which the run stood still
@@ -208,7 +209,7 @@ def read_run(folder: Path) -> Run:
         run.tested = {name: series[-1][1] for name, series in test.series.items() if name.startswith("test/")}
         note_damage(run, TEST, test.damaged)
     with noted(run, HEALTH, missing=False):
-        found = [read_verdict(line) for line in read_text(folder, HEALTH, LARGEST_LOG).splitlines() if line.strip()]
+        found = [read_verdict(line) for line in read_text(folder, HEALTH).splitlines() if line.strip()]
         first: dict[str, Verdict] = {}
         for verdict in filter(None, found):
             first.setdefault(verdict.event, verdict)
@@ -252,7 +253,7 @@ def read_verdict(line: str) -> Verdict | None:
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
     texts = (verdict.event, verdict.evidence, verdict.mend)
-    sound = all(isinstance(text, str) for text in texts) and type(verdict.step) is int
+    sound = all(isinstance(text, str) and len(text) <= LONGEST for text in texts) and type(verdict.step) is int
     return verdict if sound and 0 <= verdict.step <= MOST_STEPS else None
 
 

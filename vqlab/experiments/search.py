@@ -12,7 +12,7 @@ from typing import Any
 
 from vqlab.errors import UserError
 from vqlab.experiments.experiment import Experiment
-from vqlab.experiments.metrics_log import best_of, read_log
+from vqlab.experiments.metrics_log import best_of, log_or_empty
 from vqlab.experiments.progress import align
 from vqlab.experiments.row_lock import row_lock
 from vqlab.experiments.run_state import LOG
@@ -72,7 +72,7 @@ def search(experiment: Experiment, trials: int, runner: Runner, pool: Executor) 
         if outcome.status is Status.STOPPED:
             take_up_again(study, trial)
             raise KeyboardInterrupt
-        series = [] if outcome.error else read_log(experiment.folder(row) / LOG).series.get(monitor, [])
+        series = [] if outcome.error else log_or_empty(experiment.folder(row) / LOG).series.get(monitor, [])
         if (best := best_of(series, mode)) is None:
             trial.set_user_attr("error", outcome.error or f"{monitor} is not logged")
             raise RowFailed

@@ -11,7 +11,7 @@ import numpy as np
 from fontTools.pens.basePen import BasePen
 from fontTools.ttLib import TTFont
 
-from vqlab.errors import UserError
+from vqlab.errors import UserError, read_error
 
 MOVE, LINE, QUADRATIC, CUBIC, CLOSE = 1, 2, 3, 4, 79  # as in matplotlib.path.Path
 COLLECTION = b"ttcf"
@@ -129,8 +129,8 @@ class Font:
         try:
             self._glyphs[name].draw(pen)
         except Exception as error:  # damaged tables make fontTools raise many things
-            raise UserError(
-                f"{self.path} is damaged at glyph {name!r}: set --data.{self.setting} to a sound copy"
+            raise read_error(
+                self.path, error, f"{self.path} is damaged at glyph {name!r}: set --data.{self.setting} to a sound copy"
             ) from error
         return pen.outline(self.units_per_em)
 
@@ -220,8 +220,10 @@ def parse(data: bytes, path: Path, setting: str) -> TTFont:
             f"{path} is a WOFF2 file, which needs the package brotli: pip install 'vqlab[woff2]'"
         ) from error
     except Exception as error:  # damaged files make fontTools raise many things
-        raise UserError(
-            f"{path} is not a font (it starts with {data[:8]!r}): set --data.{setting} to a TTF, OTF or WOFF2 file"
+        raise read_error(
+            path,
+            error,
+            f"{path} is not a font (it starts with {data[:8]!r}): set --data.{setting} to a TTF, OTF or WOFF2 file",
         ) from error
     if missing or not has_outlines:
         lacks = ", ".join(sorted(missing)) or "outlines (glyf, CFF)"

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vqlab.errors import UserError
+from vqlab.errors import UserError, read_error
 from vqlab.interop.names import put_in, taming_keys
 from vqlab.models.vqgan import VQGAN
 from vqlab.nn.autoencoder import ConvDecoder, ConvEncoder
@@ -98,7 +98,8 @@ def read_taming(path: str | Path) -> dict[str, Tensor]:
             content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch's unpickler raises whatever the damaged bytes lead it to
         reason = (str(error).splitlines() or [""])[0][:160] or type(error).__name__
-        raise UserError(f"checkpoint {path} is damaged or no checkpoint ({reason}): use another file") from None
+        message = f"checkpoint {path} is damaged or no checkpoint ({reason}): use another file"
+        raise read_error(f"checkpoint {path}", error, message) from None
     if isinstance(content, dict):
         content = content.get("state_dict", content)
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from vqlab.errors import UserError
+from vqlab.errors import UserError, read_error
 from vqlab.nn.backbone import BACKBONES, Owner, cached, load_features
 from vqlab.nn.frozen import Frozen
 from vqlab.nn.rebuild import Rebuildable
@@ -189,9 +189,11 @@ def inception(backbone: str | None) -> nn.Module:
     try:
         return Rounded(fid.NoTrainInceptionV3("inception-v3-compat", [str(INCEPTION_CHANNELS)], path))
     except Exception as error:  # a missing, damaged or foreign file makes the reader raise errors of a dozen kinds
-        raise UserError(
+        raise read_error(
+            path,
+            error,
             f"{path} does not hold the weights of Inception ({type(error).__name__}): put {INCEPTION_URL} there, or "
-            f"set {OWNER.setting}.backbone=FILE"
+            f"set {OWNER.setting}.backbone=FILE",
         ) from error
 
 

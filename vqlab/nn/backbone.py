@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from vqlab.errors import UserError
+from vqlab.errors import UserError, read_error
 
 TIMEOUT = 10.0  # seconds without an answer
 HOST = "https://download.pytorch.org/models/"
@@ -126,7 +126,8 @@ def read_features(path: Path, owner: Owner, is_cache: bool) -> dict[str, Tensor]
     except FileNotFoundError as error:
         raise UserError(f"{owner.what} finds no weights at {path}: {mend}, or null to download them") from error
     except Exception as error:  # damaged files make the reader raise errors of a dozen kinds
-        raise UserError(f"{path} is no readable file of weights ({type(error).__name__}): {mend}") from error
+        message = f"{path} is no readable file of weights ({type(error).__name__}): {mend}"
+        raise read_error(path, error, message) from error
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
         raise UserError(f"{path} holds no state dict of a network: {mend}")
     content = {str(name): value.float() for name, value in content.items()}

@@ -10,7 +10,7 @@ from typing import Any
 import lightning
 import torch
 
-from vqlab.errors import UserError
+from vqlab.errors import UserError, read_error
 from vqlab.experiments.checkpoint_outline import require_file
 from vqlab.nn.rebuild import find_class, from_spec, to_spec
 
@@ -36,7 +36,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         ) from None
     except Exception as error:  # torch's unpickler raises whatever the damaged bytes lead it to
         reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
-        raise UserError(f"checkpoint {path} is damaged or no checkpoint ({reason}): use another file") from None
+        message = f"checkpoint {path} is damaged or no checkpoint ({reason}): use another file"
+        raise read_error(f"checkpoint {path}", error, message) from None
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("state_dict"), dict):
         raise UserError(
             f"{path} is not a Lightning checkpoint (it has no state_dict): give a .ckpt file of a vqlab run"
