@@ -69,7 +69,7 @@ def test_no_space_is_a_user_error_that_names_the_file(old, monkeypatch, call, co
 
 @pytest.mark.parametrize("code", [errno.EACCES, errno.EROFS, errno.EPERM])
 def test_a_folder_that_cannot_be_written(old, monkeypatch, code):
-    def refuse(*args):
+    def refuse(*args, **options):
         raise OSError(code, os.strerror(code))
 
     monkeypatch.setattr(whole_files, "open", refuse, raising=False)

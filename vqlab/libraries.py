@@ -6,6 +6,7 @@ import warnings
 from typing import Any
 
 import yaml
+from jsonargparse import _typehints as typehints
 from jsonargparse import get_loader, set_loader
 
 
@@ -22,6 +23,26 @@ def read_none_as_null() -> None:
             return None if isinstance(text, str) and text.strip() == "None" else load(text)
 
         set_loader("yaml", load_with_none, (yaml.YAMLError,))
+
+
+def try_integers_first() -> None:
+    """Make the parser read ``1`` as an integer wherever an option is an integer or a float.
+
+    The ``typing`` module caches unions without regard to their order, so that Lightning's ``Union[int, float]`` arrives
+    as ``Union[float, int]``, and ``--trainer.limit_val_batches=1`` would mean 1.0, all batches.
+    """
+    sort = typehints.sort_subtypes_for_union
+    if sort.__name__ == "integers_first":
+        return
+
+    def integers_first(*args: Any) -> list[Any]:
+        kinds = list(sort(*args))
+        if int in kinds and float in kinds[: kinds.index(int)]:
+            kinds.remove(int)
+            kinds.insert(kinds.index(float), int)
+        return kinds
+
+    typehints.sort_subtypes_for_union = integers_first
 
 
 def quiet() -> None:

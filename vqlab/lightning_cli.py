@@ -26,11 +26,11 @@ from vqlab.callbacks.step_seed import StepSeed
 from vqlab.callbacks.throughput import Throughput
 from vqlab.cli_errors import explain, misconfigured
 from vqlab.completion import check_font, write_glyphs
-from vqlab.devices import check_devices, check_started, num_devices, refuse_sharding
+from vqlab.devices import check_devices, check_started, choose_precision, num_devices, refuse_sharding
 from vqlab.errors import UserError
 from vqlab.experiments.run_state import FINISHED
 from vqlab.failed_start import leaving_nothing
-from vqlab.libraries import quiet, read_none_as_null
+from vqlab.libraries import quiet, read_none_as_null, try_integers_first
 from vqlab.nn.rebuild import to_spec
 from vqlab.nulls import refuse_nulls
 from vqlab.quantizers.base import MAX_EXPORT
@@ -86,6 +86,7 @@ def prepare() -> None:
     """Set up the libraries, and import what YAML and flags may call by its short name."""
     quiet()
     read_none_as_null()
+    try_integers_first()
     for module in set(vqlab.PUBLIC.values()):
         importlib.import_module(module)
 
@@ -181,8 +182,10 @@ class CLI(LightningCLI):
             )
         if empty := next((name for name in (*ALWAYS, "trainer", "wandb") if config.get(name) is None), None):
             raise UserError(f"the config says nothing under {empty}: remove that line, or give --{empty}.* a value")
-        for group, cls in (("model", None), ("data", None), *ALWAYS.items()):
+        for group, cls in (("model", None), ("data", None), ("trainer", lightning.Trainer), *ALWAYS.items()):
             refuse_nulls(config[group], f"--{group}", cls, LINKED)
+        check_devices(config.trainer)
+        choose_precision(config.trainer)
         init_args = config.model.get("init_args") or Namespace()
         for source, targets in LINKS.items():
             for target in targets[1:]:
@@ -212,7 +215,6 @@ class CLI(LightningCLI):
         assert self.subcommand is not None
         config = self.config_init[self.subcommand]
         trainer = config["trainer"]
-        check_devices(trainer)
         refuse_sharding(trainer.get("strategy"))
         if not self.model.automatic_optimization:
             accumulate = trainer.get("accumulate_grad_batches")

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from vqlab.arguments import Parser
 from vqlab.experiments.markdown import markdown_page
+from vqlab.experiments.markup import printable
 from vqlab.experiments.page import html_page
 from vqlab.experiments.report import write_sections
 from vqlab.experiments.runs import find_runs
@@ -32,10 +33,10 @@ def report(args: Sequence[str]) -> None:
         with write_whole(options.output / name, "-o") as file:
             file.write(content)
     for section in sections:
-        print(" ".join(section.summary))
+        print(printable(" ".join(section.summary)))
     for run in runs:
         for problem in run.problems:
-            print(f"{run.folder}: {problem}")
+            print(printable(f"{run.folder}: {problem}"))
     print(f"{page}: {plural(len(runs), 'run')}, {page.stat().st_size / 1e6:.1f} MB")
 
 

@@ -9,8 +9,8 @@ from typing import IO
 
 from vqlab.errors import UserError
 
-# The last two: a file stands where a folder of the path should be.
-NOT_WRITABLE = (errno.EACCES, errno.EROFS, errno.EPERM, errno.EEXIST, errno.ENOTDIR)
+# ELOOP: a link that is not followed. The last two: a file stands where a folder of the path should be.
+NOT_WRITABLE = (errno.ELOOP, errno.EACCES, errno.EROFS, errno.EPERM, errno.EEXIST, errno.ENOTDIR)
 
 
 @contextmanager
@@ -37,7 +37,7 @@ def write_whole(path: str | Path, setting: str = "--runs") -> Iterator[IO[bytes]
     with disk_errors(path, setting):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with open(partial, "wb") as file:
+            with open(partial, "wb", opener=no_link) as file:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
@@ -48,6 +48,11 @@ def write_whole(path: str | Path, setting: str = "--runs") -> Iterator[IO[bytes]
             raise
 
 
+def no_link(path: str, flags: int) -> int:
+    """Open a file for ``open(..., opener=no_link)``, unless it is a link, which may lead out of a foreign folder."""
+    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
+
+
 def append(path: Path, text: str) -> None:
     """Add ``text`` at the end of a file, in one piece unless the process is killed.
 
@@ -56,7 +61,7 @@ def append(path: Path, text: str) -> None:
     """
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(path, "a", newline="") as file:
+        with open(path, "a", newline="", opener=no_link) as file:
             file.write(text)
 
 

@@ -71,6 +71,37 @@ def test_split_folders_are_the_splits(tmp_path):
         folder(tmp_path).setup("fit")
 
 
+@pytest.mark.parametrize(
+    "layout", [["train", "test"], ["Train", "VALID", "Testing"], ["training", "validation"], ["train2017", "val2017"]]
+)
+def test_no_image_of_a_held_out_folder_is_trained_on(tmp_path, layout):
+    for number, split in enumerate(layout):
+        for name in ("cat/1", "cat/2", "dog/1", "dog/2"):
+            paint(tmp_path / split / f"{name}.png", (100 * number, 0, 0))
+    data = folder(tmp_path, batch_size=1, value_range="unit")
+    assert data.classes == ["cat", "dog"]
+    data.setup("fit")
+    assert {file.split("/")[-3] for file in data._train_val[0].files.tolist()} == {layout[0]}
+    assert max(batch["image"].max() for batch in data.train_dataloader()) == 0
+    assert data.train_size == (4 if len(layout) == 3 or "val" in layout[1] else 3)
+    assert (data._test is not None) == ("est" in layout[-1])
+
+
+def test_train_alone_is_drawn_from_with_its_classes(tmp_path):
+    for name in ("cat/1", "cat/2", "dog/1", "dog/2"):
+        paint(tmp_path / "train" / f"{name}.png")
+    data = folder(tmp_path, val_fraction=0.25)
+    data.setup("fit")
+    assert ([len(part) for part in data._train_val], data.classes) == ([3, 1], ["cat", "dog"])
+
+
+def test_hidden_folders_are_left_out(tmp_path):
+    for name in ("cat/1.png", "dog/1.png", ".ipynb_checkpoints/2.png", "__MACOSX/cat/1.png", ".git/test/1.png"):
+        paint(tmp_path / name)
+    data = folder(tmp_path)
+    assert (data.classes, data.train_size) == (["cat", "dog"], 1)
+
+
 def test_seeded_split_is_disjoint_and_complete(tmp_path):
     for number in range(20):
         paint(tmp_path / f"{number}.png")

@@ -297,6 +297,40 @@ def test_bad_index(tmp_path, shards):
         data(tmp_path)
 
 
+def splits(path):
+    return {split: index.names.tolist() for split, index in data(path)._index.items()}
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["Train/0.tar", "Train/1.tar", "Valid/0.tar", "eval/0.tar"],
+        ["train-0.tar", "train-1.tar", "val-0.tar", "test-0.tar"],
+    ],
+)
+def test_splits_under_other_names(tmp_path, names):
+    for name in names:
+        pack(tmp_path / name, [("a.png", png())])
+    (tmp_path / "._train-0.tar").write_bytes(b"what macOS leaves")
+    assert splits(tmp_path) == {"train": names[:2], "val": [names[2]], "test": [names[3]]}
+    pack(tmp_path / "more" / "0.tar", [("a.png", png())])
+    with refused("more", "rename"):
+        data(tmp_path)
+
+
+def test_without_shards_for_validation_the_last_of_training_is(tmp_path):
+    for name in ("train/0.tar", "train/1.tar", "test/0.tar"):
+        pack(tmp_path / name, [("a.png", png())])
+    assert splits(tmp_path) == {"train": ["train/0.tar"], "val": ["train/1.tar"], "test": ["test/0.tar"]}
+
+
+def test_shards_for_test_are_not_among_those_to_train_on(tmp_path):
+    for name in ("set/train/0.tar", "set/test/0.tar"):
+        pack(tmp_path / name, [("a.png", png())])
+    with refused("set holds test, train", "--data.path"):
+        data(tmp_path)
+
+
 def test_a_shard_that_vanishes_in_training(tmp_path):
     for split in ("train", "val"):
         pack(tmp_path / split / "0.tar", [("a.png", png())])

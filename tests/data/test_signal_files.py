@@ -207,6 +207,31 @@ def test_files_and_folders_can_be_listed(tmp_path):
     assert sources(data, "train") | sources(data, "val") == {0, 1, 4}
 
 
+def test_folders_under_other_names_are_splits(tmp_path):
+    folder(tmp_path / "Training", 10)
+    folder(tmp_path / "eval", 3)
+    data = signals(str(tmp_path), val_fraction=0.2)
+    assert [len(sources(data, split)) for split in ("train", "val", "test")] == [8, 2, 3]
+    assert not sources(data, "train") & sources(data, "val")
+    folder(tmp_path / "more", 1)
+    with refused("holds Training, eval, more", "--data.path"):
+        signals(str(tmp_path))
+
+
+def test_files_may_name_splits(tmp_path):
+    for name, start in (("beats_train", 0), ("beats_test", 1000)):
+        np.save(tmp_path / f"{name}.npy", start + noise(10, 1, 100))
+    data = signals(str(tmp_path))
+    assert [len(windows(data, split)) for split in ("train", "val", "test")] == [45, 5, 50]
+    assert windows(data, "train").max() < 500 < windows(data, "test").min()
+    np.save(tmp_path / "beats.npy", noise(1, 1, 100))
+    with refused("holds beats, beats_test, beats_train"):
+        signals(str(tmp_path))
+    for name in ("beats_train", "beats"):
+        (tmp_path / f"{name}.npy").unlink()
+    assert len(windows(signals(str(tmp_path)), "train")) == 40, "a single name is none of splits"
+
+
 @pytest.mark.parametrize(
     ("count", "options", "words"),
     [

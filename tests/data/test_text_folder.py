@@ -1,5 +1,7 @@
 """Documents from folders of text files."""
 
+import re
+
 import pytest
 from refusal import refused
 
@@ -8,7 +10,7 @@ from vqlab.data.text_folder import TextFolder
 
 def write(root, **files):
     for name, text in files.items():
-        file = root.joinpath(*name.split("__"))
+        file = root.joinpath(*re.split(r"(?<=.)__", name))
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(text if isinstance(text, bytes) else text.encode())
     return str(root)
@@ -52,9 +54,26 @@ def test_folders_of_splits(tmp_path, others):
     }
 
 
-def test_train_alone_is_a_class(tmp_path):
-    documents = list(folder(write(tmp_path, train__1="choo", plane__1="whoosh")).read())
-    assert {(document.label, document.split) for document in documents} == {("train", None), ("plane", None)}
+def test_other_names_of_splits(tmp_path):
+    for split in ("Training", "dev", "eval"):
+        write(tmp_path / split, pos__1=split, neg__1="bad")
+    documents = list(folder(str(tmp_path)).read())
+    assert {(document.text, document.split) for document in documents if document.label == "pos"} == {
+        ("Training", "train"),
+        ("dev", "val"),
+        ("eval", "test"),
+    }
+
+
+def test_what_may_be_a_class_or_a_split_is_refused(tmp_path):
+    with refused("holds train, plane", "rename train", "--data.path"):
+        folder(write(tmp_path, train__1="choo", plane__1="whoosh"))
+
+
+def test_hidden_folders_and_leftovers_are_no_documents(tmp_path):
+    write(tmp_path, **{".git__objects__ab": b"\xff\xfe", ".ipynb_checkpoints__1": "x", "__MACOSX__a": b"\xff"})
+    write(tmp_path, pets__1="cat", **{"pets__Thumbs.db": b"\xff", "pets__desktop.ini": "x", "food__1": "rice"})
+    assert [document[:2] for document in folder(str(tmp_path)).read()] == [("rice", "food"), ("cat", "pets")]
 
 
 def test_files_in_another_encoding_are_named(tmp_path):

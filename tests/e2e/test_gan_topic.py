@@ -48,7 +48,8 @@ def test_from_texts_to_topics(caplog):
         np.testing.assert_allclose(arrays["proportions"].sum(1), 1, rtol=1e-5)
 
 
-def test_half_precision_and_the_published_model():
+def test_half_precision_and_the_published_model(monkeypatch):
+    monkeypatch.setattr("vqlab.devices.has_bf16_instructions", lambda: True)  # in bf16 even where it is slow
     published = ["--model.generator=mlp", "--model.init=random", "--model.cycle_weight=0"]
     main([*FIT, *published, "--name=half", "--trainer.max_steps=6", "--trainer.precision=bf16-mixed"])
     assert logged(run("half") / "metrics.csv")

@@ -88,7 +88,8 @@ def test_two_processes_hold_the_same_weights(system, tmp_path):
 
 
 @pytest.mark.parametrize("system", SYSTEMS, indirect=True)
-def test_half_precision(system):
+def test_half_precision(system, monkeypatch):
+    monkeypatch.setattr("vqlab.devices.has_bf16_instructions", lambda: True)  # in bf16 even where it is slow
     main([*options(system), "--name=half", "--trainer.max_steps=6", "--trainer.precision=bf16-mixed"])
     assert all(math.isfinite(value) for row in logged(run(system, "half") / "metrics.csv") for value in row.values())
     weights = torch.load(run(system, "half") / "checkpoints/last.ckpt", weights_only=True)["state_dict"]

@@ -74,6 +74,37 @@ def test_repeats_differ_in_their_seeds_alone():
     assert {r.settings["model.lr"] for r in groups[0]} == {1}
 
 
+def at_step(steps, value=0.0, status="unfinished", **settings):
+    found = run(value, **settings)
+    found.log.times, found.status = [(steps, 1.0)], status
+    return found
+
+
+@pytest.mark.parametrize(
+    ("steps_and_seeds", "groups"),
+    [
+        ([(840, 0), (160, 0)], [1, 1]),
+        ([(840, 0), (160, 1)], [1, 1]),
+        ([(840, 0), (840, 0)], [1, 1]),
+        ([(840, 0), (840, 1)], [2]),
+        ([(840, 0), (840, 1), (840, 0), (160, 2)], [2, 1, 1]),
+    ],
+)
+def test_repeats_have_different_seeds_and_equal_steps(steps_and_seeds, groups):
+    runs = [at_step(steps, model__lr=1, seed_everything=seed) for steps, seed in steps_and_seeds]
+    assert [len(group) for group in repeats(runs)] == groups
+
+
+@pytest.mark.parametrize(
+    ("one", "two", "pairs"),
+    [((840, "unfinished"), (160, "unfinished"), 0), ((840, "finished"), (160, "running"), 0),
+     ((160, "unfinished"), (160, "failed"), 1), ((840, "finished"), (420, "finished"), 1)],
+)  # fmt: skip
+def test_runs_make_a_pair_at_equal_steps_unless_both_are_finished(one, two, pairs):
+    runs = [at_step(one[0], 1.0, one[1], m__k=1), at_step(two[0], 2.0, two[1], m__k=2)]
+    assert sum(effect.pairs for effect in effects(runs, value)[0]) == pairs
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_effects_are_the_means_over_pairs_that_differ_in_nothing_else(seed):
     draw = random.Random(seed)

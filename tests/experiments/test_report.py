@@ -6,6 +6,7 @@ import re
 import statistics
 import subprocess
 import sys
+from contextlib import nullcontext
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pytest
 from run_folders import last_and_best, make, say
 
 from vqlab.cli import main
+from vqlab.experiments.row_lock import row_lock
 from vqlab.report_command import report
 
 LR = {"a": 0.001, "b": 0.003}
@@ -166,6 +168,39 @@ def test_single_pairs_are_not_called_evidence_and_what_has_none_is_named(capsys)
     assert "Nothing can be told of num_embeddings: no two runs differ in one of these alone." in told
 
 
+def test_settings_whose_effect_is_unknown_are_counted_once(capsys):
+    for name, lr, size, more in (("a", 0.1, 32, 0), ("b", 0.2, 8, 0), ("c", 0.3, 32, 10)):
+        extra = {f"model__extra{i}": i + more for i in range(5)}
+        make(f"runs/vqvae/{name}", model__lr=lr, data__batch_size=size, **extra)
+    html()
+    assert "Nothing can be told of lr, extra0, extra1 and 4 more: no two" in capsys.readouterr().out
+
+
+def test_two_unfinished_runs_of_one_seed_are_no_repeats(capsys):
+    for name, steps in (("first", 40), ("second", 20)):
+        make(f"runs/vqvae/{name}", steps=steps, trainer__max_steps=100)
+        Path(f"runs/vqvae/{name}/finished.json").unlink()
+    assert "over seeds" not in html()
+    assert "with repeats" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("state", "status"),
+    [("finished", "finished"), ("started", "unfinished"), ("running", "running")],
+)
+def test_a_run_without_a_line_yet_is_no_damage(state, status):
+    folder = Path("runs/vqvae/short")
+    make("runs/vqvae/long")
+    make(folder, steps=2, every=50)
+    assert not (folder / "metrics.csv").exists()
+    if state != "finished":
+        (folder / "finished.json").unlink()
+    with row_lock(folder) if status == "running" else nullcontext():
+        text = html()
+    assert "Damaged or failed" not in text
+    assert status in text
+
+
 def test_where_many_settings_differ_the_figures_come_first():
     for place, name in enumerate("ab"):
         more = {f"model__extra{i}": 10 * place + i for i in range(5)}
@@ -182,7 +217,7 @@ def test_each_model_has_its_section_and_a_single_run_its_figures(capsys):
     assert re.findall(r"<h2>(\w+)</h2>", text) == ["SGAN", "VQVAE"]
     told = capsys.readouterr().out
     assert re.search(r"1 run of SGAN: finished\. Best val/psnr: \S+ at step \d+\. Last: val/psnr", told)
-    assert "class=key" not in text, "a legend of one name says nothing"
+    assert 'class="key"' not in text, "a legend of one name says nothing"
 
 
 def test_names_cannot_break_the_page():

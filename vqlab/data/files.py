@@ -9,12 +9,16 @@ from typing import TypeVar
 from vqlab.errors import UserError
 
 MANY = 2000  # items above which reading shows how far it is
+# What operating systems and tools leave beside data, in lower case; names that start with a dot are hidden, too.
+LEFTOVERS = {"__macosx", "@eadir", "__pycache__", "thumbs.db", "desktop.ini"}
 
 T = TypeVar("T")
 
 
 def list_files(root: Path, extensions: tuple[str, ...], what: str) -> list[Path]:
-    """Return the files under a folder with such extensions in the order of their paths; hidden files are left out.
+    """Return the files under a folder with such extensions in the order of their paths.
+
+    Hidden files and folders are left out, and what operating systems leave beside data.
 
     Args:
         root: The folder.
@@ -30,12 +34,23 @@ def list_files(root: Path, extensions: tuple[str, ...], what: str) -> list[Path]
         Path(folder) / name
         for folder, names in _walk(root)
         for name in names
-        if name.lower().endswith(extensions) and not name.startswith(".")  # macOS leaves ._name beside each file
+        if name.lower().endswith(extensions) and not is_hidden(name)  # macOS leaves ._name beside each file
     )
     if not files:
         kinds = f" ({', '.join(extensions)})" if any(extensions) else ""
         raise UserError(f"{root} holds no {what}{kinds}: set --data.path to a folder of {what}")
     return files
+
+
+def list_folders(root: Path) -> list[str]:
+    """Return the sorted names of the folders in a folder, without hidden ones; none where there is no such folder."""
+    items = root.iterdir() if root.is_dir() else ()
+    return sorted(item.name for item in items if item.is_dir() and not is_hidden(item.name))
+
+
+def is_hidden(name: str) -> bool:
+    """Return whether a file or folder is hidden, or left there by an operating system or a tool."""
+    return name.startswith(".") or name.lower() in LEFTOVERS
 
 
 def counted(items: Iterable[T], count: int, done: str, what: str) -> Iterator[T]:
@@ -56,5 +71,5 @@ def _walk(root: Path) -> Iterator[tuple[str, list[str]]]:
             folders.clear()
             continue
         seen.add(real)
-        folders.sort()
+        folders[:] = sorted(name for name in folders if not is_hidden(name))
         yield folder, names

@@ -12,12 +12,13 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from vqlab.data.files import counted, list_files
+from vqlab.data.files import counted
 from vqlab.data.images import (
     ImageDataModule,
     channel_statistics,
     count_val,
 )
+from vqlab.data.split_folders import split_folders
 from vqlab.data.splits import Batch, Split, require_at_least, split_positions
 from vqlab.errors import UserError
 
@@ -61,9 +62,11 @@ class ImageFiles(Split):
 class ImageFolder(ImageDataModule):
     """A folder with images at any depth: png, jpg, bmp, webp, tif, gif and what else torchvision lists.
 
-    If ``path/train`` and ``path/val`` exist they are the splits, and ``path/test`` the test split; else the validation
-    images are a seeded part of all. The label is the number of the first-level folder in the order of names, if images
-    lie in at least two of them, else -1. Images are resized (shorter side, antialiased) and the centre is cropped.
+    Folders ``path/train``, ``path/val`` and ``path/test`` are the splits, also under other usual names (``training``,
+    ``valid``, ``validation``, ``dev``, ``testing``, ``eval``, capital letters or not); without ``path/val`` the
+    validation images are a seeded part of the training images, and without any of them of all images. The label is the
+    number of the first-level folder (of a split) in the order of names, if images lie in at least two of them, else -1.
+    Images are resized (shorter side, antialiased) and the centre is cropped.
 
     Args:
         path: The folder.
@@ -80,7 +83,8 @@ class ImageFolder(ImageDataModule):
         See :class:`~vqlab.data.images.ImageDataModule`.
 
     Raises:
-        UserError: If the folder is missing or holds no images; in ``setup``, if files cannot be decoded.
+        UserError: If the folder is missing or holds no images, or some of its folders are splits and others are not; in
+            ``setup``, if files cannot be decoded.
 
     Example:
         >>> import tempfile
@@ -113,20 +117,14 @@ class ImageFolder(ImageDataModule):
         self.channels = channels
         self.verify = verify
         self.skip_corrupt = skip_corrupt
-        root = Path(path)
-        splits = (root / "train").is_dir() and (root / "val").is_dir()
-        self.files = {"train": list_files(root / "train" if splits else root, EXTENSIONS, "images")}
-        self.classes = name_classes(self.files["train"], root / "train" if splits else root)
-        if splits:
-            self.roots = {name: root / name for name in ("train", "val", "test")}
-            self.files["val"] = list_files(root / "val", EXTENSIONS, "images")
-        else:
-            self.roots = dict.fromkeys(("train", "val"), root)
-            files = self.files["train"]
+        self.roots, self.files = split_folders(Path(path), EXTENSIONS, "images")
+        pool = "" if "" in self.roots else "train"
+        self.classes = name_classes(self.files[pool], self.roots[pool])
+        if "val" not in self.roots:
+            root, files = self.roots.pop(pool), self.files.pop(pool)
             parts = split_positions(len(files), count_val(len(files), val_fraction, path), self.seed)
-            self.files = {name: [files[i] for i in part] for name, part in zip(("train", "val"), parts, strict=True)}
-        if splits and (root / "test").is_dir():
-            self.files["test"] = list_files(root / "test", EXTENSIONS, "images")
+            for split, part in zip(("train", "val"), parts, strict=True):
+                self.roots[split], self.files[split] = root, [files[i] for i in part]
         self.num_classes = len(self.classes)
         self.train_size = len(self.files["train"])
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from vqlab.data.image_folder import check_decoding, decode_square, decoding_workers
 from vqlab.data.images import ImageDataModule, channel_statistics
 from vqlab.data.shard_files import is_url, open_shard, require_length, url_errors
+from vqlab.data.split_folders import group_by_split, require_no_held_out
 from vqlab.data.splits import Batch, Split, require_at_least
 from vqlab.data.tar_index import INDEX, WRITE_IT, TarIndex, index_shards, read_index
 from vqlab.errors import UserError
@@ -58,11 +59,12 @@ class ShardImages(Split):
 class ImageShards(ImageDataModule):
     """Images in tar files (WebDataset's: ``7.jpg``, ``7.cls``), on a disk, or behind a URL that fsspec reads.
 
-    ``path/train`` and ``path/val`` are the splits, and ``path/test`` where there is one; else the last shard is for
-    validation. The order of an epoch goes through the shards in random order, images mixed among ``shuffle_shards`` of
-    them, so each is read once an epoch and little of the set is needed at a time. It depends on (seed, epoch) alone:
-    a run stopped anywhere goes on at its place, on any number of processes. Images are resized (shorter side,
-    antialiased) and the centre is cropped.
+    Folders ``path/train``, ``path/val`` and ``path/test`` are the splits, also under other usual names (``training``,
+    ``valid``, ``validation``, ``dev``, ``testing``, ``eval``, capital letters or not), and so are shards named like
+    ``train-000.tar``; where none is for validation, the last training shard is. The order of an epoch goes through the
+    shards in random order, images mixed among ``shuffle_shards`` of them, so each is read once an epoch and little of
+    the set is needed at a time. It depends on (seed, epoch) alone: a run stopped anywhere goes on at its place, on any
+    number of processes. Images are resized (shorter side, antialiased) and the centre is cropped.
 
     ``python -m vqlab.write_shards FOLDER OUT`` makes such shards of a folder of images, and ``--index FOLDER`` the
     ``index.npz`` of shards that are there; without it the headers of all shards are read at each start, and a URL
@@ -192,16 +194,17 @@ def find_index(path: str) -> TarIndex:
 
 
 def split_index(index: TarIndex, path: str) -> dict[str, TarIndex]:
-    """Return the index of each split: of the folders train, val and test, or of the last shard as val and the others.
+    """Return the index of each split, named by folders or file names; else the last training shard is for validation.
 
     Raises:
-        UserError: If training or validation has no images.
+        UserError: If training or validation has no images, or some shards are of a split and others of none.
     """
-    tops = [name.partition("/")[0] for name in index.names.tolist()]
-    if "train" in tops and "val" in tops:
-        groups = {split: [i for i, top in enumerate(tops) if top == split] for split in ("train", "val", "test")}
-    else:
-        groups = {"train": list(range(len(tops) - 1)), "val": [len(tops) - 1]}
+    names = index.names.tolist()
+    groups = group_by_split([name.partition("/")[0].removesuffix(".tar") for name in names], path)
+    train = groups.pop("") if "" in groups else groups["train"]
+    require_no_held_out((names[i] for i in train), path)
+    groups["train"] = train if "val" in groups else train[:-1]
+    groups.setdefault("val", train[-1:])
     parts = {split: index.part(shards) for split, shards in groups.items() if shards}
     for split in ("train", "val"):
         if split not in parts or not len(parts[split]):

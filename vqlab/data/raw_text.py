@@ -8,12 +8,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from vqlab.data.split_folders import SPLITS
 from vqlab.data.splits import require_at_least
 from vqlab.data.text import BagsOfWords, Corpus, TextDataModule, split_documents
 from vqlab.data.vocabulary import WORD, choose_words, count_words, pick, read_words, stop_list, tokenize
 from vqlab.errors import UserError
-
-SPLITS = ("train", "val", "test")
 
 log = logging.getLogger(__name__)
 

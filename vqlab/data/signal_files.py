@@ -13,10 +13,9 @@ from torch import Tensor
 from vqlab.data.files import counted, list_files
 from vqlab.data.records import EXTENSIONS, Record, read_records, segments_of
 from vqlab.data.signals import SignalDataModule, Windows, window_starts
+from vqlab.data.split_folders import group_by_split, name_splits, split_folders
 from vqlab.data.splits import check_fractions, draw_splits
 from vqlab.errors import UserError
-
-SPLITS = ("train", "val", "test")
 
 log = logging.getLogger(__name__)
 
@@ -25,9 +24,11 @@ class Signals(SignalDataModule):
     """Windows of the records in npy, npz, csv, wav or WFDB files.
 
     Records are split, not windows, so what is learned of one person or place is not found again in validation: by the
-    folders ``path/train``, ``path/val`` and ``path/test`` where the first two exist, else by lot. Where a channel is
-    NaN there is a gap: no window reaches over one, and what is left out is counted in one line. All records are held in
-    memory, 4 bytes a sample.
+    folders ``path/train``, ``path/val`` and ``path/test``, also under other usual names (``training``, ``valid``,
+    ``validation``, ``dev``, ``testing``, ``eval``, capital letters or not), or by files named like ``x_train.npy``.
+    Without ``path/val`` the validation records are drawn from those of ``path/train`` by ``seed``, and without such
+    names all splits are drawn. Where a channel is NaN there is a gap: no window reaches over one, and what is left out
+    is counted in one line. All records are held in memory, 4 bytes a sample.
 
     Args:
         path: A folder with files at any depth, a file, or a list of both.
@@ -93,6 +94,8 @@ class Signals(SignalDataModule):
         self._segments = self._cut(records, rates, resample)
         if "" in self._segments:
             self._segments = split_by_lot(self._segments[""], val_fraction, test_fraction, self.seed)
+        elif "val" not in self._segments:
+            self._segments |= split_by_lot(self._segments["train"], val_fraction, 0, self.seed)
         self._starts = {
             split: window_starts([segment.shape[1] for record in group for segment in record], self.length, self.stride)
             for split, group in self._segments.items()
@@ -148,24 +151,32 @@ class Signals(SignalDataModule):
 
 
 def find_files(paths: list[str]) -> dict[str, list[Path]]:
-    """Return the files of each split; of the split "" where there are no folders train and val.
+    """Return the files of each split; of the split "" where neither folders nor names of files say one.
 
     Raises:
-        UserError: If there is no such file or folder, or a folder without signals.
+        UserError: If there is no such file or folder, a folder without signals, or some folders are splits and others
+            are not.
     """
     if not paths:
         raise UserError("path is empty: set --data.path to a folder or to files")
+    if len(paths) > 1 or not Path(paths[0]).is_dir():
+        return {"": [file for path in paths for file in list_signals(Path(path))]}
     root = Path(paths[0])
-    if len(paths) == 1 and (root / "train").is_dir() and (root / "val").is_dir():
-        return {split: list_signals(root / split) for split in SPLITS if (root / split).is_dir()}
-    return {"": [file for path in paths for file in list_signals(Path(path))]}
+    _, splits = split_folders(root, EXTENSIONS, "signals")
+    files = {split: without_segments(group) for split, group in splits.items()}
+    names = [Path(file.relative_to(root).parts[0]).stem for file in files.get("", ())]
+    if {"train"} < set(name_splits(names).values()):
+        return {split: [files[""][i] for i in group] for split, group in group_by_split(names, root).items()}
+    return files
 
 
 def list_signals(path: Path) -> list[Path]:
-    """Return the signal files under a folder, or the one that it is; of a WFDB record in parts only the whole."""
-    if path.is_file():
-        return [path]
-    files = list_files(path, EXTENSIONS, "signals")
+    """Return the signal files under a folder, or the one that it is."""
+    return [path] if path.is_file() else without_segments(list_files(path, EXTENSIONS, "signals"))
+
+
+def without_segments(files: list[Path]) -> list[Path]:
+    """Return the files without the WFDB headers that are parts of the records which others describe."""
     parts = segments_of([file for file in files if file.suffix.lower() == ".hea"])
     return [file for file in files if file not in parts]
 

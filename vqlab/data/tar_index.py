@@ -12,7 +12,7 @@ from typing import IO
 
 import numpy as np
 
-from vqlab.data.files import counted
+from vqlab.data.files import counted, is_hidden
 from vqlab.data.image_folder import EXTENSIONS
 from vqlab.errors import UserError
 
@@ -58,7 +58,8 @@ def index_shards(root: Path) -> TarIndex:
     Raises:
         UserError: If there is none, one is damaged or compressed, or they hold no image.
     """
-    files = sorted(file for file in root.rglob("*.tar") if file.is_file())
+    found = (file for file in root.rglob("*.tar") if not any(map(is_hidden, file.relative_to(root).parts)))
+    files = sorted(file for file in found if file.is_file())
     if not files:
         raise UserError(f"{root} holds no *.tar: set --data.path to a folder of shards")
     parts = [

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from vqlab.data.raw_text import Document, RawTextDataModule
-from vqlab.data.text_records import SPLIT_OF, Record, kind_of, read_records, require_encoding
+from vqlab.data.split_folders import SPLIT_OF
+from vqlab.data.text_records import Record, kind_of, read_records, require_encoding
 from vqlab.errors import UserError
 
 # What a column may be called where the user does not say, in capitals or not.
@@ -21,8 +22,8 @@ class TextFile(RawTextDataModule):
 
     Files may be compressed (``.jsonl.gz``). A tsv file whose first line has a split in its second column is one of
     OCTIS: text, split and label, with no names above; give its ``vocabulary.txt`` as ``vocabulary_path``. Splits are
-    those of the column ``split`` (train, val or valid or dev, test), else ``path`` is for training and ``test_path``
-    for test, else all are drawn by ``seed``.
+    those of the column ``split`` (train, val or valid or dev, test or eval), else ``path`` is for training and
+    ``test_path`` for test, else all are drawn by ``seed``.
 
     Args:
         path: A file, or a list of files.

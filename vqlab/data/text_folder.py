@@ -4,8 +4,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from vqlab.data.files import counted, list_files
-from vqlab.data.raw_text import SPLITS, Document, RawTextDataModule
+from vqlab.data.files import counted
+from vqlab.data.raw_text import Document, RawTextDataModule
+from vqlab.data.split_folders import split_folders
 from vqlab.data.text_records import require_encoding
 from vqlab.errors import UserError
 
@@ -13,8 +14,10 @@ from vqlab.errors import UserError
 class TextFolder(RawTextDataModule):
     """A folder with text files at any depth, one document each, whatever their extensions.
 
-    If ``path/train`` exists, and ``path/val`` or ``path/test`` beside it, these are the splits; else validation and
-    test documents are drawn by ``seed``. The label is the name of the first-level folder, if there are at least two.
+    Folders ``path/train``, ``path/val`` and ``path/test`` are the splits, also under other usual names (``training``,
+    ``valid``, ``validation``, ``dev``, ``testing``, ``eval``, capital letters or not); without ``path/val`` the
+    validation documents are drawn from those of ``path/train`` by ``seed``, and without these folders all splits are
+    drawn. The label is the name of the first-level folder (of a split), if there are at least two.
 
     Args:
         path: The folder.
@@ -27,7 +30,8 @@ class TextFolder(RawTextDataModule):
         See :class:`~vqlab.data.text.TextDataModule`.
 
     Raises:
-        UserError: If the folder is missing or empty, or a file is not in ``encoding``.
+        UserError: If the folder is missing or empty, some of its folders are splits and others are not, or a file is
+            not in ``encoding``.
 
     Example:
         >>> import tempfile
@@ -48,12 +52,7 @@ class TextFolder(RawTextDataModule):
         super().__init__(**common)
         require_encoding(encoding)
         self.path, self.encoding = path, encoding
-        root = Path(path)
-        folders = {split: root / split for split in SPLITS if (root / split).is_dir()}
-        if not ("train" in folders and len(folders) > 1):
-            folders = {"": root}
-        self._files = {split: list_files(folder, ("",), "text files") for split, folder in folders.items()}
-        self._roots = folders
+        self._roots, self._files = split_folders(Path(path), ("",), "text files")
 
     def read(self) -> Iterator[Document]:
         """Yield the documents in the order of their paths."""

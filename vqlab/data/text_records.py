@@ -10,14 +10,11 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from vqlab.data.split_folders import SPLIT_OF
 from vqlab.errors import UserError
 
 EXTENSIONS = (".csv", ".tsv", ".jsonl", ".txt")
 OCTIS = ["text", "split", "label"]  # the columns of its corpus.tsv, which does not name them
-# What a column may say of a split -> how vqlab calls it.
-SPLIT_OF = {"train": "train", "training": "train", "test": "test"} | dict.fromkeys(
-    ("val", "valid", "validation", "dev"), "val"
-)
 
 Record = dict[str, Any]  # name of a column -> value
 LONGEST = 2**31 - 1  # characters of a field; the csv module's own limit of 131,072 is less than a book has

@@ -59,12 +59,14 @@ def checkpoint_step(path: Path) -> int:
     """Return the step that a checkpoint was written at, -1 if it cannot be read."""
     try:
         return int(open_outline(path)[0]["global_step"])
-    except (OSError, zipfile.BadZipFile, StopIteration, pickle.UnpicklingError, EOFError, KeyError, TypeError):
+    except Exception:  # as in read_outline
         return -1
 
 
 def open_outline(path: Path) -> tuple[Any, set[str]]:
     """Return what a file holds that torch wrote, and the names of classes and functions in it that are not plain."""
+    if not path.is_file():  # a pipe would be waited for
+        raise FileNotFoundError(path)
     with zipfile.ZipFile(path) as archive:
         name = next((name for name in archive.namelist() if name.endswith("data.pkl")), None)
         if name is None:

@@ -3,8 +3,8 @@
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from html import escape
 
+from vqlab.experiments.markup import Markup, tag
 from vqlab.experiments.metrics_log import Series
 from vqlab.experiments.runs import direction
 
@@ -76,7 +76,7 @@ class Axis:
         return [v for d in decades for m in (1, 2, 5) if self.low <= (v := m * 10.0**d) <= self.high]
 
 
-def draw(metric: str, lines: Sequence[Line], legend: bool = False) -> str:
+def draw(metric: str, lines: Sequence[Line], legend: bool = False) -> Markup:
     """Return the picture of one metric.
 
     Args:
@@ -93,48 +93,43 @@ def draw(metric: str, lines: Sequence[Line], legend: bool = False) -> str:
     parts = list(frame(x, y))
     faint = min(0.25, 2 / len(lines))  # or the raw values of many runs are a thicket
     for line, smoothed, raw in drawn:
-        dashed = f' stroke-dasharray="{line.dash}"' if line.dash else ""
-        title = f"<title>{escape(line.name)}</title>"
-        group = f'data-group="{line.colour}"'
+        title, look = tag("title", line.name), {"class_": line.css, "data_group": line.colour}
         if len(line.series) > FEW:
-            parts.append(f'<path class="raw {line.css}" {group} opacity="{faint:.2g}" d="{path(raw, x, y)}"/>')
-        parts.append(f'<path class="{line.css}" {group}{dashed} d="{path(smoothed, x, y)}">{title}</path>')
+            faded = {"class_": f"raw {line.css}", "data_group": line.colour, "opacity": f"{faint:.2g}"}
+            parts.append(tag("path", **faded, d=path(raw, x, y)))
+        parts.append(tag("path", title, **look, stroke_dasharray=line.dash or None, d=path(smoothed, x, y)))
         if len(line.series) <= FEW:
             dots = [(x.place(step), y.place(value)) for step, value in smoothed if is_drawable(value, y)]
-            parts += [
-                f'<circle class="{line.css}" cx="{cx:.1f}" cy="{cy:.1f}" r="2.5">{title}</circle>' for cx, cy in dots
-            ]
+            parts += [tag("circle", title, **look, cx=f"{cx:.1f}", cy=f"{cy:.1f}", r="2.5") for cx, cy in dots]
     names = list(key(lines)) if legend else []
-    height = HEIGHT + 18 * len(names)
-    style = f"<style>{STYLE}</style>" if legend else ""
-    return (
-        f'<svg class="plot" xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" role="img" '
-        f'aria-label="{escape(metric)}">{style}{"".join(parts)}{"".join(names)}</svg>'
-    )
+    box = f"0 0 {WIDTH} {HEIGHT + 18 * len(names)}"
+    style = [tag("style", Markup(STYLE))] if legend else []
+    named = {"class_": "plot", "xmlns": "http://www.w3.org/2000/svg", "viewBox": box, "role": "img"}
+    return tag("svg", *style, *parts, *names, **named, aria_label=metric)
 
 
-def frame(x: Axis, y: Axis) -> Iterator[str]:
+def frame(x: Axis, y: Axis) -> Iterator[Markup]:
     """Yield rules and numbers of both axes."""
     bottom = HEIGHT - BOTTOM
     for value in y.ticks():
         place = y.place(value)
-        yield f'<path class="rule" d="M{LEFT} {place:.1f}H{WIDTH - RIGHT}"/>'
-        yield f'<text x="{LEFT - 6}" y="{place + 4:.1f}" text-anchor="end">{label(value)}</text>'
+        yield tag("path", class_="rule", d=f"M{LEFT} {place:.1f}H{WIDTH - RIGHT}")
+        yield tag("text", label(value), x=LEFT - 6, y=f"{place + 4:.1f}", text_anchor="end")
     for value in x.ticks():
         anchor = "end" if x.place(value) > WIDTH - RIGHT - 12 else "middle"
-        yield f'<text x="{x.place(value):.1f}" y="{bottom + 18}" text-anchor="{anchor}">{label(value)}</text>'
-    yield f'<path class="rule" d="M{LEFT} {bottom}H{WIDTH - RIGHT}"/>'
+        yield tag("text", label(value), x=f"{x.place(value):.1f}", y=bottom + 18, text_anchor=anchor)
+    yield tag("path", class_="rule", d=f"M{LEFT} {bottom}H{WIDTH - RIGHT}")
 
 
-def key(lines: Sequence[Line]) -> Iterator[str]:
+def key(lines: Sequence[Line]) -> Iterator[Markup]:
     """Yield a line of the legend for each group."""
     first: dict[int, Line] = {}
     for line in lines:
         first.setdefault(line.colour, line)
     for place, line in enumerate(first.values()):
         y = HEIGHT + 12 + 18 * place
-        yield f'<path class="{line.css}" stroke-dasharray="{line.dash}" d="M{LEFT} {y - 4}h24"/>'
-        yield f'<text x="{LEFT + 32}" y="{y}">{escape(line.group)}</text>'
+        yield tag("path", class_=line.css, stroke_dasharray=line.dash or None, d=f"M{LEFT} {y - 4}h24")
+        yield tag("text", line.group, x=LEFT + 32, y=y)
 
 
 def value_axis(values: Sequence[float], log: bool) -> Axis:

@@ -3,7 +3,7 @@
 import json
 import math
 import statistics
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -110,19 +110,24 @@ def factors(runs: Sequence[Run]) -> list[Factor]:
 
 
 def repeats(runs: Sequence[Run]) -> list[list[Run]]:
-    """Return the runs in groups that differ in their seeds alone; one whose settings are not known is one by itself."""
-    names = differing(runs)
-    groups: dict[tuple[str, ...], list[Run]] = defaultdict(list)
+    """Return the runs in groups of equal settings, equal steps and different seeds.
+
+    One whose settings are not known is a group by itself, and so is a second one of the same seed.
+    """
+    names, seen = differing(runs), Counter[tuple]()
+    groups: dict[tuple, list[Run]] = defaultdict(list)
     for run in runs:
-        groups[tuple(value_of(run, name) for name in names) if run.settings else (run.name,)].append(run)
+        setting = (*(value_of(run, name) for name in names), run.log.steps) if run.settings else (run.folder,)
+        groups[setting, seen[setting, run.seeds]].append(run)
+        seen[setting, run.seeds] += 1
     return list(groups.values())
 
 
 def effects(runs: Sequence[Run], value: Callable[[Run], float | None]) -> tuple[list[Effect], list[Factor]]:
     """Return what each factor did to a metric, largest first, and the factors of which no two runs can tell.
 
-    Two runs make a pair for a factor if they agree in all other factors and in the seed. Of each factor the two levels
-    are taken that are furthest apart.
+    Two runs make a pair for a factor if they agree in all other factors and in the seed, and, unless both are finished,
+    in the steps done. Of each factor the two levels are taken that are furthest apart.
     """
     runs = [run for run in runs if run.settings]
     figures = [value(run) for run in runs]
@@ -133,7 +138,8 @@ def effects(runs: Sequence[Run], value: Callable[[Run], float | None]) -> tuple[
         matched: dict[tuple, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
         for place, (run, figure) in enumerate(zip(runs, figures, strict=True)):
             if figure is not None and math.isfinite(figure):
-                key = (run.seed, run.settings.get("data.seed"), *(other.levels[place] for other in others))
+                done = None if run.status == "finished" else run.log.steps
+                key = (done, *run.seeds, *(other.levels[place] for other in others))
                 matched[key][factor.levels[place]].append(figure)
         levels = sorted(set(factor.levels), key=order)
         steps = [

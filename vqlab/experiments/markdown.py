@@ -1,15 +1,19 @@
 """A report as Markdown, with its pictures beside it, to be pasted into a repository."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 
 from vqlab.experiments.curves import Line, draw
+from vqlab.experiments.markup import printable
 from vqlab.experiments.page import KINDS
 from vqlab.experiments.report import Section
+from vqlab.experiments.run_files import read_picture
 from vqlab.experiments.runs import Run
 from vqlab.experiments.tables import Table
 
 FILES = "report_files"
+LONGEST = 150  # characters of a picture's name
+MARKS = re.compile(r"[\\`*_|\[\]~$]|^[#>]")
 
 
 def markdown_page(title: str, sections: Sequence[Section]) -> tuple[str, dict[str, bytes]]:
@@ -39,15 +43,17 @@ def section_parts(section: Section, pictures: dict[str, bytes]) -> Iterator[str]
     if section.more_curves:
         yield folded(f"{len(section.more_curves)} more curves", curves(section, section.more_curves, pictures))
     for kind, found in section.pictures.items():
-        yield f"### {KINDS.get(kind, kind)}"
+        yield f"### {plain(KINDS.get(kind, kind))}"
         for run, step, path in found:
             name = file_name(f"{run.name}_{path.stem}", ".png", pictures)
-            with suppress(OSError):
-                pictures[name] = path.read_bytes()
+            try:
+                pictures[name] = read_picture(run.folder, path)
                 yield f"{plain(run.name)}, step {step:,}:\n\n![{plain(run.name)}]({name})"
+            except OSError as error:
+                yield plain(f"{run.name}: {path.name} cannot be read ({error.strerror})")
     yield folded("All figures", table(section.figures))
     if section.shared:
-        lines = "\n".join(f"- `{name}`: {plain(value)}" for name, value in section.shared.items())
+        lines = "\n".join(f"- {plain(name)}: {plain(value)}" for name, value in section.shared.items())
         yield folded(f"{len(section.shared)} settings in common", lines)
 
 
@@ -64,7 +70,7 @@ def verdicts(section: Section) -> Iterator[str]:
     """Yield a list of the verdicts."""
     for event, found in section.verdicts.items():
         mend = "; or ".join(dict.fromkeys(verdict.mend for _, verdict in found))
-        yield f"- **{event.replace('_', ' ')}**: {plain(mend)}"
+        yield f"- **{plain(event.replace('_', ' '))}**: {plain(mend)}"
         for run, verdict in found:
             yield f"  - {plain(run.name)} at step {verdict.step:,}: {plain(verdict.evidence)}"
 
@@ -93,7 +99,7 @@ def folded(title: str, content: str) -> str:
 
 def file_name(stem: str, suffix: str, taken: Mapping[str, bytes]) -> str:
     """Return a path for a picture that is not taken, of characters that every system and URL allows."""
-    stem = "".join(c if c.isascii() and (c.isalnum() or c in "_-.") else "-" for c in stem)
+    stem = "".join(c if c.isascii() and (c.isalnum() or c in "_-.") else "-" for c in stem[:LONGEST])
     name, number = f"{FILES}/{stem}{suffix}", 1
     while name in taken:
         name, number = f"{FILES}/{stem}-{number}{suffix}", number + 1
@@ -107,6 +113,5 @@ def plain(text: str) -> str:
         >>> print(plain("a_b|c*d <e>"))
         a\_b\|c\*d &lt;e>
     """
-    for mark in "\\`*_|[]":
-        text = text.replace(mark, f"\\{mark}")
-    return text.replace("<", "&lt;").replace("\n", " ")
+    text = " ".join(printable(text).split()).replace("&", "&amp;").replace("<", "&lt;")
+    return MARKS.sub(r"\\\g<0>", text)

@@ -1,10 +1,15 @@
 """metrics.csv, read back: one series per metric, by the number of steps done."""
 
+import csv
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from vqlab.experiments.run_files import LARGEST_LOG, read_text
+
 Series = list[tuple[int, float]]
+MOST_STEPS = 2**53  # up to here each step is a float of its own
+LARGEST = 1e100  # of a value: sums and squares of some stay finite
 
 
 @dataclass
@@ -28,33 +33,56 @@ class MetricsLog:
 
 
 def read_log(path: Path) -> MetricsLog:
-    """Read ``metrics.csv``; lines that are torn or no numbers are counted and left out.
+    """Read ``metrics.csv``; lines that are incomplete or hold no possible numbers are counted and left out.
+
+    NaN and infinity are possible; a step outside [0, 2^53), or a finite value beyond 1e100, is not.
 
     Raises:
-        OSError: If the file cannot be read.
+        OSError: If the file cannot be read; see :func:`~vqlab.experiments.run_files.read_file`.
     """
     log = MetricsLog()
-    header, *lines = path.read_text(errors="replace").split("\n")
-    names = header.split(",")
+    header, *lines = read_text(path.parent, path.name, LARGEST_LOG).replace("\r\n", "\n").split("\n")
     torn = lines.pop() if lines else header  # what follows the last line's end: nothing, unless a kill cut it short
     log.damaged = int(bool(torn))
+    names = cells_of(header)
     if "step" not in names:
         log.damaged += len(lines)
         return log
     place = names.index("step")
     columns = [log.times if name == "time" else log.series.setdefault(name, []) for name in names]
     for line in lines:
-        cells = line.split(",")
+        cells = cells_of(line)
         try:
             step = int(cells[place]) + 1
             values = [(column, float(cell)) for column, cell in zip(columns, cells, strict=True) if cell]
         except (ValueError, IndexError):
             log.damaged += 1
             continue
+        if not 0 < step <= MOST_STEPS or not all(is_possible(value, column is log.times) for column, value in values):
+            log.damaged += 1
+            continue
         for column, value in values:
             column.append((step, value))
     log.series = {name: series for name, series in log.series.items() if series and name not in ("step", "epoch")}
     return log
+
+
+def cells_of(line: str) -> list[str]:
+    """Return the cells of a line of CSV; none if it is damaged.
+
+    Example:
+        >>> cells_of('step,"rate, of 1"'), cells_of("")
+        (['step', 'rate, of 1'], [])
+    """
+    try:
+        return next(csv.reader([line]))
+    except csv.Error:
+        return []
+
+
+def is_possible(value: float, is_time: bool) -> bool:
+    """Whether a run may have logged a value."""
+    return abs(value) <= LARGEST or not (is_time or math.isfinite(value))
 
 
 def best_of(series: Series, mode: str) -> tuple[int, float] | None:

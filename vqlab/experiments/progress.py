@@ -9,7 +9,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from vqlab.experiments.experiment import Experiment, Row
-from vqlab.experiments.metrics_log import MetricsLog, best_of, read_log
+from vqlab.experiments.metrics_log import MetricsLog, best_of, cells_of, read_log
+from vqlab.experiments.run_files import open_file
 from vqlab.experiments.run_state import LOG
 from vqlab.experiments.settings import mode_of, monitor_of
 
@@ -93,13 +94,13 @@ def progress(folder: Path, row: Row, seconds: float) -> str:
 def last_figures(path: Path) -> dict[str, float]:
     """Return the last value of each metric, from the last lines of a log that is being written."""
     found: dict[str, float] = {}
-    with suppress(OSError, ValueError), path.open("rb") as file:
-        names = file.readline().decode().rstrip("\n").split(",")
+    with suppress(OSError, ValueError), open_file(path.parent, path.name) as file:
+        names = cells_of(file.readline(TAIL).decode("utf-8-sig"))
         start = file.tell()
         file.seek(max(start, file.seek(0, 2) - TAIL))
         lines = file.read().decode(errors="replace").split("\n")
         for line in lines[file.tell() - TAIL > start : -1]:  # the first may be cut off, the last is not yet whole
-            cells = line.split(",")
+            cells = cells_of(line)
             if len(cells) == len(names):
                 found |= {name: float(cell) for name, cell in zip(names, cells, strict=True) if cell}
     return found

@@ -45,7 +45,7 @@ def row_lock(folder: Path, wait: bool = False) -> Iterator[int | None]:
 def is_running(folder: Path) -> bool:
     """Whether a process holds the lock of a run folder; changes nothing in it."""
     try:
-        descriptor = os.open(folder / LOCK, os.O_RDONLY)
+        descriptor = os.open(folder / LOCK, os.O_RDONLY | os.O_NONBLOCK)
     except OSError:
         return False
     try:

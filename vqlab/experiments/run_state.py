@@ -7,7 +7,8 @@ from typing import Any
 
 from vqlab.errors import UserError
 from vqlab.experiments.checkpoint_outline import checkpoint_step
-from vqlab.experiments.settings import Settings, flatten, read_yaml
+from vqlab.experiments.run_files import LARGEST_TEXT, read_file, read_text
+from vqlab.experiments.settings import Settings, flatten, parse_yaml
 
 FINISHED = "finished.json"  # fit writes it last, whole
 FAILED = "failed.json"  # a sweep says why
@@ -38,15 +39,25 @@ def state_of(folder: Path) -> State:
 def settings_of(folder: Path) -> Settings:
     """Return the settings of the run in ``folder`` by dotted name; none where config.yaml is missing or torn."""
     try:
-        return flatten(read_yaml(folder / CONFIG))
-    except UserError:
+        return read_settings(folder)
+    except (OSError, UserError):
         return {}
 
 
+def read_settings(folder: Path) -> Settings:
+    """Return the settings of the run in ``folder`` by dotted name.
+
+    Raises:
+        OSError: If there is no config.yaml, or it cannot be read.
+        UserError: If it is damaged.
+    """
+    return flatten(parse_yaml(read_file(folder, CONFIG, LARGEST_TEXT), folder / CONFIG))
+
+
 def read_json(path: Path) -> dict[str, Any]:
-    """Return what a JSON file holds; nothing where it is missing or torn."""
+    """Return what a JSON file of a run folder holds; nothing where it is missing or damaged."""
     try:
-        found = json.loads(path.read_text())
-    except (OSError, ValueError):
+        found = json.loads(read_text(path.parent, path.name))
+    except (OSError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}

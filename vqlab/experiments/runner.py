@@ -20,14 +20,16 @@ from vqlab.experiments.experiment import Experiment, Row
 from vqlab.experiments.metrics_log import read_log
 from vqlab.experiments.progress import Board
 from vqlab.experiments.row_lock import row_lock
+from vqlab.experiments.run_files import open_file
 from vqlab.experiments.run_state import CONFIG, FAILED, LAST, LOG, State, settings_of, state_of
 from vqlab.experiments.settings import HARMLESS, equal
 from vqlab.experiments.shares import shares
-from vqlab.whole_files import write_whole
+from vqlab.whole_files import disk_errors, no_link, write_whole
 
 VQLAB = (sys.executable, "-m", "vqlab")
 OUTPUT = "sweep.log"  # what the row printed
 LEFT_BY_A_RUN = (LOG, "health.jsonl", "test.csv", "samples", "checkpoints", CONFIG)  # the config, which marks it, last
+TAIL = 20_000  # bytes at the end of the output that may say why a row failed
 PATIENCE = 20.0  # seconds that a child has to end after SIGTERM
 
 
@@ -137,7 +139,7 @@ class Runner:
         """Run ``vqlab`` with ``arguments``; return in one line why it did not do what it should, if so."""
         folder = self.experiment.folder(row)
         output = folder / OUTPUT
-        with output.open("a") as log:
+        with disk_errors(output), open(output, "a", opener=no_link) as log:
             print(f"$ vqlab {shlex.join(arguments)}", file=log, flush=True)
             start = log.tell()
             with self.guard:
@@ -190,9 +192,10 @@ def conflict(row: Row, folder: Path) -> str | None:
 
 def explain(status: int, output: Path, start: int) -> str:
     """Return in one line why a command ended with ``status``, from what it printed after position ``start``."""
-    with output.open(errors="replace") as log:
-        log.seek(start)
-        lines = [line.strip() for line in log.read()[-20_000:].replace("\r", "\n").splitlines() if line.strip()]
+    with open_file(output.parent, output.name) as log:
+        log.seek(max(start, log.seek(0, os.SEEK_END) - TAIL))
+        text = log.read().decode(errors="replace")
+    lines = [line.strip() for line in text.replace("\r", "\n").splitlines() if line.strip()]
     ours = [line for line in lines if line.startswith("vqlab: error: ")]
     if ours:
         return ours[-1].removeprefix("vqlab: error: ")

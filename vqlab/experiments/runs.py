@@ -2,22 +2,28 @@
 
 import itertools
 import json
+import math
 import os
 import re
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from vqlab.errors import UserError
-from vqlab.experiments.experiment import shortest_ends
-from vqlab.experiments.metrics_log import MetricsLog, best_of, read_log
+from vqlab.experiments.checkpoint_outline import checkpoint_step
+from vqlab.experiments.experiment import SEEDED, shortest_ends
+from vqlab.experiments.metrics_log import MOST_STEPS, MetricsLog, best_of, read_log
 from vqlab.experiments.row_lock import is_running
-from vqlab.experiments.run_state import CONFIG, FAILED, FINISHED, LOG, State, read_json, state_of
-from vqlab.experiments.settings import Settings, flatten, is_number, mode_of, monitor_of, read_yaml
+from vqlab.experiments.run_files import LARGEST_LOG, read_text
+from vqlab.experiments.run_state import CONFIG, FAILED, FINISHED, LAST, LOG, State, read_json, read_settings, state_of
+from vqlab.experiments.settings import Settings, is_number, mode_of, monitor_of
 
-LEFT_BY_A_RUN = {CONFIG, LOG, FAILED, FINISHED, "health.jsonl", "checkpoints"}  # each of these makes a folder a run
+TEST, HEALTH = "test.csv", "health.jsonl"
+LEFT_BY_A_RUN = {CONFIG, LOG, FAILED, FINISHED, HEALTH, "checkpoints"}  # each of these makes a folder a run
+PICTURE = re.compile(r"(?P<kind>.+)_(?P<step>[0-9]{1,15})\.png", re.DOTALL)
+LOG_INTERVAL = 50  # Lightning's own, in steps
 PAUSE = 30.0  # a gap in the log that is so many times the usual one, and longer than ...
 LONG = 300.0  # ... these seconds, is a time in which the run stood still
 HIGHER_IS_BETTER = re.compile(
@@ -86,9 +92,9 @@ class Run:
         return monitor_of(self.settings)
 
     @property
-    def seed(self) -> Any:
-        """What the run's random numbers begin with."""
-        return self.settings.get("seed_everything")
+    def seeds(self) -> tuple[str, ...]:
+        """What the run's random numbers begin with: weights and noise, and the data's split and order."""
+        return tuple(str(self.settings.get(name)) for name in SEEDED)
 
     def mode(self, metric: str) -> str | None:
         """Return whether ``min`` or ``max`` of a metric is best, None if that is not known."""
@@ -131,12 +137,12 @@ class Run:
         names = ("data.batch_size", "trainer.devices", "trainer.num_nodes")
         accumulate = self.settings.get("model.accumulate") or self.settings.get("trainer.accumulate_grad_batches", 1)
         factors = [accumulate, *(self.settings.get(name) for name in names)]
-        if is_number(lr):
-            return lr
-        if is_number(base) and all(map(is_number, factors)):
-            for factor in factors:
-                base *= factor
-            return base
+        with suppress(OverflowError):  # a number of 400 digits
+            if is_number(lr):
+                return float(lr)
+            numbers = [float(value) for value in (base, *factors) if is_number(value)]
+            if len(numbers) == 1 + len(factors):
+                return math.prod(numbers)
         first = next((series for name, series in self.log.series.items() if name.startswith("lr/")), [])
         return max((value for _, value in first), default=None)
 
@@ -185,23 +191,6 @@ def find_runs(places: Iterable[Path]) -> list[Run]:
 def read_run(folder: Path) -> Run:
     """Return what a run folder holds."""
     run = Run(folder)
-    try:
-        run.settings = flatten(read_yaml(folder / CONFIG))
-    except UserError:
-        run.problems.append(f"{CONFIG} is damaged" if (folder / CONFIG).exists() else f"no {CONFIG}")
-    try:
-        run.log = read_log(folder / LOG)
-        if run.log.damaged:
-            run.problems.append(unread(run.log.damaged, LOG))
-    except OSError:
-        run.problems.append(f"no {LOG}")
-    try:
-        test = read_log(folder / "test.csv")
-        run.tested = {name: series[-1][1] for name, series in test.series.items() if name.startswith("test/")}
-    except OSError:
-        pass
-    run.verdicts = read_verdicts(folder / "health.jsonl", run.problems)
-    run.pictures = find_pictures(folder / "samples")
     failed = read_json(folder / FAILED)
     if is_running(folder):
         run.status = "running"
@@ -209,41 +198,71 @@ def read_run(folder: Path) -> Run:
         run.status = "finished"
     elif failed:
         run.status, run.error = "failed", str(failed.get("error", ""))
+    with noted(run, CONFIG):
+        run.settings = read_settings(folder)
+    with noted(run, LOG, missing=run.status != "running" and has_log(folder, run.settings)):
+        run.log = read_log(folder / LOG)
+        note_damage(run, LOG, run.log.damaged)
+    with noted(run, TEST, missing=False):
+        test = read_log(folder / TEST)
+        run.tested = {name: series[-1][1] for name, series in test.series.items() if name.startswith("test/")}
+        note_damage(run, TEST, test.damaged)
+    with noted(run, HEALTH, missing=False):
+        found = [read_verdict(line) for line in read_text(folder, HEALTH, LARGEST_LOG).splitlines() if line.strip()]
+        first: dict[str, Verdict] = {}
+        for verdict in filter(None, found):
+            first.setdefault(verdict.event, verdict)
+        run.verdicts = list(first.values())
+        note_damage(run, HEALTH, found.count(None))
+    run.pictures = find_pictures(folder / "samples")
     return run
 
 
-def read_verdicts(path: Path, problems: list[str]) -> list[Verdict]:
-    """Return the lines of health.jsonl, the first of each event; add to ``problems`` how many cannot be read."""
+@contextmanager
+def noted(run: Run, name: str, missing: bool = True) -> Iterator[None]:
+    """Note among a run's problems why the file that the block reads cannot be read; that it is missing, if asked."""
     try:
-        lines = path.read_text(errors="replace").splitlines()
-    except OSError:
-        return []
-    found: dict[str, Verdict] = {}
-    damaged = 0
-    for line in filter(str.strip, lines):
-        try:
-            told = json.loads(line)
-            verdict = Verdict(told["event"], int(told["step"]), told["evidence"], told["mend"])
-            found.setdefault(verdict.event, verdict)
-        except (ValueError, KeyError, TypeError):
-            damaged += 1
-    if damaged:
-        problems.append(unread(damaged, path.name))
-    return list(found.values())
+        yield
+    except FileNotFoundError:
+        run.problems += [f"no {name}"] if missing else []
+    except OSError as error:
+        run.problems.append(f"{name} cannot be read: {error.strerror}")
+    except UserError:
+        run.problems.append(f"{name} is damaged")
 
 
-def unread(lines: int, name: str) -> str:
-    """Return that some lines of a file are damaged."""
-    return f"{lines} line{'' if lines == 1 else 's'} of {name} cannot be read"
+def note_damage(run: Run, name: str, lines: int) -> None:
+    """Note among a run's problems how many lines of a file are damaged, if any."""
+    if lines:
+        run.problems.append(f"{lines} line{'' if lines == 1 else 's'} of {name} cannot be read")
+
+
+def has_log(folder: Path, settings: Settings) -> bool:
+    """Whether a run has done so many steps that it has written its first line into metrics.csv."""
+    done = read_json(folder / FINISHED).get("step", checkpoint_step(folder / LAST))
+    interval = settings.get("trainer.log_every_n_steps", LOG_INTERVAL)
+    return not (is_number(done) and is_number(interval) and done < interval)
+
+
+def read_verdict(line: str) -> Verdict | None:
+    """Return what a line of health.jsonl says, None if it is damaged."""
+    try:
+        found = json.loads(line)
+        verdict = Verdict(found["event"], found["step"], found["evidence"], found["mend"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+    texts = (verdict.event, verdict.evidence, verdict.mend)
+    sound = all(isinstance(text, str) for text in texts) and type(verdict.step) is int
+    return verdict if sound and 0 <= verdict.step <= MOST_STEPS else None
 
 
 def find_pictures(folder: Path) -> dict[str, tuple[int, Path]]:
     """Return the last picture of each kind: ``step_000400.png`` is of kind ``step``, after 400 steps."""
     found: dict[str, tuple[int, Path]] = {}
-    for path in sorted(folder.glob("*.png")):
-        kind, _, step = path.stem.rpartition("_")
-        if step.isdigit() and kind and (kind not in found or int(step) > found[kind][0]):
-            found[kind] = (int(step), path)
+    for path in [] if folder.is_symlink() else sorted(folder.glob("*.png")):
+        name = PICTURE.fullmatch(path.name)
+        if name and (name["kind"] not in found or int(name["step"]) > found[name["kind"]][0]):
+            found[name["kind"]] = (int(name["step"]), path)
     return found
 
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from operator import itemgetter
 
+from vqlab.experiments.experiment import short_names
 from vqlab.experiments.factors import Effect, effects
 from vqlab.experiments.runs import Run, Verdict, judge
 from vqlab.experiments.tables import short
@@ -68,9 +69,9 @@ def what_moved(metric: str, runs: Sequence[Run], in_full: bool) -> Iterator[str]
     if single and in_full:
         yield f"In single pairs of runs, perhaps by chance, the {name} moved with {', and with '.join(single)}."
     if untold and in_full:
-        names = ", ".join(factor.label for factor in untold[:TOLD])
-        more = f" and {len(untold) - TOLD} more" if len(untold) > TOLD else ""
-        yield f"Nothing can be told of {names}{more}: no two runs differ in one of these alone."
+        names = list(short_names([name for factor in untold for name in factor.names]).values())
+        more = f" and {len(names) - TOLD} more" if len(names) > TOLD else ""
+        yield f"Nothing can be told of {', '.join(names[:TOLD])}{more}: no two runs differ in one of these alone."
 
 
 def tell(effect: Effect) -> str:

@@ -79,7 +79,7 @@ def read_rows(path: Path) -> list[dict[str, str]]:
     """Read the whole lines of a metrics file; a line that a kill cut short is left out."""
     if not path.exists():
         return []
-    text = path.read_text()
+    text = path.read_text(encoding="utf-8-sig")  # Excel puts a mark in front
     rows = csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1]))
     return [row for row in rows if None not in row.values() and row.get("step", "").isdigit()]
 
