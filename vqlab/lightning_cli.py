@@ -8,7 +8,7 @@ from typing import Any
 
 import lightning
 from jsonargparse import ArgumentError, Namespace
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, _InstantiatorFn
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -26,8 +26,10 @@ from vqlab.callbacks.step_seed import StepSeed
 from vqlab.callbacks.throughput import Throughput
 from vqlab.cli_errors import explain, misconfigured
 from vqlab.completion import check_font, write_glyphs
+from vqlab.data.splits import SplitDataModule, meet
 from vqlab.devices import check_devices, check_started, choose_precision, num_devices, refuse_sharding
 from vqlab.errors import UserError
+from vqlab.experiments.checkpoint_outline import read_outline
 from vqlab.experiments.run_state import FINISHED
 from vqlab.failed_start import leaving_nothing
 from vqlab.libraries import quiet, read_none_as_null, try_integers_first
@@ -39,6 +41,7 @@ from vqlab.run_loggers import choose_loggers, log_best
 from vqlab.start_run import StartRun
 from vqlab.training.arrays import check_suffix, save_arrays
 from vqlab.training.csv_log import CSVLog
+from vqlab.training.data_format import ENTRY, Format, stored_format
 from vqlab.training.loading import check_resumable, hyper_parameters, load_weights, read_checkpoint, refusing_damage
 from vqlab.training.manual import refuse_trainer_options
 from vqlab.training.whole_files import WholeCheckpointIO, write_whole
@@ -95,6 +98,7 @@ class CLI(LightningCLI):
     """``vqlab fit|validate|test|predict``."""
 
     run_folder: Path
+    data_format: Format | None = None  # of the data that the checkpoint was trained on
 
     def __init__(self, args: list[str]) -> None:
         self.given = args
@@ -197,7 +201,22 @@ class CLI(LightningCLI):
                     )
         if self.subcommand == "fit":
             config.ckpt_path = config.get("ckpt_path") or requeued_from(config)
+        if config.ckpt_path:
+            self.data_format = stored_format(read_outline(config.ckpt_path))
         self.run_folder = find_run_folder(config)
+
+    def _add_instantiators(self) -> None:
+        """Let data adopt the checkpoint's vocabulary, classes and statistics before the model is built after them."""
+        super()._add_instantiators()
+        build = _InstantiatorFn(cli=self, key="data")
+
+        def adopted(cls: type, *args: Any, applied_instantiation_links: dict[str, Any], **kwargs: Any) -> Any:
+            data: Any = build(cls, *args, applied_instantiation_links=applied_instantiation_links, **kwargs)
+            if self.data_format is not None and isinstance(data, SplitDataModule):
+                meet(data, self.data_format)
+            return data
+
+        self.parser.add_instantiator(adopted, lightning.LightningDataModule, subclasses=True)
 
     def instantiate_classes(self) -> None:
         """Build data, model and trainer; what a constructor refuses is the user's to mend."""
@@ -317,6 +336,8 @@ class CLI(LightningCLI):
                 f"{path} holds a {str(stored).rpartition('.')[2]}, not a {type(self.model).__name__}: change --model"
             )
         load_weights(self.model, checkpoint["state_dict"], path)
+        if self.data_format is not None:
+            setattr(self.model, ENTRY, self.data_format)
         return checkpoint
 
 

@@ -101,6 +101,10 @@ class ImageArrays(ImageDataModule):
         """Return the images of ``test_path``."""
         return None if self.test_path is None else self._read(self.test_path)
 
+    def load_all(self) -> ImageTensors:
+        """Return the images of ``path``."""
+        return self._read(self.path)
+
     def _check_test(self, test_shape: tuple[int, ...], shape: tuple[int, ...]) -> None:
         channels = test_shape[3] if len(test_shape) == 4 else 1
         if channels != self.channels or (test_shape[1:3] != shape[1:3] and test_shape[1] != test_shape[2]):

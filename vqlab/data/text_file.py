@@ -65,7 +65,7 @@ class TextFile(RawTextDataModule):
     ) -> None:
         super().__init__(**common)
         require_encoding(encoding)
-        self.encoding = encoding
+        self.path, self.encoding = path, encoding
         self.columns = {"text": text_column, "label": label_column, "split": split_column}
         paths = [path] if isinstance(path, str) else path
         if not paths:
