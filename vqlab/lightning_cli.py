@@ -8,7 +8,7 @@ from typing import Any
 
 import lightning
 from jsonargparse import ArgumentError, Namespace
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, _InstantiatorFn
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -203,20 +203,16 @@ class CLI(LightningCLI):
             config.ckpt_path = config.get("ckpt_path") or requeued_from(config)
         if config.ckpt_path:
             self.data_format = stored_format(read_outline(config.ckpt_path))
+            # Before the model is built after them.
+            self.parser.add_instantiator(self.build_data, lightning.LightningDataModule, subclasses=True)
         self.run_folder = find_run_folder(config)
 
-    def _add_instantiators(self) -> None:
-        """Let data adopt the checkpoint's vocabulary, classes and statistics before the model is built after them."""
-        super()._add_instantiators()
-        build = _InstantiatorFn(cli=self, key="data")
-
-        def adopted(cls: type, *args: Any, applied_instantiation_links: dict[str, Any], **kwargs: Any) -> Any:
-            data: Any = build(cls, *args, applied_instantiation_links=applied_instantiation_links, **kwargs)
-            if self.data_format is not None and isinstance(data, SplitDataModule):
-                meet(data, self.data_format)
-            return data
-
-        self.parser.add_instantiator(adopted, lightning.LightningDataModule, subclasses=True)
+    def build_data(self, cls: type, *args: Any, **kwargs: Any) -> Any:
+        """Build the data, and let them adopt vocabulary, classes and statistics of the checkpoint, if there is one."""
+        data: Any = cls(*args, **kwargs)
+        if self.data_format is not None and isinstance(data, SplitDataModule):
+            meet(data, self.data_format)
+        return data
 
     def instantiate_classes(self) -> None:
         """Build data, model and trainer; what a constructor refuses is the user's to mend."""

@@ -183,7 +183,7 @@ class TextDataModule(SplitDataModule):
     def adopt(self, trained: Format) -> None:
         """Weigh words and number classes as the checkpoint does."""
         super().adopt(trained)
-        self._classes = trained.get("classes")
+        self._classes = None if trained.get("classes") is None else list(trained["classes"])
         for cached in ("_corpus", "_train_val", "_test", "reference", "idf"):
             self.__dict__.pop(cached, None)
         if idf := trained.get("idf"):
