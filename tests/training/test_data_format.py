@@ -105,7 +105,16 @@ def test_a_checkpoint_without_a_description_is_evaluated(topics):
     main(["test", f"--ckpt_path={LAST}"])
 
 
-@pytest.mark.parametrize("wrong", [{"vocabulary": 3}, {"idf": ["a"]}, {"classes": 7}, {"vocabulary": [1, 2]}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"vocabulary": 3},
+        {"idf": ["a"]},
+        {"classes": 7},
+        {"vocabulary": [1, 2]},
+        {"vocabulary": ["goal"], "idf": [1.0, 2.0]},
+    ],
+)
 def test_a_damaged_description_is_refused_in_one_line(wrong):
     write("train.csv")
     model = GANTopicModel(num_topics=3, vocab_size=24)

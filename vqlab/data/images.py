@@ -148,12 +148,18 @@ class ImageDataModule(SplitDataModule):
         """Standardise by the checkpoint's statistics, and number the classes as it does."""
         super().adopt(trained)
         if self.value_range == "standardized" and (statistics := trained.get("statistics")):
-            self.__dict__["pixel_range"] = ValueRange("standardized", *statistics)
+            mean, std = statistics
+            if len(mean) != self.channels:
+                raise UserError(
+                    f"the checkpoint was trained on {len(mean)} channel(s), the data have {self.channels}: "
+                    f"set --data.channels={len(mean)}, or take other --data"
+                )
+            self.__dict__["pixel_range"] = ValueRange("standardized", mean, std)
         if names := trained.get("classes"):
             mine = self._class_names()
             if not set(mine) <= set(names):
                 check_format({"classes": names}, {"classes": mine}, lambda *_: "--data.path to folders of these names")
-            self.classes, self.num_classes = list(names), len(names)
+            self.classes, self.num_classes = [*map(str, names)], len(names)
             for cached in ("_train_val", "_test"):
                 self.__dict__.pop(cached, None)
 

@@ -99,7 +99,7 @@ class RawTextDataModule(TextDataModule):
         if words := trained.get("vocabulary"):
             if self._given is not None and not self._is_trained:
                 check_format({"vocabulary": words}, {"vocabulary": self._given}, self.option)
-            self._given, self._is_trained = list(words), True
+            self._given, self._is_trained = [*map(str, words)], True
         super().adopt(trained)
 
     def option(self, name: str, value: Any) -> str:

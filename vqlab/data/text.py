@@ -183,10 +183,12 @@ class TextDataModule(SplitDataModule):
     def adopt(self, trained: Format) -> None:
         """Weigh words and number classes as the checkpoint does."""
         super().adopt(trained)
-        self._classes = None if trained.get("classes") is None else list(trained["classes"])
+        self._classes = None if trained.get("classes") is None else [*map(str, trained["classes"])]
         for cached in ("_corpus", "_train_val", "_test", "reference", "idf"):
             self.__dict__.pop(cached, None)
         if idf := trained.get("idf"):
+            if len(idf) != len(trained["vocabulary"]):
+                raise ValueError(f"{len(idf)} weights of {len(trained['vocabulary'])} words")
             self.__dict__["idf"] = torch.tensor(idf, dtype=torch.float32)
 
     @property
