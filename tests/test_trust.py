@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from hostile_yaml import ALIASES, MERGED
 from tiny import fails, fit
 
 from vqlab.check_options import Checked
@@ -46,6 +45,9 @@ def under(**changes):
     return change
 
 
+NINES = [(n, ", ".join([f"*k{n - 1}"] * 9)) for n in range(1, 30)]  # each line holds the line above nine times
+ALIASES = "\n".join(["k0: &k0 [1, 2]", *(f"k{n}: &k{n} [{nine}]" for n, nine in NINES)])
+MERGED = "\n".join(["k0: &k0 {a: 1}", *(f"k{n}: &k{n} {{<<: [{nine}]}}" for n, nine in NINES)])
 # What a hostile configuration says, and what the refusal names.
 HOSTILE = {
     "callback with a function that evaluates text": (
@@ -106,7 +108,6 @@ HOSTILE = {
     "another config": (under(config="payload.yaml"), "'payload.yaml' (config)"),
     "path of the parser": (lambda config: config | {"__path__": "payload.yaml"}, "'payload.yaml' (__path__)"),
     "subcommand": (under(fit={"trainer": {"callbacks": [OWN]}}), "'payload.Net' (fit)"),
-    "no mapping": (lambda config: [1, 2], "'[1, 2]' (config)"),
     "escape codes": (under(model="\x1b[2Jx.y\nz"), r"'\x1b[2Jx.y\nz' (model)"),
 }
 # Texts that are no configuration at all.
@@ -122,6 +123,7 @@ TEXTS = {
     "large": "model: " + "x" * 2_000_000,
     "date": "seed_everything: 2026-99-99",
     "key": "? [a, b]\n: 1",
+    "list": "[1, 2]",
     "number": 7,
 }
 

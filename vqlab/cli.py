@@ -21,7 +21,7 @@ usage:
   vqlab fit      --ckpt_path runs/.../last.ckpt             resume a run where it stopped
   vqlab validate --ckpt_path runs/.../best.ckpt             metrics on the validation set
   vqlab test     --ckpt_path runs/.../best.ckpt             metrics on the test set
-  vqlab predict  --ckpt_path runs/.../best.ckpt             codes of the test set and the codebook, as codes.npz
+  vqlab predict  --ckpt_path runs/.../best.ckpt             codes of the test set, or of all of new data, as codes.npz
   vqlab predict  --ckpt_path ... --font new.ttf             of a FontGAN: sheets, and the completed font
   vqlab sample   runs/.../best.ckpt --num 64                draw images from a generative model, as samples.png
   vqlab info     runs/.../best.ckpt                         what it is: model, data, settings, metrics, code

@@ -6,15 +6,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from vqlab.arguments import Parser
 from vqlab.errors import UserError
 from vqlab.experiments.checkpoint_outline import Weight, read_outline
 from vqlab.experiments.markup import printable
 from vqlab.experiments.run_state import CONFIG, settings_of
 from vqlab.experiments.runs import read_run
-from vqlab.experiments.settings import Settings, flatten, load_yaml, monitor_of
+from vqlab.experiments.settings import Settings, flatten, monitor_of, parse_yaml
 from vqlab.experiments.tables import short
 
 
@@ -72,11 +70,11 @@ def read_facts(path: Path) -> dict[str, Any]:
 
 def config_of(outline: dict[str, Any]) -> Settings:
     """Return the settings of the run that wrote a checkpoint; none where it does not hold them."""
+    text = outline.get("config")
     try:
-        found = load_yaml(outline.get("config", ""))
-    except (yaml.YAMLError, TypeError, AttributeError):
+        return flatten(parse_yaml(text.encode(), Path(CONFIG))) if isinstance(text, str) else {}
+    except UserError:
         return {}
-    return flatten(found) if isinstance(found, dict) else {}
 
 
 def count_weights(state_dict: dict[str, Any]) -> dict[str, Any]:

@@ -31,8 +31,10 @@ from vqlab.callbacks.throughput import Throughput
 from vqlab.cli_errors import correct_options, explain, misconfigured
 from vqlab.completion import check_font, write_glyphs
 from vqlab.config_files import check_configs
+from vqlab.data.splits import SplitDataModule, meet
 from vqlab.devices import check_devices, check_started, check_strategy, choose_precision, num_devices
 from vqlab.errors import UserError
+from vqlab.experiments.checkpoint_outline import read_outline
 from vqlab.experiments.run_state import FINISHED
 from vqlab.failed_start import Begun, leaving_nothing
 from vqlab.libraries import quiet, read_none_as_null, try_integers_first
@@ -51,6 +53,7 @@ from vqlab.run_loggers import choose_loggers, log_best
 from vqlab.start_run import StartRun
 from vqlab.training.arrays import check_suffix, save_arrays
 from vqlab.training.csv_log import CSVLog
+from vqlab.training.data_format import ENTRY, Format, stored_format
 from vqlab.training.loading import check_resumable, hyper_parameters, load_weights, read_checkpoint, refusing_damage
 from vqlab.training.manual import refuse_trainer_options
 from vqlab.training.stop_signals import Stopped
@@ -109,6 +112,7 @@ class CLI(LightningCLI):
     """``vqlab fit|validate|test|predict``; ``held`` holds the run's folder for as long as the command runs."""
 
     run_folder: Path
+    data_format: Format | None = None  # of the data that the checkpoint was trained on
 
     def __init__(self, args: list[str], held: ExitStack) -> None:
         self.given, self.held, self.begun = args, held, Begun()
@@ -223,9 +227,20 @@ class CLI(LightningCLI):
                     )
         if self.subcommand == "fit":
             config.ckpt_path = config.get("ckpt_path") or requeued_from(config)
+        if config.ckpt_path:
+            self.data_format = stored_format(read_outline(config.ckpt_path))
+            # Before the model is built after them.
+            self.parser.add_instantiator(self.build_data, lightning.LightningDataModule, subclasses=True)
         self.run_folder = self.held.enter_context(held_run_folder(config, self.subcommand))
         if is_first_process():
             self.begun = self.held.enter_context(leaving_nothing(self.run_folder))
+
+    def build_data(self, cls: type, *args: Any, **kwargs: Any) -> Any:
+        """Build the data, and let them adopt vocabulary, classes and statistics of the checkpoint, if there is one."""
+        data: Any = cls(*args, **kwargs)
+        if self.data_format is not None and isinstance(data, SplitDataModule):
+            meet(data, self.data_format)
+        return data
 
     def instantiate_classes(self) -> None:
         """Build data, model and trainer; what a constructor refuses is the user's to mend."""
@@ -352,6 +367,8 @@ class CLI(LightningCLI):
                 f"{path} holds a {str(stored).rpartition('.')[2]}, not a {type(self.model).__name__}: change --model"
             )
         load_weights(self.model, checkpoint["state_dict"], path)
+        if self.data_format is not None:
+            setattr(self.model, ENTRY, self.data_format)
         return checkpoint
 
 

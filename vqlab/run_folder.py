@@ -14,8 +14,9 @@ from lightning.pytorch.utilities import rank_zero_only
 from vqlab.errors import UserError
 from vqlab.experiments.checkpoint_outline import read_outline, require_file
 from vqlab.experiments.row_lock import row_lock
+from vqlab.experiments.run_files import LARGEST_TEXT, read_text
 from vqlab.experiments.run_state import CONFIG, LAST, begin_again, holds_run
-from vqlab.experiments.settings import load_yaml
+from vqlab.experiments.settings import parse_yaml
 from vqlab.relative_paths import from_start
 from vqlab.trust import Untrusted, trusted
 
@@ -160,14 +161,15 @@ def with_run_config(args: list[str], callbacks: Mapping[str, type]) -> tuple[lis
     text = outline.get("config") or (read_config(folder) if folder else None)
     if text is None:
         return args, []
+    trust = f"pass {f'--config {folder / CONFIG}' if folder else 'a --config of your own'} to trust it"
+    if not isinstance(text, str) or len(text) > LARGEST_TEXT:
+        raise UserError(f"this run's config is no text of a usual length: {trust}")
     try:
-        config = trusted(load_yaml(text), callbacks)
-    except (Untrusted, yaml.YAMLError, TypeError) as error:
-        reason = (
-            f"names {error}" if isinstance(error, Untrusted) else f"is no YAML ({' '.join(str(error).split())[:80]})"
-        )
-        config_file = f"--config {folder / CONFIG}" if folder else "a --config of your own"
-        raise UserError(f"this run's config {reason}: pass {config_file} to trust it") from error
+        config = trusted(parse_yaml(text.encode(), Path(CONFIG)), callbacks)
+    except Untrusted as error:
+        raise UserError(f"this run's config names {error}: {trust}") from error
+    except UserError as error:
+        raise UserError(f"this run's config cannot be read ({error.line[:120]}): {trust}") from error
     lost: list[str] = []
     if folder:
         start = outline.get(STARTED_IN)
@@ -206,6 +208,6 @@ def naming_lost_paths(lost: list[str]) -> Iterator[None]:
 def read_config(folder: Path) -> str:
     """Return the text of a run's config.yaml."""
     try:
-        return (folder / CONFIG).read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{folder / CONFIG} cannot be read ({error}): pass --config") from error
+        return read_text(folder, CONFIG)
+    except OSError as error:
+        raise UserError(f"{folder / CONFIG} cannot be read ({error.strerror}): pass --config") from error

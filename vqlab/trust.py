@@ -38,11 +38,11 @@ class Untrusted(Exception):
         super().__init__(f"{str(name)[:80]!a} ({ascii(place[:60])[1:-1]})")
 
 
-def trusted(config: Any, callbacks: Mapping[str, type]) -> dict[str, Any]:
+def trusted(config: dict[str, Any], callbacks: Mapping[str, type]) -> dict[str, Any]:
     """Return of a configuration what a run may take without being told to.
 
     Args:
-        config: What the YAML text holds.
+        config: The configuration.
         callbacks: The class of each group of options that belongs to one of vqlab's callbacks.
 
     Raises:
@@ -55,8 +55,6 @@ def trusted(config: Any, callbacks: Mapping[str, type]) -> dict[str, Any]:
         Traceback (most recent call last):
         vqlab.trust.Untrusted: 'os.system' (trainer.callbacks)
     """
-    if not isinstance(config, dict):
-        raise Untrusted(config, "config")
     taken: dict[str, Any] = {}
     for key, value in config.items():
         if key in ("model", "data"):

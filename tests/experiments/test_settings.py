@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hostile_yaml import ALIASES
 
 from vqlab.errors import UserError
 from vqlab.experiments.settings import as_flag, equal, flatten, overlay, read_yaml, scale_steps, stack
@@ -85,11 +84,6 @@ def test_steps_are_scaled_and_other_numbers_are_not():
         (b"\xff\xfe\x00", "not valid YAML"),
         (b"- 1\n", "mapping"),
         (b"", "mapping"),
-        (ALIASES.encode(), "too many values"),
-        (b"a: &a [*a]", "nested too deeply"),
-        (b"a: " + b"[" * 3000, "not valid YAML"),
-        (b"a: 2026-99-99", "not valid YAML"),
-        (b"a: " + b"x" * 2_000_000, "too many"),
     ],
 )
 def test_bad_files_are_refused_in_one_line(content, words):

@@ -14,6 +14,7 @@ from vqlab.data.open_text import HEAD, open_bytes
 from vqlab.data.text import BagsOfWords, Corpus, TextDataModule, split_documents
 from vqlab.data.vocabulary import read_words
 from vqlab.errors import UserError, read_error
+from vqlab.training.data_format import Format
 
 SPARSE = {"format", "shape", "data", "indices", "indptr", "row", "col", "offsets", "_is_array"}  # arrays of save_npz
 DOCWORD = re.compile(rb"\d+\s*\n\d+\s*\n\d+\s*\n\d+ \d+ \d+\s")
@@ -86,6 +87,16 @@ class BagOfWords(TextDataModule):
         self.val_fraction, self.test_fraction = val_fraction, test_fraction
         self._words = None if vocabulary_path is None else read_words(vocabulary_path, "vocabulary_path")
 
+    def describe(self) -> Format:
+        """Return weighting and vocabulary, of which the columns are."""
+        return super().describe() | {"vocabulary": self.vocabulary}
+
+    def option(self, name: str, value: Any) -> str:
+        """Counts cannot be counted again."""
+        if name != "vocabulary":
+            return super().option(name, value)
+        return "--data.path to counts of the checkpoint's words, and --data.vocabulary_path to these"
+
     def load_corpus(self) -> Corpus:
         """Read the counts and the labels, and draw the splits."""
         counts = read_counts(self.path, "path")
@@ -104,7 +115,7 @@ class BagOfWords(TextDataModule):
         labels = read_labels(self.labels_path, "labels_path", counts)
         test_fraction = self.test_fraction if self.test_path is None else 0.0
         rows = split_documents(counts.shape[0], self.val_fraction, test_fraction, self.seed)
-        splits = {split: BagsOfWords(counts[chosen], labels[chosen]) for split, chosen in rows.items()}
+        splits = {split: BagsOfWords(counts[chosen], labels[chosen], None, chosen) for split, chosen in rows.items()}
         if self.test_path is not None:
             test = read_counts(self.test_path, "test_path")
             if test.shape[1] != vocab_size:
@@ -113,7 +124,7 @@ class BagOfWords(TextDataModule):
                     f"{hint(vocab_size, test.shape[0], 'set --data.test_path to counts of the same words')}"
                 )
             test_labels = read_labels(self.test_labels_path, "test_labels_path", test)
-            splits["test"] = BagsOfWords(test, test_labels)
+            splits["test"] = BagsOfWords(test, test_labels, None, np.arange(len(test_labels)) + counts.shape[0])
         num_classes = 1 + max(int(split.labels.max()) for split in splits.values())
         return Corpus(splits, vocabulary, [str(number) for number in range(num_classes)])
 

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -23,6 +24,7 @@ from vqlab.fonts.font import Font
 from vqlab.fonts.font_file import make_static_truetype
 from vqlab.fonts.font_tables import is_wide
 from vqlab.nn.value_range import ValueRange
+from vqlab.training.data_format import Format
 
 EMBEDDED = ("DejaVuSans.ttf", "DejaVuSerif.ttf")  # come with matplotlib
 FEW = 50  # pairs below which a warning says so
@@ -196,6 +198,14 @@ class FontPairs(SplitDataModule):
     def load_test(self) -> GlyphPairs | None:
         """Return the pairs of characters kept for test, if there are any."""
         return self._load("test") if len(self._split.get("test", ())) else None
+
+    def describe(self) -> Format:
+        """Return the styles in their order, and the scale."""
+        return {"styles": self.style_names, "em_scale": self.em_scale}
+
+    def option(self, name: str, value: Any) -> str:
+        """Styles are the fonts of ``target``."""
+        return "--data.target to these fonts in this order" if name == "styles" else super().option(name, value)
 
     def predict_dataloader(self) -> DataLoader:
         """The source's images of all characters that a target lacks, style by style."""

@@ -135,6 +135,15 @@ class ImageFolder(ImageDataModule):
         """Return the verified files of ``path/test``."""
         return self._load("test") if "test" in self.files else None
 
+    def load_all(self) -> ImageFiles:
+        """Return the verified files of all splits, in the order of their paths."""
+        parts = [self._load(split) for split in self.files]
+        labelled = sorted(
+            (file, label) for part in parts for file, label in zip(part.files, part.labels.tolist(), strict=True)
+        )
+        files, labels = zip(*labelled, strict=True)
+        return ImageFiles(list(files), list(labels), self.image_size, self.channels)
+
     def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Return mean and standard deviation per channel of a fixed random sample of 1,000 training images."""
         return channel_statistics(self._train_val[0], limit=1000)

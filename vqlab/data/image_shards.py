@@ -124,7 +124,8 @@ class ImageShards(ImageDataModule):
         self.path, self.image_size, self.channels, self.shuffle_shards = path, image_size, channels, shuffle_shards
         limit = int(min(cache_gb * GB, 2**62))
         self._read = partial(read_at, path.rstrip("/"), cache or str(CACHE), limit)
-        self._index = split_index(find_index(path), path)
+        self._whole = find_index(path)
+        self._index = split_index(self._whole, path)
         self.num_classes = int(self._index["train"].label.max()) + 1
         self.train_size = len(self._index["train"])
 
@@ -135,6 +136,10 @@ class ImageShards(ImageDataModule):
     def load_test(self) -> ShardImages | None:
         """Return the images of ``path/test``."""
         return self._images(self._index["test"]) if "test" in self._index else None
+
+    def load_all(self) -> ShardImages:
+        """Return the images of all shards."""
+        return self._images(self._whole)
 
     def order(self) -> Callable[[int], Tensor]:
         """Shards in random order, images mixed among neighbours."""

@@ -16,6 +16,7 @@ from vqlab.data.partly_labelled import PartlyLabelled, choose_labelled
 from vqlab.data.splits import Batch, Split, SplitDataModule, require_at_least
 from vqlab.errors import UserError
 from vqlab.nn.value_range import ValueRange
+from vqlab.training.data_format import Format, check_format
 
 IMAGES = ("image", "labelled_image")  # what a batch may hold
 
@@ -87,6 +88,7 @@ class ImageDataModule(SplitDataModule):
     image_size: int
     num_classes: int
     train_size: int
+    classes: list[str] = []  # names of the classes, where they have some  # noqa: RUF012
     flip = True  # whether a mirrored image is still one of its class
     examples = "images"
     modality = "image"
@@ -130,6 +132,39 @@ class ImageDataModule(SplitDataModule):
         if self.value_range == "standardized":
             return ValueRange("standardized", *self.statistics())
         return ValueRange(self.value_range)
+
+    def describe(self) -> Format:
+        """Return the value range."""
+        return {"value_range": self.value_range}
+
+    def learned(self) -> Format:
+        """Return the classes, and the statistics of ``standardized``."""
+        found: Format = {"classes": self._class_names()}
+        if self.value_range == "standardized":
+            found["statistics"] = [list(self.pixel_range.mean), list(self.pixel_range.std)]
+        return found
+
+    def adopt(self, trained: Format) -> None:
+        """Standardise by the checkpoint's statistics, and number the classes as it does."""
+        super().adopt(trained)
+        if self.value_range == "standardized" and (statistics := trained.get("statistics")):
+            mean, std = statistics
+            if len(mean) != self.channels:
+                raise UserError(
+                    f"the checkpoint was trained on {len(mean)} channel(s), the data have {self.channels}: "
+                    f"set --data.channels={len(mean)}, or take other --data"
+                )
+            self.__dict__["pixel_range"] = ValueRange("standardized", mean, std)
+        if names := trained.get("classes"):
+            mine = self._class_names()
+            if not set(mine) <= set(names):
+                check_format({"classes": names}, {"classes": mine}, lambda *_: "--data.path to folders of these names")
+            self.classes, self.num_classes = [*map(str, names)], len(names)
+            for cached in ("_train_val", "_test"):
+                self.__dict__.pop(cached, None)
+
+    def _class_names(self) -> list[str]:
+        return self.classes or [str(number) for number in range(self.num_classes)]
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Augment training batches on the device; what is drawn depends on (seed, epoch, batch, rank) alone."""

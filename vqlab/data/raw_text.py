@@ -13,6 +13,7 @@ from vqlab.data.splits import require_at_least
 from vqlab.data.text import BagsOfWords, Corpus, TextDataModule, split_documents
 from vqlab.data.vocabulary import WORD, choose_words, count_words, pick, read_words, stop_list, tokenize, word_finder
 from vqlab.errors import UserError
+from vqlab.training.data_format import Format, check_format
 
 DECIMAL = re.compile(r"[-+]?\d*\.\d*[1-9]\d*(e[-+]?\d+)?|\d+e-\d+", re.IGNORECASE)  # 1.0 may be a class
 FEW = 10  # labels that may all differ
@@ -95,7 +96,20 @@ class RawTextDataModule(TextDataModule):
         self.token_pattern, self.vocabulary_path = token_pattern, vocabulary_path
         self.min_df, self.max_df, self.max_vocab = min_df, max_df, max_vocab
         self.stop_words = stop_list(stop_words)
+        self._is_trained = False  # whether the vocabulary is that of a checkpoint
         self._given = None if vocabulary_path is None else read_vocabulary(vocabulary_path, token_pattern)
+
+    def adopt(self, trained: Format) -> None:
+        """Count words by the checkpoint's vocabulary, whatever else the texts hold."""
+        if words := trained.get("vocabulary"):
+            if self._given is not None and not self._is_trained:
+                check_format({"vocabulary": words}, {"vocabulary": self._given}, self.option)
+            self._given, self._is_trained = [*map(str, words)], True
+        super().adopt(trained)
+
+    def option(self, name: str, value: Any) -> str:
+        """The checkpoint's vocabulary serves where no other is given."""
+        return "--data.vocabulary_path=null" if name == "vocabulary" else super().option(name, value)
 
     @abstractmethod
     def read(self) -> Iterator[Document]:
@@ -112,7 +126,12 @@ class RawTextDataModule(TextDataModule):
                 yield document.text
 
         words, tokens = tokenize(texts(), self.token_pattern)
-        rows = split_rows(places, self.val_fraction, self.test_fraction, self.seed)
+        try:
+            rows = split_rows(places, self.val_fraction, self.test_fraction, self.seed)
+        except UserError:  # too few to train on, which for a trained model is all the same
+            if not self._is_trained:
+                raise
+            rows = dict.fromkeys(SPLITS, np.arange(len(places)))
         vocabulary = self._given
         if vocabulary is None:
             every = np.arange(len(words), dtype=np.int32)
@@ -125,7 +144,7 @@ class RawTextDataModule(TextDataModule):
         for split, chosen in rows.items():
             picked = pick(tokens, chosen, columns)
             counts = count_words(picked, len(vocabulary))
-            splits[split] = BagsOfWords(counts, classes[chosen], picked if split == "train" else None)
+            splits[split] = BagsOfWords(counts, classes[chosen], picked if split == "train" else None, chosen)
         return Corpus(splits, vocabulary, class_names)
 
 

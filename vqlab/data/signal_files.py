@@ -105,10 +105,11 @@ class Signals(SignalDataModule):
         every = [record for group in records.values() for record in group]
         report_times(every)
         check_channels(every)
-        self.channels = len(every[0].channels)
+        self.path, self.channel_names, self.channels = path, every[0].channels, len(every[0].channels)
         rates = common_rate(every, sample_rate, resample)
         self.sample_rate = float(resample or rates[0])
         self._segments = self._cut(records, rates, resample)
+        self._every = [record for group in self._segments.values() for record in group]  # in the order of the files
         if "" in self._segments:
             self._segments = split_by_lot(self._segments[""], val_fraction, test_fraction, self.seed)
         elif "val" not in self._segments:
@@ -126,6 +127,19 @@ class Signals(SignalDataModule):
     def load_test(self) -> Windows | None:
         """Return the test windows, if records were kept for test."""
         return self._windows("test") if "test" in self._starts else None
+
+    def load_all(self) -> Windows:
+        """Return the windows of all records."""
+        segments = [segment for record in self._every for segment in record]
+        starts = window_starts([segment.shape[1] for segment in segments], self.length, self.stride)
+        return Windows(segments, starts, self.length)
+
+    def option(self, name: str, value: Any) -> str:
+        """Rate and channels of files are set by ``resample`` and ``picks``."""
+        if name == "channels":
+            named = set(value) <= set(self.channel_names)
+            return f"--data.picks=[{','.join(value)}]" if named else "--data.path to records of these channels"
+        return super().option({"sample_rate": "resample"}.get(name, name), value)
 
     def _windows(self, split: str) -> Windows:
         segments = [segment for record in self._segments[split] for segment in record]

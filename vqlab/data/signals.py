@@ -12,6 +12,7 @@ from torch import Tensor
 
 from vqlab.data.splits import Batch, Split, SplitDataModule, as_it_is, require_at_least
 from vqlab.errors import UserError
+from vqlab.training.data_format import Format
 
 FLAT = 1e-3  # a window whose spread is this share of the data's is taken for flat and not blown up
 
@@ -69,6 +70,7 @@ class SignalDataModule(SplitDataModule):
     channels: int
     sample_rate: float
     train_size: int
+    channel_names: list[str] = []  # noqa: RUF012  # replaced, not changed
 
     def __init__(
         self,
@@ -93,6 +95,27 @@ class SignalDataModule(SplitDataModule):
         if self.standardize == "none":
             return as_it_is
         return partial(by_signal if self.standardize == "signal" else by_data, statistics=self.statistics)
+
+    def describe(self) -> Format:
+        """Return channels and rate, where they are known, and how windows are standardised."""
+        found: Format = {"standardize": self.standardize}
+        if not all(name.isdecimal() for name in self.channel_names):
+            found["channels"] = self.channel_names
+        if self.sample_rate != 1:
+            found["sample_rate"] = self.sample_rate
+        return found
+
+    def learned(self) -> Format:
+        """Return the statistics of the training windows."""
+        if self.standardize == "none":
+            return {}
+        return {"statistics": [statistic.flatten().tolist() for statistic in self.statistics]}
+
+    def adopt(self, trained: Format) -> None:
+        """Standardise by the checkpoint's statistics."""
+        super().adopt(trained)
+        if (statistics := trained.get("statistics")) and len(statistics[0]) == self.channels:
+            self.__dict__["statistics"] = tuple(torch.tensor(values)[:, None] for values in statistics)
 
     @cached_property
     def statistics(self) -> tuple[Tensor, Tensor]:

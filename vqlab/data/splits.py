@@ -9,11 +9,13 @@ import lightning
 import numpy as np
 import torch
 from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from vqlab.data.loader import ResumableLoader, ResumableSampler
 from vqlab.errors import UserError
+from vqlab.training.data_format import ENTRY, Format, check_format, source_of
 
 Batch = dict[str, Tensor]
 MAX_WORKERS = 1024  # each is a process with a copy of the interpreter
@@ -48,6 +50,7 @@ class SplitDataModule(lightning.LightningDataModule, ABC):
     examples = "examples"  # what messages call them
     modality: str  # what models are made for
     test_mend = "use `vqlab validate`"  # what to do where there is no test split
+    _is_new = False  # whether the model was trained on data from another source
 
     def __init__(self, batch_size: int, num_workers: int = 0, seed: int = 0) -> None:
         super().__init__()
@@ -86,14 +89,61 @@ class SplitDataModule(lightning.LightningDataModule, ABC):
     def _test(self) -> Split | None:
         return self.load_test()
 
+    def load_all(self) -> Split | None:
+        """Return all examples in the order of the source, ``index`` being their place in it; None is not known."""
+        return None
+
+    def describe(self) -> Format:
+        """Return what the numbers of a batch mean and other data must mean as well, as plain data."""
+        return {}
+
+    def learned(self) -> Format:
+        """Return what is learned from the training examples, as plain data that other data take over."""
+        return {}
+
+    def option(self, name: str, value: Any) -> str:
+        """Return the option that gives an entry of :meth:`describe` a ``value``."""
+        return f"--data.{name}={value}"
+
+    def adopt(self, trained: Format) -> None:
+        """Meet a checkpoint: take over from the data that it was trained on what can be, and compare the rest.
+
+        Raises:
+            UserError: If the data mean something else.
+        """
+        self._is_new = trained.get("source", source_of(self)) != source_of(self)
+        check_format(trained, self.describe(), self.option)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the description of the data, for the checkpoint."""
+        return {ENTRY: getattr(getattr(self.trainer, "lightning_module", None), ENTRY, None) or self._full_format()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Meet the checkpoint that a Trainer restores."""
+        if isinstance(state_dict.get(ENTRY), dict):
+            meet(self, state_dict[ENTRY])
+
+    def _full_format(self) -> Format:
+        """Return the description with the source; classes are left out for a model that knows no classes."""
+        found = self.describe() | self.learned() | {"source": source_of(self)}
+        if not getattr(getattr(self.trainer, "lightning_module", None), "num_classes", 0):
+            found.pop("classes", None)
+        return found
+
     def setup(self, stage: str | None = None) -> None:
-        """Load what the stage needs; the splits are kept."""
+        """Load what the stage needs; the splits are kept. A model that was trained on other data is compared first."""
+        model: Any = getattr(self.trainer, "lightning_module", None)
+        begins = stage == "fit" and getattr(self.trainer, "ckpt_path", None) is None
+        if model is not None and not begins and getattr(model, ENTRY, None) is not None:
+            meet(self, getattr(model, ENTRY))
         if stage in (None, "fit", "validate"):
             _ = self._train_val
         if stage in (None, "test", "predict"):
             _ = self._test
         if stage == "fit":
             self._require_a_batch()  # now, before the run writes its first file
+        if begins and model is not None:
+            setattr(model, ENTRY, self._full_format())
 
     def train_dataloader(self) -> ResumableLoader:
         """Shuffled batches of equal size; the rest of an epoch that fills no batch is left out."""
@@ -115,7 +165,10 @@ class SplitDataModule(lightning.LightningDataModule, ABC):
         return self._in_order(self._test)
 
     def predict_dataloader(self) -> DataLoader:
-        """The test examples, or those of validation where there are no test examples."""
+        """The test examples, or those of validation where there are none; all of data that are new to the model."""
+        if self._is_new and (whole := self.load_all()) is not None:
+            rank_zero_info(f"these are not the data that the model was trained on: all {len(whole):,} {self.examples}")
+            return self._in_order(whole)
         return self._in_order(self._train_val[1] if self._test is None else self._test)
 
     def _generator(self, device: torch.device) -> torch.Generator:
@@ -152,6 +205,20 @@ class SplitDataModule(lightning.LightningDataModule, ABC):
             "pin_memory": torch.cuda.is_available(),
             "collate_fn": self.collate(),
         }
+
+
+def meet(data: Any, trained: Format) -> None:
+    """Let a DataModule adopt what a checkpoint holds of its data.
+
+    Raises:
+        UserError: If the data mean something else, or the entry is damaged.
+    """
+    try:
+        data.adopt(trained)
+    except UserError:
+        raise
+    except (TypeError, ValueError, KeyError, IndexError, AttributeError, RuntimeError) as error:
+        raise UserError(f"the checkpoint's {ENTRY} is damaged ({error}): use another file") from error
 
 
 def split_positions(count: int, num_val: int, seed: int) -> tuple[Tensor, Tensor]:

@@ -12,12 +12,13 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
-from scipy.sparse import csr_matrix
+from scipy.sparse import csr_matrix, vstack
 from torch import Tensor
 
 from vqlab.data.splits import Batch, Split, SplitDataModule, as_it_is, check_fractions, draw_splits
 from vqlab.errors import UserError
 from vqlab.metrics.cooccurrence import ReferenceCorpus
+from vqlab.training.data_format import Format
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +42,7 @@ class BagsOfWords(Split):
         counts: (N, V), how often each word is in each document.
         labels: (N,) integers; without labels every label is -1.
         tokens: The words in order, if they are known; words that are not in the vocabulary are left out.
+        places: Where the documents lie in their source, (N,); None is 0 to N - 1.
 
     Example:
         >>> data = BagsOfWords(csr_matrix([[2, 0, 1], [0, 3, 0]]))
@@ -50,11 +52,15 @@ class BagsOfWords(Split):
     """
 
     def __init__(
-        self, counts: csr_matrix, labels: np.ndarray | Tensor | None = None, tokens: Tokens | None = None
+        self,
+        counts: csr_matrix,
+        labels: np.ndarray | Tensor | None = None,
+        tokens: Tokens | None = None,
+        places: np.ndarray | None = None,
     ) -> None:
         self.counts = counts.astype(np.float32, copy=False)
         self.labels = torch.full((counts.shape[0],), -1) if labels is None else torch.as_tensor(labels).long()
-        self.tokens = tokens
+        self.tokens, self.places = tokens, np.arange(counts.shape[0]) if places is None else places
 
     def __len__(self) -> int:
         return self.counts.shape[0]
@@ -62,6 +68,26 @@ class BagsOfWords(Split):
     def __getitems__(self, indices: list[int]) -> Batch:
         index = torch.as_tensor(indices)
         return {"bow": torch.from_numpy(self.counts[indices].toarray()), "label": self.labels[index], "index": index}
+
+
+class AllDocuments(BagsOfWords):
+    """The documents of all splits in the order of their source, which ``index`` counts.
+
+    Args:
+        splits: The splits.
+    """
+
+    def __init__(self, splits: list[BagsOfWords]) -> None:
+        places = np.concatenate([split.places for split in splits])
+        _, order = np.unique(places, return_index=True)
+        counts, labels = (
+            vstack([split.counts for split in splits], "csr"),
+            torch.cat([split.labels for split in splits]),
+        )
+        super().__init__(counts[order], labels[order], None, places[order])
+
+    def __getitems__(self, indices: list[int]) -> Batch:
+        return super().__getitems__(indices) | {"index": torch.from_numpy(self.places[indices])}
 
 
 @dataclass(frozen=True)
@@ -119,6 +145,7 @@ class TextDataModule(SplitDataModule):
 
     examples = "documents"
     modality = "text"
+    _classes: list[str] | None = None  # of a checkpoint
 
     def __init__(
         self,
@@ -138,7 +165,31 @@ class TextDataModule(SplitDataModule):
 
     @cached_property
     def _corpus(self) -> Corpus:
-        return without_empty(self.load_corpus())
+        corpus = without_empty(self.load_corpus())
+        return corpus if self._classes is None else with_classes(corpus, self._classes)
+
+    def load_all(self) -> BagsOfWords:
+        """Return all documents that hold a word of the vocabulary."""
+        return AllDocuments(list(self._corpus.splits.values()))
+
+    def describe(self) -> Format:
+        """Return the weighting."""
+        return {"weighting": self.weighting}
+
+    def learned(self) -> Format:
+        """Return the vocabulary, what its words weigh, and the classes."""
+        return {"vocabulary": self.vocabulary, "idf": self.idf.tolist(), "classes": self.class_names}
+
+    def adopt(self, trained: Format) -> None:
+        """Weigh words and number classes as the checkpoint does."""
+        super().adopt(trained)
+        self._classes = None if trained.get("classes") is None else [*map(str, trained["classes"])]
+        for cached in ("_corpus", "_train_val", "_test", "reference", "idf"):
+            self.__dict__.pop(cached, None)
+        if idf := trained.get("idf"):
+            if len(idf) != len(trained["vocabulary"]):
+                raise ValueError(f"{len(idf)} weights of {len(trained['vocabulary'])} words")
+            self.__dict__["idf"] = torch.tensor(idf, dtype=torch.float32)
 
     @property
     def vocabulary(self) -> list[str]:
@@ -244,12 +295,26 @@ def without_empty(corpus: Corpus) -> Corpus:
     return Corpus(splits, corpus.vocabulary, corpus.class_names)
 
 
+def with_classes(corpus: Corpus, names: list[str]) -> Corpus:
+    """Return the corpus with labels that number ``names``; what has another class is taken for unlabelled."""
+    numbers = {name: number for number, name in enumerate(names)}
+    unknown = [name for name in corpus.class_names if name not in numbers]
+    if unknown and names:
+        log.warning(f"not among the classes of the checkpoint, and taken for unlabelled: {', '.join(unknown)[:80]}")
+    new = torch.tensor([*(numbers.get(name, -1) for name in corpus.class_names), -1])  # the last is that of label -1
+    splits = {
+        split: BagsOfWords(documents.counts, new[documents.labels], documents.tokens, documents.places)
+        for split, documents in corpus.splits.items()
+    }
+    return Corpus(splits, corpus.vocabulary, list(names))
+
+
 def take(documents: BagsOfWords, full: np.ndarray) -> BagsOfWords:
     """Return the documents at ``full``, of which all others are empty."""
     tokens = documents.tokens
     if tokens is not None:
         tokens = Tokens(tokens.ids, tokens.offsets[[0, *(full + 1)]])
-    return BagsOfWords(documents.counts[full], documents.labels[full], tokens)
+    return BagsOfWords(documents.counts[full], documents.labels[full], tokens, documents.places[full])
 
 
 def split_documents(count: int, val_fraction: float, test_fraction: float, seed: int) -> dict[str, np.ndarray]:

@@ -72,7 +72,7 @@ class TextFile(RawTextDataModule):
     ) -> None:
         super().__init__(**common)
         require_encoding(encoding)
-        self.encoding = encoding
+        self.path, self.encoding = path, encoding
         self.columns = {"text": text_column or None, "label": label_column or None, "split": split_column or None}
         paths = [path] if isinstance(path, str) else path
         if not paths:

@@ -13,6 +13,7 @@ import torch
 from vqlab.errors import UserError, read_error
 from vqlab.experiments.checkpoint_outline import require_file
 from vqlab.nn.rebuild import find_class, from_spec, to_spec
+from vqlab.training.data_format import ENTRY, stored_format
 
 
 def remember_arguments(module: Any) -> None:
@@ -75,6 +76,8 @@ def load(path: str | Path, **parts: Any) -> lightning.LightningModule:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise UserError(f"{path} describes a {cls.__name__} that this vqlab cannot build ({reason})") from error
     load_weights(model, checkpoint["state_dict"], path)
+    if (trained_on := stored_format(checkpoint)) is not None:
+        setattr(model, ENTRY, trained_on)  # data that it meets in a Trainer are compared
     return model.eval()
 
 

@@ -1,0 +1,77 @@
+"""What the numbers of a data set mean, as plain data: a checkpoint holds it, and other data are compared with it."""
+
+import hashlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from vqlab.errors import UserError
+
+ENTRY = "data_format"  # of a DataModule's state in a checkpoint, and attribute of a model
+NAMES = {"sample_rate": "samples per second", "value_range": "value range", "em_scale": "em_scale"}
+
+Format = dict[str, Any]
+
+
+def check_format(trained: Format, given: Format, option: Callable[[str, Any], str]) -> None:
+    """Raise UserError where data mean something else than those that a checkpoint was trained on.
+
+    Args:
+        trained: What the checkpoint holds.
+        given: Description of the data; what only one of the two has is not compared.
+        option: Returns what to set, given an entry's name and the checkpoint's value.
+
+    Example:
+        >>> check_format({"sample_rate": 360.0}, {"sample_rate": 100.0}, "--data.{0}={1}".format)
+        Traceback (most recent call last):
+        vqlab.errors.UserError: the checkpoint was trained on samples per second 360.0, the data have 100.0: set \
+--data.sample_rate=360.0
+    """
+    names = [name for name in trained if name in given and trained[name] != given[name]]
+    if not names:
+        return
+    one, other = zip(*(shown(trained[name], given[name]) for name in names), strict=True)
+    words = [NAMES.get(name, name) for name in names]
+    was = ", ".join(f"{name} {value}" for name, value in zip(words, one, strict=True))
+    options = " ".join(option(name, trained[name]) for name in names)
+    raise UserError(f"the checkpoint was trained on {was}, the data have {', '.join(other)}: set {options}")
+
+
+def shown(one: Any, other: Any) -> tuple[str, str]:
+    """Return two different values as texts, of long lists the first items that differ.
+
+    Example:
+        >>> shown(["a", "b"], ["b", "a"])
+        ("['a', 'b']", "['b', 'a']")
+        >>> shown([*"abcdefghi"], [*"abxdefghi"])
+        ("'c' as number 2 of 9", "'x' as number 2 of 9")
+    """
+    if not isinstance(one, list) or not isinstance(other, list) or max(len(one), len(other)) <= 6:
+        return str(one)[:80], str(other)[:80]
+    place = next((i for i, pair in enumerate(zip(one, other, strict=False)) if pair[0] != pair[1]), len(one))
+    first, second = (
+        f"{str(values[place])[:40]!r} as number {place} of {len(values)}" if place < len(values) else f"{len(values)}"
+        for values in (one, other)
+    )
+    return first, second
+
+
+def source_of(data: Any) -> str:
+    """Return a text that is the same for the same source of data: files by name and size, folders by their place."""
+    paths = getattr(data, "path", None)
+    facts = []
+    for path in paths if isinstance(paths, list) else [paths]:
+        if path is not None and Path(path).is_file():
+            facts.append(f"{Path(path).name} {os.path.getsize(path)}")
+        else:
+            facts.append(str(path) if path is None or "://" in path else os.path.realpath(path))
+    return f"{type(data).__name__} {hashlib.sha256('|'.join(facts).encode()).hexdigest()[:16]}"
+
+
+def stored_format(checkpoint: dict[str, Any]) -> Format | None:
+    """Return the description of the data that a checkpoint was trained on, None where it holds none."""
+    for state in checkpoint.values():
+        if isinstance(state, dict) and isinstance(state.get(ENTRY), dict):
+            return state[ENTRY]
+    return None
