@@ -335,7 +335,7 @@ class GANTopicModel(Rebuildable, lightning.LightningModule):
         self.log(f"{stage}/loss", loss, prog_bar=True, on_epoch=True, sync_dist=True, batch_size=len(theta))
 
     def _judge_topics(self, stage: str) -> None:
-        figures: dict[str, Any] = judge_topics(self.topics(), self._data)
+        figures: dict[str, Any] = judge_topics(self.topics().float(), self._data)
         if self.encoder is not None:
             figures |= self.clusters.compute()
         self.log_dict({f"{stage}/{name}": float(value) for name, value in figures.items()})  # the same on all ranks
@@ -347,4 +347,4 @@ class GANTopicModel(Rebuildable, lightning.LightningModule):
     def topic_sheet(self) -> TopicSheet:
         """Return what is to be shown of the topics, with what is wrong with them."""
         counts = None if self.encoder is None else self.clusters.counts.sum(1)
-        return topic_sheet(self.topics(), self.top_words(min(TOP, self.vocab_size)), self._data, counts)
+        return topic_sheet(self.topics().float(), self.top_words(min(TOP, self.vocab_size)), self._data, counts)

@@ -14,6 +14,7 @@ from vqlab.errors import UserError
 from vqlab.metrics.unigram import unigram_bits
 from vqlab.nn.distributed import all_gather_rows
 from vqlab.nn.frozen import Frozen
+from vqlab.nn.precision import like_weights, precise, without_autocast
 from vqlab.nn.rebuild import Rebuildable, from_spec
 from vqlab.nn.transformer import Transformer
 from vqlab.nn.value_range import ValueRange
@@ -84,6 +85,8 @@ class CodePrior(Rebuildable, lightning.LightningModule):
         (2, 3, 32, 32)
     """
 
+    modality = "image"
+
     def __init__(
         self,
         tokenizer: str | Path | lightning.LightningModule | None = None,
@@ -146,13 +149,13 @@ class CodePrior(Rebuildable, lightning.LightningModule):
     def encode(self, x: Tensor) -> Tensor:
         """Images (B, C, H, W) to the tokenizer's codes (B, h, w)."""
         # In float32 whatever the precision of the training, so that codes are those that the tokenizer was trained on.
-        with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
-            return self._net.encode(x.float())
+        with torch.no_grad(), without_autocast(x.device):
+            return self._net.encode(like_weights(precise(x), self._net))
 
     def decode(self, codes: Tensor) -> Tensor:
         """Codes (B, h, w) to images (B, C, H, W) in the value range."""
-        with torch.no_grad(), torch.autocast(codes.device.type, enabled=False):
-            return self._net.decode(codes)
+        with torch.no_grad(), without_autocast(self.device):
+            return like_weights(self._net.decode(codes), self.network)
 
     def sample(
         self,

@@ -13,6 +13,7 @@ from vqlab.errors import UserError
 from vqlab.metrics.codebook import CodebookUsage
 from vqlab.nn.base import Decoder, Encoder
 from vqlab.nn.distributed import all_sum
+from vqlab.nn.precision import like_weights
 from vqlab.nn.rebuild import Rebuildable
 from vqlab.quantizers.base import Quantizer, QuantizerOutput
 from vqlab.quantizers.stats import CodeStats
@@ -93,7 +94,7 @@ class QuantizedAutoencoder(Rebuildable, lightning.LightningModule, ABC):
 
     def decode(self, indices: Tensor) -> Tensor:
         """Indices (B, *map) to (B, C, *size)."""
-        return self.decoder(self.from_code(self.quantizer.decode(indices)))
+        return self.decoder(self.from_code(like_weights(self.quantizer.decode(indices), self.from_code)))
 
     def reconstruct(self, x: Tensor) -> Tensor:
         """(B, C, *size) through the code and back."""

@@ -16,6 +16,7 @@ from vqlab.nn.base import FeatureNet, Generator, check_players
 from vqlab.nn.distributed import mean_over_ranks
 from vqlab.nn.gan_conv import ConvFeatures, ConvGenerator
 from vqlab.nn.judge import Judge
+from vqlab.nn.precision import like_weights
 from vqlab.nn.rebuild import Rebuildable, from_spec
 from vqlab.nn.value_range import ValueRange
 from vqlab.quantizers.arguments import check_choice, check_clips, check_weight
@@ -260,14 +261,15 @@ class SGAN(Rebuildable, lightning.LightningModule):
         """Return noise (num, latent_dim), and labels (num,) if conditional, on the model's device."""
         source = None if generator is None else generator.device
         z = torch.randn(num, self.generator.latent_dim, generator=generator, device=source or self.device)
+        z = like_weights(z, self.generator)
         if self.label_embedding is None:
-            return z.to(self.device), None
+            return z, None
         if label is None:
             label = torch.randint(self.num_classes, (num,), generator=generator, device=source or self.device)
         else:
             label = torch.as_tensor(label)
             self._check_labels(label, "use --label 0")
-        return z.to(self.device), label.to(self.device).expand(num)
+        return z, label.to(self.device).expand(num)
 
     def _check_labels(self, labels: Tensor, mend: str) -> None:
         if labels.min() < 0 or labels.max() >= self.num_classes:

@@ -3,12 +3,13 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from vqlab.errors import UserError
+from vqlab.nn.precision import KeepsFloat32, precise, without_autocast
 from vqlab.nn.rebuild import Rebuildable
 from vqlab.quantizers.estimators import straight_through
 from vqlab.quantizers.first_batch import FirstBatch
@@ -48,7 +49,7 @@ class Revival(NamedTuple):
     rows: Tensor
 
 
-class Quantizer(Rebuildable, nn.Module, ABC):
+class Quantizer(Rebuildable, KeepsFloat32, ABC):
     """Maps vectors to a finite set of codes.
 
     A subclass sets ``num_embeddings`` (K) and ``embedding_dim`` (D) and writes ``quantize`` and ``lookup``, both on
@@ -97,7 +98,7 @@ class Quantizer(Rebuildable, nn.Module, ABC):
 
     def forward(self, z: Tensor) -> QuantizerOutput:
         """Quantize ``z`` (B, D, *spatial)."""
-        with torch.autocast(z.device.type, enabled=False):
+        with without_autocast(z.device):
             out = self.quantize(self.bound(to_rows(z, self.embedding_dim)))
             self._update_alone(out)
         indices = out.indices.reshape(z.shape[0], *z.shape[2:], *out.indices.shape[1:])
@@ -113,7 +114,7 @@ class Quantizer(Rebuildable, nn.Module, ABC):
 
     def decode(self, indices: Tensor) -> Tensor:
         """Return the codes (B, D, *spatial) of ``indices`` (B, *spatial)."""
-        with torch.autocast(indices.device.type, enabled=False):
+        with without_autocast(indices.device):
             return self.lookup(indices).movedim(-1, 1)
 
     def codebooks(self) -> dict[str, Tensor]:
@@ -161,15 +162,6 @@ class Quantizer(Rebuildable, nn.Module, ABC):
         if out.stats is not None and self.auto_update and not torch.compiler.is_compiling():
             self.update(out.stats)
 
-    def _apply(self, fn: Any, recurse: bool = True) -> Any:
-        """Move to a device as any module does, but stay in float32 when the model is cast to half precision."""
-
-        def keep_precision(t: Tensor) -> Tensor:
-            moved = fn(t)
-            return t.to(moved.device) if moved.dtype in (torch.float16, torch.bfloat16) else moved
-
-        return super()._apply(keep_precision, recurse)
-
 
 def to_rows(z: Tensor, embedding_dim: int) -> Tensor:
     """Flatten (B, D, *spatial) to (N, D), N = B * prod(spatial), in float32 at least.
@@ -184,9 +176,7 @@ def to_rows(z: Tensor, embedding_dim: int) -> Tensor:
         )
     if z.numel() == 0:
         raise UserError(f"the quantizer got an empty batch {tuple(z.shape)}: leave the batch out")
-    if z.dtype in (torch.float16, torch.bfloat16):
-        z = z.float()
-    return z.movedim(1, -1).reshape(-1, embedding_dim)
+    return precise(z).movedim(1, -1).reshape(-1, embedding_dim)
 
 
 def from_rows(rows: Tensor, like: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from vqlab.errors import UserError
 from vqlab.nn.distributed import mean_over_ranks
+from vqlab.nn.precision import float_dtype
 from vqlab.quantizers.arguments import check_positive, check_sizes, check_weight
 from vqlab.quantizers.base import Quantizer, QuantizerOutput
 from vqlab.quantizers.blocks import by_blocks, entropy
@@ -95,7 +96,7 @@ class LookupFree(Quantizer):
     def lookup(self, indices: Tensor) -> Tensor:
         """Return the codes (..., D) of ``indices`` (...)."""
         bits = indices[..., None] >> torch.arange(self.embedding_dim, device=indices.device) & 1
-        return self._codes(bits.bool(), torch.get_default_dtype())
+        return self._codes(bits.bool(), float_dtype())
 
     def _codes(self, bits: Tensor, dtype: torch.dtype) -> Tensor:
         return torch.where(bits, self.scale, -self.scale).to(dtype)

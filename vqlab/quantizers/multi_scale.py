@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vqlab.errors import UserError
+from vqlab.nn.precision import without_autocast
 from vqlab.quantizers.arguments import check_choice, check_sizes
 from vqlab.quantizers.base import Quantizer, QuantizerOutput, Revival, from_rows, to_rows
 from vqlab.quantizers.stats import CodeStats
@@ -80,7 +81,7 @@ class MultiScaleQuantizer(Quantizer):
     def forward(self, z: Tensor) -> QuantizerOutput:
         """Quantize ``z`` (B, D, s_K, ...)."""
         self.check_map(z.shape[2:])
-        with torch.autocast(z.device.type, enabled=False):
+        with without_autocast(z.device):
             rows = self.quantizer.bound(to_rows(z, self.embedding_dim))
             out = self._pyramid(from_rows(rows, z.to(rows.dtype)), rows)
             self._update_alone(out)
@@ -111,7 +112,7 @@ class MultiScaleQuantizer(Quantizer):
             whole = sum(edge**self.spatial_dims for edge in self.scales)
             raise UserError(f"{indices.shape[1]} indices do not fill the scales {self.scales}: decode takes {whole}")
         f_hat: Tensor | float = 0.0
-        with torch.autocast(indices.device.type, enabled=False):
+        with without_autocast(indices.device):
             for scale, index in enumerate(indices.split(lengths, 1)):
                 codes = self.lookup(index).movedim(-1, 1).unflatten(2, (self.scales[scale],) * self.spatial_dims)
                 f_hat = f_hat + self._refine(codes, scale)
