@@ -8,7 +8,6 @@ import math
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar, Literal, NamedTuple
 
-import lightning
 import torch
 from torch import Tensor, nn
 
@@ -19,13 +18,14 @@ from vqlab.metrics.frechet import FrechetDistance
 from vqlab.models.adversary import Adversary, build_discriminator
 from vqlab.models.categorical_figures import Figures
 from vqlab.models.densities import Densities
+from vqlab.models.model import Model
 from vqlab.nn.autoencoder import ConvDecoder, ConvEncoder
 from vqlab.nn.base import Decoder, Encoder, check_autoencoder
 from vqlab.nn.categorical import CategoricalCode, build_prior
 from vqlab.nn.distributed import all_sum, world_size
 from vqlab.nn.likelihood import Gaussian, Likelihood
 from vqlab.nn.patchgan import Discriminator
-from vqlab.nn.rebuild import Rebuildable, from_spec
+from vqlab.nn.rebuild import from_spec
 from vqlab.nn.transformer import Transformer
 from vqlab.nn.value_range import ValueRange
 from vqlab.quantizers.arguments import check_counts, check_positive, check_weight
@@ -56,7 +56,7 @@ class Lesson(NamedTuple):
     terms: dict[str, Tensor]
 
 
-class CategoricalModel(Densities, Adversary, Rebuildable, lightning.LightningModule, ABC):
+class CategoricalModel(Densities, Adversary, Model, ABC):
     """What :class:`~vqlab.models.jsa.JSA` and :class:`~vqlab.models.discrete_vae.DiscreteVAE` share, all but learning.
 
     Args:

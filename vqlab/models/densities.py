@@ -16,6 +16,7 @@ from vqlab.errors import UserError
 from vqlab.losses.perceptual import Perceptual
 from vqlab.nn.base import Decoder, Encoder
 from vqlab.nn.categorical import CategoricalCode, FactorizedPrior
+from vqlab.nn.codes import as_codes, check_code_range, check_code_shape
 from vqlab.nn.likelihood import Likelihood
 from vqlab.nn.precision import without_autocast
 from vqlab.nn.transformer import Transformer
@@ -53,8 +54,12 @@ class Densities:
 
     @torch.no_grad()
     def decode(self, codes: Tensor) -> Tensor:
-        """Codes (B, h, w) to expected images (B, C, H, W) in the value range."""
-        return self.likelihood.image(self.likelihood.expected(self.output(codes.flatten(1))), self.value_range)
+        """Codes (B, h, w), integers of any kind, to expected images (B, C, H, W) in the value range.
+
+        Raises:
+            UserError: If the codes have another shape, are no integers, or lie outside [0, K), here and below.
+        """
+        return self.likelihood.image(self.likelihood.expected(self.output(self.to_flat(codes))), self.value_range)
 
     def reconstruct(self, x: Tensor) -> Tensor:
         """Images (B, C, H, W) through their likeliest codes and back."""
@@ -82,11 +87,11 @@ class Densities:
 
     def log_joint(self, x: Tensor, codes: Tensor) -> Tensor:
         """Return ln p(x, h) (B,) in nats, complete, of images and codes (B, h, w)."""
-        return self.joint(self.observe(x), codes.flatten(1), torch.arange(len(x), device=x.device), energy=False)[0]
+        return self.joint(self.observe(x), self.to_flat(codes), torch.arange(len(x), device=x.device), energy=False)[0]
 
     def log_proposal(self, x: Tensor, codes: Tensor) -> Tensor:
         """Return ln q(h | x) (B,) of images and codes (B, h, w)."""
-        return log_prob(self.log_q(self.observe(x)), codes.flatten(1)[:, None])[:, 0]
+        return log_prob(self.log_q(self.observe(x)), self.to_flat(codes)[:, None])[:, 0]
 
     @torch.no_grad()
     def sample_posterior(self, x: Tensor, init: Tensor | None = None, steps: int = 100) -> Tensor:
@@ -102,7 +107,7 @@ class Densities:
         if init is None:
             state = propose(log_q, rand(len(x), 1, self.positions, device=x.device))[:, 0]
         else:
-            state = init.flatten(1)
+            state = self.to_flat(init)
         for done in range(0, steps, AT_ONCE):
             uniform = rand(len(x), min(AT_ONCE, steps - done), self.positions + 1, device=x.device)
             proposals = propose(log_q, uniform[:, :, 1:])
@@ -206,6 +211,14 @@ class Densities:
         """Codes (B, P) to the map (B, h, w), or (B, h, w, V)."""
         books = self.quantizer.num_codebooks
         return codes.view(-1, *self.code_map, *([books] if books > 1 else []))
+
+    def to_flat(self, codes: Tensor) -> Tensor:
+        """Return codes (B, h, w), or (B, h, w, V), as (B, P), checked; the inverse of :meth:`to_map`."""
+        codes = as_codes(codes, self.quantizer.codebook.device)
+        books = self.quantizer.num_codebooks
+        check_code_shape(codes, (*self.code_map, *([books] if books > 1 else [])))
+        check_code_range(codes, self.quantizer.num_embeddings)
+        return codes.flatten(1)
 
     def log_likelihood(self, x: Tensor, output: Tensor, energy: bool = True) -> Tensor:
         """Return ln p(x | h) (N,) by what the decoder says of h (N, C, H, W), less the perceptual energy."""

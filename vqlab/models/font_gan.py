@@ -2,7 +2,6 @@
 
 from typing import Any, ClassVar, Literal
 
-import lightning
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -12,8 +11,9 @@ from vqlab.losses.adversarial import ADVERSARIAL
 from vqlab.losses.glyph import eased, is_ahead, total_variation
 from vqlab.losses.perceptual import Perceptual
 from vqlab.metrics.glyphs import Glyphs
+from vqlab.models.model import Model
 from vqlab.nn.glyph_judge import GlyphJudge, check_fit
-from vqlab.nn.rebuild import Rebuildable, from_spec
+from vqlab.nn.rebuild import from_spec
 from vqlab.nn.unet import UNet, check_styles
 from vqlab.nn.value_range import ValueRange
 from vqlab.quantizers.arguments import check_choice, check_clips, check_weight
@@ -28,7 +28,7 @@ DEFAULT_LR = 1e-3
 GAMES = {"bce": "non_saturating", "hinge": "hinge", "lsgan": "lsgan"}
 
 
-class FontGAN(Rebuildable, lightning.LightningModule):
+class FontGAN(Model):
     """A U-Net that draws a source font's glyph in the style of a target font, and a discriminator of such pairs.
 
     Generator, with B^ = G(A, k) for the source glyph A, the target B and its style k: disc_weight * adversarial loss +

@@ -2,7 +2,6 @@
 
 from typing import Any, Literal
 
-import lightning
 import torch
 from torch import Tensor, nn
 
@@ -12,9 +11,10 @@ from vqlab.losses.contrastive import TopicContrast
 from vqlab.metrics.topic_clusters import TopicClusters
 from vqlab.metrics.topic_sheet import TopicSheet
 from vqlab.metrics.topics import top_word_ids
+from vqlab.models.model import Model
 from vqlab.models.topic_judgement import TOP, judge_topics, topic_sheet
 from vqlab.nn.documents import Bags, Documents, dense
-from vqlab.nn.rebuild import Rebuildable, from_spec
+from vqlab.nn.rebuild import from_spec
 from vqlab.nn.topic_networks import GENERATORS, TopicCritic, TopicEncoder, draw_proportions
 from vqlab.quantizers.arguments import check_choice, check_clips, check_counts, check_positive, check_weight
 from vqlab.training.finite import require_finite
@@ -28,7 +28,7 @@ from vqlab.training.topic_start import nmf_topics
 DEFAULT_LR = 3e-3
 
 
-class GANTopicModel(Rebuildable, lightning.LightningModule):
+class GANTopicModel(Model):
     """A generator of documents from topic proportions, an encoder the other way, and a critic of the pair.
 
     Real pairs are a document, as a distribution over words, and the encoder's proportions; generated ones are
@@ -342,7 +342,7 @@ class GANTopicModel(Rebuildable, lightning.LightningModule):
 
     @property
     def _data(self) -> Any:
-        return getattr(self.trainer, "datamodule", None)
+        return getattr(self._trainer, "datamodule", None)
 
     def topic_sheet(self) -> TopicSheet:
         """Return what is to be shown of the topics, with what is wrong with them."""

@@ -12,10 +12,11 @@ from torch import Tensor
 
 from vqlab.errors import UserError
 from vqlab.metrics.unigram import unigram_bits
+from vqlab.models.model import Model
 from vqlab.nn.distributed import all_gather_rows
 from vqlab.nn.frozen import Frozen
 from vqlab.nn.precision import like_weights, precise, without_autocast
-from vqlab.nn.rebuild import Rebuildable, from_spec
+from vqlab.nn.rebuild import from_spec
 from vqlab.nn.transformer import Transformer
 from vqlab.nn.value_range import ValueRange
 from vqlab.samplers.tokens import generate
@@ -31,7 +32,7 @@ MAX_CODES = 2**20  # rows of the embedding and of the head, over all codebooks
 MAX_COUNTS = 2**24  # cells of the table behind val/unigram_bits: 64 MiB
 
 
-class CodePrior(Rebuildable, lightning.LightningModule):
+class CodePrior(Model):
     """An autoregressive transformer over the codes of a frozen tokenizer, with labels or without.
 
     Second stage of VQ-VAE (van den Oord et al. 2017, arXiv:1711.00937, section 3.2), as a transformer (Esser et al.

@@ -93,7 +93,8 @@ class S4DVQ(QuantizedAutoencoder):
         self.ssm_lr, self.channels, self.length = ssm_lr, channels, length
         check_fit(self.encoder, self.decoder, channels, "signal", "give both the same pool")
         check_length(length, self.encoder.downsampling)
-        self.quantizer.check_map((length // self.encoder.downsampling,))
+        self.map_size = (length // self.encoder.downsampling,)
+        self.quantizer.check_map(self.map_size)
 
     def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
         """Return ``indices`` (B, l) with the batch's ``index``."""

@@ -2,7 +2,6 @@
 
 from typing import Any, Literal
 
-import lightning
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -12,12 +11,13 @@ from vqlab.errors import UserError
 from vqlab.losses.adversarial import ADVERSARIAL
 from vqlab.losses.semi_supervised import feature_matching, supervised_loss, unsupervised_loss
 from vqlab.metrics.diversity import EffectiveClasses, diversity
+from vqlab.models.model import Model
 from vqlab.nn.base import FeatureNet, Generator, check_players
 from vqlab.nn.distributed import mean_over_ranks
 from vqlab.nn.gan_conv import ConvFeatures, ConvGenerator
 from vqlab.nn.judge import Judge
 from vqlab.nn.precision import like_weights
-from vqlab.nn.rebuild import Rebuildable, from_spec
+from vqlab.nn.rebuild import from_spec
 from vqlab.nn.value_range import ValueRange
 from vqlab.quantizers.arguments import check_choice, check_clips, check_weight
 from vqlab.training.finite import require_finite
@@ -30,7 +30,7 @@ from vqlab.training.schedules import Schedule
 DEFAULT_LR = 2e-4
 
 
-class SGAN(Rebuildable, lightning.LightningModule):
+class SGAN(Model):
     """A generator, and a discriminator that tells K classes of real images from each other and from generated ones.
 
     Discriminator: supervised loss on the labelled images + unlabelled_weight * (unsupervised loss on the unlabelled and

@@ -92,7 +92,8 @@ class VQVAE(QuantizedAutoencoder):
         value_range = from_spec(value_range)
         self.value_range = ValueRange(value_range) if isinstance(value_range, str) else value_range
         self.channels, self.image_size = channels, image_size
-        self.quantizer.check_map(check_autoencoder(self.encoder, self.decoder, channels, image_size))
+        self.map_size = check_autoencoder(self.encoder, self.decoder, channels, image_size)
+        self.quantizer.check_map(self.map_size)
         self.frechet: FrechetDistance | None = from_spec(frechet)
         if self.frechet is not None:
             self.frechet.check_shape(channels, image_size, image_size)

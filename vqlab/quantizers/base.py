@@ -3,12 +3,14 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from vqlab.errors import UserError
+from vqlab.nn.codes import as_codes, check_code_range
 from vqlab.nn.precision import KeepsFloat32, precise, without_autocast
 from vqlab.nn.rebuild import Rebuildable
 from vqlab.quantizers.estimators import straight_through
@@ -113,9 +115,31 @@ class Quantizer(Rebuildable, KeepsFloat32, ABC):
         return self.forward(z).indices
 
     def decode(self, indices: Tensor) -> Tensor:
-        """Return the codes (B, D, *spatial) of ``indices`` (B, *spatial)."""
+        """Return the codes (B, D, *spatial) of ``indices`` (B, *spatial), integers of any kind.
+
+        Equal to the bit to what ``forward`` returned as ``quantized``, until an update: used alone in training, a
+        quantizer has updated itself before ``forward`` returns.
+
+        Raises:
+            UserError: If they are no integers, or one lies outside [0, num_embeddings). A graph that torch compiles,
+                exports or traces holds no such check.
+        """
+        indices = as_codes(indices, self._device)
+        self.check_codes(indices)
         with without_autocast(indices.device):
-            return self.lookup(indices).movedim(-1, 1)
+            return self.assemble(indices)
+
+    def assemble(self, indices: Tensor) -> Tensor:
+        """Return the codes (B, D, *spatial) of ``indices`` (B, *spatial) that were checked."""
+        return self.lookup(indices).movedim(-1, 1)
+
+    def check_codes(self, indices: Tensor) -> None:
+        """Raise UserError if one of ``indices`` (...), or (..., num_codebooks), is no code."""
+        check_code_range(indices, self.num_embeddings)
+
+    def code_shape(self, size: Sequence[int]) -> tuple[int, ...]:
+        """Return the shape of the indices of one map of this ``size``, without the batch."""
+        return tuple(size)
 
     def codebooks(self) -> dict[str, Tensor]:
         """Return all codes (K, D) under the name ``codebook``; a composite numbers its parts, ``codebook.0`` and so on.
@@ -125,8 +149,7 @@ class Quantizer(Rebuildable, KeepsFloat32, ABC):
         """
         if self.num_embeddings > MAX_EXPORT:
             raise UserError(f"{self.num_embeddings} codes are too many for a table: use quantizer.decode(indices)")
-        device = next(iter([*self.parameters(), *self.buffers()]), torch.empty(0)).device
-        return {"codebook": self.lookup(torch.arange(self.num_embeddings, device=device)).detach()}
+        return {"codebook": self.lookup(torch.arange(self.num_embeddings, device=self._device)).detach()}
 
     def check_residual(self) -> None:
         """Raise UserError if what a code leaves over cannot be quantized again."""
@@ -157,6 +180,11 @@ class Quantizer(Rebuildable, KeepsFloat32, ABC):
     def extra_repr(self) -> str:
         """Show K and D when the module is printed."""
         return f"num_embeddings={self.num_embeddings}, embedding_dim={self.embedding_dim}"
+
+    @property
+    def _device(self) -> torch.device | None:
+        """Where the state lies; None without any."""
+        return next((state.device for state in chain(self.parameters(), self.buffers())), None)
 
     def _update_alone(self, out: QuantizerOutput) -> None:
         if out.stats is not None and self.auto_update and not torch.compiler.is_compiling():
