@@ -30,6 +30,7 @@ from vqlab.nn.transformer import Transformer
 from vqlab.nn.value_range import ValueRange
 from vqlab.quantizers.arguments import check_counts, check_positive, check_weight
 from vqlab.quantizers.lottery import lots_by_sample, step_seed
+from vqlab.training.batches import passed_on
 from vqlab.training.finite import require_finite
 from vqlab.training.learning_rate import adam, check_lr, configured_rate, keep_configured_lr
 from vqlab.training.loading import remember_arguments
@@ -324,7 +325,7 @@ class CategoricalModel(Densities, Adversary, Model, ABC):
 
     def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
         """Return ``indices`` (B, h, w) with the batch's ``label`` and ``index``."""
-        return {"indices": self.encode(batch["image"]), "label": batch["label"], "index": batch["index"]}
+        return {"indices": self.encode(batch["image"]), **passed_on(batch, "label", "index")}
 
     def pictures(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return images (B, C, H, W) in [0, 1] to look at: ``input``, ``reconstruction`` and ``sample``."""

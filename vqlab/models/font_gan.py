@@ -17,6 +17,7 @@ from vqlab.nn.rebuild import from_spec
 from vqlab.nn.unet import UNet, check_styles
 from vqlab.nn.value_range import ValueRange
 from vqlab.quantizers.arguments import check_choice, check_clips, check_weight
+from vqlab.training.batches import passed_on
 from vqlab.training.finite import require_finite
 from vqlab.training.learning_rate import adam, check_lr, keep_configured_lr, rmsprop, with_own_rate
 from vqlab.training.loading import remember_arguments
@@ -320,7 +321,7 @@ class FontGAN(Model):
         """Return ``source`` and ``glyph`` (B, S, S) uint8, 0 being ink, with the batch's ``char`` and ``style``."""
         rows = {"source": batch["source"], "glyph": self.translate(batch["source"], batch["style"])}
         images = {name: self.value_range.to_uint8(glyphs)[:, 0] for name, glyphs in rows.items()}
-        return images | {"char": batch["char"], "style": batch["style"]}
+        return images | passed_on(batch, "char", "style")
 
     def pictures(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return glyphs in [0, 1] to look at: ``source``, ``generated`` and ``target``, all (B, 1, S, S)."""

@@ -17,6 +17,7 @@ from vqlab.nn.documents import Bags, Documents, dense
 from vqlab.nn.rebuild import from_spec
 from vqlab.nn.topic_networks import GENERATORS, TopicCritic, TopicEncoder, draw_proportions
 from vqlab.quantizers.arguments import check_choice, check_clips, check_counts, check_positive, check_weight
+from vqlab.training.batches import passed_on
 from vqlab.training.finite import require_finite
 from vqlab.training.learning_rate import adam, check_lr, keep_configured_lr, with_own_rate
 from vqlab.training.loading import remember_arguments
@@ -321,7 +322,7 @@ class GANTopicModel(Model):
 
     def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
         """Return ``proportions`` (B, K) with the batch's ``index``."""
-        return {"proportions": self.transform(batch["bow"]), "index": batch["index"]}
+        return {"proportions": self.transform(batch["bow"]), **passed_on(batch, "index")}
 
     def _evaluate(self, batch: dict[str, Tensor], batch_idx: int, stage: str) -> None:
         if self.encoder is None:

@@ -20,6 +20,7 @@ from vqlab.nn.rebuild import from_spec
 from vqlab.nn.transformer import Transformer
 from vqlab.nn.value_range import ValueRange
 from vqlab.samplers.tokens import generate
+from vqlab.training.batches import passed_on
 from vqlab.training.code_cache import CodeCache
 from vqlab.training.finite import require_finite
 from vqlab.training.learning_rate import adam, check_lr, keep_configured_lr
@@ -278,7 +279,7 @@ class CodePrior(Model):
     def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
         """Return ``nll`` (B,) in nats per image, with the batch's ``label`` and ``index``."""
         label = batch["label"] if self.conditional else None
-        return {"nll": self.nll(batch["image"], label), "label": batch["label"], "index": batch["index"]}
+        return {"nll": self.nll(batch["image"], label), **passed_on(batch, "label", "index")}
 
     def pictures(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return as many samples (B, C, H, W) in [0, 1] as the batch has images: the same seed each time, by label."""

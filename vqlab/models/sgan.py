@@ -20,6 +20,7 @@ from vqlab.nn.precision import like_weights
 from vqlab.nn.rebuild import from_spec
 from vqlab.nn.value_range import ValueRange
 from vqlab.quantizers.arguments import check_choice, check_clips, check_weight
+from vqlab.training.batches import passed_on
 from vqlab.training.finite import require_finite
 from vqlab.training.learning_rate import adam, check_lr, discriminator_adam, keep_configured_lr
 from vqlab.training.loading import remember_arguments
@@ -315,7 +316,7 @@ class SGAN(Model):
 
     def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
         """Return ``probabilities`` (B, K) with the batch's ``index``."""
-        return {"probabilities": self.classify(batch["image"]), "index": batch["index"]}
+        return {"probabilities": self.classify(batch["image"]), **passed_on(batch, "index")}
 
     def pictures(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return ``real`` images and ``sample`` in [0, 1], of the same noise each time, by class if conditional."""
@@ -330,6 +331,8 @@ class SGAN(Model):
 
     def _evaluate(self, batch: dict[str, Tensor], batch_idx: int, stage: str) -> None:
         x, labels = batch["image"], batch["label"]
+        if batch_idx == 0:
+            self._check_labels(labels, "take data with classes")
         judged = self.discriminator(x)
         classes = judged.logits[:, :-1].float()
         if batch_idx == 0:  # a new evaluation
