@@ -14,6 +14,7 @@ import vqlab
 from vqlab.models.discrete_vae import DiscreteVAE
 from vqlab.models.jsa import JSA
 from vqlab.nn.likelihood import Gaussian
+from vqlab.nn.small_autoencoder import SmallDecoder, SmallEncoder
 from vqlab.nn.transformer import Transformer
 from vqlab.samplers.chain_cache import ChainCache
 from vqlab.samplers.independence import Chain
@@ -333,3 +334,19 @@ def test_a_prior_of_another_size_is_refused():
     with refused("length 9", "--model.prior.length=16"):
         grid(prior=Transformer(16, 9, dim=8, depth=1, heads=2))
     assert math.isfinite(grid(prior="factorized").log_prior(torch.zeros(1, 16, dtype=torch.int64)).item())
+
+
+@pytest.mark.parametrize("latents", [1, 2])
+def test_codes_from_outside_are_checked(latents):
+    nets = {"encoder": SmallEncoder(1, 16, 8, 1), "decoder": SmallDecoder(1, 16, 8, 1)}
+    model = JSA(**nets, num_embeddings=16, num_latents=latents, channels=1, image_size=16).eval()
+    x = torch.rand(2, 1, 16, 16)
+    codes = model.encode(x)
+    assert torch.equal(model.decode(codes.numpy().astype("int16")), model.decode(codes))
+    for call in (model.decode, lambda codes: model.log_joint(x, codes), lambda codes: model.log_proposal(x, codes)):
+        with refused("codes must be (B, 4, 4"):
+            call(codes.flatten(1))
+        with refused("code 16 lies outside 0 .. 15"):
+            call(torch.full_like(codes, 16))
+        with refused("integers"):
+            call(codes.float())

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 from bare import BARE
+from refusal import refused
 from scipy.ndimage import gaussian_filter
 from skimage.metrics import peak_signal_noise_ratio
 from torch import nn
@@ -438,3 +439,33 @@ def test_predict_gives_codes_with_labels_and_positions():
     assert whole["indices"].shape == (180, 4, 4)
     assert whole["label"].shape == (180,)
     assert sorted(whole["index"].tolist()) == list(range(180))
+
+
+def test_decode_names_the_shape_of_codes():
+    model = VQVAE(SmallEncoder(hidden_channels=16), SmallDecoder(hidden_channels=16), VectorQuantizer(16, 8)).eval()
+    codes = torch.zeros(1, 8, 8, dtype=torch.int64)
+    expected = model.decode(codes)
+    assert torch.equal(model.decode(codes.numpy().astype("uint8")), expected)
+    with refused("(B, 8, 8)", "(1, 64)", "reshape(-1, 8, 8)"):
+        model.decode(codes.flatten(1))
+    assert torch.equal(model.decode(codes.flatten(1).reshape(-1, 8, 8)), expected)
+    with refused("(B, 8, 8)"):
+        model.decode(codes[..., None])
+    with refused("code 16 "):
+        model.decode(codes + 16)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_model_within_a_traced_module():
+    model = VQVAE(SmallEncoder(hidden_channels=16), SmallDecoder(hidden_channels=16), VectorQuantizer(16, 8)).eval()
+
+    class Reconstruct(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.model = model
+
+        def forward(self, x):
+            return self.model.reconstruct(x)
+
+    x = torch.rand(2, 3, 32, 32)
+    assert torch.allclose(torch.jit.trace(Reconstruct(), x)(x), model.reconstruct(x), atol=1e-6)

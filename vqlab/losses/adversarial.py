@@ -9,11 +9,11 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from vqlab.errors import UserError
 from vqlab.nn.distributed import all_sum, world_size
-from vqlab.nn.precision import precise
+from vqlab.nn.precision import KeepsFloat32, precise
 
 
 class Adversarial(NamedTuple):
@@ -174,7 +174,7 @@ def gradient_penalty(critic: Callable[..., Tensor], real: Sequence[Tensor], fake
     return (norms - 1).square().mean()
 
 
-class LeCam(nn.Module):
+class LeCam(KeepsFloat32):
     """Hold the logits near moving averages of the other side's: mean (D(x) - a_F)^2 + mean (D(x^) - a_R)^2.
 
     Tseng et al. 2021, arXiv:2104.03310, R_LC; a_R and a_F are the averages of D(x) and D(x^) and start at 0. The

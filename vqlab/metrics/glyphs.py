@@ -54,7 +54,7 @@ class Glyphs(Metric):
         self.distances.append(torch.stack([distances(generated, target), distances(source, target)], 1))
         self.tones.append(torch.stack([tones(generated), tones(target)], 1))
         self.pictures.append(torch.stack([shrink(x) for x in (generated, target, source)], 1))
-        self.density.append(density)
+        self.density.append(density.float())
         self.style.append(style)
 
     def compute(self) -> dict[str, Tensor]:

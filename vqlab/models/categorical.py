@@ -8,7 +8,6 @@ import math
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar, Literal, NamedTuple
 
-import lightning
 import torch
 from torch import Tensor, nn
 
@@ -19,17 +18,19 @@ from vqlab.metrics.frechet import FrechetDistance
 from vqlab.models.adversary import Adversary, build_discriminator
 from vqlab.models.categorical_figures import Figures
 from vqlab.models.densities import Densities
+from vqlab.models.model import Model
 from vqlab.nn.autoencoder import ConvDecoder, ConvEncoder
 from vqlab.nn.base import Decoder, Encoder, check_autoencoder
 from vqlab.nn.categorical import CategoricalCode, build_prior
 from vqlab.nn.distributed import all_sum, world_size
 from vqlab.nn.likelihood import Gaussian, Likelihood
 from vqlab.nn.patchgan import Discriminator
-from vqlab.nn.rebuild import Rebuildable, from_spec
+from vqlab.nn.rebuild import from_spec
 from vqlab.nn.transformer import Transformer
 from vqlab.nn.value_range import ValueRange
 from vqlab.quantizers.arguments import check_counts, check_positive, check_weight
 from vqlab.quantizers.lottery import lots_by_sample, step_seed
+from vqlab.training.batches import passed_on
 from vqlab.training.finite import require_finite
 from vqlab.training.learning_rate import adam, check_lr, configured_rate, keep_configured_lr
 from vqlab.training.loading import remember_arguments
@@ -56,7 +57,7 @@ class Lesson(NamedTuple):
     terms: dict[str, Tensor]
 
 
-class CategoricalModel(Densities, Adversary, Rebuildable, lightning.LightningModule, ABC):
+class CategoricalModel(Densities, Adversary, Model, ABC):
     """What :class:`~vqlab.models.jsa.JSA` and :class:`~vqlab.models.discrete_vae.DiscreteVAE` share, all but learning.
 
     Args:
@@ -324,7 +325,7 @@ class CategoricalModel(Densities, Adversary, Rebuildable, lightning.LightningMod
 
     def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
         """Return ``indices`` (B, h, w) with the batch's ``label`` and ``index``."""
-        return {"indices": self.encode(batch["image"]), "label": batch["label"], "index": batch["index"]}
+        return {"indices": self.encode(batch["image"]), **passed_on(batch, "label", "index")}
 
     def pictures(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return images (B, C, H, W) in [0, 1] to look at: ``input``, ``reconstruction`` and ``sample``."""

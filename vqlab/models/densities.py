@@ -16,7 +16,9 @@ from vqlab.errors import UserError
 from vqlab.losses.perceptual import Perceptual
 from vqlab.nn.base import Decoder, Encoder
 from vqlab.nn.categorical import CategoricalCode, FactorizedPrior
+from vqlab.nn.codes import as_codes, check_code_range, check_code_shape
 from vqlab.nn.likelihood import Likelihood
+from vqlab.nn.precision import without_autocast
 from vqlab.nn.transformer import Transformer
 from vqlab.nn.value_range import ValueRange
 from vqlab.samplers.bounds import Bracket, bracket
@@ -52,8 +54,12 @@ class Densities:
 
     @torch.no_grad()
     def decode(self, codes: Tensor) -> Tensor:
-        """Codes (B, h, w) to expected images (B, C, H, W) in the value range."""
-        return self.likelihood.image(self.likelihood.expected(self.output(codes.flatten(1))), self.value_range)
+        """Codes (B, h, w), integers of any kind, to expected images (B, C, H, W) in the value range.
+
+        Raises:
+            UserError: If the codes have another shape, are no integers, or lie outside [0, K), here and below.
+        """
+        return self.likelihood.image(self.likelihood.expected(self.output(self.to_flat(codes))), self.value_range)
 
     def reconstruct(self, x: Tensor) -> Tensor:
         """Images (B, C, H, W) through their likeliest codes and back."""
@@ -69,23 +75,23 @@ class Densities:
         else:
             log_p = (self.prior.log_probs(device) / temperature).log_softmax(-1)
             drawn_on = device if generator is None else generator.device
-            uniform = torch.rand(1, num, self.positions, generator=generator, device=drawn_on)
+            uniform = rand(1, num, self.positions, device=drawn_on, generator=generator)
             codes = propose(log_p[None], uniform.to(device))[0]
         return self.decode(self.to_map(codes))
 
     @torch.no_grad()
     def propose(self, x: Tensor, num: int) -> Tensor:
         """Draw codes (num, B, h, w) from q(h | x) of images (B, C, H, W)."""
-        codes = propose(self.log_q(self.observe(x)), torch.rand(len(x), num, self.positions, device=x.device))
+        codes = propose(self.log_q(self.observe(x)), rand(len(x), num, self.positions, device=x.device))
         return torch.stack([self.to_map(draw) for draw in codes.unbind(1)])
 
     def log_joint(self, x: Tensor, codes: Tensor) -> Tensor:
         """Return ln p(x, h) (B,) in nats, complete, of images and codes (B, h, w)."""
-        return self.joint(self.observe(x), codes.flatten(1), torch.arange(len(x), device=x.device), energy=False)[0]
+        return self.joint(self.observe(x), self.to_flat(codes), torch.arange(len(x), device=x.device), energy=False)[0]
 
     def log_proposal(self, x: Tensor, codes: Tensor) -> Tensor:
         """Return ln q(h | x) (B,) of images and codes (B, h, w)."""
-        return log_prob(self.log_q(self.observe(x)), codes.flatten(1)[:, None])[:, 0]
+        return log_prob(self.log_q(self.observe(x)), self.to_flat(codes)[:, None])[:, 0]
 
     @torch.no_grad()
     def sample_posterior(self, x: Tensor, init: Tensor | None = None, steps: int = 100) -> Tensor:
@@ -99,11 +105,11 @@ class Densities:
         x = self.observe(x)
         log_q = self.log_q(x)
         if init is None:
-            state = propose(log_q, torch.rand(len(x), 1, self.positions, device=x.device))[:, 0]
+            state = propose(log_q, rand(len(x), 1, self.positions, device=x.device))[:, 0]
         else:
-            state = init.flatten(1)
+            state = self.to_flat(init)
         for done in range(0, steps, AT_ONCE):
-            uniform = torch.rand(len(x), min(AT_ONCE, steps - done), self.positions + 1, device=x.device)
+            uniform = rand(len(x), min(AT_ONCE, steps - done), self.positions + 1, device=x.device)
             proposals = propose(log_q, uniform[:, :, 1:])
             state = global_chain(self.log_weights(x, log_q), state, proposals, uniform[:, :, 0]).last
         return self.to_map(state)
@@ -129,9 +135,9 @@ class Densities:
         log_q, log_w = self.log_q(x), []
         x = self.likelihood.dequantize(x, self.value_range) if dequantize else x
         for done in range(0, num_samples, AT_ONCE):
-            uniform = torch.rand(len(x), min(AT_ONCE, num_samples - done), self.positions, device=x.device)
+            uniform = rand(len(x), min(AT_ONCE, num_samples - done), self.positions, device=x.device)
             log_w.append(self.log_weights(x, log_q, energy=False)(propose(log_q, uniform)))
-        return bracket(torch.cat(log_w, 1), torch.rand(len(x), num_samples - 1, device=x.device))
+        return bracket(torch.cat(log_w, 1), rand(len(x), num_samples - 1, device=x.device))
 
     # The densities; codes are flat
 
@@ -196,7 +202,7 @@ class Densities:
         @torch.no_grad()
         def log_w(codes: Tensor) -> Tensor:
             # In float32, for bfloat16 is wrong by whole nats; and without dropout, which is not part of p.
-            with evaluating(self.decoder, self.prior), torch.autocast(x.device.type, enabled=False):
+            with evaluating(self.decoder, self.prior), without_autocast(x.device):
                 return self.joint_of_draws(x, codes, energy)[0] - log_prob(log_q, codes)
 
         return log_w
@@ -205,6 +211,14 @@ class Densities:
         """Codes (B, P) to the map (B, h, w), or (B, h, w, V)."""
         books = self.quantizer.num_codebooks
         return codes.view(-1, *self.code_map, *([books] if books > 1 else []))
+
+    def to_flat(self, codes: Tensor) -> Tensor:
+        """Return codes (B, h, w), or (B, h, w, V), as (B, P), checked; the inverse of :meth:`to_map`."""
+        codes = as_codes(codes, self.quantizer.codebook.device)
+        books = self.quantizer.num_codebooks
+        check_code_shape(codes, (*self.code_map, *([books] if books > 1 else [])))
+        check_code_range(codes, self.quantizer.num_embeddings)
+        return codes.flatten(1)
 
     def log_likelihood(self, x: Tensor, output: Tensor, energy: bool = True) -> Tensor:
         """Return ln p(x | h) (N,) by what the decoder says of h (N, C, H, W), less the perceptual energy."""
@@ -220,6 +234,11 @@ class Densities:
         if not torch.is_grad_enabled():
             return log_p, torch.zeros_like(log_p)
         return log_p, (self.likelihood.expected(output.detach()) - x).square().flatten(1).mean(1)
+
+
+def rand(*size: int, device: torch.device, generator: torch.Generator | None = None) -> Tensor:
+    """Return uniform numbers in float32: Lightning's bf16-true sets a default dtype that has 256 of them."""
+    return torch.rand(size, dtype=torch.float32, device=device, generator=generator)
 
 
 @contextmanager

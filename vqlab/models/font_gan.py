@@ -2,7 +2,6 @@
 
 from typing import Any, ClassVar, Literal
 
-import lightning
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -12,11 +11,13 @@ from vqlab.losses.adversarial import ADVERSARIAL
 from vqlab.losses.glyph import eased, is_ahead, total_variation
 from vqlab.losses.perceptual import Perceptual
 from vqlab.metrics.glyphs import Glyphs
+from vqlab.models.model import Model
 from vqlab.nn.glyph_judge import GlyphJudge, check_fit
-from vqlab.nn.rebuild import Rebuildable, from_spec
+from vqlab.nn.rebuild import from_spec
 from vqlab.nn.unet import UNet, check_styles
 from vqlab.nn.value_range import ValueRange
 from vqlab.quantizers.arguments import check_choice, check_clips, check_weight
+from vqlab.training.batches import passed_on
 from vqlab.training.finite import require_finite
 from vqlab.training.learning_rate import adam, check_lr, keep_configured_lr, rmsprop, with_own_rate
 from vqlab.training.loading import remember_arguments
@@ -28,7 +29,7 @@ DEFAULT_LR = 1e-3
 GAMES = {"bce": "non_saturating", "hinge": "hinge", "lsgan": "lsgan"}
 
 
-class FontGAN(Rebuildable, lightning.LightningModule):
+class FontGAN(Model):
     """A U-Net that draws a source font's glyph in the style of a target font, and a discriminator of such pairs.
 
     Generator, with B^ = G(A, k) for the source glyph A, the target B and its style k: disc_weight * adversarial loss +
@@ -320,7 +321,7 @@ class FontGAN(Rebuildable, lightning.LightningModule):
         """Return ``source`` and ``glyph`` (B, S, S) uint8, 0 being ink, with the batch's ``char`` and ``style``."""
         rows = {"source": batch["source"], "glyph": self.translate(batch["source"], batch["style"])}
         images = {name: self.value_range.to_uint8(glyphs)[:, 0] for name, glyphs in rows.items()}
-        return images | {"char": batch["char"], "style": batch["style"]}
+        return images | passed_on(batch, "char", "style")
 
     def pictures(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return glyphs in [0, 1] to look at: ``source``, ``generated`` and ``target``, all (B, 1, S, S)."""

@@ -2,7 +2,6 @@
 
 from typing import Any, Literal
 
-import lightning
 import torch
 from torch import Tensor, nn
 
@@ -12,11 +11,13 @@ from vqlab.losses.contrastive import TopicContrast
 from vqlab.metrics.topic_clusters import TopicClusters
 from vqlab.metrics.topic_sheet import TopicSheet
 from vqlab.metrics.topics import top_word_ids
+from vqlab.models.model import Model
 from vqlab.models.topic_judgement import TOP, judge_topics, topic_sheet
 from vqlab.nn.documents import Bags, Documents, dense
-from vqlab.nn.rebuild import Rebuildable, from_spec
+from vqlab.nn.rebuild import from_spec
 from vqlab.nn.topic_networks import GENERATORS, TopicCritic, TopicEncoder, draw_proportions
 from vqlab.quantizers.arguments import check_choice, check_clips, check_counts, check_positive, check_weight
+from vqlab.training.batches import passed_on
 from vqlab.training.finite import require_finite
 from vqlab.training.learning_rate import adam, check_lr, keep_configured_lr, with_own_rate
 from vqlab.training.loading import remember_arguments
@@ -28,7 +29,7 @@ from vqlab.training.topic_start import nmf_topics
 DEFAULT_LR = 3e-3
 
 
-class GANTopicModel(Rebuildable, lightning.LightningModule):
+class GANTopicModel(Model):
     """A generator of documents from topic proportions, an encoder the other way, and a critic of the pair.
 
     Real pairs are a document, as a distribution over words, and the encoder's proportions; generated ones are
@@ -321,7 +322,7 @@ class GANTopicModel(Rebuildable, lightning.LightningModule):
 
     def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
         """Return ``proportions`` (B, K) with the batch's ``index``."""
-        return {"proportions": self.transform(batch["bow"]), "index": batch["index"]}
+        return {"proportions": self.transform(batch["bow"]), **passed_on(batch, "index")}
 
     def _evaluate(self, batch: dict[str, Tensor], batch_idx: int, stage: str) -> None:
         if self.encoder is None:
@@ -335,16 +336,16 @@ class GANTopicModel(Rebuildable, lightning.LightningModule):
         self.log(f"{stage}/loss", loss, prog_bar=True, on_epoch=True, sync_dist=True, batch_size=len(theta))
 
     def _judge_topics(self, stage: str) -> None:
-        figures: dict[str, Any] = judge_topics(self.topics(), self._data)
+        figures: dict[str, Any] = judge_topics(self.topics().float(), self._data)
         if self.encoder is not None:
             figures |= self.clusters.compute()
         self.log_dict({f"{stage}/{name}": float(value) for name, value in figures.items()})  # the same on all ranks
 
     @property
     def _data(self) -> Any:
-        return getattr(self.trainer, "datamodule", None)
+        return getattr(self._trainer, "datamodule", None)
 
     def topic_sheet(self) -> TopicSheet:
         """Return what is to be shown of the topics, with what is wrong with them."""
         counts = None if self.encoder is None else self.clusters.counts.sum(1)
-        return topic_sheet(self.topics(), self.top_words(min(TOP, self.vocab_size)), self._data, counts)
+        return topic_sheet(self.topics().float(), self.top_words(min(TOP, self.vocab_size)), self._data, counts)

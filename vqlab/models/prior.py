@@ -12,12 +12,15 @@ from torch import Tensor
 
 from vqlab.errors import UserError
 from vqlab.metrics.unigram import unigram_bits
+from vqlab.models.model import Model
 from vqlab.nn.distributed import all_gather_rows
 from vqlab.nn.frozen import Frozen
-from vqlab.nn.rebuild import Rebuildable, from_spec
+from vqlab.nn.precision import like_weights, precise, without_autocast
+from vqlab.nn.rebuild import from_spec
 from vqlab.nn.transformer import Transformer
 from vqlab.nn.value_range import ValueRange
 from vqlab.samplers.tokens import generate
+from vqlab.training.batches import passed_on
 from vqlab.training.code_cache import CodeCache
 from vqlab.training.finite import require_finite
 from vqlab.training.learning_rate import adam, check_lr, keep_configured_lr
@@ -30,7 +33,7 @@ MAX_CODES = 2**20  # rows of the embedding and of the head, over all codebooks
 MAX_COUNTS = 2**24  # cells of the table behind val/unigram_bits: 64 MiB
 
 
-class CodePrior(Rebuildable, lightning.LightningModule):
+class CodePrior(Model):
     """An autoregressive transformer over the codes of a frozen tokenizer, with labels or without.
 
     Second stage of VQ-VAE (van den Oord et al. 2017, arXiv:1711.00937, section 3.2), as a transformer (Esser et al.
@@ -83,6 +86,8 @@ class CodePrior(Rebuildable, lightning.LightningModule):
         >>> tuple(prior.sample(2, label=3, top_k=100, guidance=1.5).shape)
         (2, 3, 32, 32)
     """
+
+    modality = "image"
 
     def __init__(
         self,
@@ -146,13 +151,13 @@ class CodePrior(Rebuildable, lightning.LightningModule):
     def encode(self, x: Tensor) -> Tensor:
         """Images (B, C, H, W) to the tokenizer's codes (B, h, w)."""
         # In float32 whatever the precision of the training, so that codes are those that the tokenizer was trained on.
-        with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
-            return self._net.encode(x.float())
+        with torch.no_grad(), without_autocast(x.device):
+            return self._net.encode(like_weights(precise(x), self._net))
 
     def decode(self, codes: Tensor) -> Tensor:
         """Codes (B, h, w) to images (B, C, H, W) in the value range."""
-        with torch.no_grad(), torch.autocast(codes.device.type, enabled=False):
-            return self._net.decode(codes)
+        with torch.no_grad(), without_autocast(self.device):
+            return like_weights(self._net.decode(codes), self.network)
 
     def sample(
         self,
@@ -274,7 +279,7 @@ class CodePrior(Rebuildable, lightning.LightningModule):
     def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
         """Return ``nll`` (B,) in nats per image, with the batch's ``label`` and ``index``."""
         label = batch["label"] if self.conditional else None
-        return {"nll": self.nll(batch["image"], label), "label": batch["label"], "index": batch["index"]}
+        return {"nll": self.nll(batch["image"], label), **passed_on(batch, "label", "index")}
 
     def pictures(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return as many samples (B, C, H, W) in [0, 1] as the batch has images: the same seed each time, by label."""

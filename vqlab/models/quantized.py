@@ -4,16 +4,17 @@ import math
 from abc import ABC, abstractmethod
 from typing import Any, Literal
 
-import lightning
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vqlab.errors import UserError
 from vqlab.metrics.codebook import CodebookUsage
+from vqlab.models.model import Model
 from vqlab.nn.base import Decoder, Encoder
+from vqlab.nn.codes import as_codes, check_code_shape
 from vqlab.nn.distributed import all_sum
-from vqlab.nn.rebuild import Rebuildable
+from vqlab.nn.precision import like_weights
 from vqlab.quantizers.base import Quantizer, QuantizerOutput
 from vqlab.quantizers.stats import CodeStats
 from vqlab.quantizers.unquantized import Unquantized
@@ -26,7 +27,7 @@ from vqlab.training.schedules import Schedule
 RECONSTRUCTION = {"l2": F.mse_loss, "l1": F.l1_loss, "huber": F.smooth_l1_loss}
 
 
-class QuantizedAutoencoder(Rebuildable, lightning.LightningModule, ABC):
+class QuantizedAutoencoder(Model, ABC):
     """Encoder, quantizer, decoder, trained on the reconstruction and the quantizer's own loss.
 
     1x1 convolutions fit the encoder to the quantizer and the quantizer to the decoder, so any quantizer goes with any
@@ -51,6 +52,7 @@ class QuantizedAutoencoder(Rebuildable, lightning.LightningModule, ABC):
     modality: str  # the batch's key
     default_lr = 3e-4
     channels: int
+    map_size: tuple[int, ...]  # of the features of what the data hold
 
     def __init__(
         self,
@@ -92,8 +94,14 @@ class QuantizedAutoencoder(Rebuildable, lightning.LightningModule, ABC):
         return self.quantizer.encode(self._features(x))
 
     def decode(self, indices: Tensor) -> Tensor:
-        """Indices (B, *map) to (B, C, *size)."""
-        return self.decoder(self.from_code(self.quantizer.decode(indices)))
+        """Indices (B, *map) to (B, C, *size); integers of any kind, also from NumPy.
+
+        Raises:
+            UserError: If they are flat, are no integers, or one is no code of the quantizer.
+        """
+        indices = as_codes(indices, self.from_code.weight.device)
+        check_code_shape(indices, self.quantizer.code_shape(self.map_size))
+        return self.decoder(self.from_code(like_weights(self.quantizer.decode(indices), self.from_code)))
 
     def reconstruct(self, x: Tensor) -> Tensor:
         """(B, C, *size) through the code and back."""

@@ -16,6 +16,7 @@ from vqlab.nn.s4d_autoencoder import S4DDecoder, S4DEncoder, check_length
 from vqlab.quantizers.base import Quantizer
 from vqlab.quantizers.unquantized import Unquantized
 from vqlab.quantizers.vector import VectorQuantizer
+from vqlab.training.batches import passed_on
 from vqlab.training.learning_rate import configured_rate
 from vqlab.training.schedules import Schedule
 
@@ -93,11 +94,12 @@ class S4DVQ(QuantizedAutoencoder):
         self.ssm_lr, self.channels, self.length = ssm_lr, channels, length
         check_fit(self.encoder, self.decoder, channels, "signal", "give both the same pool")
         check_length(length, self.encoder.downsampling)
-        self.quantizer.check_map((length // self.encoder.downsampling,))
+        self.map_size = (length // self.encoder.downsampling,)
+        self.quantizer.check_map(self.map_size)
 
     def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
         """Return ``indices`` (B, l) with the batch's ``index``."""
-        return {"indices": self.encode(batch["signal"]), "index": batch["index"]}
+        return {"indices": self.encode(batch["signal"]), **passed_on(batch, "index")}
 
     @torch.no_grad()
     def traces(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:

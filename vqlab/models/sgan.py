@@ -2,7 +2,6 @@
 
 from typing import Any, Literal
 
-import lightning
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -12,13 +11,16 @@ from vqlab.errors import UserError
 from vqlab.losses.adversarial import ADVERSARIAL
 from vqlab.losses.semi_supervised import feature_matching, supervised_loss, unsupervised_loss
 from vqlab.metrics.diversity import EffectiveClasses, diversity
+from vqlab.models.model import Model
 from vqlab.nn.base import FeatureNet, Generator, check_players
 from vqlab.nn.distributed import mean_over_ranks
 from vqlab.nn.gan_conv import ConvFeatures, ConvGenerator
 from vqlab.nn.judge import Judge
-from vqlab.nn.rebuild import Rebuildable, from_spec
+from vqlab.nn.precision import like_weights
+from vqlab.nn.rebuild import from_spec
 from vqlab.nn.value_range import ValueRange
 from vqlab.quantizers.arguments import check_choice, check_clips, check_weight
+from vqlab.training.batches import passed_on
 from vqlab.training.finite import require_finite
 from vqlab.training.learning_rate import adam, check_lr, discriminator_adam, keep_configured_lr
 from vqlab.training.loading import remember_arguments
@@ -29,7 +31,7 @@ from vqlab.training.schedules import Schedule
 DEFAULT_LR = 2e-4
 
 
-class SGAN(Rebuildable, lightning.LightningModule):
+class SGAN(Model):
     """A generator, and a discriminator that tells K classes of real images from each other and from generated ones.
 
     Discriminator: supervised loss on the labelled images + unlabelled_weight * (unsupervised loss on the unlabelled and
@@ -260,14 +262,15 @@ class SGAN(Rebuildable, lightning.LightningModule):
         """Return noise (num, latent_dim), and labels (num,) if conditional, on the model's device."""
         source = None if generator is None else generator.device
         z = torch.randn(num, self.generator.latent_dim, generator=generator, device=source or self.device)
+        z = like_weights(z, self.generator)
         if self.label_embedding is None:
-            return z.to(self.device), None
+            return z, None
         if label is None:
             label = torch.randint(self.num_classes, (num,), generator=generator, device=source or self.device)
         else:
             label = torch.as_tensor(label)
             self._check_labels(label, "use --label 0")
-        return z.to(self.device), label.to(self.device).expand(num)
+        return z, label.to(self.device).expand(num)
 
     def _check_labels(self, labels: Tensor, mend: str) -> None:
         if labels.min() < 0 or labels.max() >= self.num_classes:
@@ -313,7 +316,7 @@ class SGAN(Rebuildable, lightning.LightningModule):
 
     def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
         """Return ``probabilities`` (B, K) with the batch's ``index``."""
-        return {"probabilities": self.classify(batch["image"]), "index": batch["index"]}
+        return {"probabilities": self.classify(batch["image"]), **passed_on(batch, "index")}
 
     def pictures(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return ``real`` images and ``sample`` in [0, 1], of the same noise each time, by class if conditional."""
@@ -328,6 +331,8 @@ class SGAN(Rebuildable, lightning.LightningModule):
 
     def _evaluate(self, batch: dict[str, Tensor], batch_idx: int, stage: str) -> None:
         x, labels = batch["image"], batch["label"]
+        if batch_idx == 0:
+            self._check_labels(labels, "take data with classes")
         judged = self.discriminator(x)
         classes = judged.logits[:, :-1].float()
         if batch_idx == 0:  # a new evaluation

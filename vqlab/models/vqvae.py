@@ -17,6 +17,7 @@ from vqlab.nn.small_autoencoder import SmallDecoder, SmallEncoder
 from vqlab.nn.value_range import ValueRange
 from vqlab.quantizers.base import Quantizer
 from vqlab.quantizers.vector import VectorQuantizer
+from vqlab.training.batches import passed_on
 from vqlab.training.schedules import Schedule
 
 
@@ -92,7 +93,8 @@ class VQVAE(QuantizedAutoencoder):
         value_range = from_spec(value_range)
         self.value_range = ValueRange(value_range) if isinstance(value_range, str) else value_range
         self.channels, self.image_size = channels, image_size
-        self.quantizer.check_map(check_autoencoder(self.encoder, self.decoder, channels, image_size))
+        self.map_size = check_autoencoder(self.encoder, self.decoder, channels, image_size)
+        self.quantizer.check_map(self.map_size)
         self.frechet: FrechetDistance | None = from_spec(frechet)
         if self.frechet is not None:
             self.frechet.check_shape(channels, image_size, image_size)
@@ -104,7 +106,7 @@ class VQVAE(QuantizedAutoencoder):
 
     def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
         """Return ``indices`` (B, h, w) with the batch's ``label`` and ``index``."""
-        return {"indices": self.encode(batch["image"]), "label": batch["label"], "index": batch["index"]}
+        return {"indices": self.encode(batch["image"]), **passed_on(batch, "label", "index")}
 
     @torch.no_grad()
     def pictures(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -66,7 +66,7 @@ class CategoricalCode(Rebuildable, nn.Module):
     def embed_soft(self, probs: Tensor, width: int) -> Tensor:
         """Mixtures (N, P, K) in place of codes to embeddings (N, D, h, w)."""
         places = rearrange(probs, "n (h w v) k -> n h w (v k)", v=self.num_codebooks, w=width)
-        return rearrange(places @ self.codebook.flatten(0, 1), "n h w d -> n d h w")
+        return rearrange(places.to(self.codebook.dtype) @ self.codebook.flatten(0, 1), "n h w d -> n d h w")
 
     def codebooks(self) -> dict[str, Tensor]:
         """Return the embeddings (V, K, D) by name, for export."""
@@ -95,13 +95,15 @@ class FactorizedPrior(nn.Module):
     def log_probs(self, device: torch.device) -> Tensor:
         """Return ln p (P, K) of each position."""
         if self.logits is None:
-            return torch.full((self.positions, self.num_embeddings), -math.log(self.num_embeddings), device=device)
+            shape, dtype = (self.positions, self.num_embeddings), torch.float32
+            return torch.full(shape, -math.log(self.num_embeddings), dtype=dtype, device=device)
         return self.logits.float().log_softmax(-1)
 
     def log_prob(self, codes: Tensor) -> Tensor:
         """Return ln p (N,) of codes (N, P)."""
         if self.logits is None:
-            return torch.full((len(codes),), -self.positions * math.log(self.num_embeddings), device=codes.device)
+            log_p = -self.positions * math.log(self.num_embeddings)
+            return torch.full((len(codes),), log_p, dtype=torch.float32, device=codes.device)
         return self.log_probs(codes.device).gather(1, codes.T).sum(0)
 
 

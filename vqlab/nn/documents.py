@@ -41,9 +41,10 @@ class Bags:
 
     def __matmul__(self, weight: Tensor) -> Tensor:
         """(V, H) to (B, H)."""
-        weight = precise(weight)
-        shares = self.shares.to(weight.dtype)
-        return F.embedding_bag(self.words, weight, self.starts, mode="sum", per_sample_weights=shares)
+        full = precise(weight)
+        shares = self.shares.to(full.dtype)
+        sums = F.embedding_bag(self.words, full, self.starts, mode="sum", per_sample_weights=shares)
+        return sums.to(weight.dtype)
 
 
 class Mixtures:

@@ -4,9 +4,13 @@ from typing import Any
 
 from torch import nn
 
+from vqlab.nn.precision import KeepsFloat32
 
-class Frozen(nn.Module):
+
+class Frozen(KeepsFloat32):
     """Hold ``net`` in eval mode, without gradients to its weights, and out of every state dict.
+
+    It stays in float32 when a model that holds it is cast to half precision, so that its outputs do not change.
 
     Args:
         net: The network to wrap; called through ``forward``.

@@ -14,13 +14,14 @@ from torch import Tensor, nn
 
 from vqlab.errors import UserError
 from vqlab.nn.anneal import Anneal, extremes, value_at
+from vqlab.nn.precision import KeepsFloat32
 from vqlab.nn.rebuild import Rebuildable
 from vqlab.nn.value_range import ValueRange
 
 AVERAGE = 0.01  # weight of a batch in the running mean, after the first hundred
 
 
-class Likelihood(Rebuildable, nn.Module, ABC):
+class Likelihood(Rebuildable, KeepsFloat32, ABC):
     """p(x | h), by way of the decoder's output for h.
 
     Shape:
@@ -149,7 +150,7 @@ class Bernoulli(Likelihood):
 
     def observe(self, image: Tensor, value_range: ValueRange) -> Tensor:
         """1 where the image is brighter than half of its range, else 0."""
-        return (value_range.decode(image) > 0.5).float()
+        return (image := value_range.decode(image)).gt(0.5).to(image.dtype)
 
     def log_prob(self, x: Tensor, output: Tensor) -> Tensor:
         """Sum of x ln p + (1 - x) ln(1 - p)."""
@@ -170,5 +171,5 @@ class Bernoulli(Likelihood):
 
 def _step(value_range: ValueRange, device: torch.device) -> Tensor:
     """Width of one of the 256 values of a stored number, in the units of ``value_range``: (C or 1, 1, 1)."""
-    black, white = (torch.full((1, 1, 1), value, device=device) for value in (0.0, 1.0))
+    black, white = (torch.full((1, 1, 1), value, device=device, dtype=torch.float32) for value in (0.0, 1.0))
     return (value_range.encode(white) - value_range.encode(black)) / 255

@@ -1,7 +1,32 @@
-"""Numbers that are to be computed in float32 at least, under any autocast."""
+"""What is computed in float32 at least, under autocast and in a model that was cast to half precision."""
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+
+class KeepsFloat32(nn.Module):
+    """A module whose parameters and buffers stay in float32 when the model around it is cast to half precision.
+
+    For running means and other state that is lost in the 8 bits of bfloat16. Its outputs are the module's own business.
+
+    Example:
+        >>> class Mean(KeepsFloat32):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.register_buffer("mean", torch.zeros(()))
+        >>> nn.Sequential(Mean(), nn.Linear(2, 2)).bfloat16()[0].mean.dtype
+        torch.float32
+    """
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        def keep_precision(t: Tensor) -> Tensor:
+            moved = fn(t)
+            return t.to(moved.device) if moved.dtype in (torch.float16, torch.bfloat16) else moved
+
+        return super()._apply(keep_precision, recurse)
 
 
 def precise(x: Tensor) -> Tensor:
@@ -12,3 +37,28 @@ def precise(x: Tensor) -> Tensor:
         (torch.float32, torch.float64)
     """
     return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def float_dtype() -> torch.dtype:
+    """Return torch's default dtype, but float32 where Lightning's bf16-true has set it to a half precision."""
+    return torch.promote_types(torch.get_default_dtype(), torch.float32)
+
+
+def like_weights(x: Tensor, module: nn.Module) -> Tensor:
+    """Return ``x`` in the dtype and on the device of the weights of ``module``, as it is if there are none.
+
+    Example:
+        >>> like_weights(torch.ones(1), nn.Linear(1, 1).half()).dtype
+        torch.float16
+    """
+    return x.to(next(module.parameters(), x))
+
+
+def like_input(y: Tensor, x: Tensor) -> Tensor:
+    """Return ``y``, computed from ``x`` in full precision, in the dtype of ``x``; under autocast in its own."""
+    return y if x.device.type != "meta" and torch.is_autocast_enabled(x.device.type) else y.to(x.dtype)
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
+    """Return a context without autocast on ``device``; ``meta`` has none to switch off."""
+    return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)

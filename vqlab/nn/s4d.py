@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from vqlab.errors import UserError
+from vqlab.nn.precision import KeepsFloat32, like_input, without_autocast
 from vqlab.nn.state_space import (
     Modes,
     advance,
@@ -22,12 +23,12 @@ from vqlab.nn.state_space import (
 SCAN_FROM = 2048  # samples from which chunks are faster than an FFT, which serves both directions at once
 
 
-class S4D(nn.Module):
+class S4D(KeepsFloat32):
     """y = x * K + D x, with a long kernel K for each channel from ``d_state`` / 2 damped oscillations.
 
     dx/dt = A x + u, y = 2 Re C x, A diagonal with negative real parts, sampled at a step of its own for each channel.
     The same weights run as a convolution of any length (:meth:`forward`), piece by piece (:meth:`resume`), and sample
-    by sample (:meth:`step`). All runs in float32 or float64, whatever autocast says.
+    by sample (:meth:`step`). All runs in float32 or float64, under autocast and in a model cast to half precision.
 
     Args:
         d_model: Channels, H.
@@ -103,18 +104,19 @@ class S4D(nn.Module):
             rate: Time step in units of that of training: 2 for a signal sampled half as often.
         """
         self._check(x)
-        with torch.autocast(x.device.type, enabled=False):
+        with without_autocast(x.device):
             u = x.to(self.d.dtype)
             if lengths is not None:
                 counts = self._mask(lengths, x)
                 u = u * counts
             modes, c = self._discrete(rate)
             y = self.d[:, None] * u + self._convolve(u, modes, c)
-            return y if lengths is None else y * counts
+            y = y if lengths is None else y * counts
+        return like_input(y, x)
 
     def kernel(self, length: int, rate: float = 1.0) -> Tensor:
         """Return K (H, length), without D; with ``bidirectional`` (2, H, length), the second one against time."""
-        with torch.autocast(self.d.device.type, enabled=False):
+        with without_autocast(self.d.device):
             modes, c = self._discrete(rate)
             return kernel(c, modes, length) if self.bidirectional else kernel(c, modes, length)[0]
 
@@ -126,22 +128,24 @@ class S4D(nn.Module):
         """Signals (B, H, L) that begin at ``state`` (B, H, N) to signals and the state after them."""
         self._check(x)
         self._check_causal(state)
-        with torch.autocast(x.device.type, enabled=False):
+        with without_autocast(x.device):
             modes, c = self._discrete(rate)
             u = x.to(self.d.dtype)
             y, state = scan_convolve(u, (c[0][0], c[1][0]), modes, state)
-            return y + self.d[:, None] * u, state
+            y = y + self.d[:, None] * u
+        return like_input(y, x), state
 
     def step(self, x_t: Tensor, state: Tensor, rate: float = 1.0) -> tuple[Tensor, Tensor]:
         """One sample (B, H) and the state (B, H, N) before it to one sample and the state after it."""
         self._check_causal(state)
-        with torch.autocast(x_t.device.type, enabled=False):
+        with without_autocast(x_t.device):
             modes, c = self._discrete(rate)
             u = x_t.to(self.d.dtype)
             re, im = advance(state, power(modes, 1)).chunk(2, -1)
             re = re + u[..., None]
             y = 2 * multiply((c[0][0], c[1][0]), (re, im))[0].sum(-1)
-            return y + self.d * u, torch.cat([re, im], -1)
+            y, state = y + self.d * u, torch.cat([re, im], -1)
+        return like_input(y, x_t), state
 
     def _discrete(self, rate: float) -> tuple[Modes, tuple[Tensor, Tensor]]:
         """Return the modes, and C times the input's weight (directions, H, M)."""

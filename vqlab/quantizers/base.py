@@ -3,12 +3,15 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from itertools import chain
+from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from vqlab.errors import UserError
+from vqlab.nn.codes import as_codes, check_code_range
+from vqlab.nn.precision import KeepsFloat32, precise, without_autocast
 from vqlab.nn.rebuild import Rebuildable
 from vqlab.quantizers.estimators import straight_through
 from vqlab.quantizers.first_batch import FirstBatch
@@ -48,7 +51,7 @@ class Revival(NamedTuple):
     rows: Tensor
 
 
-class Quantizer(Rebuildable, nn.Module, ABC):
+class Quantizer(Rebuildable, KeepsFloat32, ABC):
     """Maps vectors to a finite set of codes.
 
     A subclass sets ``num_embeddings`` (K) and ``embedding_dim`` (D) and writes ``quantize`` and ``lookup``, both on
@@ -97,7 +100,7 @@ class Quantizer(Rebuildable, nn.Module, ABC):
 
     def forward(self, z: Tensor) -> QuantizerOutput:
         """Quantize ``z`` (B, D, *spatial)."""
-        with torch.autocast(z.device.type, enabled=False):
+        with without_autocast(z.device):
             out = self.quantize(self.bound(to_rows(z, self.embedding_dim)))
             self._update_alone(out)
         indices = out.indices.reshape(z.shape[0], *z.shape[2:], *out.indices.shape[1:])
@@ -112,9 +115,31 @@ class Quantizer(Rebuildable, nn.Module, ABC):
         return self.forward(z).indices
 
     def decode(self, indices: Tensor) -> Tensor:
-        """Return the codes (B, D, *spatial) of ``indices`` (B, *spatial)."""
-        with torch.autocast(indices.device.type, enabled=False):
-            return self.lookup(indices).movedim(-1, 1)
+        """Return the codes (B, D, *spatial) of ``indices`` (B, *spatial), integers of any kind.
+
+        Equal to the bit to what ``forward`` returned as ``quantized``, until an update: used alone in training, a
+        quantizer has updated itself before ``forward`` returns.
+
+        Raises:
+            UserError: If they are no integers, or one lies outside [0, num_embeddings). A graph that torch compiles,
+                exports or traces holds no such check.
+        """
+        indices = as_codes(indices, self._device)
+        self.check_codes(indices)
+        with without_autocast(indices.device):
+            return self.assemble(indices)
+
+    def assemble(self, indices: Tensor) -> Tensor:
+        """Return the codes (B, D, *spatial) of ``indices`` (B, *spatial) that were checked."""
+        return self.lookup(indices).movedim(-1, 1)
+
+    def check_codes(self, indices: Tensor) -> None:
+        """Raise UserError if one of ``indices`` (...), or (..., num_codebooks), is no code."""
+        check_code_range(indices, self.num_embeddings)
+
+    def code_shape(self, size: Sequence[int]) -> tuple[int, ...]:
+        """Return the shape of the indices of one map of this ``size``, without the batch."""
+        return tuple(size)
 
     def codebooks(self) -> dict[str, Tensor]:
         """Return all codes (K, D) under the name ``codebook``; a composite numbers its parts, ``codebook.0`` and so on.
@@ -124,8 +149,7 @@ class Quantizer(Rebuildable, nn.Module, ABC):
         """
         if self.num_embeddings > MAX_EXPORT:
             raise UserError(f"{self.num_embeddings} codes are too many for a table: use quantizer.decode(indices)")
-        device = next(iter([*self.parameters(), *self.buffers()]), torch.empty(0)).device
-        return {"codebook": self.lookup(torch.arange(self.num_embeddings, device=device)).detach()}
+        return {"codebook": self.lookup(torch.arange(self.num_embeddings, device=self._device)).detach()}
 
     def check_residual(self) -> None:
         """Raise UserError if what a code leaves over cannot be quantized again."""
@@ -157,18 +181,14 @@ class Quantizer(Rebuildable, nn.Module, ABC):
         """Show K and D when the module is printed."""
         return f"num_embeddings={self.num_embeddings}, embedding_dim={self.embedding_dim}"
 
+    @property
+    def _device(self) -> torch.device | None:
+        """Where the state lies; None without any."""
+        return next((state.device for state in chain(self.parameters(), self.buffers())), None)
+
     def _update_alone(self, out: QuantizerOutput) -> None:
         if out.stats is not None and self.auto_update and not torch.compiler.is_compiling():
             self.update(out.stats)
-
-    def _apply(self, fn: Any, recurse: bool = True) -> Any:
-        """Move to a device as any module does, but stay in float32 when the model is cast to half precision."""
-
-        def keep_precision(t: Tensor) -> Tensor:
-            moved = fn(t)
-            return t.to(moved.device) if moved.dtype in (torch.float16, torch.bfloat16) else moved
-
-        return super()._apply(keep_precision, recurse)
 
 
 def to_rows(z: Tensor, embedding_dim: int) -> Tensor:
@@ -184,9 +204,7 @@ def to_rows(z: Tensor, embedding_dim: int) -> Tensor:
         )
     if z.numel() == 0:
         raise UserError(f"the quantizer got an empty batch {tuple(z.shape)}: leave the batch out")
-    if z.dtype in (torch.float16, torch.bfloat16):
-        z = z.float()
-    return z.movedim(1, -1).reshape(-1, embedding_dim)
+    return precise(z).movedim(1, -1).reshape(-1, embedding_dim)
 
 
 def from_rows(rows: Tensor, like: Tensor) -> Tensor:

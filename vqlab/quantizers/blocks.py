@@ -17,6 +17,8 @@ def by_blocks(
     A block times ``width`` numbers are few. What the function computes inside is thrown away and computed again in the
     backward pass, with the same random numbers.
     """
+    if torch.jit.is_tracing() or torch.compiler.is_exporting():  # the graph must serve any number of rows
+        return [function(rows, *others)]
     size = max(1, BLOCK_ELEMENTS // width)
     blocks = [[None if x is None else x[n : n + size] for x in (rows, *others)] for n in range(0, len(rows), size)]
     if not torch.is_grad_enabled():

@@ -1,5 +1,6 @@
 """What residual and product quantizers share: several quantizers made from one."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -51,6 +52,18 @@ class Composite(Quantizer):
             for number, part in enumerate(self.quantizers)
             for name, codes in part.codebooks().items()
         }
+
+    def check_codes(self, indices: Tensor) -> None:
+        """Raise UserError if one of ``indices`` (..., num) is no code of its part, or there are not ``num``."""
+        if indices.ndim <= self.index_dims or indices.shape[-self.index_dims] != len(self.parts):
+            shape = ", ".join(map(str, self.code_shape(())))
+            raise UserError(f"codes must be (B, ..., {shape}), got {tuple(indices.shape)}: give one for each quantizer")
+        for part, index in zip(self.quantizers, indices.unbind(-self.index_dims), strict=True):
+            part.check_codes(index)
+
+    def code_shape(self, size: Sequence[int]) -> tuple[int, ...]:
+        """Return ``size`` and the axis of the parts, with those of their own."""
+        return (*size, len(self.parts), *self.quantizers[0].code_shape(()))
 
     def commit(self, stats: CodeStats) -> list[Revival]:
         """Hand each part its statistics."""

@@ -34,6 +34,11 @@ def rotation_trick(z: Tensor, q: Tensor, eps: float = 1e-6) -> Tensor:
     return q + (carrier - carrier.detach())
 
 
+def finite_rows(rows: Tensor) -> Tensor:
+    """Return which of the ``rows`` (N, D) are finite, (N, 1) bool: a codebook learns from these alone."""
+    return rows.sum(1, keepdim=True).isfinite()
+
+
 ESTIMATORS = {"ste": straight_through, "rotation": rotation_trick}
 
 
@@ -43,11 +48,12 @@ def vq_loss(
     """Return commitment_weight * mean |z - sg(e)|^2, plus mean |sg(z) - e|^2 if codes are ``learnt``; and its terms.
 
     van den Oord et al. 2017, equation 3; ``z`` and ``codes`` are (N, D). The weight belongs to the term that moves the
-    encoder; widely copied code has it on the other.
+    encoder; widely copied code has it on the other. A row of ``z`` that is not finite makes the loss NaN, but no
+    gradient of ``codes``.
     """
     commitment = F.mse_loss(z, codes.detach())
     loss, terms = commitment_weight * commitment, {"commitment_loss": commitment.detach()}
     if learnt:
-        codebook = F.mse_loss(codes, z.detach())
+        codebook = F.mse_loss(codes, torch.where(finite_rows(z), z, codes).detach())
         loss, terms["codebook_loss"] = loss + codebook, codebook.detach()
     return loss, terms

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from vqlab.errors import UserError
+from vqlab.nn.precision import float_dtype
 from vqlab.quantizers.base import Quantizer, QuantizerOutput
 
 
@@ -75,7 +76,7 @@ class FSQ(Quantizer):
 
     def lookup(self, indices: Tensor) -> Tensor:
         """Return the codes (..., D) in [-1, 1] of ``indices`` (...)."""
-        return self._codes(indices.unsqueeze(-1) // self.basis % self.levels, torch.get_default_dtype())
+        return self._codes(indices.unsqueeze(-1) // self.basis % self.levels, float_dtype())
 
     def _codes(self, digits: Tensor, dtype: torch.dtype) -> Tensor:
         half = self.levels // 2

@@ -10,6 +10,7 @@ from vqlab.nn.anneal import Anneal, extremes, value_at
 from vqlab.quantizers.arguments import check_positive, check_sizes, check_weight
 from vqlab.quantizers.base import Quantizer, QuantizerOutput, Revival
 from vqlab.quantizers.blocks import by_blocks, entropy
+from vqlab.quantizers.estimators import finite_rows
 from vqlab.quantizers.lottery import lots_by_sample, positions, step_seed
 from vqlab.quantizers.stats import CodeStats
 
@@ -104,16 +105,19 @@ class GumbelQuantizer(Quantizer):
         self, rows: Tensor, keys: Tensor | None, temperature: Tensor, seed: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return for a block of rows (N, D) the codes (N, D), indices (N,) and divergences (N,)."""
-        logits = self.logits(rows)
-        kl = math.log(self.num_embeddings) - entropy(logits.softmax(1))
+        finite = finite_rows(rows)  # others give NaN, and no gradient to the codebook
+        logits = self.logits(torch.where(finite, rows, 0))
+        kl = torch.where(finite[:, 0], math.log(self.num_embeddings) - entropy(logits.softmax(1)), math.nan)
         if not self.training:
             indices = logits.argmax(1)
-            return self.codebook[indices], indices, kl
+            return torch.where(finite, self.codebook[indices], math.nan), indices, kl
         noisy = logits + self._noise(logits, keys, seed)
         indices, soft = noisy.argmax(1), (noisy / temperature).softmax(1)
         if self.straight_through:
-            return self.codebook[indices] + (soft - soft.detach()) @ self.codebook, indices, kl
-        return soft @ self.codebook, indices, kl
+            quantized = self.codebook[indices] + (soft - soft.detach()) @ self.codebook
+        else:
+            quantized = soft @ self.codebook
+        return torch.where(finite, quantized, math.nan), indices, kl
 
     def _noise(self, logits: Tensor, keys: Tensor | None, seed: Tensor) -> Tensor:
         """Return Gumbel noise (N, K), -ln(-ln u)."""

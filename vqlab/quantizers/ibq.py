@@ -1,5 +1,7 @@
 """Index backpropagation quantization: every code gets a gradient (Shi et al. 2024, arXiv:2412.02692)."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -8,6 +10,7 @@ from vqlab.nn.distributed import mean_over_ranks
 from vqlab.quantizers.arguments import check_positive, check_sizes, check_weight
 from vqlab.quantizers.base import Quantizer, QuantizerOutput
 from vqlab.quantizers.blocks import by_blocks, entropy
+from vqlab.quantizers.estimators import finite_rows
 
 
 class IBQ(Quantizer):
@@ -69,12 +72,14 @@ class IBQ(Quantizer):
         blocks = zip(*by_blocks(self._block, self.num_embeddings, rows), strict=True)
         quantized, indices, entropies, sums = ([*parts] for parts in blocks)
         q, index = torch.cat(quantized), torch.cat(indices)
-        codes = self.codebook[index]
-        loss = F.mse_loss(q, rows) + F.mse_loss(rows, codes.detach())
+        codes, finite = self.codebook[index], finite_rows(rows)
+        # A row that is not finite makes the loss NaN, but no gradient of a code.
+        loss = F.mse_loss(q, torch.where(finite, rows, q.detach())) + F.mse_loss(rows, codes.detach())
         terms = {"double_quantization_loss": loss.detach()}
-        loss = loss + self.commitment_weight * F.mse_loss(codes, rows.detach())
+        loss = loss + self.commitment_weight * F.mse_loss(codes, torch.where(finite, rows, codes).detach())
+        q = torch.where(finite, q, math.nan)
         if self.entropy_weight:
-            sample_entropy, probs = torch.cat(entropies).mean(), torch.stack(sums).sum(0) / len(rows)
+            sample_entropy, probs = torch.cat(entropies).mean(), torch.stack(sums).sum(0) / rows.shape[0]
             batch_entropy = entropy(mean_over_ranks(probs) if self.training else probs)
             loss = loss + self.entropy_weight * (sample_entropy - batch_entropy)
             terms |= {"sample_entropy": sample_entropy.detach(), "batch_entropy": batch_entropy.detach()}
@@ -86,7 +91,7 @@ class IBQ(Quantizer):
 
     def _block(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return for a block (N, D) the codes (N, D), indices (N,), entropies (N,) and the sum of p_T (K,)."""
-        logits = rows @ self.codebook.T
+        logits = torch.where(finite_rows(rows), rows, 0) @ self.codebook.T
         indices, probs = logits.argmax(1), logits.softmax(1)
         quantized = self.codebook[indices] + (probs - probs.detach()) @ self.codebook
         if not self.entropy_weight:

@@ -8,10 +8,11 @@ from torch import Tensor
 
 from vqlab.errors import UserError
 from vqlab.nn.distributed import mean_over_ranks
+from vqlab.nn.precision import float_dtype
 from vqlab.quantizers.arguments import check_positive, check_sizes, check_weight
 from vqlab.quantizers.base import Quantizer, QuantizerOutput
 from vqlab.quantizers.blocks import by_blocks, entropy
-from vqlab.quantizers.estimators import unit
+from vqlab.quantizers.estimators import finite_rows, unit
 
 
 class LookupFree(Quantizer):
@@ -95,7 +96,7 @@ class LookupFree(Quantizer):
     def lookup(self, indices: Tensor) -> Tensor:
         """Return the codes (..., D) of ``indices`` (...)."""
         bits = indices[..., None] >> torch.arange(self.embedding_dim, device=indices.device) & 1
-        return self._codes(bits.bool(), torch.get_default_dtype())
+        return self._codes(bits.bool(), float_dtype())
 
     def _codes(self, bits: Tensor, dtype: torch.dtype) -> Tensor:
         return torch.where(bits, self.scale, -self.scale).to(dtype)
@@ -105,9 +106,11 @@ class LookupFree(Quantizer):
         logits = 4 * self.scale / self.temperature * rows  # |z + s|^2 - |z - s|^2 = 4 s z
         per_bit = F.softplus(logits) - logits * logits.sigmoid()  # entropy of a Bernoulli variable by its logit
         batch_entropy = rows.new_zeros(())
-        for group in logits.tensor_split(self.num_groups, 1):
+        for group in torch.where(finite_rows(logits), logits, 0).tensor_split(self.num_groups, 1):
             sums = by_blocks(lambda block: (_joint(block).sum(0),), 2 ** group.shape[1], group)
-            probs = torch.stack([block for (block,) in sums]).sum(0) / len(rows)
+            probs = (
+                torch.stack([block for (block,) in sums]).sum(0) / rows.shape[0]
+            )  # no len(): torch.export would fix the number
             batch_entropy = batch_entropy + entropy(mean_over_ranks(probs) if self.training else probs)
         return per_bit.sum(1).mean(), batch_entropy
 

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vqlab.errors import UserError
+from vqlab.nn.precision import without_autocast
 from vqlab.quantizers.arguments import check_choice, check_sizes
 from vqlab.quantizers.base import Quantizer, QuantizerOutput, Revival, from_rows, to_rows
 from vqlab.quantizers.stats import CodeStats
@@ -80,7 +81,7 @@ class MultiScaleQuantizer(Quantizer):
     def forward(self, z: Tensor) -> QuantizerOutput:
         """Quantize ``z`` (B, D, s_K, ...)."""
         self.check_map(z.shape[2:])
-        with torch.autocast(z.device.type, enabled=False):
+        with without_autocast(z.device):
             rows = self.quantizer.bound(to_rows(z, self.embedding_dim))
             out = self._pyramid(from_rows(rows, z.to(rows.dtype)), rows)
             self._update_alone(out)
@@ -102,19 +103,26 @@ class MultiScaleQuantizer(Quantizer):
         """Return the codes (B, L, D) of ``indices`` (B, L), before they are added up."""
         return self.quantizer.lookup(indices)
 
-    def decode(self, indices: Tensor) -> Tensor:
+    def check_codes(self, indices: Tensor) -> None:
+        """Raise UserError if one of ``indices`` (B, L) is no code."""
+        self.quantizer.check_codes(indices)
+
+    def code_shape(self, size: Sequence[int]) -> tuple[int, ...]:
+        """Return (L,), with the axes of a composite."""
+        return (sum(edge**self.spatial_dims for edge in self.scales), *self.quantizer.code_shape(()))
+
+    def assemble(self, indices: Tensor) -> Tensor:
         """Return the map (B, D, s_K, ...) of ``indices`` (B, L), or of the coarse scales alone."""
         lengths = [edge**self.spatial_dims for edge in self.scales]
         while sum(lengths) > indices.shape[1]:
             lengths.pop()
         if not lengths or sum(lengths) != indices.shape[1]:
-            whole = sum(edge**self.spatial_dims for edge in self.scales)
+            whole = self.code_shape(())[0]
             raise UserError(f"{indices.shape[1]} indices do not fill the scales {self.scales}: decode takes {whole}")
         f_hat: Tensor | float = 0.0
-        with torch.autocast(indices.device.type, enabled=False):
-            for scale, index in enumerate(indices.split(lengths, 1)):
-                codes = self.lookup(index).movedim(-1, 1).unflatten(2, (self.scales[scale],) * self.spatial_dims)
-                f_hat = f_hat + self._refine(codes, scale)
+        for scale, index in enumerate(indices.split(lengths, 1)):
+            codes = self.lookup(index).movedim(-1, 1).unflatten(2, (self.scales[scale],) * self.spatial_dims)
+            f_hat = f_hat + self._refine(codes, scale)
         return torch.as_tensor(f_hat)
 
     def codebooks(self) -> dict[str, Tensor]:
@@ -136,12 +144,13 @@ class MultiScaleQuantizer(Quantizer):
             index = self.sample_index  # a position draws other lots at every scale
             self.quantizer.sample_index = None if index is None else index + (scale << SCALE_SHIFT)
             out = self.quantizer.quantize(to_rows(rest, self.embedding_dim))
-            codes = out.quantized if self.soft else self.quantizer.lookup(out.indices)
+            # Without NaN, which a convolution would spread; the quantizer's own loss shows it.
+            codes = out.quantized.nan_to_num() if self.soft else self.quantizer.lookup(out.indices)
             f_hat = f_hat + self._refine(from_rows(codes, rest), scale)
-            refinement = F.mse_loss(f_hat, f.detach())
+            refinement = F.mse_loss(f_hat, torch.where(f.isfinite(), f, f_hat).detach())
             losses.append(out.loss + refinement)
             terms.append(out.terms | {"refinement_loss": refinement.detach()})
-            indices.append(out.indices.unflatten(0, (len(f), -1)))
+            indices.append(out.indices.reshape(f.shape[0], -1, *out.indices.shape[1:]))
             if out.stats is not None:
                 stats = out.stats if stats is None else stats + out.stats
         quantized = f_hat

@@ -1,9 +1,12 @@
 """Residual quantization: each codebook quantizes what the ones before left over."""
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
 from vqlab.errors import UserError
+from vqlab.nn.codes import in_graph
 from vqlab.quantizers.arguments import check_sizes
 from vqlab.quantizers.base import Quantizer, QuantizerOutput, Revival
 from vqlab.quantizers.composite import Composite
@@ -99,23 +102,28 @@ class ResidualQuantizer(Composite):
                 part.initialize(scaled)
                 rows = rows - part.quantize(scaled).quantized / self._gain(level)
 
-    def lookup(self, indices: Tensor) -> Tensor:
-        """Return the codes (..., D) of ``indices`` (..., Q) or of the first depths only; -1 is no code.
+    def check_codes(self, indices: Tensor) -> None:
+        """Raise UserError if one of ``indices`` (..., Q), or of the first depths only, is neither a code nor -1."""
+        depths = indices.shape[-self.index_dims] if indices.ndim > self.index_dims else 0
+        if not 1 <= depths <= len(self.parts):
+            raise UserError(f"codes {tuple(indices.shape)} hold {depths} depths: give 1 to {len(self.parts)}")
+        for part, index, used in self._depths(indices):
+            part.check_codes(index if in_graph() else index[used])
 
-        Raises:
-            UserError: If there is no depth, or more than Q.
-        """
-        if not 1 <= indices.shape[-self.index_dims] <= len(self.parts):
-            raise UserError(
-                f"indices {tuple(indices.shape)} hold {indices.shape[-self.index_dims]} depths: "
-                f"give 1 to {len(self.parts)}"
-            )
+    def lookup(self, indices: Tensor) -> Tensor:
+        """Return the codes (..., D) of ``indices`` (..., Q) or of the first depths only; -1 is no code."""
         total: Tensor | float = 0.0
-        for level, (part, index) in enumerate(zip(self.quantizers, indices.unbind(-self.index_dims), strict=False)):
+        for level, (part, index, used) in enumerate(self._depths(indices)):
             code = part.lookup(index) / self._gain(level)  # of -1 it is some code, which does not count
-            used = (index.flatten(index.ndim - part.index_dims) >= 0).any(-1) if part.index_dims else index >= 0
             total = total + torch.where(used[..., None], code, 0)
         return torch.as_tensor(total)
+
+    def _depths(self, indices: Tensor) -> Iterator[tuple[Quantizer, Tensor, Tensor]]:
+        """Yield each depth's quantizer, its indices (...), and where they are codes, (...) bool."""
+        for part, index in zip(self.quantizers, indices.unbind(-self.index_dims), strict=False):
+            used = index != -1
+            used = used.flatten(index.ndim - part.index_dims).any(-1) if part.index_dims else used
+            yield part, index, used
 
     def commit(self, stats: CodeStats) -> list[Revival]:
         """Count the step, and hand each depth its statistics."""

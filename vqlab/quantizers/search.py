@@ -7,6 +7,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from vqlab.nn.precision import without_autocast
+
 SCORES = {"cpu": 2**19, "cuda": 2**26}  # held at once: 2 MiB on a CPU, about its cache; 256 MiB on a GPU
 CODES = {"cpu": 2**12, "cuda": 2**16}  # at most so many of them in one product
 LANES = 64  # the width of a block of codes is a multiple of it
@@ -18,15 +20,25 @@ def nearest_code(z: Tensor, codebook: Tensor) -> Tensor:
     |z|^2 is the same for every code and is left out: kept in, its rounding error hides the differences between small
     codes. The codebook's mean is subtracted from both sides for the same reason when everything lies far from the
     origin. Neither autocast nor TF32 reaches the product. The memory needed beside N indices depends on neither N nor
-    K. A row with a NaN gets some index in [0, K). ``torch.compile`` sees one operator.
+    K. A row with a NaN gets some index in [0, K). ``torch.compile`` sees one operator; ``torch.export`` and
+    ``torch.jit.trace`` see a plain matrix product, with all N x K scores.
 
     Example:
         >>> nearest_code(torch.tensor([[0.9, 0.2]]), torch.tensor([[0.0, 0.0], [1.0, 0.0]])).tolist()
         [1]
     """
+    if torch.jit.is_tracing() or torch.compiler.is_exporting():
+        return _plain(z.detach(), codebook.detach())
     if torch.compiler.is_compiling():
         return _operator(z.detach(), codebook.detach())
     return _search(z, codebook)
+
+
+def _plain(z: Tensor, codebook: Tensor) -> Tensor:
+    """Return the same in operators that every runtime knows; all N x K scores at once."""
+    center = codebook.mean(0)
+    z, codes = z - center, codebook - center
+    return (z @ codes.T - 0.5 * codes.square().sum(1)).argmax(1)
 
 
 @torch.no_grad()
@@ -81,7 +93,7 @@ def _scores(rows: Tensor, codes: Tensor, bias: Tensor) -> Tensor:
     if rows.device.type == "cpu" and rows.dtype == torch.float32 and torch.backends.mkldnn.is_available():
         # oneDNN's product is as fast as MKL's on some processors and twice as fast on others.
         return torch.ops.mkldnn._linear_pointwise(rows, codes, bias, "none", [], "")
-    with torch.autocast(rows.device.type, enabled=False):
+    with without_autocast(rows.device):
         return torch.addmm(bias, rows, codes.T)
 
 

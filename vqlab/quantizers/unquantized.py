@@ -41,6 +41,10 @@ class Unquantized(Quantizer):
         """Return ``rows`` (N, D)."""
         return QuantizerOutput(rows, rows.new_zeros(len(rows)).long(), rows.new_zeros(()))
 
+    def check_codes(self, indices: Tensor) -> None:
+        """Refuse: there are no codes."""
+        self.lookup(indices)
+
     def lookup(self, indices: Tensor) -> Tensor:
         """Refuse: there are no codes."""
         raise UserError("without a quantizer there are no codes to decode: set --model.quantizer=VectorQuantizer")

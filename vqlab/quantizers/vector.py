@@ -1,5 +1,6 @@
 """Vector quantization with a learnt codebook (van den Oord et al. 2017, arXiv:1711.00937)."""
 
+import math
 from typing import Literal
 
 import torch
@@ -9,7 +10,7 @@ from vqlab.errors import UserError
 from vqlab.nn.distributed import all_gather_rows, all_sum
 from vqlab.quantizers.arguments import check_choice, check_sizes, check_weight
 from vqlab.quantizers.base import Quantizer, QuantizerOutput, Revival
-from vqlab.quantizers.estimators import ESTIMATORS, unit, vq_loss
+from vqlab.quantizers.estimators import ESTIMATORS, finite_rows, unit, vq_loss
 from vqlab.quantizers.first_batch import FirstBatch
 from vqlab.quantizers.lottery import (
     first,
@@ -172,10 +173,11 @@ class VectorQuantizer(Quantizer):
 
     @torch.no_grad()
     def _stats(self, rows: Tensor, indices: Tensor, codes: Tensor) -> CodeStats:
-        counts = rows.new_zeros(self.num_embeddings).index_add_(0, indices, rows.new_ones(len(rows)))
+        finite = finite_rows(rows)
+        counts = rows.new_zeros(self.num_embeddings).index_add_(0, indices, finite[:, 0].to(rows.dtype))
         sums = rows.new_zeros(self.num_embeddings, self.embedding_dim if self.codebook_update == "ema" else 0)
         if self.codebook_update == "ema":
-            sums.index_add_(0, indices, rows)
+            sums.index_add_(0, indices, torch.where(finite, rows, 0))
         if self.revive_after is None:
             return CodeStats(counts, sums, rows[:0], counts.new_empty(0, dtype=torch.float64))
         seed = step_seed(self.seed, self.steps)
@@ -183,7 +185,7 @@ class VectorQuantizer(Quantizer):
             lots = lots_by_content(rows, seed, self.codebook.detach().mean(0))
         else:
             lots = lots_by_sample(self.sample_index, positions(rows, self.sample_index), seed)
-        lots = race(lots, (rows - codes).square().sum(1).double())
+        lots = race(lots, (rows - codes).square().sum(1).double()).masked_fill(~finite[:, 0], math.inf)
         return CodeStats(counts, sums, *lowest(rows, lots, min(self.num_embeddings, REVIVALS_PER_STEP)))
 
     @torch.no_grad()

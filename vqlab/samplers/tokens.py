@@ -93,8 +93,8 @@ def draw(logits: Tensor, generator: torch.Generator | None = None) -> Tensor:
     """Draw one token per row of ``logits`` (B, K); return (B,) int64."""
     # The first of K exponential clocks with rates p_k to ring is k with probability p_k.
     device = logits.device if generator is None else generator.device
-    clock = torch.empty(logits.shape, device=device).exponential_(generator=generator).to(logits.device)
-    return (logits.softmax(-1) / clock).argmax(-1)
+    clock = torch.empty(logits.shape, dtype=logits.dtype, device=device).exponential_(generator=generator)
+    return (logits.softmax(-1) / clock.to(logits.device)).argmax(-1)
 
 
 def check_options(temperature: float, top_k: int | None, top_p: float | None, guidance: float) -> None:

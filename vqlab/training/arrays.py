@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from vqlab.errors import UserError
@@ -28,6 +29,7 @@ def save_arrays(path: str | Path, arrays: Mapping[str, Tensor]) -> None:
     """
     check_suffix(path)
     plain = {name: array.detach().cpu().contiguous() for name, array in arrays.items()}
+    plain = {name: array.float() if array.dtype == torch.bfloat16 else array for name, array in plain.items()}
     with write_whole(path) as file:
         if str(path).endswith(".npz"):
             import numpy as np

@@ -33,19 +33,31 @@ def clip_options(module: lightning.LightningModule) -> list[str]:
     return [f"--model.{name}" for name in dict(module.hparams) if name.startswith("clip")]
 
 
-def refuse_trainer_options(clip: Any, accumulate: Any, module: lightning.LightningModule) -> None:
-    """Raise UserError if clipping or accumulation is asked of the Trainer, which cannot do it for such a ``module``."""
-    model = type(module).__name__
+def refuse_trainer_options(
+    clip: Any, accumulate: Any, module: lightning.LightningModule, command_line: bool = True
+) -> None:
+    """Raise UserError if clipping or accumulation is asked of the Trainer, which cannot do it for such a ``module``.
+
+    Args:
+        clip: The Trainer's ``gradient_clip_val``.
+        accumulate: The Trainer's ``accumulate_grad_batches``.
+        module: The model.
+        command_line: Whether to name options of the command line, or arguments.
+    """
+    name = type(module).__name__
+    model, data, trainer = (
+        ("--model.", "--data.", "--trainer.") if command_line else (f"{name}'s ", "", "the Trainer's ")
+    )
     if clip:
-        mend = " ".join(f"{option}={clip}" for option in clip_options(module))
-        raise UserError(f"{model} clips each player: set {mend} instead of --trainer.gradient_clip_val")
+        hint = " ".join(option.replace("--model.", model) + f"={clip}" for option in clip_options(module))
+        raise UserError(f"{name} clips each optimizer: set {hint} instead of {trainer}gradient_clip_val")
     if accumulate and accumulate != 1:
-        mend = (
-            f"accumulates itself: set --model.accumulate={accumulate}"
+        hint = (
+            f"accumulates itself: set {model}accumulate={accumulate}"
             if "accumulate" in module.hparams
-            else "steps at each batch: raise --data.batch_size"
+            else f"steps at each batch: raise {data}batch_size"
         )
-        raise UserError(f"{model} {mend} instead of --trainer.accumulate_grad_batches")
+        raise UserError(f"{name} {hint} instead of {trainer}accumulate_grad_batches")
 
 
 def collect(loss: Tensor, parameters: Iterable[Tensor]) -> None:

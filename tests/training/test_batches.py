@@ -1,0 +1,146 @@
+"""A DataLoader of the user's own: the ordinary forms of a batch train every model, others are refused in one line."""
+
+import lightning
+import numpy as np
+import pytest
+import torch
+from bare import BARE
+from refusal import refused
+from torch.utils.data import DataLoader, TensorDataset
+
+from vqlab.models.font_gan import FontGAN
+from vqlab.models.gan_topic import GANTopicModel
+from vqlab.models.jsa import JSA
+from vqlab.models.s4dvq import S4DVQ
+from vqlab.models.sgan import SGAN
+from vqlab.models.vqgan import VQGAN
+from vqlab.models.vqvae import VQVAE
+from vqlab.nn.gan_conv import ConvFeatures, ConvGenerator
+from vqlab.nn.glyph_judge import GlyphJudge
+from vqlab.nn.s4d_autoencoder import S4DDecoder, S4DEncoder
+from vqlab.nn.small_autoencoder import SmallDecoder, SmallEncoder
+from vqlab.nn.unet import UNet
+from vqlab.nn.value_range import ValueRange
+from vqlab.quantizers.vector import VectorQuantizer
+from vqlab.training.batches import as_batch
+
+IMAGES, LABELS = torch.rand(8, 1, 16, 16) * 2 - 1, torch.arange(8) % 2
+FORMAT = {"channels": 1, "image_size": 16}
+
+
+def parts():
+    return {"encoder": SmallEncoder(1, 16, 8, 1), "decoder": SmallDecoder(1, 16, 8, 1), **FORMAT}
+
+
+def vqvae(**options):
+    return VQVAE(**parts(), quantizer=VectorQuantizer(16, 8), **options)
+
+
+def jsa():
+    return JSA(**parts(), num_embeddings=16, cache=False, num_mis_steps=2, nll_samples=2, test_nll_samples=2)
+
+
+def sgan():
+    return SGAN(ConvGenerator(16, 1, 16, 16), ConvFeatures(1, 16, (8, 16)), num_classes=2, **FORMAT)
+
+
+def s4dvq():
+    nets = S4DEncoder(d_model=8, d_state=8), S4DDecoder(in_channels=8, d_model=8, d_state=8)
+    return S4DVQ(*nets, VectorQuantizer(16, 8), length=128)
+
+
+def topics():
+    return GANTopicModel(3, init="random", hidden_features=8, vocab_size=30)
+
+
+def fonts():
+    return FontGAN(UNet(16, 1, base_channels=4), GlyphJudge(1, 4, 2), image_size=16)
+
+
+def rows(**columns):
+    return [{name: column[n] for name, column in columns.items()} for n in range(8)]
+
+
+BYTES = ((IMAGES + 1) * 127).byte()
+GOOD = {
+    "image, label": (vqvae, TensorDataset(IMAGES, LABELS)),
+    "image alone in a tuple": (vqvae, TensorDataset(IMAGES)),
+    "images": (vqvae, IMAGES),
+    "bytes": (vqvae, BYTES),
+    "bytes in a dict": (jsa, rows(image=BYTES)),
+    "doubles": (vqvae, IMAGES.double()),
+    "numpy": (vqvae, list(IMAGES.numpy().astype(np.float64))),
+    "dict without label": (vqvae, rows(image=IMAGES)),
+    "image, label of an SGAN": (sgan, TensorDataset(BYTES, LABELS.int())),
+    "signals": (s4dvq, torch.randn(8, 1, 128)),
+    "signal, label": (s4dvq, TensorDataset(torch.randn(8, 1, 128, dtype=torch.float64), LABELS)),
+    "counts": (topics, torch.randint(1, 4, (8, 30))),
+    "counts, label": (topics, TensorDataset(torch.ones(8, 30), LABELS)),
+    "source, target": (fonts, TensorDataset(IMAGES, -IMAGES)),
+    "source, target, style as bytes": (fonts, TensorDataset(BYTES, BYTES, torch.zeros(8).int())),
+}
+
+
+@pytest.mark.parametrize("form", GOOD)
+def test_the_ordinary_forms_train_validate_test_and_predict(form):
+    build, data = GOOD[form]
+    model, loader = build(), DataLoader(data, batch_size=4)
+    trainer = lightning.Trainer(**BARE, max_steps=2)
+    trainer.fit(model, loader, loader)
+    trainer.test(model, loader, verbose=False)
+    first, second = trainer.predict(model, loader)
+    assert all(len(value) == 4 for value in (*first.values(), *second.values()))
+
+
+def test_bytes_are_what_their_floats_are():
+    x = torch.tensor([0, 51, 255], dtype=torch.uint8).view(1, 3, 1, 1)
+    for kind, expected in (("unit", [0, 0.2, 1]), ("signed", [-1, -0.6, 1])):
+        batch = as_batch(x, "image", ValueRange(kind), torch.float32)
+        torch.testing.assert_close(batch["image"].flatten(), torch.tensor(expected))
+        assert batch["label"].tolist() == [-1]
+    index = torch.tensor([7])
+    assert as_batch({"image": x, "index": index}, "image", ValueRange("unit"), torch.float32)["index"] is index
+
+
+BAD = [
+    ("image", [1, 2, 3, 4], ("image (B, C, H, W)", "(image, label)", "list")),
+    ("image", {"pixel_values": IMAGES}, ("image", "pixel_values")),
+    ("image", ("a", "b"), ("image",)),
+    ("image", None, ("image", "NoneType")),
+    ("signal", {"image": IMAGES}, ("signal (B, C, L)",)),
+    ("font", IMAGES, ("source and target",)),
+    ("image", IMAGES * 255, ("[-1, 1]", "signed", "uint8")),
+    ("image", (IMAGES, LABELS.float()), ("label", "integers (8,)", "float32")),
+    ("image", (IMAGES, ["cat"] * 8), ("label", "list")),
+]
+
+
+@pytest.mark.parametrize(("modality", "batch", "words"), BAD)
+def test_other_forms_are_refused(modality, batch, words):
+    with refused(*words):
+        as_batch(batch, modality, ValueRange("signed"), torch.float32)
+
+
+def test_images_below_a_unit_range_are_refused_and_noise_is_not():
+    with refused("[0, 1]", "unit"):
+        as_batch(IMAGES, "image", ValueRange("unit"), torch.float32)
+    as_batch(IMAGES * 1.05, "image", ValueRange("signed"), torch.float32)
+    as_batch(IMAGES * 5, "image", ValueRange("standardized", (0.5,), (0.1,)), torch.float32)
+
+
+def test_an_sgan_without_labels_says_so():
+    with refused("labels", "-1"):
+        lightning.Trainer(**BARE, max_steps=1).fit(sgan(), DataLoader(IMAGES, 4), DataLoader(IMAGES, 4))
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"gradient_clip_val": 0.5}, ("VQGAN's clip_g=0.5", "VQGAN's clip_d=0.5", "gradient_clip_val")),
+        ({"accumulate_grad_batches": 2}, ("VQGAN's accumulate=2", "accumulate_grad_batches")),
+    ],
+)
+def test_a_trainer_of_a_notebook_is_refused_in_the_models_words(options, words):
+    model = VQGAN(**parts(), quantizer=VectorQuantizer(16, 8), perceptual_weight=0, disc_weight=0)
+    with refused(*words):
+        lightning.Trainer(**BARE, max_steps=1, **options).fit(model, DataLoader(IMAGES, 4))

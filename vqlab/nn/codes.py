@@ -1,0 +1,63 @@
+"""Codes as users, transformers and files hold them: checked before they are decoded."""
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vqlab.errors import UserError
+
+
+def as_codes(codes: Any, device: torch.device | None = None) -> Tensor:
+    """Return integers, a tensor, a NumPy array or a list, as int64 on ``device``.
+
+    Raises:
+        UserError: If they are no integers.
+
+    Example:
+        >>> as_codes([[1, 2]]).dtype, as_codes(torch.zeros(1, 2, dtype=torch.uint8)).dtype
+        (torch.int64, torch.int64)
+    """
+    try:
+        found = torch.as_tensor(codes if isinstance(codes, Tensor) else np.array(codes), device=device)
+    except (TypeError, ValueError):
+        raise UserError(f"codes must be a tensor or an array of integers, got {type(codes).__name__}") from None
+    if found.is_floating_point() or found.is_complex() or found.dtype == torch.bool:
+        raise UserError(
+            f"codes must be integers, got {str(found.dtype).removeprefix('torch.')}: pass what encode returns"
+        )
+    return found.long()
+
+
+def check_code_shape(codes: Tensor, shape: tuple[int, ...]) -> None:
+    """Raise UserError if ``codes`` have another number of axes than (B, *shape), as a flat sequence has."""
+    if codes.ndim != 1 + len(shape):
+        expected = ", ".join(map(str, shape))
+        hint = f": use codes.reshape(-1, {expected})" if codes.numel() % math.prod(shape) == 0 else ""
+        raise UserError(f"codes must be (B, {expected}), got {tuple(codes.shape)}{hint}")
+
+
+def check_code_range(codes: Tensor, num_embeddings: int) -> None:
+    """Raise UserError if one of ``codes`` lies outside [0, num_embeddings); no check enters a graph.
+
+    Example:
+        >>> check_code_range(torch.tensor([3, 16]), 16)
+        Traceback (most recent call last):
+        ...
+        vqlab.errors.UserError: code 16 lies outside 0 .. 15, for num_embeddings is 16: remove padding and mask tokens
+    """
+    if codes.numel() == 0 or codes.is_meta or in_graph():
+        return
+    low, high = torch.stack(codes.aminmax()).tolist()
+    if low < 0 or high >= num_embeddings:
+        raise UserError(
+            f"code {low if low < 0 else high} lies outside 0 .. {num_embeddings - 1}, for num_embeddings is "
+            f"{num_embeddings}: remove padding and mask tokens"
+        )
+
+
+def in_graph() -> bool:
+    """Whether torch records a graph, for ``torch.compile``, ``torch.export`` or ``torch.jit.trace``."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()

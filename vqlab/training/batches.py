@@ -1,0 +1,94 @@
+"""What a batch must hold, and the forms that a DataLoader of the user's own may give it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vqlab.errors import UserError
+from vqlab.nn.value_range import ValueRange
+
+# The names of a tuple's entries, and the shape of the first, by what a model is made for.
+FORMS = {
+    "image": (("image", "label", "index"), "(B, C, H, W)"),
+    "signal": (("signal", "label", "index"), "(B, C, L)"),
+    "text": (("bow", "label", "index"), "(B, V)"),
+    "font": (("source", "target", "style"), "(B, 1, S, S)"),
+}
+PIXELS = ("image", "labelled_image", "source", "target")
+TOLERANCE = 0.1  # how far images may lie outside their range: interpolation and noise go beyond it
+
+
+def as_batch(
+    batch: Any, modality: str, value_range: ValueRange | None, dtype: torch.dtype, need_target: bool = True
+) -> dict[str, Any]:
+    """Return ``batch``, a dict, a tuple such as (image, label), or a tensor alone, as the dict that models take.
+
+    uint8 images, 0 to 255, are mapped to ``value_range``; other numbers become ``dtype``. Missing labels become -1.
+
+    Args:
+        batch: What a DataLoader returned.
+        modality: ``image``, ``signal``, ``text`` or ``font``.
+        value_range: Of the images; None checks nothing.
+        dtype: That of the model's weights.
+        need_target: Whether fonts need a ``target``, as in training.
+
+    Raises:
+        UserError: If the batch has another form, or its images lie far outside of ``value_range``.
+
+    Example:
+        >>> images = torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
+        >>> batch = as_batch((images, torch.tensor([4, 2])), "image", ValueRange("signed"), torch.float32)
+        >>> batch["image"].unique().tolist(), batch["label"].tolist()
+        ([-1.0], [4, 2])
+    """
+    names, shape = FORMS[modality]
+    if isinstance(batch, Tensor):
+        batch = (batch,)
+    if isinstance(batch, (tuple, list)) and 0 < len(batch) <= len(names):
+        batch = dict(zip(names, batch, strict=False))
+    needed = names[: 2 if modality == "font" and need_target else 1]
+    if not isinstance(batch, Mapping) or any(not isinstance(batch.get(name), Tensor) for name in needed):
+        got = f"keys {', '.join(map(str, batch))}" if isinstance(batch, Mapping) else type(batch).__name__
+        raise UserError(
+            f"a batch must be a dict with tensors {' and '.join(needed)} {shape}, or a tuple ({', '.join(names[:2])}), "
+            f"got {got}: change the Dataset or collate_fn"
+        )
+    batch = dict(batch)
+    count, device = len(batch[needed[0]]), batch[needed[0]].device
+    for name in {*names[:1], *PIXELS} & batch.keys():
+        batch[name] = _as_numbers(batch[name], name, value_range if name in PIXELS else None).to(dtype)
+    for name, default in (("style", 0), ("density", 0.0)) if modality == "font" else (("label", -1),):
+        batch.setdefault(name, torch.full((count,), default, device=device))
+    for name in ("label", "style"):
+        if name in batch:
+            batch[name] = _as_integers(batch[name], name, count)
+    return batch
+
+
+def passed_on(batch: Mapping[str, Tensor], *names: str) -> dict[str, Tensor]:
+    """Return those entries of a batch that it has, to be handed on with predictions."""
+    return {name: batch[name] for name in names if name in batch}
+
+
+def _as_numbers(x: Tensor, name: str, value_range: ValueRange | None) -> Tensor:
+    if value_range is None:
+        return x
+    if x.dtype == torch.uint8:
+        return value_range.encode(x.float() / 255)
+    low, high = {"unit": (0, 1), "signed": (-1, 1)}.get(value_range.kind, (-float("inf"), float("inf")))
+    least, most = x.detach().aminmax() if x.numel() else (low, high)
+    if least < low - TOLERANCE or most > high + TOLERANCE:
+        raise UserError(
+            f"{name} must lie in [{low}, {high}], for value_range is {value_range.kind}, got {float(least):.4g} to "
+            f"{float(most):.4g}: scale the images, or give uint8 of 0 to 255"
+        )
+    return x
+
+
+def _as_integers(x: Any, name: str, count: int) -> Tensor:
+    if not isinstance(x, Tensor) or x.is_floating_point() or x.shape != (count,):
+        got = f"{str(x.dtype).removeprefix('torch.')} {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
+        raise UserError(f"{name} must be integers ({count},), got {got}: leave it out of the batch, or number it")
+    return x.long()
