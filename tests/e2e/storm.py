@@ -1,4 +1,4 @@
-"""SIGKILL at random moments, and what must hold of the files after each."""
+"""SIGKILL, SIGINT and SIGTERM at random moments, and what must hold of the files after each."""
 
 import csv
 import io
@@ -13,14 +13,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import yaml
+from forks import fork, status_of
 from PIL import Image
 from systems import SYSTEMS
 from tiny import command
 
 import vqlab
+from vqlab.cli import main
 
-KINDS = ("training", "write", "sweep", "report")
-KILLS = int(os.environ.get("VQLAB_KILLS", "4"))  # of all kinds together
+KINDS = ("training", "write", "sweep", "report", "signal")
+KILLS = int(os.environ.get("VQLAB_KILLS", "5"))  # of all kinds together
 SEED = os.environ.get("VQLAB_KILL_SEED", "0")  # another seed kills other systems, at other moments
 DIES_WRITING = '''
 import io, os, signal, sys
@@ -122,6 +124,24 @@ def kill_in_training(draw: random.Random, folder: Path, span: float, *args: str)
     kill(process)
     output, _ = report.communicate(timeout=60)
     assert report.returncode == 0, output
+
+
+def signal_in_training(number: int, seconds: float, *args: str) -> int:
+    """Run ``vqlab`` in a fork of this process, send it a signal after some seconds, and return its exit status."""
+    process = fork(exit_with_status, [*args, "--trainer.max_steps=1000000"], output=Path("output.txt"))
+    time.sleep(seconds)
+    os.kill(process, number)
+    return os.waitstatus_to_exitcode(status_of(process))
+
+
+def exit_with_status(args: list[str]) -> None:
+    """Run ``vqlab``, and end this process as the command would."""
+    sys.stderr = sys.stdout
+    try:
+        main(args)
+    except SystemExit as stopped:
+        sys.stdout.flush()
+        os._exit(stopped.code)
 
 
 def kill_at_a_time(draw: random.Random, span: float, *args: str) -> None:

@@ -1,4 +1,4 @@
-"""Fifty SIGKILLs at random moments lose nothing: VQLAB_KILLS=50, and others with VQLAB_KILL_SEED=1."""
+"""Fifty signals at random moments lose nothing: VQLAB_KILLS=50, and others with VQLAB_KILL_SEED=1."""
 
 import os
 import signal
@@ -63,6 +63,20 @@ def test_a_training_is_killed_between_two_bytes_of_a_checkpoint(number, kills):
     assert len(storm.torn(killed)) == 1
     storm.assert_whole(killed)
     assert_ends_as_if_nothing_had_happened(options, killed)
+
+
+@pytest.mark.parametrize(("number", "signals"), storm.shares("signal", most=1))
+def test_a_training_gets_a_signal_and_is_resumed(number, signals):
+    draw, options, stopped = begin("signal", number)
+    sent, seconds = draw.choice([signal.SIGINT, signal.SIGTERM]), draw.uniform(0.3, 2 * SPAN)
+    status = storm.signal_in_training(sent, seconds, *options, "--name=killed")
+    output = Path("output.txt").read_text()
+    assert status == 128 + sent, output
+    assert "Traceback" not in output
+    if stopped.exists():
+        last = stopped / "checkpoints/last.ckpt"
+        assert f"stopped at step {reached(last)}: resume with vqlab fit --ckpt_path {last}" in output
+        assert_ends_as_if_nothing_had_happened(options, stopped)
 
 
 KILLED = """

@@ -48,6 +48,18 @@ def test_two_halves_equal_one_whole(half, options):
     assert_same_weights("halves", "whole")
 
 
+def test_going_on_behind_a_validation_that_was_due_only_because_the_run_ended():
+    options = ["--trainer.val_check_interval=15", "--trainer.check_val_every_n_epoch=null"]
+    fit("--name=whole", "--trainer.max_steps=20", *options)
+    fit("--name=halves", "--trainer.max_steps=10", *options)
+    fit("--trainer.max_steps=20", *options, "--ckpt_path=runs/vqvae/halves/checkpoints/last.ckpt")
+    ours, theirs = (logged(f"runs/vqvae/{name}/metrics.csv") for name in ("halves", "whole"))
+    assert [row["step"] for row in ours if "val/loss" in row] == [9, 14]
+    ours[1] = {name: value for name, value in ours[1].items() if not name.startswith("val/")}
+    assert ours == [pytest.approx(row, rel=1e-6, abs=1e-6) for row in theirs]
+    assert_same_weights("halves", "whole")
+
+
 def test_resuming_at_the_end_of_an_epoch():
     epoch = len(vqlab.Digits(image_size=16, batch_size=32).train_dataloader())
     options = ["--trainer.val_check_interval=1.0"]

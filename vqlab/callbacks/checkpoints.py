@@ -77,14 +77,14 @@ class LastAndBest(Checkpoint):
             or (trainer.max_steps != -1 and step >= trainer.max_steps)
             or (last_epoch and trainer.is_last_batch)
         )
-        if stops and not self.validated and trainer.enable_validation:
-            trainer.should_stop, trainer.check_val_every_n_epoch = True, None  # then Lightning validates
         self.leaving = self.requeue.is_due(trainer) and not stops
         self.place = Place(trainer, pl_module, stops)
+        if stops and not self.validated and trainer.enable_validation and not self.place.validates:
+            trainer.should_stop, trainer.check_val_every_n_epoch = True, None  # then Lightning validates
         due = self.place.complete and step // self.every_n_steps > self.reached // self.every_n_steps
         if self.place.complete:
             self.reached = step
-        if self.place.validates:
+        if validation_follows(trainer):
             return  # The validation ends with a checkpoint; from one before it, Lightning would go on behind it.
         stopped = asked(trainer, self.place)
         if stops or self.leaving or stopped or due:
@@ -153,8 +153,12 @@ class LastAndBest(Checkpoint):
 
     def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """Let the progress in a checkpoint that is written late be that after the batch, as Lightning resumes it."""
-        if self.repairs and self.place is not None:
+        if self.place is None:
+            return
+        if self.repairs:
             self.place.restore(checkpoint)
+        elif trainer.validating and not self.place.validates:
+            self.place.count_step(checkpoint)  # which a run that is resumed behind a regular validation does itself
 
     def state_dict(self) -> dict[str, Any]:
         """Best score so far and its step, and the line of the log that this batch will have."""
@@ -206,7 +210,9 @@ class Place:
         loop = trainer.fit_loop
         self.stops = stops  # whether this is the last batch of the run
         self.sound = True  # whether a checkpoint may be written
-        self.validates = validation_follows(trainer)  # before this run goes on
+        stop, trainer.should_stop = trainer.should_stop, False
+        self.validates = validation_follows(trainer)  # by the interval, not because the training ends
+        trainer.should_stop = stop
         self.epoch = trainer.current_epoch
         self.stepped = loop.epoch_loop._batches_that_stepped
         self.steps_on = not loop._should_accumulate()
@@ -227,7 +233,11 @@ class Place:
             progress = {"total": begun, "current": dict.fromkeys(begun, 0), "is_last_batch": False}
             loops["epoch_loop.val_loop.batch_progress"] = progress
         else:
-            loops["epoch_loop.state_dict"]["_batches_that_stepped"] += self.steps_on
+            self.count_step(checkpoint)
+
+    def count_step(self, checkpoint: dict[str, Any]) -> None:
+        """Count the batch in the number that the next line of the log gets."""
+        checkpoint["loops"]["fit_loop"]["epoch_loop.state_dict"]["_batches_that_stepped"] += self.steps_on
 
 
 def asked(trainer: lightning.Trainer, place: Place) -> int:

@@ -67,7 +67,7 @@ class StopSignals:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         if os.environ.get("LOCAL_RANK", "0") == "0":  # os.write: print may be what the signal has interrupted
             name = signal.Signals(number).name
-            os.write(2, f"\n{name}: stopping after this batch; Ctrl-C ends the run at once\n".encode())
+            os.write(2, f"\n{name}: stopping as soon as the run can be resumed; Ctrl-C ends it at once\n".encode())
 
 
 STOP_SIGNALS = StopSignals()
