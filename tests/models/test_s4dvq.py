@@ -91,7 +91,7 @@ def test_parts_that_do_not_fit_are_refused():
         S4DVQ(encoder=SmallEncoder())
     with refused("downsampling 16", "--data.length=496"):
         S4DVQ(length=500)
-    with refused("2 channels", "--model.encoder.in_channels=2"):
+    with refused("in_channels of the encoder is 1", "channels of the model 2"):
         S4DVQ(encoder=S4DEncoder(1), channels=2)
     with refused("same pool"):
         S4DVQ(encoder=S4DEncoder(pool=(4,)))

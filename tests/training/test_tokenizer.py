@@ -21,7 +21,7 @@ def test_a_second_stage_hands_its_tokenizer_on():
 
 
 def test_what_is_no_tokenizer():
-    with refused("needs a trained tokenizer", "--model.tokenizer="):
+    with refused("tokenizer must be a trained model", "checkpoint"):
         find_tokenizer(None)
     with refused("Identity is no tokenizer", "encode, decode, quantizer"):
         find_tokenizer(nn.Identity())

@@ -1,5 +1,6 @@
 """What all DataModules share: splits that are loaded once, and loaders that a resumed run takes up again."""
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import cached_property
@@ -61,9 +62,12 @@ class SplitDataModule(lightning.LightningDataModule, ABC):
         require_at_least("seed", seed, 0, mend=0)
         self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
 
-    def __str__(self) -> str:
-        """Name the source; Lightning's own text asks for all loaders, and with them for data that nobody needs yet."""
-        return type(self).__name__
+    def __repr__(self) -> str:
+        """Show the source and its arguments; Lightning's own text asks for all loaders, and reads data for that."""
+        names = (name for name in inspect.signature(type(self)).parameters if name in vars(self))
+        return f"{type(self).__name__}({', '.join(f'{name}={getattr(self, name)!r}' for name in names)})"
+
+    __str__ = __repr__
 
     @abstractmethod
     def load_train_val(self) -> tuple[Split, Split]:

@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from vqlab.errors import UserError
 from vqlab.losses.perceptual import Perceptual
-from vqlab.nn.base import Decoder, Encoder
+from vqlab.nn.base import Decoder, Encoder, wrong_channels
 from vqlab.nn.categorical import CategoricalCode, FactorizedPrior
 from vqlab.nn.codes import as_codes, check_code_range, check_code_shape
 from vqlab.nn.likelihood import Likelihood
@@ -144,10 +144,7 @@ class Densities:
     def observe(self, image: Tensor) -> Tensor:
         """Images of the data to what is modelled, both (B, C, H, W)."""
         if image.ndim != 4 or image.shape[1] != self.channels:
-            raise UserError(
-                f"images must be (B, {self.channels}, H, W), got {tuple(image.shape)}: build the model with other "
-                "channels"
-            )
+            raise UserError(wrong_channels("images", f"(B, {self.channels}, H, W)", image, self.channels))
         return self.likelihood.observe(image, self.value_range)
 
     def log_q(self, x: Tensor) -> Tensor:

@@ -19,13 +19,18 @@ class Model(Rebuildable, lightning.LightningModule):
 
     modality: str
 
-    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Bring the batches of a user's own DataLoader into the form of vqlab's."""
-        if hasattr(getattr(self.trainer, "datamodule", None), "modality"):
-            return batch  # one of vqlab's own
+    def _on_before_batch_transfer(self, batch: Any, dataloader_idx: int = 0) -> Any:
+        """Bring the batches of a user's own DataLoader into the form of vqlab's, after the hook of that name.
+
+        In the hook itself, Lightning would warn of it with every DataModule.
+        """
+        batch = super()._on_before_batch_transfer(batch, dataloader_idx)
+        trainer: Any = self._trainer
+        if trainer is None or hasattr(getattr(trainer, "datamodule", None), "modality"):
+            return batch  # an example input of an export, or of vqlab's own data
         dtype = next(self.parameters()).dtype
         value_range = getattr(self, "value_range", None)
-        return as_batch(batch, self.modality, value_range, dtype, need_target=not self.trainer.predicting)
+        return as_batch(batch, self.modality, value_range, dtype, need_target=not trainer.predicting)
 
     def configure_callbacks(self) -> list[lightning.Callback]:
         """Add none; Lightning calls this before it refuses clipping and accumulation in words of its own."""

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from vqlab.errors import UserError
 from vqlab.metrics.signal import correlation, snr, spectral_convergence
 from vqlab.models.quantized import QuantizedAutoencoder
-from vqlab.nn.base import Decoder, Encoder, check_fit
+from vqlab.nn.base import Decoder, Encoder, check_fit, wrong_channels
 from vqlab.nn.rebuild import from_spec
 from vqlab.nn.s4d import S4D
 from vqlab.nn.s4d_autoencoder import S4DDecoder, S4DEncoder, check_length
@@ -114,9 +114,7 @@ class S4DVQ(QuantizedAutoencoder):
 
     def _check(self, x: Tensor) -> None:
         if x.ndim != 3 or x.shape[1] != self.channels:
-            raise UserError(
-                f"signals must be (B, {self.channels}, L), got {tuple(x.shape)}: build the model with other channels"
-            )
+            raise UserError(wrong_channels("signals", f"(B, {self.channels}, L)", x, self.channels))
 
     def figures(self, x_hat: Tensor, x: Tensor, bits: float) -> dict[str, Any]:
         """Return squared error, correlation and the distance of spectra; of several channels each by itself, too."""

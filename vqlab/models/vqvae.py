@@ -11,7 +11,7 @@ from vqlab.metrics.frechet import FrechetDistance
 from vqlab.metrics.psnr import psnr
 from vqlab.metrics.ssim import ssim
 from vqlab.models.quantized import QuantizedAutoencoder
-from vqlab.nn.base import Decoder, Encoder, check_autoencoder
+from vqlab.nn.base import Decoder, Encoder, check_autoencoder, wrong_channels
 from vqlab.nn.rebuild import from_spec
 from vqlab.nn.small_autoencoder import SmallDecoder, SmallEncoder
 from vqlab.nn.value_range import ValueRange
@@ -120,9 +120,7 @@ class VQVAE(QuantizedAutoencoder):
 
     def _check(self, x: Tensor) -> None:
         if x.ndim != 4 or x.shape[1] != self.channels:
-            raise UserError(
-                f"images must be (B, {self.channels}, H, W), got {tuple(x.shape)}: build the model with other channels"
-            )
+            raise UserError(wrong_channels("images", f"(B, {self.channels}, H, W)", x, self.channels))
 
     def figures(self, x_hat: Tensor, x: Tensor, bits: float) -> dict[str, Any]:
         """Return the structural similarity, and what a mere thumbnail would reach."""

@@ -117,6 +117,13 @@ def check_autoencoder(encoder: Encoder, decoder: Decoder, channels: int, image_s
     return image_size // down, image_size // down
 
 
+def wrong_channels(what: str, shape: str, x: Tensor, channels: int) -> str:
+    """Return what to say of a batch ``x`` of another ``shape`` than a model of ``channels`` takes."""
+    other = x.ndim == shape.count(",") + 1 and x.shape[1] != channels
+    hint = f": build the model with channels={x.shape[1]}" if other else ""
+    return f"{what} must be {shape}, got {tuple(x.shape)}{hint}"
+
+
 def check_fit(encoder: Encoder, decoder: Decoder, channels: int, modality: str, same_factor: str) -> None:
     """Raise UserError if the networks are not of ``modality``, or do not fit each other or the data's channels.
 
@@ -134,8 +141,10 @@ def check_fit(encoder: Encoder, decoder: Decoder, channels: int, modality: str, 
             raise UserError(f"{type(part).__name__} is made for {made_for}s: set --model.{name}={usual}")
         found = getattr(part, f"{ends}_channels", channels)
         if found != channels:
-            mend = f"set --model.{name}.{ends}_channels={channels}"
-            raise UserError(f"the {modality}s have {channels} channels, the {name} {found}: {mend}")
+            raise UserError(
+                f"{ends}_channels of the {name} is {found}, channels of the model {channels}: set both to those of "
+                f"the {modality}s"
+            )
     if encoder.downsampling != decoder.upsampling:
         raise UserError(
             f"the encoder shrinks by {encoder.downsampling}, the decoder grows by {decoder.upsampling}: {same_factor}"

@@ -13,6 +13,9 @@ from typing import Any
 from torch import nn
 
 from vqlab.errors import UserError
+from vqlab.nn.argument_types import check_arguments
+
+_KEYWORDS = inspect.Parameter.VAR_KEYWORD
 
 
 class Rebuildable:
@@ -37,10 +40,13 @@ class Rebuildable:
             bound = inspect.signature(cls.__init__).bind_partial(self, *args, **kwargs)
         except TypeError:
             return self  # the constructor is about to raise the same error, with its own words
+        given = dict(list(bound.arguments.items())[1:])
+        keywords = next((name for name in given if bound.signature.parameters[name].kind is _KEYWORDS), None)
+        check_arguments(cls, given | (given.pop(keywords) if keywords else {}))
         bound.apply_defaults()
         for name, value in list(bound.arguments.items())[1:]:  # without self
             kind = bound.signature.parameters[name].kind
-            if kind is inspect.Parameter.VAR_KEYWORD:
+            if kind is _KEYWORDS:
                 arguments.update(value)
             elif kind is not inspect.Parameter.VAR_POSITIONAL:
                 arguments[name] = value

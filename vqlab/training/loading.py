@@ -12,6 +12,7 @@ import torch
 
 from vqlab.errors import UserError, read_error
 from vqlab.experiments.checkpoint_outline import require_file
+from vqlab.nn.argument_types import WrongType
 from vqlab.nn.rebuild import find_class, from_spec, to_spec
 from vqlab.training.data_format import ENTRY, stored_format
 
@@ -70,9 +71,9 @@ def load(path: str | Path, **parts: Any) -> lightning.LightningModule:
         raise UserError(f"{path} names {class_path}, which is no LightningModule: refused")
     try:
         model = cls(**{name: from_spec(spec) for name, spec in stored.items() if name not in parts}, **parts)
-    except UserError:
-        raise
     except Exception as error:  # whatever arguments that are none lead a constructor to
+        if isinstance(error, UserError) and not isinstance(error, WrongType):
+            raise
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise UserError(f"{path} describes a {cls.__name__} that this vqlab cannot build ({reason})") from error
     load_weights(model, checkpoint["state_dict"], path)

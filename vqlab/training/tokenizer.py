@@ -19,7 +19,9 @@ def find_tokenizer(source: Any) -> Any:
         UserError: If there is none, or it lacks ``encode``, ``decode``, a quantizer or the format of its images.
     """
     if source is None:
-        raise UserError("a prior needs a trained tokenizer: set --model.tokenizer=runs/vqvae/.../checkpoints/best.ckpt")
+        raise UserError(
+            "tokenizer must be a trained model or the path of its checkpoint, runs/vqvae/.../best.ckpt, got None"
+        )
     model: Any = load(source) if isinstance(source, (str, Path)) else source
     if hasattr(model, "tokenizer"):
         model = model.tokenizer.net
