@@ -3,6 +3,7 @@
 import builtins
 import errno
 import os
+import resource
 from pathlib import Path
 
 import pytest
@@ -67,7 +68,24 @@ def test_no_space_is_a_user_error_that_names_the_file(old, monkeypatch, call, co
     assert_old_file_alone()
 
 
-@pytest.mark.parametrize("code", [errno.EACCES, errno.EROFS, errno.EPERM])
+def test_a_file_that_is_larger_than_the_disk_allows(old):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))  # as FAT has one of 4 GB
+    try:
+        for write in (lambda: WholeCheckpointIO().save_checkpoint({"x": torch.zeros(10_000)}, PATH), big_line):
+            with pytest.raises(UserError, match=r"folder/.* is larger than this disk or ulimit -f allows.*--runs"):
+                write()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    (PATH.parent / "log").unlink(missing_ok=True)
+    assert_old_file_alone()
+
+
+def big_line():
+    append(PATH.parent / "log", "x" * 10_000)
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOENT, errno.ENAMETOOLONG])
 def test_a_folder_that_cannot_be_written(old, monkeypatch, code):
     def refuse(*args, **options):
         raise OSError(code, os.strerror(code))

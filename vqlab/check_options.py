@@ -7,7 +7,7 @@ The input is a JSON list of argument lists; the output is a JSON list with, for 
 
 import json
 import sys
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import Any
 
 from vqlab.errors import UserError
@@ -34,7 +34,7 @@ def complaints(commands: list[list[str]]) -> list[str | None]:
             raise Checked
 
     with suppress(Checked):
-        OptionCheck(args=[])
+        OptionCheck(args=[], held=ExitStack())
     return found
 
 

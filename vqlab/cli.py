@@ -11,6 +11,7 @@ from vqlab import __version__
 from vqlab.errors import UserError
 from vqlab.shipped import with_shipped_configs
 from vqlab.too_large import too_large
+from vqlab.training.stop_signals import STOP_SIGNALS, Stopped
 
 HELP = """\
 vqlab: discrete-representation and adversarial models in PyTorch Lightning
@@ -53,9 +54,22 @@ COMMANDS = ("fit", "validate", "test", "predict", *OWN)
 def main(args: Sequence[str] | None = None) -> None:
     """Run the command line; exits with status 2 and one line where the user can mend something.
 
+    SIGINT and SIGTERM end it with status 130 and 143.
+
     Args:
         args: The arguments; ``sys.argv[1:]`` by default.
     """
+    try:
+        with STOP_SIGNALS.installed():
+            run_command(args)
+    except SystemExit:
+        if os.environ.get("LOCAL_RANK", "0") != "0":
+            time.sleep(3)  # rank 0 must end first: its launcher kills it if another rank ends before
+        raise
+
+
+def run_command(args: Sequence[str] | None) -> None:
+    """Run the command line, under the signal handlers of :func:`main`."""
     args = with_shipped_configs(list(sys.argv[1:] if args is None else args))
     if not args or args[0] in ("-h", "--help", "help"):
         print(HELP, end="")
@@ -79,11 +93,13 @@ def main(args: Sequence[str] | None = None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except Exception as raised:
         error = raised if isinstance(raised, UserError) else too_large(raised, args)
-        if error is None or os.environ.get("VQLAB_DEBUG"):
+        if os.environ.get("VQLAB_DEBUG"):
+            raise
+        if error is None:
+            if STOP_SIGNALS.asked:  # such as a worker of a DataLoader that the same signal ended
+                raise Stopped(STOP_SIGNALS.asked) from None
             raise
         print(f"vqlab: error: {error.line}", file=sys.stderr)
-        if os.environ.get("LOCAL_RANK", "0") != "0":
-            time.sleep(3)  # rank 0 must end first: its launcher kills it if another rank ends before
         sys.exit(2)
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import lightning
-from lightning.pytorch.loggers import WandbLogger
 
 from vqlab.errors import UserError
+from vqlab.experiments.row_lock import LOCK
 from vqlab.experiments.run_state import FINISHED
 from vqlab.too_large import too_large
 from vqlab.whole_files import write_whole
@@ -28,27 +28,50 @@ class Begun(lightning.Callback):
 
 
 @contextmanager
-def leaving_nothing(folder: Path, trainer: lightning.Trainer) -> Iterator[None]:
-    """Remove ``folder``, or put back what was in it, if the block is refused before a batch is trained on.
+def leaving_nothing(folder: Path) -> Iterator[Begun]:
+    """Remove ``folder``, or put back what was in it, if the block is refused or stopped before a batch is trained on.
 
-    A folder stays after an error that is no one's to mend, and where W&B would go on writing into it.
+    Yields the callback that notes the first batch. The lock of the folder must be held. A folder stays after an error
+    that is no one's to mend, if something was written, and where W&B would go on writing into it.
     """
-    new, watch = not folder.exists(), Begun()
-    trainer.callbacks.append(watch)  # type: ignore[attr-defined]
+    new, watch = is_bare(folder), Begun()
     before = {name: (folder / name).read_bytes() for name in CHANGED if (folder / name).is_file()}
     try:
-        yield
-    except Exception as error:
-        refused = isinstance(error, UserError) or too_large(error, [])
-        if refused and not watch.begun and trainer.is_global_zero:
+        yield watch
+    except BaseException as error:
+        refused = isinstance(error, (UserError, SystemExit, KeyboardInterrupt)) or too_large(error, [])
+        if refused and not watch.begun:
             if not new:
                 put_back(folder, before)
-            elif not any(isinstance(logger, WandbLogger) for logger in trainer.loggers):
-                shutil.rmtree(folder, ignore_errors=True)
-                with suppress(OSError):
-                    folder.parent.rmdir()  # the model's; it stays if there are other runs
-                    folder.parent.parent.rmdir()
+            elif not (folder / "wandb").exists():
+                remove(folder)
         raise
+    finally:
+        if new and is_bare(folder):
+            remove(folder)
+
+
+def is_bare(folder: Path) -> bool:
+    """Whether the folder exists and holds nothing but its lock."""
+    return folder.is_dir() and all(path.name == LOCK for path in folder.iterdir())
+
+
+def remove(folder: Path) -> None:
+    """Remove a run folder, and those above it that then hold nothing; its lock goes last.
+
+    A start that waits for the folder's name opens the lock before it is gone, and then does not count it
+    (:func:`~vqlab.experiments.row_lock.take`), or makes folder and lock again.
+    """
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        elif path.name != LOCK:
+            path.unlink(missing_ok=True)
+    with suppress(OSError):
+        (folder / LOCK).unlink(missing_ok=True)
+        folder.rmdir()
+        folder.parent.rmdir()  # the model's; it stays if there are other runs
+        folder.parent.parent.rmdir()
 
 
 def put_back(folder: Path, before: dict[str, bytes]) -> None:

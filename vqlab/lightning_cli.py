@@ -2,14 +2,17 @@
 
 import importlib
 import json
+import signal
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import lightning
-from jsonargparse import ArgumentError, Namespace
+from jsonargparse import ActionYesNo, ArgumentError, Namespace
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
@@ -31,12 +34,12 @@ from vqlab.devices import check_devices, check_started, choose_precision, num_de
 from vqlab.errors import UserError
 from vqlab.experiments.checkpoint_outline import read_outline
 from vqlab.experiments.run_state import FINISHED
-from vqlab.failed_start import leaving_nothing
+from vqlab.failed_start import Begun, leaving_nothing
 from vqlab.libraries import quiet, read_none_as_null, try_integers_first
 from vqlab.nn.rebuild import to_spec
 from vqlab.nulls import refuse_nulls
 from vqlab.quantizers.base import MAX_EXPORT
-from vqlab.run_folder import find_run_folder, naming_lost_paths, requeued_from, with_run_config
+from vqlab.run_folder import held_run_folder, is_first_process, naming_lost_paths, requeued_from, with_run_config
 from vqlab.run_loggers import choose_loggers, log_best
 from vqlab.start_run import StartRun
 from vqlab.training.arrays import check_suffix, save_arrays
@@ -44,6 +47,7 @@ from vqlab.training.csv_log import CSVLog
 from vqlab.training.data_format import ENTRY, Format, stored_format
 from vqlab.training.loading import check_resumable, hyper_parameters, load_weights, read_checkpoint, refusing_damage
 from vqlab.training.manual import refuse_trainer_options
+from vqlab.training.stop_signals import Stopped
 from vqlab.training.whole_files import WholeCheckpointIO, write_whole
 
 # What the model learns from the data: property of the DataModule -> argument of the model or of one of its parts.
@@ -81,8 +85,8 @@ def run(args: list[str]) -> None:
     """
     prepare()
     args, lost = with_run_config(args, ALWAYS)
-    with naming_lost_paths(lost):
-        CLI(args=args)
+    with naming_lost_paths(lost), ExitStack() as held:
+        CLI(args=args, held=held)
 
 
 def prepare() -> None:
@@ -95,13 +99,13 @@ def prepare() -> None:
 
 
 class CLI(LightningCLI):
-    """``vqlab fit|validate|test|predict``."""
+    """``vqlab fit|validate|test|predict``; ``held`` holds the run's folder for as long as the command runs."""
 
     run_folder: Path
     data_format: Format | None = None  # of the data that the checkpoint was trained on
 
-    def __init__(self, args: list[str]) -> None:
-        self.given = args
+    def __init__(self, args: list[str], held: ExitStack) -> None:
+        self.given, self.held, self.begun = args, held, Begun()
         parser_kwargs: dict[str, Any] = {"exit_on_error": False}
         super().__init__(
             lightning.LightningModule,
@@ -123,6 +127,13 @@ class CLI(LightningCLI):
         """Add the run's folder and the callbacks that every run has."""
         parser.add_argument(
             "--name", type=str | None, default=None, help="Name of the run's folder; null takes the time."
+        )
+        parser.add_argument(
+            "--overwrite",
+            action=ActionYesNo,
+            nargs="?",
+            default=False,
+            help="Begin the run of this --name anew: empty its folder.",
         )
         parser.add_argument("--runs", type=str, default="runs", help="Folder of all runs.")
         parser.add_argument(
@@ -167,12 +178,18 @@ class CLI(LightningCLI):
     # The run
 
     def _run_subcommand(self, subcommand: str) -> None:
-        """Run; what is refused before the first step leaves nothing behind, and a damaged checkpoint is named."""
-        with leaving_nothing(self.run_folder, self.trainer), refusing_damage(self._get(self.config, "ckpt_path")):
+        """Run; a damaged checkpoint is named, and a signal before the first step ends all ranks."""
+        self.trainer.callbacks.append(self.begun)  # type: ignore[attr-defined]
+        with refusing_damage(self._get(self.config, "ckpt_path")):
             try:
                 super()._run_subcommand(subcommand)
             except MisconfigurationException as error:
                 raise misconfigured(error) from error
+            except Stopped:
+                launcher = self.trainer.strategy.launcher
+                if isinstance(launcher, _SubprocessScriptLauncher) and not self.begun.begun:
+                    launcher.kill(signal.SIGKILL)  # the other ranks wait for this one
+                raise
 
     def before_instantiate_classes(self) -> None:
         """Find the run's folder, and link the data to the networks that the user chose."""
@@ -205,7 +222,9 @@ class CLI(LightningCLI):
             self.data_format = stored_format(read_outline(config.ckpt_path))
             # Before the model is built after them.
             self.parser.add_instantiator(self.build_data, lightning.LightningDataModule, subclasses=True)
-        self.run_folder = find_run_folder(config)
+        self.run_folder = self.held.enter_context(held_run_folder(config, self.subcommand))
+        if is_first_process():
+            self.begun = self.held.enter_context(leaving_nothing(self.run_folder))
 
     def build_data(self, cls: type, *args: Any, **kwargs: Any) -> Any:
         """Build the data, and let them adopt vocabulary, classes and statistics of the checkpoint, if there is one."""
@@ -259,6 +278,8 @@ class CLI(LightningCLI):
         except (MisconfigurationException, ValueError, TypeError, RuntimeError, KeyError) as error:
             raise misconfigured(error) from error
         check_started(trainer)
+        # STOP_SIGNALS stops the run, between batches; Lightning would leave with status 0 and without a checkpoint.
+        trainer._signal_connector._sigterm_notifier_fn = lambda *_: None  # type: ignore[method-assign]
         return trainer
 
     def before_fit(self) -> None:
@@ -300,8 +321,11 @@ class CLI(LightningCLI):
                 log_best(self.trainer)
         metrics = {k: float(v) for k, v in self.trainer.callback_metrics.items() if k.startswith("val/")}
         figures = "  ".join(f"{name} {value:.4g}" for name, value in sorted(metrics.items()))
-        rank_zero_info(f"finished at step {self.trainer.global_step}: {figures}")
-        rank_zero_info(f"run folder: {self.run_folder} (samples/*.png, metrics.csv, checkpoints/best.ckpt)")
+        rank_zero_info(f"finished at step {self.trainer.global_step}: {figures or 'nothing was validated'}")
+        best = "best" if (self.run_folder / "checkpoints/best.ckpt").exists() else "last"
+        names = ("samples/*.png", "metrics.csv", f"checkpoints/{best}.ckpt")
+        found = ", ".join(name for name in names if any(self.run_folder.glob(name)))
+        rank_zero_info(f"run folder: {self.run_folder}" + (f" ({found})" if found else ""))
 
     def predict(self, model: Any, **kwargs: Any) -> None:
         """Write what the model predicts for the test set, and its codebook, to the run's folder."""

@@ -9,6 +9,7 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 from vqlab.callbacks.checkpoints import LastAndBest
 from vqlab.experiments.checkpoint_outline import checkpoint_step
 from vqlab.training.csv_log import CSVLog
+from vqlab.training.logger_errors import has_failed, logging_to, silenced
 from vqlab.training.tensorboard_log import tensorboard_logger
 from vqlab.training.wandb_log import log_best_model
 
@@ -27,12 +28,12 @@ def choose_loggers(given: Any, folder: Path, command: str, options: Any) -> Any:
     """
     if given is False:
         return False
-    others: list[Logger] = given if isinstance(given, list) else [] if given in (None, True) else [given]
-    loggers = [CSVLog(folder, "metrics.csv" if command == "fit" else f"{command}.csv"), *others]
+    others: list[Logger] = [*given] if isinstance(given, list) else [] if given in (None, True) else [given]
+    log = CSVLog(folder, "metrics.csv" if command == "fit" else f"{command}.csv")  # the only one whose errors count
     if command == "fit" and options["tensorboard"]:
         done = checkpoint_step(Path(options["ckpt_path"])) if options.get("ckpt_path") else 0
-        loggers.append(tensorboard_logger(folder, max(0, done)))
-    return loggers
+        others.append(tensorboard_logger(folder, max(0, done)))
+    return [log, *map(silenced, others)]
 
 
 def log_best(trainer: lightning.Trainer) -> None:
@@ -40,5 +41,6 @@ def log_best(trainer: lightning.Trainer) -> None:
     path = Path(trainer.default_root_dir) / "checkpoints" / "best.ckpt"
     best = next(callback for callback in trainer.callbacks if isinstance(callback, LastAndBest))  # type: ignore[attr-defined]
     for logger in trainer.loggers:
-        if isinstance(logger, WandbLogger) and best.best_step is not None and path.exists():
-            log_best_model(logger, path, step=best.best_step, monitor=best.monitor, score=best.best_score)
+        if isinstance(logger, WandbLogger) and best.best_step is not None and path.exists() and not has_failed(logger):
+            with logging_to(logger):
+                log_best_model(logger, path, step=best.best_step, monitor=best.monitor, score=best.best_score)

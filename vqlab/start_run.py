@@ -11,6 +11,7 @@ from lightning.pytorch.cli import SaveConfigCallback
 
 from vqlab.code_version import code_version
 from vqlab.run_folder import STARTED_IN
+from vqlab.training.logger_errors import silenced
 from vqlab.training.wandb_log import wandb_logger
 from vqlab.training.whole_files import write_whole
 
@@ -20,6 +21,13 @@ class StartRun(SaveConfigCallback):
 
     origin: Mapping[str, Any] = MappingProxyType({})  # only rank 0, which writes the checkpoints, knows more
 
+    def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
+        """Give all ranks the folder of the first one, and save."""
+        if trainer.world_size > 1:
+            root = trainer.strategy.broadcast(trainer.default_root_dir)
+            trainer._default_root_dir = root  # type: ignore[attr-defined]
+        super().setup(trainer, pl_module, stage)
+
     def save_config(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
         """Save on rank 0, when fitting."""
         if trainer.state.fn != "fit":
@@ -27,6 +35,7 @@ class StartRun(SaveConfigCallback):
         config = self.config.clone()
         for name in ("name", "ckpt_path"):  # a second run of the file is a run of its own
             config[name] = None
+        config["overwrite"] = False
         text = self.parser.dump(config, skip_none=False, skip_link_targets=True)
         with write_whole(Path(trainer.default_root_dir) / "config.yaml") as file:
             file.write(text.encode())
@@ -35,7 +44,7 @@ class StartRun(SaveConfigCallback):
         # W&B joins only now, when data and model are known to be good: it writes files as soon as it exists.
         wandb = wandb_logger(trainer.default_root_dir, config["wandb"]["project"], config["wandb"]["mode"])
         if wandb:
-            trainer.loggers = [*trainer.loggers, wandb]
+            trainer.loggers = [*trainer.loggers, silenced(wandb)]
             wandb.log_hyperparams({"config": config.as_dict()})
 
     def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:

@@ -117,7 +117,7 @@ def search_space(experiment: Experiment, runner: Runner, options: argparse.Names
 @contextmanager
 def stopped_by_signals(runner: Runner) -> Iterator[None]:
     """Show on the screen how the rows stand; end them if the block is left early, by Ctrl-C, SIGTERM or an error."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    before = {n: signal.signal(n, signal.default_int_handler) for n in (signal.SIGINT, signal.SIGTERM)}
     runner.board.start()
     try:
         yield
@@ -127,7 +127,8 @@ def stopped_by_signals(runner: Runner) -> Iterator[None]:
         raise
     finally:
         runner.board.close()
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def choose_rows(experiment: Experiment, names: str | None) -> list[Row]:

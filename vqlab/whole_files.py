@@ -9,8 +9,10 @@ from typing import IO
 
 from vqlab.errors import UserError
 
-# ELOOP: a link that is not followed. The last two: a file stands where a folder of the path should be.
-NOT_WRITABLE = (errno.ELOOP, errno.EACCES, errno.EROFS, errno.EPERM, errno.EEXIST, errno.ENOTDIR)
+NOT_WRITABLE = (
+    *(errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOENT, errno.ENAMETOOLONG, errno.ELOOP),
+    *(errno.EEXIST, errno.ENOTDIR, errno.EISDIR),  # a file stands where a folder should be, or a folder for a file
+)
 
 
 @contextmanager
@@ -76,6 +78,10 @@ def disk_errors(path: Path, setting: str = "--runs") -> Iterator[None]:
         if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
             raise UserError(
                 f"no space left for {path}: free some, or set {setting} to a place on another disk"
+            ) from error
+        if isinstance(cause, OSError) and cause.errno == errno.EFBIG:
+            raise UserError(
+                f"{path} is larger than this disk or ulimit -f allows: set {setting} to a place on another disk"
             ) from error
         if isinstance(cause, OSError) and cause.errno in NOT_WRITABLE:
             raise UserError(

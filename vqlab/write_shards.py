@@ -58,7 +58,7 @@ def write_index(root: Path) -> None:
     """
     if not root.is_dir():
         raise UserError(f"{root} is not a folder: name the folder of the shards")
-    index = index_shards(root)
+    index = index_shards(root, checksums=True)
     with write_whole(root / INDEX, "the folder") as file:
         save_index(index, file)
     print(f"{root / INDEX}: {len(index):,} images in {len(index.names):,} shards", file=sys.stderr)

@@ -15,7 +15,7 @@ from vqlab.models.vqvae import VQVAE
 from vqlab.nn.small_autoencoder import SmallDecoder, SmallEncoder
 from vqlab.quantizers.vector import VectorQuantizer
 
-DECAY = 0.7
+DECAY = 0.4  # the warm-up reaches it at the fifth update after the first
 
 
 class Net(lightning.LightningModule):
@@ -71,10 +71,11 @@ def weights(module):
 
 
 def average(recorded):
-    """w_avg <- decay w_avg + (1 - decay) w, from the weights after the first step on."""
+    """w_avg <- d w_avg + (1 - d) w, d = min(decay, (1 + n) / (10 + n)), from the weights after the first step on."""
     mean = dict(recorded[0])
-    for later in recorded[1:]:
-        mean = {name: DECAY * value + (1 - DECAY) * later[name] for name, value in mean.items()}
+    for n, later in enumerate(recorded[1:], start=1):
+        d = min(DECAY, (1 + n) / (10 + n))
+        mean = {name: d * value + (1 - d) * later[name] for name, value in mean.items()}
     return mean
 
 
@@ -108,6 +109,16 @@ def test_the_average_is_what_the_training_leaves_behind():
     assert len(record.weights) == 12
     assert_close(module, average(record.weights))
     assert (module.layers[0].weight - record.weights[-1]["layers.0.weight"]).abs().max() > 1e-3
+
+
+def test_a_short_run_is_judged_by_its_trained_weights():
+    module = Net()
+    start = weights(module)
+    record, _, _ = fit(module, decay=0.999, max_steps=60)
+    ours = weights(module)
+    for name, end in record.weights[-1].items():
+        way, left = (end - start[name]).norm(), (end - ours[name]).norm()
+        assert left < 0.3 * way, f"{name}: most of the average is the random start"
 
 
 def test_accumulated_batches_are_averaged_once_per_step():
@@ -215,7 +226,7 @@ def test_a_validation_before_the_first_step_sees_the_initialised_codebook():
         enable_progress_bar=False,
         enable_model_summary=False,
         accelerator="cpu",
-        callbacks=[EMA(DECAY), LastAndBest(every_n_steps=100)],
+        callbacks=[EMA(DECAY), LastAndBest(every_n_steps=100, monitor="val/perplexity")],
         default_root_dir=".",
     )
     trainer.fit(module, loader, DataLoader([{"image": torch.rand(1, 8, 8)}]))

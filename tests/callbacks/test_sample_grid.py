@@ -12,11 +12,9 @@ from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader
 
-from vqlab.callbacks.sample_grid import SampleGrid, confusion, histogram, interleave
+from vqlab.callbacks.sample_grid import CAPTION, PAD, SampleGrid, caption, confusion, histogram, interleave
 from vqlab.errors import UserError
 from vqlab.training.tensorboard_log import tensorboard_logger
-
-PAD = 4
 
 
 def coloured(values, size=8, channels=3):
@@ -65,6 +63,21 @@ def test_small_images_are_enlarged_by_whole_factors(size, factor):
     assert torch.equal(shown, images[1].repeat_interleave(factor, 1).repeat_interleave(factor, 2))
 
 
+@pytest.mark.parametrize(("images", "columns"), [(3, 3), (3, 2), (1, 8)])
+def test_the_name_of_each_row_stands_beside_it(images, columns):
+    names = ["input", "reconstruction", "sample"]
+    pictures = {name: torch.rand(images, 3, 32, 32) for name in names}
+    plain, grid = interleave(pictures, columns), interleave(pictures, columns, captions=True)
+    assert torch.equal(grid[:, :, CAPTION:], plain)
+    strip, bands = grid[:, :, :CAPTION], -(-images // columns)
+    tops = [band * plain.shape[1] // bands + PAD + row * (96 + PAD) for band in range(bands) for row in range(3)]
+    for top, name in zip(tops, names * bands, strict=True):
+        assert torch.equal(strip[:, top : top + 96], caption(name, 96))
+    drawn = [caption(name, 96) for name in names]
+    assert all(dark.min() < 0.3 and dark[:, [0, -1]].eq(1).all() for dark in drawn), "cut off or empty"
+    assert len({image.numpy().tobytes() for image in drawn}) == 3
+
+
 def test_grey_images():
     images = torch.rand(2, 1, 8, 8)
     grid = interleave({"input": images, "again": images}, columns=2)
@@ -92,6 +105,34 @@ def test_the_histogram_tells_even_from_uneven_use():
     even, uneven = histogram(torch.full((64,), 5)), histogram(torch.tensor([1000] + 63 * [1]))
     blue = [(image[2] - image[0] > 0.3).float().mean() for image in (even, uneven)]
     assert blue[0] > 3 * blue[1]
+
+
+def is_blue(image):
+    return (image[2] - image[0] > 0.3) & (image[0] < 0.4)
+
+
+@pytest.mark.parametrize(("used", "size"), [(1, 1024), (16, 1024), (1, 16384), (1, 2), (3, 64)])
+def test_the_histogram_shows_a_collapse(used, size):
+    counts = torch.zeros(size, dtype=torch.int64)
+    counts[torch.randperm(size)[:used]] = 1000
+    image, healthy = histogram(counts), histogram(torch.full((size,), 1000))
+    blue = [int(is_blue(picture).any(0).sum()) for picture in (image, healthy)]
+    assert blue[0] > 30, "the codes in use are not seen"
+    assert blue[0] < 0.75 * blue[1], "the unused codes are not seen"
+    pink = (image[0] - image[2] > 0.1).any(0).float().mean()
+    assert pink > 0.1, "the unused codes are not shaded"
+    assert not (healthy[0] - healthy[2] > 0.1).any()
+
+
+def test_the_title_of_the_histogram_says_perplexity_and_codes_used(monkeypatch):
+    figures = []
+    monkeypatch.setattr("vqlab.callbacks.sample_grid.drawn", figures.append)
+    histogram(torch.tensor([0, 7, 0, 7, 7, 7, 0, 0]))
+    histogram(torch.zeros(3, dtype=torch.int64))
+    assert [figure.axes[0].get_title() for figure in figures] == [
+        "4 of 8 codes used on the validation set, perplexity 4.0",
+        "0 of 3 codes used on the validation set, perplexity 0.0",
+    ]
 
 
 @pytest.mark.parametrize("classes", [2, 10, 100])
@@ -162,8 +203,8 @@ def test_files_appear_at_each_validation_and_not_before():
     assert names == ["codes_000002.png", "codes_000004.png", "step_000002.png", "step_000004.png"]
     assert model.shown == [[0, 1, 2, 3], [0, 1, 2, 3]], "the first images of the first batch"
     pixels = np.asarray(Image.open("samples/step_000004.png"))
-    assert pixels[PAD + 50, PAD + 3 * 100 + 50].tolist() == [3, 3, 3]
-    assert pixels[PAD + 100 + 50, PAD + 3 * 100 + 50].tolist() == [252, 252, 252]
+    assert pixels[PAD + 50, CAPTION + PAD + 3 * 100 + 50].tolist() == [3, 3, 3]
+    assert pixels[PAD + 100 + 50, CAPTION + PAD + 3 * 100 + 50].tolist() == [252, 252, 252]
     assert Image.open("samples/codes_000004.png").size == (600, 300)
 
 

@@ -33,12 +33,13 @@ def serve():
                 signal.signal(signal.SIGCHLD, signal.SIG_IGN)
                 while True:
                     connection, _ = listener.accept()
-                    message, (output,), *_ = socket.recv_fds(connection, 1 << 20, 1)
+                    message, descriptors, *_ = socket.recv_fds(connection, 1 << 20, 2)
                     if not os.fork():
                         threading.Thread(target=die_with, args=(connection,), daemon=True).start()
-                        answer(connection, output, *json.loads(message))
+                        answer(connection, descriptors, *json.loads(message))
                     connection.close()
-                    os.close(output)
+                    for descriptor in descriptors:
+                        os.close(descriptor)
             finally:
                 os._exit(1)
     try:
@@ -48,16 +49,19 @@ def serve():
         os.waitpid(server, 0)
 
 
-def answer(connection, output, arguments, folder, environ):
+def answer(connection, descriptors, arguments, folder, environ):
     """Run ``vqlab`` as if it had been started afresh, send its status, and end."""
     from vqlab.cli import main
 
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    output, *lock = descriptors
     os.dup2(output, 1)
     os.dup2(output, 2)
     sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1, closefd=False) for number in (1, 2))
     os.chdir(folder)
     os.environ.update(environ)
+    if lock:
+        os.environ["VQLAB_RUN_LOCK"] = str(lock[0])
     if limits := environ.get("VQLAB_TEST_LIMITS"):
         seconds, mebibytes = map(int, limits.split())
         signal.signal(signal.SIGALRM, signal.SIG_DFL)  # pytest may have its own
@@ -89,7 +93,8 @@ def call(path, *arguments):
     with socket.socket(socket.AF_UNIX) as connection:
         connection.connect(path)
         message = json.dumps([arguments, str(Path.cwd()), dict(os.environ)]).encode()
-        socket.send_fds(connection, [message], [1])
+        lock = os.environ.get("VQLAB_RUN_LOCK")  # of the sweep that has started this process
+        socket.send_fds(connection, [message], [1, int(lock)] if lock else [1])
         status = connection.recv(1)
     sys.exit(status[0] if status else 1)
 

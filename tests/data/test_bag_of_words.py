@@ -1,11 +1,15 @@
-"""Sparse counts from files, and what is refused."""
+"""Counts from files, and what is refused."""
+
+import gzip
+import io
 
 import numpy as np
 import pytest
 from refusal import refused
 from scipy import sparse
+from scipy.io import mmwrite
 
-from vqlab.data.bag_of_words import BagOfWords, read_counts
+from vqlab.data.bag_of_words import BagOfWords, read_counts, read_labels
 
 RNG = np.random.default_rng(0)
 
@@ -83,9 +87,90 @@ def test_values_that_are_no_counts(tmp_path, value, words):
         bags(save(tmp_path / "a.npz", matrix)).vocab_size  # noqa: B018
 
 
-def test_files_without_a_sparse_matrix(tmp_path):
-    np.savez(tmp_path / "dense.npz", x=np.zeros((4, 3)))
-    np.save(tmp_path / "dense.npy", np.zeros((4, 3)))
+def docword(matrix):
+    entries = sparse.coo_matrix(matrix)
+    lines = [f"{d + 1} {w + 1} {n}" for d, w, n in zip(entries.row, entries.col, entries.data, strict=True)]
+    return "\n".join(map(str, [*matrix.shape, entries.nnz, *lines, ""])).encode()
+
+
+def market(matrix):
+    file = io.BytesIO()
+    mmwrite(file, matrix)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("compress", [bytes, gzip.compress])
+@pytest.mark.parametrize(("name", "write"), [("docword.txt", docword), ("corpus.mm", market), ("dense.mtx", market)])
+def test_formats_of_others(tmp_path, name, write, compress):
+    matrix = counts()
+    (tmp_path / name).write_bytes(compress(write(matrix.toarray() if name == "dense.mtx" else matrix)))
+    assert np.array_equal(read_counts(str(tmp_path / name), "path").toarray(), matrix.toarray())
+
+
+def test_dense_arrays(tmp_path, caplog):
+    matrix = counts().toarray()
+    np.save(tmp_path / "a.npy", matrix)
+    np.savez_compressed(tmp_path / "a.npz", counts=matrix)
+    for name in ("a.npy", "a.npz"):
+        assert np.array_equal(read_counts(str(tmp_path / name), "path").toarray(), matrix)
+    np.savez(tmp_path / "both.npz", X=matrix, y=matrix[:, 0])
+    with refused("both.npz holds several arrays, X, y", "--data.path", "--data.labels_path"):
+        read_counts(str(tmp_path / "both.npz"), "path")
+    np.save(tmp_path / "flat.npy", matrix[0])
+    with refused("has the shape (12,)"):
+        read_counts(str(tmp_path / "flat.npy"), "path")
+    stored = counts()
+    np.savez(
+        tmp_path / "more.npz",
+        format=b"csr",
+        shape=stored.shape,
+        data=stored.data,
+        indices=stored.indices,
+        indptr=stored.indptr,
+        labels=np.zeros(50),
+    )
+    assert np.array_equal(read_counts(str(tmp_path / "more.npz"), "path").toarray(), stored.toarray())
+    assert "holds labels, too" in caplog.text
+
+
+def test_formats_that_are_named(tmp_path):
+    (tmp_path / "a.svm").write_text("1 3:2 7:1\n0 1:1\n")
+    with refused("SVMlight", "load_svmlight_file", "save_npz"):
+        read_counts(str(tmp_path / "a.svm"), "path")
+    np.save(tmp_path / "a.npy", np.array([[1, 2], [3]], object))
+    with refused("lists of word numbers", "bincount"):
+        read_counts(str(tmp_path / "a.npy"), "path")
+
+
+def test_a_matrix_of_words_by_documents_is_named(tmp_path):
+    path = save(tmp_path / "a.npz", counts(12, 50))
+    (tmp_path / "words.txt").write_text("\n".join(f"w{n}" for n in range(12)))
+    np.save(tmp_path / "labels.npy", np.zeros(50, int))
+    for options in ({"vocabulary_path": str(tmp_path / "words.txt")}, {"labels_path": str(tmp_path / "labels.npy")}):
+        with refused("rows of the counts are words", "matrix.T"):
+            bags(path, **options).vocab_size  # noqa: B018
+
+
+@pytest.mark.parametrize(("weighting", "warned"), [("tfidf", True), ("counts", False)])
+def test_weights_are_not_weighted_again_without_a_word(tmp_path, caplog, weighting, warned):
+    bags(save(tmp_path / "a.npz", counts() * 0.3), weighting=weighting).vocab_size  # noqa: B018
+    assert ("such as 0.3, no counts" in caplog.text) == warned
+
+
+def test_labels_of_a_text_file_or_a_column(tmp_path):
+    labels = np.arange(50) % 3
+    np.savetxt(tmp_path / "labels.txt", labels)
+    np.save(tmp_path / "labels.npy", labels[:, None])
+    for name in ("labels.txt", "labels.npy"):
+        assert np.array_equal(read_labels(str(tmp_path / name), "labels_path", counts()), labels)
+    (tmp_path / "labels.txt").write_text("sports\n" * 50)
+    with refused("labels.txt is no array", "a number in each line"):
+        read_labels(str(tmp_path / "labels.txt"), "labels_path", counts())
+    with refused("test_labels_path is given without test_path"):
+        bags(save(tmp_path / "a.npz", counts()), test_labels_path=str(tmp_path / "labels.npy"))
+
+
+def test_files_without_a_matrix(tmp_path):
     matrix = counts()
     matrix.indices[5] = 99  # no such column
     np.savez(
@@ -98,8 +183,10 @@ def test_files_without_a_sparse_matrix(tmp_path):
     )
     (tmp_path / "text.npz").write_text("hello")
     save(tmp_path / "complex.npz", counts().astype(complex))
-    for name in ("dense.npz", "dense.npy", "torn.npz", "text.npz", "complex.npz"):
-        with refused(name, "holds no sparse matrix", "scipy.sparse.save_npz"):
+    (tmp_path / "torn.mtx").write_bytes(market(counts())[:-9])
+    (tmp_path / "torn.txt").write_bytes(docword(counts()) + b"99 99 1\n")
+    for name in ("torn.npz", "torn.mtx", "torn.txt", "text.npz", "complex.npz"):
+        with refused(name, "holds no matrix of real numbers", "scipy.sparse.save_npz"):
             bags(str(tmp_path / name)).vocab_size  # noqa: B018
     with refused("has the shape (0, 3)"):
         bags(save(tmp_path / "none.npz", sparse.csr_matrix((0, 3)))).vocab_size  # noqa: B018

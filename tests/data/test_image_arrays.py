@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from refusal import refused
 
 from vqlab.data.image_arrays import ImageArrays
 from vqlab.errors import UserError
@@ -30,6 +31,69 @@ def test_images_and_labels_arrive_in_order_of_their_file(tmp_path, images, label
     batch = next(iter(data.train_dataloader()))
     torch.testing.assert_close(batch["image"], train.images[batch["index"]] / 255)
     assert torch.equal(batch["label"], train.labels[batch["index"]])
+
+
+X, Y = pixels(12, 8, 8, 3), np.arange(12, dtype=np.uint8) % 4
+GREY = X[..., 0]
+
+
+@pytest.mark.parametrize(
+    ("arrays", "sizes"),
+    [
+        ({"train_images": X, "train_labels": Y[:, None], "val_images": X[:6], "val_labels": Y[:6, None],
+          "test_images": X[:4], "test_labels": Y[:4, None]}, (12, 6, 4)),  # MedMNIST
+        ({"x_train": GREY, "y_train": Y, "x_test": GREY[:4], "y_test": Y[:4]}, (11, 1, 4)),  # Keras
+        ({"X_train": GREY, "Y_train": Y, "X_valid": GREY[:5], "Y_valid": Y[:5]}, (12, 5, 0)),
+        ({"x": X, "y": Y, "x_test": X[:4], "y_test": Y[:4]}, (11, 1, 4)),
+        ({"arr_0": X, "arr_1": Y}, (11, 1, 0)),
+        ({"arr_0": Y, "arr_1": X}, (11, 1, 0)),
+        ({"x": X, "y": np.eye(4, dtype=np.float32)[Y]}, (11, 1, 0)),
+        ({"x": X, "y": Y[:, None]}, (11, 1, 0)),
+    ],
+)  # fmt: skip
+def test_arrays_as_others_write_them(tmp_path, arrays, sizes):
+    data = ImageArrays(save(tmp_path, **arrays), batch_size=1)
+    assert data.num_classes == 4
+    data.setup()
+    assert (*(len(part) for part in data._train_val), len(data._test or ())) == sizes
+    assert data.train_size == sizes[0]
+    images = arrays.get("x", arrays.get("train_images", X if "arr_0" in arrays else GREY))
+    labels = {image.tobytes(): int(label) for image, label in zip(images, Y, strict=True)}
+    for part in filter(None, (*data._train_val, data._test)):
+        stored = part.images.permute(0, 2, 3, 1).squeeze(-1).numpy()
+        assert [labels[image.tobytes()] for image in stored] == part.labels.tolist()
+
+
+def test_arrays_may_be_named(tmp_path, caplog):
+    path = save(tmp_path, a=X, b=X, digits=Y, x_test=X[:4], y_test=Y[:4] % 2)
+    with refused("holds no images for training, but x_test", "--data.array=x_test"):
+        ImageArrays(path)
+    data = ImageArrays(path, array="b")
+    assert (data.num_classes, data.train_size, data.load_test()) == (0, 11, None)
+    assert "digits beside the images b, not read as labels: set --data.label_array=digits" in caplog.text
+    assert ImageArrays(path, array="b", label_array="digits").num_classes == 4
+    assert ImageArrays(path, array="x_test").num_classes == 2
+    with refused("no array c, but a, b, digits", "--data.array"):
+        ImageArrays(path, array="c")
+    with refused("no array c", "--data.label_array"):
+        ImageArrays(path, array="a", label_array="c")
+
+
+def test_labels_of_no_class_in_training_are_refused(tmp_path):
+    with refused("y_test of", "class 3", "classes 0 to 1", "--data.path"):
+        ImageArrays(save(tmp_path, x_train=X, y_train=Y % 2, x_test=X, y_test=Y))
+    with refused("y of", "test.npz holds class 3", "--data.test_path"):
+        ImageArrays(save(tmp_path, x=X, y=Y % 2), test_path=save(tmp_path, "test.npz", x=X, y=Y))
+
+
+def test_short_memory_is_not_called_damage(tmp_path, monkeypatch):
+    def out_of_memory(*_, **__):
+        raise MemoryError
+
+    data = ImageArrays(save(tmp_path, x=X))
+    monkeypatch.setattr(np, "load", out_of_memory)
+    with refused("not enough memory to read", "some.npz"):
+        data.setup("fit")
 
 
 def test_npy_and_a_single_fitting_array(tmp_path):
@@ -85,6 +149,9 @@ OBJECTS = np.array([{}] * 4, dtype=object)
         ({"x": pixels(4, 8, 8), "y": np.arange(3)}, r"y of .* has shape \(3,\), but there are 4 images"),
         ({"x": pixels(4, 8, 8), "y": np.arange(4.0)}, "float64, not integer"),
         ({"x": pixels(4, 8, 8), "y": np.arange(4) - 3}, "holds -3"),
+        ({"x": pixels(4, 8, 8), "y": np.ones((4, 3), int)}, r"y of .* has shape \(4, 3\) and is not one-hot"),
+        ({"x": pixels(4, 8, 8), "y": np.array(list("abcd"))}, "U1, not integer"),
+        ({"a": pixels(4, 8, 8), "b": pixels(4, 8, 8), "arr_0": np.arange(4)}, "set --data.array to one of these"),
         ({"a": pixels(4, 8, 8), "b": pixels(4, 8, 8)}, "no array x, images or image, .* but a, b"),
         ({"a": np.arange(3)}, "no array x"),
         ({}, "no array x, .* but nothing"),

@@ -1,10 +1,14 @@
+import struct
+import zlib
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from refusal import refused
 
-from vqlab.data import files
-from vqlab.data.image_folder import ImageFolder, decode_square
+from vqlab.data import files, image_folder
+from vqlab.data.image_folder import ImageFiles, ImageFolder, decode_square
 from vqlab.errors import UserError
 
 
@@ -176,15 +180,126 @@ def test_links_are_followed_and_loops_end(tmp_path):
     assert data.train_size == 2
 
 
-def test_decoding_keeps_what_pil_would_lose(tmp_path):
-    Image.fromarray(np.full((8, 8), 40_000, np.uint16)).save(tmp_path / "deep.png")  # PIL clips 16 bits to white
-    assert decode_square(tmp_path / "deep.png", 8, 1).unique().tolist() == [40_000 >> 8]
+RAMP = np.tile(np.linspace(0, 1, 8, dtype=np.float32), (8, 1))
+
+
+def png_of_16_bits(path, pixels, colour):
+    """Write what PIL cannot: a PNG with 16 bits a channel; ``colour`` is the format's number for its channels."""
+    height, width = pixels.shape[:2]
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
+    chunks = ((b"IHDR", struct.pack(">IIBBBBB", width, height, 16, colour, 0, 0, 0)), (b"IDAT", zlib.compress(rows)))
+    content = b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in (*chunks, (b"IEND", b""))
+    )
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + content)
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("float.tif", RAMP),
+        ("float.tif", RAMP.clip(1e-6) - 2e-6),
+        ("deep.png", (RAMP * 65535).astype(np.uint16)),
+        ("int.tif", (RAMP * 65535).astype(np.int32)),
+        ("bits.png", RAMP > 0.5),
+        ("deep.pgm", (RAMP * 65535).astype(np.uint16)),
+    ],
+)
+def test_the_range_of_the_format_becomes_0_to_255(tmp_path, name, values):
+    Image.fromarray(values).save(tmp_path / name)
+    image = decode_square(tmp_path / name, 8, 1)[0].float() / 255
+    expected = torch.from_numpy(RAMP > 0.5).float() if values.dtype == bool else torch.from_numpy(RAMP)
+    torch.testing.assert_close(image, expected, atol=1 / 255, rtol=0)
+    Image.fromarray(np.zeros_like(values)).save(tmp_path / name)
+    assert decode_square(tmp_path / name, 8, 1).max() == 0, "what is black is black in any range"
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "words"),
+    [
+        ("float.tif", RAMP * 255, "from 0 to 255, not from 0 to 1 "),
+        ("float.tif", RAMP - 0.5, "from -0.5 to 0.5"),
+        ("float.tif", RAMP / 100, "from 0 to 0.01, not from 0 to 1 with some above a quarter"),
+        ("float.tif", np.where(RAMP == 0, np.nan, RAMP), "from nan to nan"),
+        ("float.tif", np.where(RAMP == 0, np.inf, RAMP), "to inf"),
+        ("bits12.png", (RAMP * 4095).astype(np.uint16), "from 0 to 4095, not from 0 to 65535 "),
+        ("bits14.png", (RAMP * 16383).astype(np.uint16), "from 0 to 16383"),
+        ("bits8.tif", (RAMP * 255).astype(np.int32), "from 0 to 255, not from 0 to 65535 "),
+        ("bits32.tif", (RAMP * 2e9).astype(np.int32), "to 2e+09"),
+        ("signed.tif", (RAMP * 65535 - 1000).astype(np.int32), "from -1000 to"),
+    ],
+)
+def test_values_of_no_certain_range_are_refused(tmp_path, name, values, words):
+    Image.fromarray(values.astype(np.float32) if values.dtype == np.float64 else values).save(tmp_path / name)
+    for channels in (1, 3):
+        with refused(name, words, "scale all images alike"):
+            decode_square(tmp_path / name, 8, channels)
+
+
+@pytest.mark.parametrize(("colour", "channels"), [(2, 3), (4, 2), (6, 4)])
+def test_the_same_holds_of_colour_with_16_bits(tmp_path, colour, channels):
+    full = np.repeat(65535 * RAMP[:, :, None], channels, 2)
+    full[:, :, 3 if channels == 4 else channels :] = 65535
+    png_of_16_bits(tmp_path / "full.png", full, colour)
+    torch.testing.assert_close(
+        decode_square(tmp_path / "full.png", 8)[0], torch.from_numpy(RAMP * 255).byte(), atol=1, rtol=0
+    )
+    dark = full.copy()
+    dark[:, :, : 1 if channels == 2 else 3] /= 16
+    png_of_16_bits(tmp_path / "dark.png", dark, colour)
+    with refused("dark.png", "from 0 to 3840, not from 0 to 65535"):
+        decode_square(tmp_path / "dark.png", 8)
+
+
+def test_images_of_no_certain_range_are_found_before_training_and_counted(tmp_path):
+    for number in range(4):
+        Image.fromarray((RAMP * 4095).astype(np.uint16)).save(tmp_path / f"{number}.png")
+    with refused(".png holds values from 0 to 4095", "(3 of 3 images are like this)"):
+        folder(tmp_path, val_fraction=0.25, skip_corrupt=True).setup("fit")
+
+
+def test_what_loads_but_does_not_convert_is_left_out(tmp_path, caplog):
+    for number in range(4):
+        paint(tmp_path / "train" / f"{number}.png")
+        paint(tmp_path / "val" / f"{number}.png")
+    Image.new("RGB", (12, 10)).convert("LAB").save(tmp_path / "train" / "lab.tif")
+    with refused("1 of 5 images cannot be decoded", "lab.tif"):
+        folder(tmp_path, channels=1).setup("fit")
+    data = folder(tmp_path, channels=1, skip_corrupt=True)
+    data.setup("fit")
+    assert len(data._train_val[0]) == 4
+    assert len(list(data.train_dataloader())) == 2
+    assert "lab.tif" in caplog.text
+    with refused("lab.tif", "LAB to RGB not supported", "--data.skip_corrupt"):
+        ImageFiles([str(tmp_path / "train" / "lab.tif")], [-1], 8, 1).__getitems__([0])
+
+
+@pytest.mark.parametrize("verify", [True, False])
+def test_short_memory_is_not_called_damage(tmp_path, monkeypatch, verify):
+    for number in range(4):
+        paint(tmp_path / f"{number}.png")
+
+    def out_of_memory(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(image_folder, "decode_square", out_of_memory)
+    with refused("not enough memory to read", ".png"):
+        data = folder(tmp_path, verify=verify, skip_corrupt=verify)
+        data.setup("fit")
+        next(iter(data.train_dataloader()))
+
+
+def test_images_are_turned_as_exif_says(tmp_path):
     turned = Image.new("RGB", (8, 16), "black")
     turned.paste("white", (0, 0, 8, 8))  # white above
     exif = turned.getexif()
     exif[0x0112] = 3  # shot upside down
     turned.save(tmp_path / "turned.png", exif=exif)
     assert decode_square(tmp_path / "turned.png", 16)[0, :4].max() == 0, "black above"
+    deep = Image.fromarray(np.repeat(np.uint16([[40_000], [0]]), 8, 0).repeat(16, 1))
+    deep.save(tmp_path / "deep.png", exif=exif)
+    assert decode_square(tmp_path / "deep.png", 16, 1)[0, :, 0].tolist() == [0] * 8 + [40_000 >> 8] * 8
 
 
 def test_standardized_takes_the_training_images(tmp_path):

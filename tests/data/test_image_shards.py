@@ -200,8 +200,53 @@ def test_other_shards_at_the_url_are_fetched_and_a_cut_transfer_is_refused(serve
     shard_files.open_shard.cache_clear()
     assert images(data(url, cache=str(cache)).train_dataloader()) == whole
     with refused(f"{url}/val/000000.tar", "its index says"):
-        shard_files.open_shard(f"{url}/val/000000.tar", 7, str(cache), 10**9)
+        shard_files.open_shard(f"{url}/val/000000.tar", 7, str(cache), 10**9, "")
     assert not list(cache.glob("*.partial"))
+
+
+def altered(file):
+    content = bytearray(file.read_bytes())
+    content[700] ^= 1
+    file.write_bytes(content)
+
+
+def test_a_copy_of_the_same_length_with_other_content_is_fetched_again(served, tmp_path):
+    url, _ = served
+    cache = tmp_path / "cache"
+    whole = images(data(url, cache=str(cache)).train_dataloader())
+    for copy in cache.glob("*.tar"):
+        altered(copy)
+    shard_files.open_shard.cache_clear()
+    assert images(data(url, cache=str(cache)).train_dataloader()) == whole
+
+
+def test_a_shard_behind_a_url_that_its_index_does_not_know_is_refused(served, shards, tmp_path):
+    url, _ = served
+    file = shards / "train/000000.tar"
+    before = file.read_bytes()
+    altered(file)
+    try:
+        with refused("train/000000.tar has another checksum than its index says", "--index"):
+            images(data(url, cache=str(tmp_path / "cache")).train_dataloader())
+    finally:
+        file.write_bytes(before)
+    assert not list((tmp_path / "cache").glob("*.partial"))
+
+
+def test_an_index_without_checksums_serves_a_disk_and_no_url(served, shards, monkeypatch):
+    url, _ = served
+    arrays = dict(np.load(shards / INDEX))
+    del arrays["checksums"]
+    file = io.BytesIO()
+    np.savez(file, **arrays)
+    before = (shards / INDEX).read_bytes()
+    (shards / INDEX).write_bytes(file.getvalue())
+    try:
+        assert data(shards).train_size == 40
+        with refused(f"{url}/{INDEX} has no checksums", "--index"):
+            data(url)
+    finally:
+        (shards / INDEX).write_bytes(before)
 
 
 def test_copies_of_a_url_make_room(served, tmp_path, shards):
@@ -276,15 +321,28 @@ def test_bad_index(tmp_path, shards):
         with open(tmp_path / INDEX, "wb") as file:
             save_index(type(good)(**(vars(good) | changed)), file)
 
-    write(names=np.array(["train/../../x.tar", "val/000000.tar"]))
-    with refused(INDEX, "--index"):
-        data(tmp_path)
-    write(offset=good.offset + 10**9)
-    with refused(INDEX, "--index"):
-        data(tmp_path)
-    write(label=good.label[1:])
-    with refused(INDEX, "--index"):
-        data(tmp_path)
+    shard = tmp_path / "train" / "000000.tar"
+    for name in ("train/../../x.tar", str(shard), "/etc/passwd", "//x/y.tar", ".", "", "a::file:///etc/passwd"):
+        write(names=np.array([name, "val/000000.tar"]))
+        with refused(INDEX, "lie beside it", "--index"):
+            data(tmp_path)
+    for changed in (
+        {"offset": good.offset + 10**9},
+        {"offset": np.full_like(good.offset, 2**63 - 10), "size": np.full_like(good.size, 100)},
+        {"offset": np.full(len(good), 2**63 - 1), "size": np.full(len(good), 2**63 - 1)},
+        {"offset": good.offset.astype(np.uint64) + np.uint64(2**63)},
+        {"offset": good.offset - 10**6},
+        {"offset": good.offset.astype(float)},
+        {"lengths": np.full_like(good.lengths, -(2**63))},
+        {"shard": good.shard.astype(float) + 0.5},
+        {"shard": good.shard + 5},
+        {"label": good.label[1:]},
+        {"checksums": good.checksums[1:]},
+        {"checksums": np.zeros(2)},
+    ):
+        write(**changed)
+        with refused(INDEX, "--index"):
+            data(tmp_path)
     (tmp_path / INDEX).write_bytes(b"PK\x03\x04torn")
     with refused(INDEX, "--index"):
         data(tmp_path)
@@ -331,6 +389,15 @@ def test_shards_for_test_are_not_among_those_to_train_on(tmp_path):
         data(tmp_path)
 
 
+def test_short_memory_is_not_called_damage(shards, monkeypatch):
+    def no_memory(*args, **options):
+        raise MemoryError
+
+    monkeypatch.setattr(np, "load", no_memory)
+    with refused("not enough memory to read", INDEX):
+        data(shards)
+
+
 def test_a_shard_that_vanishes_in_training(tmp_path):
     for split in ("train", "val"):
         pack(tmp_path / split / "0.tar", [("a.png", png())])
@@ -344,6 +411,15 @@ def test_a_damaged_image_is_named(tmp_path):
     for split in ("train", "val"):
         pack(tmp_path / split / "0.tar", [("a.png", b"no image")])
     with refused("train/0.tar", "byte 512", "cannot be decoded"):
+        next(iter(data(tmp_path, batch_size=1).train_dataloader()))
+
+
+def test_an_image_of_no_certain_range_is_named(tmp_path):
+    file = io.BytesIO()
+    Image.fromarray(np.arange(64, dtype=np.uint16).reshape(8, 8)).save(file, "png")
+    for split in ("train", "val"):
+        pack(tmp_path / split / "0.tar", [("a.png", file.getvalue())])
+    with refused("the image at byte 512 of train/0.tar holds values from 0 to 63, not from 0 to 65535"):
         next(iter(data(tmp_path, batch_size=1).train_dataloader()))
 
 

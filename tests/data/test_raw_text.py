@@ -96,6 +96,16 @@ def test_labels_are_numbered_in_the_order_of_their_names():
     assert Listed(numbers).class_names == ["1", "9", "10"]
 
 
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [([f"{n / 8}" for n in range(4)] * 5, "decimals such as 0.125"), ([f"id {n}" for n in range(20)], "all different")],
+)
+def test_labels_that_are_no_classes_are_not_used(caplog, labels, words):
+    data = Listed([Document("cat dog", label) for label in labels])
+    assert data.num_classes == 0
+    assert words in caplog.text
+
+
 def test_a_given_vocabulary_is_kept_as_it_is(tmp_path, caplog):
     (tmp_path / "words.txt").write_text("hox\nzebra\naix\nHat\nc3po\n")
     documents = [*drawn(40), Document("zebra")]

@@ -85,6 +85,51 @@ def test_a_line_without_text_and_a_csv_without_the_column(tmp_path):
         documents(text_file(str(tmp_path / "a.csv")))
 
 
+def test_a_nameless_column_is_no_label(tmp_path):
+    (tmp_path / "a.csv").write_text(",text\n0,cat\n1,dog\n")
+    assert [d.label for d in documents(text_file(str(tmp_path / "a.csv")))] == [None, None]
+    (tmp_path / "b.csv").write_text(",text,label\n0,cat,x\n1,dog,\n")
+    assert [d.label for d in documents(text_file(str(tmp_path / "b.csv")))] == ["x", None]
+
+
+def test_columns_may_come_after_the_first_object(tmp_path):
+    file = jsonl(tmp_path / "a.jsonl", [{"text": "cat"}, {"text": "dog", "label": "x"}, {"text": "hen", "n": 1}])
+    assert [d.label for d in documents(text_file(file))] == [None, "x", None]
+    assert [d.label for d in documents(text_file(file, label_column="n"))] == [None, None, "1"]
+    file = jsonl(tmp_path / "b.jsonl", [{"text": "cat", "category": "x"}, {"text": "dog", "label": "y"}])
+    with refused("label under label in line 2, but under category before", "--data.label_column"):
+        documents(text_file(file))
+    file = jsonl(tmp_path / "c.jsonl", [{"text": "cat", "Text": "dog"}])
+    with refused("the columns text and Text", "--data.text_column"):
+        documents(text_file(file))
+    file = jsonl(tmp_path / "d.jsonl", [{"text": "cat"}] * 9 + [{"text": "dog", "split": "test"}] * 9)
+    with refused("9 of 18 documents have a split", "--data.split_column"):
+        text_file(file).train_size  # noqa: B018
+
+
+def test_objects_from_the_wild(tmp_path):
+    records = [
+        {"data": {"text": None, "topic": {"name": 1.0}}},
+        {"data": {"text": ["cat", "sat"], "topic": {"name": float("nan")}}},
+        {"data": {"text": "dog", "topic": {"name": 1}}},
+    ]
+    file = jsonl(tmp_path / "a.jsonl", records)
+    found = documents(text_file(file, text_column="data.text", label_column="data.topic.name"))
+    assert [(d.text, d.label) for d in found] == [("", "1"), ("cat sat", None), ("dog", "1")]
+    with refused("no column data.body", "--data.text_column"):
+        documents(text_file(file, text_column="data.body"))
+    file = jsonl(tmp_path / "b.jsonl", [{"text": "cat", "label": ["x", "y"]}])
+    with refused("no class under label in line 1", "['x', 'y']"):
+        documents(text_file(file))
+
+
+@pytest.mark.parametrize("row", ["cat dog", "cat dog\tnews\ta\tb"])
+def test_a_table_without_names(tmp_path, row):
+    (tmp_path / "corpus.tsv").write_text(f"{row}\n" * 3)
+    with refused("corpus.tsv has no column text, but cat dog", "first line with the names of its columns"):
+        documents(text_file(str(tmp_path / "corpus.tsv")))
+
+
 def test_missing_files(tmp_path):
     with refused("nowhere.csv is not a file", "--data.path"):
         text_file(str(tmp_path / "nowhere.csv"))

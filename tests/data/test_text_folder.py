@@ -78,9 +78,13 @@ def test_hidden_folders_and_leftovers_are_no_documents(tmp_path):
 
 def test_files_in_another_encoding_are_named(tmp_path):
     path = write(tmp_path, a="cat", b=b"caf\xe9 noir")
-    with refused(str(tmp_path / "b"), "is not utf-8", "--data.encoding=latin-1"):
+    with refused(str(tmp_path / "b"), "is not utf-8", "--data.encoding to the file's own"):
         list(folder(path).read())
     assert [document.text for document in folder(path, encoding="latin-1").read()] == ["cat", "café noir"]
+    path = write(tmp_path / "wide", a="cat", b="dog".encode("utf-16"))
+    assert [document.text for document in folder(path).read()] == ["cat", "dog"]
+    with refused("paper.txt is a PDF file", "--data.path"):
+        list(folder(write(tmp_path / "wide", paper=b"", **{"paper.txt": b"%PDF-1.7"}), encoding="latin-1").read())
 
 
 def test_missing_and_empty_folders(tmp_path):

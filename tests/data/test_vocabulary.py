@@ -66,6 +66,42 @@ def test_a_word_has_three_letters():
     assert tokenize(texts)[0] == ["and", "naïve", "größe", "don", "isn", "etc"]
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("आधुनिक मानक हिन्दी पानी", ["आधुनिक", "मानक", "हिन्दी", "पानी"]),
+        ("ภาษาไทย, ที่นี่", ["ภาษาไทย", "ที่นี่"]),
+        ("বাংলা ভাষা", ["বাংলা", "ভাষা"]),
+        ("தமிழ் மொழி", ["தமிழ்", "மொழி"]),
+        ("مُحَمَّد كَتَبَ", ["مُحَمَّد", "كَتَبَ"]),
+        ("می‌خواهم", ["می‌خواهم"]),
+        ("cafe\u0301 café Việt Vie\u0323\u0302t", ["café", "việt"]),
+        ("İstanbul I\u0307stanbul", ["istanbul"]),
+        ("股票 市场 的 上涨, 한국 말", ["股票", "市场", "上涨", "한국"]),
+        ("5किलो किताब1 \u2764\ufe0flove x1é", ["love"]),
+    ],
+)
+def test_words_beyond_ascii(text, words):
+    assert tokenize([text])[0] == words
+    assert all(tokenize([word])[0] == [word] for word in words)
+
+
+def test_a_given_vocabulary_is_composed_as_texts_are(tmp_path):
+    (tmp_path / "words.txt").write_text("cafe\u0301\n")
+    assert read_words(str(tmp_path / "words.txt"), "vocabulary_path") == tokenize(["cafe\u0301"])[0]
+    (tmp_path / "words.txt").write_text("Cafe\u0301\n")
+    assert stop_list(str(tmp_path / "words.txt")) == {"café"}
+
+
+@pytest.mark.parametrize("text", ["今日は天気がいいから公園へ行きましょう。", "ภาษาไทยเป็นภาษาที่มีระดับเสียงของคำแน่นอน"])
+def test_texts_without_spaces_are_named(text, caplog):
+    tokenize([text, "cat dog"])
+    assert "look like whole sentences" in caplog.text
+    caplog.clear()
+    tokenize(["今日 は 天気 が いい から 公園 へ 行き ましょう", "股票 市场 上涨"])
+    assert not caplog.text
+
+
 def test_the_most_frequent_words_are_kept_and_of_equals_the_first():
     words, tokens = tokenize(["bb aa cc dd", "bb aa dd", "bb cc ee ee ee"], r"\w+")
     counts = count_words(tokens, len(words))

@@ -109,7 +109,7 @@ def test_null_reaches_a_nested_option():
 
 
 def test_a_run_without_a_log():
-    fit("--name=quiet", "--trainer.max_steps=3", "--trainer.log_every_n_steps=0")
+    fit("--name=quiet", "--trainer.max_steps=3", "--trainer.log_every_n_steps=0", "--trainer.limit_val_batches=0")
     assert Path("runs/vqvae/quiet/checkpoints/last.ckpt").exists()
     assert not Path("runs/vqvae/quiet/metrics.csv").exists()
 
@@ -304,6 +304,32 @@ def test_checkpoints_that_do_not_fit(capsys):
     last.write_bytes(Path("spoilt.ckpt").read_bytes())
     assert "cannot be resumed" in fails(capsys, ["fit", *resume])
     assert {**before, last: last.read_bytes()} == {p: p.read_bytes() for p in Path("runs").rglob("*") if p.is_file()}
+
+
+def test_a_run_shorter_than_the_validation_interval_is_validated_at_its_end(caplog):
+    caplog.set_level("INFO")
+    options = ["--trainer.val_check_interval=100", "--trainer.check_val_every_n_epoch=null", "--trainer.max_steps=3"]
+    fit("--name=short", *options)
+    run = Path("runs/vqvae/short")
+    assert {path.name for path in (run / "samples").iterdir()} == {"step_000003.png", "codes_000003.png"}
+    assert [row["step"] for row in logged(run / "metrics.csv") if "val/loss" in row] == [2]
+    assert f"run folder: {run} (samples/*.png, metrics.csv, checkpoints/best.ckpt)" in caplog.messages
+    best = torch.load(run / "checkpoints/best.ckpt", weights_only=True)
+    assert best["callbacks"]["LastAndBest"]["best_step"] == best["global_step"] == 3
+
+
+def test_a_run_that_is_not_validated_promises_nothing_else(caplog):
+    caplog.set_level("INFO")
+    fit("--name=blind", "--trainer.max_steps=3", "--trainer.limit_val_batches=0")
+    assert "finished at step 3: nothing was validated" in caplog.messages
+    assert "run folder: runs/vqvae/blind (checkpoints/last.ckpt)" in caplog.messages
+
+
+@pytest.mark.parametrize("options", [[], ["--trainer.num_sanity_val_steps=0", "--trainer.val_check_interval=2"]])
+def test_a_monitor_that_is_not_logged(capsys, options):
+    complaint = fails(capsys, [*FIT, "--name=run", "--checkpoint.monitor=val/lose", "--trainer.max_steps=4", *options])
+    assert "val/lose is not logged: set --checkpoint.monitor to one of val/loss" in complaint
+    assert Path("runs").exists() == bool(options), "the sanity check shows it before the first step"
 
 
 def test_a_full_disk_leaves_the_last_checkpoint_whole(capsys, monkeypatch):

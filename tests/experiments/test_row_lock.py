@@ -1,6 +1,7 @@
 """A row belongs to one process, until the last process that holds it is gone."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -8,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from forks import fork, status_of
 
 from vqlab.errors import UserError
 from vqlab.experiments import row_lock as module
@@ -82,3 +84,45 @@ def test_what_cannot_be_locked_is_said_in_one_line(monkeypatch):
     monkeypatch.setattr(module.fcntl, "flock", refuse)
     with pytest.raises(UserError, match=r"cannot be locked \(No locks available\).*--runs"), row_lock(Path("run")):
         pass
+
+
+def look_again_and_again():
+    while True:
+        is_running(Path("run"))
+
+
+def test_who_looks_whether_a_run_is_in_progress_does_not_hold_it():
+    """The report takes a lock for an instant."""
+    assert not taken()
+    readers = [fork(look_again_and_again) for _ in range(2)]
+    try:
+        assert not any(taken() for _ in range(300))
+    finally:
+        for reader in readers:
+            os.kill(reader, signal.SIGKILL)
+            status_of(reader)
+
+
+def test_a_lock_of_a_folder_that_was_removed_is_none(monkeypatch):
+    real, removed = module.fcntl.flock, []
+
+    def flock(*args):
+        if not removed:
+            removed.append(1)
+            shutil.rmtree("run")  # between opening and locking
+        real(*args)
+
+    monkeypatch.setattr(module.fcntl, "flock", flock)
+    with row_lock(Path("run")) as lock:
+        assert os.path.samestat(os.fstat(lock), os.stat("run/.lock"))
+
+
+def test_a_fork_lets_go_of_the_lock():
+    """A worker that loads data may outlive a process that is killed."""
+    with row_lock(Path("run")):
+        worker = fork(time.sleep, 60)
+    try:
+        assert not taken()
+    finally:
+        os.kill(worker, signal.SIGKILL)
+        status_of(worker)

@@ -16,6 +16,13 @@ class Progress(TQDMProgressBar):
     def __init__(self) -> None:
         super().__init__(refresh_rate=1 if sys.stdout.isatty() else 100)
 
+    def on_exception(self, *args: Any) -> None:
+        """End the line of the bar, so that the error begins on its own."""
+        bars = (self._train_progress_bar, self._val_progress_bar, self._test_progress_bar, self._predict_progress_bar)
+        for bar in bars:
+            if bar is not None:
+                bar.close()
+
     def get_metrics(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> dict[str, Any]:
         """Leave out ``v_num``."""
         metrics = super().get_metrics(trainer, pl_module)

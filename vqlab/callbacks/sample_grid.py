@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from matplotlib.figure import Figure
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torchvision.transforms.functional import to_tensor
 from torchvision.utils import make_grid, save_image
@@ -21,6 +21,8 @@ from vqlab.training.log_media import log_histogram, log_image, log_table
 from vqlab.training.whole_files import write_whole
 
 FEW = 20  # classes up to which each is numbered and counted in the picture of their confusion
+PAD, CAPTION = 4, 20  # pixels between images, and beside them for the captions
+LEAST = 0.5  # uses at which the axis begins, so that a single one is seen
 MIN_TILE = 96  # pixels; smaller images are enlarged by whole factors, so that a pixel stays a square
 
 
@@ -61,7 +63,7 @@ class SampleGrid(lightning.Callback):
             return
         first = {name: value[: self.num_images] for name, value in batch.items()}
         if hasattr(pl_module, "pictures"):
-            self._write(trainer, "step", interleave(pl_module.pictures(first), self.columns))
+            self._write(trainer, "step", interleave(pl_module.pictures(first), self.columns, captions=True))
         if hasattr(pl_module, "traces"):
             self._write(trainer, "step", drawn(plot_signals(pl_module.traces(first))))
 
@@ -114,39 +116,61 @@ def logged_step(trainer: lightning.Trainer) -> int:
     return max(0, trainer.global_step - 1)
 
 
-def interleave(pictures: dict[str, Tensor], columns: int) -> Tensor:
+def interleave(pictures: dict[str, Tensor], columns: int, captions: bool = False) -> Tensor:
     """Arrange images so that those of one input stand below each other; return one image (3, H, W) in [0, 1].
 
     Args:
         pictures: Images (B, C, H, W) in [0, 1] by name, the same B for all.
         columns: Inputs per row.
+        captions: Whether the names stand to the left of their rows.
     """
     rows = torch.stack([p.detach().float().cpu() for p in pictures.values()])  # (R, B, C, H, W)
     factor = max(1, -(-MIN_TILE // rows.shape[-1]))
     bands = []
     for part in rows.split(columns, dim=1):
         tiles = F.interpolate(part.flatten(0, 1), scale_factor=float(factor), mode="nearest")
-        bands.append(make_grid(tiles, nrow=part.shape[1], padding=4, pad_value=1.0))
+        band = make_grid(tiles, nrow=part.shape[1], padding=PAD, pad_value=1.0)
+        if captions:
+            names = [F.pad(caption(name, tiles.shape[2]), (0, 0, PAD, 0), value=1.0) for name in pictures]
+            band = torch.cat([F.pad(torch.cat(names, dim=1), (0, 0, 0, PAD), value=1.0), band], dim=2)
+        bands.append(band)
     width = max(band.shape[2] for band in bands)
-    return torch.cat([F.pad(band, (0, width - band.shape[2], 0, 4), value=1.0) for band in bands], dim=1)
+    return torch.cat([F.pad(band, (0, width - band.shape[2], 0, PAD), value=1.0) for band in bands], dim=1)
+
+
+def caption(name: str, height: int) -> Tensor:
+    """Return a name, written upwards, as an image (3, height, CAPTION) in [0, 1]."""
+    image = Image.new("RGB", (height, CAPTION), "white")
+    ImageDraw.Draw(image).text((height / 2, CAPTION / 2), name, "black", ImageFont.load_default(12), anchor="mm")
+    return to_tensor(image.rotate(90, expand=True))
 
 
 def histogram(counts: Tensor) -> Tensor:
-    """Plot the sorted use of the codes, (K,) counts, against even use; return an image (3, H, W) in [0, 1]."""
-    shares = counts.float().cpu().sort(descending=True).values / counts.sum().clamp_min(1)
+    """Plot the sorted use of the codes, (K,) counts, on logarithmic axes; return an image (3, H, W) in [0, 1].
+
+    A codebook that has collapsed to one code is a bar at the left, and what is not used is shaded.
+    """
+    sorted_counts = counts.double().cpu().sort(descending=True).values
+    size, used, total = len(counts), int((counts > 0).sum()), float(counts.sum())
+    probability = sorted_counts[:used] / max(total, 1)
+    perplexity = float((-probability * probability.log()).sum().exp()) if used else 0.0
     figure = Figure(figsize=(6, 3), dpi=100, layout="constrained")
     axes = figure.subplots()
-    axes.fill_between(range(len(shares)), shares * 100, step="mid")
-    axes.axhline(100 / len(shares), color="black", linewidth=1, linestyle="--", label="even use")
-    used = int((counts > 0).sum())
+    axes.stairs(sorted_counts.clamp_min(LEAST), torch.arange(1, size + 2), baseline=LEAST, fill=True)
+    axes.axhline(max(total / size, LEAST), color="black", linewidth=1, linestyle="--", label="even use")
+    if used < size:
+        axes.axvspan(used + 1, size + 1, color="tab:red", alpha=0.15, linewidth=0, label=f"{size - used:,} unused")
     axes.set(
+        xscale="log",
+        yscale="log",
         xlabel="code, most used first",
-        ylabel="share of all positions (%)",
-        title=f"{used} of {len(shares)} codes used on the validation set",
-        xlim=(0, len(shares) - 1),
-        ylim=(0, None),
+        ylabel="times used",
+        xlim=(1, size + 1),
+        ylim=(LEAST, 3 * max(float(sorted_counts[0]), 1)),
     )
-    axes.legend(frameon=False)
+    title = f"{used:,} of {size:,} codes used on the validation set, perplexity {perplexity:,.1f}"
+    axes.set_title(title, fontsize=10)
+    axes.legend(frameon=False, loc="upper right", ncols=2)
     return drawn(figure)
 
 

@@ -1,23 +1,37 @@
 """Documents of which only the counts of their words are known."""
 
+import logging
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.io import mmread
 from scipy.sparse import csr_matrix, load_npz
 
+from vqlab.data.open_text import HEAD, open_bytes
 from vqlab.data.text import BagsOfWords, Corpus, TextDataModule, split_documents
 from vqlab.data.vocabulary import read_words
 from vqlab.errors import UserError
 from vqlab.training.data_format import Format
 
+SPARSE = {"format", "shape", "data", "indices", "indptr", "row", "col", "offsets", "_is_array"}  # arrays of save_npz
+DOCWORD = re.compile(rb"\d+\s*\n\d+\s*\n\d+\s*\n\d+ \d+ \d+\s")
+SVMLIGHT = re.compile(rb"\S+( \d+:\S+)+\s")
+
+log = logging.getLogger(__name__)
+
 
 class BagOfWords(TextDataModule):
-    """Documents as a sparse matrix of counts, as ``scipy.sparse.save_npz`` writes it.
+    """Documents as a matrix of counts, as ``scipy.sparse.save_npz`` writes it.
+
+    Counts may also be a dense array (``.npy``, ``.npz``), in Matrix Market's format, as gensim writes it, or in that
+    of UCI's ``docword`` files; these two may be compressed.
 
     Args:
-        path: File with the counts (N, V), ``.npz``.
-        labels_path: File with a class number per document (N,), ``.npy``; -1 where there is none.
+        path: File with the counts (N, V).
+        labels_path: File with a class number per document (N,), ``.npy``, or ``.txt`` with one a line; -1 where there
+            is none.
         vocabulary_path: File with the words, one a line, V lines; null calls them ``word 0``, ``word 1``, ...
         test_path: File with the counts of test documents.
         test_labels_path: File with their class numbers.
@@ -36,7 +50,7 @@ class BagOfWords(TextDataModule):
         >>> import tempfile
         >>> from scipy.sparse import random, save_npz
         >>> path = tempfile.mkdtemp() + "/counts.npz"
-        >>> save_npz(path, random(100, 30, density=0.3, format="csr", random_state=0))
+        >>> save_npz(path, random(100, 30, density=0.3, format="csr", random_state=0, data_rvs=np.ones))
         >>> data = BagOfWords(path, batch_size=8)
         >>> data.vocab_size, data.vocabulary[17], data.num_classes, data.train_size
         (30, 'word 17', 0, 80)
@@ -65,6 +79,8 @@ class BagOfWords(TextDataModule):
         for setting, file in files.items():
             if file is not None and not Path(file).is_file():
                 raise UserError(f"{file} is not a file: set --data.{setting} to one")
+        if test_labels_path is not None and test_path is None:
+            raise UserError("test_labels_path is given without test_path: set --data.test_path to the counts")
         self.path, self.labels_path = path, labels_path
         self.test_path, self.test_labels_path = test_path, test_labels_path
         self.val_fraction, self.test_fraction = val_fraction, test_fraction
@@ -83,14 +99,19 @@ class BagOfWords(TextDataModule):
     def load_corpus(self) -> Corpus:
         """Read the counts and the labels, and draw the splits."""
         counts = read_counts(self.path, "path")
-        labels = read_labels(self.labels_path, "labels_path", counts.shape[0])
         vocab_size = counts.shape[1]
         vocabulary = self._words or [f"word {number}" for number in range(vocab_size)]
         if len(vocabulary) != vocab_size:
             raise UserError(
                 f"{self.path} counts {vocab_size} words, but there are {len(vocabulary)} in --data.vocabulary_path: "
-                "give the words of these counts"
+                f"{hint(len(vocabulary), counts.shape[0], 'give the words of these counts')}"
             )
+        if self.weighting == "tfidf" and (counts.data % 1).any():
+            log.warning(
+                f"{self.path} holds weights such as {counts.data[counts.data % 1 > 0][0]:g}, no counts: if they are "
+                "tf-idf, set --data.weighting=counts to take them as they are"
+            )
+        labels = read_labels(self.labels_path, "labels_path", counts)
         test_fraction = self.test_fraction if self.test_path is None else 0.0
         rows = split_documents(counts.shape[0], self.val_fraction, test_fraction, self.seed)
         splits = {split: BagsOfWords(counts[chosen], labels[chosen], None, chosen) for split, chosen in rows.items()}
@@ -101,7 +122,7 @@ class BagOfWords(TextDataModule):
                     f"{self.test_path} counts {test.shape[1]} words, but {self.path} {vocab_size}: "
                     "set --data.test_path to counts of the same words"
                 )
-            test_labels = read_labels(self.test_labels_path, "test_labels_path", test.shape[0])
+            test_labels = read_labels(self.test_labels_path, "test_labels_path", test)
             splits["test"] = BagsOfWords(test, test_labels, None, np.arange(len(test_labels)) + counts.shape[0])
         num_classes = 1 + max(int(split.labels.max()) for split in splits.values())
         return Corpus(splits, vocabulary, [str(number) for number in range(num_classes)])
@@ -114,18 +135,21 @@ def read_counts(path: str, setting: str) -> csr_matrix:
         UserError: If there are none, or they are no counts.
     """
     try:
-        stored = load_npz(path)
+        stored = load_matrix(path, setting)
         if stored.dtype.kind not in "biuf":
             raise TypeError(stored.dtype)
+        shape = stored.shape
         counts = csr_matrix(stored).astype(np.float32, copy=False)
         counts.check_format(full_check=True)  # a column that is not there would end the process, not raise
-    except Exception as error:  # dense arrays and damaged files make SciPy raise many things
+    except UserError:
+        raise
+    except Exception as error:  # damaged files make SciPy raise many things
         raise UserError(
-            f"{path} holds no sparse matrix of real numbers: write one by scipy.sparse.save_npz, or set "
-            f"--data.{setting} to another file"
+            f"{path} holds no matrix of real numbers: write one by scipy.sparse.save_npz, or set --data.{setting} to "
+            "another file"
         ) from error
-    if counts.ndim != 2 or 0 in counts.shape:
-        raise UserError(f"{path} has the shape {counts.shape}: set --data.{setting} to counts of documents x words")
+    if len(shape) != 2 or 0 in shape:
+        raise UserError(f"{path} has the shape {shape}: set --data.{setting} to counts of documents x words")
     wrong = counts.data[~(np.isfinite(counts.data) & (counts.data >= 0))]
     if len(wrong):
         raise UserError(
@@ -136,23 +160,81 @@ def read_counts(path: str, setting: str) -> csr_matrix:
     return counts
 
 
-def read_labels(path: str | None, setting: str, count: int) -> np.ndarray:
-    """Return (count,) class numbers, -1 where there is no file.
+def load_matrix(path: str, setting: str) -> Any:
+    """Return the matrix of a file, sparse or dense; its format is known by how the file starts.
+
+    Raises:
+        UserError: If the format is another one.
+    """
+    with open_bytes(Path(path)) as file:
+        head = file.peek(HEAD)[:HEAD]
+        if head.startswith(b"%%MatrixMarket"):
+            return mmread(file)
+        if DOCWORD.match(head):
+            documents, words, _ = (int(file.readline()) for _ in range(3))
+            row, column, count = np.loadtxt(file, np.int64, ndmin=2).T
+            return csr_matrix((count, (row - 1, column - 1)), (documents, words))
+    if SVMLIGHT.match(head):
+        raise UserError(
+            f"{path} is in SVMlight's format: read it by sklearn.datasets.load_svmlight_file, write the counts by "
+            "scipy.sparse.save_npz and the labels by numpy.save"
+        )
+    if head.startswith(b"\x93NUMPY") and b"'descr': '|O'" in head:
+        raise UserError(
+            f"{path} holds lists of word numbers, not counts: write numpy.bincount(numbers, minlength=V) of each as "
+            "a row of an array, by numpy.save"
+        )
+    if not head.startswith(b"PK"):
+        return np.load(path, allow_pickle=False)
+    with np.load(path, allow_pickle=False) as arrays:
+        names = set(arrays.files)
+        if {"format", "shape", "data"} <= names:
+            if names - SPARSE:
+                others = ", ".join(sorted(names - SPARSE))
+                log.warning(f"{path} holds {others}, too, and only its matrix is read: labels are --data.labels_path")
+            return load_npz(path)
+        if len(names) > 1:
+            raise UserError(
+                f"{path} holds several arrays, {', '.join(sorted(names))[:60]}: write the counts by numpy.save for "
+                f"--data.{setting}, and labels by numpy.save for --data.labels_path"
+            )
+        return arrays[names.pop()]
+
+
+def hint(length: int, documents: int, otherwise: str) -> str:
+    """Return what to do about a length that should be that of the other axis."""
+    return (
+        "the rows of the counts are words, so write them transposed, as matrix.T" if length == documents else otherwise
+    )
+
+
+def read_labels(path: str | None, setting: str, counts: csr_matrix) -> np.ndarray:
+    """Return a class number for each row of ``counts``, (N,), -1 where there is no file.
 
     Raises:
         UserError: If the file holds others, or of another length.
     """
+    count, words = counts.shape
     if path is None:
         return np.full(count, -1)
     try:
-        labels = np.load(path, allow_pickle=False)
+        if Path(path).suffix.lower() == ".txt":
+            labels = np.loadtxt(path, ndmin=1)
+            labels = labels.astype(np.int64) if (labels % 1 == 0).all() else labels
+        else:
+            labels = np.load(path, allow_pickle=False)
         if not isinstance(labels, np.ndarray):
             raise TypeError("an archive")
     except Exception as error:  # damaged files make NumPy raise many things
-        raise UserError(f"{path} is no array: set --data.{setting} to a file that numpy.save wrote") from error
+        raise UserError(
+            f"{path} is no array: set --data.{setting} to a file that numpy.save wrote, or a .txt file with a number "
+            "in each line"
+        ) from error
+    labels = labels[:, 0] if labels.shape == (count, 1) else labels
     if labels.shape != (count,):
         raise UserError(
-            f"{path} has the shape {labels.shape}, but there are {count} documents: save one label for each"
+            f"{path} has the shape {labels.shape}, but there are {count} documents: "
+            f"{hint(words, len(labels) if labels.ndim else 0, 'save one label for each')}"
         )
     if labels.dtype.kind not in "iu" or (labels < -1).any():
         raise UserError(f"{path} must hold class numbers from 0 on, or -1: set --data.{setting} to such")

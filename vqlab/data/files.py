@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -60,6 +61,37 @@ def counted(items: Iterable[T], count: int, done: str, what: str) -> Iterator[T]
         if count > MANY and (number % 500 == 0 or number == count):
             end = "\n" if number == count else ""
             print(f"\r{done} {number} of {count} {what}", end=end, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def reading(name: str | Path, damaged: str) -> Iterator[None]:
+    """Turn the errors of a reader into one line for the user: the file is damaged, or memory is short.
+
+    Args:
+        name: What messages call the file.
+        damaged: The message about a damaged file after its name; ``{reason}`` stands for the reader's own message.
+
+    Example:
+        >>> with reading("x.wav", "cannot be read ({reason}): remove it"):
+        ...     raise OSError("no header")
+        Traceback (most recent call last):
+        ...
+        vqlab.errors.UserError: x.wav cannot be read (no header): remove it
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except MemoryError as error:
+        raise memory_short(name) from error
+    except Exception as error:  # damaged files make readers raise many things
+        reason = " ".join(str(error).split())[:100] or type(error).__name__
+        raise UserError(f"{name} {damaged.format(reason=reason)}") from error
+
+
+def memory_short(name: str | Path) -> UserError:
+    """Return the error about a file for which there was not enough memory."""
+    return UserError(f"not enough memory to read {name}: free some, set --data.num_workers lower, or use smaller files")
 
 
 def _walk(root: Path) -> Iterator[tuple[str, list[str]]]:

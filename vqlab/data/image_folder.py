@@ -12,7 +12,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from vqlab.data.files import counted
+from vqlab.data.files import counted, memory_short, reading
 from vqlab.data.images import (
     ImageDataModule,
     channel_statistics,
@@ -53,10 +53,8 @@ class ImageFiles(Split):
         return {"image": images, "label": self.labels[index], "index": index}
 
     def _decode(self, file: str) -> Tensor:
-        try:
+        with reading(file, "cannot be decoded ({reason}): remove it, or pass --data.skip_corrupt=true"):
             return decode_square(file, self.size, self.channels)
-        except Exception as error:  # damaged files make PIL raise many things
-            raise UserError(f"{file} cannot be decoded: remove it, or pass --data.skip_corrupt=true") from error
 
 
 class ImageFolder(ImageDataModule):
@@ -66,14 +64,15 @@ class ImageFolder(ImageDataModule):
     ``valid``, ``validation``, ``dev``, ``testing``, ``eval``, capital letters or not); without ``path/val`` the
     validation images are a seeded part of the training images, and without any of them of all images. The label is the
     number of the first-level folder (of a split) in the order of names, if images lie in at least two of them, else -1.
-    Images are resized (shorter side, antialiased) and the centre is cropped.
+    Images are resized (shorter side, antialiased) and the centre is cropped. For images of more than 8 bits a channel
+    see :func:`decode_square`.
 
     Args:
         path: The folder.
         image_size: Height and width.
         channels: 3 for colour, 1 for grey.
         val_fraction: Share of the images kept for validation, where there is no ``path/val``.
-        verify: Decode each file once before training, to find damaged ones.
+        verify: Decode each file once before training, to find those that cannot be used.
         skip_corrupt: Leave damaged files out with one warning instead of an error.
         num_workers: Processes that decode; null takes one per core, up to 4.
         **common: ``batch_size``, ``value_range``, ``augment``, ``labels_per_class``, ``seed``: see
@@ -157,7 +156,7 @@ class ImageFolder(ImageDataModule):
         return ImageFiles([str(file) for file in files], labels, self.image_size, self.channels)
 
     def _sound(self, files: list[Path]) -> list[Path]:
-        corrupt = find_corrupt(files)
+        corrupt = find_corrupt(files, self.image_size, self.channels)
         if not corrupt:
             return files
         names = ", ".join(str(file) for file in corrupt[:5]) + (", ..." if len(corrupt) > 5 else "")
@@ -185,24 +184,69 @@ def check_decoding(image_size: int, channels: int, mend: int) -> None:
         raise UserError(f"channels must be 3 (colour) or 1 (grey), got {channels}: set --data.channels=3")
 
 
-def decode_square(file: str | Path | IO[bytes], size: int, channels: int = 3) -> Tensor:
+def decode_square(file: str | Path | IO[bytes], size: int, channels: int = 3, name: str = "") -> Tensor:
     """Decode an image file or an open one, resize its shorter side to ``size`` and crop the centre.
+
+    Images of 8 bits or fewer a channel keep their values. Of 16 bits, as of integers of 32 bits, the range is 0 to
+    65,535, and of floating-point numbers 0 to 1. Such images often hold numbers of another range, as 12-bit cameras
+    write them: values out of the range, or in its darkest quarter alone, are refused. The scale never depends on the
+    single image.
+
+    Args:
+        file: The file.
+        size: Height and width of the result.
+        channels: 3 for colour, 1 for grey.
+        name: What messages call an open file.
 
     Shape:
         -> (channels, size, size) uint8.
+
+    Raises:
+        UserError: If the range of the values is not certain.
+        Exception: What PIL raises for damaged files.
     """
     with Image.open(file) as opened:
         opened.draft("RGB", (size, size))  # lets a large JPEG be decoded at a fraction of its size, still >= size
-        image = to_mode(ImageOps.exif_transpose(opened), "RGB" if channels == 3 else "L")
+        reduced = ";16" in str(opened.tile)  # colour of 16 bits, of which PIL keeps the upper 8
+        image = to_8_bits(ImageOps.exif_transpose(opened), reduced, name or str(file))
+    image = image.convert("RGB" if channels == 3 else "L")
     image = ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC)
     return torch.from_numpy(np.array(image)).view(size, size, channels).permute(2, 0, 1).contiguous()
 
 
-def to_mode(image: Image.Image, mode: str) -> Image.Image:
-    """Convert to ``mode``, keeping the upper eight bits of 16-bit images, which PIL would clip to white."""
+def to_8_bits(image: Image.Image, reduced: bool, name: str) -> Image.Image:
+    """Return an image with 8 bits a channel; PIL by itself would clip the values.
+
+    Args:
+        image: The image.
+        reduced: Whether its file has 16 bits a channel, of which the upper 8 were read.
+        name: What messages call it.
+
+    Raises:
+        UserError: If the values leave the range of the file's format, or lie in its darkest quarter alone.
+    """
+    if image.mode == "F":
+        values = np.asarray(image)
+        check_range(values, 1.0, name)
+        return Image.fromarray((255 * values.clip(0, 1)).round().astype(np.uint8))
     if image.mode.startswith("I"):
-        image = Image.fromarray((np.asarray(image).astype(np.int64).clip(0, 65535) >> 8).astype(np.uint8))
-    return image.convert(mode)
+        values = np.asarray(image).astype(np.int64)
+        check_range(values, 65535, name)
+        return Image.fromarray((values >> 8).astype(np.uint8))
+    if reduced:
+        check_range(256 * np.asarray(image.convert("RGB")).astype(np.int64), 65535, name)
+    return image
+
+
+def check_range(values: np.ndarray, full: float, name: str) -> None:
+    """Raise UserError unless values lie from 0 to ``full``, and some above a quarter of it, or all are 0."""
+    low, high = values.min(), values.max()
+    rounding = 1e-5 * full
+    if not (low >= -rounding and high <= full + rounding and (high <= rounding or high > full / 4)):
+        raise UserError(
+            f"{name} holds values from {low:g} to {high:g}, not from 0 to {full:g} with some above a quarter of that: "
+            "scale all images alike and save them with 8 bits, so that none is black or cut off"
+        )
 
 
 def name_classes(files: list[Path], root: Path) -> list[str]:
@@ -225,18 +269,28 @@ def label_files(files: list[Path], root: Path, classes: list[str]) -> list[int]:
     return [numbers.get(folder, -1) for folder in folders]
 
 
-def find_corrupt(files: list[Path]) -> list[Path]:
-    """Decode all files in threads and return those that cannot be decoded."""
+def find_corrupt(files: list[Path], size: int, channels: int) -> list[Path]:
+    """Decode all files in threads, as training does, and return those that cannot be decoded.
+
+    Raises:
+        UserError: If the range of an image's values is not certain, or memory is short.
+    """
+
+    def fault(file: Path) -> Exception | None:
+        try:
+            decode_square(file, size, channels)
+        except Exception as error:  # damaged files make PIL raise many things
+            return error
+        return None
+
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-        results = zip(files, pool.map(is_sound, files), strict=True)
-        return [file for file, sound in counted(results, len(files), "verified", "images") if not sound]
-
-
-def is_sound(file: Path) -> bool:
-    """Return whether PIL can decode the whole file."""
-    try:
-        with Image.open(file) as image:
-            image.load()
-    except Exception:  # damaged files make PIL raise many things
-        return False
-    return True
+        results = zip(files, pool.map(fault, files), strict=True)
+        faults = [(file, error) for file, error in counted(results, len(files), "verified", "images") if error]
+    for file, error in faults:
+        if isinstance(error, MemoryError):
+            raise memory_short(file) from error
+    unfit = [error for _, error in faults if isinstance(error, UserError)]
+    if unfit:
+        more = f" ({len(unfit):,} of {len(files):,} images are like this)" if len(unfit) > 1 else ""
+        raise UserError(f"{unfit[0]}{more}")
+    return [file for file, _ in faults]

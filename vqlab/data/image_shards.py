@@ -11,6 +11,7 @@ import fsspec
 import torch
 from torch import Tensor
 
+from vqlab.data.files import reading
 from vqlab.data.image_folder import check_decoding, decode_square, decoding_workers
 from vqlab.data.images import ImageDataModule, channel_statistics
 from vqlab.data.shard_files import is_url, open_shard, require_length, url_errors
@@ -28,12 +29,14 @@ class ShardImages(Split):
 
     Args:
         index: Where they lie.
-        read: Returns the bytes of a shard from an offset, of a size: ``read(name, length, offset, size)``.
+        read: Returns the bytes of a shard from an offset, of a size: ``read(name, length, checksum, offset, size)``.
         size: Height and width that the images get.
         channels: 3 for colour, 1 for grey.
     """
 
-    def __init__(self, index: TarIndex, read: Callable[[str, int, int, int], bytes], size: int, channels: int) -> None:
+    def __init__(
+        self, index: TarIndex, read: Callable[[str, int, str, int, int], bytes], size: int, channels: int
+    ) -> None:
         self.index, self.read, self.size, self.channels = index, read, size, channels
         self.labels = torch.from_numpy(index.label).long()
 
@@ -47,13 +50,11 @@ class ShardImages(Split):
     def _decode(self, i: int) -> Tensor:
         at = self.index
         name, length = str(at.names[at.shard[i]]), int(at.lengths[at.shard[i]])
-        data = self.read(name, length, int(at.offset[i]), int(at.size[i]))
-        try:
-            return decode_square(io.BytesIO(data), self.size, self.channels)
-        except Exception as error:  # damaged files make PIL raise many things
-            raise UserError(
-                f"the image at byte {at.offset[i]} of {name} cannot be decoded: write the shard again without it"
-            ) from error
+        checksum = str(at.checksums[at.shard[i]])
+        data = self.read(name, length, checksum, int(at.offset[i]), int(at.size[i]))
+        image = f"the image at byte {at.offset[i]} of {name}"
+        with reading(image, "cannot be decoded ({reason}): write the shard again without it"):
+            return decode_square(io.BytesIO(data), self.size, self.channels, image)
 
 
 class ImageShards(ImageDataModule):
@@ -67,8 +68,8 @@ class ImageShards(ImageDataModule):
     number of processes. Images are resized (shorter side, antialiased) and the centre is cropped.
 
     ``python -m vqlab.write_shards FOLDER OUT`` makes such shards of a folder of images, and ``--index FOLDER`` the
-    ``index.npz`` of shards that are there; without it the headers of all shards are read at each start, and a URL
-    cannot be read.
+    ``index.npz`` of shards that are there, with the checksums that copies of a URL are verified by; without it the
+    headers of all shards are read at each start, and a URL cannot be read.
 
     Args:
         path: Folder, or URL of one: https, s3, gs, hf, ... (``pip install s3fs`` and the like).
@@ -182,7 +183,10 @@ def find_index(path: str) -> TarIndex:
                 content = io.BytesIO(file.read())
         except UserError as error:
             raise UserError(f"{error}; where it is missing, {WRITE_IT}") from error
-        return read_index(content, url)
+        index = read_index(content, url)
+        if not all(index.checksums.tolist()):
+            raise UserError(f"{url} has no checksums, by which copies are known to be whole: {WRITE_IT}")
+        return index
     root = Path(path)
     if not root.is_dir():
         raise UserError(f"{path} is not a folder: set --data.path to a folder of shards, or its URL")
@@ -220,6 +224,6 @@ def split_index(index: TarIndex, path: str) -> dict[str, TarIndex]:
     return parts
 
 
-def read_at(root: str, cache: str, limit: int, name: str, length: int, offset: int, size: int) -> bytes:
+def read_at(root: str, cache: str, limit: int, name: str, length: int, checksum: str, offset: int, size: int) -> bytes:
     """Return ``size`` bytes of a shard from ``offset``; see :func:`~vqlab.data.shard_files.open_shard`."""
-    return os.pread(open_shard(f"{root}/{name}", length, cache, limit).fileno(), size, offset)
+    return os.pread(open_shard(f"{root}/{name}", length, cache, limit, checksum).fileno(), size, offset)

@@ -11,9 +11,12 @@ import numpy as np
 from vqlab.data.split_folders import SPLITS
 from vqlab.data.splits import require_at_least
 from vqlab.data.text import BagsOfWords, Corpus, TextDataModule, split_documents
-from vqlab.data.vocabulary import WORD, choose_words, count_words, pick, read_words, stop_list, tokenize
+from vqlab.data.vocabulary import WORD, choose_words, count_words, pick, read_words, stop_list, tokenize, word_finder
 from vqlab.errors import UserError
 from vqlab.training.data_format import Format, check_format
+
+DECIMAL = re.compile(r"[-+]?\d*\.\d*[1-9]\d*(e[-+]?\d+)?|\d+e-\d+", re.IGNORECASE)  # 1.0 may be a class
+FEW = 10  # labels that may all differ
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +44,9 @@ class RawTextDataModule(TextDataModule):
     Args:
         val_fraction: Share of the training documents kept for validation, where the source keeps none itself.
         test_fraction: Share of the documents kept for test, where the source has no splits; 0 keeps none.
-        token_pattern: Regular expression of a word in lower-case text; the default is three letters or more.
+        token_pattern: Regular expression of a word in lower-case text; the default is three letters or more, with
+            combining marks such as the vowels of Hindi or Thai, or two ideographs or syllables of Chinese, Japanese or
+            Korean. Words must be separated by spaces.
         min_df: Leave out words that are in fewer training documents: a number of them, or as a float a share.
         max_df: Leave out words that are in more training documents: a number of them, or as a float a share.
         max_vocab: Keep that many of the other words, those in most training documents; null keeps all.
@@ -159,7 +164,8 @@ def check_pattern(pattern: str) -> None:
 def read_vocabulary(path: str, pattern: str) -> list[str]:
     """Return the words of a file, and warn if texts cannot hold some, for ``pattern`` does not find them."""
     words = read_words(path, "vocabulary_path")
-    lost = [word for word in words if re.findall(pattern, word.lower()) != [word]]
+    find = word_finder(pattern)
+    lost = [word for word in words if find(word) != [word]]
     if lost:
         log.warning(
             f"{len(lost)} of {len(words)} words of {path}, such as {', '.join(lost[:5])}, are never found by "
@@ -182,6 +188,11 @@ def split_rows(places: list[str | None], val_fraction: float, test_fraction: flo
     """
     if not any(places):
         return split_documents(len(places), val_fraction, test_fraction, seed)
+    if not all(places):
+        raise UserError(
+            f"{sum(map(bool, places)):,} of {len(places):,} documents have a split, the others none: give each of "
+            "--data.path one, or set --data.split_column to a column that all have"
+        )
     where = np.array(places)
     rows = {split: np.flatnonzero(where == split) for split in SPLITS if split in places}
     if "train" not in rows:
@@ -196,11 +207,19 @@ def split_rows(places: list[str | None], val_fraction: float, test_fraction: flo
 def number_labels(labels: list[str | None]) -> tuple[list[str], np.ndarray]:
     """Return the sorted names of the classes, and each document's number, -1 for none; a single class is none.
 
+    A warning says if labels are no classes: decimals, or a different one for each document.
+
     Example:
         >>> number_labels(["b", None, "a", "b"])[1].tolist(), number_labels(["10", "9"])[0]
         ([1, -1, 0, 1], ['9', '10'])
     """
-    names = sorted({label for label in labels if label is not None})
+    given = [label for label in labels if label is not None]
+    names = sorted(set(given))
+    decimal = next(filter(DECIMAL.fullmatch, names), None)
+    if decimal is not None or len(names) == len(given) > FEW:
+        what = f"are decimals such as {decimal}" if decimal else f"are all different, such as {names[0]:.40}"
+        log.warning(f"the labels {what}, so they are not used as classes: of a file, set --data.label_column")
+        names = []
     if all(name.isdecimal() for name in names):
         names.sort(key=int)
     if len(names) < 2:

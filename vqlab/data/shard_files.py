@@ -11,9 +11,11 @@ from typing import IO
 
 import fsspec
 
+from vqlab.data.tar_index import checksum
 from vqlab.errors import UserError
 from vqlab.whole_files import disk_errors
 
+AGAIN = "copy it again, or write the index again by python -m vqlab.write_shards --index FOLDER"
 OPEN = 64  # files that a process keeps open
 
 
@@ -36,7 +38,7 @@ def url_errors(url: str) -> Iterator[None]:
 
 
 @lru_cache(maxsize=OPEN)
-def open_shard(path: str, length: int, cache: str, limit: int) -> IO[bytes]:
+def open_shard(path: str, length: int, cache: str, limit: int, checksum: str) -> IO[bytes]:
     """Open a shard for ``os.pread``; it is kept open, and what is open can be read though it be deleted.
 
     Args:
@@ -44,12 +46,13 @@ def open_shard(path: str, length: int, cache: str, limit: int) -> IO[bytes]:
         length: Bytes that it must have.
         cache: Folder for copies of what lies behind a URL.
         limit: Bytes that the copies may take; the one least recently opened goes first.
+        checksum: SHA-256 that a copy must have.
 
     Raises:
-        UserError: If it is missing or has another length.
+        UserError: If it is missing or has another length, or, behind a URL, another checksum than its index says.
     """
     if is_url(path):
-        return _open_copy(path, length, Path(cache), limit)
+        return _open_copy(path, length, Path(cache), limit, checksum)
     try:
         file = open(path, "rb")  # noqa: SIM115
     except OSError as error:
@@ -63,20 +66,17 @@ def require_length(path: str, found: int | None, length: int) -> None:
     """Raise a UserError unless a shard has the bytes that its index says; ``found`` is None where there is no file."""
     if found != length:
         got = "is missing" if found is None else f"has {found} bytes"
-        raise UserError(
-            f"{path} {got} where its index says {length} bytes: copy it again, or write the index again by "
-            "python -m vqlab.write_shards --index FOLDER"
-        )
+        raise UserError(f"{path} {got} where its index says {length} bytes: {AGAIN}")
 
 
-def _open_copy(url: str, length: int, folder: Path, limit: int) -> IO[bytes]:
-    """Fetch a URL unless its copy is there; processes that want the same one wait for the first."""
+def _open_copy(url: str, length: int, folder: Path, limit: int, expected: str) -> IO[bytes]:
+    """Fetch a URL unless a sound copy is there; processes that want the same one wait for the first."""
     copy = folder / f"{hashlib.sha256(url.encode()).hexdigest()[:32]}.tar"
     with disk_errors(copy, "--data.cache"):
         folder.mkdir(parents=True, exist_ok=True)
         with open(copy.with_suffix(".lock"), "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            if copy.exists() and copy.stat().st_size == length:  # another length: other shards lie there now
+            if copy.exists() and checksum(copy) == expected:  # with another, other shards lie at the URL now
                 os.utime(copy)
                 return open(copy, "rb")
             partial = copy.with_suffix(".partial")
@@ -85,6 +85,8 @@ def _open_copy(url: str, length: int, folder: Path, limit: int) -> IO[bytes]:
                     filesystem, path = fsspec.url_to_fs(url)
                     filesystem.get_file(path, str(partial))
                 require_length(url, partial.stat().st_size, length)
+                if checksum(partial) != expected:
+                    raise UserError(f"{url} has another checksum than its index says: {AGAIN}")
                 os.replace(partial, copy)
             finally:
                 partial.unlink(missing_ok=True)

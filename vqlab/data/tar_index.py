@@ -3,6 +3,7 @@
 Shapes: S shards, N images.
 """
 
+import hashlib
 import tarfile
 import zipfile
 from collections.abc import Iterator
@@ -31,6 +32,7 @@ class TarIndex:
         offset: (N,) its first byte in the shard.
         size: (N,) its bytes.
         label: (N,) its class, -1 for none.
+        checksums: (S,) SHA-256 of each shard in hexadecimal digits, "" where it is not known.
     """
 
     names: np.ndarray
@@ -39,6 +41,7 @@ class TarIndex:
     offset: np.ndarray
     size: np.ndarray
     label: np.ndarray
+    checksums: np.ndarray
 
     def __len__(self) -> int:
         return len(self.shard)
@@ -49,11 +52,15 @@ class TarIndex:
         number = np.zeros(len(self.names), self.shard.dtype)
         number[shards] = np.arange(len(shards))
         images = (number[self.shard[of_part]], self.offset[of_part], self.size[of_part], self.label[of_part])
-        return TarIndex(self.names[shards], self.lengths[shards], *images)
+        return TarIndex(self.names[shards], self.lengths[shards], *images, self.checksums[shards])
 
 
-def index_shards(root: Path) -> TarIndex:
+def index_shards(root: Path, checksums: bool = False) -> TarIndex:
     """Read the headers of all ``*.tar`` under a folder.
+
+    Args:
+        root: The folder.
+        checksums: Whether the checksums are computed, which takes reading all of each file.
 
     Raises:
         UserError: If there is none, one is damaged or compressed, or they hold no image.
@@ -71,7 +78,14 @@ def index_shards(root: Path) -> TarIndex:
     lengths = np.array([file.stat().st_size for file in files], np.int64)
     offset, size, label = np.concatenate(parts).T
     shard = np.repeat(np.arange(len(files), dtype=np.int32), [len(part) for part in parts])
-    return TarIndex(names, lengths, shard, offset.copy(), size.astype(np.int32), label.astype(np.int32))
+    digests = np.array([checksum(file) if checksums else "" for file in files])
+    return TarIndex(names, lengths, shard, offset.copy(), size.astype(np.int32), label.astype(np.int32), digests)
+
+
+def checksum(file: Path) -> str:
+    """Return the SHA-256 of a file in hexadecimal digits."""
+    with open(file, "rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def scan(file: Path) -> Iterator[tuple[int, int, int]]:
@@ -120,8 +134,10 @@ def read_index(file: IO[bytes], name: str) -> TarIndex:
     """
     try:
         with np.load(file, allow_pickle=False) as arrays:
-            index = TarIndex(**arrays)
+            index = TarIndex(**{"checksums": np.full(len(arrays["names"]), ""), **arrays})
         sound = is_sound(index)
+    except MemoryError as error:
+        raise UserError(f"not enough memory to read {name}: free some, or {WRITE_IT}") from error
     except (ValueError, TypeError, KeyError, EOFError, OSError, zipfile.BadZipFile) as error:
         raise UserError(f"{name} cannot be read as an index of shards: {WRITE_IT}") from error
     if not sound:
@@ -132,19 +148,32 @@ def read_index(file: IO[bytes], name: str) -> TarIndex:
 def is_sound(index: TarIndex) -> bool:
     """Return whether the arrays fit each other, each image lies in its shard, and each shard below the root."""
     shards, images = len(index.names), len(index.shard)
+    numbers = (index.lengths, index.shard, index.offset, index.size, index.label)
     return bool(
         all(array.ndim == 1 for array in vars(index).values())
-        and index.names.dtype.kind == "U"
-        and len(index.lengths) == shards
+        and index.names.dtype.kind == index.checksums.dtype.kind == "U"
+        and all(array.dtype.kind == "i" for array in numbers)
+        and len(index.lengths) == len(index.checksums) == shards
         and all(len(array) == images for array in (index.offset, index.size, index.label))
         and images > 0
         and index.shard.min() >= 0
         and index.shard.max() < shards
         and index.offset.min() >= 0
         and index.size.min() >= 0
-        and (index.offset + index.size <= index.lengths[index.shard]).all()
-        and all(not name.startswith("/") and ".." not in name.split("/") for name in index.names.tolist())
+        and index.lengths.min() >= 0
+        and (index.size <= index.lengths[index.shard] - index.offset).all()  # a sum may exceed int64
+        and all(is_below(name) for name in index.names.tolist())
     )
+
+
+def is_below(name: str) -> bool:
+    """Return whether a path with forward slashes leads below its root, on a disk and behind a URL (``::`` chains two).
+
+    Example:
+        >>> is_below("train/0.tar"), is_below("/etc/0.tar"), is_below("train/../../0.tar"), is_below("a::file://b")
+        (True, False, False, False)
+    """
+    return not {"", ".", ".."} & {*name.split("/")} and "::" not in name
 
 
 def _class(opened: IO[bytes] | None, file: Path, member: tarfile.TarInfo) -> int:

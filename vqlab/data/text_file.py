@@ -1,12 +1,14 @@
 """Documents from tables and lists of them."""
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from vqlab.data.open_text import require_encoding
 from vqlab.data.raw_text import Document, RawTextDataModule
 from vqlab.data.split_folders import SPLIT_OF
-from vqlab.data.text_records import Record, kind_of, read_records, require_encoding
+from vqlab.data.text_records import Record, kind_of, read_records
 from vqlab.errors import UserError
 
 # What a column may be called where the user does not say, in capitals or not.
@@ -15,23 +17,28 @@ USUAL = {
     "label": ("label", "class", "category", "target"),
     "split": ("split", "partition"),
 }
+MISSING = object()
 
 
 class TextFile(RawTextDataModule):
-    r"""Documents in the rows of csv and tsv files, the objects of jsonl files, or the lines of txt files.
+    r"""Documents in the rows of csv and tsv files, the objects of JSON files, or the lines of txt files.
 
-    Files may be compressed (``.jsonl.gz``). A tsv file whose first line has a split in its second column is one of
-    OCTIS: text, split and label, with no names above; give its ``vocabulary.txt`` as ``vocabulary_path``. Splits are
-    those of the column ``split`` (train, val or valid or dev, test or eval), else ``path`` is for training and
-    ``test_path`` for test, else all are drawn by ``seed``.
+    JSON files (``.jsonl``, ``.ndjson``, ``.json``) hold an object in each line, or an array of them. A text may be a
+    list of words; null is an empty document. Files may be compressed (``.gz``, ``.bz2``, ``.xz``, ``.zip``).
+
+    A tsv file whose first line has a split in its second column is one of OCTIS: text, split and label, with no names
+    above; give its ``vocabulary.txt`` as ``vocabulary_path``. Splits are those of the column ``split`` (train, val or
+    valid or dev, test or eval), else ``path`` is for training and ``test_path`` for test, else all are drawn by
+    ``seed``.
 
     Args:
         path: A file, or a list of files.
         test_path: A file with test documents.
-        text_column: Column with the text; null takes ``text``, ``document``, ``content`` or ``body``.
+        text_column: Column with the text; null takes ``text``, ``document``, ``content`` or ``body``. In JSON files
+            ``data.text`` is the key ``text`` within ``data``; so it is for the other columns.
         label_column: Column with the class; null takes ``label``, ``class``, ``category`` or ``target``, if there.
         split_column: Column with the split; null takes ``split`` or ``partition``, if there.
-        encoding: Encoding of the files, such as ``latin-1``.
+        encoding: Encoding of the files, such as ``cp1252`` or ``gbk``; a byte order mark takes precedence.
         **common: ``val_fraction``, ``test_fraction``, ``token_pattern``, ``min_df``, ``max_df``, ``max_vocab``,
             ``stop_words``, ``vocabulary_path``, ``batch_size``, ``weighting``, ``num_workers``, ``seed``: see
             :class:`~vqlab.data.raw_text.RawTextDataModule`.
@@ -40,7 +47,7 @@ class TextFile(RawTextDataModule):
         See :class:`~vqlab.data.text.TextDataModule`.
 
     Raises:
-        UserError: If a file is missing, damaged or not in ``encoding``, or has no such column.
+        UserError: If a file is missing, damaged or not in ``encoding``, or has no such column, or several.
 
     Example:
         >>> import tempfile
@@ -78,10 +85,16 @@ class TextFile(RawTextDataModule):
     def read(self) -> Iterator[Document]:
         """Yield the documents of each file in its order."""
         for split, file in self._files:
-            columns = None
-            for line, record in read_records(file, self.encoding):
-                columns = columns or find_columns(file, record, self.columns)
-                yield to_document(file, line, record, columns, split)
+            columns: dict[str, str] = {}
+            names = None
+            for place, record in read_records(file, self.encoding):
+                if record.keys() != names:
+                    names = record.keys()
+                    columns = find_columns(file, place, record, self.columns, columns)
+                yield to_document(file, place, record, columns, split)
+            for what, name in self.columns.items():
+                if names and name is not None and what not in columns:
+                    raise no_column(file, name, names, what)
 
 
 def check_file(path: str, setting: str) -> Path:
@@ -92,46 +105,89 @@ def check_file(path: str, setting: str) -> Path:
     return Path(path)
 
 
-def find_columns(file: Path, record: Record, wanted: dict[str, str | None]) -> dict[str, str]:
-    """Return which columns of a file hold text, label and split, by the names in its first record.
+def find_columns(
+    file: Path, place: str, record: Record, wanted: dict[str, str | None], known: dict[str, str]
+) -> dict[str, str]:
+    """Return which columns of a file hold text, label and split, by the names in a record.
+
+    Args:
+        file: The file.
+        place: The record's place in it.
+        record: The first record, or one with other names than the record before.
+        wanted: The column of each as the user gives it, or None.
+        known: What the records before have shown.
 
     Raises:
-        UserError: If one that is wanted is not there, or none that may hold the text.
+        UserError: If none may hold the text, several may hold the same, or others did before.
     """
-    there = {name.lower(): name for name in reversed(record)}
-    found = {}
+    found = dict(known)
     for what, name in wanted.items():
-        usual = next((there[name] for name in USUAL[what] if name in there), None)
-        column = usual if name is None else name
-        if column in record:
-            found[what] = column
-        elif name is not None or what == "text":
-            columns = ", ".join(shown if len(shown) <= 30 else f"{shown[:27]}..." for shown in record)
+        if name is None:
+            usual = ([column for column in record if column.lower() == one] for one in USUAL[what])
+            there = next(filter(None, usual), [])
+        else:
+            there = [] if value_of(record, name) is MISSING else [name]
+        if len(there) > 1:
+            raise UserError(f"{file} has the columns {' and '.join(there)}: set --data.{what}_column to one of these")
+        if there and found.setdefault(what, there[0]) != there[0]:
             raise UserError(
-                f"{file} has no column {name or what}, but {columns}: set --data.{what}_column to one of these"
+                f"{file} has its {what} under {there[0]} in {place}, but under {found[what]} before: set "
+                f"--data.{what}_column"
             )
+    if "text" not in found:
+        raise no_column(file, wanted["text"] or "text", record, "text")
     return found
 
 
-def to_document(file: Path, line: int, record: Record, columns: dict[str, str], split: str | None) -> Document:
-    """Return what a record says.
+def no_column(file: Path, name: str, columns: Iterable[str], what: str) -> UserError:
+    """Return what to say of a file without a column."""
+    names = [shown if len(shown) <= 30 else f"{shown[:27]}..." for shown in columns]
+    some = ", ".join(names[:6]) + (", ..." if len(names) > 6 else "")
+    table = kind_of(file) in (".csv", ".tsv")
+    header = ", or give the file a first line with the names of its columns" if table else ""
+    return UserError(f"{file} has no column {name}, but {some}: set --data.{what}_column to one of these{header}")
+
+
+def value_of(record: Record, column: str) -> Any:
+    """Return what a record holds under a column, or under the keys of ``data.text``; MISSING if there is none."""
+    if column in record:
+        return record[column]
+    value: Any = record
+    for key in column.split("."):
+        value = value.get(key, MISSING) if isinstance(value, dict) else MISSING
+    return value
+
+
+def to_document(file: Path, place: str, record: Record, columns: dict[str, str], split: str | None) -> Document:
+    """Return the document that a record holds.
 
     Raises:
-        UserError: If it has no text, or its split is unknown.
+        UserError: If it has no text, its label is no single value, or its split is unknown.
     """
-    text = record.get(columns["text"])
-    if not isinstance(text, str):
+    text = value_of(record, columns["text"])
+    if isinstance(text, list) and all(isinstance(word, str) for word in text):
+        text = " ".join(text)
+    if text is not None and not isinstance(text, str):
+        shown = None if text is MISSING else text
         raise UserError(
-            f"{file} has no text under {columns['text']} in line {line}, but {text!r:.40}: mend or remove the line, or "
-            "set --data.text_column"
+            f"{file} has no text under {columns['text']} in {place}, but {shown!r:.40}: correct or remove it, or set "
+            "--data.text_column"
         )
-    label = record.get(columns.get("label", ""))
+    label = value_of(record, columns["label"]) if "label" in columns else None
+    if isinstance(label, list | dict):
+        raise UserError(
+            f"{file} has no class under {columns['label']} in {place}, but {label!r:.40}: write one name or number "
+            "there, or set --data.label_column"
+        )
     if "split" in columns:
-        said = str(record.get(columns["split"]))
-        split = SPLIT_OF.get(said.lower())
+        value = value_of(record, columns["split"])
+        value = None if value is MISSING else value
+        split = SPLIT_OF.get(str(value).lower())
         if split is None:
             raise UserError(
-                f"{file} has the split {said!r:.40} in line {line}: write train, val or test there, or set "
+                f"{file} has the split {str(value)!r:.40} in {place}: write train, val or test there, or set "
                 "--data.split_column"
             )
-    return Document(text, None if label in (None, "") else str(label), split)
+    # A data frame writes the numbers of a column with gaps as 1.0.
+    name = None if label in (None, "", MISSING) else re.sub(r"^(-?\d+)\.0$", r"\1", str(label))
+    return Document(text or "", name, split)

@@ -5,14 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from vqlab.data.files import counted
+from vqlab.data.open_text import read_lines, require_encoding
 from vqlab.data.raw_text import Document, RawTextDataModule
 from vqlab.data.split_folders import split_folders
-from vqlab.data.text_records import require_encoding
-from vqlab.errors import UserError
 
 
 class TextFolder(RawTextDataModule):
-    """A folder with text files at any depth, one document each, whatever their extensions.
+    """A folder with text files at any depth, one document each, whatever their extensions, as they are or compressed.
 
     Folders ``path/train``, ``path/val`` and ``path/test`` are the splits, also under other usual names (``training``,
     ``valid``, ``validation``, ``dev``, ``testing``, ``eval``, capital letters or not); without ``path/val`` the
@@ -21,7 +20,7 @@ class TextFolder(RawTextDataModule):
 
     Args:
         path: The folder.
-        encoding: Encoding of the files, such as ``latin-1``.
+        encoding: Encoding of the files, such as ``cp1252`` or ``gbk``; a byte order mark takes precedence.
         **common: ``val_fraction``, ``test_fraction``, ``token_pattern``, ``min_df``, ``max_df``, ``max_vocab``,
             ``stop_words``, ``vocabulary_path``, ``batch_size``, ``weighting``, ``num_workers``, ``seed``: see
             :class:`~vqlab.data.raw_text.RawTextDataModule`.
@@ -31,7 +30,7 @@ class TextFolder(RawTextDataModule):
 
     Raises:
         UserError: If the folder is missing or empty, some of its folders are splits and others are not, or a file is
-            not in ``encoding``.
+            not in ``encoding`` or no text.
 
     Example:
         >>> import tempfile
@@ -58,13 +57,6 @@ class TextFolder(RawTextDataModule):
         """Yield the documents in the order of their paths."""
         files = [(split, file) for split, group in self._files.items() for file in group]
         for split, file in counted(files, len(files), "read", "files"):
-            try:
-                text = file.read_text(self.encoding)
-            except UnicodeDecodeError as error:
-                raise UserError(
-                    f"{file} is not {self.encoding}: save it as that, remove it, or set --data.encoding=latin-1"
-                ) from error
-            except OSError as error:
-                raise UserError(f"{file} cannot be read ({error.strerror}): leave it out of --data.path") from error
+            text = "".join(read_lines(file, self.encoding))
             folder = file.relative_to(self._roots[split]).parts[0]
             yield Document(text, folder if file.parent != self._roots[split] else None, split or None)

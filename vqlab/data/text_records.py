@@ -1,33 +1,35 @@
-"""Records of csv, tsv, jsonl and txt files, as they are or compressed by gzip."""
+"""Records of csv, tsv, JSON and txt files, as they are or compressed."""
 
-import codecs
 import csv
-import gzip
 import json
-import zlib
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from vqlab.data.open_text import OPENERS, read_lines
 from vqlab.data.split_folders import SPLIT_OF
 from vqlab.errors import UserError
 
-EXTENSIONS = (".csv", ".tsv", ".jsonl", ".txt")
+EXTENSIONS = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".txt")
 OCTIS = ["text", "split", "label"]  # the columns of its corpus.tsv, which does not name them
 
 Record = dict[str, Any]  # name of a column -> value
 LONGEST = 2**31 - 1  # characters of a field; the csv module's own limit of 131,072 is less than a book has
 
 
-def read_records(file: Path, encoding: str = "utf-8") -> Iterator[tuple[int, Record]]:
-    r"""Yield the records of a file, each with the number of its (last) line.
+def read_records(file: Path, encoding: str = "utf-8") -> Iterator[tuple[str, Record]]:
+    r"""Yield the records of a file, each with its place: ``line 3``, or ``item 3`` of an array.
 
     Args:
         file: ``.csv`` (separated by commas, semicolons or tabs) or ``.tsv`` with the names of the columns in the first
-            line; ``.tsv`` as OCTIS writes it, text, split and label without names; ``.jsonl``, an object in each line;
-            ``.txt``, a text in each line. Any of these may be compressed: ``.csv.gz``.
+            line; ``.tsv`` as OCTIS writes it, text, split and label without names; ``.jsonl``, ``.ndjson`` or
+            ``.json``, an object in each line or an array of objects; ``.txt``, a text in each line. Any of these may
+            be compressed: ``.csv.gz``, ``.bz2``, ``.xz``, ``.zip``.
         encoding: Encoding of the file.
+
+    A tsv file of several columns, in which each line has the tabs of a row, has a row in each line: a field may start
+    with a quotation mark that is not closed. Other tables quote as csv does.
 
     Raises:
         UserError: If the file cannot be read; it names the line.
@@ -37,101 +39,131 @@ def read_records(file: Path, encoding: str = "utf-8") -> Iterator[tuple[int, Rec
         >>> file = Path(tempfile.mkdtemp()) / "corpus.tsv"
         >>> _ = file.write_text("a cat\ttrain\tpets\n")
         >>> list(read_records(file))
-        [(1, {'text': 'a cat', 'split': 'train', 'label': 'pets'})]
+        [('line 1', {'text': 'a cat', 'split': 'train', 'label': 'pets'})]
     """
-    lines = read_lines(file, encoding)
     match kind_of(file):
         case ".csv" | ".tsv":
-            yield from read_table(file, lines)
-        case ".jsonl":
-            yield from read_objects(file, lines)
+            yield from read_table(file, encoding)
+        case ".jsonl" | ".ndjson" | ".json":
+            yield from read_objects(file, encoding)
         case ".txt":
-            yield from ((number, {"text": line}) for number, line in enumerate(lines, start=1))
+            lines = enumerate(read_lines(file, encoding), start=1)
+            yield from ((f"line {number}", {"text": line}) for number, line in lines)
 
 
 def kind_of(file: Path) -> str:
-    """Return the extension of a text file, without ``.gz``.
+    """Return the extension of a text file, without that of its compression.
 
     Raises:
         UserError: If it is another.
     """
-    kind = Path(file.name.lower().removesuffix(".gz")).suffix
+    name = Path(file.name.lower())
+    kind = (name.with_suffix("") if name.suffix in OPENERS else name).suffix
     if kind not in EXTENSIONS:
-        raise UserError(f"{file} is none of {', '.join(EXTENSIONS)}, or these with .gz: set --data.path to such a file")
+        raise UserError(
+            f"{file} is none of {', '.join(EXTENSIONS)}, or these with {', '.join(OPENERS)}: set --data.path to such "
+            "a file"
+        )
     return kind
 
 
-def require_encoding(encoding: str) -> None:
-    """Raise UserError unless Python knows the encoding."""
-    try:
-        codecs.lookup(encoding)
-    except LookupError as error:
-        raise UserError(f"encoding {encoding!r} is unknown: set --data.encoding=utf-8") from error
-
-
-def read_lines(file: Path, encoding: str) -> Iterator[str]:
-    """Yield the lines of a file with their ends."""
-    if codecs.lookup(encoding).name == "utf-8":
-        encoding = "utf-8-sig"  # some programs put a mark before the first letter
-    opened: Any = gzip.open if file.name.lower().endswith(".gz") else open
-    number = 0
-    try:
-        with opened(file, "rt", encoding=encoding, newline="") as lines:
-            for line in lines:
-                yield line
-                number += 1
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"{file} is not {encoding.removesuffix('-sig')} after line {number}: save it as that, or set "
-            "--data.encoding=latin-1"
-        ) from error
-    except MemoryError as error:
-        raise UserError(
-            f"{file} has more in line {number + 1} than memory holds: break the line, or leave it out"
-        ) from error
-    except (OSError, EOFError, zlib.error) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{file} is damaged after line {number} ({reason}): write or download it anew") from error
-
-
-def read_table(file: Path, lines: Iterator[str]) -> Iterator[tuple[int, Record]]:
+def read_table(file: Path, encoding: str) -> Iterator[tuple[str, Record]]:
     """Yield the rows of a csv or tsv file."""
     csv.field_size_limit(LONGEST)
+    lines = read_lines(file, encoding)
     kind, first = kind_of(file), next(lines, "")
     fields = first.rstrip("\r\n").split("\t")
     octis = kind == ".tsv" and 2 <= len(fields) <= 3 and fields[1].lower() in SPLIT_OF
-    separator = next((sign for sign in ",;\t" if sign in first), ",") if kind == ".csv" else "\t"
+    separator = max(",;\t", key=first.count) if kind == ".csv" else "\t"
     rows = csv.reader(
         chain([first], lines),
         delimiter=separator,
         quoting=csv.QUOTE_NONE if octis else csv.QUOTE_MINIMAL,
         strict=True,
     )
+    start = 1
     try:
         names = OCTIS[: len(fields)] if octis else [name.strip() for name in next(rows, [])]
+        check_names(file, names)
+        if kind == ".tsv" and not octis and rows_are_lines(file, encoding, separator, len(names)):
+            for number, line in enumerate(lines, start=2):
+                if row := split_line(line, separator, len(names)):
+                    yield f"line {number}", dict(zip(names, row, strict=True))
+            return
+        start, checked = rows.line_num + 1, octis
         for row in rows:
+            if rows.line_num > start and not checked:
+                if rows_are_lines(file, encoding, separator, len(names)):
+                    raise UserError(
+                        f"{file} has a quoted field from line {start} to {rows.line_num}, but each line is a row by "
+                        "itself, too: write quotes within a field twice, or save the file as jsonl"
+                    )
+                checked = True
             if row and len(row) != len(names):
                 raise UserError(
-                    f"{file} has {len(row)} fields in line {rows.line_num}, but {len(names)} columns: mend it, or put "
-                    "quotes around fields that hold the separator"
+                    f"{file} has {len(row)} fields in line {rows.line_num}, but {len(names)} columns: correct it, or "
+                    "put quotes around fields that hold the separator"
                 )
             if row:
-                yield rows.line_num, dict(zip(names, row, strict=True))
+                yield f"line {rows.line_num}", dict(zip(names, row, strict=True))
+            start = rows.line_num + 1
     except csv.Error as error:
         raise UserError(
-            f"{file} cannot be read in line {rows.line_num} ({error}): write quotes within a field twice"
+            f"{file} cannot be read from line {start} on ({error}): write quotes within a field twice"
         ) from error
 
 
-def read_objects(file: Path, lines: Iterator[str]) -> Iterator[tuple[int, Record]]:
-    """Yield the objects of a jsonl file."""
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except ValueError as error:
-            raise UserError(f"{file} is no JSON in line {number} ({error}): mend or remove the line") from error
+def check_names(file: Path, names: list[str]) -> None:
+    """Raise UserError if two columns have one name; nameless ones, such as a data frame's index, do not count."""
+    twice = sorted({name for name in names if name and names.count(name) > 1})
+    if twice:
+        raise UserError(f"{file} has several columns called {twice[0]!r:.40}: rename all but one in its first line")
+
+
+def rows_are_lines(file: Path, encoding: str, separator: str, columns: int) -> bool:
+    """Whether each line of a table of several columns is a row by itself, whatever is in quotes."""
+    return columns > 1 and all(
+        len(split_line(line, separator, columns)) in (0, columns) for line in read_lines(file, encoding)
+    )
+
+
+def split_line(line: str, separator: str, columns: int) -> list[str]:
+    r"""Return the fields of one line, none of an empty one; quotes count where so many ``columns`` are found by them.
+
+    Example:
+        >>> split_line('"Say ""hi"" now"\tnews', "\t", 2), split_line('"Leave\tnews', "\t", 2)
+        (['Say "hi" now', 'news'], ['"Leave', 'news'])
+    """
+    line = line.rstrip("\r\n")
+    try:
+        (row,) = csv.reader([line], delimiter=separator, strict=True) if '"' in line else [[]]
+    except csv.Error:
+        row = []
+    return row if len(row) == columns else line.split(separator) if line else []
+
+
+def read_objects(file: Path, encoding: str) -> Iterator[tuple[str, Record]]:
+    """Yield the objects of a JSON file: of its array, or of its lines."""
+    lines = enumerate(read_lines(file, encoding), start=1)
+    filled = ((number, line) for number, line in lines if line.strip())
+    number, first = next(filled, (1, "[]"))
+    if first.lstrip().startswith("["):
+        items = parse(file, number, first + "".join(line for _, line in filled))
+        places = ((f"item {number}", item) for number, item in enumerate(items, start=1))
+    else:
+        objects = chain([(number, first)], filled)
+        places = ((f"line {number}", parse(file, number, line)) for number, line in objects)
+    for place, record in places:
         if not isinstance(record, dict):
-            raise UserError(f'{file} has no object in line {number}: write each line as {{"text": "..."}}')
-        yield number, record
+            raise UserError(f'{file} has no object in {place}: write each as {{"text": "..."}}')
+        yield place, record
+
+
+def parse(file: Path, number: int, text: str) -> Any:
+    """Return the value of a JSON text that starts in a line; NaN, which Python's writer makes of no value, is null."""
+    try:
+        return json.loads(text, parse_constant=lambda _: None)
+    except (ValueError, RecursionError) as error:
+        raise UserError(
+            f"{file} is no JSON in line {number} ({error}): correct or remove it; one object is in one line"
+        ) from error

@@ -3,10 +3,13 @@
 Shapes: N documents, V words of the vocabulary, T words of all texts in a row, U different ones among them.
 """
 
+import logging
 import re
+import unicodedata
 from array import array
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -15,33 +18,83 @@ from scipy.sparse import csr_matrix
 from vqlab.data.text import Tokens, document_frequency
 from vqlab.errors import UserError
 
-WORD = r"\b[^\W\d_]{3,}\b"  # three letters or more of any alphabet; names with digits or underscores are no words
+# Three letters or more of any alphabet; names with digits or underscores are no words. See marked_words for the rest.
+WORD = r"\b[^\W\d_]{3,}\b"
+SYLLABLES = "[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7a3]"  # kana, ideographs, hangul: two of them make a word
+# Scripts without spaces between words: Thai, Lao, Burmese, Khmer, kana, ideographs.
+UNSPACED = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]")
+LONG = 7  # characters; words of these scripts have fewer on average, sentences more
 # What WORD leaves of don't, doesn't, ...; scikit-learn's list of stop words knows them with their apostrophe alone.
 CONTRACTIONS = (
     "ain aren couldn didn doesn don hadn hasn haven isn mightn mustn needn shan shouldn wasn weren won wouldn"
 )
 
+log = logging.getLogger(__name__)
+
 
 def tokenize(texts: Iterable[str], pattern: str = WORD) -> tuple[list[str], Tokens]:
-    r"""Return the different words of texts, in lower case, and the texts as numbers of these words.
+    r"""Return the different words of texts, in lower case and composed (NFC), and the texts as numbers of these words.
 
     Args:
         texts: The documents; they are read once and not kept.
-        pattern: Regular expression of a word.
+        pattern: Regular expression of a word; ``WORD`` knows combining marks, too.
 
     Example:
         >>> words, tokens = tokenize(["The cat sat.", "", "Cats: see the CAT!"])
         >>> words, tokens.ids.tolist(), tokens.offsets.tolist()
         (['the', 'cat', 'sat', 'cats', 'see'], [0, 1, 2, 3, 4, 0, 1], [0, 3, 3, 7])
     """
-    find = re.compile(pattern).findall
+    find = word_finder(pattern)
     numbers: defaultdict[str, int] = defaultdict()
     numbers.default_factory = numbers.__len__  # a new word gets the next number
     ids, offsets = array("i"), array("q", [0])
     for text in texts:
-        ids.extend(map(numbers.__getitem__, find(text.lower())))
+        ids.extend(map(numbers.__getitem__, find(text)))
         offsets.append(len(ids))
-    return list(numbers), Tokens(np.asarray(ids, np.int32), np.asarray(offsets, np.int64))
+    words = list(numbers)
+    warn_of_sentences(words)
+    return words, Tokens(np.asarray(ids, np.int32), np.asarray(offsets, np.int64))
+
+
+def word_finder(pattern: str) -> Callable[[str], list[str]]:
+    """Return a function that finds the words of a text.
+
+    Example:
+        >>> word_finder(WORD)("A naïve cat2, हिन्दी, 経済 & İstanbul")
+        ['naïve', 'हिन्दी', '経済', 'istanbul']
+    """
+    find = re.compile(pattern).findall
+    find_any = marked_words().findall if pattern == WORD else find
+    return lambda text: find(text.lower()) if text.isascii() else find_any(normalize(text))
+
+
+def normalize(text: str) -> str:
+    """Return a text in lower case and composed form (NFC); the dot that lower() puts on a Turkish i is left out."""
+    return unicodedata.normalize("NFC", text.lower().replace("i\u0307", "i"))
+
+
+@cache
+def marked_words() -> re.Pattern[str]:
+    r"""Return ``WORD`` for texts beyond ASCII.
+
+    Python's ``\w`` has no combining marks, which are the vowels of Hindi, Thai or Arabic: here they and joiners count
+    like letters within a word. Two ideographs, kana or hangul syllables are a word, too.
+    """
+    codes = [code for code in range(0x300, 0x10000) if unicodedata.category(chr(code)) in ("Mn", "Mc")]
+    mark = f"[\u200c\u200d{re.escape(''.join(map(chr, codes)))}]"
+    letter = r"[^\W\d_]"
+    word = rf"{letter}(?:{letter}|{mark}){{2,}}|{SYLLABLES}{{2}}"
+    return re.compile(rf"(?<!\w)(?<!\w{mark})(?:{word})(?!\w|{mark})")
+
+
+def warn_of_sentences(words: list[str]) -> None:
+    """Warn if words in a script without spaces are so long that they must be sentences."""
+    unspaced = [word for word in words if UNSPACED.match(word)]
+    if 10 * len(unspaced) > len(words) and sum(map(len, unspaced)) > LONG * len(unspaced):
+        log.warning(
+            f"{len(unspaced):,} of {len(words):,} words look like whole sentences, such as {unspaced[0]:.30}: put "
+            "spaces between the words of Chinese, Japanese or Thai texts first, by a word segmenter"
+        )
 
 
 def pick(tokens: Tokens, rows: np.ndarray, columns: np.ndarray) -> Tokens:
@@ -124,7 +177,7 @@ def choose_words(
 
 
 def read_words(path: str, setting: str) -> list[str]:
-    """Return the words of a file, one a line.
+    """Return the words of a file, one a line, composed (NFC) as those of texts are.
 
     Raises:
         UserError: If it is missing, not UTF-8 or empty, or has an empty line or the same word twice.
@@ -132,9 +185,10 @@ def read_words(path: str, setting: str) -> list[str]:
     if not Path(path).is_file():
         raise UserError(f"{path} is not a file: set --data.{setting} to a file with one word a line")
     try:
-        words = [line.strip() for line in Path(path).read_text("utf-8-sig").rstrip().split("\n")]
+        text = unicodedata.normalize("NFC", Path(path).read_text("utf-8-sig"))
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8: save it as that, or set --data.{setting} to another file") from error
+    words = [line.strip() for line in text.rstrip().split("\n")]
     if words == [""]:
         raise UserError(f"{path} is empty: set --data.{setting} to a file with one word a line")
     lines: dict[str, int] = {}
@@ -157,4 +211,4 @@ def stop_list(stop_words: str | None) -> frozenset[str]:
         from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS  # takes a second to import
 
         return ENGLISH_STOP_WORDS.union(CONTRACTIONS.split())
-    return frozenset(word.lower() for word in read_words(stop_words, "stop_words"))
+    return frozenset(normalize(word) for word in read_words(stop_words, "stop_words"))

@@ -3,43 +3,99 @@
 import errno
 import fcntl
 import os
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from vqlab.errors import UserError
 from vqlab.whole_files import disk_errors
 
 LOCK = ".lock"
+INHERITED = "VQLAB_RUN_LOCK"  # variable by which a sweep passes the descriptor of its row's lock to the row
 TAKEN = (errno.EAGAIN, errno.EACCES)  # what flock says where another process has the lock
+TRIES, PAUSE = 10, 0.01  # a report holds a lock for an instant, to see whether a run has it; a run holds it for longer
+HELD: set[int] = set()  # descriptors of locks
 
 
 @contextmanager
 def row_lock(folder: Path, wait: bool = False) -> Iterator[int | None]:
     """Hold the lock of a folder while the block runs; yields its file descriptor, or None if another process has it.
 
-    With ``wait`` it is waited for.
+    With ``wait`` it is waited for. A process that was started with the lock has it.
 
     The kernel frees the lock when the last process that has the descriptor open ends, so none is ever stale. A child
-    that inherits the descriptor keeps the row even when the sweep that started it is killed.
+    that inherits the descriptor keeps the row even when the sweep that started it is killed; a fork lets go of it.
 
     Raises:
         UserError: If the folder cannot be written, or its file system has no locks.
     """
-    with disk_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+    descriptor = inherited(folder)
+    if descriptor is not None:
+        HELD.add(descriptor)
+        yield descriptor
+        return
+    descriptor = take(folder, wait)
+    if descriptor is not None:
+        HELD.add(descriptor)
     try:
+        yield descriptor
+    finally:
+        if descriptor in HELD:  # not in a fork
+            HELD.discard(descriptor)
+            os.close(descriptor)
+
+
+def take(folder: Path, wait: bool) -> int | None:
+    """Return the descriptor of the lock of ``folder``, which is made, or None if another process has the lock."""
+    tries = 0
+    while True:
+        with disk_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            try:
+                descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+            except FileNotFoundError:  # another process has just removed the folder
+                continue
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            if is_lock_of(descriptor, folder):
+                return descriptor
+            os.close(descriptor)  # the lock of a folder that was removed meanwhile
         except OSError as error:
+            os.close(descriptor)
             if error.errno not in TAKEN:
                 raise UserError(f"{folder} cannot be locked ({error.strerror}): set --runs to another disk") from error
-            yield None
-        else:
-            yield descriptor
-    finally:
-        os.close(descriptor)
+            if (tries := tries + 1) == TRIES:
+                return None
+            time.sleep(PAUSE)
+        except BaseException:
+            os.close(descriptor)
+            raise
+
+
+def inherited(folder: Path) -> int | None:
+    """Return the descriptor of the lock of ``folder`` that this process was started with, if it was."""
+    descriptor = os.environ.get(INHERITED, "")
+    return int(descriptor) if descriptor.isdigit() and is_lock_of(int(descriptor), folder) else None
+
+
+def is_lock_of(descriptor: int, folder: Path) -> bool:
+    """Whether ``descriptor`` is open and leads to the lock file that is now in ``folder``."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(folder / LOCK))
+    except OSError:
+        return False
+
+
+def _let_go() -> None:
+    """Close the locks in a fork, such as a worker that loads data: it may outlive the process that has the run."""
+    for descriptor in HELD:
+        with suppress(OSError):
+            os.close(descriptor)
+    HELD.clear()
+
+
+os.register_at_fork(after_in_child=_let_go)
 
 
 def is_running(folder: Path) -> bool:

@@ -1,18 +1,21 @@
 """How far a run is, by what it left in its folder."""
 
 import json
+import shutil
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 from vqlab.errors import UserError
 from vqlab.experiments.checkpoint_outline import checkpoint_step
+from vqlab.experiments.row_lock import LOCK
 from vqlab.experiments.run_files import LARGEST_TEXT, read_file, read_text
 from vqlab.experiments.settings import Settings, flatten, parse_yaml
 
 FINISHED = "finished.json"  # fit writes it last, whole
 FAILED = "failed.json"  # a sweep says why
 CONFIG, LOG, LAST = "config.yaml", "metrics.csv", "checkpoints/last.ckpt"
+OUTPUT = "sweep.log"  # what the row of a sweep printed
 
 
 class State(StrEnum):
@@ -34,6 +37,20 @@ def state_of(folder: Path) -> State:
     max_steps = settings_of(folder).get("trainer.max_steps")
     done = isinstance(max_steps, int) and 0 <= max_steps <= checkpoint_step(folder / LAST)
     return State.FINISHED if done else State.INTERRUPTED
+
+
+def holds_run(folder: Path) -> bool:
+    """Whether a training was started in ``folder``."""
+    return (folder / CONFIG).exists() or (folder / "checkpoints").exists()
+
+
+def begin_again(folder: Path) -> None:
+    """Remove what the run in ``folder`` left; config.yaml, which marks it as one, comes last."""
+    for path in sorted(folder.iterdir(), key=lambda path: path.name == CONFIG):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        elif path.name not in (LOCK, OUTPUT):
+            path.unlink()
 
 
 def settings_of(folder: Path) -> Settings:

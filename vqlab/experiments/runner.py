@@ -3,7 +3,6 @@
 import json
 import os
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
@@ -19,18 +18,16 @@ from vqlab.errors import UserError
 from vqlab.experiments.experiment import Experiment, Row
 from vqlab.experiments.metrics_log import read_log
 from vqlab.experiments.progress import Board
-from vqlab.experiments.row_lock import row_lock
+from vqlab.experiments.row_lock import INHERITED, row_lock
 from vqlab.experiments.run_files import open_file
-from vqlab.experiments.run_state import CONFIG, FAILED, LAST, LOG, State, settings_of, state_of
+from vqlab.experiments.run_state import FAILED, LAST, OUTPUT, State, begin_again, settings_of, state_of
 from vqlab.experiments.settings import HARMLESS, equal
 from vqlab.experiments.shares import shares
 from vqlab.whole_files import disk_errors, no_link, write_whole
 
 VQLAB = (sys.executable, "-m", "vqlab")
-OUTPUT = "sweep.log"  # what the row printed
-LEFT_BY_A_RUN = (LOG, "health.jsonl", "test.csv", "samples", "checkpoints", CONFIG)  # the config, which marks it, last
 TAIL = 20_000  # bytes at the end of the output that may say why a row failed
-PATIENCE = 20.0  # seconds that a child has to end after SIGTERM
+PATIENCE = 60.0  # seconds that a child has to end its batch and to write last.ckpt after SIGTERM
 
 
 class Status(StrEnum):
@@ -123,7 +120,7 @@ class Runner:
             return Outcome(Status.FINISHED)
 
     def stop(self) -> None:
-        """End all children; what they did since their last checkpoint is lost."""
+        """Let all children save and end; at a second Ctrl-C, or where it takes too long, end them at once."""
         with self.guard:
             self.stopping.set()
             children = list(self.children.values())
@@ -132,8 +129,9 @@ class Runner:
                 with suppress(ProcessLookupError):
                     os.killpg(child.pid, number)
             deadline = time.monotonic() + PATIENCE
-            while any(child.poll() is None for child in children) and time.monotonic() < deadline:
-                time.sleep(0.05)
+            with suppress(KeyboardInterrupt):
+                while any(child.poll() is None for child in children) and time.monotonic() < deadline:
+                    time.sleep(0.05)
 
     def _call(self, arguments: list[str], row: Row, lock: int) -> str | None:
         """Run ``vqlab`` with ``arguments``; return in one line why it did not do what it should, if so."""
@@ -151,7 +149,7 @@ class Runner:
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=subprocess.STDOUT,
-                    env={"WANDB_RUN_GROUP": self.experiment.path.stem, **os.environ, **place},
+                    env={"WANDB_RUN_GROUP": self.experiment.path.stem, **os.environ, **place, INHERITED: str(lock)},
                     start_new_session=True,  # Ctrl-C is the sweep's to pass on
                     pass_fds=(lock,),
                 )
@@ -170,15 +168,6 @@ def is_tested(folder: Path) -> bool:
         return bool(read_log(folder / "test.csv").times)
     except OSError:
         return False
-
-
-def begin_again(folder: Path) -> None:
-    """Remove what a run left that stopped before its first checkpoint."""
-    for name in LEFT_BY_A_RUN:
-        if (folder / name).is_dir():
-            shutil.rmtree(folder / name)
-        else:
-            (folder / name).unlink(missing_ok=True)
 
 
 def conflict(row: Row, folder: Path) -> str | None:

@@ -2,7 +2,6 @@
 
 import json
 import math
-from collections import Counter
 from collections.abc import Hashable
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -16,7 +15,7 @@ Settings = dict[str, Any]
 # Settings that count training steps; ``num_mis_steps``, for one, does not.
 STEP_COUNTS = {"max_steps", "val_check_interval", "warmup_steps", "hold_steps", "total_steps", "decay_steps"}
 STEP_COUNTS |= {"disc_start", "disc_warmup", "grace_steps", "gan_grace_steps"}
-LARGEST, DEEPEST = 100_000, 100  # values and levels in a file
+
 
 # Beginnings of settings that do not change a run's figures.
 HARMLESS = (
@@ -35,21 +34,51 @@ HARMLESS = (
 )
 
 
+MOST_VALUES, DEEPEST = 100_000, 50  # of a config; aliases and merged keys can make a short text larger than memory
+
+
 class UniqueKeys(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
     """YAML's safe loader, which by itself keeps the last of two equal keys and says nothing."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         """Refuse a key that is there twice."""
-        keys = Counter(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode))
-        if twice := next((key for key, count in keys.items() if count > 1), None):
-            raise yaml.constructor.ConstructorError(None, None, f"{twice} is there twice", node.start_mark)
+        seen: set[str] = set()
+        for key in (str(key.value) for key, _ in node.value):
+            if key in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"{key} is there twice", node.start_mark)
+            seen.add(key)
         return super().construct_mapping(node, deep)
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
         """Merge keys (``<<``) up to a limit; PyYAML before 6.0.4 has none."""
         super().flatten_mapping(node)
-        if len(node.value) > LARGEST:
+        if len(node.value) > MOST_VALUES // 10:
             raise yaml.constructor.ConstructorError(None, None, "too many merged keys", node.start_mark)
+
+
+def load_yaml(text: str) -> Any:
+    """Return what a YAML text holds, as plain data of limited size.
+
+    Raises:
+        yaml.YAMLError: If it is no valid YAML, or too large or too deep.
+    """
+    if len(text) > 10 * MOST_VALUES:
+        raise yaml.YAMLError(f"{len(text)} characters are too many")
+    try:
+        found = yaml.load(text, UniqueKeys)
+    except RecursionError:
+        raise yaml.YAMLError("it is nested too deeply") from None
+    except (ValueError, TypeError) as error:  # a date that does not exist, a list as a key
+        raise yaml.YAMLError(str(error)) from error
+    places, count = [(found, 0)], 0
+    while places:
+        place, depth = places.pop()
+        if isinstance(place, (dict, list)):
+            count += len(place)
+            if count > MOST_VALUES or depth > DEEPEST:
+                raise yaml.YAMLError("it holds too many values, or is nested too deeply")
+            places += [(value, depth + 1) for value in (place.values() if isinstance(place, dict) else place)]
+    return found
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -69,27 +98,30 @@ def parse_yaml(content: bytes, path: Path) -> dict[str, Any]:
     """Return the mapping in the ``content`` of a YAML file.
 
     Raises:
-        UserError: If it is no valid YAML, holds something else, or repeats its parts by aliases without an end.
+        UserError: If it is no valid YAML, or holds something else.
     """
     try:
-        found = yaml.load(content.decode("utf-8-sig"), UniqueKeys)
-    except (
-        yaml.YAMLError,
-        ValueError,
-        RecursionError,
-    ) as error:  # ValueError: no text, the 31st of June
-        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}"[:300]) from error
+        text = content.decode("utf-8-sig")
+        found = load_yaml(text)
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not valid YAML: byte {error.start} is not UTF-8: save it as UTF-8") from error
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is not valid YAML: {_yaml_problem(error, text)}"[:300]) from error
     if not isinstance(found, dict):
-        raise UserError(f"{path} holds no settings: it must be a mapping of names to values")
-    rest, size = [(found, 0)], 0
-    while rest:  # an alias is one object in many places, perhaps within itself
-        (value, depth), size = rest.pop(), size + 1
-        if size > LARGEST or depth > DEEPEST:
-            limits = f"{LARGEST:,} values or {DEEPEST} levels"
-            raise UserError(f"{path} holds more than {limits}, its aliases written out: write fewer")
-        parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-        rest += [(part, depth + 1) for part in parts]
+        got = "nothing" if found is None else "a list" if isinstance(found, list) else repr(found)
+        raise UserError(f"{path} holds no settings: it must be a mapping such as model: VQVAE, got {got}"[:200])
     return found
+
+
+def _yaml_problem(error: yaml.YAMLError, text: str) -> str:
+    """Return the line of a syntax error, and what is wrong there."""
+    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+    if mark is None:
+        return " ".join(str(error).split())
+    line = "".join(text.splitlines()[mark.line : mark.line + 1])
+    if "\t" in line[: len(line) - len(line.lstrip())]:
+        problem = "it begins with a tab, use spaces"
+    return f"line {mark.line + 1}: {problem}"
 
 
 def flatten(config: dict[str, Any], prefix: str = "") -> Settings:

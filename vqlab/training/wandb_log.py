@@ -18,7 +18,7 @@ HOSTS = (
 
 
 def wandb_logger(run_folder: str | Path, project: str, mode: str) -> WandbLogger | None:
-    """Return a logger that writes below ``run_folder``; None if ``mode`` is ``disabled``.
+    """Return a logger that writes below ``run_folder``; None if ``mode`` is ``disabled``, or it cannot start.
 
     Args:
         run_folder: The run's folder; its name becomes the run's name.
@@ -35,13 +35,14 @@ def wandb_logger(run_folder: str | Path, project: str, mode: str) -> WandbLogger
         mode = os.environ.get("WANDB_MODE") or ("online" if has_key() else "offline")
     if mode == "disabled":
         return None
-    if mode == "online":
+    instead = {"online": "logging offline", "offline": "the run goes on without it"}
+    for attempt in ("online", "offline") if mode == "online" else ("offline",):
         try:
-            return _logger(Path(run_folder), project, "online")
+            return _logger(Path(run_folder), project, attempt)
         except Exception as error:  # wandb raises several unrelated types; whichever it is, the run must go on
             reason = (str(error).splitlines() or [type(error).__name__])[0]
-            rank_zero_info(f"wandb could not go online ({reason}); logging offline")
-    return _logger(Path(run_folder), project, "offline")
+            rank_zero_info(f"wandb could not go {attempt} ({reason}); {instead[attempt]}")
+    return None
 
 
 def log_best_model(logger: WandbLogger, checkpoint: Path, **metadata: Any) -> None:
