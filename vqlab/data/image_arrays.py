@@ -137,10 +137,9 @@ class ImageArrays(ImageDataModule):
         """Return the test images, if there are any."""
         return self._read("test") if "test" in self._sources else None
 
-    def load_all(self) -> ImageTensors:
-        """Return all images, those of training first."""
-        parts = [self._read(split) for split in self._sources]
-        return ImageTensors(torch.cat([part.images for part in parts]), torch.cat([part.labels for part in parts]))
+    def load_all(self) -> ImageTensors | None:
+        """Return all images of a file that has no other split."""
+        return self._read("train") if set(self._sources) == {"train"} else None
 
     def _check_like_training(self, split: str, train: tuple[int, ...]) -> None:
         path, arrays = self._sources[split]
