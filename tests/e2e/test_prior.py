@@ -140,7 +140,7 @@ def test_a_full_disk_leaves_no_half_picture(trained, capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ([], ["needs a trained tokenizer", "--model.tokenizer="]),
+        ([], ["tokenizer must be a trained model", "None"]),
         (["--model.tokenizer=nope.ckpt"], ["nope.ckpt", "does not exist"]),
         (["--model.tokenizer={first}", "--data.image_size=32"], ["size 32", "--data.image_size=16"]),
         (["--model.tokenizer={first}", "--data.value_range=unit"], ["unit", "--data.value_range=signed"]),

@@ -349,7 +349,7 @@ def test_a_checkpoint_stands_on_its_own(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"tokenizer": None}, ["needs a trained tokenizer", "--model.tokenizer="]),
+        ({"tokenizer": None}, ["tokenizer must be a trained model", "None"]),
         ({"tokenizer": "nope.ckpt"}, ["nope.ckpt", "does not exist"]),
         ({"tokenizer": nn.Linear(1, 1)}, ["Linear is no tokenizer", "encode", "--model.tokenizer"]),
         ({"image_size": 32}, ["size 32", "of 16", "--data.image_size=16"]),

@@ -99,18 +99,18 @@ def test_evaluating_changes_nothing():
     [
         (
             {"channels": 1, "encoder": SmallEncoder(3)},
-            r"1 channels, the encoder 3: set --model\.encoder\.in_channels=1",
+            "in_channels of the encoder is 3, channels of the model 1",
         ),
         (
             {"channels": 1, "decoder": SmallDecoder(3)},
-            r"1 channels, the decoder 3: set --model\.decoder\.out_channels=1",
+            "out_channels of the decoder is 3, channels of the model 1",
         ),
         ({"encoder": SmallEncoder(downsampling=8)}, "shrinks by 8, the decoder grows by 4"),
         ({"image_size": 30}, r"image_size 30 is not divisible.*--data\.image_size=32"),
         ({"image_size": 2}, r"--data\.image_size=4"),
         ({"reconstruction": "l3"}, r"l2, l1 or huber, got 'l3'.*--model\.reconstruction"),
         ({"lr": 1e-3, "base_lr": 1e-6}, r"--model\.base_lr"),
-        ({"value_range": "bytes"}, "unit, signed or standardized"),
+        ({"value_range": "bytes"}, "value_range must be a ValueRange, 'unit' or 'signed', got 'bytes'"),
     ],
 )
 def test_parts_that_do_not_fit_are_named(arguments, message):

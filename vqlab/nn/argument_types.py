@@ -8,12 +8,13 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from vqlab.errors import UserError
 
+NONE = type(None)
 NAMES: dict[Any, tuple[str, str]] = {
     int: ("an integer", "integers"),
     float: ("a number", "numbers"),
     bool: ("True or False", "booleans"),
     str: ("a string", "strings"),
-    type(None): ("None", "None"),
+    NONE: ("None", "None"),
 }
 PLAIN = (str, bytes, Real, list, tuple, type)  # what is no network or quantizer, whatever its class is named
 
@@ -38,13 +39,14 @@ def check_arguments(cls: type, arguments: Mapping[str, Any]) -> None:
     hints = _hints(cls)
     for name, value in arguments.items():
         hint = hints.get(name, Any)
-        if all(get_origin(member) is Literal or member is type(None) for member in _members(hint)):
+        members = _members(hint)
+        if all(get_origin(member) is Literal or member is NONE for member in members):
             continue  # the constructor has a check of its choices
         if not _matches(value, hint):
             got, advice = " ".join(repr(value).split())[:60], ""
             if isinstance(value, type):
                 got, advice = f"the class {value.__name__}", f": pass an object, {name}={value.__name__}(...)"
-            elif isinstance(value, str) and any(isinstance(m, type) and m not in NAMES for m in _members(hint)):
+            elif isinstance(value, str) and all(isinstance(m, type) and (m not in NAMES or m is NONE) for m in members):
                 advice = ": pass an object, not its name"
             raise WrongType(f"{cls.__name__}: {name} must be {_describe(hint)}, got {got}{advice}")
 
@@ -84,13 +86,13 @@ def _matches(value: Any, hint: Any) -> bool:
         return isinstance(value, Integral if hint is int else Real) and not isinstance(value, bool)
     if hint in NAMES:
         return isinstance(value, hint)
-    return not isinstance(hint, type) or isinstance(value, hint) or not isinstance(value, (*PLAIN, type(None)))
+    return not isinstance(hint, type) or isinstance(value, hint) or not isinstance(value, (*PLAIN, NONE))
 
 
 def _describe(hint: Any) -> str:
     members = _members(hint)
     if len(members) > 1:
-        *first, last = dict.fromkeys(_describe(member) for member in members)
+        *first, last = dict.fromkeys(part for member in members for part in _describe(member).split(" or "))
         return f"{', '.join(first)} or {last}" if first else last
     origin, inner = get_origin(hint), get_args(hint)
     if origin is Literal:
