@@ -31,7 +31,7 @@ from vqlab.callbacks.throughput import Throughput
 from vqlab.cli_errors import correct_options, explain, misconfigured
 from vqlab.completion import check_font, write_glyphs
 from vqlab.config_files import check_configs
-from vqlab.data.splits import SplitDataModule, meet
+from vqlab.data.splits import SplitDataModule, apply_stored_format
 from vqlab.devices import check_devices, check_started, check_strategy, choose_precision, num_devices
 from vqlab.errors import UserError
 from vqlab.experiments.checkpoint_outline import read_outline
@@ -236,10 +236,10 @@ class CLI(LightningCLI):
             self.begun = self.held.enter_context(leaving_nothing(self.run_folder))
 
     def build_data(self, cls: type, *args: Any, **kwargs: Any) -> Any:
-        """Build the data, and let them adopt vocabulary, classes and statistics of the checkpoint, if there is one."""
+        """Build the data with the vocabulary, classes and statistics of the checkpoint, if there is one."""
         data: Any = cls(*args, **kwargs)
         if self.data_format is not None and isinstance(data, SplitDataModule):
-            meet(data, self.data_format)
+            apply_stored_format(data, self.data_format)
         return data
 
     def instantiate_classes(self) -> None:

@@ -1,4 +1,4 @@
-"""Data that meet a trained model mean what its training data meant, or are refused in one line."""
+"""Data for a trained model have the format of its training data, or are refused in one line."""
 
 import copy
 import random
@@ -130,10 +130,10 @@ def test_counts_of_other_words_are_refused():
     Path("a.txt").write_text("cat\ndog\nemu\n")
     Path("b.txt").write_text("dog\ncat\nemu\n")
     trained = BagOfWords("a.npz", vocabulary_path="a.txt", batch_size=4)._full_format()
-    BagOfWords("a.npz", vocabulary_path="a.txt", batch_size=4).adopt(trained)
+    BagOfWords("a.npz", vocabulary_path="a.txt", batch_size=4).apply_format(trained)
     words = r"vocabulary \['cat', 'dog', 'emu'\], the data have \['dog', 'cat', 'emu'\]: set --data.path"
     with pytest.raises(UserError, match=words):
-        BagOfWords("a.npz", vocabulary_path="b.txt", batch_size=4).adopt(trained)
+        BagOfWords("a.npz", vocabulary_path="b.txt", batch_size=4).apply_format(trained)
 
 
 def signals(folder, names, rate, scale=1.0):
@@ -149,26 +149,26 @@ def signals(folder, names, rate, scale=1.0):
 def test_channels_and_rates_are_compared():
     trained = Signals(**signals("a", ["II", "V1"], 360))._full_format()
     with pytest.raises(UserError) as error:
-        Signals(**signals("b", ["V1", "II"], 100)).adopt(trained)
+        Signals(**signals("b", ["V1", "II"], 100)).apply_format(trained)
     assert str(error.value) == (
         "the checkpoint was trained on channels ['II', 'V1'], samples per second 360.0, the data have ['V1', 'II'], "
         "100.0: set --data.picks=[II,V1] --data.resample=360.0"
     )
     mended = Signals("b", sample_rate=100, picks=["II", "V1"], resample=360, length=100, batch_size=4)
-    mended.adopt(trained)
+    mended.apply_format(trained)
     assert [statistic.flatten().tolist() for statistic in mended.statistics] == trained["statistics"]
     with pytest.raises(UserError, match=r"channels \['II', 'V1'\].*set --data.path to records of these channels"):
-        Signals(**signals("c", ["x", "y"], 360)).adopt(trained)
+        Signals(**signals("c", ["x", "y"], 360)).apply_format(trained)
     with pytest.raises(UserError, match=r"set --data.standardize=signal"):
-        Signals("a", sample_rate=360, standardize="none", length=100, batch_size=4).adopt(trained)
+        Signals("a", sample_rate=360, standardize="none", length=100, batch_size=4).apply_format(trained)
 
 
 def test_all_windows_of_new_records_are_predicted():
     trained = Signals(**signals("a", ["II", "V1"], 360))._full_format()
-    Signals("a", sample_rate=360, length=100, batch_size=4).adopt(trained)
+    Signals("a", sample_rate=360, length=100, batch_size=4).apply_format(trained)
     new = Signals(**signals("b", ["II", "V1"], 360, scale=2))
     assert len(new.predict_dataloader().dataset) == 4
-    new.adopt(trained)
+    new.apply_format(trained)
     data = new.predict_dataloader().dataset
     assert len(data) == 40
     first = np.loadtxt("b/0.csv", delimiter=",", skiprows=1, dtype=np.float32)[:100].T
@@ -187,15 +187,15 @@ def test_classes_of_images_keep_their_numbers():
     first = ImageFolder(**pictures("a", ["cat", "dog", "emu"]))
     trained = first._full_format() | {"classes": first.classes}
     some = ImageFolder(**pictures("b", ["dog", "emu"]))
-    some.adopt(trained)
+    some.apply_format(trained)
     assert some.num_classes == 3
     whole = some.predict_dataloader().dataset
     assert whole.labels.tolist() == [1] * 6 + [2] * 6
     assert [Path(file).parent.name for file in whole.files] == ["dog"] * 6 + ["emu"] * 6
     with pytest.raises(UserError, match=r"classes \['cat', 'dog', 'emu'\], the data have \['cat', 'yak'\]"):
-        ImageFolder(**pictures("c", ["cat", "yak"])).adopt(trained)
+        ImageFolder(**pictures("c", ["cat", "yak"])).apply_format(trained)
     del trained["classes"]  # of a model that knows no classes
-    ImageFolder("c", image_size=8, batch_size=2, num_workers=0).adopt(trained)
+    ImageFolder("c", image_size=8, batch_size=2, num_workers=0).apply_format(trained)
 
 
 def test_images_are_standardized_as_in_training():
@@ -204,12 +204,12 @@ def test_images_are_standardized_as_in_training():
     trained = ImageArrays("a.npz", batch_size=4, value_range="standardized")._full_format()
     data = ImageArrays("b.npz", batch_size=4, value_range="standardized")
     own = copy.copy(data.pixel_range)
-    data.adopt(trained)
+    data.apply_format(trained)
     assert [list(data.pixel_range.mean), list(data.pixel_range.std)] == trained["statistics"]
     assert data.pixel_range != own
     assert len(data.predict_dataloader().dataset) == 20
     with pytest.raises(UserError, match=r"value range standardized, the data have unit: set --data.value_range=stand"):
-        ImageArrays("a.npz", batch_size=4, value_range="unit").adopt(trained)
+        ImageArrays("a.npz", batch_size=4, value_range="unit").apply_format(trained)
 
 
 def test_styles_are_compared_in_their_order():
@@ -217,11 +217,11 @@ def test_styles_are_compared_in_their_order():
     serif, mono = (str(folder / f"DejaVu{name}.ttf") for name in ("Serif", "SansMono"))
     both = {"source": str(folder / "DejaVuSans.ttf"), "charset": "ascii", "cache": None, "batch_size": 8}
     trained = vqlab.FontPairs(target=[serif, mono], **both)._full_format()
-    vqlab.FontPairs(target=[serif, mono], **both).adopt(trained)
+    vqlab.FontPairs(target=[serif, mono], **both).apply_format(trained)
     with pytest.raises(UserError, match=r"set --data.target to these fonts in this order"):
-        vqlab.FontPairs(target=[mono, serif], **both).adopt(trained)
+        vqlab.FontPairs(target=[mono, serif], **both).apply_format(trained)
     with pytest.raises(UserError, match=r"em_scale 0.75, the data have 0.5: set --data.em_scale=0.75"):
-        vqlab.FontPairs(target=[serif, mono], em_scale=0.5, **both).adopt(trained)
+        vqlab.FontPairs(target=[serif, mono], em_scale=0.5, **both).apply_format(trained)
 
 
 def test_long_descriptions_are_compared_in_a_short_line():

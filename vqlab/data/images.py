@@ -137,16 +137,16 @@ class ImageDataModule(SplitDataModule):
         """Return the value range."""
         return {"value_range": self.value_range}
 
-    def learned(self) -> Format:
+    def fitted(self) -> Format:
         """Return the classes, and the statistics of ``standardized``."""
         found: Format = {"classes": self._class_names()}
         if self.value_range == "standardized":
             found["statistics"] = [list(self.pixel_range.mean), list(self.pixel_range.std)]
         return found
 
-    def adopt(self, trained: Format) -> None:
+    def apply_format(self, trained: Format) -> None:
         """Standardise by the checkpoint's statistics, and number the classes as it does."""
-        super().adopt(trained)
+        super().apply_format(trained)
         if self.value_range == "standardized" and (statistics := trained.get("statistics")):
             mean, std = statistics
             if len(mean) != self.channels:

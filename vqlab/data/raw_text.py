@@ -99,13 +99,13 @@ class RawTextDataModule(TextDataModule):
         self._is_trained = False  # whether the vocabulary is that of a checkpoint
         self._given = None if vocabulary_path is None else read_vocabulary(vocabulary_path, token_pattern)
 
-    def adopt(self, trained: Format) -> None:
+    def apply_format(self, trained: Format) -> None:
         """Count words by the checkpoint's vocabulary, whatever else the texts hold."""
         if words := trained.get("vocabulary"):
             if self._given is not None and not self._is_trained:
                 check_format({"vocabulary": words}, {"vocabulary": self._given}, self.option)
             self._given, self._is_trained = [*map(str, words)], True
-        super().adopt(trained)
+        super().apply_format(trained)
 
     def option(self, name: str, value: Any) -> str:
         """The checkpoint's vocabulary serves where no other is given."""

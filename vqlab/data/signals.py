@@ -105,15 +105,15 @@ class SignalDataModule(SplitDataModule):
             found["sample_rate"] = self.sample_rate
         return found
 
-    def learned(self) -> Format:
+    def fitted(self) -> Format:
         """Return the statistics of the training windows."""
         if self.standardize == "none":
             return {}
         return {"statistics": [statistic.flatten().tolist() for statistic in self.statistics]}
 
-    def adopt(self, trained: Format) -> None:
+    def apply_format(self, trained: Format) -> None:
         """Standardise by the checkpoint's statistics."""
-        super().adopt(trained)
+        super().apply_format(trained)
         if (statistics := trained.get("statistics")) and len(statistics[0]) == self.channels:
             self.__dict__["statistics"] = tuple(torch.tensor(values)[:, None] for values in statistics)
 

@@ -101,16 +101,16 @@ class SplitDataModule(lightning.LightningDataModule, ABC):
         """Return what the numbers of a batch mean and other data must mean as well, as plain data."""
         return {}
 
-    def learned(self) -> Format:
-        """Return what is learned from the training examples, as plain data that other data take over."""
+    def fitted(self) -> Format:
+        """Return what is estimated from the training examples (vocabulary, statistics), as plain data."""
         return {}
 
     def option(self, name: str, value: Any) -> str:
         """Return the option that gives an entry of :meth:`describe` a ``value``."""
         return f"--data.{name}={value}"
 
-    def adopt(self, trained: Format) -> None:
-        """Meet a checkpoint: take over from the data that it was trained on what can be, and compare the rest.
+    def apply_format(self, trained: Format) -> None:
+        """Take over vocabulary, classes and statistics of the data that a checkpoint was trained on; compare the rest.
 
         Raises:
             UserError: If the data mean something else.
@@ -123,13 +123,13 @@ class SplitDataModule(lightning.LightningDataModule, ABC):
         return {ENTRY: getattr(getattr(self.trainer, "lightning_module", None), ENTRY, None) or self._full_format()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Meet the checkpoint that a Trainer restores."""
+        """Apply the data format in the checkpoint that a Trainer restores."""
         if isinstance(state_dict.get(ENTRY), dict):
-            meet(self, state_dict[ENTRY])
+            apply_stored_format(self, state_dict[ENTRY])
 
     def _full_format(self) -> Format:
         """Return the description with the source; classes are left out for a model that knows no classes."""
-        found = self.describe() | self.learned() | {"source": source_of(self)}
+        found = self.describe() | self.fitted() | {"source": source_of(self)}
         if not getattr(getattr(self.trainer, "lightning_module", None), "num_classes", 0):
             found.pop("classes", None)
         return found
@@ -139,7 +139,7 @@ class SplitDataModule(lightning.LightningDataModule, ABC):
         model: Any = getattr(self.trainer, "lightning_module", None)
         begins = stage == "fit" and getattr(self.trainer, "ckpt_path", None) is None
         if model is not None and not begins and getattr(model, ENTRY, None) is not None:
-            meet(self, getattr(model, ENTRY))
+            apply_stored_format(self, getattr(model, ENTRY))
         if stage in (None, "fit", "validate"):
             _ = self._train_val
         if stage in (None, "test", "predict"):
@@ -211,14 +211,14 @@ class SplitDataModule(lightning.LightningDataModule, ABC):
         }
 
 
-def meet(data: Any, trained: Format) -> None:
-    """Let a DataModule adopt what a checkpoint holds of its data.
+def apply_stored_format(data: Any, trained: Format) -> None:
+    """Apply the data format of a checkpoint to a DataModule; see :meth:`SplitDataModule.apply_format`.
 
     Raises:
         UserError: If the data mean something else, or the entry is damaged.
     """
     try:
-        data.adopt(trained)
+        data.apply_format(trained)
     except UserError:
         raise
     except (TypeError, ValueError, KeyError, IndexError, AttributeError, RuntimeError) as error:

@@ -176,13 +176,13 @@ class TextDataModule(SplitDataModule):
         """Return the weighting."""
         return {"weighting": self.weighting}
 
-    def learned(self) -> Format:
+    def fitted(self) -> Format:
         """Return the vocabulary, what its words weigh, and the classes."""
         return {"vocabulary": self.vocabulary, "idf": self.idf.tolist(), "classes": self.class_names}
 
-    def adopt(self, trained: Format) -> None:
+    def apply_format(self, trained: Format) -> None:
         """Weigh words and number classes as the checkpoint does."""
-        super().adopt(trained)
+        super().apply_format(trained)
         self._classes = None if trained.get("classes") is None else [*map(str, trained["classes"])]
         for cached in ("_corpus", "_train_val", "_test", "reference", "idf"):
             self.__dict__.pop(cached, None)
