@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import logging
 import os
 import random
 import signal
@@ -126,9 +127,13 @@ def kill_in_training(draw: random.Random, folder: Path, span: float, *args: str)
     assert report.returncode == 0, output
 
 
-def signal_in_training(number: int, seconds: float, *args: str) -> int:
-    """Run ``vqlab`` in a fork of this process, send it a signal after some seconds, and return its exit status."""
+def signal_in_training(number: int, mark: Path, seconds: float, *args: str) -> int:
+    """Run ``vqlab`` in a fork, send it a signal some seconds after ``mark`` exists, and return its exit status."""
     process = fork(exit_with_status, [*args, "--trainer.max_steps=1000000"], output=Path("output.txt"))
+    begun = time.monotonic()
+    while not mark.exists():
+        assert time.monotonic() - begun < 120
+        time.sleep(0.005)
     time.sleep(seconds)
     os.kill(process, number)
     return os.waitstatus_to_exitcode(status_of(process))
@@ -137,6 +142,8 @@ def signal_in_training(number: int, seconds: float, *args: str) -> int:
 def exit_with_status(args: list[str]) -> None:
     """Run ``vqlab``, and end this process as the command would."""
     sys.stderr = sys.stdout
+    for name in ("lightning", "lightning.pytorch"):
+        logging.getLogger(name).addHandler(logging.StreamHandler(sys.stdout))
     try:
         main(args)
     except SystemExit as stopped:

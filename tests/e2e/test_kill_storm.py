@@ -68,8 +68,9 @@ def test_a_training_is_killed_between_two_bytes_of_a_checkpoint(number, kills):
 @pytest.mark.parametrize(("number", "signals"), storm.shares("signal", most=1))
 def test_a_training_gets_a_signal_and_is_resumed(number, signals):
     draw, options, stopped = begin("signal", number)
-    sent, seconds = draw.choice([signal.SIGINT, signal.SIGTERM]), draw.uniform(0.3, 2 * SPAN)
-    status = storm.signal_in_training(sent, seconds, *options, "--name=killed")
+    sent, seconds = draw.choice([signal.SIGINT, signal.SIGTERM]), draw.uniform(0, SPAN)
+    mark = stopped / draw.choice([".lock", "config.yaml", "checkpoints/last.ckpt"])  # before, at and after the start
+    status = storm.signal_in_training(sent, mark, seconds, *options, "--name=killed")
     output = Path("output.txt").read_text()
     assert status == 128 + sent, output
     assert "Traceback" not in output
