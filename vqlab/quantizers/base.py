@@ -131,7 +131,7 @@ class Quantizer(Rebuildable, KeepsFloat32, ABC):
 
     def assemble(self, indices: Tensor) -> Tensor:
         """Return the codes (B, D, *spatial) of ``indices`` (B, *spatial) that were checked."""
-        return self.lookup(indices).movedim(-1, 1)
+        return channels_first(self.lookup(indices))
 
     def check_codes(self, indices: Tensor) -> None:
         """Raise UserError if one of ``indices`` (...), or (..., num_codebooks), is no code."""
@@ -204,9 +204,19 @@ def to_rows(z: Tensor, embedding_dim: int) -> Tensor:
         )
     if z.numel() == 0:
         raise UserError(f"the quantizer got an empty batch {tuple(z.shape)}: leave the batch out")
-    return precise(z).movedim(1, -1).reshape(-1, embedding_dim)
+    return channels_last(precise(z)).reshape(-1, embedding_dim)
 
 
 def from_rows(rows: Tensor, like: Tensor) -> Tensor:
     """Undo :func:`to_rows`: (N, D) back to the shape and dtype of ``like`` (B, D, *spatial)."""
-    return rows.reshape(like.shape[0], *like.shape[2:], like.shape[1]).movedim(-1, 1).to(like.dtype)
+    return channels_first(rows.reshape(like.shape[0], *like.shape[2:], like.shape[1])).to(like.dtype)
+
+
+def channels_last(z: Tensor) -> Tensor:
+    """(B, D, *spatial) to (B, *spatial, D); the ONNX exporter mistakes a negative axis of ``movedim``."""
+    return z.movedim(1, z.ndim - 1)
+
+
+def channels_first(z: Tensor) -> Tensor:
+    """(B, *spatial, D) to (B, D, *spatial)."""
+    return z.movedim(z.ndim - 1, 1)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from vqlab.errors import UserError
 from vqlab.nn.precision import without_autocast
 from vqlab.quantizers.arguments import check_choice, check_sizes
-from vqlab.quantizers.base import Quantizer, QuantizerOutput, Revival, from_rows, to_rows
+from vqlab.quantizers.base import Quantizer, QuantizerOutput, Revival, channels_first, from_rows, to_rows
 from vqlab.quantizers.stats import CodeStats
 from vqlab.quantizers.vector import VectorQuantizer
 
@@ -121,7 +121,7 @@ class MultiScaleQuantizer(Quantizer):
             raise UserError(f"{indices.shape[1]} indices do not fill the scales {self.scales}: decode takes {whole}")
         f_hat: Tensor | float = 0.0
         for scale, index in enumerate(indices.split(lengths, 1)):
-            codes = self.lookup(index).movedim(-1, 1).unflatten(2, (self.scales[scale],) * self.spatial_dims)
+            codes = channels_first(self.lookup(index)).unflatten(2, (self.scales[scale],) * self.spatial_dims)
             f_hat = f_hat + self._refine(codes, scale)
         return torch.as_tensor(f_hat)
 
