@@ -104,7 +104,7 @@ def test_from_codes_to_new_images():
     [
         (["--data.augment=true"], ["shifted or mirrored", "--model.cache=false"]),
         (["--model.likelihood=Gaussian", "--model.likelihood.sigma=0"], ["sigma", "above 0"]),
-        (["--trainer.gradient_clip_val=1"], ["--model.clip=1.0", "--trainer.gradient_clip_val"]),
+        (["--trainer.gradient_clip_val=1"], ["--model.clip=1 ", "--trainer.gradient_clip_val"]),
         (["--model.kernel=gibbs"], ["kernel", "isir"]),
         (["--model.kernel=isir", "--model.blocks=rows"], ["blocks", "kernel=mis"]),
         (["--model.num_mis_steps=0"], ["num_mis_steps"]),

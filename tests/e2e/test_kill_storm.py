@@ -98,8 +98,8 @@ def test_a_training_is_killed_in_a_validation_that_falls_on_a_checkpoint(tmp_pat
     dying = fork(main, [*options, "--name=killed", "--trainer.callbacks+=killed.KillInValidation"])
     assert status_of(dying) == signal.SIGKILL
     assert reached(killed / "checkpoints/last.ckpt") == 16, "one of step 20 would let the validation be skipped"
-    call = ["fit", f"--ckpt_path={killed}/checkpoints/last.ckpt", "--trainer.callbacks=null"]
-    main([*call, "--trainer.max_steps=30"])
+    call = ["fit", f"--config={killed}/config.yaml", f"--ckpt_path={killed}/checkpoints/last.ckpt"]
+    main([*call, "--trainer.callbacks=null", "--trainer.max_steps=30"])
     main([*options, "--name=whole", "--trainer.max_steps=30"])
     assert_same_runs(killed, killed.with_name("whole"))
 
