@@ -54,7 +54,8 @@ def test_two_nodes_equal_two_devices_and_one_process(tmp_path, monkeypatch):
 
     whole = [*STEPS, "--trainer.max_steps=20"]
     with warm_vqlab.serve() as vqlab:
-        resume = ["fit", f"--ckpt_path={nodes}/checkpoints/last.ckpt", "--trainer.max_steps=20"]
+        last = f"--ckpt_path={nodes}/checkpoints/last.ckpt"
+        resume = ["fit", f"--config={nodes}/config.yaml", last, "--trainer.max_steps=20"]
         for status, output in torchrun(C10D, "--no-python", *vqlab, *resume):
             assert status == 0, output
     first, second = (torch.load(f"rank_{rank}.pt", weights_only=True) for rank in (0, 1))
@@ -69,7 +70,8 @@ def test_two_nodes_equal_two_devices_and_one_process(tmp_path, monkeypatch):
     for row, expected in zip(ours, theirs, strict=True):
         for name in ("val/loss", "val/rec_loss", "val/psnr"):
             assert row[name] == pytest.approx(expected[name], rel=1e-4), name
-    main(["test", f"--ckpt_path={nodes}/checkpoints/best.ckpt", "--trainer.num_nodes=1"])
+    best = f"--ckpt_path={nodes}/checkpoints/best.ckpt"
+    main(["test", f"--config={nodes}/config.yaml", best, "--trainer.num_nodes=1", "--trainer.callbacks=null"])
 
 
 def test_a_mistake_is_told_on_each_node_and_ends_both():

@@ -49,7 +49,7 @@ def test_two_processes_equal_one(options):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--trainer.gradient_clip_val=1"], ["--model.clip_g=1.0", "--trainer.gradient_clip_val"]),
+        (["--trainer.gradient_clip_val=1"], ["--model.clip_g=1 ", "--trainer.gradient_clip_val"]),
         (["--trainer.accumulate_grad_batches=2"], ["--model.accumulate=2"]),
         (["--model.discriminator.num_layers=4"], ["too small", "num_layers"]),
         (["--model.perceptual_weight=1", "--model.perceptual.backbone=nothing.pth"], ["nothing.pth"]),
