@@ -145,7 +145,7 @@ def test_each_verdict_is_said_once_also_after_resuming(caplog):
         return Patient(loss=lambda step: 1.0 + 0.9 * (-1) ** step, usage=lambda step: 0.1)
 
     health = Health(grace_steps=5)
-    fit(ill(), health, callbacks=[LastAndBest()], steps=70, val=True, val_check_interval=10)
+    fit(ill(), health, callbacks=[LastAndBest(monitor="val/perplexity")], steps=70, val=True, val_check_interval=10)
     assert set(verdicts()) == {"loss_oscillation", "codebook_collapse"}
     assert caplog.text.count("health: ") == 2
     assert caplog.text.count("health: codebook collapse at step 5: ") == 1
