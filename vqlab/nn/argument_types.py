@@ -76,8 +76,10 @@ def _matches(value: Any, hint: Any) -> bool:
         return any(_matches(value, member) for member in inner)
     if origin is Literal:
         return isinstance(value, str) and value in inner
+    if hint in (list, tuple):
+        return isinstance(value, (list, tuple))  # a checkpoint holds a tuple as a list
     if origin in (list, tuple, Sequence):
-        if not isinstance(value, (list, tuple)):  # a checkpoint hands lists back
+        if not isinstance(value, (list, tuple)):
             return False
         if origin is tuple and inner[-1] is not ...:
             return len(value) == len(inner) and all(map(_matches, value, inner))
