@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from refusal import refused
+from scipy.sparse import csr_matrix
 
 from vqlab import MNIST
 from vqlab.data import bag_of_words, records
@@ -26,8 +27,8 @@ READERS = {
     ),
     "taming": (torch.serialization, "get_unsafe_globals_in_checkpoint", lambda: read_taming(FILE)),
     "signals": (records, "_read_array", lambda: records.read_records(FILE)),
-    "counts": (bag_of_words, "load_npz", lambda: bag_of_words.read_counts(str(FILE), "path")),
-    "labels": (np, "load", lambda: bag_of_words.read_labels(str(FILE), "labels", 3)),
+    "counts": (bag_of_words, "load_matrix", lambda: bag_of_words.read_counts(str(FILE), "path")),
+    "labels": (np, "load", lambda: bag_of_words.read_labels(str(FILE), "labels", csr_matrix(np.eye(3)))),
     "font": (font, "TTFont", lambda: font.parse(b"\x00\x01\x00\x00", FILE, "font")),
     "images": (MNIST, "source", lambda: MNIST(path=str(FILE)).load_test()),
 }

@@ -135,7 +135,7 @@ def test_options_in_a_file_that_do_not_exist(capsys):
 
 
 def test_an_error_stands_alone(capsys):
-    complaint = fails(capsys, [*FIT, "--ckpt_path=nope.ckpt", "--model.lr=0", "--model.base_lr=0"])
+    complaint = fails(capsys, [*FIT, "--model.lr=0", "--model.base_lr=0"])
     assert "lr" in complaint
     main([*FIT, "--trainer.max_steps=1", "--trainer.limit_val_batches=1", "--trainer.log_every_n_steps=50"])
     printed = "".join(capsys.readouterr())
