@@ -98,7 +98,7 @@ def test_an_integer_stays_an_integer_in_a_class():
         (["--trainer.max_steps"], ["--trainer.max_steps needs a value"]),
         (["configs/vqgan.yaml"], ["did you mean --config configs/vqgan.yaml?"]),
         (["last.ckpt"], ["did you mean --ckpt_path last.ckpt?"]),
-        (["fast"], ["'fast' stands alone"]),
+        (["fast"], ["'fast' belongs to no option"]),
         (
             [f"--model.quantizer{part}" for part in ("=ResidualQuantizer", ".quantizer=FSQ", ".quantizer.levels=[1]")],
             ["set --model.quantizer.quantizer.levels=[8,5,5,5]"],

@@ -68,7 +68,7 @@ def explain(error: BaseException, args: Sequence[str] = (), known: Iterable[str]
     if match := re.search(r"unrecognized arguments: ([^-]\S*)", message):
         flag = {".yaml": "--config", ".yml": "--config", ".ckpt": "--ckpt_path"}.get(Path(match[1]).suffix)
         hint = f"did you mean {flag} {match[1]}?" if flag else "options begin with --, as in --data.batch_size=8"
-        return UserError(f"{match[1]!r} stands alone: {hint}")
+        return UserError(f"{match[1]!r} belongs to no option: {hint}")
     if match := re.search(r"argument (?:-c/)?(--[\w.]+): expected one argument", message):
         given = next((arg for arg in args if arg.startswith(match[1]) and "=" not in arg), match[1])
         return UserError(f"{given} needs a value: {given}=VALUE")

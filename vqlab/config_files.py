@@ -59,7 +59,7 @@ def _check_classes(value: Any, file: str, name: str) -> None:
         if not isinstance(value["class_path"], str):
             _refuse(value["class_path"], file, f"{name}.class_path", "the name of a class")
         if extra := next((key for key in value if key not in CLASS_KEYS), None):
-            raise UserError(f"{file}: {extra} stands beside {name}.class_path: move it into {name}.init_args")
+            raise UserError(f"{file}: {extra} is beside {name}.class_path: move it into {name}.init_args")
     if "init_args" in value and not isinstance(value["init_args"], dict):
         _refuse(value["init_args"], file, f"{name}.init_args", "a mapping of options")
     for key, part in value.items():

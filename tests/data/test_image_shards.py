@@ -199,7 +199,7 @@ def test_other_shards_at_the_url_are_fetched_and_a_cut_transfer_is_refused(serve
         copy.write_bytes(b"of another day")
     shard_files.open_shard.cache_clear()
     assert images(data(url, cache=str(cache)).train_dataloader()) == whole
-    with refused(f"{url}/val/000000.tar", "its index says"):
+    with refused(f"{url}/val/000000.tar", "its index states"):
         shard_files.open_shard(f"{url}/val/000000.tar", 7, str(cache), 10**9, "")
     assert not list(cache.glob("*.partial"))
 
@@ -226,7 +226,7 @@ def test_a_shard_behind_a_url_that_its_index_does_not_know_is_refused(served, sh
     before = file.read_bytes()
     altered(file)
     try:
-        with refused("train/000000.tar has another checksum than its index says", "--index"):
+        with refused("train/000000.tar has another checksum than its index states", "--index"):
             images(data(url, cache=str(tmp_path / "cache")).train_dataloader())
     finally:
         file.write_bytes(before)
@@ -347,7 +347,7 @@ def test_bad_index(tmp_path, shards):
     with refused(INDEX, "--index"):
         data(tmp_path)
     write(lengths=good.lengths + 512)
-    with refused("train/000000.tar", "its index says", "--index"):
+    with refused("train/000000.tar", "its index states", "--index"):
         data(tmp_path)
     write()
     (tmp_path / "train" / "000000.tar").unlink()

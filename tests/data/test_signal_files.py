@@ -245,7 +245,7 @@ def test_times_are_no_channel(tmp_path, caplog):
     (line,) = [record.getMessage() for record in caplog.records]
     assert "read time of" in line
     assert "250 samples per second, and so in 9 more" in line
-    with refused("sample_rate is 100", "0.csv says 250", "remove its column time"):
+    with refused("sample_rate is 100", "0.csv has 250", "remove its column time"):
         signals(str(tmp_path), sample_rate=100)
 
 
@@ -425,7 +425,7 @@ def test_records_of_different_rates(tmp_path):
     data = signals(str(tmp_path), resample=100)
     assert data.sample_rate == 100
     assert [len(windows(data, split)) for split in ("train", "val", "test")] == [10, 10, 10]
-    with refused("sample_rate is 50, but", "0.wav says 100", "--data.sample_rate", "--data.resample=50"):
+    with refused("sample_rate is 50, but", "0.wav has 100", "--data.sample_rate", "--data.resample=50"):
         signals(str(tmp_path), sample_rate=50, resample=100)
     arrays = folder(tmp_path / "arrays")
     assert signals(arrays, sample_rate=50, resample=25).train_size == 16

@@ -32,7 +32,7 @@ from tiny import DATA, NETS, fails
         (b"model: {class_path: , init_args: {lr: 1}}", ["nothing under model.class_path"]),
         (b"model: {class_path: VQVAE, init_args: }", ["nothing under model.init_args"]),
         (b"model: {class_path: VQVAE, init_args: [3]}", ["model.init_args must be a mapping"]),
-        (b"model: {class_path: VQVAE, lr: 1}", ["lr stands beside model.class_path", "into model.init_args"]),
+        (b"model: {class_path: VQVAE, lr: 1}", ["lr is beside model.class_path", "into model.init_args"]),
         (b"base: configs/vqvae.yaml\nrows: []\n", ["vqlab sweep a.yaml"]),
         (b"a: &a [*a]\n", ["nested too deeply"]),
     ],

@@ -55,9 +55,9 @@ class ImageArrays(ImageDataModule):
 
     Args:
         path: File with the images for training and validation.
-        test_path: File with the test images, of the same shape; null takes those of ``path``, if it has some.
-        array: Name of the array with the images; null takes those above.
-        label_array: Name of the array with the labels; null takes those above.
+        test_path: File with the test images, of the same shape; default: those of ``path``.
+        array: Name of the array with the images. Default: one of those above.
+        label_array: Name of the array with the labels. Default: one of those above.
         val_fraction: Share of the training images that is kept for validation, where there are none.
         image_size: Height and width to resize and crop to; null keeps the size, which then must be square.
         **common: ``batch_size``, ``value_range``, ``augment``, ``labels_per_class``, ``num_workers``,

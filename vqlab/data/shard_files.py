@@ -49,7 +49,7 @@ def open_shard(path: str, length: int, cache: str, limit: int, checksum: str) ->
         checksum: SHA-256 that a copy must have.
 
     Raises:
-        UserError: If it is missing or has another length, or, behind a URL, another checksum than its index says.
+        UserError: If it is missing or has another length, or, behind a URL, another checksum than its index states.
     """
     if is_url(path):
         return _open_copy(path, length, Path(cache), limit, checksum)
@@ -63,10 +63,10 @@ def open_shard(path: str, length: int, cache: str, limit: int, checksum: str) ->
 
 
 def require_length(path: str, found: int | None, length: int) -> None:
-    """Raise a UserError unless a shard has the bytes that its index says; ``found`` is None where there is no file."""
+    """Raise a UserError unless a shard has the bytes that its index states; ``found`` is None without a file."""
     if found != length:
         got = "is missing" if found is None else f"has {found} bytes"
-        raise UserError(f"{path} {got} where its index says {length} bytes: {AGAIN}")
+        raise UserError(f"{path} {got} where its index states {length} bytes: {AGAIN}")
 
 
 def _open_copy(url: str, length: int, folder: Path, limit: int, expected: str) -> IO[bytes]:
@@ -86,7 +86,7 @@ def _open_copy(url: str, length: int, folder: Path, limit: int, expected: str) -
                     filesystem.get_file(path, str(partial))
                 require_length(url, partial.stat().st_size, length)
                 if checksum(partial) != expected:
-                    raise UserError(f"{url} has another checksum than its index says: {AGAIN}")
+                    raise UserError(f"{url} has another checksum than its index states: {AGAIN}")
                 os.replace(partial, copy)
             finally:
                 partial.unlink(missing_ok=True)

@@ -309,7 +309,7 @@ def common_rate(records: list[Record], unsaid: float | None, resample: float | N
     if unsaid is not None and silent is None and stated is not None:
         hint = f"remove its column {stated.time}" if stated.time else f"set --data.resample={unsaid:g} to change it"
         raise UserError(
-            f"sample_rate is {unsaid:g}, but {stated.name} says {stated.sample_rate:g} samples per second: leave out "
+            f"sample_rate is {unsaid:g}, but {stated.name} has {stated.sample_rate:g} samples per second: leave out "
             f"--data.sample_rate, or {hint}"
         )
     if silent and unsaid is None and resample is not None:

@@ -34,7 +34,7 @@ class TextFile(RawTextDataModule):
     Args:
         path: A file, or a list of files.
         test_path: A file with test documents.
-        text_column: Column with the text; null takes ``text``, ``document``, ``content`` or ``body``. In JSON files
+        text_column: Column with the text. Default: ``text``, ``document``, ``content`` or ``body``. In JSON files
             ``data.text`` is the key ``text`` within ``data``; so it is for the other columns.
         label_column: Column with the class; null takes ``label``, ``class``, ``category`` or ``target``, if there.
         split_column: Column with the split; null takes ``split`` or ``partition``, if there.
