@@ -295,7 +295,7 @@ class CLI(LightningCLI):
     def before_fit(self) -> None:
         """Check a checkpoint before it is resumed, and say which value wins where it differs from now."""
         rank_zero_info(f"run folder: {self.run_folder}")
-        self.trainer.checkpoint_callback.resume_command = partial(resume_command, callbacks=ALWAYS)  # type: ignore[union-attr]
+        self._get(self.config_init, "checkpoint").resume_command = partial(resume_command, callbacks=ALWAYS)
         for torn in self.run_folder.rglob(".*.partial") if self.trainer.is_global_zero else ():
             torn.unlink()  # what a killed run was writing
         path = self._get(self.config, "ckpt_path")

@@ -69,6 +69,14 @@ def test_a_signal_stops_it_between_two_batches(whole, caplog, hook, step, number
     assert signal.getsignal(TERM) == signal.SIG_DFL
 
 
+def test_the_way_to_resume_is_right_beside_a_checkpoint_callback_of_the_users(caplog):
+    caplog.set_level("INFO")
+    own = "--trainer.callbacks+=lightning.pytorch.callbacks.ModelCheckpoint"
+    assert stop("on_train_batch_start", 3, INT, *FIT[1:], "--trainer.max_steps=9", own) == 130
+    folder = "runs/vqvae/stopped"
+    assert f"vqlab fit --config {folder}/config.yaml --ckpt_path {folder}/checkpoints/last.ckpt" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("hook", "step", "saved"),
     [
