@@ -17,12 +17,12 @@ from gensim.models.coherencemodel import CoherenceModel
 from measuring import CPU, stopwatch
 from ratios import Ratio, medians, processor, table
 
-from vqlab.data.docstrings import Docstrings
-from vqlab.data.text import TextDataModule
-from vqlab.data.text_file import TextFile
-from vqlab.metrics.coherence import MEASURES
-from vqlab.metrics.topics import top_word_ids
-from vqlab.training.topic_start import nmf_topics
+from vqlab.data.text.base import TextDataModule
+from vqlab.data.text.docstrings import Docstrings
+from vqlab.data.text.file import TextFile
+from vqlab.metrics.topics.coherence import MEASURES
+from vqlab.metrics.topics.words import top_word_ids
+from vqlab.models.topic.nmf_init import nmf_topics
 
 GENSIM = {"npmi": "c_npmi", "uci": "c_uci", "cv": "c_v", "umass": "u_mass"}
 

@@ -29,8 +29,8 @@ from collapse_contestants import CONTESTANTS, STEPS, build
 from collapse_report import report
 from torch import Tensor, nn
 
-from vqlab.metrics.codebook import CodebookUsage
-from vqlab.nn.small_autoencoder import SmallDecoder, SmallEncoder
+from vqlab.metrics.codes.usage import CodebookUsage
+from vqlab.nn.autoencoders.small import SmallDecoder, SmallEncoder
 from vqlab.training.learning_rate import reset_moments
 
 BATCH, EVAL_BATCH = 64, 100  # larger N x K arrays of the peers leave the cache

@@ -24,14 +24,14 @@ from ratios import Ratio, medians, processor, table
 from sgan import QUIET, Clock
 from torch import Tensor, nn
 
-from vqlab.data.docstrings import Docstrings
-from vqlab.data.text import TextDataModule
-from vqlab.data.text_file import TextFile
-from vqlab.metrics.topic_clusters import TopicClusters
-from vqlab.metrics.topics import top_word_ids, topic_figures
-from vqlab.models.gan_topic import GANTopicModel
+from vqlab.data.text.base import TextDataModule
+from vqlab.data.text.docstrings import Docstrings
+from vqlab.data.text.file import TextFile
+from vqlab.metrics.topics.clusters import TopicClusters
+from vqlab.metrics.topics.words import top_word_ids, topic_figures
+from vqlab.models.topic.gan_topic import GANTopicModel
+from vqlab.models.topic.nmf_init import nmf_topics
 from vqlab.training.schedules import Schedule
-from vqlab.training.topic_start import nmf_topics
 
 COLUMNS = ("npmi", "cv", "npmi_doc", "topic_diversity", "nmi", "purity")
 BAT: dict[str, Any] = {"generator": "mlp", "init": "random", "cycle_weight": 0.0, "lr": 1e-4}

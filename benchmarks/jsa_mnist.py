@@ -24,14 +24,14 @@ import numpy as np
 import torch
 from ratios import processor, table
 
-from vqlab.data.images import ImageTensors, to_float
-from vqlab.data.loader import ResumableLoader, ResumableSampler
-from vqlab.models.categorical import CategoricalModel
-from vqlab.models.discrete_vae import DiscreteVAE
-from vqlab.models.jsa import JSA
+from vqlab.data.images.base import ImageTensors, to_float
+from vqlab.data.resumable import ResumableLoader, ResumableSampler
+from vqlab.models.categorical.base import CategoricalModel
+from vqlab.models.categorical.discrete_vae import DiscreteVAE
+from vqlab.models.categorical.jsa import JSA
 from vqlab.nn.anneal import Anneal
+from vqlab.nn.autoencoders.mlp import MLPDecoder, MLPEncoder
 from vqlab.nn.likelihood import Bernoulli
-from vqlab.nn.mlp import MLPDecoder, MLPEncoder
 from vqlab.nn.value_range import ValueRange
 
 CONTESTANTS = ("jsa", "jsa, no cache", "rws", "vimco", "rloo", "gumbel", "st_gumbel")

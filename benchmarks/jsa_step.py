@@ -17,10 +17,10 @@ from measuring import CPU, peak_memory, race
 from ratios import Ratio, processor, table
 from torch import Tensor
 
-from vqlab.models.jsa import JSA
-from vqlab.models.vqvae import VQVAE
-from vqlab.nn.autoencoder import ConvDecoder, ConvEncoder
-from vqlab.nn.small_autoencoder import SmallDecoder, SmallEncoder
+from vqlab.models.categorical.jsa import JSA
+from vqlab.models.vq.vqvae import VQVAE
+from vqlab.nn.autoencoders.conv import ConvDecoder, ConvEncoder
+from vqlab.nn.autoencoders.small import SmallDecoder, SmallEncoder
 from vqlab.quantizers.vector import VectorQuantizer
 from vqlab.samplers.independence import log_prob, propose
 

@@ -17,11 +17,11 @@ import torch
 from ratios import processor, table
 from torch import Tensor
 
-from vqlab.models.categorical import CategoricalModel
-from vqlab.models.discrete_vae import DiscreteVAE
-from vqlab.models.jsa import JSA
+from vqlab.models.categorical.base import CategoricalModel
+from vqlab.models.categorical.discrete_vae import DiscreteVAE
+from vqlab.models.categorical.jsa import JSA
+from vqlab.nn.autoencoders.mlp import MLPDecoder, MLPEncoder
 from vqlab.nn.likelihood import Bernoulli
-from vqlab.nn.mlp import MLPDecoder, MLPEncoder
 from vqlab.samplers.chain_cache import ChainCache
 
 SIZE, VARIABLES, VALUES, IMAGES, BATCH, LR = 3, 3, 4, 200, 50, 3e-3

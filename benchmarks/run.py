@@ -22,8 +22,8 @@ from pathlib import Path
 
 from ratios import Ratio, processor, table
 
+from vqlab.atomic_io import write_atomic
 from vqlab.errors import UserError
-from vqlab.whole_files import write_whole
 
 # Files of this folder with a function `ratios`, and the packages that they compare with.
 COMPARISONS: dict[str, tuple[str, ...]] = {
@@ -58,7 +58,7 @@ def main() -> None:
     text = f"{caption(options.only)}\n\n{to_markdown(found)}"
     print(text)
     if options.readme:
-        with write_whole(options.readme, "--readme") as file:
+        with write_atomic(options.readme, "--readme") as file:
             file.write(replace_table(options.readme, text).encode())
 
 

@@ -136,8 +136,8 @@ def shards(count: int) -> float:
     """Draw the order of an epoch of images in shards of 5,000, and the first batch of it."""
     import numpy as np
 
-    from vqlab.data.image_shards import ShardImages, mixed_order
-    from vqlab.data.tar_index import TarIndex
+    from vqlab.data.images.shards import ShardImages, mixed_order
+    from vqlab.data.images.tar_index import TarIndex
 
     shard = (np.arange(count) // 5000).astype(np.int32)
     where = (np.zeros(count, np.int64), np.zeros(count, np.int32), np.zeros(count, np.int32))

@@ -29,12 +29,12 @@ from ratios import Ratio, medians, processor, table
 from torch import Tensor, nn
 
 from vqlab.callbacks.ema import EMA
-from vqlab.data.digits import Digits
-from vqlab.data.images import ImageDataModule
-from vqlab.data.mnist import MNIST
+from vqlab.data.images.base import ImageDataModule
+from vqlab.data.images.digits import Digits
+from vqlab.data.images.mnist import MNIST
 from vqlab.models.sgan import SGAN
-from vqlab.nn.gan_conv import ConvFeatures, ConvGenerator
-from vqlab.nn.gan_mlp import MLPFeatures, MLPGenerator
+from vqlab.nn.gan.conv import ConvFeatures, ConvGenerator
+from vqlab.nn.gan.mlp import MLPFeatures, MLPGenerator
 
 Networks = tuple[nn.Module, Any]  # generator and feature network
 EPS = 0.8

@@ -27,9 +27,9 @@ from torch import Tensor
 
 from vqlab.losses.adversarial import ADVERSARIAL
 from vqlab.losses.perceptual import Perceptual
-from vqlab.models.vqgan import VQGAN
-from vqlab.nn.autoencoder import ConvDecoder, ConvEncoder
-from vqlab.nn.patchgan import PatchGAN
+from vqlab.models.vq.vqgan import VQGAN
+from vqlab.nn.autoencoders.conv import ConvDecoder, ConvEncoder
+from vqlab.nn.gan.patchgan import PatchGAN
 from vqlab.quantizers.vector import VectorQuantizer
 
 

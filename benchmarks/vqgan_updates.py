@@ -23,10 +23,10 @@ from torch import Tensor
 
 from vqlab.losses.adaptive_weight import adaptive_weight
 from vqlab.losses.adversarial import ADVERSARIAL
-from vqlab.metrics.frechet import FrechetDistance
-from vqlab.models.vqgan import VQGAN
-from vqlab.nn.patchgan import PatchGAN
-from vqlab.nn.small_autoencoder import SmallDecoder, SmallEncoder
+from vqlab.metrics.images.frechet import FrechetDistance
+from vqlab.models.vq.vqgan import VQGAN
+from vqlab.nn.autoencoders.small import SmallDecoder, SmallEncoder
+from vqlab.nn.gan.patchgan import PatchGAN
 from vqlab.quantizers.vector import VectorQuantizer
 
 ORDERS = ("simultaneous", "generator_first", "discriminator_first")

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import TRAINER
 
 import vqlab
-from vqlab.cli import main
+from tests.e2e.tiny import TRAINER
+from vqlab.cli.main import main
 
 PAGE = (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text()
 BLOCKS = dict(zip(("signs", "boards"), re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL), strict=True))

@@ -4,8 +4,8 @@ from types import SimpleNamespace
 
 import torch
 from torch import nn
-from two_ranks import on_two_ranks
 
+from tests.helpers.two_ranks import on_two_ranks
 from vqlab.callbacks.batch_statistics import BatchStatistics
 
 

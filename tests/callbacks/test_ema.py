@@ -11,8 +11,8 @@ from torch.utils.data import DataLoader
 from vqlab.callbacks.checkpoints import LastAndBest
 from vqlab.callbacks.ema import EMA
 from vqlab.errors import UserError
-from vqlab.models.vqvae import VQVAE
-from vqlab.nn.small_autoencoder import SmallDecoder, SmallEncoder
+from vqlab.models.vq.vqvae import VQVAE
+from vqlab.nn.autoencoders.small import SmallDecoder, SmallEncoder
 from vqlab.quantizers.vector import VectorQuantizer
 
 DECAY = 0.4  # the warm-up reaches it at the fifth update after the first

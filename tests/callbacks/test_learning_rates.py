@@ -9,7 +9,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from vqlab.callbacks.learning_rates import LearningRates
-from vqlab.training.csv_log import CSVLog
+from vqlab.training.loggers.csv import CSVLog
 
 
 class Line(lightning.LightningModule):

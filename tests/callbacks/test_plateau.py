@@ -3,11 +3,11 @@
 import lightning
 import pytest
 import torch
-from bare import BARE
-from refusal import refused
 from torch import nn
 from torch.utils.data import DataLoader
 
+from tests.helpers.bare import BARE
+from tests.helpers.refusal import refused
 from vqlab.callbacks.plateau import Plateau
 from vqlab.training.learning_rate import adam
 from vqlab.training.schedules import Schedule

@@ -6,15 +6,15 @@ import lightning
 import numpy as np
 import pytest
 import torch
-from bare import BARE
-from logs_read_back import read_tensorboard
 from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader
 
+from tests.helpers.bare import BARE
+from tests.helpers.logs_read_back import read_tensorboard
 from vqlab.callbacks.sample_grid import CAPTION, PAD, SampleGrid, caption, confusion, histogram, interleave
 from vqlab.errors import UserError
-from vqlab.training.tensorboard_log import tensorboard_logger
+from vqlab.training.loggers.tensorboard import tensorboard_logger
 
 
 def coloured(values, size=8, channels=3):

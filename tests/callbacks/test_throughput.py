@@ -5,10 +5,10 @@ from types import SimpleNamespace
 import lightning
 import pytest
 import torch
-from bare import BARE
 from torch import nn
 from torch.utils.data import DataLoader
 
+from tests.helpers.bare import BARE
 from vqlab.callbacks.throughput import Throughput
 
 

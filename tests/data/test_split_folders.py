@@ -1,8 +1,8 @@
 """Which folders are splits, and which layouts are refused."""
 
 import pytest
-from refusal import refused
 
+from tests.helpers.refusal import refused
 from vqlab.data.split_folders import group_by_split, name_splits, require_no_held_out, split_folders
 
 

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from fuzz_damage import damage
-from fuzz_options import VALUES
-from fuzz_stock import BASES, SHORT, Stock
-from tiny import TRAINER
+
+from tests.e2e.fuzz_damage import damage
+from tests.e2e.fuzz_options import VALUES
+from tests.e2e.fuzz_stock import BASES, SHORT, Stock
+from tests.e2e.tiny import TRAINER
 
 EXECUTED = "executed"  # the file that malicious checkpoints try to make
 TRAINED = ["VQVAE", "JSA", "SGAN", "GANTopicModel", "CodePrior", "Residual"]
@@ -74,7 +75,7 @@ def plant(rng: random.Random, path: Path) -> None:
             whole["hyper_parameters"]["lr"] = Malice()
             torch.save(whole, path)
         case "class_path":
-            spec = {"class_path": rng.choice(["os.system", "builtins.exec", "subprocess.Popen", "vqlab.cli.main"])}
+            spec = {"class_path": rng.choice(["os.system", "builtins.exec", "subprocess.Popen", "vqlab.cli.main.main"])}
             part = rng.choice([*whole["hyper_parameters"]])
             whole["hyper_parameters"][part] = spec | {"init_args": {"command": f"touch {EXECUTED}"}}
             torch.save(whole, path)

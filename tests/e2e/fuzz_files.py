@@ -11,16 +11,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from fuzz_damage import damage
-from fuzz_stock import SHORT, Stock
 from PIL import Image
 from scipy.io import wavfile
 from scipy.sparse import csr_matrix, save_npz
-from systems import MODELS
-from tiny import TRAINER
-from toy_fonts import box, build
 
-from vqlab.write_shards import write_shards
+from tests.e2e.fuzz_damage import damage
+from tests.e2e.fuzz_stock import SHORT, Stock
+from tests.e2e.systems import MODELS
+from tests.e2e.tiny import TRAINER
+from tests.helpers.toy_fonts import box, build
+from vqlab.cli.write_shards import write_shards
 
 NAMES = ["a", "ä 字 b", "-x", "a'b", "%s{}", "a\nb", "x" * 200]
 BOMB = gzip.compress(bytes(1 << 26), mtime=0) * 100  # 6.4 GB of zeros in as many kB

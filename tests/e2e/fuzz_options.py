@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from fuzz_stock import BASES, SHORT, Stock
-from tiny import TRAINER
+
+from tests.e2e.fuzz_stock import BASES, SHORT, Stock
+from tests.e2e.tiny import TRAINER
 
 VALUES = [
     *("nan", "inf", "-inf", "-1", "0", "1", "3", "7", "1000000000", "99999999999999999999", "1e9", "0.5", "1e-300"),

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from systems import SYSTEMS, write_posts
-from tiny import AUTOENCODER, DATA, TRAINER
+from tests.e2e.systems import SYSTEMS, write_posts
+from tests.e2e.tiny import AUTOENCODER, DATA, TRAINER
 
 SECONDS, MEBIBYTES = 60, 4096  # what one case may take
 SHORT = ["--trainer.max_steps=2", "--trainer.max_epochs=1", "--trainer.limit_val_batches=1", "--samples.num_images=2"]

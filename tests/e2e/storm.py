@@ -14,13 +14,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import yaml
-from forks import fork, status_of
 from PIL import Image
-from systems import SYSTEMS
-from tiny import command
 
 import vqlab
-from vqlab.cli import main
+from tests.e2e.systems import SYSTEMS
+from tests.e2e.tiny import command
+from tests.helpers.forks import fork, status_of
+from vqlab.cli.main import main
 
 KINDS = ("training", "write", "sweep", "report", "signal")
 KILLS = int(os.environ.get("VQLAB_KILLS", "5"))  # of all kinds together
@@ -28,8 +28,8 @@ SEED = os.environ.get("VQLAB_KILL_SEED", "0")  # another seed kills other system
 DIES_WRITING = '''
 import io, os, signal, sys
 from pathlib import Path
-from vqlab import whole_files
-from vqlab.cli import main
+from vqlab import atomic_io as whole_files
+from vqlab.cli.main import main
 
 suffix, spared, share = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
 opened = []

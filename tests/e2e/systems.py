@@ -4,8 +4,9 @@ import json
 from pathlib import Path
 
 import numpy as np
-from planted import Planted
-from tiny import AUTOENCODER, DATA, NETS, fit
+
+from tests.e2e.tiny import AUTOENCODER, DATA, NETS, fit
+from tests.helpers.planted import Planted
 
 MODELS = {
     "VQVAE": NETS,
@@ -65,7 +66,7 @@ MODELS = {
         "--model.lr=0.002",
         "--model.generator=UNet",
         "--model.generator.base_channels=4",
-        "--model.discriminator=GlyphJudge",
+        "--model.discriminator=GlyphDiscriminator",
         "--model.discriminator.base_channels=4",
         "--model.discriminator.num_layers=2",
     ],

@@ -11,10 +11,10 @@ import pytest
 import torch
 import yaml
 from PIL import Image
-from tiny import DATA, FIT, NETS, TRAINER, command, fails, fit, logged
 
 import vqlab
-from vqlab.cli import main
+from tests.e2e.tiny import DATA, FIT, NETS, TRAINER, command, fails, fit, logged
+from vqlab.cli.main import main
 
 QUICK = ["--trainer.max_steps=4", "--trainer.limit_val_batches=1"]
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -295,7 +295,7 @@ def test_checkpoints_that_do_not_fit(capsys):
     Path("torn.ckpt").write_bytes(last.read_bytes()[:1000])
     assert "torn.ckpt" in fails(capsys, [*FIT, *QUICK, "--ckpt_path=torn.ckpt"])
     checkpoint = torch.load(last, weights_only=True)
-    checkpoint["hyper_parameters"]["_class_path"] = "vqlab.models.vqgan.VQGAN"
+    checkpoint["hyper_parameters"]["_class_path"] = "vqlab.models.vq.vqgan.VQGAN"
     torch.save(checkpoint, "other.ckpt")
     assert "holds a VQGAN, not a VQVAE" in fails(capsys, [*FIT, *QUICK, "--ckpt_path=other.ckpt"])
     checkpoint = torch.load(last, weights_only=True)
@@ -335,7 +335,7 @@ def test_a_monitor_that_is_not_logged(capsys, options):
 def test_a_full_disk_leaves_the_last_checkpoint_whole(capsys, monkeypatch):
     import errno
 
-    from vqlab import whole_files
+    from vqlab import atomic_io as whole_files
 
     real, written = os.fsync, []
 

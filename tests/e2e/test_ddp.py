@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import FIT, command, fit, logged
+
+from tests.e2e.tiny import FIT, command, fit, logged
 
 RANK_CHECK = '''
 import lightning, torch

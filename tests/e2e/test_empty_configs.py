@@ -3,7 +3,8 @@
 from pathlib import Path
 
 import pytest
-from tiny import DATA, NETS, fails
+
+from tests.e2e.tiny import DATA, NETS, fails
 
 
 @pytest.mark.parametrize(

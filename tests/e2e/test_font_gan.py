@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image, ImageFont
-from systems import OFTEN, SYSTEMS
-from tiny import TRAINER, fails, logged
-from toy_fonts import SANS, SERIF
 
-from vqlab.cli import main
+from tests.e2e.systems import OFTEN, SYSTEMS
+from tests.e2e.tiny import TRAINER, fails, logged
+from tests.helpers.toy_fonts import SANS, SERIF
+from vqlab.cli.main import main
 from vqlab.fonts.draw import render
 from vqlab.fonts.font import Font
 

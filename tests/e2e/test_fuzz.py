@@ -10,13 +10,13 @@ import shlex
 from pathlib import Path
 
 import pytest
-import warm_vqlab
-from fuzz_checkpoints import EXECUTED, checkpoint_case
-from fuzz_files import file_case
-from fuzz_options import config_case, option_case
-from fuzz_stock import SECONDS, Ended, Stock, execute
 
-from vqlab.lightning_cli import prepare
+from tests.e2e.fuzz_checkpoints import EXECUTED, checkpoint_case
+from tests.e2e.fuzz_files import file_case
+from tests.e2e.fuzz_options import config_case, option_case
+from tests.e2e.fuzz_stock import SECONDS, Ended, Stock, execute
+from tests.helpers import warm_vqlab
+from vqlab.cli.lightning import prepare
 
 CASES = int(os.environ.get("VQLAB_FUZZ_CASES", "30"))
 KINDS = [option_case, file_case, option_case, checkpoint_case, option_case, file_case, config_case]

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from systems import OFTEN, SYSTEMS, prepare
-from tiny import TRAINER, fails, logged
 
 import vqlab
-from vqlab.cli import main
+from tests.e2e.systems import OFTEN, SYSTEMS, prepare
+from tests.e2e.tiny import TRAINER, fails, logged
+from vqlab.cli.main import main
 
 FIT = ["fit", *SYSTEMS["GANTopicModel"], *TRAINER]
 LAST = "checkpoints/last.ckpt"
@@ -49,7 +49,7 @@ def test_from_texts_to_topics(caplog):
 
 
 def test_half_precision_and_the_published_model(monkeypatch):
-    monkeypatch.setattr("vqlab.devices.has_bf16_instructions", lambda: True)  # in bf16 even where it is slow
+    monkeypatch.setattr("vqlab.cli.devices.has_bf16_instructions", lambda: True)  # in bf16 even where it is slow
     published = ["--model.generator=mlp", "--model.init=random", "--model.cycle_weight=0"]
     main([*FIT, *published, "--name=half", "--trainer.max_steps=6", "--trainer.precision=bf16-mixed"])
     assert logged(run("half") / "metrics.csv")

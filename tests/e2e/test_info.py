@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from tiny import fails, fit
 
 import vqlab
-from vqlab.cli import main
-from vqlab.code_version import git_revision
+from tests.e2e.tiny import fails, fit
+from vqlab.cli.main import main
+from vqlab.cli.provenance import git_revision
 
 BEST = Path("runs/vqvae/first/checkpoints/best.ckpt")
 
@@ -119,7 +119,9 @@ def test_what_is_no_checkpoint_of_vqlab(run, capsys, tmp_path):
 
 
 def test_it_is_quick_for_it_needs_no_torch(run):
-    asked = "import sys; from vqlab.cli import main; main(sys.argv[1:]); print({'torch', 'numpy'} & set(sys.modules))"
+    asked = (
+        "import sys; from vqlab.cli.main import main; main(sys.argv[1:]); print({'torch', 'numpy'} & set(sys.modules))"
+    )
     done = subprocess.run([sys.executable, "-c", asked, "info", run / BEST], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "set()"
 

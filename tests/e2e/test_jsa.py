@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from systems import SYSTEMS
-from tiny import DATA, TRAINER, command, fails, fit_and_kill, logged
 
 import vqlab
-from vqlab.cli import main
+from tests.e2e.systems import SYSTEMS
+from tests.e2e.tiny import DATA, TRAINER, command, fails, fit_and_kill, logged
+from vqlab.cli.main import main
 
 FIT = ["fit", *SYSTEMS["JSA"], *TRAINER]
 STEPS = ["--trainer.val_check_interval=15", "--trainer.check_val_every_n_epoch=null", "--checkpoint.every_n_steps=10"]

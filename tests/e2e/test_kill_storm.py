@@ -6,16 +6,16 @@ import time
 from pathlib import Path
 
 import pytest
-import storm
-import warm_vqlab
-from forks import fork, status_of, stop
-from systems import OFTEN, SYSTEMS, prepare
-from tiny import TRAINER, assert_same_runs, command, fit, reached, write_experiment
 
-from vqlab.check_options import complaints
-from vqlab.cli import main
-from vqlab.report_command import report
-from vqlab.sweep_command import sweep
+from tests.e2e import storm
+from tests.e2e.systems import OFTEN, SYSTEMS, prepare
+from tests.e2e.tiny import TRAINER, assert_same_runs, command, fit, reached, write_experiment
+from tests.helpers import warm_vqlab
+from tests.helpers.forks import fork, status_of, stop
+from vqlab.cli.check_options import complaints
+from vqlab.cli.main import main
+from vqlab.cli.report import report
+from vqlab.cli.sweep import sweep
 
 SPAN = 2.0  # seconds within which a training is killed: some hundred steps, and as many checkpoints
 ROWS = [{"name": "vector"}, {"name": "fsq", "model.quantizer": "FSQ", "model.quantizer.levels": [5, 5]}]

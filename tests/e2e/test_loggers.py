@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from logs_read_back import read_tensorboard, read_wandb
-from tiny import FIT, command, fails, fit, logged
 
-from vqlab.cli import main
+from tests.e2e.tiny import FIT, command, fails, fit, logged
+from tests.helpers.logs_read_back import read_tensorboard, read_wandb
+from vqlab.cli.main import main
 
 RUN = Path("runs/vqvae/first")
 QUICK = ["--name=first", "--trainer.max_steps=20", "--trainer.val_check_interval=10"]

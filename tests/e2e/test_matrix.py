@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from systems import OFTEN, SYSTEMS, prepare
-from tiny import TRAINER, assert_ranks_hold_the_same, assert_same_runs, fails, fit_and_kill, logged
 
 import vqlab
-from vqlab.cli import main
+from tests.e2e.systems import OFTEN, SYSTEMS, prepare
+from tests.e2e.tiny import TRAINER, assert_ranks_hold_the_same, assert_same_runs, fails, fit_and_kill, logged
+from vqlab.cli.main import main
 
 DRAWS = ("CodePrior", "JSA", "DiscreteVAE", "SGAN")  # vqlab sample draws images from them
 # What other files test more closely, or of a class that shares its code, is left out, but with VQLAB_MATRIX=all.
@@ -89,7 +89,7 @@ def test_two_processes_hold_the_same_weights(system, tmp_path):
 
 @pytest.mark.parametrize("system", SYSTEMS, indirect=True)
 def test_half_precision(system, monkeypatch):
-    monkeypatch.setattr("vqlab.devices.has_bf16_instructions", lambda: True)  # in bf16 even where it is slow
+    monkeypatch.setattr("vqlab.cli.devices.has_bf16_instructions", lambda: True)  # in bf16 even where it is slow
     main([*options(system), "--name=half", "--trainer.max_steps=6", "--trainer.precision=bf16-mixed"])
     assert all(math.isfinite(value) for row in logged(run(system, "half") / "metrics.csv") for value in row.values())
     weights = torch.load(run(system, "half") / "checkpoints/last.ckpt", weights_only=True)["state_dict"]

@@ -10,10 +10,10 @@ import pytest
 import torch
 import yaml
 from PIL import Image
-from tiny import DATA, TRAINER, command, fails, fit, logged
 
 import vqlab
-from vqlab.cli import main
+from tests.e2e.tiny import DATA, TRAINER, command, fails, fit, logged
+from vqlab.cli.main import main
 
 SIZES = ["--model.dim=32", "--model.depth=1", "--model.heads=2"]
 PRIOR = ["fit", "--model=CodePrior", *SIZES, "--model.lr=0.003", *DATA, *TRAINER]
@@ -125,7 +125,7 @@ def test_checkpoints_that_cannot_be_sampled(trained, capsys):
 def test_a_full_disk_leaves_no_half_picture(trained, capsys, monkeypatch):
     import errno
 
-    from vqlab import whole_files
+    from vqlab import atomic_io as whole_files
 
     def fsync(descriptor):
         raise OSError(errno.ENOSPC, "No space left on device")

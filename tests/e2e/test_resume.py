@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from tiny import FIT, NETS, TRAINER, command, fit, fit_and_kill, logged, reached
 
 import vqlab
-from vqlab.cli import main
-from vqlab.write_shards import write_shards
+from tests.e2e.tiny import FIT, NETS, TRAINER, command, fit, fit_and_kill, logged, reached
+from vqlab.cli.main import main
+from vqlab.cli.write_shards import write_shards
 
 STEPS = ["--trainer.val_check_interval=15", "--trainer.check_val_every_n_epoch=null", "--checkpoint.every_n_steps=10"]
 

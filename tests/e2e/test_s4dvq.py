@@ -4,10 +4,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from systems import MODELS, OFTEN, SOURCES, SYSTEMS
-from tiny import TRAINER, command, fails, logged
 
-from vqlab.cli import main
+from tests.e2e.systems import MODELS, OFTEN, SOURCES, SYSTEMS
+from tests.e2e.tiny import TRAINER, command, fails, logged
+from vqlab.cli.main import main
 
 FIT = ["fit", *SYSTEMS["S4DVQ"], *TRAINER]
 LAST = "checkpoints/last.ckpt"

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from systems import OFTEN, SYSTEMS
-from tiny import TRAINER, fails, logged
 
-from vqlab.cli import main
+from tests.e2e.systems import OFTEN, SYSTEMS
+from tests.e2e.tiny import TRAINER, fails, logged
+from vqlab.cli.main import main
 
 FIT = ["fit", *SYSTEMS["SGAN"], *TRAINER]
 LAST = "checkpoints/last.ckpt"

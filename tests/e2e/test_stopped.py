@@ -5,13 +5,13 @@ import signal
 from pathlib import Path
 
 import pytest
-import stops
-from systems import OFTEN, SYSTEMS, prepare
-from tiny import FIT, TRAINER, assert_same_runs, command, fails, fit, reached
 
 import vqlab
-from vqlab.cli import main
-from vqlab.data.loader import ResumableLoader
+from tests.e2e.systems import OFTEN, SYSTEMS, prepare
+from tests.e2e.tiny import FIT, TRAINER, assert_same_runs, command, fails, fit, reached
+from tests.helpers import stops
+from vqlab.cli.main import main
+from vqlab.data.resumable import ResumableLoader
 
 INT, TERM = signal.SIGINT, signal.SIGTERM
 END = "--trainer.max_steps=14"

@@ -5,13 +5,12 @@ import signal
 import time
 from pathlib import Path
 
-import warm_vqlab
-from forks import fork, status_of, stop
-from tiny import TRAINER, logged, write_experiment
-
-from vqlab.check_options import complaints
-from vqlab.report_command import report
-from vqlab.sweep_command import sweep
+from tests.e2e.tiny import TRAINER, logged, write_experiment
+from tests.helpers import warm_vqlab
+from tests.helpers.forks import fork, status_of, stop
+from vqlab.cli.check_options import complaints
+from vqlab.cli.report import report
+from vqlab.cli.sweep import sweep
 
 ROWS = [
     {"name": "ema"},

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
-import warm_vqlab
-from tiny import FIT, SAVE_ALL, assert_same_runs, command, fit, logged
 
-from vqlab.cli import main
+from tests.e2e.tiny import FIT, SAVE_ALL, assert_same_runs, command, fit, logged
+from tests.helpers import warm_vqlab
+from vqlab.cli.main import main
 
 REFUSES = """
 import lightning, vqlab.errors

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from systems import SYSTEMS
-from tiny import TRAINER, command, fails, logged
 
-from vqlab.cli import main
+from tests.e2e.systems import SYSTEMS
+from tests.e2e.tiny import TRAINER, command, fails, logged
+from vqlab.cli.main import main
 
 FIT = ["fit", *SYSTEMS["VQGAN"], *TRAINER]
 EVERY_FIVE = ["--trainer.val_check_interval=5", "--trainer.check_val_every_n_epoch=null"]

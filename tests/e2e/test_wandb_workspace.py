@@ -5,23 +5,23 @@ import subprocess
 import sys
 
 import pytest
-from tiny import fit, logged
 
+from tests.e2e.tiny import fit, logged
+from vqlab.cli.wandb_workspace import PICTURES, SECTIONS, create, layout
 from vqlab.errors import UserError
-from vqlab.wandb_workspace import PICTURES, SECTIONS, create, layout
 
 
 def test_without_the_library_or_a_key_it_says_so_in_one_line(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "wandb_workspaces", None)
     with pytest.raises(UserError, match=r"pip install wandb-workspaces$"):
         create([])
-    monkeypatch.setattr("vqlab.wandb_workspace.layout", lambda *names: None)
+    monkeypatch.setattr("vqlab.cli.wandb_workspace.layout", lambda *names: None)
     for name in ("WANDB_API_KEY", "NETRC"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
     with pytest.raises(UserError, match="there is no W&B key: run wandb login"):
         create([])
-    done = subprocess.run([sys.executable, "-m", "vqlab.wandb_workspace", "--nam"], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-m", "vqlab.cli.wandb_workspace", "--nam"], capture_output=True, text=True)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 import yaml
 
-from vqlab.cli import main
+from vqlab.cli.main import main
 
 AUTOENCODER = [
     "--model.encoder=SmallEncoder",

@@ -13,24 +13,24 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-import sweeps
 import torch
-from checkpoints import write_checkpoint
-from run_folders import make, say
 from torchvision.utils import save_image
 
+from tests.helpers import sweeps
+from tests.helpers.checkpoints import write_checkpoint
+from tests.helpers.run_folders import make, say
+from vqlab.atomic_io import append, write_atomic
+from vqlab.cli.info import info, run_metrics
+from vqlab.cli.report import report
 from vqlab.errors import UserError
 from vqlab.experiments.markup import Markup, join, tag
 from vqlab.experiments.metrics_log import read_log
-from vqlab.experiments.progress import last_figures
 from vqlab.experiments.row_lock import is_running
 from vqlab.experiments.run_files import LARGEST_PICTURE, read_file
 from vqlab.experiments.runs import read_run
 from vqlab.experiments.settings import read_yaml
-from vqlab.info_command import info, run_metrics
-from vqlab.report_command import report
-from vqlab.training.csv_log import CSVLog
-from vqlab.whole_files import append, write_whole
+from vqlab.experiments.status import last_figures
+from vqlab.training.loggers.csv import CSVLog
 
 RUN, OTHER = Path("runs/vqvae/hostile"), Path("runs/vqvae/other")
 SECRET = b"-----BEGIN PRIVATE KEY----- 0123456789"
@@ -420,7 +420,7 @@ def test_a_sweep_writes_its_log_through_no_link():
     assert Path("victim").read_text() == "mine"
 
 
-@pytest.mark.parametrize("write", [partial(append, text="x"), lambda path: write_whole(path).__enter__()])
+@pytest.mark.parametrize("write", [partial(append, text="x"), lambda path: write_atomic(path).__enter__()])
 def test_nothing_is_written_through_a_link(write):
     Path("victim").write_text("mine")
     for name in ("a.txt", ".a.txt.partial"):

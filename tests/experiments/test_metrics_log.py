@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from vqlab.experiments.metrics_log import best_of, read_log
-from vqlab.training.csv_log import CSVLog
+from vqlab.training.loggers.csv import CSVLog
 
 PATH = Path("folder/metrics.csv")
 

@@ -11,11 +11,11 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from run_folders import last_and_best, make, say
 
-from vqlab.cli import main
+from tests.helpers.run_folders import last_and_best, make, say
+from vqlab.cli.main import main
+from vqlab.cli.report import report
 from vqlab.experiments.row_lock import row_lock
-from vqlab.report_command import report
 
 LR = {"a": 0.001, "b": 0.003}
 

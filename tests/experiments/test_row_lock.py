@@ -9,8 +9,8 @@ import time
 from pathlib import Path
 
 import pytest
-from forks import fork, status_of
 
+from tests.helpers.forks import fork, status_of
 from vqlab.errors import UserError
 from vqlab.experiments import row_lock as module
 from vqlab.experiments.row_lock import is_running, row_lock

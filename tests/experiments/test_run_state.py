@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import pytest
-from checkpoints import write_checkpoint
 
+from tests.helpers.checkpoints import write_checkpoint
 from vqlab.experiments.run_state import State, read_json, state_of
 
 LAST = Path("run/checkpoints/last.ckpt")

@@ -5,8 +5,8 @@ import random
 from pathlib import Path
 
 import pytest
-from run_folders import last_and_best, make, say
 
+from tests.helpers.run_folders import last_and_best, make, say
 from vqlab.errors import UserError
 from vqlab.experiments.row_lock import row_lock
 from vqlab.experiments.runs import direction, find_runs, read_run

@@ -8,8 +8,8 @@ import time
 from pathlib import Path
 
 import pytest
-from sweeps import diary, run, start, times_done, write
 
+from tests.helpers.sweeps import diary, run, start, times_done, write
 from vqlab.errors import UserError
 from vqlab.experiments import search as module
 

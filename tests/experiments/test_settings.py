@@ -10,7 +10,7 @@ from vqlab.experiments.settings import as_flag, equal, flatten, overlay, read_ya
 
 CONFIG = {
     "model": {
-        "class_path": "vqlab.models.vqvae.VQVAE",
+        "class_path": "vqlab.models.vq.vqvae.VQVAE",
         "init_args": {"quantizer": {"class_path": "FSQ", "init_args": {"levels": [8, 5]}}, "schedule": None, "lr": 0.1},
     },
     "trainer": {"max_steps": 7, "callbacks": {}},

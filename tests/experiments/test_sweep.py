@@ -11,15 +11,15 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-import sweeps
 import yaml
-from fake_vqlab import EVERY
-from sweeps import ROWS, diary, run, start, times_done, write
 
-from vqlab.cli import main
+from tests.helpers import sweeps
+from tests.helpers.fake_vqlab import EVERY
+from tests.helpers.sweeps import ROWS, diary, run, start, times_done, write
+from vqlab.cli.main import main
+from vqlab.cli.sweep import sweep
 from vqlab.errors import UserError
 from vqlab.experiments.experiment import read_experiment
-from vqlab.sweep_command import sweep
 
 STEPS = 20
 ALL = [f"{row}_seed{seed}" for row in "abc" for seed in (0, 1)]

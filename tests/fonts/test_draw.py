@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
-from toy_fonts import SANS, SERIF, box, build
 
+from tests.helpers.toy_fonts import SANS, SERIF, box, build
 from vqlab.errors import UserError
 from vqlab.fonts.draw import Canvas, EmBox, render
 from vqlab.fonts.font import Font, Outline

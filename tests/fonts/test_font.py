@@ -3,8 +3,8 @@ import sys
 import numpy as np
 import pytest
 from fontTools.ttLib import TTFont
-from toy_fonts import SANS, box, build
 
+from tests.helpers.toy_fonts import SANS, box, build
 from vqlab.errors import UserError
 from vqlab.fonts.font import CLOSE, Font, Outline
 

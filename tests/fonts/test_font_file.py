@@ -5,8 +5,8 @@ import pytest
 from fontTools.feaLib.builder import addOpenTypeFeaturesFromString
 from fontTools.ttLib import TTFont
 from PIL import Image, ImageDraw, ImageFont
-from toy_fonts import SANS, SERIF, box, build
 
+from tests.helpers.toy_fonts import SANS, SERIF, box, build
 from vqlab.errors import UserError
 from vqlab.fonts import font_file
 from vqlab.fonts.draw import render

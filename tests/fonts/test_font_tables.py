@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 from fontTools.ttLib import TTFont
-from toy_fonts import DEJAVU, SANS, box, build
 
-from vqlab.data.charsets import read_charset
+from tests.helpers.toy_fonts import DEJAVU, SANS, box, build
+from vqlab.data.fonts.charsets import read_charset
 from vqlab.fonts.font import Font
 from vqlab.fonts.font_tables import advances, east_asian_pages, vertical_metrics
 

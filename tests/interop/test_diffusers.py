@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from other_libraries import assert_same, diffusers_model
-from refusal import refused
 from safetensors.torch import load_file, save_file
 
+from tests.helpers.other_libraries import assert_same, diffusers_model
+from tests.helpers.refusal import refused
 from vqlab.interop.diffusers import load_diffusers, save_diffusers
-from vqlab.models.vqgan import VQGAN
-from vqlab.models.vqvae import VQVAE
-from vqlab.nn.autoencoder import ConvDecoder, ConvEncoder
+from vqlab.models.vq.vqgan import VQGAN
+from vqlab.models.vq.vqvae import VQVAE
+from vqlab.nn.autoencoders.conv import ConvDecoder, ConvEncoder
 from vqlab.quantizers.fsq import FSQ
 from vqlab.quantizers.vector import VectorQuantizer
 

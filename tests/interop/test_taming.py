@@ -6,11 +6,11 @@ import types
 
 import pytest
 import torch
-from other_libraries import assert_same, taming_model
-from refusal import refused
 from torch import nn
 
 import vqlab
+from tests.helpers.other_libraries import assert_same, taming_model
+from tests.helpers.refusal import refused
 from vqlab.interop.taming import load_taming
 
 SIZES = [
@@ -74,10 +74,10 @@ def test_the_codebook_is_kept_when_training_begins():
 
 def test_it_can_be_saved_as_a_checkpoint_of_vqlab_and_trained_on():
     import lightning
-    from bare import BARE
     from torch.utils.data import DataLoader
 
-    from vqlab.nn.patchgan import PatchGAN
+    from tests.helpers.bare import BARE
+    from vqlab.nn.gan.patchgan import PatchGAN
 
     reference = taming_model()
     checkpoint(reference)

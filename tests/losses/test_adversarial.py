@@ -4,9 +4,9 @@ import math
 
 import pytest
 import torch
-from refusal import refused
 from torch import nn
 
+from tests.helpers.refusal import refused
 from vqlab.losses.adversarial import ADVERSARIAL, LeCam, gradient_penalty, r1_penalty
 
 

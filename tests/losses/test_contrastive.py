@@ -4,8 +4,8 @@ import math
 
 import pytest
 import torch
-from refusal import refused
 
+from tests.helpers.refusal import refused
 from vqlab.losses.contrastive import TopicContrast, info_nce
 
 

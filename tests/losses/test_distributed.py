@@ -5,8 +5,8 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import nn
-from two_ranks import on_two_ranks
 
+from tests.helpers.two_ranks import on_two_ranks
 from vqlab.losses.adaptive_weight import adaptive_weight
 from vqlab.losses.adversarial import LeCam
 

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from two_ranks import on_two_ranks
 
+from tests.helpers.two_ranks import on_two_ranks
 from vqlab.losses.glyph import eased, is_ahead, total_variation
 
 

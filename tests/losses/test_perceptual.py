@@ -10,13 +10,13 @@ import lpips
 import pytest
 import torch
 import torch.nn.functional as F
-from refusal import refused
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
-from weights import NETS, images, random_features, save_all
 
+from tests.helpers.refusal import refused
+from tests.helpers.weights import NETS, images, random_features, save_all
 from vqlab.losses.perceptual import BACKBONES, Perceptual
-from vqlab.nn.rebuild import from_spec, to_spec
+from vqlab.serialization import from_config, to_config
 
 
 @pytest.fixture(scope="module")
@@ -108,11 +108,13 @@ def test_an_unknown_net_is_refused():
 
 def test_nothing_is_read_before_the_first_use_and_nothing_drawn_then(files):
     before = torch.get_rng_state()
-    from_spec(to_spec(Perceptual(backbone="none.pth")))  # as a checkpoint's model is made where there are no weights
+    from_config(
+        to_config(Perceptual(backbone="none.pth"))
+    )  # as a checkpoint's model is made where there are no weights
     distance = Perceptual("squeeze", files["squeeze"])
     distance.load()
     assert torch.equal(before, torch.get_rng_state())
-    assert from_spec(to_spec(distance)).init_args == {"net": "squeeze", "backbone": files["squeeze"]}
+    assert from_config(to_config(distance)).init_args == {"net": "squeeze", "backbone": files["squeeze"]}
 
 
 def test_weights_are_read_once_and_copies_have_their_own(files):

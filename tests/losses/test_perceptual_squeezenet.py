@@ -5,13 +5,13 @@ import lpips
 import pytest
 import torch
 import torchvision
-from bare import BARE
-from refusal import refused
 from torch.utils.data import DataLoader
 
+from tests.helpers.bare import BARE
+from tests.helpers.refusal import refused
 from vqlab.losses.perceptual import Perceptual
-from vqlab.models.vqgan import VQGAN
-from vqlab.nn.small_autoencoder import SmallDecoder, SmallEncoder
+from vqlab.models.vq.vqgan import VQGAN
+from vqlab.nn.autoencoders.small import SmallDecoder, SmallEncoder
 from vqlab.quantizers.fsq import FSQ
 
 MEAN, STD = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 import torchvision
-from refusal import refused
-from weights import NETS, images, random_features, save_all
 
+from tests.helpers.refusal import refused
+from tests.helpers.weights import NETS, images, random_features, save_all
 from vqlab.losses.perceptual import BACKBONES, Perceptual
 
 

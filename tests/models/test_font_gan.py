@@ -7,15 +7,15 @@ import lightning
 import pytest
 import torch
 import torch.nn.functional as F
-from bare import BARE
-from refusal import refused
 from torch.utils.data import DataLoader, Dataset
 
 import vqlab
+from tests.helpers.bare import BARE
+from tests.helpers.refusal import refused
 from vqlab.callbacks.ema import EMA
 from vqlab.losses.perceptual import Perceptual
 from vqlab.models.font_gan import FontGAN
-from vqlab.nn.glyph_judge import GlyphJudge
+from vqlab.nn.gan.glyph_discriminator import GlyphDiscriminator
 from vqlab.nn.unet import UNet
 from vqlab.training.schedules import Schedule
 
@@ -51,7 +51,7 @@ def small(**options):
     torch.manual_seed(0)
     players = {
         "generator": UNet(SIZE, STYLES, base_channels=4, style_dim=4),
-        "discriminator": GlyphJudge(STYLES, base_channels=4, num_layers=1),
+        "discriminator": GlyphDiscriminator(STYLES, base_channels=4, num_layers=1),
     }
     return FontGAN(**{**players, "image_size": SIZE, "num_styles": STYLES, **options})
 
@@ -92,14 +92,14 @@ def by_hand(model, batches, adversarial):
         a, b, style = batch["source"], batch["target"], batch["style"]
         fake = generator(a, style)
         real_said, made_said = judge(a, b), judge(a, fake.detach())
-        game, answer = players_losses(adversarial, real_said.realness, made_said.realness)
+        game, answer = players_losses(adversarial, real_said.real_logits, made_said.real_logits)
         told = F.nll_loss(real_said.styles.log_softmax(1), style) + F.nll_loss(made_said.styles.log_softmax(1), style)
         players[1].zero_grad()
         (game + 0.7 * told / 2).backward()
         players[1].step()
 
         said = judge(a, fake)
-        loss = 0.5 * answer(said.realness) + 100 * (fake - b).abs().mean() + 0.3 * gradient(fake)
+        loss = 0.5 * answer(said.real_logits) + 100 * (fake - b).abs().mean() + 0.3 * gradient(fake)
         loss = loss + 15 * (generator.encode(a)[-1] - generator.encode(fake)[-1]).square().mean()
         loss = loss + 0.7 * F.nll_loss(said.styles.log_softmax(1), style) + 2 * gradient(fake - b)
         players[0].zero_grad()
@@ -140,7 +140,7 @@ def trained(**options):
     batch = Strokes().batch
     drawn = model.translate(batch["source"], batch["style"])
     judge = model.discriminator
-    judged = torch.zeros(1) if judge is None else judge(batch["source"], batch["target"]).realness.detach()
+    judged = torch.zeros(1) if judge is None else judge(batch["source"], batch["target"]).real_logits.detach()
     return torch.cat([drawn.flatten(), judged.flatten()])
 
 
@@ -169,9 +169,9 @@ OPTIONS = [
     {"generator": UNet(SIZE, STYLES, base_channels=4, style_dim=4, norm="none")},
     {"generator": UNet(SIZE, STYLES, base_channels=4, style_dim=4, norm="batch")},
     {"generator": UNet(SIZE, STYLES, base_channels=4, style_dim=4, dropout=0.5)},
-    {"discriminator": GlyphJudge(STYLES, base_channels=8, num_layers=1)},
-    {"discriminator": GlyphJudge(STYLES, base_channels=4, num_layers=2)},
-    {"discriminator": GlyphJudge(STYLES, base_channels=4, num_layers=1, norm="spectral")},
+    {"discriminator": GlyphDiscriminator(STYLES, base_channels=8, num_layers=1)},
+    {"discriminator": GlyphDiscriminator(STYLES, base_channels=4, num_layers=2)},
+    {"discriminator": GlyphDiscriminator(STYLES, base_channels=4, num_layers=1, norm="spectral")},
 ]
 
 
@@ -196,11 +196,11 @@ def test_spectral_norm_is_of_the_judge_that_null_takes():
 def planted(logit):
     """A judge that is as sure as told, and right."""
 
-    class Sure(GlyphJudge):
+    class Sure(GlyphDiscriminator):
         def forward(self, source, candidate):
             said = super().forward(source, candidate)
             is_target = bool((candidate.sign() == candidate).all())  # what is generated is not all of 1 and -1
-            return said._replace(realness=0 * said.realness + (logit if is_target else -logit))
+            return said._replace(real_logits=0 * said.real_logits + (logit if is_target else -logit))
 
     return Sure(STYLES, base_channels=4, num_layers=1)
 
@@ -306,7 +306,7 @@ def test_mistakes_are_refused():
     with refused("disc_start", "--model.disc_start=0"):
         FontGAN(disc_start=-1)
     with refused("spectral_norm", "--model.discriminator.norm=spectral"):
-        FontGAN(discriminator=GlyphJudge(), spectral_norm=True)
+        FontGAN(discriminator=GlyphDiscriminator(), spectral_norm=True)
     with refused("size 64, the generator 32"):
         FontGAN(UNet(32))
     with refused("lr must be a positive number"):

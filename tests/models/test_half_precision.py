@@ -3,28 +3,28 @@
 import lightning
 import pytest
 import torch
-from bare import BARE
-from family import FAMILY, PYRAMID
 from torch.utils.data import DataLoader
 
+from tests.helpers.bare import BARE
+from tests.helpers.family import FAMILY, PYRAMID
 from vqlab.callbacks.sample_grid import SampleGrid
-from vqlab.models.densities import rand
-from vqlab.models.discrete_vae import DiscreteVAE
+from vqlab.models.categorical.densities import rand
+from vqlab.models.categorical.discrete_vae import DiscreteVAE
+from vqlab.models.categorical.jsa import JSA
 from vqlab.models.font_gan import FontGAN
-from vqlab.models.gan_topic import GANTopicModel
-from vqlab.models.jsa import JSA
-from vqlab.models.prior import CodePrior
-from vqlab.models.s4dvq import S4DVQ
+from vqlab.models.prior.code_prior import CodePrior
 from vqlab.models.sgan import SGAN
-from vqlab.models.vqgan import VQGAN
-from vqlab.models.vqvae import VQVAE
-from vqlab.nn.gan_conv import ConvFeatures, ConvGenerator
-from vqlab.nn.glyph_judge import GlyphJudge
+from vqlab.models.topic.gan_topic import GANTopicModel
+from vqlab.models.vq.s4dvq import S4DVQ
+from vqlab.models.vq.vqgan import VQGAN
+from vqlab.models.vq.vqvae import VQVAE
+from vqlab.nn.autoencoders.s4d import S4DDecoder, S4DEncoder
+from vqlab.nn.autoencoders.small import SmallDecoder, SmallEncoder
+from vqlab.nn.gan.conv import ConvFeatures, ConvGenerator
+from vqlab.nn.gan.glyph_discriminator import GlyphDiscriminator
+from vqlab.nn.gan.patchgan import PatchGAN
 from vqlab.nn.likelihood import Bernoulli
-from vqlab.nn.patchgan import PatchGAN
-from vqlab.nn.s4d import S4D
-from vqlab.nn.s4d_autoencoder import S4DDecoder, S4DEncoder
-from vqlab.nn.small_autoencoder import SmallDecoder, SmallEncoder
+from vqlab.nn.ssm.s4d import S4D
 from vqlab.nn.unet import UNet
 from vqlab.quantizers.vector import VectorQuantizer
 
@@ -66,7 +66,7 @@ MODELS = {
     "S4DVQ": s4dvq,
     "SGAN": sgan,
     "SGAN conditional": lambda: sgan(conditional=True),
-    "FontGAN": lambda: FontGAN(UNet(32, 1, base_channels=4), GlyphJudge(1, 4, 2), image_size=32),
+    "FontGAN": lambda: FontGAN(UNet(32, 1, base_channels=4), GlyphDiscriminator(1, 4, 2), image_size=32),
     "GANTopicModel": lambda: GANTopicModel(3, init="random", hidden_features=8, vocab_size=30),
 }
 SHAPES = {"image": (4, 1, 16, 16), "signal": (4, 1, 128), "text": (4, 30), "font": (4, 1, 32, 32)}

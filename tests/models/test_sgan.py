@@ -7,15 +7,15 @@ import lightning
 import pytest
 import torch
 import torch.nn.functional as F
-from bare import BARE
-from refusal import refused
 
 import vqlab
+from tests.helpers.bare import BARE
+from tests.helpers.refusal import refused
 from vqlab.callbacks.ema import EMA
-from vqlab.data.digits import Digits
+from vqlab.data.images.digits import Digits
 from vqlab.models.sgan import SGAN
-from vqlab.nn.gan_conv import ConvFeatures, ConvGenerator
-from vqlab.nn.gan_mlp import MLPFeatures, MLPGenerator
+from vqlab.nn.gan.conv import ConvFeatures, ConvGenerator
+from vqlab.nn.gan.mlp import MLPFeatures, MLPGenerator
 
 
 def small(**options):

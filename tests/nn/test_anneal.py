@@ -5,8 +5,8 @@ import math
 
 import pytest
 import torch
-from refusal import refused
 
+from tests.helpers.refusal import refused
 from vqlab.nn.anneal import Anneal
 
 KINDS = ["cosine", "linear", "exponential"]

@@ -6,8 +6,8 @@ import urllib.error
 import pytest
 import torch
 import torchvision
-from refusal import refused
 
+from tests.helpers.refusal import refused
 from vqlab.nn.backbone import BACKBONES, Owner, cached, load_features
 
 OWNER = Owner("the distance", "--model.distance", "--model.distance=null")

@@ -4,8 +4,8 @@ import math
 
 import pytest
 import torch
-from refusal import refused
 
+from tests.helpers.refusal import refused
 from vqlab.nn.categorical import CategoricalCode, FactorizedPrior
 
 

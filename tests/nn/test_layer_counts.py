@@ -1,13 +1,13 @@
 """No network is built of so many layers that it takes minutes."""
 
 import pytest
-from refusal import refused
 
-from vqlab.nn.autoencoder import ConvDecoder, ConvEncoder
+from tests.helpers.refusal import refused
+from vqlab.nn.autoencoders.conv import ConvDecoder, ConvEncoder
+from vqlab.nn.autoencoders.s4d import S4DDecoder, S4DEncoder
+from vqlab.nn.autoencoders.small import SmallDecoder, SmallEncoder
+from vqlab.nn.gan.patchgan import PatchGAN
 from vqlab.nn.layer_counts import MOST, check_layers
-from vqlab.nn.patchgan import PatchGAN
-from vqlab.nn.s4d_autoencoder import S4DDecoder, S4DEncoder
-from vqlab.nn.small_autoencoder import SmallDecoder, SmallEncoder
 from vqlab.nn.transformer import Transformer
 from vqlab.quantizers.fsq import FSQ
 from vqlab.quantizers.product import ProductQuantizer

@@ -5,8 +5,8 @@ import math
 
 import pytest
 import torch
-from refusal import refused
 
+from tests.helpers.refusal import refused
 from vqlab.nn.anneal import Anneal
 from vqlab.nn.likelihood import Bernoulli, Gaussian
 from vqlab.nn.value_range import ValueRange

@@ -5,9 +5,9 @@ import math
 import numpy as np
 import pytest
 import torch
-from refusal import refused
 from torch import nn
 
+from tests.helpers.refusal import refused
 from vqlab.nn.transformer import Transformer, rotate, rotation
 
 SIZES = {"num_tokens": 11, "length": 6, "num_classes": 3, "dim": 16, "depth": 2, "heads": 2}

@@ -4,8 +4,8 @@ import copy
 
 import pytest
 import torch
-from refusal import refused
 
+from tests.helpers.refusal import refused
 from vqlab.nn.unet import UNet
 
 

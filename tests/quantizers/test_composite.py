@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from vqlab.nn.anneal import Anneal
-from vqlab.nn.rebuild import from_spec, to_spec
 from vqlab.quantizers.composite import SEED_STRIDE, Composite, another
 from vqlab.quantizers.fsq import FSQ
 from vqlab.quantizers.gumbel import GumbelQuantizer
@@ -14,6 +13,7 @@ from vqlab.quantizers.product import ProductQuantizer
 from vqlab.quantizers.residual import ResidualQuantizer
 from vqlab.quantizers.sim_vq import SimVQ
 from vqlab.quantizers.vector import VectorQuantizer
+from vqlab.serialization import from_config, to_config
 
 MAKERS = {
     "vector": lambda: VectorQuantizer(7, 3, 0.5, "loss", 0.9, "rotation", "euclidean", "data", None, seed=11),
@@ -53,11 +53,11 @@ def assert_all_differ(quantizer, num):
 @pytest.mark.parametrize("number", [1, 3])
 def test_another_has_other_seeds_and_nothing_else(make, number):
     quantizer = make()
-    before = to_spec(quantizer)
+    before = to_config(quantizer)
     other = another(quantizer, number)
     assert other is not quantizer
-    assert to_spec(quantizer) == before
-    first, second = flat(before), flat(to_spec(other))
+    assert to_config(quantizer) == before
+    first, second = flat(before), flat(to_config(other))
     assert first.keys() == second.keys()
     seeds = [path for path in first if path[-1] == "seed"]
     assert len(seeds) == str(before).count("'seed'")
@@ -98,7 +98,7 @@ def test_what_passes_the_gradient_is_taken_from_the_parts():
 
 def test_made_again_it_has_the_same_codebooks():
     first = ResidualQuantizer(SimVQ(8, 3, seed=6), 3)
-    again = from_spec(to_spec(first))
+    again = from_config(to_config(first))
     (seeds, codebooks), (seeds_again, codebooks_again) = seeds_and_codebooks(first), seeds_and_codebooks(again)
     assert seeds == seeds_again == [6, 6 + SEED_STRIDE, 6 + 2 * SEED_STRIDE]
     assert torch.equal(torch.stack(codebooks), torch.stack(codebooks_again))

@@ -6,10 +6,10 @@ All cases share one pair of processes.
 import pytest
 import torch
 import torch.distributed as dist
-from family import FAMILY, example, parts_of
-from two_ranks import on_two_ranks
 
-from vqlab.metrics.codebook import CodebookUsage
+from tests.helpers.family import FAMILY, example, parts_of
+from tests.helpers.two_ranks import on_two_ranks
+from vqlab.metrics.codes.usage import CodebookUsage
 from vqlab.quantizers.vector import VectorQuantizer
 
 WORLD, STEPS, ROWS, CODES, DIM = 2, 20, 128, 24, 6

@@ -6,17 +6,17 @@ import pickle
 
 import pytest
 import torch
-from family import FAMILY, PYRAMID, example, parts_of, rand, train_step, trained
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.helpers.family import FAMILY, PYRAMID, example, parts_of, rand, train_step, trained
 from vqlab.errors import UserError
-from vqlab.nn.rebuild import from_spec, to_spec
 from vqlab.quantizers.gumbel import GumbelQuantizer
 from vqlab.quantizers.multi_scale import MultiScaleQuantizer
 from vqlab.quantizers.product import ProductQuantizer
 from vqlab.quantizers.residual import ResidualQuantizer
 from vqlab.quantizers.stats import CodeStats
+from vqlab.serialization import from_config, to_config
 
 STEPS = 5
 
@@ -166,10 +166,10 @@ def test_saving_and_loading_changes_no_bit(name):
 def test_a_spec_builds_the_same_thing(name):
     torch.manual_seed(1)
     quantizer = FAMILY[name]()
-    spec = json.loads(json.dumps(to_spec(quantizer)))
+    spec = json.loads(json.dumps(to_config(quantizer)))
     torch.manual_seed(1)
-    again = from_spec(spec)
-    assert to_spec(again) == spec
+    again = from_config(spec)
+    assert to_config(again) == spec
     assert str(again) == str(quantizer)
     assert_same_state(state(again), state(quantizer))
     attributes = ("num_embeddings", "embedding_dim", "num_codebooks", "index_dims", "soft", "estimate")

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from family import FAMILY, PYRAMID, example, trained
-from refusal import refused
 from torch import nn
 
+from tests.helpers.family import FAMILY, PYRAMID, example, trained
+from tests.helpers.refusal import refused
 from vqlab.quantizers.product import ProductQuantizer
 from vqlab.quantizers.residual import ResidualQuantizer
 from vqlab.quantizers.vector import VectorQuantizer

@@ -4,9 +4,9 @@ import copy
 
 import pytest
 import torch
-from family import example, trained
 from torch._dynamo.utils import counters
 
+from tests.helpers.family import example, trained
 from vqlab.quantizers.base import Quantizer
 
 # Each line of code of the family once; the members left out are made of the same, and compiling is slow.

@@ -6,11 +6,11 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from family import BATCH, FAMILY, example, gumbel, parts_of, pyramid, rand, rows_of, trained
 from torch.func import functional_call
 from torch.utils import checkpoint
 
-from vqlab.quantizers import blocks
+from tests.helpers.family import BATCH, FAMILY, example, gumbel, parts_of, pyramid, rand, rows_of, trained
+from vqlab.quantizers import chunks
 from vqlab.quantizers.fsq import FSQ
 from vqlab.quantizers.gumbel import GumbelQuantizer
 from vqlab.quantizers.ibq import IBQ
@@ -308,7 +308,7 @@ def test_blocks_change_no_gradient(name, monkeypatch):
     results = []
     quantizer = double(name)
     for elements in (2**22, 50):
-        monkeypatch.setattr(blocks, "BLOCK_ELEMENTS", elements)
+        monkeypatch.setattr(chunks, "CHUNK_ELEMENTS", elements)
         quantizer.zero_grad()
         z = example(quantizer, 5).double().requires_grad_()
         out = quantizer(z)
@@ -322,9 +322,9 @@ def test_what_is_computed_again_draws_the_same_noise(name, monkeypatch):
     results = []
     for keep in (False, True):
         if keep:  # everything in memory, nothing computed twice
-            monkeypatch.setattr(blocks, "checkpoint", lambda function, *args, use_reentrant: function(*args))
-        assert (blocks.checkpoint is checkpoint.checkpoint) is not keep
-        monkeypatch.setattr(blocks, "BLOCK_ELEMENTS", 100)
+            monkeypatch.setattr(chunks, "checkpoint", lambda function, *args, use_reentrant: function(*args))
+        assert (chunks.checkpoint is checkpoint.checkpoint) is not keep
+        monkeypatch.setattr(chunks, "CHUNK_ELEMENTS", 100)
         torch.manual_seed(4)
         quantizer = double(name)
         quantizer.sample_index = None

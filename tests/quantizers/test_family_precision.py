@@ -4,12 +4,12 @@ import itertools
 
 import pytest
 import torch
-from family import FAMILY, example, rand, train_step, trained
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from vqlab.quantizers import blocks, search
+from tests.helpers.family import FAMILY, example, rand, train_step, trained
+from vqlab.quantizers import chunks, search
 from vqlab.quantizers.fsq import FSQ
 from vqlab.quantizers.gumbel import GumbelQuantizer
 from vqlab.quantizers.ibq import IBQ
@@ -184,7 +184,7 @@ def largest(quantizer, sampled):
 @pytest.mark.parametrize("name", BOUNDED)
 def test_no_array_of_all_vectors_times_all_codes(name, sampled, monkeypatch):
     width, build = BOUNDED[name]
-    monkeypatch.setattr(blocks, "BLOCK_ELEMENTS", BLOCK)
+    monkeypatch.setattr(chunks, "CHUNK_ELEMENTS", BLOCK)
     monkeypatch.setattr(search, "SCORES", {"cpu": BLOCK})
     monkeypatch.setattr(search, "CODES", {"cpu": 64})
     assert largest(build(), sampled) < ROWS * width / 2

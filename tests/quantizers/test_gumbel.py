@@ -4,10 +4,10 @@ import math
 
 import pytest
 import torch
-from refusal import refused
 
+from tests.helpers.refusal import refused
 from vqlab.nn.anneal import Anneal
-from vqlab.quantizers import blocks
+from vqlab.quantizers import chunks
 from vqlab.quantizers.gumbel import GumbelQuantizer
 
 K, D = 7, 3
@@ -207,7 +207,7 @@ def test_blocks_give_the_result_of_one_block(monkeypatch, straight_through, elem
         out = quantizer(z)
         return out, torch.autograd.grad((out.quantized * g).sum() + out.loss, [z, *quantizer.parameters()])
 
-    (whole, expected), _ = run(), monkeypatch.setattr(blocks, "BLOCK_ELEMENTS", elements)
+    (whole, expected), _ = run(), monkeypatch.setattr(chunks, "CHUNK_ELEMENTS", elements)
     out, grads = run()
     assert torch.equal(out.indices, whole.indices)
     for a, b in zip((out.quantized, out.loss, *grads), (whole.quantized, whole.loss, *expected), strict=True):
@@ -216,7 +216,7 @@ def test_blocks_give_the_result_of_one_block(monkeypatch, straight_through, elem
 
 def test_the_backward_pass_sees_the_noise_of_the_forward_pass(monkeypatch):
     """q = y C, so that C dot dL/dC = sum of g q for L = sum of g q, if y is the same in both."""
-    monkeypatch.setattr(blocks, "BLOCK_ELEMENTS", 4 * K)
+    monkeypatch.setattr(chunks, "CHUNK_ELEMENTS", 4 * K)
     quantizer = make(straight_through=False)
     g = rand(30, D, seed=14)
     out = quantizer(rand(30, D, seed=15))

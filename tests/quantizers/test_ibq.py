@@ -4,9 +4,9 @@ import math
 
 import pytest
 import torch
-from refusal import refused
 
-from vqlab.quantizers import blocks
+from tests.helpers.refusal import refused
+from vqlab.quantizers import chunks
 from vqlab.quantizers.ibq import IBQ
 
 K, D = 9, 4
@@ -141,7 +141,7 @@ def test_blocks_give_the_result_of_one_block(monkeypatch, entropy_weight, elemen
         out = quantizer(z)
         return out, torch.autograd.grad((out.quantized * g).sum() + out.loss, [z, quantizer.codebook])
 
-    (whole, expected), _ = run(), monkeypatch.setattr(blocks, "BLOCK_ELEMENTS", elements)
+    (whole, expected), _ = run(), monkeypatch.setattr(chunks, "CHUNK_ELEMENTS", elements)
     out, grads = run()
     assert torch.equal(out.indices, whole.indices)
     assert torch.equal(out.quantized, whole.quantized)

@@ -4,8 +4,8 @@ import math
 
 import pytest
 import torch
-from refusal import refused
 
+from tests.helpers.refusal import refused
 from vqlab.quantizers import lookup_free
 from vqlab.quantizers.lookup_free import BinarySpherical, LookupFree
 
@@ -169,7 +169,7 @@ def test_blocks_of_the_batch_entropy_give_the_same(monkeypatch, elements):
     quantizer = LookupFree(7, group_size=4)
     whole = quantizer(z)
     (expected,) = torch.autograd.grad(whole.loss, z)
-    monkeypatch.setattr("vqlab.quantizers.blocks.BLOCK_ELEMENTS", elements)
+    monkeypatch.setattr("vqlab.quantizers.chunks.CHUNK_ELEMENTS", elements)
     out = quantizer(z)
     assert_terms(out, whole.loss, whole.terms)
     torch.testing.assert_close(torch.autograd.grad(out.loss, z)[0], expected, rtol=1e-10, atol=1e-14)

@@ -3,9 +3,9 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from refusal import refused
-from resampling import down, up
 
+from tests.helpers.refusal import refused
+from tests.helpers.resampling import down, up
 from vqlab.quantizers.estimators import rotation_trick
 from vqlab.quantizers.fsq import FSQ
 from vqlab.quantizers.gumbel import GumbelQuantizer

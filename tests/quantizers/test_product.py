@@ -4,8 +4,8 @@ import math
 
 import pytest
 import torch
-from refusal import refused
 
+from tests.helpers.refusal import refused
 from vqlab.quantizers.fsq import FSQ
 from vqlab.quantizers.gumbel import GumbelQuantizer
 from vqlab.quantizers.ibq import IBQ

@@ -5,8 +5,8 @@ import math
 
 import pytest
 import torch
-from refusal import refused
 
+from tests.helpers.refusal import refused
 from vqlab.quantizers.estimators import rotation_trick
 from vqlab.quantizers.fsq import FSQ
 from vqlab.quantizers.ibq import IBQ

@@ -5,8 +5,8 @@ import itertools
 import pytest
 import torch
 import torch.nn.functional as F
-from codes import as_set, set_codebook
 
+from tests.helpers.codes import as_set, set_codebook
 from vqlab.quantizers.vector import VectorQuantizer
 
 

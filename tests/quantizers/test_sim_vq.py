@@ -4,8 +4,8 @@ import math
 
 import pytest
 import torch
-from refusal import refused
 
+from tests.helpers.refusal import refused
 from vqlab.quantizers.estimators import rotation_trick
 from vqlab.quantizers.sim_vq import SimVQ
 

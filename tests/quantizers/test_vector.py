@@ -8,12 +8,12 @@ import pickle
 import pytest
 import torch
 import torch.nn.functional as F
-from codes import as_set, set_codebook
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.helpers.codes import as_set, set_codebook
 from vqlab.errors import UserError
-from vqlab.quantizers.lottery import lots_by_content, lowest
+from vqlab.quantizers.sampling import lots_by_content, smallest_k
 from vqlab.quantizers.vector import KMEANS_ITERATIONS, KMEANS_ROWS_PER_CODE, SAME_LOT, VectorQuantizer
 
 OPTIONS = list(
@@ -309,7 +309,9 @@ def test_kmeans_init_is_lloyd_on_drawn_rows(distance, total):
     quantizer(z)
     rows = F.normalize(z, dim=1) if distance == "cosine" else z
     num = min(total, KMEANS_ROWS_PER_CODE * codes)
-    sample = lowest(rows, lots_by_content(rows, 5, (rows.double().sum(0) / total).float()), num, SAME_LOT)[0].double()
+    sample = smallest_k(rows, lots_by_content(rows, 5, (rows.double().sum(0) / total).float()), num, SAME_LOT)[
+        0
+    ].double()
     centers = sample[:codes].clone()
     for _ in range(KMEANS_ITERATIONS):
         index = nearest(sample, centers)

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from refusal import refused
-from two_ranks import on_two_ranks
 
+from tests.helpers.refusal import refused
+from tests.helpers.two_ranks import on_two_ranks
 from vqlab.samplers.chain_cache import ChainCache
 
 SIZE, POSITIONS, K = 23, 5, 300

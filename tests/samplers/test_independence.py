@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from vqlab.models.jsa import record_rate
+from vqlab.models.categorical.jsa import record_rate
 from vqlab.samplers.independence import (
     block_masks,
     blockwise_chain,

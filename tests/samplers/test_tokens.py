@@ -4,8 +4,8 @@ import itertools
 
 import pytest
 import torch
-from refusal import refused
 
+from tests.helpers.refusal import refused
 from vqlab.nn.transformer import Transformer
 from vqlab.samplers.tokens import draw, generate, guide, restrict
 

@@ -4,21 +4,21 @@ import lightning
 import numpy as np
 import pytest
 import torch
-from bare import BARE
-from refusal import refused
 from torch.utils.data import DataLoader, TensorDataset
 
+from tests.helpers.bare import BARE
+from tests.helpers.refusal import refused
+from vqlab.models.categorical.jsa import JSA
 from vqlab.models.font_gan import FontGAN
-from vqlab.models.gan_topic import GANTopicModel
-from vqlab.models.jsa import JSA
-from vqlab.models.s4dvq import S4DVQ
 from vqlab.models.sgan import SGAN
-from vqlab.models.vqgan import VQGAN
-from vqlab.models.vqvae import VQVAE
-from vqlab.nn.gan_conv import ConvFeatures, ConvGenerator
-from vqlab.nn.glyph_judge import GlyphJudge
-from vqlab.nn.s4d_autoencoder import S4DDecoder, S4DEncoder
-from vqlab.nn.small_autoencoder import SmallDecoder, SmallEncoder
+from vqlab.models.topic.gan_topic import GANTopicModel
+from vqlab.models.vq.s4dvq import S4DVQ
+from vqlab.models.vq.vqgan import VQGAN
+from vqlab.models.vq.vqvae import VQVAE
+from vqlab.nn.autoencoders.s4d import S4DDecoder, S4DEncoder
+from vqlab.nn.autoencoders.small import SmallDecoder, SmallEncoder
+from vqlab.nn.gan.conv import ConvFeatures, ConvGenerator
+from vqlab.nn.gan.glyph_discriminator import GlyphDiscriminator
 from vqlab.nn.unet import UNet
 from vqlab.nn.value_range import ValueRange
 from vqlab.quantizers.vector import VectorQuantizer
@@ -54,7 +54,7 @@ def topics():
 
 
 def fonts():
-    return FontGAN(UNet(16, 1, base_channels=4), GlyphJudge(1, 4, 2), image_size=16)
+    return FontGAN(UNet(16, 1, base_channels=4), GlyphDiscriminator(1, 4, 2), image_size=16)
 
 
 def rows(**columns):

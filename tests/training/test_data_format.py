@@ -8,20 +8,20 @@ import lightning
 import numpy as np
 import pytest
 import torch
-from bare import BARE
 from PIL import Image
 from scipy.sparse import csr_matrix, save_npz
-from tiny import fails
 
 import vqlab
-from vqlab.cli import main
-from vqlab.data.bag_of_words import BagOfWords
-from vqlab.data.image_arrays import ImageArrays
-from vqlab.data.image_folder import ImageFolder
-from vqlab.data.signal_files import Signals
-from vqlab.data.text_file import TextFile
+from tests.e2e.tiny import fails
+from tests.helpers.bare import BARE
+from vqlab.cli.main import main
+from vqlab.data.images.arrays import ImageArrays
+from vqlab.data.images.folder import ImageFolder
+from vqlab.data.signals.files import Signals
+from vqlab.data.text.bag_of_words import BagOfWords
+from vqlab.data.text.file import TextFile
 from vqlab.errors import UserError
-from vqlab.models.gan_topic import GANTopicModel
+from vqlab.models.topic.gan_topic import GANTopicModel
 from vqlab.training.data_format import ENTRY, check_format, stored_format
 
 GROUPS = [

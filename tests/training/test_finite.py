@@ -4,8 +4,8 @@ import math
 
 import pytest
 import torch
-from two_ranks import on_two_ranks
 
+from tests.helpers.two_ranks import on_two_ranks
 from vqlab.errors import UserError
 from vqlab.training.finite import NonFiniteError, require_finite
 

@@ -7,13 +7,13 @@ from types import SimpleNamespace
 import lightning
 import pytest
 import torch
-from bare import BARE
 from torch import nn
 from torch.utils.data import DataLoader
 
+from tests.helpers.bare import BARE
 from vqlab.errors import UserError
-from vqlab.models.vqvae import VQVAE
-from vqlab.nn.small_autoencoder import SmallDecoder, SmallEncoder
+from vqlab.models.vq.vqvae import VQVAE
+from vqlab.nn.autoencoders.small import SmallDecoder, SmallEncoder
 from vqlab.quantizers.vector import VectorQuantizer
 from vqlab.training.learning_rate import check_lr, configured_rate, equivalent_lr, reset_moments
 from vqlab.training.schedules import Schedule

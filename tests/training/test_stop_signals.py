@@ -6,8 +6,8 @@ import time
 from contextlib import suppress
 
 import pytest
-from forks import fork, status_of
 
+from tests.helpers.forks import fork, status_of
 from vqlab.training import stop_signals
 from vqlab.training.stop_signals import STOP_SIGNALS, Stopped
 

@@ -1,1 +1,5 @@
-"""What happens around the training steps of every model."""
+"""Lightning callbacks: health events, checkpoints, EMA, example images."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

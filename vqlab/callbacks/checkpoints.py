@@ -12,12 +12,12 @@ import torch
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities import rank_zero_info
 
+from vqlab.callbacks.slurm import Requeue, queue_again
 from vqlab.errors import UserError
-from vqlab.experiments.checkpoint_outline import checkpoint_step
+from vqlab.experiments.checkpoint_header import checkpoint_step
+from vqlab.training.checkpoint import is_count
 from vqlab.training.finite import NonFiniteError
-from vqlab.training.loading import is_count
 from vqlab.training.log_interval import is_log_step
-from vqlab.training.requeue import Requeue, queue_again
 from vqlab.training.stop_signals import STOP_SIGNALS, Stopped
 
 

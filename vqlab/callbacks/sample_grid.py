@@ -15,10 +15,10 @@ from torchvision.transforms.functional import to_tensor
 from torchvision.utils import make_grid, save_image
 
 from vqlab.callbacks.signal_plot import plot_signals
-from vqlab.callbacks.topic_sheet import as_csv, as_text, bars, topic_map
+from vqlab.callbacks.topic_table import as_csv, as_text, bars, topic_map
 from vqlab.errors import UserError
-from vqlab.training.log_media import log_histogram, log_image, log_table
-from vqlab.training.whole_files import write_whole
+from vqlab.training.checkpoint_io import write_atomic
+from vqlab.training.loggers.media import log_histogram, log_image, log_table
 
 FEW = 20  # classes up to which each is numbered and counted in the picture of their confusion
 PAD, CAPTION = 4, 20  # pixels between images, and beside them for the captions
@@ -33,7 +33,7 @@ class SampleGrid(lightning.Callback):
     each other, or ``traces(batch)`` signals, which are plotted; ``code_counts()``, where it exists, the use of each
     code, and ``confusion_counts()`` (K, K) how often class i was taken for class j (``confusion_NNNNNN.png``); both
     are logged as histogram and table, too.
-    ``topic_sheet()``, a :class:`~vqlab.metrics.topic_sheet.TopicSheet`, becomes ``topics_NNNNNN.csv`` and ``.png``, and
+    ``topic_table()``, a ``TopicTable``, becomes ``topics_NNNNNN.csv`` and ``.png``, and
     ``map.html``, and is printed in the end.
 
     Args:
@@ -81,25 +81,25 @@ class SampleGrid(lightning.Callback):
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
         """Write the topics as table, bars and map."""
-        if not (_is_real(trainer) and trainer.is_global_zero and hasattr(pl_module, "topic_sheet")):
+        if not (_is_real(trainer) and trainer.is_global_zero and hasattr(pl_module, "topic_table")):
             return
-        sheet = pl_module.topic_sheet()
+        sheet = pl_module.topic_table()
         self._write(trainer, "topics", drawn(bars(sheet)))
         for name, text in ((f"topics_{trainer.global_step:06d}.csv", as_csv(sheet)), ("map.html", topic_map(sheet))):
-            with write_whole(Path(trainer.default_root_dir) / "samples" / name) as file:
+            with write_atomic(Path(trainer.default_root_dir) / "samples" / name) as file:
                 file.write(text.encode())
         columns, rows = sheet.table()
         log_table(trainer.loggers, "samples/topic_words", columns, rows, logged_step(trainer))
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
         """Print the topics."""
-        if trainer.is_global_zero and hasattr(pl_module, "topic_sheet"):
-            rank_zero_info(as_text(pl_module.topic_sheet()))
+        if trainer.is_global_zero and hasattr(pl_module, "topic_table"):
+            rank_zero_info(as_text(pl_module.topic_table()))
 
     @rank_zero_only
     def _write(self, trainer: lightning.Trainer, name: str, image: Tensor) -> None:
         path = Path(trainer.default_root_dir) / "samples" / f"{name}_{trainer.global_step:06d}.png"
-        with write_whole(path) as file:
+        with write_atomic(path) as file:
             save_image(image, file, format="png")
         log_image(trainer.loggers, f"samples/{name}", image, logged_step(trainer))
 

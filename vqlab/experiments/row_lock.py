@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from vqlab.atomic_io import disk_errors
 from vqlab.errors import UserError
-from vqlab.whole_files import disk_errors
 
 LOCK = ".lock"
 INHERITED = "VQLAB_RUN_LOCK"  # variable by which a sweep passes the descriptor of its row's lock to the row

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from vqlab.errors import UserError
-from vqlab.experiments.checkpoint_outline import checkpoint_step
+from vqlab.experiments.checkpoint_header import checkpoint_step
 from vqlab.experiments.row_lock import LOCK
 from vqlab.experiments.run_files import LARGEST_TEXT, read_file, read_text
 from vqlab.experiments.settings import Settings, flatten, parse_yaml

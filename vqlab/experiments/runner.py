@@ -14,16 +14,16 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+from vqlab.atomic_io import disk_errors, no_link, write_atomic
 from vqlab.errors import UserError
 from vqlab.experiments.experiment import Experiment, Row
 from vqlab.experiments.metrics_log import log_or_empty
-from vqlab.experiments.progress import Board
+from vqlab.experiments.resources import shares
 from vqlab.experiments.row_lock import INHERITED, row_lock
 from vqlab.experiments.run_files import open_file
 from vqlab.experiments.run_state import FAILED, LAST, OUTPUT, State, begin_again, settings_of, state_of
 from vqlab.experiments.settings import HARMLESS, equal
-from vqlab.experiments.shares import shares
-from vqlab.whole_files import disk_errors, no_link, write_whole
+from vqlab.experiments.status import Board
 
 VQLAB = (sys.executable, "-m", "vqlab")
 TAIL = 20_000  # bytes at the end of the output that may say why a row failed
@@ -114,7 +114,7 @@ class Runner:
                     return Outcome(Status.STOPPED)
                 if error is not None:
                     record = {"time": round(time.time(), 1), "error": error, "command": shlex.join(commands[0])}
-                    with write_whole(folder / FAILED) as file:
+                    with write_atomic(folder / FAILED) as file:
                         file.write(json.dumps(record).encode())
                     return Outcome(Status.FAILED, error)
             return Outcome(Status.FINISHED)

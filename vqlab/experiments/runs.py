@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from vqlab.errors import UserError
-from vqlab.experiments.checkpoint_outline import checkpoint_step
+from vqlab.experiments.checkpoint_header import checkpoint_step
 from vqlab.experiments.experiment import SEEDED, shortest_ends
 from vqlab.experiments.metrics_log import MOST_STEPS, MetricsLog, best_of, read_log
 from vqlab.experiments.row_lock import is_running

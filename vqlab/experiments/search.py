@@ -13,11 +13,11 @@ from typing import Any
 from vqlab.errors import UserError
 from vqlab.experiments.experiment import Experiment
 from vqlab.experiments.metrics_log import best_of, log_or_empty
-from vqlab.experiments.progress import align
 from vqlab.experiments.row_lock import row_lock
 from vqlab.experiments.run_state import LOG
 from vqlab.experiments.runner import Runner, Status, refuse_conflicts
 from vqlab.experiments.settings import mode_of, monitor_of
+from vqlab.experiments.status import align
 
 BEAT, SILENCE = 20, 90  # seconds between signs of life of a trial, and until one that gives none is taken up by others
 WAIT = 2.0  # seconds between two looks at what others do

@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 from vqlab.experiments.experiment import short_names
 from vqlab.experiments.factors import columns, differing, value_of
-from vqlab.experiments.progress import clock
 from vqlab.experiments.runs import Figure, Run, direction, judge
+from vqlab.experiments.status import clock
 
 # Metrics that a table shows, of those that were logged, the monitored one apart.
 TELLING: tuple[str, ...] = ("psnr", "snr", "acc", "nll", "bits_per_token", "npmi", "perplexity", "codebook_usage")

@@ -18,7 +18,7 @@ from vqlab.fonts.draw import EmBox
 from vqlab.fonts.font import Font, Outline
 from vqlab.fonts.font_tables import advances, complete_tables, map_characters, vertical_metrics
 from vqlab.fonts.trace import trace
-from vqlab.training.whole_files import write_whole
+from vqlab.training.checkpoint_io import write_atomic
 
 MOST_GLYPHS = 65_535
 STALE = ("DSIG", "hdmx", "LTSH", "VORG", "CFF ", "CFF2")  # a signature, and tables with an entry for each old glyph
@@ -291,5 +291,5 @@ def save(file: TTFont, out: str | Path) -> None:
     file.flavor = None  # not WOFF2
     data = io.BytesIO()
     file.save(data)
-    with write_whole(out, "--font") as target:
+    with write_atomic(out, "--font") as target:
         target.write(data.getvalue())

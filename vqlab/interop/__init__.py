@@ -1,1 +1,5 @@
-"""Models of other libraries: their weights into vqlab's networks, and back."""
+"""Weights of other libraries, in and out."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

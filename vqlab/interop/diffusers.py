@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from vqlab.errors import UserError
 from vqlab.interop.names import diffusers_keys, layout, put_in, take_out
 from vqlab.interop.taming import CODEBOOK, trained_codebook
-from vqlab.models.vqgan import VQGAN
-from vqlab.models.vqvae import VQVAE
-from vqlab.nn.autoencoder import ConvDecoder, ConvEncoder
+from vqlab.models.vq.vqgan import VQGAN
+from vqlab.models.vq.vqvae import VQVAE
+from vqlab.nn.autoencoders.conv import ConvDecoder, ConvEncoder
 from vqlab.quantizers.vector import VectorQuantizer
-from vqlab.training.whole_files import write_whole
+from vqlab.training.checkpoint_io import write_atomic
 
 WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
 # The defaults of VQModel, for what a config.json leaves out.
@@ -128,9 +128,9 @@ def save_diffusers(model: VQVAE, folder: str | Path) -> None:
             state[name] = value[..., 0, 0].contiguous()  # a 1x1 convolution to a matrix
     every = torch.arange(model.quantizer.num_embeddings, device=model.to_code.weight.device)
     state["quantize.embedding.weight"] = model.quantizer.lookup(every).detach().cpu()
-    with write_whole(Path(folder) / WEIGHTS[0]) as file:
+    with write_atomic(Path(folder) / WEIGHTS[0]) as file:
         file.write(save(state, metadata={"format": "pt"}))  # transformers and diffusers refuse files without it
-    with write_whole(Path(folder) / "config.json") as file:
+    with write_atomic(Path(folder) / "config.json") as file:
         file.write((json.dumps(config, indent=2) + "\n").encode())
 
 

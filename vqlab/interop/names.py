@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from vqlab.errors import UserError
-from vqlab.models.vqvae import VQVAE
-from vqlab.nn.autoencoder import ConvDecoder, ConvEncoder, ResBlock, SelfAttention
+from vqlab.models.vq.vqvae import VQVAE
+from vqlab.nn.autoencoders.conv import ConvDecoder, ConvEncoder, ResBlock, SelfAttention
 
 Keys = dict[str, tuple[str, ...]]  # key of ours -> keys of theirs, whose tensors follow each other in ours
 
@@ -39,7 +39,7 @@ def taming_keys(model: VQVAE) -> Keys:
         UserError: If the networks are no ``ConvEncoder`` and ``ConvDecoder``.
 
     Example:
-        >>> from vqlab.models.vqgan import VQGAN
+        >>> from vqlab.models.vq.vqgan import VQGAN
         >>> keys = taming_keys(VQGAN(perceptual_weight=0.0, disc_weight=0.0))
         >>> keys["encoder.layers.1.body.2.weight"], keys["from_code.bias"]
         (('encoder.down.0.block.0.conv1.weight',), ('post_quant_conv.bias',))

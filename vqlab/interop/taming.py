@@ -8,8 +8,8 @@ from torch import Tensor
 
 from vqlab.errors import UserError, read_error
 from vqlab.interop.names import put_in, taming_keys
-from vqlab.models.vqgan import VQGAN
-from vqlab.nn.autoencoder import ConvDecoder, ConvEncoder
+from vqlab.models.vq.vqgan import VQGAN
+from vqlab.nn.autoencoders.conv import ConvDecoder, ConvEncoder
 from vqlab.quantizers.gumbel import GumbelQuantizer
 from vqlab.quantizers.vector import VectorQuantizer
 

@@ -1,1 +1,5 @@
-"""Losses of the papers, in plain torch: adversarial, adaptive weight, perceptual."""
+"""Losses, as functions and modules in plain PyTorch."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from vqlab.errors import UserError
 from vqlab.nn.distributed import all_sum, world_size
-from vqlab.nn.precision import KeepsFloat32, precise
+from vqlab.nn.precision import KeepsFloat32, upcast
 
 
 class Adversarial(NamedTuple):
@@ -37,7 +37,7 @@ def hinge_discriminator(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
         >>> hinge_discriminator(torch.tensor([0.5, 2.0]), torch.tensor([-0.5])).item()
         0.375
     """
-    return 0.5 * (F.relu(1 - precise(real_logits)).mean() + F.relu(1 + precise(fake_logits)).mean())
+    return 0.5 * (F.relu(1 - upcast(real_logits)).mean() + F.relu(1 + upcast(fake_logits)).mean())
 
 
 def non_saturating_discriminator(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
@@ -50,7 +50,7 @@ def non_saturating_discriminator(real_logits: Tensor, fake_logits: Tensor) -> Te
         >>> non_saturating_discriminator(torch.tensor([1000.0]), torch.tensor([1000.0])).item()
         1000.0
     """
-    return F.softplus(-precise(real_logits)).mean() + F.softplus(precise(fake_logits)).mean()
+    return F.softplus(-upcast(real_logits)).mean() + F.softplus(upcast(fake_logits)).mean()
 
 
 def non_saturating_generator(fake_logits: Tensor) -> Tensor:
@@ -60,7 +60,7 @@ def non_saturating_generator(fake_logits: Tensor) -> Tensor:
         >>> non_saturating_generator(torch.tensor([-1000.0])).item()
         1000.0
     """
-    return F.softplus(-precise(fake_logits)).mean()
+    return F.softplus(-upcast(fake_logits)).mean()
 
 
 def wasserstein_discriminator(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
@@ -72,7 +72,7 @@ def wasserstein_discriminator(real_logits: Tensor, fake_logits: Tensor) -> Tenso
         >>> wasserstein_discriminator(torch.tensor([2.0]), torch.tensor([-1.0])).item()
         -3.0
     """
-    return precise(fake_logits).mean() - precise(real_logits).mean()
+    return upcast(fake_logits).mean() - upcast(real_logits).mean()
 
 
 def linear_generator(fake_logits: Tensor) -> Tensor:
@@ -82,7 +82,7 @@ def linear_generator(fake_logits: Tensor) -> Tensor:
         >>> linear_generator(torch.tensor([1.0, 3.0])).item()
         -2.0
     """
-    return -precise(fake_logits).mean()
+    return -upcast(fake_logits).mean()
 
 
 def least_squares_discriminator(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
@@ -95,7 +95,7 @@ def least_squares_discriminator(real_logits: Tensor, fake_logits: Tensor) -> Ten
         >>> least_squares_discriminator(torch.tensor([1.0]), torch.tensor([1.0])).item()
         2.0
     """
-    return 0.5 * ((precise(real_logits) - 1).square().mean() + (precise(fake_logits) + 1).square().mean())
+    return 0.5 * ((upcast(real_logits) - 1).square().mean() + (upcast(fake_logits) + 1).square().mean())
 
 
 def least_squares_generator(fake_logits: Tensor) -> Tensor:
@@ -105,7 +105,7 @@ def least_squares_generator(fake_logits: Tensor) -> Tensor:
         >>> least_squares_generator(torch.tensor([-1.0])).item()
         2.0
     """
-    return 0.5 * (precise(fake_logits) - 1).square().mean()
+    return 0.5 * (upcast(fake_logits) - 1).square().mean()
 
 
 ADVERSARIAL = {
@@ -143,7 +143,7 @@ def r1_penalty(real: Tensor, logits: Tensor) -> Tensor:
             "r1_penalty needs the gradient of the images: call real.requires_grad_() before discriminator(real)"
         )
     (gradient,) = torch.autograd.grad(logits.sum(), real, create_graph=True)
-    return 0.5 * precise(gradient).square().flatten(1).sum(1).mean()
+    return 0.5 * upcast(gradient).square().flatten(1).sum(1).mean()
 
 
 def gradient_penalty(critic: Callable[..., Tensor], real: Sequence[Tensor], fake: Sequence[Tensor]) -> Tensor:
@@ -170,7 +170,7 @@ def gradient_penalty(critic: Callable[..., Tensor], real: Sequence[Tensor], fake
     gradients = torch.autograd.grad(
         critic(*between).sum(), between, create_graph=True, allow_unused=True, materialize_grads=True
     )
-    norms = torch.cat([precise(gradient).flatten(1) for gradient in gradients], dim=1).norm(dim=1)
+    norms = torch.cat([upcast(gradient).flatten(1) for gradient in gradients], dim=1).norm(dim=1)
     return (norms - 1).square().mean()
 
 
@@ -209,12 +209,12 @@ class LeCam(KeepsFloat32):
 
     def forward(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
         """Return the regulariser of logits of any shape, a scalar; the averages stay as they are."""
-        real = (precise(real_logits) - self.fake_mean).square().mean()
-        return real + (precise(fake_logits) - self.real_mean).square().mean()
+        real = (upcast(real_logits) - self.fake_mean).square().mean()
+        return real + (upcast(fake_logits) - self.real_mean).square().mean()
 
     @torch.no_grad()
     def update(self, real_logits: Tensor, fake_logits: Tensor) -> None:
         """Move the averages by the logits of all ranks; call it once per step, on every rank."""
-        means = all_sum(torch.stack([precise(real_logits).mean(), precise(fake_logits).mean()])) / world_size()
+        means = all_sum(torch.stack([upcast(real_logits).mean(), upcast(fake_logits).mean()])) / world_size()
         self.real_mean.lerp_(means[0].to(self.real_mean.dtype), 1 - self.decay)
         self.fake_mean.lerp_(means[1].to(self.fake_mean.dtype), 1 - self.decay)

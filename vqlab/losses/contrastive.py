@@ -5,8 +5,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vqlab.errors import UserError
-from vqlab.nn.documents import Documents
-from vqlab.nn.precision import precise
+from vqlab.nn.precision import upcast
+from vqlab.nn.topic.documents import Documents
 
 
 def info_nce(anchors: Tensor, positives: Tensor, temperature: float, same: Tensor | None = None) -> Tensor:
@@ -27,7 +27,7 @@ def info_nce(anchors: Tensor, positives: Tensor, temperature: float, same: Tenso
         >>> info_nce(x, x, temperature=1.0, same=torch.tensor([0, 0])).item()
         0.0
     """
-    cosines = F.normalize(precise(anchors), dim=1) @ F.normalize(precise(positives), dim=1).T
+    cosines = F.normalize(upcast(anchors), dim=1) @ F.normalize(upcast(positives), dim=1).T
     logits, own = cosines / temperature, torch.arange(len(anchors), device=anchors.device)
     if same is not None:
         alike = (same[:, None] == same) & (own[:, None] != own)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from vqlab.errors import UserError
 from vqlab.nn.backbone import BACKBONES, Owner, load_features
 from vqlab.nn.frozen import Frozen
-from vqlab.nn.rebuild import Rebuildable
+from vqlab.serialization import ConfigMixin
 
 # ImageNet's mean and standard deviation for images in [-1, 1], rounded as the published heads were trained with.
 SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
@@ -21,7 +21,7 @@ LPIPS_NETS = ("vgg", "alex", "squeeze")  # those for which trained heads exist
 OWNER = Owner("LPIPS", "--model.perceptual.init_args", "--model.perceptual_weight=0")
 
 
-class Perceptual(Rebuildable, nn.Module):
+class Perceptual(ConfigMixin, nn.Module):
     """The LPIPS distance, version 0.1, with the heads that the ``lpips`` package carries.
 
     d(x, x^) = sum over layers of the mean over positions of sum_c w_c (f_c - f^_c)^2, the features f scaled to length 1

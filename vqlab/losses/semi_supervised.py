@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vqlab.losses.adversarial import non_saturating_discriminator
-from vqlab.nn.judge import real_logit
-from vqlab.nn.precision import precise
+from vqlab.nn.gan.sgan_discriminator import real_logit
+from vqlab.nn.precision import upcast
 
 
 def unsupervised_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
@@ -33,7 +33,7 @@ def supervised_loss(logits: Tensor, labels: Tensor, among_real: bool) -> Tensor:
         >>> [round(supervised_loss(even, label, among_real).exp().item(), 4) for among_real in (True, False)]
         [2.0, 3.0]
     """
-    logits = precise(logits)
+    logits = upcast(logits)
     return F.cross_entropy(logits[:, :-1] if among_real else logits, labels)
 
 
@@ -47,5 +47,5 @@ def feature_matching(real_features: Tensor, fake_features: Tensor) -> Tensor:
         >>> feature_matching(torch.tensor([[1.0, 0.0], [3.0, 0.0]]), torch.zeros(1, 2)).item()
         2.0
     """
-    real = real_features if real_features.ndim == 1 else precise(real_features).mean(0)
-    return (real - precise(fake_features).mean(0)).square().mean()
+    real = real_features if real_features.ndim == 1 else upcast(real_features).mean(0)
+    return (real - upcast(fake_features).mean(0)).square().mean()

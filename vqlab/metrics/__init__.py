@@ -1,1 +1,5 @@
-"""torchmetrics over a whole epoch and all ranks."""
+"""Metrics, as torchmetrics.Metric and functions."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

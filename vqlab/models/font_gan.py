@@ -10,20 +10,20 @@ from vqlab.errors import UserError
 from vqlab.losses.adversarial import ADVERSARIAL
 from vqlab.losses.glyph import eased, is_ahead, total_variation
 from vqlab.losses.perceptual import Perceptual
-from vqlab.metrics.glyphs import Glyphs
+from vqlab.metrics.images.glyph_distance import Glyphs
 from vqlab.models.model import Model
-from vqlab.nn.glyph_judge import GlyphJudge, check_fit
-from vqlab.nn.rebuild import from_spec
+from vqlab.nn.gan.glyph_discriminator import GlyphDiscriminator, check_fit
 from vqlab.nn.unet import UNet, check_styles
 from vqlab.nn.value_range import ValueRange
-from vqlab.quantizers.arguments import check_choice, check_clips, check_weight
+from vqlab.serialization import from_config
 from vqlab.training.batches import passed_on
+from vqlab.training.checkpoint import save_init_args
 from vqlab.training.finite import require_finite
 from vqlab.training.learning_rate import adam, check_lr, keep_configured_lr, rmsprop, with_own_rate
-from vqlab.training.loading import remember_arguments
 from vqlab.training.log_interval import is_log_step
 from vqlab.training.manual import clip, collect, count_batch, refuse_unsound, step_and_zero
 from vqlab.training.schedules import Schedule
+from vqlab.validation import check_choice, check_clips, check_weight
 
 DEFAULT_LR = 1e-3
 GAMES = {"bce": "non_saturating", "hinge": "hinge", "lsgan": "lsgan"}
@@ -39,14 +39,14 @@ class FontGAN(Model):
     players take turns at each batch, the discriminator first; ``global_step`` counts batches.
 
     A low generator loss is no merit: it is relative to a discriminator that moves. Evaluation therefore asks how much
-    nearer held-out glyphs come to the target than the source is (:class:`~vqlab.metrics.glyphs.Glyphs`).
+    nearer held-out glyphs come to the target than the source is (:class:`~vqlab.metrics.images.glyph_distance.Glyphs`).
 
     For fine-tuning at a tenth of the rate, resume with ``--ckpt_path`` and a lower ``lr``, or let a schedule of kind
     ``step`` with gamma 0.1 and final_factor 0.1 come to the tenth at ``decay_steps``.
 
     Args:
         generator: Null takes a ``UNet`` with its defaults.
-        discriminator: Null takes a ``GlyphJudge`` with its defaults.
+        discriminator: Null takes a ``GlyphDiscriminator`` with its defaults.
         adversarial: ``bce`` (non-saturating), ``hinge`` or ``lsgan``.
         disc_weight: Weight of the generator's adversarial loss; 0 trains no discriminator.
         disc_start: Batch from which the discriminator plays; before it the generator has the other terms alone.
@@ -85,7 +85,7 @@ class FontGAN(Model):
     """
 
     modality = "font"
-    mends: ClassVar = {  # what Health advises
+    health_hints: ClassVar = {  # what Health advises
         "discriminator_too_strong": "set --model.balance=adaptive or --model.spectral_norm=true, or lower "
         "--model.disc_lr or --model.disc_weight",
         "discriminator_too_weak": "raise --model.disc_lr, or set --model.balance=none",
@@ -95,7 +95,7 @@ class FontGAN(Model):
     def __init__(
         self,
         generator: UNet | None = None,
-        discriminator: GlyphJudge | None = None,
+        discriminator: GlyphDiscriminator | None = None,
         adversarial: Literal["bce", "hinge", "lsgan"] = "bce",
         disc_weight: float = 1.0,
         disc_start: int = 0,
@@ -120,7 +120,7 @@ class FontGAN(Model):
         image_size: int = 64,
     ) -> None:
         super().__init__()
-        remember_arguments(self)
+        save_init_args(self)
         self.automatic_optimization = False
         check_lr(lr, base_lr)
         check_lr(disc_lr, None, "disc_lr")
@@ -141,19 +141,19 @@ class FontGAN(Model):
             raise UserError(f"disc_start counts batches, got {disc_start}: set --model.disc_start=0")
         self.game, self.balance, self.disc_start = ADVERSARIAL[GAMES[adversarial]], balance, disc_start
         self.optimizer, self.lr, self.base_lr, self.disc_lr = optimizer, lr, base_lr, disc_lr
-        self.betas, self.schedule = (betas[0], betas[1]), from_spec(schedule) or Schedule()
+        self.betas, self.schedule = (betas[0], betas[1]), from_config(schedule) or Schedule()
         self.clip_g, self.clip_d = clip_g, clip_d
         self.num_styles, self.image_size, self.value_range = num_styles, image_size, ValueRange("signed")
 
-        self.generator: UNet = from_spec(generator) or UNet(image_size, num_styles)
-        self.discriminator: GlyphJudge | None = None
+        self.generator: UNet = from_config(generator) or UNet(image_size, num_styles)
+        self.discriminator: GlyphDiscriminator | None = None
         if disc_weight:
             norm: Any = "spectral" if spectral_norm else "group"
-            self.discriminator = from_spec(discriminator) or GlyphJudge(num_styles, norm=norm)
+            self.discriminator = from_config(discriminator) or GlyphDiscriminator(num_styles, norm=norm)
         check_fit(self.generator, self.discriminator, num_styles, image_size)
         self.perceptual: Perceptual | None = None
         if perceptual_weight:
-            self.perceptual = from_spec(perceptual) or Perceptual()
+            self.perceptual = from_config(perceptual) or Perceptual()
             self.perceptual.check_size(image_size, image_size)
         self.glyphs = Glyphs()
 
@@ -220,42 +220,52 @@ class FontGAN(Model):
         return loss.detach()
 
     def _train_discriminator(
-        self, judge: GlyphJudge, source: Tensor, target: Tensor, fake: Tensor, style: Tensor, batch_idx: int
+        self, judge: GlyphDiscriminator, source: Tensor, target: Tensor, fake: Tensor, style: Tensor, batch_idx: int
     ) -> tuple[Tensor | float, dict[str, Tensor]]:
         """Take the discriminator's turn; return how much of it the generator is to feel, and the terms of the log."""
         real, made = judge(source, target), judge(source, fake)
-        game = self.game.discriminator(real.realness, made.realness)
+        game = self.game.discriminator(real.real_logits, made.real_logits)
         category = (F.cross_entropy(real.styles, style) + F.cross_entropy(made.styles, style)) / 2
         loss = game + self.weights["category"] * category
         require_finite({"d_loss": loss}, batch_idx, self.global_step)
-        passed, caught = (real.realness > 0).float().mean(), (made.realness < 0).float().mean()
+        passed, caught = (real.real_logits > 0).float().mean(), (made.real_logits < 0).float().mean()
         waits = self.balance == "skip" and is_ahead(passed, caught)
         if not waits:
             collect(loss, judge.parameters())
             clip(judge.parameters(), self.clip_d)
             self.trainer.optimizers[1].step()  # the gradients stay until the generator steps, for their log
         weight = self.weights["disc"]
-        felt = weight * eased(real.realness, made.realness) if self.balance == "adaptive" else loss.new_tensor(weight)
+        felt = (
+            weight * eased(real.real_logits, made.real_logits)
+            if self.balance == "adaptive"
+            else loss.new_tensor(weight)
+        )
         return felt, {
             "d_loss": loss.detach(),
             "d_acc": (passed + caught) / 2,
             "d_waits": loss.new_tensor(float(waits)),
             "reals_passed": passed,
             "fakes_caught": caught,
-            "p_real": real.realness.detach().sigmoid().mean(),
-            "p_fake": made.realness.detach().sigmoid().mean(),
+            "p_real": real.real_logits.detach().sigmoid().mean(),
+            "p_fake": made.real_logits.detach().sigmoid().mean(),
             "disc_weight": felt,
         }
 
     def _generator_losses(
-        self, judge: GlyphJudge | None, source: Tensor, target: Tensor, fake: Tensor, code: Tensor, style: Tensor
+        self,
+        judge: GlyphDiscriminator | None,
+        source: Tensor,
+        target: Tensor,
+        fake: Tensor,
+        code: Tensor,
+        style: Tensor,
     ) -> dict[str, Tensor]:
         """Return the terms of the generator's loss, unweighted; those that would cost time at weight 0 are left out."""
         losses = {"l1": F.l1_loss(fake, target)}
         if judge is not None:
             judged = judge(source, fake)
             losses |= {
-                "disc": self.game.generator(judged.realness),
+                "disc": self.game.generator(judged.real_logits),
                 "category": F.cross_entropy(judged.styles, style),
             }
         if self.weights["constancy"]:
@@ -336,7 +346,7 @@ class FontGAN(Model):
         figures = {}
         if self.discriminator is not None:
             for name, glyphs in (("p_real", target), ("p_fake", made)):
-                figures[name] = self.discriminator(source, glyphs).realness.sigmoid().mean()
+                figures[name] = self.discriminator(source, glyphs).real_logits.sigmoid().mean()
         if self.perceptual is not None:
             for name, glyphs in (("", made), ("_identity", source)):
                 figures[f"{self.perceptual.name}{name}"] = self.perceptual(glyphs, target).mean()

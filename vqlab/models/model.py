@@ -5,12 +5,12 @@ from typing import Any
 
 import lightning
 
-from vqlab.nn.rebuild import Rebuildable
+from vqlab.serialization import ConfigMixin
 from vqlab.training.batches import as_batch
 from vqlab.training.manual import refuse_trainer_options
 
 
-class Model(Rebuildable, lightning.LightningModule):
+class Model(ConfigMixin, lightning.LightningModule):
     """The base class of all models.
 
     Attributes:

@@ -10,23 +10,23 @@ from torchmetrics.classification import MulticlassConfusionMatrix
 from vqlab.errors import UserError
 from vqlab.losses.adversarial import ADVERSARIAL
 from vqlab.losses.semi_supervised import feature_matching, supervised_loss, unsupervised_loss
-from vqlab.metrics.diversity import EffectiveClasses, diversity
+from vqlab.metrics.images.diversity import EffectiveClasses, diversity
 from vqlab.models.model import Model
 from vqlab.nn.base import FeatureNet, Generator, check_players
 from vqlab.nn.distributed import mean_over_ranks
-from vqlab.nn.gan_conv import ConvFeatures, ConvGenerator
-from vqlab.nn.judge import Judge
+from vqlab.nn.gan.conv import ConvFeatures, ConvGenerator
+from vqlab.nn.gan.sgan_discriminator import SGANDiscriminator
 from vqlab.nn.precision import like_weights
-from vqlab.nn.rebuild import from_spec
 from vqlab.nn.value_range import ValueRange
-from vqlab.quantizers.arguments import check_choice, check_clips, check_weight
+from vqlab.serialization import from_config
 from vqlab.training.batches import passed_on
+from vqlab.training.checkpoint import save_init_args
 from vqlab.training.finite import require_finite
 from vqlab.training.learning_rate import adam, check_lr, discriminator_adam, keep_configured_lr
-from vqlab.training.loading import remember_arguments
 from vqlab.training.log_interval import is_log_step
 from vqlab.training.manual import clip, collect, count_batch, refuse_unsound, step_and_zero
 from vqlab.training.schedules import Schedule
+from vqlab.validation import check_choice, check_clips, check_weight
 
 DEFAULT_LR = 2e-4
 
@@ -55,7 +55,7 @@ class SGAN(Model):
         unlabelled_weight: Weight of all but the supervised loss; 0 trains a classifier on the labelled images alone.
         conditional: Whether the noise is multiplied by an embedding of the class to draw, which the generator then has
             to make recognisable: the cross-entropy of the discriminator's classes is added to its loss.
-        spectral_norm: Of the discriminator, as above (see :class:`~vqlab.nn.judge.Judge`).
+        spectral_norm: Of the discriminator, as above (see :class:`~vqlab.nn.gan.sgan_discriminator.SGANDiscriminator`).
         lr: Absolute learning rate of both players; without ``lr`` and ``base_lr`` it is 2e-4.
         base_lr: Rate per image: lr = base_lr x batch_size x devices x nodes. Give one of the two.
         disc_lr: Absolute learning rate of the discriminator; null takes the generator's.
@@ -108,7 +108,7 @@ class SGAN(Model):
         value_range: ValueRange | Literal["unit", "signed"] = "signed",
     ) -> None:
         super().__init__()
-        remember_arguments(self)
+        save_init_args(self)
         self.automatic_optimization = False
         check_lr(lr, base_lr)
         check_lr(disc_lr, None, "disc_lr")
@@ -119,21 +119,23 @@ class SGAN(Model):
         if num_classes < 2:
             raise UserError(f"SGAN needs data with at least 2 classes, got {num_classes}: choose another --data")
         # What Health advises, where its usual advice is followed already.
-        self.mends = {"mode_collapse": "lower --model.lr"} if objective == "feature_matching" else {}
+        self.health_hints = {"mode_collapse": "lower --model.lr"} if objective == "feature_matching" else {}
         self.head, self.objective, self.unlabelled_weight = head, objective, unlabelled_weight
         self.lr, self.base_lr, self.disc_lr, self.betas = lr, base_lr, disc_lr, (betas[0], betas[1])
-        self.weight_decay, self.schedule = weight_decay, from_spec(schedule) or Schedule()
+        self.weight_decay, self.schedule = weight_decay, from_config(schedule) or Schedule()
         self.clip_g, self.clip_d, self.compiled = clip_g, clip_d, compile
         self.num_classes, self.channels, self.image_size = num_classes, channels, image_size
-        value_range = from_spec(value_range)
+        value_range = from_config(value_range)
         self.value_range = value_range if isinstance(value_range, ValueRange) else ValueRange(value_range)
         self.game = ADVERSARIAL["hinge" if objective == "hinge" else "non_saturating"]
 
-        self.generator = from_spec(generator) or ConvGenerator(out_channels=channels, image_size=image_size)
+        self.generator = from_config(generator) or ConvGenerator(out_channels=channels, image_size=image_size)
         self.label_embedding = nn.Embedding(num_classes, self.generator.latent_dim) if conditional else None
-        net = from_spec(discriminator) or ConvFeatures(channels, image_size, norm="none" if spectral_norm else "batch")
+        net = from_config(discriminator) or ConvFeatures(
+            channels, image_size, norm="none" if spectral_norm else "batch"
+        )
         check_players(self.generator, net, channels, image_size)
-        self.discriminator = Judge(net, num_classes, head, spectral_norm)
+        self.discriminator = SGANDiscriminator(net, num_classes, head, spectral_norm)
         self.confusion, self.classes_drawn = MulticlassConfusionMatrix(num_classes), EffectiveClasses(num_classes)
 
     # What a user calls
@@ -223,7 +225,7 @@ class SGAN(Model):
         real = told if unlabelled is labelled else self.discriminator(unlabelled)
         made = self.discriminator(fake.detach())
         half = 0.5 if self.objective != "hinge" else 1  # the hinge loss has it already
-        rest = half * self.game.discriminator(real.realness, made.realness)
+        rest = half * self.game.discriminator(real.real_logits, made.real_logits)
         terms["d_adversarial"] = rest.detach()
         if self.head == "kplus1":  # else the log-sum-exp has played this very game
             unsupervised = unsupervised_loss(real.logits, made.logits)
@@ -234,8 +236,8 @@ class SGAN(Model):
             "d_acc": ((told.logits.argmax(1) == labels).float().mean() + caught.float().mean()) / 2,
             "reals_passed": passed.float().mean(),
             "fakes_caught": caught.float().mean(),
-            "p_real": real.realness.detach().sigmoid().mean(),
-            "p_fake": made.realness.detach().sigmoid().mean(),
+            "p_real": real.real_logits.detach().sigmoid().mean(),
+            "p_fake": made.real_logits.detach().sigmoid().mean(),
         }
         return loss + self.unlabelled_weight * rest, terms
 
@@ -249,7 +251,7 @@ class SGAN(Model):
                 real = self.discriminator(unlabelled).features
             loss = feature_matching(mean_over_ranks(real.mean(0)), mean_over_ranks(made.features.mean(0))[None])
         else:
-            loss = self.game.generator(made.realness)
+            loss = self.game.generator(made.real_logits)
         terms = {"g_loss": loss.detach()}
         if wanted is not None:
             recognised = supervised_loss(made.logits, wanted, among_real=True)

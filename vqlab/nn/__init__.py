@@ -1,5 +1,5 @@
-"""Networks and other plain-torch parts, without Lightning."""
+"""Networks, in plain PyTorch."""
 
-from vqlab.nn.s4d import S4D
+import lazy_loader
 
-__all__ = ["S4D"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -5,10 +5,10 @@ from abc import ABC, abstractmethod
 from torch import Tensor, nn
 
 from vqlab.errors import UserError
-from vqlab.nn.rebuild import Rebuildable
+from vqlab.serialization import ConfigMixin
 
 
-class Encoder(Rebuildable, nn.Module, ABC):
+class Encoder(ConfigMixin, nn.Module, ABC):
     """A network from images, or signals, to features.
 
     Attributes:
@@ -28,7 +28,7 @@ class Encoder(Rebuildable, nn.Module, ABC):
         """(B, in_channels, H, W) to (B, out_channels, H / downsampling, W / downsampling)."""
 
 
-class Decoder(Rebuildable, nn.Module, ABC):
+class Decoder(ConfigMixin, nn.Module, ABC):
     """A network from features to images, or signals.
 
     Attributes:
@@ -50,7 +50,7 @@ class Decoder(Rebuildable, nn.Module, ABC):
         """(B, in_channels, h, w) to (B, out_channels, h * upsampling, w * upsampling)."""
 
 
-class Discriminator(Rebuildable, nn.Module, ABC):
+class Discriminator(ConfigMixin, nn.Module, ABC):
     """A network from images to logits, one per patch: high where it takes the patch for real.
 
     Attributes:
@@ -64,7 +64,7 @@ class Discriminator(Rebuildable, nn.Module, ABC):
         """(B, in_channels, H, W) to (B, 1, h, w)."""
 
 
-class Generator(Rebuildable, nn.Module, ABC):
+class Generator(ConfigMixin, nn.Module, ABC):
     """A network from noise to images.
 
     Attributes:
@@ -82,7 +82,7 @@ class Generator(Rebuildable, nn.Module, ABC):
         """(B, latent_dim) to (B, out_channels, image_size, image_size) in [-1, 1]."""
 
 
-class FeatureNet(Rebuildable, nn.Module, ABC):
+class FeatureNet(ConfigMixin, nn.Module, ABC):
     """A network from images to features, on which a model puts heads of its own.
 
     Attributes:

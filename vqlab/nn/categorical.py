@@ -13,11 +13,11 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from vqlab.errors import UserError
-from vqlab.nn.rebuild import Rebuildable
 from vqlab.nn.transformer import Transformer
+from vqlab.serialization import ConfigMixin
 
 
-class CategoricalCode(Rebuildable, nn.Module):
+class CategoricalCode(ConfigMixin, nn.Module):
     """V categorical variables at each place of a map.
 
     A place's embedding is the sum of one vector per variable, which is a linear layer on their one-hot codes.

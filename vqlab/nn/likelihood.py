@@ -15,13 +15,13 @@ from torch import Tensor, nn
 from vqlab.errors import UserError
 from vqlab.nn.anneal import Anneal, extremes, value_at
 from vqlab.nn.precision import KeepsFloat32
-from vqlab.nn.rebuild import Rebuildable
 from vqlab.nn.value_range import ValueRange
+from vqlab.serialization import ConfigMixin
 
 AVERAGE = 0.01  # weight of a batch in the running mean, after the first hundred
 
 
-class Likelihood(Rebuildable, KeepsFloat32, ABC):
+class Likelihood(ConfigMixin, KeepsFloat32, ABC):
     """p(x | h), by way of the decoder's output for h.
 
     Shape:

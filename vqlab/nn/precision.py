@@ -29,11 +29,11 @@ class KeepsFloat32(nn.Module):
         return super()._apply(keep_precision, recurse)
 
 
-def precise(x: Tensor) -> Tensor:
+def upcast(x: Tensor) -> Tensor:
     """Return half-precision ``x`` as float32, and float32 or float64 as it is.
 
     Example:
-        >>> precise(torch.ones(1, dtype=torch.bfloat16)).dtype, precise(torch.ones(1, dtype=torch.float64)).dtype
+        >>> upcast(torch.ones(1, dtype=torch.bfloat16)).dtype, upcast(torch.ones(1, dtype=torch.float64)).dtype
         (torch.float32, torch.float64)
     """
     return x.to(torch.promote_types(x.dtype, torch.float32))

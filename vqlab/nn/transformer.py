@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from vqlab.errors import UserError
 from vqlab.nn.layer_counts import check_layers
-from vqlab.nn.rebuild import Rebuildable
+from vqlab.serialization import ConfigMixin
 
 INIT_STD = 0.02  # GPT-2
 ROTARY_BASE = 10_000.0
@@ -40,7 +40,7 @@ class KVCache:
         return self.keys[block, :, :, :end], self.values[block, :, :, :end]
 
 
-class Transformer(Rebuildable, nn.Module):
+class Transformer(ConfigMixin, nn.Module):
     """p(tokens | label) = prod_i p(token_i | label, tokens < i): pre-norm blocks, initialised as GPT-2.
 
     Attention turns queries and keys by their position (RoFormer, Su et al. 2021, arXiv:2104.09864, equation 16). A

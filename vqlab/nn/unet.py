@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vqlab.errors import UserError
-from vqlab.nn.gan_conv import check_sizes
-from vqlab.nn.rebuild import Rebuildable
+from vqlab.nn.gan.conv import check_sizes
+from vqlab.serialization import ConfigMixin
 
 SLOPE = 0.2  # of the leaky ReLUs below 0
 WIDEST = 8  # times base_channels, of the deeper maps
@@ -17,7 +17,7 @@ DROPPED = 3  # of the deepest maps of the decoder have dropout
 COPY = 1.5  # of the source, ahead of tanh: an untrained generator draws the source, in ink of 0.9
 
 
-class UNet(Rebuildable, nn.Module):
+class UNet(ConfigMixin, nn.Module):
     """Convolutions that halve a glyph down to one position, the code, and others back up, with all maps passed across.
 
     The embedding of the style joins the code. After zi2zi, but for two things: a map of full size comes first and is

@@ -1,1 +1,5 @@
-"""Vectors to codes and back, without Lightning."""
+"""Quantizers, in plain PyTorch: vectors in, codes and quantized vectors out."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

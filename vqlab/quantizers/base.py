@@ -11,11 +11,11 @@ from torch import Tensor
 
 from vqlab.errors import UserError
 from vqlab.nn.codes import as_codes, check_code_range
-from vqlab.nn.precision import KeepsFloat32, precise, without_autocast
-from vqlab.nn.rebuild import Rebuildable
+from vqlab.nn.precision import KeepsFloat32, upcast, without_autocast
+from vqlab.quantizers.data_init import DataInit
 from vqlab.quantizers.estimators import straight_through
-from vqlab.quantizers.first_batch import FirstBatch
 from vqlab.quantizers.stats import CodeStats
+from vqlab.serialization import ConfigMixin
 
 MAX_EXPORT = 2**22
 
@@ -51,7 +51,7 @@ class Revival(NamedTuple):
     rows: Tensor
 
 
-class Quantizer(Rebuildable, KeepsFloat32, ABC):
+class Quantizer(ConfigMixin, KeepsFloat32, ABC):
     """Maps vectors to a finite set of codes.
 
     A subclass sets ``num_embeddings`` (K) and ``embedding_dim`` (D) and writes ``quantize`` and ``lookup``, both on
@@ -162,7 +162,7 @@ class Quantizer(Rebuildable, KeepsFloat32, ABC):
     @property
     def awaits_first_batch(self) -> bool:
         """Whether :meth:`initialize` still has something to do, here or in a part."""
-        return any(module.awaited for module in self.modules() if isinstance(module, FirstBatch))
+        return any(module.awaited for module in self.modules() if isinstance(module, DataInit))
 
     def initialize(self, rows: Tensor) -> None:
         """Set up from the first batch's ``rows`` (N, D), bounded, the same on all ranks, unless done already."""
@@ -204,7 +204,7 @@ def to_rows(z: Tensor, embedding_dim: int) -> Tensor:
         )
     if z.numel() == 0:
         raise UserError(f"the quantizer got an empty batch {tuple(z.shape)}: leave the batch out")
-    return channels_last(precise(z)).reshape(-1, embedding_dim)
+    return channels_last(upcast(z)).reshape(-1, embedding_dim)
 
 
 def from_rows(rows: Tensor, like: Tensor) -> Tensor:

@@ -7,10 +7,10 @@ from torch import Tensor, nn
 
 from vqlab.errors import UserError
 from vqlab.nn.layer_counts import check_layers
-from vqlab.nn.rebuild import from_spec, to_spec
 from vqlab.quantizers.base import Quantizer, QuantizerOutput, Revival
-from vqlab.quantizers.lottery import SEED_STRIDE
+from vqlab.quantizers.sampling import SEED_STRIDE
 from vqlab.quantizers.stats import CodeStats
+from vqlab.serialization import from_config, to_config
 
 
 class Composite(Quantizer):
@@ -74,7 +74,7 @@ class Composite(Quantizer):
 
 def another(quantizer: Quantizer, number: int) -> Quantizer:
     """Build a quantizer with the arguments of ``quantizer`` and, wherever there is a ``seed``, another one."""
-    return from_spec(_reseeded(to_spec(quantizer), number * quantizer.num_codebooks * SEED_STRIDE))
+    return from_config(_reseeded(to_config(quantizer), number * quantizer.num_codebooks * SEED_STRIDE))
 
 
 def _reseeded(spec: Any, shift: int) -> Any:

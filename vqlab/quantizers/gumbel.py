@@ -7,12 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from vqlab.nn.anneal import Anneal, extremes, value_at
-from vqlab.quantizers.arguments import check_positive, check_sizes, check_weight
 from vqlab.quantizers.base import Quantizer, QuantizerOutput, Revival
-from vqlab.quantizers.blocks import by_blocks, entropy
+from vqlab.quantizers.chunks import entropy, in_chunks
 from vqlab.quantizers.estimators import finite_rows
-from vqlab.quantizers.lottery import lots_by_sample, positions, step_seed
+from vqlab.quantizers.sampling import positions, step_seed, uniform_by_sample
 from vqlab.quantizers.stats import CodeStats
+from vqlab.validation import check_positive, check_sizes, check_weight
 
 DALL_E_TEMPERATURE = Anneal(1.0, 1 / 16, total_steps=150_000)
 
@@ -86,7 +86,7 @@ class GumbelQuantizer(Quantizer):
             keys = (self.sample_index[:, None] * num + torch.arange(num, device=rows.device)).flatten()
         # Outside the blocks: the compiler's partitioner cannot compute these scalars again within one.
         draw = partial(self._draw, temperature=self.temperature, seed=step_seed(self.seed, self.steps))
-        blocks = by_blocks(draw, self.num_embeddings, rows, keys)
+        blocks = in_chunks(draw, self.num_embeddings, rows, keys)
         quantized, indices, kl = (torch.cat(parts) for parts in zip(*blocks, strict=True))
         kl = kl.mean()
         stats = CodeStats.empty(rows) if self.training else None  # there is a step to be counted
@@ -123,5 +123,5 @@ class GumbelQuantizer(Quantizer):
         """Return Gumbel noise (N, K), -ln(-ln u)."""
         if keys is None:
             return -torch.empty_like(logits).exponential_().log()
-        uniform = lots_by_sample(keys, self.num_embeddings, seed).view_as(logits)
+        uniform = uniform_by_sample(keys, self.num_embeddings, seed).view_as(logits)
         return -(-uniform.log()).log().to(logits)

@@ -7,10 +7,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vqlab.nn.distributed import mean_over_ranks
-from vqlab.quantizers.arguments import check_positive, check_sizes, check_weight
 from vqlab.quantizers.base import Quantizer, QuantizerOutput
-from vqlab.quantizers.blocks import by_blocks, entropy
+from vqlab.quantizers.chunks import entropy, in_chunks
 from vqlab.quantizers.estimators import finite_rows
+from vqlab.validation import check_positive, check_sizes, check_weight
 
 
 class IBQ(Quantizer):
@@ -69,7 +69,7 @@ class IBQ(Quantizer):
 
     def quantize(self, rows: Tensor) -> QuantizerOutput:
         """Quantize ``rows`` (N, D)."""
-        blocks = zip(*by_blocks(self._block, self.num_embeddings, rows), strict=True)
+        blocks = zip(*in_chunks(self._block, self.num_embeddings, rows), strict=True)
         quantized, indices, entropies, sums = ([*parts] for parts in blocks)
         q, index = torch.cat(quantized), torch.cat(indices)
         codes, finite = self.codebook[index], finite_rows(rows)

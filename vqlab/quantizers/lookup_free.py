@@ -9,10 +9,10 @@ from torch import Tensor
 from vqlab.errors import UserError
 from vqlab.nn.distributed import mean_over_ranks
 from vqlab.nn.precision import float_dtype
-from vqlab.quantizers.arguments import check_positive, check_sizes, check_weight
 from vqlab.quantizers.base import Quantizer, QuantizerOutput
-from vqlab.quantizers.blocks import by_blocks, entropy
+from vqlab.quantizers.chunks import entropy, in_chunks
 from vqlab.quantizers.estimators import finite_rows, unit
+from vqlab.validation import check_positive, check_sizes, check_weight
 
 
 class LookupFree(Quantizer):
@@ -107,7 +107,7 @@ class LookupFree(Quantizer):
         per_bit = F.softplus(logits) - logits * logits.sigmoid()  # entropy of a Bernoulli variable by its logit
         batch_entropy = rows.new_zeros(())
         for group in torch.where(finite_rows(logits), logits, 0).tensor_split(self.num_groups, 1):
-            sums = by_blocks(lambda block: (_joint(block).sum(0),), 2 ** group.shape[1], group)
+            sums = in_chunks(lambda block: (_joint(block).sum(0),), 2 ** group.shape[1], group)
             probs = (
                 torch.stack([block for (block,) in sums]).sum(0) / rows.shape[0]
             )  # no len(): torch.export would fix the number

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from vqlab.errors import UserError
 from vqlab.nn.precision import without_autocast
-from vqlab.quantizers.arguments import check_choice, check_sizes
 from vqlab.quantizers.base import Quantizer, QuantizerOutput, Revival, channels_first, from_rows, to_rows
 from vqlab.quantizers.stats import CodeStats
 from vqlab.quantizers.vector import VectorQuantizer
+from vqlab.validation import check_choice, check_sizes
 
 CONVOLUTIONS: dict[int, type[nn.Module]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 UPSAMPLING = {1: "linear", 2: "bicubic", 3: "trilinear"}

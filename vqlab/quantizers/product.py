@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor
 
-from vqlab.quantizers.arguments import check_sizes
 from vqlab.quantizers.base import Quantizer, QuantizerOutput
 from vqlab.quantizers.composite import Composite
 from vqlab.quantizers.vector import VectorQuantizer
+from vqlab.validation import check_sizes
 
 
 class ProductQuantizer(Composite):

@@ -7,12 +7,12 @@ from torch import Tensor
 
 from vqlab.errors import UserError
 from vqlab.nn.codes import in_graph
-from vqlab.quantizers.arguments import check_sizes
 from vqlab.quantizers.base import Quantizer, QuantizerOutput, Revival
 from vqlab.quantizers.composite import Composite
-from vqlab.quantizers.lottery import lots_by_sample, step_seed
+from vqlab.quantizers.sampling import step_seed, uniform_by_sample
 from vqlab.quantizers.stats import CodeStats
 from vqlab.quantizers.vector import VectorQuantizer
+from vqlab.validation import check_sizes
 
 
 class ResidualQuantizer(Composite):
@@ -140,5 +140,5 @@ class ResidualQuantizer(Composite):
         every = torch.full_like(self.steps, len(self.parts))
         if not (self.training and self.dropout):
             return every
-        drop, depth = lots_by_sample(torch.zeros_like(self.steps)[None], 2, step_seed(self.seed, self.steps))
+        drop, depth = uniform_by_sample(torch.zeros_like(self.steps)[None], 2, step_seed(self.seed, self.steps))
         return torch.where(drop < self.dropout, 1 + (depth * len(self.parts)).long(), every)

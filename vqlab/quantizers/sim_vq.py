@@ -7,11 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from vqlab.nn.distributed import all_gather_rows, all_sum
-from vqlab.quantizers.arguments import check_choice, check_sizes, check_weight
 from vqlab.quantizers.base import Quantizer, QuantizerOutput
+from vqlab.quantizers.data_init import DataInit
 from vqlab.quantizers.estimators import ESTIMATORS, vq_loss
-from vqlab.quantizers.first_batch import FirstBatch
 from vqlab.quantizers.search import nearest_code
+from vqlab.validation import check_choice, check_sizes, check_weight
 
 
 class SimVQ(Quantizer):
@@ -63,7 +63,7 @@ class SimVQ(Quantizer):
         self.register_buffer("frozen", torch.randn(num_embeddings, embedding_dim, generator=generator))
         self.frozen /= math.sqrt(embedding_dim)
         self.projection = nn.Linear(embedding_dim, embedding_dim)
-        self.first_batch = FirstBatch(awaited=init == "data")
+        self.first_batch = DataInit(awaited=init == "data")
 
     @property
     def codebook(self) -> Tensor:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vqlab.nn.distributed import all_gather_rows, all_sum, world_size
-from vqlab.quantizers.lottery import lowest
+from vqlab.quantizers.sampling import smallest_k
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class CodeStats:
         """Join the statistics of two batches that share one optimizer step."""
         candidates, lots = torch.cat([self.candidates, other.candidates], -2), torch.cat([self.lots, other.lots], -1)
         return CodeStats(
-            self.counts + other.counts, self.sums + other.sums, *lowest(candidates, lots, self.lots.shape[-1])
+            self.counts + other.counts, self.sums + other.sums, *smallest_k(candidates, lots, self.lots.shape[-1])
         )
 
     def synchronized(self) -> "CodeStats":
@@ -68,4 +68,4 @@ class CodeStats:
             return CodeStats(counts, sums, self.candidates, self.lots)
         candidates = all_gather_rows(self.candidates.movedim(-2, 0)).movedim(0, -2)  # (..., world * R, D)
         lots = all_gather_rows(self.lots.movedim(-1, 0)).movedim(0, -1)
-        return CodeStats(counts, sums, *lowest(candidates, lots, self.lots.shape[-1]))
+        return CodeStats(counts, sums, *smallest_k(candidates, lots, self.lots.shape[-1]))

@@ -8,22 +8,22 @@ from torch import Tensor, nn
 
 from vqlab.errors import UserError
 from vqlab.nn.distributed import all_gather_rows, all_sum
-from vqlab.quantizers.arguments import check_choice, check_sizes, check_weight
 from vqlab.quantizers.base import Quantizer, QuantizerOutput, Revival
+from vqlab.quantizers.data_init import DataInit
 from vqlab.quantizers.estimators import ESTIMATORS, finite_rows, unit, vq_loss
-from vqlab.quantizers.first_batch import FirstBatch
-from vqlab.quantizers.lottery import (
+from vqlab.quantizers.sampling import (
+    exponential_race,
     first,
-    gather_lowest,
+    gather_smallest_k,
     lots_by_content,
-    lots_by_sample,
-    lowest,
     positions,
-    race,
+    smallest_k,
     step_seed,
+    uniform_by_sample,
 )
 from vqlab.quantizers.search import nearest_code
 from vqlab.quantizers.stats import CodeStats
+from vqlab.validation import check_choice, check_sizes, check_weight
 
 KMEANS_ITERATIONS = 10
 KMEANS_ROWS_PER_CODE = 32  # more rows than this per code do not change the centres visibly
@@ -122,7 +122,7 @@ class VectorQuantizer(Quantizer):
         self.steps: Tensor
         self.register_buffer("age", torch.zeros(num_embeddings, dtype=torch.int64))  # vectors since the last hit
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
-        self.first_batch = FirstBatch(awaited=init != "uniform")
+        self.first_batch = DataInit(awaited=init != "uniform")
 
     def bound(self, rows: Tensor) -> Tensor:
         """Normalise ``rows`` (N, D) to length 1 if the distance is cosine."""
@@ -184,9 +184,9 @@ class VectorQuantizer(Quantizer):
         if self.sample_index is None:
             lots = lots_by_content(rows, seed, self.codebook.detach().mean(0))
         else:
-            lots = lots_by_sample(self.sample_index, positions(rows, self.sample_index), seed)
-        lots = race(lots, (rows - codes).square().sum(1).double()).masked_fill(~finite[:, 0], math.inf)
-        return CodeStats(counts, sums, *lowest(rows, lots, min(self.num_embeddings, REVIVALS_PER_STEP)))
+            lots = uniform_by_sample(self.sample_index, positions(rows, self.sample_index), seed)
+        lots = exponential_race(lots, (rows - codes).square().sum(1).double()).masked_fill(~finite[:, 0], math.inf)
+        return CodeStats(counts, sums, *smallest_k(rows, lots, min(self.num_embeddings, REVIVALS_PER_STEP)))
 
     @torch.no_grad()
     def initialize(self, rows: Tensor) -> None:
@@ -203,7 +203,9 @@ class VectorQuantizer(Quantizer):
         else:
             num = min(total, self.num_embeddings)
         lots = lots_by_content(rows, self.seed, (summed[:-1] / total).to(rows.dtype))
-        sample, _ = gather_lowest(*lowest(rows, lots, num, SAME_LOT), num, SAME_LOT)  # in one order on all ranks
+        sample, _ = gather_smallest_k(
+            *smallest_k(rows, lots, num, SAME_LOT), num, SAME_LOT
+        )  # in one order on all ranks
         # With fewer vectors than codes the vectors repeat; the copies are never nearest and are revived later.
         codes = sample[torch.arange(self.num_embeddings, device=rows.device) % len(sample)]
         for _ in range(KMEANS_ITERATIONS if self.init == "kmeans" else 0):

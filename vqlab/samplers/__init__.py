@@ -1,1 +1,5 @@
-"""Samplers, in plain torch."""
+"""Samplers of codes, in plain PyTorch."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

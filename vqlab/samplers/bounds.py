@@ -12,7 +12,7 @@ from torch import Tensor
 from vqlab.samplers.independence import mis
 
 
-class Bracket(NamedTuple):
+class NLLBounds(NamedTuple):
     """Bounds of -ln p(x) in nats, (B,) each: ``chain`` <= -ln p(x) <= ``importance`` <= ``elbo``, in expectation.
 
     Attributes:
@@ -26,7 +26,7 @@ class Bracket(NamedTuple):
     chain: Tensor
 
 
-def bracket(log_w: Tensor, uniform: Tensor) -> Bracket:
+def bracket(log_w: Tensor, uniform: Tensor) -> NLLBounds:
     """Bound -ln p(x) from both sides by the same S draws from q.
 
     If ``chain`` and ``importance`` stay apart, S is too small for the posterior, and neither is the value. The chain's
@@ -48,4 +48,4 @@ def bracket(log_w: Tensor, uniform: Tensor) -> Bracket:
     rest = torch.cat([log_w.gather(1, burnt[:, None]), log_w[:, half + 1 :]], 1)
     weights = mis(rest, uniform[:, half:])[0] if rest.shape[1] > 1 else torch.ones_like(rest)
     chain = -torch.where(weights > 0, weights * rest, 0).sum(1)  # a state of weight 0 may have w = 0
-    return Bracket(-log_w.mean(1), importance, chain)
+    return NLLBounds(-log_w.mean(1), importance, chain)

@@ -1,1 +1,5 @@
-"""What the LightningModules share."""
+"""What the LightningModules share: manual stepping, learning rates, schedules, checkpoints, loggers."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

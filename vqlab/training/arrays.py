@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from vqlab.errors import UserError
-from vqlab.training.whole_files import write_whole
+from vqlab.training.checkpoint_io import write_atomic
 
 SUFFIXES = (".npz", ".safetensors")
 
@@ -30,7 +30,7 @@ def save_arrays(path: str | Path, arrays: Mapping[str, Tensor]) -> None:
     check_suffix(path)
     plain = {name: array.detach().cpu().contiguous() for name, array in arrays.items()}
     plain = {name: array.float() if array.dtype == torch.bfloat16 else array for name, array in plain.items()}
-    with write_whole(path) as file:
+    with write_atomic(path) as file:
         if str(path).endswith(".npz"):
             import numpy as np
 

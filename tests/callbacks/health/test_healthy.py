@@ -1,0 +1,119 @@
+"""No model's healthy training is found ill."""
+
+from functools import partial
+from pathlib import Path
+
+import lightning
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from tests.helpers.bare import BARE
+from tests.helpers.planted import Planted
+from vqlab.callbacks.health.callback import Health
+from vqlab.data.images.digits import Digits
+from vqlab.data.signals.ecg import ECG
+from vqlab.models.categorical.discrete_vae import DiscreteVAE
+from vqlab.models.categorical.jsa import JSA
+from vqlab.models.font_gan import FontGAN
+from vqlab.models.prior.code_prior import CodePrior
+from vqlab.models.sgan import SGAN
+from vqlab.models.topic.gan_topic import GANTopicModel
+from vqlab.models.vq.s4dvq import S4DVQ
+from vqlab.models.vq.vqgan import VQGAN
+from vqlab.models.vq.vqvae import VQVAE
+from vqlab.nn.autoencoders.mlp import MLPDecoder, MLPEncoder
+from vqlab.nn.autoencoders.s4d import S4DDecoder, S4DEncoder
+from vqlab.nn.autoencoders.small import SmallDecoder, SmallEncoder
+from vqlab.nn.gan.glyph_discriminator import GlyphDiscriminator
+from vqlab.nn.gan.mlp import MLPFeatures, MLPGenerator
+from vqlab.nn.gan.patchgan import PatchGAN
+from vqlab.nn.unet import UNet
+from vqlab.quantizers.vector import VectorQuantizer
+
+STEPS = 40
+
+
+def autoencoder():
+    return SmallEncoder(1, 16, 8, 1), SmallDecoder(1, 16, 8, 1)
+
+
+def categorical(model, **options):
+    shape = {"num_embeddings": 8, "num_latents": 4, "channels": 1, "image_size": 16, "nll_samples": 4}
+    return model(MLPEncoder(1, 16, (32,), 16), MLPDecoder(1, 16, (32,), 16), **shape, **options)
+
+
+def signals():
+    nets = {"pool": (4,), "d_state": 8}
+    return S4DVQ(S4DEncoder(1, 16, **nets), S4DDecoder(16, 1, 16, **nets), VectorQuantizer(16, 8), length=128)
+
+
+def glyphs():
+    """Random strokes, and the same thinner."""
+    coarse = torch.rand(64, 1, 4, 4, generator=torch.Generator().manual_seed(1)) < 0.3
+    ink = torch.nn.functional.interpolate(coarse.float(), scale_factor=4.0)
+    thin = 1 - torch.nn.functional.max_pool2d(1 - ink, 3, stride=1, padding=1)
+    common = {"style": torch.zeros(64, dtype=torch.int64), "char": torch.arange(64), "density": ink.mean((1, 2, 3))}
+    batch = {"source": 1 - 2 * ink, "target": 1 - 2 * thin, **common}
+    return DataLoader([{name: value[i] for name, value in batch.items()} for i in range(64)], batch_size=16)
+
+
+digits = partial(Digits, image_size=16, batch_size=32)
+HEALTHY = {
+    "vqvae": (lambda: VQVAE(*autoencoder(), VectorQuantizer(32, 8), channels=1, image_size=16, lr=2e-3), digits),
+    "vqgan": (
+        lambda: VQGAN(
+            *autoencoder(),
+            VectorQuantizer(32, 8),
+            PatchGAN(1, 8, num_layers=2),
+            perceptual_weight=0.0,
+            disc_start=20,
+            channels=1,
+            image_size=16,
+            lr=2e-3,
+            disc_lr=2e-4,
+        ),
+        digits,
+    ),
+    "jsa": (lambda: categorical(JSA, cache_start_epoch=0, train_size=1437, lr=1e-3), digits),
+    "discrete_vae": (lambda: categorical(DiscreteVAE, lr=3e-3), digits),
+    "s4dvq": (signals, lambda: ECG(num_records=20, seconds=10, length=128, batch_size=16)),
+    "sgan": (
+        lambda: SGAN(MLPGenerator(8, 1, 16, (32,)), MLPFeatures(1, 16, (32, 16)), image_size=16, lr=1e-3),
+        partial(digits, labels_per_class=10),
+    ),
+    "font_gan": (
+        lambda: FontGAN(
+            UNet(16, 1, base_channels=4),
+            GlyphDiscriminator(1, base_channels=4, num_layers=1),
+            image_size=16,
+            disc_lr=2e-4,
+        ),
+        glyphs,
+    ),
+    "gan_topic": (
+        lambda: GANTopicModel(num_topics=4, vocab_size=60, num_classes=4, hidden_features=8),
+        lambda: Planted(num_topics=4, vocab=60, num_documents=200, batch_size=32),
+    ),
+    "prior": (
+        lambda: CodePrior(
+            VQVAE(*autoencoder(), VectorQuantizer(32, 8), channels=1, image_size=16), dim=32, depth=1, heads=2
+        ),
+        digits,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", HEALTHY)
+def test_a_healthy_training_is_left_alone(name):
+    torch.manual_seed(0)
+    build, data = HEALTHY[name]
+    model, source, health = build(), data(), Health(grace_steps=30)
+    every = {"val_check_interval": 20, "check_val_every_n_epoch": None, "limit_val_batches": 2, "log_every_n_steps": 1}
+    trainer = lightning.Trainer(**{**BARE, "max_steps": STEPS, "max_epochs": -1, **every}, callbacks=[health])
+    if isinstance(source, DataLoader):
+        trainer.fit(model, source, source)
+    else:
+        trainer.fit(model, datamodule=source)
+    assert not Path("health.jsonl").exists(), Path("health.jsonl").read_text()
+    assert len(health.course.lines["grad_norm"]) == STEPS

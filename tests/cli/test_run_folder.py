@@ -1,0 +1,126 @@
+"""Each run has a folder of its own, whoever starts at the same time, and a name that is one."""
+
+import os
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from jsonargparse import Namespace
+
+from tests.e2e.tiny import FIT, command, fails, fit
+from tests.helpers.forks import fork, status_of
+from vqlab.cli import run_folder
+from vqlab.cli.cleanup import leaving_nothing
+from vqlab.cli.main import main
+from vqlab.cli.run_folder import held_run_folder
+from vqlab.errors import UserError
+from vqlab.experiments.row_lock import row_lock
+
+
+def config(name=None, **more):
+    return Namespace(name=name, overwrite=False, runs="runs", ckpt_path=None, model=Namespace(class_path="x.M"), **more)
+
+
+def start(name, log, seconds=0.0, refused=False):
+    """Hold a run's folder as fit does, and note it; end as a start that is refused, or with a run in it."""
+    with ExitStack() as held:
+        folder = held.enter_context(held_run_folder(config(name), "fit"))
+        held.enter_context(leaving_nothing(folder))
+        with open(log, "a") as file:
+            print(folder, file=file, flush=True)
+        time.sleep(seconds)
+        if refused:
+            raise UserError("no")
+        (folder / "config.yaml").write_text("")
+
+
+@pytest.mark.parametrize("number", range(5))
+def test_one_of_two_starts_with_one_name_gets_it(number):
+    children = [fork(start, "x", "log", 0.01) for _ in range(2)]
+    assert sorted(os.waitstatus_to_exitcode(status_of(child)) for child in children) == [0, 1]
+    assert Path("log").read_text() == "runs/m/x\n"
+
+
+def test_starts_of_one_second_get_folders_of_their_own(monkeypatch):
+    monkeypatch.setattr(run_folder.time, "strftime", lambda form: "20261129-012912")
+    children = [fork(start, None, "log", 0.01) for _ in range(4)]
+    assert [status_of(child) for child in children] == [0] * 4
+    names = ["20261129-012912", *(f"20261129-012912-{number}" for number in (2, 3, 4))]
+    assert sorted(Path("log").read_text().split()) == [f"runs/m/{name}" for name in names]
+
+
+def test_a_start_that_is_refused_removes_no_folder_of_another():
+    children = [fork(start, "x", "log", 0.0, number % 2 == 0) for number in range(20)]
+    statuses = [os.waitstatus_to_exitcode(status_of(child)) for child in children]
+    done = [status for status in statuses[1::2] if status == 0]
+    assert len(done) == Path("runs/m/x/config.yaml").exists()
+    start_again = fork(start, "x", "log", 0.0, True)
+    assert os.waitstatus_to_exitcode(status_of(start_again)) == 1
+
+
+def test_a_start_that_is_refused_leaves_nothing():
+    with pytest.raises(UserError, match=r"^no$"):
+        start("x", "log", refused=True)
+    assert not Path("runs").exists()
+    Path("runs/m/x").mkdir(parents=True)
+    (Path("runs/m/x") / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match=r"^no$"):
+        start("x", "log", refused=True)
+    assert (Path("runs/m/x") / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "../../evil", "/tmp/x", "a/b", "a\\b", "a\0b", "a\nb", "x" * 256])
+def test_a_name_is_that_of_a_file(name):
+    with pytest.raises(UserError, match=r"^--name must be a plain file name.*got") as raised:
+        start(name, "log")
+    assert len(raised.value.line) < 200
+    assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize("name", ["x" * 255, "täglich", "a b", ".hidden", "lr=1e-3,b"])
+def test_names_that_can_be_files(name):
+    start(name, "log")
+    assert (Path("runs/m") / name / "config.yaml").exists()
+
+
+@pytest.mark.parametrize("runs", ["/proc/x", "file", "file/runs"])
+def test_a_folder_of_runs_that_cannot_be_made(runs):
+    Path("file").write_text("")
+    where = config("x")
+    where.runs = runs
+    with pytest.raises(UserError, match=r"cannot be written.*--runs"), held_run_folder(where, "fit"):
+        pass
+
+
+def test_the_row_of_a_sweep_has_the_lock_that_the_sweep_passes_on(monkeypatch):
+    with row_lock(Path("runs/m/x")) as lock:
+        with pytest.raises(UserError, match="in use by another process"):
+            start("x", "log")
+        monkeypatch.setenv("VQLAB_RUN_LOCK", str(lock))
+        start("x", "log")
+        with pytest.raises(UserError, match=r"runs/m/x holds a run that has no last\.ckpt"):
+            start("x", "log")
+        start("y", "log")  # of which it has none
+        with row_lock(Path("runs/m/y")) as other:
+            assert other not in (lock, None)
+
+
+def test_a_run_in_progress_is_not_resumed_and_not_begun_anew(capsys):
+    fit("--name=run", "--trainer.max_steps=4")
+    last = "runs/vqvae/run/checkpoints/last.ckpt"
+    with row_lock(Path("runs/vqvae/run")):
+        assert "runs/vqvae/run is in use" in fails(capsys, ["fit", f"--ckpt_path={last}", "--trainer.max_steps=8"])
+        assert "runs/vqvae/run is in use" in fails(capsys, [*FIT, "--name=run", "--overwrite"])
+        main(["test", f"--ckpt_path={last}"])
+    main(["fit", f"--ckpt_path={last}", "--trainer.max_steps=8"])
+    assert "--overwrite" in fails(capsys, [*FIT, "--overwrite"])
+
+
+def test_two_trainings_of_one_name():
+    calls = [command(*FIT, "--name=pair", "--trainer.max_steps=6", f"--model.lr={lr}") for lr in (0.001, 0.002)]
+    outputs = [call.communicate(timeout=240)[0] for call in calls]
+    assert sorted(call.returncode for call in calls) == [0, 2], outputs
+    (refused,) = [output for output, call in zip(outputs, calls, strict=True) if call.returncode]
+    assert "in use by another process" in refused or "holds a run" in refused
+    assert "Traceback" not in refused

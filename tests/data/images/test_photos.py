@@ -1,0 +1,77 @@
+import socket
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from vqlab.data.images import photos
+from vqlab.data.images.photos import HELD_OUT, TRAIN, Photos, random_crops, read_photo
+from vqlab.errors import UserError
+
+
+def test_whole_photographs_are_held_out():
+    assert not set(TRAIN) & set(HELD_OUT)
+    pictures = [read_photo(*name) for name in TRAIN + HELD_OUT]
+    assert all(picture.ndim == 3 and picture.shape[2] == 3 and min(picture.shape[:2]) >= 300 for picture in pictures)
+    assert len({picture.tobytes() for picture in pictures}) == len(pictures)
+
+
+def test_crops_of_each_split_come_from_its_photographs(monkeypatch):
+    # Photographs of one colour each, and of two for the held-out ones, tell where a crop comes from.
+    def painted(package, file):
+        number = [name[1] for name in TRAIN + HELD_OUT].index(file)
+        picture = np.full((300, 452, 3), number, np.uint8)
+        if number >= len(TRAIN):
+            picture[:, 226:, 1] = 100 + number
+        return picture
+
+    monkeypatch.setattr(photos, "read_photo", painted)
+    data = Photos(num_train=200, num_val=60, image_size=16)
+    train, val = data.load_train_val()
+    test = data.load_test()
+    assert set(train.images.unique().tolist()) == set(range(len(TRAIN)))
+    held_out = set(range(len(TRAIN), len(TRAIN + HELD_OUT)))
+    assert set(val.images[:, 0].unique().tolist()) == set(test.images[:, 0].unique().tolist()) == held_out
+    assert val.images[:, 1].max() < 100 <= test.images[:, 1].min(), "validation left, test right"
+    assert (len(train), len(val), len(test)) == (200, 60, 60)
+
+
+def test_crops_are_seeded_and_varied():
+    a, b, c = (Photos(num_train=64, num_val=8, seed=seed).load_train_val()[0].images for seed in (0, 0, 1))
+    assert torch.equal(a, b)
+    assert not torch.equal(a, c)
+    assert len({image.numpy().tobytes() for image in a}) == 64
+    assert a.float().std() > 30
+
+
+@pytest.mark.parametrize("size", [1, 32, 225])
+def test_crops_of_any_size_are_pieces_of_the_photograph(size):
+    photo = read_photo(*HELD_OUT[0])[:, :225]
+    crops = random_crops([photo], 16, size, np.random.default_rng(0))
+    assert crops.shape == (16, 3, size, size)
+    torch.testing.assert_close(crops.float().mean(), torch.tensor(photo.mean(), dtype=torch.float), atol=30, rtol=0)
+
+
+def test_works_without_pooch_and_without_network(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pooch", None)  # makes `import pooch` fail
+    monkeypatch.setattr(socket, "socket", None)
+    Photos(num_train=8, num_val=4).setup()
+
+
+def test_errors_name_the_setting():
+    with pytest.raises(UserError, match=r"image_size must be at most 225 .* set --data.image_size=128"):
+        Photos(image_size=256)
+    with pytest.raises(UserError, match=r"install scikit-image anew"):
+        read_photo("skimage", "data/none.png")
+
+
+def test_training_crops_vary_in_channel_order_and_direction():
+    images = torch.arange(3 * 4 * 4, dtype=torch.uint8).view(1, 3, 4, 4).repeat(600, 1, 1, 1)
+    varied = photos.vary(images.clone(), torch.Generator().manual_seed(0))
+    kinds = {image.numpy().tobytes(): image for image in varied}
+    assert len(kinds) == 12, "six orders of the channels, mirrored or not"
+    for image in kinds.values():
+        assert torch.equal(image.flatten().sort().values, images[0].flatten()), "nothing is lost"
+    as_it_was = (varied[:, :, 0].sort(2).values == images[:, :, 0]).flatten(1).all(1).float().mean()
+    assert as_it_was == pytest.approx(0.5 + 0.5 / 6, abs=0.07)

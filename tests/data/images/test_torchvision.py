@@ -1,0 +1,223 @@
+"""CIFAR-10, MNIST and Fashion-MNIST: files in torchvision's layout, and downloads that fail. Nothing is downloaded."""
+
+import gzip
+import pickle
+import socket
+import urllib.error
+import urllib.request
+from hashlib import md5
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torchvision import datasets
+
+from vqlab.data.images.cifar10 import CIFAR10
+from vqlab.data.images.mnist import MNIST, FashionMNIST
+from vqlab.errors import UserError
+
+
+def pixels(*shape):
+    return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+
+
+def write_idx(path: Path, array: np.ndarray) -> None:
+    header = bytes([0, 0, 8, array.ndim]) + b"".join(n.to_bytes(4, "big") for n in array.shape)
+    path.write_bytes(header + array.tobytes())
+
+
+def write_mnist(root: Path, name: str = "MNIST") -> None:
+    raw = root / name / "raw"
+    raw.mkdir(parents=True)
+    for part, count in (("train", 30), ("t10k", 10)):
+        write_idx(raw / f"{part}-images-idx3-ubyte", pixels(count, 28, 28))
+        write_idx(raw / f"{part}-labels-idx1-ubyte", (np.arange(count) % 10).astype(np.uint8))
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """Let the small files of these tests pass for the whole data sets."""
+    for data in (MNIST, FashionMNIST, CIFAR10):
+        monkeypatch.setattr(data, "num_official", 30)
+
+
+@pytest.fixture
+def offline(monkeypatch):
+    """Every request fails at once; return the list of what was requested."""
+    requests = []
+
+    def refuse(request, *args, **kwargs):
+        requests.append(request.full_url)
+        assert socket.getdefaulttimeout() == 10, "no request may hang"
+        raise urllib.error.URLError("no route\nto host")
+
+    monkeypatch.setattr(urllib.request, "urlopen", refuse)
+    return requests
+
+
+@pytest.mark.parametrize("source", [MNIST, FashionMNIST])
+def test_existing_files_are_used_without_network(tmp_path, small, offline, source):
+    write_mnist(tmp_path, source.__name__)
+    data = source(str(tmp_path), val_size=5, batch_size=4, value_range="unit")
+    data.prepare_data()
+    data.setup()
+    train, val = data._train_val
+    assert (len(train), len(val), len(data._test), data.train_size) == (25, 5, 10, 25)
+    together = torch.cat([train.images, val.images])[:, 0].numpy()
+    assert sorted(map(bytes, together)) == sorted(map(bytes, pixels(30, 28, 28))), "each official image is in one split"
+    assert next(iter(data.train_dataloader()))["image"].shape == (4, 1, 28, 28)
+    assert not offline
+
+
+def test_split_depends_on_the_seed(tmp_path, small):
+    write_mnist(tmp_path)
+    a, b, c = (MNIST(str(tmp_path), val_size=5, seed=seed).load_train_val()[1].images for seed in (0, 0, 1))
+    assert torch.equal(a, b)
+    assert not torch.equal(a, c)
+
+
+def write_cifar10(root: Path, monkeypatch) -> np.ndarray:
+    folder = root / "cifar-10-batches-py"
+    folder.mkdir(parents=True)
+    images = pixels(35, 3072)
+    sums = {}
+    names = [f"data_batch_{number}" for number in range(1, 6)] + ["test_batch"]
+    contents = [{"data": part, "labels": list(range(len(part)))} for part in np.split(images, [6, 12, 18, 24, 30])]
+    for name, content in [*zip(names, contents, strict=True), ("batches.meta", {"label_names": list("abcdefghij")})]:
+        (folder / name).write_bytes(pickle.dumps(content))
+        sums[name] = md5((folder / name).read_bytes()).hexdigest()
+    monkeypatch.setattr(datasets.CIFAR10, "train_list", [[name, sums[name]] for name in names[:5]])
+    monkeypatch.setattr(datasets.CIFAR10, "test_list", [["test_batch", sums["test_batch"]]])
+    monkeypatch.setattr(datasets.CIFAR10, "meta", datasets.CIFAR10.meta | {"md5": sums["batches.meta"]})
+    return images
+
+
+def test_cifar10_reads_torchvisions_files_and_resizes(tmp_path, small, offline, monkeypatch):
+    images = write_cifar10(tmp_path, monkeypatch)
+    data = CIFAR10(str(tmp_path), val_size=5)
+    data.prepare_data()
+    data.setup()
+    assert torch.equal(data._test.images.flatten(1), torch.from_numpy(images[30:]))
+    assert data._test.labels.tolist() == list(range(5))
+    assert CIFAR10(str(tmp_path), val_size=5, image_size=16).load_test().images.shape == (5, 3, 16, 16)
+    assert not offline
+
+
+def test_damaged_files_are_named(tmp_path, small, monkeypatch):
+    write_cifar10(tmp_path, monkeypatch)
+    (tmp_path / "cifar-10-batches-py" / "data_batch_3").write_bytes(b"cut")
+    with pytest.raises(UserError, match=r"CIFAR10 is not, or not whole, in .*cifar-10-batches-py"):
+        CIFAR10(str(tmp_path), val_size=5, download=False).prepare_data()
+
+
+def test_short_memory_is_not_called_damage_and_downloads_nothing(tmp_path, small, offline, monkeypatch):
+    def out_of_memory(*_, **__):
+        raise MemoryError
+
+    monkeypatch.setattr(MNIST, "source", out_of_memory)
+    with pytest.raises(UserError, match="not enough memory"):
+        MNIST(str(tmp_path), val_size=5).prepare_data()
+    assert not offline
+
+
+@pytest.mark.parametrize("source", [CIFAR10, MNIST, FashionMNIST])
+def test_failed_download_is_one_line_and_leaves_nothing(tmp_path, offline, source):
+    before = socket.getdefaulttimeout()
+    with pytest.raises(UserError, match=rf"{source.__name__} could not be downloaded .*--data Photos") as error:
+        source(str(tmp_path / "new")).prepare_data()
+    assert "\n" not in str(error.value)
+    assert "ImageArrays --data.path FILE.npz" in str(error.value)
+    assert offline
+    assert list((tmp_path / "new").iterdir()) == []
+    assert socket.getdefaulttimeout() == before
+
+
+def test_an_archive_that_is_no_file_is_not_copied(tmp_path, offline):
+    (tmp_path / "cifar-10-python.tar.gz").symlink_to("/dev/zero")
+    with pytest.raises(UserError, match="CIFAR10 could not be downloaded"):
+        CIFAR10(str(tmp_path)).prepare_data()
+    assert [file.name for file in tmp_path.iterdir()] == ["cifar-10-python.tar.gz"]
+
+
+class Answer:
+    """A server's answer that breaks off after ``content``."""
+
+    def __init__(self, content: bytes, url: str, broken: bool):
+        self.parts, self.url, self.broken = [content], url, broken
+        self.length = len(content)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *args):
+        return None
+
+    def read(self, size):
+        if self.parts:
+            return self.parts.pop()
+        if self.broken:
+            raise TimeoutError("timed out")
+        return b""
+
+
+@pytest.mark.parametrize("broken", [True, False])
+def test_download_appears_whole_or_not_at_all(tmp_path, small, monkeypatch, broken):
+    server = tmp_path / "server"
+    write_mnist(server)
+    files = {f"{file.name}.gz": gzip.compress(file.read_bytes()) for file in (server / "MNIST" / "raw").iterdir()}
+    resources = [(name, md5(content).hexdigest()) for name, content in files.items()]
+    monkeypatch.setattr(datasets.MNIST, "resources", resources)
+
+    def answer(request, *args, **kwargs):
+        name = request.full_url.rsplit("/", 1)[1]
+        last = name == resources[-1][0]
+        content = files[name][:100] if broken and last else files[name]
+        return Answer(content, request.full_url, broken and last)
+
+    monkeypatch.setattr(urllib.request, "urlopen", answer)
+    data = MNIST(str(tmp_path / "data"), val_size=5, batch_size=8)
+    if broken:
+        with pytest.raises(UserError, match=r"timed out"):
+            data.prepare_data()
+        assert list((tmp_path / "data").iterdir()) == []
+    else:
+        data.prepare_data()
+        data.setup("fit")
+        assert len(data._train_val[0]) == 25
+        assert [file.name for file in (tmp_path / "data").iterdir()] == ["MNIST"]
+
+
+def test_archives_put_there_by_hand_are_unpacked_without_network(tmp_path, small, offline, monkeypatch):
+    write_mnist(tmp_path)
+    resources = []
+    for file in list((tmp_path / "MNIST" / "raw").iterdir()):
+        archive = file.with_name(f"{file.name}.gz")
+        archive.write_bytes(gzip.compress(file.read_bytes()))
+        resources.append((archive.name, md5(archive.read_bytes()).hexdigest()))
+        file.unlink()
+    monkeypatch.setattr(datasets.MNIST, "resources", resources)
+    data = MNIST(str(tmp_path), val_size=5, batch_size=8)
+    data.prepare_data()
+    data.setup("fit")
+    assert len(data._train_val[0]) == 25
+    assert not offline
+    assert [file.name for file in tmp_path.iterdir()] == ["MNIST"]
+
+
+def test_without_download_missing_data_are_named(tmp_path, offline):
+    with pytest.raises(UserError, match=r"set --data.path to .* --data.download=true; without a network .*Photos"):
+        MNIST(str(tmp_path), download=False).prepare_data()
+    with pytest.raises(UserError, match=r"MNIST is not"):
+        MNIST(str(tmp_path)).setup("fit")
+    assert not offline
+
+
+def test_shape_facts_need_no_data():
+    for source, facts in ((CIFAR10, (3, 32, 45_000)), (MNIST, (1, 28, 55_000)), (FashionMNIST, (1, 28, 55_000))):
+        data = source(value_range="standardized")
+        assert (data.channels, data.image_size, data.train_size) == facts
+        assert data.num_classes == 10
+        assert len(data.pixel_range.mean) == data.channels
+    with pytest.raises(UserError, match=r"val_size must be between 1 and 59999"):
+        MNIST(val_size=60_000)

@@ -1,0 +1,95 @@
+"""20 Newsgroups: scikit-learn's cache, and downloads that fail. Nothing is downloaded."""
+
+import io
+import pickle
+import tarfile
+import urllib.error
+import zlib
+from hashlib import sha256
+
+import numpy as np
+import pytest
+import sklearn.datasets._base
+import sklearn.datasets._twenty_newsgroups as theirs
+from sklearn.utils import Bunch
+
+from tests.helpers.refusal import refused
+from vqlab.data.text.newsgroups import CACHE, Newsgroups
+
+POST = (
+    "From: a@b.c\nSubject: orbits\n\nIn article <1> x wrote:\n> quoted words\nThe {} shuttle flies.\n\n--\nSignature\n"
+)
+
+
+def posts(count):
+    names = ["rec.autos", "sci.space"]
+    return Bunch(
+        data=[POST.format(f"{names[n % 2][4:]} number{'abc'[n % 3]}") for n in range(count)],
+        target=np.arange(count) % 2,
+        target_names=names,
+        filenames=np.arange(count).astype(str),
+    )
+
+
+@pytest.fixture
+def offline(monkeypatch):
+    def refuse(url, *args):
+        raise urllib.error.URLError("no route\nto host")
+
+    monkeypatch.setattr(sklearn.datasets._base, "urlretrieve", refuse)
+
+
+def newsgroups(path, **options):
+    return Newsgroups(str(path), **{"min_df": 1, "max_df": 1.0, "batch_size": 2, **options})
+
+
+def fill(path):
+    content = {split: posts(count) for split, count in (("train", 20), ("test", 6))}
+    (path / CACHE).write_bytes(zlib.compress(pickle.dumps(content)))
+
+
+def test_the_cache_of_scikit_learn_is_read_without_network(tmp_path, offline):
+    fill(tmp_path)
+    data = newsgroups(tmp_path)
+    assert (data.train_size, data.val_counts().shape[0], data.test_counts().shape[0]) == (18, 2, 6)
+    assert data.class_names == ["rec.autos", "sci.space"]
+    assert set(data.vocabulary) == {"autos", "space", "numbera", "numberb", "numberc", "shuttle", "flies"}
+    assert {"subject", "signature", "quoted"} <= set(newsgroups(tmp_path, remove=()).vocabulary)
+    assert "subject" not in newsgroups(tmp_path, remove=["headers"]).vocabulary
+
+
+def test_a_failed_download_is_one_line_and_leaves_nothing(tmp_path, offline):
+    with refused("could not be downloaded", "--data Docstrings", "TextFile"):
+        newsgroups(tmp_path / "new").prepare_data()
+    assert list((tmp_path / "new").iterdir()) == []
+
+
+def test_an_archive_put_there_by_hand_is_unpacked_without_network(tmp_path, offline, monkeypatch):
+    archive = tmp_path / "20news_home" / theirs.ARCHIVE.filename
+    archive.parent.mkdir()
+    with tarfile.open(archive, "w:gz") as tar:
+        for split, count in (("train", 20), ("test", 6)):
+            part = posts(count)
+            for number, (text, label) in enumerate(zip(part.data, part.target, strict=True)):
+                info = tarfile.TarInfo(f"20news-bydate-{split}/{part.target_names[label]}/{number}")
+                info.size = len(text)
+                tar.addfile(info, io.BytesIO(text.encode()))
+    checksum = sha256(archive.read_bytes()).hexdigest()
+    monkeypatch.setattr(theirs, "ARCHIVE", theirs.ARCHIVE._replace(checksum=checksum))
+    assert newsgroups(tmp_path).train_size == 18
+    assert (tmp_path / CACHE).is_file()
+    assert newsgroups(tmp_path, download=False).train_size == 18
+
+
+def test_missing_and_damaged_files_without_download(tmp_path, offline, capsys):
+    with refused(f"is not, or not whole, in {tmp_path / CACHE}", "--data.download=true", "--data Docstrings"):
+        newsgroups(tmp_path, download=False).vocab_size  # noqa: B018
+    (tmp_path / CACHE).write_bytes(b"cut")
+    with refused("remove this file"):
+        newsgroups(tmp_path).vocab_size  # noqa: B018
+    assert capsys.readouterr().out == ""
+
+
+def test_what_to_remove_is_checked():
+    with refused("'header'", "--data.remove=[headers]"):
+        Newsgroups(remove=["header"])

@@ -1,0 +1,63 @@
+"""A generative model small enough to sum over all of its codes: 3 variables of 4 values, binary images of 4 x 4."""
+
+import itertools
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vqlab.models.categorical.jsa import JSA
+from vqlab.nn.autoencoders.mlp import MLPDecoder, MLPEncoder
+from vqlab.nn.likelihood import Bernoulli
+
+VARIABLES, VALUES, SIZE = 3, 4, 4
+CODES = torch.tensor(list(itertools.product(range(VALUES), repeat=VARIABLES))).view(-1, 1, 1, VARIABLES)  # (64, ...)
+NUMBER = torch.tensor([VALUES**2, VALUES, 1])  # a code's place among them is its sum with these
+
+
+def parts(**options: Any) -> dict[str, Any]:
+    """The arguments of a model, 16-32-[12] and [12]-16-16."""
+    return {
+        "encoder": MLPEncoder(1, SIZE, (32,), 12),
+        "decoder": MLPDecoder(1, SIZE, (16,), 12),
+        "num_embeddings": VALUES,
+        "num_latents": VARIABLES,
+        "likelihood": Bernoulli(),
+        "prior": "factorized",
+        "channels": 1,
+        "image_size": SIZE,
+        "value_range": "unit",
+        **options,
+    }
+
+
+def sharpened(seed: int, gain: float) -> JSA:
+    """A model whose weights are so large that images say much of their codes."""
+    torch.manual_seed(seed)
+    model = JSA(**parts())
+    with torch.no_grad():
+        model.quantizer.codebook.mul_(gain)
+        for weight in model.decoder.parameters():
+            weight.mul_(gain)
+        assert model.prior.logits is not None
+        model.prior.logits.normal_()
+    return model.eval()
+
+
+def images(model: JSA, num: int, seed: int) -> Tensor:
+    """Draw binary images (num, 1, 4, 4) from a model."""
+    torch.manual_seed(seed)
+    return torch.bernoulli(model.sample(num))
+
+
+def all_joints(model: JSA, x: Tensor) -> Tensor:
+    """Return ln p(x, h) of each image and each of the 64 codes, (B, 64), with gradients."""
+    count, num = len(x), len(CODES)
+    pairs = x.repeat_interleave(num, 0), CODES.repeat(count, 1, 1, 1)
+    return model.log_joint(*pairs).view(count, num)
+
+
+def all_proposals(model: JSA, x: Tensor) -> Tensor:
+    """Return ln q(h | x) likewise."""
+    count, num = len(x), len(CODES)
+    return model.log_proposal(x.repeat_interleave(num, 0), CODES.repeat(count, 1, 1, 1)).view(count, num)

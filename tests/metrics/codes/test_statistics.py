@@ -1,0 +1,264 @@
+"""The figures against numpy in float64, what chance leaves against simulations, two processes, and what is refused."""
+
+import itertools
+import math
+import secrets
+
+import numpy as np
+import pytest
+import torch
+
+from tests.helpers.refusal import refused
+from tests.helpers.two_ranks import on_two_ranks
+from vqlab.metrics.codes.statistics import CodeStatistics, chance_divergence, divergence, top_k_overlap
+
+
+def figures(statistics):
+    computed = statistics.compute()
+    assert all(value.shape == () and value.dtype == torch.float32 for value in computed.values())
+    return {name: value.item() for name, value in computed.items()}
+
+
+def entropy(shares):
+    return -sum(share * math.log2(share) for share in shares if share)
+
+
+def divergence_by_hand(groups, num_embeddings):
+    """JS of lists of codes, and what chance leaves of it: the entropies' shortfalls, each by its own formula."""
+    groups = [codes for codes in groups if codes]
+    if not groups:
+        return 0.0, 0.0
+    shares = np.array([[codes.count(k) / len(codes) for k in range(num_embeddings)] for codes in groups], np.float64)
+    js = entropy(shares.mean(0)) - np.mean([entropy(row) for row in shares])
+    in_use = len(set(itertools.chain(*groups)))
+    equivalent = len(groups) ** 2 / sum(1 / len(codes) for codes in groups)
+    shortfalls = [(in_use - 1) / (2 * len(codes) * math.log(2)) for codes in groups]
+    return js, np.mean(shortfalls) - (in_use - 1) / (2 * equivalent * math.log(2))
+
+
+def overlap_by_hand(groups, num_embeddings, top_k):
+    tops = [set(sorted(set(codes), key=lambda code: (-codes.count(code), code))[:top_k]) for codes in groups if codes]
+    shares = [len(one & other) / top_k for one, other in itertools.combinations(tops, 2)]
+    return np.mean(shares) if shares else 0.0
+
+
+def by_hand(indices, label, num_embeddings, num_classes=0, top_k=16):
+    positions = [[code for code in column if code >= 0] for column in indices.T.tolist()]
+    expected = {}
+    expected["js_position"], expected["chance_js_position"] = divergence_by_hand(positions, num_embeddings)
+    if num_classes:
+        classes = [[c for c in indices[label == name].flatten().tolist() if c >= 0] for name in range(num_classes)]
+        expected["js_class"], expected["chance_js_class"] = divergence_by_hand(classes, num_embeddings)
+        if top_k <= num_embeddings:
+            expected["top_k_overlap"] = overlap_by_hand(classes, num_embeddings, top_k)
+    return expected
+
+
+def draw(num_images, num_embeddings, num_positions, num_classes, seed):
+    """Codes whose distribution depends on position and class, with many ties."""
+    generator = torch.Generator().manual_seed(seed)
+    label = torch.randint(-1, max(1, num_classes), (num_images,), generator=generator)
+    powers = 1 + (label[:, None] + torch.arange(num_positions)).abs() % 3
+    indices = torch.rand(num_images, num_positions, generator=generator) ** powers * num_embeddings
+    return indices.long(), label
+
+
+# The figures
+
+
+@pytest.mark.parametrize(
+    ("num_images", "num_embeddings", "num_positions", "num_classes", "top_k"),
+    [
+        (40, 7, 5, 3, 4),
+        (500, 64, 9, 10, 16),
+        (30, 50, 4, 20, 50),  # classes that use fewer codes than top_k, and some without any
+        (20, 8, 3, 2, 9),  # no overlap
+        (20, 8, 3, 0, 4),  # no classes
+        (20, 8, 1, 1, 4),  # nothing to compare
+        (9, 1, 3, 2, 1),
+        (1, 5, 4, 3, 2),
+    ],
+)
+def test_they_equal_numpys(num_images, num_embeddings, num_positions, num_classes, top_k):
+    seed = secrets.randbelow(2**31)  # new numbers at each run
+    indices, label = draw(num_images, num_embeddings, num_positions, num_classes, seed)
+    indices[::5, 0] = -1  # does not count
+    statistics = CodeStatistics(num_embeddings, num_positions, num_classes, top_k)
+    for codes, names in zip(indices.split(7), label.split(7), strict=True):
+        statistics.update(codes, names)
+    expected = by_hand(indices, label, num_embeddings, num_classes, top_k)
+    assert figures(statistics) == pytest.approx(expected, rel=1e-5, abs=1e-9), seed
+
+
+def test_small_divergences_keep_their_precision():
+    """A difference of entropies in float32 would be wrong in the third digit here."""
+    counts = torch.full((2, 1024), 10**6)
+    counts[0, ::2] += 1000
+    counts[1, 1::2] += 1000
+    shares = (counts.double() / counts.sum(1, keepdim=True)).numpy()
+    expected = (shares * np.log2(shares / shares.mean(0))).sum(1).mean()
+    assert divergence(counts).item() == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("num_positions", [2, 3, 16])
+def test_positions_without_a_code_in_common_reach_the_upper_limit(num_positions):
+    indices = 2 * torch.arange(num_positions) + torch.randint(2, (50, num_positions))
+    statistics = CodeStatistics(2 * num_positions, num_positions)
+    statistics.update(indices, torch.zeros(50, dtype=torch.int64))
+    found = figures(statistics)
+    assert found.keys() == {"js_position", "chance_js_position"}
+    assert found["js_position"] == pytest.approx(math.log2(num_positions), rel=1e-6)
+
+
+def test_each_position_and_class_weighs_the_same_however_many_codes_it_has():
+    counts = torch.tensor([[1000, 0], [0, 1], [0, 0]])
+    assert divergence(counts).item() == pytest.approx(1.0)
+    assert divergence(counts * 7).item() == pytest.approx(1.0)
+
+
+def test_equal_histograms_are_not_below_zero():
+    """Rounding alone would leave some of these a little below."""
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(50):
+        counts = torch.randint(1, 100, (1, 1000), generator=generator).repeat(7, 1)
+        assert 0 <= divergence(counts).item() < 1e-12
+
+
+def test_of_equally_frequent_codes_the_smaller_come_first_and_unused_ones_never():
+    assert top_k_overlap(torch.tensor([[2, 2, 2, 2], [0, 2, 2, 1]]), 2).item() == 0.5  # {0, 1} and {1, 2}
+    assert top_k_overlap(torch.tensor([[0, 0, 0, 5], [0, 0, 5, 0]]), 2).item() == 0.0  # {3} and {2}, not 0 as well
+    assert top_k_overlap(torch.tensor([[1, 1, 1], [0, 0, 0], [1, 1, 1]]), 3).item() == 1.0
+
+
+def test_images_without_a_label_count_for_positions_alone():
+    indices = torch.tensor([[0, 1], [2, 3], [0, 0]])
+    statistics = CodeStatistics(4, 2, num_classes=2, top_k=1)
+    statistics.update(indices, torch.tensor([1, -1, 0]))
+    assert statistics.position_counts.tolist() == [[2, 0, 1, 0], [1, 1, 0, 1]]
+    assert statistics.class_counts.tolist() == [[2, 0, 0, 0], [1, 1, 0, 0]]
+    without = CodeStatistics(4, 2)
+    without.update(indices, torch.tensor([1, -1, 99]))
+    assert torch.equal(without.position_counts, statistics.position_counts)
+
+
+def test_negative_indices_do_not_count():
+    statistics = CodeStatistics(3, 2, num_classes=2)
+    statistics.update(torch.tensor([[0, -1], [-1, 2]]), torch.tensor([0, 1]))
+    assert statistics.position_counts.tolist() == [[1, 0, 0], [0, 0, 1]]
+    assert statistics.class_counts.tolist() == [[1, 0, 0], [0, 0, 1]]
+
+
+def test_nothing_seen():
+    statistics = CodeStatistics(4, 3, num_classes=2, top_k=2)
+    statistics.update(torch.zeros(0, 3, dtype=torch.int64), torch.zeros(0, dtype=torch.int64))
+    assert set(figures(statistics).values()) == {0.0}
+
+
+def test_reset_forgets():
+    indices, label = draw(50, 8, 3, 4, seed=1)
+    statistics, fresh = (CodeStatistics(8, 3, 4, top_k=2) for _ in range(2))
+    statistics.update(*draw(50, 8, 3, 4, seed=2))
+    statistics.compute()
+    statistics.reset()
+    assert not statistics.position_counts.any()
+    assert not statistics.class_counts.any()
+    for each in (statistics, fresh):
+        each.update(indices, label)
+    assert figures(statistics) == figures(fresh)
+
+
+# What chance leaves
+
+
+@pytest.mark.parametrize("sizes", [(8,), (8, 16, 80)], ids=["equal", "unequal"])
+@pytest.mark.parametrize("num_groups", [3, 12])
+@pytest.mark.parametrize("shape", ["uniform", "zipf", "dirichlet", "partly unused"])
+def test_chance_is_what_equal_distributions_give(shape, num_groups, sizes):
+    """Histograms of several times K codes each: on average within 15 %, however skewed the distribution is."""
+    rng, num_embeddings = np.random.default_rng(1), 100
+    probs = {
+        "uniform": np.ones(num_embeddings),
+        "zipf": 1 / np.arange(1, num_embeddings + 1),
+        "dirichlet": np.random.default_rng(0).dirichlet(np.ones(num_embeddings)),
+        "partly unused": np.arange(num_embeddings) % 2,
+    }[shape]
+    probs = probs / probs.sum()
+    drawn = []
+    for _ in range(100):  # the mean of as many spreads by some 1 %
+        n = [num_embeddings * sizes[group % len(sizes)] for group in range(num_groups)]
+        counts = torch.from_numpy(rng.multinomial(n, np.broadcast_to(probs, (num_groups, num_embeddings))))
+        drawn.append((divergence(counts).item(), chance_divergence(counts).item()))
+    found, chance = np.mean(drawn, 0)
+    assert found == pytest.approx(chance, rel=0.15)
+
+
+def test_the_figures_tell_a_difference_from_chance():
+    generator = torch.Generator().manual_seed(0)
+    num_images, num_positions = 4000, 4
+    label = torch.randint(5, (num_images,), generator=generator)
+    uniform = torch.rand(num_images, num_positions, generator=generator)
+    alike, by_class = CodeStatistics(32, num_positions, 5), CodeStatistics(32, num_positions, 5)
+    alike.update((uniform * 32).long(), label)
+    by_class.update((uniform ** (1 + 0.2 * label[:, None]) * 32).long(), label)
+    same, other = figures(alike), figures(by_class)
+    assert same["js_position"] == pytest.approx(same["chance_js_position"], rel=0.4)
+    assert same["js_class"] == pytest.approx(same["chance_js_class"], rel=0.4)
+    assert other["js_position"] == pytest.approx(other["chance_js_position"], rel=0.4)
+    assert other["js_class"] > 5 * other["chance_js_class"]
+
+
+# Two processes
+
+
+def on_rank(rank, world):
+    statistics = CodeStatistics(16, 4, 3, top_k=5)
+    indices, label = draw(60, 16, 4, 3, seed=5)
+    for codes, names in list(zip(indices.split(10), label.split(10), strict=True))[rank::world]:
+        statistics.update(codes, names)
+    return statistics
+
+
+def test_two_processes_equal_one(tmp_path):
+    alone = on_rank(0, 1).compute()
+    assert on_two_ranks(lambda rank: on_rank(rank, 2).compute(), tmp_path) == [alone, alone]
+
+
+def test_states_can_be_merged():
+    merged = on_rank(0, 2)
+    assert figures(merged) != figures(on_rank(0, 1))
+    merged = on_rank(0, 2)
+    merged.merge_state(on_rank(1, 2))
+    assert figures(merged) == figures(on_rank(0, 1))
+
+
+# Mistakes
+
+
+@pytest.mark.parametrize("name", ["num_embeddings", "num_positions", "num_classes", "top_k"])
+def test_sizes_out_of_range_are_refused_by_name(name):
+    least = 0 if name == "num_classes" else 1
+    with refused(f"{name} must be at least {least}", f"got {least - 1}"):
+        CodeStatistics(**{"num_embeddings": 8, "num_positions": 2, name: least - 1})
+
+
+def test_too_many_counts_are_refused():
+    with refused("255 positions and 2 classes of 65536 codes", "16777216", "num_classes=0"):
+        CodeStatistics(2**16, 255, 2)
+    CodeStatistics(2**16, 255, 1)
+
+
+@pytest.mark.parametrize(
+    ("indices", "label"), [((5, 3), (5,)), ((5,), (5,)), ((5, 2, 2), (5,)), ((5, 4), (4,)), ((5, 4), (5, 1))]
+)
+def test_other_shapes_are_refused(indices, label):
+    with refused("(B, 4)", str(indices), str(label), "num_positions"):
+        CodeStatistics(8, 4, 2).update(torch.zeros(indices).long(), torch.zeros(label).long())
+
+
+@pytest.mark.parametrize(("index", "label"), [(8, 0), (99, 1), (0, 2), (0, 50), (8, 1)])
+def test_an_index_or_label_out_of_range_is_an_error(index, label):
+    indices = torch.zeros(5, 4, dtype=torch.int64)
+    indices[2, 1] = index
+    labels = torch.tensor([0, 1, label, 0, -1])
+    with pytest.raises((RuntimeError, IndexError)):
+        CodeStatistics(8, 4, 2).update(indices, labels)

@@ -1,0 +1,116 @@
+"""Figures of glyphs against loops in NumPy, and what planted faults do to them."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torchvision.transforms.functional import gaussian_blur
+
+from tests.helpers.two_ranks import on_two_ranks
+from vqlab.metrics.images.glyph_distance import Glyphs, retrieval
+
+COUNT, SIZE = 12, 32
+
+
+def drawings(seed):
+    """Strokes of full ink on paper, the edges a little grey, 0 being ink."""
+    generator = torch.Generator().manual_seed(seed)
+    coarse = (torch.rand(COUNT, 1, 8, 8, generator=generator) > 0.3).float()
+    return F.avg_pool2d(F.interpolate(coarse, scale_factor=16.0), 5, stride=4, padding=2, count_include_pad=False)
+
+
+def measured(generated, target, source, style=None):
+    figures = Glyphs()
+    style = torch.zeros(COUNT, dtype=torch.int64) if style is None else style
+    rows = generated, target, source, torch.arange(float(COUNT)), style
+    for part in zip(*(row.split(5) for row in rows), strict=True):
+        figures.update(*part)
+    return {name: value.item() for name, value in figures.compute().items()}
+
+
+@pytest.fixture
+def glyphs():
+    target = drawings(1)
+    return target, torch.where(torch.rand(COUNT, 1, SIZE, SIZE) < 0.2, 1 - target, target)  # and a source
+
+
+def test_distances_and_gains_equal_loops(glyphs):
+    target, source = glyphs
+    made = (0.6 * target + 0.4 * source).clamp(0, 1)
+    said = measured(made, target, source)
+    a, b, c = (x[:, 0].double().numpy() for x in (made, target, source))
+
+    def by_hand(x, chosen=slice(None)):
+        l1 = np.mean([np.abs(p - q).mean() for p, q in zip(x[chosen], b[chosen], strict=True)])
+        rmse = np.mean([np.sqrt(((p - q) ** 2).mean()) for p, q in zip(x[chosen], b[chosen], strict=True)])
+        both = [((p < 0.5) & (q < 0.5)).sum() / ((p < 0.5) | (q < 0.5)).sum() for p, q in zip(x, b, strict=True)]
+        return {"l1": l1, "rmse": rmse, "iou": np.mean(both[chosen])}
+
+    for name, expected in by_hand(a).items():
+        identity = by_hand(c)[name]
+        gain = expected - identity if name == "iou" else 1 - expected / identity
+        assert said[name] == pytest.approx(expected, rel=1e-5)
+        assert said[f"{name}_identity"] == pytest.approx(identity, rel=1e-5)
+        assert said[f"{name}_gain"] == pytest.approx(gain, rel=1e-4)
+    assert said["dense_l1"] == pytest.approx(by_hand(a, slice(9, None))["l1"], rel=1e-5), "the densest three of twelve"
+
+
+def test_the_source_itself_gains_nothing_and_the_target_all(glyphs):
+    target, source = glyphs
+    copied, perfect = measured(source, target, source), measured(target, target, source)
+    assert [copied[f"{name}_gain"] for name in ("l1", "rmse", "ssim", "iou")] == [0.0] * 4
+    assert copied["retrieval"] == copied["retrieval_identity"]
+    assert perfect["l1_gain"] == perfect["retrieval"] == 1.0
+    assert perfect["ssim"] == pytest.approx(1.0)
+    assert [perfect[name] for name in ("diversity", "grey", "ink")] == pytest.approx([1.0] * 3)
+
+
+def test_planted_faults_are_seen(glyphs):
+    target, source = glyphs
+    one_for_all = measured(target[:1].expand(COUNT, -1, -1, -1), target, source)
+    assert one_for_all["diversity"] == pytest.approx(0, abs=1e-3)
+    assert one_for_all["retrieval"] == pytest.approx(1 / COUNT)
+    assert measured(gaussian_blur(target, 7, 3.0), target, source)["grey"] > 2
+    assert measured(target.roll(1, 0), target, source)["retrieval"] == 0
+    assert measured((target - 0.3).clamp_min(0), target, source)["ink"] > 1.1
+
+
+def test_a_glyph_is_looked_for_among_those_of_its_style(glyphs):
+    target, source = glyphs
+    target = torch.cat([target[:6], target[:6]])
+    swapped = target[torch.arange(COUNT) ^ 1]
+    style = torch.arange(COUNT) % 2
+    assert measured(swapped, target, source)["retrieval"] == 0
+    # With each neighbour in another style, and its twin too far on to be of the same, some other glyph is nearest.
+    apart = torch.cdist(swapped.flatten(1), target.flatten(1), p=1)
+    nearest = [min((apart[i, j].item(), j) for j in range(COUNT) if style[i] == style[j])[0] for i in range(COUNT)]
+    expected = np.mean([apart[i, i].item() <= near for i, near in enumerate(nearest)])
+    assert measured(swapped, target, source, style)["retrieval"] == pytest.approx(expected)
+
+
+def test_two_targets_that_are_the_same_are_both_found():
+    x = torch.tensor([[0.0], [0.0], [1.0]])
+    assert retrieval(x + 0.1, x, torch.zeros(3, dtype=torch.int64)).item() == 1.0
+
+
+def test_blank_glyphs_and_large_ones():
+    blank, large = torch.ones(COUNT, 1, SIZE, SIZE), torch.rand(COUNT, 1, 128, 128)
+    assert all(np.isfinite(list(measured(blank, blank, blank).values())))
+    assert measured(large, large, 1 - large)["retrieval"] == 1.0
+
+
+def test_two_ranks_say_what_one_says(glyphs, tmp_path):
+    target, source = glyphs
+    made, density, style = (target + source) / 2, torch.rand(COUNT), torch.arange(COUNT) % 2
+
+    def work(rank):
+        figures = Glyphs()
+        figures.update(*(rows[rank::2] for rows in (made, target, source, density, style)))
+        return figures.compute()
+
+    whole = Glyphs()
+    whole.update(made, target, source, density, style)
+    for said in on_two_ranks(work, tmp_path):
+        assert {name: value.item() for name, value in said.items()} == pytest.approx(
+            {name: value.item() for name, value in whole.compute().items()}, rel=1e-5
+        )

@@ -1,0 +1,158 @@
+"""Counts of windows and documents against a walk over every window, in chunks and at once, and what is refused."""
+
+import itertools
+import secrets
+
+import numpy as np
+import pytest
+from scipy import sparse
+
+from tests.helpers.refusal import refused
+from vqlab.metrics.topics import cooccurrence
+from vqlab.metrics.topics.cooccurrence import ReferenceCorpus
+
+
+def draw(rng, vocab_size=12, num_documents=40, longest=30):
+    """Documents with many repetitions, some empty, some with places (-1) of unknown words."""
+    lengths = rng.integers(0, longest, num_documents) * (rng.random(num_documents) > 0.15)
+    weights = rng.dirichlet(np.full(vocab_size, 0.7))
+    ids = rng.choice(vocab_size, lengths.sum(), p=weights).astype(np.int32)
+    ids[rng.random(len(ids)) < 0.1] = -1
+    return ids, np.concatenate([[0], lengths.cumsum()])
+
+
+def topics_of(rng, num_topics=6, n=4, vocab_size=12):
+    return np.stack([rng.choice(vocab_size, n, replace=False) for _ in range(num_topics)])
+
+
+def windows_by_hand(documents, window):
+    """The words of each window, as gensim keeps them: what leaves is taken out even if it occurs again."""
+    for document in documents:
+        present = set(document[:window])
+        yield set(present)
+        for left, entered in zip(document, document[window:], strict=False):
+            present.discard(left)
+            present.add(entered)
+            yield set(present)
+
+
+def counts_by_hand(ids, offsets, topics, window):
+    documents = [ids[first:last].tolist() for first, last in itertools.pairwise(offsets)]
+    present = [set(document) for document in documents] if window is None else list(windows_by_hand(documents, window))
+    joint = [[[sum({i, j} <= words for words in present) for j in topic] for i in topic] for topic in topics.tolist()]
+    return len(present), np.array(joint)
+
+
+@pytest.mark.parametrize("window", [None, 1, 2, 3, 7, 29, 1000])
+def test_they_are_those_of_every_window(window):
+    seed = secrets.randbelow(2**31)
+    rng = np.random.default_rng(seed)
+    ids, offsets = draw(rng)
+    topics = topics_of(rng)
+    counts = ReferenceCorpus(ids, offsets, 12).cooccurrence(topics, window)
+    total, joint = counts_by_hand(ids, offsets, topics, window)
+    assert counts.total == total, seed
+    np.testing.assert_array_equal(counts.joint, joint, err_msg=str(seed))
+
+
+@pytest.mark.parametrize("window", [None, 5])
+@pytest.mark.parametrize("size", [1, 10, 64])
+def test_chunks_change_nothing(window, size, monkeypatch):
+    rng = np.random.default_rng(0)
+    corpus, topics = ReferenceCorpus(*draw(rng), 12), topics_of(rng)
+    whole = corpus.cooccurrence(topics, window)
+    monkeypatch.setattr(cooccurrence, "CHUNK", size)  # shorter than many documents, and than most
+    parts = corpus.cooccurrence(topics, window)
+    assert parts.total == whole.total
+    np.testing.assert_array_equal(parts.joint, whole.joint)
+
+
+def test_chunks_hold_all_documents_once():
+    offsets = np.array([0, 0, 5, 6, 30, 30, 31, 40])
+    for size in (1, 6, 10, 100):
+        ranges = list(cooccurrence.chunks(offsets, size))
+        assert [i for first, last in ranges for i in range(first, last)] == list(range(7))
+        assert all(offsets[last] - offsets[first] <= size or last == first + 1 for first, last in ranges)
+
+
+def test_windows_of_text_without_repetitions_are_plainly_boolean():
+    ids = np.concatenate([np.random.default_rng(seed).permutation(12) for seed in range(5)])
+    offsets = np.arange(6) * 12
+    topic = np.array([[0, 3, 5]])
+    counts = ReferenceCorpus(ids, offsets, 12).cooccurrence(topic, window=4)
+    windows = np.lib.stride_tricks.sliding_window_view(ids.reshape(5, 12), 4, axis=1).reshape(-1, 4)
+    has = (windows[:, :, None] == topic[0]).any(1).astype(float)
+    assert counts.total == len(windows) == 45
+    np.testing.assert_array_equal(counts.joint[0], has.T @ has)
+
+
+@pytest.mark.parametrize("window", [None, 6])
+@pytest.mark.parametrize("distinct", [4, 5, 12])
+def test_collapsed_topics_have_the_counts_of_each_alone(window, distinct):
+    """Few distinct words are counted another way than many."""
+    rng = np.random.default_rng(1)
+    corpus = ReferenceCorpus(*draw(rng), 12)
+    topics = topics_of(rng, num_topics=9, vocab_size=distinct)
+    alone = [corpus.cooccurrence([topic], window).joint[0] for topic in topics]
+    np.testing.assert_array_equal(corpus.cooccurrence(topics, window).joint, np.stack(alone))
+
+
+@pytest.mark.parametrize("make", [np.asarray, sparse.csr_matrix, sparse.coo_array, sparse.csc_array])
+def test_word_counts_give_the_documents_of_the_tokens(make):
+    rng = np.random.default_rng(2)
+    ids, offsets = draw(rng)
+    topics = topics_of(rng)
+    matrix = np.stack([np.bincount(ids[a:b][ids[a:b] >= 0], minlength=12) for a, b in itertools.pairwise(offsets)])
+    bags, tokens = ReferenceCorpus.from_counts(make(matrix)), ReferenceCorpus(ids, offsets, 12)
+    assert bags.cooccurrence(topics).total == tokens.cooccurrence(topics).total
+    np.testing.assert_array_equal(bags.cooccurrence(topics).joint, tokens.cooccurrence(topics).joint)
+    with refused("no windows", "in their order"):
+        bags.cooccurrence(topics, window=10)
+
+
+def test_stored_zeros_are_no_words():
+    matrix = sparse.csr_array((np.array([0.0, 2.0]), np.array([0, 1]), np.array([0, 2])), shape=(1, 2))
+    assert ReferenceCorpus.from_counts(matrix).cooccurrence([[0, 1]]).joint.tolist() == [[[0, 0], [0, 1]]]
+    assert matrix.nnz == 2  # the user's matrix is as it was
+
+
+def test_a_corpus_without_the_words():
+    empty = ReferenceCorpus(np.zeros(0, np.int32), [0, 0, 0], 4).cooccurrence([[0, 1]], window=3)
+    assert (empty.total, empty.joint.sum()) == (2, 0)
+    unseen = ReferenceCorpus([2, 3, -1, 2], [0, 4], 4).cooccurrence([[0, 1]], window=3)
+    assert (unseen.total, unseen.joint.sum()) == (2, 0)
+
+
+@pytest.mark.parametrize(
+    ("ids", "offsets", "words"),
+    [
+        ([0, 1], [0], ("at least one document",)),
+        ([0, 1], [0, 3], ("offsets", "2")),
+        ([0, 1], [1, 2], ("offsets",)),
+        ([0, 1], [0, 2, 1, 2], ("offsets",)),
+        ([0, 4], [0, 2], ("[-1, 4)", "0 to 4", "vocab_size")),
+        ([0, -2], [0, 2], ("[-1, 4)", "-2 to 0")),
+        ([0.0, 1.0], [0, 2], ("integers", "float64")),
+        ([[0, 1]], [0, 1], ("(1, 2)",)),
+    ],
+)
+def test_a_corpus_that_does_not_hold_together_is_refused(ids, offsets, words):
+    with refused(*words):
+        ReferenceCorpus(ids, offsets, 4)
+
+
+@pytest.mark.parametrize(
+    ("top_words", "window", "words"),
+    [
+        ([[0, 1]], 0, ("window", "got 0")),
+        ([0, 1], 2, ("(K, n >= 2)", "(2,)")),
+        ([[0]], 2, ("(K, n >= 2)", "(1, 1)")),
+        ([[0.0, 1.0]], 2, ("float64",)),
+        ([[0, 4]], None, ("[0, 4)", "0 to 4")),
+        ([[-1, 1]], None, ("[0, 4)", "-1 to 1")),
+        ([[0, 1], [2, 2]], None, ("topic 1", "twice")),
+    ],
+)
+def test_top_words_that_cannot_be_counted_are_refused(top_words, window, words):
+    with refused(*words):
+        ReferenceCorpus([0, 1], [0, 2], 4).cooccurrence(top_words, window)

@@ -1,0 +1,352 @@
+"""JSA where everything can be summed: gradients, bounds and learning against the exact posterior."""
+
+import math
+
+import lightning
+import pytest
+import torch
+
+import vqlab
+from tests.helpers.bare import BARE
+from tests.helpers.grid import Data, fit, grid
+from tests.helpers.refusal import refused
+from tests.helpers.toy import CODES, NUMBER, VALUES, VARIABLES, all_joints, all_proposals, images, parts, sharpened
+from vqlab.models.categorical.discrete_vae import DiscreteVAE
+from vqlab.models.categorical.jsa import JSA
+from vqlab.nn.autoencoders.small import SmallDecoder, SmallEncoder
+from vqlab.nn.likelihood import Gaussian
+from vqlab.nn.transformer import Transformer
+from vqlab.samplers.chain_cache import ChainCache
+from vqlab.samplers.independence import Chain
+
+
+def gradients(model, x, rows):
+    """One step's gradients of p and q, flat, from chains that stand at CODES[rows]; nothing is updated."""
+    model.chains = ChainCache(len(x), VARIABLES, VALUES)
+    if rows is not None:
+        model.chains.put(torch.arange(len(x)), CODES[rows].flatten(1), torch.ones(len(x), dtype=torch.bool))
+    model.zero_grad()
+    model.seed += 1  # other draws
+    observed = model.observe(x)
+    model.learn(observed, model.log_q(observed), torch.arange(len(x))).loss.backward()
+    joint, tables, proposal = model._players()
+    return [torch.cat([p.grad.flatten() for p in group]) for group in ([*joint, *tables], proposal)]
+
+
+def exact_gradients(model, x):
+    """Gradients of -ln p(x) to p, and of KL(p(h | x) || q) to q."""
+    joints = all_joints(model, x)
+    posterior = joints.log_softmax(1).detach().exp()
+    loss = -joints.logsumexp(1).mean() - (posterior * all_proposals(model, x)).sum(1).mean()
+    model.zero_grad()
+    loss.backward()
+    joint, tables, proposal = model._players()
+    return [torch.cat([p.grad.flatten() for p in group]) for group in ([*joint, *tables], proposal)]
+
+
+@pytest.fixture
+def problem():
+    """A model away from its optimum, and 8 images, each 25 times."""
+    model = sharpened(3, 2.5)
+    model.num_mis_steps, model.cache_start_epoch = 5, 0
+    return model, images(sharpened(5, 2.5), 8, 0).repeat(25, 1, 1, 1)
+
+
+def test_the_gradient_is_unbiased_from_the_posterior_and_biased_without_the_cache(problem):
+    model, x = problem
+    posterior = all_joints(model, x).softmax(1).detach()
+    exact = exact_gradients(model, x)
+    drawn = {"posterior": [], "fresh": []}
+    for _ in range(60):  # x 25 copies = 1,500 draws per image
+        drawn["posterior"].append(gradients(model, x, torch.multinomial(posterior, 1)[:, 0]))
+        drawn["fresh"].append(gradients(model, x, None))
+    for player in range(2):
+        draws = torch.stack([pair[player] for pair in drawn["posterior"]])
+        assert torch.cosine_similarity(draws.mean(0), exact[player], dim=0) >= 0.995
+        error = draws.std(0) / len(draws) ** 0.5
+        within = ((draws.mean(0) - exact[player]).abs() <= 3 * error + 1e-7).float().mean()
+        assert within >= 0.98
+    fresh = torch.stack([pair[1] for pair in drawn["fresh"]]).mean(0)
+    assert torch.cosine_similarity(fresh, exact[1], dim=0) <= 0.9
+
+
+@pytest.mark.parametrize("kernel", ["mis", "mis_rb", "isir", "blocks"])
+def test_the_gradient_over_distinct_states_is_that_over_all_steps(problem, kernel, monkeypatch):
+    model, x = problem
+    x = x[:6]
+    if kernel == "blocks":
+        model = JSA(blocks="patches", cache=False, **parts())
+    else:
+        model.kernel = kernel
+    chains = []
+    visit = type(model)._visit
+
+    def remember(self, *args):
+        chain, terms = visit(self, *args)
+        chains.append(chain)
+        return chain, terms
+
+    monkeypatch.setattr(type(model), "_visit", remember)
+    model.zero_grad()
+    model.learn(x, model.log_q(x), None).loss.backward()
+    found = [p.grad.clone() for p in model.parameters() if p.grad is not None]
+    chain: Chain = chains[0]
+    model.zero_grad()
+    total = 0
+    for step in range(chain.states.shape[1]):  # every state, weight 0 or not, decoded by itself
+        codes = model.to_map(chain.states[:, step])
+        total = total - (chain.weights[:, step] * (model.log_joint(x, codes) + model.log_proposal(x, codes))).mean()
+    total.backward()
+    expected = [p.grad for p in model.parameters() if p.grad is not None]
+    for mine, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=1e-5)
+
+
+def test_decoding_in_chunks_changes_nothing(problem):
+    model, x = problem
+    whole = gradients(model, x[:20], torch.zeros(20, dtype=torch.int64))
+    model.decode_chunk, model.seed = 7, model.seed - 1
+    for mine, theirs in zip(gradients(model, x[:20], torch.zeros(20, dtype=torch.int64)), whole, strict=True):
+        torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=1e-5)
+
+
+def test_densities_are_normalised():
+    model = sharpened(1, 1.5)
+    every = torch.tensor([[(n >> bit) & 1 for bit in range(16)] for n in range(2**16)]).float().view(-1, 1, 4, 4)
+    with torch.no_grad():
+        total = torch.logsumexp(
+            torch.cat([model.log_joint(every, CODES[k : k + 1].expand(2**16, -1, -1, -1)) for k in (0, 17)]), 0
+        )
+        prior = model.prior.log_prob(CODES.flatten(1))[[0, 17]].logsumexp(0)
+        torch.testing.assert_close(total, prior, atol=1e-3, rtol=0)
+        torch.testing.assert_close(all_proposals(model, every[:5]).logsumexp(1), torch.zeros(5), atol=1e-5, rtol=0)
+        torch.testing.assert_close(
+            model.prior.log_prob(CODES.flatten(1)).logsumexp(0), torch.tensor(0.0), atol=1e-5, rtol=0
+        )
+
+
+def test_the_bracket_holds_the_exact_likelihood():
+    """ELBO <= ln p(x) <= chain; 5,000 draws of importance sampling within 0.01 nats; the gaps are the divergences."""
+    model = sharpened(2, 1.5)
+    x = images(sharpened(4, 1.5), 100, 1)
+    with torch.no_grad():
+        joints, proposals = all_joints(model, x), all_proposals(model, x)
+        exact, posterior = -joints.logsumexp(1), joints.log_softmax(1)
+        divergence = (posterior.exp() * (posterior - proposals)).sum(1).mean()
+        bounds = [bound.mean() for bound in model.bracket(x, 5000)]
+    assert bounds[0] > exact.mean() + 0.1 > exact.mean() - 0.1 > bounds[2]
+    assert abs(model.nll(x, 5000).mean() - exact.mean()) < 0.01
+    assert bounds[2] + divergence == pytest.approx(exact.mean().item(), abs=0.02)
+
+
+def test_posterior_samples_follow_the_posterior():
+    model = sharpened(2, 1.5)
+    x = images(model, 1, 3)
+    posterior = all_joints(model, x).softmax(1)[0].detach()
+    assert (all_proposals(model, x)[0].exp() - posterior).abs().sum() / 2 > 0.1
+    codes = model.sample_posterior(x.expand(30_000, -1, -1, -1), steps=80)
+    found = torch.bincount((codes.flatten(1) * NUMBER).sum(1), minlength=64) / 30_000
+    assert (found - posterior).abs().sum() / 2 < 0.03
+
+
+def test_samples_follow_the_prior_whatever_it_is():
+    for prior in (
+        "uniform",
+        "factorized",
+        Transformer(VALUES, VARIABLES, num_codebooks=VARIABLES, dim=8, depth=1, heads=2),
+    ):
+        model = JSA(**parts(prior=prior)).eval()
+        if prior == "factorized":
+            model.prior.logits.data.normal_()
+        expected = model.log_prior(CODES.flatten(1)).exp()
+        assert expected.sum().item() == pytest.approx(1, abs=1e-5)
+        seen = []
+        decode, model.decode = model.decode, lambda codes, seen=seen: seen.append(codes)
+        model.sample(20_000)
+        found = torch.bincount((seen[0].flatten(1) * NUMBER).sum(1), minlength=64) / 20_000
+        assert (found - expected).abs().sum() / 2 < 0.04
+        model.decode = decode
+
+
+def test_smoothing_bounds_the_weights():
+    model = JSA(**parts(smoothing=0.1)).eval()
+    with torch.no_grad():
+        model.quantizer.logits.weight.mul_(1000)
+        log_q = model.log_q(torch.rand(5, 1, 4, 4))
+    assert log_q.exp().sum(-1).allclose(torch.ones(5, VARIABLES), atol=1e-5)
+    assert log_q.exp().min() >= 0.1 / VALUES - 1e-6
+
+
+def train(model, x, steps, lr=3e-3, batch=50):
+    """Train without a Trainer, as the model's own step does."""
+    joint, tables, proposal = model._players()
+    optimizer = torch.optim.Adam([*joint, *tables, *proposal], lr=lr)
+    if isinstance(model, JSA) and model.cache:
+        model.chains = ChainCache(len(x), VARIABLES, VALUES)
+    for step in range(steps):
+        if step % (len(x) // batch) == 0:
+            order = torch.randperm(len(x))
+        index = order[step % (len(x) // batch) * batch :][:batch]
+        model.seed = step  # new draws
+        optimizer.zero_grad()
+        model.learn(x[index], model.log_q(x[index]), index).loss.backward()
+        optimizer.step()
+    return -all_joints(model, x).logsumexp(1).mean().item()
+
+
+def test_jsa_learns_almost_as_the_exact_posterior_does_and_its_rivals_do_not():
+    """200 images, equal steps, from the same weights: the exact likelihood of the data after training."""
+    x, steps = images(sharpened(7, 2.0), 200, 0), 1000
+
+    def build(cls, **options):
+        torch.manual_seed(0)
+        return cls(**parts(**options))
+
+    exact = build(JSA)
+    optimizer = torch.optim.Adam([p for group in exact._players()[:2] for p in group], lr=3e-3)
+    for step in range(steps):
+        if step % 4 == 0:
+            order = torch.randperm(200)
+        optimizer.zero_grad()
+        (-all_joints(exact, x[order[step % 4 * 50 :][:50]]).logsumexp(1).mean()).backward()
+        optimizer.step()
+    best = -all_joints(exact, x).logsumexp(1).mean().item()
+    jsa = train(build(JSA, num_mis_steps=5, cache_start_epoch=0), x, steps)
+    assert jsa <= best + 0.15
+    assert jsa <= train(build(JSA, num_mis_steps=5, cache=False), x, steps) - 0.05
+    assert jsa <= train(build(DiscreteVAE, estimator="rloo"), x, steps) - 0.10
+
+
+# Under a Trainer
+
+
+def test_steps_are_batches_and_rates_are_scaled_by_the_global_batch():
+    model = grid(base_lr=4.5e-7, proposal_lr=1e-3)
+    run = fit(model)
+    assert run.global_step == 6
+    assert model.likelihood.steps == 6
+    groups = run.optimizers[0].param_groups
+    assert [group["lr"] for group in groups] == pytest.approx([4.5e-7 * 16, 4.5e-7 * 16, 1e-3])
+    assert pytest.approx(2.304e-4) == 4.5e-7 * 128 * 4
+    parameters = [p for group in groups for p in group["params"]]
+    assert len(parameters) == len(set(parameters)) == len(list(model.parameters()))
+
+
+def test_two_accumulated_batches_equal_one_twice_as_large():
+    class Twice(Data):
+        batch_size = 32
+
+        def train_dataloader(self):
+            return torch.utils.data.DataLoader(super().train_dataloader().dataset, batch_size=32)
+
+    first, second = (
+        grid(likelihood=Gaussian(0.3), cache=False),
+        grid(likelihood=Gaussian(0.3), cache=False, accumulate=2),
+    )
+    for model in (first, second):  # draws depend on the step, so both get those of the first
+        model.uniform = lambda x, count, index: torch.rand(64, count, generator=torch.Generator().manual_seed(3))[index]
+    fit(first, Twice(), max_steps=2)
+    fit(second, max_steps=4)
+    for mine, theirs in zip(second.parameters(), first.parameters(), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_a_sharp_likelihood_decides_alike_in_half_precision():
+    """Under autocast the chain takes the decisions that it takes in float32, at sigma 0.02."""
+    model = grid(likelihood=Gaussian(0.02), cache=False, num_mis_steps=20)
+    x, index = torch.rand(64, 1, 16, 16) * 2 - 1, torch.arange(64)
+    log_q = model.log_q(x).detach()
+    model._trainer = lightning.Trainer(**BARE)
+    expected, _ = model._visit(x, log_q, index)
+    with torch.autocast("cpu", torch.bfloat16):
+        found, _ = model._visit(x, log_q, index)
+    assert (found.accepted == expected.accepted).float().mean() >= 0.995
+    assert expected.accepted.float().mean() > 0.05
+
+
+def test_bf16_trains():
+    model = grid()
+    before = model.decoder.head[0].weight.clone()
+    fit(model, precision="bf16-mixed")
+    assert not torch.equal(model.decoder.head[0].weight, before)
+    assert all(p.isfinite().all() for p in model.parameters())
+
+
+def test_the_cache_needs_to_know_the_images():
+    class Nameless(Data):
+        def train_dataloader(self):
+            return torch.utils.data.DataLoader([{"image": torch.rand(1, 16, 16)} for _ in range(64)], batch_size=16)
+
+    with refused("index", "--model.cache=false"):
+        fit(grid(), Nameless())
+    fit(grid(cache=False), Nameless())
+
+
+def test_augmented_images_are_refused():
+    data = Data()
+    data.augment = True
+    with refused("shifted or mirrored", "--data.augment=false", "--model.cache=false"):
+        fit(grid(), data)
+
+
+def test_a_loader_alone_needs_the_number_of_images():
+    with refused("train_size"):
+        fit(grid(lr=1e-3), Data().train_dataloader())
+    assert fit(grid(lr=1e-3, train_size=64), Data().train_dataloader()).global_step == 6
+
+
+def test_16_mixed_is_refused():
+    class Precision:
+        precision, max_steps = "16-mixed", 5
+
+    model = grid()
+    model._trainer = Precision()
+    with refused("bf16-mixed"):
+        model.setup("fit")
+
+
+@pytest.mark.parametrize("blocks", ["rows", "patches", "checkerboard"])
+def test_blocks_train_and_log_their_rates(blocks):
+    class Keep(lightning.Callback):
+        def on_train_batch_end(self, trainer, *args):
+            self.logged = dict(trainer.logged_metrics)
+
+    keep = Keep()
+    fit(grid(blocks=blocks), callbacks=[keep], log_every_n_steps=1)
+    rates = [value for name, value in keep.logged.items() if name.startswith("train/accept_rate_block_")]
+    assert len(rates) == 4
+    assert all(0 <= rate <= 1 for rate in rates)
+
+
+def test_a_checkpoint_brings_back_all_parts(tmp_path):
+    prior = Transformer(16, 16, dim=8, depth=1, heads=2)
+    model = grid(prior=prior, likelihood=Gaussian("learned"), lr=1e-3, train_size=64)
+    run = fit(model)
+    run.save_checkpoint(tmp_path / "model.ckpt")
+    other = vqlab.load(tmp_path / "model.ckpt")
+    x = torch.rand(3, 1, 16, 16) * 2 - 1
+    codes = model.encode(x)
+    assert torch.equal(other.encode(x), codes)
+    assert torch.equal(other.log_joint(x, codes), model.eval().log_joint(x, codes))
+
+
+def test_a_prior_of_another_size_is_refused():
+    with refused("length 9", "--model.prior.length=16"):
+        grid(prior=Transformer(16, 9, dim=8, depth=1, heads=2))
+    assert math.isfinite(grid(prior="factorized").log_prior(torch.zeros(1, 16, dtype=torch.int64)).item())
+
+
+@pytest.mark.parametrize("latents", [1, 2])
+def test_codes_from_outside_are_checked(latents):
+    nets = {"encoder": SmallEncoder(1, 16, 8, 1), "decoder": SmallDecoder(1, 16, 8, 1)}
+    model = JSA(**nets, num_embeddings=16, num_latents=latents, channels=1, image_size=16).eval()
+    x = torch.rand(2, 1, 16, 16)
+    codes = model.encode(x)
+    assert torch.equal(model.decode(codes.numpy().astype("int16")), model.decode(codes))
+    for call in (model.decode, lambda codes: model.log_joint(x, codes), lambda codes: model.log_proposal(x, codes)):
+        with refused("codes must be (B, 4, 4"):
+            call(codes.flatten(1))
+        with refused("code 16 lies outside 0 .. 15"):
+            call(torch.full_like(codes, 16))
+        with refused("integers"):
+            call(codes.float())

@@ -1,0 +1,133 @@
+"""JSA with a perceptual energy and with a discriminator."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from tests.helpers.grid import Data, fit, grid
+from tests.helpers.refusal import refused
+from tests.helpers.toy import CODES, NUMBER, all_joints, images, parts, sharpened
+from vqlab.losses.adversarial import hinge_discriminator
+from vqlab.losses.perceptual import Perceptual
+from vqlab.models.categorical.discrete_vae import DiscreteVAE
+from vqlab.models.categorical.jsa import JSA
+from vqlab.nn.gan.patchgan import PatchGAN
+from vqlab.nn.likelihood import Gaussian
+
+
+class Brightness(nn.Module):
+    """A distance that can be worked out by hand: of the mean brightness in [-1, 1]."""
+
+    name = "brightness"
+
+    def forward(self, x_hat, x):
+        return (x_hat.flatten(1).mean(1) - x.flatten(1).mean(1)).abs()
+
+
+def test_the_energy_shifts_the_posterior_and_no_bound():
+    model = sharpened(2, 1.5)
+    x = images(model, 1, 3)
+    with torch.no_grad():
+        exact, plain = all_joints(model, x), model.nll(x.expand(64, -1, -1, -1), 2000).mean()
+        means = model.decode(CODES)
+        energy = 20 * 2 * (means.flatten(1).mean(1) - x.mean()).abs()
+        posterior, tilted = exact.softmax(1)[0], (exact[0] - energy).softmax(0)
+        assert (posterior - tilted).abs().sum() / 2 > 0.2
+        model.perceptual, model.perceptual_weight = Brightness(), 20.0
+        found = model.joint_of_draws(x, CODES.flatten(1)[None])[0][0]
+        torch.testing.assert_close(found, exact[0] - energy, atol=1e-4, rtol=1e-5)
+        torch.testing.assert_close(all_joints(model, x), exact)
+        assert model.nll(x.expand(64, -1, -1, -1), 2000).mean() == pytest.approx(plain.item(), abs=0.05)
+        codes = model.sample_posterior(x.expand(30_000, -1, -1, -1), steps=80)
+    drawn = torch.bincount((codes.flatten(1) * NUMBER).sum(1), minlength=64) / 30_000
+    assert (drawn - tilted).abs().sum() / 2 < 0.03
+
+
+@pytest.mark.parametrize("build", [JSA, DiscreteVAE])
+def test_the_energy_is_learned_from(build):
+    """Twice the weight, twice its part of the decoder's gradient, at the same draws."""
+    torch.manual_seed(0)
+    model = build(**parts(), **({"cache": False} if build is JSA else {"estimator": "st_gumbel"}))
+    model.perceptual = Brightness()
+    x = model.observe(images(sharpened(5, 2.5), 8, 0))
+    model._visit = frozen(model._visit) if build is JSA else None  # the energy moves the chains, too
+    gradients = []
+    for weight in (0.0, 1.0, 2.0):
+        model.perceptual_weight = weight
+        model.zero_grad()
+        torch.manual_seed(1)
+        model.learn(x, model.log_q(x), torch.arange(8)).loss.backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in model.decoder.parameters()]))
+    first, second = gradients[1] - gradients[0], gradients[2] - gradients[0]
+    assert first.norm() > 0.01 * gradients[0].norm()
+    torch.testing.assert_close(second, 2 * first, atol=1e-5, rtol=1e-3)
+
+
+def frozen(function):
+    """Return what the first call returned, again and again."""
+    kept = []
+
+    def call(*arguments):
+        if not kept:
+            kept.append(function(*arguments))
+        return kept[0]
+
+    return call
+
+
+def critic():
+    torch.manual_seed(1)
+    return PatchGAN(1, 8, num_layers=2, norm="none")
+
+
+def test_the_discriminator_learns_first_and_pulls_by_its_share():
+    model = grid(likelihood=Gaussian(0.3), discriminator=critic(), disc_weight=0.5, disc_start=0, disc_lr=1e-3)
+    kept, gradients = copy.deepcopy(model), {}
+    model.on_before_optimizer_step = lambda _: gradients.update(
+        (n, p.grad.clone()) for n, p in model.named_parameters()
+    )
+    fit(model, max_steps=1)
+    # The same step in plain PyTorch: draws depend on the seed, the step and the images alone.
+    batch = next(iter(Data().train_dataloader()))
+    x, index = batch["image"], batch["index"]
+    kept.cache = False  # no chain is known yet
+    lesson = kept.learn(x, kept.log_q(x), index)
+    x_hat = kept.output(lesson.codes)
+    optimizer = torch.optim.Adam(kept.discriminator.parameters(), 1e-3)
+    hinge_discriminator(kept.discriminator(x), kept.discriminator(x_hat.detach())).backward()
+    optimizer.step()
+    kept.zero_grad()
+    last = kept.decoder.head[0].weight
+    distortion = ((x_hat - x).square().flatten(1).sum(1) / (2 * 0.3**2)).mean()
+    push = -kept.discriminator(x_hat).mean()
+    norms = [torch.autograd.grad(loss, last, retain_graph=True)[0].norm() for loss in (distortion, push)]
+    (lesson.loss + 0.5 * norms[0] / (norms[1] + 1e-4) * push).backward()
+    for mine, theirs in zip(model.discriminator.parameters(), kept.discriminator.parameters(), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-6)
+    for name, parameter in kept.named_parameters():
+        if not name.startswith("discriminator"):
+            torch.testing.assert_close(gradients[name], parameter.grad, rtol=1e-4, atol=1e-4)
+
+
+def test_the_discriminator_waits_for_its_start_and_steps_are_batches():
+    model = grid(discriminator=critic(), disc_weight=0.5, disc_start=3)
+    before = [p.clone() for p in model.discriminator.parameters()]
+    fit(model, max_steps=3)
+    assert all(torch.equal(a, b) for a, b in zip(before, model.discriminator.parameters(), strict=True))
+    assert fit(model, max_steps=6).global_step == 6
+    assert not all(torch.equal(a, b) for a, b in zip(before, model.discriminator.parameters(), strict=True))
+
+
+def test_what_cannot_serve_is_refused():
+    with refused("grey", "--model.disc_weight=0"):
+        JSA(**parts(disc_weight=0.5))
+    with refused("--model.accumulate=1, not 2"):
+        grid(disc_weight=0.5, accumulate=2)
+    with refused("perceptual_weight", "leave it out"):
+        grid(perceptual_weight=-1.0)
+    with refused("disc_lr"):
+        grid(disc_weight=0.5, disc_lr=0.0)
+    with refused("LPIPS", "--model.perceptual_weight=0"):
+        grid(perceptual_weight=1.0, perceptual=Perceptual("alex"))

@@ -1,0 +1,248 @@
+"""GANTopicModel: its steps against plain PyTorch, planted topics, what a user calls, and mistakes."""
+
+import copy
+from pathlib import Path
+
+import lightning
+import pytest
+import torch
+
+import vqlab
+from tests.helpers.bare import BARE
+from tests.helpers.planted import Planted
+from tests.helpers.refusal import refused
+from vqlab.metrics.topics.words import matched_topics, top_word_ids
+from vqlab.models.topic.gan_topic import GANTopicModel
+from vqlab.nn.topic.documents import dense
+from vqlab.training.schedules import Schedule
+
+
+def small(**options):
+    torch.manual_seed(0)
+    usual = {"num_topics": 4, "vocab_size": 60, "num_classes": 4, "hidden_features": 8, "init": "random", "lr": 1e-3}
+    return GANTopicModel(**{**usual, **options})
+
+
+def texts(**options):
+    return Planted(**{"num_topics": 4, "vocab": 60, "num_documents": 200, "batch_size": 32, **options})
+
+
+def fit(model, steps, data=None, callbacks=(), **settings):
+    options = {"max_steps": steps, "max_epochs": -1, "log_every_n_steps": 1, "limit_val_batches": 0, **settings}
+    trainer = lightning.Trainer(**{**BARE, **options}, callbacks=list(callbacks))
+    trainer.fit(model, data or texts())
+    return trainer
+
+
+LATE = {"val_check_interval": 150, "check_val_every_n_epoch": None}
+SETTINGS = [
+    {},
+    {"generator": "mlp", "cycle_weight": 0.0},
+    {"generator": "gaussian", "contrast": "averaged"},
+    {"bidirectional": False, "cycle_weight": 0.0, "contrast": "topic", "temperature": 0.1},
+    {"regularizer": "gradient_penalty"},
+    {"contrast": "label", "contrastive_weight": 0.3, "generator_lr": 1e-2},
+]
+
+
+def by_hand(model, seen, settings):
+    """The same steps in plain PyTorch on dense documents, each player with a backward pass of its own."""
+    generator_lr = settings.get("generator_lr", 1e-3)
+    others = [p for part in (model.encoder, model.contrasted) if part is not None for p in part.parameters()]
+    players = [torch.optim.Adam(model.generator.parameters(), generator_lr, (0.5, 0.999))]
+    players += [torch.optim.Adam(others, 1e-3, (0.5, 0.999))] if others else []
+    critic = torch.optim.Adam(model.critic.parameters(), 1e-3, (0.5, 0.999))
+
+    def infer(x, theta):
+        return torch.zeros_like(theta) if model.encoder is None else model.encoder(x)
+
+    for step, (batch, theta, share) in enumerate(seen, start=1):
+        x = batch["bow"] / batch["bow"].sum(1, keepdim=True)
+        made, inferred = dense(model.generator(theta)).detach(), infer(x, theta).detach()
+        loss = model.critic(made, theta).mean() - model.critic(x, inferred).mean()
+        if settings.get("regularizer") == "gradient_penalty":
+            pair = [(share * a + (1 - share) * b).requires_grad_() for a, b in ((x, made), (inferred, theta))]
+            a, b = torch.autograd.grad(model.critic(*pair).sum(), pair, create_graph=True)
+            loss = loss + 10 * ((a.square().sum(1) + b.square().sum(1)).sqrt() - 1).square().mean()
+        critic.zero_grad()
+        loss.backward()
+        critic.step()
+        if settings.get("regularizer", "clip") == "clip":
+            with torch.no_grad():
+                for weight in model.critic.parameters():
+                    weight.copy_(weight.clip(-0.01, 0.01))
+        if step % 2:
+            continue
+        made, inferred = dense(model.generator(theta)), infer(x, theta)
+        loss = model.critic(x, inferred).mean() - model.critic(made, theta).mean()
+        loss = loss - model.cycle_weight * (inferred[:, :, None] * x[:, None] * model.generator.log_topics()).sum() / 32
+        if model.contrast:
+            contrast, embed = model.contrasted, torch.nn.functional.normalize
+            kinds = {"topic": theta.argmax(1), "label": batch["label"]}.get(model.contrast, torch.arange(32))
+            averaged = (theta if model.contrast == "averaged" else inferred) @ contrast.topics
+            anchors = averaged if model.contrast == "label" else made @ contrast.projection
+            positives = {
+                "topic": contrast.topics[theta.argmax(1)],
+                "averaged": averaged,
+                "label": contrast.labels[batch["label"]],
+            }[model.contrast]
+            scores = (embed(anchors) @ embed(positives).T / model.temperature).exp()
+            rivals = (kinds[:, None] != kinds) | torch.eye(32, dtype=torch.bool)
+            share = scores.diagonal() / (scores * rivals).sum(1)
+            loss = loss - model.contrastive_weight * share.log().mean()
+        for player in players:
+            player.zero_grad()
+        loss.backward()
+        for player in players:
+            player.step()
+
+
+@pytest.mark.parametrize(
+    ("settings", "weighting"),
+    [*((settings, "tfidf") for settings in SETTINGS), ({"regularizer": "gradient_penalty"}, "counts")],
+    ids=lambda value: value if isinstance(value, str) else "-".join(map(str, value)) or "default",
+)
+def test_four_steps_equal_plain_pytorch(settings, weighting, monkeypatch):
+    model = small(**settings, n_critic=2).double()
+    plain = copy.deepcopy(model)
+    thetas = [torch.rand(32, 4, dtype=torch.float64).softmax(1) for _ in range(4)]
+    shares = [torch.rand(32, dtype=torch.float64) for _ in range(4)]
+    drawn, lots = iter(thetas), iter(shares)
+    monkeypatch.setattr(GANTopicModel, "_prior", lambda self, num, *rest: next(drawn))
+    seen = []
+
+    class Collect(lightning.Callback):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            batch["bow"] = batch["bow"].double()
+            seen.append({name: value.clone() for name, value in batch.items()})
+
+    if settings.get("regularizer") == "gradient_penalty":
+        monkeypatch.setattr(torch, "rand", lambda *size, **options: next(lots))
+    fit(model, 4, texts(weighting=weighting), callbacks=[Collect()])
+    monkeypatch.undo()
+    by_hand(plain, list(zip(seen, thetas, [share[:, None] for share in shares], strict=True)), settings)
+    for (name, value), expected in zip(model.named_parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(value, expected, rtol=1e-6, atol=1e-9, msg=name)
+
+
+@pytest.mark.parametrize("init", ["nmf", "random"])
+def test_planted_topics_are_found(init):
+    lightning.seed_everything(0, verbose=False)
+    data = Planted(num_documents=2000, weighting="counts")
+    model = GANTopicModel(
+        10, vocab_size=400, init=init, schedule=Schedule("cosine"), generator_lr=5e-2 if init == "random" else None
+    )
+    fit(model, 1000, data, log_every_n_steps=1000)
+    model.eval()
+    match = matched_topics(model.topics(), data.true)
+    found, true = top_word_ids(model.topics())[match.index], top_word_ids(data.true)
+    overlap = [len({*a.tolist()} & {*b.tolist()}) / 10 for a, b in zip(found, true, strict=True)]
+    dominant = model.transform(torch.from_numpy(data.bow).float()).argmax(1).numpy()
+    assert match.cosine.mean() >= 0.95
+    assert match.cosine.min() >= 0.85
+    assert sum(overlap) / 10 >= 0.9
+    assert (match.index[data.dominant] == dominant).mean() >= 0.85
+
+
+def test_the_generator_steps_at_every_fifth_batch_and_the_critic_is_bounded_at_each():
+    class Watch(lightning.Callback):
+        moved, widest = [], 0.0
+
+        def on_train_batch_start(self, trainer, pl_module, *args):
+            self.before = pl_module.generator.logits.detach().clone()
+
+        def on_train_batch_end(self, trainer, pl_module, *args):
+            if not torch.equal(self.before, pl_module.generator.logits):
+                self.moved.append(trainer.global_step)
+            self.widest = max(self.widest, *(p.abs().max().item() for p in pl_module.critic.parameters()))
+
+    watch = Watch()
+    trainer = fit(small(lr=0.1), 12, callbacks=[watch])
+    assert trainer.global_step == 12
+    assert watch.moved == [5, 10]
+    assert watch.widest == pytest.approx(0.01)
+    assert {"train/wasserstein", "train/cycle", "train/g_loss"} <= set(trainer.callback_metrics)
+
+
+def test_a_checkpoint_tells_topics_in_words(tmp_path):
+    model, data = small(), texts()
+    trainer = fit(model, 10, data, limit_val_batches=1.0, val_check_interval=5)
+    trainer.save_checkpoint(tmp_path / "model.ckpt")
+    again = vqlab.load(tmp_path / "model.ckpt")
+    assert again.top_words(3) == model.top_words(3)
+    assert again.top_words(3)[0][0].startswith("word")
+    bow = torch.from_numpy(data.bow[:8]).float()
+    torch.testing.assert_close(again.transform(bow), model.eval().transform(3 * bow))  # only shares count
+    figures = trainer.callback_metrics
+    assert {"val/npmi_doc", "val/topic_diversity", "val/nmi", "val/purity", "val/loss"} <= set(figures)
+    assert "val/npmi" not in figures  # counts have no windows
+
+
+def test_topics_begin_as_those_of_nmf_but_not_on_resume(tmp_path):
+    data = texts()
+    model = small(init="nmf")
+    trainer = fit(model, 1, data, limit_train_batches=1)
+    begun = matched_topics(model.topics(), data.true).cosine.mean()
+    assert begun > matched_topics(small().topics(), data.true).cosine.mean() + 0.3
+    model.generator.logits.data.zero_()
+    trainer.save_checkpoint(tmp_path / "model.ckpt")
+    resumed = small(init="nmf")
+    lightning.Trainer(**BARE, max_steps=2, limit_val_batches=0).fit(resumed, data, ckpt_path=tmp_path / "model.ckpt")
+    torch.testing.assert_close(resumed.topics(), torch.full((4, 60), 1 / 60))
+
+
+def test_a_label_contrast_learns_what_labels_say():
+    lightning.seed_everything(0, verbose=False)
+    data = texts()
+    without, told = (
+        fit(small(contrast=contrast, n_critic=1, lr=1e-2), 150, data, limit_val_batches=1.0, **LATE)
+        for contrast in (None, "label")
+    )
+    assert told.callback_metrics["val/nmi"] > without.callback_metrics["val/nmi"]
+
+
+def test_samples_are_distributions_and_seeded():
+    model = small().eval()
+    first, second = (model.sample(5, torch.Generator().manual_seed(3)) for _ in range(2))
+    assert torch.equal(first, second)
+    torch.testing.assert_close(first.sum(1), torch.ones(5))
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"num_topics": 0}, "num_topics"),
+        ({"num_topics": 61}, "lower --model.num_topics"),
+        ({"generator": "vae"}, "generator"),
+        ({"init": "nmf", "generator": "mlp"}, "--model.init=random"),
+        ({"bidirectional": False}, "--model.cycle_weight=0"),
+        ({"contrast": "label", "num_classes": 0}, "--model.contrast=averaged"),
+        ({"contrast": "hard"}, "contrast"),
+        ({"regularizer": "none"}, "regularizer"),
+        ({"weight_clip": 0.0}, "--model.weight_clip=0.01"),
+        ({"temperature": float("nan")}, "--model.temperature=0.5"),
+        ({"alpha": -1.0}, "--model.alpha=null"),
+        ({"n_critic": 0}, "n_critic"),
+        ({"lr": 1e-3, "base_lr": 1e-3}, "base_lr"),
+    ],
+)
+def test_a_mistake_gets_one_line(options, words):
+    with refused(words):
+        small(**options)
+
+
+def test_documents_that_do_not_fit_are_refused():
+    model = small().eval()
+    with refused("(B, 60)", "vocabulary of the training"):
+        model.transform(torch.ones(2, 59))
+    with refused("no word of the vocabulary"):
+        model.transform(torch.zeros(2, 60))
+    with refused("no encoder", "--model.bidirectional=true"):
+        small(bidirectional=False, cycle_weight=0.0).transform(torch.ones(2, 60))
+
+
+def test_nmf_needs_the_texts():
+    loader = texts().train_dataloader()
+    with refused("DataModule of texts", "init=random"):
+        lightning.Trainer(**BARE, max_steps=1, limit_val_batches=0).fit(small(init="nmf"), loader)
+    assert not list(Path().glob("*.ckpt"))

@@ -1,0 +1,101 @@
+"""S4D-VQ: what a user calls, its parameter groups, learning, and networks that do not fit."""
+
+import lightning
+import pytest
+import torch
+
+import vqlab
+from tests.helpers.bare import BARE
+from tests.helpers.refusal import refused
+from vqlab.data.signals.ecg import ECG
+from vqlab.models.vq.s4dvq import S4DVQ
+from vqlab.nn.autoencoders.s4d import S4DDecoder, S4DEncoder
+from vqlab.nn.autoencoders.small import SmallEncoder
+from vqlab.nn.ssm.s4d import S4D
+from vqlab.quantizers.residual import ResidualQuantizer
+from vqlab.quantizers.vector import VectorQuantizer
+
+
+def small(quantizer=None, **options):
+    torch.manual_seed(0)
+    nets = {"pool": (4,), "d_state": 8}
+    encoder, decoder = S4DEncoder(1, 16, **nets), S4DDecoder(16, 1, 16, **nets)
+    return S4DVQ(encoder, decoder, quantizer or VectorQuantizer(16, 8), length=128, **options)
+
+
+def data():
+    return ECG(num_records=20, seconds=10, length=128, batch_size=16)
+
+
+def fit(model, steps, **settings):
+    trainer = lightning.Trainer(**BARE, **{"max_steps": steps, "max_epochs": -1, "log_every_n_steps": 1, **settings})
+    trainer.fit(model, data())
+    return trainer
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_codes_and_back(several):
+    quantizer = ResidualQuantizer(VectorQuantizer(16, 8), num_quantizers=3) if several else None
+    model = small(quantizer)
+    fit(model, 1)  # the codebook starts from the first batch
+    model.eval()
+    x = torch.randn(3, 1, 128)
+    codes = model.encode(x)
+    assert codes.shape == ((3, 32, 3) if several else (3, 32))
+    assert torch.equal(model.reconstruct(x), model.decode(codes))
+    assert set(model.traces({"signal": x})) == {"input", "reconstruction", "indices"}
+
+
+def test_without_a_quantizer_there_are_no_codes_and_it_reconstructs():
+    model = S4DVQ(quantizer=None)
+    x = torch.randn(2, 1, 64)
+    assert model.reconstruct(x).shape == x.shape
+    assert model.encode(x).unique().tolist() == [0]
+    with refused("no codes"):
+        model.decode(model.encode(x))
+
+
+def test_modes_have_a_rate_of_their_own_and_do_not_decay():
+    model = small(lr=1e-2, ssm_lr=2e-3, weight_decay=0.1)
+    trainer = fit(model, 1)
+    groups = trainer.optimizers[0].param_groups
+    modes = {p for part in model.modules() if isinstance(part, S4D) for p in part.ssm_parameters()}
+    assert [group["lr"] for group in groups] == [1e-2, 2e-3]
+    assert [group["weight_decay"] for group in groups] == [0.1, 0.0]
+    assert set(groups[1]["params"]) == modes
+    listed = [p for group in groups for p in group["params"]]
+    assert len(listed) == len(set(listed)) == len(list(model.parameters()))
+    assert fit(small(lr=1e-4), 1).optimizers[0].param_groups[1]["lr"] == 1e-4
+
+
+def test_it_learns_and_uses_its_codes():
+    model = small(lr=3e-3)
+    fit(model, 120, limit_val_batches=0)
+    (figures,) = lightning.Trainer(**BARE).validate(model, data(), verbose=False)
+    assert figures["val/snr"] > 5
+    assert figures["val/correlation"] > 0.8
+    assert figures["val/perplexity"] > 8
+
+
+def test_a_checkpoint_brings_it_back(tmp_path):
+    model = small()
+    fit(model, 2).save_checkpoint(tmp_path / "it.ckpt")
+    model.eval()
+    loaded = vqlab.load(tmp_path / "it.ckpt")
+    x = torch.randn(2, 1, 128)
+    assert torch.equal(loaded.reconstruct(x), model.reconstruct(x))
+
+
+def test_parts_that_do_not_fit_are_refused():
+    with refused("made for images", "S4DEncoder"):
+        S4DVQ(encoder=SmallEncoder())
+    with refused("downsampling 16", "--data.length=496"):
+        S4DVQ(length=500)
+    with refused("in_channels of the encoder is 1", "channels of the model 2"):
+        S4DVQ(encoder=S4DEncoder(1), channels=2)
+    with refused("same pool"):
+        S4DVQ(encoder=S4DEncoder(pool=(4,)))
+    with refused("ssm_lr"):
+        S4DVQ(ssm_lr=0.0)
+    with refused("(B, 1, L)"):
+        S4DVQ().encode(torch.randn(2, 3, 64))

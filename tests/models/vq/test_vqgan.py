@@ -1,0 +1,361 @@
+"""VQ-GAN: one step restated in plain PyTorch, both players learn, and what is counted."""
+
+import copy
+
+import lightning
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.data import DataLoader
+
+from tests.helpers.bare import BARE
+from vqlab.callbacks.ema import EMA
+from vqlab.errors import UserError
+from vqlab.models.adversarial import R1_EVERY
+from vqlab.models.vq.vqgan import VQGAN
+from vqlab.nn.autoencoders.small import SmallDecoder, SmallEncoder
+from vqlab.nn.gan.patchgan import PatchGAN
+from vqlab.quantizers.fsq import FSQ
+from vqlab.quantizers.vector import VectorQuantizer
+
+
+def tiny(quantizer=None, activation=None, seed=0, **arguments):
+    torch.manual_seed(seed)
+    return VQGAN(
+        SmallEncoder(1, 16, 8, 1),
+        SmallDecoder(1, 16, 8, 1, out_activation=activation),
+        quantizer or VectorQuantizer(32, 8),
+        PatchGAN(1, 8, num_layers=2, norm="none"),  # a bias before a norm of so few channels learns from rounding alone
+        channels=1,
+        image_size=16,
+        **{"perceptual_weight": 0.0, "disc_start": 0, "lr": 2e-3, **arguments},
+    )
+
+
+def images(count, seed=1):
+    coarse = torch.rand(count, 1, 4, 4, generator=torch.Generator().manual_seed(seed))
+    return F.interpolate(coarse, size=16, mode="bicubic").clamp(0, 1) * 2 - 1
+
+
+def loader(count, batch_size=16):
+    return DataLoader(
+        [{"image": image, "index": torch.tensor(i)} for i, image in enumerate(images(count))], batch_size=batch_size
+    )
+
+
+def trainer(*callbacks, **settings):
+    defaults = {"max_steps": 10, "num_sanity_val_steps": 0, "log_every_n_steps": 1, "max_epochs": -1}
+    return lightning.Trainer(**BARE, callbacks=list(callbacks), **{**defaults, **settings})
+
+
+def weights(model):
+    return {name: value.detach().clone() for name, value in model.state_dict().items()}
+
+
+# One step in plain PyTorch
+
+
+def taming_weight(model, rec_loss, g_loss):
+    """Equation 7, both losses taken to the last layer directly."""
+    last = model.decoder.head[0].weight
+    rec, adv = (torch.autograd.grad(loss, last, retain_graph=True)[0] for loss in (rec_loss, g_loss))
+    return (rec.norm() / (adv.norm() + 1e-4)).clamp(0, 1e4).detach()
+
+
+GAMES = {
+    "hinge": (
+        lambda real, fake: (F.relu(1 - real).mean() + F.relu(1 + fake).mean()) / 2,
+        lambda fake: -fake.mean(),
+    ),
+    "non_saturating": (
+        lambda real, fake: -(real.sigmoid().log().mean() + (1 - fake.sigmoid()).log().mean()),
+        lambda fake: -fake.sigmoid().log().mean(),
+    ),
+    "wgan": (lambda real, fake: fake.mean() - real.mean(), lambda fake: -fake.mean()),
+}
+
+
+def plain_step(
+    model, optimizers, x, index, step, adversarial="hinge", adaptive=True, r1_weight=0.0, lecam=None, alternate=True
+):
+    """Lightning-free statement of one step, the discriminator first; changes ``model`` in place."""
+    disc, game = model.discriminator, GAMES[adversarial]
+    players = [[p for name, p in model.named_parameters() if ("discriminator" in name) == second] for second in (0, 1)]
+
+    def descend(player, loss):
+        gradients = torch.autograd.grad(loss, players[player], retain_graph=True)
+        for p, g in zip(players[player], gradients, strict=True):
+            p.grad = g
+        optimizers[player].step()
+        optimizers[player].zero_grad()
+
+    model.quantizer.sample_index = index
+    code = model.quantizer(model.to_code(model.encoder(x)))
+    x_hat = model.decoder(model.from_code(code.quantized))
+    real = x.clone().requires_grad_()
+    real_logits, fake_logits = disc(real), disc(x_hat.detach())
+    d_loss = game[0](real_logits, fake_logits)
+    if lecam is not None:
+        d_loss = d_loss + 0.1 * ((real_logits - lecam["fake"]) ** 2).mean()
+        d_loss = d_loss + 0.1 * ((fake_logits - lecam["real"]) ** 2).mean()
+        lecam["real"] = 0.99 * lecam["real"] + 0.01 * real_logits.detach().mean()
+        lecam["fake"] = 0.99 * lecam["fake"] + 0.01 * fake_logits.detach().mean()
+    if r1_weight and step % R1_EVERY == 0:
+        (slope,) = torch.autograd.grad(real_logits.sum(), real, create_graph=True)
+        d_loss = d_loss + R1_EVERY * r1_weight * slope.square().sum((1, 2, 3)).mean() / 2
+    if alternate:
+        descend(1, d_loss)
+    rec_loss, g_loss = (x_hat - x).abs().mean(), game[1](disc(x_hat))
+    weight = 0.8 * (taming_weight(model, rec_loss, g_loss) if adaptive else 1.0)
+    loss = rec_loss + code.loss + weight * g_loss
+    if alternate:
+        descend(0, loss)
+    else:  # both gradients before either step
+        own = [p for player in players for p in player]
+        split = torch.autograd.grad(loss, players[0], retain_graph=True) + torch.autograd.grad(d_loss, players[1])
+        for p, g in zip(own, split, strict=True):
+            p.grad = g
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+    model.quantizer.update(code.stats)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {},
+        {"adversarial": "non_saturating", "activation": "tanh"},
+        {"adversarial": "wgan", "adaptive": False},
+        {"r1_weight": 0.1},
+        {"lecam_weight": 0.1},
+        {"quantizer": "loss"},
+        {"alternate": False},
+    ],
+)
+def test_steps_equal_those_in_plain_pytorch(arguments):
+    arguments = dict(arguments)
+    if arguments.get("quantizer"):
+        arguments["quantizer"] = VectorQuantizer(32, 8, codebook_update="loss")
+    model = tiny(**arguments).double()  # in single precision Adam turns the rounding of a gradient near 0 into steps
+    plain = copy.deepcopy(model).to(memory_format=torch.channels_last)
+    plain.train()
+    parameters = [
+        [p for name, p in plain.named_parameters() if ("discriminator" in name) == second] for second in (0, 1)
+    ]
+    optimizers = [torch.optim.AdamW(player, lr=2e-3, betas=(0.5, 0.9), weight_decay=0.0) for player in parameters]
+    options = {k: v for k, v in arguments.items() if k in ("adversarial", "adaptive", "r1_weight", "alternate")}
+    lecam = {"real": torch.tensor(0.0), "fake": torch.tensor(0.0)} if "lecam_weight" in arguments else None
+    for step, batch in enumerate(loader(48)):
+        plain_step(plain, optimizers, batch["image"].double(), batch["index"], step, lecam=lecam, **options)
+    trainer(max_steps=3, precision="64-true").fit(model, loader(48))
+    expected = weights(plain)
+    for name, value in weights(model).items():
+        if name.startswith(("train_usage", "eval_usage", "revived", "lecam")):
+            continue
+        torch.testing.assert_close(value, expected[name], rtol=1e-6, atol=1e-7, msg=lambda m, n=name: f"{n}: {m}")
+    if lecam is not None:
+        torch.testing.assert_close(model.lecam.real_mean, lecam["real"], rtol=1e-5, atol=1e-6)
+
+
+# What is counted
+
+
+class Record(lightning.Callback):
+    def __init__(self):
+        self.steps, self.logged, self.players = [], [], []
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        self.before = weights(pl_module)
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        now = weights(pl_module)
+        moved = {name.split(".")[0] for name, value in now.items() if not torch.equal(value, self.before[name])}
+        self.players.append(moved & {"encoder", "decoder", "discriminator"})
+        self.steps.append(trainer.global_step)
+        self.logged.append({k: float(v) for k, v in trainer.logged_metrics.items()})
+
+
+def test_global_step_counts_batches_and_the_discriminator_starts_when_it_should():
+    record, model = Record(), tiny(disc_start=5, disc_warmup=2)
+    run = trainer(record, max_steps=8)
+    run.fit(model, loader(64))
+    assert record.steps == list(range(1, 9))
+    assert run.global_step == 8
+    assert record.players == [{"encoder", "decoder"}] * 3 + [{"encoder", "decoder", "discriminator"}] * 5
+    felt = ["train/disc_weight" in row for row in record.logged]
+    assert felt == [False] * 5 + [True] * 3
+    assert ["train/d_loss" in row for row in record.logged] == [False] * 3 + [True] * 5
+
+
+def test_without_a_discriminator_it_is_a_vqvae():
+    record, model = Record(), tiny(disc_weight=0)
+    assert model.discriminator is None
+    trainer(record, max_steps=3).fit(model, loader(48))
+    assert record.players == [{"encoder", "decoder"}] * 3
+    assert not any("train/d_loss" in row for row in record.logged)
+
+
+def test_schedules_count_batches():
+    from vqlab.training.schedules import Schedule
+
+    rates = []
+
+    class Rates(lightning.Callback):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            rates.append([o.param_groups[0]["lr"] for o in trainer.optimizers])
+
+    trainer(Rates(), max_steps=6).fit(tiny(schedule=Schedule("linear", warmup_steps=2)), loader(32))
+    expected = [2e-3 * factor for factor in (0.5, 1.0, 1.0, 0.75, 0.5, 0.25)]
+    assert [first for first, _ in rates] == pytest.approx(expected)
+    assert [second for _, second in rates] == pytest.approx(expected)
+
+
+def test_the_discriminator_may_have_its_own_rate():
+    run = trainer(max_steps=2)
+    run.fit(tiny(disc_lr=1e-4), loader(32))
+    assert [o.param_groups[0]["lr"] for o in run.optimizers] == [2e-3, 1e-4]
+
+
+@pytest.mark.parametrize("clip", [{"clip_g": 1e-6}, {"clip_d": 1e-6}])
+def test_clipping_is_of_one_player(clip):
+    norms = {}
+
+    class Norms(lightning.Callback):
+        def on_before_zero_grad(self, *args):
+            raise AssertionError("not called by raw optimizers")
+
+    model = tiny(**clip)
+    steps = type(model).on_before_optimizer_step
+
+    def spy(self, optimizer):
+        steps(self, optimizer)
+        for name in ("decoder", "discriminator"):
+            grads = [p.grad for p in getattr(self, name).parameters()]
+            norms[name] = float(nn.utils.get_total_norm(grads))
+
+    model.on_before_optimizer_step = spy.__get__(model)
+    trainer(max_steps=1).fit(model, loader(16))
+    small, large = ("decoder", "discriminator") if "clip_g" in clip else ("discriminator", "decoder")
+    assert norms[small] <= 1.01e-6
+    assert norms[large] > 1e-4
+
+
+def test_two_accumulated_batches_equal_one_twice_as_large():
+    first, second = (tiny(FSQ([5, 5]), adaptive=False, alternate=False, **extra) for extra in ({}, {"accumulate": 2}))
+    trainer(max_steps=4).fit(first, loader(128, 32))
+    run = trainer(max_steps=8)
+    run.fit(second, loader(128, 16))
+    assert run.global_step == 8
+    expected = weights(first)
+    for name, value in weights(second).items():
+        if not name.startswith(("train_usage", "eval_usage")):
+            torch.testing.assert_close(value, expected[name], rtol=1e-4, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def test_accumulation_counts_for_base_lr_and_not_for_the_average():
+    average = EMA(0.5)
+    run = trainer(average, max_steps=6)
+    run.fit(tiny(lr=None, base_lr=1e-5, accumulate=3, alternate=False), loader(96, 16))
+    assert run.optimizers[0].param_groups[0]["lr"] == pytest.approx(1e-5 * 16 * 3)
+    assert average._average_model.n_averaged == 2
+
+
+def test_an_accumulated_codebook_learns_from_all_batches():
+    first, second = (
+        tiny(VectorQuantizer(8, 8), adaptive=False, alternate=False, **extra) for extra in ({}, {"accumulate": 2})
+    )
+    for model in (first, second):
+        torch.manual_seed(5)
+        codes = torch.randn(8, 8)
+        model.quantizer.codebook.copy_(codes)
+        model.quantizer.ema_sums.copy_(codes)
+        model.quantizer.first_batch.done()
+    trainer(max_steps=1).fit(first, loader(32, 32))
+    trainer(max_steps=2).fit(second, loader(32, 16))
+    torch.testing.assert_close(second.quantizer.codebook, first.quantizer.codebook, rtol=1e-4, atol=1e-5)
+    assert second.quantizer.steps == 1
+
+
+# It learns
+
+
+def test_both_players_learn():
+    record = Record()
+    trainer(record, max_steps=150).fit(tiny(disc_start=50), loader(64))
+    rows = record.logged
+    assert rows[-1]["train/rec_loss"] < 0.5 * rows[0]["train/rec_loss"]
+    assert max(row["train/d_acc"] for row in rows[50:]) > 0.6
+    assert all(row["train/disc_weight"] >= 0 for row in rows[50:])
+
+
+def test_compiled_networks_give_the_same_step(monkeypatch):
+    compiled = []
+
+    def compile_eagerly(self, *args, **kwargs):
+        compiled.append(type(self).__name__)
+        self._compiled_call_impl = torch.compile(self._call_impl, backend="aot_eager")
+
+    monkeypatch.setattr(nn.Module, "compile", compile_eagerly)
+    plain, fast = tiny(), tiny(compile=True)
+    for model in (plain, fast):
+        trainer(max_steps=2).fit(model, loader(32))
+    assert compiled == ["SmallEncoder", "Sequential", "PatchGAN"]
+    expected = weights(plain)
+    for name, value in weights(fast).items():
+        torch.testing.assert_close(value, expected[name], rtol=1e-4, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
+
+
+# Mistakes
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"disc_weight": -1.0}, "disc_weight must be finite and not negative.*--model.disc_weight"),
+        ({"perceptual_weight": float("nan")}, "perceptual_weight"),
+        ({"disc_start": -1}, "disc_start -1.*batches"),
+        ({"disc_start": 3, "disc_warmup": 4}, "disc_warmup 4.*--model.disc_start"),
+        ({"disc_warmup": -1}, "disc_warmup -1"),
+        ({"adversarial": "vanilla"}, "hinge, non_saturating, wgan"),
+        ({"accumulate": 0}, "--model.accumulate=1"),
+        ({"accumulate": 2}, "cannot take turns: set --model.alternate=false"),
+        ({"clip_g": 0.0}, "--model.clip_g"),
+        ({"disc_lr": 0.0}, "disc_lr must be a positive number"),
+    ],
+)
+def test_bad_arguments_are_refused_by_name(arguments, message):
+    with pytest.raises(UserError, match=message) as error:
+        tiny(**arguments)
+    assert "\n" not in str(error.value)
+
+
+def test_16_mixed_is_refused():
+    class Precision:
+        precision = "16-mixed"
+
+    from vqlab.training.manual import refuse_unsound
+
+    with pytest.raises(UserError, match=r"--trainer\.precision=bf16-mixed"):
+        refuse_unsound(Precision())
+
+
+def test_a_discriminator_that_never_starts_is_said():
+    with pytest.warns(UserWarning, match="disc_start 10 lies beyond max_steps 3"):
+        trainer(max_steps=3).fit(tiny(disc_start=10), loader(48))
+
+
+@pytest.mark.parametrize("value_range", ["unit", "signed"])
+def test_the_perceptual_loss_sees_images_in_its_own_range(value_range):
+    class Seen(nn.Module):
+        name = "lpips"
+
+        def forward(self, *images):
+            self.images = images
+            return torch.zeros(2)
+
+    model = tiny(value_range=value_range)
+    model.perceptual, (black, white) = Seen(), (torch.zeros(2, 1, 16, 16), torch.ones(2, 1, 16, 16))
+    model._distance(model.value_range.encode(black), model.value_range.encode(white))
+    assert [image.unique().tolist() for image in model.perceptual.images] == [[-1.0], [1.0]]

@@ -1,0 +1,202 @@
+"""S4D against the formula it computes, in complex float64."""
+
+import math
+
+import pytest
+import torch
+
+from tests.helpers.refusal import refused
+from vqlab.nn.ssm.kernel import INITS, fft_convolve, initial_modes
+from vqlab.nn.ssm.s4d import S4D
+
+RULES = ("zoh", "bilinear")
+
+
+@pytest.fixture(autouse=True)
+def double():
+    torch.set_default_dtype(torch.float64)
+    torch.manual_seed(0)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+def formula(layer, length, rate=1.0):
+    """K[l] = 2 Re sum_n C_n B_n w_n^l with every power of every mode, (directions, H, L)."""
+    a = -layer.log_neg_re.exp() + 1j * layer.im
+    dt = rate * layer.log_dt.exp()[:, None]
+    if layer.discretization == "zoh":
+        w = torch.exp(dt * a)
+        b = (w - 1) / a
+    else:
+        w, b = (1 + dt * a / 2) / (1 - dt * a / 2), dt / (1 - dt * a / 2)
+    return (
+        2 * ((torch.complex(layer.c_re, layer.c_im) * b)[..., None] * w[..., None] ** torch.arange(length)).sum(-2).real
+    )
+
+
+def convolved(x, kernels):
+    """The causal convolution, and that against time, sample by sample."""
+    length = x.shape[-1]
+    y = torch.zeros_like(x)
+    for k in range(length):
+        y[..., k] += (x[..., : k + 1].flip(-1) * kernels[0][:, : k + 1]).sum(-1)
+        if len(kernels) == 2:
+            y[..., k] += (x[..., k:] * kernels[1][:, : length - k]).sum(-1)
+    return y
+
+
+def close(found, expected, relative):
+    assert (found - expected).abs().max() <= relative * expected.abs().max()
+
+
+@pytest.mark.parametrize("length", [1, 2, 7, 1000, 1024, 5000])
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("init", INITS)
+def test_the_kernel_is_that_of_the_formula(init, rule, length):
+    for bidirectional in (False, True):
+        layer = S4D(3, 16, init, rule, bidirectional)
+        expected = formula(layer, length)
+        close(layer.kernel(length), expected if bidirectional else expected[0], 1e-12)
+    close(layer.float().kernel(length), formula(layer.double(), length), 1e-5)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_the_layer_is_the_convolution(rule):
+    for bidirectional in (False, True):
+        for length in (1, 2, 63, 64, 65, 200):
+            layer, x = S4D(3, 8, "legs", rule, bidirectional), torch.randn(2, 3, length)
+            expected = convolved(x, formula(layer, length)) + layer.d[:, None] * x
+            for convolution in ("fft", "scan"):
+                layer.convolution = convolution
+                close(layer(x), expected, 1e-12)
+
+
+@pytest.mark.parametrize(("dtype", "bound"), [(torch.float64, 1e-10), (torch.float32, 1e-4)])
+@pytest.mark.parametrize("rule", RULES)
+def test_steps_and_pieces_give_what_the_convolution_gives(rule, dtype, bound):
+    layer, x = S4D(4, 64, "lin", rule).to(dtype), torch.randn(2, 4, 2000, dtype=dtype)
+    whole = {}
+    for convolution in ("fft", "scan"):
+        layer.convolution = convolution
+        whole[convolution] = layer(x)
+    state, rows = layer.initial_state(2), []
+    for x_t in x.unbind(-1):
+        y_t, state = layer.step(x_t, state)
+        rows.append(y_t)
+    stepped = torch.stack(rows, -1)
+    pieces, at = [], layer.initial_state(2)
+    for piece in x.split([1, 129, 870, 64, 936], -1):
+        y, at = layer.resume(piece, at)
+        pieces.append(y)
+    for found in (*whole.values(), torch.cat(pieces, -1)):
+        close(found, stepped, bound)
+    close(at, state, bound)
+
+
+def test_bidirectional_is_a_causal_pass_and_a_flipped_one():
+    both = S4D(3, 16, bidirectional=True)
+    x = torch.randn(2, 3, 301)
+    y = both.d[:, None] * x
+    for direction, turn in ((0, lambda signal: signal), (1, lambda signal: signal.flip(-1))):
+        one = S4D(3, 16)
+        state = {name: value for name, value in both.state_dict().items() if not name.startswith("c_")}
+        state |= {name: getattr(both, name)[direction : direction + 1] for name in ("c_re", "c_im")}
+        one.load_state_dict(state)
+        one.d.data.zero_()
+        y = y + turn(one(turn(x)))
+    close(both(x), y, 1e-10)
+
+
+@pytest.mark.parametrize("convolution", ["fft", "scan"])
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_gradients_are_those_of_the_formula(bidirectional, convolution):
+    layer = S4D(2, 8, "inv", bidirectional=bidirectional, convolution=convolution)
+    x, weight = torch.randn(2, 2, 150, requires_grad=True), torch.randn(2, 2, 150)
+    inputs = [x, *layer.parameters()]
+    found = torch.autograd.grad((layer(x) * weight).sum(), inputs)
+    expected = torch.autograd.grad(
+        ((fft_convolve(x, formula(layer, 150)) + layer.d[:, None] * x) * weight).sum(), inputs
+    )
+    for mine, theirs in zip(found, expected, strict=True):
+        close(mine, theirs, 1e-10)
+    single = layer.float()
+    found = torch.autograd.grad((single(x.float()) * weight.float()).sum(), [*single.parameters()])
+    for mine, theirs in zip(found, expected[1:], strict=True):
+        close(mine.double(), theirs, 1e-4)
+
+
+@pytest.mark.parametrize("convolution", ["fft", "scan"])
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_padding_has_no_effect(bidirectional, convolution):
+    layer = S4D(3, 16, bidirectional=bidirectional, convolution=convolution)
+    x, lengths = torch.randn(3, 3, 120), torch.tensor([120, 77, 1])
+    y = layer(x, lengths)
+    noisy = x.clone()
+    for row, length in enumerate(lengths):
+        noisy[row, :, length:] = 1e6
+        close(y[row, :, :length], layer(x[row : row + 1, :, :length])[0], 1e-10)
+        assert (y[row, :, length:] == 0).all()
+    assert torch.equal(layer(noisy, lengths), y)  # whatever the padding holds, to the last bit
+    close(layer(torch.cat([x, torch.ones(3, 3, 50)], -1), lengths)[..., :120], y, 1e-10)
+
+
+def test_the_rate_resamples():
+    """Every second sample at rate 2 sees the same slow signal: the same output, up to the zero-order hold."""
+    layer = S4D(2, 16, dt_min=1e-3, dt_max=1e-2)
+    close(layer.kernel(100, rate=2.0), formula(layer, 100, rate=2.0)[0], 1e-12)
+    layer.d.data.zero_()
+    slow = torch.sin(torch.linspace(0, 6, 2000)).expand(1, 2, -1)
+    whole, halved = layer(slow), layer(slow[..., ::2], rate=2.0)
+    assert (whole[..., ::2] - halved).abs().max() < 0.02 * whole.abs().max()
+    assert (whole[..., ::2] - layer(slow[..., ::2])).abs().max() > 0.2 * whole.abs().max()
+
+
+def test_the_modes_are_those_of_the_papers():
+    for init in INITS:
+        neg_re, im, b = initial_modes(init, 32)
+        assert len(neg_re) == len(im) == len(b) == 32
+        assert (neg_re > 0).all()
+    # HiPPO-LegS: B B^T / 2 makes A normal; its eigenvalues are those that torch finds for the matrix itself.
+    n = torch.arange(64.0)
+    b = (2 * n + 1).sqrt()
+    normal = -torch.outer(b, b).tril(-1) - torch.diag(n + 1) + torch.outer(b, b) / 2
+    values = torch.linalg.eigvals(normal)
+    neg_re, im, _ = initial_modes("legs", 32)
+    torch.testing.assert_close(values.real, torch.full((64,), -0.5), atol=1e-9, rtol=0)
+    torch.testing.assert_close(values.imag.sort().values[32:], im.sort().values, atol=1e-8, rtol=1e-9)
+    assert initial_modes("lin", 3)[1].tolist() == [0, math.pi, 2 * math.pi]
+    assert initial_modes("inv", 32)[1][0] == pytest.approx(64 / math.pi * 63)
+
+
+def test_autocast_and_compile_leave_it_in_float32():
+    layer = S4D(4, 16, bidirectional=True).float()
+    x = torch.randn(2, 4, 100, dtype=torch.float32)
+    expected = layer(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(layer(x), expected)
+        assert (layer(x.bfloat16()) - expected).abs().max() < 0.1
+    graph = torch.compile(lambda: layer.kernel(100), fullgraph=True, backend="eager")
+    torch.testing.assert_close(graph(), layer.kernel(100))
+
+
+def test_mistakes_are_refused():
+    for arguments, word in (
+        ({"d_state": 7}, "even"),
+        ({"init": "hippo"}, "lin, inv"),
+        ({"discretization": "euler"}, "zoh or bilinear"),
+        ({"dt_min": 0.2}, "dt_min"),
+        ({"convolution": "direct"}, "fft"),
+    ):
+        with refused(word):
+            S4D(4, **arguments)
+    layer = S4D(4)
+    with refused("(B, L, H)"):
+        layer(torch.randn(2, 100, 4))
+    with refused("real signals"):
+        layer(torch.ones(2, 4, 8, dtype=torch.int64))
+    with refused("lengths"):
+        layer(torch.randn(2, 4, 8), torch.tensor([9, 1]))
+    with refused("initial_state"):
+        layer.step(torch.randn(2, 4), torch.zeros(2, 4, 3))
+    with refused("bidirectional=False"):
+        S4D(4, bidirectional=True).step(torch.randn(2, 4), torch.zeros(2, 4, 64))

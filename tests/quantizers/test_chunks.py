@@ -1,0 +1,115 @@
+"""in_chunks against the same function on all rows at once, and entropy against its definition."""
+
+import math
+
+import pytest
+import torch
+
+from vqlab.quantizers import chunks
+from vqlab.quantizers.chunks import entropy, in_chunks
+
+
+def rand(*shape, seed):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+@pytest.mark.parametrize(
+    ("elements", "sizes"), [(28, [4, 4, 2]), (7, [1] * 10), (3, [1] * 10), (1000, [10]), (69, [9, 1])]
+)
+@pytest.mark.parametrize("grad", [True, False])
+def test_results_and_gradients_are_those_of_one_block(monkeypatch, elements, sizes, grad):
+    monkeypatch.setattr(chunks, "CHUNK_ELEMENTS", elements)
+    codes, seen = rand(7, 3, seed=1).requires_grad_(), []
+
+    def soft_codes(rows, weights):
+        seen.append(len(rows))
+        probs = (rows @ codes.T).softmax(1)
+        return probs @ codes * weights[:, None], probs.sum(0)
+
+    rows, weights, g = rand(10, 3, seed=2).requires_grad_(), rand(10, seed=3).requires_grad_(), rand(10, 3, seed=4)
+    with torch.set_grad_enabled(grad):
+        mixtures, sums = zip(*in_chunks(soft_codes, 7, rows, weights), strict=True)
+    assert seen == sizes
+    assert [len(mixture) for mixture in mixtures] == sizes
+    whole, total = soft_codes(rows, weights)
+    torch.testing.assert_close(torch.cat(mixtures), whole, rtol=0, atol=1e-14)
+    torch.testing.assert_close(torch.stack(sums).sum(0), total, rtol=0, atol=1e-14)
+    if not grad:
+        assert not torch.cat(mixtures).requires_grad
+        return
+    loss, expected = (
+        (torch.cat(mixtures) * g).sum() + torch.stack(sums).sum(0).cos().sum(),
+        (whole * g).sum() + total.cos().sum(),
+    )
+    inputs = (rows, weights, codes)
+    for ours, theirs in zip(torch.autograd.grad(loss, inputs), torch.autograd.grad(expected, inputs), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-13)
+
+
+def test_what_is_missing_stays_missing(monkeypatch):
+    monkeypatch.setattr(chunks, "CHUNK_ELEMENTS", 4)
+    seen = []
+    in_chunks(lambda rows, a, b: (seen.append((a, b.tolist())), rows), 1, torch.zeros(6, 1), None, torch.arange(6))
+    assert seen == [(None, [0, 1, 2, 3]), (None, [4, 5])]
+
+
+def test_the_backward_pass_computes_again_with_the_same_random_numbers(monkeypatch):
+    monkeypatch.setattr(chunks, "CHUNK_ELEMENTS", 5)
+    drawn = []
+
+    def noisy(rows):
+        drawn.append(torch.randn(len(rows), 1))
+        return (rows * drawn[-1],)
+
+    rows = torch.ones(12, 1, requires_grad=True)
+    out = torch.cat([block for (block,) in in_chunks(noisy, 1, rows)])
+    assert len(drawn) == 3
+    torch.rand(7)  # something else draws in between
+    before = torch.random.get_rng_state()
+    out.sum().backward()
+    assert torch.equal(before, torch.random.get_rng_state())
+    assert torch.equal(rows.grad, out.detach())
+    assert len(drawn) == 6
+    assert len(torch.cat(drawn).unique()) == 12
+
+
+def test_without_gradients_nothing_is_computed_twice(monkeypatch):
+    monkeypatch.setattr(chunks, "CHUNK_ELEMENTS", 5)
+
+    def refuse(*args, **kwargs):
+        raise AssertionError("checkpointed")
+
+    monkeypatch.setattr(chunks, "checkpoint", refuse)
+    calls = []
+    with torch.no_grad():
+        in_chunks(lambda rows: (calls.append(len(rows)), rows), 1, torch.ones(12, 1, requires_grad=True))
+    assert calls == [5, 5, 2]
+
+
+def test_what_a_block_computes_inside_is_not_kept(monkeypatch):
+    """Of N x K probabilities nothing is saved for the backward pass, only the rows."""
+    monkeypatch.setattr(chunks, "CHUNK_ELEMENTS", 64 * 10)
+    codes, saved = torch.randn(64, 4, requires_grad=True), []
+    rows = torch.randn(100, 4, requires_grad=True)
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: (saved.append(x.numel()), x)[1], lambda x: x):
+        in_chunks(lambda block: ((block @ codes.T).softmax(1) @ codes,), 64, rows)
+    assert max(saved, default=0) <= 10 * 4
+
+
+@pytest.mark.parametrize("shape", [(6,), (4, 6), (2, 3, 6)])
+def test_entropy(shape):
+    probs = rand(*shape, seed=5).softmax(-1)
+    expected = [-sum(p * math.log(p) for p in row) for row in probs.reshape(-1, 6).tolist()]
+    torch.testing.assert_close(entropy(probs).flatten(), torch.tensor(expected, dtype=torch.float64))
+    assert entropy(probs).shape == shape[:-1]
+    assert torch.autograd.gradcheck(entropy, probs.clone().requires_grad_())
+
+
+def test_entropy_at_its_limits():
+    certain = torch.tensor([1.0, 0.0, 0.0], requires_grad=True)
+    value = entropy(certain)
+    value.backward()
+    assert value == 0
+    assert certain.grad.isfinite().all()
+    assert certain.grad[1] > 20  # a code that is never used is wanted
+    assert entropy(torch.full((5,), 0.2)).item() == pytest.approx(math.log(5))

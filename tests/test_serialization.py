@@ -1,0 +1,235 @@
+"""Objects that can be made again from plain data, and what a checkpoint may not name."""
+
+import copy
+import dataclasses
+import io
+import os
+import pickle
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from vqlab.errors import UserError
+from vqlab.nn.autoencoders.conv import ConvDecoder, ConvEncoder
+from vqlab.nn.autoencoders.small import SmallDecoder, SmallEncoder
+from vqlab.nn.value_range import ValueRange
+from vqlab.quantizers.fsq import FSQ
+from vqlab.quantizers.vector import VectorQuantizer
+from vqlab.serialization import ConfigMixin, find_class, from_config, to_config
+
+
+class Holder(ConfigMixin, nn.Module):
+    def __init__(self, parts, value_range=None, *, name="x", extra=None):
+        super().__init__()
+        self.parts = nn.ModuleList(parts)
+        self.value_range, self.name, self.extra = value_range, name, extra
+
+
+class Open(VectorQuantizer):
+    """What a user writes to change one thing: the other arguments pass through."""
+
+    def __init__(self, size=1.5, **kwargs):
+        super().__init__(**kwargs)
+        self.size = size
+
+
+class Bare(ConfigMixin, nn.Module):
+    """No constructor of its own."""
+
+
+class Mixed(ConfigMixin, nn.Linear):
+    """A torch layer made rebuildable; its constructor is torch's."""
+
+
+class Starred(ConfigMixin, nn.Module):
+    def __init__(self, first, *widths):
+        super().__init__()
+        self.widths = widths
+
+
+class Unrecorded(nn.Linear):
+    pass
+
+
+@dataclasses.dataclass
+class Settings(ConfigMixin):
+    rate: float = 0.1
+    sizes: tuple = (1, 2)
+
+
+@dataclasses.dataclass
+class Plain:
+    rate: float = 0.1
+
+
+def sizes(module):
+    return {name: (value.shape, value.dtype) for name, value in module.state_dict().items()}
+
+
+def assert_plain(spec):
+    """Only what ``weights_only=True`` reads, whatever the nesting."""
+    if isinstance(spec, dict):
+        assert all(isinstance(key, str) for key in spec)
+        for value in spec.values():
+            assert_plain(value)
+    elif isinstance(spec, list):
+        for value in spec:
+            assert_plain(value)
+    else:
+        assert spec is None or type(spec) in (bool, int, float, str)
+
+
+PARTS = [
+    lambda: VectorQuantizer(13, 5, codebook_update="loss", revive_after=None),
+    lambda: FSQ((7, 5)),
+    lambda: ConvEncoder(1, 8, channel_multipliers=(1, 2), num_res_blocks=1, z_channels=5, attention=True),
+    lambda: ConvDecoder(base_channels=8, num_res_blocks=1, out_activation="tanh"),
+    lambda: SmallEncoder(hidden_channels=6, downsampling=8),
+    lambda: SmallDecoder(hidden_channels=6, out_activation=None),
+    lambda: Open(2.5, num_embeddings=9, embedding_dim=3),
+    Bare,
+    lambda: Mixed(2, 3, bias=False),
+    lambda: Holder(
+        [FSQ([4, 4]), Holder([VectorQuantizer(3, 2)], name="inner")],
+        ValueRange("standardized", (0.5, 0.4), (0.2, 0.3)),
+        extra={"settings": [Settings(0.5, (3, 4)), None, True], "plain": {"a": (1, 2.5, "b")}},
+    ),
+]
+
+
+@pytest.mark.parametrize("make", PARTS, ids=lambda make: type(make()).__name__)
+def test_round_trip_through_a_file(make):
+    module = make()
+    spec = to_config(module)
+    assert_plain(spec)
+    file = io.BytesIO()
+    torch.save(spec, file)
+    file.seek(0)
+    again = from_config(torch.load(file, weights_only=True))
+    assert type(again) is type(module)
+    assert sizes(again) == sizes(module)
+    assert to_config(again) == spec
+    again.load_state_dict(module.state_dict())
+
+
+def test_nested_parts_keep_their_arguments():
+    again = from_config(to_config(PARTS[-1]()))
+    assert again.parts[0].levels.tolist() == [4, 4]
+    assert again.parts[1].name == "inner"
+    assert again.parts[1].parts[0].num_embeddings == 3
+    assert again.value_range == ValueRange("standardized", (0.5, 0.4), (0.2, 0.3))
+    assert isinstance(again.extra["settings"][0], Settings)
+    assert again.extra["settings"][0].rate == 0.5
+    assert again.extra["plain"] == {"a": [1, 2.5, "b"]}
+
+
+def test_defaults_and_keywords_are_recorded():
+    assert SmallEncoder(1, downsampling=8).init_args == {
+        "in_channels": 1,
+        "hidden_channels": 128,
+        "res_channels": 32,
+        "num_res_blocks": 2,
+        "downsampling": 8,
+    }
+    assert Open(num_embeddings=9).init_args == {"size": 1.5, "num_embeddings": 9}
+    assert Bare().init_args == {}
+
+
+def test_star_arguments_have_no_names_and_are_refused():
+    with pytest.raises(TypeError, match="widths"):
+        Starred(1, 2, 3)
+
+
+def test_wrong_arguments_raise_the_constructors_error():
+    with pytest.raises(TypeError, match="no_such"):
+        SmallEncoder(no_such=1)
+    with pytest.raises(TypeError, match="parts"):
+        Holder()
+
+
+@pytest.mark.parametrize(
+    "duplicate", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))], ids=["deepcopy", "pickle"]
+)
+@pytest.mark.parametrize("make", PARTS, ids=lambda make: type(make()).__name__)
+def test_copies_keep_the_record(make, duplicate):
+    module = make()
+    twin = duplicate(module)
+    assert to_config(twin) == to_config(module)
+    for name, value in module.state_dict().items():
+        assert torch.equal(twin.state_dict()[name], value)
+
+
+def test_a_module_without_a_record_loads_only_if_passed_again():
+    spec = to_config(Holder([Unrecorded(2, 3)]))
+    assert spec["init_args"]["parts"] == [{"class_path": f"{__name__}.Unrecorded"}]
+    with pytest.raises(UserError, match=r"Unrecorded.*not recorded"):
+        from_config(spec)
+
+
+@pytest.mark.parametrize(
+    "class_path",
+    [
+        "os.system",
+        "posix.system",
+        "subprocess.Popen",
+        "builtins.eval",
+        "builtins.exec",
+        "builtins.open",
+        "io.FileIO",
+        "pathlib.Path",
+        "torch.load",
+        "torch.hub.load",
+        "importlib.import_module",
+        "vqlab.serialization.importlib",
+        "vqlab.serialization.from_config",
+        "vqlab.errors.UserError",
+        "no_such_module.Thing",
+        "vqlab.no_such.Thing",
+        "vqlab.nn.autoencoders.conv.NoSuch",
+        "Thing",
+        "",
+        ".",
+        "vqlab..Thing",
+        "torch.nn.functional.relu",
+        "torch.nn.modules.linear.Linear",
+        "torchmetrics.functional.image.lpips._LPIPS",
+        f"{__name__}.Unrecorded",
+        f"{__name__}.Plain",
+        "vqlab.serialization.nn.Linear",
+        "vqlab.nn.ssm.s4d.S4D",
+        "vqlab.data.images.digits.Digits",
+    ],
+)
+def test_other_names_are_refused(class_path, monkeypatch):
+    calls = []
+    monkeypatch.setattr(os, "system", lambda *args: calls.append(args))
+    monkeypatch.setattr(subprocess.Popen, "__init__", lambda *args, **kwargs: calls.append(args))
+    with pytest.raises(UserError, match="the checkpoint names"):
+        from_config({"class_path": class_path, "init_args": {"command": "true", "args": "true"}})
+    with pytest.raises(UserError, match="the checkpoint names"):
+        from_config([{"class_path": f"{__name__}.Holder", "init_args": {"parts": [{"class_path": class_path}]}}])
+    assert not calls
+
+
+@pytest.mark.parametrize("class_path", [None, 3, ["os", "system"]])
+def test_a_class_path_that_is_no_text_is_refused(class_path):
+    with pytest.raises(UserError, match="the checkpoint names"):
+        from_config({"class_path": class_path, "init_args": {}})
+
+
+def test_no_module_is_imported_on_a_checkpoints_word():
+    for name in ("antigravity", "this", "turtledemo.clock"):
+        sys.modules.pop(name, None)
+        with pytest.raises(UserError, match="import its module"):
+            find_class(f"{name}.Thing")
+        assert name not in sys.modules
+
+
+def test_what_is_no_spec_comes_back():
+    value = {"a": [1, {"b": None}], "c": "text"}
+    assert from_config(value) == value
+    assert to_config(value) == value
+    assert to_config((1, (2, 3))) == [1, [2, 3]]

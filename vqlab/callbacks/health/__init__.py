@@ -1,0 +1,1 @@
+"""Health events: what goes wrong in a training, found in its metrics."""

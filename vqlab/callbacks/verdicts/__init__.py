@@ -1,1 +1,0 @@
-"""The rules by which a training is found ill."""

@@ -1,0 +1,54 @@
+"""``vqlab report``: the lab log of the runs in some folders, as one page."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from vqlab.atomic_io import write_atomic
+from vqlab.cli.parser import Parser
+from vqlab.experiments.markdown import markdown_page
+from vqlab.experiments.markup import printable
+from vqlab.experiments.page import html_page
+from vqlab.experiments.report import write_sections
+from vqlab.experiments.runs import find_runs
+from vqlab.experiments.summary import plural
+
+
+def report(args: Sequence[str]) -> None:
+    """Run ``vqlab report`` with ``args``.
+
+    Raises:
+        UserError: If there is no run, or the report cannot be written; a run that is damaged is listed as such.
+    """
+    options = _parser().parse_args(args)
+    runs = find_runs(options.runs)
+    sections = write_sections(runs)
+    title = options.title or " ".join(str(place) for place in options.runs)
+    page = options.output / f"report.{options.format}"
+    files: dict[str, bytes] = {}
+    if options.format == "html":
+        text = html_page(title, sections)
+    else:
+        text, files = markdown_page(title, sections)
+    for name, content in {**files, page.name: text.encode()}.items():
+        with write_atomic(options.output / name, "-o") as file:
+            file.write(content)
+    for section in sections:
+        print(printable(" ".join(section.summary)))
+    for run in runs:
+        for problem in run.problems:
+            print(printable(f"{run.folder}: {problem}"))
+    print(f"{page}: {plural(len(runs), 'run')}, {page.stat().st_size / 1e6:.1f} MB")
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        prog="vqlab report",
+        description="Write the lab log: what differed between runs, what came out, what went wrong.",
+    )
+    parser.add_argument("runs", type=Path, nargs="+", help="run folders, or folders that hold some, such as runs")
+    parser.add_argument("-o", "--output", type=Path, default=Path("report"), help="folder to write (default report)")
+    parser.add_argument(
+        "--format", choices=("html", "md"), default="html", help="one HTML file, or Markdown with pictures beside it"
+    )
+    parser.add_argument("--title", help="headline (default: the folders)")
+    return parser

@@ -1,0 +1,16 @@
+from .fonts.pairs import FontPairs as FontPairs
+from .images.arrays import ImageArrays as ImageArrays
+from .images.cifar10 import CIFAR10 as CIFAR10
+from .images.digits import Digits as Digits
+from .images.folder import ImageFolder as ImageFolder
+from .images.mnist import MNIST as MNIST
+from .images.mnist import FashionMNIST as FashionMNIST
+from .images.photos import Photos as Photos
+from .images.shards import ImageShards as ImageShards
+from .signals.ecg import ECG as ECG
+from .signals.files import Signals as Signals
+from .text.bag_of_words import BagOfWords as BagOfWords
+from .text.docstrings import Docstrings as Docstrings
+from .text.file import TextFile as TextFile
+from .text.folder import TextFolder as TextFolder
+from .text.newsgroups import Newsgroups as Newsgroups

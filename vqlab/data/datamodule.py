@@ -1,0 +1,288 @@
+"""What all DataModules share: splits that are loaded once, and loaders that a resumed run takes up again."""
+
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any
+
+import lightning
+import numpy as np
+import torch
+from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from vqlab.data.resumable import ResumableLoader, ResumableSampler
+from vqlab.errors import UserError
+from vqlab.training.data_format import ENTRY, Format, check_format, source_of
+
+Batch = dict[str, Tensor]
+MAX_WORKERS = 1024  # each is a process with a copy of the interpreter
+
+
+class Split(Dataset[Batch], ABC):
+    """Examples that are read a batch at a time."""
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def __getitems__(self, indices: list[int]) -> Batch:
+        """Return the examples at ``indices`` as one batch."""
+
+    def __getitem__(self, index: int) -> Batch:
+        return {name: values[0] for name, values in self.__getitems__([index]).items()}
+
+
+class SplitDataModule(lightning.LightningDataModule, ABC):
+    """Training, validation and test examples, in batches that are dicts of tensors.
+
+    Args:
+        batch_size: Examples per batch and device.
+        num_workers: Processes that load batches; 0 loads in the main process.
+        seed: Seed of the split and of the order.
+
+    Raises:
+        UserError: If an argument is out of range, or the training split is too small for one batch.
+    """
+
+    examples = "examples"  # what messages call them
+    modality: str  # what models are made for
+    test_mend = "use `vqlab validate`"  # what to do where there is no test split
+    _is_new = False  # whether the model was trained on data from another source
+
+    def __init__(self, batch_size: int, num_workers: int = 0, seed: int = 0) -> None:
+        super().__init__()
+        require_at_least("batch_size", batch_size, 1, mend=128)
+        require_at_least("num_workers", num_workers, 0, mend=0)
+        if num_workers > MAX_WORKERS:
+            raise UserError(f"num_workers must be at most {MAX_WORKERS}, got {num_workers}: set --data.num_workers=4")
+        require_at_least("seed", seed, 0, mend=0)
+        self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
+
+    def __repr__(self) -> str:
+        """Show the source and its arguments; Lightning's own text asks for all loaders, and reads data for that."""
+        names = (name for name in inspect.signature(type(self)).parameters if name in vars(self))
+        return f"{type(self).__name__}({', '.join(f'{name}={getattr(self, name)!r}' for name in names)})"
+
+    __str__ = __repr__
+
+    @abstractmethod
+    def load_train_val(self) -> tuple[Split, Split]:
+        """Return the training and the validation split."""
+
+    def load_test(self) -> Split | None:
+        """Return the test split, or None where there is none."""
+        return None
+
+    @abstractmethod
+    def collate(self) -> Callable[[Batch], Batch]:
+        """Return the function that turns a split's batch into what models get; the processes that load call it."""
+
+    def order(self) -> Callable[[int], Tensor] | None:
+        """Return what gives the order of the training examples of an epoch, (N,); None shuffles them all."""
+        return None
+
+    @cached_property
+    def _train_val(self) -> tuple[Split, Split]:
+        return self.load_train_val()
+
+    @cached_property
+    def _test(self) -> Split | None:
+        return self.load_test()
+
+    def load_all(self) -> Split | None:
+        """Return all examples in the order of the source, ``index`` being their place in it; None is not known."""
+        return None
+
+    def describe(self) -> Format:
+        """Return what the numbers of a batch mean and other data must mean as well, as plain data."""
+        return {}
+
+    def fitted(self) -> Format:
+        """Return what is estimated from the training examples (vocabulary, statistics), as plain data."""
+        return {}
+
+    def option(self, name: str, value: Any) -> str:
+        """Return the option that gives an entry of :meth:`describe` a ``value``."""
+        return f"--data.{name}={value}"
+
+    def apply_format(self, trained: Format) -> None:
+        """Take over vocabulary, classes and statistics of the data that a checkpoint was trained on; compare the rest.
+
+        Raises:
+            UserError: If the data mean something else.
+        """
+        self._is_new = trained.get("source", source_of(self)) != source_of(self)
+        check_format(trained, self.describe(), self.option)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the description of the data, for the checkpoint."""
+        return {ENTRY: getattr(getattr(self.trainer, "lightning_module", None), ENTRY, None) or self._full_format()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Apply the data format in the checkpoint that a Trainer restores."""
+        if isinstance(state_dict.get(ENTRY), dict):
+            apply_stored_format(self, state_dict[ENTRY])
+
+    def _full_format(self) -> Format:
+        """Return the description with the source; classes are left out for a model that knows no classes."""
+        found = self.describe() | self.fitted() | {"source": source_of(self)}
+        if not getattr(getattr(self.trainer, "lightning_module", None), "num_classes", 0):
+            found.pop("classes", None)
+        return found
+
+    def setup(self, stage: str | None = None) -> None:
+        """Load what the stage needs; the splits are kept. A model that was trained on other data is compared first."""
+        model: Any = getattr(self.trainer, "lightning_module", None)
+        begins = stage == "fit" and getattr(self.trainer, "ckpt_path", None) is None
+        if model is not None and not begins and getattr(model, ENTRY, None) is not None:
+            apply_stored_format(self, getattr(model, ENTRY))
+        if stage in (None, "fit", "validate"):
+            _ = self._train_val
+        if stage in (None, "test", "predict"):
+            _ = self._test
+        if stage == "fit":
+            self._require_a_batch()  # now, before the run writes its first file
+        if begins and model is not None:
+            setattr(model, ENTRY, self._full_format())
+
+    def train_dataloader(self) -> ResumableLoader:
+        """Shuffled batches of equal size; the rest of an epoch that fills no batch is left out."""
+        self._require_a_batch()
+        data = self._train_val[0]
+        world, rank = self._world()
+        sampler = ResumableSampler(data, world, rank, shuffle=True, seed=self.seed, drop_last=True)
+        sampler.order = self.order()
+        return ResumableLoader(data, sampler=sampler, drop_last=True, **self._loading())
+
+    def val_dataloader(self) -> DataLoader:
+        """All validation examples, once and in order."""
+        return self._in_order(self._train_val[1])
+
+    def test_dataloader(self) -> DataLoader:
+        """All test examples, once and in order."""
+        if self._test is None:
+            raise UserError(f"{type(self).__name__} has no test {self.examples}: {self.test_mend}")
+        return self._in_order(self._test)
+
+    def predict_dataloader(self) -> DataLoader:
+        """The test examples, or those of validation where there are none; all of data that are new to the model."""
+        if self._is_new and (whole := self.load_all()) is not None:
+            rank_zero_info(f"these are not the data that the model was trained on: all {len(whole):,} {self.examples}")
+            return self._in_order(whole)
+        return self._in_order(self._train_val[1] if self._test is None else self._test)
+
+    def _generator(self, device: torch.device) -> torch.Generator:
+        """Return the generator of what is drawn for the training batch at hand: (seed, epoch, batch, rank) alone."""
+        assert self.trainer is not None
+        # The batch, not trainer.global_step, which stands still while gradients accumulate.
+        place = [self.seed, self.trainer.current_epoch, self.trainer.fit_loop.batch_idx + 1, self.trainer.global_rank]
+        generator = torch.Generator(device)
+        return generator.manual_seed(int(np.random.SeedSequence(place).generate_state(1, np.uint64)[0] >> 1))
+
+    def _require_a_batch(self) -> None:
+        count, (world, _) = len(self._train_val[0]), self._world()
+        if count < self.batch_size * world:
+            raise UserError(
+                f"{count} training {self.examples} fill no batch of {self.batch_size} on {world} device(s): "
+                f"set --data.batch_size={max(1, count // world)} or smaller"
+            )
+
+    def _world(self) -> tuple[int, int]:
+        return (1, 0) if self.trainer is None else (self.trainer.world_size, self.trainer.global_rank)
+
+    def _in_order(self, data: Split) -> DataLoader:
+        world, rank = self._world()
+        # Lightning's own sampler would count some examples twice to make the ranks even.
+        sampler = UnrepeatedDistributedSampler(data, world, rank, shuffle=False) if world > 1 else None
+        return DataLoader(data, sampler=sampler, **self._loading())
+
+    def _loading(self) -> dict[str, Any]:
+        # No worker_init_fn: nothing here draws random numbers in a worker.
+        return {
+            "batch_size": self.batch_size,
+            "num_workers": self.num_workers,
+            "persistent_workers": self.num_workers > 0,
+            "pin_memory": torch.cuda.is_available(),
+            "collate_fn": self.collate(),
+        }
+
+
+def apply_stored_format(data: Any, trained: Format) -> None:
+    """Apply the data format of a checkpoint to a DataModule; see :meth:`SplitDataModule.apply_format`.
+
+    Raises:
+        UserError: If the data mean something else, or the entry is damaged.
+    """
+    try:
+        data.apply_format(trained)
+    except UserError:
+        raise
+    except (TypeError, ValueError, KeyError, IndexError, AttributeError, RuntimeError) as error:
+        raise UserError(f"the checkpoint's {ENTRY} is damaged ({error}): use another file") from error
+
+
+def split_positions(count: int, num_val: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Return the sorted positions of a seeded split into ``count - num_val`` and ``num_val``.
+
+    Example:
+        >>> train, val = split_positions(10, 3, seed=0)
+        >>> sorted(train.tolist() + val.tolist()) == list(range(10)), len(val)
+        (True, 3)
+    """
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+    return order[: count - num_val].sort().values, order[count - num_val :].sort().values
+
+
+def draw_splits(
+    count: int, val_fraction: float, test_fraction: float, seed: int, what: str, mend: str
+) -> dict[str, Tensor]:
+    """Return the sorted positions of each split, drawn by ``seed``, at least one in each that has a share.
+
+    Args:
+        count: How many there are.
+        val_fraction: Share kept for validation.
+        test_fraction: Share kept for test; 0 keeps none.
+        seed: Seed of the draw.
+        what: What one of them is called.
+        mend: How the message about too few goes on.
+
+    Raises:
+        UserError: If there are too few.
+
+    Example:
+        >>> drawn = draw_splits(20, 0.1, 0, seed=0, what="record", mend=": give more")
+        >>> {split: len(rows) for split, rows in drawn.items()}
+        {'train': 18, 'val': 2}
+    """
+    num_val, num_test = (max(1, round(count * share)) if share else 0 for share in (val_fraction, test_fraction))
+    if num_val + num_test >= count:
+        raise UserError(f"{count} {what}(s) are too few to keep {num_val} for validation and {num_test} for test{mend}")
+    rest, held_out = split_positions(count, num_val + num_test, seed)
+    # Which of those kept are for test is drawn, too: they come in order.
+    for_val, for_test = (held_out[part] for part in split_positions(len(held_out), num_test, seed))
+    groups = {"train": rest, "val": for_val, "test": for_test}
+    return {split: rows for split, rows in groups.items() if len(rows)}
+
+
+def check_fractions(val_fraction: float, test_fraction: float, what: str) -> None:
+    """Raise UserError unless the shares kept for validation and for test leave some of ``what`` for training."""
+    if not (val_fraction > 0 and test_fraction >= 0 and val_fraction + test_fraction < 1):
+        raise UserError(
+            f"val_fraction {val_fraction} and test_fraction {test_fraction} leave no training {what}, or none for "
+            "validation: set --data.val_fraction=0.1 --data.test_fraction=0.1"
+        )
+
+
+def require_at_least(name: str, value: int, least: int, mend: int) -> None:
+    """Raise a UserError that names the setting unless ``value`` is at least ``least``."""
+    if value < least:
+        raise UserError(f"{name} must be at least {least}, got {value}: set --data.{name}={mend}")
+
+
+def as_it_is(batch: Batch) -> Batch:
+    """Return the batch."""
+    return batch

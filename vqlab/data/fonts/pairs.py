@@ -1,0 +1,345 @@
+"""Characters drawn in two fonts: what a model needs to complete the one from the other."""
+
+import logging
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import torch
+import torch.nn.functional as F
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from vqlab.data.datamodule import Batch, Split, SplitDataModule, check_fractions, require_at_least
+from vqlab.data.fonts.charsets import read_charset
+from vqlab.data.fonts.glyphs import FLAWS, OUTSIDE, SOUND, Glyphs, draw_glyphs
+from vqlab.data.fonts.splits import group_by_outline, split_groups
+from vqlab.errors import UserError
+from vqlab.fonts.draw import EmBox, check_image_size
+from vqlab.fonts.font import Font
+from vqlab.fonts.font_file import make_static_truetype
+from vqlab.fonts.font_tables import is_wide
+from vqlab.nn.value_range import ValueRange
+from vqlab.training.data_format import Format
+
+EMBEDDED = ("DejaVuSans.ttf", "DejaVuSerif.ttf")  # come with matplotlib
+FEW = 50  # pairs below which a warning says so
+WIDE_SCALE, NARROW_SCALE = 0.875, 0.75  # letters of proportional fonts reach further out of the em than ideographs
+LARGER, SHIFT = 0.08, 1 / 32  # of augmentation
+SHARPEN = 1.25  # gives edges that pixels between pixels have softened their share of grey again
+PIXELS = ("source", "target")
+
+log = logging.getLogger(__name__)
+
+
+class GlyphPairs(Split):
+    """Characters of a source font, each with its image in one of several target fonts.
+
+    Args:
+        source: Images of the source font.
+        targets: Images of the target fonts; None leaves them out.
+        pairs: Characters and the numbers of their target fonts, (N, 2).
+    """
+
+    def __init__(self, source: Glyphs, targets: list[Glyphs] | None, pairs: np.ndarray) -> None:
+        self.source, self.targets, self.pairs = source, targets, pairs
+        self._rows = source.rows(pairs[:, 0])
+        self._target_rows = np.zeros(len(pairs), np.int64)
+        for style, target in enumerate(targets or []):
+            of_style = pairs[:, 1] == style
+            self._target_rows[of_style] = target.rows(pairs[of_style, 0])
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitems__(self, indices: list[int]) -> Batch:
+        rows, pairs = self._rows[indices], torch.from_numpy(self.pairs[indices])
+        batch = {
+            "source": torch.from_numpy(self.source.images[rows])[:, None],
+            "char": pairs[:, 0],
+            "style": pairs[:, 1],
+            "density": torch.from_numpy(self.source.densities[rows]),
+            "index": torch.as_tensor(indices),
+        }
+        if self.targets is not None:
+            places = zip(pairs[:, 1].tolist(), self._target_rows[indices].tolist(), strict=True)
+            images = np.stack([self.targets[style].images[row] for style, row in places])
+            batch["target"] = torch.from_numpy(images)[:, None]
+        return batch
+
+
+class FontPairs(SplitDataModule):
+    """Characters that a source and a target font both have, drawn in black on white in the same em box.
+
+    Pairs are split by character, and characters that share an outline, in whatever font, stay together, so that
+    nothing of a held-out character is learned. What is blank, looks like .notdef or leaves the image in one of the
+    fonts is left out, and counted in one line. ``predict`` gets what the target lacks. Images are drawn once, 2 bytes
+    for each pixel of a pair, and kept in ``cache``.
+
+    Args:
+        source: Font file (TTF, OTF, WOFF2) that has the characters; null is DejaVu Sans, which comes with matplotlib.
+        target: Font file to complete, or several, each of which is a style; null is DejaVu Serif, where source is null.
+        image_size: Height and width in pixels, a power of two.
+        charset: ``auto``, all that the source has; or ascii, latin, greek, cyrillic, kana, jis1, jis2, gb1, gb2,
+            big5l1, big5l2, hangul, a range like ``U+4E00-4FFF``, a text file; or several of these.
+        weight: Weight of the fonts that are variable; null is their default.
+        em_scale: Share of the image's side that an em takes; null is 0.875 where most shared characters are wide ones
+            of East Asia, else 0.75.
+        limit: Largest number of training characters, drawn by ``seed``; null takes all. Held-out ones stay the same.
+        val_fraction: Share of the characters kept for validation.
+        test_fraction: Share of the characters kept for test; 0 keeps none.
+        augment: Enlarge each training pair by up to 8 percent, and shift it by up to 1/32 of the side.
+        cache: Folder for drawn images; null draws at each start.
+        batch_size: Pairs per batch and device.
+        num_workers: Processes that load batches; 0 loads in the main process.
+        seed: Seed of the split, of the order and of the augmentation.
+
+    Attributes:
+        num_styles: Number of target fonts.
+        style_names: Their names.
+        characters: Code points that are in a pair.
+        missing: For each style the code points of the charset that the source has and the target lacks.
+        em_scale: Share of the image's side that an em takes.
+        source_font, target_fonts: The fonts.
+
+    Shape:
+        batch["source"], batch["target"] (B, 1, S, S) float32 from -1, ink, to 1, paper; batch["char"] (B,) int64 code
+        point; batch["style"] (B,) int64, which target; batch["density"] (B,) float32, how many edges of ink a line
+        across the source crosses on average: larger for characters with more strokes; batch["index"] (B,) int64, the
+        position in the split. Batches to predict have no target.
+
+    Raises:
+        UserError: If a file is no font, a font lacks the weight or the charset, the fonts are the same, or an argument
+            is out of range; in ``setup``, if fonts share too few characters to train on.
+
+    Example:
+        >>> data = FontPairs(charset="ascii", batch_size=8, cache=None)
+        >>> data.style_names, len(data.characters), data.train_size
+        (['DejaVu Serif'], 94, 76)
+        >>> batch = next(iter(data.train_dataloader()))
+        >>> batch["source"].shape, batch["target"].min().item(), batch["target"].max().item()
+        (torch.Size([8, 1, 64, 64]), -1.0, 1.0)
+    """
+
+    examples = "pairs of characters"
+    modality = "font"
+    test_mend = "set --data.test_fraction=0.1, or use `vqlab validate`"
+    channels = 1
+    pixel_range = ValueRange("signed")
+
+    def __init__(
+        self,
+        source: str | None = None,
+        target: str | list[str] | None = None,
+        image_size: int = 64,
+        charset: str | list[str] = "auto",
+        weight: float | None = None,
+        em_scale: float | None = None,
+        limit: int | None = None,
+        val_fraction: float = 0.1,
+        test_fraction: float = 0.1,
+        augment: bool = False,
+        cache: str | None = "data/fonts",
+        batch_size: int = 16,
+        num_workers: int = 0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(batch_size, num_workers, seed)
+        check_image_size(image_size)
+        check_fractions(val_fraction, test_fraction, "characters")
+        require_at_least("limit", 1 if limit is None else limit, 1, mend=1000)
+        self.source_font, self.target_fonts = open_fonts(source, target, weight)
+        self.image_size, self.augment, self.cache = image_size, augment, cache
+        self.num_styles = len(self.target_fonts)
+        self.style_names = [font.name for font in self.target_fonts]
+        if em_scale is None:  # whatever the charset, so that a trained model is shown what it knows
+            shared = self.source_font.characters.keys() & self.target_fonts[0].characters.keys()
+            em_scale = WIDE_SCALE if 2 * sum(map(is_wide, shared)) > len(shared) else NARROW_SCALE
+        self.em_scale = em_scale
+        self._wanted = choose_characters(self.source_font, charset)
+        shared_by = [[code for code in self._wanted if code in font.characters] for font in self.target_fonts]
+        self._source = self._draw(self.source_font, sorted(set().union(*shared_by)))
+        self._targets = [self._draw(font, shared) for font, shared in zip(self.target_fonts, shared_by, strict=True)]
+        sound = [sorted(self._source.having(SOUND) & target.having(SOUND)) for target in self._targets]
+        self._pairs = as_pairs(sound)
+        self.characters: list[int] = np.unique(self._pairs[:, 0]).tolist()
+        self._groups = group_by_outline(self.characters, [self._source, *self._targets])
+        self._split = split_groups(self._groups, val_fraction, test_fraction, seed)
+        if limit is not None and self._split:
+            order = torch.randperm(len(self._split["train"]), generator=torch.Generator().manual_seed(seed)).numpy()
+            self._split["train"] = np.sort(self._split["train"][order[:limit]])
+        self.train_size = len(self._of_split("train"))
+        self._report()
+
+    def setup(self, stage: str | None = None) -> None:
+        """Load what the stage needs; before a training, make sure that variable fonts can be written afterwards."""
+        super().setup(stage)
+        for font in self.target_fonts if stage == "fit" else []:
+            if "fvar" in font.file:
+                make_static_truetype(font)
+
+    def load_train_val(self) -> tuple[GlyphPairs, GlyphPairs]:
+        """Return the pairs to train on and those of held-out characters."""
+        count = len(self.characters)
+        if not self._split:
+            names = f"{self.source_font.name} and {', '.join(self.style_names)}"
+            raise UserError(
+                f"{names} share {count or 'no'} characters of the charset, too few to train on and hold some out: set "
+                "--data.charset=auto, or --data.source and --data.target to fonts for the same script"
+            )
+        if count < FEW:
+            log.warning(f"only {count} characters are in both fonts: a style needs hundreds; set --data.charset wider")
+        return self._load("train"), self._load("val")
+
+    def load_test(self) -> GlyphPairs | None:
+        """Return the pairs of characters kept for test, if there are any."""
+        return self._load("test") if len(self._split.get("test", ())) else None
+
+    def describe(self) -> Format:
+        """Return the styles in their order, and the scale."""
+        return {"styles": self.style_names, "em_scale": self.em_scale}
+
+    def option(self, name: str, value: Any) -> str:
+        """Styles are the fonts of ``target``."""
+        return "--data.target to these fonts in this order" if name == "styles" else super().option(name, value)
+
+    def predict_dataloader(self) -> DataLoader:
+        """The source's images of all characters that a target lacks, style by style."""
+        source, missing = self._missing
+        if not len(missing):
+            names = ", ".join(self.style_names)
+            raise UserError(f"{names} lacks nothing of the charset: set --data.charset to what it is to be given")
+        return self._in_order(GlyphPairs(source, None, missing))
+
+    @property
+    def missing(self) -> list[list[int]]:
+        """For each style the code points of the charset that the source has and the target lacks."""
+        _, pairs = self._missing
+        return [pairs[pairs[:, 1] == style, 0].tolist() for style in range(self.num_styles)]
+
+    @cached_property
+    def _missing(self) -> tuple[Glyphs, np.ndarray]:
+        lacking = [set(self._wanted) - target.having(SOUND, OUTSIDE) for target in self._targets]
+        source = self._draw(self.source_font, sorted(set().union(*lacking)))
+        outside = len(source.having(OUTSIDE))
+        if outside:
+            log.warning(
+                f"{outside:,} characters to predict leave the image at em_scale {self.em_scale:g} and are left out: "
+                "train with a smaller --data.em_scale to have them"
+            )
+        return source, as_pairs([sorted(codes & source.having(SOUND)) for codes in lacking])
+
+    def collate(self) -> Callable[[Batch], Batch]:
+        """Splits hold uint8 images."""
+        return to_signed
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Augment training batches on the device; what is drawn depends on (seed, epoch, batch, rank) alone."""
+        if not (self.augment and self.trainer is not None and self.trainer.training):
+            return batch
+        pair = torch.cat([batch["source"], batch["target"]], 1)
+        source, target = enlarge_and_shift(pair, self._generator(pair.device)).split(1, 1)
+        return batch | {"source": source, "target": target}
+
+    def _draw(self, font: Font, characters: list[int]) -> Glyphs:
+        return draw_glyphs(font, characters, self.image_size, EmBox(self.em_scale), self.cache)
+
+    def _of_split(self, split: str) -> np.ndarray:
+        """Return the pairs (N, 2) of a split's characters."""
+        characters = np.array(self.characters, np.int64)[self._split.get(split, np.zeros(0, np.int64))]
+        return self._pairs[np.isin(self._pairs[:, 0], characters)]
+
+    def _load(self, split: str) -> GlyphPairs:
+        return GlyphPairs(self._source, self._targets, self._of_split(split))
+
+    def _report(self) -> None:
+        """Say in one line for each target what is in its pairs and what is not."""
+        alike = int((np.bincount(self._groups)[self._groups] > 1).sum()) if self.characters else 0
+        for font, target in zip(self.target_fonts, self._targets, strict=True):
+            rows = self._source.rows(target.characters)
+            flaws = np.where(self._source.flaws[rows] != SOUND, self._source.flaws[rows], target.flaws)
+            pairs, *flawed = np.bincount(flaws, minlength=len(FLAWS)).tolist()
+            if pairs and (self._source.outlines[rows] == target.outlines)[flaws == SOUND].all():
+                raise UserError(
+                    f"{self.source_font.path} and {font.path} have the same outlines, and a pair of them is the "
+                    "identity: set --data.target to another font"
+                )
+            left_out = [f"{count:,} {what}" for count, what in zip(flawed, FLAWS[1:], strict=True) if count]
+            parts = [
+                f"{self.source_font.name} to {font.name}: {pairs:,} pairs of {len(rows):,} shared characters at "
+                f"em_scale {self.em_scale:g}",
+                f"left out {', '.join(left_out)}" if left_out else "",
+                f"{alike:,} share an outline with another" if alike else "",
+                f"{len(self._wanted) - len(rows):,} of the charset are not in {font.name}",
+            ]
+            rank_zero_info("; ".join(filter(None, parts)))
+
+
+def open_fonts(source: str | None, target: str | list[str] | None, weight: float | None) -> tuple[Font, list[Font]]:
+    """Return the source font and the target fonts.
+
+    Raises:
+        UserError: If one of them is not given, cannot be read, or none has weights to choose from.
+    """
+    embedded = [str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name) for name in EMBEDDED]
+    if source is None and target is None:
+        source, target = embedded
+    if not source or not target:
+        lacking = "target" if source else "source"
+        raise UserError(f"{lacking} is not given: set --data.{lacking} to a font file, or leave both out for DejaVu's")
+    first = Font(source, weight, "source")
+    targets = [Font(path, weight, "target") for path in ([target] if isinstance(target, str) else target)]
+    if weight is not None and not any(font.weights for font in (first, *targets)):
+        raise UserError(f"weight {weight:g} cannot be chosen, for no font has several: set --data.weight=null")
+    return first, targets
+
+
+def choose_characters(font: Font, charset: str | list[str]) -> list[int]:
+    """Return the characters of the charset that a font has, in the order of code points.
+
+    Raises:
+        UserError: If it has none.
+    """
+    if charset == "auto":
+        return list(font.characters)
+    wanted = read_charset(charset)
+    have = sorted(set(wanted) & font.characters.keys())
+    if not have:
+        raise UserError(
+            f"{font.path} has none of the {len(wanted):,} characters of charset {charset}: set --data.source to a font "
+            "that has, or --data.charset=auto"
+        )
+    return have
+
+
+def as_pairs(characters: list[list[int]]) -> np.ndarray:
+    """Return (N, 2): each character of each style, and the style's number."""
+    pairs = [(code, style) for style, codes in enumerate(characters) for code in codes]
+    return np.array(pairs, np.int64).reshape(-1, 2)
+
+
+def to_signed(batch: Batch) -> Batch:
+    """Turn the uint8 images of a batch into float32 from -1 to 1."""
+    return batch | {name: batch[name].float().div_(127.5).sub_(1) for name in PIXELS if name in batch}
+
+
+def enlarge_and_shift(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Enlarge each image by up to 8 percent, and shift it by up to 1/32 of its side each way; all channels alike.
+
+    Shape:
+        images (B, C, S, S) from -1, ink, to 1, paper -> the same.
+    """
+    draw = torch.rand(3, len(images), generator=generator, device=images.device)
+    scale = 1 + LARGER * draw[0]
+    shift = (2 * draw[1:] - 1) * 2 * SHIFT
+    place = torch.zeros(len(images), 2, 3, device=images.device)
+    place[:, 0, 0] = place[:, 1, 1] = 1 / scale
+    place[:, :, 2] = shift.T
+    grid = F.affine_grid(place, list(images.shape), align_corners=False)
+    # Less the paper, which is then what comes in from outside.
+    moved = F.grid_sample(images - 1, grid, mode="bicubic", align_corners=False).add(1)
+    return moved.mul(SHARPEN).clamp(-1, 1)

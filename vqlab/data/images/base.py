@@ -1,0 +1,242 @@
+"""What the image DataModules share: batches, value range, augmentation.
+
+Shapes: N images of a split, B batch, C channels, H = W = image_size.
+"""
+
+from collections.abc import Callable
+from functools import cached_property, partial
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchvision.transforms.v2.functional import center_crop, resize
+
+from vqlab.data.datamodule import Batch, Split, SplitDataModule, require_at_least
+from vqlab.data.images.partly_labelled import PartlyLabelled, choose_labelled
+from vqlab.errors import UserError
+from vqlab.nn.value_range import ValueRange
+from vqlab.training.data_format import Format, check_format
+
+IMAGES = ("image", "labelled_image")  # what a batch may hold
+
+
+class ImageTensors(Split):
+    """Images in memory as one uint8 tensor, so that a batch is one indexing operation.
+
+    Args:
+        images: (N, C, H, W) uint8.
+        labels: (N,) integers; without labels every label is -1.
+
+    Example:
+        >>> data = ImageTensors(torch.zeros(5, 3, 8, 8, dtype=torch.uint8))
+        >>> batch = data.__getitems__([3, 1])
+        >>> batch["image"].shape, batch["label"].tolist(), batch["index"].tolist()
+        (torch.Size([2, 3, 8, 8]), [-1, -1], [3, 1])
+    """
+
+    def __init__(self, images: Tensor, labels: Tensor | None = None) -> None:
+        self.images = images
+        self.labels = torch.full((len(images),), -1) if labels is None else labels.long()
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitems__(self, indices: list[int]) -> Batch:
+        index = torch.as_tensor(indices)
+        return {"image": self.images[index], "label": self.labels[index], "index": index}
+
+
+class ImageDataModule(SplitDataModule):
+    """Images with labels, in batches of ``image``, ``label`` and ``index``.
+
+    A source subclasses this, sets ``channels``, ``image_size``, ``num_classes`` and ``train_size`` in its constructor
+    (without reading the images, for the model is built from them), and defines :meth:`load_train_val` and
+    :meth:`load_test`.
+
+    Args:
+        batch_size: Images per batch and device.
+        value_range: What the numbers of an image mean: unit [0, 1], signed [-1, 1], or standardized, (x - mean) / std
+            per channel of the training images.
+        augment: Vary the training images by random shifts of up to 1/8 of the side, and by mirroring where a mirrored
+            image is still one of its class.
+        labels_per_class: Training labels to tell of each class, chosen once by ``seed``; null tells all.
+        num_workers: Processes that load batches; 0 loads in the main process.
+        seed: Seed of the split, of the order and of the augmentation.
+
+    Shape:
+        batch["image"] (B, C, H, W) float32 in ``value_range``; batch["label"] (B,) int64, -1 where there is none;
+        batch["index"] (B,) int64, the position in the split: 0 to train_size - 1 in training, the same in each epoch.
+        With ``labels_per_class`` training batches have label -1 everywhere, and besides batch["labelled_image"] (B, C,
+        H, W) and batch["labelled_label"] (B,), drawn from the chosen images: see
+        :class:`~vqlab.data.images.partly_labelled.PartlyLabelled`.
+
+    Raises:
+        UserError: If an argument is out of range, or a split is too small for one batch.
+
+    Example:
+        >>> class Black(ImageDataModule):
+        ...     channels, image_size, num_classes, train_size = 1, 4, 0, 10
+        ...     def load_train_val(self):
+        ...         return tuple(ImageTensors(torch.zeros(n, 1, 4, 4, dtype=torch.uint8)) for n in (10, 2))
+        >>> batch = next(iter(Black(batch_size=8).train_dataloader()))
+        >>> batch["image"].shape, batch["image"].unique().tolist()
+        (torch.Size([8, 1, 4, 4]), [-1.0])
+    """
+
+    channels: int
+    image_size: int
+    num_classes: int
+    train_size: int
+    classes: list[str] = []  # names of the classes, where they have some  # noqa: RUF012
+    flip = True  # whether a mirrored image is still one of its class
+    examples = "images"
+    modality = "image"
+
+    def __init__(
+        self,
+        batch_size: int = 128,
+        value_range: Literal["unit", "signed", "standardized"] = "signed",
+        augment: bool = False,
+        labels_per_class: int | None = None,
+        num_workers: int = 0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(batch_size, num_workers, seed)
+        require_at_least("labels_per_class", 1 if labels_per_class is None else labels_per_class, 1, mend=10)
+        if value_range not in ("unit", "signed", "standardized"):
+            raise UserError(
+                f"value_range must be unit, signed or standardized, got {value_range!r}: set --data.value_range=signed"
+            )
+        self.value_range, self.augment, self.labels_per_class = value_range, augment, labels_per_class
+
+    @cached_property
+    def _train_val(self) -> tuple[Split, Split]:
+        train, val = self.load_train_val()
+        if self.labels_per_class is None:
+            return train, val
+        chosen = choose_labelled(train.labels, self.labels_per_class, self.seed)  # type: ignore[attr-defined]
+        return PartlyLabelled(train, chosen, self.batch_size, self.seed), val
+
+    def collate(self) -> Callable[[Batch], Batch]:
+        """Splits hold uint8 images."""
+        return partial(to_float, pixel_range=self.pixel_range)
+
+    def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Return mean and standard deviation per channel of the training images in [0, 1]; this may read them."""
+        return channel_statistics(self._train_val[0])
+
+    @cached_property
+    def pixel_range(self) -> ValueRange:
+        """What the numbers of this data's images mean, as the model needs it."""
+        if self.value_range == "standardized":
+            return ValueRange("standardized", *self.statistics())
+        return ValueRange(self.value_range)
+
+    def describe(self) -> Format:
+        """Return the value range."""
+        return {"value_range": self.value_range}
+
+    def fitted(self) -> Format:
+        """Return the classes, and the statistics of ``standardized``."""
+        found: Format = {"classes": self._class_names()}
+        if self.value_range == "standardized":
+            found["statistics"] = [list(self.pixel_range.mean), list(self.pixel_range.std)]
+        return found
+
+    def apply_format(self, trained: Format) -> None:
+        """Standardise by the checkpoint's statistics, and number the classes as it does."""
+        super().apply_format(trained)
+        if self.value_range == "standardized" and (statistics := trained.get("statistics")):
+            mean, std = statistics
+            if len(mean) != self.channels:
+                raise UserError(
+                    f"the checkpoint was trained on {len(mean)} channel(s), the data have {self.channels}: "
+                    f"set --data.channels={len(mean)}, or take other --data"
+                )
+            self.__dict__["pixel_range"] = ValueRange("standardized", mean, std)
+        if names := trained.get("classes"):
+            mine = self._class_names()
+            if not set(mine) <= set(names):
+                check_format({"classes": names}, {"classes": mine}, lambda *_: "--data.path to folders of these names")
+            self.classes, self.num_classes = [*map(str, names)], len(names)
+            for cached in ("_train_val", "_test"):
+                self.__dict__.pop(cached, None)
+
+    def _class_names(self) -> list[str]:
+        return self.classes or [str(number) for number in range(self.num_classes)]
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Augment training batches on the device; what is drawn depends on (seed, epoch, batch, rank) alone."""
+        if not (self.augment and self.trainer is not None and self.trainer.training):
+            return batch
+        generator = self._generator(batch["image"].device)
+        return batch | {name: shift_and_flip(batch[name], generator, self.flip) for name in IMAGES if name in batch}
+
+
+def to_float(batch: Batch, pixel_range: ValueRange) -> Batch:
+    """Turn the uint8 images of a batch into float32 in ``pixel_range``."""
+    return batch | {name: pixel_range.encode(batch[name].float().div_(255)) for name in IMAGES if name in batch}
+
+
+def shift_and_flip(images: Tensor, generator: torch.Generator, flip: bool) -> Tensor:
+    """Shift each image by up to 1/8 of its side, filling with its reflection, and mirror half of them if ``flip``.
+
+    Shape:
+        images (B, C, S, S) in any value range -> the same.
+    """
+    count, size = len(images), images.shape[-1]
+    device = images.device
+    reach = size // 8  # 4 pixels at 32, as is usual for CIFAR-10
+    padded = F.pad(images, (reach,) * 4, mode="reflect") if reach else images
+    corner = torch.randint(0, 2 * reach + 1, (2, count, 1), generator=generator, device=device)
+    rows, columns = corner + torch.arange(size, device=device)  # (B, S) each
+    if flip:
+        mirrored = torch.rand(count, 1, generator=generator, device=device) < 0.5
+        columns = torch.where(mirrored, columns.flip(1), columns)
+    which = torch.arange(count, device=device)[:, None, None]
+    return padded[which, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2).contiguous()
+
+
+def fit_square(images: Tensor, size: int) -> Tensor:
+    """Resize uint8 images (N, C, H, W) so that the shorter side is ``size``, and crop the centre square."""
+    if images.shape[-2:] == (size, size):
+        return images
+    # In parts: antialiasing needs several times the memory of the images.
+    return torch.cat([center_crop(resize(part, [size], antialias=True), [size]) for part in images.split(1024)])
+
+
+def count_val(count: int, val_fraction: float, what: str) -> int:
+    """Return how many of ``count`` images are validation images: at least one, and at least one is left.
+
+    Raises:
+        UserError: If ``val_fraction`` is not between 0 and 1, or there are fewer than two images.
+    """
+    if not 0 < val_fraction < 1:
+        raise UserError(f"val_fraction must be between 0 and 1, got {val_fraction}: set --data.val_fraction=0.05")
+    if count < 2:
+        raise UserError(f"{what} holds {count} image(s), too few to split: set --data.path to a source with more")
+    return min(max(1, round(count * val_fraction)), count - 1)
+
+
+def channel_statistics(data: Split, limit: int | None = None) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return mean and standard deviation per channel of uint8 images, in units of the full range.
+
+    Args:
+        data: A split of images.
+        limit: Take a fixed random sample of this many images; None takes all.
+    """
+    count = len(data)
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(0))[:limit]
+    # Histograms are exact and small, whatever the number of images.
+    histogram: Tensor | int = 0
+    for part in order.split(500):
+        images = data.__getitems__(part.tolist())["image"]
+        histogram = histogram + torch.stack([torch.bincount(x.flatten(), minlength=256) for x in images.unbind(1)])
+    values = torch.arange(256, dtype=torch.float64) / 255
+    share = histogram.double() / histogram.sum(1, keepdim=True)  # type: ignore[union-attr]
+    mean = share @ values
+    variance = share @ values**2 - mean**2
+    # A channel that is the same everywhere keeps its scale instead of a division by zero.
+    std = variance.clamp(min=0).sqrt().clamp(min=1 / 255)
+    return tuple(round(m, 4) for m in mean.tolist()), tuple(round(s, 4) for s in std.tolist())

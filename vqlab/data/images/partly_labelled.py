@@ -1,0 +1,79 @@
+"""Many images, of which a model is told the labels of a few: the data of semi-supervised learning."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vqlab.data.datamodule import Batch, Split
+from vqlab.errors import UserError
+
+
+class PartlyLabelled(Split):
+    """All images of a split without their labels, and with each batch some of the few that keep theirs.
+
+    The two streams are apart: ``image`` runs through the split and has label -1, ``labelled_image`` and
+    ``labelled_label`` are drawn from the chosen images, in equal shares as far as the batch goes. What is drawn depends
+    on ``seed`` and the batch's own positions alone, so a resumed run and any number of processes draw the same.
+
+    Args:
+        data: A split with ``labels``.
+        chosen: Positions of the images whose labels are told.
+        batch_size: Labelled images with each batch.
+        seed: Seed of the draws.
+
+    Example:
+        >>> from vqlab.data.images.base import ImageTensors
+        >>> data = ImageTensors(torch.zeros(6, 1, 2, 2, dtype=torch.uint8), torch.tensor([0, 1, 0, 1, 0, 1]))
+        >>> batch = PartlyLabelled(data, choose_labelled(data.labels, 1, seed=0), batch_size=4).__getitems__([3, 5])
+        >>> batch["label"].tolist(), sorted(batch["labelled_label"].tolist())
+        ([-1, -1], [0, 0, 1, 1])
+    """
+
+    def __init__(self, data: Any, chosen: Tensor, batch_size: int, seed: int = 0) -> None:
+        self.data, self.chosen, self.batch_size, self.seed = data, chosen, batch_size, seed
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitems__(self, indices: list[int]) -> Batch:
+        batch = self.data.__getitems__(indices)
+        told = self.data.__getitems__(self._draw(indices).tolist())
+        batch["label"] = torch.full_like(batch["label"], -1)
+        return batch | {"labelled_image": told["image"], "labelled_label": told["label"]}
+
+    def _draw(self, indices: list[int]) -> Tensor:
+        place = hash((self.seed, *indices)) % 2**63  # of integers, so the same in each process
+        generator = torch.Generator().manual_seed(place)
+        rounds = -(-self.batch_size // len(self.chosen))
+        order = torch.cat([torch.randperm(len(self.chosen), generator=generator) for _ in range(rounds)])
+        return self.chosen[order[: self.batch_size]]
+
+
+def choose_labelled(labels: Tensor, per_class: int, seed: int) -> Tensor:
+    """Return the sorted positions of ``per_class`` images of each class, drawn by ``seed``.
+
+    Args:
+        labels: (N,), -1 where there is none.
+        per_class: Images of each class.
+        seed: Seed of the choice.
+
+    Raises:
+        UserError: If there are no labels, or a class has fewer images.
+    """
+    classes = labels[labels >= 0].unique().tolist()
+    if not classes:
+        raise UserError(
+            "the images have no labels to choose from: take data with classes, or --data.labels_per_class=null"
+        )
+    generator = torch.Generator().manual_seed(seed)
+    chosen = []
+    for number in classes:
+        of_class = (labels == number).nonzero()[:, 0]
+        if len(of_class) < per_class:
+            raise UserError(
+                f"class {number} has {len(of_class)} training images, fewer than labels_per_class {per_class}: "
+                f"set --data.labels_per_class={len(of_class)}"
+            )
+        chosen.append(of_class[torch.randperm(len(of_class), generator=generator)[:per_class]])
+    return torch.cat(chosen).sort().values

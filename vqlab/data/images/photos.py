@@ -1,0 +1,139 @@
+"""Photographs that come inside the wheels of scikit-image, scikit-learn and matplotlib: real images, no download."""
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from vqlab.data.datamodule import require_at_least
+from vqlab.data.images.base import ImageDataModule, ImageTensors
+from vqlab.errors import UserError
+
+# (package, file); the files are read as they lie, for scikit-image's own functions may want to download.
+TRAIN = (
+    ("skimage", "data/astronaut.png"),
+    ("skimage", "data/coffee.png"),
+    ("skimage", "data/motorcycle_left.png"),
+    ("skimage", "data/rocket.jpg"),
+    ("sklearn", "datasets/images/flower.jpg"),
+    ("matplotlib", "mpl-data/sample_data/grace_hopper.jpg"),
+)
+HELD_OUT = (
+    ("skimage", "data/chelsea.png"),
+    ("sklearn", "datasets/images/china.jpg"),
+)
+LARGEST = 225  # half the width of the smallest photograph that is held out
+SMALLEST_SCALE = 0.125
+SCALES_PER_PHOTO = 16
+
+
+class Photos(ImageDataModule):
+    """Random crops of eight photographs, 3 x 32 x 32: the default where there is no network.
+
+    Training crops come from an astronaut, a cup of coffee, a motorcycle, a rocket, a flower and an admiral. So few
+    photographs lack whole regions of colour, so half of the training crops have their colour channels in a random
+    order, and half are mirrored. A cat and a pagoda are held out whole and stay as they are: validation crops come from
+    their left halves, test crops from their right halves. Each crop has a random place and a random scale between 1/8
+    (or what makes the crop fit) and 1 of the photograph. All crops are made once, as one uint8 tensor:
+    3 x image_size^2 bytes each, 61 MB by default.
+
+    Args:
+        image_size: Height and width of a crop, up to 225.
+        num_train: Number of training crops.
+        num_val: Number of validation crops, and of test crops.
+        **common: ``batch_size``, ``value_range``, ``augment``, ``labels_per_class``, ``num_workers``,
+            ``seed``: see :class:`~vqlab.data.images.base.ImageDataModule`.
+
+    Shape:
+        See :class:`~vqlab.data.images.base.ImageDataModule`; there are no labels.
+
+    Raises:
+        UserError: If an argument is out of range.
+
+    Example:
+        >>> data = Photos(num_train=256, num_val=8, batch_size=4)
+        >>> data.channels, data.image_size, data.num_classes, data.train_size
+        (3, 32, 0, 256)
+        >>> next(iter(data.train_dataloader()))["image"].shape
+        torch.Size([4, 3, 32, 32])
+    """
+
+    channels = 3
+    num_classes = 0
+
+    def __init__(self, image_size: int = 32, num_train: int = 20_000, num_val: int = 1_000, **common: Any) -> None:
+        super().__init__(**common)
+        require_at_least("image_size", image_size, 1, mend=32)
+        require_at_least("num_train", num_train, 1, mend=20_000)
+        require_at_least("num_val", num_val, 1, mend=1_000)
+        if image_size > LARGEST:
+            raise UserError(
+                f"image_size must be at most {LARGEST} for the embedded photographs, got {image_size}: "
+                "set --data.image_size=128, or --data ImageFolder --data.path FOLDER for larger images"
+            )
+        self.image_size = image_size
+        self.num_val = num_val
+        self.train_size = num_train
+
+    def load_train_val(self) -> tuple[ImageTensors, ImageTensors]:
+        """Return crops of the training photographs and of the left halves of those held out."""
+        photos = [read_photo(*name) for name in TRAIN]
+        train = self._crops(photos, self.train_size, stream=0)
+        train.images = vary(train.images, torch.Generator().manual_seed(self.seed))
+        left = [photo[:, : photo.shape[1] // 2] for photo in map(read_photo, *zip(*HELD_OUT, strict=True))]
+        return train, self._crops(left, self.num_val, stream=1)
+
+    def load_test(self) -> ImageTensors:
+        """Return crops of the right halves of the photographs held out."""
+        right = [photo[:, photo.shape[1] // 2 :] for photo in map(read_photo, *zip(*HELD_OUT, strict=True))]
+        return self._crops(right, self.num_val, stream=2)
+
+    def _crops(self, photos: list[np.ndarray], count: int, stream: int) -> ImageTensors:
+        return ImageTensors(random_crops(photos, count, self.image_size, np.random.default_rng([self.seed, stream])))
+
+
+def read_photo(package: str, file: str) -> np.ndarray:
+    """Return a photograph (H, W, 3) uint8 from an installed package's own files."""
+    spec = find_spec(package)
+    path = Path(spec.origin).parent / file if spec and spec.origin else Path(file)
+    try:
+        with Image.open(path) as image:
+            return np.asarray(image.convert("RGB"))
+    except OSError as error:
+        name = {"skimage": "scikit-image", "sklearn": "scikit-learn"}.get(package, package)
+        raise UserError(f"{path} cannot be read: install {name} anew, or take another --data") from error
+
+
+def random_crops(photos: list[np.ndarray], count: int, size: int, rng: np.random.Generator) -> torch.Tensor:
+    """Cut ``count`` squares out of photographs at random places and scales, in random order.
+
+    Shape:
+        photos (H, W, 3) uint8 each -> (count, 3, size, size) uint8.
+    """
+    crops = np.empty((count, size, size, 3), np.uint8)
+    for photo, positions in zip(photos, np.array_split(rng.permutation(count), len(photos)), strict=True):
+        smallest = max(SMALLEST_SCALE, size / min(photo.shape[:2]))
+        # A few scales per photograph, since resizing costs far more than cutting.
+        for part in np.array_split(positions, SCALES_PER_PHOTO):
+            scale = float(np.exp(rng.uniform(np.log(smallest), 0)))
+            height, width = (max(size, round(side * scale)) for side in photo.shape[:2])
+            scaled = np.asarray(Image.fromarray(photo).resize((width, height), Image.Resampling.BICUBIC))
+            tops = rng.integers(0, height - size + 1, len(part))
+            lefts = rng.integers(0, width - size + 1, len(part))
+            for position, top, left in zip(part, tops, lefts, strict=True):
+                crops[position] = scaled[top : top + size, left : left + size]
+    return torch.from_numpy(crops).permute(0, 3, 1, 2).contiguous()
+
+
+def vary(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Put the channels of half of the images (N, 3, S, S) in a random order, and mirror half of them."""
+    count = len(images)
+    order = torch.rand(count, 3, generator=generator).argsort(1)
+    order[torch.rand(count, generator=generator) < 0.5] = torch.arange(3)
+    images = images[torch.arange(count)[:, None], order]
+    mirrored = torch.rand(count, generator=generator) < 0.5
+    images[mirrored] = images[mirrored].flip(3)
+    return images

@@ -1,0 +1,136 @@
+"""Generated electrocardiograms: no recording of a person, no download, the same numbers from the same seed."""
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from vqlab.data.datamodule import require_at_least
+from vqlab.data.signals.base import SignalDataModule, Windows, window_starts
+from vqlab.errors import UserError
+
+# Of each wave: when it peaks after the R wave at 60 beats a minute, its width (standard deviation) in seconds, and its
+# height in mV. Textbook values of lead II; P and T move with the heart rate, the others do not.
+WAVES = {
+    "P": (-0.17, 0.022, 0.12),
+    "Q": (-0.028, 0.009, -0.10),
+    "R": (0.0, 0.011, 1.0),
+    "S": (0.028, 0.010, -0.22),
+    "T": (0.30, 0.045, 0.28),
+}
+ECTOPIC = {"R": (0.0, 0.035, 1.1), "S": (0.08, 0.035, -0.5), "T": (0.32, 0.06, -0.35)}  # wide, without P, T inverted
+
+
+class ECG(SignalDataModule):
+    """Generated ECG of one lead, in mV before standardisation.
+
+    Each record is a person of its own: waves P, Q, R, S, T as bells (after McSharry et al. 2003) whose heights, widths
+    and times vary from person to person and a little from beat to beat; a rate of 50 to 110 that breathes and drifts;
+    in some, premature ventricular beats with the pause behind them; baseline wander, muscle noise and mains hum.
+    Records are split, not windows. It serves to try things out: no conclusion about hearts can rest on it.
+
+    Args:
+        num_records: Persons of training, validation and test together.
+        seconds: Length of a record.
+        sample_rate: Samples per second.
+        noise: Factor of all disturbances; 0 has none.
+        **common: ``length``, ``stride``, ``batch_size``, ``standardize``, ``num_workers``, ``seed``: see
+            :class:`~vqlab.data.signals.base.SignalDataModule`.
+
+    Shape:
+        See :class:`~vqlab.data.signals.base.SignalDataModule`; C = 1.
+
+    Raises:
+        UserError: If an argument is out of range, or a record is shorter than a window.
+
+    Example:
+        >>> data = ECG(num_records=20, length=256)
+        >>> data.setup("fit")
+        >>> tuple(next(iter(data.train_dataloader()))["signal"].shape)
+        (64, 1, 256)
+    """
+
+    channels = 1
+
+    def __init__(
+        self, num_records: int = 200, seconds: float = 60, sample_rate: float = 100, noise: float = 1.0, **common: Any
+    ) -> None:
+        super().__init__(**common)
+        require_at_least("num_records", num_records, 10, mend=200)
+        if not sample_rate >= 50:
+            raise UserError(f"sample_rate must be at least 50, got {sample_rate}: set --data.sample_rate=100")
+        if not noise >= 0:
+            raise UserError(f"noise must be at least 0, got {noise}: set --data.noise=1")
+        self.samples = int(seconds * sample_rate)
+        if self.samples < self.length:
+            raise UserError(
+                f"records of {seconds:g} s have {self.samples} samples, fewer than a window of {self.length}: "
+                f"set --data.seconds={self.length / sample_rate:g} or more"
+            )
+        self.sample_rate, self.noise = sample_rate, noise
+        held_out = max(1, num_records // 10)
+        self.sizes = {"train": num_records - 2 * held_out, "val": held_out, "test": held_out}
+        self.train_size = self.sizes["train"] * ((self.samples - self.length) // self.stride + 1)
+
+    def load_train_val(self) -> tuple[Windows, Windows]:
+        """Generate the training and the validation records."""
+        return self._generate("train"), self._generate("val")
+
+    def load_test(self) -> Windows:
+        """Generate the test records."""
+        return self._generate("test")
+
+    def _generate(self, split: str) -> Windows:
+        place = list(self.sizes).index(split)
+        records = [
+            torch.from_numpy(ecg(self.samples, self.sample_rate, self.noise, (self.seed, place, number)))[None]
+            for number in range(self.sizes[split])
+        ]
+        return Windows(records, window_starts([self.samples] * len(records), self.length, self.stride), self.length)
+
+
+def ecg(samples: int, sample_rate: float, noise: float, seed: tuple[int, ...]) -> np.ndarray:
+    """Return one person's ECG (samples,) float32 in mV."""
+    rng = np.random.default_rng(seed)
+    time = np.arange(samples) / sample_rate
+    person = {name: (at, *(np.array(size) * rng.lognormal(0, 0.2, 2))) for name, (at, *size) in WAVES.items()}
+    peaks, intervals, ectopic = heartbeat(samples / sample_rate, rng)
+    signal = np.zeros(samples)
+    for peak, interval, early in zip(peaks, intervals, ectopic, strict=True):
+        for name, (at, width, height) in (ECTOPIC if early else person).items():
+            # Bazett: what is not part of the QRS complex comes at the root of the beat's interval.
+            at = at * (np.sqrt(interval) if name in "PT" else 1) * rng.lognormal(0, 0.02)
+            first, last = (int((peak + at + end * width) * sample_rate) for end in (-5, 5))
+            near = slice(max(0, first), max(0, last))
+            bell = np.exp(-((time[near] - peak - at) ** 2) / (2 * width**2))
+            signal[near] += height * rng.lognormal(0, 0.05) * bell
+    return (signal + noise * disturbance(time, sample_rate, rng)).astype(np.float32)
+
+
+def heartbeat(seconds: float, rng: np.random.Generator) -> tuple[list[float], list[float], list[bool]]:
+    """Return when the R waves come, the interval before each in seconds, and which beats are premature."""
+    rate, breath, swing = rng.uniform(50, 110), rng.uniform(0.15, 0.35), rng.uniform(0.01, 0.06)
+    premature = rng.uniform(0.02, 0.15) if rng.random() < 0.2 else 0.0
+    now, drift, pause = rng.uniform(-1, 0), 0.0, False
+    beats: list[tuple[float, float, bool]] = []
+    while now < seconds + 1:
+        drift = 0.98 * drift + 0.01 * rng.standard_normal()
+        interval = 60 / rate * np.exp(drift + swing * np.sin(2 * np.pi * breath * now))
+        early = not pause and rng.random() < premature
+        interval *= 0.6 if early else 1.4 if pause else 1.0  # the pause makes up for what came too early
+        pause, now = early, now + interval
+        beats.append((now, interval, early))
+    peaks, intervals, ectopic = zip(*beats, strict=True)
+    return list(peaks), list(intervals), list(ectopic)
+
+
+def disturbance(time: np.ndarray, sample_rate: float, rng: np.random.Generator) -> np.ndarray:
+    """Return baseline wander, muscle noise and mains hum, in mV."""
+    wander = sum(
+        rng.uniform(0.02, 0.12) * np.sin(2 * np.pi * (rng.uniform(*band) * time + rng.random()))
+        for band in ((0.02, 0.1), (0.1, 0.2), (0.2, 0.4))
+    )
+    muscle = rng.uniform(0.005, 0.03) * rng.standard_normal(len(time))
+    mains = rng.choice([50.0, 60.0])
+    hum = rng.uniform(0, 0.02) * np.sin(2 * np.pi * mains * time) if mains < sample_rate / 2 else 0.0
+    return wander + muscle + hum

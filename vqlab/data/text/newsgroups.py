@@ -1,0 +1,94 @@
+"""20 Newsgroups (Lang, 1995), in the version "bydate": posts to twenty groups of Usenet."""
+
+import contextlib
+import io
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+from vqlab.data.download import download_whole
+from vqlab.data.text.raw import Document, RawTextDataModule
+from vqlab.errors import UserError
+
+CACHE = "20news-bydate_py3.pkz"  # where scikit-learn keeps the texts
+ARCHIVE = "20news_home/20news-bydate.tar.gz"  # what it makes them of
+WITHOUT_NETWORK = "without a network take --data Docstrings, or --data TextFile --data.path FILE.jsonl"
+
+
+class Newsgroups(RawTextDataModule):
+    """20 Newsgroups: 11,314 training and 7,532 test posts of 1993 in 20 groups, the test posts written later.
+
+    The download, its place and the removal of headers, footers and quotes are scikit-learn's
+    (``fetch_20newsgroups``). Validation posts are drawn from the training posts.
+
+    Args:
+        path: Folder that holds, or is to hold, scikit-learn's data; null takes its own, ``~/scikit_learn_data``.
+        download: Download what is missing (14 MB).
+        remove: What to leave out of the posts: ``headers``, ``footers`` (signatures), ``quotes`` of other posts.
+        **common: ``val_fraction``, ``token_pattern``, ``min_df``, ``max_df``, ``max_vocab``, ``stop_words``,
+            ``vocabulary_path``, ``batch_size``, ``weighting``, ``num_workers``, ``seed``: see
+            :class:`~vqlab.data.text.raw.RawTextDataModule`.
+
+    Shape:
+        See :class:`~vqlab.data.text.base.TextDataModule`.
+
+    Raises:
+        UserError: If an argument is out of range; when the texts are first asked for, if the download fails.
+
+    Example:
+        >>> data = Newsgroups(remove=("headers",))  # reads and downloads nothing yet
+        >>> data.examples, data.modality
+        ('documents', 'text')
+    """
+
+    def __init__(
+        self,
+        path: str | None = None,
+        download: bool = True,
+        remove: tuple[Literal["headers", "footers", "quotes"], ...] = ("headers", "footers", "quotes"),
+        **common: Any,
+    ) -> None:
+        super().__init__(test_fraction=0.0, **common)
+        self.path, self.download, self.remove = path, download, tuple(remove)
+        wrong = set(self.remove) - {"headers", "footers", "quotes"}
+        if wrong:
+            raise UserError(
+                f"remove can name headers, footers and quotes, got {min(wrong)!r}: set --data.remove=[headers]"
+            )
+
+    def prepare_data(self) -> None:
+        """Download what is missing."""
+        from sklearn.datasets import get_data_home  # takes a second to import
+
+        home = get_data_home(self.path)
+        if self.download and not (Path(home) / CACHE).is_file():
+            download_whole("Newsgroups", home, "", ARCHIVE, fetch_into, WITHOUT_NETWORK)
+
+    def read(self) -> Iterator[Document]:
+        """Yield the training posts, then the test posts."""
+        from sklearn.datasets import fetch_20newsgroups, get_data_home
+
+        self.prepare_data()
+        for split in ("train", "test"):
+            try:
+                with contextlib.redirect_stdout(io.StringIO()):  # scikit-learn prints when the cache is damaged
+                    posts: Any = fetch_20newsgroups(
+                        data_home=self.path, subset=split, shuffle=False, remove=self.remove, download_if_missing=False
+                    )
+            except OSError as error:
+                raise UserError(
+                    f"Newsgroups is not, or not whole, in {Path(get_data_home(self.path)) / CACHE}: remove this file "
+                    f"if it is there and set --data.download=true, or set --data.path; {WITHOUT_NETWORK}"
+                ) from error
+            for text, label in zip(posts.data, posts.target, strict=True):
+                yield Document(text, posts.target_names[label], split)
+
+
+def fetch_into(home: str) -> None:
+    """Let scikit-learn download and unpack the posts."""
+    from sklearn.datasets import fetch_20newsgroups
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it warns when it tries again
+        fetch_20newsgroups(data_home=home, n_retries=1, delay=0.1)

@@ -1,0 +1,62 @@
+"""What is to be shown of a model's topics."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class TopicTable:
+    """Topics, the most coherent first.
+
+    Attributes:
+        numbers: (K,) of the topics.
+        words: K lists of the n most probable words.
+        shares: (K, n) their probabilities.
+        documents: (K,) in how many held-out documents each topic is dominant; None where that is not known.
+        coherence: (K,) NPMI over the training documents; None without texts.
+        remarks: K strings, what is wrong with a topic; empty if nothing.
+        places: (K, 2), near each other where topics are alike: see :func:`topic_places`.
+    """
+
+    numbers: list[int]
+    words: list[list[str]]
+    shares: np.ndarray
+    documents: list[int] | None
+    coherence: list[float] | None
+    remarks: list[str]
+    places: np.ndarray
+
+    def table(self) -> tuple[list[str], list[list[object]]]:
+        """Return names of columns, and one row per topic."""
+        known = {"documents": self.documents, "npmi_doc": self.coherence}
+        columns = {
+            "topic": self.numbers,
+            **{name: values for name, values in known.items() if values is not None},
+            "words": [" ".join(words) for words in self.words],
+            "remark": self.remarks,
+        }
+        return list(columns), [list(row) for row in zip(*columns.values(), strict=True)]
+
+
+def topic_places(topics: Tensor) -> np.ndarray:
+    """Place topics (K, V) in the plane, (K, 2): classical scaling of their Jensen-Shannon distances (Torgerson 1952).
+
+    Example:
+        >>> places = topic_places(torch.tensor([[1.0, 0.0, 0.0], [0.9, 0.1, 0.0], [0.0, 0.0, 1.0]]))
+        >>> near, far = (np.linalg.norm(places[0] - place) for place in places[1:])
+        >>> bool(near < far)
+        True
+    """
+    topics = topics.double().cpu()
+    entropy = torch.special.entr(topics).sum(1)
+    rows = [torch.special.entr((topics + topic) / 2).sum(1) for topic in topics]  # one at a time: (K, K, V) is large
+    squares = (torch.stack(rows) - (entropy[:, None] + entropy) / 2).clamp_min(0)  # the distance is a root
+    centred = squares - squares.mean(0) - squares.mean(1, keepdim=True) + squares.mean()
+    values, vectors = torch.linalg.eigh(-centred / 2)
+    places = torch.zeros(len(topics), 2, dtype=torch.float64)
+    top = min(2, len(topics))
+    places[:, :top] = vectors[:, -top:].flip(1) * values[-top:].flip(0).clamp_min(0).sqrt()
+    return places.numpy()

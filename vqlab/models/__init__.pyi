@@ -1,0 +1,10 @@
+from .categorical.discrete_vae import DiscreteVAE as DiscreteVAE
+from .categorical.jsa import JSA as JSA
+from .font_gan import FontGAN as FontGAN
+from .model import Model as Model
+from .prior.code_prior import CodePrior as CodePrior
+from .sgan import SGAN as SGAN
+from .topic.gan_topic import GANTopicModel as GANTopicModel
+from .vq.s4dvq import S4DVQ as S4DVQ
+from .vq.vqgan import VQGAN as VQGAN
+from .vq.vqvae import VQVAE as VQVAE

@@ -1,0 +1,251 @@
+"""The densities of a model with categorical codes, p(x, h) = p(h) p(x | h) and q(h | x), and what follows from them.
+
+Shapes: B images of a batch, P = h * w * V positions of a code (V variables at each place of the encoder's map), K
+categories, S draws. Inside, codes are flat, (B, P) or (B, S, P); outside they are maps, (B, h, w), or (B, h, w, V).
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from vqlab.errors import UserError
+from vqlab.losses.perceptual import Perceptual
+from vqlab.nn.base import Decoder, Encoder, wrong_channels
+from vqlab.nn.categorical import CategoricalCode, FactorizedPrior
+from vqlab.nn.codes import as_codes, check_code_range, check_code_shape
+from vqlab.nn.likelihood import Likelihood
+from vqlab.nn.precision import without_autocast
+from vqlab.nn.transformer import Transformer
+from vqlab.nn.value_range import ValueRange
+from vqlab.samplers.bounds import NLLBounds, bracket
+from vqlab.samplers.independence import global_chain, log_prob, propose
+from vqlab.samplers.tokens import generate
+
+AT_ONCE = 64  # draws per image that are held at the same time
+
+
+class Densities:
+    """The verbs of a model that has these parts; see :class:`~vqlab.models.categorical.base.CategoricalModel`."""
+
+    encoder: Encoder
+    decoder: Decoder
+    quantizer: CategoricalCode
+    likelihood: Likelihood
+    prior: Transformer | FactorizedPrior
+    perceptual: Perceptual | None
+    perceptual_weight: float
+    smoothing: float
+    decode_chunk: int
+    code_map: tuple[int, int]
+    positions: int
+    channels: int
+    value_range: ValueRange
+
+    # What a user calls
+
+    @torch.no_grad()
+    def encode(self, x: Tensor) -> Tensor:
+        """Images (B, C, H, W) to their likeliest codes under q, (B, h, w)."""
+        return self.to_map(self.log_q(self.observe(x)).argmax(-1))
+
+    @torch.no_grad()
+    def decode(self, codes: Tensor) -> Tensor:
+        """Codes (B, h, w), integers of any kind, to expected images (B, C, H, W) in the value range.
+
+        Raises:
+            UserError: If the codes have another shape, are no integers, or lie outside [0, K), here and below.
+        """
+        return self.likelihood.image(self.likelihood.expected(self.output(self.to_flat(codes))), self.value_range)
+
+    def reconstruct(self, x: Tensor) -> Tensor:
+        """Images (B, C, H, W) through their likeliest codes and back."""
+        return self.decode(self.encode(x))
+
+    @torch.no_grad()
+    def sample(self, num: int, temperature: float = 1.0, generator: torch.Generator | None = None) -> Tensor:
+        """Draw images (num, C, H, W) in the value range: codes from p(h), and the expected image of each."""
+        device = self.quantizer.codebook.device
+        if isinstance(self.prior, Transformer):
+            condition = torch.full((num,), self.prior.no_label, device=device)
+            codes = generate(self.prior, condition, temperature, generator=generator)
+        else:
+            log_p = (self.prior.log_probs(device) / temperature).log_softmax(-1)
+            drawn_on = device if generator is None else generator.device
+            uniform = rand(1, num, self.positions, device=drawn_on, generator=generator)
+            codes = propose(log_p[None], uniform.to(device))[0]
+        return self.decode(self.to_map(codes))
+
+    @torch.no_grad()
+    def propose(self, x: Tensor, num: int) -> Tensor:
+        """Draw codes (num, B, h, w) from q(h | x) of images (B, C, H, W)."""
+        codes = propose(self.log_q(self.observe(x)), rand(len(x), num, self.positions, device=x.device))
+        return torch.stack([self.to_map(draw) for draw in codes.unbind(1)])
+
+    def log_joint(self, x: Tensor, codes: Tensor) -> Tensor:
+        """Return ln p(x, h) (B,) in nats, complete, of images and codes (B, h, w)."""
+        return self.joint(self.observe(x), self.to_flat(codes), torch.arange(len(x), device=x.device), energy=False)[0]
+
+    def log_proposal(self, x: Tensor, codes: Tensor) -> Tensor:
+        """Return ln q(h | x) (B,) of images and codes (B, h, w)."""
+        return log_prob(self.log_q(self.observe(x)), self.to_flat(codes)[:, None])[:, 0]
+
+    @torch.no_grad()
+    def sample_posterior(self, x: Tensor, init: Tensor | None = None, steps: int = 100) -> Tensor:
+        """Run Metropolis chains of ``steps`` proposals towards p(h | x); return their last states (B, h, w).
+
+        Args:
+            x: Images (B, C, H, W).
+            init: Where the chains stand, (B, h, w); a draw from q if null.
+            steps: Proposals.
+        """
+        x = self.observe(x)
+        log_q = self.log_q(x)
+        if init is None:
+            state = propose(log_q, rand(len(x), 1, self.positions, device=x.device))[:, 0]
+        else:
+            state = self.to_flat(init)
+        for done in range(0, steps, AT_ONCE):
+            uniform = rand(len(x), min(AT_ONCE, steps - done), self.positions + 1, device=x.device)
+            proposals = propose(log_q, uniform[:, :, 1:])
+            state = global_chain(self.log_weights(x, log_q), state, proposals, uniform[:, :, 0]).last
+        return self.to_map(state)
+
+    def nll(self, x: Tensor, num_samples: int = 1000) -> Tensor:
+        """Estimate -ln p(x) (B,) in nats by importance sampling from q: an upper bound in expectation.
+
+        It falls to the truth as ``num_samples`` grows; whether it is there, :meth:`bracket` tells.
+        """
+        return self.bracket(x, num_samples).importance
+
+    @torch.no_grad()
+    def bracket(self, x: Tensor, num_samples: int = 1000, dequantize: bool = False) -> NLLBounds:
+        """Bound -ln p(x) from above and below, in nats.
+
+        Args:
+            x: Images (B, C, H, W).
+            num_samples: Draws per image.
+            dequantize: Add uniform noise to images whose numbers were rounded, where p is a density: without it, such
+                a density says nothing of the rounded images.
+        """
+        x = self.observe(x)
+        log_q, log_w = self.log_q(x), []
+        x = self.likelihood.dequantize(x, self.value_range) if dequantize else x
+        for done in range(0, num_samples, AT_ONCE):
+            uniform = rand(len(x), min(AT_ONCE, num_samples - done), self.positions, device=x.device)
+            log_w.append(self.log_weights(x, log_q, energy=False)(propose(log_q, uniform)))
+        return bracket(torch.cat(log_w, 1), rand(len(x), num_samples - 1, device=x.device))
+
+    # The densities; codes are flat
+
+    def observe(self, image: Tensor) -> Tensor:
+        """Images of the data to what is modelled, both (B, C, H, W)."""
+        if image.ndim != 4 or image.shape[1] != self.channels:
+            raise UserError(wrong_channels("images", f"(B, {self.channels}, H, W)", image, self.channels))
+        return self.likelihood.observe(image, self.value_range)
+
+    def log_q(self, x: Tensor) -> Tensor:
+        """Return ln q (B, P, K) of each position."""
+        log_q = self.quantizer.log_probs(self.encoder(x))
+        if self.smoothing:
+            floor = torch.full_like(log_q, math.log(self.smoothing / log_q.shape[-1]))
+            log_q = torch.logaddexp(log_q + math.log1p(-self.smoothing), floor)
+        return log_q
+
+    def output(self, codes: Tensor) -> Tensor:
+        """Codes (N, P) to what the decoder says of them (N, C, H, W)."""
+        return self.decoder(self.quantizer.embed(codes, self.code_map[1]))
+
+    def log_prior(self, codes: Tensor) -> Tensor:
+        """Return ln p(h) (N,) of codes (N, P)."""
+        if isinstance(self.prior, FactorizedPrior):
+            return self.prior.log_prob(codes)
+        log_p = self.prior(codes[:, :-1]).float().log_softmax(-1)
+        return log_p.gather(2, codes[:, :, None]).sum((1, 2))
+
+    def joint(self, x: Tensor, codes: Tensor, owner: Tensor, energy: bool = True) -> tuple[Tensor, Tensor]:
+        """Return ln p(x, h) and the mean squared error, (N,) each, by chunks.
+
+        The error is left out, as 0, where no gradient is taken.
+
+        Args:
+            x: Images (B, C, H, W).
+            codes: (N, P).
+            owner: The image that each code is for, (N,) in [0, B).
+            energy: Take off the perceptual energy, as what is learned has it. Its normaliser is unknown, so no bound of
+                the likelihood has it.
+        """
+        chunks = zip(owner.split(self.decode_chunk), codes.split(self.decode_chunk), strict=True)
+        if len(codes) <= self.decode_chunk or not torch.is_grad_enabled():
+            parts = [self._joint(x[who], chunk, energy) for who, chunk in chunks]
+        else:  # decoded once more on the way back, so that one chunk's activations are held at a time
+            parts = [checkpoint(self._joint, x[who], chunk, energy, use_reentrant=False) for who, chunk in chunks]
+        log_p, errors = zip(*parts, strict=True)
+        return torch.cat(log_p), torch.cat(errors)
+
+    def joint_of_draws(self, x: Tensor, codes: Tensor, energy: bool = True) -> tuple[Tensor, Tensor]:
+        """As :meth:`joint`, (B, S) each, of S codes for each image: codes (B, S, P)."""
+        count, num = codes.shape[:2]
+        owner = torch.arange(count, device=codes.device).repeat_interleave(num)
+        log_p, errors = self.joint(x, codes.flatten(0, 1), owner, energy)
+        return log_p.view(count, num), errors.view(count, num)
+
+    def log_weights(self, x: Tensor, log_q: Tensor, energy: bool = True) -> Callable[[Tensor], Tensor]:
+        """Return a function of codes (B, S, P) that gives ln w = ln p(x, h) - ln q(h | x), (B, S) float32."""
+
+        @torch.no_grad()
+        def log_w(codes: Tensor) -> Tensor:
+            # In float32, for bfloat16 is wrong by whole nats; and without dropout, which is not part of p.
+            with evaluating(self.decoder, self.prior), without_autocast(x.device):
+                return self.joint_of_draws(x, codes, energy)[0] - log_prob(log_q, codes)
+
+        return log_w
+
+    def to_map(self, codes: Tensor) -> Tensor:
+        """Codes (B, P) to the map (B, h, w), or (B, h, w, V)."""
+        books = self.quantizer.num_codebooks
+        return codes.view(-1, *self.code_map, *([books] if books > 1 else []))
+
+    def to_flat(self, codes: Tensor) -> Tensor:
+        """Return codes (B, h, w), or (B, h, w, V), as (B, P), checked; the inverse of :meth:`to_map`."""
+        codes = as_codes(codes, self.quantizer.codebook.device)
+        books = self.quantizer.num_codebooks
+        check_code_shape(codes, (*self.code_map, *([books] if books > 1 else [])))
+        check_code_range(codes, self.quantizer.num_embeddings)
+        return codes.flatten(1)
+
+    def log_likelihood(self, x: Tensor, output: Tensor, energy: bool = True) -> Tensor:
+        """Return ln p(x | h) (N,) by what the decoder says of h (N, C, H, W), less the perceptual energy."""
+        log_p = self.likelihood.log_prob(x, output)
+        if not energy or self.perceptual is None:
+            return log_p
+        images = (self.likelihood.image(image, self.value_range) for image in (self.likelihood.expected(output), x))
+        return log_p - self.perceptual_weight * self.perceptual(*(self.value_range.signed(image) for image in images))
+
+    def _joint(self, x: Tensor, codes: Tensor, energy: bool) -> tuple[Tensor, Tensor]:
+        output = self.output(codes).float()
+        log_p = self.log_likelihood(x, output, energy) + self.log_prior(codes)
+        if not torch.is_grad_enabled():
+            return log_p, torch.zeros_like(log_p)
+        return log_p, (self.likelihood.expected(output.detach()) - x).square().flatten(1).mean(1)
+
+
+def rand(*size: int, device: torch.device, generator: torch.Generator | None = None) -> Tensor:
+    """Return uniform numbers in float32: Lightning's bf16-true sets a default dtype that has 256 of them."""
+    return torch.rand(size, dtype=torch.float32, device=device, generator=generator)
+
+
+@contextmanager
+def evaluating(*nets: nn.Module) -> Iterator[None]:
+    """Put ``nets`` into eval mode for a while."""
+    modes = [net.training for net in nets]
+    for net in nets:
+        net.eval()
+    try:
+        yield
+    finally:
+        for net, mode in zip(nets, modes, strict=True):
+            net.train(mode)

@@ -1,0 +1,1 @@
+"""The second stage: a model of a tokenizer's codes."""

@@ -1,0 +1,348 @@
+"""The second stage of a discrete autoencoder: a transformer over its codes, from which new images are drawn."""
+
+import math
+from pathlib import Path
+from typing import Any, Literal
+
+import lightning
+import torch
+import torch.nn.functional as F
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor
+
+from vqlab.errors import UserError
+from vqlab.metrics.codes.unigram import unigram_bits
+from vqlab.models.model import Model
+from vqlab.models.prior.code_cache import CodeCache
+from vqlab.models.prior.tokenizer import check_data, find_tokenizer
+from vqlab.nn.distributed import all_gather_rows
+from vqlab.nn.frozen import Frozen
+from vqlab.nn.precision import like_weights, upcast, without_autocast
+from vqlab.nn.transformer import Transformer
+from vqlab.nn.value_range import ValueRange
+from vqlab.samplers.tokens import generate
+from vqlab.serialization import from_config
+from vqlab.training.batches import passed_on
+from vqlab.training.checkpoint import save_init_args
+from vqlab.training.finite import require_finite
+from vqlab.training.learning_rate import adam, check_lr, keep_configured_lr
+from vqlab.training.schedules import Schedule
+
+DEFAULT_LR = 3e-4
+MAX_CODES = 2**20  # rows of the embedding and of the head, over all codebooks
+MAX_COUNTS = 2**24  # cells of the table behind val/unigram_bits: 64 MiB
+
+
+class CodePrior(Model):
+    """An autoregressive transformer over the codes of a frozen tokenizer, with labels or without.
+
+    Second stage of VQ-VAE (van den Oord et al. 2017, arXiv:1711.00937, section 3.2), as a transformer (Esser et al.
+    2021, arXiv:2012.09841, section 3.2). The codes of an image are one sequence: row by row, a pyramid coarse to fine,
+    and with several codebooks all codes of a position before the next position.
+
+    The checkpoint holds the tokenizer as well, weights and all, so it samples on its own wherever the first stage's
+    file has gone. A path would break when a run is moved, and would lie when the first stage trains on and replaces its
+    ``best.ckpt``: the prior's tokens then mean other patches. It costs the tokenizer's weights once, without the
+    moments that Adam stores for the prior's. When a run is resumed, the tokenizer of its checkpoint holds.
+
+    With ``conditional``, ``label_dropout`` of the labels are hidden in training, so that the model also knows the
+    images without their labels: that is what classifier-free guidance needs.
+
+    ``val/nll`` is in nats per token; ``val/bits_per_token`` the same in bits; ``val/bits_per_dim`` in bits of code per
+    number of the image; ``val/unigram_bits`` the bits per token of the best model that ignores all other tokens
+    (frequencies of each position over the training tokens so far, plus one each), which a prior must beat.
+
+    Args:
+        tokenizer: Checkpoint of the first stage, or of a prior, whose tokenizer is then taken; or a model with
+            ``encode``, ``decode``, ``quantizer``, ``channels``, ``image_size`` and ``value_range``.
+        conditional: Learn p(codes | label).
+        label_dropout: Share of labels hidden in training.
+        dim: Width of the transformer.
+        depth: Blocks.
+        heads: Attention heads.
+        mlp_ratio: Hidden width of the MLPs, in units of ``dim``.
+        dropout: Probability of dropping an embedding or an output of a block.
+        lr: Absolute learning rate; without ``lr`` and ``base_lr`` it is 3e-4.
+        base_lr: Rate per image: lr = base_lr x batch_size x devices x nodes x accumulation. Give one of the two.
+        betas: Adam's decay rates.
+        weight_decay: Decoupled weight decay of matrices; none on embeddings and norms.
+        schedule: Learning-rate schedule; null is constant.
+        channels: Channels of the data, to be checked against the tokenizer's; linked to the data.
+        image_size: Height and width of the data's images, likewise.
+        value_range: Value range of the data, likewise.
+        num_classes: Labels of the data; linked to the data.
+
+    Shape:
+        images (B, channels, image_size, image_size) in the tokenizer's value range; codes as the tokenizer's
+        ``encode`` returns them, (B, h, w) or with more axes; tokens, the same flat, (B, L) int64.
+
+    Raises:
+        UserError: If the tokenizer is no tokenizer, the data differ from the tokenizer's, labels are missing, or a size
+            does not fit.
+
+    Example:
+        >>> from vqlab.models.vq.vqvae import VQVAE
+        >>> prior = CodePrior(VQVAE(), conditional=True, num_classes=10, dim=32, depth=1, heads=2).eval()
+        >>> tuple(prior.sample(2, label=3, top_k=100, guidance=1.5).shape)
+        (2, 3, 32, 32)
+    """
+
+    modality = "image"
+
+    def __init__(
+        self,
+        tokenizer: str | Path | lightning.LightningModule | None = None,
+        conditional: bool = False,
+        label_dropout: float = 0.1,
+        dim: int = 512,
+        depth: int = 12,
+        heads: int = 8,
+        mlp_ratio: float = 4.0,
+        dropout: float = 0.1,
+        lr: float | None = None,
+        base_lr: float | None = None,
+        betas: tuple[float, float] = (0.9, 0.95),
+        weight_decay: float = 0.05,
+        schedule: Schedule | None = None,
+        channels: int | None = None,
+        image_size: int | None = None,
+        value_range: ValueRange | Literal["unit", "signed"] | None = None,
+        num_classes: int | None = None,
+    ) -> None:
+        super().__init__()
+        check_lr(lr, base_lr)
+        net = find_tokenizer(from_config(tokenizer))
+        check_data(net, channels, image_size, from_config(value_range))
+        self.init_args["tokenizer"] = net  # a checkpoint describes the tokenizer, and does not name a file
+        save_init_args(self)
+        self.channels, self.image_size, self.value_range = net.channels, net.image_size, net.value_range
+        if conditional and not num_classes:
+            raise UserError(
+                "conditional=true needs labels, and the data have none: set --model.conditional=false, or --data with "
+                "labels (in a notebook, num_classes)"
+            )
+        if not 0 <= label_dropout < 1:
+            raise UserError(f"label_dropout must lie in [0, 1), got {label_dropout}: set --model.label_dropout=0.1")
+        self.conditional, self.label_dropout = conditional, label_dropout
+        self.num_classes = num_classes if conditional and num_classes else 0
+        self.lr, self.base_lr, self.betas = lr, base_lr, (betas[0], betas[1])
+        self.weight_decay, self.schedule = weight_decay, from_config(schedule) or Schedule()
+
+        self.tokenizer = Frozen(net, saved=True)
+        with torch.no_grad():
+            self.code_shape = tuple(
+                net.encode(torch.zeros(1, self.channels, self.image_size, self.image_size)).shape[1:]
+            )
+        length, codes = math.prod(self.code_shape), net.quantizer.num_embeddings
+        books = getattr(net.quantizer, "num_codebooks", 1)
+        if codes * books > MAX_CODES:
+            raise UserError(
+                f"the tokenizer has {books} codebook(s) of {codes} codes, and a transformer has a row for each (at "
+                f"most {MAX_CODES}): train one with fewer codes, or with a ProductQuantizer"
+            )
+        self.network = Transformer(codes, length, self.num_classes, books, dim, depth, heads, mlp_ratio, dropout)
+        self.counts: Tensor | None  # how often each position had each code in training, all ranks
+        countable = length * codes <= MAX_COUNTS
+        self.register_buffer("counts", torch.zeros(length, codes, dtype=torch.int32) if countable else None)
+        self._cache: CodeCache | None = None
+
+    # What a user calls
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Images (B, C, H, W) to the tokenizer's codes (B, h, w)."""
+        # In float32 whatever the precision of the training, so that codes are those that the tokenizer was trained on.
+        with torch.no_grad(), without_autocast(x.device):
+            return self._net.encode(like_weights(upcast(x), self._net))
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """Codes (B, h, w) to images (B, C, H, W) in the value range."""
+        with torch.no_grad(), without_autocast(self.device):
+            return like_weights(self._net.decode(codes), self.network)
+
+    def sample(
+        self,
+        num: int,
+        label: int | Tensor | None = None,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        guidance: float = 1.0,
+        generator: torch.Generator | None = None,
+        use_cache: bool = True,
+    ) -> Tensor:
+        """Draw images (num, C, H, W) in the value range; arguments and errors as in :meth:`sample_codes`."""
+        return self.decode(self.sample_codes(num, label, temperature, top_k, top_p, guidance, generator, use_cache))
+
+    def sample_codes(
+        self,
+        num: int,
+        label: int | Tensor | None = None,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        guidance: float = 1.0,
+        generator: torch.Generator | None = None,
+        use_cache: bool = True,
+    ) -> Tensor:
+        """Draw codes (num, h, w).
+
+        Args:
+            num: How many.
+            label: One for all, or (num,) int64; null draws from all classes.
+            temperature: See :func:`vqlab.samplers.tokens.generate`, as for the others.
+            top_k: Only the k likeliest codes.
+            top_p: Only the likeliest codes that have probability p together.
+            guidance: Strength of classifier-free guidance; 1 is none.
+            generator: Source of the random numbers; null is torch's own.
+            use_cache: Keep keys and values; the codes are the same without, only later.
+
+        Raises:
+            UserError: If an argument is out of range, or a label is given to a model without labels.
+        """
+        if num < 1:
+            raise UserError(f"num must be at least 1, got {num}: use --num 64")
+        condition = self._condition_of(num, label)
+        if guidance != 1 and label is None:
+            raise UserError(f"guidance {guidance} needs a label to be guided to: add --label, or leave --guidance out")
+        was_training = self.training
+        self.eval()  # without dropout, also in the middle of a training
+        try:
+            tokens = generate(self.network, condition, temperature, top_k, top_p, guidance, generator, use_cache)
+        finally:
+            self.train(was_training)
+        return tokens.unflatten(1, self.code_shape)
+
+    def nll(self, x: Tensor, label: Tensor | None = None) -> Tensor:
+        """Negative log-likelihood (B,), in nats, of the codes of images (B, C, H, W) given labels (B,)."""
+        tokens = self.encode(x).flatten(1)
+        condition = tokens.new_full((len(tokens),), -1) if label is None else label
+        return self._losses(tokens, self._as_condition(condition)).sum(1)
+
+    # Training
+
+    def on_fit_start(self) -> None:
+        """Decide whether an image's codes are computed once."""
+        datamodule = self.trainer.datamodule  # type: ignore[attr-defined]
+        # A loader of whose augmentation nothing is known may hand out another image under the same index.
+        once = getattr(datamodule, "augment", True) is False
+        self._cache = CodeCache(self.network.num_tokens) if once else None
+        rank_zero_info(
+            "codes: each training image is encoded once (the data do not augment)"
+            if once
+            else "codes: each training batch is encoded anew (the data augment, or do not say that they do not)"
+        )
+
+    def on_train_start(self) -> None:
+        """Resume with the learning rate that is configured now."""
+        keep_configured_lr(self)
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        """Predict each token from those before it."""
+        tokens, condition = self._training_tokens(batch), self._condition_of_batch(batch)
+        if self.conditional:
+            hidden = torch.rand(len(tokens), device=self.device) < self.label_dropout
+            condition = condition.masked_fill(hidden, self.network.no_label)
+        loss = self._losses(tokens, condition).mean()
+        require_finite({"loss": loss}, batch_idx, self.global_step)
+        self._count(tokens)
+        self.log("train/loss", loss.detach(), prog_bar=True)
+        return loss
+
+    def configure_optimizers(self) -> Any:
+        """AdamW; weight decay on the matrices of the blocks and of the head."""
+        embeddings = {self.network.label.weight, self.network.token.weight, self.network.position.weight}
+        weights = list(self.network.parameters())
+        decayed = [p for p in weights if p.ndim == 2 and p not in embeddings]
+        others = [p for p in weights if p.ndim != 2 or p in embeddings]
+        return adam(
+            self,
+            [{"params": decayed}, {"params": others, "weight_decay": 0.0}],
+            lr=self.lr,
+            base_lr=self.base_lr,
+            default_lr=DEFAULT_LR,
+            betas=self.betas,
+            weight_decay=self.weight_decay,
+            schedule=self.schedule,
+            name="prior",
+        )
+
+    # Evaluation
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        """Log ``val/...``."""
+        self._evaluate(batch, "val")
+
+    def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        """Log ``test/...``."""
+        self._evaluate(batch, "test")
+
+    def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
+        """Return ``nll`` (B,) in nats per image, with the batch's ``label`` and ``index``."""
+        label = batch["label"] if self.conditional else None
+        return {"nll": self.nll(batch["image"], label), **passed_on(batch, "label", "index")}
+
+    def pictures(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return as many samples (B, C, H, W) in [0, 1] as the batch has images: the same seed each time, by label."""
+        num = len(batch["image"])
+        label = torch.arange(num) % self.num_classes if self.conditional else None
+        generator = torch.Generator().manual_seed(0)  # its own, so that looking does not change the training
+        return {"sample": self.value_range.decode(self.sample(num, label, generator=generator))}
+
+    # Parts
+
+    @property
+    def _net(self) -> Any:
+        return self.tokenizer.net
+
+    def _losses(self, tokens: Tensor, condition: Tensor) -> Tensor:
+        """-ln p(token | label, tokens before), (B, L)."""
+        logits = self.network(tokens[:, :-1], condition).float()
+        return F.cross_entropy(logits.flatten(0, 1), tokens.flatten(), reduction="none").view_as(tokens)
+
+    def _evaluate(self, batch: dict[str, Tensor], stage: str) -> None:
+        tokens = self.encode(batch["image"]).flatten(1)
+        nll = self._losses(tokens, self._condition_of_batch(batch)).mean()
+        bits = nll / math.log(2)
+        numbers = self.channels * self.image_size**2
+        metrics = {"loss": nll, "nll": nll, "bits_per_dim": bits * tokens.shape[1] / numbers}
+        if self.counts is not None:
+            metrics["unigram_bits"] = unigram_bits(self.counts, tokens)
+        over_all: dict[str, Any] = {"on_epoch": True, "sync_dist": True, "batch_size": len(tokens)}
+        self.log_dict({f"{stage}/{name}": value for name, value in metrics.items()}, **over_all)
+        self.log(f"{stage}/bits_per_token", bits, prog_bar=True, **over_all)
+
+    def _training_tokens(self, batch: dict[str, Tensor]) -> Tensor:
+        def encode() -> Tensor:
+            return self.encode(batch["image"]).flatten(1)
+
+        return encode() if self._cache is None or "index" not in batch else self._cache.get(batch["index"], encode)
+
+    def _count(self, tokens: Tensor) -> None:
+        if self.counts is not None:
+            every = all_gather_rows(tokens).T  # of all ranks, so that all keep the same counts
+            self.counts.scatter_add_(1, every, torch.ones_like(every, dtype=self.counts.dtype))
+
+    def _condition_of_batch(self, batch: dict[str, Tensor]) -> Tensor:
+        label = batch["label"] if self.conditional else batch["image"].new_full((len(batch["image"]),), -1).long()
+        return self._as_condition(label)
+
+    def _as_condition(self, label: Tensor) -> Tensor:
+        """Labels (B,), negative where unknown, as the network knows them."""
+        return torch.where(label < 0, self.network.no_label, label)
+
+    def _condition_of(self, num: int, label: int | Tensor | None) -> Tensor:
+        """Return labels (num,) for sampling, on the model's device."""
+        if label is None:
+            return torch.full((num,), self.network.no_label, device=self.device)
+        if not self.conditional:
+            raise UserError(
+                f"label {label} is given to a model without labels: leave --label out, or train with "
+                "--model.conditional=true"
+            )
+        labels = torch.as_tensor(label, device=self.device).long()
+        if labels.ndim and labels.shape != (num,):
+            raise UserError(f"label must be one number or {num}, got shape {tuple(labels.shape)}: change label or num")
+        labels = labels.expand(num)
+        if int(labels.min()) < 0 or int(labels.max()) >= self.num_classes:
+            raise UserError(f"label must lie in 0 .. {self.num_classes - 1}, got {label}: change --label")
+        return labels

@@ -1,0 +1,351 @@
+"""Adversarial topic models: ATM (Wang et al. 2019, arXiv:1811.00265), BAT (Wang et al. 2020), and what helps them."""
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from vqlab.errors import UserError
+from vqlab.losses.adversarial import ADVERSARIAL, gradient_penalty
+from vqlab.losses.contrastive import TopicContrast
+from vqlab.metrics.topics.clusters import TopicClusters
+from vqlab.metrics.topics.table import TopicTable
+from vqlab.metrics.topics.words import top_word_ids
+from vqlab.models.model import Model
+from vqlab.models.topic.evaluation import TOP, judge_topics, topic_table
+from vqlab.models.topic.nmf_init import nmf_topics
+from vqlab.nn.topic.documents import Bags, Documents, dense
+from vqlab.nn.topic.networks import GENERATORS, TopicCritic, TopicEncoder, draw_proportions
+from vqlab.serialization import from_config
+from vqlab.training.batches import passed_on
+from vqlab.training.checkpoint import save_init_args
+from vqlab.training.finite import require_finite
+from vqlab.training.learning_rate import adam, check_lr, keep_configured_lr, with_own_rate
+from vqlab.training.log_interval import is_log_step
+from vqlab.training.manual import clip, collect, count_batch, refuse_unsound, step_and_zero
+from vqlab.training.schedules import Schedule
+from vqlab.validation import check_choice, check_clips, check_counts, check_positive, check_weight
+
+DEFAULT_LR = 3e-3
+
+
+class GANTopicModel(Model):
+    """A generator of documents from topic proportions, an encoder the other way, and a critic of the pair.
+
+    Real pairs are a document, as a distribution over words, and the encoder's proportions; generated ones are
+    proportions from a Dirichlet and the generator's document. The critic maximises
+    ``E D(real) - E D(generated)``, generator and encoder minimise it (BAT: Wang et al. 2020, "Neural Topic Modeling
+    with Bidirectional Adversarial Training"); with ``bidirectional=false`` there is no encoder, and the critic sees
+    documents alone (ATM). The critic learns from each batch, generator and encoder from each ``n_critic``-th.
+    A topic is what the generator makes of that topic alone.
+
+    Beyond the papers, and on by default because it helped: the generator mixes topics linearly, as LDA does
+    (``generator="mixture"``); topics begin as those of NMF (``init``); and a document is to be likely under the topics
+    that its proportions name (``cycle_weight``), ``-E sum_k theta_k sum_v x_v log topic_kv``, by Jensen an upper bound
+    of the cross-entropy under the mixture: a cycle consistency as in ALICE (Li et al. 2017, arXiv:1709.01215).
+    ``contrast`` adds InfoNCE, as a lab log has it: see :class:`~vqlab.losses.contrastive.TopicContrast`.
+
+    Args:
+        num_topics: K.
+        generator: ``mixture``; ``gaussian``, the same with Gaussian topics among word embeddings (Gaussian-BAT);
+            ``mlp``, the papers', whose documents are no mixtures.
+        bidirectional: Whether there is an encoder.
+        hidden_features: H, of critic, encoder and the ``mlp`` generator.
+        alpha: Concentration of the Dirichlet; null is 1 / K, as in the papers.
+        init: Where the topics begin: ``nmf``, from the training documents, or ``random``.
+        cycle_weight: Weight of the term above; 0 leaves it out.
+        regularizer: What holds the critic Lipschitz: ``clip``, each weight within ``weight_clip``;
+            ``gradient_penalty``, 10 E (|gradient| - 1)^2 (Gulrajani et al. 2017, arXiv:1704.00028); ``spectral_norm``.
+        weight_clip: Bound of the critic's weights.
+        n_critic: Batches of the critic for each of generator and encoder.
+        contrast: ``topic``, ``averaged`` or ``label``; null leaves it out.
+        contrastive_weight: Its weight.
+        temperature: Of InfoNCE.
+        lr: Absolute learning rate of critic and encoder; without ``lr`` and ``base_lr`` it is 3e-3.
+        base_lr: Rate per document: lr = base_lr x batch_size x devices x nodes. Give one of the two.
+        generator_lr: Absolute learning rate of the generator; null takes the others'.
+        betas: Adam's decay rates.
+        schedule: Learning-rate schedule of all, in batches; null is constant.
+        clip_g: Largest gradient norm of generator and encoder; null does not clip.
+        clip_d: Largest gradient norm of the critic.
+        num_classes: Number of labels, for ``nmi``, ``purity`` and ``contrast="label"``; linked to the data.
+        vocab_size: V; linked to the data.
+
+    Shape:
+        bow (B, V), counts or tf-idf: rows are divided by their sums.
+
+    Raises:
+        UserError: If an argument is out of range or does not go with another, or labels are missing.
+
+    Example:
+        >>> model = GANTopicModel(num_topics=3, vocab_size=50).eval()
+        >>> tuple(model.topics().shape), tuple(model.transform(torch.ones(2, 50)).shape), tuple(model.sample(4).shape)
+        ((3, 50), (2, 3), (4, 50))
+    """
+
+    modality = "text"
+
+    def __init__(
+        self,
+        num_topics: int = 20,
+        generator: Literal["mixture", "gaussian", "mlp"] = "mixture",
+        bidirectional: bool = True,
+        hidden_features: int = 100,
+        alpha: float | None = None,
+        init: Literal["nmf", "random"] = "nmf",
+        cycle_weight: float = 0.03,
+        regularizer: Literal["clip", "gradient_penalty", "spectral_norm"] = "clip",
+        weight_clip: float = 0.01,
+        n_critic: int = 5,
+        contrast: Literal["topic", "averaged", "label"] | None = None,
+        contrastive_weight: float = 1.0,
+        temperature: float = 0.5,
+        lr: float | None = None,
+        base_lr: float | None = None,
+        generator_lr: float | None = None,
+        betas: tuple[float, float] = (0.5, 0.999),
+        schedule: Schedule | None = None,
+        clip_g: float | None = None,
+        clip_d: float | None = None,
+        num_classes: int = 0,
+        vocab_size: int = 2000,
+    ) -> None:
+        super().__init__()
+        save_init_args(self)
+        self.automatic_optimization = False
+        check_counts(num_topics=num_topics, hidden_features=hidden_features, n_critic=n_critic)
+        check_choice("generator", generator, tuple(GENERATORS))
+        check_choice("init", init, ("nmf", "random"))
+        check_choice("regularizer", regularizer, ("clip", "gradient_penalty", "spectral_norm"))
+        check_choice("contrast", contrast, (None, "topic", "averaged", "label"))
+        check_positive("alpha", 1.0 if alpha is None else alpha, "set --model.alpha=null for 1 / num_topics")
+        check_positive("weight_clip", weight_clip, "set --model.weight_clip=0.01")
+        check_positive("temperature", temperature, "set --model.temperature=0.5")
+        check_weight("cycle_weight", cycle_weight, "set --model.cycle_weight=0.03, or 0 for none")
+        check_weight("contrastive_weight", contrastive_weight, "set --model.contrastive_weight=1")
+        check_lr(lr, base_lr)
+        check_lr(generator_lr, None, "generator_lr")
+        check_clips(clip_g=clip_g, clip_d=clip_d)
+        if not num_topics <= vocab_size:
+            raise UserError(f"{num_topics} topics are more than the {vocab_size} words: lower --model.num_topics")
+        if init == "nmf" and generator != "mixture":
+            raise UserError(f"init nmf sets a mixture's topics, the generator is {generator}: set --model.init=random")
+        if not bidirectional and (cycle_weight or contrast == "label"):
+            raise UserError(
+                "without an encoder there are no proportions of documents: set --model.cycle_weight=0 and another "
+                "--model.contrast than label, or --model.bidirectional=true"
+            )
+        if contrast == "label" and not num_classes:
+            raise UserError("contrast label needs labels: take other --data, or --model.contrast=averaged")
+        self.num_topics, self.vocab_size, self.num_classes = num_topics, vocab_size, num_classes
+        self.alpha, self.init, self.cycle_weight = alpha or 1 / num_topics, init, cycle_weight
+        self.regularizer, self.weight_clip, self.n_critic = regularizer, weight_clip, n_critic
+        self.contrast, self.contrastive_weight, self.temperature = contrast, contrastive_weight, temperature
+        self.lr, self.base_lr, self.generator_lr, self.betas = lr, base_lr, generator_lr, (betas[0], betas[1])
+        self.schedule, self.clip_g, self.clip_d = from_config(schedule) or Schedule(), clip_g, clip_d
+
+        width = {"hidden_features": hidden_features} if generator == "mlp" else {}
+        self.generator = GENERATORS[generator](num_topics, vocab_size, **width)
+        self.encoder = TopicEncoder(vocab_size, num_topics, hidden_features) if bidirectional else None
+        spectral_norm = regularizer == "spectral_norm"
+        self.critic = TopicCritic(vocab_size, num_topics if bidirectional else 0, hidden_features, spectral_norm)
+        told_by = (self.generator.trait_features, num_classes, hidden_features)
+        self.contrasted = TopicContrast(num_topics, *told_by) if contrast else None
+        self.clusters = TopicClusters(num_topics, num_classes)
+        self.vocabulary: list[str] | None = None
+
+    # What a user calls
+
+    @torch.no_grad()
+    def topics(self) -> Tensor:
+        """Return the topics, (K, V); rows sum to 1."""
+        return self.generator.log_topics().exp()
+
+    def top_words(self, n: int = TOP) -> list[list[str]]:
+        """Return the ``n`` most probable words of each topic; by number where the model was never trained on words."""
+        words = self.vocabulary or [str(v) for v in range(self.vocab_size)]
+        return [[words[v] for v in topic] for topic in top_word_ids(self.topics(), n)]
+
+    def transform(self, bow: Tensor) -> Tensor:
+        """Return the topic proportions (B, K) of documents (B, V) with at least one word each.
+
+        Raises:
+            UserError: If there is no encoder, a document is empty, or the vocabulary is another.
+        """
+        if self.encoder is None:
+            raise UserError("this model has no encoder: train with --model.bidirectional=true")
+        return self.encoder(self._documents(bow))
+
+    @torch.no_grad()
+    def sample(self, num: int, generator: torch.Generator | None = None) -> Tensor:
+        """Draw documents as distributions over words, (num, V)."""
+        return dense(self.generator(self._prior(num, generator)))
+
+    # Training
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        """One batch: the critic's turn, and at each ``n_critic``-th that of generator and encoder."""
+        real, theta = self._documents(batch["bow"]), self._prior(len(batch["bow"]))
+        optimizers: Any = self.trainer.optimizers
+        turn = (self.global_step + 1) % self.n_critic == 0
+
+        loss, terms = self._critic_loss(batch["bow"], real, theta)
+        require_finite({"d_loss": loss, **terms}, batch_idx, self.global_step)
+        collect(loss, self.critic.parameters())
+        clip(self.critic.parameters(), self.clip_d)
+        if not turn:
+            step_and_zero(self, optimizers[-1])
+        else:
+            optimizers[-1].step()  # the gradients stay until the generator steps, for their log
+        if self.regularizer == "clip":
+            for weight in self.critic.parameters():
+                weight.data.clamp_(-self.weight_clip, self.weight_clip)
+        if turn:
+            g_loss, g_terms = self._generator_loss(real, theta, batch["label"])
+            require_finite(g_terms, batch_idx, self.global_step)
+            players = [*self.generator.parameters(), *self._encoder_parameters()]
+            collect(g_loss, players)
+            clip(players, self.clip_g)
+            terms |= g_terms
+            for optimizer in optimizers[1:-1]:  # the encoder's
+                optimizer.step()
+            step_and_zero(self, optimizers[0])
+        if is_log_step(self.trainer, self.global_step + 1):
+            self.log("train/d_loss", loss.detach(), prog_bar=True)
+            self.log_dict({f"train/{name}": value for name, value in terms.items()})
+        count_batch(self)
+        return loss.detach()
+
+    def _critic_loss(self, bow: Tensor, real: Bags, theta: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the critic's loss and the terms of the log."""
+        with torch.no_grad():
+            made, inferred = self.generator(theta), self._infer(real, theta)
+        loss = -self._distance(real, inferred, made, theta)
+        terms = {"wasserstein": -loss.detach()}
+        if self.regularizer == "gradient_penalty":
+            documents = bow / bow.sum(1, keepdim=True)
+            penalty = gradient_penalty(self.critic, (documents, inferred), (dense(made), theta))
+            loss, terms["penalty"] = loss + 10 * penalty, penalty.detach()
+        return loss, terms
+
+    def _generator_loss(self, real: Bags, theta: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the loss of generator and encoder, against the critic as it is now, and the terms of the log."""
+        (made, traits), inferred = self.generator.generate(theta), self._infer(real, theta)
+        loss = self._distance(real, inferred, made, theta)
+        terms = {"g_loss": loss.detach()}
+        if self.cycle_weight:
+            cycle = self.generator.unlikeliness(real, inferred).mean()
+            loss, terms["cycle"] = loss + self.cycle_weight * cycle, cycle.detach()
+        if self.contrasted is not None:
+            if self.contrast == "label":
+                contrast = self.contrasted.by_label(inferred, labels, self.temperature)
+            else:
+                contrast = self.contrasted.by_topic(traits, theta, self.temperature, self.contrast == "averaged")
+            loss, terms["contrast"] = loss + self.contrastive_weight * contrast, contrast.detach()
+        return loss, terms
+
+    def _distance(self, real: Bags, inferred: Tensor, made: Documents, theta: Tensor) -> Tensor:
+        """Return what the critic makes as large, and the others as small as they can: E D(real) - E D(generated)."""
+        return -ADVERSARIAL["wgan"].discriminator(self.critic(real, inferred), self.critic(made, theta))
+
+    def _prior(self, num: int, generator: torch.Generator | None = None) -> Tensor:
+        return draw_proportions(num, self.num_topics, self.alpha, generator).to(self.critic.out.weight)
+
+    def _infer(self, documents: Bags, like: Tensor) -> Tensor:
+        """Return the documents' proportions (B, K); zeros like ``like``, which nobody looks at, without an encoder."""
+        return torch.zeros_like(like) if self.encoder is None else self.encoder(documents)
+
+    def _documents(self, bow: Tensor) -> Bags:
+        if bow.ndim != 2 or bow.shape[1] != self.vocab_size:
+            raise UserError(
+                f"documents must be (B, {self.vocab_size}), got {tuple(bow.shape)}: take the vocabulary of the training"
+            )
+        if not bool((bow.sum(1) > 0).all()):
+            raise UserError("a document has no word of the vocabulary: leave it out")
+        return Bags(bow)
+
+    def _encoder_parameters(self) -> list[nn.Parameter]:
+        parts = (self.encoder, self.contrasted)
+        return [weight for part in parts if part is not None for weight in part.parameters()]
+
+    def configure_optimizers(self) -> Any:
+        """Adam for the generator, for the encoder where there is one, and for the critic."""
+        settings: Any = {"lr": self.lr, "base_lr": self.base_lr, "default_lr": DEFAULT_LR, "betas": self.betas}
+        settings |= {"weight_decay": 0.0, "schedule": self.schedule}
+        own = with_own_rate(settings, self.generator_lr)
+        optimizers = [adam(self, self.generator.parameters(), name="generator", **own)]
+        if self._encoder_parameters():
+            optimizers.append(adam(self, self._encoder_parameters(), name="encoder", **settings))
+        return [*optimizers, adam(self, self.critic.parameters(), name="critic", **settings)]
+
+    def setup(self, stage: str) -> None:
+        """Check the Trainer's settings, take the vocabulary, and let the topics begin as those of NMF."""
+        if stage != "fit":
+            return
+        refuse_unsound(self.trainer)
+        self.vocabulary = getattr(self._data, "vocabulary", None)
+        if self.init == "nmf" and self.trainer.ckpt_path is None:
+            if not hasattr(self._data, "train_counts"):
+                raise UserError("init nmf needs a DataModule of texts: give one to Trainer.fit, or set init=random")
+            start = nmf_topics(self._data.train_counts(), self.num_topics, torch.initial_seed() % 2**32)
+            self.generator.logits.data.copy_(start.log())
+
+    def on_train_start(self) -> None:
+        """Resume with the learning rate that is configured now."""
+        keep_configured_lr(self)
+
+    def get_extra_state(self) -> Tensor:
+        """Return the vocabulary as the bytes of its text, so that a checkpoint holds it."""
+        return torch.tensor(list("\n".join(self.vocabulary or []).encode()), dtype=torch.uint8)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Take the vocabulary of a checkpoint."""
+        self.vocabulary = bytes(state.tolist()).decode().split("\n") if len(state) else None
+
+    # Evaluation
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        """Log ``val/...``."""
+        self._evaluate(batch, batch_idx, "val")
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the coherence of the topics among the training texts."""
+        self._judge_topics("val")
+
+    def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        """Log ``test/...``."""
+        self._evaluate(batch, batch_idx, "test")
+
+    def on_test_epoch_end(self) -> None:
+        """Log the coherence of the topics among the training texts."""
+        self._judge_topics("test")
+
+    def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
+        """Return ``proportions`` (B, K) with the batch's ``index``."""
+        return {"proportions": self.transform(batch["bow"]), **passed_on(batch, "index")}
+
+    def _evaluate(self, batch: dict[str, Tensor], batch_idx: int, stage: str) -> None:
+        if self.encoder is None:
+            return
+        documents = self._documents(batch["bow"])
+        theta = self.encoder(documents)
+        if batch_idx == 0:  # a new evaluation
+            self.clusters.reset()
+        self.clusters.update(theta, batch["label"])
+        loss = self.generator.unlikeliness(documents, theta).mean()
+        self.log(f"{stage}/loss", loss, prog_bar=True, on_epoch=True, sync_dist=True, batch_size=len(theta))
+
+    def _judge_topics(self, stage: str) -> None:
+        figures: dict[str, Any] = judge_topics(self.topics().float(), self._data)
+        if self.encoder is not None:
+            figures |= self.clusters.compute()
+        self.log_dict({f"{stage}/{name}": float(value) for name, value in figures.items()})  # the same on all ranks
+
+    @property
+    def _data(self) -> Any:
+        return getattr(self._trainer, "datamodule", None)
+
+    def topic_table(self) -> TopicTable:
+        """Return what is to be shown of the topics, with what is wrong with them."""
+        counts = None if self.encoder is None else self.clusters.counts.sum(1)
+        return topic_table(self.topics().float(), self.top_words(min(TOP, self.vocab_size)), self._data, counts)

@@ -1,0 +1,272 @@
+"""An encoder and a decoder for signals, of S4D blocks or of convolutions, pooled as in SaShiMi.
+
+Shapes: B signals of C channels and L samples; H = d_model channels inside.
+"""
+
+import math
+from functools import partial
+from typing import Any, Literal
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vqlab.errors import UserError
+from vqlab.nn.base import Decoder, Encoder
+from vqlab.nn.layer_counts import check_layers
+from vqlab.nn.ssm.s4d import S4D
+
+KERNEL_SIZE = 7  # of the convolution that stands in for S4D
+Norm = Literal["none", "batch", "layer"]
+Init = Literal["lin", "inv", "legs", "real"]
+
+
+class S4DEncoder(Encoder):
+    """Signals to features: a 1x1 convolution, stages of blocks with folding in between, norm and MLP.
+
+    Folding takes ``pool`` samples into the channels and a 1x1 convolution takes these back to ``d_model`` (Goel et al.
+    2022, arXiv:2202.09729, section 3.2). Before, between and after the foldings stand ``num_blocks`` blocks each.
+
+    Args:
+        in_channels: Channels of the signals; the command line links it to the data.
+        d_model: Channels inside and of the features, H.
+        num_blocks: Blocks of each stage; one stage more than ``pool`` has entries.
+        pool: Factors by which the length shrinks, in order.
+        d_state: Modes of each channel, with their conjugates.
+        init: Of the modes, see :class:`~vqlab.nn.ssm.s4d.S4D`.
+        bidirectional: Whether a sample sees what comes after it.
+        mixer: ``s4d``, or ``conv``, a convolution of 7 samples in its place.
+        norm: Before the MLP: ``none``, ``batch`` or ``layer``.
+        mlp: ``relu``, two linear layers with a ReLU between; ``linear``, one layer.
+        dropout: Of whole channels, in the blocks.
+
+    Shape:
+        input (B, in_channels, L), L divisible by the product of ``pool``; output (B, d_model, L / downsampling).
+
+    Raises:
+        UserError: If a size or a name is out of range, or the length is not divisible.
+
+    Example:
+        >>> import torch
+        >>> tuple(S4DEncoder(pool=(4, 4))(torch.randn(2, 1, 512)).shape)
+        (2, 128, 32)
+    """
+
+    modality = "signal"
+
+    def __init__(
+        self,
+        in_channels: int = 1,
+        d_model: int = 128,
+        num_blocks: int = 1,
+        pool: tuple[int, ...] = (4, 4),
+        d_state: int = 64,
+        init: Init = "lin",
+        bidirectional: bool = True,
+        mixer: Literal["s4d", "conv"] = "s4d",
+        norm: Norm = "batch",
+        mlp: Literal["relu", "linear"] = "relu",
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        check_sizes("encoder", in_channels, d_model, num_blocks, pool)
+        self.in_channels, self.out_channels, self.downsampling = in_channels, d_model, math.prod(pool)
+        blocks = partial(stage, num_blocks, d_model, d_state, init, bidirectional, mixer, dropout)
+        layers: list[nn.Module] = [nn.Conv1d(in_channels, d_model, 1), *blocks()]
+        for factor in pool:
+            layers += [Fold(factor), nn.Conv1d(factor * d_model, d_model, 1), *blocks()]
+        self.layers = nn.Sequential(*layers, build_norm(norm, d_model), build_mlp(mlp, d_model, d_model))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Encode signals (B, C, L)."""
+        check_length(x.shape[-1], self.downsampling)
+        return self.layers(x)
+
+
+class S4DDecoder(Decoder):
+    """The mirror of :class:`S4DEncoder`: an MLP, stages of blocks with unfolding in between, norm and MLP.
+
+    Args:
+        in_channels: Channels of the features.
+        out_channels: Channels of the signals; the command line links it to the data.
+        d_model: Channels inside.
+        num_blocks: Blocks of each stage.
+        pool: Factors by which the length grows, from the last to the first: the same as the encoder's.
+        d_state: As the encoder's.
+        init: As the encoder's.
+        bidirectional: As the encoder's.
+        mixer: As the encoder's.
+        norm: Before the last MLP: ``none``, ``batch`` or ``layer``.
+        mlp: As the encoder's, of the first and of the last.
+        dropout: As the encoder's.
+
+    Shape:
+        input (B, in_channels, l); output (B, out_channels, l * upsampling).
+
+    Raises:
+        UserError: If a size or a name is out of range.
+
+    Example:
+        >>> import torch
+        >>> tuple(S4DDecoder(pool=(4, 4))(torch.randn(2, 128, 32)).shape)
+        (2, 1, 512)
+    """
+
+    modality = "signal"
+
+    def __init__(
+        self,
+        in_channels: int = 128,
+        out_channels: int = 1,
+        d_model: int = 128,
+        num_blocks: int = 1,
+        pool: tuple[int, ...] = (4, 4),
+        d_state: int = 64,
+        init: Init = "lin",
+        bidirectional: bool = True,
+        mixer: Literal["s4d", "conv"] = "s4d",
+        norm: Norm = "batch",
+        mlp: Literal["relu", "linear"] = "relu",
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        check_sizes("decoder", out_channels, d_model, num_blocks, pool)
+        self.in_channels, self.out_channels, self.upsampling = in_channels, out_channels, math.prod(pool)
+        blocks = partial(stage, num_blocks, d_model, d_state, init, bidirectional, mixer, dropout)
+        layers: list[nn.Module] = [build_mlp(mlp, in_channels, d_model), *blocks()]
+        for factor in reversed(pool):
+            layers += [nn.Conv1d(d_model, factor * d_model, 1), Unfold(factor), *blocks()]
+        self.layers = nn.Sequential(*layers, build_norm(norm, d_model), build_mlp(mlp, d_model, out_channels))
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Decode features (B, in_channels, l)."""
+        return self.layers(z)
+
+
+class Block(nn.Module):
+    """x + dropout(GLU(W GELU(mixer(norm(x))))), with layer norm over the channels.
+
+    Args:
+        d_model: Channels, H.
+        d_state: Of S4D.
+        init: Of S4D.
+        bidirectional: Of S4D; a convolution is centred, or causal.
+        mixer: ``s4d`` or ``conv``.
+        dropout: Of whole channels.
+
+    Shape:
+        (B, H, L) to (B, H, L).
+
+    Raises:
+        UserError: If a name is unknown.
+    """
+
+    def __init__(
+        self, d_model: int, d_state: int, init: Init, bidirectional: bool, mixer: Literal["s4d", "conv"], dropout: float
+    ) -> None:
+        super().__init__()
+        if mixer not in ("s4d", "conv"):
+            raise UserError(f"mixer must be s4d or conv, got {mixer!r}: set --model.encoder.mixer=s4d")
+        self.norm = ChannelNorm(d_model)
+        self.mixer: nn.Module = (
+            S4D(d_model, d_state, init, bidirectional=bidirectional)
+            if mixer == "s4d"
+            else Convolution(d_model, bidirectional)
+        )
+        self.gate = nn.Conv1d(d_model, 2 * d_model, 1)
+        self.dropout = nn.Dropout1d(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Transform (B, H, L)."""
+        y = F.gelu(self.mixer(self.norm(x))).to(x.dtype)
+        return x + self.dropout(F.glu(self.gate(y), 1))
+
+
+class Convolution(nn.Conv1d):
+    """A convolution of 7 samples that keeps the length, centred or causal."""
+
+    def __init__(self, d_model: int, centred: bool) -> None:
+        super().__init__(d_model, d_model, KERNEL_SIZE)
+        self.left = (KERNEL_SIZE - 1) // (2 if centred else 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve (B, H, L)."""
+        return super().forward(F.pad(x, (self.left, KERNEL_SIZE - 1 - self.left)))
+
+
+class ChannelNorm(nn.LayerNorm):
+    """Layer norm over the channels of (B, H, L), each sample by itself."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise (B, H, L)."""
+        return super().forward(x.transpose(1, 2)).transpose(1, 2)
+
+
+class Fold(nn.Module):
+    """(B, H, L) to (B, H * factor, L / factor): neighbours in time become channels."""
+
+    def __init__(self, factor: int) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Fold."""
+        return x.unflatten(-1, (-1, self.factor)).transpose(2, 3).flatten(1, 2)
+
+
+class Unfold(nn.Module):
+    """(B, H * factor, L) to (B, H, L * factor), the inverse of :class:`Fold`."""
+
+    def __init__(self, factor: int) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Unfold."""
+        return x.unflatten(1, (-1, self.factor)).transpose(2, 3).flatten(2)
+
+
+def build_norm(name: Norm, channels: int) -> nn.Module:
+    """Return the norm of that name for (B, channels, L)."""
+    match name:
+        case "none":
+            return nn.Identity()
+        case "batch":
+            return nn.BatchNorm1d(channels)
+        case "layer":
+            return ChannelNorm(channels)
+    raise UserError(f"norm must be none, batch or layer, got {name!r}: set --model.encoder.norm=batch")
+
+
+def build_mlp(name: str, in_channels: int, out_channels: int) -> nn.Module:
+    """Return one linear layer for each sample, or two with a ReLU between."""
+    if name == "linear":
+        return nn.Conv1d(in_channels, out_channels, 1)
+    if name == "relu":
+        hidden = max(in_channels, out_channels)
+        return nn.Sequential(nn.Conv1d(in_channels, hidden, 1), nn.ReLU(), nn.Conv1d(hidden, out_channels, 1))
+    raise UserError(f"mlp must be relu or linear, got {name!r}: set --model.encoder.mlp=relu")
+
+
+def stage(num_blocks: int, *block: Any) -> list[nn.Module]:
+    """Return blocks that follow each other, all of the arguments ``block``."""
+    return [Block(*block) for _ in range(num_blocks)]
+
+
+def check_length(length: int, downsampling: int) -> None:
+    """Raise UserError if signals of ``length`` samples cannot be folded."""
+    if length % downsampling:
+        good = downsampling * max(1, round(length / downsampling))
+        raise UserError(
+            f"signals of {length} samples are not divisible by the encoder's downsampling {downsampling}: "
+            f"set --data.length={good}, or another --model.encoder.pool"
+        )
+
+
+def check_sizes(part: str, channels: int, d_model: int, num_blocks: int, pool: tuple[int, ...]) -> None:
+    """Raise UserError if a size is below 1, or the blocks are too many."""
+    check_layers(num_blocks=num_blocks)
+    if min(channels, d_model, num_blocks, *pool) < 1:
+        raise UserError(
+            f"channels, d_model, num_blocks and pool of the {part} must be at least 1, got {channels}, {d_model}, "
+            f"{num_blocks}, {list(pool)}: set --model.{part}.pool=[4,4]"
+        )

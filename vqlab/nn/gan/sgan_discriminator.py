@@ -1,0 +1,85 @@
+"""A discriminator that also classifies: a network with heads for K classes of real images, and for generated ones."""
+
+from typing import Literal, NamedTuple
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm as normalise
+
+from vqlab.nn.base import FeatureNet
+from vqlab.nn.gan.conv import draw_weights
+from vqlab.nn.precision import upcast
+
+
+class DiscriminatorOutput(NamedTuple):
+    """What is said of B images.
+
+    Attributes:
+        features: (B, F).
+        logits: (B, K + 1), the last of generated images.
+        real_logits: (B,), high where the image is taken for real.
+    """
+
+    features: Tensor
+    logits: Tensor
+    real_logits: Tensor
+
+
+class SGANDiscriminator(nn.Module):
+    """Heads on the features of images.
+
+    Args:
+        net: Network to features.
+        num_classes: K.
+        head: ``kplus1``, K + 1 logits and an adversarial logit; ``logsumexp``, K logits, that of generated images being
+            0, and their log-sum-exp as the adversarial logit (Salimans et al. 2016, arXiv:1606.03498, section 5).
+        spectral_norm: Divide each weight of the network and of the adversarial head, as the matrix (out, in * height *
+            width), by its largest singular value (Miyato et al. 2018, arXiv:1802.05957). The class head is left free.
+
+    Example:
+        >>> import torch
+        >>> from vqlab.nn.gan.conv import ConvFeatures
+        >>> judged = SGANDiscriminator(ConvFeatures(), num_classes=10)(torch.randn(2, 1, 32, 32))
+        >>> tuple(judged.features.shape), tuple(judged.logits.shape), tuple(judged.real_logits.shape)
+        ((2, 512), (2, 11), (2,))
+    """
+
+    def __init__(
+        self,
+        net: FeatureNet,
+        num_classes: int,
+        head: Literal["kplus1", "logsumexp"] = "kplus1",
+        spectral_norm: bool = False,
+    ) -> None:
+        super().__init__()
+        self.net = net
+        self.class_head = nn.Linear(net.out_features, num_classes + (head == "kplus1"))
+        self.adversarial_head = nn.Linear(net.out_features, 1) if head == "kplus1" else None
+        self.class_head.apply(draw_weights)
+        if self.adversarial_head is not None:
+            self.adversarial_head.apply(draw_weights)
+        if spectral_norm:
+            for layer in list(self.modules()):
+                if isinstance(layer, nn.Linear | nn.Conv2d) and layer is not self.class_head:
+                    normalise(layer)
+
+    def forward(self, x: Tensor) -> DiscriminatorOutput:
+        """SGANDiscriminator images (B, C, H, W)."""
+        features = self.net(x)
+        logits = self.class_head(features)
+        if self.adversarial_head is not None:
+            return DiscriminatorOutput(features, logits, self.adversarial_head(features)[:, 0])
+        logits = F.pad(logits, (0, 1))
+        return DiscriminatorOutput(features, logits, real_logit(logits))
+
+
+def real_logit(logits: Tensor) -> Tensor:
+    """Return log p(real) - log p(generated), (B,): the log-sum-exp of the K classes over the last of K + 1 logits.
+
+    Example:
+        >>> import torch
+        >>> real_logit(torch.tensor([[0.0, 0.0, 0.0]])).exp().tolist()
+        [2.0]
+    """
+    logits = upcast(logits)
+    return logits[:, :-1].logsumexp(1) - logits[:, -1]

@@ -1,0 +1,78 @@
+"""Documents as a network's first layer reads them: B distributions over V words, times a weight (V, H).
+
+A document has few words, a mixture of topics is made of few topics: neither needs its (B, V) for the product.
+"""
+
+from typing import Protocol
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from vqlab.nn.precision import upcast
+
+
+class Documents(Protocol):
+    """B distributions over V words; a tensor (B, V) is one too."""
+
+    def __matmul__(self, weight: Tensor, /) -> Tensor:
+        """Return the product with ``weight`` (V, H), (B, H)."""
+        ...
+
+
+class Bags:
+    """Documents by their words, from a dense batch: rows are divided by their sums.
+
+    Args:
+        bow: (B, V), no row of zeros, nothing negative.
+
+    Example:
+        >>> import torch
+        >>> bags = Bags(torch.tensor([[3.0, 0.0, 1.0], [0.0, 2.0, 0.0]]))
+        >>> (bags @ torch.tensor([[1.0], [10.0], [100.0]])).tolist()
+        [[25.75], [10.0]]
+    """
+
+    def __init__(self, bow: Tensor) -> None:
+        rows, self.words = bow.nonzero(as_tuple=True)
+        counts = rows.bincount(minlength=len(bow))
+        self.starts = counts.cumsum(0) - counts
+        bow = upcast(bow)
+        self.shares = bow[rows, self.words] / bow.sum(1)[rows]
+
+    def __matmul__(self, weight: Tensor) -> Tensor:
+        """(V, H) to (B, H)."""
+        full = upcast(weight)
+        shares = self.shares.to(full.dtype)
+        sums = F.embedding_bag(self.words, full, self.starts, mode="sum", per_sample_weights=shares)
+        return sums.to(weight.dtype)
+
+
+class Mixtures:
+    """Documents that mix topics: the product is taken of the topics.
+
+    Args:
+        theta: (B, K), rows that sum to 1.
+        topics: (K, V), rows that sum to 1.
+
+    Example:
+        >>> import torch
+        >>> mixtures = Mixtures(torch.tensor([[0.5, 0.5]]), torch.eye(2))
+        >>> (mixtures @ torch.tensor([[1.0], [3.0]])).tolist(), mixtures.dense().tolist()
+        ([[2.0]], [[0.5, 0.5]])
+    """
+
+    def __init__(self, theta: Tensor, topics: Tensor) -> None:
+        self.theta, self.topics = theta, topics
+
+    def __matmul__(self, weight: Tensor) -> Tensor:
+        """(V, H) to (B, H)."""
+        return self.theta @ (self.topics @ weight)
+
+    def dense(self) -> Tensor:
+        """Return the distributions over words, (B, V)."""
+        return self.theta @ self.topics
+
+
+def dense(documents: Mixtures | Tensor) -> Tensor:
+    """Return documents as distributions over words, (B, V)."""
+    return documents.dense() if isinstance(documents, Mixtures) else documents

@@ -1,0 +1,220 @@
+"""Networks of adversarial topic models: generators of documents, their encoder, and their critic.
+
+Shapes: B documents, V words, K topics, H hidden features. Documents are tensors (B, V), or anything else that has a
+product with a weight (V, H): see :mod:`vqlab.nn.topic.documents`.
+"""
+
+import math
+from abc import ABC, abstractmethod
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm as normalise
+
+from vqlab.nn.topic.documents import Documents, Mixtures
+
+SLOPE = 0.1  # of LeakyReLU, as in ATM and BAT
+
+
+class TopicGenerator(nn.Module, ABC):
+    """A network from topic proportions to distributions over words.
+
+    Attributes:
+        trait_features: Size of what :meth:`generate` tells documents by.
+    """
+
+    trait_features: int
+
+    @abstractmethod
+    def log_topics(self) -> Tensor:
+        """Return what is generated for one topic alone, the logarithm of (K, V)."""
+
+    def generate(self, theta: Tensor) -> tuple[Mixtures | Tensor, Mixtures | Tensor]:
+        """Return documents (B, V), and what a contrast tells them by (B, trait_features): here themselves."""
+        documents = Mixtures(theta, self.log_topics().exp())
+        return documents, documents
+
+    def forward(self, theta: Tensor) -> Mixtures | Tensor:
+        """(B, K) to documents (B, V)."""
+        return self.generate(theta)[0]
+
+    def unlikeliness(self, documents: Documents, theta: Tensor) -> Tensor:
+        """Return -sum_k theta_k sum_v x_v log topic_kv in nats, (B,), of documents x (B, V) with ``theta`` (B, K)."""
+        return -(theta * (documents @ self.log_topics().T)).sum(1)
+
+
+class MixtureGenerator(TopicGenerator):
+    """theta times topics: each topic is a softmax of its own logits, and a document mixes them as LDA's do.
+
+    Args:
+        num_topics: K.
+        vocab_size: V.
+
+    Example:
+        >>> generator = MixtureGenerator(3, 50)
+        >>> generator(torch.full((2, 3), 1 / 3)).dense().sum(1).round(decimals=4).tolist()
+        [1.0, 1.0]
+    """
+
+    def __init__(self, num_topics: int, vocab_size: int) -> None:
+        super().__init__()
+        self.trait_features = vocab_size
+        self.logits = nn.Parameter(torch.randn(num_topics, vocab_size))
+
+    def log_topics(self) -> Tensor:
+        """Return log softmax of the logits, (K, V)."""
+        return self.logits.log_softmax(1)
+
+
+class GaussianGenerator(TopicGenerator):
+    """The same with topics that are Gaussians among word embeddings: Gaussian-BAT (Wang et al. 2020, section 3.2).
+
+    Words near each other are then likely in the same topics. The paper's embeddings are trained before, on other text,
+    and stay; these learn with the rest.
+
+    Args:
+        num_topics: K.
+        vocab_size: V.
+        embedding_dim: Dimensions of a word.
+
+    Example:
+        >>> tuple(GaussianGenerator(3, 50, 8).log_topics().shape)
+        (3, 50)
+    """
+
+    def __init__(self, num_topics: int, vocab_size: int, embedding_dim: int = 100) -> None:
+        super().__init__()
+        self.trait_features = vocab_size
+        self.words = nn.Parameter(torch.randn(vocab_size, embedding_dim))
+        self.mean = nn.Parameter(torch.randn(num_topics, embedding_dim))
+        self.log_std = nn.Parameter(torch.full((num_topics, embedding_dim), math.log(embedding_dim) / 2))
+
+    def log_topics(self) -> Tensor:
+        """Return the words' densities, scaled to sum to 1 in each topic, as logarithms (K, V)."""
+        precision = (-2 * self.log_std).exp()  # (K, E)
+        squares = precision @ self.words.square().T - 2 * (precision * self.mean) @ self.words.T
+        return (-squares / 2).log_softmax(1)  # what does not depend on the word is gone by the softmax
+
+
+class MLPTopicGenerator(TopicGenerator):
+    """Linear, batch norm, LeakyReLU, linear, softmax: ATM's and BAT's (Wang et al. 2019, arXiv:1811.00265; 2020).
+
+    Args:
+        num_topics: K.
+        vocab_size: V.
+        hidden_features: H.
+
+    Example:
+        >>> tuple(MLPTopicGenerator(3, 50)(torch.full((2, 3), 1 / 3)).shape)
+        (2, 50)
+    """
+
+    def __init__(self, num_topics: int, vocab_size: int, hidden_features: int = 100) -> None:
+        super().__init__()
+        self.num_topics, self.trait_features = num_topics, hidden_features
+        self.layers = nn.Sequential(
+            nn.Linear(num_topics, hidden_features),
+            nn.BatchNorm1d(hidden_features),
+            nn.LeakyReLU(SLOPE),
+            nn.Linear(hidden_features, vocab_size),
+        )
+
+    def log_topics(self) -> Tensor:
+        """Return the words of each topic alone, as logarithms (K, V), by batch norm's running statistics."""
+        training = self.training
+        self.eval()
+        logits = self.layers(torch.eye(self.num_topics).to(next(self.parameters())))
+        self.train(training)
+        return logits.log_softmax(1)
+
+    def generate(self, theta: Tensor) -> tuple[Tensor, Tensor]:
+        """Return documents (B, V), and the hidden layer (B, H) that a contrast tells them by."""
+        hidden = self.layers[:-1](theta)
+        return self.layers[-1](hidden).softmax(1), hidden
+
+
+GENERATORS = {"mixture": MixtureGenerator, "gaussian": GaussianGenerator, "mlp": MLPTopicGenerator}
+
+
+class TopicEncoder(nn.Module):
+    """Documents to topic proportions: linear, batch norm, LeakyReLU, linear, softmax (BAT, Wang et al. 2020).
+
+    Args:
+        vocab_size: V.
+        num_topics: K.
+        hidden_features: H.
+
+    Example:
+        >>> tuple(TopicEncoder(50, 3)(torch.full((2, 50), 0.02)).shape)
+        (2, 3)
+    """
+
+    def __init__(self, vocab_size: int, num_topics: int, hidden_features: int = 100) -> None:
+        super().__init__()
+        self.words = uniform(vocab_size, hidden_features)
+        self.norm = nn.BatchNorm1d(hidden_features)
+        self.out = nn.Linear(hidden_features, num_topics)
+
+    def forward(self, documents: Documents) -> Tensor:
+        """(B, V) to (B, K)."""
+        return self.out(F.leaky_relu(self.norm(documents @ self.words), SLOPE)).softmax(1)
+
+
+class TopicCritic(nn.Module):
+    """Documents, with topic proportions or without, to scores: linear, LeakyReLU, linear.
+
+    Without batch norm: it would tell a batch of real documents from one of generated ones by their spread.
+
+    Args:
+        vocab_size: V.
+        num_topics: K; 0 for documents alone, as ATM has it.
+        hidden_features: H.
+        spectral_norm: Divide each weight by its largest singular value, in place of other bounds.
+
+    Example:
+        >>> tuple(TopicCritic(50, 3)(torch.full((2, 50), 0.02), torch.full((2, 3), 1 / 3)).shape)
+        (2,)
+    """
+
+    def __init__(
+        self, vocab_size: int, num_topics: int, hidden_features: int = 100, spectral_norm: bool = False
+    ) -> None:
+        super().__init__()
+        self.words = uniform(vocab_size, hidden_features)
+        self.proportions = nn.Linear(num_topics, hidden_features) if num_topics else None
+        self.out = nn.Linear(hidden_features, 1)
+        if spectral_norm:
+            normalise(self, "words")
+            for layer in (self.proportions, self.out):
+                if layer is not None:
+                    normalise(layer)
+
+    def forward(self, documents: Documents, theta: Tensor) -> Tensor:
+        """(B, V) and (B, K) to (B,)."""
+        hidden = documents @ self.words
+        if self.proportions is not None:
+            hidden = hidden + self.proportions(theta)
+        return self.out(F.leaky_relu(hidden, SLOPE))[:, 0]
+
+
+def draw_proportions(num: int, num_topics: int, alpha: float, generator: torch.Generator | None = None) -> Tensor:
+    """Draw topic proportions (num, K) from a symmetric Dirichlet of concentration ``alpha``; rows sum to 1.
+
+    Example:
+        >>> draw_proportions(2, 5, alpha=0.2).sum(1).round(decimals=4).tolist()
+        [1.0, 1.0]
+    """
+    concentration = torch.full((num, num_topics), alpha, dtype=torch.float64)  # small ones underflow in float32
+    return torch._sample_dirichlet(concentration, generator).float()
+
+
+def uniform(inputs: int, outputs: int) -> nn.Parameter:
+    """Return a weight (inputs, outputs), drawn as ``nn.Linear`` draws its own.
+
+    Example:
+        >>> tuple(uniform(4, 2).shape)
+        (4, 2)
+    """
+    bound = inputs**-0.5
+    return nn.Parameter(torch.empty(inputs, outputs).uniform_(-bound, bound))

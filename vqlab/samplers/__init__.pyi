@@ -1,0 +1,9 @@
+from .bounds import NLLBounds as NLLBounds
+from .chain_cache import ChainCache as ChainCache
+from .independence import Chain as Chain
+from .independence import isir as isir
+from .independence import log_prob as log_prob
+from .independence import mis as mis
+from .independence import mis_rb as mis_rb
+from .independence import propose as propose
+from .tokens import generate as generate

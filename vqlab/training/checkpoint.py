@@ -1,0 +1,147 @@
+"""Get a model back from any vqlab checkpoint, without knowing its class and without running code from the file."""
+
+import pickle
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+
+from vqlab.errors import UserError, read_error
+from vqlab.experiments.checkpoint_header import require_file
+from vqlab.serialization import find_class, from_config, public_path, to_config, with_public_paths
+from vqlab.training.data_format import ENTRY, stored_format
+from vqlab.validation import WrongType
+
+
+def save_init_args(module: Any) -> None:
+    """Store the constructor's arguments in the module's hyperparameters, as plain data that a checkpoint may hold."""
+    spec = to_config(module)
+    module.save_hyperparameters({"_class_path": spec["class_path"], **spec["init_args"]})
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Read a checkpoint onto the CPU with ``weights_only=True``: pickled code in it is refused, never run.
+
+    Raises:
+        UserError: If the file is missing, truncated, no checkpoint, or holds anything but plain data.
+    """
+    path = require_file(path)
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise UserError(
+            f"checkpoint {path} holds Python objects that vqlab refuses to unpickle, or is damaged"
+        ) from None
+    except Exception as error:  # torch's unpickler raises whatever the damaged bytes lead it to
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
+        message = f"checkpoint {path} is damaged or no checkpoint ({reason}): use another file"
+        raise read_error(f"checkpoint {path}", error, message) from None
+    if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("state_dict"), dict):
+        raise UserError(
+            f"{path} is not a Lightning checkpoint (it has no state_dict): give a .ckpt file of a vqlab run"
+        )
+    return checkpoint
+
+
+def load(path: str | Path, **parts: Any) -> lightning.LightningModule:
+    """Load the model of a checkpoint, in eval mode on the CPU.
+
+    Args:
+        path: A ``.ckpt`` file written by the command line or by a Trainer in a notebook.
+        **parts: Constructor arguments that replace the stored ones, such as ``encoder=`` for a network of your own.
+
+    Raises:
+        UserError: If the file is no vqlab checkpoint, or its weights do not fit the model that it describes.
+
+    Example:
+        >>> import vqlab
+        >>> model = vqlab.load("runs/vqvae/first/checkpoints/best.ckpt")  # doctest: +SKIP
+    """
+    checkpoint = read_checkpoint(path)
+    stored = dict(hyper_parameters(checkpoint))
+    class_path = stored.pop("_class_path", None)
+    if not isinstance(class_path, str):
+        raise UserError(f"{path} was not made by a vqlab model: load it with the class that made it")
+    cls = find_class(class_path)
+    if not issubclass(cls, lightning.LightningModule):
+        raise UserError(f"{path} names {class_path}, which is no LightningModule: refused")
+    try:
+        model = cls(**{name: from_config(spec) for name, spec in stored.items() if name not in parts}, **parts)
+    except Exception as error:  # whatever arguments that are none lead a constructor to
+        if isinstance(error, UserError) and not isinstance(error, WrongType):
+            raise
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise UserError(f"{path} describes a {cls.__name__} that this vqlab cannot build ({reason})") from error
+    load_weights(model, checkpoint["state_dict"], path)
+    if (trained_on := stored_format(checkpoint)) is not None:
+        setattr(model, ENTRY, trained_on)  # data that it meets in a Trainer are compared
+    return model.eval()
+
+
+def hyper_parameters(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """Return the constructor's arguments of a checkpoint, none if it holds none."""
+    stored = checkpoint.get("hyper_parameters")
+    if not isinstance(stored, dict):
+        return {}
+    stored = with_public_paths(stored)
+    if isinstance(class_path := stored.get("_class_path"), str):
+        stored["_class_path"] = public_path(class_path)
+    return stored
+
+
+def check_resumable(checkpoint: dict[str, Any], path: str | Path) -> None:
+    """Raise UserError unless ``checkpoint`` holds what a run needs to go on, and not only a model's weights."""
+    counts = [name for name in ("epoch", "global_step") if not is_count(checkpoint.get(name))]
+    kinds = {
+        "pytorch-lightning_version": str,
+        "loops": dict,
+        "callbacks": dict,
+        "optimizer_states": list,
+        "lr_schedulers": list,
+    }
+    parts = [name for name, kind in kinds.items() if not isinstance(checkpoint.get(name), kind)]
+    if counts or parts:
+        raise UserError(
+            f"{path} holds no {', no '.join(counts + parts)} to go on from: resume from another checkpoint of the run"
+        )
+
+
+def is_count(value: Any) -> bool:
+    """Whether ``value`` is an integer from 0 on that a computer counts to."""
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
+
+
+@contextmanager
+def refusing_damage(path: str | Path | None) -> Iterator[None]:
+    """Turn what the checkpoint ``path`` makes Lightning raise while it restores a run into one line for the user."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # whatever the damaged entry leads to
+        frames = traceback.extract_tb(error.__traceback__)
+        if path is None or not any(frame.filename.endswith("checkpoint_connector.py") for frame in frames):
+            raise
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise UserError(f"{path} cannot be resumed ({reason}): resume from another checkpoint of the run") from error
+
+
+def load_weights(model: torch.nn.Module, state_dict: dict[str, Any], path: str | Path) -> None:
+    """Load ``state_dict`` strictly.
+
+    Raises:
+        UserError: With the first differing keys or shapes.
+    """
+    try:
+        model.load_state_dict(state_dict)
+    except RuntimeError as error:
+        lines = [line.strip() for line in str(error).splitlines()[1:]]
+        more = f" (and {len(lines) - 1} more)" if len(lines) > 1 else ""
+        raise UserError(
+            f"{path} does not fit this {type(model).__name__}: {lines[0][:160]}{more}: "
+            "use the configuration that the checkpoint was trained with"
+        ) from None

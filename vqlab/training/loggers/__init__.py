@@ -1,0 +1,1 @@
+"""Loggers, and the media that they take."""
