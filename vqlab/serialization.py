@@ -14,13 +14,11 @@ from torch import nn
 
 import vqlab
 from vqlab.errors import UserError
-from vqlab.validation import check_arguments
-
-_KEYWORDS = inspect.Parameter.VAR_KEYWORD
+from vqlab.validation import Checked, given_arguments
 
 
-class ConfigMixin:
-    """Mixin that records the constructor's arguments as ``init_args``.
+class ConfigMixin(Checked):
+    """Mixin that records the constructor's arguments as ``init_args``, and checks them against their annotations.
 
     Example:
         >>> class Scale(ConfigMixin, nn.Module):
@@ -32,27 +30,14 @@ class ConfigMixin:
 
     init_args: dict[str, Any]
 
-    def __new__(cls, *args: Any, **kwargs: Any) -> "ConfigMixin":
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
         """Record the arguments; ``copy`` and ``pickle`` call this with none and restore the record afterwards."""
-        self = super().__new__(cls)
-        arguments: dict[str, Any] = {}
-        object.__setattr__(self, "init_args", arguments)
-        try:
-            bound = inspect.signature(cls.__init__).bind_partial(self, *args, **kwargs)
-        except TypeError:
-            return self  # the constructor is about to raise the same error, with its own words
-        given = dict(list(bound.arguments.items())[1:])
-        keywords = next((name for name in given if bound.signature.parameters[name].kind is _KEYWORDS), None)
-        check_arguments(cls, given | (given.pop(keywords) if keywords else {}))
-        bound.apply_defaults()
-        for name, value in list(bound.arguments.items())[1:]:  # without self
-            kind = bound.signature.parameters[name].kind
-            if kind is _KEYWORDS:
-                arguments.update(value)
-            elif kind is not inspect.Parameter.VAR_POSITIONAL:
-                arguments[name] = value
-            elif value:
-                raise TypeError(f"{cls.__name__}: *{name} has no names to record: take a list instead")
+        self = super().__new__(cls, *args, **kwargs)
+        parameters = inspect.signature(cls.__init__).parameters.values()
+        if args and (star := next((p.name for p in parameters if p.kind is inspect.Parameter.VAR_POSITIONAL), None)):
+            raise TypeError(f"{cls.__name__}: *{star} has no names to record: take a list instead")
+        defaults = {p.name: p.default for p in parameters if p.default is not inspect.Parameter.empty}
+        object.__setattr__(self, "init_args", defaults | given_arguments(cls, *args, **kwargs))
         return self
 
 

@@ -1,13 +1,53 @@
-"""Checks of constructor arguments: their types, from the annotations, and their values."""
+"""Checks of constructor arguments against their annotations: types, choices and ranges, in one line for the user.
 
+A constructor states its rules in its signature, and whatever is derived from :class:`Checked` is checked by it:
+
+    def __init__(self, num_embeddings: Count = 512, decay: Fraction = 0.99, distance: Literal["l2", "cosine"] = "l2")
+"""
+
+import dataclasses
 import functools
+import inspect
 import math
 import types
 from collections.abc import Mapping, Sequence
 from numbers import Integral, Real
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from vqlab.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Range:
+    """The numbers from ``low`` to ``high``, without the bounds where they are ``open``; NaN and infinity never belong.
+
+    Example:
+        >>> Range(0, 1, open="high"), 1.0 in Range(0, 1, open="high"), 0 in Range(0, 1)
+        (in [0, 1), False, True)
+    """
+
+    low: float = -math.inf
+    high: float = math.inf
+    open: Literal["", "low", "high", "both"] = ""
+
+    def __contains__(self, value: float) -> bool:
+        above = value > self.low if self.open in ("low", "both") else value >= self.low
+        below = value < self.high if self.open in ("high", "both") else value <= self.high
+        return above and below and math.isfinite(value)
+
+    def __repr__(self) -> str:
+        if self.high == math.inf:
+            return f"{'above' if self.open else 'at least'} {self.low}"
+        left, right = "(" if self.open in ("low", "both") else "[", ")" if self.open in ("high", "both") else "]"
+        return f"in {left}{self.low}, {self.high}{right}"
+
+
+Count = Annotated[int, Range(1)]
+NonNegativeInt = Annotated[int, Range(0)]
+Positive = Annotated[float, Range(0, open="low")]
+NonNegative = Annotated[float, Range(0)]
+Fraction = Annotated[float, Range(0, 1)]
+Probability = Annotated[float, Range(0, 1, open="high")]
 
 NONE = type(None)
 NAMES: dict[Any, tuple[str, str]] = {
@@ -20,12 +60,58 @@ NAMES: dict[Any, tuple[str, str]] = {
 PLAIN = (str, bytes, Real, list, tuple, type)  # what is no network or quantizer, whatever its class is named
 
 
-class WrongType(UserError):
-    """An argument that cannot be what its annotation says."""
+class InvalidArgument(UserError):
+    """An argument that its annotation does not allow.
+
+    Attributes:
+        owner: The class whose constructor has the argument.
+        argument: Its name.
+    """
+
+    def __init__(self, owner: type, argument: str, rule: str) -> None:
+        super().__init__(f"{owner.__name__}: {argument} {rule}")
+        self.owner, self.argument = owner, argument
+
+
+class Checked:
+    """Mixin that checks the constructor's arguments against their annotations.
+
+    Example:
+        >>> class Layer(Checked):
+        ...     def __init__(self, width: Count = 8): ...
+        >>> Layer(width=0)
+        Traceback (most recent call last):
+        vqlab.validation.InvalidArgument: Layer: width must be at least 1, got 0
+    """
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        """Check the arguments; ``copy`` and ``pickle`` call this with none."""
+        check_arguments(cls, given_arguments(cls, *args, **kwargs))
+        return super().__new__(cls)
+
+
+def given_arguments(cls: type, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    """Return the arguments by name; none where the constructor is about to raise TypeError itself."""
+    try:
+        bound = inspect.signature(cls.__init__).bind_partial(None, *args, **kwargs)  # type: ignore[misc]
+    except TypeError:
+        return {}
+    given = dict(list(bound.arguments.items())[1:])  # without self
+    for name, parameter in bound.signature.parameters.items():
+        if parameter.kind is inspect.Parameter.VAR_KEYWORD:
+            given |= given.pop(name, {})
+    return given
+
+
+def check_fields(settings: Any) -> None:
+    """Check the fields of a dataclass, from its ``__post_init__``."""
+    check_arguments(
+        type(settings), {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)}
+    )
 
 
 def check_arguments(cls: type, arguments: Mapping[str, Any]) -> None:
-    """Raise WrongType if one of the ``arguments`` of ``cls`` cannot be what its annotation says.
+    """Raise InvalidArgument if one of the ``arguments`` of ``cls`` is not what its annotation allows.
 
     An object of another class passes, for it may stand in; plain data in the place of an object does not.
 
@@ -35,21 +121,20 @@ def check_arguments(cls: type, arguments: Mapping[str, Any]) -> None:
         >>> check_arguments(Layer, {"width": "64"})
         Traceback (most recent call last):
         ...
-        vqlab.validation.WrongType: Layer: width must be an integer, got '64'
+        vqlab.validation.InvalidArgument: Layer: width must be an integer, got '64'
     """
     hints = _hints(cls)
     for name, value in arguments.items():
         hint = hints.get(name, Any)
+        if _matches(value, hint):
+            continue
+        got, advice = " ".join(repr(value).split())[:60], ""
         members = _members(hint)
-        if all(get_origin(member) is Literal or member is NONE for member in members):
-            continue  # the constructor has a check of its choices
-        if not _matches(value, hint):
-            got, advice = " ".join(repr(value).split())[:60], ""
-            if isinstance(value, type):
-                got, advice = f"the class {value.__name__}", f": pass an object, {name}={value.__name__}(...)"
-            elif isinstance(value, str) and all(isinstance(m, type) and (m not in NAMES or m is NONE) for m in members):
-                advice = ": pass an object, not its name"
-            raise WrongType(f"{cls.__name__}: {name} must be {_describe(hint)}, got {got}{advice}")
+        if isinstance(value, type):
+            got, advice = f"the class {value.__name__}", f": pass an object, {name}={value.__name__}(...)"
+        elif isinstance(value, str) and all(isinstance(m, type) and (m not in NAMES or m is NONE) for m in members):
+            advice = ": pass an object, not its name"
+        raise InvalidArgument(cls, name, f"must be {_describe(hint, value)}, got {got}{advice}")
 
 
 @functools.cache
@@ -59,7 +144,7 @@ def _hints(cls: type) -> dict[str, Any]:
     for base in reversed(cls.__mro__):
         if "__init__" in vars(base):
             try:
-                hints |= get_type_hints(base.__init__)  # type: ignore[misc]
+                hints |= get_type_hints(base.__init__, include_extras=True)  # type: ignore[misc]
             except (NameError, TypeError, AttributeError):
                 continue  # a user's class whose annotations cannot be read is not checked
     return hints
@@ -73,10 +158,13 @@ def _matches(value: Any, hint: Any) -> bool:
     origin, inner = get_origin(hint), get_args(hint)
     if hint is Any:
         return True
+    if origin is Annotated:
+        kind, *ranges = inner
+        return _matches(value, kind) and all(_in_range(value, r) for r in ranges if isinstance(r, Range))
     if origin in (Union, types.UnionType):
         return any(_matches(value, member) for member in inner)
     if origin is Literal:
-        return isinstance(value, str) and value in inner
+        return any(value == choice and type(value) is type(choice) for choice in inner)
     if hint in (list, tuple):
         return isinstance(value, (list, tuple))  # a checkpoint holds a tuple as a list
     if origin in (list, tuple, Sequence):
@@ -92,22 +180,37 @@ def _matches(value: Any, hint: Any) -> bool:
     return not isinstance(hint, type) or isinstance(value, hint) or not isinstance(value, (*PLAIN, NONE))
 
 
-def _describe(hint: Any) -> str:
+def _in_range(value: Any, allowed: Range) -> bool:
+    """Whether a number, or each number of a list, belongs to the range."""
+    return all(_in_range(item, allowed) for item in value) if isinstance(value, (list, tuple)) else value in allowed
+
+
+def _describe(hint: Any, value: Any = None) -> str:
+    """Return in words what ``hint`` allows; of a number its range alone where ``value`` is a number outside of it."""
     members = _members(hint)
     if len(members) > 1:
-        *first, last = dict.fromkeys(part for member in members for part in _describe(member).split(" or "))
+        parts = dict.fromkeys(part for member in members for part in _describe(member, value).split(" or "))
+        *first, last = parts
         return f"{', '.join(first)} or {last}" if first else last
     origin, inner = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        kind, *ranges = inner
+        allowed = " and ".join(repr(r) for r in ranges if isinstance(r, Range))
+        return allowed if _matches(value, kind) else f"{_describe(kind)} {allowed}"
     if origin is Literal:
         return " or ".join(map(repr, inner))
     if origin in (list, tuple, Sequence):
         count = f"{len(inner)} " if origin is tuple and inner[-1] is not ... else "a list of "
-        return count + NAMES.get(inner[0], ("", "objects"))[1]
+        item = get_args(inner[0])[0] if get_origin(inner[0]) is Annotated else inner[0]
+        numbers = get_args(inner[0])[1:] if get_origin(inner[0]) is Annotated else ()
+        return " ".join([count + NAMES.get(item, ("", "objects"))[1], *map(repr, numbers)])
     if hint in NAMES:
         return NAMES[hint][0]
     name = getattr(hint, "__name__", str(hint))
     return f"{'an' if name[0] in 'AEIO' else 'a'} {name}"
 
+
+# Checks that are about to go: state the rule in the annotation instead.
 
 USUAL = {
     "num_embeddings": 512,

@@ -5,8 +5,9 @@ import difflib
 import inspect
 import re
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from pathlib import Path
+from traceback import walk_tb
 from typing import Any
 
 import lightning
@@ -16,6 +17,7 @@ import vqlab
 from vqlab.cli.oom import too_large
 from vqlab.errors import UserError
 from vqlab.serialization import find_class
+from vqlab.validation import InvalidArgument
 
 OTHER_TYPES = ("Expected a", "Does not validate")  # said of the types that were not meant
 KINDS = {"float": "a number", "int": "an integer", "bool": "true or false", "str": "text", "list": "a list"}
@@ -100,32 +102,48 @@ def explain(error: BaseException, args: Sequence[str] = (), known: Iterable[str]
     return _shortened(f"{option}: {root}")
 
 
-def correct_options(message: str, config: Namespace) -> str:
-    """Return ``message`` with the options of nested parts where they are in ``config``.
+def with_options(error: UserError, config: Namespace, linked: Container[str] = ()) -> str:
+    """Return the message of ``error`` with the arguments that it names as options of the command line.
 
-    A part does not know what holds it: a codebook's option is --model.quantizer.num_embeddings, but
-    --model.quantizer.quantizer.num_embeddings in a ResidualQuantizer.
+    A part knows its arguments and not what holds it: ``num_embeddings`` of a codebook is the option
+    --model.quantizer.num_embeddings, but --model.quantizer.quantizer.num_embeddings in a ResidualQuantizer. Options
+    are put for the argument that the message begins with, and for each ``name=value``.
+
+    Args:
+        error: The error, with the traceback that tells which object raised it.
+        config: The configuration of the command.
+        linked: Arguments of models that the data decide.
     """
+    raised_by = [type(frame.f_locals["self"]) for frame, _ in walk_tb(error.__traceback__) if "self" in frame.f_locals]
+    line = error.line
+    if isinstance(error, InvalidArgument):
+        raised_by.append(error.owner)
+        line = line.removeprefix(f"{error.owner.__name__}: ")
 
-    def correct(match: re.Match[str]) -> str:
-        *path, name = (key for key in match[1].split(".") if key != "init_args")
-        holder: Any = config
-        for key in path:
-            holder = (holder if holder is config else holder.get("init_args") or {}).get(key)
-            if not isinstance(holder, Namespace) or "class_path" not in holder:
-                return match[0]
-        places = _holders(holder, ".".join(path), name)
-        return match[0] if not places or ".".join(path) in places else f"--{places[0]}.{name}"
+    def option(match: re.Match[str]) -> str:
+        name = match[0]
+        places = [place for key, group in vars(config).items() for place in _holders(group, key, name)]
+        if not places:
+            return name
+        by_data = [place for place, _ in places if name in linked and place.startswith("data")]
+        by_class = [place for cls in reversed(raised_by) for place, held in places if held and issubclass(cls, held)]
+        return f"--{[*by_data, *by_class, places[0][0]][0]}.{name}"
 
-    return re.sub(r"--((?:model|data)(?:\.\w+)+)", correct, message)
+    return re.sub(r"^\w+(?= )|(?<![-.\w])\w+(?==)", option, line)
 
 
-def _holders(spec: Any, option: str, name: str) -> list[str]:
-    """Return the options under ``option`` that hold a class which has the argument ``name``."""
-    if not isinstance(spec, Namespace) or not isinstance(spec.get("class_path"), str):
+def _holders(spec: Any, option: str, name: str) -> list[tuple[str, type | None]]:
+    """Return each option under ``option`` that has the argument ``name``, with its class."""
+    if not isinstance(spec, Namespace):
         return []
-    found = [option] if name in arguments_of(class_of(spec.class_path)) else []
-    for key, part in vars(spec.get("init_args") or Namespace()).items():
+    if not isinstance(spec.get("class_path"), str):  # a dataclass, or a callback
+        arguments, cls = vars(spec), None
+        found: list[tuple[str, type | None]] = [(option, None)] if name in spec else []
+    else:
+        cls = class_of(spec.class_path)
+        arguments = vars(spec.get("init_args") or Namespace())
+        found = [(option, cls)] if name in arguments_of(cls) else []
+    for key, part in arguments.items():
         found += _holders(part, f"{option}.{key}", name)
     return found
 

@@ -31,7 +31,7 @@ from vqlab.cli.cleanup import Begun, leaving_nothing
 from vqlab.cli.compat import quiet, read_none_as_null, try_integers_first
 from vqlab.cli.config_files import check_configs
 from vqlab.cli.devices import check_devices, check_started, check_strategy, choose_precision, num_devices
-from vqlab.cli.errors import correct_options, explain, misconfigured
+from vqlab.cli.errors import explain, misconfigured, with_options
 from vqlab.cli.loggers import choose_loggers, log_best
 from vqlab.cli.null_options import refuse_nulls
 from vqlab.cli.run_folder import (
@@ -193,6 +193,8 @@ class CLI(LightningCLI):
                 super()._run_subcommand(subcommand)
             except MisconfigurationException as error:
                 raise misconfigured(error) from error
+            except UserError as error:
+                raise self._with_options(error) from error
             except Stopped:
                 launcher = self.trainer.strategy.launcher
                 if isinstance(launcher, _SubprocessScriptLauncher) and not self.begun.begun:
@@ -234,6 +236,9 @@ class CLI(LightningCLI):
         if is_first_process():
             self.begun = self.held.enter_context(leaving_nothing(self.run_folder))
 
+    def _with_options(self, error: UserError) -> UserError:
+        return UserError(with_options(error, self.config[self.subcommand], LINKED))
+
     def build_data(self, cls: type, *args: Any, **kwargs: Any) -> Any:
         """Build the data with the vocabulary, classes and statistics of the checkpoint, if there is one."""
         data: Any = cls(*args, **kwargs)
@@ -246,8 +251,7 @@ class CLI(LightningCLI):
         try:
             super().instantiate_classes()
         except ValueError as error:
-            line = explain(error, self.given).line
-            raise UserError(correct_options(line, self.config[self.subcommand])) from error
+            raise self._with_options(explain(error, self.given)) from error
         wanted, given = (getattr(part, "modality", None) for part in (self.model, self.datamodule))
         if wanted and given and wanted != given:
             model, data = type(self.model).__name__, type(self.datamodule).__name__

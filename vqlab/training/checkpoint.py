@@ -14,7 +14,7 @@ from vqlab.errors import UserError, read_error
 from vqlab.experiments.checkpoint_header import require_file
 from vqlab.serialization import find_class, from_config, public_path, to_config, with_public_paths
 from vqlab.training.data_format import ENTRY, stored_format
-from vqlab.validation import WrongType
+from vqlab.validation import InvalidArgument
 
 
 def save_init_args(module: Any) -> None:
@@ -72,7 +72,7 @@ def load(path: str | Path, **parts: Any) -> lightning.LightningModule:
     try:
         model = cls(**{name: from_config(spec) for name, spec in stored.items() if name not in parts}, **parts)
     except Exception as error:  # whatever arguments that are none lead a constructor to
-        if isinstance(error, UserError) and not isinstance(error, WrongType):
+        if isinstance(error, UserError) and not isinstance(error, InvalidArgument):
             raise
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise UserError(f"{path} describes a {cls.__name__} that this vqlab cannot build ({reason})") from error
