@@ -1,155 +1,187 @@
-"""The discriminator's side of a model whose reconstructions it must take for real."""
+"""The adversarial loss of models that reconstruct images: a discriminator and all that belongs to it."""
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
-from torch import Tensor
+from torch import Tensor, nn
 
 from vqlab.errors import UserError
-from vqlab.losses.adaptive_weight import adaptive_weight
-from vqlab.losses.adversarial import Adversarial, LeCam, r1_penalty
-from vqlab.nn.base import Decoder
+from vqlab.losses.adaptive_weight import adaptive_weight, linearized
+from vqlab.losses.adversarial import ADVERSARIAL, LeCam, r1_penalty
+from vqlab.nn.base import Decoder, Discriminator
 from vqlab.nn.distributed import world_size
-from vqlab.nn.gan.patchgan import Discriminator, PatchGAN
-from vqlab.serialization import from_config
+from vqlab.nn.gan.patchgan import PatchGAN
+from vqlab.nn.image_format import ImageFormat
 from vqlab.training.finite import require_finite
-from vqlab.training.learning_rate import discriminator_adam
 from vqlab.training.manual import clip, collect
+from vqlab.validation import NonNegative, NonNegativeInt, Positive, check_fields
 
 R1_EVERY = 16  # batches; the weight grows as the penalty becomes rarer (StyleGAN2, Karras et al. 2020)
 
 
-class Adversary:
-    """The turns of the discriminator, in a LightningModule that has these parts; the discriminator may be missing."""
+@dataclass(frozen=True, eq=False)
+class AdversarialSettings:
+    """Discriminator of a reconstruction, and its losses.
 
-    decoder: Decoder
-    discriminator: Discriminator | None
-    players: Adversarial
-    lecam: LeCam | None
-    lecam_weight: float = 0.0
-    r1_weight: float = 0.0
+    Args:
+        discriminator: Default: a ``PatchGAN``.
+        loss: Pair of losses: ``hinge``, ``non_saturating``, ``wgan`` or ``lsgan``.
+        disc_weight: Weight of the generator loss; 0 trains no discriminator.
+        adaptive: Multiply ``disc_weight`` by the ratio of gradient norms at the decoder's last layer (VQ-GAN, equation
+            7).
+        disc_start: Step at which the generator loss is switched on.
+        disc_warmup: Steps before ``disc_start`` in which only the discriminator is trained.
+        lecam_weight: Weight of the LeCam regularization (Tseng et al. 2021).
+        r1_weight: Weight of the gradient penalty at real images (Mescheder et al. 2018), taken every 16 batches.
+        disc_lr: Absolute learning rate of the discriminator; null takes the autoencoder's. Above 1e-3 the discriminator
+            drops to chance accuracy, even where the autoencoder itself is stable.
+        disc_clip: Largest gradient norm of the discriminator; null does not clip.
+        alternate: Step the discriminator before the generator loss is computed. False steps both networks from the same
+            weights, which gradient accumulation needs and which gave a worse rFID.
+
+    Raises:
+        UserError: If an argument is out of range, or the warm-up is longer than ``disc_start``.
+
+    Example:
+        >>> AdversarialSettings(disc_start=100, lecam_weight=0.01).loss
+        'hinge'
+    """
+
+    discriminator: Discriminator | None = None
+    loss: Literal["hinge", "non_saturating", "wgan", "lsgan"] = "hinge"
+    disc_weight: NonNegative = 0.8
     adaptive: bool = True
+    disc_start: NonNegativeInt = 5000
+    disc_warmup: NonNegativeInt = 0
+    lecam_weight: NonNegative = 0.0
+    r1_weight: NonNegative = 0.0
+    disc_lr: Positive | None = None
+    disc_clip: Positive | None = None
     alternate: bool = True
-    accumulate: int
-    disc_weight: float
-    disc_start: int
-    disc_warmup: int = 0
-    disc_lr: float | None
-    clip_d: float | None = None
-    global_step: int
-    trainer: Any
 
-    @property
-    def plays(self) -> bool:
-        """Whether the discriminator learns from this batch."""
-        return self.discriminator is not None and self.global_step >= self.disc_start - self.disc_warmup
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if self.disc_warmup > self.disc_start:
+            raise UserError(f"disc_warmup must be at most disc_start={self.disc_start}, got {self.disc_warmup}")
 
-    def warn_if_idle(self) -> None:
-        """Warn of a training that ends before the discriminator is felt."""
-        if self.discriminator is not None and 0 <= self.trainer.max_steps <= self.disc_start:
-            rank_zero_warn(
-                f"disc_start {self.disc_start} lies beyond max_steps {self.trainer.max_steps}, so no discriminator is "
-                "felt: lower --model.disc_start, or set --model.disc_weight=0"
-            )
 
-    def discriminator_optimizer(self, **settings: Any) -> Any:
-        """Return Adam for the discriminator: the ``settings`` of the other player's, but a rate of its own."""
-        assert self.discriminator is not None
-        return discriminator_adam(self, self.discriminator.parameters(), self.disc_lr, **settings)  # type: ignore[arg-type]
+class AdversarialLoss(nn.Module):
+    """A discriminator that is trained on images and reconstructions, and the generator loss that it gives.
 
-    def contest(
-        self, x: Tensor, x_hat: Tensor, fake: Tensor, gradient: Tensor, batch_idx: int
-    ) -> tuple[Tensor | None, dict[str, Tensor]]:
-        """Let the discriminator learn from a batch, if it plays, and say which way it pulls the reconstruction.
+    Args:
+        settings: The settings, with ``disc_weight`` above 0.
+        decoder: Makes the reconstructions; ``adaptive`` needs its ``head``.
+        images: Format of the images.
+        accumulate: Batches per optimizer step.
+
+    Raises:
+        UserError: If the images are too small for the discriminator, the adaptive weight lacks a last layer, or
+            gradients are accumulated while the networks alternate.
+
+    Example:
+        >>> from vqlab.nn.autoencoders.small import SmallDecoder
+        >>> adversarial = AdversarialLoss(AdversarialSettings(disc_start=0), SmallDecoder(), ImageFormat())
+        >>> adversarial.is_active(step=0)
+        True
+    """
+
+    def __init__(
+        self, settings: AdversarialSettings, decoder: Decoder, images: ImageFormat, accumulate: int = 1
+    ) -> None:
+        super().__init__()
+        if accumulate > 1 and settings.alternate:
+            raise UserError("accumulate above 1 is not compatible with alternating updates: set alternate=false")
+        if settings.adaptive and not hasattr(decoder, "head"):
+            raise UserError(f"adaptive needs a decoder with a head, {type(decoder).__name__} has none: set adaptive=false")
+        self.discriminator: Discriminator = settings.discriminator or PatchGAN(in_channels=images.channels)
+        with torch.no_grad():  # reports now, not at disc_start, that the images are too small
+            self.discriminator.eval()(torch.zeros(1, *images.shape))
+        self.discriminator.train()
+        self.loss = ADVERSARIAL[settings.loss]
+        self.lecam = LeCam() if settings.lecam_weight else None
+        self.settings, self.accumulate = settings, accumulate
+
+    def is_active(self, step: int) -> bool:
+        """Whether the discriminator is trained at this step."""
+        return step >= self.settings.disc_start - self.settings.disc_warmup
+
+    def train_discriminator(
+        self, x: Tensor, x_hat: Tensor, optimizer: torch.optim.Optimizer, batch_idx: int, step: int
+    ) -> dict[str, Tensor]:
+        """Collect the discriminator's gradients on a batch, and step it if the networks alternate.
 
         Args:
             x: Images (B, C, H, W).
-            x_hat: Their reconstruction, attached to the decoder.
-            fake: The same, a leaf of its own.
-            gradient: Of all other losses at the reconstruction, (B, C, H, W): the adaptive weight's measure.
-            batch_idx: The batch, for messages.
+            x_hat: Their reconstructions (B, C, H, W).
+            optimizer: The discriminator's.
+            batch_idx: Number of the batch in its epoch, for messages.
+            step: Number of the batch in the training.
 
         Returns:
-            The weighted gradient of the generator's loss at ``fake``, None where it is not felt; terms for the log.
+            Terms for the log.
         """
-        if not self.plays:
-            return None, {}
-        assert self.discriminator is not None
-        d_loss, terms = self._discriminator_loss(x, fake.detach())
-        require_finite({"d_loss": d_loss}, batch_idx, self.global_step)
-        # DDP averages the gradients of the other pass alone.
-        collect(d_loss / self.accumulate, self.discriminator.parameters())
-        if self.alternate:
-            self.step_discriminator()
-        if self.global_step < self.disc_start:
-            return None, terms
-        push, terms["g_loss"] = self._push(fake)
-        terms["disc_weight"] = self._weight(x_hat, gradient, push)
-        return terms["disc_weight"] * push, terms
-
-    def untouched(self) -> Tensor | float:
-        """Return a zero that depends on the discriminator's weights: DDP waits for the gradient of every weight."""
-        if self.discriminator is None or world_size() == 1:
-            return 0.0
-        return 0 * sum(p.sum() for p in self.discriminator.parameters())
-
-    def step_discriminator(self) -> None:
-        """Step the discriminator by the gradients collected."""
-        assert self.discriminator is not None
-        clip(self.discriminator.parameters(), self.clip_d)
-        self.trainer.optimizers[1].step()  # the gradients stay until the autoencoder steps, for their log
-
-    def _discriminator_loss(self, x: Tensor, fake: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the discriminator's loss on x and x^, and its terms."""
-        assert self.discriminator is not None
-        fake_logits, real_logits = self.discriminator(fake), self.discriminator(x)
-        d_loss = self.players.discriminator(real_logits, fake_logits)
-        right = torch.cat([(real_logits > 0).float().mean(1), (fake_logits < 0).float().mean(1)])
+        if not self.is_active(step):
+            return {}
+        fake_logits, real_logits = self.discriminator(x_hat.detach()), self.discriminator(x)
+        loss = self.loss.discriminator(real_logits, fake_logits)
+        correct = torch.cat([(real_logits > 0).float().mean(1), (fake_logits < 0).float().mean(1)])
         terms = {
-            "d_loss": d_loss.detach(),
-            "d_acc": right.mean(),
+            "d_loss": loss.detach(),
+            "d_acc": correct.mean(),
             "logits_real": real_logits.detach().mean(),
             "logits_fake": fake_logits.detach().mean(),
         }
         if self.lecam is not None:
             lecam = self.lecam(real_logits, fake_logits)
             self.lecam.update(real_logits.detach(), fake_logits.detach())
-            d_loss, terms["lecam"] = d_loss + self.lecam_weight * lecam, lecam.detach()
-        if self.r1_weight and self.global_step % R1_EVERY == 0:
+            loss, terms["lecam"] = loss + self.settings.lecam_weight * lecam, lecam.detach()
+        if self.settings.r1_weight and step % R1_EVERY == 0:
             real = x.detach().requires_grad_()
             r1 = r1_penalty(real, self.discriminator(real))
-            d_loss, terms["r1"] = d_loss + R1_EVERY * self.r1_weight * r1, r1.detach()
-        return d_loss, terms
+            loss, terms["r1"] = loss + R1_EVERY * self.settings.r1_weight * r1, r1.detach()
+        require_finite({"d_loss": loss}, batch_idx, step)
+        collect(loss / self.accumulate, self.discriminator.parameters())
+        if self.settings.alternate:
+            self.step(optimizer)
+        return terms
 
-    def _push(self, fake: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the generator loss's gradient (B, C, H, W) at ``fake``, and the loss."""
-        assert self.discriminator is not None
-        g_loss = self.players.generator(self.discriminator(fake))
-        return torch.autograd.grad(g_loss, fake)[0], g_loss.detach()
+    def generator_loss(
+        self, x_hat: Tensor, rec_loss: Tensor, last_weight: Tensor, step: int
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the weighted generator loss, 0 before ``disc_start``, and terms for the log.
 
-    def _weight(self, x_hat: Tensor, gradient: Tensor, push: Tensor) -> Tensor:
-        if not self.adaptive:
-            return torch.as_tensor(self.disc_weight, device=x_hat.device)
-        last: Any = self.decoder.head
-        return self.disc_weight * adaptive_weight(x_hat, last[0].weight, gradient, push)
+        Args:
+            x_hat: Reconstructions (B, C, H, W), attached to the decoder.
+            rec_loss: Reconstruction loss, which the adaptive weight compares with.
+            last_weight: Weight of the decoder's last layer.
+            step: Number of the batch in the training.
+        """
+        loss = self._zero()
+        if step < self.settings.disc_start:
+            return loss, {}
+        g_loss = linearized(self.loss.generator(self.discriminator(x_hat)), x_hat)
+        weight = torch.as_tensor(self.settings.disc_weight, device=x_hat.device)
+        if self.settings.adaptive:
+            weight = weight * adaptive_weight(rec_loss, g_loss, last_weight)
+        return loss + weight * g_loss, {"g_loss": g_loss.detach(), "disc_weight": weight}
 
+    def step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Step the discriminator; its gradients stay until the autoencoder steps, for the log."""
+        clip(self.discriminator.parameters(), self.settings.disc_clip)
+        optimizer.step()
 
-def build_discriminator(
-    discriminator: Discriminator | None, decoder: Decoder, adaptive: bool, channels: int, image_size: int
-) -> Discriminator:
-    """Return the discriminator, null taking a ``PatchGAN``.
+    def warn_if_unused(self, max_steps: int) -> None:
+        """Warn of a training that ends before the generator loss is switched on."""
+        if 0 <= max_steps <= self.settings.disc_start:
+            rank_zero_warn(
+                f"disc_start {self.settings.disc_start} lies beyond max_steps {max_steps}, so the generator loss is "
+                "never switched on: lower disc_start, or set disc_weight=0"
+            )
 
-    Raises:
-        UserError: If the images are too small for it, or the adaptive weight lacks a last layer.
-    """
-    discriminator = from_config(discriminator) or PatchGAN(in_channels=channels)
-    with torch.no_grad():  # it says now, not at disc_start, if the images are too small for it
-        discriminator.eval()(torch.zeros(1, channels, image_size, image_size))
-    discriminator.train()
-    if adaptive and not hasattr(decoder, "head"):
-        raise UserError(
-            f"the adaptive weight needs a decoder with a head, {type(decoder).__name__} has none: "
-            "see vqlab.Decoder, or set --model.adaptive=false"
-        )
-    return discriminator
+    def _zero(self) -> Tensor:
+        """Return 0, under DDP attached to the discriminator's weights: DDP waits for the gradient of every weight."""
+        if world_size() == 1:
+            return next(self.discriminator.parameters()).new_zeros(())
+        return 0 * torch.stack([p.sum() for p in self.discriminator.parameters()]).sum()

@@ -12,21 +12,10 @@ from vqlab.errors import UserError
 from vqlab.training.schedules import Schedule
 
 
-def check_lr(lr: float | None, base_lr: float | None, name: str = "lr") -> None:
-    """Raise UserError if both rates are given, or one is not a positive number; ``name`` is what ``lr`` is called."""
+def check_lr(lr: float | None, base_lr: float | None) -> None:
+    """Raise UserError if both rates are given."""
     if lr is not None and base_lr is not None:
-        raise UserError(f"lr={lr} and base_lr={base_lr} are both given: set one of --model.lr, --model.base_lr to null")
-    for key, value in ((name, lr), ("base_lr", base_lr)):
-        if value is not None and not (value > 0 and math.isfinite(value)):
-            raise UserError(f"{key} must be a positive number, got {value}: set --model.{key}")
-
-
-def check_adam(betas: tuple[float, float], weight_decay: float) -> None:
-    """Raise UserError if a beta lies outside [0, 1), or the decay is negative or not finite."""
-    if not all(0 <= beta < 1 for beta in betas):
-        raise UserError(f"betas must lie in [0, 1), got {list(betas)}: set --model.betas=[0.9,0.999]")
-    if not 0 <= weight_decay < math.inf:
-        raise UserError(f"weight_decay must be 0 or a positive number, got {weight_decay}: set --model.weight_decay=0")
+        raise UserError(f"lr={lr} and base_lr={base_lr} are both given: set one of the two to null")
 
 
 def equivalent_lr(
@@ -77,44 +66,6 @@ def configured_rate(
     return rate
 
 
-def adam(
-    module: lightning.LightningModule,
-    parameters: Iterable[Any],
-    *,
-    lr: float | None,
-    base_lr: float | None,
-    default_lr: float,
-    betas: tuple[float, float],
-    weight_decay: float,
-    schedule: Schedule,
-    name: str,
-) -> dict[str, Any]:
-    """Return Adam (decoupled weight decay) with its schedule, as ``configure_optimizers`` hands it to Lightning.
-
-    The monitored rate is called ``lr/<name>``. A group of ``parameters`` may have an ``lr`` of its own, from
-    :func:`configured_rate`, and with it a ``name`` to be monitored by.
-    """
-    check_adam(betas, weight_decay)
-    rate = configured_rate(module, lr, base_lr, default_lr, name)
-    optimizer = torch.optim.AdamW(parameters, lr=rate, betas=betas, weight_decay=weight_decay)
-    return scheduled(module, optimizer, schedule, name)
-
-
-def rmsprop(
-    module: lightning.LightningModule,
-    parameters: Iterable[Any],
-    *,
-    lr: float | None,
-    base_lr: float | None,
-    default_lr: float,
-    schedule: Schedule,
-    name: str,
-) -> dict[str, Any]:
-    """Return RMSprop with its schedule, as :func:`adam` returns Adam."""
-    rate = configured_rate(module, lr, base_lr, default_lr, name)
-    return scheduled(module, torch.optim.RMSprop(parameters, lr=rate), schedule, name)
-
-
 def scheduled(
     module: lightning.LightningModule, optimizer: torch.optim.Optimizer, schedule: Schedule, name: str
 ) -> dict[str, Any]:
@@ -126,25 +77,8 @@ def scheduled(
     scheduler = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: schedule.factor(step, training_steps(trainer)) * callbacks_factor(trainer)
     )
-    interval = {"interval": "step"} if module.automatic_optimization else {}  # else whoever steps by hand decides
+    interval = {"interval": "step"} if module.automatic_optimization else {}  # a manual step advances its schedules
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "name": f"lr/{name}", **interval}}
-
-
-def discriminator_adam(
-    module: lightning.LightningModule, parameters: Iterable[Any], disc_lr: float | None, **settings: Any
-) -> dict[str, Any]:
-    """Return :func:`adam` for a discriminator: the other player's ``settings``, but the rate ``disc_lr`` if any."""
-    return adam(module, parameters, name="discriminator", **with_own_rate(settings, disc_lr))
-
-
-def with_own_rate(settings: dict[str, Any], lr: float | None) -> dict[str, Any]:
-    """Return ``settings`` with the absolute rate ``lr`` in place of theirs, or as they are if it is None.
-
-    Example:
-        >>> with_own_rate({"lr": None, "base_lr": 1e-6}, 1e-3), with_own_rate({"lr": 0.1, "base_lr": None}, None)
-        ({'lr': 0.001, 'base_lr': None}, {'lr': 0.1, 'base_lr': None})
-    """
-    return settings if lr is None else {**settings, "lr": lr, "base_lr": None}
 
 
 def callbacks_factor(trainer: lightning.Trainer) -> float:

@@ -1,0 +1,42 @@
+"""What images a model is made for."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from vqlab.nn.value_range import ValueRange
+from vqlab.validation import Count, NonNegativeInt, check_fields
+
+
+@dataclass(frozen=True)
+class ImageFormat:
+    """Shape, value range and classes of the images that a model is made for; the command line takes it from the data.
+
+    Args:
+        channels: Channels, C.
+        size: Height and width.
+        value_range: What the numbers of an image mean.
+        num_classes: Number of labels; None or 0 where there are none.
+
+    Raises:
+        UserError: If an argument is out of range.
+
+    Example:
+        >>> images = ImageFormat(channels=1, size=28, value_range="unit")
+        >>> images.shape, images.value_range.kind
+        ((1, 28, 28), 'unit')
+    """
+
+    channels: Count = 3
+    size: Count = 32
+    value_range: ValueRange | Literal["unit", "signed"] = ValueRange("signed")
+    num_classes: NonNegativeInt | None = None
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if isinstance(self.value_range, str):
+            object.__setattr__(self, "value_range", ValueRange(self.value_range))
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W)."""
+        return self.channels, self.size, self.size
