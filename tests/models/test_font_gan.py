@@ -283,7 +283,7 @@ def test_a_checkpoint_brings_it_back(tmp_path):
     same = partial(torch.testing.assert_close, rtol=1e-4, atol=1e-5)  # the model trained in another layout of memory
     same(loaded.translate(batch["source"], batch["style"]), drawn)
     same(loaded.translate(batch["source"][::2], 0), drawn[::2])
-    rows = loaded.pictures(batch)
+    rows = loaded.example_images(batch)
     assert list(rows) == ["source", "generated", "target"]
     same(rows["generated"], (drawn + 1) / 2)
     del batch["target"]

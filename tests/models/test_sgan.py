@@ -199,7 +199,7 @@ def test_a_conditional_generator_learns_the_class_it_is_told():
     wanted = torch.arange(10).repeat(20)
     taken_for = model.classify(model.sample(200, wanted)).argmax(1)
     assert (taken_for == wanted).float().mean() > 0.6
-    assert model.pictures({"image": torch.zeros(12, 1, 8, 8)})["sample"].shape == (12, 1, 8, 8)
+    assert model.example_images({"image": torch.zeros(12, 1, 8, 8)})["sample"].shape == (12, 1, 8, 8)
 
 
 def test_samples_and_probabilities():

@@ -216,7 +216,9 @@ class Place:
         self.epoch = trainer.current_epoch
         self.stepped = loop.epoch_loop._batches_that_stepped
         self.steps_on = not loop._should_accumulate()
-        self.complete = self.steps_on and getattr(pl_module, "stepped", True)  # no gradients wait for further batches
+        self.complete = self.steps_on and getattr(
+            pl_module, "optimizer_stepped", True
+        )  # no gradients wait for further batches
         self.loops = loop.state_dict() if trainer.is_last_batch and not self.validates else None
         self.loaders = loop._combined_loader._state_dicts() if loop._combined_loader else []
 

@@ -47,7 +47,7 @@ class EMA(WeightAveraging):
 
     def on_train_batch_end(self, trainer: lightning.Trainer, pl_module: Any, *args: Any, **kwargs: Any) -> None:
         """Average, unless the batch was only accumulated by a model that steps by itself."""
-        if getattr(pl_module, "stepped", True):
+        if getattr(pl_module, "optimizer_stepped", True):
             super().on_train_batch_end(trainer, pl_module, *args, **kwargs)
 
     def on_validation_epoch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:

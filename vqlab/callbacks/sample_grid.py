@@ -19,6 +19,7 @@ from vqlab.callbacks.topic_table import as_csv, as_text, bars, topic_map
 from vqlab.errors import UserError
 from vqlab.training.checkpoint_io import write_atomic
 from vqlab.training.loggers.media import log_histogram, log_image, log_table
+from vqlab.training.protocol import CountsCodes, CountsConfusion, HasTopics, ShowsImages, ShowsSignals
 
 FEW = 20  # classes up to which each is numbered and counted in the picture of their confusion
 PAD, CAPTION = 4, 20  # pixels between images, and beside them for the captions
@@ -29,12 +30,10 @@ MIN_TILE = 96  # pixels; smaller images are enlarged by whole factors, so that a
 class SampleGrid(lightning.Callback):
     """Write ``samples/step_NNNNNN.png`` and ``codes_NNNNNN.png`` at each validation, to W&B and TensorBoard as well.
 
-    The model says what to show: ``pictures(batch)`` returns images (B, C, H, W) in [0, 1] by name, shown as rows below
-    each other, or ``traces(batch)`` signals, which are plotted; ``code_counts()``, where it exists, the use of each
-    code, and ``confusion_counts()`` (K, K) how often class i was taken for class j (``confusion_NNNNNN.png``); both
-    are logged as histogram and table, too.
-    ``topic_table()``, a ``TopicTable``, becomes ``topics_NNNNNN.csv`` and ``.png``, and
-    ``map.html``, and is printed in the end.
+    The model provides what is shown (:mod:`vqlab.training.protocol`): ``example_images``, drawn as rows below each
+    other, or ``example_signals``, which are plotted; ``code_counts``, the use of each code, and ``confusion_counts``
+    (``confusion_NNNNNN.png``), which are also logged as histogram and table; ``topic_table``, which becomes
+    ``topics_NNNNNN.csv`` and ``.png`` and ``map.html``, and is printed at the end.
 
     Args:
         num_images: Images per grid, the first of the validation set.
@@ -65,23 +64,31 @@ class SampleGrid(lightning.Callback):
         if batch_idx != 0 or not trainer.is_global_zero or not _is_real(trainer):
             return
         first = {name: value[: self.num_images] for name, value in batch.items()}
-        if hasattr(pl_module, "pictures"):
-            self._write(trainer, "step", interleave(pl_module.pictures(first), self.columns, captions=True))
-        if hasattr(pl_module, "traces"):
-            self._write(trainer, "step", drawn(plot_signals(pl_module.traces(first))))
+        if isinstance(pl_module, ShowsImages):
+            self._write(trainer, "step", interleave(pl_module.example_images(first), self.columns, captions=True))
+        if isinstance(pl_module, ShowsSignals):
+            self._write(trainer, "step", drawn(plot_signals(pl_module.example_signals(first))))
 
     def on_validation_epoch_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
         """Draw the histogram of the codes, and the confusion of the classes."""
-        for name, method, draw in (("codes", "code_counts", histogram), ("confusion", "confusion_counts", confusion)):
-            if _is_real(trainer) and hasattr(pl_module, method):
-                counts = getattr(pl_module, method)()  # on every rank, because it sums over them
-                if trainer.is_global_zero:
-                    self._write(trainer, name, draw(counts))
-                    log_counts(trainer, name, counts)
+        if not _is_real(trainer):
+            return
+        if isinstance(pl_module, CountsCodes):
+            counts = pl_module.code_counts()  # on every rank, because it sums over them
+            if trainer.is_global_zero:
+                self._write(trainer, "codes", histogram(counts))
+                log_histogram(trainer.loggers, "samples/uses_per_code", counts, logged_step(trainer))
+        if isinstance(pl_module, CountsConfusion):
+            counts = pl_module.confusion_counts()
+            if trainer.is_global_zero:
+                self._write(trainer, "confusion", confusion(counts))
+                rows = [[row, column, int(counts[row, column])] for row, column in counts.nonzero().tolist()]
+                columns = ["class", "taken for", "count"]
+                log_table(trainer.loggers, "samples/confusion_counts", columns, rows, logged_step(trainer))
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
         """Write the topics as table, bars and map."""
-        if not (_is_real(trainer) and trainer.is_global_zero and hasattr(pl_module, "topic_table")):
+        if not (_is_real(trainer) and trainer.is_global_zero and isinstance(pl_module, HasTopics)):
             return
         sheet = pl_module.topic_table()
         self._write(trainer, "topics", drawn(bars(sheet)))
@@ -93,7 +100,7 @@ class SampleGrid(lightning.Callback):
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
         """Print the topics."""
-        if trainer.is_global_zero and hasattr(pl_module, "topic_table"):
+        if trainer.is_global_zero and isinstance(pl_module, HasTopics):
             rank_zero_info(as_text(pl_module.topic_table()))
 
     @rank_zero_only
@@ -102,16 +109,6 @@ class SampleGrid(lightning.Callback):
         with write_atomic(path) as file:
             save_image(image, file, format="png")
         log_image(trainer.loggers, f"samples/{name}", image, logged_step(trainer))
-
-
-def log_counts(trainer: lightning.Trainer, name: str, counts: Tensor) -> None:
-    """Log what a picture of counts is drawn from: (K,) uses of each code, or (K, K) classes taken for each other."""
-    if name == "codes":
-        log_histogram(trainer.loggers, "samples/uses_per_code", counts, logged_step(trainer))
-    else:
-        rows = [[row, column, int(counts[row, column])] for row, column in counts.nonzero().tolist()]
-        columns = ["class", "taken for", "count"]
-        log_table(trainer.loggers, "samples/confusion_counts", columns, rows, logged_step(trainer))
 
 
 def logged_step(trainer: lightning.Trainer) -> int:

@@ -333,7 +333,7 @@ class FontGAN(Model):
         images = {name: self.value_range.to_uint8(glyphs)[:, 0] for name, glyphs in rows.items()}
         return images | passed_on(batch, "char", "style")
 
-    def pictures(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    def example_images(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return glyphs in [0, 1] to look at: ``source``, ``generated`` and ``target``, all (B, 1, S, S)."""
         rows = {"source": batch["source"], "generated": self.translate(batch["source"], batch["style"])}
         return {name: self.value_range.decode(glyphs) for name, glyphs in (rows | {"target": batch["target"]}).items()}

@@ -320,7 +320,7 @@ class SGAN(Model):
         """Return ``probabilities`` (B, K) with the batch's ``index``."""
         return {"probabilities": self.classify(batch["image"]), **passed_on(batch, "index")}
 
-    def pictures(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    def example_images(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return ``real`` images and ``sample`` in [0, 1], of the same noise each time, by class if conditional."""
         count = len(batch["image"])
         label = None if self.label_embedding is None else torch.arange(count) % self.num_classes

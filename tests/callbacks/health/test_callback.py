@@ -53,7 +53,7 @@ def test_codebook_collapse(usage, perplexity, collapsed, stage):
 @pytest.mark.parametrize(("usage", "collapsed"), [(0.1, True), (0.9, False)])
 def test_the_model_says_which_codes_are_in_use(usage, collapsed):
     class Sampler(Patient):
-        codes_in_use = "posterior_"
+        code_metrics_prefix = "posterior_"
 
         def on_validation_epoch_end(self):
             self.log_dict({"val/codebook_usage": 1 - usage, "val/perplexity": CODES})

@@ -294,7 +294,7 @@ def test_looking_does_not_change_the_training():
     model = CodePrior(vqvae(), **SMALL, conditional=True, num_classes=3).train()
     batch = {"image": torch.zeros(7, 1, 16, 16)}
     state = torch.get_rng_state()
-    first, second = model.pictures(batch)["sample"], model.pictures(batch)["sample"]
+    first, second = model.example_images(batch)["sample"], model.example_images(batch)["sample"]
     assert torch.equal(torch.get_rng_state(), state)
     assert model.training
     assert torch.equal(first, second)

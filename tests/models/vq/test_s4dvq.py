@@ -43,7 +43,7 @@ def test_codes_and_back(several):
     codes = model.encode(x)
     assert codes.shape == ((3, 32, 3) if several else (3, 32))
     assert torch.equal(model.reconstruct(x), model.decode(codes))
-    assert set(model.traces({"signal": x})) == {"input", "reconstruction", "indices"}
+    assert set(model.example_signals({"signal": x})) == {"input", "reconstruction", "indices"}
 
 
 def test_without_a_quantizer_there_are_no_codes_and_it_reconstructs():

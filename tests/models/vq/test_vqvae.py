@@ -375,7 +375,7 @@ def test_the_same_picture_has_the_same_figures_in_every_value_range():
         model = VQVAE(decoder=Fixed(value_range.encode(wrong)), value_range=value_range, image_size=16)
         metrics = figures(trainer(), model, one_batch(value_range.encode(image)))
         found.append([metrics[f"val/{name}"] for name in ("psnr", "ssim", "psnr_patch_mean")])
-        shown = model.eval().pictures({"image": value_range.encode(image)})
+        shown = model.eval().example_images({"image": value_range.encode(image)})
         torch.testing.assert_close(shown["input"], image)
         torch.testing.assert_close(shown["reconstruction"], wrong.expand(2, -1, -1, -1))
     assert found[1] == pytest.approx(found[0], rel=1e-5)

@@ -154,9 +154,8 @@ class Health(lightning.Callback):
         """SGANDiscriminator what the log says of the training, with each line of it."""
         if not is_log_step(trainer, trainer.global_step):
             return
-        line = figures(trainer, "train/", OF_LINES)
-        if getattr(pl_module, "kernel", "mis") == "isir":  # which moves, and does not accept
-            line = {name: value for name, value in line.items() if not name.startswith("accept_rate")}
+        ignored = getattr(pl_module, "health_ignored", ())
+        line = figures(trainer, "train/", [name for name in OF_LINES if name not in ignored])
         if rates := [group["lr"] for optimizer in trainer.optimizers for group in optimizer.param_groups]:
             line["rate"] = float(max(rates))
         changes = {name: float((largest(getattr(pl_module, name)) - old).norm()) for name, old in self.before.items()}
@@ -172,7 +171,7 @@ class Health(lightning.Callback):
         """SGANDiscriminator what the validation says of the model."""
         if trainer.state.fn != "fit" or trainer.sanity_checking:
             return
-        course, codes = self.course, getattr(pl_module, "codes_in_use", "")
+        course, codes = self.course, getattr(pl_module, "code_metrics_prefix", "")
         found = figures(trainer, "val/", OF_VALIDATIONS) | figures(trainer, f"val/{codes}", CODES)
         if course.monitor in trainer.callback_metrics:
             sign = -1 if getattr(trainer.checkpoint_callback, "mode", "min") == "max" else 1

@@ -192,7 +192,7 @@ class CategoricalModel(Densities, Adversary, Model, ABC):
         self.lr, self.base_lr, self.proposal_lr, self.proposal_base_lr = lr, base_lr, proposal_lr, proposal_base_lr
         self.betas, self.weight_decay = (betas[0], betas[1]), weight_decay
         self.schedule: Schedule = from_config(schedule) or Schedule()
-        self.clip, self.accumulate, self.stepped = clip, accumulate, False
+        self.clip, self.accumulate, self.optimizer_stepped = clip, accumulate, False
         self.nll_samples, self.test_nll_samples = nll_samples, test_nll_samples
         self.decode_chunk, self.seed = decode_chunk, seed
         self.channels, self.image_size = channels, image_size
@@ -226,10 +226,10 @@ class CategoricalModel(Densities, Adversary, Model, ABC):
         if isinstance(self.likelihood, Gaussian):
             terms["sigma"] = self.likelihood.sigma.detach()
         self.figures.log_training(self, lesson.loss, terms, lesson.codes)
-        self.stepped = (self.global_step + 1) % self.accumulate == 0
+        self.optimizer_stepped = (self.global_step + 1) % self.accumulate == 0
         if self.splitter is not None:
             self.splitter.count(lesson.codes)
-        if self.stepped:
+        if self.optimizer_stepped:
             step_and_zero(self, self.trainer.optimizers[0])
             if self.splitter is not None:
                 self.splitter.split(self.quantizer, self.trainer.optimizers[0])
@@ -327,7 +327,7 @@ class CategoricalModel(Densities, Adversary, Model, ABC):
         """Return ``indices`` (B, h, w) with the batch's ``label`` and ``index``."""
         return {"indices": self.encode(batch["image"]), **passed_on(batch, "label", "index")}
 
-    def pictures(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    def example_images(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return images (B, C, H, W) in [0, 1] to look at: ``input``, ``reconstruction`` and ``sample``."""
         x = batch["image"]
         sample = self.sample(len(x), generator=torch.Generator().manual_seed(0))  # looking changes no training

@@ -61,7 +61,9 @@ class JSA(CategoricalModel):
         ("codebook_collapse", "codebook_slow_death"),
         "set --model.cache=true and --model.split_ratio=3, or lower --model.proposal_lr",
     )
-    codes_in_use = "posterior_"  # of q's likeliest codes there are few: it leaves open which copy of a code it means
+    code_metrics_prefix = (
+        "posterior_"  # of q's likeliest codes there are few: it leaves open which copy of a code it means
+    )
 
     def __init__(
         self,
@@ -87,6 +89,7 @@ class JSA(CategoricalModel):
         if blocks is not None and kernel != "mis":
             raise UserError(f"blocks go with kernel=mis, got {kernel}: set --model.kernel=mis or --model.blocks=null")
         self.num_mis_steps, self.kernel = num_mis_steps, kernel
+        self.health_ignored = ("accept_rate", "accept_rate_cached") if kernel == "isir" else ()  # isir accepts nothing
         self.cache, self.cache_start_epoch, self.train_size = cache, cache_start_epoch, train_size
         masks = block_masks(blocks, *self.code_map, self.quantizer.num_codebooks, block_size) if blocks else None
         self.masks: Tensor | None

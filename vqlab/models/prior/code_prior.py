@@ -281,7 +281,7 @@ class CodePrior(Model):
         label = batch["label"] if self.conditional else None
         return {"nll": self.nll(batch["image"], label), **passed_on(batch, "label", "index")}
 
-    def pictures(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    def example_images(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return as many samples (B, C, H, W) in [0, 1] as the batch has images: the same seed each time, by label."""
         num = len(batch["image"])
         label = torch.arange(num) % self.num_classes if self.conditional else None

@@ -102,7 +102,7 @@ class S4DVQ(QuantizedAutoencoder):
         return {"indices": self.encode(batch["signal"]), **passed_on(batch, "index")}
 
     @torch.no_grad()
-    def traces(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    def example_signals(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return what to plot: ``input`` and ``reconstruction`` (B, C, L), ``indices`` (B, l, ...)."""
         x = batch["signal"]
         x_hat, code = self(x)

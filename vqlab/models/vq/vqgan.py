@@ -174,7 +174,7 @@ class VQGAN(Adversary, VQVAE):
         x_hat, code = self(x)
         x_hat = x_hat.to(x.dtype)  # of autocast's half precision
         fake = x_hat.detach().requires_grad_()  # where the losses' gradients meet
-        self.stepped = (self.global_step + 1) % self.accumulate == 0
+        self.optimizer_stepped = (self.global_step + 1) % self.accumulate == 0
 
         distance, terms = self._distance(fake, x)
         (gradient,) = torch.autograd.grad(distance, fake)
@@ -187,7 +187,7 @@ class VQGAN(Adversary, VQVAE):
         self.manual_backward(((x_hat * gradient).sum() + code.loss + self.untouched()) / self.accumulate)
         self._collect(code)
         self._log_training(loss, terms, fake.detach(), x)
-        if self.stepped:
+        if self.optimizer_stepped:
             if self.plays and not self.alternate:
                 self.step_discriminator()
             autoencoder = self.trainer.optimizers[0]

@@ -109,7 +109,7 @@ class VQVAE(QuantizedAutoencoder):
         return {"indices": self.encode(batch["image"]), **passed_on(batch, "label", "index")}
 
     @torch.no_grad()
-    def pictures(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    def example_images(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return images in [0, 1] to look at: ``input`` and ``reconstruction``, both (B, C, H, W)."""
         x = batch["image"]
         return {"input": self.value_range.decode(x), "reconstruction": self.value_range.decode(self.reconstruct(x))}
