@@ -31,6 +31,7 @@ from vqlab.metrics.topics.clusters import TopicClusters
 from vqlab.metrics.topics.words import top_word_ids, topic_figures
 from vqlab.models.topic.gan_topic import GANTopicModel
 from vqlab.models.topic.nmf_init import nmf_topics
+from vqlab.training.optimization import GANOptimization
 from vqlab.training.schedules import Schedule
 
 COLUMNS = ("npmi", "cv", "npmi_doc", "topic_diversity", "nmi", "purity")
@@ -105,7 +106,11 @@ def ours(data: TextFile, k: int, seed: int, steps: int, **settings: Any) -> Resu
     lightning.seed_everything(seed, verbose=False)
     data.seed = seed
     model = GANTopicModel(
-        k, vocab_size=data.vocab_size, num_classes=data.num_classes, schedule=Schedule("cosine"), **settings
+        k,
+        vocab_size=data.vocab_size,
+        num_classes=data.num_classes,
+        optimization=GANOptimization(schedule=Schedule("cosine")),
+        **settings,
     )
     trainer = lightning.Trainer(max_steps=steps, max_epochs=-1, limit_val_batches=0, log_every_n_steps=10**6, **QUIET)
     trainer.fit(model, data)

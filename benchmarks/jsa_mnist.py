@@ -23,12 +23,12 @@ import lightning
 import numpy as np
 import torch
 from ratios import processor, table
+from vqlab.models.categorical.base import CategoricalModel
 
 from vqlab.data.images.base import ImageTensors, to_float
 from vqlab.data.resumable import ResumableLoader, ResumableSampler
-from vqlab.models.categorical.base import CategoricalModel
 from vqlab.models.categorical.discrete_vae import DiscreteVAE
-from vqlab.models.categorical.jsa import JSA
+from vqlab.models.categorical.jsa import JSA, PosteriorSampler
 from vqlab.nn.anneal import Anneal
 from vqlab.nn.autoencoders.mlp import MLPDecoder, MLPEncoder
 from vqlab.nn.likelihood import Bernoulli
@@ -93,9 +93,9 @@ def build(contestant: str, args: argparse.Namespace, seed: int) -> CategoricalMo
             chain = {"num_mis_steps": args.samples, "cache_start_epoch": epochs // 2, "train_size": args.train_images}
             return JSA(**chain, **shared)
         case "jsa, no cache":
-            return JSA(num_mis_steps=args.samples, cache=False, **shared)
+            return JSA(sampler=PosteriorSampler(num_mis_steps=args.samples, cache=False), **shared)
         case "rws":  # the first candidate is a draw, too
-            return JSA(num_mis_steps=args.samples - 1, kernel="isir", cache=False, **shared)
+            return JSA(sampler=PosteriorSampler(num_mis_steps=args.samples - 1, kernel="isir", cache=False), **shared)
         case "gumbel" | "st_gumbel":
             return DiscreteVAE(
                 estimator=contestant, temperature=Anneal(1.0, 0.5, args.steps, kind="exponential"), **shared

@@ -17,7 +17,7 @@ from measuring import CPU, peak_memory, race
 from ratios import Ratio, processor, table
 from torch import Tensor
 
-from vqlab.models.categorical.jsa import JSA
+from vqlab.models.categorical.jsa import JSA, PosteriorSampler
 from vqlab.models.vq.vqvae import VQVAE
 from vqlab.nn.autoencoders.conv import ConvDecoder, ConvEncoder
 from vqlab.nn.autoencoders.small import SmallDecoder, SmallEncoder
@@ -105,13 +105,17 @@ def vqvae_step(args: argparse.Namespace, x: Tensor) -> Callable[[], None]:
 
 def jsa_step(args: argparse.Namespace, x: Tensor) -> Callable[[], None]:
     """A whole training step of JSA, without the cache, which takes no time."""
-    model = JSA(*networks(args), num_embeddings=args.num_embeddings, num_mis_steps=args.steps, cache=False)
+    model = JSA(
+        *networks(args),
+        num_embeddings=args.num_embeddings,
+        sampler=PosteriorSampler(num_mis_steps=args.steps, cache=False),
+    )
     return stepper(list(model.parameters()), lambda: model.learn(x, model.log_q(x), None).loss)
 
 
 def sequential_step(args: argparse.Namespace, x: Tensor) -> Callable[[], None]:
     """The same, one proposal after the other."""
-    model = JSA(*networks(args), num_embeddings=args.num_embeddings, cache=False)
+    model = JSA(*networks(args), num_embeddings=args.num_embeddings, sampler=PosteriorSampler(cache=False))
 
     everyone = torch.arange(len(x))
 

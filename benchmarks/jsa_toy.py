@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from ratios import processor, table
 from torch import Tensor
-
 from vqlab.models.categorical.base import CategoricalModel
+
 from vqlab.models.categorical.discrete_vae import DiscreteVAE
 from vqlab.models.categorical.jsa import JSA
 from vqlab.nn.autoencoders.mlp import MLPDecoder, MLPEncoder

@@ -27,6 +27,9 @@ from sgan import QUIET, Clock
 from torch.utils.data import DataLoader
 
 import vqlab
+from vqlab.models.adversarial import AdversarialSettings
+from vqlab.models.categorical.jsa import PosteriorSampler
+from vqlab.nn.image_format import ImageFormat
 
 MIB = 2**20
 STEPS = 3
@@ -60,7 +63,7 @@ def images(count: int, channels: int, size: int) -> dict[str, torch.Tensor]:
 
 def vqvae(size: int) -> float:
     """A VQ-VAE as in its paper."""
-    return step(vqlab.VQVAE(image_size=size, lr=1e-4), images(16, 3, size))
+    return step(vqlab.VQVAE(lr=1e-4, images=ImageFormat(size=size)), images(16, 3, size))
 
 
 def codes(count: int) -> float:
@@ -77,30 +80,40 @@ def vqgan(size: int) -> float:
         vqlab.ConvDecoder(**levels),
         vqlab.VectorQuantizer(num_embeddings=1024, embedding_dim=64),
         perceptual_weight=0,
-        disc_start=0,
         lr=1e-4,
-        image_size=size,
+        adversarial=AdversarialSettings(disc_start=0),
+        images=ImageFormat(size=size),
     )
     return step(model, images(4, 3, size))
 
 
 def prior(size: int) -> float:
     """A transformer over the codes of an untrained VQ-VAE."""
-    tokenizer = vqlab.VQVAE(image_size=size)
+    tokenizer = vqlab.VQVAE(images=ImageFormat(size=size))
     return step(vqlab.CodePrior(tokenizer, dim=256, depth=4, heads=4, lr=1e-4), images(4, 3, size))
 
 
 def jsa(count: int) -> float:
     """JSA with a cached chain of 64 codes for each of ``count`` images."""
     nets = vqlab.SmallEncoder(hidden_channels=16), vqlab.SmallDecoder(hidden_channels=16)
-    model = vqlab.JSA(*nets, num_embeddings=64, num_mis_steps=2, lr=1e-4, train_size=count, cache_start_epoch=0)
+    model = vqlab.JSA(
+        *nets,
+        num_embeddings=64,
+        lr=1e-4,
+        sampler=PosteriorSampler(num_mis_steps=2, train_size=count, cache_start_epoch=0),
+    )
     return step(model, images(16, 3, 32))
 
 
 def sgan(size: int) -> float:
     """SGAN with convolutions."""
     generator = vqlab.ConvGenerator(image_size=size)
-    return step(vqlab.SGAN(generator, vqlab.ConvFeatures(image_size=size), image_size=size), images(16, 1, size))
+    return step(
+        vqlab.SGAN(
+            generator, vqlab.ConvFeatures(image_size=size), images=ImageFormat(size=size, channels=1, num_classes=10)
+        ),
+        images(16, 1, size),
+    )
 
 
 def s4dvq(length: int) -> float:

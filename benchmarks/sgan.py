@@ -35,6 +35,7 @@ from vqlab.data.images.mnist import MNIST
 from vqlab.models.sgan import SGAN
 from vqlab.nn.gan.conv import ConvFeatures, ConvGenerator
 from vqlab.nn.gan.mlp import MLPFeatures, MLPGenerator
+from vqlab.nn.image_format import ImageFormat
 
 Networks = tuple[nn.Module, Any]  # generator and feature network
 EPS = 0.8
@@ -98,7 +99,10 @@ def ratios(quick: bool) -> list[Ratio]:
     warm = 2  # batches before the clock runs
 
     def ours() -> float:
-        model, clock = SGAN(*networks(nets), image_size=size, lr=2e-4), Clock(warm)
+        model, clock = (
+            SGAN(*networks(nets), lr=2e-4, images=ImageFormat(size=size, channels=1, num_classes=10)),
+            Clock(warm),
+        )
         lightning.Trainer(max_steps=warm + steps, max_epochs=-1, limit_val_batches=0, callbacks=[clock], **QUIET).fit(
             model, data
         )
@@ -141,7 +145,9 @@ def ours(data: ImageDataModule, seed: int, options: argparse.Namespace, **more: 
     settings: dict[str, Any] = {"lr": 1e-3 if digits else 2e-4}
     if digits or options.networks == "mlp":
         settings |= {"head": "logsumexp", "objective": "feature_matching"}
-    model = SGAN(*networks(options), image_size=data.image_size, **(settings | more))
+    model = SGAN(
+        *networks(options), images=ImageFormat(size=data.image_size, channels=1, num_classes=10), **settings | more
+    )
     seen = DAcc()
     trainer = lightning.Trainer(
         max_steps=options.steps,

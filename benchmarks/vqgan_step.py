@@ -27,9 +27,11 @@ from torch import Tensor
 
 from vqlab.losses.adversarial import ADVERSARIAL
 from vqlab.losses.perceptual import Perceptual
+from vqlab.models.adversarial import AdversarialSettings
 from vqlab.models.vq.vqgan import VQGAN
 from vqlab.nn.autoencoders.conv import ConvDecoder, ConvEncoder
 from vqlab.nn.gan.patchgan import PatchGAN
+from vqlab.nn.image_format import ImageFormat
 from vqlab.quantizers.vector import VectorQuantizer
 
 
@@ -106,9 +108,9 @@ def build(args: argparse.Namespace, backbone: str) -> VQGAN:
         PatchGAN(num_layers=args.num_layers),
         Perceptual(backbone=backbone) if args.perceptual_weight else None,
         perceptual_weight=args.perceptual_weight,
-        image_size=args.size,
-        disc_start=0,
         compile=args.compile,
+        images=ImageFormat(size=args.size),
+        adversarial=AdversarialSettings(disc_start=0),
     )
 
 

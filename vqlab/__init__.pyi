@@ -35,10 +35,15 @@ from .models import S4DVQ as S4DVQ
 from .models import SGAN as SGAN
 from .models import VQGAN as VQGAN
 from .models import VQVAE as VQVAE
+from .models import AdversarialSettings as AdversarialSettings
 from .models import CodePrior as CodePrior
 from .models import DiscreteVAE as DiscreteVAE
+from .models import EvaluationSettings as EvaluationSettings
 from .models import FontGAN as FontGAN
 from .models import GANTopicModel as GANTopicModel
+from .models import Model as Model
+from .models import PosteriorSampler as PosteriorSampler
+from .models import ProposalOptimization as ProposalOptimization
 from .nn import S4D as S4D
 from .nn import Anneal as Anneal
 from .nn import Bernoulli as Bernoulli
@@ -53,6 +58,7 @@ from .nn import FeatureNet as FeatureNet
 from .nn import Gaussian as Gaussian
 from .nn import Generator as Generator
 from .nn import GlyphDiscriminator as GlyphDiscriminator
+from .nn import ImageFormat as ImageFormat
 from .nn import Likelihood as Likelihood
 from .nn import MLPDecoder as MLPDecoder
 from .nn import MLPEncoder as MLPEncoder
@@ -79,6 +85,8 @@ from .quantizers import QuantizerOutput as QuantizerOutput
 from .quantizers import ResidualQuantizer as ResidualQuantizer
 from .quantizers import SimVQ as SimVQ
 from .quantizers import VectorQuantizer as VectorQuantizer
+from .training import GANOptimization as GANOptimization
+from .training import Optimization as Optimization
 from .training import Schedule as Schedule
 from .training import load as load
 from .training import save_arrays as save_arrays

@@ -14,10 +14,47 @@ from torch import nn
 
 import vqlab
 from vqlab.errors import UserError
-from vqlab.validation import Checked, given_arguments
+from vqlab.validation import check_arguments, given_arguments
 
 
-class ConfigMixin(Checked):
+def _in(group: str, *names: str, **renamed: str) -> dict[str, str]:
+    return {name: f"{group}.{name}" for name in names} | {old: f"{group}.{new}" for old, new in renamed.items()}
+
+
+_IMAGES = _in("images", "channels", "value_range", "num_classes", image_size="size")
+_ADAM = _in("optimization", "betas", "weight_decay", "schedule")
+_GAN = _ADAM | _in("optimization", "disc_lr", clip_g="clip", clip_d="disc_clip")
+_DISCRIMINATOR = _in("adversarial", "discriminator", "disc_weight", "disc_start", "disc_lr")
+_CODES = {
+    **_IMAGES,
+    **_ADAM,
+    **_in("optimization", "clip", "proposal_lr", "proposal_base_lr"),
+    **_DISCRIMINATOR,
+    **_in("evaluation", "nll_samples", "test_nll_samples", "frechet"),
+}
+# Arguments that models had until 0.1, and where they are since then.
+MOVED = {
+    "VQVAE": _IMAGES | _ADAM,
+    "VQGAN": {
+        **_IMAGES,
+        **_ADAM,
+        **_in("optimization", clip_g="clip"),
+        **_DISCRIMINATOR,
+        **_in("adversarial", "adaptive", "disc_warmup", "lecam_weight", "r1_weight", "alternate"),
+        **_in("adversarial", adversarial="loss", clip_d="disc_clip"),
+    },
+    "CodePrior": _IMAGES | _ADAM,
+    "JSA": _CODES
+    | _in("sampler", "num_mis_steps", "kernel", "blocks", "block_size", "cache", "cache_start_epoch", "train_size"),
+    "DiscreteVAE": _CODES,
+    "S4DVQ": _ADAM,
+    "SGAN": _IMAGES | _GAN,
+    "FontGAN": _GAN | _in("optimization", optimizer="kind"),
+    "GANTopicModel": _GAN,
+}
+
+
+class ConfigMixin:
     """Mixin that records the constructor's arguments as ``init_args``, and checks them against their annotations.
 
     Example:
@@ -32,12 +69,19 @@ class ConfigMixin(Checked):
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
         """Record the arguments; ``copy`` and ``pickle`` call this with none and restore the record afterwards."""
-        self = super().__new__(cls, *args, **kwargs)
+        for name in kwargs:
+            if name not in inspect.signature(cls.__init__).parameters and (
+                moved := MOVED.get(cls.__name__, {}).get(name)
+            ):
+                raise UserError(f"{cls.__name__}: {name} is now {moved}")
+        arguments = given_arguments(cls, *args, **kwargs)
+        check_arguments(cls, arguments)
+        self = super().__new__(cls)
         parameters = inspect.signature(cls.__init__).parameters.values()
         if args and (star := next((p.name for p in parameters if p.kind is inspect.Parameter.VAR_POSITIONAL), None)):
             raise TypeError(f"{cls.__name__}: *{star} has no names to record: take a list instead")
         defaults = {p.name: p.default for p in parameters if p.default is not inspect.Parameter.empty}
-        object.__setattr__(self, "init_args", defaults | given_arguments(cls, *args, **kwargs))
+        object.__setattr__(self, "init_args", defaults | arguments)
         return self
 
 
@@ -123,16 +167,67 @@ def public_path(class_path: str) -> str:
     return f"vqlab.{name}" if package.startswith("vqlab.") and name in vqlab.__all__ else class_path
 
 
-def with_public_paths(spec: Any) -> Any:
-    """Return what :func:`to_config` returned in an earlier version with the class paths of this one."""
-    if isinstance(spec, list):
-        return [with_public_paths(item) for item in spec]
-    if not isinstance(spec, dict):
-        return spec
+def current_config(config: Any) -> Any:
+    """Return a configuration, or the hyperparameters of a checkpoint, of an earlier version with the names of this one.
+
+    Example:
+        >>> current_config({"class_path": "vqlab.VQVAE", "init_args": {"lr": 0.1, "betas": [0.5, 0.9]}})["init_args"]
+        {'lr': 0.1, 'optimization': {'betas': [0.5, 0.9]}}
+    """
+    if isinstance(config, list):
+        return [current_config(item) for item in config]
+    if not isinstance(config, dict):
+        return config
+    config = {key: current_config(value) for key, value in config.items()}
+    for key in ("class_path", "_class_path"):
+        if isinstance(path := config.get(key), str):
+            config[key] = public_path(path)
+            if key == "_class_path":  # hyperparameters, which are the constructor's arguments themselves
+                return {key: config.pop(key), **_grouped(path, config, as_specs=True)}
+            if isinstance(config.get("init_args"), dict):
+                config["init_args"] = _grouped(path, config["init_args"], as_specs=False)
+    return config
+
+
+def moved_argument(class_name: str, name: str) -> str:
+    """Return the dotted name that an argument of a model has now.
+
+    Example:
+        >>> moved_argument("VQGAN", "clip_d"), moved_argument("SGAN", "clip_d"), moved_argument("SGAN", "lr")
+        ('adversarial.disc_clip', 'optimization.disc_clip', 'lr')
+    """
+    return MOVED.get(class_name, {}).get(name, name)
+
+
+def _grouped(class_path: str, arguments: dict[str, Any], as_specs: bool) -> dict[str, Any]:
+    """Return a model's ``arguments`` with those that moved in their groups; ``as_specs`` as :func:`to_config` does."""
+    class_name = class_path.rpartition(".")[2]
+    found: dict[str, Any] = {}
+    groups: dict[str, dict[str, Any]] = {}
+    for name, value in arguments.items():
+        group, _, inner = moved_argument(class_name, name).partition(".")
+        if not inner or (name == group and isinstance(value, dict)):
+            found[name] = value
+        elif value is not None or name not in ("schedule", "train_size"):
+            groups.setdefault(group, {})[inner] = value
+    for group, inner_arguments in groups.items():
+        spec = {"class_path": f"vqlab.{_settings(class_name, group)}", "init_args": inner_arguments}
+        found[group] = spec if as_specs else {**found.get(group, {}), **inner_arguments}
+    return found
+
+
+def _settings(class_name: str, group: str) -> str:
+    """Return the name of the dataclass that a group of a model's arguments is."""
+    if group == "optimization":
+        return {"JSA": "ProposalOptimization", "DiscreteVAE": "ProposalOptimization"}.get(
+            class_name, "GANOptimization" if class_name in ("SGAN", "FontGAN", "GANTopicModel") else "Optimization"
+        )
     return {
-        key: public_path(value) if key == "class_path" and isinstance(value, str) else with_public_paths(value)
-        for key, value in spec.items()
-    }
+        "images": "ImageFormat",
+        "adversarial": "AdversarialSettings",
+        "sampler": "PosteriorSampler",
+        "evaluation": "EvaluationSettings",
+    }[group]
 
 
 def is_of_vqlab(cls: type) -> bool:

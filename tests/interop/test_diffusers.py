@@ -13,6 +13,7 @@ from vqlab.interop.diffusers import load_diffusers, save_diffusers
 from vqlab.models.vq.vqgan import VQGAN
 from vqlab.models.vq.vqvae import VQVAE
 from vqlab.nn.autoencoders.conv import ConvDecoder, ConvEncoder
+from vqlab.nn.image_format import ImageFormat
 from vqlab.quantizers.fsq import FSQ
 from vqlab.quantizers.vector import VectorQuantizer
 
@@ -184,7 +185,7 @@ def test_missing_and_unmatched_keys_are_named():
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda: VQVAE(image_size=16), "SmallEncoder"),
+        (lambda: VQVAE(images=ImageFormat(size=16)), "SmallEncoder"),
         (lambda: own(quantizer=FSQ([5, 5])), "FSQ"),
         (lambda: own(value_range="unit"), "unit"),
         (

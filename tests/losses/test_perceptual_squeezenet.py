@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader
 from tests.helpers.bare import BARE
 from tests.helpers.refusal import refused
 from vqlab.losses.perceptual import Perceptual
+from vqlab.models.adversarial import AdversarialSettings
 from vqlab.models.vq.vqgan import VQGAN
 from vqlab.nn.autoencoders.small import SmallDecoder, SmallEncoder
 from vqlab.quantizers.fsq import FSQ
@@ -86,7 +87,7 @@ def test_a_model_logs_it_under_that_name(model):
         SmallDecoder(3, 8, 4, 1),
         FSQ([5, 5]),
         perceptual=Perceptual("squeezenet1_0", "net.pth"),
-        disc_weight=0.0,
+        adversarial=AdversarialSettings(disc_weight=0.0),
     )
     run = lightning.Trainer(**BARE, max_steps=1, num_sanity_val_steps=0, log_every_n_steps=1)
     run.fit(gan, data, data)

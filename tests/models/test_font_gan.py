@@ -17,6 +17,7 @@ from vqlab.losses.perceptual import Perceptual
 from vqlab.models.font_gan import FontGAN
 from vqlab.nn.gan.glyph_discriminator import GlyphDiscriminator
 from vqlab.nn.unet import UNet
+from vqlab.training.optimization import GANOptimization
 from vqlab.training.schedules import Schedule
 
 SIZE, STYLES = 16, 2
@@ -298,7 +299,7 @@ def test_mistakes_are_refused():
     with refused("balance", "none, adaptive, skip"):
         FontGAN(balance="ladder")
     with refused("optimizer", "adam, rmsprop"):
-        FontGAN(optimizer="sgd")
+        FontGAN(optimization=GANOptimization(kind="sgd"))
     with refused("l1_weight", "--model.l1_weight=0"):
         FontGAN(l1_weight=-1.0)
     with refused("disc_weight", "--model.disc_weight=0"):

@@ -4,13 +4,15 @@ import lightning
 import pytest
 import torch
 from torch.utils.data import DataLoader
+from vqlab.models.categorical.densities import rand
 
 from tests.helpers.bare import BARE
 from tests.helpers.family import FAMILY, PYRAMID
 from vqlab.callbacks.sample_grid import SampleGrid
-from vqlab.models.categorical.densities import rand
+from vqlab.models.adversarial import AdversarialSettings
 from vqlab.models.categorical.discrete_vae import DiscreteVAE
-from vqlab.models.categorical.jsa import JSA
+from vqlab.models.categorical.jsa import JSA, PosteriorSampler
+from vqlab.models.categorical.training import EvaluationSettings
 from vqlab.models.font_gan import FontGAN
 from vqlab.models.prior.code_prior import CodePrior
 from vqlab.models.sgan import SGAN
@@ -52,16 +54,21 @@ def sgan(**options):
 MODELS = {
     "VQVAE": vqvae,
     "VQGAN": lambda: VQGAN(
-        **parts(),
         quantizer=VectorQuantizer(16, 8),
-        discriminator=PatchGAN(1, 8, 1),
         perceptual_weight=0,
-        disc_start=0,
-        lecam_weight=0.1,
+        adversarial=AdversarialSettings(discriminator=PatchGAN(1, 8, 1), disc_start=0, lecam_weight=0.1),
+        **parts(),
     ),
-    "JSA": lambda: JSA(**parts(), num_embeddings=16, cache=False, num_mis_steps=2, nll_samples=2),
-    "JSA binary": lambda: JSA(**parts(), num_embeddings=16, cache=False, likelihood=Bernoulli()),
-    "DiscreteVAE": lambda: DiscreteVAE(**parts(), num_embeddings=16, nll_samples=2),
+    "JSA": lambda: JSA(
+        num_embeddings=16,
+        sampler=PosteriorSampler(cache=False, num_mis_steps=2),
+        evaluation=EvaluationSettings(nll_samples=2),
+        **parts(),
+    ),
+    "JSA binary": lambda: JSA(
+        num_embeddings=16, likelihood=Bernoulli(), sampler=PosteriorSampler(cache=False), **parts()
+    ),
+    "DiscreteVAE": lambda: DiscreteVAE(num_embeddings=16, evaluation=EvaluationSettings(nll_samples=2), **parts()),
     "CodePrior": lambda: CodePrior(vqvae(), dim=16, depth=1, heads=2),
     "S4DVQ": s4dvq,
     "SGAN": sgan,

@@ -16,6 +16,8 @@ from vqlab.data.images.digits import Digits
 from vqlab.models.sgan import SGAN
 from vqlab.nn.gan.conv import ConvFeatures, ConvGenerator
 from vqlab.nn.gan.mlp import MLPFeatures, MLPGenerator
+from vqlab.nn.image_format import ImageFormat
+from vqlab.training.optimization import GANOptimization
 
 
 def small(**options):
@@ -130,7 +132,9 @@ def test_labels_that_are_not_told_change_no_weight():
 def test_the_start_is_that_of_an_even_guess():
     # Softmax before cross-entropy, a well-known mistake, could never get below 1.54 for ten classes.
     lightning.seed_everything(0, verbose=False)
-    model = SGAN(MLPGenerator(8, 1, 8), ConvFeatures(1, 8), image_size=8, lr=1e-3)
+    model = SGAN(
+        MLPGenerator(8, 1, 8), ConvFeatures(1, 8), lr=1e-3, images=ImageFormat(size=8, channels=1, num_classes=10)
+    )
     trainer = fit(model, 1)
     assert float(trainer.callback_metrics["train/d_labelled"]) == pytest.approx(math.log(11), rel=0.05)
     assert fit(model, 300).callback_metrics["train/d_labelled"] < 0.5
@@ -154,7 +158,7 @@ def test_images_without_labels_teach_it():
             objective="feature_matching",
             unlabelled_weight=weight,
             lr=1e-3,
-            image_size=8,
+            images=ImageFormat(size=8, channels=1, num_classes=10),
         )
         data = digits(batch_size=100)
         fit(model, 600, data, callbacks=[EMA(0.99)])
@@ -191,8 +195,8 @@ def test_a_conditional_generator_learns_the_class_it_is_told():
         MLPFeatures(1, 8, (128, 64), noise=0.1),
         conditional=True,
         objective="feature_matching",
-        image_size=8,
         lr=1e-3,
+        images=ImageFormat(size=8, channels=1, num_classes=10),
     )
     fit(model, 800, digits(labels_per_class=None))
     model.eval()
@@ -246,11 +250,11 @@ def test_mistakes_are_refused():
     with refused("objective"):
         SGAN(objective="wgan")
     with refused("at least 2 classes"):
-        SGAN(num_classes=0)
+        SGAN(images=ImageFormat(num_classes=0, channels=1))
     with refused("unlabelled_weight"):
         SGAN(unlabelled_weight=-1.0)
     with refused("clip_d", "null not to clip"):
-        SGAN(clip_d=0.0)
+        SGAN(optimization=GANOptimization(disc_clip=0.0))
     with refused("the generator 1 and 28", "--model.generator.image_size=32"):
         SGAN(ConvGenerator(image_size=28))
     with refused("the discriminator 3 and 32", "--model.discriminator.in_channels=1"):

@@ -8,7 +8,9 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from tests.helpers.bare import BARE
 from tests.helpers.refusal import refused
-from vqlab.models.categorical.jsa import JSA
+from vqlab.models.adversarial import AdversarialSettings
+from vqlab.models.categorical.jsa import JSA, PosteriorSampler
+from vqlab.models.categorical.training import EvaluationSettings
 from vqlab.models.font_gan import FontGAN
 from vqlab.models.sgan import SGAN
 from vqlab.models.topic.gan_topic import GANTopicModel
@@ -19,6 +21,7 @@ from vqlab.nn.autoencoders.s4d import S4DDecoder, S4DEncoder
 from vqlab.nn.autoencoders.small import SmallDecoder, SmallEncoder
 from vqlab.nn.gan.conv import ConvFeatures, ConvGenerator
 from vqlab.nn.gan.glyph_discriminator import GlyphDiscriminator
+from vqlab.nn.image_format import ImageFormat
 from vqlab.nn.unet import UNet
 from vqlab.nn.value_range import ValueRange
 from vqlab.quantizers.vector import VectorQuantizer
@@ -37,11 +40,21 @@ def vqvae(**options):
 
 
 def jsa():
-    return JSA(**parts(), num_embeddings=16, cache=False, num_mis_steps=2, nll_samples=2, test_nll_samples=2)
+    return JSA(
+        num_embeddings=16,
+        sampler=PosteriorSampler(cache=False, num_mis_steps=2),
+        evaluation=EvaluationSettings(nll_samples=2, test_nll_samples=2),
+        **parts(),
+    )
 
 
 def sgan():
-    return SGAN(ConvGenerator(16, 1, 16, 16), ConvFeatures(1, 16, (8, 16)), num_classes=2, **FORMAT)
+    return SGAN(
+        ConvGenerator(16, 1, 16, 16),
+        ConvFeatures(1, 16, (8, 16)),
+        images=ImageFormat(num_classes=2, channels=1),
+        **FORMAT,
+    )
 
 
 def s4dvq():
@@ -141,6 +154,8 @@ def test_an_sgan_without_labels_says_so():
     ],
 )
 def test_a_trainer_of_a_notebook_is_refused_in_the_models_words(options, words):
-    model = VQGAN(**parts(), quantizer=VectorQuantizer(16, 8), perceptual_weight=0, disc_weight=0)
+    model = VQGAN(
+        quantizer=VectorQuantizer(16, 8), perceptual_weight=0, adversarial=AdversarialSettings(disc_weight=0), **parts()
+    )
     with refused(*words):
         lightning.Trainer(**BARE, max_steps=1, **options).fit(model, DataLoader(IMAGES, 4))

@@ -9,6 +9,8 @@ import yaml
 from jsonargparse import _typehints as typehints
 from jsonargparse import get_loader, set_loader
 
+from vqlab.serialization import current_config
+
 
 def read_none_as_null() -> None:
     """Make the parser read ``None`` as null.
@@ -20,7 +22,7 @@ def read_none_as_null() -> None:
     if load.__name__ != "load_with_none":
 
         def load_with_none(text: str) -> Any:
-            return None if isinstance(text, str) and text.strip() == "None" else load(text)
+            return None if isinstance(text, str) and text.strip() == "None" else current_config(load(text))
 
         set_loader("yaml", load_with_none, (yaml.YAMLError,))
 

@@ -58,30 +58,24 @@ from vqlab.training.loggers.csv import CSVLog
 from vqlab.training.manual import refuse_trainer_options
 from vqlab.training.stop_signals import Stopped
 
-# What the model learns from the data: property of the DataModule -> argument of the model or of one of its parts.
+# What the command line takes from the data: property of the DataModule -> argument of the model.
 LINKS = {
-    "channels": (
-        "channels",
-        "encoder.in_channels",
-        "decoder.out_channels",
-        "generator.out_channels",
-        "discriminator.in_channels",
-    ),
-    "image_size": (
-        "image_size",
-        "encoder.image_size",
-        "decoder.image_size",
-        "generator.image_size",
-        "discriminator.image_size",
-    ),
-    "pixel_range": ("value_range",),
-    "length": ("length",),
-    "vocab_size": ("vocab_size",),
-    "num_classes": ("num_classes",),
-    "num_styles": ("num_styles", "generator.num_styles", "discriminator.num_styles"),
-    "train_size": ("train_size",),
+    "image_format": "images",
+    "channels": "channels",
+    "image_size": "image_size",
+    "length": "length",
+    "vocab_size": "vocab_size",
+    "num_classes": "num_classes",
+    "num_styles": "num_styles",
 }
-LINKED = {target.rpartition(".")[2] for targets in LINKS.values() for target in targets}
+# The same for the networks that the model holds: argument of the network -> property of the DataModule.
+NETWORK_LINKS = {
+    "encoder": {"in_channels": "channels", "image_size": "image_size"},
+    "decoder": {"out_channels": "channels", "image_size": "image_size"},
+    "generator": {"out_channels": "channels", "image_size": "image_size", "num_styles": "num_styles"},
+    "discriminator": {"in_channels": "channels", "image_size": "image_size", "num_styles": "num_styles"},
+}
+LINKED = {*LINKS.values(), *(name for links in NETWORK_LINKS.values() for name in links)}
 REQUIRED = ("runs", "codes", "tensorboard", "seed_everything", "wandb.mode", "wandb.project", "wandb.log_model")
 ALWAYS = {"checkpoint": LastAndBest, "samples": SampleGrid, "health": Health, "ema": EMA, "plateau": Plateau}
 
@@ -164,7 +158,7 @@ class CLI(LightningCLI):
             parser.add_lightning_class_args(callback, key)
         parser.set_defaults({"ema.decay": None})
         for source in LINKS:
-            parser.link_arguments(f"data.{source}", f"model.init_args.{LINKS[source][0]}", apply_on="instantiate")
+            parser.link_arguments(f"data.{source}", f"model.init_args.{LINKS[source]}", apply_on="instantiate")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse, without Lightning's warning about arguments that are passed on."""
@@ -217,15 +211,7 @@ class CLI(LightningCLI):
             refuse_nulls(config[group], f"--{group}", cls, LINKED)
         check_devices(config.trainer)
         choose_precision(config.trainer)
-        init_args = config.model.get("init_args") or Namespace()
-        for source, targets in LINKS.items():
-            for target in targets[1:]:
-                part, argument = target.split(".")
-                spec = init_args.get(part)
-                if isinstance(spec, Namespace) and argument in (spec.get("init_args") or {}):
-                    self._parser(self.subcommand).link_arguments(
-                        f"data.{source}", f"model.init_args.{part}.init_args.{argument}", apply_on="instantiate"
-                    )
+        self._link_networks(config.model.get("init_args") or Namespace(), "model.init_args")
         if self.subcommand == "fit":
             config.ckpt_path = config.get("ckpt_path") or requeued_from(config)
         if config.ckpt_path:
@@ -235,6 +221,18 @@ class CLI(LightningCLI):
         self.run_folder = self.held.enter_context(held_run_folder(config, self.subcommand))
         if is_first_process():
             self.begun = self.held.enter_context(leaving_nothing(self.run_folder))
+
+    def _link_networks(self, arguments: Namespace, path: str) -> None:
+        """Link the data to the networks that the user chose, those in groups of arguments, too."""
+        for part, value in vars(arguments).items():
+            if not isinstance(value, Namespace):
+                continue
+            if "class_path" not in value:
+                self._link_networks(value, f"{path}.{part}")
+            for argument, source in NETWORK_LINKS.get(part, {}).items():
+                if argument in (value.get("init_args") or {}):
+                    target = f"{path}.{part}.init_args.{argument}"
+                    self._parser(self.subcommand).link_arguments(f"data.{source}", target, apply_on="instantiate")
 
     def _with_options(self, error: UserError) -> UserError:
         return UserError(with_options(error, self.config[self.subcommand], LINKED))
@@ -268,7 +266,6 @@ class CLI(LightningCLI):
             refuse_trainer_options(trainer.get("gradient_clip_val"), accumulate, self.model)
         if trainer.get("strategy") == "auto" and num_devices(trainer) > 1:
             trainer["strategy"] = DDPStrategy(
-                find_unused_parameters=getattr(self.model, "needs_unused_parameter_search", False),
                 broadcast_buffers=False,  # codebooks are equal on all ranks by construction
             )
         trainer["default_root_dir"] = str(self.run_folder)

@@ -78,7 +78,7 @@ def _arguments_for(model: Any, given: dict[str, Any], checkpoint: str) -> dict[s
     name = type(model).__name__
     if not hasattr(model, "sample"):
         mend = "there is one for images alone, give a checkpoint of a generative model"
-        if all(hasattr(model, verb) for verb in ("encode", "decode", "image_size")):
+        if all(hasattr(model, verb) for verb in ("encode", "decode", "images")):
             tokenizer = shlex.quote(f"--model.tokenizer={checkpoint}")
             mend = f"vqlab fit --config configs/prior.yaml {tokenizer} {_data_options(checkpoint)}"
         raise UserError(f"{name} cannot sample by itself, it needs a prior over its codes: {mend}")

@@ -14,9 +14,11 @@ from torch import Tensor, nn
 from vqlab.errors import UserError
 from vqlab.interop.names import diffusers_keys, layout, put_in, take_out
 from vqlab.interop.taming import CODEBOOK, trained_codebook
+from vqlab.models.adversarial import AdversarialSettings
 from vqlab.models.vq.vqgan import VQGAN
 from vqlab.models.vq.vqvae import VQVAE
 from vqlab.nn.autoencoders.conv import ConvDecoder, ConvEncoder
+from vqlab.nn.image_format import ImageFormat
 from vqlab.quantizers.vector import VectorQuantizer
 from vqlab.training.checkpoint_io import write_atomic
 
@@ -90,10 +92,9 @@ def load_diffusers(folder: str | Path, **arguments: Any) -> VQGAN:
             "quantizer": trained_codebook(
                 config["num_vq_embeddings"], config["vq_embed_dim"] or config["latent_channels"]
             ),
-            "channels": config["in_channels"],
-            "image_size": config["sample_size"],
+            "images": ImageFormat(config["in_channels"], config["sample_size"]),
             "perceptual_weight": 0.0,
-            "disc_weight": 0.0,
+            "adversarial": AdversarialSettings(disc_weight=0.0),
             **arguments,
         }
     )
@@ -102,7 +103,7 @@ def load_diffusers(folder: str | Path, **arguments: Any) -> VQGAN:
     return model.eval()
 
 
-def save_diffusers(model: VQVAE, folder: str | Path) -> None:
+def save_diffusers(model: VQVAE | VQGAN, folder: str | Path) -> None:
     """Write ``model`` as ``config.json`` and ``diffusion_pytorch_model.safetensors``, which ``VQModel`` reads.
 
     Args:
@@ -134,7 +135,7 @@ def save_diffusers(model: VQVAE, folder: str | Path) -> None:
         file.write((json.dumps(config, indent=2) + "\n").encode())
 
 
-def _config_of(model: VQVAE) -> dict[str, Any]:
+def _config_of(model: VQVAE | VQGAN) -> dict[str, Any]:
     encoder, decoder, quantizer = model.encoder, model.decoder, model.quantizer
     assert isinstance(encoder, ConvEncoder)  # diffusers_keys has seen to it
     assert isinstance(decoder, ConvDecoder)
@@ -164,7 +165,7 @@ def _config_of(model: VQVAE) -> dict[str, Any]:
         "block_out_channels": [made["base_channels"] * m for m in made["channel_multipliers"]],
         "layers_per_block": blocks,
         "latent_channels": made["z_channels"],
-        "sample_size": model.image_size,
+        "sample_size": model.images.size,
         "num_vq_embeddings": quantizer.num_embeddings,
         "norm_num_groups": groups,
         "vq_embed_dim": quantizer.embedding_dim,
@@ -217,7 +218,7 @@ def _levels(types: list[str], names: dict[bool, str]) -> tuple[int, ...]:
     return tuple(level for level, name in enumerate(types) if name == names[True])
 
 
-def _check_groups(model: VQVAE, groups: int) -> None:
+def _check_groups(model: VQVAE | VQGAN, groups: int) -> None:
     """Raise UserError unless each norm of the model has ``groups`` groups; vqlab's depend on the width."""
     for layer in (*model.encoder.modules(), *model.decoder.modules()):
         if isinstance(layer, nn.GroupNorm) and layer.num_groups != groups:

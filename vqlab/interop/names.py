@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from vqlab.errors import UserError
+from vqlab.models.vq.vqgan import VQGAN
 from vqlab.models.vq.vqvae import VQVAE
 from vqlab.nn.autoencoders.conv import ConvDecoder, ConvEncoder, ResBlock, SelfAttention
 
@@ -32,7 +33,7 @@ IN_MIDDLE = {"block_1": "resnets.0", "attn_1": "attentions.0", "block_2": "resne
 IN_LEVEL = {"block": "resnets", "attn": "attentions", "downsample": "downsamplers.0", "upsample": "upsamplers.0"}
 
 
-def taming_keys(model: VQVAE) -> Keys:
+def taming_keys(model: VQVAE | VQGAN) -> Keys:
     """Return taming's keys for the weights of ``model`` but its quantizer's.
 
     Raises:
@@ -56,7 +57,7 @@ def taming_keys(model: VQVAE) -> Keys:
     return keys | _layer(decoder.head[0], "decoder.head.0", "decoder.conv_out")
 
 
-def diffusers_keys(model: VQVAE) -> Keys:
+def diffusers_keys(model: VQVAE | VQGAN) -> Keys:
     """Return diffusers' keys for the weights of ``model`` but its quantizer's.
 
     Raises:
@@ -65,7 +66,7 @@ def diffusers_keys(model: VQVAE) -> Keys:
     return {ours: tuple(_in_diffusers(key, model) for key in theirs) for ours, theirs in taming_keys(model).items()}
 
 
-def put_in(model: VQVAE, keys: Keys, state: dict[str, Tensor], path: str | Path) -> None:
+def put_in(model: VQVAE | VQGAN, keys: Keys, state: dict[str, Tensor], path: str | Path) -> None:
     """Load the tensors of ``state``, named by ``keys``, into ``model``.
 
     Raises:
@@ -87,7 +88,7 @@ def put_in(model: VQVAE, keys: Keys, state: dict[str, Tensor], path: str | Path)
     model.load_state_dict(own)
 
 
-def take_out(model: VQVAE, keys: Keys) -> dict[str, Tensor]:
+def take_out(model: VQVAE | VQGAN, keys: Keys) -> dict[str, Tensor]:
     """Return the tensors of ``model`` under the names of ``keys``."""
     own = model.state_dict()
     parts = (zip(theirs, own[ours].chunk(len(theirs)), strict=True) for ours, theirs in keys.items())
@@ -140,7 +141,7 @@ def _layer(layer: nn.Module, ours: str, theirs: str) -> Keys:
     return keys
 
 
-def _in_diffusers(key: str, model: VQVAE) -> str:
+def _in_diffusers(key: str, model: VQVAE | VQGAN) -> str:
     """Return diffusers' name of the weight that taming calls ``key``."""
     net, *place, kind = key.split(".")
     if place[:1] == ["mid"]:

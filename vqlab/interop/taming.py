@@ -8,8 +8,10 @@ from torch import Tensor
 
 from vqlab.errors import UserError, read_error
 from vqlab.interop.names import put_in, taming_keys
+from vqlab.models.adversarial import AdversarialSettings
 from vqlab.models.vq.vqgan import VQGAN
 from vqlab.nn.autoencoders.conv import ConvDecoder, ConvEncoder
+from vqlab.nn.image_format import ImageFormat
 from vqlab.quantizers.gumbel import GumbelQuantizer
 from vqlab.quantizers.vector import VectorQuantizer
 
@@ -30,8 +32,8 @@ def load_taming(path: str | Path, **arguments: Any) -> VQGAN:
 
     Args:
         path: The ``.ckpt`` file, Lightning's (``{"state_dict": ...}``) or a bare state dict.
-        **arguments: Further arguments of ``VQGAN``, such as ``image_size`` (256 here), or ``disc_weight`` and
-            ``perceptual_weight`` (both 0 here) to train on.
+        **arguments: Further arguments of ``VQGAN``, such as ``images`` (of size 256 here), or ``adversarial``
+            and ``perceptual_weight`` (both of weight 0 here) to train on.
 
     Shape:
         As for ``VQGAN``; images in [-1, 1].
@@ -57,10 +59,9 @@ def load_taming(path: str | Path, **arguments: Any) -> VQGAN:
             "encoder": encoder,
             "decoder": decoder,
             "quantizer": GumbelQuantizer(num, dim) if gumbel else trained_codebook(num, dim),
-            "channels": encoder.in_channels,
-            "image_size": IMAGE_SIZE,
+            "images": ImageFormat(encoder.in_channels, IMAGE_SIZE),
             "perceptual_weight": 0.0,
-            "disc_weight": 0.0,
+            "adversarial": AdversarialSettings(disc_weight=0.0),
             **arguments,
         }
     )

@@ -34,9 +34,7 @@ def adaptive_weight(
         >>> round(adaptive_weight(0.75 * x_hat.sum(), -0.25 * x_hat.sum(), w, eps=0.5).item(), 6)
         2.0
     """
-    gradients = [
-        torch.autograd.grad(loss, last_weight, retain_graph=True)[0].float() for loss in (rec_loss, adv_loss)
-    ]
+    gradients = [torch.autograd.grad(loss, last_weight, retain_graph=True)[0].float() for loss in (rec_loss, adv_loss)]
     rec, adv = all_sum(torch.stack(gradients)) / world_size()
     return (rec.norm() / (adv.norm() + eps)).clamp(0, max_weight)
 

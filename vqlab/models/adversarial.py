@@ -1,7 +1,7 @@
 """The adversarial loss of models that reconstruct images: a discriminator and all that belongs to it."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
@@ -94,7 +94,9 @@ class AdversarialLoss(nn.Module):
         if accumulate > 1 and settings.alternate:
             raise UserError("accumulate above 1 is not compatible with alternating updates: set alternate=false")
         if settings.adaptive and not hasattr(decoder, "head"):
-            raise UserError(f"adaptive needs a decoder with a head, {type(decoder).__name__} has none: set adaptive=false")
+            raise UserError(
+                f"adaptive needs a decoder with a head, {type(decoder).__name__} has none: set adaptive=false"
+            )
         self.discriminator: Discriminator = settings.discriminator or PatchGAN(in_channels=images.channels)
         with torch.no_grad():  # reports now, not at disc_start, that the images are too small
             self.discriminator.eval()(torch.zeros(1, *images.shape))
@@ -148,29 +150,44 @@ class AdversarialLoss(nn.Module):
         return terms
 
     def generator_loss(
-        self, x_hat: Tensor, rec_loss: Tensor, last_weight: Tensor, step: int
+        self, x_hat: Tensor, rec_loss: Tensor, decoder: Decoder, step: int
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the weighted generator loss, 0 before ``disc_start``, and terms for the log.
 
         Args:
             x_hat: Reconstructions (B, C, H, W), attached to the decoder.
             rec_loss: Reconstruction loss, which the adaptive weight compares with.
-            last_weight: Weight of the decoder's last layer.
+            decoder: The decoder, whose last layer the adaptive weight needs.
             step: Number of the batch in the training.
         """
-        loss = self._zero()
+        loss = self.zero()
         if step < self.settings.disc_start:
             return loss, {}
         g_loss = linearized(self.loss.generator(self.discriminator(x_hat)), x_hat)
         weight = torch.as_tensor(self.settings.disc_weight, device=x_hat.device)
         if self.settings.adaptive:
-            weight = weight * adaptive_weight(rec_loss, g_loss, last_weight)
+            head: Any = decoder.head
+            weight = weight * adaptive_weight(rec_loss, g_loss, head[0].weight)
         return loss + weight * g_loss, {"g_loss": g_loss.detach(), "disc_weight": weight}
+
+    def waits_for_step(self, step: int) -> bool:
+        """Whether the discriminator steps together with the autoencoder."""
+        return self.is_active(step) and not self.settings.alternate
 
     def step(self, optimizer: torch.optim.Optimizer) -> None:
         """Step the discriminator; its gradients stay until the autoencoder steps, for the log."""
         clip(self.discriminator.parameters(), self.settings.disc_clip)
         optimizer.step()
+
+    def configure_optimizer(self, model: Any) -> dict[str, Any]:
+        """Return the optimizer of the discriminator: the ``model``'s settings, at its own rate if it has one."""
+        parameters = self.discriminator.parameters()
+        return model.optimization.optimizer(model, parameters, "discriminator", lr=self.settings.disc_lr)
+
+    def compile_discriminator(self) -> None:
+        """Compile the discriminator, unless second derivatives are needed, which no compiled graph has."""
+        if not self.settings.r1_weight:
+            self.discriminator.compile()
 
     def warn_if_unused(self, max_steps: int) -> None:
         """Warn of a training that ends before the generator loss is switched on."""
@@ -180,7 +197,7 @@ class AdversarialLoss(nn.Module):
                 "never switched on: lower disc_start, or set disc_weight=0"
             )
 
-    def _zero(self) -> Tensor:
+    def zero(self) -> Tensor:
         """Return 0, under DDP attached to the discriminator's weights: DDP waits for the gradient of every weight."""
         if world_size() == 1:
             return next(self.discriminator.parameters()).new_zeros(())

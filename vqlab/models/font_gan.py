@@ -15,18 +15,15 @@ from vqlab.models.model import Model
 from vqlab.nn.gan.glyph_discriminator import GlyphDiscriminator, check_fit
 from vqlab.nn.unet import UNet, check_styles
 from vqlab.nn.value_range import ValueRange
-from vqlab.serialization import from_config
 from vqlab.training.batches import passed_on
-from vqlab.training.checkpoint import save_init_args
 from vqlab.training.finite import require_finite
-from vqlab.training.learning_rate import adam, check_lr, keep_configured_lr, rmsprop, with_own_rate
+from vqlab.training.learning_rate import check_lr
 from vqlab.training.log_interval import is_log_step
-from vqlab.training.manual import clip, collect, count_batch, refuse_unsound, step_and_zero
-from vqlab.training.schedules import Schedule
-from vqlab.validation import check_choice, check_clips, check_weight
+from vqlab.training.manual import collect, count_batch, step_and_zero
+from vqlab.training.optimization import GANOptimization
+from vqlab.validation import Count, NonNegative, NonNegativeInt, Positive
 
-DEFAULT_LR = 1e-3
-GAMES = {"bce": "non_saturating", "hinge": "hinge", "lsgan": "lsgan"}
+LOSSES = {"bce": "non_saturating", "hinge": "hinge", "lsgan": "lsgan"}
 
 
 class FontGAN(Model):
@@ -34,9 +31,9 @@ class FontGAN(Model):
 
     Generator, with B^ = G(A, k) for the source glyph A, the target B and its style k: disc_weight * adversarial loss +
     l1_weight * |B^ - B| + constancy_weight * (E(A) - E(B^))^2, E the generator's encoder down to its code +
-    category_weight * cross-entropy of the style told from B^ + the optional terms. Discriminator: its side of the game
-    on [A, B] and [A, B^] + category_weight * the cross-entropy of the style, each half. The weights are zi2zi's. The
-    players take turns at each batch, the discriminator first; ``global_step`` counts batches.
+    category_weight * cross-entropy of the style of B^ + the optional terms. Discriminator: its adversarial loss on
+    [A, B] and [A, B^] + category_weight * the cross-entropy of the style, each half. The weights are zi2zi's. The
+    networks alternate at each batch, the discriminator first; ``global_step`` counts batches.
 
     A low generator loss is no merit: it is relative to a discriminator that moves. Evaluation therefore asks how much
     nearer held-out glyphs come to the target than the source is (:class:`~vqlab.metrics.images.glyph_distance.Glyphs`).
@@ -61,14 +58,9 @@ class FontGAN(Model):
         edge_weight: Weight of the total variation of its difference to the target.
         perceptual_weight: Weight of LPIPS; 0 leaves it out.
         perceptual: Null takes LPIPS on VGG features, whose weights are fetched once; not built at weight 0.
-        optimizer: ``adam`` or ``rmsprop``, of both players.
-        lr: Absolute learning rate; without ``lr`` and ``base_lr`` it is 1e-3.
+        lr: Absolute learning rate. Default without ``base_lr``: 1e-3.
         base_lr: Rate per image: lr = base_lr x batch_size x devices x nodes. Give one of the two.
-        disc_lr: Absolute learning rate of the discriminator; null takes the generator's.
-        betas: Adam's decay rates.
-        schedule: Learning-rate schedule of both players; null is constant.
-        clip_g: Largest gradient norm of the generator; null does not clip.
-        clip_d: Largest gradient norm of the discriminator.
+        optimization: Optimizer settings.
         num_styles: Number of target fonts; the command line links it to the data.
         image_size: Height and width of the glyphs; linked to the data.
 
@@ -85,10 +77,11 @@ class FontGAN(Model):
     """
 
     modality = "font"
+    default_lr = 1e-3
     health_hints: ClassVar = {  # what Health advises
         "discriminator_too_strong": "set --model.balance=adaptive or --model.spectral_norm=true, or lower "
-        "--model.disc_lr or --model.disc_weight",
-        "discriminator_too_weak": "raise --model.disc_lr, or set --model.balance=none",
+        "--model.optimization.disc_lr or --model.disc_weight",
+        "discriminator_too_weak": "raise --model.optimization.disc_lr, or set --model.balance=none",
         "mode_collapse": "lower --model.disc_weight, or raise --model.l1_weight",
     }
 
@@ -97,63 +90,46 @@ class FontGAN(Model):
         generator: UNet | None = None,
         discriminator: GlyphDiscriminator | None = None,
         adversarial: Literal["bce", "hinge", "lsgan"] = "bce",
-        disc_weight: float = 1.0,
-        disc_start: int = 0,
+        disc_weight: NonNegative = 1.0,
+        disc_start: NonNegativeInt = 0,
         balance: Literal["none", "adaptive", "skip"] = "none",
         spectral_norm: bool = False,
-        l1_weight: float = 100.0,
-        constancy_weight: float = 15.0,
-        category_weight: float = 1.0,
-        tv_weight: float = 0.0,
-        edge_weight: float = 0.0,
-        perceptual_weight: float = 0.0,
+        l1_weight: NonNegative = 100.0,
+        constancy_weight: NonNegative = 15.0,
+        category_weight: NonNegative = 1.0,
+        tv_weight: NonNegative = 0.0,
+        edge_weight: NonNegative = 0.0,
+        perceptual_weight: NonNegative = 0.0,
         perceptual: Perceptual | None = None,
-        optimizer: Literal["adam", "rmsprop"] = "adam",
-        lr: float | None = None,
-        base_lr: float | None = None,
-        disc_lr: float | None = None,
-        betas: tuple[float, float] = (0.5, 0.999),
-        schedule: Schedule | None = None,
-        clip_g: float | None = None,
-        clip_d: float | None = None,
-        num_styles: int = 1,
-        image_size: int = 64,
+        lr: Positive | None = None,
+        base_lr: Positive | None = None,
+        optimization: GANOptimization = GANOptimization(),
+        num_styles: Count = 1,
+        image_size: Count = 64,
     ) -> None:
         super().__init__()
-        save_init_args(self)
         self.automatic_optimization = False
         check_lr(lr, base_lr)
-        check_lr(disc_lr, None, "disc_lr")
-        check_choice("adversarial", adversarial, tuple(GAMES))
-        check_choice("balance", balance, ("none", "adaptive", "skip"))
-        check_choice("optimizer", optimizer, ("adam", "rmsprop"))
-        check_clips(clip_g=clip_g, clip_d=clip_d)
         self.weights = {"disc": disc_weight, "l1": l1_weight, "constancy": constancy_weight, "tv": tv_weight}
         self.weights |= {"category": category_weight, "edge": edge_weight, "perceptual": perceptual_weight}
-        for name, weight in self.weights.items():
-            check_weight(f"{name}_weight", weight, f"set --model.{name}_weight=0 to leave it out")
         if spectral_norm and discriminator is not None:
             raise UserError(
-                "spectral_norm is of the discriminator that null takes, and one is given: set "
-                "--model.discriminator.norm=spectral and --model.spectral_norm=false"
+                "spectral_norm only applies to the default discriminator, but another one was passed: set "
+                "spectral_norm=false and discriminator.norm=spectral"
             )
-        if disc_start < 0:
-            raise UserError(f"disc_start counts batches, got {disc_start}: set --model.disc_start=0")
-        self.game, self.balance, self.disc_start = ADVERSARIAL[GAMES[adversarial]], balance, disc_start
-        self.optimizer, self.lr, self.base_lr, self.disc_lr = optimizer, lr, base_lr, disc_lr
-        self.betas, self.schedule = (betas[0], betas[1]), from_config(schedule) or Schedule()
-        self.clip_g, self.clip_d = clip_g, clip_d
+        self.adversarial_losses, self.balance, self.disc_start = ADVERSARIAL[LOSSES[adversarial]], balance, disc_start
+        self.lr, self.base_lr, self.optimization = lr, base_lr, optimization
         self.num_styles, self.image_size, self.value_range = num_styles, image_size, ValueRange("signed")
 
-        self.generator: UNet = from_config(generator) or UNet(image_size, num_styles)
+        self.generator: UNet = generator or UNet(image_size, num_styles)
         self.discriminator: GlyphDiscriminator | None = None
         if disc_weight:
             norm: Any = "spectral" if spectral_norm else "group"
-            self.discriminator = from_config(discriminator) or GlyphDiscriminator(num_styles, norm=norm)
+            self.discriminator = discriminator or GlyphDiscriminator(num_styles, norm=norm)
         check_fit(self.generator, self.discriminator, num_styles, image_size)
         self.perceptual: Perceptual | None = None
         if perceptual_weight:
-            self.perceptual = from_config(perceptual) or Perceptual()
+            self.perceptual = perceptual or Perceptual()
             self.perceptual.check_size(image_size, image_size)
         self.glyphs = Glyphs()
 
@@ -195,19 +171,21 @@ class FontGAN(Model):
     # Training
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        """One batch: the discriminator's turn, then the generator's."""
+        """One batch: the discriminator's update, then the generator's."""
         source, target, style = batch["source"], batch["target"], batch["style"]
         if batch_idx == 0:
             check_styles(style, self.num_styles)
         features = self.generator.encode(source)
-        fake = self.generator.decode(features, style).to(source.dtype)  # of autocast's half precision
+        fake = self.generator.decode(features, style).to(source.dtype)  # from autocast's half precision
 
-        judge = self.discriminator if self.global_step >= self.disc_start else None
         terms: dict[str, Tensor] = {}
         weights: dict[str, Any] = dict(self.weights)
-        if judge is not None:
-            weights["disc"], terms = self._train_discriminator(judge, source, target, fake.detach(), style, batch_idx)
-        losses = self._generator_losses(judge, source, target, fake, features[-1], style)
+        discriminator = self.discriminator if self.global_step >= self.disc_start else None
+        if discriminator is not None:
+            weights["disc"], terms = self.train_discriminator(
+                discriminator, source, target, fake.detach(), style, batch_idx
+            )
+        losses = self.generator_losses(discriminator, source, target, fake, features[-1], style)
         require_finite(losses, batch_idx, self.global_step)
         loss = torch.stack([weights[name] * value for name, value in losses.items()]).sum()
         collect(loss, self.generator.parameters())
@@ -219,54 +197,58 @@ class FontGAN(Model):
         count_batch(self)
         return loss.detach()
 
-    def _train_discriminator(
-        self, judge: GlyphDiscriminator, source: Tensor, target: Tensor, fake: Tensor, style: Tensor, batch_idx: int
-    ) -> tuple[Tensor | float, dict[str, Tensor]]:
-        """Take the discriminator's turn; return how much of it the generator is to feel, and the terms of the log."""
-        real, made = judge(source, target), judge(source, fake)
-        game = self.game.discriminator(real.real_logits, made.real_logits)
-        category = (F.cross_entropy(real.styles, style) + F.cross_entropy(made.styles, style)) / 2
-        loss = game + self.weights["category"] * category
+    def train_discriminator(
+        self,
+        discriminator: GlyphDiscriminator,
+        source: Tensor,
+        target: Tensor,
+        fake: Tensor,
+        style: Tensor,
+        batch_idx: int,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Update the discriminator; return the weight of the generator's adversarial loss, and terms for the log."""
+        real_out, fake_out = discriminator(source, target), discriminator(source, fake)
+        adversarial = self.adversarial_losses.discriminator(real_out.real_logits, fake_out.real_logits)
+        category = (F.cross_entropy(real_out.styles, style) + F.cross_entropy(fake_out.styles, style)) / 2
+        loss = adversarial + self.weights["category"] * category
         require_finite({"d_loss": loss}, batch_idx, self.global_step)
-        passed, caught = (real.real_logits > 0).float().mean(), (made.real_logits < 0).float().mean()
-        waits = self.balance == "skip" and is_ahead(passed, caught)
+        real_acc = (real_out.real_logits > 0).float().mean()
+        fake_acc = (fake_out.real_logits < 0).float().mean()
+        waits = self.balance == "skip" and is_ahead(real_acc, fake_acc)
         if not waits:
-            collect(loss, judge.parameters())
-            clip(judge.parameters(), self.clip_d)
-            self.trainer.optimizers[1].step()  # the gradients stay until the generator steps, for their log
-        weight = self.weights["disc"]
-        felt = (
-            weight * eased(real.real_logits, made.real_logits)
-            if self.balance == "adaptive"
-            else loss.new_tensor(weight)
-        )
-        return felt, {
+            collect(loss, discriminator.parameters())
+            self.optimization.clip_discriminator(discriminator.parameters())
+            self.trainer.optimizers[1].step()  # the gradients stay until the generator steps, for the log
+        weight = loss.new_tensor(self.weights["disc"])
+        if self.balance == "adaptive":
+            weight = weight * eased(real_out.real_logits, fake_out.real_logits)
+        return weight, {
             "d_loss": loss.detach(),
-            "d_acc": (passed + caught) / 2,
+            "d_acc": (real_acc + fake_acc) / 2,
             "d_waits": loss.new_tensor(float(waits)),
-            "reals_passed": passed,
-            "fakes_caught": caught,
-            "p_real": real.real_logits.detach().sigmoid().mean(),
-            "p_fake": made.real_logits.detach().sigmoid().mean(),
-            "disc_weight": felt,
+            "reals_passed": real_acc,
+            "fakes_caught": fake_acc,
+            "p_real": real_out.real_logits.detach().sigmoid().mean(),
+            "p_fake": fake_out.real_logits.detach().sigmoid().mean(),
+            "disc_weight": weight,
         }
 
-    def _generator_losses(
+    def generator_losses(
         self,
-        judge: GlyphDiscriminator | None,
+        discriminator: GlyphDiscriminator | None,
         source: Tensor,
         target: Tensor,
         fake: Tensor,
         code: Tensor,
         style: Tensor,
     ) -> dict[str, Tensor]:
-        """Return the terms of the generator's loss, unweighted; those that would cost time at weight 0 are left out."""
+        """Return the unweighted terms of the generator's loss; terms of weight 0 that would cost time are left out."""
         losses = {"l1": F.l1_loss(fake, target)}
-        if judge is not None:
-            judged = judge(source, fake)
+        if discriminator is not None:
+            output = discriminator(source, fake)
             losses |= {
-                "disc": self.game.generator(judged.real_logits),
-                "category": F.cross_entropy(judged.styles, style),
+                "disc": self.adversarial_losses.generator(output.real_logits),
+                "category": F.cross_entropy(output.styles, style),
             }
         if self.weights["constancy"]:
             losses["constancy"] = F.mse_loss(self.generator.encode(fake)[-1], code)
@@ -279,16 +261,13 @@ class FontGAN(Model):
         return losses
 
     def configure_optimizers(self) -> Any:
-        """One optimizer for each player, the generator first."""
-        build: Any = adam if self.optimizer == "adam" else rmsprop
-        settings: Any = {"lr": self.lr, "base_lr": self.base_lr, "default_lr": DEFAULT_LR, "schedule": self.schedule}
-        if self.optimizer == "adam":
-            settings |= {"betas": self.betas, "weight_decay": 0.0}
-        players = [build(self, self.generator.parameters(), name="generator", **settings)]
+        """One optimizer for each network, the generator first."""
+        settings = self.optimization
+        optimizers = [settings.optimizer(self, self.generator.parameters(), "generator")]
         if self.discriminator is not None:
-            own = with_own_rate(settings, self.disc_lr)
-            players.append(build(self, self.discriminator.parameters(), name="discriminator", **own))
-        return players
+            parameters = self.discriminator.parameters()
+            optimizers.append(settings.optimizer(self, parameters, "discriminator", lr=settings.disc_lr))
+        return optimizers
 
     def prepare_data(self) -> None:
         """Fetch what LPIPS needs, once per machine, before anything of the run is written."""
@@ -297,35 +276,15 @@ class FontGAN(Model):
 
     def setup(self, stage: str) -> None:
         """Check the Trainer's settings."""
+        super().setup(stage)
         if stage == "fit":
-            refuse_unsound(self.trainer)
             self.to(memory_format=torch.channels_last)
-
-    def on_train_start(self) -> None:
-        """Resume with the learning rate that is configured now."""
-        keep_configured_lr(self)
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
         """Clip the generator's gradients, after they were logged."""
-        clip(self.generator.parameters(), self.clip_g)
+        self.optimization.clip_gradients(self.generator.parameters())
 
     # Evaluation
-
-    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        """Log ``val/...``."""
-        self._evaluate(batch, "val")
-
-    def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        """Log ``test/...``."""
-        self._evaluate(batch, "test")
-
-    def on_validation_epoch_end(self) -> None:
-        """Log the figures of all held-out glyphs."""
-        self._log_whole_set("val")
-
-    def on_test_epoch_end(self) -> None:
-        """Log the figures of all test glyphs."""
-        self._log_whole_set("test")
 
     def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
         """Return ``source`` and ``glyph`` (B, S, S) uint8, 0 being ink, with the batch's ``char`` and ``style``."""
@@ -338,24 +297,25 @@ class FontGAN(Model):
         rows = {"source": batch["source"], "generated": self.translate(batch["source"], batch["style"])}
         return {name: self.value_range.decode(glyphs) for name, glyphs in (rows | {"target": batch["target"]}).items()}
 
-    def _evaluate(self, batch: dict[str, Tensor], stage: str) -> None:
+    def evaluate(self, batch: dict[str, Tensor], stage: str) -> None:
+        """Collect the glyphs of a batch, and log what the networks make of them."""
         source, target, style = batch["source"], batch["target"], batch["style"]
-        made = self(source, style).to(source.dtype)
-        rows = [self.value_range.decode(glyphs) for glyphs in (made, target, source)]
+        fake = self(source, style).to(source.dtype)
+        rows = [self.value_range.decode(glyphs) for glyphs in (fake, target, source)]
         self.glyphs.update(rows[0], rows[1], rows[2], batch["density"], style)
-        figures = {}
+        metrics: dict[str, Tensor] = {}
         if self.discriminator is not None:
-            for name, glyphs in (("p_real", target), ("p_fake", made)):
-                figures[name] = self.discriminator(source, glyphs).real_logits.sigmoid().mean()
+            for name, glyphs in (("p_real", target), ("p_fake", fake)):
+                metrics[name] = self.discriminator(source, glyphs).real_logits.sigmoid().mean()
         if self.perceptual is not None:
-            for name, glyphs in (("", made), ("_identity", source)):
-                figures[f"{self.perceptual.name}{name}"] = self.perceptual(glyphs, target).mean()
-        named = {f"{stage}/{name}": value for name, value in figures.items()}
-        self.log_dict(named, on_epoch=True, sync_dist=True, batch_size=len(source))
+            for name, glyphs in (("", fake), ("_identity", source)):
+                metrics[f"{self.perceptual.name}{name}"] = self.perceptual(glyphs, target).mean()
+        self.log_means(stage, metrics, len(source))
 
-    def _log_whole_set(self, stage: str) -> None:
-        figures = self.glyphs.compute()
+    def finish_evaluation(self, stage: str) -> None:
+        """Log the metrics of all glyphs."""
+        metrics = self.glyphs.compute()
         self.glyphs.reset()
-        figures["loss"] = figures["l1"]  # what best.ckpt goes by, unless it is told to go by the gain: the same order
-        for name, value in figures.items():
+        metrics["loss"] = metrics["l1"]  # what best.ckpt goes by, unless it is told to go by the gain: the same order
+        for name, value in metrics.items():
             self.log(f"{stage}/{name}", value.float(), prog_bar=name in ("l1_gain", "ssim_gain"), sync_dist=True)

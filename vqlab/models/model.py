@@ -37,7 +37,9 @@ class Model(ConfigMixin, lightning.LightningModule, ABC):
         self.save_hyperparameters({"_class_path": spec["class_path"], **spec["init_args"]})
 
     @classmethod
-    def load_from_checkpoint(cls, checkpoint_path: Any, map_location: Any = None, **parts: Any) -> Any:
+    def load_from_checkpoint(  # type: ignore[override]  # of its arguments what load needs
+        cls, checkpoint_path: Any, map_location: Any = None, **parts: Any
+    ) -> Any:
         """Load a model of this class, as :func:`vqlab.load` does, whose ``parts`` these are.
 
         Raises:

@@ -16,19 +16,15 @@ from vqlab.nn.base import FeatureNet, Generator, check_players
 from vqlab.nn.distributed import mean_over_ranks
 from vqlab.nn.gan.conv import ConvFeatures, ConvGenerator
 from vqlab.nn.gan.sgan_discriminator import SGANDiscriminator
+from vqlab.nn.image_format import ImageFormat
 from vqlab.nn.precision import like_weights
-from vqlab.nn.value_range import ValueRange
-from vqlab.serialization import from_config
 from vqlab.training.batches import passed_on
-from vqlab.training.checkpoint import save_init_args
 from vqlab.training.finite import require_finite
-from vqlab.training.learning_rate import adam, check_lr, discriminator_adam, keep_configured_lr
+from vqlab.training.learning_rate import check_lr
 from vqlab.training.log_interval import is_log_step
-from vqlab.training.manual import clip, collect, count_batch, refuse_unsound, step_and_zero
-from vqlab.training.schedules import Schedule
-from vqlab.validation import check_choice, check_clips, check_weight
-
-DEFAULT_LR = 2e-4
+from vqlab.training.manual import collect, count_batch, step_and_zero
+from vqlab.training.optimization import GANOptimization
+from vqlab.validation import NonNegative, Positive
 
 
 class SGAN(Model):
@@ -56,22 +52,14 @@ class SGAN(Model):
         conditional: Whether the noise is multiplied by an embedding of the class to draw, which the generator then has
             to make recognisable: the cross-entropy of the discriminator's classes is added to its loss.
         spectral_norm: Of the discriminator, as above (see :class:`~vqlab.nn.gan.sgan_discriminator.SGANDiscriminator`).
-        lr: Absolute learning rate of both players; without ``lr`` and ``base_lr`` it is 2e-4.
+        lr: Absolute learning rate of both networks. Default without ``base_lr``: 2e-4.
         base_lr: Rate per image: lr = base_lr x batch_size x devices x nodes. Give one of the two.
-        disc_lr: Absolute learning rate of the discriminator; null takes the generator's.
-        betas: Adam's decay rates.
-        weight_decay: Decoupled weight decay of both players.
-        schedule: Learning-rate schedule of both players; null is constant.
-        clip_g: Largest gradient norm of the generator; null does not clip.
-        clip_d: Largest gradient norm of the discriminator.
+        optimization: Optimizer settings.
         compile: Compile both networks with ``torch.compile``.
-        num_classes: K; linked to the data.
-        channels: Channels of the images; linked to the data.
-        image_size: Height and width of the images; linked to the data.
-        value_range: What the numbers of an image mean; linked to the data.
+        images: Format of the images, with ``num_classes``, K; the command line takes it from the data.
 
     Shape:
-        images (B, channels, image_size, image_size); labels (B,) int64 in [0, K).
+        images (B, C, H, W); labels (B,) int64 in [0, K).
 
     Raises:
         UserError: If an argument is out of range, a network does not fit the images, or labels are missing.
@@ -83,6 +71,7 @@ class SGAN(Model):
     """
 
     modality = "image"
+    default_lr = 2e-4
 
     def __init__(
         self,
@@ -90,52 +79,35 @@ class SGAN(Model):
         discriminator: FeatureNet | None = None,
         head: Literal["kplus1", "logsumexp"] = "kplus1",
         objective: Literal["non_saturating", "hinge", "feature_matching"] = "non_saturating",
-        unlabelled_weight: float = 1.0,
+        unlabelled_weight: NonNegative = 1.0,
         conditional: bool = False,
         spectral_norm: bool = False,
-        lr: float | None = None,
-        base_lr: float | None = None,
-        disc_lr: float | None = None,
-        betas: tuple[float, float] = (0.5, 0.999),
-        weight_decay: float = 0.0,
-        schedule: Schedule | None = None,
-        clip_g: float | None = None,
-        clip_d: float | None = None,
+        lr: Positive | None = None,
+        base_lr: Positive | None = None,
+        optimization: GANOptimization = GANOptimization(),
         compile: bool = False,
-        num_classes: int = 10,
-        channels: int = 1,
-        image_size: int = 32,
-        value_range: ValueRange | Literal["unit", "signed"] = "signed",
+        images: ImageFormat = ImageFormat(channels=1, num_classes=10),
     ) -> None:
         super().__init__()
-        save_init_args(self)
         self.automatic_optimization = False
         check_lr(lr, base_lr)
-        check_lr(disc_lr, None, "disc_lr")
-        check_choice("head", head, ("kplus1", "logsumexp"))
-        check_choice("objective", objective, ("non_saturating", "hinge", "feature_matching"))
-        check_weight("unlabelled_weight", unlabelled_weight, "set --model.unlabelled_weight=1, or 0 for labels alone")
-        check_clips(clip_g=clip_g, clip_d=clip_d)
+        num_classes = images.num_classes or 0
         if num_classes < 2:
-            raise UserError(f"SGAN needs data with at least 2 classes, got {num_classes}: choose another --data")
+            raise UserError(f"num_classes must be at least 2, got {num_classes}: choose data with classes")
         # What Health advises, where its usual advice is followed already.
         self.health_hints = {"mode_collapse": "lower --model.lr"} if objective == "feature_matching" else {}
         self.head, self.objective, self.unlabelled_weight = head, objective, unlabelled_weight
-        self.lr, self.base_lr, self.disc_lr, self.betas = lr, base_lr, disc_lr, (betas[0], betas[1])
-        self.weight_decay, self.schedule = weight_decay, from_config(schedule) or Schedule()
-        self.clip_g, self.clip_d, self.compiled = clip_g, clip_d, compile
-        self.num_classes, self.channels, self.image_size = num_classes, channels, image_size
-        value_range = from_config(value_range)
-        self.value_range = value_range if isinstance(value_range, ValueRange) else ValueRange(value_range)
-        self.game = ADVERSARIAL["hinge" if objective == "hinge" else "non_saturating"]
+        self.lr, self.base_lr, self.optimization, self.compiled = lr, base_lr, optimization, compile
+        self.num_classes, self.images, self.value_range = num_classes, images, images.value_range
+        self.adversarial_losses = ADVERSARIAL["hinge" if objective == "hinge" else "non_saturating"]
 
-        self.generator = from_config(generator) or ConvGenerator(out_channels=channels, image_size=image_size)
+        self.generator: Generator = generator or ConvGenerator(out_channels=images.channels, image_size=images.size)
         self.label_embedding = nn.Embedding(num_classes, self.generator.latent_dim) if conditional else None
-        net = from_config(discriminator) or ConvFeatures(
-            channels, image_size, norm="none" if spectral_norm else "batch"
-        )
-        check_players(self.generator, net, channels, image_size)
+        norm: Literal["none", "batch"] = "none" if spectral_norm else "batch"
+        net = discriminator or ConvFeatures(images.channels, images.size, norm=norm)
+        check_players(self.generator, net, images.channels, images.size)
         self.discriminator = SGANDiscriminator(net, num_classes, head, spectral_norm)
+        self._batches_seen = 0
         self.confusion, self.classes_drawn = MulticlassConfusionMatrix(num_classes), EffectiveClasses(num_classes)
 
     # What a user calls
@@ -188,7 +160,7 @@ class SGAN(Model):
         loss, terms = self._discriminator_loss(labelled, labels, unlabelled, fake)
         require_finite({"d_loss": loss, **terms}, batch_idx, self.global_step)
         collect(loss, self.discriminator.parameters())
-        clip(self.discriminator.parameters(), self.clip_d)
+        self.optimization.clip_discriminator(self.discriminator.parameters())
         if fake is None:
             step_and_zero(self, optimizers[1])
         else:
@@ -216,28 +188,31 @@ class SGAN(Model):
         self, labelled: Tensor, labels: Tensor, unlabelled: Tensor, fake: Tensor | None
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the discriminator's loss and the terms of the log; without generated images the supervised alone."""
-        told = self.discriminator(labelled)
-        loss = supervised_loss(told.logits, labels, among_real=self.head == "logsumexp")
-        right = (told.logits[:, :-1].argmax(1) == labels).float().mean()
+        labelled_out = self.discriminator(labelled)
+        loss = supervised_loss(labelled_out.logits, labels, among_real=self.head == "logsumexp")
+        right = (labelled_out.logits[:, :-1].argmax(1) == labels).float().mean()
         terms = {"d_labelled": loss.detach(), "acc": right}
         if fake is None:
             return loss, terms
-        real = told if unlabelled is labelled else self.discriminator(unlabelled)
-        made = self.discriminator(fake.detach())
+        real = labelled_out if unlabelled is labelled else self.discriminator(unlabelled)
+        fake_out = self.discriminator(fake.detach())
         half = 0.5 if self.objective != "hinge" else 1  # the hinge loss has it already
-        rest = half * self.game.discriminator(real.real_logits, made.real_logits)
+        rest = half * self.adversarial_losses.discriminator(real.real_logits, fake_out.real_logits)
         terms["d_adversarial"] = rest.detach()
         if self.head == "kplus1":  # else the log-sum-exp has played this very game
-            unsupervised = unsupervised_loss(real.logits, made.logits)
+            unsupervised = unsupervised_loss(real.logits, fake_out.logits)
             rest, terms["d_unsupervised"] = rest + unsupervised, unsupervised.detach()
-        caught, passed = made.logits.argmax(1) == self.num_classes, real.logits.argmax(1) < self.num_classes
+        fakes_caught, reals_passed = (
+            fake_out.logits.argmax(1) == self.num_classes,
+            real.logits.argmax(1) < self.num_classes,
+        )
         terms |= {
             # The published loop's accuracy: of K + 1 classes, on real and on generated images together.
-            "d_acc": ((told.logits.argmax(1) == labels).float().mean() + caught.float().mean()) / 2,
-            "reals_passed": passed.float().mean(),
-            "fakes_caught": caught.float().mean(),
+            "d_acc": ((labelled_out.logits.argmax(1) == labels).float().mean() + fakes_caught.float().mean()) / 2,
+            "reals_passed": reals_passed.float().mean(),
+            "fakes_caught": fakes_caught.float().mean(),
             "p_real": real.real_logits.detach().sigmoid().mean(),
-            "p_fake": made.real_logits.detach().sigmoid().mean(),
+            "p_fake": fake_out.real_logits.detach().sigmoid().mean(),
         }
         return loss + self.unlabelled_weight * rest, terms
 
@@ -245,16 +220,16 @@ class SGAN(Model):
         self, fake: Tensor, wanted: Tensor | None, unlabelled: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the generator's loss, against the discriminator as it is now, and the terms of the log."""
-        made = self.discriminator(fake)
+        fake_out = self.discriminator(fake)
         if self.objective == "feature_matching":
             with torch.no_grad():
                 real = self.discriminator(unlabelled).features
-            loss = feature_matching(mean_over_ranks(real.mean(0)), mean_over_ranks(made.features.mean(0))[None])
+            loss = feature_matching(mean_over_ranks(real.mean(0)), mean_over_ranks(fake_out.features.mean(0))[None])
         else:
-            loss = self.game.generator(made.real_logits)
+            loss = self.adversarial_losses.generator(fake_out.real_logits)
         terms = {"g_loss": loss.detach()}
         if wanted is not None:
-            recognised = supervised_loss(made.logits, wanted, among_real=True)
+            recognised = supervised_loss(fake_out.logits, wanted, among_real=True)
             loss, terms["g_class"] = loss + recognised, recognised.detach()
         return loss, terms
 
@@ -284,37 +259,51 @@ class SGAN(Model):
         return [*self.generator.parameters(), *embedding]
 
     def configure_optimizers(self) -> Any:
-        """Adam for each player, the generator first."""
-        settings: Any = {"lr": self.lr, "base_lr": self.base_lr, "default_lr": DEFAULT_LR, "betas": self.betas}
-        settings |= {"weight_decay": self.weight_decay, "schedule": self.schedule}
-        judges = discriminator_adam(self, self.discriminator.parameters(), self.disc_lr, **settings)
-        return [adam(self, self._generator_parameters(), name="generator", **settings), judges]
+        """One optimizer for each network, the generator first."""
+        settings = self.optimization
+        return [
+            settings.optimizer(self, self._generator_parameters(), "generator"),
+            settings.optimizer(self, self.discriminator.parameters(), "discriminator", lr=settings.disc_lr),
+        ]
 
     def setup(self, stage: str) -> None:
         """Check the Trainer's settings, compile."""
-        if stage == "fit":
-            refuse_unsound(self.trainer)
-            if self.compiled:
-                self.generator.compile()
-                self.discriminator.compile()
-
-    def on_train_start(self) -> None:
-        """Resume with the learning rate that is configured now."""
-        keep_configured_lr(self)
+        super().setup(stage)
+        if stage == "fit" and self.compiled:
+            self.generator.compile()
+            self.discriminator.compile()
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
         """Clip the generator's gradients, after they were logged."""
-        clip(self._generator_parameters(), self.clip_g)
+        self.optimization.clip_gradients(self._generator_parameters())
 
     # Evaluation
 
-    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        """Log ``val/...``."""
-        self._evaluate(batch, batch_idx, "val")
+    def start_evaluation(self) -> None:
+        """Forget the last evaluation's counts."""
+        self.confusion.reset()
+        self._batches_seen = 0
 
-    def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        """Log ``test/...``."""
-        self._evaluate(batch, batch_idx, "test")
+    def evaluate(self, batch: dict[str, Tensor], stage: str) -> None:
+        """Log loss and accuracy of a batch, and what the discriminator makes of real and generated images."""
+        x, labels = batch["image"], batch["label"]
+        if self._batches_seen == 0:
+            self._check_labels(labels, "take data with classes")
+        output = self.discriminator(x)
+        classes = output.logits[:, :-1].float()
+        self.confusion.update(classes.argmax(1), labels)
+        main = {"loss": F.cross_entropy(classes, labels), "acc": (classes.argmax(1) == labels).float().mean()}
+        metrics = {"reals_passed": (output.logits.argmax(1) < self.num_classes).float().mean()}
+        if self.unlabelled_weight:
+            fake = self.sample(len(x), generator=torch.Generator().manual_seed(self._batches_seen))
+            fake_logits = self.discriminator(fake).logits
+            metrics["fakes_caught"] = (fake_logits.argmax(1) == self.num_classes).float().mean()
+            metrics["diversity"] = diversity(fake, x)
+            self.classes_drawn.update(fake_logits[:, :-1].argmax(1))
+            self.log(f"{stage}/classes_drawn", self.classes_drawn, on_epoch=True, batch_size=len(x))
+        self.log_means(stage, main, len(x), prog_bar=True)
+        self.log_means(stage, metrics, len(x))
+        self._batches_seen += 1
 
     def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
         """Return ``probabilities`` (B, K) with the batch's ``index``."""
@@ -330,28 +319,3 @@ class SGAN(Model):
     def confusion_counts(self) -> Tensor:
         """Return how often class i was taken for class j in this evaluation, (K, K), over all ranks."""
         return self.confusion.compute()
-
-    def _evaluate(self, batch: dict[str, Tensor], batch_idx: int, stage: str) -> None:
-        x, labels = batch["image"], batch["label"]
-        if batch_idx == 0:
-            self._check_labels(labels, "take data with classes")
-        judged = self.discriminator(x)
-        classes = judged.logits[:, :-1].float()
-        if batch_idx == 0:  # a new evaluation
-            self.confusion.reset()
-        self.confusion.update(classes.argmax(1), labels)
-        figures = {
-            "loss": F.cross_entropy(classes, labels),
-            "acc": (classes.argmax(1) == labels).float().mean(),
-            "reals_passed": (judged.logits.argmax(1) < self.num_classes).float().mean(),
-        }
-        if self.unlabelled_weight:
-            drawn = self.sample(len(x), generator=torch.Generator().manual_seed(batch_idx))
-            made = self.discriminator(drawn).logits
-            figures["fakes_caught"] = (made.argmax(1) == self.num_classes).float().mean()
-            figures["diversity"] = diversity(drawn, x)
-            self.classes_drawn.update(made[:, :-1].argmax(1))
-            self.log(f"{stage}/classes_drawn", self.classes_drawn, on_epoch=True, batch_size=len(x))
-        for name, value in figures.items():
-            shown = name in ("acc", "loss")
-            self.log(f"{stage}/{name}", value, prog_bar=shown, on_epoch=True, sync_dist=True, batch_size=len(x))

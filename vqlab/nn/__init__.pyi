@@ -19,6 +19,7 @@ from .gan.mlp import MLPFeatures as MLPFeatures
 from .gan.mlp import MLPGenerator as MLPGenerator
 from .gan.patchgan import PatchGAN as PatchGAN
 from .gan.sgan_discriminator import SGANDiscriminator as SGANDiscriminator
+from .image_format import ImageFormat as ImageFormat
 from .likelihood import Bernoulli as Bernoulli
 from .likelihood import Gaussian as Gaussian
 from .likelihood import Likelihood as Likelihood

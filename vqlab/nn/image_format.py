@@ -1,8 +1,11 @@
 """What images a model is made for."""
 
 from dataclasses import dataclass
-from typing import Literal
 
+from torch import Tensor
+
+from vqlab.errors import UserError
+from vqlab.nn.base import wrong_channels
 from vqlab.nn.value_range import ValueRange
 from vqlab.validation import Count, NonNegativeInt, check_fields
 
@@ -14,7 +17,7 @@ class ImageFormat:
     Args:
         channels: Channels, C.
         size: Height and width.
-        value_range: What the numbers of an image mean.
+        value_range: What the numbers of an image mean; ``unit`` and ``signed`` may be given as text.
         num_classes: Number of labels; None or 0 where there are none.
 
     Raises:
@@ -28,13 +31,18 @@ class ImageFormat:
 
     channels: Count = 3
     size: Count = 32
-    value_range: ValueRange | Literal["unit", "signed"] = ValueRange("signed")
+    value_range: ValueRange = ValueRange("signed")
     num_classes: NonNegativeInt | None = None
 
     def __post_init__(self) -> None:
-        check_fields(self)
         if isinstance(self.value_range, str):
             object.__setattr__(self, "value_range", ValueRange(self.value_range))
+        check_fields(self)
+
+    def check(self, x: Tensor) -> None:
+        """Raise UserError unless ``x`` is (B, C, H, W) with these channels."""
+        if x.ndim != 4 or x.shape[1] != self.channels:
+            raise UserError(wrong_channels("images", f"(B, {self.channels}, H, W)", x, self.channels))
 
     @property
     def shape(self) -> tuple[int, int, int]:

@@ -12,15 +12,9 @@ import torch
 
 from vqlab.errors import UserError, read_error
 from vqlab.experiments.checkpoint_header import require_file
-from vqlab.serialization import find_class, from_config, public_path, to_config, with_public_paths
+from vqlab.serialization import current_config, find_class, from_config
 from vqlab.training.data_format import ENTRY, stored_format
 from vqlab.validation import InvalidArgument
-
-
-def save_init_args(module: Any) -> None:
-    """Store the constructor's arguments in the module's hyperparameters, as plain data that a checkpoint may hold."""
-    spec = to_config(module)
-    module.save_hyperparameters({"_class_path": spec["class_path"], **spec["init_args"]})
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -87,10 +81,7 @@ def hyper_parameters(checkpoint: dict[str, Any]) -> dict[str, Any]:
     stored = checkpoint.get("hyper_parameters")
     if not isinstance(stored, dict):
         return {}
-    stored = with_public_paths(stored)
-    if isinstance(class_path := stored.get("_class_path"), str):
-        stored["_class_path"] = public_path(class_path)
-    return stored
+    return current_config(stored)
 
 
 def check_resumable(checkpoint: dict[str, Any], path: str | Path) -> None:

@@ -1,7 +1,6 @@
 """One learning-rate rule for all models: ``lr`` is absolute, ``base_lr`` is scaled with the global batch."""
 
 import math
-from collections.abc import Iterable
 from typing import Any
 
 import lightning

@@ -51,8 +51,8 @@ class Optimization:
             name: The rate is logged as ``lr/<name>``.
             lr: Absolute learning rate instead of the model's.
         """
-        rates = (model.lr, model.base_lr) if lr is None else (lr, None)
-        rate = configured_rate(model, *rates, model.default_lr, name)
+        base_lr = model.base_lr if lr is None else None
+        rate = configured_rate(model, model.lr if lr is None else lr, base_lr, model.default_lr, name)
         stepped: torch.optim.Optimizer
         if self.kind == "rmsprop":
             stepped = torch.optim.RMSprop(parameters, lr=rate)

@@ -13,6 +13,7 @@ from tests.helpers.planted import Planted
 from vqlab.callbacks.health.callback import Health
 from vqlab.data.images.digits import Digits
 from vqlab.data.signals.ecg import ECG
+from vqlab.models.adversarial import AdversarialSettings
 from vqlab.models.categorical.discrete_vae import DiscreteVAE
 from vqlab.models.categorical.jsa import JSA
 from vqlab.models.font_gan import FontGAN
@@ -28,8 +29,10 @@ from vqlab.nn.autoencoders.small import SmallDecoder, SmallEncoder
 from vqlab.nn.gan.glyph_discriminator import GlyphDiscriminator
 from vqlab.nn.gan.mlp import MLPFeatures, MLPGenerator
 from vqlab.nn.gan.patchgan import PatchGAN
+from vqlab.nn.image_format import ImageFormat
 from vqlab.nn.unet import UNet
 from vqlab.quantizers.vector import VectorQuantizer
+from vqlab.training.optimization import GANOptimization
 
 STEPS = 40
 
@@ -60,18 +63,19 @@ def glyphs():
 
 digits = partial(Digits, image_size=16, batch_size=32)
 HEALTHY = {
-    "vqvae": (lambda: VQVAE(*autoencoder(), VectorQuantizer(32, 8), channels=1, image_size=16, lr=2e-3), digits),
+    "vqvae": (
+        lambda: VQVAE(*autoencoder(), VectorQuantizer(32, 8), lr=2e-3, images=ImageFormat(channels=1, size=16)),
+        digits,
+    ),
     "vqgan": (
         lambda: VQGAN(
             *autoencoder(),
             VectorQuantizer(32, 8),
             PatchGAN(1, 8, num_layers=2),
             perceptual_weight=0.0,
-            disc_start=20,
-            channels=1,
-            image_size=16,
             lr=2e-3,
-            disc_lr=2e-4,
+            adversarial=AdversarialSettings(disc_start=20, disc_lr=2e-4),
+            images=ImageFormat(channels=1, size=16),
         ),
         digits,
     ),
@@ -79,7 +83,12 @@ HEALTHY = {
     "discrete_vae": (lambda: categorical(DiscreteVAE, lr=3e-3), digits),
     "s4dvq": (signals, lambda: ECG(num_records=20, seconds=10, length=128, batch_size=16)),
     "sgan": (
-        lambda: SGAN(MLPGenerator(8, 1, 16, (32,)), MLPFeatures(1, 16, (32, 16)), image_size=16, lr=1e-3),
+        lambda: SGAN(
+            MLPGenerator(8, 1, 16, (32,)),
+            MLPFeatures(1, 16, (32, 16)),
+            lr=1e-3,
+            images=ImageFormat(size=16, channels=1, num_classes=10),
+        ),
         partial(digits, labels_per_class=10),
     ),
     "font_gan": (
@@ -87,7 +96,7 @@ HEALTHY = {
             UNet(16, 1, base_channels=4),
             GlyphDiscriminator(1, base_channels=4, num_layers=1),
             image_size=16,
-            disc_lr=2e-4,
+            optimization=GANOptimization(disc_lr=2e-4),
         ),
         glyphs,
     ),
@@ -97,7 +106,10 @@ HEALTHY = {
     ),
     "prior": (
         lambda: CodePrior(
-            VQVAE(*autoencoder(), VectorQuantizer(32, 8), channels=1, image_size=16), dim=32, depth=1, heads=2
+            VQVAE(*autoencoder(), VectorQuantizer(32, 8), images=ImageFormat(channels=1, size=16)),
+            dim=32,
+            depth=1,
+            heads=2,
         ),
         digits,
     ),

@@ -11,6 +11,7 @@ from vqlab.models.categorical.code_splitting import LOOK, CodeSplitter
 from vqlab.models.categorical.jsa import JSA
 from vqlab.nn.autoencoders.small import SmallDecoder, SmallEncoder
 from vqlab.nn.categorical import CategoricalCode
+from vqlab.nn.image_format import ImageFormat
 
 SIZE = 6
 
@@ -54,7 +55,11 @@ def test_a_split_raises_the_likelihood_where_a_code_says_nothing():
     """The share of a dead code goes to the code that explains the images: ln p(x) gains ln 2 at each position."""
     torch.manual_seed(0)
     model = JSA(
-        SmallEncoder(1, 8, 8, 1), SmallDecoder(1, 8, 8, 1), num_embeddings=2, channels=1, image_size=16, split_ratio=4
+        SmallEncoder(1, 8, 8, 1),
+        SmallDecoder(1, 8, 8, 1),
+        num_embeddings=2,
+        split_ratio=4,
+        images=ImageFormat(channels=1, size=16),
     )
     codes = torch.zeros(1, model.positions, dtype=torch.int64)
     x = model.decode(model.to_map(codes))

@@ -12,8 +12,9 @@ from tests.helpers.grid import Data, fit, grid
 from tests.helpers.refusal import refused
 from tests.helpers.toy import CODES, NUMBER, VALUES, VARIABLES, all_joints, all_proposals, images, parts, sharpened
 from vqlab.models.categorical.discrete_vae import DiscreteVAE
-from vqlab.models.categorical.jsa import JSA
+from vqlab.models.categorical.jsa import JSA, PosteriorSampler
 from vqlab.nn.autoencoders.small import SmallDecoder, SmallEncoder
+from vqlab.nn.image_format import ImageFormat
 from vqlab.nn.likelihood import Gaussian
 from vqlab.nn.transformer import Transformer
 from vqlab.samplers.chain_cache import ChainCache
@@ -75,7 +76,7 @@ def test_the_gradient_over_distinct_states_is_that_over_all_steps(problem, kerne
     model, x = problem
     x = x[:6]
     if kernel == "blocks":
-        model = JSA(blocks="patches", cache=False, **parts())
+        model = JSA(sampler=PosteriorSampler(blocks="patches", cache=False), **parts())
     else:
         model.kernel = kernel
     chains = []
@@ -339,7 +340,7 @@ def test_a_prior_of_another_size_is_refused():
 @pytest.mark.parametrize("latents", [1, 2])
 def test_codes_from_outside_are_checked(latents):
     nets = {"encoder": SmallEncoder(1, 16, 8, 1), "decoder": SmallDecoder(1, 16, 8, 1)}
-    model = JSA(**nets, num_embeddings=16, num_latents=latents, channels=1, image_size=16).eval()
+    model = JSA(num_embeddings=16, num_latents=latents, images=ImageFormat(channels=1, size=16), **nets).eval()
     x = torch.rand(2, 1, 16, 16)
     codes = model.encode(x)
     assert torch.equal(model.decode(codes.numpy().astype("int16")), model.decode(codes))

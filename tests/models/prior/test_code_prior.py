@@ -17,11 +17,13 @@ from tests.helpers.refusal import refused
 from vqlab.models.prior.code_prior import CodePrior
 from vqlab.models.vq.vqvae import VQVAE
 from vqlab.nn.autoencoders.small import SmallDecoder, SmallEncoder
+from vqlab.nn.image_format import ImageFormat
 from vqlab.nn.value_range import ValueRange
 from vqlab.quantizers.multi_scale import MultiScaleQuantizer
 from vqlab.quantizers.product import ProductQuantizer
 from vqlab.quantizers.residual import ResidualQuantizer
 from vqlab.quantizers.vector import VectorQuantizer
+from vqlab.training.optimization import Optimization
 
 SMALL = {"dim": 32, "depth": 1, "heads": 2, "dropout": 0.0}
 
@@ -71,7 +73,9 @@ def figures(run, model, data):
 def vqvae(quantizer=None, size=16):
     torch.manual_seed(7)
     quantizer = quantizer or VectorQuantizer(32, 8)
-    return VQVAE(SmallEncoder(1, 16, 8, 1), SmallDecoder(1, 16, 8, 1), quantizer, channels=1, image_size=size)
+    return VQVAE(
+        SmallEncoder(1, 16, 8, 1), SmallDecoder(1, 16, 8, 1), quantizer, images=ImageFormat(channels=1, size=size)
+    )
 
 
 def digits(**options):
@@ -123,7 +127,9 @@ def test_labels_tell_what_they_can():
     of_class = torch.randint(8, (4, 2, 2))
     labels = torch.arange(256) % 4
     data = loader(of_class[labels], 8, labels)
-    model = CodePrior(Pixels(8, 2), **SMALL, conditional=True, num_classes=4, lr=1e-2, label_dropout=0.3)
+    model = CodePrior(
+        Pixels(8, 2), conditional=True, lr=1e-2, label_dropout=0.3, images=ImageFormat(num_classes=4), **SMALL
+    )
     trainer(max_steps=80).fit(model, data)
     model.eval()
     x = as_images(of_class, 8)
@@ -178,7 +184,7 @@ def test_the_tokenizer_is_left_alone():
 
 
 def test_weight_decay_leaves_embeddings_and_norms_alone():
-    model = CodePrior(vqvae(), **SMALL, weight_decay=0.1)
+    model = CodePrior(vqvae(), optimization=Optimization(weight_decay=0.1, betas=(0.9, 0.95)), **SMALL)
     run = trainer(max_steps=1)
     run.fit(model, digits())
     decayed = {id(p) for group in run.optimizers[0].param_groups if group["weight_decay"] for p in group["params"]}
@@ -267,7 +273,7 @@ class Wide(Pixels):
 
 
 def test_probabilities_of_all_codes_sum_to_one():
-    model = CodePrior(Pixels(3, 2), **SMALL, conditional=True, num_classes=2).eval()
+    model = CodePrior(Pixels(3, 2), conditional=True, images=ImageFormat(num_classes=2), **SMALL).eval()
     for weight in model.network.parameters():
         nn.init.normal_(weight, std=0.4)
     every = torch.tensor(list(itertools.product(range(3), repeat=4))).view(-1, 2, 2)
@@ -278,7 +284,7 @@ def test_probabilities_of_all_codes_sum_to_one():
 
 
 def test_predict_gives_the_likelihood_of_each_image():
-    model, data = CodePrior(vqvae(), **SMALL, conditional=True, num_classes=10), digits()
+    model, data = CodePrior(vqvae(), conditional=True, images=ImageFormat(num_classes=10), **SMALL), digits()
     batches = trainer().predict(model, data)
     nll = torch.cat([batch["nll"] for batch in batches])
     data.setup("test")
@@ -291,7 +297,7 @@ def test_predict_gives_the_likelihood_of_each_image():
 
 
 def test_looking_does_not_change_the_training():
-    model = CodePrior(vqvae(), **SMALL, conditional=True, num_classes=3).train()
+    model = CodePrior(vqvae(), conditional=True, images=ImageFormat(num_classes=3), **SMALL).train()
     batch = {"image": torch.zeros(7, 1, 16, 16)}
     state = torch.get_rng_state()
     first, second = model.example_images(batch)["sample"], model.example_images(batch)["sample"]
@@ -308,7 +314,9 @@ def test_looking_does_not_change_the_training():
 
 @pytest.mark.parametrize("num_classes", [None, 10])
 def test_the_cache_changes_no_sample(num_classes):
-    model = CodePrior(vqvae(), **SMALL, conditional=num_classes is not None, num_classes=num_classes)
+    model = CodePrior(
+        vqvae(), conditional=num_classes is not None, images=ImageFormat(num_classes=num_classes), **SMALL
+    )
     trainer(max_steps=5).fit(model, digits())
     options = {"top_p": 0.9} if num_classes is None else {"label": 3, "guidance": 2.0}
     cached, plain = (
@@ -324,7 +332,7 @@ def test_a_checkpoint_stands_on_its_own(tmp_path):
     run = trainer(max_steps=3)
     run.fit(vqvae(), digits())
     run.save_checkpoint(first)
-    model = CodePrior(first, **SMALL, conditional=True, num_classes=10)
+    model = CodePrior(first, conditional=True, images=ImageFormat(num_classes=10), **SMALL)
     run = trainer(max_steps=3)
     run.fit(model, digits())
     run.save_checkpoint(tmp_path / "prior.ckpt")
@@ -372,8 +380,8 @@ def test_other_statistics_are_another_value_range():
     tokenizer = vqvae()
     tokenizer.value_range = ValueRange("standardized", (0.5,), (0.2,))
     with refused("--data to what the tokenizer was trained on"):
-        CodePrior(tokenizer, **SMALL, value_range=ValueRange("standardized", (0.4,), (0.2,)))
-    CodePrior(tokenizer, **SMALL, value_range=ValueRange("standardized", (0.5,), (0.2,)))
+        CodePrior(tokenizer, images=ImageFormat(value_range=ValueRange("standardized", (0.4,), (0.2,))), **SMALL)
+    CodePrior(tokenizer, images=ImageFormat(value_range=ValueRange("standardized", (0.5,), (0.2,))), **SMALL)
 
 
 def test_too_many_codes():
@@ -395,7 +403,7 @@ def test_too_many_codes():
     ],
 )
 def test_samples_that_cannot_be_drawn(conditional, options, words):
-    model = CodePrior(vqvae(), **SMALL, conditional=conditional, num_classes=10).train()
+    model = CodePrior(vqvae(), conditional=conditional, images=ImageFormat(num_classes=10), **SMALL).train()
     with refused(*words):
         model.sample(**{"num": 2, **options})
     assert model.training

@@ -14,6 +14,7 @@ from tests.helpers.refusal import refused
 from vqlab.metrics.topics.words import matched_topics, top_word_ids
 from vqlab.models.topic.gan_topic import GANTopicModel
 from vqlab.nn.topic.documents import dense
+from vqlab.training.optimization import GANOptimization
 from vqlab.training.schedules import Schedule
 
 
@@ -130,7 +131,11 @@ def test_planted_topics_are_found(init):
     lightning.seed_everything(0, verbose=False)
     data = Planted(num_documents=2000, weighting="counts")
     model = GANTopicModel(
-        10, vocab_size=400, init=init, schedule=Schedule("cosine"), generator_lr=5e-2 if init == "random" else None
+        10,
+        vocab_size=400,
+        init=init,
+        generator_lr=5e-2 if init == "random" else None,
+        optimization=GANOptimization(schedule=Schedule("cosine")),
     )
     fit(model, 1000, data, log_every_n_steps=1000)
     model.eval()

@@ -16,6 +16,7 @@ from vqlab.models.adversarial import R1_EVERY
 from vqlab.models.vq.vqgan import VQGAN
 from vqlab.nn.autoencoders.small import SmallDecoder, SmallEncoder
 from vqlab.nn.gan.patchgan import PatchGAN
+from vqlab.nn.image_format import ImageFormat
 from vqlab.quantizers.fsq import FSQ
 from vqlab.quantizers.vector import VectorQuantizer
 
@@ -26,9 +27,8 @@ def tiny(quantizer=None, activation=None, seed=0, **arguments):
         SmallEncoder(1, 16, 8, 1),
         SmallDecoder(1, 16, 8, 1, out_activation=activation),
         quantizer or VectorQuantizer(32, 8),
-        PatchGAN(1, 8, num_layers=2, norm="none"),  # a bias before a norm of so few channels learns from rounding alone
-        channels=1,
-        image_size=16,
+        PatchGAN(1, 8, num_layers=2, norm="none"),
+        images=ImageFormat(channels=1, size=16),
         **{"perceptual_weight": 0.0, "disc_start": 0, "lr": 2e-3, **arguments},
     )
 

@@ -16,6 +16,7 @@ from vqlab.errors import UserError
 from vqlab.models.vq.vqvae import VQVAE, patch_mean
 from vqlab.nn.autoencoders.conv import ConvEncoder
 from vqlab.nn.autoencoders.small import SmallDecoder, SmallEncoder
+from vqlab.nn.image_format import ImageFormat
 from vqlab.nn.value_range import ValueRange
 from vqlab.quantizers.fsq import FSQ
 from vqlab.quantizers.vector import VectorQuantizer
@@ -26,7 +27,7 @@ CODES = 32
 
 def tiny(quantizer=None, size=16, hidden=16, **arguments):
     nets = SmallEncoder(1, hidden, 8, 1), SmallDecoder(1, hidden, 8, 1), quantizer or VectorQuantizer(CODES, 8)
-    return VQVAE(*nets, channels=1, image_size=size, **{"lr": 3e-3, **arguments})
+    return VQVAE(*nets, images=ImageFormat(channels=1, size=size), **{"lr": 3e-3, **arguments})
 
 
 def trainer(*callbacks, **settings):
@@ -78,7 +79,7 @@ def test_the_defaults_make_a_model():
 @pytest.mark.parametrize("quantizer", [FSQ([5, 3]), VectorQuantizer(16, 4, distance="cosine")])
 def test_any_quantizer_and_any_size_of_image(quantizer):
     model = VQVAE(
-        ConvEncoder(base_channels=8, num_res_blocks=1, z_channels=8), quantizer=quantizer, image_size=16
+        ConvEncoder(base_channels=8, num_res_blocks=1, z_channels=8), quantizer=quantizer, images=ImageFormat(size=16)
     ).eval()
     x = torch.rand(2, 3, 24, 16)
     assert model.encode(x).shape == (2, 6, 4)
@@ -372,7 +373,7 @@ def test_the_same_picture_has_the_same_figures_in_every_value_range():
     ranges = ValueRange("unit"), ValueRange("signed"), ValueRange("standardized", (0.5, 0.4, 0.3), (0.2, 0.3, 0.1))
     found = []
     for value_range in ranges:
-        model = VQVAE(decoder=Fixed(value_range.encode(wrong)), value_range=value_range, image_size=16)
+        model = VQVAE(decoder=Fixed(value_range.encode(wrong)), images=ImageFormat(value_range=value_range, size=16))
         metrics = figures(trainer(), model, one_batch(value_range.encode(image)))
         found.append([metrics[f"val/{name}"] for name in ("psnr", "ssim", "psnr_patch_mean")])
         shown = model.eval().example_images({"image": value_range.encode(image)})
@@ -386,7 +387,7 @@ def test_the_same_picture_has_the_same_figures_in_every_value_range():
 
 def test_a_reconstruction_outside_the_range_is_clamped_as_on_a_screen():
     image = torch.ones(1, 3, 16, 16)
-    model = VQVAE(decoder=Fixed(3 * torch.ones(3, 16, 16)), value_range="signed", image_size=16)
+    model = VQVAE(decoder=Fixed(3 * torch.ones(3, 16, 16)), images=ImageFormat(value_range="signed", size=16))
     assert figures(trainer(), model, one_batch(image))["val/psnr"] == pytest.approx(100)  # its highest
 
 
@@ -396,7 +397,7 @@ def test_images_that_are_smaller_than_the_window_of_ssim(size):
     metrics = figures(trainer(), model, loader(8, size=size))
     assert all(np.isfinite(value) for value in metrics.values())
     assert -1 <= metrics["val/ssim"] <= 1
-    same = VQVAE(decoder=Fixed(torch.full((3, size, size), 0.5)), value_range="unit", image_size=size)
+    same = VQVAE(decoder=Fixed(torch.full((3, size, size), 0.5)), images=ImageFormat(value_range="unit", size=size))
     batch = torch.full((2, 3, size, size), 0.5)
     batch[:, 0, 0, 0] = 0.6
     assert 0.5 < figures(trainer(), same, one_batch(batch))["val/ssim"] < 1

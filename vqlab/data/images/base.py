@@ -15,6 +15,7 @@ from torchvision.transforms.v2.functional import center_crop, resize
 from vqlab.data.datamodule import Batch, Split, SplitDataModule, require_at_least
 from vqlab.data.images.partly_labelled import PartlyLabelled, choose_labelled
 from vqlab.errors import UserError
+from vqlab.nn.image_format import ImageFormat
 from vqlab.nn.value_range import ValueRange
 from vqlab.training.data_format import Format, check_format
 
@@ -125,6 +126,11 @@ class ImageDataModule(SplitDataModule):
     def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Return mean and standard deviation per channel of the training images in [0, 1]; this may read them."""
         return channel_statistics(self._train_val[0])
+
+    @property
+    def image_format(self) -> ImageFormat:
+        """Format of the images, for a model."""
+        return ImageFormat(self.channels, self.image_size, self.pixel_range, self.num_classes)
 
     @cached_property
     def pixel_range(self) -> ValueRange:

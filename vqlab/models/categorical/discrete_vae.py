@@ -1,6 +1,6 @@
 """Models with categorical codes that are trained without a Markov chain: the rivals of JSA, on its networks."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -8,18 +8,38 @@ from torch import Tensor
 
 from vqlab.errors import UserError
 from vqlab.losses.multi_sample import rloo_loss, vimco_loss
-from vqlab.models.categorical.base import CategoricalModel, LossOutput
+from vqlab.losses.perceptual import Perceptual
+from vqlab.models.adversarial import AdversarialSettings
+from vqlab.models.categorical.code_splitting import CodeSplitter
+from vqlab.models.categorical.latent import RENAMED_KEYS, CategoricalLatent
+from vqlab.models.categorical.metrics import CategoricalMetrics
+from vqlab.models.categorical.training import (
+    EvaluationSettings,
+    LossOutput,
+    ProposalOptimization,
+    adversarial_loss,
+    build_adversarial,
+    clip_gradients,
+    configure_optimizers,
+    step_optimizers,
+    uniform_numbers,
+)
+from vqlab.models.model import Model
 from vqlab.nn.anneal import Anneal, extremes, value_at
 from vqlab.nn.base import Decoder, Encoder
-from vqlab.nn.categorical import FactorizedPrior
+from vqlab.nn.categorical import CategoricalCode, FactorizedPrior
+from vqlab.nn.image_format import ImageFormat
+from vqlab.nn.likelihood import Likelihood
+from vqlab.nn.transformer import Transformer
+from vqlab.samplers.bounds import NLLBounds
 from vqlab.samplers.independence import log_prob, propose
-from vqlab.serialization import from_config
-from vqlab.validation import check_choice, check_positive
+from vqlab.training.batches import passed_on
+from vqlab.training.finite import require_finite
+from vqlab.training.learning_rate import check_lr
+from vqlab.validation import Count, NonNegative, Positive, Probability, Range
 
-ESTIMATORS = ("gumbel", "st_gumbel", "rloo", "vimco")
 
-
-class DiscreteVAE(CategoricalModel):
+class DiscreteVAE(Model):
     """A variational autoencoder with categorical codes.
 
     ``gumbel`` relaxes the codes to mixtures (Jang et al. 2017, arXiv:1611.01144) and takes KL(q || p) exactly;
@@ -28,18 +48,34 @@ class DiscreteVAE(CategoricalModel):
     Reweighted wake-sleep is ``JSA`` with ``kernel=isir`` and ``cache=false``.
 
     Args:
-        encoder: As in ``CategoricalModel``.
-        decoder: As in ``CategoricalModel``.
+        encoder: As in ``JSA``, like all arguments that are not described here.
+        decoder: As in ``JSA``.
+        num_embeddings: Categories, K.
+        num_latents: Categorical variables at each place of the map, V.
+        likelihood: As in ``JSA``.
+        prior: As in ``JSA``; ``gumbel`` and ``st_gumbel`` need one that is a product.
         estimator: ``gumbel``, ``st_gumbel``, ``rloo`` or ``vimco``.
         num_samples: Draws per image, S, of ``rloo`` and ``vimco``.
-        temperature: Of the mixtures, by batch.
-        **common: All others of :class:`~vqlab.models.categorical.base.CategoricalModel`.
+        temperature: Temperature of the mixtures, by batch.
+        smoothing: As in ``JSA``.
+        split_ratio: As in ``JSA``.
+        perceptual: As in ``JSA``.
+        perceptual_weight: As in ``JSA``.
+        adversarial: As in ``JSA``.
+        lr: Absolute learning rate. Default without ``base_lr``: 3e-4.
+        base_lr: Rate per image: lr = base_lr x batch_size x devices x nodes x accumulate. Give one of the two.
+        optimization: Optimizer settings.
+        accumulate: Batches per optimizer step.
+        evaluation: Evaluation settings.
+        decode_chunk: As in ``JSA``.
+        seed: As in ``JSA``.
+        images: Format of the images; the command line takes it from the data.
 
     Shape:
-        As for ``CategoricalModel``.
+        As for ``JSA``.
 
     Raises:
-        UserError: As ``CategoricalModel``, and if a number is out of range, or the mixtures meet a prior that is no
+        UserError: If both rates are given, the parts do not fit each other, or the mixtures meet a prior that is no
             product.
 
     Example:
@@ -50,50 +86,182 @@ class DiscreteVAE(CategoricalModel):
         ((2, 8, 8), (2, 3, 32, 32), (2,))
     """
 
+    modality = "image"
+    default_lr = 3e-4
+    renamed_keys: ClassVar = RENAMED_KEYS
+    health_hints: ClassVar = dict.fromkeys(
+        ("codebook_collapse", "codebook_slow_death"),
+        "set --model.split_ratio=3, or lower --model.optimization.proposal_lr",
+    )
+
     def __init__(
         self,
         encoder: Encoder | None = None,
         decoder: Decoder | None = None,
+        num_embeddings: Count = 1024,
+        num_latents: Count = 1,
+        likelihood: Likelihood | None = None,
+        prior: Transformer | Literal["uniform", "factorized"] = "uniform",
         estimator: Literal["gumbel", "st_gumbel", "rloo", "vimco"] = "gumbel",
-        num_samples: int = 5,
-        temperature: Anneal | float = 1.0,
-        **common: Any,
+        num_samples: Annotated[int, Range(2)] = 5,
+        temperature: Anneal | Positive = 1.0,
+        smoothing: Probability = 0.0,
+        split_ratio: Positive | None = 3.0,
+        perceptual: Perceptual | None = None,
+        perceptual_weight: NonNegative = 0.0,
+        adversarial: AdversarialSettings = AdversarialSettings(disc_weight=0.0),
+        lr: Positive | None = None,
+        base_lr: Positive | None = None,
+        optimization: ProposalOptimization = ProposalOptimization(),
+        accumulate: Count = 1,
+        evaluation: EvaluationSettings = EvaluationSettings(),
+        decode_chunk: Count = 512,
+        seed: int = 0,
+        images: ImageFormat = ImageFormat(),
     ) -> None:
-        super().__init__(encoder, decoder, **common)
-        check_choice("estimator", estimator, ESTIMATORS)
-        if num_samples < 2:
-            raise UserError(f"num_samples must be at least 2, got {num_samples}: set --model.num_samples=5")
-        self.temperature: Anneal | float = from_config(temperature)
-        for value in extremes(self.temperature):
-            check_positive("temperature", value, "set --model.temperature=1")
-        self.relaxed = "gumbel" in estimator
-        if self.relaxed and not isinstance(self.prior, FactorizedPrior):
-            raise UserError(f"{estimator} needs a prior that is a product: set --model.prior=factorized, or use JSA")
-        self.estimator, self.num_samples = estimator, num_samples
+        super().__init__()
+        self.automatic_optimization = False
+        check_lr(lr, base_lr)
+        if not min(extremes(temperature)) > 0:
+            raise UserError("temperature must be above 0 at each step")
+        self.lr, self.base_lr, self.optimization, self.accumulate = lr, base_lr, optimization, accumulate
+        self.estimator, self.num_samples, self.temperature = estimator, num_samples, temperature
+        self.evaluation, self.seed = evaluation, seed
+        self.images, self.value_range = images, images.value_range
+        self.latent = CategoricalLatent(
+            encoder,
+            decoder,
+            num_embeddings,
+            num_latents,
+            likelihood,
+            prior,
+            perceptual,
+            perceptual_weight,
+            smoothing,
+            decode_chunk,
+            images,
+        )
+        if "gumbel" in estimator and not isinstance(self.latent.prior, FactorizedPrior):
+            raise UserError(f"estimator {estimator} needs a prior that is a product: set prior=factorized, or use JSA")
+        self.adversarial = build_adversarial(adversarial, self.latent, accumulate)
+        self.splitter: CodeSplitter | None = None
+        if split_ratio is not None and prior == "uniform":
+            self.splitter = CodeSplitter(num_latents, num_embeddings, split_ratio)
+        self.metrics = CategoricalMetrics(self.latent, images.num_classes or 0, evaluation.frechet)
 
-    def learn(self, x: Tensor, log_q: Tensor, index: Tensor | None) -> LossOutput:
-        """Return what a batch teaches by the chosen estimator."""
-        return self._relax(x, log_q) if self.relaxed else self._draw(x, log_q, index)
+    # Public methods
 
-    def _draw(self, x: Tensor, log_q: Tensor, index: Tensor | None) -> LossOutput:
-        uniform = self.uniform(x, self.num_samples * self.positions, index).view(len(x), self.num_samples, -1)
-        codes = propose(log_q.detach(), uniform)
-        log_p, errors = self.joint_of_draws(x, codes)
+    @property
+    def quantizer(self) -> CategoricalCode:
+        """The codes: their number, and their embeddings."""
+        return self.latent.quantizer
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Images (B, C, H, W) to their likeliest codes under q, (B, h, w)."""
+        return self.latent.encode(x)
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """Codes (B, h, w), integers of any kind, to expected images (B, C, H, W) in the value range."""
+        return self.latent.decode(codes)
+
+    def reconstruct(self, x: Tensor) -> Tensor:
+        """Images (B, C, H, W) through their likeliest codes and back."""
+        return self.decode(self.encode(x))
+
+    def sample(self, num: int, temperature: float = 1.0, generator: torch.Generator | None = None) -> Tensor:
+        """Draw images (num, C, H, W) in the value range: codes from p(h), and the expected image of each."""
+        return self.latent.sample(num, temperature, generator)
+
+    def nll(self, x: Tensor, num_samples: int = 1000) -> Tensor:
+        """Estimate -ln p(x) (B,) in nats by importance sampling from q: an upper bound in expectation."""
+        return self.latent.bounds(x, num_samples).importance
+
+    def bounds(self, x: Tensor, num_samples: int = 1000, dequantize: bool = False) -> NLLBounds:
+        """Bound -ln p(x) from above and below, in nats; see :meth:`CategoricalLatent.bounds`."""
+        return self.latent.bounds(x, num_samples, dequantize)
+
+    # Training
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        """One batch for p and q."""
+        x = self.latent.observe(batch["image"])
+        log_q = self.latent.log_q(x)
+        if "gumbel" in self.estimator:
+            loss, mse, codes, terms = self.relaxed_loss(x, log_q)
+        else:
+            loss, mse, codes, terms = self.multi_sample_loss(x, log_q, batch.get("index"))
+        require_finite({"loss": loss, "rec_loss": mse}, batch_idx, self.global_step)
+
+        g_loss, d_terms = adversarial_loss(self, x, codes, batch_idx)
+        self.manual_backward((loss + g_loss) / self.accumulate)
+        self.metrics.log_training(self, loss, {"rec_loss": mse, **terms, **d_terms}, codes)
+        step_optimizers(self, codes, mse)
+        return loss
+
+    def multi_sample_loss(self, x: Tensor, log_q: Tensor, index: Tensor | None) -> LossOutput:
+        """RLOO or VIMCO: score-function estimates from S draws of q (B, P, K) for each image (B, C, H, W)."""
+        uniform = uniform_numbers(self, x, self.num_samples * self.latent.positions, index)
+        codes = propose(log_q.detach(), uniform.view(len(x), self.num_samples, -1))
+        log_p, squared_errors = self.latent.joint_of_draws(x, codes)
         log_q_of_codes = log_prob(log_q, codes)
         loss = {"rloo": rloo_loss, "vimco": vimco_loss}[self.estimator](log_p, log_q_of_codes)
         elbo = (log_p - log_q_of_codes).detach().mean()
-        return LossOutput(loss, errors.mean(), codes[:, 0], {"nll_elbo": -elbo})
+        return LossOutput(loss, squared_errors.mean(), codes[:, 0], {"nll_elbo": -elbo})
 
-    def _relax(self, x: Tensor, log_q: Tensor) -> LossOutput:
+    def relaxed_loss(self, x: Tensor, log_q: Tensor) -> LossOutput:
+        """Gumbel-softmax: the negative ELBO with mixtures in place of codes, log_q being (B, P, K)."""
         noise = -torch.empty_like(log_q).exponential_().log()
         mixture = ((log_q + noise) / value_at(self.temperature, self.global_step)).softmax(-1)
         codes = mixture.argmax(-1)
         if self.estimator == "st_gumbel":
             mixture = F.one_hot(codes, mixture.shape[-1]) + mixture - mixture.detach()
-        output = self.decoder(self.quantizer.embed_soft(mixture, self.code_map[1]))
-        assert isinstance(self.prior, FactorizedPrior)
-        kl = (log_q.exp() * (log_q - self.prior.log_probs(x.device))).sum((1, 2)).mean()
-        distortion = -self.log_likelihood(x, output).mean()
-        mse = (self.likelihood.expected(output.detach().float()) - x).square().mean()
-        terms = {"distortion": distortion.detach(), "kl": kl.detach()}
-        return LossOutput(distortion + kl, mse, codes, terms)
+        latent = self.latent
+        output = latent.decoder(latent.quantizer.embed_soft(mixture, latent.code_map[1]))
+        assert isinstance(latent.prior, FactorizedPrior)
+        kl = (log_q.exp() * (log_q - latent.prior.log_probs(x.device))).sum((1, 2)).mean()
+        distortion = -latent.log_likelihood(x, output).mean()
+        mse = (latent.likelihood.expected(output.detach().float()) - x).square().mean()
+        return LossOutput(distortion + kl, mse, codes, {"distortion": distortion.detach(), "kl": kl.detach()})
+
+    def configure_optimizers(self) -> Any:
+        """One optimizer for p and q, one for a discriminator."""
+        return configure_optimizers(self)
+
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        """Clip the gradients of p and those of q, after they were logged."""
+        clip_gradients(self)
+
+    def prepare_data(self) -> None:
+        """Fetch what the distances need, once per machine, before anything of the run is written."""
+        self.latent.load_perceptual()
+        if not self.trainer.predicting:
+            self.metrics.load_frechet()
+
+    def setup(self, stage: str) -> None:
+        """Check the Trainer's settings."""
+        super().setup(stage)
+        if stage == "fit" and self.adversarial is not None:
+            self.adversarial.warn_if_unused(self.trainer.max_steps)
+
+    # Evaluation
+
+    def evaluate(self, batch: dict[str, Tensor], stage: str) -> None:
+        """Log bounds of the likelihood and how well codes reconstruct the images."""
+        samples = self.evaluation.nll_samples if stage == "val" else self.evaluation.test_nll_samples
+        self.metrics.log_evaluation(self, batch, stage, samples)
+
+    def finish_evaluation(self, stage: str) -> None:
+        """Log the statistics of the codes of the whole set."""
+        self.metrics.log_whole_set(self, stage)
+
+    def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
+        """Return ``indices`` (B, h, w) with the batch's ``label`` and ``index``."""
+        return {"indices": self.encode(batch["image"]), **passed_on(batch, "label", "index")}
+
+    def example_images(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return ``input``, ``reconstruction`` and ``sample`` in [0, 1], (B, C, H, W)."""
+        return self.latent.example_images(batch["image"])
+
+    def code_counts(self) -> Tensor:
+        """Return how often each code was used in this evaluation, (V * K,) int64, over all ranks."""
+        return self.metrics.code_counts()

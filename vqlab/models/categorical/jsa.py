@@ -1,21 +1,84 @@
 """JSA: joint stochastic approximation (Ou and Song 2020, arXiv:2005.14001), with categorical codes."""
 
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from vqlab.errors import UserError
-from vqlab.models.categorical.base import CategoricalModel, LossOutput
+from vqlab.losses.perceptual import Perceptual
+from vqlab.models.adversarial import AdversarialSettings
+from vqlab.models.categorical.code_splitting import CodeSplitter
+from vqlab.models.categorical.latent import RENAMED_KEYS, CategoricalLatent
+from vqlab.models.categorical.metrics import CategoricalMetrics
+from vqlab.models.categorical.training import (
+    EvaluationSettings,
+    ProposalOptimization,
+    adversarial_loss,
+    build_adversarial,
+    clip_gradients,
+    configure_optimizers,
+    step_optimizers,
+    uniform_numbers,
+)
+from vqlab.models.model import Model
 from vqlab.nn.base import Decoder, Encoder
+from vqlab.nn.categorical import CategoricalCode
+from vqlab.nn.image_format import ImageFormat
+from vqlab.nn.likelihood import Likelihood
+from vqlab.nn.transformer import Transformer
+from vqlab.samplers.bounds import NLLBounds
 from vqlab.samplers.chain_cache import ChainCache
-from vqlab.samplers.independence import KERNELS, Chain, block_masks, blockwise_chain, global_chain, log_prob, propose
-from vqlab.validation import check_choice
+from vqlab.samplers.independence import Chain, block_masks, blockwise_chain, global_chain, log_prob, propose
+from vqlab.training.batches import passed_on
+from vqlab.training.finite import require_finite
+from vqlab.training.learning_rate import check_lr
+from vqlab.validation import Count, NonNegative, NonNegativeInt, Positive, Probability, check_fields
 
-BLOCKS = ("rows", "patches", "checkerboard")
+
+@dataclass(frozen=True)
+class PosteriorSampler:
+    """The Metropolis chains that sample p(h | x), one per image.
+
+    ``mis`` is the paper's kernel. ``mis_rb`` counts rejected proposals by their probability. ``isir`` draws the next
+    state from all candidates at once (Markovian score climbing); with ``cache=false`` this is reweighted wake-sleep.
+
+    Args:
+        num_mis_steps: Proposals per batch, L.
+        kernel: ``mis``, ``mis_rb`` or ``isir``.
+        blocks: Null proposes whole codes. ``rows``, ``patches`` or ``checkerboard`` replaces one block of positions per
+            step, in turn: accepted more often, but slower, because states are decoded one after the other.
+        block_size: Side of the patches, or distance of the checkerboard's fields.
+        cache: Keep the chains' states, by the batch's ``index``.
+        cache_start_epoch: Epoch from which they are kept; 0 is the first.
+        train_size: Number of training images. Default: taken from the data.
+
+    Raises:
+        UserError: If an argument is out of range, or ``blocks`` is used with another kernel than ``mis``.
+
+    Example:
+        >>> PosteriorSampler(num_mis_steps=20, kernel="mis_rb").cache
+        True
+    """
+
+    num_mis_steps: Count = 10
+    kernel: Literal["mis", "mis_rb", "isir"] = "mis"
+    blocks: Literal["rows", "patches", "checkerboard"] | None = None
+    block_size: Count = 2
+    cache: bool = True
+    cache_start_epoch: NonNegativeInt = 1
+    train_size: Count | None = None
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if self.blocks is not None and self.kernel != "mis":
+            raise UserError(
+                f"kernel must be mis with blocks={self.blocks}, got {self.kernel}: set blocks=null or kernel=mis"
+            )
 
 
-class JSA(CategoricalModel):
+class JSA(Model):
     """p(x, h) and q(h | x) learn from the same draws of the posterior p(h | x), which a Metropolis chain makes.
 
     p ascends E_p(h|x) ln p(x, h), by Fisher's identity the gradient of ln p(x); q descends the inclusive divergence
@@ -27,27 +90,40 @@ class JSA(CategoricalModel):
     the gradient is biased, acceptance tends to :func:`record_rate` whatever the model, and codes collapse. That is what
     the training does before ``cache_start_epoch``, too.
 
-    ``mis`` is the paper's kernel. ``mis_rb`` counts rejected proposals by their probability. ``isir`` draws the next
-    state from all candidates at once (Markovian score climbing); with ``cache=false`` this is reweighted wake-sleep.
-
     Args:
-        encoder: As in ``CategoricalModel``.
-        decoder: As in ``CategoricalModel``.
-        num_mis_steps: Proposals per batch, L.
-        kernel: ``mis``, ``mis_rb`` or ``isir``.
-        blocks: Null proposes whole codes. ``rows``, ``patches`` or ``checkerboard`` replaces one block of positions per
-            step, in turn: accepted more often, slower, because states are decoded one after the other.
-        block_size: Side of the patches, or distance of the checkerboard's fields.
-        cache: Keep the chains' states, by the batch's ``index``.
-        cache_start_epoch: Epoch from which they are kept; 0 is the first.
-        train_size: Training images; linked to the data.
-        **common: All others of :class:`~vqlab.models.categorical.base.CategoricalModel`.
+        encoder: Network of q. Default: a ``ConvEncoder``.
+        decoder: Network of p(x | h). Default: a ``ConvDecoder``. Its ``in_channels`` is the dimension of the code's
+            embedding.
+        num_embeddings: Categories, K.
+        num_latents: Categorical variables at each place of the map, V.
+        likelihood: p(x | h). Default: a ``Gaussian`` whose sigma is the optimal one.
+        prior: p(h): ``uniform``; ``factorized``, a learned categorical per position; or a ``Transformer`` over the
+            positions, learned along.
+        sampler: The Metropolis chains.
+        smoothing: Fraction of the uniform distribution in q, which bounds the weight that a draw can get.
+        split_ratio: With a uniform prior, a code drawn this many times as often as a rare one gives it half of its
+            images, see ``CodeSplitter``; null never splits. Other priors state by themselves that codes are rare.
+        perceptual: Default: LPIPS on VGG features, whose weights are fetched once; not built at weight 0.
+        perceptual_weight: Nats per unit of LPIPS, taken off ln p(x | h) wherever p is trained or its codes are drawn.
+            Bounds of the likelihood leave it out, so that they compare with those of other models.
+        adversarial: Discriminator of decoded codes, for a ``Gaussian`` likelihood; the generator loss is weighted
+            relative to the likelihood's gradient at the decoder's last layer.
+        lr: Absolute learning rate. Default without ``base_lr``: 3e-4.
+        base_lr: Rate per image: lr = base_lr x batch_size x devices x nodes x accumulate. Give one of the two.
+        optimization: Optimizer settings.
+        accumulate: Batches per optimizer step.
+        evaluation: Evaluation settings.
+        decode_chunk: Codes that are decoded at once, which bounds the memory.
+        seed: Seed of the draws, which depend on it, the step and the image alone.
+        images: Format of the images; the command line takes it from the data.
 
     Shape:
-        As for ``CategoricalModel``.
+        images (B, C, H, W) in the value range of ``images``; codes (B, h, w) int64 in [0, K), with ``num_latents``
+        above 1 (B, h, w, V).
 
     Raises:
-        UserError: As ``CategoricalModel``, and if the cache meets batches without ``index`` or augmented images.
+        UserError: If both rates are given, the parts do not fit each other, or the cache meets batches without
+            ``index`` or augmented images.
 
     Example:
         >>> model = JSA(num_embeddings=16).eval()
@@ -57,119 +133,233 @@ class JSA(CategoricalModel):
         ((2, 8, 8), (2,), (5, 2, 8, 8))
     """
 
+    modality = "image"
+    default_lr = 3e-4
+    renamed_keys: ClassVar = RENAMED_KEYS
     health_hints: ClassVar = dict.fromkeys(
         ("codebook_collapse", "codebook_slow_death"),
-        "set --model.cache=true and --model.split_ratio=3, or lower --model.proposal_lr",
+        "set --model.sampler.cache=true and --model.split_ratio=3, or lower --model.optimization.proposal_lr",
     )
-    code_metrics_prefix = (
-        "posterior_"  # of q's likeliest codes there are few: it leaves open which copy of a code it means
-    )
+    # q's likeliest codes use few of the equivalent copies of a code, so Health reads the posterior's.
+    code_metrics_prefix = "posterior_"
 
     def __init__(
         self,
         encoder: Encoder | None = None,
         decoder: Decoder | None = None,
-        num_mis_steps: int = 10,
-        kernel: Literal["mis", "mis_rb", "isir"] = "mis",
-        blocks: Literal["rows", "patches", "checkerboard"] | None = None,
-        block_size: int = 2,
-        cache: bool = True,
-        cache_start_epoch: int = 1,
-        train_size: int | None = None,
-        **common: Any,
+        num_embeddings: Count = 1024,
+        num_latents: Count = 1,
+        likelihood: Likelihood | None = None,
+        prior: Transformer | Literal["uniform", "factorized"] = "uniform",
+        sampler: PosteriorSampler = PosteriorSampler(),
+        smoothing: Probability = 0.0,
+        split_ratio: Positive | None = 3.0,
+        perceptual: Perceptual | None = None,
+        perceptual_weight: NonNegative = 0.0,
+        adversarial: AdversarialSettings = AdversarialSettings(disc_weight=0.0),
+        lr: Positive | None = None,
+        base_lr: Positive | None = None,
+        optimization: ProposalOptimization = ProposalOptimization(),
+        accumulate: Count = 1,
+        evaluation: EvaluationSettings = EvaluationSettings(),
+        decode_chunk: Count = 512,
+        seed: int = 0,
+        images: ImageFormat = ImageFormat(),
     ) -> None:
-        super().__init__(encoder, decoder, **common)
-        check_choice("kernel", kernel, tuple(KERNELS))
-        check_choice("blocks", blocks, (None, *BLOCKS))
-        if num_mis_steps < 1 or block_size < 1 or cache_start_epoch < 0:
-            raise UserError(
-                f"num_mis_steps {num_mis_steps} and block_size {block_size} must be at least 1, cache_start_epoch "
-                f"{cache_start_epoch} at least 0: set --model.num_mis_steps=10 --model.cache_start_epoch=1"
-            )
-        if blocks is not None and kernel != "mis":
-            raise UserError(f"blocks go with kernel=mis, got {kernel}: set --model.kernel=mis or --model.blocks=null")
-        self.num_mis_steps, self.kernel = num_mis_steps, kernel
-        self.health_ignored = ("accept_rate", "accept_rate_cached") if kernel == "isir" else ()  # isir accepts nothing
-        self.cache, self.cache_start_epoch, self.train_size = cache, cache_start_epoch, train_size
-        masks = block_masks(blocks, *self.code_map, self.quantizer.num_codebooks, block_size) if blocks else None
+        super().__init__()
+        self.automatic_optimization = False
+        check_lr(lr, base_lr)
+        self.lr, self.base_lr, self.optimization, self.accumulate = lr, base_lr, optimization, accumulate
+        self.sampler, self.evaluation, self.seed = sampler, evaluation, seed
+        self.images, self.value_range = images, images.value_range
+        self.latent = CategoricalLatent(
+            encoder,
+            decoder,
+            num_embeddings,
+            num_latents,
+            likelihood,
+            prior,
+            perceptual,
+            perceptual_weight,
+            smoothing,
+            decode_chunk,
+            images,
+        )
+        self.adversarial = build_adversarial(adversarial, self.latent, accumulate)
+        self.splitter: CodeSplitter | None = None
+        if split_ratio is not None and prior == "uniform":
+            self.splitter = CodeSplitter(num_latents, num_embeddings, split_ratio)
+        self.metrics = CategoricalMetrics(self.latent, images.num_classes or 0, evaluation.frechet)
+        # isir has no acceptance rate to judge.
+        self.health_ignored = ("accept_rate", "accept_rate_cached") if sampler.kernel == "isir" else ()
+        height, width = self.latent.code_map
+        masks = block_masks(sampler.blocks, height, width, num_latents, sampler.block_size) if sampler.blocks else None
         self.masks: Tensor | None
         self.register_buffer("masks", masks, persistent=False)
         self.chains: ChainCache | None = None
         self._stored: dict[str, Tensor] | None = None  # chains of a checkpoint, until the data are known
 
+    # Public methods
+
+    @property
+    def quantizer(self) -> CategoricalCode:
+        """The codes: their number, and their embeddings."""
+        return self.latent.quantizer
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Images (B, C, H, W) to their likeliest codes under q, (B, h, w)."""
+        return self.latent.encode(x)
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """Codes (B, h, w), integers of any kind, to expected images (B, C, H, W) in the value range."""
+        return self.latent.decode(codes)
+
+    def reconstruct(self, x: Tensor) -> Tensor:
+        """Images (B, C, H, W) through their likeliest codes and back."""
+        return self.decode(self.encode(x))
+
+    def sample(self, num: int, temperature: float = 1.0, generator: torch.Generator | None = None) -> Tensor:
+        """Draw images (num, C, H, W) in the value range: codes from p(h), and the expected image of each."""
+        return self.latent.sample(num, temperature, generator)
+
+    def propose(self, x: Tensor, num: int) -> Tensor:
+        """Draw codes (num, B, h, w) from q(h | x) of images (B, C, H, W)."""
+        return self.latent.propose(x, num)
+
+    def log_joint(self, x: Tensor, codes: Tensor) -> Tensor:
+        """Return ln p(x, h) (B,) in nats, complete, of images and codes (B, h, w)."""
+        return self.latent.log_joint(x, codes)
+
+    def log_proposal(self, x: Tensor, codes: Tensor) -> Tensor:
+        """Return ln q(h | x) (B,) of images and codes (B, h, w)."""
+        return self.latent.log_proposal(x, codes)
+
+    def sample_posterior(self, x: Tensor, init: Tensor | None = None, steps: int = 100) -> Tensor:
+        """Run Metropolis chains of ``steps`` proposals towards p(h | x); return their last states (B, h, w).
+
+        Args:
+            x: Images (B, C, H, W).
+            init: Where the chains start, (B, h, w). Default: a draw from q.
+            steps: Proposals.
+        """
+        return self.latent.sample_posterior(x, init, steps)
+
+    def nll(self, x: Tensor, num_samples: int = 1000) -> Tensor:
+        """Estimate -ln p(x) (B,) in nats by importance sampling from q: an upper bound in expectation."""
+        return self.latent.bounds(x, num_samples).importance
+
+    def bounds(self, x: Tensor, num_samples: int = 1000, dequantize: bool = False) -> NLLBounds:
+        """Bound -ln p(x) from above and below, in nats; see :meth:`CategoricalLatent.bounds`."""
+        return self.latent.bounds(x, num_samples, dequantize)
+
     # Training
 
-    def learn(self, x: Tensor, log_q: Tensor, index: Tensor | None) -> LossOutput:
-        """Return what the states that each image's chain visits teach."""
-        chain, terms = self._visit(x, log_q.detach(), index)
-        owner, number = chain.weights.nonzero(as_tuple=True)  # what was visited, and has to be decoded for its gradient
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        """Algorithm 1: sample the posterior of each image, then step p and q on the same draws."""
+        x = self.latent.observe(batch["image"])
+        log_q = self.latent.log_q(x)
+        chain, terms = self.run_chains(x, log_q.detach(), batch.get("index"))
+
+        owner, number = chain.weights.nonzero(as_tuple=True)  # the visited states, decoded for their gradients
         codes, weights = chain.states[owner, number], chain.weights[owner, number] / len(x)
-        log_p, errors = self.joint(x, codes, owner)
+        log_p, squared_errors = self.latent.joint(x, codes, owner)
         log_q_of_codes = log_prob(log_q, chain.states)[owner, number]
-        joint, proposal = -(weights * log_p).sum(), -(weights * log_q_of_codes).sum()
-        terms |= {"nll_joint": joint.detach(), "proposal_loss": proposal.detach()}
+        p_loss, q_loss = -(weights * log_p).sum(), -(weights * log_q_of_codes).sum()
+        loss, mse = p_loss + q_loss, (weights * squared_errors).sum()
+        terms |= {"rec_loss": mse, "nll_joint": p_loss.detach(), "proposal_loss": q_loss.detach()}
         terms["distinct_states"] = torch.tensor(len(codes) / len(x))
-        return LossOutput(joint + proposal, (weights * errors).sum(), chain.last, terms)
+        require_finite({"loss": loss, "rec_loss": mse}, batch_idx, self.global_step)
+
+        g_loss, d_terms = adversarial_loss(self, x, chain.last, batch_idx)
+        self.manual_backward((loss + g_loss) / self.accumulate)
+        self.metrics.log_training(self, loss, terms | d_terms, chain.last)
+        step_optimizers(self, chain.last, mse)
+        return loss
 
     @torch.no_grad()
-    def _visit(self, x: Tensor, log_q: Tensor, index: Tensor | None) -> tuple[Chain, dict[str, Tensor]]:
-        """Move the chains of a batch on by ``num_mis_steps`` proposals; return them and figures. log_q is (B, P, K)."""
-        count, length = self.num_mis_steps, self.positions
-        lots = self.uniform(x, (count + 1) * (length + 1), index).view(len(x), count + 1, length + 1)
-        proposals, uniform = propose(log_q, lots[:, :, 1:]), lots[:, 1:, 0]
+    def run_chains(self, x: Tensor, log_q: Tensor, index: Tensor | None) -> tuple[Chain, dict[str, Tensor]]:
+        """Move the chains of a batch on by ``num_mis_steps`` proposals; return them, and terms for the log.
+
+        Args:
+            x: What is modelled (B, C, H, W).
+            log_q: Log-probabilities (B, P, K) of q.
+            index: Positions (B,) of the images in the data set, if known.
+        """
+        count, length = self.sampler.num_mis_steps, self.latent.positions
+        numbers = uniform_numbers(self, x, (count + 1) * (length + 1), index).view(len(x), count + 1, length + 1)
+        proposals, uniform = propose(log_q, numbers[:, :, 1:]), numbers[:, 1:, 0]
         state, known = proposals[:, 0], torch.zeros(len(x), dtype=torch.bool, device=x.device)
-        chains = self.chains if self.cache and self.current_epoch >= self.cache_start_epoch else None
+        chains = self.chains if self.sampler.cache and self.current_epoch >= self.sampler.cache_start_epoch else None
         if chains is not None:
-            index = known_index(index)
+            if index is None:
+                raise UserError("index is missing in a batch, and the cache of chains needs it: set cache=false")
             stored, known = chains.get(index)
             state = torch.where(known[:, None], stored, state)
-        log_w = self.log_weights(x, log_q)
+        log_w = self.latent.log_weights(x, log_q)
         if self.masks is None:
-            chain = global_chain(log_w, state, proposals[:, 1:], uniform, self.kernel)
+            chain = global_chain(log_w, state, proposals[:, 1:], uniform, self.sampler.kernel)
             terms = {}
         else:
             turn = (torch.arange(count, device=x.device) + self.global_step * count) % len(self.masks)
             chain = blockwise_chain(log_w, state, proposals[:, 1:], uniform, self.masks[turn])
             terms = rates_of_blocks(chain.accepted, turn, len(self.masks))
-        terms |= self._figures_of(chain, known)
+        terms |= self._chain_terms(chain, known)
         if chains is not None and index is not None:
             chains.put(index, chain.last, chain.accepted.any(1))
             ages = chains.ages(index).float()
             terms["chain_age"] = ages.sum() / max(1, len(ages))
         return chain, terms
 
-    def _figures_of(self, chain: Chain, known: Tensor) -> dict[str, Tensor]:
-        """Return figures of the sampler: a rate of acceptance alone says little, see :func:`record_rate`."""
-        accepted = (chain.accepted[:, :1] if self.kernel == "isir" else chain.accepted).float()
+    def _chain_terms(self, chain: Chain, known: Tensor) -> dict[str, Tensor]:
+        """Return terms of the sampler; an acceptance rate alone says little, see :func:`record_rate`."""
+        accepted = (chain.accepted[:, :1] if self.sampler.kernel == "isir" else chain.accepted).float()
         terms = {
             "accept_rate": accepted.mean(),
             "effective_states": (1 / chain.weights.square().sum(1)).mean(),
             "known_chains": known.float().mean(),
         }
-        if self.cache:
+        if self.sampler.cache:
             for name, part in (("cached", known), ("fresh", ~known)):
                 terms[f"accept_rate_{name}"] = accepted.mean(1)[part].sum() / part.sum().clamp_min(1)
         return terms
+
+    def configure_optimizers(self) -> Any:
+        """One optimizer for p and q, one for a discriminator."""
+        return configure_optimizers(self)
+
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        """Clip the gradients of p and those of q, after they were logged."""
+        clip_gradients(self)
+
+    def prepare_data(self) -> None:
+        """Fetch what the distances need, once per machine, before anything of the run is written."""
+        self.latent.load_perceptual()
+        if not self.trainer.predicting:
+            self.metrics.load_frechet()
 
     # The cache
 
     def setup(self, stage: str) -> None:
         """Make room for the chains."""
         super().setup(stage)
-        if stage != "fit" or not self.cache:
+        if stage != "fit":
+            return
+        if self.adversarial is not None:
+            self.adversarial.warn_if_unused(self.trainer.max_steps)
+        if not self.sampler.cache:
             return
         trainer: Any = self.trainer
         data = trainer.datamodule
         if getattr(data, "augment", False):
             raise UserError(
-                "a stored code does not fit an image that is shifted or mirrored anew at each visit: set "
-                "--data.augment=false or --model.cache=false"
+                "augment must be false with cache=true: a stored code does not fit an image that is augmented anew at "
+                "each visit"
             )
-        size = self.train_size or getattr(data, "train_size", None)
+        size = self.sampler.train_size or getattr(data, "train_size", None)
         if size is None:
-            raise UserError("the cache needs the number of training images: build the model with train_size=...")
+            raise UserError("train_size is missing, and the cache of chains needs it: set sampler.train_size")
         if self.chains is None or self.chains.size != size:
-            self.chains = ChainCache(size, self.positions, self.quantizer.num_embeddings)
+            self.chains = ChainCache(size, self.latent.positions, self.quantizer.num_embeddings)
         if self._stored is not None:
             self.chains.fill(self._stored)
             self._stored = None
@@ -187,25 +377,38 @@ class JSA(CategoricalModel):
             self.chains.fill(self._stored)
             self._stored = None
 
+    # Evaluation
 
-def known_index(index: Tensor | None) -> Tensor:
-    """Return ``index``, or say why there must be one."""
-    if index is None:
-        raise UserError(
-            "the cache of chains needs to know which images a batch holds: give batches an index, or set "
-            "--model.cache=false"
-        )
-    return index
+    def evaluate(self, batch: dict[str, Tensor], stage: str) -> None:
+        """Log bounds of the likelihood and how well codes reconstruct the images."""
+        samples = self.evaluation.nll_samples if stage == "val" else self.evaluation.test_nll_samples
+        self.metrics.log_evaluation(self, batch, stage, samples)
+
+    def finish_evaluation(self, stage: str) -> None:
+        """Log the statistics of the codes of the whole set."""
+        self.metrics.log_whole_set(self, stage)
+
+    def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
+        """Return ``indices`` (B, h, w) with the batch's ``label`` and ``index``."""
+        return {"indices": self.encode(batch["image"]), **passed_on(batch, "label", "index")}
+
+    def example_images(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return ``input``, ``reconstruction`` and ``sample`` in [0, 1], (B, C, H, W)."""
+        return self.latent.example_images(batch["image"])
+
+    def code_counts(self) -> Tensor:
+        """Return how often each code was used in this evaluation, (V * K,) int64, over all ranks."""
+        return self.metrics.code_counts()
 
 
 def rates_of_blocks(accepted: Tensor, turn: Tensor, count: int) -> dict[str, Tensor]:
-    """Return the rate of acceptance (B, L) of each of ``count`` blocks, ``turn`` (L,) being that of each step."""
+    """Return the acceptance rate (B, L) of each of ``count`` blocks, ``turn`` (L,) being the block of each step."""
     rates = accepted.float().mean(0)
     return {f"accept_rate_block_{b}": rates[turn == b].sum() / (turn == b).sum().clamp_min(1) for b in range(count)}
 
 
 def record_rate(num_mis_steps: int) -> float:
-    """Return the lowest rate of acceptance that chains without a cache can have, (H_{L+1} - 1) / L.
+    """Return the lowest acceptance rate that chains without a cache can have, (H_{L+1} - 1) / L.
 
     All candidates are drawn alike, so the t-th is the best so far with probability 1 / t, and the best is accepted.
     Where weights differ widely, no other is: the rate then says nothing of the model.

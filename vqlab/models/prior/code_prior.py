@@ -2,7 +2,7 @@
 
 import math
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import lightning
 import torch
@@ -17,18 +17,16 @@ from vqlab.models.prior.code_cache import CodeCache
 from vqlab.models.prior.tokenizer import check_data, find_tokenizer
 from vqlab.nn.distributed import all_gather_rows
 from vqlab.nn.frozen import Frozen
+from vqlab.nn.image_format import ImageFormat
 from vqlab.nn.precision import like_weights, upcast, without_autocast
 from vqlab.nn.transformer import Transformer
-from vqlab.nn.value_range import ValueRange
 from vqlab.samplers.tokens import generate
-from vqlab.serialization import from_config
 from vqlab.training.batches import passed_on
-from vqlab.training.checkpoint import save_init_args
 from vqlab.training.finite import require_finite
-from vqlab.training.learning_rate import adam, check_lr, keep_configured_lr
-from vqlab.training.schedules import Schedule
+from vqlab.training.learning_rate import check_lr
+from vqlab.training.optimization import Optimization
+from vqlab.validation import Count, Positive, Probability
 
-DEFAULT_LR = 3e-4
 MAX_CODES = 2**20  # rows of the embedding and of the head, over all codebooks
 MAX_COUNTS = 2**24  # cells of the table behind val/unigram_bits: 64 MiB
 
@@ -54,7 +52,7 @@ class CodePrior(Model):
 
     Args:
         tokenizer: Checkpoint of the first stage, or of a prior, whose tokenizer is then taken; or a model with
-            ``encode``, ``decode``, ``quantizer``, ``channels``, ``image_size`` and ``value_range``.
+            ``encode``, ``decode``, ``quantizer`` and ``images``, an ``ImageFormat``.
         conditional: Learn p(codes | label).
         label_dropout: Share of labels hidden in training.
         dim: Width of the transformer.
@@ -64,16 +62,11 @@ class CodePrior(Model):
         dropout: Probability of dropping an embedding or an output of a block.
         lr: Absolute learning rate; without ``lr`` and ``base_lr`` it is 3e-4.
         base_lr: Rate per image: lr = base_lr x batch_size x devices x nodes x accumulation. Give one of the two.
-        betas: Adam's decay rates.
-        weight_decay: Decoupled weight decay of matrices; none on embeddings and norms.
-        schedule: Learning-rate schedule; null is constant.
-        channels: Channels of the data, to be checked against the tokenizer's; linked to the data.
-        image_size: Height and width of the data's images, likewise.
-        value_range: Value range of the data, likewise.
-        num_classes: Labels of the data; linked to the data.
+        optimization: Optimizer settings; weight decay is of matrices, none on embeddings and norms.
+        images: Format of the data, to be checked against the tokenizer's; the command line takes it from the data.
 
     Shape:
-        images (B, channels, image_size, image_size) in the tokenizer's value range; codes as the tokenizer's
+        images (B, C, H, W) in the tokenizer's value range; codes as the tokenizer's
         ``encode`` returns them, (B, h, w) or with more axes; tokens, the same flat, (B, L) int64.
 
     Raises:
@@ -82,57 +75,44 @@ class CodePrior(Model):
 
     Example:
         >>> from vqlab.models.vq.vqvae import VQVAE
-        >>> prior = CodePrior(VQVAE(), conditional=True, num_classes=10, dim=32, depth=1, heads=2).eval()
-        >>> tuple(prior.sample(2, label=3, top_k=100, guidance=1.5).shape)
+        >>> prior = CodePrior(VQVAE(), conditional=True, dim=32, depth=1, heads=2, images=ImageFormat(num_classes=10))
+        >>> tuple(prior.eval().sample(2, label=3, top_k=100, guidance=1.5).shape)
         (2, 3, 32, 32)
     """
 
     modality = "image"
+    default_lr = 3e-4
 
     def __init__(
         self,
         tokenizer: str | Path | lightning.LightningModule | None = None,
         conditional: bool = False,
-        label_dropout: float = 0.1,
-        dim: int = 512,
-        depth: int = 12,
-        heads: int = 8,
-        mlp_ratio: float = 4.0,
-        dropout: float = 0.1,
-        lr: float | None = None,
-        base_lr: float | None = None,
-        betas: tuple[float, float] = (0.9, 0.95),
-        weight_decay: float = 0.05,
-        schedule: Schedule | None = None,
-        channels: int | None = None,
-        image_size: int | None = None,
-        value_range: ValueRange | Literal["unit", "signed"] | None = None,
-        num_classes: int | None = None,
+        label_dropout: Probability = 0.1,
+        dim: Count = 512,
+        depth: Count = 12,
+        heads: Count = 8,
+        mlp_ratio: Positive = 4.0,
+        dropout: Probability = 0.1,
+        lr: Positive | None = None,
+        base_lr: Positive | None = None,
+        optimization: Optimization = Optimization(betas=(0.9, 0.95), weight_decay=0.05),
+        images: ImageFormat | None = None,
     ) -> None:
+        net = find_tokenizer(tokenizer)
+        self.init_args["tokenizer"] = net  # a checkpoint describes the tokenizer, and does not name a file
         super().__init__()
         check_lr(lr, base_lr)
-        net = find_tokenizer(from_config(tokenizer))
-        check_data(net, channels, image_size, from_config(value_range))
-        self.init_args["tokenizer"] = net  # a checkpoint describes the tokenizer, and does not name a file
-        save_init_args(self)
-        self.channels, self.image_size, self.value_range = net.channels, net.image_size, net.value_range
-        if conditional and not num_classes:
-            raise UserError(
-                "conditional=true needs labels, and the data have none: set --model.conditional=false, or --data with "
-                "labels (in a notebook, num_classes)"
-            )
-        if not 0 <= label_dropout < 1:
-            raise UserError(f"label_dropout must lie in [0, 1), got {label_dropout}: set --model.label_dropout=0.1")
+        self.images = check_data(net, images)
+        self.value_range = self.images.value_range
+        if conditional and not self.images.num_classes:
+            raise UserError("conditional must be false for data without labels, got true")
         self.conditional, self.label_dropout = conditional, label_dropout
-        self.num_classes = num_classes if conditional and num_classes else 0
-        self.lr, self.base_lr, self.betas = lr, base_lr, (betas[0], betas[1])
-        self.weight_decay, self.schedule = weight_decay, from_config(schedule) or Schedule()
+        self.num_classes = self.images.num_classes or 0 if conditional else 0
+        self.lr, self.base_lr, self.optimization = lr, base_lr, optimization
 
         self.tokenizer = Frozen(net, saved=True)
         with torch.no_grad():
-            self.code_shape = tuple(
-                net.encode(torch.zeros(1, self.channels, self.image_size, self.image_size)).shape[1:]
-            )
+            self.code_shape = tuple(net.encode(torch.zeros(1, *self.images.shape)).shape[1:])
         length, codes = math.prod(self.code_shape), net.quantizer.num_embeddings
         books = getattr(net.quantizer, "num_codebooks", 1)
         if codes * books > MAX_CODES:
@@ -232,10 +212,6 @@ class CodePrior(Model):
             else "codes: each training batch is encoded anew (the data augment, or do not say that they do not)"
         )
 
-    def on_train_start(self) -> None:
-        """Resume with the learning rate that is configured now."""
-        keep_configured_lr(self)
-
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Predict each token from those before it."""
         tokens, condition = self._training_tokens(batch), self._condition_of_batch(batch)
@@ -254,27 +230,21 @@ class CodePrior(Model):
         weights = list(self.network.parameters())
         decayed = [p for p in weights if p.ndim == 2 and p not in embeddings]
         others = [p for p in weights if p.ndim != 2 or p in embeddings]
-        return adam(
-            self,
-            [{"params": decayed}, {"params": others, "weight_decay": 0.0}],
-            lr=self.lr,
-            base_lr=self.base_lr,
-            default_lr=DEFAULT_LR,
-            betas=self.betas,
-            weight_decay=self.weight_decay,
-            schedule=self.schedule,
-            name="prior",
-        )
+        groups = [{"params": decayed}, {"params": others, "weight_decay": 0.0}]
+        return self.optimization.optimizer(self, groups, "prior")
 
     # Evaluation
 
-    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        """Log ``val/...``."""
-        self._evaluate(batch, "val")
-
-    def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        """Log ``test/...``."""
-        self._evaluate(batch, "test")
+    def evaluate(self, batch: dict[str, Tensor], stage: str) -> None:
+        """Log the likelihood of the codes of a batch, and what a model without context would reach."""
+        tokens = self.encode(batch["image"]).flatten(1)
+        nll = self._losses(tokens, self._condition_of_batch(batch)).mean()
+        bits = nll / math.log(2)
+        metrics = {"loss": nll, "nll": nll, "bits_per_dim": bits * tokens.shape[1] / math.prod(self.images.shape)}
+        if self.counts is not None:
+            metrics["unigram_bits"] = unigram_bits(self.counts, tokens)
+        self.log_means(stage, metrics, len(tokens))
+        self.log_means(stage, {"bits_per_token": bits}, len(tokens), prog_bar=True)
 
     def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
         """Return ``nll`` (B,) in nats per image, with the batch's ``label`` and ``index``."""
@@ -298,18 +268,6 @@ class CodePrior(Model):
         """-ln p(token | label, tokens before), (B, L)."""
         logits = self.network(tokens[:, :-1], condition).float()
         return F.cross_entropy(logits.flatten(0, 1), tokens.flatten(), reduction="none").view_as(tokens)
-
-    def _evaluate(self, batch: dict[str, Tensor], stage: str) -> None:
-        tokens = self.encode(batch["image"]).flatten(1)
-        nll = self._losses(tokens, self._condition_of_batch(batch)).mean()
-        bits = nll / math.log(2)
-        numbers = self.channels * self.image_size**2
-        metrics = {"loss": nll, "nll": nll, "bits_per_dim": bits * tokens.shape[1] / numbers}
-        if self.counts is not None:
-            metrics["unigram_bits"] = unigram_bits(self.counts, tokens)
-        over_all: dict[str, Any] = {"on_epoch": True, "sync_dist": True, "batch_size": len(tokens)}
-        self.log_dict({f"{stage}/{name}": value for name, value in metrics.items()}, **over_all)
-        self.log(f"{stage}/bits_per_token", bits, prog_bar=True, **over_all)
 
     def _training_tokens(self, batch: dict[str, Tensor]) -> Tensor:
         def encode() -> Tensor:

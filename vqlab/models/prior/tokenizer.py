@@ -1,13 +1,14 @@
 """Find the tokenizer of a second stage, and check that the data are what it was trained on."""
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from vqlab.errors import UserError
-from vqlab.nn.value_range import ValueRange
+from vqlab.nn.image_format import ImageFormat
 from vqlab.training.checkpoint import load
 
-VERBS = ("encode", "decode", "quantizer", "channels", "image_size", "value_range")
+VERBS = ("encode", "decode", "quantizer", "images")
 
 
 def find_tokenizer(source: Any) -> Any:
@@ -27,38 +28,32 @@ def find_tokenizer(source: Any) -> Any:
         model = model.tokenizer.net
     if missing := [name for name in VERBS if not hasattr(model, name)]:
         raise UserError(
-            f"{type(model).__name__} is no tokenizer, it has no {', '.join(missing)}: set --model.tokenizer to a "
+            f"{type(model).__name__} is no tokenizer, it has no {', '.join(missing)}: set tokenizer to a "
             "checkpoint of a VQVAE or the like"
         )
     return model
 
 
-def check_data(
-    tokenizer: Any,
-    channels: int | None,
-    image_size: int | None,
-    value_range: ValueRange | Literal["unit", "signed"] | None,
-) -> None:
-    """Raise UserError if the data's format, where it is known, is not that of the ``tokenizer``.
+def check_data(tokenizer: Any, images: ImageFormat | None) -> ImageFormat:
+    """Return the format of the ``tokenizer``'s images, with the classes of the data.
 
-    Args:
-        tokenizer: Model with ``channels``, ``image_size`` and ``value_range``.
-        channels: Channels of the data; null is not known, here and below.
-        image_size: Height and width of the data's images.
-        value_range: A ``ValueRange`` or its kind.
+    Raises:
+        UserError: If the data's format, where it is known, is not that of the tokenizer.
     """
-    if channels not in (None, tokenizer.channels):
+    own: ImageFormat = tokenizer.images
+    if images is None:
+        return replace(own, num_classes=None)
+    if images.channels != own.channels:
         raise UserError(
-            f"the data have {channels} channel(s), the tokenizer {tokenizer.channels}: "
-            "set --data to what the tokenizer was trained on"
+            f"the data have {images.channels} channel(s), the tokenizer {own.channels}: use the data that it was "
+            "trained on"
         )
-    if image_size not in (None, tokenizer.image_size):
-        raise UserError(
-            f"the data have images of size {image_size}, the tokenizer of {tokenizer.image_size}: "
-            f"set --data.image_size={tokenizer.image_size}"
+    if images.size != own.size:
+        raise UserError(f"image_size is {images.size}, the tokenizer's {own.size}: set image_size={own.size}")
+    if images.value_range != own.value_range:
+        kinds = images.value_range.kind, own.value_range.kind
+        hint = (
+            "use the data that the tokenizer was trained on" if kinds[0] == kinds[1] else f"set value_range={kinds[1]}"
         )
-    mine, theirs = tokenizer.value_range, ValueRange(value_range) if isinstance(value_range, str) else value_range
-    if theirs not in (None, mine):
-        same_kind = mine.kind == theirs.kind  # standardized by other statistics
-        mend = "--data to what the tokenizer was trained on" if same_kind else f"--data.value_range={mine.kind}"
-        raise UserError(f"the data's value range is {theirs.kind}, the tokenizer's {mine.kind}: set {mend}")
+        raise UserError(f"value_range is {kinds[0]}, the tokenizer's {kinds[1]}: {hint}")
+    return replace(own, num_classes=images.num_classes)

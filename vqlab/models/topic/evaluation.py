@@ -14,7 +14,7 @@ TOP = 10  # words of a topic that coherence and diversity look at
 SHARED = 0.5  # a topic that has so many of them in common with another is called its duplicate
 
 
-def judge_topics(topics: Tensor, data: Any) -> dict[str, float]:
+def evaluate_topics(topics: Tensor, data: Any) -> dict[str, float]:
     """Return the figures of ``topics`` (K, V) among the training texts of ``data``, none where there are no texts."""
     reference = getattr(data, "reference", None)
     return {} if reference is None else topic_figures(top_word_ids(topics, min(TOP, topics.shape[1])), reference)

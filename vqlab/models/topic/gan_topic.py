@@ -12,21 +12,17 @@ from vqlab.metrics.topics.clusters import TopicClusters
 from vqlab.metrics.topics.table import TopicTable
 from vqlab.metrics.topics.words import top_word_ids
 from vqlab.models.model import Model
-from vqlab.models.topic.evaluation import TOP, judge_topics, topic_table
+from vqlab.models.topic.evaluation import TOP, evaluate_topics, topic_table
 from vqlab.models.topic.nmf_init import nmf_topics
 from vqlab.nn.topic.documents import Bags, Documents, dense
 from vqlab.nn.topic.networks import GENERATORS, TopicCritic, TopicEncoder, draw_proportions
-from vqlab.serialization import from_config
 from vqlab.training.batches import passed_on
-from vqlab.training.checkpoint import save_init_args
 from vqlab.training.finite import require_finite
-from vqlab.training.learning_rate import adam, check_lr, keep_configured_lr, with_own_rate
+from vqlab.training.learning_rate import check_lr
 from vqlab.training.log_interval import is_log_step
-from vqlab.training.manual import clip, collect, count_batch, refuse_unsound, step_and_zero
-from vqlab.training.schedules import Schedule
-from vqlab.validation import check_choice, check_clips, check_counts, check_positive, check_weight
-
-DEFAULT_LR = 3e-3
+from vqlab.training.manual import collect, count_batch, step_and_zero
+from vqlab.training.optimization import GANOptimization
+from vqlab.validation import Count, NonNegative, NonNegativeInt, Positive
 
 
 class GANTopicModel(Model):
@@ -61,13 +57,11 @@ class GANTopicModel(Model):
         contrast: ``topic``, ``averaged`` or ``label``; null leaves it out.
         contrastive_weight: Its weight.
         temperature: Of InfoNCE.
-        lr: Absolute learning rate of critic and encoder; without ``lr`` and ``base_lr`` it is 3e-3.
+        lr: Absolute learning rate of critic and encoder. Default without ``base_lr``: 3e-3.
         base_lr: Rate per document: lr = base_lr x batch_size x devices x nodes. Give one of the two.
-        generator_lr: Absolute learning rate of the generator; null takes the others'.
-        betas: Adam's decay rates.
-        schedule: Learning-rate schedule of all, in batches; null is constant.
-        clip_g: Largest gradient norm of generator and encoder; null does not clip.
-        clip_d: Largest gradient norm of the critic.
+        generator_lr: Absolute learning rate of the generator. Default: that of the others.
+        optimization: Optimizer settings of all networks; ``clip`` is for generator and encoder, ``disc_clip`` for the
+            critic, and ``disc_lr`` the critic's own learning rate.
         num_classes: Number of labels, for ``nmi``, ``purity`` and ``contrast="label"``; linked to the data.
         vocab_size: V; linked to the data.
 
@@ -84,73 +78,57 @@ class GANTopicModel(Model):
     """
 
     modality = "text"
+    default_lr = 3e-3
 
     def __init__(
         self,
-        num_topics: int = 20,
+        num_topics: Count = 20,
         generator: Literal["mixture", "gaussian", "mlp"] = "mixture",
         bidirectional: bool = True,
-        hidden_features: int = 100,
-        alpha: float | None = None,
+        hidden_features: Count = 100,
+        alpha: Positive | None = None,
         init: Literal["nmf", "random"] = "nmf",
-        cycle_weight: float = 0.03,
+        cycle_weight: NonNegative = 0.03,
         regularizer: Literal["clip", "gradient_penalty", "spectral_norm"] = "clip",
-        weight_clip: float = 0.01,
-        n_critic: int = 5,
+        weight_clip: Positive = 0.01,
+        n_critic: Count = 5,
         contrast: Literal["topic", "averaged", "label"] | None = None,
-        contrastive_weight: float = 1.0,
-        temperature: float = 0.5,
-        lr: float | None = None,
-        base_lr: float | None = None,
-        generator_lr: float | None = None,
-        betas: tuple[float, float] = (0.5, 0.999),
-        schedule: Schedule | None = None,
-        clip_g: float | None = None,
-        clip_d: float | None = None,
-        num_classes: int = 0,
-        vocab_size: int = 2000,
+        contrastive_weight: NonNegative = 1.0,
+        temperature: Positive = 0.5,
+        lr: Positive | None = None,
+        base_lr: Positive | None = None,
+        generator_lr: Positive | None = None,
+        optimization: GANOptimization = GANOptimization(),
+        num_classes: NonNegativeInt = 0,
+        vocab_size: Count = 2000,
     ) -> None:
         super().__init__()
-        save_init_args(self)
         self.automatic_optimization = False
-        check_counts(num_topics=num_topics, hidden_features=hidden_features, n_critic=n_critic)
-        check_choice("generator", generator, tuple(GENERATORS))
-        check_choice("init", init, ("nmf", "random"))
-        check_choice("regularizer", regularizer, ("clip", "gradient_penalty", "spectral_norm"))
-        check_choice("contrast", contrast, (None, "topic", "averaged", "label"))
-        check_positive("alpha", 1.0 if alpha is None else alpha, "set --model.alpha=null for 1 / num_topics")
-        check_positive("weight_clip", weight_clip, "set --model.weight_clip=0.01")
-        check_positive("temperature", temperature, "set --model.temperature=0.5")
-        check_weight("cycle_weight", cycle_weight, "set --model.cycle_weight=0.03, or 0 for none")
-        check_weight("contrastive_weight", contrastive_weight, "set --model.contrastive_weight=1")
         check_lr(lr, base_lr)
-        check_lr(generator_lr, None, "generator_lr")
-        check_clips(clip_g=clip_g, clip_d=clip_d)
-        if not num_topics <= vocab_size:
-            raise UserError(f"{num_topics} topics are more than the {vocab_size} words: lower --model.num_topics")
+        if num_topics > vocab_size:
+            raise UserError(f"num_topics must be at most the number of words, {vocab_size}, got {num_topics}")
         if init == "nmf" and generator != "mixture":
-            raise UserError(f"init nmf sets a mixture's topics, the generator is {generator}: set --model.init=random")
+            raise UserError(f"init=nmf sets the topics of a mixture, but generator is {generator}: set init=random")
         if not bidirectional and (cycle_weight or contrast == "label"):
             raise UserError(
-                "without an encoder there are no proportions of documents: set --model.cycle_weight=0 and another "
-                "--model.contrast than label, or --model.bidirectional=true"
+                "bidirectional must be true with cycle_weight or contrast=label: without an encoder documents have no "
+                "proportions. Set cycle_weight=0 and another contrast"
             )
         if contrast == "label" and not num_classes:
-            raise UserError("contrast label needs labels: take other --data, or --model.contrast=averaged")
+            raise UserError("contrast=label needs data with labels: choose other data, or contrast=averaged")
         self.num_topics, self.vocab_size, self.num_classes = num_topics, vocab_size, num_classes
         self.alpha, self.init, self.cycle_weight = alpha or 1 / num_topics, init, cycle_weight
         self.regularizer, self.weight_clip, self.n_critic = regularizer, weight_clip, n_critic
         self.contrast, self.contrastive_weight, self.temperature = contrast, contrastive_weight, temperature
-        self.lr, self.base_lr, self.generator_lr, self.betas = lr, base_lr, generator_lr, (betas[0], betas[1])
-        self.schedule, self.clip_g, self.clip_d = from_config(schedule) or Schedule(), clip_g, clip_d
+        self.lr, self.base_lr, self.generator_lr, self.optimization = lr, base_lr, generator_lr, optimization
 
         width = {"hidden_features": hidden_features} if generator == "mlp" else {}
         self.generator = GENERATORS[generator](num_topics, vocab_size, **width)
         self.encoder = TopicEncoder(vocab_size, num_topics, hidden_features) if bidirectional else None
         spectral_norm = regularizer == "spectral_norm"
         self.critic = TopicCritic(vocab_size, num_topics if bidirectional else 0, hidden_features, spectral_norm)
-        told_by = (self.generator.trait_features, num_classes, hidden_features)
-        self.contrasted = TopicContrast(num_topics, *told_by) if contrast else None
+        sizes = (self.generator.trait_features, num_classes, hidden_features)
+        self.contrasted = TopicContrast(num_topics, *sizes) if contrast else None
         self.clusters = TopicClusters(num_topics, num_classes)
         self.vocabulary: list[str] | None = None
 
@@ -192,7 +170,7 @@ class GANTopicModel(Model):
         loss, terms = self._critic_loss(batch["bow"], real, theta)
         require_finite({"d_loss": loss, **terms}, batch_idx, self.global_step)
         collect(loss, self.critic.parameters())
-        clip(self.critic.parameters(), self.clip_d)
+        self.optimization.clip_discriminator(self.critic.parameters())
         if not turn:
             step_and_zero(self, optimizers[-1])
         else:
@@ -203,9 +181,9 @@ class GANTopicModel(Model):
         if turn:
             g_loss, g_terms = self._generator_loss(real, theta, batch["label"])
             require_finite(g_terms, batch_idx, self.global_step)
-            players = [*self.generator.parameters(), *self._encoder_parameters()]
-            collect(g_loss, players)
-            clip(players, self.clip_g)
+            parameters = [*self.generator.parameters(), *self._encoder_parameters()]
+            collect(g_loss, parameters)
+            self.optimization.clip_gradients(parameters)
             terms |= g_terms
             for optimizer in optimizers[1:-1]:  # the encoder's
                 optimizer.step()
@@ -269,30 +247,24 @@ class GANTopicModel(Model):
         return [weight for part in parts if part is not None for weight in part.parameters()]
 
     def configure_optimizers(self) -> Any:
-        """Adam for the generator, for the encoder where there is one, and for the critic."""
-        settings: Any = {"lr": self.lr, "base_lr": self.base_lr, "default_lr": DEFAULT_LR, "betas": self.betas}
-        settings |= {"weight_decay": 0.0, "schedule": self.schedule}
-        own = with_own_rate(settings, self.generator_lr)
-        optimizers = [adam(self, self.generator.parameters(), name="generator", **own)]
+        """One optimizer for the generator, one for the encoder where there is one, and one for the critic."""
+        settings = self.optimization
+        optimizers = [settings.optimizer(self, self.generator.parameters(), "generator", lr=self.generator_lr)]
         if self._encoder_parameters():
-            optimizers.append(adam(self, self._encoder_parameters(), name="encoder", **settings))
-        return [*optimizers, adam(self, self.critic.parameters(), name="critic", **settings)]
+            optimizers.append(settings.optimizer(self, self._encoder_parameters(), "encoder"))
+        return [*optimizers, settings.optimizer(self, self.critic.parameters(), "critic", lr=settings.disc_lr)]
 
     def setup(self, stage: str) -> None:
         """Check the Trainer's settings, take the vocabulary, and let the topics begin as those of NMF."""
+        super().setup(stage)
         if stage != "fit":
             return
-        refuse_unsound(self.trainer)
         self.vocabulary = getattr(self._data, "vocabulary", None)
         if self.init == "nmf" and self.trainer.ckpt_path is None:
             if not hasattr(self._data, "train_counts"):
                 raise UserError("init nmf needs a DataModule of texts: give one to Trainer.fit, or set init=random")
             start = nmf_topics(self._data.train_counts(), self.num_topics, torch.initial_seed() % 2**32)
             self.generator.logits.data.copy_(start.log())
-
-    def on_train_start(self) -> None:
-        """Resume with the learning rate that is configured now."""
-        keep_configured_lr(self)
 
     def get_extra_state(self) -> Tensor:
         """Return the vocabulary as the bytes of its text, so that a checkpoint holds it."""
@@ -304,42 +276,30 @@ class GANTopicModel(Model):
 
     # Evaluation
 
-    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        """Log ``val/...``."""
-        self._evaluate(batch, batch_idx, "val")
-
-    def on_validation_epoch_end(self) -> None:
-        """Log the coherence of the topics among the training texts."""
-        self._judge_topics("val")
-
-    def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        """Log ``test/...``."""
-        self._evaluate(batch, batch_idx, "test")
-
-    def on_test_epoch_end(self) -> None:
-        """Log the coherence of the topics among the training texts."""
-        self._judge_topics("test")
-
     def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
         """Return ``proportions`` (B, K) with the batch's ``index``."""
         return {"proportions": self.transform(batch["bow"]), **passed_on(batch, "index")}
 
-    def _evaluate(self, batch: dict[str, Tensor], batch_idx: int, stage: str) -> None:
+    def start_evaluation(self) -> None:
+        """Forget the last evaluation's documents."""
+        self.clusters.reset()
+
+    def evaluate(self, batch: dict[str, Tensor], stage: str) -> None:
+        """Log the loss of a batch, and collect its proportions."""
         if self.encoder is None:
             return
         documents = self._documents(batch["bow"])
         theta = self.encoder(documents)
-        if batch_idx == 0:  # a new evaluation
-            self.clusters.reset()
         self.clusters.update(theta, batch["label"])
         loss = self.generator.unlikeliness(documents, theta).mean()
-        self.log(f"{stage}/loss", loss, prog_bar=True, on_epoch=True, sync_dist=True, batch_size=len(theta))
+        self.log_means(stage, {"loss": loss}, len(theta), prog_bar=True)
 
-    def _judge_topics(self, stage: str) -> None:
-        figures: dict[str, Any] = judge_topics(self.topics().float(), self._data)
+    def finish_evaluation(self, stage: str) -> None:
+        """Log the coherence of the topics among the training texts, and how well documents are clustered."""
+        metrics: dict[str, Any] = evaluate_topics(self.topics().float(), self._data)
         if self.encoder is not None:
-            figures |= self.clusters.compute()
-        self.log_dict({f"{stage}/{name}": float(value) for name, value in figures.items()})  # the same on all ranks
+            metrics |= self.clusters.compute()
+        self.log_dict({f"{stage}/{name}": float(value) for name, value in metrics.items()})  # the same on all ranks
 
     @property
     def _data(self) -> Any:

@@ -1,49 +1,55 @@
 """S4D-VQ: discrete codes of signals, between an encoder and a decoder of state-space layers."""
 
 import math
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from vqlab.errors import UserError
+from vqlab.metrics.codes.usage import CodebookUsage
 from vqlab.metrics.signal import correlation, snr, spectral_convergence
-from vqlab.models.vq.base import QuantizedAutoencoder
+from vqlab.models.model import Model
+from vqlab.models.vq.codebook import CodebookUpdates
+from vqlab.models.vq.vqvae import RECONSTRUCTION
 from vqlab.nn.autoencoders.s4d import S4DDecoder, S4DEncoder, check_length
 from vqlab.nn.base import Decoder, Encoder, check_fit, wrong_channels
+from vqlab.nn.codes import as_codes, check_code_shape
+from vqlab.nn.distributed import all_sum
+from vqlab.nn.precision import like_weights
 from vqlab.nn.ssm.s4d import S4D
-from vqlab.quantizers.base import Quantizer
+from vqlab.quantizers.base import Quantizer, QuantizerOutput
 from vqlab.quantizers.identity import IdentityQuantizer
 from vqlab.quantizers.vector import VectorQuantizer
-from vqlab.serialization import from_config
 from vqlab.training.batches import passed_on
-from vqlab.training.learning_rate import configured_rate
-from vqlab.training.schedules import Schedule
+from vqlab.training.finite import require_finite
+from vqlab.training.learning_rate import check_lr, configured_rate
+from vqlab.training.log_interval import is_log_step
+from vqlab.training.optimization import Optimization
+from vqlab.validation import Count, Positive
 
 
-class S4DVQ(QuantizedAutoencoder):
+class S4DVQ(Model):
     """A VQ-VAE for signals: S4D encoder, batch norm and MLP, quantizer, MLP, S4D decoder, batch norm and MLP.
 
     loss = reconstruction(x^, x) + quantizer loss. Signals come standardised from the data. The time steps and modes of
     the S4D layers have a learning rate of their own, at most ``ssm_lr``, and do not decay.
 
     Args:
-        encoder: Network from signals to features; null takes an ``S4DEncoder`` with its defaults.
-        decoder: Network from features to signals; null takes an ``S4DDecoder`` with its defaults.
-        quantizer: ``vector`` takes a ``VectorQuantizer`` of 512 codes with 512 dimensions; null has no codes.
+        encoder: Network from signals to features. Default: an ``S4DEncoder``.
+        decoder: Network from features to signals. Default: an ``S4DDecoder``.
+        quantizer: ``vector`` is a ``VectorQuantizer`` of 512 codes with 512 dimensions; null has no codes.
         reconstruction: ``l2``, ``l1`` or ``huber``, averaged over all numbers of the batch.
-        lr: Absolute learning rate; without ``lr`` and ``base_lr`` it is 1e-3.
+        lr: Absolute learning rate. Default without ``base_lr``: 1e-3.
         base_lr: Rate per signal: lr = base_lr x batch_size x devices x nodes x accumulation. Give one of the two.
         ssm_lr: Highest learning rate of the time steps and modes.
-        betas: Adam's decay rates.
-        weight_decay: Decoupled weight decay; none on the codebook, the time steps and the modes.
-        schedule: Learning-rate schedule; null is constant.
-        channels: Channels of the signals; the command line links it to the data.
-        length: Samples of a signal; linked to the data.
+        optimization: Optimizer settings.
+        channels: Channels of the signals; the command line takes it from the data.
+        length: Samples of a signal; the command line takes it from the data.
 
     Shape:
-        signals (B, channels, L), L divisible by the downsampling; indices (B, L / downsampling) int64; behind these the
-        axes that the quantizer's indices have.
+        signals (B, C, L), L divisible by the downsampling; indices (B, L / downsampling) int64; behind these the axes
+        that the quantizer's indices have.
 
     Raises:
         UserError: If both rates are given, the length is not divisible, or the channels of the parts differ.
@@ -58,6 +64,7 @@ class S4DVQ(QuantizedAutoencoder):
 
     modality = "signal"
     default_lr = 1e-3
+    renamed_keys: ClassVar = {"train_usage.": "codebook.train_usage.", "revived": "codebook.revived"}
 
     def __init__(
         self,
@@ -65,37 +72,130 @@ class S4DVQ(QuantizedAutoencoder):
         decoder: Decoder | None = None,
         quantizer: Quantizer | Literal["vector"] | None = "vector",
         reconstruction: Literal["l2", "l1", "huber"] = "l2",
-        lr: float | None = None,
-        base_lr: float | None = None,
-        ssm_lr: float = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
-        weight_decay: float = 0.0,
-        schedule: Schedule | None = None,
-        channels: int = 1,
-        length: int = 512,
+        lr: Positive | None = None,
+        base_lr: Positive | None = None,
+        ssm_lr: Positive = 1e-3,
+        optimization: Optimization = Optimization(),
+        channels: Count = 1,
+        length: Count = 512,
     ) -> None:
-        encoder = from_config(encoder) or S4DEncoder(in_channels=channels)
+        super().__init__()
+        check_lr(lr, base_lr)
+        self.lr, self.base_lr, self.ssm_lr, self.optimization = lr, base_lr, ssm_lr, optimization
+        self.reconstruction, self.channels, self.length = reconstruction, channels, length
+        self.encoder: Encoder = encoder or S4DEncoder(in_channels=channels)
+        self.decoder: Decoder = decoder or S4DDecoder(out_channels=channels)
         if quantizer == "vector":
             quantizer = VectorQuantizer(512, 512)
-        super().__init__(
-            encoder,
-            from_config(decoder) or S4DDecoder(out_channels=channels),
-            from_config(quantizer) or IdentityQuantizer(encoder.out_channels),
-            nn.Conv1d,
-            reconstruction=reconstruction,
-            lr=lr,
-            base_lr=base_lr,
-            betas=betas,
-            weight_decay=weight_decay,
-            schedule=from_config(schedule),
-        )
-        if not (ssm_lr > 0 and math.isfinite(ssm_lr)):
-            raise UserError(f"ssm_lr must be a positive number, got {ssm_lr}: set --model.ssm_lr=0.001")
-        self.ssm_lr, self.channels, self.length = ssm_lr, channels, length
+        self.quantizer: Quantizer = quantizer or IdentityQuantizer(self.encoder.out_channels)
         check_fit(self.encoder, self.decoder, channels, "signal", "give both the same pool")
         check_length(length, self.encoder.downsampling)
         self.map_size = (length // self.encoder.downsampling,)
         self.quantizer.check_map(self.map_size)
+        self.to_code = nn.Conv1d(self.encoder.out_channels, self.quantizer.embedding_dim, 1)
+        self.from_code = nn.Conv1d(self.quantizer.embedding_dim, self.decoder.in_channels, 1)
+        self.codebook = CodebookUpdates(self.quantizer)
+        self.usage = CodebookUsage(self.quantizer.num_embeddings, self.quantizer.num_codebooks)
+
+    # Public methods
+
+    def forward(self, x: Tensor) -> tuple[Tensor, QuantizerOutput]:
+        """Return the reconstruction (B, C, L) and the quantizer's output."""
+        self._check(x)
+        code = self.quantizer(self.to_code(self.encoder(x)))
+        return self.decoder(self.from_code(code.quantized)), code
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Signals (B, C, L) to indices (B, l)."""
+        self._check(x)
+        return self.quantizer.encode(self.to_code(self.encoder(x)))
+
+    def decode(self, indices: Tensor) -> Tensor:
+        """Indices (B, l), integers of any kind, to signals (B, C, L).
+
+        Raises:
+            UserError: If they are flat, are no integers, or one is no code of the quantizer.
+        """
+        indices = as_codes(indices, self.from_code.weight.device)
+        check_code_shape(indices, self.quantizer.code_shape(self.map_size))
+        return self.decoder(self.from_code(like_weights(self.quantizer.decode(indices), self.from_code)))
+
+    def reconstruct(self, x: Tensor) -> Tensor:
+        """Signals (B, C, L) through their codes and back."""
+        return self(x)[0] if isinstance(self.quantizer, IdentityQuantizer) else self.decode(self.encode(x))
+
+    # Training
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        """One batch; the gradient step and the codebook's update follow in ``optimizer_step``."""
+        x = batch["signal"]
+        self.quantizer.sample_index = batch.get("index")
+        x_hat, code = self(x)
+        rec_loss = RECONSTRUCTION[self.reconstruction](x_hat, x)
+        loss = rec_loss + code.loss
+
+        terms = {"rec_loss": rec_loss.detach(), **code.terms}
+        require_finite({"loss": loss, **terms}, batch_idx, self.global_step)
+        self.codebook.collect(code)
+        self.log_training(loss, terms, x_hat, x)
+        return loss
+
+    def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
+        """Step the weights, then update the codebook, before any callback writes a checkpoint."""
+        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        self.codebook.commit(self.quantizer, optimizer)
+
+    def configure_optimizers(self) -> Any:
+        """One optimizer for all parts; no weight decay on a codebook, on time steps and on modes."""
+        modes = [p for part in self.modules() if isinstance(part, S4D) for p in part.ssm_parameters()]
+        nets = nn.ModuleList([self.encoder, self.to_code, self.from_code, self.decoder])
+        known = set(modes)
+        groups: list[dict[str, Any]] = [{"params": [p for p in nets.parameters() if p not in known]}]
+        if codebook := list(self.quantizer.parameters()):
+            groups.append({"params": codebook, "weight_decay": 0.0})
+        if modes:
+            rate = min(self.ssm_lr, configured_rate(self, self.lr, self.base_lr, self.default_lr, "ssm"))
+            groups.append({"params": modes, "weight_decay": 0.0, "lr": rate, "name": "ssm"})
+        return self.optimization.optimizer(self, groups, "autoencoder")
+
+    @torch.no_grad()
+    def log_training(self, loss: Tensor, terms: dict[str, Tensor], x_hat: Tensor, x: Tensor) -> None:
+        """Log the terms of a batch, and the use of the codes since the last line of the log."""
+        terms["snr"] = snr(x_hat.float(), x).mean()
+        self.log_dict({f"train/{name}": value.detach() for name, value in terms.items()})
+        self.log("train/loss", loss.detach(), prog_bar=True)
+        if is_log_step(self.trainer, self.global_step + 1):
+            codes = self.codebook.metrics()
+            self.log("train/perplexity", codes.pop("perplexity"), prog_bar=True)
+            self.log_dict({f"train/{name}": value for name, value in codes.items()})
+
+    # Evaluation
+
+    def evaluate(self, batch: dict[str, Tensor], stage: str) -> None:
+        """Log loss, squared error, SNR, correlation and spectral convergence, of all channels and of each."""
+        x = batch["signal"]
+        x_hat, code = self(x)
+        rec_loss = RECONSTRUCTION[self.reconstruction](x_hat, x)
+        losses = {"loss": rec_loss + code.loss, "rec_loss": rec_loss}
+        x_hat = x_hat.float()
+        self.usage.update(code.indices)
+        by_channel, ratios = correlation(x_hat, x).mean(0), snr(x_hat, x)
+        metrics = {
+            "mse": (x_hat - x).square().mean(),
+            "correlation": by_channel.mean(),
+            "spectral_convergence": spectral_convergence(x_hat, x).mean(),
+            "bits_per_sample": code.indices[0].numel() * math.log2(self.quantizer.num_embeddings) / x.shape[-1],
+        }
+        if self.channels > 1:
+            metrics |= {f"snr_{c}": ratio for c, ratio in enumerate(ratios.mean(0))}
+            metrics |= {f"correlation_{c}": value for c, value in enumerate(by_channel)}
+        self.log_means(stage, losses | metrics, len(x))
+        self.log_means(stage, {"snr": ratios.mean()}, len(x), prog_bar=True)
+
+    def finish_evaluation(self, stage: str) -> None:
+        """Log codebook utilization of the whole set."""
+        self.log_dict({f"{stage}/{name}": value for name, value in self.usage.compute().items()}, sync_dist=True)
+        self.usage.reset()
 
     def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
         """Return ``indices`` (B, l) with the batch's ``index``."""
@@ -103,39 +203,15 @@ class S4DVQ(QuantizedAutoencoder):
 
     @torch.no_grad()
     def example_signals(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return what to plot: ``input`` and ``reconstruction`` (B, C, L), ``indices`` (B, l, ...)."""
+        """Return ``input`` and ``reconstruction`` (B, C, L), ``indices`` (B, l, ...)."""
         x = batch["signal"]
         x_hat, code = self(x)
         return {"input": x, "reconstruction": x_hat, "indices": code.indices}
 
-    def quality(self, x_hat: Tensor, x: Tensor) -> dict[str, Tensor]:
-        """Return the mean signal-to-noise ratio in dB."""
-        return {"snr": snr(x_hat, x).mean()}
+    def code_counts(self) -> Tensor:
+        """Return how often each code was used in this evaluation, (num_codebooks * K,) int64, over all ranks."""
+        return all_sum(self.usage.counts).flatten()
 
     def _check(self, x: Tensor) -> None:
         if x.ndim != 3 or x.shape[1] != self.channels:
             raise UserError(wrong_channels("signals", f"(B, {self.channels}, L)", x, self.channels))
-
-    def figures(self, x_hat: Tensor, x: Tensor, bits: float) -> dict[str, Any]:
-        """Return squared error, correlation and the distance of spectra; of several channels each by itself, too."""
-        likeness = correlation(x_hat, x).mean(0)
-        figures: dict[str, Any] = {
-            "mse": (x_hat - x).square().mean(),
-            "correlation": likeness.mean(),
-            "spectral_convergence": spectral_convergence(x_hat, x).mean(),
-            "bits_per_sample": bits / x.shape[-1],
-        }
-        if self.channels > 1:
-            figures |= {f"snr_{c}": ratio for c, ratio in enumerate(snr(x_hat, x).mean(0))}
-            figures |= {f"correlation_{c}": value for c, value in enumerate(likeness)}
-        return figures
-
-    def _parameter_groups(self) -> list[dict[str, Any]]:
-        groups = super()._parameter_groups()
-        modes = [p for part in self.modules() if isinstance(part, S4D) for p in part.ssm_parameters()]
-        if not modes:
-            return groups
-        known = set(modes)
-        groups[0]["params"] = [p for p in groups[0]["params"] if p not in known]
-        rate = min(self.ssm_lr, configured_rate(self, self.lr, self.base_lr, self.default_lr, "ssm"))
-        return [*groups, {"params": modes, "weight_decay": 0.0, "lr": rate, "name": "ssm"}]

@@ -1,80 +1,65 @@
-"""VQ-GAN (Esser et al. 2021, arXiv:2012.09841): a VQ-VAE whose reconstructions a discriminator must take for real."""
+"""VQ-GAN (Esser et al. 2021, arXiv:2012.09841): a VQ-VAE with a perceptual and an adversarial loss."""
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from vqlab.errors import UserError
-from vqlab.losses.adversarial import ADVERSARIAL, LeCam
+from vqlab.losses.adaptive_weight import linearized
 from vqlab.losses.perceptual import Perceptual
 from vqlab.metrics.images.frechet import FrechetDistance
-from vqlab.models.adversarial import Adversary, build_discriminator
-from vqlab.models.vq.base import RECONSTRUCTION
-from vqlab.models.vq.vqvae import VQVAE
+from vqlab.models.adversarial import AdversarialLoss, AdversarialSettings
+from vqlab.models.model import Model
+from vqlab.models.vq.codebook import CodebookUpdates
+from vqlab.models.vq.metrics import ReconstructionMetrics
+from vqlab.models.vq.vqvae import RECONSTRUCTION
 from vqlab.nn.autoencoders.conv import ConvDecoder, ConvEncoder
-from vqlab.nn.base import Decoder, Encoder
-from vqlab.nn.gan.patchgan import Discriminator
-from vqlab.nn.value_range import ValueRange
-from vqlab.quantizers.base import Quantizer
-from vqlab.serialization import from_config
+from vqlab.nn.base import Decoder, Encoder, check_autoencoder
+from vqlab.nn.codes import as_codes, check_code_shape
+from vqlab.nn.image_format import ImageFormat
+from vqlab.nn.precision import like_weights
+from vqlab.quantizers.base import Quantizer, QuantizerOutput
+from vqlab.quantizers.identity import IdentityQuantizer
+from vqlab.quantizers.vector import VectorQuantizer
+from vqlab.training.batches import passed_on
 from vqlab.training.finite import require_finite
-from vqlab.training.learning_rate import adam, check_lr
-from vqlab.training.manual import clip, count_batch, refuse_unsound, step_and_zero
-from vqlab.training.schedules import Schedule
-from vqlab.validation import check_choice, check_clips, check_weight
+from vqlab.training.learning_rate import check_lr
+from vqlab.training.log_interval import is_log_step
+from vqlab.training.manual import count_batch, step_and_zero
+from vqlab.training.optimization import Optimization
+from vqlab.validation import Count, NonNegative, Positive
 
-DEFAULT_LR = 2e-4
 
-
-class VQGAN(Adversary, VQVAE):
-    """VQ-VAE with a perceptual distance and a patch discriminator.
+class VQGAN(Model):
+    """VQ-VAE with a perceptual loss and a patch discriminator.
 
     Autoencoder: reconstruction + perceptual_weight * LPIPS + quantizer loss + lambda * disc_weight * generator loss,
     with lambda = |grad_W reconstruction terms| / |grad_W generator loss| at the decoder's last layer W (paper, equation
-    7) if ``adaptive``, else 1. Discriminator: its own loss on x and x^.
+    7) if ``adversarial.adaptive``, else 1. Discriminator: its own loss on x and x^.
 
-    The players take turns at each batch, the discriminator first, so that the autoencoder feels it as it is by then.
-    The autoencoder runs once for both: the gradient at the reconstruction is put together first, and passed back once.
+    The networks alternate at each batch, the discriminator first, on one forward pass of the autoencoder for both.
 
     Args:
-        encoder: Null takes a ``ConvEncoder`` with its defaults.
-        decoder: Null takes a ``ConvDecoder`` with its defaults.
-        quantizer: Null takes a ``VectorQuantizer`` with its defaults.
-        discriminator: Null takes a ``PatchGAN`` with its defaults.
-        perceptual: Null takes LPIPS on VGG features, whose weights are fetched once; not built at weight 0.
+        encoder: Default: a ``ConvEncoder``.
+        decoder: Default: a ``ConvDecoder``.
+        quantizer: Default: a ``VectorQuantizer``.
         reconstruction: ``l1``, ``l2`` or ``huber``.
+        perceptual: Default: LPIPS on VGG features, whose weights are fetched once; not built at weight 0.
         perceptual_weight: Weight of LPIPS; 0 leaves it out.
-        adversarial: ``hinge``, ``non_saturating``, ``wgan`` or ``lsgan``.
-        disc_weight: Weight of the generator's adversarial loss; 0 trains no discriminator.
-        adaptive: Multiply it by lambda, above.
-        disc_start: Batch from which the autoencoder feels the discriminator ...
-        disc_warmup: ... which has trained alone for so many batches by then.
-        lecam_weight: Weight of LeCAM, which keeps the logits from running apart (Tseng et al. 2021).
-        r1_weight: Weight of the gradient penalty at real images (Mescheder et al. 2018), taken every 16 batches.
-        lr: Absolute learning rate; without ``lr`` and ``base_lr`` it is 2e-4.
+        adversarial: Discriminator and its losses.
+        lr: Absolute learning rate. Default without ``base_lr``: 2e-4.
         base_lr: Rate per image: lr = base_lr x batch_size x devices x nodes x accumulate. Give one of the two.
-        disc_lr: Absolute learning rate of the discriminator; null takes the autoencoder's. Above 1e-3, which a small
-            autoencoder stands, a discriminator soon tells nothing apart.
-        betas: Adam's decay rates, of both players.
-        weight_decay: Decoupled weight decay of both players; none on the codebook.
-        schedule: Learning-rate schedule of both players; null is constant. It counts batches, as ``global_step`` does.
-        clip_g: Largest gradient norm of the autoencoder; null does not clip.
-        clip_d: Largest gradient norm of the discriminator.
-        alternate: Step the discriminator before the autoencoder feels it; else both learn at the same weights, which
-            accumulation needs and which gave a worse rFID.
-        accumulate: Batches per step of the optimizers, without ``alternate``; lambda is each batch's own.
+        optimization: Optimizer settings of both networks; ``clip`` is the autoencoder's.
+        accumulate: Batches per optimizer step, without ``adversarial.alternate``; lambda is each batch's own.
         compile: Compile the networks with ``torch.compile``.
         frechet: As in ``VQVAE``.
-        channels: Channels of the images; the command line links it to the data.
-        image_size: Height and width of the images; linked to the data.
-        value_range: What the numbers of an image mean; linked to the data.
+        images: Format of the images; the command line takes it from the data.
 
     Shape:
         As for ``VQVAE``.
 
     Raises:
-        UserError: As ``VQVAE``, and if a weight is negative or a count out of range.
+        UserError: As ``VQVAE``, and if the images are too small for the discriminator.
 
     Example:
         >>> model = VQGAN(perceptual_weight=0.0).eval()
@@ -83,171 +68,205 @@ class VQGAN(Adversary, VQVAE):
         ((2, 8, 8), (2, 3, 32, 32))
     """
 
+    modality = "image"
+    default_lr = 2e-4
+    renamed_keys: ClassVar = {
+        "train_usage.": "codebook.train_usage.",
+        "revived": "codebook.revived",
+        "discriminator.": "adversarial.discriminator.",
+        "lecam.": "adversarial.lecam.",
+    }
+
     def __init__(
         self,
         encoder: Encoder | None = None,
         decoder: Decoder | None = None,
         quantizer: Quantizer | None = None,
-        discriminator: Discriminator | None = None,
-        perceptual: Perceptual | None = None,
         reconstruction: Literal["l2", "l1", "huber"] = "l1",
-        perceptual_weight: float = 1.0,
-        adversarial: Literal["hinge", "non_saturating", "wgan", "lsgan"] = "hinge",
-        disc_weight: float = 0.8,
-        adaptive: bool = True,
-        disc_start: int = 5000,
-        disc_warmup: int = 0,
-        lecam_weight: float = 0.0,
-        r1_weight: float = 0.0,
-        lr: float | None = None,
-        base_lr: float | None = None,
-        disc_lr: float | None = None,
-        betas: tuple[float, float] = (0.5, 0.9),
-        weight_decay: float = 0.0,
-        schedule: Schedule | None = None,
-        clip_g: float | None = None,
-        clip_d: float | None = None,
-        alternate: bool = True,
-        accumulate: int = 1,
+        perceptual: Perceptual | None = None,
+        perceptual_weight: NonNegative = 1.0,
+        adversarial: AdversarialSettings = AdversarialSettings(),
+        lr: Positive | None = None,
+        base_lr: Positive | None = None,
+        optimization: Optimization = Optimization(betas=(0.5, 0.9)),
+        accumulate: Count = 1,
         compile: bool = False,
         frechet: FrechetDistance | None = None,
-        channels: int = 3,
-        image_size: int = 32,
-        value_range: ValueRange | Literal["unit", "signed"] = "signed",
+        images: ImageFormat = ImageFormat(),
     ) -> None:
-        super().__init__(
-            from_config(encoder) or ConvEncoder(in_channels=channels),
-            from_config(decoder) or ConvDecoder(out_channels=channels),
-            quantizer,
-            reconstruction=reconstruction,
-            lr=lr,
-            base_lr=base_lr,
-            betas=betas,
-            weight_decay=weight_decay,
-            schedule=schedule,
-            frechet=frechet,
-            channels=channels,
-            image_size=image_size,
-            value_range=value_range,
-        )
+        super().__init__()
         self.automatic_optimization = False
-        weights = {"perceptual_weight": perceptual_weight, "disc_weight": disc_weight}
-        for name, weight in {**weights, "lecam_weight": lecam_weight, "r1_weight": r1_weight}.items():
-            check_weight(name, weight, f"set --model.{name}=0 to leave it out")
-        check_clips(clip_g=clip_g, clip_d=clip_d)
-        check_choice("adversarial", adversarial, tuple(ADVERSARIAL))
-        check_lr(disc_lr, None, "disc_lr")
-        if accumulate < 1:
-            raise UserError(f"accumulate must be at least 1 batch, got {accumulate}: set --model.accumulate=1")
-        if accumulate > 1 and alternate and disc_weight:
-            raise UserError(
-                f"with accumulate {accumulate} the discriminator steps after earlier batches felt it, so the players "
-                "cannot take turns: set --model.alternate=false"
-            )
-        if not 0 <= disc_warmup <= disc_start:
-            raise UserError(
-                f"disc_start {disc_start} and disc_warmup {disc_warmup} count batches, and the warm-up ends at the "
-                "start: set 0 <= --model.disc_warmup <= --model.disc_start"
-            )
+        check_lr(lr, base_lr)
+        self.lr, self.base_lr, self.optimization, self.accumulate = lr, base_lr, optimization, accumulate
+        self.reconstruction, self.compiled = reconstruction, compile
+        self.images, self.value_range = images, images.value_range
+        self.encoder: Encoder = encoder or ConvEncoder(in_channels=images.channels)
+        self.decoder: Decoder = decoder or ConvDecoder(out_channels=images.channels)
+        self.quantizer: Quantizer = quantizer or VectorQuantizer()
+        self.map_size = check_autoencoder(self.encoder, self.decoder, images.channels, images.size)
+        self.quantizer.check_map(self.map_size)
+        self.to_code = nn.Conv2d(self.encoder.out_channels, self.quantizer.embedding_dim, 1)
+        self.from_code = nn.Conv2d(self.quantizer.embedding_dim, self.decoder.in_channels, 1)
+        self.codebook = CodebookUpdates(self.quantizer)
+        self.metrics = ReconstructionMetrics(self.quantizer, images, self.encoder.downsampling, frechet)
+        self.perceptual_weight = perceptual_weight
         self.perceptual: Perceptual | None = None
         if perceptual_weight:
-            self.perceptual = from_config(perceptual) or Perceptual()
-            self.perceptual.check_size(image_size, image_size)
-        self.discriminator: Discriminator | None = None
-        if disc_weight:
-            self.discriminator = build_discriminator(discriminator, self.decoder, adaptive, channels, image_size)
-        self.players, self.adaptive = ADVERSARIAL[adversarial], adaptive
-        self.perceptual_weight, self.disc_weight = perceptual_weight, disc_weight
-        self.disc_start, self.disc_warmup = disc_start, disc_warmup
-        self.lecam = LeCam() if lecam_weight and disc_weight else None
-        self.lecam_weight, self.r1_weight = lecam_weight, r1_weight
-        self.disc_lr = disc_lr
-        self.clip_g, self.clip_d, self.compiled = clip_g, clip_d, compile
-        self.alternate, self.accumulate = alternate, accumulate
+            self.perceptual = perceptual or Perceptual()
+            self.perceptual.check_size(images.size, images.size)
+        self.adversarial: AdversarialLoss | None = None
+        if adversarial.disc_weight:
+            self.adversarial = AdversarialLoss(adversarial, self.decoder, images, accumulate)
+
+    # Public methods
+
+    def forward(self, x: Tensor) -> tuple[Tensor, QuantizerOutput]:
+        """Return the reconstruction (B, C, H, W) and the quantizer's output."""
+        self.images.check(x)
+        code = self.quantizer(self.to_code(self.encoder(x)))
+        return self.decoder(self.from_code(code.quantized)), code
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Images (B, C, H, W) to indices (B, h, w)."""
+        self.images.check(x)
+        return self.quantizer.encode(self.to_code(self.encoder(x)))
+
+    def decode(self, indices: Tensor) -> Tensor:
+        """Indices (B, h, w), integers of any kind, to images (B, C, H, W).
+
+        Raises:
+            UserError: If they are flat, are no integers, or one is no code of the quantizer.
+        """
+        indices = as_codes(indices, self.from_code.weight.device)
+        check_code_shape(indices, self.quantizer.code_shape(self.map_size))
+        return self.decoder(self.from_code(like_weights(self.quantizer.decode(indices), self.from_code)))
+
+    def reconstruct(self, x: Tensor) -> Tensor:
+        """Images (B, C, H, W) through their codes and back."""
+        return self(x)[0] if isinstance(self.quantizer, IdentityQuantizer) else self.decode(self.encode(x))
 
     # Training
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        """One batch for both players."""
+        """One batch: the discriminator's update, then the autoencoder's."""
         x = batch["image"]
         self.quantizer.sample_index = batch.get("index")
         x_hat, code = self(x)
-        x_hat = x_hat.to(x.dtype)  # of autocast's half precision
-        fake = x_hat.detach().requires_grad_()  # where the losses' gradients meet
-        self.optimizer_stepped = (self.global_step + 1) % self.accumulate == 0
-
-        distance, terms = self._distance(fake, x)
-        (gradient,) = torch.autograd.grad(distance, fake)
-        loss, terms = (distance + code.loss).detach(), terms | code.terms
+        x_hat = x_hat.to(x.dtype)  # from autocast's half precision
+        rec_loss, terms = self.reconstruction_loss(x_hat, x)
+        rec_loss = linearized(rec_loss, x_hat)  # LPIPS is passed back once, for lambda and for the gradient step
+        loss = rec_loss + code.loss
+        terms |= code.terms
         require_finite({"loss": loss, **terms}, batch_idx, self.global_step)
-        pull, d_terms = self.contest(x, x_hat, fake, gradient, batch_idx)
-        terms |= d_terms
-        gradient = gradient if pull is None else gradient + pull
-        # Passed back: the code's own loss, and what came together at the reconstruction.
-        self.manual_backward(((x_hat * gradient).sum() + code.loss + self.untouched()) / self.accumulate)
-        self._collect(code)
-        self._log_training(loss, terms, fake.detach(), x)
-        if self.optimizer_stepped:
-            if self.plays and not self.alternate:
-                self.step_discriminator()
-            autoencoder = self.trainer.optimizers[0]
-            step_and_zero(self, autoencoder)
-            self._commit(autoencoder)
-        count_batch(self)
-        return loss
 
-    def _distance(self, x_hat: Tensor, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return what the autoencoder minimises at the reconstruction besides the generator loss, and its terms."""
-        distance = RECONSTRUCTION[self.reconstruction](x_hat, x)
-        terms = {"rec_loss": distance.detach()}
+        total = loss
+        if self.adversarial is not None:
+            optimizer, step = self.trainer.optimizers[1], self.global_step
+            terms |= self.adversarial.train_discriminator(x, x_hat, optimizer, batch_idx, step)
+            g_loss, g_terms = self.adversarial.generator_loss(x_hat, rec_loss, self.decoder, step)
+            total, terms = loss + g_loss, terms | g_terms
+        self.manual_backward(total / self.accumulate)
+
+        self.codebook.collect(code)
+        self.log_training(loss, terms, x_hat, x)
+        self.step_optimizers()
+        return loss.detach()
+
+    def reconstruction_loss(self, x_hat: Tensor, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return reconstruction + perceptual_weight * LPIPS, and its terms."""
+        loss = RECONSTRUCTION[self.reconstruction](x_hat, x)
+        terms = {"rec_loss": loss.detach()}
         if self.perceptual is not None:
             lpips = self.perceptual(self.value_range.signed(x_hat), self.value_range.signed(x)).mean()
-            distance = distance + self.perceptual_weight * lpips
-            terms[self.perceptual.name] = lpips.detach()
-        return distance, terms
+            loss, terms[self.perceptual.name] = loss + self.perceptual_weight * lpips, lpips.detach()
+        return loss, terms
+
+    def step_optimizers(self) -> None:
+        """Step the networks that wait for it, once per ``accumulate`` batches, and count the batch."""
+        self.optimizer_stepped = (self.global_step + 1) % self.accumulate == 0
+        if self.optimizer_stepped:
+            autoencoder, *discriminator = self.trainer.optimizers
+            if self.adversarial is not None and self.adversarial.waits_for_step(self.global_step):
+                self.adversarial.step(discriminator[0])
+            step_and_zero(self, autoencoder)
+            self.codebook.commit(self.quantizer, autoencoder)
+        count_batch(self)
 
     def configure_optimizers(self) -> Any:
-        """Adam for each player, the autoencoder first."""
-        settings: Any = {
-            "lr": self.lr,
-            "base_lr": self.base_lr,
-            "default_lr": DEFAULT_LR,
-            "betas": self.betas,
-            "weight_decay": self.weight_decay,
-            "schedule": self.schedule,
-        }
-        players = [adam(self, self._parameter_groups(), name="autoencoder", **settings)]
-        return players if self.discriminator is None else [*players, self.discriminator_optimizer(**settings)]
+        """One optimizer for the autoencoder, without weight decay on a codebook, and one for the discriminator."""
+        nets = nn.ModuleList([self.encoder, self.to_code, self.from_code, self.decoder])
+        groups: list[dict[str, Any]] = [{"params": list(nets.parameters())}]
+        if codebook := list(self.quantizer.parameters()):
+            groups.append({"params": codebook, "weight_decay": 0.0})
+        optimizers = [self.optimization.optimizer(self, groups, "autoencoder")]
+        if self.adversarial is not None:
+            optimizers.append(self.adversarial.configure_optimizer(self))
+        return optimizers
 
     def prepare_data(self) -> None:
-        """Fetch what LPIPS needs, once per machine, before anything of the run is written."""
-        super().prepare_data()
-        if self.perceptual is not None:
-            self.perceptual.load()
+        """Fetch what LPIPS and the Frechet distance need, once per machine, before anything of the run is written."""
+        for part in (self.perceptual, None if self.trainer.predicting else self.metrics.frechet):
+            if part is not None:
+                part.load()
 
     def setup(self, stage: str) -> None:
         """Check the Trainer's settings, compile."""
+        super().setup(stage)
         if stage != "fit":
             return
-        refuse_unsound(self.trainer)
         self.to(memory_format=torch.channels_last)  # what tensor cores want; on a CPU it makes no difference
-        self.warn_if_idle()
+        if self.adversarial is not None:
+            self.adversarial.warn_if_unused(self.trainer.max_steps)
         if self.compiled:
             self.encoder.compile()
             getattr(self.decoder, "body", self.decoder).compile()
-            if self.discriminator is not None and not self.r1_weight:  # no compiled graph has second derivatives
-                self.discriminator.compile()
+            if self.adversarial is not None:
+                self.adversarial.compile_discriminator()
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
         """Clip the autoencoder's gradients, after they were logged."""
-        clip([p for group in self._parameter_groups() for p in group["params"]], self.clip_g)
+        self.optimization.clip_gradients(p for group in optimizer.param_groups for p in group["params"])
+
+    @torch.no_grad()
+    def log_training(self, loss: Tensor, terms: dict[str, Tensor], x_hat: Tensor, x: Tensor) -> None:
+        """Log the terms of a batch, and the use of the codes since the last line of the log."""
+        terms["psnr"] = self.metrics.psnr(x_hat.float(), x)
+        self.log_dict({f"train/{name}": value.detach() for name, value in terms.items()})
+        self.log("train/loss", loss.detach(), prog_bar=True)
+        if is_log_step(self.trainer, self.global_step + 1):
+            codes = self.codebook.metrics()
+            self.log("train/perplexity", codes.pop("perplexity"), prog_bar=True)
+            self.log_dict({f"train/{name}": value for name, value in codes.items()})
 
     # Evaluation
 
-    def _evaluate(self, batch: dict[str, Tensor], stage: str) -> Tensor:
-        x_hat = super()._evaluate(batch, stage)
+    def evaluate(self, batch: dict[str, Tensor], stage: str) -> None:
+        """Log loss, PSNR, SSIM and LPIPS of a batch."""
+        x = batch["image"]
+        x_hat, code = self(x)
+        rec_loss = RECONSTRUCTION[self.reconstruction](x_hat, x)
+        losses = {"loss": rec_loss + code.loss, "rec_loss": rec_loss}
         if self.perceptual is not None:
-            x = batch["image"]
-            lpips = self.perceptual(self.value_range.signed(x_hat).clamp(-1, 1), self.value_range.signed(x)).mean()
-            self.log(f"{stage}/{self.perceptual.name}", lpips, on_epoch=True, sync_dist=True, batch_size=len(x))
-        return x_hat
+            x_hat_signed, x_signed = self.value_range.signed(x_hat).clamp(-1, 1), self.value_range.signed(x)
+            losses[self.perceptual.name] = self.perceptual(x_hat_signed, x_signed).mean()
+        x_hat = x_hat.float()
+        self.log_means(stage, losses | self.metrics.update(x_hat, x, code.indices), len(x))
+        self.log_means(stage, {"psnr": self.metrics.psnr(x_hat, x)}, len(x), prog_bar=True)
+
+    def finish_evaluation(self, stage: str) -> None:
+        """Log codebook utilization and rFID of the whole set."""
+        self.log_dict({f"{stage}/{name}": value for name, value in self.metrics.compute().items()}, sync_dist=True)
+
+    def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
+        """Return ``indices`` (B, h, w) with the batch's ``label`` and ``index``."""
+        return {"indices": self.encode(batch["image"]), **passed_on(batch, "label", "index")}
+
+    @torch.no_grad()
+    def example_images(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return ``input`` and ``reconstruction`` in [0, 1], both (B, C, H, W)."""
+        x = batch["image"]
+        return {"input": self.value_range.decode(x), "reconstruction": self.value_range.decode(self.reconstruct(x))}
+
+    def code_counts(self) -> Tensor:
+        """Return how often each code was used in this evaluation, (num_codebooks * K,) int64, over all ranks."""
+        return self.metrics.code_counts()

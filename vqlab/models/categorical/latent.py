@@ -7,45 +7,91 @@ categories, S draws. Inside, codes are flat, (B, P) or (B, S, P); outside they a
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from vqlab.errors import UserError
 from vqlab.losses.perceptual import Perceptual
-from vqlab.nn.base import Decoder, Encoder, wrong_channels
-from vqlab.nn.categorical import CategoricalCode, FactorizedPrior
+from vqlab.nn.autoencoders.conv import ConvDecoder, ConvEncoder
+from vqlab.nn.base import Decoder, Encoder, check_autoencoder
+from vqlab.nn.categorical import CategoricalCode, FactorizedPrior, build_prior
 from vqlab.nn.codes import as_codes, check_code_range, check_code_shape
-from vqlab.nn.likelihood import Likelihood
+from vqlab.nn.image_format import ImageFormat
+from vqlab.nn.likelihood import Gaussian, Likelihood
 from vqlab.nn.precision import without_autocast
 from vqlab.nn.transformer import Transformer
-from vqlab.nn.value_range import ValueRange
 from vqlab.samplers.bounds import NLLBounds, bracket
 from vqlab.samplers.independence import global_chain, log_prob, propose
 from vqlab.samplers.tokens import generate
 
+RENAMED_KEYS = {  # prefixes of state-dict keys of JSA and DiscreteVAE until 0.1, and now
+    **{f"{part}.": f"latent.{part}." for part in ("encoder", "decoder", "quantizer", "likelihood", "prior")},
+    "figures.": "metrics.",
+    "discriminator.": "adversarial.discriminator.",
+}
 AT_ONCE = 64  # draws per image that are held at the same time
 
 
-class Densities:
-    """The verbs of a model that has these parts; see :class:`~vqlab.models.categorical.base.CategoricalModel`."""
+class CategoricalLatent(nn.Module):
+    """p(x, h) = p(h) p(x | h) and the proposal q(h | x), with all that can be computed of them.
 
-    encoder: Encoder
-    decoder: Decoder
-    quantizer: CategoricalCode
-    likelihood: Likelihood
-    prior: Transformer | FactorizedPrior
-    perceptual: Perceptual | None
-    perceptual_weight: float
-    smoothing: float
-    decode_chunk: int
-    code_map: tuple[int, int]
-    positions: int
-    channels: int
-    value_range: ValueRange
+    Args:
+        encoder: Network of q. Default: a ``ConvEncoder``.
+        decoder: Network of p(x | h). Default: a ``ConvDecoder``.
+        num_embeddings: Categories, K.
+        num_latents: Categorical variables at each place of the map, V.
+        likelihood: p(x | h). Default: a ``Gaussian``.
+        prior: p(h): ``uniform``, ``factorized`` or a ``Transformer``.
+        perceptual: Perceptual distance. Default: LPIPS; not built at weight 0.
+        perceptual_weight: Nats per unit of the distance, taken off ln p(x | h).
+        smoothing: Fraction of the uniform distribution in q.
+        decode_chunk: Codes that are decoded at once.
+        images: Format of the images.
 
-    # What a user calls
+    Raises:
+        UserError: If the parts do not fit each other or the images.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder | None,
+        decoder: Decoder | None,
+        num_embeddings: int,
+        num_latents: int,
+        likelihood: Likelihood | None,
+        prior: Transformer | Literal["uniform", "factorized"],
+        perceptual: Perceptual | None,
+        perceptual_weight: float,
+        smoothing: float,
+        decode_chunk: int,
+        images: ImageFormat,
+    ) -> None:
+        super().__init__()
+        self.images, self.value_range = images, images.value_range
+        self.encoder: Encoder = encoder or ConvEncoder(in_channels=images.channels)
+        self.decoder: Decoder = decoder or ConvDecoder(out_channels=images.channels)
+        self.code_map = check_autoencoder(self.encoder, self.decoder, images.channels, images.size)
+        self.quantizer = CategoricalCode(
+            self.encoder.out_channels, num_embeddings, self.decoder.in_channels, num_latents
+        )
+        self.positions = math.prod(self.code_map) * num_latents
+        self.likelihood: Likelihood = likelihood or Gaussian()
+        self.prior = build_prior(prior, self.positions, num_embeddings, num_latents)
+        self.perceptual: Perceptual | None = None
+        if perceptual_weight:
+            self.perceptual = perceptual or Perceptual()
+            self.perceptual.check_size(images.size, images.size)
+        self.perceptual_weight, self.smoothing, self.decode_chunk = perceptual_weight, smoothing, decode_chunk
+
+    def parameter_groups(self) -> tuple[list[nn.Parameter], list[nn.Parameter], list[nn.Parameter]]:
+        """Return the parameters of p's networks; p's embeddings, prior and sigma; and those of q."""
+        tables = [self.quantizer.codebook, *self.likelihood.parameters(), *self.prior.parameters()]
+        proposal = [*self.encoder.parameters(), *self.quantizer.logits.parameters()]
+        return list(self.decoder.parameters()), tables, proposal
+
+    # Public methods of the models
 
     @torch.no_grad()
     def encode(self, x: Tensor) -> Tensor:
@@ -60,10 +106,6 @@ class Densities:
             UserError: If the codes have another shape, are no integers, or lie outside [0, K), here and below.
         """
         return self.likelihood.image(self.likelihood.expected(self.output(self.to_flat(codes))), self.value_range)
-
-    def reconstruct(self, x: Tensor) -> Tensor:
-        """Images (B, C, H, W) through their likeliest codes and back."""
-        return self.decode(self.encode(x))
 
     @torch.no_grad()
     def sample(self, num: int, temperature: float = 1.0, generator: torch.Generator | None = None) -> Tensor:
@@ -114,15 +156,8 @@ class Densities:
             state = global_chain(self.log_weights(x, log_q), state, proposals, uniform[:, :, 0]).last
         return self.to_map(state)
 
-    def nll(self, x: Tensor, num_samples: int = 1000) -> Tensor:
-        """Estimate -ln p(x) (B,) in nats by importance sampling from q: an upper bound in expectation.
-
-        It falls to the truth as ``num_samples`` grows; whether it is there, :meth:`bracket` tells.
-        """
-        return self.bracket(x, num_samples).importance
-
     @torch.no_grad()
-    def bracket(self, x: Tensor, num_samples: int = 1000, dequantize: bool = False) -> NLLBounds:
+    def bounds(self, x: Tensor, num_samples: int = 1000, dequantize: bool = False) -> NLLBounds:
         """Bound -ln p(x) from above and below, in nats.
 
         Args:
@@ -139,12 +174,25 @@ class Densities:
             log_w.append(self.log_weights(x, log_q, energy=False)(propose(log_q, uniform)))
         return bracket(torch.cat(log_w, 1), rand(len(x), num_samples - 1, device=x.device))
 
+    def example_images(self, x: Tensor) -> dict[str, Tensor]:
+        """Return ``input``, ``reconstruction`` and ``sample`` in [0, 1], (B, C, H, W)."""
+        images = {
+            "input": self.likelihood.image(self.observe(x), self.value_range),
+            "reconstruction": self.decode(self.encode(x)),
+            "sample": self.sample(len(x), generator=torch.Generator().manual_seed(0)),  # draws none of the training's
+        }
+        return {name: self.value_range.decode(image) for name, image in images.items()}
+
+    def load_perceptual(self) -> None:
+        """Fetch what the perceptual distance needs."""
+        if self.perceptual is not None:
+            self.perceptual.load()
+
     # The densities; codes are flat
 
     def observe(self, image: Tensor) -> Tensor:
         """Images of the data to what is modelled, both (B, C, H, W)."""
-        if image.ndim != 4 or image.shape[1] != self.channels:
-            raise UserError(wrong_channels("images", f"(B, {self.channels}, H, W)", image, self.channels))
+        self.images.check(image)
         return self.likelihood.observe(image, self.value_range)
 
     def log_q(self, x: Tensor) -> Tensor:
