@@ -129,7 +129,7 @@ def evaluate(model: CategoricalModel, test: ImageTensors) -> dict[str, float]:
     """Return the bounds of -ln p(x) in nats, means over the test images."""
     torch.manual_seed(0)
     x = to_float(test.__getitems__(list(range(len(test)))), UNIT)["image"]
-    bounds = [model.bracket(chunk, NLL_SAMPLES) for chunk in x.split(20)]
+    bounds = [model.bounds(chunk, NLL_SAMPLES) for chunk in x.split(20)]
     names = ("elbo", "importance", "chain")
     return {name: torch.cat([getattr(b, name) for b in bounds]).mean().item() for name in names}
 

@@ -110,7 +110,7 @@ def jsa_step(args: argparse.Namespace, x: Tensor) -> Callable[[], None]:
         num_embeddings=args.num_embeddings,
         sampler=PosteriorSampler(num_mis_steps=args.steps, cache=False),
     )
-    return stepper(list(model.parameters()), lambda: model.learn(x, model.log_q(x), None).loss)
+    return stepper(list(model.parameters()), lambda: model.compute_loss(x, None).loss)
 
 
 def sequential_step(args: argparse.Namespace, x: Tensor) -> Callable[[], None]:
@@ -120,20 +120,20 @@ def sequential_step(args: argparse.Namespace, x: Tensor) -> Callable[[], None]:
     everyone = torch.arange(len(x))
 
     def weight(codes: Tensor, log_q: Tensor) -> Tensor:
-        return model.joint(x, codes, everyone)[0] - log_prob(log_q, codes[:, None])[:, 0]
+        return model.latent.joint(x, codes, everyone)[0] - log_prob(log_q, codes[:, None])[:, 0]
 
     def loss() -> Tensor:
         total: Tensor | float = 0.0
         with torch.no_grad():
-            state = propose(model.log_q(x), torch.rand(len(x), 1, model.positions))[:, 0]
+            state = propose(model.latent.log_q(x), torch.rand(len(x), 1, model.latent.positions))[:, 0]
         for _ in range(args.steps):
             with torch.no_grad():
-                log_q = model.log_q(x)
-                proposal = propose(log_q, torch.rand(len(x), 1, model.positions))[:, 0]
+                log_q = model.latent.log_q(x)
+                proposal = propose(log_q, torch.rand(len(x), 1, model.latent.positions))[:, 0]
                 accept = torch.rand(len(x)).log() < weight(proposal, log_q) - weight(state, log_q)
                 state = torch.where(accept[:, None], proposal, state)
-            total = total - model.joint(x, state, everyone)[0].mean()
-        log_q = model.log_q(x)
+            total = total - model.latent.joint(x, state, everyone)[0].mean()
+        log_q = model.latent.log_q(x)
         return total / args.steps - log_prob(log_q, state[:, None]).mean()
 
     return stepper(list(model.parameters()), loss)

@@ -101,8 +101,8 @@ def exact_nll(model: CategoricalModel, x: Tensor) -> Tensor:
 
 def train(model: CategoricalModel, x: Tensor, steps: int, seed: int, exact: bool) -> float:
     """Return the exact NLL after ``steps``."""
-    model.decode_chunk = len(x) * len(CODES)
-    joint, tables, proposal = model._players()
+    model.latent.decode_chunk = len(x) * len(CODES)
+    joint, tables, proposal = model.latent.parameter_groups()
     optimizer = torch.optim.Adam([*joint, *tables, *proposal], lr=LR)
     if isinstance(model, JSA):
         model.chains = ChainCache(len(x), VARIABLES, VALUES)
@@ -113,7 +113,7 @@ def train(model: CategoricalModel, x: Tensor, steps: int, seed: int, exact: bool
             if exact:
                 loss = exact_nll(model, x[index])
             else:
-                loss = model.learn(x[index], model.log_q(x[index]), index).loss
+                loss = model.compute_loss(x[index], index).loss
                 model.seed += 1  # other draws: outside a Trainer the step stands still
             loss.backward()
             optimizer.step()

@@ -4,6 +4,7 @@ import lightning
 import torch
 
 from tests.helpers.bare import BARE
+from tests.helpers.models import build
 from vqlab.models.categorical.jsa import JSA
 from vqlab.nn.autoencoders.small import SmallDecoder, SmallEncoder
 
@@ -22,7 +23,7 @@ class Data(lightning.LightningDataModule):
 def grid(**options):
     torch.manual_seed(0)
     shape = {"num_embeddings": 16, "channels": 1, "image_size": 16, "cache_start_epoch": 0}
-    return JSA(SmallEncoder(1, 8, 8, 1), SmallDecoder(1, 8, 8, 1), **{**shape, **options})
+    return build(JSA, SmallEncoder(1, 8, 8, 1), SmallDecoder(1, 8, 8, 1), **{**shape, **options})
 
 
 def fit(model, data=None, **settings):

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tests.helpers.models import build
 from vqlab.models.categorical.jsa import JSA
 from vqlab.nn.autoencoders.mlp import MLPDecoder, MLPEncoder
 from vqlab.nn.likelihood import Bernoulli
@@ -34,13 +35,13 @@ def parts(**options: Any) -> dict[str, Any]:
 def sharpened(seed: int, gain: float) -> JSA:
     """A model whose weights are so large that images say much of their codes."""
     torch.manual_seed(seed)
-    model = JSA(**parts())
+    model = build(JSA, **parts())
     with torch.no_grad():
         model.quantizer.codebook.mul_(gain)
-        for weight in model.decoder.parameters():
+        for weight in model.latent.decoder.parameters():
             weight.mul_(gain)
-        assert model.prior.logits is not None
-        model.prior.logits.normal_()
+        assert model.latent.prior.logits is not None
+        model.latent.prior.logits.normal_()
     return model.eval()
 
 
@@ -54,10 +55,10 @@ def all_joints(model: JSA, x: Tensor) -> Tensor:
     """Return ln p(x, h) of each image and each of the 64 codes, (B, 64), with gradients."""
     count, num = len(x), len(CODES)
     pairs = x.repeat_interleave(num, 0), CODES.repeat(count, 1, 1, 1)
-    return model.log_joint(*pairs).view(count, num)
+    return model.latent.log_joint(*pairs).view(count, num)
 
 
 def all_proposals(model: JSA, x: Tensor) -> Tensor:
     """Return ln q(h | x) likewise."""
     count, num = len(x), len(CODES)
-    return model.log_proposal(x.repeat_interleave(num, 0), CODES.repeat(count, 1, 1, 1)).view(count, num)
+    return model.latent.log_proposal(x.repeat_interleave(num, 0), CODES.repeat(count, 1, 1, 1)).view(count, num)

@@ -61,15 +61,15 @@ def test_a_split_raises_the_likelihood_where_a_code_says_nothing():
         split_ratio=4,
         images=ImageFormat(channels=1, size=16),
     )
-    codes = torch.zeros(1, model.positions, dtype=torch.int64)
-    x = model.decode(model.to_map(codes))
+    codes = torch.zeros(1, model.latent.positions, dtype=torch.int64)
+    x = model.decode(model.latent.to_map(codes))
     with torch.no_grad():
         model.quantizer.codebook[0, 1] += 100  # so far off that no image comes of it
-        model.likelihood.mse.fill_(1e-4)
+        model.latent.likelihood.mse.fill_(1e-4)
         corners = torch.stack([codes[0], codes[0].index_fill(0, torch.tensor(0), 1)])
         gains = []
         for _ in range(2):
-            gains.append(model.joint(x.expand(2, -1, -1, -1), corners, torch.arange(2))[0].logsumexp(0))
+            gains.append(model.latent.joint(x.expand(2, -1, -1, -1), corners, torch.arange(2))[0].logsumexp(0))
             counts = torch.tensor([2 * LOOK, 0])
             model.splitter.count(torch.zeros(1, int(counts[0]), dtype=torch.int64))
             model.splitter.split(model.quantizer, torch.optim.SGD(model.parameters()))
@@ -113,7 +113,7 @@ def test_a_collapsed_code_comes_to_life():
             model.quantizer.logits.bias[4:] -= 15
         fit(model, max_steps=60, log_every_n_steps=60)
         x = next(iter(Data().train_dataloader()))["image"]
-        share = model.log_q(x).detach().exp().mean((0, 1))
+        share = model.latent.log_q(x).detach().exp().mean((0, 1))
         perplexity[ratio] = torch.distributions.Categorical(share).entropy().exp().item()
     assert perplexity[None] < 5
     assert perplexity[4.0] > 12

@@ -3,57 +3,63 @@
 import pytest
 import torch
 
+from tests.helpers.models import build
 from tests.helpers.refusal import refused
 from tests.helpers.toy import CODES, all_joints, all_proposals, images, parts, sharpened
-from vqlab.models.categorical.discrete_vae import ESTIMATORS, DiscreteVAE
+from vqlab.models.categorical.discrete_vae import DiscreteVAE
 from vqlab.nn.anneal import Anneal
 from vqlab.nn.transformer import Transformer
 
 
-def build(estimator, **options):
+ESTIMATORS = ("gumbel", "st_gumbel", "rloo", "vimco")
+
+
+def model_of(estimator, **options):
     torch.manual_seed(0)
-    return DiscreteVAE(estimator=estimator, **parts(**options))
+    return build(DiscreteVAE, estimator=estimator, **parts(**options))
 
 
 def test_the_divergence_of_the_relaxation_is_exact():
-    model = build("gumbel").eval()
-    model.prior.logits.data.normal_()
+    model = model_of("gumbel").eval()
+    model.latent.prior.logits.data.normal_()
     x = images(sharpened(1, 2.0), 5, 0)
-    log_q, log_p = all_proposals(model, x), model.prior.log_prob(CODES.flatten(1))
+    log_q, log_p = all_proposals(model, x), model.latent.prior.log_prob(CODES.flatten(1))
     expected = (log_q.exp() * (log_q - log_p)).sum(1).mean()
-    found = model.learn(x, model.log_q(x), None).terms["kl"]
+    found = model.compute_loss(x, None).terms["kl"]
     assert found.item() == pytest.approx(expected.item(), rel=1e-4)
 
 
 def test_straight_through_decodes_codes_and_the_mixture_does_not():
     x = images(sharpened(1, 2.0), 50, 0)
     for estimator, decodes_codes in (("st_gumbel", True), ("gumbel", False)):
-        model = build(estimator, prior="uniform")
-        lesson = model.learn(x, model.log_q(x), None)
-        of_codes = -(model.log_joint(x, model.to_map(lesson.codes)) - model.log_prior(lesson.codes)).mean()
-        assert torch.isclose(lesson.terms["distortion"], of_codes, rtol=1e-4).item() is decodes_codes
+        model = model_of(estimator, prior="uniform")
+        output = model.compute_loss(x, None)
+        of_codes = -(
+            model.latent.log_joint(x, model.latent.to_map(output.codes)) - model.latent.log_prior(output.codes)
+        ).mean()
+        assert torch.isclose(output.terms["distortion"], of_codes, rtol=1e-4).item() is decodes_codes
 
 
 def test_draws_bound_the_likelihood():
     """The mean of many single-sample bounds is the ELBO."""
-    model = build("rloo", num_samples=64).eval()
+    model = model_of("rloo", num_samples=64).eval()
     x = images(sharpened(1, 2.0), 20, 0)
     log_q = all_proposals(model, x)
     elbo = (log_q.exp() * (all_joints(model, x) - log_q)).sum(1).mean()
-    found = torch.stack([model.learn(x, model.log_q(x), None).terms["nll_elbo"] for _ in range(50)]).mean()
+    found = torch.stack([model.compute_loss(x, None).terms["nll_elbo"] for _ in range(50)]).mean()
     assert found.item() == pytest.approx(-elbo.item(), abs=0.02)
 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 def test_each_estimator_learns(estimator):
     x = images(sharpened(7, 2.0), 100, 0)
-    model = build(estimator)
+    model = model_of(estimator)
     before = -all_joints(model, x).logsumexp(1).mean().item()
-    joint, tables, proposal = model._players()
+    joint, tables, proposal = model.latent.parameter_groups()
     optimizer = torch.optim.Adam([*joint, *tables, *proposal], lr=3e-3)
     for _ in range(150):
         optimizer.zero_grad()
-        model.learn(x, model.log_q(x), None).loss.backward()
+        model.compute_loss(x, None).loss.backward()
         assert all(p.grad is not None for p in model.parameters())
         optimizer.step()
     assert -all_joints(model, x).logsumexp(1).mean().item() < before - 0.5
@@ -61,15 +67,15 @@ def test_each_estimator_learns(estimator):
 
 def test_the_temperature_follows_the_steps():
     anneal = Anneal(1.0, 0.1, total_steps=100, kind="exponential")
-    assert build("gumbel", temperature=anneal).temperature.value(50).item() == pytest.approx(0.1**0.5)
+    assert model_of("gumbel", temperature=anneal).temperature.value(50).item() == pytest.approx(0.1**0.5)
 
 
 def test_mistakes_are_refused():
     with refused("estimator", "gumbel", "rloo"):
-        build("reinforce")
+        model_of("reinforce")
     with refused("num_samples", "at least 2"):
-        build("rloo", num_samples=1)
+        model_of("rloo", num_samples=1)
     with refused("temperature", "above 0"):
-        build("gumbel", temperature=0.0)
-    with refused("product", "--model.prior=factorized"):
-        build("gumbel", prior=Transformer(4, 3, num_codebooks=3, dim=8, depth=1, heads=2))
+        model_of("gumbel", temperature=0.0)
+    with refused("product", "--model.latent.prior=factorized"):
+        model_of("gumbel", prior=Transformer(4, 3, num_codebooks=3, dim=8, depth=1, heads=2))

@@ -9,12 +9,12 @@ import torch
 import vqlab
 from tests.helpers.bare import BARE
 from tests.helpers.grid import Data, fit, grid
+from tests.helpers.models import build
 from tests.helpers.refusal import refused
 from tests.helpers.toy import CODES, NUMBER, VALUES, VARIABLES, all_joints, all_proposals, images, parts, sharpened
 from vqlab.models.categorical.discrete_vae import DiscreteVAE
 from vqlab.models.categorical.jsa import JSA, PosteriorSampler
 from vqlab.nn.autoencoders.small import SmallDecoder, SmallEncoder
-from vqlab.nn.image_format import ImageFormat
 from vqlab.nn.likelihood import Gaussian
 from vqlab.nn.transformer import Transformer
 from vqlab.samplers.chain_cache import ChainCache
@@ -28,9 +28,9 @@ def gradients(model, x, rows):
         model.chains.put(torch.arange(len(x)), CODES[rows].flatten(1), torch.ones(len(x), dtype=torch.bool))
     model.zero_grad()
     model.seed += 1  # other draws
-    observed = model.observe(x)
-    model.learn(observed, model.log_q(observed), torch.arange(len(x))).loss.backward()
-    joint, tables, proposal = model._players()
+    observed = model.latent.observe(x)
+    model.compute_loss(observed, torch.arange(len(x))).loss.backward()
+    joint, tables, proposal = model.latent.parameter_groups()
     return [torch.cat([p.grad.flatten() for p in group]) for group in ([*joint, *tables], proposal)]
 
 
@@ -41,7 +41,7 @@ def exact_gradients(model, x):
     loss = -joints.logsumexp(1).mean() - (posterior * all_proposals(model, x)).sum(1).mean()
     model.zero_grad()
     loss.backward()
-    joint, tables, proposal = model._players()
+    joint, tables, proposal = model.latent.parameter_groups()
     return [torch.cat([p.grad.flatten() for p in group]) for group in ([*joint, *tables], proposal)]
 
 
@@ -49,7 +49,7 @@ def exact_gradients(model, x):
 def problem():
     """A model away from its optimum, and 8 images, each 25 times."""
     model = sharpened(3, 2.5)
-    model.num_mis_steps, model.cache_start_epoch = 5, 0
+    model.sampler = PosteriorSampler(num_mis_steps=5, cache_start_epoch=0)
     return model, images(sharpened(5, 2.5), 8, 0).repeat(25, 1, 1, 1)
 
 
@@ -76,26 +76,26 @@ def test_the_gradient_over_distinct_states_is_that_over_all_steps(problem, kerne
     model, x = problem
     x = x[:6]
     if kernel == "blocks":
-        model = JSA(sampler=PosteriorSampler(blocks="patches", cache=False), **parts())
+        model = build(JSA, blocks="patches", cache=False, **parts())
     else:
-        model.kernel = kernel
+        model.sampler = PosteriorSampler(num_mis_steps=5, kernel=kernel, cache_start_epoch=0)
     chains = []
-    visit = type(model)._visit
+    visit = type(model).run_chains
 
     def remember(self, *args):
         chain, terms = visit(self, *args)
         chains.append(chain)
         return chain, terms
 
-    monkeypatch.setattr(type(model), "_visit", remember)
+    monkeypatch.setattr(type(model), "run_chains", remember)
     model.zero_grad()
-    model.learn(x, model.log_q(x), None).loss.backward()
+    model.compute_loss(x, None).loss.backward()
     found = [p.grad.clone() for p in model.parameters() if p.grad is not None]
     chain: Chain = chains[0]
     model.zero_grad()
     total = 0
     for step in range(chain.states.shape[1]):  # every state, weight 0 or not, decoded by itself
-        codes = model.to_map(chain.states[:, step])
+        codes = model.latent.to_map(chain.states[:, step])
         total = total - (chain.weights[:, step] * (model.log_joint(x, codes) + model.log_proposal(x, codes))).mean()
     total.backward()
     expected = [p.grad for p in model.parameters() if p.grad is not None]
@@ -106,7 +106,7 @@ def test_the_gradient_over_distinct_states_is_that_over_all_steps(problem, kerne
 def test_decoding_in_chunks_changes_nothing(problem):
     model, x = problem
     whole = gradients(model, x[:20], torch.zeros(20, dtype=torch.int64))
-    model.decode_chunk, model.seed = 7, model.seed - 1
+    model.latent.decode_chunk, model.seed = 7, model.seed - 1
     for mine, theirs in zip(gradients(model, x[:20], torch.zeros(20, dtype=torch.int64)), whole, strict=True):
         torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=1e-5)
 
@@ -118,11 +118,11 @@ def test_densities_are_normalised():
         total = torch.logsumexp(
             torch.cat([model.log_joint(every, CODES[k : k + 1].expand(2**16, -1, -1, -1)) for k in (0, 17)]), 0
         )
-        prior = model.prior.log_prob(CODES.flatten(1))[[0, 17]].logsumexp(0)
+        prior = model.latent.prior.log_prob(CODES.flatten(1))[[0, 17]].logsumexp(0)
         torch.testing.assert_close(total, prior, atol=1e-3, rtol=0)
         torch.testing.assert_close(all_proposals(model, every[:5]).logsumexp(1), torch.zeros(5), atol=1e-5, rtol=0)
         torch.testing.assert_close(
-            model.prior.log_prob(CODES.flatten(1)).logsumexp(0), torch.tensor(0.0), atol=1e-5, rtol=0
+            model.latent.prior.log_prob(CODES.flatten(1)).logsumexp(0), torch.tensor(0.0), atol=1e-5, rtol=0
         )
 
 
@@ -134,7 +134,7 @@ def test_the_bracket_holds_the_exact_likelihood():
         joints, proposals = all_joints(model, x), all_proposals(model, x)
         exact, posterior = -joints.logsumexp(1), joints.log_softmax(1)
         divergence = (posterior.exp() * (posterior - proposals)).sum(1).mean()
-        bounds = [bound.mean() for bound in model.bracket(x, 5000)]
+        bounds = [bound.mean() for bound in model.bounds(x, 5000)]
     assert bounds[0] > exact.mean() + 0.1 > exact.mean() - 0.1 > bounds[2]
     assert abs(model.nll(x, 5000).mean() - exact.mean()) < 0.01
     assert bounds[2] + divergence == pytest.approx(exact.mean().item(), abs=0.02)
@@ -156,33 +156,32 @@ def test_samples_follow_the_prior_whatever_it_is():
         "factorized",
         Transformer(VALUES, VARIABLES, num_codebooks=VARIABLES, dim=8, depth=1, heads=2),
     ):
-        model = JSA(**parts(prior=prior)).eval()
+        model = build(JSA, **parts(prior=prior)).eval()
         if prior == "factorized":
-            model.prior.logits.data.normal_()
-        expected = model.log_prior(CODES.flatten(1)).exp()
+            model.latent.prior.logits.data.normal_()
+        expected = model.latent.log_prior(CODES.flatten(1)).exp()
         assert expected.sum().item() == pytest.approx(1, abs=1e-5)
         seen = []
-        decode, model.decode = model.decode, lambda codes, seen=seen: seen.append(codes)
+        model.latent.decode = seen.append
         model.sample(20_000)
         found = torch.bincount((seen[0].flatten(1) * NUMBER).sum(1), minlength=64) / 20_000
         assert (found - expected).abs().sum() / 2 < 0.04
-        model.decode = decode
 
 
 def test_smoothing_bounds_the_weights():
-    model = JSA(**parts(smoothing=0.1)).eval()
+    model = build(JSA, **parts(smoothing=0.1)).eval()
     with torch.no_grad():
         model.quantizer.logits.weight.mul_(1000)
-        log_q = model.log_q(torch.rand(5, 1, 4, 4))
+        log_q = model.latent.log_q(torch.rand(5, 1, 4, 4))
     assert log_q.exp().sum(-1).allclose(torch.ones(5, VARIABLES), atol=1e-5)
     assert log_q.exp().min() >= 0.1 / VALUES - 1e-6
 
 
 def train(model, x, steps, lr=3e-3, batch=50):
     """Train without a Trainer, as the model's own step does."""
-    joint, tables, proposal = model._players()
+    joint, tables, proposal = model.latent.parameter_groups()
     optimizer = torch.optim.Adam([*joint, *tables, *proposal], lr=lr)
-    if isinstance(model, JSA) and model.cache:
+    if isinstance(model, JSA) and model.sampler.cache:
         model.chains = ChainCache(len(x), VARIABLES, VALUES)
     for step in range(steps):
         if step % (len(x) // batch) == 0:
@@ -190,7 +189,7 @@ def train(model, x, steps, lr=3e-3, batch=50):
         index = order[step % (len(x) // batch) * batch :][:batch]
         model.seed = step  # new draws
         optimizer.zero_grad()
-        model.learn(x[index], model.log_q(x[index]), index).loss.backward()
+        model.compute_loss(x[index], index).loss.backward()
         optimizer.step()
     return -all_joints(model, x).logsumexp(1).mean().item()
 
@@ -199,12 +198,12 @@ def test_jsa_learns_almost_as_the_exact_posterior_does_and_its_rivals_do_not():
     """200 images, equal steps, from the same weights: the exact likelihood of the data after training."""
     x, steps = images(sharpened(7, 2.0), 200, 0), 1000
 
-    def build(cls, **options):
+    def seeded(cls, **options):
         torch.manual_seed(0)
-        return cls(**parts(**options))
+        return build(cls, **parts(**options))
 
-    exact = build(JSA)
-    optimizer = torch.optim.Adam([p for group in exact._players()[:2] for p in group], lr=3e-3)
+    exact = seeded(JSA)
+    optimizer = torch.optim.Adam([p for group in exact.latent.parameter_groups()[:2] for p in group], lr=3e-3)
     for step in range(steps):
         if step % 4 == 0:
             order = torch.randperm(200)
@@ -212,10 +211,10 @@ def test_jsa_learns_almost_as_the_exact_posterior_does_and_its_rivals_do_not():
         (-all_joints(exact, x[order[step % 4 * 50 :][:50]]).logsumexp(1).mean()).backward()
         optimizer.step()
     best = -all_joints(exact, x).logsumexp(1).mean().item()
-    jsa = train(build(JSA, num_mis_steps=5, cache_start_epoch=0), x, steps)
+    jsa = train(seeded(JSA, num_mis_steps=5, cache_start_epoch=0), x, steps)
     assert jsa <= best + 0.15
-    assert jsa <= train(build(JSA, num_mis_steps=5, cache=False), x, steps) - 0.05
-    assert jsa <= train(build(DiscreteVAE, estimator="rloo"), x, steps) - 0.10
+    assert jsa <= train(seeded(JSA, num_mis_steps=5, cache=False), x, steps) - 0.05
+    assert jsa <= train(seeded(DiscreteVAE, estimator="rloo"), x, steps) - 0.10
 
 
 # Under a Trainer
@@ -225,7 +224,7 @@ def test_steps_are_batches_and_rates_are_scaled_by_the_global_batch():
     model = grid(base_lr=4.5e-7, proposal_lr=1e-3)
     run = fit(model)
     assert run.global_step == 6
-    assert model.likelihood.steps == 6
+    assert model.latent.likelihood.steps == 6
     groups = run.optimizers[0].param_groups
     assert [group["lr"] for group in groups] == pytest.approx([4.5e-7 * 16, 4.5e-7 * 16, 1e-3])
     assert pytest.approx(2.304e-4) == 4.5e-7 * 128 * 4
@@ -233,7 +232,12 @@ def test_steps_are_batches_and_rates_are_scaled_by_the_global_batch():
     assert len(parameters) == len(set(parameters)) == len(list(model.parameters()))
 
 
-def test_two_accumulated_batches_equal_one_twice_as_large():
+def test_two_accumulated_batches_equal_one_twice_as_large(monkeypatch):
+    def numbers(model, x, count, index):  # draws depend on the step, so all batches get those of the first
+        return torch.rand(64, count, generator=torch.Generator().manual_seed(3))[index]
+
+    monkeypatch.setattr("vqlab.models.categorical.jsa.uniform_numbers", numbers)
+
     class Twice(Data):
         batch_size = 32
 
@@ -244,8 +248,6 @@ def test_two_accumulated_batches_equal_one_twice_as_large():
         grid(likelihood=Gaussian(0.3), cache=False),
         grid(likelihood=Gaussian(0.3), cache=False, accumulate=2),
     )
-    for model in (first, second):  # draws depend on the step, so both get those of the first
-        model.uniform = lambda x, count, index: torch.rand(64, count, generator=torch.Generator().manual_seed(3))[index]
     fit(first, Twice(), max_steps=2)
     fit(second, max_steps=4)
     for mine, theirs in zip(second.parameters(), first.parameters(), strict=True):
@@ -256,20 +258,20 @@ def test_a_sharp_likelihood_decides_alike_in_half_precision():
     """Under autocast the chain takes the decisions that it takes in float32, at sigma 0.02."""
     model = grid(likelihood=Gaussian(0.02), cache=False, num_mis_steps=20)
     x, index = torch.rand(64, 1, 16, 16) * 2 - 1, torch.arange(64)
-    log_q = model.log_q(x).detach()
+    log_q = model.latent.log_q(x).detach()
     model._trainer = lightning.Trainer(**BARE)
-    expected, _ = model._visit(x, log_q, index)
+    expected, _ = model.run_chains(x, log_q, index)
     with torch.autocast("cpu", torch.bfloat16):
-        found, _ = model._visit(x, log_q, index)
+        found, _ = model.run_chains(x, log_q, index)
     assert (found.accepted == expected.accepted).float().mean() >= 0.995
     assert expected.accepted.float().mean() > 0.05
 
 
 def test_bf16_trains():
     model = grid()
-    before = model.decoder.head[0].weight.clone()
+    before = model.latent.decoder.head[0].weight.clone()
     fit(model, precision="bf16-mixed")
-    assert not torch.equal(model.decoder.head[0].weight, before)
+    assert not torch.equal(model.latent.decoder.head[0].weight, before)
     assert all(p.isfinite().all() for p in model.parameters())
 
 
@@ -278,7 +280,7 @@ def test_the_cache_needs_to_know_the_images():
         def train_dataloader(self):
             return torch.utils.data.DataLoader([{"image": torch.rand(1, 16, 16)} for _ in range(64)], batch_size=16)
 
-    with refused("index", "--model.cache=false"):
+    with refused("index", "cache=false"):
         fit(grid(), Nameless())
     fit(grid(cache=False), Nameless())
 
@@ -286,7 +288,7 @@ def test_the_cache_needs_to_know_the_images():
 def test_augmented_images_are_refused():
     data = Data()
     data.augment = True
-    with refused("shifted or mirrored", "--data.augment=false", "--model.cache=false"):
+    with refused("augment must be false with cache=true"):
         fit(grid(), data)
 
 
@@ -332,15 +334,15 @@ def test_a_checkpoint_brings_back_all_parts(tmp_path):
 
 
 def test_a_prior_of_another_size_is_refused():
-    with refused("length 9", "--model.prior.length=16"):
+    with refused("length 9", "prior.length=16"):
         grid(prior=Transformer(16, 9, dim=8, depth=1, heads=2))
-    assert math.isfinite(grid(prior="factorized").log_prior(torch.zeros(1, 16, dtype=torch.int64)).item())
+    assert math.isfinite(grid(prior="factorized").latent.log_prior(torch.zeros(1, 16, dtype=torch.int64)).item())
 
 
 @pytest.mark.parametrize("latents", [1, 2])
 def test_codes_from_outside_are_checked(latents):
     nets = {"encoder": SmallEncoder(1, 16, 8, 1), "decoder": SmallDecoder(1, 16, 8, 1)}
-    model = JSA(num_embeddings=16, num_latents=latents, images=ImageFormat(channels=1, size=16), **nets).eval()
+    model = build(JSA, num_embeddings=16, num_latents=latents, channels=1, image_size=16, **nets).eval()
     x = torch.rand(2, 1, 16, 16)
     codes = model.encode(x)
     assert torch.equal(model.decode(codes.numpy().astype("int16")), model.decode(codes))

@@ -7,12 +7,13 @@ import torch
 from torch import nn
 
 from tests.helpers.grid import Data, fit, grid
+from tests.helpers.models import build
 from tests.helpers.refusal import refused
 from tests.helpers.toy import CODES, NUMBER, all_joints, images, parts, sharpened
 from vqlab.losses.adversarial import hinge_discriminator
 from vqlab.losses.perceptual import Perceptual
 from vqlab.models.categorical.discrete_vae import DiscreteVAE
-from vqlab.models.categorical.jsa import JSA
+from vqlab.models.categorical.jsa import JSA, PosteriorSampler
 from vqlab.nn.gan.patchgan import PatchGAN
 from vqlab.nn.likelihood import Gaussian
 
@@ -35,8 +36,8 @@ def test_the_energy_shifts_the_posterior_and_no_bound():
         energy = 20 * 2 * (means.flatten(1).mean(1) - x.mean()).abs()
         posterior, tilted = exact.softmax(1)[0], (exact[0] - energy).softmax(0)
         assert (posterior - tilted).abs().sum() / 2 > 0.2
-        model.perceptual, model.perceptual_weight = Brightness(), 20.0
-        found = model.joint_of_draws(x, CODES.flatten(1)[None])[0][0]
+        model.latent.perceptual, model.latent.perceptual_weight = Brightness(), 20.0
+        found = model.latent.joint_of_draws(x, CODES.flatten(1)[None])[0][0]
         torch.testing.assert_close(found, exact[0] - energy, atol=1e-4, rtol=1e-5)
         torch.testing.assert_close(all_joints(model, x), exact)
         assert model.nll(x.expand(64, -1, -1, -1), 2000).mean() == pytest.approx(plain.item(), abs=0.05)
@@ -45,21 +46,21 @@ def test_the_energy_shifts_the_posterior_and_no_bound():
     assert (drawn - tilted).abs().sum() / 2 < 0.03
 
 
-@pytest.mark.parametrize("build", [JSA, DiscreteVAE])
-def test_the_energy_is_learned_from(build):
+@pytest.mark.parametrize("cls", [JSA, DiscreteVAE])
+def test_the_energy_is_learned_from(cls):
     """Twice the weight, twice its part of the decoder's gradient, at the same draws."""
     torch.manual_seed(0)
-    model = build(**parts(), **({"cache": False} if build is JSA else {"estimator": "st_gumbel"}))
-    model.perceptual = Brightness()
-    x = model.observe(images(sharpened(5, 2.5), 8, 0))
-    model._visit = frozen(model._visit) if build is JSA else None  # the energy moves the chains, too
+    model = build(cls, **parts(), **({"cache": False} if cls is JSA else {"estimator": "st_gumbel"}))
+    model.latent.perceptual = Brightness()
+    x = model.latent.observe(images(sharpened(5, 2.5), 8, 0))
+    model.run_chains = frozen(model.run_chains) if cls is JSA else None  # the energy moves the chains, too
     gradients = []
     for weight in (0.0, 1.0, 2.0):
-        model.perceptual_weight = weight
+        model.latent.perceptual_weight = weight
         model.zero_grad()
         torch.manual_seed(1)
-        model.learn(x, model.log_q(x), torch.arange(8)).loss.backward()
-        gradients.append(torch.cat([p.grad.flatten() for p in model.decoder.parameters()]))
+        model.compute_loss(x, torch.arange(8)).loss.backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in model.latent.decoder.parameters()]))
     first, second = gradients[1] - gradients[0], gradients[2] - gradients[0]
     assert first.norm() > 0.01 * gradients[0].norm()
     torch.testing.assert_close(second, 2 * first, atol=1e-5, rtol=1e-3)
@@ -92,42 +93,40 @@ def test_the_discriminator_learns_first_and_pulls_by_its_share():
     # The same step in plain PyTorch: draws depend on the seed, the step and the images alone.
     batch = next(iter(Data().train_dataloader()))
     x, index = batch["image"], batch["index"]
-    kept.cache = False  # no chain is known yet
-    lesson = kept.learn(x, kept.log_q(x), index)
-    x_hat = kept.output(lesson.codes)
-    optimizer = torch.optim.Adam(kept.discriminator.parameters(), 1e-3)
-    hinge_discriminator(kept.discriminator(x), kept.discriminator(x_hat.detach())).backward()
+    kept.sampler = PosteriorSampler(cache=False)  # no chain is known yet
+    output = kept.compute_loss(x, index)
+    x_hat = kept.latent.output(output.codes)
+    optimizer = torch.optim.Adam(kept.adversarial.discriminator.parameters(), 1e-3)
+    hinge_discriminator(kept.adversarial.discriminator(x), kept.adversarial.discriminator(x_hat.detach())).backward()
     optimizer.step()
     kept.zero_grad()
-    last = kept.decoder.head[0].weight
+    last = kept.latent.decoder.head[0].weight
     distortion = ((x_hat - x).square().flatten(1).sum(1) / (2 * 0.3**2)).mean()
-    push = -kept.discriminator(x_hat).mean()
+    push = -kept.adversarial.discriminator(x_hat).mean()
     norms = [torch.autograd.grad(loss, last, retain_graph=True)[0].norm() for loss in (distortion, push)]
-    (lesson.loss + 0.5 * norms[0] / (norms[1] + 1e-4) * push).backward()
-    for mine, theirs in zip(model.discriminator.parameters(), kept.discriminator.parameters(), strict=True):
+    (output.loss + 0.5 * norms[0] / (norms[1] + 1e-4) * push).backward()
+    for mine, theirs in zip(
+        model.adversarial.discriminator.parameters(), kept.adversarial.discriminator.parameters(), strict=True
+    ):
         torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-6)
     for name, parameter in kept.named_parameters():
-        if not name.startswith("discriminator"):
+        if not name.startswith("adversarial"):
             torch.testing.assert_close(gradients[name], parameter.grad, rtol=1e-4, atol=1e-4)
 
 
 def test_the_discriminator_waits_for_its_start_and_steps_are_batches():
     model = grid(discriminator=critic(), disc_weight=0.5, disc_start=3)
-    before = [p.clone() for p in model.discriminator.parameters()]
+    before = [p.clone() for p in model.adversarial.discriminator.parameters()]
     fit(model, max_steps=3)
-    assert all(torch.equal(a, b) for a, b in zip(before, model.discriminator.parameters(), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(before, model.adversarial.discriminator.parameters(), strict=True))
     assert fit(model, max_steps=6).global_step == 6
-    assert not all(torch.equal(a, b) for a, b in zip(before, model.discriminator.parameters(), strict=True))
+    assert not all(torch.equal(a, b) for a, b in zip(before, model.adversarial.discriminator.parameters(), strict=True))
 
 
 def test_what_cannot_serve_is_refused():
-    with refused("grey", "--model.disc_weight=0"):
-        JSA(**parts(disc_weight=0.5))
-    with refused("--model.accumulate=1, not 2"):
+    with refused("disc_weight must be 0 without a Gaussian likelihood"):
+        build(JSA, **parts(disc_weight=0.5))
+    with refused("accumulate above 1", "alternate=false"):
         grid(disc_weight=0.5, accumulate=2)
-    with refused("perceptual_weight", "leave it out"):
-        grid(perceptual_weight=-1.0)
-    with refused("disc_lr"):
-        grid(disc_weight=0.5, disc_lr=0.0)
-    with refused("LPIPS", "--model.perceptual_weight=0"):
+    with refused("LPIPS"):
         grid(perceptual_weight=1.0, perceptual=Perceptual("alex"))

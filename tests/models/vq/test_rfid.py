@@ -8,6 +8,7 @@ from torch.utils.data import DataLoader
 
 import vqlab
 from tests.helpers.bare import BARE
+from tests.helpers.models import build
 from tests.helpers.refusal import refused
 from vqlab.metrics.images.frechet import FrechetDistance
 from vqlab.models.vq.vqgan import VQGAN
@@ -28,7 +29,7 @@ def frechet():
 def model(cls, **arguments):
     nets = SmallEncoder(3, 8, 4, 1), SmallDecoder(3, 8, 4, 1), FSQ([5, 5])
     extra = {"disc_weight": 0.0, "perceptual_weight": 0.0} if cls is VQGAN else {}
-    return cls(*nets, image_size=24, frechet=frechet(), **extra, **arguments)
+    return build(cls, *nets, image_size=24, frechet=frechet(), **extra, **arguments)
 
 
 def images(count):
@@ -66,13 +67,13 @@ def test_a_checkpoint_remembers_the_setting_but_not_the_network():
     state = torch.load("a.ckpt", weights_only=True)["state_dict"]
     assert not [key for key in state if "frechet" in key]
     again = vqlab.load("a.ckpt")
-    assert again.frechet.net == "squeezenet1_0"
-    assert again.frechet.backbone == "net.pth"
+    assert again.metrics.frechet.net == "squeezenet1_0"
+    assert again.metrics.frechet.backbone == "net.pth"
 
 
 def test_missing_weights_stop_a_run_before_it_begins():
     part = model(VQVAE)
-    part.frechet = FrechetDistance("squeezenet1_0", backbone="nowhere.pth")
+    part.metrics.frechet = FrechetDistance("squeezenet1_0", backbone="nowhere.pth")
     with refused("nowhere.pth", "--model.frechet.init_args.backbone"):
         trainer().fit(part, loader(), loader())
     assert part.global_step == 0
@@ -82,4 +83,4 @@ def test_missing_weights_stop_a_run_before_it_begins():
 def test_images_that_do_not_fit_are_refused_at_once(arguments, words):
     channels = arguments.get("channels", 3)
     with refused(words, "--model.frechet=null"):
-        VQVAE(SmallEncoder(channels), SmallDecoder(channels), frechet=frechet(), **arguments)
+        build(VQVAE, SmallEncoder(channels), SmallDecoder(channels), frechet=frechet(), **arguments)

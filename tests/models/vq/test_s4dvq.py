@@ -6,6 +6,7 @@ import torch
 
 import vqlab
 from tests.helpers.bare import BARE
+from tests.helpers.models import build
 from tests.helpers.refusal import refused
 from vqlab.data.signals.ecg import ECG
 from vqlab.models.vq.s4dvq import S4DVQ
@@ -20,7 +21,7 @@ def small(quantizer=None, **options):
     torch.manual_seed(0)
     nets = {"pool": (4,), "d_state": 8}
     encoder, decoder = S4DEncoder(1, 16, **nets), S4DDecoder(16, 1, 16, **nets)
-    return S4DVQ(encoder, decoder, quantizer or VectorQuantizer(16, 8), length=128, **options)
+    return build(S4DVQ, encoder, decoder, quantizer or VectorQuantizer(16, 8), length=128, **options)
 
 
 def data():

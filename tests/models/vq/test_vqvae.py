@@ -11,9 +11,11 @@ from torch.utils.data import DataLoader
 
 import vqlab
 from tests.helpers.bare import BARE
+from tests.helpers.models import build
 from tests.helpers.refusal import refused
 from vqlab.errors import UserError
-from vqlab.models.vq.vqvae import VQVAE, patch_mean
+from vqlab.models.vq.metrics import patch_mean
+from vqlab.models.vq.vqvae import VQVAE
 from vqlab.nn.autoencoders.conv import ConvEncoder
 from vqlab.nn.autoencoders.small import SmallDecoder, SmallEncoder
 from vqlab.nn.image_format import ImageFormat
@@ -27,7 +29,7 @@ CODES = 32
 
 def tiny(quantizer=None, size=16, hidden=16, **arguments):
     nets = SmallEncoder(1, hidden, 8, 1), SmallDecoder(1, hidden, 8, 1), quantizer or VectorQuantizer(CODES, 8)
-    return VQVAE(*nets, images=ImageFormat(channels=1, size=size), **{"lr": 3e-3, **arguments})
+    return build(VQVAE, *nets, channels=1, image_size=size, **{"lr": 3e-3, **arguments})
 
 
 def trainer(*callbacks, **settings):
@@ -107,16 +109,16 @@ def test_evaluating_changes_nothing():
             "out_channels of the decoder is 3, channels of the model 1",
         ),
         ({"encoder": SmallEncoder(downsampling=8)}, "shrinks by 8, the decoder grows by 4"),
-        ({"image_size": 30}, r"image_size 30 is not divisible.*--data\.image_size=32"),
-        ({"image_size": 2}, r"--data\.image_size=4"),
-        ({"reconstruction": "l3"}, r"l2, l1 or huber, got 'l3'.*--model\.reconstruction"),
-        ({"lr": 1e-3, "base_lr": 1e-6}, r"--model\.base_lr"),
-        ({"value_range": "bytes"}, "value_range must be a ValueRange, 'unit' or 'signed', got 'bytes'"),
+        ({"image_size": 30}, "image_size 30 is not divisible.*image_size=32"),
+        ({"image_size": 2}, "image_size=4"),
+        ({"reconstruction": "l3"}, "reconstruction must be 'l2' or 'l1' or 'huber', got 'l3'"),
+        ({"lr": 1e-3, "base_lr": 1e-6}, "lr=0.001 and base_lr=1e-06 are both given"),
+        ({"value_range": "bytes"}, "value_range must be unit, signed or standardized, got 'bytes'"),
     ],
 )
 def test_parts_that_do_not_fit_are_named(arguments, message):
     with pytest.raises(UserError, match=message) as error:
-        VQVAE(**arguments)
+        build(VQVAE, **arguments)
     assert "\n" not in str(error.value)
 
 
@@ -218,7 +220,7 @@ def test_statistics_are_committed_once_per_optimizer_step():
     run.fit(model, loader(7 * 4, 4))
     assert run.global_step == 8  # 7 batches: three pairs and one alone, twice
     assert model.quantizer.steps == 8
-    assert model._stats is None
+    assert model.codebook.stats is None
 
 
 @pytest.mark.parametrize("accumulate", [1, 3])

@@ -185,11 +185,7 @@ class DiscreteVAE(Model):
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """One batch for p and q."""
         x = self.latent.observe(batch["image"])
-        log_q = self.latent.log_q(x)
-        if "gumbel" in self.estimator:
-            loss, mse, codes, terms = self.relaxed_loss(x, log_q)
-        else:
-            loss, mse, codes, terms = self.multi_sample_loss(x, log_q, batch.get("index"))
+        loss, mse, codes, terms = self.compute_loss(x, batch.get("index"))
         require_finite({"loss": loss, "rec_loss": mse}, batch_idx, self.global_step)
 
         g_loss, d_terms = adversarial_loss(self, x, codes, batch_idx)
@@ -197,6 +193,11 @@ class DiscreteVAE(Model):
         self.metrics.log_training(self, loss, {"rec_loss": mse, **terms, **d_terms}, codes)
         step_optimizers(self, codes, mse)
         return loss
+
+    def compute_loss(self, x: Tensor, index: Tensor | None) -> LossOutput:
+        """Return the loss of what is modelled (B, C, H, W) by the chosen estimator."""
+        log_q = self.latent.log_q(x)
+        return self.relaxed_loss(x, log_q) if "gumbel" in self.estimator else self.multi_sample_loss(x, log_q, index)
 
     def multi_sample_loss(self, x: Tensor, log_q: Tensor, index: Tensor | None) -> LossOutput:
         """RLOO or VIMCO: score-function estimates from S draws of q (B, P, K) for each image (B, C, H, W)."""

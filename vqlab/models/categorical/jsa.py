@@ -14,6 +14,7 @@ from vqlab.models.categorical.latent import RENAMED_KEYS, CategoricalLatent
 from vqlab.models.categorical.metrics import CategoricalMetrics
 from vqlab.models.categorical.training import (
     EvaluationSettings,
+    LossOutput,
     ProposalOptimization,
     adversarial_loss,
     build_adversarial,
@@ -257,24 +258,32 @@ class JSA(Model):
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Algorithm 1: sample the posterior of each image, then step p and q on the same draws."""
         x = self.latent.observe(batch["image"])
-        log_q = self.latent.log_q(x)
-        chain, terms = self.run_chains(x, log_q.detach(), batch.get("index"))
+        loss, mse, codes, terms = self.compute_loss(x, batch.get("index"))
+        require_finite({"loss": loss, "rec_loss": mse}, batch_idx, self.global_step)
 
+        g_loss, d_terms = adversarial_loss(self, x, codes, batch_idx)
+        self.manual_backward((loss + g_loss) / self.accumulate)
+        self.metrics.log_training(self, loss, {"rec_loss": mse, **terms, **d_terms}, codes)
+        step_optimizers(self, codes, mse)
+        return loss
+
+    def compute_loss(self, x: Tensor, index: Tensor | None) -> LossOutput:
+        """-E ln p(x, h) - E ln q(h | x) over the states that each image's chain visits.
+
+        Args:
+            x: What is modelled (B, C, H, W).
+            index: Positions (B,) of the images in the data set, if known.
+        """
+        log_q = self.latent.log_q(x)
+        chain, terms = self.run_chains(x, log_q.detach(), index)
         owner, number = chain.weights.nonzero(as_tuple=True)  # the visited states, decoded for their gradients
         codes, weights = chain.states[owner, number], chain.weights[owner, number] / len(x)
         log_p, squared_errors = self.latent.joint(x, codes, owner)
         log_q_of_codes = log_prob(log_q, chain.states)[owner, number]
         p_loss, q_loss = -(weights * log_p).sum(), -(weights * log_q_of_codes).sum()
-        loss, mse = p_loss + q_loss, (weights * squared_errors).sum()
-        terms |= {"rec_loss": mse, "nll_joint": p_loss.detach(), "proposal_loss": q_loss.detach()}
+        terms |= {"nll_joint": p_loss.detach(), "proposal_loss": q_loss.detach()}
         terms["distinct_states"] = torch.tensor(len(codes) / len(x))
-        require_finite({"loss": loss, "rec_loss": mse}, batch_idx, self.global_step)
-
-        g_loss, d_terms = adversarial_loss(self, x, chain.last, batch_idx)
-        self.manual_backward((loss + g_loss) / self.accumulate)
-        self.metrics.log_training(self, loss, terms | d_terms, chain.last)
-        step_optimizers(self, chain.last, mse)
-        return loss
+        return LossOutput(p_loss + q_loss, (weights * squared_errors).sum(), chain.last, terms)
 
     @torch.no_grad()
     def run_chains(self, x: Tensor, log_q: Tensor, index: Tensor | None) -> tuple[Chain, dict[str, Tensor]]:

@@ -1,0 +1,22 @@
+"""Models from flat arguments."""
+
+import dataclasses
+import inspect
+
+from vqlab.nn.image_format import ImageFormat
+from vqlab.serialization import moved_argument
+
+
+def build(cls, *parts, **arguments):
+    """Return ``cls(*parts, ...)`` where settings such as ``betas``, ``disc_start`` and ``channels`` are given flat."""
+    own, groups = {}, {}
+    for name, value in arguments.items():
+        group, _, inner = moved_argument(cls.__name__, name).partition(".")
+        if inner and (name != group or isinstance(value, str)):
+            groups.setdefault(group, {})[inner] = value
+        else:
+            own[name] = value
+    for group, values in groups.items():
+        default = inspect.signature(cls).parameters[group].default or ImageFormat()
+        own[group] = dataclasses.replace(default, **values)
+    return cls(*parts, **own)
