@@ -27,18 +27,18 @@ from vqlab.validation import check_arguments
 
 WRONG = {
     "a name for a quantizer": (lambda: VQVAE(quantizer="FSQ"), ("VQVAE: quantizer must be a Quantizer", "'FSQ'")),
-    "text for a number": (lambda: VQVAE(lr="3e-4"), ("VQVAE: lr must be a number or None, got '3e-4'",)),
+    "text for a number": (lambda: VQVAE(lr="3e-4"), ("VQVAE: lr must be a number above 0 or None, got '3e-4'",)),
     "a class for an object": (lambda: VQVAE(encoder=SmallEncoder), ("encoder=SmallEncoder(...)",)),
     "a name for a discriminator": (
         lambda: VQGAN(adversarial=AdversarialSettings(discriminator="PatchGAN")),
-        ("VQGAN: discriminator", "not its name"),
+        ("AdversarialSettings: discriminator", "not its name"),
     ),
-    "a common argument": (lambda: JSA(lr="1e-3"), ("JSA: lr must be a number or None",)),
+    "a common argument": (lambda: JSA(lr="1e-3"), ("JSA: lr must be a number above 0 or None",)),
     "an own argument": (
         lambda: JSA(sampler=PosteriorSampler(num_mis_steps="4")),
-        ("JSA: num_mis_steps must be an integer",),
+        ("PosteriorSampler: num_mis_steps must be an integer of at least 1",),
     ),
-    "one of two numbers": (lambda: VQVAE(optimization=Optimization(betas=[0.9])), ("VQVAE: betas must be 2 numbers",)),
+    "one of two numbers": (lambda: VQVAE(optimization=Optimization(betas=[0.9])), ("Optimization: betas must be 2 numbers in [0, 1)",)),
     "a list for a quantizer": (lambda: ResidualQuantizer([VectorQuantizer(16, 8)]), ("ResidualQuantizer: quantizer",)),
     "a float for a count": (lambda: VectorQuantizer(64.0, 8), ("VectorQuantizer: num_embeddings must be an integer",)),
     "a number for a list": (lambda: FSQ(8), ("FSQ: levels must be a list of integers, got 8",)),
@@ -46,7 +46,7 @@ WRONG = {
     "text for a switch": (lambda: SGAN(conditional="yes"), ("SGAN: conditional must be True or False",)),
     "a name for a schedule": (
         lambda: VQVAE(optimization=Optimization(schedule="cosine")),
-        ("VQVAE: schedule must be a Schedule or None",),
+        ("Optimization: schedule must be a Schedule",),
     ),
     "no tokenizer": (CodePrior, ("tokenizer must be a trained model",)),
     "a number for a tokenizer": (lambda: CodePrior(3), ("CodePrior: tokenizer must be",)),

@@ -43,7 +43,7 @@ MOVED = {
         **_in("adversarial", "adaptive", "disc_warmup", "lecam_weight", "r1_weight", "alternate"),
         **_in("adversarial", adversarial="loss", clip_d="disc_clip"),
     },
-    "CodePrior": _IMAGES | _ADAM,
+    "CodePrior": _in("images", "channels", "value_range", image_size="size") | _ADAM,
     "JSA": _CODES
     | _in("sampler", "num_mis_steps", "kernel", "blocks", "block_size", "cache", "cache_start_epoch", "train_size"),
     "DiscreteVAE": _CODES,

@@ -196,9 +196,9 @@ def _describe(hint: Any, value: Any = None) -> str:
     if origin is Annotated:
         kind, *ranges = inner
         allowed = " and ".join(repr(r) for r in ranges if isinstance(r, Range))
-        return allowed if _matches(value, kind) else f"{_describe(kind)} {allowed}"
+        return allowed if _matches(value, kind) else f"{_describe(kind)} {allowed}".replace(" at least", " of at least")
     if origin is Literal:
-        return " or ".join(map(repr, inner))
+        return f"one of {', '.join(map(str, inner))}" if len(inner) > 1 else repr(inner[0])
     if origin in (list, tuple, Sequence):
         count = f"{len(inner)} " if origin is tuple and inner[-1] is not ... else "a list of "
         item = get_args(inner[0])[0] if get_origin(inner[0]) is Annotated else inner[0]

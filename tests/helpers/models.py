@@ -17,6 +17,8 @@ def build(cls, *parts, **arguments):
         else:
             own[name] = value
     for group, values in groups.items():
-        default = inspect.signature(cls).parameters[group].default or ImageFormat()
+        default = inspect.signature(cls).parameters[group].default or getattr(
+            own.get("tokenizer", parts[0] if parts else None), "images", ImageFormat()
+        )
         own[group] = dataclasses.replace(default, **values)
     return cls(*parts, **own)

@@ -7,13 +7,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from tests.helpers.models import build
 from tests.helpers.other_libraries import assert_same, diffusers_model
 from tests.helpers.refusal import refused
 from vqlab.interop.diffusers import load_diffusers, save_diffusers
 from vqlab.models.vq.vqgan import VQGAN
 from vqlab.models.vq.vqvae import VQVAE
 from vqlab.nn.autoencoders.conv import ConvDecoder, ConvEncoder
-from vqlab.nn.image_format import ImageFormat
 from vqlab.quantizers.fsq import FSQ
 from vqlab.quantizers.vector import VectorQuantizer
 
@@ -102,7 +102,8 @@ def own(**arguments):
     """A model of vqlab whose every weight is random."""
     sizes = {"base_channels": 32, "channel_multipliers": (1, 2), "num_res_blocks": 1, "z_channels": 6}
     torch.manual_seed(3)
-    return VQGAN(
+    return build(
+        VQGAN,
         **{
             "encoder": ConvEncoder(**sizes, attention_levels=(0,)),
             "decoder": ConvDecoder(**sizes),
@@ -111,7 +112,7 @@ def own(**arguments):
             "perceptual_weight": 0.0,
             "disc_weight": 0.0,
             **arguments,
-        }
+        },
     ).eval()
 
 
@@ -185,7 +186,7 @@ def test_missing_and_unmatched_keys_are_named():
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda: VQVAE(images=ImageFormat(size=16)), "SmallEncoder"),
+        (lambda: build(VQVAE, image_size=16), "SmallEncoder"),
         (lambda: own(quantizer=FSQ([5, 5])), "FSQ"),
         (lambda: own(value_range="unit"), "unit"),
         (

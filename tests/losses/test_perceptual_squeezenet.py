@@ -8,9 +8,9 @@ import torchvision
 from torch.utils.data import DataLoader
 
 from tests.helpers.bare import BARE
+from tests.helpers.models import build
 from tests.helpers.refusal import refused
 from vqlab.losses.perceptual import Perceptual
-from vqlab.models.adversarial import AdversarialSettings
 from vqlab.models.vq.vqgan import VQGAN
 from vqlab.nn.autoencoders.small import SmallDecoder, SmallEncoder
 from vqlab.quantizers.fsq import FSQ
@@ -82,12 +82,13 @@ def test_it_is_not_called_lpips():
 
 def test_a_model_logs_it_under_that_name(model):
     data = DataLoader([{"image": image} for image in pair()[0]], batch_size=3)
-    gan = VQGAN(
+    gan = build(
+        VQGAN,
         SmallEncoder(3, 8, 4, 1),
         SmallDecoder(3, 8, 4, 1),
         FSQ([5, 5]),
         perceptual=Perceptual("squeezenet1_0", "net.pth"),
-        adversarial=AdversarialSettings(disc_weight=0.0),
+        disc_weight=0.0,
     )
     run = lightning.Trainer(**BARE, max_steps=1, num_sanity_val_steps=0, log_every_n_steps=1)
     run.fit(gan, data, data)

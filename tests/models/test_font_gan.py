@@ -11,13 +11,13 @@ from torch.utils.data import DataLoader, Dataset
 
 import vqlab
 from tests.helpers.bare import BARE
+from tests.helpers.models import build
 from tests.helpers.refusal import refused
 from vqlab.callbacks.ema import EMA
 from vqlab.losses.perceptual import Perceptual
 from vqlab.models.font_gan import FontGAN
 from vqlab.nn.gan.glyph_discriminator import GlyphDiscriminator
 from vqlab.nn.unet import UNet
-from vqlab.training.optimization import GANOptimization
 from vqlab.training.schedules import Schedule
 
 SIZE, STYLES = 16, 2
@@ -54,7 +54,7 @@ def small(**options):
         "generator": UNet(SIZE, STYLES, base_channels=4, style_dim=4),
         "discriminator": GlyphDiscriminator(STYLES, base_channels=4, num_layers=1),
     }
-    return FontGAN(**{**players, "image_size": SIZE, "num_styles": STYLES, **options})
+    return build(FontGAN, **{**players, "image_size": SIZE, "num_styles": STYLES, **options})
 
 
 def fit(model, steps, data=None, callbacks=(), ckpt_path=None, **settings):
@@ -188,7 +188,7 @@ def test_each_option_changes_what_is_drawn_or_judged(options, usual):
 
 
 def test_spectral_norm_is_of_the_judge_that_null_takes():
-    plain, spectral = (FontGAN(spectral_norm=on, image_size=32).discriminator for on in (False, True))
+    plain, spectral = (build(FontGAN, spectral_norm=on, image_size=32).discriminator for on in (False, True))
     assert plain is not None
     assert spectral is not None
     assert plain.state_dict().keys() != spectral.state_dict().keys()
@@ -295,25 +295,25 @@ def test_a_checkpoint_brings_it_back(tmp_path):
 
 def test_mistakes_are_refused():
     with refused("adversarial", "bce, hinge, lsgan"):
-        FontGAN(adversarial="wgan")
+        build(FontGAN, adversarial="wgan")
     with refused("balance", "none, adaptive, skip"):
-        FontGAN(balance="ladder")
-    with refused("optimizer", "adam, rmsprop"):
-        FontGAN(optimization=GANOptimization(kind="sgd"))
-    with refused("l1_weight", "--model.l1_weight=0"):
-        FontGAN(l1_weight=-1.0)
-    with refused("disc_weight", "--model.disc_weight=0"):
-        FontGAN(disc_weight=float("nan"))
-    with refused("disc_start", "--model.disc_start=0"):
-        FontGAN(disc_start=-1)
-    with refused("spectral_norm", "--model.discriminator.norm=spectral"):
-        FontGAN(discriminator=GlyphDiscriminator(), spectral_norm=True)
+        build(FontGAN, balance="ladder")
+    with refused("kind", "adam, rmsprop"):
+        build(FontGAN, optimizer="sgd")
+    with refused("l1_weight must be at least 0"):
+        build(FontGAN, l1_weight=-1.0)
+    with refused("disc_weight must be at least 0, got nan"):
+        build(FontGAN, disc_weight=float("nan"))
+    with refused("disc_start must be at least 0, got -1"):
+        build(FontGAN, disc_start=-1)
+    with refused("spectral_norm", "discriminator.norm=spectral"):
+        build(FontGAN, discriminator=GlyphDiscriminator(), spectral_norm=True)
     with refused("size 64, the generator 32"):
-        FontGAN(UNet(32))
-    with refused("lr must be a positive number"):
-        FontGAN(lr=0.0)
+        build(FontGAN, UNet(32))
+    with refused("lr must be above 0"):
+        build(FontGAN, lr=0.0)
     with refused("16x16"):
-        FontGAN(image_size=16)
+        build(FontGAN, image_size=16)
     with refused("styles must lie in 0 .. 1, got 2 to 2", "--data.target"):
         small().translate(torch.ones(1, 1, SIZE, SIZE), 2)
     with refused("(B, 1, 16, 16)", "--data.image_size=16"):

@@ -4,15 +4,14 @@ import lightning
 import pytest
 import torch
 from torch.utils.data import DataLoader
-from vqlab.models.categorical.densities import rand
 
 from tests.helpers.bare import BARE
 from tests.helpers.family import FAMILY, PYRAMID
+from tests.helpers.models import build
 from vqlab.callbacks.sample_grid import SampleGrid
-from vqlab.models.adversarial import AdversarialSettings
 from vqlab.models.categorical.discrete_vae import DiscreteVAE
-from vqlab.models.categorical.jsa import JSA, PosteriorSampler
-from vqlab.models.categorical.training import EvaluationSettings
+from vqlab.models.categorical.jsa import JSA
+from vqlab.models.categorical.latent import rand
 from vqlab.models.font_gan import FontGAN
 from vqlab.models.prior.code_prior import CodePrior
 from vqlab.models.sgan import SGAN
@@ -39,42 +38,38 @@ def parts():
 
 
 def vqvae():
-    return VQVAE(**parts(), quantizer=VectorQuantizer(16, 8))
+    return build(VQVAE, **parts(), quantizer=VectorQuantizer(16, 8))
 
 
 def s4dvq():
     nets = S4DEncoder(d_model=8, d_state=8), S4DDecoder(in_channels=8, d_model=8, d_state=8)
-    return S4DVQ(*nets, VectorQuantizer(16, 8), length=128)
+    return build(S4DVQ, *nets, VectorQuantizer(16, 8), length=128)
 
 
 def sgan(**options):
-    return SGAN(ConvGenerator(16, 1, 16, 16), ConvFeatures(1, 16, (8, 16)), **options, **IMAGE)
+    return build(SGAN, ConvGenerator(16, 1, 16, 16), ConvFeatures(1, 16, (8, 16)), **options, **IMAGE)
 
 
 MODELS = {
     "VQVAE": vqvae,
-    "VQGAN": lambda: VQGAN(
+    "VQGAN": lambda: build(
+        VQGAN,
+        **parts(),
         quantizer=VectorQuantizer(16, 8),
+        discriminator=PatchGAN(1, 8, 1),
         perceptual_weight=0,
-        adversarial=AdversarialSettings(discriminator=PatchGAN(1, 8, 1), disc_start=0, lecam_weight=0.1),
-        **parts(),
+        disc_start=0,
+        lecam_weight=0.1,
     ),
-    "JSA": lambda: JSA(
-        num_embeddings=16,
-        sampler=PosteriorSampler(cache=False, num_mis_steps=2),
-        evaluation=EvaluationSettings(nll_samples=2),
-        **parts(),
-    ),
-    "JSA binary": lambda: JSA(
-        num_embeddings=16, likelihood=Bernoulli(), sampler=PosteriorSampler(cache=False), **parts()
-    ),
-    "DiscreteVAE": lambda: DiscreteVAE(num_embeddings=16, evaluation=EvaluationSettings(nll_samples=2), **parts()),
-    "CodePrior": lambda: CodePrior(vqvae(), dim=16, depth=1, heads=2),
+    "JSA": lambda: build(JSA, **parts(), num_embeddings=16, cache=False, num_mis_steps=2, nll_samples=2),
+    "JSA binary": lambda: build(JSA, **parts(), num_embeddings=16, cache=False, likelihood=Bernoulli()),
+    "DiscreteVAE": lambda: build(DiscreteVAE, **parts(), num_embeddings=16, nll_samples=2),
+    "CodePrior": lambda: build(CodePrior, vqvae(), dim=16, depth=1, heads=2),
     "S4DVQ": s4dvq,
     "SGAN": sgan,
     "SGAN conditional": lambda: sgan(conditional=True),
-    "FontGAN": lambda: FontGAN(UNet(32, 1, base_channels=4), GlyphDiscriminator(1, 4, 2), image_size=32),
-    "GANTopicModel": lambda: GANTopicModel(3, init="random", hidden_features=8, vocab_size=30),
+    "FontGAN": lambda: build(FontGAN, UNet(32, 1, base_channels=4), GlyphDiscriminator(1, 4, 2), image_size=32),
+    "GANTopicModel": lambda: build(GANTopicModel, 3, init="random", hidden_features=8, vocab_size=30),
 }
 SHAPES = {"image": (4, 1, 16, 16), "signal": (4, 1, 128), "text": (4, 30), "font": (4, 1, 32, 32)}
 CALLS = {
@@ -104,7 +99,7 @@ def test_a_model_cast_to_half_precision_returns_it(name, dtype):
 @pytest.mark.parametrize("dtype", HALF)
 @pytest.mark.parametrize("name", sorted(FAMILY.keys() - PYRAMID.keys()))
 def test_any_quantizer_decodes_in_half_precision(name, dtype):
-    model = VQVAE(**parts() | {"quantizer": FAMILY[name]()}).eval().to(dtype)
+    model = build(VQVAE, **parts() | {"quantizer": FAMILY[name]()}).eval().to(dtype)
     x = torch.rand(2, 1, 16, 16).to(dtype)
     codes = model.encode(x)
     assert model.decode(codes).dtype == model.reconstruct(x).dtype == model(x)[0].dtype == dtype
@@ -118,8 +113,8 @@ def test_what_is_cast_keeps_its_running_means_and_its_tokenizer_in_float32():
         torch.float32
     }
     assert torch.equal(prior.encode(x), prior.tokenizer.net.encode(x))
-    assert MODELS["JSA"]().half().likelihood.mse.dtype == torch.float32
-    assert MODELS["VQGAN"]().half().lecam.real_mean.dtype == torch.float32
+    assert MODELS["JSA"]().half().latent.likelihood.mse.dtype == torch.float32
+    assert MODELS["VQGAN"]().half().adversarial.lecam.real_mean.dtype == torch.float32
     assert {part.log_dt.dtype for part in s4dvq().bfloat16().modules() if isinstance(part, S4D)} == {torch.float32}
 
 
@@ -150,11 +145,11 @@ def test_bf16_true_trains_validates_draws_pictures_and_predicts(name, tmp_path):
 
 def test_uniform_numbers_and_priors_are_float32_in_bf16_true():
     model = MODELS["JSA"]().eval()
-    expected = model.prior.log_prob(torch.zeros(1, model.positions, dtype=torch.int64))
+    expected = model.latent.prior.log_prob(torch.zeros(1, model.latent.positions, dtype=torch.int64))
     torch.set_default_dtype(torch.bfloat16)
     try:
-        assert torch.equal(model.prior.log_prob(torch.zeros(1, model.positions, dtype=torch.int64)), expected)
+        assert torch.equal(model.latent.prior.log_prob(torch.zeros(1, model.latent.positions, dtype=torch.int64)), expected)
         assert len(rand(1000, device=torch.device("cpu")).unique()) > 900  # bfloat16 has 256
-        assert model.prior.log_probs(torch.device("cpu")).dtype == torch.float32
+        assert model.latent.prior.log_probs(torch.device("cpu")).dtype == torch.float32
     finally:
         torch.set_default_dtype(torch.float32)

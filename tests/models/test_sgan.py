@@ -10,14 +10,13 @@ import torch.nn.functional as F
 
 import vqlab
 from tests.helpers.bare import BARE
+from tests.helpers.models import build
 from tests.helpers.refusal import refused
 from vqlab.callbacks.ema import EMA
 from vqlab.data.images.digits import Digits
 from vqlab.models.sgan import SGAN
 from vqlab.nn.gan.conv import ConvFeatures, ConvGenerator
 from vqlab.nn.gan.mlp import MLPFeatures, MLPGenerator
-from vqlab.nn.image_format import ImageFormat
-from vqlab.training.optimization import GANOptimization
 
 
 def small(**options):
@@ -26,7 +25,7 @@ def small(**options):
         "generator": MLPGenerator(8, 1, 8, (16,)),
         "discriminator": MLPFeatures(1, 8, (32, 16), noise=0.0, input_noise=0.0),
     }
-    return SGAN(**{**networks, "image_size": 8, **options})
+    return build(SGAN, **{**networks, "image_size": 8, **options})
 
 
 def digits(**options):
@@ -132,9 +131,7 @@ def test_labels_that_are_not_told_change_no_weight():
 def test_the_start_is_that_of_an_even_guess():
     # Softmax before cross-entropy, a well-known mistake, could never get below 1.54 for ten classes.
     lightning.seed_everything(0, verbose=False)
-    model = SGAN(
-        MLPGenerator(8, 1, 8), ConvFeatures(1, 8), lr=1e-3, images=ImageFormat(size=8, channels=1, num_classes=10)
-    )
+    model = build(SGAN, MLPGenerator(8, 1, 8), ConvFeatures(1, 8), image_size=8, lr=1e-3)
     trainer = fit(model, 1)
     assert float(trainer.callback_metrics["train/d_labelled"]) == pytest.approx(math.log(11), rel=0.05)
     assert fit(model, 300).callback_metrics["train/d_labelled"] < 0.5
@@ -151,14 +148,15 @@ def test_images_without_labels_teach_it():
     accuracies = {}
     for weight in (0.0, 1.0):
         lightning.seed_everything(0, verbose=False)
-        model = SGAN(
+        model = build(
+            SGAN,
             MLPGenerator(50, 1, 8, (128, 128)),
             MLPFeatures(1, 8, (256, 256, 128)),
             head="logsumexp",
             objective="feature_matching",
             unlabelled_weight=weight,
             lr=1e-3,
-            images=ImageFormat(size=8, channels=1, num_classes=10),
+            image_size=8,
         )
         data = digits(batch_size=100)
         fit(model, 600, data, callbacks=[EMA(0.99)])
@@ -190,13 +188,14 @@ def test_for_labels_alone_the_generator_stands_still():
 
 def test_a_conditional_generator_learns_the_class_it_is_told():
     lightning.seed_everything(0, verbose=False)
-    model = SGAN(
+    model = build(
+        SGAN,
         MLPGenerator(20, 1, 8, (128, 128)),
         MLPFeatures(1, 8, (128, 64), noise=0.1),
         conditional=True,
         objective="feature_matching",
+        image_size=8,
         lr=1e-3,
-        images=ImageFormat(size=8, channels=1, num_classes=10),
     )
     fit(model, 800, digits(labels_per_class=None))
     model.eval()
@@ -246,23 +245,23 @@ def test_it_compiles_with_spectral_norm(monkeypatch):
 
 def test_mistakes_are_refused():
     with refused("head", "kplus1, logsumexp"):
-        SGAN(head="k")
+        build(SGAN, head="k")
     with refused("objective"):
-        SGAN(objective="wgan")
+        build(SGAN, objective="wgan")
     with refused("at least 2 classes"):
-        SGAN(images=ImageFormat(num_classes=0, channels=1))
+        build(SGAN, num_classes=0)
     with refused("unlabelled_weight"):
-        SGAN(unlabelled_weight=-1.0)
-    with refused("clip_d", "null not to clip"):
-        SGAN(optimization=GANOptimization(disc_clip=0.0))
+        build(SGAN, unlabelled_weight=-1.0)
+    with refused("disc_clip must be above 0"):
+        build(SGAN, clip_d=0.0)
     with refused("the generator 1 and 28", "--model.generator.image_size=32"):
-        SGAN(ConvGenerator(image_size=28))
+        build(SGAN, ConvGenerator(image_size=28))
     with refused("the discriminator 3 and 32", "--model.discriminator.in_channels=1"):
-        SGAN(discriminator=ConvFeatures(3))
+        build(SGAN, discriminator=ConvFeatures(3))
     with refused("--model.conditional=true"):
         SGAN().sample(2, label=1)
     with refused("labels must lie in 0 .. 9", "--label 0"):
-        SGAN(conditional=True).sample(2, label=10)
+        build(SGAN, conditional=True).sample(2, label=10)
     with refused("num must be at least 1"):
         SGAN().sample(0)
     with refused("labels must lie in 0 .. 4", "--data.labels_per_class"):

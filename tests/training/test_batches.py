@@ -7,10 +7,9 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 from tests.helpers.bare import BARE
+from tests.helpers.models import build
 from tests.helpers.refusal import refused
-from vqlab.models.adversarial import AdversarialSettings
-from vqlab.models.categorical.jsa import JSA, PosteriorSampler
-from vqlab.models.categorical.training import EvaluationSettings
+from vqlab.models.categorical.jsa import JSA
 from vqlab.models.font_gan import FontGAN
 from vqlab.models.sgan import SGAN
 from vqlab.models.topic.gan_topic import GANTopicModel
@@ -21,7 +20,6 @@ from vqlab.nn.autoencoders.s4d import S4DDecoder, S4DEncoder
 from vqlab.nn.autoencoders.small import SmallDecoder, SmallEncoder
 from vqlab.nn.gan.conv import ConvFeatures, ConvGenerator
 from vqlab.nn.gan.glyph_discriminator import GlyphDiscriminator
-from vqlab.nn.image_format import ImageFormat
 from vqlab.nn.unet import UNet
 from vqlab.nn.value_range import ValueRange
 from vqlab.quantizers.vector import VectorQuantizer
@@ -36,38 +34,28 @@ def parts():
 
 
 def vqvae(**options):
-    return VQVAE(**parts(), quantizer=VectorQuantizer(16, 8), **options)
+    return build(VQVAE, **parts(), quantizer=VectorQuantizer(16, 8), **options)
 
 
 def jsa():
-    return JSA(
-        num_embeddings=16,
-        sampler=PosteriorSampler(cache=False, num_mis_steps=2),
-        evaluation=EvaluationSettings(nll_samples=2, test_nll_samples=2),
-        **parts(),
-    )
+    return build(JSA, **parts(), num_embeddings=16, cache=False, num_mis_steps=2, nll_samples=2, test_nll_samples=2)
 
 
 def sgan():
-    return SGAN(
-        ConvGenerator(16, 1, 16, 16),
-        ConvFeatures(1, 16, (8, 16)),
-        images=ImageFormat(num_classes=2, channels=1),
-        **FORMAT,
-    )
+    return build(SGAN, ConvGenerator(16, 1, 16, 16), ConvFeatures(1, 16, (8, 16)), num_classes=2, **FORMAT)
 
 
 def s4dvq():
     nets = S4DEncoder(d_model=8, d_state=8), S4DDecoder(in_channels=8, d_model=8, d_state=8)
-    return S4DVQ(*nets, VectorQuantizer(16, 8), length=128)
+    return build(S4DVQ, *nets, VectorQuantizer(16, 8), length=128)
 
 
 def topics():
-    return GANTopicModel(3, init="random", hidden_features=8, vocab_size=30)
+    return build(GANTopicModel, 3, init="random", hidden_features=8, vocab_size=30)
 
 
 def fonts():
-    return FontGAN(UNet(16, 1, base_channels=4), GlyphDiscriminator(1, 4, 2), image_size=16)
+    return build(FontGAN, UNet(16, 1, base_channels=4), GlyphDiscriminator(1, 4, 2), image_size=16)
 
 
 def rows(**columns):
@@ -154,8 +142,6 @@ def test_an_sgan_without_labels_says_so():
     ],
 )
 def test_a_trainer_of_a_notebook_is_refused_in_the_models_words(options, words):
-    model = VQGAN(
-        quantizer=VectorQuantizer(16, 8), perceptual_weight=0, adversarial=AdversarialSettings(disc_weight=0), **parts()
-    )
+    model = build(VQGAN, **parts(), quantizer=VectorQuantizer(16, 8), perceptual_weight=0, disc_weight=0)
     with refused(*words):
         lightning.Trainer(**BARE, max_steps=1, **options).fit(model, DataLoader(IMAGES, 4))

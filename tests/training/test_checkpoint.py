@@ -13,18 +13,17 @@ from torch.utils.data import DataLoader
 import vqlab
 from tests.e2e.tiny import fails
 from tests.helpers.bare import BARE
+from tests.helpers.models import build
 from vqlab.errors import UserError
 from vqlab.models.prior.tokenizer import find_tokenizer
 from vqlab.models.vq.vqvae import VQVAE
 from vqlab.nn.autoencoders.conv import ConvDecoder, ConvEncoder
 from vqlab.nn.autoencoders.small import SmallDecoder, SmallEncoder
-from vqlab.nn.image_format import ImageFormat
 from vqlab.nn.value_range import ValueRange
 from vqlab.quantizers.fsq import FSQ
 from vqlab.quantizers.vector import VectorQuantizer
 from vqlab.serialization import ConfigMixin
 from vqlab.training.checkpoint import check_resumable, read_checkpoint, refusing_damage
-from vqlab.training.optimization import Optimization
 from vqlab.training.schedules import Schedule
 
 
@@ -51,7 +50,7 @@ def small(**arguments):
         "decoder": SmallDecoder(1, 4, 2, 0),
         "quantizer": VectorQuantizer(8, 2),
     }
-    return VQVAE(images=ImageFormat(channels=1, size=8), **{**nets, **arguments})
+    return build(VQVAE, **{**nets, **arguments}, channels=1, image_size=8)
 
 
 def images(channels=1):
@@ -86,13 +85,16 @@ def assert_refused(match, path="spoilt.ckpt", **parts):
 
 
 def test_a_notebooks_model_comes_back_by_either_way():
-    model = VQVAE(
+    model = build(
+        VQVAE,
         encoder=ConvEncoder(base_channels=8, channel_multipliers=(1, 1), num_res_blocks=1, z_channels=8, dropout=0.5),
         decoder=ConvDecoder(base_channels=8, channel_multipliers=(1, 1), num_res_blocks=1, z_channels=8),
         quantizer=FSQ(levels=[5, 3, 3]),
+        schedule=Schedule("cosine", warmup_steps=1),
+        value_range=ValueRange("standardized", (0.5, 0.4, 0.3), (0.2, 0.2, 0.1)),
+        betas=(0.5, 0.9),
         base_lr=1e-6,
-        optimization=Optimization(schedule=Schedule("cosine", warmup_steps=1), betas=(0.5, 0.9)),
-        images=ImageFormat(value_range=ValueRange("standardized", (0.5, 0.4, 0.3), (0.2, 0.2, 0.1)), size=8),
+        image_size=8,
     )
     fit(model, channels=3)
     x = torch.randn(3, 3, 8, 8)

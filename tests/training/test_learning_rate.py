@@ -11,13 +11,12 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from tests.helpers.bare import BARE
+from tests.helpers.models import build
 from vqlab.errors import UserError
 from vqlab.models.vq.vqvae import VQVAE
 from vqlab.nn.autoencoders.small import SmallDecoder, SmallEncoder
-from vqlab.nn.image_format import ImageFormat
 from vqlab.quantizers.vector import VectorQuantizer
 from vqlab.training.learning_rate import check_lr, configured_rate, equivalent_lr, reset_moments
-from vqlab.training.optimization import Optimization
 from vqlab.training.schedules import Schedule
 
 IMAGES = 32
@@ -25,7 +24,7 @@ IMAGES = 32
 
 def model(**arguments):
     nets = SmallEncoder(1, 4, 2, 0), SmallDecoder(1, 4, 2, 0), VectorQuantizer(8, 2)
-    return VQVAE(*nets, images=ImageFormat(channels=1, size=8), **arguments)
+    return build(VQVAE, *nets, channels=1, image_size=8, **arguments)
 
 
 def images(batch_size=4):
@@ -179,10 +178,8 @@ def test_a_resumed_cosine_ends_with_the_longer_training():
 
 
 def test_weight_decay_leaves_the_codebook_alone():
-    module = VQVAE(
-        quantizer=VectorQuantizer(8, 2, codebook_update="loss"),
-        optimization=Optimization(weight_decay=0.1),
-        images=ImageFormat(size=8, channels=3),
+    module = build(
+        VQVAE, quantizer=VectorQuantizer(8, 2, codebook_update="loss"), weight_decay=0.1, image_size=8, channels=3
     )
     loader = DataLoader([{"image": torch.rand(3, 8, 8)}] * 2)
     _, run = rates(module, loader, max_steps=1)

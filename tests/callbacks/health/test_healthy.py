@@ -9,11 +9,11 @@ import torch
 from torch.utils.data import DataLoader
 
 from tests.helpers.bare import BARE
+from tests.helpers.models import build
 from tests.helpers.planted import Planted
 from vqlab.callbacks.health.callback import Health
 from vqlab.data.images.digits import Digits
 from vqlab.data.signals.ecg import ECG
-from vqlab.models.adversarial import AdversarialSettings
 from vqlab.models.categorical.discrete_vae import DiscreteVAE
 from vqlab.models.categorical.jsa import JSA
 from vqlab.models.font_gan import FontGAN
@@ -29,10 +29,8 @@ from vqlab.nn.autoencoders.small import SmallDecoder, SmallEncoder
 from vqlab.nn.gan.glyph_discriminator import GlyphDiscriminator
 from vqlab.nn.gan.mlp import MLPFeatures, MLPGenerator
 from vqlab.nn.gan.patchgan import PatchGAN
-from vqlab.nn.image_format import ImageFormat
 from vqlab.nn.unet import UNet
 from vqlab.quantizers.vector import VectorQuantizer
-from vqlab.training.optimization import GANOptimization
 
 STEPS = 40
 
@@ -48,7 +46,7 @@ def categorical(model, **options):
 
 def signals():
     nets = {"pool": (4,), "d_state": 8}
-    return S4DVQ(S4DEncoder(1, 16, **nets), S4DDecoder(16, 1, 16, **nets), VectorQuantizer(16, 8), length=128)
+    return build(S4DVQ, S4DEncoder(1, 16, **nets), S4DDecoder(16, 1, 16, **nets), VectorQuantizer(16, 8), length=128)
 
 
 def glyphs():
@@ -63,19 +61,19 @@ def glyphs():
 
 digits = partial(Digits, image_size=16, batch_size=32)
 HEALTHY = {
-    "vqvae": (
-        lambda: VQVAE(*autoencoder(), VectorQuantizer(32, 8), lr=2e-3, images=ImageFormat(channels=1, size=16)),
-        digits,
-    ),
+    "vqvae": (lambda: build(VQVAE, *autoencoder(), VectorQuantizer(32, 8), channels=1, image_size=16, lr=2e-3), digits),
     "vqgan": (
-        lambda: VQGAN(
+        lambda: build(
+            VQGAN,
             *autoencoder(),
             VectorQuantizer(32, 8),
             PatchGAN(1, 8, num_layers=2),
             perceptual_weight=0.0,
+            disc_start=20,
+            channels=1,
+            image_size=16,
             lr=2e-3,
-            adversarial=AdversarialSettings(disc_start=20, disc_lr=2e-4),
-            images=ImageFormat(channels=1, size=16),
+            disc_lr=2e-4,
         ),
         digits,
     ),
@@ -83,30 +81,27 @@ HEALTHY = {
     "discrete_vae": (lambda: categorical(DiscreteVAE, lr=3e-3), digits),
     "s4dvq": (signals, lambda: ECG(num_records=20, seconds=10, length=128, batch_size=16)),
     "sgan": (
-        lambda: SGAN(
-            MLPGenerator(8, 1, 16, (32,)),
-            MLPFeatures(1, 16, (32, 16)),
-            lr=1e-3,
-            images=ImageFormat(size=16, channels=1, num_classes=10),
-        ),
+        lambda: build(SGAN, MLPGenerator(8, 1, 16, (32,)), MLPFeatures(1, 16, (32, 16)), image_size=16, lr=1e-3),
         partial(digits, labels_per_class=10),
     ),
     "font_gan": (
-        lambda: FontGAN(
+        lambda: build(
+            FontGAN,
             UNet(16, 1, base_channels=4),
             GlyphDiscriminator(1, base_channels=4, num_layers=1),
             image_size=16,
-            optimization=GANOptimization(disc_lr=2e-4),
+            disc_lr=2e-4,
         ),
         glyphs,
     ),
     "gan_topic": (
-        lambda: GANTopicModel(num_topics=4, vocab_size=60, num_classes=4, hidden_features=8),
+        lambda: build(GANTopicModel, num_topics=4, vocab_size=60, num_classes=4, hidden_features=8),
         lambda: Planted(num_topics=4, vocab=60, num_documents=200, batch_size=32),
     ),
     "prior": (
-        lambda: CodePrior(
-            VQVAE(*autoencoder(), VectorQuantizer(32, 8), images=ImageFormat(channels=1, size=16)),
+        lambda: build(
+            CodePrior,
+            build(VQVAE, *autoencoder(), VectorQuantizer(32, 8), channels=1, image_size=16),
             dim=32,
             depth=1,
             heads=2,

@@ -10,7 +10,6 @@ from vqlab.models.categorical.discrete_vae import DiscreteVAE
 from vqlab.nn.anneal import Anneal
 from vqlab.nn.transformer import Transformer
 
-
 ESTIMATORS = ("gumbel", "st_gumbel", "rloo", "vimco")
 
 
@@ -77,5 +76,5 @@ def test_mistakes_are_refused():
         model_of("rloo", num_samples=1)
     with refused("temperature", "above 0"):
         model_of("gumbel", temperature=0.0)
-    with refused("product", "--model.latent.prior=factorized"):
+    with refused("product", "prior=factorized"):
         model_of("gumbel", prior=Transformer(4, 3, num_codebooks=3, dim=8, depth=1, heads=2))

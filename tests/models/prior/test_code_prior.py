@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 
 import vqlab
 from tests.helpers.bare import BARE
+from tests.helpers.models import build
 from tests.helpers.refusal import refused
 from vqlab.models.prior.code_prior import CodePrior
 from vqlab.models.vq.vqvae import VQVAE
@@ -23,7 +24,6 @@ from vqlab.quantizers.multi_scale import MultiScaleQuantizer
 from vqlab.quantizers.product import ProductQuantizer
 from vqlab.quantizers.residual import ResidualQuantizer
 from vqlab.quantizers.vector import VectorQuantizer
-from vqlab.training.optimization import Optimization
 
 SMALL = {"dim": 32, "depth": 1, "heads": 2, "dropout": 0.0}
 
@@ -31,11 +31,10 @@ SMALL = {"dim": 32, "depth": 1, "heads": 2, "dropout": 0.0}
 class Pixels(nn.Module):
     """A tokenizer whose codes are the pixels: they can be handed to a prior as images."""
 
-    channels, value_range = 1, ValueRange("unit")
-
     def __init__(self, codes, size):
         super().__init__()
-        self.quantizer, self.image_size = SimpleNamespace(num_embeddings=codes, num_codebooks=1), size
+        self.quantizer = SimpleNamespace(num_embeddings=codes, num_codebooks=1)
+        self.images = ImageFormat(channels=1, size=size, value_range="unit")
         self.encoded = 0
 
     def encode(self, x):
@@ -73,9 +72,7 @@ def figures(run, model, data):
 def vqvae(quantizer=None, size=16):
     torch.manual_seed(7)
     quantizer = quantizer or VectorQuantizer(32, 8)
-    return VQVAE(
-        SmallEncoder(1, 16, 8, 1), SmallDecoder(1, 16, 8, 1), quantizer, images=ImageFormat(channels=1, size=size)
-    )
+    return build(VQVAE, SmallEncoder(1, 16, 8, 1), SmallDecoder(1, 16, 8, 1), quantizer, channels=1, image_size=size)
 
 
 def digits(**options):
@@ -109,7 +106,7 @@ def walks(chain, number):
 def test_a_markov_source_is_learnt_to_its_entropy():
     torch.manual_seed(0)
     chain, entropy = markov()
-    model = CodePrior(Pixels(16, 4), **{**SMALL, "dim": 64, "depth": 2}, lr=5e-3)
+    model = build(CodePrior, Pixels(16, 4), **{**SMALL, "dim": 64, "depth": 2}, lr=5e-3)
     run = trainer(max_steps=250, gradient_clip_val=1.0)
     run.fit(model, loader(walks(chain, 4000), 16, batch_size=64))
     found = figures(run, model, loader(walks(chain, 1000), 16, batch_size=250))
@@ -127,9 +124,7 @@ def test_labels_tell_what_they_can():
     of_class = torch.randint(8, (4, 2, 2))
     labels = torch.arange(256) % 4
     data = loader(of_class[labels], 8, labels)
-    model = CodePrior(
-        Pixels(8, 2), conditional=True, lr=1e-2, label_dropout=0.3, images=ImageFormat(num_classes=4), **SMALL
-    )
+    model = build(CodePrior, Pixels(8, 2), **SMALL, conditional=True, num_classes=4, lr=1e-2, label_dropout=0.3)
     trainer(max_steps=80).fit(model, data)
     model.eval()
     x = as_images(of_class, 8)
@@ -158,7 +153,7 @@ def test_labels_tell_what_they_can():
 def test_codes_of_every_shape(quantizer, shape):
     tokenizer, data = vqvae(quantizer), digits()
     trainer(max_steps=3).fit(tokenizer, data)
-    model = CodePrior(tokenizer, **SMALL, lr=3e-3)
+    model = build(CodePrior, tokenizer, **SMALL, lr=3e-3)
     before = figures(trainer(), model, data)["val/nll"]
     trainer(max_steps=30).fit(model, data)
     after = figures(trainer(), model, data)["val/nll"]
@@ -174,7 +169,7 @@ def test_codes_of_every_shape(quantizer, shape):
 def test_the_tokenizer_is_left_alone():
     tokenizer = vqvae()
     before = {name: value.clone() for name, value in tokenizer.state_dict().items()}
-    model = CodePrior(tokenizer, **SMALL)
+    model = build(CodePrior, tokenizer, **SMALL)
     run = trainer(max_steps=5)
     run.fit(model, digits())
     assert all(torch.equal(value, before[name]) for name, value in tokenizer.state_dict().items())
@@ -184,7 +179,7 @@ def test_the_tokenizer_is_left_alone():
 
 
 def test_weight_decay_leaves_embeddings_and_norms_alone():
-    model = CodePrior(vqvae(), optimization=Optimization(weight_decay=0.1, betas=(0.9, 0.95)), **SMALL)
+    model = build(CodePrior, vqvae(), **SMALL, weight_decay=0.1)
     run = trainer(max_steps=1)
     run.fit(model, digits())
     decayed = {id(p) for group in run.optimizers[0].param_groups if group["weight_decay"] for p in group["params"]}
@@ -201,7 +196,7 @@ def test_each_image_is_encoded_once_unless_the_data_augment(augment, said, caplo
     tokenizer, data = vqvae(), digits(batch_size=64, augment=augment)
     seen, encode = [], tokenizer.encode
     tokenizer.encode = lambda x: seen.append(len(x)) or encode(x)
-    model = CodePrior(tokenizer, **SMALL)
+    model = build(CodePrior, tokenizer, **SMALL)
     seen.clear()
     with caplog.at_level("INFO", logger="lightning.pytorch.utilities.rank_zero"):
         trainer(max_epochs=3, max_steps=-1, limit_val_batches=0).fit(model, data)
@@ -222,7 +217,7 @@ def test_half_precision_trains_on_the_same_codes():
     tokenizer = vqvae()
     x = next(iter(digits().val_dataloader()))["image"]
     expected, found = tokenizer.eval().encode(x), []
-    model = CodePrior(tokenizer, **SMALL)
+    model = build(CodePrior, tokenizer, **SMALL)
     evaluate = model._losses
     model._losses = lambda tokens, condition: found.append(tokens) or evaluate(tokens, condition)
     run = trainer(precision="bf16-mixed")
@@ -238,7 +233,7 @@ def test_half_precision_trains_on_the_same_codes():
 def test_the_figures_are_those_of_an_independent_computation():
     torch.manual_seed(0)
     train, val = torch.randint(5, (96, 2, 3)), torch.randint(5, (40, 2, 3))
-    model = CodePrior(Wide(), **SMALL)
+    model = build(CodePrior, Wide(), **SMALL)
     run = trainer(max_epochs=2, max_steps=-1)
     run.fit(model, loader(train, 5))
     found = figures(run, model, loader(val, 5, batch_size=16))  # batches of 16, 16 and 8
@@ -273,7 +268,7 @@ class Wide(Pixels):
 
 
 def test_probabilities_of_all_codes_sum_to_one():
-    model = CodePrior(Pixels(3, 2), conditional=True, images=ImageFormat(num_classes=2), **SMALL).eval()
+    model = build(CodePrior, Pixels(3, 2), **SMALL, conditional=True, num_classes=2).eval()
     for weight in model.network.parameters():
         nn.init.normal_(weight, std=0.4)
     every = torch.tensor(list(itertools.product(range(3), repeat=4))).view(-1, 2, 2)
@@ -284,7 +279,7 @@ def test_probabilities_of_all_codes_sum_to_one():
 
 
 def test_predict_gives_the_likelihood_of_each_image():
-    model, data = CodePrior(vqvae(), conditional=True, images=ImageFormat(num_classes=10), **SMALL), digits()
+    model, data = build(CodePrior, vqvae(), **SMALL, conditional=True, num_classes=10), digits()
     batches = trainer().predict(model, data)
     nll = torch.cat([batch["nll"] for batch in batches])
     data.setup("test")
@@ -297,7 +292,7 @@ def test_predict_gives_the_likelihood_of_each_image():
 
 
 def test_looking_does_not_change_the_training():
-    model = CodePrior(vqvae(), conditional=True, images=ImageFormat(num_classes=3), **SMALL).train()
+    model = build(CodePrior, vqvae(), **SMALL, conditional=True, num_classes=3).train()
     batch = {"image": torch.zeros(7, 1, 16, 16)}
     state = torch.get_rng_state()
     first, second = model.example_images(batch)["sample"], model.example_images(batch)["sample"]
@@ -314,9 +309,7 @@ def test_looking_does_not_change_the_training():
 
 @pytest.mark.parametrize("num_classes", [None, 10])
 def test_the_cache_changes_no_sample(num_classes):
-    model = CodePrior(
-        vqvae(), conditional=num_classes is not None, images=ImageFormat(num_classes=num_classes), **SMALL
-    )
+    model = build(CodePrior, vqvae(), **SMALL, conditional=num_classes is not None, num_classes=num_classes)
     trainer(max_steps=5).fit(model, digits())
     options = {"top_p": 0.9} if num_classes is None else {"label": 3, "guidance": 2.0}
     cached, plain = (
@@ -332,7 +325,7 @@ def test_a_checkpoint_stands_on_its_own(tmp_path):
     run = trainer(max_steps=3)
     run.fit(vqvae(), digits())
     run.save_checkpoint(first)
-    model = CodePrior(first, conditional=True, images=ImageFormat(num_classes=10), **SMALL)
+    model = build(CodePrior, first, **SMALL, conditional=True, num_classes=10)
     run = trainer(max_steps=3)
     run.fit(model, digits())
     run.save_checkpoint(tmp_path / "prior.ckpt")
@@ -350,7 +343,7 @@ def test_a_checkpoint_stands_on_its_own(tmp_path):
     # Lightning's own way, and a second prior over the tokenizer of the first.
     same = CodePrior.load_from_checkpoint(tmp_path / "prior.ckpt").eval()
     assert torch.equal(same.sample(4, 2, generator=torch.Generator().manual_seed(3)), drawn[0])
-    other = CodePrior(tmp_path / "prior.ckpt", **SMALL)
+    other = build(CodePrior, tmp_path / "prior.ckpt", **SMALL)
     assert torch.equal(other.encode(x), model.encode(x))
 
 
@@ -359,34 +352,34 @@ def test_a_checkpoint_stands_on_its_own(tmp_path):
     [
         ({"tokenizer": None}, ["tokenizer must be a trained model", "None"]),
         ({"tokenizer": "nope.ckpt"}, ["nope.ckpt", "does not exist"]),
-        ({"tokenizer": nn.Linear(1, 1)}, ["Linear is no tokenizer", "encode", "--model.tokenizer"]),
-        ({"image_size": 32}, ["size 32", "of 16", "--data.image_size=16"]),
-        ({"channels": 3}, ["3 channel", "tokenizer 1", "--data"]),
-        ({"value_range": "unit"}, ["unit", "signed", "--data.value_range=signed"]),
-        ({"value_range": ValueRange("standardized", (0.5,), (0.2,))}, ["--data.value_range=signed"]),
-        ({"conditional": True}, ["labels", "--model.conditional=false"]),
+        ({"tokenizer": nn.Linear(1, 1)}, ["Linear is no tokenizer", "encode"]),
+        ({"image_size": 32}, ["image_size is 32, the tokenizer's 16", "image_size=16"]),
+        ({"channels": 3}, ["3 channel", "tokenizer 1"]),
+        ({"value_range": "unit"}, ["unit", "signed", "value_range=signed"]),
+        ({"value_range": ValueRange("standardized", (0.5,), (0.2,))}, ["value_range=signed"]),
+        ({"conditional": True}, ["conditional must be false", "labels"]),
         ({"conditional": True, "num_classes": 0}, ["labels"]),
-        ({"label_dropout": 1.0}, ["label_dropout", "[0, 1)"]),
+        ({"label_dropout": 1.0}, ["label_dropout must be in [0, 1)"]),
         ({"heads": 5}, ["heads 5"]),
-        ({"lr": 1e-3, "base_lr": 1e-6}, ["--model.base_lr"]),
+        ({"lr": 1e-3, "base_lr": 1e-6}, ["base_lr"]),
     ],
 )
 def test_what_does_not_fit_is_named(arguments, words):
     with refused(*words):
-        CodePrior(**{"tokenizer": vqvae(), **SMALL, **arguments})
+        build(CodePrior, **{"tokenizer": vqvae(), **SMALL, **arguments})
 
 
 def test_other_statistics_are_another_value_range():
     tokenizer = vqvae()
-    tokenizer.value_range = ValueRange("standardized", (0.5,), (0.2,))
-    with refused("--data to what the tokenizer was trained on"):
-        CodePrior(tokenizer, images=ImageFormat(value_range=ValueRange("standardized", (0.4,), (0.2,))), **SMALL)
-    CodePrior(tokenizer, images=ImageFormat(value_range=ValueRange("standardized", (0.5,), (0.2,))), **SMALL)
+    tokenizer.images = ImageFormat(1, 16, ValueRange("standardized", (0.5,), (0.2,)))
+    with refused("use the data that the tokenizer was trained on"):
+        build(CodePrior, tokenizer, **SMALL, value_range=ValueRange("standardized", (0.4,), (0.2,)))
+    build(CodePrior, tokenizer, **SMALL, value_range=ValueRange("standardized", (0.5,), (0.2,)))
 
 
 def test_too_many_codes():
     with refused("codes", "ProductQuantizer"):
-        CodePrior(Pixels(2**21, 2), **SMALL)
+        build(CodePrior, Pixels(2**21, 2), **SMALL)
 
 
 @pytest.mark.parametrize(
@@ -403,7 +396,7 @@ def test_too_many_codes():
     ],
 )
 def test_samples_that_cannot_be_drawn(conditional, options, words):
-    model = CodePrior(vqvae(), conditional=conditional, images=ImageFormat(num_classes=10), **SMALL).train()
+    model = build(CodePrior, vqvae(), **SMALL, conditional=conditional, num_classes=10).train()
     with refused(*words):
         model.sample(**{"num": 2, **options})
     assert model.training

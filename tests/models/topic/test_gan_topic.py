@@ -9,19 +9,19 @@ import torch
 
 import vqlab
 from tests.helpers.bare import BARE
+from tests.helpers.models import build
 from tests.helpers.planted import Planted
 from tests.helpers.refusal import refused
 from vqlab.metrics.topics.words import matched_topics, top_word_ids
 from vqlab.models.topic.gan_topic import GANTopicModel
 from vqlab.nn.topic.documents import dense
-from vqlab.training.optimization import GANOptimization
 from vqlab.training.schedules import Schedule
 
 
 def small(**options):
     torch.manual_seed(0)
     usual = {"num_topics": 4, "vocab_size": 60, "num_classes": 4, "hidden_features": 8, "init": "random", "lr": 1e-3}
-    return GANTopicModel(**{**usual, **options})
+    return build(GANTopicModel, **{**usual, **options})
 
 
 def texts(**options):
@@ -130,12 +130,13 @@ def test_four_steps_equal_plain_pytorch(settings, weighting, monkeypatch):
 def test_planted_topics_are_found(init):
     lightning.seed_everything(0, verbose=False)
     data = Planted(num_documents=2000, weighting="counts")
-    model = GANTopicModel(
+    model = build(
+        GANTopicModel,
         10,
         vocab_size=400,
         init=init,
+        schedule=Schedule("cosine"),
         generator_lr=5e-2 if init == "random" else None,
-        optimization=GANOptimization(schedule=Schedule("cosine")),
     )
     fit(model, 1000, data, log_every_n_steps=1000)
     model.eval()
@@ -217,16 +218,16 @@ def test_samples_are_distributions_and_seeded():
     ("options", "words"),
     [
         ({"num_topics": 0}, "num_topics"),
-        ({"num_topics": 61}, "lower --model.num_topics"),
+        ({"num_topics": 61}, "num_topics must be at most the number of words, 60, got 61"),
         ({"generator": "vae"}, "generator"),
-        ({"init": "nmf", "generator": "mlp"}, "--model.init=random"),
-        ({"bidirectional": False}, "--model.cycle_weight=0"),
-        ({"contrast": "label", "num_classes": 0}, "--model.contrast=averaged"),
+        ({"init": "nmf", "generator": "mlp"}, "init=random"),
+        ({"bidirectional": False}, "cycle_weight=0"),
+        ({"contrast": "label", "num_classes": 0}, "contrast=averaged"),
         ({"contrast": "hard"}, "contrast"),
         ({"regularizer": "none"}, "regularizer"),
-        ({"weight_clip": 0.0}, "--model.weight_clip=0.01"),
-        ({"temperature": float("nan")}, "--model.temperature=0.5"),
-        ({"alpha": -1.0}, "--model.alpha=null"),
+        ({"weight_clip": 0.0}, "weight_clip must be above 0, got 0.0"),
+        ({"temperature": float("nan")}, "temperature must be above 0, got nan"),
+        ({"alpha": -1.0}, "alpha must be above 0 or None, got -1.0"),
         ({"n_critic": 0}, "n_critic"),
         ({"lr": 1e-3, "base_lr": 1e-3}, "base_lr"),
     ],

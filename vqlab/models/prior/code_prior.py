@@ -25,7 +25,7 @@ from vqlab.training.batches import passed_on
 from vqlab.training.finite import require_finite
 from vqlab.training.learning_rate import check_lr
 from vqlab.training.optimization import Optimization
-from vqlab.validation import Count, Positive, Probability
+from vqlab.validation import Count, NonNegativeInt, Positive, Probability
 
 MAX_CODES = 2**20  # rows of the embedding and of the head, over all codebooks
 MAX_COUNTS = 2**24  # cells of the table behind val/unigram_bits: 64 MiB
@@ -64,6 +64,7 @@ class CodePrior(Model):
         base_lr: Rate per image: lr = base_lr x batch_size x devices x nodes x accumulation. Give one of the two.
         optimization: Optimizer settings; weight decay is of matrices, none on embeddings and norms.
         images: Format of the data, to be checked against the tokenizer's; the command line takes it from the data.
+        num_classes: Number of labels; the command line takes it from the data.
 
     Shape:
         images (B, C, H, W) in the tokenizer's value range; codes as the tokenizer's
@@ -75,7 +76,7 @@ class CodePrior(Model):
 
     Example:
         >>> from vqlab.models.vq.vqvae import VQVAE
-        >>> prior = CodePrior(VQVAE(), conditional=True, dim=32, depth=1, heads=2, images=ImageFormat(num_classes=10))
+        >>> prior = CodePrior(VQVAE(), conditional=True, dim=32, depth=1, heads=2, num_classes=10)
         >>> tuple(prior.eval().sample(2, label=3, top_k=100, guidance=1.5).shape)
         (2, 3, 32, 32)
     """
@@ -97,17 +98,18 @@ class CodePrior(Model):
         base_lr: Positive | None = None,
         optimization: Optimization = Optimization(betas=(0.9, 0.95), weight_decay=0.05),
         images: ImageFormat | None = None,
+        num_classes: NonNegativeInt | None = None,
     ) -> None:
         net = find_tokenizer(tokenizer)
         self.init_args["tokenizer"] = net  # a checkpoint describes the tokenizer, and does not name a file
         super().__init__()
         check_lr(lr, base_lr)
-        self.images = check_data(net, images)
-        self.value_range = self.images.value_range
-        if conditional and not self.images.num_classes:
+        check_data(net, images)
+        self.images, self.value_range = net.images, net.images.value_range
+        if conditional and not num_classes:
             raise UserError("conditional must be false for data without labels, got true")
         self.conditional, self.label_dropout = conditional, label_dropout
-        self.num_classes = self.images.num_classes or 0 if conditional else 0
+        self.num_classes = num_classes if conditional and num_classes else 0
         self.lr, self.base_lr, self.optimization = lr, base_lr, optimization
 
         self.tokenizer = Frozen(net, saved=True)

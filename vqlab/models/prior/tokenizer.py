@@ -1,6 +1,5 @@
 """Find the tokenizer of a second stage, and check that the data are what it was trained on."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,15 +33,11 @@ def find_tokenizer(source: Any) -> Any:
     return model
 
 
-def check_data(tokenizer: Any, images: ImageFormat | None) -> ImageFormat:
-    """Return the format of the ``tokenizer``'s images, with the classes of the data.
-
-    Raises:
-        UserError: If the data's format, where it is known, is not that of the tokenizer.
-    """
+def check_data(tokenizer: Any, images: ImageFormat | None) -> None:
+    """Raise UserError if the data's format, where it is known, is not that of the ``tokenizer``."""
     own: ImageFormat = tokenizer.images
     if images is None:
-        return replace(own, num_classes=None)
+        return
     if images.channels != own.channels:
         raise UserError(
             f"the data have {images.channels} channel(s), the tokenizer {own.channels}: use the data that it was "
@@ -56,4 +51,3 @@ def check_data(tokenizer: Any, images: ImageFormat | None) -> ImageFormat:
             "use the data that the tokenizer was trained on" if kinds[0] == kinds[1] else f"set value_range={kinds[1]}"
         )
         raise UserError(f"value_range is {kinds[0]}, the tokenizer's {kinds[1]}: {hint}")
-    return replace(own, num_classes=images.num_classes)
