@@ -38,7 +38,10 @@ WRONG = {
         lambda: JSA(sampler=PosteriorSampler(num_mis_steps="4")),
         ("PosteriorSampler: num_mis_steps must be an integer of at least 1",),
     ),
-    "one of two numbers": (lambda: VQVAE(optimization=Optimization(betas=[0.9])), ("Optimization: betas must be 2 numbers in [0, 1)",)),
+    "one of two numbers": (
+        lambda: VQVAE(optimization=Optimization(betas=[0.9])),
+        ("Optimization: betas must be 2 numbers in [0, 1)",),
+    ),
     "a list for a quantizer": (lambda: ResidualQuantizer([VectorQuantizer(16, 8)]), ("ResidualQuantizer: quantizer",)),
     "a float for a count": (lambda: VectorQuantizer(64.0, 8), ("VectorQuantizer: num_embeddings must be an integer",)),
     "a number for a list": (lambda: FSQ(8), ("FSQ: levels must be a list of integers, got 8",)),

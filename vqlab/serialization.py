@@ -167,25 +167,29 @@ def public_path(class_path: str) -> str:
     return f"vqlab.{name}" if package.startswith("vqlab.") and name in vqlab.__all__ else class_path
 
 
-def current_config(config: Any) -> Any:
-    """Return a configuration, or the hyperparameters of a checkpoint, of an earlier version with the names of this one.
+def current_config(config: Any, stored: bool = False) -> Any:
+    """Return a configuration of an earlier version with the names of this one.
+
+    Args:
+        config: What a YAML file holds, or the hyperparameters of a checkpoint.
+        stored: Whether it is of a checkpoint, in which settings name their class.
 
     Example:
         >>> current_config({"class_path": "vqlab.VQVAE", "init_args": {"lr": 0.1, "betas": [0.5, 0.9]}})["init_args"]
         {'lr': 0.1, 'optimization': {'betas': [0.5, 0.9]}}
     """
     if isinstance(config, list):
-        return [current_config(item) for item in config]
+        return [current_config(item, stored) for item in config]
     if not isinstance(config, dict):
         return config
-    config = {key: current_config(value) for key, value in config.items()}
-    for key in ("class_path", "_class_path"):
-        if isinstance(path := config.get(key), str):
-            config[key] = public_path(path)
-            if key == "_class_path":  # hyperparameters, which are the constructor's arguments themselves
-                return {key: config.pop(key), **_grouped(path, config, as_specs=True)}
-            if isinstance(config.get("init_args"), dict):
-                config["init_args"] = _grouped(path, config["init_args"], as_specs=False)
+    config = {key: current_config(value, stored) for key, value in config.items()}
+    if isinstance(path := config.get("_class_path"), str):  # beside it are the constructor's arguments
+        del config["_class_path"]
+        return {"_class_path": public_path(path), **_grouped(path, config, stored)}
+    if isinstance(path := config.get("class_path"), str):
+        config["class_path"] = public_path(path)
+        if isinstance(config.get("init_args"), dict):
+            config["init_args"] = _grouped(path, config["init_args"], stored)
     return config
 
 
@@ -199,8 +203,8 @@ def moved_argument(class_name: str, name: str) -> str:
     return MOVED.get(class_name, {}).get(name, name)
 
 
-def _grouped(class_path: str, arguments: dict[str, Any], as_specs: bool) -> dict[str, Any]:
-    """Return a model's ``arguments`` with those that moved in their groups; ``as_specs`` as :func:`to_config` does."""
+def _grouped(class_path: str, arguments: dict[str, Any], stored: bool) -> dict[str, Any]:
+    """Return a model's ``arguments`` with those that moved in their groups."""
     class_name = class_path.rpartition(".")[2]
     found: dict[str, Any] = {}
     groups: dict[str, dict[str, Any]] = {}
@@ -208,11 +212,11 @@ def _grouped(class_path: str, arguments: dict[str, Any], as_specs: bool) -> dict
         group, _, inner = moved_argument(class_name, name).partition(".")
         if not inner or (name == group and isinstance(value, dict)):
             found[name] = value
-        elif value is not None or name not in ("schedule", "train_size"):
+        elif name != "train_size":  # taken from the data since
             groups.setdefault(group, {})[inner] = value
     for group, inner_arguments in groups.items():
         spec = {"class_path": f"vqlab.{_settings(class_name, group)}", "init_args": inner_arguments}
-        found[group] = spec if as_specs else {**found.get(group, {}), **inner_arguments}
+        found[group] = spec if stored else {**found.get(group, {}), **inner_arguments}
     return found
 
 

@@ -148,7 +148,9 @@ def test_uniform_numbers_and_priors_are_float32_in_bf16_true():
     expected = model.latent.prior.log_prob(torch.zeros(1, model.latent.positions, dtype=torch.int64))
     torch.set_default_dtype(torch.bfloat16)
     try:
-        assert torch.equal(model.latent.prior.log_prob(torch.zeros(1, model.latent.positions, dtype=torch.int64)), expected)
+        assert torch.equal(
+            model.latent.prior.log_prob(torch.zeros(1, model.latent.positions, dtype=torch.int64)), expected
+        )
         assert len(rand(1000, device=torch.device("cpu")).unique()) > 900  # bfloat16 has 256
         assert model.latent.prior.log_probs(torch.device("cpu")).dtype == torch.float32
     finally:

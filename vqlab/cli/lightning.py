@@ -1,5 +1,6 @@
 """LightningCLI with vqlab's run folder, links from data to model, callbacks and one-line errors."""
 
+import dataclasses
 import json
 import signal
 import time
@@ -34,6 +35,7 @@ from vqlab.cli.devices import check_devices, check_started, check_strategy, choo
 from vqlab.cli.errors import explain, misconfigured, with_options
 from vqlab.cli.loggers import choose_loggers, log_best
 from vqlab.cli.null_options import refuse_nulls
+from vqlab.cli.renamed import with_current_options
 from vqlab.cli.run_folder import (
     held_run_folder,
     is_first_process,
@@ -157,11 +159,12 @@ class CLI(LightningCLI):
         for key, callback in ALWAYS.items():
             parser.add_lightning_class_args(callback, key)
         parser.set_defaults({"ema.decay": None})
-        for source in LINKS:
-            parser.link_arguments(f"data.{source}", f"model.init_args.{LINKS[source]}", apply_on="instantiate")
+        for source, target in LINKS.items():
+            parser.link_arguments(f"data.{source}", f"model.init_args.{target}", as_plain, apply_on="instantiate")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse, without Lightning's warning about arguments that are passed on."""
+        args = with_current_options(args)
         check_configs(args, (*ALWAYS, "model", "data", "trainer", "wandb"))
         try:
             self.config = parser.parse_args(args)
@@ -372,6 +375,11 @@ class CLI(LightningCLI):
         return checkpoint
 
 
+def as_plain(value: Any) -> Any:
+    """Return a dataclass as a mapping, which the parser can link, and anything else as it is."""
+    return dataclasses.asdict(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else value
+
+
 def differences(old: Any, new: Any, prefix: str = "") -> dict[str, tuple[Any, Any]]:
     """Return what differs between two specs, as ``{dotted name: (old, new)}``.
 
@@ -381,8 +389,8 @@ def differences(old: Any, new: Any, prefix: str = "") -> dict[str, tuple[Any, An
     """
     if isinstance(old, dict) and isinstance(new, dict):
         found: dict[str, tuple[Any, Any]] = {}
-        for key in sorted({*old, *new} - {"_class_path"}):
+        for key in sorted(old.keys() & new.keys() - {"_class_path"}):  # an argument of one version only is no change
             name = prefix if key == "init_args" else f"{prefix}.{key}".lstrip(".")
-            found |= differences(old.get(key), new.get(key), name)
+            found |= differences(old[key], new[key], name)
         return found
     return {} if old == new else {prefix: (old, new)}

@@ -79,9 +79,7 @@ def load(path: str | Path, **parts: Any) -> lightning.LightningModule:
 def hyper_parameters(checkpoint: dict[str, Any]) -> dict[str, Any]:
     """Return the constructor's arguments of a checkpoint, none if it holds none."""
     stored = checkpoint.get("hyper_parameters")
-    if not isinstance(stored, dict):
-        return {}
-    return current_config(stored)
+    return current_config(stored, stored=True) if isinstance(stored, dict) else {}
 
 
 def check_resumable(checkpoint: dict[str, Any], path: str | Path) -> None:

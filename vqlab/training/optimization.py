@@ -1,7 +1,7 @@
 """How the weights of a model are stepped: optimizer, schedule and clipping, as one set of arguments for all models."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -20,7 +20,7 @@ class Optimization:
         kind: ``adam``, with decoupled weight decay (AdamW); or ``rmsprop``, without betas and decay.
         betas: Adam's decay rates.
         weight_decay: Decoupled weight decay; never on codebooks.
-        schedule: Learning-rate schedule; it counts batches, as ``global_step`` does.
+        schedule: Learning-rate schedule; it counts batches, as ``global_step`` does. Null is constant.
         clip: Largest gradient norm; null does not clip. Not for models that the Trainer steps (VQVAE, S4DVQ,
             CodePrior): there it is the Trainer's ``gradient_clip_val``.
 
@@ -35,7 +35,7 @@ class Optimization:
     kind: Literal["adam", "rmsprop"] = "adam"
     betas: tuple[Probability, Probability] = (0.9, 0.999)
     weight_decay: NonNegative = 0.0
-    schedule: Schedule = field(default_factory=Schedule)
+    schedule: Schedule | None = None
     clip: Positive | None = None
 
     def __post_init__(self) -> None:
@@ -58,7 +58,7 @@ class Optimization:
             stepped = torch.optim.RMSprop(parameters, lr=rate)
         else:
             stepped = torch.optim.AdamW(parameters, lr=rate, betas=self.betas, weight_decay=self.weight_decay)
-        return scheduled(model, stepped, self.schedule, name)
+        return scheduled(model, stepped, self.schedule or Schedule(), name)
 
     def clip_gradients(self, parameters: Iterable[torch.Tensor]) -> None:
         """Clip the joint gradient norm of ``parameters``."""
