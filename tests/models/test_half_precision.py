@@ -145,7 +145,8 @@ def test_bf16_true_trains_validates_draws_pictures_and_predicts(name, tmp_path):
 
 def test_uniform_numbers_and_priors_are_float32_in_bf16_true():
     model = MODELS["JSA"]().eval()
-    expected = model.latent.prior.log_prob(torch.zeros(1, model.latent.positions, dtype=torch.int64))
+    codes = torch.zeros(1, model.latent.positions, dtype=torch.int64)
+    expected = model.latent.prior.log_prob(codes)
     torch.set_default_dtype(torch.bfloat16)
     try:
         assert torch.equal(
