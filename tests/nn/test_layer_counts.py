@@ -9,9 +9,6 @@ from vqlab.nn.autoencoders.small import SmallDecoder, SmallEncoder
 from vqlab.nn.gan.patchgan import PatchGAN
 from vqlab.nn.layer_counts import MOST, check_layers
 from vqlab.nn.transformer import Transformer
-from vqlab.quantizers.fsq import FSQ
-from vqlab.quantizers.product import ProductQuantizer
-from vqlab.quantizers.residual import ResidualQuantizer
 
 
 @pytest.mark.parametrize(
@@ -21,8 +18,6 @@ from vqlab.quantizers.residual import ResidualQuantizer
         *[(net, "num_blocks") for net in (S4DEncoder, S4DDecoder)],
         (PatchGAN, "num_layers"),
         (lambda depth: Transformer(8, 4, depth=depth), "depth"),
-        (lambda quantizers: ResidualQuantizer(FSQ([3, 3]), quantizers), "quantizers"),
-        (lambda quantizers: ProductQuantizer(FSQ([3, 3]), quantizers), "quantizers"),
     ],
 )
 def test_more_layers_than_anyone_trains_are_refused(build, name):

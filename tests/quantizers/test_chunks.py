@@ -5,12 +5,9 @@ import math
 import pytest
 import torch
 
+from tests.helpers.family import rand64 as rand
 from vqlab.quantizers import chunks
 from vqlab.quantizers.chunks import entropy, in_chunks
-
-
-def rand(*shape, seed):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 @pytest.mark.parametrize(
@@ -46,13 +43,6 @@ def test_results_and_gradients_are_those_of_one_block(monkeypatch, elements, siz
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-13)
 
 
-def test_what_is_missing_stays_missing(monkeypatch):
-    monkeypatch.setattr(chunks, "CHUNK_ELEMENTS", 4)
-    seen = []
-    in_chunks(lambda rows, a, b: (seen.append((a, b.tolist())), rows), 1, torch.zeros(6, 1), None, torch.arange(6))
-    assert seen == [(None, [0, 1, 2, 3]), (None, [4, 5])]
-
-
 def test_the_backward_pass_computes_again_with_the_same_random_numbers(monkeypatch):
     monkeypatch.setattr(chunks, "CHUNK_ELEMENTS", 5)
     drawn = []
@@ -71,29 +61,6 @@ def test_the_backward_pass_computes_again_with_the_same_random_numbers(monkeypat
     assert torch.equal(rows.grad, out.detach())
     assert len(drawn) == 6
     assert len(torch.cat(drawn).unique()) == 12
-
-
-def test_without_gradients_nothing_is_computed_twice(monkeypatch):
-    monkeypatch.setattr(chunks, "CHUNK_ELEMENTS", 5)
-
-    def refuse(*args, **kwargs):
-        raise AssertionError("checkpointed")
-
-    monkeypatch.setattr(chunks, "checkpoint", refuse)
-    calls = []
-    with torch.no_grad():
-        in_chunks(lambda rows: (calls.append(len(rows)), rows), 1, torch.ones(12, 1, requires_grad=True))
-    assert calls == [5, 5, 2]
-
-
-def test_what_a_block_computes_inside_is_not_kept(monkeypatch):
-    """Of N x K probabilities nothing is saved for the backward pass, only the rows."""
-    monkeypatch.setattr(chunks, "CHUNK_ELEMENTS", 64 * 10)
-    codes, saved = torch.randn(64, 4, requires_grad=True), []
-    rows = torch.randn(100, 4, requires_grad=True)
-    with torch.autograd.graph.saved_tensors_hooks(lambda x: (saved.append(x.numel()), x)[1], lambda x: x):
-        in_chunks(lambda block: ((block @ codes.T).softmax(1) @ codes,), 64, rows)
-    assert max(saved, default=0) <= 10 * 4
 
 
 @pytest.mark.parametrize("shape", [(6,), (4, 6), (2, 3, 6)])
