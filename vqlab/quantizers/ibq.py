@@ -22,7 +22,7 @@ class IBQ(Quantizer):
     + entropy_weight * (E[H(p_T)] - H(E[p_T])), p_T at ``temperature``, expectations over the global batch. The weights
     are those of the authors' published code.
     Every step computes K probabilities per vector, a block of vectors at a time: costly from K = 16,384 upwards.
-    Experimental: in the collapse suite it stays behind :class:`~vqlab.quantizers.vector.VectorQuantizer`.
+    Experimental: in the collapse suite it is worse than :class:`~vqlab.quantizers.vector.VectorQuantizer`.
 
     Args:
         num_embeddings: Number of codes, K.

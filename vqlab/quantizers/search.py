@@ -105,6 +105,6 @@ def _full_precision(kind: str) -> Iterator[None]:
     try:
         yield
     finally:
-        matmul.fp32_precision = "none"  # as the general setting says, which is where it had come from, or
+        matmul.fp32_precision = "none"  # the general setting, from which it usually came
         if matmul.fp32_precision != before:
             matmul.fp32_precision = before

@@ -1,4 +1,4 @@
-"""SimVQ: frozen random codes, seen through one learnt linear map (Zhu et al. 2024, arXiv:2411.02038)."""
+"""SimVQ: frozen random codes under one learnt linear map (Zhu et al. 2024, arXiv:2411.02038)."""
 
 import math
 from typing import Literal
@@ -16,7 +16,7 @@ from vqlab.validation import Count, NonNegative
 class SimVQ(Quantizer):
     """Replace each vector by the nearest row of W C + b, where C is random and frozen and W, b are learnt.
 
-    The gradient of one code moves W, and with it all codes, so that none is left behind. loss = commitment_weight *
+    The gradient of one code moves W, and with it all codes, also unused ones. loss = commitment_weight *
     mean |z - sg(e)|^2 + mean |sg(z) - e|^2.
 
     Args:

@@ -150,7 +150,7 @@ def blockwise_chain(
     on the last decision, so the states are decoded one after the other.
 
     Args:
-        log_weight: As of :func:`global_chain`, like ``initial``, ``proposals`` and ``uniform``.
+        log_weight: Codes (B, S, P) to ln w (B, S), up to a constant per sample.
         initial: The chain's state (B, P).
         proposals: Codes (B, L, P) drawn from q.
         uniform: Numbers (B, L) in (0, 1).
