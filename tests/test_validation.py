@@ -44,7 +44,7 @@ WRONG = {
     ),
     "a list for a quantizer": (lambda: ResidualQuantizer([VectorQuantizer(16, 8)]), ("ResidualQuantizer: quantizer",)),
     "a float for a count": (lambda: VectorQuantizer(64.0, 8), ("VectorQuantizer: num_embeddings must be an integer",)),
-    "a number for a list": (lambda: FSQ(8), ("FSQ: levels must be a list of integers, got 8",)),
+    "a number for a list": (lambda: FSQ(8), ("FSQ: levels must be a list of integers at least 2, got 8",)),
     "another choice": (lambda: S4DVQ(quantizer="VQ"), ("S4DVQ: quantizer must be a Quantizer, 'vector' or None",)),
     "text for a switch": (lambda: SGAN(conditional="yes"), ("SGAN: conditional must be True or False",)),
     "a name for a schedule": (

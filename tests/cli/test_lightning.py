@@ -101,7 +101,7 @@ def test_an_integer_stays_an_integer_in_a_class():
         (["fast"], ["'fast' belongs to no option"]),
         (
             [f"--model.quantizer{part}" for part in ("=ResidualQuantizer", ".quantizer=FSQ", ".quantizer.levels=[1]")],
-            ["set --model.quantizer.quantizer.levels=[8,5,5,5]"],
+            ["--model.quantizer.quantizer.levels must be a list of integers at least 2, got [1]"],
         ),
         (["--model.decoder=ConvDecoder", "--model.decoder.attention_levels=[9]"], ["--model.decoder.attention_levels"]),
         (["--model=JSA", "--model.prior=Transformer"], ["Transformer needs num_tokens, length"]),

@@ -1,4 +1,4 @@
-"""Every quantizer and composite in small sizes, for the tests of what all of them must do."""
+"""Every quantizer and composite in small sizes, for the tests of their common contract, and what these tests share."""
 
 import copy
 import functools
@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from vqlab.nn.anneal import Anneal
 from vqlab.quantizers.base import Quantizer
@@ -47,7 +49,7 @@ SINGLE: dict[str, Callable[[], Quantizer]] = {
     "vector-unrevived": lambda: vector(revive_after=None, init="data"),
     "fsq": lambda: FSQ([7, 5, 4, 2]),
     "lookup-free": lambda: LookupFree(5),
-    "lookup-free-groups": lambda: LookupFree(6, group_size=3, temperature=0.5, diversity_weight=2.0),
+    "lookup-free-groups": lambda: LookupFree(7, group_size=3, temperature=0.5, diversity_weight=2.0),
     "lookup-free-single-bits": lambda: LookupFree(4, group_size=1),
     "binary-spherical": lambda: BinarySpherical(6, group_size=4, commitment_weight=0.1),
     "gumbel": lambda: gumbel(temperature=Anneal(2.0, 0.5, total_steps=10)),
@@ -57,6 +59,26 @@ SINGLE: dict[str, Callable[[], Quantizer]] = {
     "ibq": lambda: IBQ(12, 4, temperature=0.5),
     "ibq-no-entropy": lambda: IBQ(12, 4, entropy_weight=0.0),
 }
+# Each line of the package's code once, for tests that compile or export, which is slow
+GRAPHS = [
+    "vector",
+    "vector-loss-cosine",
+    "vector-rotation-cosine-uniform",
+    "fsq",
+    "lookup-free-groups",
+    "binary-spherical",
+    "gumbel",
+    "gumbel-mixture",
+    "sim-vq-random-rotation",
+    "ibq",
+    "ibq-no-entropy",
+    "residual-vector-dropout",
+    "residual-fsq",
+    "residual-gumbel",
+    "product-vector",
+    "residual-product-fsq",
+    "multi-scale-vector-loss",
+]
 COMPOSITE: dict[str, Callable[[], Quantizer]] = {
     "residual-vector": lambda: ResidualQuantizer(vector(), 3),
     "residual-vector-dropout": lambda: ResidualQuantizer(vector("loss", estimator="rotation"), 2, dropout=0.6),
@@ -72,20 +94,24 @@ COMPOSITE: dict[str, Callable[[], Quantizer]] = {
     "product-residual-vector": lambda: ProductQuantizer(ResidualQuantizer(vector(), 2, dropout=0.6), 2),
 }
 PYRAMID: dict[str, Callable[[], Quantizer]] = {
-    "multi-scale-vector": lambda: pyramid(vector(), scales=[1, 2, 4]),
-    "multi-scale-vector-loss": lambda: pyramid(vector("loss"), spatial_dims=1, scales=[2, 5]),
+    "multi-scale-vector": lambda: pyramid(vector(), scales=[1, 2, 3, 4, 5], num_phi=4),
+    "multi-scale-vector-loss": lambda: pyramid(vector("loss", estimator="rotation"), spatial_dims=1, scales=[2, 5]),
     "multi-scale-fsq": lambda: pyramid(FSQ([5, 4, 3])),
     "multi-scale-lookup-free": lambda: pyramid(LookupFree(4), spatial_dims=3),
     "multi-scale-gumbel": lambda: pyramid(gumbel(temperature=0.7)),
     "multi-scale-product": lambda: pyramid(ProductQuantizer(vector(), 2)),
-    "multi-scale-residual": lambda: pyramid(ResidualQuantizer(vector(), 2)),
+    "multi-scale-residual": lambda: pyramid(ResidualQuantizer(vector(), 2, dropout=0.6)),
 }
 FAMILY = SINGLE | COMPOSITE | PYRAMID
 BATCH = 6
 
 
-def rand(*shape: int, seed: int, scale: float = 1.0) -> Tensor:
-    return scale * torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+def rand(*shape: int, seed: int, scale: float = 1.0, dtype: torch.dtype = torch.float32) -> Tensor:
+    return scale * torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+def rand64(*shape: int, seed: int, scale: float = 1.0) -> Tensor:
+    return rand(*shape, seed=seed, scale=scale, dtype=torch.float64)
 
 
 def example(quantizer: Quantizer, seed: int, batch: int = BATCH, edge: int = 4) -> Tensor:
@@ -97,6 +123,51 @@ def example(quantizer: Quantizer, seed: int, batch: int = BATCH, edge: int = 4) 
 
 def rows_of(z: Tensor) -> Tensor:
     return z.movedim(1, -1).reshape(-1, z.shape[1])
+
+
+def as_set(rows: Tensor) -> list[tuple]:
+    """Rows (N, D) as a sorted list of tuples: equal for the same rows in any order."""
+    return sorted(map(tuple, rows.tolist()))
+
+
+def nearest(rows: Tensor, codes: Tensor) -> Tensor:
+    """The indices of the nearest codes, row by row in float64."""
+    return torch.stack([(row - codes.double()).square().sum(1).argmin() for row in rows.double()])
+
+
+def unit(rows: Tensor) -> Tensor:
+    return rows / rows.norm(dim=1, keepdim=True)
+
+
+def state(module: torch.nn.Module) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in module.state_dict().items()}
+
+
+def assert_same_state(first: dict[str, Tensor], second: dict[str, Tensor]) -> None:
+    assert first.keys() == second.keys()
+    for name in first:
+        assert torch.equal(first[name], second[name]), name
+
+
+def set_codebook(quantizer: VectorQuantizer, codes: Tensor) -> None:
+    """Set the codebook as if each code had one vector."""
+    quantizer.codebook.data.copy_(codes)
+    if quantizer.codebook_update == "ema":
+        quantizer.ema_sums.copy_(codes)
+        quantizer.ema_counts.fill_(1)
+
+
+class Largest(TorchDispatchMode):
+    """Record the largest number of elements that the result of an operation holds in memory."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for x in tree_leaves(out):
+            if torch.is_tensor(x):
+                self.elements = max(self.elements, x.untyped_storage().nbytes() // x.element_size())
+        return out
 
 
 def parts_of(quantizer: Quantizer) -> list[Quantizer]:
@@ -117,7 +188,7 @@ def _trained(name: str, steps: int) -> Quantizer:
 
 
 def trained(name: str, steps: int = 3) -> Quantizer:
-    """A member that has seen a few batches, so that its codes lie where the data are; it does not update itself."""
+    """A member after a few training steps, with codes among the data; it does not update itself."""
     return copy.deepcopy(_trained(name, steps))
 
 

@@ -5,10 +5,8 @@ import itertools
 import pytest
 import torch
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
-from tests.helpers.family import FAMILY, example, rand, train_step, trained
+from tests.helpers.family import FAMILY, Largest, example, rand, train_step, trained
 from vqlab.quantizers import chunks, search
 from vqlab.quantizers.fsq import FSQ
 from vqlab.quantizers.gumbel import GumbelQuantizer
@@ -42,15 +40,8 @@ def test_low_precision_input_and_autocast_give_what_float32_does(name, training)
         assert_equals_float32(quantizer(z), expected, dtype)
         with torch.autocast("cpu", torch.bfloat16):
             assert_equals_float32(quantizer(z), expected, dtype)
-
-
-@pytest.mark.parametrize("name", FAMILY)
-def test_decode_under_autocast_gives_what_float32_does(name):
-    """Images are decoded under autocast; the codes must be those that the decoder was trained with."""
-    quantizer = trained(name).eval()
-    out = quantizer(example(quantizer, 1))
-    with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(quantizer.decode(out.indices), out.quantized)
+            if not training:
+                assert torch.equal(quantizer.decode(expected.indices), expected.quantized)
 
 
 @pytest.mark.parametrize("name", FAMILY)
@@ -147,21 +138,6 @@ BOUNDED = {
 }
 
 
-class Largest(TorchDispatchMode):
-    """The most numbers that one operation's result holds in memory."""
-
-    def __init__(self):
-        super().__init__()
-        self.numbers = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
-        for x in tree_leaves(out):
-            if torch.is_tensor(x):
-                self.numbers = max(self.numbers, x.untyped_storage().nbytes() // x.element_size())
-        return out
-
-
 def largest(quantizer, sampled):
     """Of a training step and of an evaluation."""
     shape = (6, 8, 8) if isinstance(quantizer, MultiScaleQuantizer) else (ROWS,)
@@ -177,7 +153,7 @@ def largest(quantizer, sampled):
         quantizer.eval()(z)
         with torch.no_grad():
             quantizer(z)
-    return seen.numbers
+    return seen.elements
 
 
 @pytest.mark.parametrize("sampled", [True, False])

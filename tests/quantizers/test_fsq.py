@@ -5,9 +5,8 @@ import math
 import pytest
 import torch
 
-from vqlab.errors import UserError
+from tests.helpers.family import rand
 from vqlab.quantizers.fsq import FSQ
-from vqlab.quantizers.stats import CodeStats
 
 LEVELS = [[8, 5, 5, 5], [2], [3], [2, 2, 2], [7, 2, 4, 3], [16, 15], [8, 8, 8, 6, 5]]
 
@@ -33,10 +32,6 @@ def expected_index(z, levels):
     return index, sure
 
 
-def rand(*shape, seed, scale=2.0):
-    return scale * torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
 @pytest.mark.parametrize("levels", LEVELS)
 def test_every_index_has_a_code_of_its_own_and_is_reached(levels):
     fsq, total = FSQ(levels), math.prod(levels)
@@ -57,31 +52,21 @@ def test_every_index_has_a_code_of_its_own_and_is_reached(levels):
     assert torch.equal(fsq.encode(z.float()), torch.arange(total))
 
 
-@pytest.mark.parametrize("levels", LEVELS)
-def test_saturated_inputs_stay_inside(levels):
+@pytest.mark.parametrize("levels", [*LEVELS, [1001], [1002], [1024, 3], [5, 20001]])
+def test_saturated_inputs_get_the_outermost_codes(levels):
     fsq = FSQ(levels)
     signs = torch.cartesian_prod(*[torch.tensor([-1e4, 0.0, 1e4])] * len(levels)).reshape(-1, len(levels))
     out = fsq(signs)
-    assert out.indices.min() == 0
-    assert out.indices.max() == fsq.num_embeddings - 1
-    assert torch.equal(fsq.decode(out.indices), out.quantized)
-
-
-@pytest.mark.parametrize("levels", [[1001], [1002], [1003], [1024, 3], [4096], [5, 20001]])
-def test_many_levels_in_one_channel_stay_inside(levels):
-    fsq = FSQ(levels)
-    z = torch.cat([torch.full((1, len(levels)), -50.0), torch.full((1, len(levels)), 50.0)])
-    out = fsq(z)
-    assert out.indices.tolist() == [0, fsq.num_embeddings - 1]
-    assert torch.equal(fsq.decode(out.indices), out.quantized)
+    assert out.indices[[0, -1]].tolist() == [0, fsq.num_embeddings - 1]
     assert out.quantized.abs().max() <= 1
+    assert torch.equal(fsq.decode(out.indices), out.quantized)
 
 
 @pytest.mark.parametrize("mode", ["float32", "autocast", "bfloat16"])
 @pytest.mark.parametrize("levels", [[8, 8, 8, 6, 5], [8, 5, 5, 5], [64, 64]])
 def test_indices_are_exact_at_any_precision(levels, mode):
     fsq = FSQ(levels)
-    z = rand(4000, len(levels), seed=1)
+    z = rand(4000, len(levels), seed=1, scale=2.0)
     if mode == "bfloat16":
         z = z.bfloat16()
     with torch.autocast("cpu", torch.bfloat16, enabled=mode == "autocast"):
@@ -94,54 +79,6 @@ def test_indices_are_exact_at_any_precision(levels, mode):
     torch.testing.assert_close(out.quantized, fsq.decode(out.indices).to(z.dtype), rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("shape", [(3,), (3, 9), (2, 5, 4), (2, 3, 4, 5)])
-def test_shapes(shape):
-    batch, *spatial = shape
-    fsq = FSQ([8, 5, 4])
-    z = rand(batch, 3, *spatial, seed=2)
-    out = fsq(z)
-    assert out.quantized.shape == z.shape
-    assert out.indices.shape == shape
-    assert out.indices.dtype == torch.int64
-    assert out.loss.item() == 0
-    assert out.stats is None
-    assert torch.equal(fsq.decode(out.indices), out.quantized)
-    index, _ = expected_index(z.movedim(1, -1).reshape(-1, 3), [8, 5, 4])
-    assert torch.equal(out.indices.flatten(), index)
-    strided = z.movedim(1, -1).contiguous().movedim(-1, 1)
-    assert torch.equal(fsq(strided).indices, out.indices)
-
-
-@pytest.mark.parametrize("levels", [[8, 5, 2], [3, 4, 7]])
-def test_gradient_is_that_of_the_bounded_value(levels):
-    z, g = rand(50, 3, seed=3).double().requires_grad_(), rand(50, 3, seed=4).double()
-    FSQ(levels)(z).quantized.backward(g)
-    expected = torch.empty(50, 3).double()
-    for i, count in enumerate(levels):
-        half = (count - 1) * 1.001 / 2
-        shift = math.atanh((0.5 if count % 2 == 0 else 0.0) / half)
-        expected[:, i] = g[:, i] * half / torch.cosh(z[:, i].detach() + shift) ** 2 / (count // 2)
-    torch.testing.assert_close(z.grad, expected, rtol=2e-4, atol=1e-6)  # float32 constants
-
-
-def test_no_state_and_nothing_to_learn():
-    fsq = FSQ([4, 4])
-    assert not fsq.state_dict()
-    assert not list(fsq.parameters())
-    assert fsq.update(CodeStats.empty(torch.zeros(1))) == []
-
-
 def test_all_codes_are_used_on_normal_data():
     indices = FSQ([8, 5, 5, 5]).encode(rand(60_000, 4, seed=5, scale=1.0))
     assert len(indices.unique()) > 950
-
-
-@pytest.mark.parametrize("levels", [[], [1], [8, 1], [0], [5, -3], [2**31, 2**31, 4]])
-def test_bad_levels_are_refused_by_name(levels):
-    with pytest.raises(UserError, match="levels"):
-        FSQ(levels)
-
-
-def test_wrong_width_is_refused_by_name():
-    with pytest.raises(UserError, match="embedding_dim"):
-        FSQ([8, 5])(torch.zeros(2, 3, 4))

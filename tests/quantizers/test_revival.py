@@ -1,4 +1,4 @@
-"""Dead codes of VectorQuantizer come back to life where the vectors are."""
+"""Dead-code revival of VectorQuantizer."""
 
 import itertools
 
@@ -6,18 +6,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tests.helpers.codes import as_set, set_codebook
+from tests.helpers.family import as_set, rand, set_codebook
 from vqlab.quantizers.vector import VectorQuantizer
-
-
-def rand(*shape, seed):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 @pytest.mark.parametrize("rule", ["ema", "loss"])
 @pytest.mark.parametrize(("revive_after", "steps"), [(10, 1), (10.2, 2), (50, 5)])  # of 8 codes and 80 vectors a step
 @pytest.mark.parametrize("distance", ["euclidean", "cosine"])
-def test_a_code_is_revived_after_exactly_so_many_vectors(rule, revive_after, steps, distance):
+def test_a_code_is_revived_after_that_many_vectors_without_an_assignment(rule, revive_after, steps, distance):
     quantizer = VectorQuantizer(
         8, 6, codebook_update=rule, distance=distance, init="uniform", revive_after=revive_after, ema_decay=0.9
     )
@@ -94,11 +90,11 @@ def test_more_dead_codes_than_vectors():
     moved = (quantizer.codebook.abs() < 10).all(1)
     assert moved.tolist() == [True] * 6 + [False] * 14
     assert as_set(quantizer.codebook[1:6]) == as_set(rand(5, 2, seed=2))
-    assert out.stats.lots.isfinite().sum() == 5
+    assert out.stats.keys.isfinite().sum() == 5
 
 
 @pytest.mark.parametrize("rule", ["ema", "loss"])
-def test_revival_mends_a_collapsed_start(rule):
+def test_revival_repairs_a_collapsed_initialisation(rule):
     """64 codes near 0 and data around 10: a few codes take all vectors, unless dead ones are revived."""
     used = {}
     for revive_after in (16, None):

@@ -20,9 +20,9 @@ def network(**sizes):
     return net.eval()
 
 
-@pytest.mark.parametrize("top_k", [None, 1, 3, 8, 20])
-@pytest.mark.parametrize("top_p", [None, 0.01, 0.5, 0.9, 1.0])
-@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+@pytest.mark.parametrize("top_k", [None, 1, 3, 20])
+@pytest.mark.parametrize("top_p", [None, 0.01, 0.9])
+@pytest.mark.parametrize("temperature", [0.5, 2.0])
 def test_filters_against_brute_force(top_k, top_p, temperature):
     logits = torch.randn(20, 8, generator=torch.Generator().manual_seed(4)) * 2
     found = restrict(logits, temperature, top_k, top_p).softmax(-1)
@@ -39,11 +39,8 @@ def test_filters_against_brute_force(top_k, top_p, temperature):
         torch.testing.assert_close(probs, expected, rtol=1e-4, atol=1e-6)
 
 
-def test_equal_logits_leave_exactly_k():
+def test_filters_at_their_limits():
     assert restrict(torch.zeros(2, 9), top_k=4).isfinite().sum(-1).tolist() == [4, 4]
-
-
-def test_a_tiny_temperature_takes_the_likeliest():
     logits = torch.randn(50, 8)
     assert torch.equal(draw(restrict(logits, temperature=1e-30)), logits.argmax(-1))
 
@@ -96,16 +93,15 @@ def test_guidance_draws_from_its_formula(guidance):
 
 
 @pytest.mark.parametrize(
-    ("options", "words"),
+    ("options", "line"),
     [
-        ({"temperature": 0.0}, ["temperature", "above 0", "--temperature"]),
-        ({"temperature": float("nan")}, ["temperature"]),
-        ({"top_k": 0}, ["top_k", "--top-k"]),
-        ({"top_p": 0.0}, ["top_p", "(0, 1]"]),
-        ({"top_p": 1.5}, ["top_p"]),
-        ({"guidance": -1.0}, ["guidance"]),
+        ({"temperature": 0.0}, "temperature must be above 0, got 0.0"),
+        ({"temperature": float("nan")}, "temperature must be above 0, got nan"),
+        ({"top_k": 0}, "top_k must be at least 1, got 0"),
+        ({"top_p": 1.5}, "top_p must be in (0, 1], got 1.5"),
+        ({"guidance": -1.0}, "guidance must be at least 0, got -1.0"),
     ],
 )
-def test_options_out_of_range(options, words):
-    with refused(*words):
+def test_options_out_of_range(options, line):
+    with refused(line):
         generate(network(), torch.zeros(1, dtype=torch.int64), **options)

@@ -7,17 +7,16 @@ from itertools import chain
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vqlab.errors import UserError
 from vqlab.nn.codes import as_codes, check_code_range
 from vqlab.nn.precision import KeepsFloat32, upcast, without_autocast
-from vqlab.quantizers.data_init import DataInit
 from vqlab.quantizers.estimators import straight_through
 from vqlab.quantizers.stats import CodeStats
 from vqlab.serialization import ConfigMixin
 
-MAX_EXPORT = 2**22
+MAX_EXPORT = 2**22  # codes in a table
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,7 @@ class QuantizerOutput:
 
 
 class Revival(NamedTuple):
-    """Rows of a codebook that were overwritten: an optimizer must forget its moments of them.
+    """Rows of a codebook that revival replaced: an optimizer must reset its moments of them.
 
     Attributes:
         codebook: (K, D), a parameter or a buffer.
@@ -54,29 +53,31 @@ class Revival(NamedTuple):
 class Quantizer(ConfigMixin, KeepsFloat32, ABC):
     """Maps vectors to a finite set of codes.
 
-    A subclass sets ``num_embeddings`` (K) and ``embedding_dim`` (D) and writes ``quantize`` and ``lookup``, both on
-    rows (N, D); one with state learnt outside the gradient also writes ``commit``. Quantizing changes no state: what a
-    training batch teaches comes back as ``stats``, and ``update(stats)`` takes it in, once per optimizer step. Used
-    alone, a quantizer calls ``update`` itself at the end of a training forward; a model that accumulates batches or
-    compiles its forward sets ``auto_update = False`` and calls it after its optimizer step. A model that knows which
-    samples a batch holds sets ``sample_index`` (B,) before a training forward; what is drawn at random then depends on
-    the samples alone, and not on how the ranks share them.
+    A subclass sets ``num_embeddings`` (K) and ``embedding_dim`` (D) and implements ``quantize`` and, unless it has a
+    tensor ``codebook`` (K, D), ``lookup``, both on rows (N, D); with state that no gradient updates it also implements
+    ``commit``. Quantizing changes no state: a training forward returns ``stats``, which ``update(stats)`` applies once
+    per optimizer step. Used alone, a quantizer calls ``update`` itself at the end of a training forward; a model that
+    accumulates batches or compiles its forward sets ``auto_update = False`` and calls it after its optimizer step. A
+    model that knows the samples of a batch sets ``sample_index`` (B,) before a training forward; random numbers then
+    depend on the samples alone, and not on how they are split over the ranks.
 
-    Everything inside is float32 at least, under any autocast and in a module that was cast to half precision: the sums
-    that a codebook is learnt from, and the differences between distances, are lost in fewer bits.
+    All computations are in float32 or higher, also under autocast and in a module that was cast to half precision: sums
+    for a codebook and differences between distances need more bits.
 
     Attributes:
+        codebook: The codes (K, D), where there is such a tensor.
         num_codebooks: Indices per position; a composite has several, in the last ``index_dims`` axes of ``indices``.
-        index_dims: Axes of ``indices`` behind the spatial ones.
-        estimate: How a gradient passes from the code (N, D) to the row (N, D).
-        soft: True where no estimate is needed: ``quantized`` is differentiable by itself, through probabilities.
-        needs_maps: True where single vectors cannot be quantized.
-        residual_gain: How many times smaller than the input what a code leaves over is: (D,) or scalar. 1 where the
-            codebook is learnt and finds the scale itself; None where the remainder cannot be quantized again.
+        index_dims: Axes of ``indices`` after the spatial ones.
+        estimate: The gradient estimator, from the code (N, D) to the row (N, D).
+        soft: True if no estimator is needed: ``quantized`` is itself differentiable, through probabilities.
+        needs_maps: True if single vectors cannot be quantized.
+        residual_gain: Ratio of the input's range to that of the residual: (D,) or scalar. 1 if the codebook is learnt
+            and adapts its scale; None if the residual cannot be quantized again.
     """
 
     num_embeddings: int
     embedding_dim: int
+    codebook: Tensor
     num_codebooks: int = 1
     index_dims: int = 0
     estimate: Callable[[Tensor, Tensor], Tensor] = staticmethod(straight_through)
@@ -90,12 +91,12 @@ class Quantizer(ConfigMixin, KeepsFloat32, ABC):
     def quantize(self, rows: Tensor) -> QuantizerOutput:
         """Quantize ``rows`` (N, D) that went through :meth:`bound`; indices (N,) or (N, num_codebooks)."""
 
-    @abstractmethod
     def lookup(self, indices: Tensor) -> Tensor:
         """Return the codes (..., D) of ``indices`` (...) or (..., num_codebooks)."""
+        return self.codebook[indices]
 
     def bound(self, rows: Tensor) -> Tensor:
-        """Take ``rows`` (N, D) to where the codes live, such as a cube or a sphere."""
+        """Map ``rows`` (N, D) to the domain of the codes, such as a cube or a sphere."""
         return rows
 
     def forward(self, z: Tensor) -> QuantizerOutput:
@@ -117,12 +118,12 @@ class Quantizer(ConfigMixin, KeepsFloat32, ABC):
     def decode(self, indices: Tensor) -> Tensor:
         """Return the codes (B, D, *spatial) of ``indices`` (B, *spatial), integers of any kind.
 
-        Equal to the bit to what ``forward`` returned as ``quantized``, until an update: used alone in training, a
-        quantizer has updated itself before ``forward`` returns.
+        Bit-equal to the ``quantized`` of ``forward``, until an update: used alone in training, a quantizer has updated
+        itself before ``forward`` returns.
 
         Raises:
-            UserError: If they are no integers, or one lies outside [0, num_embeddings). A graph that torch compiles,
-                exports or traces holds no such check.
+            UserError: If they are no integers, or one lies outside [0, num_embeddings). Graphs that torch compiles,
+                exports or traces contain no such check.
         """
         indices = as_codes(indices, self._device)
         self.check_codes(indices)
@@ -130,7 +131,7 @@ class Quantizer(ConfigMixin, KeepsFloat32, ABC):
             return self.assemble(indices)
 
     def assemble(self, indices: Tensor) -> Tensor:
-        """Return the codes (B, D, *spatial) of ``indices`` (B, *spatial) that were checked."""
+        """Return the codes (B, D, *spatial) of checked ``indices`` (B, *spatial)."""
         return channels_first(self.lookup(indices))
 
     def check_codes(self, indices: Tensor) -> None:
@@ -142,7 +143,7 @@ class Quantizer(ConfigMixin, KeepsFloat32, ABC):
         return tuple(size)
 
     def codebooks(self) -> dict[str, Tensor]:
-        """Return all codes (K, D) under the name ``codebook``; a composite numbers its parts, ``codebook.0`` and so on.
+        """Return all codes (K, D) as ``codebook``; a composite numbers its parts: ``codebook.0``, ``codebook.1``, ...
 
         Raises:
             UserError: If there are more than 2^22 codes.
@@ -151,17 +152,19 @@ class Quantizer(ConfigMixin, KeepsFloat32, ABC):
             raise UserError(f"{self.num_embeddings} codes are too many for a table: use quantizer.decode(indices)")
         return {"codebook": self.lookup(torch.arange(self.num_embeddings, device=self._device)).detach()}
 
-    def check_residual(self) -> None:
-        """Raise UserError if what a code leaves over cannot be quantized again."""
-        if self.residual_gain is None:
+    def check_part(self, residual: bool = False) -> None:
+        """Raise UserError if this cannot be a part of another quantizer, such as one of residuals."""
+        if self.needs_maps:
+            raise UserError(f"quantizer must quantize single vectors, which {type(self).__name__} does not")
+        if residual and self.residual_gain is None:
             raise UserError(
-                f"{type(self).__name__} leaves no remainder that it could quantize again: "
-                "set --model.quantizer.quantizer.distance=euclidean, or another quantizer"
+                f"quantizer must leave a residual that it can quantize again, which {type(self).__name__} does not: "
+                "set distance=euclidean, or choose another quantizer"
             )
 
     @property
     def awaits_first_batch(self) -> bool:
-        """Whether :meth:`initialize` still has something to do, here or in a part."""
+        """Whether :meth:`initialize` is still to be done, here or in a part."""
         return any(module.awaited for module in self.modules() if isinstance(module, DataInit))
 
     def initialize(self, rows: Tensor) -> None:
@@ -169,12 +172,12 @@ class Quantizer(ConfigMixin, KeepsFloat32, ABC):
         return
 
     def update(self, stats: CodeStats) -> list[Revival]:
-        """Take in the statistics of one optimizer step, of all ranks; return the rows that revival overwrote."""
+        """Apply the statistics of one optimizer step, summed over all ranks; return the rows that revival replaced."""
         with torch.no_grad():
             return self.commit(stats.synchronized())
 
     def commit(self, stats: CodeStats) -> list[Revival]:
-        """Take in statistics that are summed over the ranks already."""
+        """Apply statistics that are already summed over the ranks."""
         return []
 
     def extra_repr(self) -> str:
@@ -183,12 +186,37 @@ class Quantizer(ConfigMixin, KeepsFloat32, ABC):
 
     @property
     def _device(self) -> torch.device | None:
-        """Where the state lies; None without any."""
+        """Device of the state; None without any."""
         return next((state.device for state in chain(self.parameters(), self.buffers())), None)
 
     def _update_alone(self, out: QuantizerOutput) -> None:
         if out.stats is not None and self.auto_update and not torch.compiler.is_compiling():
             self.update(out.stats)
+
+
+class DataInit(nn.Module):
+    """A flag that a checkpoint keeps, with a plain-Python copy: reading a buffer would synchronize with the GPU.
+
+    Args:
+        awaited: False if nothing is initialised from data.
+    """
+
+    seen: Tensor
+
+    def __init__(self, awaited: bool = True) -> None:
+        super().__init__()
+        self.register_buffer("seen", torch.tensor(not awaited))
+        self.awaited = awaited
+        self.register_load_state_dict_post_hook(_read_flag)  # a lambda could not be pickled
+
+    def done(self) -> None:
+        """Record that the initialisation is done."""
+        self.seen.fill_(True)
+        self.awaited = False
+
+
+def _read_flag(flag: DataInit, _: object) -> None:
+    flag.awaited = not bool(flag.seen)
 
 
 def to_rows(z: Tensor, embedding_dim: int) -> Tensor:
@@ -199,11 +227,10 @@ def to_rows(z: Tensor, embedding_dim: int) -> Tensor:
     """
     if z.ndim < 2 or z.shape[1] != embedding_dim:
         raise UserError(
-            f"the quantizer expects (B, {embedding_dim}, ...), got {tuple(z.shape)}: "
-            f"set --model.quantizer.embedding_dim, or project the features to {embedding_dim} channels"
+            f"embedding_dim must be dimension 1 of the input, got {embedding_dim} and an input {tuple(z.shape)}"
         )
     if z.numel() == 0:
-        raise UserError(f"the quantizer got an empty batch {tuple(z.shape)}: leave the batch out")
+        raise UserError(f"the quantizer's input must not be empty, got {tuple(z.shape)}")
     return channels_last(upcast(z)).reshape(-1, embedding_dim)
 
 

@@ -1,4 +1,4 @@
-"""Softmaxes over a codebook, a block of rows at a time: never an N x K array, in the backward pass neither."""
+"""Softmaxes over a codebook in blocks of rows: no N x K array, not even in the backward pass."""
 
 from collections.abc import Callable
 
@@ -12,9 +12,9 @@ CHUNK_ELEMENTS = 2**22  # probabilities held at once: 16 MiB in float32, a few t
 def in_chunks(
     function: Callable[..., tuple[Tensor, ...]], width: int, rows: Tensor, *others: Tensor | None
 ) -> list[tuple[Tensor, ...]]:
-    """Apply ``function`` to blocks of ``rows`` (N, D), and of ``others`` (N, ...), and return its results by block.
+    """Apply ``function`` to blocks of ``rows`` (N, D) and of ``others`` (N, ...); return the results by block.
 
-    A block times ``width`` numbers are few. What the function computes inside is thrown away and computed again in the
+    A block times ``width`` is at most ``CHUNK_ELEMENTS``. Intermediate results are not kept but computed again in the
     backward pass, with the same random numbers.
     """
     if torch.jit.is_tracing() or torch.compiler.is_exporting():  # the graph must serve any number of rows

@@ -1,4 +1,4 @@
-"""What residual and product quantizers share: several quantizers made from one."""
+"""The base of residual and product quantizers: several quantizers with the arguments of one."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,7 +6,6 @@ from typing import Any
 from torch import Tensor, nn
 
 from vqlab.errors import UserError
-from vqlab.nn.layer_counts import check_layers
 from vqlab.quantizers.base import Quantizer, QuantizerOutput, Revival
 from vqlab.quantizers.sampling import SEED_STRIDE
 from vqlab.quantizers.stats import CodeStats
@@ -14,22 +13,20 @@ from vqlab.serialization import from_config, to_config
 
 
 class Composite(Quantizer):
-    """Several equal quantizers, made from one; each has a codebook of its own.
+    """Several quantizers with a codebook each.
 
     Args:
-        quantizer: The first of them; the others are made with the same arguments and other seeds.
-        num: How many.
+        quantizer: The first of them; the others have the same arguments and other seeds.
+        num: Number of quantizers.
     """
 
     def __init__(self, quantizer: Quantizer, num: int) -> None:
         super().__init__()
-        check_layers(quantizers=num)
-        if quantizer.needs_maps:
-            raise UserError(f"{type(quantizer).__name__} quantizes maps, not vectors: put it outside, not inside")
-        self.init_args["quantizer"] = quantizer  # where the argument was null too
+        quantizer.check_part()
+        self.init_args["quantizer"] = quantizer  # also if the argument was None
         self.parts = nn.ModuleList([quantizer, *(another(quantizer, part) for part in range(1, num))])
         for part in self.quantizers:
-            part.auto_update = False  # the whole is updated at once, with one collective
+            part.auto_update = False  # all parts are updated at once, with one collective
         self.num_embeddings = quantizer.num_embeddings
         self.num_codebooks = num * quantizer.num_codebooks
         self.index_dims = 1 + quantizer.index_dims
@@ -42,11 +39,11 @@ class Composite(Quantizer):
         return list(self.parts)  # type: ignore[arg-type]
 
     def stack_stats(self, outs: list[QuantizerOutput], rows: Tensor) -> CodeStats | None:
-        """Stack the statistics of the parts' ``outs``; in training there are always some, for steps are counted."""
+        """Stack the statistics of the parts' ``outs``; in training there are always some, because steps are counted."""
         return CodeStats.stack([out.stats or CodeStats.empty(rows) for out in outs]) if self.training else None
 
     def codebooks(self) -> dict[str, Tensor]:
-        """Return the parts' codes (K, D) as ``codebook.<part>``, each as its part has it, before any scaling."""
+        """Return the parts' own codes (K, D) as ``codebook.<part>``, before any scaling."""
         return {
             name.replace("codebook", f"codebook.{number}", 1): codes
             for number, part in enumerate(self.quantizers)
@@ -57,23 +54,22 @@ class Composite(Quantizer):
         """Raise UserError if one of ``indices`` (..., num) is no code of its part, or there are not ``num``."""
         if indices.ndim <= self.index_dims or indices.shape[-self.index_dims] != len(self.parts):
             shape = ", ".join(map(str, self.code_shape(())))
-            raise UserError(f"codes must be (B, ..., {shape}), got {tuple(indices.shape)}: give one for each quantizer")
+            raise UserError(f"codes must be (B, ..., {shape}), one for each quantizer, got {tuple(indices.shape)}")
         for part, index in zip(self.quantizers, indices.unbind(-self.index_dims), strict=True):
             part.check_codes(index)
 
     def code_shape(self, size: Sequence[int]) -> tuple[int, ...]:
-        """Return ``size`` and the axis of the parts, with those of their own."""
+        """Return ``size``, the axis of the parts and the parts' own axes."""
         return (*size, len(self.parts), *self.quantizers[0].code_shape(()))
 
     def commit(self, stats: CodeStats) -> list[Revival]:
-        """Hand each part its statistics."""
-        return [
-            revival for part, own in zip(self.quantizers, stats.unbind(), strict=True) for revival in part.commit(own)
-        ]
+        """Update each part with its statistics."""
+        parts = zip(self.quantizers, stats.unbind(), strict=True)
+        return [revival for part, own in parts for revival in part.commit(own)]
 
 
 def another(quantizer: Quantizer, number: int) -> Quantizer:
-    """Build a quantizer with the arguments of ``quantizer`` and, wherever there is a ``seed``, another one."""
+    """Build a quantizer with the arguments of ``quantizer`` and another value of each ``seed``."""
     return from_config(_reseeded(to_config(quantizer), number * quantizer.num_codebooks * SEED_STRIDE))
 
 

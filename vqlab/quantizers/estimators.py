@@ -1,4 +1,4 @@
-"""How a gradient passes the quantizer (straight-through or rotation), and what draws vectors and codes together."""
+"""Gradient estimators (straight-through, rotation) and the codebook and commitment losses."""
 
 import torch
 import torch.nn.functional as F
@@ -6,7 +6,7 @@ from torch import Tensor
 
 
 def unit(rows: Tensor) -> Tensor:
-    """Normalise ``rows`` (N, D) to length 1; those below 1e-6 stay short, so that the gradient at 0 is bounded."""
+    """Normalise ``rows`` (N, D) to length 1; shorter than 1e-6 by 1e-6, so that the gradient at 0 is bounded."""
     return F.normalize(rows, dim=1, eps=1e-6)
 
 
@@ -35,24 +35,22 @@ def rotation_trick(z: Tensor, q: Tensor, eps: float = 1e-6) -> Tensor:
 
 
 def finite_rows(rows: Tensor) -> Tensor:
-    """Return which of the ``rows`` (N, D) are finite, (N, 1) bool: a codebook learns from these alone."""
+    """Return which of the ``rows`` (N, D) are finite, (N, 1) bool: only these update a codebook."""
     return rows.sum(1, keepdim=True).isfinite()
 
 
 ESTIMATORS = {"ste": straight_through, "rotation": rotation_trick}
 
 
-def vq_loss(
-    z: Tensor, codes: Tensor, commitment_weight: float, learnt: bool = True
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """Return commitment_weight * mean |z - sg(e)|^2, plus mean |sg(z) - e|^2 if codes are ``learnt``; and its terms.
+def vq_loss(z: Tensor, codes: Tensor, weight: float, learnt: bool = True) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return weight * mean |z - sg(e)|^2, plus mean |sg(z) - e|^2 if codes are ``learnt``; and its terms.
 
-    van den Oord et al. 2017, equation 3; ``z`` and ``codes`` are (N, D). The weight belongs to the term that moves the
-    encoder; widely copied code has it on the other. A row of ``z`` that is not finite makes the loss NaN, but no
+    van den Oord et al. 2017, equation 3; ``z`` and ``codes`` are (N, D). The weight is that of the term that moves the
+    encoder; widely copied code has it on the other. A row of ``z`` that is not finite makes the loss NaN, but not the
     gradient of ``codes``.
     """
     commitment = F.mse_loss(z, codes.detach())
-    loss, terms = commitment_weight * commitment, {"commitment_loss": commitment.detach()}
+    loss, terms = weight * commitment, {"commitment_loss": commitment.detach()}
     if learnt:
         codebook = F.mse_loss(codes, torch.where(finite_rows(z), z, codes).detach())
         loss, terms["codebook_loss"] = loss + codebook, codebook.detach()

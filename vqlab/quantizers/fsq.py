@@ -1,6 +1,7 @@
 """Finite scalar quantization (Mentzer et al. 2023, arXiv:2309.15505)."""
 
 import math
+from typing import Annotated
 
 import torch
 from torch import Tensor
@@ -8,24 +9,27 @@ from torch import Tensor
 from vqlab.errors import UserError
 from vqlab.nn.precision import float_dtype
 from vqlab.quantizers.base import Quantizer, QuantizerOutput
+from vqlab.validation import Range
+
+Levels = Annotated[int, Range(2)]
 
 
 class FSQ(Quantizer):
-    """Round each of D bounded channels to a fixed number of levels; there is no codebook to learn or to collapse.
+    """Round each of D bounded channels to a fixed number of levels, without a codebook that could collapse.
 
     Channel i is squashed by tanh to the range of its L_i levels and rounded (paper, section 3.1 and appendix A.1, with
     the half-step shift that even level counts need); codes are scaled to [-1, 1]. Index = mixed-radix number of the
     levels, in integers, so it is exact at any precision.
 
     Args:
-        levels: Number of levels per channel, each at least 2; D = len(levels), K = their product. The paper advises at
-            least 5; two levels, parted at -3.8, hardly ever both come into use.
+        levels: Number of levels per channel, each at least 2; D = len(levels), K = their product. The paper recommends
+            at least 5; of two levels, with the boundary at -3.8, the lower one is hardly ever used.
 
     Shape:
         input (B, D, *spatial); quantized (B, D, *spatial) in [-1, 1]; indices (B, *spatial) int64 in [0, K).
 
     Raises:
-        UserError: If there is no level, one is below 2, or K exceeds 2^62.
+        UserError: If there is no level, or K exceeds 2^62.
 
     Example:
         >>> fsq = FSQ([8, 5, 5, 5])
@@ -34,16 +38,10 @@ class FSQ(Quantizer):
         (1000, (2, 8, 8), True)
     """
 
-    def __init__(self, levels: list[int] | tuple[int, ...] = (8, 5, 5, 5)) -> None:
+    def __init__(self, levels: list[Levels] | tuple[Levels, ...] = (8, 5, 5, 5)) -> None:
         super().__init__()
-        if not levels or min(levels) < 2:
-            raise UserError(
-                f"levels must all be at least 2, got {list(levels)}: set --model.quantizer.levels=[8,5,5,5]"
-            )
-        if math.prod(levels) > 2**62:
-            raise UserError(
-                f"levels {list(levels)} make more codes than an int64 index holds: use fewer or smaller levels"
-            )
+        if not levels or math.prod(levels) > 2**62:  # an index is int64
+            raise UserError(f"levels must be 1 or more numbers with a product of at most 2^62, got {list(levels)}")
         self.embedding_dim = len(levels)
         self.num_embeddings = math.prod(levels)
         self.levels: Tensor

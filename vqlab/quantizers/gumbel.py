@@ -6,13 +6,14 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from vqlab.errors import UserError
 from vqlab.nn.anneal import Anneal, extremes, value_at
 from vqlab.quantizers.base import Quantizer, QuantizerOutput, Revival
 from vqlab.quantizers.chunks import entropy, in_chunks
 from vqlab.quantizers.estimators import finite_rows
 from vqlab.quantizers.sampling import positions, step_seed, uniform_by_sample
 from vqlab.quantizers.stats import CodeStats
-from vqlab.validation import check_positive, check_sizes, check_weight
+from vqlab.validation import Count, NonNegative, Positive
 
 DALL_E_TEMPERATURE = Anneal(1.0, 1 / 16, total_steps=150_000)
 
@@ -30,16 +31,15 @@ class GumbelQuantizer(Quantizer):
         num_embeddings: Number of codes, K.
         embedding_dim: Dimension of a code, D.
         kl_weight: Weight of the divergence from the uniform distribution.
-        temperature: Temperature of the relaxation by step; a number stays as it is. The default is DALL-E's.
-        straight_through: False returns the mixture of codes in training, so that ``decode(indices)`` is not what the
-            decoder saw.
+        temperature: Temperature of the relaxation, or its schedule by step; the default is that of DALL-E.
+        straight_through: False returns the mixture of codes in training, which ``decode(indices)`` does not reproduce.
         seed: Seed of the noise.
 
     Shape:
         input (B, D, *spatial); quantized (B, D, *spatial); indices (B, *spatial) int64 in [0, K).
 
     Raises:
-        UserError: If a number is out of range.
+        UserError: If the temperature anneals from or to 0 or less.
 
     Example:
         >>> gumbel = GumbelQuantizer(16, 4, temperature=0.5)
@@ -52,18 +52,16 @@ class GumbelQuantizer(Quantizer):
 
     def __init__(
         self,
-        num_embeddings: int = 512,
-        embedding_dim: int = 64,
-        kl_weight: float = 5e-4,
-        temperature: Anneal | float = DALL_E_TEMPERATURE,
+        num_embeddings: Count = 512,
+        embedding_dim: Count = 64,
+        kl_weight: NonNegative = 5e-4,
+        temperature: Anneal | Positive = DALL_E_TEMPERATURE,
         straight_through: bool = True,
         seed: int = 0,
     ) -> None:
         super().__init__()
-        check_sizes(num_embeddings=num_embeddings, embedding_dim=embedding_dim)
-        check_weight("kl_weight", kl_weight, "0.0005 is usual")
-        for value in extremes(temperature):
-            check_positive("temperature", value, "anneal it from 1 to 0.0625")
+        if min(extremes(temperature)) <= 0:
+            raise UserError(f"temperature must stay above 0, got {temperature}")
         self.num_embeddings, self.embedding_dim = num_embeddings, embedding_dim
         self.kl_weight, self.straight_through, self.seed = kl_weight, straight_through, seed
         self.anneal = temperature
@@ -84,17 +82,13 @@ class GumbelQuantizer(Quantizer):
         if self.training and self.sample_index is not None:
             num = positions(rows, self.sample_index)
             keys = (self.sample_index[:, None] * num + torch.arange(num, device=rows.device)).flatten()
-        # Outside the blocks: the compiler's partitioner cannot compute these scalars again within one.
+        # Outside the blocks: the compiler's partitioner cannot recompute these scalars within one.
         draw = partial(self._draw, temperature=self.temperature, seed=step_seed(self.seed, self.steps))
         blocks = in_chunks(draw, self.num_embeddings, rows, keys)
         quantized, indices, kl = (torch.cat(parts) for parts in zip(*blocks, strict=True))
         kl = kl.mean()
-        stats = CodeStats.empty(rows) if self.training else None  # there is a step to be counted
+        stats = CodeStats.empty(rows) if self.training else None  # to count the step
         return QuantizerOutput(quantized, indices, self.kl_weight * kl, {"kl": kl.detach()}, stats)
-
-    def lookup(self, indices: Tensor) -> Tensor:
-        """Return the codes (..., D) of ``indices`` (...)."""
-        return self.codebook[indices]
 
     def commit(self, stats: CodeStats) -> list[Revival]:
         """Count the step, on which the temperature depends."""

@@ -10,7 +10,7 @@ from vqlab.nn.distributed import mean_over_ranks
 from vqlab.quantizers.base import Quantizer, QuantizerOutput
 from vqlab.quantizers.chunks import entropy, in_chunks
 from vqlab.quantizers.estimators import finite_rows
-from vqlab.validation import check_positive, check_sizes, check_weight
+from vqlab.validation import Count, NonNegative, Positive
 
 
 class IBQ(Quantizer):
@@ -22,7 +22,7 @@ class IBQ(Quantizer):
     + entropy_weight * (E[H(p_T)] - H(E[p_T])), p_T at ``temperature``, expectations over the global batch. The weights
     are those of the authors' published code.
     Every step computes K probabilities per vector, a block of vectors at a time: costly from K = 16,384 upwards.
-    Experimental: in the collapse suite it stays behind :class:`~vqlab.quantizers.vector.VectorQuantizer`.
+    Experimental: in the collapse suite it is worse than :class:`~vqlab.quantizers.vector.VectorQuantizer`.
 
     Args:
         num_embeddings: Number of codes, K.
@@ -30,13 +30,10 @@ class IBQ(Quantizer):
         commitment_weight: Weight of the third term, which moves the codes.
         entropy_weight: Weight of the entropy terms; 0 leaves them out.
         temperature: Temperature of the entropy terms' softmax.
-        seed: Seed of the codes, which begin normally distributed.
+        seed: Seed of the normally distributed initial codes.
 
     Shape:
         input (B, D, *spatial); quantized (B, D, *spatial); indices (B, *spatial) int64 in [0, K).
-
-    Raises:
-        UserError: If a number is out of range.
 
     Example:
         >>> quantizer = IBQ(num_embeddings=16, embedding_dim=4)
@@ -49,18 +46,14 @@ class IBQ(Quantizer):
 
     def __init__(
         self,
-        num_embeddings: int = 512,
-        embedding_dim: int = 64,
-        commitment_weight: float = 0.25,
-        entropy_weight: float = 0.05,
-        temperature: float = 0.01,
+        num_embeddings: Count = 512,
+        embedding_dim: Count = 64,
+        commitment_weight: NonNegative = 0.25,
+        entropy_weight: NonNegative = 0.05,
+        temperature: Positive = 0.01,
         seed: int = 0,
     ) -> None:
         super().__init__()
-        check_sizes(num_embeddings=num_embeddings, embedding_dim=embedding_dim)
-        check_weight("commitment_weight", commitment_weight, "0.25 is usual")
-        check_weight("entropy_weight", entropy_weight, "0.05 is usual")
-        check_positive("temperature", temperature, "0.01 is usual")
         self.num_embeddings, self.embedding_dim = num_embeddings, embedding_dim
         self.commitment_weight, self.entropy_weight = commitment_weight, entropy_weight
         self.temperature = temperature
@@ -84,10 +77,6 @@ class IBQ(Quantizer):
             loss = loss + self.entropy_weight * (sample_entropy - batch_entropy)
             terms |= {"sample_entropy": sample_entropy.detach(), "batch_entropy": batch_entropy.detach()}
         return QuantizerOutput(q, index, loss, terms)
-
-    def lookup(self, indices: Tensor) -> Tensor:
-        """Return the codes (..., D) of ``indices`` (...)."""
-        return self.codebook[indices]
 
     def _block(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return for a block (N, D) the codes (N, D), indices (N,), entropies (N,) and the sum of p_T (K,)."""

@@ -1,13 +1,14 @@
-"""No codes at all: what the same networks reach without a quantizer."""
+"""The identity in place of a quantizer: what the same networks reach without one."""
 
 from torch import Tensor
 
 from vqlab.errors import UserError
 from vqlab.quantizers.base import Quantizer, QuantizerOutput
+from vqlab.validation import Count
 
 
 class IdentityQuantizer(Quantizer):
-    """Pass features on as they are, under a single index: an autoencoder of real numbers, to compare with.
+    """Return the features unchanged, with a single index: a continuous autoencoder as a baseline.
 
     Args:
         embedding_dim: Channels of the features, D.
@@ -16,7 +17,7 @@ class IdentityQuantizer(Quantizer):
         input and ``quantized`` (B, D, *spatial); ``indices`` (B, *spatial), all 0.
 
     Raises:
-        UserError: If ``embedding_dim`` is below 1, or an index is to be decoded.
+        UserError: If indices are decoded.
 
     Example:
         >>> import torch
@@ -29,12 +30,8 @@ class IdentityQuantizer(Quantizer):
     soft = True
     residual_gain = None
 
-    def __init__(self, embedding_dim: int = 64) -> None:
+    def __init__(self, embedding_dim: Count = 64) -> None:
         super().__init__()
-        if embedding_dim < 1:
-            raise UserError(
-                f"embedding_dim must be at least 1, got {embedding_dim}: set --model.quantizer.embedding_dim"
-            )
         self.embedding_dim = embedding_dim
 
     def quantize(self, rows: Tensor) -> QuantizerOutput:
@@ -42,9 +39,9 @@ class IdentityQuantizer(Quantizer):
         return QuantizerOutput(rows, rows.new_zeros(len(rows)).long(), rows.new_zeros(()))
 
     def check_codes(self, indices: Tensor) -> None:
-        """Refuse: there are no codes."""
+        """Raise UserError: there are no codes."""
         self.lookup(indices)
 
     def lookup(self, indices: Tensor) -> Tensor:
-        """Refuse: there are no codes."""
-        raise UserError("without a quantizer there are no codes to decode: set --model.quantizer=VectorQuantizer")
+        """Raise UserError: there are no codes."""
+        raise UserError("an IdentityQuantizer has no codes to decode: set quantizer=VectorQuantizer")

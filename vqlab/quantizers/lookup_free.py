@@ -1,32 +1,35 @@
 """Binary codes without a codebook: lookup-free and binary spherical quantization."""
 
 import math
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vqlab.errors import UserError
 from vqlab.nn.distributed import mean_over_ranks
 from vqlab.nn.precision import float_dtype
 from vqlab.quantizers.base import Quantizer, QuantizerOutput
 from vqlab.quantizers.chunks import entropy, in_chunks
 from vqlab.quantizers.estimators import finite_rows, unit
-from vqlab.validation import check_positive, check_sizes, check_weight
+from vqlab.validation import NonNegative, Positive, Range
+
+Bits = Annotated[int, Range(1, 62)]  # an index is int64
+GroupSize = Annotated[int, Range(1, 16)]  # a group has 2^size probabilities per vector
 
 
 class LookupFree(Quantizer):
     """Keep the sign of each of D channels, K = 2^D codes with entries -1 and 1 (LFQ, MAGVIT-v2, arXiv:2310.05737).
 
     loss = entropy_weight * (E[H(q(c|z))] - diversity_weight * H(E[q(c|z)])) + commitment_weight * mean |z - sg(c)|^2
-    (section 3.2, equations 5 and 6): each vector is to be sure of its code, and the codes of all vectors are to be
-    spread. q(c|z) is proportional to exp(-|z - c|^2 / temperature), in which the channels are independent, so the first
-    entropy is a sum over channels, exactly. The second couples them: the channels are cut into groups of at most
-    ``group_size``, the entropy of each group is exact, and their sum bounds the joint entropy from above; 2^D
-    probabilities never exist. Expectations run over the global batch.
+    (section 3.2, equations 5 and 6): certain codes for each vector, diverse codes over all vectors. q(c|z) is
+    proportional to exp(-|z - c|^2 / temperature), with independent channels, so the first entropy is exactly a sum over
+    channels. The second couples them: the channels are split into groups of at most ``group_size``, the entropy of each
+    group is exact, and their sum bounds the joint entropy from above, without 2^D probabilities. Expectations are over
+    the global batch.
 
     Args:
-        embedding_dim: Channels, D, one bit each.
+        embedding_dim: Channels, D, one bit each; more than 62 bits need a ``ProductQuantizer``.
         entropy_weight: Weight of the entropy terms.
         diversity_weight: Weight of the batch's entropy within them.
         commitment_weight: Weight of the commitment loss.
@@ -36,9 +39,6 @@ class LookupFree(Quantizer):
     Shape:
         input (B, D, *spatial); quantized (B, D, *spatial) of -1 and 1; indices (B, *spatial) int64 in [0, 2^D), bit i
         set where channel i is positive.
-
-    Raises:
-        UserError: If a number is out of range.
 
     Example:
         >>> lfq = LookupFree(10)
@@ -51,26 +51,14 @@ class LookupFree(Quantizer):
 
     def __init__(
         self,
-        embedding_dim: int = 10,
-        entropy_weight: float = 0.1,
-        diversity_weight: float = 1.0,
-        commitment_weight: float = 0.25,
-        temperature: float = 1.0,
-        group_size: int = 8,
+        embedding_dim: Bits = 10,
+        entropy_weight: NonNegative = 0.1,
+        diversity_weight: NonNegative = 1.0,
+        commitment_weight: NonNegative = 0.25,
+        temperature: Positive = 1.0,
+        group_size: GroupSize = 8,
     ) -> None:
         super().__init__()
-        check_sizes(embedding_dim=embedding_dim, group_size=group_size)
-        if embedding_dim > 62:
-            raise UserError(
-                f"embedding_dim {embedding_dim} makes more codes than an int64 index holds: "
-                "set at most 62, or wrap a smaller one in a ProductQuantizer"
-            )
-        if group_size > 16:
-            raise UserError(f"group_size {group_size} needs 2^{group_size} probabilities per vector: set at most 16")
-        check_weight("entropy_weight", entropy_weight, "0.1 is usual")
-        check_weight("diversity_weight", diversity_weight, "1 is usual")
-        check_weight("commitment_weight", commitment_weight, "0.25 is usual")
-        check_positive("temperature", temperature, "1 is usual")
         self.embedding_dim, self.num_embeddings = embedding_dim, 2**embedding_dim
         self.entropy_weight, self.diversity_weight = entropy_weight, diversity_weight
         self.commitment_weight, self.temperature = commitment_weight, temperature
@@ -85,13 +73,10 @@ class LookupFree(Quantizer):
         commitment = F.mse_loss(rows, codes)
         sample_entropy, batch_entropy = self._entropies(rows)
         loss = self.entropy_weight * (sample_entropy - self.diversity_weight * batch_entropy)
+        loss = loss + self.commitment_weight * commitment
         terms = {"commitment_loss": commitment, "sample_entropy": sample_entropy, "batch_entropy": batch_entropy}
-        return QuantizerOutput(
-            self.estimate(rows, codes),
-            indices,
-            loss + self.commitment_weight * commitment,
-            {name: term.detach() for name, term in terms.items()},
-        )
+        terms = {name: term.detach() for name, term in terms.items()}
+        return QuantizerOutput(self.estimate(rows, codes), indices, loss, terms)
 
     def lookup(self, indices: Tensor) -> Tensor:
         """Return the codes (..., D) of ``indices`` (...)."""
@@ -108,9 +93,7 @@ class LookupFree(Quantizer):
         batch_entropy = rows.new_zeros(())
         for group in torch.where(finite_rows(logits), logits, 0).tensor_split(self.num_groups, 1):
             sums = in_chunks(lambda block: (_joint(block).sum(0),), 2 ** group.shape[1], group)
-            probs = (
-                torch.stack([block for (block,) in sums]).sum(0) / rows.shape[0]
-            )  # no len(): torch.export would fix the number
+            probs = torch.stack([block for (block,) in sums]).sum(0) / rows.shape[0]  # torch.export would fix len(rows)
             batch_entropy = batch_entropy + entropy(mean_over_ranks(probs) if self.training else probs)
         return per_bit.sum(1).mean(), batch_entropy
 
@@ -119,7 +102,7 @@ class BinarySpherical(LookupFree):
     """Normalise, then keep the signs: codes with entries +-1/sqrt(D) on the unit sphere (BSQ, arXiv:2406.07548).
 
     Zhao et al. 2024, section 4.1: as :class:`LookupFree`, but the distance between a vector and its code is bounded, so
-    that no commitment loss is needed.
+    that a commitment loss is not needed.
 
     Args:
         embedding_dim: Channels, D, one bit each.
@@ -132,9 +115,6 @@ class BinarySpherical(LookupFree):
     Shape:
         As of :class:`LookupFree`; quantized has entries +-1/sqrt(D).
 
-    Raises:
-        UserError: If a number is out of range.
-
     Example:
         >>> bsq = BinarySpherical(16)
         >>> bsq(torch.randn(2, 16, 8, 8)).quantized.norm(dim=1).unique().tolist()
@@ -143,12 +123,12 @@ class BinarySpherical(LookupFree):
 
     def __init__(
         self,
-        embedding_dim: int = 10,
-        entropy_weight: float = 0.1,
-        diversity_weight: float = 1.0,
-        commitment_weight: float = 0.0,
-        temperature: float = 1.0,
-        group_size: int = 8,
+        embedding_dim: Bits = 10,
+        entropy_weight: NonNegative = 0.1,
+        diversity_weight: NonNegative = 1.0,
+        commitment_weight: NonNegative = 0.0,
+        temperature: Positive = 1.0,
+        group_size: GroupSize = 8,
     ) -> None:
         super().__init__(embedding_dim, entropy_weight, diversity_weight, commitment_weight, temperature, group_size)
         self.scale = 1 / math.sqrt(embedding_dim)

@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -13,35 +14,35 @@ from vqlab.nn.precision import without_autocast
 from vqlab.quantizers.base import Quantizer, QuantizerOutput, Revival, channels_first, from_rows, to_rows
 from vqlab.quantizers.stats import CodeStats
 from vqlab.quantizers.vector import VectorQuantizer
-from vqlab.validation import check_choice, check_sizes
+from vqlab.validation import Count
 
 CONVOLUTIONS: dict[int, type[nn.Module]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 UPSAMPLING = {1: "linear", 2: "bicubic", 3: "trilinear"}
-SCALE_SHIFT = 40  # samples of other scales count as others: no data set has as many
-REFINEMENT = 0.5  # share of the convolution in a refined map, the published value
+SCALE_SHIFT = 40  # other scales count as other samples: no data set has 2^40
+REFINEMENT = 0.5  # weight of the convolution in a refined map, the published value
 
 
 class MultiScaleQuantizer(Quantizer):
-    """Code a map by maps of 1x1, 2x2, ... codes, each of what the coarser ones left over; all share one codebook.
+    """Represent a map by maps of 1x1, 2x2, ... codes, each of the residual of the coarser ones, with one codebook.
 
     VAR, algorithms 1 and 2: f^ = 0; for each scale s_k: r_k = Q(area-downsample(f - f^, s_k)),
     f^ <- f^ + phi_k(upsample(r_k, s_K)), phi(h) = h / 2 + conv(h) / 2. loss = mean over scales of the quantizer's own
-    loss and of |f^_k - sg(f)|^2, which teaches phi. The codes of one image are one sequence, coarse to fine, as the
-    next-scale prior wants it. A codebook that is set up from data sees the bands of a Laplacian pyramid of the first
-    batch, that is, the remainders that perfect coarser codes would leave.
+    loss and of |f^_k - sg(f)|^2, which trains phi. The codes of one image are one sequence, coarse to fine, for a
+    next-scale prior. A codebook is initialised from the bands of a Laplacian pyramid of the first batch, that is,
+    from the residuals of perfect coarser codes.
 
     Args:
-        quantizer: The quantizer of all scales; null is a ``VectorQuantizer``.
+        quantizer: The quantizer of all scales. Default: a ``VectorQuantizer``.
         scales: Edge length of the map at each scale, ascending; the last must be that of the input.
-        num_phi: Different phi convolutions, spread evenly over the scales (the published code spreads them nearly so).
+        num_phi: Different phi convolutions, spread evenly over the scales (almost as in the published code).
         spatial_dims: Spatial dimensions of the input: 1, 2 or 3.
 
     Shape:
         input (B, D, s_K, ...) with ``spatial_dims`` equal edges; quantized as the input; indices (B, L) int64,
-        L = sum_k s_k ^ spatial_dims, behind which a composite quantizer has its own axes.
+        L = sum_k s_k ^ spatial_dims, followed by the axes of a composite quantizer.
 
     Raises:
-        UserError: If the scales do not ascend, the input has another size, or the quantizer leaves no remainder.
+        UserError: If the scales do not ascend, the input has another size, or the quantizer leaves no residual.
 
     Example:
         >>> quantizer = MultiScaleQuantizer(VectorQuantizer(16, 4), scales=[1, 2, 4])
@@ -55,21 +56,15 @@ class MultiScaleQuantizer(Quantizer):
     def __init__(
         self,
         quantizer: Quantizer | None = None,
-        scales: list[int] | tuple[int, ...] = (1, 2, 3, 4, 6, 8),
-        num_phi: int = 4,
-        spatial_dims: int = 2,
+        scales: list[Count] | tuple[Count, ...] = (1, 2, 3, 4, 6, 8),
+        num_phi: Count = 4,
+        spatial_dims: Literal[1, 2, 3] = 2,
     ) -> None:
         super().__init__()
-        check_sizes(num_phi=num_phi)
-        check_choice("spatial_dims", spatial_dims, tuple(CONVOLUTIONS))
-        if not scales or scales[0] < 1 or any(a >= b for a, b in itertools.pairwise(scales)):
-            raise UserError(
-                f"scales must ascend from at least 1, got {list(scales)}: set --model.quantizer.scales=[1,2,4,8]"
-            )
+        if not scales or any(a >= b for a, b in itertools.pairwise(scales)):
+            raise UserError(f"scales must ascend, got {list(scales)}")
         self.quantizer = quantizer or VectorQuantizer()
-        self.quantizer.check_residual()
-        if self.quantizer.needs_maps:
-            raise UserError(f"{type(self.quantizer).__name__} cannot be wrapped: choose a quantizer of vectors")
+        self.quantizer.check_part(residual=True)
         self.quantizer.auto_update = False
         self.num_embeddings, self.embedding_dim = self.quantizer.num_embeddings, self.quantizer.embedding_dim
         self.num_codebooks, self.index_dims = self.quantizer.num_codebooks, self.quantizer.index_dims
@@ -88,16 +83,16 @@ class MultiScaleQuantizer(Quantizer):
         return replace(out, quantized=out.quantized.to(z.dtype))
 
     def check_map(self, size: Sequence[int]) -> None:
-        """Raise UserError if the maps are not as large as the last scale."""
+        """Raise UserError if the maps have not the size of the last scale."""
         if tuple(size) != (self.scales[-1],) * self.spatial_dims:
             raise UserError(
-                f"the last of scales {self.scales} must be every edge of a map of {self.spatial_dims} dimensions, and "
-                f"the map is {tuple(size)}: set --model.quantizer.scales and spatial_dims to fit"
+                f"scales must end with the edge of the map, in {self.spatial_dims} spatial_dims: got {self.scales} and "
+                f"a map {tuple(size)}"
             )
 
     def quantize(self, rows: Tensor) -> QuantizerOutput:
-        """Refuse: a pyramid needs maps."""
-        raise UserError("MultiScaleQuantizer quantizes maps, not single vectors: put it outside other quantizers")
+        """Raise: a pyramid needs maps."""
+        raise NotImplementedError("MultiScaleQuantizer quantizes maps, not single vectors")
 
     def lookup(self, indices: Tensor) -> Tensor:
         """Return the codes (B, L, D) of ``indices`` (B, L), before they are added up."""
@@ -118,7 +113,7 @@ class MultiScaleQuantizer(Quantizer):
             lengths.pop()
         if not lengths or sum(lengths) != indices.shape[1]:
             whole = self.code_shape(())[0]
-            raise UserError(f"{indices.shape[1]} indices do not fill the scales {self.scales}: decode takes {whole}")
+            raise UserError(f"indices must fill the scales {self.scales}, {whole} in all, got {indices.shape[1]}")
         f_hat: Tensor | float = 0.0
         for scale, index in enumerate(indices.split(lengths, 1)):
             codes = channels_first(self.lookup(index)).unflatten(2, (self.scales[scale],) * self.spatial_dims)
@@ -130,7 +125,7 @@ class MultiScaleQuantizer(Quantizer):
         return self.quantizer.codebooks() | {f"phi.{name}": value for name, value in self.phi.state_dict().items()}
 
     def commit(self, stats: CodeStats) -> list[Revival]:
-        """Hand the quantizer the statistics of all scales."""
+        """Update the quantizer with the statistics of all scales."""
         return self.quantizer.commit(stats)
 
     def _pyramid(self, f: Tensor, rows: Tensor) -> QuantizerOutput:
@@ -141,10 +136,10 @@ class MultiScaleQuantizer(Quantizer):
         f_hat, indices, losses, terms, stats = torch.zeros_like(f), [], [], [], None
         for scale in range(len(self.scales)):
             rest = self._downsample(f - (f_hat if self.soft else f_hat.detach()), scale)
-            index = self.sample_index  # a position draws other lots at every scale
+            index = self.sample_index  # other random numbers at every scale
             self.quantizer.sample_index = None if index is None else index + (scale << SCALE_SHIFT)
             out = self.quantizer.quantize(to_rows(rest, self.embedding_dim))
-            # Without NaN, which a convolution would spread; the quantizer's own loss shows it.
+            # Without NaN, which a convolution would spread; the quantizer's own loss is NaN.
             codes = out.quantized.nan_to_num() if self.soft else self.quantizer.lookup(out.indices)
             f_hat = f_hat + self._refine(from_rows(codes, rest), scale)
             refinement = F.mse_loss(f_hat, torch.where(f.isfinite(), f, f_hat).detach())
@@ -165,7 +160,7 @@ class MultiScaleQuantizer(Quantizer):
         )
 
     def _bands(self, f: Tensor) -> Iterator[Tensor]:
-        """Yield what each scale would have to code if the coarser scales' codes were perfect."""
+        """Yield the residual at each scale if the codes of the coarser scales were perfect."""
         for scale in range(len(self.scales)):
             band = self._downsample(f, scale)
             yield band
@@ -179,9 +174,9 @@ class MultiScaleQuantizer(Quantizer):
         return codes if codes.shape[2:] == size else F.interpolate(codes, size=size, mode=UPSAMPLING[self.spatial_dims])
 
     def _refine(self, codes: Tensor, scale: int) -> Tensor:
-        """Bring codes (B, D, s_k, ...) to full size and smooth them."""
+        """Upsample codes (B, D, s_k, ...) to full size and apply phi_k."""
         codes = codes.to(next(self.phi.parameters()).dtype)
-        h = self._upsample(codes).contiguous()  # in one layout, so that decoding repeats every bit
-        share = scale / max(1, len(self.scales) - 1)  # 0 at the coarsest scale, 1 at the finest
-        phi = self.phi[round(share * (len(self.phi) - 1))]
+        h = self._upsample(codes).contiguous()  # in one memory layout, so that decoding is bit-equal
+        position = scale / max(1, len(self.scales) - 1)  # 0 at the coarsest scale, 1 at the finest
+        phi = self.phi[round(position * (len(self.phi) - 1))]
         return (1 - REFINEMENT) * h + REFINEMENT * phi(h)

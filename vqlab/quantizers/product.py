@@ -6,7 +6,7 @@ from torch import Tensor
 from vqlab.quantizers.base import Quantizer, QuantizerOutput
 from vqlab.quantizers.composite import Composite
 from vqlab.quantizers.vector import VectorQuantizer
-from vqlab.validation import check_sizes
+from vqlab.validation import Count
 
 
 class ProductQuantizer(Composite):
@@ -16,16 +16,13 @@ class ProductQuantizer(Composite):
     loss is the mean over the groups.
 
     Args:
-        quantizer: Quantizer of the first group, of dimension D / G; the others are made like it. Null is a
+        quantizer: Quantizer of the first group, of dimension D / G; the others have the same arguments. Default: a
             ``VectorQuantizer`` of dimension 32.
         num_groups: Groups, G.
 
     Shape:
         input (B, D, *spatial), D = G x the quantizer's dimension; quantized (B, D, *spatial); indices (B, *spatial, G)
         int64.
-
-    Raises:
-        UserError: If ``num_groups`` is below 1.
 
     Example:
         >>> quantizer = ProductQuantizer(VectorQuantizer(16, 4), num_groups=3)
@@ -34,20 +31,19 @@ class ProductQuantizer(Composite):
         ((2, 8, 8, 3), (2, 12, 8, 8))
     """
 
-    def __init__(self, quantizer: Quantizer | None = None, num_groups: int = 2) -> None:
-        check_sizes(num_groups=num_groups)
+    def __init__(self, quantizer: Quantizer | None = None, num_groups: Count = 2) -> None:
         quantizer = quantizer or VectorQuantizer(embedding_dim=32)
         super().__init__(quantizer, num_groups)
         self.embedding_dim = num_groups * quantizer.embedding_dim
 
     @property
     def residual_gain(self) -> Tensor | float | None:  # type: ignore[override]
-        """That of the parts, (D,) where it differs by channel."""
+        """That of the parts; (D,) if it differs by channel."""
         gain = self.quantizers[0].residual_gain
         return gain.repeat(len(self.parts)) if isinstance(gain, Tensor) else gain
 
     def bound(self, rows: Tensor) -> Tensor:
-        """Take each group of ``rows`` (N, D) to where its codes live."""
+        """Map each group of ``rows`` (N, D) to the domain of its codes."""
         return torch.cat([part.bound(group) for part, group in self._groups(rows)], 1)
 
     def quantize(self, rows: Tensor) -> QuantizerOutput:
@@ -66,7 +62,7 @@ class ProductQuantizer(Composite):
         )
 
     def initialize(self, rows: Tensor) -> None:
-        """Set up each group from its channels."""
+        """Initialise each group from its channels."""
         for part, group in self._groups(rows):
             part.initialize(group)
 

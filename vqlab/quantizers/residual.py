@@ -1,4 +1,4 @@
-"""Residual quantization: each codebook quantizes what the ones before left over."""
+"""Residual quantization: each codebook quantizes the residual of those before."""
 
 from collections.abc import Iterator
 
@@ -12,24 +12,23 @@ from vqlab.quantizers.composite import Composite
 from vqlab.quantizers.sampling import step_seed, uniform_by_sample
 from vqlab.quantizers.stats import CodeStats
 from vqlab.quantizers.vector import VectorQuantizer
-from vqlab.validation import check_sizes
+from vqlab.validation import Count, Fraction
 
 
 class ResidualQuantizer(Composite):
     """A sum of codes, coarse to fine: r_0 = z, e_d = Q_d(r_d), r_{d+1} = r_d - e_d, quantized = sum_d e_d.
 
     Lee et al. 2022 (RQ-VAE, arXiv:2203.01941), section 3.1; the loss is the sum over depths (equation 6), whose
-    gradient reaches the encoder at every depth, and the whole passes the gradient once. A fixed codebook (FSQ,
-    LookupFree) is scaled at each depth to what the one before left over.
+    gradient reaches the encoder at every depth; the output passes the gradient once. A fixed codebook (FSQ, LookupFree)
+    is scaled at each depth to the residual.
 
     With ``dropout``, a training step uses all depths only with probability 1 - ``dropout`` and else the first n, n
-    uniform in 1 .. num_quantizers (SoundStream, arXiv:2107.03312, section 3.3), so that leaving the last codes out
-    later costs quality and not everything. n is drawn from the seed and the number of the step, so it is the same on
-    all ranks and after resuming. The codebooks left out go on learning; their indices are -1, which ``decode`` reads as
-    no code.
+    uniform in 1 .. num_quantizers (SoundStream, arXiv:2107.03312, section 3.3), so that codes can be decoded without
+    the last depths. n depends on the seed and the number of the step: it is the same on all ranks and after resuming.
+    The unused codebooks are still trained; their indices are -1, for which ``decode`` adds nothing.
 
     Args:
-        quantizer: Quantizer of the first depth; the others are made like it. Null is a ``VectorQuantizer``.
+        quantizer: Quantizer of the first depth; the others have the same arguments. Default: a ``VectorQuantizer``.
         num_quantizers: Depths, Q.
         dropout: Probability of a step that uses only some depths.
         seed: Seed of the dropout.
@@ -39,7 +38,7 @@ class ResidualQuantizer(Composite):
         each depth is itself a product of G. ``decode`` also takes fewer than Q depths.
 
     Raises:
-        UserError: If a number is out of range, or the quantizer leaves no remainder (cosine distance).
+        UserError: If the quantizer leaves no residual (cosine distance).
 
     Example:
         >>> quantizer = ResidualQuantizer(VectorQuantizer(16, 4), num_quantizers=3)
@@ -51,15 +50,12 @@ class ResidualQuantizer(Composite):
     def __init__(
         self,
         quantizer: Quantizer | None = None,
-        num_quantizers: int = 4,
-        dropout: float = 0.0,
+        num_quantizers: Count = 4,
+        dropout: Fraction = 0.0,
         seed: int = 0,
     ) -> None:
-        check_sizes(num_quantizers=num_quantizers)
-        if not 0 <= dropout <= 1:
-            raise UserError(f"dropout must lie in [0, 1], got {dropout}: 0 uses every depth in every step")
         quantizer = quantizer or VectorQuantizer()
-        quantizer.check_residual()
+        quantizer.check_part(residual=True)
         super().__init__(quantizer, num_quantizers)
         self.embedding_dim = quantizer.embedding_dim
         self.dropout, self.seed = dropout, seed
@@ -72,7 +68,7 @@ class ResidualQuantizer(Composite):
         return self._gain(len(self.parts))
 
     def bound(self, rows: Tensor) -> Tensor:
-        """Take ``rows`` (N, D) to where the codes of the first depth live."""
+        """Map ``rows`` (N, D) to the domain of the first depth's codes."""
         return self.quantizers[0].bound(rows)
 
     def quantize(self, rows: Tensor) -> QuantizerOutput:
@@ -93,7 +89,7 @@ class ResidualQuantizer(Composite):
         return QuantizerOutput(quantized, torch.stack(indices, 1), loss, terms, self.stack_stats(outs, rows))
 
     def initialize(self, rows: Tensor) -> None:
-        """Set up depth by depth, each from what the ones before leave over."""
+        """Initialise depth by depth, each from the residual of those before."""
         if not self.awaits_first_batch:
             return
         with torch.no_grad():
@@ -106,7 +102,7 @@ class ResidualQuantizer(Composite):
         """Raise UserError if one of ``indices`` (..., Q), or of the first depths only, is neither a code nor -1."""
         depths = indices.shape[-self.index_dims] if indices.ndim > self.index_dims else 0
         if not 1 <= depths <= len(self.parts):
-            raise UserError(f"codes {tuple(indices.shape)} hold {depths} depths: give 1 to {len(self.parts)}")
+            raise UserError(f"codes must have 1 to {len(self.parts)} depths, got {depths}: {tuple(indices.shape)}")
         for part, index, used in self._depths(indices):
             part.check_codes(index if in_graph() else index[used])
 
@@ -114,29 +110,29 @@ class ResidualQuantizer(Composite):
         """Return the codes (..., D) of ``indices`` (..., Q) or of the first depths only; -1 is no code."""
         total: Tensor | float = 0.0
         for level, (part, index, used) in enumerate(self._depths(indices)):
-            code = part.lookup(index) / self._gain(level)  # of -1 it is some code, which does not count
+            code = part.lookup(index) / self._gain(level)  # of -1 any code, which is not added
             total = total + torch.where(used[..., None], code, 0)
         return torch.as_tensor(total)
 
     def _depths(self, indices: Tensor) -> Iterator[tuple[Quantizer, Tensor, Tensor]]:
-        """Yield each depth's quantizer, its indices (...), and where they are codes, (...) bool."""
+        """Yield each depth's quantizer, its indices (...), and whether they are codes, (...) bool."""
         for part, index in zip(self.quantizers, indices.unbind(-self.index_dims), strict=False):
             used = index != -1
             used = used.flatten(index.ndim - part.index_dims).any(-1) if part.index_dims else used
             yield part, index, used
 
     def commit(self, stats: CodeStats) -> list[Revival]:
-        """Count the step, and hand each depth its statistics."""
+        """Count the step and update each depth with its statistics."""
         self.steps += 1
         return super().commit(stats)
 
     def _gain(self, level: int) -> Tensor | float:
-        """How much the remainder at depth ``level`` is enlarged before it is quantized."""
+        """Factor by which the residual at depth ``level`` is scaled before it is quantized."""
         gain = self.quantizers[0].residual_gain
         return 1.0 if gain is None else gain**level
 
     def _depth(self) -> Tensor:
-        """How many depths this step uses, a tensor, for reading it would wait for the GPU."""
+        """Number of depths that this step uses: a tensor, because reading it would synchronize with the GPU."""
         every = torch.full_like(self.steps, len(self.parts))
         if not (self.training and self.dropout):
             return every

@@ -9,19 +9,19 @@ from torch import Tensor
 
 from vqlab.nn.precision import without_autocast
 
-SCORES = {"cpu": 2**19, "cuda": 2**26}  # held at once: 2 MiB on a CPU, about its cache; 256 MiB on a GPU
-CODES = {"cpu": 2**12, "cuda": 2**16}  # at most so many of them in one product
-LANES = 64  # the width of a block of codes is a multiple of it
+SCORES = {"cpu": 2**19, "cuda": 2**26}  # of one block: 2 MiB on a CPU, about its cache; 256 MiB on a GPU
+CODES = {"cpu": 2**12, "cuda": 2**16}  # largest number in one product
+LANES = 64  # divides the number of codes in a block
 
 
 def nearest_code(z: Tensor, codebook: Tensor) -> Tensor:
     """Return argmin_k |z_n - e_k|^2 as (N,) int64 for rows ``z`` (N, D), ``codebook`` (K, D); ties go to the lowest k.
 
-    |z|^2 is the same for every code and is left out: kept in, its rounding error hides the differences between small
-    codes. The codebook's mean is subtracted from both sides for the same reason when everything lies far from the
-    origin. Neither autocast nor TF32 reaches the product. The memory needed beside N indices depends on neither N nor
-    K. A row with a NaN gets some index in [0, K). ``torch.compile`` sees one operator; ``torch.export`` and
-    ``torch.jit.trace`` see a plain matrix product, with all N x K scores.
+    |z|^2 is the same for every code and is omitted: its rounding error would hide the differences between small codes.
+    The codebook's mean is subtracted from both sides for the same reason, for data far from the origin. Autocast and
+    TF32 do not affect the product. Memory beside the N indices depends on neither N nor K. A row with a NaN gets some
+    index in [0, K). ``torch.compile`` sees one operator; ``torch.export`` and ``torch.jit.trace`` see a plain matrix
+    product, with all N x K scores.
 
     Example:
         >>> nearest_code(torch.tensor([[0.9, 0.2]]), torch.tensor([[0.0, 0.0], [1.0, 0.0]])).tolist()
@@ -35,7 +35,7 @@ def nearest_code(z: Tensor, codebook: Tensor) -> Tensor:
 
 
 def _plain(z: Tensor, codebook: Tensor) -> Tensor:
-    """Return the same in operators that every runtime knows; all N x K scores at once."""
+    """Return the same with standard operators and all N x K scores at once."""
     center = codebook.mean(0)
     z, codes = z - center, codebook - center
     return (z @ codes.T - 0.5 * codes.square().sum(1)).argmax(1)
@@ -105,6 +105,6 @@ def _full_precision(kind: str) -> Iterator[None]:
     try:
         yield
     finally:
-        matmul.fp32_precision = "none"  # as the general setting says, which is where it had come from, or
+        matmul.fp32_precision = "none"  # the general setting, from which it usually came
         if matmul.fp32_precision != before:
             matmul.fp32_precision = before

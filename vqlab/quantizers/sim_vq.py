@@ -1,4 +1,4 @@
-"""SimVQ: frozen random codes, seen through one learnt linear map (Zhu et al. 2024, arXiv:2411.02038)."""
+"""SimVQ: frozen random codes under one learnt linear map (Zhu et al. 2024, arXiv:2411.02038)."""
 
 import math
 from typing import Literal
@@ -7,17 +7,16 @@ import torch
 from torch import Tensor, nn
 
 from vqlab.nn.distributed import all_gather_rows, all_sum
-from vqlab.quantizers.base import Quantizer, QuantizerOutput
-from vqlab.quantizers.data_init import DataInit
+from vqlab.quantizers.base import DataInit, Quantizer, QuantizerOutput
 from vqlab.quantizers.estimators import ESTIMATORS, vq_loss
 from vqlab.quantizers.search import nearest_code
-from vqlab.validation import check_choice, check_sizes, check_weight
+from vqlab.validation import Count, NonNegative
 
 
 class SimVQ(Quantizer):
     """Replace each vector by the nearest row of W C + b, where C is random and frozen and W, b are learnt.
 
-    The gradient of one code moves W, and with it all codes, so that none is left behind. loss = commitment_weight *
+    The gradient of one code moves W, and with it all codes, also unused ones. loss = commitment_weight *
     mean |z - sg(e)|^2 + mean |sg(z) - e|^2.
 
     Args:
@@ -32,9 +31,6 @@ class SimVQ(Quantizer):
     Shape:
         input (B, D, *spatial); quantized (B, D, *spatial); indices (B, *spatial) int64 in [0, K).
 
-    Raises:
-        UserError: If a number is out of range.
-
     Example:
         >>> quantizer = SimVQ(num_embeddings=16, embedding_dim=4)
         >>> out = quantizer(torch.randn(2, 4, 8, 8))
@@ -44,18 +40,14 @@ class SimVQ(Quantizer):
 
     def __init__(
         self,
-        num_embeddings: int = 512,
-        embedding_dim: int = 64,
-        commitment_weight: float = 0.25,
+        num_embeddings: Count = 512,
+        embedding_dim: Count = 64,
+        commitment_weight: NonNegative = 0.25,
         estimator: Literal["ste", "rotation"] = "ste",
         init: Literal["data", "random"] = "data",
         seed: int = 0,
     ) -> None:
         super().__init__()
-        check_sizes(num_embeddings=num_embeddings, embedding_dim=embedding_dim)
-        check_weight("commitment_weight", commitment_weight, "0.25 is usual")
-        check_choice("estimator", estimator, tuple(ESTIMATORS))
-        check_choice("init", init, ("data", "random"))
         self.num_embeddings, self.embedding_dim = num_embeddings, embedding_dim
         self.commitment_weight, self.estimate = commitment_weight, ESTIMATORS[estimator]
         generator = torch.Generator().manual_seed(seed)
@@ -66,7 +58,7 @@ class SimVQ(Quantizer):
         self.first_batch = DataInit(awaited=init == "data")
 
     @property
-    def codebook(self) -> Tensor:
+    def codebook(self) -> Tensor:  # type: ignore[override]
         """The codes (K, D) as they are now, differentiable with respect to the linear map."""
         return self.projection(self.frozen)
 
@@ -80,10 +72,6 @@ class SimVQ(Quantizer):
         loss, terms = vq_loss(rows, codes, self.commitment_weight)
         return QuantizerOutput(self.estimate(rows, codes.detach()), indices, loss, terms)
 
-    def lookup(self, indices: Tensor) -> Tensor:
-        """Return the codes (..., D) of ``indices`` (...)."""
-        return self.codebook[indices]
-
     @torch.no_grad()
     def initialize(self, rows: Tensor) -> None:
         """Give the codes the mean and covariance of the first global batch: W = sqrt(D cov), b = mean."""
@@ -93,7 +81,7 @@ class SimVQ(Quantizer):
         moments = torch.cat([exact.T @ exact, exact.sum(0)[None], exact.new_full((1, exact.shape[1]), len(exact))])
         moments = all_sum(moments)
         if not moments.isfinite().all():
-            return  # a NaN must not become the codebook; the loss shows it to the caller
+            return  # a NaN must not become the codebook; the loss is NaN, too
         mean = moments[-2] / moments[-1]
         values, vectors = torch.linalg.eigh(moments[:-2] / moments[-1] - mean[:, None] * mean)
         root = vectors * (values.clamp_min(0) * self.embedding_dim).sqrt() @ vectors.T  # C has variance 1 / D

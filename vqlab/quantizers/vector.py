@@ -6,44 +6,42 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from vqlab.errors import UserError
 from vqlab.nn.distributed import all_gather_rows, all_sum
-from vqlab.quantizers.base import Quantizer, QuantizerOutput, Revival
-from vqlab.quantizers.data_init import DataInit
+from vqlab.quantizers.base import DataInit, Quantizer, QuantizerOutput, Revival
 from vqlab.quantizers.estimators import ESTIMATORS, finite_rows, unit, vq_loss
 from vqlab.quantizers.sampling import (
     exponential_race,
     first,
     gather_smallest_k,
-    lots_by_content,
     positions,
     smallest_k,
     step_seed,
+    uniform_by_content,
     uniform_by_sample,
 )
 from vqlab.quantizers.search import nearest_code
 from vqlab.quantizers.stats import CodeStats
-from vqlab.validation import check_choice, check_sizes, check_weight
+from vqlab.validation import Count, NonNegative, Positive, Probability
 
 KMEANS_ITERATIONS = 10
 KMEANS_ROWS_PER_CODE = 32  # more rows than this per code do not change the centres visibly
 REVIVALS_PER_STEP = 512
-SAME_LOT = 1e-5  # rows whose lots are this close are taken to be equal but for rounding
+SAME_KEY = 1e-5  # rows whose keys are this close are considered equal but for rounding
 
 
 class VectorQuantizer(Quantizer):
     """Replace each vector by the nearest of K learnt codes.
 
-    loss = commitment_weight * mean |z - sg(e)|^2, plus mean |sg(z) - e|^2 if the codebook learns by gradient (paper,
-    equation 3). With ``codebook_update="ema"`` the codebook is the running mean of its vectors instead (appendix A.1):
-    N_k <- decay N_k + (1 - decay) n_k, m_k <- decay m_k + (1 - decay) sum z, e_k = m_k / N_k, with n_k, z over the
-    global batch. N_k starts from the real counts of the initialisation and not from a constant, and the decay of step t
-    is at most (1 + t) / (10 + t), so that the codes keep up with an encoder that has just begun to learn.
+    loss = commitment_weight * mean |z - sg(e)|^2, plus mean |sg(z) - e|^2 if the codebook is trained by gradient
+    (paper, equation 3). With ``codebook_update="ema"`` a code is the running mean of its vectors instead (appendix
+    A.1): N_k <- decay N_k + (1 - decay) n_k, m_k <- decay m_k + (1 - decay) sum z, e_k = m_k / N_k, with n_k, z over
+    the global batch. N_k starts from the counts of the initialisation and not from a constant, and the decay of step t
+    is at most (1 + t) / (10 + t), so that the codes follow the encoder in its first steps.
 
-    A code that none of the last ``revive_after`` * K vectors chose is dead and takes the place of a vector of the
-    current global batch, drawn with probability proportional to its squared distance from its code, as k-means++ draws
-    centres (Arthur and Vassilvitskii 2007). Statistics, initialisation and revival are the same on all ranks, and the
-    same as those of one process with the whole batch.
+    A code without an assignment among the last ``revive_after`` * K vectors is dead and is replaced by a vector of the
+    current global batch, chosen with probability proportional to its squared distance from its code, as k-means++
+    chooses centres (Arthur and Vassilvitskii 2007). Statistics, initialisation and revival are the same on all ranks,
+    and the same as those of one process with the whole batch.
 
     Args:
         num_embeddings: Number of codes, K.
@@ -55,52 +53,34 @@ class VectorQuantizer(Quantizer):
         distance: ``euclidean``, or ``cosine``: vectors and codes are normalised to length 1 (Yu et al. 2021).
         init: ``kmeans`` (Lloyd iterations on the first global batch), ``data`` (vectors of that batch), or ``uniform``
             in (-1/K, 1/K), the common default of published code, which is known to collapse.
-        revive_after: A code is revived when, were all codes equally likely, so many vectors would have chosen it since
-            its last hit: the same patience for any K and any batch. null never revives.
-        seed: Seed of the initialisation and of revival's lots.
+        revive_after: Revive a code after ``revive_after * num_embeddings`` consecutive vectors without an assignment.
+            null never revives.
+        seed: Seed of the initialisation and of the revival.
 
     Shape:
-        input (B, D, *spatial); quantized (B, D, *spatial); indices (B, *spatial) int64 in [0, K). Inside, everything is
-        float32 at least, under any autocast.
-
-    Raises:
-        UserError: If a size is below 1, a weight is negative, or the decay lies outside [0, 1).
+        input (B, D, *spatial); quantized (B, D, *spatial); indices (B, *spatial) int64 in [0, K).
 
     Example:
         >>> quantizer = VectorQuantizer(num_embeddings=16, embedding_dim=4)
         >>> out = quantizer(torch.randn(2, 4, 8, 8))
         >>> tuple(out.quantized.shape), tuple(out.indices.shape), out.indices.dtype
         ((2, 4, 8, 8), (2, 8, 8), torch.int64)
-        >>> torch.equal(quantizer.eval().decode(out.indices).argmax(), quantizer.decode(out.indices).argmax())
-        True
     """
 
     def __init__(
         self,
-        num_embeddings: int = 512,
-        embedding_dim: int = 64,
-        commitment_weight: float = 0.25,
+        num_embeddings: Count = 512,
+        embedding_dim: Count = 64,
+        commitment_weight: NonNegative = 0.25,
         codebook_update: Literal["ema", "loss"] = "ema",
-        ema_decay: float = 0.99,
+        ema_decay: Probability = 0.99,
         estimator: Literal["ste", "rotation"] = "ste",
         distance: Literal["euclidean", "cosine"] = "euclidean",
         init: Literal["kmeans", "data", "uniform"] = "kmeans",
-        revive_after: float | None = 16,
+        revive_after: Positive | None = 16,
         seed: int = 0,
     ) -> None:
         super().__init__()
-        check_sizes(num_embeddings=num_embeddings, embedding_dim=embedding_dim)
-        check_weight("commitment_weight", commitment_weight, "0.25 is the paper's value")
-        check_choice("codebook_update", codebook_update, ("ema", "loss"))
-        check_choice("estimator", estimator, tuple(ESTIMATORS))
-        check_choice("distance", distance, ("euclidean", "cosine"))
-        check_choice("init", init, ("kmeans", "data", "uniform"))
-        if revive_after is not None and not revive_after > 0:
-            raise UserError(
-                f"revive_after must be positive, 16 for instance, or null to never revive: got {revive_after}"
-            )
-        if not 0 <= ema_decay < 1:
-            raise UserError(f"ema_decay must lie in [0, 1), got {ema_decay}: 0.99 is the usual value")
         self.num_embeddings, self.embedding_dim = num_embeddings, embedding_dim
         self.commitment_weight, self.codebook_update, self.ema_decay = commitment_weight, codebook_update, ema_decay
         self.estimate, self.distance, self.init = ESTIMATORS[estimator], distance, init
@@ -109,7 +89,6 @@ class VectorQuantizer(Quantizer):
 
         generator = torch.Generator().manual_seed(seed)
         codebook = self.bound((2 * torch.rand(num_embeddings, embedding_dim, generator=generator) - 1) / num_embeddings)
-        self.codebook: Tensor
         if codebook_update == "loss":
             self.codebook = nn.Parameter(codebook)
         else:
@@ -120,7 +99,7 @@ class VectorQuantizer(Quantizer):
             self.register_buffer("ema_counts", torch.ones(num_embeddings))
         self.age: Tensor
         self.steps: Tensor
-        self.register_buffer("age", torch.zeros(num_embeddings, dtype=torch.int64))  # vectors since the last hit
+        self.register_buffer("age", torch.zeros(num_embeddings, dtype=torch.int64))  # vectors since the last assignment
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
         self.first_batch = DataInit(awaited=init != "uniform")
 
@@ -144,29 +123,29 @@ class VectorQuantizer(Quantizer):
         return self.bound(self.codebook)[indices]
 
     def commit(self, stats: CodeStats) -> list[Revival]:
-        """Move the running means, age the codes, revive the dead."""
+        """Update the running means and the ages of the codes; revive dead ones."""
         self.steps += 1
         if self.codebook_update == "ema":
             weight = (9 / (10.0 + self.steps)).clamp_min(1 - self.ema_decay)
             self.ema_counts.lerp_(stats.counts, weight)
             self.ema_sums.lerp_(stats.sums, weight)
             means = self.bound(self.ema_sums / self.ema_counts[:, None])
-            # The mean of a code without a hit stays, but its quotient drifts by rounding, and is 0 / 0 after underflow.
+            # The mean of an unused code is constant, but its quotient drifts by rounding, and is 0 / 0 after underflow.
             torch.where(stats.counts[:, None] > 0, means, self.codebook, out=self.codebook)
         self.age += stats.counts.sum(dtype=torch.float64).long()
         self.age.masked_fill_(stats.counts > 0, 0)
         return [] if self.revive_after is None else [self._revive(stats)]
 
     def _revive(self, stats: CodeStats) -> Revival:
-        """Put dead codes, lowest index first, where the lots fell; no step of this waits for the GPU."""
+        """Replace dead codes, lowest index first, by the candidates in order; without synchronizing with the GPU."""
         dead = self.age >= (self.revive_after or 0) * self.num_embeddings
-        chosen = first(dead, len(stats.lots))  # the n-th dead code takes the n-th candidate
-        revives = dead[chosen] & stats.lots.isfinite()
+        chosen = first(dead, len(stats.keys))  # the n-th dead code takes the n-th candidate
+        revives = dead[chosen] & stats.keys.isfinite()
         rows = torch.where(revives[:, None], stats.candidates, self.codebook.detach()[chosen])
         self.codebook.data[chosen] = rows
         revived = torch.zeros_like(dead).index_put((chosen,), revives)
         self.age.masked_fill_(revived, 0)
-        if self.codebook_update == "ema":  # else the old sums would pull the code back at the next step
+        if self.codebook_update == "ema":  # else the next step would move the code back towards its old mean
             self.ema_sums[chosen] = torch.where(revives[:, None], stats.candidates, self.ema_sums[chosen])
             self.ema_counts.masked_fill_(revived, 1.0)
         return Revival(self.codebook, revived)
@@ -182,30 +161,25 @@ class VectorQuantizer(Quantizer):
             return CodeStats(counts, sums, rows[:0], counts.new_empty(0, dtype=torch.float64))
         seed = step_seed(self.seed, self.steps)
         if self.sample_index is None:
-            lots = lots_by_content(rows, seed, self.codebook.detach().mean(0))
+            uniform = uniform_by_content(rows, seed, self.codebook.detach().mean(0))
         else:
-            lots = uniform_by_sample(self.sample_index, positions(rows, self.sample_index), seed)
-        lots = exponential_race(lots, (rows - codes).square().sum(1).double()).masked_fill(~finite[:, 0], math.inf)
-        return CodeStats(counts, sums, *smallest_k(rows, lots, min(self.num_embeddings, REVIVALS_PER_STEP)))
+            uniform = uniform_by_sample(self.sample_index, positions(rows, self.sample_index), seed)
+        keys = exponential_race(uniform, (rows - codes).square().sum(1).double()).masked_fill(~finite[:, 0], math.inf)
+        return CodeStats(counts, sums, *smallest_k(rows, keys, min(self.num_embeddings, REVIVALS_PER_STEP)))
 
     @torch.no_grad()
     def initialize(self, rows: Tensor) -> None:
-        """Set the codebook from the first global batch: drawn vectors, then Lloyd iterations if ``init`` says so."""
+        """Set the codebook from the first global batch: random vectors, then, for ``kmeans``, Lloyd iterations."""
         if not self.first_batch.awaited:
             return
-        summed = rows.sum(0, dtype=torch.float64)  # to float32 below: the same bits however the batch is divided
+        summed = rows.sum(0, dtype=torch.float64)  # to float32 below: the same bits however the batch is split
         summed = all_sum(torch.cat([summed, summed.new_tensor([len(rows)])]))
         if not summed.isfinite().all():
-            return  # a NaN must not become the codebook; the loss shows it to the caller
-        total = int(summed[-1])
-        if self.init == "kmeans":
-            num = min(total, KMEANS_ROWS_PER_CODE * self.num_embeddings)
-        else:
-            num = min(total, self.num_embeddings)
-        lots = lots_by_content(rows, self.seed, (summed[:-1] / total).to(rows.dtype))
-        sample, _ = gather_smallest_k(
-            *smallest_k(rows, lots, num, SAME_LOT), num, SAME_LOT
-        )  # in one order on all ranks
+            return  # a NaN must not become the codebook; the loss is NaN, too
+        total, rows_per_code = int(summed[-1]), KMEANS_ROWS_PER_CODE if self.init == "kmeans" else 1
+        num = min(total, rows_per_code * self.num_embeddings)
+        keys = uniform_by_content(rows, self.seed, (summed[:-1] / total).to(rows.dtype))
+        sample, _ = gather_smallest_k(*smallest_k(rows, keys, num, SAME_KEY), num, SAME_KEY)
         # With fewer vectors than codes the vectors repeat; the copies are never nearest and are revived later.
         codes = sample[torch.arange(self.num_embeddings, device=rows.device) % len(sample)]
         for _ in range(KMEANS_ITERATIONS if self.init == "kmeans" else 0):

@@ -1,4 +1,4 @@
-"""Bounds of ln p(x) that draws from q(h | x) give.
+"""Bounds of ln p(x) from draws from q(h | x).
 
 Shapes: B samples, S draws, log_w = ln p(x, h_s) - ln q(h_s | x) (B, S).
 """
@@ -17,7 +17,7 @@ class NLLBounds(NamedTuple):
 
     Attributes:
         elbo: Mean of -ln w over draws from q; too high by KL(q || p(h | x)).
-        importance: -ln of the mean w over them; falls to -ln p(x) as S grows.
+        importance: -ln of the mean of w over these draws; converges to -ln p(x) as S grows.
         chain: Mean of -ln w over a Metropolis chain; at its stationary distribution too low by KL(p(h | x) || q).
     """
 
@@ -27,13 +27,13 @@ class NLLBounds(NamedTuple):
 
 
 def bracket(log_w: Tensor, uniform: Tensor) -> NLLBounds:
-    """Bound -ln p(x) from both sides by the same S draws from q.
+    """Bound -ln p(x) from both sides with the same S draws from q.
 
-    If ``chain`` and ``importance`` stay apart, S is too small for the posterior, and neither is the value. The chain's
-    first half is left out, for it begins at a draw from q.
+    If ``chain`` and ``importance`` differ much, S is too small for the posterior. The first half of the chain, which
+    starts at a draw from q, is discarded.
 
     Args:
-        log_w: (B, S) with ln p(x, h) complete, no constant left out.
+        log_w: (B, S) with all constants of ln p(x, h).
         uniform: Numbers (B, S - 1) in (0, 1), for the chain.
 
     Example:

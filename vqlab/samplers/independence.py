@@ -3,7 +3,7 @@
 Shapes: B samples of a batch, P positions of a code, K categories, L proposals, S = L + 1 candidates (the chain's state,
 then the proposals), w(h) = p(x, h) / q(h | x) the importance weight of a code h.
 
-Random numbers come in as uniform numbers, so that a draw can depend on the sample and the step alone.
+Random numbers are passed as uniform numbers, so that a draw can depend on the sample and the step alone.
 """
 
 from collections.abc import Callable
@@ -14,13 +14,13 @@ from torch import Tensor
 
 
 class Chain(NamedTuple):
-    """Where a Markov chain has been, one chain per sample of the batch.
+    """The states of a Markov chain, one chain per sample of the batch.
 
     Attributes:
-        states: Codes (B, S, P) int64, the state at the start first.
-        weights: Share of the chain's steps spent in each, (B, S), rows sum to 1: averaging over ``states`` with them is
-            averaging over all steps, while states that were never visited need not be decoded.
-        last: The state (B, P) to go on from.
+        states: Codes (B, S, P) int64, the initial state first.
+        weights: Fraction of the chain's steps in each state, (B, S), rows sum to 1: the average over ``states`` with
+            these weights is that over all steps, and states of weight 0 need not be decoded.
+        last: The last state (B, P).
         accepted: Whether each step was accepted, (B, L) bool.
     """
 
@@ -48,7 +48,7 @@ def propose(log_q: Tensor, uniform: Tensor) -> Tensor:
     # Single precision is off by about 1e-7 in a probability, and several times as fast as double.
     cumulated = log_q.exp().cumsum(-1)
     place = uniform.to(cumulated).transpose(1, 2).contiguous() * cumulated[..., -1:]  # (B, P, L)
-    # Rounding may put `place` on the very end; the last category that has any probability is meant then.
+    # Rounding may put `place` on the end itself, beyond the last category with a positive probability.
     place = torch.minimum(place, torch.nextafter(cumulated[..., -1:], torch.zeros_like(cumulated[..., -1:])))
     return torch.searchsorted(cumulated, place, right=True).transpose(1, 2)
 
@@ -61,16 +61,16 @@ def log_prob(log_q: Tensor, codes: Tensor) -> Tensor:
 def mis(log_w: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Run a Metropolis independence chain over candidates whose weights are known.
 
-    A proposal h' is accepted with probability min(1, w(h') / w(h)), else the state stays, and counts again (Ou and Song
-    2020, arXiv:2005.14001, section 2). The chain is a scan over scalars: all that costs anything, the weights, was
-    computed before in one batch.
+    A proposal h' is accepted with probability min(1, w(h') / w(h)), else the state is kept and counts again (Ou and
+    Song 2020, arXiv:2005.14001, section 2). The chain is a scan over scalars: the expensive part, the weights, is
+    computed before, in one batch.
 
     Args:
         log_w: ln w up to a constant per sample (B, S) float32, the chain's state first.
         uniform: Numbers (B, L) in (0, 1).
 
     Returns:
-        Share of the steps spent in each candidate (B, S); the last state's number (B,); whether each step was accepted
+        Fraction of the steps in each candidate (B, S); the last state's number (B,); whether each step was accepted
         (B, L) bool.
 
     Example:
@@ -86,7 +86,7 @@ def mis(log_w: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def mis_rb(log_w: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """As :func:`mis`, but each step counts for both of its ends, by the probability of acceptance (Rao-Blackwell).
 
-    The proposals that were rejected count, too ("waste recycling", Frenkel 2004), so more states must be decoded.
+    Rejected proposals count, too ("waste recycling", Frenkel 2004), so more states must be decoded.
     """
     path, accepted = _scan(log_w, uniform)
     before = torch.cat([torch.zeros_like(path[:, :1]), path[:, :-1]], 1)
@@ -100,15 +100,15 @@ def mis_rb(log_w: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def isir(log_w: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Iterated sampling importance resampling: draw the next state from all candidates by their weights, at once.
 
-    Arguments and results as in :func:`mis`, of ``uniform`` the first number alone. Each candidate counts by its
+    Arguments and results as in :func:`mis`; only the first column of ``uniform`` is used. Each candidate has its
     normalised weight. With a stored state as first candidate this is Markovian score climbing (Naesseth et al. 2020,
-    arXiv:2003.10374); with a fresh draw in its place it is reweighted wake-sleep (Bornschein and Bengio 2015,
+    arXiv:2003.10374); with a new draw in its place it is reweighted wake-sleep (Bornschein and Bengio 2015,
     arXiv:1406.2751).
     """
     log_weights = log_w.log_softmax(1)
     last = propose(log_weights[:, None], uniform[:, :1, None])[:, 0, 0]
     accepted = torch.zeros_like(log_w[:, 1:], dtype=torch.bool)
-    accepted[:, 0] = last > 0  # the whole is one step of the chain
+    accepted[:, 0] = last > 0  # all candidates together are one step
     return log_weights.exp(), last, accepted
 
 
@@ -122,7 +122,7 @@ def global_chain(
     uniform: Tensor,
     kernel: str = "mis",
 ) -> Chain:
-    """Take steps that each propose a whole new code.
+    """Run a chain whose steps each propose a complete code.
 
     Args:
         log_weight: Codes (B, S, P) to ln w (B, S), up to a constant per sample.
@@ -143,12 +143,11 @@ def blockwise_chain(
     uniform: Tensor,
     blocks: Tensor,
 ) -> Chain:
-    """Take steps that each propose a part of the code, and leave the rest as it is.
+    """Run a chain whose steps each propose one block of positions and keep the others.
 
-    A step replaces the positions of its block by those of a draw from q. Because q is a product over positions, the
-    factors of the rest cancel, so that min(1, w(h') / w(h)) is the right probability here, too, whatever the network
-    that decodes h. A smaller change is accepted more often; but each state depends on the last decision, so the states
-    are decoded one after the other.
+    Because q is a product over positions, the factors of the other positions cancel, so that min(1, w(h') / w(h)) is
+    the correct acceptance probability for any decoder. A smaller change is accepted more often; but each state depends
+    on the last decision, so the states are decoded one after the other.
 
     Args:
         log_weight: Codes (B, S, P) to ln w (B, S), up to a constant per sample.
@@ -168,7 +167,7 @@ def blockwise_chain(
         states.append(state)
         accepted.append(accept)
     accepts = torch.stack(accepted, 1)
-    # A state is the same as before until the next acceptance: the first of equals gets all of their weight.
+    # The state is constant until the next acceptance: the first of equal states gets their total weight.
     place = torch.arange(1, len(states), device=initial.device)
     path = (place * accepts).cummax(1).values
     weights = current.new_zeros(len(initial), len(states)).scatter_add_(1, path, torch.ones_like(uniform).to(current))
@@ -180,9 +179,9 @@ def block_masks(pattern: str, height: int, width: int, depth: int = 1, size: int
 
     Args:
         pattern: ``rows``; ``patches`` of size x size; ``checkerboard``, every size-th position in both directions.
-        height: Of the map of codes.
-        width: Of it.
-        depth: Codes per place of the map, which go together.
+        height: Height of the map of codes.
+        width: Width of the map.
+        depth: Codes per position of the map, all in one block.
         size: See ``pattern``.
 
     Returns:

@@ -22,14 +22,14 @@ def generate(
 
     Args:
         network: In eval mode.
-        condition: Labels (B,) int64; ``network.no_label`` is none.
+        condition: Labels (B,) int64; ``network.no_label`` for none.
         temperature: Divides the logits; below 1 sharpens.
-        top_k: Draw from the k likeliest tokens alone.
-        top_p: Draw from the fewest tokens that together have probability p (nucleus; Holtzman et al. 2019,
+        top_k: Sample from the k most probable tokens.
+        top_p: Sample from the smallest set of tokens with total probability p (nucleus; Holtzman et al. 2019,
             arXiv:1904.09751), after temperature and top-k.
         guidance: g of classifier-free guidance, see :func:`guide`; 1 is none.
-        generator: Random numbers are drawn on its device, so a CPU generator gives every device the same ones.
-        use_cache: Keep keys and values; without, each step computes all positions again. The tokens are the same.
+        generator: Its device generates the random numbers: with one on the CPU they are the same for every device.
+        use_cache: Keep keys and values instead of computing all positions at each step. The tokens are the same.
 
     Returns:
         Tokens (B, L) int64.
@@ -58,7 +58,7 @@ def generate(
 
 
 def guide(conditional: Tensor, unconditional: Tensor, guidance: float) -> Tensor:
-    """Return u + g (c - u): 0 ignores the label, 1 is the model itself, more exaggerates what the label changes.
+    """Return u + g (c - u): 0 ignores the label, 1 is the model itself, more amplifies the effect of the label.
 
     Ho and Salimans 2022 (arXiv:2207.12598), whose w is g - 1. Logits serve as well as log-probabilities, because
     they differ by a constant per row.
@@ -67,7 +67,7 @@ def guide(conditional: Tensor, unconditional: Tensor, guidance: float) -> Tensor
 
 
 def restrict(logits: Tensor, temperature: float = 1.0, top_k: int | None = None, top_p: float | None = None) -> Tensor:
-    """Return logits (..., K) divided by the temperature, -inf where top-k or top-p leave a token out.
+    """Return logits (..., K) divided by the temperature, -inf where top-k or top-p exclude a token.
 
     Example:
         >>> restrict(torch.tensor([0.0, 3.0, 2.0]), top_k=2).isfinite().tolist()
@@ -82,9 +82,9 @@ def restrict(logits: Tensor, temperature: float = 1.0, top_k: int | None = None,
     if top_p is not None and top_p < 1:
         ordered = logits.sort(dim=-1, descending=True)
         probs = ordered.values.softmax(-1)
-        before = probs.cumsum(-1) - probs  # what the likelier tokens have together
+        before = probs.cumsum(-1) - probs  # total probability of the more probable tokens
         kept = ordered.values.masked_fill(before >= top_p, -torch.inf)
-        kept[..., 0] = ordered.values[..., 0]  # the likeliest token stays, whatever p
+        kept[..., 0] = ordered.values[..., 0]  # the most probable token always stays
         logits = torch.empty_like(logits).scatter(-1, ordered.indices, kept)
     return logits
 
@@ -100,12 +100,10 @@ def draw(logits: Tensor, generator: torch.Generator | None = None) -> Tensor:
 def check_options(temperature: float, top_k: int | None, top_p: float | None, guidance: float) -> None:
     """Raise UserError for an option out of range."""
     if not 0 < temperature < float("inf"):
-        raise UserError(
-            f"temperature must be above 0, got {temperature}: use --temperature 1, or less for safer samples"
-        )
+        raise UserError(f"temperature must be above 0, got {temperature}")
     if top_k is not None and top_k < 1:
-        raise UserError(f"top_k must be at least 1, got {top_k}: leave --top-k out to draw from all codes")
+        raise UserError(f"top_k must be at least 1, got {top_k}")
     if top_p is not None and not 0 < top_p <= 1:
-        raise UserError(f"top_p must lie in (0, 1], got {top_p}: leave --top-p out to draw from all codes")
+        raise UserError(f"top_p must be in (0, 1], got {top_p}")
     if not 0 <= guidance < float("inf"):
-        raise UserError(f"guidance must be at least 0, got {guidance}: --guidance 1 is none, 2 a usual value")
+        raise UserError(f"guidance must be at least 0, got {guidance}")
