@@ -2,7 +2,6 @@ import numpy as np
 import pytest
 
 from tests.helpers.toy_fonts import SANS, SERIF, box, build
-from vqlab.errors import UserError
 from vqlab.fonts.draw import Canvas, EmBox, render
 from vqlab.fonts.font import Font, Outline
 
@@ -100,13 +99,3 @@ def test_what_leaves_the_box_is_known():
     curve = Outline(np.array([(0, 0), (0.5, 1.9), (1, 0), (0, 0)]), np.array([1, 3, 3, 79], np.uint8))
     assert em_box.holds(curve), "the control point is outside, the curve is not"
     assert em_box.holds(Outline(np.empty((0, 2)), np.empty(0, np.uint8)))
-
-
-def test_errors_name_the_setting():
-    for size, near in ((100, 128), (0, 16), (4096, 1024), (65, 64)):
-        with pytest.raises(UserError, match=rf"power of two from 16 to 1024, got {size}: set --data.image_size={near}"):
-            render(SANS, "A", size)
-    for scale in (0, 1.1, float("nan")):
-        with pytest.raises(UserError, match=r"em_scale must be above 0 and at most 1"):
-            render(SANS, "A", 64, scale)
-    assert render(SANS, [], 64).shape == (0, 64, 64)
