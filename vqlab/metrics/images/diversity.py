@@ -1,4 +1,4 @@
-"""Whether generated examples differ from each other as real ones do."""
+"""Diversity of generated examples."""
 
 import torch
 from torch import Tensor
@@ -6,10 +6,10 @@ from torchmetrics import Metric
 
 
 def diversity(fake: Tensor, real: Tensor) -> Tensor:
-    """Return the spread of generated examples over that of real ones: 1 where they differ as much, 0 all the same.
+    """Return the spread of generated examples over that of real ones: 1 where they differ as much, 0 if all are equal.
 
     The spread is the root of the total variance, which is half the mean squared distance of two examples. A generator
-    that makes only some kinds of example, but these apart, still has much of it: count the classes as well.
+    that makes few kinds of example, but these far apart, still has a large spread: count the classes as well.
 
     Args:
         fake: (N, ...).
@@ -25,7 +25,7 @@ def diversity(fake: Tensor, real: Tensor) -> Tensor:
 
 
 class EffectiveClasses(Metric):
-    """exp of the entropy of the classes seen: how many there are, if they were equally frequent.
+    """exp of the entropy of the classes: the number of equally frequent classes of the same entropy.
 
     Args:
         num_classes: K.
