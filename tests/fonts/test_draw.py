@@ -46,22 +46,6 @@ def test_pixels_are_the_share_of_paper(size):
         assert error.max() < 0.08
 
 
-def test_circle_has_its_area():
-    angle = np.linspace(0, 2 * np.pi, 400, endpoint=False)
-    image = Canvas(64, EmBox(0.8)).draw(polygons(0.3 * np.stack([np.cos(angle), np.sin(angle)], 1) + [0.5, 0.4]))
-    assert (255.0 - image).sum() / 255 / (64 * 0.8) ** 2 == pytest.approx(np.pi * 0.3**2, rel=2e-3)
-
-
-def test_overlaps_are_ink_and_counters_are_not(tmp_path):
-    cross = [box(300, 0, 500, 800), box(0, 300, 800, 500)]
-    ring = [box(0, 0, 800, 800), box(200, 200, 600, 600)[::-1]]
-    path = build(tmp_path / "a.ttf", {65: cross, 66: ring})
-    crossed, ringed = render(path, "AB", 64)
-    y, x = (round(64 * (0.5 + 0.875 * (place - middle))) for place, middle in ((0.48, 0.4), (0.4, 0.5)))
-    assert crossed[y, x] == 0
-    assert ringed[y, x] == 255
-
-
 def test_one_box_and_one_baseline_for_all_units(tmp_path):
     shapes = {65: [box(80, -100, 640, 700)]}
     one = render(build(tmp_path / "a.ttf", shapes, units=1000), "A", 64)

@@ -236,12 +236,7 @@ def rename(file: TTFont, family: str | None, path: Path) -> None:
 
 
 def postscript_name(family: str, style: str) -> str:
-    """Return the name of a font in ASCII; a family without ASCII letters gets a number of its own.
-
-    Example:
-        >>> postscript_name("Drawn (Äther)", "Bold"), postscript_name("方正 vqlab", "常规")
-        ('Drawnther-Bold', 'vqlabad31873a-Regular')
-    """
+    """Return the PostScript name, in ASCII; a family without ASCII letters gets a number of its own."""
     family_part, style_part = (re.sub(r"[^!-~]|[\[\](){}<>/%]", "", text) for text in (family, style))
     if family_part in ("", "vqlab"):
         family_part = f"vqlab{zlib.crc32(family.encode()):08x}"

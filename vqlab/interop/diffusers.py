@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from vqlab.errors import UserError
 from vqlab.interop.names import diffusers_keys, layout, load_weights, named_weights
-from vqlab.interop.taming import CODEBOOK, loaded_codebook
+from vqlab.interop.taming import CODEBOOK, loaded_codebook, loaded_vqgan
 from vqlab.models.vq.vqgan import VQGAN
 from vqlab.models.vq.vqvae import VQVAE
 from vqlab.nn.autoencoders.conv import ConvDecoder, ConvEncoder
@@ -76,24 +76,10 @@ def load_diffusers(folder: str | Path, **arguments: Any) -> VQGAN:
         "z_channels": config["latent_channels"],
         "attention": config["mid_block_add_attention"],
     }
-    model = VQGAN(
-        **{
-            "encoder": ConvEncoder(
-                config["in_channels"], attention_levels=_levels(config["down_block_types"], DOWN), **sizes
-            ),
-            "decoder": ConvDecoder(
-                config["out_channels"], attention_levels=_levels(config["up_block_types"][::-1], UP), **sizes
-            ),
-            "quantizer": loaded_codebook(
-                config["num_vq_embeddings"], config["vq_embed_dim"] or config["latent_channels"]
-            ),
-            "channels": config["in_channels"],
-            "image_size": config["sample_size"],
-            "perceptual_weight": 0.0,
-            "disc_weight": 0.0,
-            **arguments,
-        }
-    )
+    encoder = ConvEncoder(config["in_channels"], attention_levels=_levels(config["down_block_types"]), **sizes)
+    decoder = ConvDecoder(config["out_channels"], attention_levels=_levels(config["up_block_types"][::-1]), **sizes)
+    quantizer = loaded_codebook(config["num_vq_embeddings"], config["vq_embed_dim"] or config["latent_channels"])
+    model = loaded_vqgan(encoder, decoder, quantizer, config["sample_size"], arguments)
     _check_groups(model, config["norm_num_groups"])
     load_weights(model, {**diffusers_keys(model), **CODEBOOK}, state, folder)
     return model.eval()
@@ -210,8 +196,8 @@ def _read_weights(folder: Path) -> dict[str, Tensor]:
     return {old.sub(lambda m: f".{OLD[m[1]]}.{m[2]}", str(key)): value for key, value in content.items()}
 
 
-def _levels(types: list[str], names: dict[bool, str]) -> tuple[int, ...]:
-    return tuple(level for level, name in enumerate(types) if name == names[True])
+def _levels(types: list[str]) -> tuple[int, ...]:
+    return tuple(level for level, name in enumerate(types) if name.startswith("Attn"))
 
 
 def _check_groups(model: VQVAE, groups: int) -> None:

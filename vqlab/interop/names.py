@@ -48,12 +48,6 @@ def taming_keys(model: VQVAE) -> Keys:
 
     Raises:
         UserError: If the networks are not a ``ConvEncoder`` and a ``ConvDecoder``.
-
-    Example:
-        >>> from vqlab.models.vq.vqgan import VQGAN
-        >>> keys = taming_keys(VQGAN(perceptual_weight=0.0, disc_weight=0.0))
-        >>> keys["encoder.layers.1.body.2.weight"], keys["from_code.bias"]
-        (('encoder.down.0.block.0.conv1.weight',), ('post_quant_conv.bias',))
     """
     encoder, decoder = model.encoder, model.decoder
     if not isinstance(encoder, ConvEncoder) or not isinstance(decoder, ConvDecoder):

@@ -10,6 +10,7 @@ from vqlab.errors import UserError, read_error
 from vqlab.interop.names import load_weights, taming_keys
 from vqlab.models.vq.vqgan import VQGAN
 from vqlab.nn.autoencoders.conv import ConvDecoder, ConvEncoder
+from vqlab.quantizers.base import Quantizer
 from vqlab.quantizers.gumbel import GumbelQuantizer
 from vqlab.quantizers.vector import VectorQuantizer
 
@@ -52,20 +53,18 @@ def load_taming(path: str | Path, **arguments: Any) -> VQGAN:
         raise UserError(
             f"path must be a checkpoint of taming's VQModel or GumbelVQ, {path} holds no VQ-GAN ({error})"
         ) from error
-    model = VQGAN(
-        **{
-            "encoder": encoder,
-            "decoder": decoder,
-            "quantizer": GumbelQuantizer(num, dim) if gumbel else loaded_codebook(num, dim),
-            "channels": encoder.in_channels,
-            "image_size": IMAGE_SIZE,
-            "perceptual_weight": 0.0,
-            "disc_weight": 0.0,
-            **arguments,
-        }
-    )
+    quantizer = GumbelQuantizer(num, dim) if gumbel else loaded_codebook(num, dim)
+    model = loaded_vqgan(encoder, decoder, quantizer, IMAGE_SIZE, arguments)
     load_weights(model, {**taming_keys(model), **(GUMBEL if gumbel else CODEBOOK)}, state, path)
     return model.eval()
+
+
+def loaded_vqgan(
+    encoder: ConvEncoder, decoder: ConvDecoder, quantizer: Quantizer, image_size: int, arguments: dict[str, Any]
+) -> VQGAN:
+    """Return a VQGAN whose weights are about to be loaded; it needs no losses unless it is trained on."""
+    defaults = {"image_size": image_size, "channels": encoder.in_channels, "perceptual_weight": 0.0, "disc_weight": 0.0}
+    return VQGAN(encoder=encoder, decoder=decoder, quantizer=quantizer, **{**defaults, **arguments})
 
 
 def loaded_codebook(num_embeddings: int, embedding_dim: int) -> VectorQuantizer:

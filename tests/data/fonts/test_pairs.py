@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.helpers.bare import BARE
 from tests.helpers.refusal import refused
 from tests.helpers.toy_fonts import NOTDEF, SANS, SERIF, box, build
 from vqlab.data.fonts.glyphs import Glyphs
@@ -171,39 +172,29 @@ def test_augmentation_moves_pairs_alike_and_is_seeded():
 
 
 class Watch(lightning.LightningModule):
+    """Keeps the batches that it gets."""
+
     def __init__(self):
         super().__init__()
-        self.weight = torch.nn.Parameter(torch.zeros(1))
-        self.seen = []
+        self.automatic_optimization, self.batches = False, []
 
     def training_step(self, batch, batch_idx):
-        self.seen.append(batch)
-        return self.weight.sum()
+        self.batches.append(batch)
 
-    def validation_step(self, batch, batch_idx):
-        self.seen.append(batch)
+    validation_step = training_step
 
     def configure_optimizers(self):
-        return torch.optim.SGD(self.parameters(), 0.1)
+        return None
 
 
 def test_only_training_batches_are_augmented(fonts):
-    def run(**arguments):
+    def batches(**arguments):
         model = Watch()
-        options = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "barebones": False}
-        trainer = lightning.Trainer(
-            max_epochs=1,
-            limit_train_batches=2,
-            limit_val_batches=1,
-            num_sanity_val_steps=0,
-            accelerator="cpu",
-            enable_model_summary=False,
-            **options,
-        )
-        trainer.fit(model, pairs(fonts, **arguments))
-        return model.seen
+        limits = {"max_epochs": 1, "limit_train_batches": 2, "limit_val_batches": 1, "num_sanity_val_steps": 0}
+        lightning.Trainer(**BARE, **limits).fit(model, pairs(fonts, **arguments))
+        return model.batches
 
-    plain, augmented, again = run(), run(augment=True), run(augment=True)
+    plain, augmented, again = batches(), batches(augment=True), batches(augment=True)
     for step, (a, b, c) in enumerate(zip(plain, augmented, again, strict=True)):
         assert torch.equal(a["char"], b["char"])
         assert torch.equal(b["source"], c["source"])

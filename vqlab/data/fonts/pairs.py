@@ -168,14 +168,16 @@ class FontPairs(SplitDataModule):
         self._source = self._draw(self.source_font, sorted(set().union(*shared_by)))
         self._targets = [self._draw(font, shared) for font, shared in zip(self.target_fonts, shared_by, strict=True)]
         sound = [sorted(self._source.having(SOUND) & target.having(SOUND)) for target in self._targets]
-        self._pairs = as_pairs(sound)
-        self.characters: list[int] = np.unique(self._pairs[:, 0]).tolist()
+        pairs = as_pairs(sound)
+        self.characters: list[int] = np.unique(pairs[:, 0]).tolist()
         self._groups = group_by_outline(self.characters, [self._source, *self._targets])
-        self._split = split_groups(self._groups, val_fraction, test_fraction, seed)
-        if limit is not None and self._split:
-            order = torch.randperm(len(self._split["train"]), generator=torch.Generator().manual_seed(seed)).numpy()
-            self._split["train"] = np.sort(self._split["train"][order[:limit]])
-        self.train_size = len(self._of_split("train"))
+        split = split_groups(self._groups, val_fraction, test_fraction, seed)
+        if limit is not None and split:
+            order = torch.randperm(len(split["train"]), generator=torch.Generator().manual_seed(seed)).numpy()
+            split["train"] = split["train"][order[:limit]]
+        codes = np.array(self.characters, np.int64)
+        self._split = {name: pairs[np.isin(pairs[:, 0], codes[rows])] for name, rows in split.items()}
+        self.train_size = len(self._split.get("train", ()))
         self._report()
 
     def setup(self, stage: str | None = None) -> None:
@@ -200,7 +202,7 @@ class FontPairs(SplitDataModule):
 
     def load_test(self) -> GlyphPairs | None:
         """Return the pairs of characters kept for test, if there are any."""
-        return self._load("test") if len(self._split.get("test", ())) else None
+        return self._load("test") if "test" in self._split else None
 
     def describe(self) -> Format:
         """Return the styles in their order, and the scale."""
@@ -252,13 +254,8 @@ class FontPairs(SplitDataModule):
     def _draw(self, font: Font, characters: list[int]) -> Glyphs:
         return draw_glyphs(font, characters, self.image_size, EmBox(self.em_scale), self.cache)
 
-    def _of_split(self, split: str) -> np.ndarray:
-        """Return the pairs (N, 2) of a split's characters."""
-        characters = np.array(self.characters, np.int64)[self._split.get(split, np.zeros(0, np.int64))]
-        return self._pairs[np.isin(self._pairs[:, 0], characters)]
-
     def _load(self, split: str) -> GlyphPairs:
-        return GlyphPairs(self._source, self._targets, self._of_split(split))
+        return GlyphPairs(self._source, self._targets, self._split[split])
 
     def _report(self) -> None:
         """Log for each target in one line how many pairs there are and what is left out."""

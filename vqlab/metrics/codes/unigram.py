@@ -12,11 +12,6 @@ def unigram_bits(counts: Tensor, tokens: Tensor) -> Tensor:
 
     Returns:
         Scalar float32.
-
-    Example:
-        >>> import torch
-        >>> unigram_bits(torch.tensor([[3, 3], [6, 0]]), torch.tensor([[0, 0]])).item()  # (1 + log2(8 / 7)) / 2
-        0.5963225364685059
     """
     seen = counts.gather(1, tokens.T).double()
     return -((seen + 1) / (counts.sum(1, keepdim=True) + counts.shape[1])).log2().mean().float()

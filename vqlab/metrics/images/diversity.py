@@ -11,14 +11,8 @@ def diversity(fake: Tensor, real: Tensor) -> Tensor:
     The spread is the root of the total variance, which is half the mean squared distance of two examples. A generator
     that makes few kinds of example, but these far apart, still has a large spread: count the classes as well.
 
-    Args:
-        fake: (N, ...).
-        real: (M, ...), in the same units.
-
-    Example:
-        >>> real = torch.tensor([[1.0], [-1.0]])
-        >>> diversity(0.5 * real, real).item(), diversity(torch.ones(2, 1), real).item()
-        (0.5, 0.0)
+    Shape:
+        fake (N, ...), real (M, ...) in the same units -> scalar.
     """
     fake_spread, real_spread = (x.float().flatten(1).var(0, correction=0).sum().sqrt() for x in (fake, real))
     return fake_spread / real_spread.clamp_min(1e-12)

@@ -10,12 +10,7 @@ from scipy.sparse import csr_array
 
 
 def topic_diversity(top_words: ArrayLike) -> float:
-    """Return the fraction of distinct words among all top words, in [1 / K, 1] (Dieng, Ruiz and Blei 2020).
-
-    Example:
-        >>> topic_diversity([[0, 1], [0, 2]])
-        0.75
-    """
+    """Return the fraction of distinct words among all top words, in [1 / K, 1] (Dieng, Ruiz and Blei 2020)."""
     words = np.asarray(top_words)
     return len(np.unique(words)) / words.size
 
