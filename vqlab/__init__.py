@@ -11,7 +11,8 @@ import lazy_loader
 __version__ = "0.1.0"
 _load_name, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 __all__.append("__version__")
-RENAMED = {"GlyphJudge": "GlyphDiscriminator", "Unquantized": "IdentityQuantizer"}  # names until 0.1
+# Names until 0.1.
+RENAMED = {"GlyphJudge": "GlyphDiscriminator", "Glyphs": "GlyphDistance", "Unquantized": "IdentityQuantizer"}
 
 
 def __getattr__(name: str) -> object:

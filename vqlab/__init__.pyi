@@ -26,7 +26,7 @@ from .losses import Perceptual as Perceptual
 from .metrics import CodebookUsage as CodebookUsage
 from .metrics import CodeStatistics as CodeStatistics
 from .metrics import FrechetDistance as FrechetDistance
-from .metrics import Glyphs as Glyphs
+from .metrics import GlyphDistance as GlyphDistance
 from .metrics import ReferenceCorpus as ReferenceCorpus
 from .metrics import TopicClusters as TopicClusters
 from .metrics import topic_figures as topic_figures

@@ -2,7 +2,6 @@ import numpy as np
 import pytest
 
 from tests.helpers.toy_fonts import SANS, SERIF, box, build
-from vqlab.errors import UserError
 from vqlab.fonts.draw import Canvas, EmBox, render
 from vqlab.fonts.font import Font, Outline
 
@@ -47,22 +46,6 @@ def test_pixels_are_the_share_of_paper(size):
         assert error.max() < 0.08
 
 
-def test_circle_has_its_area():
-    angle = np.linspace(0, 2 * np.pi, 400, endpoint=False)
-    image = Canvas(64, EmBox(0.8)).draw(polygons(0.3 * np.stack([np.cos(angle), np.sin(angle)], 1) + [0.5, 0.4]))
-    assert (255.0 - image).sum() / 255 / (64 * 0.8) ** 2 == pytest.approx(np.pi * 0.3**2, rel=2e-3)
-
-
-def test_overlaps_are_ink_and_counters_are_not(tmp_path):
-    cross = [box(300, 0, 500, 800), box(0, 300, 800, 500)]
-    ring = [box(0, 0, 800, 800), box(200, 200, 600, 600)[::-1]]
-    path = build(tmp_path / "a.ttf", {65: cross, 66: ring})
-    crossed, ringed = render(path, "AB", 64)
-    y, x = (round(64 * (0.5 + 0.875 * (place - middle))) for place, middle in ((0.48, 0.4), (0.4, 0.5)))
-    assert crossed[y, x] == 0
-    assert ringed[y, x] == 255
-
-
 def test_one_box_and_one_baseline_for_all_units(tmp_path):
     shapes = {65: [box(80, -100, 640, 700)]}
     one = render(build(tmp_path / "a.ttf", shapes, units=1000), "A", 64)
@@ -100,13 +83,3 @@ def test_what_leaves_the_box_is_known():
     curve = Outline(np.array([(0, 0), (0.5, 1.9), (1, 0), (0, 0)]), np.array([1, 3, 3, 79], np.uint8))
     assert em_box.holds(curve), "the control point is outside, the curve is not"
     assert em_box.holds(Outline(np.empty((0, 2)), np.empty(0, np.uint8)))
-
-
-def test_errors_name_the_setting():
-    for size, near in ((100, 128), (0, 16), (4096, 1024), (65, 64)):
-        with pytest.raises(UserError, match=rf"power of two from 16 to 1024, got {size}: set --data.image_size={near}"):
-            render(SANS, "A", size)
-    for scale in (0, 1.1, float("nan")):
-        with pytest.raises(UserError, match=r"em_scale must be above 0 and at most 1"):
-            render(SANS, "A", 64, scale)
-    assert render(SANS, [], 64).shape == (0, 64, 64)

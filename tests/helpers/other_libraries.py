@@ -66,19 +66,34 @@ class Whole(nn.Module):
         return self.decoder(self.post_quant_conv(self.quantize.embedding(indices).movedim(-1, 1)))
 
 
-# taming-transformers
+class Res(nn.Module):
+    """Residual block; ``shortcut`` is the library's name of the 1x1 convolution."""
 
-
-class TamingRes(nn.Module):
-    def __init__(self, c, d):
+    def __init__(self, c, d, groups, shortcut):
         super().__init__()
-        self.norm1, self.conv1 = nn.GroupNorm(32, c, 1e-6), nn.Conv2d(c, d, 3, 1, 1)
-        self.norm2, self.conv2 = nn.GroupNorm(32, d, 1e-6), nn.Conv2d(d, d, 3, 1, 1)
-        self.nin_shortcut = nn.Conv2d(c, d, 1) if c != d else None
+        self.norm1, self.conv1 = nn.GroupNorm(groups, c, 1e-6), nn.Conv2d(c, d, 3, 1, 1)
+        self.norm2, self.conv2 = nn.GroupNorm(groups, d, 1e-6), nn.Conv2d(d, d, 3, 1, 1)
+        self.shortcut = shortcut if c != d else None
+        if self.shortcut:
+            setattr(self, shortcut, nn.Conv2d(c, d, 1))
 
     def forward(self, x):
         y = self.conv2(normed(self.norm2, self.conv1(normed(self.norm1, x))))
-        return y + (self.nin_shortcut(x) if self.nin_shortcut else x)
+        return y + (getattr(self, self.shortcut)(x) if self.shortcut else x)
+
+
+class Resample(nn.Module):
+    def __init__(self, c, down):
+        super().__init__()
+        self.down, self.conv = down, nn.Conv2d(c, c, 3, 2) if down else nn.Conv2d(c, c, 3, 1, 1)
+
+    def forward(self, x):
+        if self.down:
+            return self.conv(F.pad(x, (0, 1, 0, 1)))
+        return self.conv(x.repeat_interleave(2, 2).repeat_interleave(2, 3))
+
+
+# taming-transformers
 
 
 class TamingAttention(nn.Module):
@@ -93,21 +108,10 @@ class TamingAttention(nn.Module):
         return x + self.proj_out(attend(q, k, v).mT.reshape(x.shape))
 
 
-class TamingResample(nn.Module):
-    def __init__(self, c, down):
-        super().__init__()
-        self.down, self.conv = down, nn.Conv2d(c, c, 3, 2) if down else nn.Conv2d(c, c, 3, 1, 1)
-
-    def forward(self, x):
-        if self.down:
-            return self.conv(F.pad(x, (0, 1, 0, 1)))
-        return self.conv(x.repeat_interleave(2, 2).repeat_interleave(2, 3))
-
-
 class TamingLevel(nn.Module):
     def __init__(self, c, d, blocks, attention):
         super().__init__()
-        self.block = nn.ModuleList(TamingRes(c if j == 0 else d, d) for j in range(blocks))
+        self.block = nn.ModuleList(Res(c if j == 0 else d, d, 32, "nin_shortcut") for j in range(blocks))
         self.attn = nn.ModuleList(TamingAttention(d) for _ in range(blocks if attention else 0))
 
     def forward(self, x):
@@ -119,8 +123,8 @@ class TamingLevel(nn.Module):
 
 
 def taming_middle(c):
-    parts = {"block_1": TamingRes(c, c), "attn_1": TamingAttention(c), "block_2": TamingRes(c, c)}
-    return nn.ModuleDict(parts)
+    blocks = [Res(c, c, 32, "nin_shortcut") for _ in range(2)]
+    return nn.ModuleDict({"block_1": blocks[0], "attn_1": TamingAttention(c), "block_2": blocks[1]})
 
 
 class TamingEncoder(nn.Module):
@@ -132,7 +136,7 @@ class TamingEncoder(nn.Module):
             level = TamingLevel(c, ch * m, blocks, resolution // 2**i in attn_resolutions)
             c = ch * m
             if i < len(ch_mult) - 1:
-                level.downsample = TamingResample(c, down=True)
+                level.downsample = Resample(c, down=True)
             self.down.append(level)
         self.mid, self.norm_out = taming_middle(c), nn.GroupNorm(32, c, 1e-6)
         self.conv_out = nn.Conv2d(c, z_channels, 3, 1, 1)
@@ -157,7 +161,7 @@ class TamingDecoder(nn.Module):
             levels[i] = TamingLevel(c, ch * ch_mult[i], blocks + 1, resolution // 2**i in attn_resolutions)
             c = ch * ch_mult[i]
             if i > 0:
-                levels[i].upsample = TamingResample(c, down=False)
+                levels[i].upsample = Resample(c, down=False)
         self.up = nn.ModuleList(levels[i] for i in range(len(ch_mult)))  # numbered by resolution, used from the last
         self.norm_out, self.conv_out = nn.GroupNorm(32, c, 1e-6), nn.Conv2d(c, channels, 3, 1, 1)
 
@@ -181,20 +185,6 @@ def taming_model(
 # diffusers
 
 
-class DiffusersRes(nn.Module):
-    def __init__(self, c, d, groups):
-        super().__init__()
-        self.norm1, self.conv1 = nn.GroupNorm(groups, c, 1e-6), nn.Conv2d(c, d, 3, padding=1)
-        self.norm2, self.conv2 = nn.GroupNorm(groups, d, 1e-6), nn.Conv2d(d, d, 3, padding=1)
-        if c != d:
-            self.conv_shortcut = nn.Conv2d(c, d, 1)
-
-    def forward(self, x):
-        y = self.conv1(normed(self.norm1, x))
-        y = self.conv2(normed(self.norm2, y))
-        return (self.conv_shortcut(x) if hasattr(self, "conv_shortcut") else x) + y
-
-
 class DiffusersAttention(nn.Module):
     def __init__(self, c, groups):
         super().__init__()
@@ -213,11 +203,11 @@ class DiffusersStage(nn.Module):
 
     def __init__(self, widths, groups, attentions, resample=None):
         super().__init__()
-        self.resnets = nn.ModuleList(DiffusersRes(c, d, groups) for c, d in widths)
+        self.resnets = nn.ModuleList(Res(c, d, groups, "conv_shortcut") for c, d in widths)
         if attentions:
             self.attentions = nn.ModuleList(DiffusersAttention(widths[-1][1], groups) for _ in range(attentions))
         if resample:
-            setattr(self, f"{resample}samplers", nn.ModuleList([TamingResample(widths[-1][1], resample == "down")]))
+            setattr(self, f"{resample}samplers", nn.ModuleList([Resample(widths[-1][1], resample == "down")]))
 
     def forward(self, x):
         for j, resnet in enumerate(self.resnets):

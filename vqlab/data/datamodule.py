@@ -4,7 +4,7 @@ import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import cached_property
-from typing import Any
+from typing import Annotated, Any
 
 import lightning
 import numpy as np
@@ -17,9 +17,10 @@ from torch.utils.data import DataLoader, Dataset
 from vqlab.data.resumable import ResumableLoader, ResumableSampler
 from vqlab.errors import UserError
 from vqlab.training.data_format import ENTRY, Format, check_format, source_of
+from vqlab.validation import Checked, Count, NonNegativeInt, Range
 
 Batch = dict[str, Tensor]
-MAX_WORKERS = 1024  # each is a process with a copy of the interpreter
+ValFraction = Annotated[float, Range(0, 1, open="both")]
 
 
 class Split(Dataset[Batch], ABC):
@@ -36,7 +37,7 @@ class Split(Dataset[Batch], ABC):
         return {name: values[0] for name, values in self.__getitems__([index]).items()}
 
 
-class SplitDataModule(lightning.LightningDataModule, ABC):
+class SplitDataModule(Checked, lightning.LightningDataModule, ABC):
     """Training, validation and test examples, in batches that are dicts of tensors.
 
     Args:
@@ -53,12 +54,10 @@ class SplitDataModule(lightning.LightningDataModule, ABC):
     test_mend = "use `vqlab validate`"  # what to do where there is no test split
     _is_new = False  # whether the model was trained on data from another source
 
-    def __init__(self, batch_size: int, num_workers: int = 0, seed: int = 0) -> None:
+    def __init__(self, batch_size: Count, num_workers: NonNegativeInt = 0, seed: NonNegativeInt = 0) -> None:
         super().__init__()
         require_at_least("batch_size", batch_size, 1, mend=128)
         require_at_least("num_workers", num_workers, 0, mend=0)
-        if num_workers > MAX_WORKERS:
-            raise UserError(f"num_workers must be at most {MAX_WORKERS}, got {num_workers}: set --data.num_workers=4")
         require_at_least("seed", seed, 0, mend=0)
         self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
 

@@ -19,7 +19,7 @@ COLLECTION = b"ttcf"
 
 @dataclass(frozen=True)
 class Outline:
-    """Closed contours in em units, y up; what they wind around, in any direction, is ink.
+    """Closed contours in em, y up; what they wind around, in either direction, is ink.
 
     Args:
         points: (P, 2) float64.
@@ -31,19 +31,19 @@ class Outline:
 
     @property
     def key(self) -> int:
-        """A number of 64 bits that tells this shape, wherever it lies, from others; 0 where there is none.
+        """A hash of 64 bits, equal for equal shapes at any position; 0 for an empty outline.
 
-        It is made of the points in their order in the plane: the same shape may be composed in another order.
+        Points are hashed in their order in the plane: the same shape may be composed in another order.
         """
         if not len(self.codes):
             return 0
         kept = self.points[self.codes != CLOSE]
-        shape = np.round((kept - kept.min(0)) * 1e6).astype("<i8")  # what is moved may differ in the last bits
+        shape = np.round((kept - kept.min(0)) * 1e6).astype("<i8")  # moved shapes differ in the last bits
         shape = shape[np.lexsort(shape.T)]
         return int.from_bytes(hashlib.sha256(shape.tobytes()).digest()[:8], "little")
 
     def draw(self, pen: Any, units_per_em: int) -> None:
-        """Draw on a pen of fontTools, at whole units."""
+        """Draw on a pen of fontTools, rounded to whole units."""
         points = [tuple(point) for point in np.round(self.points * units_per_em).astype(int).tolist()]
         at = 0
         while at < len(points):
@@ -62,12 +62,12 @@ class Outline:
 
 
 class Font:
-    """Outlines of a font's characters, as designed: no hints.
+    """Unhinted outlines of a font's characters.
 
     Args:
         path: A TTF, OTF, WOFF or WOFF2 file.
-        weight: Place on a variable font's axis of weight; null is its default. A static font has one weight.
-        setting: The option that chose the file, for messages.
+        weight: Position on a variable font's weight axis; None is its default. Static fonts ignore it.
+        setting: The argument that chose the file, for messages.
 
     Attributes:
         name: Full name of the font.
@@ -77,7 +77,7 @@ class Font:
         digest: SHA-256 of the file and the weight.
 
     Raises:
-        UserError: If there is no such file, it is no font with outlines, or the weight is not on its axis.
+        UserError: If the file is missing, is not a font with outlines, or the weight is not on its axis.
 
     Example:
         >>> from matplotlib import get_data_path
@@ -90,25 +90,25 @@ class Font:
 
     def __init__(self, path: str | Path, weight: float | None = None, setting: str = "font") -> None:
         self.path, self.setting = Path(path), setting
-        self._data = data = read(self.path, setting)
-        self.file = parse(data, self.path, setting)
+        try:
+            self._data = self.path.read_bytes()
+        except OSError as error:
+            raise UserError(f"{setting} must be a font file, {path} cannot be read ({error.strerror})") from error
+        self.file = parse(self._data, self.path, setting)
         self.name = self.file["name"].getDebugName(4) or self.path.stem
         self.units_per_em: int = self.file["head"].unitsPerEm
         self.characters: dict[int, str] = dict(sorted((self.file.getBestCmap() or {}).items()))
-        axes = {axis.axisTag: axis for axis in self.file["fvar"].axes} if "fvar" in self.file else {}
-        axis = axes.get("wght")
+        axes = self.file["fvar"].axes if "fvar" in self.file else []
+        axis = next((axis for axis in axes if axis.axisTag == "wght"), None)
         self.weights = (axis.minValue, axis.defaultValue, axis.maxValue) if axis else None
         self.weight = weight if self.weights else None
         if self.weights and weight is not None and not self.weights[0] <= weight <= self.weights[2]:
             least, _, most = self.weights
-            nearest = min(max(weight, least), most)
-            raise UserError(
-                f"{self.path} has weights from {least:g} to {most:g}, not {weight:g}: set --data.weight={nearest:g}"
-            )
-        self.digest = hashlib.sha256(data + f"{self.weight}".encode()).hexdigest()
+            raise UserError(f"weight must be from {least:g} to {most:g} for {self.path}, got {weight:g}")
+        self.digest = hashlib.sha256(self._data + f"{self.weight}".encode()).hexdigest()
 
     def copy(self) -> TTFont:
-        """Return the font's file anew, with all tables read: what is lazy cannot be copied, nor changed safely."""
+        """Return the font's file anew with all tables read: a lazy font can be neither copied nor changed safely."""
         return TTFont(io.BytesIO(self._data), lazy=False)
 
     def outline(self, character: int) -> Outline:
@@ -118,9 +118,7 @@ class Font:
             UserError: If the font lacks it, or its outline is damaged.
         """
         if character not in self.characters:
-            raise UserError(
-                f"{self.path} has no U+{character:04X}: set another --data.{self.setting} or --data.charset"
-            )
+            raise UserError(f"{self.setting} must have U+{character:04X}, {self.path} lacks it")
         return self.glyph(self.characters[character])
 
     def glyph(self, name: str) -> Outline:
@@ -129,10 +127,10 @@ class Font:
         try:
             self._glyphs[name].draw(pen)
         except Exception as error:  # damaged tables make fontTools raise many things
-            raise read_error(
-                self.path, error, f"{self.path} is damaged at glyph {name!r}: set --data.{self.setting} to a sound copy"
-            ) from error
-        return pen.outline(self.units_per_em)
+            message = f"{self.setting} must be an undamaged font, {self.path} is damaged at glyph {name!r}"
+            raise read_error(self.path, error, message) from error
+        points = np.array(pen.points, dtype=np.float64).reshape(-1, 2) / self.units_per_em
+        return Outline(points, np.array(pen.codes, dtype=np.uint8))
 
     @cached_property
     def notdef(self) -> Outline:
@@ -140,27 +138,21 @@ class Font:
         return self.glyph(self.file.getGlyphOrder()[0])
 
     def advance(self, character: int) -> float:
-        """Return how far the pen goes on after a code point, in em."""
+        """Return the advance width of a code point in em."""
         return self._glyphs[self.characters[character]].width / self.units_per_em
 
     @cached_property
     def _glyphs(self) -> Any:
-        # At a place on the axes, outlines and widths are those of the instance.
         return self.file.getGlyphSet(location=None if self.weight is None else {"wght": self.weight})
 
 
 class OutlinePen(BasePen):
-    """Takes an outline in: composites in parts, curves of many points in single ones."""
+    """Collects an outline in the font's units: composites resolved, curves of many points in single ones."""
 
     def __init__(self, glyphs: Any) -> None:
         super().__init__(glyphs)
         self.points: list[tuple[float, float]] = []
         self.codes: list[int] = []
-
-    def outline(self, units_per_em: int) -> Outline:
-        """Return what was drawn, in em."""
-        points = np.array(self.points, dtype=np.float64).reshape(-1, 2) / units_per_em
-        return Outline(points, np.array(self.codes, dtype=np.uint8))
 
     def _add(self, code: int, *points: tuple[float, float]) -> None:
         self.points += points
@@ -184,30 +176,16 @@ class OutlinePen(BasePen):
     _endPath = _closePath  # ink is what a contour winds around, so an open one is closed
 
 
-def read(path: Path, setting: str) -> bytes:
-    """Return a file's bytes.
-
-    Raises:
-        UserError: If it cannot be read.
-    """
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise UserError(
-            f"{path} cannot be read ({error.strerror}): set --data.{setting} to a TTF, OTF or WOFF2 file"
-        ) from error
-
-
 def parse(data: bytes, path: Path, setting: str) -> TTFont:
-    """Return the font that bytes hold, its tables not yet read.
+    """Return the font in ``data``, its tables not yet read.
 
     Raises:
-        UserError: If it is none, or has no outlines.
+        UserError: If it is not a font or has no outlines; ``setting`` is the argument that chose it.
     """
     if data[:4] == COLLECTION:
         raise UserError(
-            f"{path} is a collection of {int.from_bytes(data[8:12], 'big')} fonts: take one out of it "
-            f"(python -m fontTools.ttLib -y 0 -o one.ttf {path.name}), and set --data.{setting} to that"
+            f"{setting} must be a single font, {path} is a collection of {int.from_bytes(data[8:12], 'big')}: extract "
+            f"one by python -m fontTools.ttLib -y 0 -o one.ttf {path.name}"
         )
     try:
         font = TTFont(io.BytesIO(data), lazy=True)
@@ -220,12 +198,9 @@ def parse(data: bytes, path: Path, setting: str) -> TTFont:
             f"{path} is a WOFF2 file, which needs the package brotli: pip install 'vqlab[woff2]'"
         ) from error
     except Exception as error:  # damaged files make fontTools raise many things
-        raise read_error(
-            path,
-            error,
-            f"{path} is not a font (it starts with {data[:8]!r}): set --data.{setting} to a TTF, OTF or WOFF2 file",
-        ) from error
+        message = f"{setting} must be a TTF, OTF or WOFF2 file, {path} is not a font (it starts with {data[:8]!r})"
+        raise read_error(path, error, message) from error
     if missing or not has_outlines:
         lacks = ", ".join(sorted(missing)) or "outlines (glyf, CFF)"
-        raise UserError(f"{path} lacks {lacks}: set --data.{setting} to a font with outlines")
+        raise UserError(f"{setting} must be a font with outlines, {path} lacks {lacks}")
     return font

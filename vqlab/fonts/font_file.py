@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+from fontTools.fontBuilder import FontBuilder
 from fontTools.pens.cu2quPen import Cu2QuPen
 from fontTools.pens.ttGlyphPen import TTGlyphPen
-from fontTools.ttLib import TTFont, newTable
+from fontTools.ttLib import TTFont
 from fontTools.varLib.instancer import instantiateVariableFont
 
 from vqlab.errors import UserError
@@ -20,9 +21,9 @@ from vqlab.fonts.font_tables import advances, complete_tables, map_characters, v
 from vqlab.fonts.trace import trace
 from vqlab.training.checkpoint_io import write_atomic
 
-MOST_GLYPHS = 65_535
-STALE = ("DSIG", "hdmx", "LTSH", "VORG", "CFF ", "CFF2")  # a signature, and tables with an entry for each old glyph
-CUBIC_ERROR = 0.001  # of an em, between cubic curves and the quadratic ones in their place
+MAX_GLYPHS = 65_535
+STALE = ("DSIG", "hdmx", "LTSH", "VORG", "CFF ", "CFF2")  # signature, and tables with an entry for each old glyph
+CUBIC_ERROR = 0.001  # em, largest distance of quadratic curves from the cubic ones that they replace
 
 log = logging.getLogger(__name__)
 
@@ -38,28 +39,28 @@ def write_font(
 ) -> list[int]:
     """Write a TrueType font: ``base`` with the characters in ``bitmaps`` added, or drawn anew where it has them.
 
-    All else is the base's: outlines, metrics, licence. A variable font becomes the one of ``weight``, and cubic
-    outlines (CFF) become quadratic ones within a thousandth of an em. Layout tables stay as they are, for new glyphs
-    come after the old ones: no feature and no kerning knows them. Tables that Windows and browsers require and the base
-    lacks are made. The font gets a name of its own, which the Open Font
-    License asks for where the old one is reserved.
+    Everything else is the base's: outlines, metrics, licence. A variable font is instantiated at ``weight``, and cubic
+    outlines (CFF) are converted to quadratic ones within a thousandth of an em. New glyphs come after the old ones, so
+    layout tables stay as they are, and no feature and no kerning knows the new glyphs. Tables that Windows and browsers
+    require are made where the base lacks them. The family gets a new name, as the Open Font License asks for where the
+    old one is reserved.
 
     Args:
         base: The font to complete.
         bitmaps: Code point -> (S, S) uint8 image as :func:`~vqlab.fonts.draw.render` draws them.
         out: The font file, ``.ttf``.
-        source: A font whose advance widths the characters get, scaled by how much wider the base is over the characters
-            that both have; null makes each an em wide. A monospaced base gives its own advance, or twice it.
-        family: Name of the family; null is the base's with "vqlab".
-        em_scale: Share of the image's side that an em takes.
+        source: A font whose advance widths are taken, scaled by the ratio of base to source over the characters that
+            both have; None makes each an em wide. A monospaced base gives its own advance, or twice it.
+        family: Name of the family. Default: the base's with "vqlab".
+        em_scale: Ratio of the em to the image's side.
         weight: Weight of a variable ``base``.
 
     Returns:
-        The code points that were written: all but those whose image is blank, which are named in a warning.
+        The code points written. Blank images are left out with a warning.
 
     Raises:
-        UserError: If a font cannot be read, all images are blank, a name is reserved, there is no room for so many
-            glyphs, or the file cannot be written.
+        UserError: If a font cannot be read, all images are blank, a name is reserved, the font would have more than
+            65,535 glyphs, or the file cannot be written.
 
     Example:
         >>> import tempfile
@@ -72,7 +73,7 @@ def write_font(
         >>> Font(file).name
         'DejaVu Serif vqlab Book'
     """
-    box, font = EmBox(em_scale), Font(base, weight, "target")
+    box, font = EmBox(em_scale), Font(base, weight, "base")
     source = Font(source, setting="source") if isinstance(source, str | Path) else source
     file = check_completion(font, out, family)
     rename(file, family, font.path)
@@ -97,50 +98,32 @@ def write_font(
 
 
 def trace_all(bitmaps: Mapping[int, np.ndarray], box: EmBox, out: str | Path) -> dict[int, Outline]:
-    """Return the outlines of images, but of blank ones, which a warning names.
-
-    Raises:
-        UserError: If there are no images, or all are blank.
-    """
-    outlines = {code: trace(check_bitmap(code, image), box) for code, image in bitmaps.items()}
+    """Return the outlines of the images that are not blank; a warning names the blank ones."""
+    outlines = {}
+    for code, image in bitmaps.items():
+        if image.dtype != np.uint8 or image.ndim != 2 or image.shape[0] != image.shape[1]:
+            raise UserError(f"the image of U+{code:04X} must be (S, S) uint8, got {image.shape} {image.dtype}")
+        outlines[code] = trace(image, box)
     drawn = {code: outline for code, outline in outlines.items() if len(outline.codes)}
-    blank = [f"U+{code:04X}" for code in outlines if code not in drawn]
-    if not outlines:
-        raise UserError(f"there are no images to write into {out}: set --data.charset to what the font lacks")
     if not drawn:
-        raise UserError(f"all {len(blank)} images are blank, so {out} would hold nothing new: train for longer")
-    if blank:
+        raise UserError(f"{out} is not written: all {len(outlines)} glyphs are blank")
+    if len(drawn) < len(outlines):
+        blank = [f"U+{code:04X}" for code in outlines if code not in drawn]
         some = ", ".join(blank[:5]) + (", ..." if len(blank) > 5 else "")
         log.warning(f"{len(blank)} of {len(outlines)} images are blank and not in {out}: {some}")
     return drawn
 
 
-def check_bitmap(code: int, image: np.ndarray) -> np.ndarray:
-    """Return the image as an array.
-
-    Raises:
-        UserError: If it is not (S, S) uint8.
-    """
-    array = np.asarray(image)
-    if array.dtype != np.uint8 or array.ndim != 2 or array.shape[0] != array.shape[1]:
-        raise UserError(f"the image of U+{code:04X} must be (S, S) uint8, got {array.shape} {array.dtype}")
-    return array
-
-
 def make_static_truetype(font: Font) -> TTFont:
-    """Return a copy of the font's file with one set of outlines, in quadratic curves.
-
-    Raises:
-        UserError: If fontTools cannot make it.
-    """
+    """Return a copy of the font's file with one set of outlines, in quadratic curves."""
     try:
         file = instance(font) if "fvar" in font.file else font.copy()
         if "glyf" not in file:
             to_quadratic(file, CUBIC_ERROR * font.units_per_em)
     except Exception as error:  # damaged tables make fontTools raise many things
         raise UserError(
-            f"{font.path} cannot be made a static TrueType font ({type(error).__name__}: {error!s:.60}): set "
-            "--data.target to a static font or another one"
+            f"{font.setting} must be a font that can be made static TrueType, {font.path} cannot "
+            f"({type(error).__name__}: {error!s:.60})"
         ) from error
     for table in STALE:
         if table in file:
@@ -161,23 +144,17 @@ def instance(font: Font) -> TTFont:
 
 def to_quadratic(file: TTFont, error: float) -> None:
     """Put quadratic outlines (glyf) in the place of cubic ones (CFF), ``error`` units from them at most."""
-    order, glyphs = file.getGlyphOrder(), file.getGlyphSet()
-    table = newTable("glyf")
-    table.glyphOrder, table.glyphs = order, {}
-    for name in order:
+    glyphs, converted = file.getGlyphSet(), {}
+    for name in file.getGlyphOrder():
         pen = TTGlyphPen(glyphs)
         glyphs[name].draw(Cu2QuPen(pen, error, reverse_direction=True))
-        table.glyphs[name] = glyph = pen.glyph()
-        glyph.recalcBounds(table)
+        converted[name] = pen.glyph()
+    builder = FontBuilder(font=file)
+    builder.isTTF = True
+    builder.setupGlyf(converted)
+    builder.setupMaxp()
+    for name, glyph in converted.items():
         file["hmtx"][name] = (file["hmtx"][name][0], getattr(glyph, "xMin", 0))
-    file["glyf"], file["loca"] = table, newTable("loca")
-    maxp = file["maxp"]
-    maxp.tableVersion = 0x00010000
-    for field in ("Points", "Contours", "CompositePoints", "CompositeContours", "TwilightPoints", "Storage"):
-        setattr(maxp, f"max{field}", 0)
-    for field in ("FunctionDefs", "InstructionDefs", "StackElements", "SizeOfInstructions"):
-        setattr(maxp, f"max{field}", 0)
-    maxp.maxZones, maxp.maxComponentElements, maxp.maxComponentDepth = 1, 0, 0
     file["head"].glyphDataFormat = 0
     post = file["post"]
     post.formatType, post.extraNames, post.mapping = 2.0, [], {}
@@ -185,16 +162,12 @@ def to_quadratic(file: TTFont, error: float) -> None:
 
 
 def add_names(file: TTFont, codes: list[int], path: Path) -> dict[int, str]:
-    """Append a glyph for each code point, and return their names.
-
-    Raises:
-        UserError: If there is no room.
-    """
+    """Append a glyph for each code point, and return their names."""
     order = list(file.getGlyphOrder())
-    if len(order) + len(codes) > MOST_GLYPHS:
+    if len(order) + len(codes) > MAX_GLYPHS:
         raise UserError(
-            f"{path} has {len(order):,} glyphs, and {len(codes):,} more are above the {MOST_GLYPHS:,} that a font "
-            f"holds: set --data.charset to fewer than {MOST_GLYPHS - len(order) + 1:,} characters"
+            f"{path} has {len(order):,} glyphs and {len(codes):,} more exceed a font's maximum of {MAX_GLYPHS:,}: "
+            "choose a smaller charset"
         )
     taken = set(order)
     names: dict[int, str] = {}
@@ -213,28 +186,26 @@ def check_completion(font: Font, out: str | Path, family: str | None) -> TTFont:
     """Check what can be known before a font is completed, and return its file as static TrueType.
 
     Raises:
-        UserError: If ``out`` is no TrueType file or the font's own, its licence reserves a part of the new family's
-            name, or it cannot become a static TrueType font.
+        UserError: If ``out`` is not a .ttf file or is the font itself, the licence reserves a part of the new family's
+            name, or the font cannot be made static TrueType.
     """
     path = Path(out)
     if path.suffix.lower() != ".ttf":
-        raise UserError(
-            f"{out} must end in .ttf, for a TrueType font is written: set --font={path.with_suffix('.ttf')}"
-        )
-    if Path(out).exists() and Path(out).samefile(font.path):
-        raise UserError(f"{out} is the font to complete itself: set --font to another file")
+        raise UserError(f"{out} must end in .ttf: set --font={path.with_suffix('.ttf')}")
+    if path.exists() and path.samefile(font.path):
+        raise UserError(f"{out} is the font to be completed: set --font to another file")
     new = family or new_family(font.file, font.path)
     for reserved in reserved_names(font.file):
         if reserved.lower() in new.lower():
             raise UserError(
-                f"the licence of {font.path} reserves the name {reserved!r}, which {new!r} contains: set --family to "
-                "another"
+                f"family must not contain {reserved!r}, which the licence of {font.path} reserves, got {new!r}: set "
+                "--family"
             )
     return make_static_truetype(font)
 
 
 def new_family(file: TTFont, path: Path) -> str:
-    """Return the name of a completed font's family where none is given."""
+    """Return the default family name of a completed font."""
     return f"{file['name'].getBestFamilyName() or path.stem} vqlab"
 
 
@@ -265,12 +236,7 @@ def rename(file: TTFont, family: str | None, path: Path) -> None:
 
 
 def postscript_name(family: str, style: str) -> str:
-    """Return the name of a font in ASCII; a family without letters of ASCII gets a number of its own.
-
-    Example:
-        >>> postscript_name("Drawn (Äther)", "Bold"), postscript_name("方正 vqlab", "常规")
-        ('Drawnther-Bold', 'vqlabad31873a-Regular')
-    """
+    """Return the PostScript name, in ASCII; a family without ASCII letters gets a number of its own."""
     family_part, style_part = (re.sub(r"[^!-~]|[\[\](){}<>/%]", "", text) for text in (family, style))
     if family_part in ("", "vqlab"):
         family_part = f"vqlab{zlib.crc32(family.encode()):08x}"
@@ -278,7 +244,7 @@ def postscript_name(family: str, style: str) -> str:
 
 
 def reserved_names(file: TTFont) -> list[str]:
-    """Return the names that a font's copyright or licence reserves, in the words of the Open Font License."""
+    """Return the names that a font's copyright or licence reserves, as the Open Font License words it."""
     texts = [record.toUnicode() for record in file["name"].names if record.nameID in (0, 13)]
     found = [match for text in texts for match in re.findall(r"Reserved Font Names?:?\s+([^\n.;()]+)", text)]
     parts = [part for match in found for part in re.split(r",|\band\b", match)]

@@ -1,4 +1,4 @@
-"""What new characters need in a font's tables: advances, mappings and what programs read about its contents."""
+"""Font tables of new characters: advances, character maps, code pages and vertical metrics."""
 
 import unicodedata
 from collections import Counter
@@ -15,7 +15,7 @@ from vqlab.fonts.font import Font
 
 # Bit of OS/2 -> Windows' code page of East Asia, and the standard that holds its usual characters.
 JAPANESE, CHINESE, KOREAN = {17: "shift_jis"}, {18: "gb2312", 20: "big5"}, {19: "euc_kr"}
-MOST = 0.95  # share of the new characters that are in a standard whose code page is claimed
+MIN_COVERED = 0.95  # fraction of the new characters that must be in a standard whose code page is claimed
 
 
 def is_wide(code: int) -> bool:
@@ -24,11 +24,11 @@ def is_wide(code: int) -> bool:
 
 
 def advances(file: TTFont, source: Font | None, codes: Iterable[int]) -> dict[int, int]:
-    """Return how far the pen goes on after each new character, in units of the font.
+    """Return the advance width of each new character in units of the font.
 
-    Where the font's characters, narrow or wide, have one advance, new ones get it; wide ones get twice the narrow one
-    of a monospaced font that has none. Other fonts get the source's, times the median ratio of the advances over the
-    characters that both have. Without a source it is the em. What is 0 in the source, as combining marks are, stays 0.
+    Where all narrow (or wide) characters of the font have one advance, new ones get it; a monospaced font without wide
+    characters gives them twice its advance. Otherwise it is the source's advance times the median ratio of the advances
+    over the characters that both have, or an em without a source. Combining marks, 0 in the source, stay 0.
     """
     em = file["head"].unitsPerEm
     own = {code: file["hmtx"][name][0] for code, name in (file.getBestCmap() or {}).items()}
@@ -56,7 +56,7 @@ def advances(file: TTFont, source: Font | None, codes: Iterable[int]) -> dict[in
 
 
 def vertical_metrics(file: TTFont) -> tuple[int, int]:
-    """Return the advance height of most ideographs, else of most characters, and the height at which it starts."""
+    """Return the most frequent advance height and vertical origin, of ideographs if the font has any."""
     em, glyf, characters = file["head"].unitsPerEm, file["glyf"], file.getBestCmap() or {}
     names = [name for code, name in characters.items() if is_wide(code)] or characters.values()
     places = Counter(
@@ -69,7 +69,7 @@ def vertical_metrics(file: TTFont) -> tuple[int, int]:
 
 
 def complete_tables(file: TTFont) -> None:
-    """Make the tables that programs require and old fonts lack: OS/2, post, and Unicode mappings for Windows."""
+    """Add the tables that Windows and browsers require and old fonts lack: OS/2, post, a Unicode map."""
     builder, head, hhea = FontBuilder(font=file), file["head"], file["hhea"]
     cmap = file["cmap"]
     if not any((table.platformID, table.platEncID) in ((3, 1), (3, 10)) for table in cmap.tables):
@@ -92,7 +92,7 @@ def complete_tables(file: TTFont) -> None:
 
 
 def map_characters(file: TTFont, names: dict[int, str]) -> None:
-    """Let code points show their glyphs, in a table of their own if the font's are too narrow."""
+    """Map code points to their glyphs, in a new table of 32 bits if the font's have 16."""
     cmap = file["cmap"]
     tables = [table for table in cmap.tables if table.isUnicode() and table.format != 14]
     if not any(table.format in (12, 13) for table in tables) and max(names) > 0xFFFF:
@@ -110,20 +110,16 @@ def map_characters(file: TTFont, names: dict[int, str]) -> None:
 
 
 def subtable(form: int, encoding: int, characters: dict[int, str]) -> CmapSubtable:
-    """Return a mapping from code points to glyphs for Windows."""
+    """Return a character map for Windows."""
     table = CmapSubtable.newSubtable(form)
     table.platformID, table.platEncID, table.language, table.cmap = 3, encoding, 0, characters
     return table
 
 
 def east_asian_pages(codes: Iterable[int]) -> set[int]:
-    """Return the bits of the code pages that hold nearly all new characters of East Asia.
+    """Return the OS/2 bits of the East Asian code pages that hold nearly all of the new characters.
 
     fontTools looks for one sample character of each, and finds the traditional one of Chinese in the simplified set.
-
-    Example:
-        >>> east_asian_pages(map(ord, "汉字"))
-        {18}
     """
     kana, ideographs, hangul = (
         "".join(chr(code) for code in codes if first <= code <= last)
@@ -135,5 +131,5 @@ def east_asian_pages(codes: Iterable[int]) -> set[int]:
         bit
         for text, standards in pages
         for bit, codec in standards.items()
-        if text and len(text.encode(codec, "ignore").decode(codec)) >= MOST * len(text)
+        if text and len(text.encode(codec, "ignore").decode(codec)) >= MIN_COVERED * len(text)
     }

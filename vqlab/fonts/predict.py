@@ -1,29 +1,30 @@
-"""What ``vqlab predict`` makes of a FontGAN: sheets to look at, steps between styles, and completed font files."""
+"""Output of ``vqlab predict`` for a FontGAN: sheets of glyphs, steps between styles, and completed font files."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from lightning.pytorch.utilities import rank_zero_info
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from vqlab.errors import UserError
 from vqlab.fonts.font_file import check_completion, write_font
-from vqlab.fonts.sheet import sheets
 from vqlab.training.checkpoint_io import write_atomic
 
-SHEETS = "sheets"  # folder in the run's
-SHOWN, STEPS = 8, 8  # characters in the picture between styles, and pictures from one style to the next
+COLUMNS, ROWS = 20, 10  # of a sheet
+MIN_SIDE = 64  # pixels; smaller glyphs are enlarged by whole factors
+GAP, LABEL = 6, 14  # pixels between characters, and for the code point above each
+SHOWN, STEPS = 8, 8  # characters in the image between styles, and images from one style to the next
 
 
 def check_font(data: Any, font: str | None, family: str | None) -> dict[int, Path]:
-    """Return the font file of each style, before hours are spent on its glyphs; none if none is asked for.
+    """Return the font file of each style, before hours are spent on its glyphs; empty without ``font``.
 
     Raises:
-        UserError: If the data are no fonts, or a file cannot become what is asked for.
+        UserError: If the data are not fonts, or a target font cannot be completed.
     """
     if font is None:
         return {}
@@ -41,7 +42,7 @@ def check_font(data: Any, font: str | None, family: str | None) -> dict[int, Pat
 def write_glyphs(
     model: Any, data: Any, arrays: Mapping[str, torch.Tensor], folder: Path, fonts: dict[int, Path], family: str | None
 ) -> None:
-    """Write what a model drew of the characters that fonts lack: sheets into ``folder``, and font files.
+    """Write the glyphs generated for the characters that fonts lack: sheets into ``folder``, and font files.
 
     Args:
         model: The FontGAN.
@@ -49,12 +50,12 @@ def write_glyphs(
         arrays: ``source`` and ``glyph`` (N, S, S) uint8, ``char`` and ``style`` (N,).
         folder: The run's folder.
         fonts: Font file by style.
-        family: Name of the new family; None is the target's with "vqlab".
+        family: Name of the new family. Default: the target's with "vqlab".
 
     Raises:
         UserError: If a file cannot be written, or all glyphs are blank.
     """
-    folder, shown = folder / SHEETS, {name: array.numpy() for name, array in arrays.items()}
+    folder, shown = folder / "sheets", {name: array.numpy() for name, array in arrays.items()}
     for style in range(data.num_styles):
         source, drawn, codes = (shown[name][shown["style"] == style] for name in ("source", "glyph", "char"))
         for number, sheet in enumerate(sheets(source, drawn, codes.tolist()), start=1):
@@ -70,35 +71,50 @@ def write_glyphs(
     rank_zero_info(f"{folder}: {len(shown['char']):,} characters, each below its source")
 
 
+def sheets(source: np.ndarray, drawn: np.ndarray, characters: Sequence[int]) -> Iterator[Image.Image]:
+    """Yield sheets of up to 200 characters: code point, source, and below it the generated glyph.
+
+    Args:
+        source: (N, S, S) uint8: 0 is ink, 255 paper.
+        drawn: The generated glyphs, of the same shape.
+        characters: Their N code points.
+    """
+    pairs = np.concatenate([source, drawn], 1)
+    factor = max(1, -(-MIN_SIDE // source.shape[-1]))
+    font = ImageFont.load_default(LABEL - 3)
+    for start in range(0, len(pairs), COLUMNS * ROWS):
+        page = pairs[start : start + COLUMNS * ROWS].repeat(factor, 1).repeat(factor, 2)
+        height, width = page.shape[1] + LABEL, page.shape[2]
+        columns = min(COLUMNS, len(page))
+        rows = -(-len(page) // columns)
+        sheet = Image.new("L", (columns * (width + GAP) + GAP, rows * (height + GAP)), 235)
+        pen = ImageDraw.Draw(sheet)
+        for place, (image, code) in enumerate(zip(page, characters[start:], strict=False)):
+            row, column = divmod(place, columns)
+            x, y = GAP + column * (width + GAP), row * (height + GAP)
+            pen.text((x, y), f"U+{code:04X}", 60, font)
+            sheet.paste(Image.fromarray(image), (x, y + LABEL))
+        yield sheet
+
+
 def between_styles(model: Any, source: np.ndarray) -> np.ndarray:
-    """Return some glyphs, from style to style and back to the first, as one picture (H, W) uint8."""
+    """Return some glyphs on the way from style to style and back to the first, as one image (H, W) uint8."""
     chosen = source[np.linspace(0, len(source) - 1, min(SHOWN, len(source))).astype(int)]
     images = model.value_range.encode(torch.from_numpy(chosen)[:, None].div(255)).to(model.device)
-    mixes = style_path(model.num_styles, STEPS).to(model.device)
+    styles, weights = torch.eye(model.num_styles), torch.arange(STEPS)[:, None] / STEPS
+    ways = [torch.lerp(a, b, weights) for a, b in zip(styles, styles.roll(-1, 0), strict=True)]
+    mixes = torch.cat([*ways, styles[:1]]).to(model.device)
     columns = [model.value_range.to_uint8(model.translate(images, mix.expand(len(images), -1))) for mix in mixes]
     return torch.cat([column.flatten(0, 2) for column in columns], 1).cpu().numpy()
 
 
-def style_path(num_styles: int, steps: int) -> torch.Tensor:
-    """Return shares of the styles, (N, num_styles), on the way from each style to the next and back to the first.
-
-    Example:
-        >>> style_path(2, 2).tolist()
-        [[1.0, 0.0], [0.5, 0.5], [0.0, 1.0], [0.5, 0.5], [1.0, 0.0]]
-    """
-    corners = torch.eye(num_styles)
-    shares = torch.arange(steps)[:, None] / steps
-    ways = [torch.lerp(a, b, shares) for a, b in zip(corners, corners.roll(-1, 0), strict=True)]
-    return torch.cat([*ways, corners[:1]])
-
-
 def slug(data: Any, style: int) -> str:
-    """Return the name of a style as part of a file's name; two of one name are told apart."""
+    """Return the name of a style as part of a file's name; equal names are numbered."""
     name = re.sub(r"\W+", "-", data.style_names[style]).strip("-")
     return f"{name}-{style}" if data.style_names.count(data.style_names[style]) > 1 else name
 
 
-def save(picture: Any, path: Path) -> None:
+def save(image: Any, path: Path) -> None:
     """Write a PNG."""
     with write_atomic(path) as file:
-        picture.save(file, format="png")
+        image.save(file, format="png")

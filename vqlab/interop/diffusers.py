@@ -1,29 +1,25 @@
 """Weights of diffusers' ``VQModel`` (github.com/huggingface/diffusers), in and out; diffusers itself is not needed."""
 
 import json
-import math
 import re
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from vqlab.errors import UserError
-from vqlab.interop.names import diffusers_keys, layout, put_in, take_out
-from vqlab.interop.taming import CODEBOOK, trained_codebook
-from vqlab.models.adversarial import AdversarialSettings
+from vqlab.interop.names import diffusers_keys, layout, load_weights, named_weights
+from vqlab.interop.taming import CODEBOOK, loaded_codebook, loaded_vqgan
 from vqlab.models.vq.vqgan import VQGAN
 from vqlab.models.vq.vqvae import VQVAE
 from vqlab.nn.autoencoders.conv import ConvDecoder, ConvEncoder
-from vqlab.nn.image_format import ImageFormat
 from vqlab.quantizers.vector import VectorQuantizer
 from vqlab.training.checkpoint_io import write_atomic
 
 WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
-# The defaults of VQModel, for what a config.json leaves out.
+# VQModel's defaults of the entries that a config.json leaves out.
 DEFAULTS: dict[str, Any] = {
     "in_channels": 3,
     "out_channels": 3,
@@ -41,10 +37,10 @@ DEFAULTS: dict[str, Any] = {
     "mid_block_add_attention": True,
     "lookup_from_codebook": False,
 }
-# With attention behind each residual block, and without.
+# With attention after each residual block, and without.
 DOWN = {True: "AttnDownEncoderBlock2D", False: "DownEncoderBlock2D"}
 UP = {True: "AttnUpDecoderBlock2D", False: "UpDecoderBlock2D"}
-# Attention as older versions named it.
+# Names of attention layers in older versions.
 OLD = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
 
@@ -53,20 +49,19 @@ def load_diffusers(folder: str | Path, **arguments: Any) -> VQGAN:
 
     Args:
         folder: Holds ``config.json`` and ``diffusion_pytorch_model.safetensors`` or ``.bin``.
-        **arguments: Further arguments of ``VQGAN``, such as ``disc_weight`` and ``perceptual_weight`` (both 0 here) to
+        **arguments: Further arguments of ``VQGAN``, such as ``adversarial`` and ``perceptual_weight`` (both of weight 0 here) to
             train on.
 
     Shape:
         As for ``VQGAN``; images in [-1, 1].
 
     Raises:
-        UserError: If a file is missing or damaged, or the model is another or has an option that vqlab lacks; keys that
-            do not match are named.
+        UserError: If a file is missing or damaged, or the model is another one or has an option that vqlab lacks.
 
     Example:
         >>> import tempfile
         >>> folder = tempfile.mkdtemp()
-        >>> save_diffusers(VQGAN(perceptual_weight=0.0, disc_weight=0.0), folder)
+        >>> save_diffusers(VQGAN(perceptual_weight=0.0), folder)
         >>> tuple(load_diffusers(folder).encode(torch.zeros(1, 3, 32, 32)).shape)
         (1, 8, 8)
     """
@@ -81,25 +76,12 @@ def load_diffusers(folder: str | Path, **arguments: Any) -> VQGAN:
         "z_channels": config["latent_channels"],
         "attention": config["mid_block_add_attention"],
     }
-    model = VQGAN(
-        **{
-            "encoder": ConvEncoder(
-                config["in_channels"], attention_levels=_levels(config["down_block_types"], DOWN), **sizes
-            ),
-            "decoder": ConvDecoder(
-                config["out_channels"], attention_levels=_levels(config["up_block_types"][::-1], UP), **sizes
-            ),
-            "quantizer": trained_codebook(
-                config["num_vq_embeddings"], config["vq_embed_dim"] or config["latent_channels"]
-            ),
-            "images": ImageFormat(config["in_channels"], config["sample_size"]),
-            "perceptual_weight": 0.0,
-            "adversarial": AdversarialSettings(disc_weight=0.0),
-            **arguments,
-        }
-    )
+    encoder = ConvEncoder(config["in_channels"], attention_levels=_levels(config["down_block_types"]), **sizes)
+    decoder = ConvDecoder(config["out_channels"], attention_levels=_levels(config["up_block_types"][::-1]), **sizes)
+    quantizer = loaded_codebook(config["num_vq_embeddings"], config["vq_embed_dim"] or config["latent_channels"])
+    model = loaded_vqgan(encoder, decoder, quantizer, config["sample_size"], arguments)
     _check_groups(model, config["norm_num_groups"])
-    put_in(model, {**diffusers_keys(model), **CODEBOOK}, state, folder)
+    load_weights(model, {**diffusers_keys(model), **CODEBOOK}, state, folder)
     return model.eval()
 
 
@@ -107,9 +89,9 @@ def save_diffusers(model: VQVAE | VQGAN, folder: str | Path) -> None:
     """Write ``model`` as ``config.json`` and ``diffusion_pytorch_model.safetensors``, which ``VQModel`` reads.
 
     Args:
-        model: A VQGAN or VQVAE of ``ConvEncoder``, ``ConvDecoder`` and ``VectorQuantizer``. What only training needs
+        model: A VQGAN or VQVAE of ``ConvEncoder``, ``ConvDecoder`` and ``VectorQuantizer``. The training state
             (discriminator, statistics of the codebook) is left out.
-        folder: Made if it is not there.
+        folder: Created if it does not exist.
 
     Raises:
         UserError: If the model has parts that ``VQModel`` lacks, or the folder cannot be written.
@@ -117,13 +99,13 @@ def save_diffusers(model: VQVAE | VQGAN, folder: str | Path) -> None:
     Example:
         >>> import tempfile
         >>> folder = Path(tempfile.mkdtemp())
-        >>> save_diffusers(VQGAN(perceptual_weight=0.0, disc_weight=0.0), folder)
+        >>> save_diffusers(VQGAN(perceptual_weight=0.0), folder)
         >>> sorted(file.name for file in folder.iterdir())
         ['config.json', 'diffusion_pytorch_model.safetensors']
     """
     keys = diffusers_keys(model)
     config = _config_of(model)
-    state = take_out(model, keys)
+    state = named_weights(model, keys)
     for name, value in state.items():
         if re.search(r"\.to_(q|k|v|out\.0)\.weight$", name):
             state[name] = value[..., 0, 0].contiguous()  # a 1x1 convolution to a matrix
@@ -137,19 +119,20 @@ def save_diffusers(model: VQVAE | VQGAN, folder: str | Path) -> None:
 
 def _config_of(model: VQVAE | VQGAN) -> dict[str, Any]:
     encoder, decoder, quantizer = model.encoder, model.decoder, model.quantizer
-    assert isinstance(encoder, ConvEncoder)  # diffusers_keys has seen to it
+    assert isinstance(encoder, ConvEncoder)  # checked by diffusers_keys
     assert isinstance(decoder, ConvDecoder)
-    shared = ("base_channels", "channel_multipliers", "num_res_blocks", "z_channels", "attention")
-    for name in shared:
+    for name in ("base_channels", "channel_multipliers", "num_res_blocks", "z_channels", "attention"):
         ends = [list(v) if isinstance(v, tuple) else v for v in (n.init_args[name] for n in (encoder, decoder))]
         if ends[0] != ends[1]:
-            raise UserError(f"a VQModel has one {name} for encoder and decoder, the model has {ends[0]} and {ends[1]}")
+            raise UserError(
+                f"{name} must be the same in encoder and decoder for a VQModel, got {ends[0]} and {ends[1]}"
+            )
     if not isinstance(quantizer, VectorQuantizer):
-        raise UserError(f"a VQModel has a VectorQuantizer, the model a {type(quantizer).__name__}")
+        raise UserError(f"quantizer must be a VectorQuantizer for a VQModel, got {type(quantizer).__name__}")
     if decoder.init_args["out_activation"] is not None:
-        raise UserError(f"a VQModel has no out_activation, the decoder {decoder.init_args['out_activation']}")
+        raise UserError(f"out_activation must be None for a VQModel, got {decoder.init_args['out_activation']}")
     if model.value_range.kind != "signed":
-        raise UserError(f"a VQModel takes images in [-1, 1], the model has value_range {model.value_range.kind}")
+        raise UserError(f"value_range must be signed for a VQModel, got {model.value_range.kind}")
     groups = next(layer.num_groups for layer in model.modules() if isinstance(layer, nn.GroupNorm))
     _check_groups(model, groups)
     levels, blocks, attention, down = layout(encoder)
@@ -177,53 +160,51 @@ def _read_config(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text())
     except FileNotFoundError:
-        raise UserError(f"{path} does not exist: give the folder of a VQModel, which holds it") from None
+        raise UserError(f"folder must hold a VQModel, {path} does not exist") from None
     except (ValueError, OSError) as error:
-        raise UserError(f"{path} is no readable JSON file ({type(error).__name__})") from None
+        raise UserError(f"folder must hold a VQModel, {path} is not a JSON file ({type(error).__name__})") from None
     if not isinstance(found, dict) or found.get("_class_name", "VQModel") != "VQModel":
         name = found.get("_class_name") if isinstance(found, dict) else None
-        raise UserError(f"{path} describes a {name}, and vqlab reads VQModel alone")
+        raise UserError(f"folder must hold a VQModel, {path} describes a {name}")
     config = {**DEFAULTS, **found}
     for name in ("act_fn", "norm_type", "lookup_from_codebook"):
         if config[name] != DEFAULTS[name]:
-            raise UserError(f"{path} has {name}={config[name]}, and vqlab has {DEFAULTS[name]} alone")
+            raise UserError(f"{name} must be {DEFAULTS[name]}, {path} has {config[name]}")
     widths = config["block_out_channels"]
     if any(width % widths[0] for width in widths):
-        raise UserError(f"{path} has block_out_channels={widths}, and vqlab has multiples of the first alone")
+        raise UserError(f"block_out_channels must be multiples of the first, {path} has {widths}")
     for name, types in (("down_block_types", DOWN), ("up_block_types", UP)):
         if len(config[name]) != len(widths) or not set(config[name]) <= set(types.values()):
-            raise UserError(f"{path} has {name}={config[name]}: expected {len(widths)} of {', '.join(types.values())}")
+            raise UserError(f"{name} must be {len(widths)} of {', '.join(types.values())}, {path} has {config[name]}")
     return config
 
 
 def _read_weights(folder: Path) -> dict[str, Tensor]:
     path = next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
     if path is None:
-        raise UserError(f"{folder} holds neither {WEIGHTS[0]} nor {WEIGHTS[1]}: give the folder of a VQModel")
+        raise UserError(f"folder must hold {WEIGHTS[0]} or {WEIGHTS[1]}, {folder} holds neither")
     try:
-        content: Any = (
-            load_file(path)
-            if path.suffix == ".safetensors"
-            else torch.load(path, map_location="cpu", weights_only=True)
-        )
-    except (SafetensorError, Exception) as error:  # damaged files make the readers raise errors of a dozen kinds
-        raise UserError(f"{path} is no readable file of weights ({type(error).__name__}): use another") from error
+        if path.suffix == ".safetensors":
+            content: Any = load_file(path)
+        else:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # damaged files make the readers raise errors of a dozen kinds
+        raise UserError(f"{path} is not a readable file of weights ({type(error).__name__})") from error
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise UserError(f"{path} holds no state dict: use another file")
+        raise UserError(f"{path} holds no state dict")
     old = re.compile(rf"\.({'|'.join(OLD)})\.(weight|bias)$")
     return {old.sub(lambda m: f".{OLD[m[1]]}.{m[2]}", str(key)): value for key, value in content.items()}
 
 
-def _levels(types: list[str], names: dict[bool, str]) -> tuple[int, ...]:
-    return tuple(level for level, name in enumerate(types) if name == names[True])
+def _levels(types: list[str]) -> tuple[int, ...]:
+    return tuple(level for level, name in enumerate(types) if name.startswith("Attn"))
 
 
 def _check_groups(model: VQVAE | VQGAN, groups: int) -> None:
     """Raise UserError unless each norm of the model has ``groups`` groups; vqlab's depend on the width."""
     for layer in (*model.encoder.modules(), *model.decoder.modules()):
         if isinstance(layer, nn.GroupNorm) and layer.num_groups != groups:
-            width = layer.num_channels
             raise UserError(
-                f"a VQModel has one norm_num_groups, here {groups}, and vqlab {math.gcd(32, width)} at {width} "
-                "channels: take multiples of 32"
+                f"norm_num_groups must be the same in all norms of a VQModel, got {groups}, and vqlab has "
+                f"{layer.num_groups} at {layer.num_channels} channels: use multiples of 32"
             )

@@ -7,11 +7,12 @@ import torch
 from torch import Tensor
 
 from vqlab.errors import UserError, read_error
-from vqlab.interop.names import put_in, taming_keys
+from vqlab.interop.names import load_weights, taming_keys
 from vqlab.models.adversarial import AdversarialSettings
 from vqlab.models.vq.vqgan import VQGAN
 from vqlab.nn.autoencoders.conv import ConvDecoder, ConvEncoder
 from vqlab.nn.image_format import ImageFormat
+from vqlab.quantizers.base import Quantizer
 from vqlab.quantizers.gumbel import GumbelQuantizer
 from vqlab.quantizers.vector import VectorQuantizer
 
@@ -27,13 +28,13 @@ GUMBEL = {
 def load_taming(path: str | Path, **arguments: Any) -> VQGAN:
     """Load a checkpoint of taming's ``VQModel`` or ``GumbelVQ`` as a VQGAN, in eval mode on the CPU.
 
-    Sizes are read off the weights, so the YAML file beside the checkpoint is not needed. The loss's weights (LPIPS and
-    discriminator) and the training's state are left out; no code in the file is run.
+    Sizes are read from the shapes of the weights, so the YAML file beside the checkpoint is not needed. The weights of
+    the loss (LPIPS and discriminator) and the training state are left out; no code in the file is run.
 
     Args:
         path: The ``.ckpt`` file, Lightning's (``{"state_dict": ...}``) or a bare state dict.
-        **arguments: Further arguments of ``VQGAN``, such as ``images`` (of size 256 here), or ``adversarial``
-            and ``perceptual_weight`` (both of weight 0 here) to train on.
+        **arguments: Further arguments of ``VQGAN``, such as ``images`` (of size 256 here), ``adversarial`` and
+            ``perceptual_weight`` (both 0 here) to train on.
 
     Shape:
         As for ``VQGAN``; images in [-1, 1].
@@ -52,30 +53,33 @@ def load_taming(path: str | Path, **arguments: Any) -> VQGAN:
         num, dim = state["quantize.embed.weight" if gumbel else "quantize.embedding.weight"].shape
     except (KeyError, ValueError, IndexError) as error:
         raise UserError(
-            f"{path} holds no VQ-GAN of taming-transformers ({error}): give a .ckpt file of its VQModel or GumbelVQ"
+            f"path must be a checkpoint of taming's VQModel or GumbelVQ, {path} holds no VQ-GAN ({error})"
         ) from error
-    model = VQGAN(
-        **{
-            "encoder": encoder,
-            "decoder": decoder,
-            "quantizer": GumbelQuantizer(num, dim) if gumbel else trained_codebook(num, dim),
-            "images": ImageFormat(encoder.in_channels, IMAGE_SIZE),
-            "perceptual_weight": 0.0,
-            "adversarial": AdversarialSettings(disc_weight=0.0),
-            **arguments,
-        }
-    )
-    put_in(model, {**taming_keys(model), **(GUMBEL if gumbel else CODEBOOK)}, state, path)
+    quantizer = GumbelQuantizer(num, dim) if gumbel else loaded_codebook(num, dim)
+    model = loaded_vqgan(encoder, decoder, quantizer, IMAGE_SIZE, arguments)
+    load_weights(model, {**taming_keys(model), **(GUMBEL if gumbel else CODEBOOK)}, state, path)
     return model.eval()
 
 
-def trained_codebook(num_embeddings: int, embedding_dim: int) -> VectorQuantizer:
-    """Return a quantizer whose codebook is about to be loaded: nothing to initialise, nothing to revive."""
+def loaded_vqgan(
+    encoder: ConvEncoder, decoder: ConvDecoder, quantizer: Quantizer, image_size: int, arguments: dict[str, Any]
+) -> VQGAN:
+    """Return a VQGAN whose weights are about to be loaded; it needs no losses unless it is trained on."""
+    defaults = {
+        "images": ImageFormat(encoder.in_channels, image_size),
+        "perceptual_weight": 0.0,
+        "adversarial": AdversarialSettings(disc_weight=0.0),
+    }
+    return VQGAN(encoder=encoder, decoder=decoder, quantizer=quantizer, **{**defaults, **arguments})
+
+
+def loaded_codebook(num_embeddings: int, embedding_dim: int) -> VectorQuantizer:
+    """Return a quantizer whose codebook is about to be loaded: without data-dependent initialisation and revival."""
     return VectorQuantizer(num_embeddings, embedding_dim, codebook_update="loss", init="uniform", revive_after=None)
 
 
 class Inert:
-    """What stands for a class or function that a pickle names: the training's state needs some, the weights none."""
+    """Stands in for a class or function that a pickle names: only the training state needs one."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         pass
@@ -91,20 +95,20 @@ def read_taming(path: str | Path) -> dict[str, Tensor]:
         UserError: If the file is missing, damaged, or holds no state dict.
     """
     if not Path(path).is_file():
-        raise UserError(f"checkpoint {path} does not exist: give taming's .ckpt file")
+        raise UserError(f"path must be taming's .ckpt file, {path} does not exist")
     try:
-        # Old Lightning wrote classes as keys of its callbacks' states.
+        # Old Lightning used classes as keys of its callbacks' states.
         unknown = torch.serialization.get_unsafe_globals_in_checkpoint(path)
         with torch.serialization.safe_globals([(Inert, name) for name in unknown]):
             content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch's unpickler raises whatever the damaged bytes lead it to
         reason = (str(error).splitlines() or [""])[0][:160] or type(error).__name__
-        message = f"checkpoint {path} is damaged or no checkpoint ({reason}): use another file"
-        raise read_error(f"checkpoint {path}", error, message) from None
+        message = f"path must be taming's .ckpt file, {path} is damaged or not a checkpoint ({reason})"
+        raise read_error(path, error, message) from None
     if isinstance(content, dict):
         content = content.get("state_dict", content)
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise UserError(f"{path} holds no state dict: give taming's .ckpt file")
+        raise UserError(f"path must be taming's .ckpt file, {path} holds no state dict")
     return {str(key): value for key, value in content.items() if not str(key).startswith("loss.")}
 
 
@@ -127,11 +131,11 @@ def _decoder(state: dict[str, Tensor]) -> ConvDecoder:
 
 
 def _sizes(state: dict[str, Tensor], net: str, way: str) -> dict[str, Any]:
-    """Return what encoder and decoder have in common."""
+    """Return the arguments that encoder and decoder share."""
     levels = range(_count(state, f"{net}.{way}"))
     widths = [state[f"{net}.{way}.{level}.block.0.conv1.weight"].shape[0] for level in levels]
     if any(width % widths[0] for width in widths):
-        raise ValueError(f"the widths {widths} of {net} are no multiples of the first")
+        raise ValueError(f"the widths {widths} of {net} are not multiples of the first")
     return {
         "base_channels": widths[0],
         "channel_multipliers": tuple(width // widths[0] for width in widths),
@@ -141,7 +145,7 @@ def _sizes(state: dict[str, Tensor], net: str, way: str) -> dict[str, Any]:
 
 
 def _count(state: dict[str, Tensor], place: str) -> int:
-    """Return how many numbers follow ``place`` in the keys."""
+    """Return the number of modules in the list ``place``."""
     numbers = {key[len(place) + 1 :].split(".")[0] for key in state if key.startswith(place + ".")}
     if not numbers:
         raise KeyError(f"{place}.0")

@@ -2,7 +2,7 @@ from .codes.entropy import ProposalEntropy as ProposalEntropy
 from .codes.statistics import CodeStatistics as CodeStatistics
 from .codes.usage import CodebookUsage as CodebookUsage
 from .images.frechet import FrechetDistance as FrechetDistance
-from .images.glyph_distance import Glyphs as Glyphs
+from .images.glyph_distance import GlyphDistance as GlyphDistance
 from .images.psnr import psnr as psnr
 from .images.ssim import ssim as ssim
 from .topics.clusters import TopicClusters as TopicClusters

@@ -1,7 +1,4 @@
-"""How near a reconstructed signal is to the original: for each window and channel.
-
-Shapes: x_hat and x (B, C, L); figures (B, C).
-"""
+"""Distances of reconstructed signals: x_hat and x (B, C, L) -> (B, C)."""
 
 import torch
 from torch import Tensor
@@ -23,13 +20,7 @@ def snr(x_hat: Tensor, x: Tensor) -> Tensor:
 
 
 def correlation(x_hat: Tensor, x: Tensor) -> Tensor:
-    """Return Pearson's correlation, 0 where either signal is constant.
-
-    Example:
-        >>> x = torch.tensor([[[1.0, 2.0, 4.0]]])
-        >>> round(correlation(3 - 2 * x, x).item(), 4)
-        -1.0
-    """
+    """Return Pearson's correlation, 0 where either signal is constant."""
     a, b = (signal - signal.mean(-1, keepdim=True) for signal in (x_hat, x))
     size = a.square().sum(-1).sqrt() * b.square().sum(-1).sqrt()
     return torch.where(size > TINY, (a * b).sum(-1) / size.clamp_min(TINY), 0.0)
@@ -38,12 +29,7 @@ def correlation(x_hat: Tensor, x: Tensor) -> Tensor:
 def spectral_convergence(x_hat: Tensor, x: Tensor) -> Tensor:
     """Return | |S^| - |S| | / | S |, Frobenius norms of the short-time spectra (Arik et al. 2018, arXiv:1808.06719).
 
-    It hears smoothing that the squared error forgives. Hann windows of 64 samples, every 16.
-
-    Example:
-        >>> x = torch.randn(1, 1, 256)
-        >>> round(spectral_convergence(0.5 * x, x).item(), 4)
-        0.5
+    Sensitive to smoothing, unlike the squared error. Hann windows of 64 samples, every 16.
     """
     window = torch.hann_window(min(WINDOW, x.shape[-1]), device=x.device)
     spectra = []

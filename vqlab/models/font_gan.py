@@ -10,7 +10,7 @@ from vqlab.errors import UserError
 from vqlab.losses.adversarial import ADVERSARIAL
 from vqlab.losses.glyph import eased, is_ahead, total_variation
 from vqlab.losses.perceptual import Perceptual
-from vqlab.metrics.images.glyph_distance import Glyphs
+from vqlab.metrics.images.glyph_distance import GlyphDistance
 from vqlab.models.model import Model
 from vqlab.nn.gan.glyph_discriminator import GlyphDiscriminator, check_fit
 from vqlab.nn.unet import UNet, check_styles
@@ -36,7 +36,7 @@ class FontGAN(Model):
     networks alternate at each batch, the discriminator first; ``global_step`` counts batches.
 
     A low generator loss is no merit: it is relative to a discriminator that moves. Evaluation therefore asks how much
-    nearer held-out glyphs come to the target than the source is (:class:`~vqlab.metrics.images.glyph_distance.Glyphs`).
+    nearer held-out glyphs come to the target than the source is (:class:`~vqlab.metrics.GlyphDistance`).
 
     For fine-tuning at a tenth of the rate, resume with ``--ckpt_path`` and a lower ``lr``, or let a schedule of kind
     ``step`` with gamma 0.1 and final_factor 0.1 come to the tenth at ``decay_steps``.
@@ -131,7 +131,7 @@ class FontGAN(Model):
         if perceptual_weight:
             self.perceptual = perceptual or Perceptual()
             self.perceptual.check_size(image_size, image_size)
-        self.glyphs = Glyphs()
+        self.glyphs = GlyphDistance()
 
     # What a user calls
 

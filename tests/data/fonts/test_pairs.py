@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 import torch
 
+from tests.helpers.bare import BARE
+from tests.helpers.refusal import refused
 from tests.helpers.toy_fonts import NOTDEF, SANS, SERIF, box, build
-from vqlab.data.fonts import glyphs
-from vqlab.data.fonts import pairs as font_pairs
-from vqlab.data.fonts.pairs import FontPairs, enlarge_and_shift
-from vqlab.errors import UserError
+from vqlab.data.fonts.glyphs import Glyphs
+from vqlab.data.fonts.pairs import FontPairs, enlarge_and_shift, group_by_outline, split_groups
 from vqlab.fonts import font_file
 from vqlab.fonts.draw import render
 
@@ -96,11 +96,6 @@ def test_what_the_target_lacks_is_there_to_predict(fonts, caplog):
     assert only.train_size == 0
     only.setup("predict")
     assert len(list(only.predict_dataloader())) == 2
-    with pytest.raises(UserError, match=r"From and To share no characters of the charset, too few to train on"):
-        only.setup("fit")
-    full = pairs(fonts, charset="U+6E-82")
-    with pytest.raises(UserError, match=r"To lacks nothing of the charset: set --data.charset"):
-        full.predict_dataloader()
 
 
 def test_several_targets_are_styles(fonts, tmp_path):
@@ -141,19 +136,6 @@ def test_limit_keeps_what_is_held_out(fonts):
     assert pairs(fonts, limit=1000).train_size == whole.train_size
 
 
-def test_a_second_start_draws_nothing(fonts, tmp_path, monkeypatch):
-    cache = str(tmp_path / "cache")
-    first = pairs(fonts, cache=cache)
-    _ = first.missing
-    monkeypatch.setattr(glyphs, "draw", None)
-    again = pairs(fonts, cache=cache)
-    assert (again.characters, again.missing) == (first.characters, first.missing)
-    assert torch.equal(
-        again.load_train_val()[1].__getitems__([0, 1])["target"],
-        first.load_train_val()[1].__getitems__([0, 1])["target"],
-    )
-
-
 def test_em_scale_follows_the_fonts_not_the_charset(tmp_path):
     wide = {0x4E00 + number: bar(number) for number in range(20)} | {65: bar(30)}
     other = {0x4E00 + number: bar(number, 50) for number in range(20)} | {65: bar(30, 50)}
@@ -190,95 +172,33 @@ def test_augmentation_moves_pairs_alike_and_is_seeded():
 
 
 class Watch(lightning.LightningModule):
+    """Keeps the batches that it gets."""
+
     def __init__(self):
         super().__init__()
-        self.weight = torch.nn.Parameter(torch.zeros(1))
-        self.seen = []
+        self.automatic_optimization, self.batches = False, []
 
     def training_step(self, batch, batch_idx):
-        self.seen.append(batch)
-        return self.weight.sum()
+        self.batches.append(batch)
 
-    def validation_step(self, batch, batch_idx):
-        self.seen.append(batch)
+    validation_step = training_step
 
     def configure_optimizers(self):
-        return torch.optim.SGD(self.parameters(), 0.1)
+        return None
 
 
 def test_only_training_batches_are_augmented(fonts):
-    def run(**arguments):
+    def batches(**arguments):
         model = Watch()
-        options = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "barebones": False}
-        trainer = lightning.Trainer(
-            max_epochs=1,
-            limit_train_batches=2,
-            limit_val_batches=1,
-            num_sanity_val_steps=0,
-            accelerator="cpu",
-            enable_model_summary=False,
-            **options,
-        )
-        trainer.fit(model, pairs(fonts, **arguments))
-        return model.seen
+        limits = {"max_epochs": 1, "limit_train_batches": 2, "limit_val_batches": 1, "num_sanity_val_steps": 0}
+        lightning.Trainer(**BARE, **limits).fit(model, pairs(fonts, **arguments))
+        return model.batches
 
-    plain, augmented, again = run(), run(augment=True), run(augment=True)
+    plain, augmented, again = batches(), batches(augment=True), batches(augment=True)
     for step, (a, b, c) in enumerate(zip(plain, augmented, again, strict=True)):
         assert torch.equal(a["char"], b["char"])
         assert torch.equal(b["source"], c["source"])
         assert torch.equal(a["source"], b["source"]) == torch.equal(a["target"], b["target"]) == (step == 2)
-
-
-def test_few_pairs_warn(fonts, caplog):
-    with caplog.at_level(logging.WARNING):
-        pairs(fonts).setup("fit")
-        assert "characters are in both fonts" not in caplog.text
-        pairs(fonts, charset="U+6E-82").setup("fit")
-    assert "only 21 characters are in both fonts: a style needs hundreds; set --data.charset wider" in caplog.text
-
-
-def test_bad_input_is_one_line(fonts, tmp_path):
-    source, target = fonts
-    text = tmp_path / "text.ttf"
-    text.write_text("no font")
-    other = build(tmp_path / "other.ttf", {0x3042: bar(1), 0x3044: bar(2)}, family="Else")
-    variable = build(tmp_path / "variable.ttf", {c: bar(c) for c in range(60, 70)}, weights=(300, 400, 700))
-    copy = tmp_path / "copy.ttf"
-    copy.write_bytes((tmp_path / "source.ttf").read_bytes())
-    broken = tmp_path / "set.txt"
-    broken.write_bytes(b"abc\n\xff\xfe\n")
-    cases = [
-        ({"source": str(text), "target": target}, r"text.ttf is not a font .*set --data.source"),
-        ({"source": source, "target": [target, str(text)]}, r"text.ttf is not a font .*set --data.target"),
-        ({"source": source}, r"target is not given: set --data.target to a font file"),
-        ({"target": target}, r"source is not given: set --data.source"),
-        ({"source": source, "target": []}, r"target is not given"),
-        ({"source": source, "target": target, "charset": "jis1"}, r"source.ttf has none of the 2,965 characters"),
-        ({"source": source, "target": source}, r"have the same outlines, and a pair of them is the identity"),
-        ({"source": source, "target": str(copy)}, r"have the same outlines"),
-        ({"source": source, "target": target, "weight": 700}, r"weight 700 cannot be chosen, for no font has several"),
-        ({"source": variable, "target": target, "weight": 900}, r"from 300 to 700, not 900: set --data.weight=700"),
-        ({"charset": str(broken)}, r"line 2 of .*set.txt is not UTF-8"),
-        ({"image_size": 100}, r"image_size must be a power of two from 16 to 1024, got 100: set --data.image_size=128"),
-        ({"limit": 0}, r"limit must be at least 1, got 0"),
-        ({"val_fraction": 0.0}, r"val_fraction 0.0 and test_fraction 0.1 leave no training characters"),
-        ({"val_fraction": 0.6, "test_fraction": 0.4}, r"leave no training characters"),
-        ({"em_scale": 2.0, "charset": "ascii"}, r"em_scale must be above 0 and at most 1, got 2.0: set --data"),
-        ({"batch_size": 0}, r"batch_size must be at least 1"),
-    ]  # fmt: skip
-    for arguments, message in cases:
-        with pytest.raises(UserError, match=message) as error:
-            FontPairs(**{"cache": None, **arguments})
-        assert "\n" not in str(error.value)
-    apart = FontPairs(source, other, cache=None)
-    with pytest.raises(
-        UserError, match=r"From and Else share no characters of the charset.*set --data.charset=auto, or"
-    ):
-        apart.setup("fit")
-    with pytest.raises(UserError, match=r"2 training pairs of characters fill no batch of 4.*set --data.batch_size=2"):
-        pairs(fonts, charset="U+6E-71").setup("fit")
-    with pytest.raises(UserError, match=r"FontPairs has no test pairs of characters: set --data.test_fraction"):
-        pairs(fonts, test_fraction=0.0).test_dataloader()
 
 
 def test_weights_of_variable_fonts(tmp_path):
@@ -288,10 +208,6 @@ def test_weights_of_variable_fonts(tmp_path):
     light, bold = (pairs((source, target), weight=weight).load_train_val()[1] for weight in (300, 700))
     assert torch.equal(light[0]["target"], bold[0]["target"])
     assert light[0]["source"].sum() < bold[0]["source"].sum() or not torch.equal(light[0]["source"], bold[0]["source"])
-
-
-def test_embedded_fonts_need_no_files():
-    assert font_pairs.open_fonts(None, None, None)[0].name == "DejaVu Sans"
 
 
 def test_a_variable_target_is_tried_before_the_training(tmp_path, monkeypatch):
@@ -305,6 +221,96 @@ def test_a_variable_target_is_tried_before_the_training(tmp_path, monkeypatch):
 
     pairs((source, target)).setup("fit")
     monkeypatch.setattr(font_file, "instantiateVariableFont", fail)
-    with pytest.raises(UserError, match=r"cannot be made a static TrueType font.*--data.target"):
+    with refused("target must be a font that can be made static TrueType"):
         pairs((source, target)).setup("fit")
     pairs((source, target)).setup("validate")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"source": "text.ttf"}, "source must be a TTF, OTF or WOFF2 file, text.ttf is not a font"),
+        ({"target": ["target.ttf", "text.ttf"]}, "target must be a TTF, OTF or WOFF2 file, text.ttf is not a font"),
+        ({"target": None}, "target must be a font file, got none"),
+        ({"source": None}, "source must be a font file, got none"),
+        ({"target": []}, "target must be a font file, got none"),
+        ({"charset": "jis1"}, "charset must hold characters of source.ttf, which has none of the 2,965 in jis1"),
+        ({"target": "source.ttf"}, "target must be another font than source, source.ttf and source.ttf have the same"),
+        ({"target": "copy.ttf"}, "target must be another font than source, copy.ttf and source.ttf have the same"),
+        ({"weight": 700.0}, "weight must be null where no font is variable, got 700"),
+        ({"source": "variable.ttf", "weight": 900.0}, "weight must be from 300 to 700 for variable.ttf, got 900"),
+        ({"image_size": 100}, "image_size must be 16 or 32 or 64"),
+        ({"limit": 0}, "limit must be at least 1"),
+        ({"val_fraction": 0.0}, "val_fraction must be in (0, 1), got 0.0"),
+        ({"val_fraction": 0.6, "test_fraction": 0.4}, "must add up to less than 1, got 0.6 + 0.4"),
+        ({"em_scale": 2.0}, "em_scale must be in (0, 1] or None, got 2.0"),
+    ],
+)
+def test_bad_arguments_are_refused(fonts, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "text.ttf").write_text("no font")
+    (tmp_path / "copy.ttf").write_bytes((tmp_path / "source.ttf").read_bytes())
+    build("variable.ttf", {c: bar(c) for c in range(60, 70)}, weights=(300, 400, 700))
+    with refused(message):
+        FontPairs(**{"source": "source.ttf", "target": "target.ttf", "cache": None, **arguments})
+
+
+def test_too_few_characters(fonts, caplog):
+    pairs(fonts).setup("fit")
+    assert "characters are in both fonts" not in caplog.text
+    few = pairs(fonts, charset="U+6E-82")
+    few.setup("fit")
+    assert "only 21 characters are in both fonts: a style needs hundreds, set a larger charset" in caplog.text
+    with refused("charset must hold characters that To lacks"):
+        few.predict_dataloader()
+    with refused("charset must hold more characters that From and To share, they share 0"):
+        pairs(fonts, charset="U+C8-D2").setup("fit")
+    with refused("2 training pairs of characters fill no batch of 4"):
+        pairs(fonts, charset="U+6E-71").setup("fit")
+    with refused("FontPairs has no test pairs of characters: set test_fraction"):
+        pairs(fonts, test_fraction=0.0).test_dataloader()
+
+
+# Splits
+
+
+def font_with(outlines):
+    """A font in which each character has the outline with this number."""
+    codes = np.array(sorted(outlines), np.uint32)
+    keys = np.array([outlines[code] for code in codes.tolist()], np.uint64)
+    return Glyphs(codes, keys, np.zeros(len(codes), np.uint8), np.zeros(len(codes), np.float32), np.zeros(0))
+
+
+def test_characters_are_grouped_over_all_fonts():
+    source = font_with({1: 10, 2: 10, 3: 11, 4: 12, 5: 13, 6: 14, 9: 10})
+    target = font_with({1: 20, 2: 21, 3: 21, 4: 22, 6: 22})  # links 3 to 2, and so to 1; has no 5
+    groups = group_by_outline([1, 2, 3, 4, 5, 6], [source, target])
+    assert groups[0] == groups[1] == groups[2]
+    assert groups[3] == groups[5]
+    assert len(set(groups.tolist())) == 3
+
+
+@pytest.mark.parametrize("fractions", [(0.1, 0.1), (0.25, 0.0), (0.3, 0.2)])
+def test_splits_hold_whole_groups_in_about_the_fractions(fractions):
+    rng = np.random.default_rng()
+    groups = np.unique(rng.integers(0, 300, 400), return_inverse=True)[1]
+    parts = split_groups(groups, *fractions, seed=3)
+    assert set(parts) == {"train", "val", "test"} - ({"test"} if not fractions[1] else set())
+    assert np.sort(np.concatenate(list(parts.values()))).tolist() == list(range(400))
+    inside = [set(groups[part].tolist()) for part in parts.values()]
+    assert sum(map(len, inside)) == len(set().union(*inside))
+    for name, fraction in zip(("val", "test"), fractions, strict=True):
+        if fraction:
+            assert 0 <= len(parts[name]) - fraction * 400 < np.bincount(groups).max()
+    again, other = split_groups(groups, *fractions, seed=3), split_groups(groups, *fractions, seed=4)
+    assert all(np.array_equal(again[name], parts[name]) for name in parts)
+    assert not np.array_equal(other["val"], parts["val"])
+
+
+@pytest.mark.parametrize("count", range(6))
+def test_each_split_gets_a_group_or_there_is_none(count):
+    for fraction in (0.1, 0.45):
+        parts = split_groups(np.arange(count), fraction, fraction, seed=0)
+        assert [len(part) > 0 for part in parts.values()] == [True] * (3 if count >= 3 else 0)
+    large = np.array([0] * 50 + [1, 2])  # a group as large as that may be drawn first
+    assert all(len(part) for seed in range(9) for part in split_groups(large, 0.1, 0.1, seed).values())

@@ -176,7 +176,7 @@ def test_split_is_seeded_and_disjoint():
     ("arguments", "message"),
     [
         ({"batch_size": 0}, r"batch_size must be at least 1, got 0: set --data.batch_size=128"),
-        ({"value_range": "tanh"}, r"got 'tanh': set --data.value_range=signed"),
+        ({"value_range": "tanh"}, r"value_range must be 'unit' or 'signed' or 'standardized', got 'tanh'"),
         ({"num_workers": -1}, r"--data.num_workers=0"),
         ({"seed": -1}, r"--data.seed=0"),
         ({"image_size": 0}, r"--data.image_size=32"),

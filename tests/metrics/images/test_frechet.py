@@ -1,4 +1,4 @@
-"""The Frechet distance against scipy's matrix root, on one process and on two, and what is refused."""
+"""The Frechet distance against scipy's matrix root."""
 
 import copy
 
@@ -10,12 +10,10 @@ import torchvision
 from torch import nn
 
 from tests.helpers.refusal import refused
-from tests.helpers.two_ranks import on_two_ranks
-from vqlab.metrics.images import frechet
-from vqlab.metrics.images.frechet import FrechetDistance, frechet_distance, gaussian
+from vqlab.metrics.images.frechet import FrechetDistance, Inception, frechet_distance, gaussian
 from vqlab.nn.frozen import Frozen
 
-BATCH, CHANNELS = 8, 512
+CHANNELS = 512
 
 
 def rand(*shape, seed):
@@ -33,8 +31,8 @@ def scipys(x, y):
     return ((m - n) ** 2).sum() + np.trace(c + d - 2 * root)
 
 
-def pixels(metric):
-    """Replace the network by one whose features are easily had: some of the pixels."""
+def with_pixels(metric):
+    """Replace the network by one whose features are some of the pixels."""
 
     class Pixels(nn.Module):
         def forward(self, x):
@@ -70,21 +68,18 @@ def test_singular_covariances_keep_the_precision(scale):
     assert distance(x @ basis.T, y @ basis.T) == pytest.approx(scipys(x, y), rel=1e-9)
 
 
-def test_covariances_of_which_one_is_singular_or_nothing():
+def test_one_singular_covariance_or_fewer_images_than_features():
     x, y = rand(100, 6, seed=1), rand(100, 6, seed=2)
     flat = x.clone()
     flat[:, 3:] = 0
-    assert distance(flat, y) == pytest.approx(scipys(flat, y), rel=1e-5)  # the reference's root is that good
+    assert distance(flat, y) == pytest.approx(scipys(flat, y), rel=1e-5)  # the accuracy of the reference
     constant = torch.full((100, 6), 0.3, dtype=torch.float64)
     expected = (y.mean(0) - 0.3).square().sum() + y.var(0).sum()
     assert distance(constant, y) == pytest.approx(expected.item(), rel=1e-9)
     assert distance(constant, constant) == pytest.approx(0, abs=1e-12)
-
-
-def test_fewer_images_than_features():
-    x, y = rand(10, 64, seed=1), rand(12, 64, seed=2) + 1
-    assert distance(x, y) == pytest.approx(scipys(x, y), rel=1e-4)  # of the reference, again
-    assert 0 <= distance(x, x) < 1e-9
+    few, others = rand(10, 64, seed=1), rand(12, 64, seed=2) + 1
+    assert distance(few, others) == pytest.approx(scipys(few, others), rel=1e-4)  # as above
+    assert 0 <= distance(few, few) < 1e-9
 
 
 # The metric
@@ -142,61 +137,28 @@ def test_autocast_does_not_reach_the_features(squeezenet):
     assert torch.equal(metrics[0].real_products, metrics[1].real_products)
 
 
-# Two processes
+class Network(nn.Module):
+    """What torchmetrics has where torch-fidelity is installed; its features are the pixels."""
+
+    def __init__(self, name, features_list, path):
+        super().__init__()
+        assert (name, features_list) == ("inception-v3-compat", ["2048"])
+        torch.load(path, weights_only=True)
+
+    def forward(self, x):
+        assert x.dtype == torch.uint8
+        return x.float().flatten(1)
 
 
-def on_rank(rank, world):
-    metric = pixels(FrechetDistance("vgg"))
-    for real in (True, False):
-        for batch in images(6 * BATCH, int(real)).split(BATCH)[rank::world]:
-            metric.update(batch, real=real)
-    return metric.compute().item()
-
-
-def test_two_processes_equal_one(tmp_path):
-    values = on_two_ranks(lambda rank: on_rank(rank, 2), tmp_path)
-    assert values[0] == values[1]
-    assert values[0] == pytest.approx(on_rank(0, 1), rel=1e-9)
-
-
-# Mistakes
-
-
-def test_bad_arguments_and_images_are_refused():
-    with refused("inception, vgg, alex, squeeze, squeezenet1_0", "'resnet'", "--model.frechet.init_args.net"):
-        FrechetDistance("resnet")
-    metric = pixels(FrechetDistance("vgg"))
-    with refused("(3, 32, 32)"):
-        metric.update(torch.rand(3, 32, 32), real=True)
-    with refused("4", "1 or 3 channels"):
-        metric.update(torch.rand(2, 4, 32, 32), real=True)
-    with refused("15x40", "needs 16", "--data.image_size=16", "--model.frechet=null"):
-        metric.update(torch.rand(2, 3, 15, 40), real=True)
-
-
-def test_fewer_than_two_images_are_refused():
-    metric = pixels(FrechetDistance("vgg"))
-    metric.update(images(4, 0), real=True)
-    metric.update(images(1, 0), real=False)
-    with refused("at least 2 images", "got 1", "--model.frechet=null"):
-        metric.compute()
-
-
-def test_inception_without_its_package_or_weights_is_one_line(monkeypatch, tmp_path):
+def test_inception(monkeypatch, tmp_path):
     from torchmetrics.image import fid
 
     monkeypatch.setattr(fid, "_TORCH_FIDELITY_AVAILABLE", False)
-    with refused("pip install torch-fidelity", "--model.frechet.init_args.net", "squeezenet1_0"):
+    with refused("pip install torch-fidelity, or set net=vgg"):
         FrechetDistance().load()
-
-    class Reader(nn.Module):  # what torchmetrics has where the package is installed
-        def __init__(self, name, features_list, path):
-            super().__init__()
-            self.state = torch.load(path, weights_only=True)
-
     monkeypatch.setattr(fid, "_TORCH_FIDELITY_AVAILABLE", True)
-    monkeypatch.setattr(fid, "NoTrainInceptionV3", Reader)
-    with refused("nowhere.pth", "weights-inception-2015-12-05-6726825d.pth", "--model.frechet.init_args.backbone"):
+    monkeypatch.setattr(fid, "NoTrainInceptionV3", Network)
+    with refused("nowhere.pth does not hold the weights of Inception", "weights-inception-2015-12-05-6726825d.pth"):
         FrechetDistance(backbone="nowhere.pth").load()
 
     def offline(*args, **kwargs):
@@ -204,24 +166,9 @@ def test_inception_without_its_package_or_weights_is_one_line(monkeypatch, tmp_p
 
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "hub"))
     monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
-    with refused("no route to host", "weights-inception-2015-12-05-6726825d.pth", "--model.frechet=null"):
+    with refused("no route to host", "weights-inception-2015-12-05-6726825d.pth", "frechet=null"):
         FrechetDistance().load()
-
-
-def test_inception_gets_images_of_8_bits_rounded(monkeypatch):
-    from torchmetrics.image import fid
-
-    class Inception(nn.Module):
-        def __init__(self, name, features_list, path):
-            super().__init__()
-            assert (name, features_list, path) == ("inception-v3-compat", ["2048"], "file.pth")
-
-        def forward(self, x):
-            assert x.dtype == torch.uint8
-            return x.float().flatten(1)
-
-    monkeypatch.setattr(fid, "_TORCH_FIDELITY_AVAILABLE", True)
-    monkeypatch.setattr(fid, "NoTrainInceptionV3", Inception)
+    torch.save({}, "file.pth")
     levels = torch.arange(256.0)[None, None, None]
-    x = (levels / 255 * 2 - 1) * 0.5 + 0.5  # through the range [-1, 1] and back, which rounds some levels down
-    assert torch.equal(frechet.inception("file.pth")(x), levels.flatten(1))
+    x = (levels / 255 * 2 - 1) * 0.5 + 0.5  # through [-1, 1] and back, which rounds some levels down
+    assert torch.equal(Inception("file.pth")(x), levels.flatten(1))

@@ -1,4 +1,4 @@
-"""Each figure against loops over the topics and their words."""
+"""Overlap of topics against loops over the topics and their words."""
 
 import itertools
 import secrets
@@ -11,7 +11,6 @@ from vqlab.metrics.topics.overlap import (
     inverted_rbo,
     topic_diversity,
     topic_redundancy,
-    topic_uniqueness,
 )
 
 
@@ -31,11 +30,6 @@ def test_figures_are_those_of_loops(num_topics, n, vocab_size):
     words = draw(num_topics, n, vocab_size)
     lists = words.tolist()
     assert topic_diversity(words) == len({word for topic in lists for word in topic}) / (num_topics * n)
-
-    counts = {word: sum(word in topic for topic in lists) for word in range(vocab_size)}
-    uniqueness = [np.mean([1 / counts[word] for word in topic]) for topic in lists]
-    np.testing.assert_allclose(topic_uniqueness(words), uniqueness)
-    assert np.mean(uniqueness) == pytest.approx(topic_diversity(words))
 
     others = [np.mean([word in other for word in topic]) for topic, other in itertools.permutations(lists, 2)]
     assert topic_redundancy(words) == pytest.approx(np.mean(others))
@@ -59,9 +53,3 @@ def test_all_the_same(num_topics):
     assert topic_redundancy(words) == (0 if alone else 1)
     assert inverted_rbo(words) == pytest.approx(1 if alone else 0)
     assert duplicate_topics(words, 1.0) == dict.fromkeys(itertools.combinations(range(num_topics), 2), 1.0)
-
-
-def test_nothing_in_common():
-    words = np.random.default_rng(0).permutation(40).reshape(4, 10)
-    assert (topic_diversity(words), topic_redundancy(words), inverted_rbo(words)) == (1, 0, 1)
-    assert duplicate_topics(words, 0.01) == {}

@@ -74,13 +74,13 @@ def test_a_checkpoint_remembers_the_setting_but_not_the_network():
 def test_missing_weights_stop_a_run_before_it_begins():
     part = model(VQVAE)
     part.metrics.frechet = FrechetDistance("squeezenet1_0", backbone="nowhere.pth")
-    with refused("nowhere.pth", "--model.frechet.init_args.backbone"):
+    with refused("nowhere.pth", "frechet.backbone=FILE"):
         trainer().fit(part, loader(), loader())
     assert part.global_step == 0
 
 
-@pytest.mark.parametrize(("arguments", "words"), [({"image_size": 16}, "16x16"), ({"channels": 2}, "1 or 3 channels")])
+@pytest.mark.parametrize(("arguments", "words"), [({"image_size": 16}, "16x16"), ({"channels": 2}, "channels must")])
 def test_images_that_do_not_fit_are_refused_at_once(arguments, words):
     channels = arguments.get("channels", 3)
-    with refused(words, "--model.frechet=null"):
+    with refused(words, "frechet=null"):
         build(VQVAE, SmallEncoder(channels), SmallDecoder(channels), frechet=frechet(), **arguments)

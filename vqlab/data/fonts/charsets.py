@@ -9,13 +9,12 @@ from pathlib import Path
 from vqlab.errors import UserError
 
 RANGE = re.compile(r"U\+([0-9A-F]{1,6})(?:-(?:U\+)?([0-9A-F]{1,6}))?", re.IGNORECASE)
-LAST = 0x10FFFF
 
 
 def of_codec(codec: str, first: int, last: int) -> list[int]:
     """Return the characters from ``first`` to ``last`` of a two-byte encoding."""
     texts = (pair.to_bytes(2, "big").decode(codec, "replace") for pair in range(first, last + 1))
-    return [ord(text) for text in texts if len(text) == 1 and text != "\ufffd"]  # which stands for what is none
+    return [ord(text) for text in texts if len(text) == 1 and text != "\ufffd"]  # the replacement character
 
 
 def of_script(*names: str) -> list[int]:
@@ -24,7 +23,7 @@ def of_script(*names: str) -> list[int]:
     return [code for code in letters if unicodedata.name(chr(code), "").startswith(names)]
 
 
-# Sets of ideographs and syllables are the rows of national standards, in the order of these.
+# Sets of ideographs and syllables are the rows of national standards, in their order.
 NAMED: dict[str, Callable[[], list[int]]] = {
     "ascii": lambda: list(range(0x21, 0x7F)),
     "latin": partial(of_script, "LATIN "),
@@ -55,27 +54,22 @@ def read_charset(charset: str | list[str]) -> list[int]:
     Example:
         >>> "".join(map(chr, read_charset(["U+41-43", "U+62", "ascii"])))[:8]
         'ABCb!"#$'
-        >>> {name: len(read_charset(name)) for name in ("jis1", "jis2", "gb1", "big5l1", "hangul")}
-        {'jis1': 2965, 'jis2': 3390, 'gb1': 3755, 'big5l1': 5401, 'hangul': 2350}
     """
     parts = [charset] if isinstance(charset, str) else charset
-    codes = list(dict.fromkeys(code for part in parts for code in read_part(part)))
+    codes = list(dict.fromkeys(code for part in parts for code in _read_part(part)))
     if not codes:
-        raise UserError(f"charset {charset} holds no characters: set --data.charset=auto")
+        raise UserError(f"charset must hold a character, got {charset}")
     return codes
 
 
-def read_part(part: str) -> list[int]:
-    """Return the code points of one name, range or file."""
+def _read_part(part: str) -> list[int]:
     if part in NAMED:
         return named(part)
     if part.upper().startswith("U+"):
-        return read_range(part, f"charset {part!r}")
+        return _read_range(part, "")
     if Path(part).is_file():
-        return read_file(Path(part))
-    raise UserError(
-        f"charset {part!r} is no set ({', '.join(NAMED)}), no range (U+4E00-4FFF) and no file: set --data.charset=auto"
-    )
+        return _read_file(Path(part))
+    raise UserError(f"charset must be of {', '.join(NAMED)}, ranges (U+4E00-4FFF) and text files, got {part!r}")
 
 
 @cache
@@ -84,35 +78,23 @@ def named(name: str) -> list[int]:
     return NAMED[name]()
 
 
-def read_range(text: str, where: str) -> list[int]:
-    """Return the code points of ``U+4E00-4FFF`` or ``U+4E00``.
-
-    Raises:
-        UserError: If it is none; the message starts with ``where``.
-    """
+def _read_range(text: str, where: str) -> list[int]:
     match = RANGE.fullmatch(text)
     first, last = (int(match[1], 16), int(match[2] or match[1], 16)) if match else (1, 0)
-    if not first <= last <= LAST:
-        raise UserError(f"{where} is no range of code points: write one like U+4E00-4FFF in --data.charset")
+    if not first <= last <= 0x10FFFF:
+        raise UserError(f"charset must have ranges of code points like U+4E00-4FFF, got {text[:20]!r}{where}")
     return list(range(first, last + 1))
 
 
-def read_file(path: Path) -> list[int]:
-    """Return the code points of a text file.
-
-    Raises:
-        UserError: If it cannot be read; the message names the line.
-    """
+def _read_file(path: Path) -> list[int]:
     codes: list[int] = []
     for number, line in enumerate(path.read_bytes().splitlines(), start=1):
         try:
             text = line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
         except UnicodeDecodeError as error:
-            raise UserError(
-                f"line {number} of {path} is not UTF-8: save the file as UTF-8, or set another --data.charset"
-            ) from error
+            raise UserError(f"charset must be in UTF-8, line {number} of {path} is not: save it as UTF-8") from error
         if text.upper().startswith("U+"):
-            codes += read_range(text, f"line {number} of {path}, {text[:20]!r},")
+            codes += _read_range(text, f" in line {number} of {path}")
         elif not text.startswith("# "):
             codes += [ord(character) for character in text if not character.isspace()]
     return codes

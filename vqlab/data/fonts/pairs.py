@@ -11,26 +11,28 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from lightning.pytorch.utilities import rank_zero_info
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from vqlab.data.datamodule import Batch, Split, SplitDataModule, check_fractions, require_at_least
+from vqlab.data.datamodule import Batch, Split, SplitDataModule, ValFraction
 from vqlab.data.fonts.charsets import read_charset
 from vqlab.data.fonts.glyphs import FLAWS, OUTSIDE, SOUND, Glyphs, draw_glyphs
-from vqlab.data.fonts.splits import group_by_outline, split_groups
 from vqlab.errors import UserError
-from vqlab.fonts.draw import EmBox, check_image_size
+from vqlab.fonts.draw import EmBox, EmScale, ImageSize
 from vqlab.fonts.font import Font
 from vqlab.fonts.font_file import make_static_truetype
 from vqlab.fonts.font_tables import is_wide
 from vqlab.nn.value_range import ValueRange
 from vqlab.training.data_format import Format
+from vqlab.validation import Count, NonNegativeInt, Probability
 
 EMBEDDED = ("DejaVuSans.ttf", "DejaVuSerif.ttf")  # come with matplotlib
-FEW = 50  # pairs below which a warning says so
-WIDE_SCALE, NARROW_SCALE = 0.875, 0.75  # letters of proportional fonts reach further out of the em than ideographs
+FEW = 50  # pairs below which a warning is given
+WIDE_SCALE, NARROW_SCALE = 0.875, 0.75  # letters of proportional fonts leave the em further than ideographs
 LARGER, SHIFT = 0.08, 1 / 32  # of augmentation
-SHARPEN = 1.25  # gives edges that pixels between pixels have softened their share of grey again
+SHARPEN = 1.25  # contrast that undoes the blur of interpolation
 PIXELS = ("source", "target")
 
 log = logging.getLogger(__name__)
@@ -75,25 +77,25 @@ class GlyphPairs(Split):
 class FontPairs(SplitDataModule):
     """Characters that a source and a target font both have, drawn in black on white in the same em box.
 
-    Pairs are split by character, and characters that share an outline, in whatever font, stay together, so that
-    nothing of a held-out character is learned. What is blank, looks like .notdef or leaves the image in one of the
-    fonts is left out, and counted in one line. ``predict`` gets what the target lacks. Images are drawn once, 2 bytes
-    for each pixel of a pair, and kept in ``cache``.
+    Pairs are split by character, and characters that share an outline in any font stay in one split, so that no
+    held-out glyph is trained on. Characters that are blank, look like .notdef or leave the image in one of the fonts
+    are left out and counted in one line. ``predict`` gets the characters that the target lacks. Images are drawn once,
+    2 bytes for each pixel of a pair, and kept in ``cache``.
 
     Args:
-        source: Font file (TTF, OTF, WOFF2) that has the characters; null is DejaVu Sans, which comes with matplotlib.
-        target: Font file to complete, or several, each of which is a style; null is DejaVu Serif, where source is null.
-        image_size: Height and width in pixels, a power of two.
-        charset: ``auto``, all that the source has; or ascii, latin, greek, cyrillic, kana, jis1, jis2, gb1, gb2,
+        source: Font file (TTF, OTF, WOFF2) that has the characters. Default: DejaVu Sans, which comes with matplotlib.
+        target: Font file to complete, or several, one per style. Default: DejaVu Serif, if source is the default, too.
+        image_size: Height and width in pixels.
+        charset: ``auto``, all characters of the source; or ascii, latin, greek, cyrillic, kana, jis1, jis2, gb1, gb2,
             big5l1, big5l2, hangul, a range like ``U+4E00-4FFF``, a text file; or several of these.
-        weight: Weight of the fonts that are variable; null is their default.
-        em_scale: Share of the image's side that an em takes; null is 0.875 where most shared characters are wide ones
-            of East Asia, else 0.75.
-        limit: Largest number of training characters, drawn by ``seed``; null takes all. Held-out ones stay the same.
-        val_fraction: Share of the characters kept for validation.
-        test_fraction: Share of the characters kept for test; 0 keeps none.
+        weight: Weight of the variable fonts. Default: each font's own.
+        em_scale: Ratio of the em to the image's side. Default: 0.875 where most shared characters are East Asian wide
+            ones, else 0.75.
+        limit: Largest number of training characters, drawn by ``seed``. Held-out ones stay the same.
+        val_fraction: Fraction of the characters kept for validation.
+        test_fraction: Fraction of the characters kept for test; 0 keeps none.
         augment: Enlarge each training pair by up to 8 percent, and shift it by up to 1/32 of the side.
-        cache: Folder for drawn images; null draws at each start.
+        cache: Folder for drawn images; null draws them at each start.
         batch_size: Pairs per batch and device.
         num_workers: Processes that load batches; 0 loads in the main process.
         seed: Seed of the split, of the order and of the augmentation.
@@ -103,18 +105,18 @@ class FontPairs(SplitDataModule):
         style_names: Their names.
         characters: Code points that are in a pair.
         missing: For each style the code points of the charset that the source has and the target lacks.
-        em_scale: Share of the image's side that an em takes.
+        em_scale: Ratio of the em to the image's side.
         source_font, target_fonts: The fonts.
 
     Shape:
         batch["source"], batch["target"] (B, 1, S, S) float32 from -1, ink, to 1, paper; batch["char"] (B,) int64 code
-        point; batch["style"] (B,) int64, which target; batch["density"] (B,) float32, how many edges of ink a line
-        across the source crosses on average: larger for characters with more strokes; batch["index"] (B,) int64, the
-        position in the split. Batches to predict have no target.
+        point; batch["style"] (B,) int64, index of the target; batch["density"] (B,) float32, mean number of ink edges
+        on a line across the source, larger for characters with more strokes; batch["index"] (B,) int64, the position
+        in the split. Batches to predict have no target.
 
     Raises:
-        UserError: If a file is no font, a font lacks the weight or the charset, the fonts are the same, or an argument
-            is out of range; in ``setup``, if fonts share too few characters to train on.
+        UserError: If a file is not a font, a font lacks the weight or the charset, or the fonts are the same; in
+            ``setup``, if fonts share too few characters to train on.
 
     Example:
         >>> data = FontPairs(charset="ascii", batch_size=8, cache=None)
@@ -127,7 +129,7 @@ class FontPairs(SplitDataModule):
 
     examples = "pairs of characters"
     modality = "font"
-    test_mend = "set --data.test_fraction=0.1, or use `vqlab validate`"
+    test_mend = "set test_fraction=0.1, or use `vqlab validate`"
     channels = 1
     pixel_range = ValueRange("signed")
 
@@ -135,28 +137,29 @@ class FontPairs(SplitDataModule):
         self,
         source: str | None = None,
         target: str | list[str] | None = None,
-        image_size: int = 64,
+        image_size: ImageSize = 64,
         charset: str | list[str] = "auto",
         weight: float | None = None,
-        em_scale: float | None = None,
-        limit: int | None = None,
-        val_fraction: float = 0.1,
-        test_fraction: float = 0.1,
+        em_scale: EmScale | None = None,
+        limit: Count | None = None,
+        val_fraction: ValFraction = 0.1,
+        test_fraction: Probability = 0.1,
         augment: bool = False,
         cache: str | None = "data/fonts",
-        batch_size: int = 16,
-        num_workers: int = 0,
-        seed: int = 0,
+        batch_size: Count = 16,
+        num_workers: NonNegativeInt = 0,
+        seed: NonNegativeInt = 0,
     ) -> None:
         super().__init__(batch_size, num_workers, seed)
-        check_image_size(image_size)
-        check_fractions(val_fraction, test_fraction, "characters")
-        require_at_least("limit", 1 if limit is None else limit, 1, mend=1000)
+        if val_fraction + test_fraction >= 1:
+            raise UserError(
+                f"val_fraction and test_fraction must add up to less than 1, got {val_fraction} + {test_fraction}"
+            )
         self.source_font, self.target_fonts = open_fonts(source, target, weight)
         self.image_size, self.augment, self.cache = image_size, augment, cache
         self.num_styles = len(self.target_fonts)
         self.style_names = [font.name for font in self.target_fonts]
-        if em_scale is None:  # whatever the charset, so that a trained model is shown what it knows
+        if em_scale is None:  # independent of the charset, so that a trained model meets the scale that it knows
             shared = self.source_font.characters.keys() & self.target_fonts[0].characters.keys()
             em_scale = WIDE_SCALE if 2 * sum(map(is_wide, shared)) > len(shared) else NARROW_SCALE
         self.em_scale = em_scale
@@ -165,18 +168,20 @@ class FontPairs(SplitDataModule):
         self._source = self._draw(self.source_font, sorted(set().union(*shared_by)))
         self._targets = [self._draw(font, shared) for font, shared in zip(self.target_fonts, shared_by, strict=True)]
         sound = [sorted(self._source.having(SOUND) & target.having(SOUND)) for target in self._targets]
-        self._pairs = as_pairs(sound)
-        self.characters: list[int] = np.unique(self._pairs[:, 0]).tolist()
+        pairs = as_pairs(sound)
+        self.characters: list[int] = np.unique(pairs[:, 0]).tolist()
         self._groups = group_by_outline(self.characters, [self._source, *self._targets])
-        self._split = split_groups(self._groups, val_fraction, test_fraction, seed)
-        if limit is not None and self._split:
-            order = torch.randperm(len(self._split["train"]), generator=torch.Generator().manual_seed(seed)).numpy()
-            self._split["train"] = np.sort(self._split["train"][order[:limit]])
-        self.train_size = len(self._of_split("train"))
+        split = split_groups(self._groups, val_fraction, test_fraction, seed)
+        if limit is not None and split:
+            order = torch.randperm(len(split["train"]), generator=torch.Generator().manual_seed(seed)).numpy()
+            split["train"] = split["train"][order[:limit]]
+        codes = np.array(self.characters, np.int64)
+        self._split = {name: pairs[np.isin(pairs[:, 0], codes[rows])] for name, rows in split.items()}
+        self.train_size = len(self._split.get("train", ()))
         self._report()
 
     def setup(self, stage: str | None = None) -> None:
-        """Load what the stage needs; before a training, make sure that variable fonts can be written afterwards."""
+        """Load what the stage needs; before a training, check that variable fonts can be completed afterwards."""
         super().setup(stage)
         for font in self.target_fonts if stage == "fit" else []:
             if "fvar" in font.file:
@@ -188,31 +193,32 @@ class FontPairs(SplitDataModule):
         if not self._split:
             names = f"{self.source_font.name} and {', '.join(self.style_names)}"
             raise UserError(
-                f"{names} share {count or 'no'} characters of the charset, too few to train on and hold some out: set "
-                "--data.charset=auto, or --data.source and --data.target to fonts for the same script"
+                f"charset must hold more characters that {names} share, they share {count}: set charset=auto, or fonts "
+                "of the same script"
             )
         if count < FEW:
-            log.warning(f"only {count} characters are in both fonts: a style needs hundreds; set --data.charset wider")
+            log.warning(f"only {count} characters are in both fonts: a style needs hundreds, set a larger charset")
         return self._load("train"), self._load("val")
 
     def load_test(self) -> GlyphPairs | None:
         """Return the pairs of characters kept for test, if there are any."""
-        return self._load("test") if len(self._split.get("test", ())) else None
+        return self._load("test") if "test" in self._split else None
 
     def describe(self) -> Format:
         """Return the styles in their order, and the scale."""
         return {"styles": self.style_names, "em_scale": self.em_scale}
 
     def option(self, name: str, value: Any) -> str:
-        """Styles are the fonts of ``target``."""
+        """Return the option for an entry of ``describe``; styles are the fonts of ``target``."""
         return "--data.target to these fonts in this order" if name == "styles" else super().option(name, value)
 
     def predict_dataloader(self) -> DataLoader:
         """The source's images of all characters that a target lacks, style by style."""
         source, missing = self._missing
         if not len(missing):
-            names = ", ".join(self.style_names)
-            raise UserError(f"{names} lacks nothing of the charset: set --data.charset to what it is to be given")
+            raise UserError(
+                f"charset must hold characters that {', '.join(self.style_names)} lacks, it has all of them"
+            )
         return self._in_order(GlyphPairs(source, None, missing))
 
     @property
@@ -229,16 +235,16 @@ class FontPairs(SplitDataModule):
         if outside:
             log.warning(
                 f"{outside:,} characters to predict leave the image at em_scale {self.em_scale:g} and are left out: "
-                "train with a smaller --data.em_scale to have them"
+                "train with a smaller em_scale"
             )
         return source, as_pairs([sorted(codes & source.having(SOUND)) for codes in lacking])
 
     def collate(self) -> Callable[[Batch], Batch]:
-        """Splits hold uint8 images."""
+        """Return the conversion of uint8 images to float32."""
         return to_signed
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Augment training batches on the device; what is drawn depends on (seed, epoch, batch, rank) alone."""
+        """Augment training batches on the device; the draws depend on (seed, epoch, batch, rank) alone."""
         if not (self.augment and self.trainer is not None and self.trainer.training):
             return batch
         pair = torch.cat([batch["source"], batch["target"]], 1)
@@ -248,16 +254,11 @@ class FontPairs(SplitDataModule):
     def _draw(self, font: Font, characters: list[int]) -> Glyphs:
         return draw_glyphs(font, characters, self.image_size, EmBox(self.em_scale), self.cache)
 
-    def _of_split(self, split: str) -> np.ndarray:
-        """Return the pairs (N, 2) of a split's characters."""
-        characters = np.array(self.characters, np.int64)[self._split.get(split, np.zeros(0, np.int64))]
-        return self._pairs[np.isin(self._pairs[:, 0], characters)]
-
     def _load(self, split: str) -> GlyphPairs:
-        return GlyphPairs(self._source, self._targets, self._of_split(split))
+        return GlyphPairs(self._source, self._targets, self._split[split])
 
     def _report(self) -> None:
-        """Say in one line for each target what is in its pairs and what is not."""
+        """Log for each target in one line how many pairs there are and what is left out."""
         alike = int((np.bincount(self._groups)[self._groups] > 1).sum()) if self.characters else 0
         for font, target in zip(self.target_fonts, self._targets, strict=True):
             rows = self._source.rows(target.characters)
@@ -265,8 +266,8 @@ class FontPairs(SplitDataModule):
             pairs, *flawed = np.bincount(flaws, minlength=len(FLAWS)).tolist()
             if pairs and (self._source.outlines[rows] == target.outlines)[flaws == SOUND].all():
                 raise UserError(
-                    f"{self.source_font.path} and {font.path} have the same outlines, and a pair of them is the "
-                    "identity: set --data.target to another font"
+                    f"target must be another font than source, {font.path} and {self.source_font.path} have the same "
+                    "outlines"
                 )
             left_out = [f"{count:,} {what}" for count, what in zip(flawed, FLAWS[1:], strict=True) if count]
             parts = [
@@ -280,44 +281,36 @@ class FontPairs(SplitDataModule):
 
 
 def open_fonts(source: str | None, target: str | list[str] | None, weight: float | None) -> tuple[Font, list[Font]]:
-    """Return the source font and the target fonts.
-
-    Raises:
-        UserError: If one of them is not given, cannot be read, or none has weights to choose from.
-    """
+    """Return the source font and the target fonts."""
     embedded = [str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name) for name in EMBEDDED]
     if source is None and target is None:
         source, target = embedded
     if not source or not target:
         lacking = "target" if source else "source"
-        raise UserError(f"{lacking} is not given: set --data.{lacking} to a font file, or leave both out for DejaVu's")
+        raise UserError(f"{lacking} must be a font file, got none: leave out both source and target for DejaVu's")
     first = Font(source, weight, "source")
     targets = [Font(path, weight, "target") for path in ([target] if isinstance(target, str) else target)]
     if weight is not None and not any(font.weights for font in (first, *targets)):
-        raise UserError(f"weight {weight:g} cannot be chosen, for no font has several: set --data.weight=null")
+        raise UserError(f"weight must be null where no font is variable, got {weight:g}")
     return first, targets
 
 
 def choose_characters(font: Font, charset: str | list[str]) -> list[int]:
-    """Return the characters of the charset that a font has, in the order of code points.
-
-    Raises:
-        UserError: If it has none.
-    """
+    """Return the characters of the charset that a font has, in the order of code points."""
     if charset == "auto":
         return list(font.characters)
     wanted = read_charset(charset)
     have = sorted(set(wanted) & font.characters.keys())
     if not have:
         raise UserError(
-            f"{font.path} has none of the {len(wanted):,} characters of charset {charset}: set --data.source to a font "
-            "that has, or --data.charset=auto"
+            f"charset must hold characters of {font.path}, which has none of the {len(wanted):,} in {charset}: set "
+            "charset=auto"
         )
     return have
 
 
 def as_pairs(characters: list[list[int]]) -> np.ndarray:
-    """Return (N, 2): each character of each style, and the style's number."""
+    """Return (N, 2): code point and style of each pair."""
     pairs = [(code, style) for style, codes in enumerate(characters) for code in codes]
     return np.array(pairs, np.int64).reshape(-1, 2)
 
@@ -340,6 +333,40 @@ def enlarge_and_shift(images: Tensor, generator: torch.Generator) -> Tensor:
     place[:, 0, 0] = place[:, 1, 1] = 1 / scale
     place[:, :, 2] = shift.T
     grid = F.affine_grid(place, list(images.shape), align_corners=False)
-    # Less the paper, which is then what comes in from outside.
+    # Paper is subtracted, so that the zero padding of grid_sample is paper.
     moved = F.grid_sample(images - 1, grid, mode="bicubic", align_corners=False).add(1)
     return moved.mul(SHARPEN).clamp(-1, 1)
+
+
+def group_by_outline(characters: list[int], fonts: list[Glyphs]) -> np.ndarray:
+    """Number the connected components of characters, two of which are linked by an equal outline in any font."""
+    starts, ends, nodes = [], [], len(characters)
+    for glyphs in fonts:
+        here = np.flatnonzero(np.isin(characters, glyphs.characters))
+        outlines = glyphs.outlines[glyphs.rows(np.array(characters)[here])]
+        distinct, which = np.unique(outlines, return_inverse=True)
+        starts.append(here)
+        ends.append(nodes + which)
+        nodes += len(distinct)
+    links = np.concatenate(starts), np.concatenate(ends)
+    graph = coo_array((np.ones(len(links[0]), bool), links), shape=(nodes, nodes))
+    return connected_components(graph, directed=False)[1][: len(characters)]
+
+
+def split_groups(groups: np.ndarray, val_fraction: float, test_fraction: float, seed: int) -> dict[str, np.ndarray]:
+    """Return the sorted positions in each split, whole groups each, drawn by ``seed``; empty if there are too few."""
+    count = int(groups.max()) + 1 if len(groups) else 0
+    shares = [share for share in (val_fraction, test_fraction) if share]
+    if count <= len(shares):
+        return {}
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).numpy()
+    sizes = np.bincount(groups, minlength=count)[order]
+    splits: dict[str, np.ndarray] = {}
+    start = 0
+    for name, share in zip(("val", "test"), shares, strict=False):
+        wanted = max(1, round(share * len(groups)))
+        end = start + 1 + int(np.searchsorted(np.cumsum(sizes[start:]), wanted))
+        end = min(end, count - (len(shares) - len(splits)))  # at least a group is left for each other split
+        splits[name], start = order[start:end], end
+    splits["train"] = order[start:]
+    return {name: np.flatnonzero(np.isin(groups, chosen)) for name, chosen in splits.items()}

@@ -1,26 +1,19 @@
-"""How undecided a factorised q(h | x) is, and how much its codes say of the image."""
+"""Entropy of a factorised q(h | x), and mutual information of image and code."""
 
 import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from vqlab.errors import UserError
-
-MAX_CELLS = 2**26
-
 
 class ProposalEntropy(Metric):
     """Entropy of q at a position, and mutual information between image and code, both in nats per position.
 
-    I(x; h) = H(mean over x of q(h | x)) - mean over x of H(q(h | x)), averaged over positions. A collapse that samples
-    from an undecided q would hide shows here: perplexity stays high while the mutual information goes to 0.
+    I(x; h) = H(mean over x of q(h | x)) - mean over x of H(q(h | x)), averaged over positions. Shows a collapse that
+    perplexity hides: sampled codes of a q near uniform have a high perplexity and mutual information near 0.
 
     Args:
         positions: Positions of a code, P.
         num_embeddings: Categories, K.
-
-    Raises:
-        UserError: If P x K is more than can be held.
 
     Example:
         >>> entropy = ProposalEntropy(positions=1, num_embeddings=2)
@@ -36,11 +29,6 @@ class ProposalEntropy(Metric):
 
     def __init__(self, positions: int, num_embeddings: int) -> None:
         super().__init__()
-        if positions * num_embeddings > MAX_CELLS:
-            raise UserError(
-                f"{positions} positions of {num_embeddings} codes are too many to be averaged (at most {MAX_CELLS} in "
-                "all): set --model.num_embeddings lower, or use an encoder with a smaller map"
-            )
         self.add_state("probs", torch.zeros(positions, num_embeddings), dist_reduce_fx="sum")
         self.add_state("entropy", torch.zeros(()), dist_reduce_fx="sum")
         self.add_state("count", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")

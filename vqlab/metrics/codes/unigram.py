@@ -1,4 +1,4 @@
-"""What a sequence of codes costs without looking at the other codes: the figure that a prior must beat."""
+"""Code length of a sequence under the frequencies of each position: the baseline of a prior."""
 
 from torch import Tensor
 
@@ -7,16 +7,11 @@ def unigram_bits(counts: Tensor, tokens: Tensor) -> Tensor:
     """Mean bits per token under the frequencies of each position, (count + 1) / (n + K), n counts per position.
 
     Args:
-        counts: (L, K) integers, how often each position had each code.
+        counts: (L, K) integers, counts of each code at each position.
         tokens: (B, L) int64 in [0, K).
 
     Returns:
         Scalar float32.
-
-    Example:
-        >>> import torch
-        >>> unigram_bits(torch.tensor([[3, 3], [6, 0]]), torch.tensor([[0, 0]])).item()  # (1 + log2(8 / 7)) / 2
-        0.5963225364685059
     """
     seen = counts.gather(1, tokens.T).double()
     return -((seen + 1) / (counts.sum(1, keepdim=True) + counts.shape[1])).log2().mean().float()

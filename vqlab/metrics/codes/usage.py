@@ -1,4 +1,4 @@
-"""How much of a codebook is used: perplexity and usage over everything seen since the last reset, on all ranks."""
+"""Codebook utilization: perplexity and usage over all codes since the last reset, on all ranks."""
 
 import torch
 from torch import Tensor
@@ -6,23 +6,23 @@ from torchmetrics import Metric
 
 from vqlab.errors import UserError
 
-MAX_COUNTS = 2**26  # half a gigabyte of int64; a codebook beyond that has more codes than any data set uses
+MAX_COUNTS = 2**26  # half a gigabyte of int64
 
 
 class CodebookUsage(Metric):
-    """Count codes, and compute their perplexity and the share of codes that were used at all.
+    """Perplexity of the codes, and the fraction of codes that were used at all.
 
-    perplexity = exp(-sum_k p_k ln p_k), p_k the share of code k among all indices since ``reset``; at most K. Averages
-    over batches or ranks are wrong for both figures (ranks that use different halves of the codebook each report half),
-    so the counts are summed first. Several codebooks are counted apart; perplexity is then their mean, usage the share
-    of all their codes. Negative indices (a residual depth that was dropped) do not count.
+    perplexity = exp(-sum_k p_k ln p_k), p_k the frequency of code k among all indices since ``reset``; at most K.
+    Averages over batches or ranks are wrong for both metrics (ranks that use different halves of the codebook each
+    report half), so the counts are summed first. Several codebooks are counted separately; perplexity is then their
+    mean, usage the fraction of all their codes. Negative indices (a dropped residual depth) do not count.
 
     Args:
         num_embeddings: Number of codes of a codebook, K.
         num_codebooks: Number of codebooks, Q.
 
     Raises:
-        UserError: If there are more than 2^26 codes to be counted.
+        UserError: If there are more than 2^26 codes in all.
 
     Example:
         >>> usage = CodebookUsage(8)
@@ -38,19 +38,16 @@ class CodebookUsage(Metric):
     def __init__(self, num_embeddings: int, num_codebooks: int = 1) -> None:
         super().__init__()
         if num_embeddings * num_codebooks > MAX_COUNTS:
-            raise UserError(
-                f"{num_codebooks} codebooks of {num_embeddings} codes are too many to be counted (at most {MAX_COUNTS} "
-                "in all): split the channels with a ProductQuantizer"
-            )
+            raise UserError(f"num_embeddings must be at most {MAX_COUNTS // num_codebooks}, got {num_embeddings}")
         self.num_embeddings, self.num_codebooks = num_embeddings, num_codebooks
         self.add_state("counts", torch.zeros(num_codebooks, num_embeddings, dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(self, indices: Tensor) -> None:
-        """Count ``indices`` (..., Q), or of any shape with one codebook; in [0, K); negative ones do not count."""
-        place = (indices.reshape(-1, self.num_codebooks).T + 1).clamp_min(0)  # 0 collects what does not count
+        """Count ``indices`` (..., Q), or of any shape with one codebook, in [0, K); negative ones do not count."""
+        place = (indices.reshape(-1, self.num_codebooks).T + 1).clamp_min(0)  # column 0 collects negative ones
         counts = place.new_zeros(self.num_codebooks, self.num_embeddings + 1)
         counts.scatter_add_(1, place, torch.ones_like(place))  # bincount would wait for the GPU
-        # Not in place: what `reset` makes inside Trainer.validate or test is a tensor that a later fit may not change.
+        # Not in place: `reset` inside Trainer.validate makes an inference tensor, which a later fit may not change.
         self.counts = self.counts + counts[:, 1:]
 
     def compute(self) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Whether generated examples differ from each other as real ones do."""
+"""Diversity of generated examples."""
 
 import torch
 from torch import Tensor
@@ -6,26 +6,20 @@ from torchmetrics import Metric
 
 
 def diversity(fake: Tensor, real: Tensor) -> Tensor:
-    """Return the spread of generated examples over that of real ones: 1 where they differ as much, 0 all the same.
+    """Return the spread of generated examples over that of real ones: 1 where they differ as much, 0 if all are equal.
 
     The spread is the root of the total variance, which is half the mean squared distance of two examples. A generator
-    that makes only some kinds of example, but these apart, still has much of it: count the classes as well.
+    that makes few kinds of example, but these far apart, still has a large spread: count the classes as well.
 
-    Args:
-        fake: (N, ...).
-        real: (M, ...), in the same units.
-
-    Example:
-        >>> real = torch.tensor([[1.0], [-1.0]])
-        >>> diversity(0.5 * real, real).item(), diversity(torch.ones(2, 1), real).item()
-        (0.5, 0.0)
+    Shape:
+        fake (N, ...), real (M, ...) in the same units -> scalar.
     """
     fake_spread, real_spread = (x.float().flatten(1).var(0, correction=0).sum().sqrt() for x in (fake, real))
     return fake_spread / real_spread.clamp_min(1e-12)
 
 
 class EffectiveClasses(Metric):
-    """exp of the entropy of the classes seen: how many there are, if they were equally frequent.
+    """exp of the entropy of the classes: the number of equally frequent classes of the same entropy.
 
     Args:
         num_classes: K.

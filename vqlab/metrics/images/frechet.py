@@ -1,4 +1,4 @@
-"""The Frechet distance of two sets of images (Heusel et al. 2017, arXiv:1706.08500), by a network that names itself."""
+"""The Frechet distance of two sets of images (Heusel et al. 2017, arXiv:1706.08500)."""
 
 from typing import Literal
 
@@ -16,23 +16,23 @@ INCEPTION_URL = (
 )
 INCEPTION_CHANNELS = 2048
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, which torchvision's weights were trained with
-OWNER = Owner("the Frechet distance", "--model.frechet.init_args", "--model.frechet=null")
+OWNER = Owner("the Frechet distance", "frechet", "frechet=null")
 
 
 class FrechetDistance(ConfigMixin, Metric):
     """Distance of two sets of images: that of two Gaussians with the means and covariances of their features.
 
-    d = |m - m'|^2 + Tr(C + C' - 2 (C C')^(1/2)), over everything seen since the last ``reset``, on all ranks. Only with
-    ``net="inception"`` is it the FID of the literature; a distance by another network is another quantity on another
-    scale, so :attr:`name` goes into the name of every figure. The sets' sizes matter too: the fewer images, the larger
-    the distance, so compare figures of equally many.
+    d = |m - m'|^2 + Tr(C + C' - 2 (C C')^(1/2)), over all images since the last ``reset``, on all ranks. Only with
+    ``net="inception"`` is it the FID of the literature; with another network it is another quantity on another scale,
+    so :attr:`name` is part of the name of every logged value. The distance grows as the number of images falls: compare
+    only distances of equally many.
 
-    ``inception`` is torchmetrics' Inception (2048 features; images resized to 299 and rounded to 8 bits, as published
-    figures have it) and needs the package torch-fidelity. The others are classifiers of torchvision: the last layer of
+    ``inception`` is torchmetrics' Inception (2048 features; images resized to 299 and rounded to 8 bits, as in
+    published values) and needs the package torch-fidelity. The others are classifiers of torchvision: the last layer of
     ``features`` before its final pooling, averaged over all positions, at the images' own size.
 
     Weights are read from ``backbone``, else from torch hub's cache, else downloaded into it, at the first use or in
-    :meth:`load`. The network is in no state dict and always works in float32; means and covariances are summed in
+    :meth:`load`. The network is in no state dict and always runs in float32; means and covariances are summed in
     float64, which Apple's GPUs lack.
 
     Args:
@@ -44,13 +44,13 @@ class FrechetDistance(ConfigMixin, Metric):
         vgg, 17 for squeeze, 21 for squeezenet1_0, 31 for alex.
 
     Raises:
-        UserError: If the weights are neither there nor to be had, the file is damaged or of another network, the images
-            are too small or have neither 1 nor 3 channels, or a set has fewer than 2 of them.
+        UserError: If the weights can be neither found nor downloaded, the file is damaged or of another network, the
+            images are too small or have neither 1 nor 3 channels, or a set has fewer than 2 of them.
 
     Example:
         >>> import tempfile, torchvision
         >>> file = tempfile.mkdtemp() + "/squeeze.pth"
-        >>> torch.save(torchvision.models.squeezenet1_1().state_dict(), file)  # in earnest: the trained weights
+        >>> torch.save(torchvision.models.squeezenet1_1().state_dict(), file)
         >>> frechet = FrechetDistance("squeeze", backbone=file)
         >>> images = torch.rand(4, 3, 32, 32)
         >>> frechet.update(images, real=True)
@@ -74,67 +74,59 @@ class FrechetDistance(ConfigMixin, Metric):
         backbone: str | None = None,
     ) -> None:
         super().__init__()
-        if net != "inception" and net not in BACKBONES:
-            raise UserError(
-                f"net must be one of inception, {', '.join(BACKBONES)}, got {net!r}: set {OWNER.setting}.net=vgg"
-            )
         self.net, self.backbone = net, backbone
-        self._loaded: list[Frozen] = []  # a list, so that torch does not count it as a part
+        self._loaded: list[Frozen] = []  # a list, so that it is not registered as a submodule
         channels = INCEPTION_CHANNELS if net == "inception" else BACKBONES[net].channels
         for kind in ("real", "fake"):
-            self.add_state(f"{kind}_sum", torch.zeros(channels, dtype=torch.float64), dist_reduce_fx="sum")
-            self.add_state(
-                f"{kind}_products", torch.zeros(channels, channels, dtype=torch.float64), dist_reduce_fx="sum"
-            )
+            for name, size in (("sum", (channels,)), ("products", (channels, channels))):
+                zeros = torch.zeros(size, dtype=torch.float64)
+                self.add_state(f"{kind}_{name}", zeros, dist_reduce_fx="sum")
             self.add_state(f"{kind}_count", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
     @property
     def name(self) -> str:
-        """What goes into the name of every figure."""
+        """Part of the name of every logged value."""
         return self.net
 
     def load(self, device: torch.device | str = "cpu") -> Frozen:
-        """Return the network on ``device``; the first call reads the weights, and downloads them if need be."""
+        """Return the network on ``device``; the first call reads or downloads the weights."""
         if not self._loaded:
-            net = inception(self.backbone) if self.net == "inception" else Averaged(self.net, self.backbone)
+            net = Inception(self.backbone) if self.net == "inception" else Averaged(self.net, self.backbone)
             self._loaded.append(Frozen(net))
         return self._loaded[0].to(device)
 
     def update(self, images: Tensor, real: bool) -> None:
         """Add ``images`` (B, C, H, W) in [0, 1] to the real or to the other set."""
         if images.ndim != 4:
-            raise UserError(f"{OWNER.what} compares images (B, 3, H, W) or (B, 1, H, W), got {tuple(images.shape)}")
+            raise UserError(f"images must be (B, 3, H, W) or (B, 1, H, W), got {tuple(images.shape)}")
         self.check_shape(*images.shape[1:])
         net = self.load(images.device)
         with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
             features = net(images.float().expand(-1, 3, -1, -1)).double()
         kind = "real" if real else "fake"
-        news = {"sum": features.sum(0), "products": features.T @ features, "count": len(features)}
-        for name, value in news.items():
-            # Not in place: what `reset` makes inside Trainer.validate or test is a tensor that may not change later.
+        for name, value in (("sum", features.sum(0)), ("products", features.T @ features), ("count", len(features))):
+            # Not in place: `reset` inside Trainer.validate makes an inference tensor, which may not change later.
             setattr(self, f"{kind}_{name}", getattr(self, f"{kind}_{name}") + value)
 
     def compute(self) -> Tensor:
         """Return the distance of the two sets, a float64 scalar."""
         count = int(torch.minimum(self.real_count, self.fake_count))
         if count < 2:
-            raise UserError(
-                f"{OWNER.what} needs at least 2 images of each kind, got {count}: give more, or set {OWNER.without}"
-            )
+            raise UserError(f"{OWNER.what} needs at least 2 images of each kind, got {count}: set {OWNER.without}")
         return frechet_distance(
             *gaussian(self.real_sum, self.real_products, self.real_count),
             *gaussian(self.fake_sum, self.fake_products, self.fake_count),
         )
 
     def check_shape(self, channels: int, height: int, width: int) -> None:
-        """Raise UserError if images of this shape have other channels or are too small."""
+        """Raise UserError unless images of this shape have 1 or 3 channels and are large enough."""
         if channels not in (1, 3):
-            raise UserError(f"{OWNER.what} takes images of 1 or 3 channels, got {channels}: set {OWNER.without}")
+            raise UserError(f"channels must be 1 or 3 for {OWNER.what}, got {channels}: set {OWNER.without}")
         smallest = 1 if self.net == "inception" else BACKBONES[self.net].smallest
         if min(height, width) < smallest:
             raise UserError(
-                f"images of {height}x{width} are too small for {OWNER.what} by {self.net}, which needs {smallest}: set "
-                f"--data.image_size={smallest} or {OWNER.without}"
+                f"image_size must be at least {smallest} for {OWNER.what} by {self.net}, got {height}x{width}: set "
+                f"{OWNER.without}"
             )
 
 
@@ -143,7 +135,7 @@ class Averaged(nn.Module):
 
     Args:
         net: Key of ``BACKBONES``.
-        backbone: File with the weights; null takes torch hub's cache.
+        backbone: File with the weights. Default: torch hub's cache.
     """
 
     mean: Tensor
@@ -160,41 +152,32 @@ class Averaged(nn.Module):
         return self.features((x - self.mean) / self.std).mean((2, 3))
 
 
-class Rounded(nn.Module):
-    """``net`` on images of 8 bits, made from images (B, 3, H, W) in [0, 1]."""
+class Inception(nn.Module):
+    """torchmetrics' Inception, on images rounded to 8 bits.
 
-    def __init__(self, net: nn.Module) -> None:
-        super().__init__()
-        self.net = net
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return what ``net`` makes of the uint8 images."""
-        return self.net((x * 255).round().to(torch.uint8))
-
-
-def inception(backbone: str | None) -> nn.Module:
-    """Return torchmetrics' Inception, from images in [0, 1] to the 2048 numbers of its last pooling layer.
+    Args:
+        backbone: File with the weights. Default: torch hub's cache.
 
     Raises:
         UserError: If torch-fidelity or the weights are missing, or the file holds something else.
     """
-    from torchmetrics.image import fid
 
-    if not fid._TORCH_FIDELITY_AVAILABLE:
-        raise UserError(
-            f"{OWNER.what} by inception needs the package torch-fidelity: pip install torch-fidelity, or set "
-            f"{OWNER.setting}.net to one of {', '.join(BACKBONES)}"
-        )
-    path = backbone if backbone is not None else str(cached(INCEPTION_URL, OWNER))
-    try:
-        return Rounded(fid.NoTrainInceptionV3("inception-v3-compat", [str(INCEPTION_CHANNELS)], path))
-    except Exception as error:  # a missing, damaged or foreign file makes the reader raise errors of a dozen kinds
-        raise read_error(
-            path,
-            error,
-            f"{path} does not hold the weights of Inception ({type(error).__name__}): put {INCEPTION_URL} there, or "
-            f"set {OWNER.setting}.backbone=FILE",
-        ) from error
+    def __init__(self, backbone: str | None) -> None:
+        from torchmetrics.image import fid
+
+        super().__init__()
+        if not fid._TORCH_FIDELITY_AVAILABLE:
+            raise UserError("net=inception needs torch-fidelity: pip install torch-fidelity, or set net=vgg")
+        path = backbone if backbone is not None else str(cached(INCEPTION_URL, OWNER))
+        try:
+            self.net = fid.NoTrainInceptionV3("inception-v3-compat", [str(INCEPTION_CHANNELS)], path)
+        except Exception as error:  # a missing, damaged or foreign file makes the reader raise errors of a dozen kinds
+            message = f"{path} does not hold the weights of Inception ({type(error).__name__}): get {INCEPTION_URL}"
+            raise read_error(path, error, message) from error
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images (B, 3, H, W) in [0, 1] to features (B, 2048)."""
+        return self.net((x * 255).round().to(torch.uint8))
 
 
 def gaussian(total: Tensor, products: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
@@ -209,20 +192,15 @@ def frechet_distance(mean: Tensor, cov: Tensor, other_mean: Tensor, other_cov: T
     Tr (C C')^(1/2) is the sum of the singular values of R^T R', where C = R R^T and C' = R' R'^T. Unlike the root of
     the product, which is not symmetric, it keeps its precision where the covariances are singular (fewer images than
     features).
-
-    Example:
-        >>> eye = torch.eye(3, dtype=torch.float64)
-        >>> frechet_distance(torch.zeros(3), eye, torch.tensor([1.0, 2.0, 0.0]), 4 * eye).item()  # 5 + 3 + 12 - 2 * 6
-        8.0
     """
     shared = torch.linalg.svdvals(_root(cov).T @ _root(other_cov)).sum()
-    # Equal sets leave a difference of rounding, which may be negative.
+    # Equal sets leave a rounding error, which may be negative.
     return ((mean - other_mean).square().sum() + cov.trace() + other_cov.trace() - 2 * shared).clamp_min(0)
 
 
 def _root(cov: Tensor) -> Tensor:
     """Return R (D, rank) with R R^T = ``cov``."""
     values, vectors = torch.linalg.eigh(cov)
-    # What stands for 0 is of the size of eps, and its root would be 1e8 times that.
+    # Eigenvalues of 0 are rounded to about eps, and their roots would be 1e8 times that.
     kept = values > values[-1] * len(values) * torch.finfo(values.dtype).eps
     return vectors[:, kept] * values[kept].sqrt()

@@ -1,4 +1,4 @@
-"""How near generated glyphs are to held-out ones of the target font, beside the source font's own."""
+"""Distances of generated glyphs to held-out ones of the target font, relative to those of the source font."""
 
 import torch
 import torch.nn.functional as F
@@ -9,30 +9,30 @@ from torchmetrics.utilities import dim_zero_cat
 from vqlab.metrics.images.diversity import diversity
 from vqlab.metrics.images.ssim import ssim
 
-SMALL = 32  # pixels a side of the pictures that are kept, to tell one glyph from another
+SMALL = 32  # side in pixels of the images that retrieval compares
 GREY = (0.1, 0.9)  # between ink and paper
 
 
-class Glyphs(Metric):
-    """Figures of generated glyphs, each beside that of the identity, which takes the source for the target.
+class GlyphDistance(Metric):
+    """Distances of generated glyphs to the target's, each beside that of the identity, which returns the source.
 
     ``l1``, ``rmse``, ``ssim`` and ``iou`` (of the ink) are means over the glyphs; ``..._identity`` are the source's.
-    ``l1_gain`` and ``rmse_gain`` are 1 - figure / identity, ``ssim_gain`` and ``iou_gain`` figure - identity: 0 is no
+    ``l1_gain`` and ``rmse_gain`` are 1 - value / identity, ``ssim_gain`` and ``iou_gain`` value - identity: 0 is no
     better than a copy. ``dense_...`` are those of the quarter with the densest strokes.
 
-    ``diversity`` is the spread of the glyphs over that of the targets (``metrics.images.diversity``), 0
-    for a collapsed generator; ``retrieval`` the share of glyphs that no target of their style is nearer to, in L1 at 32
-    pixels, than their own; ``grey`` the share of pixels between ink and paper over that of the targets, above 1 for
-    blurred strokes; ``ink`` all ink over that of the targets.
+    ``diversity`` is the spread of the glyphs over that of the targets (``metrics.images.diversity``), 0 for a collapsed
+    generator; ``retrieval`` the fraction of glyphs whose nearest target of their style, in L1 at 32 pixels, is their
+    own; ``grey`` the fraction of pixels between ink and paper over that of the targets, above 1 for blurred strokes;
+    ``ink`` all ink over that of the targets.
 
     Shape:
         generated, target, source (B, 1, S, S) in [0, 1], 0 being ink; density (B,), more for more strokes; style (B,).
 
     Example:
-        >>> figures, x = Glyphs(), torch.rand(8, 1, 32, 32)
-        >>> figures.update(x, x, x.flip(-1), torch.arange(8.0), torch.zeros(8, dtype=torch.int64))
-        >>> said = figures.compute()
-        >>> said["l1_gain"].item(), said["retrieval"].item(), said["grey"].item()
+        >>> metric, x = GlyphDistance(), torch.rand(8, 1, 32, 32)
+        >>> metric.update(x, x, x.flip(-1), torch.arange(8.0), torch.zeros(8, dtype=torch.int64))
+        >>> values = metric.compute()
+        >>> values["l1_gain"].item(), values["retrieval"].item(), values["grey"].item()
         (1.0, 1.0, 1.0)
     """
 
@@ -85,7 +85,7 @@ def distances(x: Tensor, target: Tensor) -> Tensor:
 
 
 def gains(apart: Tensor) -> dict[str, Tensor]:
-    """Return the means of (N, 2, 4) distances, of what was generated and of the source, and what was gained."""
+    """Return the means of (N, 2, 4) distances, of generated and of source glyphs, and the gains."""
     figures: dict[str, Tensor] = {}
     for name, (mine, identity) in zip(("l1", "rmse", "ssim", "iou"), apart.mean(0).T, strict=True):
         gain = mine - identity if name in ("ssim", "iou") else 1 - mine / identity.clamp_min(1e-6)
@@ -94,7 +94,7 @@ def gains(apart: Tensor) -> dict[str, Tensor]:
 
 
 def tones(x: Tensor) -> Tensor:
-    """Return the share of pixels between ink and paper, and the mean ink, (B, 2)."""
+    """Return the fraction of pixels between ink and paper, and the mean ink, (B, 2)."""
     grey = ((x > GREY[0]) & (x < GREY[1])).float()
     return torch.stack([grey.flatten(1).mean(1), 1 - x.flatten(1).mean(1)], 1)
 
@@ -105,13 +105,7 @@ def shrink(x: Tensor) -> Tensor:
 
 
 def retrieval(x: Tensor, target: Tensor, style: Tensor) -> Tensor:
-    """Return the share of rows of ``x`` (N, n) that no row of ``target`` of the same style is nearer to than their own.
-
-    Example:
-        >>> one_style = torch.zeros(2, dtype=torch.int64)
-        >>> retrieval(torch.tensor([[0.1], [0.2]]), torch.tensor([[0.0], [1.0]]), one_style).item()
-        0.5
-    """
+    """Return the fraction of rows of ``x`` (N, n) whose own row of ``target`` is the nearest of their style."""
     apart = torch.cdist(x, target, p=1)
     apart = apart.masked_fill(style[:, None] != style, torch.inf)
     return (apart.diagonal() <= apart.amin(1)).float().mean()

@@ -1,12 +1,12 @@
 """Topic coherence (Röder, Both and Hinneburg 2015, "Exploring the space of topic coherence measures").
 
 Every measure takes the counts of ``ReferenceCorpus.cooccurrence`` and returns one figure per topic, (K,) float64; with
-the window of its paper it is that of gensim's ``CoherenceModel``. Figures depend on the reference, the window and the
-number of top words: compare only those that share all three. Where a word does not occur in the reference, nothing is
-known of its pairs, and their mutual information counts as 0, where gensim's is infinite.
+the window of its paper it is that of gensim's ``CoherenceModel``. Values depend on the reference, the window and the
+number of top words: compare only those that share all three. Where a word does not occur in the reference, the mutual
+information of its pairs is unknown and counts as 0; gensim's is infinite.
 
 C_A is left out: its context windows count pairs of occurrences, which may be more than the occurrences of a word, so
-that its NPMI is not made of probabilities and differs between implementations.
+its NPMI is not computed from probabilities and differs between implementations.
 """
 
 from collections.abc import Callable
@@ -24,11 +24,6 @@ def npmi(counts: Cooccurrence) -> np.ndarray:
 
     NPMI(i, j) = ln (P(i, j) / (P(i) P(j))) / -ln P(i, j) (Bouma 2009; Aletras and Stevenson 2013). With whole documents
     it is the document NPMI.
-
-    Example:
-        >>> reference = ReferenceCorpus([0, 1, 0, 1, 2, 3], offsets=[0, 2, 4, 5, 6], vocab_size=4)
-        >>> npmi(reference.cooccurrence([[0, 1], [0, 2]])).round(2)  # always together, never together
-        array([ 1.  , -0.92])
     """
     return mean_of_pairs(pair_npmi(counts))
 
@@ -80,11 +75,11 @@ MEASURES: dict[str, tuple[Callable[[Cooccurrence], np.ndarray], int | None]] = {
 
 
 def coherences(top_words: ArrayLike, reference: ReferenceCorpus) -> dict[str, np.ndarray]:
-    """Return every measure of every topic, each with its own window; from word counts, those of documents only.
+    """Return every measure of every topic, each with its own window; from word counts, only those of documents.
 
     Args:
         top_words: (K, n) word ids, the most probable first; n = 10 is usual.
-        reference: The texts, as a rule those of the training.
+        reference: The texts, usually the training set.
 
     Returns:
         (K,) float64 by the names ``npmi``, ``uci``, ``cp``, ``cv``, ``npmi_doc`` and ``umass``.

@@ -1,4 +1,4 @@
-"""In how many windows or documents of a reference corpus the words of a topic occur together."""
+"""Numbers of windows or documents of a reference corpus in which the words of a topic occur together."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,8 +10,7 @@ from scipy.sparse import csc_array, csr_array, sparray, spmatrix
 
 from vqlab.errors import UserError
 
-CHUNK = 2**18  # tokens that are looked at together: some tens of megabytes, whatever the size of the corpus
-DENSE = 2**24  # of documents times words of topics, which are counted at once in 64 MB
+CHUNK = 2**18  # tokens that are counted at once, in some tens of megabytes
 
 
 @dataclass(frozen=True)
@@ -20,7 +19,7 @@ class Cooccurrence:
 
     Attributes:
         total: Number of windows or documents.
-        joint: (K, n, n) float64, symmetric: in how many of them words i and j of a topic both occur; word i at [i, i].
+        joint: (K, n, n) float64, symmetric: how many of them hold both words i and j of a topic; word i at [i, i].
     """
 
     total: int
@@ -28,15 +27,15 @@ class Cooccurrence:
 
 
 class ReferenceCorpus:
-    """Token sequences by which topics are judged.
+    """Token sequences in which the words of topics are counted.
 
-    They are kept, not copied, and each call of ``cooccurrence`` counts only the words that it is asked for: top words
-    change during a training, and the table of all pairs of a vocabulary need not fit into memory. A word is present in
-    intervals of windows, so the time depends on how often the top words occur and hardly on the size of the window.
+    They are not copied, and each call of ``cooccurrence`` counts only the given words: top words change during a
+    training, and the table of all pairs of a vocabulary need not fit into memory. A word is present in intervals of
+    windows, so the time depends on the number of occurrences of the top words and hardly on the size of the window.
 
     Args:
-        ids: (T,) word ids of all documents, in [0, V); -1 is a word that is not in the vocabulary but keeps its place.
-        offsets: (N + 1,) where each document begins, and T. Empty documents count as documents.
+        ids: (T,) word ids of all documents, in [0, V); -1 is the place of a word that is not in the vocabulary.
+        offsets: (N + 1,) first token of each document, and T. Empty documents count as documents.
         vocab_size: Number of words, V.
 
     Raises:
@@ -58,27 +57,16 @@ class ReferenceCorpus:
         self.vocab_size = vocab_size
         self.has_order = True
         if self.ids.ndim != 1 or self.ids.dtype.kind not in "iu":
-            raise UserError(f"ids must be (T,) integers, got {self.ids.shape} {self.ids.dtype}: give word ids")
-        if self.offsets.ndim != 1 or len(self.offsets) < 2:
-            raise UserError("a reference corpus needs at least one document, got none: give other texts")
-        if self.offsets[0] != 0 or self.offsets[-1] != len(self.ids) or (np.diff(self.offsets) < 0).any():
-            raise UserError(f"offsets must rise from 0 to the number of ids, {len(self.ids)}: give other offsets")
+            raise UserError(f"ids must be (T,) integers, got {self.ids.shape} {self.ids.dtype}")
+        ends = self.offsets[[0, -1]].tolist() if self.offsets.ndim == 1 and len(self.offsets) > 1 else None
+        if ends != [0, len(self.ids)] or (np.diff(self.offsets) < 0).any():
+            raise UserError(f"offsets must be (N + 1 >= 2,) and rise from 0 to the number of ids, {len(self.ids)}")
         if len(self.ids) and not (self.ids.min() >= -1 and self.ids.max() < vocab_size):
-            raise UserError(
-                f"word ids must be in [-1, {vocab_size}), got {self.ids.min()} to {self.ids.max()}: "
-                "give a vocab_size that fits"
-            )
+            raise UserError(f"ids must be in [-1, {vocab_size}), got {self.ids.min()} to {self.ids.max()}")
 
     @classmethod
     def from_counts(cls, counts: sparray | spmatrix | np.ndarray) -> "ReferenceCorpus":
-        """Take bags of words (N, V), which have documents but no windows.
-
-        Example:
-            >>> reference = ReferenceCorpus.from_counts(np.array([[2, 1, 0], [0, 3, 1]]))
-            >>> reference.cooccurrence([[0, 1]]).joint[0]
-            array([[1., 1.],
-                   [1., 2.]])
-        """
+        """Make a corpus of bags of words (N, V), which have documents but no windows."""
         rows = csr_array(counts, copy=True)
         rows.eliminate_zeros()
         corpus = cls(rows.indices, rows.indptr, rows.shape[1])
@@ -88,27 +76,27 @@ class ReferenceCorpus:
     def cooccurrence(self, top_words: ArrayLike, window: int | None = None) -> Cooccurrence:
         """Count windows of ``window`` tokens, or documents where it is None.
 
-        The windows are those of gensim's ``CoherenceModel``: one for each place of the document where ``window`` tokens
-        fit, and one for a document that is shorter. As there, a word that occurs several times in a window is lost as
-        soon as the first of them leaves it, until it enters again. Counts are those behind published figures, and lower
-        than those of true boolean windows (on 20 Newsgroups NPMI falls by .004 and C_V by .01 to .02).
+        The windows are those of gensim's ``CoherenceModel``: one for each position of the document where ``window``
+        tokens fit, and one for a shorter document. As there, a word that occurs several times in a window is lost as
+        soon as its first occurrence leaves, until it enters again. Published values are made of these counts, which are
+        lower than those of true boolean windows (on 20 Newsgroups NPMI falls by .004 and C_V by .01 to .02).
 
         Args:
             top_words: (K, n) word ids, no word twice in a topic.
             window: Tokens.
 
         Raises:
-            UserError: If words are out of range or repeated, or there are no windows to be counted.
+            UserError: If words are out of range or repeated, or a corpus of word counts is asked for windows.
         """
-        if window is not None and not self.has_order:
-            raise UserError("a corpus of word counts has no windows: give ReferenceCorpus the tokens in their order")
-        if window is not None and window < 1:
-            raise UserError(f"window must be at least 1, got {window}: give another window, 10 is usual")
+        if window is not None and not (self.has_order and window >= 1):
+            rule = "at least 1" if self.has_order else "None for a corpus of word counts, which has no order"
+            raise UserError(f"window must be {rule}, got {window}")
         words = checked(top_words, self.vocab_size)
         if window is None:
-            return Cooccurrence(len(self.offsets) - 1, self.count_documents(words))
+            shown = [self.presence[:, topic] for topic in words]
+            return Cooccurrence(len(self.offsets) - 1, np.stack([(s.T @ s).toarray() for s in shown]).astype(float))
         distinct, place = np.unique(words, return_inverse=True)
-        # Topics that have nearly all words in common, as after a collapse, are counted as one topic with all words.
+        # Collapsed topics, which share nearly all words, are counted as one topic with all words.
         collapsed = distinct.size**2 <= words.size * words.shape[1]
         joint, total = self.count(distinct[None] if collapsed else words, window)
         if collapsed:
@@ -116,24 +104,14 @@ class ReferenceCorpus:
             joint = joint[0][place[:, :, None], place[:, None, :]]
         return Cooccurrence(total, joint)
 
-    def count_documents(self, words: np.ndarray) -> np.ndarray:
-        """Return how many documents have both words of a topic, (K, n, n), for ``words`` (K, n)."""
-        num_documents, n = len(self.offsets) - 1, words.shape[1]
-        exact = np.float32 if num_documents < 2**24 else np.float64
-        joint = []
-        for some in np.array_split(words, -(-len(words) * n * num_documents // DENSE)):
-            shown = self.presence[:, some.ravel()].astype(exact).toarray(order="F").T.reshape(len(some), n, -1)
-            joint.append(shown @ shown.transpose(0, 2, 1))
-        return np.concatenate(joint).astype(np.float64)
-
     @cached_property
     def presence(self) -> csc_array:
-        """Whether each document (N,) has each word (V,); made once."""
+        """1 where a document (N,) has a word (V,)."""
         known = self.ids >= 0
         offsets = np.concatenate([[0], np.cumsum(known)])[self.offsets]
         ids = self.ids[known]
         shape = (len(offsets) - 1, self.vocab_size)
-        rows = csr_array((np.ones(len(ids), np.int8), ids, offsets), shape).tocsc()
+        rows = csr_array((np.ones(len(ids), np.int32), ids, offsets), shape).tocsc()
         rows.sum_duplicates()
         rows.data[:] = 1
         return rows
@@ -154,15 +132,15 @@ class ReferenceCorpus:
 
 
 def checked(top_words: ArrayLike, vocab_size: int) -> np.ndarray:
-    """Return ``top_words`` as (K, n) int64 after looking at them."""
+    """Return ``top_words`` as (K, n) int64."""
     words = np.asarray(top_words)
     if words.ndim != 2 or words.shape[0] < 1 or words.shape[1] < 2 or words.dtype.kind not in "iu":
-        raise UserError(f"top words must be (K, n >= 2) integers, got {words.shape} {words.dtype}: give word ids")
+        raise UserError(f"top_words must be (K, n >= 2) integers, got {words.shape} {words.dtype}")
     if words.min() < 0 or words.max() >= vocab_size:
-        raise UserError(f"top words must be in [0, {vocab_size}), got {words.min()} to {words.max()}: give other ids")
-    twice = (np.diff(np.sort(words, 1), axis=1) == 0).any(1)
-    if twice.any():
-        raise UserError(f"topic {twice.argmax()} has a word twice: give each of its top words once")
+        raise UserError(f"top_words must be in [0, {vocab_size}), got {words.min()} to {words.max()}")
+    repeated_in = (np.diff(np.sort(words, 1), axis=1) == 0).any(1)
+    if repeated_in.any():
+        raise UserError(f"top_words must be distinct in a topic, topic {repeated_in.argmax()} has a word twice")
     return words.astype(np.int64)
 
 
@@ -179,16 +157,10 @@ def chunks(offsets: np.ndarray, size: int) -> Iterator[tuple[int, int]]:
 def intervals(
     words: np.ndarray, places: np.ndarray, offsets: np.ndarray, window: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Find the windows in which words are present; a window bears the number of its first token.
+    """Return word, first and last window of the intervals in which words are present, disjoint for each word.
 
-    Args:
-        words: (R,) in the order of the text.
-        places: (R,) the tokens that they are.
-        offsets: (N + 1,) of the documents.
-        window: Tokens.
-
-    Returns:
-        Word, first and last window of intervals that are disjoint for each word.
+    A window has the number of its first token. ``words`` (R,) are at the tokens ``places`` (R,) of the documents that
+    begin at ``offsets`` (N + 1,).
     """
     order = np.argsort(words, kind="stable")
     words, places = words[order].astype(np.int64), places[order]
@@ -196,10 +168,10 @@ def intervals(
     begin = offsets[document]
     last_window = begin + np.maximum(offsets[document + 1] - begin - window, 0)
     enters = np.maximum(places - window + 1, begin)
-    # It stays until the oldest occurrence that this first window holds is left behind.
+    # A word stays until the oldest occurrence in its first window leaves.
     stride = offsets[-1] + 1
     oldest = np.searchsorted(words * stride + places, words * stride + enters)
-    kept = np.diff(oldest, prepend=-1) > 0  # those that enter while the word is present add nothing
+    kept = np.diff(oldest, prepend=-1) > 0  # what enters while the word is present adds nothing
     leaves = np.minimum(places[oldest], last_window)
     return words[kept], enters[kept], leaves[kept]
 
@@ -209,13 +181,13 @@ def overlaps(
 ) -> np.ndarray:
     """Return how many windows (K, n, n) have both words of a topic, from the ``intervals`` of the words."""
     num_topics, n = top_words.shape
-    # A slot is a word of a topic; intervals are repeated for each slot that their word has.
+    # A slot is a word of a topic; intervals are repeated for each slot of their word.
     by_word = np.argsort(top_words, axis=None, kind="stable")
     sorted_words = top_words.ravel()[by_word]
     first_slot = np.searchsorted(sorted_words, words)
     of, nth = repeated(np.searchsorted(sorted_words, words, "right") - first_slot)
     slot, enters, leaves = by_word[first_slot[of] + nth], enters[of], leaves[of]
-    # Those of a topic that overlap an interval and enter after it follow it in the order of topic and entry.
+    # In the order of topic and entry, an interval is followed by those that enter while it lasts.
     topic_begin = slot // n * (num_tokens + 1)
     order = np.argsort(topic_begin + enters)
     slot, enters, leaves, topic_begin = slot[order], enters[order], leaves[order], topic_begin[order]
@@ -229,11 +201,6 @@ def overlaps(
 
 
 def repeated(times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return each index i ``times[i]`` times, and which of its repetitions it is.
-
-    Example:
-        >>> repeated(np.array([2, 0, 3]))
-        (array([0, 0, 2, 2, 2]), array([0, 1, 0, 1, 2]))
-    """
+    """Return each index i ``times[i]`` times, and the number of the repetition."""
     index = np.repeat(np.arange(len(times)), times)
     return index, np.arange(len(index)) - np.repeat(np.cumsum(times) - times, times)

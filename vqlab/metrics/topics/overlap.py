@@ -1,7 +1,7 @@
-"""How much topics resemble each other, by their top words.
+"""Similarity of topics by their top words.
 
-Everywhere ``top_words`` is (K, n) word ids, the most probable first and none twice in a topic. The figures depend on n:
-10 is usual, Dieng et al. take 25.
+``top_words`` is (K, n) word ids, the most probable first and none twice in a topic. The values depend on n: 10 is
+usual, Dieng et al. take 25.
 """
 
 import numpy as np
@@ -10,38 +10,16 @@ from scipy.sparse import csr_array
 
 
 def topic_diversity(top_words: ArrayLike) -> float:
-    """Return the share of distinct words among the top words of all topics, in [1 / K, 1] (Dieng, Ruiz and Blei 2020).
-
-    Example:
-        >>> topic_diversity([[0, 1], [0, 2]])
-        0.75
-    """
+    """Return the fraction of distinct words among all top words, in [1 / K, 1] (Dieng, Ruiz and Blei 2020)."""
     words = np.asarray(top_words)
     return len(np.unique(words)) / words.size
 
 
-def topic_uniqueness(top_words: ArrayLike) -> np.ndarray:
-    """Return the mean of 1 / (number of topics that have the word) for each topic, in [1 / K, 1] (Nan et al. 2019).
-
-    Its mean over the topics is ``topic_diversity``: all 1 / count of a word add up to 1.
-
-    Example:
-        >>> topic_uniqueness([[0, 1], [0, 2]])
-        array([0.75, 0.75])
-    """
-    _, slot, counts = np.unique(np.asarray(top_words), return_inverse=True, return_counts=True)
-    return (1 / counts)[slot].reshape(np.shape(top_words)).mean(1)
-
-
 def topic_redundancy(top_words: ArrayLike) -> float:
-    """Return how probable it is that a top word is in another topic too, in [0, 1] (Burkhardt and Kramer 2019).
+    """Return the probability that a top word is in another topic, too, in [0, 1] (Burkhardt and Kramer 2019).
 
-    The mean over topics k and j != k of the share of k's words that j has; the paper's sum over the words is their mean
-    here. 0 for one topic.
-
-    Example:
-        >>> topic_redundancy([[0, 1], [0, 2], [3, 4]])  # one pair of three shares one word of two
-        0.16666666666666666
+    The mean over topics k and j != k of the fraction of k's words that j has; the paper's sum over the words is their
+    mean here. 0 for one topic.
     """
     shares = shared_words(top_words).toarray()
     others = ~np.eye(len(shares), dtype=bool)
@@ -52,21 +30,14 @@ def inverted_rbo(top_words: ArrayLike, p: float = 0.9) -> float:
     """Return 1 - rank-biased overlap, the mean over all pairs of topics, in [0, 1] (Bianchi, Terragni and Hovy 2021).
 
     RBO = X_n / n p^n + (1 - p) / p sum_d X_d / d p^d, with X_d the words that the first d of both lists share (Webber,
-    Moffat and Zobel 2010, extrapolated). Unlike diversity it minds the ranks. 1 for one topic.
-
-    Args:
-        top_words: (K, n).
-        p: The smaller, the more the first words count.
-
-    Example:
-        >>> [round(inverted_rbo(words), 3) for words in ([[0, 1], [0, 2]], [[1, 0], [2, 0]], [[0, 1], [2, 3]])]
-        [0.45, 0.55, 1.0]
+    Moffat and Zobel 2010, extrapolated). Unlike diversity it depends on the ranks: the smaller ``p``, the more weight
+    the first words have. 1 for one topic.
     """
     words = np.asarray(top_words)
     num_topics, n = words.shape
     if num_topics == 1:
         return 1.0
-    # A shared word counts in every X_d from the deeper of its two ranks on, so each word can be summed by itself.
+    # A shared word counts in every X_d from the deeper of its two ranks on, so the sum can be taken word by word.
     depth = np.arange(1, n + 1)
     weights = (1 - p) / p * p**depth / depth
     weights[-1] += p**n / n
@@ -80,12 +51,7 @@ def inverted_rbo(top_words: ArrayLike, p: float = 0.9) -> float:
 
 
 def duplicate_topics(top_words: ArrayLike, share: float = 0.5) -> dict[tuple[int, int], float]:
-    """Return the pairs of topics that have at least ``share`` of their top words in common, the most alike first.
-
-    Example:
-        >>> duplicate_topics([[0, 1, 2], [3, 4, 5], [2, 0, 6]])
-        {(0, 2): 0.6666666666666666}
-    """
+    """Return the pairs of topics that share at least ``share`` of their top words, the most similar first."""
     shares = shared_words(top_words).tocoo()
     pairs = zip(shares.row.tolist(), shares.col.tolist(), shares.data.tolist(), strict=True)
     alike = {(i, j): value for i, j, value in pairs if i < j and value >= share}
@@ -93,7 +59,7 @@ def duplicate_topics(top_words: ArrayLike, share: float = 0.5) -> dict[tuple[int
 
 
 def shared_words(top_words: ArrayLike) -> csr_array:
-    """Return the share (K, K) of their top words that two topics have in common."""
+    """Return the fraction (K, K) of their top words that two topics share."""
     words = np.asarray(top_words)
     num_topics, n = words.shape
     has = csr_array((np.ones(words.size), words.ravel(), np.arange(num_topics + 1) * n))

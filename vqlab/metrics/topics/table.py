@@ -1,4 +1,4 @@
-"""What is to be shown of a model's topics."""
+"""The table of a model's topics."""
 
 from dataclasses import dataclass
 
@@ -15,10 +15,10 @@ class TopicTable:
         numbers: (K,) of the topics.
         words: K lists of the n most probable words.
         shares: (K, n) their probabilities.
-        documents: (K,) in how many held-out documents each topic is dominant; None where that is not known.
+        documents: (K,) number of held-out documents in which each topic is dominant; None where unknown.
         coherence: (K,) NPMI over the training documents; None without texts.
-        remarks: K strings, what is wrong with a topic; empty if nothing.
-        places: (K, 2), near each other where topics are alike: see :func:`topic_places`.
+        remarks: K warnings; empty strings for sound topics.
+        places: (K, 2) positions in the plane, see :func:`topic_places`.
     """
 
     numbers: list[int]
@@ -42,14 +42,7 @@ class TopicTable:
 
 
 def topic_places(topics: Tensor) -> np.ndarray:
-    """Place topics (K, V) in the plane, (K, 2): classical scaling of their Jensen-Shannon distances (Torgerson 1952).
-
-    Example:
-        >>> places = topic_places(torch.tensor([[1.0, 0.0, 0.0], [0.9, 0.1, 0.0], [0.0, 0.0, 1.0]]))
-        >>> near, far = (np.linalg.norm(places[0] - place) for place in places[1:])
-        >>> bool(near < far)
-        True
-    """
+    """Place topics (K, V) in the plane (K, 2): classical scaling of Jensen-Shannon distances (Torgerson 1952)."""
     topics = topics.double().cpu()
     entropy = torch.special.entr(topics).sum(1)
     rows = [torch.special.entr((topics + topic) / 2).sum(1) for topic in topics]  # one at a time: (K, K, V) is large
