@@ -82,7 +82,7 @@ def test_an_archive_put_there_by_hand_is_unpacked_without_network(tmp_path, offl
 
 
 def test_missing_and_damaged_files_without_download(tmp_path, offline, capsys):
-    with refused(f"is not, or not whole, in {tmp_path / CACHE}", "--data.download=true", "--data Docstrings"):
+    with refused(f"is not, or not whole, in {tmp_path / CACHE}", "download=true", "--data Docstrings"):
         newsgroups(tmp_path, download=False).vocab_size  # noqa: B018
     (tmp_path / CACHE).write_bytes(b"cut")
     with refused("remove this file"):
@@ -91,5 +91,5 @@ def test_missing_and_damaged_files_without_download(tmp_path, offline, capsys):
 
 
 def test_what_to_remove_is_checked():
-    with refused("'header'", "--data.remove=[headers]"):
+    with refused("remove must be", "'header'"):
         Newsgroups(remove=["header"])

@@ -6,8 +6,8 @@ from typing import Any
 
 from vqlab.data.files import counted
 from vqlab.data.split_folders import split_folders
-from vqlab.data.text.open_text import read_lines, require_encoding
 from vqlab.data.text.raw import Document, RawTextDataModule
+from vqlab.data.text.records import check_encoding, read_lines
 
 
 class TextFolder(RawTextDataModule):
@@ -49,7 +49,7 @@ class TextFolder(RawTextDataModule):
 
     def __init__(self, path: str, encoding: str = "utf-8", **common: Any) -> None:
         super().__init__(**common)
-        require_encoding(encoding)
+        check_encoding(encoding)
         self.path, self.encoding = path, encoding
         self._roots, self._files = split_folders(Path(path), ("",), "text files")
 
