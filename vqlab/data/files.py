@@ -19,10 +19,8 @@ T = TypeVar("T")
 def list_files(root: Path, extensions: tuple[str, ...], what: str) -> list[Path]:
     """Return the files under a folder with one of the extensions, sorted by path, without hidden files and folders.
 
-    Args:
-        root: The folder. Links are followed, each real folder once.
-        extensions: In lower case, as in ``(".png", ".jpg")``; case is ignored. ``("",)`` takes all files.
-        what: What messages call the files' content.
+    Extensions are in lower case; files' own may be in capitals. ``("",)`` takes all files. Links are followed, each
+    real folder once.
 
     Raises:
         UserError: If the folder is missing or holds no such file.
@@ -67,9 +65,7 @@ def counted(items: Iterable[T], count: int, done: str, what: str) -> Iterator[T]
 def reading(name: str | Path, damaged: str) -> Iterator[None]:
     """Turn the errors of a reader into one line for the user: the file is damaged, or there is not enough memory.
 
-    Args:
-        name: What messages call the file.
-        damaged: The message about a damaged file after its name; ``{reason}`` stands for the reader's own message.
+    ``damaged`` is the message about a damaged file after its name, with ``{reason}`` for the reader's own message.
 
     Example:
         >>> with reading("x.wav", "cannot be read ({reason}): remove it"):

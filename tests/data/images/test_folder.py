@@ -140,7 +140,7 @@ def test_corrupt_files_are_named_or_left_out(tmp_path, caplog):
     (tmp_path / "empty.jpg").touch()
     (tmp_path / "text.webp").write_text("no image")
     data = folder(tmp_path, val_fraction=0.5, seed=3)
-    with pytest.raises(UserError, match=r"cannot be decoded \(.*remove them or pass --data.skip_corrupt=true") as error:
+    with pytest.raises(UserError, match=r"cannot be decoded .*remove them or set skip_corrupt=true") as error:
         data.setup("fit")
     assert "\n" not in str(error.value)
     data = folder(tmp_path, val_fraction=0.5, seed=3, skip_corrupt=True)
@@ -150,7 +150,7 @@ def test_corrupt_files_are_named_or_left_out(tmp_path, caplog):
     assert all(name in caplog.text for name in ("cut.png", "empty.jpg", "text.webp"))
     # Not verified, a damaged file is named when its turn comes.
     careless = folder(tmp_path, val_fraction=0.5, seed=3, verify=False)
-    with pytest.raises(UserError, match=r"remove it, or pass --data.skip_corrupt=true"):
+    with pytest.raises(UserError, match=r"remove it, or set skip_corrupt=true"):
         list(careless.train_dataloader()) + list(careless.val_dataloader())
 
 
@@ -160,7 +160,7 @@ def test_only_five_corrupt_files_are_listed_and_none_sound_is_an_error(tmp_path)
     with pytest.raises(UserError, match=r"^7 of 7 images .*, \.\.\.\)") as error:
         folder(tmp_path, val_fraction=0.1).setup("fit")
     assert str(error.value).count(".png") == 5
-    with pytest.raises(UserError, match=r"none of 7 images"):
+    with pytest.raises(UserError, match=r"7 of 7 images .*set path=FOLDER"):
         folder(tmp_path, val_fraction=0.1, skip_corrupt=True).setup("fit")
 
 
@@ -170,14 +170,6 @@ def test_many_files_show_progress(tmp_path, monkeypatch, capsys):
         paint(tmp_path / f"{number}.png")
     folder(tmp_path, val_fraction=0.25).setup("fit")
     assert "verified 3 of 3 images" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(("make", "message"), [(False, "is not a folder"), (True, "holds no images")])
-def test_missing_and_empty_folders_are_named_at_once(tmp_path, make, message):
-    if make:
-        (tmp_path / "here").mkdir()
-    with pytest.raises(UserError, match=rf"here {message}.*set --data.path"):
-        ImageFolder(str(tmp_path / "here"))
 
 
 def test_links_are_followed_and_loops_end(tmp_path):
@@ -262,10 +254,10 @@ def test_the_same_holds_of_colour_with_16_bits(tmp_path, colour, channels):
         decode_square(tmp_path / "dark.png", 8)
 
 
-def test_images_of_no_certain_range_are_found_before_training_and_counted(tmp_path):
+def test_images_of_no_certain_range_are_found_before_training(tmp_path):
     for number in range(4):
         Image.fromarray((RAMP * 4095).astype(np.uint16)).save(tmp_path / f"{number}.png")
-    with refused(".png holds values from 0 to 4095", "(3 of 3 images are like this)"):
+    with refused(".png holds values from 0 to 4095"):
         folder(tmp_path, val_fraction=0.25, skip_corrupt=True).setup("fit")
 
 
@@ -281,7 +273,7 @@ def test_what_loads_but_does_not_convert_is_left_out(tmp_path, caplog):
     assert len(data._train_val[0]) == 4
     assert len(list(data.train_dataloader())) == 2
     assert "lab.tif" in caplog.text
-    with refused("lab.tif", "LAB to RGB not supported", "--data.skip_corrupt"):
+    with refused("lab.tif", "LAB to RGB not supported", "skip_corrupt=true"):
         ImageFiles([str(tmp_path / "train" / "lab.tif")], [-1], 8, 1).__getitems__([0])
 
 

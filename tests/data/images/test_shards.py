@@ -403,19 +403,6 @@ def test_bad_urls(served, tmp_path):
         data("nosuch://host/shards")
 
 
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        ({"shuffle_shards": 0}, "shuffle_shards must be at least 1"),
-        ({"cache_gb": 0}, "cache_gb must be above 0"),
-        ({"channels": 2}, "channels must be 1 or 3"),
-    ],
-)
-def test_options_out_of_range(options, words):
-    with refused(words):
-        data("anywhere", **options)
-
-
 def test_writing_refuses_an_occupied_folder(pictures, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     with refused("exists already"):

@@ -32,15 +32,9 @@ UNREADABLE_URL = "cannot be read ({reason}): check the path, the network and the
 
 
 class ShardImages(Split):
-    """Images of tar files, read and decoded when they are asked for.
+    """Images of tar files under a folder or URL, decoded on access to squares of ``size``.
 
-    Args:
-        index: Where the images lie.
-        root: Folder of the shards, or its URL.
-        size: Height and width of the result.
-        channels: 3 for colour, 1 for grey.
-        cache: Folder for copies of shards from a URL.
-        limit: Bytes that these copies may take.
+    Copies of shards from a URL lie in the folder ``cache`` and take up to ``limit`` bytes.
     """
 
     def __init__(
@@ -90,9 +84,6 @@ class ImageShards(ImageDataModule):
         cache_gb: Gigabytes that these copies may take; the least recently opened are deleted.
         num_workers: Processes that decode. Default: one per core, up to 4.
         **common: Arguments of :class:`~vqlab.data.images.base.ImageDataModule`.
-
-    Shape:
-        See :class:`~vqlab.data.images.base.ImageDataModule`.
 
     Raises:
         UserError: If the shards or their index are missing or damaged, or an argument is out of range; during
@@ -230,15 +221,8 @@ def split_index(index: TarIndex, path: str) -> dict[str, TarIndex]:
 def open_shard(path: str, length: int, expected: str, cache: str, limit: float) -> IO[bytes]:
     """Open a shard for ``os.pread`` and keep it open; an open shard can be read even after it was deleted.
 
-    Args:
-        path: File, or URL.
-        length: Size in bytes that it must have.
-        expected: SHA-256 that the copy of a URL must have.
-        cache: Folder for these copies.
-        limit: Bytes that the copies may take; the least recently opened are deleted.
-
     Raises:
-        UserError: If it is missing, or differs from what its index states.
+        UserError: If it is missing, or has another length or (of a URL) checksum than its index states.
     """
     if is_url(path):
         file = _open_copy(path, expected, Path(cache), limit)

@@ -25,25 +25,15 @@ WRITE_IT = f"run python -m vqlab.cli.write_shards --index FOLDER where the shard
 
 @dataclass(frozen=True)
 class TarIndex:
-    """Images of tar files, in the order of the files.
+    """Images of tar files, in the order of the files."""
 
-    Args:
-        names: (S,) paths of the shards from their root, with forward slashes.
-        lengths: (S,) size of each shard in bytes.
-        shard: (N,) the shard of each image.
-        offset: (N,) its first byte in the shard.
-        size: (N,) its size in bytes.
-        label: (N,) its class, -1 for none.
-        checksums: (S,) SHA-256 of each shard in hexadecimal digits, "" where it is not known.
-    """
-
-    names: np.ndarray
-    lengths: np.ndarray
-    shard: np.ndarray
-    offset: np.ndarray
-    size: np.ndarray
-    label: np.ndarray
-    checksums: np.ndarray
+    names: np.ndarray  # (S,) paths of the shards from their root, with forward slashes
+    lengths: np.ndarray  # (S,) size of each shard in bytes
+    shard: np.ndarray  # (N,) the shard of each image
+    offset: np.ndarray  # (N,) its first byte in the shard
+    size: np.ndarray  # (N,) its size in bytes
+    label: np.ndarray  # (N,) its class, -1 for none
+    checksums: np.ndarray  # (S,) SHA-256 of each shard in hexadecimal digits, "" where it is not known
 
     def __len__(self) -> int:
         return len(self.shard)
@@ -57,11 +47,7 @@ class TarIndex:
 
 
 def index_shards(root: Path, checksums: bool = False) -> TarIndex:
-    """Read the headers of all ``*.tar`` under a folder.
-
-    Args:
-        root: The folder.
-        checksums: Compute the checksums, which reads each file to its end.
+    """Read the headers of all ``*.tar`` under a folder; ``checksums`` reads each file to its end.
 
     Raises:
         UserError: If there is none, one is damaged or compressed, or they hold no image.
@@ -129,11 +115,7 @@ def _class(opened: IO[bytes] | None, file: Path, member: tarfile.TarInfo) -> int
 
 
 def read_index(file: IO[bytes], name: str) -> TarIndex:
-    """Return the index in an open file that messages call ``name``.
-
-    Raises:
-        UserError: If it is damaged, its arrays do not fit together, or it names files outside its folder.
-    """
+    """Return the index in an open file; raise UserError if it is damaged or names files outside its folder."""
     with reading(name, f"cannot be read as an index of shards ({{reason}}): {WRITE_IT}"):
         with np.load(file, allow_pickle=False) as arrays:
             index = TarIndex(**{"checksums": np.full(len(arrays["names"]), ""), **arrays})
