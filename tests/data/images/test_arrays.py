@@ -86,16 +86,6 @@ def test_labels_of_no_class_in_training_are_refused(tmp_path):
         ImageArrays(save(tmp_path, x=X, y=Y % 2), test_path=save(tmp_path, "test.npz", x=X, y=Y))
 
 
-def test_short_memory_is_not_called_damage(tmp_path, monkeypatch):
-    def out_of_memory(*_, **__):
-        raise MemoryError
-
-    data = ImageArrays(save(tmp_path, x=X))
-    monkeypatch.setattr(np, "load", out_of_memory)
-    with refused("not enough memory to read", "some.npz"):
-        data.setup("fit")
-
-
 def test_npy_and_a_single_fitting_array(tmp_path):
     np.save(tmp_path / "a.npy", pixels(10, 8, 8))
     data = ImageArrays(str(tmp_path / "a.npy"), batch_size=4)

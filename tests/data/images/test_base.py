@@ -92,13 +92,6 @@ def test_validation_counts_each_image_once_on_any_number_of_ranks():
     assert sorted(chain(*chain(*ranks))) == list(range(NUM_VAL))
 
 
-def test_workers_give_the_same_batches():
-    here, there = Noise(batch_size=4), Noise(batch_size=4, num_workers=2)
-    for a, b in zip(here.train_dataloader(), there.train_dataloader(), strict=True):
-        assert torch.equal(a["image"], b["image"])
-        assert torch.equal(a["index"], b["index"])
-
-
 def test_augmentation_is_the_same_for_the_same_place_and_differs_elsewhere():
     data = Noise(augment=True)
     batch = {"image": torch.rand(8, 3, 16, 16) * 2 - 1, "index": torch.arange(8)}

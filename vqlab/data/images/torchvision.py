@@ -85,12 +85,9 @@ class TorchvisionImages(ImageDataModule):
         try:
             official: Any = self.source(self.path, train=train)
         except Exception as error:  # whatever a damaged file makes torchvision raise
-            raise read_error(
-                self.path,
-                error,
-                f"{type(self).__name__} is not, or not whole, in {Path(self.path) / self.folder}: set path to the "
-                f"folder that holds {Path(self.folder).parts[0]}, or download=true; {WITHOUT_NETWORK}",
-            ) from error
+            name, folder = type(self).__name__, Path(self.path, self.folder)
+            message = f"{name} is not, or not whole, in {folder}: set path=FOLDER or download=true; {WITHOUT_NETWORK}"
+            raise read_error(self.path, error, message) from error
         images = torch.as_tensor(official.data)
         images = images[:, None] if images.ndim == 3 else images.permute(0, 3, 1, 2)
         return fit_square(images.contiguous(), self.image_size), torch.as_tensor(official.targets)
