@@ -40,13 +40,7 @@ class Split(Dataset[Batch], ABC):
 class SplitDataModule(Checked, lightning.LightningDataModule, ABC):
     """Training, validation and test examples, in batches that are dicts of tensors.
 
-    Args:
-        batch_size: Examples per batch and device.
-        num_workers: Processes that load batches; 0 loads in the main process.
-        seed: Seed of the split and of the order.
-
-    Raises:
-        UserError: If an argument is out of range, or the training split is too small for one batch.
+    Subclasses document the arguments; ``setup`` raises UserError if the training split is too small for one batch.
     """
 
     examples = "examples"  # what messages call them
@@ -56,9 +50,6 @@ class SplitDataModule(Checked, lightning.LightningDataModule, ABC):
 
     def __init__(self, batch_size: Count, num_workers: NonNegativeInt = 0, seed: NonNegativeInt = 0) -> None:
         super().__init__()
-        require_at_least("batch_size", batch_size, 1, mend=128)
-        require_at_least("num_workers", num_workers, 0, mend=0)
-        require_at_least("seed", seed, 0, mend=0)
         self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
 
     def __repr__(self) -> str:

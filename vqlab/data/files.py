@@ -17,16 +17,21 @@ T = TypeVar("T")
 
 
 def list_files(root: Path, extensions: tuple[str, ...], what: str) -> list[Path]:
+    """Return what :func:`find_files` returns; raise UserError if there are none, or no folder."""
+    if not root.is_dir():
+        raise UserError(f"{root} is not a folder: set path=FOLDER to a folder of {what}")
+    if files := find_files(root, extensions):
+        return files
+    kinds = f" ({', '.join(extensions)})" if any(extensions) else ""
+    raise UserError(f"{root} holds no {what}{kinds}: set path=FOLDER to a folder of {what}")
+
+
+def find_files(root: Path, extensions: tuple[str, ...]) -> list[Path]:
     """Return the files under a folder with one of the extensions, sorted by path, without hidden files and folders.
 
     Extensions are in lower case; files' own may be in capitals. ``("",)`` takes all files. Links are followed, each
     real folder once.
-
-    Raises:
-        UserError: If the folder is missing or holds no such file.
     """
-    if not root.is_dir():
-        raise UserError(f"{root} is not a folder: set path=FOLDER to a folder of {what}")
     files: list[Path] = []
     seen: set[str] = set()
     for folder, folders, names in os.walk(root, followlinks=True):
@@ -35,9 +40,6 @@ def list_files(root: Path, extensions: tuple[str, ...], what: str) -> list[Path]
         if real not in seen:
             files += [Path(folder, name) for name in names if name.lower().endswith(extensions) and not is_hidden(name)]
         seen.add(real)
-    if not files:
-        kinds = f" ({', '.join(extensions)})" if any(extensions) else ""
-        raise UserError(f"{root} holds no {what}{kinds}: set path=FOLDER to a folder of {what}")
     return sorted(files)
 
 

@@ -5,7 +5,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 
-from vqlab.data.files import list_files, list_folders
+from vqlab.data.files import find_files, list_files, list_folders
 from vqlab.errors import UserError
 
 SPLITS = ("train", "val", "test")
@@ -39,7 +39,7 @@ def split_folders(root: Path, extensions: tuple[str, ...], what: str) -> tuple[d
     """
     names = list_folders(root)
     split_of = name_splits(names)
-    others = [name for name in names if split_of and name not in split_of and _holds_files(root / name, extensions)]
+    others = [name for name in names if split_of and name not in split_of and find_files(root / name, extensions)]
     if split_of and (others or "train" not in split_of.values() or max(Counter(split_of.values()).values()) > 1):
         raise _no_layout(root, [*split_of, *others], list(split_of))
     folders = {split: root / name for split in SPLITS for name, its in split_of.items() if its == split}
@@ -112,10 +112,3 @@ def _no_layout(where: str | Path, names: list[str], split_names: list[str]) -> U
         f"{where} holds {shown}: set path=FOLDER to one with train/ and val/, test/ or both and no other folders, "
         f"or rename {', '.join(split_names[:3])} if that is no split"
     )
-
-
-def _holds_files(folder: Path, extensions: tuple[str, ...]) -> bool:
-    try:
-        return bool(list_files(folder, extensions, ""))
-    except UserError:
-        return False

@@ -103,7 +103,7 @@ class ImageShards(ImageDataModule):
         (2, 3, torch.Size([2, 3, 16, 16]))
     """
 
-    test_mend = "add a folder `test` beside `train` and `val` under --data.path, or use `vqlab validate`"
+    test_mend = "add a folder `test` beside `train` and `val`, or use `vqlab validate`"
 
     def __init__(
         self,
@@ -191,7 +191,7 @@ def find_index(path: str) -> TarIndex:
         index = read_index(opened, file)
     for name, length in zip(index.names.tolist(), index.lengths.tolist(), strict=True):
         shard = Path(path, name)
-        require_length(str(shard), shard.stat().st_size if shard.is_file() else None, length)
+        require_length(str(shard), shard.stat().st_size if shard.is_file() else None, length)  # now, not in training
     return index
 
 
