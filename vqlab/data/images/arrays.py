@@ -118,7 +118,7 @@ class ImageArrays(ImageDataModule):
         whole = self._read("train")
         if "val" in self._sources:
             return whole, self._read("val")
-        train, val = (ImageTensors(whole.images[part], whole.labels[part]) for part in self._drawn.values())
+        train, val = map(whole.part, self._drawn.values())
         return train, val
 
     def load_test(self) -> ImageTensors | None:

@@ -47,6 +47,10 @@ class ImageTensors(Split):
         index = torch.as_tensor(indices)
         return {"image": self.images[index], "label": self.labels[index], "index": index}
 
+    def part(self, positions: Tensor) -> "ImageTensors":
+        """Return some of the images."""
+        return ImageTensors(self.images[positions], self.labels[positions])
+
 
 class ImageDataModule(SplitDataModule):
     """Images with labels, in batches of ``image``, ``label`` and ``index``.

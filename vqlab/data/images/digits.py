@@ -3,7 +3,6 @@
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from vqlab.data.images.base import ImageDataModule, ImageTensors, fit_square
 from vqlab.errors import UserError
@@ -42,21 +41,18 @@ class Digits(ImageDataModule):
 
     def load_train_val(self) -> tuple[ImageTensors, ImageTensors]:
         """Return the training and the validation digits."""
-        train, val, _ = self._positions()
-        return self._read(train), self._read(val)
+        train, val, _ = self._read()
+        return train, val
 
     def load_test(self) -> ImageTensors:
         """Return the test digits."""
-        return self._read(self._positions()[2])
+        return self._read()[2]
 
-    def _positions(self) -> tuple[Tensor, ...]:
-        order = torch.randperm(NUM_DIGITS, generator=torch.Generator().manual_seed(self.seed))
-        return order.split([self.train_size, self.val_size, self.test_size])
-
-    def _read(self, positions: Tensor) -> ImageTensors:
+    def _read(self) -> list[ImageTensors]:
         from sklearn.datasets import load_digits  # takes a second to import
 
         digits = load_digits()
-        images = torch.as_tensor(digits.images)[positions, None]
-        images = (images * (255 / 16)).round().to(torch.uint8)  # the pixels are counts from 0 to 16
-        return ImageTensors(fit_square(images, self.image_size), torch.as_tensor(digits.target)[positions])
+        images = torch.as_tensor(digits.images)[:, None] * (255 / 16)  # the pixels are counts from 0 to 16
+        whole = ImageTensors(fit_square(images.round().byte(), self.image_size), torch.as_tensor(digits.target))
+        order = torch.randperm(NUM_DIGITS, generator=torch.Generator().manual_seed(self.seed))
+        return [whole.part(positions) for positions in order.split([self.train_size, self.val_size, self.test_size])]

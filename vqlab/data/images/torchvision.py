@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
 from torchvision import datasets
 
 from vqlab.data.datamodule import split_positions
@@ -17,7 +16,7 @@ from vqlab.validation import Count
 class TorchvisionImages(ImageDataModule):
     """Official training and test images of a data set of torchvision, in memory.
 
-    The validation images are drawn by ``seed`` from the official training images.
+    The validation images are drawn by ``seed`` from the official training images. Labels are 0 to 9.
 
     Args:
         path: Folder of the data set in torchvision's layout, which a download creates.
@@ -26,11 +25,8 @@ class TorchvisionImages(ImageDataModule):
         image_size: Height and width to resize to; null keeps the native size.
         **common: Arguments of :class:`~vqlab.data.images.base.ImageDataModule`.
 
-    Shape:
-        See :class:`~vqlab.data.images.base.ImageDataModule`; labels are 0 to 9.
-
     Raises:
-        UserError: If an argument is out of range; in ``prepare_data``, if the download fails.
+        UserError: In ``prepare_data``, if the download fails.
     """
 
     source: ClassVar[type[datasets.VisionDataset]]
@@ -73,15 +69,15 @@ class TorchvisionImages(ImageDataModule):
 
     def load_train_val(self) -> tuple[ImageTensors, ImageTensors]:
         """Return the two parts of the official training images."""
-        images, labels = self._read(train=True)
-        train, val = split_positions(len(images), self.val_size, self.seed)
-        return ImageTensors(images[train], labels[train]), ImageTensors(images[val], labels[val])
+        whole = self._read(train=True)
+        train, val = map(whole.part, split_positions(len(whole), self.val_size, self.seed))
+        return train, val
 
     def load_test(self) -> ImageTensors:
         """Return the official test images."""
-        return ImageTensors(*self._read(train=False))
+        return self._read(train=False)
 
-    def _read(self, train: bool) -> tuple[Tensor, Tensor]:
+    def _read(self, train: bool) -> ImageTensors:
         try:
             official: Any = self.source(self.path, train=train)
         except Exception as error:  # whatever a damaged file makes torchvision raise
@@ -90,7 +86,7 @@ class TorchvisionImages(ImageDataModule):
             raise read_error(self.path, error, message) from error
         images = torch.as_tensor(official.data)
         images = images[:, None] if images.ndim == 3 else images.permute(0, 3, 1, 2)
-        return fit_square(images.contiguous(), self.image_size), torch.as_tensor(official.targets)
+        return ImageTensors(fit_square(images.contiguous(), self.image_size), torch.as_tensor(official.targets))
 
 
 class CIFAR10(TorchvisionImages):
