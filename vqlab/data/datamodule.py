@@ -46,11 +46,22 @@ class SplitDataModule(Checked, lightning.LightningDataModule, ABC):
     examples = "examples"  # what messages call them
     modality: str  # "image", "signal", ...: the models that fit
     test_mend = "use `vqlab validate`"  # hint if there is no test split
+    __signature__: inspect.Signature
     _is_new = False  # whether the model was trained on data from another source
 
     def __init__(self, batch_size: Count, num_workers: NonNegativeInt = 0, seed: NonNegativeInt = 0) -> None:
         super().__init__()
         self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Put the arguments behind ``**common`` into the signature that ``help`` and notebooks show."""
+        super().__init_subclass__(**kwargs)
+        own = list(inspect.signature(cls.__init__).parameters.values())[1:]
+        if own and own[-1].kind is inspect.Parameter.VAR_KEYWORD:
+            rest = inspect.signature(cls.__mro__[1]).parameters
+            names = rest.keys() - {parameter.name for parameter in own}
+            own[-1:] = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in rest.values() if p.name in names]
+        cls.__signature__ = inspect.Signature(own)
 
     def __repr__(self) -> str:
         """Show the source and its arguments; Lightning's own text reads the data of all loaders."""

@@ -1,5 +1,6 @@
 """Bags of words: tf-idf, empty documents, batches and splits."""
 
+import inspect
 from itertools import islice
 
 import numpy as np
@@ -11,6 +12,7 @@ from sklearn.feature_extraction.text import TfidfTransformer
 
 from tests.helpers.refusal import refused
 from vqlab.data.text.base import BagsOfWords, Corpus, TextDataModule, Tokens, split_documents
+from vqlab.data.text.file import TextFile
 from vqlab.data.text.vocabulary import count_words
 
 
@@ -64,6 +66,12 @@ def test_counts_are_left_as_they_are_and_labels_and_positions_fit():
         words = ids[offsets[index] : offsets[index + 1]]
         assert row.tolist() == np.bincount(words, minlength=12).tolist()
         assert label == index
+
+
+def test_the_signature_shows_the_arguments_of_the_bases():
+    names = [*inspect.signature(TextFile).parameters]
+    assert {"path", "min_df", "batch_size"} <= {*names}
+    assert "common" not in names
 
 
 def test_empty_documents_are_left_out_of_counts_labels_and_tokens(caplog):

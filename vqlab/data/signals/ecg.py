@@ -34,11 +34,7 @@ class ECG(SignalDataModule):
         seconds: Length of a record.
         sample_rate: Samples per second.
         noise: Factor of wander, noise and hum.
-        **common: ``length``, ``stride``, ``batch_size``, ``standardize``, ``num_workers``, ``seed``: see
-            :class:`~vqlab.data.signals.base.SignalDataModule`.
-
-    Shape:
-        See :class:`~vqlab.data.signals.base.SignalDataModule`; C = 1.
+        **common: Arguments of :class:`~vqlab.data.signals.base.SignalDataModule`.
 
     Raises:
         UserError: If an argument is out of range, or a record is shorter than a window.

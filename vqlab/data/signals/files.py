@@ -47,11 +47,7 @@ class Signals(SignalDataModule):
             for two, ``n c t`` for three, and ``t c`` for the lines and columns of csv files.
         val_fraction: Fraction of the records for validation, where there are no folders.
         test_fraction: Fraction of the records for test, where there are no folders; 0 keeps none.
-        **common: ``length``, ``stride``, ``batch_size``, ``standardize``, ``num_workers``, ``seed``: see
-            :class:`~vqlab.data.signals.base.SignalDataModule`.
-
-    Shape:
-        See ``SignalDataModule``; a window has ``length`` samples of the rate after resampling.
+        **common: Arguments of :class:`~vqlab.data.signals.base.SignalDataModule`.
 
     Raises:
         UserError: If files cannot be read, differ in rate or channels, are too few to split, or no record is usable
@@ -69,7 +65,7 @@ class Signals(SignalDataModule):
         (4, 2, 500)
     """
 
-    test_mend = "set --data.test_fraction, add a folder `test` under --data.path, or use `vqlab validate`"
+    test_mend = "set test_fraction=0.1, add a folder `test`, or use `vqlab validate`"
 
     def __init__(
         self,
@@ -119,7 +115,7 @@ class Signals(SignalDataModule):
         """Rate and channels of files are set by ``resample`` and ``picks``."""
         if name == "channels":
             named = set(value) <= set(self.channel_names)
-            return f"--data.picks=[{','.join(value)}]" if named else "--data.path to records of these channels"
+            return f"picks=[{','.join(value)}]" if named else "path to records of these channels"
         return super().option({"sample_rate": "resample"}.get(name, name), value)
 
     def _cut(self, records: dict[str, list[Record]]) -> dict[str, list[list[Tensor]]]:
@@ -137,9 +133,10 @@ class Signals(SignalDataModule):
                 if long := [torch.from_numpy(part) for part in parts if part.shape[1] >= self.length]:
                     whole[split].append(long)
             if not whole[split]:
-                of = f" of {split}" if split else ""
+                longest = max(2, *short)
                 raise UserError(
-                    f"length must fit into a record{of} without a gap, got {self.length}: set length={max(2, *short)} or smaller"
+                    f"length must fit into a record{f' of {split}' if split else ''} without a gap, got {self.length}: "
+                    f"set length={longest} or smaller"
                 )
         if gaps:
             log.warning(f"left out {gaps:,} samples where a channel is NaN")
@@ -284,7 +281,7 @@ def check_same(records: list[Record], resample: float | None) -> None:
     if other:
         log.warning(
             f"channels have other names in other records: {', '.join(first.channels)} in {first.name}, "
-            f"{', '.join(other.channels)} in {other.name}: choose by name with --data.picks"
+            f"{', '.join(other.channels)} in {other.name}: choose by name with picks"
         )
 
 

@@ -38,11 +38,7 @@ class BagOfWords(TextDataModule):
         test_labels_path: File with their class numbers.
         val_fraction: Fraction of the documents for validation.
         test_fraction: Fraction of the documents for test, where there is no ``test_path``; 0 keeps none.
-        **common: ``batch_size``, ``weighting``, ``num_workers``, ``seed``: see
-            :class:`~vqlab.data.text.base.TextDataModule`.
-
-    Shape:
-        See :class:`~vqlab.data.text.base.TextDataModule`.
+        **common: Arguments of :class:`~vqlab.data.text.base.TextDataModule`.
 
     Raises:
         UserError: If a file is missing or unreadable, counts are negative or no numbers, or sizes do not fit.
@@ -57,7 +53,7 @@ class BagOfWords(TextDataModule):
         (30, 'word 17', 0, 80)
     """
 
-    test_mend = "set --data.test_path or --data.test_fraction, or use `vqlab validate`"
+    test_mend = "set test_fraction=0.1 or test_path=FILE, or use `vqlab validate`"
 
     def __init__(
         self,
@@ -90,7 +86,7 @@ class BagOfWords(TextDataModule):
         """Other counts are needed where the vocabulary differs."""
         if name != "vocabulary":
             return super().option(name, value)
-        return "--data.path to counts of the checkpoint's words, and --data.vocabulary_path to these"
+        return "path=FILE to counts of the checkpoint's words, and vocabulary_path=FILE to these"
 
     def load_corpus(self) -> Corpus:
         """Read the counts and the labels, and draw the splits."""
@@ -100,7 +96,7 @@ class BagOfWords(TextDataModule):
         if self.weighting == "tfidf" and (counts.data % 1).any():
             log.warning(
                 f"{self.path} holds weights such as {counts.data[counts.data % 1 > 0][0]:g}, no counts: if they are "
-                "tf-idf, set --data.weighting=counts to take them as they are"
+                "tf-idf, set weighting=counts to take them as they are"
             )
         labels = read_labels(self.labels_path, "labels_path", counts)
         test_fraction = self.test_fraction if self.test_path is None else 0.0

@@ -162,11 +162,8 @@ class TextDataModule(SplitDataModule):
         """Return all documents that hold a word of the vocabulary, with their place in the source as ``index``."""
         splits = self._corpus.splits.values()
         places, order = np.unique(np.concatenate([split.places for split in splits]), return_index=True)
-        counts, labels = (
-            vstack([split.counts for split in splits], "csr"),
-            torch.cat([split.labels for split in splits]),
-        )
-        documents = BagsOfWords(counts[order], labels[order], places=places)
+        counts = vstack([split.counts for split in splits], "csr")[order]
+        documents = BagsOfWords(counts, torch.cat([split.labels for split in splits])[order], places=places)
         documents.index = torch.from_numpy(places)
         return documents
 

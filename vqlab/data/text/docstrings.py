@@ -40,12 +40,7 @@ class Docstrings(RawTextDataModule):
     Args:
         packages: Names of installed packages, or of parts such as ``torch.nn``, as they are imported.
         min_words: Leave out docstrings with fewer words, separated by spaces, than this.
-        **common: ``val_fraction``, ``test_fraction``, ``token_pattern``, ``min_df``, ``max_df``, ``max_vocab``,
-            ``stop_words``, ``vocabulary_path``, ``batch_size``, ``weighting``, ``num_workers``, ``seed``: see
-            :class:`~vqlab.data.text.raw.RawTextDataModule`.
-
-    Shape:
-        See :class:`~vqlab.data.text.base.TextDataModule`.
+        **common: Arguments of :class:`~vqlab.data.text.raw.RawTextDataModule`.
 
     Raises:
         UserError: If an argument is out of range, or a package is not installed.
@@ -55,8 +50,6 @@ class Docstrings(RawTextDataModule):
         >>> data.class_names, data.vocab_size > 50
         (['einops', 'lpips'], True)
     """
-
-    test_mend = "set --data.test_fraction, or use `vqlab validate`"
 
     def __init__(self, packages: tuple[str, ...] = PACKAGES, min_words: Count = 30, **common: Any) -> None:
         super().__init__(**common)

@@ -38,12 +38,7 @@ class TextFile(RawTextDataModule):
         label_column: Column with the class. Default: ``label``, ``class``, ``category`` or ``target``, if there.
         split_column: Column with the split. Default: ``split`` or ``partition``, if there.
         encoding: Encoding of the files, such as ``cp1252`` or ``gbk``; a byte order mark takes precedence.
-        **common: ``val_fraction``, ``test_fraction``, ``token_pattern``, ``min_df``, ``max_df``, ``max_vocab``,
-            ``stop_words``, ``vocabulary_path``, ``batch_size``, ``weighting``, ``num_workers``, ``seed``: see
-            :class:`~vqlab.data.text.raw.RawTextDataModule`.
-
-    Shape:
-        See :class:`~vqlab.data.text.base.TextDataModule`.
+        **common: Arguments of :class:`~vqlab.data.text.raw.RawTextDataModule`.
 
     Raises:
         UserError: If a file is missing, damaged or not in ``encoding``, or has no such column.
@@ -56,8 +51,6 @@ class TextFile(RawTextDataModule):
         >>> data.vocabulary, data.class_names, data.train_size
         (['asleep', 'barks', 'cat', 'dog'], ['cat', 'dog'], 16)
     """
-
-    test_mend = "set --data.test_path or --data.test_fraction, or use `vqlab validate`"
 
     def __init__(
         self,

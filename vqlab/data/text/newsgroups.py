@@ -26,12 +26,7 @@ class Newsgroups(RawTextDataModule):
         path: Folder of scikit-learn's data. Default: ``~/scikit_learn_data``.
         download: Download what is missing (14 MB).
         remove: What to leave out of the posts: ``headers``, ``footers`` (signatures), ``quotes`` of other posts.
-        **common: ``val_fraction``, ``token_pattern``, ``min_df``, ``max_df``, ``max_vocab``, ``stop_words``,
-            ``vocabulary_path``, ``batch_size``, ``weighting``, ``num_workers``, ``seed``: see
-            :class:`~vqlab.data.text.raw.RawTextDataModule`.
-
-    Shape:
-        See :class:`~vqlab.data.text.base.TextDataModule`.
+        **common: Arguments of :class:`~vqlab.data.text.raw.RawTextDataModule`.
 
     Raises:
         UserError: If an argument is out of range; when the texts are first asked for, if the download fails.
@@ -49,7 +44,7 @@ class Newsgroups(RawTextDataModule):
         remove: tuple[Literal["headers", "footers", "quotes"], ...] = ("headers", "footers", "quotes"),
         **common: Any,
     ) -> None:
-        super().__init__(test_fraction=0.0, **common)
+        super().__init__(**common)
         self.path, self.download, self.remove = path, download, tuple(remove)
 
     def prepare_data(self) -> None:

@@ -63,11 +63,7 @@ class RawTextDataModule(TextDataModule):
         stop_words: Words to leave out: ``english`` (scikit-learn's list), a file with one a line, or null for none.
         vocabulary_path: A file with one word a line, which is the vocabulary in this order; ``min_df``, ``max_df``,
             ``max_vocab`` and ``stop_words`` then have no effect.
-        **common: ``batch_size``, ``weighting``, ``num_workers``, ``seed``: see
-            :class:`~vqlab.data.text.base.TextDataModule`.
-
-    Shape:
-        See :class:`~vqlab.data.text.base.TextDataModule`.
+        **common: Arguments of :class:`~vqlab.data.text.base.TextDataModule`.
 
     Raises:
         UserError: If an argument is out of range, or no word or no document is left.
@@ -80,6 +76,8 @@ class RawTextDataModule(TextDataModule):
         >>> data.vocabulary, data.train_size
         (['cat', 'king', 'look'], 8)
     """
+
+    test_mend = "set test_fraction=0.1, or use `vqlab validate`"
 
     def __init__(
         self,
@@ -112,7 +110,7 @@ class RawTextDataModule(TextDataModule):
 
     def option(self, name: str, value: Any) -> str:
         """The checkpoint's vocabulary serves where no other is given."""
-        return "--data.vocabulary_path=null" if name == "vocabulary" else super().option(name, value)
+        return "vocabulary_path=null" if name == "vocabulary" else super().option(name, value)
 
     @abstractmethod
     def read(self) -> Iterator[Document]:
@@ -169,7 +167,7 @@ def read_vocabulary(path: str, pattern: str) -> list[str]:
     if lost:
         log.warning(
             f"{len(lost)} of {len(words)} words of {path}, such as {', '.join(lost[:5])}, are never found by "
-            f"token_pattern {pattern!r} in lower-case text: write them in lower case, or set --data.token_pattern"
+            f"token_pattern {pattern!r} in lower-case text: write them in lower case, or set token_pattern"
         )
     return words
 
@@ -217,7 +215,7 @@ def number_labels(labels: list[str | None]) -> tuple[list[str], np.ndarray]:
     decimal = next(filter(DECIMAL.fullmatch, names), None)
     if decimal is not None or len(names) == len(given) > FEW:
         what = f"are decimals such as {decimal}" if decimal else f"are all different, such as {names[0]:.40}"
-        log.warning(f"the labels {what}, so they are not used as classes: set --data.label_column to another column")
+        log.warning(f"the labels {what}, so they are not used as classes: set label_column to another column")
         names = []
     if all(name.isdecimal() for name in names):
         names.sort(key=int)
