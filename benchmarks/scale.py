@@ -155,7 +155,7 @@ def shards(count: int) -> float:
     shard = (np.arange(count) // 5000).astype(np.int32)
     where = (np.zeros(count, np.int64), np.zeros(count, np.int32), np.zeros(count, np.int32))
     index = TarIndex(np.array(["0.tar"]), np.array([1]), shard, *where, np.array([""]))
-    data = ShardImages(index, None, 256, 3)  # type: ignore[arg-type]
+    data = ShardImages(index, "", 256, 3)
     start = time.process_time()
     order = mixed_order(torch.from_numpy(shard), 8, seed=0, epoch=0)
     assert len(order) == len(data)

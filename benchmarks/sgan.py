@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from vqlab.callbacks.ema import EMA
 from vqlab.data.images.base import ImageDataModule
 from vqlab.data.images.digits import Digits
-from vqlab.data.images.mnist import MNIST
+from vqlab.data.images.torchvision import MNIST
 from vqlab.models.sgan import SGAN
 from vqlab.nn.gan.conv import ConvFeatures, ConvGenerator
 from vqlab.nn.gan.mlp import MLPFeatures, MLPGenerator

@@ -47,7 +47,7 @@ def test_layouts(tmp_path, names, splits):
     ],
 )
 def test_other_layouts_are_refused(tmp_path, names, words):
-    with refused(*words, "--data.path"):
+    with refused(*words, "path=FOLDER"):
         found(tmp_path, *names)
 
 

@@ -131,7 +131,7 @@ def test_counts_of_other_words_are_refused():
     Path("b.txt").write_text("dog\ncat\nemu\n")
     trained = BagOfWords("a.npz", vocabulary_path="a.txt", batch_size=4)._full_format()
     BagOfWords("a.npz", vocabulary_path="a.txt", batch_size=4).apply_format(trained)
-    words = r"vocabulary \['cat', 'dog', 'emu'\], the data have \['dog', 'cat', 'emu'\]: set --data.path"
+    words = r"vocabulary \['cat', 'dog', 'emu'\], the data have \['dog', 'cat', 'emu'\]: set path=FILE"
     with pytest.raises(UserError, match=words):
         BagOfWords("a.npz", vocabulary_path="b.txt", batch_size=4).apply_format(trained)
 
@@ -152,14 +152,14 @@ def test_channels_and_rates_are_compared():
         Signals(**signals("b", ["V1", "II"], 100)).apply_format(trained)
     assert str(error.value) == (
         "the checkpoint was trained on channels ['II', 'V1'], samples per second 360.0, the data have ['V1', 'II'], "
-        "100.0: set --data.picks=[II,V1] --data.resample=360.0"
+        "100.0: set picks=[II,V1] resample=360.0"
     )
     mended = Signals("b", sample_rate=100, picks=["II", "V1"], resample=360, length=100, batch_size=4)
     mended.apply_format(trained)
     assert [statistic.flatten().tolist() for statistic in mended.statistics] == trained["statistics"]
-    with pytest.raises(UserError, match=r"channels \['II', 'V1'\].*set --data.path to records of these channels"):
+    with pytest.raises(UserError, match=r"channels \['II', 'V1'\].*set path to records of these channels"):
         Signals(**signals("c", ["x", "y"], 360)).apply_format(trained)
-    with pytest.raises(UserError, match=r"set --data.standardize=signal"):
+    with pytest.raises(UserError, match=r"set standardize=signal"):
         Signals("a", sample_rate=360, standardize="none", length=100, batch_size=4).apply_format(trained)
 
 
@@ -208,7 +208,7 @@ def test_images_are_standardized_as_in_training():
     assert [list(data.pixel_range.mean), list(data.pixel_range.std)] == trained["statistics"]
     assert data.pixel_range != own
     assert len(data.predict_dataloader().dataset) == 20
-    with pytest.raises(UserError, match=r"value range standardized, the data have unit: set --data.value_range=stand"):
+    with pytest.raises(UserError, match=r"value range standardized, the data have unit: set value_range=stand"):
         ImageArrays("a.npz", batch_size=4, value_range="unit").apply_format(trained)
 
 
@@ -220,7 +220,7 @@ def test_styles_are_compared_in_their_order():
     vqlab.FontPairs(target=[serif, mono], **both).apply_format(trained)
     with pytest.raises(UserError, match=r"set --data.target to these fonts in this order"):
         vqlab.FontPairs(target=[mono, serif], **both).apply_format(trained)
-    with pytest.raises(UserError, match=r"em_scale 0.75, the data have 0.5: set --data.em_scale=0.75"):
+    with pytest.raises(UserError, match=r"em_scale 0.75, the data have 0.5: set em_scale=0.75"):
         vqlab.FontPairs(target=[serif, mono], em_scale=0.5, **both).apply_format(trained)
 
 

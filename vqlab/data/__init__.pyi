@@ -1,12 +1,12 @@
 from .fonts.pairs import FontPairs as FontPairs
 from .images.arrays import ImageArrays as ImageArrays
-from .images.cifar10 import CIFAR10 as CIFAR10
 from .images.digits import Digits as Digits
 from .images.folder import ImageFolder as ImageFolder
-from .images.mnist import MNIST as MNIST
-from .images.mnist import FashionMNIST as FashionMNIST
 from .images.photos import Photos as Photos
 from .images.shards import ImageShards as ImageShards
+from .images.torchvision import CIFAR10 as CIFAR10
+from .images.torchvision import MNIST as MNIST
+from .images.torchvision import FashionMNIST as FashionMNIST
 from .signals.ecg import ECG as ECG
 from .signals.files import Signals as Signals
 from .text.bag_of_words import BagOfWords as BagOfWords

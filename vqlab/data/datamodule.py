@@ -1,4 +1,4 @@
-"""What all DataModules share: splits that are loaded once, and loaders that a resumed run takes up again."""
+"""Base of all DataModules: splits that are loaded once, and loaders that a resumed run continues."""
 
 import inspect
 from abc import ABC, abstractmethod
@@ -40,29 +40,31 @@ class Split(Dataset[Batch], ABC):
 class SplitDataModule(Checked, lightning.LightningDataModule, ABC):
     """Training, validation and test examples, in batches that are dicts of tensors.
 
-    Args:
-        batch_size: Examples per batch and device.
-        num_workers: Processes that load batches; 0 loads in the main process.
-        seed: Seed of the split and of the order.
-
-    Raises:
-        UserError: If an argument is out of range, or the training split is too small for one batch.
+    Subclasses document the arguments; ``setup`` raises UserError if the training split is too small for one batch.
     """
 
     examples = "examples"  # what messages call them
-    modality: str  # what models are made for
-    test_mend = "use `vqlab validate`"  # what to do where there is no test split
+    modality: str  # "image", "signal", ...: the models that fit
+    test_mend = "use `vqlab validate`"  # hint if there is no test split
+    __signature__: inspect.Signature
     _is_new = False  # whether the model was trained on data from another source
 
     def __init__(self, batch_size: Count, num_workers: NonNegativeInt = 0, seed: NonNegativeInt = 0) -> None:
         super().__init__()
-        require_at_least("batch_size", batch_size, 1, mend=128)
-        require_at_least("num_workers", num_workers, 0, mend=0)
-        require_at_least("seed", seed, 0, mend=0)
         self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Put the arguments behind ``**common`` into the signature that ``help`` and notebooks show."""
+        super().__init_subclass__(**kwargs)
+        own = list(inspect.signature(cls.__init__).parameters.values())[1:]
+        if own and own[-1].kind is inspect.Parameter.VAR_KEYWORD:
+            rest = inspect.signature(cls.__mro__[1]).parameters
+            names = rest.keys() - {parameter.name for parameter in own}
+            own[-1:] = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in rest.values() if p.name in names]
+        cls.__signature__ = inspect.Signature(own)
+
     def __repr__(self) -> str:
-        """Show the source and its arguments; Lightning's own text asks for all loaders, and reads data for that."""
+        """Show the source and its arguments; Lightning's own text reads the data of all loaders."""
         names = (name for name in inspect.signature(type(self)).parameters if name in vars(self))
         return f"{type(self).__name__}({', '.join(f'{name}={getattr(self, name)!r}' for name in names)})"
 
@@ -78,10 +80,10 @@ class SplitDataModule(Checked, lightning.LightningDataModule, ABC):
 
     @abstractmethod
     def collate(self) -> Callable[[Batch], Batch]:
-        """Return the function that turns a split's batch into what models get; the processes that load call it."""
+        """Return the function that turns a batch of a split into one for models; it runs in the workers."""
 
     def order(self) -> Callable[[int], Tensor] | None:
-        """Return what gives the order of the training examples of an epoch, (N,); None shuffles them all."""
+        """Return a function of the epoch that gives the order (N,) of the training examples; None shuffles them."""
         return None
 
     @cached_property
@@ -93,11 +95,11 @@ class SplitDataModule(Checked, lightning.LightningDataModule, ABC):
         return self.load_test()
 
     def load_all(self) -> Split | None:
-        """Return all examples in the order of the source, ``index`` being their place in it; None is not known."""
+        """Return all examples in the order of the source, with ``index`` their place in it, if that is known."""
         return None
 
     def describe(self) -> Format:
-        """Return what the numbers of a batch mean and other data must mean as well, as plain data."""
+        """Return what the numbers of a batch mean, as plain data; other data for the same model must agree."""
         return {}
 
     def fitted(self) -> Format:
@@ -105,11 +107,11 @@ class SplitDataModule(Checked, lightning.LightningDataModule, ABC):
         return {}
 
     def option(self, name: str, value: Any) -> str:
-        """Return the option that gives an entry of :meth:`describe` a ``value``."""
-        return f"--data.{name}={value}"
+        """Return the setting that gives an entry of :meth:`describe` a ``value``."""
+        return f"{name}={value}"
 
     def apply_format(self, trained: Format) -> None:
-        """Take over vocabulary, classes and statistics of the data that a checkpoint was trained on; compare the rest.
+        """Use vocabulary, classes and statistics of a checkpoint's training data, and compare the rest.
 
         Raises:
             UserError: If the data mean something else.
@@ -134,7 +136,7 @@ class SplitDataModule(Checked, lightning.LightningDataModule, ABC):
         return found
 
     def setup(self, stage: str | None = None) -> None:
-        """Load what the stage needs; the splits are kept. A model that was trained on other data is compared first."""
+        """Load what the stage needs, once. The data of a trained model are compared with its training data first."""
         model: Any = getattr(self.trainer, "lightning_module", None)
         begins = stage == "fit" and getattr(self.trainer, "ckpt_path", None) is None
         if model is not None and not begins and getattr(model, ENTRY, None) is not None:
@@ -149,7 +151,7 @@ class SplitDataModule(Checked, lightning.LightningDataModule, ABC):
             setattr(model, ENTRY, self._full_format())
 
     def train_dataloader(self) -> ResumableLoader:
-        """Shuffled batches of equal size; the rest of an epoch that fills no batch is left out."""
+        """Shuffled batches of equal size; the incomplete last batch of an epoch is dropped."""
         self._require_a_batch()
         data = self._train_val[0]
         world, rank = self._world()
@@ -168,14 +170,14 @@ class SplitDataModule(Checked, lightning.LightningDataModule, ABC):
         return self._in_order(self._test)
 
     def predict_dataloader(self) -> DataLoader:
-        """The test examples, or those of validation where there are none; all of data that are new to the model."""
+        """The test examples, else those of validation; all examples of data that are new to the model."""
         if self._is_new and (whole := self.load_all()) is not None:
             rank_zero_info(f"these are not the data that the model was trained on: all {len(whole):,} {self.examples}")
             return self._in_order(whole)
         return self._in_order(self._train_val[1] if self._test is None else self._test)
 
     def _generator(self, device: torch.device) -> torch.Generator:
-        """Return the generator of what is drawn for the training batch at hand: (seed, epoch, batch, rank) alone."""
+        """Return the generator of the current training batch, seeded by (seed, epoch, batch, rank) alone."""
         assert self.trainer is not None
         # The batch, not trainer.global_step, which stands still while gradients accumulate.
         place = [self.seed, self.trainer.current_epoch, self.trainer.fit_loop.batch_idx + 1, self.trainer.global_rank]
@@ -187,7 +189,7 @@ class SplitDataModule(Checked, lightning.LightningDataModule, ABC):
         if count < self.batch_size * world:
             raise UserError(
                 f"{count} training {self.examples} fill no batch of {self.batch_size} on {world} device(s): "
-                f"set --data.batch_size={max(1, count // world)} or smaller"
+                f"set batch_size={max(1, count // world)} or smaller"
             )
 
     def _world(self) -> tuple[int, int]:
@@ -195,7 +197,7 @@ class SplitDataModule(Checked, lightning.LightningDataModule, ABC):
 
     def _in_order(self, data: Split) -> DataLoader:
         world, rank = self._world()
-        # Lightning's own sampler would count some examples twice to make the ranks even.
+        # Lightning's default sampler repeats examples to make the ranks even.
         sampler = UnrepeatedDistributedSampler(data, world, rank, shuffle=False) if world > 1 else None
         return DataLoader(data, sampler=sampler, **self._loading())
 
@@ -237,49 +239,39 @@ def split_positions(count: int, num_val: int, seed: int) -> tuple[Tensor, Tensor
 
 
 def draw_splits(
-    count: int, val_fraction: float, test_fraction: float, seed: int, what: str, mend: str
+    count: int, val_fraction: float, test_fraction: float, seed: int, what: str, hint: str
 ) -> dict[str, Tensor]:
-    """Return the sorted positions of each split, drawn by ``seed``, at least one in each that has a share.
-
-    Args:
-        count: How many there are.
-        val_fraction: Share kept for validation.
-        test_fraction: Share kept for test; 0 keeps none.
-        seed: Seed of the draw.
-        what: What one of them is called.
-        mend: How the message about too few goes on.
+    """Return the sorted positions of each split of ``count``, at least one in each with a fraction above 0.
 
     Raises:
-        UserError: If there are too few.
+        UserError: If there are too few; the message calls them ``what`` and ends with ``hint``.
 
     Example:
-        >>> drawn = draw_splits(20, 0.1, 0, seed=0, what="record", mend=": give more")
+        >>> drawn = draw_splits(20, 0.1, 0, seed=0, what="record", hint=": give more")
         >>> {split: len(rows) for split, rows in drawn.items()}
         {'train': 18, 'val': 2}
     """
-    num_val, num_test = (max(1, round(count * share)) if share else 0 for share in (val_fraction, test_fraction))
+    num_val, num_test = (max(1, round(count * part)) if part else 0 for part in (val_fraction, test_fraction))
     if num_val + num_test >= count:
-        raise UserError(f"{count} {what}(s) are too few to keep {num_val} for validation and {num_test} for test{mend}")
-    rest, held_out = split_positions(count, num_val + num_test, seed)
-    # Which of those kept are for test is drawn, too: they come in order.
-    for_val, for_test = (held_out[part] for part in split_positions(len(held_out), num_test, seed))
-    groups = {"train": rest, "val": for_val, "test": for_test}
-    return {split: rows for split, rows in groups.items() if len(rows)}
+        raise UserError(f"{count} {what}(s) are too few to keep {num_val} for validation and {num_test} for test{hint}")
+    train, held_out = split_positions(count, num_val + num_test, seed)
+    val, test = (held_out[part] for part in split_positions(len(held_out), num_test, seed))
+    return {split: rows for split, rows in (("train", train), ("val", val), ("test", test)) if len(rows)}
 
 
 def check_fractions(val_fraction: float, test_fraction: float, what: str) -> None:
-    """Raise UserError unless the shares kept for validation and for test leave some of ``what`` for training."""
+    """Raise UserError unless both fractions leave some of ``what`` for training."""
     if not (val_fraction > 0 and test_fraction >= 0 and val_fraction + test_fraction < 1):
         raise UserError(
             f"val_fraction {val_fraction} and test_fraction {test_fraction} leave no training {what}, or none for "
-            "validation: set --data.val_fraction=0.1 --data.test_fraction=0.1"
+            "validation: set val_fraction=0.1 test_fraction=0.1"
         )
 
 
 def require_at_least(name: str, value: int, least: int, mend: int) -> None:
     """Raise a UserError that names the setting unless ``value`` is at least ``least``."""
     if value < least:
-        raise UserError(f"{name} must be at least {least}, got {value}: set --data.{name}={mend}")
+        raise UserError(f"{name} must be at least {least}, got {value}: set {name}={mend}")
 
 
 def as_it_is(batch: Batch) -> Batch:

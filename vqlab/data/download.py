@@ -1,4 +1,4 @@
-"""Downloads that arrive whole or not at all."""
+"""Downloads that appear whole or not at all."""
 
 import os
 import shutil
@@ -10,11 +10,7 @@ from pathlib import Path
 from vqlab.errors import UserError
 
 TIMEOUT = 10.0  # seconds without an answer
-
-WITHOUT_NETWORK = (
-    "without a network take --data Photos or --data Digits, or --data ImageArrays --data.path FILE.npz, "
-    "or --data ImageFolder --data.path FOLDER"
-)
+WITHOUT_NETWORK = "without a network use Photos, Digits, ImageArrays or ImageFolder"
 
 
 def download_whole(
@@ -27,16 +23,11 @@ def download_whole(
 ) -> None:
     """Let ``download(temporary_root)`` write ``temporary_root/folder``, then move the files to ``root/folder``.
 
-    Args:
-        name: Name of the data set, for the message.
-        root: Where the data set belongs.
-        folder: What the download makes under its root.
-        archives: Pattern of the archives under ``root``; those that are there need not be downloaded.
-        download: The library's download; gets a temporary folder beside the final one.
-        otherwise: What to do without a network, for the message.
+    ``archives`` is a pattern of files under ``root`` that need not be downloaded again. ``name`` and ``otherwise``
+    (what to do without a network) are for the message.
 
     Raises:
-        UserError: If anything fails; nothing of the download is left.
+        UserError: If anything fails; the download leaves nothing.
     """
     before = socket.getdefaulttimeout()
     partial = None

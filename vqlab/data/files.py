@@ -1,4 +1,4 @@
-"""Files of a folder at any depth, and how far a long reading is."""
+"""Files of a folder at any depth, progress of a long reading, and errors of readers."""
 
 import os
 import sys
@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from vqlab.errors import UserError, read_error
 
-MANY = 2000  # items above which reading shows how far it is
+MANY = 2000  # items above which progress is shown
 # What operating systems and tools leave beside data, in lower case; names that start with a dot are hidden, too.
 LEFTOVERS = {"__macosx", "@eadir", "__pycache__", "thumbs.db", "desktop.ini"}
 
@@ -17,30 +17,30 @@ T = TypeVar("T")
 
 
 def list_files(root: Path, extensions: tuple[str, ...], what: str) -> list[Path]:
-    """Return the files under a folder with such extensions in the order of their paths.
-
-    Hidden files and folders are left out, and what operating systems leave beside data.
-
-    Args:
-        root: The folder.
-        extensions: As in ``(".png", ".jpg")``; files' own may be in capitals. ``("",)`` takes all files.
-        what: What messages call the files' content.
-
-    Raises:
-        UserError: If the folder is missing or holds no such file.
-    """
+    """Return what :func:`find_files` returns; raise UserError if there are none, or no folder."""
     if not root.is_dir():
-        raise UserError(f"{root} is not a folder: set --data.path to a folder of {what}")
-    files = sorted(
-        Path(folder) / name
-        for folder, names in _walk(root)
-        for name in names
-        if name.lower().endswith(extensions) and not is_hidden(name)  # macOS leaves ._name beside each file
-    )
-    if not files:
-        kinds = f" ({', '.join(extensions)})" if any(extensions) else ""
-        raise UserError(f"{root} holds no {what}{kinds}: set --data.path to a folder of {what}")
-    return files
+        raise UserError(f"{root} is not a folder: set path=FOLDER to a folder of {what}")
+    if files := find_files(root, extensions):
+        return files
+    kinds = f" ({', '.join(extensions)})" if any(extensions) else ""
+    raise UserError(f"{root} holds no {what}{kinds}: set path=FOLDER to a folder of {what}")
+
+
+def find_files(root: Path, extensions: tuple[str, ...]) -> list[Path]:
+    """Return the files under a folder with one of the extensions, sorted by path, without hidden files and folders.
+
+    Extensions are in lower case; files' own may be in capitals. ``("",)`` takes all files. Links are followed, each
+    real folder once.
+    """
+    files: list[Path] = []
+    seen: set[str] = set()
+    for folder, folders, names in os.walk(root, followlinks=True):
+        real = os.path.realpath(folder)
+        folders[:] = [name for name in folders if real not in seen and not is_hidden(name)]
+        if real not in seen:
+            files += [Path(folder, name) for name in names if name.lower().endswith(extensions) and not is_hidden(name)]
+        seen.add(real)
+    return sorted(files)
 
 
 def list_folders(root: Path) -> list[str]:
@@ -50,12 +50,12 @@ def list_folders(root: Path) -> list[str]:
 
 
 def is_hidden(name: str) -> bool:
-    """Return whether a file or folder is hidden, or left there by an operating system or a tool."""
+    """Whether a file or folder is hidden, or left there by an operating system or a tool."""
     return name.startswith(".") or name.lower() in LEFTOVERS
 
 
 def counted(items: Iterable[T], count: int, done: str, what: str) -> Iterator[T]:
-    """Pass ``items`` on, and show how many of ``count`` are done where these are many."""
+    """Yield ``items``, and show progress if there are many."""
     for number, item in enumerate(items, start=1):
         yield item
         if count > MANY and (number % 500 == 0 or number == count):
@@ -65,11 +65,9 @@ def counted(items: Iterable[T], count: int, done: str, what: str) -> Iterator[T]
 
 @contextmanager
 def reading(name: str | Path, damaged: str) -> Iterator[None]:
-    """Turn the errors of a reader into one line for the user: the file is damaged, or memory is short.
+    """Turn the errors of a reader into one line for the user: the file is damaged, or there is not enough memory.
 
-    Args:
-        name: What messages call the file.
-        damaged: The message about a damaged file after its name; ``{reason}`` stands for the reader's own message.
+    ``damaged`` is the message about a damaged file after its name, with ``{reason}`` for the reader's own message.
 
     Example:
         >>> with reading("x.wav", "cannot be read ({reason}): remove it"):
@@ -83,18 +81,7 @@ def reading(name: str | Path, damaged: str) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:  # damaged files make readers raise many things
-        reason = " ".join(str(error).split())[:100] or type(error).__name__
+        texts = (str(error), str(error.__cause__ or ""), type(error).__name__)
+        # Some errors are empty, and those of fsspec may hold nothing but the URL.
+        reason = next(" ".join(text.split())[:100] for text in texts if text.strip() not in ("", str(name)))
         raise read_error(name, error, f"{name} {damaged.format(reason=reason)}") from error
-
-
-def _walk(root: Path) -> Iterator[tuple[str, list[str]]]:
-    # Links are followed, each real folder once, so that a link to a parent does not lead round in circles.
-    seen: set[str] = set()
-    for folder, folders, names in os.walk(root, followlinks=True):
-        real = os.path.realpath(folder)
-        if real in seen:
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = sorted(name for name in folders if not is_hidden(name))
-        yield folder, names

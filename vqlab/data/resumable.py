@@ -1,4 +1,4 @@
-"""Training batches in an order that depends on (seed, epoch) alone, and that a resumed run takes up again."""
+"""Training batches in an order that depends on (seed, epoch) alone, which a resumed run continues."""
 
 from collections.abc import Callable, Iterator
 from itertools import islice
@@ -7,13 +7,13 @@ from typing import Any
 from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler
 
-PART = 2**16  # positions that are Python integers at a time: a list of all takes five times the memory
+PART = 2**16  # positions that are Python integers at a time: a list of all takes five times the memory of a tensor
 
 
 class ResumableSampler(DistributedSampler):
-    """A ``DistributedSampler`` that can leave out the beginning of an epoch.
+    """A ``DistributedSampler`` that can skip the beginning of an epoch.
 
-    R processes with batches of B see, batch by batch, what one process with batches of R x B sees. Lightning calls
+    R processes with batches of B see the same batches as one process with batches of R x B. Lightning calls
     ``set_epoch``; in a plain loop call ``loader.sampler.set_epoch(epoch)``, else every epoch has the same order.
 
     Example:
@@ -24,8 +24,8 @@ class ResumableSampler(DistributedSampler):
         (True, 6)
     """
 
-    start = 0  # samples of this rank that the next pass leaves out
-    order: Callable[[int], Tensor] | None = None  # of an epoch, in place of all in random order; with drop_last
+    start = 0  # samples of this rank that the next pass skips
+    order: Callable[[int], Tensor] | None = None  # of an epoch, instead of a random order; with drop_last
 
     def __iter__(self) -> Iterator[int]:
         if self.order is None:
@@ -37,12 +37,12 @@ class ResumableSampler(DistributedSampler):
 class ResumableLoader(DataLoader):
     """A ``DataLoader`` over a :class:`ResumableSampler` whose place in the epoch can be stored and restored.
 
-    Lightning saves ``state_dict()`` with each checkpoint and hands it back before the first batch of a resumed run,
-    so a run that stopped in mid-epoch goes on with the batches it has not seen, in the same order. ``len`` stays that
-    of the whole epoch, for Lightning counts the batches that came before as fetched.
+    Lightning saves ``state_dict()`` with each checkpoint and restores it before the first batch of a resumed run, so a
+    run that stopped within an epoch continues with the batches it has not seen, in the same order. ``len`` is that of
+    the whole epoch, because Lightning counts the earlier batches as fetched.
 
-    The place is the epoch and the samples handed out on all ranks, so it survives a change of the number of devices
-    with the same global batch. It counts batches that were handed out, not those that workers fetched ahead.
+    The place is the epoch and the samples yielded on all ranks, so it is valid for another number of devices with the
+    same global batch. Batches that workers prefetched do not count.
 
     Example:
         >>> def loader():
@@ -56,19 +56,19 @@ class ResumableLoader(DataLoader):
         True
     """
 
-    # On the class, because Lightning re-creates loaders from the arguments of DataLoader when overfit_batches is set.
+    # On the class: with overfit_batches Lightning re-creates loaders from the arguments of DataLoader.
     _epoch = 0
-    _samples = 0  # handed out in this epoch, on all ranks
+    _samples = 0  # yielded in this epoch, on all ranks
     _resume = False
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
-        # A generator, since that starts at its first `next`: Lightning calls iter() when it sets up the data, before it
-        # tells the sampler the epoch, and workers would begin to fetch in the order of another epoch.
+        # A generator, which starts at its first `next`: Lightning calls iter() before it sets the sampler's epoch, and
+        # workers would prefetch in the order of another epoch.
         sampler = self.sampler
         if not isinstance(sampler, ResumableSampler):  # overfit_batches puts a sequential sampler in its place
             yield from super().__iter__()
             return
-        # A place in another epoch belongs to one that has ended, or was cut short by limit_train_batches.
+        # A place in another epoch is that of an epoch which ended, or was cut by limit_train_batches.
         if not (self._resume and self._epoch == sampler.epoch):
             self._epoch, self._samples = sampler.epoch, 0
         self._resume = False
@@ -78,9 +78,9 @@ class ResumableLoader(DataLoader):
             yield batch
 
     def state_dict(self) -> dict[str, int]:
-        """Return the place: the epoch, and the samples that all ranks together have handed out in it."""
+        """Return the place: the epoch, and the samples that all ranks together have yielded in it."""
         return {"epoch": self._epoch, "samples": self._samples}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Let the next pass begin at a stored place, if it is a pass over the same epoch."""
+        """Begin the next pass at a stored place, if it is a pass over the same epoch."""
         self._epoch, self._samples, self._resume = state["epoch"], state["samples"], True

@@ -1,42 +1,31 @@
-"""Splits of a data set, recognised by the names of its folders."""
+"""Splits of a data set, found by the names of its folders."""
 
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 
-from vqlab.data.files import list_files, list_folders
+from vqlab.data.files import find_files, list_files, list_folders
 from vqlab.errors import UserError
 
 SPLITS = ("train", "val", "test")
-# What others call a split, in lower case -> how vqlab calls it.
-SPLIT_OF = {
-    name: split
-    for split, names in {
-        "train": ("train", "training"),
-        "val": ("val", "valid", "validation", "dev"),
-        "test": ("test", "testing", "eval", "evaluation"),
-    }.items()
-    for name in names
-}
-FILLERS = {"set", "data", "dataset", "images", "split"}  # words that may stand beside the name of a split
+# Usual name of a split, in lower case -> the split.
+SPLIT_OF = dict.fromkeys(("train", "training"), "train")
+SPLIT_OF |= dict.fromkeys(("val", "valid", "validation", "dev"), "val")
+SPLIT_OF |= dict.fromkeys(("test", "testing", "eval", "evaluation"), "test")
+FILLERS = {"set", "data", "dataset", "images", "split"}  # may stand beside the name of a split
 WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+")
 
 
 def split_folders(root: Path, extensions: tuple[str, ...], what: str) -> tuple[dict[str, Path], dict[str, list[Path]]]:
-    """Return the folder and the files of each split, or those of the split "" where the splits are still to be drawn.
+    """Return the folder and the files of each split, or those of the split "" if the splits are still to be drawn.
 
-    Folders ``train``, ``val`` and ``test`` in ``root``, or with another usual name (:data:`SPLIT_OF`, capital letters
-    or not), are the splits; ``train`` must be there. Where ``train`` is alone, the splits are drawn from its files.
-
-    Args:
-        root: The folder.
-        extensions: Extensions of the files, see :func:`~vqlab.data.files.list_files`.
-        what: What messages call the files' content.
+    Folders ``train``, ``val`` and ``test`` in ``root``, or with another usual name (:data:`SPLIT_OF`, in any case), are
+    the splits; ``train`` is required. If ``train`` is alone, the splits are drawn from its files.
 
     Raises:
         UserError: If there are no such files, some folders are named as splits but the layout is another, or a folder
-            for validation or test lies among the files to train on.
+            for validation or test lies among the files for training.
 
     Example:
         >>> import tempfile
@@ -50,12 +39,12 @@ def split_folders(root: Path, extensions: tuple[str, ...], what: str) -> tuple[d
     """
     names = list_folders(root)
     split_of = name_splits(names)
-    others = [name for name in names if split_of and name not in split_of and _holds_files(root / name, extensions)]
+    others = [name for name in names if split_of and name not in split_of and find_files(root / name, extensions)]
     if split_of and (others or "train" not in split_of.values() or max(Counter(split_of.values()).values()) > 1):
         raise _no_layout(root, [*split_of, *others], list(split_of))
     folders = {split: root / name for split in SPLITS for name, its in split_of.items() if its == split}
     for split, folder in folders.items():
-        if (folder / folder.name).is_dir():  # as some archives are packed
+        if (folder / folder.name).is_dir():  # so some archives are packed
             folders[split] = folder / folder.name
     if len(folders) < 2:
         folders = {"": folders.get("train", root)}
@@ -68,7 +57,7 @@ def split_folders(root: Path, extensions: tuple[str, ...], what: str) -> tuple[d
 def name_splits(names: Iterable[str]) -> dict[str, str]:
     """Return the split of each name that names one.
 
-    Other words may stand beside the split only where the names make both a split for training and a held-out one.
+    Other words may stand beside the split only if the names give both a training split and a held-out one.
 
     Example:
         >>> name_splits(["Train", "VALID", "bullet-train"])
@@ -85,7 +74,7 @@ def name_splits(names: Iterable[str]) -> dict[str, str]:
 
 
 def group_by_split(names: list[str], where: str | Path) -> dict[str, list[int]]:
-    """Return the positions of the names of each split; all are of the split "" where none names one.
+    """Return the positions of the names of each split; all are of the split "" if none names one.
 
     Raises:
         UserError: If some name splits, and others do not or none is for training.
@@ -104,12 +93,7 @@ def group_by_split(names: list[str], where: str | Path) -> dict[str, list[int]]:
 
 
 def require_no_held_out(files: Iterable[str], where: str | Path) -> None:
-    """Raise UserError if a folder for validation or test is among the parents of files to train on.
-
-    Args:
-        files: Paths from ``where``, with forward slashes.
-        where: What the message calls their root.
-    """
+    """Raise UserError if a folder for validation or test is among the parents of files (paths from ``where``)."""
     inside: dict[str, set[str]] = defaultdict(set)
     for folder in {file.rpartition("/")[0] for file in files} - {""}:
         names = folder.split("/")
@@ -125,13 +109,6 @@ def require_no_held_out(files: Iterable[str], where: str | Path) -> None:
 def _no_layout(where: str | Path, names: list[str], split_names: list[str]) -> UserError:
     shown = ", ".join(names[:6]) + (", ..." if len(names) > 6 else "")
     return UserError(
-        f"{where} holds {shown}: set --data.path to a folder with train/ and val/, test/ or both and no other folders, "
+        f"{where} holds {shown}: set path=FOLDER to one with train/ and val/, test/ or both and no other folders, "
         f"or rename {', '.join(split_names[:3])} if that is no split"
     )
-
-
-def _holds_files(folder: Path, extensions: tuple[str, ...]) -> bool:
-    try:
-        return bool(list_files(folder, extensions, ""))
-    except UserError:
-        return False

@@ -66,34 +66,24 @@ def test_arrays_as_others_write_them(tmp_path, arrays, sizes):
 
 def test_arrays_may_be_named(tmp_path, caplog):
     path = save(tmp_path, a=X, b=X, digits=Y, x_test=X[:4], y_test=Y[:4] % 2)
-    with refused("holds no images for training, but x_test", "--data.array=x_test"):
+    with refused("holds no images for training, but x_test", "array=x_test"):
         ImageArrays(path)
     data = ImageArrays(path, array="b")
     assert (data.num_classes, data.train_size, data.load_test()) == (0, 11, None)
-    assert "digits beside the images b, not read as labels: set --data.label_array=digits" in caplog.text
+    assert "digits beside the images b, not read as labels: set label_array=digits" in caplog.text
     assert ImageArrays(path, array="b", label_array="digits").num_classes == 4
     assert ImageArrays(path, array="x_test").num_classes == 2
-    with refused("no array c, but a, b, digits", "--data.array"):
+    with refused("array c is not in", "which holds a, b, digits"):
         ImageArrays(path, array="c")
-    with refused("no array c", "--data.label_array"):
+    with refused("label_array c is not in"):
         ImageArrays(path, array="a", label_array="c")
 
 
 def test_labels_of_no_class_in_training_are_refused(tmp_path):
-    with refused("y_test of", "class 3", "classes 0 to 1", "--data.path"):
+    with refused("y_test of", "class 3", "classes 0 to 1"):
         ImageArrays(save(tmp_path, x_train=X, y_train=Y % 2, x_test=X, y_test=Y))
-    with refused("y of", "test.npz holds class 3", "--data.test_path"):
+    with refused("y of", "test.npz holds class 3"):
         ImageArrays(save(tmp_path, x=X, y=Y % 2), test_path=save(tmp_path, "test.npz", x=X, y=Y))
-
-
-def test_short_memory_is_not_called_damage(tmp_path, monkeypatch):
-    def out_of_memory(*_, **__):
-        raise MemoryError
-
-    data = ImageArrays(save(tmp_path, x=X))
-    monkeypatch.setattr(np, "load", out_of_memory)
-    with refused("not enough memory to read", "some.npz"):
-        data.setup("fit")
 
 
 def test_npy_and_a_single_fitting_array(tmp_path):
@@ -112,7 +102,7 @@ def test_constructor_reads_headers_only(tmp_path, monkeypatch):
 
 def test_rectangles_need_a_size(tmp_path):
     path = save(tmp_path, x=pixels(10, 20, 30, 3))
-    with pytest.raises(UserError, match=r"20 x 30 pixels, not square: set --data.image_size=20"):
+    with pytest.raises(UserError, match=r"20 x 30 pixels, not square: set image_size=20"):
         ImageArrays(path)
     assert next(iter(ImageArrays(path, image_size=16, batch_size=2).train_dataloader()))["image"].shape[-2:] == (16, 16)
 
@@ -120,40 +110,32 @@ def test_rectangles_need_a_size(tmp_path):
 def test_test_split(tmp_path):
     path, test = save(tmp_path, x=pixels(10, 8, 8, 3)), save(tmp_path, "test.npz", x=pixels(6, 8, 8, 3))
     assert len(ImageArrays(path, test_path=test).test_dataloader().dataset) == 6
-    with pytest.raises(UserError, match=r"no test images: set --data.test_path"):
+    with pytest.raises(UserError, match=r"no test images: set test_path=FILE"):
         ImageArrays(path).test_dataloader()
     grey = save(tmp_path, "grey.npz", x=pixels(6, 8, 8))
-    with pytest.raises(UserError, match=r"shape \(8, 8\).*set --data.test_path"):
+    with pytest.raises(UserError, match=r"shape \(8, 8\).*use images of the same shape"):
         ImageArrays(path, test_path=grey)
-    with pytest.raises(UserError, match=r"none.npz is not a file: set --data.test_path"):
+    with pytest.raises(UserError, match=r"none.npz is not a file: set test_path=FILE"):
         ImageArrays(path, test_path="none.npz")
-
-
-NAN = np.full((4, 8, 8), np.nan, np.float32)
-OBJECTS = np.array([{}] * 4, dtype=object)
 
 
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
-        ({"x": pixels(4, 8, 8) / 255}, r"x of .* is float64, not uint8: for values in \[0, 1\] save \(x \* 255\)"),
-        ({"x": NAN}, r"float32 with 256 NaN \(not a number\)"),
-        ({"x": pixels(4, 8, 8, dtype=np.int64)}, "int64, not uint8: scale"),
+        ({"x": pixels(4, 8, 8) / 255}, r"x of .* is float64, not uint8: save .* \(x \* 255\).round\(\)"),
+        ({"x": np.array([{}] * 4, dtype=object)}, "is object, not uint8"),
         ({"x": pixels(4, 64)}, r"shape \(4, 64\), not \(N, H, W\)"),
-        ({"x": pixels(0, 8, 8)}, r"is empty, its shape is \(0, 8, 8\)"),
-        ({"x": pixels(1, 8, 8)}, "too few to split"),
-        ({"x": pixels(4, 8, 8, 4)}, "alpha channel: drop it"),
-        ({"x": pixels(4, 3, 8, 8)}, r"move the channels last, x.transpose\(0, 2, 3, 1\)"),
-        ({"x": pixels(4, 8, 8, 2)}, "keep 1 or 3 channels"),
-        ({"x": OBJECTS}, "Python objects, which are not read"),
+        ({"x": pixels(0, 8, 8)}, r"shape \(0, 8, 8\), not"),
+        ({"x": pixels(4, 8, 8, 4)}, r"shape \(4, 8, 8, 4\), not .*\(N, H, W, 3\)"),
+        ({"x": pixels(4, 3, 8, 8)}, r"shape \(4, 3, 8, 8\), not .*\(N, H, W, 3\)"),
+        ({"x": pixels(1, 8, 8)}, "1 image.* too few to keep 1 for validation"),
         ({"x": pixels(4, 8, 8), "y": np.arange(3)}, r"y of .* has shape \(3,\), but there are 4 images"),
         ({"x": pixels(4, 8, 8), "y": np.arange(4.0)}, "float64, not integer"),
         ({"x": pixels(4, 8, 8), "y": np.arange(4) - 3}, "holds -3"),
         ({"x": pixels(4, 8, 8), "y": np.ones((4, 3), int)}, r"y of .* has shape \(4, 3\) and is not one-hot"),
         ({"x": pixels(4, 8, 8), "y": np.array(list("abcd"))}, "U1, not integer"),
-        ({"a": pixels(4, 8, 8), "b": pixels(4, 8, 8), "arr_0": np.arange(4)}, "set --data.array to one of these"),
+        ({"a": pixels(4, 8, 8), "b": pixels(4, 8, 8), "arr_0": np.arange(4)}, "set array=NAME to one of these"),
         ({"a": pixels(4, 8, 8), "b": pixels(4, 8, 8)}, "no array x, images or image, .* but a, b"),
-        ({"a": np.arange(3)}, "no array x"),
         ({}, "no array x, .* but nothing"),
     ],
 )
@@ -168,14 +150,14 @@ def test_bad_arrays_are_named_in_one_line(tmp_path, arrays, message):
 @pytest.mark.parametrize("name", ["a.npz", "a.npy"])
 def test_damaged_files_are_named(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(UserError, match=r"cannot be read as NumPy arrays: save it again, or set --data.path"):
+    with pytest.raises(UserError, match=r"cannot be read as NumPy arrays: save it again"):
         ImageArrays(str(tmp_path / name))
 
 
-def test_a_header_that_promises_less_than_nothing(tmp_path):
+def test_a_header_of_a_negative_size_is_refused(tmp_path):
     with (tmp_path / "a.npy").open("wb") as file:
         np.lib.format.write_array_header_1_0(file, {"shape": (-1, 8, 8), "fortran_order": False, "descr": "|u1"})
-    with pytest.raises(UserError, match=r"its shape is \(-1, 8, 8\)"):
+    with pytest.raises(UserError, match=r"has shape \(-1, 8, 8\)"):
         ImageArrays(str(tmp_path / "a.npy"))
 
 
@@ -185,9 +167,3 @@ def test_truncated_file_is_named(tmp_path):
     (tmp_path / "some.npz").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(UserError, match=r"cannot be read"):
         ImageArrays(path).setup("fit")
-
-
-@pytest.mark.parametrize("fraction", [0.0, 1.0, -0.5])
-def test_val_fraction_is_checked(tmp_path, fraction):
-    with pytest.raises(UserError, match=r"val_fraction must be between 0 and 1"):
-        ImageArrays(save(tmp_path, x=pixels(4, 8, 8)), val_fraction=fraction)

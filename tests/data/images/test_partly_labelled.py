@@ -1,4 +1,4 @@
-"""Few labels: which are told, that no other is, and that a batch's draw depends on the batch alone."""
+"""Few labels: which are used, that no other is, and that a batch's draw depends on the batch alone."""
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ def tensors(labels):
     return ImageTensors(images.contiguous(), torch.tensor(labels))
 
 
-def test_so_many_of_each_class_are_chosen_by_the_seed():
+def test_the_seed_chooses_as_many_of_each_class():
     labels = torch.tensor([0, 1, 2] * 20 + [-1] * 5)
     chosen = choose_labelled(labels, 4, seed=0)
     assert labels[chosen].bincount().tolist() == [4, 4, 4]
@@ -23,7 +23,7 @@ def test_so_many_of_each_class_are_chosen_by_the_seed():
     assert not torch.equal(chosen, choose_labelled(labels, 4, seed=1))
 
 
-def test_no_other_label_is_told():
+def test_no_other_label_is_used():
     labels = [0, 1] * 10
     data = tensors(labels)
     chosen = choose_labelled(data.labels, 3, seed=0)
@@ -62,12 +62,10 @@ def test_the_data_module_has_two_streams(augment):
     assert "labelled_image" not in next(iter(Digits(image_size=8).train_dataloader()))
 
 
-def test_mistakes_are_refused():
-    with refused("labels_per_class", "--data.labels_per_class=10"):
-        Digits(labels_per_class=0)
-    with refused("class 1 has 2 training images", "--data.labels_per_class=2"):
+def test_missing_labels_are_refused():
+    with refused("labels_per_class must be at most 2, the images of class 1, got 3"):
         choose_labelled(torch.tensor([0, 0, 0, 1, 1]), 3, seed=0)
-    with refused("no labels", "--data.labels_per_class=null"):
+    with refused("no labels", "labels_per_class=null"):
         choose_labelled(torch.full((5,), -1), 3, seed=0)
 
 

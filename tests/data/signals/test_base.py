@@ -5,12 +5,12 @@ import pytest
 import torch
 
 from tests.helpers.refusal import refused
-from vqlab.data.signals.base import SignalDataModule, Windows, window_starts
+from vqlab.data.signals.base import SignalDataModule, Windows
 from vqlab.data.signals.ecg import ECG, ecg, heartbeat
 
 
 class Ramps(SignalDataModule):
-    """Two channels: a ramp in units of its own, and one that stands still for a while."""
+    """Two channels: a ramp in units of its own, and one that is flat for a while."""
 
     channels, sample_rate = 2, 1.0
 
@@ -21,8 +21,7 @@ class Ramps(SignalDataModule):
         self.train_size = 30
 
     def load_train_val(self):
-        starts = window_starts([100] * 3, self.length, self.stride)
-        return Windows(self.records, starts, self.length), Windows(self.records, starts[:5], self.length)
+        return tuple(Windows(records, self.length, self.stride) for records in (self.records, self.records[:1]))
 
 
 def every(data):
@@ -30,10 +29,8 @@ def every(data):
 
 
 def test_windows_stay_within_their_record():
-    starts = window_starts([25, 9, 10], length=10, stride=5)
-    assert starts.tolist() == [[0, 0], [0, 5], [0, 10], [0, 15], [2, 0]]
-    records = [torch.full((1, n), float(k)) for k, n in enumerate((25, 9, 10))]
-    data = Windows(records, starts, 10)
+    data = Windows([torch.full((1, n), float(k)) for k, n in enumerate((25, 9, 10))], length=10, stride=5)
+    assert data.starts.tolist() == [[0, 0], [0, 5], [0, 10], [0, 15], [2, 0]]
     assert data.__getitems__([4, 0])["signal"][:, 0].unique(dim=1).flatten().tolist() == [2.0, 0.0]
     assert data[3]["index"] == 3
 
@@ -57,13 +54,6 @@ def test_the_data_set_gets_mean_0_and_spread_1():
     torch.testing.assert_close(x.sort(0)[0], ((raw - mean) / spread).sort(0)[0], atol=1e-4, rtol=1e-4)
 
 
-def test_a_channel_without_variance_is_refused():
-    data = Ramps()
-    data.records = [torch.stack([record[0], torch.ones(100)]) for record in data.records]
-    with refused("channel 1", "constant"):
-        data.train_dataloader()
-
-
 def test_the_ecg_is_the_same_from_the_same_seed_and_differs_from_person_to_person():
     one, other = ECG(num_records=10, seconds=20, length=500), ECG(num_records=10, seconds=20, length=500)
     for data in (one, other):
@@ -83,34 +73,37 @@ def test_beats_come_at_human_rates_and_stand_out_by_a_millivolt():
         assert 35 < 60 / np.median(intervals) < 150
         assert np.allclose(np.diff(peaks), intervals[1:])
         signal = ecg(6000, 100.0, 0.0, (person,))
-        middle = [p for p in peaks if 1 < p < 58]
         assert 0.3 < np.ptp(signal) < 4
-        assert len(middle) > 30
+        assert len([p for p in peaks if 1 < p < 58]) > 30
 
 
-def test_noise_comes_on_top():
+def test_noise_is_added():
     clean, noisy, twice = (ecg(1000, 100.0, noise, (1,)) for noise in (0.0, 1.0, 2.0))
     assert 0.02 < (noisy - clean).std() < 0.3
     np.testing.assert_allclose(twice - clean, 2 * (noisy - clean), atol=1e-5)
 
 
 @pytest.mark.parametrize(
-    ("options", "words"),
+    ("options", "line"),
     [
-        ({"length": 1}, ["length", "--data.length=512"]),
-        ({"stride": 0}, ["stride"]),
-        ({"standardize": "minmax"}, ["signal, dataset or none"]),
-        ({"num_records": 3}, ["num_records"]),
-        ({"sample_rate": 10}, ["sample_rate"]),
-        ({"noise": -1}, ["noise"]),
-        ({"seconds": 3, "length": 512}, ["300 samples", "--data.seconds=5.12"]),
+        ({"length": 1}, "length must be at least 2, got 1"),
+        ({"stride": 0}, "stride must be at least 1 or None, got 0"),
+        ({"standardize": "minmax"}, "standardize must be 'signal' or 'dataset' or 'none', got 'minmax'"),
+        ({"num_records": 3}, "num_records must be at least 10, got 3"),
+        ({"sample_rate": 10}, "sample_rate must be at least 50, got 10"),
+        ({"noise": -1}, "noise must be at least 0, got -1"),
+        ({"seconds": 3, "length": 512}, "seconds must be at least 5.12 for a window of 512 samples, got 3"),
     ],
 )
-def test_mistakes_are_refused(options, words):
-    with refused(*words):
+def test_arguments(options, line):
+    with refused(line):
         ECG(**options)
 
 
-def test_too_few_windows_for_a_batch():
-    with refused("16 training windows", "--data.batch_size=16"):
+def test_training_data_that_are_refused():
+    data = Ramps()
+    data.records = [torch.stack([record[0], torch.ones(100)]) for record in data.records]
+    with refused("channel 1", "constant"):
+        data.train_dataloader()
+    with refused("16 training windows"):
         ECG(num_records=10, seconds=10.24, length=512).setup("fit")

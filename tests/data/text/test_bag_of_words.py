@@ -76,83 +76,32 @@ def test_duplicate_entries_are_added_and_zeros_are_no_words(tmp_path):
     assert read.nnz == 1
 
 
-@pytest.mark.parametrize(
-    ("value", "words"),
-    [(-1, ["1 values such as -1"]), (np.nan, ["such as nan"]), (np.inf, ["such as inf"])],
-)
-def test_values_that_are_no_counts(tmp_path, value, words):
-    matrix = counts().astype(float)
-    matrix.data[5] = value
-    with refused("a.npz", "--data.path", *words):
-        bags(save(tmp_path / "a.npz", matrix)).vocab_size  # noqa: B018
-
-
 def docword(matrix):
     entries = sparse.coo_matrix(matrix)
     lines = [f"{d + 1} {w + 1} {n}" for d, w, n in zip(entries.row, entries.col, entries.data, strict=True)]
     return "\n".join(map(str, [*matrix.shape, entries.nnz, *lines, ""])).encode()
 
 
-def market(matrix):
+def written(write, *matrix, **arrays):
     file = io.BytesIO()
-    mmwrite(file, matrix)
+    write(file, *matrix, **arrays)
     return file.getvalue()
 
 
-@pytest.mark.parametrize("compress", [bytes, gzip.compress])
-@pytest.mark.parametrize(("name", "write"), [("docword.txt", docword), ("corpus.mm", market), ("dense.mtx", market)])
-def test_formats_of_others(tmp_path, name, write, compress):
+def test_formats(tmp_path):
     matrix = counts()
-    (tmp_path / name).write_bytes(compress(write(matrix.toarray() if name == "dense.mtx" else matrix)))
-    assert np.array_equal(read_counts(str(tmp_path / name), "path").toarray(), matrix.toarray())
-
-
-def test_dense_arrays(tmp_path, caplog):
-    matrix = counts().toarray()
-    np.save(tmp_path / "a.npy", matrix)
-    np.savez_compressed(tmp_path / "a.npz", counts=matrix)
-    for name in ("a.npy", "a.npz"):
-        assert np.array_equal(read_counts(str(tmp_path / name), "path").toarray(), matrix)
-    np.savez(tmp_path / "both.npz", X=matrix, y=matrix[:, 0])
-    with refused("both.npz holds several arrays, X, y", "--data.path", "--data.labels_path"):
-        read_counts(str(tmp_path / "both.npz"), "path")
-    np.save(tmp_path / "flat.npy", matrix[0])
-    with refused("has the shape (12,)"):
-        read_counts(str(tmp_path / "flat.npy"), "path")
-    stored = counts()
-    np.savez(
-        tmp_path / "more.npz",
-        format=b"csr",
-        shape=stored.shape,
-        data=stored.data,
-        indices=stored.indices,
-        indptr=stored.indptr,
-        labels=np.zeros(50),
-    )
-    assert np.array_equal(read_counts(str(tmp_path / "more.npz"), "path").toarray(), stored.toarray())
-    assert "holds labels, too" in caplog.text
-
-
-def test_formats_that_are_named(tmp_path):
-    (tmp_path / "a.svm").write_text("1 3:2 7:1\n0 1:1\n")
-    with refused("SVMlight", "load_svmlight_file", "save_npz"):
-        read_counts(str(tmp_path / "a.svm"), "path")
-    np.save(tmp_path / "a.npy", np.array([[1, 2], [3]], object))
-    with refused("lists of word numbers", "bincount"):
-        read_counts(str(tmp_path / "a.npy"), "path")
-
-
-def test_a_matrix_of_words_by_documents_is_named(tmp_path):
-    path = save(tmp_path / "a.npz", counts(12, 50))
-    (tmp_path / "words.txt").write_text("\n".join(f"w{n}" for n in range(12)))
-    np.save(tmp_path / "labels.npy", np.zeros(50, int))
-    for options in ({"vocabulary_path": str(tmp_path / "words.txt")}, {"labels_path": str(tmp_path / "labels.npy")}):
-        with refused("rows of the counts are words", "matrix.T"):
-            bags(path, **options).vocab_size  # noqa: B018
+    dense = matrix.toarray()
+    stored = {name: getattr(matrix, name) for name in ("shape", "data", "indices", "indptr")}
+    files = [docword(matrix), written(mmwrite, matrix), written(mmwrite, dense), written(np.save, dense)]
+    files += [gzip.compress(content) for content in files[:2]]
+    files += [written(np.savez, x=dense), written(np.savez, format=b"csr", labels=np.zeros(50), **stored)]
+    for content in files:
+        (tmp_path / "a").write_bytes(content)
+        assert np.array_equal(read_counts(str(tmp_path / "a"), "path").toarray(), dense), content[:20]
 
 
 @pytest.mark.parametrize(("weighting", "warned"), [("tfidf", True), ("counts", False)])
-def test_weights_are_not_weighted_again_without_a_word(tmp_path, caplog, weighting, warned):
+def test_weights_are_not_weighted_again_without_a_warning(tmp_path, caplog, weighting, warned):
     bags(save(tmp_path / "a.npz", counts() * 0.3), weighting=weighting).vocab_size  # noqa: B018
     assert ("such as 0.3, no counts" in caplog.text) == warned
 
@@ -163,51 +112,68 @@ def test_labels_of_a_text_file_or_a_column(tmp_path):
     np.save(tmp_path / "labels.npy", labels[:, None])
     for name in ("labels.txt", "labels.npy"):
         assert np.array_equal(read_labels(str(tmp_path / name), "labels_path", counts()), labels)
-    (tmp_path / "labels.txt").write_text("sports\n" * 50)
-    with refused("labels.txt is no array", "a number in each line"):
-        read_labels(str(tmp_path / "labels.txt"), "labels_path", counts())
-    with refused("test_labels_path is given without test_path"):
-        bags(save(tmp_path / "a.npz", counts()), test_labels_path=str(tmp_path / "labels.npy"))
 
 
-def test_files_without_a_matrix(tmp_path):
-    matrix = counts()
+def beyond(matrix):
     matrix.indices[5] = 99  # no such column
-    np.savez(
-        tmp_path / "torn.npz",
-        format=b"csr",
-        shape=(50, 12),
-        data=matrix.data,
-        indices=matrix.indices,
-        indptr=matrix.indptr,
-    )
-    (tmp_path / "text.npz").write_text("hello")
-    save(tmp_path / "complex.npz", counts().astype(complex))
-    (tmp_path / "torn.mtx").write_bytes(market(counts())[:-9])
-    (tmp_path / "torn.txt").write_bytes(docword(counts()) + b"99 99 1\n")
-    for name in ("torn.npz", "torn.mtx", "torn.txt", "text.npz", "complex.npz"):
-        with refused(name, "holds no matrix of real numbers", "scipy.sparse.save_npz"):
-            bags(str(tmp_path / name)).vocab_size  # noqa: B018
-    with refused("has the shape (0, 3)"):
-        bags(save(tmp_path / "none.npz", sparse.csr_matrix((0, 3)))).vocab_size  # noqa: B018
-    with refused("nowhere.npz is not a file", "--data.path"):
-        bags(str(tmp_path / "nowhere.npz"))
+    return {name: getattr(matrix, name) for name in ("shape", "data", "indices", "indptr")} | {"format": b"csr"}
 
 
-def test_sizes_that_do_not_fit(tmp_path):
-    path = save(tmp_path / "a.npz", counts())
-    np.save(tmp_path / "labels.npy", np.zeros(49, int))
-    with refused("labels.npy", "(49,)", "50 documents"):
-        bags(path, labels_path=str(tmp_path / "labels.npy")).num_classes  # noqa: B018
-    for wrong in (np.full(50, -2), np.zeros(50)):
-        np.save(tmp_path / "labels.npy", wrong)
-        with refused("class numbers", "--data.labels_path"):
-            bags(path, labels_path=str(tmp_path / "labels.npy")).num_classes  # noqa: B018
-    (tmp_path / "labels.npy").write_text("0 1 2")
-    with refused("labels.npy is no array"):
-        bags(path, labels_path=str(tmp_path / "labels.npy")).num_classes  # noqa: B018
-    (tmp_path / "words.txt").write_text("cat\ndog")
-    with refused("counts 12 words", "there are 2", "--data.vocabulary_path"):
-        bags(path, vocabulary_path=str(tmp_path / "words.txt")).vocab_size  # noqa: B018
-    with refused("counts 9 words", "--data.test_path"):
-        bags(path, test_path=save(tmp_path / "test.npz", counts(5, 9))).vocab_size  # noqa: B018
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (written(np.savez, **beyond(counts())), "indices must be < 12"),
+        (written(sparse.save_npz, counts().astype(complex)), "complex128"),
+        (written(sparse.save_npz, sparse.csr_matrix((0, 3))), "shape (0, 3)"),
+        (written(np.save, np.zeros(12)), "shape (12,)"),
+        (written(np.save, np.array([[1, 2], [3]], object)), "allow_pickle"),
+        (written(np.savez, X=np.eye(3), y=np.zeros(3)), "several arrays: X, y"),
+        (written(mmwrite, counts())[:-9], ""),
+        (docword(counts()) + b"99 99 1\n", ""),
+        (b"1 3:2 7:1\n0 1:1\n", ""),
+        (b"hello", ""),
+    ],
+)
+def test_files_without_a_matrix(tmp_path, content, reason):
+    (tmp_path / "a.npz").write_bytes(content)
+    with refused("a.npz is no matrix of documents x words", "scipy.sparse.save_npz", reason):
+        bags(str(tmp_path / "a.npz")).vocab_size  # noqa: B018
+
+
+@pytest.mark.parametrize("value", [-1, np.nan, np.inf])
+def test_values_that_are_no_counts(tmp_path, value):
+    matrix = counts().astype(float)
+    matrix.data[5] = value
+    with refused("path must hold counts of 0 or more", f"a.npz has 1 such as {value:g}"):
+        bags(save(tmp_path / "a.npz", matrix)).vocab_size  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    ("setting", "content", "line"),
+    [
+        (
+            "labels_path",
+            np.zeros(49, int),
+            "labels_path must fit the counts of 50 documents x 12 words, but has 49 rows",
+        ),
+        ("labels_path", np.zeros(12, int), "rows of the counts are words, write matrix.T"),
+        ("labels_path", np.full(50, -2), "labels_path must hold class numbers from 0 on"),
+        ("labels_path", np.full(50, 0.5), "labels_path must hold class numbers from 0 on"),
+        ("labels_path", "sports", "labels_path must be an array of numpy.save, or a .txt file"),
+        (
+            "vocabulary_path",
+            "cat\ndog",
+            "vocabulary_path must fit the counts of 50 documents x 12 words, but has 2 words",
+        ),
+        ("test_path", np.eye(9), "test_path must fit the counts of 50 documents x 12 words, but has 9 words"),
+        ("test_labels_path", np.zeros(50), "test_labels_path needs the counts of the test documents"),
+        ("test_path", None, "test_path must be a file, but "),
+    ],
+)
+def test_files_that_do_not_fit(tmp_path, setting, content, line):
+    if isinstance(content, str):
+        (tmp_path / "a").write_text(content)
+    elif content is not None:
+        (tmp_path / "a").write_bytes(written(np.save, content))
+    with refused(line):
+        bags(save(tmp_path / "a.npz", counts()), **{setting: str(tmp_path / "a")}).num_classes  # noqa: B018

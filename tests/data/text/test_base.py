@@ -1,5 +1,6 @@
 """Bags of words: tf-idf, empty documents, batches and splits."""
 
+import inspect
 from itertools import islice
 
 import numpy as np
@@ -7,11 +8,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.sparse import csr_matrix
 from sklearn.feature_extraction.text import TfidfTransformer
 
 from tests.helpers.refusal import refused
 from vqlab.data.text.base import BagsOfWords, Corpus, TextDataModule, Tokens, split_documents
+from vqlab.data.text.file import TextFile
 from vqlab.data.text.vocabulary import count_words
 
 
@@ -65,7 +66,12 @@ def test_counts_are_left_as_they_are_and_labels_and_positions_fit():
         words = ids[offsets[index] : offsets[index + 1]]
         assert row.tolist() == np.bincount(words, minlength=12).tolist()
         assert label == index
-    assert BagsOfWords(csr_matrix([[1, 0]])).labels.tolist() == [-1]
+
+
+def test_the_signature_shows_the_arguments_of_the_bases():
+    names = [*inspect.signature(TextFile).parameters]
+    assert {"path", "min_df", "batch_size"} <= {*names}
+    assert "common" not in names
 
 
 def test_empty_documents_are_left_out_of_counts_labels_and_tokens(caplog):
@@ -81,11 +87,6 @@ def test_empty_documents_are_left_out_of_counts_labels_and_tokens(caplog):
     assert caplog.text.count("left out") == 1
 
 
-def test_a_split_with_empty_documents_alone_is_refused():
-    with refused("none of the 5 documents of train", "12 words", "--data.vocabulary_path"):
-        Drawn(train=5, empty=5).train_size  # noqa: B018
-
-
 def test_batches_are_the_same_from_a_worker_and_after_a_stop():
     data, from_worker = Drawn(), Drawn(num_workers=1)
     first = whole(data.train_dataloader())
@@ -96,22 +97,6 @@ def test_batches_are_the_same_from_a_worker_and_after_a_stop():
     list(islice(stopped, 3))
     resumed.load_state_dict(stopped.state_dict())
     assert torch.equal(whole(resumed)["bow"], first["bow"][12:])
-
-
-def test_what_is_known_of_the_data():
-    data = Drawn()
-    assert (data.vocab_size, data.num_classes, data.train_size, data.modality) == (12, 40, 40, "text")
-    assert data.vocabulary[3] == "w3"
-    assert data.test_counts() is None
-    with refused("Drawn has no test documents"):
-        data.test_dataloader()
-
-
-def test_mistakes_are_refused():
-    with refused("tfidf or counts", "--data.weighting=tfidf"):
-        Drawn(weighting="bm25")
-    with refused("40 training documents", "batch of 64", "--data.batch_size=40"):
-        Drawn(batch_size=64).setup("fit")
 
 
 @settings(max_examples=50, deadline=None)
@@ -126,14 +111,16 @@ def test_each_document_is_in_one_split(count, val, test, seed):
 
 
 @pytest.mark.parametrize(
-    ("count", "shares", "words"),
+    ("refuse", "line"),
     [
-        (9, (0, 0.1), ["val_fraction 0", "--data.val_fraction=0.1"]),
-        (9, (0.5, 0.5), ["no training documents"]),
-        (2, (0.1, 0.1), ["2 document(s) are too few"]),
-        (0, (0.1, 0), ["0 document(s)", "--data.path"]),
+        (lambda: split_documents(9, 0.5, 0.5, 0), "leave no training documents"),
+        (lambda: split_documents(2, 0.1, 0.1, 0), "2 document(s) are too few"),
+        (lambda: Drawn(weighting="bm25"), "weighting must be 'tfidf' or 'counts', got 'bm25'"),
+        (lambda: Drawn(batch_size=64).setup("fit"), "40 training documents"),
+        (lambda: Drawn(train=5, empty=5).train_size, "none of the 5 documents of train holds one of the 12 words"),
+        (lambda: Drawn().test_dataloader(), "Drawn has no test documents"),
     ],
 )
-def test_too_few_documents_to_split(count, shares, words):
-    with refused(*words):
-        split_documents(count, *shares, seed=0)
+def test_what_is_refused(refuse, line):
+    with refused(line):
+        refuse()

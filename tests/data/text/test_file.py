@@ -21,30 +21,44 @@ def jsonl(path, records):
     return str(path)
 
 
-def documents(data):
-    return list(data.read())
+def documents(path, **options):
+    return list(text_file(path, **options).read())
+
+
+def labels(path, **options):
+    return [document.label for document in documents(path, **options)]
+
+
+def sizes(data):
+    return data.train_size, data.val_counts().shape[0], data.test_counts().shape[0]
 
 
 def test_columns_are_found_by_usual_names_or_given(tmp_path):
-    usual = jsonl(tmp_path / "a.jsonl", [{"id": 1, "Body": text, "Category": 7, "target": 8} for text in LINES])
-    assert [(d.text, d.label, d.split) for d in documents(text_file(usual))] == [(text, "7", None) for text in LINES]
-    given = text_file(usual, text_column="Category", label_column="id", split_column="Body")
-    assert given.columns == {"text": "Category", "label": "id", "split": "Body"}
+    file = jsonl(tmp_path / "a.jsonl", [{"id": 1, "Body": text, "Category": 7, "target": 8} for text in LINES])
+    assert documents(file) == [(text, "7", None) for text in LINES]
+    assert labels(file, label_column="id") == ["1"] * 4
+    file = jsonl(tmp_path / "b.jsonl", [{"text": "cat"}, {"text": "dog", "label": "x"}, {"text": "hen", "n": 1}])
+    assert labels(file) == [None, "x", None]
+    assert labels(file, label_column="n") == [None, None, "1"]
     for label in (None, ""):
-        file = jsonl(tmp_path / "b.jsonl", [{"text": "cat", "label": label}, {"text": "dog"}])
-        assert [d.label for d in documents(text_file(file))] == [None, None]
+        assert labels(jsonl(tmp_path / "c.jsonl", [{"text": "cat", "label": label}, {"text": "dog"}])) == [None, None]
+
+
+def test_a_nameless_column_is_no_label(tmp_path):
+    (tmp_path / "a.csv").write_text(",text\n0,cat\n1,dog\n")
+    assert labels(str(tmp_path / "a.csv")) == [None, None]
+    (tmp_path / "b.csv").write_text(",text,label\n0,cat,x\n1,dog,\n")
+    assert labels(str(tmp_path / "b.csv")) == ["x", None]
 
 
 def test_splits_of_a_column_and_of_a_test_file(tmp_path):
     names = ["train", "Validation", "dev", "test"]
     column = jsonl(tmp_path / "a.jsonl", [{"text": x, "split": n} for x, n in zip(LINES, names, strict=True)])
-    assert [d.split for d in documents(text_file(column))] == ["train", "val", "val", "test"]
+    assert [d.split for d in documents(column)] == ["train", "val", "val", "test"]
     plain = jsonl(tmp_path / "b.jsonl.gz", [{"text": text} for text in LINES * 5])
     test = jsonl(tmp_path / "c.jsonl", [{"text": text} for text in LINES])
-    data = text_file(plain, test_path=test)
-    assert (data.train_size, data.val_counts().shape[0], data.test_counts().shape[0]) == (18, 2, 4)
-    drawn = text_file([plain, test])
-    assert (drawn.train_size, drawn.val_counts().shape[0], drawn.test_counts().shape[0]) == (20, 2, 2)
+    assert sizes(text_file(plain, test_path=test)) == (18, 2, 4)
+    assert sizes(text_file([plain, test])) == (20, 2, 2)
 
 
 def test_the_corpus_of_octis_with_its_vocabulary(tmp_path):
@@ -61,52 +75,6 @@ def test_the_corpus_of_octis_with_its_vocabulary(tmp_path):
     assert data.class_names == ["food", "pets"]
 
 
-@pytest.mark.parametrize(
-    ("record", "options", "words"),
-    [
-        ({"id": 1, "words": "x"}, {}, ["no column text, but id, words", "--data.text_column"]),
-        ({"text": "x"}, {"label_column": "topic"}, ["no column topic, but text", "--data.label_column"]),
-        ({"text": 3}, {}, ["no text under text in line 1", "3"]),
-        ({"text": "x", "split": "fold1"}, {}, ["'fold1' in line 1", "--data.split_column"]),
-    ],
-)
-def test_records_that_are_refused(tmp_path, record, options, words):
-    file = jsonl(tmp_path / "a.jsonl", [record])
-    with refused("a.jsonl", *words):
-        documents(text_file(file, **options))
-
-
-def test_a_line_without_text_and_a_csv_without_the_column(tmp_path):
-    file = jsonl(tmp_path / "a.jsonl", [{"text": "x"}, {"title": "y"}])
-    with refused("line 2", "None"):
-        documents(text_file(file))
-    (tmp_path / "a.csv").write_text("id,headline\n1,x\n")
-    with refused("a.csv has no column text, but id, headline"):
-        documents(text_file(str(tmp_path / "a.csv")))
-
-
-def test_a_nameless_column_is_no_label(tmp_path):
-    (tmp_path / "a.csv").write_text(",text\n0,cat\n1,dog\n")
-    assert [d.label for d in documents(text_file(str(tmp_path / "a.csv")))] == [None, None]
-    (tmp_path / "b.csv").write_text(",text,label\n0,cat,x\n1,dog,\n")
-    assert [d.label for d in documents(text_file(str(tmp_path / "b.csv")))] == ["x", None]
-
-
-def test_columns_may_come_after_the_first_object(tmp_path):
-    file = jsonl(tmp_path / "a.jsonl", [{"text": "cat"}, {"text": "dog", "label": "x"}, {"text": "hen", "n": 1}])
-    assert [d.label for d in documents(text_file(file))] == [None, "x", None]
-    assert [d.label for d in documents(text_file(file, label_column="n"))] == [None, None, "1"]
-    file = jsonl(tmp_path / "b.jsonl", [{"text": "cat", "category": "x"}, {"text": "dog", "label": "y"}])
-    with refused("label under label in line 2, but under category before", "--data.label_column"):
-        documents(text_file(file))
-    file = jsonl(tmp_path / "c.jsonl", [{"text": "cat", "Text": "dog"}])
-    with refused("the columns text and Text", "--data.text_column"):
-        documents(text_file(file))
-    file = jsonl(tmp_path / "d.jsonl", [{"text": "cat"}] * 9 + [{"text": "dog", "split": "test"}] * 9)
-    with refused("9 of 18 documents have a split", "--data.split_column"):
-        text_file(file).train_size  # noqa: B018
-
-
 def test_objects_from_the_wild(tmp_path):
     records = [
         {"data": {"text": None, "topic": {"name": 1.0}}},
@@ -114,29 +82,42 @@ def test_objects_from_the_wild(tmp_path):
         {"data": {"text": "dog", "topic": {"name": 1}}},
     ]
     file = jsonl(tmp_path / "a.jsonl", records)
-    found = documents(text_file(file, text_column="data.text", label_column="data.topic.name"))
+    found = documents(file, text_column="data.text", label_column="data.topic.name")
     assert [(d.text, d.label) for d in found] == [("", "1"), ("cat sat", None), ("dog", "1")]
-    with refused("no column data.body", "--data.text_column"):
-        documents(text_file(file, text_column="data.body"))
-    file = jsonl(tmp_path / "b.jsonl", [{"text": "cat", "label": ["x", "y"]}])
-    with refused("no class under label in line 1", "['x', 'y']"):
-        documents(text_file(file))
+    with refused("no column data.body, but data: set text_column"):
+        documents(file, text_column="data.body")
+
+
+@pytest.mark.parametrize(
+    ("records", "options", "line"),
+    [
+        ([{"id": 1, "words": "x"}], {}, "has no column text, but id, words: set text_column=NAME"),
+        ([{"text": "x"}], {"label_column": "topic"}, "has no column topic, but text: set label_column=NAME"),
+        ([{"text": "x"}, {"title": "y"}], {}, "line 2: the text must be a string or a list of words, got nothing"),
+        ([{"text": 3}], {}, "line 1: the text must be a string or a list of words, got 3"),
+        ([{"text": "x", "label": ["a", "b"]}], {}, "line 1: the label must be one name or number, got ['a', 'b']"),
+        ([{"text": "x", "split": "fold1"}], {}, "line 1: the split must be train, val or test, got 'fold1'"),
+    ],
+)
+def test_records_that_are_refused(tmp_path, records, options, line):
+    with refused("a.jsonl", line):
+        documents(jsonl(tmp_path / "a.jsonl", records), **options)
 
 
 @pytest.mark.parametrize("row", ["cat dog", "cat dog\tnews\ta\tb"])
 def test_a_table_without_names(tmp_path, row):
     (tmp_path / "corpus.tsv").write_text(f"{row}\n" * 3)
     with refused("corpus.tsv has no column text, but cat dog", "first line with the names of its columns"):
-        documents(text_file(str(tmp_path / "corpus.tsv")))
+        documents(str(tmp_path / "corpus.tsv"))
 
 
-def test_missing_files(tmp_path):
-    with refused("nowhere.csv is not a file", "--data.path"):
+def test_files_that_are_refused(tmp_path):
+    with refused("path must be a csv, tsv, jsonl or txt file, but", "nowhere.csv is not there"):
         text_file(str(tmp_path / "nowhere.csv"))
-    file = jsonl(tmp_path / "a.jsonl", [{"text": "x"}])
-    with refused("b.jsonl is not a file", "--data.test_path"):
-        text_file(file, test_path=str(tmp_path / "b.jsonl"))
-    with refused("is a folder, not a file", "--data.path", "--data=TextFolder"):
-        text_file(str(tmp_path))
-    with refused("path is empty"):
+    with refused("test_path must be a csv, tsv, jsonl or txt file", "is a folder, which --data=TextFolder reads"):
+        text_file(jsonl(tmp_path / "a.jsonl", []), test_path=str(tmp_path))
+    with refused("path must name a file"):
         text_file([])
+    file = jsonl(tmp_path / "d.jsonl", [{"text": "cat"}] * 9 + [{"text": "dog", "split": "test"}] * 9)
+    with refused("each document must have a split, and some that of train, got 9 of test of 18 documents"):
+        text_file(file).train_size  # noqa: B018

@@ -21,15 +21,9 @@ def folder(path, **options):
 
 
 def test_files_at_any_depth_with_the_first_folder_as_label(tmp_path):
-    path = write(
-        tmp_path,
-        pets__a__1="the cat",
-        pets__2="the dog",
-        food__1="the rice",
-        loose="the hen",
-        pets__a__3="",
-        **{".hidden": "x"},
-    )
+    files = {"pets__a__1": "the cat", "pets__2": "the dog", "food__1": "the rice", "loose": "the hen", "pets__a__3": ""}
+    path = write(tmp_path, **files, **{".hidden": "x", ".git__objects__ab": b"\xff\xfe", "__MACOSX__a": b"\xff"})
+    write(tmp_path, **{"pets__Thumbs.db": b"\xff", ".ipynb_checkpoints__1": "x", "pets__desktop.ini": "x"})
     assert list(folder(path).read()) == [
         ("the rice", "food", None),
         ("the hen", None, None),
@@ -41,56 +35,32 @@ def test_files_at_any_depth_with_the_first_folder_as_label(tmp_path):
     assert data.class_names == ["food", "pets"]
 
 
-@pytest.mark.parametrize("others", [["test"], ["val"], ["val", "test"]])
-def test_folders_of_splits(tmp_path, others):
-    for split in ["train", *others]:
-        write(tmp_path / split, pos__1=f"good {split}", neg__1="bad", neg__2="bad again")
+@pytest.mark.parametrize(
+    "names", [{"train": "train", "test": "test"}, {"Training": "train", "dev": "val", "eval": "test"}]
+)
+def test_folders_of_splits(tmp_path, names):
+    for name in names:
+        write(tmp_path / name, pos__1=name, neg__1="bad", neg__2="bad again")
     documents = list(folder(str(tmp_path)).read())
-    assert {document.split for document in documents} == {"train", *others}
-    assert {(document.text, document.label) for document in documents if document.split == "train"} == {
-        ("good train", "pos"),
-        ("bad", "neg"),
-        ("bad again", "neg"),
-    }
+    assert {(d.text, d.split) for d in documents if d.label == "pos"} == set(names.items())
+    assert {d.text for d in documents if d.label == "neg" and d.split == "train"} == {"bad", "bad again"}
 
 
-def test_other_names_of_splits(tmp_path):
-    for split in ("Training", "dev", "eval"):
-        write(tmp_path / split, pos__1=split, neg__1="bad")
-    documents = list(folder(str(tmp_path)).read())
-    assert {(document.text, document.split) for document in documents if document.label == "pos"} == {
-        ("Training", "train"),
-        ("dev", "val"),
-        ("eval", "test"),
-    }
-
-
-def test_what_may_be_a_class_or_a_split_is_refused(tmp_path):
-    with refused("holds train, plane", "rename train", "--data.path"):
-        folder(write(tmp_path, train__1="choo", plane__1="whoosh"))
-
-
-def test_hidden_folders_and_leftovers_are_no_documents(tmp_path):
-    write(tmp_path, **{".git__objects__ab": b"\xff\xfe", ".ipynb_checkpoints__1": "x", "__MACOSX__a": b"\xff"})
-    write(tmp_path, pets__1="cat", **{"pets__Thumbs.db": b"\xff", "pets__desktop.ini": "x", "food__1": "rice"})
-    assert [document[:2] for document in folder(str(tmp_path)).read()] == [("rice", "food"), ("cat", "pets")]
-
-
-def test_files_in_another_encoding_are_named(tmp_path):
+def test_encodings(tmp_path):
     path = write(tmp_path, a="cat", b=b"caf\xe9 noir")
-    with refused(str(tmp_path / "b"), "is not utf-8", "--data.encoding to the file's own"):
+    with refused(f"{tmp_path / 'b'} is not utf-8 after line 0", "set encoding="):
         list(folder(path).read())
     assert [document.text for document in folder(path, encoding="latin-1").read()] == ["cat", "café noir"]
     path = write(tmp_path / "wide", a="cat", b="dog".encode("utf-16"))
     assert [document.text for document in folder(path).read()] == ["cat", "dog"]
-    with refused("paper.txt is a PDF file", "--data.path"):
-        list(folder(write(tmp_path / "wide", paper=b"", **{"paper.txt": b"%PDF-1.7"}), encoding="latin-1").read())
 
 
-def test_missing_and_empty_folders(tmp_path):
-    with refused("nowhere is not a folder", "--data.path"):
+def test_folders_that_are_refused(tmp_path):
+    with refused("nowhere is not a folder"):
         folder(str(tmp_path / "nowhere"))
-    with refused("holds no text files: set --data.path"):
+    with refused("holds no text files"):
         folder(str(tmp_path))
-    with refused("encoding 'utf-9'"):
-        folder(write(tmp_path, a="cat"), encoding="utf-9")
+    with refused("holds train, plane", "rename train"):
+        folder(write(tmp_path, train__1="choo", plane__1="whoosh"))
+    with refused("encoding must be one that Python knows", "'utf-9'"):
+        folder(write(tmp_path, plane__1="cat"), encoding="utf-9")

@@ -80,7 +80,7 @@ def test_splits_of_the_source_are_kept():
     data = Listed(documents[:20] + documents[25:], val_fraction=0.2)
     assert {split: len(texts_of(data, split)) for split in data._corpus.splits} == {"train": 16, "val": 4, "test": 7}
     assert list(Listed(documents[:25])._corpus.splits) == ["train", "val"]
-    with refused("all documents are kept for val and test", "--data.path"):
+    with refused("each document must have a split, and some that of train, got 5 of val, 7 of test of 12"):
         Listed(documents[20:]).vocab_size  # noqa: B018
 
 
@@ -123,31 +123,26 @@ def test_a_given_vocabulary_is_kept_as_it_is(tmp_path, caplog):
     left_out = sum(not {"hox", "aix", "zebra"} & set(text.split()) for text, *_ in documents)
     assert sum(len(split) for split in data._corpus.splits.values()) == 41 - left_out
     (tmp_path / "words.txt").write_text("nowhere\n")
-    with refused("none of the", "--data.vocabulary_path"):
+    with refused("none of the 33 documents of train holds one of the 1 words of the vocabulary"):
         Listed(documents, vocabulary_path=str(tmp_path / "words.txt")).vocab_size  # noqa: B018
 
 
-def test_documents_without_words():
-    with refused("none of the 8 training documents holds a word", "--data.token_pattern"):
-        Listed([Document(text) for text in ["", "12", "a b"] * 3], test_fraction=0).vocab_size  # noqa: B018
-    with refused("0 document(s)", "--data.path"):
-        Listed([]).vocab_size  # noqa: B018
-
-
 @pytest.mark.parametrize(
-    ("options", "words"),
+    ("options", "line"),
     [
-        ({"min_df": 0}, ["min_df", "from 1 on", "--data.min_df=5"]),
-        ({"max_df": 1.5}, ["max_df", "0.0 to 1.0", "--data.max_df=0.5"]),
-        ({"max_df": float("nan")}, ["max_df"]),
-        ({"max_vocab": 0}, ["max_vocab", "--data.max_vocab=2000"]),
-        ({"token_pattern": "[a-z"}, ["no regular expression", "--data.token_pattern"]),
-        ({"token_pattern": "(a)(b)"}, ["2 groups"]),
-        ({"token_pattern": "[a-z]*"}, ["without letters"]),
-        ({"stop_words": "englsh"}, ["englsh is not a file", "--data.stop_words"]),
-        ({"vocabulary_path": "nowhere.txt"}, ["nowhere.txt is not a file", "--data.vocabulary_path"]),
+        ({"documents": [Document("12")] * 9}, "no word of the 7 training documents is left"),
+        ({}, "0 document(s) are too few"),
+        ({"max_df": 1.5}, "max_df must be an integer at least 1 or in [0, 1], got 1.5"),
+        ({"max_df": float("nan")}, "max_df must be"),
+        ({"max_vocab": 0}, "max_vocab must be at least 1 or None, got 0"),
+        ({"val_fraction": 0}, "val_fraction must be in (0, 1), got 0"),
+        ({"token_pattern": "[a-z"}, "token_pattern is no regular expression"),
+        ({"token_pattern": "(a)(b)"}, "token_pattern has 2 groups"),
+        ({"token_pattern": "[a-z]*"}, "token_pattern finds words without letters"),
+        ({"stop_words": "englsh"}, "stop_words must be a UTF-8 file with one word a line, got englsh"),
+        ({"vocabulary_path": "nowhere.txt"}, "vocabulary_path must be a UTF-8 file"),
     ],
 )
-def test_mistakes_are_refused(options, words):
-    with refused(*words):
-        Listed([], **options)
+def test_what_is_refused(options, line):
+    with refused(line):
+        Listed(**{"documents": [], **options}).vocab_size  # noqa: B018

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS, CountVectorizer
 
 from tests.helpers.refusal import refused
-from vqlab.data.text.vocabulary import WORD, choose_words, count_words, pick, read_words, stop_list, tokenize
+from vqlab.data.text.vocabulary import choose_words, count_words, join, read_words, stop_list, tokenize
 
 TEXTS = st.lists(st.text("abcAB é_1'.-\n", max_size=40), min_size=1, max_size=12)
 
@@ -23,42 +23,23 @@ TEXTS = st.lists(st.text("abcAB é_1'.-\n", max_size=40), min_size=1, max_size=1
     st.sampled_from([r"\b\w\w+\b", r"[^\W\d_]+", r"(\w)\b"]),
 )
 def test_vocabulary_and_counts_are_those_of_scikit_learn(texts, min_df, max_df, pattern):
-    theirs = CountVectorizer(token_pattern=pattern, min_df=min_df, max_df=max_df, stop_words=["aa", "abc", "b", "bb"])
-    words, tokens = tokenize(texts, pattern)
-    counts = count_words(tokens, len(words))
+    stop_words = frozenset(["aa", "abc", "b", "bb"])
+    theirs = CountVectorizer(token_pattern=pattern, min_df=min_df, max_df=max_df, stop_words=[*stop_words])
+    words, documents = tokenize(texts, pattern)
     try:
         expected = theirs.fit_transform(texts)
     except ValueError:  # no word is left
-        with refused("--data."):
-            choose_words(words, counts, min_df, max_df, None, frozenset(["aa", "abc", "b", "bb"]))
+        with refused("no word of the"):
+            choose_words(words, documents, min_df, max_df, None, stop_words)
         return
-    vocabulary = choose_words(words, counts, min_df, max_df, None, frozenset(["aa", "abc", "b", "bb"]))
+    vocabulary = choose_words(words, documents, min_df, max_df, None, stop_words)
     assert vocabulary == theirs.get_feature_names_out().tolist()
     columns = np.array([vocabulary.index(word) if word in vocabulary else -1 for word in words], np.int32)
-    picked = pick(tokens, np.arange(len(texts)), columns)
-    assert np.array_equal(count_words(picked, len(vocabulary)).toarray(), expected.toarray())
-
-
-@given(TEXTS)
-@settings(max_examples=50, deadline=None)
-def test_words_keep_their_order(texts):
-    analyze = CountVectorizer(token_pattern=WORD).build_analyzer()
-    words, (ids, offsets) = tokenize(texts)
-    documents = [[words[i] for i in ids[a:b]] for a, b in pairwise(offsets)]
-    assert documents == [analyze(text) for text in texts]
-    assert (ids.dtype, offsets.dtype) == (np.int32, np.int64)
-
-
-@given(TEXTS, st.data())
-@settings(max_examples=50, deadline=None)
-def test_picked_documents_against_a_loop(texts, data):
-    words, tokens = tokenize(texts, r"\w")
-    ids, offsets = tokens
-    rows = data.draw(st.lists(st.integers(0, len(texts) - 1), min_size=1, unique=True).map(sorted))
-    columns = np.array(data.draw(st.permutations(range(-2, len(words)))), np.int32).clip(-1)[: len(words)]
-    picked = pick(tokens, np.array(rows), columns)
-    expected = [[columns[i] for i in ids[offsets[r] : offsets[r + 1]] if columns[i] >= 0] for r in rows]
-    assert [picked.ids[a:b].tolist() for a, b in zip(picked.offsets[:-1], picked.offsets[1:], strict=True)] == expected
+    tokens = join(documents, columns)
+    assert np.array_equal(count_words(tokens, len(vocabulary)).toarray(), expected.toarray())
+    in_order = [[word for word in theirs.build_analyzer()(text) if word in vocabulary] for text in texts]
+    assert [[vocabulary[i] for i in tokens.ids[a:b]] for a, b in pairwise(tokens.offsets)] == in_order
+    assert (tokens.ids.dtype, tokens.offsets.dtype) == (np.int32, np.int64)
 
 
 def test_a_word_has_three_letters():
@@ -103,29 +84,24 @@ def test_texts_without_spaces_are_named(text, caplog):
 
 
 def test_the_most_frequent_words_are_kept_and_of_equals_the_first():
-    words, tokens = tokenize(["bb aa cc dd", "bb aa dd", "bb cc ee ee ee"], r"\w+")
-    counts = count_words(tokens, len(words))
-    assert [choose_words(words, counts, max_vocab=n) for n in (1, 2, 3)] == [["bb"], ["aa", "bb"], ["aa", "bb", "cc"]]
+    found = tokenize(["bb aa cc dd", "bb aa dd", "bb cc ee ee ee"], r"\w+")
+    assert [choose_words(*found, max_vocab=n) for n in (1, 2, 3)] == [["bb"], ["aa", "bb"], ["aa", "bb", "cc"]]
 
 
 @pytest.mark.parametrize(
-    ("options", "words"),
+    ("texts", "options", "most"),
     [
-        ({"min_df": 4}, ["min_df=4", "3 training documents", "in 3", "--data.min_df=3"]),
-        ({"min_df": 2, "max_df": 0.5}, ["max_df=0.5", "the rarest is in 2", "--data.max_df=2"]),
-        ({"stop_words": frozenset(["cat", "dog", "hen"])}, ["stop words", "--data.stop_words=null"]),
+        (["cat dog", "cat dog", "hen cat"], {"min_df": 4}, 3),
+        (["cat dog", "cat dog", "hen cat"], {"min_df": 2, "max_df": 0.5}, 3),
+        (["cat dog", "cat dog", "hen cat"], {"stop_words": frozenset(["cat", "dog", "hen"])}, 0),
+        (["1 2 3", "", "ab"], {}, 0),
     ],
 )
-def test_the_bound_that_takes_the_last_word_is_named(options, words):
-    found, tokens = tokenize(["cat dog", "cat dog", "hen cat"])
-    with refused(*words):
-        choose_words(found, count_words(tokens, len(found)), **options)
-
-
-def test_texts_without_words():
-    found, tokens = tokenize(["1 2 3", "", "ab"])
-    with refused("none of the 3 training documents", "--data.token_pattern"):
-        choose_words(found, count_words(tokens, len(found)))
+def test_no_word_is_left(texts, options, most):
+    with refused(
+        f"no word of the 3 training documents is left, and the most frequent that is no stop word is in {most}"
+    ):
+        choose_words(*tokenize(texts), **options)
 
 
 def test_stop_words(tmp_path):
@@ -136,25 +112,24 @@ def test_stop_words(tmp_path):
     assert stop_list(str(tmp_path / "stop.txt")) == {"und", "oder"}
 
 
-@pytest.mark.parametrize(
-    ("content", "words"),
-    [
-        (b"", ["is empty"]),
-        (b" \n\n", ["is empty"]),
-        (b"cat\n\ndog", ["empty line 2"]),
-        (b"cat\ndog\r\ncat\r\n", ["'cat'", "lines 1 and 3"]),
-        (b"caf\xe9\n", ["not UTF-8"]),
-        (None, ["is not a file"]),
-    ],
-)
-def test_files_of_words_that_are_refused(tmp_path, content, words):
-    file = tmp_path / "words.txt"
-    if content is not None:
-        file.write_bytes(content)
-    with refused("words.txt", "--data.vocabulary_path", *words):
-        read_words(str(file), "vocabulary_path")
-
-
 def test_a_file_of_words_keeps_its_order(tmp_path):
     (tmp_path / "words.txt").write_bytes("\ufeffzebra\r\nant\r\n".encode())
     assert read_words(str(tmp_path / "words.txt"), "vocabulary_path") == ["zebra", "ant"]
+
+
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        (b" \n\n", "vocabulary_path must have a different word in each line, but {} has no word in line 1"),
+        (b"cat\n\ndog", "vocabulary_path must have a different word in each line, but {} has no word in line 2"),
+        (b"cat\ndog\r\ncat\r\n", "{} has 'cat' in line 3 as in line 1"),
+        (b"caf\xe9\n", "vocabulary_path must be a UTF-8 file with one word a line, got {}"),
+        (None, "vocabulary_path must be a UTF-8 file with one word a line, got {}"),
+    ],
+)
+def test_files_of_words_that_are_refused(tmp_path, content, line):
+    file = tmp_path / "words.txt"
+    if content is not None:
+        file.write_bytes(content)
+    with refused(line.format(file)):
+        read_words(str(file), "vocabulary_path")

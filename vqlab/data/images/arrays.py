@@ -5,67 +5,58 @@ import re
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.lib import format as npy
 
-from vqlab.data.datamodule import require_at_least, split_positions
+from vqlab.data.datamodule import ValFraction, draw_splits
 from vqlab.data.files import reading
-from vqlab.data.images.base import (
-    ImageDataModule,
-    ImageTensors,
-    count_val,
-    fit_square,
-)
+from vqlab.data.images.base import ImageDataModule, ImageTensors, fit_square
 from vqlab.data.split_folders import SPLIT_OF
 from vqlab.errors import UserError
+from vqlab.validation import Count
 
 IMAGE_NAMES = ("x", "images", "image", "imgs", "img", "data")
 LABEL_NAMES = ("y", "labels", "label", "targets", "target")
-UNREADABLE = "cannot be read as NumPy arrays: save it again, or set --data.{} to another file"
+UNREADABLE = "cannot be read as NumPy arrays: save it again, or use another file"
 
 log = logging.getLogger(__name__)
 
 
+Header = tuple[tuple[int, ...], np.dtype]  # shape and dtype, known without reading the array
+
+
 class Arrays(NamedTuple):
-    """The names of a split's arrays in a file; a ``.npy`` file's array has the name ''."""
+    """The names of a split's arrays in a file; the array of a ``.npy`` file has the name ''."""
 
     images: str
     labels: str | None
-
-
-class Header(NamedTuple):
-    """What is known of an array without reading it."""
-
-    shape: tuple[int, ...]
-    dtype: np.dtype
 
 
 class ImageArrays(ImageDataModule):
     """Images of one or two NumPy files, in memory.
 
     A ``.npz`` file holds the images under ``x``, ``images``, ``image``, ``imgs``, ``img`` or ``data`` (or as its only
-    array of a fitting shape), and if there are labels, those under ``y``, ``labels``, ``label``, ``targets`` or
-    ``target``. With a split in the names (``x_train``, ``y_train``, ``test_images``, ...: Keras, MedMNIST) the arrays
-    are the splits; without one for validation these images are a part of those for training. What ``np.savez(FILE, x,
-    y)`` writes without names is read, too. A ``.npy`` file holds images alone. Pickled objects are not read. The
-    constructor reads headers and labels, ``setup`` the images.
+    array of a fitting shape), and the labels, if any, under ``y``, ``labels``, ``label``, ``targets`` or ``target``.
+    With a split in the names (``x_train``, ``y_train``, ``test_images``, ...: Keras, MedMNIST) the arrays are the
+    splits; without one for validation a part of the training images is used. Arrays that ``np.savez(FILE, x, y)`` saves
+    without names are read, too. A ``.npy`` file holds images alone. Pickled objects are not read. The constructor reads
+    headers and labels, ``setup`` the images.
 
     Args:
         path: File with the images for training and validation.
-        test_path: File with the test images, of the same shape; default: those of ``path``.
+        test_path: File with the test images, of the same shape. Default: those of ``path``.
         array: Name of the array with the images. Default: one of those above.
         label_array: Name of the array with the labels. Default: one of those above.
-        val_fraction: Share of the training images that is kept for validation, where there are none.
+        val_fraction: Fraction of the training images for validation, if there are no validation images.
         image_size: Height and width to resize and crop to; null keeps the size, which then must be square.
-        **common: ``batch_size``, ``value_range``, ``augment``, ``labels_per_class``, ``num_workers``,
-            ``seed``: see :class:`~vqlab.data.images.base.ImageDataModule`.
+        **common: Arguments of :class:`~vqlab.data.images.base.ImageDataModule`.
 
     Shape:
         Images (N, H, W) or (N, H, W, C) uint8 with C = 1 or 3, labels (N,) or (N, 1) integers, -1 where unknown, or
-        one-hot (N, classes). Batches: see :class:`~vqlab.data.images.base.ImageDataModule`.
+        one-hot (N, classes).
 
     Raises:
         UserError: If a file is missing or unreadable, or its arrays have another dtype or shape.
@@ -79,7 +70,7 @@ class ImageArrays(ImageDataModule):
         (1, 8, 4, 19)
     """
 
-    test_mend = "set --data.test_path to a file, or use `vqlab validate`"
+    test_mend = "set test_path=FILE, or use `vqlab validate`"
 
     def __init__(
         self,
@@ -87,37 +78,37 @@ class ImageArrays(ImageDataModule):
         test_path: str | None = None,
         array: str | None = None,
         label_array: str | None = None,
-        val_fraction: float = 0.05,
-        image_size: int | None = None,
+        val_fraction: ValFraction = 0.05,
+        image_size: Count | None = None,
         **common: Any,
     ) -> None:
         super().__init__(**common)
-        require_at_least("image_size", 1 if image_size is None else image_size, 1, mend=32)
-        self.path = path
-        self.test_path = test_path
+        self.path, self.test_path = path, test_path
         found = find_arrays(path, "path", array, label_array)
         pool = "train" if "train" in found else ""
         if pool not in found:
             names = ", ".join(arrays.images for arrays in found.values())
             raise UserError(
-                f"{path} holds no images for training, but {names}: set --data.path to another file, or "
-                f"--data.array={names.split(', ')[0]} to train on these"
+                f"{path} holds no images for training, but {names}: use another path, or set "
+                f"array={names.split(', ')[0]} to train on these"
             )
         self._sources = {split or "train": (path, arrays) for split, arrays in found.items()}
         if test_path is not None:
             held_out = find_arrays(test_path, "test_path", array, label_array)
             self._sources["test"] = (test_path, held_out.get("test") or next(iter(held_out.values())))
-        shape, labels = check_arrays(path, "path", found[pool])
+        shape, labels = check_arrays(path, found[pool])
         height, width = shape[1:3]
         if image_size is None and height != width:
             raise UserError(
                 f"the images of {path} are {height} x {width} pixels, not square: "
-                f"set --data.image_size={min(height, width)} to resize and crop them"
+                f"set image_size={min(height, width)} to resize and crop them"
             )
         self.channels = shape[3] if len(shape) == 4 else 1
         self.image_size = image_size or height
-        self.num_val = 0 if "val" in self._sources else count_val(shape[0], val_fraction, path)
-        self.train_size = shape[0] - self.num_val
+        self._drawn = {"train": torch.arange(shape[0])}
+        if "val" not in self._sources:
+            self._drawn = draw_splits(shape[0], val_fraction, 0, self.seed, "image", f": use another file than {path}")
+        self.train_size = len(self._drawn["train"])
         self.num_classes = 0 if labels is None else max(0, int(labels.max()) + 1)
         for split in self._sources.keys() - {"train"}:
             self._check_like_training(split, shape)
@@ -127,11 +118,8 @@ class ImageArrays(ImageDataModule):
         whole = self._read("train")
         if "val" in self._sources:
             return whole, self._read("val")
-        train, val = split_positions(len(whole), self.num_val, self.seed)
-        return (
-            ImageTensors(whole.images[train], whole.labels[train]),
-            ImageTensors(whole.images[val], whole.labels[val]),
-        )
+        train, val = map(whole.part, self._drawn.values())
+        return train, val
 
     def load_test(self) -> ImageTensors | None:
         """Return the test images, if there are any."""
@@ -143,27 +131,24 @@ class ImageArrays(ImageDataModule):
 
     def _check_like_training(self, split: str, train: tuple[int, ...]) -> None:
         path, arrays = self._sources[split]
-        setting = "path" if path == self.path else "test_path"
-        shape, labels = check_arrays(path, setting, arrays)
+        shape, labels = check_arrays(path, arrays)
         channels = shape[3] if len(shape) == 4 else 1
         if channels != self.channels or (shape[1:3] != train[1:3] and shape[1] != shape[2]):
             raise UserError(
                 f"the {split} images of {path} have shape {shape[1:]}, those for training {train[1:]}: "
-                f"set --data.{setting} to images of the same shape"
+                "use images of the same shape"
             )
         if self.num_classes and labels is not None and labels.max() >= self.num_classes:
             raise UserError(
                 f"{arrays.labels} of {path} holds class {labels.max()}, but the training images have the classes 0 to "
-                f"{self.num_classes - 1}: set --data.{setting} to images of the same classes"
+                f"{self.num_classes - 1}: use images of the same classes"
             )
 
     def _read(self, split: str) -> ImageTensors:
         path, arrays = self._sources[split]
-        images = torch.from_numpy(read_array(path, arrays.images, "path"))
+        images = torch.from_numpy(read_array(path, arrays.images))
         images = images[:, None] if images.ndim == 3 else images.permute(0, 3, 1, 2)
-        labels = None
-        if arrays.labels is not None:
-            labels = torch.from_numpy(read_labels(path, arrays.labels, len(images), "path"))
+        labels = None if arrays.labels is None else torch.from_numpy(read_labels(path, arrays.labels, len(images)))
         return ImageTensors(fit_square(images.contiguous(), self.image_size), labels)
 
 
@@ -173,11 +158,13 @@ def find_arrays(path: str, setting: str, array: str | None, label_array: str | N
     Raises:
         UserError: If the file cannot be read, or it is not clear which array holds the images.
     """
-    headers = read_headers(path, setting)
-    for option, name in (("array", array), ("label_array", label_array)):
+    if not Path(path).is_file():
+        raise UserError(f"{path} is not a file: set {setting}=FILE to a .npz or .npy file")
+    headers = read_headers(path)
+    for argument, name in (("array", array), ("label_array", label_array)):
         if name is not None and name not in headers:
             names = ", ".join(headers) if "" not in headers else "one array without a name"
-            raise UserError(f"{path} holds no array {name}, but {names}: set --data.{option} to another")
+            raise UserError(f"{argument} {name} is not in {path}, which holds {names}")
     images, labels = by_split(headers, IMAGE_NAMES), by_split(headers, LABEL_NAMES)
     if array is not None:
         split = next((split for split, name in images.items() if name == array), "")
@@ -185,12 +172,11 @@ def find_arrays(path: str, setting: str, array: str | None, label_array: str | N
         labels = {"": labels[split]} if split in labels else {}
     elif not images:
         taken = {label_array, *labels.values()}
-        fitting = [key for key, header in headers.items() if len(header.shape) in (3, 4) and key not in taken]
+        fitting = [key for key, (shape, _) in headers.items() if len(shape) in (3, 4) and key not in taken]
         if len(fitting) != 1:
             raise UserError(
                 f"{path} has no array x, images or image, and not exactly one of a fitting shape, but "
-                f"{', '.join(headers) or 'nothing'}: set --data.array to one of these, or --data.{setting} to another "
-                "file"
+                f"{', '.join(headers) or 'nothing'}: set array=NAME to one of these, or use another file"
             )
         images = {"": fitting[0]}
     pool = "train" if "train" in images else ""
@@ -223,113 +209,72 @@ def by_split(names: Iterable[str], usual: tuple[str, ...]) -> dict[str, str]:
 
 def guess_labels(path: str, headers: dict[str, Header], split: str, images: str) -> dict[str, str]:
     """Return the labels among arrays that ``np.savez`` named by position; warn where others may hold labels."""
-    count = headers[images].shape[:1]
+    count = headers[images][0][:1]
     others = [key for key, (shape, _) in headers.items() if key != images and shape[:1] == count and len(shape) < 3]
     if len(others) == 1 and {others[0], images} == {"arr_0", "arr_1"}:
         return {split: others[0]}
     if others:
         log.warning(
             f"{path} holds {', '.join(others)} beside the images {images}, not read as labels: set "
-            f"--data.label_array={others[0]} if they are"
+            f"label_array={others[0]} if they are"
         )
     return {}
 
 
-def check_arrays(path: str, setting: str, arrays: Arrays) -> tuple[tuple[int, ...], np.ndarray | None]:
-    """Return the shape of a split's images, and its labels.
-
-    Raises:
-        UserError: If they are not as they must be; naming ``--data.<setting>`` and what to do.
-    """
-    headers = read_headers(path, setting)
-    shape, dtype = headers[arrays.images]
+def check_arrays(path: str, arrays: Arrays) -> tuple[tuple[int, ...], np.ndarray | None]:
+    """Return the shape of a split's images and its labels; raise UserError if a dtype or shape is wrong."""
+    shape, dtype = read_headers(path)[arrays.images]
     what = f"{arrays.images} of {path}" if arrays.images else path
-    if dtype.hasobject:
-        raise UserError(f"{what} holds Python objects, which are not read: save it as one uint8 array")
     if dtype != np.uint8:
         raise UserError(
-            f"{what} is {dtype}{_count_nan(path, arrays.images, dtype, setting)}, not uint8: {_mend_dtype(dtype)}"
+            f"{what} is {dtype}, not uint8: save x.astype('uint8') of values 0 to 255, as (x * 255).round()"
         )
-    if len(shape) not in (3, 4):
-        raise UserError(f"{what} has shape {shape}, not (N, H, W) or (N, H, W, C): reshape the array and save it again")
-    if min(shape) < 1:
-        raise UserError(f"{what} is empty, its shape is {shape}: set --data.{setting} to a file with images")
-    if len(shape) == 4 and shape[3] == 4:
-        raise UserError(
-            f"{what} has shape {shape} with an alpha channel: drop it, x[..., :3], and save the array again"
-        )
-    if len(shape) == 4 and shape[3] not in (1, 3):
-        hint = "move the channels last, x.transpose(0, 2, 3, 1)," if shape[1] in (1, 3) else "keep 1 or 3 channels"
-        raise UserError(f"{what} has shape {shape}, with {shape[3]} channels: {hint} and save the array again")
-    return shape, None if arrays.labels is None else read_labels(path, arrays.labels, shape[0], setting)
+    if len(shape) not in (3, 4) or shape[3:] not in ((), (1,), (3,)) or min(shape) < 1:
+        raise UserError(f"{what} has shape {shape}, not (N, H, W), (N, H, W, 1) or (N, H, W, 3): save it so")
+    return shape, None if arrays.labels is None else read_labels(path, arrays.labels, shape[0])
 
 
-def read_labels(path: str, key: str, count: int, setting: str) -> np.ndarray:
-    """Return the class numbers of ``count`` images, (N,) int64, of an array (N,), (N, 1) or one-hot (N, classes).
-
-    Raises:
-        UserError: If the array holds something else.
-    """
-    shape, dtype = read_headers(path, setting)[key]
+def read_labels(path: str, key: str, count: int) -> np.ndarray:
+    """Return the class numbers of ``count`` images, (N,) int64, of an array (N,), (N, 1) or one-hot (N, classes)."""
+    shape, dtype = read_headers(path)[key]
+    one_hot = len(shape) == 2 and shape[1] != 1
     if shape[:1] != (count,) or len(shape) > 2:
         raise UserError(f"{key} of {path} has shape {shape}, but there are {count} images: save one label each")
-    if dtype.kind not in "iufb":
+    if dtype.kind not in ("iufb" if one_hot else "iub"):
         raise UserError(f"{key} of {path} is {dtype}, not integer: save class numbers from 0 on")
-    labels = read_array(path, key, setting)
-    if len(shape) == 2 and shape[1] != 1:
-        if not (((labels == 0) | (labels == 1)).all() and (labels.sum(1) == 1).all()):
-            raise UserError(
-                f"{key} of {path} has shape {shape} and is not one-hot: save one class number for each image"
-            )
+    labels = read_array(path, key)
+    if one_hot:
+        if not (np.isin(labels, (0, 1)).all() and (labels.sum(1) == 1).all()):
+            raise UserError(f"{key} of {path} has shape {shape} and is not one-hot: save one class number each")
         return labels.argmax(1).astype(np.int64)
-    if dtype.kind == "f":
-        raise UserError(f"{key} of {path} is {dtype}, not integer: save class numbers from 0 on")
     if labels.min() < -1:
         raise UserError(f"{key} of {path} holds {labels.min()}: save class numbers from 0 on, -1 where unknown")
     return labels.reshape(count).astype(np.int64)
 
 
-def read_headers(path: str, setting: str) -> dict[str, Header]:
-    """Return name -> header for the arrays of a file; a ``.npy`` file's array has the name ''."""
-    if not Path(path).is_file():
-        raise UserError(f"{path} is not a file: set --data.{setting} to a .npz or .npy file")
-    with reading(path, UNREADABLE.format(setting)):
+def read_headers(path: str) -> dict[str, Header]:
+    """Return name -> header for the arrays of a file; the array of a ``.npy`` file has the name ''."""
+    headers = {}
+    with reading(path, UNREADABLE):
         if not zipfile.is_zipfile(path):
             with open(path, "rb") as file:
                 return {"": _read_header(file)}
-        headers = {}
         with zipfile.ZipFile(path) as archive:
             for name in archive.namelist():
                 if name.endswith(".npy"):
                     with archive.open(name) as file:
                         headers[name.removesuffix(".npy")] = _read_header(file)
-        return headers
+    return headers
 
 
-def read_array(path: str, key: str, setting: str) -> np.ndarray:
+def read_array(path: str, key: str) -> np.ndarray:
     """Return one array of a file; pickled objects are refused."""
-    with reading(path, UNREADABLE.format(setting)):
-        if key == "":
-            return np.load(path, allow_pickle=False)
-        with np.load(path, allow_pickle=False) as arrays:
-            return arrays[key]
+    with reading(path, UNREADABLE):
+        loaded = np.load(path, allow_pickle=False)
+        return loaded if key == "" else loaded[key]
 
 
-def _read_header(file: Any) -> Header:
-    version = npy.read_magic(file)
-    read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+def _read_header(file: IO[bytes]) -> Header:
+    read = npy.read_array_header_1_0 if npy.read_magic(file) == (1, 0) else npy.read_array_header_2_0
     shape, _, dtype = read(file)
-    return Header(shape, dtype)
-
-
-def _count_nan(path: str, key: str, dtype: np.dtype, setting: str) -> str:
-    if not np.issubdtype(dtype, np.floating):
-        return ""
-    count = int(np.isnan(read_array(path, key, setting)).sum())
-    return f" with {count} NaN (not a number)" if count else ""
-
-
-def _mend_dtype(dtype: np.dtype) -> str:
-    if np.issubdtype(dtype, np.floating):
-        return "for values in [0, 1] save (x * 255).round().astype('uint8')"
-    return "scale the values to 0..255 and save x.astype('uint8')"
+    return shape, dtype

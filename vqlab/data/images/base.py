@@ -12,12 +12,13 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.transforms.v2.functional import center_crop, resize
 
-from vqlab.data.datamodule import Batch, Split, SplitDataModule, require_at_least
+from vqlab.data.datamodule import Batch, Split, SplitDataModule
 from vqlab.data.images.partly_labelled import PartlyLabelled, choose_labelled
 from vqlab.errors import UserError
 from vqlab.nn.image_format import ImageFormat
 from vqlab.nn.value_range import ValueRange
 from vqlab.training.data_format import Format, check_format
+from vqlab.validation import Count, NonNegativeInt
 
 IMAGES = ("image", "labelled_image")  # what a batch may hold
 
@@ -47,29 +48,33 @@ class ImageTensors(Split):
         index = torch.as_tensor(indices)
         return {"image": self.images[index], "label": self.labels[index], "index": index}
 
+    def part(self, positions: Tensor) -> "ImageTensors":
+        """Return some of the images."""
+        return ImageTensors(self.images[positions], self.labels[positions])
+
 
 class ImageDataModule(SplitDataModule):
     """Images with labels, in batches of ``image``, ``label`` and ``index``.
 
-    A source subclasses this, sets ``channels``, ``image_size``, ``num_classes`` and ``train_size`` in its constructor
-    (without reading the images, for the model is built from them), and defines :meth:`load_train_val` and
-    :meth:`load_test`.
+    A subclass sets ``channels``, ``image_size``, ``num_classes`` and ``train_size`` in its constructor (without reading
+    the images, because the model is built from them), and defines :meth:`load_train_val` and :meth:`load_test`.
 
     Args:
         batch_size: Images per batch and device.
-        value_range: What the numbers of an image mean: unit [0, 1], signed [-1, 1], or standardized, (x - mean) / std
-            per channel of the training images.
-        augment: Vary the training images by random shifts of up to 1/8 of the side, and by mirroring where a mirrored
-            image is still one of its class.
-        labels_per_class: Training labels to tell of each class, chosen once by ``seed``; null tells all.
+        value_range: Range of the pixel values: unit [0, 1], signed [-1, 1], or standardized, (x - mean) / std per
+            channel of the training images.
+        augment: Augment the training images by random shifts of up to 1/8 of the side, and by mirroring unless it
+            changes the class.
+        labels_per_class: Number of labelled training images of each class, chosen once by ``seed``; null uses all
+            labels.
         num_workers: Processes that load batches; 0 loads in the main process.
         seed: Seed of the split, of the order and of the augmentation.
 
     Shape:
         batch["image"] (B, C, H, W) float32 in ``value_range``; batch["label"] (B,) int64, -1 where there is none;
         batch["index"] (B,) int64, the position in the split: 0 to train_size - 1 in training, the same in each epoch.
-        With ``labels_per_class`` training batches have label -1 everywhere, and besides batch["labelled_image"] (B, C,
-        H, W) and batch["labelled_label"] (B,), drawn from the chosen images: see
+        With ``labels_per_class`` training batches have label -1 everywhere, and batch["labelled_image"] (B, C, H, W)
+        and batch["labelled_label"] (B,) are drawn from the chosen images: see
         :class:`~vqlab.data.images.partly_labelled.PartlyLabelled`.
 
     Raises:
@@ -90,25 +95,20 @@ class ImageDataModule(SplitDataModule):
     num_classes: int
     train_size: int
     classes: list[str] = []  # names of the classes, where they have some  # noqa: RUF012
-    flip = True  # whether a mirrored image is still one of its class
+    flip = True  # whether a mirrored image keeps its class
     examples = "images"
     modality = "image"
 
     def __init__(
         self,
-        batch_size: int = 128,
+        batch_size: Count = 128,
         value_range: Literal["unit", "signed", "standardized"] = "signed",
         augment: bool = False,
-        labels_per_class: int | None = None,
-        num_workers: int = 0,
-        seed: int = 0,
+        labels_per_class: Count | None = None,
+        num_workers: NonNegativeInt = 0,
+        seed: NonNegativeInt = 0,
     ) -> None:
         super().__init__(batch_size, num_workers, seed)
-        require_at_least("labels_per_class", 1 if labels_per_class is None else labels_per_class, 1, mend=10)
-        if value_range not in ("unit", "signed", "standardized"):
-            raise UserError(
-                f"value_range must be unit, signed or standardized, got {value_range!r}: set --data.value_range=signed"
-            )
         self.value_range, self.augment, self.labels_per_class = value_range, augment, labels_per_class
 
     @cached_property
@@ -134,7 +134,7 @@ class ImageDataModule(SplitDataModule):
 
     @cached_property
     def pixel_range(self) -> ValueRange:
-        """What the numbers of this data's images mean, as the model needs it."""
+        """The range of the pixel values, as the model needs it."""
         if self.value_range == "standardized":
             return ValueRange("standardized", *self.statistics())
         return ValueRange(self.value_range)
@@ -157,14 +157,13 @@ class ImageDataModule(SplitDataModule):
             mean, std = statistics
             if len(mean) != self.channels:
                 raise UserError(
-                    f"the checkpoint was trained on {len(mean)} channel(s), the data have {self.channels}: "
-                    f"set --data.channels={len(mean)}, or take other --data"
+                    f"channels must be {len(mean)} as in the checkpoint's training data, got {self.channels}"
                 )
             self.__dict__["pixel_range"] = ValueRange("standardized", mean, std)
         if names := trained.get("classes"):
             mine = self._class_names()
             if not set(mine) <= set(names):
-                check_format({"classes": names}, {"classes": mine}, lambda *_: "--data.path to folders of these names")
+                check_format({"classes": names}, {"classes": mine}, lambda *_: "path=FOLDER to folders of these names")
             self.classes, self.num_classes = [*map(str, names)], len(names)
             for cached in ("_train_val", "_test"):
                 self.__dict__.pop(cached, None)
@@ -173,7 +172,7 @@ class ImageDataModule(SplitDataModule):
         return self.classes or [str(number) for number in range(self.num_classes)]
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Augment training batches on the device; what is drawn depends on (seed, epoch, batch, rank) alone."""
+        """Augment training batches on the device, by draws that depend on (seed, epoch, batch, rank) alone."""
         if not (self.augment and self.trainer is not None and self.trainer.training):
             return batch
         generator = self._generator(batch["image"].device)
@@ -212,25 +211,10 @@ def fit_square(images: Tensor, size: int) -> Tensor:
     return torch.cat([center_crop(resize(part, [size], antialias=True), [size]) for part in images.split(1024)])
 
 
-def count_val(count: int, val_fraction: float, what: str) -> int:
-    """Return how many of ``count`` images are validation images: at least one, and at least one is left.
-
-    Raises:
-        UserError: If ``val_fraction`` is not between 0 and 1, or there are fewer than two images.
-    """
-    if not 0 < val_fraction < 1:
-        raise UserError(f"val_fraction must be between 0 and 1, got {val_fraction}: set --data.val_fraction=0.05")
-    if count < 2:
-        raise UserError(f"{what} holds {count} image(s), too few to split: set --data.path to a source with more")
-    return min(max(1, round(count * val_fraction)), count - 1)
-
-
 def channel_statistics(data: Split, limit: int | None = None) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return mean and standard deviation per channel of uint8 images, in units of the full range.
 
-    Args:
-        data: A split of images.
-        limit: Take a fixed random sample of this many images; None takes all.
+    With a ``limit``, of a fixed random sample of so many images.
     """
     count = len(data)
     order = torch.randperm(count, generator=torch.Generator().manual_seed(0))[:limit]
@@ -240,9 +224,9 @@ def channel_statistics(data: Split, limit: int | None = None) -> tuple[tuple[flo
         images = data.__getitems__(part.tolist())["image"]
         histogram = histogram + torch.stack([torch.bincount(x.flatten(), minlength=256) for x in images.unbind(1)])
     values = torch.arange(256, dtype=torch.float64) / 255
-    share = histogram.double() / histogram.sum(1, keepdim=True)  # type: ignore[union-attr]
-    mean = share @ values
-    variance = share @ values**2 - mean**2
-    # A channel that is the same everywhere keeps its scale instead of a division by zero.
+    frequency = histogram.double() / histogram.sum(1, keepdim=True)  # type: ignore[union-attr]
+    mean = frequency @ values
+    variance = frequency @ values**2 - mean**2
+    # The bound keeps the scale of a constant channel.
     std = variance.clamp(min=0).sqrt().clamp(min=1 / 255)
     return tuple(round(m, 4) for m in mean.tolist()), tuple(round(s, 4) for s in std.tolist())

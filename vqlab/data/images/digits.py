@@ -3,31 +3,22 @@
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from vqlab.data.datamodule import require_at_least
 from vqlab.data.images.base import ImageDataModule, ImageTensors, fit_square
 from vqlab.errors import UserError
+from vqlab.validation import Count
 
 NUM_DIGITS = 1797
-NUM_CLASSES = 10
 
 
 class Digits(ImageDataModule):
-    """The digits that come with scikit-learn, 1 x 32 x 32, enlarged bilinearly from 8 x 8.
+    """The digits that come with scikit-learn, 1 x 32 x 32, enlarged bilinearly from 8 x 8, with labels 0 to 9.
 
     Args:
         image_size: Height and width; 8 keeps the pixels as they are.
         val_size: Number of validation images.
         test_size: Number of test images.
-        **common: ``batch_size``, ``value_range``, ``augment``, ``labels_per_class``, ``num_workers``,
-            ``seed``: see :class:`~vqlab.data.images.base.ImageDataModule`.
-
-    Shape:
-        See :class:`~vqlab.data.images.base.ImageDataModule`; labels are 0 to 9.
-
-    Raises:
-        UserError: If an argument is out of range.
+        **common: Arguments of :class:`~vqlab.data.images.base.ImageDataModule`.
 
     Example:
         >>> data = Digits(image_size=8)
@@ -38,41 +29,30 @@ class Digits(ImageDataModule):
     """
 
     channels = 1
-    num_classes = NUM_CLASSES
+    num_classes = 10
     flip = False
 
-    def __init__(self, image_size: int = 32, val_size: int = 180, test_size: int = 180, **common: Any) -> None:
+    def __init__(self, image_size: Count = 32, val_size: Count = 180, test_size: Count = 180, **common: Any) -> None:
         super().__init__(**common)
-        require_at_least("image_size", image_size, 1, mend=32)
-        require_at_least("val_size", val_size, 1, mend=180)
-        require_at_least("test_size", test_size, 1, mend=180)
         if val_size + test_size >= NUM_DIGITS:
-            raise UserError(
-                f"val_size + test_size must be below {NUM_DIGITS}, got {val_size + test_size}: "
-                "set --data.val_size=180 and --data.test_size=180"
-            )
-        self.image_size = image_size
-        self.val_size = val_size
-        self.test_size = test_size
+            raise UserError(f"val_size + test_size must be below {NUM_DIGITS}, got {val_size + test_size}")
+        self.image_size, self.val_size, self.test_size = image_size, val_size, test_size
         self.train_size = NUM_DIGITS - val_size - test_size
 
     def load_train_val(self) -> tuple[ImageTensors, ImageTensors]:
         """Return the training and the validation digits."""
-        train, val, _ = self._positions()
-        return self._read(train), self._read(val)
+        train, val, _ = self._read()
+        return train, val
 
     def load_test(self) -> ImageTensors:
         """Return the test digits."""
-        return self._read(self._positions()[2])
+        return self._read()[2]
 
-    def _positions(self) -> tuple[Tensor, ...]:
-        order = torch.randperm(NUM_DIGITS, generator=torch.Generator().manual_seed(self.seed))
-        return order.split([self.train_size, self.val_size, self.test_size])
-
-    def _read(self, positions: Tensor) -> ImageTensors:
+    def _read(self) -> list[ImageTensors]:
         from sklearn.datasets import load_digits  # takes a second to import
 
         digits = load_digits()
-        images = torch.as_tensor(digits.images)[positions, None]
-        images = (images * (255 / 16)).round().to(torch.uint8)  # the pixels are counts from 0 to 16
-        return ImageTensors(fit_square(images, self.image_size), torch.as_tensor(digits.target)[positions])
+        images = torch.as_tensor(digits.images)[:, None] * (255 / 16)  # the pixels are counts from 0 to 16
+        whole = ImageTensors(fit_square(images.round().byte(), self.image_size), torch.as_tensor(digits.target))
+        order = torch.randperm(NUM_DIGITS, generator=torch.Generator().manual_seed(self.seed))
+        return [whole.part(positions) for positions in order.split([self.train_size, self.val_size, self.test_size])]

@@ -12,15 +12,12 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from vqlab.data.datamodule import Batch, Split, require_at_least, split_positions
+from vqlab.data.datamodule import Batch, Split, ValFraction, draw_splits
 from vqlab.data.files import counted, reading
-from vqlab.data.images.base import (
-    ImageDataModule,
-    channel_statistics,
-    count_val,
-)
+from vqlab.data.images.base import ImageDataModule, channel_statistics
 from vqlab.data.split_folders import split_folders
 from vqlab.errors import UserError, read_error
+from vqlab.validation import Count, NonNegativeInt
 
 EXTENSIONS = (*IMG_EXTENSIONS, ".gif")
 
@@ -28,21 +25,13 @@ log = logging.getLogger(__name__)
 
 
 class ImageFiles(Split):
-    """Image files, decoded when they are asked for.
-
-    Args:
-        files: Paths of the files.
-        labels: One class number per file, -1 for none.
-        size: Height and width that the images get.
-        channels: 3 for colour, 1 for grey.
-    """
+    """Image files, decoded on access to squares of ``size`` with 3 (colour) or 1 (grey) channels."""
 
     def __init__(self, files: list[str], labels: list[int], size: int, channels: int) -> None:
-        # A NumPy array of strings is one object: workers do not copy it page by page as they count references.
+        # A NumPy array is one object: reference counts of single strings would copy the list into each worker.
         self.files = np.array(files)
-        self.labels = torch.tensor(labels)
-        self.size = size
-        self.channels = channels
+        self.labels = torch.tensor(labels)  # -1 for none
+        self.size, self.channels = size, channels
 
     def __len__(self) -> int:
         return len(self.files)
@@ -53,7 +42,7 @@ class ImageFiles(Split):
         return {"image": images, "label": self.labels[index], "index": index}
 
     def _decode(self, file: str) -> Tensor:
-        with reading(file, "cannot be decoded ({reason}): remove it, or pass --data.skip_corrupt=true"):
+        with reading(file, "cannot be decoded ({reason}): remove it, or set skip_corrupt=true"):
             return decode_square(file, self.size, self.channels)
 
 
@@ -62,28 +51,24 @@ class ImageFolder(ImageDataModule):
 
     Folders ``path/train``, ``path/val`` and ``path/test`` are the splits, also under other usual names (``training``,
     ``valid``, ``validation``, ``dev``, ``testing``, ``eval``, capital letters or not); without ``path/val`` the
-    validation images are a seeded part of the training images, and without any of them of all images. The label is the
-    number of the first-level folder (of a split) in the order of names, if images lie in at least two of them, else -1.
-    Images are resized (shorter side, antialiased) and the centre is cropped. For images of more than 8 bits a channel
-    see :func:`decode_square`.
+    validation images are drawn by ``seed`` from the training images, and without any split folder from all images. The
+    label is the number of the first-level folder (of a split) in alphabetical order, if at least two of them hold
+    images, else -1. Images are resized (shorter side, antialiased) and the centre is cropped. Images of more than 8
+    bits per channel: see :func:`decode_square`.
 
     Args:
         path: The folder.
         image_size: Height and width.
         channels: 3 for colour, 1 for grey.
-        val_fraction: Share of the images kept for validation, where there is no ``path/val``.
-        verify: Decode each file once before training, to find those that cannot be used.
+        val_fraction: Fraction of the images for validation, if there is no ``path/val``.
+        verify: Decode each file once before training, to find damaged ones.
         skip_corrupt: Leave damaged files out with one warning instead of an error.
-        num_workers: Processes that decode; null takes one per core, up to 4.
-        **common: ``batch_size``, ``value_range``, ``augment``, ``labels_per_class``, ``seed``: see
-            :class:`~vqlab.data.images.base.ImageDataModule`.
-
-    Shape:
-        See :class:`~vqlab.data.images.base.ImageDataModule`.
+        num_workers: Processes that decode. Default: one per core, up to 4.
+        **common: Arguments of :class:`~vqlab.data.images.base.ImageDataModule`.
 
     Raises:
-        UserError: If the folder is missing or holds no images, or some of its folders are splits and others are not; in
-            ``setup``, if files cannot be decoded.
+        UserError: If the folder is missing or holds no images, or only some of its folders are splits; in ``setup``, if
+            files cannot be decoded.
 
     Example:
         >>> import tempfile
@@ -96,33 +81,29 @@ class ImageFolder(ImageDataModule):
         (2, 2, torch.Size([2, 3, 16, 16]))
     """
 
-    test_mend = "add a folder `test` beside `train` and `val` under --data.path, or use `vqlab validate`"
+    test_mend = "add a folder `test` beside `train` and `val`, or use `vqlab validate`"
 
     def __init__(
         self,
         path: str,
-        image_size: int = 64,
+        image_size: Count = 64,
         channels: Literal[1, 3] = 3,
-        val_fraction: float = 0.05,
+        val_fraction: ValFraction = 0.05,
         verify: bool = True,
         skip_corrupt: bool = False,
-        num_workers: int | None = None,
+        num_workers: NonNegativeInt | None = None,
         **common: Any,
     ) -> None:
         super().__init__(num_workers=decoding_workers(num_workers), **common)
-        check_decoding(image_size, channels, mend=64)
-        self.path = path
-        self.image_size = image_size
-        self.channels = channels
-        self.verify = verify
-        self.skip_corrupt = skip_corrupt
+        self.path, self.image_size, self.channels = path, image_size, channels
+        self.verify, self.skip_corrupt = verify, skip_corrupt
         self.roots, self.files = split_folders(Path(path), EXTENSIONS, "images")
         pool = "" if "" in self.roots else "train"
         self.classes = name_classes(self.files[pool], self.roots[pool])
         if "val" not in self.roots:
             root, files = self.roots.pop(pool), self.files.pop(pool)
-            parts = split_positions(len(files), count_val(len(files), val_fraction, path), self.seed)
-            for split, part in zip(("train", "val"), parts, strict=True):
+            drawn = draw_splits(len(files), val_fraction, 0, self.seed, "image", f": add more to {path}")
+            for split, part in drawn.items():
                 self.roots[split], self.files[split] = root, [files[i] for i in part]
         self.num_classes = len(self.classes)
         self.train_size = len(self.files["train"])
@@ -138,10 +119,8 @@ class ImageFolder(ImageDataModule):
     def load_all(self) -> ImageFiles:
         """Return the verified files of all splits, in the order of their paths."""
         parts = [self._load(split) for split in self.files]
-        labelled = sorted(
-            (file, label) for part in parts for file, label in zip(part.files, part.labels.tolist(), strict=True)
-        )
-        files, labels = zip(*labelled, strict=True)
+        pairs = (pair for part in parts for pair in zip(part.files, part.labels.tolist(), strict=True))
+        files, labels = zip(*sorted(pairs), strict=True)
         return ImageFiles(list(files), list(labels), self.image_size, self.channels)
 
     def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -157,52 +136,34 @@ class ImageFolder(ImageDataModule):
 
     def _sound(self, files: list[Path]) -> list[Path]:
         corrupt = find_corrupt(files, self.image_size, self.channels)
-        if not corrupt:
-            return files
-        names = ", ".join(str(file) for file in corrupt[:5]) + (", ..." if len(corrupt) > 5 else "")
-        if not self.skip_corrupt:
-            raise UserError(
-                f"{len(corrupt)} of {len(files)} images cannot be decoded ({names}): "
-                "remove them or pass --data.skip_corrupt=true"
-            )
+        names = ", ".join(map(str, corrupt[:5])) + (", ..." if len(corrupt) > 5 else "")
+        problem = f"{len(corrupt)} of {len(files)} images cannot be decoded ({names})"
+        if corrupt and not self.skip_corrupt:
+            raise UserError(f"{problem}: remove them or set skip_corrupt=true")
         if len(corrupt) == len(files):
-            raise UserError(f"none of {len(files)} images can be decoded ({names}): set --data.path to another folder")
-        log.warning(f"left out {len(corrupt)} of {len(files)} images that cannot be decoded: {names}")
-        bad = set(corrupt)
-        return [file for file in files if file not in bad]
+            raise UserError(f"{problem}: set path=FOLDER to another folder")
+        if corrupt:
+            log.warning(f"left out: {problem}")
+        return sorted({*files} - {*corrupt})
 
 
 def decoding_workers(num_workers: int | None) -> int:
-    """Return how many processes decode: null takes one per core, up to 4."""
+    """Return the number of processes that decode. Default: one per core, up to 4."""
     return min(4, os.cpu_count() or 1) if num_workers is None else num_workers
-
-
-def check_decoding(image_size: int, channels: int, mend: int) -> None:
-    """Raise a UserError unless images can be decoded to that size and channels; ``mend`` is the size to name."""
-    require_at_least("image_size", image_size, 1, mend)
-    if channels not in (1, 3):
-        raise UserError(f"channels must be 3 (colour) or 1 (grey), got {channels}: set --data.channels=3")
 
 
 def decode_square(file: str | Path | IO[bytes], size: int, channels: int = 3, name: str = "") -> Tensor:
     """Decode an image file or an open one, resize its shorter side to ``size`` and crop the centre.
 
-    Images of 8 bits or fewer a channel keep their values. Of 16 bits, as of integers of 32 bits, the range is 0 to
-    65,535, and of floating-point numbers 0 to 1. Such images often hold numbers of another range, as 12-bit cameras
-    write them: values out of the range, or in its darkest quarter alone, are refused. The scale never depends on the
-    single image.
-
-    Args:
-        file: The file.
-        size: Height and width of the result.
-        channels: 3 for colour, 1 for grey.
-        name: What messages call an open file.
+    Images of up to 8 bits per channel keep their values. The range of 16-bit images and of 32-bit integers is 0 to
+    65,535, that of floating-point images 0 to 1. Such images often hold values in another range (12-bit cameras), so
+    values outside it, or in its darkest quarter alone, are refused. The scale never depends on the single image.
 
     Shape:
         -> (channels, size, size) uint8.
 
     Raises:
-        UserError: If the range of the values is not certain.
+        UserError: If the range of the values is not certain; ``name`` is what the message calls an open file.
         Exception: What PIL raises for damaged files.
     """
     with Image.open(file) as opened:
@@ -215,31 +176,20 @@ def decode_square(file: str | Path | IO[bytes], size: int, channels: int = 3, na
 
 
 def to_8_bits(image: Image.Image, reduced: bool, name: str) -> Image.Image:
-    """Return an image with 8 bits a channel; PIL by itself would clip the values.
-
-    Args:
-        image: The image.
-        reduced: Whether its file has 16 bits a channel, of which the upper 8 were read.
-        name: What messages call it.
-
-    Raises:
-        UserError: If the values leave the range of the file's format, or lie in its darkest quarter alone.
-    """
+    """Return an image with 8 bits per channel (PIL alone would clip); ``reduced`` if its file has 16, PIL read 8."""
     if image.mode == "F":
-        values = np.asarray(image)
-        check_range(values, 1.0, name)
+        values = check_range(np.asarray(image), 1.0, name)
         return Image.fromarray((255 * values.clip(0, 1)).round().astype(np.uint8))
     if image.mode.startswith("I"):
-        values = np.asarray(image).astype(np.int64)
-        check_range(values, 65535, name)
+        values = check_range(np.asarray(image).astype(np.int64), 65535, name)
         return Image.fromarray((values >> 8).astype(np.uint8))
     if reduced:
         check_range(256 * np.asarray(image.convert("RGB")).astype(np.int64), 65535, name)
     return image
 
 
-def check_range(values: np.ndarray, full: float, name: str) -> None:
-    """Raise UserError unless values lie from 0 to ``full``, and some above a quarter of it, or all are 0."""
+def check_range(values: np.ndarray, full: float, name: str) -> np.ndarray:
+    """Return the values, which must lie from 0 to ``full``, some above a quarter of it unless all are 0."""
     low, high = values.min(), values.max()
     rounding = 1e-5 * full
     if not (low >= -rounding and high <= full + rounding and (high <= rounding or high > full / 4)):
@@ -247,6 +197,7 @@ def check_range(values: np.ndarray, full: float, name: str) -> None:
             f"{name} holds values from {low:g} to {high:g}, not from 0 to {full:g} with some above a quarter of that: "
             "scale all images alike and save them with 8 bits"
         )
+    return values
 
 
 def name_classes(files: list[Path], root: Path) -> list[str]:
@@ -256,25 +207,18 @@ def name_classes(files: list[Path], root: Path) -> list[str]:
 
 
 def label_files(files: list[Path], root: Path, classes: list[str]) -> list[int]:
-    """Return the number of each file's first-level folder in ``classes``, -1 for files in no folder or without classes.
-
-    Raises:
-        UserError: If a folder is no class.
-    """
-    numbers = {name: number for number, name in enumerate(classes)}
+    """Return the number of each file's first-level folder in ``classes``, -1 for a file in none or without classes."""
+    if not classes:
+        return [-1] * len(files)
     folders = ["" if file.parent == root else file.relative_to(root).parts[0] for file in files]
-    unknown = sorted(set(folders) - set(numbers) - {""}) if classes else []
-    if unknown:
+    if unknown := sorted({*folders} - {*classes, ""}):
         raise UserError(f"{root} holds {unknown[0]}, no class of the training images: rename or remove this folder")
-    return [numbers.get(folder, -1) for folder in folders]
+    numbers = {name: number for number, name in enumerate(classes)} | {"": -1}
+    return [numbers[folder] for folder in folders]
 
 
 def find_corrupt(files: list[Path], size: int, channels: int) -> list[Path]:
-    """Decode all files in threads, as training does, and return those that cannot be decoded.
-
-    Raises:
-        UserError: If the range of an image's values is not certain, or memory is short.
-    """
+    """Decode all files in threads, as training does, and return those that cannot be decoded."""
 
     def fault(file: Path) -> Exception | None:
         try:
@@ -287,11 +231,7 @@ def find_corrupt(files: list[Path], size: int, channels: int) -> list[Path]:
         results = zip(files, pool.map(fault, files), strict=True)
         faults = [(file, error) for file, error in counted(results, len(files), "verified", "images") if error]
     for file, error in faults:
-        short = read_error(file, error, "")
-        if str(short):
-            raise short from error
-    unfit = [error for _, error in faults if isinstance(error, UserError)]
-    if unfit:
-        more = f" ({len(unfit):,} of {len(files):,} images are like this)" if len(unfit) > 1 else ""
-        raise UserError(f"{unfit[0]}{more}")
+        problem = read_error(file, error, str(error) if isinstance(error, UserError) else "")
+        if str(problem):
+            raise problem from error
     return [file for file, _ in faults]

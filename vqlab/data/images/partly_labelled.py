@@ -1,4 +1,4 @@
-"""Many images, of which a model is told the labels of a few: the data of semi-supervised learning."""
+"""Many images, of which a few are labelled: the data of semi-supervised learning."""
 
 from typing import Any
 
@@ -10,15 +10,15 @@ from vqlab.errors import UserError
 
 
 class PartlyLabelled(Split):
-    """All images of a split without their labels, and with each batch some of the few that keep theirs.
+    """All images of a split without their labels, and with each batch some of the few labelled ones.
 
-    The two streams are apart: ``image`` runs through the split and has label -1, ``labelled_image`` and
-    ``labelled_label`` are drawn from the chosen images, in equal shares as far as the batch goes. What is drawn depends
-    on ``seed`` and the batch's own positions alone, so a resumed run and any number of processes draw the same.
+    The two streams are independent: ``image`` runs through the split and has label -1; ``labelled_image`` and
+    ``labelled_label`` are drawn from the labelled images, each equally often up to the remainder. The draw depends on
+    ``seed`` and the batch's own positions alone, so it is the same in a resumed run and for any number of processes.
 
     Args:
         data: A split with ``labels``.
-        chosen: Positions of the images whose labels are told.
+        chosen: Positions of the labelled images.
         batch_size: Labelled images with each batch.
         seed: Seed of the draws.
 
@@ -38,9 +38,9 @@ class PartlyLabelled(Split):
 
     def __getitems__(self, indices: list[int]) -> Batch:
         batch = self.data.__getitems__(indices)
-        told = self.data.__getitems__(self._draw(indices).tolist())
+        labelled = self.data.__getitems__(self._draw(indices).tolist())
         batch["label"] = torch.full_like(batch["label"], -1)
-        return batch | {"labelled_image": told["image"], "labelled_label": told["label"]}
+        return batch | {"labelled_image": labelled["image"], "labelled_label": labelled["label"]}
 
     def _draw(self, indices: list[int]) -> Tensor:
         place = hash((self.seed, *indices)) % 2**63  # of integers, so the same in each process
@@ -63,17 +63,14 @@ def choose_labelled(labels: Tensor, per_class: int, seed: int) -> Tensor:
     """
     classes = labels[labels >= 0].unique().tolist()
     if not classes:
-        raise UserError(
-            "the images have no labels to choose from: take data with classes, or --data.labels_per_class=null"
-        )
+        raise UserError("the images have no labels to choose from: set labels_per_class=null, or use data with classes")
     generator = torch.Generator().manual_seed(seed)
     chosen = []
     for number in classes:
         of_class = (labels == number).nonzero()[:, 0]
         if len(of_class) < per_class:
             raise UserError(
-                f"class {number} has {len(of_class)} training images, fewer than labels_per_class {per_class}: "
-                f"set --data.labels_per_class={len(of_class)}"
+                f"labels_per_class must be at most {len(of_class)}, the images of class {number}, got {per_class}"
             )
         chosen.append(of_class[torch.randperm(len(of_class), generator=generator)[:per_class]])
     return torch.cat(chosen).sort().values

@@ -1,18 +1,18 @@
-"""Photographs that come inside the wheels of scikit-image, scikit-learn and matplotlib: real images, no download."""
+"""Photographs from the wheels of scikit-image, scikit-learn and matplotlib: real images without a download."""
 
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 from PIL import Image
 
-from vqlab.data.datamodule import require_at_least
 from vqlab.data.images.base import ImageDataModule, ImageTensors
 from vqlab.errors import UserError
+from vqlab.validation import Count, Range
 
-# (package, file); the files are read as they lie, for scikit-image's own functions may want to download.
+# (package, file); the files are read directly, because scikit-image's own functions may download.
 TRAIN = (
     ("skimage", "data/astronaut.png"),
     ("skimage", "data/coffee.png"),
@@ -25,33 +25,26 @@ HELD_OUT = (
     ("skimage", "data/chelsea.png"),
     ("sklearn", "datasets/images/china.jpg"),
 )
-LARGEST = 225  # half the width of the smallest photograph that is held out
+LARGEST = 225  # half the width of the smallest held-out photograph
 SMALLEST_SCALE = 0.125
 SCALES_PER_PHOTO = 16
 
 
 class Photos(ImageDataModule):
-    """Random crops of eight photographs, 3 x 32 x 32: the default where there is no network.
+    """Random crops of eight photographs, 3 x 32 x 32, without labels: the default without a network.
 
-    Training crops come from an astronaut, a cup of coffee, a motorcycle, a rocket, a flower and an admiral. So few
-    photographs lack whole regions of colour, so half of the training crops have their colour channels in a random
-    order, and half are mirrored. A cat and a pagoda are held out whole and stay as they are: validation crops come from
-    their left halves, test crops from their right halves. Each crop has a random place and a random scale between 1/8
-    (or what makes the crop fit) and 1 of the photograph. All crops are made once, as one uint8 tensor:
-    3 x image_size^2 bytes each, 61 MB by default.
+    Training crops come from an astronaut, a cup of coffee, a motorcycle, a rocket, a flower and an admiral. Six
+    photographs lack whole regions of colour, so half of the training crops have their colour channels permuted, and
+    half are mirrored. A cat and a pagoda are held out and not altered: validation crops come from their left halves,
+    test crops from their right halves. Each crop has a random place and a random scale between 1/8 (or what makes the
+    crop fit) and 1 of the photograph. All crops are made once, as one uint8 tensor of 3 x image_size^2 bytes each, 61
+    MB by default.
 
     Args:
-        image_size: Height and width of a crop, up to 225.
+        image_size: Height and width of a crop.
         num_train: Number of training crops.
         num_val: Number of validation crops, and of test crops.
-        **common: ``batch_size``, ``value_range``, ``augment``, ``labels_per_class``, ``num_workers``,
-            ``seed``: see :class:`~vqlab.data.images.base.ImageDataModule`.
-
-    Shape:
-        See :class:`~vqlab.data.images.base.ImageDataModule`; there are no labels.
-
-    Raises:
-        UserError: If an argument is out of range.
+        **common: Arguments of :class:`~vqlab.data.images.base.ImageDataModule`.
 
     Example:
         >>> data = Photos(num_train=256, num_val=8, batch_size=4)
@@ -64,31 +57,27 @@ class Photos(ImageDataModule):
     channels = 3
     num_classes = 0
 
-    def __init__(self, image_size: int = 32, num_train: int = 20_000, num_val: int = 1_000, **common: Any) -> None:
+    def __init__(
+        self,
+        image_size: Annotated[int, Range(1, LARGEST)] = 32,
+        num_train: Count = 20_000,
+        num_val: Count = 1_000,
+        **common: Any,
+    ) -> None:
         super().__init__(**common)
-        require_at_least("image_size", image_size, 1, mend=32)
-        require_at_least("num_train", num_train, 1, mend=20_000)
-        require_at_least("num_val", num_val, 1, mend=1_000)
-        if image_size > LARGEST:
-            raise UserError(
-                f"image_size must be at most {LARGEST} for the embedded photographs, got {image_size}: "
-                "set --data.image_size=128, or --data ImageFolder --data.path FOLDER for larger images"
-            )
-        self.image_size = image_size
-        self.num_val = num_val
-        self.train_size = num_train
+        self.image_size, self.train_size, self.num_val = image_size, num_train, num_val
 
     def load_train_val(self) -> tuple[ImageTensors, ImageTensors]:
         """Return crops of the training photographs and of the left halves of those held out."""
         photos = [read_photo(*name) for name in TRAIN]
         train = self._crops(photos, self.train_size, stream=0)
         train.images = vary(train.images, torch.Generator().manual_seed(self.seed))
-        left = [photo[:, : photo.shape[1] // 2] for photo in map(read_photo, *zip(*HELD_OUT, strict=True))]
+        left = [photo[:, : photo.shape[1] // 2] for photo in (read_photo(*name) for name in HELD_OUT)]
         return train, self._crops(left, self.num_val, stream=1)
 
     def load_test(self) -> ImageTensors:
         """Return crops of the right halves of the photographs held out."""
-        right = [photo[:, photo.shape[1] // 2 :] for photo in map(read_photo, *zip(*HELD_OUT, strict=True))]
+        right = [photo[:, photo.shape[1] // 2 :] for photo in (read_photo(*name) for name in HELD_OUT)]
         return self._crops(right, self.num_val, stream=2)
 
     def _crops(self, photos: list[np.ndarray], count: int, stream: int) -> ImageTensors:
@@ -103,8 +92,7 @@ def read_photo(package: str, file: str) -> np.ndarray:
         with Image.open(path) as image:
             return np.asarray(image.convert("RGB"))
     except OSError as error:
-        name = {"skimage": "scikit-image", "sklearn": "scikit-learn"}.get(package, package)
-        raise UserError(f"{path} cannot be read: install {name} anew, or take another --data") from error
+        raise UserError(f"{path} cannot be read: install {package} again, or use other data") from error
 
 
 def random_crops(photos: list[np.ndarray], count: int, size: int, rng: np.random.Generator) -> torch.Tensor:

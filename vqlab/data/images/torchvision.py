@@ -1,31 +1,35 @@
-"""What the data sets share that torchvision downloads: official training and test images in one small folder."""
+"""Data sets that torchvision downloads: CIFAR-10, MNIST and Fashion-MNIST."""
 
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
-from torchvision.datasets import VisionDataset
+from torchvision import datasets
 
-from vqlab.data.datamodule import require_at_least, split_positions
+from vqlab.data.datamodule import split_positions
 from vqlab.data.download import WITHOUT_NETWORK, download_whole
 from vqlab.data.images.base import ImageDataModule, ImageTensors, fit_square
 from vqlab.errors import UserError, read_error
+from vqlab.validation import Count
 
 
 class TorchvisionImages(ImageDataModule):
-    """A data set of torchvision's, in memory; validation images are a seeded part of the official training images.
+    """Official training and test images of a data set of torchvision, in memory.
+
+    The validation images are drawn by ``seed`` from the official training images. Labels are 0 to 9.
 
     Args:
-        path: Folder that holds, or is to hold, the data set in torchvision's layout.
+        path: Folder of the data set in torchvision's layout, which a download creates.
         download: Download what is missing.
-        val_size: Number of official training images that are kept for validation.
+        val_size: Number of official training images for validation.
         image_size: Height and width to resize to; null keeps the native size.
-        **common: ``batch_size``, ``value_range``, ``augment``, ``labels_per_class``, ``num_workers``,
-            ``seed``: see :class:`~vqlab.data.images.base.ImageDataModule`.
+        **common: Arguments of :class:`~vqlab.data.images.base.ImageDataModule`.
+
+    Raises:
+        UserError: In ``prepare_data``, if the download fails.
     """
 
-    source: ClassVar[type[VisionDataset]]
+    source: ClassVar[type[datasets.VisionDataset]]
     folder: ClassVar[str]  # what torchvision reads, under ``path``
     archives: ClassVar[str]  # pattern of what it unpacks, under ``path``
     native_size: ClassVar[int]
@@ -38,21 +42,15 @@ class TorchvisionImages(ImageDataModule):
         self,
         path: str = "data",
         download: bool = True,
-        val_size: int = 5000,
-        image_size: int | None = None,
+        val_size: Count = 5000,
+        image_size: Count | None = None,
         **common: Any,
     ) -> None:
         super().__init__(**common)
-        require_at_least("image_size", 1 if image_size is None else image_size, 1, mend=self.native_size)
-        if not 1 <= val_size < self.num_official:
-            raise UserError(
-                f"val_size must be between 1 and {self.num_official - 1}, got {val_size}: set --data.val_size=5000"
-            )
-        self.path = path
-        self.download = download
-        self.val_size = val_size
-        self.channels = len(self.mean)
-        self.image_size = image_size or self.native_size
+        if val_size >= self.num_official:
+            raise UserError(f"val_size must be in [1, {self.num_official - 1}], got {val_size}")
+        self.path, self.download, self.val_size = path, download, val_size
+        self.channels, self.image_size = len(self.mean), image_size or self.native_size
         self.train_size = self.num_official - val_size
 
     def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -71,24 +69,84 @@ class TorchvisionImages(ImageDataModule):
 
     def load_train_val(self) -> tuple[ImageTensors, ImageTensors]:
         """Return the two parts of the official training images."""
-        images, labels = self._read(train=True)
-        train, val = split_positions(len(images), self.val_size, self.seed)
-        return ImageTensors(images[train], labels[train]), ImageTensors(images[val], labels[val])
+        whole = self._read(train=True)
+        train, val = map(whole.part, split_positions(len(whole), self.val_size, self.seed))
+        return train, val
 
     def load_test(self) -> ImageTensors:
         """Return the official test images."""
-        return ImageTensors(*self._read(train=False))
+        return self._read(train=False)
 
-    def _read(self, train: bool) -> tuple[Tensor, Tensor]:
+    def _read(self, train: bool) -> ImageTensors:
         try:
             official: Any = self.source(self.path, train=train)
         except Exception as error:  # whatever a damaged file makes torchvision raise
-            raise read_error(
-                self.path,
-                error,
-                f"{type(self).__name__} is not, or not whole, in {Path(self.path) / self.folder}: set --data.path to "
-                f"the folder that holds {Path(self.folder).parts[0]}, or --data.download=true; {WITHOUT_NETWORK}",
-            ) from error
+            name, folder = type(self).__name__, Path(self.path, self.folder)
+            message = f"{name} is not, or not whole, in {folder}: set path=FOLDER or download=true; {WITHOUT_NETWORK}"
+            raise read_error(self.path, error, message) from error
         images = torch.as_tensor(official.data)
         images = images[:, None] if images.ndim == 3 else images.permute(0, 3, 1, 2)
-        return fit_square(images.contiguous(), self.image_size), torch.as_tensor(official.targets)
+        return ImageTensors(fit_square(images.contiguous(), self.image_size), torch.as_tensor(official.targets))
+
+
+class CIFAR10(TorchvisionImages):
+    """CIFAR-10 (Krizhevsky, 2009): 45,000 training, 5,000 validation and 10,000 test photographs, 3 x 32 x 32.
+
+    ``path`` holds ``cifar-10-batches-py`` or ``cifar-10-python.tar.gz``; a download takes 170 MB.
+
+    Example:
+        >>> data = CIFAR10(value_range="standardized")  # reads and downloads nothing yet
+        >>> data.channels, data.image_size, data.num_classes, data.train_size
+        (3, 32, 10, 45000)
+        >>> data.pixel_range.mean
+        (0.4914, 0.4822, 0.4465)
+    """
+
+    source = datasets.CIFAR10
+    folder = "cifar-10-batches-py"
+    archives = "cifar-10-python.tar.gz"
+    native_size = 32
+    num_official = 50_000
+    mean = (0.4914, 0.4822, 0.4465)
+    std = (0.2470, 0.2435, 0.2616)
+
+
+class MNIST(TorchvisionImages):
+    """MNIST (LeCun et al., 1998): 55,000 training, 5,000 validation and 10,000 test digits, 1 x 28 x 28.
+
+    ``path`` holds ``MNIST/raw``; a download takes 12 MB.
+
+    Example:
+        >>> data = MNIST(image_size=32)  # reads and downloads nothing yet
+        >>> data.channels, data.image_size, data.num_classes, data.train_size
+        (1, 32, 10, 55000)
+    """
+
+    source = datasets.MNIST
+    folder = "MNIST/raw"
+    archives = "MNIST/raw/*.gz"
+    native_size = 28
+    num_official = 60_000
+    mean = (0.1307,)
+    std = (0.3081,)
+    flip = False
+
+
+class FashionMNIST(TorchvisionImages):
+    """Fashion-MNIST (Xiao et al., 2017, arXiv:1708.07747): as many images of clothes, 1 x 28 x 28.
+
+    ``path`` holds ``FashionMNIST/raw``; a download takes 31 MB.
+
+    Example:
+        >>> data = FashionMNIST(value_range="standardized")  # reads and downloads nothing yet
+        >>> data.train_size, data.pixel_range.mean, data.pixel_range.std
+        (55000, (0.286,), (0.353,))
+    """
+
+    source = datasets.FashionMNIST
+    folder = "FashionMNIST/raw"
+    archives = "FashionMNIST/raw/*.gz"
+    native_size = 28
+    num_official = 60_000
+    mean = (0.2860,)
+    std = (0.3530,)

@@ -5,16 +5,17 @@ Shapes: B windows of a batch, C channels, L samples of a window, T samples of a 
 
 from collections.abc import Callable
 from functools import cached_property, partial
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
 
-from vqlab.data.datamodule import Batch, Split, SplitDataModule, as_it_is, require_at_least
+from vqlab.data.datamodule import Batch, Split, SplitDataModule, as_it_is
 from vqlab.errors import UserError
 from vqlab.training.data_format import Format
+from vqlab.validation import Count, NonNegativeInt, Range
 
-FLAT = 1e-3  # a window whose spread is this share of the data's is taken for flat and not blown up
+FLAT = 1e-3  # a standard deviation below this fraction of the data's is not scaled up to 1
 
 
 class Windows(Split):
@@ -22,17 +23,19 @@ class Windows(Split):
 
     Args:
         records: (C, T) float32 each, of any lengths.
-        starts: Record and first sample of each window, (N, 2) int64.
         length: Samples of a window.
+        stride: Samples from one window of a record to the next.
 
     Example:
-        >>> data = Windows([torch.arange(10.0)[None]], window_starts([10], length=4, stride=3), length=4)
+        >>> data = Windows([torch.arange(10.0)[None], torch.zeros(1, 3)], length=4, stride=3)
         >>> len(data), data.__getitems__([1])["signal"].tolist()
         (3, [[[3.0, 4.0, 5.0, 6.0]]])
     """
 
-    def __init__(self, records: list[Tensor], starts: Tensor, length: int) -> None:
-        self.records, self.starts, self.length = records, starts, length
+    def __init__(self, records: list[Tensor], length: int, stride: int) -> None:
+        self.records, self.length = records, length
+        starts = [[r, s] for r, x in enumerate(records) for s in range(0, x.shape[1] - length + 1, stride)]
+        self.starts = torch.tensor(starts, dtype=torch.int64).view(-1, 2)  # record and first sample of each window
 
     def __len__(self) -> int:
         return len(self.starts)
@@ -51,10 +54,10 @@ class SignalDataModule(SplitDataModule):
 
     Args:
         length: Samples of a window, L.
-        stride: Samples from one window of a record to the next; null is ``length``: no overlap.
+        stride: Samples from one window of a record to the next. Default: ``length``, no overlap.
         batch_size: Windows per batch and device.
         standardize: ``signal`` gives each channel of each window mean 0 and standard deviation 1; ``dataset`` does so
-            for each channel over the training windows; ``none`` leaves the units.
+            for each channel over the training windows; ``none`` keeps the units.
         num_workers: Processes that load batches; 0 loads in the main process.
         seed: Seed of the split and of the order.
 
@@ -74,20 +77,14 @@ class SignalDataModule(SplitDataModule):
 
     def __init__(
         self,
-        length: int = 512,
-        stride: int | None = None,
-        batch_size: int = 64,
+        length: Annotated[int, Range(2)] = 512,
+        stride: Count | None = None,
+        batch_size: Count = 64,
         standardize: Literal["signal", "dataset", "none"] = "signal",
-        num_workers: int = 0,
-        seed: int = 0,
+        num_workers: NonNegativeInt = 0,
+        seed: NonNegativeInt = 0,
     ) -> None:
         super().__init__(batch_size, num_workers, seed)
-        require_at_least("length", length, 2, mend=512)
-        require_at_least("stride", 1 if stride is None else stride, 1, mend=length)
-        if standardize not in ("signal", "dataset", "none"):
-            raise UserError(
-                f"standardize must be signal, dataset or none, got {standardize!r}: set --data.standardize=signal"
-            )
         self.length, self.stride, self.standardize = length, stride or length, standardize
 
     def collate(self) -> Callable[[Batch], Batch]:
@@ -119,7 +116,7 @@ class SignalDataModule(SplitDataModule):
 
     @cached_property
     def statistics(self) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of each channel over the training windows, (C, 1) each; this reads them."""
+        """Mean and standard deviation of each channel over the training windows, (C, 1) each."""
         data = self._train_val[0]
         count = len(data)
         total, squares = torch.zeros(self.channels).double(), torch.zeros(self.channels).double()
@@ -131,23 +128,12 @@ class SignalDataModule(SplitDataModule):
         spread = (squares / count - mean**2).clamp_min(0).sqrt()
         if not bool((spread > 0).all()):
             flat = int((spread == 0).nonzero()[0])
-            raise UserError(f"channel {flat} is constant in all training windows: choose others with --data.picks")
+            raise UserError(f"channel {flat} is constant in all training windows: choose other channels")
         return mean.float()[:, None], spread.float()[:, None]
 
 
-def window_starts(lengths: list[int], length: int, stride: int) -> Tensor:
-    """Return record and first sample of each window, (N, 2), of records of so many samples.
-
-    Example:
-        >>> window_starts([10, 3, 4], length=4, stride=4).tolist()
-        [[0, 0], [0, 4], [2, 0]]
-    """
-    starts = [[r, s] for r, samples in enumerate(lengths) for s in range(0, samples - length + 1, stride)]
-    return torch.tensor(starts, dtype=torch.int64).view(-1, 2)
-
-
 def by_signal(batch: Batch, statistics: tuple[Tensor, Tensor]) -> Batch:
-    """Give each channel of each window mean 0 and standard deviation 1; what is flat stays near 0."""
+    """Give each channel of each window mean 0 and standard deviation 1; a flat one stays near 0."""
     x, (_, usual) = batch["signal"], statistics
     x = x - x.mean(-1, keepdim=True)
     spread = x.square().mean(-1, keepdim=True).sqrt()

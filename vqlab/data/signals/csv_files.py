@@ -2,7 +2,6 @@
 
 import csv
 import re
-from collections.abc import Iterator
 from datetime import datetime
 from typing import NamedTuple
 
@@ -19,10 +18,11 @@ CERTAIN = {"time", "times", "timestamp", "timestamps", "datetime", "elapsed"}  #
 TIMES = {"t", "s", "sec", "secs", "seconds", "date"}
 COUNTERS = {"sample", "samples", "index", "idx", "unnamed", "row", "frame", "n", "id", "no"}
 SECONDS = {"ms": 1e-3, "msec": 1e-3, "milliseconds": 1e-3, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "min": 60.0}
+CLOCK = re.compile(r"\[?(?:(\d+):)?(\d+):(\d+(?:[.,]\d*)?)(?: \d+/\d+/\d+\])?")
 
 
 class Table(NamedTuple):
-    """What a csv file holds.
+    """The content of a csv file.
 
     Args:
         values: (rows, columns) float64 without columns of times; NaN for gaps.
@@ -43,14 +43,14 @@ def read_csv(content: bytes, records: bool = False) -> Table:
     r"""Return the numbers of a csv file.
 
     Fields are separated by semicolons, tabs, commas or blanks, and may be quoted; numbers may have a decimal comma
-    where commas do not separate. Comments are left out, and lines above the one with the names. Empty fields, NA, nan,
-    null, - and ? are gaps. A column that rises evenly is one of times if it is named so, holds hours, minutes and
-    seconds, or is the first without a name.
+    where commas do not separate. Comments and lines above the one with the names are left out. Empty fields, NA, nan,
+    null, - and ? are gaps. A column that rises evenly is one of times if its name is such, if it holds hours, minutes
+    and seconds, or if it is the first and has no name.
 
     Args:
         content: The bytes of the file.
-        records: Whether each line is a record; then no column is one of times, and whole numbers in the first or the
-            last column alone are labels.
+        records: Whether each line is a record; then no column is one of times, and if the first or the last column
+            alone holds integers, these are labels.
 
     Raises:
         ValueError: If a line is not of numbers, or has more or fewer fields; the message names the line.
@@ -60,22 +60,20 @@ def read_csv(content: bytes, records: bool = False) -> Table:
         >>> table.values.tolist(), table.names, table.sample_rate
         ([[0.5], [nan], [1.5]], ['ecg'], 250.0)
     """
-    lines = list(numbered(content))
-    if not lines:
-        raise ValueError("it is empty")
+    numbered = enumerate(decode(content).splitlines(), start=1)
+    lines = [(n, line) for n, line in numbered if line.strip() and not line.lstrip().startswith(COMMENTS)]
     head = [line for _, line in lines[:100]]
     separator = next((sign for sign in SEPARATORS if 2 * sum(sign in line for line in head) >= len(head)), None)
     start = next((i for i, line in enumerate(head) if is_data(split(line, separator))), None)
     if start is None:
-        number, line = lines[min(1, len(lines) - 1)]
-        field = next((field for field in split(line, separator) if to_number(field) is None), "")
-        raise ValueError(f"no numbers; line {number} holds {field[:20]!r}")
+        second = split(head[min(1, len(head) - 1)], separator) if head else []
+        raise ValueError(f"no line of numbers; its second line is {', '.join(second)[:40]}")
     columns = [name for name in split(head[start], separator) if name]
     # A data frame without names of its own writes the numbers of its columns above, and of its lines at the left.
-    numbers = columns == [str(i) for i in range(max(3, len(columns)))] and "." in "".join(head[start + 1 : start + 2])
-    values, clocks = read_rows(lines[start + numbers :], separator)
+    is_counted = columns == [str(i) for i in range(max(3, len(columns)))] and "." in "".join(head[start + 1 :][:1])
+    values, clocks = read_rows(lines[start + is_counted :], separator)
     names, units = find_names(lines[:start], separator, values.shape[1])
-    if numbers:
+    if is_counted:
         values = values[:, -len(columns) :]
     elif np.isnan(values[:, -1]).all() and not (names and names[values.shape[1] - 1 :] > [""]):
         values = values[:, :-1]  # each line ends with a separator
@@ -90,18 +88,14 @@ def read_csv(content: bytes, records: bool = False) -> Table:
     return Table(values[:, others], names and [names[i] for i in others], name, rate)
 
 
-def numbered(content: bytes) -> Iterator[tuple[int, str]]:
-    """Yield number and text of each line that is neither empty nor a comment."""
+def decode(content: bytes) -> str:
+    """Return the text of a file in UTF-16 with a byte order mark, UTF-8 or Latin-1."""
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):
-        text = content.decode("utf-16")
-    else:
-        try:
-            text = content.decode("utf-8-sig")
-        except UnicodeDecodeError:
-            text = content.decode("latin-1")  # µ and °; numbers are the same in every encoding
-    for number, line in enumerate(text.splitlines(), start=1):
-        if line.strip() and not line.lstrip().startswith(COMMENTS):
-            yield number, line
+        return content.decode("utf-16")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return content.decode("latin-1")  # µ and °; numbers are the same in every encoding
 
 
 def split(line: str, separator: str | None) -> list[str]:
@@ -115,31 +109,23 @@ def split(line: str, separator: str | None) -> list[str]:
 
 def is_data(fields: list[str]) -> bool:
     """Return whether all fields are numbers, times or gaps, and not all are gaps."""
-    values = [to_number(field) for field in fields]
-    return None not in values and not all(field.lower() in GAPS for field in fields)
+    return None not in map(to_number, fields) and not all(field.lower() in GAPS for field in fields)
 
 
 def to_number(field: str) -> float | None:
-    """Return a number, also with a decimal comma, NaN for a gap, and the seconds of a time; None for others."""
-    try:
-        return float(field)
-    except ValueError:
-        if field.lower() in GAPS:
-            return float("nan")
-    try:
-        return float(field if "." in field else field.replace(",", ".", 1))
-    except ValueError:
-        return to_seconds(field)
+    """Return a number, also with a decimal comma, NaN for a gap, the seconds of a time; None for others.
 
-
-def to_seconds(field: str) -> float | None:
-    """Return the seconds of 1:02.5, 0:01:02.5, [00:01:02.500 01/02/1990] or 1990-02-01T00:01:02.5; None for others."""
-    clock = re.fullmatch(r"\[?(?:(\d+):)?(\d+):(\d+(?:[.,]\d*)?)(?: \d+/\d+/\d+\])?", field)
-    if clock:
+    Times are 1:02.5, 0:01:02.5, [00:01:02.500 01/02/1990] or 1990-02-01T00:01:02.5.
+    """
+    if field.lower() in GAPS:
+        return float("nan")
+    if clock := CLOCK.fullmatch(field):
         hours, minutes, seconds = clock.groups()
         return 3600 * int(hours or 0) + 60 * int(minutes) + float(seconds.replace(",", "."))
     try:
-        return datetime.fromisoformat(field).timestamp() if "-" in field and ":" in field else None
+        if "-" in field and ":" in field:
+            return datetime.fromisoformat(field).timestamp()
+        return float(field if "." in field else field.replace(",", ".", 1))
     except ValueError:
         return None
 
@@ -148,36 +134,32 @@ def read_rows(lines: list[tuple[int, str]], separator: str | None) -> tuple[np.n
     """Return the values of lines of numbers, and the columns that hold times.
 
     Raises:
-        ValueError: If a line has other fields than the first or holds something else; if decimal commas are mixed with
-            decimal points.
+        ValueError: If a line has more or fewer fields than the first or holds something else; if decimal commas are
+            mixed with decimal points.
     """
-    try:  # fast, for what is no more than numbers
+    try:  # fast, for numbers and nothing else
         plain = (line for _, line in lines)
         return np.loadtxt(plain, delimiter=separator, ndmin=2, comments=None, quotechar='"'), set()
     except ValueError:
         pass
     rows: list[list[float]] = []
     clocks: set[int] = set()
-    marks: dict[str, str] = {}
+    marks: set[str] = set()
     for number, line in lines:
         fields = split(line, separator)
-        if rows and len(fields) != len(rows[0]):
-            raise ValueError(f"line {number} has {len(fields)} fields where the lines before have {len(rows[0])}")
-        row = []
-        for column, field in enumerate(fields):
-            value = to_number(field)
-            if value is None:
-                raise ValueError(f"line {number} holds {field[:20]!r}, which is no number")
-            row.append(value)
-            if ":" in field:
-                clocks.add(column)
-            elif "," in field:
-                marks[","] = field
-            elif "." in field:
-                marks["."] = field
+        row = [value for value in map(to_number, fields) if value is not None]
+        if len(row) < len(fields):
+            wrong = next(field for field in fields if to_number(field) is None)
+            raise ValueError(f"line {number} holds {wrong[:20]!r}, which is no number")
+        if rows and len(row) != len(rows[0]):
+            raise ValueError(f"line {number} has {len(row)} fields where the lines before have {len(rows[0])}")
+        clocks.update(column for column, field in enumerate(fields) if ":" in field)
+        marks.update(mark for field in fields if ":" not in field for mark in ",." if mark in field)
+        if len(marks) == 2:
+            raise ValueError(
+                f"line {number} has a decimal {'comma' if ',' in line else 'point'}, others the other mark"
+            )
         rows.append(row)
-    if len(marks) == 2:
-        raise ValueError(f"it holds decimal commas and decimal points, {marks[',']} and {marks['.']}")
     return np.array(rows, np.float64), clocks
 
 
@@ -192,9 +174,7 @@ def find_names(
     if not lines:
         return None, None
     fields = [split(line, separator) for _, line in lines]
-    units = None
-    if len(fields) > 1 and all(UNIT.fullmatch(field) for field in fields[-1]):
-        units = fields.pop()
+    units = fields.pop() if len(fields) > 1 and all(UNIT.fullmatch(field) for field in fields[-1]) else None
     names, (number, _) = fields[-1], lines[len(fields) - 1]
     if not columns - 1 <= len(names) <= columns:
         raise ValueError(f"line {number} has {len(names)} fields where the numbers below have {columns}")
@@ -219,49 +199,43 @@ def find_times(
     for column in range(values.shape[1] if values.shape[1] > 1 else 0):
         name = names[column] if names else ""
         words = set(re.findall("[a-zµμ]+", name.lower()))
-        steps = Steps.of(values[:, column])
+        steps = even_steps(values[:, column])
         first = not name and column == 0 and len(values) > 2  # without a name the steps decide
         if steps is None:
             if column in clocks or words & CERTAIN:
                 raise ValueError(f"its times in column {name or column + 1} do not rise evenly; remove it or resample")
-        elif column in clocks or words & (TIMES | CERTAIN) or (first and steps.size < 1):
+        elif column in clocks or words & (TIMES | CERTAIN) or (first and steps[0] < 1):
             words |= set(re.findall("[a-zµμ]+", units[column].lower())) if units else set()
             seconds = next((SECONDS[word] for word in words if word in SECONDS), 1.0)
             found.add(column)
-            shown, rate = name or f"column {column + 1}", rate or steps.rate(seconds)
-        elif (words and words <= COUNTERS) or (first and steps.size == 1):
+            shown, rate = name or f"column {column + 1}", rate or to_rate(*steps, seconds)
+        elif (words and words <= COUNTERS) or (first and steps[0] == 1):
             found.add(column)
             shown = shown or name or f"column {column + 1}"
     return found, shown, rate
 
 
+def even_steps(times: np.ndarray) -> tuple[float, float] | None:
+    """Return the step of times that rise evenly but for rounding, and its relative error; None for others."""
+    if len(times) < 2 or not np.isfinite(times).all():
+        return None
+    spread = times[-1] - times[0]
+    off = np.abs(times - times[0] - spread * np.linspace(0, 1, len(times))).max()
+    size = spread / (len(times) - 1)
+    return (float(size), float(2 * off / spread)) if size > 2 * off and (np.diff(times) > 0).all() else None
+
+
+def to_rate(size: float, error: float, seconds: float) -> float:
+    """Return the samples per second of a step in units of ``seconds``; an integer if the error allows."""
+    rate = 1 / (size * seconds)
+    whole = round(rate)
+    return float(whole if whole and abs(rate - whole) <= rate * max(error, 1e-6) else f"{rate:.6g}")
+
+
 def find_labels(values: np.ndarray) -> str | None:
-    """Return which column holds whole numbers from 0 on where the others do not, first or last; None if none does."""
+    """Return which column holds integers from 0 on where the others do not, first or last; None if none does."""
     whole = ((values >= 0) & (values == np.round(values))).all(0)
     for name, column, others in (("last", -1, slice(None, -1)), ("first", 0, slice(1, None))):
         if values.shape[1] > 1 and whole[column] and not whole[others].all() and values[:, column].max() < 1000:
             return name
     return None
-
-
-class Steps(NamedTuple):
-    """Even steps between times, and by how much their rounding may be off, as a share."""
-
-    size: float
-    error: float
-
-    @classmethod
-    def of(cls, times: np.ndarray) -> "Steps | None":
-        """Return the steps of times that rise evenly but for rounding; None for others."""
-        if len(times) < 2 or not np.isfinite(times).all():
-            return None
-        spread = times[-1] - times[0]
-        off = np.abs(times - times[0] - spread * np.linspace(0, 1, len(times))).max()
-        size = spread / (len(times) - 1)
-        return cls(float(size), float(2 * off / spread)) if size > 2 * off and (np.diff(times) > 0).all() else None
-
-    def rate(self, seconds: float) -> float:
-        """Return the samples per second where times are in units of ``seconds``; a whole number if rounding allows."""
-        rate = 1 / (self.size * seconds)
-        whole = round(rate)
-        return float(whole if whole and abs(rate - whole) <= rate * max(self.error, 1e-6) else f"{rate:.6g}")

@@ -1,15 +1,15 @@
 """Generated electrocardiograms: no recording of a person, no download, the same numbers from the same seed."""
 
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 
-from vqlab.data.datamodule import require_at_least
-from vqlab.data.signals.base import SignalDataModule, Windows, window_starts
+from vqlab.data.signals.base import SignalDataModule, Windows
 from vqlab.errors import UserError
+from vqlab.validation import NonNegative, Positive, Range
 
-# Of each wave: when it peaks after the R wave at 60 beats a minute, its width (standard deviation) in seconds, and its
+# Of each wave: its peak after the R wave at 60 beats a minute and its width (standard deviation), in seconds, and its
 # height in mV. Textbook values of lead II; P and T move with the heart rate, the others do not.
 WAVES = {
     "P": (-0.17, 0.022, 0.12),
@@ -24,21 +24,17 @@ ECTOPIC = {"R": (0.0, 0.035, 1.1), "S": (0.08, 0.035, -0.5), "T": (0.32, 0.06, -
 class ECG(SignalDataModule):
     """Generated ECG of one lead, in mV before standardisation.
 
-    Each record is a person of its own: waves P, Q, R, S, T as bells (after McSharry et al. 2003) whose heights, widths
-    and times vary from person to person and a little from beat to beat; a rate of 50 to 110 that breathes and drifts;
-    in some, premature ventricular beats with the pause behind them; baseline wander, muscle noise and mains hum.
-    Records are split, not windows. It serves to try things out: no conclusion about hearts can rest on it.
+    Each record is another person: waves P, Q, R, S, T as Gaussians (after McSharry et al. 2003) whose heights, widths
+    and times vary from person to person and a little from beat to beat; a heart rate of 50 to 110 with respiration and
+    drift; in some, premature ventricular beats with the pause after them; baseline wander, muscle noise and mains hum.
+    The splits have different persons. It serves to try things out; it allows no conclusion about real hearts.
 
     Args:
         num_records: Persons of training, validation and test together.
         seconds: Length of a record.
         sample_rate: Samples per second.
-        noise: Factor of all disturbances; 0 has none.
-        **common: ``length``, ``stride``, ``batch_size``, ``standardize``, ``num_workers``, ``seed``: see
-            :class:`~vqlab.data.signals.base.SignalDataModule`.
-
-    Shape:
-        See :class:`~vqlab.data.signals.base.SignalDataModule`; C = 1.
+        noise: Factor of wander, noise and hum.
+        **common: Arguments of :class:`~vqlab.data.signals.base.SignalDataModule`.
 
     Raises:
         UserError: If an argument is out of range, or a record is shorter than a window.
@@ -53,19 +49,19 @@ class ECG(SignalDataModule):
     channels = 1
 
     def __init__(
-        self, num_records: int = 200, seconds: float = 60, sample_rate: float = 100, noise: float = 1.0, **common: Any
+        self,
+        num_records: Annotated[int, Range(10)] = 200,
+        seconds: Positive = 60,
+        sample_rate: Annotated[float, Range(50)] = 100,
+        noise: NonNegative = 1.0,
+        **common: Any,
     ) -> None:
         super().__init__(**common)
-        require_at_least("num_records", num_records, 10, mend=200)
-        if not sample_rate >= 50:
-            raise UserError(f"sample_rate must be at least 50, got {sample_rate}: set --data.sample_rate=100")
-        if not noise >= 0:
-            raise UserError(f"noise must be at least 0, got {noise}: set --data.noise=1")
         self.samples = int(seconds * sample_rate)
         if self.samples < self.length:
             raise UserError(
-                f"records of {seconds:g} s have {self.samples} samples, fewer than a window of {self.length}: "
-                f"set --data.seconds={self.length / sample_rate:g} or more"
+                f"seconds must be at least {self.length / sample_rate:g} for a window of {self.length} samples, got "
+                f"{seconds:g}: set length={self.samples} or a longer record"
             )
         self.sample_rate, self.noise = sample_rate, noise
         held_out = max(1, num_records // 10)
@@ -82,11 +78,9 @@ class ECG(SignalDataModule):
 
     def _generate(self, split: str) -> Windows:
         place = list(self.sizes).index(split)
-        records = [
-            torch.from_numpy(ecg(self.samples, self.sample_rate, self.noise, (self.seed, place, number)))[None]
-            for number in range(self.sizes[split])
-        ]
-        return Windows(records, window_starts([self.samples] * len(records), self.length, self.stride), self.length)
+        seeds = [(self.seed, place, number) for number in range(self.sizes[split])]
+        records = [torch.from_numpy(ecg(self.samples, self.sample_rate, self.noise, seed))[None] for seed in seeds]
+        return Windows(records, self.length, self.stride)
 
 
 def ecg(samples: int, sample_rate: float, noise: float, seed: tuple[int, ...]) -> np.ndarray:
@@ -98,7 +92,7 @@ def ecg(samples: int, sample_rate: float, noise: float, seed: tuple[int, ...]) -
     signal = np.zeros(samples)
     for peak, interval, early in zip(peaks, intervals, ectopic, strict=True):
         for name, (at, width, height) in (ECTOPIC if early else person).items():
-            # Bazett: what is not part of the QRS complex comes at the root of the beat's interval.
+            # Bazett: P and T shift with the square root of the beat's interval.
             at = at * (np.sqrt(interval) if name in "PT" else 1) * rng.lognormal(0, 0.02)
             first, last = (int((peak + at + end * width) * sample_rate) for end in (-5, 5))
             near = slice(max(0, first), max(0, last))
@@ -108,7 +102,7 @@ def ecg(samples: int, sample_rate: float, noise: float, seed: tuple[int, ...]) -
 
 
 def heartbeat(seconds: float, rng: np.random.Generator) -> tuple[list[float], list[float], list[bool]]:
-    """Return when the R waves come, the interval before each in seconds, and which beats are premature."""
+    """Return the times of the R waves, the interval before each, both in seconds, and which beats are premature."""
     rate, breath, swing = rng.uniform(50, 110), rng.uniform(0.15, 0.35), rng.uniform(0.01, 0.06)
     premature = rng.uniform(0.02, 0.15) if rng.random() < 0.2 else 0.0
     now, drift, pause = rng.uniform(-1, 0), 0.0, False
@@ -117,7 +111,7 @@ def heartbeat(seconds: float, rng: np.random.Generator) -> tuple[list[float], li
         drift = 0.98 * drift + 0.01 * rng.standard_normal()
         interval = 60 / rate * np.exp(drift + swing * np.sin(2 * np.pi * breath * now))
         early = not pause and rng.random() < premature
-        interval *= 0.6 if early else 1.4 if pause else 1.0  # the pause makes up for what came too early
+        interval *= 0.6 if early else 1.4 if pause else 1.0  # the compensatory pause
         pause, now = early, now + interval
         beats.append((now, interval, early))
     peaks, intervals, ectopic = zip(*beats, strict=True)

@@ -1,4 +1,4 @@
-"""Records of signals, read from NumPy, CSV, WAV and WFDB files.
+"""Records of signals, read from NumPy, csv, WAV and WFDB files.
 
 Shapes: N records of a file, C channels, T samples.
 """
@@ -8,6 +8,7 @@ import warnings
 import zipfile
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from einops import EinopsError, rearrange
@@ -16,19 +17,19 @@ from scipy.io import wavfile
 from vqlab.data.files import reading
 from vqlab.data.signals.csv_files import read_csv
 from vqlab.data.signals.resampling import at_common_rate
-from vqlab.data.signals.wfdb_records import read_wfdb
 from vqlab.errors import UserError
 
 EXTENSIONS = (".npy", ".npz", ".csv", ".wav", ".hea")
-AXES = {1: "t", 2: "c t", 3: "n c t"}  # of an array, where nothing else is said
+AXES = {1: "t", 2: "c t", 3: "n c t"}  # default axes of an array with 1, 2 or 3
 RATE = "fs"  # an npz may hold its sample rate under this name, as WFDB calls it
 WIDE = 64  # columns of a csv without names above which lines may be records, and columns samples
+NULL = "~"  # the name of a WFDB segment in which nothing was recorded
 
 log = logging.getLogger(__name__)
 
 
 class MissingChannel(UserError):
-    """A record lacks a channel that was asked for."""
+    """A record does not have a channel of ``picks``."""
 
 
 @dataclass(frozen=True)
@@ -36,9 +37,9 @@ class Record:
     """One recording.
 
     Args:
-        name: What messages call it: its file, with a number where that has several.
+        name: Its name in messages: the file, with a number where that has several.
         signal: (C, T) float32; NaN where nothing was recorded.
-        sample_rate: Samples per second; None if the file does not say.
+        sample_rate: Samples per second; None if the file does not state it.
         channels: One name per channel; numbers where the file has no names.
         time: Name of the column that was read as times or sample numbers, not as a channel; None if there is none.
     """
@@ -60,8 +61,8 @@ def read_records(
             scaled to -1 .. 1), or the header ``.hea`` of a WFDB record (in its physical units, all channels at the
             highest rate among them).
         array: Name of the array in an npz; None takes the only one.
-        axes: What the axes of an array are, as in ``n t``: n records, c channels, t samples. None reads one axis as
-            ``t``, two as ``c t`` (of a csv: lines and columns, ``t c``), three as ``n c t``.
+        axes: Axes of an array, as in ``n t``: n records, c channels, t samples. Default: ``t`` for one axis, ``c t``
+            for two (lines and columns of a csv: ``t c``), ``n c t`` for three.
         picks: Channels to take, by name or number; None takes all.
 
     Raises:
@@ -77,9 +78,9 @@ def read_records(
         >>> [record.signal.shape for record in read_records(file, axes="n t")]
         [(1, 100), (1, 100)]
     """
-    with reading(file, "cannot be read ({reason}): correct it, or leave it out of --data.path"):
+    with reading(file, "cannot be read ({reason}): correct it, or leave it out"):
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of empty files and unknown WAV chunks; what matters is an error here
+            warnings.simplefilter("ignore")  # of empty files and unknown WAV chunks; errors are raised
             match file.suffix.lower():
                 case ".npy" | ".npz":
                     records = _read_array(file, array, axes)
@@ -90,16 +91,14 @@ def read_records(
                 case ".hea":
                     return [_read_wfdb(file, picks)]
                 case _:
-                    raise UserError(f"{file} is no signal file: give --data.path files of {', '.join(EXTENSIONS)}")
-        return [pick(record, picks) for record in records]
-
-
-def pick(record: Record, picks: list[int | str] | None) -> Record:
-    """Return the record with the channels ``picks`` only."""
-    if picks is None:
-        return record
-    numbers = find_channels(record.name, record.channels, picks)
-    return replace(record, signal=record.signal[numbers], channels=[record.channels[n] for n in numbers])
+                    raise UserError(f"{file} must be one of {', '.join(EXTENSIONS)}")
+        if picks is None:
+            return records
+        chosen = [find_channels(record.name, record.channels, picks) for record in records]
+        return [
+            replace(record, signal=record.signal[numbers], channels=[record.channels[n] for n in numbers])
+            for record, numbers in zip(records, chosen, strict=True)
+        ]
 
 
 def find_channels(name: str, channels: list[str], picks: list[int | str]) -> list[int]:
@@ -121,15 +120,10 @@ def find_channels(name: str, channels: list[str], picks: list[int | str]) -> lis
             alike = [n for n, channel in enumerate(channels) if channel == wanted]
             alike = alike or [n for n, channel in enumerate(channels) if channel.lower() == wanted.lower()]
         if len(alike) > 1:
-            raise UserError(
-                f"{name} has several channels {wanted}: set --data.picks to their numbers, {', '.join(map(str, alike))}"
-            )
-        numbers += alike
+            raise UserError(f"{name} has several channels {wanted}: set picks={alike} or others by number")
         if not alike:
-            raise MissingChannel(
-                f"{name} has no channel {wanted}, but {', '.join(channels)}: set --data.picks to some of these, or "
-                "leave the record out"
-            )
+            raise MissingChannel(f"{name} has no channel {wanted}, but {', '.join(channels)}: set picks=[...] to these")
+        numbers += alike
     return numbers
 
 
@@ -140,33 +134,29 @@ def _read_array(file: Path, array: str | None, axes: str | None) -> list[Record]
             raise ValueError("no npz archive")
         with np.load(file, allow_pickle=False) as arrays:
             names = [name for name in arrays.files if name != RATE]
-            if array is None and len(names) != 1:
-                raise UserError(f"{file} holds arrays {', '.join(names)}: choose one with --data.array")
-            array = array or names[0]
+            array = names[0] if array is None and len(names) == 1 else array
             if array not in names:
-                raise UserError(f"{file} holds no array {array}: set --data.array to one of {', '.join(names)}")
+                raise UserError(f"{file} holds the arrays {', '.join(names)}: set array=NAME to one of these")
             values = arrays[array]
             rate = float(arrays[RATE]) if RATE in arrays.files else None
     else:
         values = np.load(file, allow_pickle=False)
     if values.dtype.kind not in "iuf":
-        raise UserError(f"{file} holds {values.dtype} values: signals are real numbers, give others in --data.path")
+        raise UserError(f"{file} must hold real numbers, but holds {values.dtype}")
     return _by_axes(file, values, axes or AXES.get(values.ndim, ""), rate)
 
 
 def _by_axes(file: Path, values: np.ndarray, axes: str, rate: float | None) -> list[Record]:
     """Return the records of an array with such axes."""
     names = axes.split()
-    if not {"t"} <= set(names) <= set("nct") or len(set(names)) != len(names):
-        raise UserError(
-            f"{file} has the shape {values.shape}, with axes {axes!r}: set --data.axes to what they are, as in 'n t', "
-            "of n records, c channels and t samples"
-        )
     try:
+        if not {"t"} <= set(names) <= set("nct"):
+            raise EinopsError
         values = rearrange(values, f"{axes} -> {' '.join(a if a in names else '1' for a in 'nct')}")
     except EinopsError as error:
         raise UserError(
-            f"{file} has {values.ndim} axes, {values.shape}, and not {axes!r}: set --data.axes to what they are"
+            f"axes must name those of records n, channels c and samples t, as in 'n t', got {axes!r} for {file} of the "
+            f"shape {values.shape}"
         ) from error
     several = "n" in names
     return [
@@ -179,11 +169,11 @@ def _read_csv(file: Path, axes: str | None) -> list[Record]:
     table = read_csv(file.read_bytes(), records=axes not in (None, "t c"))
     if axes is None and table.names is None and table.values.shape[1] > WIDE:
         raise UserError(
-            f"{file} has {table.values.shape[1]} columns without names: set --data.axes='n t' if each line is a "
-            "record, or 't c' if each column is a channel"
+            f"{file} has {table.values.shape[1]} columns without names: set axes='n t' if each line is a record, or "
+            "axes='t c' if each column is a channel"
         )
     if table.labels:
-        log.warning(f"{file} holds whole numbers in its {table.labels} column alone: left out as labels of the lines")
+        log.warning(f"{file} holds integers in its {table.labels} column alone: left out as labels of the lines")
     records = _by_axes(file, table.values, axes or "t c", table.sample_rate)
     named = table.names if axes in (None, "t c") else None
     return [replace(record, channels=named or record.channels, time=table.time) for record in records]
@@ -201,12 +191,50 @@ def _read_wav(file: Path) -> Record:
     return Record(str(file), signal, float(rate), _numbers(signal))
 
 
-def _read_wfdb(file: Path, picks: list[int | str] | None) -> Record:
-    found = read_wfdb(file)
-    numbers = range(len(found.names)) if picks is None else find_channels(str(file), found.names, picks)
-    signal, rate = at_common_rate([found.values[n] for n in numbers], [float(found.rates[n]) for n in numbers])
-    return Record(str(file), signal, rate, [found.names[n] for n in numbers])
-
-
 def _numbers(signal: np.ndarray) -> list[str]:
     return [str(channel) for channel in range(len(signal))]
+
+
+def segments_of(header: Path) -> list[Path]:
+    """Return the headers of the segments of a WFDB record; none if it has no segments."""
+    lines = [line for line in header.read_text(errors="replace").splitlines() if line.strip() and line[0] != "#"]
+    if not lines or "/" not in lines[0].split()[0]:  # "name/4" has four segments, one in each line
+        return []
+    return [header.parent / f"{line.split()[0]}.hea" for line in lines[1:]]
+
+
+def _read_wfdb(header: Path, picks: list[int | str] | None) -> Record:
+    """Return the channels ``picks`` of a WFDB record, at the highest rate among them."""
+    try:
+        import wfdb
+    except ImportError as error:
+        raise UserError(f"{header} needs the package wfdb: pip install 'vqlab[wfdb]'") from error
+    names, rates, values = _wfdb_channels(wfdb, header)
+    numbers = range(len(names)) if picks is None else find_channels(str(header), names, picks)
+    signal, rate = at_common_rate([values[n] for n in numbers], [float(rates[n]) for n in numbers])
+    return Record(str(header), signal, rate, [names[n] for n in numbers])
+
+
+def _wfdb_channels(wfdb: Any, header: Path) -> tuple[list[str], list[float], list[np.ndarray]]:
+    """Return names, rates and values of all channels, each at its own rate, NaN where nothing was recorded."""
+    for segment in segments_of(header):
+        if segment.is_file() and segments_of(segment):
+            raise ValueError(f"its segment {segment.stem} is itself a record in segments")
+    record = str(header.with_suffix(""))
+    described = wfdb.rdheader(record)
+    if getattr(described, "layout", None) != "fixed" or NULL not in described.seg_name:
+        read = wfdb.rdrecord(record, smooth_frames=False)
+        return list(read.sig_name), [read.fs * frame for frame in read.samps_per_frame], read.e_p_signal
+    # wfdb cannot join segments of the same channels if some are null ones.
+    segments = {name: _wfdb_channels(wfdb, header.with_name(f"{name}.hea")) for name in {*described.seg_name} - {NULL}}
+    if not segments:
+        raise ValueError("all its segments are null")
+    names, rates, _ = next(iter(segments.values()))
+    parts = [
+        [
+            np.full(round(length * rate / described.fs), np.nan) if name == NULL else segments[name][2][channel]
+            for name, length in zip(described.seg_name, described.seg_len, strict=True)
+        ]
+        for channel, rate in enumerate(rates)
+    ]
+    return names, rates, [np.concatenate(part) for part in parts]

@@ -29,7 +29,7 @@ def change_rate(signal: np.ndarray, old: float, new: float | None) -> np.ndarray
         return signal
     ratio = Fraction(new / old).limit_denominator(10_000)
     if not ratio:
-        raise UserError(f"{new:g} samples per second are too few for records of {old:g}: set --data.resample higher")
+        raise UserError(f"resample must be higher for records of {old:g} samples per second, got {new:g}")
     # "line" takes a trend out first: a signal that does not start or end at 0 would ring there.
     return resample_poly(signal, ratio.numerator, ratio.denominator, axis=-1, padtype="line").astype(np.float32)
 

@@ -19,6 +19,7 @@ from vqlab.data.datamodule import Batch, Split, SplitDataModule, as_it_is, check
 from vqlab.errors import UserError
 from vqlab.metrics.topics.cooccurrence import ReferenceCorpus
 from vqlab.training.data_format import Format
+from vqlab.validation import Count, NonNegativeInt
 
 log = logging.getLogger(__name__)
 
@@ -40,9 +41,12 @@ class BagsOfWords(Split):
 
     Args:
         counts: (N, V), how often each word is in each document.
-        labels: (N,) integers; without labels every label is -1.
-        tokens: The words in order, if they are known; words that are not in the vocabulary are left out.
-        places: Where the documents lie in their source, (N,); None is 0 to N - 1.
+        labels: (N,) integers, -1 for none. Default: no labels.
+        tokens: The words in order, without those outside the vocabulary. Default: the order is not known.
+        places: Positions of the documents in their source, (N,). Default: 0 to N - 1.
+
+    Attributes:
+        index: What ``index`` of a batch holds, (N,): positions in this split.
 
     Example:
         >>> data = BagsOfWords(csr_matrix([[2, 0, 1], [0, 3, 0]]))
@@ -61,38 +65,26 @@ class BagsOfWords(Split):
         self.counts = counts.astype(np.float32, copy=False)
         self.labels = torch.full((counts.shape[0],), -1) if labels is None else torch.as_tensor(labels).long()
         self.tokens, self.places = tokens, np.arange(counts.shape[0]) if places is None else places
+        self.index = torch.arange(counts.shape[0])
 
     def __len__(self) -> int:
         return self.counts.shape[0]
 
     def __getitems__(self, indices: list[int]) -> Batch:
-        index = torch.as_tensor(indices)
-        return {"bow": torch.from_numpy(self.counts[indices].toarray()), "label": self.labels[index], "index": index}
+        rows = torch.as_tensor(indices)
+        bow = torch.from_numpy(self.counts[indices].toarray())
+        return {"bow": bow, "label": self.labels[rows], "index": self.index[rows]}
 
-
-class AllDocuments(BagsOfWords):
-    """The documents of all splits in the order of their source, which ``index`` counts.
-
-    Args:
-        splits: The splits.
-    """
-
-    def __init__(self, splits: list[BagsOfWords]) -> None:
-        places = np.concatenate([split.places for split in splits])
-        _, order = np.unique(places, return_index=True)
-        counts, labels = (
-            vstack([split.counts for split in splits], "csr"),
-            torch.cat([split.labels for split in splits]),
-        )
-        super().__init__(counts[order], labels[order], None, places[order])
-
-    def __getitems__(self, indices: list[int]) -> Batch:
-        return super().__getitems__(indices) | {"index": torch.from_numpy(self.places[indices])}
+    def without_empty(self) -> "BagsOfWords":
+        """Return the documents that hold a word."""
+        full = np.flatnonzero(np.diff(self.counts.indptr))
+        tokens = self.tokens and Tokens(self.tokens.ids, self.tokens.offsets[[0, *(full + 1)]])
+        return BagsOfWords(self.counts[full], self.labels[full], tokens, self.places[full])
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """What a source gives.
+    """All documents of a source.
 
     Args:
         splits: Documents of ``train``, ``val`` and, where there are some, ``test``.
@@ -108,13 +100,13 @@ class Corpus:
 class TextDataModule(SplitDataModule):
     """Documents as bags of words, in batches of ``bow``, ``label`` and ``index``.
 
-    A source subclasses this and defines :meth:`load_corpus`. It is called once, when anything that the texts say is
-    first asked for: the vocabulary, the number of classes, the training size.
+    A source subclasses this and defines :meth:`load_corpus`. It is called once, when the vocabulary, the classes or the
+    number of training documents is first needed.
 
-    With ``weighting="tfidf"`` a document is a distribution over words, as ATM and BAT take it:
+    With ``weighting="tfidf"`` a document is a distribution over words, as in ATM and BAT:
     ``bow[v] = tf[v] * idf[v] / sum_u tf[u] * idf[u]`` with the document's counts ``tf`` and
-    ``idf[v] = ln((1 + N) / df[v])``, where ``df[v]`` of the N training documents hold the word; the 1 lets no word
-    weigh 0. Scikit-learn's adds 1 to this, so that frequent words weigh more: topics of them are less coherent.
+    ``idf[v] = ln((1 + N) / df[v])``, where ``df[v]`` of the N training documents contain the word; the 1 keeps every
+    weight above 0. Scikit-learn adds 1 to this idf; frequent words then weigh more, and topics are less coherent.
 
     Args:
         batch_size: Documents per batch and device.
@@ -124,7 +116,7 @@ class TextDataModule(SplitDataModule):
 
     Shape:
         batch["bow"] (B, V) float32; batch["label"] (B,) int64, -1 where there is none; batch["index"] (B,) int64, the
-        position in the split. No document is empty: those without a word of the vocabulary are left out.
+        position in the split. Documents without a word of the vocabulary are left out.
 
     Raises:
         UserError: If an argument is out of range, or a split is empty or too small for one batch.
@@ -149,14 +141,12 @@ class TextDataModule(SplitDataModule):
 
     def __init__(
         self,
-        batch_size: int = 256,
+        batch_size: Count = 256,
         weighting: Literal["tfidf", "counts"] = "tfidf",
-        num_workers: int = 0,
-        seed: int = 0,
+        num_workers: NonNegativeInt = 0,
+        seed: NonNegativeInt = 0,
     ) -> None:
         super().__init__(batch_size, num_workers, seed)
-        if weighting not in ("tfidf", "counts"):
-            raise UserError(f"weighting must be tfidf or counts, got {weighting!r}: set --data.weighting=tfidf")
         self.weighting = weighting
 
     @abstractmethod
@@ -169,8 +159,13 @@ class TextDataModule(SplitDataModule):
         return corpus if self._classes is None else with_classes(corpus, self._classes)
 
     def load_all(self) -> BagsOfWords:
-        """Return all documents that hold a word of the vocabulary."""
-        return AllDocuments(list(self._corpus.splits.values()))
+        """Return all documents that hold a word of the vocabulary, with their place in the source as ``index``."""
+        splits = self._corpus.splits.values()
+        places, order = np.unique(np.concatenate([split.places for split in splits]), return_index=True)
+        counts = vstack([split.counts for split in splits], "csr")[order]
+        documents = BagsOfWords(counts, torch.cat([split.labels for split in splits])[order], places=places)
+        documents.index = torch.from_numpy(places)
+        return documents
 
     def describe(self) -> Format:
         """Return the weighting."""
@@ -229,15 +224,12 @@ class TextDataModule(SplitDataModule):
         return self._corpus.splits["test"].counts if "test" in self._corpus.splits else None
 
     def train_tokens(self) -> Tokens | None:
-        """Return the words of the training documents in order, without those that are not in the vocabulary.
-
-        None where the source knows counts alone.
-        """
+        """Return the vocabulary's words of the training documents in order; None where the source has counts only."""
         return self._corpus.splits["train"].tokens
 
     @cached_property
     def reference(self) -> ReferenceCorpus:
-        """The training texts, by which topics are judged; of counts alone where their order is not known."""
+        """The training documents as the reference of topic coherence; counts alone where the order is not known."""
         tokens = self.train_tokens()
         if tokens is None:
             return ReferenceCorpus.from_counts(self.train_counts())
@@ -274,21 +266,19 @@ def document_frequency(counts: csr_matrix) -> np.ndarray:
 
 
 def without_empty(corpus: Corpus) -> Corpus:
-    """Return the corpus without documents that have no words, and say in one line how many these are.
+    """Return the corpus without documents that have no words, and log how many these are.
 
     Raises:
         UserError: If all documents of a split are empty.
     """
-    splits, empty = {}, {}
-    for split, documents in corpus.splits.items():
-        full = np.flatnonzero(np.diff(documents.counts.indptr))
-        if not len(full):
+    splits = {split: documents.without_empty() for split, documents in corpus.splits.items()}
+    for split, documents in splits.items():
+        if not len(documents):
             raise UserError(
-                f"none of the {len(documents)} documents of {split} holds one of the {len(corpus.vocabulary)} words of "
-                "the vocabulary: give more documents, or set --data.vocabulary_path to words that fit"
+                f"none of the {len(corpus.splits[split])} documents of {split} holds one of the "
+                f"{len(corpus.vocabulary)} words of the vocabulary: give more documents, or another vocabulary"
             )
-        empty[split] = len(documents) - len(full)
-        splits[split] = take(documents, full) if empty[split] else documents
+    empty = {split: len(documents) - len(splits[split]) for split, documents in corpus.splits.items()}
     if any(empty.values()):
         counted = ", ".join(f"{number:,} of {split}" for split, number in empty.items())
         log.warning(f"left out documents without a word of the vocabulary: {counted}")
@@ -296,11 +286,11 @@ def without_empty(corpus: Corpus) -> Corpus:
 
 
 def with_classes(corpus: Corpus, names: list[str]) -> Corpus:
-    """Return the corpus with labels that number ``names``; what has another class is taken for unlabelled."""
+    """Return the corpus with labels that number ``names``; documents of other classes become unlabelled."""
     numbers = {name: number for number, name in enumerate(names)}
     unknown = [name for name in corpus.class_names if name not in numbers]
     if unknown and names:
-        log.warning(f"not among the classes of the checkpoint, and taken for unlabelled: {', '.join(unknown)[:80]}")
+        log.warning(f"classes that the checkpoint does not have become unlabelled: {', '.join(unknown)[:80]}")
     new = torch.tensor([*(numbers.get(name, -1) for name in corpus.class_names), -1])  # the last is that of label -1
     splits = {
         split: BagsOfWords(documents.counts, new[documents.labels], documents.tokens, documents.places)
@@ -309,24 +299,16 @@ def with_classes(corpus: Corpus, names: list[str]) -> Corpus:
     return Corpus(splits, corpus.vocabulary, list(names))
 
 
-def take(documents: BagsOfWords, full: np.ndarray) -> BagsOfWords:
-    """Return the documents at ``full``, of which all others are empty."""
-    tokens = documents.tokens
-    if tokens is not None:
-        tokens = Tokens(tokens.ids, tokens.offsets[[0, *(full + 1)]])
-    return BagsOfWords(documents.counts[full], documents.labels[full], tokens, documents.places[full])
-
-
 def split_documents(count: int, val_fraction: float, test_fraction: float, seed: int) -> dict[str, np.ndarray]:
-    """Return the sorted positions of each split, at least one in each that has a share.
+    """Return the sorted positions of the documents of each split, drawn by ``seed``.
 
     Raises:
-        UserError: If the shares leave no training documents, or there are too few.
+        UserError: If the fractions leave no training documents, or there are too few.
 
     Example:
         >>> {split: len(rows) for split, rows in split_documents(20, 0.1, 0, seed=0).items()}
         {'train': 18, 'val': 2}
     """
     check_fractions(val_fraction, test_fraction, "documents")
-    drawn = draw_splits(count, val_fraction, test_fraction, seed, "document", ": give --data.path more")
+    drawn = draw_splits(count, val_fraction, test_fraction, seed, "document", ": give more")
     return {split: rows.numpy() for split, rows in drawn.items()}

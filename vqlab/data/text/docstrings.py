@@ -7,12 +7,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from vqlab.data.datamodule import require_at_least
 from vqlab.data.files import list_files
 from vqlab.data.text.raw import Document, RawTextDataModule
 from vqlab.errors import UserError
+from vqlab.validation import Count
 
-# Of torch only two parts: to parse all of it takes longer than all others together.
+# Of torch only two parts: all of it takes longer to parse than all others together.
 PACKAGES = (
     "lightning",
     "matplotlib",
@@ -33,19 +33,14 @@ MARKUP = re.compile(r":math:`[^`]*`|:[\w:]+:(?=`)|\.\. [\w-]+::|https?://\S+")
 class Docstrings(RawTextDataModule):
     """Docstrings of modules, classes and functions, one document each: the default where there is no network.
 
-    They are read from the packages' source files, which are not imported. Examples and code are taken out; what is then
-    shorter than ``min_words`` is left out, and so is what is the same as a docstring before. Of the packages of today
-    10,690 docstrings remain, and 150 are repetitions; reading takes some seconds. The label is the package.
+    They are read from the packages' source files, which are not imported. Examples and code are removed; docstrings
+    with fewer than ``min_words`` words and repetitions are left out. Of the default packages about 10,700 docstrings
+    remain; reading takes some seconds. The label is the package.
 
     Args:
         packages: Names of installed packages, or of parts such as ``torch.nn``, as they are imported.
         min_words: Leave out docstrings with fewer words, separated by spaces, than this.
-        **common: ``val_fraction``, ``test_fraction``, ``token_pattern``, ``min_df``, ``max_df``, ``max_vocab``,
-            ``stop_words``, ``vocabulary_path``, ``batch_size``, ``weighting``, ``num_workers``, ``seed``: see
-            :class:`~vqlab.data.text.raw.RawTextDataModule`.
-
-    Shape:
-        See :class:`~vqlab.data.text.base.TextDataModule`.
+        **common: Arguments of :class:`~vqlab.data.text.raw.RawTextDataModule`.
 
     Raises:
         UserError: If an argument is out of range, or a package is not installed.
@@ -56,11 +51,8 @@ class Docstrings(RawTextDataModule):
         (['einops', 'lpips'], True)
     """
 
-    test_mend = "set --data.test_fraction, or use `vqlab validate`"
-
-    def __init__(self, packages: tuple[str, ...] = PACKAGES, min_words: int = 30, **common: Any) -> None:
+    def __init__(self, packages: tuple[str, ...] = PACKAGES, min_words: Count = 30, **common: Any) -> None:
         super().__init__(**common)
-        require_at_least("min_words", min_words, 1, mend=30)
         self.min_words = min_words
         self._folders = {package: find_package(package) for package in packages}
 
@@ -75,13 +67,13 @@ class Docstrings(RawTextDataModule):
 
 
 def find_package(package: str) -> Path:
-    """Return the folder of an installed package or of a part of it, without importing it."""
+    """Return the folder of an installed package or of a part of it, without an import."""
     top, *parts = package.split(".")
     spec = find_spec(top) if top.isidentifier() else None
     folders = spec.submodule_search_locations if spec else None
     folder = Path(next(iter(folders)), *parts) if folders else None
     if folder is None or not folder.is_dir():
-        raise UserError(f"{package} is not an installed package: set --data.packages=[numpy,scipy] or such")
+        raise UserError(f"packages must be installed packages such as numpy or torch.nn, got {package!r}")
     return folder
 
 
@@ -103,7 +95,7 @@ def docstrings(node: Any) -> Iterator[str]:
         docstring = ast.get_docstring(node)
         if docstring:
             yield docstring
-    for child in node.body:  # not ast.walk, for of all nodes one in a hundred is a statement with a body
+    for child in node.body:  # faster than ast.walk: one node in a hundred is a statement with a body
         if hasattr(child, "body"):
             yield from docstrings(child)
 

@@ -1,17 +1,16 @@
 """Documents from tables and lists of them."""
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from vqlab.data.split_folders import SPLIT_OF
-from vqlab.data.text.open_text import require_encoding
 from vqlab.data.text.raw import Document, RawTextDataModule
-from vqlab.data.text.records import Record, kind_of, read_records
+from vqlab.data.text.records import Record, check_encoding, kind_of, read_records
 from vqlab.errors import UserError
 
-# What a column may be called where the user does not say, in capitals or not.
+# Names of the columns, in capitals or not, where the user gives none.
 USUAL = {
     "text": ("text", "document", "content", "body"),
     "label": ("label", "class", "category", "target"),
@@ -23,11 +22,11 @@ MISSING = object()
 class TextFile(RawTextDataModule):
     r"""Documents in the rows of csv and tsv files, the objects of JSON files, or the lines of txt files.
 
-    JSON files (``.jsonl``, ``.ndjson``, ``.json``) hold an object in each line, or an array of them. A text may be a
+    JSON files (``.jsonl``, ``.ndjson``, ``.json``) hold an object in each line, or an array of objects. A text may be a
     list of words; null is an empty document. Files may be compressed (``.gz``, ``.bz2``, ``.xz``, ``.zip``).
 
     A tsv file whose first line has a split in its second column is one of OCTIS: text, split and label, with no names
-    above; give its ``vocabulary.txt`` as ``vocabulary_path``. Splits are those of the column ``split`` (train, val or
+    above; its ``vocabulary.txt`` is the ``vocabulary_path``. Splits are those of the column ``split`` (train, val or
     valid or dev, test or eval), else ``path`` is for training and ``test_path`` for test, else all are drawn by
     ``seed``.
 
@@ -35,19 +34,14 @@ class TextFile(RawTextDataModule):
         path: A file, or a list of files.
         test_path: A file with test documents.
         text_column: Column with the text. Default: ``text``, ``document``, ``content`` or ``body``. In JSON files
-            ``data.text`` is the key ``text`` within ``data``; so it is for the other columns.
-        label_column: Column with the class; null takes ``label``, ``class``, ``category`` or ``target``, if there.
-        split_column: Column with the split; null takes ``split`` or ``partition``, if there.
+            ``data.text`` is the key ``text`` within ``data``, also for the other columns.
+        label_column: Column with the class. Default: ``label``, ``class``, ``category`` or ``target``, if there.
+        split_column: Column with the split. Default: ``split`` or ``partition``, if there.
         encoding: Encoding of the files, such as ``cp1252`` or ``gbk``; a byte order mark takes precedence.
-        **common: ``val_fraction``, ``test_fraction``, ``token_pattern``, ``min_df``, ``max_df``, ``max_vocab``,
-            ``stop_words``, ``vocabulary_path``, ``batch_size``, ``weighting``, ``num_workers``, ``seed``: see
-            :class:`~vqlab.data.text.raw.RawTextDataModule`.
-
-    Shape:
-        See :class:`~vqlab.data.text.base.TextDataModule`.
+        **common: Arguments of :class:`~vqlab.data.text.raw.RawTextDataModule`.
 
     Raises:
-        UserError: If a file is missing, damaged or not in ``encoding``, or has no such column, or several.
+        UserError: If a file is missing, damaged or not in ``encoding``, or has no such column.
 
     Example:
         >>> import tempfile
@@ -57,8 +51,6 @@ class TextFile(RawTextDataModule):
         >>> data.vocabulary, data.class_names, data.train_size
         (['asleep', 'barks', 'cat', 'dog'], ['cat', 'dog'], 16)
     """
-
-    test_mend = "set --data.test_path or --data.test_fraction, or use `vqlab validate`"
 
     def __init__(
         self,
@@ -71,12 +63,12 @@ class TextFile(RawTextDataModule):
         **common: Any,
     ) -> None:
         super().__init__(**common)
-        require_encoding(encoding)
+        check_encoding(encoding)
         self.path, self.encoding = path, encoding
         self.columns = {"text": text_column or None, "label": label_column or None, "split": split_column or None}
         paths = [path] if isinstance(path, str) else path
         if not paths:
-            raise UserError("path is empty: set --data.path to a file")
+            raise UserError("path must name a file, got an empty list")
         split = None if test_path is None else "train"
         self._files = [(split, check_file(name, "path")) for name in paths]
         if test_path is not None:
@@ -85,114 +77,79 @@ class TextFile(RawTextDataModule):
     def read(self) -> Iterator[Document]:
         """Yield the documents of each file in its order."""
         for split, file in self._files:
-            columns: dict[str, str] = {}
-            names = None
+            seen: set[str] = set()
+            record: Record = {}
             for place, record in read_records(file, self.encoding):
-                if record.keys() != names:
-                    names = record.keys()
-                    columns = find_columns(file, place, record, self.columns, columns)
-                yield to_document(file, place, record, columns, split)
+                found = {what: find_column(record, what, name) for what, name in self.columns.items()}
+                seen.update(what for what, value in found.items() if value is not MISSING)
+                if "text" not in seen:
+                    raise self._no_column(file, record, "text")
+                yield to_document(f"{file}, {place}", found, split)
             for what, name in self.columns.items():
-                if names and name is not None and what not in columns:
-                    raise no_column(file, name, names, what)
+                if record and name is not None and what not in seen:
+                    raise self._no_column(file, record, what)
+
+    def _no_column(self, file: Path, record: Record, what: str) -> UserError:
+        names = ", ".join(f"{name:.30}" for name in list(record)[:6])
+        return UserError(
+            f"{file} has no column {self.columns[what] or what}, but {names}: set {what}_column=NAME to one of these; "
+            "a table must have a first line with the names of its columns"
+        )
 
 
 def check_file(path: str, setting: str) -> Path:
     """Return a file of a kind that is read."""
-    if Path(path).is_dir():
-        raise UserError(
-            f"{path} is a folder, not a file: set --data.{setting} to a file in it, or read all of its files by "
-            "--data=TextFolder"
-        )
     if not Path(path).is_file():
-        raise UserError(f"{path} is not a file: set --data.{setting} to a csv, tsv, jsonl or txt file")
+        kind = "a folder, which --data=TextFolder reads" if Path(path).is_dir() else "not there"
+        raise UserError(f"{setting} must be a csv, tsv, jsonl or txt file, but {path} is {kind}")
     kind_of(Path(path))
     return Path(path)
 
 
-def find_columns(
-    file: Path, place: str, record: Record, wanted: dict[str, str | None], known: dict[str, str]
-) -> dict[str, str]:
-    """Return which columns of a file hold text, label and split, by the names in a record.
+def find_column(record: Record, what: str, name: str | None) -> Any:
+    """Return the text, label or split in a record; MISSING if there is none.
 
     Args:
-        file: The file.
-        place: The record's place in it.
-        record: The first record, or one with other names than the record before.
-        wanted: The column of each as the user gives it, or None.
-        known: What the records before have shown.
+        record: The columns by name.
+        what: text, label or split.
+        name: The column, or keys of nested objects such as ``data.text``. Default: the first usual name.
 
-    Raises:
-        UserError: If none may hold the text, several may hold the same, or others did before.
+    Example:
+        >>> find_column({"id": 1, "Body": "A cat."}, "text", None), find_column({"a": {"b": 2}}, "label", "a.b")
+        ('A cat.', 2)
     """
-    found = dict(known)
-    for what, name in wanted.items():
-        if name is None:
-            usual = ([column for column in record if column.lower() == one] for one in USUAL[what])
-            there = next(filter(None, usual), [])
-        else:
-            there = [] if value_of(record, name) is MISSING else [name]
-        if len(there) > 1:
-            raise UserError(f"{file} has the columns {' and '.join(there)}: set --data.{what}_column to one of these")
-        if there and found.setdefault(what, there[0]) != there[0]:
-            raise UserError(
-                f"{file} has its {what} under {there[0]} in {place}, but under {found[what]} before: set "
-                f"--data.{what}_column"
-            )
-    if "text" not in found:
-        raise no_column(file, wanted["text"] or "text", record, "text")
-    return found
-
-
-def no_column(file: Path, name: str, columns: Iterable[str], what: str) -> UserError:
-    """Return what to say of a file without a column."""
-    names = [shown if len(shown) <= 30 else f"{shown[:27]}..." for shown in columns]
-    some = ", ".join(names[:6]) + (", ..." if len(names) > 6 else "")
-    table = kind_of(file) in (".csv", ".tsv")
-    header = ", or give the file a first line with the names of its columns" if table else ""
-    return UserError(f"{file} has no column {name}, but {some}: set --data.{what}_column to one of these{header}")
-
-
-def value_of(record: Record, column: str) -> Any:
-    """Return what a record holds under a column, or under the keys of ``data.text``; MISSING if there is none."""
-    if column in record:
-        return record[column]
+    if name is None:
+        columns = {column.lower(): column for column in reversed(record)}
+        return next((record[columns[usual]] for usual in USUAL[what] if usual in columns), MISSING)
+    if name in record:
+        return record[name]
     value: Any = record
-    for key in column.split("."):
+    for key in name.split("."):
         value = value.get(key, MISSING) if isinstance(value, dict) else MISSING
     return value
 
 
-def to_document(file: Path, place: str, record: Record, columns: dict[str, str], split: str | None) -> Document:
-    """Return the document that a record holds.
+def to_document(place: str, found: dict[str, Any], split: str | None) -> Document:
+    """Return the document with the ``text``, ``label`` and ``split`` that were found in a record.
 
     Raises:
         UserError: If it has no text, its label is no single value, or its split is unknown.
     """
-    text = value_of(record, columns["text"])
+    text, label = found["text"], found["label"]
     if isinstance(text, list) and all(isinstance(word, str) for word in text):
         text = " ".join(text)
     if text is not None and not isinstance(text, str):
-        shown = None if text is MISSING else text
-        raise UserError(
-            f"{file} has no text under {columns['text']} in {place}, but {shown!r:.40}: correct or remove it, or set "
-            "--data.text_column"
-        )
-    label = value_of(record, columns["label"]) if "label" in columns else None
+        got = "nothing" if text is MISSING else f"{text!r:.40}"
+        raise UserError(f"{place}: the text must be a string or a list of words, got {got}: set text_column=NAME")
     if isinstance(label, list | dict):
-        raise UserError(
-            f"{file} has no class under {columns['label']} in {place}, but {label!r:.40}: write one name or number "
-            "there, or set --data.label_column"
-        )
-    if "split" in columns:
-        value = value_of(record, columns["split"])
-        value = None if value is MISSING else value
-        split = SPLIT_OF.get(str(value).lower())
+        raise UserError(f"{place}: the label must be one name or number, got {label!r:.40}: set label_column=NAME")
+    if found["split"] is not MISSING:
+        split = SPLIT_OF.get(str(found["split"]).lower())
         if split is None:
             raise UserError(
-                f"{file} has the split {str(value)!r:.40} in {place}: write train, val or test there, or "
-                "rename the column if it means something else (--data.split_column)"
+                f"{place}: the split must be train, val or test, got {found['split']!r:.40}: correct it, or set "
+                "split_column=NAME if this column means something else"
             )
-    # A data frame writes the numbers of a column with gaps as 1.0.
+    # A data frame writes the integers of a column with gaps as 1.0.
     name = None if label in (None, "", MISSING) else re.sub(r"^(-?\d+)\.0$", r"\1", str(label))
     return Document(text or "", name, split)

@@ -6,8 +6,8 @@ from typing import Any
 
 from vqlab.data.files import counted
 from vqlab.data.split_folders import split_folders
-from vqlab.data.text.open_text import read_lines, require_encoding
 from vqlab.data.text.raw import Document, RawTextDataModule
+from vqlab.data.text.records import check_encoding, read_lines
 
 
 class TextFolder(RawTextDataModule):
@@ -21,12 +21,7 @@ class TextFolder(RawTextDataModule):
     Args:
         path: The folder.
         encoding: Encoding of the files, such as ``cp1252`` or ``gbk``; a byte order mark takes precedence.
-        **common: ``val_fraction``, ``test_fraction``, ``token_pattern``, ``min_df``, ``max_df``, ``max_vocab``,
-            ``stop_words``, ``vocabulary_path``, ``batch_size``, ``weighting``, ``num_workers``, ``seed``: see
-            :class:`~vqlab.data.text.raw.RawTextDataModule`.
-
-    Shape:
-        See :class:`~vqlab.data.text.base.TextDataModule`.
+        **common: Arguments of :class:`~vqlab.data.text.raw.RawTextDataModule`.
 
     Raises:
         UserError: If the folder is missing or empty, some of its folders are splits and others are not, or a file is
@@ -43,13 +38,9 @@ class TextFolder(RawTextDataModule):
         (['food', 'pets'], 2)
     """
 
-    test_mend = (
-        "set --data.test_fraction, add a folder `test` beside `train` under --data.path, or use `vqlab validate`"
-    )
-
     def __init__(self, path: str, encoding: str = "utf-8", **common: Any) -> None:
         super().__init__(**common)
-        require_encoding(encoding)
+        check_encoding(encoding)
         self.path, self.encoding = path, encoding
         self._roots, self._files = split_folders(Path(path), ("",), "text files")
 

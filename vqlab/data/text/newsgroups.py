@@ -19,19 +19,14 @@ WITHOUT_NETWORK = "without a network take --data Docstrings, or --data TextFile 
 class Newsgroups(RawTextDataModule):
     """20 Newsgroups: 11,314 training and 7,532 test posts of 1993 in 20 groups, the test posts written later.
 
-    The download, its place and the removal of headers, footers and quotes are scikit-learn's
-    (``fetch_20newsgroups``). Validation posts are drawn from the training posts.
+    Scikit-learn's ``fetch_20newsgroups`` downloads them and removes headers, footers and quotes. Validation posts are
+    drawn from the training posts.
 
     Args:
-        path: Folder that holds, or is to hold, scikit-learn's data; null takes its own, ``~/scikit_learn_data``.
+        path: Folder of scikit-learn's data. Default: ``~/scikit_learn_data``.
         download: Download what is missing (14 MB).
         remove: What to leave out of the posts: ``headers``, ``footers`` (signatures), ``quotes`` of other posts.
-        **common: ``val_fraction``, ``token_pattern``, ``min_df``, ``max_df``, ``max_vocab``, ``stop_words``,
-            ``vocabulary_path``, ``batch_size``, ``weighting``, ``num_workers``, ``seed``: see
-            :class:`~vqlab.data.text.raw.RawTextDataModule`.
-
-    Shape:
-        See :class:`~vqlab.data.text.base.TextDataModule`.
+        **common: Arguments of :class:`~vqlab.data.text.raw.RawTextDataModule`.
 
     Raises:
         UserError: If an argument is out of range; when the texts are first asked for, if the download fails.
@@ -49,13 +44,8 @@ class Newsgroups(RawTextDataModule):
         remove: tuple[Literal["headers", "footers", "quotes"], ...] = ("headers", "footers", "quotes"),
         **common: Any,
     ) -> None:
-        super().__init__(test_fraction=0.0, **common)
+        super().__init__(**common)
         self.path, self.download, self.remove = path, download, tuple(remove)
-        wrong = set(self.remove) - {"headers", "footers", "quotes"}
-        if wrong:
-            raise UserError(
-                f"remove can name headers, footers and quotes, got {min(wrong)!r}: set --data.remove=[headers]"
-            )
 
     def prepare_data(self) -> None:
         """Download what is missing."""
@@ -79,7 +69,7 @@ class Newsgroups(RawTextDataModule):
             except OSError as error:
                 raise UserError(
                     f"Newsgroups is not, or not whole, in {Path(get_data_home(self.path)) / CACHE}: remove this file "
-                    f"if it is there and set --data.download=true, or set --data.path; {WITHOUT_NETWORK}"
+                    f"if it is there and set download=true, or set path=FOLDER; {WITHOUT_NETWORK}"
                 ) from error
             for text, label in zip(posts.data, posts.target, strict=True):
                 yield Document(text, posts.target_names[label], split)

@@ -8,14 +8,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from vqlab.data.datamodule import require_at_least
+from vqlab.data.datamodule import ValFraction
 from vqlab.data.split_folders import SPLITS
 from vqlab.data.text.base import BagsOfWords, Corpus, TextDataModule, split_documents
 from vqlab.data.text.vocabulary import (
     WORD,
     choose_words,
     count_words,
-    pick,
+    join,
     read_words,
     stop_list,
     tokenize,
@@ -23,6 +23,7 @@ from vqlab.data.text.vocabulary import (
 )
 from vqlab.errors import UserError
 from vqlab.training.data_format import Format, check_format
+from vqlab.validation import Count, Fraction, Probability
 
 DECIMAL = re.compile(r"[-+]?\d*\.\d*[1-9]\d*(e[-+]?\d+)?|\d+e-\d+", re.IGNORECASE)  # 1.0 may be a class
 FEW = 10  # labels that may all differ
@@ -36,7 +37,7 @@ class Document(NamedTuple):
     Args:
         text: Its words.
         label: Name of its class, if it has one.
-        split: train, val or test; None leaves it to the lot.
+        split: train, val or test; None where it is to be drawn.
     """
 
     text: str
@@ -51,22 +52,18 @@ class RawTextDataModule(TextDataModule):
     each word, 4 bytes, and the counts.
 
     Args:
-        val_fraction: Share of the training documents kept for validation, where the source keeps none itself.
-        test_fraction: Share of the documents kept for test, where the source has no splits; 0 keeps none.
+        val_fraction: Fraction of the training documents for validation, where the source has no such split.
+        test_fraction: Fraction of the documents for test, where the source has no splits; 0 keeps none.
         token_pattern: Regular expression of a word in lower-case text; the default is three letters or more, with
             combining marks such as the vowels of Hindi or Thai, or two ideographs or syllables of Chinese, Japanese or
             Korean. Words must be separated by spaces.
-        min_df: Leave out words that are in fewer training documents: a number of them, or as a float a share.
-        max_df: Leave out words that are in more training documents: a number of them, or as a float a share.
+        min_df: Leave out words that are in fewer training documents: a number of them, or as a float a fraction.
+        max_df: Leave out words that are in more training documents: a number of them, or as a float a fraction.
         max_vocab: Keep that many of the other words, those in most training documents; null keeps all.
         stop_words: Words to leave out: ``english`` (scikit-learn's list), a file with one a line, or null for none.
-        vocabulary_path: A file with one word a line, to be the vocabulary as it is, in its order; ``min_df``,
-            ``max_df``, ``max_vocab`` and ``stop_words`` then do nothing.
-        **common: ``batch_size``, ``weighting``, ``num_workers``, ``seed``: see
-            :class:`~vqlab.data.text.base.TextDataModule`.
-
-    Shape:
-        See :class:`~vqlab.data.text.base.TextDataModule`.
+        vocabulary_path: A file with one word a line, which is the vocabulary in this order; ``min_df``, ``max_df``,
+            ``max_vocab`` and ``stop_words`` then have no effect.
+        **common: Arguments of :class:`~vqlab.data.text.base.TextDataModule`.
 
     Raises:
         UserError: If an argument is out of range, or no word or no document is left.
@@ -80,26 +77,21 @@ class RawTextDataModule(TextDataModule):
         (['cat', 'king', 'look'], 8)
     """
 
+    test_mend = "set test_fraction=0.1, or use `vqlab validate`"
+
     def __init__(
         self,
-        val_fraction: float = 0.1,
-        test_fraction: float = 0.1,
+        val_fraction: ValFraction = 0.1,
+        test_fraction: Probability = 0.1,
         token_pattern: str = WORD,
-        min_df: int | float = 5,
-        max_df: int | float = 0.5,
-        max_vocab: int | None = 2000,
+        min_df: Count | Fraction = 5,
+        max_df: Count | Fraction = 0.5,
+        max_vocab: Count | None = 2000,
         stop_words: str | None = "english",
         vocabulary_path: str | None = None,
         **common: Any,
     ) -> None:
         super().__init__(**common)
-        require_at_least("max_vocab", 1 if max_vocab is None else max_vocab, 1, mend=2000)
-        for name, bound, mend in (("min_df", min_df, 5), ("max_df", max_df, 0.5)):
-            if not (0 <= bound <= 1 if isinstance(bound, float) else bound >= 1):
-                raise UserError(
-                    f"{name} must be a number of documents from 1 on, or a share from 0.0 to 1.0, got {bound}: "
-                    f"set --data.{name}={mend}"
-                )
         check_pattern(token_pattern)
         self.val_fraction, self.test_fraction = val_fraction, test_fraction
         self.token_pattern, self.vocabulary_path = token_pattern, vocabulary_path
@@ -118,7 +110,7 @@ class RawTextDataModule(TextDataModule):
 
     def option(self, name: str, value: Any) -> str:
         """The checkpoint's vocabulary serves where no other is given."""
-        return "--data.vocabulary_path=null" if name == "vocabulary" else super().option(name, value)
+        return "vocabulary_path=null" if name == "vocabulary" else super().option(name, value)
 
     @abstractmethod
     def read(self) -> Iterator[Document]:
@@ -134,51 +126,48 @@ class RawTextDataModule(TextDataModule):
                 places.append(document.split)
                 yield document.text
 
-        words, tokens = tokenize(texts(), self.token_pattern)
+        words, documents = tokenize(texts(), self.token_pattern)
         try:
             rows = split_rows(places, self.val_fraction, self.test_fraction, self.seed)
-        except UserError:  # too few to train on, which for a trained model is all the same
+        except UserError:  # a trained model takes too few to train on, too
             if not self._is_trained:
                 raise
             rows = dict.fromkeys(SPLITS, np.arange(len(places)))
         vocabulary = self._given
         if vocabulary is None:
-            every = np.arange(len(words), dtype=np.int32)
-            counts = count_words(pick(tokens, rows["train"], every), len(words))
-            vocabulary = choose_words(words, counts, self.min_df, self.max_df, self.max_vocab, self.stop_words)
+            train = [documents[row] for row in rows["train"]]
+            vocabulary = choose_words(words, train, self.min_df, self.max_df, self.max_vocab, self.stop_words)
         numbers = {word: number for number, word in enumerate(vocabulary)}
         columns = np.array([numbers.get(word, -1) for word in words], np.int32)
         class_names, classes = number_labels(labels)
         splits = {}
         for split, chosen in rows.items():
-            picked = pick(tokens, chosen, columns)
-            counts = count_words(picked, len(vocabulary))
-            splits[split] = BagsOfWords(counts, classes[chosen], picked if split == "train" else None, chosen)
+            tokens = join((documents[row] for row in chosen), columns)
+            counts = count_words(tokens, len(vocabulary))
+            splits[split] = BagsOfWords(counts, classes[chosen], tokens if split == "train" else None, chosen)
         return Corpus(splits, vocabulary, class_names)
 
 
 def check_pattern(pattern: str) -> None:
     """Raise UserError unless ``pattern`` is a regular expression that finds words."""
     try:
-        groups = re.compile(pattern).groups
+        groups, empty = re.compile(pattern).groups, re.search(pattern, "")
+        reason = f"has {groups} groups" if groups > 1 else "finds words without letters" if empty else None
     except re.error as error:
-        raise UserError(
-            f"token_pattern {pattern!r} is no regular expression ({error}): set --data.token_pattern='{WORD}'"
-        ) from error
-    if groups > 1 or re.search(pattern, ""):
-        what = "finds words without letters" if groups <= 1 else f"has {groups} groups"
-        raise UserError(f"token_pattern {pattern!r} {what}: set --data.token_pattern='{WORD}'")
+        reason = f"is no regular expression ({error})"
+    if reason is not None:
+        raise UserError(f"token_pattern {reason}: got {pattern!r}, the default is {WORD!r}")
 
 
 def read_vocabulary(path: str, pattern: str) -> list[str]:
-    """Return the words of a file, and warn if texts cannot hold some, for ``pattern`` does not find them."""
+    """Return the words of a file, and warn of words that ``pattern`` does not find in texts."""
     words = read_words(path, "vocabulary_path")
     find = word_finder(pattern)
     lost = [word for word in words if find(word) != [word]]
     if lost:
         log.warning(
             f"{len(lost)} of {len(words)} words of {path}, such as {', '.join(lost[:5])}, are never found by "
-            f"token_pattern {pattern!r} in lower-case text: write them in lower case, or set --data.token_pattern"
+            f"token_pattern {pattern!r} in lower-case text: write them in lower case, or set token_pattern"
         )
     return words
 
@@ -188,24 +177,23 @@ def split_rows(places: list[str | None], val_fraction: float, test_fraction: flo
 
     Args:
         places: The split of each document, None for all where the source has no splits.
-        val_fraction: Share kept for validation, of the training documents, if none are.
-        test_fraction: Share kept for test, if there are no splits.
-        seed: Seed of the lot.
+        val_fraction: Fraction for validation, of the training documents, if the source has no such split.
+        test_fraction: Fraction for test, if the source has no splits.
+        seed: Seed of the draw.
 
     Raises:
-        UserError: If there are too few.
+        UserError: If there are too few, or some documents have a split and others do not.
     """
     if not any(places):
         return split_documents(len(places), val_fraction, test_fraction, seed)
-    if not all(places):
-        raise UserError(
-            f"{sum(map(bool, places)):,} of {len(places):,} documents have a split, the others none: give each of "
-            "--data.path one, or set --data.split_column to a column that all have"
-        )
-    where = np.array(places)
+    where = np.array([place or "" for place in places])
     rows = {split: np.flatnonzero(where == split) for split in SPLITS if split in places}
-    if "train" not in rows:
-        raise UserError(f"all documents are kept for {' and '.join(rows)}: give --data.path some of the split train")
+    if not all(places) or "train" not in rows:
+        counts = ", ".join(f"{len(positions):,} of {split}" for split, positions in rows.items())
+        raise UserError(
+            f"each document must have a split, and some that of train, got {counts} of {len(places):,} documents: set "
+            "split_column=NAME to a column that all have"
+        )
     if "val" in rows:
         return rows
     train = rows.pop("train")
@@ -216,7 +204,7 @@ def split_rows(places: list[str | None], val_fraction: float, test_fraction: flo
 def number_labels(labels: list[str | None]) -> tuple[list[str], np.ndarray]:
     """Return the sorted names of the classes, and each document's number, -1 for none; a single class is none.
 
-    A warning says if labels are no classes: decimals, or a different one for each document.
+    Labels that cannot be classes (decimals, or a different one for each document) are left out with a warning.
 
     Example:
         >>> number_labels(["b", None, "a", "b"])[1].tolist(), number_labels(["10", "9"])[0]
@@ -227,7 +215,7 @@ def number_labels(labels: list[str | None]) -> tuple[list[str], np.ndarray]:
     decimal = next(filter(DECIMAL.fullmatch, names), None)
     if decimal is not None or len(names) == len(given) > FEW:
         what = f"are decimals such as {decimal}" if decimal else f"are all different, such as {names[0]:.40}"
-        log.warning(f"the labels {what}, so they are not used as classes: of a file, set --data.label_column")
+        log.warning(f"the labels {what}, so they are not used as classes: set label_column to another column")
         names = []
     if all(name.isdecimal() for name in names):
         names.sort(key=int)

@@ -1,21 +1,116 @@
-"""Records of csv, tsv, JSON and txt files, as they are or compressed."""
+"""Text files: their lines in any encoding, compressed or not, and the records of csv, tsv, JSON and txt files."""
 
+import bz2
 import csv
+import gzip
+import io
 import json
-from collections.abc import Iterator
+import lzma
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from vqlab.data.split_folders import SPLIT_OF
-from vqlab.data.text.open_text import OPENERS, read_lines
 from vqlab.errors import UserError
 
+Record = dict[str, Any]  # name of a column -> value
+
+# Byte order marks; UTF-32 before UTF-16, whose mark starts UTF-32's.
+MARKS = {
+    b"\xff\xfe\0\0": "utf-32",
+    b"\0\0\xfe\xff": "utf-32",
+    b"\xff\xfe": "utf-16",
+    b"\xfe\xff": "utf-16",
+    b"\xef\xbb\xbf": "utf-8-sig",
+}
+COMPRESSED = {b"\x1f\x8b": ".gz", b"BZh": ".bz2", b"\xfd7zXZ\0": ".xz"}
+# First bytes of PDF, ZIP (docx, xlsx, epub), Word, RTF, Parquet, Arrow, SQLite, NumPy, zstd, 7z, RAR, PNG, JPEG and
+# gzip files (the last: a file that is compressed twice).
+BINARY: tuple[bytes, ...] = (b"%PDF", b"PK\x03\x04", b"\xd0\xcf\x11\xe0", b"{\\rtf", b"PAR1", b"ARROW1", b"SQLite")
+BINARY += (b"\x93NUMPY", b"\x28\xb5\x2f\xfd", b"7z\xbc\xaf", b"Rar!", b"\x89PNG", b"\xff\xd8\xff", b"\x1f\x8b")
+HEAD = 4096  # bytes by which a file is recognised
 EXTENSIONS = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".txt")
 OCTIS = ["text", "split", "label"]  # the columns of its corpus.tsv, which does not name them
-
-Record = dict[str, Any]  # name of a column -> value
 LONGEST = 2**31 - 1  # characters of a field; the csv module's own limit of 131,072 is less than a book has
+
+
+def read_lines(file: Path, encoding: str) -> Iterator[str]:
+    """Yield the lines of a file with their ends.
+
+    Args:
+        file: A text file; compressed if its name ends in ``.gz``, ``.bz2``, ``.xz`` or ``.zip``, or if it starts like
+            the first three.
+        encoding: Its encoding; a byte order mark at its start takes precedence.
+
+    Raises:
+        UserError: If it cannot be read, has another encoding or is no text.
+    """
+    number = 0
+    try:
+        with open_bytes(file) as data:
+            encoding = find_encoding(file, data.peek(HEAD)[:HEAD], encoding)
+            for line in io.TextIOWrapper(data, encoding, newline=""):
+                yield line
+                number += 1
+    except UnicodeError as error:  # UTF-16 without a mark does not raise UnicodeDecodeError
+        raise UserError(
+            f"{file} is not {encoding.removesuffix('-sig')} after line {number}: save it in this encoding, or set "
+            "encoding=cp1252, gbk, shift_jis or what it is"
+        ) from error
+    except MemoryError as error:
+        raise UserError(f"{file} has more in line {number + 1} than fits into memory: break the line") from error
+    except (OSError, EOFError, RuntimeError, zlib.error, lzma.LZMAError, zipfile.BadZipFile) as error:
+        reason = getattr(error, "strerror", None) or f"damaged after line {number}: {' '.join(str(error).split())}"
+        raise UserError(f"{file} cannot be read ({reason}): write it again, or leave it out") from error
+
+
+def open_bytes(file: Path) -> Any:
+    """Return the (decompressed) bytes of a file as a stream with ``peek``."""
+    suffix = file.suffix.lower()
+    if suffix not in OPENERS:
+        with file.open("rb") as start:
+            head = start.read(HEAD)
+        suffix = next((suffix for magic, suffix in COMPRESSED.items() if head.startswith(magic)), "")
+    return OPENERS.get(suffix, open)(file, "rb")
+
+
+def open_member(file: Path, mode: str) -> Any:
+    """Return the bytes of the only file in a ZIP archive."""
+    archive = zipfile.ZipFile(file)
+    members = [name for name in archive.namelist() if not name.endswith("/") and not name.startswith("__MACOSX")]
+    if len(members) != 1:
+        raise UserError(f"{file} must hold one file, but holds {len(members)}: unpack it")
+    return archive.open(members[0])
+
+
+OPENERS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open, ".zip": open_member}
+
+
+def find_encoding(file: Path, head: bytes, encoding: str) -> str:
+    """Return the encoding of a text that starts with ``head``: that of its byte order mark, else ``encoding``.
+
+    Raises:
+        UserError: If it is no text, or UTF-16 without a mark.
+    """
+    if head.startswith(BINARY):
+        raise UserError(f"{file} is not plain text but a document, archive or other binary file: save it as plain text")
+    marked = next((name for mark, name in MARKS.items() if head.startswith(mark)), None)
+    is_wide = "16" in encoding or "32" in encoding
+    if marked is None and not is_wide and 4 * head.count(0) > len(head):
+        order = "le" if head[1::2].count(0) > head[::2].count(0) else "be"
+        raise UserError(f"{file} has zero bytes and is not {encoding}: set encoding=utf-16-{order} if it is a text")
+    return marked or encoding
+
+
+def check_encoding(encoding: str) -> None:
+    """Raise UserError unless Python knows the encoding, as one of texts."""
+    try:
+        "a".encode(encoding)
+    except LookupError as error:
+        raise UserError(f"encoding must be one that Python knows, such as utf-8 or gbk, got {encoding!r}") from error
 
 
 def read_records(file: Path, encoding: str = "utf-8") -> Iterator[tuple[str, Record]]:
@@ -28,8 +123,8 @@ def read_records(file: Path, encoding: str = "utf-8") -> Iterator[tuple[str, Rec
             be compressed: ``.csv.gz``, ``.bz2``, ``.xz``, ``.zip``.
         encoding: Encoding of the file.
 
-    A tsv file of several columns, in which each line has the tabs of a row, has a row in each line: a field may start
-    with a quotation mark that is not closed. Other tables quote as csv does.
+    In a tsv file each line is a row if all lines have the same number of tabs; then a field may start with a quotation
+    mark that is not closed. Other tables are quoted like csv.
 
     Raises:
         UserError: If the file cannot be read; it names the line.
@@ -42,106 +137,81 @@ def read_records(file: Path, encoding: str = "utf-8") -> Iterator[tuple[str, Rec
         [('line 1', {'text': 'a cat', 'split': 'train', 'label': 'pets'})]
     """
     match kind_of(file):
-        case ".csv" | ".tsv":
-            yield from read_table(file, encoding)
-        case ".jsonl" | ".ndjson" | ".json":
-            yield from read_objects(file, encoding)
+        case ".csv" | ".tsv" as kind:
+            yield from read_table(file, encoding, kind)
         case ".txt":
-            lines = enumerate(read_lines(file, encoding), start=1)
-            yield from ((f"line {number}", {"text": line}) for number, line in lines)
+            yield from ((f"line {n}", {"text": line}) for n, line in enumerate(read_lines(file, encoding), start=1))
+        case _:
+            yield from read_objects(file, encoding)
 
 
 def kind_of(file: Path) -> str:
     """Return the extension of a text file, without that of its compression.
 
     Raises:
-        UserError: If it is another.
+        UserError: If it is not one of ``EXTENSIONS``.
     """
     name = Path(file.name.lower())
     kind = (name.with_suffix("") if name.suffix in OPENERS else name).suffix
     if kind not in EXTENSIONS:
-        raise UserError(
-            f"{file} is none of {', '.join(EXTENSIONS)}, or these with {', '.join(OPENERS)}: set --data.path to such "
-            "a file"
-        )
+        raise UserError(f"{file} must be one of {', '.join(EXTENSIONS)}, or one of these with {', '.join(OPENERS)}")
     return kind
 
 
-def read_table(file: Path, encoding: str) -> Iterator[tuple[str, Record]]:
+def read_table(file: Path, encoding: str, kind: str) -> Iterator[tuple[str, Record]]:
     """Yield the rows of a csv or tsv file."""
-    first = next(read_lines(file, encoding), "")
-    columns = first.rstrip("\r\n").split("\t")
-    if kind_of(file) == ".csv":
-        rows = quoted_rows(file, encoding, max(",;\t|", key=first.count))
-    elif 2 <= len(columns) <= 3 and columns[1].lower() in SPLIT_OF:
-        texts = (line.rstrip("\r\n") for line in read_lines(file, encoding))
-        rows = chain([(0, OCTIS[: len(columns)])], enumerate((text.split("\t") if text else [] for text in texts), 1))
-    elif rows_are_lines(file, encoding, "\t", len(columns)):
-        lines = read_lines(file, encoding)
-        rows = enumerate((split_line(line, "\t", len(columns)) for line in lines), start=1)
+    first = next(read_lines(file, encoding), "").rstrip("\r\n")
+    separator = "\t" if kind == ".tsv" else max(",;\t|", key=first.count)
+    columns = len(first.split("\t") if kind == ".tsv" else next(csv.reader([first], delimiter=separator), []))
+    is_octis = kind == ".tsv" and 2 <= columns <= 3 and first.split("\t")[1].lower() in SPLIT_OF
+    lines = (split_line(line, separator, columns) for line in read_lines(file, encoding))
+    lines_are_rows = columns > 1 and all(len(row) in (0, columns) for row in lines)
+    if kind == ".tsv" and (lines_are_rows or is_octis):
+        lines = (split_line(line, separator, columns) for line in read_lines(file, encoding))
+        rows: Iterator[tuple[int, list[str]]] = enumerate(lines, start=1)
     else:
-        rows = quoted_rows(file, encoding, "\t")
-    _, header = next(rows, (1, []))
+        rows = quoted_rows(file, encoding, separator, lines_are_rows)
+    _, header = (0, OCTIS[:columns]) if is_octis else next(rows, (1, []))
     names = [name.strip() for name in header]
     twice = next((name for name in names if name and names.count(name) > 1), None)  # a data frame's index has no name
     if twice is not None:
-        raise UserError(f"{file} has several columns called {twice!r:.40}: rename all but one in its first line")
+        raise UserError(f"{file} has several columns {twice!r:.40}: rename all but one in its first line")
     for number, row in rows:
         if row and len(row) != len(names):
             raise UserError(
-                f"{file} has {len(row)} fields in line {number}, but {len(names)} columns: correct it, or put quotes "
-                "around fields that hold the separator"
+                f"{file} has {len(row)} fields in line {number}, but {len(names)} columns: put quotes around fields "
+                "that contain the separator"
             )
         if row:
             yield f"line {number}", dict(zip(names, row, strict=True))
 
 
-def quoted_rows(file: Path, encoding: str, separator: str) -> Iterator[tuple[int, list[str]]]:
-    """Yield the rows of a table that quotes as csv does, each with the number of its last line.
+def quoted_rows(file: Path, encoding: str, separator: str, lines_are_rows: bool) -> Iterator[tuple[int, list[str]]]:
+    """Yield the rows of a table that is quoted like csv, each with the number of its last line.
 
     Raises:
-        UserError: If quotes do not fit, or a quoted field takes in lines that are rows by themselves.
+        UserError: If quotes do not match, or a quoted field seems to contain other rows. Commas are frequent in texts,
+            so with these only if all lines are rows by themselves.
     """
     csv.field_size_limit(LONGEST)
-    seen: list[str] = []  # the lines of a row
-
-    def noted() -> Iterator[str]:
-        for line in read_lines(file, encoding):
-            seen.append(line)
-            yield line
-
-    rows = csv.reader(noted(), delimiter=separator, strict=True)
-    start, columns, ambiguous = 1, 0, None
+    rows, start = csv.reader(read_lines(file, encoding), delimiter=separator, strict=True), 1
     try:
         for row in rows:
-            columns = columns or len(row)
-            shape = separator, columns
-            if len(seen) > 1 < columns == len(split_line(seen[0], *shape)) == len(split_line(seen[-1], *shape)):
-                if ambiguous is None:  # commas are frequent in texts, so that all lines must be rows
-                    ambiguous = separator != "," or rows_are_lines(file, encoding, separator, columns)
-                if ambiguous:
-                    raise UserError(
-                        f"{file} has a quoted field from line {start} to {rows.line_num}, whose first and last line "
-                        "are rows by themselves: write quotes within a field twice, or save the file as jsonl"
-                    )
+            is_nested = separator != "," and any(separator in field for field in row)
+            if rows.line_num > start and (lines_are_rows or is_nested):
+                raise UserError(
+                    f"{file} has a quoted field in the lines {start} to {rows.line_num}, which may be rows: write "
+                    "quotes within a field twice, or save the file as jsonl"
+                )
             yield rows.line_num, row
             start = rows.line_num + 1
-            seen.clear()
     except csv.Error as error:
-        raise UserError(
-            f"{file} cannot be read from line {start} on ({error}): write quotes within a field twice"
-        ) from error
-
-
-def rows_are_lines(file: Path, encoding: str, separator: str, columns: int) -> bool:
-    """Whether each line of a table of several columns is a row by itself, whatever is in quotes."""
-    return columns > 1 and all(
-        len(split_line(line, separator, columns)) in (0, columns) for line in read_lines(file, encoding)
-    )
+        message = f"{file} cannot be read from line {start} on ({error}): write quotes within a field twice"
+        raise UserError(message) from error
 
 
 def split_line(line: str, separator: str, columns: int) -> list[str]:
-    r"""Return the fields of one line, none of an empty one; quotes count where so many ``columns`` are found by them.
+    r"""Return the fields of a line, none of an empty one; quotes count if the line then has ``columns`` fields.
 
     Example:
         >>> split_line('"Say ""hi"" now"\tnews', "\t", 2), split_line('"Leave\tnews', "\t", 2)
@@ -157,15 +227,13 @@ def split_line(line: str, separator: str, columns: int) -> list[str]:
 
 def read_objects(file: Path, encoding: str) -> Iterator[tuple[str, Record]]:
     """Yield the objects of a JSON file: of its array, or of its lines."""
-    lines = enumerate(read_lines(file, encoding), start=1)
-    filled = ((number, line) for number, line in lines if line.strip())
+    filled = ((number, line) for number, line in enumerate(read_lines(file, encoding), start=1) if line.strip())
     number, first = next(filled, (1, "[]"))
     if first.lstrip().startswith("["):
-        items = parse(file, number, first + "".join(line for _, line in filled))
-        places = ((f"item {number}", item) for number, item in enumerate(items, start=1))
+        array = parse(file, number, first + "".join(line for _, line in filled))
+        places = ((f"item {number}", item) for number, item in enumerate(array, start=1))
     else:
-        objects = chain([(number, first)], filled)
-        places = ((f"line {number}", parse(file, number, line)) for number, line in objects)
+        places = ((f"line {n}", parse(file, n, line)) for n, line in chain([(number, first)], filled))
     for place, record in places:
         if not isinstance(record, dict):
             raise UserError(f'{file} has no object in {place}: write each as {{"text": "..."}}')
@@ -173,10 +241,8 @@ def read_objects(file: Path, encoding: str) -> Iterator[tuple[str, Record]]:
 
 
 def parse(file: Path, number: int, text: str) -> Any:
-    """Return the value of a JSON text that starts in a line; NaN, which Python's writer makes of no value, is null."""
+    """Return the value of a JSON text that starts in a line; NaN, which Python writes for a missing value, is null."""
     try:
         return json.loads(text, parse_constant=lambda _: None)
     except (ValueError, RecursionError) as error:
-        raise UserError(
-            f"{file} is no JSON in line {number} ({error}): correct or remove it; one object is in one line"
-        ) from error
+        raise UserError(f"{file} is no JSON in line {number} ({error}): write one object in each line") from error

@@ -1,12 +1,11 @@
-"""Words of texts: in what order they come, and which of them make the vocabulary.
+"""Words of texts, and the choice of the vocabulary.
 
-Shapes: N documents, V words of the vocabulary, T words of all texts in a row, U different ones among them.
+Shapes: N documents, V words of the vocabulary, T words of all documents in a row, U different ones among them.
 """
 
 import logging
 import re
 import unicodedata
-from array import array
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from functools import cache
@@ -15,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from scipy.sparse import csr_matrix
 
-from vqlab.data.text.base import Tokens, document_frequency
+from vqlab.data.text.base import Tokens
 from vqlab.errors import UserError
 
 # Three letters or more of any alphabet; names with digits or underscores are no words. See marked_words for the rest.
@@ -32,28 +31,31 @@ CONTRACTIONS = (
 log = logging.getLogger(__name__)
 
 
-def tokenize(texts: Iterable[str], pattern: str = WORD) -> tuple[list[str], Tokens]:
-    r"""Return the different words of texts, in lower case and composed (NFC), and the texts as numbers of these words.
+def tokenize(texts: Iterable[str], pattern: str = WORD) -> tuple[list[str], list[np.ndarray]]:
+    """Return the U different words of texts, in lower case and composed (NFC), and each text as numbers of its words.
+
+    A warning is logged if the words of a script without spaces are so long that they must be sentences.
 
     Args:
         texts: The documents; they are read once and not kept.
-        pattern: Regular expression of a word; ``WORD`` knows combining marks, too.
+        pattern: Regular expression of a word.
 
     Example:
-        >>> words, tokens = tokenize(["The cat sat.", "", "Cats: see the CAT!"])
-        >>> words, tokens.ids.tolist(), tokens.offsets.tolist()
-        (['the', 'cat', 'sat', 'cats', 'see'], [0, 1, 2, 3, 4, 0, 1], [0, 3, 3, 7])
+        >>> words, documents = tokenize(["The cat sat.", "", "Cats: see the CAT!"])
+        >>> words, [ids.tolist() for ids in documents]
+        (['the', 'cat', 'sat', 'cats', 'see'], [[0, 1, 2], [], [3, 4, 0, 1]])
     """
     find = word_finder(pattern)
     numbers: defaultdict[str, int] = defaultdict()
     numbers.default_factory = numbers.__len__  # a new word gets the next number
-    ids, offsets = array("i"), array("q", [0])
-    for text in texts:
-        ids.extend(map(numbers.__getitem__, find(text)))
-        offsets.append(len(ids))
-    words = list(numbers)
-    warn_of_sentences(words)
-    return words, Tokens(np.asarray(ids, np.int32), np.asarray(offsets, np.int64))
+    documents = [np.array([numbers[word] for word in find(text)], np.int32) for text in texts]
+    unspaced = [word for word in numbers if UNSPACED.match(word)]
+    if 10 * len(unspaced) > len(numbers) and sum(map(len, unspaced)) > LONG * len(unspaced):
+        log.warning(
+            f"{len(unspaced):,} of {len(numbers):,} words look like whole sentences, such as {unspaced[0]:.30}: put "
+            "spaces between the words of Chinese, Japanese or Thai texts first, by a word segmenter"
+        )
+    return list(numbers), documents
 
 
 def word_finder(pattern: str) -> Callable[[str], list[str]]:
@@ -69,7 +71,7 @@ def word_finder(pattern: str) -> Callable[[str], list[str]]:
 
 
 def normalize(text: str) -> str:
-    """Return a text in lower case and composed form (NFC); the dot that lower() puts on a Turkish i is left out."""
+    """Return a text in lower case and composed form (NFC), without the dot that lower() puts on a Turkish i."""
     return unicodedata.normalize("NFC", text.lower().replace("i\u0307", "i"))
 
 
@@ -77,8 +79,8 @@ def normalize(text: str) -> str:
 def marked_words() -> re.Pattern[str]:
     r"""Return ``WORD`` for texts beyond ASCII.
 
-    Python's ``\w`` has no combining marks, which are the vowels of Hindi, Thai or Arabic: here they and joiners count
-    like letters within a word. Two ideographs, kana or hangul syllables are a word, too.
+    Python's ``\w`` lacks combining marks, which are the vowels of Hindi, Thai or Arabic: within a word they and joiners
+    count as letters. Two ideographs, kana or hangul syllables are a word, too.
     """
     codes = [code for code in range(0x300, 0x10000) if unicodedata.category(chr(code)) in ("Mn", "Mc")]
     mark = f"[\u200c\u200d{re.escape(''.join(map(chr, codes)))}]"
@@ -87,34 +89,17 @@ def marked_words() -> re.Pattern[str]:
     return re.compile(rf"(?<!\w)(?<!\w{mark})(?:{word})(?!\w|{mark})")
 
 
-def warn_of_sentences(words: list[str]) -> None:
-    """Warn if words in a script without spaces are so long that they must be sentences."""
-    unspaced = [word for word in words if UNSPACED.match(word)]
-    if 10 * len(unspaced) > len(words) and sum(map(len, unspaced)) > LONG * len(unspaced):
-        log.warning(
-            f"{len(unspaced):,} of {len(words):,} words look like whole sentences, such as {unspaced[0]:.30}: put "
-            "spaces between the words of Chinese, Japanese or Thai texts first, by a word segmenter"
-        )
-
-
-def pick(tokens: Tokens, rows: np.ndarray, columns: np.ndarray) -> Tokens:
-    """Return the documents at the sorted ``rows``, with ``columns[u]`` for word u, left out where that is -1.
+def join(documents: Iterable[np.ndarray], columns: np.ndarray) -> Tokens:
+    """Return documents in a row, with ``columns[u]`` for word u; words with -1 are left out.
 
     Example:
-        >>> _, tokens = tokenize(["red blue red", "green", "blue red"])
-        >>> picked = pick(tokens, np.array([0, 2]), np.array([-1, 0, 1], np.int32))
-        >>> picked.ids.tolist(), picked.offsets.tolist()
-        ([0, 0], [0, 1, 2])
+        >>> tokens = join([np.array([0, 1, 0]), np.array([1, 2])], np.array([-1, 0, 1], np.int32))
+        >>> tokens.ids.tolist(), tokens.offsets.tolist()
+        ([0, 0, 1], [0, 1, 3])
     """
-    lengths = np.diff(tokens.offsets)
-    chosen = np.zeros(len(lengths), bool)
-    chosen[rows] = True
-    ids = columns[tokens.ids[np.repeat(chosen, lengths)]]
-    kept, lengths = ids >= 0, lengths[rows]
-    starts, full = np.cumsum(lengths) - lengths, lengths > 0
-    if full.any():  # reduceat gives an empty document the value of the next one, so these stay out
-        lengths[full] = np.add.reduceat(kept, starts[full], dtype=np.int64)
-    return Tokens(ids[kept], np.concatenate([[0], np.cumsum(lengths)]))
+    mapped = [columns[ids] for ids in documents]
+    kept = [ids[ids >= 0] for ids in mapped]
+    return Tokens(np.concatenate([np.empty(0, np.int32), *kept]), np.cumsum([0, *map(len, kept)]))
 
 
 def count_words(tokens: Tokens, vocab_size: int) -> csr_matrix:
@@ -127,7 +112,7 @@ def count_words(tokens: Tokens, vocab_size: int) -> csr_matrix:
 
 def choose_words(
     words: list[str],
-    counts: csr_matrix,
+    documents: list[np.ndarray],
     min_df: int | float = 1,
     max_df: int | float = 1.0,
     max_vocab: int | None = None,
@@ -135,72 +120,54 @@ def choose_words(
 ) -> list[str]:
     """Return the vocabulary of the training documents, in alphabetical order.
 
+    The bounds are those of scikit-learn's ``CountVectorizer``, but ``max_vocab`` ranks words by the number of documents
+    that contain them, not by their occurrences, so that a word repeated in a few long documents does not count more.
+
     Args:
         words: U words.
-        counts: (N, U), how often each is in each training document.
-        min_df: Leave out words that are in fewer documents: a number of them, or as a float a share.
-        max_df: Leave out words that are in more documents: a number of them, or as a float a share.
-        max_vocab: Keep that many of the others, those in most documents; of equals, the first in the alphabet.
+        documents: The N training documents as numbers of words.
+        min_df: Leave out words of fewer documents: a number of them, or as a float a fraction.
+        max_df: Leave out words of more documents: a number of them, or as a float a fraction.
+        max_vocab: Keep the words of the most documents only; of equals, the first in the alphabet.
         stop_words: Leave these out.
 
     Raises:
-        UserError: If no word is left; it names the bound that took the last.
+        UserError: If no word is left.
 
     Example:
-        >>> words, tokens = tokenize(["the cat sat", "the cat ran", "the dog ran", "the end"])
-        >>> choose_words(words, count_words(tokens, len(words)), min_df=2, max_df=0.9)
+        >>> choose_words(*tokenize(["the cat sat", "the cat ran", "the dog ran", "the end"]), min_df=2, max_df=0.9)
         ['cat', 'ran']
     """
-    total, df = counts.shape[0], document_frequency(counts)
-    fewest, most = (bound * total if isinstance(bound, float) else bound for bound in (min_df, max_df))
-    left = {word: int(number) for word, number in zip(words, df, strict=True) if number}
-    if not left:
-        raise UserError(f"none of the {total} training documents holds a word: set --data.token_pattern to what one is")
-    left = {word: number for word, number in left.items() if word not in stop_words}
-    if not left:
-        raise UserError(f"all words of the {total} training documents are stop words: set --data.stop_words=null")
-    top = max(left.values())
-    left = {word: number for word, number in left.items() if number >= fewest}
+    total, df = len(documents), np.zeros(len(words), np.int64)
+    for ids in documents:
+        df[np.unique(ids)] += 1
+    low, high = (bound * total if isinstance(bound, float) else bound for bound in (min_df, max_df))
+    known = {word: int(number) for word, number in zip(words, df, strict=True) if number and word not in stop_words}
+    left = [word for word, number in known.items() if low <= number <= high]
     if not left:
         raise UserError(
-            f"no word is in min_df={min_df} of the {total} training documents, the most frequent is in {top}: "
-            f"set --data.min_df={top} or smaller"
+            f"no word of the {total} training documents is left, and the most frequent that is no stop word is in "
+            f"{max(known.values(), default=0)}: set min_df=1 max_df=1.0 stop_words=null, or another token_pattern"
         )
-    least = min(left.values())
-    left = {word: number for word, number in left.items() if number <= most}
-    if not left:
-        raise UserError(
-            f"all words that min_df={min_df} leaves are in more than max_df={max_df} of the {total} training "
-            f"documents, the rarest is in {least}: set --data.max_df={least} or larger"
-        )
-    return sorted(sorted(left, key=lambda word: (-left[word], word))[:max_vocab])
+    return sorted(sorted(left, key=lambda word: (-known[word], word))[:max_vocab])
 
 
 def read_words(path: str, setting: str) -> list[str]:
     """Return the words of a file, one a line, composed (NFC) as those of texts are.
 
     Raises:
-        UserError: If it is missing, not UTF-8 or empty, or has an empty line or the same word twice.
+        UserError: If it cannot be read or is not UTF-8, or a line has no word or one that is there already.
     """
-    if not Path(path).is_file():
-        raise UserError(f"{path} is not a file: set --data.{setting} to a file with one word a line")
     try:
         text = unicodedata.normalize("NFC", Path(path).read_text("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8: save it as that, or set --data.{setting} to another file") from error
-    words = [line.strip() for line in text.rstrip().split("\n")]
-    if words == [""]:
-        raise UserError(f"{path} is empty: set --data.{setting} to a file with one word a line")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{setting} must be a UTF-8 file with one word a line, got {path} ({error})") from error
     lines: dict[str, int] = {}
-    for number, word in enumerate(words, start=1):
-        if not word:
-            raise UserError(f"{path} has an empty line {number}: put one word into each line (--data.{setting})")
-        if word in lines:
-            raise UserError(
-                f"{path} has {word!r} in the lines {lines[word]} and {number}: leave one out (--data.{setting})"
-            )
-        lines[word] = number
-    return words
+    for number, word in enumerate(map(str.strip, text.rstrip().split("\n")), start=1):
+        if not word or lines.setdefault(word, number) != number:
+            what = f"{word!r} in line {number} as in line {lines[word]}" if word else f"no word in line {number}"
+            raise UserError(f"{setting} must have a different word in each line, but {path} has {what}")
+    return list(lines)
 
 
 def stop_list(stop_words: str | None) -> frozenset[str]:
@@ -211,4 +178,4 @@ def stop_list(stop_words: str | None) -> frozenset[str]:
         from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS  # takes a second to import
 
         return ENGLISH_STOP_WORDS.union(CONTRACTIONS.split())
-    return frozenset(normalize(word) for word in read_words(stop_words, "stop_words"))
+    return frozenset(map(normalize, read_words(stop_words, "stop_words")))
