@@ -4,8 +4,8 @@
     python -m vqlab.cli.write_shards --index shards
 
 The first takes the folders that --data ImageFolder takes, and writes each file unchanged to ``shards/train/000000.tar``
-and so on, in an order drawn by ``--seed``; beside each image of a set with classes its class in digits, as in
-WebDataset.
+and so on, in an order drawn by ``--seed``. If there are classes, a file with the class in digits follows each image, as
+in WebDataset.
 """
 
 import io

@@ -75,7 +75,7 @@ class SplitDataModule(Checked, lightning.LightningDataModule, ABC):
         """Return the training and the validation split."""
 
     def load_test(self) -> Split | None:
-        """Return the test split, or None where there is none."""
+        """Return the test split, if there is one."""
         return None
 
     @abstractmethod
@@ -179,7 +179,7 @@ class SplitDataModule(Checked, lightning.LightningDataModule, ABC):
     def _generator(self, device: torch.device) -> torch.Generator:
         """Return the generator of the current training batch, seeded by (seed, epoch, batch, rank) alone."""
         assert self.trainer is not None
-        # The batch, not trainer.global_step, which stands still while gradients accumulate.
+        # The batch, not trainer.global_step, which does not change while gradients accumulate.
         place = [self.seed, self.trainer.current_epoch, self.trainer.fit_loop.batch_idx + 1, self.trainer.global_rank]
         generator = torch.Generator(device)
         return generator.manual_seed(int(np.random.SeedSequence(place).generate_state(1, np.uint64)[0] >> 1))

@@ -44,7 +44,7 @@ def find_files(root: Path, extensions: tuple[str, ...]) -> list[Path]:
 
 
 def list_folders(root: Path) -> list[str]:
-    """Return the sorted names of the folders in a folder, without hidden ones; none where there is no such folder."""
+    """Return the sorted names of the folders in a folder, without hidden ones; none if it does not exist."""
     items = root.iterdir() if root.is_dir() else ()
     return sorted(item.name for item in items if item.is_dir() and not is_hidden(item.name))
 

@@ -1,6 +1,7 @@
 """CIFAR-10, MNIST and Fashion-MNIST: files in torchvision's layout, and downloads that fail. Nothing is downloaded."""
 
 import gzip
+import io
 import pickle
 import socket
 import urllib.error
@@ -133,25 +134,18 @@ def test_an_archive_that_is_no_file_is_not_copied(tmp_path, offline):
     assert [file.name for file in tmp_path.iterdir()] == ["cifar-10-python.tar.gz"]
 
 
-class Answer:
-    """A server's answer that breaks off after ``content``."""
+class Answer(io.BytesIO):
+    """A server's answer, which breaks off after ``content`` if ``broken``."""
 
     def __init__(self, content: bytes, url: str, broken: bool):
-        self.parts, self.url, self.broken = [content], url, broken
-        self.length = len(content)
+        super().__init__(content)
+        self.url, self.broken, self.length = url, broken, len(content)
 
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *args):
-        return None
-
-    def read(self, size):
-        if self.parts:
-            return self.parts.pop()
-        if self.broken:
+    def read(self, size=-1):
+        content = super().read(size)
+        if self.broken and not content:
             raise TimeoutError("timed out")
-        return b""
+        return content
 
 
 def zipped_mnist(root: Path, monkeypatch) -> dict[str, bytes]:

@@ -153,7 +153,7 @@ class ImageArrays(ImageDataModule):
 
 
 def find_arrays(path: str, setting: str, array: str | None, label_array: str | None) -> dict[str, Arrays]:
-    """Return the names of the arrays of each split, of the split "" where their names say none.
+    """Return the names of the arrays of each split, of the split "" if their names state none.
 
     Raises:
         UserError: If the file cannot be read, or it is not clear which array holds the images.
@@ -191,7 +191,7 @@ def find_arrays(path: str, setting: str, array: str | None, label_array: str | N
 
 
 def by_split(names: Iterable[str], usual: tuple[str, ...]) -> dict[str, str]:
-    """Return split -> name of the names that are a usual one, and with it may name a split; "" where they do not.
+    """Return split -> name of the usual names, which may hold the name of a split (else it is "").
 
     Example:
         >>> by_split(["X_train", "y_train", "test_images", "other"], ("x", "images"))

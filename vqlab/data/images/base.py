@@ -1,4 +1,4 @@
-"""What the image DataModules share: batches, value range, augmentation.
+"""Base of the image DataModules: batches, value range, augmentation.
 
 Shapes: N images of a split, B batch, C channels, H = W = image_size.
 """
@@ -94,7 +94,7 @@ class ImageDataModule(SplitDataModule):
     image_size: int
     num_classes: int
     train_size: int
-    classes: list[str] = []  # names of the classes, where they have some  # noqa: RUF012
+    classes: list[str] = []  # names of the classes, if known  # noqa: RUF012
     flip = True  # whether a mirrored image keeps its class
     examples = "images"
     modality = "image"
@@ -214,7 +214,7 @@ def fit_square(images: Tensor, size: int) -> Tensor:
 def channel_statistics(data: Split, limit: int | None = None) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return mean and standard deviation per channel of uint8 images, in units of the full range.
 
-    With a ``limit``, of a fixed random sample of so many images.
+    With a ``limit``, those of a fixed random sample of ``limit`` images.
     """
     count = len(data)
     order = torch.randperm(count, generator=torch.Generator().manual_seed(0))[:limit]

@@ -211,8 +211,8 @@ def split_index(index: TarIndex, path: str) -> dict[str, TarIndex]:
     for split in ("train", "val"):
         if split not in parts or not len(parts[split]):
             raise UserError(
-                f"{path} leaves no images for {split}: put shards into its folders train and val, or at least two "
-                "with images beside each other, of which the last is for validation"
+                f"{path} leaves no images for {split}: add shards to train/ and val/, or at least two shards "
+                "with images (the last is for validation)"
             )
     return parts
 

@@ -102,7 +102,7 @@ def scan(file: Path) -> Iterator[tuple[int, int, int]]:
 
 
 def _split_name(member: tarfile.TarInfo) -> tuple[str, str]:
-    """Return the path up to the first dot of the name, which examples are told apart by, and what follows the dot."""
+    """Return the path up to the first dot of the name, which is the key of an example, and what follows the dot."""
     stem, _, kind = basename(member.name).partition(".")
     return member.name.removesuffix(basename(member.name)) + stem, kind
 
