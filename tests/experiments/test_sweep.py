@@ -11,11 +11,10 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-import yaml
 
 from tests.helpers import sweeps
 from tests.helpers.fake_vqlab import EVERY
-from tests.helpers.sweeps import ROWS, diary, run, start, times_done, write
+from tests.helpers.sweeps import ROWS, diary, run, start, times_done, wait_for, write
 from vqlab.cli.main import main
 from vqlab.cli.sweep import sweep
 from vqlab.errors import UserError
@@ -23,11 +22,6 @@ from vqlab.experiments.experiment import read_experiment
 
 STEPS = 20
 ALL = [f"{row}_seed{seed}" for row in "abc" for seed in (0, 1)]
-
-
-@pytest.fixture(autouse=True)
-def _diary(monkeypatch, tmp_path):
-    monkeypatch.setenv("FAKE_DIARY", str(tmp_path / "diary"))
 
 
 def folder(name):
@@ -40,14 +34,6 @@ def assert_complete(names):
         steps = [line.split(",")[0] for line in (folder(name) / "metrics.csv").read_text().splitlines()[1:]]
         assert steps == [str(step) for step in range(STEPS)]
         assert not (folder(name) / "failed.json").exists()
-
-
-def wait_for(condition):
-    for _ in range(600):
-        if condition():
-            return
-        time.sleep(0.02)
-    raise TimeoutError(condition)
 
 
 def test_each_row_is_an_ordinary_run_and_nothing_is_done_twice(capsys):
@@ -151,7 +137,7 @@ def test_a_run_of_other_settings_is_not_taken_for_the_row():
     write(rows=ROWS, seeds=[0, 1])
     run("--rows=b", "--trainer.max_steps=5")
     write(rows=ROWS, seeds=[0, 1])
-    with pytest.raises(UserError, match=r"b_seed0 was begun with trainer.max_steps=5.* says 20 \(and 1 more") as error:
+    with pytest.raises(UserError, match=r"b_seed0 was begun with trainer.max_steps=5.* has 20 \(and 1 more") as error:
         run()
     assert "--runs" in str(error.value)
     assert {name for _, name, _ in diary()} == {"b_seed0", "b_seed1"}
@@ -210,7 +196,7 @@ def test_ctrl_c_ends_the_children_and_says_how_to_go_on(number):
     process.send_signal(number)
     output, _ = process.communicate(timeout=30)
     assert process.returncode == 130
-    assert "the same command goes on" in output
+    assert "the same command resumes" in output
     assert "Traceback" not in output
     done = diary()
     for child in {child for child, _, _ in done}:
@@ -296,24 +282,3 @@ def test_slurm_array_runs_each_row_once(capsys):
     assert calls[0][-1] == ".."
     run("--rows=" + calls[2][-2].removeprefix("--rows="))
     assert_complete(["c_seed1"])
-
-
-def test_wandb_agents_get_one_row_each():
-    from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
-
-    write(rows=ROWS, common={"model.beta": 2}, space={"model.lr": {"low": "1e-4", "high": 1.0, "log": True}})
-    run("--wandb-yaml=rows.yaml", "--scale-steps=0.5")
-    definition = yaml.safe_load(Path("rows.yaml").read_text())
-    assert (definition["method"], definition["parameters"]) == ("grid", {"rows": {"values": ["a", "b", "c"]}})
-    command = create_sweep_command(definition["command"])
-    flags = create_sweep_command_args({"args": {"rows": {"value": "b"}}})["args"]
-    assert [*command[:-1], *flags] == ["vqlab", "sweep", "x.yaml", "--scale-steps=0.5", "--rows=b"]
-    assert command[-1] == "${args}"
-
-    write(common={"model.beta": 2}, space={"model.lr": {"low": "1e-4", "high": 1, "log": True}, "data.x": [1, 2]})
-    run("--wandb-yaml=search.yaml")
-    definition = yaml.safe_load(Path("search.yaml").read_text())
-    assert definition["command"] == ["vqlab", "fit", "--config=base.yaml", "--model.beta=2", "${args}"]
-    assert definition["metric"] == {"name": "val/loss", "goal": "minimize"}
-    bounds = {"distribution": "log_uniform_values", "min": 1e-4, "max": 1}
-    assert definition["parameters"] == {"model.lr": bounds, "data.x": {"values": [1, 2]}}

@@ -1,98 +1,121 @@
-"""Search of a space of options by Optuna, in a SQLite file that several processes and machines may share."""
+"""Search of a space of options by Optuna; its SQLite file may be shared by several processes and machines."""
 
 import json
 import logging
-import warnings
-from collections.abc import Callable
 from concurrent.futures import Executor
-from contextlib import ExitStack
-from functools import partial
-from pathlib import Path
 from typing import Any
 
 from vqlab.errors import UserError
-from vqlab.experiments.experiment import Experiment
+from vqlab.experiments.experiment import Experiment, Row
 from vqlab.experiments.metrics_log import best_of, log_or_empty
-from vqlab.experiments.row_lock import row_lock
+from vqlab.experiments.row_lock import is_running, row_lock
 from vqlab.experiments.run_state import LOG
-from vqlab.experiments.runner import Runner, Status, refuse_conflicts
+from vqlab.experiments.runner import Outcome, Runner, Status, refuse_conflicts
 from vqlab.experiments.settings import mode_of, monitor_of
-from vqlab.experiments.status import align
+from vqlab.experiments.tables import align
 
-BEAT, SILENCE = 20, 90  # seconds between signs of life of a trial, and until one that gives none is taken up by others
-WAIT = 2.0  # seconds between two looks at what others do
+WAIT = 2.0  # seconds before a worker that has nothing to do looks for a trial again
 BOUNDS = {"low", "high", "log", "step"}
 
 
-class RowFailed(Exception):
-    """The run of a trial failed, or left nothing to judge it by."""
+class Search:
+    """Runs trials until ``trials`` have ended, including those of other processes and of earlier calls.
 
-
-def search(experiment: Experiment, trials: int, runner: Runner, pool: Executor) -> str:
-    """Run trials until there are ``trials`` that ended, those of other processes and of before counted; tabulate them.
-
-    Each trial is an ordinary row, judged by the best value of the metric that decides which checkpoint is best. One
-    that was interrupted is taken up again where it stopped.
+    Each trial is an ordinary row; its value is the best value of the metric that decides which checkpoint is best. A
+    trial that was interrupted is resumed: Optuna lists it as running, but no process holds the lock of its folder.
 
     Args:
-        experiment: Whose space is searched.
-        trials: How many trials there shall be.
+        experiment: The experiment with the space.
+        trials: Number of trials.
         runner: Runs a row.
-        pool: Where its jobs run.
 
     Raises:
         UserError: If the experiment has no space, or Optuna is not installed.
     """
-    space = check_space(experiment)
-    optuna = import_optuna()
-    settings = experiment.row("", {}).settings
-    monitor, mode = monitor_of(settings), mode_of(settings)
-    stem = experiment.path.stem
-    database = experiment.runs / f"{stem}.search.db"
-    with row_lock(experiment.runs, wait=True):  # SQLite's tables are made by one process
-        storage = open_storage(optuna, database)
-        study = optuna.create_study(study_name=stem, storage=storage, direction=f"{mode}imize", load_if_exists=True)
-    begun = [trial for trial in study.trials if "row" in trial.user_attrs and trial.params.keys() == space.keys()]
-    refuse_conflicts(experiment, [experiment.row(trial.user_attrs["row"], trial.params) for trial in begun])
 
-    def objective(study: Any, trial: Any, entered: Callable[[], None]) -> float:
-        entered()
-        study.sampler = optuna.samplers.TPESampler(seed=trial.number)  # what it draws depends on its number alone
+    def __init__(self, experiment: Experiment, trials: int, runner: Runner) -> None:
+        self.experiment, self.trials, self.runner = experiment, trials, runner
+        self.space, self.optuna = check_space(experiment), import_optuna()
+        settings = experiment.row("", {}).settings
+        self.monitor, self.mode = monitor_of(settings), mode_of(settings)
+        self.database = experiment.runs / f"{experiment.path.stem}.search.db"
+        self.at_work: set[int] = set()  # numbers of the trials of this process
+
+    def run(self, pool: Executor) -> str:
+        """Run the trials in the threads of ``pool``; return a table of them."""
+        with row_lock(self.experiment.runs, wait=True):  # one process creates the tables
+            study = self.open_study()
+        begun = [t for t in study.trials if "row" in t.user_attrs and t.params.keys() == self.space.keys()]
+        refuse_conflicts(self.experiment, list(map(self.row_of, begun)))
+        for future in [pool.submit(self.work) for _ in range(min(self.runner.jobs, self.trials))]:
+            future.result()
+        return tabulate(study, self.monitor, self.mode)
+
+    def open_study(self) -> Any:
+        """Return the study in the database, which is created if there is none."""
+        storage = self.optuna.storages.RDBStorage(
+            f"sqlite:///{self.database}",
+            engine_kwargs={"connect_args": {"timeout": 100}},  # seconds to wait for another process that writes
+        )
+        name, direction = self.experiment.path.stem, f"{self.mode}imize"
+        return self.optuna.create_study(study_name=name, storage=storage, direction=direction, load_if_exists=True)
+
+    def row_of(self, trial: Any) -> Row:
+        """Return the row of a trial."""
+        return self.experiment.row(trial.user_attrs["row"], trial.params)
+
+    def work(self) -> None:
+        """Run trials one after the other until enough have ended."""
+        study = self.open_study()
+        while len(ended_trials(study)) < self.trials and not self.runner.stopping.is_set():
+            with row_lock(self.experiment.runs, wait=True):  # one process or thread chooses at a time
+                trial = self.next_trial(study)
+                if trial is not None:
+                    self.at_work.add(trial.number)
+            outcome = Outcome(Status.ELSEWHERE) if trial is None else self.runner.run(self.row_of(trial))
+            if outcome.status is Status.ELSEWHERE:
+                self.runner.stopping.wait(WAIT)
+            elif outcome.status is not Status.STOPPED:
+                self.tell(study, trial, outcome)
+            if trial is not None:
+                self.at_work.discard(trial.number)
+
+    def next_trial(self, study: Any) -> Any:
+        """Return a trial that was interrupted, or a new one; None while there is nothing to do."""
+        under_way = [trial for trial in study.trials if trial.state.name == "RUNNING"]
+        for trial in under_way:
+            if "row" not in trial.user_attrs:  # its process was killed in ``ask``
+                study.tell(trial.number, state=self.optuna.trial.TrialState.FAIL)
+            elif trial.number not in self.at_work and not is_running(self.experiment.folder(self.row_of(trial))):
+                return trial
+        return self.ask(study) if len(ended_trials(study)) + len(under_way) < self.trials else None
+
+    def ask(self, study: Any) -> Any:
+        """Return a new trial with a value of each option."""
+        study.sampler = self.optuna.samplers.TPESampler(seed=len(study.trials))  # so a trial depends on its number
+        trial = study.ask()
         try:
-            options = {name: suggest(trial, name, choice) for name, choice in space.items()}
-        except ValueError as error:  # a list of choices cannot change
+            for name, choice in self.space.items():
+                suggest(trial, name, choice)
+        except ValueError as error:  # the choices of a list cannot change
+            study.tell(trial, state=self.optuna.trial.TrialState.FAIL)
             raise UserError(
-                f"the space of {experiment.path} is not that of {database}: remove it to begin anew"
+                f"the space of {self.experiment.path} is not that of {self.database}: remove it to start again"
             ) from error
-        name = trial.user_attrs.get("row", f"{stem}_trial{trial.number:04d}")
-        trial.set_user_attr("row", name)
-        row = experiment.row(name, options)
-        while (outcome := runner.run(row)).status is Status.ELSEWHERE:  # left behind by a sweep that was killed
-            runner.stopping.wait(WAIT)
-        if outcome.status is Status.STOPPED:
-            take_up_again(study, trial)
-            raise KeyboardInterrupt
-        series = [] if outcome.error else log_or_empty(experiment.folder(row) / LOG).series.get(monitor, [])
-        if (best := best_of(series, mode)) is None:
-            trial.set_user_attr("error", outcome.error or f"{monitor} is not logged")
-            raise RowFailed
-        return best[1]
+        trial.set_user_attr("row", f"{self.experiment.path.stem}_trial{trial.number:04d}")
+        return trial
 
-    def work() -> None:
-        study = optuna.load_study(study_name=stem, storage=storage, sampler=optuna.samplers.TPESampler(seed=0))
-        while count(study, has_ended) < trials:
-            with ExitStack() as door:  # through which one goes at a time, or two begin the last trial
-                door.enter_context(row_lock(experiment.runs, wait=True))
-                if count(study, has_ended) + count(study, is_under_way) < trials:
-                    study.optimize(partial(objective, study, entered=door.close), n_trials=1, catch=(RowFailed,))
-                    continue
-            optuna.storages.fail_stale_trials(study)  # there is nothing to do, unless what others do is left behind
-            if runner.stopping.wait(WAIT):
-                return
-
-    for future in [pool.submit(work) for _ in range(min(runner.jobs, trials))]:
-        future.result()
-    return tabulate(optuna.load_study(study_name=stem, storage=storage), monitor, mode)
+    def tell(self, study: Any, trial: Any, outcome: Outcome) -> None:
+        """Store the value of a trial, or that it failed."""
+        row = self.row_of(trial)
+        log = log_or_empty(self.experiment.folder(row) / LOG)
+        best = best_of(log.series.get(self.monitor, []), self.mode)
+        if best is None and not outcome.error:
+            print(f"{row.name}: {self.monitor} is not logged", flush=True)
+        value = best[1] if best and not outcome.error else None
+        state = self.optuna.trial.TrialState.FAIL if value is None else None
+        with row_lock(self.experiment.runs, wait=True):  # another process may have found it finished, too
+            study.tell(trial.number, value, state, skip_if_finished=True)
 
 
 def import_optuna() -> Any:
@@ -102,39 +125,12 @@ def import_optuna() -> Any:
     except ImportError as error:
         raise UserError("a search needs Optuna: pip install 'vqlab[search]'") from error
     optuna.logging.set_verbosity(logging.CRITICAL)
-    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)  # signs of life are marked so
     return optuna
 
 
-def open_storage(optuna: Any, path: Path) -> Any:
-    """Return the SQLite file that keeps a study."""
-    return optuna.storages.RDBStorage(
-        f"sqlite:///{path}",
-        engine_kwargs={"connect_args": {"timeout": 100}},  # seconds to wait for another process that writes
-        heartbeat_interval=BEAT,
-        grace_period=SILENCE,
-        heartbeat_stale_trial_callback=take_up_again,
-    )
-
-
-def take_up_again(study: Any, trial: Any) -> None:
-    """Queue a trial that was interrupted, under the name of its row, so that its checkpoint is found."""
-    study.enqueue_trial(trial.params, user_attrs=trial.user_attrs)
-
-
-def has_ended(trial: Any) -> bool:
-    """Whether a trial came to an end, good or bad; one that was interrupted did not, and is queued again."""
-    return trial.state.name == "COMPLETE" or "error" in trial.user_attrs
-
-
-def is_under_way(trial: Any) -> bool:
-    """Whether a trial runs, as far as the study knows."""
-    return trial.state.name == "RUNNING"
-
-
-def count(study: Any, kind: Callable[[Any], bool]) -> int:
-    """Return how many trials of a study are of a kind."""
-    return sum(map(kind, study.trials))
+def ended_trials(study: Any) -> list[Any]:
+    """Return the trials with a value and those whose row failed."""
+    return [trial for trial in study.trials if trial.state.is_finished() and "row" in trial.user_attrs]
 
 
 def suggest(trial: Any, name: str, choice: Any) -> Any:
@@ -150,18 +146,12 @@ def check_space(experiment: Experiment) -> dict[str, Any]:
     """Return the space with its bounds as numbers.
 
     Raises:
-        UserError: If there is none, or an option's choice is neither a list nor bounds.
+        UserError: If there is none, or the choice of an option is neither a list nor bounds.
     """
+    path = experiment.path
     if not experiment.space:
-        raise UserError(
-            f"{experiment.path} has no space to search: add space: {{model.lr: {{low: 1.0e-4, high: 1.0e-2}}}}"
-        )
-    return {name: _check_choice(f"{name} in space of {experiment.path}", c) for name, c in experiment.space.items()}
-
-
-def first_choice(choice: Any) -> Any:
-    """Return one value of an option in a space."""
-    return choice[0] if isinstance(choice, list) else choice["low"]
+        raise UserError(f"{path} has no space to search: add space: {{model.lr: {{low: 1.0e-4, high: 1.0e-2}}}}")
+    return {name: _check_choice(f"{name} in space of {path}", choice) for name, choice in experiment.space.items()}
 
 
 def _check_choice(where: str, choice: Any) -> Any:
@@ -182,16 +172,10 @@ def _check_choice(where: str, choice: Any) -> Any:
 def tabulate(study: Any, monitor: str, mode: str) -> str:
     """Return the trials that ended, the best first."""
     options = sorted({name for trial in study.trials for name in trial.params})
-    ended = list(filter(has_ended, study.trials))
-    ended.sort(
-        key=lambda trial: (
-            trial.value is None,
-            0 if trial.value is None else trial.value * (1 if mode == "min" else -1),
-        )
-    )
+    sign = 1 if mode == "min" else -1
     lines = [("row", "status", f"best {monitor}", *options)]
-    for trial in ended:
+    for trial in sorted(ended_trials(study), key=lambda t: (t.value is None, sign * (t.value or 0))):
         value = "-" if trial.value is None else f"{trial.value:.5g}"
         params = [f"{p:.4g}" if isinstance(p := trial.params.get(name, "-"), float) else str(p) for name in options]
         lines.append((trial.user_attrs["row"], "failed" if trial.value is None else "finished", value, *params))
-    return align(lines)
+    return "\n".join(align(lines))
