@@ -257,4 +257,4 @@ def test_report_and_help_start_without_torch(runs):
         assert done.returncode == 0, done.stderr
         loaded = {line.rpartition("|")[2].strip().split(".")[0] for line in done.stderr.splitlines()}
         assert "yaml" in loaded
-        assert not loaded & {"torch", "lightning", "matplotlib", "optuna"}
+        assert not loaded & {"torch", "lightning", "matplotlib"}

@@ -244,19 +244,15 @@ def test_options_that_fit_does_not_know_stop_the_sweep_before_any_row():
         (["x.yaml", "--dryrun"], "did you mean --dry-run?"),
         (["x.yaml", "--jobs=0"], "jobs must be at least 1"),
         (["x.yaml", "--jobs=two"], "invalid int value: 'two'"),
-        (["x.yaml", "--search=3"], "has no space to search"),
-        (["x.yaml", "--search=0"], "search must be at least 1"),
         (["x.yaml", "--scale-steps=-1"], "scale-steps must be a positive number"),
         (["x.yaml", "--name=a"], "sets name"),
         (["empty.yaml"], "has no rows: add rows, grid or seeds"),
-        (["space.yaml"], "has no rows: add --search=20"),
         (["x.yaml", "--slurm=base.yaml/x.sh"], "--slurm"),
     ],
 )
 def test_mistakes_get_one_line_and_status_2(args, words, capsys):
     write(rows=ROWS, seeds=[0, 1])
     Path("empty.yaml").write_text("base: base.yaml")
-    Path("space.yaml").write_text("base: base.yaml\nspace: {model.lr: [1, 2]}")
     with pytest.raises(SystemExit) as stopped:
         main(["sweep", *args])
     assert stopped.value.code == 2

@@ -17,7 +17,6 @@ from vqlab.experiments.experiment import Experiment, Row, read_experiment, sugge
 from vqlab.experiments.metrics_log import best_of, log_or_empty
 from vqlab.experiments.run_state import LOG
 from vqlab.experiments.runner import OUTPUT, VQLAB, Outcome, Runner, Status, refuse_conflicts
-from vqlab.experiments.search import Search
 from vqlab.experiments.settings import mode_of, monitor_of
 from vqlab.experiments.tables import align
 
@@ -32,7 +31,6 @@ an experiment file:
   grid: {model.lr: [1.0e-3, 3.0e-4]}    # ... crossed with each of these values
   seeds: [0, 1, 2]                      # repeats, which set seed_everything and data.seed (also the split;
                                         # data.seed: 0 in common keeps it fixed)
-  space: {model.lr: {low: 1.0e-4, high: 1.0e-2, log: true}}       # for --search; a list is a choice
 
 The same command resumes a sweep that was stopped or killed. Several processes and machines may run one sweep: none
 takes a row that another has. Rows run in runs/<model>/<name>[_seed<N>]/.
@@ -52,16 +50,13 @@ def sweep(args: Sequence[str], command: Sequence[str] = VQLAB, check: Check | No
     """
     options, extra = _parser().parse_known_args(args)
     refuse_typos(extra, [name.replace("_", "-") for name in vars(options)])
-    for name, number in (("jobs", options.jobs), ("search", options.search)):
-        if number is not None and number < 1:
-            raise UserError(f"{name} must be at least 1, got {number}")
+    if options.jobs < 1:
+        raise UserError(f"jobs must be at least 1, got {options.jobs}")
     experiment = read_experiment(options.file, extra, options.runs, options.scale_steps)
     runner = Runner(experiment, options.test, options.jobs, command)
     try:
         if options.slurm:
             write_slurm_array(experiment, options, extra)
-        elif options.search:
-            search_space(experiment, runner, options, check)
         else:
             run_rows(experiment, runner, options, check)
     except KeyboardInterrupt:
@@ -112,18 +107,6 @@ def print_table(experiment: Experiment, rows: Sequence[Row], outcomes: dict[str,
     print("\n".join(align(lines)))
 
 
-def search_space(experiment: Experiment, runner: Runner, options: argparse.Namespace, check: Check | None) -> None:
-    """Search the experiment's space until ``--search`` trials have ended."""
-    if options.rows or options.dry_run:
-        raise UserError("--search has no rows to choose or to show: leave out --rows and --dry-run")
-    search = Search(experiment, options.search, runner)
-    first = {name: choice[0] if isinstance(choice, list) else choice["low"] for name, choice in search.space.items()}
-    check_rows(experiment, [experiment.row("first", first)], check)
-    with ThreadPoolExecutor(options.jobs) as pool, stopped_by_signals(runner):
-        table = search.run(pool)
-    print(table)
-
-
 @contextmanager
 def stopped_by_signals(runner: Runner) -> Iterator[None]:
     """End the rows if the block is left early, by Ctrl-C, SIGTERM or an error."""
@@ -142,8 +125,7 @@ def stopped_by_signals(runner: Runner) -> Iterator[None]:
 def choose_rows(experiment: Experiment, names: str | None) -> list[Row]:
     """Return the rows of these names, comma-separated; a name without its seed means all its repeats."""
     if not experiment.rows:
-        hint = "add --search=20, or rows" if experiment.space else "add rows, grid or seeds"
-        raise UserError(f"{experiment.path} has no rows: {hint}")
+        raise UserError(f"{experiment.path} has no rows: add rows, grid or seeds")
     if names is None:
         return list(experiment.rows)
     known = {name for row in experiment.rows for name in (row.name, row.label)}
@@ -216,6 +198,5 @@ def _parser() -> Parser:
     add("--runs", type=Path, default=Path("runs"), help="folder of all runs (default runs)")
     scale = "multiply by X every setting of the files that counts training steps, schedules included: 0.1 is a tenth"
     add("--scale-steps", type=float, default=1.0, metavar="X", help=scale)
-    add("--search", type=int, metavar="N", help="let Optuna search the file's space until N trials have ended")
     add("--slurm", type=Path, metavar="OUT.sh", help="write a SLURM job array, and stop")
     return parser

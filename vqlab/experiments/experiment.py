@@ -6,14 +6,14 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from vqlab.errors import UserError
 from vqlab.experiments.settings import Settings, as_flag, overlay, read_yaml, scale_steps, stack
 
-KEYS = ("base", "common", "rows", "grid", "seeds", "space")
+KEYS = ("base", "common", "rows", "grid", "seeds")
 NAME = re.compile(r"[\w=+][\w.=+-]*")
 SEEDED = ("seed_everything", "data.seed")  # set by a repeat: weights and noise; split, order and choice of labels
 NOT_IN_A_ROW = ("name", "runs", "config", "ckpt_path")  # set by the sweep
@@ -44,30 +44,13 @@ class Experiment:
         path: The experiment file.
         runs: Folder of all runs.
         configs: The base config, and the ``--config`` files of the command line.
-        base: The settings in them.
-        common: The options of all rows, and of all trials of a search.
-        typed: Options of the command line; they override those of the file.
-        scale: Factor on every setting in configs and file that counts training steps.
-        space: The space of a search: option -> list of choices, or ``low``, ``high``, ``log``, ``step``.
         rows: The rows, each repeated for each seed.
     """
 
     path: Path
     runs: Path
     configs: tuple[Path, ...]
-    base: Settings
-    common: Settings
-    typed: Settings
-    scale: float
-    space: Settings
-    rows: tuple[Row, ...] = ()
-
-    def row(self, name: str, options: Settings, label: str | None = None) -> Row:
-        """Return a row: common options, ``options``, scaled steps, options of the command line, in this order."""
-        settings = overlay(self.base, self.common, options)
-        scaled = {} if self.scale == 1 else scale_steps(settings, self.scale)
-        layers = (self.common, options, {name: value for name, value in scaled.items() if name not in self.typed})
-        return Row(name, label or name, stack(*layers, self.typed), overlay(settings, scaled, self.typed))
+    rows: tuple[Row, ...]
 
     def folder(self, row: Row) -> Path:
         """Return the run folder of ``row``."""
@@ -84,8 +67,8 @@ def read_experiment(path: Path, extra: Sequence[str] = (), runs: Path = Path("ru
     """Read an experiment file.
 
     Args:
-        path: The file: ``base``, and any of ``common``, ``rows``, ``grid`` (crossed with rows), ``seeds``, ``space``.
-        extra: Options of ``vqlab fit`` for every row.
+        path: The file: ``base``, and any of ``common``, ``rows``, ``grid`` (crossed with rows), ``seeds``.
+        extra: Options of ``vqlab fit`` for every row; they override those of the file.
         runs: Folder of all runs.
         scale: Factor on every setting that counts training steps, except those in ``extra``.
 
@@ -104,20 +87,22 @@ def read_experiment(path: Path, extra: Sequence[str] = (), runs: Path = Path("ru
     configs = (find_base(path, content.get("base")), *overlays)
     base = overlay({}, *map(read_yaml, configs))
     common = check_options(content.get("common") or {}, f"common of {path}")
-    space = check_options(content.get("space") or {}, f"space of {path}")
-    experiment = Experiment(path, runs, configs, base, common, typed, scale, space)
-    if not experiment.row("", {}).settings.get("model"):
-        raise UserError(f"{configs[0]} chooses no model: set model in it, or in common of {path}")
     rows = []
     for label, options in [point for row in read_rows(content, path) for point in read_grid(content, *row, path)]:
         for seed in read_seeds(content, {**common, **options, **typed}, path):
             name = label if seed is None else f"{label}_seed{seed}"
             # The seed sets data.seed only where the file does not fix the split.
             seeding = {key: seed for key in SEEDED if seed is not None and key not in {*common, *options, *typed}}
-            rows.append(experiment.row(name, {**seeding, **options}, label))
+            settings = overlay(base, common, seeding, options)
+            scaled = scale_steps(settings, scale) if scale != 1 else {}
+            settings = overlay(settings, scaled, typed)
+            if not settings.get("model"):
+                raise UserError(f"{configs[0]} chooses no model: set model in it, or in common of {path}")
+            scaled = {key: value for key, value in scaled.items() if key not in typed}
+            rows.append(Row(name, label, stack(common, {**seeding, **options}, scaled, typed), settings))
     if twice := [name for name, count in Counter(row.name for row in rows).items() if count > 1]:
         raise UserError(f"{path} has two rows of the name {twice[0]}: give each its own name")
-    return replace(experiment, rows=tuple(rows))
+    return Experiment(path, runs, configs, tuple(rows))
 
 
 def find_base(path: Path, base: Any) -> Path:
