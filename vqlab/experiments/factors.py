@@ -5,7 +5,7 @@ import math
 import statistics
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
@@ -24,26 +24,22 @@ class Effect:
 
     Attributes:
         factor: Short names of the settings, which always differ together.
+        pairs: Number of pairs; with 0, the other values are unknown.
         low, high: The two levels with the largest mean difference.
-        mean_low, mean_high: Means of the metric over the pairs.
+        mean_low, mean_high, difference: Means of the metric and of its difference over the pairs.
         spread: Standard deviation of the differences; None for a single pair.
-        pairs: Number of pairs; 0 if no two runs differ in this factor alone.
         p: Two-sided p value of the paired t-test, times the number of pairs of levels (Bonferroni).
     """
 
     factor: str
+    pairs: int = 0
     low: str = "-"
     high: str = "-"
-    mean_low: float = math.nan
-    mean_high: float = math.nan
+    mean_low: float | None = None
+    mean_high: float | None = None
+    difference: float | None = None
     spread: float | None = None
-    pairs: int = 0
     p: float | None = None
-
-    @property
-    def difference(self) -> float:
-        """Mean difference."""
-        return self.mean_high - self.mean_low
 
     @property
     def is_significant(self) -> bool:
@@ -113,24 +109,24 @@ def effects(runs: Sequence[Run], value: Callable[[Run], float | None]) -> list[E
                 done = None if run.status == "finished" else run.log.steps
                 matched[done, run.seeds, *(other[place] for other in others)][levels[place]].append(result)
         found.append(largest_step(factor, sorted(set(levels), key=order), list(matched.values())))
-    return sorted(found, key=lambda effect: -abs(effect.difference) if effect.pairs else 0.0)
+    return sorted(found, key=lambda effect: -abs(effect.difference or 0.0))
 
 
 def largest_step(factor: str, levels: Sequence[str], matched: Sequence[dict[str, list[float]]]) -> Effect:
     """Return the largest mean difference between two levels; ``matched`` are runs that differ in this factor alone."""
     steps = []
     for low, high in combinations(levels, 2):
-        pairs = [(statistics.fmean(m[low]), statistics.fmean(m[high])) for m in matched if low in m and high in m]
-        if pairs:
+        if pairs := [(statistics.fmean(m[low]), statistics.fmean(m[high])) for m in matched if low in m and high in m]:
             mean_low, mean_high = (statistics.fmean(side) for side in zip(*pairs, strict=True))
-            spread = statistics.stdev(b - a for a, b in pairs) if len(pairs) > 1 else None
-            steps.append(Effect(factor, low, high, mean_low, mean_high, spread, len(pairs)))
+            steps.append((abs(mean_high - mean_low), low, high, mean_low, mean_high, pairs))
     if not steps:
         return Effect(factor)
-    largest = max(steps, key=lambda step: abs(step.difference))
-    if largest.spread is None:
-        return largest
-    return replace(largest, p=min(1.0, len(steps) * p_value(largest.difference, largest.spread, largest.pairs)))
+    _, low, high, mean_low, mean_high, pairs = max(steps)
+    difference, spread, p = mean_high - mean_low, None, None
+    if len(pairs) > 1:
+        spread = statistics.stdev(b - a for a, b in pairs)
+        p = min(1.0, len(steps) * p_value(difference, spread, len(pairs)))
+    return Effect(factor, len(pairs), low, high, mean_low, mean_high, difference, spread, p)
 
 
 def p_value(difference: float, spread: float, pairs: int) -> float:

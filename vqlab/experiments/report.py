@@ -84,11 +84,8 @@ def problems(runs: Sequence[Run]) -> Iterator[Block]:
     found = [(run, problem) for run in runs for problem in run.problems]
     found += [(run, f"failed: {run.error}") for run in runs if run.status == "failed"]
     if found:
-        table = Table()
-        table.add("run", (str(run.folder) for run, _ in found))
-        table.add("problem", (problem for _, problem in found))
         yield Heading("Damaged or failed")
-        yield table
+        yield Table.of(("run", "problem"), [(str(run.folder), problem) for run, problem in found])
 
 
 def section(runs: Sequence[Run]) -> Iterator[Block]:
@@ -98,13 +95,16 @@ def section(runs: Sequence[Run]) -> Iterator[Block]:
     if any(len(group) > 1 for group in groups):
         yield Heading("Mean ± standard deviation over seeds")
         yield seeds_table(groups, metrics)
-    if table := effects_table(runs, metrics[:COMPARED]):
+    if metrics and differing(runs):
         yield Heading("Effects of the settings")
-        yield "Mean over pairs of runs that differ in nothing else."
-        yield table
-    if table := events_table(runs):
+        yield (
+            "Mean over pairs of runs that differ in one setting alone, between the two values with the largest difference; "
+            "p of a paired t-test, corrected (Bonferroni) for more than two values. One pair may differ by chance."
+        )
+        yield effects_table(runs, metrics[:COMPARED])
+    if any(run.events for run in runs):
         yield Heading("Health")
-        yield table
+        yield events_table(runs)
     logged = sorted({name for run in runs for name in run.log.series})
     telling = [*metrics, *({"train/loss"} & {*logged} - {*metrics})]
     if telling:
@@ -119,10 +119,7 @@ def section(runs: Sequence[Run]) -> Iterator[Block]:
         yield Pictures([(run, *run.pictures[kind]) for run in runs if kind in run.pictures])
     yield Folded("All metrics", all_metrics_table(runs))
     if shared := shared_settings([run for run in runs if run.settings]):
-        table = Table()
-        table.add("setting", shared)
-        table.add("value", shared.values())
-        yield Folded(f"{plural(len(shared), 'setting')} in common", table)
+        yield Folded(f"{plural(len(shared), 'setting')} in common", Table.of(("setting", "value"), [*shared.items()]))
 
 
 def summary(runs: Sequence[Run]) -> Iterator[str]:
@@ -141,7 +138,7 @@ def summary(runs: Sequence[Run]) -> Iterator[str]:
         yield f"Best {known.monitor}: {short(best)} at step {step:,}{f', by {run.name}' if len(runs) > 1 else ''}."
     for metric in metrics[:COMPARED]:
         for effect in effects(runs, partial(Run.value, metric=metric)):
-            if effect.is_significant:
+            if effect.is_significant and effect.difference is not None:
                 change = f"{signed(effect.difference)} ± {short(effect.spread, 2)}"
                 levels = f"{effect.factor} ({effect.low} to {effect.high})"
                 yield f"{levels} changed {compared(runs, metric)} by {change} ({plural(effect.pairs, 'pair')})."

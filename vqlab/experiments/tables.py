@@ -46,11 +46,13 @@ class Table:
         self.hints.append(hint or name)
         self.columns.append(column)
 
-    def extend(self, other: "Table") -> None:
-        """Add the columns of another table with the same lines."""
-        self.names += other.names
-        self.hints += other.hints
-        self.columns += other.columns
+    @classmethod
+    def of(cls, names: Sequence[str], rows: Iterable[Sequence[Cell | str]]) -> "Table":
+        """Return a table of rows."""
+        table = cls()
+        for name, column in zip(names, zip(*rows, strict=True), strict=True):
+            table.add(name, column)
+        return table
 
     @property
     def lines(self) -> list[list[Cell]]:
@@ -73,20 +75,22 @@ def telling_metrics(runs: Sequence[Run]) -> list[str]:
 
 def runs_table(runs: Sequence[Run], metrics: Sequence[str]) -> Table:
     """Return for each run the settings that differ, metrics, status and cost."""
-    table, settings, figures, others = Table(), Table(), Table(), Table()
-    table.add("run", (run.name for run in runs))
-    for name, short_name in short_names(differing(runs)).items():
-        settings.add(short_name, (as_cell(value_of(run, name)) for run in runs), name)
+    table, settings = Table(), short_names(differing(runs))
     if len({value_of(run, "seed_everything") for run in runs if run.settings}) > 1:
-        settings.add("seed", (as_cell(value_of(run, "seed_everything")) for run in runs), "seed_everything")
-    for metric in metrics[:1]:
-        add_metric(figures, runs, metric)
-    figures.add("health", (", ".join(event.event for event in run.events) or "-" for run in runs), "events; see below")
-    for metric in metrics[1:]:
-        add_metric(others, runs, metric)
-    few = len(settings.names) <= FEW  # so that the metrics stay in sight
-    for part in (settings, figures, others) if few else (figures, settings, others):
-        table.extend(part)
+        settings["seed_everything"] = "seed"
+
+    def add_settings() -> None:
+        for name, short_name in settings.items():
+            table.add(short_name, (as_cell(value_of(run, name)) for run in runs), name)
+
+    table.add("run", (run.name for run in runs))
+    if len(settings) <= FEW:  # so that the metrics stay in sight
+        add_settings()
+    for metric in metrics:
+        add_metric(table, runs, metric)
+    table.add("health", (", ".join(event.event for event in run.events) or "-" for run in runs), "events; see below")
+    if len(settings) > FEW:
+        add_settings()
     table.add("status", (run.status for run in runs))
     table.add("steps", (Cell(f"{run.log.steps:,}", run.log.steps) for run in runs))
     table.add("time", (number(run.seconds, clock) for run in runs), "first to last line of the log")
@@ -121,39 +125,29 @@ def seeds_table(groups: Sequence[Sequence[Run]], metrics: Sequence[str]) -> Tabl
     return table
 
 
-def effects_table(runs: Sequence[Run], metrics: Sequence[str]) -> Table | None:
-    """Return the effect of each factor on each metric; None where no settings differ."""
-    found = [(m, e) for m in metrics for e in effects(runs, partial(Run.value, metric=m))]
-    if not found:
-        return None
-    table = Table()
-    table.add("metric", (compared(runs, metric) for metric, _ in found))
-    table.add("setting", (effect.factor for _, effect in found))
-    table.add("from", (as_cell(effect.low) for _, effect in found))
-    table.add("to", (as_cell(effect.high) for _, effect in found))
-    table.add("mean from", (number(effect.mean_low if effect.pairs else None) for _, effect in found))
-    table.add("mean to", (number(effect.mean_high if effect.pairs else None) for _, effect in found))
-    table.add("difference", (number(effect.difference if effect.pairs else None, signed) for _, effect in found))
-    table.add("±", (number(effect.spread, partial(short, digits=2)) for _, effect in found), "standard deviation")
-    hint = "runs that differ in this setting alone; with one pair, the difference may be chance"
-    table.add("pairs", (Cell(str(effect.pairs), effect.pairs) for _, effect in found), hint)
-    hint = "paired t-test, with Bonferroni's correction for the number of compared values"
-    table.add("p", (Cell(number(e.p, "{:.2g}".format).shown, e.p, e.is_significant) for _, e in found), hint)
-    return table
+def effects_table(runs: Sequence[Run], metrics: Sequence[str]) -> Table:
+    """Return the effect of each factor on each metric."""
+    names = ("metric", "setting", "from", "to", "mean from", "mean to", "difference", "±", "pairs", "p")
+    rows = []
+    for metric in metrics:
+        for effect in effects(runs, partial(Run.value, metric=metric)):
+            means = (number(effect.mean_low), number(effect.mean_high), number(effect.difference, signed))
+            pairs = Cell(str(effect.pairs), effect.pairs)
+            p = number(effect.p, "{:.2g}".format)._replace(best=effect.is_significant)
+            levels = (as_cell(effect.low), as_cell(effect.high))
+            spread = number(effect.spread, partial(short, digits=2))
+            rows.append((compared(runs, metric), effect.factor, *levels, *means, spread, pairs, p))
+    return Table.of(names, rows)
 
 
-def events_table(runs: Sequence[Run]) -> Table | None:
-    """Return the lines of health.jsonl, equal events together; None where there are none."""
-    found = sorted([(event, run) for run in runs for event in run.events], key=lambda pair: pair[0].event)
-    if not found:
-        return None
-    table = Table()
-    table.add("event", (event.event.replace("_", " ") for event, _ in found))
-    table.add("run", (run.name for _, run in found))
-    table.add("step", (Cell(f"{event.step:,}", event.step) for event, _ in found))
-    table.add("evidence", (event.evidence for event, _ in found))
-    table.add("hint", (event.hint for event, _ in found))
-    return table
+def events_table(runs: Sequence[Run]) -> Table:
+    """Return the lines of health.jsonl, equal events together."""
+    found = sorted([(event, run.name) for run in runs for event in run.events], key=lambda pair: pair[0].event)
+    rows = [
+        (event.event.replace("_", " "), name, Cell(f"{event.step:,}", event.step), event.evidence, event.hint)
+        for event, name in found
+    ]
+    return Table.of(("event", "run", "step", "evidence", "hint"), rows)
 
 
 def all_metrics_table(runs: Sequence[Run]) -> Table:
