@@ -98,7 +98,7 @@ def section(runs: Sequence[Run]) -> Iterator[Block]:
     if metrics and differing(runs):
         yield Heading("Effects of the settings")
         yield (
-            "Mean over pairs of runs that differ in one setting alone, between the two values with the largest difference; "
+            "Mean over pairs of runs that differ in one setting alone, for the two values with the largest difference; "
             "p of a paired t-test, corrected (Bonferroni) for more than two values. One pair may differ by chance."
         )
         yield effects_table(runs, metrics[:COMPARED])
