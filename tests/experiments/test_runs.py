@@ -93,7 +93,6 @@ def test_the_last_picture_of_each_kind():
         ("config.yaml", None, "no config.yaml"),
         ("config.yaml", b"a: [1", "config.yaml is damaged"),
         ("config.yaml", b"\xff\xfe\x00", "config.yaml is damaged"),
-        ("metrics.csv", None, "no metrics.csv"),
         ("metrics.csv", b"\x00\x01\n\xff", "1 line of metrics.csv cannot be read"),
         ("health.jsonl", b"\xff\xff", "1 line of health.jsonl cannot be read"),
     ],

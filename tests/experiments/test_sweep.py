@@ -19,6 +19,7 @@ from vqlab.cli.main import main
 from vqlab.cli.sweep import sweep
 from vqlab.errors import UserError
 from vqlab.experiments.experiment import read_experiment
+from vqlab.experiments.runner import split_resources, visible_gpus
 
 STEPS = 20
 ALL = [f"{row}_seed{seed}" for row in "abc" for seed in (0, 1)]
@@ -68,12 +69,6 @@ def test_dry_run_prints_what_would_be_called_and_does_nothing(capsys):
         subprocess.run([*sweeps.FAKE, *shlex.split(line)[1:]], check=True)
     assert run("--dry-run") == 0
     assert capsys.readouterr().out.splitlines() == [f"# {name} is finished" for name in "abc"]
-
-
-def test_dry_run_checks_the_options():
-    write(rows=ROWS)
-    with pytest.raises(UserError, match=r"row b: no option --trainer\.max_stepz"):
-        sweep(["x.yaml", "--dry-run"], sweeps.FAKE, lambda calls: [None, "no option --trainer.max_stepz", None])
 
 
 def test_a_row_that_fails_is_recorded_and_the_others_go_on(capsys):
@@ -226,10 +221,11 @@ def test_options_that_fit_does_not_know_stop_the_sweep_before_any_row():
         asked.extend(calls)
         return [None, "--model: no option 'lrr'", "too"]
 
-    with pytest.raises(UserError, match=r"row b: --model: no option 'lrr' \(and 1 more"):
-        sweep(["x.yaml"], sweeps.FAKE, check)
+    for option in ([], ["--dry-run"]):
+        with pytest.raises(UserError, match=r"row b: --model: no option 'lrr' \(and 1 more"):
+            sweep(["x.yaml", *option], sweeps.FAKE, check)
     experiment = read_experiment(Path("x.yaml"))
-    assert asked == [experiment.fit(row) for row in experiment.rows]
+    assert asked == 2 * [experiment.fit(row) for row in experiment.rows]
     assert not Path("runs").exists()
 
 
@@ -278,3 +274,36 @@ def test_slurm_array_runs_each_row_once(capsys):
     assert calls[0][-1] == ".."
     run("--rows=" + calls[2][-2].removeprefix("--rows="))
     assert_complete(["c_seed1"])
+
+
+@pytest.mark.parametrize(
+    ("gpus", "jobs", "expected"),
+    [
+        ("0,1,2,3", 4, ["0", "1", "2", "3"]),
+        ("4,5,6,7", 2, ["4,5", "6,7"]),
+        ("0,1", 4, ["0", "1", "0", "1"]),
+        ("0,1,2", 2, ["0", "1"]),
+        ("GPU-a,GPU-b", 2, ["GPU-a", "GPU-b"]),
+        ("", 2, [None, None]),
+        ("0,1", 1, [None]),
+    ],
+)
+def test_rows_share_gpus_and_cores(monkeypatch, gpus, jobs, expected):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", gpus)
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    found = split_resources(jobs)
+    assert [resources.get("CUDA_VISIBLE_DEVICES") for resources in found] == expected
+    assert {resources.get("OMP_NUM_THREADS") for resources in found} == {None if jobs == 1 else str(8 // jobs)}
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    assert not any("OMP_NUM_THREADS" in resources for resources in split_resources(jobs))
+
+
+def test_gpus_are_counted_without_torch(monkeypatch, tmp_path):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}/bin{os.pathsep}/usr/bin")
+    tool = tmp_path / "nvidia-smi"
+    for script, gpus in (("printf '0\\n1\\n'", ["0", "1"]), ("exit 9", [])):
+        tool.write_text(f"#!/bin/sh\n{script}\n")
+        tool.chmod(0o755)
+        assert visible_gpus() == gpus

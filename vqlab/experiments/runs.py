@@ -11,19 +11,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from vqlab.errors import UserError
-from vqlab.experiments.checkpoint_header import checkpoint_step
 from vqlab.experiments.experiment import SEEDED
 from vqlab.experiments.metrics_log import MAX_STEPS, MetricsLog, best_of, read_log
 from vqlab.experiments.row_lock import is_running
 from vqlab.experiments.run_files import read_text
-from vqlab.experiments.run_state import CONFIG, FAILED, FINISHED, LAST, LOG, State, read_json, read_settings, state_of
-from vqlab.experiments.settings import Settings, is_number, mode_of, monitor_of
+from vqlab.experiments.run_state import CONFIG, FAILED, FINISHED, LOG, State, read_json, read_settings, state_of
+from vqlab.experiments.settings import Settings, mode_of, monitor_of
 
 TEST, HEALTH = "test.csv", "health.jsonl"
 RUN_FILES = {CONFIG, LOG, FAILED, FINISHED, HEALTH, "checkpoints"}  # each of these makes a folder a run
 PICTURE = re.compile(r"(?P<kind>.+)_(?P<step>[0-9]{1,15})\.png", re.DOTALL)
 MAX_TEXT = 2000  # characters of a text in health.jsonl
-LOG_INTERVAL = 50  # Lightning's default, in steps
 PAUSE = 30.0  # a gap in the log that is this many times the median one, and longer than ...
 LONG = 300.0  # ... these seconds, is a time in which the run was interrupted
 HIGHER_IS_BETTER = re.compile(
@@ -174,7 +172,7 @@ def find_runs(places: Iterable[Path]) -> list[Run]:
 
 
 def read_run(folder: Path) -> Run:
-    """Return the content of a run folder."""
+    """Return the content of a run folder; a file that a short or interrupted run has not written is no problem."""
     run = Run(folder)
     failed = read_json(folder / FAILED)
     if is_running(folder):
@@ -185,14 +183,14 @@ def read_run(folder: Path) -> Run:
         run.status, run.error = "failed", str(failed.get("error", ""))
     with noted(run, CONFIG):
         run.settings = read_settings(folder)
-    with noted(run, LOG, missing=run.status != "running" and has_log(folder, run.settings)):
+    with noted(run, LOG):
         run.log = read_log(folder / LOG)
         note_damage(run, LOG, run.log.damaged)
-    with noted(run, TEST, missing=False):
+    with noted(run, TEST):
         test = read_log(folder / TEST)
         run.tested = {name: series[-1][1] for name, series in test.series.items() if name.startswith("test/")}
         note_damage(run, TEST, test.damaged)
-    with noted(run, HEALTH, missing=False):
+    with noted(run, HEALTH):
         found = [read_event(line) for line in read_text(folder, HEALTH).splitlines() if line.strip()]
         first: dict[str, HealthEvent] = {}
         for event in filter(None, found):
@@ -204,12 +202,12 @@ def read_run(folder: Path) -> Run:
 
 
 @contextmanager
-def noted(run: Run, name: str, missing: bool = True) -> Iterator[None]:
-    """Note among a run's problems why the file that the block reads cannot be read, and with ``missing`` that it is."""
+def noted(run: Run, name: str) -> Iterator[None]:
+    """Note among a run's problems why the file that the block reads cannot be read, unless there is none."""
     try:
         yield
     except FileNotFoundError:
-        run.problems += [f"no {name}"] if missing else []
+        run.problems += [f"no {name}"] if name == CONFIG else []
     except OSError as error:
         run.problems.append(f"{name} cannot be read: {error.strerror}")
     except UserError:
@@ -220,13 +218,6 @@ def note_damage(run: Run, name: str, lines: int) -> None:
     """Note among a run's problems how many lines of a file are damaged, if any."""
     if lines:
         run.problems.append(f"{lines} line{'' if lines == 1 else 's'} of {name} cannot be read")
-
-
-def has_log(folder: Path, settings: Settings) -> bool:
-    """Whether a run has done enough steps to have written its first line into metrics.csv."""
-    done = read_json(folder / FINISHED).get("step", checkpoint_step(folder / LAST))
-    interval = settings.get("trainer.log_every_n_steps", LOG_INTERVAL)
-    return not (is_number(done) and is_number(interval) and done < interval)
 
 
 def read_event(line: str) -> HealthEvent | None:
