@@ -14,11 +14,9 @@ from vqlab.atomic_io import write_atomic
 from vqlab.cli.parser import Parser
 from vqlab.errors import UserError
 from vqlab.experiments.experiment import Experiment, Row, read_experiment, suggest
-from vqlab.experiments.metrics_log import best_of, log_or_empty
-from vqlab.experiments.run_state import LOG
 from vqlab.experiments.runner import OUTPUT, VQLAB, Outcome, Runner, Status, refuse_conflicts
-from vqlab.experiments.settings import mode_of, monitor_of
-from vqlab.experiments.tables import align
+from vqlab.experiments.runs import read_run
+from vqlab.experiments.tables import align, short
 
 Check = Callable[[list[list[str]]], list[str | None]]  # calls of vqlab fit -> the error of each, or None
 EXAMPLE = """\
@@ -99,11 +97,10 @@ def print_table(experiment: Experiment, rows: Sequence[Row], outcomes: dict[str,
     """Print status, steps, and best and last value of the metric that decides which checkpoint is best."""
     lines = [("row", "status", "steps", "best", "at step", "last", "of")]
     for row in rows:
-        log, monitor = log_or_empty(experiment.folder(row) / LOG), monitor_of(row.settings)
-        series = log.series.get(monitor, [])
-        best = best_of(series, mode_of(row.settings))
-        figures = (f"{best[1]:.5g}", f"{best[0]:,}", f"{series[-1][1]:.5g}", monitor) if best else ("-",) * 4
-        lines.append((row.name, outcomes[row.name].status, f"{log.steps:,}", *figures))
+        run = read_run(experiment.folder(row))
+        figure = run.figure(run.monitor)
+        values = (short(figure.best), f"{figure.best_step or 0:,}", short(figure.last)) if figure else ("-",) * 3
+        lines.append((row.name, outcomes[row.name].status, f"{run.log.steps:,}", *values, run.monitor))
     print("\n".join(align(lines)))
 
 

@@ -69,14 +69,6 @@ def read_log(path: Path) -> MetricsLog:
     return log
 
 
-def log_or_empty(path: Path) -> MetricsLog:
-    """Return :func:`read_log`, and an empty log where the file cannot be read: a short run writes none."""
-    try:
-        return read_log(path)
-    except OSError:
-        return MetricsLog()
-
-
 def cells_of(line: str) -> list[str]:
     """Return the cells of a line of CSV; none if it is damaged.
 

@@ -17,10 +17,10 @@ from pathlib import Path
 from vqlab.atomic_io import disk_errors, no_link, write_atomic
 from vqlab.errors import UserError
 from vqlab.experiments.experiment import Experiment, Row
-from vqlab.experiments.metrics_log import log_or_empty
 from vqlab.experiments.row_lock import INHERITED, row_lock
 from vqlab.experiments.run_files import open_file
 from vqlab.experiments.run_state import FAILED, LAST, OUTPUT, State, begin_again, settings_of, state_of
+from vqlab.experiments.runs import read_run
 from vqlab.experiments.settings import HARMLESS, equal
 from vqlab.experiments.tables import clock
 
@@ -73,7 +73,7 @@ class Runner:
         if state is not State.FINISHED:
             resume = [f"--ckpt_path={folder / LAST}"] if state is State.INTERRUPTED else []
             found.append([*self.experiment.fit(row), *resume])
-        if self.test and not is_tested(folder):
+        if self.test and not read_run(folder).tested:
             best = folder / "checkpoints" / "best.ckpt"
             known = best.exists() or state is not State.FINISHED
             # With the experiment's settings, which may name classes that a checkpoint's config may not.
@@ -150,13 +150,8 @@ class Runner:
             with self.guard:
                 del self.children[row.name]
                 self.resources.append(resources)
-        done = state_of(folder) is State.FINISHED if arguments[0] == "fit" else is_tested(folder)
+        done = state_of(folder) is State.FINISHED if arguments[0] == "fit" else read_run(folder).tested
         return None if done else reason_of(child.returncode, output, start)
-
-
-def is_tested(folder: Path) -> bool:
-    """Whether ``vqlab test`` has written its metrics."""
-    return bool(log_or_empty(folder / "test.csv").times)
 
 
 def reason_of(status: int, output: Path, start: int) -> str:

@@ -86,9 +86,11 @@ def runs_table(runs: Sequence[Run], metrics: Sequence[str]) -> Table:
     table.add("run", (run.name for run in runs))
     if len(settings) <= FEW:  # so that the metrics stay in sight
         add_settings()
-    for metric in metrics:
+    for metric in metrics[:1]:
         add_metric(table, runs, metric)
     table.add("health", (", ".join(event.event for event in run.events) or "-" for run in runs), "events; see below")
+    for metric in metrics[1:]:
+        add_metric(table, runs, metric)
     if len(settings) > FEW:
         add_settings()
     table.add("status", (run.status for run in runs))
@@ -114,7 +116,7 @@ def seeds_table(groups: Sequence[Sequence[Run]], metrics: Sequence[str]) -> Tabl
     """Return mean and standard deviation over the repeats of each setting."""
     table, groups = Table(), [group for group in groups if group[0].settings]
     table.add("setting", (group_name(group) for group in groups))
-    table.add("runs", (str(len(group)) for group in groups))
+    table.add("runs", (number(len(group)) for group in groups))
     for metric in metrics:
         cells = []
         for group in groups:
