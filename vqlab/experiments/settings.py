@@ -4,7 +4,7 @@ import json
 import math
 from collections.abc import Hashable
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any
 
 import yaml
 
@@ -182,7 +182,7 @@ def equal(a: Any, b: Any) -> bool:
     a, b = _parsed(a), _parsed(b)
     if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)):
         return len(a) == len(b) and all(map(equal, a, b))
-    if is_number(a) and is_number(b):
+    if isinstance(a, (int, float)) and isinstance(b, (int, float)) and isinstance(a, bool) == isinstance(b, bool):
         return math.isclose(a, b, rel_tol=1e-9)
     if isinstance(a, str) and isinstance(b, str):
         return a == b or a.rpartition(".")[2] == b or a == b.rpartition(".")[2]
@@ -223,8 +223,3 @@ def monitor_of(settings: Settings) -> str:
 def mode_of(settings: Settings) -> str:
     """Return whether that metric is better ``min`` or ``max``."""
     return settings.get("checkpoint.mode", "min")
-
-
-def is_number(value: Any) -> TypeGuard[int | float]:
-    """Whether a value is a number; True and False are not."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
