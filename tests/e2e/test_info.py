@@ -41,58 +41,47 @@ def shown(capsys, path) -> dict[str, str]:
     return {line.split()[0]: line.split(maxsplit=1)[1] for line in lines[1:] if line.strip()}
 
 
-def test_it_says_what_the_checkpoint_holds(run, capsys, monkeypatch):
+def test_facts_are_those_of_the_checkpoint_and_the_log(run, capsys, monkeypatch):
     monkeypatch.chdir(run)
     screen, found, checkpoint = shown(capsys, BEST), facts(capsys, BEST), torch.load(BEST, weights_only=True)
-    assert screen["model"] == "VQVAE"
-    assert screen["data"] == "Digits"
-    assert screen["step"] == f"{checkpoint['global_step']} of 20, epoch 0"
+    expected = {
+        "model": "VQVAE", "data": "Digits", "step": f"{checkpoint['global_step']} of 20, epoch 0", "run": "finished",
+        "model.quantizer": "VectorQuantizer", "model.quantizer.num_embeddings": "32", "data.batch_size": "32",
+    }  # fmt: skip
+    assert {name: screen[name] for name in expected} == expected
     assert screen["ema"].endswith("decay 0.9")
-    assert screen["model.quantizer"] == "VectorQuantizer"
-    assert screen["model.quantizer.num_embeddings"] == "32"
-    assert screen["data.batch_size"] == "32"
-    assert screen["run"] == "finished"
     assert f"vqlab {vqlab.__version__}" in screen["made"]
     assert f"torch {torch.__version__}" in screen["made"]
-    state = checkpoint["state_dict"]
-    assert found["weights"]["values"] == sum(value.numel() for value in state.values())
-    encoder = sum(value.numel() for name, value in state.items() if name.startswith("encoder."))
+    sizes = {name: value.numel() for name, value in checkpoint["state_dict"].items()}
+    assert found["weights"]["values"] == sum(sizes.values())
+    encoder = sum(size for name, size in sizes.items() if name.startswith("encoder."))
     assert found["weights"]["parts"]["encoder"] == encoder
     best = checkpoint["callbacks"]["LastAndBest"]
     loss = found["metrics"]["val/loss"]
-    assert next(iter(found["metrics"])) == "val/loss", "what decides comes first"
+    assert next(iter(found["metrics"])) == "val/loss", "the monitored metric comes first"
     assert (loss["best"], loss["best_step"]) == (pytest.approx(best["best_score"]), best["best_step"])
-    assert loss["here"] == loss["best"]
-    assert loss["last_step"] == 20
+    assert (loss["here"], loss["last_step"]) == (loss["best"], 20)
+    assert yaml.safe_load(checkpoint["config"]) == yaml.safe_load(Path("runs/vqvae/first/config.yaml").read_text())
+    assert checkpoint["made_by"].get("revision", "") == git_revision()
 
 
-def test_a_checkpoint_that_was_taken_away_still_says_what_made_it(run, capsys, tmp_path):
+def test_checkpoints_without_their_run_and_from_notebooks(run, capsys, tmp_path):
     alone = tmp_path / "alone.ckpt"
     shutil.copy(run / BEST, alone)
     found, there = facts(capsys, alone), facts(capsys, run / BEST)
     for name in ("model", "data", "model_settings", "data_settings", "made_by", "ema", "max_steps"):
         assert found[name] == there[name], name
     assert found["run"] is None
-    best = torch.load(alone, weights_only=True)["callbacks"]["LastAndBest"]
+    checkpoint = torch.load(alone, weights_only=True)
+    best = checkpoint["callbacks"]["LastAndBest"]
     assert found["metrics"] == {"val/loss": {"best": best["best_score"], "best_step": best["best_step"]}}
 
-
-def test_the_checkpoint_holds_the_config_of_its_run(run):
-    checkpoint = torch.load(run / BEST, weights_only=True)
-    assert yaml.safe_load(checkpoint["config"]) == yaml.safe_load((run / "runs/vqvae/first/config.yaml").read_text())
-    assert checkpoint["made_by"].get("revision", "") == git_revision()
-
-
-def test_checkpoints_from_before_and_from_notebooks(run, capsys, tmp_path):
-    checkpoint = torch.load(run / BEST, weights_only=True)
     for name in ("made_by", "config", "callbacks", "averaging_state", "current_model_state"):
         del checkpoint[name]
     torch.save(checkpoint, "old.ckpt")
     screen = shown(capsys, "old.ckpt")
-    assert screen["data"] == "not recorded"
-    assert screen["ema"] == "no"
+    assert (screen["data"], screen["ema"], screen["model.lr"]) == ("not recorded", "no", "0.002")
     assert screen["made"].startswith("by  lightning 2")
-    assert screen["model.lr"] == "0.002"
 
 
 def test_what_is_no_checkpoint_of_vqlab(run, capsys, tmp_path):

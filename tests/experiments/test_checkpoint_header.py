@@ -1,6 +1,5 @@
-"""A checkpoint's plain values, read without torch from real files, damaged ones and armed ones."""
+"""Plain values of checkpoints and the state of runs, read without torch from sound, damaged and hostile files."""
 
-import io
 import pickle
 from pathlib import Path
 
@@ -9,72 +8,49 @@ import torch
 
 from tests.helpers.checkpoints import write_checkpoint
 from vqlab.errors import UserError
-from vqlab.experiments.checkpoint_header import Blank, Outline, Weight, checkpoint_step, read_header
+from vqlab.experiments.checkpoint_header import Weight, checkpoint_step, read_header
+from vqlab.experiments.run_state import State, read_json, state_of
 
-LAST = Path("last.ckpt")
+LAST = Path("run/checkpoints/last.ckpt")
 
 
 class Armed:
-    """Would write a file if it were unpickled for real."""
+    """Writes a file if it is unpickled."""
 
     def __reduce__(self):
         return (Path.touch, (Path("fired"),))
 
 
-def save(step, **more):
-    write_checkpoint(LAST, step, **more)
-
-
-def test_the_step_is_read_and_nothing_in_the_file_is_run():
-    save(1234, hyper_parameters={"armed": Armed(), "path": Path("x"), "shape": torch.Size([1])})
-    assert checkpoint_step(LAST) == 1234
-    assert not Path("fired").exists()
-
-
-@pytest.mark.parametrize("kept", [0, 10, 0.5, 0.95])
-def test_a_torn_checkpoint_has_no_step(kept):
-    save(5)
+def damaged(kept):
     content = LAST.read_bytes()
-    LAST.write_bytes(content[: kept if isinstance(kept, int) else int(kept * len(content))])
-    assert checkpoint_step(LAST) == -1
-    assert checkpoint_step(Path("nothing.ckpt")) == -1
-
-
-def test_stand_ins_take_whatever_a_pickle_does():
-    class List(list): ...
-
-    class Slots:
-        __slots__ = ("a",)
-
-    slots = Slots()
-    slots.a = 3
-    for value in (List([1, 2]), slots, torch.float32, {1, 2}, frozenset([3]), complex(1, 2)):
-        for protocol in (2, 5):
-            try:
-                content = pickle.dumps({"global_step": 7, "x": value}, protocol)
-            except (pickle.PicklingError, AttributeError):  # a class of this function
-                continue
-            assert Outline(io.BytesIO(content)).load()["global_step"] == 7
-    assert Blank(1, a=2) == {}
+    LAST.write_bytes(content[: int(kept * len(content))])
 
 
 def test_values_are_counted_and_plain_data_is_kept():
     net = {"weight": torch.zeros(3, 4), "steps": torch.tensor(7), "half": torch.zeros(2, dtype=torch.bfloat16).t()}
     plain = {"lr": 1e-3, "levels": [8, 5], "spec": {"class_path": "a.B", "init_args": {}}, "none": None, "on": True}
-    torch.save({"state_dict": net, "hyper_parameters": plain, "global_step": 3}, LAST)
-    outline = read_header(LAST)
-    assert {name: weight.size for name, weight in outline["state_dict"].items()} == {
-        "weight": 12,
-        "steps": 1,
-        "half": 2,
-    }
-    assert all(type(weight) is Weight for weight in outline["state_dict"].values())
-    assert outline["hyper_parameters"] == plain
+    objects = {"size": torch.Size([1]), "type": torch.float32, "set": {1, 2}, "number": complex(1, 2), "bytes": b"\xff"}
+    write_checkpoint(LAST, 3, state_dict=net, hyper_parameters=plain, objects=objects, keys={torch.device("cpu"): 1})
+    torch.load(LAST, weights_only=True)
+    header = read_header(LAST)
+    assert {name: weight.size for name, weight in header["state_dict"].items()} == {"weight": 12, "steps": 1, "half": 2}
+    assert all(type(weight) is Weight for weight in header["state_dict"].values())
+    assert header["hyper_parameters"] == plain
+    assert checkpoint_step(LAST) == 3
 
 
-def test_what_torch_would_refuse_is_refused_and_not_run():
-    save(1, hyper_parameters={"armed": Armed()})
-    with pytest.raises(UserError, match=r"last\.ckpt holds Python objects that vqlab refuses to unpickle \(.*pathlib"):
+@pytest.mark.parametrize("kept", [0, 0.01, 0.5, 0.95])
+def test_a_truncated_checkpoint_is_refused_and_has_no_step(kept):
+    write_checkpoint(LAST, 5)
+    damaged(kept)
+    assert checkpoint_step(LAST) == checkpoint_step(Path("nothing.ckpt")) == -1
+    with pytest.raises(UserError, match="is damaged or no checkpoint"):
+        read_header(LAST)
+
+
+def test_what_torch_refuses_is_refused_and_not_run():
+    write_checkpoint(LAST, 1, hyper_parameters={"armed": Armed()})
+    with pytest.raises(UserError, match=r"holds Python objects that vqlab refuses to unpickle \(__builtin__"):
         read_header(LAST)
     LAST.write_bytes(pickle.dumps(Armed()))
     with pytest.raises(UserError, match=r"last\.ckpt is damaged or no checkpoint"):
@@ -83,14 +59,14 @@ def test_what_torch_would_refuse_is_refused_and_not_run():
 
 
 @pytest.mark.parametrize("content", [torch.zeros(3), [1], {"layer.weight": torch.zeros(3)}, {"state_dict": 1}])
-def test_what_is_no_lightning_checkpoint(content):
-    torch.save(content, LAST)
+def test_a_file_of_torch_that_is_no_lightning_checkpoint(content):
+    torch.save(content, "x.ckpt")
     with pytest.raises(UserError, match="is not a Lightning checkpoint"):
-        read_header(LAST)
+        read_header("x.ckpt")
 
 
 def test_damaged_bytes_give_one_line_or_the_values():
-    save(5)
+    write_checkpoint(LAST, 5)
     whole = LAST.read_bytes()
     generator = torch.Generator().manual_seed(0)
     refused = 0
@@ -104,3 +80,27 @@ def test_damaged_bytes_give_one_line_or_the_values():
         except UserError as error:
             refused += "\n" not in str(error)
     assert refused > 30
+
+
+def test_states_of_a_run():
+    folder, config = Path("run"), Path("run/config.yaml")
+    assert state_of(folder) is State.NEW
+    folder.mkdir()
+    config.write_text("trainer: {max_steps: 20}")
+    assert state_of(folder) is State.UNSAVED
+    write_checkpoint(LAST, 19)
+    assert state_of(folder) is State.INTERRUPTED
+    write_checkpoint(LAST, 20)
+    assert state_of(folder) is State.FINISHED, "killed between its last checkpoint and finished.json"
+    for unbounded in ("trainer: {max_steps: -1}", "trainer: {max_steps: null}", "trainer: {max_st"):
+        config.write_text(unbounded)
+        assert state_of(folder) is State.INTERRUPTED
+    Path("run/finished.json").write_text("{}")
+    assert state_of(folder) is State.FINISHED
+
+
+@pytest.mark.parametrize("content", ["", "[1]", '{"a": 1', None])
+def test_damaged_json_is_empty(content):
+    if content is not None:
+        Path("x.json").write_text(content)
+    assert read_json(Path("x.json")) == {}

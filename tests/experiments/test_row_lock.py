@@ -11,28 +11,19 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.forks import fork, status_of
+from tests.helpers.sweeps import wait_for
 from vqlab.errors import UserError
 from vqlab.experiments import row_lock as module
 from vqlab.experiments.row_lock import is_running, row_lock
 
 HOLD = """
-import sys, time
+import subprocess, time
 from pathlib import Path
 from vqlab.experiments.row_lock import row_lock
 with row_lock(Path("run")) as lock:
-    if sys.argv[1] == "child":
-        import subprocess
-        child = subprocess.Popen(["sleep", "60"], pass_fds=(lock,))
-        print(child.pid, flush=True)
-    else:
-        print(0, flush=True)
+    print(subprocess.Popen(["sleep", "60"], pass_fds=(lock,)).pid, flush=True)
     time.sleep(60)
 """
-
-
-def hold(how):
-    process = subprocess.Popen([sys.executable, "-c", HOLD, how], stdout=subprocess.PIPE, text=True)
-    return process, int(process.stdout.readline())
 
 
 def taken():
@@ -41,28 +32,17 @@ def taken():
         return lock is None
 
 
-def test_a_killed_process_leaves_no_stale_lock():
+def test_the_child_of_a_killed_sweep_keeps_its_row_and_no_lock_is_stale():
     assert not is_running(Path("run"))
-    process, _ = hold("alone")
-    assert taken()
-    assert is_running(Path("run"))
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert not taken()
-    assert not is_running(Path("run"))
-
-
-def test_the_child_of_a_killed_sweep_keeps_its_row():
-    process, child = hold("child")
-    process.send_signal(signal.SIGKILL)
+    process = subprocess.Popen([sys.executable, "-c", HOLD], stdout=subprocess.PIPE, text=True)
+    child = int(process.stdout.readline())
+    process.kill()
     process.wait()
     assert taken(), "its run still trains"
+    assert is_running(Path("run"))
     os.kill(child, signal.SIGKILL)
-    for _ in range(100):
-        if not taken():
-            break
-        time.sleep(0.05)
-    assert not taken()
+    wait_for(lambda: not taken())
+    assert not is_running(Path("run"))
 
 
 def test_two_in_one_process_exclude_each_other():
@@ -72,7 +52,7 @@ def test_two_in_one_process_exclude_each_other():
     assert not taken()
 
 
-def test_what_cannot_be_locked_is_said_in_one_line(monkeypatch):
+def test_a_folder_that_cannot_be_locked_is_named(monkeypatch):
     Path("run").write_text("a file")
     with pytest.raises(UserError, match=r"run cannot be written.*--runs"), row_lock(Path("run")):
         pass
@@ -91,8 +71,7 @@ def look_again_and_again():
         is_running(Path("run"))
 
 
-def test_who_looks_whether_a_run_is_in_progress_does_not_hold_it():
-    """The report takes a lock for an instant."""
+def test_a_report_that_takes_the_lock_for_an_instant_does_not_hold_it():
     assert not taken()
     readers = [fork(look_again_and_again) for _ in range(2)]
     try:
@@ -122,7 +101,7 @@ def test_a_fork_lets_go_of_the_lock():
     with row_lock(Path("run")):
         worker = fork(time.sleep, 60)
     try:
-        assert not taken()
+        wait_for(lambda: not taken())  # the fork may not have run yet
     finally:
         os.kill(worker, signal.SIGKILL)
         status_of(worker)

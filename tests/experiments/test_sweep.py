@@ -11,23 +11,18 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-import yaml
 
 from tests.helpers import sweeps
 from tests.helpers.fake_vqlab import EVERY
-from tests.helpers.sweeps import ROWS, diary, run, start, times_done, write
+from tests.helpers.sweeps import ROWS, diary, run, start, times_done, wait_for, write
 from vqlab.cli.main import main
 from vqlab.cli.sweep import sweep
 from vqlab.errors import UserError
 from vqlab.experiments.experiment import read_experiment
+from vqlab.experiments.runner import split_resources, visible_gpus
 
 STEPS = 20
 ALL = [f"{row}_seed{seed}" for row in "abc" for seed in (0, 1)]
-
-
-@pytest.fixture(autouse=True)
-def _diary(monkeypatch, tmp_path):
-    monkeypatch.setenv("FAKE_DIARY", str(tmp_path / "diary"))
 
 
 def folder(name):
@@ -40,14 +35,6 @@ def assert_complete(names):
         steps = [line.split(",")[0] for line in (folder(name) / "metrics.csv").read_text().splitlines()[1:]]
         assert steps == [str(step) for step in range(STEPS)]
         assert not (folder(name) / "failed.json").exists()
-
-
-def wait_for(condition):
-    for _ in range(600):
-        if condition():
-            return
-        time.sleep(0.02)
-    raise TimeoutError(condition)
 
 
 def test_each_row_is_an_ordinary_run_and_nothing_is_done_twice(capsys):
@@ -82,12 +69,6 @@ def test_dry_run_prints_what_would_be_called_and_does_nothing(capsys):
         subprocess.run([*sweeps.FAKE, *shlex.split(line)[1:]], check=True)
     assert run("--dry-run") == 0
     assert capsys.readouterr().out.splitlines() == [f"# {name} is finished" for name in "abc"]
-
-
-def test_dry_run_checks_the_options():
-    write(rows=ROWS)
-    with pytest.raises(UserError, match=r"row b: no option --trainer\.max_stepz"):
-        sweep(["x.yaml", "--dry-run"], sweeps.FAKE, lambda calls: [None, "no option --trainer.max_stepz", None])
 
 
 def test_a_row_that_fails_is_recorded_and_the_others_go_on(capsys):
@@ -151,7 +132,7 @@ def test_a_run_of_other_settings_is_not_taken_for_the_row():
     write(rows=ROWS, seeds=[0, 1])
     run("--rows=b", "--trainer.max_steps=5")
     write(rows=ROWS, seeds=[0, 1])
-    with pytest.raises(UserError, match=r"b_seed0 was begun with trainer.max_steps=5.* says 20 \(and 1 more") as error:
+    with pytest.raises(UserError, match=r"b_seed0 was begun with trainer.max_steps=5.* has 20 \(and 1 more") as error:
         run()
     assert "--runs" in str(error.value)
     assert {name for _, name, _ in diary()} == {"b_seed0", "b_seed1"}
@@ -210,7 +191,7 @@ def test_ctrl_c_ends_the_children_and_says_how_to_go_on(number):
     process.send_signal(number)
     output, _ = process.communicate(timeout=30)
     assert process.returncode == 130
-    assert "the same command goes on" in output
+    assert "the same command resumes" in output
     assert "Traceback" not in output
     done = diary()
     for child in {child for child, _, _ in done}:
@@ -240,10 +221,11 @@ def test_options_that_fit_does_not_know_stop_the_sweep_before_any_row():
         asked.extend(calls)
         return [None, "--model: no option 'lrr'", "too"]
 
-    with pytest.raises(UserError, match=r"row b: --model: no option 'lrr' \(and 1 more"):
-        sweep(["x.yaml"], sweeps.FAKE, check)
+    for option in ([], ["--dry-run"]):
+        with pytest.raises(UserError, match=r"row b: --model: no option 'lrr' \(and 1 more"):
+            sweep(["x.yaml", *option], sweeps.FAKE, check)
     experiment = read_experiment(Path("x.yaml"))
-    assert asked == [experiment.fit(row) for row in experiment.rows]
+    assert asked == 2 * [experiment.fit(row) for row in experiment.rows]
     assert not Path("runs").exists()
 
 
@@ -258,19 +240,15 @@ def test_options_that_fit_does_not_know_stop_the_sweep_before_any_row():
         (["x.yaml", "--dryrun"], "did you mean --dry-run?"),
         (["x.yaml", "--jobs=0"], "jobs must be at least 1"),
         (["x.yaml", "--jobs=two"], "invalid int value: 'two'"),
-        (["x.yaml", "--search=3"], "has no space to search"),
-        (["x.yaml", "--search=0"], "search must be at least 1"),
         (["x.yaml", "--scale-steps=-1"], "scale-steps must be a positive number"),
         (["x.yaml", "--name=a"], "sets name"),
         (["empty.yaml"], "has no rows: add rows, grid or seeds"),
-        (["space.yaml"], "has no rows: add --search=20"),
         (["x.yaml", "--slurm=base.yaml/x.sh"], "--slurm"),
     ],
 )
 def test_mistakes_get_one_line_and_status_2(args, words, capsys):
     write(rows=ROWS, seeds=[0, 1])
     Path("empty.yaml").write_text("base: base.yaml")
-    Path("space.yaml").write_text("base: base.yaml\nspace: {model.lr: [1, 2]}")
     with pytest.raises(SystemExit) as stopped:
         main(["sweep", *args])
     assert stopped.value.code == 2
@@ -298,22 +276,34 @@ def test_slurm_array_runs_each_row_once(capsys):
     assert_complete(["c_seed1"])
 
 
-def test_wandb_agents_get_one_row_each():
-    from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
+@pytest.mark.parametrize(
+    ("gpus", "jobs", "expected"),
+    [
+        ("0,1,2,3", 4, ["0", "1", "2", "3"]),
+        ("4,5,6,7", 2, ["4,5", "6,7"]),
+        ("0,1", 4, ["0", "1", "0", "1"]),
+        ("0,1,2", 2, ["0", "1"]),
+        ("GPU-a,GPU-b", 2, ["GPU-a", "GPU-b"]),
+        ("", 2, [None, None]),
+        ("0,1", 1, [None]),
+    ],
+)
+def test_rows_share_gpus_and_cores(monkeypatch, gpus, jobs, expected):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", gpus)
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    found = split_resources(jobs)
+    assert [resources.get("CUDA_VISIBLE_DEVICES") for resources in found] == expected
+    assert {resources.get("OMP_NUM_THREADS") for resources in found} == {None if jobs == 1 else str(8 // jobs)}
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    assert not any("OMP_NUM_THREADS" in resources for resources in split_resources(jobs))
 
-    write(rows=ROWS, common={"model.beta": 2}, space={"model.lr": {"low": "1e-4", "high": 1.0, "log": True}})
-    run("--wandb-yaml=rows.yaml", "--scale-steps=0.5")
-    definition = yaml.safe_load(Path("rows.yaml").read_text())
-    assert (definition["method"], definition["parameters"]) == ("grid", {"rows": {"values": ["a", "b", "c"]}})
-    command = create_sweep_command(definition["command"])
-    flags = create_sweep_command_args({"args": {"rows": {"value": "b"}}})["args"]
-    assert [*command[:-1], *flags] == ["vqlab", "sweep", "x.yaml", "--scale-steps=0.5", "--rows=b"]
-    assert command[-1] == "${args}"
 
-    write(common={"model.beta": 2}, space={"model.lr": {"low": "1e-4", "high": 1, "log": True}, "data.x": [1, 2]})
-    run("--wandb-yaml=search.yaml")
-    definition = yaml.safe_load(Path("search.yaml").read_text())
-    assert definition["command"] == ["vqlab", "fit", "--config=base.yaml", "--model.beta=2", "${args}"]
-    assert definition["metric"] == {"name": "val/loss", "goal": "minimize"}
-    bounds = {"distribution": "log_uniform_values", "min": 1e-4, "max": 1}
-    assert definition["parameters"] == {"model.lr": bounds, "data.x": {"values": [1, 2]}}
+def test_gpus_are_counted_without_torch(monkeypatch, tmp_path):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}/bin{os.pathsep}/usr/bin")
+    tool = tmp_path / "nvidia-smi"
+    for script, gpus in (("printf '0\\n1\\n'", ["0", "1"]), ("exit 9", [])):
+        tool.write_text(f"#!/bin/sh\n{script}\n")
+        tool.chmod(0o755)
+        assert visible_gpus() == gpus

@@ -1,4 +1,4 @@
-"""Run folders as a training leaves them, with figures drawn at random."""
+"""Run folders as a training leaves them, with random metrics."""
 
 import json
 from pathlib import Path
@@ -59,7 +59,7 @@ def last_and_best(lines, metric, mode):
     return values[-1][1], values[-1][0], best[1], best[0]
 
 
-def say(folder, event, step, evidence="so it is", mend="set --model.lr=1"):
-    """Add a verdict."""
+def add_event(folder, event, step, evidence="so it is", hint="set --model.lr=1", key="hint"):
+    """Add a line to health.jsonl."""
     with (Path(folder) / "health.jsonl").open("a") as log:
-        log.write(json.dumps({"time": 1.0, "step": step, "event": event, "evidence": evidence, "mend": mend}) + "\n")
+        log.write(json.dumps({"time": 1.0, "step": step, "event": event, "evidence": evidence, key: hint}) + "\n")

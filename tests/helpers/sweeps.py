@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -27,7 +28,8 @@ ROWS = [{"name": name, "model.lr": lr} for name, lr in (("a", 0.1), ("b", 0.2), 
 
 
 def write(**content):
-    """Write base.yaml, and x.yaml over it."""
+    """Write base.yaml, and x.yaml over it; runs note their steps in the file ``diary``."""
+    os.environ["FAKE_DIARY"] = str(Path("diary").absolute())
     Path("base.yaml").write_text(yaml.safe_dump(BASE))
     Path("x.yaml").write_text(yaml.safe_dump({"base": "base.yaml", **content}, sort_keys=False))
 
@@ -50,7 +52,7 @@ def start(*args):
 
 def diary():
     """Return (process, run, step) of each step that was done."""
-    path = Path(os.environ["FAKE_DIARY"])
+    path = Path("diary")
     lines = [line.split() for line in path.read_text().splitlines()] if path.exists() else []
     return [(int(process), name, int(step)) for process, name, step in lines]
 
@@ -58,3 +60,11 @@ def diary():
 def times_done():
     """Return how often each step of each run was done."""
     return Counter((name, step) for _, name, step in diary())
+
+
+def wait_for(condition):
+    for _ in range(600):
+        if condition():
+            return
+        time.sleep(0.02)
+    raise TimeoutError(condition)

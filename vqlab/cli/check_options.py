@@ -1,12 +1,5 @@
-"""Reads the options of many runs as fit would, all in one process, for torch takes longer to import than they to read.
+"""Check of the options of many runs, which builds and trains nothing."""
 
-    python -m vqlab.cli.check_options < commands.json
-
-The input is a JSON list of argument lists; the output is a JSON list with, for each, its one-line complaint or null.
-"""
-
-import json
-import sys
 from contextlib import ExitStack, suppress
 from typing import Any
 
@@ -15,11 +8,11 @@ from vqlab.errors import UserError
 
 
 class Checked(Exception):
-    """All options are read; nothing is to be built or trained."""
+    """All options have been read."""
 
 
 def complaints(commands: list[list[str]]) -> list[str | None]:
-    """Return for each argument list what ``vqlab`` would say against its options, None if nothing."""
+    """Return for each argument list the error of ``vqlab`` about its options in one line, None if there is none."""
     prepare()
     found: list[str | None] = []
 
@@ -36,7 +29,3 @@ def complaints(commands: list[list[str]]) -> list[str | None]:
     with suppress(Checked):
         OptionCheck(args=[], held=ExitStack())
     return found
-
-
-if __name__ == "__main__":
-    json.dump(complaints(json.load(sys.stdin)), sys.stdout)

@@ -8,9 +8,9 @@ from vqlab.cli.parser import Parser
 from vqlab.experiments.markdown import markdown_page
 from vqlab.experiments.markup import printable
 from vqlab.experiments.page import html_page
-from vqlab.experiments.report import write_sections
+from vqlab.experiments.report import write_report
 from vqlab.experiments.runs import find_runs
-from vqlab.experiments.summary import plural
+from vqlab.experiments.tables import plural
 
 
 def report(args: Sequence[str]) -> None:
@@ -21,29 +21,26 @@ def report(args: Sequence[str]) -> None:
     """
     options = _parser().parse_args(args)
     runs = find_runs(options.runs)
-    sections = write_sections(runs)
-    title = options.title or " ".join(str(place) for place in options.runs)
+    summaries, blocks = write_report(runs)
+    title = options.title or " ".join(map(str, options.runs))
     page = options.output / f"report.{options.format}"
     files: dict[str, bytes] = {}
     if options.format == "html":
-        text = html_page(title, sections)
+        text = html_page(title, blocks)
     else:
-        text, files = markdown_page(title, sections)
+        text, files = markdown_page(title, blocks)
     for name, content in {**files, page.name: text.encode()}.items():
         with write_atomic(options.output / name, "-o") as file:
             file.write(content)
-    for section in sections:
-        print(printable(" ".join(section.summary)))
-    for run in runs:
-        for problem in run.problems:
-            print(printable(f"{run.folder}: {problem}"))
+    problems = [f"{run.folder}: {problem}" for run in runs for problem in run.problems]
+    print("\n".join(map(printable, [*summaries, *problems])))
     print(f"{page}: {plural(len(runs), 'run')}, {page.stat().st_size / 1e6:.1f} MB")
 
 
 def _parser() -> Parser:
     parser = Parser(
         prog="vqlab report",
-        description="Write the lab log: what differed between runs, what came out, what went wrong.",
+        description="Write the lab log: which settings differ between runs, their metrics and health events.",
     )
     parser.add_argument("runs", type=Path, nargs="+", help="run folders, or folders that hold some, such as runs")
     parser.add_argument("-o", "--output", type=Path, default=Path("report"), help="folder to write (default report)")

@@ -1,22 +1,22 @@
-"""An experiment file: a base config and the rows that differ from it, each of which is one run."""
+"""An experiment file: a base config and rows that differ from it; each row is one run."""
 
 import difflib
 import itertools
 import math
 import re
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from vqlab.errors import UserError
 from vqlab.experiments.settings import Settings, as_flag, overlay, read_yaml, scale_steps, stack
 
-KEYS = ("base", "common", "rows", "grid", "seeds", "space")
+KEYS = ("base", "common", "rows", "grid", "seeds")
 NAME = re.compile(r"[\w=+][\w.=+-]*")
-SEEDED = ("seed_everything", "data.seed")  # what a repeat draws anew: weights and noise; split, order and labels shown
-NOT_IN_A_ROW = ("name", "runs", "config", "ckpt_path")  # the sweep's own to set
+SEEDED = ("seed_everything", "data.seed")  # set by a repeat: weights and noise; split, order and choice of labels
+NOT_IN_A_ROW = ("name", "runs", "config", "ckpt_path")  # set by the sweep
 
 
 @dataclass(frozen=True)
@@ -25,9 +25,9 @@ class Row:
 
     Attributes:
         name: Name of its run folder.
-        label: The same without the seed, which is what its repeats have in common.
-        options: What is typed behind ``--config``, by dotted name.
-        settings: Everything that is known of it without asking the classes for their defaults.
+        label: The name without the seed; repeats share it.
+        options: Command-line options after ``--config``, by dotted name.
+        settings: All settings that are known without the defaults of the classes.
     """
 
     name: str
@@ -43,31 +43,14 @@ class Experiment:
     Attributes:
         path: The experiment file.
         runs: Folder of all runs.
-        configs: The base config, and those that the user lays over it.
-        base: The settings in them.
-        common: The options of all rows, and of all trials of a search.
-        typed: Options that the user adds; they win over the file's.
-        scale: Factor on every setting in configs and file that counts training steps.
-        space: What a search varies: option -> list of choices, or ``low``, ``high``, ``log``, ``step``.
+        configs: The base config, and the ``--config`` files of the command line.
         rows: The rows, each repeated for each seed.
     """
 
     path: Path
     runs: Path
     configs: tuple[Path, ...]
-    base: Settings
-    common: Settings
-    typed: Settings
-    scale: float
-    space: Settings
-    rows: tuple[Row, ...] = ()
-
-    def row(self, name: str, options: Settings, label: str | None = None) -> Row:
-        """Return a row with ``options`` over the common ones, its steps scaled, the user's options over all."""
-        settings = overlay(self.base, self.common, options)
-        scaled = {} if self.scale == 1 else scale_steps(settings, self.scale)
-        layers = (self.common, options, {name: value for name, value in scaled.items() if name not in self.typed})
-        return Row(name, label or name, stack(*layers, self.typed), overlay(settings, scaled, self.typed))
+    rows: tuple[Row, ...]
 
     def folder(self, row: Row) -> Path:
         """Return the run folder of ``row``."""
@@ -84,16 +67,16 @@ def read_experiment(path: Path, extra: Sequence[str] = (), runs: Path = Path("ru
     """Read an experiment file.
 
     Args:
-        path: The file: ``base``, and any of ``common``, ``rows``, ``grid`` (crossed with rows), ``seeds``, ``space``.
-        extra: Options of ``vqlab fit`` for every row.
+        path: The file: ``base``, and any of ``common``, ``rows``, ``grid`` (crossed with rows), ``seeds``.
+        extra: Options of ``vqlab fit`` for every row; they override those of the file.
         runs: Folder of all runs.
-        scale: Factor on every setting that counts training steps, but those in ``extra``.
+        scale: Factor on every setting that counts training steps, except those in ``extra``.
 
     Raises:
-        UserError: If the file is missing or says something that a sweep does not understand.
+        UserError: If the file is missing or wrong.
     """
     if not (scale > 0 and math.isfinite(scale)):
-        raise UserError(f"scale-steps must be a positive number, got {scale:g}: set --scale-steps=0.1")
+        raise UserError(f"scale-steps must be a positive number, got {scale:g}")
     if not path.is_file():
         raise UserError(f"experiment file {path} does not exist: see configs/experiments")
     content = read_yaml(path)
@@ -104,27 +87,26 @@ def read_experiment(path: Path, extra: Sequence[str] = (), runs: Path = Path("ru
     configs = (find_base(path, content.get("base")), *overlays)
     base = overlay({}, *map(read_yaml, configs))
     common = check_options(content.get("common") or {}, f"common of {path}")
-    space = check_options(content.get("space") or {}, f"space of {path}")
-    experiment = Experiment(path, runs, configs, base, common, typed, scale, space)
-    if not experiment.row("", {}).settings.get("model"):
-        raise UserError(f"{configs[0]} chooses no model: set model in it, or in common of {path}")
-    points = [
-        point for name, row in read_rows(content, path) for point in read_grid(content.get("grid"), name, row, path)
-    ]
     rows = []
-    for label, options in points:
-        for seed in read_seeds(content, path):
+    for label, options in [point for row in read_rows(content, path) for point in read_grid(content, *row, path)]:
+        for seed in read_seeds(content, {**common, **options, **typed}, path):
             name = label if seed is None else f"{label}_seed{seed}"
-            rows.append(
-                experiment.row(name, {**_seeding(seed, {**common, **options, **typed}, path), **options}, label)
-            )
+            # The seed sets data.seed only where the file does not fix the split.
+            seeding = {key: seed for key in SEEDED if seed is not None and key not in {*common, *options, *typed}}
+            settings = overlay(base, common, seeding, options)
+            scaled = scale_steps(settings, scale) if scale != 1 else {}
+            settings = overlay(settings, scaled, typed)
+            if not settings.get("model"):
+                raise UserError(f"{configs[0]} chooses no model: set model in it, or in common of {path}")
+            scaled = {key: value for key, value in scaled.items() if key not in typed}
+            rows.append(Row(name, label, stack(common, {**seeding, **options}, scaled, typed), settings))
     if twice := [name for name, count in Counter(row.name for row in rows).items() if count > 1]:
-        raise UserError(f"{path} has two rows that are called {twice[0]}: give each a name of its own")
-    return replace(experiment, rows=tuple(rows))
+        raise UserError(f"{path} has two rows of the name {twice[0]}: give each its own name")
+    return Experiment(path, runs, configs, tuple(rows))
 
 
 def find_base(path: Path, base: Any) -> Path:
-    """Return the base config, relative to the current folder or to one that the experiment file lies in."""
+    """Return the base config, relative to the current folder or to a folder above the experiment file."""
     if not isinstance(base, str):
         raise UserError(f"{path} has no base config: add base: configs/vqvae.yaml")
     for folder in (Path(), *path.absolute().parents):
@@ -134,11 +116,10 @@ def find_base(path: Path, base: Any) -> Path:
 
 
 def read_rows(content: dict[str, Any], path: Path) -> list[tuple[str, Settings]]:
-    """Return name and options of each row; an experiment of a grid alone has one, without a name."""
+    """Return name and options of each row; an experiment with a grid alone has one row, without a name."""
     rows = content.get("rows")
     if rows is None:
-        alone = "" if content.get("grid") else path.stem
-        return [(alone, {})] if content.get("grid") or content.get("seeds") else []
+        return [("" if content.get("grid") else path.stem, {})] if content.get("grid") or content.get("seeds") else []
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise UserError(f"rows of {path} must be a list of mappings: - {{name: first, model.lr: 1.0e-3}}")
     found = []
@@ -153,8 +134,9 @@ def read_rows(content: dict[str, Any], path: Path) -> list[tuple[str, Settings]]
     return found
 
 
-def read_grid(grid: Any, name: str, row: Settings, path: Path) -> list[tuple[str, Settings]]:
-    """Return ``row`` at each point of the grid, with the name that it has there."""
+def read_grid(content: dict[str, Any], name: str, row: Settings, path: Path) -> list[tuple[str, Settings]]:
+    """Return the name and the options of ``row`` at each point of the grid."""
+    grid = content.get("grid")
     if not grid:
         return [(name, row)]
     check_options(grid, f"grid of {path}")
@@ -165,26 +147,28 @@ def read_grid(grid: Any, name: str, row: Settings, path: Path) -> list[tuple[str
     found = []
     for values in itertools.product(*grid.values()):
         point = dict(zip(grid, values, strict=True))
-        parts = [f"{short[option]}={_slug(value)}" for option, value in point.items()]
+        parts = [f"{short[option]}={_as_file_name(value)}" for option, value in point.items()]
         found.append(("_".join([name, *parts] if name else parts), {**row, **point}))
     return found
 
 
-def read_seeds(content: dict[str, Any], path: Path) -> list[int | None]:
+def read_seeds(content: dict[str, Any], others: Settings, path: Path) -> list[int | None]:
     """Return the seeds of the repeats; one None where there are no repeats."""
     seeds = content.get("seeds")
     if seeds is None:
         return [None]
     whole = isinstance(seeds, list) and all(type(seed) is int and 0 <= seed < 2**32 for seed in seeds)
     if not whole or not seeds or len(set(seeds)) < len(seeds):
-        raise UserError(f"seeds of {path} must be a list of different whole numbers, got {seeds}: seeds: [0, 1, 2]")
+        raise UserError(f"seeds of {path} must be a list of different integers of at least 0, got {seeds}")
+    if "seed_everything" in others:
+        raise UserError(f"{path} has seeds, and seed_everything is set too: leave out one of the two")
     return list(seeds)
 
 
 def check_options(options: Any, where: str) -> Settings:
-    """Return ``options``, after checking that they are options of ``vqlab fit`` in form."""
+    """Return ``options``, after checking that they have the form of options of ``vqlab fit``."""
     if not isinstance(options, dict):
-        raise UserError(f"{where} must be a mapping of options to values, as model.lr: 1.0e-3")
+        raise UserError(f"{where} must be a mapping of options to values, such as model.lr: 1.0e-3")
     for option in options:
         if not isinstance(option, str) or not re.fullmatch(r"[A-Za-z_][\w.]*", option):
             raise UserError(f"{where} has an option {option!r}: write it as model.lr, without --")
@@ -194,7 +178,7 @@ def check_options(options: Any, where: str) -> Settings:
 
 
 def parse_options(tokens: Sequence[str]) -> tuple[Settings, list[Path]]:
-    """Return typed options by name, and the configs among them.
+    """Return the options of a command line by name, and the configs among them.
 
     Example:
         >>> parse_options(["--data", "Digits", "--model.lr=1e-3"])
@@ -221,33 +205,25 @@ def parse_options(tokens: Sequence[str]) -> tuple[Settings, list[Path]]:
     return options, configs
 
 
-def short_names(options: Sequence[str] | dict[str, Any]) -> dict[str, str]:
-    """Return the shortest endings of dotted names that tell them apart.
+def short_names(options: Iterable[str]) -> dict[str, str]:
+    """Return the shortest unique endings of dotted names.
 
     Example:
         >>> short_names(["model.lr", "model.encoder.norm", "model.decoder.norm"])
         {'model.lr': 'lr', 'model.encoder.norm': 'encoder.norm', 'model.decoder.norm': 'decoder.norm'}
     """
+    options = list(options)
     return dict(zip(options, shortest_ends([option.split(".") for option in options], "."), strict=True))
 
 
-def shortest_ends(names: Sequence[Sequence[str]], mark: str) -> list[str]:
-    """Return the shortest end of each name that no other has, or all of it; ``mark`` joins the parts of a name."""
-    ends = [[mark.join(parts[-n:]) for n in range(1, len(parts) + 1)] for parts in names]
+def shortest_ends(names: Sequence[Sequence[str]], separator: str) -> list[str]:
+    """Return the shortest end of each name, a list of parts, that no other name has; all of it where there is none."""
+    ends = [[separator.join(parts[-n:]) for n in range(1, len(parts) + 1)] for parts in names]
     seen = Counter(end for all_of_one in ends for end in all_of_one)
     return [next((end for end in all_of_one if seen[end] == 1), all_of_one[-1]) for all_of_one in ends]
 
 
-def _seeding(seed: int | None, others: Settings, path: Path) -> Settings:
-    """Return what a repeat sets: ``data.seed`` only where nothing else holds the split fast."""
-    if seed is None:
-        return {}
-    if "seed_everything" in others:
-        raise UserError(f"{path} has seeds, and seed_everything is set besides: leave out one of the two")
-    return {option: seed for option in SEEDED if option not in others}
-
-
-def _slug(value: Any) -> str:
+def _as_file_name(value: Any) -> str:
     text = as_flag("", value).partition("=")[2]
     return re.sub(r"[^\w.+-]+", "-", text).strip("-.") or "-"
 

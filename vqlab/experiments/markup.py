@@ -1,15 +1,15 @@
-"""HTML and SVG in which all text is escaped: what is not :class:`Markup` cannot bring an element into a page."""
+"""HTML and SVG in which all text is escaped: only :class:`Markup` can add an element to a page."""
 
 import re
 from html import escape
 
-# Control characters, bidirectional overrides, and the surrogates that names of files and JSON may hold.
+# Control characters, bidirectional overrides, and the surrogates that file names and JSON may hold.
 UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 VOID = {"meta", "link", "img"}  # HTML's elements without an end
 
 
 class Markup(str):
-    """Text that is HTML already; :func:`tag` and :func:`join` make it, and escape any other text."""
+    """Text that is HTML already; :func:`tag` makes it and escapes any other text."""
 
     __slots__ = ()
 
@@ -27,21 +27,12 @@ def tag(name: str, /, *content: object, **attributes: object) -> Markup:
         '<td class="text" title="&quot;">a &lt; b</td>'
     """
     pairs = "".join(
-        f' {key.rstrip("_").replace("_", "-")}="{join(str(value))}"'
+        f' {key.rstrip("_").replace("_", "-")}="{escape(printable(str(value)))}"'
         for key, value in attributes.items()
         if value is not None
     )
-    return Markup(f"<{name}{pairs}>" if name in VOID else f"<{name}{pairs}>{join(*content)}</{name}>")
-
-
-def join(*content: object) -> Markup:
-    """Return elements and text as one; the text is escaped.
-
-    Example:
-        >>> join("1 < 2 ", tag("b", "3"))
-        '1 &lt; 2 <b>3</b>'
-    """
-    return Markup("".join(c if isinstance(c, Markup) else escape(printable(str(c))) for c in content))
+    inner = "".join(part if isinstance(part, Markup) else escape(printable(str(part))) for part in content)
+    return Markup(f"<{name}{pairs}>" if name in VOID else f"<{name}{pairs}>{inner}</{name}>")
 
 
 def printable(text: str) -> str:

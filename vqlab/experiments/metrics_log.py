@@ -1,4 +1,4 @@
-"""metrics.csv, read back: one series per metric, by the number of steps done."""
+"""Reader of metrics.csv: one series per metric, by the number of steps done."""
 
 import csv
 import math
@@ -8,19 +8,19 @@ from pathlib import Path
 from vqlab.experiments.run_files import LARGEST_LOG, read_text
 
 Series = list[tuple[int, float]]
-MOST_STEPS = 2**53  # up to here each step is a float of its own
-MOST_METRICS = 1000
-LARGEST = 1e100  # of a value: sums and squares of some stay finite
+MAX_STEPS = 2**53  # integers up to here are exact as floats
+MAX_METRICS = 1000
+MAX_VALUE = 1e100  # sums and squares of some such values are finite
 
 
 @dataclass
 class MetricsLog:
-    """What a metrics file holds.
+    """Content of a metrics file.
 
     Attributes:
         series: Metric -> (steps done, value); the file counts steps from 0, so its step 19 is 20 steps done.
         times: (steps done, seconds since 1970) of each line.
-        damaged: Lines that could not be read.
+        damaged: Number of lines that could not be read.
     """
 
     series: dict[str, Series] = field(default_factory=dict)
@@ -34,7 +34,7 @@ class MetricsLog:
 
 
 def read_log(path: Path) -> MetricsLog:
-    """Read ``metrics.csv``; lines that are incomplete or hold no possible numbers are counted and left out.
+    """Read ``metrics.csv``; lines that are incomplete or hold impossible numbers are counted and left out.
 
     NaN and infinity are possible; a step outside [0, 2^53), a finite value beyond 1e100 and a header of more than 1,000
     metrics are not.
@@ -44,10 +44,10 @@ def read_log(path: Path) -> MetricsLog:
     """
     log = MetricsLog()
     header, *lines = read_text(path.parent, path.name, LARGEST_LOG).replace("\r\n", "\n").split("\n")
-    torn = lines.pop() if lines else header  # what follows the last line's end: nothing, unless a kill cut it short
-    log.damaged = int(bool(torn))
+    truncated = lines.pop() if lines else header  # text after the last line end: empty, unless the run was killed
+    log.damaged = int(bool(truncated))
     names = cells_of(header)
-    if "step" not in names or len(names) > MOST_METRICS:
+    if "step" not in names or len(names) > MAX_METRICS:
         log.damaged += len(lines)
         return log
     place = names.index("step")
@@ -60,21 +60,13 @@ def read_log(path: Path) -> MetricsLog:
         except (ValueError, IndexError):
             log.damaged += 1
             continue
-        if not 0 < step <= MOST_STEPS or not all(is_possible(value, column is log.times) for column, value in values):
+        if not 0 < step <= MAX_STEPS or not all(is_possible(value, column is log.times) for column, value in values):
             log.damaged += 1
             continue
         for column, value in values:
             column.append((step, value))
     log.series = {name: series for name, series in log.series.items() if series and name not in ("step", "epoch")}
     return log
-
-
-def log_or_empty(path: Path) -> MetricsLog:
-    """Return what :func:`read_log` does, and an empty log where the file cannot be read: a short run writes none."""
-    try:
-        return read_log(path)
-    except OSError:
-        return MetricsLog()
 
 
 def cells_of(line: str) -> list[str]:
@@ -91,12 +83,12 @@ def cells_of(line: str) -> list[str]:
 
 
 def is_possible(value: float, is_time: bool) -> bool:
-    """Whether a run may have logged a value."""
-    return abs(value) <= LARGEST or not (is_time or math.isfinite(value))
+    """Whether a run can have logged a value."""
+    return abs(value) <= MAX_VALUE or not (is_time or math.isfinite(value))
 
 
 def best_of(series: Series, mode: str) -> tuple[int, float] | None:
-    """Return (steps done, value) where a metric was smallest (``min``) or largest (``max``), the first if it was twice.
+    """Return (steps done, value) where a metric was smallest (``min``) or largest (``max``) first.
 
     Example:
         >>> best_of([(10, 3.0), (20, 1.0), (30, float("nan")), (40, 2.0)], "min")

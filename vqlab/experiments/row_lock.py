@@ -1,4 +1,4 @@
-"""One process per row, on all machines that share the folder, whatever is killed."""
+"""One process per run folder, on all machines that share it, whichever processes are killed."""
 
 import errno
 import fcntl
@@ -13,41 +13,37 @@ from vqlab.errors import UserError
 
 LOCK = ".lock"
 INHERITED = "VQLAB_RUN_LOCK"  # variable by which a sweep passes the descriptor of its row's lock to the row
-TAKEN = (errno.EAGAIN, errno.EACCES)  # what flock says where another process has the lock
-TRIES, PAUSE = 10, 0.01  # a report holds a lock for an instant, to see whether a run has it; a run holds it for longer
+TAKEN = (errno.EAGAIN, errno.EACCES)  # errors of flock where another process has the lock
+TRIES, PAUSE = 10, 0.01  # is_running takes a lock for an instant; a run holds it for longer
 HELD: set[int] = set()  # descriptors of locks
 
 
 @contextmanager
 def row_lock(folder: Path, wait: bool = False) -> Iterator[int | None]:
-    """Hold the lock of a folder while the block runs; yields its file descriptor, or None if another process has it.
+    """Hold the lock of a folder; yields its file descriptor, or None if another process has it and not ``wait``.
 
-    With ``wait`` it is waited for. A process that was started with the lock has it.
-
-    The kernel frees the lock when the last process that has the descriptor open ends, so none is ever stale. A child
-    that inherits the descriptor keeps the row even when the sweep that started it is killed; a fork lets go of it.
+    A process that was started with the lock has it. The kernel frees the lock when the last process that has the
+    descriptor open ends, so none is ever stale. A child that inherits the descriptor keeps the row even when the sweep
+    that started it is killed; a fork (a worker that loads data) closes it.
 
     Raises:
         UserError: If the folder cannot be written, or its file system has no locks.
     """
-    descriptor = inherited(folder)
-    if descriptor is not None:
-        HELD.add(descriptor)
-        yield descriptor
-        return
-    descriptor = take(folder, wait)
+    text = os.environ.get(INHERITED, "")
+    inherited = text.isdigit() and is_lock_of(int(text), folder)
+    descriptor = int(text) if inherited else take(folder, wait)
     if descriptor is not None:
         HELD.add(descriptor)
     try:
         yield descriptor
     finally:
-        if descriptor in HELD:  # not in a fork
+        if descriptor in HELD and not inherited:  # not in a fork
             HELD.discard(descriptor)
             os.close(descriptor)
 
 
 def take(folder: Path, wait: bool) -> int | None:
-    """Return the descriptor of the lock of ``folder``, which is made, or None if another process has the lock."""
+    """Return the descriptor of the lock of ``folder``, which is created, or None if another process has the lock."""
     tries = 0
     while True:
         with disk_errors(folder):
@@ -73,29 +69,23 @@ def take(folder: Path, wait: bool) -> int | None:
             raise
 
 
-def inherited(folder: Path) -> int | None:
-    """Return the descriptor of the lock of ``folder`` that this process was started with, if it was."""
-    descriptor = os.environ.get(INHERITED, "")
-    return int(descriptor) if descriptor.isdigit() and is_lock_of(int(descriptor), folder) else None
-
-
 def is_lock_of(descriptor: int, folder: Path) -> bool:
-    """Whether ``descriptor`` is open and leads to the lock file that is now in ``folder``."""
+    """Whether ``descriptor`` is open and belongs to the lock file that is now in ``folder``."""
     try:
         return os.path.samestat(os.fstat(descriptor), os.stat(folder / LOCK))
     except OSError:
         return False
 
 
-def _let_go() -> None:
-    """Close the locks in a fork, such as a worker that loads data: it may outlive the process that has the run."""
+def _close_in_fork() -> None:
+    """Close the locks in a fork, which may outlive the process that has the run."""
     for descriptor in HELD:
         with suppress(OSError):
             os.close(descriptor)
     HELD.clear()
 
 
-os.register_at_fork(after_in_child=_let_go)
+os.register_at_fork(after_in_child=_close_in_fork)
 
 
 def is_running(folder: Path) -> bool:
@@ -105,7 +95,7 @@ def is_running(folder: Path) -> bool:
     except OSError:
         return False
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)  # frees it again when the descriptor is closed
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)  # freed when the descriptor is closed
     except OSError as error:
         return error.errno in TAKEN
     finally:

@@ -1,4 +1,4 @@
-"""Files of a run folder, which may come from someone else: never read through links, nor without an end."""
+"""Files of a run folder, which may come from someone else: read without following links, and up to a size limit."""
 
 import errno
 import io
@@ -23,8 +23,7 @@ def open_file(folder: Path, name: str) -> IO[bytes]:
     path = folder / name
     if os.path.realpath(path) != os.path.join(os.path.realpath(folder), name):
         raise OSError(errno.ELOOP, "it is a link, or lies behind one")
-    # A pipe without a writer is opened at once, too.
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)  # does not wait for the writer of a pipe
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise OSError(errno.EINVAL, "it is no regular file")

@@ -1,4 +1,4 @@
-"""How far a run is, by what it left in its folder."""
+"""The progress of a run, by the files in its folder."""
 
 import json
 import shutil
@@ -12,29 +12,29 @@ from vqlab.experiments.row_lock import LOCK
 from vqlab.experiments.run_files import LARGEST_TEXT, read_file, read_text
 from vqlab.experiments.settings import Settings, flatten, parse_yaml
 
-FINISHED = "finished.json"  # fit writes it last, whole
-FAILED = "failed.json"  # a sweep says why
-MOST_SETTINGS, LONGEST_NAME = 2000, 500  # a run has about 300 settings
+FINISHED = "finished.json"  # fit writes it last
+FAILED = "failed.json"  # written by a sweep, with the reason
+MAX_SETTINGS, MAX_NAME = 2000, 500  # a run has about 300 settings
 CONFIG, LOG, LAST = "config.yaml", "metrics.csv", "checkpoints/last.ckpt"
-OUTPUT = "sweep.log"  # what the row of a sweep printed
+OUTPUT = "sweep.log"  # output of the row of a sweep
 
 
 class State(StrEnum):
     """What can be done with a run folder."""
 
     NEW = "new"  # nothing was started here
-    UNSAVED = "unsaved"  # started, and stopped before the first checkpoint: to be begun again
-    INTERRUPTED = "interrupted"  # to be resumed from last.ckpt
+    UNSAVED = "unsaved"  # stopped before the first checkpoint: can only be started again
+    INTERRUPTED = "interrupted"  # can be resumed from last.ckpt
     FINISHED = "finished"
 
 
 def state_of(folder: Path) -> State:
-    """Return how far the run in ``folder`` is."""
+    """Return the state of the run in ``folder``."""
     if (folder / FINISHED).exists():
         return State.FINISHED
     if not (folder / LAST).exists():
         return State.UNSAVED if (folder / CONFIG).exists() else State.NEW
-    # Killed between its last checkpoint and finished.json; there would be nothing left to resume.
+    # A run that was killed between its last checkpoint and finished.json has no step left to do.
     max_steps = settings_of(folder).get("trainer.max_steps")
     done = isinstance(max_steps, int) and 0 <= max_steps <= checkpoint_step(folder / LAST)
     return State.FINISHED if done else State.INTERRUPTED
@@ -46,7 +46,7 @@ def holds_run(folder: Path) -> bool:
 
 
 def begin_again(folder: Path) -> None:
-    """Remove what the run in ``folder`` left; config.yaml, which marks it as one, comes last."""
+    """Remove the files of the run in ``folder``; config.yaml, which marks it as one, comes last."""
     for path in sorted(folder.iterdir(), key=lambda path: path.name == CONFIG):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
@@ -55,7 +55,7 @@ def begin_again(folder: Path) -> None:
 
 
 def settings_of(folder: Path) -> Settings:
-    """Return the settings of the run in ``folder`` by dotted name; none where config.yaml is missing or torn."""
+    """Return the settings of the run in ``folder`` by dotted name; none where config.yaml is missing or damaged."""
     try:
         return read_settings(folder)
     except (OSError, UserError):
@@ -70,13 +70,13 @@ def read_settings(folder: Path) -> Settings:
         UserError: If it is damaged.
     """
     settings = flatten(parse_yaml(read_file(folder, CONFIG, LARGEST_TEXT), folder / CONFIG))
-    if len(settings) > MOST_SETTINGS or max(map(len, settings), default=0) > LONGEST_NAME:
+    if len(settings) > MAX_SETTINGS or max(map(len, settings), default=0) > MAX_NAME:
         raise UserError(f"{folder / CONFIG} holds more settings, or longer names, than vqlab has")
     return settings
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Return what a JSON file of a run folder holds; nothing where it is missing or damaged."""
+    """Return the content of a JSON file of a run folder; nothing where it is missing or damaged."""
     try:
         found = json.loads(read_text(path.parent, path.name))
     except (OSError, ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""Runs the rows of an experiment, each in a process of its own, and leaves alone what is done or runs elsewhere."""
+"""Runs the rows of an experiment, each in its own process; skips what is finished or runs elsewhere."""
 
 import json
 import os
@@ -17,16 +17,15 @@ from pathlib import Path
 from vqlab.atomic_io import disk_errors, no_link, write_atomic
 from vqlab.errors import UserError
 from vqlab.experiments.experiment import Experiment, Row
-from vqlab.experiments.metrics_log import log_or_empty
-from vqlab.experiments.resources import shares
 from vqlab.experiments.row_lock import INHERITED, row_lock
 from vqlab.experiments.run_files import open_file
 from vqlab.experiments.run_state import FAILED, LAST, OUTPUT, State, begin_again, settings_of, state_of
+from vqlab.experiments.runs import read_run
 from vqlab.experiments.settings import HARMLESS, equal
-from vqlab.experiments.status import Board
+from vqlab.experiments.tables import clock
 
 VQLAB = (sys.executable, "-m", "vqlab")
-TAIL = 20_000  # bytes at the end of the output that may say why a row failed
+TAIL = 20_000  # bytes at the end of the output that are searched for the reason of a failure
 PATIENCE = 60.0  # seconds that a child has to end its batch and to write last.ckpt after SIGTERM
 
 
@@ -41,7 +40,7 @@ class Status(StrEnum):
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a row ended, and in one line why, if it failed."""
+    """How a row ended, and the reason in one line if it failed."""
 
     status: Status
     error: str = ""
@@ -51,26 +50,21 @@ class Outcome:
 
 
 class Runner:
-    """Runs rows; safe to be killed at any moment, and to be used by several threads, processes and machines.
+    """Runs rows; may be killed at any moment, and used by several threads, processes and machines.
 
     Args:
-        experiment: Where the rows come from.
-        test: Whether a row is tested, on its best checkpoint, when it is trained.
+        experiment: The experiment of the rows.
+        test: Whether a row is tested on its best checkpoint after the training.
         jobs: How many rows run at once: each gets its share of GPUs and cores.
         command: How ``vqlab`` is called.
     """
 
     def __init__(self, experiment: Experiment, test: bool, jobs: int = 1, command: Sequence[str] = VQLAB) -> None:
         self.experiment, self.test, self.jobs, self.command = experiment, test, jobs, list(command)
-        self.board = Board(experiment)
-        self.places = shares(jobs)
+        self.resources = split_resources(jobs)
         self.children: dict[str, subprocess.Popen] = {}  # by the row's name
         self.stopping = threading.Event()
         self.guard = threading.Lock()
-
-    def is_done(self, row: Row) -> bool:
-        """Whether nothing is left to do for ``row``."""
-        return not self.commands(row)
 
     def commands(self, row: Row) -> list[list[str]]:
         """Return what is left to do for ``row``, as arguments of ``vqlab``."""
@@ -79,23 +73,21 @@ class Runner:
         if state is not State.FINISHED:
             resume = [f"--ckpt_path={folder / LAST}"] if state is State.INTERRUPTED else []
             found.append([*self.experiment.fit(row), *resume])
-        if self.test and not is_tested(folder):
+        if self.test and not read_run(folder).tested:
             best = folder / "checkpoints" / "best.ckpt"
             known = best.exists() or state is not State.FINISHED
-            # With the experiment's own settings, which may name classes that a checkpoint's config may not.
+            # With the experiment's settings, which may name classes that a checkpoint's config may not.
             found.append(["test", *self.experiment.fit(row)[1:], f"--ckpt_path={best if known else folder / LAST}"])
         return found
 
     def run(self, row: Row) -> Outcome:
-        """Do what is left to do for ``row``, unless another process does; the board shows how it stands."""
+        """Do what is left to do for ``row``, unless another process does, and print how it ended."""
         if self.stopping.is_set():
             return Outcome(Status.STOPPED)
-        self.board.begin(row)
-        outcome = Outcome(Status.FAILED, "the sweep itself failed")
-        try:
-            outcome = self._run(row)
-        finally:
-            self.board.end(row, str(outcome))
+        started = time.monotonic()
+        print(f"{row.name}: started", flush=True)
+        outcome = self._run(row)
+        print(f"{row.name}: {outcome} ({clock(time.monotonic() - started)})", flush=True)
         return outcome
 
     def _run(self, row: Row) -> Outcome:
@@ -120,7 +112,7 @@ class Runner:
             return Outcome(Status.FINISHED)
 
     def stop(self) -> None:
-        """Let all children save and end; at a second Ctrl-C, or where it takes too long, end them at once."""
+        """Let all children save and end; at a second Ctrl-C, or after PATIENCE, kill them."""
         with self.guard:
             self.stopping.set()
             children = list(self.children.values())
@@ -134,7 +126,7 @@ class Runner:
                     time.sleep(0.05)
 
     def _call(self, arguments: list[str], row: Row, lock: int) -> str | None:
-        """Run ``vqlab`` with ``arguments``; return in one line why it did not do what it should, if so."""
+        """Run ``vqlab`` with ``arguments``; return the reason in one line if it failed."""
         folder = self.experiment.folder(row)
         output = folder / OUTPUT
         with disk_errors(output), open(output, "a", opener=no_link) as log:
@@ -143,40 +135,26 @@ class Runner:
             with self.guard:
                 if self.stopping.is_set():
                     return None
-                place = self.places.pop(0)
+                resources = self.resources.pop(0)
                 child = subprocess.Popen(
                     [*self.command, *arguments],
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=subprocess.STDOUT,
-                    env={"WANDB_RUN_GROUP": self.experiment.path.stem, **os.environ, **place, INHERITED: str(lock)},
-                    start_new_session=True,  # Ctrl-C is the sweep's to pass on
+                    env={"WANDB_RUN_GROUP": self.experiment.path.stem, **os.environ, **resources, INHERITED: str(lock)},
+                    start_new_session=True,  # Ctrl-C reaches the sweep alone, which passes it on
                     pass_fds=(lock,),
                 )
                 self.children[row.name] = child
             child.wait()
             with self.guard:
                 del self.children[row.name]
-                self.places.append(place)
-        done = state_of(folder) is State.FINISHED if arguments[0] == "fit" else is_tested(folder)
-        return None if done else explain(child.returncode, output, start)
+                self.resources.append(resources)
+        done = state_of(folder) is State.FINISHED if arguments[0] == "fit" else read_run(folder).tested
+        return None if done else reason_of(child.returncode, output, start)
 
 
-def is_tested(folder: Path) -> bool:
-    """Whether ``vqlab test`` has written its figures."""
-    return bool(log_or_empty(folder / "test.csv").times)
-
-
-def conflict(row: Row, folder: Path) -> str | None:
-    """Return how the run in ``folder`` was begun differently from what ``row`` says, if it was."""
-    begun = settings_of(folder)
-    for name, value in row.settings.items():
-        if name in begun and not name.startswith(HARMLESS) and not equal(value, begun[name]):
-            return f"{folder} was begun with {name}={begun[name]}, and row {row.name} says {value}"
-    return None
-
-
-def explain(status: int, output: Path, start: int) -> str:
+def reason_of(status: int, output: Path, start: int) -> str:
     """Return in one line why a command ended with ``status``, from what it printed after position ``start``."""
     with open_file(output.parent, output.name) as log:
         log.seek(max(start, log.seek(0, os.SEEK_END) - TAIL))
@@ -192,12 +170,45 @@ def explain(status: int, output: Path, start: int) -> str:
 
 
 def refuse_conflicts(experiment: Experiment, rows: Sequence[Row]) -> None:
-    """Raise UserError if a row's folder holds a run of other settings."""
+    """Raise UserError if a row's folder holds a run that was started with other settings."""
     found = []
     for row in rows:
         folder = experiment.folder(row)
-        if state_of(folder) in (State.INTERRUPTED, State.FINISHED) and (line := conflict(row, folder)):
-            found.append(line)
+        begun = settings_of(folder) if state_of(folder) in (State.INTERRUPTED, State.FINISHED) else {}
+        for name, value in row.settings.items():
+            if name in begun and not name.startswith(HARMLESS) and not equal(value, begun[name]):
+                found.append(f"{folder} was begun with {name}={begun[name]}, and row {row.name} has {value}")
+                break
     if found:
         more = f" (and {len(found) - 1} more rows)" if len(found) > 1 else ""
         raise UserError(f"{found[0]}{more}: choose another folder with --runs, or move the run away")
+
+
+def split_resources(jobs: int) -> list[dict[str, str]]:
+    """Return for each of ``jobs`` rows that run at once the environment with its GPUs and cores.
+
+    More rows than GPUs share them. A single row has everything. ``OMP_NUM_THREADS`` is kept where it is set.
+    """
+    if jobs == 1:
+        return [{}]
+    threads = str(max(1, (os.cpu_count() or 1) // jobs))
+    cores = {} if "OMP_NUM_THREADS" in os.environ else {"OMP_NUM_THREADS": threads}
+    gpus = visible_gpus()
+    each = max(1, len(gpus) // jobs)
+    found = []
+    for place in range(jobs):
+        first = place * each % max(1, len(gpus))
+        mine = ",".join(gpus[first : first + each])
+        found.append({**cores, "CUDA_VISIBLE_DEVICES": mine} if gpus else cores)
+    return found
+
+
+def visible_gpus() -> list[str]:
+    """Return the GPUs that this process may use, without importing torch."""
+    if (chosen := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
+        return [gpu.strip() for gpu in chosen.split(",") if gpu.strip()]
+    try:
+        query = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
+        return subprocess.run(query, capture_output=True, text=True, timeout=30, check=True).stdout.split()
+    except (OSError, subprocess.SubprocessError):
+        return []

@@ -1,32 +1,29 @@
-"""Run folders, read for a report; what is missing or damaged is noted and left out."""
+"""Run folders, read for a report; missing and damaged files are noted and left out."""
 
 import itertools
 import json
-import math
 import os
 import re
 import statistics
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from vqlab.errors import UserError
-from vqlab.experiments.checkpoint_header import checkpoint_step
-from vqlab.experiments.experiment import SEEDED, shortest_ends
-from vqlab.experiments.metrics_log import MOST_STEPS, MetricsLog, best_of, read_log
+from vqlab.experiments.experiment import SEEDED
+from vqlab.experiments.metrics_log import MAX_STEPS, MetricsLog, best_of, read_log
 from vqlab.experiments.row_lock import is_running
 from vqlab.experiments.run_files import read_text
-from vqlab.experiments.run_state import CONFIG, FAILED, FINISHED, LAST, LOG, State, read_json, read_settings, state_of
-from vqlab.experiments.settings import Settings, is_number, mode_of, monitor_of
+from vqlab.experiments.run_state import CONFIG, FAILED, FINISHED, LOG, State, read_json, read_settings, state_of
+from vqlab.experiments.settings import Settings, mode_of, monitor_of
 
 TEST, HEALTH = "test.csv", "health.jsonl"
-LEFT_BY_A_RUN = {CONFIG, LOG, FAILED, FINISHED, HEALTH, "checkpoints"}  # each of these makes a folder a run
+RUN_FILES = {CONFIG, LOG, FAILED, FINISHED, HEALTH, "checkpoints"}  # each of these makes a folder a run
 PICTURE = re.compile(r"(?P<kind>.+)_(?P<step>[0-9]{1,15})\.png", re.DOTALL)
-LONGEST = 2000  # characters of a text in health.jsonl
-LOG_INTERVAL = 50  # Lightning's own, in steps
-PAUSE = 30.0  # a gap in the log that is so many times the usual one, and longer than ...
-LONG = 300.0  # ... these seconds, is a time in which the run stood still
+MAX_TEXT = 2000  # characters of a text in health.jsonl
+PAUSE = 30.0  # a gap in the log that is this many times the median one, and longer than ...
+LONG = 300.0  # ... these seconds, is a time in which the run was interrupted
 HIGHER_IS_BETTER = re.compile(
     r"(psnr|ssim|snr|correlation|acc|accuracy|perplexity|codebook_usage|diversity|classes_drawn|npmi|npmi_doc|cv|uci"
     r"|umass|cp|nmi|purity|iou|gain|retrieval)$"
@@ -35,18 +32,18 @@ LOWER_IS_BETTER = re.compile(r"loss|nll|mse|l1$|lpips|fid|bits|error|spectral|re
 
 
 @dataclass(frozen=True)
-class Verdict:
+class HealthEvent:
     """One line of health.jsonl."""
 
     event: str
     step: int
     evidence: str
-    mend: str
+    hint: str
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A metric of a run: its last and its best value, each with the steps done; no best where no direction is known."""
+    """Last and best value of a metric of a run, each with the steps done; no best where no direction is known."""
 
     last: float
     last_step: int
@@ -56,17 +53,17 @@ class Figure:
 
 @dataclass
 class Run:
-    """What a run folder holds.
+    """Content of a run folder.
 
     Attributes:
         folder: The folder.
-        name: What tells it from the others of its model.
+        name: The shortest name that distinguishes it from the other runs of its model.
         settings: Its config by dotted name.
         log: Its metrics.csv.
-        tested: The last figures of test.csv.
+        tested: The last metrics of test.csv.
         status: ``finished``, ``running``, ``failed`` or ``unfinished``.
         error: Why it failed.
-        verdicts: What health.jsonl says.
+        events: The first line of health.jsonl for each event.
         pictures: Kind (``step``, ``codes``, ...) -> steps and file of its last picture.
         problems: What is missing or damaged.
     """
@@ -78,13 +75,13 @@ class Run:
     tested: dict[str, float] = field(default_factory=dict)
     status: str = "unfinished"
     error: str = ""
-    verdicts: list[Verdict] = field(default_factory=list)
+    events: list[HealthEvent] = field(default_factory=list)
     pictures: dict[str, tuple[int, Path]] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
 
     @property
     def model(self) -> str:
-        """The model's class, or, where that is not known, the folder that vqlab puts its runs in."""
+        """The model's class; where that is not known, the name of the folder above."""
         return str(self.settings.get("model") or self.folder.absolute().parent.name)
 
     @property
@@ -94,7 +91,7 @@ class Run:
 
     @property
     def seeds(self) -> tuple[str, ...]:
-        """What the run's random numbers begin with: weights and noise, and the data's split and order."""
+        """The seeds of weights and noise, and of the data's split and order."""
         return tuple(str(self.settings.get(name)) for name in SEEDED)
 
     def mode(self, metric: str) -> str | None:
@@ -111,19 +108,19 @@ class Run:
         return Figure(series[-1][1], series[-1][0], *(reversed(best) if best else ()))
 
     def value(self, metric: str) -> float | None:
-        """Return what the run is judged by: the best of the monitored metric, the last of any other."""
+        """Return the value by which runs are compared: the best of the monitored metric, the last of any other."""
         figure = self.figure(metric)
         return None if figure is None else figure.best if metric == self.monitor else figure.last
 
     @property
     def seconds(self) -> float | None:
-        """Time from the first to the last line of the log, without the time in which the run stood still."""
+        """Time from the first to the last line of the log, without interruptions."""
         times = sorted(time for _, time in self.log.times)
         gaps = [later - earlier for earlier, later in itertools.pairwise(times)]
         if not gaps:
             return None
-        still = max(LONG, PAUSE * statistics.median(gaps))
-        return sum(gap for gap in gaps if gap <= still)
+        longest = max(LONG, PAUSE * statistics.median(gaps))
+        return sum(gap for gap in gaps if gap <= longest)
 
     @property
     def samples_per_second(self) -> float | None:
@@ -132,40 +129,25 @@ class Run:
         return statistics.median(values) if values else None
 
     @property
-    def equivalent_lr(self) -> float | None:
-        """The absolute rate: ``lr``, or ``base_lr`` x batch x devices x nodes x accumulation, or the log's largest."""
-        lr, base = self.settings.get("model.lr"), self.settings.get("model.base_lr")
-        names = ("data.batch_size", "trainer.devices", "trainer.num_nodes")
-        accumulate = self.settings.get("model.accumulate") or self.settings.get("trainer.accumulate_grad_batches", 1)
-        factors = [accumulate, *(self.settings.get(name) for name in names)]
-        with suppress(OverflowError):  # a number of 400 digits
-            if is_number(lr):
-                return float(lr)
-            numbers = [float(value) for value in (base, *factors) if is_number(value)]
-            if len(numbers) == 1 + len(factors):
-                return math.prod(numbers)
+    def peak_lr(self) -> float | None:
+        """The largest learning rate of the first optimizer: with ``base_lr``, the equivalent absolute rate."""
         first = next((series for name, series in self.log.series.items() if name.startswith("lr/")), [])
         return max((value for _, value in first), default=None)
 
 
 def direction(metric: str) -> str | None:
-    """Return ``min`` or ``max``, whichever is better for a metric, None if its name does not tell.
+    """Return ``min`` or ``max``, whichever is better for a metric, None if that is not known.
 
     Example:
         >>> direction("val/psnr"), direction("val/rec_loss"), direction("train/grad_norm")
         ('max', 'min', None)
     """
     name = metric.rpartition("/")[2]
-    if name.endswith("_identity"):  # the source's, which no training changes
+    if name.endswith("_identity"):  # of the source images, which no training changes
         return None
     if HIGHER_IS_BETTER.search(name):
         return "max"
     return "min" if LOWER_IS_BETTER.search(name) else None
-
-
-def judge(runs: Sequence[Run]) -> Run:
-    """Return the first run whose config is known: it says by which metric all of them are judged."""
-    return next((run for run in runs if run.settings), runs[0])
 
 
 def find_runs(places: Iterable[Path]) -> list[Run]:
@@ -180,9 +162,9 @@ def find_runs(places: Iterable[Path]) -> list[Run]:
         if not place.is_dir():
             raise UserError(f"{place} is no folder: give run folders, or one that holds some, such as runs")
         for folder, below, files in os.walk(place):
-            if LEFT_BY_A_RUN & {*below, *files}:
+            if RUN_FILES & {*below, *files}:
                 folders.add(Path(folder))
-                below.clear()  # what lies in a run is no run
+                below.clear()  # a run holds no runs
             below[:] = [name for name in below if not name.startswith(".")]
     if not folders:
         raise UserError(f"there is no run in {', '.join(map(str, places))}: a run has a config.yaml or a metrics.csv")
@@ -190,7 +172,7 @@ def find_runs(places: Iterable[Path]) -> list[Run]:
 
 
 def read_run(folder: Path) -> Run:
-    """Return what a run folder holds."""
+    """Return the content of a run folder; a file that a short or interrupted run has not written is no problem."""
     run = Run(folder)
     failed = read_json(folder / FAILED)
     if is_running(folder):
@@ -201,31 +183,31 @@ def read_run(folder: Path) -> Run:
         run.status, run.error = "failed", str(failed.get("error", ""))
     with noted(run, CONFIG):
         run.settings = read_settings(folder)
-    with noted(run, LOG, missing=run.status != "running" and has_log(folder, run.settings)):
+    with noted(run, LOG):
         run.log = read_log(folder / LOG)
         note_damage(run, LOG, run.log.damaged)
-    with noted(run, TEST, missing=False):
+    with noted(run, TEST):
         test = read_log(folder / TEST)
         run.tested = {name: series[-1][1] for name, series in test.series.items() if name.startswith("test/")}
         note_damage(run, TEST, test.damaged)
-    with noted(run, HEALTH, missing=False):
-        found = [read_verdict(line) for line in read_text(folder, HEALTH).splitlines() if line.strip()]
-        first: dict[str, Verdict] = {}
-        for verdict in filter(None, found):
-            first.setdefault(verdict.event, verdict)
-        run.verdicts = list(first.values())
+    with noted(run, HEALTH):
+        found = [read_event(line) for line in read_text(folder, HEALTH).splitlines() if line.strip()]
+        first: dict[str, HealthEvent] = {}
+        for event in filter(None, found):
+            first.setdefault(event.event, event)
+        run.events = list(first.values())
         note_damage(run, HEALTH, found.count(None))
     run.pictures = find_pictures(folder / "samples")
     return run
 
 
 @contextmanager
-def noted(run: Run, name: str, missing: bool = True) -> Iterator[None]:
-    """Note among a run's problems why the file that the block reads cannot be read; that it is missing, if asked."""
+def noted(run: Run, name: str) -> Iterator[None]:
+    """Note among a run's problems why the file that the block reads cannot be read, unless there is none."""
     try:
         yield
     except FileNotFoundError:
-        run.problems += [f"no {name}"] if missing else []
+        run.problems += [f"no {name}"] if name == CONFIG else []
     except OSError as error:
         run.problems.append(f"{name} cannot be read: {error.strerror}")
     except UserError:
@@ -238,23 +220,16 @@ def note_damage(run: Run, name: str, lines: int) -> None:
         run.problems.append(f"{lines} line{'' if lines == 1 else 's'} of {name} cannot be read")
 
 
-def has_log(folder: Path, settings: Settings) -> bool:
-    """Whether a run has done so many steps that it has written its first line into metrics.csv."""
-    done = read_json(folder / FINISHED).get("step", checkpoint_step(folder / LAST))
-    interval = settings.get("trainer.log_every_n_steps", LOG_INTERVAL)
-    return not (is_number(done) and is_number(interval) and done < interval)
-
-
-def read_verdict(line: str) -> Verdict | None:
-    """Return what a line of health.jsonl says, None if it is damaged."""
+def read_event(line: str) -> HealthEvent | None:
+    """Return the event in a line of health.jsonl, None if it is damaged."""
     try:
         found = json.loads(line)
-        verdict = Verdict(found["event"], found["step"], found["evidence"], found["mend"])
-    except (ValueError, KeyError, TypeError, RecursionError):
+        event = HealthEvent(found["event"], found["step"], found["evidence"], found.get("hint", found.get("mend")))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
-    texts = (verdict.event, verdict.evidence, verdict.mend)
-    sound = all(isinstance(text, str) and len(text) <= LONGEST for text in texts) and type(verdict.step) is int
-    return verdict if sound and 0 <= verdict.step <= MOST_STEPS else None
+    texts = (event.event, event.evidence, event.hint)
+    sound = all(isinstance(text, str) and len(text) <= MAX_TEXT for text in texts) and type(event.step) is int
+    return event if sound and 0 <= event.step <= MAX_STEPS else None
 
 
 def find_pictures(folder: Path) -> dict[str, tuple[int, Path]]:
@@ -278,11 +253,6 @@ def natural(path: Path) -> list[tuple[str, float]]:
     return [(text, float(number or 0)) for text, number in itertools.zip_longest(parts[::2], parts[1::2])]
 
 
-def shortest_names(folders: list[Path]) -> list[str]:
-    """Return the shortest ends of paths that tell them apart.
-
-    Example:
-        >>> shortest_names([Path("runs/vqvae/first"), Path("old/vqvae/first"), Path("runs/jsa/second")])
-        ['runs/vqvae/first', 'old/vqvae/first', 'second']
-    """
-    return shortest_ends([folder.absolute().parts for folder in folders], "/")
+def first_known(runs: Sequence[Run]) -> Run:
+    """Return the first run whose config is known; its monitored metric is used for all of them."""
+    return next((run for run in runs if run.settings), runs[0])

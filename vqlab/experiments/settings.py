@@ -1,10 +1,10 @@
-"""Settings of a run by dotted name, ``model.quantizer.num_embeddings``, as one types them behind ``--``."""
+"""Settings of a run by dotted name, such as ``model.quantizer.num_embeddings``, as they are typed after ``--``."""
 
 import json
 import math
 from collections.abc import Hashable
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any
 
 import yaml
 
@@ -15,10 +15,8 @@ Settings = dict[str, Any]
 # Settings that count training steps; ``num_mis_steps``, for one, does not.
 STEP_COUNTS = {"max_steps", "val_check_interval", "warmup_steps", "hold_steps", "total_steps", "decay_steps"}
 STEP_COUNTS |= {"disc_start", "disc_warmup", "grace_steps", "gan_grace_steps"}
-
-
-# Beginnings of settings that do not change a run's figures.
-HARMLESS = (
+# Prefixes of settings that do not change a run's metrics.
+HARMLESS: tuple[str, ...] = (
     "name",
     "runs",
     "codes",
@@ -28,20 +26,16 @@ HARMLESS = (
     "tensorboard",
     "samples.",
     "trainer.enable_",
-    "trainer.accelerator",
-    "data.num_workers",
-    "checkpoint.every_n_steps",
 )
-
-
-MOST_VALUES, DEEPEST = 100_000, 50  # of a config; aliases and merged keys can make a short text larger than memory
+HARMLESS += ("trainer.accelerator", "data.num_workers", "checkpoint.every_n_steps")
+MAX_VALUES, MAX_DEPTH = 100_000, 50  # of a config; aliases and merged keys can make a short text larger than memory
 
 
 class UniqueKeys(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-    """YAML's safe loader, which by itself keeps the last of two equal keys and says nothing."""
+    """YAML's safe loader, which by itself silently keeps the last of two equal keys."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        """Refuse a key that is there twice."""
+        """Refuse a duplicate key."""
         seen: set[str] = set()
         for key in (str(key.value) for key, _ in node.value):
             if key in seen:
@@ -52,17 +46,17 @@ class UniqueKeys(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
         """Merge keys (``<<``) up to a limit; PyYAML before 6.0.4 has none."""
         super().flatten_mapping(node)
-        if len(node.value) > MOST_VALUES // 10:
+        if len(node.value) > MAX_VALUES // 10:
             raise yaml.constructor.ConstructorError(None, None, "too many merged keys", node.start_mark)
 
 
 def load_yaml(text: str) -> Any:
-    """Return what a YAML text holds, as plain data of limited size.
+    """Return the content of a YAML text, as plain data of limited size.
 
     Raises:
         yaml.YAMLError: If it is no valid YAML, or too large or too deep.
     """
-    if len(text) > 10 * MOST_VALUES:
+    if len(text) > 10 * MAX_VALUES:
         raise yaml.YAMLError(f"{len(text)} characters are too many")
     try:
         found = yaml.load(text, UniqueKeys)
@@ -70,14 +64,14 @@ def load_yaml(text: str) -> Any:
         raise yaml.YAMLError("it is nested too deeply") from None
     except (ValueError, TypeError) as error:  # a date that does not exist, a list as a key
         raise yaml.YAMLError(str(error)) from error
-    places, count = [(found, 0)], 0
-    while places:
-        place, depth = places.pop()
-        if isinstance(place, (dict, list)):
-            count += len(place)
-            if count > MOST_VALUES or depth > DEEPEST:
+    nodes, count = [(found, 0)], 0
+    while nodes:
+        node, depth = nodes.pop()
+        if isinstance(node, (dict, list)):
+            count += len(node)
+            if count > MAX_VALUES or depth > MAX_DEPTH:
                 raise yaml.YAMLError("it holds too many values, or is nested too deeply")
-            places += [(value, depth + 1) for value in (place.values() if isinstance(place, dict) else place)]
+            nodes += [(value, depth + 1) for value in (node.values() if isinstance(node, dict) else node)]
     return found
 
 
@@ -101,27 +95,17 @@ def parse_yaml(content: bytes, path: Path) -> dict[str, Any]:
         UserError: If it is no valid YAML, or holds something else.
     """
     try:
-        text = content.decode("utf-8-sig")
-        found = load_yaml(text)
+        found = load_yaml(content.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not valid YAML: byte {error.start} is not UTF-8: save it as UTF-8") from error
     except yaml.YAMLError as error:
-        raise UserError(f"{path} is not valid YAML: {_yaml_problem(error, text)}"[:300]) from error
+        mark = getattr(error, "problem_mark", None)
+        problem = f"line {mark.line + 1}: {getattr(error, 'problem', '')}" if mark else " ".join(str(error).split())
+        raise UserError(f"{path} is not valid YAML: {problem}"[:300]) from error
     if not isinstance(found, dict):
         got = "nothing" if found is None else "a list" if isinstance(found, list) else repr(found)
         raise UserError(f"{path} holds no settings: it must be a mapping such as model: VQVAE, got {got}"[:200])
     return found
-
-
-def _yaml_problem(error: yaml.YAMLError, text: str) -> str:
-    """Return the line of a syntax error, and what is wrong there."""
-    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
-    if mark is None:
-        return " ".join(str(error).split())
-    line = "".join(text.splitlines()[mark.line : mark.line + 1])
-    if "\t" in line[: len(line) - len(line.lstrip())]:
-        problem = "it begins with a tab, use spaces"
-    return f"line {mark.line + 1}: {problem}"
 
 
 def flatten(config: dict[str, Any], prefix: str = "") -> Settings:
@@ -144,7 +128,7 @@ def flatten(config: dict[str, Any], prefix: str = "") -> Settings:
 
 
 def overlay(settings: Settings, *layers: dict[str, Any]) -> Settings:
-    """Return ``settings`` with configs or options over them; a class that is set anew leaves no option of the old one.
+    """Return ``settings`` with configs or options over them; another class removes the options of the old one.
 
     Example:
         >>> overlay({"model": "VQVAE", "model.lr": 1e-3, "data": "Digits"}, {"model": "JSA"}, {"model.lr": 0.1})
@@ -159,9 +143,9 @@ def overlay(settings: Settings, *layers: dict[str, Any]) -> Settings:
 
 
 def stack(*layers: Settings) -> Settings:
-    """Return options in the order in which they take effect one after the other; of each name the last remains.
+    """Return options in the order in which they take effect; of each name the last one remains.
 
-    The parser keeps of an option's earlier settings what the class that comes later knows.
+    The parser drops those earlier options that a class which comes later does not know.
 
     Example:
         >>> stack({"data.batch_size": 32, "model.lr": 1}, {"data.path": "x", "data": "ImageArrays"}, {"model.lr": 2})
@@ -174,12 +158,12 @@ def stack(*layers: Settings) -> Settings:
 
 
 def in_order(options: Settings) -> Settings:
-    """Return options with each class before the options of its own, else in their order."""
+    """Return options with each class before its own options, otherwise in their order."""
     return dict(sorted(options.items(), key=lambda item: item[0].count(".")))
 
 
 def as_flag(name: str, value: Any) -> str:
-    """Return what a user would type.
+    """Return a setting as a command-line option.
 
     Example:
         >>> as_flag("model.lr", 1e-5), as_flag("model.schedule", None), as_flag("model.quantizer.levels", [8, 5])
@@ -189,7 +173,7 @@ def as_flag(name: str, value: Any) -> str:
 
 
 def equal(a: Any, b: Any) -> bool:
-    """Whether two values of a setting mean the same, one of them perhaps as text or with a class's module.
+    """Whether two values of a setting are the same; one may be text, or have a class's module.
 
     Example:
         >>> equal("1e-3", 0.001), equal("null", None), equal("signs.SignQuantizer", "SignQuantizer"), equal(3, 4)
@@ -198,22 +182,34 @@ def equal(a: Any, b: Any) -> bool:
     a, b = _parsed(a), _parsed(b)
     if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)):
         return len(a) == len(b) and all(map(equal, a, b))
-    if is_number(a) and is_number(b):
+    if isinstance(a, (int, float)) and isinstance(b, (int, float)) and isinstance(a, bool) == isinstance(b, bool):
         return math.isclose(a, b, rel_tol=1e-9)
     if isinstance(a, str) and isinstance(b, str):
         return a == b or a.rpartition(".")[2] == b or a == b.rpartition(".")[2]
     return a == b
 
 
-def scale_steps(settings: Settings, share: float) -> Settings:
-    """Return the settings that count training steps, multiplied by ``share`` and rounded, at least 1.
+def _parsed(value: Any) -> Any:
+    """Read text as YAML does, and as a number where YAML 1.1 reads text (1e-3)."""
+    if not isinstance(value, str):
+        return value
+    for read in (float, yaml.safe_load):
+        try:
+            return read(value)
+        except (ValueError, yaml.YAMLError):
+            continue
+    return value
+
+
+def scale_steps(settings: Settings, factor: float) -> Settings:
+    """Return the settings that count training steps, multiplied by ``factor`` and rounded, at least 1.
 
     Example:
         >>> scale_steps({"trainer.max_steps": 3000, "model.schedule.warmup_steps": 0, "model.num_mis_steps": 20}, 0.1)
         {'trainer.max_steps': 300}
     """
     return {
-        name: max(1, round(value * share))
+        name: max(1, round(value * factor))
         for name, value in settings.items()
         if name.rpartition(".")[2] in STEP_COUNTS and type(value) is int and value > 0
     }
@@ -227,22 +223,3 @@ def monitor_of(settings: Settings) -> str:
 def mode_of(settings: Settings) -> str:
     """Return whether that metric is better ``min`` or ``max``."""
     return settings.get("checkpoint.mode", "min")
-
-
-def _parsed(value: Any) -> Any:
-    """Read text as YAML would, and as a number where YAML 1.1 sees none (1e-3)."""
-    if not isinstance(value, str):
-        return value
-    try:
-        return float(value)
-    except ValueError:
-        pass
-    try:
-        return yaml.safe_load(value)
-    except yaml.YAMLError:
-        return value
-
-
-def is_number(value: Any) -> TypeGuard[int | float]:
-    """Whether a value is a number; True and False are none."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
