@@ -116,4 +116,4 @@ def test_a_healthy_training_is_left_alone(name):
     else:
         trainer.fit(model, datamodule=source)
     assert not Path("health.jsonl").exists(), Path("health.jsonl").read_text()
-    assert len(health.course.lines["grad_norm"]) == STEPS
+    assert len(health.history.lines["grad_norm"]) == STEPS
