@@ -9,7 +9,6 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from vqlab.callbacks.checkpoints import LastAndBest
-from vqlab.errors import UserError
 
 LAST, BEST = Path("checkpoints/last.ckpt"), Path("checkpoints/best.ckpt")
 
@@ -165,12 +164,6 @@ def test_the_files_hold_the_weights_of_their_step():
 def test_fast_dev_run_leaves_no_files():
     fit(LastAndBest(every_n_steps=1), [1.0], val=True, fast_dev_run=True)
     assert not LAST.parent.exists()
-
-
-@pytest.mark.parametrize("value", [0, -5])
-def test_every_n_steps_must_be_positive(value):
-    with pytest.raises(UserError, match=rf"every_n_steps must be at least 1, got {value}.*--checkpoint\.every_n_steps"):
-        LastAndBest(every_n_steps=value)
 
 
 def test_where_a_validation_follows_the_checkpoint_comes_after_it():

@@ -5,7 +5,7 @@ from typing import Any
 
 import lightning
 
-from vqlab.training.log_interval import is_log_step
+from vqlab.training.lightning_fixes import is_log_step
 
 
 class Throughput(lightning.Callback):
