@@ -13,7 +13,6 @@ from torch.utils.data import DataLoader
 from tests.helpers.bare import BARE
 from tests.helpers.logs_read_back import read_tensorboard
 from vqlab.callbacks.sample_grid import CAPTION, PAD, SampleGrid, caption, confusion, histogram, interleave
-from vqlab.errors import UserError
 from vqlab.training.loggers.tensorboard import tensorboard_logger
 
 
@@ -257,9 +256,3 @@ def test_a_picture_that_fails_leaves_the_old_one(monkeypatch):
         trainer(SampleGrid(num_images=2)).validate(model, loader(6), verbose=False)
     assert path.read_bytes() == before
     assert sorted(p.name for p in path.parent.iterdir()) == ["codes_000000.png", "step_000000.png"]
-
-
-@pytest.mark.parametrize(("num_images", "columns"), [(0, 8), (16, 0)])
-def test_numbers_are_checked(num_images, columns):
-    with pytest.raises(UserError, match="num_images and columns must be at least 1"):
-        SampleGrid(num_images, columns)

@@ -1,4 +1,4 @@
-"""The same batch-norm statistics on all ranks."""
+"""Equal batch-norm statistics on all ranks."""
 
 from typing import Any
 
@@ -9,13 +9,13 @@ from vqlab.nn.distributed import means_over_ranks
 
 
 class BatchStatistics(lightning.Callback):
-    """After each training batch, average batch norm's running statistics over the ranks.
+    """Average the running statistics of batch norm over the ranks after each training batch.
 
-    In training each rank normalises by its own part of the batch; without this, each would evaluate by statistics of
-    its own as well, and a checkpoint would hold those of rank 0 alone.
+    Each rank normalises its own part of the batch. Without the average each would also evaluate with own statistics,
+    and a checkpoint would hold those of rank 0 only.
     """
 
-    def on_train_batch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *args: Any) -> None:
+    def on_train_batch_end(self, trainer: lightning.Trainer, pl_module: Any, *args: Any) -> None:
         """Average."""
         if trainer.world_size == 1:
             return

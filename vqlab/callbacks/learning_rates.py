@@ -1,4 +1,4 @@
-"""The learning rate beside the other figures of its step."""
+"""Learning rates in the log line of their step."""
 
 from typing import Any
 
@@ -6,14 +6,12 @@ import lightning
 
 
 class LearningRates(lightning.Callback):
-    """Log ``lr/<optimizer>``, the rate that the step uses, in the same line as the losses.
+    """Log ``lr/<optimizer>``, the rate that the step uses, in the log line of the losses.
 
-    Lightning's own monitor logs a line of its own, which leaves two half-empty rows per step in metrics.csv.
+    Lightning's ``LearningRateMonitor`` logs separate lines, half-empty rows of metrics.csv.
     """
 
-    def on_train_batch_start(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *args: Any
-    ) -> None:
+    def on_train_batch_start(self, trainer: lightning.Trainer, pl_module: Any, *args: Any) -> None:
         """Log the rate of each optimizer's first parameter group, and of each that has a name."""
         for config in trainer.lr_scheduler_configs:
             for number, group in enumerate(config.scheduler.optimizer.param_groups):
