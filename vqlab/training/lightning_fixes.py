@@ -12,8 +12,8 @@ Each entry can go when Lightning's own part does the same ("source" is a file of
 | ``cli.lightning`` (``_sigterm_notifier_fn``) | SIGTERM ends with status 0 | issue 19916 |
 | :class:`AtomicCheckpointIO` | a checkpoint is copied in memory first, and errors of permission are swallowed | issue 21800 |
 | ``training.loggers.csv.CSVLog`` | ``CSVLogger`` deletes the file that it finds | pull request 19446 |
-| ``callbacks.learning_rates`` | ``LearningRateMonitor`` logs lines of its own | source callbacks/lr_monitor.py |
-| ``callbacks.progress`` | the bar shows ``v_num``, and an error message continues its line | source callbacks/progress/tqdm_progress.py |
+| ``callbacks.always.LearningRates`` | ``LearningRateMonitor`` logs lines of its own | source callbacks/lr_monitor.py |
+| ``callbacks.always.Progress`` | the bar shows ``v_num``, and an error message continues its line | source callbacks/progress/tqdm_progress.py |
 """  # noqa: E501
 
 from typing import Any

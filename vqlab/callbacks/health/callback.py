@@ -4,6 +4,7 @@ import json
 import statistics
 import time
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from vqlab.training.finite import NonFiniteError
 from vqlab.training.learning_rate import training_steps
 from vqlab.training.lightning_fixes import is_log_step
 from vqlab.training.manual import clip_options
-from vqlab.validation import Checked, Fraction
+from vqlab.validation import check_fields
 
 CODES = ("codebook_usage", "perplexity")
 CHAINS = ("accept_rate", "accept_rate_cached", "known_chains", "chain_age", "sigma")
@@ -30,7 +31,8 @@ VALIDATION = ("diversity", "classes_drawn", *GLYPHS, *TOPICS, "mutual_informatio
 EVENTS = {"non_finite", *(rule.event for rule in RULES)}
 
 
-class Health(Checked, lightning.Callback):
+@dataclass(eq=False)
+class Health(Thresholds, lightning.Callback):
     """Check the log and the validations for known problems; print each once and append it to ``health.jsonl``.
 
     The events, their thresholds and sources are in :mod:`vqlab.callbacks.health.rules`; ``non_finite``, a loss that is
@@ -58,35 +60,15 @@ class Health(Checked, lightning.Callback):
         UserError: If a fraction lies outside [0, 1], or ``stop`` lists an unknown event.
     """
 
-    def __init__(
-        self,
-        min_usage: Fraction = 0.2,
-        min_perplexity: Fraction = 0.05,
-        grace_steps: int = 200,
-        gan_grace_steps: int = 1000,
-        oscillation: float = 0.25,
-        explosion: float = 100.0,
-        certainty: Fraction = 0.99,
-        blindness: Fraction = 0.55,
-        min_diversity: Fraction = 0.25,
-        stop: bool | list[str] = False,
-    ) -> None:
-        self.stop: set[str] = (EVENTS if stop else set()) if isinstance(stop, bool) else set(stop)
-        if unknown := self.stop - EVENTS:
+    stop: bool | list[str] = False
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        self.stops: set[str] = (EVENTS if self.stop else set()) if isinstance(self.stop, bool) else set(self.stop)
+        if unknown := self.stops - EVENTS:
             raise UserError(
                 f"stop lists unknown events ({', '.join(sorted(unknown))}): choose from {', '.join(sorted(EVENTS))}"
             )
-        self.thresholds = Thresholds(
-            min_usage,
-            min_perplexity,
-            grace_steps,
-            gan_grace_steps,
-            oscillation,
-            explosion,
-            certainty,
-            blindness,
-            min_diversity,
-        )
         self.history = RunHistory()
         self.reported: set[str] = set()
         self.stop_events: list[str] = []  # events that stop this run
@@ -158,13 +140,13 @@ class Health(Checked, lightning.Callback):
             return
         for rule in RULES:
             if rule.when == when and rule.event not in self.reported:
-                evidence = rule.evidence(self.history, self.thresholds)
+                evidence = rule.evidence(self.history, self)
                 if evidence is not None:
                     self.report(trainer, rule.event, evidence, rule.hint)
 
     def stop_if_reported(self, trainer: lightning.Trainer) -> None:
         """Stop all ranks at this batch if the first has a reason to."""
-        if self.stop and trainer.strategy.reduce_boolean_decision(bool(self.stop_events), all=False):
+        if self.stops and trainer.strategy.reduce_boolean_decision(bool(self.stop_events), all=False):
             trainer.should_stop = True
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
@@ -188,7 +170,7 @@ class Health(Checked, lightning.Callback):
         if event in self.reported or not trainer.is_global_zero:
             return
         self.reported.add(event)
-        if event in self.stop:
+        if event in self.stops:
             self.stop_events.append(event)
         model, step = trainer.lightning_module, trainer.global_step
         clip = next(iter(clip_options(model)), "--trainer.gradient_clip_val")

@@ -4,6 +4,8 @@ import math
 import statistics
 from dataclasses import dataclass, field
 
+from vqlab.validation import Fraction
+
 ENOUGH = 20  # log lines that a rule needs to compare with what was usual
 FEWEST = 5  # smallest window
 HISTORY = 600  # log lines that are kept
@@ -11,19 +13,19 @@ HISTORY = 600  # log lines that are kept
 Metrics = dict[str, list[float]]  # by name, the latest last
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Thresholds:
-    """The thresholds that are arguments of :class:`~vqlab.callbacks.health.callback.Health`, which describes them."""
+    """Thresholds of the rules; :class:`~vqlab.callbacks.health.callback.Health` describes them."""
 
-    min_usage: float = 0.2
-    min_perplexity: float = 0.05
+    min_usage: Fraction = 0.2
+    min_perplexity: Fraction = 0.05
     grace_steps: int = 200
     gan_grace_steps: int = 1000
     oscillation: float = 0.25
     explosion: float = 100.0
-    certainty: float = 0.99
-    blindness: float = 0.55
-    min_diversity: float = 0.25
+    certainty: Fraction = 0.99
+    blindness: Fraction = 0.55
+    min_diversity: Fraction = 0.25
 
 
 @dataclass
