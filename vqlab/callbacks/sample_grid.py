@@ -15,7 +15,6 @@ from torchvision.transforms.functional import to_tensor
 from torchvision.utils import make_grid, save_image
 
 from vqlab.atomic_io import write_atomic
-from vqlab.callbacks.signal_plot import plot_signals
 from vqlab.callbacks.topic_table import as_csv, as_text, bars, topic_map
 from vqlab.training.loggers.media import log_histogram, log_image, log_table
 from vqlab.training.protocol import CountsCodes, CountsConfusion, HasTopics, ShowsImages, ShowsSignals
@@ -24,6 +23,7 @@ from vqlab.validation import Checked, Count
 FEW = 20  # classes up to which the confusion matrix shows numbers
 PAD, CAPTION = 4, 20  # pixels between images, and for the captions beside them
 LEAST = 0.5  # lower end of the count axis, so that a single use is visible
+ROWS = 4  # signals that are plotted
 MIN_TILE = 96  # pixels; smaller images are enlarged by whole factors
 
 
@@ -138,6 +138,35 @@ def caption(name: str, height: int) -> Tensor:
     image = Image.new("RGB", (height, CAPTION), "white")
     ImageDraw.Draw(image).text((height / 2, CAPTION / 2), name, "black", ImageFont.load_default(12), anchor="mm")
     return to_tensor(image.rotate(90, expand=True))
+
+
+def plot_signals(signals: dict[str, Tensor]) -> Figure:
+    """Plot ``input`` and ``reconstruction`` (B, C, L), their difference, and ``indices`` (B, l, ...).
+
+    The first channel of the first signals is shown; the color of a bar is the number of the code.
+    """
+    x, x_hat = (signals[name][:ROWS, 0].float().cpu() for name in ("input", "reconstruction"))
+    codes = signals["indices"][:ROWS].cpu()
+    figure = Figure(figsize=(10, 2.4 * len(x)), dpi=100, layout="constrained")
+    grid = figure.subplots(2 * len(x), 1, sharex=True, squeeze=False, height_ratios=[6, 1] * len(x))[:, 0]
+    low, high = x.min().item(), x.max().item()
+    margin = 0.1 * max(high - low, 1e-6)
+    top = max(1, int(codes.max()))
+    for row, (signal, strip) in enumerate(zip(grid[::2], grid[1::2], strict=True)):
+        difference = x_hat[row] - x[row]
+        signal.plot(x[row], color="0.55", linewidth=2, label="original")
+        signal.plot(x_hat[row], color="tab:blue", linewidth=1, label="reconstruction")
+        signal.plot(difference, color="tab:red", linewidth=0.7, alpha=0.8, label="difference")
+        rms = difference.square().mean().sqrt()
+        signal.set_title(f"root mean square of the difference {rms:.3f}", fontsize=8, loc="left")
+        signal.set(ylim=(low - margin, high + margin))
+        signal.margins(x=0)
+        raster = codes[row].reshape(codes.shape[1], -1).T
+        strip.imshow(raster, aspect="auto", extent=(0, x.shape[-1], 0, 1), cmap="twilight", vmin=0, vmax=top)
+        strip.set(yticks=[], ylabel="codes")
+    grid[0].legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=3, frameon=False, fontsize=8)
+    grid[-1].set_xlabel("sample")
+    return figure
 
 
 def histogram(counts: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple
 from vqlab.callbacks.health.history import ENOUGH, FEWEST, RunHistory, Thresholds, detrended_spread
 
 Evidence = Callable[[RunHistory, Thresholds], str | None]
+When = Literal["line", "gradient", "validation"]
 
 ACCURACY = ("p_real", "p_fake", "reals_passed", "fakes_caught")  # of a discriminator
 LOSSES = ("rec_loss", "loss", "l1")
@@ -19,6 +20,10 @@ GLYPHS = ("l1_gain", "grey", "retrieval", "retrieval_identity")
 INFORMED = 0.01  # nats per code position
 REVIVE = "set --model.quantizer.init=kmeans --model.quantizer.revive_after=16, or lower --model.lr"
 SHARPEN = "set --model.likelihood.sigma=optimal, or lower --model.lr"
+MORE_PROPOSALS = "set --model.likelihood.sigma=optimal, or raise --model.num_mis_steps or --model.smoothing"
+WEAKEN = "lower --model.disc_lr, or set --model.spectral_norm=true or --model.objective=feature_matching"
+STRENGTHEN = "raise --model.disc_lr, or lower --model.lr or the discriminator's dropout or noise"
+SEPARATE = "set --model.init=nmf, raise --model.cycle_weight, or lower --model.num_topics or --model.generator_lr"
 
 
 class Rule(NamedTuple):
@@ -32,7 +37,7 @@ class Rule(NamedTuple):
     """
 
     event: str
-    when: Literal["line", "gradient", "validation"]
+    when: When
     hint: str
     evidence: Evidence
 
@@ -40,7 +45,7 @@ class Rule(NamedTuple):
 RULES: list[Rule] = []
 
 
-def rule(event: str, when: Literal["line", "gradient", "validation"], hint: str) -> Callable[[Evidence], Evidence]:
+def rule(event: str, when: When, hint: str) -> Callable[[Evidence], Evidence]:
     """Register the decorated function as a :class:`Rule`."""
 
     def register(evidence: Evidence) -> Evidence:
@@ -91,15 +96,11 @@ def exploding_gradient(history: RunHistory, limits: Thresholds) -> str | None:
     return f"gradient norm {norm:.3g}, {norm / max(usual, 1e-12):.0f} times its median"
 
 
-@rule(
-    "vanishing_gradient",
-    "gradient",
-    "start again with a lower --model.lr or --model.schedule.warmup_steps=500: dead units do not recover",
-)
+@rule("vanishing_gradient", "gradient", "start again with a lower --model.lr or --model.schedule.warmup_steps=500")
 def vanishing_gradient(history: RunHistory, limits: Thresholds) -> str | None:
     """The gradient norm of a part stays below 1e-4 of its earlier median (Glorot and Bengio 2010).
 
-    A converged model keeps more, because batches differ.
+    Dead units do not recover. A converged model keeps more, because batches differ.
     """
     for name in (name for name in history.lines if name.startswith("grad_norm/")):
         earlier, recent = history.earlier(name), history.recent(name)
@@ -199,11 +200,7 @@ def codebook_slow_death(history: RunHistory, limits: Thresholds) -> str | None:
     return f"usage fell from {usage[0]:.0%} to {usage[-1]:.0%} over 4 validations and keeps falling"
 
 
-@rule(
-    "proposal_collapse",
-    "line",
-    "set --model.likelihood.sigma=optimal, or raise --model.num_mis_steps or --model.smoothing",
-)
+@rule("proposal_collapse", "line", MORE_PROPOSALS)
 def proposal_collapse(history: RunHistory, limits: Thresholds) -> str | None:
     """Cached chains accept less than 0.1 % of the proposals; measured: 5 to 8 %.
 
@@ -244,11 +241,7 @@ def posterior_collapse(history: RunHistory, limits: Thresholds) -> str | None:
 # Adversarial models
 
 
-@rule(
-    "discriminator_too_strong",
-    "line",
-    "lower --model.disc_lr, or set --model.spectral_norm=true or --model.objective=feature_matching",
-)
+@rule("discriminator_too_strong", "line", WEAKEN)
 def discriminator_too_strong(history: RunHistory, limits: Thresholds) -> str | None:
     """Mean D(x) and 1 - D(G(z)) both exceed ``certainty``: the gradient vanishes (Arjovsky and Bottou 2017)."""
     p_real, p_fake, *_ = discriminator_means(history, limits) or (0.0, 1.0)
@@ -257,11 +250,7 @@ def discriminator_too_strong(history: RunHistory, limits: Thresholds) -> str | N
     return f"D(x) is {p_real:.3f} and D(G(z)) {p_fake:.4f} over {ENOUGH} lines of the log"
 
 
-@rule(
-    "discriminator_too_weak",
-    "line",
-    "raise --model.disc_lr, or lower --model.lr or the discriminator's dropout or noise",
-)
+@rule("discriminator_too_weak", "line", STRENGTHEN)
 def discriminator_too_weak(history: RunHistory, limits: Thresholds) -> str | None:
     """The accuracy over real and generated images is below ``blindness``; chance is one half."""
     *_, real, fake = discriminator_means(history, limits) or (1.0, 1.0)
@@ -318,11 +307,7 @@ def glyph_metrics(history: RunHistory, limits: Thresholds) -> list[float]:
     return metrics if len(metrics) == len(GLYPHS) and history.step >= limits.gan_grace_steps else []
 
 
-@rule(
-    "topic_collapse",
-    "validation",
-    "set --model.init=nmf, raise --model.cycle_weight, or lower --model.num_topics or --model.generator_lr",
-)
+@rule("topic_collapse", "validation", SEPARATE)
 def topic_collapse(history: RunHistory, limits: Thresholds) -> str | None:
     """At two validations topics share half of their words, or 15 % of the words are distinct, or half are unused.
 
