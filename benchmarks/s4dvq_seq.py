@@ -19,7 +19,7 @@ from typing import Any
 
 import yaml
 
-from vqlab.callbacks.health.callback import detrended_spread
+from vqlab.callbacks.health.history import detrended_spread
 
 ROWS = Path("configs/experiments/s4dvq_seq.yaml")
 COLUMNS = ("mse", "snr", "correlation", "spectral_convergence", "perplexity", "codebook_usage", "bits_per_sample")

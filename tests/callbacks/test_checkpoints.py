@@ -8,21 +8,24 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
+from tests.helpers.bare import BARE
 from vqlab.callbacks.checkpoints import LastAndBest
-from vqlab.errors import UserError
 
 LAST, BEST = Path("checkpoints/last.ckpt"), Path("checkpoints/best.ckpt")
 
 
 class Line(lightning.LightningModule):
-    """Logs the given scores, one per validation."""
+    """Logs the given scores, one per validation, and notes the order of validations and checkpoints."""
 
     def __init__(self, scores=()):
         super().__init__()
-        self.layer, self.scores = nn.Linear(2, 1), list(scores)
+        self.layer, self.scores, self.events = nn.Linear(2, 1), list(scores), []
 
     def training_step(self, batch, batch_idx):
         return self.layer(batch).square().mean()
+
+    def on_validation_start(self):
+        self.events.append(("validation", self.global_step))
 
     def validation_step(self, batch, batch_idx):
         pass
@@ -31,15 +34,18 @@ class Line(lightning.LightningModule):
         if self.scores and not self.trainer.sanity_checking:
             self.log("val/loss", self.scores.pop(0))
 
+    def on_save_checkpoint(self, checkpoint):
+        self.events.append(("checkpoint", self.global_step))
+
     def configure_optimizers(self):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
 class Watch(lightning.Callback):
-    """The steps at which each file was replaced, looked at after every batch."""
+    """The steps at which each file was replaced, looked at after every batch; stops the training at a step."""
 
-    def __init__(self):
-        self.written = {LAST: [], BEST: []}
+    def __init__(self, stop=None):
+        self.written, self.stop = {LAST: [], BEST: []}, stop
 
     def on_fit_start(self, trainer, pl_module):
         self.seen = {path: self.stamp(path) for path in self.written}
@@ -58,6 +64,9 @@ class Watch(lightning.Callback):
     def on_train_batch_start(self, trainer, *args):
         self.look(trainer)
 
+    def on_train_batch_end(self, trainer, *args):
+        trainer.should_stop = trainer.should_stop or trainer.global_step == self.stop
+
     def on_train_end(self, trainer, pl_module):
         self.look(trainer)
 
@@ -66,16 +75,10 @@ def step_of(path):
     return torch.load(path, weights_only=True)["global_step"]
 
 
-def fit(callback, scores=(), batches=10, val=False, watch=None, ckpt_path=None, module=None, **settings):
-    watch = watch or Watch()
+def fit(callback, scores=(), batches=10, val=False, stop=None, ckpt_path=None, module=None, **settings):
+    watch = Watch(stop)
     trainer = lightning.Trainer(
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        accelerator="cpu",
-        callbacks=[watch, callback],
-        default_root_dir=".",
-        **settings,
+        **{**BARE, "enable_checkpointing": True}, callbacks=[watch, callback], default_root_dir=".", **settings
     )
     trainer.fit(
         module or Line(scores),
@@ -86,31 +89,23 @@ def fit(callback, scores=(), batches=10, val=False, watch=None, ckpt_path=None, 
     return watch.written
 
 
-def test_last_is_written_every_n_steps_and_at_the_end():
-    assert fit(LastAndBest(every_n_steps=4), max_steps=10) == {LAST: [4, 8, 10], BEST: []}
+@pytest.mark.parametrize(
+    ("every", "settings", "steps"),
+    [
+        (4, {"max_steps": 10}, [4, 8, 10]),
+        (100, {"max_epochs": 2}, [20]),
+        (100, {"max_epochs": 5, "stop": 7}, [7]),
+        (100, {"max_steps": 8, "val": True, "val_check_interval": 3}, [3, 6, 8]),
+    ],
+)
+def test_when_last_is_written(every, settings, steps):
+    assert fit(LastAndBest(every_n_steps=every), **settings) == {LAST: steps, BEST: []}
 
 
 def test_steps_and_not_batches_are_counted():
     written = fit(LastAndBest(every_n_steps=2), max_epochs=1, accumulate_grad_batches=2)
     assert written[LAST][-1] == 5
     assert set(written[LAST]) == {2, 4, 5}
-
-
-def test_last_is_written_at_the_end_of_the_last_epoch():
-    assert fit(LastAndBest(every_n_steps=100), max_epochs=2)[LAST] == [20]
-
-
-def test_last_is_written_when_something_stops_the_training():
-    class Stop(Watch):
-        def on_train_batch_end(self, trainer, *args):
-            trainer.should_stop = trainer.global_step == 7
-
-    assert fit(LastAndBest(every_n_steps=100), watch=Stop(), max_epochs=5)[LAST] == [7]
-
-
-def test_last_is_written_after_each_validation():
-    written = fit(LastAndBest(every_n_steps=100), val=True, val_check_interval=3, max_steps=8)
-    assert written == {LAST: [3, 6, 8], BEST: []}
 
 
 @pytest.mark.parametrize(
@@ -125,23 +120,17 @@ def test_best_follows_the_monitor(mode, steps, best):
     assert (callback.best_score, callback.best_step) == best
 
 
-def test_an_equal_score_is_no_better():
-    written = fit(LastAndBest(), [2.0, 2.0], val=True, val_check_interval=5, max_steps=10)
-    assert written[BEST] == [5]
+def test_an_equal_score_is_not_better_and_the_sanity_check_writes_nothing():
+    settings = {"val": True, "max_steps": 10, "num_sanity_val_steps": 1}
+    assert fit(LastAndBest(), [2.0, 2.0], val_check_interval=5, **settings)[BEST] == [5]
+    assert fit(LastAndBest(), [2.0], val_check_interval=10, **settings) == {LAST: [10], BEST: [10]}
 
 
-def test_the_sanity_check_writes_nothing():
-    written = fit(LastAndBest(), [2.0], val=True, val_check_interval=10, max_steps=10, num_sanity_val_steps=1)
-    assert written == {LAST: [10], BEST: [10]}
-
-
-def test_validate_alone_writes_nothing():
-    trainer = lightning.Trainer(
-        logger=False, enable_progress_bar=False, accelerator="cpu", callbacks=[LastAndBest()], default_root_dir="."
-    )
+def test_validate_and_fast_dev_run_write_nothing():
+    trainer = lightning.Trainer(**{**BARE, "enable_checkpointing": True}, callbacks=[LastAndBest()])
     trainer.validate(Line([1.0]), DataLoader(torch.randn(2, 2)), verbose=False)
-    assert not LAST.exists()
-    assert not BEST.exists()
+    fit(LastAndBest(every_n_steps=1), [1.0], val=True, fast_dev_run=True)
+    assert not LAST.parent.exists()
 
 
 def test_a_resumed_run_remembers_the_best():
@@ -162,36 +151,11 @@ def test_the_files_hold_the_weights_of_their_step():
     assert not torch.equal(best["layer.weight"], module.layer.weight)
 
 
-def test_fast_dev_run_leaves_no_files():
-    fit(LastAndBest(every_n_steps=1), [1.0], val=True, fast_dev_run=True)
-    assert not LAST.parent.exists()
-
-
-@pytest.mark.parametrize("value", [0, -5])
-def test_every_n_steps_must_be_positive(value):
-    with pytest.raises(UserError, match=rf"every_n_steps must be at least 1, got {value}.*--checkpoint\.every_n_steps"):
-        LastAndBest(every_n_steps=value)
-
-
 def test_where_a_validation_follows_the_checkpoint_comes_after_it():
     """From a checkpoint before the validation, Lightning would resume behind it, and the validation would be lost."""
-    events = []
-
-    class Order(Line):
-        def on_validation_start(self):
-            events.append(("validation", self.global_step))
-
-        def on_save_checkpoint(self, checkpoint):
-            events.append(("checkpoint", self.global_step))
-
-    fit(
-        LastAndBest(every_n_steps=2),
-        val=True,
-        module=Order(),
-        max_steps=8,
-        val_check_interval=4,
-        num_sanity_val_steps=0,
-    )
+    module = Line()
+    settings = {"max_steps": 8, "val_check_interval": 4, "num_sanity_val_steps": 0}
+    fit(LastAndBest(every_n_steps=2), val=True, module=module, **settings)
     for step in (4, 8):
-        assert [event for event, at in events if at == step] == ["validation", "checkpoint"]
-    assert ("checkpoint", 2) in events
+        assert [event for event, at in module.events if at == step] == ["validation", "checkpoint"]
+    assert ("checkpoint", 2) in module.events

@@ -67,10 +67,6 @@ def test_a_resumed_run_waits_on(tmp_path):
     assert begun + resumed == pytest.approx(whole)
 
 
-def test_mistakes_are_refused():
-    with refused("patience", "--plateau.patience=5"):
-        Plateau(0)
-    with refused("factor must lie in (0, 1)", "--plateau.factor"):
-        Plateau(1, factor=1.0)
-    with refused("val/acc is not logged", "val/loss", "--plateau.monitor"):
+def test_a_monitor_that_is_not_logged_is_refused():
+    with refused("monitor val/acc is not logged", "val/loss"):
         fit([1.0], 2, monitor="val/acc")

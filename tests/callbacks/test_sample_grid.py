@@ -1,4 +1,4 @@
-"""The pictures, by their pixels."""
+"""Example images, checked by their pixels."""
 
 from pathlib import Path
 
@@ -13,13 +13,14 @@ from torch.utils.data import DataLoader
 from tests.helpers.bare import BARE
 from tests.helpers.logs_read_back import read_tensorboard
 from vqlab.callbacks.sample_grid import CAPTION, PAD, SampleGrid, caption, confusion, histogram, interleave
-from vqlab.errors import UserError
 from vqlab.training.loggers.tensorboard import tensorboard_logger
 
+INPUTS, OUTPUTS = [0.1, 0.2, 0.3], [0.6, 0.7, 0.8]
 
-def coloured(values, size=8, channels=3):
+
+def coloured(values, size=8):
     """One image per value, of that value all over."""
-    return torch.tensor(values).reshape(-1, 1, 1, 1).expand(-1, channels, size, size)
+    return torch.tensor(values).reshape(-1, 1, 1, 1).expand(-1, 3, size, size)
 
 
 def tile(grid, row, column, size=96):
@@ -27,47 +28,35 @@ def tile(grid, row, column, size=96):
     return grid[:, top : top + size, left : left + size]
 
 
-def test_reconstructions_stand_below_their_inputs():
-    inputs, outputs = coloured([0.1, 0.2, 0.3]), coloured([0.6, 0.7, 0.8])
-    grid = interleave({"input": inputs, "reconstruction": outputs}, columns=3)
-    for column in range(3):
-        assert tile(grid, 0, column).eq(inputs[column, 0, 0, 0]).all()
-        assert tile(grid, 1, column).eq(outputs[column, 0, 0, 0]).all()
-    assert grid.shape == (3, 2 * 96 + 3 * PAD + PAD, 3 * 96 + 4 * PAD)
+@pytest.mark.parametrize(("images", "columns"), [(3, 3), (3, 2), (1, 8)])
+def test_reconstructions_are_below_their_inputs(images, columns):
+    grid = interleave({"input": coloured(INPUTS[:images]), "reconstruction": coloured(OUTPUTS[:images])}, columns)
+    shown, bands, height = min(images, columns), -(-images // columns), 2 * 96 + 3 * PAD + PAD
+    assert grid.shape == (3, bands * height, shown * 96 + (shown + 1) * PAD)
     assert grid[:, :PAD].eq(1).all(), "white between the tiles"
-
-
-def test_a_second_band_follows_below_and_is_filled_with_white():
-    inputs, outputs = coloured([0.1, 0.2, 0.3]), coloured([0.6, 0.7, 0.8])
-    grid = interleave({"input": inputs, "reconstruction": outputs}, columns=2)
-    band = 2 * 96 + 3 * PAD + PAD
-    assert grid.shape == (3, 2 * band, 2 * 96 + 3 * PAD)
-    second = grid[:, band:]
-    assert tile(second, 0, 0).eq(inputs[2, 0, 0, 0]).all()
-    assert tile(second, 1, 0).eq(outputs[2, 0, 0, 0]).all()
-    assert tile(second, 0, 1).eq(1).all()
-    assert tile(second, 1, 1).eq(1).all()
-
-
-def test_fewer_images_than_columns():
-    grid = interleave({"input": coloured([0.1]), "reconstruction": coloured([0.6])}, columns=8)
-    assert grid.shape == (3, 2 * 96 + 3 * PAD + PAD, 96 + 2 * PAD)
-    assert tile(grid, 1, 0).eq(torch.tensor(0.6)).all()
+    for band, part in enumerate(grid.split(height, dim=1)):
+        for column in range(shown):
+            number = band * columns + column
+            for row, values in enumerate((INPUTS, OUTPUTS)):
+                expected = values[number] if number < images else 1.0  # an incomplete band is filled with white
+                assert tile(part, row, column).eq(torch.tensor(expected)).all()
 
 
 @pytest.mark.parametrize(("size", "factor"), [(8, 12), (32, 3), (28, 4), (64, 2), (96, 1), (256, 1)])
-def test_small_images_are_enlarged_by_whole_factors(size, factor):
-    images = torch.rand(2, 3, size, size)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_small_images_are_enlarged_by_whole_factors(size, factor, channels):
+    images = torch.rand(2, channels, size, size).to(torch.bfloat16).requires_grad_()
     grid = interleave({"input": images, "again": images}, columns=2)
-    shown = tile(grid, 0, 1, size * factor)
-    assert torch.equal(shown, images[1].repeat_interleave(factor, 1).repeat_interleave(factor, 2))
+    expected = images[1].detach().float().repeat_interleave(factor, 1).repeat_interleave(factor, 2)
+    assert torch.equal(tile(grid, 0, 1, size * factor), expected.expand(3, -1, -1))
+    assert (grid.dtype, grid.requires_grad) == (torch.float32, False)
 
 
 @pytest.mark.parametrize(("images", "columns"), [(3, 3), (3, 2), (1, 8)])
-def test_the_name_of_each_row_stands_beside_it(images, columns):
+def test_the_name_of_each_row_is_beside_it(images, columns):
     names = ["input", "reconstruction", "sample"]
-    pictures = {name: torch.rand(images, 3, 32, 32) for name in names}
-    plain, grid = interleave(pictures, columns), interleave(pictures, columns, captions=True)
+    examples = {name: torch.rand(images, 3, 32, 32) for name in names}
+    plain, grid = interleave(examples, columns), interleave(examples, columns, captions=True)
     assert torch.equal(grid[:, :, CAPTION:], plain)
     strip, bands = grid[:, :, :CAPTION], -(-images // columns)
     tops = [band * plain.shape[1] // bands + PAD + row * (96 + PAD) for band in range(bands) for row in range(3)]
@@ -78,37 +67,21 @@ def test_the_name_of_each_row_stands_beside_it(images, columns):
     assert len({image.numpy().tobytes() for image in drawn}) == 3
 
 
-def test_grey_images():
-    images = torch.rand(2, 1, 8, 8)
-    grid = interleave({"input": images, "again": images}, columns=2)
-    assert grid.shape[0] == 3
-    assert torch.equal(tile(grid, 0, 0)[:, ::12, ::12], images[0].expand(3, 8, 8))
-
-
-def test_low_precision_and_gradients_do_not_matter():
-    images = coloured([0.25, 0.5]).to(torch.bfloat16).requires_grad_()
-    grid = interleave({"input": images, "again": images}, columns=2)
-    assert (grid.dtype, grid.requires_grad) == (torch.float32, False)
+def is_blue(image):
+    return (image[2] - image[0] > 0.3) & (image[0] < 0.4)
 
 
 @pytest.mark.parametrize("codes", [2, 64, 4096])
-def test_the_histogram_shows_something(codes):
+def test_the_histogram_shows_bars(codes):
     image = histogram(torch.arange(codes))
     assert image.shape == (3, 300, 600)
     assert 0 <= image.min() < image.max() <= 1
-    assert (image < 0.5).any(0).float().mean() > 0.02, "the picture is empty"
-    blue = (image[2] - image[0] > 0.3).float()
-    assert blue.mean() > 0.05, "there are no bars"
+    assert is_blue(image).float().mean() > 0.05
 
 
-def test_the_histogram_tells_even_from_uneven_use():
+def test_even_use_fills_more_of_the_histogram():
     even, uneven = histogram(torch.full((64,), 5)), histogram(torch.tensor([1000] + 63 * [1]))
-    blue = [(image[2] - image[0] > 0.3).float().mean() for image in (even, uneven)]
-    assert blue[0] > 3 * blue[1]
-
-
-def is_blue(image):
-    return (image[2] - image[0] > 0.3) & (image[0] < 0.4)
+    assert is_blue(even).float().mean() > 3 * is_blue(uneven).float().mean()
 
 
 @pytest.mark.parametrize(("used", "size"), [(1, 1024), (16, 1024), (1, 16384), (1, 2), (3, 64)])
@@ -116,15 +89,13 @@ def test_the_histogram_shows_a_collapse(used, size):
     counts = torch.zeros(size, dtype=torch.int64)
     counts[torch.randperm(size)[:used]] = 1000
     image, healthy = histogram(counts), histogram(torch.full((size,), 1000))
-    blue = [int(is_blue(picture).any(0).sum()) for picture in (image, healthy)]
-    assert blue[0] > 30, "the codes in use are not seen"
-    assert blue[0] < 0.75 * blue[1], "the unused codes are not seen"
-    pink = (image[0] - image[2] > 0.1).any(0).float().mean()
-    assert pink > 0.1, "the unused codes are not shaded"
+    blue = [int(is_blue(histogram).any(0).sum()) for histogram in (image, healthy)]
+    assert 30 < blue[0] < 0.75 * blue[1], "used or unused codes are not visible"
+    assert (image[0] - image[2] > 0.1).any(0).float().mean() > 0.1, "the unused codes are not shaded"
     assert not (healthy[0] - healthy[2] > 0.1).any()
 
 
-def test_the_title_of_the_histogram_says_perplexity_and_codes_used(monkeypatch):
+def test_the_title_of_the_histogram_names_perplexity_and_codes_used(monkeypatch):
     figures = []
     monkeypatch.setattr("vqlab.callbacks.sample_grid.drawn", figures.append)
     histogram(torch.tensor([0, 7, 0, 7, 7, 7, 0, 0]))
@@ -136,7 +107,7 @@ def test_the_title_of_the_histogram_says_perplexity_and_codes_used(monkeypatch):
 
 
 @pytest.mark.parametrize("classes", [2, 10, 100])
-def test_the_confusion_is_dark_where_classes_are_taken_for_each_other(classes):
+def test_the_confusion_matrix_is_dark_where_classes_are_confused(classes):
     right = confusion(100 * torch.eye(classes, dtype=torch.int64))
     wrong = confusion(100 * torch.eye(classes, dtype=torch.int64).flip(1))
     assert right.shape == wrong.shape
@@ -146,17 +117,12 @@ def test_the_confusion_is_dark_where_classes_are_taken_for_each_other(classes):
     assert confusion(torch.zeros(classes, classes, dtype=torch.int64)).isfinite().all()
 
 
-def test_the_histogram_of_nothing():
-    assert histogram(torch.zeros(16, dtype=torch.int64)).isfinite().all()
-
-
 class Painter(lightning.LightningModule):
     """Shows its batch, and the batch inverted; validates two batches."""
 
     def __init__(self):
         super().__init__()
-        self.layer = nn.Linear(1, 1)
-        self.shown = []
+        self.layer, self.shown = nn.Linear(1, 1), []
 
     def training_step(self, batch, batch_idx):
         return self.layer(batch["image"][:, :1, 0, 0]).mean()
@@ -182,25 +148,23 @@ def loader(count):
     return DataLoader(rows, batch_size=6)
 
 
-def trainer(callback, **settings):
+def trainer(*callbacks, **settings):
     settings = {"max_steps": 4, "val_check_interval": 2, **settings}
-    return lightning.Trainer(
-        callbacks=[callback],
-        default_root_dir=".",
-        **{**BARE, **settings},
-    )
+    return lightning.Trainer(callbacks=list(callbacks), default_root_dir=".", **{**BARE, **settings})
+
+
+def written():
+    return sorted(path.name for path in Path("samples").iterdir())
 
 
 def test_files_appear_at_each_validation_and_not_before():
     class Watch(lightning.Callback):
         def on_train_start(self, trainer, pl_module):
-            assert not Path("samples").exists(), "the sanity check wrote a picture"
+            assert not Path("samples").exists(), "the sanity check wrote an image"
 
-    model, run = Painter(), trainer(SampleGrid(num_images=4, columns=4), num_sanity_val_steps=2)
-    run.callbacks.append(Watch())
-    run.fit(model, loader(24), loader(12))
-    names = sorted(path.name for path in Path("samples").iterdir())
-    assert names == ["codes_000002.png", "codes_000004.png", "step_000002.png", "step_000004.png"]
+    model = Painter()
+    trainer(SampleGrid(num_images=4, columns=4), Watch(), num_sanity_val_steps=2).fit(model, loader(24), loader(12))
+    assert written() == ["codes_000002.png", "codes_000004.png", "step_000002.png", "step_000004.png"]
     assert model.shown == [[0, 1, 2, 3], [0, 1, 2, 3]], "the first images of the first batch"
     pixels = np.asarray(Image.open("samples/step_000004.png"))
     assert pixels[PAD + 50, CAPTION + PAD + 3 * 100 + 50].tolist() == [3, 3, 3]
@@ -216,8 +180,7 @@ def test_counts_are_logged_as_numbers_too():
             return torch.tensor([[5, 0], [2, 3]])
 
     for model in (Painter(), Classifier()):
-        run = trainer(SampleGrid(), logger=tensorboard_logger(type(model).__name__))
-        run.fit(model, loader(24), loader(12))
+        trainer(SampleGrid(), logger=tensorboard_logger(type(model).__name__)).fit(model, loader(24), loader(12))
     codes = read_tensorboard("Painter/tensorboard").Histograms("samples/uses_per_code")
     assert [(h.step, h.histogram_value.num, h.histogram_value.max) for h in codes] == [(1, 10, 9), (3, 10, 9)]
     tables = read_tensorboard("Classifier/tensorboard").Tensors("samples/confusion_counts/text_summary")
@@ -226,40 +189,27 @@ def test_counts_are_logged_as_numbers_too():
 
 
 def test_validate_writes_and_test_does_not():
-    model = Painter()
-    trainer(SampleGrid()).test(model, loader(6), verbose=False)
-    assert not Path("samples").exists()
-    trainer(SampleGrid()).validate(model, loader(6), verbose=False)
-    assert sorted(path.name for path in Path("samples").iterdir()) == ["codes_000000.png", "step_000000.png"]
-
-
-def test_a_model_without_pictures():
     class Silent(Painter):
-        example_images = None
-        code_counts = None
+        example_images = code_counts = None
 
+    trainer(SampleGrid()).test(Painter(), loader(6), verbose=False)
     trainer(SampleGrid()).validate(Silent(), loader(6), verbose=False)
     assert not Path("samples").exists()
+    trainer(SampleGrid()).validate(Painter(), loader(6), verbose=False)
+    assert written() == ["codes_000000.png", "step_000000.png"]
 
 
-def test_a_picture_that_fails_leaves_the_old_one(monkeypatch):
+def test_an_image_that_fails_leaves_the_old_one(monkeypatch):
     model = Painter()
     trainer(SampleGrid()).validate(model, loader(6), verbose=False)
-    path = Path("samples/step_000000.png")
-    before = path.read_bytes()
+    before = Path("samples/step_000000.png").read_bytes()
 
-    def half(image, file, format):
-        file.write(b"half a picture")
-        raise RuntimeError("torn")
+    def truncated(image, file, format):
+        file.write(b"half an image")
+        raise RuntimeError("truncated")
 
-    monkeypatch.setattr("vqlab.callbacks.sample_grid.save_image", half)
-    with pytest.raises(RuntimeError, match="torn"):
+    monkeypatch.setattr("vqlab.callbacks.sample_grid.save_image", truncated)
+    with pytest.raises(RuntimeError, match="truncated"):
         trainer(SampleGrid(num_images=2)).validate(model, loader(6), verbose=False)
-    assert path.read_bytes() == before
-    assert sorted(p.name for p in path.parent.iterdir()) == ["codes_000000.png", "step_000000.png"]
-
-
-@pytest.mark.parametrize(("num_images", "columns"), [(0, 8), (16, 0)])
-def test_numbers_are_checked(num_images, columns):
-    with pytest.raises(UserError, match="num_images and columns must be at least 1"):
-        SampleGrid(num_images, columns)
+    assert Path("samples/step_000000.png").read_bytes() == before
+    assert written() == ["codes_000000.png", "step_000000.png"]

@@ -328,7 +328,7 @@ def test_a_run_that_is_not_validated_promises_nothing_else(caplog):
 @pytest.mark.parametrize("options", [[], ["--trainer.num_sanity_val_steps=0", "--trainer.val_check_interval=2"]])
 def test_a_monitor_that_is_not_logged(capsys, options):
     complaint = fails(capsys, [*FIT, "--name=run", "--checkpoint.monitor=val/lose", "--trainer.max_steps=4", *options])
-    assert "val/lose is not logged: set --checkpoint.monitor to one of val/loss" in complaint
+    assert "--checkpoint.monitor val/lose is not logged: choose from val/loss" in complaint
     assert Path("runs").exists() == bool(options), "the sanity check shows it before the first step"
 
 

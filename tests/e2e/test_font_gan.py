@@ -70,7 +70,7 @@ def test_from_two_fonts_to_glyphs():
         (["--model.generator.norm=layer"], "norm"),
         (["--data.image_size=48"], "--data.image_size"),
         (["--trainer.gradient_clip_val=1"], "--model.clip_g=1"),
-        (["--plateau.patience=0"], "--plateau.patience=5"),
+        (["--plateau.patience=0"], "--plateau.patience must be at least 1"),
         (["--data=Digits"], "made for fonts"),
     ],
 )

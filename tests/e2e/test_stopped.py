@@ -32,7 +32,7 @@ def stop(hook, step, what, *options):
     """Train with what happens at the hook; return the exit status, or the error."""
     stops.Stop.plan = (hook, step, what)
     try:
-        main(["fit", *options, "--name=stopped", "--trainer.callbacks+=stops.Stop"])
+        main(["fit", *options, "--name=stopped", "--trainer.callbacks+=tests.helpers.stops.Stop"])
     except SystemExit as stopped:
         return stopped.code
     except RuntimeError as error:
@@ -152,7 +152,7 @@ def test_a_signal_before_the_first_step_leaves_nothing(hook, monkeypatch):
     stops.Stop.plan = ("on_exception", 0, 0)
     monkeypatch.setattr(stops.Stop, hook, lambda *args, **kwargs: os.kill(os.getpid(), TERM), raising=False)
     with pytest.raises(SystemExit) as stopped:
-        fit("--name=early", "--trainer.max_steps=4", "--trainer.callbacks+=stops.Stop")
+        fit("--name=early", "--trainer.max_steps=4", "--trainer.callbacks+=tests.helpers.stops.Stop")
     assert stopped.value.code == 143
     assert not Path("runs").exists()
 

@@ -6,23 +6,11 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
+import vqlab
 from tests.helpers.bare import BARE
 from tests.helpers.models import build
 from tests.helpers.refusal import refused
-from vqlab.models.categorical.jsa import JSA
-from vqlab.models.font_gan import FontGAN
-from vqlab.models.sgan import SGAN
-from vqlab.models.topic.gan_topic import GANTopicModel
-from vqlab.models.vq.s4dvq import S4DVQ
-from vqlab.models.vq.vqgan import VQGAN
-from vqlab.models.vq.vqvae import VQVAE
-from vqlab.nn.autoencoders.s4d import S4DDecoder, S4DEncoder
-from vqlab.nn.autoencoders.small import SmallDecoder, SmallEncoder
-from vqlab.nn.gan.conv import ConvFeatures, ConvGenerator
-from vqlab.nn.gan.glyph_discriminator import GlyphDiscriminator
-from vqlab.nn.unet import UNet
 from vqlab.nn.value_range import ValueRange
-from vqlab.quantizers.vector import VectorQuantizer
 from vqlab.training.batches import as_batch
 
 IMAGES, LABELS = torch.rand(8, 1, 16, 16) * 2 - 1, torch.arange(8) % 2
@@ -30,32 +18,36 @@ FORMAT = {"channels": 1, "image_size": 16}
 
 
 def parts():
-    return {"encoder": SmallEncoder(1, 16, 8, 1), "decoder": SmallDecoder(1, 16, 8, 1), **FORMAT}
+    return {"encoder": vqlab.SmallEncoder(1, 16, 8, 1), "decoder": vqlab.SmallDecoder(1, 16, 8, 1), **FORMAT}
 
 
 def vqvae(**options):
-    return build(VQVAE, **parts(), quantizer=VectorQuantizer(16, 8), **options)
+    return build(vqlab.VQVAE, **parts(), quantizer=vqlab.VectorQuantizer(16, 8), **options)
 
 
 def jsa():
-    return build(JSA, **parts(), num_embeddings=16, cache=False, num_mis_steps=2, nll_samples=2, test_nll_samples=2)
+    return build(
+        vqlab.JSA, **parts(), num_embeddings=16, cache=False, num_mis_steps=2, nll_samples=2, test_nll_samples=2
+    )
 
 
 def sgan():
-    return build(SGAN, ConvGenerator(16, 1, 16, 16), ConvFeatures(1, 16, (8, 16)), num_classes=2, **FORMAT)
+    return build(
+        vqlab.SGAN, vqlab.ConvGenerator(16, 1, 16, 16), vqlab.ConvFeatures(1, 16, (8, 16)), num_classes=2, **FORMAT
+    )
 
 
 def s4dvq():
-    nets = S4DEncoder(d_model=8, d_state=8), S4DDecoder(in_channels=8, d_model=8, d_state=8)
-    return build(S4DVQ, *nets, VectorQuantizer(16, 8), length=128)
+    nets = vqlab.S4DEncoder(d_model=8, d_state=8), vqlab.S4DDecoder(in_channels=8, d_model=8, d_state=8)
+    return build(vqlab.S4DVQ, *nets, vqlab.VectorQuantizer(16, 8), length=128)
 
 
 def topics():
-    return build(GANTopicModel, 3, init="random", hidden_features=8, vocab_size=30)
+    return build(vqlab.GANTopicModel, 3, init="random", hidden_features=8, vocab_size=30)
 
 
 def fonts():
-    return build(FontGAN, UNet(16, 1, base_channels=4), GlyphDiscriminator(1, 4, 2), image_size=16)
+    return build(vqlab.FontGAN, vqlab.UNet(16, 1, base_channels=4), vqlab.GlyphDiscriminator(1, 4, 2), image_size=16)
 
 
 def rows(**columns):
@@ -142,6 +134,6 @@ def test_an_sgan_without_labels_says_so():
     ],
 )
 def test_a_trainer_of_a_notebook_is_refused_in_the_models_words(options, words):
-    model = build(VQGAN, **parts(), quantizer=VectorQuantizer(16, 8), perceptual_weight=0, disc_weight=0)
+    model = build(vqlab.VQGAN, **parts(), quantizer=vqlab.VectorQuantizer(16, 8), perceptual_weight=0, disc_weight=0)
     with refused(*words):
         lightning.Trainer(**BARE, max_steps=1, **options).fit(model, DataLoader(IMAGES, 4))

@@ -1,26 +1,29 @@
-"""Lower the learning rates where validation no longer improves."""
+"""Lowers the learning rates where validation no longer improves."""
 
 import math
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import lightning
 from lightning.pytorch.utilities import rank_zero_info
 
 from vqlab.errors import UserError
+from vqlab.validation import Checked, Count, Range
+
+Factor = Annotated[float, Range(0, 1, open="both")]
 
 
-class Plateau(lightning.Callback):
+class Plateau(Checked, lightning.Callback):
     """Multiply all learning rates by ``factor`` after ``patience`` validations without a better ``monitor``.
 
-    It comes on top of the model's schedule, from the next batch on. torch's ``ReduceLROnPlateau`` would have to take
-    the place of that schedule, and Lightning steps none for a model that steps its optimizers itself.
+    The factor multiplies the model's schedule from the next batch on. torch's ``ReduceLROnPlateau`` would replace that
+    schedule, and Lightning does not step it for a model with manual optimization.
 
     Args:
         patience: Validations to wait; null never lowers a rate.
-        factor: What the rates are multiplied by, each time.
+        factor: Factor on the rates, each time.
         floor: Smallest product of these factors.
         monitor: Metric to watch.
-        mode: Whether ``monitor`` is better ``min`` or ``max``.
+        mode: Whether ``monitor`` is minimized (``min``) or maximized (``max``).
 
     Attributes:
         lr_factor: The product so far.
@@ -31,17 +34,12 @@ class Plateau(lightning.Callback):
 
     def __init__(
         self,
-        patience: int | None = None,
-        factor: float = 0.2,
-        floor: float = 0.01,
+        patience: Count | None = None,
+        factor: Factor = 0.2,
+        floor: Factor = 0.01,
         monitor: str = "val/loss",
         mode: Literal["min", "max"] = "min",
     ) -> None:
-        if patience is not None and patience < 1:
-            raise UserError(f"patience must be at least 1, got {patience}: set --plateau.patience=5, or null")
-        for name, value in (("factor", factor), ("floor", floor)):
-            if not 0 < value < 1:
-                raise UserError(f"{name} must lie in (0, 1), got {value}: set --plateau.{name}=0.5 or leave it out")
         self.patience, self.factor, self.floor, self.monitor, self.mode = patience, factor, floor, monitor, mode
         self.lr_factor, self.best, self.waited = 1.0, math.inf, 0
 
@@ -51,14 +49,14 @@ class Plateau(lightning.Callback):
             return
         if self.monitor not in trainer.callback_metrics:
             known = ", ".join(sorted(name for name in trainer.callback_metrics if name.startswith("val/")))
-            raise UserError(f"{self.monitor} is not logged: set --plateau.monitor to one of {known}")
+            raise UserError(f"monitor {self.monitor} is not logged: choose from {known}")
         score = float(trainer.callback_metrics[self.monitor]) * (1 if self.mode == "min" else -1)
         self.waited = 0 if score < self.best else self.waited + 1
         self.best = min(score, self.best)
         if self.waited >= self.patience and self.lr_factor > self.floor:
             self.lr_factor, self.waited = max(self.floor, self.lr_factor * self.factor), 0
             rank_zero_info(
-                f"plateau: {self.monitor} is no better after {self.patience} validations, learning rates are now "
+                f"plateau: {self.monitor} did not improve in {self.patience} validations, learning rates are now "
                 f"{self.lr_factor:g} of their schedule"
             )
 
@@ -67,5 +65,5 @@ class Plateau(lightning.Callback):
         return {"lr_factor": self.lr_factor, "best": self.best, "waited": self.waited}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from there."""
+        """Continue from there."""
         self.lr_factor, self.best, self.waited = (state_dict[name] for name in ("lr_factor", "best", "waited"))

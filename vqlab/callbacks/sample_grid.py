@@ -1,4 +1,4 @@
-"""Pictures to look at while a model trains: input and reconstruction, and how the codes are used."""
+"""Images of a model in training: inputs, reconstructions, samples, and the use of its codes."""
 
 import io
 from pathlib import Path
@@ -14,20 +14,20 @@ from torch import Tensor
 from torchvision.transforms.functional import to_tensor
 from torchvision.utils import make_grid, save_image
 
-from vqlab.callbacks.signal_plot import plot_signals
+from vqlab.atomic_io import write_atomic
 from vqlab.callbacks.topic_table import as_csv, as_text, bars, topic_map
-from vqlab.errors import UserError
-from vqlab.training.checkpoint_io import write_atomic
 from vqlab.training.loggers.media import log_histogram, log_image, log_table
 from vqlab.training.protocol import CountsCodes, CountsConfusion, HasTopics, ShowsImages, ShowsSignals
+from vqlab.validation import Checked, Count
 
-FEW = 20  # classes up to which each is numbered and counted in the picture of their confusion
-PAD, CAPTION = 4, 20  # pixels between images, and beside them for the captions
-LEAST = 0.5  # uses at which the axis begins, so that a single one is seen
-MIN_TILE = 96  # pixels; smaller images are enlarged by whole factors, so that a pixel stays a square
+FEW = 20  # classes up to which the confusion matrix shows numbers
+PAD, CAPTION = 4, 20  # pixels between images, and for the captions beside them
+LEAST = 0.5  # lower end of the count axis, so that a single use is visible
+ROWS = 4  # signals that are plotted
+MIN_TILE = 96  # pixels; smaller images are enlarged by whole factors
 
 
-class SampleGrid(lightning.Callback):
+class SampleGrid(Checked, lightning.Callback):
     """Write ``samples/step_NNNNNN.png`` and ``codes_NNNNNN.png`` at each validation, to W&B and TensorBoard as well.
 
     The model provides what is shown (:mod:`vqlab.training.protocol`): ``example_images``, drawn as rows below each
@@ -43,12 +43,7 @@ class SampleGrid(lightning.Callback):
         UserError: If a number is below 1.
     """
 
-    def __init__(self, num_images: int = 16, columns: int = 8) -> None:
-        if num_images < 1 or columns < 1:
-            raise UserError(
-                f"num_images and columns must be at least 1, got {num_images} and {columns}: "
-                "set --samples.num_images=16 --samples.columns=8"
-            )
+    def __init__(self, num_images: Count = 16, columns: Count = 8) -> None:
         self.num_images, self.columns = num_images, columns
 
     def on_validation_batch_end(
@@ -70,7 +65,7 @@ class SampleGrid(lightning.Callback):
             self._write(trainer, "step", drawn(plot_signals(pl_module.example_signals(first))))
 
     def on_validation_epoch_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
-        """Draw the histogram of the codes, and the confusion of the classes."""
+        """Draw the histogram of the codes and the confusion matrix."""
         if not _is_real(trainer):
             return
         if isinstance(pl_module, CountsCodes):
@@ -90,12 +85,12 @@ class SampleGrid(lightning.Callback):
         """Write the topics as table, bars and map."""
         if not (_is_real(trainer) and trainer.is_global_zero and isinstance(pl_module, HasTopics)):
             return
-        sheet = pl_module.topic_table()
-        self._write(trainer, "topics", drawn(bars(sheet)))
-        for name, text in ((f"topics_{trainer.global_step:06d}.csv", as_csv(sheet)), ("map.html", topic_map(sheet))):
+        topics = pl_module.topic_table()
+        self._write(trainer, "topics", drawn(bars(topics)))
+        for name, text in ((f"topics_{trainer.global_step:06d}.csv", as_csv(topics)), ("map.html", topic_map(topics))):
             with write_atomic(Path(trainer.default_root_dir) / "samples" / name) as file:
                 file.write(text.encode())
-        columns, rows = sheet.table()
+        columns, rows = topics.table()
         log_table(trainer.loggers, "samples/topic_words", columns, rows, logged_step(trainer))
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
@@ -112,26 +107,26 @@ class SampleGrid(lightning.Callback):
 
 
 def logged_step(trainer: lightning.Trainer) -> int:
-    """Return the step that Lightning logs the figures of this validation under; loggers count from 0."""
+    """Return the step of this validation's metrics in Lightning's log; loggers count from 0."""
     return max(0, trainer.global_step - 1)
 
 
-def interleave(pictures: dict[str, Tensor], columns: int, captions: bool = False) -> Tensor:
-    """Arrange images so that those of one input stand below each other; return one image (3, H, W) in [0, 1].
+def interleave(images: dict[str, Tensor], columns: int, captions: bool = False) -> Tensor:
+    """Arrange images in one column per input, one row per name; return one image (3, H, W) in [0, 1].
 
     Args:
-        pictures: Images (B, C, H, W) in [0, 1] by name, the same B for all.
+        images: Images (B, C, H, W) in [0, 1] by name, the same B for all.
         columns: Inputs per row.
-        captions: Whether the names stand to the left of their rows.
+        captions: Whether to write the names to the left of their rows.
     """
-    rows = torch.stack([p.detach().float().cpu() for p in pictures.values()])  # (R, B, C, H, W)
+    rows = torch.stack([p.detach().float().cpu() for p in images.values()])  # (R, B, C, H, W)
     factor = max(1, -(-MIN_TILE // rows.shape[-1]))
     bands = []
     for part in rows.split(columns, dim=1):
         tiles = F.interpolate(part.flatten(0, 1), scale_factor=float(factor), mode="nearest")
         band = make_grid(tiles, nrow=part.shape[1], padding=PAD, pad_value=1.0)
         if captions:
-            names = [F.pad(caption(name, tiles.shape[2]), (0, 0, PAD, 0), value=1.0) for name in pictures]
+            names = [F.pad(caption(name, tiles.shape[2]), (0, 0, PAD, 0), value=1.0) for name in images]
             band = torch.cat([F.pad(torch.cat(names, dim=1), (0, 0, 0, PAD), value=1.0), band], dim=2)
         bands.append(band)
     width = max(band.shape[2] for band in bands)
@@ -139,16 +134,45 @@ def interleave(pictures: dict[str, Tensor], columns: int, captions: bool = False
 
 
 def caption(name: str, height: int) -> Tensor:
-    """Return a name, written upwards, as an image (3, height, CAPTION) in [0, 1]."""
+    """Return ``name``, rotated by 90 degrees, as an image (3, height, CAPTION) in [0, 1]."""
     image = Image.new("RGB", (height, CAPTION), "white")
     ImageDraw.Draw(image).text((height / 2, CAPTION / 2), name, "black", ImageFont.load_default(12), anchor="mm")
     return to_tensor(image.rotate(90, expand=True))
 
 
+def plot_signals(signals: dict[str, Tensor]) -> Figure:
+    """Plot ``input`` and ``reconstruction`` (B, C, L), their difference, and ``indices`` (B, l, ...).
+
+    The first channel of the first signals is shown; the color of a bar is the number of the code.
+    """
+    x, x_hat = (signals[name][:ROWS, 0].float().cpu() for name in ("input", "reconstruction"))
+    codes = signals["indices"][:ROWS].cpu()
+    figure = Figure(figsize=(10, 2.4 * len(x)), dpi=100, layout="constrained")
+    grid = figure.subplots(2 * len(x), 1, sharex=True, squeeze=False, height_ratios=[6, 1] * len(x))[:, 0]
+    low, high = x.min().item(), x.max().item()
+    margin = 0.1 * max(high - low, 1e-6)
+    top = max(1, int(codes.max()))
+    for row, (signal, strip) in enumerate(zip(grid[::2], grid[1::2], strict=True)):
+        difference = x_hat[row] - x[row]
+        signal.plot(x[row], color="0.55", linewidth=2, label="original")
+        signal.plot(x_hat[row], color="tab:blue", linewidth=1, label="reconstruction")
+        signal.plot(difference, color="tab:red", linewidth=0.7, alpha=0.8, label="difference")
+        rms = difference.square().mean().sqrt()
+        signal.set_title(f"root mean square of the difference {rms:.3f}", fontsize=8, loc="left")
+        signal.set(ylim=(low - margin, high + margin))
+        signal.margins(x=0)
+        raster = codes[row].reshape(codes.shape[1], -1).T
+        strip.imshow(raster, aspect="auto", extent=(0, x.shape[-1], 0, 1), cmap="twilight", vmin=0, vmax=top)
+        strip.set(yticks=[], ylabel="codes")
+    grid[0].legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=3, frameon=False, fontsize=8)
+    grid[-1].set_xlabel("sample")
+    return figure
+
+
 def histogram(counts: Tensor) -> Tensor:
     """Plot the sorted use of the codes, (K,) counts, on logarithmic axes; return an image (3, H, W) in [0, 1].
 
-    A codebook that has collapsed to one code is a bar at the left, and what is not used is shaded.
+    A collapsed codebook is a bar at the left; the unused codes are shaded.
     """
     sorted_counts = counts.double().cpu().sort(descending=True).values
     size, used, total = len(counts), int((counts > 0).sum()), float(counts.sum())
@@ -160,14 +184,8 @@ def histogram(counts: Tensor) -> Tensor:
     axes.axhline(max(total / size, LEAST), color="black", linewidth=1, linestyle="--", label="even use")
     if used < size:
         axes.axvspan(used + 1, size + 1, color="tab:red", alpha=0.15, linewidth=0, label=f"{size - used:,} unused")
-    axes.set(
-        xscale="log",
-        yscale="log",
-        xlabel="code, most used first",
-        ylabel="times used",
-        xlim=(1, size + 1),
-        ylim=(LEAST, 3 * max(float(sorted_counts[0]), 1)),
-    )
+    axes.set(xscale="log", yscale="log", xlabel="code, most used first", ylabel="times used")
+    axes.set(xlim=(1, size + 1), ylim=(LEAST, 3 * max(float(sorted_counts[0]), 1)))
     title = f"{used:,} of {size:,} codes used on the validation set, perplexity {perplexity:,.1f}"
     axes.set_title(title, fontsize=10)
     axes.legend(frameon=False, loc="upper right", ncols=2)
@@ -175,19 +193,19 @@ def histogram(counts: Tensor) -> Tensor:
 
 
 def confusion(counts: Tensor) -> Tensor:
-    """Show how often each class (rows) was taken for each (columns), (K, K) counts; return an image in [0, 1]."""
-    shares = counts.float().cpu() / counts.sum(1, keepdim=True).clamp_min(1).cpu()
-    size = len(shares)
-    side = 1 + 0.45 * min(max(size, 8), FEW)
+    """Draw the confusion matrix, (K, K) counts (rows: class, columns: prediction); return an image in [0, 1]."""
+    fractions = counts.float().cpu() / counts.sum(1, keepdim=True).clamp_min(1).cpu()
+    size = len(fractions)
+    side = 1 + 0.45 * min(max(size, 8), FEW)  # inches
     figure = Figure(figsize=(side, side), dpi=100, layout="constrained")
     axes = figure.subplots()
-    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    axes.imshow(fractions, cmap="Blues", vmin=0, vmax=1)
     right = counts.diagonal().sum() / counts.sum().clamp_min(1)
     axes.set(xlabel="taken for", ylabel="class", title=f"{float(right):.2%} right")
     if size <= FEW:
         axes.set(xticks=range(size), yticks=range(size))
         for row, column in counts.nonzero().tolist():
-            colour = "white" if shares[row, column] > 0.5 else "black"
+            colour = "white" if fractions[row, column] > 0.5 else "black"
             axes.text(column, row, str(int(counts[row, column])), ha="center", va="center", fontsize=8, color=colour)
     return drawn(figure)
 

@@ -48,9 +48,9 @@ show(0);
 """
 
 
-def as_csv(sheet: TopicTable) -> str:
+def as_csv(topics: TopicTable) -> str:
     """Return the table, one line per topic."""
-    columns, rows = sheet.table()
+    columns, rows = topics.table()
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)
@@ -58,9 +58,9 @@ def as_csv(sheet: TopicTable) -> str:
     return text.getvalue()
 
 
-def as_text(sheet: TopicTable) -> str:
+def as_text(topics: TopicTable) -> str:
     """Return the table as aligned text for the screen."""
-    columns, rows = sheet.table()
+    columns, rows = topics.table()
     cells = [columns, *([str(cell) for cell in row] for row in rows)]
     widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
     return "\n".join(
@@ -68,9 +68,9 @@ def as_text(sheet: TopicTable) -> str:
     )
 
 
-def bars(sheet: TopicTable) -> Figure:
+def bars(topics: TopicTable) -> Figure:
     """Draw each topic's words and their probabilities."""
-    count = min(len(sheet.numbers), PANELS)
+    count = min(len(topics.numbers), PANELS)
     rows = -(-count // COLUMNS)
     figure = Figure(figsize=(3 * COLUMNS, 2.4 * rows), dpi=80, layout="constrained")
     panels = figure.subplots(rows, COLUMNS, squeeze=False).flatten()
@@ -78,37 +78,37 @@ def bars(sheet: TopicTable) -> Figure:
         if k >= count:
             axes.axis("off")
             continue
-        axes.barh(sheet.words[k][::-1], sheet.shares[k][::-1])
-        axes.set_title(title(sheet, k), fontsize=10)
+        axes.barh(topics.words[k][::-1], topics.shares[k][::-1])
+        axes.set_title(title(topics, k), fontsize=10)
         axes.tick_params(labelsize=8)
         axes.locator_params(axis="x", nbins=3)
     return figure
 
 
-def title(sheet: TopicTable, k: int) -> str:
-    """Return the number and the coherence of the k-th topic of the sheet."""
-    coherence = "" if sheet.coherence is None else f", NPMI {sheet.coherence[k]:.2f}"
-    return f"topic {sheet.numbers[k]}{coherence}"
+def title(topics: TopicTable, k: int) -> str:
+    """Return the number and the coherence of the k-th topic."""
+    coherence = "" if topics.coherence is None else f", NPMI {topics.coherence[k]:.2f}"
+    return f"topic {topics.numbers[k]}{coherence}"
 
 
-def topic_map(sheet: TopicTable) -> str:
-    """Return a page, complete in itself, with a circle per topic and the words of the one that is chosen."""
-    spread = abs(sheet.places).max() or 1.0
-    sizes = sheet.documents or [1] * len(sheet.numbers)
+def topic_map(topics: TopicTable) -> str:
+    """Return a self-contained HTML page: a circle per topic, and the words of the selected one."""
+    spread = abs(topics.places).max() or 1.0
+    sizes = topics.documents or [1] * len(topics.numbers)
     largest = max(*sizes, 1)
     circles: list[str] = []
-    topics: list[dict[str, Any]] = []
-    for k, (x, y) in enumerate(sheet.places / spread):
+    details: list[dict[str, Any]] = []
+    for k, (x, y) in enumerate(topics.places / spread):
         across, down = 300 + 240 * x, 300 - 240 * y
         radius = 6 + 40 * (sizes[k] / largest) ** 0.5
         circles.append(
             f'<circle cx="{across:.1f}" cy="{down:.1f}" r="{radius:.1f}" tabindex="0" role="button" '
-            f'aria-label="{title(sheet, k)}"/><text x="{across:.1f}" y="{down:.1f}">{sheet.numbers[k]}</text>'
+            f'aria-label="{title(topics, k)}"/><text x="{across:.1f}" y="{down:.1f}">{topics.numbers[k]}</text>'
         )
-        documents = "" if sheet.documents is None else f"dominant in {sheet.documents[k]} held-out documents"
-        note = "; ".join(part for part in (documents, sheet.remarks[k]) if part)
-        words = [html.escape(word) for word in sheet.words[k]]
-        shares = [round(float(share), 5) for share in sheet.shares[k]]
-        topics.append({"title": title(sheet, k), "note": html.escape(note), "words": words, "shares": shares})
-    data = json.dumps(topics).replace("<", "\\u003c")  # no word may end the script
+        documents = "" if topics.documents is None else f"dominant in {topics.documents[k]} held-out documents"
+        note = "; ".join(part for part in (documents, topics.remarks[k]) if part)
+        words = [html.escape(word) for word in topics.words[k]]
+        shares = [round(float(share), 5) for share in topics.shares[k]]
+        details.append({"title": title(topics, k), "note": html.escape(note), "words": words, "shares": shares})
+    data = json.dumps(details).replace("<", "\\u003c")  # no word may end the script
     return PAGE.format(circles="".join(circles), topics=data)

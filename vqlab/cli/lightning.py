@@ -18,16 +18,12 @@ from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 import vqlab
-from vqlab.callbacks.batch_statistics import BatchStatistics
+from vqlab.callbacks.always import BatchStatistics, LearningRates, Progress, StepSeed, Throughput
 from vqlab.callbacks.checkpoints import LastAndBest, stored_line
 from vqlab.callbacks.ema import EMA
 from vqlab.callbacks.health.callback import Health
-from vqlab.callbacks.learning_rates import LearningRates
 from vqlab.callbacks.plateau import Plateau
-from vqlab.callbacks.progress import Progress
 from vqlab.callbacks.sample_grid import SampleGrid
-from vqlab.callbacks.step_seed import StepSeed
-from vqlab.callbacks.throughput import Throughput
 from vqlab.cli.cleanup import Begun, leaving_nothing
 from vqlab.cli.compat import quiet, read_none_as_null, try_integers_first
 from vqlab.cli.config_files import check_configs

@@ -1,4 +1,4 @@
-"""Named arrays in one file, for numpy or safetensors."""
+"""Named arrays in one file, in the format of NumPy or safetensors."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -6,17 +6,17 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from vqlab.atomic_io import write_atomic
 from vqlab.errors import UserError
-from vqlab.training.checkpoint_io import write_atomic
 
 SUFFIXES = (".npz", ".safetensors")
 
 
 def save_arrays(path: str | Path, arrays: Mapping[str, Tensor]) -> None:
-    """Write ``arrays`` to ``path``, as numpy's ``.npz`` (compressed) or as ``.safetensors``, whole or not at all.
+    """Write ``arrays`` to ``path``, as ``.npz`` (compressed) or ``.safetensors``, atomically.
 
     Raises:
-        UserError: If ``path`` ends otherwise, the disk is full, or the folder cannot be written.
+        UserError: If ``path`` has another suffix, the disk is full, or the folder cannot be written.
 
     Example:
         >>> import tempfile, torch
@@ -28,14 +28,15 @@ def save_arrays(path: str | Path, arrays: Mapping[str, Tensor]) -> None:
         {'codebook': (16, 4)}
     """
     check_suffix(path)
-    plain = {name: array.detach().cpu().contiguous() for name, array in arrays.items()}
-    plain = {name: array.float() if array.dtype == torch.bfloat16 else array for name, array in plain.items()}
+    plain = {
+        name: (array.float() if array.dtype == torch.bfloat16 else array).detach().cpu().contiguous()
+        for name, array in arrays.items()
+    }
     with write_atomic(path) as file:
         if str(path).endswith(".npz"):
             import numpy as np
 
-            named = {name: array.numpy() for name, array in plain.items()}
-            np.savez_compressed(file, **named)  # type: ignore[arg-type]  # its allow_pickle confuses mypy
+            np.savez_compressed(file, **{name: array.numpy() for name, array in plain.items()})  # type: ignore[arg-type]
         else:
             from safetensors.torch import save
 
@@ -45,4 +46,4 @@ def save_arrays(path: str | Path, arrays: Mapping[str, Tensor]) -> None:
 def check_suffix(path: str | Path) -> None:
     """Raise UserError if ``path`` ends neither in ``.npz`` nor in ``.safetensors``."""
     if Path(path).suffix not in SUFFIXES:
-        raise UserError(f"{path} must end in {' or '.join(SUFFIXES)}: the ending chooses the format")
+        raise UserError(f"{path} must end in {' or '.join(SUFFIXES)}: the suffix chooses the format")

@@ -1,4 +1,4 @@
-"""What a batch must hold, and the forms that a DataLoader of the user's own may give it."""
+"""The forms of a batch that models accept from a user's own DataLoader."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,7 +9,7 @@ from torch import Tensor
 from vqlab.errors import UserError
 from vqlab.nn.value_range import ValueRange
 
-# The names of a tuple's entries, and the shape of the first, by what a model is made for.
+# Names of a tuple's entries, and the shape of the first, by modality.
 FORMS = {
     "image": (("image", "label", "index"), "(B, C, H, W)"),
     "signal": (("signal", "label", "index"), "(B, C, L)"),
@@ -17,21 +17,21 @@ FORMS = {
     "font": (("source", "target", "style"), "(B, 1, S, S)"),
 }
 PIXELS = ("image", "labelled_image", "source", "target")
-TOLERANCE = 0.1  # how far images may lie outside their range: interpolation and noise go beyond it
+TOLERANCE = 0.1  # of values outside the range: interpolation and noise exceed it
 
 
 def as_batch(
     batch: Any, modality: str, value_range: ValueRange | None, dtype: torch.dtype, need_target: bool = True
 ) -> dict[str, Any]:
-    """Return ``batch``, a dict, a tuple such as (image, label), or a tensor alone, as the dict that models take.
+    """Return ``batch``, a dict, a tuple such as (image, label), or a single tensor, as the dict that models take.
 
-    uint8 images, 0 to 255, are mapped to ``value_range``; other numbers become ``dtype``. Missing labels become -1.
+    uint8 images are mapped from 0 .. 255 to ``value_range``; other numbers become ``dtype``. Missing labels become -1.
 
     Args:
-        batch: What a DataLoader returned.
+        batch: Batch of a DataLoader.
         modality: ``image``, ``signal``, ``text`` or ``font``.
-        value_range: Of the images; None checks nothing.
-        dtype: That of the model's weights.
+        value_range: Range of the images; None disables the check.
+        dtype: Type of the model's weights.
         need_target: Whether fonts need a ``target``, as in training.
 
     Raises:
@@ -68,7 +68,7 @@ def as_batch(
 
 
 def passed_on(batch: Mapping[str, Tensor], *names: str) -> dict[str, Tensor]:
-    """Return those entries of a batch that it has, to be handed on with predictions."""
+    """Return the entries ``names`` that the batch has, for its predictions."""
     return {name: batch[name] for name in names if name in batch}
 
 

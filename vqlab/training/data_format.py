@@ -1,4 +1,4 @@
-"""What the numbers of a data set mean, as plain data: a checkpoint holds it, and other data are compared with it."""
+"""The format of a data set, as plain data: a checkpoint holds it, and other data are compared with it."""
 
 import hashlib
 import os
@@ -15,12 +15,12 @@ Format = dict[str, Any]
 
 
 def check_format(trained: Format, given: Format, option: Callable[[str, Any], str]) -> None:
-    """Raise UserError where data mean something else than those that a checkpoint was trained on.
+    """Raise UserError if the format of the data differs from that of the training data.
 
     Args:
-        trained: What the checkpoint holds.
-        given: Description of the data; what only one of the two has is not compared.
-        option: Returns what to set, given an entry's name and the checkpoint's value.
+        trained: Format in the checkpoint.
+        given: Format of the data; entries that only one of the two has are not compared.
+        option: Returns the option to set, given an entry's name and the checkpoint's value.
 
     Example:
         >>> check_format({"sample_rate": 360.0}, {"sample_rate": 100.0}, "--data.{0}={1}".format)
@@ -39,7 +39,7 @@ def check_format(trained: Format, given: Format, option: Callable[[str, Any], st
 
 
 def shown(one: Any, other: Any) -> tuple[str, str]:
-    """Return two different values as texts, of long lists the first items that differ.
+    """Return two different values as text; of long lists, the first items that differ.
 
     Example:
         >>> shown(["a", "b"], ["b", "a"])
@@ -58,7 +58,7 @@ def shown(one: Any, other: Any) -> tuple[str, str]:
 
 
 def source_of(data: Any) -> str:
-    """Return a text that is the same for the same source of data: files by name and size, folders by their place."""
+    """Return a text that identifies the source of data: files by name and size, folders by path."""
     paths = getattr(data, "path", None)
     facts = []
     for path in paths if isinstance(paths, list) else [paths]:
@@ -70,7 +70,7 @@ def source_of(data: Any) -> str:
 
 
 def stored_format(checkpoint: dict[str, Any]) -> Format | None:
-    """Return the description of the data that a checkpoint was trained on, None where it holds none."""
+    """Return the format of the data that a checkpoint was trained on, None if it holds none."""
     for state in checkpoint.values():
         if isinstance(state, dict) and isinstance(state.get(ENTRY), dict):
             return state[ENTRY]

@@ -1,4 +1,4 @@
-"""Stop at the first loss that is not a number, before it reaches the weights."""
+"""Stops at the first loss that is NaN or infinite, before it reaches the weights."""
 
 import torch
 import torch.distributed as dist
@@ -9,7 +9,7 @@ from vqlab.nn.distributed import world_size
 
 
 class NonFiniteError(UserError):
-    """A loss term became NaN or infinite; ``terms`` names which."""
+    """The loss ``terms`` are NaN or infinite."""
 
     def __init__(self, terms: list[str], batch_idx: int, step: int) -> None:
         self.terms, self.batch_idx, self.step = terms, batch_idx, step
@@ -22,7 +22,7 @@ class NonFiniteError(UserError):
 def require_finite(terms: dict[str, Tensor], batch_idx: int, step: int) -> None:
     """Raise :class:`NonFiniteError` on all ranks if a term (scalar tensor) is not finite on any rank.
 
-    Every rank must call this at the same place with the same terms. One comparison is read back per step.
+    Every rank must call this at the same place with the same terms. One value per term is read back from the device.
 
     Example:
         >>> require_finite({"rec_loss": torch.tensor(float("nan"))}, batch_idx=7, step=7)

@@ -44,20 +44,18 @@ class Observed(Protocol):
 
 @runtime_checkable
 class ShowsImages(Protocol):
-    """A model that has images to show at each validation."""
+    """A model with images to show at each validation."""
 
     def example_images(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return images (B, C, H, W) in [0, 1] by name, such as ``input`` and ``reconstruction``."""
-        ...
 
 
 @runtime_checkable
 class ShowsSignals(Protocol):
-    """A model that has signals to plot at each validation."""
+    """A model with signals to plot at each validation."""
 
     def example_signals(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return ``input`` and ``reconstruction`` (B, C, L), and ``indices`` (B, l, ...)."""
-        ...
 
 
 @runtime_checkable
@@ -65,17 +63,15 @@ class CountsCodes(Protocol):
     """A model that counts the codes of a validation."""
 
     def code_counts(self) -> Tensor:
-        """Return how often each code was used in this validation, (K,) int64; all ranks call it, which it sums over."""
-        ...
+        """Return the uses of each code in this validation, (K,) int64, summed over the ranks, which all call it."""
 
 
 @runtime_checkable
 class CountsConfusion(Protocol):
-    """A model that counts the classifications of a validation."""
+    """A model that counts the predictions of a validation."""
 
     def confusion_counts(self) -> Tensor:
-        """Return how often class i was classified as j in this validation, (K, K); all ranks call it."""
-        ...
+        """Return how often class i was predicted as j in this validation, (K, K), summed over the ranks."""
 
 
 @runtime_checkable
@@ -84,4 +80,3 @@ class HasTopics(Protocol):
 
     def topic_table(self) -> TopicTable:
         """Return the topics with their words, probabilities and metrics."""
-        ...

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from vqlab.errors import UserError
+from vqlab.validation import Count, Fraction, NonNegativeInt, Positive, check_fields
 
 
 @dataclass(frozen=True)
@@ -16,13 +17,13 @@ class Schedule:
             (times ``gamma`` every ``decay_steps``, but never below ``final_factor``); ``exponential`` (the same,
             continuously).
         warmup_steps: Steps of linear warm-up from 0.
-        total_steps: Where cosine and linear end; null takes the length of the training.
+        total_steps: Last step of cosine and linear. Default: the length of the training.
         final_factor: Lowest factor of all but ``constant``.
         decay_steps: Steps per factor of ``gamma``.
         gamma: Decay of ``step`` and ``exponential``.
 
     Raises:
-        UserError: If a count is negative, ``decay_steps`` or ``gamma`` not positive, ``final_factor`` outside [0, 1].
+        UserError: If an argument is out of range, or the warm-up is not shorter than ``total_steps``.
 
     Example:
         >>> schedule = Schedule("cosine", warmup_steps=10, total_steps=110)
@@ -31,30 +32,25 @@ class Schedule:
     """
 
     kind: Literal["constant", "cosine", "linear", "step", "exponential"] = "constant"
-    warmup_steps: int = 0
+    warmup_steps: NonNegativeInt = 0
     total_steps: int | None = None
-    final_factor: float = 0.0
-    decay_steps: int = 1000
-    gamma: float = 0.5
+    final_factor: Fraction = 0.0
+    decay_steps: Count = 1000
+    gamma: Positive = 0.5
 
     def __post_init__(self) -> None:
-        if self.kind not in ("constant", "cosine", "linear", "step", "exponential"):
-            raise UserError(f"schedule.kind must be constant, cosine, linear, step or exponential, got {self.kind!r}")
-        if self.warmup_steps < 0 or (self.total_steps is not None and self.total_steps <= self.warmup_steps):
+        check_fields(self)
+        if self.total_steps is not None and self.total_steps <= self.warmup_steps:
             raise UserError(
-                f"schedule.warmup_steps must lie in 0 .. total_steps - 1, got {self.warmup_steps} of {self.total_steps}"
+                f"warmup_steps must be less than total_steps, got {self.warmup_steps} of {self.total_steps}"
             )
-        if self.decay_steps < 1 or not self.gamma > 0:  # NaN is refused too
-            raise UserError("schedule.decay_steps must be at least 1 and schedule.gamma above 0")
-        if not 0 <= self.final_factor <= 1:
-            raise UserError(f"schedule.final_factor must lie in [0, 1], got {self.final_factor}: 0 is the usual value")
 
     def factor(self, step: int, training_steps: float = math.inf) -> float:
         """Return the factor for the optimizer step with index ``step`` (0 is the first).
 
         Args:
             step: Index of the step.
-            training_steps: Length of the training, used where ``total_steps`` is not set; infinite means no decay.
+            training_steps: Length of the training, used if ``total_steps`` is not set; infinite means no decay.
         """
         if step < self.warmup_steps:
             return (step + 1) / self.warmup_steps

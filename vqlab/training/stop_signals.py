@@ -24,9 +24,9 @@ class Stopped(SystemExit):
 
 
 class StopSignals:
-    """Raise :class:`Stopped` where a signal arrives, or only remember it in ``asked`` while ``deferred``.
+    """Raise :class:`Stopped` when a signal arrives, or only record it in ``asked`` while ``deferred``.
 
-    A second Ctrl-C ends the process at once, in either case.
+    A second Ctrl-C ends the process at once in either case.
     """
 
     def __init__(self) -> None:
@@ -36,7 +36,7 @@ class StopSignals:
 
     @contextmanager
     def installed(self) -> Iterator[None]:
-        """Handle the signals in the block; a signal that was remembered and not acted on is raised at its end."""
+        """Handle the signals in the block; a recorded signal that was not acted on is raised at its end."""
         self.asked, self.deferred, self._process = 0, False, os.getpid()
         if threading.current_thread() is not threading.main_thread():
             yield
@@ -55,7 +55,7 @@ class StopSignals:
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._process:
-            return  # in a forked worker, which ends with the process that it works for
+            return  # in a forked worker, which ends with its parent
         if self.asked:
             if number == signal.SIGINT and time.monotonic() - self._time > PAUSE:
                 os._exit(128 + number)

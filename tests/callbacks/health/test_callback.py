@@ -1,10 +1,11 @@
-"""Each verdict speaks on a case that is made for it, once, and not on a healthy run."""
+"""Health in a training: what it records, when it reports an event, and how it stops a run."""
 
 import json
 import math
 from pathlib import Path
 from types import SimpleNamespace
 
+import lightning
 import pytest
 import torch
 
@@ -12,17 +13,25 @@ from tests.helpers.patient import CODES, Patient, fit, verdicts
 from vqlab.callbacks.checkpoints import LastAndBest
 from vqlab.callbacks.health.callback import Health, has_grad
 from vqlab.callbacks.health.history import ENOUGH, HISTORY, detrended_spread
-from vqlab.errors import UserError
 from vqlab.training.finite import NonFiniteError
 
 
-def test_a_healthy_run_is_left_alone(capsys):
-    patient = Patient(
-        loss=lambda step: math.exp(-step / 50) * (1.1 if step % 2 else 0.9),  # 10% of noise about a steady fall
-        scale=lambda step: 2.0 if step % 2 else 1.0,
-        usage=lambda step: 0.9,
-    )
-    fit(patient, Health(grace_steps=10), val=True, val_check_interval=50)
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {  # 10% of noise about a steady fall
+            "loss": lambda step: math.exp(-step / 50) * (1.1 if step % 2 else 0.9),
+            "scale": lambda step: 2.0 if step % 2 else 1.0,
+            "usage": lambda step: 0.9,
+        },
+        {"loss": lambda step: 10.0 - 0.09 * step},  # a steep but steady fall
+        {"scale": lambda step: 1e2 * (1 + step)},  # a gradient that was always large
+        {"scale": lambda step: 500.0 if step == ENOUGH - 1 else 1.0},  # an early gradient
+        {"usage": lambda step: 0.01 if step < 90 else 0.9},  # within the grace
+    ],
+)
+def test_a_healthy_run(settings, capsys):
+    fit(Patient(**settings), Health(grace_steps=99), val=True, val_check_interval=20)
     assert verdicts() == {}
     assert "health:" not in capsys.readouterr().err
 
@@ -31,27 +40,22 @@ def test_a_healthy_run_is_left_alone(capsys):
     ("usage", "perplexity", "collapsed"),
     [(0.19, 50, True), (0.9, 4.9, True), (0.21, 5.1, False)],
 )
-@pytest.mark.parametrize("stage", ["train", "val"])
-def test_codebook_collapse(usage, perplexity, collapsed, stage):
+@pytest.mark.parametrize(
+    ("stage", "every", "step"), [("train", 4, 32), ("val", 1000, 50)]
+)  # the first log line or validation after the grace
+def test_codebook_collapse(usage, perplexity, collapsed, stage, every, step):
     patient = Patient(usage=lambda step: usage, perplexity=lambda step: perplexity)
-    if stage == "train":
-        fit(patient, Health(grace_steps=30), every=4, steps=60)
-        step = 32  # the first line of the log behind the grace
-    else:
-        fit(patient, Health(grace_steps=30), every=1000, steps=60, val=True, val_check_interval=25)
-        step = 50
-    if not collapsed:
-        assert verdicts() == {}
-        return
-    verdict = verdicts()["codebook_collapse"]
-    assert verdict["step"] == step
-    assert f"{usage:.1%} of 100 codes" in verdict["evidence"]
-    assert f"perplexity {perplexity:.1f} ({stage})" in verdict["evidence"]
-    assert "--model.quantizer" in verdict["mend"]
+    fit(patient, Health(grace_steps=30), every=every, steps=60, val=stage == "val", val_check_interval=25)
+    assert list(verdicts()) == (["codebook_collapse"] if collapsed else [])
+    if collapsed:
+        event = verdicts()["codebook_collapse"]
+        assert event["step"] == step
+        assert event["evidence"] == f"{usage:.1%} of 100 codes used, perplexity {perplexity:.1f} ({stage})"
+        assert "--model.quantizer" in event["mend"]
 
 
 @pytest.mark.parametrize(("usage", "collapsed"), [(0.1, True), (0.9, False)])
-def test_the_model_says_which_codes_are_in_use(usage, collapsed):
+def test_a_model_chooses_which_code_metrics_are_judged(usage, collapsed):
     class Sampler(Patient):
         code_metrics_prefix = "posterior_"
 
@@ -63,108 +67,113 @@ def test_the_model_says_which_codes_are_in_use(usage, collapsed):
     assert ("codebook_collapse" in verdicts()) == collapsed
 
 
-def test_no_collapse_within_the_grace():
-    fit(Patient(usage=lambda step: 0.01), Health(grace_steps=101), val=True, val_check_interval=10)
+def test_a_model_chooses_what_is_ignored():
+    class Resampled(Patient):
+        health_ignored = ("codebook_usage",)
+
+    fit(Resampled(usage=lambda step: 0.01), Health(grace_steps=10), steps=40)
     assert verdicts() == {}
 
 
-def test_loss_oscillation():
-    fit(Patient(loss=lambda step: 10 * math.exp(-step / 5) + 1.0 + 0.5 * (-1) ** step))
-    verdict = verdicts()["loss_oscillation"]
-    assert verdict["step"] == 3 * ENOUGH, "it speaks as soon as the last third has enough values"
-    assert "50% of its mean" in verdict["evidence"]
+@pytest.mark.parametrize(
+    ("event", "step", "patient", "words"),
+    [
+        (
+            "loss_oscillation",
+            3 * ENOUGH,  # as soon as the last third has enough values
+            {"loss": lambda step: 10 * math.exp(-step / 5) + 1.0 + 0.5 * (-1) ** step},
+            ["50% of its mean"],
+        ),
+        (
+            "exploding_gradient",
+            40,
+            {"scale": lambda step: 500.0 if step == 40 else 1.0},
+            ["500 times its median", "--trainer.gradient_clip_val"],  # the norm before clipping
+        ),
+        ("exploding_gradient", 40, {"scale": lambda step: math.inf if step == 40 else 1.0}, ["inf"]),
+    ],
+)
+def test_events_of_a_training(event, step, patient, words):
+    fit(Patient(**patient), gradient_clip_val=0.1)
+    assert verdicts()[event]["step"] == step
+    assert all(word in verdicts()[event]["evidence"] + verdicts()[event]["mend"] for word in words)
 
 
-def test_a_steep_but_steady_fall_is_no_oscillation():
-    fit(Patient(loss=lambda step: 10.0 - 0.09 * step))
-    assert verdicts() == {}
+def test_a_dead_part_and_a_rate_that_is_far_too_high():
+    class Wild(Patient):
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), lr=1e3)
+
+    fit(Wild(scale=lambda step: 0.0 if step >= 50 else (-1.0) ** step))
+    assert verdicts()["vanishing_gradient"]["step"] == 54
+    assert "grad_norm/layer" in verdicts()["vanishing_gradient"]["evidence"]
+    assert verdicts()["learning_rate_too_high"]["step"] == 5
 
 
-def test_accumulated_batches_count_as_one():
-    """Twelve steps are twelve values, of however many batches they consist."""
-    health = Health()
-    fit(Patient(), health, steps=12, accumulate_grad_batches=4)
-    assert len(health.course.lines["loss"]) == len(health.course.lines["grad_norm"]) == 12
+@pytest.mark.parametrize("mode", ["min", "max"])
+@pytest.mark.parametrize("improves", [True, False])
+def test_a_plateau_of_the_monitored_metric_in_its_mode(mode, improves):
+    class Scored(Patient):
+        def on_validation_epoch_end(self):
+            rises = (mode == "max") == improves
+            self.log("val/score", 10.0 + (1 if rises else -1) * self.global_step / 50)
+
+    best = LastAndBest(monitor="val/score", mode=mode)
+    fit(Scored(loss=lambda step: 1.0), callbacks=[best], steps=200, val=True, val_check_interval=10)
+    assert ("plateau" in verdicts()) == (not improves)
 
 
-def test_exploding_gradient():
-    patient = Patient(scale=lambda step: 500.0 if step == 40 else 1.0)
-    fit(patient, gradient_clip_val=0.1)
-    verdict = verdicts()["exploding_gradient"]
-    assert verdict["step"] == 40
-    assert "500 times its median" in verdict["evidence"], "the norm before clipping"
-    assert "--trainer.gradient_clip_val" in verdict["mend"]
-
-
-def test_a_gradient_that_was_always_large_does_not_explode():
-    fit(Patient(scale=lambda step: 1e2 * (1 + step)))
-    assert verdicts() == {}
-
-
-def test_an_early_gradient_is_not_judged():
-    fit(Patient(scale=lambda step: 500.0 if step == ENOUGH - 1 else 1.0), steps=40)
-    assert verdicts() == {}
-
-
-def test_a_gradient_that_is_not_finite_is_said():
-    fit(Patient(scale=lambda step: math.inf if step == 40 else 1.0))
-    assert verdicts()["exploding_gradient"]["step"] == 40
-
-
-def test_non_finite_names_the_batch_and_the_last_good_checkpoint():
+def test_non_finite_names_the_batch_and_the_last_checkpoint():
     patient = Patient(loss=lambda step: math.nan if step == 7 else 1.0)
     with pytest.raises(NonFiniteError):
         fit(patient, callbacks=[LastAndBest(every_n_steps=3)])
-    verdict = verdicts()["non_finite"]
-    assert (verdict["step"], verdict["batch_idx"]) == (7, 7)
-    assert verdict["evidence"] == "loss not finite at batch 7"
-    assert "--model.lr" in verdict["mend"]
-    assert "--ckpt_path checkpoints/last.ckpt" in verdict["mend"]
+    event = verdicts()["non_finite"]
+    assert (event["step"], event["batch_idx"]) == (7, 7)
+    assert event["evidence"] == "loss not finite at batch 7"
+    assert "--model.lr" in event["mend"]
+    assert "--ckpt_path checkpoints/last.ckpt" in event["mend"]
     assert torch.load("checkpoints/last.ckpt", weights_only=True)["global_step"] == 6
 
 
-def test_non_finite_without_a_checkpoint():
-    with pytest.raises(NonFiniteError):
-        fit(Patient(loss=lambda step: math.inf))
-    assert "there is no checkpoint yet" in verdicts()["non_finite"]["mend"]
-
-
-def test_other_exceptions_are_no_verdict():
+def test_errors_without_a_checkpoint():
     def fail(step):
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
         fit(Patient(loss=fail))
-    assert verdicts() == {}
+    assert verdicts() == {}, "other exceptions are no event"
+    with pytest.raises(NonFiniteError):
+        fit(Patient(loss=lambda step: math.inf))
+    assert "there is no checkpoint yet" in verdicts()["non_finite"]["mend"]
 
 
-def test_each_verdict_is_said_once_also_after_resuming(caplog):
+def test_each_event_is_reported_once_also_after_resuming(caplog):
     caplog.set_level("INFO")
 
-    def ill():
+    def failing():
         return Patient(loss=lambda step: 1.0 + 0.9 * (-1) ** step, usage=lambda step: 0.1)
 
     health = Health(grace_steps=5)
-    fit(ill(), health, callbacks=[LastAndBest(monitor="val/perplexity")], steps=70, val=True, val_check_interval=10)
+    best = LastAndBest(monitor="val/perplexity")
+    fit(failing(), health, callbacks=[best], steps=70, val=True, val_check_interval=10)
     assert set(verdicts()) == {"loss_oscillation", "codebook_collapse"}
     assert caplog.text.count("health: ") == 2
     assert caplog.text.count("health: codebook collapse at step 5: ") == 1
     resumed = Health(grace_steps=5)
-    fit(ill(), resumed, steps=100, ckpt_path="checkpoints/last.ckpt")
-    assert len(verdicts()) == 2, "said again"
-    assert resumed.said == {"loss_oscillation", "codebook_collapse"}
+    fit(failing(), resumed, steps=100, ckpt_path="checkpoints/last.ckpt")
+    assert len(verdicts()) == 2
+    assert resumed.reported == {"loss_oscillation", "codebook_collapse"}
+    assert resumed.sizes == health.sizes, "those of the start of the training"
 
 
-def test_the_state_survives():
-    health = Health()
+def test_the_state_is_restored():
+    health, again = Health(), Health()
     fit(Patient(), health, steps=30)
     for value in range(HISTORY):
-        health.course.add({"loss": float(value)})
-    state = json.loads(json.dumps(health.state_dict()))
-    again = Health()
-    again.load_state_dict(state)
+        health.history.add({"loss": float(value)})
+    again.load_state_dict(json.loads(json.dumps(health.state_dict())))
     assert again.state_dict() == health.state_dict()
-    assert (len(again.course.lines["loss"]), len(again.course.lines["grad_norm"])) == (HISTORY, 30)
+    assert (len(again.history.lines["loss"]), len(again.history.lines["grad_norm"])) == (HISTORY, 30)
 
 
 def test_gradient_norms_are_logged_by_part():
@@ -176,6 +185,17 @@ def test_gradient_norms_are_logged_by_part():
     assert not has_grad(patient.unused)
 
 
+def test_lines_are_counted_in_steps_and_changes_of_weights_are_measured():
+    health, patient = Health(), Patient()
+    before = patient.layer.weight.detach().clone()
+    fit(patient, health, steps=1, accumulate_grad_batches=4)
+    expected = (patient.layer.weight - before).norm() / before.norm()
+    assert health.sizes["layer"] == pytest.approx(float(before.norm()))
+    assert health.history.lines["update_ratio"] == [pytest.approx(expected.item(), rel=1e-4)]
+    fit(Patient(), again := Health(), steps=12, accumulate_grad_batches=4)
+    assert len(again.history.lines["loss"]) == len(again.history.lines["grad_norm"]) == 12
+
+
 def test_the_spread_about_a_line():
     assert detrended_spread([5.0, 4.0, 3.0]) == pytest.approx(0)
     assert detrended_spread([1.0, 2.0]) == 0.0
@@ -183,62 +203,42 @@ def test_the_spread_about_a_line():
     assert detrended_spread(values) == pytest.approx(1 / 12.95, rel=0.01)
 
 
-@pytest.mark.parametrize("name", ["min_usage", "min_perplexity"])
-@pytest.mark.parametrize("value", [-0.1, 1.5])
-def test_shares_are_checked(name, value):
-    with pytest.raises(UserError, match=rf"{name} must lie in \[0, 1\].*--health\.{name}"):
-        Health(**{name: value})
-
-
 def test_other_ranks_write_nothing():
     trainer = SimpleNamespace(is_global_zero=False, global_step=3, default_root_dir=".")
-    Health().say(trainer, "event", "evidence", "mend")
+    Health().report(trainer, "event", "evidence", "hint")
     assert not Path("health.jsonl").exists()
 
 
-def test_a_step_that_moves_the_weights_is_measured():
-    health = Health()
-    patient = Patient()
-    before = patient.layer.weight.detach().clone()
-    fit(patient, health, steps=1)
-    expected = (patient.layer.weight - before).norm() / before.norm()
-    assert health.sizes["layer"] == pytest.approx(float(before.norm()))
-    assert health.course.lines["update_ratio"] == [pytest.approx(float(expected), rel=1e-4)]
+# stop
 
 
-def test_a_dead_part_and_a_rate_out_of_all_proportion_in_a_training():
-    class Wild(Patient):
-        def configure_optimizers(self):
-            return torch.optim.SGD(self.parameters(), lr=1e3)
-
-    fit(Wild(scale=lambda step: 0.0 if step >= 50 else (-1.0) ** step))
-    assert verdicts()["vanishing_gradient"]["step"] == 54
-    assert "grad_norm/layer" in verdicts()["vanishing_gradient"]["evidence"]
-    assert verdicts()["learning_rate_too_high"]["step"] == 5
+def diverging():
+    return Patient(loss=lambda step: 1.0 if step < 40 else 9.0, usage=lambda step: 0.1 if step > 60 else 0.9)
 
 
-def test_sizes_are_those_of_the_start_of_the_training_also_after_resuming():
-    health = Health()
-    fit(Patient(), health, callbacks=[LastAndBest()], steps=20)
-    resumed = Health()
-    fit(Patient(), resumed, callbacks=[LastAndBest()], steps=30, ckpt_path="checkpoints/last.ckpt")
-    assert resumed.sizes == health.sizes
+@pytest.mark.parametrize(
+    ("stop", "end"), [(True, 45), (["codebook_collapse"], 62), (["mode_collapse"], 100), (False, 100)]
+)
+def test_a_run_stops_at_the_listed_events(stop, end, caplog):
+    caplog.set_level("INFO")
+    trainer = fit(diverging(), Health(stop=stop, grace_steps=10), callbacks=[LastAndBest()])
+    assert trainer.global_step == end
+    assert torch.load("checkpoints/last.ckpt", weights_only=True)["global_step"] == end
+    assert ("health: stopped at step" in caplog.text) == (end < 100)
+    if end < 100:
+        assert "resume with --ckpt_path checkpoints/last.ckpt" in caplog.text
+        again = fit(diverging(), Health(stop=list(verdicts())), ckpt_path="checkpoints/last.ckpt")
+        assert again.global_step == 100, "a resumed run goes on"
 
 
-@pytest.mark.parametrize("mode", ["min", "max"])
-@pytest.mark.parametrize("better", [True, False])
-def test_a_plateau_is_where_the_monitored_metric_is_no_better_in_its_own_direction(mode, better):
-    class Scored(Patient):
-        def on_validation_epoch_end(self):
-            rises = (mode == "max") == better
-            self.log("val/score", 10.0 + (1 if rises else -1) * self.global_step / 50)
+def test_a_run_that_stops_at_a_validation_validates_once():
+    health = Health(stop=True, grace_steps=30)
+    trainer = fit(Patient(usage=lambda step: 0.1), health, every=1000, steps=60, val=True, val_check_interval=25)
+    assert trainer.global_step == 50
+    assert health.history.validations["step"] == [25, 50]
 
-    fit(
-        Scored(loss=lambda step: 1.0),
-        Health(),
-        callbacks=[LastAndBest(monitor="val/score", mode=mode)],
-        steps=200,
-        val=True,
-        val_check_interval=10,
-    )
-    assert ("plateau" in verdicts()) == (not better)
+
+def test_all_ranks_stop_where_the_first_does(monkeypatch):
+    monkeypatch.setattr(lightning.pytorch.strategies.Strategy, "reduce_boolean_decision", lambda *_, **__: True)
+    assert fit(Patient(), Health(stop=True)).global_step == 1
+    assert fit(Patient(), Health()).global_step == 100

@@ -3,6 +3,7 @@
 import csv
 
 import pytest
+from lightning.pytorch.utilities import rank_zero_only
 
 from vqlab.training.loggers.csv import CSVLog, read_rows
 
@@ -15,55 +16,53 @@ def rows(path="run/metrics.csv"):
     return [{k: float(v) for k, v in row.items() if v and k != "time"} for row in read]
 
 
-def log(*steps, first=0, **more):
+def log(*steps):
     logger = CSVLog("run")
     for step in steps:
-        logger.log_metrics({"loss": step + 0.5, **more}, step)
+        logger.log_metrics({"loss": step + 0.5}, step)
     return logger
 
 
 def test_lines_are_on_disk_as_soon_as_they_are_logged():
     logger = CSVLog("run")
+    values = {"a": 1 / 3, "b": 1e-30, "c": 123456789.123, "d": float("inf")}
     for step in range(3):
-        logger.log_metrics({"loss": step / 10, "lr": 1e-4}, step)
-        assert rows() == [{"step": s, "loss": s / 10, "lr": 1e-4} for s in range(step + 1)]
+        logger.log_metrics(values, step)
+        assert rows() == [{"step": s, **values} for s in range(step + 1)]
     assert float(read_rows(logger.path)[0]["time"]) > 1.7e9
+    logger.path.unlink()
+    logger.log_metrics(values, 3)
+    assert rows() == [{"step": 3, **values}], "the file may be deleted while the run goes on"
 
 
 def test_columns_grow_and_rows_are_kept():
     logger = log(0, 1)
     logger.log_metrics({"val/psnr": 20.0}, 1)
-    logger.log_metrics({"loss": 0.25, "a,b": 1.0, 'say "c"': 2.0}, 2)
+    CSVLog("run").log_metrics({"acc": 0.75, "loss": 0.25, "a,b": 1.0, 'say "c"': 2.0}, 2)
+    CSVLog("run").log_metrics({"loss": 3.5}, 3)
     assert rows() == [
         {"step": 0, "loss": 0.5},
         {"step": 1, "loss": 1.5},
         {"step": 1, "val/psnr": 20.0},
-        {"step": 2, "loss": 0.25, "a,b": 1.0, 'say "c"': 2.0},
+        {"step": 2, "loss": 0.25, "acc": 0.75, "a,b": 1.0, 'say "c"': 2.0},
+        {"step": 3, "loss": 3.5},
     ]
     with open("run/metrics.csv") as file:
-        assert next(csv.reader(file)) == ["step", "time", "loss", "val/psnr", "a,b", 'say "c"']
+        assert next(csv.reader(file)) == ["step", "time", "loss", "val/psnr", "acc", "a,b", 'say "c"']
 
 
-def test_a_new_logger_continues_the_file_with_new_and_old_columns():
-    log(0, 1)
-    CSVLog("run").log_metrics({"acc": 0.75, "loss": 2.5}, 2)
-    CSVLog("run").log_metrics({"loss": 3.5}, 3)
-    assert [row["loss"] for row in rows()] == [0.5, 1.5, 2.5, 3.5]
-    assert rows()[2] == {"step": 2, "acc": 0.75, "loss": 2.5}
-
-
-@pytest.mark.parametrize("torn", ["2,1", "2", "2,1700000000.0,0.12345", "st"])
-def test_a_torn_last_line_is_ignored(torn):
+@pytest.mark.parametrize("truncated", ["2,1", "2", "2,1700000000.0,0.12345", "st"])
+def test_a_truncated_last_line_is_ignored(truncated):
     logger = log(0, 1)
     with open(logger.path, "a") as file:
-        file.write(torn)
+        file.write(truncated)
     assert [row["step"] for row in read_rows(logger.path)] == ["0", "1"]
     CSVLog("run").log_metrics({"loss": 9.0}, 2)
     assert rows() == [{"step": 0, "loss": 0.5}, {"step": 1, "loss": 1.5}, {"step": 2, "loss": 9.0}]
 
 
 @pytest.mark.parametrize("content", ["", "step,ti", "step,time,loss\n", "step,time,loss\n0,1.0"])
-def test_a_file_without_a_whole_line(content, tmp_path):
+def test_a_file_without_a_complete_line(content, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run/metrics.csv").write_text(content)
     logger = CSVLog("run")
@@ -73,54 +72,29 @@ def test_a_file_without_a_whole_line(content, tmp_path):
 
 
 def test_resume_from_drops_exactly_the_later_steps():
-    log(*range(10))
+    log(*range(10)).log_metrics({"val/loss": 4.0}, 9)
     logger = CSVLog("run")
-    logger.resume_from(6)  # steps 0 to 5 have been taken
+    logger.resume_from(6)  # steps 0 to 5 were taken
     assert [row["step"] for row in rows()] == [0, 1, 2, 3, 4, 5]
-    logger.log_metrics({"loss": -1.0, "new": 3.0}, 6)
-    assert rows()[5:] == [{"step": 5, "loss": 5.5}, {"step": 6, "loss": -1.0, "new": 3.0}]
+    logger.log_metrics({"loss": -1.0, "val/loss": 3.0}, 6)
+    assert rows()[5:] == [{"step": 5, "loss": 5.5}, {"step": 6, "loss": -1.0, "val/loss": 3.0}]
     logger.resume_from(0)
     assert rows() == []
 
 
-def test_resume_from_keeps_columns_of_metrics_that_come_later():
+def test_the_line_that_a_killed_run_did_not_write():
     logger = log(0, 1)
-    logger.log_metrics({"val/loss": 4.0}, 1)
-    CSVLog("run").resume_from(1)
-    again = CSVLog("run")
-    again.log_metrics({"val/loss": 5.0}, 1)
-    assert rows() == [{"step": 0, "loss": 0.5}, {"step": 1, "val/loss": 5.0}]
-
-
-def test_numbers_are_read_back_exactly():
-    values = {"a": 1 / 3, "b": 1e-30, "c": 123456789.123, "d": float("inf")}
-    CSVLog("run").log_metrics(values, 0)
-    assert rows() == [{"step": 0, **values}]
-
-
-def test_the_file_can_be_deleted_while_the_run_goes_on():
-    logger = log(0)
-    logger.path.unlink()
-    logger.log_metrics({"loss": 1.5}, 1)
-    assert rows() == [{"step": 1, "loss": 1.5}]
+    last = {"step": 2, "time": 1.7e9, "loss": 2.5, "acc": 0.5}
+    expected = [{"step": 0, "loss": 0.5}, {"step": 1, "loss": 1.5}, {"step": 2, "loss": 2.5, "acc": 0.5}]
+    for _ in range(2):  # the second time it is there already
+        logger.resume_from(3, last)
+        assert rows() == expected
+    logger.log_metrics({"val/loss": 1.0}, 3)
+    assert rows() == [*expected, {"step": 3, "val/loss": 1.0}]
 
 
 def test_other_ranks_write_nothing(monkeypatch):
-    from lightning.pytorch.utilities import rank_zero_only
-
     monkeypatch.setattr(rank_zero_only, "rank", 1)
     logger = log(0, 1)
     logger.resume_from(0)
     assert not logger.path.exists()
-
-
-def test_the_line_that_a_killed_run_did_not_come_to_write():
-    logger = log(0, 1)
-    last = {"step": 2, "time": 1.7e9, "loss": 2.5, "acc": 0.5}
-    logger.resume_from(3, last)
-    expected = [{"step": 0, "loss": 0.5}, {"step": 1, "loss": 1.5}, {"step": 2, "loss": 2.5, "acc": 0.5}]
-    assert rows() == expected
-    logger.resume_from(3, last)
-    assert rows() == expected, "it is there already"
-    logger.log_metrics({"val/loss": 1.0}, 3)
-    assert rows() == [*expected, {"step": 3, "val/loss": 1.0}]

@@ -13,7 +13,7 @@ from vqlab.training.loggers.wandb import wandb_logger
 
 @pytest.fixture(autouse=True)
 def nobody(monkeypatch, tmp_path):
-    """A user without key, without settings, and without a keyboard."""
+    """A user without a key, settings, or a keyboard."""
     for name in ("WANDB_MODE", "WANDB_API_KEY", "NETRC"):
         monkeypatch.delenv(name, raising=False)
     home = tmp_path / "home"
@@ -76,25 +76,28 @@ def test_auto_with_a_key_goes_online(started, monkeypatch, tmp_path, nobody, key
     assert started.calls[0]["dir"] == tmp_path / "run"
 
 
-def test_auto_with_a_netrc_of_others_stays_offline(started, tmp_path, nobody):
-    (nobody / ".netrc").write_text("machine example.org login user password secret\n")
+@pytest.mark.parametrize(
+    ("entries", "environment"),
+    [
+        ("machine example.org login user password secret\n", {}),  # a key for another server
+        ("machine machine machine\n", {}),
+        ("", {"WANDB_API_KEY": "0" * 40, "WANDB_MODE": "offline"}),  # the mode wins over the key
+    ],
+)
+def test_auto_stays_offline(started, monkeypatch, tmp_path, nobody, entries, environment):
+    (nobody / ".netrc").write_text(entries)
     (nobody / ".netrc").chmod(0o600)
-    wandb_logger(tmp_path / "run", "vqlab", "auto")
-    (nobody / ".netrc").write_text("machine machine machine\n")
-    wandb_logger(tmp_path / "run", "vqlab", "auto")
-    assert started.modes() == ["offline", "offline"]
-
-
-def test_wandb_mode_wins_over_the_key(started, monkeypatch, tmp_path):
-    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
-    monkeypatch.setenv("WANDB_MODE", "offline")
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
     wandb_logger(tmp_path / "run", "vqlab", "auto")
     assert started.modes() == ["offline"]
 
 
 @pytest.mark.parametrize("error", [RuntimeError("no network\nsecond line"), TimeoutError(), Exception("api key")])
 @pytest.mark.parametrize("mode", ["auto", "online"])
-def test_where_online_fails_it_says_so_and_goes_offline(started, monkeypatch, tmp_path, caplog, mode, error):
+def test_a_failure_to_go_online_is_printed_and_the_run_goes_offline(
+    started, monkeypatch, tmp_path, caplog, mode, error
+):
     caplog.set_level(logging.INFO)
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     started.fails.append(error)

@@ -1,10 +1,10 @@
-"""Say once, with evidence and a mend, when a training goes wrong."""
+"""Watches a training and reports each problem once, with evidence and a hint."""
 
 import json
 import statistics
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,238 +13,186 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
-from vqlab.callbacks.health.history import Rule, RunHistory, Thresholds, remember
-from vqlab.callbacks.health.training_rules import GRADIENT_RULES, LINE_RULES, LOSSES, PLAYERS
-from vqlab.callbacks.health.validation_rules import GLYPHS, VALIDATION_RULES
+from vqlab.atomic_io import append
+from vqlab.callbacks.health.history import RunHistory, Thresholds
+from vqlab.callbacks.health.rules import ACCURACY, GLYPHS, LOSSES, RULES
 from vqlab.errors import UserError
-from vqlab.training.checkpoint_io import append
 from vqlab.training.finite import NonFiniteError
 from vqlab.training.learning_rate import training_steps
-from vqlab.training.log_interval import is_log_step
+from vqlab.training.lightning_fixes import is_log_step
 from vqlab.training.manual import clip_options
+from vqlab.validation import check_fields
 
 CODES = ("codebook_usage", "perplexity")
 CHAINS = ("accept_rate", "accept_rate_cached", "known_chains", "chain_age", "sigma")
-OF_LINES = (*LOSSES, "g_loss", *CODES, *PLAYERS, *CHAINS)
+TRAINING = (*LOSSES, "g_loss", *CODES, *ACCURACY, *CHAINS)
 TOPICS = ("topic_redundancy", "topic_diversity", "topic_usage")
-OF_VALIDATIONS = ("diversity", "classes_drawn", *GLYPHS, *TOPICS, "mutual_information")
-EVENTS = {"non_finite", *(rule.event for rule in (*LINE_RULES, *GRADIENT_RULES, *VALIDATION_RULES))}
+VALIDATION = ("diversity", "classes_drawn", *GLYPHS, *TOPICS, "mutual_information")
+EVENTS = {"non_finite", *(rule.event for rule in RULES)}
 
 
-class Health(lightning.Callback):
-    """Watch a training; write verdicts to ``health.jsonl`` and print each kind once.
+@dataclass(eq=False)
+class Health(Thresholds, lightning.Callback):
+    """Check the log and the validations for known problems; print each once and append it to ``health.jsonl``.
 
-    | verdict | of | when |
-    |---|---|---|
-    | ``non_finite`` | any model | a loss is NaN or infinite; the run stops |
-    | ``loss_oscillation`` | | over a third of the log the loss varies by 25 % about its trend |
-    | ``loss_divergence`` | | the loss stays above twice its best |
-    | ``plateau`` | without a game | nothing better for a third of the run, at a high rate |
-    | ``exploding_gradient`` | | 100 times the median |
-    | ``vanishing_gradient`` | | of a part, 1e-4 of its median |
-    | ``learning_rate_too_high`` | | steps change weights by 10 %, where 0.1 % is the rule |
-    | ``learning_rate_too_low`` | | no step changed them by a thousandth of the rule |
-    | ``codebook_collapse`` | with codes | 20 % of the codes used, or a perplexity of 5 % of K |
-    | ``codebook_slow_death`` | | usage falls at each validation, and will be there |
-    | ``proposal_collapse`` | JSA | chains that are kept accept less than 0.1 % |
-    | ``posterior_collapse`` | JSA, DiscreteVAE | codes tell 0.01 nats, or all are accepted |
-    | ``discriminator_too_strong`` | with players | it is 99 % sure of all images |
-    | ``discriminator_too_weak`` | | it is right about 55 % |
-    | ``mode_collapse`` | SGAN | a quarter of the real images' diversity, or of the classes |
-    | ``topic_collapse`` | GANTopicModel | topics share half of their words, or half of them are dead |
-    | ``worse_than_copying`` | FontGAN | held-out glyphs are farther from the target than the source's |
-    | ``blur``, ``content_lost`` | | twice the grey; a tenth fewer glyphs are nearest to their own target |
-
-    The rules, in :mod:`vqlab.callbacks.verdicts`, say from where their thresholds are. What is judged by the log has to
-    hold for a twentieth of the run's lines, 5 to 20 of them, unless the table says otherwise. A low generator loss is
-    none of these and no merit: it is relative to a discriminator that moves. A model has advice of its own in
-    ``health_hints``, by verdict. Also logs ``grad_norm/<part>`` for each part of the model.
+    The events, their thresholds and sources are in :mod:`vqlab.callbacks.health.rules`; ``non_finite``, a loss that is
+    NaN or infinite, also stops the run. A low generator loss is no event: it is relative to a discriminator that
+    changes. A model may have its own hints (``health_hints``). Also logs ``grad_norm/<part>`` for each part of the
+    model.
 
     Args:
-        min_usage: The codebook has collapsed if a smaller share of the codes is used ...
-        min_perplexity: ... or the perplexity is a smaller share of K.
-        grace_steps: Steps before a codebook, chains and a low learning rate are judged ...
-        gan_grace_steps: ... and the players of a GAN, what they make, and posteriors: early generated images are all
-            alike and easily caught.
-        oscillation: A loss oscillates if, over the last third of what was logged, its standard deviation about a
-            straight line is more than this share of its mean.
-        explosion: A gradient explodes if its norm is this many times the median so far.
-        certainty: A discriminator is too strong if it is surer than this of real and of generated images alike ...
-        blindness: ... and too weak if it is right about a smaller share of both. Half is what a coin is right about.
-        min_diversity: Modes have collapsed if generated images differ by less than this share of what real ones do, or
-            if as few of the classes are drawn, at two validations in a row.
-        stop: End the run at a verdict, at any or at those that are named. It ends as at its last step, with a
-            validation and ``last.ckpt``. A run that is resumed from there goes on: no verdict is given twice.
+        min_usage: Smallest fraction of the codes in use.
+        min_perplexity: Smallest perplexity, as a fraction of the number of codes.
+        grace_steps: Steps before codebook, chains and a low learning rate are judged.
+        gan_grace_steps: Steps before discriminators, generated data and posteriors are judged: early generated images
+            are all alike and easily detected.
+        oscillation: Largest standard deviation of the loss about a straight line over the last third of the log,
+            relative to its mean.
+        explosion: Largest gradient norm, relative to the median so far.
+        certainty: Largest mean D(x) and 1 - D(G(z)) of a discriminator.
+        blindness: Smallest accuracy of a discriminator; chance is 0.5.
+        min_diversity: Smallest diversity of generated images relative to real ones, and smallest fraction of the
+            classes, at one of two validations.
+        stop: Stop the run at an event: at any, or at those that are listed. It stops as at its last step, with a
+            validation and ``last.ckpt``. A resumed run goes on, because no event is reported twice.
 
     Raises:
-        UserError: If a share lies outside [0, 1], or there is no verdict of such a name.
+        UserError: If a fraction lies outside [0, 1], or ``stop`` lists an unknown event.
     """
 
-    def __init__(
-        self,
-        min_usage: float = 0.2,
-        min_perplexity: float = 0.05,
-        grace_steps: int = 200,
-        gan_grace_steps: int = 1000,
-        oscillation: float = 0.25,
-        explosion: float = 100.0,
-        certainty: float = 0.99,
-        blindness: float = 0.55,
-        min_diversity: float = 0.25,
-        stop: bool | list[str] = False,
-    ) -> None:
-        shares = {"min_usage": min_usage, "min_perplexity": min_perplexity, "certainty": certainty}
-        for name, value in {**shares, "blindness": blindness, "min_diversity": min_diversity}.items():
-            if not 0 <= value <= 1:
-                raise UserError(f"{name} must lie in [0, 1], got {value}: set --health.{name}=0.5 or leave it out")
-        self.stop: set[str] = (EVENTS if stop else set()) if isinstance(stop, bool) else set(stop)
-        if unknown := self.stop - EVENTS:
+    stop: bool | list[str] = False
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        self.stops: set[str] = (EVENTS if self.stop else set()) if isinstance(self.stop, bool) else set(self.stop)
+        if unknown := self.stops - EVENTS:
             raise UserError(
-                f"there is no verdict {', '.join(sorted(unknown))}: set --health.stop to true, or to some of "
-                f"{', '.join(sorted(EVENTS))}"
+                f"stop lists unknown events ({', '.join(sorted(unknown))}): choose from {', '.join(sorted(EVENTS))}"
             )
-        self.limits = Thresholds(
-            min_usage,
-            min_perplexity,
-            grace_steps,
-            gan_grace_steps,
-            oscillation,
-            explosion,
-            certainty,
-            blindness,
-            min_diversity,
-        )
-        self.course = RunHistory()
-        self.said: set[str] = set()
-        self.ending: list[str] = []  # verdicts for which this run is to end
-        self.sizes: dict[str, float] = {}  # |w| of the largest weight of each part, when the training began
+        self.history = RunHistory()
+        self.reported: set[str] = set()
+        self.stop_events: list[str] = []  # events that stop this run
+        self.sizes: dict[str, float] = {}  # L2 norm of the largest weight of each part at the start of the training
         self.before: dict[str, Tensor] = {}  # that weight before the step
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: Any) -> None:
-        """Look at the length of the run, and at what it is judged by."""
-        self.ending, self.before = [], {}
-        course, checkpoint = self.course, trainer.checkpoint_callback
-        course.steps = training_steps(trainer)
-        interval: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
-        course.lines_planned = course.steps / interval if interval else 0
-        course.num_embeddings = getattr(getattr(pl_module, "quantizer", None), "num_embeddings", 0)
-        course.num_classes = getattr(pl_module, "num_classes", 0)
-        course.monitor = getattr(checkpoint, "monitor", None) or "val/loss"
-        parts = {
-            name: part for name, part in pl_module.named_children() if any(p.requires_grad for p in part.parameters())
-        }
-        self.sizes = {name: float(largest(part).norm()) for name, part in parts.items()} | self.sizes
+        """Read the length of the run and the sizes of model and data."""
+        self.stop_events, self.before = [], {}
+        history, interval = self.history, trainer.log_every_n_steps  # type: ignore[attr-defined]
+        history.steps = training_steps(trainer)
+        history.lines_planned = history.steps / interval if interval else 0
+        history.num_embeddings = getattr(getattr(pl_module, "quantizer", None), "num_embeddings", 0)
+        history.num_classes = getattr(pl_module, "num_classes", 0)
+        history.monitor = getattr(trainer.checkpoint_callback, "monitor", None) or "val/loss"
+        for name, part in pl_module.named_children():
+            if any(p.requires_grad for p in part.parameters()):
+                self.sizes.setdefault(name, float(largest_weight(part).norm()))
 
-    def on_before_optimizer_step(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, optimizer: Any
-    ) -> None:
-        """Log the gradient norm of each part, and judge it, with each line of the log."""
+    def on_before_optimizer_step(self, trainer: lightning.Trainer, pl_module: Any, optimizer: Any) -> None:
+        """Log the gradient norm of each part with each line of the log, and check it."""
         if not is_log_step(trainer, trainer.global_step + 1):
             return
         parts = {name: part for name, part in pl_module.named_children() if has_grad(part)}
         norms = {f"grad_norm/{name}": grad_norm(part) for name, part in parts.items()}
         pl_module.log_dict(norms)
         total = torch.stack(list(norms.values())).norm() if norms else torch.zeros(())
-        self.course.step = trainer.global_step
-        self.course.add({name: float(norm) for name, norm in {**norms, "grad_norm": total}.items()})
-        self.judge(trainer, GRADIENT_RULES)
-        self.before |= {name: largest(part).clone() for name, part in parts.items()}
+        self.history.step = trainer.global_step
+        self.history.add({name: float(norm) for name, norm in {**norms, "grad_norm": total}.items()})
+        self.check(trainer, "gradient")
+        self.before |= {name: largest_weight(part).clone() for name, part in parts.items()}
 
     def on_train_batch_end(self, trainer: lightning.Trainer, pl_module: Any, *args: Any) -> None:
-        """SGANDiscriminator what the log says of the training, with each line of it."""
+        """Check each line of the log."""
         if not is_log_step(trainer, trainer.global_step):
             return
         ignored = getattr(pl_module, "health_ignored", ())
-        line = figures(trainer, "train/", [name for name in OF_LINES if name not in ignored])
+        line = logged(trainer, "train/", [name for name in TRAINING if name not in ignored])
         if rates := [group["lr"] for optimizer in trainer.optimizers for group in optimizer.param_groups]:
             line["rate"] = float(max(rates))
-        changes = {name: float((largest(getattr(pl_module, name)) - old).norm()) for name, old in self.before.items()}
+        changes = {
+            name: float((largest_weight(getattr(pl_module, name)) - w).norm()) for name, w in self.before.items()
+        }
         if ratios := [change / max(self.sizes[name], 1e-12) for name, change in changes.items() if change > 0]:
             line["update_ratio"] = statistics.median_low(ratios)
         self.before = {}
-        self.course.step = trainer.global_step
-        self.course.add(line)
-        self.judge(trainer, LINE_RULES)
-        self.end_if_ill(trainer)
+        self.history.step = trainer.global_step
+        self.history.add(line)
+        self.check(trainer, "line")
+        self.stop_if_reported(trainer)
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
-        """SGANDiscriminator what the validation says of the model."""
+        """Check each validation."""
         if trainer.state.fn != "fit" or trainer.sanity_checking:
             return
-        course, codes = self.course, getattr(pl_module, "code_metrics_prefix", "")
-        found = figures(trainer, "val/", OF_VALIDATIONS) | figures(trainer, f"val/{codes}", CODES)
-        if course.monitor in trainer.callback_metrics:
+        history, codes = self.history, getattr(pl_module, "code_metrics_prefix", "")
+        found = logged(trainer, "val/", VALIDATION) | logged(trainer, f"val/{codes}", CODES)
+        if history.monitor in trainer.callback_metrics:
             sign = -1 if getattr(trainer.checkpoint_callback, "mode", "min") == "max" else 1
-            found["monitor"] = sign * float(trainer.callback_metrics[course.monitor])
-        course.step = trainer.global_step
-        remember(course.validations, {**found, "step": float(course.step)})
-        self.judge(trainer, VALIDATION_RULES)
-        self.end_if_ill(trainer)
+            found["monitor"] = sign * float(trainer.callback_metrics[history.monitor])
+        history.step = trainer.global_step
+        history.add({**found, "step": float(history.step)}, "val")
+        self.check(trainer, "validation")
+        self.stop_if_reported(trainer)
 
-    def judge(self, trainer: lightning.Trainer, rules: Iterable[Rule]) -> None:
-        """Say what ``rules`` find, those that have not spoken yet."""
+    def check(self, trainer: lightning.Trainer, when: str) -> None:
+        """Report the events of ``when`` that have not been reported yet."""
         if not trainer.is_global_zero:
             return
-        for rule in rules:
-            if rule.event not in self.said and (evidence := rule.evidence(self.course, self.limits)) is not None:
-                self.say(trainer, rule.event, evidence, rule.mend)
+        for rule in RULES:
+            if rule.when == when and rule.event not in self.reported:
+                evidence = rule.evidence(self.history, self)
+                if evidence is not None:
+                    self.report(trainer, rule.event, evidence, rule.hint)
 
-    def end_if_ill(self, trainer: lightning.Trainer) -> None:
-        """Let all ranks end at this batch if the first has a reason to."""
-        if self.stop and trainer.strategy.reduce_boolean_decision(bool(self.ending), all=False):
+    def stop_if_reported(self, trainer: lightning.Trainer) -> None:
+        """Stop all ranks at this batch if the first has a reason to."""
+        if self.stops and trainer.strategy.reduce_boolean_decision(bool(self.stop_events), all=False):
             trainer.should_stop = True
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
-        """Say why the run ended, if for a verdict, and how to go on."""
-        if self.ending:
-            why = ", ".join(event.replace("_", " ") for event in self.ending)
-            good = last_checkpoint(trainer)
-            go_on = f"to go on regardless, resume with --ckpt_path {good}" if good else "there is no checkpoint"
-            rank_zero_info(f"health: stopped at step {trainer.global_step} because of {why}: {go_on}")
+        """Print why the run was stopped, if by an event, and how to continue."""
+        if self.stop_events:
+            why = ", ".join(event.replace("_", " ") for event in self.stop_events)
+            last = last_checkpoint(trainer)
+            hint = f"to continue regardless, resume with --ckpt_path {last}" if last else "there is no checkpoint"
+            rank_zero_info(f"health: stopped at step {trainer.global_step} because of {why}: {hint}")
 
     def on_exception(self, trainer: lightning.Trainer, pl_module: Any, exception: BaseException) -> None:
-        """Record a loss that is not finite, and name the last good checkpoint."""
+        """Report a loss that is not finite, with the last checkpoint."""
         if isinstance(exception, NonFiniteError):
             last = last_checkpoint(trainer)
-            good = f"resume with --ckpt_path {last}" if last else "there is no checkpoint yet"
+            resume = f"resume with --ckpt_path {last}" if last else "there is no checkpoint yet"
             evidence = f"{', '.join(exception.terms)} not finite at batch {exception.batch_idx}"
-            self.say(trainer, "non_finite", evidence, f"lower --model.lr; {good}", batch_idx=exception.batch_idx)
+            self.report(trainer, "non_finite", evidence, f"lower --model.lr; {resume}", batch_idx=exception.batch_idx)
 
-    def say(self, trainer: lightning.Trainer, event: str, evidence: str, mend: str, **more: Any) -> None:
-        """Print and record ``event``, the first time that it happens."""
-        if event in self.said or not trainer.is_global_zero:
+    def report(self, trainer: lightning.Trainer, event: str, evidence: str, hint: str, **more: Any) -> None:
+        """Print and record ``event``, the first time."""
+        if event in self.reported or not trainer.is_global_zero:
             return
-        self.said.add(event)
-        if event in self.stop:
-            self.ending.append(event)
-        model = trainer.lightning_module
-        mend = getattr(model, "health_hints", {}).get(event) or mend.replace(
-            "{clip}", next(iter(clip_options(model)), "--trainer.gradient_clip_val")
-        )
-        step = trainer.global_step
-        rank_zero_info(f"health: {event.replace('_', ' ')} at step {step}: {evidence}: {mend}")
-        line = {"time": round(time.time(), 1), "step": step, "event": event, "evidence": evidence, "mend": mend, **more}
+        self.reported.add(event)
+        if event in self.stops:
+            self.stop_events.append(event)
+        model, step = trainer.lightning_module, trainer.global_step
+        clip = next(iter(clip_options(model)), "--trainer.gradient_clip_val")
+        hint = getattr(model, "health_hints", {}).get(event) or hint.replace("{clip}", clip)
+        rank_zero_info(f"health: {event.replace('_', ' ')} at step {step}: {evidence}: {hint}")
+        line = {"time": round(time.time(), 1), "step": step, "event": event, "evidence": evidence, "mend": hint, **more}
         append(Path(trainer.default_root_dir) / "health.jsonl", json.dumps(line) + "\n")
 
     def state_dict(self) -> dict[str, Any]:
-        """What has been seen and said."""
-        seen = asdict(self.course)
-        return {
-            "lines": seen["lines"],
-            "validations": seen["validations"],
-            "sizes": self.sizes,
-            "said": sorted(self.said),
-        }
+        """History, initial weight norms and reported events."""
+        history = {"lines": dict(self.history.lines), "validations": dict(self.history.validations)}
+        return {**history, "sizes": self.sizes, "said": sorted(self.reported)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on without saying anything twice."""
-        self.said, self.sizes = set(state_dict["said"]), dict(state_dict.get("sizes", {}))
-        for name in ("lines", "validations"):  # a checkpoint of an earlier version has seen other things
-            setattr(self.course, name, {key: list(values) for key, values in state_dict.get(name, {}).items()})
+        """Go on without reporting anything twice."""
+        self.reported, self.sizes = set(state_dict["said"]), dict(state_dict.get("sizes", {}))
+        for name in ("lines", "validations"):  # checkpoints of earlier versions lack them
+            setattr(self.history, name, {key: list(values) for key, values in state_dict.get(name, {}).items()})
 
 
-def figures(trainer: lightning.Trainer, prefix: str, names: Sequence[str]) -> dict[str, float]:
-    """Return those of ``names`` that are logged under ``prefix``."""
+def logged(trainer: lightning.Trainer, prefix: str, names: Iterable[str]) -> dict[str, float]:
+    """Return those of the metrics ``names`` that are logged under ``prefix``."""
     metrics = trainer.callback_metrics
     return {name: float(metrics[prefix + name]) for name in names if prefix + name in metrics}
 
@@ -255,8 +203,8 @@ def last_checkpoint(trainer: lightning.Trainer) -> Path | None:
     return path if path.exists() else None
 
 
-def largest(part: nn.Module) -> Tensor:
-    """Return the largest weight of ``part`` that learns, detached."""
+def largest_weight(part: nn.Module) -> Tensor:
+    """Return the largest trainable weight of ``part``, detached."""
     return max((p for p in part.parameters() if p.requires_grad), key=torch.numel).detach()
 
 
@@ -267,5 +215,4 @@ def has_grad(part: nn.Module) -> bool:
 
 def grad_norm(part: nn.Module) -> Tensor:
     """Return the L2 norm of all gradients of ``part``, a scalar tensor."""
-    grads = [p.grad for p in part.parameters() if p.grad is not None]
-    return torch.nn.utils.get_total_norm(grads)
+    return torch.nn.utils.get_total_norm([p.grad for p in part.parameters() if p.grad is not None])

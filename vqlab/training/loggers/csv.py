@@ -1,4 +1,4 @@
-"""metrics.csv: one line per log call, appended at once, continued by a resumed run."""
+"""metrics.csv: one line per log call, written at once, continued by a resumed run."""
 
 import csv
 import io
@@ -9,19 +9,21 @@ from typing import Any
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
-from vqlab.training.checkpoint_io import append, write_atomic
+from vqlab.atomic_io import append, write_atomic
 
 
 class CSVLog(Logger):
-    """Log metrics to ``folder/filename``; columns are ``step``, ``time`` and every metric met so far.
+    """Log metrics to ``folder/filename``; the columns are ``step``, ``time`` and every metric so far.
 
-    Each line is written in one piece when it is logged, so a killed run loses none. Lightning's own CSV logger deletes
-    the file that it finds; this one keeps it, less the lines behind the step from which a run resumes.
+    Each line is appended when it is logged, so a killed run loses none. Lightning's ``CSVLogger`` deletes an existing
+    file; this logger keeps it, up to the step from which a run resumes.
 
     Args:
         folder: The run's folder.
         filename: Name of the file.
     """
+
+    version = ""  # the folder is the version
 
     def __init__(self, folder: str | Path, filename: str = "metrics.csv") -> None:
         super().__init__()
@@ -34,24 +36,18 @@ class CSVLog(Logger):
         return self.path.parent.name
 
     @property
-    def version(self) -> str:
-        """Empty: the folder is the version."""
-        return ""
-
-    @property
     def save_dir(self) -> str:
         """The run's folder."""
         return str(self.path.parent)
 
-    @rank_zero_only
-    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
         """Do nothing: config.yaml holds them."""
 
     @rank_zero_only
     def resume_from(self, step: int, last: dict[str, float] | None = None) -> None:
         """Keep the lines of the first ``step`` steps (indices from 0); the resumed run writes the others again.
 
-        ``last`` is the line of the last of these steps, which a run that was killed at once may not have written.
+        ``last`` is the line of the last of these steps, which a killed run may not have written.
         """
         rows: list[dict[str, Any]] = [row for row in read_rows(self.path) if int(row["step"]) < step]
         if last and not any(int(row["step"]) == last["step"] and all(map(row.get, last)) for row in rows):
@@ -65,21 +61,22 @@ class CSVLog(Logger):
         if self.columns is None or not self.path.exists():
             rows = read_rows(self.path)
             self._rewrite(rows, list(rows[0]) if rows else list(row))
-        if new := [name for name in row if name not in (self.columns or [])]:
-            self._rewrite(read_rows(self.path), [*(self.columns or []), *new])
-        append(self.path, _lines([row], self.columns or []))
+        assert self.columns is not None
+        if not row.keys() <= set(self.columns):
+            self._rewrite(read_rows(self.path), list(dict.fromkeys([*self.columns, *row])))
+        append(self.path, _lines([row], self.columns))
 
     def _rewrite(self, rows: list[dict[str, Any]], columns: list[str]) -> None:
         self.columns = columns
         with write_atomic(self.path) as file:
-            file.write((_lines([dict(zip(columns, columns, strict=True))], columns) + _lines(rows, columns)).encode())
+            file.write(_lines([dict(zip(columns, columns, strict=True)), *rows], columns).encode())
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
-    """Read the whole lines of a metrics file; a line that a kill cut short is left out."""
+    """Read the complete lines of a metrics file; a truncated last line is left out."""
     if not path.exists():
         return []
-    text = path.read_text(encoding="utf-8-sig")  # Excel puts a mark in front
+    text = path.read_text(encoding="utf-8-sig")  # Excel writes a byte order mark
     rows = csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1]))
     return [row for row in rows if None not in row.values() and row.get("step", "").isdigit()]
 

@@ -1,4 +1,4 @@
-"""A logger that fails ends no training: it warns once, and is silent from then on."""
+"""A logger that fails does not end the training: it warns once and is disabled."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,7 +21,7 @@ METHODS = (
 
 
 def silenced(logger: Logger) -> Logger:
-    """Return ``logger``, whose methods raise nothing from now on, and do nothing once one of them has failed."""
+    """Return ``logger``, whose methods do not raise any more, and do nothing once one of them has failed."""
     for name in METHODS:
         if method := getattr(logger, name, None):
             setattr(logger, name, _guarded(logger, method))
@@ -30,17 +30,17 @@ def silenced(logger: Logger) -> Logger:
 
 @contextmanager
 def logging_to(logger: Logger) -> Iterator[None]:
-    """Warn of an error in the block, instead of raising it, and let ``logger`` be silent from then on."""
+    """Turn an error in the block into a warning, and disable ``logger``."""
     try:
         yield
-    except Exception as error:  # whatever type a logger's library has
+    except Exception as error:  # each logging library has types of its own
         logger.failed = True  # type: ignore[attr-defined]
         reason = (str(error).splitlines() or [""])[0][:120] or type(error).__name__
         rank_zero_warn(f"{type(logger).__name__} failed ({reason}): the run goes on without it")
 
 
 def has_failed(logger: Logger) -> bool:
-    """Whether ``logger`` is silent because it has failed."""
+    """Whether ``logger`` is disabled."""
     return getattr(logger, "failed", False)
 
 

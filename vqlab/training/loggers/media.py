@@ -1,6 +1,6 @@
-"""Pictures, tables and histograms, to each logger that can show them: W&B and TensorBoard."""
+"""Images, tables and histograms for the loggers that show them: W&B and TensorBoard."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
@@ -13,41 +13,44 @@ BINS = 64
 
 def log_image(loggers: Iterable[Logger], name: str, image: Tensor, step: int) -> None:
     """Log an image (3, H, W) in [0, 1]."""
-    for logger in working(loggers):
-        with logging_to(logger):
-            if isinstance(logger, WandbLogger):
-                logger.log_image(name, [image], step=step)
-            elif isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_image(name, image, step)
+    _log(
+        loggers,
+        lambda wandb: wandb.log_image(name, [image], step=step),
+        lambda board: board.add_image(name, image, step),
+    )
 
 
 def log_table(
     loggers: Iterable[Logger], name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], step: int
 ) -> None:
-    """Log a table; TensorBoard has none, and shows it as a text."""
-    for logger in working(loggers):
-        with logging_to(logger):
-            if isinstance(logger, WandbLogger):
-                logger.log_table(name, columns=list(columns), data=[list(row) for row in rows], step=step)
-            elif isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_text(name, markdown(columns, rows), step)
+    """Log a table; in TensorBoard, which has no tables, as text."""
+    _log(
+        loggers,
+        lambda wandb: wandb.log_table(name, columns=list(columns), data=[list(row) for row in rows], step=step),
+        lambda board: board.add_text(name, markdown(columns, rows), step),
+    )
 
 
 def log_histogram(loggers: Iterable[Logger], name: str, values: Tensor, step: int) -> None:
-    """Log how ``values`` (N,) are spread."""
-    for logger in working(loggers):
-        with logging_to(logger):
-            if isinstance(logger, WandbLogger):
-                import wandb
+    """Log the distribution of ``values`` (N,)."""
 
-                logger.log_metrics({name: wandb.Histogram(values.cpu().tolist(), num_bins=BINS)}, step)  # type: ignore[dict-item]
-            elif isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_histogram(name, values.cpu(), step, bins=BINS)
+    def to_wandb(logger: Any) -> None:
+        import wandb
+
+        logger.log_metrics({name: wandb.Histogram(values.cpu().tolist(), num_bins=BINS)}, step)
+
+    _log(loggers, to_wandb, lambda board: board.add_histogram(name, values.cpu(), step, bins=BINS))
 
 
-def working(loggers: Iterable[Logger]) -> list[Logger]:
-    """Return those that have not failed."""
-    return [logger for logger in loggers if not has_failed(logger)]
+def _log(loggers: Iterable[Logger], to_wandb: Callable[[Any], None], to_tensorboard: Callable[[Any], None]) -> None:
+    """Call one of the functions for each logger that has not failed; other loggers have no media."""
+    for logger in loggers:
+        if not has_failed(logger):
+            with logging_to(logger):
+                if isinstance(logger, WandbLogger):
+                    to_wandb(logger)
+                elif isinstance(logger, TensorBoardLogger):
+                    to_tensorboard(logger.experiment)
 
 
 def markdown(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:

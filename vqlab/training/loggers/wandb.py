@@ -11,14 +11,11 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from vqlab.errors import UserError
 
-HOSTS = (
-    "api.forge.coreweave.com",
-    "api.wandb.ai",
-)  # where `wandb login` puts a key: by wandb 0.31, and by earlier ones
+HOSTS = ("api.forge.coreweave.com", "api.wandb.ai")  # where `wandb login` of 0.31, and of earlier versions, puts a key
 
 
 def wandb_logger(run_folder: str | Path, project: str, mode: str) -> WandbLogger | None:
-    """Return a logger that writes below ``run_folder``; None if ``mode`` is ``disabled``, or it cannot start.
+    """Return a logger that writes to ``run_folder``; None if ``mode`` is ``disabled``, or it cannot start.
 
     Args:
         run_folder: The run's folder; its name becomes the run's name.
@@ -39,14 +36,14 @@ def wandb_logger(run_folder: str | Path, project: str, mode: str) -> WandbLogger
     for attempt in ("online", "offline") if mode == "online" else ("offline",):
         try:
             return _logger(Path(run_folder), project, attempt)
-        except Exception as error:  # wandb raises several unrelated types; whichever it is, the run must go on
+        except Exception as error:  # wandb raises several unrelated types; the run must go on in any case
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             rank_zero_info(f"wandb could not go {attempt} ({reason}); {instead[attempt]}")
     return None
 
 
 def log_best_model(logger: WandbLogger, checkpoint: Path, **metadata: Any) -> None:
-    """Log ``checkpoint`` as artifact ``model-<run id>:best``, which is what Lightning's ``log_model`` calls it."""
+    """Log ``checkpoint`` as artifact ``model-<run id>:best``, the name that Lightning's ``log_model`` uses."""
     import wandb
 
     artifact = wandb.Artifact(f"model-{logger.experiment.id}", type="model", metadata=metadata)
@@ -59,9 +56,9 @@ def _logger(folder: Path, project: str, mode: Any) -> WandbLogger:
 
     folder.mkdir(parents=True, exist_ok=True)
     settings = wandb.Settings(silent=mode == "offline", init_timeout=30)
-    # Absolute, because the process that writes the files stays in the folder in which the first run began.
+    # Absolute: the process that writes the files stays in the folder in which the first run started.
     run = wandb.init(project=project, name=folder.name, dir=folder.absolute(), mode=mode, settings=settings)
-    # What WandbLogger does for a run that it starts itself: steps of the training, not calls of log, on the x-axis.
+    # As WandbLogger does for runs that it starts itself: training steps on the x-axis, not calls of log.
     run.define_metric("trainer/global_step")
     run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
     return WandbLogger(experiment=run)

@@ -1,0 +1,32 @@
+"""Arguments of callbacks that are out of range are refused in one line."""
+
+import math
+
+import pytest
+
+from tests.helpers.refusal import refused
+from vqlab.callbacks.checkpoints import LastAndBest
+from vqlab.callbacks.ema import EMA
+from vqlab.callbacks.health.callback import Health
+from vqlab.callbacks.plateau import Plateau
+from vqlab.callbacks.sample_grid import SampleGrid
+
+REFUSED = [
+    (LastAndBest, {"every_n_steps": 0}, "every_n_steps must be at least 1, got 0"),
+    (LastAndBest, {"mode": "mean"}, "mode must be 'min' or 'max', got 'mean'"),
+    *[(EMA, {"decay": decay}, "decay must be in (0, 1)") for decay in (0.0, 1.0, -0.1, 2.0, math.nan)],
+    (Plateau, {"patience": 0}, "patience must be at least 1"),
+    (Plateau, {"factor": 1.0}, "factor must be in (0, 1), got 1.0"),
+    (Plateau, {"floor": 0.0}, "floor must be in (0, 1), got 0.0"),
+    (SampleGrid, {"num_images": 0}, "num_images must be at least 1, got 0"),
+    (SampleGrid, {"columns": 0}, "columns must be at least 1, got 0"),
+    (Health, {"min_usage": -0.1}, "min_usage must be in [0, 1], got -0.1"),
+    (Health, {"min_perplexity": 1.5}, "min_perplexity must be in [0, 1], got 1.5"),
+    (Health, {"stop": ["bad_luck"]}, "stop lists unknown events (bad_luck): choose from blur, "),
+]
+
+
+@pytest.mark.parametrize(("callback", "arguments", "line"), REFUSED)
+def test_arguments_out_of_range(callback, arguments, line):
+    with refused(line):
+        callback(**arguments)

@@ -1,0 +1,130 @@
+"""Lightning's private attributes that vqlab reads, and the index of what vqlab repairs in Lightning 2.6.
+
+Each entry can go when Lightning's own part does the same ("source" is a file of ``lightning/pytorch``):
+
+| Here | Lightning 2.6 | Upstream |
+|---|---|---|
+| ``training.manual.count_batch`` | ``global_step`` and ``max_steps`` count each optimizer's steps | issue 17958 |
+| ``callbacks.ema.EMA`` | ``EMAWeightAveraging`` relies on that counter, copies an average that was never updated over the trained weights, and leaves the average in the model after an error in a validation | source callbacks/weight_averaging.py |
+| ``callbacks.checkpoints``, :class:`ResumePoint` | a run resumed from a checkpoint of a batch with a validation skips, repeats or shortens it | issues 19549, 20288 |
+| ``callbacks.checkpoints.pending_line`` | the last log line before a checkpoint is lost if the run is killed right after it | source loops/training_epoch_loop.py |
+| ``callbacks.slurm.Requeue`` | checkpoints are written inside the signal handler, in the middle of a batch | issue 21406 |
+| ``cli.lightning`` (``_sigterm_notifier_fn``) | SIGTERM ends with status 0 | issue 19916 |
+| :class:`AtomicCheckpointIO` | a checkpoint is copied in memory first, and errors of permission are swallowed | issue 21800 |
+| ``training.loggers.csv.CSVLog`` | ``CSVLogger`` deletes the file that it finds | pull request 19446 |
+| ``callbacks.always.LearningRates`` | ``LearningRateMonitor`` logs lines of its own | source callbacks/lr_monitor.py |
+| ``callbacks.always.Progress`` | the bar shows ``v_num``, and an error message continues its line | source callbacks/progress/tqdm_progress.py |
+"""  # noqa: E501
+
+from typing import Any
+
+import lightning
+import torch
+from lightning.fabric.plugins.environments import SLURMEnvironment
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+
+from vqlab.atomic_io import write_atomic
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes checkpoints beside their predecessor and replaces it by one rename.
+
+    A run that is killed, or finds the disk full, while it writes keeps the previous checkpoint.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Write ``checkpoint`` to ``path``."""
+        with write_atomic(path) as file:
+            torch.save(checkpoint, file)
+
+
+def accumulates(trainer: lightning.Trainer) -> bool:
+    """Whether the Trainer accumulates the current batch, without a step."""
+    return trainer.fit_loop._should_accumulate()
+
+
+def is_log_step(trainer: lightning.Trainer, steps_done: int) -> bool:
+    """Whether the log gets a line with this batch, after which ``steps_done`` optimizer steps are done.
+
+    Accumulated batches have no line of their own; ``log_every_n_steps=0`` disables the log.
+    """
+    interval: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
+    return interval > 0 and steps_done % interval == 0 and not accumulates(trainer)
+
+
+def pending_metrics(trainer: lightning.Trainer) -> tuple[int, dict[str, float]]:
+    """Return step and metrics of the log line that Lightning writes after all callbacks of this batch."""
+    metrics = trainer._logger_connector.metrics["log"]
+    return trainer.fit_loop.epoch_loop._batches_that_stepped, {name: float(value) for name, value in metrics.items()}
+
+
+def validation_follows(trainer: lightning.Trainer) -> bool:
+    """Whether a validation follows this batch."""
+    batches = trainer.fit_loop._data_fetcher
+    return batches is not None and trainer.fit_loop.epoch_loop._should_check_val_fx(batches)
+
+
+def is_between_batches(trainer: lightning.Trainer) -> bool:
+    """Whether the last batch is complete and no other has started."""
+    total = trainer.fit_loop.epoch_loop.batch_progress.total
+    return total.ready == total.completed  # type: ignore[attr-defined]
+
+
+def slurm_environment(trainer: lightning.Trainer) -> SLURMEnvironment | None:
+    """Return the SLURM environment whose jobs are to be queued again, None outside of SLURM."""
+    environment = trainer._accelerator_connector.cluster_environment
+    return environment if isinstance(environment, SLURMEnvironment) and environment.auto_requeue else None
+
+
+def close_bars(progress_bar: Any) -> None:
+    """Close the bars of a ``TQDMProgressBar``, so that what is printed next starts on a new line."""
+    for stage in ("train", "val", "test", "predict"):
+        if (bar := getattr(progress_bar, f"_{stage}_progress_bar")) is not None:
+            bar.close()
+
+
+class ResumePoint:
+    """Progress of the training after a batch, to be restored in a checkpoint that is written later.
+
+    Lightning resumes by the counters in a checkpoint. Those of later moments make it skip or repeat something: after a
+    batch the number of the next log line is taken or not, after an epoch the next one has started or not, and a
+    validation that was interrupted would be continued.
+
+    Attributes:
+        is_last: Whether this is the last batch of the run.
+        sound: Whether a checkpoint may be written.
+        validates: Whether a validation follows by its interval, not because the training ends.
+        complete: Whether no gradients are accumulated.
+    """
+
+    def __init__(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, is_last: bool) -> None:
+        loop = trainer.fit_loop
+        self.is_last, self.sound = is_last, True
+        stop, trainer.should_stop = trainer.should_stop, False
+        self.validates = validation_follows(trainer)
+        trainer.should_stop = stop
+        self._epoch = trainer.current_epoch
+        self._batches_that_stepped = loop.epoch_loop._batches_that_stepped
+        self._steps = not accumulates(trainer)
+        self.complete = self._steps and getattr(pl_module, "optimizer_stepped", True)
+        self._loops = loop.state_dict() if trainer.is_last_batch and not self.validates else None
+        self._loaders = loop._combined_loader._state_dicts() if loop._combined_loader else []
+
+    def restore(self, checkpoint: dict[str, Any]) -> None:
+        """Set the progress in ``checkpoint``."""
+        if self._loops is not None:
+            checkpoint["loops"]["fit_loop"], checkpoint["epoch"] = self._loops, self._epoch
+            return
+        loops = checkpoint["loops"]["fit_loop"]
+        loops["state_dict"]["combined_loader"] = self._loaders  # the next batch may have been read
+        loops["epoch_loop.state_dict"]["_batches_that_stepped"] = self._batches_that_stepped
+        if self.validates:
+            started = {"ready": 1, "started": 1, "processed": 0, "completed": 0}  # Lightning then starts with it
+            progress = {"total": started, "current": dict.fromkeys(started, 0), "is_last_batch": False}
+            loops["epoch_loop.val_loop.batch_progress"] = progress
+        else:
+            self.count_step(checkpoint)
+
+    def count_step(self, checkpoint: dict[str, Any]) -> None:
+        """Count the batch in the number of the next log line."""
+        checkpoint["loops"]["fit_loop"]["epoch_loop.state_dict"]["_batches_that_stepped"] += self._steps
