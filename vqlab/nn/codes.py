@@ -15,10 +15,6 @@ def as_codes(codes: Any, device: torch.device | None = None) -> Tensor:
 
     Raises:
         UserError: If they are no integers.
-
-    Example:
-        >>> as_codes([[1, 2]]).dtype, as_codes(torch.zeros(1, 2, dtype=torch.uint8)).dtype
-        (torch.int64, torch.int64)
     """
     try:
         found = torch.as_tensor(codes if isinstance(codes, Tensor) else np.array(codes), device=device)

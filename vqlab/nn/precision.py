@@ -30,12 +30,7 @@ class KeepsFloat32(nn.Module):
 
 
 def upcast(x: Tensor) -> Tensor:
-    """Return half-precision ``x`` as float32, and float32 or float64 as it is.
-
-    Example:
-        >>> upcast(torch.ones(1, dtype=torch.bfloat16)).dtype, upcast(torch.ones(1, dtype=torch.float64)).dtype
-        (torch.float32, torch.float64)
-    """
+    """Return half-precision ``x`` as float32, and float32 or float64 as it is."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
@@ -45,12 +40,7 @@ def float_dtype() -> torch.dtype:
 
 
 def like_weights(x: Tensor, module: nn.Module) -> Tensor:
-    """Return ``x`` in the dtype and on the device of the weights of ``module``, as it is if there are none.
-
-    Example:
-        >>> like_weights(torch.ones(1), nn.Linear(1, 1).half()).dtype
-        torch.float16
-    """
+    """Return ``x`` in the dtype and on the device of the weights of ``module``, as it is if there are none."""
     return x.to(next(module.parameters(), x))
 
 

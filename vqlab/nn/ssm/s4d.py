@@ -9,7 +9,9 @@ from torch import Tensor, nn
 from vqlab.errors import UserError
 from vqlab.nn.precision import KeepsFloat32, like_input, without_autocast
 from vqlab.nn.ssm.kernel import (
+    Init,
     Modes,
+    Rule,
     advance,
     discretize,
     fft_convolve,
@@ -19,11 +21,12 @@ from vqlab.nn.ssm.kernel import (
     power,
     scan_convolve,
 )
+from vqlab.validation import Checked, Count, Positive
 
 SCAN_FROM = 2048  # samples from which chunks are faster than an FFT, which serves both directions at once
 
 
-class S4D(KeepsFloat32):
+class S4D(Checked, KeepsFloat32):
     """y = x * K + D x, with a long kernel K for each channel from ``d_state`` / 2 damped oscillations.
 
     dx/dt = A x + u, y = 2 Re C x, A diagonal with negative real parts, sampled at a step of its own for each channel.
@@ -44,9 +47,6 @@ class S4D(KeepsFloat32):
     Shape:
         input and output (B, H, L).
 
-    Raises:
-        UserError: If a size, a name or a time step is out of range, or the input has another shape.
-
     Example:
         >>> layer = S4D(4)
         >>> x = torch.randn(2, 4, 100)
@@ -61,22 +61,20 @@ class S4D(KeepsFloat32):
 
     def __init__(
         self,
-        d_model: int,
-        d_state: int = 64,
-        init: Literal["lin", "inv", "legs", "real"] = "lin",
-        discretization: Literal["zoh", "bilinear"] = "zoh",
+        d_model: Count,
+        d_state: Count = 64,
+        init: Init = "lin",
+        discretization: Rule = "zoh",
         bidirectional: bool = False,
-        dt_min: float = 1e-3,
-        dt_max: float = 1e-1,
+        dt_min: Positive = 1e-3,
+        dt_max: Positive = 1e-1,
         convolution: Literal["auto", "fft", "scan"] = "auto",
     ) -> None:
         super().__init__()
-        if d_model < 1 or d_state < 2 or d_state % 2:
-            raise UserError(f"d_model must be at least 1 and d_state even, got {d_model} and {d_state}: 64 is usual")
-        if not 0 < dt_min <= dt_max:
-            raise UserError(f"0 < dt_min <= dt_max must hold, got {dt_min} and {dt_max}: 0.001 and 0.1 are usual")
-        if convolution not in ("auto", "fft", "scan"):
-            raise UserError(f"convolution must be auto, fft or scan, got {convolution!r}")
+        if d_state % 2:
+            raise UserError(f"d_state must be even, got {d_state}")
+        if dt_min > dt_max:
+            raise UserError(f"dt_min must be at most dt_max {dt_max}, got {dt_min}")
         self.d_model, self.d_state, self.bidirectional = d_model, d_state, bidirectional
         self.discretization, self.convolution = discretization, convolution
         modes, directions = d_state // 2, 1 + bidirectional
@@ -89,7 +87,6 @@ class S4D(KeepsFloat32):
         c = torch.randn(2, directions, d_model, modes) / math.sqrt(2) * b.to(dtype)
         self.c_re, self.c_im = nn.Parameter(c[0]), nn.Parameter(c[1])
         self.d = nn.Parameter(torch.randn(d_model))
-        discretize(neg_re[None], im[None], torch.ones(1, 1), discretization)  # says now if the rule is unknown
 
     def ssm_parameters(self) -> list[nn.Parameter]:
         """Return the time steps and the modes, which train at a low rate and do not decay."""

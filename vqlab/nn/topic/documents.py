@@ -1,6 +1,6 @@
 """Documents as a network's first layer reads them: B distributions over V words, times a weight (V, H).
 
-A document has few words, a mixture of topics is made of few topics: neither needs its (B, V) for the product.
+A document has few words and a mixture has few topics, so neither needs a dense (B, V) for the product.
 """
 
 from typing import Protocol
@@ -37,18 +37,18 @@ class Bags:
         counts = rows.bincount(minlength=len(bow))
         self.starts = counts.cumsum(0) - counts
         bow = upcast(bow)
-        self.shares = bow[rows, self.words] / bow.sum(1)[rows]
+        self.fractions = bow[rows, self.words] / bow.sum(1)[rows]
 
     def __matmul__(self, weight: Tensor) -> Tensor:
         """(V, H) to (B, H)."""
         full = upcast(weight)
-        shares = self.shares.to(full.dtype)
-        sums = F.embedding_bag(self.words, full, self.starts, mode="sum", per_sample_weights=shares)
+        fractions = self.fractions.to(full.dtype)
+        sums = F.embedding_bag(self.words, full, self.starts, mode="sum", per_sample_weights=fractions)
         return sums.to(weight.dtype)
 
 
 class Mixtures:
-    """Documents that mix topics: the product is taken of the topics.
+    """Documents that mix topics, kept as theta and topics.
 
     Args:
         theta: (B, K), rows that sum to 1.

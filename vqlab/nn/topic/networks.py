@@ -199,22 +199,12 @@ class TopicCritic(nn.Module):
 
 
 def draw_proportions(num: int, num_topics: int, alpha: float, generator: torch.Generator | None = None) -> Tensor:
-    """Draw topic proportions (num, K) from a symmetric Dirichlet of concentration ``alpha``; rows sum to 1.
-
-    Example:
-        >>> draw_proportions(2, 5, alpha=0.2).sum(1).round(decimals=4).tolist()
-        [1.0, 1.0]
-    """
+    """Draw topic proportions (num, K) from a symmetric Dirichlet of concentration ``alpha``; rows sum to 1."""
     concentration = torch.full((num, num_topics), alpha, dtype=torch.float64)  # small ones underflow in float32
     return torch._sample_dirichlet(concentration, generator).float()
 
 
 def uniform(inputs: int, outputs: int) -> nn.Parameter:
-    """Return a weight (inputs, outputs), drawn as ``nn.Linear`` draws its own.
-
-    Example:
-        >>> tuple(uniform(4, 2).shape)
-        (4, 2)
-    """
+    """Return a weight (inputs, outputs), drawn as ``nn.Linear`` draws its own."""
     bound = inputs**-0.5
     return nn.Parameter(torch.empty(inputs, outputs).uniform_(-bound, bound))
