@@ -124,7 +124,6 @@ INPUTS = {
     "no batch": (lambda: PatchGAN()(torch.zeros(3, 32, 32)), "got (3, 32, 32)"),
     "axes of a signal": (lambda: S4D(4)(torch.zeros(2, 100, 4)), "(B, L, H)"),
     "integer signal": (lambda: S4D(4)(torch.ones(2, 4, 8, dtype=torch.int64)), "real signals"),
-    "lengths": (lambda: S4D(4)(torch.zeros(2, 4, 8), torch.tensor([9, 1])), "lengths must be (2,) in 0..8"),
     "state": (s4d_step(S4D(4), torch.zeros(2, 4, 3)), "see initial_state"),
     "bidirectional": (s4d_step(S4D(4, bidirectional=True), torch.zeros(2, 4, 64)), "bidirectional=False"),
     "image size": (lambda: check_autoencoder(SmallEncoder(), SmallDecoder(), 3, 30), "image_size 30 is not divisible"),

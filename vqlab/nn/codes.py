@@ -1,4 +1,4 @@
-"""Codes as users, transformers and files hold them: checked before they are decoded."""
+"""Checks of codes that users, transformers and files provide, before they are decoded."""
 
 import math
 from typing import Any

@@ -1,4 +1,4 @@
-"""What is computed in float32 at least, under autocast and in a model that was cast to half precision."""
+"""Computation in at least float32, under autocast and in a model that was cast to half precision."""
 
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 class KeepsFloat32(nn.Module):
     """A module whose parameters and buffers stay in float32 when the model around it is cast to half precision.
 
-    For running means and other state that is lost in the 8 bits of bfloat16. Its outputs are the module's own business.
+    For running means and other state that needs more than the 8 bits of bfloat16. Its outputs may have any type.
 
     Example:
         >>> class Mean(KeepsFloat32):

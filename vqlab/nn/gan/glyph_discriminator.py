@@ -68,12 +68,12 @@ class GlyphDiscriminator(ConfigMixin, nn.Module):
         return GlyphDiscriminatorOutput(self.patches.layers[-1](features), self.style_head(features.mean((2, 3))))
 
 
-def check_fit(generator: UNet, judge: GlyphDiscriminator | None, num_styles: int, image_size: int) -> None:
+def check_fit(generator: UNet, discriminator: GlyphDiscriminator | None, num_styles: int, image_size: int) -> None:
     """Raise UserError if a network is made for other glyphs or styles, or the glyphs are too small."""
     if generator.image_size != image_size:
         raise UserError(f"glyphs have size {image_size}, the generator {generator.image_size}: make both the same")
-    for name, part in (("generator", generator), ("discriminator", judge)):
+    for name, part in (("generator", generator), ("discriminator", discriminator)):
         if part is not None and part.num_styles != num_styles:
             raise UserError(f"there are {num_styles} styles, and the {name} is made for {part.num_styles}")
-    if judge is not None:
-        judge.patches.check_size(image_size, image_size)
+    if discriminator is not None:
+        discriminator.patches.check_size(image_size, image_size)

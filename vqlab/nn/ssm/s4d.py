@@ -31,14 +31,14 @@ class S4D(Checked, KeepsFloat32):
 
     dx/dt = A x + u, y = 2 Re C x, A diagonal with negative real parts, sampled at a step of its own for each channel.
     The same weights run as a convolution of any length (:meth:`forward`), piece by piece (:meth:`resume`), and sample
-    by sample (:meth:`step`). All runs in float32 or float64, under autocast and in a model cast to half precision.
+    by sample (:meth:`step`), always in float32 or float64, even under autocast or in a model cast to half precision.
 
     Args:
         d_model: Channels, H.
         d_state: Modes of a channel with their conjugates, N; even.
         init: ``lin``, ``inv``, ``legs`` or ``real``, see :func:`~vqlab.nn.ssm.kernel.initial_modes`.
         discretization: ``zoh`` or ``bilinear``.
-        bidirectional: Add a second kernel that runs against time: y = causal(x) + flip(causal'(flip(x))) + D x.
+        bidirectional: Add an anticausal kernel: y = causal(x) + flip(causal'(flip(x))) + D x.
         dt_min: Smallest initial time step; the channels' steps are spread log-uniformly.
         dt_max: Largest initial time step.
         convolution: ``fft``; ``scan``, by chunks and without complex numbers; ``auto`` takes chunks for long
@@ -92,51 +92,40 @@ class S4D(Checked, KeepsFloat32):
         """Return the time steps and the modes, which train at a low rate and do not decay."""
         return [p for p in (self.log_dt, self.log_neg_re, self.im) if p.requires_grad]
 
-    def forward(self, x: Tensor, lengths: Tensor | None = None, rate: float = 1.0) -> Tensor:
-        """Signals (B, H, L) to signals (B, H, L).
-
-        Args:
-            x: Signals.
-            lengths: Samples (B,) of each signal that count; what follows them has no effect, and 0 comes out for it.
-            rate: Time step in units of that of training: 2 for a signal sampled half as often.
-        """
+    def forward(self, x: Tensor) -> Tensor:
+        """Signals (B, H, L) to signals (B, H, L)."""
         self._check(x)
         with without_autocast(x.device):
             u = x.to(self.d.dtype)
-            if lengths is not None:
-                counts = self._mask(lengths, x)
-                u = u * counts
-            modes, c = self._discrete(rate)
-            y = self.d[:, None] * u + self._convolve(u, modes, c)
-            y = y if lengths is None else y * counts
+            y = self.d[:, None] * u + self._convolve(u, *self._discrete())
         return like_input(y, x)
 
-    def kernel(self, length: int, rate: float = 1.0) -> Tensor:
-        """Return K (H, length), without D; with ``bidirectional`` (2, H, length), the second one against time."""
+    def kernel(self, length: int) -> Tensor:
+        """Return K (H, length), without D; with ``bidirectional`` (2, H, length), the second one anticausal."""
         with without_autocast(self.d.device):
-            modes, c = self._discrete(rate)
+            modes, c = self._discrete()
             return kernel(c, modes, length) if self.bidirectional else kernel(c, modes, length)[0]
 
     def initial_state(self, batch: int) -> Tensor:
-        """Return the state of silence, (batch, H, N): real parts of the modes, then imaginary ones."""
+        """Return the zero state, (batch, H, N): real parts of the modes, then imaginary ones."""
         return self.d.new_zeros(batch, self.d_model, self.d_state)
 
-    def resume(self, x: Tensor, state: Tensor, rate: float = 1.0) -> tuple[Tensor, Tensor]:
-        """Signals (B, H, L) that begin at ``state`` (B, H, N) to signals and the state after them."""
+    def resume(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """Signals (B, H, L) that continue from ``state`` (B, H, N) to signals and the state after them."""
         self._check(x)
         self._check_causal(state)
         with without_autocast(x.device):
-            modes, c = self._discrete(rate)
+            modes, c = self._discrete()
             u = x.to(self.d.dtype)
             y, state = scan_convolve(u, (c[0][0], c[1][0]), modes, state)
             y = y + self.d[:, None] * u
         return like_input(y, x), state
 
-    def step(self, x_t: Tensor, state: Tensor, rate: float = 1.0) -> tuple[Tensor, Tensor]:
-        """One sample (B, H) and the state (B, H, N) before it to one sample and the state after it."""
+    def step(self, x_t: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """One sample (B, H) and the state (B, H, N) before it to a sample and the state after it."""
         self._check_causal(state)
         with without_autocast(x_t.device):
-            modes, c = self._discrete(rate)
+            modes, c = self._discrete()
             u = x_t.to(self.d.dtype)
             re, im = advance(state, power(modes, 1)).chunk(2, -1)
             re = re + u[..., None]
@@ -144,9 +133,9 @@ class S4D(Checked, KeepsFloat32):
             y, state = y + self.d * u, torch.cat([re, im], -1)
         return like_input(y, x_t), state
 
-    def _discrete(self, rate: float) -> tuple[Modes, tuple[Tensor, Tensor]]:
+    def _discrete(self) -> tuple[Modes, tuple[Tensor, Tensor]]:
         """Return the modes, and C times the input's weight (directions, H, M)."""
-        dt = rate * self.log_dt.exp()[:, None]
+        dt = self.log_dt.exp()[:, None]
         modes, b = discretize(self.log_neg_re.exp(), self.im, dt, self.discretization)
         return modes, multiply((self.c_re, self.c_im), b)
 
@@ -158,11 +147,6 @@ class S4D(Checked, KeepsFloat32):
         if self.bidirectional:
             y = y + scan_convolve(u.flip(-1), (c[0][1], c[1][1]), modes)[0].flip(-1)
         return y
-
-    def _mask(self, lengths: Tensor, x: Tensor) -> Tensor:
-        if lengths.shape != x.shape[:1] or not bool(((lengths >= 0) & (lengths <= x.shape[-1])).all()):
-            raise UserError(f"lengths must be ({len(x)},) in 0..{x.shape[-1]}, got {lengths.tolist()}")
-        return (torch.arange(x.shape[-1], device=x.device) < lengths[:, None])[:, None].to(self.d.dtype)
 
     def _check(self, x: Tensor) -> None:
         if x.ndim != 3 or x.shape[1] != self.d_model or not x.is_floating_point() or not x.shape[-1]:
