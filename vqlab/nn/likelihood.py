@@ -30,28 +30,28 @@ class Likelihood(ConfigMixin, KeepsFloat32, ABC):
     """
 
     @abstractmethod
-    def observe(self, image: Tensor, value_range: ValueRange) -> Tensor:
-        """Turn an image of the data, in ``value_range``, into the modelled variable x."""
-
-    @abstractmethod
     def log_prob(self, x: Tensor, output: Tensor) -> Tensor:
         """Return ln p (N,) of ``x`` (N, C, H, W) given the decoder's ``output`` (N, C, H, W)."""
 
-    @abstractmethod
+    def observe(self, image: Tensor, value_range: ValueRange) -> Tensor:
+        """Turn an image of the data, in ``value_range``, into the modelled variable x; default: the image itself."""
+        return image
+
     def expected(self, output: Tensor) -> Tensor:
-        """Return the mean of x given ``output``."""
+        """Return the mean of x given ``output``; default: the output itself."""
+        return output
 
-    @abstractmethod
     def image(self, x: Tensor, value_range: ValueRange) -> Tensor:
-        """Turn x, or a mean of it, back into an image in ``value_range``."""
-
-    def dequantize(self, x: Tensor, value_range: ValueRange) -> Tensor:
-        """Add the noise that undoes rounding to 8 bits if p is a density, or return x."""
+        """Turn x, or a mean of it, back into an image in ``value_range``; default: x itself."""
         return x
 
-    @abstractmethod
+    def dequantize(self, x: Tensor, value_range: ValueRange) -> Tensor:
+        """Add the noise that undoes rounding to 8 bits, if p is a density; default: x itself."""
+        return x
+
     def bits_per_dim(self, nll: Tensor, dims: int, value_range: ValueRange) -> Tensor:
         """Turn nats per image of ``dims`` numbers into bits per number of the stored images."""
+        return nll / (dims * math.log(2))
 
     def update(self, mse: Tensor) -> None:
         """Count a training step with the mean squared error ``mse`` (scalar, the same on all ranks)."""
@@ -95,10 +95,6 @@ class Gaussian(Likelihood):
             return self.log_sigma.exp()
         return self.mse.sqrt() if isinstance(self.rule, str) else value_at(self.rule, self.steps)
 
-    def observe(self, image: Tensor, value_range: ValueRange) -> Tensor:
-        """Return the image itself."""
-        return image
-
     def log_prob(self, x: Tensor, output: Tensor) -> Tensor:
         """-(D / 2) ln(2 pi) - D ln sigma - |x - output|^2 / (2 sigma^2)."""
         # Not as an expanded square, whose terms would cancel.
@@ -106,21 +102,13 @@ class Gaussian(Likelihood):
         sigma = self.sigma
         return -x[0].numel() * (sigma.log() + math.log(2 * math.pi) / 2) - error / (2 * sigma**2)
 
-    def expected(self, output: Tensor) -> Tensor:
-        """Return the output itself."""
-        return output
-
-    def image(self, x: Tensor, value_range: ValueRange) -> Tensor:
-        """Return x itself."""
-        return x
-
     def dequantize(self, x: Tensor, value_range: ValueRange) -> Tensor:
         """Return x plus uniform noise of the width of one of the 256 stored values."""
         return x + (torch.rand_like(x) - 0.5) * _step(value_range, x.device)
 
     def bits_per_dim(self, nll: Tensor, dims: int, value_range: ValueRange) -> Tensor:
         """Turn the nats of a density into bits of the 256 stored values; a bound if x was dequantized."""
-        return nll / (dims * math.log(2)) - _step(value_range, nll.device).log2().mean()
+        return super().bits_per_dim(nll, dims, value_range) - _step(value_range, nll.device).log2().mean()
 
     def update(self, mse: Tensor) -> None:
         """Count a step, and update the running mean of the error."""
@@ -142,7 +130,7 @@ class Bernoulli(Likelihood):
 
     def observe(self, image: Tensor, value_range: ValueRange) -> Tensor:
         """Return 1 where the image is brighter than half of its range, else 0."""
-        return (image := value_range.decode(image)).gt(0.5).to(image.dtype)
+        return value_range.decode(image).gt(0.5).to(image.dtype)
 
     def log_prob(self, x: Tensor, output: Tensor) -> Tensor:
         """Sum of x ln p + (1 - x) ln(1 - p)."""
@@ -155,10 +143,6 @@ class Bernoulli(Likelihood):
     def image(self, x: Tensor, value_range: ValueRange) -> Tensor:
         """Return x in ``value_range``."""
         return value_range.encode(x)
-
-    def bits_per_dim(self, nll: Tensor, dims: int, value_range: ValueRange) -> Tensor:
-        """Turn nats into bits per binary pixel."""
-        return nll / (dims * math.log(2))
 
 
 def _step(value_range: ValueRange, device: torch.device) -> Tensor:

@@ -74,14 +74,13 @@ def discretize(neg_re: Tensor, im: Tensor, dt: Tensor, rule: Rule) -> tuple[Mode
     """
     r, i = -dt * neg_re, dt * im
     if rule == "zoh":
-        modes = Modes(r, i)
         # w - 1 without cancellation: cos i - 1 = -2 sin^2(i / 2)
         re = torch.expm1(r) * i.cos() - 2 * (i / 2).sin().square()
-        return modes, _scaled(dt, _over(re, r.exp() * i.sin(), r, i))
+        return Modes(r, i), divide(dt, (re, r.exp() * i.sin()), (r, i))
     up, down, side = 1 + r / 2, 1 - r / 2, i / 2
     decay = torch.log1p(2 * r / (down.square() + side.square())) / 2
     modes = Modes(decay, torch.atan2(side, up) + torch.atan2(side, down))
-    return modes, _scaled(dt, _over(torch.ones_like(r), torch.zeros_like(r), down, -side))
+    return modes, divide(dt, (torch.ones_like(r), torch.zeros_like(r)), (down, -side))
 
 
 def powers(modes: Modes, exponents: Tensor) -> tuple[Tensor, Tensor]:
@@ -95,7 +94,7 @@ def kernel(c: tuple[Tensor, Tensor], modes: Modes, length: int) -> Tensor:
     """Return K[l] = 2 Re sum_m c_m w_m^l for l < length, (..., H, length).
 
     With l = a T + b and T about sqrt(length), w^l = w^(aT) w^b: two tables of M sqrt(length) powers and one real matrix
-    product per channel, where the formula as it stands takes M * length powers and as much memory.
+    product per channel, where the plain formula takes M * length powers and as much memory.
 
     Args:
         c: Real and imaginary part, (..., H, M) each.
@@ -131,8 +130,8 @@ def scan_convolve(
 ) -> tuple[Tensor, Tensor]:
     """Convolve x (B, H, L) with the causal kernel of ``c`` (H, M) chunk by chunk; return y and the last state.
 
-    Within a chunk the kernel is a triangular matrix; from chunk to chunk the states (B, H, 2 M) carry what was before.
-    All is matrix products but the recurrence from one chunk's state to the next.
+    Within a chunk the kernel is a triangular matrix; the states (B, H, 2 M) connect the chunks. Only their recurrence is
+    no matrix product.
 
     Args:
         x: Signals.
@@ -168,7 +167,7 @@ def power(modes: Modes, steps: int) -> tuple[Tensor, Tensor]:
 
 
 def advance(state: Tensor, by: tuple[Tensor, Tensor]) -> Tensor:
-    """Return what states (B, H, 2 M) become in silence, when multiplied with ``by`` (H, M), a power of w."""
+    """Return states (B, H, 2 M) multiplied with ``by`` (H, M), a power of w: the states later, without input."""
     re, im = state.chunk(2, -1)
     return torch.cat(multiply(by, (re, im)), -1)
 
@@ -178,11 +177,7 @@ def multiply(a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> tuple[Tensor
     return a[0] * b[0] - a[1] * b[1], a[0] * b[1] + a[1] * b[0]
 
 
-def _over(re: Tensor, im: Tensor, by_re: Tensor, by_im: Tensor) -> tuple[Tensor, Tensor]:
-    """Return (re + i im) / (by_re + i by_im)."""
-    size = by_re.square() + by_im.square()
-    return (re * by_re + im * by_im) / size, (im * by_re - re * by_im) / size
-
-
-def _scaled(factor: Tensor, x: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    return factor * x[0], factor * x[1]
+def divide(factor: Tensor, a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """Return ``factor`` times the complex quotient a / b, real and imaginary."""
+    size = b[0].square() + b[1].square()
+    return factor * ((a[0] * b[0] + a[1] * b[1]) / size), factor * ((a[1] * b[0] - a[0] * b[1]) / size)
