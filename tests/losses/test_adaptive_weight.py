@@ -32,7 +32,7 @@ class Setting:
     def by_definition(self, eps=1e-4):
         """|grad_W L_rec| / (|grad_W L_adv| + eps), in float64 and straight from the losses."""
         double = copy.deepcopy(self)
-        double.decoder.double(), double.judge.double()
+        double.decoder.double(), double.discriminator.double()
         double.z, double.x = double.z.double(), double.x.double()
         norms = []
         for which in (0, 1):

@@ -28,12 +28,6 @@ class CategoricalCode(ConfigMixin, nn.Module):
         num_embeddings: Categories, K.
         embedding_dim: Dimension of the embedding, D.
         num_codebooks: Variables per place, V.
-
-    Example:
-        >>> code = CategoricalCode(8, num_embeddings=16, embedding_dim=4)
-        >>> log_q = code.log_probs(torch.randn(2, 8, 3, 3))
-        >>> tuple(log_q.shape), tuple(code.embed(log_q.argmax(-1), 3).shape)
-        ((2, 9, 16), (2, 4, 3, 3))
     """
 
     def __init__(
@@ -78,11 +72,6 @@ class FactorizedPrior(nn.Module):
         positions: P.
         num_embeddings: K.
         learned: False keeps it uniform, K^-P.
-
-    Example:
-        >>> prior = FactorizedPrior(64, 1024, learned=False)
-        >>> prior.log_prob(torch.zeros(1, 64, dtype=torch.int64)).item() == -torch.tensor(1024.0).log().item() * 64
-        True
     """
 
     def __init__(self, positions: int, num_embeddings: int, learned: bool) -> None:

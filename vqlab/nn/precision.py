@@ -11,14 +11,6 @@ class KeepsFloat32(nn.Module):
     """A module whose parameters and buffers stay in float32 when the model around it is cast to half precision.
 
     For running means and other state that needs more than the 8 bits of bfloat16. Its outputs may have any type.
-
-    Example:
-        >>> class Mean(KeepsFloat32):
-        ...     def __init__(self):
-        ...         super().__init__()
-        ...         self.register_buffer("mean", torch.zeros(()))
-        >>> nn.Sequential(Mean(), nn.Linear(2, 2)).bfloat16()[0].mean.dtype
-        torch.float32
     """
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:

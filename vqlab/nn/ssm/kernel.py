@@ -38,10 +38,6 @@ def initial_modes(init: Init, count: int) -> tuple[Tensor, Tensor, Tensor]:
     N = 2 ``count``. ``lin``: A_n = -1/2 + i pi n; ``inv``: A_n = -1/2 + i (N / pi) (N / (2n + 1) - 1); ``legs``: the
     eigenvalues of the normal part of HiPPO-LegS; ``real``: A_n = -(n + 1) (Gu et al. 2022, arXiv:2206.11893, section
     4.2). B is 1, for ``legs`` |V* B|: its phase would vanish in that of a random C.
-
-    Example:
-        >>> initial_modes("lin", 2)[1].tolist()
-        [0.0, 3.141592653589793]
     """
     n = torch.arange(count, dtype=torch.float64)
     half, one = torch.full_like(n, 0.5), torch.ones_like(n)
@@ -130,8 +126,8 @@ def scan_convolve(
 ) -> tuple[Tensor, Tensor]:
     """Convolve x (B, H, L) with the causal kernel of ``c`` (H, M) chunk by chunk; return y and the last state.
 
-    Within a chunk the kernel is a triangular matrix; the states (B, H, 2 M) connect the chunks. Only their recurrence is
-    no matrix product.
+    Within a chunk the kernel is a triangular matrix; the states (B, H, 2 M) connect the chunks. All but their
+    recurrence is matrix products.
 
     Args:
         x: Signals.

@@ -24,12 +24,6 @@ class Bags:
 
     Args:
         bow: (B, V), no row of zeros, nothing negative.
-
-    Example:
-        >>> import torch
-        >>> bags = Bags(torch.tensor([[3.0, 0.0, 1.0], [0.0, 2.0, 0.0]]))
-        >>> (bags @ torch.tensor([[1.0], [10.0], [100.0]])).tolist()
-        [[25.75], [10.0]]
     """
 
     def __init__(self, bow: Tensor) -> None:
@@ -53,12 +47,6 @@ class Mixtures:
     Args:
         theta: (B, K), rows that sum to 1.
         topics: (K, V), rows that sum to 1.
-
-    Example:
-        >>> import torch
-        >>> mixtures = Mixtures(torch.tensor([[0.5, 0.5]]), torch.eye(2))
-        >>> (mixtures @ torch.tensor([[1.0], [3.0]])).tolist(), mixtures.dense().tolist()
-        ([[2.0]], [[0.5, 0.5]])
     """
 
     def __init__(self, theta: Tensor, topics: Tensor) -> None:

@@ -1,7 +1,7 @@
 """Networks of adversarial topic models: generators of documents, their encoder, and their critic.
 
-Shapes: B documents, V words, K topics, H hidden features. Documents are tensors (B, V), or anything else that has a
-product with a weight (V, H): see :mod:`vqlab.nn.topic.documents`.
+Shapes: B documents, V words (``vocab_size``), K topics (``num_topics``), H hidden features. Documents are tensors
+(B, V), or anything else that has a product with a weight (V, H): see :mod:`vqlab.nn.topic.documents`.
 """
 
 import math
@@ -45,17 +45,7 @@ class TopicGenerator(nn.Module, ABC):
 
 
 class MixtureGenerator(TopicGenerator):
-    """theta times topics, as in LDA: each topic is a softmax of its own logits.
-
-    Args:
-        num_topics: K.
-        vocab_size: V.
-
-    Example:
-        >>> generator = MixtureGenerator(3, 50)
-        >>> generator(torch.full((2, 3), 1 / 3)).dense().sum(1).round(decimals=4).tolist()
-        [1.0, 1.0]
-    """
+    """theta times topics, as in LDA: each topic is a softmax of its own logits."""
 
     def __init__(self, num_topics: int, vocab_size: int) -> None:
         super().__init__()
@@ -77,10 +67,6 @@ class GaussianGenerator(TopicGenerator):
         num_topics: K.
         vocab_size: V.
         embedding_dim: Dimensions of a word.
-
-    Example:
-        >>> tuple(GaussianGenerator(3, 50, 8).log_topics().shape)
-        (3, 50)
     """
 
     def __init__(self, num_topics: int, vocab_size: int, embedding_dim: int = 100) -> None:
@@ -98,17 +84,7 @@ class GaussianGenerator(TopicGenerator):
 
 
 class MLPTopicGenerator(TopicGenerator):
-    """Linear, batch norm, LeakyReLU, linear, softmax: ATM's and BAT's (Wang et al. 2019, arXiv:1811.00265; 2020).
-
-    Args:
-        num_topics: K.
-        vocab_size: V.
-        hidden_features: H.
-
-    Example:
-        >>> tuple(MLPTopicGenerator(3, 50)(torch.full((2, 3), 1 / 3)).shape)
-        (2, 50)
-    """
+    """Linear, batch norm, LeakyReLU, linear, softmax: ATM's and BAT's (Wang et al. 2019, arXiv:1811.00265; 2020)."""
 
     def __init__(self, num_topics: int, vocab_size: int, hidden_features: int = 100) -> None:
         super().__init__()
@@ -138,17 +114,7 @@ GENERATORS = {"mixture": MixtureGenerator, "gaussian": GaussianGenerator, "mlp":
 
 
 class TopicEncoder(nn.Module):
-    """Documents to topic proportions: linear, batch norm, LeakyReLU, linear, softmax (BAT, Wang et al. 2020).
-
-    Args:
-        vocab_size: V.
-        num_topics: K.
-        hidden_features: H.
-
-    Example:
-        >>> tuple(TopicEncoder(50, 3)(torch.full((2, 50), 0.02)).shape)
-        (2, 3)
-    """
+    """Documents to topic proportions: linear, batch norm, LeakyReLU, linear, softmax (BAT, Wang et al. 2020)."""
 
     def __init__(self, vocab_size: int, num_topics: int, hidden_features: int = 100) -> None:
         super().__init__()
@@ -171,10 +137,6 @@ class TopicCritic(nn.Module):
         num_topics: K; 0 for documents alone, as in ATM.
         hidden_features: H.
         spectral_norm: Divide each weight by its largest singular value, instead of other Lipschitz constraints.
-
-    Example:
-        >>> tuple(TopicCritic(50, 3)(torch.full((2, 50), 0.02), torch.full((2, 3), 1 / 3)).shape)
-        (2,)
     """
 
     def __init__(
