@@ -6,7 +6,6 @@ from typing import Any
 from torch import Tensor, nn
 
 from vqlab.errors import UserError
-from vqlab.nn.layer_counts import check_layers
 from vqlab.quantizers.base import Quantizer, QuantizerOutput, Revival
 from vqlab.quantizers.sampling import SEED_STRIDE
 from vqlab.quantizers.stats import CodeStats
@@ -23,7 +22,6 @@ class Composite(Quantizer):
 
     def __init__(self, quantizer: Quantizer, num: int) -> None:
         super().__init__()
-        check_layers(quantizers=num)
         if quantizer.needs_maps:
             raise UserError(f"{type(quantizer).__name__} quantizes maps, not vectors: put it outside, not inside")
         self.init_args["quantizer"] = quantizer  # where the argument was null too
