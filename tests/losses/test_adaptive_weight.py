@@ -17,11 +17,11 @@ class Setting:
     def __init__(self, last=None):
         self.conv = nn.Conv2d(6, 3, 3, padding=1)
         self.decoder = nn.Sequential(nn.Conv2d(4, 6, 3, padding=1), nn.SiLU(), self.conv, last or nn.Identity())
-        self.discriminator = nn.Sequential(nn.Conv2d(3, 8, 4, 2, 1), nn.LeakyReLU(0.2), nn.Conv2d(8, 1, 4, 1, 1))
+        self.judge = nn.Sequential(nn.Conv2d(3, 8, 4, 2, 1), nn.LeakyReLU(0.2), nn.Conv2d(8, 1, 4, 1, 1))
         self.z, self.x = torch.randn(4, 4, 8, 8), torch.randn(4, 3, 8, 8)
 
     def losses(self, x_hat):
-        return F.l1_loss(x_hat, self.x), -self.discriminator(x_hat).mean()
+        return F.l1_loss(x_hat, self.x), -self.judge(x_hat).mean()
 
     def by_output_gradients(self, **limits):
         x_hat = self.decoder(self.z)
@@ -32,7 +32,7 @@ class Setting:
     def by_definition(self, eps=1e-4):
         """|grad_W L_rec| / (|grad_W L_adv| + eps), in float64 and straight from the losses."""
         double = copy.deepcopy(self)
-        double.decoder.double(), double.discriminator.double()
+        double.decoder.double(), double.judge.double()
         double.z, double.x = double.z.double(), double.x.double()
         norms = []
         for which in (0, 1):
@@ -89,3 +89,10 @@ def test_under_autocast_it_is_float32_and_near_the_exact_value():
         weight = setting.by_output_gradients()
     assert weight.dtype == torch.float32
     assert weight.item() == pytest.approx(exact, rel=0.05)
+
+
+def test_a_detached_reconstruction_is_an_error():
+    setting = Setting()
+    x_hat = setting.decoder(setting.z).detach()
+    with pytest.raises(RuntimeError):
+        adaptive_weight(x_hat, setting.conv.weight, x_hat, x_hat)

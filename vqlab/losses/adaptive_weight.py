@@ -1,4 +1,4 @@
-"""VQ-GAN's adaptive weight of the adversarial loss, from the gradients at the decoder's last layer."""
+"""How strongly the discriminator pulls at the decoder, from the gradients at the decoder's last layer."""
 
 import torch
 from torch import Tensor
@@ -17,12 +17,12 @@ def adaptive_weight(
     """Return lambda = |grad_W L_rec| / (|grad_W L_adv| + eps), at most ``max_weight``.
 
     Esser et al. 2021, arXiv:2012.09841, equation 7, W the weight of the decoder's last layer. The paper's eps is 1e-6;
-    1e-4 and the bound are those of its published code. That code backpropagates through the perceptual network and the
-    discriminator a second time for the two norms; here the caller passes the gradients at the reconstruction, and only
-    the last layer is differentiated again.
+    1e-4 and the bound are those of its published code. That code goes back through the perceptual network and the
+    discriminator once more for the two norms. Here the caller goes through them once, down to the reconstruction, and
+    hands over what came out; from there to W autograd computes one layer.
 
     Args:
-        x_hat: Reconstruction (B, C, H, W), attached to the decoder's graph, which is retained.
+        x_hat: Reconstruction (B, C, H, W), attached to the decoder's graph, which stays for the backward pass to come.
         last_weight: W, any shape.
         rec_gradient: dL_rec / dx_hat (B, C, H, W), L_rec with the perceptual term.
         adv_gradient: dL_adv / dx_hat (B, C, H, W), of the generator's adversarial loss.
@@ -30,8 +30,8 @@ def adaptive_weight(
         eps: Keeps the quotient finite where the discriminator has no gradient.
 
     Returns:
-        Float32 scalar without a graph. The weight gradients are averaged over the ranks first (one collective), so
-        every rank gets the value that one process would get for the whole batch.
+        Float32 scalar without a graph. Under several ranks the weight gradients are averaged first (one collective), so
+        every rank gets what one process would get from the whole batch, not its own value.
 
     Raises:
         RuntimeError: If ``x_hat`` does not depend on ``last_weight``, as with a detached reconstruction.
