@@ -1,11 +1,10 @@
-"""InfoNCE against a loop, and what topics and labels have to be told by."""
+"""InfoNCE against a loop, and the inputs that each contrast depends on."""
 
 import math
 
 import pytest
 import torch
 
-from tests.helpers.refusal import refused
 from vqlab.losses.contrastive import TopicContrast, info_nce
 
 
@@ -23,14 +22,14 @@ def by_loop(anchors, positives, temperature, same=None):
 
 @pytest.mark.parametrize("temperature", [0.1, 0.5])
 @pytest.mark.parametrize("kinds", [None, 3])
-def test_it_is_the_formula(temperature, kinds):
+def test_it_equals_the_formula(temperature, kinds):
     anchors, positives = torch.randn(2, 8, 5, dtype=torch.float64)
     same = None if kinds is None else torch.randint(kinds, (8,))
     loss = info_nce(anchors, positives, temperature, same)
     assert loss.item() == pytest.approx(by_loop(anchors, positives, temperature, same), rel=1e-9)
 
 
-def test_readings_differ_and_each_reaches_what_it_should():
+def test_contrasts_differ_in_value_and_in_what_they_train():
     contrast = TopicContrast(3, 20, num_classes=2, embedding_dim=8)
     documents = torch.rand(6, 20).softmax(1).requires_grad_()
     theta = torch.rand(6, 3).softmax(1).requires_grad_()
@@ -45,10 +44,3 @@ def test_readings_differ_and_each_reaches_what_it_should():
         for name, loss in losses.items()
     }
     assert reached == {"topic": [True, False], "averaged": [True, True], "label": [False, True]}
-
-
-@pytest.mark.parametrize("labels", [[0, -1], [0, 2]])
-def test_documents_without_labels_are_refused(labels):
-    contrast = TopicContrast(3, 20, num_classes=2, embedding_dim=8)
-    with refused("labels in 0 .. 1", "--model.contrast=averaged"):
-        contrast.by_label(torch.rand(2, 3), torch.tensor(labels), 0.5)

@@ -1,6 +1,7 @@
-"""Where LPIPS takes its weights from, and what it says of files that are missing, damaged or others'."""
+"""Where LPIPS gets its weights, and the messages for files that are missing, damaged or of another network."""
 
 import os
+import re
 import socket
 import urllib.error
 from pathlib import Path
@@ -10,7 +11,7 @@ import torch
 import torchvision
 
 from tests.helpers.refusal import refused
-from tests.helpers.weights import NETS, images, random_features, save_all
+from tests.helpers.weights import images, random_features, save_all
 from vqlab.losses.perceptual import BACKBONES, Perceptual
 
 
@@ -69,10 +70,11 @@ def test_what_is_not_there_is_downloaded_once_and_checked(hub, files, monkeypatc
     assert calls == [("https://download.pytorch.org/models/alexnet-owt-7be5be79.pth", file, "7be5be79")]
 
 
-@pytest.mark.parametrize("net", NETS)
-def test_urls_are_those_of_torchvision(net):
-    weights = torchvision.models.get_model_weights(NETS[net][0])["IMAGENET1K_V1"]
-    assert (BACKBONES[net].model, BACKBONES[net].url) == (NETS[net][0], weights.url)
+@pytest.mark.parametrize("net", BACKBONES)
+def test_urls_are_those_of_torchvision_and_carry_the_hash(net):
+    weights = torchvision.models.get_model_weights(BACKBONES[net].model)["IMAGENET1K_V1"]
+    assert BACKBONES[net].url == weights.url
+    assert re.search(r"-[0-9a-f]{8}\.pth$", weights.url)
 
 
 @pytest.mark.parametrize(
@@ -87,7 +89,7 @@ def test_urls_are_those_of_torchvision(net):
 def test_no_network_is_one_line_with_url_place_and_ways_out(hub, monkeypatch, error):
     monkeypatch.setattr(torch.hub, "download_url_to_file", no_download(error))
     url, place = "https://download.pytorch.org/models/vgg16-397923af.pth", str(hub / "vgg16-397923af.pth")
-    words = url, place, "--model.perceptual.init_args.backbone=FILE", "--model.perceptual_weight=0"
+    words = url, place, "perceptual.backbone=FILE", "perceptual_weight=0"
     with refused(*words):
         Perceptual()(images(), images())
     with refused(*words):
@@ -96,7 +98,7 @@ def test_no_network_is_one_line_with_url_place_and_ways_out(hub, monkeypatch, er
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with refused(str(tmp_path / "none.pth"), "--model.perceptual.init_args.backbone=FILE"):
+    with refused(str(tmp_path / "none.pth"), "perceptual.backbone=FILE"):
         Perceptual(backbone=str(tmp_path / "none.pth")).load()
 
 
@@ -106,7 +108,7 @@ def test_a_truncated_file_is_named(tmp_path, zipped, share):
     file = tmp_path / "cut.pth"
     torch.save(random_features("squeeze").state_dict(), file, _use_new_zipfile_serialization=zipped)
     file.write_bytes(file.read_bytes()[: int(share * file.stat().st_size)])
-    with refused(str(file), "--model.perceptual.init_args.backbone=FILE"):
+    with refused(str(file), "perceptual.backbone=FILE"):
         Perceptual("squeeze", str(file)).load()
 
 
@@ -120,7 +122,7 @@ def test_a_damaged_file_in_the_cache_is_to_be_deleted(hub):
 
 @pytest.mark.parametrize("other", ["alex", "squeeze"])
 def test_the_file_of_another_network_is_refused(files, other):
-    with refused(files[other], "vgg16", "--model.perceptual.init_args.net"):
+    with refused(files[other], "vgg16", "perceptual.net"):
         Perceptual("vgg", files[other]).load()
 
 

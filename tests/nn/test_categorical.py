@@ -5,7 +5,6 @@ import math
 import pytest
 import torch
 
-from tests.helpers.refusal import refused
 from vqlab.nn.categorical import CategoricalCode, FactorizedPrior
 
 
@@ -53,10 +52,3 @@ def test_the_factorized_prior_begins_uniform_and_learns_each_position():
         optimizer.step()
     frequencies = torch.stack([(codes == k).float().mean(0) for k in range(4)], 1)
     torch.testing.assert_close(prior.log_probs(torch.device("cpu")).exp(), frequencies, atol=0.02, rtol=0)
-
-
-def test_sizes_that_are_too_small_are_refused():
-    with refused("num_embeddings", "at least 2", "--model.num_embeddings"):
-        CategoricalCode(4, 1, 4)
-    with refused("num_latents", "--model.num_latents"):
-        CategoricalCode(4, 8, 4, num_codebooks=0)

@@ -44,11 +44,6 @@ def test_it_stays_in_eval_mode_and_without_gradients():
     assert parent.head.weight.grad.abs().sum() > 0, "the gradient flows through it"
 
 
-def test_it_is_absent_from_the_parents_state_dict():
-    assert list(Parent().state_dict()) == ["head.weight", "head.bias"]
-    assert list(nn.Sequential(nn.Linear(1, 1), Frozen(nn.Linear(1, 1))).state_dict()) == ["0.weight", "0.bias"]
-
-
 def test_a_parent_loads_strictly_and_keeps_the_nets_own_weights():
     source, target = Parent(), Parent()
     own = copy.deepcopy(target.features.net)

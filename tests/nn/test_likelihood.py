@@ -1,12 +1,10 @@
 """Likelihoods against torch.distributed, and sigma's rules."""
 
 import itertools
-import math
 
 import pytest
 import torch
 
-from tests.helpers.refusal import refused
 from vqlab.nn.anneal import Anneal
 from vqlab.nn.likelihood import Bernoulli, Gaussian
 from vqlab.nn.value_range import ValueRange
@@ -114,19 +112,3 @@ def test_a_dequantized_gaussian_bounds_the_probability_of_the_rounded_value():
     many = torch.cat([gaussian.dequantize(x, SIGNED) for _ in range(4000)])
     nll = -gaussian.log_prob(many, output.expand_as(many)).mean()
     assert gaussian.bits_per_dim(nll, 1, SIGNED).item() == pytest.approx(exact, abs=2e-3)
-
-
-@pytest.mark.parametrize("sigma", [0.0, -1.0, math.nan, math.inf])
-def test_sigma_that_is_not_above_zero_is_refused(sigma):
-    with refused("sigma", "above 0", "optimal"):
-        Gaussian(sigma)
-    if math.isfinite(sigma):
-        with refused("sigma", "above 0"):
-            Gaussian(Anneal(0.2, sigma, total_steps=10))
-    with refused("sigma"):
-        Gaussian("best")
-
-
-def test_an_anneal_whose_parts_do_not_fit_is_refused():
-    with refused("warmup_steps", "hold_steps", "total_steps"):
-        Gaussian(Anneal(0.2, 0.02, total_steps=50, warmup_steps=30, hold_steps=30))

@@ -125,10 +125,9 @@ def test_it_starts_as_gpt_2_does():
     assert loss.item() == pytest.approx(math.log(64), rel=0.02)
 
 
-@pytest.mark.parametrize("precision", [torch.bfloat16])
-def test_half_precision(precision):
+def test_bfloat16_is_near_float32():
     net, tokens = tiny(), some_tokens()
-    with torch.autocast("cpu", precision):
+    with torch.autocast("cpu", torch.bfloat16):
         low = net(tokens)
         cache = net.new_cache(3)
         stepwise = torch.cat([net(tokens[:, :2], cache=cache), net(tokens[:, 2:], cache=cache)], 1)
@@ -136,19 +135,3 @@ def test_half_precision(precision):
     error = (low.float() - net(tokens)).abs().mean() / net(tokens).std()
     assert error < 0.05
     assert (stepwise.float() - net(tokens)).abs().mean() / net(tokens).std() < 0.05
-
-
-@pytest.mark.parametrize(
-    ("sizes", "words"),
-    [
-        ({"dim": 0}, ["dim", "at least 1"]),
-        ({"depth": 0}, ["depth", "at least 1"]),
-        ({"heads": 3}, ["16", "heads 3", "--model.dim=192"]),
-        ({"heads": 16}, ["even multiple"]),
-        ({"dropout": 1.0}, ["dropout", "[0, 1)"]),
-        ({"mlp_ratio": 0.0}, ["mlp_ratio"]),
-    ],
-)
-def test_sizes_that_do_not_fit_are_named(sizes, words):
-    with refused(*words):
-        Transformer(**{**SIZES, **sizes})

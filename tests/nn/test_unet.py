@@ -5,7 +5,6 @@ import copy
 import pytest
 import torch
 
-from tests.helpers.refusal import refused
 from vqlab.nn.unet import UNet
 
 
@@ -64,19 +63,3 @@ def test_dropout_acts_in_training_alone():
     assert not torch.equal(net(x, style), net(x, style))
     plain = copy.deepcopy(net).eval()
     assert torch.equal(plain(x, style), plain(x, style))
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        ({"image_size": 48}, ["power of two", "--data.image_size"]),
-        ({"num_styles": 0}, ["num_styles", "--model.generator.num_styles"]),
-        ({"base_channels": 1}, ["base_channels must be at least 2"]),
-        ({"style_dim": 0}, ["style_dim"]),
-        ({"norm": "group"}, ["instance, batch or none"]),
-        ({"dropout": 1.0}, ["--model.generator.dropout"]),
-    ],
-)
-def test_mistakes_are_refused(arguments, words):
-    with refused(*words):
-        UNet(**arguments)

@@ -49,7 +49,7 @@ def load_diffusers(folder: str | Path, **arguments: Any) -> VQGAN:
 
     Args:
         folder: Holds ``config.json`` and ``diffusion_pytorch_model.safetensors`` or ``.bin``.
-        **arguments: Further arguments of ``VQGAN``, such as ``adversarial`` and ``perceptual_weight`` (both off here) to
+        **arguments: Further arguments of ``VQGAN``, such as ``adversarial`` and ``perceptual_weight`` (off here) to
             train on.
 
     Shape:

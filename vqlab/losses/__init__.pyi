@@ -8,7 +8,6 @@ from .contrastive import info_nce as info_nce
 from .glyph import total_variation as total_variation
 from .multi_sample import rloo_loss as rloo_loss
 from .multi_sample import vimco_loss as vimco_loss
-from .perceptual import LPIPS as LPIPS
 from .perceptual import Perceptual as Perceptual
 from .semi_supervised import feature_matching as feature_matching
 from .semi_supervised import supervised_loss as supervised_loss

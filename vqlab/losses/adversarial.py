@@ -1,7 +1,7 @@
-"""What a discriminator and a generator minimise against each other, and two regularisers of the discriminator.
+"""Adversarial losses of discriminator and generator, and regularisers of the discriminator.
 
 All take logits of any shape and average over all of them, so two ranks with half a batch each average to the loss of
-the whole batch. Half-precision logits are taken to float32 first.
+the whole batch. Half-precision logits are cast to float32 first.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,14 +14,15 @@ from torch import Tensor
 from vqlab.errors import UserError
 from vqlab.nn.distributed import all_sum, world_size
 from vqlab.nn.precision import KeepsFloat32, upcast
+from vqlab.validation import Checked, Probability
 
 
 class Adversarial(NamedTuple):
-    """The two sides of one game.
+    """The two losses of an adversarial objective.
 
     Attributes:
-        discriminator: (real logits, fake logits) to the scalar that the discriminator minimises.
-        generator: (fake logits) to the scalar that the generator minimises.
+        discriminator: (real logits, fake logits) to the discriminator's loss, a scalar.
+        generator: (fake logits) to the generator's loss, a scalar.
     """
 
     discriminator: Callable[[Tensor, Tensor], Tensor]
@@ -32,10 +33,6 @@ def hinge_discriminator(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
     """Return (mean max(0, 1 - D(x)) + mean max(0, 1 + D(x^))) / 2.
 
     Lim and Ye 2017, arXiv:1705.02894. The half is that of VQ-GAN's published code; the paper has none.
-
-    Example:
-        >>> hinge_discriminator(torch.tensor([0.5, 2.0]), torch.tensor([-0.5])).item()
-        0.375
     """
     return 0.5 * (F.relu(1 - upcast(real_logits)).mean() + F.relu(1 + upcast(fake_logits)).mean())
 
@@ -45,66 +42,38 @@ def non_saturating_discriminator(real_logits: Tensor, fake_logits: Tensor) -> Te
 
     Goodfellow et al. 2014, arXiv:1406.2661, equation 1; VQ-GAN's published code halves it, the paper does not.
     Softplus is the same in log space: no logit, however large, gives an infinite loss.
-
-    Example:
-        >>> non_saturating_discriminator(torch.tensor([1000.0]), torch.tensor([1000.0])).item()
-        1000.0
     """
     return F.softplus(-upcast(real_logits)).mean() + F.softplus(upcast(fake_logits)).mean()
 
 
 def non_saturating_generator(fake_logits: Tensor) -> Tensor:
-    """Return -mean log sigmoid(D(x^)): Goodfellow et al. 2014, section 3, the objective with strong early gradients.
-
-    Example:
-        >>> non_saturating_generator(torch.tensor([-1000.0])).item()
-        1000.0
-    """
+    """Return -mean log sigmoid(D(x^)): Goodfellow et al. 2014, section 3, the objective with strong early gradients."""
     return F.softplus(-upcast(fake_logits)).mean()
 
 
 def wasserstein_discriminator(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
     """Return mean D(x^) - mean D(x): Arjovsky et al. 2017, arXiv:1701.07875, equation 3.
 
-    Unbounded unless D is Lipschitz: take ``PatchGAN(norm="spectral")`` or a gradient penalty.
-
-    Example:
-        >>> wasserstein_discriminator(torch.tensor([2.0]), torch.tensor([-1.0])).item()
-        -3.0
+    Unbounded unless D is Lipschitz: use ``PatchGAN(norm="spectral")`` or a gradient penalty.
     """
     return upcast(fake_logits).mean() - upcast(real_logits).mean()
 
 
 def linear_generator(fake_logits: Tensor) -> Tensor:
-    """Return -mean D(x^), the generator's side of the hinge and the Wasserstein game.
-
-    Example:
-        >>> linear_generator(torch.tensor([1.0, 3.0])).item()
-        -2.0
-    """
+    """Return -mean D(x^), the generator's hinge and Wasserstein loss."""
     return -upcast(fake_logits).mean()
 
 
 def least_squares_discriminator(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
     """Return (mean (D(x) - 1)^2 + mean (D(x^) + 1)^2) / 2.
 
-    Mao et al. 2017, arXiv:1611.04076, equation 2, with the codes a = -1 and b = c = 1: as in the other games, what lies
-    above 0 is taken for real.
-
-    Example:
-        >>> least_squares_discriminator(torch.tensor([1.0]), torch.tensor([1.0])).item()
-        2.0
+    Mao et al. 2017, arXiv:1611.04076, equation 2, with a = -1 and b = c = 1: as in the other losses, real is above 0.
     """
     return 0.5 * ((upcast(real_logits) - 1).square().mean() + (upcast(fake_logits) + 1).square().mean())
 
 
 def least_squares_generator(fake_logits: Tensor) -> Tensor:
-    """Return mean (D(x^) - 1)^2 / 2, the generator's side of the same.
-
-    Example:
-        >>> least_squares_generator(torch.tensor([-1.0])).item()
-        2.0
-    """
+    """Return mean (D(x^) - 1)^2 / 2 (the same)."""
     return 0.5 * (upcast(fake_logits) - 1).square().mean()
 
 
@@ -125,10 +94,10 @@ def r1_penalty(real: Tensor, logits: Tensor) -> Tensor:
 
     Args:
         real: Images (B, ...) with ``requires_grad``, set before the discriminator saw them.
-        logits: The discriminator's answer (B, ...), still attached to ``real``.
+        logits: The discriminator's logits (B, ...), attached to ``real``.
 
     Returns:
-        Scalar with a graph: its own gradient trains the discriminator.
+        Scalar with a graph, so that it trains the discriminator.
 
     Raises:
         UserError: If ``real`` does not require gradients.
@@ -139,33 +108,30 @@ def r1_penalty(real: Tensor, logits: Tensor) -> Tensor:
         6.0
     """
     if not real.requires_grad:
-        raise UserError(
-            "r1_penalty needs the gradient of the images: call real.requires_grad_() before discriminator(real)"
-        )
+        raise UserError("r1_penalty needs gradients of images: call real.requires_grad_() before discriminator(real)")
     (gradient,) = torch.autograd.grad(logits.sum(), real, create_graph=True)
     return 0.5 * upcast(gradient).square().flatten(1).sum(1).mean()
 
 
 def gradient_penalty(critic: Callable[..., Tensor], real: Sequence[Tensor], fake: Sequence[Tensor]) -> Tensor:
-    """Return E (|gradient of D| - 1)^2 between real and generated inputs, to be multiplied by lambda, 10 as a rule.
+    """Return E (|gradient of D| - 1)^2 between real and generated inputs, to be multiplied by lambda, usually 10.
 
-    Gulrajani et al. 2017, arXiv:1704.00028, equation 3; the gradient is with respect to all inputs of an example
-    together.
+    Gulrajani et al. 2017, arXiv:1704.00028, equation 3. The norm is over all inputs of an example.
 
     Args:
         critic: (*inputs) to scores (B,), without batch norm.
         real: Inputs (B, ...), one tensor for each argument of the critic.
-        fake: The same of generated examples.
+        fake: The same for generated examples.
 
     Example:
         >>> x = torch.zeros(4, 3)
         >>> gradient_penalty(lambda x: 2 * x[:, 0], [x], [x + 1]).item()
         1.0
     """
-    share = torch.rand(len(real[0]), device=real[0].device, dtype=real[0].dtype)
+    fraction = torch.rand(len(real[0]), device=real[0].device, dtype=real[0].dtype)
     between = [
-        torch.lerp(made.detach(), true.detach(), share.view(-1, *[1] * (true.ndim - 1))).requires_grad_()
-        for true, made in zip(real, fake, strict=True)
+        torch.lerp(f.detach(), r.detach(), fraction.view(-1, *[1] * (r.ndim - 1))).requires_grad_()
+        for r, f in zip(real, fake, strict=True)
     ]
     gradients = torch.autograd.grad(
         critic(*between).sum(), between, create_graph=True, allow_unused=True, materialize_grads=True
@@ -174,18 +140,15 @@ def gradient_penalty(critic: Callable[..., Tensor], real: Sequence[Tensor], fake
     return (norms - 1).square().mean()
 
 
-class LeCam(KeepsFloat32):
-    """Hold the logits near moving averages of the other side's: mean (D(x) - a_F)^2 + mean (D(x^) - a_R)^2.
+class LeCam(Checked, KeepsFloat32):
+    """LeCam regularisation: mean (D(x) - a_F)^2 + mean (D(x^) - a_R)^2.
 
-    Tseng et al. 2021, arXiv:2104.03310, R_LC; a_R and a_F are the averages of D(x) and D(x^) and start at 0. The
-    authors' code counts only logits on the far side of the average; here is the paper's square. It helps where data are
-    few; it is added to the discriminator's loss, in published recipes with a weight of 0.001 to 0.05.
+    Tseng et al. 2021, arXiv:2104.03310, R_LC; a_R and a_F are moving averages of D(x) and D(x^) and start at 0. The
+    authors' code counts only logits beyond the average; this is the paper's square. It helps with small data sets and
+    is added to the discriminator's loss, in published recipes with a weight of 0.001 to 0.05.
 
     Args:
         decay: a <- decay a + (1 - decay) mean; the paper has 0.99.
-
-    Raises:
-        UserError: If the decay lies outside [0, 1).
 
     Example:
         >>> lecam = LeCam(decay=0.5)
@@ -199,22 +162,20 @@ class LeCam(KeepsFloat32):
     real_mean: Tensor
     fake_mean: Tensor
 
-    def __init__(self, decay: float = 0.99) -> None:
+    def __init__(self, decay: Probability = 0.99) -> None:
         super().__init__()
-        if not 0 <= decay < 1:
-            raise UserError(f"decay of LeCam must lie in [0, 1), got {decay}: 0.99 is usual")
         self.decay = decay
         self.register_buffer("real_mean", torch.zeros(()))
         self.register_buffer("fake_mean", torch.zeros(()))
 
     def forward(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
-        """Return the regulariser of logits of any shape, a scalar; the averages stay as they are."""
+        """Return the regulariser of logits of any shape, a scalar; the averages do not change."""
         real = (upcast(real_logits) - self.fake_mean).square().mean()
         return real + (upcast(fake_logits) - self.real_mean).square().mean()
 
     @torch.no_grad()
     def update(self, real_logits: Tensor, fake_logits: Tensor) -> None:
-        """Move the averages by the logits of all ranks; call it once per step, on every rank."""
+        """Update the averages with the logits of all ranks; call it once per step, on every rank."""
         means = all_sum(torch.stack([upcast(real_logits).mean(), upcast(fake_logits).mean()])) / world_size()
         self.real_mean.lerp_(means[0].to(self.real_mean.dtype), 1 - self.decay)
         self.fake_mean.lerp_(means[1].to(self.fake_mean.dtype), 1 - self.decay)

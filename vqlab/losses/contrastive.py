@@ -1,4 +1,4 @@
-"""Which of several things belongs to which."""
+"""InfoNCE, and its use for topics."""
 
 import torch
 import torch.nn.functional as F
@@ -17,8 +17,8 @@ def info_nce(anchors: Tensor, positives: Tensor, temperature: float, same: Tenso
     Args:
         anchors: (B, D).
         positives: (B, D).
-        temperature: What cosines are divided by.
-        same: (B,) numbers of kinds; rows of one kind are no negatives of each other. Null takes all for different.
+        temperature: Divisor of the cosines.
+        same: (B,) class indices; rows of one class are no negatives of each other. Default: all classes differ.
 
     Example:
         >>> x = torch.eye(2)
@@ -36,17 +36,17 @@ def info_nce(anchors: Tensor, positives: Tensor, temperature: float, same: Tenso
 
 
 class TopicContrast(nn.Module):
-    """What documents and their topic proportions have to be recognised by: embeddings of topics and of labels.
+    """Contrastive losses that tie documents to embeddings of their topics or labels.
 
-    That a lab log trained an adversarial topic model with InfoNCE, at temperatures of 0.1 and 0.5, and with an
-    "average-weighted label embedding", is known; what it contrasted is not. These are three readings: a projection of
-    what the generator makes, its hidden layer or else the document, belongs to the embedding of the dominant topic, or
-    to those of all topics, averaged by the proportions (:meth:`by_topic`); or the averaged embedding of a real document
-    belongs to that of its label, which makes the model a supervised one (:meth:`by_label`).
+    A lab log trained an adversarial topic model with InfoNCE, at temperatures of 0.1 and 0.5 and with an
+    "average-weighted label embedding", but does not state what it contrasted. Three readings: a projection of what the
+    generator makes (its hidden layer, else the document) matches the embedding of the dominant topic, or the embeddings
+    of all topics averaged by the proportions (:meth:`by_topic`); or the averaged embedding of a real document matches
+    that of its label, which makes the model a supervised one (:meth:`by_label`).
 
     Args:
         num_topics: K.
-        trait_features: Size F of what documents are told by.
+        trait_features: Size F of the documents' representation.
         num_classes: Number of labels; 0 for none.
         embedding_dim: Dimensions of the embeddings.
 
@@ -66,13 +66,13 @@ class TopicContrast(nn.Module):
         self.labels = nn.Parameter(torch.randn(num_classes, embedding_dim))
 
     def by_topic(self, traits: Documents, theta: Tensor, temperature: float, averaged: bool) -> Tensor:
-        """Tell documents by the embeddings of their topics.
+        """Match documents with the embeddings of their topics.
 
         Args:
             traits: (B, F), hidden layers or documents.
             theta: (B, K).
             temperature: Of InfoNCE.
-            averaged: Whether all topics are embedded, averaged by ``theta``, or the dominant one alone.
+            averaged: Average the embeddings of all topics by ``theta``, instead of using the dominant topic alone.
         """
         anchors = traits @ self.projection
         if averaged:
@@ -81,7 +81,7 @@ class TopicContrast(nn.Module):
         return info_nce(anchors, self.topics[dominant], temperature, same=dominant)
 
     def by_label(self, theta: Tensor, labels: Tensor, temperature: float) -> Tensor:
-        """Tell the averaged topic embeddings of documents by the embeddings of their ``labels`` (B,).
+        """Match the averaged topic embeddings of documents with the embeddings of their ``labels`` (B,).
 
         Raises:
             UserError: If a document has no label.
@@ -89,6 +89,6 @@ class TopicContrast(nn.Module):
         if labels.min() < 0 or labels.max() >= len(self.labels):
             raise UserError(
                 f"contrast label needs labels in 0 .. {len(self.labels) - 1}, got {labels.min()} to {labels.max()}: "
-                "take other --data, or --model.contrast=averaged"
+                "use labelled data, or set contrast=averaged"
             )
         return info_nce(theta @ self.topics, self.labels[labels], temperature, same=labels)

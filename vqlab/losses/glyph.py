@@ -1,4 +1,4 @@
-"""What a generator of glyphs minimises besides its distance to the target, and how the game is kept in balance."""
+"""Losses of a generator of glyphs, and two rules that balance it against its discriminator."""
 
 import torch
 from torch import Tensor
@@ -6,17 +6,17 @@ from torch import Tensor
 from vqlab.losses.adversarial import non_saturating_discriminator
 from vqlab.nn.distributed import means_over_ranks
 
-# Share of the generator's adversarial weight by the discriminator's cross-entropy: below 0.02 it is sure of almost all,
-# at 2 ln 2 = 1.39 of nothing. The steps are those of zi2zi-pytorch (max32002), with 0.2, 0.35, 0.5, 0.6 and 0.05.
-STEPS, SHARES = (0.02, 0.08, 0.2, 5.0), (1 / 3, 7 / 12, 5 / 6, 1.0, 1 / 12)
-AHEAD = 0.9  # share of both sides that a discriminator is right about when it is to wait
+# Factor of the generator's adversarial weight by the discriminator's cross-entropy, which is below 0.02 for a nearly
+# perfect one and 2 ln 2 = 1.39 at chance: zi2zi-pytorch's (max32002) 0.2, 0.35, 0.5, 0.6 and 0.05, divided by 0.6.
+LOSS_STEPS, FACTORS = (0.02, 0.08, 0.2, 5.0), (1 / 3, 7 / 12, 5 / 6, 1.0, 1 / 12)
+MAX_ACCURACY = 0.9  # on real and on fake glyphs, above which the discriminator is not updated
 
 
 def total_variation(x: Tensor) -> Tensor:
-    """Return the mean absolute difference of neighbours below each other, and of those beside each other, added.
+    """Return the mean absolute difference of vertical neighbours plus that of horizontal ones.
 
-    Rudin et al. 1992, the sides apart; zi2zi's squares would prefer a blurred edge to a sharp one. Of the difference of
-    two images it is a distance of their edges.
+    Anisotropic total variation (Rudin et al. 1992); zi2zi's squares would prefer a blurred edge to a sharp one. Applied
+    to the difference of two images it is a distance of their edges.
 
     Shape:
         x (B, C, H, W); scalar.
@@ -30,26 +30,15 @@ def total_variation(x: Tensor) -> Tensor:
 
 
 def eased(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
-    """Return the share of the adversarial weight that a generator is to feel, less the surer the discriminator is.
-
-    A generator gains nothing from a discriminator that nothing can deceive, and drifts after one that knows nothing.
+    """Return the factor of the adversarial weight: low for an over-confident discriminator and for one below chance.
 
     Returns:
         Scalar in (0, 1], the same on all ranks.
-
-    Example:
-        >>> round(eased(torch.tensor([9.0]), torch.tensor([-9.0])).item(), 3)
-        0.333
     """
     (loss,) = means_over_ranks([non_saturating_discriminator(real_logits.detach(), fake_logits.detach())])
-    return loss.new_tensor(SHARES)[torch.bucketize(loss, loss.new_tensor(STEPS))]
+    return loss.new_tensor(FACTORS)[torch.bucketize(loss, loss.new_tensor(LOSS_STEPS))]
 
 
-def is_ahead(reals_passed: Tensor, fakes_caught: Tensor) -> bool:
-    """Return whether a discriminator that is right about these shares of the two sides is to wait; one for all ranks.
-
-    Example:
-        >>> is_ahead(torch.tensor(0.95), torch.tensor(0.92)), is_ahead(torch.tensor(1.0), torch.tensor(0.5))
-        (True, False)
-    """
-    return bool(torch.stack(means_over_ranks([reals_passed, fakes_caught])).min() > AHEAD)
+def is_ahead(real_accuracy: Tensor, fake_accuracy: Tensor) -> bool:
+    """Return whether the discriminator is so accurate that its update is skipped; the same on all ranks."""
+    return bool(torch.stack(means_over_ranks([real_accuracy, fake_accuracy])).min() > MAX_ACCURACY)

@@ -1,7 +1,7 @@
 """Objectives of latent-variable models that average over S draws from q(h | x).
 
 Shapes: log_p = ln p(x, h_s) and log_q = ln q(h_s | x), both (B, S); log_w = log_p - log_q. The losses are surrogates:
-their gradients are the estimators, their values mean nothing.
+only their gradients, the estimators, have a meaning.
 """
 
 import torch
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def rloo_loss(log_p: Tensor, log_q: Tensor) -> Tensor:
-    """Ascend the ELBO by the score function, each draw's baseline the mean of the others (Kool et al. 2019), scalar.
+    """Score-function surrogate of the ELBO, the baseline of a draw the mean of the others (Kool et al. 2019), scalar.
 
     grad = mean_s [grad ln p_s + (ln w_s - mean of the other ln w) grad ln q_s].
     """
@@ -20,7 +20,7 @@ def rloo_loss(log_p: Tensor, log_q: Tensor) -> Tensor:
 
 
 def vimco_loss(log_p: Tensor, log_q: Tensor) -> Tensor:
-    """Ascend ln mean_s w_s, a tighter bound than the ELBO (VIMCO, Mnih and Rezende 2016, arXiv:1602.06725), scalar.
+    """Surrogate of the tighter bound ln mean_s w_s (VIMCO, Mnih and Rezende 2016, arXiv:1602.06725), scalar.
 
     The baseline of a draw is the bound with its ln w replaced by the mean of the others' (equations 7 and 8). With the
     normalised weights v_s, grad = sum_s [v_s grad ln w_s + (bound - baseline_s) grad ln q_s].

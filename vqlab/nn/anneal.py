@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 
 from vqlab.errors import UserError
+from vqlab.validation import Count, NonNegativeInt, check_fields
 
 
 @dataclass(frozen=True)
 class Anneal:
-    """From ``start`` to ``end``: at ``start`` for the warm-up, at ``end`` for the last steps, monotone between.
+    """A schedule from ``start`` to ``end``: constant during warm-up and hold, monotone between.
 
     Args:
         start: Value during the first ``warmup_steps``.
@@ -20,11 +21,7 @@ class Anneal:
         total_steps: Length in optimizer steps.
         warmup_steps: Steps at ``start``.
         hold_steps: Steps at ``end``.
-        kind: ``cosine``, ``linear`` or ``exponential`` (linear in the logarithm) between.
-
-    Raises:
-        UserError: If the steps do not fit into ``total_steps``, a value is not finite, or ``exponential`` meets a value
-            that is not positive.
+        kind: ``cosine``, ``linear`` or ``exponential`` (linear in the logarithm).
 
     Example:
         >>> temperature = Anneal(1.0, 0.0, total_steps=100, warmup_steps=20, hold_steps=20, kind="linear")
@@ -34,42 +31,39 @@ class Anneal:
 
     start: float
     end: float
-    total_steps: int
-    warmup_steps: int = 0
-    hold_steps: int = 0
+    total_steps: Count
+    warmup_steps: NonNegativeInt = 0
+    hold_steps: NonNegativeInt = 0
     kind: Literal["cosine", "linear", "exponential"] = "cosine"
 
     def __post_init__(self) -> None:
-        if self.kind not in ("cosine", "linear", "exponential"):
-            raise UserError(f"kind must be cosine, linear or exponential, got {self.kind!r}")
-        if min(self.warmup_steps, self.hold_steps) < 0 or self.warmup_steps + self.hold_steps >= self.total_steps:
+        check_fields(self)
+        if self.warmup_steps + self.hold_steps >= self.total_steps:
             raise UserError(
-                f"warmup_steps {self.warmup_steps} and hold_steps {self.hold_steps} must not be negative "
-                f"and must leave a step of total_steps {self.total_steps}: set total_steps higher"
+                f"total_steps must be above the sum of warmup_steps {self.warmup_steps} and hold_steps "
+                f"{self.hold_steps}, got {self.total_steps}"
             )
-        if not (math.isfinite(self.start) and math.isfinite(self.end)):
-            raise UserError(f"start and end must be finite, got {self.start} and {self.end}")
-        if self.kind == "exponential" and min(self.start, self.end) <= 0:
-            raise UserError(
-                f"exponential needs start and end above 0, got {self.start} and {self.end}: set kind=linear"
-            )
+        low = 0.0 if self.kind == "exponential" else -math.inf
+        if not (low < self.start < math.inf and low < self.end < math.inf):
+            rule = "finite and above 0 with kind=exponential" if low == 0 else "finite"
+            raise UserError(f"start and end must be {rule}, got {self.start} and {self.end}")
 
     def value(self, step: Tensor | int) -> Tensor:
-        """Return the value (scalar float32) at ``step``, a tensor so that a compiled forward need not know it."""
+        """Return the value (scalar float32) at ``step``; a tensor, so that a compiled forward need not know it."""
         steps = self.total_steps - self.warmup_steps - self.hold_steps
         progress = ((torch.as_tensor(step) - self.warmup_steps) / steps).clamp(0, 1)
         if self.kind == "exponential":
             return self.start * (self.end / self.start) ** progress
-        share = progress if self.kind == "linear" else (1 - torch.cos(math.pi * progress)) / 2
-        return self.start + (self.end - self.start) * share
+        fraction = progress if self.kind == "linear" else (1 - torch.cos(math.pi * progress)) / 2
+        return self.start + (self.end - self.start) * fraction
 
 
 def extremes(quantity: Anneal | float) -> tuple[float, ...]:
-    """Return the values that bound a quantity that anneals, or stays as it is."""
+    """Return the start and end of an annealed quantity, or the constant."""
     return (quantity.start, quantity.end) if isinstance(quantity, Anneal) else (quantity,)
 
 
 def value_at(quantity: Anneal | float, step: Tensor | int) -> Tensor:
-    """Return the value (scalar, on the device of ``step``) of a quantity that anneals, or stays as it is."""
+    """Return the value (scalar, on the device of ``step``) of an annealed or constant quantity."""
     value = quantity.value(step) if isinstance(quantity, Anneal) else quantity
     return torch.as_tensor(value, device=torch.as_tensor(step).device)

@@ -1,4 +1,4 @@
-"""torchvision's ImageNet classifiers as feature extractors: which layers, which weights, and how they are fetched."""
+"""torchvision's ImageNet classifiers as feature extractors: their layers, their weights, and the download."""
 
 import socket
 from http.client import HTTPException
@@ -15,14 +15,14 @@ HOST = "https://download.pytorch.org/models/"
 
 
 class Backbone(NamedTuple):
-    """A classifier of torchvision and what is taken from it.
+    """A classifier of torchvision.
 
     Attributes:
         model: Its name in ``torchvision.models``.
         url: Its ImageNet weights.
         taps: Positions in ``features`` whose outputs LPIPS compares; nothing beyond the last is built.
         channels: Channels at the last of them.
-        smallest: Height and width below which a pooling layer finds nothing left.
+        smallest: Smallest height and width that the pooling layers allow.
     """
 
     model: str
@@ -42,12 +42,12 @@ BACKBONES = {
 
 
 class Owner(NamedTuple):
-    """Whose network it is: what a message to the user calls it.
+    """What a message calls the network and its settings.
 
     Attributes:
         what: The quantity that needs the network.
-        setting: Where its arguments ``net`` and ``backbone`` are set.
-        without: The setting that does without it.
+        setting: The argument whose object has the arguments ``net`` and ``backbone``.
+        without: The setting that switches the quantity off.
     """
 
     what: str
@@ -61,15 +61,7 @@ def load_features(net: str, backbone: str | None, owner: Owner) -> nn.Sequential
     The input is RGB, normalised with ImageNet's mean and standard deviation.
 
     Raises:
-        UserError: If the weights are neither there nor to be had, or the file is damaged or of another network.
-
-    Example:
-        >>> import tempfile, torchvision
-        >>> file = tempfile.mkdtemp() + "/squeeze.pth"
-        >>> torch.save(torchvision.models.squeezenet1_0().state_dict(), file)  # in earnest: the trained weights
-        >>> owner = Owner("the distance", "--model.distance", "--model.distance=null")
-        >>> tuple(load_features("squeezenet1_0", file, owner)(torch.randn(1, 3, 32, 32)).shape)
-        (1, 512, 1, 1)
+        UserError: If the weights can be neither found nor downloaded, or the file is damaged or of another network.
     """
     import torchvision  # takes a second, which a model without such a network need not wait for
 
@@ -82,14 +74,14 @@ def load_features(net: str, backbone: str | None, owner: Owner) -> nn.Sequential
         features.load_state_dict(state, assign=True)
     except (RuntimeError, TypeError, AttributeError) as error:  # the last two: values that are no tensors
         raise UserError(
-            f"{path} does not hold the weights of torchvision's {model}: get {url}, or set "
-            f"{owner.setting}.net to the network that the file belongs to"
+            f"{path} does not hold the weights of torchvision's {model}: get {url}, or set {owner.setting}.net to the "
+            "network of the file"
         ) from error
     return features
 
 
 def cached(url: str, owner: Owner) -> Path:
-    """Return the file of ``url`` in torch hub's cache, downloaded whole and checked by its hash if it is not there.
+    """Return the file of ``url`` in torch hub's cache; download it (atomically, checked by its hash) if it is missing.
 
     Raises:
         UserError: If it cannot be downloaded.
@@ -120,16 +112,18 @@ def read_features(path: Path, owner: Owner, is_cache: bool) -> dict[str, Tensor]
     Raises:
         UserError: If the file is missing, damaged, or holds something else.
     """
-    mend = "delete it, and it is downloaded again" if is_cache else f"set {owner.setting}.backbone=FILE"
+    hint = (
+        "delete it to download it again" if is_cache else f"set {owner.setting}.backbone=FILE, or null to download it"
+    )
     try:
         content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
-        raise UserError(f"{owner.what} finds no weights at {path}: {mend}, or null to download them") from error
+        raise UserError(f"{owner.what} finds no weights at {path}: {hint}") from error
     except Exception as error:  # damaged files make the reader raise errors of a dozen kinds
-        message = f"{path} is no readable file of weights ({type(error).__name__}): {mend}"
+        message = f"{path} is no readable file of weights ({type(error).__name__}): {hint}"
         raise read_error(path, error, message) from error
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise UserError(f"{path} holds no state dict of a network: {mend}")
+        raise UserError(f"{path} holds no state dict of a network: {hint}")
     content = {str(name): value.float() for name, value in content.items()}
     whole = {name.removeprefix("features."): v for name, v in content.items() if name.startswith("features.")}
     return whole or content

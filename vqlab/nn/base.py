@@ -1,6 +1,7 @@
-"""What a model needs to know of its networks: encoder, decoder, discriminator, generator."""
+"""The contracts of networks: what a model needs to know of its encoder, decoder, discriminator and generator."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 from torch import Tensor, nn
 
@@ -9,12 +10,12 @@ from vqlab.serialization import ConfigMixin
 
 
 class Encoder(ConfigMixin, nn.Module, ABC):
-    """A network from images, or signals, to features.
+    """A network from images or signals to features.
 
     Attributes:
         in_channels: Channels of the images.
         out_channels: Channels of the features.
-        downsampling: Factor between the image's and the features' height and width, or between their lengths.
+        downsampling: Factor between the height and width (or length) of the images and those of the features.
         modality: ``image``, or ``signal`` for (B, C, L).
     """
 
@@ -29,15 +30,15 @@ class Encoder(ConfigMixin, nn.Module, ABC):
 
 
 class Decoder(ConfigMixin, nn.Module, ABC):
-    """A network from features to images, or signals.
+    """A network from features to images or signals.
 
     Attributes:
         in_channels: Channels of the features.
         out_channels: Channels of the images.
-        upsampling: Factor between the features' and the image's height and width, or between their lengths.
+        upsampling: Factor between the height and width (or length) of the features and those of the images.
         modality: ``image``, or ``signal`` for (B, C, L).
-        head: Where it exists, the end of the network, whose first module is the last layer with weights: the adaptive
-            weight of a VQ-GAN compares gradients there.
+        head: Optional; the end of the network, whose first module is the last layer with weights: the adaptive weight
+            of VQ-GAN compares gradients there.
     """
 
     in_channels: int
@@ -51,7 +52,7 @@ class Decoder(ConfigMixin, nn.Module, ABC):
 
 
 class Discriminator(ConfigMixin, nn.Module, ABC):
-    """A network from images to logits, one per patch: high where it takes the patch for real.
+    """A network from images to logits, one per patch, high where the patch looks real.
 
     Attributes:
         in_channels: Channels of the images.
@@ -68,7 +69,7 @@ class Generator(ConfigMixin, nn.Module, ABC):
     """A network from noise to images.
 
     Attributes:
-        latent_dim: Numbers of noise that make one image.
+        latent_dim: Dimension of the noise.
         out_channels: Channels of the images.
         image_size: Height and width of the images.
     """
@@ -83,12 +84,12 @@ class Generator(ConfigMixin, nn.Module, ABC):
 
 
 class FeatureNet(ConfigMixin, nn.Module, ABC):
-    """A network from images to features, on which a model puts heads of its own.
+    """A network from images to feature vectors, to which a model adds its own heads.
 
     Attributes:
         in_channels: Channels of the images.
         image_size: Height and width of the images.
-        out_features: Numbers per image.
+        out_features: Dimension of the features.
     """
 
     in_channels: int
@@ -100,50 +101,37 @@ class FeatureNet(ConfigMixin, nn.Module, ABC):
         """(B, in_channels, image_size, image_size) to (B, out_features)."""
 
 
-def check_autoencoder(encoder: Encoder, decoder: Decoder, channels: int, image_size: int) -> tuple[int, int]:
-    """Return height and width of the encoder's map.
-
-    Raises:
-        UserError: If the networks do not fit each other or the images.
-    """
-    check_fit(encoder, decoder, channels, "image", "make both the same")
-    down = encoder.downsampling
-    if image_size % down:
-        good = max(down, down * round(image_size / down))
+def check_divisible(what: str, sizes: Sequence[int], downsampling: int, setting: str) -> None:
+    """Raise UserError if the ``sizes`` of ``what``, given by ``setting``, are not divisible by ``downsampling``."""
+    if any(size % downsampling for size in sizes):
+        nearest = downsampling * max(1, round(sizes[0] / downsampling))
         raise UserError(
-            f"image_size {image_size} is not divisible by the encoder's downsampling {down}: "
-            f"set --data.image_size={good}, or another encoder"
+            f"{what} not divisible by the encoder's downsampling {downsampling}: set {setting}={nearest}, "
+            "or another encoder"
         )
-    return image_size // down, image_size // down
 
 
-def wrong_channels(what: str, shape: str, x: Tensor, channels: int) -> str:
-    """Return what to say of a batch ``x`` of another ``shape`` than a model of ``channels`` takes."""
-    other = x.ndim == shape.count(",") + 1 and x.shape[1] != channels
-    hint = f": build the model with channels={x.shape[1]}" if other else ""
-    return f"{what} must be {shape}, got {tuple(x.shape)}{hint}"
+def check_autoencoder(encoder: Encoder, decoder: Decoder, channels: int, image_size: int) -> tuple[int, int]:
+    """Return height and width of the feature map, or raise UserError if the networks or the images do not fit."""
+    check_fit(encoder, decoder, channels, "image", "make both the same")
+    check_divisible(f"image_size {image_size} is", (image_size,), encoder.downsampling, "image_size")
+    return image_size // encoder.downsampling, image_size // encoder.downsampling
 
 
 def check_fit(encoder: Encoder, decoder: Decoder, channels: int, modality: str, same_factor: str) -> None:
-    """Raise UserError if the networks are not of ``modality``, or do not fit each other or the data's channels.
+    """Raise UserError if the networks do not fit each other, or data of this modality with ``channels``.
 
-    Args:
-        encoder: Network to features.
-        decoder: Network from features.
-        channels: Of the images or signals.
-        modality: ``image`` or ``signal``.
-        same_factor: How to make the encoder's factor and the decoder's the same.
+    ``same_factor`` is the hint for networks whose factors differ.
     """
-    for name, part, ends in (("encoder", encoder, "in"), ("decoder", decoder, "out")):
+    for name, part, end in (("encoder", encoder, "in_channels"), ("decoder", decoder, "out_channels")):
         made_for = getattr(part, "modality", "image")  # a plain module may stand in for a network
         if made_for != modality:
             usual = {"image": "Conv", "signal": "S4D"}[modality] + name.capitalize()
-            raise UserError(f"{type(part).__name__} is made for {made_for}s: set --model.{name}={usual}")
-        found = getattr(part, f"{ends}_channels", channels)
+            raise UserError(f"{type(part).__name__} is made for {made_for}s: set {name}={usual}")
+        found = getattr(part, end, channels)
         if found != channels:
             raise UserError(
-                f"{ends}_channels of the {name} is {found}, channels of the model {channels}: set both to those of "
-                f"the {modality}s"
+                f"{end} of the {name} is {found}, channels of the model {channels}: use those of the data for both"
             )
     if encoder.downsampling != decoder.upsampling:
         raise UserError(
@@ -152,11 +140,20 @@ def check_fit(encoder: Encoder, decoder: Decoder, channels: int, modality: str, 
 
 
 def check_players(generator: Generator, net: FeatureNet, channels: int, image_size: int) -> None:
-    """Raise UserError if the networks of a GAN are made for other images."""
-    for name, part, ends in (("generator", generator, "out"), ("discriminator", net, "in")):
-        found = getattr(part, f"{ends}_channels"), part.image_size
+    """Raise UserError if the generator or the discriminator is made for other images."""
+    for name, found in (
+        ("generator", (generator.out_channels, generator.image_size)),
+        ("discriminator", (net.in_channels, net.image_size)),
+    ):
         if found != (channels, image_size):
             raise UserError(
                 f"images have {channels} channels and size {image_size}, the {name} {found[0]} and {found[1]}: "
-                f"set --model.{name}.{ends}_channels={channels} --model.{name}.image_size={image_size}"
+                f"build the {name} for these images"
             )
+
+
+def wrong_channels(what: str, shape: str, x: Tensor, channels: int) -> str:
+    """Return the message for a batch ``x`` of another ``shape`` than a model of ``channels`` takes."""
+    other = x.ndim == shape.count(",") + 1 and x.shape[1] != channels
+    hint = f": build the model with channels={x.shape[1]}" if other else ""
+    return f"{what} must be {shape}, got {tuple(x.shape)}{hint}"

@@ -5,7 +5,7 @@ codes of a place stand next to each other, places row by row.
 """
 
 import math
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
@@ -15,37 +15,29 @@ from torch import Tensor, nn
 from vqlab.errors import UserError
 from vqlab.nn.transformer import Transformer
 from vqlab.serialization import ConfigMixin
+from vqlab.validation import Count, Range
 
 
 class CategoricalCode(ConfigMixin, nn.Module):
     """V categorical variables at each place of a map.
 
-    A place's embedding is the sum of one vector per variable, which is a linear layer on their one-hot codes.
+    The embedding of a place is the sum of one vector per variable: a linear layer on their one-hot codes.
 
     Args:
         in_channels: Channels of the encoder's features.
         num_embeddings: Categories, K.
         embedding_dim: Dimension of the embedding, D.
         num_codebooks: Variables per place, V.
-
-    Raises:
-        UserError: If a size is too small.
-
-    Example:
-        >>> code = CategoricalCode(8, num_embeddings=16, embedding_dim=4)
-        >>> log_q = code.log_probs(torch.randn(2, 8, 3, 3))
-        >>> tuple(log_q.shape), tuple(code.embed(log_q.argmax(-1), 3).shape)
-        ((2, 9, 16), (2, 4, 3, 3))
     """
 
-    def __init__(self, in_channels: int, num_embeddings: int, embedding_dim: int, num_codebooks: int = 1) -> None:
+    def __init__(
+        self,
+        in_channels: Count,
+        num_embeddings: Annotated[int, Range(2)],
+        embedding_dim: Count,
+        num_codebooks: Count = 1,
+    ) -> None:
         super().__init__()
-        for name, size, least, usual in (
-            ("num_embeddings", num_embeddings, 2, 1024),
-            ("num_latents", num_codebooks, 1, 1),
-        ):
-            if size < least:
-                raise UserError(f"{name} must be at least {least}, got {size}: set --model.{name}={usual}")
         self.num_embeddings, self.num_codebooks, self.embedding_dim = num_embeddings, num_codebooks, embedding_dim
         self.logits = nn.Conv2d(in_channels, num_codebooks * num_embeddings, 1)
         codebook = torch.randn(num_codebooks, num_embeddings, embedding_dim) / math.sqrt(num_codebooks)
@@ -80,11 +72,6 @@ class FactorizedPrior(nn.Module):
         positions: P.
         num_embeddings: K.
         learned: False keeps it uniform, K^-P.
-
-    Example:
-        >>> prior = FactorizedPrior(64, 1024, learned=False)
-        >>> prior.log_prob(torch.zeros(1, 64, dtype=torch.int64)).item() == -torch.tensor(1024.0).log().item() * 64
-        True
     """
 
     def __init__(self, positions: int, num_embeddings: int, learned: bool) -> None:
@@ -108,15 +95,16 @@ class FactorizedPrior(nn.Module):
 
 
 def build_prior(prior: Any, positions: int, num_embeddings: int, num_codebooks: int) -> Transformer | FactorizedPrior:
-    """Return p(h) over codes (N, P), as named or given."""
+    """Return p(h) over codes (N, P): ``prior`` itself, or the one named ``uniform`` or ``factorized``."""
     if isinstance(prior, Transformer):
-        fits = {"length": positions, "num_tokens": num_embeddings, "num_codebooks": num_codebooks}
-        for name, size in fits.items():
+        for name, size in (
+            ("length", positions),
+            ("num_tokens", num_embeddings),
+            ("num_codebooks", num_codebooks),
+        ):
             if getattr(prior, name) != size:
-                raise UserError(
-                    f"the prior has {name} {getattr(prior, name)}, the codes {size}: set --model.prior.{name}={size}"
-                )
+                raise UserError(f"the prior has {name} {getattr(prior, name)}, the codes {size}: set {name}={size}")
         return prior
     if prior not in ("uniform", "factorized"):
-        raise UserError(f"prior must be uniform, factorized or a Transformer, got {prior!r}: set --model.prior")
+        raise UserError(f"prior must be uniform, factorized or a Transformer, got {prior!r}")
     return FactorizedPrior(positions, num_embeddings, learned=prior == "factorized")

@@ -1,4 +1,4 @@
-"""Codes as users, transformers and files hold them: checked before they are decoded."""
+"""Checks of codes that users, transformers and files provide, before they are decoded."""
 
 import math
 from typing import Any
@@ -15,10 +15,6 @@ def as_codes(codes: Any, device: torch.device | None = None) -> Tensor:
 
     Raises:
         UserError: If they are no integers.
-
-    Example:
-        >>> as_codes([[1, 2]]).dtype, as_codes(torch.zeros(1, 2, dtype=torch.uint8)).dtype
-        (torch.int64, torch.int64)
     """
     try:
         found = torch.as_tensor(codes if isinstance(codes, Tensor) else np.array(codes), device=device)
@@ -40,14 +36,7 @@ def check_code_shape(codes: Tensor, shape: tuple[int, ...]) -> None:
 
 
 def check_code_range(codes: Tensor, num_embeddings: int) -> None:
-    """Raise UserError if one of ``codes`` lies outside [0, num_embeddings); no check enters a graph.
-
-    Example:
-        >>> check_code_range(torch.tensor([3, 16]), 16)
-        Traceback (most recent call last):
-        ...
-        vqlab.errors.UserError: code 16 lies outside 0 .. 15, for num_embeddings is 16: remove padding and mask tokens
-    """
+    """Raise UserError if one of ``codes`` lies outside [0, num_embeddings); no check enters a graph."""
     if codes.numel() == 0 or codes.is_meta or in_graph():
         return
     low, high = torch.stack(codes.aminmax()).tolist()

@@ -1,7 +1,6 @@
 """Collectives that are no-ops in a single process.
 
-The process group is looked up at each call: Lightning builds models before the group exists, and a decision taken in a
-constructor would silently leave the ranks unsynchronised.
+The process group is looked up at each call, because Lightning builds models before the group exists.
 """
 
 from collections.abc import Sequence

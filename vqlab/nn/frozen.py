@@ -1,4 +1,4 @@
-"""Helper networks (perceptual features, feature extractors, tokenizers) that are used and not trained."""
+"""Networks (feature extractors, tokenizers) that are used and not trained."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ class Frozen(KeepsFloat32):
 
     Args:
         net: The network to wrap; called through ``forward``.
-        saved: Keep the weights in the state dict after all, because nothing else could bring them back.
+        saved: Keep the weights in the state dict, for a network that cannot be loaded from elsewhere.
 
     Example:
         >>> frozen = Frozen(nn.Sequential(nn.Linear(2, 2), nn.Dropout()))
@@ -46,6 +46,6 @@ def _drop(module: nn.Module, state_dict: dict[str, Any], prefix: str, _: Any) ->
 
 
 def _fill(module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
-    """Hand the net its own weights back, so that strict loading does not miss them."""
+    """Add the weights of the net, so that strict loading does not miss them."""
     net: nn.Module = module.net  # type: ignore[assignment]
     state_dict.update({f"{prefix}net.{key}": value for key, value in net.state_dict().items()})

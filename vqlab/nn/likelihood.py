@@ -1,7 +1,7 @@
-"""How an image is distributed about what a decoder puts out: p(x | h).
+"""The distribution of an image given the output of a decoder: p(x | h).
 
 Shapes: N images, C channels, H x W pixels. Log-probabilities are in nats and float32 whatever the precision of the
-decoder, because differences of thousands of nats decide what a Metropolis step accepts.
+decoder, because a Metropolis step depends on differences of sums of thousands of nats.
 """
 
 import math
@@ -17,59 +17,57 @@ from vqlab.nn.anneal import Anneal, extremes, value_at
 from vqlab.nn.precision import KeepsFloat32
 from vqlab.nn.value_range import ValueRange
 from vqlab.serialization import ConfigMixin
+from vqlab.validation import Positive
 
 AVERAGE = 0.01  # weight of a batch in the running mean, after the first hundred
 
 
 class Likelihood(ConfigMixin, KeepsFloat32, ABC):
-    """p(x | h), by way of the decoder's output for h.
+    """p(x | h), in terms of the decoder's output for h.
 
     Shape:
         images and outputs (N, C, H, W); log-probabilities (N,).
     """
 
     @abstractmethod
-    def observe(self, image: Tensor, value_range: ValueRange) -> Tensor:
-        """Turn an image of the data, in ``value_range``, into what is modelled, x."""
-
-    @abstractmethod
     def log_prob(self, x: Tensor, output: Tensor) -> Tensor:
         """Return ln p (N,) of ``x`` (N, C, H, W) given the decoder's ``output`` (N, C, H, W)."""
 
-    @abstractmethod
+    def observe(self, image: Tensor, value_range: ValueRange) -> Tensor:
+        """Turn an image of the data, in ``value_range``, into the modelled variable x; default: the image itself."""
+        return image
+
     def expected(self, output: Tensor) -> Tensor:
-        """Return the mean of x given ``output``."""
+        """Return the mean of x given ``output``; default: the output itself."""
+        return output
 
-    @abstractmethod
     def image(self, x: Tensor, value_range: ValueRange) -> Tensor:
-        """Turn x, or a mean of it, back into an image in ``value_range``."""
-
-    def dequantize(self, x: Tensor, value_range: ValueRange) -> Tensor:
-        """Spread x over the values that were rounded to it, where p is a density; the same x where it is not."""
+        """Turn x, or a mean of it, back into an image in ``value_range``; default: x itself."""
         return x
 
-    @abstractmethod
+    def dequantize(self, x: Tensor, value_range: ValueRange) -> Tensor:
+        """Add the noise that undoes rounding to 8 bits, if p is a density; default: x itself."""
+        return x
+
     def bits_per_dim(self, nll: Tensor, dims: int, value_range: ValueRange) -> Tensor:
-        """Turn nats per image of ``dims`` numbers into bits per number of the images as they are stored."""
+        """Turn nats per image of ``dims`` numbers into bits per number of the stored images."""
+        return nll / (dims * math.log(2))
 
     def update(self, mse: Tensor) -> None:
-        """Count a step, whose codes had the mean squared error ``mse`` (scalar, the same on all ranks)."""
+        """Count a training step with the mean squared error ``mse`` (scalar, the same on all ranks)."""
 
 
 class Gaussian(Likelihood):
     """N(x; output, sigma^2) for each number of the image.
 
-    sigma decides how far an image may be from its reconstruction, and with it how the objective weighs pixels against
-    codes, and what Metropolis steps accept. The best one is the root of the mean squared error (sigma-VAE, Rybkin et
-    al. 2021, arXiv:2006.13202): a smaller one, such as 0.02 where the error is 0.1, makes the posterior a single code.
+    sigma weighs the reconstruction against the codes, and so decides what Metropolis steps accept. Its optimum is the
+    root of the mean squared error (sigma-VAE, Rybkin et al. 2021, arXiv:2006.13202): with a smaller one, such as 0.02
+    where the error is 0.1, the posterior collapses to a single code.
 
     Args:
         sigma: A number; an ``Anneal`` over the training steps; ``learned``, a parameter; or ``optimal``, the root of a
             running mean of the squared error.
-        initial: Where ``learned`` starts, and where ``optimal`` stands until the first step.
-
-    Raises:
-        UserError: If a sigma is not above 0.
+        initial: Initial value of ``learned``, and value of ``optimal`` before the first step.
 
     Example:
         >>> x = torch.zeros(1, 1, 2, 2)
@@ -77,18 +75,12 @@ class Gaussian(Likelihood):
         -5.676
     """
 
-    def __init__(self, sigma: float | Anneal | Literal["learned", "optimal"] = "optimal", initial: float = 0.5) -> None:
+    def __init__(
+        self, sigma: Positive | Anneal | Literal["learned", "optimal"] = "optimal", initial: Positive = 0.5
+    ) -> None:
         super().__init__()
-        if isinstance(sigma, str) and sigma not in ("learned", "optimal"):
-            raise UserError(
-                f"sigma must be a number, an Anneal, learned or optimal, got {sigma!r}: set --model.likelihood.sigma"
-            )
-        for value in (*(() if isinstance(sigma, str) else extremes(sigma)), initial):
-            if not 0 < value < math.inf:
-                raise UserError(
-                    f"sigma must be finite and above 0, got {value}: set --model.likelihood.sigma=optimal, or about "
-                    "0.1 for images in [-1, 1]"
-                )
+        if isinstance(sigma, Anneal) and min(extremes(sigma)) <= 0:
+            raise UserError(f"sigma must be above 0, got an Anneal from {sigma.start} to {sigma.end}")
         self.rule = sigma
         self.log_sigma = nn.Parameter(torch.tensor(float(initial)).log()) if sigma == "learned" else None
         self.steps: Tensor
@@ -103,44 +95,32 @@ class Gaussian(Likelihood):
             return self.log_sigma.exp()
         return self.mse.sqrt() if isinstance(self.rule, str) else value_at(self.rule, self.steps)
 
-    def observe(self, image: Tensor, value_range: ValueRange) -> Tensor:
-        """The image itself."""
-        return image
-
     def log_prob(self, x: Tensor, output: Tensor) -> Tensor:
         """-(D / 2) ln(2 pi) - D ln sigma - |x - output|^2 / (2 sigma^2)."""
-        # Residuals are squared and summed as they are: the products of an expanded square would cancel.
+        # Not as an expanded square, whose terms would cancel.
         error = (x.float() - output.float()).square().flatten(1).sum(1)
         sigma = self.sigma
         return -x[0].numel() * (sigma.log() + math.log(2 * math.pi) / 2) - error / (2 * sigma**2)
 
-    def expected(self, output: Tensor) -> Tensor:
-        """The output itself."""
-        return output
-
-    def image(self, x: Tensor, value_range: ValueRange) -> Tensor:
-        """Return x itself."""
-        return x
-
     def dequantize(self, x: Tensor, value_range: ValueRange) -> Tensor:
-        """Return x plus uniform noise as wide as one of the 256 values that a number was stored as."""
+        """Return x plus uniform noise of the width of one of the 256 stored values."""
         return x + (torch.rand_like(x) - 0.5) * _step(value_range, x.device)
 
     def bits_per_dim(self, nll: Tensor, dims: int, value_range: ValueRange) -> Tensor:
-        """Nats of a density to bits of the 256 values that a number was stored as; a bound if x was dequantized."""
-        return nll / (dims * math.log(2)) - _step(value_range, nll.device).log2().mean()
+        """Turn the nats of a density into bits of the 256 stored values; a bound if x was dequantized."""
+        return super().bits_per_dim(nll, dims, value_range) - _step(value_range, nll.device).log2().mean()
 
     def update(self, mse: Tensor) -> None:
-        """Count a step, and average the error."""
+        """Count a step, and update the running mean of the error."""
         self.steps += 1
-        # Without waiting for a GPU: a plain mean at first, then one that forgets.
+        # A plain mean at first, then an exponential one; computed without waiting for the GPU.
         self.mse.lerp_(mse.detach().to(self.mse), (1 / self.steps).clamp_min(AVERAGE))
 
 
 class Bernoulli(Likelihood):
     """Black-and-white images: each number is 1 with probability sigmoid(output).
 
-    Images are binarised at half their range, so p is of the binary image, in any value range.
+    Images are binarised at half of their value range.
 
     Example:
         >>> x = torch.tensor([0.0, 1.0]).view(1, 1, 1, 2)
@@ -149,24 +129,20 @@ class Bernoulli(Likelihood):
     """
 
     def observe(self, image: Tensor, value_range: ValueRange) -> Tensor:
-        """1 where the image is brighter than half of its range, else 0."""
-        return (image := value_range.decode(image)).gt(0.5).to(image.dtype)
+        """Return 1 where the image is brighter than half of its range, else 0."""
+        return value_range.decode(image).gt(0.5).to(image.dtype)
 
     def log_prob(self, x: Tensor, output: Tensor) -> Tensor:
         """Sum of x ln p + (1 - x) ln(1 - p)."""
         return -F.binary_cross_entropy_with_logits(output.float(), x.float(), reduction="none").flatten(1).sum(1)
 
     def expected(self, output: Tensor) -> Tensor:
-        """The probability of white."""
+        """Return the probability of white."""
         return output.sigmoid()
 
     def image(self, x: Tensor, value_range: ValueRange) -> Tensor:
         """Return x in ``value_range``."""
         return value_range.encode(x)
-
-    def bits_per_dim(self, nll: Tensor, dims: int, value_range: ValueRange) -> Tensor:
-        """Bits per binary pixel."""
-        return nll / (dims * math.log(2))
 
 
 def _step(value_range: ValueRange, device: torch.device) -> Tensor:

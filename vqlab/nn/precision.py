@@ -1,4 +1,4 @@
-"""What is computed in float32 at least, under autocast and in a model that was cast to half precision."""
+"""Computation in at least float32, under autocast and in a model that was cast to half precision."""
 
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -10,15 +10,7 @@ from torch import Tensor, nn
 class KeepsFloat32(nn.Module):
     """A module whose parameters and buffers stay in float32 when the model around it is cast to half precision.
 
-    For running means and other state that is lost in the 8 bits of bfloat16. Its outputs are the module's own business.
-
-    Example:
-        >>> class Mean(KeepsFloat32):
-        ...     def __init__(self):
-        ...         super().__init__()
-        ...         self.register_buffer("mean", torch.zeros(()))
-        >>> nn.Sequential(Mean(), nn.Linear(2, 2)).bfloat16()[0].mean.dtype
-        torch.float32
+    For running means and other state that needs more than the 8 bits of bfloat16. Its outputs may have any type.
     """
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
@@ -30,12 +22,7 @@ class KeepsFloat32(nn.Module):
 
 
 def upcast(x: Tensor) -> Tensor:
-    """Return half-precision ``x`` as float32, and float32 or float64 as it is.
-
-    Example:
-        >>> upcast(torch.ones(1, dtype=torch.bfloat16)).dtype, upcast(torch.ones(1, dtype=torch.float64)).dtype
-        (torch.float32, torch.float64)
-    """
+    """Return half-precision ``x`` as float32, and float32 or float64 as it is."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
@@ -45,12 +32,7 @@ def float_dtype() -> torch.dtype:
 
 
 def like_weights(x: Tensor, module: nn.Module) -> Tensor:
-    """Return ``x`` in the dtype and on the device of the weights of ``module``, as it is if there are none.
-
-    Example:
-        >>> like_weights(torch.ones(1), nn.Linear(1, 1).half()).dtype
-        torch.float16
-    """
+    """Return ``x`` in the dtype and on the device of the weights of ``module``, as it is if there are none."""
     return x.to(next(module.parameters(), x))
 
 

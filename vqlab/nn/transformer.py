@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vqlab.errors import UserError
-from vqlab.nn.layer_counts import check_layers
 from vqlab.serialization import ConfigMixin
+from vqlab.validation import Count, NonNegativeInt, Positive, Probability
 
 INIT_STD = 0.02  # GPT-2
 ROTARY_BASE = 10_000.0
@@ -43,15 +43,15 @@ class KVCache:
 class Transformer(ConfigMixin, nn.Module):
     """p(tokens | label) = prod_i p(token_i | label, tokens < i): pre-norm blocks, initialised as GPT-2.
 
-    Attention turns queries and keys by their position (RoFormer, Su et al. 2021, arXiv:2104.09864, equation 16). A
-    learned embedding adds which position comes next, because rows, scales and depths of a code map differ in kind. The
-    first position holds the label, or "no label".
+    Attention rotates queries and keys by their position (RoFormer, Su et al. 2021, arXiv:2104.09864, equation 16). A
+    learned embedding of positions is added, because rows, scales and depths of a code map differ in kind. The first
+    position holds the label, or "no label".
 
     Args:
         num_tokens: Codes of a codebook, K.
         length: Tokens of a sample, L.
         num_classes: Labels; 0 for a model without labels.
-        num_codebooks: Codebooks that the tokens take turns in: token i is one of codebook i mod ``num_codebooks``.
+        num_codebooks: Codebooks that alternate: token i belongs to codebook i mod ``num_codebooks``.
         dim: Width, D.
         depth: Blocks.
         heads: Attention heads, H; D / H must be even.
@@ -66,9 +66,6 @@ class Transformer(ConfigMixin, nn.Module):
         (B, n + 1, K), of which [:, i] predicts token i from the label and the tokens before it. With a cache, the
         tokens are those that the cache has not seen, and the logits those of the new positions.
 
-    Raises:
-        UserError: If a size does not fit.
-
     Example:
         >>> net = Transformer(num_tokens=8, length=4, dim=16, depth=1, heads=2).eval()
         >>> tokens = torch.tensor([[3, 1, 7]])
@@ -82,28 +79,19 @@ class Transformer(ConfigMixin, nn.Module):
 
     def __init__(
         self,
-        num_tokens: int,
-        length: int,
-        num_classes: int = 0,
-        num_codebooks: int = 1,
-        dim: int = 512,
-        depth: int = 12,
-        heads: int = 8,
-        mlp_ratio: float = 4.0,
-        dropout: float = 0.0,
+        num_tokens: Count,
+        length: Count,
+        num_classes: NonNegativeInt = 0,
+        num_codebooks: Count = 1,
+        dim: Count = 512,
+        depth: Count = 12,
+        heads: Count = 8,
+        mlp_ratio: Positive = 4.0,
+        dropout: Probability = 0.0,
     ) -> None:
         super().__init__()
-        for name, value in (("dim", dim), ("depth", depth), ("heads", heads)):
-            if value < 1:
-                raise UserError(f"{name} must be at least 1, got {value}: set --model.{name}")
-        check_layers(depth=depth)
         if dim % (2 * heads):
-            raise UserError(f"dim {dim} is no even multiple of heads {heads}: set --model.dim={64 * heads}")
-        if mlp_ratio * dim < 1 or not 0 <= dropout < 1:
-            raise UserError(
-                f"mlp_ratio must be positive and dropout in [0, 1), got {mlp_ratio} and {dropout}: "
-                "set --model.mlp_ratio=4 --model.dropout=0.1"
-            )
+            raise UserError(f"dim must be an even multiple of heads {heads}, got {dim}: set dim={64 * heads}")
         self.num_tokens, self.length, self.num_codebooks = num_tokens, length, num_codebooks
         self.no_label, self.heads, self.head_dim = num_classes, heads, dim // heads
         self.label = nn.Embedding(num_classes + 1, dim)
@@ -115,28 +103,26 @@ class Transformer(ConfigMixin, nn.Module):
         self.head = nn.Linear(dim, num_codebooks * num_tokens, bias=False)
         for name, weight in self.named_parameters():
             if weight.ndim == 2:
-                # What is added to the residual stream 2 x depth times is made smaller, so that the sum is not.
+                # The residual stream is a sum of 2 x depth outputs.
                 std = INIT_STD / math.sqrt(2 * depth) if name.endswith("out.weight") else INIT_STD
                 nn.init.normal_(weight, std=std)
 
     def forward(self, tokens: Tensor, condition: Tensor | None = None, cache: KVCache | None = None) -> Tensor:
         """Predict the token behind each of ``tokens``, and the first one; see the class for shapes."""
-        seen = cache.length if cache else 0
-        count = tokens.shape[1] + (seen == 0)  # positions: the label stands before the first token
+        seen, given = cache.length if cache else 0, tokens.shape[1]
+        count = given + (seen == 0)  # the label is in front of the first token
         if seen + count > self.length:
-            raise UserError(
-                f"{tokens.shape[1]} tokens after {seen} positions leave nothing to predict of {self.length}"
-            )
-        places = torch.arange(seen, seen + count, device=tokens.device)
-        x = self.token(tokens + (places[count - tokens.shape[1] :] - 1) % self.num_codebooks * self.num_tokens)
+            raise UserError(f"{given} tokens after {seen} positions leave nothing to predict of {self.length}")
+        positions = torch.arange(seen, seen + count, device=tokens.device)
+        x = self.token(tokens + (positions[count - given :] - 1) % self.num_codebooks * self.num_tokens)
         if seen == 0:
             if condition is None:
                 condition = tokens.new_full((len(tokens),), self.no_label)
             x = torch.cat([self.label(condition)[:, None], x], 1)
-        x = self.dropout(x + self.position(places))
-        turn = rotation(places, self.head_dim)
+        x = self.dropout(x + self.position(positions))
+        angles = rotation(positions, self.head_dim)
         for number, block in enumerate(self.blocks):
-            x = block(x, turn, cache, number)
+            x = block(x, angles, cache, number)
         if cache:
             cache.length += count
         return self._logits(self.norm(x), seen)
@@ -168,10 +154,10 @@ class Block(nn.Module):
         self.mlp_out = nn.Linear(hidden, dim, bias=False)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, turn: tuple[Tensor, Tensor], cache: KVCache | None, number: int) -> Tensor:
-        """(B, n, D) to the same; ``turn`` is what :func:`rotation` returns, ``number`` the block's in the cache."""
+    def forward(self, x: Tensor, angles: tuple[Tensor, Tensor], cache: KVCache | None, number: int) -> Tensor:
+        """(B, n, D) to the same; ``angles`` come from :func:`rotation`, ``number`` is the block's in the cache."""
         q, k, v = self.qkv(self.attention_norm(x)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        q, k = rotate(q, turn).to(v.dtype), rotate(k, turn).to(v.dtype)
+        q, k = rotate(q, angles).to(v.dtype), rotate(k, angles).to(v.dtype)
         if cache:
             k, v = cache.extend(number, k, v)
         h = F.scaled_dot_product_attention(q, k, v, **_mask(q.shape[2], k.shape[2], q.device))
@@ -180,7 +166,7 @@ class Block(nn.Module):
 
 
 def _mask(queries: int, keys: int, device: torch.device) -> dict:
-    """Let the last ``queries`` of ``keys`` positions each see itself and all before it."""
+    """Return the argument for causal attention of the last ``queries`` of ``keys`` positions."""
     if queries == keys:
         return {"is_causal": True}
     if queries == 1:
@@ -188,18 +174,18 @@ def _mask(queries: int, keys: int, device: torch.device) -> dict:
     return {"attn_mask": torch.ones(queries, keys, dtype=torch.bool, device=device).tril(keys - queries)}
 
 
-def rotation(places: Tensor, head_dim: int) -> tuple[Tensor, Tensor]:
-    """Return cosine and sine (n, E / 2) of the angles m theta_j, theta_j = 10000^(-2j / E), at ``places`` m (n,)."""
-    theta = ROTARY_BASE ** (-torch.arange(0, head_dim, 2, device=places.device) / head_dim)
-    angle = places[:, None] * theta
+def rotation(positions: Tensor, head_dim: int) -> tuple[Tensor, Tensor]:
+    """Return cosine and sine (n, E / 2) of m theta_j, theta_j = 10000^(-2j / E), at ``positions`` m (n,)."""
+    theta = ROTARY_BASE ** (-torch.arange(0, head_dim, 2, device=positions.device) / head_dim)
+    angle = positions[:, None] * theta
     return angle.cos(), angle.sin()
 
 
-def rotate(x: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
-    """Turn each pair (x_j, x_{j + E/2}) of ``x`` (B, H, n, E) by its angle; the product of two depends on distance.
+def rotate(x: Tensor, angles: tuple[Tensor, Tensor]) -> Tensor:
+    """Rotate each pair (x_j, x_{j + E/2}) of ``x`` (B, H, n, E) by its angle.
 
     The paper pairs neighbours; the halves are the same up to an order of channels, which is learned.
     """
-    cos, sin = turn
+    cos, sin = angles
     a, b = x.chunk(2, -1)
     return torch.cat([a * cos - b * sin, a * sin + b * cos], -1)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from vqlab.errors import UserError
+from vqlab.validation import check_fields
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,7 @@ class ValueRange:
     std: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.kind not in ("unit", "signed", "standardized"):
-            raise UserError(f"value_range must be unit, signed or standardized, got {self.kind!r}")
+        check_fields(self)
         # Checkpoints hand lists back; tuples keep the range hashable and comparable.
         object.__setattr__(self, "mean", tuple(self.mean))
         object.__setattr__(self, "std", tuple(self.std))

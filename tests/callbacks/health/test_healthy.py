@@ -23,7 +23,7 @@ def autoencoder():
 
 def categorical(model, **options):
     shape = {"num_embeddings": 8, "num_latents": 4, "channels": 1, "image_size": 16, "nll_samples": 4}
-    return model(vqlab.MLPEncoder(1, 16, (32,), 16), vqlab.MLPDecoder(1, 16, (32,), 16), **shape, **options)
+    return build(model, vqlab.MLPEncoder(1, 16, (32,), 16), vqlab.MLPDecoder(1, 16, (32,), 16), **shape, **options)
 
 
 def signals():

@@ -1,4 +1,4 @@
-"""The judging network: its heads, and what spectral norm bounds."""
+"""The classifying discriminator: its heads, and what spectral norm bounds."""
 
 import copy
 
@@ -16,11 +16,11 @@ def spectral(**options):
     return SGANDiscriminator(ConvFeatures(norm="none"), 10, spectral_norm=True, **options)
 
 
-def test_with_k_logits_that_of_generated_images_is_0_and_realness_their_log_sum_exp():
-    judged = SGANDiscriminator(ConvFeatures(), 10, head="logsumexp").eval()(torch.randn(3, 1, 32, 32))
-    assert judged.logits.shape == (3, 11)
-    assert torch.equal(judged.logits[:, -1], torch.zeros(3))
-    torch.testing.assert_close(judged.real_logits, judged.logits[:, :-1].exp().sum(1).log())
+def test_with_k_logits_the_last_is_0_and_the_real_logit_their_log_sum_exp():
+    output = SGANDiscriminator(ConvFeatures(), 10, head="logsumexp").eval()(torch.randn(3, 1, 32, 32))
+    assert output.logits.shape == (3, 11)
+    assert torch.equal(output.logits[:, -1], torch.zeros(3))
+    torch.testing.assert_close(output.real_logits, output.logits[:, :-1].exp().sum(1).log())
 
 
 def test_the_real_logit_is_the_log_odds_of_the_softmax():
@@ -32,31 +32,31 @@ def test_the_real_logit_is_the_log_odds_of_the_softmax():
 
 @pytest.mark.parametrize("head", ["kplus1", "logsumexp"])
 def test_spectral_norm_bounds_all_but_the_class_head(head):
-    judge = spectral(head=head)
-    optimizer = torch.optim.Adam(judge.parameters(), lr=1e-3)
-    for _ in range(60):  # two forwards per step, as the players of a GAN have them
-        a, b = judge(torch.randn(8, 1, 32, 32)), judge(torch.randn(8, 1, 32, 32) + 1)
+    discriminator = spectral(head=head)
+    optimizer = torch.optim.Adam(discriminator.parameters(), lr=1e-3)
+    for _ in range(60):  # two forwards per step, as in training
+        a, b = discriminator(torch.randn(8, 1, 32, 32)), discriminator(torch.randn(8, 1, 32, 32) + 1)
         optimizer.zero_grad()
-        game = torch.relu(1 - a.real_logits).mean() + torch.relu(1 + b.real_logits).mean()
-        (game + F.cross_entropy(a.logits, torch.arange(8))).backward()
+        loss = torch.relu(1 - a.real_logits).mean() + torch.relu(1 + b.real_logits).mean()
+        (loss + F.cross_entropy(a.logits, torch.arange(8))).backward()
         optimizer.step()
-    bounded = [part for part in judge.modules() if isinstance(part, nn.Linear | nn.Conv2d)]
-    bounded.remove(judge.class_head)
+    bounded = [part for part in discriminator.modules() if isinstance(part, nn.Linear | nn.Conv2d)]
+    bounded.remove(discriminator.class_head)
     assert len(bounded) == 4 + (head == "kplus1")
     for part in bounded:
         assert torch.linalg.svdvals(part.weight.detach().flatten(1))[0] == pytest.approx(1, abs=0.02)
-    assert not hasattr(judge.class_head, "parametrizations")
+    assert not hasattr(discriminator.class_head, "parametrizations")
 
 
-def test_in_eval_mode_a_forward_changes_nothing_and_a_copy_says_the_same():
-    judge = spectral()
-    judge(torch.randn(8, 1, 32, 32))
-    judge.eval()
-    before = copy.deepcopy(judge.state_dict())
+def test_in_eval_mode_a_forward_changes_nothing_and_a_copy_agrees():
+    discriminator = spectral()
+    discriminator(torch.randn(8, 1, 32, 32))
+    discriminator.eval()
+    before = copy.deepcopy(discriminator.state_dict())
     x = torch.randn(2, 1, 32, 32)
-    said = judge(x)
-    assert all(torch.equal(value, before[name]) for name, value in judge.state_dict().items())
+    output = discriminator(x)
+    assert all(torch.equal(value, before[name]) for name, value in discriminator.state_dict().items())
     again = spectral().eval()
     again.load_state_dict(before)
-    for mine, other in zip(again(x), said, strict=True):
+    for mine, other in zip(again(x), output, strict=True):
         assert torch.equal(mine, other)

@@ -8,8 +8,8 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from vqlab.errors import UserError
-from vqlab.nn.base import Decoder, Encoder
-from vqlab.nn.layer_counts import check_layers
+from vqlab.nn.base import Decoder, Encoder, check_divisible
+from vqlab.validation import Count, NonNegativeInt, Probability
 
 OutActivation = Literal["tanh", "sigmoid"] | None
 
@@ -41,18 +41,17 @@ class ConvEncoder(Encoder):
 
     def __init__(
         self,
-        in_channels: int = 3,
-        base_channels: int = 64,
-        channel_multipliers: tuple[int, ...] = (1, 2, 4),
-        num_res_blocks: int = 2,
-        z_channels: int = 256,
+        in_channels: Count = 3,
+        base_channels: Count = 64,
+        channel_multipliers: tuple[Count, ...] = (1, 2, 4),
+        num_res_blocks: Count = 2,
+        z_channels: Count = 256,
         attention: bool = False,
-        attention_levels: tuple[int, ...] = (),
-        dropout: float = 0.0,
+        attention_levels: tuple[NonNegativeInt, ...] = (),
+        dropout: Probability = 0.0,
     ) -> None:
         super().__init__()
-        _check_sizes(base_channels, channel_multipliers, num_res_blocks)
-        _check_levels("encoder", attention_levels, len(channel_multipliers))
+        check_levels(channel_multipliers, attention_levels)
         self.in_channels, self.out_channels = in_channels, z_channels
         self.downsampling = 2 ** (len(channel_multipliers) - 1)
         widths = [base_channels * m for m in channel_multipliers]
@@ -66,13 +65,14 @@ class ConvEncoder(Encoder):
                 channels = width
                 if level in attention_levels:
                     layers.append(SelfAttention(channels))
-        layers += _middle(channels, attention, dropout)
+        layers += middle(channels, attention, dropout)
         layers += [norm(channels), nn.SiLU(), nn.Conv2d(channels, z_channels, 3, padding=1)]
         self.layers = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
         """Encode images (B, C, H, W)."""
-        check_divisible(x, self.downsampling)
+        height, width = x.shape[-2:]
+        check_divisible(f"images of {height}x{width} are", (height, width), self.downsampling, "image_size")
         return self.layers(x)
 
 
@@ -96,25 +96,24 @@ class ConvDecoder(Decoder):
 
     def __init__(
         self,
-        out_channels: int = 3,
-        base_channels: int = 64,
-        channel_multipliers: tuple[int, ...] = (1, 2, 4),
-        num_res_blocks: int = 2,
-        z_channels: int = 256,
+        out_channels: Count = 3,
+        base_channels: Count = 64,
+        channel_multipliers: tuple[Count, ...] = (1, 2, 4),
+        num_res_blocks: Count = 2,
+        z_channels: Count = 256,
         attention: bool = False,
-        attention_levels: tuple[int, ...] = (),
-        dropout: float = 0.0,
+        attention_levels: tuple[NonNegativeInt, ...] = (),
+        dropout: Probability = 0.0,
         out_activation: OutActivation = None,
     ) -> None:
         super().__init__()
-        _check_sizes(base_channels, channel_multipliers, num_res_blocks)
-        _check_levels("decoder", attention_levels, len(channel_multipliers))
+        check_levels(channel_multipliers, attention_levels)
         self.in_channels, self.out_channels = z_channels, out_channels
         self.upsampling = 2 ** (len(channel_multipliers) - 1)
         widths = [base_channels * m for m in reversed(channel_multipliers)]
         channels = widths[0]
         layers: list[nn.Module] = [nn.Conv2d(z_channels, channels, 3, padding=1)]
-        layers += _middle(channels, attention, dropout)
+        layers += middle(channels, attention, dropout)
         for level, width in enumerate(widths):
             if level > 0:
                 layers.append(Upsample(channels))
@@ -200,42 +199,21 @@ def norm(channels: int) -> nn.GroupNorm:
 
 def activation(name: OutActivation) -> nn.Module:
     """Return the output activation called ``name``; None leaves the output unrestricted."""
-    choices = {None: nn.Identity, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid}
-    if name not in choices:
-        raise UserError(
-            f"out_activation must be null, tanh or sigmoid, got {name!r}: set --model.decoder.out_activation"
-        )
-    return choices[name]()
+    return {None: nn.Identity, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid}[name]()
 
 
-def check_divisible(x: Tensor, factor: int) -> None:
-    """Raise UserError if the height or width of ``x`` (B, C, H, W) is not divisible by ``factor``."""
-    height, width = x.shape[-2:]
-    if height % factor or width % factor:
-        good = max(factor, factor * round(height / factor))
+def check_levels(channel_multipliers: tuple[int, ...], attention_levels: tuple[int, ...]) -> None:
+    """Raise UserError if there are no levels, or attention is asked for at a level that does not exist."""
+    if not channel_multipliers:
+        raise UserError("channel_multipliers must name at least one resolution, got []")
+    if max(attention_levels, default=0) >= len(channel_multipliers):
         raise UserError(
-            f"images of {height}x{width} are not divisible by the encoder's downsampling {factor}: "
-            f"set --data.image_size={good}, or another encoder"
+            f"attention_levels must lie between 0 (full resolution) and {len(channel_multipliers) - 1}, as many as "
+            f"there are channel_multipliers, got {list(attention_levels)}"
         )
 
 
-def _middle(channels: int, attention: bool, dropout: float) -> list[nn.Module]:
+def middle(channels: int, attention: bool, dropout: float) -> list[nn.Module]:
+    """Return the residual blocks at the lowest resolution, with attention in between."""
     first, last = ResBlock(channels, channels, dropout), ResBlock(channels, channels, dropout)
     return [first, SelfAttention(channels), last] if attention else [first, last]
-
-
-def _check_sizes(base_channels: int, channel_multipliers: tuple[int, ...], num_res_blocks: int) -> None:
-    check_layers(num_res_blocks=num_res_blocks)
-    if base_channels < 1 or num_res_blocks < 1 or not channel_multipliers or min(channel_multipliers) < 1:
-        raise UserError(
-            "base_channels, num_res_blocks and all channel_multipliers must be at least 1, got "
-            f"{base_channels}, {num_res_blocks}, {list(channel_multipliers)}"
-        )
-
-
-def _check_levels(part: str, attention_levels: tuple[int, ...], num_levels: int) -> None:
-    if any(not 0 <= level < num_levels for level in attention_levels):
-        raise UserError(
-            f"attention_levels must lie between 0 (full resolution) and {num_levels - 1}, as many as there are "
-            f"channel_multipliers, got {list(attention_levels)}: set --model.{part}.attention_levels=[]"
-        )

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from vqlab.errors import UserError
 from vqlab.nn.autoencoders.conv import OutActivation, activation
 from vqlab.nn.base import Decoder, Encoder
+from vqlab.validation import Count
 
 SLOPE = 0.2  # of the leaky ReLU below 0, from the authors' published code
 
@@ -14,8 +15,8 @@ SLOPE = 0.2  # of the leaky ReLU below 0, from the authors' published code
 class MLPEncoder(Encoder):
     """Linear layers with leaky ReLUs from a flattened image to one vector, which is a map of 1 x 1.
 
-    There is an activation behind the last layer too, because the model puts a 1x1 convolution behind the encoder, which
-    for a vector is a linear layer: with the defaults and 200 logits 784-512-256-200, the paper's inference network.
+    The last layer has an activation too, because the model adds a 1x1 convolution, a linear layer for a single vector:
+    with the defaults and 200 logits 784-512-256-200, the paper's inference network.
 
     Args:
         in_channels: Channels of the images; the command line links it to the data.
@@ -26,9 +27,6 @@ class MLPEncoder(Encoder):
     Shape:
         input (B, in_channels, image_size, image_size); output (B, out_channels, 1, 1).
 
-    Raises:
-        UserError: If a size is below 1, or the images have another size.
-
     Example:
         >>> import torch
         >>> tuple(MLPEncoder()(torch.rand(2, 1, 28, 28)).shape)
@@ -37,14 +35,12 @@ class MLPEncoder(Encoder):
 
     def __init__(
         self,
-        in_channels: int = 1,
-        image_size: int = 28,
-        hidden_channels: tuple[int, ...] = (512,),
-        out_channels: int = 256,
+        in_channels: Count = 1,
+        image_size: Count = 28,
+        hidden_channels: tuple[Count, ...] = (512,),
+        out_channels: Count = 256,
     ) -> None:
         super().__init__()
-        sizes = {"in_channels": in_channels, "out_channels": out_channels, "image_size": image_size}
-        _check_sizes("encoder", hidden_channels, **sizes)
         self.in_channels, self.out_channels, self.downsampling = in_channels, out_channels, image_size
         layers: list[nn.Module] = [nn.Flatten()]
         for width, next_width in pairwise([in_channels * image_size**2, *hidden_channels, out_channels]):
@@ -53,11 +49,11 @@ class MLPEncoder(Encoder):
 
     def forward(self, x: Tensor) -> Tensor:
         """Encode images (B, C, image_size, image_size)."""
-        height, width = x.shape[-2:]
-        if (height, width) != (self.downsampling, self.downsampling):
+        size = self.downsampling
+        if x.shape[-2:] != (size, size):
             raise UserError(
-                f"images of {height}x{width}, but the encoder is made for {self.downsampling}x{self.downsampling}: "
-                f"set --model.encoder.image_size, or --data.image_size={self.downsampling}"
+                f"images of {x.shape[-2]}x{x.shape[-1]}, but the encoder is made for {size}x{size}: "
+                f"set image_size={size}, or build the encoder for these images"
             )
         return self.layers(x)
 
@@ -65,8 +61,8 @@ class MLPEncoder(Encoder):
 class MLPDecoder(Decoder):
     """The mirror of :class:`MLPEncoder`: linear layers with leaky ReLUs from one vector to an image.
 
-    It begins with an activation, because the 1x1 convolution that the model puts in front of the decoder is its first
-    linear layer: with the defaults and 200 numbers per code 200-256-512-784, the paper's generative network.
+    It begins with an activation, because the model's 1x1 convolution in front of the decoder is the first linear layer:
+    with the defaults and 200 numbers per code 200-256-512-784, the paper's generative network.
 
     Args:
         out_channels: Channels of the images; the command line links it to the data.
@@ -78,9 +74,6 @@ class MLPDecoder(Decoder):
     Shape:
         input (B, in_channels, 1, 1); output (B, out_channels, image_size, image_size).
 
-    Raises:
-        UserError: If a size is below 1, the features are no vector, or the activation is unknown.
-
     Example:
         >>> import torch
         >>> tuple(MLPDecoder(hidden_channels=(256, 512))(torch.randn(2, 256, 1, 1)).shape)
@@ -89,15 +82,13 @@ class MLPDecoder(Decoder):
 
     def __init__(
         self,
-        out_channels: int = 1,
-        image_size: int = 28,
-        hidden_channels: tuple[int, ...] = (512,),
-        in_channels: int = 256,
+        out_channels: Count = 1,
+        image_size: Count = 28,
+        hidden_channels: tuple[Count, ...] = (512,),
+        in_channels: Count = 256,
         out_activation: OutActivation = None,
     ) -> None:
         super().__init__()
-        sizes = {"in_channels": in_channels, "out_channels": out_channels, "image_size": image_size}
-        _check_sizes("decoder", hidden_channels, **sizes)
         self.in_channels, self.out_channels, self.upsampling = in_channels, out_channels, image_size
         widths = [in_channels, *hidden_channels]
         layers: list[nn.Module] = [nn.Flatten(), nn.LeakyReLU(SLOPE)]
@@ -110,19 +101,9 @@ class MLPDecoder(Decoder):
 
     def forward(self, z: Tensor) -> Tensor:
         """Decode features (B, in_channels, 1, 1)."""
-        height, width = z.shape[-2:]
-        if (height, width) != (1, 1):
-            size = f"{height * self.upsampling}x{width * self.upsampling}"
+        if z.shape[-2:] != (1, 1):
             raise UserError(
-                f"a map of {height}x{width}, as for images of {size}, but the decoder is made for one vector and "
-                f"{self.upsampling}x{self.upsampling}: set --model.decoder.image_size, or "
-                f"--data.image_size={self.upsampling}"
+                f"a map of {z.shape[-2]}x{z.shape[-1]}, but the decoder is made for one vector and images of "
+                f"{self.upsampling}x{self.upsampling}: set image_size={self.upsampling}, or take another decoder"
             )
         return self.head(self.body(z))
-
-
-def _check_sizes(part: str, hidden_channels: tuple[int, ...], **sizes: int) -> None:
-    for name, size in {**sizes, "hidden_channels": min(hidden_channels, default=1)}.items():
-        if size < 1:
-            usual = "[512]" if name == "hidden_channels" else "1 or more"
-            raise UserError(f"{name} must be at least 1, got {size}: set --model.{part}.{name}={usual}")

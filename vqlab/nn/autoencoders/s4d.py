@@ -4,20 +4,20 @@ Shapes: B signals of C channels and L samples; H = d_model channels inside.
 """
 
 import math
-from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vqlab.errors import UserError
-from vqlab.nn.base import Decoder, Encoder
-from vqlab.nn.layer_counts import check_layers
+from vqlab.nn.base import Decoder, Encoder, check_divisible
+from vqlab.nn.ssm.kernel import Init
 from vqlab.nn.ssm.s4d import S4D
+from vqlab.validation import Count, Probability
 
 KERNEL_SIZE = 7  # of the convolution that stands in for S4D
+Mixer = Literal["s4d", "conv"]
 Norm = Literal["none", "batch", "layer"]
-Init = Literal["lin", "inv", "legs", "real"]
+MLP = Literal["relu", "linear"]
 
 
 class S4DEncoder(Encoder):
@@ -42,9 +42,6 @@ class S4DEncoder(Encoder):
     Shape:
         input (B, in_channels, L), L divisible by the product of ``pool``; output (B, d_model, L / downsampling).
 
-    Raises:
-        UserError: If a size or a name is out of range, or the length is not divisible.
-
     Example:
         >>> import torch
         >>> tuple(S4DEncoder(pool=(4, 4))(torch.randn(2, 1, 512)).shape)
@@ -55,25 +52,27 @@ class S4DEncoder(Encoder):
 
     def __init__(
         self,
-        in_channels: int = 1,
-        d_model: int = 128,
-        num_blocks: int = 1,
-        pool: tuple[int, ...] = (4, 4),
-        d_state: int = 64,
+        in_channels: Count = 1,
+        d_model: Count = 128,
+        num_blocks: Count = 1,
+        pool: tuple[Count, ...] = (4, 4),
+        d_state: Count = 64,
         init: Init = "lin",
         bidirectional: bool = True,
-        mixer: Literal["s4d", "conv"] = "s4d",
+        mixer: Mixer = "s4d",
         norm: Norm = "batch",
-        mlp: Literal["relu", "linear"] = "relu",
-        dropout: float = 0.0,
+        mlp: MLP = "relu",
+        dropout: Probability = 0.0,
     ) -> None:
         super().__init__()
-        check_sizes("encoder", in_channels, d_model, num_blocks, pool)
         self.in_channels, self.out_channels, self.downsampling = in_channels, d_model, math.prod(pool)
-        blocks = partial(stage, num_blocks, d_model, d_state, init, bidirectional, mixer, dropout)
-        layers: list[nn.Module] = [nn.Conv1d(in_channels, d_model, 1), *blocks()]
+
+        def stage() -> list[nn.Module]:
+            return [Block(d_model, d_state, init, bidirectional, mixer, dropout) for _ in range(num_blocks)]
+
+        layers = [nn.Conv1d(in_channels, d_model, 1), *stage()]
         for factor in pool:
-            layers += [Fold(factor), nn.Conv1d(factor * d_model, d_model, 1), *blocks()]
+            layers += [Fold(factor), nn.Conv1d(factor * d_model, d_model, 1), *stage()]
         self.layers = nn.Sequential(*layers, build_norm(norm, d_model), build_mlp(mlp, d_model, d_model))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -102,9 +101,6 @@ class S4DDecoder(Decoder):
     Shape:
         input (B, in_channels, l); output (B, out_channels, l * upsampling).
 
-    Raises:
-        UserError: If a size or a name is out of range.
-
     Example:
         >>> import torch
         >>> tuple(S4DDecoder(pool=(4, 4))(torch.randn(2, 128, 32)).shape)
@@ -115,26 +111,28 @@ class S4DDecoder(Decoder):
 
     def __init__(
         self,
-        in_channels: int = 128,
-        out_channels: int = 1,
-        d_model: int = 128,
-        num_blocks: int = 1,
-        pool: tuple[int, ...] = (4, 4),
-        d_state: int = 64,
+        in_channels: Count = 128,
+        out_channels: Count = 1,
+        d_model: Count = 128,
+        num_blocks: Count = 1,
+        pool: tuple[Count, ...] = (4, 4),
+        d_state: Count = 64,
         init: Init = "lin",
         bidirectional: bool = True,
-        mixer: Literal["s4d", "conv"] = "s4d",
+        mixer: Mixer = "s4d",
         norm: Norm = "batch",
-        mlp: Literal["relu", "linear"] = "relu",
-        dropout: float = 0.0,
+        mlp: MLP = "relu",
+        dropout: Probability = 0.0,
     ) -> None:
         super().__init__()
-        check_sizes("decoder", out_channels, d_model, num_blocks, pool)
         self.in_channels, self.out_channels, self.upsampling = in_channels, out_channels, math.prod(pool)
-        blocks = partial(stage, num_blocks, d_model, d_state, init, bidirectional, mixer, dropout)
-        layers: list[nn.Module] = [build_mlp(mlp, in_channels, d_model), *blocks()]
+
+        def stage() -> list[nn.Module]:
+            return [Block(d_model, d_state, init, bidirectional, mixer, dropout) for _ in range(num_blocks)]
+
+        layers = [build_mlp(mlp, in_channels, d_model), *stage()]
         for factor in reversed(pool):
-            layers += [nn.Conv1d(d_model, factor * d_model, 1), Unfold(factor), *blocks()]
+            layers += [nn.Conv1d(d_model, factor * d_model, 1), Unfold(factor), *stage()]
         self.layers = nn.Sequential(*layers, build_norm(norm, d_model), build_mlp(mlp, d_model, out_channels))
 
     def forward(self, z: Tensor) -> Tensor:
@@ -143,29 +141,15 @@ class S4DDecoder(Decoder):
 
 
 class Block(nn.Module):
-    """x + dropout(GLU(W GELU(mixer(norm(x))))), with layer norm over the channels.
+    """x + dropout(GLU(W GELU(mixer(norm(x))))), with layer norm over the channels; (B, H, L) to (B, H, L).
 
-    Args:
-        d_model: Channels, H.
-        d_state: Of S4D.
-        init: Of S4D.
-        bidirectional: Of S4D; a convolution is centred, or causal.
-        mixer: ``s4d`` or ``conv``.
-        dropout: Of whole channels.
-
-    Shape:
-        (B, H, L) to (B, H, L).
-
-    Raises:
-        UserError: If a name is unknown.
+    The mixer is S4D or a convolution, which is centred if ``bidirectional`` and causal if not.
     """
 
     def __init__(
-        self, d_model: int, d_state: int, init: Init, bidirectional: bool, mixer: Literal["s4d", "conv"], dropout: float
+        self, d_model: int, d_state: int, init: Init, bidirectional: bool, mixer: Mixer, dropout: float
     ) -> None:
         super().__init__()
-        if mixer not in ("s4d", "conv"):
-            raise UserError(f"mixer must be s4d or conv, got {mixer!r}: set --model.encoder.mixer=s4d")
         self.norm = ChannelNorm(d_model)
         self.mixer: nn.Module = (
             S4D(d_model, d_state, init, bidirectional=bidirectional)
@@ -227,46 +211,17 @@ class Unfold(nn.Module):
 
 def build_norm(name: Norm, channels: int) -> nn.Module:
     """Return the norm of that name for (B, channels, L)."""
-    match name:
-        case "none":
-            return nn.Identity()
-        case "batch":
-            return nn.BatchNorm1d(channels)
-        case "layer":
-            return ChannelNorm(channels)
-    raise UserError(f"norm must be none, batch or layer, got {name!r}: set --model.encoder.norm=batch")
+    return {"none": nn.Identity, "batch": nn.BatchNorm1d, "layer": ChannelNorm}[name](channels)
 
 
-def build_mlp(name: str, in_channels: int, out_channels: int) -> nn.Module:
+def build_mlp(name: MLP, in_channels: int, out_channels: int) -> nn.Module:
     """Return one linear layer for each sample, or two with a ReLU between."""
     if name == "linear":
         return nn.Conv1d(in_channels, out_channels, 1)
-    if name == "relu":
-        hidden = max(in_channels, out_channels)
-        return nn.Sequential(nn.Conv1d(in_channels, hidden, 1), nn.ReLU(), nn.Conv1d(hidden, out_channels, 1))
-    raise UserError(f"mlp must be relu or linear, got {name!r}: set --model.encoder.mlp=relu")
-
-
-def stage(num_blocks: int, *block: Any) -> list[nn.Module]:
-    """Return blocks that follow each other, all of the arguments ``block``."""
-    return [Block(*block) for _ in range(num_blocks)]
+    hidden = max(in_channels, out_channels)
+    return nn.Sequential(nn.Conv1d(in_channels, hidden, 1), nn.ReLU(), nn.Conv1d(hidden, out_channels, 1))
 
 
 def check_length(length: int, downsampling: int) -> None:
     """Raise UserError if signals of ``length`` samples cannot be folded."""
-    if length % downsampling:
-        good = downsampling * max(1, round(length / downsampling))
-        raise UserError(
-            f"signals of {length} samples are not divisible by the encoder's downsampling {downsampling}: "
-            f"set --data.length={good}, or another --model.encoder.pool"
-        )
-
-
-def check_sizes(part: str, channels: int, d_model: int, num_blocks: int, pool: tuple[int, ...]) -> None:
-    """Raise UserError if a size is below 1, or the blocks are too many."""
-    check_layers(num_blocks=num_blocks)
-    if min(channels, d_model, num_blocks, *pool) < 1:
-        raise UserError(
-            f"channels, d_model, num_blocks and pool of the {part} must be at least 1, got {channels}, {d_model}, "
-            f"{num_blocks}, {list(pool)}: set --model.{part}.pool=[4,4]"
-        )
+    check_divisible(f"signals of {length} samples are", (length,), downsampling, "length")

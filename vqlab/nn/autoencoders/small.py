@@ -1,14 +1,17 @@
 """The small autoencoder of the VQ-VAE paper (van den Oord et al. 2017, arXiv:1711.00937, section 4.1)."""
 
-import math
+from itertools import pairwise
+from typing import Annotated
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vqlab.errors import UserError
-from vqlab.nn.autoencoders.conv import OutActivation, activation, check_divisible
-from vqlab.nn.base import Decoder, Encoder
-from vqlab.nn.layer_counts import check_layers
+from vqlab.nn.autoencoders.conv import OutActivation, activation
+from vqlab.nn.base import Decoder, Encoder, check_divisible
+from vqlab.validation import Count, NonNegativeInt, Range
+
+Halvable = Annotated[int, Range(2)]  # half of it is used, too
 
 
 class SmallEncoder(Encoder):
@@ -35,29 +38,26 @@ class SmallEncoder(Encoder):
 
     def __init__(
         self,
-        in_channels: int = 3,
-        hidden_channels: int = 128,
-        res_channels: int = 32,
-        num_res_blocks: int = 2,
+        in_channels: Count = 3,
+        hidden_channels: Halvable = 128,
+        res_channels: Count = 32,
+        num_res_blocks: NonNegativeInt = 2,
         downsampling: int = 4,
     ) -> None:
         super().__init__()
-        _check_sizes(hidden_channels, res_channels, num_res_blocks)
-        halvings = _halvings(downsampling)
         self.in_channels, self.out_channels, self.downsampling = in_channels, hidden_channels, downsampling
+        widths = [in_channels, hidden_channels // 2] + [hidden_channels] * (halvings(downsampling) - 1)
         layers: list[nn.Module] = []
-        channels = in_channels
-        for level in range(halvings):
-            width = hidden_channels // 2 if level == 0 else hidden_channels
-            layers += [nn.Conv2d(channels, width, 4, stride=2, padding=1), nn.ReLU()]
-            channels = width
-        layers.append(nn.Conv2d(channels, hidden_channels, 3, padding=1))
+        for width, next_width in pairwise(widths):
+            layers += [nn.Conv2d(width, next_width, 4, stride=2, padding=1), nn.ReLU()]
+        layers.append(nn.Conv2d(widths[-1], hidden_channels, 3, padding=1))
         layers += [Residual(hidden_channels, res_channels) for _ in range(num_res_blocks)]
         self.layers = nn.Sequential(*layers, nn.ReLU())
 
     def forward(self, x: Tensor) -> Tensor:
         """Encode images (B, C, H, W)."""
-        check_divisible(x, self.downsampling)
+        height, width = x.shape[-2:]
+        check_divisible(f"images of {height}x{width} are", (height, width), self.downsampling, "image_size")
         return self.layers(x)
 
 
@@ -78,26 +78,23 @@ class SmallDecoder(Decoder):
 
     def __init__(
         self,
-        out_channels: int = 3,
-        hidden_channels: int = 128,
-        res_channels: int = 32,
-        num_res_blocks: int = 2,
+        out_channels: Count = 3,
+        hidden_channels: Halvable = 128,
+        res_channels: Count = 32,
+        num_res_blocks: NonNegativeInt = 2,
         downsampling: int = 4,
         out_activation: OutActivation = None,
     ) -> None:
         super().__init__()
-        _check_sizes(hidden_channels, res_channels, num_res_blocks)
-        halvings = _halvings(downsampling)
         self.in_channels, self.out_channels, self.upsampling = hidden_channels, out_channels, downsampling
         layers: list[nn.Module] = [nn.Conv2d(hidden_channels, hidden_channels, 3, padding=1)]
         layers += [Residual(hidden_channels, res_channels) for _ in range(num_res_blocks)]
         layers.append(nn.ReLU())
-        channels = hidden_channels
-        for _ in range(halvings - 1):
-            layers += [nn.ConvTranspose2d(channels, hidden_channels // 2, 4, stride=2, padding=1), nn.ReLU()]
-            channels = hidden_channels // 2
+        widths = [hidden_channels] + [hidden_channels // 2] * (halvings(downsampling) - 1)
+        for width, next_width in pairwise(widths):
+            layers += [nn.ConvTranspose2d(width, next_width, 4, stride=2, padding=1), nn.ReLU()]
         self.body = nn.Sequential(*layers)
-        last = nn.ConvTranspose2d(channels, out_channels, 4, stride=2, padding=1)
+        last = nn.ConvTranspose2d(widths[-1], out_channels, 4, stride=2, padding=1)
         self.head = nn.Sequential(last, activation(out_activation))
 
     def forward(self, z: Tensor) -> Tensor:
@@ -118,16 +115,8 @@ class Residual(nn.Module):
         return x + self.conv1(F.relu(self.conv3(F.relu(x))))
 
 
-def _halvings(downsampling: int) -> int:
+def halvings(downsampling: int) -> int:
+    """Return log2 of ``downsampling``, or raise UserError if it is no power of 2 above 1."""
     if downsampling < 2 or downsampling & (downsampling - 1):
-        raise UserError(f"downsampling must be a power of 2 and at least 2, got {downsampling}: set it to 4")
-    return int(math.log2(downsampling))
-
-
-def _check_sizes(hidden_channels: int, res_channels: int, num_res_blocks: int) -> None:
-    check_layers(num_res_blocks=num_res_blocks)
-    if hidden_channels < 2 or res_channels < 1 or num_res_blocks < 0:
-        raise UserError(
-            "hidden_channels must be at least 2, res_channels at least 1 and num_res_blocks at least 0, got "
-            f"{hidden_channels}, {res_channels}, {num_res_blocks}"
-        )
+        raise UserError(f"downsampling must be a power of 2 and at least 2, got {downsampling}")
+    return downsampling.bit_length() - 1

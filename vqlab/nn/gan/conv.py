@@ -1,33 +1,31 @@
-"""Convolutional generator and discriminator for small images, in the layout of a well-known semi-supervised GAN."""
+"""Convolutional generator and feature network for small images, in the layout of a well-known semi-supervised GAN."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from torch import Tensor, nn
 
 from vqlab.errors import UserError
 from vqlab.nn.base import FeatureNet, Generator
+from vqlab.validation import Count, Probability, Range
 
 SLOPE = 0.2  # of the leaky ReLUs below 0 (Radford et al. 2016, arXiv:1511.06434)
-SPREAD = 0.02  # standard deviation of the initial weights (the same)
+INIT_STD = 0.02  # of the initial weights (the same)
 
 
 class ConvGenerator(Generator):
-    """A linear layer to a map of a quarter of the size, and two convolutions, each behind an upsampling by 2.
+    """A linear layer to a map of a quarter of the size, and two convolutions, each after upsampling by 2.
 
-    Batch norm and leaky ReLU, tanh at the end, weights from N(0, 0.02^2) (Radford et al. 2016, arXiv:1511.06434). An
-    image whose size is not divisible by 4 is cut out of the middle of the next larger one.
+    Batch norm and leaky ReLU, tanh at the end, weights from N(0, 0.02^2) (Radford et al. 2016, arXiv:1511.06434). For a
+    size that is not divisible by 4, the next larger image is cropped at the centre.
 
     Args:
-        latent_dim: Numbers of noise.
+        latent_dim: Dimension of the noise.
         out_channels: Channels of the images; the command line links it to the data.
         image_size: Height and width; linked to the data.
         base_channels: Channels of the first map; half of them in the last.
 
     Shape:
         input (B, latent_dim); output (B, out_channels, image_size, image_size) in [-1, 1].
-
-    Raises:
-        UserError: If a size is out of range.
 
     Example:
         >>> import torch
@@ -36,14 +34,13 @@ class ConvGenerator(Generator):
     """
 
     def __init__(
-        self, latent_dim: int = 100, out_channels: int = 1, image_size: int = 32, base_channels: int = 128
+        self,
+        latent_dim: Count = 100,
+        out_channels: Count = 1,
+        image_size: Count = 32,
+        base_channels: Annotated[int, Range(2)] = 128,
     ) -> None:
         super().__init__()
-        check_sizes("generator", latent_dim=latent_dim, out_channels=out_channels, image_size=image_size)
-        if base_channels < 2:
-            raise UserError(
-                f"base_channels must be at least 2, got {base_channels}: set --model.generator.base_channels=128"
-            )
         self.latent_dim, self.out_channels, self.image_size = latent_dim, out_channels, image_size
         first, start = base_channels, -(-image_size // 4)
         self.layers = nn.Sequential(
@@ -64,27 +61,24 @@ class ConvGenerator(Generator):
         self.apply(draw_weights)
 
     def forward(self, z: Tensor) -> Tensor:
-        """Draw images from noise (B, latent_dim)."""
+        """Generate images from noise (B, latent_dim)."""
         images = self.layers(z)
         edge = (images.shape[-1] - self.image_size) // 2
         return images[..., edge : edge + self.image_size, edge : edge + self.image_size]
 
 
 class ConvFeatures(FeatureNet):
-    """Convolutions that halve the size, each with leaky ReLU, dropout of whole channels, and batch norm but the first.
+    """Strided convolutions, each with leaky ReLU, channel dropout and batch norm (the first without norm).
 
     Args:
         in_channels: Channels of the images; the command line links it to the data.
-        image_size: Height and width; linked to the data. Any size will do: 28 becomes 14, 7, 4, 2.
-        channels: Of the convolutions, in order.
-        dropout: Probability that a channel is left out.
-        norm: ``batch``, or ``none``, as spectral norm wants it.
+        image_size: Height and width; linked to the data. Any size is possible: 28 becomes 14, 7, 4, 2.
+        channels: Channels of the convolutions, in order.
+        dropout: Probability of dropping a channel.
+        norm: ``batch``, or ``none`` for use with spectral norm.
 
     Shape:
         input (B, in_channels, image_size, image_size); output (B, out_features).
-
-    Raises:
-        UserError: If a size or the dropout is out of range, or the images have another size.
 
     Example:
         >>> import torch
@@ -95,18 +89,15 @@ class ConvFeatures(FeatureNet):
 
     def __init__(
         self,
-        in_channels: int = 1,
-        image_size: int = 32,
-        channels: tuple[int, ...] = (16, 32, 64, 128),
-        dropout: float = 0.25,
+        in_channels: Count = 1,
+        image_size: Count = 32,
+        channels: tuple[Count, ...] = (16, 32, 64, 128),
+        dropout: Probability = 0.25,
         norm: Literal["batch", "none"] = "batch",
     ) -> None:
         super().__init__()
-        check_sizes("discriminator", in_channels=in_channels, image_size=image_size, channels=min(channels, default=0))
-        if not 0 <= dropout < 1:
-            raise UserError(f"dropout must lie in [0, 1), got {dropout}: set --model.discriminator.dropout=0.25")
-        if norm not in ("batch", "none"):
-            raise UserError(f"norm must be batch or none, got {norm!r}: set --model.discriminator.norm=batch")
+        if not channels:
+            raise UserError("channels must name at least one layer, got []")
         self.in_channels, self.image_size = in_channels, image_size
         layers: list[nn.Module] = []
         side, width = image_size, in_channels
@@ -120,30 +111,24 @@ class ConvFeatures(FeatureNet):
         self.apply(draw_weights)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Describe images (B, in_channels, image_size, image_size)."""
+        """Return the features (B, out_features) of images."""
         check_images(x, self.in_channels, self.image_size)
         return self.layers(x)
 
 
 def draw_weights(part: nn.Module) -> None:
-    """Draw the weights of a layer from N(0, 0.02^2), of batch norm from N(1, 0.02^2); biases are 0."""
-    if isinstance(part, nn.Conv2d | nn.Linear | nn.BatchNorm2d):
-        nn.init.normal_(part.weight, 1.0 if isinstance(part, nn.BatchNorm2d) else 0.0, SPREAD)
+    """Draw the weights of a layer from N(0, 0.02^2), the scales of a norm from N(1, 0.02^2); biases are 0."""
+    if isinstance(part, nn.Conv2d | nn.Linear | nn.BatchNorm2d | nn.GroupNorm):
+        is_norm = isinstance(part, nn.BatchNorm2d | nn.GroupNorm)
+        nn.init.normal_(part.weight, 1.0 if is_norm else 0.0, INIT_STD)
         if part.bias is not None:
             nn.init.zeros_(part.bias)
 
 
-def check_sizes(part: str, **sizes: int) -> None:
-    """Raise UserError if a size of that part of the model is below 1."""
-    for name, size in sizes.items():
-        if size < 1:
-            raise UserError(f"{name} must be at least 1, got {size}: set --model.{part}.{name}")
-
-
 def check_images(x: Tensor, channels: int, size: int) -> None:
     """Raise UserError unless ``x`` is (B, channels, size, size)."""
-    if x.ndim != 4 or tuple(x.shape[1:]) != (channels, size, size):
+    if x.shape[1:] != (channels, size, size):
         raise UserError(
-            f"images must be (B, {channels}, {size}, {size}), got {tuple(x.shape)}: set --data.image_size={size}, or "
+            f"images must be (B, {channels}, {size}, {size}), got {tuple(x.shape)}: set image_size={size}, or "
             "build the model for these"
         )

@@ -1,4 +1,4 @@
-"""A discriminator of pairs of glyphs that also tells the style."""
+"""A discriminator of pairs of glyphs that also classifies the style."""
 
 from typing import Literal, NamedTuple
 
@@ -10,13 +10,14 @@ from vqlab.nn.gan.conv import draw_weights
 from vqlab.nn.gan.patchgan import PatchGAN
 from vqlab.nn.unet import UNet
 from vqlab.serialization import ConfigMixin
+from vqlab.validation import Count
 
 
 class GlyphDiscriminatorOutput(NamedTuple):
-    """What is said of B pairs.
+    """The output for B pairs.
 
     Attributes:
-        real_logits: (B, 1, h, w), high where the patch is taken for one of the target font.
+        real_logits: (B, 1, h, w), high where the patch looks like the target font.
         styles: (B, num_styles) logits.
     """
 
@@ -25,40 +26,35 @@ class GlyphDiscriminatorOutput(NamedTuple):
 
 
 class GlyphDiscriminator(ConfigMixin, nn.Module):
-    """A PatchGAN of a source glyph and a candidate, and a linear layer on its mean features for the style.
+    """A PatchGAN on a source glyph and a candidate, and a linear style classifier on its mean features.
 
-    zi2zi's discriminator flattens its map into fully connected layers, and fits one size of image; this one fits all.
+    zi2zi's discriminator flattens its map into fully connected layers for one image size; this one takes any size.
 
     Args:
-        num_styles: Styles to tell apart; the command line links it to the data.
+        num_styles: Number of styles; the command line links it to the data.
         base_channels: Channels of the first layer.
         num_layers: Layers that halve the size; the images have at least 3 * 2^num_layers pixels a side.
-        norm: ``group``, ``batch``, ``spectral`` or ``none``, as in :class:`~vqlab.nn.gan.patchgan.PatchGAN`; with
-            ``spectral`` the style's layer is left free.
+        norm: ``group``, ``batch``, ``spectral`` or ``none``, as in :class:`~vqlab.nn.gan.patchgan.PatchGAN`;
+            ``spectral`` does not constrain the style classifier.
 
     Shape:
         source, candidate (B, 1, S, S) -> real_logits (B, 1, h, w), styles (B, num_styles).
 
-    Raises:
-        UserError: If an argument is out of range, or the images are too small.
-
     Example:
-        >>> judge = GlyphDiscriminator(num_styles=3)
-        >>> judged = judge(torch.zeros(2, 1, 64, 64), torch.zeros(2, 1, 64, 64))
-        >>> tuple(judged.real_logits.shape), tuple(judged.styles.shape)
+        >>> discriminator = GlyphDiscriminator(num_styles=3)
+        >>> output = discriminator(torch.zeros(2, 1, 64, 64), torch.zeros(2, 1, 64, 64))
+        >>> tuple(output.real_logits.shape), tuple(output.styles.shape)
         ((2, 1, 6, 6), (2, 3))
     """
 
     def __init__(
         self,
-        num_styles: int = 1,
-        base_channels: int = 32,
-        num_layers: int = 3,
+        num_styles: Count = 1,
+        base_channels: Count = 32,
+        num_layers: Count = 3,
         norm: Literal["group", "batch", "spectral", "none"] = "group",
     ) -> None:
         super().__init__()
-        if num_styles < 1:
-            raise UserError(f"num_styles must be at least 1, got {num_styles}: set --model.discriminator.num_styles=1")
         self.num_styles = num_styles
         self.patches = PatchGAN(2, base_channels, num_layers, norm)
         last: nn.Conv2d = self.patches.layers[-1]  # type: ignore[assignment]
@@ -66,24 +62,18 @@ class GlyphDiscriminator(ConfigMixin, nn.Module):
         draw_weights(self.style_head)
 
     def forward(self, source: Tensor, candidate: Tensor) -> GlyphDiscriminatorOutput:
-        """SGANDiscriminator glyphs, each beside the source that it is made from."""
+        """Compare candidates with the sources that they are made from."""
         pair = torch.cat([source, candidate], 1)
         features = self.patches.features(pair)
         return GlyphDiscriminatorOutput(self.patches.layers[-1](features), self.style_head(features.mean((2, 3))))
 
 
-def check_fit(generator: UNet, judge: GlyphDiscriminator | None, num_styles: int, image_size: int) -> None:
-    """Raise UserError if a player is made for other glyphs or styles, or the glyphs are too small."""
+def check_fit(generator: UNet, discriminator: GlyphDiscriminator | None, num_styles: int, image_size: int) -> None:
+    """Raise UserError if a network is made for other glyphs or styles, or the glyphs are too small."""
     if generator.image_size != image_size:
-        raise UserError(
-            f"glyphs have size {image_size}, the generator {generator.image_size}: "
-            f"set --model.generator.image_size={image_size}"
-        )
-    for name, part in (("generator", generator), ("discriminator", judge)):
+        raise UserError(f"glyphs have size {image_size}, the generator {generator.image_size}: make both the same")
+    for name, part in (("generator", generator), ("discriminator", discriminator)):
         if part is not None and part.num_styles != num_styles:
-            raise UserError(
-                f"there are {num_styles} styles, and the {name} is made for {part.num_styles}: "
-                f"set --model.{name}.num_styles={num_styles}"
-            )
-    if judge is not None:
-        judge.patches.check_size(image_size, image_size)
+            raise UserError(f"there are {num_styles} styles, and the {name} is made for {part.num_styles}")
+    if discriminator is not None:
+        discriminator.patches.check_size(image_size, image_size)

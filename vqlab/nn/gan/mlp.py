@@ -1,4 +1,4 @@
-"""Fully connected generator and discriminator, as in the semi-supervised MNIST experiment of Salimans et al. 2016."""
+"""Fully connected generator and feature network of the MNIST experiment of Salimans et al. 2016, arXiv:1606.03498."""
 
 from itertools import pairwise
 
@@ -7,23 +7,21 @@ from torch import Tensor, nn
 
 from vqlab.errors import UserError
 from vqlab.nn.base import FeatureNet, Generator
-from vqlab.nn.gan.conv import check_images, check_sizes
+from vqlab.nn.gan.conv import check_images
+from vqlab.validation import Count, NonNegative
 
 
 class MLPGenerator(Generator):
-    """Linear layers with batch norm and softplus, and one to tanh (Salimans et al. 2016, arXiv:1606.03498, MNIST).
+    """Linear layers with batch norm and softplus, then a linear layer and tanh (Salimans et al. 2016, MNIST).
 
     Args:
-        latent_dim: Numbers of noise.
+        latent_dim: Dimension of the noise.
         out_channels: Channels of the images; the command line links it to the data.
         image_size: Height and width; linked to the data.
-        hidden_features: Widths of the layers.
+        hidden_features: Widths of the hidden layers.
 
     Shape:
         input (B, latent_dim); output (B, out_channels, image_size, image_size) in [-1, 1].
-
-    Raises:
-        UserError: If a size is below 1.
 
     Example:
         >>> tuple(MLPGenerator()(torch.randn(2, 100)).shape)
@@ -32,14 +30,12 @@ class MLPGenerator(Generator):
 
     def __init__(
         self,
-        latent_dim: int = 100,
-        out_channels: int = 1,
-        image_size: int = 28,
-        hidden_features: tuple[int, ...] = (500, 500),
+        latent_dim: Count = 100,
+        out_channels: Count = 1,
+        image_size: Count = 28,
+        hidden_features: tuple[Count, ...] = (500, 500),
     ) -> None:
         super().__init__()
-        sizes = {"latent_dim": latent_dim, "out_channels": out_channels, "image_size": image_size}
-        check_sizes("generator", **sizes, hidden_features=min(hidden_features, default=1))
         self.latent_dim, self.out_channels, self.image_size = latent_dim, out_channels, image_size
         widths = [latent_dim, *hidden_features]
         layers: list[nn.Module] = []
@@ -51,27 +47,24 @@ class MLPGenerator(Generator):
         )
 
     def forward(self, z: Tensor) -> Tensor:
-        """Draw images from noise (B, latent_dim)."""
+        """Generate images from noise (B, latent_dim)."""
         return self.layers(z)
 
 
 class MLPFeatures(FeatureNet):
-    """Linear layers with ReLUs, and noise on the image and on each layer while training.
+    """Linear layers with ReLUs, and Gaussian noise on the image and on each layer while training.
 
-    Salimans et al. 2016 (arXiv:1606.03498, MNIST), whose layers have weight norm besides.
+    Salimans et al. 2016 (arXiv:1606.03498, MNIST), without their weight norm.
 
     Args:
         in_channels: Channels of the images; the command line links it to the data.
         image_size: Height and width; linked to the data.
         hidden_features: Widths of the layers; the last is that of the features.
-        input_noise: Standard deviation of the noise on the image, whose range is 1 wide in the paper and here 2.
+        input_noise: Standard deviation of the noise on the image; the image range is 1 wide in the paper, here 2.
         noise: Standard deviation of the noise on each layer.
 
     Shape:
         input (B, in_channels, image_size, image_size); output (B, out_features).
-
-    Raises:
-        UserError: If a size is below 1, a noise is negative, or the images have another size.
 
     Example:
         >>> net = MLPFeatures()
@@ -81,26 +74,23 @@ class MLPFeatures(FeatureNet):
 
     def __init__(
         self,
-        in_channels: int = 1,
-        image_size: int = 28,
-        hidden_features: tuple[int, ...] = (1000, 500, 250, 250, 250),
-        input_noise: float = 0.3,
-        noise: float = 0.5,
+        in_channels: Count = 1,
+        image_size: Count = 28,
+        hidden_features: tuple[Count, ...] = (1000, 500, 250, 250, 250),
+        input_noise: NonNegative = 0.3,
+        noise: NonNegative = 0.5,
     ) -> None:
         super().__init__()
-        sizes = {"in_channels": in_channels, "image_size": image_size}
-        check_sizes("discriminator", **sizes, hidden_features=min(hidden_features, default=0))
-        for name, std in (("input_noise", input_noise), ("noise", noise)):
-            if not 0 <= std < float("inf"):
-                raise UserError(f"{name} must be finite and not negative, got {std}: set --model.discriminator.{name}")
+        if not hidden_features:
+            raise UserError("hidden_features must name at least one layer, got []")
         self.in_channels, self.image_size, self.out_features = in_channels, image_size, hidden_features[-1]
         layers: list[nn.Module] = [nn.Flatten(), GaussianNoise(input_noise)]
         for width, next_width in pairwise([in_channels * image_size**2, *hidden_features]):
             layers += [nn.Linear(width, next_width), nn.ReLU(), GaussianNoise(noise)]
-        self.layers = nn.Sequential(*layers[:-1])  # the features themselves are without
+        self.layers = nn.Sequential(*layers[:-1])  # no noise on the features
 
     def forward(self, x: Tensor) -> Tensor:
-        """Describe images (B, in_channels, image_size, image_size)."""
+        """Return the features (B, out_features) of images."""
         check_images(x, self.in_channels, self.image_size)
         return self.layers(x)
 

@@ -12,12 +12,12 @@ from vqlab.nn.precision import upcast
 
 
 class DiscriminatorOutput(NamedTuple):
-    """What is said of B images.
+    """The output for B images.
 
     Attributes:
         features: (B, F).
-        logits: (B, K + 1), the last of generated images.
-        real_logits: (B,), high where the image is taken for real.
+        logits: (B, K + 1), the last for generated images.
+        real_logits: (B,), high where the image looks real.
     """
 
     features: Tensor
@@ -31,16 +31,16 @@ class SGANDiscriminator(nn.Module):
     Args:
         net: Network to features.
         num_classes: K.
-        head: ``kplus1``, K + 1 logits and an adversarial logit; ``logsumexp``, K logits, that of generated images being
-            0, and their log-sum-exp as the adversarial logit (Salimans et al. 2016, arXiv:1606.03498, section 5).
-        spectral_norm: Divide each weight of the network and of the adversarial head, as the matrix (out, in * height *
-            width), by its largest singular value (Miyato et al. 2018, arXiv:1802.05957). The class head is left free.
+        head: ``kplus1``, K + 1 logits and an adversarial logit; ``logsumexp``, K logits, 0 for generated images, and
+            the log-sum-exp of the K as the adversarial logit (Salimans et al. 2016, arXiv:1606.03498, section 5).
+        spectral_norm: Divide each weight but those of the class head, as the matrix (out, in * height * width), by its
+            largest singular value (Miyato et al. 2018, arXiv:1802.05957).
 
     Example:
         >>> import torch
         >>> from vqlab.nn.gan.conv import ConvFeatures
-        >>> judged = SGANDiscriminator(ConvFeatures(), num_classes=10)(torch.randn(2, 1, 32, 32))
-        >>> tuple(judged.features.shape), tuple(judged.logits.shape), tuple(judged.real_logits.shape)
+        >>> output = SGANDiscriminator(ConvFeatures(), num_classes=10)(torch.randn(2, 1, 32, 32))
+        >>> tuple(output.features.shape), tuple(output.logits.shape), tuple(output.real_logits.shape)
         ((2, 512), (2, 11), (2,))
     """
 
@@ -64,7 +64,7 @@ class SGANDiscriminator(nn.Module):
                     normalise(layer)
 
     def forward(self, x: Tensor) -> DiscriminatorOutput:
-        """SGANDiscriminator images (B, C, H, W)."""
+        """Classify images (B, C, H, W)."""
         features = self.net(x)
         logits = self.class_head(features)
         if self.adversarial_head is not None:
@@ -74,12 +74,6 @@ class SGANDiscriminator(nn.Module):
 
 
 def real_logit(logits: Tensor) -> Tensor:
-    """Return log p(real) - log p(generated), (B,): the log-sum-exp of the K classes over the last of K + 1 logits.
-
-    Example:
-        >>> import torch
-        >>> real_logit(torch.tensor([[0.0, 0.0, 0.0]])).exp().tolist()
-        [2.0]
-    """
+    """Return log p(real) - log p(generated), (B,): the log-sum-exp of the K classes over the last of K + 1 logits."""
     logits = upcast(logits)
     return logits[:, :-1].logsumexp(1) - logits[:, -1]

@@ -8,15 +8,14 @@ parts, then imaginary ones. No complex number type appears but inside the FFT.
 """
 
 import math
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vqlab.errors import UserError
-
-INITS = ("lin", "inv", "legs", "real")
+Init = Literal["lin", "inv", "legs", "real"]
+Rule = Literal["zoh", "bilinear"]
 SMOOTH = (1, 3, 5, 9, 15)  # times powers of two: lengths at which an FFT is fast
 CHUNK = 64
 
@@ -33,19 +32,12 @@ class Modes(NamedTuple):
     phase: Tensor
 
 
-def initial_modes(init: str, count: int) -> tuple[Tensor, Tensor, Tensor]:
+def initial_modes(init: Init, count: int) -> tuple[Tensor, Tensor, Tensor]:
     """Return -Re A, Im A and the size of B (count,) float64 of the modes that a channel starts with.
 
     N = 2 ``count``. ``lin``: A_n = -1/2 + i pi n; ``inv``: A_n = -1/2 + i (N / pi) (N / (2n + 1) - 1); ``legs``: the
     eigenvalues of the normal part of HiPPO-LegS; ``real``: A_n = -(n + 1) (Gu et al. 2022, arXiv:2206.11893, section
     4.2). B is 1, for ``legs`` |V* B|: its phase would vanish in that of a random C.
-
-    Raises:
-        UserError: If ``init`` is unknown.
-
-    Example:
-        >>> initial_modes("lin", 2)[1].tolist()
-        [0.0, 3.141592653589793]
     """
     n = torch.arange(count, dtype=torch.float64)
     half, one = torch.full_like(n, 0.5), torch.ones_like(n)
@@ -63,10 +55,9 @@ def initial_modes(init: str, count: int) -> tuple[Tensor, Tensor, Tensor]:
             values, vectors = torch.linalg.eigh(1j * (low - low.T))  # i times skew is Hermitian
             positive = values > 0
             return half, values[positive], (vectors[:, positive].conj().T @ b.to(vectors.dtype)).abs()
-    raise UserError(f"init must be one of {', '.join(INITS)}, got {init!r}: lin is usual")
 
 
-def discretize(neg_re: Tensor, im: Tensor, dt: Tensor, rule: str) -> tuple[Modes, tuple[Tensor, Tensor]]:
+def discretize(neg_re: Tensor, im: Tensor, dt: Tensor, rule: Rule) -> tuple[Modes, tuple[Tensor, Tensor]]:
     """Return the modes of dx/dt = A x + u sampled every ``dt``, and the input's weight, real and imaginary.
 
     ``zoh``: w = exp(dt A), B = (w - 1) / A; ``bilinear``: w = (1 + dt A / 2) / (1 - dt A / 2), B = dt / (1 - dt A / 2).
@@ -76,22 +67,16 @@ def discretize(neg_re: Tensor, im: Tensor, dt: Tensor, rule: str) -> tuple[Modes
         im: Im A (H, M).
         dt: (H, 1).
         rule: ``zoh`` or ``bilinear``.
-
-    Raises:
-        UserError: If the rule is unknown.
     """
     r, i = -dt * neg_re, dt * im
     if rule == "zoh":
-        modes = Modes(r, i)
         # w - 1 without cancellation: cos i - 1 = -2 sin^2(i / 2)
         re = torch.expm1(r) * i.cos() - 2 * (i / 2).sin().square()
-        return modes, _scaled(dt, _over(re, r.exp() * i.sin(), r, i))
-    if rule == "bilinear":
-        up, down, side = 1 + r / 2, 1 - r / 2, i / 2
-        decay = torch.log1p(2 * r / (down.square() + side.square())) / 2
-        modes = Modes(decay, torch.atan2(side, up) + torch.atan2(side, down))
-        return modes, _scaled(dt, _over(torch.ones_like(r), torch.zeros_like(r), down, -side))
-    raise UserError(f"discretization must be zoh or bilinear, got {rule!r}: zoh is usual")
+        return Modes(r, i), divide(dt, (re, r.exp() * i.sin()), (r, i))
+    up, down, side = 1 + r / 2, 1 - r / 2, i / 2
+    decay = torch.log1p(2 * r / (down.square() + side.square())) / 2
+    modes = Modes(decay, torch.atan2(side, up) + torch.atan2(side, down))
+    return modes, divide(dt, (torch.ones_like(r), torch.zeros_like(r)), (down, -side))
 
 
 def powers(modes: Modes, exponents: Tensor) -> tuple[Tensor, Tensor]:
@@ -105,7 +90,7 @@ def kernel(c: tuple[Tensor, Tensor], modes: Modes, length: int) -> Tensor:
     """Return K[l] = 2 Re sum_m c_m w_m^l for l < length, (..., H, length).
 
     With l = a T + b and T about sqrt(length), w^l = w^(aT) w^b: two tables of M sqrt(length) powers and one real matrix
-    product per channel, where the formula as it stands takes M * length powers and as much memory.
+    product per channel, where the plain formula takes M * length powers and as much memory.
 
     Args:
         c: Real and imaginary part, (..., H, M) each.
@@ -141,8 +126,8 @@ def scan_convolve(
 ) -> tuple[Tensor, Tensor]:
     """Convolve x (B, H, L) with the causal kernel of ``c`` (H, M) chunk by chunk; return y and the last state.
 
-    Within a chunk the kernel is a triangular matrix; from chunk to chunk the states (B, H, 2 M) carry what was before.
-    All is matrix products but the recurrence from one chunk's state to the next.
+    Within a chunk the kernel is a triangular matrix; the states (B, H, 2 M) connect the chunks. All but their
+    recurrence is matrix products.
 
     Args:
         x: Signals.
@@ -178,7 +163,7 @@ def power(modes: Modes, steps: int) -> tuple[Tensor, Tensor]:
 
 
 def advance(state: Tensor, by: tuple[Tensor, Tensor]) -> Tensor:
-    """Return what states (B, H, 2 M) become in silence, when multiplied with ``by`` (H, M), a power of w."""
+    """Return states (B, H, 2 M) multiplied with ``by`` (H, M), a power of w: the states later, without input."""
     re, im = state.chunk(2, -1)
     return torch.cat(multiply(by, (re, im)), -1)
 
@@ -188,11 +173,7 @@ def multiply(a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> tuple[Tensor
     return a[0] * b[0] - a[1] * b[1], a[0] * b[1] + a[1] * b[0]
 
 
-def _over(re: Tensor, im: Tensor, by_re: Tensor, by_im: Tensor) -> tuple[Tensor, Tensor]:
-    """Return (re + i im) / (by_re + i by_im)."""
-    size = by_re.square() + by_im.square()
-    return (re * by_re + im * by_im) / size, (im * by_re - re * by_im) / size
-
-
-def _scaled(factor: Tensor, x: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    return factor * x[0], factor * x[1]
+def divide(factor: Tensor, a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """Return ``factor`` times the complex quotient a / b, real and imaginary."""
+    size = b[0].square() + b[1].square()
+    return factor * ((a[0] * b[0] + a[1] * b[1]) / size), factor * ((a[1] * b[0] - a[0] * b[1]) / size)

@@ -9,7 +9,9 @@ from torch import Tensor, nn
 from vqlab.errors import UserError
 from vqlab.nn.precision import KeepsFloat32, like_input, without_autocast
 from vqlab.nn.ssm.kernel import (
+    Init,
     Modes,
+    Rule,
     advance,
     discretize,
     fft_convolve,
@@ -19,23 +21,24 @@ from vqlab.nn.ssm.kernel import (
     power,
     scan_convolve,
 )
+from vqlab.validation import Checked, Count, Positive
 
 SCAN_FROM = 2048  # samples from which chunks are faster than an FFT, which serves both directions at once
 
 
-class S4D(KeepsFloat32):
+class S4D(Checked, KeepsFloat32):
     """y = x * K + D x, with a long kernel K for each channel from ``d_state`` / 2 damped oscillations.
 
     dx/dt = A x + u, y = 2 Re C x, A diagonal with negative real parts, sampled at a step of its own for each channel.
     The same weights run as a convolution of any length (:meth:`forward`), piece by piece (:meth:`resume`), and sample
-    by sample (:meth:`step`). All runs in float32 or float64, under autocast and in a model cast to half precision.
+    by sample (:meth:`step`), always in float32 or float64, even under autocast or in a model cast to half precision.
 
     Args:
         d_model: Channels, H.
         d_state: Modes of a channel with their conjugates, N; even.
         init: ``lin``, ``inv``, ``legs`` or ``real``, see :func:`~vqlab.nn.ssm.kernel.initial_modes`.
         discretization: ``zoh`` or ``bilinear``.
-        bidirectional: Add a second kernel that runs against time: y = causal(x) + flip(causal'(flip(x))) + D x.
+        bidirectional: Add an anticausal kernel: y = causal(x) + flip(causal'(flip(x))) + D x.
         dt_min: Smallest initial time step; the channels' steps are spread log-uniformly.
         dt_max: Largest initial time step.
         convolution: ``fft``; ``scan``, by chunks and without complex numbers; ``auto`` takes chunks for long
@@ -43,9 +46,6 @@ class S4D(KeepsFloat32):
 
     Shape:
         input and output (B, H, L).
-
-    Raises:
-        UserError: If a size, a name or a time step is out of range, or the input has another shape.
 
     Example:
         >>> layer = S4D(4)
@@ -61,22 +61,20 @@ class S4D(KeepsFloat32):
 
     def __init__(
         self,
-        d_model: int,
-        d_state: int = 64,
-        init: Literal["lin", "inv", "legs", "real"] = "lin",
-        discretization: Literal["zoh", "bilinear"] = "zoh",
+        d_model: Count,
+        d_state: Count = 64,
+        init: Init = "lin",
+        discretization: Rule = "zoh",
         bidirectional: bool = False,
-        dt_min: float = 1e-3,
-        dt_max: float = 1e-1,
+        dt_min: Positive = 1e-3,
+        dt_max: Positive = 1e-1,
         convolution: Literal["auto", "fft", "scan"] = "auto",
     ) -> None:
         super().__init__()
-        if d_model < 1 or d_state < 2 or d_state % 2:
-            raise UserError(f"d_model must be at least 1 and d_state even, got {d_model} and {d_state}: 64 is usual")
-        if not 0 < dt_min <= dt_max:
-            raise UserError(f"0 < dt_min <= dt_max must hold, got {dt_min} and {dt_max}: 0.001 and 0.1 are usual")
-        if convolution not in ("auto", "fft", "scan"):
-            raise UserError(f"convolution must be auto, fft or scan, got {convolution!r}")
+        if d_state % 2:
+            raise UserError(f"d_state must be even, got {d_state}")
+        if dt_min > dt_max:
+            raise UserError(f"dt_min must be at most dt_max {dt_max}, got {dt_min}")
         self.d_model, self.d_state, self.bidirectional = d_model, d_state, bidirectional
         self.discretization, self.convolution = discretization, convolution
         modes, directions = d_state // 2, 1 + bidirectional
@@ -89,57 +87,45 @@ class S4D(KeepsFloat32):
         c = torch.randn(2, directions, d_model, modes) / math.sqrt(2) * b.to(dtype)
         self.c_re, self.c_im = nn.Parameter(c[0]), nn.Parameter(c[1])
         self.d = nn.Parameter(torch.randn(d_model))
-        discretize(neg_re[None], im[None], torch.ones(1, 1), discretization)  # says now if the rule is unknown
 
     def ssm_parameters(self) -> list[nn.Parameter]:
         """Return the time steps and the modes, which train at a low rate and do not decay."""
         return [p for p in (self.log_dt, self.log_neg_re, self.im) if p.requires_grad]
 
-    def forward(self, x: Tensor, lengths: Tensor | None = None, rate: float = 1.0) -> Tensor:
-        """Signals (B, H, L) to signals (B, H, L).
-
-        Args:
-            x: Signals.
-            lengths: Samples (B,) of each signal that count; what follows them has no effect, and 0 comes out for it.
-            rate: Time step in units of that of training: 2 for a signal sampled half as often.
-        """
+    def forward(self, x: Tensor) -> Tensor:
+        """Signals (B, H, L) to signals (B, H, L)."""
         self._check(x)
         with without_autocast(x.device):
             u = x.to(self.d.dtype)
-            if lengths is not None:
-                counts = self._mask(lengths, x)
-                u = u * counts
-            modes, c = self._discrete(rate)
-            y = self.d[:, None] * u + self._convolve(u, modes, c)
-            y = y if lengths is None else y * counts
+            y = self.d[:, None] * u + self._convolve(u, *self._discrete())
         return like_input(y, x)
 
-    def kernel(self, length: int, rate: float = 1.0) -> Tensor:
-        """Return K (H, length), without D; with ``bidirectional`` (2, H, length), the second one against time."""
+    def kernel(self, length: int) -> Tensor:
+        """Return K (H, length), without D; with ``bidirectional`` (2, H, length), the second one anticausal."""
         with without_autocast(self.d.device):
-            modes, c = self._discrete(rate)
+            modes, c = self._discrete()
             return kernel(c, modes, length) if self.bidirectional else kernel(c, modes, length)[0]
 
     def initial_state(self, batch: int) -> Tensor:
-        """Return the state of silence, (batch, H, N): real parts of the modes, then imaginary ones."""
+        """Return the zero state, (batch, H, N): real parts of the modes, then imaginary ones."""
         return self.d.new_zeros(batch, self.d_model, self.d_state)
 
-    def resume(self, x: Tensor, state: Tensor, rate: float = 1.0) -> tuple[Tensor, Tensor]:
-        """Signals (B, H, L) that begin at ``state`` (B, H, N) to signals and the state after them."""
+    def resume(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """Signals (B, H, L) that continue from ``state`` (B, H, N) to signals and the state after them."""
         self._check(x)
         self._check_causal(state)
         with without_autocast(x.device):
-            modes, c = self._discrete(rate)
+            modes, c = self._discrete()
             u = x.to(self.d.dtype)
             y, state = scan_convolve(u, (c[0][0], c[1][0]), modes, state)
             y = y + self.d[:, None] * u
         return like_input(y, x), state
 
-    def step(self, x_t: Tensor, state: Tensor, rate: float = 1.0) -> tuple[Tensor, Tensor]:
-        """One sample (B, H) and the state (B, H, N) before it to one sample and the state after it."""
+    def step(self, x_t: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """One sample (B, H) and the state (B, H, N) before it to a sample and the state after it."""
         self._check_causal(state)
         with without_autocast(x_t.device):
-            modes, c = self._discrete(rate)
+            modes, c = self._discrete()
             u = x_t.to(self.d.dtype)
             re, im = advance(state, power(modes, 1)).chunk(2, -1)
             re = re + u[..., None]
@@ -147,9 +133,9 @@ class S4D(KeepsFloat32):
             y, state = y + self.d * u, torch.cat([re, im], -1)
         return like_input(y, x_t), state
 
-    def _discrete(self, rate: float) -> tuple[Modes, tuple[Tensor, Tensor]]:
+    def _discrete(self) -> tuple[Modes, tuple[Tensor, Tensor]]:
         """Return the modes, and C times the input's weight (directions, H, M)."""
-        dt = rate * self.log_dt.exp()[:, None]
+        dt = self.log_dt.exp()[:, None]
         modes, b = discretize(self.log_neg_re.exp(), self.im, dt, self.discretization)
         return modes, multiply((self.c_re, self.c_im), b)
 
@@ -161,11 +147,6 @@ class S4D(KeepsFloat32):
         if self.bidirectional:
             y = y + scan_convolve(u.flip(-1), (c[0][1], c[1][1]), modes)[0].flip(-1)
         return y
-
-    def _mask(self, lengths: Tensor, x: Tensor) -> Tensor:
-        if lengths.shape != x.shape[:1] or not bool(((lengths >= 0) & (lengths <= x.shape[-1])).all()):
-            raise UserError(f"lengths must be ({len(x)},) in 0..{x.shape[-1]}, got {lengths.tolist()}")
-        return (torch.arange(x.shape[-1], device=x.device) < lengths[:, None])[:, None].to(self.d.dtype)
 
     def _check(self, x: Tensor) -> None:
         if x.ndim != 3 or x.shape[1] != self.d_model or not x.is_floating_point() or not x.shape[-1]:

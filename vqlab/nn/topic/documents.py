@@ -1,6 +1,6 @@
 """Documents as a network's first layer reads them: B distributions over V words, times a weight (V, H).
 
-A document has few words, a mixture of topics is made of few topics: neither needs its (B, V) for the product.
+A document has few words and a mixture has few topics, so neither needs a dense (B, V) for the product.
 """
 
 from typing import Protocol
@@ -24,12 +24,6 @@ class Bags:
 
     Args:
         bow: (B, V), no row of zeros, nothing negative.
-
-    Example:
-        >>> import torch
-        >>> bags = Bags(torch.tensor([[3.0, 0.0, 1.0], [0.0, 2.0, 0.0]]))
-        >>> (bags @ torch.tensor([[1.0], [10.0], [100.0]])).tolist()
-        [[25.75], [10.0]]
     """
 
     def __init__(self, bow: Tensor) -> None:
@@ -37,28 +31,22 @@ class Bags:
         counts = rows.bincount(minlength=len(bow))
         self.starts = counts.cumsum(0) - counts
         bow = upcast(bow)
-        self.shares = bow[rows, self.words] / bow.sum(1)[rows]
+        self.fractions = bow[rows, self.words] / bow.sum(1)[rows]
 
     def __matmul__(self, weight: Tensor) -> Tensor:
         """(V, H) to (B, H)."""
         full = upcast(weight)
-        shares = self.shares.to(full.dtype)
-        sums = F.embedding_bag(self.words, full, self.starts, mode="sum", per_sample_weights=shares)
+        fractions = self.fractions.to(full.dtype)
+        sums = F.embedding_bag(self.words, full, self.starts, mode="sum", per_sample_weights=fractions)
         return sums.to(weight.dtype)
 
 
 class Mixtures:
-    """Documents that mix topics: the product is taken of the topics.
+    """Documents that mix topics, kept as theta and topics.
 
     Args:
         theta: (B, K), rows that sum to 1.
         topics: (K, V), rows that sum to 1.
-
-    Example:
-        >>> import torch
-        >>> mixtures = Mixtures(torch.tensor([[0.5, 0.5]]), torch.eye(2))
-        >>> (mixtures @ torch.tensor([[1.0], [3.0]])).tolist(), mixtures.dense().tolist()
-        ([[2.0]], [[0.5, 0.5]])
     """
 
     def __init__(self, theta: Tensor, topics: Tensor) -> None:

@@ -1,7 +1,7 @@
 """Networks of adversarial topic models: generators of documents, their encoder, and their critic.
 
-Shapes: B documents, V words, K topics, H hidden features. Documents are tensors (B, V), or anything else that has a
-product with a weight (V, H): see :mod:`vqlab.nn.topic.documents`.
+Shapes: B documents, V words (``vocab_size``), K topics (``num_topics``), H hidden features. Documents are tensors
+(B, V), or anything else that has a product with a weight (V, H): see :mod:`vqlab.nn.topic.documents`.
 """
 
 import math
@@ -21,17 +21,17 @@ class TopicGenerator(nn.Module, ABC):
     """A network from topic proportions to distributions over words.
 
     Attributes:
-        trait_features: Size of what :meth:`generate` tells documents by.
+        trait_features: Size of the representation of a document that :meth:`generate` returns for a contrastive loss.
     """
 
     trait_features: int
 
     @abstractmethod
     def log_topics(self) -> Tensor:
-        """Return what is generated for one topic alone, the logarithm of (K, V)."""
+        """Return ln p(word | topic), (K, V)."""
 
     def generate(self, theta: Tensor) -> tuple[Mixtures | Tensor, Mixtures | Tensor]:
-        """Return documents (B, V), and what a contrast tells them by (B, trait_features): here themselves."""
+        """Return documents (B, V), and their representation (B, trait_features): here themselves."""
         documents = Mixtures(theta, self.log_topics().exp())
         return documents, documents
 
@@ -45,17 +45,7 @@ class TopicGenerator(nn.Module, ABC):
 
 
 class MixtureGenerator(TopicGenerator):
-    """theta times topics: each topic is a softmax of its own logits, and a document mixes them as LDA's do.
-
-    Args:
-        num_topics: K.
-        vocab_size: V.
-
-    Example:
-        >>> generator = MixtureGenerator(3, 50)
-        >>> generator(torch.full((2, 3), 1 / 3)).dense().sum(1).round(decimals=4).tolist()
-        [1.0, 1.0]
-    """
+    """theta times topics, as in LDA: each topic is a softmax of its own logits."""
 
     def __init__(self, num_topics: int, vocab_size: int) -> None:
         super().__init__()
@@ -68,19 +58,15 @@ class MixtureGenerator(TopicGenerator):
 
 
 class GaussianGenerator(TopicGenerator):
-    """The same with topics that are Gaussians among word embeddings: Gaussian-BAT (Wang et al. 2020, section 3.2).
+    """Topics that are Gaussians in the space of word embeddings: Gaussian-BAT (Wang et al. 2020, section 3.2).
 
-    Words near each other are then likely in the same topics. The paper's embeddings are trained before, on other text,
-    and stay; these learn with the rest.
+    Words with similar embeddings belong to the same topics. The paper's embeddings are pretrained on other text and
+    fixed; these are trained with the rest.
 
     Args:
         num_topics: K.
         vocab_size: V.
         embedding_dim: Dimensions of a word.
-
-    Example:
-        >>> tuple(GaussianGenerator(3, 50, 8).log_topics().shape)
-        (3, 50)
     """
 
     def __init__(self, num_topics: int, vocab_size: int, embedding_dim: int = 100) -> None:
@@ -91,24 +77,14 @@ class GaussianGenerator(TopicGenerator):
         self.log_std = nn.Parameter(torch.full((num_topics, embedding_dim), math.log(embedding_dim) / 2))
 
     def log_topics(self) -> Tensor:
-        """Return the words' densities, scaled to sum to 1 in each topic, as logarithms (K, V)."""
+        """Return the log-densities of the words, normalised to sum to 1 in each topic, (K, V)."""
         precision = (-2 * self.log_std).exp()  # (K, E)
         squares = precision @ self.words.square().T - 2 * (precision * self.mean) @ self.words.T
-        return (-squares / 2).log_softmax(1)  # what does not depend on the word is gone by the softmax
+        return (-squares / 2).log_softmax(1)  # terms without the word cancel in the softmax
 
 
 class MLPTopicGenerator(TopicGenerator):
-    """Linear, batch norm, LeakyReLU, linear, softmax: ATM's and BAT's (Wang et al. 2019, arXiv:1811.00265; 2020).
-
-    Args:
-        num_topics: K.
-        vocab_size: V.
-        hidden_features: H.
-
-    Example:
-        >>> tuple(MLPTopicGenerator(3, 50)(torch.full((2, 3), 1 / 3)).shape)
-        (2, 50)
-    """
+    """Linear, batch norm, LeakyReLU, linear, softmax: ATM's and BAT's (Wang et al. 2019, arXiv:1811.00265; 2020)."""
 
     def __init__(self, num_topics: int, vocab_size: int, hidden_features: int = 100) -> None:
         super().__init__()
@@ -121,7 +97,7 @@ class MLPTopicGenerator(TopicGenerator):
         )
 
     def log_topics(self) -> Tensor:
-        """Return the words of each topic alone, as logarithms (K, V), by batch norm's running statistics."""
+        """Return ln p(word | topic), (K, V), with batch norm's running statistics."""
         training = self.training
         self.eval()
         logits = self.layers(torch.eye(self.num_topics).to(next(self.parameters())))
@@ -129,7 +105,7 @@ class MLPTopicGenerator(TopicGenerator):
         return logits.log_softmax(1)
 
     def generate(self, theta: Tensor) -> tuple[Tensor, Tensor]:
-        """Return documents (B, V), and the hidden layer (B, H) that a contrast tells them by."""
+        """Return documents (B, V), and the hidden layer (B, H) as their representation."""
         hidden = self.layers[:-1](theta)
         return self.layers[-1](hidden).softmax(1), hidden
 
@@ -138,17 +114,7 @@ GENERATORS = {"mixture": MixtureGenerator, "gaussian": GaussianGenerator, "mlp":
 
 
 class TopicEncoder(nn.Module):
-    """Documents to topic proportions: linear, batch norm, LeakyReLU, linear, softmax (BAT, Wang et al. 2020).
-
-    Args:
-        vocab_size: V.
-        num_topics: K.
-        hidden_features: H.
-
-    Example:
-        >>> tuple(TopicEncoder(50, 3)(torch.full((2, 50), 0.02)).shape)
-        (2, 3)
-    """
+    """Documents to topic proportions: linear, batch norm, LeakyReLU, linear, softmax (BAT, Wang et al. 2020)."""
 
     def __init__(self, vocab_size: int, num_topics: int, hidden_features: int = 100) -> None:
         super().__init__()
@@ -164,17 +130,13 @@ class TopicEncoder(nn.Module):
 class TopicCritic(nn.Module):
     """Documents, with topic proportions or without, to scores: linear, LeakyReLU, linear.
 
-    Without batch norm: it would tell a batch of real documents from one of generated ones by their spread.
+    Without batch norm, which would reveal by its statistics whether a batch is real or generated.
 
     Args:
         vocab_size: V.
-        num_topics: K; 0 for documents alone, as ATM has it.
+        num_topics: K; 0 for documents alone, as in ATM.
         hidden_features: H.
-        spectral_norm: Divide each weight by its largest singular value, in place of other bounds.
-
-    Example:
-        >>> tuple(TopicCritic(50, 3)(torch.full((2, 50), 0.02), torch.full((2, 3), 1 / 3)).shape)
-        (2,)
+        spectral_norm: Divide each weight by its largest singular value, instead of other Lipschitz constraints.
     """
 
     def __init__(
@@ -199,22 +161,12 @@ class TopicCritic(nn.Module):
 
 
 def draw_proportions(num: int, num_topics: int, alpha: float, generator: torch.Generator | None = None) -> Tensor:
-    """Draw topic proportions (num, K) from a symmetric Dirichlet of concentration ``alpha``; rows sum to 1.
-
-    Example:
-        >>> draw_proportions(2, 5, alpha=0.2).sum(1).round(decimals=4).tolist()
-        [1.0, 1.0]
-    """
+    """Draw topic proportions (num, K) from a symmetric Dirichlet of concentration ``alpha``; rows sum to 1."""
     concentration = torch.full((num, num_topics), alpha, dtype=torch.float64)  # small ones underflow in float32
     return torch._sample_dirichlet(concentration, generator).float()
 
 
 def uniform(inputs: int, outputs: int) -> nn.Parameter:
-    """Return a weight (inputs, outputs), drawn as ``nn.Linear`` draws its own.
-
-    Example:
-        >>> tuple(uniform(4, 2).shape)
-        (4, 2)
-    """
+    """Return a weight (inputs, outputs), initialised as in ``nn.Linear``."""
     bound = inputs**-0.5
     return nn.Parameter(torch.empty(inputs, outputs).uniform_(-bound, bound))

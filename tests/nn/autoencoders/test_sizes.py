@@ -1,0 +1,131 @@
+"""What all autoencoders for images share: sizes, gradients, output activation and head; formulas of the small ones."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from vqlab.nn.autoencoders.conv import ConvDecoder, ConvEncoder
+from vqlab.nn.autoencoders.mlp import MLPDecoder, MLPEncoder
+from vqlab.nn.autoencoders.small import Residual, SmallDecoder, SmallEncoder
+from vqlab.serialization import from_config, to_config
+
+
+def conv(factor, features, **options):
+    options = {"base_channels": 8, "z_channels": features, "num_res_blocks": 1, **options}
+    return lambda c: (ConvEncoder(c, **options), ConvDecoder(c, **options), features, factor)
+
+
+def small(factor, hidden, res, blocks):
+    return lambda c: (
+        SmallEncoder(c, hidden, res, blocks, factor),
+        SmallDecoder(c, hidden, res, blocks, factor),
+        hidden,
+        factor,
+    )
+
+
+def mlp(size, hidden, features):
+    return lambda c: (
+        MLPEncoder(c, size, hidden, features),
+        MLPDecoder(c, size, hidden[::-1], features),
+        features,
+        size,
+    )
+
+
+PAIRS = [
+    conv(4, 12),
+    conv(1, 12, channel_multipliers=(1,)),
+    conv(8, 12, channel_multipliers=[1, 2, 2, 4]),
+    conv(4, 5, base_channels=6, num_res_blocks=2, attention=True),
+    conv(4, 12, attention_levels=[0, 2], attention=True),
+    conv(2, 12, base_channels=7, channel_multipliers=(3, 1), dropout=0.5),
+    *[small(factor, *sizes) for factor in (2, 4, 8) for sizes in ((16, 4, 2), (9, 3, 1), (2, 1, 0))],
+    *[mlp(size, hidden, 6) for size in (1, 9, 28) for hidden in ((), (7,), (5, 4, 3))],
+]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("pair", PAIRS)
+def test_images_return_in_their_size_and_all_weights_have_gradients(pair, channels):
+    encoder, decoder, features, factor = pair(channels)
+    height, width = (factor, factor) if isinstance(encoder, MLPEncoder) else (16, 24)
+    x = torch.randn(2, channels, height, width)
+    z = encoder(x)
+    assert z.shape == (2, features, height // factor, width // factor)
+    assert (encoder.in_channels, encoder.out_channels, encoder.downsampling) == (channels, features, factor)
+    assert (decoder.in_channels, decoder.out_channels, decoder.upsampling) == (features, channels, factor)
+    y = decoder(z)
+    assert y.shape == x.shape
+    y.square().sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for net in (encoder, decoder) for p in net.parameters())
+
+
+DECODERS = [
+    lambda name: ConvDecoder(base_channels=8, z_channels=8, num_res_blocks=1, out_activation=name),
+    lambda name: SmallDecoder(hidden_channels=8, out_activation=name),
+    lambda name: MLPDecoder(image_size=8, in_channels=8, out_activation=name),
+]
+
+
+@pytest.mark.parametrize("name", ["tanh", "sigmoid"])
+@pytest.mark.parametrize("make", DECODERS)
+def test_the_output_activation_bounds_the_images(make, name):
+    torch.manual_seed(1)
+    bounded, free = make(name), make(None)
+    free.load_state_dict(bounded.state_dict())
+    size = 1 if isinstance(free, MLPDecoder) else 4
+    z = 100 * torch.randn(2, 8, size, size)
+    torch.testing.assert_close(bounded(z), free(z).tanh() if name == "tanh" else free(z).sigmoid())
+
+
+@pytest.mark.parametrize("make", DECODERS)
+def test_the_head_begins_with_the_last_layer_with_weights(make):
+    """The adaptive weight of a VQ-GAN looks for it there."""
+    decoder = make("tanh")
+    with_weights = [part for part in decoder.modules() if isinstance(getattr(part, "weight", None), nn.Parameter)]
+    assert decoder.head[0] is with_weights[-1]
+
+
+def linears(net):
+    return [module for module in net.modules() if isinstance(module, nn.Linear)]
+
+
+def leaky(x):
+    return torch.where(x > 0, x, 0.2 * x)
+
+
+def test_the_default_mlps_are_the_papers():
+    shapes = [[(layer.in_features, layer.out_features) for layer in linears(net())] for net in (MLPEncoder, MLPDecoder)]
+    assert shapes == [[(784, 512), (512, 256)], [(256, 512), (512, 784)]]
+
+
+def test_the_mlps_equal_their_formulas():
+    encoder, x = MLPEncoder(2, 3, (5, 4), 6), torch.randn(7, 2, 3, 3)
+    z = x.reshape(7, 18)
+    for layer in linears(encoder):
+        z = leaky(z @ layer.weight.T + layer.bias)
+    assert z.min() < 0 < z.max()
+    torch.testing.assert_close(encoder(x)[:, :, 0, 0], z)
+    decoder = MLPDecoder(2, 3, (5, 4), 6, "sigmoid")
+    for layer in linears(decoder):
+        z = leaky(z) @ layer.weight.T + layer.bias
+    torch.testing.assert_close(decoder(encoder(x)), F.sigmoid(z).reshape(7, 2, 3, 3))
+
+
+@pytest.mark.parametrize("net", [MLPEncoder(3, 4, (6, 5), 2), MLPDecoder(3, 4, (6, 5), 2, "tanh")])
+def test_a_checkpoint_can_rebuild_them(net):
+    again = from_config(to_config(net))
+    assert to_config(again) == to_config(net)
+    again.load_state_dict(net.state_dict())
+
+
+def test_a_residual_block_equals_its_formula_and_does_not_change_its_input():
+    """An in-place ReLU would clip the skip path, too."""
+    block, x = Residual(6, 3), torch.randn(2, 6, 5, 5)
+    before = x.clone()
+    hidden = F.conv2d(x.clamp_min(0), block.conv3.weight, block.conv3.bias, padding=1).clamp_min(0)
+    expected = x + F.conv2d(hidden, block.conv1.weight, block.conv1.bias)
+    torch.testing.assert_close(block(x), expected)
+    assert torch.equal(x, before)
