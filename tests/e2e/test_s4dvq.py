@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.e2e.systems import MODELS, OFTEN, SOURCES, SYSTEMS
-from tests.e2e.tiny import TRAINER, command, fails, logged
+from tests.e2e.systems import MODELS, SOURCES, SYSTEMS
+from tests.e2e.tiny import TRAINER, fails, logged
 from vqlab.cli.main import main
 
 FIT = ["fit", *SYSTEMS["S4DVQ"], *TRAINER]
@@ -28,20 +28,6 @@ def test_from_signals_to_codes(capsys):
     with np.load(run("it") / "codes.npz") as codes:
         assert codes["indices"].shape[1] == 128 // 16
     assert "there is one for images alone" in fails(capsys, ["sample", last])
-
-
-def test_two_processes_equal_one():
-    # Batch norm sees half of the batch in each of two processes, so the comparison is without.
-    options = [*OFTEN, "--trainer.max_steps=30", "--model.encoder.norm=layer", "--model.decoder.norm=layer"]
-    process = command(*FIT, *options, "--name=two", "--trainer.devices=2", "--data.batch_size=8")
-    output, _ = process.communicate(timeout=240)
-    assert process.returncode == 0, output
-    main([*FIT, *options, "--name=one"])
-    two, one = (logged(run(name) / "metrics.csv") for name in ("two", "one"))
-    assert len(two) == len(one) == 6
-    for row, expected in zip(two, one, strict=True):
-        for name in ("val/loss", "val/mse", "val/snr", "val/correlation", "val/perplexity"):
-            assert row[name] == pytest.approx(expected[name], rel=1e-3), name
 
 
 def write_records(folder, count=5, samples=600):
