@@ -1,4 +1,4 @@
-"""SIGKILL, SIGINT and SIGTERM at random moments lose nothing; VQLAB_KILL_SEED=1 kills elsewhere, VQLAB_KILLS=50 oftener."""
+"""Signals at random moments lose nothing: more of them with VQLAB_KILLS=50, others with VQLAB_KILL_SEED=1."""
 
 import csv
 import io
