@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.tiny import DATA, NETS, fails
+from vqlab.cli import config_files
+from vqlab.cli.config_files import with_builtin_configs
 
 
 @pytest.mark.parametrize(
@@ -69,3 +71,15 @@ def test_a_config_that_does_not_exist(capsys, given, hint):
     complaint = fails(capsys, ["fit", f"--config={given}", *DATA])
     assert given in complaint
     assert complaint.endswith(hint)
+
+
+def test_a_config_of_the_current_folder_comes_before_that_of_vqlab(monkeypatch, tmp_path):
+    monkeypatch.setattr(config_files, "PACKAGE", tmp_path / "package")
+    builtin, name = tmp_path / "package/configs/a.yaml", "configs/a.yaml"
+    builtin.parent.mkdir(parents=True)
+    builtin.touch()
+    assert with_builtin_configs(["fit", "--config", name]) == ["fit", "--config", str(builtin)]
+    assert with_builtin_configs([f"--config={name}"]) == [f"--config={builtin}"]
+    Path("configs").mkdir()
+    Path(name).touch()
+    assert with_builtin_configs([f"--config={name}"]) == [f"--config={name}"]

@@ -95,7 +95,7 @@ def test_the_command_that_sample_recommends_works(trained, capsys):
         ("plain", ["--guidance=2"], ["guidance", "--label"]),
         ("plain", ["--num=0"], ["num", "at least 1"]),
         ("plain", ["--num=1000000000"], ["num", "at most 100000"]),
-        ("plain", ["--seed=-1"], ["seed", "--seed 0"]),
+        ("plain", ["--seed=-1"], ["seed", "at least 0"]),
         ("plain", ["--columns=0"], ["columns", "at least 1"]),
         ("plain", ["--temperature=0"], ["temperature", "above 0"]),
         ("plain", ["--temperature=warm"], ["--temperature", "warm"]),

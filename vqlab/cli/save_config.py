@@ -39,7 +39,7 @@ class StartRun(SaveConfigCallback):
         for name in ("name", "ckpt_path"):  # a second run of the file is a run of its own
             config[name] = None
         config["overwrite"] = False
-        text = self.parser.dump(config, skip_none=False, skip_link_targets=True)
+        text = self.parser.dump(config, skip_unset=False, skip_link_targets=True)
         started_in = os.path.relpath(os.path.realpath("."), os.path.realpath(trainer.default_root_dir))
         self.origin = {"made_by": code_version(), "config": text, STARTED_IN: started_in}
         # W&B joins only now, when data and model are known to be good: it writes files as soon as it exists.
