@@ -23,10 +23,17 @@ def _own_folder_and_seed(tmp_path, monkeypatch):
     torch.manual_seed(0)
 
 
+def pytest_addoption(parser):
+    parser.addoption("--runslow", action="store_true", help="run the tests marked slow, too")
+
+
 def pytest_collection_modifyitems(config, items):
     if hasattr(config, "workerinput"):  # the files that take long come first, so that no worker ends with one alone
         items.sort(key=lambda item: not {"e2e", "test_notebooks.py"} & set(item.path.parts))
-    if not torch.cuda.is_available():
-        for item in items:
-            if item.get_closest_marker("gpu"):
-                item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+    skipped = {} if torch.cuda.is_available() else {"gpu": "needs a CUDA device"}
+    if not config.getoption("--runslow"):
+        skipped["slow"] = "takes long: run with --runslow"
+    for item in items:
+        for marker, reason in skipped.items():
+            if item.get_closest_marker(marker):
+                item.add_marker(pytest.mark.skip(reason=reason))

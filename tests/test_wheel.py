@@ -44,11 +44,3 @@ def test_a_config_of_the_readme_is_found(installed):
     rows = vqlab(installed, "sweep", "configs/experiments/digits.yaml", "--dry-run")
     assert rows.returncode == 0, rows.stderr
     assert f"--config={installed}/vqlab/configs/" in rows.stdout
-
-
-def test_a_config_of_the_current_folder_comes_first(installed):
-    Path("configs").mkdir()
-    Path("configs/quickstart.yaml").write_text("mine: true\n")
-    run = vqlab(installed, "fit", "--config=configs/quickstart.yaml")
-    assert run.returncode == 2
-    assert "mine" in run.stderr

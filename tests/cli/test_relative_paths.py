@@ -8,7 +8,7 @@ import torch
 
 from tests.e2e.tiny import NETS, TRAINER, fails
 from vqlab.cli.main import main
-from vqlab.cli.relative_paths import from_start
+from vqlab.cli.run_folder import from_start
 
 LAST = "work/runs/vqvae/r/checkpoints/last.ckpt"
 

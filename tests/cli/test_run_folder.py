@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from jsonargparse import Namespace
 
-from tests.e2e.tiny import FIT, command, fails, fit
-from tests.helpers.forks import fork, status_of
+from tests.e2e.tiny import FIT, fails, fit
+from tests.helpers.forks import Forked, fork, status_of
 from vqlab.cli import run_folder
 from vqlab.cli.cleanup import leaving_nothing
 from vqlab.cli.main import main
@@ -118,7 +118,7 @@ def test_a_run_in_progress_is_not_resumed_and_not_begun_anew(capsys):
 
 
 def test_two_trainings_of_one_name():
-    calls = [command(*FIT, "--name=pair", "--trainer.max_steps=6", f"--model.lr={lr}") for lr in (0.001, 0.002)]
+    calls = [Forked(*FIT, "--name=pair", "--trainer.max_steps=6", f"--model.lr={lr}") for lr in (0.001, 0.002)]
     outputs = [call.communicate(timeout=240)[0] for call in calls]
     assert sorted(call.returncode for call in calls) == [0, 2], outputs
     (refused,) = [output for output, call in zip(outputs, calls, strict=True) if call.returncode]

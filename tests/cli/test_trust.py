@@ -237,7 +237,7 @@ def test_every_config_of_vqlab_is_trusted():
         def parse_arguments(self, parser, args):
             for config in configs:
                 super().parse_arguments(parser, ["fit", "--config", str(config)])
-                text = self._parser("fit").dump(self.config["fit"], skip_none=False, skip_link_targets=True)
+                text = self._parser("fit").dump(self.config["fit"], skip_unset=False, skip_link_targets=True)
                 whole = yaml.safe_load(text)
                 taken = trusted(whole, ALWAYS)
                 assert taken["trainer"] == whole["trainer"], config.name

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image, ImageFont
 
 from tests.e2e.systems import OFTEN, SYSTEMS
-from tests.e2e.tiny import TRAINER, fails, logged
+from tests.e2e.tiny import TRAINER, logged
 from tests.helpers.toy_fonts import SANS, SERIF
 from vqlab.cli.main import main
 from vqlab.fonts.draw import render
@@ -27,11 +27,7 @@ def test_from_two_fonts_to_glyphs():
     options = [*OFTEN, *BEST, "--trainer.max_steps=20", "--ema.decay=0.9", "--model.balance=adaptive"]
     main([*FIT, *styles, *options, "--plateau.patience=1", "--name=it"])
     figures = set().union(*logged(run("it") / "metrics.csv"))
-    held_out = {f"val/{name}{end}" for name in ("l1", "rmse", "ssim", "iou") for end in ("", "_identity", "_gain")}
-    assert held_out <= figures
-    assert {"val/dense_l1_gain", "val/diversity", "val/retrieval", "val/grey", "val/p_real", "val/p_fake"} <= figures
-    assert {"train/l1", "train/g_loss", "train/d_loss", "train/constancy", "train/category"} <= figures
-    assert {"train/p_real", "train/fakes_caught", "train/disc_weight", "lr/generator", "lr/discriminator"} <= figures
+    assert {"val/diversity", "val/retrieval", "train/constancy", "train/category", "train/disc_weight"} <= figures
     assert list((run("it") / "samples").glob("step_*.png"))
     best = str(run("it") / "checkpoints/best.ckpt")
     main(["test", f"--ckpt_path={best}"])
@@ -57,23 +53,3 @@ def test_from_two_fonts_to_glyphs():
         assert ImageFont.truetype(file, 32).getlength(chr(min(codes))) > 0
     with pytest.raises(SystemExit):
         main(["predict", f"--ckpt_path={best}", "--font=new/it.otf"])
-
-
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        (["--model.adversarial=wgan"], "adversarial"),
-        (["--model.balance=both"], "balance"),
-        (["--model.l1_weight=-1"], "--model.l1_weight=0"),
-        (["--model.spectral_norm=true"], "--model.discriminator.norm=spectral"),
-        (["--model.discriminator.num_layers=4"], "num_layers=4"),
-        (["--model.generator.norm=layer"], "norm"),
-        (["--data.image_size=48"], "--data.image_size"),
-        (["--trainer.gradient_clip_val=1"], "--model.clip_g=1"),
-        (["--plateau.patience=0"], "--plateau.patience must be at least 1"),
-        (["--data=Digits"], "made for fonts"),
-    ],
-)
-def test_mistakes(capsys, options, words):
-    assert words in fails(capsys, [*FIT, *options, "--trainer.max_steps=2"])
-    assert not Path("runs").exists()

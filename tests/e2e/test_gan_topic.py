@@ -12,7 +12,6 @@ from tests.e2e.tiny import TRAINER, fails, logged
 from vqlab.cli.main import main
 
 FIT = ["fit", *SYSTEMS["GANTopicModel"], *TRAINER]
-LAST = "checkpoints/last.ckpt"
 
 
 def run(name):
@@ -24,12 +23,9 @@ def posts():
     prepare("GANTopicModel")
 
 
-def test_from_texts_to_topics(caplog):
+def test_from_texts_to_topics(caplog, capsys):
     caplog.set_level("INFO")
     main([*FIT, *OFTEN, "--name=it", "--trainer.max_steps=20", "--checkpoint.monitor=val/npmi", "--ema.decay=0.9"])
-    figures = set().union(*logged(run("it") / "metrics.csv"))
-    assert {"val/npmi", "val/cv", "val/npmi_doc", "val/topic_diversity", "val/nmi", "val/purity"} <= figures
-    assert {"train/wasserstein", "train/g_loss", "train/cycle", "lr/critic", "grad_norm/generator"} <= figures
     samples = run("it") / "samples"
     with (samples / "topics_000020.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -40,6 +36,7 @@ def test_from_texts_to_topics(caplog):
     assert rows[0]["words"].split()[0] in (samples / "map.html").read_text()
     assert rows[0]["words"] in caplog.text  # printed in the end
     best = str(run("it") / "checkpoints" / "best.ckpt")
+    assert "top_words" in fails(capsys, ["sample", best])
     assert all(word.startswith("word") for topic in vqlab.load(best).top_words(5) for word in topic)
     main(["test", f"--ckpt_path={best}"])
     main(["predict", f"--ckpt_path={best}", "--codes=proportions.npz"])
@@ -53,26 +50,3 @@ def test_half_precision_and_the_published_model(monkeypatch):
     published = ["--model.generator=mlp", "--model.init=random", "--model.cycle_weight=0"]
     main([*FIT, *published, "--name=half", "--trainer.max_steps=6", "--trainer.precision=bf16-mixed"])
     assert logged(run("half") / "metrics.csv")
-
-
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        (["--model.num_topics=5000"], "lower --model.num_topics"),
-        (["--data.min_df=500"], "min_df"),
-        (["--data.batch_size=4000"], "--data.batch_size="),
-        (["--data.text_column=body"], "text, label"),
-        (["--trainer.gradient_clip_val=1"], "--model.clip_g=1"),
-        (["--model.regularizer=none"], "regularizer"),
-        (["--data=Digits"], "made for texts"),
-    ],
-)
-def test_mistakes(capsys, options, words):
-    assert words in fails(capsys, [*FIT, *options, "--trainer.max_steps=2"])
-    assert not Path("runs").exists()
-
-
-def test_topics_are_no_pictures(capsys):
-    main([*FIT, "--name=it", "--trainer.max_steps=2"])
-    assert "top_words" in fails(capsys, ["sample", str(run("it") / LAST)])
-    assert not Path("samples.png").exists()

@@ -1,6 +1,5 @@
 """The second stage as a user types it: fit a tokenizer, fit a prior over its codes, sample."""
 
-import os
 import shlex
 import shutil
 from pathlib import Path
@@ -12,7 +11,7 @@ import yaml
 from PIL import Image
 
 import vqlab
-from tests.e2e.tiny import DATA, TRAINER, command, fails, fit, logged
+from tests.e2e.tiny import DATA, TRAINER, assert_same_runs, fails, fit, logged
 from vqlab.cli.main import main
 
 SIZES = ["--model.dim=32", "--model.depth=1", "--model.heads=2"]
@@ -96,7 +95,7 @@ def test_the_command_that_sample_recommends_works(trained, capsys):
         ("plain", ["--guidance=2"], ["guidance", "--label"]),
         ("plain", ["--num=0"], ["num", "at least 1"]),
         ("plain", ["--num=1000000000"], ["num", "at most 100000"]),
-        ("plain", ["--seed=-1"], ["seed", "--seed 0"]),
+        ("plain", ["--seed=-1"], ["seed", "at least 0"]),
         ("plain", ["--columns=0"], ["columns", "at least 1"]),
         ("plain", ["--temperature=0"], ["temperature", "above 0"]),
         ("plain", ["--temperature=warm"], ["--temperature", "warm"]),
@@ -163,17 +162,7 @@ def test_two_halves_equal_one_whole(trained):
     main([*PRIOR, *options, "--name=halves", "--trainer.max_steps=27"])
     last = "runs/codeprior/halves/checkpoints/last.ckpt"
     main([*PRIOR, *options, "--name=halves", "--trainer.max_steps=54", f"--ckpt_path={last}"])
-    ours, theirs = (logged(f"runs/codeprior/{name}/metrics.csv") for name in ("halves", "whole"))
-    assert len(ours) == len(theirs)
-    for row, expected in zip(ours, theirs, strict=True):
-        assert row == pytest.approx(expected, rel=1e-6)
-    ours, theirs = (
-        torch.load(f"runs/codeprior/{name}/checkpoints/last.ckpt", weights_only=True)["state_dict"]
-        for name in ("halves", "whole")
-    )
-    assert ours.keys() == theirs.keys()
-    for name, value in ours.items():
-        assert torch.equal(value, theirs[name]), name
+    assert_same_runs("runs/codeprior/halves", "runs/codeprior/whole")
 
 
 def test_with_averaged_weights_on_augmented_images(trained):
@@ -194,23 +183,3 @@ def test_evaluation_needs_no_first_stage(trained):
     again = logged("runs/codeprior/again/validate.csv")[-1]
     best = min(row["val/nll"] for row in logged(trained / "codeprior/labels/metrics.csv") if "val/nll" in row)
     assert again["val/nll"] == pytest.approx(best, rel=1e-5)
-
-
-def test_two_processes_equal_one(trained):
-    options = [f"--model.tokenizer={checkpoint(trained, 'first')}", "--model.dropout=0", "--trainer.max_steps=10"]
-    options += ["--trainer.val_check_interval=5", "--trainer.check_val_every_n_epoch=null"]
-    process = command(*PRIOR, *options, "--name=two", "--trainer.devices=2", "--data.batch_size=16")
-    output, _ = process.communicate(timeout=200)
-    assert process.returncode == 0, output
-    main([*PRIOR, *options, "--name=one"])
-    one, two = (logged(f"runs/codeprior/{name}/metrics.csv") for name in ("one", "two"))
-    assert len(one) == len(two)
-    for row, expected in zip(two, one, strict=True):
-        for name in (name for name in expected if name.startswith("val/")):
-            assert row[name] == pytest.approx(expected[name], rel=1e-4), name
-    counts = [
-        torch.load(f"runs/codeprior/{name}/checkpoints/last.ckpt", weights_only=True)["state_dict"]["counts"]
-        for name in ("one", "two")
-    ]
-    assert torch.equal(*counts)
-    assert os.path.exists("runs/codeprior/two/samples/step_000010.png")

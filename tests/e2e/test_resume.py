@@ -1,5 +1,6 @@
 """A run that was stopped, in whatever way, ends where an uninterrupted one ends."""
 
+import os
 import signal
 from pathlib import Path
 
@@ -8,27 +9,27 @@ import torch
 from PIL import Image
 
 import vqlab
-from tests.e2e.tiny import FIT, NETS, TRAINER, command, fit, fit_and_kill, logged, reached
+from tests.e2e.tiny import (
+    FIT,
+    NETS,
+    TRAINER,
+    assert_equal,
+    assert_same_log,
+    assert_same_runs,
+    command,
+    fit,
+    fit_and_kill,
+    logged,
+    reached,
+    weights,
+)
+from tests.helpers.forks import Forked
 from vqlab.cli.main import main
 from vqlab.cli.write_shards import write_shards
 
 STEPS = ["--trainer.val_check_interval=15", "--trainer.check_val_every_n_epoch=null", "--checkpoint.every_n_steps=10"]
-
-
-def assert_same_log(run: str, other: str, tolerance: float = 1e-6) -> None:
-    ours, theirs = logged(f"runs/vqvae/{run}/metrics.csv"), logged(f"runs/vqvae/{other}/metrics.csv")
-    assert len(ours) == len(theirs)
-    for row, expected in zip(ours, theirs, strict=True):
-        assert row == pytest.approx(expected, rel=tolerance, abs=tolerance)
-
-
-def assert_same_weights(run: str, other: str) -> None:
-    ours, theirs = (
-        torch.load(f"runs/vqvae/{name}/checkpoints/last.ckpt", weights_only=True)["state_dict"] for name in (run, other)
-    )
-    assert ours.keys() == theirs.keys()
-    for name, value in ours.items():
-        assert torch.equal(value, theirs[name]), name
+RUNS = Path("runs/vqvae")
+KILLED = RUNS / "killed"
 
 
 @pytest.mark.parametrize(
@@ -41,11 +42,10 @@ def assert_same_weights(run: str, other: str) -> None:
 def test_two_halves_equal_one_whole(half, options):
     fit("--name=whole", f"--trainer.max_steps={2 * half}", *STEPS, *options)
     fit("--name=halves", f"--trainer.max_steps={half}", *STEPS, *options)
-    last = "runs/vqvae/halves/checkpoints/last.ckpt"
-    assert torch.load(last, weights_only=True)["global_step"] == half
+    last = RUNS / "halves/checkpoints/last.ckpt"
+    assert reached(last) == half
     fit("--name=halves", f"--trainer.max_steps={2 * half}", *STEPS, *options, f"--ckpt_path={last}")
-    assert_same_log("halves", "whole")
-    assert_same_weights("halves", "whole")
+    assert_same_runs(RUNS / "halves", RUNS / "whole")
 
 
 def test_going_on_behind_a_validation_that_was_due_only_because_the_run_ended():
@@ -53,11 +53,11 @@ def test_going_on_behind_a_validation_that_was_due_only_because_the_run_ended():
     fit("--name=whole", "--trainer.max_steps=20", *options)
     fit("--name=halves", "--trainer.max_steps=10", *options)
     fit("--trainer.max_steps=20", *options, "--ckpt_path=runs/vqvae/halves/checkpoints/last.ckpt")
-    ours, theirs = (logged(f"runs/vqvae/{name}/metrics.csv") for name in ("halves", "whole"))
+    ours, theirs = (logged(RUNS / name / "metrics.csv") for name in ("halves", "whole"))
     assert [row["step"] for row in ours if "val/loss" in row] == [9, 14]
     ours[1] = {name: value for name, value in ours[1].items() if not name.startswith("val/")}
     assert ours == [pytest.approx(row, rel=1e-6, abs=1e-6) for row in theirs]
-    assert_same_weights("halves", "whole")
+    assert_equal(weights(RUNS / "halves"), weights(RUNS / "whole"))
 
 
 def test_resuming_at_the_end_of_an_epoch():
@@ -65,20 +65,18 @@ def test_resuming_at_the_end_of_an_epoch():
     options = ["--trainer.val_check_interval=1.0"]
     fit("--name=whole", "--trainer.max_epochs=2", *options)
     fit("--name=halves", "--trainer.max_epochs=1", *options)
-    last = "runs/vqvae/halves/checkpoints/last.ckpt"
-    assert torch.load(last, weights_only=True)["global_step"] == epoch
+    last = RUNS / "halves/checkpoints/last.ckpt"
+    assert reached(last) == epoch
     fit("--name=halves", "--trainer.max_epochs=2", *options, f"--ckpt_path={last}")
-    assert_same_log("halves", "whole")
-    assert_same_weights("halves", "whole")
+    assert_same_runs(RUNS / "halves", RUNS / "whole")
 
 
 def test_sigkill_in_mid_epoch():
-    last = Path("runs/vqvae/killed/checkpoints/last.ckpt")
-    end = fit_and_kill(last, 20, *FIT, "--name=killed", *STEPS) + 35
+    last = KILLED / "checkpoints/last.ckpt"
+    end = fit_and_kill(last, 20, *FIT, "--name=killed", *STEPS, start=command) + 35  # as a user starts it
     fit("--name=whole", f"--trainer.max_steps={end}", *STEPS)
     fit(f"--trainer.max_steps={end}", *STEPS, f"--ckpt_path={last}")
-    assert_same_log("killed", "whole")
-    assert_same_weights("killed", "whole")
+    assert_same_runs(KILLED, RUNS / "whole")
 
 
 def test_sigkill_in_mid_epoch_of_shards_that_workers_read(tmp_path):
@@ -88,37 +86,35 @@ def test_sigkill_in_mid_epoch_of_shards_that_workers_read(tmp_path):
     write_shards(tmp_path / "in", tmp_path / "out", shard_mb=0.004, val_fraction=0.1)
     shards = ["--data=ImageShards", f"--data.path={tmp_path / 'out'}", "--data.image_size=16", "--data.channels=1"]
     args = ["fit", *NETS, *shards, "--data.batch_size=4", "--data.num_workers=2", *TRAINER, *STEPS]
-    last = Path("runs/vqvae/killed/checkpoints/last.ckpt")
+    last = KILLED / "checkpoints/last.ckpt"
     end = fit_and_kill(last, 20, *args, "--name=killed") + 25
     main([*args, "--name=whole", f"--trainer.max_steps={end}"])
     main([*args, f"--trainer.max_steps={end}", f"--ckpt_path={last}"])
-    assert_same_log("killed", "whole")
-    assert_same_weights("killed", "whole")
+    assert_same_runs(KILLED, RUNS / "whole")
 
 
-def test_sigkill_while_a_checkpoint_is_written(tmp_path):
+def test_sigkill_while_a_checkpoint_is_written():
     """The process kills itself when half of the second last.ckpt is on disk."""
-    (tmp_path / "sitecustomize.py").write_text(
-        "import os, signal, torch\n"
-        "real, calls = torch.save, []\n"
-        "def save(obj, file, *args, **kwargs):\n"
-        "    calls.append(1)\n"
-        "    if len(calls) < 2:\n"
-        "        return real(obj, file, *args, **kwargs)\n"
-        "    file.write(b'half of a checkpoint')\n"
-        "    file.flush()\n"
-        "    os.kill(os.getpid(), signal.SIGKILL)\n"
-        "torch.save = save\n"
-    )
-    process = command(*FIT, "--name=killed", "--trainer.max_steps=100", *STEPS, PYTHONPATH=str(tmp_path))
-    process.communicate(timeout=120)
+    real, calls = torch.save, []
+
+    def save(obj, file, *args, **kwargs):
+        calls.append(1)
+        if len(calls) < 2:
+            return real(obj, file, *args, **kwargs)
+        file.write(b"half of a checkpoint")
+        file.flush()
+        return os.kill(os.getpid(), signal.SIGKILL)
+
+    options = ["--name=killed", "--trainer.max_steps=100", *STEPS]
+    process = Forked(*FIT, *options, before=lambda: setattr(torch, "save", save))
+    process.communicate()
     assert process.returncode == -signal.SIGKILL
-    last = Path("runs/vqvae/killed/checkpoints/last.ckpt")
+    last = KILLED / "checkpoints/last.ckpt"
     assert reached(last) == 10
     assert [p.read_bytes() for p in last.parent.glob(".best.ckpt.partial")] == [b"half of a checkpoint"]
     fit("--name=whole", "--trainer.max_steps=40", *STEPS)
     fit("--trainer.max_steps=40", *STEPS, f"--ckpt_path={last}")
-    assert_same_log("killed", "whole")
+    assert_same_log(KILLED, RUNS / "whole")
     assert not list(last.parent.glob(".*.partial")), "the torn file of the killed run is swept away"
 
 

@@ -5,43 +5,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.e2e.systems import MODELS, OFTEN, SOURCES, SYSTEMS
-from tests.e2e.tiny import TRAINER, command, fails, logged
+from tests.e2e.systems import MODELS
+from tests.e2e.tiny import TRAINER, fails, logged
 from vqlab.cli.main import main
 
-FIT = ["fit", *SYSTEMS["S4DVQ"], *TRAINER]
 LAST = "checkpoints/last.ckpt"
 
 
 def run(name):
     return Path("runs/s4dvq") / name
-
-
-def test_from_signals_to_codes(capsys):
-    main([*FIT, "--name=it", "--trainer.max_steps=20"])
-    figures = set().union(*logged(run("it") / "metrics.csv"))
-    assert {"val/snr", "val/correlation", "val/perplexity", "train/rec_loss", "lr/ssm"} <= figures
-    assert list((run("it") / "samples").glob("step_*.png"))
-    last = str(run("it") / LAST)
-    main(["test", f"--ckpt_path={last}"])
-    main(["predict", f"--ckpt_path={last}"])
-    with np.load(run("it") / "codes.npz") as codes:
-        assert codes["indices"].shape[1] == 128 // 16
-    assert "there is one for images alone" in fails(capsys, ["sample", last])
-
-
-def test_two_processes_equal_one():
-    # Batch norm sees half of the batch in each of two processes, so the comparison is without.
-    options = [*OFTEN, "--trainer.max_steps=30", "--model.encoder.norm=layer", "--model.decoder.norm=layer"]
-    process = command(*FIT, *options, "--name=two", "--trainer.devices=2", "--data.batch_size=8")
-    output, _ = process.communicate(timeout=240)
-    assert process.returncode == 0, output
-    main([*FIT, *options, "--name=one"])
-    two, one = (logged(run(name) / "metrics.csv") for name in ("two", "one"))
-    assert len(two) == len(one) == 6
-    for row, expected in zip(two, one, strict=True):
-        for name in ("val/loss", "val/mse", "val/snr", "val/correlation", "val/perplexity"):
-            assert row[name] == pytest.approx(expected[name], rel=1e-3), name
 
 
 def write_records(folder, count=5, samples=600):
@@ -79,10 +51,4 @@ def test_mistakes_with_files(tmp_path, capsys, options, words):
     folder = write_records(tmp_path / "records", samples=900)
     data = ["--data=Signals", f"--data.path={folder}", "--data.length=128", "--data.batch_size=4"]
     assert words in fails(capsys, ["fit", *MODELS["S4DVQ"], *data, *options, *TRAINER])
-    assert not Path("runs").exists()
-
-
-def test_a_model_of_images_refuses_signals(capsys):
-    assert "made for images, ECG has signals" in fails(capsys, ["fit", "--model=VQVAE", *SOURCES["S4DVQ"], *TRAINER])
-    assert "made for signals, Digits has images" in fails(capsys, ["fit", *MODELS["S4DVQ"], "--data=Digits", *TRAINER])
     assert not Path("runs").exists()

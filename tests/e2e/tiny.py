@@ -6,14 +6,18 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import yaml
 
+from tests.helpers.forks import Forked, on_two_ranks
 from vqlab.cli.main import main
 
+ROOT = Path(__file__).parents[2]
 AUTOENCODER = [
     "--model.encoder=SmallEncoder",
     "--model.encoder.hidden_channels=16",
@@ -38,15 +42,7 @@ TRAINER = [
     "--trainer.log_every_n_steps=5",
 ]
 FIT = ["fit", *NETS, *DATA, *TRAINER]
-SAVE_ALL = '''
-import lightning, torch
-
-class SaveAll(lightning.Callback):
-    """Write every rank's own weights, which a checkpoint of rank 0 would hide."""
-
-    def on_train_end(self, trainer, pl_module):
-        torch.save(pl_module.state_dict(), f"rank_{trainer.global_rank}.pt")
-'''
+STOPS = "tests.helpers.stops"
 UNCOMPARABLE = {"time", "train/samples_per_second"}
 
 
@@ -72,8 +68,6 @@ def write_experiment(*rows: dict[str, Any]) -> None:
 
 def fails(capsys, args: list[str]) -> str:
     """Run ``vqlab`` in this process; return its one line of complaint, after checking that it is one."""
-    import pytest
-
     with pytest.raises(SystemExit) as stopped:
         main(args)
     complaint = capsys.readouterr().err.strip().splitlines()[-1]
@@ -84,11 +78,11 @@ def fails(capsys, args: list[str]) -> str:
 
 
 def command(*args: str, **environ: str) -> subprocess.Popen:
-    """Start ``python -m vqlab``, one thread per rank; Lightning starts the other ranks.
+    """Start ``python -m vqlab`` as a user does, one thread per rank; Lightning starts the other ranks.
 
-    A fork of this process would be faster, but may inherit a lock and never end.
+    Its imports take ten seconds of a core: where they are not what is tested, use a fork of this process.
     """
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", **environ}
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", "PYTHONPATH": str(ROOT), **environ}
     pipe = subprocess.PIPE
     return subprocess.Popen(
         [sys.executable, "-m", "vqlab", *args], env=env, stdout=pipe, stderr=subprocess.STDOUT, text=True
@@ -100,18 +94,19 @@ def reached(checkpoint: Path) -> int:
     return torch.load(checkpoint, weights_only=True)["global_step"]
 
 
-def fit_and_kill(last: Path, step: int, *args: str) -> int:
+def fit_and_kill(last: Path, step: int, *args: str, start: Callable[..., Any] = Forked) -> int:
     """Start ``vqlab`` with ``args``, SIGKILL it once ``last`` holds ``step`` or more, and return what it holds.
 
     The run is told to go on for very long, so that it cannot end before it is killed.
     """
-    process = command(*args, "--trainer.max_steps=100000")
+    process = start(*args, "--trainer.max_steps=100000")
     for _ in range(1800):
         if process.poll() is not None or (last.exists() and reached(last) >= step):
             break
         time.sleep(0.1)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    process.kill()
+    output, _ = process.communicate()
+    assert process.returncode == -signal.SIGKILL, output
     assert reached(last) >= step
     return reached(last)
 
@@ -126,27 +121,33 @@ def logged(path: str | Path) -> list[dict[str, float]]:
     return [steps[step] for step in sorted(steps)]
 
 
-def assert_same_runs(run: Path, other: Path) -> None:
+def weights(run: str | Path) -> dict[str, torch.Tensor]:
+    """Return the weights in the last checkpoint of a run folder."""
+    return torch.load(Path(run) / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
+
+
+def assert_equal(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> None:
+    """Check that two dicts hold the same tensors, to the last bit."""
+    assert ours.keys() == theirs.keys()
+    assert [name for name, value in ours.items() if not torch.equal(value, theirs[name])] == []
+
+
+def assert_same_log(run: str | Path, other: str | Path, rel: float = 1e-6, only: Sequence[str] = ()) -> None:
+    """Check that the logs of two run folders agree, in the columns ``only`` where there are any given."""
+    ours, theirs = (logged(Path(folder) / "metrics.csv") for folder in (run, other))
+    if only:
+        ours, theirs = ([{name: row.get(name) for name in only} for row in rows] for rows in (ours, theirs))
+    assert ours == [pytest.approx(row, rel=rel, abs=1e-6) for row in theirs]
+
+
+def assert_same_runs(run: str | Path, other: str | Path) -> None:
     """Check that two run folders hold the same log and, to the last bit, the same weights."""
-    import pytest
-
-    ours, theirs = (logged(folder / "metrics.csv") for folder in (run, other))
-    assert ours == [pytest.approx(row, rel=1e-6, abs=1e-6) for row in theirs]
-    weights, expected = (
-        torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"] for folder in (run, other)
-    )
-    assert weights.keys() == expected.keys()
-    assert all(torch.equal(value, expected[name]) for name, value in weights.items())
+    assert_same_log(run, other)
+    assert_equal(weights(run), weights(other))
 
 
-def assert_ranks_hold_the_same(folder: Path, *args: str) -> None:
-    """Run ``vqlab`` with ``args`` on two processes; check that both end with the same weights, to the last bit."""
-    (folder / "save_all.py").write_text(SAVE_ALL)
-    two = ["--trainer.devices=2", "--trainer.callbacks+=save_all.SaveAll"]
-    process = command(*args, *two, PYTHONPATH=str(folder))
-    output, _ = process.communicate(timeout=240)
-    assert process.returncode == 0, output
-    first, second = (torch.load(f"rank_{rank}.pt", weights_only=True) for rank in (0, 1))
-    assert first.keys() == second.keys()
-    for name, value in first.items():
-        assert torch.equal(value, second[name]), name
+def fit_on_two_ranks(*args: str) -> None:
+    """Run ``vqlab`` with ``args`` on two ranks; check that both end with the same weights, to the last bit."""
+    for status, output in on_two_ranks(*args, f"--trainer.callbacks+={STOPS}.SaveAll"):
+        assert status == 0, output
+    assert_equal(*(torch.load(f"rank_{rank}.pt", weights_only=True) for rank in (0, 1)))

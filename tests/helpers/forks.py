@@ -1,9 +1,14 @@
-"""Functions in a process of their own that has everything imported, because it is a fork of this one."""
+"""Functions and ``vqlab`` in a process of their own that has everything imported, because it is a fork of this one."""
 
+import logging
 import os
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
+import time
+import traceback
 from contextlib import nullcontext
 
 
@@ -25,7 +30,7 @@ def fork(run, *arguments, output=None):
 
 
 def status_of(process):
-    """Wait for the end of a process and return how it ended, as ``os.waitpid`` says it."""
+    """Wait for the end of a process and return how it ended, as ``os.waitpid`` does."""
     return os.waitpid(process, 0)[1]
 
 
@@ -34,3 +39,92 @@ def stop(process):
     os.kill(process, signal.SIGSTOP)
     children = subprocess.run(["ps", "-o", "pid=", "--ppid", str(process)], capture_output=True, text=True)
     return [*map(int, children.stdout.split())]
+
+
+class Forked:
+    """``vqlab ARGUMENTS`` as a fork of this process, with the methods of ``Popen``; output goes to a file.
+
+    Args:
+        arguments: The arguments.
+        before: Called in the new process first.
+        environ: Environment variables to set.
+    """
+
+    def __init__(self, *arguments, before=None, **environ):
+        self.returncode = None
+        self.output = tempfile.TemporaryFile("w+")  # noqa: SIM115
+        self.pid = os.fork()
+        if not self.pid:
+            if before:
+                before()
+            os.environ.update(environ)
+            os._exit(run_vqlab(arguments, self.output.fileno()))
+
+    def poll(self):
+        if self.returncode is None and (ended := os.waitpid(self.pid, os.WNOHANG))[0]:
+            self.returncode = os.waitstatus_to_exitcode(ended[1])
+        return self.returncode
+
+    def send_signal(self, number):
+        os.kill(self.pid, number)
+
+    def kill(self):
+        self.send_signal(signal.SIGKILL)
+
+    def communicate(self, timeout=240):
+        """Return the output when the process has ended, and None; kill it after ``timeout`` seconds."""
+        begun = time.monotonic()
+        while self.poll() is None:
+            if time.monotonic() - begun > timeout:
+                self.kill()
+            time.sleep(0.01)
+        self.output.seek(0)
+        return self.output.read(), None
+
+
+def run_vqlab(arguments, output):
+    """Run ``vqlab`` as if this process had been started for it; return its exit status."""
+    from vqlab.cli.main import main
+
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1, closefd=False) for number in (1, 2))
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).addHandler(logging.StreamHandler(sys.stderr))
+    try:
+        main(arguments)
+    except SystemExit as stopped:
+        return stopped.code if isinstance(stopped.code, int) else int(bool(stopped.code))
+    except BaseException:
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+def on_two_ranks(*arguments, **environ):
+    """Run ``vqlab`` on two devices of this machine, started as torchrun does; return both statuses and outputs."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "GLOO_SOCKET_IFNAME": "lo"}
+    environ |= {"WORLD_SIZE": "2", "TORCHELASTIC_RUN_ID": "test"}
+    ranks = [
+        Forked(
+            *arguments,
+            "--trainer.devices=2",
+            before=lambda rank=rank: set_rank(rank),
+            RANK=str(rank),
+            LOCAL_RANK=str(rank),
+            **environ,
+        )
+        for rank in (0, 1)
+    ]
+    outputs = [rank.communicate()[0] for rank in ranks]
+    return [(rank.returncode, output) for rank, output in zip(ranks, outputs, strict=True)]
+
+
+def set_rank(rank):
+    """Let Lightning's functions "on rank 0 only" know the rank, which they read when they are imported."""
+    from lightning.pytorch.utilities import rank_zero_only
+
+    rank_zero_only.rank = rank

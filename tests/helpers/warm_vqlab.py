@@ -4,12 +4,11 @@
         subprocess.run([*command, "fit", ...])
 
 The program that is called is this file. It hands its arguments, folder and output to the process that forks, and ends
-with the status of the fork, which dies with it. VQLAB_TEST_LIMITS="60 4096" gives the fork 60 seconds and 4096 MiB.
+with the status of the fork, which dies with it.
 """
 
 import json
 import os
-import resource
 import signal
 import socket
 import sys
@@ -51,35 +50,16 @@ def serve():
 
 def answer(connection, descriptors, arguments, folder, environ):
     """Run ``vqlab`` as if it had been started afresh, send its status, and end."""
-    from vqlab.cli.main import main
+    from tests.helpers.forks import run_vqlab
 
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     output, *lock = descriptors
-    os.dup2(output, 1)
-    os.dup2(output, 2)
-    sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1, closefd=False) for number in (1, 2))
     os.chdir(folder)
     os.environ.update(environ)
     if lock:
         os.environ["VQLAB_RUN_LOCK"] = str(lock[0])
-    if limits := environ.get("VQLAB_TEST_LIMITS"):
-        seconds, mebibytes = map(int, limits.split())
-        signal.signal(signal.SIGALRM, signal.SIG_DFL)  # pytest may have its own
-        signal.alarm(seconds)
-        resource.setrlimit(resource.RLIMIT_DATA, (mebibytes << 20, mebibytes << 20))
-    status = 1
-    try:
-        main(arguments)
-        status = 0
-    except SystemExit as stopped:
-        status = stopped.code if isinstance(stopped.code, int) else bool(stopped.code)
-    except BaseException:
-        import traceback
-
-        traceback.print_exc()
-    finally:
-        connection.sendall(bytes([status]))
-        os._exit(status)
+    status = run_vqlab(arguments, output)
+    connection.sendall(bytes([status]))
+    os._exit(status)
 
 
 def die_with(connection):

@@ -58,12 +58,13 @@ def quiet() -> None:
     for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
         for handler in logging.getLogger(name).handlers:
             handler.addFilter(Hide())
-    warnings.filterwarnings("ignore", ".*does not have many workers.*")
-    warnings.filterwarnings("ignore", ".*`broadcast_buffers` is deprecated.*")  # its heir is not in torch 2.11
-    warnings.filterwarnings("ignore", ".*tensorboardX.*")
-    warnings.filterwarnings("ignore", ".*is smaller than the logging interval.*")  # vqlab counts over epochs
-    warnings.filterwarnings(
-        "ignore", r".*module\(s\) in eval mode at the start of training.*"
-    )  # frozen ones, on purpose
-    warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec.*")
-    warnings.filterwarnings("ignore", ".*Checkpoint directory .* exists and is not empty.*")
+    for message in (
+        "does not have many workers",
+        "`broadcast_buffers` is deprecated",  # its successor is not in torch 2.11
+        "tensorboardX",
+        "is smaller than the logging interval",  # vqlab counts over epochs
+        r"module\(s\) in eval mode at the start of training",  # frozen ones, on purpose
+        "isinstance.treespec, LeafSpec",
+        "Checkpoint directory .* exists and is not empty",
+    ):
+        warnings.filterwarnings("ignore", f".*{message}")

@@ -1,7 +1,8 @@
-"""The parser's nested, many-line errors as one line that names the option and the mend."""
+"""The parser's nested, many-line errors as one line that names the option and the rule."""
 
 import ast
 import difflib
+import importlib
 import inspect
 import re
 import textwrap
@@ -14,20 +15,13 @@ import lightning
 from jsonargparse import Namespace
 
 import vqlab
-from vqlab.cli.oom import too_large
 from vqlab.errors import UserError
 from vqlab.serialization import find_class
 from vqlab.validation import InvalidArgument
 
-OTHER_TYPES = ("Expected a", "Does not validate")  # said of the types that were not meant
-KINDS = {"float": "a number", "int": "an integer", "bool": "true or false", "str": "text", "list": "a list"}
-KINDS |= {"tuple": "a list", "set": "a list", "dict": "a mapping", "NoneType": "null"}
-PRECISIONS = {
-    "64|double": "64-true",
-    "32|single|full": "32-true",
-    "^b|brain": "bf16-mixed",
-    "16|half|mixed": "16-mixed",
-}
+OTHER_TYPES = ("Expected a", "Does not validate")  # complaints about the types that were not meant
+FLAGS = {".yaml": "--config", ".yml": "--config", ".ckpt": "--ckpt_path"}
+LONGEST = 200  # characters of a line
 
 
 def explain(error: BaseException, args: Sequence[str] = (), known: Iterable[str] = ()) -> UserError:
@@ -35,71 +29,70 @@ def explain(error: BaseException, args: Sequence[str] = (), known: Iterable[str]
 
     Args:
         error: What was raised.
-        args: The command's arguments; the large numbers among them are named where a size is too large.
+        args: The command's arguments.
         known: The options of the command, from which misspelt ones are corrected.
     """
     chain = [error]
     while cause := chain[-1].__cause__ or chain[-1].__context__:
         chain.append(cause)
-    for link in chain:
-        if isinstance(link, UserError):
-            return link
-        if size := too_large(link, args):
-            return size
+    if user_error := next((link for link in chain if isinstance(link, UserError)), None):
+        return user_error
     message = str(error)
     keys = re.findall(r'Parser key "([\w.]+)"', message)
-    option = "--" + ".".join(keys) if keys else "options"
     root = next(text for link in reversed(chain) if (text := " ".join(str(link).split())))
-    if message.startswith("Does not validate"):  # a union's complaints, one per type, without the errors behind them
-        reasons = [
-            line for line in re.findall(r"^\s*- (.+)$", message, re.MULTILINE) if not line.startswith(OTHER_TYPES)
-        ]
-        if reasons and not keys:
+    if message.startswith("Does not validate") and not keys:  # a union's complaints without the errors behind them
+        reasons = re.findall(r"^\s*- (.+)$", message, re.MULTILINE)
+        if reasons := [line for line in reasons if not line.startswith(OTHER_TYPES)]:
             return UserError(reasons[0])
+    line = _line(message, root, keys, args, list(known))
+    return UserError(textwrap.shorten(line, LONGEST, placeholder=" ..."))
+
+
+def _line(message: str, root: str, keys: list[str], args: Sequence[str], known: list[str]) -> str:
+    """Return what ``explain`` says of a message of jsonargparse whose innermost cause is ``root``."""
+    option = "--" + ".".join(keys) if keys else "options"
     innermost = re.split("Got value|Given value", message.rpartition('Parser key "')[2])[0]
     classes = re.findall(r"class_path '([\w.]+)'", message)
     bases = re.findall(r"Subtypes: \[<class '([\w.]+)'", message)
-    if match := re.search(r"Option '([\w.]+)' is not accepted", root):
-        return UserError(_unknown_option(option, match[1], classes))
-    if match := re.search(r"unrecognized arguments: --([\w.]+)", message):
-        if keys:
-            return UserError(_unknown_option(option, match[1], classes))
-        return UserError(f"there is no option --{match[1]}: {_suggest_option(match[1], known)}")
-    if match := re.search(r"does not accept option '([\w.]+)'", message):
-        return UserError(f"there is no option {match[1]}: {_suggest_option(match[1], known)}")
-    if match := re.search(r"unrecognized arguments: ([^-]\S*)", message):
-        flag = {".yaml": "--config", ".yml": "--config", ".ckpt": "--ckpt_path"}.get(Path(match[1]).suffix)
-        hint = f"did you mean {flag} {match[1]}?" if flag else "options begin with --, as in --data.batch_size=8"
-        return UserError(f"{match[1]!r} belongs to no option: {hint}")
-    if match := re.search(r"argument (?:-c/)?(--[\w.]+): expected one argument", message):
-        given = next((arg for arg in args if arg.startswith(match[1]) and "=" not in arg), match[1])
-        return UserError(f"{given} needs a value: {given}=VALUE")
-    if match := re.search(r"Expected a dot import path string: (\S+)", innermost):
-        return _shortened(_unknown_class(option, match[1], bases))
-    if match := re.search(r"Not a valid subclass of \w+\. Got value: (.+?)(?: Subclass types|$)", root):
-        return _shortened(f"{option} must name a class, got {match[1].replace('None', 'null')}: {_choose_class(bases)}")
-    if re.search(r"Expected an instantiatable class, but [\w.]+ is abstract", root):
-        return _shortened(f"{option} names no class: put {option}=CLASS in front, {_choose_class(bases)}")
-    if match := re.search(r"Unable to load config ['\"](.*?)['\"]$", root):
-        option = "--" + ".".join(dict.fromkeys(keys))
-        return UserError(f"{option}: {match[1]!r} is not a configuration file: set single options, {option}.NAME=VALUE")
-    if keys and (match := re.search(r"arguments are required: (.+)", innermost)):
-        names = match[1].split(", ")
-        needs = " ".join(f"{option}.{name}=VALUE" for name in names)
-        return _shortened(f"{classes[-1].rpartition('.')[2]} needs {match[1]}: add {needs}")
     value = re.search(r"(?:Got|Given) value: (.*)", message)
     given = value[1].replace("None", "null") if value else ""
+    if match := re.search(r"Option '([\w.]+)' is not accepted", root):
+        return _unknown_option(option, match[1], classes)
+    if match := re.search(r"unrecognized arguments: --([\w.]+)|does not accept option '([\w.]+)'", message):
+        name = match[1] or match[2]
+        if keys and match[1]:
+            return _unknown_option(option, name, classes)
+        return f"there is no option {'--' if match[1] else ''}{name}: {_suggest_option(name, known)}"
+    if match := re.search(r"unrecognized arguments: ([^-]\S*)", message):
+        flag = FLAGS.get(Path(match[1]).suffix)
+        hint = f"did you mean {flag} {match[1]}?" if flag else "options begin with --, as in --data.batch_size=8"
+        return f"{match[1]!r} belongs to no option: {hint}"
+    if match := re.search(r"argument (?:-c/)?(--[\w.]+): expected one argument", message):
+        flag = next((arg for arg in args if arg.startswith(match[1]) and "=" not in arg), match[1])
+        return f"{flag} needs a value: {flag}=VALUE"
+    if match := re.search(r"Expected a dot import path string: (\S+)", innermost):
+        return f"{option}: there is no class {match[1]!r}: {_choose_class(bases, match[1])}"
+    if match := re.search(r"Not a valid subclass of \w+\. Got value: (.+?)(?: Subclass types|$)", root):
+        return f"{option} must name a class, got {match[1].replace('None', 'null')}: {_choose_class(bases)}"
+    if re.search(r"Expected an instantiatable class, but [\w.]+ is abstract", root):
+        return f"{option} names no class: put {option}=CLASS in front, {_choose_class(bases)}"
+    if match := re.search(r"Unable to load config ['\"](.*?)['\"]$", root):
+        option = "--" + ".".join(dict.fromkeys(keys))
+        return f"{option}: {match[1]!r} is not a configuration file: set single options, {option}.NAME=VALUE"
+    if keys and (match := re.search(r"arguments are required: (.+)", innermost)):
+        needs = " ".join(f"{option}.{name}=VALUE" for name in match[1].split(", "))
+        return f"{classes[-1].rpartition('.')[2]} needs {match[1]}: add {needs}"
     if literals := [ast.literal_eval(found) for found in re.findall(r"typing\.Literal(\[.*?\])", innermost)]:
         allowed = [choice for choice in max(literals, key=len) if not str(choice).startswith("transformer-engine")]
-        return UserError(f"{option} must be one of {allowed}, got {given}{_similar_value(option, given, allowed)}")
+        close = difflib.get_close_matches(given, [str(choice) for choice in allowed], n=1, cutoff=0.5)
+        return f"{option} must be one of {allowed}, got {given}" + (f": did you mean {close[0]}?" if close else "")
     if kinds := re.findall(r"Expected a <class '(?:[\w]+\.)*(\w+)'>", innermost):
-        return _shortened(f"{option} must be {_any_of(kinds)}, got {given}")
+        kinds = ["null" if kind == "NoneType" else kind for kind in dict.fromkeys(kinds)]
+        return f"{option} must be {' or '.join(kinds)}, got {given}"
     if match := re.search(r"arguments are required: (?:\w+\.)?(\w+)", message):
         example = {"data": " CIFAR10", "model": " VQVAE"}.get(match[1], "")
-        return UserError(f"no {match[1]} chosen: add --{match[1]}{example}, or --config configs/vqvae.yaml")
-    if not keys:
-        return _shortened(f"see vqlab fit --help: {message}")
-    return _shortened(f"{option}: {root}")
+        return f"no {match[1]} chosen: add --{match[1]}{example}, or --config configs/vqvae.yaml"
+    return f"{option}: {root}" if keys else f"see vqlab fit --help: {message}"
 
 
 def with_options(error: UserError, config: Namespace, linked: Container[str] = ()) -> str:
@@ -149,37 +142,12 @@ def _holders(spec: Any, option: str, name: str) -> list[tuple[str, type | None]]
 
 
 def misconfigured(error: Exception) -> UserError:
-    """Return what Lightning says against the Trainer's options, in one line."""
+    """Return Lightning's complaint about the Trainer's options in one line."""
     if isinstance(error, UserError):
         return error
     if isinstance(error, KeyError):  # an environment variable that the cluster should have set
         return UserError(f"{error.args[0]} is not set: under SLURM call srun vqlab, or unset SLURM_NTASKS")
-    return UserError(f"{textwrap.shorten(str(error), 200)}: see the --trainer options")
-
-
-def _shortened(message: str) -> UserError:
-    """Return ``message`` in at most two lines of a terminal."""
-    return UserError(textwrap.shorten(message, 200, placeholder=" ..."))
-
-
-def _any_of(kinds: Iterable[str]) -> str:
-    """Return in words what a value may be, from the names of the types.
-
-    Example:
-        >>> _any_of(["int", "float", "NoneType"])
-        'a number or null'
-    """
-    narrower = {"float": "int", "int": "bool"}
-    hidden = {narrower[kind] for kind in kinds if kind in narrower}
-    return " or ".join(dict.fromkeys(word for kind, word in KINDS.items() if kind in {*kinds} - hidden))
-
-
-def _similar_value(option: str, value: str, allowed: list[Any]) -> str:
-    """Return which of the allowed values was probably meant."""
-    close = difflib.get_close_matches(value, [str(choice) for choice in allowed], n=1, cutoff=0.7)
-    if option == "--trainer.precision" and not close:
-        close = [name for pattern, name in PRECISIONS.items() if re.search(pattern, value)]
-    return f": did you mean {close[0]}?" if close else ""
+    return UserError(f"{textwrap.shorten(str(error), LONGEST)}: see the --trainer options")
 
 
 def _unknown_option(option: str, name: str, class_paths: list[str]) -> str:
@@ -198,21 +166,13 @@ def _suggest_option(name: str, known: Iterable[str]) -> str:
     options = [option.lstrip("-") for option in known if option.startswith("--")]
     for group, base in (("model", lightning.LightningModule), ("data", lightning.LightningDataModule)):
         options += [f"{group}.{argument}" for cls in _public(base) for argument in arguments_of(cls)]
-    group, mark, last = name.rpartition(".")
-    options = [option for option in options if mark and option.startswith(f"{group}.")] or options
+    group, _, last = name.rpartition(".")
+    options = [option for option in options if group and option.startswith(f"{group}.")] or options
     by_last = {option.rpartition(".")[2]: option for option in reversed(options)}
-    close = [by_last[found] for found in difflib.get_close_matches(last, by_last, n=1, cutoff=0.8)]
-    close += [
-        by_last[found]
-        for found in sorted(by_last, key=lambda found: (len(found), found))
-        if len(last) > 3 and last in found
-    ]
-    return f"did you mean --{close[0]}?" if close else "see vqlab fit --help"
-
-
-def _unknown_class(option: str, name: str, bases: list[str]) -> str:
-    """Name the class that was probably meant, from vqlab's public classes of the right kind."""
-    return f"{option}: there is no class {name!r}: {_choose_class(bases, name)}"
+    close = difflib.get_close_matches(last, by_last, n=1, cutoff=0.8)
+    longer = [found for found in by_last if len(last) > 3 and last in found]
+    close += sorted(longer, key=lambda found: (len(found), found))
+    return f"did you mean --{by_last[close[0]]}?" if close else "see vqlab fit --help"
 
 
 def _choose_class(bases: list[str], name: str = "") -> str:
@@ -220,6 +180,12 @@ def _choose_class(bases: list[str], name: str = "") -> str:
     base = class_of(bases[-1]) if bases else UserError
     fitting = {cls.__name__: cls for cls in _public(base)} if bases else {}
     return _suggest(name, [key for key, cls in fitting.items() if cls is not base] or [*fitting])
+
+
+def _suggest(name: str, known: list[str], prefix: str = "") -> str:
+    if close := difflib.get_close_matches(name, known, n=1):
+        return f"did you mean {prefix}{close[0]}?"
+    return f"choose from {', '.join(known)}" if known else "give the dotted path of one, module.Class"
 
 
 def _public(base: type) -> list[type]:
@@ -246,20 +212,10 @@ def constructor_arguments(cls: type) -> dict[str, inspect.Parameter]:
     return found
 
 
-def _suggest(name: str, known: list[str], prefix: str = "") -> str:
-    if close := difflib.get_close_matches(name, known, n=1):
-        return f"did you mean {prefix}{close[0]}?"
-    return f"choose from {', '.join(known)}" if known else "give the dotted path of one, module.Class"
-
-
 def class_of(path: str) -> type:
     """Find a class by the path that the parser prints; vqlab's own may be shortened to ``vqlab.Name``."""
     module, _, name = path.rpartition(".")
-    if module == "vqlab":
-        return getattr(vqlab, name)
     try:
-        return find_class(path)
+        return getattr(vqlab, name) if module == "vqlab" else find_class(path)
     except UserError:
-        import importlib
-
         return getattr(importlib.import_module(module), name)

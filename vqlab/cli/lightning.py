@@ -27,10 +27,9 @@ from vqlab.callbacks.sample_grid import SampleGrid
 from vqlab.cli.cleanup import Begun, leaving_nothing
 from vqlab.cli.compat import quiet, read_none_as_null, try_integers_first
 from vqlab.cli.config_files import check_configs
-from vqlab.cli.devices import check_devices, check_started, check_strategy, choose_precision, num_devices
-from vqlab.cli.errors import explain, misconfigured, with_options
+from vqlab.cli.devices import check_started, check_strategy, choose_precision, num_devices
+from vqlab.cli.errors import class_of, explain, misconfigured, with_options
 from vqlab.cli.loggers import choose_loggers, log_best
-from vqlab.cli.null_options import refuse_nulls
 from vqlab.cli.renamed import with_current_options
 from vqlab.cli.run_folder import (
     held_run_folder,
@@ -52,9 +51,9 @@ from vqlab.training.arrays import check_suffix, save_arrays
 from vqlab.training.checkpoint import check_resumable, hyper_parameters, load_weights, read_checkpoint, refusing_damage
 from vqlab.training.checkpoint_io import AtomicCheckpointIO, write_atomic
 from vqlab.training.data_format import ENTRY, Format, stored_format
-from vqlab.training.loggers.csv import CSVLog
 from vqlab.training.manual import refuse_trainer_options
 from vqlab.training.stop_signals import Stopped
+from vqlab.validation import check_arguments
 
 # What the command line takes from the data: property of the DataModule -> argument of the model.
 LINKS = {
@@ -206,9 +205,7 @@ class CLI(LightningCLI):
             )
         if empty := next((name for name in REQUIRED if config.get(name) is None), None):
             raise UserError(f"--{empty} must not be null: leave it out to get its default, or give a value")
-        for group, cls in (("model", None), ("data", None), ("trainer", lightning.Trainer), *ALWAYS.items()):
-            refuse_nulls(config[group], f"--{group}", cls, LINKED)
-        check_devices(config.trainer)
+        self._refuse_nulls(config)
         choose_precision(config.trainer)
         self._link_networks(config.model.get("init_args") or Namespace(), "model.init_args")
         if self.subcommand == "fit":
@@ -232,6 +229,18 @@ class CLI(LightningCLI):
                 if argument in (value.get("init_args") or {}):
                     target = f"{path}.{part}.init_args.{argument}"
                     self._parser(self.subcommand).link_arguments(f"data.{source}", target, apply_on="instantiate")
+
+    def _refuse_nulls(self, config: Namespace) -> None:
+        """Raise UserError for an option that is null where its type has no null, which the parser does not check."""
+        groups = [(cls, config[group]) for group, cls in (("trainer", lightning.Trainer), *ALWAYS.items())]
+        for spec in (config.model, config.data):
+            groups.append((class_of(spec.class_path), spec.get("init_args") or Namespace()))
+        for cls, options in groups:
+            nulls = {name: None for name, value in vars(options).items() if value is None and name not in LINKED}
+            try:
+                check_arguments(cls, nulls)
+            except UserError as error:
+                raise self._with_options(error) from error
 
     def _with_options(self, error: UserError) -> UserError:
         return UserError(with_options(error, self.config[self.subcommand], LINKED))
@@ -310,11 +319,9 @@ class CLI(LightningCLI):
             raise UserError(
                 f"{path} is at step {step} and max_steps is {self.trainer.max_steps}: raise --trainer.max_steps"
             )
-        for logger in self.trainer.loggers:
-            if isinstance(logger, CSVLog):
-                logger.resume_from(step, stored_line(checkpoint))
-        if self.trainer.is_global_zero:
-            (self.run_folder / FINISHED).unlink(missing_ok=True)
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, StartRun):
+                callback.resumed = (step, stored_line(checkpoint))
 
     def before_validate(self) -> None:
         """Check the checkpoint."""

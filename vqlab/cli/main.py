@@ -3,13 +3,13 @@
 import difflib
 import importlib
 import os
+import re
 import sys
 import time
 from collections.abc import Sequence
 
 from vqlab import __version__
-from vqlab.cli.builtin_configs import with_shipped_configs
-from vqlab.cli.oom import too_large
+from vqlab.cli.config_files import with_builtin_configs
 from vqlab.errors import UserError
 from vqlab.training.stop_signals import STOP_SIGNALS, Stopped
 
@@ -70,7 +70,7 @@ def main(args: Sequence[str] | None = None) -> None:
 
 def run_command(args: Sequence[str] | None) -> None:
     """Run the command line, under the signal handlers of :func:`main`."""
-    args = with_shipped_configs(list(sys.argv[1:] if args is None else args))
+    args = with_builtin_configs(sys.argv[1:] if args is None else args)
     if not args or args[0] in ("-h", "--help", "help"):
         print(HELP, end="")
         return
@@ -91,15 +91,18 @@ def run_command(args: Sequence[str] | None) -> None:
         run(args)
     except BrokenPipeError:  # the reader, head for one, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except Exception as raised:
-        error = raised if isinstance(raised, UserError) else too_large(raised, args)
+    except Exception as error:
         if os.environ.get("VQLAB_DEBUG"):
             raise
-        if error is None:
-            if STOP_SIGNALS.asked:  # such as a worker of a DataLoader that the same signal ended
-                raise Stopped(STOP_SIGNALS.asked) from None
+        if isinstance(error, UserError):
+            line = error.line
+        elif isinstance(error, MemoryError) or re.search("allocate memory|out of memory", str(error)):
+            line = "out of memory: lower --data.batch_size, or the sizes of the networks under --model"
+        elif STOP_SIGNALS.asked:  # such as a worker of a DataLoader that the same signal ended
+            raise Stopped(STOP_SIGNALS.asked) from None
+        else:
             raise
-        print(f"vqlab: error: {error.line}", file=sys.stderr)
+        print(f"vqlab: error: {line}", file=sys.stderr)
         sys.exit(2)
 
 

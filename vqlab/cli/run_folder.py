@@ -6,12 +6,12 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import yaml
 from jsonargparse import Namespace
 from lightning.pytorch.utilities import rank_zero_only
 
-from vqlab.cli.relative_paths import from_start
 from vqlab.cli.trust import Untrusted, trusted
 from vqlab.errors import UserError
 from vqlab.experiments.checkpoint_header import read_header, require_file
@@ -22,6 +22,8 @@ from vqlab.experiments.settings import parse_yaml
 
 STARTED_IN = "started_in"  # entry of a checkpoint: the folder where its run was started, relative to the run's folder
 LONGEST = 255  # bytes that file systems take for a name
+# Arguments of models and data that name files, besides those that end in ``path``.
+FILES = ("tokenizer", "backbone", "source", "target", "charset", "stop_words")
 
 
 @contextmanager
@@ -85,16 +87,11 @@ def make_room(folder: Path, overwrite: bool) -> None:
         UserError: If it is not.
     """
     if overwrite:
-        begin_again(folder)
-    elif (folder / LAST).exists():
-        raise UserError(
-            f"{folder} holds a run: choose another --name, resume with --ckpt_path {folder / LAST}, or begin it anew "
-            "with --overwrite"
-        )
-    else:
-        raise UserError(
-            f"{folder} holds a run that has no last.ckpt: choose another --name, or begin it anew with --overwrite"
-        )
+        return begin_again(folder)
+    has_last = (folder / LAST).exists()
+    what = "a run" if has_last else "a run that has no last.ckpt"
+    resume = f", resume with --ckpt_path {folder / LAST}" if has_last else ""
+    raise UserError(f"{folder} holds {what}: choose another --name{resume}, or begin it anew with --overwrite")
 
 
 def free_folder(wanted: Path, held: ExitStack) -> Path:
@@ -189,6 +186,42 @@ def resume_command(last: Path, callbacks: Mapping[str, type]) -> str:
     except UserError:
         return f"vqlab fit --config {last.parents[1] / CONFIG} --ckpt_path {last}"
     return f"vqlab fit --ckpt_path {last}"
+
+
+def from_start(value: Any, start: Path) -> tuple[Any, list[str]]:
+    """Let relative paths of a run's configuration, which start where it was started, be found from here, too.
+
+    Args:
+        value: A configuration of model and data.
+        start: The folder that its run was started in.
+
+    Returns:
+        The configuration, and the texts that name a file neither here nor there.
+
+    Example:
+        >>> Path("started").mkdir()
+        >>> _ = Path("started/a.npz").write_text("")
+        >>> from_start({"data": {"init_args": {"path": ["a.npz", "b.npz"], "array": "a.npz"}}}, Path("started"))
+        ({'data': {'init_args': {'path': ['started/a.npz', 'b.npz'], 'array': 'a.npz'}}}, ['b.npz'])
+    """
+    if not isinstance(value, dict):
+        return value, []
+    found, lost = {}, []
+    for name, given in value.items():
+        if isinstance(given, dict) or not (name in FILES or str(name).endswith("path")) or name == "class_path":
+            found[name], more = from_start(given, start)
+            lost += more
+            continue
+        paths = given if isinstance(given, list) else [given]
+        here = [os.path.relpath(start / p) if is_relative(p) and os.path.exists(start / p) else p for p in paths]
+        lost += [path for path in here if is_relative(path) and not os.path.exists(path)]
+        found[name] = here if isinstance(given, list) else here[0]
+    return found, lost
+
+
+def is_relative(path: Any) -> bool:
+    """Whether a value is a text that may be a relative path."""
+    return isinstance(path, str) and not os.path.isabs(path) and "://" not in path
 
 
 @contextmanager

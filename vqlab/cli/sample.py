@@ -13,7 +13,7 @@ from vqlab.cli.parser import Parser
 from vqlab.errors import UserError
 from vqlab.experiments.settings import as_flag
 
-MOST = 100_000
+MOST = 100_000  # all are drawn into one picture
 BATCH = 64  # images drawn at once, so that memory does not limit --num
 
 
@@ -24,18 +24,13 @@ def sample(args: Sequence[str]) -> None:
         UserError: If the checkpoint, the model or an option is not fit for it; nothing is written then.
     """
     options = _parser().parse_args(args)
-    if options.num < 1 or options.columns < 1:
-        raise UserError(f"num and columns must be at least 1, got {options.num} and {options.columns}: use --num 64")
-    if options.num > MOST:
-        raise UserError(
-            f"num must be at most {MOST}, for all are drawn into one picture, got {options.num}: use --num 64"
-        )
-    if not 0 <= options.seed < 2**63:
-        raise UserError(f"seed must lie in 0 .. 2^63 - 1, got {options.seed}: use --seed 0")
+    for name, least, most in (("num", 1, MOST), ("columns", 1, MOST), ("seed", 0, 2**63 - 1)):
+        if not least <= (given := getattr(options, name)) <= most:
+            raise UserError(f"--{name} must be at least {least} and at most {most}, got {given}")
     out = Path(options.out)
     _check_out(out)
 
-    import torch  # late, so that help and slips are answered at once
+    import torch  # late, so that help and mistakes are answered at once
     from torchvision.utils import save_image
 
     from vqlab.callbacks.sample_grid import interleave
@@ -77,11 +72,11 @@ def _arguments_for(model: Any, given: dict[str, Any], checkpoint: str) -> dict[s
     """Return the options ``given``, after checking that the model samples and takes them."""
     name = type(model).__name__
     if not hasattr(model, "sample"):
-        mend = "there is one for images alone, give a checkpoint of a generative model"
+        hint = "there is one for images alone, give a checkpoint of a generative model"
         if all(hasattr(model, verb) for verb in ("encode", "decode", "images")):
             tokenizer = shlex.quote(f"--model.tokenizer={checkpoint}")
-            mend = f"vqlab fit --config configs/prior.yaml {tokenizer} {_data_options(checkpoint)}"
-        raise UserError(f"{name} cannot sample by itself, it needs a prior over its codes: {mend}")
+            hint = f"vqlab fit --config configs/prior.yaml {tokenizer} {_data_options(checkpoint)}"
+        raise UserError(f"{name} cannot sample by itself, it needs a prior over its codes: {hint}")
     if not hasattr(model, "value_range"):
         raise UserError(f"{name} draws no images: look at samples/ of its run, or call .top_words() of vqlab.load(...)")
     taken = inspect.signature(model.sample).parameters
@@ -108,8 +103,6 @@ def _check_out(out: Path) -> None:
     """Refuse a place that cannot be written before anything is drawn."""
     if out.suffix.lower() != ".png":
         raise UserError(f"{out} must end in .png: set --out samples.png")
-    folder = out.absolute().parent
-    while not folder.exists():
-        folder = folder.parent
+    folder = next(parent for parent in out.absolute().parents if parent.exists())
     if out.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise UserError(f"{out} cannot be written: set --out to a place that is yours")
+        raise UserError(f"{out} cannot be written: set --out to another place")

@@ -11,7 +11,9 @@ from lightning.pytorch.cli import SaveConfigCallback
 
 from vqlab.cli.provenance import code_version
 from vqlab.cli.run_folder import STARTED_IN
+from vqlab.experiments.run_state import CONFIG, FINISHED
 from vqlab.training.checkpoint_io import write_atomic
+from vqlab.training.loggers.csv import CSVLog
 from vqlab.training.loggers.errors import silenced
 from vqlab.training.loggers.wandb import wandb_logger
 
@@ -20,6 +22,7 @@ class StartRun(SaveConfigCallback):
     """Write config.yaml, complete and ready to be run again, into each checkpoint as well, and start W&B."""
 
     origin: Mapping[str, Any] = MappingProxyType({})  # only rank 0, which writes the checkpoints, knows more
+    resumed: tuple[int, Any] | None = None  # step of the checkpoint, and the line of the log that belongs to it
 
     def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
         """Give all ranks the folder of the first one, and save."""
@@ -36,9 +39,7 @@ class StartRun(SaveConfigCallback):
         for name in ("name", "ckpt_path"):  # a second run of the file is a run of its own
             config[name] = None
         config["overwrite"] = False
-        text = self.parser.dump(config, skip_none=False, skip_link_targets=True)
-        with write_atomic(Path(trainer.default_root_dir) / "config.yaml") as file:
-            file.write(text.encode())
+        text = self.parser.dump(config, skip_unset=False, skip_link_targets=True)
         started_in = os.path.relpath(os.path.realpath("."), os.path.realpath(trainer.default_root_dir))
         self.origin = {"made_by": code_version(), "config": text, STARTED_IN: started_in}
         # W&B joins only now, when data and model are known to be good: it writes files as soon as it exists.
@@ -46,6 +47,17 @@ class StartRun(SaveConfigCallback):
         if wandb:
             trainer.loggers = [*trainer.loggers, silenced(wandb)]
             wandb.log_hyperparams({"config": config.as_dict()})
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        """Change the files of the folder, now that the checkpoint is restored and nothing is refused any more."""
+        folder = Path(trainer.default_root_dir)
+        if trainer.is_global_zero:
+            with write_atomic(folder / CONFIG) as file:
+                file.write(self.origin["config"].encode())
+            (folder / FINISHED).unlink(missing_ok=True)
+        for logger in trainer.loggers:
+            if self.resumed and isinstance(logger, CSVLog):
+                logger.resume_from(*self.resumed)
 
     def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """Let the checkpoint say by itself, wherever it is taken, which code and settings made it."""

@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args, get_origin
 
 import lightning
 
-from vqlab.cli.null_options import constructor_arguments
+from vqlab.cli.errors import constructor_arguments
 from vqlab.errors import UserError
 from vqlab.serialization import ConfigMixin, find_class, is_of_vqlab
 

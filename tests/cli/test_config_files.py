@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.tiny import DATA, NETS, fails
+from vqlab.cli import config_files
+from vqlab.cli.config_files import with_builtin_configs
 
 
 @pytest.mark.parametrize(
@@ -21,11 +23,11 @@ from tests.e2e.tiny import DATA, NETS, fails
         (b"model: {class_path: VQVAE\ndata: Digits\n", ["line 2", "not valid YAML"]),
         (b"seed_everything: 1\nseed_everything: 2\n", ["there twice"]),
         (b"health:\nseed_everything: 1", ["nothing under health"]),
-        (b"health:\n  min_usage:\nseed_everything: 1", ["--health.min_usage"]),
+        (b"health:\n  min_usage:\nseed_everything: 1", ["--health.min_usage must be a number"]),
         (b"trainer:\nseed_everything: 1", ["nothing under trainer"]),
         (b"trainer: 3", ["trainer must be a mapping of options, got 3"]),
-        (b"trainer: {accelerator: }", ["--trainer.accelerator must not be null"]),
-        (b"trainer: {max_steps: null}", ["--trainer.max_steps must not be null"]),
+        (b"trainer: {accelerator: }", ["--trainer.accelerator must be"]),
+        (b"trainer: {max_steps: null}", ["--trainer.max_steps must be an integer, got None"]),
         (b"trainer: {callbacks: [{class_path: }]}", ["trainer.callbacks[0].class_path"]),
         (b"runs:\nseed_everything: 1", ["--runs must not be null"]),
         (b"model:\n", ["nothing under model"]),
@@ -69,3 +71,15 @@ def test_a_config_that_does_not_exist(capsys, given, hint):
     complaint = fails(capsys, ["fit", f"--config={given}", *DATA])
     assert given in complaint
     assert complaint.endswith(hint)
+
+
+def test_a_config_of_the_current_folder_comes_before_that_of_vqlab(monkeypatch, tmp_path):
+    monkeypatch.setattr(config_files, "PACKAGE", tmp_path / "package")
+    builtin, name = tmp_path / "package/configs/a.yaml", "configs/a.yaml"
+    builtin.parent.mkdir(parents=True)
+    builtin.touch()
+    assert with_builtin_configs(["fit", "--config", name]) == ["fit", "--config", str(builtin)]
+    assert with_builtin_configs([f"--config={name}"]) == [f"--config={builtin}"]
+    Path("configs").mkdir()
+    Path(name).touch()
+    assert with_builtin_configs([f"--config={name}"]) == [f"--config={name}"]
