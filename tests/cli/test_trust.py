@@ -86,10 +86,10 @@ HOSTILE = {
         "'vqlab.cli.run_folder.Path'",
     ),
     "function of vqlab": (under(model__encoder={"class_path": "vqlab.cli.main.main"}), "'vqlab.cli.main.main'"),
-    "dataclass as a text": (under(model__schedule="payload.Net"), "'payload.Net' (model.schedule)"),
+    "dataclass as a text": (under(model__optimization={"schedule": "payload.Net"}), "'payload.Net' (model.optimization.schedule)"),
     "class under a number": (under(model__lr=OWN), "'payload.Net' (model.lr)"),
     "text under a number": (under(model__lr="payload.Net"), "'payload.Net' (model.lr)"),
-    "class in betas": (under(model__betas=[0.9, OWN]), "'payload.Net' (model.betas)"),
+    "class in betas": (under(model__optimization={"betas": [0.9, OWN]}), "'payload.Net' (model.optimization.betas)"),
     "unknown argument": (under(model__surprise="payload.Net"), "'payload.Net' (model.surprise)"),
     "arguments beside init_args": (
         under(model={"class_path": "vqlab.VQVAE", "dict_kwargs": {"x": 1}}),

@@ -140,8 +140,8 @@ def test_every_config_trains(name):
     if "VQGAN" in (CONFIGS / name).read_text():  # LPIPS would be downloaded
         small += [
             "--model.perceptual_weight=0",
-            "--model.disc_start=1",
-            "--model.disc_warmup=0",
+            "--model.adversarial.disc_start=1",
+            "--model.adversarial.disc_warmup=0",
             "--data.image_size=32",
         ]
     if name in ("jsa.yaml", "vqgan_imagenet.yaml"):
@@ -196,8 +196,8 @@ IMAGES = np.zeros((64, 16, 16, 3), np.uint8)
         ([*FIT, *QUICK, "--data.batch_size=100000"], ["--data.batch_size="]),
         ([*FIT, *QUICK, "--trainer.precision=12"], ["precision"]),
         ([*FIT, *QUICK, "--ema.decay=2"], ["decay", "--ema.decay"]),
-        ([*FIT, *QUICK, "--model.betas=[1,2]"], ["--model.betas"]),
-        ([*FIT, *QUICK, "--model.betas=null"], ["--model.betas must be"]),
+        ([*FIT, *QUICK, "--model.optimization.betas=[1,2]"], ["--model.optimization.betas"]),
+        ([*FIT, *QUICK, "--model.optimization.betas=null"], ["--model.optimization.betas must be"]),
         (
             [*FIT, *QUICK, "--model.quantizer.num_embeddings=null"],
             ["--model.quantizer.num_embeddings must be"],

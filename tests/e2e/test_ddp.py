@@ -51,8 +51,8 @@ def test_two_processes_equal_one(codebook_update):
 @pytest.mark.parametrize(
     ("system", "steps", "columns", "options"),
     [
-        ("VQGAN", 20, VALIDATED, ["--model.lecam_weight=0"]),
-        ("VQGAN", 20, VALIDATED, ["--model.r1_weight=0.1", "--model.disc_warmup=2"]),
+        ("VQGAN", 20, VALIDATED, ["--model.adversarial.lecam_weight=0"]),
+        ("VQGAN", 20, VALIDATED, ["--model.adversarial.r1_weight=0.1", "--model.adversarial.disc_warmup=2"]),
         ("CodePrior", 10, ("val/loss", "val/nll", "val/bits_per_token", "val/unigram_bits"), ["--model.dropout=0"]),
         # Batch norm sees half of the batch in each of two processes, so these comparisons are without.
         ("S4DVQ", 30, SIGNALS, ["--model.encoder.norm=layer", "--model.decoder.norm=layer"]),

@@ -37,7 +37,7 @@ def test_chains_of_a_checkpoint_survive_a_run_without_the_cache():
     before = checkpoint("first")["chains"]
     assert known("first") > 0.9
     last = "runs/jsa/first/checkpoints/last.ckpt"
-    main([*FIT, "--trainer.max_steps=50", *STEPS, f"--ckpt_path={last}", "--model.cache=false"])
+    main([*FIT, "--trainer.max_steps=50", *STEPS, f"--ckpt_path={last}", "--model.sampler.cache=false"])
     assert checkpoint("first")["global_step"] == 50
     assert_equal(checkpoint("first")["chains"], before)
     main([*FIT, "--trainer.max_steps=51", *STEPS, f"--ckpt_path={last}"])
@@ -47,7 +47,7 @@ def test_chains_of_a_checkpoint_survive_a_run_without_the_cache():
 
 def test_the_cache_starts_when_it_should():
     epoch = len(vqlab.Digits(image_size=16, batch_size=32).train_dataloader())
-    late = [*STEPS, "--model.cache_start_epoch=1"]
+    late = [*STEPS, "--model.sampler.cache_start_epoch=1"]
     main([*FIT, "--name=late", f"--trainer.max_steps={epoch}", *late])
     assert (checkpoint("late")["chains"]["codes"] == -1).all()
     main([*FIT, f"--trainer.max_steps={epoch + 3}", *late, "--ckpt_path=runs/jsa/late/checkpoints/last.ckpt"])
@@ -71,8 +71,8 @@ def test_two_processes_equal_one_and_one_goes_on_from_two():
 
 def test_from_codes_to_new_images():
     critic = ["PatchGAN", "base_channels=8", "num_layers=1"]
-    critic = [f"--model.discriminator{'.' if '=' in part else '='}{part}" for part in critic]
-    start = ["--model.disc_weight=0.5", "--model.disc_start=5"]
+    critic = [f"--model.adversarial.discriminator{'.' if '=' in part else '='}{part}" for part in critic]
+    start = ["--model.adversarial.disc_weight=0.5", "--model.adversarial.disc_start=5"]
     main([*FIT, "--name=kept", "--trainer.max_steps=10", "--model.prior=factorized", *critic, *start])
     assert {"train/d_acc", "train/g_loss"} <= set().union(*logged("runs/jsa/kept/metrics.csv"))
     last = "runs/jsa/kept/checkpoints/last.ckpt"

@@ -123,7 +123,7 @@ def test_an_error_of_data_loading_loses_no_batch(whole, monkeypatch, batch):
 @pytest.mark.parametrize(
     ("options", "saved"),
     [
-        ([*VQGAN, "--model.accumulate=3", "--model.alternate=false"], 9),
+        ([*VQGAN, "--model.accumulate=3", "--model.adversarial.alternate=false"], 9),
         ([*SYSTEMS["VQVAE"], *TRAINER, "--trainer.accumulate_grad_batches=3", "--trainer.val_check_interval=11"], 7),
     ],
 )

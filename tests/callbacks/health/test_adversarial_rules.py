@@ -44,9 +44,9 @@ def glyphs(**metrics):
     ("metrics", "grace", "event", "words"),
     [
         ({}, 30, None, ()),
-        ({"accuracy": (0.999, 0.001, 1.0, 1.0)}, 30, "discriminator_too_strong", ["0.999", "--model.disc_lr"]),
+        ({"accuracy": (0.999, 0.001, 1.0, 1.0)}, 30, "discriminator_too_strong", ["0.999", "disc_lr"]),
         ({"accuracy": (0.999, 0.5, 1.0, 1.0)}, 30, None, ()),
-        ({"accuracy": (0.5, 0.5, 0.9, 0.1)}, 30, "discriminator_too_weak", ["90%", "10%", "--model.disc_lr"]),
+        ({"accuracy": (0.5, 0.5, 0.9, 0.1)}, 30, "discriminator_too_weak", ["90%", "10%", "disc_lr"]),
         ({"accuracy": (0.5, 0.5, 0.9, 0.3)}, 30, None, ()),
         ({"accuracy": (0.999, 0.001, 1.0, 1.0), "diversity": 0.1}, 100, None, ()),
         ({"diversity": 0.1}, 30, "mode_collapse", ["10%", "feature_matching"]),

@@ -20,9 +20,9 @@ GLYPHS = ("l1_gain", "grey", "retrieval", "retrieval_identity")
 INFORMED = 0.01  # nats per code position
 REVIVE = "set --model.quantizer.init=kmeans --model.quantizer.revive_after=16, or lower --model.lr"
 SHARPEN = "set --model.likelihood.sigma=optimal, or lower --model.lr"
-MORE_PROPOSALS = "set --model.likelihood.sigma=optimal, or raise --model.num_mis_steps or --model.smoothing"
-WEAKEN = "lower --model.disc_lr, or set --model.spectral_norm=true or --model.objective=feature_matching"
-STRENGTHEN = "raise --model.disc_lr, or lower --model.lr or the discriminator's dropout or noise"
+MORE_PROPOSALS = "set --model.likelihood.sigma=optimal, or raise --model.sampler.num_mis_steps or --model.smoothing"
+WEAKEN = "lower disc_lr, or set --model.spectral_norm=true or --model.objective=feature_matching"
+STRENGTHEN = "raise disc_lr, or lower --model.lr or the discriminator's dropout or noise"
 SEPARATE = "set --model.init=nmf, raise --model.cycle_weight, or lower --model.num_topics or --model.generator_lr"
 
 
@@ -96,7 +96,7 @@ def exploding_gradient(history: RunHistory, limits: Thresholds) -> str | None:
     return f"gradient norm {norm:.3g}, {norm / max(usual, 1e-12):.0f} times its median"
 
 
-@rule("vanishing_gradient", "gradient", "start again with a lower --model.lr or --model.schedule.warmup_steps=500")
+@rule("vanishing_gradient", "gradient", "start again with a lower --model.lr or --model.optimization.schedule.warmup_steps=500")
 def vanishing_gradient(history: RunHistory, limits: Thresholds) -> str | None:
     """The gradient norm of a part stays below 1e-4 of its earlier median (Glorot and Bengio 2010).
 
@@ -130,7 +130,7 @@ def learning_rate_too_low(history: RunHistory, limits: Thresholds) -> str | None
     return f"no step changes the weights by more than {max(ratios):.1e} of them, 1e-3 is usual"
 
 
-@rule("plateau", "validation", "set --plateau.patience=3 or --model.schedule.kind=cosine; or stop here, with best.ckpt")
+@rule("plateau", "validation", "set --plateau.patience=3 or --model.optimization.schedule.kind=cosine; or stop here, with best.ckpt")
 def plateau(history: RunHistory, limits: Thresholds) -> str | None:
     """For a third of the run, and eight validations, neither the monitored metric nor the training loss improved.
 
@@ -284,14 +284,14 @@ def worse_than_copying(history: RunHistory, limits: Thresholds) -> str | None:
     return f"held-out glyphs are {-gain:.0%} farther from the target than the source's" if gain < 0 else None
 
 
-@rule("blur", "validation", "raise --model.disc_weight, or lower --model.l1_weight")
+@rule("blur", "validation", "raise disc_weight, or lower --model.l1_weight")
 def blur(history: RunHistory, limits: Thresholds) -> str | None:
     """Glyphs have twice the grey pixels of the target; measured: 1.1 of trained models, 5.6 of the mean glyph."""
     _, grey, *_ = glyph_metrics(history, limits) or (0.0, 0.0)
     return f"glyphs have {grey:.1f} times as many grey pixels as the target" if grey > 2 else None
 
 
-@rule("content_lost", "validation", "raise --model.l1_weight, or lower --model.disc_weight")
+@rule("content_lost", "validation", "raise --model.l1_weight, or lower disc_weight")
 def content_lost(history: RunHistory, limits: Thresholds) -> str | None:
     """10 percentage points fewer glyphs than of the source retrieve their own target; measured: 1.00, mean glyphs 0."""
     *_, found, identity = glyph_metrics(history, limits) or (0.0, 0.0)
