@@ -86,7 +86,10 @@ HOSTILE = {
         "'vqlab.cli.run_folder.Path'",
     ),
     "function of vqlab": (under(model__encoder={"class_path": "vqlab.cli.main.main"}), "'vqlab.cli.main.main'"),
-    "dataclass as a text": (under(model__optimization={"schedule": "payload.Net"}), "'payload.Net' (model.optimization.schedule)"),
+    "dataclass as a text": (
+        under(model__optimization={"schedule": "payload.Net"}),
+        "'payload.Net' (model.optimization.schedule)",
+    ),
     "class under a number": (under(model__lr=OWN), "'payload.Net' (model.lr)"),
     "text under a number": (under(model__lr="payload.Net"), "'payload.Net' (model.lr)"),
     "class in betas": (under(model__optimization={"betas": [0.9, OWN]}), "'payload.Net' (model.optimization.betas)"),

@@ -30,7 +30,12 @@ MODELS = {
         "--model.lr=0.002",
         "--model.sampler.cache_start_epoch=0",
     ],
-    "DiscreteVAE": ["--model=DiscreteVAE", *AUTOENCODER, "--model.num_embeddings=32", "--model.evaluation.nll_samples=4"],
+    "DiscreteVAE": [
+        "--model=DiscreteVAE",
+        *AUTOENCODER,
+        "--model.num_embeddings=32",
+        "--model.evaluation.nll_samples=4",
+    ],
     "CodePrior": [
         "--model=CodePrior",
         "--model.tokenizer=tokenizer.ckpt",

@@ -61,7 +61,12 @@ BASES = SYSTEMS | {
     "SimVQ": quantized("SimVQ", "--model.quantizer.num_embeddings=8"),
     "Residual": nested("ResidualQuantizer"),
     "MultiScale": [*nested("MultiScaleQuantizer"), "--model.quantizer.scales=[1,2,4]"],
-    "Scheduled": [*SYSTEMS["VQVAE"], "--model.optimization.schedule.kind=cosine", "--ema.decay=0.9", "--plateau.patience=1"],
+    "Scheduled": [
+        *SYSTEMS["VQVAE"],
+        "--model.optimization.schedule.kind=cosine",
+        "--ema.decay=0.9",
+        "--plateau.patience=1",
+    ],
 }
 TRAINED = ["VQVAE", "JSA", "SGAN", "GANTopicModel", "CodePrior", "Residual"]
 

@@ -106,8 +106,8 @@ def test_a_notebooks_model_comes_back_by_either_way():
         assert torch.equal(again.encode(x), model.encode(x))
         assert torch.equal(again.reconstruct(x), model.reconstruct(x))
         assert again.value_range == model.value_range
-        assert again.schedule == model.schedule
-        assert (again.betas, again.lr, again.base_lr) == ((0.5, 0.9), None, 1e-6)
+        assert again.optimization == model.optimization
+        assert (again.optimization.betas, again.lr, again.base_lr) == ((0.5, 0.9), None, 1e-6)
         assert again.quantizer.levels.tolist() == [5, 3, 3]
         assert dict(again.hparams) == dict(model.hparams)
 

@@ -89,18 +89,18 @@ def test_both_rates_are_refused():
 @pytest.mark.parametrize("value", [0.0, -1e-3, math.nan, math.inf])
 @pytest.mark.parametrize("name", ["lr", "base_lr"])
 def test_a_rate_must_be_positive(name, value):
-    with pytest.raises(UserError, match=rf"^{name} must be a positive number.*--model\.{name}"):
+    with pytest.raises(UserError, match=f"{name} must be above 0 or None"):
         model(**{name: value})
 
 
 @pytest.mark.parametrize(
     ("settings", "named"),
     [
-        ({"betas": (1.0, 0.9)}, "model.betas"),
-        ({"betas": (0.9, -0.1)}, "model.betas"),
-        ({"betas": (math.nan, 0.9)}, "model.betas"),
-        ({"weight_decay": -1.0}, "model.weight_decay"),
-        ({"weight_decay": math.nan}, "model.weight_decay"),
+        ({"betas": (1.0, 0.9)}, r"betas must be 2 numbers in \[0, 1\)"),
+        ({"betas": (0.9, -0.1)}, r"betas must be 2 numbers in \[0, 1\)"),
+        ({"betas": (math.nan, 0.9)}, r"betas must be 2 numbers in \[0, 1\)"),
+        ({"weight_decay": -1.0}, "weight_decay must be at least 0"),
+        ({"weight_decay": math.nan}, "weight_decay must be at least 0"),
     ],
 )
 def test_what_adam_cannot_take_is_refused(settings, named):

@@ -111,7 +111,7 @@ class Model(ConfigMixin, lightning.LightningModule, ABC):
         """Add none; Lightning calls this before it refuses clipping and accumulation in words of its own."""
         if not self.automatic_optimization and self.trainer.training:
             accumulate = self.trainer.accumulate_grad_batches
-            refuse_trainer_options(self.trainer.gradient_clip_val, accumulate, self, command_line=False)
+            refuse_trainer_options(self.trainer.gradient_clip_val, accumulate, self)
         return []
 
     # Repairs

@@ -1,7 +1,7 @@
-"""Manual optimisation, in which several players train on one batch: what the models that need it share.
+"""Manual optimisation, in which several networks train on one batch: what the models that need it share.
 
 Everything a user sees counts batches: ``global_step``, ``max_steps``, schedules, checkpoints and the log. Lightning by
-itself counts every call of an optimizer, so that two players would halve ``max_steps``.
+itself counts every call of an optimizer, so that two optimizers would halve ``max_steps``.
 """
 
 import warnings
@@ -23,45 +23,37 @@ def refuse_unsound(trainer: lightning.Trainer) -> None:
     """
     if str(trainer.precision) == "16-mixed":
         raise UserError(
-            "16-mixed scales the losses of all players by one factor and clips scaled gradients: "
+            "16-mixed scales the losses of all networks by one factor and clips scaled gradients: "
             "set --trainer.precision=bf16-mixed or 32-true"
         )
 
 
-def clip_options(module: lightning.LightningModule) -> list[str]:
-    """Return the model's own options that clip gradients; none where the Trainer does so."""
-    return [f"--model.{name}" for name in dict(module.hparams) if name.startswith("clip")]
+def clip_option(module: lightning.LightningModule) -> str:
+    """Return the option that clips gradients: the model's own, or the Trainer's where that steps the model."""
+    return "trainer.gradient_clip_val" if module.automatic_optimization else "model.optimization.clip"
 
 
-def refuse_trainer_options(
-    clip: Any, accumulate: Any, module: lightning.LightningModule, command_line: bool = True
-) -> None:
+def refuse_trainer_options(clip: Any, accumulate: Any, module: lightning.LightningModule) -> None:
     """Raise UserError if clipping or accumulation is asked of the Trainer, which cannot do it for such a ``module``.
 
     Args:
         clip: The Trainer's ``gradient_clip_val``.
         accumulate: The Trainer's ``accumulate_grad_batches``.
         module: The model.
-        command_line: Whether to name options of the command line, or arguments.
     """
     name = type(module).__name__
-    model, data, trainer = (
-        ("--model.", "--data.", "--trainer.") if command_line else (f"{name}'s ", "", "the Trainer's ")
-    )
     if clip:
-        hint = " ".join(option.replace("--model.", model) + f"={clip}" for option in clip_options(module))
-        raise UserError(f"{name} clips each optimizer: set {hint} instead of {trainer}gradient_clip_val")
-    if accumulate and accumulate != 1:
-        hint = (
-            f"accumulates itself: set {model}accumulate={accumulate}"
-            if "accumulate" in module.hparams
-            else f"steps at each batch: raise {data}batch_size"
+        raise UserError(
+            f"gradient_clip_val must be null for {name}, which clips each optimizer by itself: set optimization.clip="
+            f"{clip}"
         )
-        raise UserError(f"{name} {hint} instead of {trainer}accumulate_grad_batches")
+    if accumulate and accumulate != 1:
+        hint = f"set accumulate={accumulate}" if "accumulate" in module.hparams else "raise batch_size"
+        raise UserError(f"accumulate_grad_batches must be 1 for {name}, which steps by itself: {hint}")
 
 
 def collect(loss: Tensor, parameters: Iterable[Tensor]) -> None:
-    """Add the gradients of ``loss`` to those of ``parameters``, means over the ranks: no other player's are touched."""
+    """Add the gradients of ``loss`` to those of ``parameters``, means over the ranks, and to no others."""
     weights = list(parameters)
     gradients = means_over_ranks(torch.autograd.grad(loss, weights, materialize_grads=True))
     for weight, gradient in zip(weights, gradients, strict=True):
@@ -69,10 +61,10 @@ def collect(loss: Tensor, parameters: Iterable[Tensor]) -> None:
 
 
 def step_and_zero(module: lightning.LightningModule, optimizer: Any) -> None:
-    """Step ``optimizer``, after the hooks ``on_before_optimizer_step``, and zero the gradients of all players."""
+    """Step ``optimizer``, after the hooks ``on_before_optimizer_step``, and zero the gradients of all networks."""
     module.trainer.strategy.optimizer_step(optimizer, lambda: None)
-    for player in module.trainer.optimizers:
-        player.zero_grad()
+    for other in module.trainer.optimizers:
+        other.zero_grad()
 
 
 def count_batch(module: lightning.LightningModule) -> None:
@@ -80,7 +72,7 @@ def count_batch(module: lightning.LightningModule) -> None:
     progress = module.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
     progress.increment_ready()
     progress.increment_completed()
-    with warnings.catch_warnings():  # a player that waits for its start has a schedule, too
+    with warnings.catch_warnings():  # a discriminator that waits for its start has a schedule, too
         warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
         for config in module.trainer.lr_scheduler_configs:
             config.scheduler.step()  # type: ignore[call-arg]  # none of vqlab's waits for a metric

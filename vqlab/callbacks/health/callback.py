@@ -20,7 +20,7 @@ from vqlab.errors import UserError
 from vqlab.training.finite import NonFiniteError
 from vqlab.training.learning_rate import training_steps
 from vqlab.training.lightning_fixes import is_log_step
-from vqlab.training.manual import clip_options
+from vqlab.training.manual import clip_option
 from vqlab.validation import check_fields
 
 CODES = ("codebook_usage", "perplexity")
@@ -173,7 +173,7 @@ class Health(Thresholds, lightning.Callback):
         if event in self.stops:
             self.stop_events.append(event)
         model, step = trainer.lightning_module, trainer.global_step
-        clip = next(iter(clip_options(model)), "--trainer.gradient_clip_val")
+        clip = f"--{clip_option(model)}"
         hint = getattr(model, "health_hints", {}).get(event) or hint.replace("{clip}", clip)
         rank_zero_info(f"health: {event.replace('_', ' ')} at step {step}: {evidence}: {hint}")
         line = {"time": round(time.time(), 1), "step": step, "event": event, "evidence": evidence, "mend": hint, **more}

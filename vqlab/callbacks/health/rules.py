@@ -96,7 +96,11 @@ def exploding_gradient(history: RunHistory, limits: Thresholds) -> str | None:
     return f"gradient norm {norm:.3g}, {norm / max(usual, 1e-12):.0f} times its median"
 
 
-@rule("vanishing_gradient", "gradient", "start again with a lower --model.lr or --model.optimization.schedule.warmup_steps=500")
+@rule(
+    "vanishing_gradient",
+    "gradient",
+    "start again with a lower --model.lr or --model.optimization.schedule.warmup_steps=500",
+)
 def vanishing_gradient(history: RunHistory, limits: Thresholds) -> str | None:
     """The gradient norm of a part stays below 1e-4 of its earlier median (Glorot and Bengio 2010).
 
@@ -130,7 +134,11 @@ def learning_rate_too_low(history: RunHistory, limits: Thresholds) -> str | None
     return f"no step changes the weights by more than {max(ratios):.1e} of them, 1e-3 is usual"
 
 
-@rule("plateau", "validation", "set --plateau.patience=3 or --model.optimization.schedule.kind=cosine; or stop here, with best.ckpt")
+@rule(
+    "plateau",
+    "validation",
+    "set --plateau.patience=3 or --model.optimization.schedule.kind=cosine; or stop here, with best.ckpt",
+)
 def plateau(history: RunHistory, limits: Thresholds) -> str | None:
     """For a third of the run, and eight validations, neither the monitored metric nor the training loss improved.
 
