@@ -89,7 +89,7 @@ def main(args: Sequence[str]) -> None:
     parser.add_argument("source", type=Path, help="folder of images; with --index, of shards")
     parser.add_argument("out", type=Path, nargs="?", help="folder to write to, empty or new")
     parser.add_argument("--index", action="store_true", help="write the index of existing shards")
-    parser.add_argument("--shard-mb", type=float, default=500, help="size of a shard (default 500)")
+    parser.add_argument("--shard-mb", type=float, default=500, help="size of a shard in megabytes (default 500)")
     parser.add_argument("--val-fraction", type=float, default=0.05, help="fraction for validation (default 0.05)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the split and the order (default 0)")
     options = parser.parse_args(args)
