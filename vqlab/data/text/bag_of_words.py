@@ -1,5 +1,6 @@
 """Documents of which only the counts of their words are known."""
 
+import io
 import logging
 import re
 from pathlib import Path
@@ -137,7 +138,7 @@ def load_matrix(path: str) -> Any:
     with open_bytes(Path(path)) as file:
         head = file.peek(HEAD)[:HEAD]
         if head.startswith(b"%%MatrixMarket"):
-            return mmread(file)
+            return mmread(io.BytesIO(file.read()))  # of a damaged file on disk it would abort the process
         if DOCWORD.match(head):
             documents, words, _ = (int(file.readline()) for _ in range(3))
             row, column, count = np.loadtxt(file, np.int64, ndmin=2).T
