@@ -129,6 +129,7 @@ def beyond(matrix):
         (written(np.save, np.array([[1, 2], [3]], object)), "allow_pickle"),
         (written(np.savez, X=np.eye(3), y=np.zeros(3)), "several arrays: X, y"),
         (written(mmwrite, counts())[:-9], ""),
+        (written(mmwrite, counts()).replace(b"1 ", b"\xff ", 1), ""),
         (docword(counts()) + b"99 99 1\n", ""),
         (b"1 3:2 7:1\n0 1:1\n", ""),
         (b"hello", ""),

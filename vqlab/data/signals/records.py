@@ -224,7 +224,8 @@ def _wfdb_channels(wfdb: Any, header: Path) -> tuple[list[str], list[float], lis
     described = wfdb.rdheader(record)
     if getattr(described, "layout", None) != "fixed" or NULL not in described.seg_name:
         read = wfdb.rdrecord(record, smooth_frames=False)
-        return list(read.sig_name), [read.fs * frame for frame in read.samps_per_frame], read.e_p_signal
+        names = [name or str(number) for number, name in enumerate(read.sig_name)]
+        return names, [read.fs * frame for frame in read.samps_per_frame], read.e_p_signal
     # wfdb cannot join segments of the same channels if some are null ones.
     segments = {name: _wfdb_channels(wfdb, header.with_name(f"{name}.hea")) for name in {*described.seg_name} - {NULL}}
     if not segments:

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.io import mmread
 from scipy.sparse import csr_matrix, load_npz
 
 from vqlab.data.datamodule import ValFraction
@@ -136,12 +135,16 @@ def load_matrix(path: str) -> Any:
     """Return the matrix of a file, sparse or dense; how the file starts tells its format."""
     with open_bytes(Path(path)) as file:
         head = file.peek(HEAD)[:HEAD]
-        if head.startswith(b"%%MatrixMarket"):
-            return mmread(file)
+        if head.startswith(b"%%MatrixMarket"):  # scipy.io.mmread ends the process where a file is damaged
+            kind = file.readline().lower().split()
+            sizes = [int(size) for size in next(line for line in file if not line.startswith(b"%")).split()]
+            if kind[-1] != b"general" or b"complex" in kind:
+                raise ValueError("symmetric or complex")
+            if b"array" in kind:
+                return np.loadtxt(file).reshape(sizes[::-1]).T  # column by column
+            return from_entries(file, *sizes)
         if DOCWORD.match(head):
-            documents, words, _ = (int(file.readline()) for _ in range(3))
-            row, column, count = np.loadtxt(file, np.int64, ndmin=2).T
-            return csr_matrix((count, (row - 1, column - 1)), (documents, words))
+            return from_entries(file, *(int(file.readline()) for _ in range(3)))
     stored = np.load(path, allow_pickle=False)
     if isinstance(stored, np.ndarray):
         return stored
@@ -151,6 +154,14 @@ def load_matrix(path: str) -> Any:
         if len(stored.files) > 1:
             raise ValueError(f"several arrays: {', '.join(stored.files)[:60]}")
         return stored[stored.files[0]]
+
+
+def from_entries(file: Any, documents: int, words: int, count: int) -> csr_matrix:
+    """Return the matrix of the rest of a file: ``count`` lines of document, word (both from 1 on) and value."""
+    row, column, value = np.loadtxt(file, ndmin=2).T
+    if len(value) != count:
+        raise ValueError(f"{len(value)} of {count} entries")
+    return csr_matrix((value, (row.astype(np.int64) - 1, column.astype(np.int64) - 1)), (documents, words))
 
 
 def check_length(setting: str, length: int, counts: csr_matrix, axis: int) -> None:
