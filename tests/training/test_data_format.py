@@ -218,7 +218,7 @@ def test_styles_are_compared_in_their_order():
     both = {"source": str(folder / "DejaVuSans.ttf"), "charset": "ascii", "cache": None, "batch_size": 8}
     trained = vqlab.FontPairs(target=[serif, mono], **both)._full_format()
     vqlab.FontPairs(target=[serif, mono], **both).apply_format(trained)
-    with pytest.raises(UserError, match=r"set --data.target to these fonts in this order"):
+    with pytest.raises(UserError, match=r"set target=FONTS, these in this order"):
         vqlab.FontPairs(target=[mono, serif], **both).apply_format(trained)
     with pytest.raises(UserError, match=r"em_scale 0.75, the data have 0.5: set em_scale=0.75"):
         vqlab.FontPairs(target=[serif, mono], em_scale=0.5, **both).apply_format(trained)

@@ -153,6 +153,7 @@ def to_quadratic(file: TTFont, error: float) -> None:
     builder.isTTF = True
     builder.setupGlyf(converted)
     builder.setupMaxp()
+    file["maxp"].maxZones = 1  # no instructions
     for name, glyph in converted.items():
         file["hmtx"][name] = (file["hmtx"][name][0], getattr(glyph, "xMin", 0))
     file["head"].glyphDataFormat = 0

@@ -210,7 +210,7 @@ class FontPairs(SplitDataModule):
 
     def option(self, name: str, value: Any) -> str:
         """Return the option for an entry of ``describe``; styles are the fonts of ``target``."""
-        return "--data.target to these fonts in this order" if name == "styles" else super().option(name, value)
+        return "target=FONTS, these in this order" if name == "styles" else super().option(name, value)
 
     def predict_dataloader(self) -> DataLoader:
         """The source's images of all characters that a target lacks, style by style."""
