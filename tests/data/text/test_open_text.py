@@ -61,7 +61,7 @@ def test_compressed_files_are_read_by_name_or_by_content(tmp_path, name, data):
         ("a.zip", zipped(a="x", b="y"), ["holds 2 files", "unpack"]),
         ("a.zip", b"text", ["damaged"]),
         ("a.xz", b"text", ["damaged"]),
-        ("a.gz", gzip.compress(gzip.compress(b"text"), mtime=0), ["twice"]),
+        ("a.gz", gzip.compress(gzip.compress(b"text", mtime=0), mtime=0), ["twice"]),
         ("a.txt", "cat and dog".encode("utf-16-le"), ["--data.encoding=utf-16-le"]),
         ("a.txt", "cat and dog".encode("utf-16-be"), ["--data.encoding=utf-16-be"]),
         ("a.txt", "a\n股票市场".encode("gbk"), ["not utf-8 after line", "such as cp1252, gbk or shift_jis"]),
