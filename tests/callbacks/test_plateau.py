@@ -9,12 +9,14 @@ from torch.utils.data import DataLoader
 from tests.helpers.bare import BARE
 from tests.helpers.refusal import refused
 from vqlab.callbacks.plateau import Plateau
-from vqlab.training.learning_rate import adam
+from vqlab.training.optimization import Optimization
 from vqlab.training.schedules import Schedule
 
 
 class Told(lightning.LightningModule):
     """A model whose figure is told by the test, one for each validation; it keeps the rate of each step."""
+
+    lr, base_lr, default_lr = 1.0, None, 1.0
 
     def __init__(self, figures):
         super().__init__()
@@ -28,8 +30,8 @@ class Told(lightning.LightningModule):
         self.log("val/loss", self.figures[(self.global_step - 1) // 2])
 
     def configure_optimizers(self):
-        settings = {"lr": 1.0, "base_lr": None, "default_lr": 1.0, "betas": (0.9, 0.99), "weight_decay": 0.0}
-        return adam(self, self.parameters(), **settings, schedule=Schedule("step", decay_steps=6), name="layer")
+        settings = Optimization(betas=(0.9, 0.99), schedule=Schedule("step", decay_steps=6))
+        return settings.optimizer(self, self.parameters(), "layer")
 
 
 def fit(figures, steps, ckpt_path=None, **options):
