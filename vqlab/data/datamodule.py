@@ -20,6 +20,7 @@ from vqlab.training.data_format import ENTRY, Format, check_format, source_of
 from vqlab.validation import Checked, Count, NonNegativeInt, Range
 
 Batch = dict[str, Tensor]
+Workers = Annotated[int, Range(0, 1024)]  # each is a process with a copy of the interpreter
 ValFraction = Annotated[float, Range(0, 1, open="both")]
 
 
@@ -49,7 +50,7 @@ class SplitDataModule(Checked, lightning.LightningDataModule, ABC):
     __signature__: inspect.Signature
     _is_new = False  # whether the model was trained on data from another source
 
-    def __init__(self, batch_size: Count, num_workers: NonNegativeInt = 0, seed: NonNegativeInt = 0) -> None:
+    def __init__(self, batch_size: Count, num_workers: Workers = 0, seed: NonNegativeInt = 0) -> None:
         super().__init__()
         self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
 

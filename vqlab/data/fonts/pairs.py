@@ -16,7 +16,7 @@ from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from vqlab.data.datamodule import Batch, Split, SplitDataModule, ValFraction
+from vqlab.data.datamodule import Batch, Split, SplitDataModule, ValFraction, Workers
 from vqlab.data.fonts.charsets import read_charset
 from vqlab.data.fonts.glyphs import FLAWS, OUTSIDE, SOUND, Glyphs, draw_glyphs
 from vqlab.errors import UserError
@@ -147,7 +147,7 @@ class FontPairs(SplitDataModule):
         augment: bool = False,
         cache: str | None = "data/fonts",
         batch_size: Count = 16,
-        num_workers: NonNegativeInt = 0,
+        num_workers: Workers = 0,
         seed: NonNegativeInt = 0,
     ) -> None:
         super().__init__(batch_size, num_workers, seed)

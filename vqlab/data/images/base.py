@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.transforms.v2.functional import center_crop, resize
 
-from vqlab.data.datamodule import Batch, Split, SplitDataModule
+from vqlab.data.datamodule import Batch, Split, SplitDataModule, Workers
 from vqlab.data.images.partly_labelled import PartlyLabelled, choose_labelled
 from vqlab.errors import UserError
 from vqlab.nn.image_format import ImageFormat
@@ -105,7 +105,7 @@ class ImageDataModule(SplitDataModule):
         value_range: Literal["unit", "signed", "standardized"] = "signed",
         augment: bool = False,
         labels_per_class: Count | None = None,
-        num_workers: NonNegativeInt = 0,
+        num_workers: Workers = 0,
         seed: NonNegativeInt = 0,
     ) -> None:
         super().__init__(batch_size, num_workers, seed)

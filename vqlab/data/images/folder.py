@@ -12,12 +12,12 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from vqlab.data.datamodule import Batch, Split, ValFraction, draw_splits
+from vqlab.data.datamodule import Batch, Split, ValFraction, Workers, draw_splits
 from vqlab.data.files import counted, reading
 from vqlab.data.images.base import ImageDataModule, channel_statistics
 from vqlab.data.split_folders import split_folders
 from vqlab.errors import UserError, read_error
-from vqlab.validation import Count, NonNegativeInt
+from vqlab.validation import Count
 
 EXTENSIONS = (*IMG_EXTENSIONS, ".gif")
 
@@ -91,7 +91,7 @@ class ImageFolder(ImageDataModule):
         val_fraction: ValFraction = 0.05,
         verify: bool = True,
         skip_corrupt: bool = False,
-        num_workers: NonNegativeInt | None = None,
+        num_workers: Workers | None = None,
         **common: Any,
     ) -> None:
         super().__init__(num_workers=decoding_workers(num_workers), **common)

@@ -15,14 +15,14 @@ import torch
 from torch import Tensor
 
 from vqlab.atomic_io import disk_errors
-from vqlab.data.datamodule import Batch, Split
+from vqlab.data.datamodule import Batch, Split, Workers
 from vqlab.data.files import reading
 from vqlab.data.images.base import ImageDataModule, channel_statistics
 from vqlab.data.images.folder import decode_square, decoding_workers
 from vqlab.data.images.tar_index import INDEX, WRITE_IT, TarIndex, checksum, index_shards, read_index
 from vqlab.data.split_folders import group_by_split, require_no_held_out
 from vqlab.errors import UserError
-from vqlab.validation import Count, NonNegativeInt, Positive
+from vqlab.validation import Count, Positive
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "vqlab" / "shards"
 GB = 10**9
@@ -113,7 +113,7 @@ class ImageShards(ImageDataModule):
         shuffle_shards: Count = 8,
         cache: str | None = None,
         cache_gb: Positive = 100.0,
-        num_workers: NonNegativeInt | None = None,
+        num_workers: Workers | None = None,
         **common: Any,
     ) -> None:
         super().__init__(num_workers=decoding_workers(num_workers), **common)

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 import torch
 from torch import Tensor
 
-from vqlab.data.datamodule import Batch, Split, SplitDataModule, as_it_is
+from vqlab.data.datamodule import Batch, Split, SplitDataModule, Workers, as_it_is
 from vqlab.errors import UserError
 from vqlab.training.data_format import Format
 from vqlab.validation import Count, NonNegativeInt, Range
@@ -81,7 +81,7 @@ class SignalDataModule(SplitDataModule):
         stride: Count | None = None,
         batch_size: Count = 64,
         standardize: Literal["signal", "dataset", "none"] = "signal",
-        num_workers: NonNegativeInt = 0,
+        num_workers: Workers = 0,
         seed: NonNegativeInt = 0,
     ) -> None:
         super().__init__(batch_size, num_workers, seed)

@@ -15,7 +15,7 @@ import torch
 from scipy.sparse import csr_matrix, vstack
 from torch import Tensor
 
-from vqlab.data.datamodule import Batch, Split, SplitDataModule, as_it_is, check_fractions, draw_splits
+from vqlab.data.datamodule import Batch, Split, SplitDataModule, Workers, as_it_is, check_fractions, draw_splits
 from vqlab.errors import UserError
 from vqlab.metrics.topics.cooccurrence import ReferenceCorpus
 from vqlab.training.data_format import Format
@@ -143,7 +143,7 @@ class TextDataModule(SplitDataModule):
         self,
         batch_size: Count = 256,
         weighting: Literal["tfidf", "counts"] = "tfidf",
-        num_workers: NonNegativeInt = 0,
+        num_workers: Workers = 0,
         seed: NonNegativeInt = 0,
     ) -> None:
         super().__init__(batch_size, num_workers, seed)
