@@ -13,7 +13,7 @@ from vqlab.callbacks.sample_grid import SampleGrid
 
 REFUSED = [
     (LastAndBest, {"every_n_steps": 0}, "every_n_steps must be at least 1, got 0"),
-    (LastAndBest, {"mode": "mean"}, "mode must be 'min' or 'max', got 'mean'"),
+    (LastAndBest, {"mode": "mean"}, "mode must be one of min, max, got 'mean'"),
     *[(EMA, {"decay": decay}, "decay must be in (0, 1)") for decay in (0.0, 1.0, -0.1, 2.0, math.nan)],
     (Plateau, {"patience": 0}, "patience must be at least 1"),
     (Plateau, {"factor": 1.0}, "factor must be in (0, 1), got 1.0"),

@@ -11,6 +11,7 @@ from vqlab.callbacks.checkpoints import LastAndBest
 from vqlab.callbacks.ema import EMA
 from vqlab.models.vq.vqvae import VQVAE
 from vqlab.nn.autoencoders.small import SmallDecoder, SmallEncoder
+from vqlab.nn.image_format import ImageFormat
 from vqlab.quantizers.vector import VectorQuantizer
 
 DECAY = 0.4  # the warm-up reaches it at the fifth update after the first
@@ -196,7 +197,7 @@ def test_a_validation_before_the_first_step_sees_the_initialised_codebook():
             seen.append((self.global_step, bool(self.quantizer.first_batch.seen), self.quantizer.codebook.clone()))
 
     nets = SmallEncoder(1, 4, 2, 0), SmallDecoder(1, 4, 2, 0), VectorQuantizer(4, 2)
-    module = Watched(*nets, channels=1, image_size=8)
+    module = Watched(*nets, images=ImageFormat(channels=1, size=8))
     loader = DataLoader([{"image": torch.rand(1, 8, 8)} for _ in range(16)], batch_size=4)
     settings = {"max_epochs": 1, "accumulate_grad_batches": 4, "val_check_interval": 2, "num_sanity_val_steps": 0}
     trainer = lightning.Trainer(**BARE, **settings, callbacks=[EMA(DECAY)])

@@ -50,8 +50,8 @@ def options() -> Iterator[tuple[str, type | None, str]]:
 def exists(option: str, cls: type | None) -> bool:
     """Whether ``cls`` has the option, or another class if ``cls`` is none that the option's group holds."""
     group, *parts, name = option.split(".")
-    if group == "wandb" or name == "help":
-        return name in ("mode", "project", "log_model", "help")
+    if group == "wandb" or name in ("help", "class_path"):
+        return name in ("mode", "project", "log_model", "help", "class_path")
     classes = PARTS if parts else GROUPS[group]
     raising = [found for found in classes if cls and issubclass(found, cls)]
     known = all(any(part in arguments_of(found) for found in [*GROUPS[group], *PARTS]) for part in parts)

@@ -55,7 +55,7 @@ CASES = [
     (lambda: Font("variable.ttf", 950), "weight must be from 400 to 800 for variable.ttf, got 950"),
     (lambda: Font("base.ttf", setting="target").outline(0x4F60), "target must have U+4F60, base.ttf lacks it"),
     (damaged_glyph, "base.ttf is damaged at glyph 'not there'"),
-    (lambda: render(SANS, "A", 100), "image_size must be 16 or 32 or 64"),
+    (lambda: render(SANS, "A", 100), "image_size must be one of 16, 32, 64"),
     (lambda: render(SANS, "A", 64, 0), "em_scale must be in (0, 1], got 0"),
     (lambda: render(SANS, "A", 64, float("nan")), "em_scale must be in (0, 1], got nan"),
     (lambda: write_font("base.ttf", {67: INK}, "base.ttf"), "base.ttf is the font to be completed: set --font"),

@@ -13,6 +13,8 @@ import vqlab
 from tests.helpers.other_libraries import assert_same, taming_model
 from tests.helpers.refusal import refused
 from vqlab.interop.taming import load_taming
+from vqlab.models.adversarial import AdversarialSettings
+from vqlab.nn.image_format import ImageFormat
 
 SIZES = [
     {},
@@ -37,7 +39,7 @@ def test_it_computes_what_taming_computes(sizes):
     reference = taming_model(**sizes, seed=len(str(sizes)))
     checkpoint(reference)
     torch.save(reference.state_dict(), "bare.pt")
-    assert_same(load_taming("bare.pt", image_size=16), reference, images())
+    assert_same(load_taming("bare.pt", images=ImageFormat(size=16)), reference, images())
     model = load_taming("last.ckpt")
     assert not model.training
     assert_same(model, reference, images())
@@ -79,7 +81,10 @@ def test_it_can_be_saved_as_a_checkpoint_of_vqlab_and_trained_on():
     reference = taming_model()
     checkpoint(reference)
     model = load_taming(
-        "last.ckpt", image_size=16, disc_weight=0.1, disc_start=0, lr=1e-9, discriminator=PatchGAN(num_layers=2)
+        "last.ckpt",
+        images=ImageFormat(size=16),
+        adversarial=AdversarialSettings(discriminator=PatchGAN(num_layers=2), disc_weight=0.1, disc_start=0),
+        lr=1e-9,
     )
     data = DataLoader([{"image": image} for image in images()], batch_size=2)
     trainer = lightning.Trainer(**BARE, max_steps=1)

@@ -68,9 +68,12 @@ CASES = [
     (lambda: matched_topics(torch.ones(3, 5), torch.ones(4, 5)), "got (3, 5) and (4, 5)"),
     (lambda: matched_topics(torch.ones(4, 6), torch.ones(4, 5)), "got (4, 6) and (4, 5)"),
     (lambda: matched_topics(torch.ones(4), torch.ones(4, 5)), "got (4,) and (4, 5)"),
-    (lambda: FrechetDistance("resnet"), "net must be 'inception' or 'vgg'"),
+    (lambda: FrechetDistance("resnet"), "net must be one of inception, vgg"),
     (lambda: FrechetDistance("vgg").update(torch.rand(3, 32, 32), real=True), "got (3, 32, 32)"),
-    (lambda: FrechetDistance("vgg").check_shape(4, 32, 32), "channels must be 1 or 3 for the Frechet distance, got 4"),
+    (
+        lambda: FrechetDistance("vgg").check_shape(4, 32, 32),
+        "channels must be 1 or 3 for the Frechet distance, got 4",
+    ),
     (lambda: FrechetDistance("vgg").check_shape(3, 15, 40), "image_size must be at least 16 for the Frechet distance"),
     (lambda: FrechetDistance("vgg").compute(), "needs at least 2 images of each kind, got 0: set frechet=null"),
 ]

@@ -27,7 +27,7 @@ from vqlab.nn.unet import UNet
 from vqlab.nn.value_range import ValueRange
 
 ARGUMENTS = [
-    (Anneal, {"start": 1, "end": 0, "total_steps": 9, "kind": "cubic"}, "kind must be 'cosine' or 'linear'"),
+    (Anneal, {"start": 1, "end": 0, "total_steps": 9, "kind": "cubic"}, "kind must be one of cosine, linear"),
     (Anneal, {"start": 1, "end": 0, "total_steps": 0}, "total_steps must be at least 1, got 0"),
     (Anneal, {"start": 1, "end": 0, "total_steps": 9, "hold_steps": -1}, "hold_steps must be at least 0, got -1"),
     (Anneal, {"start": 1, "end": 0, "total_steps": 9, "warmup_steps": 5, "hold_steps": 4}, "sum of warmup_steps 5 and"),
@@ -61,12 +61,12 @@ ARGUMENTS = [
     (MLPEncoder, {"image_size": -28}, "image_size must be at least 1, got -28"),
     (MLPDecoder, {"hidden_channels": (3, 0, 5)}, "hidden_channels must be a list of integers at least 1"),
     (S4DEncoder, {"pool": (4, 0)}, "pool must be a list of integers at least 1"),
-    (S4DEncoder, {"mixer": "gru"}, "mixer must be 's4d' or 'conv'"),
+    (S4DEncoder, {"mixer": "gru"}, "mixer must be one of s4d, conv"),
     (S4DDecoder, {"norm": "group"}, "norm must be 'none'"),
-    (S4DDecoder, {"mlp": "gelu"}, "mlp must be 'relu' or 'linear'"),
+    (S4DDecoder, {"mlp": "gelu"}, "mlp must be one of relu, linear"),
     (S4DEncoder, {"d_state": 3}, "d_state must be even, got 3"),
     (S4D, {"d_model": 4, "init": "hippo"}, "init must be 'lin'"),
-    (S4D, {"d_model": 4, "discretization": "euler"}, "discretization must be 'zoh' or 'bilinear'"),
+    (S4D, {"d_model": 4, "discretization": "euler"}, "discretization must be one of zoh, bilinear"),
     (S4D, {"d_model": 4, "dt_min": 0.2}, "dt_min must be at most dt_max 0.1, got 0.2"),
     (S4D, {"d_model": 4, "convolution": "direct"}, "convolution must be 'auto'"),
     (Transformer, {"num_tokens": 8, "length": 4, "depth": 0}, "depth must be at least 1"),
@@ -87,7 +87,7 @@ ARGUMENTS = [
     (PatchGAN, {"norm": "layer"}, "norm must be 'group'"),
     (GlyphDiscriminator, {"num_styles": 0}, "num_styles must be at least 1"),
     (LeCam, {"decay": 1.0}, "decay must be in [0, 1), got 1.0"),
-    (Perceptual, {"net": "resnet"}, "net must be 'vgg' or 'alex' or 'squeeze' or 'squeezenet1_0', got 'resnet'"),
+    (Perceptual, {"net": "resnet"}, "net must be one of vgg, alex, squeeze, squeezenet1_0, got 'resnet'"),
 ]
 
 

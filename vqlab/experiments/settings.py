@@ -101,6 +101,8 @@ def parse_yaml(content: bytes, path: Path) -> dict[str, Any]:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         problem = f"line {mark.line + 1}: {getattr(error, 'problem', '')}" if mark else " ".join(str(error).split())
+        if mark and b"\t" in b"".join(content.splitlines()[mark.line : mark.line + 1]).partition(b":")[0]:
+            problem = f"line {mark.line + 1} is indented by a tab: use spaces"
         raise UserError(f"{path} is not valid YAML: {problem}"[:300]) from error
     if not isinstance(found, dict):
         got = "nothing" if found is None else "a list" if isinstance(found, list) else repr(found)

@@ -239,7 +239,7 @@ def test_a_variable_target_is_tried_before_the_training(tmp_path, monkeypatch):
         ({"target": "copy.ttf"}, "target must be another font than source, copy.ttf and source.ttf have the same"),
         ({"weight": 700.0}, "weight must be null where no font is variable, got 700"),
         ({"source": "variable.ttf", "weight": 900.0}, "weight must be from 300 to 700 for variable.ttf, got 900"),
-        ({"image_size": 100}, "image_size must be 16 or 32 or 64"),
+        ({"image_size": 100}, "image_size must be one of 16, 32, 64"),
         ({"limit": 0}, "limit must be at least 1"),
         ({"val_fraction": 0.0}, "val_fraction must be in (0, 1), got 0.0"),
         ({"val_fraction": 0.6, "test_fraction": 0.4}, "must add up to less than 1, got 0.6 + 0.4"),

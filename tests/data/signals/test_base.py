@@ -88,7 +88,7 @@ def test_noise_is_added():
     [
         ({"length": 1}, "length must be at least 2, got 1"),
         ({"stride": 0}, "stride must be at least 1 or None, got 0"),
-        ({"standardize": "minmax"}, "standardize must be 'signal' or 'dataset' or 'none', got 'minmax'"),
+        ({"standardize": "minmax"}, "standardize must be one of signal, dataset, none, got 'minmax'"),
         ({"num_records": 3}, "num_records must be at least 10, got 3"),
         ({"sample_rate": 10}, "sample_rate must be at least 50, got 10"),
         ({"noise": -1}, "noise must be at least 0, got -1"),

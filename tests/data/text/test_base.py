@@ -115,7 +115,7 @@ def test_each_document_is_in_one_split(count, val, test, seed):
     [
         (lambda: split_documents(9, 0.5, 0.5, 0), "leave no training documents"),
         (lambda: split_documents(2, 0.1, 0.1, 0), "2 document(s) are too few"),
-        (lambda: Drawn(weighting="bm25"), "weighting must be 'tfidf' or 'counts', got 'bm25'"),
+        (lambda: Drawn(weighting="bm25"), "weighting must be one of tfidf, counts, got 'bm25'"),
         (lambda: Drawn(batch_size=64).setup("fit"), "40 training documents"),
         (lambda: Drawn(train=5, empty=5).train_size, "none of the 5 documents of train holds one of the 12 words"),
         (lambda: Drawn().test_dataloader(), "Drawn has no test documents"),

@@ -132,7 +132,7 @@ def test_a_given_vocabulary_is_kept_as_it_is(tmp_path, caplog):
     [
         ({"documents": [Document("12")] * 9}, "no word of the 7 training documents is left"),
         ({}, "0 document(s) are too few"),
-        ({"max_df": 1.5}, "max_df must be an integer at least 1 or in [0, 1], got 1.5"),
+        ({"max_df": 1.5}, "max_df must be an integer of at least 1 or in [0, 1], got 1.5"),
         ({"max_df": float("nan")}, "max_df must be"),
         ({"max_vocab": 0}, "max_vocab must be at least 1 or None, got 0"),
         ({"val_fraction": 0}, "val_fraction must be in (0, 1), got 0"),

@@ -334,7 +334,7 @@ def test_a_checkpoint_brings_back_all_parts(tmp_path):
 
 
 def test_a_prior_of_another_size_is_refused():
-    with refused("length 9", "prior.length=16"):
+    with refused("length 9", "length=16"):
         grid(prior=Transformer(16, 9, dim=8, depth=1, heads=2))
     assert math.isfinite(grid(prior="factorized").latent.log_prior(torch.zeros(1, 16, dtype=torch.int64)).item())
 

@@ -320,7 +320,7 @@ def test_compiled_networks_give_the_same_step(monkeypatch):
         ({"disc_start": -1}, "disc_start must be at least 0, got -1"),
         ({"disc_start": 3, "disc_warmup": 4}, "disc_warmup must be at most disc_start=3, got 4"),
         ({"disc_warmup": -1}, "disc_warmup must be at least 0"),
-        ({"adversarial": "vanilla"}, "loss must be 'hinge' or 'non_saturating' or 'wgan'"),
+        ({"adversarial": "vanilla"}, "loss must be one of hinge, non_saturating, wgan"),
         ({"accumulate": 0}, "accumulate must be at least 1"),
         ({"accumulate": 2}, "accumulate above 1 is not compatible with alternating updates: set alternate=false"),
         ({"clip_g": 0.0}, "clip must be above 0 or None, got 0.0"),

@@ -111,7 +111,7 @@ def test_evaluating_changes_nothing():
         ({"encoder": SmallEncoder(downsampling=8)}, "shrinks by 8, the decoder grows by 4"),
         ({"image_size": 30}, "image_size 30 is not divisible.*image_size=32"),
         ({"image_size": 2}, "image_size=4"),
-        ({"reconstruction": "l3"}, "reconstruction must be 'l2' or 'l1' or 'huber', got 'l3'"),
+        ({"reconstruction": "l3"}, "reconstruction must be one of l2, l1, huber, got 'l3'"),
         ({"lr": 1e-3, "base_lr": 1e-6}, "lr=0.001 and base_lr=1e-06 are both given"),
         ({"value_range": "bytes"}, "value_range must be unit, signed or standardized, got 'bytes'"),
     ],
