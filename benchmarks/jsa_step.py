@@ -21,6 +21,7 @@ from vqlab.models.categorical.jsa import JSA, PosteriorSampler
 from vqlab.models.vq.vqvae import VQVAE
 from vqlab.nn.autoencoders.conv import ConvDecoder, ConvEncoder
 from vqlab.nn.autoencoders.small import SmallDecoder, SmallEncoder
+from vqlab.nn.base import Decoder, Encoder
 from vqlab.quantizers.vector import VectorQuantizer
 from vqlab.samplers.independence import log_prob, propose
 
@@ -72,7 +73,7 @@ def contestants(args: argparse.Namespace) -> dict[str, Callable[[], None]]:
     }
 
 
-def networks(args: argparse.Namespace) -> tuple:
+def networks(args: argparse.Namespace) -> tuple[Encoder, Decoder]:
     """Return a new encoder and decoder."""
     if args.networks == "small":
         return SmallEncoder(), SmallDecoder()
@@ -93,7 +94,8 @@ def stepper(parameters: list, loss: Callable[[], Tensor]) -> Callable[[], None]:
 
 def vqvae_step(args: argparse.Namespace, x: Tensor) -> Callable[[], None]:
     """A whole training step of a VQ-VAE."""
-    model = VQVAE(*networks(args), VectorQuantizer(args.num_embeddings, 64))
+    encoder, decoder = networks(args)
+    model = VQVAE(encoder, decoder, VectorQuantizer(args.num_embeddings, 64))
     model.quantizer.auto_update = True
 
     def loss() -> Tensor:
@@ -105,8 +107,10 @@ def vqvae_step(args: argparse.Namespace, x: Tensor) -> Callable[[], None]:
 
 def jsa_step(args: argparse.Namespace, x: Tensor) -> Callable[[], None]:
     """A whole training step of JSA, without the cache, which takes no time."""
+    encoder, decoder = networks(args)
     model = JSA(
-        *networks(args),
+        encoder,
+        decoder,
         num_embeddings=args.num_embeddings,
         sampler=PosteriorSampler(num_mis_steps=args.steps, cache=False),
     )
@@ -115,8 +119,8 @@ def jsa_step(args: argparse.Namespace, x: Tensor) -> Callable[[], None]:
 
 def sequential_step(args: argparse.Namespace, x: Tensor) -> Callable[[], None]:
     """The same, one proposal after the other."""
-    model = JSA(*networks(args), num_embeddings=args.num_embeddings, sampler=PosteriorSampler(cache=False))
-
+    encoder, decoder = networks(args)
+    model = JSA(encoder, decoder, num_embeddings=args.num_embeddings, sampler=PosteriorSampler(cache=False))
     everyone = torch.arange(len(x))
 
     def weight(codes: Tensor, log_q: Tensor) -> Tensor:

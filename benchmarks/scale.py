@@ -27,9 +27,7 @@ from sgan import QUIET, Clock
 from torch.utils.data import DataLoader
 
 import vqlab
-from vqlab.models.adversarial import AdversarialSettings
-from vqlab.models.categorical.jsa import PosteriorSampler
-from vqlab.nn.image_format import ImageFormat
+from vqlab import AdversarialSettings, ImageFormat, PosteriorSampler
 
 MIB = 2**20
 STEPS = 3
@@ -80,8 +78,8 @@ def vqgan(size: int) -> float:
         vqlab.ConvDecoder(**levels),
         vqlab.VectorQuantizer(num_embeddings=1024, embedding_dim=64),
         perceptual_weight=0,
-        lr=1e-4,
         adversarial=AdversarialSettings(disc_start=0),
+        lr=1e-4,
         images=ImageFormat(size=size),
     )
     return step(model, images(4, 3, size))
@@ -99,21 +97,20 @@ def jsa(count: int) -> float:
     model = vqlab.JSA(
         *nets,
         num_embeddings=64,
-        lr=1e-4,
         sampler=PosteriorSampler(num_mis_steps=2, train_size=count, cache_start_epoch=0),
+        lr=1e-4,
     )
     return step(model, images(16, 3, 32))
 
 
 def sgan(size: int) -> float:
     """SGAN with convolutions."""
-    generator = vqlab.ConvGenerator(image_size=size)
-    return step(
-        vqlab.SGAN(
-            generator, vqlab.ConvFeatures(image_size=size), images=ImageFormat(size=size, channels=1, num_classes=10)
-        ),
-        images(16, 1, size),
+    model = vqlab.SGAN(
+        vqlab.ConvGenerator(image_size=size),
+        vqlab.ConvFeatures(image_size=size),
+        images=ImageFormat(channels=1, size=size, num_classes=10),
     )
+    return step(model, images(16, 1, size))
 
 
 def s4dvq(length: int) -> float:

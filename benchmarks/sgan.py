@@ -33,11 +33,11 @@ from vqlab.data.images.base import ImageDataModule
 from vqlab.data.images.digits import Digits
 from vqlab.data.images.torchvision import MNIST
 from vqlab.models.sgan import SGAN
+from vqlab.nn.base import FeatureNet, Generator
 from vqlab.nn.gan.conv import ConvFeatures, ConvGenerator
 from vqlab.nn.gan.mlp import MLPFeatures, MLPGenerator
 from vqlab.nn.image_format import ImageFormat
 
-Networks = tuple[nn.Module, Any]  # generator and feature network
 EPS = 0.8
 
 
@@ -99,10 +99,8 @@ def ratios(quick: bool) -> list[Ratio]:
     warm = 2  # batches before the clock runs
 
     def ours() -> float:
-        model, clock = (
-            SGAN(*networks(nets), lr=2e-4, images=ImageFormat(size=size, channels=1, num_classes=10)),
-            Clock(warm),
-        )
+        model = SGAN(*networks(nets), lr=2e-4, images=ImageFormat(channels=1, size=size, num_classes=10))
+        clock = Clock(warm)
         lightning.Trainer(max_steps=warm + steps, max_epochs=-1, limit_val_batches=0, callbacks=[clock], **QUIET).fit(
             model, data
         )
@@ -129,7 +127,7 @@ def make_data(options: argparse.Namespace, seed: int) -> ImageDataModule:
     return MNIST(options.path, image_size=32, batch_size=64, download=False, **few)
 
 
-def networks(options: argparse.Namespace) -> Networks:
+def networks(options: argparse.Namespace) -> tuple[Generator, FeatureNet]:
     """Return fresh networks, the same for all contestants."""
     if options.data == "digits":
         return MLPGenerator(50, 1, 8, (128, 128)), MLPFeatures(1, 8, (256, 256, 128))
@@ -145,9 +143,8 @@ def ours(data: ImageDataModule, seed: int, options: argparse.Namespace, **more: 
     settings: dict[str, Any] = {"lr": 1e-3 if digits else 2e-4}
     if digits or options.networks == "mlp":
         settings |= {"head": "logsumexp", "objective": "feature_matching"}
-    model = SGAN(
-        *networks(options), images=ImageFormat(size=data.image_size, channels=1, num_classes=10), **settings | more
-    )
+    images = ImageFormat(channels=1, size=data.image_size, num_classes=10)
+    model = SGAN(*networks(options), images=images, **settings | more)
     seen = DAcc()
     trainer = lightning.Trainer(
         max_steps=options.steps,
