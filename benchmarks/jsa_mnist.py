@@ -23,7 +23,6 @@ import lightning
 import numpy as np
 import torch
 from ratios import processor, table
-from vqlab.models.categorical.base import CategoricalModel
 
 from vqlab.data.images.base import ImageTensors, to_float
 from vqlab.data.resumable import ResumableLoader, ResumableSampler
@@ -31,6 +30,7 @@ from vqlab.models.categorical.discrete_vae import DiscreteVAE
 from vqlab.models.categorical.jsa import JSA, PosteriorSampler
 from vqlab.nn.anneal import Anneal
 from vqlab.nn.autoencoders.mlp import MLPDecoder, MLPEncoder
+from vqlab.nn.image_format import ImageFormat
 from vqlab.nn.likelihood import Bernoulli
 from vqlab.nn.value_range import ValueRange
 
@@ -75,7 +75,7 @@ def main() -> None:
     print(report(lines))
 
 
-def build(contestant: str, args: argparse.Namespace, seed: int) -> CategoricalModel:
+def build(contestant: str, args: argparse.Namespace, seed: int) -> JSA | DiscreteVAE:
     """Return a contestant; the weights of one seed are the same for all."""
     torch.manual_seed(seed)
     if args.code == "categorical":
@@ -86,12 +86,12 @@ def build(contestant: str, args: argparse.Namespace, seed: int) -> CategoricalMo
         nets = {"encoder": MLPEncoder(**widths, out_channels=200), "decoder": MLPDecoder(**widths, in_channels=200)}
         nets |= {"num_latents": 200, "num_embeddings": 2}
     shared: dict[str, Any] = {**nets, "likelihood": Bernoulli(), "lr": LR, "split_ratio": None}
-    shared |= {"channels": 1, "image_size": 28, "value_range": UNIT}
+    shared |= {"images": ImageFormat(1, 28, UNIT)}
     epochs = args.steps * BATCH // args.train_images
     match contestant:
         case "jsa":
-            chain = {"num_mis_steps": args.samples, "cache_start_epoch": epochs // 2, "train_size": args.train_images}
-            return JSA(**chain, **shared)
+            sampler = PosteriorSampler(args.samples, cache_start_epoch=epochs // 2, train_size=args.train_images)
+            return JSA(sampler=sampler, **shared)
         case "jsa, no cache":
             return JSA(sampler=PosteriorSampler(num_mis_steps=args.samples, cache=False), **shared)
         case "rws":  # the first candidate is a draw, too
@@ -104,7 +104,7 @@ def build(contestant: str, args: argparse.Namespace, seed: int) -> CategoricalMo
             return DiscreteVAE(estimator=contestant, num_samples=args.samples, **shared)
 
 
-def fit(model: CategoricalModel, data: ImageTensors, steps: int, seed: int) -> CategoricalModel:
+def fit(model: JSA | DiscreteVAE, data: ImageTensors, steps: int, seed: int) -> JSA | DiscreteVAE:
     """Train with batches in an order that depends on the seed alone."""
     lightning.seed_everything(seed, verbose=False)
     sampler = ResumableSampler(data, 1, 0, shuffle=True, seed=seed, drop_last=True)
@@ -125,7 +125,7 @@ def fit(model: CategoricalModel, data: ImageTensors, steps: int, seed: int) -> C
 
 
 @torch.no_grad()
-def evaluate(model: CategoricalModel, test: ImageTensors) -> dict[str, float]:
+def evaluate(model: JSA | DiscreteVAE, test: ImageTensors) -> dict[str, float]:
     """Return the bounds of -ln p(x) in nats, means over the test images."""
     torch.manual_seed(0)
     x = to_float(test.__getitems__(list(range(len(test)))), UNIT)["image"]

@@ -16,12 +16,13 @@ from typing import Any
 import torch
 from ratios import processor, table
 from torch import Tensor
-from vqlab.models.categorical.base import CategoricalModel
 
 from vqlab.models.categorical.discrete_vae import DiscreteVAE
-from vqlab.models.categorical.jsa import JSA
+from vqlab.models.categorical.jsa import JSA, PosteriorSampler
 from vqlab.nn.autoencoders.mlp import MLPDecoder, MLPEncoder
+from vqlab.nn.image_format import ImageFormat
 from vqlab.nn.likelihood import Bernoulli
+from vqlab.nn.value_range import ValueRange
 from vqlab.samplers.chain_cache import ChainCache
 
 SIZE, VARIABLES, VALUES, IMAGES, BATCH, LR = 3, 3, 4, 200, 50, 3e-3
@@ -50,22 +51,26 @@ def main() -> None:
     print(table(["exact NLL, nats", *[f"seed {seed}" for seed in range(args.seeds)], "mean"], rows))
 
 
-def contestants(seed: int, samples: int) -> list[tuple[str, CategoricalModel]]:
+def contestants(seed: int, samples: int) -> list[tuple[str, JSA | DiscreteVAE]]:
     """Return all, with the same weights."""
     chain: dict[str, Any] = {"num_mis_steps": samples, "cache_start_epoch": 0}
-    rows: list[tuple[str, type[CategoricalModel], dict[str, Any]]] = [
+    rows: list[tuple[str, type[JSA | DiscreteVAE], dict[str, Any]]] = [
         ("exact gradient", JSA, {}),
-        ("JSA", JSA, chain),
-        ("JSA, one proposal", JSA, {**chain, "num_mis_steps": 1}),
-        ("JSA, no cache", JSA, {**chain, "cache": False}),
-        ("reweighted wake-sleep", JSA, {"num_mis_steps": samples - 1, "kernel": "isir", "cache": False}),
+        ("JSA", JSA, {"sampler": PosteriorSampler(**chain)}),
+        ("JSA, one proposal", JSA, {"sampler": PosteriorSampler(**{**chain, "num_mis_steps": 1})}),
+        ("JSA, no cache", JSA, {"sampler": PosteriorSampler(**chain, cache=False)}),
+        (
+            "reweighted wake-sleep",
+            JSA,
+            {"sampler": PosteriorSampler(num_mis_steps=samples - 1, kernel="isir", cache=False)},
+        ),
         *[(name, DiscreteVAE, {"estimator": name, "num_samples": samples}) for name in ("vimco", "rloo")],
         *[(name, DiscreteVAE, {"estimator": name, "temperature": 0.7}) for name in ("gumbel", "st_gumbel")],
     ]
     return [(name, build(model_class, seed, **options)) for name, model_class, options in rows]
 
 
-def build(model_class: type[CategoricalModel], seed: int, **options: Any) -> CategoricalModel:
+def build(model_class: type[JSA | DiscreteVAE], seed: int, **options: Any) -> JSA | DiscreteVAE:
     """Return a model 9-32-[12], [12]-16-9."""
     torch.manual_seed(seed)
     return model_class(
@@ -75,9 +80,7 @@ def build(model_class: type[CategoricalModel], seed: int, **options: Any) -> Cat
         num_latents=VARIABLES,
         likelihood=Bernoulli(),
         prior="factorized",
-        channels=1,
-        image_size=SIZE,
-        value_range="unit",
+        images=ImageFormat(1, SIZE, ValueRange("unit")),
         **options,
     )
 
@@ -86,20 +89,20 @@ def build(model_class: type[CategoricalModel], seed: int, **options: Any) -> Cat
 def images(seed: int) -> Tensor:
     """Draw images from a model whose weights are so large that an image says much of its code."""
     truth = build(JSA, 100 + seed)
-    for weight in (truth.quantizer.codebook, *truth.decoder.parameters()):
+    for weight in (truth.quantizer.codebook, *truth.latent.decoder.parameters()):
         weight.mul_(GAIN)
-    assert isinstance(truth.prior.logits, Tensor)
-    truth.prior.logits.normal_()
+    assert isinstance(truth.latent.prior.logits, Tensor)
+    truth.latent.prior.logits.normal_()
     return torch.bernoulli(truth.eval().sample(IMAGES))
 
 
-def exact_nll(model: CategoricalModel, x: Tensor) -> Tensor:
+def exact_nll(model: JSA | DiscreteVAE, x: Tensor) -> Tensor:
     """Return -ln p(x), mean over the images, summed over all codes."""
     pairs = x.repeat_interleave(len(CODES), 0), CODES.repeat(len(x), 1, 1, 1)
-    return -model.log_joint(*pairs).view(len(x), -1).logsumexp(1).mean()
+    return -model.latent.log_joint(*pairs).view(len(x), -1).logsumexp(1).mean()
 
 
-def train(model: CategoricalModel, x: Tensor, steps: int, seed: int, exact: bool) -> float:
+def train(model: JSA | DiscreteVAE, x: Tensor, steps: int, seed: int, exact: bool) -> float:
     """Return the exact NLL after ``steps``."""
     model.latent.decode_chunk = len(x) * len(CODES)
     joint, tables, proposal = model.latent.parameter_groups()

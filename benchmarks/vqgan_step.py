@@ -105,12 +105,11 @@ def build(args: argparse.Namespace, backbone: str) -> VQGAN:
         ConvEncoder(base_channels=args.base_channels),
         ConvDecoder(base_channels=args.base_channels),
         VectorQuantizer(1024, 256),
-        PatchGAN(num_layers=args.num_layers),
-        Perceptual(backbone=backbone) if args.perceptual_weight else None,
+        perceptual=Perceptual(backbone=backbone) if args.perceptual_weight else None,
         perceptual_weight=args.perceptual_weight,
         compile=args.compile,
         images=ImageFormat(size=args.size),
-        adversarial=AdversarialSettings(disc_start=0),
+        adversarial=AdversarialSettings(PatchGAN(num_layers=args.num_layers), disc_start=0),
     )
 
 
@@ -164,9 +163,8 @@ class Taming:
         self.model, self.images, self.shared = model.train(), images, shared
         self.bf16 = precision == "bf16-mixed"
         model.quantizer.auto_update = True
-        assert model.discriminator is not None
         self.game = ADVERSARIAL["hinge"]
-        discriminator = set(model.discriminator.parameters())
+        discriminator = set(model.adversarial.discriminator.parameters())
         autoencoder = [p for p in model.parameters() if p not in discriminator]
         self.optimizers = [torch.optim.Adam(p, lr=2e-4, betas=(0.5, 0.9)) for p in (autoencoder, [*discriminator])]
 
@@ -184,7 +182,7 @@ class Taming:
     def step(self, x: Tensor) -> None:
         """One player after the other."""
         model, (generator, discriminator) = self.model, self.optimizers
-        disc: Any = model.discriminator
+        disc: Any = model.adversarial.discriminator
         for p in disc.parameters():
             p.requires_grad_(False)  # Lightning toggles
         x_hat, code = model(x)

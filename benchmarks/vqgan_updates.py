@@ -24,6 +24,7 @@ from torch import Tensor
 from vqlab.losses.adaptive_weight import adaptive_weight
 from vqlab.losses.adversarial import ADVERSARIAL
 from vqlab.metrics.images.frechet import FrechetDistance
+from vqlab.models.adversarial import AdversarialSettings
 from vqlab.models.vq.vqgan import VQGAN
 from vqlab.nn.autoencoders.small import SmallDecoder, SmallEncoder
 from vqlab.nn.gan.patchgan import PatchGAN
@@ -73,10 +74,10 @@ def fit(images: Tensor, order: str, seed: int, steps: int, lr: float, adaptive: 
         SmallEncoder(hidden_channels=64),
         SmallDecoder(hidden_channels=64),
         VectorQuantizer(512, 64),
-        PatchGAN(base_channels=32, num_layers=2),
         perceptual_weight=0.0,
+        adversarial=AdversarialSettings(PatchGAN(base_channels=32, num_layers=2)),
     ).train()
-    disc: Any = model.discriminator
+    disc: Any = model.adversarial.discriminator
     theirs = set(disc.parameters())
     generator = torch.optim.Adam([p for p in model.parameters() if p not in theirs], lr=lr, betas=(0.5, 0.9))
     discriminator = torch.optim.Adam(disc.parameters(), lr=2e-4, betas=(0.5, 0.9))
@@ -97,7 +98,7 @@ def fit(images: Tensor, order: str, seed: int, steps: int, lr: float, adaptive: 
         loss = (x_hat - x).abs().mean()
         if felt:
             push = GAME.generator(disc(x_hat))
-            loss = loss + (0.8 * taming_weight(model, x_hat, loss, push) if adaptive else 0.02) * push
+            loss = loss + (0.8 * taming_weight(model, loss, push) if adaptive else 0.02) * push
         generator.zero_grad()
         (loss + code.loss).backward()
         if plays and order == "simultaneous":
@@ -113,11 +114,10 @@ def fit(images: Tensor, order: str, seed: int, steps: int, lr: float, adaptive: 
     return model
 
 
-def taming_weight(model: VQGAN, x_hat: Tensor, loss: Tensor, push: Tensor) -> Tensor:
+def taming_weight(model: VQGAN, loss: Tensor, push: Tensor) -> Tensor:
     """Return lambda of the paper's equation 7."""
     last: Any = model.decoder.head
-    gradients = [torch.autograd.grad(value, x_hat, retain_graph=True)[0] for value in (loss, push)]
-    return adaptive_weight(x_hat, last[0].weight, *gradients)
+    return adaptive_weight(loss, push, last[0].weight)
 
 
 @torch.no_grad()
