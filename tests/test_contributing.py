@@ -1,4 +1,4 @@
-"""The two classes in CONTRIBUTING.md work as they stand, and the command line finds them as the page says."""
+"""The classes in CONTRIBUTING.md work as they are printed, and the command line finds them as the page shows."""
 
 import importlib
 import re
@@ -8,14 +8,19 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 import vqlab
-from tests.e2e.tiny import TRAINER
+from tests.e2e.tiny import TRAINER, logged
 from vqlab.cli.main import main
 
 PAGE = (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text()
-BLOCKS = dict(zip(("signs", "boards"), re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL), strict=True))
-COMMAND = shlex.split(re.search(r"^PYTHONPATH=\. vqlab (fit .*)$", PAGE, re.MULTILINE)[1])
+LINES = {"signs": 20, "boards": 20, "denoising": 60}  # file of each example -> its greatest length
+BLOCKS = dict(zip(LINES, re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL), strict=True))
+COMMANDS = [
+    shlex.split(line) for line in re.findall(r"^PYTHONPATH=\. vqlab (.*)$", PAGE.replace("\\\n", ""), re.MULTILINE)
+]
+FIT_QUANTIZER, FIT_MODEL, VALIDATE_MODEL = COMMANDS
 SMALL = [f"--model.{net}.{size}" for net in ("encoder", "decoder") for size in ("hidden_channels=16", "res_channels=8")]
 
 
@@ -31,7 +36,7 @@ def modules(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", BLOCKS)
 def test_example_is_short_and_its_file_is_named(name):
-    assert len(BLOCKS[name].splitlines()) <= 20
+    assert len(BLOCKS[name].splitlines()) <= LINES[name]
     assert f"`{name}.py`" in PAGE
 
 
@@ -75,13 +80,56 @@ def test_boards_have_the_fields_that_their_label_says(modules):
         assert image.tolist() == expected
 
 
-def test_command_line_trains_them_and_load_gives_the_model_back(modules, tmp_path):
+def test_command_line_trains_quantizer_and_data_and_load_returns_the_model(modules, tmp_path):
     nets = ["--model.encoder=SmallEncoder", "--model.decoder=SmallDecoder", *SMALL]
-    main([*COMMAND, *nets, *TRAINER, "--data.batch_size=32", "--trainer.max_steps=3", "--name=first"])
+    main([*FIT_QUANTIZER, *nets, *TRAINER, "--data.batch_size=32", "--trainer.max_steps=3", "--name=first"])
     model = vqlab.load(tmp_path / "runs/vqvae/first/checkpoints/last.ckpt")
     assert type(model.quantizer) is modules["signs"].SignQuantizer
-    assert (model.channels, model.image_size) == (1, 16)
+    assert model.images.shape == (1, 16, 16)
     images = next(iter(modules["boards"].Checkerboards(batch_size=8).val_dataloader()))["image"]
     codes = model.encode(images)
     assert codes.shape == (8, 4, 4)
     assert torch.equal(model.decode(codes), model.reconstruct(images))
+
+
+def test_command_line_trains_and_validates_the_model_and_load_returns_it(modules, tmp_path, capsys):
+    nets = ["--model.encoder=SmallEncoder", "--model.decoder=SmallDecoder", *SMALL]
+    steps = ["--model.lr=0.01", "--data.batch_size=32", "--trainer.max_steps=32", "--trainer.val_check_interval=8"]
+    main([*FIT_MODEL, *nets, *TRAINER, *steps])
+    run = tmp_path / "runs/denoisingautoencoder/first"
+    losses = [row["val/loss"] for row in logged(run / "metrics.csv") if "val/loss" in row]
+    assert len(losses) == len([*run.glob("samples/step_*.png")]) == 4
+    assert losses[-1] < losses[0] / 2
+
+    main([*VALIDATE_MODEL, "--trainer.enable_progress_bar=false"])
+    assert float(re.search(r"val/loss +([0-9.]+)", capsys.readouterr().out)[1]) == pytest.approx(losses[-1], rel=1e-4)
+
+    model = vqlab.load(run / "checkpoints/last.ckpt")
+    assert type(model) is modules["denoising"].DenoisingAutoencoder
+    assert model.images == vqlab.ImageFormat(channels=1, size=16, num_classes=4)
+    nets = {name: type(net)(**net.init_args) for name, net in (("encoder", model.encoder), ("decoder", model.decoder))}
+    by_hand = type(model)(**{**model.init_args, **nets}).eval()
+    by_hand.load_state_dict(torch.load(run / "checkpoints/last.ckpt", weights_only=True)["state_dict"])
+    batches = [*modules["boards"].Checkerboards(batch_size=32).val_dataloader()]
+    with torch.no_grad():
+        assert all(torch.equal(model(batch["image"]), by_hand(batch["image"])) for batch in batches)
+        of_batches = [F.mse_loss(model(model.noisy(batch["image"])), batch["image"]).item() for batch in batches]
+        shown = model.example_images(batches[0])
+    assert sum(of_batches) / len(of_batches) == pytest.approx(losses[-1], rel=1e-5)
+    assert {name: tuple(images.shape) for name, images in shown.items()} == dict.fromkeys(
+        ("input", "noisy", "reconstruction"), (32, 1, 16, 16)
+    )
+    assert all(0 <= images.min() <= images.max() <= 1 for images in shown.values())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"noise": -1.0}, "noise must be at least 0, got -1.0"),
+        ({"lr": 0.0}, "lr must be above 0 or None, got 0.0"),
+        ({"images": vqlab.ImageFormat(size=30)}, "30"),
+    ],
+)
+def test_model_refuses_wrong_arguments(modules, arguments, message):
+    with pytest.raises(vqlab.UserError, match=re.escape(message)):
+        modules["denoising"].DenoisingAutoencoder(**arguments)
