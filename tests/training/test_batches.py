@@ -129,11 +129,11 @@ def test_an_sgan_without_labels_says_so():
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"gradient_clip_val": 0.5}, ("VQGAN's clip_g=0.5", "VQGAN's clip_d=0.5", "gradient_clip_val")),
-        ({"accumulate_grad_batches": 2}, ("VQGAN's accumulate=2", "accumulate_grad_batches")),
+        ({"gradient_clip_val": 0.5}, ("gradient_clip_val must be null for VQGAN", "optimization.clip=0.5")),
+        ({"accumulate_grad_batches": 2}, ("accumulate_grad_batches must be 1 for VQGAN", "set accumulate=2")),
     ],
 )
-def test_a_trainer_of_a_notebook_is_refused_in_the_models_words(options, words):
+def test_options_of_the_trainer_that_the_model_has_itself_are_refused(options, words):
     model = build(vqlab.VQGAN, **parts(), quantizer=vqlab.VectorQuantizer(16, 8), perceptual_weight=0, disc_weight=0)
     with refused(*words):
         lightning.Trainer(**BARE, max_steps=1, **options).fit(model, DataLoader(IMAGES, 4))

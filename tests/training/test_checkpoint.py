@@ -19,6 +19,7 @@ from vqlab.models.prior.tokenizer import find_tokenizer
 from vqlab.models.vq.vqvae import VQVAE
 from vqlab.nn.autoencoders.conv import ConvDecoder, ConvEncoder
 from vqlab.nn.autoencoders.small import SmallDecoder, SmallEncoder
+from vqlab.nn.image_format import ImageFormat
 from vqlab.nn.value_range import ValueRange
 from vqlab.quantizers.fsq import FSQ
 from vqlab.quantizers.vector import VectorQuantizer
@@ -308,7 +309,7 @@ def test_a_subclass_of_a_model():
 
     globals()["Mine"] = Mine  # as one that is defined in a notebook's cell
     Mine.__qualname__ = "Mine"
-    fit(Mine(SmallEncoder(1, 4, 2, 0), SmallDecoder(1, 4, 2, 0), VectorQuantizer(8, 2), channels=1, image_size=8))
+    fit(Mine(SmallEncoder(1, 4, 2, 0), SmallDecoder(1, 4, 2, 0), VectorQuantizer(8, 2), images=ImageFormat(1, 8)))
     assert type(vqlab.load("model.ckpt")) is Mine
 
 
@@ -324,16 +325,16 @@ def test_a_checkpoint_holds_plain_data_alone(checkpoint):
 
     plain = {"dict", "OrderedDict", "defaultdict", "list", "tuple", "str", "int", "float", "bool", "NoneType", "Tensor"}
     assert kinds(checkpoint) <= plain
-    assert checkpoint["hyper_parameters"]["_class_path"] == "vqlab.models.vq.vqvae.VQVAE"
+    assert checkpoint["hyper_parameters"]["_class_path"] == "vqlab.VQVAE"
 
 
 @pytest.mark.parametrize(
     ("folder", "give"),
     [
-        ("run", "run/checkpoints/best.ckpt (or last.ckpt, to resume)"),
-        ("run/checkpoints", "run/checkpoints/best.ckpt (or last.ckpt, to resume)"),
-        (".", "run/checkpoints/best.ckpt (or last.ckpt, to resume)"),
-        ("run/samples", "a checkpoint, as runs/<model>/<name>/checkpoints/best.ckpt"),
+        ("run", "run/checkpoints/best.ckpt"),
+        ("run/checkpoints", "run/checkpoints/best.ckpt"),
+        (".", "run/checkpoints/best.ckpt"),
+        ("run/samples", "runs/<model>/<name>/checkpoints/best.ckpt"),
     ],
 )
 def test_a_folder_in_place_of_a_checkpoint_names_the_one_in_it(checkpoint, folder, give, capsys):

@@ -147,7 +147,7 @@ def misconfigured(error: Exception) -> UserError:
         return error
     if isinstance(error, KeyError):  # an environment variable that the cluster should have set
         return UserError(f"{error.args[0]} is not set: under SLURM call srun vqlab, or unset SLURM_NTASKS")
-    return UserError(f"{textwrap.shorten(str(error), LONGEST - 30)}: see the --trainer options")
+    return UserError(f"{textwrap.shorten(str(error), LONGEST - 10)}: see the --trainer options")
 
 
 def _unknown_option(option: str, name: str, class_paths: list[str]) -> str:

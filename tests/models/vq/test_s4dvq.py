@@ -90,7 +90,7 @@ def test_a_checkpoint_brings_it_back(tmp_path):
 def test_parts_that_do_not_fit_are_refused():
     with refused("made for images", "S4DEncoder"):
         S4DVQ(encoder=SmallEncoder())
-    with refused("downsampling 16", "--data.length=496"):
+    with refused("downsampling 16", "length=496"):
         S4DVQ(length=500)
     with refused("in_channels of the encoder is 1", "channels of the model 2"):
         S4DVQ(encoder=S4DEncoder(1), channels=2)
