@@ -248,7 +248,7 @@ def test_mistakes_are_refused():
         build(SGAN, head="k")
     with refused("objective"):
         build(SGAN, objective="wgan")
-    with refused("at least 2 classes"):
+    with refused("num_classes must be at least 2"):
         build(SGAN, num_classes=0)
     with refused("unlabelled_weight"):
         build(SGAN, unlabelled_weight=-1.0)

@@ -80,9 +80,9 @@ def test_the_rate_of_several_nodes_counts_each_process_once(nodes, world):
 
 
 def test_both_rates_are_refused():
-    with pytest.raises(UserError, match="lr=0.001 and base_lr=1e-06 are both given"):
+    with pytest.raises(UserError, match=r"lr=0\.001 and base_lr=1e-06 are both given"):
         check_lr(1e-3, 1e-6)
-    with pytest.raises(UserError, match="lr=0.001 and base_lr=1e-06 are both given"):
+    with pytest.raises(UserError, match=r"lr=0\.001 and base_lr=1e-06 are both given"):
         model(lr=1e-3, base_lr=1e-6)
 
 

@@ -113,7 +113,7 @@ def test_evaluating_changes_nothing():
         ({"image_size": 2}, "image_size=4"),
         ({"reconstruction": "l3"}, "reconstruction must be one of l2, l1, huber, got 'l3'"),
         ({"lr": 1e-3, "base_lr": 1e-6}, "lr=0.001 and base_lr=1e-06 are both given"),
-        ({"value_range": "bytes"}, "value_range must be unit, signed or standardized, got 'bytes'"),
+        ({"value_range": "bytes"}, "kind must be one of unit, signed, standardized, got 'bytes'"),
     ],
 )
 def test_parts_that_do_not_fit_are_named(arguments, message):
