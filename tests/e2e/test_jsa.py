@@ -62,7 +62,7 @@ def test_two_processes_equal_one_and_one_goes_on_from_two():
     assert known("two") > 0.9
     # Rounding may turn a decision of a chain here and there; all others are the same.
     assert (one["chains"]["codes"] == two["chains"]["codes"]).all(1).float().mean() > 0.95
-    for name in ("encoder.layers.0.weight", "quantizer.codebook", "likelihood.mse"):
+    for name in ("latent.encoder.layers.0.weight", "latent.quantizer.codebook", "latent.likelihood.mse"):
         torch.testing.assert_close(two["state_dict"][name], one["state_dict"][name], rtol=2e-2, atol=2e-3)
     last = ["--config=runs/jsa/two/config.yaml", "--ckpt_path=runs/jsa/two/checkpoints/last.ckpt"]
     main(["fit", *last, "--trainer.max_steps=50", "--trainer.devices=1", "--trainer.callbacks=null"])

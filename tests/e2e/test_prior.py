@@ -141,10 +141,10 @@ def test_a_full_disk_leaves_no_half_picture(trained, capsys, monkeypatch):
     [
         ([], ["tokenizer must be a trained model", "None"]),
         (["--model.tokenizer=nope.ckpt"], ["nope.ckpt", "does not exist"]),
-        (["--model.tokenizer={first}", "--data.image_size=32"], ["size 32", "--data.image_size=16"]),
+        (["--model.tokenizer={first}", "--data.image_size=32"], ["image_size is 32", "--data.image_size=16"]),
         (["--model.tokenizer={first}", "--data.value_range=unit"], ["unit", "--data.value_range=signed"]),
-        (["--model.tokenizer={first}", "--data=Photos"], ["3 channel", "--data"]),
-        (["--model.tokenizer={first}", "--model.dim=30"], ["dim 30", "--model.dim"]),
+        (["--model.tokenizer={first}", "--data=Photos"], ["3 channel", "the data that it was trained on"]),
+        (["--model.tokenizer={first}", "--model.dim=30"], ["--model.dim must be", "got 30"]),
         (["--model.tokenizer={first}", "--model.tokeniser=x"], ["did you mean --model.tokenizer?"]),
     ],
 )

@@ -134,7 +134,7 @@ def test_compiled_networks_train_the_same(system):
         ("JSA", "--model.prior=markov", "prior"),
         ("JSA", "--model.base_lr=1e-6", "base_lr"),
         ("JSA", "--model.optimization.proposal_lr=-1", "proposal_lr"),
-        ("SGAN", "--data.labels_per_class=1000", "--data.labels_per_class="),
+        ("SGAN", "--data.labels_per_class=1000", "--data.labels_per_class must be at most"),
         ("SGAN", "--trainer.gradient_clip_val=1", "optimization.clip=1"),
         ("SGAN", "--trainer.accumulate_grad_batches=2", "raise batch_size"),
         ("SGAN", "--model.objective=wgan", "objective"),

@@ -206,6 +206,12 @@ class CLI(LightningCLI):
         if empty := next((name for name in REQUIRED if config.get(name) is None), None):
             raise UserError(f"--{empty} must not be null: leave it out to get its default, or give a value")
         self._refuse_nulls(config)
+        model, data = class_of(config.model.class_path), class_of(config.data.class_path)
+        wanted, given = getattr(model, "modality", None), getattr(data, "modality", None)
+        if wanted and given and wanted != given:
+            raise UserError(
+                f"{model.__name__} is made for {wanted}s, {data.__name__} has {given}s: choose other --model or --data"
+            )
         choose_precision(config.trainer)
         self._link_networks(config.model.get("init_args") or Namespace(), "model.init_args")
         if self.subcommand == "fit":
@@ -258,10 +264,6 @@ class CLI(LightningCLI):
             super().instantiate_classes()
         except ValueError as error:
             raise self._with_options(explain(error, self.given)) from error
-        wanted, given = (getattr(part, "modality", None) for part in (self.model, self.datamodule))
-        if wanted and given and wanted != given:
-            model, data = type(self.model).__name__, type(self.datamodule).__name__
-            raise UserError(f"{model} is made for {wanted}s, {data} has {given}s: choose another --model or --data")
 
     def instantiate_trainer(self, **kwargs: Any) -> lightning.Trainer:
         """Add loggers, callbacks and the strategy."""

@@ -168,8 +168,8 @@ def as_flag(name: str, value: Any) -> str:
     """Return a setting as a command-line option.
 
     Example:
-        >>> as_flag("model.lr", 1e-5), as_flag("model.optimization.schedule", None), as_flag("model.quantizer.levels", [8, 5])
-        ('--model.lr=1e-05', '--model.optimization.schedule=null', '--model.quantizer.levels=[8, 5]')
+        >>> as_flag("model.lr", 1e-5), as_flag("data.path", None), as_flag("model.quantizer.levels", [8, 5])
+        ('--model.lr=1e-05', '--data.path=null', '--model.quantizer.levels=[8, 5]')
     """
     return f"--{name}={value if isinstance(value, str) else json.dumps(value)}"
 

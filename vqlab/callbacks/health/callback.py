@@ -84,7 +84,7 @@ class Health(Thresholds, lightning.Callback):
         history.num_embeddings = getattr(getattr(pl_module, "quantizer", None), "num_embeddings", 0)
         history.num_classes = getattr(pl_module, "num_classes", 0)
         history.monitor = getattr(trainer.checkpoint_callback, "monitor", None) or "val/loss"
-        for name, part in pl_module.named_children():
+        for name, part in parts_of(pl_module).items():
             if any(p.requires_grad for p in part.parameters()):
                 self.sizes.setdefault(name, float(largest_weight(part).norm()))
 
@@ -92,7 +92,7 @@ class Health(Thresholds, lightning.Callback):
         """Log the gradient norm of each part with each line of the log, and check it."""
         if not is_log_step(trainer, trainer.global_step + 1):
             return
-        parts = {name: part for name, part in pl_module.named_children() if has_grad(part)}
+        parts = {name: part for name, part in parts_of(pl_module).items() if has_grad(part)}
         norms = {f"grad_norm/{name}": grad_norm(part) for name, part in parts.items()}
         pl_module.log_dict(norms)
         total = torch.stack(list(norms.values())).norm() if norms else torch.zeros(())
@@ -110,7 +110,7 @@ class Health(Thresholds, lightning.Callback):
         if rates := [group["lr"] for optimizer in trainer.optimizers for group in optimizer.param_groups]:
             line["rate"] = float(max(rates))
         changes = {
-            name: float((largest_weight(getattr(pl_module, name)) - w).norm()) for name, w in self.before.items()
+            name: float((largest_weight(parts_of(pl_module)[name]) - w).norm()) for name, w in self.before.items()
         }
         if ratios := [change / max(self.sizes[name], 1e-12) for name, change in changes.items() if change > 0]:
             line["update_ratio"] = statistics.median_low(ratios)
@@ -201,6 +201,15 @@ def last_checkpoint(trainer: lightning.Trainer) -> Path | None:
     """Return the last checkpoint of the run, if there is one."""
     path = Path(trainer.default_root_dir) / "checkpoints" / "last.ckpt"
     return path if path.exists() else None
+
+
+def parts_of(model: nn.Module) -> dict[str, nn.Module]:
+    """Return the parts of a model by name; those of ``latent`` and ``adversarial``, which only group parts, as well."""
+    parts = dict(model.named_children())
+    for group in ("latent", "adversarial"):
+        if isinstance(part := parts.pop(group, None), nn.Module):
+            parts |= dict(part.named_children())
+    return parts
 
 
 def largest_weight(part: nn.Module) -> Tensor:
