@@ -104,6 +104,15 @@ class Perceptual(ConfigMixin, nn.Module):
             )
 
 
+def build_perceptual(given: Perceptual | None, weight: float, image_size: int) -> Perceptual | None:
+    """Return the distance of a model of square images: the one that is ``given``, else LPIPS; None at weight 0."""
+    if not weight:
+        return None
+    perceptual = given or Perceptual()
+    perceptual.check_size(image_size, image_size)
+    return perceptual
+
+
 class Taps(nn.Module):
     """The features that LPIPS compares, in place of the package's networks, which download their weights themselves.
 

@@ -181,6 +181,11 @@ class AdversarialLoss(nn.Module):
 
     def configure_optimizer(self, model: Any) -> dict[str, Any]:
         """Return the optimizer of the discriminator: the ``model``'s settings, at its own rate if it has one."""
+        if 0 <= model.trainer.max_steps <= self.settings.disc_start:
+            rank_zero_warn(
+                f"disc_start {self.settings.disc_start} lies beyond max_steps {model.trainer.max_steps}, so the "
+                "generator loss is never switched on: lower disc_start, or set disc_weight=0"
+            )
         parameters = self.discriminator.parameters()
         return model.optimization.optimizer(model, parameters, "discriminator", lr=self.settings.disc_lr)
 
@@ -188,14 +193,6 @@ class AdversarialLoss(nn.Module):
         """Compile the discriminator, unless second derivatives are needed, which no compiled graph has."""
         if not self.settings.r1_weight:
             self.discriminator.compile()
-
-    def warn_if_unused(self, max_steps: int) -> None:
-        """Warn of a training that ends before the generator loss is switched on."""
-        if 0 <= max_steps <= self.settings.disc_start:
-            rank_zero_warn(
-                f"disc_start {self.settings.disc_start} lies beyond max_steps {max_steps}, so the generator loss is "
-                "never switched on: lower disc_start, or set disc_weight=0"
-            )
 
     def zero(self) -> Tensor:
         """Return 0, under DDP attached to the discriminator's weights: DDP waits for the gradient of every weight."""

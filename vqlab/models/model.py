@@ -8,10 +8,13 @@ import lightning
 from torch import Tensor
 
 from vqlab.errors import UserError
+from vqlab.losses.perceptual import Perceptual
+from vqlab.metrics.images.frechet import FrechetDistance
 from vqlab.serialization import ConfigMixin, to_config
 from vqlab.training.batches import as_batch
 from vqlab.training.checkpoint import load
-from vqlab.training.learning_rate import keep_configured_lr
+from vqlab.training.learning_rate import check_lr, keep_configured_lr
+from vqlab.training.log_interval import is_log_step
 from vqlab.training.manual import refuse_trainer_options, refuse_unsound
 
 
@@ -19,20 +22,18 @@ class Model(ConfigMixin, lightning.LightningModule, ABC):
     """The base class of all models: a LightningModule that can be rebuilt from its checkpoint.
 
     A model holds its own ``training_step`` and ``configure_optimizers``; :meth:`evaluate` serves validation and test.
-    The constructor's arguments are the hyperparameters of checkpoints and loggers.
-
-    Attributes:
-        modality: What it is made for: ``image``, ``signal``, ``text`` or ``font``.
-        default_lr: Learning rate without ``lr`` and ``base_lr``.
-        renamed_keys: Prefixes of state-dict keys until 0.1, and what they are now.
+    The constructor's arguments are the hyperparameters of checkpoints and loggers; ``lr`` and ``base_lr``, of which at
+    most one may be given, become attributes.
     """
 
-    modality: str
-    default_lr: ClassVar[float]
-    renamed_keys: ClassVar[dict[str, str]] = {}
+    modality: str  # what it is made for: image, signal, text or font
+    default_lr: ClassVar[float]  # learning rate without lr and base_lr
+    renamed_keys: ClassVar[dict[str, str]] = {}  # prefixes of state-dict keys until 0.1, and what they are now
 
     def __init__(self) -> None:
         super().__init__()
+        self.lr, self.base_lr = self.init_args.get("lr"), self.init_args.get("base_lr")
+        check_lr(self.lr, self.base_lr)
         spec = to_config(self)
         self.save_hyperparameters({"_class_path": spec["class_path"], **spec["init_args"]})
 
@@ -57,12 +58,7 @@ class Model(ConfigMixin, lightning.LightningModule, ABC):
 
     @abstractmethod
     def evaluate(self, batch: dict[str, Tensor], stage: str) -> None:
-        """Evaluate a batch: log it as ``val/...`` or ``test/...``, or collect what the whole set is needed for.
-
-        Args:
-            batch: The batch.
-            stage: ``val`` or ``test``.
-        """
+        """Log a batch as ``val/...`` or ``test/...``, by ``stage``, or collect what the whole set is needed for."""
 
     def finish_evaluation(self, stage: str) -> None:
         """Log what needs the whole set."""
@@ -98,6 +94,12 @@ class Model(ConfigMixin, lightning.LightningModule, ABC):
 
     # Training
 
+    def prepare_data(self) -> None:
+        """Fetch what LPIPS and the Frechet distance need, once per machine, before anything of the run is written."""
+        for part in self.modules():
+            if isinstance(part, Perceptual) or (isinstance(part, FrechetDistance) and not self.trainer.predicting):
+                part.load()
+
     def setup(self, stage: str) -> None:
         """Refuse Trainer settings that cannot be right for a model that steps its optimizers itself."""
         if stage == "fit" and not self.automatic_optimization:
@@ -106,6 +108,13 @@ class Model(ConfigMixin, lightning.LightningModule, ABC):
     def on_train_start(self) -> None:
         """Resume with the learning rate that is configured now."""
         keep_configured_lr(self)
+
+    def log_terms(self, terms: dict[str, Tensor], prog_bar: str) -> None:
+        """Log the terms of a batch as ``train/<name>`` where a line of the log is due, one in the progress bar, too."""
+        if is_log_step(self.trainer, self.global_step + 1):
+            terms = {name: value.detach() for name, value in terms.items()}
+            self.log(f"train/{prog_bar}", terms.pop(prog_bar), prog_bar=True)
+            self.log_dict({f"train/{name}": value for name, value in terms.items()})
 
     def configure_callbacks(self) -> list[lightning.Callback]:
         """Add none; Lightning calls this before it refuses clipping and accumulation in words of its own."""

@@ -308,19 +308,6 @@ def test_16_mixed_is_refused():
         model.setup("fit")
 
 
-@pytest.mark.parametrize("blocks", ["rows", "patches", "checkerboard"])
-def test_blocks_train_and_log_their_rates(blocks):
-    class Keep(lightning.Callback):
-        def on_train_batch_end(self, trainer, *args):
-            self.logged = dict(trainer.logged_metrics)
-
-    keep = Keep()
-    fit(grid(blocks=blocks), callbacks=[keep], log_every_n_steps=1)
-    rates = [value for name, value in keep.logged.items() if name.startswith("train/accept_rate_block_")]
-    assert len(rates) == 4
-    assert all(0 <= rate <= 1 for rate in rates)
-
-
 def test_a_checkpoint_brings_back_all_parts(tmp_path):
     prior = Transformer(16, 16, dim=8, depth=1, heads=2)
     model = grid(prior=prior, likelihood=Gaussian("learned"), lr=1e-3, train_size=64)

@@ -307,19 +307,6 @@ def test_looking_does_not_change_the_training():
     assert torch.equal(first, model.value_range.decode(expected))
 
 
-@pytest.mark.parametrize("num_classes", [None, 10])
-def test_the_cache_changes_no_sample(num_classes):
-    model = build(CodePrior, vqvae(), **SMALL, conditional=num_classes is not None, num_classes=num_classes)
-    trainer(max_steps=5).fit(model, digits())
-    options = {"top_p": 0.9} if num_classes is None else {"label": 3, "guidance": 2.0}
-    cached, plain = (
-        model.sample_codes(20, **options, use_cache=use, generator=torch.Generator().manual_seed(1))
-        for use in (True, False)
-    )
-    assert torch.equal(cached, plain)
-    assert len(cached.flatten(1).unique(dim=0)) == 20
-
-
 def test_a_checkpoint_stands_on_its_own(tmp_path):
     first = tmp_path / "first.ckpt"
     run = trainer(max_steps=3)
@@ -367,19 +354,6 @@ def test_a_checkpoint_stands_on_its_own(tmp_path):
 def test_what_does_not_fit_is_named(arguments, words):
     with refused(*words):
         build(CodePrior, **{"tokenizer": vqvae(), **SMALL, **arguments})
-
-
-def test_other_statistics_are_another_value_range():
-    tokenizer = vqvae()
-    tokenizer.images = ImageFormat(1, 16, ValueRange("standardized", (0.5,), (0.2,)))
-    with refused("use the data that the tokenizer was trained on"):
-        build(CodePrior, tokenizer, **SMALL, value_range=ValueRange("standardized", (0.4,), (0.2,)))
-    build(CodePrior, tokenizer, **SMALL, value_range=ValueRange("standardized", (0.5,), (0.2,)))
-
-
-def test_too_many_codes():
-    with refused("codes", "ProductQuantizer"):
-        build(CodePrior, Pixels(2**21, 2), **SMALL)
 
 
 @pytest.mark.parametrize(

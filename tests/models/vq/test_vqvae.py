@@ -14,7 +14,7 @@ from tests.helpers.bare import BARE
 from tests.helpers.models import build
 from tests.helpers.refusal import refused
 from vqlab.errors import UserError
-from vqlab.models.vq.metrics import patch_mean
+from vqlab.models.vq.autoencoder import patch_mean
 from vqlab.models.vq.vqvae import VQVAE
 from vqlab.nn.autoencoders.conv import ConvEncoder
 from vqlab.nn.autoencoders.small import SmallDecoder, SmallEncoder
