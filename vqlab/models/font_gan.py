@@ -7,11 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vqlab.errors import UserError
-from vqlab.losses.adversarial import ADVERSARIAL
-from vqlab.losses.glyph import eased, is_ahead, total_variation
-from vqlab.losses.perceptual import Perceptual, build_perceptual
+from vqlab.losses.adversarial import ADVERSARIAL, eased, is_ahead
 from vqlab.metrics.images.glyph_distance import GlyphDistance
-from vqlab.models.model import Model
+from vqlab.models.model import Model, evaluating
 from vqlab.nn.gan.glyph_discriminator import GlyphDiscriminator, check_fit
 from vqlab.nn.unet import UNet, check_styles
 from vqlab.nn.value_range import ValueRange
@@ -29,12 +27,9 @@ class FontGAN(Model):
 
     Generator, with B^ = G(A, k) for the source glyph A, the target B and its style k: disc_weight * adversarial loss +
     l1_weight * |B^ - B| + constancy_weight * (E(A) - E(B^))^2, E the generator's encoder down to its code +
-    category_weight * cross-entropy of the style of B^ + the optional terms. Discriminator: its adversarial loss on
-    [A, B] and [A, B^] + category_weight * the cross-entropy of the style, each half. The weights are zi2zi's. The
-    networks alternate at each batch, the discriminator first; ``global_step`` counts batches.
-
-    Evaluation compares with the source glyph, because a low generator loss is relative to a moving discriminator: how
-    much nearer held-out glyphs come to the target (:class:`~vqlab.metrics.GlyphDistance`).
+    category_weight * cross-entropy of the style of B^. Discriminator: its adversarial loss on [A, B] and [A, B^] +
+    category_weight * the cross-entropy of the style, each half. The weights are zi2zi's. The networks alternate at each
+    batch, the discriminator first. Evaluation: how much nearer held-out glyphs come to the target than the source is.
 
     Args:
         generator: Default: a ``UNet``.
@@ -42,15 +37,11 @@ class FontGAN(Model):
         adversarial: ``bce`` (non-saturating), ``hinge`` or ``lsgan``.
         disc_weight: Weight of the generator's adversarial loss; 0 trains no discriminator.
         disc_start: Step at which discriminator and adversarial loss are switched on.
-        balance: ``none``; ``adaptive`` weight (:func:`~vqlab.losses.glyph.eased`); ``skip`` updates above 90 %.
+        balance: ``none``; ``adaptive`` weight (:func:`~vqlab.losses.adversarial.eased`); ``skip`` updates above 90 %.
         spectral_norm: Of the default discriminator; another has its own ``norm``.
         l1_weight: Weight of the mean absolute difference, on the scale from -1 to 1.
         constancy_weight: Weight of the squared difference of codes, which costs another pass of the encoder.
         category_weight: Weight of the style's cross-entropy, which is 0 where there is one style.
-        tv_weight: Weight of the total variation of what is generated, against specks.
-        edge_weight: Weight of the total variation of its difference to the target.
-        perceptual_weight: Weight of LPIPS; 0 leaves it out.
-        perceptual: Default: LPIPS on VGG features, whose weights are fetched once; not built at weight 0.
         lr: Absolute learning rate. Default without ``base_lr``: 1e-3.
         base_lr: Rate per image: lr = base_lr x batch_size x devices x nodes. Give one of the two.
         optimization: Optimizer settings.
@@ -90,10 +81,6 @@ class FontGAN(Model):
         l1_weight: NonNegative = 100.0,
         constancy_weight: NonNegative = 15.0,
         category_weight: NonNegative = 1.0,
-        tv_weight: NonNegative = 0.0,
-        edge_weight: NonNegative = 0.0,
-        perceptual_weight: NonNegative = 0.0,
-        perceptual: Perceptual | None = None,
         lr: Positive | None = None,
         base_lr: Positive | None = None,
         optimization: GANOptimization = GANOptimization(),
@@ -102,12 +89,11 @@ class FontGAN(Model):
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
-        self.weights = {"disc": disc_weight, "l1": l1_weight, "constancy": constancy_weight, "tv": tv_weight}
-        self.weights |= {"category": category_weight, "edge": edge_weight, "perceptual": perceptual_weight}
+        self.weights = {"disc": disc_weight, "l1": l1_weight}
+        self.weights |= {"constancy": constancy_weight, "category": category_weight}
         if spectral_norm and discriminator is not None:
             raise UserError(
-                "spectral_norm only applies to the default discriminator, but another one was passed: set "
-                "spectral_norm=false and discriminator.norm=spectral"
+                "spectral_norm is of the default discriminator, for another set discriminator.norm=spectral"
             )
         self.adversarial_losses, self.balance, self.disc_start = ADVERSARIAL[LOSSES[adversarial]], balance, disc_start
         self.optimization, self.value_range = optimization, ValueRange("signed")
@@ -118,10 +104,7 @@ class FontGAN(Model):
             norm: Any = "spectral" if spectral_norm else "group"
             self.discriminator = discriminator or GlyphDiscriminator(num_styles, norm=norm)
         check_fit(self.generator, self.discriminator, num_styles, image_size)
-        self.perceptual = build_perceptual(perceptual, perceptual_weight, image_size)
         self.glyphs = GlyphDistance()
-
-    # Public methods
 
     def forward(self, source: Tensor, style: Tensor) -> Tensor:
         """Return glyphs (B, 1, S, S) in [-1, 1]; styles as in :class:`~vqlab.nn.unet.UNet`."""
@@ -129,11 +112,9 @@ class FontGAN(Model):
 
     @torch.no_grad()
     def translate(self, images: Tensor, style: int | Tensor) -> Tensor:
-        """Draw glyphs (B, 1, S, S), in [-1, 1], of the source font in the style of a target font.
+        """Draw glyphs (B, 1, S, S), in [-1, 1], in the style of a target font from those of the source font.
 
-        Args:
-            images: (B, 1, S, S) from -1, ink, to 1, paper.
-            style: One for all, (B,) int64, or (B, num_styles) weights of the styles to mix.
+        ``style`` is one for all, (B,) int64, or (B, num_styles) weights of the styles to mix.
 
         Raises:
             UserError: If the images have another shape, or there is no such style.
@@ -147,13 +128,8 @@ class FontGAN(Model):
         if style.ndim < 2:
             check_styles(style, self.num_styles)
             style = style.expand(len(images))
-        was_training = self.training
-        self.eval()  # without dropout, and with batch norm's running statistics
-        glyphs = self(images, style)
-        self.train(was_training)
-        return glyphs
-
-    # Training
+        with evaluating(self):
+            return self(images, style)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """One batch: the discriminator's update, then the generator's."""
@@ -226,12 +202,6 @@ class FontGAN(Model):
             }
         if self.weights["constancy"]:
             losses["constancy"] = F.mse_loss(self.generator.encode(fake)[-1], code)
-        if self.weights["tv"]:
-            losses["tv"] = total_variation(fake)
-        if self.weights["edge"]:
-            losses["edge"] = total_variation(fake - target)
-        if self.perceptual is not None:
-            losses["perceptual"] = self.perceptual(fake, target).mean()
         return losses
 
     def configure_optimizers(self) -> Any:
@@ -253,8 +223,6 @@ class FontGAN(Model):
         """Clip the generator's gradients, after they were logged."""
         self.optimization.clip_gradients(self.generator.parameters())
 
-    # Evaluation
-
     def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
         """Return ``source`` and ``glyph`` (B, S, S) uint8, 0 being ink, with the batch's ``char`` and ``style``."""
         rows = {"source": batch["source"], "glyph": self.translate(batch["source"], batch["style"])}
@@ -267,7 +235,7 @@ class FontGAN(Model):
         return {name: self.value_range.decode(glyphs) for name, glyphs in (rows | {"target": batch["target"]}).items()}
 
     def evaluate(self, batch: dict[str, Tensor], stage: str) -> None:
-        """Collect the glyphs of a batch, and log the discriminator's probabilities and LPIPS."""
+        """Collect the glyphs of a batch, and log the discriminator's probabilities."""
         source, target, style = batch["source"], batch["target"], batch["style"]
         fake = self(source, style).to(source.dtype)
         rows = [self.value_range.decode(glyphs) for glyphs in (fake, target, source)]
@@ -276,9 +244,6 @@ class FontGAN(Model):
         if self.discriminator is not None:
             for name, glyphs in (("p_real", target), ("p_fake", fake)):
                 metrics[name] = self.discriminator(source, glyphs).real_logits.sigmoid().mean()
-        if self.perceptual is not None:
-            for name, glyphs in (("", fake), ("_identity", source)):
-                metrics[f"{self.perceptual.name}{name}"] = self.perceptual(glyphs, target).mean()
         self.log_means(stage, metrics, len(source))
 
     def finish_evaluation(self, stage: str) -> None:

@@ -1,11 +1,12 @@
 """What all models are: LightningModules that record their arguments."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import lightning
-from torch import Tensor
+from torch import Tensor, nn
 
 from vqlab.errors import UserError
 from vqlab.losses.perceptual import Perceptual
@@ -72,9 +73,7 @@ class Model(ConfigMixin, lightning.LightningModule, ABC):
         """See :meth:`start_evaluation`."""
         self.start_evaluation()
 
-    def on_test_epoch_start(self) -> None:
-        """See :meth:`start_evaluation`."""
-        self.start_evaluation()
+    on_test_epoch_start = on_validation_epoch_start
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """Log ``val/...``."""
@@ -148,3 +147,16 @@ class Model(ConfigMixin, lightning.LightningModule, ABC):
     def __dir__(self) -> Iterable[str]:
         """Leave out ``trainer`` while there is none: torch.jit.trace reads every attribute, and Lightning raises."""
         return [name for name in super().__dir__() if name != "trainer" or self._trainer is not None]
+
+
+@contextmanager
+def evaluating(*nets: nn.Module) -> Iterator[None]:
+    """Put ``nets`` into eval mode for a while: without dropout, and with batch norm's running statistics."""
+    modes = [net.training for net in nets]
+    for net in nets:
+        net.eval()
+    try:
+        yield
+    finally:
+        for net, mode in zip(nets, modes, strict=True):
+            net.train(mode)

@@ -11,12 +11,10 @@ from vqlab.errors import UserError
 from vqlab.losses.adversarial import ADVERSARIAL
 from vqlab.losses.semi_supervised import feature_matching, supervised_loss, unsupervised_loss
 from vqlab.metrics.images.diversity import EffectiveClasses, diversity
-from vqlab.models.model import Model
+from vqlab.models.model import Model, evaluating
+from vqlab.nn import ConvFeatures, ConvGenerator, ImageFormat, SGANDiscriminator
 from vqlab.nn.base import FeatureNet, Generator, check_players
 from vqlab.nn.distributed import mean_over_ranks
-from vqlab.nn.gan.conv import ConvFeatures, ConvGenerator
-from vqlab.nn.gan.sgan_discriminator import SGANDiscriminator
-from vqlab.nn.image_format import ImageFormat
 from vqlab.nn.precision import like_weights
 from vqlab.training.batches import passed_on
 from vqlab.training.finite import require_finite
@@ -30,10 +28,8 @@ class SGAN(Model):
 
     Discriminator: supervised loss on the labelled images + unlabelled_weight * (unsupervised loss on the unlabelled and
     the generated ones, each half, + the loss of the adversarial head, where there is one). Generator: the adversarial
-    head's generator loss, or feature matching (Salimans et al. 2016, arXiv:1606.03498). The networks alternate at each
-    batch, the discriminator first; ``global_step`` counts batches. Labelled, unlabelled and generated images pass the
-    discriminator in batches of their own, so batch norm never mixes them. Without ``labels_per_class`` of the data, one
-    batch serves as labelled and as unlabelled.
+    head's generator loss, or feature matching (paper, section 3.1). The networks alternate at each batch, the
+    discriminator first. Without ``labels_per_class`` of the data, one batch serves as labelled and as unlabelled.
 
     Args:
         generator: Default: a ``ConvGenerator``.
@@ -100,8 +96,6 @@ class SGAN(Model):
         self._batches_seen = 0
         self.confusion, self.classes_drawn = MulticlassConfusionMatrix(num_classes), EffectiveClasses(num_classes)
 
-    # Public methods
-
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits of the K classes, (B, K)."""
         return self.discriminator(x).logits[:, :-1]
@@ -121,11 +115,8 @@ class SGAN(Model):
             raise UserError(f"num must be at least 1, got {num}: use --num 64")
         if label is not None and self.label_embedding is None:
             raise UserError("label needs a conditional SGAN: train with --model.conditional=true")
-        was_training = self.training
-        self.eval()  # with batch norm's running statistics, also in the middle of a training
-        images = self.generate(*self._noise(num, label, generator))
-        self.train(was_training)
-        return images
+        with evaluating(self):
+            return self.generate(*self._noise(num, label, generator))
 
     def generate(self, z: Tensor, label: Tensor | None) -> Tensor:
         """Return images (B, C, H, W) in the value range, from noise (B, latent_dim) and labels (B,) if conditional."""
@@ -133,16 +124,13 @@ class SGAN(Model):
             z = z * self.label_embedding(label)
         return self.value_range.encode((self.generator(z) + 1) / 2)
 
-    # Training
-
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """One batch: the discriminator's update, then the generator's."""
         labelled, labels = (batch.get(f"labelled_{name}", batch[name]) for name in ("image", "label"))
-        unlabelled = batch["image"]
+        unlabelled, optimizers = batch["image"], self.trainer.optimizers
         if batch_idx == 0:
             self._check_labels(labels, "take data with classes, or label few by --data.labels_per_class")
         z, wanted = self._noise(len(unlabelled))
-        optimizers: Any = self.trainer.optimizers
 
         fake = self.generate(z, wanted) if self.unlabelled_weight else None
         loss, terms = self._discriminator_loss(labelled, labels, unlabelled, fake)
@@ -156,8 +144,8 @@ class SGAN(Model):
             g_loss, g_terms = self._generator_loss(fake, wanted, unlabelled)
             require_finite({"g_loss": g_loss}, batch_idx, self.global_step)
             collect(g_loss, self._generator_parameters())
-            terms |= g_terms
             step_and_zero(self, optimizers[0])
+            terms |= g_terms
         self.log_terms(terms | {"d_loss": loss}, prog_bar="d_loss")
         count_batch(self)
         return loss.detach()
@@ -213,16 +201,14 @@ class SGAN(Model):
     ) -> tuple[Tensor, Tensor | None]:
         """Return noise (num, latent_dim), and labels (num,) if conditional, on the model's device."""
         device = self.device if generator is None else generator.device
-        z = like_weights(
-            torch.randn(num, self.generator.latent_dim, generator=generator, device=device), self.generator
-        )
+        z = torch.randn(num, self.generator.latent_dim, generator=generator, device=device)
+        z = like_weights(z, self.generator)
         if self.label_embedding is None:
             return z, None
         if label is None:
             label = torch.randint(self.num_classes, (num,), generator=generator, device=device)
-        else:
-            label = torch.as_tensor(label)
-            self._check_labels(label, "use --label 0")
+        label = torch.as_tensor(label)
+        self._check_labels(label, "use --label 0")
         return z, label.to(self.device).expand(num)
 
     def _check_labels(self, labels: Tensor, hint: str) -> None:
@@ -253,10 +239,8 @@ class SGAN(Model):
         """Clip the generator's gradients, after they were logged."""
         self.optimization.clip_gradients(self._generator_parameters())
 
-    # Evaluation
-
     def start_evaluation(self) -> None:
-        """Forget the last evaluation's counts."""
+        """Start a new count."""
         self.confusion.reset()
         self._batches_seen = 0
 
@@ -265,11 +249,11 @@ class SGAN(Model):
         x, labels = batch["image"], batch["label"]
         if self._batches_seen == 0:
             self._check_labels(labels, "take data with classes")
-        output = self.discriminator(x)
-        classes = output.logits[:, :-1].float()
+        logits = self.discriminator(x).logits
+        classes = logits[:, :-1].float()
         self.confusion.update(classes.argmax(1), labels)
         main = {"loss": F.cross_entropy(classes, labels), "acc": (classes.argmax(1) == labels).float().mean()}
-        metrics = {"reals_passed": (output.logits.argmax(1) < self.num_classes).float().mean()}
+        metrics = {"reals_passed": (logits.argmax(1) < self.num_classes).float().mean()}
         if self.unlabelled_weight:
             fake = self.sample(len(x), generator=torch.Generator().manual_seed(self._batches_seen))
             fake_logits = self.discriminator(fake).logits

@@ -59,12 +59,3 @@ def test_cached_codes_are_those_that_were_computed(num_embeddings, size):
             assert found.dtype == torch.int64
     assert len(calls) == 10, "each image once, in the first pass"
     assert cache.codes.element_size() == size
-
-
-def test_a_batch_with_a_new_image_is_computed_whole():
-    cache, calls = CodeCache(8), []
-    for index in ([0, 1], [1, 2], [5, 0], [2, 1]):
-        index = torch.tensor(index)
-        found = cache.get(index, lambda index=index: calls.append(index.tolist()) or index[:, None] + 1)
-        assert found.flatten().tolist() == [i + 1 for i in index.tolist()]
-    assert calls == [[0, 1], [1, 2], [5, 0]]

@@ -7,8 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vqlab.errors import UserError
-from vqlab.losses.multi_sample import rloo_loss, vimco_loss
-from vqlab.losses.perceptual import Perceptual
+from vqlab.losses import Perceptual, rloo_loss, vimco_loss
 from vqlab.models.adversarial import AdversarialSettings
 from vqlab.models.categorical import training
 from vqlab.models.categorical.latent import RENAMED_KEYS, CategoricalLatent
@@ -23,12 +22,9 @@ from vqlab.models.categorical.training import (
     uniform_numbers,
 )
 from vqlab.models.model import Model
+from vqlab.nn import Decoder, Encoder, ImageFormat, Likelihood, Transformer
 from vqlab.nn.anneal import Anneal, extremes, value_at
-from vqlab.nn.base import Decoder, Encoder
 from vqlab.nn.categorical import CategoricalCode, FactorizedPrior
-from vqlab.nn.image_format import ImageFormat
-from vqlab.nn.likelihood import Likelihood
-from vqlab.nn.transformer import Transformer
 from vqlab.samplers.independence import log_prob, propose
 from vqlab.training.finite import require_finite
 from vqlab.validation import Count, NonNegative, Positive, Probability, Range
@@ -65,9 +61,6 @@ class DiscreteVAE(Model):
         decode_chunk: As in ``JSA``.
         seed: As in ``JSA``.
         images: Format of the images; the command line takes it from the data.
-
-    Shape:
-        As for ``JSA``.
 
     Raises:
         UserError: If the parts do not fit each other, or the mixtures meet a prior that is no product.
@@ -147,8 +140,6 @@ class DiscreteVAE(Model):
     def quantizer(self) -> CategoricalCode:
         """The codes: their number, and their embeddings."""
         return self.latent.quantizer
-
-    # Training
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """One batch for p and q."""

@@ -22,13 +22,10 @@ from vqlab.models.categorical.training import (
     uniform_numbers,
 )
 from vqlab.models.model import Model
-from vqlab.nn.base import Decoder, Encoder
+from vqlab.nn import Decoder, Encoder, ImageFormat, Likelihood, Transformer
 from vqlab.nn.categorical import CategoricalCode
-from vqlab.nn.image_format import ImageFormat
-from vqlab.nn.likelihood import Likelihood
-from vqlab.nn.transformer import Transformer
 from vqlab.samplers.chain_cache import ChainCache
-from vqlab.samplers.independence import Chain, block_masks, blockwise_chain, global_chain, log_prob, propose
+from vqlab.samplers.independence import Chain, log_prob, propose, run_chain
 from vqlab.training.finite import require_finite
 from vqlab.validation import Count, NonNegative, NonNegativeInt, Positive, Probability, check_fields
 
@@ -43,8 +40,6 @@ class PosteriorSampler:
     Args:
         num_mis_steps: Proposals per batch, L.
         kernel: ``mis``, ``mis_rb`` or ``isir``.
-        blocks: ``rows``, ``patches`` or ``checkerboard`` replace one block per step, with ``mis``; null a whole code.
-        block_size: Side of the patches, or distance of the checkerboard's fields.
         cache: Keep the chains' states, by the batch's ``index``.
         cache_start_epoch: Epoch from which they are kept; 0 is the first.
         train_size: Number of training images. Default: taken from the data.
@@ -56,30 +51,21 @@ class PosteriorSampler:
 
     num_mis_steps: Count = 10
     kernel: Literal["mis", "mis_rb", "isir"] = "mis"
-    blocks: Literal["rows", "patches", "checkerboard"] | None = None
-    block_size: Count = 2
     cache: bool = True
     cache_start_epoch: NonNegativeInt = 1
     train_size: Count | None = None
 
     def __post_init__(self) -> None:
         check_fields(self)
-        if self.blocks is not None and self.kernel != "mis":
-            raise UserError(
-                f"kernel must be mis with blocks={self.blocks}, got {self.kernel}: set blocks=null or kernel=mis"
-            )
 
 
 class JSA(Model):
     """p(x, h) and q(h | x) learn from the same draws of the posterior p(h | x), which a Metropolis chain makes.
 
     p ascends E_p(h|x) ln p(x, h), by Fisher's identity the gradient of ln p(x); q descends the inclusive divergence
-    KL(p(h | x) || q(h | x)). No code is relaxed and no gradient estimated. Each batch (paper, algorithm 1): take the
-    state of each image's chain from the cache, propose ``num_mis_steps`` codes from q, accept or reject each, step p
-    and q on -mean over the steps of ln p(x, h) + ln q(h | x), and put the last states back.
-
-    Without the cache, as before ``cache_start_epoch``, each chain starts at a draw from q and ends near the best of
-    ``num_mis_steps`` + 1 draws: the gradient is biased, acceptance tends to :func:`record_rate`, and codes collapse.
+    KL(p(h | x) || q(h | x)). No code is relaxed and no gradient estimated. Without the cache, as before
+    ``cache_start_epoch``, each chain starts at a draw from q and ends near the best of ``num_mis_steps`` + 1 draws: the
+    gradient is biased, acceptance tends to :func:`record_rate`, and codes collapse.
 
     Args:
         encoder: Network of q. Default: a ``ConvEncoder``.
@@ -163,10 +149,6 @@ class JSA(Model):
         training.build_parts(self, adversarial, split_ratio)
         # isir has no acceptance rate to check.
         self.health_ignored = ("accept_rate", "accept_rate_cached") if sampler.kernel == "isir" else ()
-        height, width = self.latent.code_map
-        masks = block_masks(sampler.blocks, height, width, num_latents, sampler.block_size) if sampler.blocks else None
-        self.masks: Tensor | None
-        self.register_buffer("masks", masks, persistent=False)
         self.chains: ChainCache | None = None
         self._stored: dict[str, Tensor] | None = None  # chains of a checkpoint, until the data are known
 
@@ -193,10 +175,8 @@ class JSA(Model):
         """The codes: their number, and their embeddings."""
         return self.latent.quantizer
 
-    # Training
-
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        """Algorithm 1: sample the posterior of each image, then step p and q on the same draws."""
+        """Algorithm 1: move each image's chain on, then step p and q on the states that it visits."""
         x = self.latent.observe(batch["image"])
         loss, mse, codes, terms = self.compute_loss(x, batch.get("index"))
         require_finite({"loss": loss, "rec_loss": mse}, batch_idx, self.global_step)
@@ -234,11 +214,7 @@ class JSA(Model):
             stored, known = chains.get(index)
             state = torch.where(known[:, None], stored, state)
         log_w = self.latent.log_weights(x, log_q)
-        if self.masks is None:
-            chain = global_chain(log_w, state, proposals[:, 1:], uniform, self.sampler.kernel)
-        else:
-            turn = (torch.arange(count, device=x.device) + self.global_step * count) % len(self.masks)
-            chain = blockwise_chain(log_w, state, proposals[:, 1:], uniform, self.masks[turn])
+        chain = run_chain(log_w, state, proposals[:, 1:], uniform, self.sampler.kernel)
         terms = self._chain_terms(chain, known)
         if chains is not None and index is not None:
             chains.put(index, chain.last, chain.accepted.any(1))
@@ -259,8 +235,6 @@ class JSA(Model):
                 terms[f"accept_rate_{name}"] = accepted.mean(1)[part].sum() / part.sum().clamp_min(1)
         return terms
 
-    # The cache
-
     def setup(self, stage: str) -> None:
         """Make room for the chains."""
         super().setup(stage)
@@ -269,10 +243,7 @@ class JSA(Model):
         trainer: Any = self.trainer
         data = trainer.datamodule
         if getattr(data, "augment", False):
-            raise UserError(
-                "augment must be false with cache=true: a stored code does not fit an image that is augmented anew at "
-                "each visit"
-            )
+            raise UserError("augment must be false with cache=true: a stored code does not fit an augmented image")
         size = self.sampler.train_size or getattr(data, "train_size", None)
         if size is None:
             raise UserError("train_size is missing, and the cache of chains needs it: set sampler.train_size")
@@ -300,11 +271,10 @@ class JSA(Model):
 def record_rate(num_mis_steps: int) -> float:
     """Return the lowest acceptance rate that chains without a cache can have, (H_{L+1} - 1) / L.
 
-    The t-th candidate is the best so far with probability 1 / t, and the best is accepted. Where weights differ widely,
-    no other is: the rate then is the same for every model.
+    The t-th candidate is the best so far with probability 1 / t; where weights differ widely, no other is accepted.
 
     Example:
-        >>> round(record_rate(10), 4), round(record_rate(20), 4)
-        (0.202, 0.1323)
+        >>> round(record_rate(10), 4)
+        0.202
     """
     return sum(1 / t for t in range(2, num_mis_steps + 2)) / num_mis_steps

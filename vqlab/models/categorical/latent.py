@@ -5,8 +5,7 @@ categories, S draws. Inside, codes are flat, (B, P) or (B, S, P); outside they a
 """
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -14,16 +13,13 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from vqlab.losses.perceptual import Perceptual, build_perceptual
-from vqlab.nn.autoencoders.conv import ConvDecoder, ConvEncoder
+from vqlab.models.model import evaluating
+from vqlab.nn import ConvDecoder, ConvEncoder, Gaussian, ImageFormat, Likelihood, Transformer
 from vqlab.nn.base import Decoder, Encoder, check_autoencoder
 from vqlab.nn.categorical import CategoricalCode, FactorizedPrior, build_prior
 from vqlab.nn.codes import as_codes, check_code_range, check_code_shape
-from vqlab.nn.image_format import ImageFormat
-from vqlab.nn.likelihood import Gaussian, Likelihood
 from vqlab.nn.precision import without_autocast
-from vqlab.nn.transformer import Transformer
-from vqlab.samplers.bounds import NLLBounds, bracket
-from vqlab.samplers.independence import global_chain, log_prob, propose
+from vqlab.samplers.independence import NLLBounds, bracket, log_prob, propose, run_chain
 from vqlab.samplers.tokens import generate
 
 RENAMED_KEYS = {  # prefixes of state-dict keys of JSA and DiscreteVAE until 0.1, and now
@@ -38,9 +34,6 @@ class CategoricalLatent(nn.Module):
     """p(x, h) = p(h) p(x | h) and the proposal q(h | x), with all that can be computed of them.
 
     The arguments are those of ``JSA`` by these names; so are ``smoothing`` and ``decode_chunk``, which the model sets.
-
-    Raises:
-        UserError: If the parts do not fit each other or the images.
     """
 
     smoothing = 0.0
@@ -142,7 +135,7 @@ class CategoricalLatent(nn.Module):
         for done in range(0, steps, AT_ONCE):
             uniform = rand(len(x), min(AT_ONCE, steps - done), self.positions + 1, device=x.device)
             proposals = propose(log_q, uniform[:, :, 1:])
-            state = global_chain(self.log_weights(x, log_q), state, proposals, uniform[:, :, 0]).last
+            state = run_chain(self.log_weights(x, log_q), state, proposals, uniform[:, :, 0]).last
         return self.to_map(state)
 
     @torch.no_grad()
@@ -258,16 +251,3 @@ class CategoricalLatent(nn.Module):
 def rand(*size: int, device: torch.device, generator: torch.Generator | None = None) -> Tensor:
     """Return uniform numbers in float32: Lightning's bf16-true sets a default dtype that has 256 of them."""
     return torch.rand(size, dtype=torch.float32, device=device, generator=generator)
-
-
-@contextmanager
-def evaluating(*nets: nn.Module) -> Iterator[None]:
-    """Put ``nets`` into eval mode for a while."""
-    modes = [net.training for net in nets]
-    for net in nets:
-        net.eval()
-    try:
-        yield
-    finally:
-        for net, mode in zip(nets, modes, strict=True):
-            net.train(mode)

@@ -11,11 +11,8 @@ from torch import Tensor, nn
 
 from vqlab.errors import UserError
 from vqlab.losses.adaptive_weight import linearized
-from vqlab.metrics.codes.entropy import ProposalEntropy
+from vqlab.metrics import CodebookUsage, FrechetDistance, ProposalEntropy, psnr
 from vqlab.metrics.codes.statistics import MAX_COUNTS, CodeStatistics
-from vqlab.metrics.codes.usage import CodebookUsage
-from vqlab.metrics.images.frechet import FrechetDistance
-from vqlab.metrics.images.psnr import psnr
 from vqlab.models.adversarial import AdversarialLoss, AdversarialSettings
 from vqlab.models.categorical.code_splitting import CodeSplitter
 from vqlab.models.categorical.latent import CategoricalLatent
@@ -204,13 +201,7 @@ def code_counts(model: Any) -> Tensor:
 
 
 class CategoricalMetrics(nn.Module):
-    """Counts of the codes that a model draws in training and in evaluation.
-
-    Args:
-        latent: The densities.
-        num_classes: Labels of the data; 0 is none.
-        frechet: Distance of images and what their likeliest codes decode to; None computes none.
-    """
+    """Counts of the codes that a model draws in training and in evaluation."""
 
     def __init__(self, latent: CategoricalLatent, num_classes: int, frechet: FrechetDistance | None) -> None:
         super().__init__()

@@ -12,13 +12,12 @@ from torch import Tensor
 
 from vqlab.errors import UserError
 from vqlab.metrics.codes.unigram import unigram_bits
-from vqlab.models.model import Model
+from vqlab.models.model import Model, evaluating
 from vqlab.models.prior.tokenizer import CodeCache, check_data, find_tokenizer
+from vqlab.nn import ImageFormat, Transformer
 from vqlab.nn.distributed import all_gather_rows
 from vqlab.nn.frozen import Frozen
-from vqlab.nn.image_format import ImageFormat
 from vqlab.nn.precision import like_weights, upcast, without_autocast
-from vqlab.nn.transformer import Transformer
 from vqlab.samplers.tokens import generate
 from vqlab.training.batches import passed_on
 from vqlab.training.finite import require_finite
@@ -35,14 +34,10 @@ class CodePrior(Model):
     2021, arXiv:2012.09841, section 3.2). The codes of an image are one sequence: row by row, a pyramid coarse to fine,
     and with several codebooks all codes of a position before the next position.
 
-    The checkpoint holds the tokenizer, weights and all, because a path would break when a run is moved, and mean other
-    codes when the first stage trains on. When a run is resumed, the tokenizer of its checkpoint is used.
-
-    With ``conditional``, ``label_dropout`` of the labels are hidden in training, which classifier-free guidance needs.
-
-    ``val/nll`` is in nats per token; ``val/bits_per_token`` the same in bits; ``val/bits_per_dim`` in bits of code per
-    number of the image; ``val/unigram_bits`` the bits per token of the best model that ignores all other tokens
-    (frequencies of each position over the training tokens so far, plus one each), which a prior must beat.
+    The checkpoint holds the tokenizer, weights and all. ``label_dropout`` of the labels are hidden in training, which
+    classifier-free guidance needs. ``val/nll`` is in nats per token; ``val/bits_per_token`` the same in bits;
+    ``val/bits_per_dim`` in bits of code per number of the image; ``val/unigram_bits`` the bits per token by the
+    frequencies of each position over the training tokens so far, which a prior must beat.
 
     Args:
         tokenizer: Checkpoint of a first stage, or of a prior; or a model with ``encode``, ``decode``, ``quantizer`` and
@@ -115,8 +110,6 @@ class CodePrior(Model):
         self.register_buffer("counts", torch.zeros(length, codes, dtype=torch.int32) if countable else None)
         self._cache: CodeCache | None = None
 
-    # Public methods
-
     def encode(self, x: Tensor) -> Tensor:
         """Images (B, C, H, W) to the tokenizer's codes (B, h, w)."""
         # In float32 whatever the precision of the training, so that codes are those that the tokenizer was trained on.
@@ -156,19 +149,12 @@ class CodePrior(Model):
         guidance = options.get("guidance", 1)
         if guidance != 1 and label is None:
             raise UserError(f"guidance {guidance} needs a label to be guided to: add --label, or leave --guidance out")
-        was_training = self.training
-        self.eval()  # without dropout, also in the middle of a training
-        try:
-            tokens = generate(self.network, condition, **options)
-        finally:
-            self.train(was_training)
-        return tokens.unflatten(1, self.code_shape)
+        with evaluating(self):
+            return generate(self.network, condition, **options).unflatten(1, self.code_shape)
 
     def nll(self, x: Tensor, label: Tensor | None = None) -> Tensor:
         """Negative log-likelihood (B,), in nats, of the codes of images (B, C, H, W) given labels (B,)."""
         return self._losses(self.encode(x).flatten(1), self._as_condition(label, len(x))).sum(1)
-
-    # Training
 
     def prepare_data(self) -> None:
         """Fetch nothing: of the tokenizer's parts encoder, quantizer and decoder alone are used."""
@@ -186,7 +172,8 @@ class CodePrior(Model):
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Predict each token from those before it."""
-        tokens, condition = self._training_tokens(batch), self._condition_of_batch(batch)
+        tokens = self._training_tokens(batch)
+        condition = self._as_condition(batch.get("label"), len(tokens))
         if self.conditional:
             hidden = torch.rand(len(tokens), device=self.device) < self.label_dropout
             condition = condition.masked_fill(hidden, self.network.no_label)
@@ -205,12 +192,10 @@ class CodePrior(Model):
         groups = [{"params": decayed}, {"params": others, "weight_decay": 0.0}]
         return self.optimization.optimizer(self, groups, "prior")
 
-    # Evaluation
-
     def evaluate(self, batch: dict[str, Tensor], stage: str) -> None:
         """Log the likelihood of the codes of a batch, and that by a model without context."""
         tokens = self.encode(batch["image"]).flatten(1)
-        nll = self._losses(tokens, self._condition_of_batch(batch)).mean()
+        nll = self._losses(tokens, self._as_condition(batch.get("label"), len(tokens))).mean()
         bits = nll / math.log(2)
         metrics = {"loss": nll, "nll": nll, "bits_per_dim": bits * tokens.shape[1] / math.prod(self.images.shape)}
         if self.counts is not None:
@@ -220,8 +205,7 @@ class CodePrior(Model):
 
     def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
         """Return ``nll`` (B,) in nats per image, with the batch's ``label`` and ``index``."""
-        label = batch["label"] if self.conditional else None
-        return {"nll": self.nll(batch["image"], label), **passed_on(batch, "label", "index")}
+        return {"nll": self.nll(batch["image"], batch.get("label")), **passed_on(batch, "label", "index")}
 
     def example_images(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return as many samples (B, C, H, W) in [0, 1] as the batch has images: the same seed each time, by label."""
@@ -229,8 +213,6 @@ class CodePrior(Model):
         label = torch.arange(num) % self.num_classes if self.conditional else None
         generator = torch.Generator().manual_seed(0)  # its own, so that the training's draws stay as they are
         return {"sample": self.value_range.decode(self.sample(num, label, generator=generator))}
-
-    # Parts
 
     @property
     def _net(self) -> Any:
@@ -242,22 +224,18 @@ class CodePrior(Model):
         return F.cross_entropy(logits.flatten(0, 1), tokens.flatten(), reduction="none").view_as(tokens)
 
     def _training_tokens(self, batch: dict[str, Tensor]) -> Tensor:
-        def encode() -> Tensor:
+        if self._cache is None or "index" not in batch:
             return self.encode(batch["image"]).flatten(1)
-
-        return encode() if self._cache is None or "index" not in batch else self._cache.get(batch["index"], encode)
+        return self._cache.get(batch["index"], lambda: self.encode(batch["image"]).flatten(1))
 
     def _count(self, tokens: Tensor) -> None:
         if self.counts is not None:
             every = all_gather_rows(tokens).T  # of all ranks, so that all keep the same counts
             self.counts.scatter_add_(1, every, torch.ones_like(every, dtype=self.counts.dtype))
 
-    def _condition_of_batch(self, batch: dict[str, Tensor]) -> Tensor:
-        return self._as_condition(batch["label"] if self.conditional else None, len(batch["image"]))
-
     def _as_condition(self, label: Tensor | None, num: int) -> Tensor:
         """Return labels (num,), negative where unknown, or None, as the network's conditions."""
-        if label is None:
+        if label is None or not self.conditional:
             return torch.full((num,), self.network.no_label, device=self.device)
         return torch.where(label < 0, self.network.no_label, label)
 

@@ -25,21 +25,19 @@ from vqlab.validation import Count, NonNegative, NonNegativeInt, Positive
 class GANTopicModel(Model):
     """A generator of documents from topic proportions, an encoder the other way, and a critic of the pair.
 
+    The critic maximises ``E D(real) - E D(generated)``, generator and encoder minimise it every ``n_critic`` batches.
     Real pairs are a document, as a distribution over words, and the encoder's proportions; generated ones are
-    proportions from a Dirichlet and the generator's document. The critic maximises ``E D(real) - E D(generated)``,
-    generator and encoder minimise it (BAT: Wang et al. 2020, "Neural Topic Modeling with Bidirectional Adversarial
-    Training"); with ``bidirectional=false`` there is no encoder (ATM). The critic is trained on each batch, generator
-    and encoder on each ``n_critic``-th. A topic is the generator's output for that topic alone.
+    proportions from a Dirichlet and the generator's document (BAT: Wang et al. 2020, "Neural Topic Modeling with
+    Bidirectional Adversarial Training"). A topic is the generator's output for that topic alone.
 
-    Beyond the papers, and on by default because it helped: a ``mixture`` of topics, as in LDA; topics that begin as
-    those of NMF (``init``); and ``-E sum_k theta_k sum_v x_v log topic_kv`` of the inferred proportions
-    (``cycle_weight``), by Jensen an upper bound of the cross-entropy under the mixture: a cycle consistency as in ALICE
-    (Li et al. 2017, arXiv:1709.01215). ``contrast`` adds :class:`~vqlab.losses.contrastive.TopicContrast`.
+    Beyond the papers, and on by default because it helped: a ``mixture`` of topics, as in LDA; the topics of NMF as a
+    start; and the cycle term ``-E sum_k theta_k sum_v x_v log topic_kv`` of the inferred proportions, by Jensen a
+    bound of the cross-entropy under the mixture (as in ALICE, Li et al. 2017, arXiv:1709.01215).
 
     Args:
         num_topics: K.
         generator: ``mixture``; ``gaussian``, with Gaussian topics among word embeddings; ``mlp``, the papers'.
-        bidirectional: Whether there is an encoder.
+        bidirectional: Whether there is an encoder; false is ATM.
         hidden_features: H, of critic, encoder and the ``mlp`` generator.
         alpha: Concentration of the Dirichlet. Default: 1 / K, as in the papers.
         init: Where the topics begin: ``nmf``, from the training documents, or ``random``.
@@ -47,7 +45,7 @@ class GANTopicModel(Model):
         regularizer: Keeps the critic Lipschitz: ``clip``, ``gradient_penalty`` (weight 10) or ``spectral_norm``.
         weight_clip: Bound of the critic's weights for ``clip``.
         n_critic: Batches of the critic for each of generator and encoder.
-        contrast: ``topic``, ``averaged`` or ``label``; null leaves it out.
+        contrast: ``topic``, ``averaged`` or ``label``, see ``TopicContrast``; null leaves it out.
         contrastive_weight: Weight of the contrastive loss.
         temperature: Temperature of InfoNCE.
         lr: Absolute learning rate of critic and encoder. Default without ``base_lr``: 3e-3.
@@ -101,10 +99,7 @@ class GANTopicModel(Model):
         if init == "nmf" and generator != "mixture":
             raise UserError(f"init=nmf sets the topics of a mixture, but generator is {generator}: set init=random")
         if not bidirectional and (cycle_weight or contrast == "label"):
-            raise UserError(
-                "bidirectional must be true with cycle_weight or contrast=label: without an encoder documents have no "
-                "proportions. Set cycle_weight=0 and another contrast"
-            )
+            raise UserError("bidirectional=false needs cycle_weight=0 and no contrast=label, which need an encoder")
         if contrast == "label" and not num_classes:
             raise UserError("contrast=label needs data with labels: choose other data, or contrast=averaged")
         self.num_topics, self.vocab_size, self.num_classes = num_topics, vocab_size, num_classes
@@ -122,8 +117,6 @@ class GANTopicModel(Model):
         self.contrasted = TopicContrast(num_topics, *sizes) if contrast else None
         self.clusters = TopicClusters(num_topics, num_classes)
         self.vocabulary: list[str] | None = None
-
-    # Public methods
 
     @torch.no_grad()
     def topics(self) -> Tensor:
@@ -150,8 +143,6 @@ class GANTopicModel(Model):
         """Draw documents as distributions over words, (num, V)."""
         return dense(self.generator(self._prior(num, generator)))
 
-    # Training
-
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """One batch: the critic's update, and at each ``n_critic``-th that of generator and encoder."""
         real, theta = self._documents(batch["bow"]), self._prior(len(batch["bow"]))
@@ -162,10 +153,10 @@ class GANTopicModel(Model):
         require_finite({"d_loss": loss, **terms}, batch_idx, self.global_step)
         collect(loss, self.critic.parameters())
         self.optimization.clip_discriminator(self.critic.parameters())
-        if not turn:
-            step_and_zero(self, optimizers[-1])
-        else:
+        if turn:
             optimizers[-1].step()  # the gradients stay until the generator steps, for their log
+        else:
+            step_and_zero(self, optimizers[-1])
         if self.regularizer == "clip":
             for weight in self.critic.parameters():
                 weight.data.clamp_(-self.weight_clip, self.weight_clip)
@@ -262,8 +253,6 @@ class GANTopicModel(Model):
     def set_extra_state(self, state: Tensor) -> None:
         """Take the vocabulary of a checkpoint."""
         self.vocabulary = bytes(state.tolist()).decode().split("\n") if len(state) else None
-
-    # Evaluation
 
     def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
         """Return ``proportions`` (B, K) with the batch's ``index``."""

@@ -12,16 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vqlab.metrics.codes.usage import CodebookUsage
-from vqlab.metrics.images.frechet import FrechetDistance
-from vqlab.metrics.images.psnr import psnr
-from vqlab.metrics.images.ssim import ssim
+from vqlab.metrics import CodebookUsage, FrechetDistance, psnr, ssim
 from vqlab.nn.codes import as_codes, check_code_shape
 from vqlab.nn.distributed import all_sum
 from vqlab.nn.image_format import ImageFormat
 from vqlab.nn.precision import like_weights
-from vqlab.quantizers.base import Quantizer, QuantizerOutput
-from vqlab.quantizers.identity import IdentityQuantizer
+from vqlab.quantizers import IdentityQuantizer, Quantizer, QuantizerOutput
 from vqlab.quantizers.stats import CodeStats
 from vqlab.training.batches import passed_on
 from vqlab.training.learning_rate import reset_moments
@@ -29,9 +25,6 @@ from vqlab.training.log_interval import is_log_step
 
 RECONSTRUCTION = {"l2": F.mse_loss, "l1": F.l1_loss, "huber": F.smooth_l1_loss}
 RENAMED_KEYS = {"train_usage.": "codebook.train_usage.", "revived": "codebook.revived"}  # until 0.1, and now
-
-
-# Methods of the models
 
 
 def forward(model: Any, x: Tensor) -> tuple[Tensor, QuantizerOutput]:
@@ -120,11 +113,7 @@ def example_images(model: Any, batch: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 class CodebookUpdates(nn.Module):
-    """Statistics of the codes: committed once per optimizer step, whatever was accumulated, and counted for the log.
-
-    Args:
-        quantizer: The quantizer; from now on it waits for :meth:`commit`.
-    """
+    """Statistics of the codes, committed once per optimizer step, and counted for the log."""
 
     revived: Tensor  # codes revived since the last line of the log
 
@@ -164,14 +153,7 @@ class CodebookUpdates(nn.Module):
 
 
 class ReconstructionMetrics(nn.Module):
-    """PSNR, SSIM, rFID and codebook utilization of reconstructed images.
-
-    Args:
-        quantizer: The quantizer, for the numbers of codes.
-        images: Format of the images.
-        downsampling: Side of the patches whose mean colours are the baseline ``psnr_patch_mean``.
-        frechet: Frechet distance between images and reconstructions; None computes none.
-    """
+    """PSNR, SSIM, rFID and codebook utilization of reconstructed images; the baseline is the mean colour of patches."""
 
     def __init__(
         self, quantizer: Quantizer, images: ImageFormat, downsampling: int, frechet: FrechetDistance | None

@@ -16,9 +16,7 @@ from vqlab.nn.autoencoders.s4d import S4DDecoder, S4DEncoder, check_length
 from vqlab.nn.base import Decoder, Encoder, check_fit, wrong_channels
 from vqlab.nn.distributed import all_sum
 from vqlab.nn.ssm.s4d import S4D
-from vqlab.quantizers.base import Quantizer
-from vqlab.quantizers.identity import IdentityQuantizer
-from vqlab.quantizers.vector import VectorQuantizer
+from vqlab.quantizers import IdentityQuantizer, Quantizer, VectorQuantizer
 from vqlab.training.batches import passed_on
 from vqlab.training.finite import require_finite
 from vqlab.training.learning_rate import configured_rate

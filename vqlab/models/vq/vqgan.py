@@ -12,11 +12,9 @@ from vqlab.models.adversarial import AdversarialLoss, AdversarialSettings
 from vqlab.models.model import Model
 from vqlab.models.vq import autoencoder
 from vqlab.models.vq.autoencoder import RECONSTRUCTION, RENAMED_KEYS, CodebookUpdates, ReconstructionMetrics
-from vqlab.nn.autoencoders.conv import ConvDecoder, ConvEncoder
+from vqlab.nn import ConvDecoder, ConvEncoder, ImageFormat
 from vqlab.nn.base import Decoder, Encoder, check_autoencoder
-from vqlab.nn.image_format import ImageFormat
-from vqlab.quantizers.base import Quantizer
-from vqlab.quantizers.vector import VectorQuantizer
+from vqlab.quantizers import Quantizer, VectorQuantizer
 from vqlab.training.finite import require_finite
 from vqlab.training.manual import count_batch, step_and_zero
 from vqlab.training.optimization import Optimization
@@ -28,9 +26,8 @@ class VQGAN(Model):
 
     Autoencoder: reconstruction + perceptual_weight * LPIPS + quantizer loss + lambda * disc_weight * generator loss,
     with lambda = |grad_W reconstruction terms| / |grad_W generator loss| at the decoder's last layer W (paper, equation
-    7) if ``adversarial.adaptive``, else 1. Discriminator: its own loss on x and x^.
-
-    The networks alternate at each batch, the discriminator first, on one forward pass of the autoencoder for both.
+    7) if ``adversarial.adaptive``, else 1. Discriminator: its own loss on x and x^. The networks alternate at each
+    batch, the discriminator first, on one forward pass of the autoencoder for both. Shapes as for ``VQVAE``.
 
     Args:
         encoder: Default: a ``ConvEncoder``.
@@ -47,9 +44,6 @@ class VQGAN(Model):
         compile: Compile the networks with ``torch.compile``.
         frechet: As in ``VQVAE``.
         images: Format of the images; the command line takes it from the data.
-
-    Shape:
-        As for ``VQVAE``.
 
     Raises:
         UserError: As ``VQVAE``, and if the images are too small for the discriminator.
@@ -87,9 +81,8 @@ class VQGAN(Model):
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
-        self.optimization, self.accumulate = optimization, accumulate
-        self.reconstruction, self.compiled = reconstruction, compile
-        self.images, self.value_range = images, images.value_range
+        self.optimization, self.accumulate, self.compiled = optimization, accumulate, compile
+        self.images, self.value_range, self.reconstruction = images, images.value_range, reconstruction
         self.encoder: Encoder = encoder or ConvEncoder(in_channels=images.channels)
         self.decoder: Decoder = decoder or ConvDecoder(out_channels=images.channels)
         self.quantizer: Quantizer = quantizer or VectorQuantizer()

@@ -9,11 +9,9 @@ from vqlab.metrics.images.frechet import FrechetDistance
 from vqlab.models.model import Model
 from vqlab.models.vq import autoencoder
 from vqlab.models.vq.autoencoder import RECONSTRUCTION, RENAMED_KEYS, CodebookUpdates, ReconstructionMetrics
-from vqlab.nn.autoencoders.small import SmallDecoder, SmallEncoder
+from vqlab.nn import ImageFormat, SmallDecoder, SmallEncoder
 from vqlab.nn.base import Decoder, Encoder, check_autoencoder
-from vqlab.nn.image_format import ImageFormat
-from vqlab.quantizers.base import Quantizer
-from vqlab.quantizers.vector import VectorQuantizer
+from vqlab.quantizers import Quantizer, VectorQuantizer
 from vqlab.training.finite import require_finite
 from vqlab.training.optimization import Optimization
 from vqlab.validation import Positive
@@ -44,6 +42,7 @@ class VQVAE(Model):
         UserError: If the image size is not divisible, or the channels of the parts differ.
 
     Example:
+        >>> import torch
         >>> from vqlab.quantizers.fsq import FSQ
         >>> model = VQVAE(quantizer=FSQ([8, 5, 5, 5])).eval()
         >>> x = torch.rand(2, 3, 32, 32) * 2 - 1
