@@ -19,7 +19,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from tests.helpers.refusal import refused
 from tests.helpers.weights import NETS, images, random_features, save_all
-from vqlab.losses.perceptual import BACKBONES, Perceptual
+from vqlab.losses.perceptual import Perceptual
 from vqlab.serialization import from_config, to_config
 
 
@@ -93,14 +93,6 @@ def test_gradient_where_all_features_vanish_is_no_nan(bias):
     x_hat = images().requires_grad_()
     Perceptual("squeeze", "dead.pth")(x_hat, images()).sum().backward()
     assert x_hat.grad.isfinite().all()
-
-
-@pytest.mark.parametrize("net", NETS)
-def test_the_smallest_image(net, files):
-    distance, smallest = Perceptual(net, files[net]), BACKBONES[net].smallest
-    assert distance(images(size=smallest), images(size=smallest)).isfinite().all()
-    with refused(f"{smallest - 1}x{smallest - 1}", f"image_size={smallest}", "perceptual_weight=0"):
-        distance(images(size=smallest - 1), images(size=smallest - 1))
 
 
 def test_weights_are_read_at_the_first_use_and_draw_nothing(files):

@@ -8,9 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch.utils.data import DataLoader, Dataset
 
-from tests.helpers.bare import BARE
+from tests.helpers import bare
 from tests.helpers.models import build
 from vqlab.callbacks.ema import EMA
+from vqlab.losses.adversarial import ADVERSARIAL
 from vqlab.models.font_gan import FontGAN
 from vqlab.nn.gan.glyph_discriminator import GlyphDiscriminator
 from vqlab.nn.unet import UNet
@@ -54,26 +55,12 @@ def small(**options):
 
 
 def fit(model, steps, data=None, callbacks=(), ckpt_path=None, **settings):
-    options = {"max_steps": steps, "max_epochs": -1, "log_every_n_steps": 1, "limit_val_batches": 0, **settings}
-    trainer = lightning.Trainer(**{**BARE, **options}, callbacks=list(callbacks))
+    trainer = bare.trainer(*callbacks, max_steps=steps, limit_val_batches=0, **settings)
     trainer.fit(model, DataLoader(data or Strokes(), batch_size=8), ckpt_path=ckpt_path)
     return trainer
 
 
-def both_losses(adversarial, real, made):
-    """Return the discriminator's loss, and the generator's as a function of the logits it meets."""
-    if adversarial == "bce":
-        one, zero = torch.ones_like(real), torch.zeros_like(real)
-        bce = F.binary_cross_entropy_with_logits
-        return bce(real, one) + bce(made, zero), lambda logits: bce(logits, one)
-    if adversarial == "hinge":
-        return ((1 - real).clamp_min(0).mean() + (1 + made).clamp_min(0).mean()) / 2, lambda logits: -logits.mean()
-    return (
-        F.mse_loss(real, 0 * real + 1) + F.mse_loss(made, 0 * made - 1)
-    ) / 2, lambda logits: F.mse_loss(logits, 0 * logits + 1) / 2
-
-
-def by_hand(model, batches, adversarial):
+def by_hand(model, batches, losses):
     """The same steps in plain PyTorch, two optimizers and two backward passes."""
     generator, discriminator = model.generator, model.discriminator
     players = [
@@ -84,16 +71,14 @@ def by_hand(model, batches, adversarial):
         a, b, style = batch["source"], batch["target"], batch["style"]
         fake = generator(a, style)
         real_out, fake_out = discriminator(a, b), discriminator(a, fake.detach())
-        d_loss, g_loss = both_losses(adversarial, real_out.real_logits, fake_out.real_logits)
-        style_loss = F.nll_loss(real_out.styles.log_softmax(1), style) + F.nll_loss(
-            fake_out.styles.log_softmax(1), style
-        )
+        d_loss = losses.discriminator(real_out.real_logits, fake_out.real_logits)
+        style_loss = sum(F.nll_loss(out.styles.log_softmax(1), style) for out in (real_out, fake_out))
         players[1].zero_grad()
         (d_loss + 0.7 * style_loss / 2).backward()
         players[1].step()
 
         out = discriminator(a, fake)
-        loss = 0.5 * g_loss(out.real_logits) + 100 * (fake - b).abs().mean()
+        loss = 0.5 * losses.generator(out.real_logits) + 100 * (fake - b).abs().mean()
         loss = loss + 15 * (generator.encode(a)[-1] - generator.encode(fake)[-1]).square().mean()
         loss = loss + 0.7 * F.nll_loss(out.styles.log_softmax(1), style)
         players[0].zero_grad()
@@ -106,7 +91,8 @@ def test_three_steps_equal_plain_pytorch(adversarial):
     model = small(adversarial=adversarial, lr=1e-2, disc_lr=1e-3, disc_weight=0.5, category_weight=0.7).double()
     plain, data = copy.deepcopy(model), Strokes(dtype=torch.float64)
     trainer = fit(model, 3, data)
-    by_hand(plain, list(DataLoader(data, batch_size=8))[:3], adversarial)
+    losses = ADVERSARIAL["non_saturating" if adversarial == "bce" else adversarial]
+    by_hand(plain, list(DataLoader(data, batch_size=8))[:3], losses)
     for (name, value), expected in zip(model.named_parameters(), plain.parameters(), strict=True):
         torch.testing.assert_close(value, expected, rtol=1e-6, atol=1e-8, msg=name)
     assert trainer.global_step == 3, "steps are batches"
@@ -144,7 +130,7 @@ def test_it_comes_nearer_to_targets_it_has_not_seen_than_the_source_is():
     data = Strokes(256)
     train, held_out = torch.utils.data.random_split(data, [192, 64], torch.Generator().manual_seed(0))
     fit(model, 100, train)
-    (figures,) = lightning.Trainer(**BARE).validate(model, DataLoader(held_out, batch_size=24), verbose=False)
+    figures = bare.validate(model, DataLoader(held_out, batch_size=24))
     assert figures["val/l1_gain"] > 0.4
     assert figures["val/ssim_gain"] > 0.2
     assert figures["val/loss"] == figures["val/l1"]
@@ -157,9 +143,8 @@ def test_it_comes_nearer_to_targets_it_has_not_seen_than_the_source_is():
     assert (wrong - target).abs().mean() > 1.5 * (drawn - target).abs().mean()
 
 
-@pytest.mark.parametrize("optimizer", ["adam", "rmsprop"])
-def test_stopped_and_resumed_it_ends_where_an_uninterrupted_run_ends(tmp_path, optimizer):
-    settings = {"lr": 5e-3, "disc_lr": 1e-3, "optimizer": optimizer, "balance": "adaptive"}
+def test_stopped_and_resumed_it_ends_where_an_uninterrupted_run_ends(tmp_path):
+    settings = {"lr": 5e-3, "disc_lr": 1e-3, "optimizer": "rmsprop", "balance": "adaptive"}
     settings["schedule"] = Schedule("step", warmup_steps=2, decay_steps=3, final_factor=0.2)
 
     class SaveHalf(lightning.Callback):

@@ -42,15 +42,7 @@ def sgan(**options):
 
 MODELS = {
     "VQVAE": vqvae,
-    "VQGAN": lambda: build(
-        VQGAN,
-        **parts(),
-        quantizer=VectorQuantizer(16, 8),
-        discriminator=PatchGAN(1, 8, 1),
-        perceptual_weight=0,
-        disc_start=0,
-        lecam_weight=0.1,
-    ),
+    "VQGAN": lambda: build(VQGAN, **parts(), discriminator=PatchGAN(1, 8, 1), perceptual_weight=0, lecam_weight=0.1),
     "JSA": lambda: build(JSA, **parts(), num_embeddings=16, cache=False, num_mis_steps=2, nll_samples=2),
     "JSA binary": lambda: build(JSA, **parts(), num_embeddings=16, cache=False, likelihood=Bernoulli()),
     "DiscreteVAE": lambda: build(DiscreteVAE, **parts(), num_embeddings=16, nll_samples=2),

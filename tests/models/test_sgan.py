@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tests.helpers.bare import BARE
+from tests.helpers import bare
 from tests.helpers.models import build
 from vqlab.callbacks.ema import EMA
 from vqlab.data.images.digits import Digits
@@ -29,8 +29,7 @@ def digits(**options):
 
 
 def fit(model, steps, data=None, callbacks=(), **settings):
-    options = {"max_steps": steps, "max_epochs": -1, "log_every_n_steps": 1, "limit_val_batches": 0, **settings}
-    trainer = lightning.Trainer(**{**BARE, **options}, callbacks=list(callbacks))
+    trainer = bare.trainer(*callbacks, max_steps=steps, limit_val_batches=0, **settings)
     trainer.fit(model, data or digits())
     return trainer
 
@@ -147,8 +146,8 @@ def test_images_without_labels_teach_it():
         )
         data = digits(batch_size=100)
         fit(model, 600, data, callbacks=[EMA(0.99)])
-        (figures,) = lightning.Trainer(**BARE).validate(model, data, verbose=False)
-        (more,) = lightning.Trainer(**BARE).test(model, data, verbose=False)
+        figures = bare.validate(model, data)
+        (more,) = bare.trainer().test(model, data, verbose=False)
         accuracies[weight] = (figures["val/acc"] + more["test/acc"]) / 2
     assert accuracies[1.0] >= 0.92
     assert accuracies[1.0] >= accuracies[0.0] + 0.02
@@ -159,7 +158,7 @@ def test_with_all_labels_it_classifies_and_one_batch_serves_both_streams():
     model = small(discriminator=MLPFeatures(1, 8, (128, 64), noise=0.1), lr=2e-3)
     trainer = fit(model, 400, digits(labels_per_class=None))
     assert trainer.callback_metrics["train/d_acc"] > 0.6
-    (figures,) = lightning.Trainer(**BARE).validate(model, digits(), verbose=False)
+    figures = bare.validate(model, digits())
     assert figures["val/acc"] > 0.9
     assert {"val/diversity", "val/classes_drawn", "val/reals_passed", "val/fakes_caught"} <= figures.keys()
 

@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 import vqlab
-from tests.helpers.bare import trainer
+from tests.helpers.bare import trainer, validate
 from tests.helpers.models import build
 from vqlab.models.prior.code_prior import CodePrior
 from vqlab.models.vq.vqvae import VQVAE
@@ -56,11 +56,6 @@ def loader(codes, num, labels=None, batch_size=32, shuffle=False):
     return DataLoader(rows, batch_size=batch_size, shuffle=shuffle)
 
 
-def figures(run, model, data):
-    (metrics,) = run.validate(model, data, verbose=False)
-    return metrics
-
-
 def vqvae(quantizer=None, size=16):
     torch.manual_seed(7)
     quantizer = quantizer or VectorQuantizer(32, 8)
@@ -69,9 +64,6 @@ def vqvae(quantizer=None, size=16):
 
 def digits(**options):
     return vqlab.Digits(**{"image_size": 16, "batch_size": 32, **options})
-
-
-# Learning
 
 
 def markov(codes=16, branches=3, seed=0):
@@ -101,7 +93,7 @@ def test_a_markov_source_is_learnt_to_its_entropy():
     model = build(CodePrior, Pixels(16, 4), **{**SMALL, "dim": 64, "depth": 2}, lr=5e-3)
     run = trainer(max_steps=250, gradient_clip_val=1.0)
     run.fit(model, loader(walks(chain, 4000), 16, batch_size=64))
-    found = figures(run, model, loader(walks(chain, 1000), 16, batch_size=250))
+    found = validate(model, loader(walks(chain, 1000), 16, batch_size=250))
     assert found["val/bits_per_token"] == pytest.approx(entropy, rel=0.05)
     assert found["val/bits_per_token"] < 0.6 * found["val/unigram_bits"]
     # And its samples follow the chain: no step that the source cannot make, bar a few.
@@ -129,7 +121,7 @@ def test_labels_tell_what_they_can():
         assert torch.equal(model.sample_codes(3, label), of_class[label].expand(3, -1, -1))
     each = torch.tensor([2, 0, 3])
     assert torch.equal(model.sample_codes(3, each, guidance=2.0), of_class[each])
-    assert figures(trainer(), model, data)["val/nll"] < 0.1 / 4
+    assert validate(model, data)["val/nll"] < 0.1 / 4
 
 
 @pytest.mark.parametrize(
@@ -146,9 +138,9 @@ def test_codes_of_every_shape(quantizer, shape):
     tokenizer, data = vqvae(quantizer), digits()
     trainer(max_steps=3).fit(tokenizer, data)
     model = build(CodePrior, tokenizer, **SMALL, lr=3e-3)
-    before = figures(trainer(), model, data)["val/nll"]
+    before = validate(model, data)["val/nll"]
     trainer(max_steps=30).fit(model, data)
-    after = figures(trainer(), model, data)["val/nll"]
+    after = validate(model, data)["val/nll"]
     assert before == pytest.approx(math.log(quantizer.num_embeddings), rel=0.05)
     assert after < before - 0.1
     codes = model.sample_codes(2, generator=torch.Generator().manual_seed(0))
@@ -187,16 +179,13 @@ def test_each_image_is_encoded_once_unless_the_data_augment(augment, words, capl
     assert words in caplog.text
 
 
-# The figures
-
-
 def test_the_figures_are_those_of_an_independent_computation():
     torch.manual_seed(0)
     train, val = torch.randint(5, (96, 2, 3)), torch.randint(5, (40, 2, 3))
     model = build(CodePrior, Wide(), **SMALL)
     run = trainer(max_epochs=2, max_steps=-1)
     run.fit(model, loader(train, 5))
-    found = figures(run, model, loader(val, 5, batch_size=16))  # batches of 16, 16 and 8
+    found = validate(model, loader(val, 5, batch_size=16))  # batches of 16, 16 and 8
     tokens = val.flatten(1)
     with torch.no_grad():
         logits = model.network(tokens[:, :-1]).double()
@@ -236,9 +225,6 @@ def test_probabilities_of_all_codes_sum_to_one():
         nll = model.nll(as_images(every, 3), torch.full((81,), label))
         assert (-nll.double()).exp().sum().item() == pytest.approx(1, abs=1e-5)
     assert model.nll(as_images(every, 3)).std() > 0.1
-
-
-# Samples and checkpoints
 
 
 def test_example_images_do_not_change_the_training():

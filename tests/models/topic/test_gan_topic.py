@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import vqlab
-from tests.helpers.bare import BARE
+from tests.helpers import bare
 from tests.helpers.models import build
 from tests.helpers.planted import Planted
 from vqlab.metrics.topics.words import matched_topics, top_word_ids
@@ -28,8 +28,7 @@ def texts(**options):
 
 
 def fit(model, steps, data=None, callbacks=(), **settings):
-    options = {"max_steps": steps, "max_epochs": -1, "log_every_n_steps": 1, "limit_val_batches": 0, **settings}
-    trainer = lightning.Trainer(**{**BARE, **options}, callbacks=list(callbacks))
+    trainer = bare.trainer(*callbacks, max_steps=steps, **{"limit_val_batches": 0, **settings})
     trainer.fit(model, data or texts())
     return trainer
 
@@ -172,7 +171,7 @@ def test_topics_begin_as_those_of_nmf_but_not_on_resume(tmp_path):
     model.generator.logits.data.zero_()
     trainer.save_checkpoint(tmp_path / "model.ckpt")
     resumed = small(init="nmf")
-    lightning.Trainer(**BARE, max_steps=2, limit_val_batches=0).fit(resumed, data, ckpt_path=tmp_path / "model.ckpt")
+    bare.trainer(max_steps=2, limit_val_batches=0).fit(resumed, data, ckpt_path=tmp_path / "model.ckpt")
     torch.testing.assert_close(resumed.topics(), torch.full((4, 60), 1 / 60))
 
 

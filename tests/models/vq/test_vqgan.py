@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 from tests.helpers.bare import trainer
 from tests.helpers.models import build
 from vqlab.callbacks.ema import EMA
+from vqlab.losses.adversarial import ADVERSARIAL
 from vqlab.models.adversarial import R1_EVERY
 from vqlab.models.vq.vqgan import VQGAN
 from vqlab.nn.autoencoders.small import SmallDecoder, SmallEncoder
@@ -59,24 +60,11 @@ def taming_weight(model, rec_loss, g_loss):
     return (rec.norm() / (adv.norm() + 1e-4)).clamp(0, 1e4).detach()
 
 
-LOSSES = {
-    "hinge": (
-        lambda real, fake: (F.relu(1 - real).mean() + F.relu(1 + fake).mean()) / 2,
-        lambda fake: -fake.mean(),
-    ),
-    "non_saturating": (
-        lambda real, fake: -(real.sigmoid().log().mean() + (1 - fake.sigmoid()).log().mean()),
-        lambda fake: -fake.sigmoid().log().mean(),
-    ),
-    "wgan": (lambda real, fake: fake.mean() - real.mean(), lambda fake: -fake.mean()),
-}
-
-
 def plain_step(
     model, optimizers, x, index, step, adversarial="hinge", adaptive=True, r1_weight=0.0, lecam=None, alternate=True
 ):
     """Lightning-free statement of one step, the discriminator first; changes ``model`` in place."""
-    disc, losses = model.adversarial.discriminator, LOSSES[adversarial]
+    disc, losses = model.adversarial.discriminator, ADVERSARIAL[adversarial]
     groups = [[p for name, p in model.named_parameters() if ("discriminator" in name) == second] for second in (0, 1)]
 
     def descend(group, loss):
@@ -91,7 +79,7 @@ def plain_step(
     x_hat = model.decoder(model.from_code(code.quantized))
     real = x.clone().requires_grad_()
     real_logits, fake_logits = disc(real), disc(x_hat.detach())
-    d_loss = losses[0](real_logits, fake_logits)
+    d_loss = losses.discriminator(real_logits, fake_logits)
     if lecam is not None:
         d_loss = d_loss + 0.1 * ((real_logits - lecam["fake"]) ** 2).mean()
         d_loss = d_loss + 0.1 * ((fake_logits - lecam["real"]) ** 2).mean()
@@ -102,7 +90,7 @@ def plain_step(
         d_loss = d_loss + R1_EVERY * r1_weight * slope.square().sum((1, 2, 3)).mean() / 2
     if alternate:
         descend(1, d_loss)
-    rec_loss, g_loss = (x_hat - x).abs().mean(), losses[1](disc(x_hat))
+    rec_loss, g_loss = (x_hat - x).abs().mean(), losses.generator(disc(x_hat))
     weight = 0.8 * (taming_weight(model, rec_loss, g_loss) if adaptive else 1.0)
     loss = rec_loss + code.loss + weight * g_loss
     if alternate:
@@ -169,7 +157,7 @@ class Record(lightning.Callback):
         moved = {name.split(".")[0] for name, value in weights(pl_module).items() if not value.equal(self.before[name])}
         self.moved.append(moved & {"encoder", "decoder", "adversarial"})
         self.steps.append(trainer.global_step)
-        self.logged.append(trainer.logged_metrics.keys())
+        self.logged.append(set(trainer.logged_metrics))
 
 
 def test_global_step_counts_batches_and_the_discriminator_starts_when_it_should():

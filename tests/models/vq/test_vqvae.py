@@ -1,4 +1,4 @@
-"""VQ-VAE: what it computes, that it learns, and that its figures are right."""
+"""VQ-VAE: what it computes, that it learns, and that its metrics are right."""
 
 import lightning
 import numpy as np
@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 import vqlab
-from tests.helpers.bare import trainer
+from tests.helpers.bare import trainer, validate
 from tests.helpers.models import build
 from tests.helpers.refusal import refused
 from vqlab.metrics.images.frechet import FrechetDistance
@@ -45,17 +45,6 @@ def digits():
     return vqlab.Digits(image_size=16, batch_size=32)
 
 
-def figures(run, model, data):
-    (metrics,) = run.validate(model, data, verbose=False)
-    return metrics
-
-
-# What a user calls
-
-
-# Training
-
-
 @pytest.mark.parametrize(
     "quantizer",
     [VectorQuantizer(CODES, 8), FSQ([5, 5, 3]), VectorQuantizer(CODES, 8, codebook_update="loss")],
@@ -63,10 +52,10 @@ def figures(run, model, data):
 )
 def test_it_learns_real_digits(quantizer):
     torch.manual_seed(0)
-    model, data, run = tiny(quantizer), digits(), trainer(max_steps=150, log_every_n_steps=50)
-    before = figures(run, model, data)
-    run.fit(model, data)
-    after = figures(run, model, data)
+    model, data = tiny(quantizer), digits()
+    before = validate(model, data)
+    trainer(max_steps=150, log_every_n_steps=50).fit(model, data)
+    after = validate(model, data)
     assert before["val/rec_loss"] > 0.3
     assert after["val/rec_loss"] < 0.06  # 0.034 to 0.041 when this was written
     assert after["val/psnr"] > after["val/psnr_patch_mean"] + 3  # 20.2 and more against 15.5
@@ -76,11 +65,11 @@ def test_it_learns_real_digits(quantizer):
 
 @pytest.mark.parametrize("reconstruction", ["l1", "huber"])
 def test_other_reconstruction_losses(reconstruction):
-    model, run = tiny(reconstruction=reconstruction).eval(), trainer()
+    model = tiny(reconstruction=reconstruction).eval()
     x = next(iter(loader(16)))["image"]
     error = (model(x)[0] - x).abs()
     expected = error.mean() if reconstruction == "l1" else torch.where(error < 1, error**2 / 2, error - 0.5).mean()
-    assert figures(run, model, one_batch(x))["val/rec_loss"] == pytest.approx(expected.item(), rel=1e-5)
+    assert validate(model, one_batch(x))["val/rec_loss"] == pytest.approx(expected.item(), rel=1e-5)
 
 
 class Record(lightning.Callback):
@@ -174,14 +163,11 @@ def test_the_optimizer_forgets_a_revived_code():
     )  # k-means fits the first batch exactly
 
 
-# The figures
-
-
 def test_the_figures_are_those_of_an_independent_computation():
     torch.manual_seed(0)
     model, data, run = tiny(), digits(), trainer(max_steps=40)
     run.fit(model, data)
-    ours = figures(run, model, data)  # batches of 32, the last one of 20
+    ours = validate(model, data)  # batches of 32, the last one of 20
 
     x = torch.cat([batch["image"] for batch in data.val_dataloader()])
     assert len(x) == 180
@@ -232,7 +218,7 @@ def test_the_same_image_has_the_same_metrics_in_every_value_range():
         ValueRange("standardized", (0.5, 0.4, 0.3), (0.2, 0.3, 0.1)),
     ):
         model = VQVAE(decoder=Fixed(value_range.encode(wrong)), images=ImageFormat(value_range=value_range, size=16))
-        metrics = figures(trainer(), model, one_batch(value_range.encode(image)))
+        metrics = validate(model, one_batch(value_range.encode(image)))
         found.append([metrics[f"val/{name}"] for name in ("psnr", "ssim", "psnr_patch_mean")])
         shown = model.eval().example_images({"image": value_range.encode(image)})
         torch.testing.assert_close(shown["input"], image)
@@ -266,9 +252,6 @@ def test_decode_names_the_shape_of_codes():
         model.decode(codes.flatten(1))
     with refused("code 16 "):
         model.decode(codes + 16)
-
-
-# The Frechet distance of reconstructions
 
 
 def with_frechet(cls, backbone="net.pth"):
