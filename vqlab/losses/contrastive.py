@@ -33,10 +33,9 @@ def info_nce(anchors: Tensor, positives: Tensor, temperature: float, same: Tenso
 class TopicContrast(nn.Module):
     """Contrastive losses that tie documents to embeddings of their topics or labels.
 
-    A lab log trained an adversarial topic model with InfoNCE and an "average-weighted label embedding", but does not
-    state what it contrasted. Three readings: a projection of the generator's hidden layer, or document, matches the
-    embedding of the dominant topic, or those of all topics averaged by the proportions (:meth:`by_topic`); or the
-    averaged embedding of a real document matches that of its label (:meth:`by_label`).
+    A lab log names an "average-weighted label embedding" only. Three readings: a projection of the generator's hidden
+    layer, or document, matches the embedding of the dominant topic, or those of all topics averaged by the proportions
+    (:meth:`by_topic`); or the averaged embedding of a real document matches that of its label (:meth:`by_label`).
 
     Args:
         num_topics: K.

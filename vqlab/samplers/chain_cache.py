@@ -50,10 +50,7 @@ class ChainCache:
         return codes.clamp_min(0), known
 
     def put(self, index: Tensor, codes: Tensor, moved: Tensor) -> None:
-        """Store the states ``codes`` (B, P) of ``index`` (B,) and whether the chains ``moved`` (B,).
-
-        Of an example that occurs twice, the last state in the global batch is kept.
-        """
+        """Store the states ``codes`` (B, P) of ``index`` (B,), of repeated ones the last, and which ``moved`` (B,)."""
         self._check(index)
         everyone, rows = all_gather_rows(index), all_gather_rows(torch.cat([codes, moved[:, None].long()], 1))
         mine = everyone % self.world == self.rank

@@ -50,9 +50,6 @@ def weights(model):
     return {name: value.detach().clone() for name, value in model.state_dict().items()}
 
 
-# One step in plain PyTorch
-
-
 def taming_weight(model, rec_loss, g_loss):
     """Equation 7, both losses taken to the last layer directly."""
     last = model.decoder.head[0].weight
@@ -143,32 +140,24 @@ def test_steps_equal_those_in_plain_pytorch(arguments):
         torch.testing.assert_close(model.adversarial.lecam.real_mean, lecam["real"], rtol=1e-5, atol=1e-6)
 
 
-# What is counted
-
-
-class Record(lightning.Callback):
-    def __init__(self):
-        self.steps, self.logged, self.moved = [], [], []
-
-    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
-        self.before = weights(pl_module)
-
-    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
-        moved = {name.split(".")[0] for name, value in weights(pl_module).items() if not value.equal(self.before[name])}
-        self.moved.append(moved & {"encoder", "decoder", "adversarial"})
-        self.steps.append(trainer.global_step)
-        self.logged.append(set(trainer.logged_metrics))
-
-
 def test_global_step_counts_batches_and_the_discriminator_starts_when_it_should():
-    record, model = Record(), tiny(disc_start=5, disc_warmup=2)
-    run = trainer(record, max_steps=8)
-    run.fit(model, loader(64))
-    assert record.steps == list(range(1, 9))
-    assert run.global_step == 8
-    assert record.moved == [{"encoder", "decoder"}] * 3 + [{"encoder", "decoder", "adversarial"}] * 5
-    assert ["train/disc_weight" in row for row in record.logged] == [False] * 5 + [True] * 3
-    assert ["train/d_loss" in row for row in record.logged] == [False] * 3 + [True] * 5
+    steps, logged, trained = [], [], []
+
+    class Record(lightning.Callback):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            self.before = weights(pl_module)
+
+        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+            moved = {n.split(".")[0] for n, value in weights(pl_module).items() if not value.equal(self.before[n])}
+            trained.append(moved & {"encoder", "decoder", "adversarial"})
+            steps.append(trainer.global_step)
+            logged.append(set(trainer.logged_metrics))
+
+    trainer(Record(), max_steps=8).fit(tiny(disc_start=5, disc_warmup=2), loader(64))
+    assert steps == list(range(1, 9))
+    assert trained == [{"encoder", "decoder"}] * 3 + [{"encoder", "decoder", "adversarial"}] * 5
+    assert ["train/disc_weight" in row for row in logged] == [False] * 5 + [True] * 3
+    assert ["train/d_loss" in row for row in logged] == [False] * 3 + [True] * 5
 
 
 @pytest.mark.parametrize("clip", [{"clip_g": 1e-6}, {"clip_d": 1e-6}])

@@ -15,9 +15,7 @@ VERBS = ("encode", "decode", "quantizer", "images")
 
 
 def find_tokenizer(source: Any) -> Any:
-    """Return the model that turns images to codes and back: ``source``, or the model of a checkpoint at that path.
-
-    Of a second stage's checkpoint its tokenizer is taken.
+    """Return the model ``source``, or that of a checkpoint at this path; of a second stage its tokenizer.
 
     Raises:
         UserError: If there is none, or it lacks ``encode``, ``decode``, a quantizer or the format of its images.
@@ -56,10 +54,7 @@ def check_data(tokenizer: Any, images: ImageFormat | None) -> None:
 class CodeCache:
     """Codes by position in the data set, in CPU memory: 2 bytes a code up to K = 32,768, else 4.
 
-    Grows with the largest position met, so it needs no size; each process keeps what it has met itself.
-
-    Args:
-        num_embeddings: Codes of a codebook, K.
+    Grows with the largest position met; each process keeps what it has met itself.
 
     Example:
         >>> cache = CodeCache(512)

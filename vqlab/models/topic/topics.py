@@ -53,13 +53,9 @@ def evaluate_topics(topics: Tensor, data: Any) -> dict[str, float]:
 
 
 def topic_table(topics: Tensor, words: list[list[str]], data: Any, num_documents: Tensor | None) -> TopicTable:
-    """Return the table of topics, the most coherent first.
+    """Return the table of ``topics`` (K, V) with their top ``words``, the most coherent in the training texts first.
 
-    Args:
-        topics: (K, V).
-        words: Top words of each topic.
-        data: The text DataModule of the training.
-        num_documents: (K,) in how many held-out documents each topic is dominant, where that is known.
+    ``num_documents`` (K,) counts the held-out documents in which each topic is dominant, where that is known.
     """
     reference = getattr(data, "reference", None)
     ids = top_word_ids(topics, len(words[0]))
