@@ -24,7 +24,7 @@ from vqlab.models.categorical.training import (
 from vqlab.models.model import Model
 from vqlab.nn import Decoder, Encoder, ImageFormat, Likelihood, Transformer
 from vqlab.nn.anneal import Anneal, extremes, value_at
-from vqlab.nn.categorical import CategoricalCode, FactorizedPrior
+from vqlab.nn.categorical import FactorizedPrior
 from vqlab.samplers.independence import log_prob, propose
 from vqlab.training.finite import require_finite
 from vqlab.validation import Count, NonNegative, Positive, Probability, Range
@@ -122,6 +122,7 @@ class DiscreteVAE(Model):
             raise UserError(f"estimator {estimator} needs a prior that is a product: set prior=factorized, or use JSA")
         training.build_parts(self, adversarial, split_ratio)
 
+    quantizer = property(training.quantizer)
     encode = of_latent(CategoricalLatent.encode)
     decode = of_latent(CategoricalLatent.decode)
     reconstruct = of_latent(CategoricalLatent.reconstruct)
@@ -135,11 +136,6 @@ class DiscreteVAE(Model):
     code_counts = training.code_counts
     configure_optimizers = training.configure_optimizers
     on_before_optimizer_step = training.clip_gradients
-
-    @property
-    def quantizer(self) -> CategoricalCode:
-        """The codes: their number, and their embeddings."""
-        return self.latent.quantizer
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """One batch for p and q."""

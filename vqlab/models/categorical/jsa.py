@@ -23,7 +23,6 @@ from vqlab.models.categorical.training import (
 )
 from vqlab.models.model import Model
 from vqlab.nn import Decoder, Encoder, ImageFormat, Likelihood, Transformer
-from vqlab.nn.categorical import CategoricalCode
 from vqlab.samplers.chain_cache import ChainCache
 from vqlab.samplers.independence import Chain, log_prob, propose, run_chain
 from vqlab.training.finite import require_finite
@@ -152,6 +151,7 @@ class JSA(Model):
         self.chains: ChainCache | None = None
         self._stored: dict[str, Tensor] | None = None  # chains of a checkpoint, until the data are known
 
+    quantizer = property(training.quantizer)
     encode = of_latent(CategoricalLatent.encode)
     decode = of_latent(CategoricalLatent.decode)
     reconstruct = of_latent(CategoricalLatent.reconstruct)
@@ -169,11 +169,6 @@ class JSA(Model):
     code_counts = training.code_counts
     configure_optimizers = training.configure_optimizers
     on_before_optimizer_step = training.clip_gradients
-
-    @property
-    def quantizer(self) -> CategoricalCode:
-        """The codes: their number, and their embeddings."""
-        return self.latent.quantizer
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Algorithm 1: move each image's chain on, then step p and q on the states that it visits."""

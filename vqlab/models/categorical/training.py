@@ -16,6 +16,7 @@ from vqlab.metrics.codes.statistics import MAX_COUNTS, CodeStatistics
 from vqlab.models.adversarial import AdversarialLoss, AdversarialSettings
 from vqlab.models.categorical.code_splitting import CodeSplitter
 from vqlab.models.categorical.latent import CategoricalLatent
+from vqlab.nn.categorical import CategoricalCode
 from vqlab.nn.distributed import all_sum, world_size
 from vqlab.nn.likelihood import Gaussian
 from vqlab.quantizers.sampling import step_seed, uniform_by_sample
@@ -99,6 +100,11 @@ def of_latent(method: Callable[Concatenate[CategoricalLatent, P], R]) -> Callabl
         return getattr(model.latent, method.__name__)(*args, **kwargs)
 
     return of_model
+
+
+def quantizer(model: Any) -> CategoricalCode:
+    """Return the codes: their number, and their embeddings."""
+    return model.latent.quantizer
 
 
 def nll(model: Any, x: Tensor, num_samples: int = 1000) -> Tensor:
