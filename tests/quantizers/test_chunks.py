@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from tests.helpers.family import rand64 as rand
-from vqlab.quantizers import chunks
-from vqlab.quantizers.chunks import entropy, in_chunks
+from vqlab.quantizers import search
+from vqlab.quantizers.search import entropy, in_chunks
 
 
 @pytest.mark.parametrize(
@@ -15,7 +15,7 @@ from vqlab.quantizers.chunks import entropy, in_chunks
 )
 @pytest.mark.parametrize("grad", [True, False])
 def test_results_and_gradients_are_those_of_one_block(monkeypatch, elements, sizes, grad):
-    monkeypatch.setattr(chunks, "CHUNK_ELEMENTS", elements)
+    monkeypatch.setattr(search, "CHUNK_ELEMENTS", elements)
     codes, seen = rand(7, 3, seed=1).requires_grad_(), []
 
     def soft_codes(rows, weights):
@@ -42,7 +42,7 @@ def test_results_and_gradients_are_those_of_one_block(monkeypatch, elements, siz
 
 
 def test_the_backward_pass_computes_again_with_the_same_random_numbers(monkeypatch):
-    monkeypatch.setattr(chunks, "CHUNK_ELEMENTS", 5)
+    monkeypatch.setattr(search, "CHUNK_ELEMENTS", 5)
     drawn = []
 
     def noisy(rows):

@@ -4,13 +4,11 @@ import pytest
 import torch
 
 from tests.helpers.family import FAMILY, PYRAMID, assert_same_state, rand
-from vqlab.quantizers.composite import SEED_STRIDE, another
+from vqlab.quantizers.composite import SEED_STRIDE, ProductQuantizer, ResidualQuantizer, another
 from vqlab.quantizers.fsq import FSQ
 from vqlab.quantizers.gumbel import GumbelQuantizer
 from vqlab.quantizers.ibq import IBQ
 from vqlab.quantizers.lookup_free import LookupFree
-from vqlab.quantizers.product import ProductQuantizer
-from vqlab.quantizers.residual import ResidualQuantizer
 from vqlab.quantizers.sim_vq import SimVQ
 from vqlab.quantizers.vector import VectorQuantizer
 from vqlab.serialization import to_config

@@ -25,9 +25,8 @@ from tests.helpers.family import (
     trained,
 )
 from vqlab.quantizers.base import DataInit
+from vqlab.quantizers.composite import ProductQuantizer, ResidualQuantizer
 from vqlab.quantizers.multi_scale import MultiScaleQuantizer
-from vqlab.quantizers.product import ProductQuantizer
-from vqlab.quantizers.residual import ResidualQuantizer
 from vqlab.serialization import from_config, to_config
 
 STEPS = 5

@@ -22,14 +22,13 @@ from tests.helpers.family import (
     trained,
 )
 from tests.helpers.resampling import down, up
-from vqlab.quantizers import chunks
+from vqlab.quantizers import search
+from vqlab.quantizers.composite import ProductQuantizer, ResidualQuantizer
 from vqlab.quantizers.fsq import FSQ
 from vqlab.quantizers.gumbel import GumbelQuantizer
 from vqlab.quantizers.ibq import IBQ
 from vqlab.quantizers.lookup_free import BinarySpherical, LookupFree
 from vqlab.quantizers.multi_scale import MultiScaleQuantizer
-from vqlab.quantizers.product import ProductQuantizer
-from vqlab.quantizers.residual import ResidualQuantizer
 from vqlab.quantizers.sim_vq import SimVQ
 from vqlab.quantizers.vector import VectorQuantizer
 
@@ -327,7 +326,7 @@ def test_blocks_change_no_gradient(name, monkeypatch):
     results = []
     quantizer = double(name)
     for elements in (2**22, 50):
-        monkeypatch.setattr(chunks, "CHUNK_ELEMENTS", elements)
+        monkeypatch.setattr(search, "CHUNK_ELEMENTS", elements)
         quantizer.zero_grad()
         z = example(quantizer, 5).double().requires_grad_()
         out = quantizer(z)
@@ -341,9 +340,9 @@ def test_what_is_computed_again_draws_the_same_noise(name, monkeypatch):
     results = []
     for keep in (False, True):
         if keep:  # everything in memory, nothing computed twice
-            monkeypatch.setattr(chunks, "checkpoint", lambda function, *args, use_reentrant: function(*args))
-        assert (chunks.checkpoint is checkpoint.checkpoint) is not keep
-        monkeypatch.setattr(chunks, "CHUNK_ELEMENTS", 100)
+            monkeypatch.setattr(search, "checkpoint", lambda function, *args, use_reentrant: function(*args))
+        assert (search.checkpoint is checkpoint.checkpoint) is not keep
+        monkeypatch.setattr(search, "CHUNK_ELEMENTS", 100)
         torch.manual_seed(4)
         quantizer = double(name)
         quantizer.sample_index = None

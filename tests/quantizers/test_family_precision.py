@@ -7,14 +7,13 @@ import torch
 from torch import nn
 
 from tests.helpers.family import FAMILY, Largest, example, rand, train_step, trained
-from vqlab.quantizers import chunks, search
+from vqlab.quantizers import search
+from vqlab.quantizers.composite import ProductQuantizer, ResidualQuantizer
 from vqlab.quantizers.fsq import FSQ
 from vqlab.quantizers.gumbel import GumbelQuantizer
 from vqlab.quantizers.ibq import IBQ
 from vqlab.quantizers.lookup_free import BinarySpherical, LookupFree
 from vqlab.quantizers.multi_scale import MultiScaleQuantizer
-from vqlab.quantizers.product import ProductQuantizer
-from vqlab.quantizers.residual import ResidualQuantizer
 from vqlab.quantizers.sim_vq import SimVQ
 from vqlab.quantizers.vector import VectorQuantizer
 
@@ -160,7 +159,7 @@ def largest(quantizer, sampled):
 @pytest.mark.parametrize("name", BOUNDED)
 def test_no_array_of_all_vectors_times_all_codes(name, sampled, monkeypatch):
     width, build = BOUNDED[name]
-    monkeypatch.setattr(chunks, "CHUNK_ELEMENTS", BLOCK)
+    monkeypatch.setattr(search, "CHUNK_ELEMENTS", BLOCK)
     monkeypatch.setattr(search, "SCORES", {"cpu": BLOCK})
     monkeypatch.setattr(search, "CODES", {"cpu": 64})
     assert largest(build(), sampled) < ROWS * width / 2

@@ -6,10 +6,9 @@ import torch.nn.functional as F
 
 from tests.helpers.family import rand64 as rand
 from tests.helpers.resampling import down, up
+from vqlab.quantizers.composite import ProductQuantizer, ResidualQuantizer
 from vqlab.quantizers.gumbel import GumbelQuantizer
 from vqlab.quantizers.multi_scale import MultiScaleQuantizer
-from vqlab.quantizers.product import ProductQuantizer
-from vqlab.quantizers.residual import ResidualQuantizer
 from vqlab.quantizers.vector import VectorQuantizer
 
 K, D = 12, 3

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from tests.helpers.family import rand64 as rand
+from vqlab.quantizers.composite import ResidualQuantizer
 from vqlab.quantizers.fsq import FSQ
 from vqlab.quantizers.lookup_free import BinarySpherical, LookupFree
-from vqlab.quantizers.residual import ResidualQuantizer
 from vqlab.quantizers.vector import VectorQuantizer
 
 K, D = 8, 3

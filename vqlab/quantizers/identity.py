@@ -8,16 +8,10 @@ from vqlab.validation import Count
 
 
 class IdentityQuantizer(Quantizer):
-    """Return the features unchanged, with a single index: a continuous autoencoder as a baseline.
+    """Return the features unchanged, with a single index, 0: a continuous autoencoder as a baseline.
 
     Args:
         embedding_dim: Channels of the features, D.
-
-    Shape:
-        input and ``quantized`` (B, D, *spatial); ``indices`` (B, *spatial), all 0.
-
-    Raises:
-        UserError: If indices are decoded.
 
     Example:
         >>> import torch
@@ -35,13 +29,10 @@ class IdentityQuantizer(Quantizer):
         self.embedding_dim = embedding_dim
 
     def quantize(self, rows: Tensor) -> QuantizerOutput:
-        """Return ``rows`` (N, D)."""
         return QuantizerOutput(rows, rows.new_zeros(len(rows)).long(), rows.new_zeros(()))
 
     def check_codes(self, indices: Tensor) -> None:
-        """Raise UserError: there are no codes."""
         self.lookup(indices)
 
     def lookup(self, indices: Tensor) -> Tensor:
-        """Raise UserError: there are no codes."""
         raise UserError("an IdentityQuantizer has no codes to decode: set quantizer=VectorQuantizer")

@@ -14,19 +14,12 @@ from vqlab.quantizers.sampling import smallest_k
 
 @dataclass(frozen=True)
 class CodeStats:
-    """Statistics of one codebook, or of several stacked in leading dimensions (...).
+    """Statistics of one codebook, or of several stacked in leading dimensions (...)."""
 
-    Attributes:
-        counts: (..., K) float, number of vectors assigned to each code.
-        sums: (..., K, D) sum of the vectors assigned to each code; (..., K, 0) where the codebook does not need it.
-        candidates: (..., R, D) randomly chosen vectors, to replace dead codes.
-        keys: (..., R) float64, the candidates' random keys, ascending; infinite where a candidate is missing.
-    """
-
-    counts: Tensor
-    sums: Tensor
-    candidates: Tensor
-    keys: Tensor
+    counts: Tensor  # (..., K) float, vectors assigned to each code
+    sums: Tensor  # (..., K, D), sum of the vectors assigned to each code; (..., K, 0) where the codebook needs none
+    candidates: Tensor  # (..., R, D), randomly chosen vectors, to replace dead codes
+    keys: Tensor  # (..., R) float64, the candidates' random keys, ascending; infinite where a candidate is missing
 
     @classmethod
     def empty(cls, like: Tensor) -> "CodeStats":
@@ -38,13 +31,10 @@ class CodeStats:
     def stack(cls, parts: "Sequence[CodeStats]") -> "CodeStats":
         """Stack the statistics of equal codebooks in a new first dimension; missing candidates have infinite keys."""
         most = max(part.keys.shape[-1] for part in parts)
-        missing = [most - part.keys.shape[-1] for part in parts]
-        return cls(
-            torch.stack([part.counts for part in parts]),
-            torch.stack([part.sums for part in parts]),
-            torch.stack([F.pad(part.candidates, (0, 0, 0, n)) for part, n in zip(parts, missing, strict=True)]),
-            torch.stack([F.pad(part.keys, (0, n), value=math.inf) for part, n in zip(parts, missing, strict=True)]),
-        )
+        candidates = [F.pad(part.candidates, (0, 0, 0, most - part.candidates.shape[-2])) for part in parts]
+        keys = [F.pad(part.keys, (0, most - part.keys.shape[-1]), value=math.inf) for part in parts]
+        counts, sums = [part.counts for part in parts], [part.sums for part in parts]
+        return cls(*map(torch.stack, (counts, sums, candidates, keys)))
 
     def unbind(self) -> "list[CodeStats]":
         """Undo :meth:`stack`."""

@@ -58,7 +58,7 @@ class VectorQuantizer(Quantizer):
         seed: Seed of the initialisation and of the revival.
 
     Shape:
-        input (B, D, *spatial); quantized (B, D, *spatial); indices (B, *spatial) int64 in [0, K).
+        input and quantized (B, D, *spatial); indices (B, *spatial) int64 in [0, K).
 
     Example:
         >>> quantizer = VectorQuantizer(num_embeddings=16, embedding_dim=4)
@@ -66,6 +66,11 @@ class VectorQuantizer(Quantizer):
         >>> tuple(out.quantized.shape), tuple(out.indices.shape), out.indices.dtype
         ((2, 4, 8, 8), (2, 8, 8), torch.int64)
     """
+
+    ema_sums: Tensor
+    ema_counts: Tensor
+    age: Tensor  # (K,) int64, vectors since the last assignment
+    steps: Tensor
 
     def __init__(
         self,
@@ -93,22 +98,16 @@ class VectorQuantizer(Quantizer):
             self.codebook = nn.Parameter(codebook)
         else:
             self.register_buffer("codebook", codebook)
-            self.ema_sums: Tensor
-            self.ema_counts: Tensor
             self.register_buffer("ema_sums", codebook.clone())
             self.register_buffer("ema_counts", torch.ones(num_embeddings))
-        self.age: Tensor
-        self.steps: Tensor
-        self.register_buffer("age", torch.zeros(num_embeddings, dtype=torch.int64))  # vectors since the last assignment
+        self.register_buffer("age", torch.zeros(num_embeddings, dtype=torch.int64))
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
         self.first_batch = DataInit(awaited=init != "uniform")
 
     def bound(self, rows: Tensor) -> Tensor:
-        """Normalise ``rows`` (N, D) to length 1 if the distance is cosine."""
         return unit(rows) if self.distance == "cosine" else rows
 
     def quantize(self, rows: Tensor) -> QuantizerOutput:
-        """Quantize ``rows`` (N, D)."""
         if self.training:
             self.initialize(rows.detach())
         codebook = self.bound(self.codebook)
@@ -119,11 +118,9 @@ class VectorQuantizer(Quantizer):
         return QuantizerOutput(self.estimate(rows, codes.detach()), indices, loss, terms, stats)
 
     def lookup(self, indices: Tensor) -> Tensor:
-        """Return the codes (..., D) of ``indices`` (...)."""
         return self.bound(self.codebook)[indices]
 
     def commit(self, stats: CodeStats) -> list[Revival]:
-        """Update the running means and the ages of the codes; revive dead ones."""
         self.steps += 1
         if self.codebook_update == "ema":
             weight = (9 / (10.0 + self.steps)).clamp_min(1 - self.ema_decay)
