@@ -95,14 +95,13 @@ class UNet(ConfigMixin, nn.Module):
         return torch.tanh(self.last(F.relu(x)) + COPY * source)
 
     def forward(self, source: Tensor, style: Tensor) -> Tensor:
-        """Draw the source in the style."""
         return self.decode(self.encode(source), style)
 
 
 def make_norm(norm: str, channels: int) -> list[nn.Module]:
     """Return the layer that normalises, if there is one."""
-    kinds = {"instance": nn.InstanceNorm2d(channels, affine=True), "batch": nn.BatchNorm2d(channels)}
-    return [kinds[norm]] if norm in kinds else []
+    kinds = {"instance": [nn.InstanceNorm2d(channels, affine=True)], "batch": [nn.BatchNorm2d(channels)], "none": []}
+    return kinds[norm]  # type: ignore[return-value]
 
 
 def check_styles(style: Tensor, num_styles: int) -> None:

@@ -24,9 +24,6 @@ class MLPEncoder(Encoder):
         hidden_channels: Widths of the layers before the last, in order; none leaves a single layer.
         out_channels: Channels of the features, the width of the last layer.
 
-    Shape:
-        input (B, in_channels, image_size, image_size); output (B, out_channels, 1, 1).
-
     Example:
         >>> import torch
         >>> tuple(MLPEncoder()(torch.rand(2, 1, 28, 28)).shape)
@@ -48,7 +45,6 @@ class MLPEncoder(Encoder):
         self.layers = nn.Sequential(*layers, nn.Unflatten(1, (out_channels, 1, 1)))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Encode images (B, C, image_size, image_size)."""
         size = self.downsampling
         if x.shape[-2:] != (size, size):
             raise UserError(
@@ -70,14 +66,6 @@ class MLPDecoder(Decoder):
         hidden_channels: Widths of the layers before the last, in order; none leaves a single layer.
         in_channels: Channels of the features.
         out_activation: None (unrestricted), ``tanh`` for images in [-1, 1], ``sigmoid`` for [0, 1].
-
-    Shape:
-        input (B, in_channels, 1, 1); output (B, out_channels, image_size, image_size).
-
-    Example:
-        >>> import torch
-        >>> tuple(MLPDecoder(hidden_channels=(256, 512))(torch.randn(2, 256, 1, 1)).shape)
-        (2, 1, 28, 28)
     """
 
     def __init__(
@@ -100,7 +88,6 @@ class MLPDecoder(Decoder):
         self.head = nn.Sequential(last, image, activation(out_activation))
 
     def forward(self, z: Tensor) -> Tensor:
-        """Decode features (B, in_channels, 1, 1)."""
         if z.shape[-2:] != (1, 1):
             raise UserError(
                 f"a map of {z.shape[-2]}x{z.shape[-1]}, but the decoder is made for one vector and images of "

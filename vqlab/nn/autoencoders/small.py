@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from vqlab.errors import UserError
 from vqlab.nn.autoencoders.conv import OutActivation, activation
-from vqlab.nn.base import Decoder, Encoder, check_divisible
+from vqlab.nn.base import Decoder, Encoder, check_image
 from vqlab.validation import Count, NonNegativeInt, Range
 
 Halvable = Annotated[int, Range(2)]  # half of it is used, too
@@ -25,10 +25,6 @@ class SmallEncoder(Encoder):
         res_channels: Channels inside the residual blocks.
         num_res_blocks: Number of residual blocks.
         downsampling: Factor between image and feature size, a power of 2.
-
-    Shape:
-        input (B, in_channels, H, W) with H and W divisible by ``downsampling``;
-        output (B, hidden_channels, H / downsampling, W / downsampling).
 
     Example:
         >>> import torch
@@ -55,9 +51,7 @@ class SmallEncoder(Encoder):
         self.layers = nn.Sequential(*layers, nn.ReLU())
 
     def forward(self, x: Tensor) -> Tensor:
-        """Encode images (B, C, H, W)."""
-        height, width = x.shape[-2:]
-        check_divisible(f"images of {height}x{width} are", (height, width), self.downsampling, "image_size")
+        check_image(x, self.downsampling)
         return self.layers(x)
 
 
@@ -71,9 +65,6 @@ class SmallDecoder(Decoder):
         num_res_blocks: Number of residual blocks.
         downsampling: Factor between image and feature size, a power of 2.
         out_activation: None (unrestricted), ``tanh`` for images in [-1, 1], ``sigmoid`` for [0, 1].
-
-    Shape:
-        input (B, hidden_channels, h, w); output (B, out_channels, h * downsampling, w * downsampling).
     """
 
     def __init__(
@@ -98,7 +89,6 @@ class SmallDecoder(Decoder):
         self.head = nn.Sequential(last, activation(out_activation))
 
     def forward(self, z: Tensor) -> Tensor:
-        """Decode features (B, hidden_channels, h, w)."""
         return self.head(self.body(z))
 
 
@@ -111,7 +101,6 @@ class Residual(nn.Module):
         self.conv1 = nn.Conv2d(res_channels, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, channels, H, W) to the same shape."""
         return x + self.conv1(F.relu(self.conv3(F.relu(x))))
 
 

@@ -24,9 +24,6 @@ class ConvGenerator(Generator):
         image_size: Height and width; linked to the data.
         base_channels: Channels of the first map; half of them in the last.
 
-    Shape:
-        input (B, latent_dim); output (B, out_channels, image_size, image_size) in [-1, 1].
-
     Example:
         >>> import torch
         >>> tuple(ConvGenerator()(torch.randn(2, 100)).shape)
@@ -61,7 +58,6 @@ class ConvGenerator(Generator):
         self.apply(draw_weights)
 
     def forward(self, z: Tensor) -> Tensor:
-        """Generate images from noise (B, latent_dim)."""
         images = self.layers(z)
         edge = (images.shape[-1] - self.image_size) // 2
         return images[..., edge : edge + self.image_size, edge : edge + self.image_size]
@@ -76,9 +72,6 @@ class ConvFeatures(FeatureNet):
         channels: Channels of the convolutions, in order.
         dropout: Probability of dropping a channel.
         norm: ``batch``, or ``none`` for use with spectral norm.
-
-    Shape:
-        input (B, in_channels, image_size, image_size); output (B, out_features).
 
     Example:
         >>> import torch
@@ -96,8 +89,6 @@ class ConvFeatures(FeatureNet):
         norm: Literal["batch", "none"] = "batch",
     ) -> None:
         super().__init__()
-        if not channels:
-            raise UserError("channels must name at least one layer, got []")
         self.in_channels, self.image_size = in_channels, image_size
         layers: list[nn.Module] = []
         side, width = image_size, in_channels
@@ -111,7 +102,6 @@ class ConvFeatures(FeatureNet):
         self.apply(draw_weights)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the features (B, out_features) of images."""
         check_images(x, self.in_channels, self.image_size)
         return self.layers(x)
 

@@ -14,15 +14,10 @@ from vqlab.validation import Count
 
 
 class GlyphDiscriminatorOutput(NamedTuple):
-    """The output for B pairs.
+    """The output for B pairs."""
 
-    Attributes:
-        real_logits: (B, 1, h, w), high where the patch looks like the target font.
-        styles: (B, num_styles) logits.
-    """
-
-    real_logits: Tensor
-    styles: Tensor
+    real_logits: Tensor  # (B, 1, h, w), high where the patch looks like the target font
+    styles: Tensor  # (B, num_styles) logits
 
 
 class GlyphDiscriminator(ConfigMixin, nn.Module):
@@ -37,12 +32,8 @@ class GlyphDiscriminator(ConfigMixin, nn.Module):
         norm: ``group``, ``batch``, ``spectral`` or ``none``, as in :class:`~vqlab.nn.gan.patchgan.PatchGAN`;
             ``spectral`` does not constrain the style classifier.
 
-    Shape:
-        source, candidate (B, 1, S, S) -> real_logits (B, 1, h, w), styles (B, num_styles).
-
     Example:
-        >>> discriminator = GlyphDiscriminator(num_styles=3)
-        >>> output = discriminator(torch.zeros(2, 1, 64, 64), torch.zeros(2, 1, 64, 64))
+        >>> output = GlyphDiscriminator(num_styles=3)(torch.zeros(2, 1, 64, 64), torch.zeros(2, 1, 64, 64))
         >>> tuple(output.real_logits.shape), tuple(output.styles.shape)
         ((2, 1, 6, 6), (2, 3))
     """
@@ -62,9 +53,7 @@ class GlyphDiscriminator(ConfigMixin, nn.Module):
         draw_weights(self.style_head)
 
     def forward(self, source: Tensor, candidate: Tensor) -> GlyphDiscriminatorOutput:
-        """Compare candidates with the sources that they are made from."""
-        pair = torch.cat([source, candidate], 1)
-        features = self.patches.features(pair)
+        features = self.patches.features(torch.cat([source, candidate], 1))
         return GlyphDiscriminatorOutput(self.patches.layers[-1](features), self.style_head(features.mean((2, 3))))
 
 

@@ -5,7 +5,6 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from vqlab.errors import UserError
 from vqlab.nn.base import FeatureNet, Generator
 from vqlab.nn.gan.conv import check_images
 from vqlab.validation import Count, NonNegative
@@ -19,9 +18,6 @@ class MLPGenerator(Generator):
         out_channels: Channels of the images; the command line links it to the data.
         image_size: Height and width; linked to the data.
         hidden_features: Widths of the hidden layers.
-
-    Shape:
-        input (B, latent_dim); output (B, out_channels, image_size, image_size) in [-1, 1].
 
     Example:
         >>> tuple(MLPGenerator()(torch.randn(2, 100)).shape)
@@ -42,12 +38,10 @@ class MLPGenerator(Generator):
         for width, next_width in pairwise(widths):
             layers += [nn.Linear(width, next_width), nn.BatchNorm1d(next_width), nn.Softplus()]
         image = (out_channels, image_size, image_size)
-        self.layers = nn.Sequential(
-            *layers, nn.Linear(widths[-1], out_channels * image_size**2), nn.Unflatten(1, image), nn.Tanh()
-        )
+        last = nn.Linear(widths[-1], out_channels * image_size**2)
+        self.layers = nn.Sequential(*layers, last, nn.Unflatten(1, image), nn.Tanh())
 
     def forward(self, z: Tensor) -> Tensor:
-        """Generate images from noise (B, latent_dim)."""
         return self.layers(z)
 
 
@@ -62,9 +56,6 @@ class MLPFeatures(FeatureNet):
         hidden_features: Widths of the layers; the last is that of the features.
         input_noise: Standard deviation of the noise on the image; the image range is 1 wide in the paper, here 2.
         noise: Standard deviation of the noise on each layer.
-
-    Shape:
-        input (B, in_channels, image_size, image_size); output (B, out_features).
 
     Example:
         >>> net = MLPFeatures()
@@ -81,16 +72,14 @@ class MLPFeatures(FeatureNet):
         noise: NonNegative = 0.5,
     ) -> None:
         super().__init__()
-        if not hidden_features:
-            raise UserError("hidden_features must name at least one layer, got []")
-        self.in_channels, self.image_size, self.out_features = in_channels, image_size, hidden_features[-1]
+        widths = [in_channels * image_size**2, *hidden_features]
+        self.in_channels, self.image_size, self.out_features = in_channels, image_size, widths[-1]
         layers: list[nn.Module] = [nn.Flatten(), GaussianNoise(input_noise)]
-        for width, next_width in pairwise([in_channels * image_size**2, *hidden_features]):
+        for width, next_width in pairwise(widths):
             layers += [nn.Linear(width, next_width), nn.ReLU(), GaussianNoise(noise)]
         self.layers = nn.Sequential(*layers[:-1])  # no noise on the features
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the features (B, out_features) of images."""
         check_images(x, self.in_channels, self.image_size)
         return self.layers(x)
 
@@ -103,5 +92,4 @@ class GaussianNoise(nn.Module):
         self.std = std
 
     def forward(self, x: Tensor) -> Tensor:
-        """Add noise to ``x`` of any shape."""
         return x + self.std * torch.randn_like(x) if self.training and self.std else x

@@ -23,16 +23,12 @@ class PatchGAN(Discriminator):
     Args:
         in_channels: Channels of the images; the command line links it to the data.
         base_channels: Channels of the first layer.
-        num_layers: Layers that halve the size.
+        num_layers: Layers that halve the size; height and width of the images are at least 3 * 2^num_layers.
         norm: ``group`` (at most 32 groups), ``batch``, ``spectral`` (spectral norm of all convolutions, no norm layers:
             Miyato et al. 2018, arXiv:1802.05957), or ``none``.
 
     Shape:
-        input (B, in_channels, H, W), H and W at least 3 * 2^num_layers;
-        output (B, 1, H // 2^num_layers - 2, W // 2^num_layers - 2).
-
-    Raises:
-        UserError: If the images are too small or have other channels.
+        input (B, in_channels, H, W); output (B, 1, H // 2^num_layers - 2, W // 2^num_layers - 2).
 
     Example:
         >>> import torch
@@ -58,15 +54,13 @@ class PatchGAN(Discriminator):
             if norm in ("group", "batch"):
                 layers.append(group_norm(widths[level]) if norm == "group" else nn.BatchNorm2d(widths[level]))
             layers.append(nn.LeakyReLU(0.2))
-        layers.append(nn.Conv2d(widths[-1], 1, 4, stride=1, padding=1))
-        self.layers = nn.Sequential(*layers)
+        self.layers = nn.Sequential(*layers, nn.Conv2d(widths[-1], 1, 4, stride=1, padding=1))
         for layer in self.layers:
             draw_weights(layer)
             if norm == "spectral" and isinstance(layer, nn.Conv2d):
                 spectral_norm(layer)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return logits (B, 1, h, w) of images (B, C, H, W)."""
         return self.layers[-1](self.features(x))
 
     def features(self, x: Tensor) -> Tensor:
@@ -78,8 +72,7 @@ class PatchGAN(Discriminator):
 
     def check_size(self, height: int, width: int) -> None:
         """Raise UserError if images of this size are too small."""
-        # The last two layers need 3 pixels: each takes one away, and one logit must remain.
-        smallest = 3 * 2**self.num_layers
+        smallest = 3 * 2**self.num_layers  # the last two layers take one pixel each away, and one must remain
         if min(height, width) < smallest:
             raise UserError(
                 f"images of {height}x{width} are too small for a PatchGAN with num_layers={self.num_layers}, which "

@@ -12,17 +12,11 @@ from vqlab.nn.precision import upcast
 
 
 class DiscriminatorOutput(NamedTuple):
-    """The output for B images.
+    """The output for B images."""
 
-    Attributes:
-        features: (B, F).
-        logits: (B, K + 1), the last for generated images.
-        real_logits: (B,), high where the image looks real.
-    """
-
-    features: Tensor
-    logits: Tensor
-    real_logits: Tensor
+    features: Tensor  # (B, F)
+    logits: Tensor  # (B, K + 1), the last for generated images
+    real_logits: Tensor  # (B,), high where the image looks real
 
 
 class SGANDiscriminator(nn.Module):
@@ -55,16 +49,15 @@ class SGANDiscriminator(nn.Module):
         self.net = net
         self.class_head = nn.Linear(net.out_features, num_classes + (head == "kplus1"))
         self.adversarial_head = nn.Linear(net.out_features, 1) if head == "kplus1" else None
-        self.class_head.apply(draw_weights)
-        if self.adversarial_head is not None:
-            self.adversarial_head.apply(draw_weights)
+        for layer in (self.class_head, self.adversarial_head):
+            if layer is not None:
+                draw_weights(layer)
         if spectral_norm:
-            for layer in list(self.modules()):
-                if isinstance(layer, nn.Linear | nn.Conv2d) and layer is not self.class_head:
-                    normalise(layer)
+            for part in list(self.modules()):
+                if isinstance(part, nn.Linear | nn.Conv2d) and part is not self.class_head:
+                    normalise(part)
 
     def forward(self, x: Tensor) -> DiscriminatorOutput:
-        """Classify images (B, C, H, W)."""
         features = self.net(x)
         logits = self.class_head(features)
         if self.adversarial_head is not None:

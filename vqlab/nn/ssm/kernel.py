@@ -21,15 +21,10 @@ CHUNK = 64
 
 
 class Modes(NamedTuple):
-    """w = exp(decay + i phase) of each mode.
+    """w = exp(decay + i phase) of each mode."""
 
-    Attributes:
-        decay: ln |w|, below 0, (H, M).
-        phase: arg w in radians per sample, (H, M).
-    """
-
-    decay: Tensor
-    phase: Tensor
+    decay: Tensor  # ln |w|, below 0, (H, M)
+    phase: Tensor  # arg w in radians per sample, (H, M)
 
 
 def initial_modes(init: Init, count: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -58,15 +53,10 @@ def initial_modes(init: Init, count: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def discretize(neg_re: Tensor, im: Tensor, dt: Tensor, rule: Rule) -> tuple[Modes, tuple[Tensor, Tensor]]:
-    """Return the modes of dx/dt = A x + u sampled every ``dt``, and the input's weight, real and imaginary.
+    """Return the modes of dx/dt = A x + u sampled every ``dt`` (H, 1), and the input's weight, real and imaginary.
 
-    ``zoh``: w = exp(dt A), B = (w - 1) / A; ``bilinear``: w = (1 + dt A / 2) / (1 - dt A / 2), B = dt / (1 - dt A / 2).
-
-    Args:
-        neg_re: -Re A (H, M), above 0.
-        im: Im A (H, M).
-        dt: (H, 1).
-        rule: ``zoh`` or ``bilinear``.
+    A = -``neg_re`` + i ``im``, (H, M). ``zoh``: w = exp(dt A), B = (w - 1) / A; ``bilinear``:
+    w = (1 + dt A / 2) / (1 - dt A / 2), B = dt / (1 - dt A / 2).
     """
     r, i = -dt * neg_re, dt * im
     if rule == "zoh":
@@ -87,15 +77,10 @@ def powers(modes: Modes, exponents: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def kernel(c: tuple[Tensor, Tensor], modes: Modes, length: int) -> Tensor:
-    """Return K[l] = 2 Re sum_m c_m w_m^l for l < length, (..., H, length).
+    """Return K[l] = 2 Re sum_m c_m w_m^l for l < length, (..., H, length), of ``c``, real and imaginary (..., H, M).
 
     With l = a T + b and T about sqrt(length), w^l = w^(aT) w^b: two tables of M sqrt(length) powers and one real matrix
     product per channel, where the plain formula takes M * length powers and as much memory.
-
-    Args:
-        c: Real and imaginary part, (..., H, M) each.
-        modes: The modes of the channels.
-        length: L.
     """
     width = 2 ** math.ceil(math.log2(length) / 2)
     steps = torch.arange(width, device=c[0].device, dtype=c[0].dtype)
@@ -126,14 +111,8 @@ def scan_convolve(
 ) -> tuple[Tensor, Tensor]:
     """Convolve x (B, H, L) with the causal kernel of ``c`` (H, M) chunk by chunk; return y and the last state.
 
-    Within a chunk the kernel is a triangular matrix; the states (B, H, 2 M) connect the chunks. All but their
-    recurrence is matrix products.
-
-    Args:
-        x: Signals.
-        c: As for :func:`kernel`.
-        modes: The modes of the channels.
-        state: State before the first sample, (B, H, 2 M); null is 0.
+    Within a chunk the kernel is a triangular matrix; the states (B, H, 2 M) connect the chunks, from ``state`` before
+    the first sample, 0 if None. All but their recurrence is matrix products.
     """
     (batch, channels, length), width = x.shape, min(CHUNK, x.shape[-1])
     count = -(-length // width)

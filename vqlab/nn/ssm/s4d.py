@@ -41,11 +41,7 @@ class S4D(Checked, KeepsFloat32):
         bidirectional: Add an anticausal kernel: y = causal(x) + flip(causal'(flip(x))) + D x.
         dt_min: Smallest initial time step; the channels' steps are spread log-uniformly.
         dt_max: Largest initial time step.
-        convolution: ``fft``; ``scan``, by chunks and without complex numbers; ``auto`` takes chunks for long
-            causal signals.
-
-    Shape:
-        input and output (B, H, L).
+        convolution: ``fft``; ``scan``, by chunks and without complex numbers; ``auto``: chunks for long causal signals.
 
     Example:
         >>> layer = S4D(4)

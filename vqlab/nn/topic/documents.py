@@ -14,17 +14,11 @@ from vqlab.nn.precision import upcast
 class Documents(Protocol):
     """B distributions over V words; a tensor (B, V) is one too."""
 
-    def __matmul__(self, weight: Tensor, /) -> Tensor:
-        """Return the product with ``weight`` (V, H), (B, H)."""
-        ...
+    def __matmul__(self, weight: Tensor, /) -> Tensor: ...  # with a weight (V, H): (B, H)
 
 
 class Bags:
-    """Documents by their words, from a dense batch: rows are divided by their sums.
-
-    Args:
-        bow: (B, V), no row of zeros, nothing negative.
-    """
+    """Documents by their words, from dense ``bow`` (B, V) without rows of zeros: rows are divided by their sums."""
 
     def __init__(self, bow: Tensor) -> None:
         rows, self.words = bow.nonzero(as_tuple=True)
@@ -34,7 +28,6 @@ class Bags:
         self.fractions = bow[rows, self.words] / bow.sum(1)[rows]
 
     def __matmul__(self, weight: Tensor) -> Tensor:
-        """(V, H) to (B, H)."""
         full = upcast(weight)
         fractions = self.fractions.to(full.dtype)
         sums = F.embedding_bag(self.words, full, self.starts, mode="sum", per_sample_weights=fractions)
@@ -42,25 +35,15 @@ class Bags:
 
 
 class Mixtures:
-    """Documents that mix topics, kept as theta and topics.
-
-    Args:
-        theta: (B, K), rows that sum to 1.
-        topics: (K, V), rows that sum to 1.
-    """
+    """Documents that mix topics, kept as ``theta`` (B, K) and ``topics`` (K, V), whose rows sum to 1."""
 
     def __init__(self, theta: Tensor, topics: Tensor) -> None:
         self.theta, self.topics = theta, topics
 
     def __matmul__(self, weight: Tensor) -> Tensor:
-        """(V, H) to (B, H)."""
         return self.theta @ (self.topics @ weight)
-
-    def dense(self) -> Tensor:
-        """Return the distributions over words, (B, V)."""
-        return self.theta @ self.topics
 
 
 def dense(documents: Mixtures | Tensor) -> Tensor:
     """Return documents as distributions over words, (B, V)."""
-    return documents.dense() if isinstance(documents, Mixtures) else documents
+    return documents.theta @ documents.topics if isinstance(documents, Mixtures) else documents

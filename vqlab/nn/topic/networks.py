@@ -18,13 +18,9 @@ SLOPE = 0.1  # of LeakyReLU, as in ATM and BAT
 
 
 class TopicGenerator(nn.Module, ABC):
-    """A network from topic proportions to distributions over words.
+    """A network from topic proportions to distributions over words."""
 
-    Attributes:
-        trait_features: Size of the representation of a document that :meth:`generate` returns for a contrastive loss.
-    """
-
-    trait_features: int
+    trait_features: int  # size of the representation of a document, for a contrastive loss
 
     @abstractmethod
     def log_topics(self) -> Tensor:
@@ -53,7 +49,6 @@ class MixtureGenerator(TopicGenerator):
         self.logits = nn.Parameter(torch.randn(num_topics, vocab_size))
 
     def log_topics(self) -> Tensor:
-        """Return log softmax of the logits, (K, V)."""
         return self.logits.log_softmax(1)
 
 
@@ -62,11 +57,6 @@ class GaussianGenerator(TopicGenerator):
 
     Words with similar embeddings belong to the same topics. The paper's embeddings are pretrained on other text and
     fixed; these are trained with the rest.
-
-    Args:
-        num_topics: K.
-        vocab_size: V.
-        embedding_dim: Dimensions of a word.
     """
 
     def __init__(self, num_topics: int, vocab_size: int, embedding_dim: int = 100) -> None:
@@ -114,7 +104,7 @@ GENERATORS = {"mixture": MixtureGenerator, "gaussian": GaussianGenerator, "mlp":
 
 
 class TopicEncoder(nn.Module):
-    """Documents to topic proportions: linear, batch norm, LeakyReLU, linear, softmax (BAT, Wang et al. 2020)."""
+    """Documents (B, V) to topic proportions (B, K): linear, batch norm, LeakyReLU, linear, softmax (BAT)."""
 
     def __init__(self, vocab_size: int, num_topics: int, hidden_features: int = 100) -> None:
         super().__init__()
@@ -123,20 +113,14 @@ class TopicEncoder(nn.Module):
         self.out = nn.Linear(hidden_features, num_topics)
 
     def forward(self, documents: Documents) -> Tensor:
-        """(B, V) to (B, K)."""
         return self.out(F.leaky_relu(self.norm(documents @ self.words), SLOPE)).softmax(1)
 
 
 class TopicCritic(nn.Module):
-    """Documents, with topic proportions or without, to scores: linear, LeakyReLU, linear.
+    """Documents (B, V), with topic proportions (B, K) or without, to scores (B,): linear, LeakyReLU, linear.
 
-    Without batch norm, which would reveal by its statistics whether a batch is real or generated.
-
-    Args:
-        vocab_size: V.
-        num_topics: K; 0 for documents alone, as in ATM.
-        hidden_features: H.
-        spectral_norm: Divide each weight by its largest singular value, instead of other Lipschitz constraints.
+    Without batch norm, which would reveal by its statistics whether a batch is real or generated. ``num_topics`` is 0
+    for documents alone, as in ATM; ``spectral_norm`` divides each weight by its largest singular value.
     """
 
     def __init__(
@@ -153,7 +137,6 @@ class TopicCritic(nn.Module):
                     normalise(layer)
 
     def forward(self, documents: Documents, theta: Tensor) -> Tensor:
-        """(B, V) and (B, K) to (B,)."""
         hidden = documents @ self.words
         if self.proportions is not None:
             hidden = hidden + self.proportions(theta)
