@@ -93,20 +93,6 @@ def test_steps_and_pieces_give_what_the_convolution_gives(rule, dtype, bound):
     close(at, state, bound)
 
 
-def test_bidirectional_is_a_causal_pass_and_a_flipped_one():
-    both = S4D(3, 16, bidirectional=True)
-    x = torch.randn(2, 3, 301)
-    y = both.d[:, None] * x
-    for direction, turn in ((0, lambda signal: signal), (1, lambda signal: signal.flip(-1))):
-        one = S4D(3, 16)
-        state = {name: value for name, value in both.state_dict().items() if not name.startswith("c_")}
-        state |= {name: getattr(both, name)[direction : direction + 1] for name in ("c_re", "c_im")}
-        one.load_state_dict(state)
-        one.d.data.zero_()
-        y = y + turn(one(turn(x)))
-    close(both(x), y, 1e-10)
-
-
 @pytest.mark.parametrize("convolution", ["fft", "scan"])
 @pytest.mark.parametrize("bidirectional", [False, True])
 def test_gradients_are_those_of_the_formula(bidirectional, convolution):
