@@ -1,6 +1,6 @@
 """Quantizers of several parts with the arguments of one: residual (a sum of codes) and product (groups of channels)."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -37,9 +37,14 @@ class Composite(Quantizer):
         """The parts, in order."""
         return list(self.parts)  # type: ignore[arg-type]
 
-    def stack_stats(self, outs: list[QuantizerOutput], rows: Tensor) -> CodeStats | None:
-        """Stack the statistics of the parts' ``outs``; in training there are always some, because steps are counted."""
-        return CodeStats.stack([out.stats or CodeStats.empty(rows) for out in outs]) if self.training else None
+    def join(
+        self, outs: list[QuantizerOutput], quantized: Tensor, indices: list[Tensor], reduce: Callable[[Tensor], Tensor]
+    ) -> QuantizerOutput:
+        """Return the output for the ``outs`` of the parts; in training it has statistics, because steps are counted."""
+        loss = reduce(torch.stack([out.loss for out in outs]))
+        terms = {name: reduce(torch.stack([out.terms[name] for out in outs])) for name in outs[0].terms}
+        stats = CodeStats.stack([out.stats or CodeStats.empty(quantized) for out in outs]) if self.training else None
+        return QuantizerOutput(quantized, torch.stack(indices, 1), loss, terms, stats)
 
     def codebooks(self) -> dict[str, Tensor]:
         return {
@@ -114,13 +119,7 @@ class ProductQuantizer(Composite):
         for part, group in self._groups(rows):
             part.sample_index = self.sample_index
             outs.append(part.quantize(group))
-        return QuantizerOutput(
-            torch.cat([out.quantized for out in outs], 1),
-            torch.stack([out.indices for out in outs], 1),
-            torch.stack([out.loss for out in outs]).mean(),
-            {name: torch.stack([out.terms[name] for out in outs]).mean() for name in outs[0].terms},
-            self.stack_stats(outs, rows),
-        )
+        return self.join(outs, torch.cat([out.quantized for out in outs], 1), [out.indices for out in outs], torch.mean)
 
     def initialize(self, rows: Tensor) -> None:
         for part, group in self._groups(rows):
@@ -197,13 +196,8 @@ class ResidualQuantizer(Composite):
             total = total + torch.where(level < depth, code, 0)
             outs.append(out)
             indices.append(torch.where(level < depth, out.indices, -1))
-        return QuantizerOutput(
-            total if self.soft else self.estimate(rows, total.detach()),
-            torch.stack(indices, 1),
-            torch.stack([out.loss for out in outs]).sum(),
-            {name: torch.stack([out.terms[name] for out in outs]).sum() for name in outs[0].terms},
-            self.stack_stats(outs, rows),
-        )
+        quantized = total if self.soft else self.estimate(rows, total.detach())
+        return self.join(outs, quantized, indices, torch.sum)
 
     def initialize(self, rows: Tensor) -> None:
         if not self.awaits_first_batch:

@@ -1,6 +1,7 @@
 """The residual convolutional autoencoder of VQ-GAN (Esser et al. 2021, arXiv:2012.09841, table 7)."""
 
 import math
+from collections import OrderedDict
 from typing import Literal
 
 import torch.nn.functional as F
@@ -54,7 +55,7 @@ class ConvEncoder(Encoder):
         channels = widths[0]
         for level, width in enumerate(widths):
             if level > 0:
-                layers.append(Downsample(channels))
+                layers.append(downsample(channels))
             layers += res_blocks(num_res_blocks, channels, width, level in attention_levels, dropout)
             channels = width
         layers += middle(channels, attention, dropout)
@@ -103,7 +104,7 @@ class ConvDecoder(Decoder):
         layers += middle(channels, attention, dropout)
         for level, width in enumerate(widths):
             if level > 0:
-                layers.append(Upsample(channels))
+                layers.append(upsample(channels))
             attends = len(widths) - 1 - level in attention_levels
             layers += res_blocks(num_res_blocks + 1, channels, width, attends, dropout)
             channels = width
@@ -150,26 +151,16 @@ class SelfAttention(nn.Module):
         return x + self.proj(rearrange(y, "b (h w) c -> b c h w", h=x.shape[2]))
 
 
-class Downsample(nn.Module):
+def downsample(channels: int) -> nn.Module:
     """Halve the size by a strided convolution, padded at the right and bottom alone, as VQ-GAN does."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, stride=2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.conv(F.pad(x, (0, 1, 0, 1)))
+    conv = nn.Conv2d(channels, channels, 3, stride=2)
+    return nn.Sequential(OrderedDict(pad=nn.ZeroPad2d((0, 1, 0, 1)), conv=conv))
 
 
-class Upsample(nn.Module):
+def upsample(channels: int) -> nn.Module:
     """Double the size by nearest-neighbour copies and a convolution, which leaves no checkerboard."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+    conv = nn.Conv2d(channels, channels, 3, padding=1)
+    return nn.Sequential(OrderedDict(copies=nn.Upsample(scale_factor=2.0, mode="nearest"), conv=conv))
 
 
 def res_blocks(num: int, channels: int, width: int, attention: bool, dropout: float) -> list[nn.Module]:

@@ -88,9 +88,4 @@ class MLPDecoder(Decoder):
         self.head = nn.Sequential(last, image, activation(out_activation))
 
     def forward(self, z: Tensor) -> Tensor:
-        if z.shape[-2:] != (1, 1):
-            raise UserError(
-                f"a map of {z.shape[-2]}x{z.shape[-1]}, but the decoder is made for one vector and images of "
-                f"{self.upsampling}x{self.upsampling}: set image_size={self.upsampling}, or take another decoder"
-            )
         return self.head(self.body(z))

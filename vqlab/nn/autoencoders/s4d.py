@@ -77,21 +77,12 @@ class S4DEncoder(Encoder):
 
 
 class S4DDecoder(Decoder):
-    """The mirror of :class:`S4DEncoder`: an MLP, stages of blocks with unfolding in between, norm and MLP.
+    """The mirror of :class:`S4DEncoder`, whose arguments it takes: an MLP, stages with unfolding between, norm and MLP.
 
     Args:
         in_channels: Channels of the features.
         out_channels: Channels of the signals; the command line links it to the data.
-        d_model: Channels inside.
-        num_blocks: Blocks of each stage.
         pool: Factors by which the length grows, from the last to the first: the same as the encoder's.
-        d_state: As the encoder's.
-        init: As the encoder's.
-        bidirectional: As the encoder's.
-        mixer: As the encoder's.
-        norm: Before the last MLP: ``none``, ``batch`` or ``layer``.
-        mlp: As the encoder's, of the first and of the last.
-        dropout: As the encoder's.
     """
 
     modality = "signal"

@@ -8,19 +8,8 @@ from torch import Tensor, nn
 
 from vqlab.errors import UserError
 from vqlab.nn.precision import KeepsFloat32, like_input, without_autocast
-from vqlab.nn.ssm.kernel import (
-    Init,
-    Modes,
-    Rule,
-    advance,
-    discretize,
-    fft_convolve,
-    initial_modes,
-    kernel,
-    multiply,
-    power,
-    scan_convolve,
-)
+from vqlab.nn.ssm import kernel as ssm
+from vqlab.nn.ssm.kernel import Init, Modes, Rule
 from vqlab.validation import Checked, Count, Positive
 
 SCAN_FROM = 2048  # samples from which chunks are faster than an FFT, which serves both directions at once
@@ -74,7 +63,7 @@ class S4D(Checked, KeepsFloat32):
         self.d_model, self.d_state, self.bidirectional = d_model, d_state, bidirectional
         self.discretization, self.convolution = discretization, convolution
         modes, directions = d_state // 2, 1 + bidirectional
-        neg_re, im, b = initial_modes(init, modes)
+        neg_re, im, b = ssm.initial_modes(init, modes)
         dtype = torch.get_default_dtype()
         self.log_dt = nn.Parameter(torch.empty(d_model).uniform_(math.log(dt_min), math.log(dt_max)))
         self.log_neg_re = nn.Parameter(neg_re.log().to(dtype).repeat(d_model, 1))
@@ -100,7 +89,7 @@ class S4D(Checked, KeepsFloat32):
         """Return K (H, length), without D; with ``bidirectional`` (2, H, length), the second one anticausal."""
         with without_autocast(self.d.device):
             modes, c = self._discrete()
-            return kernel(c, modes, length) if self.bidirectional else kernel(c, modes, length)[0]
+            return ssm.kernel(c, modes, length) if self.bidirectional else ssm.kernel(c, modes, length)[0]
 
     def initial_state(self, batch: int) -> Tensor:
         """Return the zero state, (batch, H, N): real parts of the modes, then imaginary ones."""
@@ -113,7 +102,7 @@ class S4D(Checked, KeepsFloat32):
         with without_autocast(x.device):
             modes, c = self._discrete()
             u = x.to(self.d.dtype)
-            y, state = scan_convolve(u, (c[0][0], c[1][0]), modes, state)
+            y, state = ssm.scan_convolve(u, (c[0][0], c[1][0]), modes, state)
             y = y + self.d[:, None] * u
         return like_input(y, x), state
 
@@ -123,25 +112,25 @@ class S4D(Checked, KeepsFloat32):
         with without_autocast(x_t.device):
             modes, c = self._discrete()
             u = x_t.to(self.d.dtype)
-            re, im = advance(state, power(modes, 1)).chunk(2, -1)
+            re, im = ssm.advance(state, ssm.power(modes, 1)).chunk(2, -1)
             re = re + u[..., None]
-            y = 2 * multiply((c[0][0], c[1][0]), (re, im))[0].sum(-1)
+            y = 2 * ssm.multiply((c[0][0], c[1][0]), (re, im))[0].sum(-1)
             y, state = y + self.d * u, torch.cat([re, im], -1)
         return like_input(y, x_t), state
 
     def _discrete(self) -> tuple[Modes, tuple[Tensor, Tensor]]:
         """Return the modes, and C times the input's weight (directions, H, M)."""
         dt = self.log_dt.exp()[:, None]
-        modes, b = discretize(self.log_neg_re.exp(), self.im, dt, self.discretization)
-        return modes, multiply((self.c_re, self.c_im), b)
+        modes, b = ssm.discretize(self.log_neg_re.exp(), self.im, dt, self.discretization)
+        return modes, ssm.multiply((self.c_re, self.c_im), b)
 
     def _convolve(self, u: Tensor, modes: Modes, c: tuple[Tensor, Tensor]) -> Tensor:
         length = u.shape[-1]
         if self.convolution == "fft" or (self.convolution == "auto" and (self.bidirectional or length < SCAN_FROM)):
-            return fft_convolve(u, kernel(c, modes, length))
-        y = scan_convolve(u, (c[0][0], c[1][0]), modes)[0]
+            return ssm.fft_convolve(u, ssm.kernel(c, modes, length))
+        y = ssm.scan_convolve(u, (c[0][0], c[1][0]), modes)[0]
         if self.bidirectional:
-            y = y + scan_convolve(u.flip(-1), (c[0][1], c[1][1]), modes)[0].flip(-1)
+            y = y + ssm.scan_convolve(u.flip(-1), (c[0][1], c[1][1]), modes)[0].flip(-1)
         return y
 
     def _check(self, x: Tensor) -> None:
