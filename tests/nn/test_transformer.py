@@ -71,12 +71,6 @@ def test_it_is_what_the_papers_write(num_codebooks):
         np.testing.assert_allclose(logits.detach().numpy(), expected, rtol=2e-4, atol=2e-4)
 
 
-def test_no_label_is_the_last_one():
-    net, tokens = tiny(), some_tokens()
-    torch.testing.assert_close(net(tokens), net(tokens, torch.full((3,), 3)))
-    assert not torch.allclose(net(tokens), net(tokens, torch.tensor([0, 0, 0])))
-
-
 @pytest.mark.parametrize("num_codebooks", [1, 2])
 def test_no_logit_sees_its_own_token_or_a_later_one(num_codebooks):
     net, tokens = tiny(num_codebooks=num_codebooks), some_tokens()

@@ -68,16 +68,6 @@ def test_a_quantizer_cast_to_half_precision_stays_float32(name):
     assert_equals_float32(quantizer.eval()(z), plain.eval()(z.float()), z.dtype)
 
 
-@pytest.mark.parametrize("name", FAMILY)
-def test_double_precision_is_kept(name):
-    quantizer = trained(name).double().eval()
-    assert all(value.dtype != torch.float32 for value in quantizer.state_dict().values())
-    z = example(quantizer, 1).double()
-    out = quantizer(z)
-    assert out.quantized.dtype == out.loss.dtype == torch.float64
-    torch.testing.assert_close(quantizer.decode(out.indices).double(), out.quantized, rtol=1e-6, atol=1e-6)
-
-
 @pytest.mark.parametrize(
     "build",
     [
