@@ -11,14 +11,12 @@ from vqlab.losses.contrastive import TopicContrast
 from vqlab.losses.perceptual import Perceptual
 from vqlab.nn.anneal import Anneal
 from vqlab.nn.autoencoders.conv import ConvDecoder, ConvEncoder
-from vqlab.nn.autoencoders.mlp import MLPEncoder
 from vqlab.nn.autoencoders.s4d import S4DEncoder
-from vqlab.nn.autoencoders.small import SmallDecoder, SmallEncoder
+from vqlab.nn.autoencoders.small import MLPEncoder, SmallDecoder, SmallEncoder
 from vqlab.nn.base import check_autoencoder
 from vqlab.nn.categorical import CategoricalCode, build_prior
-from vqlab.nn.gan.conv import ConvFeatures
-from vqlab.nn.gan.glyph_discriminator import GlyphDiscriminator, check_fit
-from vqlab.nn.gan.patchgan import PatchGAN
+from vqlab.nn.gan.discriminators import GlyphDiscriminator, PatchGAN, check_fit
+from vqlab.nn.gan.networks import ConvFeatures
 from vqlab.nn.likelihood import Gaussian
 from vqlab.nn.ssm.s4d import S4D
 from vqlab.nn.transformer import Transformer

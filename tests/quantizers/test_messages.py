@@ -8,11 +8,11 @@ import torch
 from tests.helpers.family import COMPOSITE, FAMILY, example, trained
 from tests.helpers.refusal import refused
 from vqlab.nn.anneal import Anneal
+from vqlab.quantizers.base import IdentityQuantizer
 from vqlab.quantizers.composite import ProductQuantizer, ResidualQuantizer
 from vqlab.quantizers.fsq import FSQ
 from vqlab.quantizers.gumbel import GumbelQuantizer
 from vqlab.quantizers.ibq import IBQ
-from vqlab.quantizers.identity import IdentityQuantizer
 from vqlab.quantizers.lookup_free import BinarySpherical, LookupFree
 from vqlab.quantizers.multi_scale import MultiScaleQuantizer
 from vqlab.quantizers.sim_vq import SimVQ

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from tests.helpers.family import as_set, rand
+from vqlab.quantizers.base import CodeStats
 from vqlab.quantizers.sampling import exponential_race, smallest_k, uniform_by_content, uniform_by_sample
-from vqlab.quantizers.stats import CodeStats
 
 ORIGIN = torch.zeros(())
 

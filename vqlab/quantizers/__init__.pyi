@@ -1,3 +1,4 @@
+from .base import IdentityQuantizer as IdentityQuantizer
 from .base import Quantizer as Quantizer
 from .base import QuantizerOutput as QuantizerOutput
 from .composite import ProductQuantizer as ProductQuantizer
@@ -5,7 +6,6 @@ from .composite import ResidualQuantizer as ResidualQuantizer
 from .fsq import FSQ as FSQ
 from .gumbel import GumbelQuantizer as GumbelQuantizer
 from .ibq import IBQ as IBQ
-from .identity import IdentityQuantizer as IdentityQuantizer
 from .lookup_free import BinarySpherical as BinarySpherical
 from .lookup_free import LookupFree as LookupFree
 from .multi_scale import MultiScaleQuantizer as MultiScaleQuantizer

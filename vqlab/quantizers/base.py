@@ -1,5 +1,6 @@
 """The contract of every quantizer: (B, D, *spatial) in, the same shape and (B, *spatial) integers out."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -7,16 +8,66 @@ from itertools import chain
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vqlab.errors import UserError
 from vqlab.nn.codes import as_codes, check_code_range
+from vqlab.nn.distributed import all_gather_rows, all_sum, world_size
 from vqlab.nn.precision import KeepsFloat32, upcast, without_autocast
 from vqlab.quantizers.estimators import straight_through
-from vqlab.quantizers.stats import CodeStats
+from vqlab.quantizers.sampling import smallest_k
 from vqlab.serialization import ConfigMixin
+from vqlab.validation import Count
 
 MAX_EXPORT = 2**22  # codes in a table
+
+
+@dataclass(frozen=True)
+class CodeStats:
+    """Statistics of one codebook, or of several stacked in leading dimensions (...)."""
+
+    counts: Tensor  # (..., K) float, vectors assigned to each code
+    sums: Tensor  # (..., K, D), sum of the vectors assigned to each code; (..., K, 0) where the codebook needs none
+    candidates: Tensor  # (..., R, D), randomly chosen vectors, to replace dead codes
+    keys: Tensor  # (..., R) float64, the candidates' random keys, ascending; infinite where a candidate is missing
+
+    @classmethod
+    def empty(cls, like: Tensor) -> "CodeStats":
+        """Return the statistics of a quantizer that only counts its steps."""
+        none = like.new_zeros(0)
+        return cls(none, like.new_zeros(0, 0), like.new_zeros(0, 0), none.double())
+
+    @classmethod
+    def stack(cls, parts: "Sequence[CodeStats]") -> "CodeStats":
+        """Stack the statistics of equal codebooks in a new first dimension; missing candidates have infinite keys."""
+        most = max(part.keys.shape[-1] for part in parts)
+        candidates = [F.pad(part.candidates, (0, 0, 0, most - part.candidates.shape[-2])) for part in parts]
+        keys = [F.pad(part.keys, (0, most - part.keys.shape[-1]), value=math.inf) for part in parts]
+        counts, sums = [part.counts for part in parts], [part.sums for part in parts]
+        return cls(*map(torch.stack, (counts, sums, candidates, keys)))
+
+    def unbind(self) -> "list[CodeStats]":
+        """Undo :meth:`stack`."""
+        return [CodeStats(*part) for part in zip(self.counts, self.sums, self.candidates, self.keys, strict=True)]
+
+    def __add__(self, other: "CodeStats") -> "CodeStats":
+        """Join the statistics of two batches that share one optimizer step."""
+        candidates, keys = torch.cat([self.candidates, other.candidates], -2), torch.cat([self.keys, other.keys], -1)
+        chosen = smallest_k(candidates, keys, self.keys.shape[-1])
+        return CodeStats(self.counts + other.counts, self.sums + other.sums, *chosen)
+
+    def synchronized(self) -> "CodeStats":
+        """Join the statistics of all ranks: one sum, packed, and one gather of the few candidates."""
+        if world_size() == 1 or self.counts.numel() == 0:
+            return self
+        packed = all_sum(torch.cat([self.sums, self.counts[..., None]], -1))
+        counts, sums = packed[..., -1], packed[..., :-1]
+        if self.keys.numel() == 0:  # as on all ranks: nothing is ever revived
+            return CodeStats(counts, sums, self.candidates, self.keys)
+        candidates = all_gather_rows(self.candidates.movedim(-2, 0)).movedim(0, -2)  # (..., world * R, D)
+        keys = all_gather_rows(self.keys.movedim(-1, 0)).movedim(0, -1)
+        return CodeStats(counts, sums, *smallest_k(candidates, keys, self.keys.shape[-1]))
 
 
 @dataclass(frozen=True)
@@ -168,6 +219,36 @@ class Quantizer(ConfigMixin, KeepsFloat32, ABC):
     def _update_alone(self, out: QuantizerOutput) -> None:
         if out.stats is not None and self.auto_update and not torch.compiler.is_compiling():
             self.update(out.stats)
+
+
+class IdentityQuantizer(Quantizer):
+    """Return the features unchanged, with a single index, 0: a continuous autoencoder as a baseline.
+
+    Args:
+        embedding_dim: Channels of the features, D.
+
+    Example:
+        >>> z = torch.randn(2, 4, 10)
+        >>> torch.equal(IdentityQuantizer(4)(z).quantized, z)
+        True
+    """
+
+    num_embeddings = 1
+    soft = True
+    residual_gain = None
+
+    def __init__(self, embedding_dim: Count = 64) -> None:
+        super().__init__()
+        self.embedding_dim = embedding_dim
+
+    def quantize(self, rows: Tensor) -> QuantizerOutput:
+        return QuantizerOutput(rows, rows.new_zeros(len(rows)).long(), rows.new_zeros(()))
+
+    def check_codes(self, indices: Tensor) -> None:
+        self.lookup(indices)
+
+    def lookup(self, indices: Tensor) -> Tensor:
+        raise UserError("an IdentityQuantizer has no codes to decode: set quantizer=VectorQuantizer")
 
 
 class DataInit(nn.Module):

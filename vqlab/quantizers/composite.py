@@ -8,9 +8,8 @@ from torch import Tensor, nn
 
 from vqlab.errors import UserError
 from vqlab.nn.codes import in_graph
-from vqlab.quantizers.base import Quantizer, QuantizerOutput, Revival
+from vqlab.quantizers.base import CodeStats, Quantizer, QuantizerOutput, Revival
 from vqlab.quantizers.sampling import SEED_STRIDE, step_seed, uniform_by_sample
-from vqlab.quantizers.stats import CodeStats
 from vqlab.quantizers.vector import VectorQuantizer
 from vqlab.serialization import from_config, to_config
 from vqlab.validation import Count, Fraction

@@ -8,11 +8,10 @@ from torch import Tensor, nn
 
 from vqlab.errors import UserError
 from vqlab.nn.anneal import Anneal, extremes, value_at
-from vqlab.quantizers.base import Quantizer, QuantizerOutput, Revival
+from vqlab.quantizers.base import CodeStats, Quantizer, QuantizerOutput, Revival
 from vqlab.quantizers.estimators import finite_rows
 from vqlab.quantizers.sampling import positions, step_seed, uniform_by_sample
 from vqlab.quantizers.search import entropy, in_chunks
-from vqlab.quantizers.stats import CodeStats
 from vqlab.validation import Count, NonNegative, Positive
 
 DALL_E_TEMPERATURE = Anneal(1.0, 1 / 16, total_steps=150_000)

@@ -11,8 +11,7 @@ from torch import Tensor, nn
 
 from vqlab.errors import UserError
 from vqlab.nn.precision import without_autocast
-from vqlab.quantizers.base import Quantizer, QuantizerOutput, Revival, channels_first, from_rows, to_rows
-from vqlab.quantizers.stats import CodeStats
+from vqlab.quantizers.base import CodeStats, Quantizer, QuantizerOutput, Revival, channels_first, from_rows, to_rows
 from vqlab.quantizers.vector import VectorQuantizer
 from vqlab.validation import Count
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from vqlab.nn.distributed import all_gather_rows, all_sum
-from vqlab.quantizers.base import DataInit, Quantizer, QuantizerOutput, Revival
+from vqlab.quantizers.base import CodeStats, DataInit, Quantizer, QuantizerOutput, Revival
 from vqlab.quantizers.estimators import ESTIMATORS, finite_rows, unit, vq_loss
 from vqlab.quantizers.sampling import (
     exponential_race,
@@ -20,7 +20,6 @@ from vqlab.quantizers.sampling import (
     uniform_by_sample,
 )
 from vqlab.quantizers.search import nearest_code
-from vqlab.quantizers.stats import CodeStats
 from vqlab.validation import Count, NonNegative, Positive, Probability
 
 KMEANS_ITERATIONS = 10

@@ -6,8 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from vqlab.nn.autoencoders.conv import ConvDecoder, ConvEncoder, ResBlock, SelfAttention, norm
-from vqlab.nn.autoencoders.mlp import MLPDecoder, MLPEncoder
-from vqlab.nn.autoencoders.small import Residual, SmallDecoder, SmallEncoder
+from vqlab.nn.autoencoders.small import MLPDecoder, MLPEncoder, Residual, SmallDecoder, SmallEncoder
 
 
 def conv(factor, features, **options):

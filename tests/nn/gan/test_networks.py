@@ -5,10 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from vqlab.nn.gan.conv import ConvFeatures, ConvGenerator
-from vqlab.nn.gan.glyph_discriminator import GlyphDiscriminator
-from vqlab.nn.gan.mlp import MLPFeatures, MLPGenerator
-from vqlab.nn.gan.sgan_discriminator import SGANDiscriminator, real_logit
+from vqlab.nn.gan.discriminators import GlyphDiscriminator, SGANDiscriminator, real_logit
+from vqlab.nn.gan.networks import ConvFeatures, ConvGenerator, MLPFeatures, MLPGenerator
 
 
 @pytest.mark.parametrize("size", [8, 28, 30, 32, 64])

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from tests.helpers.refusal import refused
-from vqlab.nn.gan.patchgan import PatchGAN
+from vqlab.nn.gan.discriminators import PatchGAN
 
 NORMS = ["group", "batch", "spectral", "none"]
 

@@ -6,8 +6,7 @@ from typing import get_args
 import pytest
 import torch
 
-from vqlab.nn.ssm.kernel import Init, Rule, fft_convolve, initial_modes
-from vqlab.nn.ssm.s4d import S4D
+from vqlab.nn.ssm.s4d import S4D, Init, Rule, fft_convolve, initial_modes
 
 INITS, RULES = get_args(Init), get_args(Rule)
 

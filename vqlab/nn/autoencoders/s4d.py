@@ -11,8 +11,7 @@ from einops.layers.torch import Rearrange
 from torch import Tensor, nn
 
 from vqlab.nn.base import Decoder, Encoder, check_divisible
-from vqlab.nn.ssm.kernel import Init
-from vqlab.nn.ssm.s4d import S4D
+from vqlab.nn.ssm.s4d import S4D, Init
 from vqlab.validation import Count, Probability
 
 KERNEL_SIZE = 7  # of the convolution that stands in for S4D

@@ -5,12 +5,14 @@ import math
 import pytest
 import torch
 
-from vqlab.nn.topic.documents import Bags, Mixtures, dense
-from vqlab.nn.topic.networks import (
+from vqlab.nn.topic import (
     GENERATORS,
+    Bags,
     GaussianGenerator,
+    Mixtures,
     TopicCritic,
     TopicEncoder,
+    dense,
     draw_proportions,
 )
 
