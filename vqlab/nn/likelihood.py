@@ -59,9 +59,8 @@ class Likelihood(ConfigMixin, KeepsFloat32, ABC):
 class Gaussian(Likelihood):
     """N(x; output, sigma^2) for each number of the image.
 
-    sigma weighs the reconstruction against the codes, and so decides what Metropolis steps accept. Its optimum is the
-    root of the mean squared error (sigma-VAE, Rybkin et al. 2021, arXiv:2006.13202): with a smaller one, such as 0.02
-    where the error is 0.1, the posterior collapses to a single code.
+    The optimal sigma is the root of the mean squared error (sigma-VAE, Rybkin et al. 2021, arXiv:2006.13202): with a
+    smaller one, such as 0.02 where the error is 0.1, the posterior collapses to a single code.
 
     Args:
         sigma: A number; an ``Anneal`` over the training steps; ``learned``, a parameter; or ``optimal``, the root of a

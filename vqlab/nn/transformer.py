@@ -35,9 +35,8 @@ class KVCache:
 class Transformer(ConfigMixin, nn.Module):
     """p(tokens | label) = prod_i p(token_i | label, tokens < i): pre-norm blocks, initialised as GPT-2.
 
-    Attention rotates queries and keys by their position (RoFormer, Su et al. 2021, arXiv:2104.09864, equation 16). A
-    learned embedding of positions is added, because rows, scales and depths of a code map differ in kind. The first
-    position holds the label, or "no label".
+    Attention rotates queries and keys by their position (RoFormer, Su et al. 2021, arXiv:2104.09864, equation 16), and
+    a learned embedding of positions is added. The first position holds the label, or "no label".
 
     Args:
         num_tokens: Codes of a codebook, K.

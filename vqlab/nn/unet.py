@@ -21,8 +21,7 @@ class UNet(ConfigMixin, nn.Module):
     """Convolutions from a glyph down to one position, the code, and back up, with skip connections at all sizes.
 
     The style embedding is concatenated to the code. Two things differ from zi2zi: there is a skip connection at full
-    size, and the network draws a change of the source, which is added before tanh. On held-out kanji, 300 batches
-    brought L1 to 0.84 of the source's without either, to 0.78 with the first, to 0.75 with both.
+    size, and the network draws a change of the source, which is added before tanh.
 
     Args:
         image_size: Height and width of the glyphs, a power of two; the command line links it to the data.

@@ -95,13 +95,11 @@ class Quantizer(ConfigMixin, KeepsFloat32, ABC):
     """Maps vectors to a finite set of codes.
 
     A subclass sets ``num_embeddings`` (K) and ``embedding_dim`` (D) and implements ``quantize`` and, unless it has a
-    tensor ``codebook`` (K, D), ``lookup``, both on rows (N, D); with state that no gradient updates it also implements
-    ``commit``. Quantizing changes no state: a training forward returns ``stats``, which ``update(stats)`` applies once
-    per optimizer step. Used alone, a quantizer calls ``update`` itself at the end of a training forward; a model that
-    accumulates batches or compiles its forward sets ``auto_update = False`` and calls it after its optimizer step. A
-    model that knows the samples of a batch sets ``sample_index`` (B,) before a training forward; random numbers then
-    depend on the samples alone, and not on how they are split over the ranks. All computations are in float32 or
-    higher, also under autocast and in a module that was cast to half precision.
+    tensor ``codebook`` (K, D), ``lookup``, both on rows (N, D); with state that no gradient updates also ``commit``.
+    Quantizing changes no state: a training forward returns ``stats``, which ``update(stats)`` applies, once per
+    optimizer step. A quantizer does so itself at the end of a training forward, unless ``auto_update`` is False. If the
+    samples of a batch are known as ``sample_index`` (B,), random numbers depend on them alone, not on their split over
+    ranks. All computations are in float32 or higher, also under autocast and in a module cast to half precision.
     """
 
     num_embeddings: int

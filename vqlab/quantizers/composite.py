@@ -135,14 +135,11 @@ class ProductQuantizer(Composite):
 class ResidualQuantizer(Composite):
     """A sum of codes, coarse to fine: r_0 = z, e_d = Q_d(r_d), r_{d+1} = r_d - e_d, quantized = sum_d e_d.
 
-    Lee et al. 2022 (RQ-VAE, arXiv:2203.01941), section 3.1; the loss is the sum over depths (equation 6), whose
-    gradient reaches the encoder at every depth; the output passes the gradient once. A fixed codebook (FSQ, LookupFree)
-    is scaled at each depth to the residual.
-
-    With ``dropout``, a training step uses all depths only with probability 1 - ``dropout`` and else the first n, n
-    uniform in 1 .. num_quantizers (SoundStream, arXiv:2107.03312, section 3.3), so that codes can be decoded without
-    the last depths. n depends on the seed and the number of the step: it is the same on all ranks and after resuming.
-    The unused codebooks are still trained; their indices are -1, for which ``decode`` adds nothing.
+    Lee et al. 2022 (RQ-VAE, arXiv:2203.01941), section 3.1; the loss is the sum over depths (equation 6). A fixed
+    codebook (FSQ, LookupFree) is scaled at each depth to the residual. With ``dropout``, a training step uses all
+    depths only with probability 1 - ``dropout`` and else the first n, n uniform in 1 .. num_quantizers (SoundStream,
+    arXiv:2107.03312, section 3.3), the same on all ranks and after resuming. The unused codebooks are still trained;
+    their indices are -1, for which ``decode`` adds nothing.
 
     Args:
         quantizer: Quantizer of the first depth; the others have the same arguments. Default: a ``VectorQuantizer``.

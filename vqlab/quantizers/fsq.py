@@ -17,9 +17,8 @@ Levels = Annotated[int, Range(2)]
 class FSQ(Quantizer):
     """Round each of D bounded channels to a fixed number of levels, without a codebook that could collapse.
 
-    Channel i is squashed by tanh to the range of its L_i levels and rounded (paper, section 3.1 and appendix A.1, with
-    the half-step shift that even level counts need); codes are scaled to [-1, 1]. The index is the mixed-radix number
-    of the levels, in integers, so it is exact at any precision.
+    Channel i is squashed by tanh to the range of its L_i levels and rounded (paper, section 3.1 and appendix A.1);
+    codes are scaled to [-1, 1]. The index is the mixed-radix number of the levels, exact at any precision.
 
     Args:
         levels: Number of levels per channel, each at least 2; D = len(levels), K = their product. The paper recommends

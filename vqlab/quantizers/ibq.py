@@ -20,8 +20,8 @@ class IBQ(Quantizer):
     encoder move together (section 3.2). loss = mean |q - z|^2 + mean |sg(c) - z|^2 + commitment_weight * mean
     |c - sg(z)|^2, where q differentiates through p and c does not (the double quantization loss),
     + entropy_weight * (E[H(p_T)] - H(E[p_T])), p_T at ``temperature``, expectations over the global batch. The weights
-    are those of the authors' published code. Costly from K = 16,384 upwards.
-    Experimental: in the collapse suite it is worse than :class:`~vqlab.quantizers.vector.VectorQuantizer`.
+    are those of the authors' code. Costly from K = 16,384 upwards, and experimental: in the collapse suite it is worse
+    than :class:`~vqlab.quantizers.vector.VectorQuantizer`.
 
     Args:
         num_embeddings: Number of codes, K.

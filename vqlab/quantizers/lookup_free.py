@@ -22,11 +22,9 @@ class LookupFree(Quantizer):
     """Keep the sign of each of D channels, K = 2^D codes with entries -1 and 1 (LFQ, MAGVIT-v2, arXiv:2310.05737).
 
     loss = entropy_weight * (E[H(q(c|z))] - diversity_weight * H(E[q(c|z)])) + commitment_weight * mean |z - sg(c)|^2
-    (section 3.2, equations 5 and 6): certain codes for each vector, diverse codes over all vectors. q(c|z) is
-    proportional to exp(-|z - c|^2 / temperature), with independent channels, so the first entropy is exactly a sum over
-    channels. The second couples them: the channels are split into groups of at most ``group_size``, the entropy of each
-    group is exact, and their sum bounds the joint entropy from above, without 2^D probabilities. Expectations are over
-    the global batch.
+    (section 3.2, equations 5 and 6), expectations over the global batch. q(c|z) is proportional to
+    exp(-|z - c|^2 / temperature), with independent channels, so the first entropy is exactly a sum over channels. The
+    second couples them: it is summed over groups of at most ``group_size`` channels, which bounds it from above.
 
     Args:
         embedding_dim: Channels, D, one bit each; more than 62 bits need a ``ProductQuantizer``.

@@ -26,9 +26,8 @@ class MultiScaleQuantizer(Quantizer):
 
     VAR, algorithms 1 and 2: f^ = 0; for each scale s_k: r_k = Q(area-downsample(f - f^, s_k)),
     f^ <- f^ + phi_k(upsample(r_k, s_K)), phi(h) = h / 2 + conv(h) / 2. loss = mean over scales of the quantizer's own
-    loss and of |f^_k - sg(f)|^2, which trains phi. The codes of one image are one sequence, coarse to fine, for a
-    next-scale prior. A codebook is initialised from the bands of a Laplacian pyramid of the first batch, that is,
-    from the residuals of perfect coarser codes.
+    loss and of |f^_k - sg(f)|^2, which trains phi. A codebook is initialised from the bands of a Laplacian pyramid of
+    the first batch, that is, from the residuals of perfect coarser codes.
 
     Args:
         quantizer: The quantizer of all scales. Default: a ``VectorQuantizer``.
@@ -39,9 +38,6 @@ class MultiScaleQuantizer(Quantizer):
     Shape:
         input (B, D, s_K, ...) with ``spatial_dims`` equal edges; quantized as the input; indices (B, L) int64,
         L = sum_k s_k ^ spatial_dims, followed by the axes of a composite quantizer.
-
-    Raises:
-        UserError: If the scales do not ascend, the input has another size, or the quantizer leaves no residual.
 
     Example:
         >>> quantizer = MultiScaleQuantizer(VectorQuantizer(16, 4), scales=[1, 2, 4])

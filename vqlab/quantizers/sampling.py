@@ -1,8 +1,7 @@
 """Random subsets of vectors: the same on every rank, however the batch is split and ordered.
 
-A random *position* in the batch is another vector on two ranks than on one. Here each vector has a random key of its
-own, and the k smallest keys are chosen: those of a batch are among those of its parts, so that a small gather replaces
-one of all vectors.
+Each vector has a random key of its own, and the k smallest keys are chosen: those of a batch are among those of its
+parts, so that a small gather replaces one of all vectors.
 """
 
 import math
@@ -12,7 +11,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vqlab.errors import UserError
-from vqlab.nn.distributed import all_gather_rows
 
 SEED_STRIDE = 1_000_003  # between two seeds: more than a run has steps
 
@@ -60,10 +58,9 @@ def positions(rows: Tensor, sample_index: Tensor) -> int:
 def uniform_by_content(rows: Tensor, seed: Tensor | int, center: Tensor) -> Tensor:
     """Return a number in [0, 1] for each row (N, D), almost uniform over varied rows and continuous in the row.
 
-    A triangle wave of the row's direction from ``center`` (D,), along a random axis, and of its log distance.
-    Continuous, so that rounding differences between one process and two change it by about 1e-6 only. Each row is
-    summed by itself, not in a matrix product, so that equal rows get equal numbers anywhere in the batch. ``center``
-    must be the same on all ranks; seen from the origin, rows far from it would all have almost the same direction.
+    A triangle wave of the row's direction from ``center`` (D,), the same on all ranks, along a random axis, and of its
+    log distance: rounding differences between one process and two change it by about 1e-6 only. Each row is summed by
+    itself, not in a matrix product, so that equal rows get equal numbers anywhere in the batch.
     """
     rows = (rows - center).contiguous()
     dim = rows.shape[1]
@@ -107,8 +104,3 @@ def first(flags: Tensor, num: int) -> Tensor:
     size = flags.shape[-1]
     order = torch.arange(size, device=flags.device) + size * ~flags
     return order.topk(min(num, size), dim=-1, largest=False).values % size
-
-
-def gather_smallest_k(rows: Tensor, keys: Tensor, num: int, tolerance: float = 0.0) -> tuple[Tensor, Tensor]:
-    """Return :func:`smallest_k` of the rows of all ranks (R rows each), in one order on every rank."""
-    return smallest_k(all_gather_rows(rows), all_gather_rows(keys), num, tolerance)

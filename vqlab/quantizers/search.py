@@ -19,10 +19,9 @@ CHUNK_ELEMENTS = 2**22  # probabilities held at once: 16 MiB in float32, a few t
 def nearest_code(z: Tensor, codebook: Tensor) -> Tensor:
     """Return argmin_k |z_n - e_k|^2 as (N,) int64 for rows ``z`` (N, D), ``codebook`` (K, D); ties go to the lowest k.
 
-    |z|^2 is the same for every code and is omitted: its rounding error would hide the differences between small codes.
-    The codebook's mean is subtracted from both sides for the same reason, for data far from the origin. Autocast and
-    TF32 do not affect the product. A row with a NaN gets some index in [0, K). ``torch.compile`` sees one operator;
-    ``torch.export`` and ``torch.jit.trace`` see a plain matrix product, with all N x K scores.
+    |z|^2 is omitted, for its rounding error would hide the differences between small codes, and the codebook's mean is
+    subtracted from both sides. Autocast and TF32 do not affect the product. A row with a NaN gets some index in [0, K).
+    ``torch.compile`` sees one operator; ``torch.export`` and ``torch.jit.trace`` a plain product with all N x K scores.
 
     Example:
         >>> nearest_code(torch.tensor([[0.9, 0.2]]), torch.tensor([[0.0, 0.0], [1.0, 0.0]])).tolist()

@@ -12,7 +12,6 @@ from vqlab.quantizers.estimators import ESTIMATORS, finite_rows, unit, vq_loss
 from vqlab.quantizers.sampling import (
     exponential_race,
     first,
-    gather_smallest_k,
     positions,
     smallest_k,
     step_seed,
@@ -34,13 +33,12 @@ class VectorQuantizer(Quantizer):
     loss = commitment_weight * mean |z - sg(e)|^2, plus mean |sg(z) - e|^2 if the codebook is trained by gradient
     (paper, equation 3). With ``codebook_update="ema"`` a code is the running mean of its vectors instead (appendix
     A.1): N_k <- decay N_k + (1 - decay) n_k, m_k <- decay m_k + (1 - decay) sum z, e_k = m_k / N_k, with n_k, z over
-    the global batch. N_k starts from the counts of the initialisation and not from a constant, and the decay of step t
-    is at most (1 + t) / (10 + t), so that the codes follow the encoder in its first steps.
+    the global batch. N_k starts from the counts of the initialisation, and the decay of step t is at most
+    (1 + t) / (10 + t), so that the codes follow the encoder in its first steps.
 
     A code without an assignment among the last ``revive_after`` * K vectors is dead and is replaced by a vector of the
     current global batch, chosen with probability proportional to its squared distance from its code, as k-means++
-    chooses centres (Arthur and Vassilvitskii 2007). Statistics, initialisation and revival are the same on all ranks,
-    and the same as those of one process with the whole batch.
+    chooses centres (Arthur and Vassilvitskii 2007). All this is the same on any number of ranks.
 
     Args:
         num_embeddings: Number of codes, K.
@@ -62,8 +60,8 @@ class VectorQuantizer(Quantizer):
     Example:
         >>> quantizer = VectorQuantizer(num_embeddings=16, embedding_dim=4)
         >>> out = quantizer(torch.randn(2, 4, 8, 8))
-        >>> tuple(out.quantized.shape), tuple(out.indices.shape), out.indices.dtype
-        ((2, 4, 8, 8), (2, 8, 8), torch.int64)
+        >>> tuple(out.quantized.shape), tuple(out.indices.shape)
+        ((2, 4, 8, 8), (2, 8, 8))
     """
 
     ema_sums: Tensor
@@ -175,7 +173,8 @@ class VectorQuantizer(Quantizer):
         total, rows_per_code = int(summed[-1]), KMEANS_ROWS_PER_CODE if self.init == "kmeans" else 1
         num = min(total, rows_per_code * self.num_embeddings)
         keys = uniform_by_content(rows, self.seed, (summed[:-1] / total).to(rows.dtype))
-        sample, _ = gather_smallest_k(*smallest_k(rows, keys, num, SAME_KEY), num, SAME_KEY)
+        own = smallest_k(rows, keys, num, SAME_KEY)
+        sample, _ = smallest_k(*map(all_gather_rows, own), num, SAME_KEY)
         # With fewer vectors than codes the vectors repeat; the copies are never nearest and are revived later.
         codes = sample[torch.arange(self.num_embeddings, device=rows.device) % len(sample)]
         for _ in range(KMEANS_ITERATIONS if self.init == "kmeans" else 0):

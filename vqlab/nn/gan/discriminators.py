@@ -21,9 +21,8 @@ class PatchGAN(Discriminator):
     """Convolutions that classify overlapping patches; with three layers a patch has 70 x 70 pixels.
 
     4x4 convolutions and LeakyReLU(0.2): ``num_layers`` that halve the size, one that keeps it, and one to a single
-    channel. The first has no norm. Channels double from layer to layer, up to eight times ``base_channels``.
-    The layout is that of VQ-GAN's published code. With its batch norm, the logits of an image depend on the rest of the
-    batch (of one rank); with group norm, the default here, they do not.
+    channel. The first has no norm. Channels double from layer to layer, up to eight times ``base_channels``. With the
+    batch norm of VQ-GAN's published code, the logits of an image depend on the rest of the batch.
 
     Args:
         in_channels: Channels of the images; the command line links it to the data.
