@@ -76,7 +76,7 @@ def test_it_can_be_saved_as_a_checkpoint_of_vqlab_and_trained_on():
     from torch.utils.data import DataLoader
 
     from tests.helpers.bare import BARE
-    from vqlab.nn.gan.patchgan import PatchGAN
+    from vqlab.nn.gan.discriminators import PatchGAN
 
     reference = taming_model()
     checkpoint(reference)

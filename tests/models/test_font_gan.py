@@ -16,7 +16,7 @@ from tests.helpers.refusal import refused
 from vqlab.callbacks.ema import EMA
 from vqlab.losses.perceptual import Perceptual
 from vqlab.models.font_gan import FontGAN
-from vqlab.nn.gan.glyph_discriminator import GlyphDiscriminator
+from vqlab.nn.gan.discriminators import GlyphDiscriminator
 from vqlab.nn.unet import UNet
 from vqlab.training.schedules import Schedule
 

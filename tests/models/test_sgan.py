@@ -15,8 +15,7 @@ from tests.helpers.refusal import refused
 from vqlab.callbacks.ema import EMA
 from vqlab.data.images.digits import Digits
 from vqlab.models.sgan import SGAN
-from vqlab.nn.gan.conv import ConvFeatures, ConvGenerator
-from vqlab.nn.gan.mlp import MLPFeatures, MLPGenerator
+from vqlab.nn.gan.networks import ConvFeatures, ConvGenerator, MLPFeatures, MLPGenerator
 
 
 def small(**options):

@@ -12,7 +12,7 @@ from vqlab.losses.adaptive_weight import adaptive_weight, linearized
 from vqlab.losses.adversarial import ADVERSARIAL, LeCam, r1_penalty
 from vqlab.nn.base import Decoder, Discriminator
 from vqlab.nn.distributed import world_size
-from vqlab.nn.gan.patchgan import PatchGAN
+from vqlab.nn.gan.discriminators import PatchGAN
 from vqlab.nn.image_format import ImageFormat
 from vqlab.training.finite import require_finite
 from vqlab.training.manual import clip, collect

@@ -12,7 +12,7 @@ from vqlab.losses.glyph import eased, is_ahead, total_variation
 from vqlab.losses.perceptual import Perceptual
 from vqlab.metrics.images.glyph_distance import GlyphDistance
 from vqlab.models.model import Model
-from vqlab.nn.gan.glyph_discriminator import GlyphDiscriminator, check_fit
+from vqlab.nn.gan.discriminators import GlyphDiscriminator, check_fit
 from vqlab.nn.unet import UNet, check_styles
 from vqlab.nn.value_range import ValueRange
 from vqlab.training.batches import passed_on

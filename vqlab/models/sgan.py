@@ -14,8 +14,8 @@ from vqlab.metrics.images.diversity import EffectiveClasses, diversity
 from vqlab.models.model import Model
 from vqlab.nn.base import FeatureNet, Generator, check_players
 from vqlab.nn.distributed import mean_over_ranks
-from vqlab.nn.gan.conv import ConvFeatures, ConvGenerator
-from vqlab.nn.gan.sgan_discriminator import SGANDiscriminator
+from vqlab.nn.gan.discriminators import SGANDiscriminator
+from vqlab.nn.gan.networks import ConvFeatures, ConvGenerator
 from vqlab.nn.image_format import ImageFormat
 from vqlab.nn.precision import like_weights
 from vqlab.training.batches import passed_on
@@ -51,7 +51,7 @@ class SGAN(Model):
         unlabelled_weight: Weight of all but the supervised loss; 0 trains a classifier on the labelled images alone.
         conditional: Whether the noise is multiplied by an embedding of the class to draw, which the generator then has
             to make recognisable: the cross-entropy of the discriminator's classes is added to its loss.
-        spectral_norm: Of the discriminator, as above (see :class:`~vqlab.nn.gan.sgan_discriminator.SGANDiscriminator`).
+        spectral_norm: Of the discriminator, as above (see :class:`~vqlab.nn.gan.discriminators.SGANDiscriminator`).
         lr: Absolute learning rate of both networks. Default without ``base_lr``: 2e-4.
         base_lr: Rate per image: lr = base_lr x batch_size x devices x nodes. Give one of the two.
         optimization: Optimizer settings.

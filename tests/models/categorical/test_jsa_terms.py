@@ -14,7 +14,7 @@ from vqlab.losses.adversarial import hinge_discriminator
 from vqlab.losses.perceptual import Perceptual
 from vqlab.models.categorical.discrete_vae import DiscreteVAE
 from vqlab.models.categorical.jsa import JSA, PosteriorSampler
-from vqlab.nn.gan.patchgan import PatchGAN
+from vqlab.nn.gan.discriminators import PatchGAN
 from vqlab.nn.likelihood import Gaussian
 
 

@@ -20,9 +20,8 @@ from vqlab.models.vq.vqvae import VQVAE
 from vqlab.nn.autoencoders.small import SmallDecoder, SmallEncoder
 from vqlab.nn.image_format import ImageFormat
 from vqlab.nn.value_range import ValueRange
+from vqlab.quantizers.composite import ProductQuantizer, ResidualQuantizer
 from vqlab.quantizers.multi_scale import MultiScaleQuantizer
-from vqlab.quantizers.product import ProductQuantizer
-from vqlab.quantizers.residual import ResidualQuantizer
 from vqlab.quantizers.vector import VectorQuantizer
 
 SMALL = {"dim": 32, "depth": 1, "heads": 2, "dropout": 0.0}

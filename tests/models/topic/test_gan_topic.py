@@ -14,7 +14,7 @@ from tests.helpers.planted import Planted
 from tests.helpers.refusal import refused
 from vqlab.metrics.topics.words import matched_topics, top_word_ids
 from vqlab.models.topic.gan_topic import GANTopicModel
-from vqlab.nn.topic.documents import dense
+from vqlab.nn.topic import dense
 from vqlab.training.schedules import Schedule
 
 

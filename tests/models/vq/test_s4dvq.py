@@ -13,7 +13,7 @@ from vqlab.models.vq.s4dvq import S4DVQ
 from vqlab.nn.autoencoders.s4d import S4DDecoder, S4DEncoder
 from vqlab.nn.autoencoders.small import SmallEncoder
 from vqlab.nn.ssm.s4d import S4D
-from vqlab.quantizers.residual import ResidualQuantizer
+from vqlab.quantizers.composite import ResidualQuantizer
 from vqlab.quantizers.vector import VectorQuantizer
 
 

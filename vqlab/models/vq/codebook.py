@@ -6,8 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from vqlab.metrics.codes.usage import CodebookUsage
-from vqlab.quantizers.base import Quantizer, QuantizerOutput
-from vqlab.quantizers.stats import CodeStats
+from vqlab.quantizers.base import CodeStats, Quantizer, QuantizerOutput
 from vqlab.training.learning_rate import reset_moments
 
 

@@ -18,8 +18,7 @@ from vqlab.nn.codes import as_codes, check_code_shape
 from vqlab.nn.distributed import all_sum
 from vqlab.nn.precision import like_weights
 from vqlab.nn.ssm.s4d import S4D
-from vqlab.quantizers.base import Quantizer, QuantizerOutput
-from vqlab.quantizers.identity import IdentityQuantizer
+from vqlab.quantizers.base import IdentityQuantizer, Quantizer, QuantizerOutput
 from vqlab.quantizers.vector import VectorQuantizer
 from vqlab.training.batches import passed_on
 from vqlab.training.finite import require_finite

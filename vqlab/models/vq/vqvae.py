@@ -15,8 +15,7 @@ from vqlab.nn.base import Decoder, Encoder, check_autoencoder
 from vqlab.nn.codes import as_codes, check_code_shape
 from vqlab.nn.image_format import ImageFormat
 from vqlab.nn.precision import like_weights
-from vqlab.quantizers.base import Quantizer, QuantizerOutput
-from vqlab.quantizers.identity import IdentityQuantizer
+from vqlab.quantizers.base import IdentityQuantizer, Quantizer, QuantizerOutput
 from vqlab.quantizers.vector import VectorQuantizer
 from vqlab.training.batches import passed_on
 from vqlab.training.finite import require_finite
