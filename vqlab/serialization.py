@@ -44,13 +44,19 @@ MOVED = {
         **_in("adversarial", adversarial="loss", clip_d="disc_clip"),
     },
     "CodePrior": _in("images", "channels", "value_range", image_size="size") | _ADAM,
-    "JSA": _CODES
-    | _in("sampler", "num_mis_steps", "kernel", "blocks", "block_size", "cache", "cache_start_epoch", "train_size"),
+    "JSA": _CODES | _in("sampler", "num_mis_steps", "kernel", "cache", "cache_start_epoch", "train_size"),
     "DiscreteVAE": _CODES,
     "S4DVQ": _ADAM,
     "SGAN": _IMAGES | _GAN,
     "FontGAN": _GAN | _in("optimization", optimizer="kind"),
     "GANTopicModel": _GAN,
+}
+
+# Arguments of earlier checkpoints that no class takes any more.
+REMOVED = {
+    "JSA": {"blocks", "block_size"},
+    "PosteriorSampler": {"blocks", "block_size"},
+    "FontGAN": {"tv_weight", "edge_weight", "perceptual", "perceptual_weight"},
 }
 
 
@@ -209,6 +215,8 @@ def _grouped(class_path: str, arguments: dict[str, Any], stored: bool) -> dict[s
     found: dict[str, Any] = {}
     groups: dict[str, dict[str, Any]] = {}
     for name, value in arguments.items():
+        if name in REMOVED.get(class_name, ()):
+            continue
         group, _, inner = moved_argument(class_name, name).partition(".")
         if not inner or (name == group and isinstance(value, dict)):
             found[name] = value

@@ -168,7 +168,6 @@ def test_a_mistake_gets_one_line(capsys, system, mistake, words):
     ("args", "words"),
     [
         ([*SYSTEMS["JSA"], *(f"--model.likelihood{o}" for o in ("=Gaussian", ".sigma=0"))], "sigma"),
-        ([*SYSTEMS["JSA"], "--model.sampler.kernel=isir", "--model.sampler.blocks=rows"], "kernel=mis"),
         ([*SYSTEMS["VQGAN"], "--model.perceptual_weight=1", "--model.perceptual.net=alex"], "too small for LPIPS"),
         ([*SYSTEMS["VQGAN"], "--model.perceptual_weight=1", "--model.perceptual.backbone=no.pth"], "no.pth"),
         ([*MODELS["VQVAE"], *SOURCES["S4DVQ"]], "made for images, ECG has signals"),

@@ -10,10 +10,8 @@ from torch import Tensor, nn
 from vqlab.errors import UserError
 from vqlab.losses.adaptive_weight import adaptive_weight, linearized
 from vqlab.losses.adversarial import ADVERSARIAL, LeCam, r1_penalty
-from vqlab.nn.base import Decoder, Discriminator
+from vqlab.nn import Decoder, Discriminator, ImageFormat, PatchGAN
 from vqlab.nn.distributed import world_size
-from vqlab.nn.gan.discriminators import PatchGAN
-from vqlab.nn.image_format import ImageFormat
 from vqlab.training.finite import require_finite
 from vqlab.training.manual import clip, collect
 from vqlab.validation import NonNegative, NonNegativeInt, Positive, check_fields
@@ -181,6 +179,11 @@ class AdversarialLoss(nn.Module):
 
     def configure_optimizer(self, model: Any) -> dict[str, Any]:
         """Return the optimizer of the discriminator: the ``model``'s settings, at its own rate if it has one."""
+        if 0 <= model.trainer.max_steps <= self.settings.disc_start:
+            rank_zero_warn(
+                f"disc_start {self.settings.disc_start} lies beyond max_steps {model.trainer.max_steps}, so the "
+                "generator loss is never switched on: lower disc_start, or set disc_weight=0"
+            )
         parameters = self.discriminator.parameters()
         return model.optimization.optimizer(model, parameters, "discriminator", lr=self.settings.disc_lr)
 
@@ -188,14 +191,6 @@ class AdversarialLoss(nn.Module):
         """Compile the discriminator, unless second derivatives are needed, which no compiled graph has."""
         if not self.settings.r1_weight:
             self.discriminator.compile()
-
-    def warn_if_unused(self, max_steps: int) -> None:
-        """Warn of a training that ends before the generator loss is switched on."""
-        if 0 <= max_steps <= self.settings.disc_start:
-            rank_zero_warn(
-                f"disc_start {self.settings.disc_start} lies beyond max_steps {max_steps}, so the generator loss is "
-                "never switched on: lower disc_start, or set disc_weight=0"
-            )
 
     def zero(self) -> Tensor:
         """Return 0, under DDP attached to the discriminator's weights: DDP waits for the gradient of every weight."""
