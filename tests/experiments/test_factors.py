@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 import scipy.stats
 
-from vqlab.experiments.factors import differing, effects, factors, p_value, repeats, value_of
-from vqlab.experiments.metrics_log import MetricsLog
-from vqlab.experiments.runs import Run
+from vqlab.experiments.factors import differing, effects, factors, repeats, value_of
+from vqlab.experiments.runs import MetricsLog, Run
 
 
 def run(value=0.0, steps=0, status="unfinished", **settings):
@@ -127,7 +126,3 @@ def test_pairs_share_the_seed_and_have_finite_values():
     values = [(1, 0, 1.0), (2, 0, float("nan")), (1, 1, 1.0), (2, 1, 3.0)]
     (effect,) = effects([run(v, m__lr=lr, seed_everything=s) for lr, s, v in values], value)
     assert (effect.pairs, effect.difference) == (1, 2.0)
-
-
-def test_the_p_value_of_equal_differences():
-    assert (p_value(1.0, 0.0, 3), p_value(0.0, 0.0, 3)) == (0, 1)

@@ -18,11 +18,10 @@ from vqlab.atomic_io import disk_errors, no_link, write_atomic
 from vqlab.errors import UserError
 from vqlab.experiments.experiment import Experiment, Row
 from vqlab.experiments.row_lock import INHERITED, row_lock
-from vqlab.experiments.run_files import open_file
 from vqlab.experiments.run_state import FAILED, LAST, OUTPUT, State, begin_again, settings_of, state_of
 from vqlab.experiments.runs import read_run
 from vqlab.experiments.settings import HARMLESS, equal
-from vqlab.experiments.tables import clock
+from vqlab.experiments.text import clock
 
 VQLAB = (sys.executable, "-m", "vqlab")
 TAIL = 20_000  # bytes at the end of the output that are searched for the reason of a failure
@@ -156,7 +155,7 @@ class Runner:
 
 def reason_of(status: int, output: Path, start: int) -> str:
     """Return in one line why a command ended with ``status``, from what it printed after position ``start``."""
-    with open_file(output.parent, output.name) as log:
+    with output.open("rb") as log:
         log.seek(max(start, log.seek(0, os.SEEK_END) - TAIL))
         text = log.read().decode(errors="replace")
     lines = [line.strip() for line in text.replace("\r", "\n").splitlines() if line.strip()]

@@ -1,7 +1,10 @@
 """Run folders, read for a report; missing and damaged files are noted and left out."""
 
+import csv
+import io
 import itertools
 import json
+import math
 import os
 import re
 import statistics
@@ -12,16 +15,15 @@ from pathlib import Path
 
 from vqlab.errors import UserError
 from vqlab.experiments.experiment import SEEDED
-from vqlab.experiments.metrics_log import MAX_STEPS, MetricsLog, best_of, read_log
 from vqlab.experiments.row_lock import is_running
-from vqlab.experiments.run_files import read_text
-from vqlab.experiments.run_state import CONFIG, FAILED, FINISHED, LOG, State, read_json, read_settings, state_of
-from vqlab.experiments.settings import Settings, mode_of, monitor_of
+from vqlab.experiments.run_state import CONFIG, FAILED, FINISHED, LOG, State, read_json, state_of
+from vqlab.experiments.settings import Settings, flatten, read_yaml
+
+Series = list[tuple[int, float]]  # (steps done, value)
 
 TEST, HEALTH = "test.csv", "health.jsonl"
 RUN_FILES = {CONFIG, LOG, FAILED, FINISHED, HEALTH, "checkpoints"}  # each of these makes a folder a run
-PICTURE = re.compile(r"(?P<kind>.+)_(?P<step>[0-9]{1,15})\.png", re.DOTALL)
-MAX_TEXT = 2000  # characters of a text in health.jsonl
+PICTURE = re.compile(r"(?P<kind>.+)_(?P<step>[0-9]{1,15})\.png")
 PAUSE = 30.0  # a gap in the log that is this many times the median one, and longer than ...
 LONG = 300.0  # ... these seconds, is a time in which the run was interrupted
 HIGHER_IS_BETTER = re.compile(
@@ -52,32 +54,33 @@ class Figure:
 
 
 @dataclass
-class Run:
-    """Content of a run folder.
+class MetricsLog:
+    """Content of metrics.csv, which counts steps from 0: its step 19 is 20 steps done."""
 
-    Attributes:
-        folder: The folder.
-        name: The shortest name that distinguishes it from the other runs of its model.
-        settings: Its config by dotted name.
-        log: Its metrics.csv.
-        tested: The last metrics of test.csv.
-        status: ``finished``, ``running``, ``failed`` or ``unfinished``.
-        error: Why it failed.
-        events: The first line of health.jsonl for each event.
-        pictures: Kind (``step``, ``codes``, ...) -> steps and file of its last picture.
-        problems: What is missing or damaged.
-    """
+    series: dict[str, Series] = field(default_factory=dict)  # by metric
+    times: Series = field(default_factory=list)  # seconds since 1970 of each line
+    damaged: int = 0  # lines that could not be read
+
+    @property
+    def steps(self) -> int:
+        """Steps done at the last line."""
+        return max((step for step, _ in self.times), default=0)
+
+
+@dataclass
+class Run:
+    """Content of a run folder."""
 
     folder: Path
-    name: str = ""
-    settings: Settings = field(default_factory=dict)
+    name: str = ""  # the shortest name that distinguishes it from the other runs of its model
+    settings: Settings = field(default_factory=dict)  # its config by dotted name
     log: MetricsLog = field(default_factory=MetricsLog)
-    tested: dict[str, float] = field(default_factory=dict)
-    status: str = "unfinished"
-    error: str = ""
-    events: list[HealthEvent] = field(default_factory=list)
-    pictures: dict[str, tuple[int, Path]] = field(default_factory=dict)
-    problems: list[str] = field(default_factory=list)
+    tested: dict[str, float] = field(default_factory=dict)  # the last metrics of test.csv
+    status: str = "unfinished"  # or finished, running, failed
+    error: str = ""  # why it failed
+    events: list[HealthEvent] = field(default_factory=list)  # the first of each kind
+    pictures: dict[str, tuple[int, Path]] = field(default_factory=dict)  # by kind: steps and file of the last one
+    problems: list[str] = field(default_factory=list)  # what is missing or damaged
 
     @property
     def model(self) -> str:
@@ -87,7 +90,7 @@ class Run:
     @property
     def monitor(self) -> str:
         """The metric that decides which checkpoint is best."""
-        return monitor_of(self.settings)
+        return str(self.settings.get("checkpoint.monitor", "val/loss"))
 
     @property
     def seeds(self) -> tuple[str, ...]:
@@ -96,16 +99,18 @@ class Run:
 
     def mode(self, metric: str) -> str | None:
         """Return whether ``min`` or ``max`` of a metric is best, None if that is not known."""
-        return mode_of(self.settings) if metric == self.monitor else direction(metric)
+        return self.settings.get("checkpoint.mode", "min") if metric == self.monitor else direction(metric)
 
     def figure(self, metric: str) -> Figure | None:
-        """Return last and best of a metric."""
-        series = self.log.series.get(metric)
-        if not series:
+        """Return last and best of a metric: of equal ones the first, NaN and infinity never."""
+        if not (series := self.log.series.get(metric)):
             return None
-        mode = self.mode(metric)
-        best = best_of(series, mode) if mode else None
-        return Figure(series[-1][1], series[-1][0], *(reversed(best) if best else ()))
+        mode, (last_step, last) = self.mode(metric), series[-1]
+        finite = [point for point in series if math.isfinite(point[1])]
+        if mode is None or not finite:
+            return Figure(last, last_step)
+        best_step, best = (min if mode == "min" else max)(finite, key=lambda point: point[1])
+        return Figure(last, last_step, best, best_step)
 
     def value(self, metric: str) -> float | None:
         """Return the value by which runs are compared: the best of the monitored metric, the last of any other."""
@@ -181,8 +186,11 @@ def read_run(folder: Path) -> Run:
         run.status = "finished"
     elif failed:
         run.status, run.error = "failed", str(failed.get("error", ""))
-    with noted(run, CONFIG):
-        run.settings = read_settings(folder)
+    if (folder / CONFIG).exists():
+        with noted(run, CONFIG):
+            run.settings = flatten(read_yaml(folder / CONFIG))
+    else:
+        run.problems.append(f"no {CONFIG}")
     with noted(run, LOG):
         run.log = read_log(folder / LOG)
         note_damage(run, LOG, run.log.damaged)
@@ -191,7 +199,8 @@ def read_run(folder: Path) -> Run:
         run.tested = {name: series[-1][1] for name, series in test.series.items() if name.startswith("test/")}
         note_damage(run, TEST, test.damaged)
     with noted(run, HEALTH):
-        found = [read_event(line) for line in read_text(folder, HEALTH).splitlines() if line.strip()]
+        lines = (folder / HEALTH).read_text("utf-8", errors="replace").splitlines()
+        found = [read_event(line) for line in lines if line.strip()]
         first: dict[str, HealthEvent] = {}
         for event in filter(None, found):
             first.setdefault(event.event, event)
@@ -207,10 +216,8 @@ def noted(run: Run, name: str) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError:
-        run.problems += [f"no {name}"] if name == CONFIG else []
-    except OSError as error:
-        run.problems.append(f"{name} cannot be read: {error.strerror}")
-    except UserError:
+        pass
+    except (OSError, UserError, csv.Error):
         run.problems.append(f"{name} is damaged")
 
 
@@ -220,24 +227,41 @@ def note_damage(run: Run, name: str, lines: int) -> None:
         run.problems.append(f"{lines} line{'' if lines == 1 else 's'} of {name} cannot be read")
 
 
+def read_log(path: Path) -> MetricsLog:
+    """Read ``metrics.csv``; lines that are incomplete or hold no numbers are counted and left out."""
+    whole, _, truncated = path.read_text("utf-8-sig", errors="replace").rpartition("\n")
+    log = MetricsLog(damaged=int(bool(truncated)))  # text after the last line end: the run was killed
+    for row in csv.DictReader(io.StringIO(whole)):
+        try:
+            step = int(row.pop("step")) + 1
+            values = {name: float(cell) for name, cell in row.items() if cell != ""}
+        except (KeyError, TypeError, ValueError):
+            log.damaged += 1
+            continue
+        if "time" in values:
+            log.times.append((step, values.pop("time")))
+        values.pop("epoch", None)
+        for name, value in values.items():
+            log.series.setdefault(name, []).append((step, value))
+    return log
+
+
 def read_event(line: str) -> HealthEvent | None:
     """Return the event in a line of health.jsonl, None if it is damaged."""
     try:
         found = json.loads(line)
-        event = HealthEvent(found["event"], found["step"], found["evidence"], found.get("hint", found.get("mend")))
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        hint = found["hint"] if "hint" in found else found["mend"]
+        return HealthEvent(str(found["event"]), int(found["step"]), str(found["evidence"]), str(hint))
+    except (ValueError, KeyError, TypeError):
         return None
-    texts = (event.event, event.evidence, event.hint)
-    sound = all(isinstance(text, str) and len(text) <= MAX_TEXT for text in texts) and type(event.step) is int
-    return event if sound and 0 <= event.step <= MAX_STEPS else None
 
 
 def find_pictures(folder: Path) -> dict[str, tuple[int, Path]]:
     """Return the last picture of each kind: ``step_000400.png`` is of kind ``step``, after 400 steps."""
     found: dict[str, tuple[int, Path]] = {}
-    for path in [] if folder.is_symlink() else sorted(folder.glob("*.png")):
+    for path in sorted(folder.glob("*.png")):
         name = PICTURE.fullmatch(path.name)
-        if name and (name["kind"] not in found or int(name["step"]) > found[name["kind"]][0]):
+        if name and not path.is_symlink() and int(name["step"]) >= found.get(name["kind"], (0, path))[0]:
             found[name["kind"]] = (int(name["step"]), path)
     return found
 

@@ -16,19 +16,8 @@ Settings = dict[str, Any]
 STEP_COUNTS = {"max_steps", "val_check_interval", "warmup_steps", "hold_steps", "total_steps", "decay_steps"}
 STEP_COUNTS |= {"disc_start", "disc_warmup", "grace_steps", "gan_grace_steps"}
 # Prefixes of settings that do not change a run's metrics.
-HARMLESS: tuple[str, ...] = (
-    "name",
-    "runs",
-    "codes",
-    "font",
-    "family",
-    "wandb.",
-    "tensorboard",
-    "samples.",
-    "trainer.enable_",
-)
+HARMLESS = ("name", "runs", "codes", "font", "family", "wandb.", "tensorboard", "samples.", "trainer.enable_")
 HARMLESS += ("trainer.accelerator", "data.num_workers", "checkpoint.every_n_steps")
-MAX_VALUES, MAX_DEPTH = 100_000, 50  # of a config; aliases and merged keys can make a short text larger than memory
 
 
 class UniqueKeys(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
@@ -42,37 +31,6 @@ class UniqueKeys(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore
                 raise yaml.constructor.ConstructorError(None, None, f"{key} is there twice", node.start_mark)
             seen.add(key)
         return super().construct_mapping(node, deep)
-
-    def flatten_mapping(self, node: yaml.MappingNode) -> None:
-        """Merge keys (``<<``) up to a limit; PyYAML before 6.0.4 has none."""
-        super().flatten_mapping(node)
-        if len(node.value) > MAX_VALUES // 10:
-            raise yaml.constructor.ConstructorError(None, None, "too many merged keys", node.start_mark)
-
-
-def load_yaml(text: str) -> Any:
-    """Return the content of a YAML text, as plain data of limited size.
-
-    Raises:
-        yaml.YAMLError: If it is no valid YAML, or too large or too deep.
-    """
-    if len(text) > 10 * MAX_VALUES:
-        raise yaml.YAMLError(f"{len(text)} characters are too many")
-    try:
-        found = yaml.load(text, UniqueKeys)
-    except RecursionError:
-        raise yaml.YAMLError("it is nested too deeply") from None
-    except (ValueError, TypeError) as error:  # a date that does not exist, a list as a key
-        raise yaml.YAMLError(str(error)) from error
-    nodes, count = [(found, 0)], 0
-    while nodes:
-        node, depth = nodes.pop()
-        if isinstance(node, (dict, list)):
-            count += len(node)
-            if count > MAX_VALUES or depth > MAX_DEPTH:
-                raise yaml.YAMLError("it holds too many values, or is nested too deeply")
-            nodes += [(value, depth + 1) for value in (node.values() if isinstance(node, dict) else node)]
-    return found
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -89,24 +47,15 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def parse_yaml(content: bytes, path: Path) -> dict[str, Any]:
-    """Return the mapping in the ``content`` of a YAML file.
-
-    Raises:
-        UserError: If it is no valid YAML, or holds something else.
-    """
+    """Return the mapping in the ``content`` of a YAML file; raises UserError as :func:`read_yaml`."""
     try:
-        found = load_yaml(content.decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not valid YAML: byte {error.start} is not UTF-8: save it as UTF-8") from error
-    except yaml.YAMLError as error:
+        found = yaml.load(content.decode("utf-8-sig"), UniqueKeys)
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         problem = f"line {mark.line + 1}: {getattr(error, 'problem', '')}" if mark else " ".join(str(error).split())
-        if mark and b"\t" in b"".join(content.splitlines()[mark.line : mark.line + 1]).partition(b":")[0]:
-            problem = f"line {mark.line + 1} is indented by a tab: use spaces"
         raise UserError(f"{path} is not valid YAML: {problem}"[:300]) from error
     if not isinstance(found, dict):
-        got = "nothing" if found is None else "a list" if isinstance(found, list) else repr(found)
-        raise UserError(f"{path} holds no settings: it must be a mapping such as model: VQVAE, got {got}"[:200])
+        raise UserError(f"{path} holds no settings: it must be a mapping such as model: VQVAE, got {found!r}"[:200])
     return found
 
 
@@ -174,6 +123,18 @@ def as_flag(name: str, value: Any) -> str:
     return f"--{name}={value if isinstance(value, str) else json.dumps(value)}"
 
 
+def as_text(value: Any) -> str:
+    """Return a setting for a table.
+
+    Example:
+        >>> as_text(1e-5), as_text(16.0), as_text(None), as_text([8, 5]), as_text("relu"), as_text(True)
+        ('1e-05', '16', 'null', '[8, 5]', 'relu', 'true')
+    """
+    if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
+        return str(int(value))
+    return value if isinstance(value, str) else json.dumps(value, default=str)
+
+
 def equal(a: Any, b: Any) -> bool:
     """Whether two values of a setting are the same; one may be text, or have a class's module.
 
@@ -215,13 +176,3 @@ def scale_steps(settings: Settings, factor: float) -> Settings:
         for name, value in settings.items()
         if name.rpartition(".")[2] in STEP_COUNTS and type(value) is int and value > 0
     }
-
-
-def monitor_of(settings: Settings) -> str:
-    """Return the metric that decides which checkpoint of a run is best."""
-    return str(settings.get("checkpoint.monitor", "val/loss"))
-
-
-def mode_of(settings: Settings) -> str:
-    """Return whether that metric is better ``min`` or ``max``."""
-    return settings.get("checkpoint.mode", "min")
