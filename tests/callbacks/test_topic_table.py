@@ -23,7 +23,7 @@ def test_the_map_holds_all_topics_and_no_word_of_them_is_taken_for_a_tag():
     page = topic_map(sheet())
     assert page.count("<circle") == 2
     topics = json.loads(re.search(r"const topics = (.*);\n", page)[1])
-    assert [topic["words"][0] for topic in topics] == ["&lt;b&gt;", "hat"]
+    assert [topic["words"][0] for topic in topics] == ["&lt;b&gt;", "hat"], "as HTML, which the page shows"
     assert topics[1]["note"].endswith("dominant in no document")
     assert "http" not in page  # it needs nothing from elsewhere
     radii = [float(radius) for radius in re.findall(r' r="([\d.]+)"', page)]
