@@ -15,15 +15,10 @@ from lightning.pytorch.utilities import rank_zero_info
 from vqlab.callbacks.slurm import Requeue, queue_again
 from vqlab.errors import UserError
 from vqlab.experiments.checkpoint_header import checkpoint_step
+from vqlab.training import lightning_fixes as fixes
 from vqlab.training.checkpoint import is_count
 from vqlab.training.finite import NonFiniteError
-from vqlab.training.lightning_fixes import (
-    ResumePoint,
-    is_between_batches,
-    is_log_step,
-    pending_metrics,
-    validation_follows,
-)
+from vqlab.training.lightning_fixes import ResumePoint, validation_follows
 from vqlab.training.stop_signals import STOP_SIGNALS, Stopped
 from vqlab.validation import Checked, Count
 
@@ -71,13 +66,10 @@ class LastAndBest(Checked, Checkpoint):
 
     def on_train_batch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *args: Any) -> None:
         """Save every n steps, and where the training ends or is stopped."""
-        step = trainer.global_step
-        last_epoch = trainer.max_epochs not in (None, -1) and trainer.current_epoch + 1 >= (trainer.max_epochs or 0)
-        ends = (
-            trainer.should_stop
-            or (trainer.max_steps != -1 and step >= trainer.max_steps)
-            or (last_epoch and trainer.is_last_batch)
-        )
+        step, epochs = trainer.global_step, trainer.max_epochs
+        last_epoch = epochs is not None and epochs != -1 and trainer.current_epoch + 1 >= epochs
+        last_step = trainer.max_steps != -1 and step >= trainer.max_steps
+        ends = trainer.should_stop or last_step or (last_epoch and trainer.is_last_batch)
         self.requeues = self.requeue.is_due(trainer) and not ends
         self.point = ResumePoint(trainer, pl_module, ends)
         if ends and not self.validated and trainer.enable_validation and not self.point.validates:
@@ -136,7 +128,7 @@ class LastAndBest(Checked, Checkpoint):
         stopped = isinstance(exception, Stopped)
         if self.point is None or isinstance(exception, NonFiniteError):
             return  # no batch yet; or Health prints from where to resume
-        sound = self.point.sound and self.point.complete and is_between_batches(trainer)
+        sound = self.point.sound and self.point.complete and fixes.is_between_batches(trainer)
         if sound and (stopped or trainer.world_size == 1) and self.saved_batch != trainer.fit_loop.total_batch_idx:
             self.restores = True
             try:
@@ -210,9 +202,9 @@ def pending_line(trainer: lightning.Trainer) -> dict[str, float] | None:
 
     A run that is killed between its checkpoint and that line would lack it, were it not in the checkpoint.
     """
-    if not is_log_step(trainer, trainer.global_step):
+    if not fixes.is_log_step(trainer, trainer.global_step):
         return None
-    step, metrics = pending_metrics(trainer)
+    step, metrics = fixes.pending_metrics(trainer)
     return {"step": step, "time": round(time.time(), 1), **metrics, "epoch": trainer.current_epoch}
 
 

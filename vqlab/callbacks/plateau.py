@@ -51,10 +51,8 @@ class Plateau(Checked, lightning.Callback):
         self.best = min(score, self.best)
         if self.waited >= self.patience and self.lr_factor > self.floor:
             self.lr_factor, self.waited = max(self.floor, self.lr_factor * self.factor), 0
-            rank_zero_info(
-                f"plateau: {self.monitor} did not improve in {self.patience} validations, learning rates are now "
-                f"{self.lr_factor:g} of their schedule"
-            )
+            what = f"{self.monitor} did not improve in {self.patience} validations"
+            rank_zero_info(f"plateau: {what}, learning rates are now {self.lr_factor:g} of their schedule")
 
     def state_dict(self) -> dict[str, Any]:
         """Factor, best score, and validations since."""

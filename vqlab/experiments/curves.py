@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib import colormaps, rc_context
@@ -16,7 +17,12 @@ POINTS = 3000  # of all lines of one picture together
 WIDE = 30.0  # ratio of largest and smallest value from which an axis is logarithmic
 COLOURS = colormaps["tab10"].colors  # type: ignore[attr-defined]
 DASHES = ("-", "--", ":")  # an eleventh group has the first colour again, dashed
-STYLE = {"svg.fonttype": "none", "text.parse_math": False, "font.family": ["sans-serif"], "font.size": 8}
+STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none",
+    "text.parse_math": False,
+    "font.family": ["sans-serif"],
+    "font.size": 8,
+}
 
 
 def draw(lines: Sequence[tuple[int, str, Series]], log: bool) -> bytes:
@@ -64,12 +70,7 @@ def draw(lines: Sequence[tuple[int, str, Series]], log: bool) -> bytes:
 
 
 def smooth(values: np.ndarray) -> np.ndarray:
-    """Return means of the finite values around each value; a line of few points as it is.
-
-    Example:
-        >>> float(smooth(np.full(100, 3.0))[-1])
-        3.0
-    """
+    """Return means of the finite values around each value; a line of few points as it is."""
     if len(values) <= FEW:
         return values
     finite, window = np.isfinite(values), np.ones(max(1, round(WINDOW * len(values))))

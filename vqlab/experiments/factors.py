@@ -4,8 +4,8 @@ import math
 import statistics
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from itertools import combinations
+from typing import NamedTuple
 
 from vqlab.experiments.experiment import SEEDED, short_names
 from vqlab.experiments.runs import Run
@@ -13,27 +13,15 @@ from vqlab.experiments.settings import HARMLESS, as_text
 
 LEFT_OUT = (*HARMLESS, "ckpt_path", "weights_only", "trainer.logger", "trainer.default_root_dir")
 NAMED = 2  # settings that the label of a factor names
-SIGNIFICANT = 0.05
 
 
-@dataclass(frozen=True)
-class Effect:
-    """Effect of one factor on a metric, over pairs of runs that differ in nothing else."""
+class Effect(NamedTuple):
+    """Effect of one factor on a metric."""
 
     factor: str  # short names of the settings, which always differ together
-    pairs: int = 0  # number of pairs; with 0, the other values are unknown
     low: str = "-"  # the two levels with the largest mean difference
     high: str = "-"
-    mean_low: float | None = None  # means over the pairs
-    mean_high: float | None = None
-    difference: float | None = None
-    spread: float | None = None  # standard deviation of the differences; None for a single pair
-    p: float | None = None  # two-sided, of the paired t-test, times the number of pairs of levels (Bonferroni)
-
-    @property
-    def is_significant(self) -> bool:
-        """Whether so large a difference is unlikely (below 5 %) by chance."""
-        return self.p is not None and self.p < SIGNIFICANT
+    differences: Sequence[float] = ()  # of each pair of runs that differ in nothing else
 
 
 def differing(runs: Sequence[Run]) -> list[str]:
@@ -83,7 +71,7 @@ def repeats(runs: Sequence[Run]) -> list[list[Run]]:
 
 
 def effects(runs: Sequence[Run], value: Callable[[Run], float | None]) -> list[Effect]:
-    """Return the effect of each factor on a metric, the largest first.
+    """Return the effect of each factor on a metric.
 
     Two runs are a pair for a factor if they agree in all other factors and in the seed, and, unless both are finished,
     in the steps done.
@@ -97,28 +85,13 @@ def effects(runs: Sequence[Run], value: Callable[[Run], float | None]) -> list[E
             if (result := value(run)) is not None and math.isfinite(result):
                 done = None if run.status == "finished" else run.log.steps
                 matched[done, run.seeds, *(other[place] for other in others)][levels[place]].append(result)
-        found.append(largest_step(factor, sorted(set(levels), key=order), list(matched.values())))
-    return sorted(found, key=lambda effect: -abs(effect.difference or 0.0))
-
-
-def largest_step(factor: str, levels: Sequence[str], matched: Sequence[dict[str, list[float]]]) -> Effect:
-    """Return the largest mean difference between two levels; ``matched`` are runs that differ in this factor alone."""
-    from scipy.special import stdtr  # Student's t distribution; scipy.stats takes seconds to import
-
-    steps = []
-    for low, high in combinations(levels, 2):
-        if pairs := [(statistics.fmean(m[low]), statistics.fmean(m[high])) for m in matched if low in m and high in m]:
-            mean_low, mean_high = (statistics.fmean(side) for side in zip(*pairs, strict=True))
-            steps.append((abs(mean_high - mean_low), low, high, mean_low, mean_high, pairs))
-    if not steps:
-        return Effect(factor)
-    size, low, high, mean_low, mean_high, pairs = max(steps)
-    spread = p = None
-    if len(pairs) > 1:
-        spread = statistics.stdev(b - a for a, b in pairs)
-        t = size / spread * math.sqrt(len(pairs)) if spread else math.inf if size else 0.0
-        p = min(1.0, len(steps) * 2 * float(stdtr(len(pairs) - 1, -t)))
-    return Effect(factor, len(pairs), low, high, mean_low, mean_high, mean_high - mean_low, spread, p)
+        steps = [Effect(factor)]
+        for low, high in combinations(sorted(set(levels), key=order), 2):
+            alike = [match for match in matched.values() if low in match and high in match]
+            differences = [statistics.fmean(match[high]) - statistics.fmean(match[low]) for match in alike]
+            steps += [Effect(factor, low, high, differences)] if differences else []
+        found.append(max(steps, key=lambda step: abs(statistics.fmean(step.differences or [0]))))
+    return found
 
 
 def value_of(run: Run, name: str) -> str:

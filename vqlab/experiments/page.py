@@ -70,11 +70,6 @@ def cell_text(cell: Cell) -> str:
 
 
 def plain(text: str) -> str:
-    r"""Return text that Markdown shows unchanged.
-
-    Example:
-        >>> print(plain("a_b|c*d <e>"))
-        a\_b\|c\*d &lt;e>
-    """
+    r"""Return text that Markdown shows unchanged."""
     text = " ".join(printable(text).split()).replace("&", "&amp;").replace("<", "&lt;")
     return SPECIAL.sub(r"\\\g<0>", text)

@@ -4,7 +4,6 @@ import os
 import statistics
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from operator import itemgetter
 from typing import NamedTuple
@@ -14,43 +13,50 @@ from vqlab.experiments.experiment import short_names, shortest_ends
 from vqlab.experiments.factors import differing, effects, repeats, value_of
 from vqlab.experiments.runs import Run, direction, first_known
 from vqlab.experiments.settings import HARMLESS
-from vqlab.experiments.text import clock, plural, short, signed
+from vqlab.experiments.text import clock, plural, short
 
 # Metrics of a table besides the monitored one, where they were logged.
-TELLING = ("psnr", "snr", "acc", "nll", "bits_per_token", "npmi", "perplexity", "codebook_usage", "ssim", "lpips")
+TELLING: tuple[str, ...] = (
+    "psnr",
+    "snr",
+    "acc",
+    "nll",
+    "bits_per_token",
+    "npmi",
+    "perplexity",
+    "codebook_usage",
+    "ssim",
+    "lpips",
+)
 TELLING += ("correlation", "accept_rate", "diversity", "classes_drawn", "topic_diversity", "d_acc", "rec_loss")
 SHOWN = 6  # metrics of a table
-FEW = 4  # settings that may stand in front of the metrics
 COMPARED = 3  # metrics whose effects are reported
 KINDS = {"step": "Samples", "codes": "Use of the codes", "confusion": "Confusion"}
 
 
 class Cell(NamedTuple):
-    """A value as it is shown, its exact number, and whether it is the best of its column."""
+    """A value of a table."""
 
     shown: str
-    exact: float | None = None
-    best: bool = False
+    exact: float | None = None  # the number
+    best: bool = False  # whether it is the best of its column
 
 
-@dataclass(frozen=True)
-class Heading:
+class Heading(NamedTuple):
     """A headline."""
 
     text: str
     level: int = 3
 
 
-@dataclass(frozen=True)
-class Table:
+class Table(NamedTuple):
     """A line per run, setting or event."""
 
     names: Sequence[str]
     rows: Sequence[Sequence[Cell]]
 
 
-@dataclass(frozen=True)
-class Picture:
+class Picture(NamedTuple):
     """A PNG or SVG file with its caption."""
 
     caption: str
@@ -58,15 +64,13 @@ class Picture:
     suffix: str
 
 
-@dataclass(frozen=True)
-class Pictures:
+class Pictures(NamedTuple):
     """Pictures side by side."""
 
     pictures: Sequence[Picture]
 
 
-@dataclass(frozen=True)
-class Folded:
+class Folded(NamedTuple):
     """A block that the reader opens."""
 
     title: str
@@ -110,15 +114,13 @@ def section(runs: Sequence[Run]) -> Iterator[Block]:
     if metrics and differing(runs):
         yield Heading("Effects of the settings")
         yield (
-            "Mean over pairs of runs that differ in one setting alone, for the two values with the largest difference; "
-            "p of a paired t-test, corrected (Bonferroni) for more than two values. One pair may differ by chance."
+            "Mean ± standard deviation over pairs of runs that differ in one setting alone, for the two values with "
+            "the largest difference. One pair may differ by chance."
         )
         yield effects_table(runs, metrics[:COMPARED])
-    if events := sorted((event.event, event.step, run.name, event) for run in runs for event in run.events):
+    if events := [(event.event.replace("_", " "), run.name, event) for run in runs for event in run.events.values()]:
         yield Heading("Health")
-        rows = [
-            (name.replace("_", " "), run, Cell(f"{step:,}", step), e.evidence, e.hint) for name, step, run, e in events
-        ]
+        rows = [(event, run, Cell(f"{e.step:,}", e.step), e.evidence, e.hint) for event, run, e in events]
         yield table_of(("event", "run", "step", "evidence", "hint"), rows)
     logged = sorted({name for run in runs for name in run.log.series})
     telling = [*metrics, *({"train/loss"} & {*logged} - {*metrics})]
@@ -130,15 +132,18 @@ def section(runs: Sequence[Run]) -> Iterator[Block]:
         yield Folded(plural(len(others), "more curve"), curves(groups, others))
     for kind in sorted({kind for run in runs for kind in run.pictures}, reverse=True):  # step_*.png first
         yield Heading(KINDS.get(kind, kind))
-        yield from samples(runs, kind)
-    yield Folded("All metrics", all_metrics_table(runs))
-    if common := common_settings([run for run in runs if run.settings]):
-        yield Folded(f"{plural(len(common), 'setting')} in common", table_of(("setting", "value"), common))
+        found = [(run.name, *run.pictures[kind]) for run in runs if kind in run.pictures]
+        yield Pictures([Picture(f"{name}, step {step:,}", path.read_bytes(), ".png") for name, step, path in found])
+    known = [run for run in runs if run.settings]
+    names = [name for name in first_known(runs).settings if not name.startswith(HARMLESS)]
+    if common := [name for name in names if len({value_of(run, name) for run in known}) == 1]:
+        values = [(name, value_of(known[0], name)) for name in common]
+        yield Folded(f"{plural(len(common), 'setting')} in common", table_of(("setting", "value"), values))
 
 
 def summary(runs: Sequence[Run]) -> Iterator[str]:
-    """Yield sentences: number and status of the runs, the best, significant effects, health events."""
-    groups, metrics, known = repeats(runs), telling_metrics(runs), first_known(runs)
+    """Yield sentences: number and status of the runs, the best, health events."""
+    groups, known = repeats(runs), first_known(runs)
     counts = Counter(run.status for run in runs).most_common()
     states = ", ".join(f"{count} {status}" for status, count in counts)
     if len(counts) == 1:
@@ -150,13 +155,7 @@ def summary(runs: Sequence[Run]) -> Iterator[str]:
     if bests := [(figure.best, figure.best_step, run) for figure, run in figures if figure and figure.best_step]:
         best, step, run = (min if known.mode(known.monitor) == "min" else max)(bests, key=itemgetter(0))
         yield f"Best {known.monitor}: {short(best)} at step {step:,}{f', by {run.name}' if len(runs) > 1 else ''}."
-    for metric in metrics[:COMPARED]:
-        for effect in effects(runs, partial(Run.value, metric=metric)):
-            if effect.is_significant and effect.difference is not None:
-                change = f"{signed(effect.difference)} ± {short(effect.spread, 2)}"
-                levels = f"{effect.factor} ({effect.low} to {effect.high})"
-                yield f"{levels} changed {compared(runs, metric)} by {change} ({plural(effect.pairs, 'pair')})."
-    if events := Counter(event.event.replace("_", " ") for run in runs for event in run.events):
+    if events := Counter(event.replace("_", " ") for run in runs for event in run.events):
         parts = [f"{event} in {plural(count, 'run')}" for event, count in events.items()]
         yield f"Health: {', '.join(parts)}."
 
@@ -165,22 +164,26 @@ def summary(runs: Sequence[Run]) -> Iterator[str]:
 
 
 def runs_table(runs: Sequence[Run], metrics: Sequence[str]) -> Table:
-    """Return for each run the settings that differ, metrics, status and cost."""
+    """Return for each run the most important metrics, settings that differ, status, cost, and all other metrics."""
     names = short_names(differing(runs))
     if len({value_of(run, "seed_everything") for run in runs if run.settings}) > 1:
         names["seed_everything"] = "seed"
-    settings = [(short, [setting(value_of(run, name)) for run in runs]) for name, short in names.items()]
-    columns: Columns = [("run", [Cell(run.name) for run in runs])]
-    columns += settings if len(settings) <= FEW else []  # so that the metrics stay in sight
+    columns = [("run", [Cell(run.name) for run in runs])]
     columns += [column for metric in metrics[:1] for column in metric_columns(runs, metric)]
-    columns.append(("health", [Cell(", ".join(event.event for event in run.events) or "-") for run in runs]))
+    columns += [("health", [Cell(", ".join(run.events) or "-") for run in runs])]
     columns += [column for metric in metrics[1:] for column in metric_columns(runs, metric)]
-    columns += settings if len(settings) > FEW else []
-    columns.append(("status", [Cell(run.status) for run in runs]))
-    columns.append(("steps", numbers([run.log.steps for run in runs], show="{:,}".format)))
-    columns.append(("time", numbers([run.seconds for run in runs], show=clock)))
-    columns.append(("samples/s", numbers([run.samples_per_second for run in runs])))
-    columns.append(("peak lr", numbers([run.peak_lr for run in runs])))
+    columns += [(short, [setting(value_of(run, name)) for run in runs]) for name, short in names.items()]
+    columns += [
+        ("status", [Cell(run.status) for run in runs]),
+        ("steps", numbers([run.log.steps for run in runs], show="{:,}".format)),
+        ("time", numbers([run.seconds for run in runs], show=clock)),
+        ("samples/s", numbers([run.samples_per_second for run in runs])),
+        ("peak lr", numbers([run.peak_lr for run in runs])),
+    ]
+    for metric in sorted({name for run in runs for name in run.tested}):
+        columns.append((metric, numbers([run.tested.get(metric) for run in runs], direction(metric))))
+    for metric in sorted({name for run in runs for name in run.log.series if name.startswith("val/")} - {*metrics}):
+        columns += metric_columns(runs, metric)
     return columns_table(columns)
 
 
@@ -188,18 +191,18 @@ def metric_columns(runs: Sequence[Run], metric: str) -> Columns:
     """Return the last value of a metric; of the monitored one also the best, and its step."""
     found, known = [run.figure(metric) for run in runs], first_known(runs)
     mode = known.mode(metric)
-    last = (f"last {metric}", numbers([figure and figure.last for figure in found], mode))
+    last = (f"last {metric}", numbers([figure.last if figure else None for figure in found], mode))
     if metric != known.monitor:
         return [last]
-    best = (f"best {metric}", numbers([figure and figure.best for figure in found], mode))
-    return [best, ("at step", numbers([figure and figure.best_step for figure in found], show="{:,}".format)), last]
+    best = (f"best {metric}", numbers([figure.best if figure else None for figure in found], mode))
+    steps = [figure.best_step if figure else None for figure in found]
+    return [best, ("at step", numbers(steps, show="{:,}".format)), last]
 
 
 def seeds_table(groups: Sequence[Sequence[Run]], metrics: Sequence[str]) -> Table:
     """Return mean and standard deviation over the repeats of each setting."""
     groups = [group for group in groups if group[0].settings]
-    columns: Columns = [("setting", [Cell(group_name(group)) for group in groups])]
-    columns.append(("runs", numbers([len(group) for group in groups])))
+    columns = [("setting", [Cell(group_name(g)) for g in groups]), ("runs", numbers([len(g) for g in groups]))]
     for metric in metrics:
         found = [[value for run in group if (value := run.value(metric)) is not None] for group in groups]
         cells = numbers([statistics.fmean(v) if v else None for v in found], first_known(groups[0]).mode(metric))
@@ -211,37 +214,14 @@ def seeds_table(groups: Sequence[Sequence[Run]], metrics: Sequence[str]) -> Tabl
 
 def effects_table(runs: Sequence[Run], metrics: Sequence[str]) -> Table:
     """Return the effect of each factor on each metric."""
-    names = ("metric", "setting", "from", "to", "mean from", "mean to", "difference", "±", "pairs", "p")
-    rows = []
+    rows: list[Sequence[Cell | str]] = []
     for metric in metrics:
-        for effect in effects(runs, partial(Run.value, metric=metric)):
-            means = numbers([effect.mean_low, effect.mean_high])
-            spread = [
-                *numbers([effect.difference], show=signed),
-                *numbers([effect.spread], show=partial(short, digits=2)),
-            ]
-            (p,) = numbers([effect.p], show="{:.2g}".format)
-            levels = (setting(effect.low), setting(effect.high))
-            ends = (Cell(str(effect.pairs), effect.pairs), p._replace(best=effect.is_significant))
-            rows.append((compared(runs, metric), effect.factor, *levels, *means, *spread, *ends))
-    return table_of(names, rows)
-
-
-def all_metrics_table(runs: Sequence[Run]) -> Table:
-    """Return every metric of validation and test: the last value, and the best with its step."""
-    columns: Columns = [("run", [Cell(run.name) for run in runs])]
-    logged = sorted({name for run in runs for name in run.log.series})
-    for metric in [name for name in logged if name.startswith("val/")] or logged:
-        figures = [run.figure(metric) for run in runs]
-        cells = numbers([figure and figure.last for figure in figures], first_known(runs).mode(metric))
-        for place, figure in enumerate(figures):
-            if figure and figure.best not in (None, figure.last):
-                best = f"{cells[place].shown} ({short(figure.best)} at {figure.best_step:,})"
-                cells[place] = cells[place]._replace(shown=best)
-        columns.append((metric, cells))
-    for metric in sorted({name for run in runs for name in run.tested}):
-        columns.append((metric, numbers([run.tested.get(metric) for run in runs], direction(metric))))
-    return columns_table(columns)
+        for factor, low, high, differences in effects(runs, partial(Run.value, metric=metric)):
+            mean = statistics.fmean(differences) if differences else None
+            spread = statistics.stdev(differences) if len(differences) > 1 else None
+            cells = (*numbers([mean], show="{:+.3g}".format), *numbers([spread]), *numbers([len(differences)]))
+            rows.append((compared(runs, metric), factor, setting(low), setting(high), *cells))
+    return table_of(("metric", "setting", "from", "to", "difference", "±", "pairs"), rows)
 
 
 def table_of(names: Sequence[str], rows: Iterable[Sequence[Cell | str]]) -> Table:
@@ -269,12 +249,9 @@ def setting(shown: str) -> Cell:
         return Cell(shown)
 
 
-# Curves and pictures
-
-
 def curves(groups: Sequence[Sequence[Run]], metrics: Sequence[str]) -> Pictures:
     """Return a picture per metric with a line for each run; repeats share a colour."""
-    found = []
+    pictures = []
     for metric in metrics:
         lines = [
             (number, group_name(group), run.log.series[metric])
@@ -282,37 +259,16 @@ def curves(groups: Sequence[Sequence[Run]], metrics: Sequence[str]) -> Pictures:
             for run in group
             if metric in run.log.series
         ]
-        found.append(Picture(metric, draw(lines, log=direction(metric) != "max"), ".svg"))
-    return Pictures(found)
-
-
-def samples(runs: Sequence[Run], kind: str) -> Iterator[Block]:
-    """Yield the last picture of each run, and a line for each that cannot be read."""
-    found = []
-    for run in runs:
-        if kind in run.pictures:
-            step, path = run.pictures[kind]
-            try:
-                found.append(Picture(f"{run.name}, step {step:,}", path.read_bytes(), ".png"))
-            except OSError as error:
-                yield f"{run.name}: {path.name} cannot be read ({error.strerror})"
-    yield Pictures(found)
-
-
-# What the runs have in common
+        pictures.append(Picture(metric, draw(lines, log=direction(metric) != "max"), ".svg"))
+    return Pictures(pictures)
 
 
 def telling_metrics(runs: Sequence[Run]) -> list[str]:
-    """Return the monitored metric and the most important ones of validation that differ between the runs."""
-    monitor = first_known(runs).monitor
+    """Return the monitored metric and the most important ones of validation, where they were logged."""
     logged = {name for run in runs for name in run.log.series}
-    found = [monitor] if monitor in logged else []
     frechet = sorted(name for name in logged if name.startswith("val/rfid"))
-    for metric in [*frechet, *(f"val/{name}" for name in TELLING)]:
-        finals = {figure.last for run in runs if (figure := run.figure(metric))}
-        if metric in logged and metric not in found and (len(finals) > 1 or len(runs) == 1):
-            found.append(metric)
-    return found[:SHOWN]
+    names = dict.fromkeys([first_known(runs).monitor, *frechet, *(f"val/{name}" for name in TELLING)])
+    return [name for name in names if name in logged][:SHOWN]
 
 
 def compared(runs: Sequence[Run], metric: str) -> str:
@@ -326,11 +282,3 @@ def group_name(group: Sequence[Run]) -> str:
         return group[0].name
     common = os.path.commonprefix([run.name for run in group])  # noqa: RUF071  # names are no paths
     return common.removesuffix("_seed").rstrip("_-. ") or group[0].name
-
-
-def common_settings(runs: Sequence[Run]) -> list[tuple[str, str]]:
-    """Return the settings that are the same in all runs, except those without influence on metrics."""
-    varied = {*differing(runs)}
-    names = [name for name in runs[0].settings if not name.startswith(HARMLESS)] if runs else []
-    same = [name for name in names if name not in varied and len({value_of(run, name) for run in runs}) == 1]
-    return [(name, value_of(runs[0], name)) for name in same]

@@ -8,24 +8,23 @@ import math
 import os
 import re
 import statistics
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from vqlab.errors import UserError
 from vqlab.experiments.experiment import SEEDED
 from vqlab.experiments.row_lock import is_running
-from vqlab.experiments.run_state import CONFIG, FAILED, FINISHED, LOG, State, read_json, state_of
-from vqlab.experiments.settings import Settings, flatten, read_yaml
+from vqlab.experiments.run_state import CONFIG, FAILED, FINISHED, LOG, State, read_json, settings_of, state_of
+from vqlab.experiments.settings import Settings
+from vqlab.experiments.text import plural
 
 Series = list[tuple[int, float]]  # (steps done, value)
 
 TEST, HEALTH = "test.csv", "health.jsonl"
 RUN_FILES = {CONFIG, LOG, FAILED, FINISHED, HEALTH, "checkpoints"}  # each of these makes a folder a run
 PICTURE = re.compile(r"(?P<kind>.+)_(?P<step>[0-9]{1,15})\.png")
-PAUSE = 30.0  # a gap in the log that is this many times the median one, and longer than ...
-LONG = 300.0  # ... these seconds, is a time in which the run was interrupted
+PAUSE, LONG = 30.0, 300.0  # a gap in the log of 30 times the median one, and five minutes: the run was interrupted
 HIGHER_IS_BETTER = re.compile(
     r"(psnr|ssim|snr|correlation|acc|accuracy|perplexity|codebook_usage|diversity|classes_drawn|npmi|npmi_doc|cv|uci"
     r"|umass|cp|nmi|purity|iou|gain|retrieval)$"
@@ -78,7 +77,7 @@ class Run:
     tested: dict[str, float] = field(default_factory=dict)  # the last metrics of test.csv
     status: str = "unfinished"  # or finished, running, failed
     error: str = ""  # why it failed
-    events: list[HealthEvent] = field(default_factory=list)  # the first of each kind
+    events: dict[str, HealthEvent] = field(default_factory=dict)  # the first of each name
     pictures: dict[str, tuple[int, Path]] = field(default_factory=dict)  # by kind: steps and file of the last one
     problems: list[str] = field(default_factory=list)  # what is missing or damaged
 
@@ -130,8 +129,8 @@ class Run:
     @property
     def samples_per_second(self) -> float | None:
         """Median over the log, of training batches alone."""
-        values = [value for _, value in self.log.series.get("train/samples_per_second", [])]
-        return statistics.median(values) if values else None
+        series = self.log.series.get("train/samples_per_second")
+        return statistics.median(value for _, value in series) if series else None
 
     @property
     def peak_lr(self) -> float | None:
@@ -141,12 +140,7 @@ class Run:
 
 
 def direction(metric: str) -> str | None:
-    """Return ``min`` or ``max``, whichever is better for a metric, None if that is not known.
-
-    Example:
-        >>> direction("val/psnr"), direction("val/rec_loss"), direction("train/grad_norm")
-        ('max', 'min', None)
-    """
+    """Return ``min`` or ``max``, whichever is better for a metric, None if that is not known."""
     name = metric.rpartition("/")[2]
     if name.endswith("_identity"):  # of the source images, which no training changes
         return None
@@ -156,11 +150,7 @@ def direction(metric: str) -> str | None:
 
 
 def find_runs(places: Iterable[Path]) -> list[Run]:
-    """Return the runs in and below some folders, in the order of their names, numbers in theirs.
-
-    Raises:
-        UserError: If a folder is missing, or there is no run in any.
-    """
+    """Return the runs in and below some folders, sorted; raises UserError if a folder is missing, or holds no run."""
     places = list(places)
     folders: set[Path] = set()
     for place in places:
@@ -186,50 +176,29 @@ def read_run(folder: Path) -> Run:
         run.status = "finished"
     elif failed:
         run.status, run.error = "failed", str(failed.get("error", ""))
-    if (folder / CONFIG).exists():
-        with noted(run, CONFIG):
-            run.settings = flatten(read_yaml(folder / CONFIG))
-    else:
-        run.problems.append(f"no {CONFIG}")
-    with noted(run, LOG):
-        run.log = read_log(folder / LOG)
-        note_damage(run, LOG, run.log.damaged)
-    with noted(run, TEST):
-        test = read_log(folder / TEST)
-        run.tested = {name: series[-1][1] for name, series in test.series.items() if name.startswith("test/")}
-        note_damage(run, TEST, test.damaged)
-    with noted(run, HEALTH):
-        lines = (folder / HEALTH).read_text("utf-8", errors="replace").splitlines()
-        found = [read_event(line) for line in lines if line.strip()]
-        first: dict[str, HealthEvent] = {}
-        for event in filter(None, found):
-            first.setdefault(event.event, event)
-        run.events = list(first.values())
-        note_damage(run, HEALTH, found.count(None))
+    run.settings = settings_of(folder)
+    if not run.settings:
+        run.problems.append(f"{CONFIG} is damaged" if (folder / CONFIG).exists() else f"no {CONFIG}")
+    run.log, test = read_log(folder / LOG), read_log(folder / TEST)
+    run.tested = {name: series[-1][1] for name, series in test.series.items() if name.startswith("test/")}
+    events = [read_event(line) for line in read_text(folder / HEALTH).splitlines() if line.strip()]
+    for event in filter(None, events):
+        run.events.setdefault(event.event, event)
+    for name, lines in ((LOG, run.log.damaged), (TEST, test.damaged), (HEALTH, events.count(None))):
+        if lines:
+            run.problems.append(f"{plural(lines, 'line')} of {name} cannot be read")
     run.pictures = find_pictures(folder / "samples")
     return run
 
 
-@contextmanager
-def noted(run: Run, name: str) -> Iterator[None]:
-    """Note among a run's problems why the file that the block reads cannot be read, unless there is none."""
-    try:
-        yield
-    except FileNotFoundError:
-        pass
-    except (OSError, UserError, csv.Error):
-        run.problems.append(f"{name} is damaged")
-
-
-def note_damage(run: Run, name: str, lines: int) -> None:
-    """Note among a run's problems how many lines of a file are damaged, if any."""
-    if lines:
-        run.problems.append(f"{lines} line{'' if lines == 1 else 's'} of {name} cannot be read")
+def read_text(path: Path) -> str:
+    """Return the text of a file, none where there is no file."""
+    return path.read_text("utf-8-sig", errors="replace") if path.exists() else ""
 
 
 def read_log(path: Path) -> MetricsLog:
     """Read ``metrics.csv``; lines that are incomplete or hold no numbers are counted and left out."""
-    whole, _, truncated = path.read_text("utf-8-sig", errors="replace").rpartition("\n")
+    whole, _, truncated = read_text(path).rpartition("\n")
     log = MetricsLog(damaged=int(bool(truncated)))  # text after the last line end: the run was killed
     for row in csv.DictReader(io.StringIO(whole)):
         try:
@@ -258,21 +227,13 @@ def read_event(line: str) -> HealthEvent | None:
 
 def find_pictures(folder: Path) -> dict[str, tuple[int, Path]]:
     """Return the last picture of each kind: ``step_000400.png`` is of kind ``step``, after 400 steps."""
-    found: dict[str, tuple[int, Path]] = {}
-    for path in sorted(folder.glob("*.png")):
-        name = PICTURE.fullmatch(path.name)
-        if name and not path.is_symlink() and int(name["step"]) >= found.get(name["kind"], (0, path))[0]:
-            found[name["kind"]] = (int(name["step"]), path)
-    return found
+    named = [(PICTURE.fullmatch(path.name), path) for path in folder.glob("*.png") if not path.is_symlink()]
+    found = sorted((int(name["step"]), name["kind"], path) for name, path in named if name)
+    return {kind: (step, path) for step, kind, path in found}
 
 
 def natural(path: Path) -> list[tuple[str, float]]:
-    """Return a key that sorts 64 before 512, and 3e-4 before 0.001.
-
-    Example:
-        >>> sorted([Path("k=512_lr=0.001"), Path("k=64_lr=0.001"), Path("k=64_lr=3e-4"), Path("a")], key=natural)
-        [PosixPath('a'), PosixPath('k=64_lr=3e-4'), PosixPath('k=64_lr=0.001'), PosixPath('k=512_lr=0.001')]
-    """
+    """Return a key that sorts 64 before 512, and 3e-4 before 0.001."""
     parts = re.split(r"(\d+(?:\.\d+)?(?:e[+-]?\d+)?)", path.as_posix())
     return [(text, float(number or 0)) for text, number in itertools.zip_longest(parts[::2], parts[1::2])]
 

@@ -8,12 +8,7 @@ UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\u
 
 
 def printable(text: str) -> str:
-    r"""Return text in one line that a terminal, a page and UTF-8 can show.
-
-    Example:
-        >>> printable("a\nb\x1b[2Jc")
-        'a b�[2Jc'
-    """
+    r"""Return text in one line that a terminal, a page and UTF-8 can show."""
     return UNPRINTABLE.sub(lambda found: " " if found[0].isspace() else "�", text)
 
 
@@ -29,35 +24,20 @@ def short(value: float | None, digits: int = 4) -> str:
     return f"{value:,.0f}" if 10 ** (digits - 1) <= abs(value) < 1e7 else f"{value:.{digits}g}"
 
 
-def signed(value: float) -> str:
-    """Return three significant digits with the sign."""
-    return f"{'+' if value > 0 else ''}{short(value, 3)}"
-
-
 def plural(count: int, thing: str) -> str:
     """Return ``1 run`` or ``2 runs``."""
     return f"{count:,} {thing}{'' if count == 1 else 's'}"
 
 
 def clock(seconds: float) -> str:
-    """Return a duration.
-
-    Example:
-        >>> clock(75), clock(3 * 3600 + 62)
-        ('1:15', '3:01:02')
-    """
+    """Return a duration."""
     minutes, second = divmod(round(seconds), 60)
     hours, minute = divmod(minutes, 60)
     return f"{hours}:{minute:02d}:{second:02d}" if hours else f"{minute}:{second:02d}"
 
 
 def align(rows: Iterable[Sequence[str]]) -> Iterator[str]:
-    """Yield rows of cells as lines with aligned columns.
-
-    Example:
-        >>> list(align([("model", "VQVAE"), ("step", "20")]))
-        ['model  VQVAE', 'step   20']
-    """
+    """Yield rows of cells as lines with aligned columns."""
     rows = list(rows)
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:

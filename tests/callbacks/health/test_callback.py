@@ -1,9 +1,6 @@
 """Health in a training: what it records, when it reports an event, and how it stops a run."""
 
-import json
 import math
-from pathlib import Path
-from types import SimpleNamespace
 from typing import ClassVar
 
 import lightning
@@ -13,47 +10,18 @@ import torch
 from tests.helpers.patient import CODES, Patient, fit, verdicts
 from vqlab.callbacks.checkpoints import LastAndBest
 from vqlab.callbacks.health.callback import Health
-from vqlab.callbacks.health.history import ENOUGH, HISTORY
-from vqlab.models.sgan import SGAN
 from vqlab.training.finite import NonFiniteError
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {  # 10% of noise about a steady fall
-            "loss": lambda step: math.exp(-step / 50) * (1.1 if step % 2 else 0.9),
-            "scale": lambda step: 2.0 if step % 2 else 1.0,
-            "usage": lambda step: 0.9,
-        },
-        {"loss": lambda step: 10.0 - 0.09 * step},  # a steep but steady fall
-        {"scale": lambda step: 1e2 * (1 + step)},  # a gradient that was always large
-        {"scale": lambda step: 500.0 if step == ENOUGH - 1 else 1.0},  # an early gradient
-        {"usage": lambda step: 0.01 if step < 90 else 0.9},  # within the grace
-    ],
-)
-def test_a_healthy_run(settings, capsys):
-    fit(Patient(**settings), Health(grace_steps=99), val=True, val_check_interval=20)
-    assert verdicts() == {}
-    assert "health:" not in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("usage", "perplexity", "collapsed"),
-    [(0.19, 50, True), (0.9, 4.9, True), (0.21, 5.1, False)],
-)
-@pytest.mark.parametrize(
-    ("stage", "every", "step"), [("train", 4, 32), ("val", 1000, 50)]
-)  # the first log line or validation after the grace
-def test_codebook_collapse(usage, perplexity, collapsed, stage, every, step):
+@pytest.mark.parametrize(("usage", "perplexity"), [(0.19, 50), (0.9, 4.9)])
+@pytest.mark.parametrize(("stage", "every", "step"), [("train", 4, 32), ("val", 1000, 50)])
+def test_a_collapse_is_reported_after_the_grace(usage, perplexity, stage, every, step):
     patient = Patient(usage=lambda step: usage, perplexity=lambda step: perplexity)
     fit(patient, Health(grace_steps=30), every=every, steps=60, val=stage == "val", val_check_interval=25)
-    assert list(verdicts()) == (["codebook_collapse"] if collapsed else [])
-    if collapsed:
-        event = verdicts()["codebook_collapse"]
-        assert event["step"] == step
-        assert event["evidence"] == f"{usage:.1%} of 100 codes used, perplexity {perplexity:.1f} ({stage})"
-        assert "--model.quantizer" in event["mend"]
+    (event,) = verdicts().values()
+    assert (event["event"], event["step"]) == ("codebook_collapse", step)
+    assert event["evidence"] == f"{usage:.1%} of 100 codes used, perplexity {perplexity:.1f} ({stage})"
+    assert "--model.quantizer" in event["mend"]
 
 
 def test_a_model_chooses_metrics_and_hints():
@@ -73,30 +41,11 @@ def test_a_model_chooses_metrics_and_hints():
     assert verdicts()["codebook_collapse"]["mend"] == "draw more"
 
 
-def test_the_hint_of_collapsed_modes_does_not_name_what_is_already_set():
-    assert SGAN(objective="feature_matching").health_hints == {"mode_collapse": "lower --model.lr"}
-    assert SGAN().health_hints == {}
-
-
-@pytest.mark.parametrize(
-    ("scale", "words"), [(500.0, ["500 times its median", "--trainer.gradient_clip_val"]), (math.inf, ["inf"])]
-)
-def test_an_exploding_gradient_is_that_before_clipping(scale, words):
-    fit(Patient(scale=lambda step: scale if step == 40 else 1.0), gradient_clip_val=0.1)
+def test_an_exploding_gradient_is_that_before_clipping():
+    fit(Patient(scale=lambda step: 500.0 if step == 40 else 1.0), gradient_clip_val=0.1)
     event = verdicts()["exploding_gradient"]
-    assert event["step"] == 40
-    assert all(word in event["evidence"] + event["mend"] for word in words)
-
-
-def test_a_dead_part_and_a_rate_that_is_far_too_high():
-    class Wild(Patient):
-        def configure_optimizers(self):
-            return torch.optim.SGD(self.parameters(), lr=1e3)
-
-    fit(Wild(scale=lambda step: 0.0 if step >= 50 else (-1.0) ** step))
-    assert verdicts()["vanishing_gradient"]["step"] == 54
-    assert "grad_norm/layer" in verdicts()["vanishing_gradient"]["evidence"]
-    assert verdicts()["learning_rate_too_high"]["step"] == 5
+    assert (event["step"], "500 times its median" in event["evidence"]) == (40, True)
+    assert "--trainer.gradient_clip_val" in event["mend"]
 
 
 @pytest.mark.parametrize("mode", ["min", "max"])
@@ -124,26 +73,13 @@ def test_non_finite_names_the_batch_and_the_last_checkpoint():
     assert torch.load("checkpoints/last.ckpt", weights_only=True)["global_step"] == 6
 
 
-def test_errors_without_a_checkpoint():
-    def fail(step):
-        raise ZeroDivisionError
-
-    with pytest.raises(ZeroDivisionError):
-        fit(Patient(loss=fail))
-    assert verdicts() == {}, "other exceptions are no event"
-    with pytest.raises(NonFiniteError):
-        fit(Patient(loss=lambda step: math.inf))
-    assert "there is no checkpoint yet" in verdicts()["non_finite"]["mend"]
-
-
 def test_each_event_is_reported_once_also_after_resuming(caplog):
     caplog.set_level("INFO")
 
     def failing():
         return Patient(loss=lambda step: 1.0 + 0.9 * (-1) ** step, usage=lambda step: 0.1)
 
-    health = Health(grace_steps=5)
-    best = LastAndBest(monitor="val/perplexity")
+    health, best = Health(grace_steps=5), LastAndBest(monitor="val/perplexity")
     fit(failing(), health, callbacks=[best], steps=70, val=True, val_check_interval=10)
     assert set(verdicts()) == {"loss_oscillation", "codebook_collapse"}
     assert caplog.text.count("health: ") == 2
@@ -153,16 +89,6 @@ def test_each_event_is_reported_once_also_after_resuming(caplog):
     assert len(verdicts()) == 2
     assert resumed.reported == {"loss_oscillation", "codebook_collapse"}
     assert resumed.sizes == health.sizes, "those of the start of the training"
-
-
-def test_the_state_is_restored():
-    health, again = Health(), Health()
-    fit(Patient(), health, steps=30)
-    for value in range(HISTORY):
-        health.history.add({"loss": float(value)})
-    again.load_state_dict(json.loads(json.dumps(health.state_dict())))
-    assert again.state_dict() == health.state_dict()
-    assert (len(again.history.lines["loss"]), len(again.history.lines["grad_norm"])) == (HISTORY, 30)
 
 
 def test_gradient_norms_are_logged_by_part():
@@ -182,12 +108,6 @@ def test_lines_are_counted_in_steps_and_changes_of_weights_are_measured():
     assert health.history.lines["update_ratio"] == [pytest.approx(expected.item(), rel=1e-4)]
     fit(Patient(), again := Health(), steps=12, accumulate_grad_batches=4)
     assert len(again.history.lines["loss"]) == len(again.history.lines["grad_norm"]) == 12
-
-
-def test_other_ranks_write_nothing():
-    trainer = SimpleNamespace(is_global_zero=False, global_step=3, default_root_dir=".")
-    Health().report(trainer, "event", "evidence", "hint")
-    assert not Path("health.jsonl").exists()
 
 
 # stop
@@ -210,13 +130,6 @@ def test_a_run_stops_at_the_listed_events(stop, end, caplog):
         assert "resume with --ckpt_path checkpoints/last.ckpt" in caplog.text
         again = fit(diverging(), Health(stop=list(verdicts())), ckpt_path="checkpoints/last.ckpt")
         assert again.global_step == 100, "a resumed run goes on"
-
-
-def test_a_run_that_stops_at_a_validation_validates_once():
-    health = Health(stop=True, grace_steps=30)
-    trainer = fit(Patient(usage=lambda step: 0.1), health, every=1000, steps=60, val=True, val_check_interval=25)
-    assert trainer.global_step == 50
-    assert health.history.validations["step"] == [25, 50]
 
 
 def test_all_ranks_stop_where_the_first_does(monkeypatch):

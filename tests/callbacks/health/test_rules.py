@@ -54,17 +54,13 @@ PLANTED = [  # event, metrics of the training, words of the evidence
     ("exploding_gradient", at_onset("grad_norm", 1.0, 200.0), "200 times its median"),
     ("vanishing_gradient", at_onset("grad_norm/encoder", 1.0, 1e-6), "grad_norm/encoder"),
     ("proposal_collapse", at_onset("accept_rate_cached", 0.06, 0.0, **CHAINS), "unchanged for 9 visits"),
-    ("posterior_collapse", at_onset("accept_rate", 0.2, 1.0), "100.0% of the proposed"),
+    ("posterior_collapse", at_onset("accept_rate", 0.2, 1.0), "100.0% of the proposals"),
     ("learning_rate_too_high", at_onset("update_ratio", 0.01, 0.5), "by 50%"),
     ("discriminator_too_strong", at_onset("p_real", 0.7, 1.0, p_fake=0.0, reals_passed=1, fakes_caught=1), "is 1.000"),
-    ("discriminator_too_weak", at_onset("fakes_caught", 0.9, 0.1, p_real=0.5, p_fake=0.5, reals_passed=0.9), "10%"),
+    ("discriminator_too_weak", at_onset("fakes_caught", 0.9, 0.1, p_real=0.5, p_fake=0.5, reals_passed=0.9), "rejects"),
 ]
 PLANTED_IN_VALIDATION = [
-    (
-        "codebook_slow_death",
-        lambda s: {"codebook_usage": 0.9 - max(0, s - ONSET) / 900, "perplexity": 50.0},
-        "keeps falling",
-    ),
+    ("codebook_slow_death", lambda s: {"codebook_usage": 0.9 - max(0, s - ONSET) / 900, "perplexity": 50.0}, "falls"),
     ("codebook_collapse", at_onset("codebook_usage", 0.9, 0.1, perplexity=50.0), "(val)"),
     ("mode_collapse", at_onset("diversity", 0.9, 0.1), "by 10%"),
     ("mode_collapse", at_onset("classes_drawn", 9.0, 1.2, diversity=0.9), "1.2 of 10 classes"),

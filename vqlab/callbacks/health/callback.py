@@ -37,24 +37,19 @@ class Health(Thresholds, lightning.Callback):
 
     The events, their thresholds and sources are in :mod:`vqlab.callbacks.health.rules`; ``non_finite``, a loss that is
     NaN or infinite, also stops the run. A low generator loss is no event: it is relative to a discriminator that
-    changes. A model may have its own hints (``health_hints``). Also logs ``grad_norm/<part>`` for each part of the
-    model.
+    changes. A model may have its own hints (``health_hints``). Also logs ``grad_norm/<part>`` of the model's parts.
 
     Args:
         min_usage: Smallest fraction of the codes in use.
         min_perplexity: Smallest perplexity, as a fraction of the number of codes.
         grace_steps: Steps before codebook, chains and a low learning rate are judged.
-        gan_grace_steps: Steps before discriminators, generated data and posteriors are judged: early generated images
-            are all alike and easily detected.
-        oscillation: Largest standard deviation of the loss about a straight line over the last third of the log,
-            relative to its mean.
+        gan_grace_steps: Steps before discriminators, generated data and posteriors are judged.
+        oscillation: Largest standard deviation of the loss about its trend over the last third, relative to its mean.
         explosion: Largest gradient norm, relative to the median so far.
         certainty: Largest mean D(x) and 1 - D(G(z)) of a discriminator.
         blindness: Smallest accuracy of a discriminator; chance is 0.5.
-        min_diversity: Smallest diversity of generated images relative to real ones, and smallest fraction of the
-            classes, at one of two validations.
-        stop: Stop the run at an event: at any, or at those that are listed. It stops as at its last step, with a
-            validation and ``last.ckpt``. A resumed run goes on, because no event is reported twice.
+        min_diversity: Smallest diversity of generated images relative to real ones, and smallest fraction of classes.
+        stop: Stop the run, as at its last step, at any event or at those that are listed; a resumed run goes on.
 
     Raises:
         UserError: If a fraction lies outside [0, 1], or ``stop`` lists an unknown event.
@@ -146,17 +141,15 @@ class Health(Thresholds, lightning.Callback):
         """Print why the run was stopped, if by an event, and how to continue."""
         if self.stop_events:
             why = ", ".join(event.replace("_", " ") for event in self.stop_events)
-            last = last_checkpoint(trainer)
-            hint = f"to continue regardless, resume with --ckpt_path {last}" if last else "there is no checkpoint"
+            hint = f"to continue regardless, {resume_hint(trainer)}"
             rank_zero_info(f"health: stopped at step {trainer.global_step} because of {why}: {hint}")
 
     def on_exception(self, trainer: lightning.Trainer, pl_module: Any, exception: BaseException) -> None:
         """Report a loss that is not finite, with the last checkpoint."""
         if isinstance(exception, NonFiniteError):
-            last = last_checkpoint(trainer)
-            resume = f"resume with --ckpt_path {last}" if last else "there is no checkpoint yet"
             evidence = f"{', '.join(exception.terms)} not finite at batch {exception.batch_idx}"
-            self.report(trainer, "non_finite", evidence, f"lower --model.lr; {resume}", batch_idx=exception.batch_idx)
+            hint = f"lower --model.lr; {resume_hint(trainer)}"
+            self.report(trainer, "non_finite", evidence, hint, batch_idx=exception.batch_idx)
 
     def report(self, trainer: lightning.Trainer, event: str, evidence: str, hint: str, **more: Any) -> None:
         """Print and record ``event``, the first time."""
@@ -189,10 +182,10 @@ def logged(trainer: lightning.Trainer, prefix: str, names: Iterable[str]) -> dic
     return {name: float(metrics[prefix + name]) for name in names if prefix + name in metrics}
 
 
-def last_checkpoint(trainer: lightning.Trainer) -> Path | None:
-    """Return the last checkpoint of the run, if there is one."""
+def resume_hint(trainer: lightning.Trainer) -> str:
+    """Return how to resume from the last checkpoint of the run, if there is one."""
     path = Path(trainer.default_root_dir) / "checkpoints" / "last.ckpt"
-    return path if path.exists() else None
+    return f"resume with --ckpt_path {path}" if path.exists() else "there is no checkpoint yet"
 
 
 def parts_of(model: nn.Module) -> dict[str, nn.Module]:

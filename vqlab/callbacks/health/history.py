@@ -30,18 +30,10 @@ class Thresholds:
 
 @dataclass
 class RunHistory:
-    """Metrics of a run so far.
-
-    Example:
-        >>> history = RunHistory(lines_planned=160)
-        >>> history.add({"loss": 1.0})
-        >>> history.window, history.latest("loss"), history.recent("loss")
-        (8, 1.0, [])
-    """
+    """Metrics of a run so far."""
 
     # Per log line: metrics of train/; grad_norm and grad_norm/<part>; rate, the learning rate; update_ratio, the change
-    # of a weight by the step relative to the weight at the start of the training (a rate that is too high also makes
-    # the weights large, which would hide it).
+    # of a weight by the step relative to its norm at the start (a rate that is too high makes the weights large, too).
     lines: Metrics = field(default_factory=dict)
     validations: Metrics = field(default_factory=dict)  # metrics of val/; step; monitor, the lower the better
     step: int = 0  # steps done

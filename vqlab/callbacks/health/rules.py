@@ -62,19 +62,15 @@ def losses(history: RunHistory, limits: Thresholds) -> Events:
     last_third = loss[-(len(loss) // 3) :]  # the first fall of the loss is no straight line
     spread = detrended_spread(last_third)
     if len(last_third) >= ENOUGH and spread > limits.oscillation:
-        evidence = f"over the last third of the log train/loss varies by {spread:.0%} of its mean about its trend"
-        yield "loss_oscillation", evidence
+        yield "loss_oscillation", f"train/loss varies by {spread:.0%} of its mean about its trend over the last third"
     for name in LOSSES:
-        earlier, recent, window = history.earlier(name), history.recent(name), history.window
+        earlier, lowest, window = history.earlier(name), min(history.recent(name), default=0.0), history.window
         if len(earlier) < window or min(earlier) <= 0 or (name == "loss" and "sigma" in history.lines):
             continue
         means = (statistics.fmean(earlier[end - window : end]) for end in range(window, len(earlier) + 1))
         best = min(earlier[0], *means)
-        if min(recent) > 2 * best:
-            yield (
-                "loss_divergence",
-                f"train/{name} stays above {min(recent):.3g}, {min(recent) / best:.1f} times its best",
-            )
+        if lowest > 2 * best:
+            yield "loss_divergence", f"train/{name} stays above {lowest:.3g}, {lowest / best:.1f} times its best"
 
 
 def gradients(history: RunHistory, limits: Thresholds) -> Events:
@@ -89,8 +85,10 @@ def gradients(history: RunHistory, limits: Thresholds) -> Events:
     for name in (name for name in history.lines if name.startswith("grad_norm/")):
         earlier, recent = history.earlier(name), history.recent(name)
         if len(earlier) >= ENOUGH and max(recent) < 1e-4 * (usual := statistics.median(earlier)):
-            evidence = f"{name} is at most {max(recent):.1e} over {len(recent)} lines of the log, {usual:.1e} before"
-            yield "vanishing_gradient", evidence
+            yield (
+                "vanishing_gradient",
+                f"{name} is at most {max(recent):.1e} over {len(recent)} lines, before {usual:.0e}",
+            )
 
 
 def learning_rate(history: RunHistory, limits: Thresholds) -> Events:
@@ -101,8 +99,7 @@ def learning_rate(history: RunHistory, limits: Thresholds) -> Events:
     """
     recent, rates = history.recent("update_ratio"), history.recent("rate")
     if recent and min(recent) > 0.1:
-        evidence = f"a step changes the weights by {statistics.median(recent):.0%}, 0.1 % is usual"
-        yield "learning_rate_too_high", evidence
+        yield "learning_rate_too_high", f"a step changes the weights by {statistics.median(recent):.0%}; usual: 0.1 %"
     largest = max(history.lines.get("update_ratio", []), default=1.0)
     if rates and rates[-1] <= rates[0] and history.step >= limits.grace_steps and largest < 1e-6:
         yield "learning_rate_too_low", f"no step changes the weights by more than {largest:.1e} of them, 1e-3 is usual"
@@ -131,8 +128,10 @@ def plateau(history: RunHistory, limits: Thresholds) -> Events:
         return
     first, second = statistics.median(stalled[:half]), statistics.median(stalled[half:])
     if second >= first - 0.01 * abs(first):
-        improved = f"neither {history.monitor} nor the loss improved since step {steps[best]:.0f}"
-        yield "plateau", f"{improved}, at a rate that is still high"
+        yield (
+            "plateau",
+            f"no better {history.monitor} or loss since step {steps[best]:.0f}, though the rate is high",
+        )
 
 
 def unused_codes(history: RunHistory, limits: Thresholds, stage: str = "train") -> Events:
@@ -141,8 +140,8 @@ def unused_codes(history: RunHistory, limits: Thresholds, stage: str = "train") 
     if usage is None or perplexity is None or history.step < limits.grace_steps:
         return
     if usage < limits.min_usage or perplexity < limits.min_perplexity * history.num_embeddings:
-        evidence = f"{usage:.1%} of {history.num_embeddings} codes used, perplexity {perplexity:.1f} ({stage})"
-        yield "codebook_collapse", evidence
+        codes = f"{usage:.1%} of {history.num_embeddings} codes used"
+        yield "codebook_collapse", f"{codes}, perplexity {perplexity:.1f} ({stage})"
 
 
 def codes_of_validation(history: RunHistory, limits: Thresholds) -> Events:
@@ -159,8 +158,10 @@ def codes_of_validation(history: RunHistory, limits: Thresholds) -> Events:
     left = min(history.steps, 2 * history.step) - history.step
     extrapolated = usage[-1] - falls[-1] / max(1, steps[-1] - steps[-2]) * left
     if usage[-1] <= 0.8 * usage[0] and extrapolated < limits.min_usage:
-        evidence = f"usage fell from {usage[0]:.0%} to {usage[-1]:.0%} over 4 validations and keeps falling"
-        yield "codebook_slow_death", evidence
+        yield (
+            "codebook_slow_death",
+            f"usage fell from {usage[0]:.0%} to {usage[-1]:.0%} in 4 validations and falls on",
+        )
 
 
 def chains(history: RunHistory, limits: Thresholds) -> Events:
@@ -174,14 +175,12 @@ def chains(history: RunHistory, limits: Thresholds) -> Events:
     if cached and known and min(known) >= 0.5 and history.step >= limits.grace_steps:
         rate, age = statistics.fmean(cached), history.latest("chain_age") or 0
         if rate < 1e-3:
-            evidence = f"the chains accept {rate:.2%} of the proposed codes and are unchanged for {age:.0f} visits"
-            yield "proposal_collapse", evidence
+            yield "proposal_collapse", f"the chains accept {rate:.2%} of the proposals, unchanged for {age:.0f} visits"
     accepted, information = history.recent("accept_rate"), history.latest("mutual_information", "val") or 0
     if accepted and information < INFORMED and history.step >= limits.gan_grace_steps:
         rate = statistics.fmean(accepted)
         if rate > 0.99:
-            evidence = f"the chains accept {rate:.1%} of the proposed codes: the decoder ignores the codes"
-            yield "posterior_collapse", evidence
+            yield "posterior_collapse", f"the chains accept {rate:.1%} of the proposals: the decoder ignores the codes"
 
 
 def posterior(history: RunHistory, limits: Thresholds) -> Events:
@@ -204,11 +203,12 @@ def discriminator(history: RunHistory, limits: Thresholds) -> Events:
         return
     p_real, p_fake, real, fake = map(statistics.fmean, metrics)
     if min(p_real, 1 - p_fake) > limits.certainty:
-        evidence = f"D(x) is {p_real:.3f} and D(G(z)) {p_fake:.4f} over {ENOUGH} lines of the log"
-        yield "discriminator_too_strong", evidence
+        yield "discriminator_too_strong", f"D(x) is {p_real:.3f} and D(G(z)) {p_fake:.4f} over {ENOUGH} lines"
     if (real + fake) / 2 < limits.blindness:
-        evidence = f"it accepts {real:.0%} of the real images and rejects {fake:.0%} of the generated ones"
-        yield "discriminator_too_weak", evidence
+        yield (
+            "discriminator_too_weak",
+            f"it accepts {real:.0%} of the real and rejects {fake:.0%} of generated images",
+        )
 
 
 def modes(history: RunHistory, limits: Thresholds) -> Events:
@@ -217,8 +217,7 @@ def modes(history: RunHistory, limits: Thresholds) -> Events:
     fractions = [[value / max(1, history.num_classes) for value in drawn]] if drawn else []
     if diversity and all(min(both) < limits.min_diversity for both in zip(diversity, *fractions, strict=True)):
         classes = f", in {drawn[-1]:.1f} of {history.num_classes} classes" if drawn else ""
-        evidence = f"generated images differ by {diversity[-1]:.0%} of the differences between real ones{classes}"
-        yield "mode_collapse", evidence
+        yield "mode_collapse", f"generated images differ by {diversity[-1]:.0%} of what real ones do{classes}"
 
 
 def glyphs(history: RunHistory, limits: Thresholds) -> Events:
@@ -232,8 +231,10 @@ def glyphs(history: RunHistory, limits: Thresholds) -> Events:
     if grey > 2:  # measured: 1.1 of trained models, 5.6 of the mean glyph
         yield "blur", f"glyphs have {grey:.1f} times as many grey pixels as the target"
     if found < identity - 0.1:  # measured: 1.00, mean glyphs 0
-        evidence = f"{found:.0%} of the glyphs are nearest to their own target, {identity:.0%} of the source's"
-        yield "content_lost", evidence
+        yield (
+            "content_lost",
+            f"{found:.0%} of the glyphs are nearest their own target, {identity:.0%} of the source's",
+        )
 
 
 def topics(history: RunHistory, limits: Thresholds) -> Events:
