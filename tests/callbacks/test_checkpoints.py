@@ -17,11 +17,12 @@ LAST, BEST = Path("checkpoints/last.ckpt"), Path("checkpoints/best.ckpt")
 class Line(lightning.LightningModule):
     """Logs the given scores, one per validation, and notes the order of validations and checkpoints."""
 
-    def __init__(self, scores=()):
+    def __init__(self, scores=(), stop=None):
         super().__init__()
-        self.layer, self.scores, self.events = nn.Linear(2, 1), list(scores), []
+        self.layer, self.scores, self.events, self.stop = nn.Linear(2, 1), list(scores), [], stop
 
     def training_step(self, batch, batch_idx):
+        self.trainer.should_stop = self.global_step + 1 == self.stop
         return self.layer(batch).square().mean()
 
     def on_validation_start(self):
@@ -41,48 +42,25 @@ class Line(lightning.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
-class Watch(lightning.Callback):
-    """The steps at which each file was replaced, looked at after every batch; stops the training at a step."""
+class Recorder(lightning.Trainer):
+    """Notes the steps at which each file is written."""
 
-    def __init__(self, stop=None):
-        self.written, self.stop = {LAST: [], BEST: []}, stop
-
-    def on_fit_start(self, trainer, pl_module):
-        self.seen = {path: path.exists() and path.stat().st_mtime_ns for path in self.written}
-
-    def look(self, trainer):
-        for path, steps in self.written.items():
-            if path.exists() and self.seen[path] != path.stat().st_mtime_ns:
-                self.seen[path] = path.stat().st_mtime_ns
-                steps.append(step_of(path))
-                assert steps[-1] == trainer.global_step
-
-    def on_train_batch_start(self, trainer, *args):
-        self.look(trainer)
-
-    def on_train_batch_end(self, trainer, *args):
-        trainer.should_stop = trainer.should_stop or trainer.global_step == self.stop
-
-    def on_train_end(self, trainer, pl_module):
-        self.look(trainer)
+    def save_checkpoint(self, filepath, *args, **kwargs):
+        super().save_checkpoint(filepath, *args, **kwargs)
+        self.written[filepath].append(step_of(filepath))
+        assert self.written[filepath][-1] == self.global_step
 
 
 def step_of(path):
     return torch.load(path, weights_only=True)["global_step"]
 
 
-def fit(callback, scores=(), batches=10, val=False, stop=None, ckpt_path=None, module=None, **settings):
-    watch = Watch(stop)
-    trainer = lightning.Trainer(
-        **{**BARE, "enable_checkpointing": True}, callbacks=[watch, callback], default_root_dir=".", **settings
-    )
-    trainer.fit(
-        module or Line(scores),
-        DataLoader(torch.randn(2 * batches, 2), batch_size=2),
-        DataLoader(torch.randn(2, 2)) if val else None,
-        ckpt_path=ckpt_path,
-    )
-    return watch.written
+def fit(callback, scores=(), val=False, ckpt_path=None, module=None, **settings):
+    trainer = Recorder(**{**BARE, "enable_checkpointing": True}, callbacks=[callback], default_root_dir=".", **settings)
+    trainer.written = {LAST: [], BEST: []}
+    data = DataLoader(torch.randn(20, 2), batch_size=2)
+    trainer.fit(module or Line(scores), data, DataLoader(torch.randn(2, 2)) if val else None, ckpt_path=ckpt_path)
+    return trainer.written
 
 
 @pytest.mark.parametrize(
@@ -90,7 +68,7 @@ def fit(callback, scores=(), batches=10, val=False, stop=None, ckpt_path=None, m
     [
         (4, {"max_steps": 10}, [4, 8, 10]),
         (2, {"max_epochs": 1, "accumulate_grad_batches": 4}, [2, 3]),
-        (100, {"max_epochs": 5, "stop": 7}, [7]),
+        (100, {"max_epochs": 5, "module": Line(stop=7)}, [7]),
         (100, {"max_steps": 8, "val": True, "val_check_interval": 3}, [3, 6, 8]),
     ],
 )

@@ -137,18 +137,15 @@ def test_files_appear_at_each_validation_and_not_before():
     assert Image.open("samples/codes_000004.png").size == (600, 300)
 
 
-def test_counts_are_logged_as_numbers_too():
+def test_confusion_counts_are_logged_as_a_table():
     class Classifier(Painter):
         code_counts = None
 
         def confusion_counts(self):
             return torch.tensor([[5, 0], [2, 3]])
 
-    for model in (Painter(), Classifier()):
-        trainer(SampleGrid(), logger=tensorboard_logger(type(model).__name__)).fit(model, loader(24), loader(12))
-    codes = read_tensorboard("Painter/tensorboard").Histograms("samples/uses_per_code")
-    assert [(h.step, h.histogram_value.num, h.histogram_value.max) for h in codes] == [(1, 10, 9), (3, 10, 9)]
-    tables = read_tensorboard("Classifier/tensorboard").Tensors("samples/confusion_counts/text_summary")
+    trainer(SampleGrid(), logger=tensorboard_logger("log")).fit(Classifier(), loader(24), loader(12))
+    tables = read_tensorboard("log/tensorboard").Tensors("samples/confusion_counts/text_summary")
     text = tables[-1].tensor_proto.string_val[0].decode()
     assert text.splitlines()[2:] == ["| 0 | 0 | 5 |", "| 1 | 0 | 2 |", "| 1 | 1 | 3 |"]
 

@@ -51,11 +51,11 @@ def markdown(block: Block, files: dict[str, bytes]) -> str:
             return "\n".join(f"| {' | '.join(row)} |" for row in rows)
         case Pictures():
             parts = []
-            for picture in block.pictures:
-                stem = re.sub(r"[^\w.-]+", "-", picture.caption, flags=re.ASCII)[:150]
-                name = f"{FILES}/{len(files)}-{stem}{picture.suffix}"
-                files[name] = picture.content
-                parts.append(f"{plain(picture.caption)}\n\n![{plain(picture.caption)}]({name})")
+            for caption, content, suffix in block.pictures:
+                stem = re.sub(r"[^\w.-]+", "-", caption, flags=re.ASCII)[:150]
+                name = f"{FILES}/{len(files)}-{stem}{suffix}"
+                files[name] = content
+                parts.append(f"{plain(caption)}\n\n![{plain(caption)}]({name})")
             return "\n\n".join(parts)
         case Folded():
             inner = markdown(block.content, files)

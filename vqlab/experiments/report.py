@@ -56,18 +56,10 @@ class Table(NamedTuple):
     rows: Sequence[Sequence[Cell]]
 
 
-class Picture(NamedTuple):
-    """A PNG or SVG file with its caption."""
-
-    caption: str
-    content: bytes
-    suffix: str
-
-
 class Pictures(NamedTuple):
-    """Pictures side by side."""
+    """PNG or SVG files side by side."""
 
-    pictures: Sequence[Picture]
+    pictures: Sequence[tuple[str, bytes, str]]  # caption, content, suffix
 
 
 class Folded(NamedTuple):
@@ -133,7 +125,7 @@ def section(runs: Sequence[Run]) -> Iterator[Block]:
     for kind in sorted({kind for run in runs for kind in run.pictures}, reverse=True):  # step_*.png first
         yield Heading(KINDS.get(kind, kind))
         found = [(run.name, *run.pictures[kind]) for run in runs if kind in run.pictures]
-        yield Pictures([Picture(f"{name}, step {step:,}", path.read_bytes(), ".png") for name, step, path in found])
+        yield Pictures([(f"{name}, step {step:,}", path.read_bytes(), ".png") for name, step, path in found])
     known = [run for run in runs if run.settings]
     names = [name for name in first_known(runs).settings if not name.startswith(HARMLESS)]
     if common := [name for name in names if len({value_of(run, name) for run in known}) == 1]:
@@ -259,7 +251,7 @@ def curves(groups: Sequence[Sequence[Run]], metrics: Sequence[str]) -> Pictures:
             for run in group
             if metric in run.log.series
         ]
-        pictures.append(Picture(metric, draw(lines, log=direction(metric) != "max"), ".svg"))
+        pictures.append((metric, draw(lines, log=direction(metric) != "max"), ".svg"))
     return Pictures(pictures)
 
 
