@@ -78,8 +78,8 @@ class TorchvisionImages(ImageDataModule):
         return self._read(train=False)
 
     def _read(self, train: bool) -> ImageTensors:
-        place = f"in {self.path}/{self.folder}: set path=FOLDER or download=true; {WITHOUT_NETWORK}"
-        with reading(type(self).__name__, f"is not, or not whole, {place}"):
+        name = f"{type(self).__name__} in {self.path}/{self.folder}"
+        with reading(name, f"is missing or not whole: set path=FOLDER or download=true; {WITHOUT_NETWORK}"):
             official: Any = self.source(self.path, train=train)
         images = torch.as_tensor(official.data)
         images = images[:, None] if images.ndim == 3 else images.permute(0, 3, 1, 2)
