@@ -66,15 +66,6 @@ def test_replaces_the_table_and_nothing_else(tmp_path):
     assert [row[1] for row in s4d] == ["materialised", "materialised", "GRU", "convolution, k = 7"]
 
 
-@pytest.mark.parametrize("text", ["", "no markers", BEGIN, END, f"{END}\n{BEGIN}"])
-def test_refuses_a_page_without_markers(run, tmp_path, text):
-    readme = tmp_path / "README.md"
-    readme.write_text(text)
-    with pytest.raises(run.UserError, match=f"README.md lacks {BEGIN} and {END}"):
-        run.replace_table(readme, "table")
-    assert readme.read_text() == text
-
-
 def test_refuses_before_it_measures(tmp_path):
     (tmp_path / "README.md").write_text("no markers")
     assert f"lacks {BEGIN} and {END}" in refused("--only", "s4d", "--readme", tmp_path / "README.md")
@@ -82,15 +73,6 @@ def test_refuses_before_it_measures(tmp_path):
     line = refused("--only", "s4d", "s5d", "--quick")
     assert "no comparison s5d" in line
     assert "quantizers, vqgan_step, jsa_step, s4d, sgan, gan_topic, coherence" in line
-
-
-def test_names_the_group_of_a_missing_peer(run, monkeypatch):
-    monkeypatch.setattr(run, "version_of", lambda package: None if package == "gensim" else "1.0")
-    run.require_peers(["quantizers", "s4d"])
-    with pytest.raises(
-        run.UserError, match="gensim to compare with is not installed: run `uv pip install --group bench`"
-    ):
-        run.require_peers(["quantizers", "coherence"])
 
 
 def test_a_figure_below_one_has_its_reason(run):

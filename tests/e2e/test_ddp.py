@@ -25,7 +25,9 @@ from vqlab.cli.main import main
 
 VALIDATED = ("val/loss", "val/rec_loss", "val/psnr")
 REGULARISED = ["--model.adversarial.r1_weight=0.1", "--model.adversarial.disc_warmup=2"]
-DRIFTS = pytest.mark.xfail(strict=False, reason="open fault: weights drift apart by 1e-3, in 0.1 by 1e-7")
+# In float32, one activation that rounding moves across LeakyReLU's kink changes gradients by 1e-3.
+FLOAT64 = "--trainer.precision=64-true"
+TOLERANCE = {"VQGAN": 1e-6, "S4DVQ": 1e-3}
 SIGNALS = ("val/loss", "val/mse", "val/snr", "val/correlation", "val/perplexity")
 # A small rate: at a large one, rounding alone drives the runs apart tenfold every few steps.
 SLOWLY = ["--model.lr=0.0005", "--trainer.val_check_interval=5", "--trainer.check_val_every_n_epoch=null"]
@@ -53,8 +55,8 @@ def test_two_processes_equal_one(codebook_update):
 @pytest.mark.parametrize(
     ("system", "steps", "columns", "options"),
     [
-        ("VQGAN", 20, VALIDATED, ["--model.adversarial.lecam_weight=0"]),
-        pytest.param("VQGAN", 20, VALIDATED, REGULARISED, marks=DRIFTS),
+        ("VQGAN", 20, VALIDATED, [FLOAT64, "--model.adversarial.lecam_weight=0"]),
+        ("VQGAN", 20, VALIDATED, [FLOAT64, *REGULARISED]),
         ("CodePrior", 10, ("val/loss", "val/nll", "val/bits_per_token", "val/unigram_bits"), ["--model.dropout=0"]),
         # Batch norm sees half of the batch in each of two processes, so these comparisons are without.
         ("S4DVQ", 30, SIGNALS, ["--model.encoder.norm=layer", "--model.decoder.norm=layer"]),
@@ -73,11 +75,11 @@ def test_two_processes_of_a_system_equal_one(system, steps, columns, options):
     if columns:
         one = two.with_name("one")
         main([*options, "--name=one"])
-        assert_same_log(two, one, rel=1e-4 if system != "S4DVQ" else 1e-3, only=columns)
+        assert_same_log(two, one, rel=TOLERANCE.get(system, 1e-4), only=columns)
         ours, theirs = weights(two), weights(one)
         for name in [name for name in ours if name == "counts" or (system == "VQGAN" and "usage" not in name)]:
             torch.testing.assert_close(
-                ours[name], theirs[name], rtol=1e-3, atol=1e-4, msg=lambda m, n=name: f"{n}: {m}"
+                ours[name], theirs[name], rtol=1e-6, atol=1e-6, msg=lambda m, n=name: f"{n}: {m}"
             )
     if system == "VQGAN":
         moved = torch.load(two / "checkpoints/last.ckpt", weights_only=True)["optimizer_states"]

@@ -13,7 +13,7 @@ from tests.helpers.models import build
 from vqlab.callbacks.ema import EMA
 from vqlab.losses.adversarial import ADVERSARIAL
 from vqlab.models.font_gan import FontGAN
-from vqlab.nn.gan.glyph_discriminator import GlyphDiscriminator
+from vqlab.nn.gan.discriminators import GlyphDiscriminator
 from vqlab.nn.unet import UNet
 from vqlab.training.schedules import Schedule
 

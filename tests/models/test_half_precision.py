@@ -12,9 +12,8 @@ from vqlab.models import JSA, S4DVQ, SGAN, VQGAN, VQVAE, CodePrior, DiscreteVAE,
 from vqlab.models.categorical.latent import rand
 from vqlab.nn.autoencoders.s4d import S4DDecoder, S4DEncoder
 from vqlab.nn.autoencoders.small import SmallDecoder, SmallEncoder
-from vqlab.nn.gan.conv import ConvFeatures, ConvGenerator
-from vqlab.nn.gan.glyph_discriminator import GlyphDiscriminator
-from vqlab.nn.gan.patchgan import PatchGAN
+from vqlab.nn.gan.discriminators import GlyphDiscriminator, PatchGAN
+from vqlab.nn.gan.networks import ConvFeatures, ConvGenerator
 from vqlab.nn.likelihood import Bernoulli
 from vqlab.nn.ssm.s4d import S4D
 from vqlab.nn.unet import UNet

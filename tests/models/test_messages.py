@@ -15,9 +15,8 @@ from vqlab.metrics.images.frechet import FrechetDistance
 from vqlab.models import JSA, S4DVQ, SGAN, VQGAN, VQVAE, CodePrior, DiscreteVAE, FontGAN, GANTopicModel
 from vqlab.nn.autoencoders.s4d import S4DEncoder
 from vqlab.nn.autoencoders.small import SmallDecoder, SmallEncoder
-from vqlab.nn.gan.conv import ConvFeatures, ConvGenerator
-from vqlab.nn.gan.glyph_discriminator import GlyphDiscriminator
-from vqlab.nn.gan.patchgan import PatchGAN
+from vqlab.nn.gan.discriminators import GlyphDiscriminator, PatchGAN
+from vqlab.nn.gan.networks import ConvFeatures, ConvGenerator
 from vqlab.nn.transformer import Transformer
 from vqlab.nn.unet import UNet
 

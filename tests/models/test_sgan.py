@@ -12,7 +12,7 @@ from tests.helpers.models import build
 from vqlab.callbacks.ema import EMA
 from vqlab.data.images.digits import Digits
 from vqlab.models.sgan import SGAN
-from vqlab.nn.gan.mlp import MLPFeatures, MLPGenerator
+from vqlab.nn.gan.networks import MLPFeatures, MLPGenerator
 
 
 def small(**options):

@@ -9,12 +9,10 @@ from typing import Any
 from vqlab.cli.parser import Parser
 from vqlab.errors import UserError
 from vqlab.experiments.checkpoint_header import Weight, read_header
-from vqlab.experiments.factors import text
-from vqlab.experiments.markup import printable
 from vqlab.experiments.run_state import CONFIG, settings_of
 from vqlab.experiments.runs import read_run
-from vqlab.experiments.settings import Settings, flatten, monitor_of, parse_yaml
-from vqlab.experiments.tables import align, short
+from vqlab.experiments.settings import Settings, as_text, flatten, parse_yaml
+from vqlab.experiments.text import align, printable, short
 
 
 def info(args: Sequence[str]) -> None:
@@ -98,7 +96,7 @@ def own_metrics(header: dict[str, Any], settings: Settings) -> dict[str, Any]:
     best, step = kept.get("best_score"), kept.get("best_step")
     if not isinstance(best, float) or not isinstance(step, int):
         return {}
-    return {monitor_of(settings): {"best": best, "best_step": step}}
+    return {settings.get("checkpoint.monitor", "val/loss"): {"best": best, "best_step": step}}
 
 
 def mapping(value: Any) -> dict[Any, Any]:
@@ -111,7 +109,7 @@ def lines(facts: dict[str, Any]) -> Iterator[str]:
     yield facts["checkpoint"]
     tables = [list(summary(facts)), list(metric_rows(facts["metrics"], facts["step"]))]
     for part in ("model_settings", "data_settings"):
-        tables.append([(name, text(value)) for name, value in facts[part].items()])
+        tables.append([(name, as_text(value)) for name, value in facts[part].items()])
     for number, table in enumerate(filter(None, tables)):
         yield from [""] * bool(number)
         yield from (f"  {line}" for line in align(table))

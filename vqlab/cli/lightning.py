@@ -355,7 +355,7 @@ class CLI(LightningCLI):
         path = self.run_folder / self._get(self.config, "codes")
         check_suffix(path)
         family = self._get(self.config, "family")
-        fonts = check_font(self.datamodule, self._get(self.config, "font"), family)
+        fonts = check_font(self.datamodule, self._get(self.config, "font"))
         kwargs["return_predictions"] = True
         batches: Any = self.trainer.predict(model, **kwargs)
         arrays = {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}

@@ -5,12 +5,10 @@ from pathlib import Path
 
 from vqlab.atomic_io import write_atomic
 from vqlab.cli.parser import Parser
-from vqlab.experiments.markdown import markdown_page
-from vqlab.experiments.markup import printable
-from vqlab.experiments.page import html_page
+from vqlab.experiments.page import html_page, markdown_page
 from vqlab.experiments.report import write_report
 from vqlab.experiments.runs import find_runs
-from vqlab.experiments.tables import plural
+from vqlab.experiments.text import plural, printable
 
 
 def report(args: Sequence[str]) -> None:

@@ -16,7 +16,6 @@ from vqlab.cli.trust import Untrusted, trusted
 from vqlab.errors import UserError
 from vqlab.experiments.checkpoint_header import read_header, require_file
 from vqlab.experiments.row_lock import row_lock
-from vqlab.experiments.run_files import LARGEST_TEXT, read_text
 from vqlab.experiments.run_state import CONFIG, LAST, begin_again, holds_run
 from vqlab.experiments.settings import parse_yaml
 
@@ -159,8 +158,8 @@ def with_run_config(args: list[str], callbacks: Mapping[str, type]) -> tuple[lis
     if text is None:
         return args, []
     trust = f"pass {f'--config {folder / CONFIG}' if folder else 'a --config of your own'} to trust it"
-    if not isinstance(text, str) or len(text) > LARGEST_TEXT:
-        raise UserError(f"this run's config is no text of a usual length: {trust}")
+    if not isinstance(text, str):
+        raise UserError(f"this run's config is no text: {trust}")
     try:
         config = trusted(parse_yaml(text.encode(), Path(CONFIG)), callbacks)
     except Untrusted as error:
@@ -239,6 +238,6 @@ def naming_lost_paths(lost: list[str]) -> Iterator[None]:
 def read_config(folder: Path) -> str:
     """Return the text of a run's config.yaml."""
     try:
-        return read_text(folder, CONFIG)
+        return (folder / CONFIG).read_text("utf-8")
     except OSError as error:
         raise UserError(f"{folder / CONFIG} cannot be read ({error.strerror}): pass --config") from error

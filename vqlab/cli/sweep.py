@@ -16,7 +16,7 @@ from vqlab.errors import UserError
 from vqlab.experiments.experiment import Experiment, Row, read_experiment, suggest
 from vqlab.experiments.runner import OUTPUT, VQLAB, Outcome, Runner, Status, refuse_conflicts
 from vqlab.experiments.runs import read_run
-from vqlab.experiments.tables import align, short
+from vqlab.experiments.text import align, short
 
 Check = Callable[[list[list[str]]], list[str | None]]  # calls of vqlab fit -> the error of each, or None
 EXAMPLE = """\

@@ -26,16 +26,6 @@ def split_folders(root: Path, extensions: tuple[str, ...], what: str) -> tuple[d
     Raises:
         UserError: If there are no such files, some folders are named as splits but the layout is another, or a folder
             for validation or test lies among the files for training.
-
-    Example:
-        >>> import tempfile
-        >>> root = Path(tempfile.mkdtemp())
-        >>> for name in ("Training/cat/1.txt", "Testing/cat/2.txt"):
-        ...     (root / name).parent.mkdir(parents=True)
-        ...     (root / name).touch()
-        >>> folders, files = split_folders(root, (".txt",), "texts")
-        >>> {split: [str(file.relative_to(root)) for file in group] for split, group in files.items()}
-        {'train': ['Training/cat/1.txt'], 'test': ['Testing/cat/2.txt']}
     """
     names = list_folders(root)
     split_of = name_splits(names)
@@ -43,9 +33,6 @@ def split_folders(root: Path, extensions: tuple[str, ...], what: str) -> tuple[d
     if split_of and (others or "train" not in split_of.values() or max(Counter(split_of.values()).values()) > 1):
         raise _no_layout(root, [*split_of, *others], list(split_of))
     folders = {split: root / name for split in SPLITS for name, its in split_of.items() if its == split}
-    for split, folder in folders.items():
-        if (folder / folder.name).is_dir():  # so some archives are packed
-            folders[split] = folder / folder.name
     if len(folders) < 2:
         folders = {"": folders.get("train", root)}
     files = {split: list_files(folder, extensions, what) for split, folder in folders.items()}
@@ -60,10 +47,8 @@ def name_splits(names: Iterable[str]) -> dict[str, str]:
     Other words may stand beside the split only if the names give both a training split and a held-out one.
 
     Example:
-        >>> name_splits(["Train", "VALID", "bullet-train"])
-        {'Train': 'train', 'VALID': 'val', 'bullet-train': 'train'}
-        >>> name_splits(["test_set", "bullet-train", "seg_test"]), name_splits(["cat", "bullet-train"])
-        ({'test_set': 'test', 'bullet-train': 'train', 'seg_test': 'test'}, {})
+        >>> name_splits(["Train", "VALID"]), name_splits(["cat", "bullet-train"])
+        ({'Train': 'train', 'VALID': 'val'}, {})
     """
     words = {name: [word.lower().removesuffix("set") or "set" for word in WORD.findall(name)] for name in names}
     found = {name: {SPLIT_OF[word] for word in group if word in SPLIT_OF} for name, group in words.items()}
@@ -74,10 +59,7 @@ def name_splits(names: Iterable[str]) -> dict[str, str]:
 
 
 def group_by_split(names: list[str], where: str | Path) -> dict[str, list[int]]:
-    """Return the positions of the names of each split; all are of the split "" if none names one.
-
-    Raises:
-        UserError: If some name splits, and others do not or none is for training.
+    """Return the positions of the names of each split, or of "" if none names one; raise UserError if only some do.
 
     Example:
         >>> group_by_split(["test-0", "train-0", "train-1"], "shards")

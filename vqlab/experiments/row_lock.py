@@ -22,9 +22,9 @@ HELD: set[int] = set()  # descriptors of locks
 def row_lock(folder: Path, wait: bool = False) -> Iterator[int | None]:
     """Hold the lock of a folder; yields its file descriptor, or None if another process has it and not ``wait``.
 
-    A process that was started with the lock has it. The kernel frees the lock when the last process that has the
-    descriptor open ends, so none is ever stale. A child that inherits the descriptor keeps the row even when the sweep
-    that started it is killed; a fork (a worker that loads data) closes it.
+    The kernel frees the lock when the last process that has the descriptor open ends, so none is ever stale. A child
+    that inherits the descriptor keeps the row even when the sweep that started it is killed; a fork (a worker that
+    loads data) closes it.
 
     Raises:
         UserError: If the folder cannot be written, or its file system has no locks.
@@ -52,21 +52,21 @@ def take(folder: Path, wait: bool) -> int | None:
                 descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
             except FileNotFoundError:  # another process has just removed the folder
                 continue
+        locked = False
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            if is_lock_of(descriptor, folder):
+            locked = is_lock_of(descriptor, folder)  # not if the folder was removed meanwhile
+            if locked:
                 return descriptor
-            os.close(descriptor)  # the lock of a folder that was removed meanwhile
         except OSError as error:
-            os.close(descriptor)
             if error.errno not in TAKEN:
                 raise UserError(f"{folder} cannot be locked ({error.strerror}): set --runs to another disk") from error
             if (tries := tries + 1) == TRIES:
                 return None
             time.sleep(PAUSE)
-        except BaseException:
-            os.close(descriptor)
-            raise
+        finally:
+            if not locked:
+                os.close(descriptor)
 
 
 def is_lock_of(descriptor: int, folder: Path) -> bool:
@@ -75,6 +75,16 @@ def is_lock_of(descriptor: int, folder: Path) -> bool:
         return os.path.samestat(os.fstat(descriptor), os.stat(folder / LOCK))
     except OSError:
         return False
+
+
+def is_running(folder: Path) -> bool:
+    """Whether a process holds the lock of a run folder; changes nothing in it."""
+    try:
+        with open(folder / LOCK) as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # freed when the file is closed
+    except OSError as error:
+        return error.errno in TAKEN
+    return False
 
 
 def _close_in_fork() -> None:
@@ -86,18 +96,3 @@ def _close_in_fork() -> None:
 
 
 os.register_at_fork(after_in_child=_close_in_fork)
-
-
-def is_running(folder: Path) -> bool:
-    """Whether a process holds the lock of a run folder; changes nothing in it."""
-    try:
-        descriptor = os.open(folder / LOCK, os.O_RDONLY | os.O_NONBLOCK)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)  # freed when the descriptor is closed
-    except OSError as error:
-        return error.errno in TAKEN
-    finally:
-        os.close(descriptor)
-    return False

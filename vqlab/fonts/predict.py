@@ -20,12 +20,8 @@ GAP, LABEL = 6, 14  # pixels between characters, and for the code point above ea
 SHOWN, STEPS = 8, 8  # characters in the image between styles, and images from one style to the next
 
 
-def check_font(data: Any, font: str | None, family: str | None) -> dict[int, Path]:
-    """Return the font file of each style, before hours are spent on its glyphs; empty without ``font``.
-
-    Raises:
-        UserError: If the data are not fonts, or a target font cannot be completed.
-    """
+def check_font(data: Any, font: str | None) -> dict[int, Path]:
+    """Return the font file of each style, before hours are spent on its glyphs; empty without ``font``."""
     if font is None:
         return {}
     if data.modality != "font":
@@ -35,7 +31,7 @@ def check_font(data: Any, font: str | None, family: str | None) -> dict[int, Pat
     if data.num_styles > 1:
         files = {style: path.with_stem(f"{path.stem}-{slug(data, style)}") for style in range(data.num_styles)}
     for style, file in files.items():
-        check_completion(data.target_fonts[style], file, family)
+        check_completion(data.target_fonts[style], file)
     return files
 
 
@@ -51,9 +47,6 @@ def write_glyphs(
         folder: The run's folder.
         fonts: Font file by style.
         family: Name of the new family. Default: the target's with "vqlab".
-
-    Raises:
-        UserError: If a file cannot be written, or all glyphs are blank.
     """
     folder, shown = folder / "sheets", {name: array.numpy() for name, array in arrays.items()}
     for style in range(data.num_styles):
@@ -72,13 +65,7 @@ def write_glyphs(
 
 
 def sheets(source: np.ndarray, drawn: np.ndarray, characters: Sequence[int]) -> Iterator[Image.Image]:
-    """Yield sheets of up to 200 characters: code point, source, and below it the generated glyph.
-
-    Args:
-        source: (N, S, S) uint8: 0 is ink, 255 paper.
-        drawn: The generated glyphs, of the same shape.
-        characters: Their N code points.
-    """
+    """Yield sheets of up to 200 ``characters``: code point, source (N, S, S) uint8, and below it the drawn glyph."""
     pairs = np.concatenate([source, drawn], 1)
     factor = max(1, -(-MIN_SIDE // source.shape[-1]))
     font = ImageFont.load_default(LABEL - 3)

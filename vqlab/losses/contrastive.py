@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from vqlab.errors import UserError
 from vqlab.nn.precision import upcast
-from vqlab.nn.topic.documents import Documents
+from vqlab.nn.topic import Documents
 
 
 def info_nce(anchors: Tensor, positives: Tensor, temperature: float, same: Tensor | None = None) -> Tensor:

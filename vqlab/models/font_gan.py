@@ -10,7 +10,7 @@ from vqlab.errors import UserError
 from vqlab.losses.adversarial import ADVERSARIAL, eased, is_ahead
 from vqlab.metrics.images.glyph_distance import GlyphDistance
 from vqlab.models.model import Model, evaluating
-from vqlab.nn.gan.glyph_discriminator import GlyphDiscriminator, check_fit
+from vqlab.nn.gan.discriminators import GlyphDiscriminator, check_fit
 from vqlab.nn.unet import UNet, check_styles
 from vqlab.nn.value_range import ValueRange
 from vqlab.training.batches import passed_on

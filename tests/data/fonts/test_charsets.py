@@ -2,7 +2,6 @@ import pytest
 
 from tests.helpers.refusal import refused
 from vqlab.data.fonts.charsets import read_charset
-from vqlab.fonts.font_tables import is_wide
 
 
 def test_named_sets_have_the_sizes_of_their_standards():
@@ -36,15 +35,12 @@ def test_ranges_sets_and_files_make_one_set_without_repeats(tmp_path):
 @pytest.mark.parametrize(
     ("content", "charset", "words"),
     [
-        ("abc\ndéf\n".encode("latin1"), "set.txt", ("charset must be in UTF-8", "line 2 of", "set.txt")),
-        (b"abc\nU+4E00..4E10\n", "set.txt", ("ranges", "'U+4E00..4E10'", "line 2 of")),
+        ("abc\ndéf\n".encode("latin1"), "set.txt", ("charset must be in UTF-8", "set.txt is not")),
+        (b"abc\nU+4E00..4E10\n", "set.txt", ("ranges", "'U+4E00..4E10'")),
         (b"# nothing\n \n", "set.txt", ("charset must hold a character", "set.txt")),
         (b"", "jis3", ("charset must be of ascii, latin", "ranges (U+4E00-4FFF) and text files, got 'jis3'")),
-        (b"", ".", ("text files, got '.'",)),
         (b"", "U+5-4", ("'U+5-4'",)),
         (b"", "U+110000", ("'U+110000'",)),
-        (b"", "U+", ("'U+'",)),
-        (b"", [], ("charset must hold a character, got []",)),
     ],
 )
 def test_bad_charsets_are_refused(tmp_path, monkeypatch, content, charset, words):
@@ -52,7 +48,3 @@ def test_bad_charsets_are_refused(tmp_path, monkeypatch, content, charset, words
     (tmp_path / "set.txt").write_bytes(content)
     with refused(*words):
         read_charset(charset)
-
-
-def test_wide():
-    assert [is_wide(ord(letter)) for letter in "亜あＡ한aαｱ"] == [True] * 4 + [False] * 3

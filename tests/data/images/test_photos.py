@@ -7,7 +7,6 @@ import torch
 
 from vqlab.data.images import photos
 from vqlab.data.images.photos import HELD_OUT, TRAIN, Photos, random_crops, read_photo
-from vqlab.errors import UserError
 
 
 def test_whole_photographs_are_held_out():
@@ -57,11 +56,6 @@ def test_works_without_pooch_and_without_network(monkeypatch):
     monkeypatch.setitem(sys.modules, "pooch", None)  # makes `import pooch` fail
     monkeypatch.setattr(socket, "socket", None)
     Photos(num_train=8, num_val=4).setup()
-
-
-def test_a_missing_photograph_names_its_package():
-    with pytest.raises(UserError, match=r"install skimage again"):
-        read_photo("skimage", "data/none.png")
 
 
 def test_training_crops_vary_in_channel_order_and_direction():

@@ -100,18 +100,8 @@ def test_cifar10_reads_torchvisions_files_and_resizes(tmp_path, small, offline, 
 def test_damaged_files_are_named(tmp_path, small, monkeypatch):
     write_cifar10(tmp_path, monkeypatch)
     (tmp_path / "cifar-10-batches-py" / "data_batch_3").write_bytes(b"cut")
-    with pytest.raises(UserError, match=r"CIFAR10 is not, or not whole, in .*cifar-10-batches-py"):
+    with pytest.raises(UserError, match=r"CIFAR10 in .*cifar-10-batches-py is missing or not whole"):
         CIFAR10(str(tmp_path), val_size=5, download=False).prepare_data()
-
-
-def test_short_memory_is_not_called_damage_and_downloads_nothing(tmp_path, small, offline, monkeypatch):
-    def out_of_memory(*_, **__):
-        raise MemoryError
-
-    monkeypatch.setattr(MNIST, "source", out_of_memory)
-    with pytest.raises(UserError, match="not enough memory"):
-        MNIST(str(tmp_path), val_size=5).prepare_data()
-    assert not offline
 
 
 @pytest.mark.parametrize("source", [CIFAR10, MNIST, FashionMNIST])
@@ -125,13 +115,6 @@ def test_failed_download_is_one_line_and_leaves_nothing(tmp_path, offline, sourc
     assert offline
     assert list((tmp_path / "new").iterdir()) == []
     assert socket.getdefaulttimeout() == before
-
-
-def test_an_archive_that_is_no_file_is_not_copied(tmp_path, offline):
-    (tmp_path / "cifar-10-python.tar.gz").symlink_to("/dev/zero")
-    with pytest.raises(UserError, match="CIFAR10 could not be downloaded"):
-        CIFAR10(str(tmp_path)).prepare_data()
-    assert [file.name for file in tmp_path.iterdir()] == ["cifar-10-python.tar.gz"]
 
 
 class Answer(io.BytesIO):
@@ -194,6 +177,6 @@ def test_archives_put_there_by_hand_are_unpacked_without_network(tmp_path, small
 def test_without_download_missing_data_are_named(tmp_path, offline):
     with pytest.raises(UserError, match=r"set path=FOLDER or download=true; without a network .*Photos"):
         MNIST(str(tmp_path), download=False).prepare_data()
-    with pytest.raises(UserError, match=r"MNIST is not"):
+    with pytest.raises(UserError, match=r"MNIST in .* is missing"):
         MNIST(str(tmp_path)).setup("fit")
     assert not offline

@@ -120,15 +120,12 @@ def test_no_window_reaches_over_a_gap(tmp_path, caplog):
     assert "3 record(s) or stretches" in caplog.text  # 50 to 59, in each
 
 
-def test_times_are_no_channel(tmp_path, caplog):
+def test_times_are_no_channel(tmp_path):
     for number in range(10):
         rows = [f"{t / 250:.3f},{noise(1)[0]}" for t in range(100)]
         (tmp_path / f"{number}.csv").write_text("\n".join(["time,ecg", *rows]))
     data = signals(str(tmp_path))
     assert (data.channels, data.sample_rate) == (1, 250.0)
-    (line,) = [record.getMessage() for record in caplog.records]
-    assert "read time of" in line
-    assert "250 samples per second, and so in 9 more" in line
     with refused("sample_rate must be that of the files, got 100", "0.csv has 250"):
         signals(str(tmp_path), sample_rate=100)
 
@@ -225,7 +222,6 @@ def test_windows_longer_than_every_record(tmp_path, caplog):
         (5, {"resample": float("nan")}, "resample must be above 0 or None, got nan"),
         (0, {}, "holds no signals (.npy, .npz, .csv, .wav, .hea)"),
         (0, {"path": "nowhere"}, "path must name a folder or files, but nowhere is not a folder or a file"),
-        (0, {"path": []}, "path must name a folder or files, got an empty list"),
     ],
 )
 def test_arguments(tmp_path, count, options, line):

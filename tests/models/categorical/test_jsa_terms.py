@@ -12,7 +12,7 @@ from tests.helpers.toy import CODES, NUMBER, all_joints, images, parts, sharpene
 from vqlab.losses.adversarial import hinge_discriminator
 from vqlab.models.categorical.discrete_vae import DiscreteVAE
 from vqlab.models.categorical.jsa import JSA, PosteriorSampler
-from vqlab.nn.gan.patchgan import PatchGAN
+from vqlab.nn.gan.discriminators import PatchGAN
 from vqlab.nn.likelihood import Gaussian
 
 

@@ -17,9 +17,8 @@ from vqlab.models.prior.code_prior import CodePrior
 from vqlab.models.vq.vqvae import VQVAE
 from vqlab.nn.autoencoders.small import SmallDecoder, SmallEncoder
 from vqlab.nn.image_format import ImageFormat
+from vqlab.quantizers.composite import ProductQuantizer, ResidualQuantizer
 from vqlab.quantizers.multi_scale import MultiScaleQuantizer
-from vqlab.quantizers.product import ProductQuantizer
-from vqlab.quantizers.residual import ResidualQuantizer
 from vqlab.quantizers.vector import VectorQuantizer
 
 SMALL = {"dim": 32, "depth": 1, "heads": 2, "dropout": 0.0}

@@ -13,7 +13,7 @@ from tests.helpers.planted import Planted
 from vqlab.metrics.topics.words import matched_topics, top_word_ids
 from vqlab.models.topic.gan_topic import GANTopicModel
 from vqlab.models.topic.topics import nmf_topics
-from vqlab.nn.topic.documents import dense
+from vqlab.nn.topic import dense
 from vqlab.training.schedules import Schedule
 
 

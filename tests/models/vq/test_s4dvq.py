@@ -11,7 +11,7 @@ from vqlab.data.signals.ecg import ECG
 from vqlab.models.vq.s4dvq import S4DVQ
 from vqlab.nn.autoencoders.s4d import S4DDecoder, S4DEncoder
 from vqlab.nn.ssm.s4d import S4D
-from vqlab.quantizers.residual import ResidualQuantizer
+from vqlab.quantizers.composite import ResidualQuantizer
 from vqlab.quantizers.vector import VectorQuantizer
 
 

@@ -16,7 +16,7 @@ from vqlab.losses.adversarial import ADVERSARIAL
 from vqlab.models.adversarial import R1_EVERY
 from vqlab.models.vq.vqgan import VQGAN
 from vqlab.nn.autoencoders.small import SmallDecoder, SmallEncoder
-from vqlab.nn.gan.patchgan import PatchGAN
+from vqlab.nn.gan.discriminators import PatchGAN
 from vqlab.quantizers.fsq import FSQ
 from vqlab.quantizers.vector import VectorQuantizer
 

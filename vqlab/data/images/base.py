@@ -24,11 +24,7 @@ IMAGES = ("image", "labelled_image")  # what a batch may hold
 
 
 class ImageTensors(Split):
-    """Images in memory as one uint8 tensor, so that a batch is one indexing operation.
-
-    Args:
-        images: (N, C, H, W) uint8.
-        labels: (N,) integers; without labels every label is -1.
+    """Images (N, C, H, W) in memory as one uint8 tensor, with labels (N,) or -1 everywhere.
 
     Example:
         >>> data = ImageTensors(torch.zeros(5, 3, 8, 8, dtype=torch.uint8))
@@ -56,29 +52,22 @@ class ImageTensors(Split):
 class ImageDataModule(SplitDataModule):
     """Images with labels, in batches of ``image``, ``label`` and ``index``.
 
-    A subclass sets ``channels``, ``image_size``, ``num_classes`` and ``train_size`` in its constructor (without reading
-    the images, because the model is built from them), and defines :meth:`load_train_val` and :meth:`load_test`.
+    A subclass sets ``channels``, ``image_size``, ``num_classes`` and ``train_size`` in its constructor, for the model
+    that is built from them, and defines :meth:`load_train_val` and :meth:`load_test`.
 
     Args:
         batch_size: Images per batch and device.
         value_range: Range of the pixel values: unit [0, 1], signed [-1, 1], or standardized, (x - mean) / std per
             channel of the training images.
-        augment: Augment the training images by random shifts of up to 1/8 of the side, and by mirroring unless it
-            changes the class.
-        labels_per_class: Number of labelled training images of each class, chosen once by ``seed``; null uses all
-            labels.
+        augment: Shift training images by up to 1/8 of the side, and mirror half of them unless it changes the class.
+        labels_per_class: Labelled training images of each class, chosen once by ``seed``; null uses all labels.
         num_workers: Processes that load batches; 0 loads in the main process.
         seed: Seed of the split, of the order and of the augmentation.
 
     Shape:
         batch["image"] (B, C, H, W) float32 in ``value_range``; batch["label"] (B,) int64, -1 where there is none;
-        batch["index"] (B,) int64, the position in the split: 0 to train_size - 1 in training, the same in each epoch.
-        With ``labels_per_class`` training batches have label -1 everywhere, and batch["labelled_image"] (B, C, H, W)
-        and batch["labelled_label"] (B,) are drawn from the chosen images: see
+        batch["index"] (B,) int64, the position in the split. With ``labels_per_class`` training batches are those of
         :class:`~vqlab.data.images.partly_labelled.PartlyLabelled`.
-
-    Raises:
-        UserError: If an argument is out of range, or a split is too small for one batch.
 
     Example:
         >>> class Black(ImageDataModule):
@@ -156,9 +145,7 @@ class ImageDataModule(SplitDataModule):
         if self.value_range == "standardized" and (statistics := trained.get("statistics")):
             mean, std = statistics
             if len(mean) != self.channels:
-                raise UserError(
-                    f"channels must be {len(mean)} as in the checkpoint's training data, got {self.channels}"
-                )
+                raise UserError(f"channels must be {len(mean)} as in the checkpoint's data, got {self.channels}")
             self.__dict__["pixel_range"] = ValueRange("standardized", mean, std)
         if names := trained.get("classes"):
             mine = self._class_names()
@@ -216,13 +203,10 @@ def channel_statistics(data: Split, limit: int | None = None) -> tuple[tuple[flo
 
     With a ``limit``, those of a fixed random sample of ``limit`` images.
     """
-    count = len(data)
-    order = torch.randperm(count, generator=torch.Generator().manual_seed(0))[:limit]
+    order = torch.randperm(len(data), generator=torch.Generator().manual_seed(0))[:limit]
+    parts = (data.__getitems__(part.tolist())["image"] for part in order.split(500))
     # Histograms are exact and small, whatever the number of images.
-    histogram: Tensor | int = 0
-    for part in order.split(500):
-        images = data.__getitems__(part.tolist())["image"]
-        histogram = histogram + torch.stack([torch.bincount(x.flatten(), minlength=256) for x in images.unbind(1)])
+    histogram = sum(torch.stack([torch.bincount(x.flatten(), minlength=256) for x in part.unbind(1)]) for part in parts)
     values = torch.arange(256, dtype=torch.float64) / 255
     frequency = histogram.double() / histogram.sum(1, keepdim=True)  # type: ignore[union-attr]
     mean = frequency @ values

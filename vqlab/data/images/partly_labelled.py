@@ -12,9 +12,9 @@ from vqlab.errors import UserError
 class PartlyLabelled(Split):
     """All images of a split without their labels, and with each batch some of the few labelled ones.
 
-    The two streams are independent: ``image`` runs through the split and has label -1; ``labelled_image`` and
-    ``labelled_label`` are drawn from the labelled images, each equally often up to the remainder. The draw depends on
-    ``seed`` and the batch's own positions alone, so it is the same in a resumed run and for any number of processes.
+    ``image`` runs through the split and has label -1; ``labelled_image`` and ``labelled_label`` are drawn from the
+    labelled images, each equally often up to the remainder. The draw depends on ``seed`` and the batch's own positions
+    alone, so it is the same in a resumed run and for any number of processes.
 
     Args:
         data: A split with ``labels``.
@@ -38,29 +38,17 @@ class PartlyLabelled(Split):
 
     def __getitems__(self, indices: list[int]) -> Batch:
         batch = self.data.__getitems__(indices)
-        labelled = self.data.__getitems__(self._draw(indices).tolist())
-        batch["label"] = torch.full_like(batch["label"], -1)
-        return batch | {"labelled_image": labelled["image"], "labelled_label": labelled["label"]}
-
-    def _draw(self, indices: list[int]) -> Tensor:
         place = hash((self.seed, *indices)) % 2**63  # of integers, so the same in each process
         generator = torch.Generator().manual_seed(place)
         rounds = -(-self.batch_size // len(self.chosen))
         order = torch.cat([torch.randperm(len(self.chosen), generator=generator) for _ in range(rounds)])
-        return self.chosen[order[: self.batch_size]]
+        labelled = self.data.__getitems__(self.chosen[order[: self.batch_size]].tolist())
+        batch["label"] = torch.full_like(batch["label"], -1)
+        return batch | {"labelled_image": labelled["image"], "labelled_label": labelled["label"]}
 
 
 def choose_labelled(labels: Tensor, per_class: int, seed: int) -> Tensor:
-    """Return the sorted positions of ``per_class`` images of each class, drawn by ``seed``.
-
-    Args:
-        labels: (N,), -1 where there is none.
-        per_class: Images of each class.
-        seed: Seed of the choice.
-
-    Raises:
-        UserError: If there are no labels, or a class has fewer images.
-    """
+    """Return the sorted positions of ``per_class`` images of each class of ``labels`` (N,), -1 where there is none."""
     classes = labels[labels >= 0].unique().tolist()
     if not classes:
         raise UserError("the images have no labels to choose from: set labels_per_class=null, or use data with classes")

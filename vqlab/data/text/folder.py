@@ -4,10 +4,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from vqlab.data.files import counted
+import fsspec
+
+from vqlab.data.files import counted, reading
 from vqlab.data.split_folders import split_folders
 from vqlab.data.text.raw import Document, RawTextDataModule
-from vqlab.data.text.records import check_encoding, read_lines
 
 
 class TextFolder(RawTextDataModule):
@@ -20,7 +21,7 @@ class TextFolder(RawTextDataModule):
 
     Args:
         path: The folder.
-        encoding: Encoding of the files, such as ``cp1252`` or ``gbk``; a byte order mark takes precedence.
+        encoding: Encoding of the files, such as ``cp1252``, ``gbk`` or ``utf-16``.
         **common: Arguments of :class:`~vqlab.data.text.raw.RawTextDataModule`.
 
     Raises:
@@ -40,7 +41,6 @@ class TextFolder(RawTextDataModule):
 
     def __init__(self, path: str, encoding: str = "utf-8", **common: Any) -> None:
         super().__init__(**common)
-        check_encoding(encoding)
         self.path, self.encoding = path, encoding
         self._roots, self._files = split_folders(Path(path), ("",), "text files")
 
@@ -48,6 +48,10 @@ class TextFolder(RawTextDataModule):
         """Yield the documents in the order of their paths."""
         files = [(split, file) for split, group in self._files.items() for file in group]
         for split, file in counted(files, len(files), "read", "files"):
-            text = "".join(read_lines(file, self.encoding))
+            with (
+                reading(file, "cannot be read ({reason}): leave it out, or set encoding=cp1252, gbk or what it is"),
+                fsspec.open(str(file), "rt", encoding=self.encoding, compression="infer") as opened,
+            ):
+                text = opened.read()
             folder = file.relative_to(self._roots[split]).parts[0]
             yield Document(text, folder if file.parent != self._roots[split] else None, split or None)

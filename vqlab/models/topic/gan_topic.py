@@ -13,8 +13,7 @@ from vqlab.metrics.topics.table import TopicTable
 from vqlab.metrics.topics.words import top_word_ids
 from vqlab.models.model import Model
 from vqlab.models.topic.topics import TOP, evaluate_topics, nmf_topics, topic_table
-from vqlab.nn.topic.documents import Bags, Documents, dense
-from vqlab.nn.topic.networks import GENERATORS, TopicCritic, TopicEncoder, draw_proportions
+from vqlab.nn.topic import GENERATORS, Bags, Documents, TopicCritic, TopicEncoder, dense, draw_proportions
 from vqlab.training.batches import passed_on
 from vqlab.training.finite import require_finite
 from vqlab.training.manual import collect, count_batch, step_and_zero

@@ -18,7 +18,7 @@ from vqlab.nn.distributed import all_sum
 from vqlab.nn.image_format import ImageFormat
 from vqlab.nn.precision import like_weights
 from vqlab.quantizers import IdentityQuantizer, Quantizer, QuantizerOutput
-from vqlab.quantizers.stats import CodeStats
+from vqlab.quantizers.base import CodeStats
 from vqlab.training.batches import passed_on
 from vqlab.training.learning_rate import reset_moments
 from vqlab.training.log_interval import is_log_step

@@ -1,12 +1,14 @@
-"""Convolutional generator and feature network for small images, in the layout of a well-known semi-supervised GAN."""
+"""Generators and feature networks of semi-supervised GANs for small images, convolutional and fully connected."""
 
+from itertools import pairwise
 from typing import Annotated, Literal
 
+import torch
 from torch import Tensor, nn
 
 from vqlab.errors import UserError
 from vqlab.nn.base import FeatureNet, Generator
-from vqlab.validation import Count, Probability, Range
+from vqlab.validation import Count, NonNegative, Probability, Range
 
 SLOPE = 0.2  # of the leaky ReLUs below 0 (Radford et al. 2016, arXiv:1511.06434)
 INIT_STD = 0.02  # of the initial weights (the same)
@@ -24,11 +26,7 @@ class ConvGenerator(Generator):
         image_size: Height and width; linked to the data.
         base_channels: Channels of the first map; half of them in the last.
 
-    Shape:
-        input (B, latent_dim); output (B, out_channels, image_size, image_size) in [-1, 1].
-
     Example:
-        >>> import torch
         >>> tuple(ConvGenerator()(torch.randn(2, 100)).shape)
         (2, 1, 32, 32)
     """
@@ -61,7 +59,6 @@ class ConvGenerator(Generator):
         self.apply(draw_weights)
 
     def forward(self, z: Tensor) -> Tensor:
-        """Generate images from noise (B, latent_dim)."""
         images = self.layers(z)
         edge = (images.shape[-1] - self.image_size) // 2
         return images[..., edge : edge + self.image_size, edge : edge + self.image_size]
@@ -77,11 +74,7 @@ class ConvFeatures(FeatureNet):
         dropout: Probability of dropping a channel.
         norm: ``batch``, or ``none`` for use with spectral norm.
 
-    Shape:
-        input (B, in_channels, image_size, image_size); output (B, out_features).
-
     Example:
-        >>> import torch
         >>> net = ConvFeatures()
         >>> net.out_features, tuple(net(torch.randn(2, 1, 32, 32)).shape)
         (512, (2, 512))
@@ -96,8 +89,6 @@ class ConvFeatures(FeatureNet):
         norm: Literal["batch", "none"] = "batch",
     ) -> None:
         super().__init__()
-        if not channels:
-            raise UserError("channels must name at least one layer, got []")
         self.in_channels, self.image_size = in_channels, image_size
         layers: list[nn.Module] = []
         side, width = image_size, in_channels
@@ -111,7 +102,6 @@ class ConvFeatures(FeatureNet):
         self.apply(draw_weights)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the features (B, out_features) of images."""
         check_images(x, self.in_channels, self.image_size)
         return self.layers(x)
 
@@ -132,3 +122,88 @@ def check_images(x: Tensor, channels: int, size: int) -> None:
             f"images must be (B, {channels}, {size}, {size}), got {tuple(x.shape)}: set image_size={size}, or "
             "build the model for these"
         )
+
+
+class MLPGenerator(Generator):
+    """Linear layers with batch norm and softplus, then a linear layer and tanh (Salimans et al. 2016, MNIST).
+
+    Args:
+        latent_dim: Dimension of the noise.
+        out_channels: Channels of the images; the command line links it to the data.
+        image_size: Height and width; linked to the data.
+        hidden_features: Widths of the hidden layers.
+
+    Example:
+        >>> tuple(MLPGenerator()(torch.randn(2, 100)).shape)
+        (2, 1, 28, 28)
+    """
+
+    def __init__(
+        self,
+        latent_dim: Count = 100,
+        out_channels: Count = 1,
+        image_size: Count = 28,
+        hidden_features: tuple[Count, ...] = (500, 500),
+    ) -> None:
+        super().__init__()
+        self.latent_dim, self.out_channels, self.image_size = latent_dim, out_channels, image_size
+        widths = [latent_dim, *hidden_features]
+        layers: list[nn.Module] = []
+        for width, next_width in pairwise(widths):
+            layers += [nn.Linear(width, next_width), nn.BatchNorm1d(next_width), nn.Softplus()]
+        image = (out_channels, image_size, image_size)
+        last = nn.Linear(widths[-1], out_channels * image_size**2)
+        self.layers = nn.Sequential(*layers, last, nn.Unflatten(1, image), nn.Tanh())
+
+    def forward(self, z: Tensor) -> Tensor:
+        return self.layers(z)
+
+
+class MLPFeatures(FeatureNet):
+    """Linear layers with ReLUs, and Gaussian noise on the image and on each layer while training.
+
+    Salimans et al. 2016 (arXiv:1606.03498, MNIST), without their weight norm.
+
+    Args:
+        in_channels: Channels of the images; the command line links it to the data.
+        image_size: Height and width; linked to the data.
+        hidden_features: Widths of the layers; the last is that of the features.
+        input_noise: Standard deviation of the noise on the image; the image range is 1 wide in the paper, here 2.
+        noise: Standard deviation of the noise on each layer.
+
+    Example:
+        >>> net = MLPFeatures()
+        >>> net.out_features, tuple(net(torch.randn(2, 1, 28, 28)).shape)
+        (250, (2, 250))
+    """
+
+    def __init__(
+        self,
+        in_channels: Count = 1,
+        image_size: Count = 28,
+        hidden_features: tuple[Count, ...] = (1000, 500, 250, 250, 250),
+        input_noise: NonNegative = 0.3,
+        noise: NonNegative = 0.5,
+    ) -> None:
+        super().__init__()
+        widths = [in_channels * image_size**2, *hidden_features]
+        self.in_channels, self.image_size, self.out_features = in_channels, image_size, widths[-1]
+        layers: list[nn.Module] = [nn.Flatten(), GaussianNoise(input_noise)]
+        for width, next_width in pairwise(widths):
+            layers += [nn.Linear(width, next_width), nn.ReLU(), GaussianNoise(noise)]
+        self.layers = nn.Sequential(*layers[:-1])  # no noise on the features
+
+    def forward(self, x: Tensor) -> Tensor:
+        check_images(x, self.in_channels, self.image_size)
+        return self.layers(x)
+
+
+class GaussianNoise(nn.Module):
+    """Add noise of standard deviation ``std`` while training."""
+
+    def __init__(self, std: float) -> None:
+        super().__init__()
+        self.std = std
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.std * torch.randn_like(x) if self.training and self.std else x

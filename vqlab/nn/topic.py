@@ -1,30 +1,67 @@
-"""Networks of adversarial topic models: generators of documents, their encoder, and their critic.
+"""Networks of adversarial topic models: generators of documents, their encoder, their critic, and what they read.
 
 Shapes: B documents, V words (``vocab_size``), K topics (``num_topics``), H hidden features. Documents are tensors
-(B, V), or anything else that has a product with a weight (V, H): see :mod:`vqlab.nn.topic.documents`.
+(B, V), or anything else that has a product with a weight (V, H): a document has few words and a mixture has few topics,
+so neither needs a dense (B, V) for it.
 """
 
 import math
 from abc import ABC, abstractmethod
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm as normalise
 
-from vqlab.nn.topic.documents import Documents, Mixtures
+from vqlab.nn.precision import upcast
+
+
+class Documents(Protocol):
+    """B distributions over V words; a tensor (B, V) is one too."""
+
+    def __matmul__(self, weight: Tensor, /) -> Tensor: ...  # with a weight (V, H): (B, H)
+
+
+class Bags:
+    """Documents by their words, from dense ``bow`` (B, V) without rows of zeros: rows are divided by their sums."""
+
+    def __init__(self, bow: Tensor) -> None:
+        rows, self.words = bow.nonzero(as_tuple=True)
+        counts = rows.bincount(minlength=len(bow))
+        self.starts = counts.cumsum(0) - counts
+        bow = upcast(bow)
+        self.fractions = bow[rows, self.words] / bow.sum(1)[rows]
+
+    def __matmul__(self, weight: Tensor) -> Tensor:
+        full = upcast(weight)
+        fractions = self.fractions.to(full.dtype)
+        sums = F.embedding_bag(self.words, full, self.starts, mode="sum", per_sample_weights=fractions)
+        return sums.to(weight.dtype)
+
+
+class Mixtures:
+    """Documents that mix topics, kept as ``theta`` (B, K) and ``topics`` (K, V), whose rows sum to 1."""
+
+    def __init__(self, theta: Tensor, topics: Tensor) -> None:
+        self.theta, self.topics = theta, topics
+
+    def __matmul__(self, weight: Tensor) -> Tensor:
+        return self.theta @ (self.topics @ weight)
+
+
+def dense(documents: Mixtures | Tensor) -> Tensor:
+    """Return documents as distributions over words, (B, V)."""
+    return documents.theta @ documents.topics if isinstance(documents, Mixtures) else documents
+
 
 SLOPE = 0.1  # of LeakyReLU, as in ATM and BAT
 
 
 class TopicGenerator(nn.Module, ABC):
-    """A network from topic proportions to distributions over words.
+    """A network from topic proportions to distributions over words."""
 
-    Attributes:
-        trait_features: Size of the representation of a document that :meth:`generate` returns for a contrastive loss.
-    """
-
-    trait_features: int
+    trait_features: int  # size of the representation of a document, for a contrastive loss
 
     @abstractmethod
     def log_topics(self) -> Tensor:
@@ -53,7 +90,6 @@ class MixtureGenerator(TopicGenerator):
         self.logits = nn.Parameter(torch.randn(num_topics, vocab_size))
 
     def log_topics(self) -> Tensor:
-        """Return log softmax of the logits, (K, V)."""
         return self.logits.log_softmax(1)
 
 
@@ -62,11 +98,6 @@ class GaussianGenerator(TopicGenerator):
 
     Words with similar embeddings belong to the same topics. The paper's embeddings are pretrained on other text and
     fixed; these are trained with the rest.
-
-    Args:
-        num_topics: K.
-        vocab_size: V.
-        embedding_dim: Dimensions of a word.
     """
 
     def __init__(self, num_topics: int, vocab_size: int, embedding_dim: int = 100) -> None:
@@ -114,7 +145,7 @@ GENERATORS = {"mixture": MixtureGenerator, "gaussian": GaussianGenerator, "mlp":
 
 
 class TopicEncoder(nn.Module):
-    """Documents to topic proportions: linear, batch norm, LeakyReLU, linear, softmax (BAT, Wang et al. 2020)."""
+    """Documents (B, V) to topic proportions (B, K): linear, batch norm, LeakyReLU, linear, softmax (BAT)."""
 
     def __init__(self, vocab_size: int, num_topics: int, hidden_features: int = 100) -> None:
         super().__init__()
@@ -123,20 +154,14 @@ class TopicEncoder(nn.Module):
         self.out = nn.Linear(hidden_features, num_topics)
 
     def forward(self, documents: Documents) -> Tensor:
-        """(B, V) to (B, K)."""
         return self.out(F.leaky_relu(self.norm(documents @ self.words), SLOPE)).softmax(1)
 
 
 class TopicCritic(nn.Module):
-    """Documents, with topic proportions or without, to scores: linear, LeakyReLU, linear.
+    """Documents (B, V), with topic proportions (B, K) or without, to scores (B,): linear, LeakyReLU, linear.
 
-    Without batch norm, which would reveal by its statistics whether a batch is real or generated.
-
-    Args:
-        vocab_size: V.
-        num_topics: K; 0 for documents alone, as in ATM.
-        hidden_features: H.
-        spectral_norm: Divide each weight by its largest singular value, instead of other Lipschitz constraints.
+    Without batch norm, which would reveal by its statistics whether a batch is real or generated. ``num_topics`` is 0
+    for documents alone, as in ATM; ``spectral_norm`` divides each weight by its largest singular value.
     """
 
     def __init__(
@@ -153,7 +178,6 @@ class TopicCritic(nn.Module):
                     normalise(layer)
 
     def forward(self, documents: Documents, theta: Tensor) -> Tensor:
-        """(B, V) and (B, K) to (B,)."""
         hidden = documents @ self.words
         if self.proportions is not None:
             hidden = hidden + self.proportions(theta)

@@ -1,17 +1,18 @@
-"""Generators, encoder and critic of topic models."""
+"""Generators, encoder and critic of topic models; sparse and mixed documents."""
 
 import math
 
 import pytest
 import torch
 
-from vqlab.nn.topic.documents import dense
-from vqlab.nn.topic.networks import (
+from vqlab.nn.topic import (
     GENERATORS,
+    Bags,
     GaussianGenerator,
-    MLPTopicGenerator,
+    Mixtures,
     TopicCritic,
     TopicEncoder,
+    dense,
     draw_proportions,
 )
 
@@ -22,21 +23,6 @@ def test_documents_and_topics_are_distributions(name):
     theta = draw_proportions(9, 4, 0.25)
     torch.testing.assert_close(dense(generator(theta)).sum(1), torch.ones(9))
     torch.testing.assert_close(generator.log_topics().exp().sum(1), torch.ones(4))
-
-
-@pytest.mark.parametrize("name", ["mixture", "gaussian"])
-def test_a_topic_is_the_document_of_that_topic_alone(name):
-    generator = GENERATORS[name](4, 30)
-    torch.testing.assert_close(dense(generator(torch.eye(4))), generator.log_topics().exp())
-
-
-def test_topics_of_the_mlp_are_read_off_in_evaluation_and_training_goes_on():
-    generator = MLPTopicGenerator(4, 30)
-    for _ in range(5):
-        generator(draw_proportions(64, 4, 0.25))
-    topics = generator.log_topics().exp()
-    assert generator.training
-    torch.testing.assert_close(generator.eval()(torch.eye(4)), topics)
 
 
 def test_gaussian_topics_are_the_words_densities():
@@ -58,12 +44,6 @@ def test_proportions_follow_the_dirichlet():
     assert torch.isfinite(draw_proportions(1000, 200, 1e-4)).all()  # nearly all of it on one topic
 
 
-def test_the_critic_without_proportions_does_not_look_at_them():
-    critic, documents = TopicCritic(30, 0), torch.rand(6, 30).softmax(1)
-    first = critic(documents, draw_proportions(6, 4, 1.0))
-    torch.testing.assert_close(first, critic(documents, draw_proportions(6, 4, 1.0)))
-
-
 def test_spectral_norm_bounds_every_weight():
     critic = TopicCritic(30, 4, 16, spectral_norm=True)
     for _ in range(50):  # the power iteration goes on in training
@@ -79,3 +59,33 @@ def test_the_encoders_first_layer_is_a_linear_one():
     expected = encoder.out(torch.where(hidden > 0, hidden, 0.1 * hidden)).softmax(1)
     torch.testing.assert_close(encoder(documents), expected)
     assert encoder.words.abs().max() <= 1 / math.sqrt(30)
+
+
+def sparse_rows(batch=7, words=30):
+    bow = torch.rand(batch, words, dtype=torch.float64) * (torch.rand(batch, words) < 0.2)
+    bow[:, 3] += 0.1  # no row is empty
+    return bow
+
+
+def test_bags_multiply_as_their_rows_over_their_sums():
+    bow, weight = sparse_rows(), torch.randn(30, 5, dtype=torch.float64, requires_grad=True)
+    other = weight.detach().clone().requires_grad_()
+    product, expected = Bags(bow) @ weight, (bow / bow.sum(1, keepdim=True)) @ other
+    torch.testing.assert_close(product, expected)
+    cotangent = torch.randn_like(product)
+    product.backward(cotangent)
+    expected.backward(cotangent)
+    torch.testing.assert_close(weight.grad, other.grad)
+
+
+def test_mixtures_multiply_as_their_dense_matrix():
+    theta = torch.rand(7, 4, dtype=torch.float64).softmax(1).requires_grad_()
+    topics = torch.rand(4, 30, dtype=torch.float64).softmax(1).requires_grad_()
+    weight = torch.randn(30, 5, dtype=torch.float64)
+    documents = Mixtures(theta, topics)
+    torch.testing.assert_close(documents @ weight, dense(documents) @ weight)
+    torch.testing.assert_close(dense(documents).sum(1), torch.ones(7, dtype=torch.float64))
+    ours = torch.autograd.grad((documents @ weight).square().sum(), (theta, topics))
+    expected = torch.autograd.grad((theta @ topics @ weight).square().sum(), (theta, topics))
+    for gradient, other in zip(ours, expected, strict=True):
+        torch.testing.assert_close(gradient, other)
