@@ -47,7 +47,7 @@ def test_versions_are_exact_and_name_no_host():
 
 
 def licence(package: metadata.Distribution) -> str:
-    """What a package says of its licence, the most exact statement first."""
+    """The licence of a package, from its most exact field."""
     about = package.metadata
     classifiers = [text for text in about.get_all("Classifier", []) if text.startswith("License ::")]
     first_line = (about.get("License") or "").strip().partition("\n")[0]
@@ -71,5 +71,5 @@ def needed(name: str, found: dict[str, metadata.Distribution]) -> dict[str, meta
 def test_licences_bind_no_user():
     packages = needed("vqlab", {})
     assert len(packages) > 50
-    said = {name: licence(package) for name, package in packages.items() if not name.startswith(NVIDIA)}
-    assert {name: text for name, text in said.items() if BINDING.search(text) or not FREE.search(text)} == {}
+    licences = {name: licence(package) for name, package in packages.items() if not name.startswith(NVIDIA)}
+    assert {name: text for name, text in licences.items() if BINDING.search(text) or not FREE.search(text)} == {}

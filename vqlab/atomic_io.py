@@ -9,6 +9,7 @@ from typing import IO
 
 from vqlab.errors import UserError
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 NOT_WRITABLE = (
     *(errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOENT, errno.ENAMETOOLONG, errno.ELOOP),
     *(errno.EEXIST, errno.ENOTDIR, errno.EISDIR),  # a file stands where a folder should be, or a folder for a file
@@ -21,7 +22,7 @@ def write_atomic(path: str | Path, setting: str = "--runs") -> Iterator[IO[bytes
 
     Args:
         path: The file.
-        setting: Option that chose its folder, for the error's mend.
+        setting: Option that chose its folder, for the error message.
 
     Raises:
         UserError: If the disk is full or the folder cannot be written.
@@ -75,16 +76,7 @@ def disk_errors(path: Path, setting: str = "--runs") -> Iterator[None]:
     except BaseException as error:
         # torch.save reports a full disk as a RuntimeError raised while the OSError is handled.
         cause = error if isinstance(error, OSError) else error.__context__
-        if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise UserError(
-                f"no space left for {path}: free some, or set {setting} to a place on another disk"
-            ) from error
-        if isinstance(cause, OSError) and cause.errno == errno.EFBIG:
-            raise UserError(
-                f"{path} is larger than this disk or ulimit -f allows: set {setting} to a place on another disk"
-            ) from error
-        if isinstance(cause, OSError) and cause.errno in NOT_WRITABLE:
-            raise UserError(
-                f"{path} cannot be written ({cause.strerror}): set {setting} to a place that is yours"
-            ) from error
-        raise
+        if not isinstance(cause, OSError) or cause.errno not in FULL + NOT_WRITABLE:
+            raise
+        reason = f"no space left for {path}" if cause.errno in FULL else f"{path} cannot be written"
+        raise UserError(f"{reason} ({cause.strerror}): set {setting} to another place") from error

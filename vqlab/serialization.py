@@ -52,6 +52,17 @@ MOVED = {
     "FontGAN": _GAN | _in("optimization", optimizer="kind"),
     "GANTopicModel": _GAN,
 }
+# Dataclass of each group.
+SETTINGS = {
+    "images": "ImageFormat",
+    "adversarial": "AdversarialSettings",
+    "sampler": "PosteriorSampler",
+    "evaluation": "EvaluationSettings",
+}
+OPTIMIZATIONS = {
+    **dict.fromkeys(("JSA", "DiscreteVAE"), "ProposalOptimization"),
+    **dict.fromkeys(("SGAN", "FontGAN", "GANTopicModel"), "GANOptimization"),
+}
 
 
 class ConfigMixin:
@@ -69,18 +80,16 @@ class ConfigMixin:
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
         """Record the arguments; ``copy`` and ``pickle`` call this with none and restore the record afterwards."""
-        for name in kwargs:
-            if name not in inspect.signature(cls.__init__).parameters and (
-                moved := MOVED.get(cls.__name__, {}).get(name)
-            ):
-                raise UserError(f"{cls.__name__}: {name} is now {moved}")
+        parameters = inspect.signature(cls.__init__).parameters
+        for name in kwargs.keys() - parameters.keys():
+            if (new := moved_argument(cls.__name__, name)) != name:
+                raise UserError(f"{cls.__name__}: {name} is now {new}")
+        if args and (star := [p.name for p in parameters.values() if p.kind is inspect.Parameter.VAR_POSITIONAL]):
+            raise TypeError(f"{cls.__name__}: *{star[0]} has no names to record: take a list instead")
         arguments = given_arguments(cls, *args, **kwargs)
         check_arguments(cls, arguments)
         self = super().__new__(cls)
-        parameters = inspect.signature(cls.__init__).parameters.values()
-        if args and (star := next((p.name for p in parameters if p.kind is inspect.Parameter.VAR_POSITIONAL), None)):
-            raise TypeError(f"{cls.__name__}: *{star} has no names to record: take a list instead")
-        defaults = {p.name: p.default for p in parameters if p.default is not inspect.Parameter.empty}
+        defaults = {p.name: p.default for p in parameters.values() if p.default is not inspect.Parameter.empty}
         object.__setattr__(self, "init_args", defaults | arguments)
         return self
 
@@ -215,23 +224,10 @@ def _grouped(class_path: str, arguments: dict[str, Any], stored: bool) -> dict[s
         elif name != "train_size":  # taken from the data since
             groups.setdefault(group, {})[inner] = value
     for group, inner_arguments in groups.items():
-        spec = {"class_path": f"vqlab.{_settings(class_name, group)}", "init_args": inner_arguments}
+        settings = OPTIMIZATIONS.get(class_name, "Optimization") if group == "optimization" else SETTINGS[group]
+        spec = {"class_path": f"vqlab.{settings}", "init_args": inner_arguments}
         found[group] = spec if stored else {**found.get(group, {}), **inner_arguments}
     return found
-
-
-def _settings(class_name: str, group: str) -> str:
-    """Return the name of the dataclass that a group of a model's arguments is."""
-    if group == "optimization":
-        return {"JSA": "ProposalOptimization", "DiscreteVAE": "ProposalOptimization"}.get(
-            class_name, "GANOptimization" if class_name in ("SGAN", "FontGAN", "GANTopicModel") else "Optimization"
-        )
-    return {
-        "images": "ImageFormat",
-        "adversarial": "AdversarialSettings",
-        "sampler": "PosteriorSampler",
-        "evaluation": "EvaluationSettings",
-    }[group]
 
 
 def is_of_vqlab(cls: type) -> bool:

@@ -18,7 +18,7 @@ from vqlab.losses.perceptual import Perceptual
 from vqlab.models.font_gan import FontGAN
 from vqlab.nn.gan.glyph_discriminator import GlyphDiscriminator
 from vqlab.nn.unet import UNet
-from vqlab.training.schedules import Schedule
+from vqlab.training.learning_rate import Schedule
 
 SIZE, STYLES = 16, 2
 

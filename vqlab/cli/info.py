@@ -46,6 +46,9 @@ def read_facts(path: Path) -> dict[str, Any]:
     in_run = (folder / CONFIG).exists()
     # A run that was resumed with other options has a newer config than its older checkpoints.
     settings = config_of(header) or (settings_of(folder) if in_run else {})
+    sizes: Counter[str] = Counter()  # values of each part of the model, parameters and buffers
+    for name, weight in header["state_dict"].items():
+        sizes[str(name).partition(".")[0]] += weight.size if isinstance(weight, Weight) else 0
     return {
         "checkpoint": str(path),
         "bytes": path.stat().st_size,
@@ -54,7 +57,7 @@ def read_facts(path: Path) -> dict[str, Any]:
         "step": step,
         "max_steps": settings.get("trainer.max_steps"),
         "epoch": header.get("epoch"),
-        "weights": count_weights(header["state_dict"]),
+        "weights": {"values": sizes.total(), "parts": dict(sizes.most_common())},
         "ema": settings.get("ema.decay", True) if "averaging_state" in header else None,
         "made_by": mapping(header.get("made_by")) or {"lightning": header.get("pytorch-lightning_version")},
         "run": read_run(folder).status if in_run else None,
@@ -71,14 +74,6 @@ def config_of(header: dict[str, Any]) -> Settings:
         return flatten(parse_yaml(content.encode(), Path(CONFIG))) if isinstance(content, str) else {}
     except UserError:
         return {}
-
-
-def count_weights(state_dict: dict[str, Any]) -> dict[str, Any]:
-    """Return the number of values, parameters and buffers, of the model and of each of its parts."""
-    parts: Counter[str] = Counter()
-    for name, weight in state_dict.items():
-        parts[str(name).partition(".")[0]] += weight.size if isinstance(weight, Weight) else 0
-    return {"tensors": len(state_dict), "values": parts.total(), "parts": dict(parts.most_common())}
 
 
 def run_metrics(folder: Path, step: int) -> dict[str, Any]:
@@ -108,10 +103,11 @@ def mapping(value: Any) -> dict[Any, Any]:
 
 def lines(facts: dict[str, Any]) -> Iterator[str]:
     """Yield the facts for a screen."""
+    settings = [
+        [(name, text(value)) for name, value in facts[f"{part}_settings"].items()] for part in ("model", "data")
+    ]
+    tables = [list(summary(facts)), list(metric_rows(facts["metrics"], facts["step"])), *settings]
     yield facts["checkpoint"]
-    tables = [list(summary(facts)), list(metric_rows(facts["metrics"], facts["step"]))]
-    for part in ("model_settings", "data_settings"):
-        tables.append([(name, text(value)) for name, value in facts[part].items()])
     for number, table in enumerate(filter(None, tables)):
         yield from [""] * bool(number)
         yield from (f"  {line}" for line in align(table))
@@ -140,9 +136,5 @@ def metric_rows(metrics: dict[str, Any], step: int) -> Iterator[tuple[str, ...]]
     if metrics:
         yield "metric", *(titles[key] for key in known)
     for name, row in metrics.items():
-        yield name, *(short(row.get(key)) + at(row.get(f"{key}_step")) for key in known)
-
-
-def at(step: int | None) -> str:
-    """Return when a value was reached."""
-    return "" if step is None else f" at {step:,}"
+        when = {key: row.get(f"{key}_step") for key in known}
+        yield name, *(short(row.get(key)) + ("" if when[key] is None else f" at {when[key]:,}") for key in known)

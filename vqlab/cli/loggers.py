@@ -8,10 +8,9 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 
 from vqlab.callbacks.checkpoints import LastAndBest
 from vqlab.experiments.checkpoint_header import checkpoint_step
+from vqlab.training.loggers.boards import log_best_model, tensorboard_logger
 from vqlab.training.loggers.csv import CSVLog
-from vqlab.training.loggers.errors import has_failed, logging_to, silenced
-from vqlab.training.loggers.tensorboard import tensorboard_logger
-from vqlab.training.loggers.wandb import log_best_model
+from vqlab.training.loggers.media import has_failed, logging_to, silenced
 
 
 def choose_loggers(given: Any, folder: Path, command: str, options: Any) -> Any:
@@ -22,9 +21,6 @@ def choose_loggers(given: Any, folder: Path, command: str, options: Any) -> Any:
         folder: The run's folder.
         command: ``fit`` or an evaluation.
         options: All options of the command.
-
-    Raises:
-        UserError: If TensorBoard is wanted and not installed.
     """
     if given is False:
         return False

@@ -4,7 +4,7 @@ import itertools
 import os
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,13 @@ import yaml
 from jsonargparse import Namespace
 from lightning.pytorch.utilities import rank_zero_only
 
+from vqlab.cli.config_files import values_of
 from vqlab.cli.trust import Untrusted, trusted
 from vqlab.errors import UserError
 from vqlab.experiments.checkpoint_header import read_header, require_file
-from vqlab.experiments.row_lock import row_lock
+from vqlab.experiments.row_lock import LOCK, row_lock
 from vqlab.experiments.run_files import LARGEST_TEXT, read_text
-from vqlab.experiments.run_state import CONFIG, LAST, begin_again, holds_run
+from vqlab.experiments.run_state import CONFIG, LAST, OUTPUT, begin_again, holds_run
 from vqlab.experiments.settings import parse_yaml
 
 STARTED_IN = "started_in"  # entry of a checkpoint: the folder where its run was started, relative to the run's folder
@@ -30,9 +31,9 @@ FILES = ("tokenizer", "backbone", "source", "target", "charset", "stop_words")
 def held_run_folder(config: Namespace, command: str) -> Iterator[Path]:
     """Yield the folder of this run: that of the checkpoint which is resumed or evaluated, or a new one.
 
-    Its lock is held in the block by the first process of all, unless a checkpoint is evaluated in its own folder, which
-    may be that of a run in progress. The other processes have no say: they write nothing, and get the folder's name
-    from the first when they meet (:class:`~vqlab.cli.save_config.StartRun`).
+    The first process holds the folder's lock in the block, unless a checkpoint is evaluated in its own folder, which
+    may be that of a run in progress. A new folder is removed again if the block fails before a batch is trained on.
+    The other processes write nothing, and get the folder's name from the first (``StartRun``).
 
     Raises:
         UserError: If the name is no name or taken, another process trains in the folder, or it cannot be made.
@@ -56,7 +57,15 @@ def held_run_folder(config: Namespace, command: str) -> Iterator[Path]:
                 make_room(folder, config.overwrite)
         else:
             folder = free_folder(folder_of(config, time.strftime("%Y%m%d-%H%M%S")), held)
-        yield folder
+        is_new, failed = is_bare(folder), True
+        try:
+            yield folder
+            failed = False
+        finally:
+            # StartRun writes config.yaml at the first batch; W&B may still write into its own folder.
+            begun = holds_run(folder) or (folder / "wandb").exists()
+            if is_new and not begun and (failed or is_bare(folder)):
+                remove(folder)
 
 
 def check_name(name: str) -> None:
@@ -70,8 +79,9 @@ def check_name(name: str) -> None:
     """
     plain = name.isprintable() and not set(name) & {"/", "\\"} and name not in ("", ".", "..")
     if not plain or len(name.encode()) > LONGEST:
-        shown = name if len(name) < 60 else f"{name[:60]}..."
-        raise UserError(f"--name must be a plain file name, without slashes, of at most {LONGEST} bytes, got {shown!r}")
+        raise UserError(
+            f"--name must be a plain file name, without slashes, of at most {LONGEST} bytes, got {name[:60]!r}"
+        )
 
 
 def is_first_process() -> bool:
@@ -81,11 +91,7 @@ def is_first_process() -> bool:
 
 
 def make_room(folder: Path, overwrite: bool) -> None:
-    """Empty the folder of a run if that is wanted.
-
-    Raises:
-        UserError: If it is not.
-    """
+    """Empty the folder of a run with ``overwrite``, else raise UserError."""
     if overwrite:
         return begin_again(folder)
     has_last = (folder / LAST).exists()
@@ -103,6 +109,21 @@ def free_folder(wanted: Path, held: ExitStack) -> Path:
                 held.enter_context(attempt.pop_all())
                 return folder
     raise AssertionError
+
+
+def is_bare(folder: Path) -> bool:
+    """Whether the folder exists and holds nothing but its lock."""
+    return folder.is_dir() and all(path.name == LOCK for path in folder.iterdir())
+
+
+def remove(folder: Path) -> None:
+    """Remove a run folder, its lock last, and those above it that then hold nothing."""
+    with suppress(OSError):
+        begin_again(folder)
+        (folder / OUTPUT).unlink(missing_ok=True)
+        (folder / LOCK).unlink(missing_ok=True)
+        for empty in (folder, *folder.parents[:2]):  # of the model, and of all runs
+            empty.rmdir()
 
 
 def requeued_from(config: Namespace) -> str | None:
@@ -125,14 +146,13 @@ def folder_of(config: Namespace, name: str) -> Path:
 def run_of(checkpoint: str | Path) -> Path | None:
     """Return the run folder that ``checkpoint`` lies in, if it lies in one."""
     folder = Path(checkpoint).parent.parent
-    return folder if (folder / "config.yaml").exists() else None
+    return folder if (folder / CONFIG).exists() else None
 
 
 def with_run_config(args: list[str], callbacks: Mapping[str, type]) -> tuple[list[str], list[str]]:
     """Put a checkpoint's own configuration in front if one is given and no config, model or data is.
 
-    It is the one that the checkpoint holds, or else the config.yaml of its run, and holds no more than ``trusted``
-    lets pass.
+    It is the one that the checkpoint holds, or else the config.yaml of its run, as far as it is ``trusted``.
 
     Args:
         args: The command and its arguments.
@@ -144,39 +164,32 @@ def with_run_config(args: list[str], callbacks: Mapping[str, type]) -> tuple[lis
     Raises:
         UserError: If there is no such checkpoint, or its configuration names what only the user may name.
     """
-    command, rest = args[0], args[1:]
-    given = [arg.split("=")[0] for arg in rest]
-    if "--ckpt_path" not in given or {"--config", "-c", "--model", "--data"} & {*given}:
+    checkpoints = values_of(args, "--ckpt_path")
+    if not any(checkpoints) or values_of(args, "--config", "-c", "--model", "--data"):
         return args, []
-    at = given.index("--ckpt_path")
-    named = rest[at].partition("=")[2] or "".join(rest[at + 1 : at + 2])
-    if not named:
-        return args, []
-    path = require_file(named)
-    folder = run_of(path)
-    outline = read_header(path)
-    text = outline.get("config") or (read_config(folder) if folder else None)
-    if text is None:
-        return args, []
+    path = require_file(checkpoints[0])
+    folder, header = run_of(path), read_header(path)
     trust = f"pass {f'--config {folder / CONFIG}' if folder else 'a --config of your own'} to trust it"
-    if not isinstance(text, str) or len(text) > LARGEST_TEXT:
-        raise UserError(f"this run's config is no text of a usual length: {trust}")
     try:
+        text = header.get("config") or (read_text(folder, CONFIG) if folder else None)
+        if text is None:
+            return args, []
+        if not isinstance(text, str) or len(text) > LARGEST_TEXT:
+            raise UserError("it is no text of a usual length")
         config = trusted(parse_yaml(text.encode(), Path(CONFIG)), callbacks)
     except Untrusted as error:
         raise UserError(f"this run's config names {error}: {trust}") from error
-    except UserError as error:
-        raise UserError(f"this run's config cannot be read ({error.line[:120]}): {trust}") from error
+    except (OSError, UserError) as error:
+        raise UserError(f"this run's config cannot be read ({str(error)[:120]}): {trust}") from error
     lost: list[str] = []
     if folder:
-        start = outline.get(STARTED_IN)
-        found, lost = from_start(
-            {name: config[name] for name in ("model", "data") if name in config},
-            folder.resolve() / (start if isinstance(start, str) else "../../.."),
-        )
-        config |= found
+        start = header.get(STARTED_IN)
+        start = folder.resolve() / (start if isinstance(start, str) else "../../..")
+        for group in {"model", "data"} & config.keys():
+            config[group], more = from_start(config[group], start)
+            lost += more
     text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True, default_flow_style=True, width=10**9)
-    return [command, f"--config={text}", *rest], lost
+    return [args[0], f"--config={text}", *args[1:]], lost
 
 
 def resume_command(last: Path, callbacks: Mapping[str, type]) -> str:
@@ -192,21 +205,21 @@ def from_start(value: Any, start: Path) -> tuple[Any, list[str]]:
     """Let relative paths of a run's configuration, which start where it was started, be found from here, too.
 
     Args:
-        value: A configuration of model and data.
+        value: The configuration of a model or of data.
         start: The folder that its run was started in.
 
     Returns:
         The configuration, and the texts that name a file neither here nor there.
 
     Example:
-        >>> from_start({"data": {"init_args": {"path": "nowhere.npz", "array": "x"}}}, Path("started"))
-        ({'data': {'init_args': {'path': 'nowhere.npz', 'array': 'x'}}}, ['nowhere.npz'])
+        >>> from_start({"init_args": {"path": "nowhere.npz", "array": "x"}}, Path("started"))
+        ({'init_args': {'path': 'nowhere.npz', 'array': 'x'}}, ['nowhere.npz'])
     """
     if not isinstance(value, dict):
         return value, []
     found, lost = {}, []
     for name, given in value.items():
-        if isinstance(given, dict) or not (name in FILES or str(name).endswith("path")) or name == "class_path":
+        if isinstance(given, dict) or not (name in FILES or name.endswith("path")) or name == "class_path":
             found[name], more = from_start(given, start)
             lost += more
             continue
@@ -224,7 +237,7 @@ def is_relative(path: Any) -> bool:
 
 @contextmanager
 def naming_lost_paths(lost: list[str]) -> Iterator[None]:
-    """Say of an error about a path that it comes from the checkpoint, and that it was relative to another folder."""
+    """Add to an error about a ``lost`` path that it comes from the checkpoint, relative to another folder."""
     try:
         yield
     except UserError as error:
@@ -234,11 +247,3 @@ def naming_lost_paths(lost: list[str]) -> Iterator[None]:
         raise UserError(
             f"{error} ({path} comes from the checkpoint, relative to the folder where its run was started)"
         ) from error
-
-
-def read_config(folder: Path) -> str:
-    """Return the text of a run's config.yaml."""
-    try:
-        return read_text(folder, CONFIG)
-    except OSError as error:
-        raise UserError(f"{folder / CONFIG} cannot be read ({error.strerror}): pass --config") from error

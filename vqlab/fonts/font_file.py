@@ -14,12 +14,12 @@ from fontTools.pens.ttGlyphPen import TTGlyphPen
 from fontTools.ttLib import TTFont
 from fontTools.varLib.instancer import instantiateVariableFont
 
+from vqlab.atomic_io import write_atomic
 from vqlab.errors import UserError
 from vqlab.fonts.draw import EmBox
 from vqlab.fonts.font import Font, Outline
 from vqlab.fonts.font_tables import advances, complete_tables, map_characters, vertical_metrics
 from vqlab.fonts.trace import trace
-from vqlab.training.checkpoint_io import write_atomic
 
 MAX_GLYPHS = 65_535
 STALE = ("DSIG", "hdmx", "LTSH", "VORG", "CFF ", "CFF2")  # signature, and tables with an entry for each old glyph

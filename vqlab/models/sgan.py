@@ -21,7 +21,7 @@ from vqlab.nn.precision import like_weights
 from vqlab.training.batches import passed_on
 from vqlab.training.finite import require_finite
 from vqlab.training.learning_rate import check_lr
-from vqlab.training.log_interval import is_log_step
+from vqlab.training.lightning_fixes import is_log_step
 from vqlab.training.manual import collect, count_batch, step_and_zero
 from vqlab.training.optimization import GANOptimization
 from vqlab.validation import NonNegative, Positive

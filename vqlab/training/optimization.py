@@ -6,9 +6,8 @@ from typing import Any, Literal
 
 import torch
 
-from vqlab.training.learning_rate import configured_rate, scheduled
+from vqlab.training.learning_rate import Schedule, configured_rate, scheduled
 from vqlab.training.manual import clip
-from vqlab.training.schedules import Schedule
 from vqlab.validation import NonNegative, Positive, Probability, check_fields
 
 
@@ -67,7 +66,7 @@ class Optimization:
 
 @dataclass(frozen=True)
 class GANOptimization(Optimization):
-    """Optimizer settings of two networks that train against each other; those of ``Optimization`` are for both.
+    """Optimizer settings of two networks that train against each other; those of :class:`Optimization` are for both.
 
     Args:
         kind: As in ``Optimization``.

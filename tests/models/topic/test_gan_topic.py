@@ -15,7 +15,7 @@ from tests.helpers.refusal import refused
 from vqlab.metrics.topics.words import matched_topics, top_word_ids
 from vqlab.models.topic.gan_topic import GANTopicModel
 from vqlab.nn.topic.documents import dense
-from vqlab.training.schedules import Schedule
+from vqlab.training.learning_rate import Schedule
 
 
 def small(**options):

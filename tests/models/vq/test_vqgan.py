@@ -200,7 +200,7 @@ def test_without_a_discriminator_it_is_a_vqvae():
 
 
 def test_schedules_count_batches():
-    from vqlab.training.schedules import Schedule
+    from vqlab.training.learning_rate import Schedule
 
     rates = []
 

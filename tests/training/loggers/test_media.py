@@ -1,16 +1,16 @@
-"""What TensorBoard and W&B hold, read back from their files."""
+"""What TensorBoard and W&B hold, read back from their files; a logger that fails ends no training."""
 
-import sys
 from pathlib import Path
 
+import pytest
 import torch
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
+from tests.e2e.tiny import FIT, fails, fit, logged
 from tests.helpers.logs_read_back import read_tensorboard, read_wandb
-from tests.helpers.refusal import refused
+from vqlab.training.loggers.boards import tensorboard_logger, wandb_logger
 from vqlab.training.loggers.csv import CSVLog
-from vqlab.training.loggers.media import log_histogram, log_image, log_table
-from vqlab.training.loggers.tensorboard import tensorboard_logger
-from vqlab.training.loggers.wandb import wandb_logger
+from vqlab.training.loggers.media import METHODS, has_failed, log_histogram, log_image, log_table, silenced
 
 
 def test_images_tables_and_histograms(monkeypatch, tmp_path):
@@ -27,7 +27,6 @@ def test_images_tables_and_histograms(monkeypatch, tmp_path):
     assert {row["trainer/global_step"] for row in (image, table, histogram)} == {4}
     assert (image["samples/step/width"], image["samples/step/height"]) == (30, 20)
     assert (table["samples/words/_type"], table["samples/words/nrows"]) == ("table-file", 2)
-    assert histogram["samples/uses/_type"] == "histogram"
     assert (sum(histogram["samples/uses/values"]), histogram["samples/uses/bins"][-1]) == (4, 7)
 
     board = read_tensorboard(Path("run/tensorboard"))
@@ -40,19 +39,42 @@ def test_images_tables_and_histograms(monkeypatch, tmp_path):
     assert not Path("run/metrics.csv").exists()
 
 
-def test_tensorboard_of_a_resumed_run_replaces_what_was_logged_after_its_checkpoint():
-    for first, last, value in ((0, 9, 1.0), (5, 12, 2.0)):
-        logger = tensorboard_logger("run", first)
-        assert first or not Path("run").exists(), "it writes before there is something to write"
-        for step in range(first, last):
-            logger.log_metrics({"val/loss": value}, step)
-        logger.finalize("success")
-    scalars = read_tensorboard("run/tensorboard").Scalars("val/loss")
-    assert [scalar.step for scalar in scalars] == list(range(12))
-    assert [scalar.value for scalar in scalars] == 5 * [1.0] + 7 * [2.0]
+class Fragile(Logger):
+    """Fails in its first line of the log, and counts the calls."""
+
+    name = version = "fragile"
+    calls = 0
+
+    def log_metrics(self, metrics, step=None):
+        Fragile.calls += 1
+        raise OSError(2, "its folder is gone")
+
+    def log_hyperparams(self, params, *args, **kwargs):
+        pass
 
 
-def test_tensorboard_that_is_not_installed(monkeypatch):
-    monkeypatch.setitem(sys.modules, "tensorboard", None)
-    with refused("pip install 'vqlab[tensorboard]'"):
-        tensorboard_logger("run")
+def test_the_run_goes_on_without_a_logger_that_fails():
+    with pytest.warns(UserWarning, match=r"Fragile failed .*its folder is gone.*goes on without it"):
+        fit("--name=run", "--trainer.max_steps=10", f"--trainer.logger={__name__}.Fragile")
+    assert [row["step"] for row in logged("runs/vqvae/run/metrics.csv")] == [4, 9]
+    assert Fragile.calls == 1
+
+
+def test_all_methods_of_a_logger_that_failed_are_silent(monkeypatch):
+    logger = silenced(TensorBoardLogger("logs"))
+    monkeypatch.setattr(logger.experiment, "add_image", lambda *args: Path("gone/x").read_text())
+    with pytest.warns(UserWarning, match="TensorBoardLogger failed"):
+        log_image([logger], "picture", torch.zeros(3, 4, 4), 0)
+    log_image([logger], "picture", torch.zeros(3, 4, 4), 1)
+    assert has_failed(logger)
+    for name in METHODS:
+        getattr(logger, name)(None)
+
+
+def test_metrics_csv_is_no_such_logger(capsys, monkeypatch):
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("vqlab.training.loggers.csv._lines", full)
+    complaint = fails(capsys, [*FIT, "--name=run", "--trainer.max_steps=10"])
+    assert "no space left for runs/vqvae/run/metrics.csv" in complaint

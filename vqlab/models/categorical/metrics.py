@@ -14,7 +14,7 @@ from vqlab.metrics.images.psnr import psnr
 from vqlab.models.categorical.latent import CategoricalLatent
 from vqlab.nn.distributed import all_sum
 from vqlab.nn.likelihood import Gaussian
-from vqlab.training.log_interval import is_log_step
+from vqlab.training.lightning_fixes import is_log_step
 
 POSTERIOR_STEPS = 10
 

@@ -24,7 +24,7 @@ from vqlab.quantizers.vector import VectorQuantizer
 from vqlab.training.batches import passed_on
 from vqlab.training.finite import require_finite
 from vqlab.training.learning_rate import check_lr, configured_rate
-from vqlab.training.log_interval import is_log_step
+from vqlab.training.lightning_fixes import is_log_step
 from vqlab.training.optimization import Optimization
 from vqlab.validation import Count, Positive
 

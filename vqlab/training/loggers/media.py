@@ -1,14 +1,49 @@
-"""Images, tables and histograms for the loggers that show them: W&B and TensorBoard."""
+"""Images, tables and histograms for W&B and TensorBoard; a logger that fails does not end the training."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import wraps
 from typing import Any
 
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
-from vqlab.training.loggers.errors import has_failed, logging_to
-
 BINS = 64
+METHODS = ("log_metrics", "log_hyperparams", "log_graph", "after_save_checkpoint", "save", "finalize")
+
+
+def silenced(logger: Logger) -> Logger:
+    """Return ``logger``, whose methods do not raise any more, and do nothing once one of them has failed."""
+
+    def guarded(method: Callable[..., Any]) -> Callable[..., None]:
+        @wraps(method)
+        def call(*args: Any, **kwargs: Any) -> None:
+            if not has_failed(logger):
+                with logging_to(logger):
+                    method(*args, **kwargs)
+
+        return call
+
+    for name in METHODS:
+        setattr(logger, name, guarded(getattr(logger, name)))
+    return logger
+
+
+@contextmanager
+def logging_to(logger: Logger) -> Iterator[None]:
+    """Turn an error in the block into a warning, and disable ``logger``."""
+    try:
+        yield
+    except Exception as error:  # each logging library has types of its own
+        logger.failed = True  # type: ignore[attr-defined]
+        reason = (str(error).splitlines() or [""])[0][:120] or type(error).__name__
+        rank_zero_warn(f"{type(logger).__name__} failed ({reason}): the run goes on without it")
+
+
+def has_failed(logger: Logger) -> bool:
+    """Whether ``logger`` is disabled."""
+    return getattr(logger, "failed", False)
 
 
 def log_image(loggers: Iterable[Logger], name: str, image: Tensor, step: int) -> None:
@@ -23,11 +58,13 @@ def log_image(loggers: Iterable[Logger], name: str, image: Tensor, step: int) ->
 def log_table(
     loggers: Iterable[Logger], name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], step: int
 ) -> None:
-    """Log a table; in TensorBoard, which has no tables, as text."""
+    """Log a table; in TensorBoard, which has no tables, as text in Markdown."""
+    lines = [columns, ["---"] * len(columns), *rows]
+    markdown = "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
     _log(
         loggers,
         lambda wandb: wandb.log_table(name, columns=list(columns), data=[list(row) for row in rows], step=step),
-        lambda board: board.add_text(name, markdown(columns, rows), step),
+        lambda board: board.add_text(name, markdown, step),
     )
 
 
@@ -51,16 +88,3 @@ def _log(loggers: Iterable[Logger], to_wandb: Callable[[Any], None], to_tensorbo
                     to_wandb(logger)
                 elif isinstance(logger, TensorBoardLogger):
                     to_tensorboard(logger.experiment)
-
-
-def markdown(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """Return a table in Markdown.
-
-    Example:
-        >>> print(markdown(["class", "count"], [[3, 12]]))
-        | class | count |
-        | --- | --- |
-        | 3 | 12 |
-    """
-    lines = [columns, ["---"] * len(columns), *rows]
-    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
