@@ -35,10 +35,10 @@ def modules(tmp_path, monkeypatch):
         del sys.modules[name]
 
 
-@pytest.mark.parametrize("name", BLOCKS)
-def test_example_is_short_and_its_file_is_named(name):
-    assert len(BLOCKS[name].splitlines()) <= LINES[name]
-    assert f"`{name}.py`" in PAGE
+def test_examples_are_short_and_their_files_are_named():
+    for name, lines in LINES.items():
+        assert len(BLOCKS[name].splitlines()) <= lines
+        assert f"`{name}.py`" in PAGE
 
 
 @pytest.mark.parametrize("spatial", [(7,), (4, 5), (2, 3, 4)])
@@ -69,7 +69,6 @@ def test_boards_have_the_fields_that_their_label_says(modules):
     assert (len(train), len(val)) == (data.train_size, 64)
     batch = next(iter(data.train_dataloader()))
     assert batch["image"].shape == (64, 1, 16, 16)
-    assert batch["image"].unique().tolist() == [-1.0, 1.0]
     for image, label in zip(batch["image"][:, 0], batch["label"].tolist(), strict=True):
         field = 2**label
         expected = [[1.0 if (r // field + c // field) % 2 else -1.0 for c in range(16)] for r in range(16)]

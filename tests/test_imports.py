@@ -7,7 +7,6 @@ import os
 import re
 import subprocess
 import sys
-from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -89,16 +88,6 @@ def test_imports_run_one_way():
     assert {
         module_of(path): wrong for path in FILES if (wrong := wrong_imports(module_of(path), path.read_text()))
     } == {}
-
-
-def test_no_module_imports_itself_in_a_circle():
-    """At the top of files; what a function imports is imported later."""
-    modules = {module_of(path): ast.parse(path.read_text()) for path in FILES}
-    arrows = {}
-    for module, tree in modules.items():
-        tops = "\n".join(ast.unparse(node) for node in tree.body if isinstance(node, (ast.Import, ast.ImportFrom)))
-        arrows[module] = imports(tops) & modules.keys() - {"vqlab"}
-    assert [*TopologicalSorter(arrows).static_order()]
 
 
 def test_packages_export_their_classes():

@@ -20,10 +20,6 @@ NOT_WRITABLE = (
 def write_atomic(path: str | Path, setting: str = "--runs") -> Iterator[IO[bytes]]:
     """Open a binary file that takes the place of ``path`` when the block ends, and vanishes if it fails.
 
-    Args:
-        path: The file.
-        setting: Option that chose its folder, for the error message.
-
     Raises:
         UserError: If the disk is full or the folder cannot be written.
 
@@ -57,11 +53,7 @@ def no_link(path: str, flags: int) -> int:
 
 
 def append(path: Path, text: str) -> None:
-    """Add ``text`` at the end of a file, in one piece unless the process is killed.
-
-    Raises:
-        UserError: If the disk is full or the folder cannot be written.
-    """
+    """Add ``text`` at the end of a file, in one piece unless the process is killed."""
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(path, "a", newline="", opener=no_link) as file:

@@ -97,9 +97,7 @@ class ConfigMixin:
 def to_config(value: Any) -> Any:
     """Turn a constructor argument into plain data that :func:`from_config` turns back.
 
-    Args:
-        value: Plain data, a dataclass, a :class:`ConfigMixin`, or lists, tuples and dicts of these. Any other module
-            becomes a spec without ``init_args``, which loads only if the caller passes the module again.
+    A module that is no :class:`ConfigMixin` becomes a spec without ``init_args``, which the caller must pass again.
     """
     if isinstance(value, ConfigMixin):
         return {"class_path": _class_path(value), "init_args": {k: to_config(v) for k, v in value.init_args.items()}}
@@ -179,9 +177,7 @@ def public_path(class_path: str) -> str:
 def current_config(config: Any, stored: bool = False) -> Any:
     """Return a configuration of an earlier version with the names of this one.
 
-    Args:
-        config: What a YAML file holds, or the hyperparameters of a checkpoint.
-        stored: Whether it is of a checkpoint, in which settings name their class.
+    In the hyperparameters of a checkpoint (``stored``), settings name their class.
 
     Example:
         >>> current_config({"class_path": "vqlab.VQVAE", "init_args": {"lr": 0.1, "betas": [0.5, 0.9]}})["init_args"]

@@ -154,7 +154,8 @@ def _matches(value: Any, hint: Any) -> bool:
         return True
     if origin is Annotated:
         kind, *ranges = inner
-        return _matches(value, kind) and all(_in_range(value, r) for r in ranges if isinstance(r, Range))
+        numbers = value if isinstance(value, (list, tuple)) else [value]
+        return _matches(value, kind) and all(n in r for r in ranges if isinstance(r, Range) for n in numbers)
     if origin in (Union, types.UnionType):
         return any(_matches(value, member) for member in inner)
     if origin is Literal:
@@ -172,11 +173,6 @@ def _matches(value: Any, hint: Any) -> bool:
     if hint in NAMES:
         return isinstance(value, hint)
     return not isinstance(hint, type) or isinstance(value, hint) or not isinstance(value, (*PLAIN, NONE))
-
-
-def _in_range(value: Any, allowed: Range) -> bool:
-    """Whether a number, or each number of a list, belongs to the range."""
-    return all(_in_range(item, allowed) for item in value) if isinstance(value, (list, tuple)) else value in allowed
 
 
 def _describe(hint: Any, value: Any = None) -> str:

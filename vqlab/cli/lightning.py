@@ -34,7 +34,7 @@ from vqlab.cli.config_files import read_configs
 from vqlab.cli.devices import check_started, check_strategy, choose_precision, num_devices
 from vqlab.cli.errors import class_of, explain, misconfigured, with_options
 from vqlab.cli.loggers import choose_loggers, log_best
-from vqlab.cli.run_folder import held_run_folder, naming_lost_paths, requeued_from, resume_command, with_run_config
+from vqlab.cli.run_folder import held_run_folder, requeued_from, resume_command, with_run_config
 from vqlab.cli.save_config import StartRun
 from vqlab.data.datamodule import SplitDataModule, apply_stored_format
 from vqlab.errors import UserError
@@ -83,15 +83,10 @@ OPTIONS: list[tuple[str, Any, Any, str]] = [
 
 
 def run(args: list[str]) -> None:
-    """Run ``vqlab fit|validate|test|predict`` with ``args`` (the subcommand first).
-
-    Raises:
-        UserError: For everything that the user can correct.
-    """
+    """Run ``vqlab fit|validate|test|predict`` with ``args`` (the subcommand first)."""
     prepare()
-    args, lost = with_run_config(args, ALWAYS)
-    with naming_lost_paths(lost), ExitStack() as held:
-        CLI(args=args, held=held)
+    with ExitStack() as held:
+        CLI(args=with_run_config(args, ALWAYS), held=held)
 
 
 def prepare() -> None:

@@ -55,9 +55,6 @@ def main(args: Sequence[str] | None = None) -> None:
     """Run the command line; exits with status 2 and one line where the user can correct something.
 
     SIGINT and SIGTERM end it with status 130 and 143.
-
-    Args:
-        args: The arguments; ``sys.argv[1:]`` by default.
     """
     try:
         with STOP_SIGNALS.installed():

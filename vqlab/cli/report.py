@@ -14,11 +14,7 @@ from vqlab.experiments.tables import plural
 
 
 def report(args: Sequence[str]) -> None:
-    """Run ``vqlab report`` with ``args``.
-
-    Raises:
-        UserError: If there is no run, or the report cannot be written; a run that is damaged is listed as such.
-    """
+    """Run ``vqlab report`` with ``args``."""
     parser = Parser(
         prog="vqlab report",
         description="Write the lab log: which settings differ between runs, their metrics and health events.",

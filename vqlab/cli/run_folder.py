@@ -34,9 +34,6 @@ def held_run_folder(config: Namespace, command: str) -> Iterator[Path]:
     The first process holds the folder's lock in the block, unless a checkpoint is evaluated in its own folder, which
     may be that of a run in progress. A new folder is removed again if the block fails before a batch is trained on.
     The other processes write nothing, and get the folder's name from the first (``StartRun``).
-
-    Raises:
-        UserError: If the name is no name or taken, another process trains in the folder, or it cannot be made.
     """
     if config.name is not None:
         check_name(config.name)
@@ -69,16 +66,8 @@ def held_run_folder(config: Namespace, command: str) -> Iterator[Path]:
 
 
 def check_name(name: str) -> None:
-    """Raise UserError unless ``name`` is that of a file, and not a path.
-
-    Example:
-        >>> check_name("../up")
-        Traceback (most recent call last):
-        ...
-        vqlab.errors.UserError: --name must be a plain file name, without slashes, of at most 255 bytes, got '../up'
-    """
-    plain = name.isprintable() and not set(name) & {"/", "\\"} and name not in ("", ".", "..")
-    if not plain or len(name.encode()) > LONGEST:
+    """Raise UserError unless ``name`` is that of a file, and not a path."""
+    if not name.isprintable() or name in ("", "..") or Path(name).name != name or len(name.encode()) > LONGEST:
         raise UserError(
             f"--name must be a plain file name, without slashes, of at most {LONGEST} bytes, got {name[:60]!r}"
         )
@@ -92,12 +81,10 @@ def is_first_process() -> bool:
 
 def make_room(folder: Path, overwrite: bool) -> None:
     """Empty the folder of a run with ``overwrite``, else raise UserError."""
-    if overwrite:
-        return begin_again(folder)
-    has_last = (folder / LAST).exists()
-    what = "a run" if has_last else "a run that has no last.ckpt"
-    resume = f", resume with --ckpt_path {folder / LAST}" if has_last else ""
-    raise UserError(f"{folder} holds {what}: choose another --name{resume}, or begin it anew with --overwrite")
+    if not overwrite:
+        resume = f", resume with --ckpt_path {folder / LAST}" if (folder / LAST).exists() else ""
+        raise UserError(f"{folder} holds a run: choose another --name{resume}, or begin it anew with --overwrite")
+    begin_again(folder)
 
 
 def free_folder(wanted: Path, held: ExitStack) -> Path:
@@ -149,31 +136,21 @@ def run_of(checkpoint: str | Path) -> Path | None:
     return folder if (folder / CONFIG).exists() else None
 
 
-def with_run_config(args: list[str], callbacks: Mapping[str, type]) -> tuple[list[str], list[str]]:
-    """Put a checkpoint's own configuration in front if one is given and no config, model or data is.
+def with_run_config(args: list[str], callbacks: Mapping[str, type]) -> list[str]:
+    """Put a checkpoint's own configuration in front of ``args`` if one is given and no config, model or data is.
 
     It is the one that the checkpoint holds, or else the config.yaml of its run, as far as it is ``trusted``.
-
-    Args:
-        args: The command and its arguments.
-        callbacks: The class of each group of options that belongs to one of vqlab's callbacks.
-
-    Returns:
-        The arguments, and relative paths in the checkpoint's configuration that lead nowhere.
-
-    Raises:
-        UserError: If there is no such checkpoint, or its configuration names what only the user may name.
     """
     checkpoints = values_of(args, "--ckpt_path")
     if not any(checkpoints) or values_of(args, "--config", "-c", "--model", "--data"):
-        return args, []
+        return args
     path = require_file(checkpoints[0])
     folder, header = run_of(path), read_header(path)
     trust = f"pass {f'--config {folder / CONFIG}' if folder else 'a --config of your own'} to trust it"
     try:
         text = header.get("config") or (read_text(folder, CONFIG) if folder else None)
         if text is None:
-            return args, []
+            return args
         if not isinstance(text, str) or len(text) > LARGEST_TEXT:
             raise UserError("it is no text of a usual length")
         config = trusted(parse_yaml(text.encode(), Path(CONFIG)), callbacks)
@@ -181,15 +158,12 @@ def with_run_config(args: list[str], callbacks: Mapping[str, type]) -> tuple[lis
         raise UserError(f"this run's config names {error}: {trust}") from error
     except (OSError, UserError) as error:
         raise UserError(f"this run's config cannot be read ({str(error)[:120]}): {trust}") from error
-    lost: list[str] = []
     if folder:
-        start = header.get(STARTED_IN)
-        start = folder.resolve() / (start if isinstance(start, str) else "../../..")
-        for group in {"model", "data"} & config.keys():
-            config[group], more = from_start(config[group], start)
-            lost += more
+        started_in = header.get(STARTED_IN)
+        start = folder.resolve() / (started_in if isinstance(started_in, str) else "../../..")
+        config |= {group: from_start(config[group], start) for group in ("model", "data") if group in config}
     text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True, default_flow_style=True, width=10**9)
-    return [args[0], f"--config={text}", *args[1:]], lost
+    return [args[0], f"--config={text}", *args[1:]]
 
 
 def resume_command(last: Path, callbacks: Mapping[str, type]) -> str:
@@ -201,49 +175,30 @@ def resume_command(last: Path, callbacks: Mapping[str, type]) -> str:
     return f"vqlab fit --ckpt_path {last}"
 
 
-def from_start(value: Any, start: Path) -> tuple[Any, list[str]]:
+def from_start(value: Any, start: Path) -> Any:
     """Let relative paths of a run's configuration, which start where it was started, be found from here, too.
 
-    Args:
-        value: The configuration of a model or of data.
-        start: The folder that its run was started in.
-
-    Returns:
-        The configuration, and the texts that name a file neither here nor there.
-
     Example:
-        >>> from_start({"init_args": {"path": "nowhere.npz", "array": "x"}}, Path("started"))
-        ({'init_args': {'path': 'nowhere.npz', 'array': 'x'}}, ['nowhere.npz'])
+        >>> from_start({"init_args": {"path": "nowhere.npz", "array": "x"}}, start=Path("started"))
+        {'init_args': {'path': 'nowhere.npz', 'array': 'x'}}
     """
     if not isinstance(value, dict):
-        return value, []
-    found, lost = {}, []
+        return value
+    found = {}
     for name, given in value.items():
-        if isinstance(given, dict) or not (name in FILES or name.endswith("path")) or name == "class_path":
-            found[name], more = from_start(given, start)
-            lost += more
-            continue
-        paths = given if isinstance(given, list) else [given]
-        here = [os.path.relpath(start / p) if is_relative(p) and os.path.exists(start / p) else p for p in paths]
-        lost += [path for path in here if is_relative(path) and not os.path.exists(path)]
-        found[name] = here if isinstance(given, list) else here[0]
-    return found, lost
+        if isinstance(given, dict):
+            found[name] = from_start(given, start)
+        elif name in FILES or (name.endswith("path") and name != "class_path"):
+            found[name] = (
+                [_found_from(start, path) for path in given] if isinstance(given, list) else _found_from(start, given)
+            )
+        else:
+            found[name] = given
+    return found
 
 
-def is_relative(path: Any) -> bool:
-    """Whether a value is a text that may be a relative path."""
-    return isinstance(path, str) and not os.path.isabs(path) and "://" not in path
-
-
-@contextmanager
-def naming_lost_paths(lost: list[str]) -> Iterator[None]:
-    """Add to an error about a ``lost`` path that it comes from the checkpoint, relative to another folder."""
-    try:
-        yield
-    except UserError as error:
-        path = next((path for path in lost if path in str(error)), None)
-        if path is None:
-            raise
-        raise UserError(
-            f"{error} ({path} comes from the checkpoint, relative to the folder where its run was started)"
-        ) from error
+def _found_from(start: Path, path: Any) -> Any:
+    """Return the relative ``path`` as seen from here if it exists in the folder ``start``, anything else as it is."""
+    if not isinstance(path, str) or os.path.isabs(path) or "://" in path or not os.path.exists(start / path):
+        return path
+    return os.path.relpath(start / path)

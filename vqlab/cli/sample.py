@@ -18,11 +18,7 @@ BATCH = 64  # images drawn at once, so that memory does not limit --num
 
 
 def sample(args: Sequence[str]) -> None:
-    """Run ``vqlab sample`` with ``args``.
-
-    Raises:
-        UserError: If the checkpoint, the model or an option is not fit for it; nothing is written then.
-    """
+    """Run ``vqlab sample`` with ``args``."""
     options = _parser().parse_args(args)
     for name, least, most in (("num", 1, MOST), ("columns", 1, MOST), ("seed", 0, 2**63 - 1)):
         if not least <= (given := getattr(options, name)) <= most:

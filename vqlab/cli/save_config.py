@@ -18,7 +18,6 @@ from vqlab.cli.run_folder import STARTED_IN
 from vqlab.experiments.run_state import CONFIG, FINISHED
 from vqlab.training.loggers.boards import wandb_logger
 from vqlab.training.loggers.csv import CSVLog
-from vqlab.training.loggers.media import silenced
 
 PACKAGE = Path(__file__).parents[1]
 
@@ -51,7 +50,7 @@ class StartRun(SaveConfigCallback):
         # W&B joins only now, when data and model are known to be good: it writes files as soon as it exists.
         wandb = wandb_logger(trainer.default_root_dir, config["wandb"]["project"], config["wandb"]["mode"])
         if wandb:
-            trainer.loggers = [*trainer.loggers, silenced(wandb)]
+            trainer.loggers = [*trainer.loggers, wandb]
             wandb.log_hyperparams({"config": config.as_dict()})
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:

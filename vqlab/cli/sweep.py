@@ -38,11 +38,6 @@ takes a row that another has. Rows run in runs/<model>/<name>[_seed<N>]/.
 def sweep(args: Sequence[str], command: Sequence[str] = VQLAB, check: Check | None = None) -> None:
     """Run ``vqlab sweep`` with ``args``; ends with status 1 if a row failed.
 
-    Args:
-        args: The arguments after ``sweep``.
-        command: How ``vqlab`` is called.
-        check: Returns the error of each of many calls, by default :func:`vqlab.cli.check_options.complaints`.
-
     Raises:
         UserError: If the file or an option is wrong; no row is started then.
     """

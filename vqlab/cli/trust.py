@@ -22,6 +22,7 @@ from vqlab.serialization import ConfigMixin, find_class, is_of_vqlab
 # Options of the command, not of the run: they decide where files are written, or how the checkpoint is read.
 COMMAND = ("name", "overwrite", "runs", "codes", "font", "family", "ckpt_path", "weights_only", "return_predictions")
 PLACES = ("cache", "default_root_dir", "model_registry")  # arguments that decide where files are written
+BASES = (lightning.LightningModule, lightning.LightningDataModule)
 NUMBERS = (bool, int, float, NoneType)
 WORD = re.compile(r"[a-z0-9_:,-]*")
 
@@ -37,10 +38,6 @@ class Untrusted(Exception):
 def trusted(config: dict[str, Any], callbacks: Mapping[str, type]) -> dict[str, Any]:
     """Return of a configuration what a run may take without the user's trust.
 
-    Args:
-        config: The configuration.
-        callbacks: The class of each group of options that belongs to one of vqlab's callbacks.
-
     Raises:
         Untrusted: If it names anything else.
 
@@ -51,34 +48,12 @@ def trusted(config: dict[str, Any], callbacks: Mapping[str, type]) -> dict[str, 
         Traceback (most recent call last):
         vqlab.cli.trust.Untrusted: 'os.system' (trainer.callbacks)
     """
-    bases = {"model": lightning.LightningModule, "data": lightning.LightningDataModule}
-    groups = {"trainer": lightning.Trainer, **callbacks}
-    kinds = {"wandb": {str, dict}, "seed_everything": set(), "tensorboard": set()}
-    taken = {}
-    for key, value in config.items():
-        if key in bases:
-            taken[key] = _instance(value, bases[key], key)
-        elif key in groups:
-            taken[key] = _arguments(value, groups[key], key)
-        elif key in kinds:
-            taken[key] = _value(value, kinds[key], key)
-        elif key not in COMMAND:
-            raise Untrusted(value, str(key))
-    return taken
-
-
-def _instance(spec: Any, base: type, place: str) -> dict[str, Any]:
-    """Return a class of vqlab, derived from ``base``, with its arguments."""
-    if not isinstance(spec, dict) or spec.keys() - {"class_path", "init_args"}:
-        raise Untrusted(spec, place)
-    try:
-        cls = find_class(spec.get("class_path", ""), base)
-    except UserError:
-        raise Untrusted(spec, place) from None
-    if not is_of_vqlab(cls):
-        raise Untrusted(spec, place)
-    found = {"class_path": f"{cls.__module__}.{cls.__qualname__}"}
-    return found | ({"init_args": _arguments(spec["init_args"], cls, place)} if "init_args" in spec else {})
+    bases = {"model": lightning.LightningModule, "data": lightning.LightningDataModule, "trainer": lightning.Trainer}
+    kinds = {key: {cls} for key, cls in (bases | callbacks).items()}
+    kinds |= {"wandb": {str, dict}, "seed_everything": set(), "tensorboard": set()}
+    if unknown := next((key for key in config if key not in kinds and key not in COMMAND), None):
+        raise Untrusted(config[unknown], str(unknown))
+    return {key: _value(value, kinds[key], key) for key, value in config.items() if key in kinds}
 
 
 def _arguments(values: Any, cls: type, place: str) -> dict[str, Any]:
@@ -109,13 +84,26 @@ def _value(value: Any, kinds: set[Any], place: str) -> Any:
     if isinstance(value, str) and str in kinds and (not any(map(_is_object, kinds)) or WORD.fullmatch(value)):
         return value
     if isinstance(value, dict) and "class_path" in value:
-        return _instance(value, ConfigMixin, place)
+        return _instance(value, kinds & {*BASES} or {ConfigMixin}, place)
     if isinstance(value, dict):
-        if settings := next((kind for kind in kinds if _is_object(kind) and dataclasses.is_dataclass(kind)), None):
-            return _arguments(value, settings, place)
+        if owner := next((kind for kind in kinds if _is_object(kind) and _has_options(kind)), None):
+            return _arguments(value, owner, place)
         if dict in kinds:
             return {name: _value(item, kinds, f"{place}.{name}") for name, item in value.items()}
     raise Untrusted(value, place)
+
+
+def _instance(spec: dict[str, Any], bases: set[type], place: str) -> dict[str, Any]:
+    """Return a class of vqlab with its arguments."""
+    try:
+        cls = find_class(spec["class_path"], *bases)
+    except UserError:
+        raise Untrusted(spec, place) from None
+    if not is_of_vqlab(cls) or spec.keys() - {"class_path", "init_args"}:
+        raise Untrusted(spec, place)
+    return {"class_path": f"{cls.__module__}.{cls.__qualname__}"} | (
+        {"init_args": _arguments(spec["init_args"], cls, place)} if "init_args" in spec else {}
+    )
 
 
 def _parts(annotation: Any) -> set[Any]:
@@ -128,3 +116,8 @@ def _parts(annotation: Any) -> set[Any]:
 def _is_object(kind: Any) -> bool:
     """Whether a part of an annotation is a class that the parser would build."""
     return inspect.isclass(kind) and kind.__module__ not in ("builtins", "types", "typing", "collections.abc")
+
+
+def _has_options(cls: type) -> bool:
+    """Whether a configuration gives the arguments of a class without naming it."""
+    return dataclasses.is_dataclass(cls) or issubclass(cls, (lightning.Trainer, lightning.Callback))

@@ -27,18 +27,7 @@ from vqlab.errors import UserError
 
 
 def write_shards(source: Path, out: Path, shard_mb: float = 500, val_fraction: float = 0.05, seed: int = 0) -> None:
-    """Write the images of a folder as shards, and their index last.
-
-    Args:
-        source: The folder, see :class:`~vqlab.data.images.folder.ImageFolder`.
-        out: Folder to write to; must be empty or not exist.
-        shard_mb: Size of a shard in megabytes.
-        val_fraction: Fraction of the images for validation, if there is no ``source/val``.
-        seed: Seed of that split and of the order.
-
-    Raises:
-        UserError: If there are no images, ``out`` is not empty, or the disk is full.
-    """
+    """Write the images of a folder as shards, and their index last."""
     if not shard_mb > 0:
         raise UserError(f"--shard-mb must be above 0, got {shard_mb}")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -70,11 +59,7 @@ def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
 
 
 def write_index(root: Path) -> None:
-    """Write the index of all shards under a folder.
-
-    Raises:
-        UserError: If there is none, or one is damaged.
-    """
+    """Write the index of all shards under a folder."""
     index = index_shards(root, checksums=True)
     with write_atomic(root / INDEX, "the folder") as file:
         np.savez_compressed(file, **vars(index))

@@ -27,13 +27,6 @@ def as_batch(
 
     uint8 images are mapped from 0 .. 255 to ``value_range``; other numbers become ``dtype``. Missing labels become -1.
 
-    Args:
-        batch: Batch of a DataLoader.
-        modality: ``image``, ``signal``, ``text`` or ``font``.
-        value_range: Range of the images; None disables the check.
-        dtype: Type of the model's weights.
-        need_target: Whether fonts need a ``target``, as in training.
-
     Raises:
         UserError: If the batch has another form, or its images lie far outside of ``value_range``.
 

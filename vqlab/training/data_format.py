@@ -18,10 +18,7 @@ Format = dict[str, Any]
 def check_format(trained: Format, given: Format, option: Callable[[str, Any], str]) -> None:
     """Raise UserError if the format of the data differs from that of the training data.
 
-    Args:
-        trained: Format in the checkpoint.
-        given: Format of the data; entries that only one of the two has are not compared.
-        option: Returns the option to set, given an entry's name and the checkpoint's value.
+    Entries that only one of the two has are not compared; ``option`` returns the option that sets an entry.
 
     Example:
         >>> check_format({"sample_rate": 360.0}, {"sample_rate": 100.0}, "--data.{0}={1}".format)

@@ -53,9 +53,7 @@ class Schedule:
     def factor(self, step: int, training_steps: float = math.inf) -> float:
         """Return the factor for the optimizer step with index ``step`` (0 is the first).
 
-        Args:
-            step: Index of the step.
-            training_steps: Length of the training, used if ``total_steps`` is not set; infinite means no decay.
+        ``training_steps`` stands for a ``total_steps`` that is not set; infinite means no decay.
         """
         if step < self.warmup_steps:
             return (step + 1) / self.warmup_steps

@@ -18,12 +18,7 @@ HOSTS = ("api.forge.coreweave.com", "api.wandb.ai")  # where `wandb login` of 0.
 def tensorboard_logger(run_folder: str | Path, step: int = 0) -> TensorBoardLogger:
     """Return a logger that writes to ``tensorboard`` in ``run_folder``, once there is something to write.
 
-    Args:
-        run_folder: The run's folder.
-        step: Steps done where the run starts; what an earlier one logged from there on is no longer shown.
-
-    Raises:
-        UserError: If TensorBoard is not installed.
+    What an earlier run logged from ``step`` on is no longer shown.
     """
     if find_spec("tensorboard") is None:
         raise UserError("TensorBoard is not installed: pip install 'vqlab[tensorboard]', or leave out --tensorboard")
@@ -36,14 +31,7 @@ def tensorboard_logger(run_folder: str | Path, step: int = 0) -> TensorBoardLogg
 def wandb_logger(run_folder: str | Path, project: str, mode: str) -> WandbLogger | None:
     """Return a logger that writes to ``run_folder``; None if ``mode`` is ``disabled``, or it cannot start.
 
-    Args:
-        run_folder: The run's folder; its name becomes the run's name.
-        project: W&B project.
-        mode: ``auto`` (``WANDB_MODE``, else online with a key and offline without), ``online``, ``offline`` or
-            ``disabled``.
-
-    Raises:
-        UserError: If the mode is none of these.
+    The mode ``auto`` is that of ``WANDB_MODE``, else online with a key and offline without.
     """
     if mode not in ("auto", "online", "offline", "disabled"):
         raise UserError(f"wandb mode must be auto, online, offline or disabled, got {mode!r}: set --wandb.mode=auto")
