@@ -78,7 +78,8 @@ def with_current_options(args: Sequence[str], configs: Iterable[dict[str, Any]] 
     """
     models = [flatten(config).get("model") for config in configs]
     models += values_of(args, "--model", "--model.class_path")
-    moved = MOVED.get(str([None, *filter(None, models)][-1]).rpartition(".")[2], {})
+    model = next((model for model in reversed(models) if model), "")  # the last one
+    moved = MOVED.get(str(model).rpartition(".")[2], {})
     current = []
     for arg in args:
         name, mark, rest = arg.partition("=")

@@ -98,7 +98,7 @@ def lines(facts: dict[str, Any]) -> Iterator[str]:
     settings = [
         [(name, text(value)) for name, value in facts[f"{part}_settings"].items()] for part in ("model", "data")
     ]
-    tables = [list(summary(facts)), list(metric_rows(facts["metrics"], facts["step"])), *settings]
+    tables: list[Any] = [list(summary(facts)), list(metric_rows(facts["metrics"], facts["step"])), *settings]
     yield facts["checkpoint"]
     for number, table in enumerate(filter(None, tables)):
         yield from [""] * bool(number)

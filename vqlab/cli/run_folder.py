@@ -188,9 +188,9 @@ def from_start(value: Any, start: Path) -> Any:
     for name, given in value.items():
         if isinstance(given, dict):
             found[name] = from_start(given, start)
-        elif name in FILES or (name.endswith("path") and name != "class_path"):
+        elif name in FILES or (str(name).endswith("path") and name != "class_path"):
             found[name] = (
-                [_found_from(start, path) for path in given] if isinstance(given, list) else _found_from(start, given)
+                [_found_from(start, p) for p in given] if isinstance(given, list) else _found_from(start, given)
             )
         else:
             found[name] = given

@@ -49,7 +49,7 @@ def trusted(config: dict[str, Any], callbacks: Mapping[str, type]) -> dict[str, 
         vqlab.cli.trust.Untrusted: 'os.system' (trainer.callbacks)
     """
     bases = {"model": lightning.LightningModule, "data": lightning.LightningDataModule, "trainer": lightning.Trainer}
-    kinds = {key: {cls} for key, cls in (bases | callbacks).items()}
+    kinds = {key: {cls} for key, cls in {**bases, **callbacks}.items()}
     kinds |= {"wandb": {str, dict}, "seed_everything": set(), "tensorboard": set()}
     if unknown := next((key for key in config if key not in kinds and key not in COMMAND), None):
         raise Untrusted(config[unknown], str(unknown))

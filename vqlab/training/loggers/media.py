@@ -37,6 +37,7 @@ def log_histogram(loggers: Iterable[Logger], name: str, values: Tensor, step: in
         if isinstance(logger, WandbLogger):
             import wandb
 
-            logger.log_metrics({name: wandb.Histogram(values.cpu().tolist(), num_bins=BINS)}, step)
+            histogram: Any = wandb.Histogram(values.cpu().tolist(), num_bins=BINS)
+            logger.log_metrics({name: histogram}, step)
         elif isinstance(logger, TensorBoardLogger):
             logger.experiment.add_histogram(name, values.cpu(), step, bins=BINS)
