@@ -29,10 +29,11 @@ def explain(error: BaseException, known: Iterable[str] = ()) -> UserError:
     if user_error := next((link for link in chain if isinstance(link, UserError)), None):
         return user_error
     root = next(text for link in reversed(chain) if (text := " ".join(str(link).split())))
+    line = _line(str(error), root, known)
     if 'Parser key "' not in str(error):  # a union of types, each with its complaint
         reasons = re.findall(r"^\s*- (?!Expected a|Does not validate)(.+)$", str(error), re.MULTILINE)
-        root = next(iter(reasons), root)
-    return UserError(textwrap.shorten(_line(str(error), root, known), LONGEST, placeholder=" ..."))
+        line = next(iter(reasons), line)
+    return UserError(textwrap.shorten(line, LONGEST, placeholder=" ..."))
 
 
 def _line(message: str, root: str, known: Iterable[str]) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import vqlab
 from vqlab.atomic_io import write_atomic
 from vqlab.cli.info import read_facts
 from vqlab.cli.parser import Parser
@@ -78,8 +79,11 @@ def _parameters_of_sample(model: Any, checkpoint: str) -> Any:
         hint = "there is one for images alone, give a checkpoint of a generative model"
         if all(hasattr(model, verb) for verb in ("encode", "decode", "images")):
             facts = read_facts(Path(checkpoint))
-            options = {"model.tokenizer": checkpoint, "data": facts["data"] or "...", **facts["data_settings"]}
-            options = {key: value for key, value in options.items() if value is not None}
+            data = getattr(vqlab, facts["data"] or "", None)
+            known = inspect.signature(data).parameters if data else {}
+            defaults = {f"data.{name}": parameter.default for name, parameter in known.items()}
+            chosen = {key: value for key, value in facts["data_settings"].items() if value != defaults.get(key)}
+            options = {"model.tokenizer": checkpoint, "data": facts["data"] or "...", **chosen}
             flags = shlex.join(as_flag(key, value) for key, value in options.items())
             hint = f"vqlab fit --config configs/prior.yaml {flags}"
         raise UserError(f"{name} cannot sample by itself, it needs a prior over its codes: {hint}")
