@@ -82,8 +82,9 @@ def is_first_process() -> bool:
 def make_room(folder: Path, overwrite: bool) -> None:
     """Empty the folder of a run with ``overwrite``, else raise UserError."""
     if not overwrite:
-        resume = f", resume with --ckpt_path {folder / LAST}" if (folder / LAST).exists() else ""
-        raise UserError(f"{folder} holds a run: choose another --name{resume}, or begin it anew with --overwrite")
+        last = folder / LAST
+        what = f"a run: resume with --ckpt_path {last}," if last.exists() else "a run that has no last.ckpt:"
+        raise UserError(f"{folder} holds {what} choose another --name, or begin it anew with --overwrite")
     begin_again(folder)
 
 

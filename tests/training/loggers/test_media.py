@@ -1,5 +1,6 @@
 """What TensorBoard and W&B hold, read back from their files."""
 
+import time
 from pathlib import Path
 
 import torch
@@ -21,6 +22,10 @@ def test_images_tables_and_histograms(monkeypatch, tmp_path):
     loggers[1].finalize("success")
     wandb.experiment.finish()
 
+    for _ in range(100):  # W&B writes in a process of its own
+        if len(read_wandb(Path("run")).history) == 3:
+            break
+        time.sleep(0.2)
     image, table, histogram = read_wandb(Path("run")).history
     assert {row["trainer/global_step"] for row in (image, table, histogram)} == {4}
     assert (image["samples/step/width"], image["samples/step/height"]) == (30, 20)
