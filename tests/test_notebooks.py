@@ -24,20 +24,12 @@ def notebook(request):
     return nbformat.read(request.param, as_version=4)
 
 
-def test_there_are_notebooks():
-    assert NOTEBOOKS
-
-
-def shorten(notebook, name):
+def test_runs(notebook, tmp_path, monkeypatch, request):
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    for long, short in SHORTER.get(name, {}).items():
-        assert any(long in cell.source for cell in code), f"{name}: no {long!r}"
+    for long, short in SHORTER[request.node.callspec.id].items():
+        assert any(long in cell.source for cell in code), f"no {long!r}"
         for cell in code:
             cell.source = cell.source.replace(long, short)
-
-
-def test_runs(notebook, tmp_path, monkeypatch, request):
-    shorten(notebook, request.node.callspec.id)
     # The kernel that belongs to this Python, not one of the same name that the user may have registered.
     monkeypatch.setenv("JUPYTER_PREFER_ENV_PATH", "1")
     client = NotebookClient(

@@ -8,8 +8,8 @@ from torch.utils.data import DataLoader
 
 from tests.helpers.bare import BARE
 from vqlab.callbacks.plateau import Plateau
+from vqlab.training.learning_rate import Schedule
 from vqlab.training.optimization import Optimization
-from vqlab.training.schedules import Schedule
 
 
 class Scored(lightning.LightningModule):

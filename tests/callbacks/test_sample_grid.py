@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from tests.helpers.bare import BARE
 from tests.helpers.logs_read_back import read_tensorboard
 from vqlab.callbacks.sample_grid import CAPTION, PAD, SampleGrid, caption, confusion, histogram, interleave
-from vqlab.training.loggers.tensorboard import tensorboard_logger
+from vqlab.training.loggers.boards import tensorboard_logger
 
 INPUTS, OUTPUTS = [0.1, 0.2, 0.3], [0.6, 0.7, 0.8]
 

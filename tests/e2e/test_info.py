@@ -13,7 +13,7 @@ import yaml
 import vqlab
 from tests.e2e.tiny import fails, fit
 from vqlab.cli.main import main
-from vqlab.cli.provenance import git_revision
+from vqlab.cli.save_config import git_revision
 
 BEST = Path("runs/vqvae/first/checkpoints/best.ckpt")
 

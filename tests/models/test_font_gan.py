@@ -15,7 +15,7 @@ from vqlab.losses.adversarial import ADVERSARIAL
 from vqlab.models.font_gan import FontGAN
 from vqlab.nn.gan.discriminators import GlyphDiscriminator
 from vqlab.nn.unet import UNet
-from vqlab.training.schedules import Schedule
+from vqlab.training.learning_rate import Schedule
 
 SIZE, STYLES = 16, 2
 

@@ -18,13 +18,11 @@ import numpy as np
 import torch
 
 from vqlab.atomic_io import write_atomic
-from vqlab.cli.parser import Parser, as_script
+from vqlab.cli.parser import Parser
 from vqlab.data.files import counted
 from vqlab.data.images.folder import ImageFolder, label_files
 from vqlab.data.images.shards import INDEX, index_shards
 from vqlab.errors import UserError
-
-MB = 10**6
 
 
 def write_shards(source: Path, out: Path, shard_mb: float = 500, val_fraction: float = 0.05, seed: int = 0) -> None:
@@ -48,7 +46,7 @@ def write_shards(source: Path, out: Path, shard_mb: float = 500, val_fraction: f
                     _add(tar, key + path.suffix.lower(), path.read_bytes())
                     if label >= 0:
                         _add(tar, f"{key}.cls", str(label).encode())
-                    if tar.offset >= shard_mb * MB:
+                    if tar.offset >= shard_mb * 1e6:
                         break
     write_index(out)
 
@@ -70,12 +68,13 @@ def write_index(root: Path) -> None:
 def main(args: Sequence[str]) -> None:
     """Run the command."""
     parser = Parser(prog="python -m vqlab.cli.write_shards", description=__doc__.splitlines()[0])
-    parser.add_argument("source", type=Path, help="folder of images; with --index, of shards")
-    parser.add_argument("out", type=Path, nargs="?", help="folder to write to, empty or new")
-    parser.add_argument("--index", action="store_true", help="write the index of existing shards")
-    parser.add_argument("--shard-mb", type=float, default=500, help="size of a shard in megabytes (default 500)")
-    parser.add_argument("--val-fraction", type=float, default=0.05, help="fraction for validation (default 0.05)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the split and the order (default 0)")
+    add = parser.add_argument
+    add("source", type=Path, help="folder of images; with --index, of shards")
+    add("out", type=Path, nargs="?", help="folder to write to, empty or new")
+    add("--index", action="store_true", help="write the index of existing shards")
+    add("--shard-mb", type=float, default=500, help="size of a shard in megabytes (default 500)")
+    add("--val-fraction", type=float, default=0.05, help="fraction for validation (default 0.05)")
+    add("--seed", type=int, default=0, help="seed of the split and the order (default 0)")
     options = parser.parse_args(args)
     if options.index:
         write_index(options.source)
@@ -86,4 +85,8 @@ def main(args: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    as_script(main)
+    try:
+        main(sys.argv[1:])
+    except UserError as error:
+        print(f"vqlab: error: {error}", file=sys.stderr)
+        sys.exit(2)

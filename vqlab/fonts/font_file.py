@@ -15,11 +15,11 @@ from fontTools.ttLib import TTFont
 from fontTools.ttLib.tables._c_m_a_p import CmapSubtable
 from fontTools.varLib.instancer import instantiateVariableFont
 
+from vqlab.atomic_io import write_atomic
 from vqlab.errors import UserError
 from vqlab.fonts.draw import ASCENT, EmBox
 from vqlab.fonts.font import Font, Outline
 from vqlab.fonts.trace import trace
-from vqlab.training.checkpoint_io import write_atomic
 
 MAX_GLYPHS = 65_535
 STALE = ("DSIG", "hdmx", "LTSH", "VORG", "CFF ", "CFF2")  # signature, and tables with an entry for each old glyph

@@ -10,9 +10,9 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info
 from PIL import Image, ImageDraw, ImageFont
 
+from vqlab.atomic_io import write_atomic
 from vqlab.errors import UserError
 from vqlab.fonts.font_file import check_completion, write_font
-from vqlab.training.checkpoint_io import write_atomic
 
 COLUMNS, ROWS = 20, 10  # of a sheet
 MIN_SIDE = 64  # pixels; smaller glyphs are enlarged by whole factors

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
+from vqlab.atomic_io import write_atomic
 from vqlab.data.files import reading
 from vqlab.errors import UserError
 from vqlab.interop.names import diffusers_keys, load_weights, named_weights
@@ -17,7 +18,6 @@ from vqlab.models.vq.vqgan import VQGAN
 from vqlab.models.vq.vqvae import VQVAE
 from vqlab.nn.autoencoders.conv import ConvDecoder, ConvEncoder
 from vqlab.quantizers.vector import VectorQuantizer
-from vqlab.training.checkpoint_io import write_atomic
 
 WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
 # VQModel's defaults of the entries that a config.json leaves out.

@@ -15,7 +15,7 @@ from vqlab.serialization import ConfigMixin, to_config
 from vqlab.training.batches import as_batch
 from vqlab.training.checkpoint import load
 from vqlab.training.learning_rate import check_lr, keep_configured_lr
-from vqlab.training.log_interval import is_log_step
+from vqlab.training.lightning_fixes import is_log_step
 from vqlab.training.manual import refuse_trainer_options, refuse_unsound
 
 

@@ -14,7 +14,7 @@ from vqlab.metrics.topics.words import matched_topics, top_word_ids
 from vqlab.models.topic.gan_topic import GANTopicModel
 from vqlab.models.topic.topics import nmf_topics
 from vqlab.nn.topic import dense
-from vqlab.training.schedules import Schedule
+from vqlab.training.learning_rate import Schedule
 
 
 def small(**options):

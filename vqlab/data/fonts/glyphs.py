@@ -9,10 +9,10 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 
+from vqlab.atomic_io import disk_errors, write_atomic
 from vqlab.data.files import counted
 from vqlab.fonts.draw import Canvas, EmBox, ImageSize
 from vqlab.fonts.font import Font
-from vqlab.training.checkpoint_io import disk_errors, write_atomic
 
 VERSION = f"1 {matplotlib.__version__}"  # raise the number when the same settings give other images
 FLAWS = ("sound", "blank", "like .notdef", "that leave the image")

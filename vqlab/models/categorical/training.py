@@ -22,7 +22,7 @@ from vqlab.nn.likelihood import Gaussian
 from vqlab.quantizers.sampling import step_seed, uniform_by_sample
 from vqlab.training.batches import passed_on
 from vqlab.training.learning_rate import check_lr, configured_rate
-from vqlab.training.log_interval import is_log_step
+from vqlab.training.lightning_fixes import is_log_step
 from vqlab.training.manual import count_batch, step_and_zero
 from vqlab.training.optimization import Optimization
 from vqlab.validation import Count, Positive, check_fields

@@ -21,7 +21,7 @@ from vqlab.quantizers import IdentityQuantizer, Quantizer, QuantizerOutput
 from vqlab.quantizers.base import CodeStats
 from vqlab.training.batches import passed_on
 from vqlab.training.learning_rate import reset_moments
-from vqlab.training.log_interval import is_log_step
+from vqlab.training.lightning_fixes import is_log_step
 
 RECONSTRUCTION = {"l2": F.mse_loss, "l1": F.l1_loss, "huber": F.smooth_l1_loss}
 RENAMED_KEYS = {"train_usage.": "codebook.train_usage.", "revived": "codebook.revived"}  # until 0.1, and now

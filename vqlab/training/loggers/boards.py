@@ -1,12 +1,13 @@
-"""Weights & Biases without questions: online if a key is configured, else offline."""
+"""Weights & Biases without questions, online if a key is configured and else offline; and TensorBoard."""
 
 import netrc
 import os
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_info
 
 from vqlab.errors import UserError
@@ -14,17 +15,23 @@ from vqlab.errors import UserError
 HOSTS = ("api.forge.coreweave.com", "api.wandb.ai")  # where `wandb login` of 0.31, and of earlier versions, puts a key
 
 
+def tensorboard_logger(run_folder: str | Path, step: int = 0) -> TensorBoardLogger:
+    """Return a logger that writes to ``tensorboard`` in ``run_folder``, once there is something to write.
+
+    What an earlier run logged from ``step`` on is no longer shown.
+    """
+    if find_spec("tensorboard") is None:
+        raise UserError("TensorBoard is not installed: pip install 'vqlab[tensorboard]', or leave out --tensorboard")
+    # Lightning's default logs hp_metric=-1 beside the hyperparameters.
+    return TensorBoardLogger(
+        run_folder, name="", version="tensorboard", default_hp_metric=False, purge_step=step or None
+    )
+
+
 def wandb_logger(run_folder: str | Path, project: str, mode: str) -> WandbLogger | None:
     """Return a logger that writes to ``run_folder``; None if ``mode`` is ``disabled``, or it cannot start.
 
-    Args:
-        run_folder: The run's folder; its name becomes the run's name.
-        project: W&B project.
-        mode: ``auto`` (``WANDB_MODE``, else online with a key and offline without), ``online``, ``offline`` or
-            ``disabled``.
-
-    Raises:
-        UserError: If the mode is none of these.
+    The mode ``auto`` is that of ``WANDB_MODE``, else online with a key and offline without.
     """
     if mode not in ("auto", "online", "offline", "disabled"):
         raise UserError(f"wandb mode must be auto, online, offline or disabled, got {mode!r}: set --wandb.mode=auto")
@@ -35,23 +42,14 @@ def wandb_logger(run_folder: str | Path, project: str, mode: str) -> WandbLogger
     instead = {"online": "logging offline", "offline": "the run goes on without it"}
     for attempt in ("online", "offline") if mode == "online" else ("offline",):
         try:
-            return _logger(Path(run_folder), project, attempt)
+            return _start_wandb(Path(run_folder), project, attempt)
         except Exception as error:  # wandb raises several unrelated types; the run must go on in any case
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             rank_zero_info(f"wandb could not go {attempt} ({reason}); {instead[attempt]}")
     return None
 
 
-def log_best_model(logger: WandbLogger, checkpoint: Path, **metadata: Any) -> None:
-    """Log ``checkpoint`` as artifact ``model-<run id>:best``, the name that Lightning's ``log_model`` uses."""
-    import wandb
-
-    artifact = wandb.Artifact(f"model-{logger.experiment.id}", type="model", metadata=metadata)
-    artifact.add_file(str(checkpoint), name="model.ckpt")
-    logger.experiment.log_artifact(artifact, aliases=["latest", "best"])
-
-
-def _logger(folder: Path, project: str, mode: Any) -> WandbLogger:
+def _start_wandb(folder: Path, project: str, mode: Any) -> WandbLogger:
     import wandb
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -74,3 +72,12 @@ def has_key() -> bool:
         return any(entries.authenticators(host) for host in (*HOSTS, own) if host)
     except (FileNotFoundError, netrc.NetrcParseError):
         return False
+
+
+def log_best_model(logger: WandbLogger, checkpoint: Path, **metadata: Any) -> None:
+    """Log ``checkpoint`` as artifact ``model-<run id>:best``, the name that Lightning's ``log_model`` uses."""
+    import wandb
+
+    artifact = wandb.Artifact(f"model-{logger.experiment.id}", type="model", metadata=metadata)
+    artifact.add_file(str(checkpoint), name="model.ckpt")
+    logger.experiment.log_artifact(artifact, aliases=["latest", "best"])
