@@ -227,7 +227,8 @@ def read_event(line: str) -> HealthEvent | None:
 
 def find_pictures(folder: Path) -> dict[str, tuple[int, Path]]:
     """Return the last picture of each kind: ``step_000400.png`` is of kind ``step``, after 400 steps."""
-    named = [(PICTURE.fullmatch(path.name), path) for path in folder.glob("*.png") if not path.is_symlink()]
+    inside = [path for path in folder.glob("*.png") if path.resolve().is_relative_to(folder.parent.resolve())]
+    named = [(PICTURE.fullmatch(path.name), path) for path in inside]
     found = sorted((int(name["step"]), name["kind"], path) for name, path in named if name)
     return {kind: (step, path) for step, kind, path in found}
 
