@@ -36,6 +36,7 @@ from vqlab.cli.config_files import with_builtin_configs
         (b"model: {class_path: VQVAE, init_args: [3]}", ["model.init_args must be a mapping"]),
         (b"model: {class_path: VQVAE, lr: 1}", ["lr is beside model.class_path", "into model.init_args"]),
         (b"base: configs/vqvae.yaml\nrows: []\n", ["vqlab sweep a.yaml"]),
+        (b"a: &a [*a]\n", ["too many values"]),
     ],
 )
 def test_configs_without_the_values_that_they_need(capsys, config, words):
