@@ -81,6 +81,8 @@ def test_the_last_picture_of_each_kind():
     make(RUN)
     for name in ("codes_000100.png", "codes_000020.png", "step_x.png", "note.png", "step_1000000.png"):
         (RUN / "samples" / name).touch()
+    Path("secret").touch()
+    (RUN / "samples" / "other_000001.png").symlink_to(Path("secret").absolute())
     found = {kind: (step, path.name) for kind, (step, path) in read_run(RUN).pictures.items()}
     assert found == {"step": (1_000_000, "step_1000000.png"), "codes": (100, "codes_000100.png")}
 

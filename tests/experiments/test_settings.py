@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from vqlab.errors import UserError
-from vqlab.experiments.settings import as_flag, equal, flatten, overlay, read_yaml, scale_steps, stack
+from vqlab.experiments.settings import as_flag, equal, flatten, overlay, read_yaml, stack
 
 CONFIG = {
     "model": {
@@ -66,12 +66,6 @@ def test_a_flag_says_the_value(value):
 def test_what_differs_is_not_equal(a, b):
     assert not equal(a, b)
     assert not equal(b, a)
-
-
-def test_steps_are_scaled_and_other_numbers_are_not():
-    settings = {"trainer.max_steps": 5, "model.disc_start": 100, "model.sigma.hold_steps": 0, "trainer.max_time": None}
-    more = {"model.num_mis_steps": 20, "trainer.val_check_interval": 0.5, "data.batch_size": 64}
-    assert scale_steps(settings | more, 0.1) == {"trainer.max_steps": 1, "model.disc_start": 10}
 
 
 @pytest.mark.parametrize(

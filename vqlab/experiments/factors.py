@@ -8,7 +8,7 @@ from itertools import combinations
 from typing import NamedTuple
 
 from vqlab.experiments.experiment import SEEDED, short_names
-from vqlab.experiments.runs import Run
+from vqlab.experiments.runs import Run, natural
 from vqlab.experiments.settings import HARMLESS, as_text
 
 LEFT_OUT = (*HARMLESS, "ckpt_path", "weights_only", "trainer.logger", "trainer.default_root_dir")
@@ -86,7 +86,7 @@ def effects(runs: Sequence[Run], value: Callable[[Run], float | None]) -> list[E
                 done = None if run.status == "finished" else run.log.steps
                 matched[done, run.seeds, *(other[place] for other in others)][levels[place]].append(result)
         steps = [Effect(factor)]
-        for low, high in combinations(sorted(set(levels), key=order), 2):
+        for low, high in combinations(sorted(set(levels), key=natural), 2):
             alike = [match for match in matched.values() if low in match and high in match]
             differences = [statistics.fmean(match[high]) - statistics.fmean(match[low]) for match in alike]
             steps += [Effect(factor, low, high, differences)] if differences else []
@@ -99,11 +99,3 @@ def value_of(run: Run, name: str) -> str:
     if name in run.settings:
         return as_text(run.settings[name])
     return next((as_text(value) for other, value in run.settings.items() if other.startswith(f"{name}.")), "-")
-
-
-def order(level: str) -> tuple:
-    """Return a key that sorts levels by number where they are numbers."""
-    try:
-        return (0, float(level), level)
-    except ValueError:
-        return (1, 0.0, level)

@@ -163,7 +163,7 @@ def find_runs(places: Iterable[Path]) -> list[Run]:
             below[:] = [name for name in below if not name.startswith(".")]
     if not folders:
         raise UserError(f"there is no run in {', '.join(map(str, places))}: a run has a config.yaml or a metrics.csv")
-    return [read_run(folder) for folder in sorted(folders, key=natural)]
+    return [read_run(folder) for folder in sorted(folders, key=lambda folder: natural(str(folder)))]
 
 
 def read_run(folder: Path) -> Run:
@@ -227,15 +227,16 @@ def read_event(line: str) -> HealthEvent | None:
 
 def find_pictures(folder: Path) -> dict[str, tuple[int, Path]]:
     """Return the last picture of each kind: ``step_000400.png`` is of kind ``step``, after 400 steps."""
-    named = [(PICTURE.fullmatch(path.name), path) for path in folder.glob("*.png") if not path.is_symlink()]
+    inside = [path for path in folder.glob("*.png") if path.resolve().is_relative_to(folder.parent.resolve())]
+    named = [(PICTURE.fullmatch(path.name), path) for path in inside]
     found = sorted((int(name["step"]), name["kind"], path) for name, path in named if name)
     return {kind: (step, path) for step, kind, path in found}
 
 
-def natural(path: Path) -> list[tuple[str, float]]:
+def natural(text: str) -> list[tuple[str, float]]:
     """Return a key that sorts 64 before 512, and 3e-4 before 0.001."""
-    parts = re.split(r"(\d+(?:\.\d+)?(?:e[+-]?\d+)?)", path.as_posix())
-    return [(text, float(number or 0)) for text, number in itertools.zip_longest(parts[::2], parts[1::2])]
+    parts = re.split(r"(\d+(?:\.\d+)?(?:e[+-]?\d+)?)", text)
+    return [(word, float(number or 0)) for word, number in itertools.zip_longest(parts[::2], parts[1::2])]
 
 
 def first_known(runs: Sequence[Run]) -> Run:

@@ -17,6 +17,7 @@ STEP_COUNTS |= {"disc_start", "disc_warmup", "grace_steps", "gan_grace_steps"}
 # Prefixes of settings that do not change a run's metrics.
 HARMLESS: tuple[str, ...] = ("name", "runs", "codes", "font", "family", "wandb.", "tensorboard", "samples.")
 HARMLESS += ("trainer.enable_", "trainer.accelerator", "data.num_workers", "checkpoint.every_n_steps")
+MAX_VALUES = 100_000  # of a config
 
 
 class UniqueKeys(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
@@ -44,6 +45,7 @@ def parse_yaml(content: bytes, path: Path) -> dict[str, Any]:
     """Return the mapping in the ``content`` of a YAML file; raises UserError as :func:`read_yaml`."""
     try:
         found = yaml.load(content.decode("utf-8-sig"), UniqueKeys)
+        check_size(found)
     except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         problem = f"line {mark.line + 1}: {getattr(error, 'problem', '')}" if mark else " ".join(str(error).split())
@@ -51,6 +53,18 @@ def parse_yaml(content: bytes, path: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise UserError(f"{path} holds no settings: it must be a mapping such as model: VQVAE, got {found!r}"[:200])
     return found
+
+
+def check_size(value: Any) -> None:
+    """Raise ValueError for a value with too many parts: aliases, also of itself, make a short text very large."""
+    parts, count = [value], 0
+    while parts:
+        part = parts.pop()
+        if isinstance(part, (dict, list)):
+            parts += part.values() if isinstance(part, dict) else part
+            count += len(part)
+            if count > MAX_VALUES:
+                raise ValueError("it holds too many values")
 
 
 def flatten(config: dict[str, Any], prefix: str = "") -> Settings:

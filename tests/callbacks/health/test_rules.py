@@ -6,7 +6,7 @@ import random
 import pytest
 
 from vqlab.callbacks.health.history import RunHistory, Thresholds, detrended_spread
-from vqlab.callbacks.health.rules import HINTS, events_at
+from vqlab.callbacks.health.rules import HINTS, RULES
 
 STEPS, EVERY, VALIDATE = 2000, 10, 50
 ONSET = 1000
@@ -29,8 +29,9 @@ def events(line=None, validation=None, **planned):
 
     def check(*when):
         for moment in when:
-            for event, evidence in events_at(moment, history, Thresholds()):
-                found.setdefault(event, (history.step, evidence))
+            for rule in RULES[moment]:
+                for event, evidence in rule(history, Thresholds()):
+                    found.setdefault(event, (history.step, evidence))
 
     for history.step in range(EVERY, STEPS + 1, EVERY):
         history.add({"rate": 1e-3, "loss": falling(history.step)} | (line(history.step) if line else {}))

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from vqlab.atomic_io import append
 from vqlab.callbacks.health.history import RunHistory, Thresholds
-from vqlab.callbacks.health.rules import ACCURACY, GLYPHS, HINTS, LOSSES, When, events_at
+from vqlab.callbacks.health.rules import ACCURACY, GLYPHS, HINTS, LOSSES, RULES, When
 from vqlab.errors import UserError
 from vqlab.training.finite import NonFiniteError
 from vqlab.training.learning_rate import training_steps
@@ -128,8 +128,8 @@ class Health(Thresholds, lightning.Callback):
 
     def check(self, trainer: lightning.Trainer, when: When) -> None:
         """Report the events of ``when`` that have not been reported yet."""
-        if trainer.is_global_zero:
-            for event, evidence in events_at(when, self.history, self):
+        for rule in RULES[when]:
+            for event, evidence in rule(self.history, self):
                 self.report(trainer, event, evidence, HINTS[event])
 
     def stop_if_reported(self, trainer: lightning.Trainer) -> None:

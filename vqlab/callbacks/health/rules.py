@@ -5,7 +5,7 @@ threshold lies between them. Unless stated otherwise, what is read from the log 
 """
 
 import statistics
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from typing import Literal
 
@@ -43,12 +43,6 @@ HINTS = {
     "topic_collapse": "set --model.init=nmf, raise --model.cycle_weight, or lower --model.num_topics or "
     "--model.generator_lr",
 }
-
-
-def events_at(when: When, history: RunHistory, limits: Thresholds) -> Events:
-    """Yield the events of a log ``line``, of its ``gradient`` (before the step), or of a ``validation``."""
-    for rule in RULES[when]:
-        yield from rule(history, limits)
 
 
 def losses(history: RunHistory, limits: Thresholds) -> Events:
@@ -253,7 +247,8 @@ def topics(history: RunHistory, limits: Thresholds) -> Events:
         yield "topic_collapse", f"{usage[-1]:.0%} of the topics are dominant in any document"
 
 
-RULES = {
+# Checked at each log line, at its gradient (before the step), and at each validation.
+RULES: dict[When, tuple[Callable[[RunHistory, Thresholds], Events], ...]] = {
     "line": (losses, learning_rate, unused_codes, chains, discriminator),
     "gradient": (gradients,),
     "validation": (plateau, codes_of_validation, posterior, modes, glyphs, topics),
