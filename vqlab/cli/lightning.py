@@ -364,7 +364,7 @@ class CLI(LightningCLI):
         save_arrays(path, arrays)
         rank_zero_info(f"{path}: " + ", ".join(f"{name} {tuple(array.shape)}" for name, array in arrays.items()))
         if self.datamodule.modality == "font":
-            write_glyphs(model, self.datamodule, arrays, self.run_folder, fonts, family)
+            write_glyphs(self.datamodule, arrays, self.run_folder, fonts, family)
 
     def _check_checkpoint(self, path: str) -> dict[str, Any]:
         checkpoint = read_checkpoint(path)

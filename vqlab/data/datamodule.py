@@ -104,11 +104,7 @@ class SplitDataModule(Checked, lightning.LightningDataModule, ABC):
         return f"{name}={value}"
 
     def apply_format(self, trained: Format) -> None:
-        """Use vocabulary, classes and statistics of a checkpoint's training data, and compare the rest.
-
-        Raises:
-            UserError: If the data mean something else.
-        """
+        """Use vocabulary, classes and statistics of a checkpoint's training data, and compare the rest."""
         self._is_new = trained.get("source", source_of(self)) != source_of(self)
         check_format(trained, self.describe(), self.option)
 

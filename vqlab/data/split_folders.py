@@ -5,7 +5,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 
-from vqlab.data.files import find_files, list_files, list_folders
+from vqlab.data.files import find_files, is_hidden, list_files
 from vqlab.errors import UserError
 
 SPLITS = ("train", "val", "test")
@@ -27,7 +27,8 @@ def split_folders(root: Path, extensions: tuple[str, ...], what: str) -> tuple[d
         UserError: If there are no such files, some folders are named as splits but the layout is another, or a folder
             for validation or test lies among the files for training.
     """
-    names = list_folders(root)
+    items = root.iterdir() if root.is_dir() else ()
+    names = sorted(item.name for item in items if item.is_dir() and not is_hidden(item.name))
     split_of = name_splits(names)
     others = [name for name in names if split_of and name not in split_of and find_files(root / name, extensions)]
     if split_of and (others or "train" not in split_of.values() or max(Counter(split_of.values()).values()) > 1):

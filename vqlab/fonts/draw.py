@@ -101,10 +101,7 @@ class Canvas(Checked):
 def render(
     font: Font | str | Path, characters: Iterable[int | str], image_size: ImageSize, em_scale: float = 0.875
 ) -> np.ndarray:
-    """Draw characters of a font, code points or letters, black on white, all in one em box on one baseline.
-
-    Shape:
-        -> (N, S, S) uint8: 0 is ink, 255 paper.
+    """Draw characters of a font, code points or letters, in one em box: (N, S, S) uint8, 0 is ink, 255 paper.
 
     Raises:
         UserError: If the file is not a font, the font lacks a character, or a number is out of range.
