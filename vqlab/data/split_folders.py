@@ -46,10 +46,6 @@ def name_splits(names: Iterable[str]) -> dict[str, str]:
     """Return the split of each name that names one.
 
     Other words may stand beside the split only if the names give both a training split and a held-out one.
-
-    Example:
-        >>> name_splits(["Train", "VALID"]), name_splits(["cat", "bullet-train"])
-        ({'Train': 'train', 'VALID': 'val'}, {})
     """
     words = {name: [word.lower().removesuffix("set") or "set" for word in WORD.findall(name)] for name in names}
     found = {name: {SPLIT_OF[word] for word in group if word in SPLIT_OF} for name, group in words.items()}
@@ -60,12 +56,7 @@ def name_splits(names: Iterable[str]) -> dict[str, str]:
 
 
 def group_by_split(names: list[str], where: str | Path) -> dict[str, list[int]]:
-    """Return the positions of the names of each split, or of "" if none names one; raise UserError if only some do.
-
-    Example:
-        >>> group_by_split(["test-0", "train-0", "train-1"], "shards")
-        {'test': [0], 'train': [1, 2]}
-    """
+    """Return the positions of the names of each split, or of "" if none names one; raise UserError if only some do."""
     split_of = name_splits(dict.fromkeys(names))
     groups: dict[str, list[int]] = defaultdict(list)
     for position, name in enumerate(names):

@@ -30,11 +30,6 @@ class EmBox:
     """The square that an image shows: the em in its middle, the same for all fonts and characters. Lengths are in em.
 
     The pen starts at the em's left side, at 0, on a baseline 0.88 em below its top.
-
-    Example:
-        >>> box = EmBox(0.8)
-        >>> [round(x, 3) for x in (box.side, box.left, box.bottom, box.top)]
-        [1.25, -0.125, -0.245, 1.005]
     """
 
     em_scale: EmScale = 0.875  # ratio of the em to the image's side

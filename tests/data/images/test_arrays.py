@@ -76,14 +76,14 @@ def test_test_split_of_another_file(tmp_path):
         ImageArrays(path, test_path=save(tmp_path, "grey.npz", x=GREY))
     with refused("none.npz is not a file: set test_path=FILE"):
         ImageArrays(path, test_path="none.npz")
-    with refused("the test images have class 3", "classes 0 to 1"):
+    with refused("the test images have class 3", "training 0 to 1 alone"):
         ImageArrays(save(tmp_path, x_train=X, y_train=Y % 2, x_test=X, y_test=Y))
 
 
 @pytest.mark.parametrize(
     ("arrays", "words"),
     [
-        ({"x": X / 255}, ["x of", "is float64, not uint8: save", "(x * 255).round()"]),
+        ({"x": X / 255}, ["x of", "is float64, not uint8: save (x * 255).round()"]),
         ({"x": np.array([{}] * 4, dtype=object)}, ["cannot be read as NumPy arrays (Object arrays cannot be loaded"]),
         ({"x": X[:, 0, :, 0]}, ["shape (12, 8), not (N, H, W)"]),
         ({"x": X[:0]}, ["shape (0, 8, 8, 3), not"]),

@@ -175,12 +175,6 @@ class PartlyLabelled(Split):
     Args:
         data: A split with ``labels``.
         chosen: Positions of the labelled images, of which ``batch_size`` come with each batch.
-
-    Example:
-        >>> data = ImageTensors(torch.zeros(6, 1, 2, 2, dtype=torch.uint8), torch.tensor([0, 1, 0, 1, 0, 1]))
-        >>> batch = PartlyLabelled(data, choose_labelled(data.labels, 1, seed=0), batch_size=4).__getitems__([3, 5])
-        >>> batch["label"].tolist(), sorted(batch["labelled_label"].tolist())
-        ([-1, -1], [0, 0, 1, 1])
     """
 
     def __init__(self, data: Any, chosen: Tensor, batch_size: int, seed: int = 0) -> None:
