@@ -22,7 +22,7 @@ def save(tmp_path, name="some.npz", **arrays):
           "test_images": X[:4], "test_labels": Y[:4, None]}, (12, 6, 4)),  # MedMNIST
         ({"x_train": GREY, "y_train": Y, "x_test": GREY[:4], "y_test": Y[:4]}, (11, 1, 4)),  # Keras
         ({"X_train": GREY, "Y_train": Y, "X_valid": GREY[:5], "Y_valid": Y[:5]}, (12, 5, 0)),
-        ({"x": X, "y": Y, "x_test": X[:4], "y_test": Y[:4], "other": np.arange(3)}, (11, 1, 4)),
+        ({"x": X, "y": Y, "x_test": X[:4], "y_test": Y[:4], "other": np.array([{}])}, (11, 1, 4)),
         ({"image": X, "label": Y.astype(int)}, (11, 1, 0)),
     ],
 )  # fmt: skip

@@ -16,6 +16,7 @@ from vqlab.validation import Count
 
 IMAGE_NAMES = ("x", "images", "image", "imgs", "img", "data")
 LABEL_NAMES = ("y", "labels", "label", "targets", "target")
+UNREADABLE = "cannot be read as NumPy arrays ({reason}): save it again, or use another file"
 
 
 class ImageArrays(ImageDataModule):
@@ -103,9 +104,9 @@ class ImageArrays(ImageDataModule):
         """Return the images of each split of a file; those of none are ``train``."""
         if not Path(path).is_file():
             raise UserError(f"{path} is not a file: set {setting}=FILE to a .npz or .npy file")
-        with reading(path, "cannot be read as NumPy arrays ({reason}): save it again, or use another file"):
+        with reading(path, UNREADABLE):
             loaded = np.load(path, allow_pickle=False)
-            arrays = {"x": loaded} if isinstance(loaded, np.ndarray) else dict(loaded)
+        arrays = {"x": loaded} if isinstance(loaded, np.ndarray) else loaded  # an npz reads an array when it is used
         for argument, name in (("array", self.array), ("label_array", self.label_array)):
             if name is not None and name not in arrays:
                 raise UserError(f"{argument} {name} is not in {path}, which holds {', '.join(arrays)}")
@@ -117,7 +118,8 @@ class ImageArrays(ImageDataModule):
             raise UserError(f"{path} has no array x, images or image, but {', '.join(arrays)}: set array=NAME")
         if self.label_array is not None:
             labels["train"] = self.label_array
-        return {split: as_tensors(path, arrays, name, labels.get(split), size) for split, name in images.items()}
+        with reading(path, UNREADABLE):
+            return {split: as_tensors(path, arrays, name, labels.get(split), size) for split, name in images.items()}
 
 
 def by_split(names: Iterable[str], usual: tuple[str, ...]) -> dict[str, str]:

@@ -246,7 +246,7 @@ def scan(file: Path) -> Iterator[tuple[int, int, int]]:
                 for member in example:
                     kind = member.name.removeprefix(key_of(member)).lower()
                     if kind == ".cls":
-                        text = tar.extractfile(member).read(9).strip()  # type: ignore[union-attr]
+                        text = tar.extractfile(member).read().strip()  # type: ignore[union-attr]
                         if not text.isdigit():
                             raise UserError(f"{member.name} in {file} is no class number: write its class in digits")
                         label = int(text)
