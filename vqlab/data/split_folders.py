@@ -21,11 +21,8 @@ def split_folders(root: Path, extensions: tuple[str, ...], what: str) -> tuple[d
     """Return the folder and the files of each split, or those of the split "" if the splits are still to be drawn.
 
     Folders ``train``, ``val`` and ``test`` in ``root``, or with another usual name (:data:`SPLIT_OF`, in any case), are
-    the splits; ``train`` is required. If ``train`` is alone, the splits are drawn from its files.
-
-    Raises:
-        UserError: If there are no such files, some folders are named as splits but the layout is another, or a folder
-            for validation or test lies among the files for training.
+    the splits; ``train`` is required. If ``train`` is alone, the splits are drawn from its files. Other layouts, which
+    may mix held-out files with those for training, raise a UserError.
     """
     items = root.iterdir() if root.is_dir() else ()
     names = sorted(item.name for item in items if item.is_dir() and not is_hidden(item.name))

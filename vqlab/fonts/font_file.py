@@ -39,9 +39,8 @@ def write_font(
     """Write a TrueType font: ``base`` with the characters in ``bitmaps`` added, or drawn anew where it has them.
 
     Everything else is the base's: outlines, metrics, licence. A variable font is instantiated at ``weight``, and cubic
-    outlines (CFF) are converted to quadratic ones within a thousandth of an em. New glyphs come after the old ones, so
-    layout tables stay as they are, and no feature and no kerning knows the new glyphs. The family gets a new name, as
-    the Open Font License asks for where the old one is reserved.
+    outlines (CFF) are converted to quadratic ones within a thousandth of an em. New glyphs come after the old ones; no
+    feature and no kerning knows them.
 
     Args:
         base: The font to complete.
@@ -53,7 +52,7 @@ def write_font(
         weight: Weight of a variable ``base``.
 
     Returns:
-        The code points written. Blank images are left out with a warning.
+        The code points written, without those of blank images.
 
     Raises:
         UserError: If a font cannot be read or completed, all images are blank, or the file cannot be written.

@@ -255,11 +255,7 @@ def to_signed(batch: Batch) -> Batch:
 
 
 def enlarge_and_shift(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Enlarge each image by up to 8 percent, and shift it by up to 1/32 of its side each way; all channels alike.
-
-    Shape:
-        images (B, C, S, S) from -1, ink, to 1, paper -> the same.
-    """
+    """Enlarge images (B, C, S, S) by up to 8 percent, and shift them by up to 1/32 of the side; all channels alike."""
     draw = torch.rand(3, len(images), generator=generator, device=images.device)
     scale = 1 + LARGER * draw[0]
     shift = (2 * draw[1:] - 1) * 2 * SHIFT

@@ -217,11 +217,7 @@ def to_float(batch: Batch, pixel_range: ValueRange) -> Batch:
 
 
 def shift_and_flip(images: Tensor, generator: torch.Generator, flip: bool) -> Tensor:
-    """Shift each image by up to 1/8 of its side, filling with its reflection, and mirror half of them if ``flip``.
-
-    Shape:
-        images (B, C, S, S) in any value range -> the same.
-    """
+    """Shift images (B, C, S, S) by up to 1/8 of the side, filled by reflection, and mirror half of them if ``flip``."""
     count, size = len(images), images.shape[-1]
     device = images.device
     reach = size // 8  # 4 pixels at 32, as is usual for CIFAR-10
@@ -244,10 +240,7 @@ def fit_square(images: Tensor, size: int) -> Tensor:
 
 
 def channel_statistics(data: Split, limit: int | None = None) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return mean and standard deviation per channel of uint8 images, in units of the full range.
-
-    With a ``limit``, those of a fixed random sample of ``limit`` images.
-    """
+    """Return mean and standard deviation per channel of uint8 images (of ``limit`` at random); 255 counts as 1."""
     order = torch.randperm(len(data), generator=torch.Generator().manual_seed(0))[:limit]
     parts = (data.__getitems__(part.tolist())["image"] for part in order.split(500))
     # Histograms are exact and small, whatever the number of images.

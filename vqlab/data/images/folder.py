@@ -78,8 +78,7 @@ class ImageFolder(ImageDataModule):
         **common: Arguments of :class:`~vqlab.data.images.base.ImageDataModule`.
 
     Raises:
-        UserError: If the folder is missing or holds no images, or only some of its folders are splits; in ``setup``, if
-            files cannot be decoded.
+        UserError: If there are no images, or only some folders are splits; in ``setup``, if files cannot be decoded.
 
     Example:
         >>> import tempfile
@@ -175,14 +174,10 @@ def decoding_workers(num_workers: int | None) -> int:
 
 
 def decode_square(file: str | Path | IO[bytes], size: int, channels: int = 3, name: str = "") -> Tensor:
-    """Decode an image file or an open one, resize its shorter side to ``size`` and crop the centre.
+    """Decode an image file, or an open one of a ``name``, to (channels, size, size) uint8.
 
-    Shape:
-        -> (channels, size, size) uint8.
-
-    Raises:
-        UserError: If a channel has 16 or 32 bits, whose range is not certain; ``name`` is that of an open file.
-        Exception: What PIL raises for damaged files.
+    Its shorter side is resized, and its centre cropped. Channels of 16 or 32 bits, whose range is not certain, raise a
+    UserError, and damaged files what PIL raises.
     """
     with Image.open(file) as opened:
         opened.draft("RGB", (size, size))  # lets a large JPEG be decoded at a fraction of its size, still >= size
