@@ -37,11 +37,6 @@ def test_from_two_fonts_to_glyphs():
         assert arrays["glyph"].shape == (25, 32, 32)
         characters = {name: set(arrays["char"][arrays["style"] == i]) for i, name in enumerate(STYLES)}
         drawn = dict(zip(arrays["char"], arrays["glyph"], strict=True))
-    between = Image.open(run("it") / "sheets/between_styles.png")
-    assert between.size == (17 * 32, 8 * 32)
-    first, last, middle = (np.asarray(between)[:, 32 * place :][:, :32] for place in (0, 16, 8))
-    assert (first == last).all()
-    assert (first != middle).any()
     for name, codes in characters.items():
         assert Image.open(run("it") / f"sheets/{name}_001.png").size[0] > 64
         file = f"new/it-{name}.ttf"

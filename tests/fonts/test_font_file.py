@@ -7,7 +7,6 @@ from fontTools.ttLib import TTFont
 from PIL import Image, ImageDraw, ImageFont
 
 from tests.helpers.toy_fonts import DEJAVU, SANS, SERIF, box, build
-from vqlab.fonts import font_file
 from vqlab.fonts.draw import render
 from vqlab.fonts.font import Font
 from vqlab.fonts.font_file import advances, write_font
@@ -77,33 +76,6 @@ def test_other_kinds_of_fonts_become_static_truetype(tmp_path, kind):
     np.testing.assert_array_equal(before, after)
     assert iou(render(out, [0x4F60, 0x20000], 64), np.stack([square(), square(20)])).min() > 0.97
     assert ImageFont.truetype(str(out), 32).getlength("\u4f60") == 32
-
-
-def kerned(path):
-    """Kerning of more pairs than fontTools reads at once: it then reads the rest of a lazy font when it is copied."""
-    font = TTFont(path)
-    letters = [name for name in font.getGlyphOrder() if name != ".notdef"]
-    pairs = " ".join(f"pos {a} {b} -50;" for a in letters for b in letters)
-    addOpenTypeFeaturesFromString(font, f"feature kern {{ {pairs} }} kern;")
-    font.save(path)
-    return path
-
-
-@pytest.mark.parametrize("cff", [False, True])
-@pytest.mark.parametrize("weight", [None, 600])
-def test_a_variable_font_with_layout_tables(tmp_path, cff, weight):
-    shapes = {code: [box(100, 0, 600, 700)] for code in range(65, 77)}
-    base = kerned(build(tmp_path / "base.ttf", shapes, weights=(400, 400, 800), cff=cff))
-    before = (tmp_path / "base.ttf").read_bytes()
-    assert write_font(base, {0x4F60: square()}, tmp_path / "out.ttf", weight=weight) == [0x4F60]
-    new = TTFont(tmp_path / "out.ttf")
-    assert len(new["GPOS"].table.LookupList.Lookup[0].SubTable[0].PairSet) == 12
-    assert {0x4F60, *shapes} == set(new.getBestCmap())
-    assert not {"fvar", "gvar", "CFF2"} & set(new.keys())
-    font = Font(base, weight)
-    font_file.make_static_truetype(font)
-    assert "fvar" in font.file, "the font itself is not changed"
-    assert (tmp_path / "base.ttf").read_bytes() == before
 
 
 def test_layout_and_vertical_metrics(tmp_path, base):
@@ -176,22 +148,6 @@ def test_names(tmp_path):
         assert {record.langID for record in table.names if record.nameID == 1} == {0x409}
 
 
-def test_names_of_an_instance(tmp_path):
-    values = [{"value": 400, "name": "Regular", "flags": 2}, {"value": 600, "name": "SemiBold"}]
-    stat = {"axes": [{"tag": "wght", "name": "Weight", "values": values}]}
-    base = build(tmp_path / "base.ttf", {65: [box(0, 0, 9, 9)]}, weights=(400, 400, 800), setupStat=stat)
-    for weight, full in ((None, "Toy vqlab"), (600, "Toy vqlab SemiBold"), (700, "Toy vqlab")):
-        write_font(base, {66: square()}, tmp_path / "out.ttf", weight=weight)
-        assert Font(tmp_path / "out.ttf").name == full
-
-
-def test_code_pages(tmp_path, base):
-    write_font(base, {code: square() for code in map(ord, "汉字БП")}, tmp_path / "out.ttf")
-    os2 = TTFont(tmp_path / "out.ttf")["OS/2"]
-    assert os2.ulUnicodeRange2 >> 27 & 1, "CJK unified ideographs, bit 59"
-    assert os2.usLastCharIndex == ord("汉")
-
-
 # Advances of new characters
 
 LETTERS = [*range(0x41, 0x5B), *range(0x61, 0x7B)]
@@ -214,16 +170,6 @@ def test_a_monospaced_font_keeps_its_advance():
     assert {new[code] for code in LETTERS} == {own}
     assert new[0x4F60] == new[0xFF21] == 2 * own
     assert advances(mono, None, [65, 0x4F60]) == {65: own, 0x4F60: 2 * own}
-
-
-@pytest.mark.parametrize(("target", "most"), [("DejaVuSans-Bold.ttf", 0.04), ("DejaVuSerif.ttf", 0.06)])
-def test_advances_are_the_sources_times_the_median_ratio(target, most):
-    file, source = TTFont(DEJAVU / target), Font(SANS)
-    new, units, cmap = advances(file, source, LETTERS), file["head"].unitsPerEm, file.getBestCmap()
-    own = np.array([file["hmtx"][cmap[code]][0] for code in LETTERS]) / units
-    assert np.abs(np.array([new[code] for code in LETTERS]) / units - own).mean() < most
-    ratios = [new[code] / source.advance(code) / units for code in LETTERS]
-    assert max(ratios) - min(ratios) < 0.01
 
 
 def test_advances_by_width(tmp_path):

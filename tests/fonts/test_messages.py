@@ -1,6 +1,5 @@
 """What the user gets for bad fonts, characters, images and names: one line, and no file."""
 
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +8,6 @@ from fontTools.ttLib import TTFont
 
 from tests.helpers.refusal import refused
 from tests.helpers.toy_fonts import SANS, box, build
-from vqlab.fonts import font_file
 from vqlab.fonts.draw import render
 from vqlab.fonts.font import Font
 from vqlab.fonts.font_file import write_font
@@ -66,27 +64,3 @@ def test_bad_input_is_one_line_and_leaves_no_file(files, call, message):
     with refused(message):
         call()
     assert not list(Path().glob("out*"))
-
-
-def test_woff2_needs_brotli(files, monkeypatch):
-    font = TTFont(SANS)
-    font.flavor = "woff2"
-    font.save("a.woff2")
-    for name in ("brotli", "brotlicffi"):
-        monkeypatch.setitem(sys.modules, name, None)
-    monkeypatch.setattr("fontTools.ttLib.woff2.haveBrotli", False)
-    with refused("a.woff2 is a WOFF2 file, which needs the package brotli"):
-        Font("a.woff2")
-
-
-def test_fonts_that_cannot_be_completed(files, monkeypatch):
-    def fail(*args, **options):
-        raise AttributeError("no such axis value")
-
-    monkeypatch.setattr(font_file, "instantiateVariableFont", fail)
-    with refused("base must be a font that can be made static TrueType, variable.ttf cannot (AttributeError: no such"):
-        write_font("variable.ttf", {67: INK}, "out.ttf")
-    monkeypatch.setattr(font_file, "MAX_GLYPHS", 3)
-    with refused("base.ttf has 2 glyphs and 2 more exceed a font's maximum of 3"):
-        write_font("base.ttf", {67: INK, 68: INK}, "out.ttf")
-    assert not Path("out.ttf").exists()

@@ -333,7 +333,7 @@ class CLI(LightningCLI):
         save_arrays(path, arrays)
         rank_zero_info(f"{path}: " + ", ".join(f"{name} {tuple(array.shape)}" for name, array in arrays.items()))
         if self.datamodule.modality == "font":
-            write_glyphs(model, self.datamodule, arrays, self.run_folder, fonts, family)
+            write_glyphs(self.datamodule, arrays, self.run_folder, fonts, family)
 
 
 def as_plain(value: Any) -> Any:

@@ -104,11 +104,7 @@ class SplitDataModule(Checked, lightning.LightningDataModule, ABC):
         return f"{name}={value}"
 
     def apply_format(self, trained: Format) -> None:
-        """Use vocabulary, classes and statistics of a checkpoint's training data, and compare the rest.
-
-        Raises:
-            UserError: If the data mean something else.
-        """
+        """Use vocabulary, classes and statistics of a checkpoint's training data, and compare the rest."""
         self._is_new = trained.get("source", source_of(self)) != source_of(self)
         check_format(trained, self.describe(), self.option)
 
@@ -228,13 +224,7 @@ def split_positions(count: int, num_val: int, seed: int) -> tuple[Tensor, Tensor
 def draw_splits(
     count: int, val_fraction: float, test_fraction: float, seed: int, what: str, hint: str
 ) -> dict[str, Tensor]:
-    """Return the sorted positions of each split of ``count`` (of ``what``), at least one where a fraction is above 0.
-
-    Example:
-        >>> drawn = draw_splits(20, 0.1, 0, seed=0, what="record", hint=": give more")
-        >>> {split: len(rows) for split, rows in drawn.items()}
-        {'train': 18, 'val': 2}
-    """
+    """Return the sorted positions of each split of ``count``, at least one where a fraction is above 0."""
     num_val, num_test = (max(1, round(count * part)) if part else 0 for part in (val_fraction, test_fraction))
     if num_val + num_test >= count:
         raise UserError(f"{count} {what}(s) are too few to keep {num_val} for validation and {num_test} for test{hint}")

@@ -41,12 +41,6 @@ def find_files(root: Path, extensions: tuple[str, ...]) -> list[Path]:
     return sorted(files)
 
 
-def list_folders(root: Path) -> list[str]:
-    """Return the sorted names of the folders in a folder, without hidden ones; none if it does not exist."""
-    items = root.iterdir() if root.is_dir() else ()
-    return sorted(item.name for item in items if item.is_dir() and not is_hidden(item.name))
-
-
 def is_hidden(name: str) -> bool:
     """Whether a file or folder is hidden, or left there by an operating system or a tool."""
     return name.startswith(".") or name.lower() in LEFTOVERS

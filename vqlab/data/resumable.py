@@ -33,17 +33,6 @@ class ResumableLoader(DataLoader):
     Lightning saves ``state_dict()`` with each checkpoint and restores it before the first batch of a resumed run.
     ``len`` is that of the whole epoch, because Lightning counts the earlier batches as fetched. The place is the epoch
     and the samples yielded on all ranks, so it is valid for another number of devices with the same global batch.
-
-    Example:
-        >>> def loader():
-        ...     sampler = ResumableSampler(range(6), num_replicas=1, rank=0)
-        ...     return ResumableLoader(range(6), batch_size=2, sampler=sampler)
-        >>> whole = [batch.tolist() for batch in loader()]
-        >>> stopped, resumed = loader(), loader()
-        >>> _ = next(iter(stopped))
-        >>> resumed.load_state_dict(stopped.state_dict())
-        >>> [batch.tolist() for batch in resumed] == whole[1:]
-        True
     """
 
     # On the class: with overfit_batches Lightning re-creates loaders from the arguments of DataLoader.

@@ -30,11 +30,6 @@ class EmBox:
     """The square that an image shows: the em in its middle, the same for all fonts and characters. Lengths are in em.
 
     The pen starts at the em's left side, at 0, on a baseline 0.88 em below its top.
-
-    Example:
-        >>> box = EmBox(0.8)
-        >>> [round(x, 3) for x in (box.side, box.left, box.bottom, box.top)]
-        [1.25, -0.125, -0.245, 1.005]
     """
 
     em_scale: EmScale = 0.875  # ratio of the em to the image's side
@@ -101,10 +96,7 @@ class Canvas(Checked):
 def render(
     font: Font | str | Path, characters: Iterable[int | str], image_size: ImageSize, em_scale: float = 0.875
 ) -> np.ndarray:
-    """Draw characters of a font, code points or letters, black on white, all in one em box on one baseline.
-
-    Shape:
-        -> (N, S, S) uint8: 0 is ink, 255 paper.
+    """Draw characters of a font, code points or letters, in one em box: (N, S, S) uint8, 0 is ink, 255 paper.
 
     Raises:
         UserError: If the file is not a font, the font lacks a character, or a number is out of range.

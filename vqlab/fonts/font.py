@@ -58,13 +58,6 @@ class Font:
         weight: Position on a variable font's weight axis; None is its default. Static fonts ignore it.
         setting: The argument that chose the file, for messages.
 
-    Attributes:
-        name: Full name of the font.
-        characters: Code point -> name of the glyph, in the order of code points.
-        units_per_em: Units in which the file's numbers are.
-        weights: Least, default and largest weight of a variable font, or None.
-        digest: SHA-256 of the file and the weight.
-
     Raises:
         UserError: If the file is missing, is not a font with outlines, or the weight is not on its axis.
 
@@ -86,9 +79,10 @@ class Font:
         self.file = parse(self._data, self.path, setting)
         self.name = self.file["name"].getDebugName(4) or self.path.stem
         self.units_per_em: int = self.file["head"].unitsPerEm
-        self.characters: dict[int, str] = dict(sorted((self.file.getBestCmap() or {}).items()))
+        self.characters: dict[int, str] = dict(sorted((self.file.getBestCmap() or {}).items()))  # -> name of the glyph
         axes = self.file["fvar"].axes if "fvar" in self.file else []
         axis = next((axis for axis in axes if axis.axisTag == "wght"), None)
+        # Least, default and largest weight of a variable font.
         self.weights = (axis.minValue, axis.defaultValue, axis.maxValue) if axis else None
         self.weight = weight if self.weights else None
         if self.weights and weight is not None and not self.weights[0] <= weight <= self.weights[2]:

@@ -12,7 +12,6 @@ from fontTools.fontBuilder import FontBuilder
 from fontTools.pens.cu2quPen import Cu2QuPen
 from fontTools.pens.ttGlyphPen import TTGlyphPen
 from fontTools.ttLib import TTFont
-from fontTools.ttLib.tables._c_m_a_p import CmapSubtable
 from fontTools.varLib.instancer import instantiateVariableFont
 
 from vqlab.atomic_io import write_atomic
@@ -40,9 +39,8 @@ def write_font(
     """Write a TrueType font: ``base`` with the characters in ``bitmaps`` added, or drawn anew where it has them.
 
     Everything else is the base's: outlines, metrics, licence. A variable font is instantiated at ``weight``, and cubic
-    outlines (CFF) are converted to quadratic ones within a thousandth of an em. New glyphs come after the old ones, so
-    layout tables stay as they are, and no feature and no kerning knows the new glyphs. The family gets a new name, as
-    the Open Font License asks for where the old one is reserved.
+    outlines (CFF) are converted to quadratic ones within a thousandth of an em. New glyphs come after the old ones; no
+    feature and no kerning knows them.
 
     Args:
         base: The font to complete.
@@ -54,7 +52,7 @@ def write_font(
         weight: Weight of a variable ``base``.
 
     Returns:
-        The code points written. Blank images are left out with a warning.
+        The code points written, without those of blank images.
 
     Raises:
         UserError: If a font cannot be read or completed, all images are blank, or the file cannot be written.
@@ -87,7 +85,12 @@ def write_font(
         file["hmtx"][name] = (widths[code], glyph.xMin)
         if "vmtx" in file:
             file["vmtx"][name] = (font.units_per_em, origin - glyph.yMax)
-    map_characters(file, names)
+    FontBuilder(font=file).setupCharacterMap((file.getBestCmap() or {}) | names)
+    if "OS/2" in file:
+        file["OS/2"].recalcUnicodeRanges(file)
+        file["OS/2"].recalcAvgCharWidth(file)
+        if file["OS/2"].version > 0:
+            file["OS/2"].recalcCodePageRanges(file)
     file.recalcTimestamp = False  # the same input gives the same bytes
     file.flavor = None  # not WOFF2
     data = io.BytesIO()
@@ -98,11 +101,7 @@ def write_font(
 
 
 def check_completion(font: Font, out: str | Path) -> TTFont:
-    """Check what can be known before a font is completed, and return its file as static TrueType.
-
-    Raises:
-        UserError: If ``out`` is not a .ttf file or is the font itself, or the font cannot be made static TrueType.
-    """
+    """Return the font's file as static TrueType; raise UserError if it or ``out`` cannot be written."""
     path = Path(out)
     if path.suffix.lower() != ".ttf":
         raise UserError(f"{out} must end in .ttf: set --font={path.with_suffix('.ttf')}")
@@ -130,7 +129,11 @@ def trace_all(bitmaps: Mapping[int, np.ndarray], box: EmBox, out: str | Path) ->
 def make_static_truetype(font: Font) -> TTFont:
     """Return a copy of the font's file with one set of outlines, in quadratic curves."""
     try:
-        file = instance(font) if "fvar" in font.file else font.copy()
+        file = font.copy()
+        if "fvar" in file:
+            place = {axis.axisTag: axis.defaultValue for axis in file["fvar"].axes}
+            place |= {} if font.weight is None else {"wght": font.weight}
+            file = instantiateVariableFont(file, place, inplace=True)
         if "glyf" not in file:
             to_quadratic(file, CUBIC_ERROR * font.units_per_em)
     except Exception as error:  # damaged tables make fontTools raise many things
@@ -142,17 +145,6 @@ def make_static_truetype(font: Font) -> TTFont:
         if table in file:
             del file[table]
     return file
-
-
-def instance(font: Font) -> TTFont:
-    """Return the static font at the weight, with the style's name where a variable font has one for it."""
-    place = {axis.axisTag: axis.defaultValue for axis in font.file["fvar"].axes}
-    if font.weight is not None:
-        place["wght"] = font.weight
-    try:
-        return instantiateVariableFont(font.copy(), place, inplace=True, updateFontNames=True)
-    except (ValueError, KeyError):  # no table STAT, or none with this place
-        return instantiateVariableFont(font.copy(), place, inplace=True)
 
 
 def to_quadratic(file: TTFont, error: float) -> None:
@@ -207,25 +199,6 @@ def add_glyphs(file: TTFont, codes: list[int], path: Path) -> dict[int, str]:
     return names
 
 
-def map_characters(file: TTFont, names: dict[int, str]) -> None:
-    """Map code points to their glyphs, in a new table of 32 bits if the font's have 16."""
-    cmap = file["cmap"]
-    tables = [table for table in cmap.tables if table.isUnicode() and table.format != 14]
-    if not any(table.format in (12, 13) for table in tables) and max(names) > 0xFFFF:
-        wide = CmapSubtable.newSubtable(12)
-        wide.platformID, wide.platEncID, wide.language, wide.cmap = 3, 10, 0, dict(file.getBestCmap() or {})
-        cmap.tables.append(wide)
-        tables.append(wide)
-    for table in tables:
-        most = 0x10FFFF if table.format in (12, 13) else 0xFFFF
-        table.cmap.update({code: name for code, name in names.items() if code <= most})
-    if "OS/2" in file:
-        file["OS/2"].recalcUnicodeRanges(file)
-        file["OS/2"].recalcAvgCharWidth(file)
-        if file["OS/2"].version > 0:
-            file["OS/2"].recalcCodePageRanges(file)
-
-
 def is_wide(code: int) -> bool:
     """Whether a code point is as wide as an ideograph in East Asia."""
     return unicodedata.east_asian_width(chr(code)) in "WF"
@@ -242,11 +215,11 @@ def advances(file: TTFont, source: Font | None, codes: Iterable[int]) -> dict[in
     own = {code: file["hmtx"][name][0] for code, name in (file.getBestCmap() or {}).items()}
     theirs = {} if source is None else {code: source.advance(code) * em for code in source.characters}
     shared = [code for code in own.keys() & theirs.keys() if own[code] and theirs[code]]
-    fixed: dict[bool, int | None] = {}
+    fixed: dict[bool, int] = {}  # 0 if there is no one advance
     ratio: dict[bool, float] = {}
     for wide in (False, True):
         widths = {own[code] for code in own if is_wide(code) == wide and chr(code).isalpha() and own[code]}
-        fixed[wide] = widths.pop() if len(widths) == 1 else None
+        fixed[wide] = widths.pop() if len(widths) == 1 else 0
         alike = [code for code in shared if is_wide(code) == wide] or shared
         ratio[wide] = float(np.median([own[code] / theirs[code] for code in alike])) if alike else 1.0
     if fixed[False] and not fixed[True]:

@@ -18,13 +18,10 @@ CORNER, REACH = 45.0, 1.5  # a corner turns by so many degrees within so many pi
 
 
 def trace(image: np.ndarray, box: EmBox) -> Outline:
-    """Return the outline of the ink in a grey image, as straight lines and quadratic curves.
+    """Return the outline of the ink in an image (S, S) uint8, as straight lines and quadratic curves.
 
     The contour at half grey, found between pixels, is cut at its corners, and each piece fitted by a smoothing
     spline of degree 2 (FITPACK), whose pieces are the curves of TrueType. Ink is to the right of the contours.
-
-    Shape:
-        image (S, S) uint8: 0 is ink, 255 paper.
     """
     ink = zoom(np.pad(255.0 - image, MARGIN), ZOOM, order=3, mode="grid-constant", grid_mode=True)
     points, codes = [np.empty((0, 2))], []

@@ -22,7 +22,7 @@ def save(tmp_path, name="some.npz", **arrays):
           "test_images": X[:4], "test_labels": Y[:4, None]}, (12, 6, 4)),  # MedMNIST
         ({"x_train": GREY, "y_train": Y, "x_test": GREY[:4], "y_test": Y[:4]}, (11, 1, 4)),  # Keras
         ({"X_train": GREY, "Y_train": Y, "X_valid": GREY[:5], "Y_valid": Y[:5]}, (12, 5, 0)),
-        ({"x": X, "y": Y, "x_test": X[:4], "y_test": Y[:4], "other": np.arange(3)}, (11, 1, 4)),
+        ({"x": X, "y": Y, "x_test": X[:4], "y_test": Y[:4], "other": np.array([{}])}, (11, 1, 4)),
         ({"image": X, "label": Y.astype(int)}, (11, 1, 0)),
     ],
 )  # fmt: skip
@@ -76,14 +76,14 @@ def test_test_split_of_another_file(tmp_path):
         ImageArrays(path, test_path=save(tmp_path, "grey.npz", x=GREY))
     with refused("none.npz is not a file: set test_path=FILE"):
         ImageArrays(path, test_path="none.npz")
-    with refused("the test images have class 3", "classes 0 to 1"):
+    with refused("the test images have class 3", "training 0 to 1 alone"):
         ImageArrays(save(tmp_path, x_train=X, y_train=Y % 2, x_test=X, y_test=Y))
 
 
 @pytest.mark.parametrize(
     ("arrays", "words"),
     [
-        ({"x": X / 255}, ["x of", "is float64, not uint8: save", "(x * 255).round()"]),
+        ({"x": X / 255}, ["x of", "is float64, not uint8: save (x * 255).round()"]),
         ({"x": np.array([{}] * 4, dtype=object)}, ["cannot be read as NumPy arrays (Object arrays cannot be loaded"]),
         ({"x": X[:, 0, :, 0]}, ["shape (12, 8), not (N, H, W)"]),
         ({"x": X[:0]}, ["shape (0, 8, 8, 3), not"]),

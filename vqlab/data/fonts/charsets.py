@@ -46,9 +46,8 @@ def read_charset(charset: str | list[str]) -> list[int]:
     """Return code points, each once, in the order in which they are named.
 
     Args:
-        charset: Names of sets, ranges like ``U+4E00-4FFF``, single code points like ``U+4F60``, or UTF-8 files that
-            hold characters in any number of lines, or such ranges in lines of their own; white space and lines that
-            start with ``#`` and a space do not count. Several make one set.
+        charset: Names of sets, ranges like ``U+4E00-4FFF``, single code points like ``U+4F60``, or UTF-8 files of
+            characters, without white space. Several make one set.
 
     Raises:
         UserError: If one is none of these, or a file cannot be read.
@@ -76,13 +75,7 @@ def _read_part(part: str) -> list[int]:
     if not Path(part).is_file():
         raise UserError(f"charset must be of {', '.join(NAMED)}, ranges (U+4E00-4FFF) and text files, got {part!r}")
     try:
-        lines = Path(part).read_text("utf-8-sig").splitlines()
+        text = Path(part).read_text("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"charset must be in UTF-8, {part} is not ({error}): save it as UTF-8") from error
-    codes: list[int] = []
-    for line in map(str.strip, lines):
-        if line.upper().startswith("U+"):
-            codes += _read_part(line)
-        elif not line.startswith("# "):
-            codes += [ord(character) for character in line if not character.isspace()]
-    return codes
+    return [ord(character) for character in text if not character.isspace()]

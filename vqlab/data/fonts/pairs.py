@@ -15,7 +15,7 @@ from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from vqlab.data.datamodule import Batch, Split, SplitDataModule, ValFraction, Workers
+from vqlab.data.datamodule import Batch, Split, SplitDataModule, ValFraction, Workers, check_fractions
 from vqlab.data.fonts.charsets import read_charset
 from vqlab.data.fonts.glyphs import FLAWS, OUTSIDE, SOUND, Glyphs, draw_glyphs
 from vqlab.errors import UserError
@@ -79,8 +79,7 @@ class FontPairs(SplitDataModule):
         charset: ``auto``, all characters of the source; or ascii, latin, greek, cyrillic, kana, jis1, jis2, gb1, gb2,
             big5l1, big5l2, hangul, a range like ``U+4E00-4FFF``, a text file; or several of these.
         weight: Weight of the variable fonts. Default: each font's own.
-        em_scale: Ratio of the em to the image's side. Default: 0.875 where most shared characters are East Asian wide
-            ones, else 0.75.
+        em_scale: Ratio of the em to the image's side. Default: 0.875 for mostly East Asian wide characters, else 0.75.
         limit: Largest number of training characters, drawn by ``seed``. Held-out ones stay the same.
         val_fraction: Fraction of the characters kept for validation.
         test_fraction: Fraction of the characters kept for test; 0 keeps none.
@@ -91,14 +90,12 @@ class FontPairs(SplitDataModule):
         seed: Seed of the split, of the order and of the augmentation.
 
     Shape:
-        batch["source"], batch["target"] (B, 1, S, S) float32 from -1, ink, to 1, paper; batch["char"] (B,) int64 code
-        point; batch["style"] (B,) int64, index of the target; batch["density"] (B,) float32, mean number of ink edges
-        on a line across the source; batch["index"] (B,) int64, the position in the split. Batches to predict have no
-        target.
+        batch["source"], batch["target"] (not in predict) (B, 1, S, S) float32 from -1, ink, to 1, paper; batch["char"],
+        code point, batch["style"], index of the target, and batch["index"], position in the split, (B,) int64;
+        batch["density"] (B,) float32, mean number of ink edges on a line across the source.
 
     Raises:
-        UserError: If a file is not a font, a font lacks the weight or the charset, or the fonts are the same; in
-            ``setup``, if fonts share too few characters to train on.
+        UserError: If a font, weight or charset does not fit, or fonts share too few characters to train on.
 
     Example:
         >>> data = FontPairs(charset="ascii", batch_size=8, cache=None)
@@ -130,10 +127,7 @@ class FontPairs(SplitDataModule):
         seed: NonNegativeInt = 0,
     ) -> None:
         super().__init__(batch_size, num_workers, seed)
-        if val_fraction + test_fraction >= 1:
-            raise UserError(
-                f"val_fraction and test_fraction must add up to less than 1, got {val_fraction} + {test_fraction}"
-            )
+        check_fractions(val_fraction, test_fraction, self.examples)
         self.source_font, self.target_fonts = open_fonts(source, target, weight)
         self.image_size, self.augment, self.cache = image_size, augment, cache
         self.num_styles = len(self.target_fonts)
@@ -170,11 +164,12 @@ class FontPairs(SplitDataModule):
                 f"charset must hold more characters that {names} share, they share {len(self.characters)}: set "
                 "charset=auto, or fonts of the same script"
             )
-        return self._load("train"), self._load("val")
+        train, val = (GlyphPairs(self._source, self._targets, self._split[split]) for split in ("train", "val"))
+        return train, val
 
     def load_test(self) -> GlyphPairs | None:
         """Return the pairs of characters kept for test, if there are any."""
-        return self._load("test") if "test" in self._split else None
+        return GlyphPairs(self._source, self._targets, self._split["test"]) if "test" in self._split else None
 
     def describe(self) -> Format:
         """Return the styles in their order, and the scale."""
@@ -201,11 +196,8 @@ class FontPairs(SplitDataModule):
     def _missing(self) -> tuple[Glyphs, np.ndarray]:
         lacking = [set(self._wanted) - target.having(SOUND, OUTSIDE) for target in self._targets]
         source = self._draw(self.source_font, sorted(set().union(*lacking)))
-        outside = len(source.having(OUTSIDE))
-        if outside:
-            log.warning(
-                f"left out {outside:,} characters to predict that leave the image: train with a smaller em_scale"
-            )
+        if outside := len(source.having(OUTSIDE)):
+            log.warning(f"left out {outside:,} characters to predict: they leave the image, lower em_scale")
         return source, as_pairs([sorted(codes & source.having(SOUND)) for codes in lacking])
 
     def collate(self) -> Callable[[Batch], Batch]:
@@ -222,9 +214,6 @@ class FontPairs(SplitDataModule):
 
     def _draw(self, font: Font, characters: list[int]) -> Glyphs:
         return draw_glyphs(font, characters, self.image_size, EmBox(self.em_scale), self.cache)
-
-    def _load(self, split: str) -> GlyphPairs:
-        return GlyphPairs(self._source, self._targets, self._split[split])
 
     def _report(self) -> None:
         """Log for each target in one line how many pairs there are and what is left out."""
@@ -266,11 +255,7 @@ def to_signed(batch: Batch) -> Batch:
 
 
 def enlarge_and_shift(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Enlarge each image by up to 8 percent, and shift it by up to 1/32 of its side each way; all channels alike.
-
-    Shape:
-        images (B, C, S, S) from -1, ink, to 1, paper -> the same.
-    """
+    """Enlarge images (B, C, S, S) by up to 8 percent, and shift them by up to 1/32 of the side; all channels alike."""
     draw = torch.rand(3, len(images), generator=generator, device=images.device)
     scale = 1 + LARGER * draw[0]
     shift = (2 * draw[1:] - 1) * 2 * SHIFT

@@ -16,6 +16,7 @@ from vqlab.validation import Count
 
 IMAGE_NAMES = ("x", "images", "image", "imgs", "img", "data")
 LABEL_NAMES = ("y", "labels", "label", "targets", "target")
+UNREADABLE = "cannot be read as NumPy arrays ({reason}): save it again, or use another file"
 
 
 class ImageArrays(ImageDataModule):
@@ -76,15 +77,11 @@ class ImageArrays(ImageDataModule):
         self.num_classes = max(0, int(train.labels.max()) + 1)
         for split, part in found.items():
             if part.images.shape[1:] != train.images.shape[1:]:
-                raise UserError(
-                    f"the {split} images have shape {tuple(part.images.shape[1:])}, those for training "
-                    f"{tuple(train.images.shape[1:])}: use images of the same shape, or set image_size"
-                )
+                shapes = [tuple(images.images.shape[1:]) for images in (part, train)]
+                raise UserError(f"the {split} images have shape {shapes[0]}, those for training {shapes[1]}")
             if self.num_classes and part.labels.max() >= self.num_classes:
-                raise UserError(
-                    f"the {split} images have class {part.labels.max()}, those for training the classes 0 to "
-                    f"{self.num_classes - 1}: use images of the same classes"
-                )
+                classes = f"0 to {self.num_classes - 1} alone"
+                raise UserError(f"the {split} images have class {part.labels.max()}, those for training {classes}")
         if "val" not in found:
             rows = draw_splits(len(train), val_fraction, 0, self.seed, "image", f": use another file than {path}")
             found |= {split: train.part(positions) for split, positions in rows.items()}
@@ -107,9 +104,9 @@ class ImageArrays(ImageDataModule):
         """Return the images of each split of a file; those of none are ``train``."""
         if not Path(path).is_file():
             raise UserError(f"{path} is not a file: set {setting}=FILE to a .npz or .npy file")
-        with reading(path, "cannot be read as NumPy arrays ({reason}): save it again, or use another file"):
+        with reading(path, UNREADABLE):
             loaded = np.load(path, allow_pickle=False)
-            arrays = {"x": loaded} if isinstance(loaded, np.ndarray) else dict(loaded)
+        arrays = {"x": loaded} if isinstance(loaded, np.ndarray) else loaded  # an npz reads an array when it is used
         for argument, name in (("array", self.array), ("label_array", self.label_array)):
             if name is not None and name not in arrays:
                 raise UserError(f"{argument} {name} is not in {path}, which holds {', '.join(arrays)}")
@@ -121,16 +118,12 @@ class ImageArrays(ImageDataModule):
             raise UserError(f"{path} has no array x, images or image, but {', '.join(arrays)}: set array=NAME")
         if self.label_array is not None:
             labels["train"] = self.label_array
-        return {split: as_tensors(path, arrays, name, labels.get(split), size) for split, name in images.items()}
+        with reading(path, UNREADABLE):
+            return {split: as_tensors(path, arrays, name, labels.get(split), size) for split, name in images.items()}
 
 
 def by_split(names: Iterable[str], usual: tuple[str, ...]) -> dict[str, str]:
-    """Return split -> name of the usual names, which may hold the name of a split (else it is ``train``).
-
-    Example:
-        >>> by_split(["X_train", "y_train", "test_images", "other"], ("x", "images"))
-        {'train': 'X_train', 'test': 'test_images'}
-    """
+    """Return split -> name of the usual names; ``x`` alone is of the split ``train``, as ``X_train`` is."""
     found: dict[str, str] = {}
     for wanted in usual:
         for name in names:
@@ -147,17 +140,12 @@ def as_tensors(
     """Return images (N, C, S, S) and labels (N,) of two arrays; raise UserError if a dtype or shape is wrong."""
     images, shape = arrays[name], arrays[name].shape
     if images.dtype != np.uint8:
-        raise UserError(
-            f"{name} of {path} is {images.dtype}, not uint8: save x.astype('uint8') of values 0 to 255, as "
-            "(x * 255).round()"
-        )
+        raise UserError(f"{name} of {path} is {images.dtype}, not uint8: save (x * 255).round().astype('uint8')")
     if len(shape) not in (3, 4) or shape[3:] not in ((), (1,), (3,)) or min(shape) < 1:
         raise UserError(f"{name} of {path} has shape {shape}, not (N, H, W), (N, H, W, 1) or (N, H, W, 3): save it so")
     if size is None and shape[1] != shape[2]:
-        raise UserError(
-            f"the images of {path} are {shape[1]} x {shape[2]} pixels, not square: set image_size={min(shape[1:3])} to "
-            "resize and crop them"
-        )
+        size = min(shape[1:3])
+        raise UserError(f"{path} has images of {shape[1]} x {shape[2]} pixels, not square: set image_size={size}")
     pixels = torch.from_numpy(images.reshape(*shape[:3], -1)).permute(0, 3, 1, 2).contiguous()
     pixels = fit_square(pixels, size or shape[1])
     if label_name is None:

@@ -2,6 +2,7 @@
 
 import logging
 import os
+from abc import abstractmethod
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Any, Literal
@@ -24,24 +25,35 @@ EXTENSIONS = (*IMG_EXTENSIONS, ".gif")
 log = logging.getLogger(__name__)
 
 
-class ImageFiles(Split):
-    """Image files, decoded on access to squares of ``size`` with 3 (colour) or 1 (grey) channels."""
+class DecodedImages(Split):
+    """Images that are decoded on access to squares of ``size`` with 3 (colour) or 1 (grey) channels."""
 
-    def __init__(self, files: list[str], labels: list[int], size: int, channels: int) -> None:
-        # A NumPy array is one object: reference counts of single strings would copy the list into each worker.
-        self.files = np.array(files)
-        self.labels = torch.tensor(labels)  # -1 for none
-        self.size, self.channels = size, channels
+    def __init__(self, labels: Tensor, size: int, channels: int) -> None:
+        self.labels, self.size, self.channels = labels, size, channels  # label -1 for none
 
     def __len__(self) -> int:
-        return len(self.files)
+        return len(self.labels)
 
     def __getitems__(self, indices: list[int]) -> Batch:
-        images = torch.stack([self._decode(str(self.files[index])) for index in indices])
         index = torch.as_tensor(indices)
-        return {"image": images, "label": self.labels[index], "index": index}
+        return {"image": torch.stack([self.decode(i) for i in indices]), "label": self.labels[index], "index": index}
 
-    def _decode(self, file: str) -> Tensor:
+    @abstractmethod
+    def decode(self, index: int) -> Tensor:
+        """Return an image, (channels, size, size) uint8."""
+
+
+class ImageFiles(DecodedImages):
+    """Image files."""
+
+    def __init__(self, files: list[str], labels: list[int], size: int, channels: int) -> None:
+        super().__init__(torch.tensor(labels), size, channels)
+        # A NumPy array is one object: reference counts of single strings would copy the list into each worker.
+        self.files = np.array(files)
+
+    def decode(self, index: int) -> Tensor:
+        """Decode a file."""
+        file = str(self.files[index])
         with reading(file, "cannot be decoded ({reason}): remove it, or set skip_corrupt=true"):
             return decode_square(file, self.size, self.channels)
 
@@ -66,8 +78,7 @@ class ImageFolder(ImageDataModule):
         **common: Arguments of :class:`~vqlab.data.images.base.ImageDataModule`.
 
     Raises:
-        UserError: If the folder is missing or holds no images, or only some of its folders are splits; in ``setup``, if
-            files cannot be decoded.
+        UserError: If there are no images, or only some folders are splits; in ``setup``, if files cannot be decoded.
 
     Example:
         >>> import tempfile
@@ -163,14 +174,10 @@ def decoding_workers(num_workers: int | None) -> int:
 
 
 def decode_square(file: str | Path | IO[bytes], size: int, channels: int = 3, name: str = "") -> Tensor:
-    """Decode an image file or an open one, resize its shorter side to ``size`` and crop the centre.
+    """Decode an image file, or an open one of a ``name``, to (channels, size, size) uint8.
 
-    Shape:
-        -> (channels, size, size) uint8.
-
-    Raises:
-        UserError: If a channel has 16 or 32 bits, whose range is not certain; ``name`` is that of an open file.
-        Exception: What PIL raises for damaged files.
+    Its shorter side is resized, and its centre cropped. Channels of 16 or 32 bits, whose range is not certain, raise a
+    UserError, and damaged files what PIL raises.
     """
     with Image.open(file) as opened:
         opened.draft("RGB", (size, size))  # lets a large JPEG be decoded at a fraction of its size, still >= size

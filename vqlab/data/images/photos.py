@@ -43,8 +43,6 @@ class Photos(ImageDataModule):
 
     Example:
         >>> data = Photos(num_train=256, num_val=8, batch_size=4)
-        >>> data.channels, data.image_size, data.num_classes, data.train_size
-        (3, 32, 0, 256)
         >>> next(iter(data.train_dataloader()))["image"].shape
         torch.Size([4, 3, 32, 32])
     """
@@ -86,11 +84,7 @@ def read_photo(package: str, file: str) -> np.ndarray:
 
 
 def random_crops(photos: list[np.ndarray], count: int, size: int, rng: np.random.Generator) -> torch.Tensor:
-    """Cut ``count`` squares out of photographs at random places and scales, in random order.
-
-    Shape:
-        photos (H, W, 3) uint8 each -> (count, 3, size, size) uint8.
-    """
+    """Cut squares (count, 3, size, size) out of photographs (H, W, 3) at random places and scales, in random order."""
     crops = np.empty((count, size, size, 3), np.uint8)
     for photo, positions in zip(photos, np.array_split(rng.permutation(count), len(photos)), strict=True):
         smallest = max(SMALLEST_SCALE, size / min(photo.shape[:2]))

@@ -22,10 +22,10 @@ import torch
 from torch import Tensor
 
 from vqlab.atomic_io import disk_errors
-from vqlab.data.datamodule import Batch, Split, Workers
+from vqlab.data.datamodule import Workers
 from vqlab.data.files import counted, is_hidden, reading
 from vqlab.data.images.base import ImageDataModule, channel_statistics
-from vqlab.data.images.folder import EXTENSIONS, decode_square, decoding_workers
+from vqlab.data.images.folder import EXTENSIONS, DecodedImages, decode_square, decoding_workers
 from vqlab.data.split_folders import group_by_split, require_no_held_out
 from vqlab.errors import UserError
 from vqlab.validation import Count, Positive
@@ -60,31 +60,25 @@ class ShardIndex:
         return ShardIndex(*of_shards, shard, self.offset[chosen], self.size[chosen], self.label[chosen])
 
 
-class ShardImages(Split):
-    """Images of shards under a folder or URL, decoded on access to squares of ``size``."""
+class ShardImages(DecodedImages):
+    """Images of shards under a folder or URL."""
 
     def __init__(
         self, index: ShardIndex, root: str, size: int, channels: int, cache: str = str(CACHE), limit: float = 100 * GB
     ) -> None:
-        self.index, self.root, self.size, self.channels = index, root.rstrip("/"), size, channels
+        super().__init__(torch.from_numpy(index.label).long(), size, channels)
+        self.index, self.root = index, root.rstrip("/")
         self.cache, self.limit = (
             cache,
             limit,
         )  # folder for copies of shards from a URL, and their largest total in bytes
-        self.labels = torch.from_numpy(index.label).long()
 
-    def __len__(self) -> int:
-        return len(self.index)
-
-    def __getitems__(self, indices: list[int]) -> Batch:
-        index = torch.as_tensor(indices)
-        return {"image": torch.stack([self._decode(i) for i in indices]), "label": self.labels[index], "index": index}
-
-    def _decode(self, i: int) -> Tensor:
-        found, shard = self.index, self.index.shard[i]
+    def decode(self, index: int) -> Tensor:
+        """Read and decode an image."""
+        found, shard = self.index, self.index.shard[index]
         file = open_shard(f"{self.root}/{found.names[shard]}", str(found.checksums[shard]), self.cache, self.limit)
-        content = os.pread(file.fileno(), int(found.size[i]), int(found.offset[i]))
-        image = f"the image at byte {found.offset[i]} of {found.names[shard]}"
+        content = os.pread(file.fileno(), int(found.size[index]), int(found.offset[index]))
+        image = f"the image at byte {found.offset[index]} of {found.names[shard]}"
         with reading(image, "cannot be decoded ({reason}): write the shard again without it"):
             return decode_square(io.BytesIO(content), self.size, self.channels, image)
 
@@ -94,12 +88,10 @@ class ImageShards(ImageDataModule):
 
     Splits are folders as in :class:`~vqlab.data.images.folder.ImageFolder`, or shards named like ``train-000.tar``;
     without shards for validation the last training shard is used. An epoch visits the shards in random order and mixes
-    the images of ``shuffle_shards`` of them. The order depends on (seed, epoch) alone: a stopped run resumes at its
-    place, on any number of processes.
+    the images of ``shuffle_shards`` of them. The order depends on (seed, epoch) alone.
 
-    ``python -m vqlab.cli.write_shards FOLDER OUT`` packs a folder of images into shards, and ``--index FOLDER`` writes
-    the ``index.npz`` of existing shards, with checksums that verify copies from a URL. Without it the headers of all
-    shards are read at each start, and a URL cannot be read.
+    ``python -m vqlab.cli.write_shards --index FOLDER`` writes the ``index.npz`` of existing shards, which a URL needs.
+    Without it the headers of all shards are read at each start.
 
     Args:
         path: Folder, or URL of one: https, s3, gs, hf, ... (``pip install s3fs`` and the like).
@@ -176,16 +168,7 @@ class ImageShards(ImageDataModule):
 
 
 def mixed_order(shard: Tensor, mixed: int, seed: int, epoch: int) -> Tensor:
-    """Return an order of images in which each shard's lie within the length of ``mixed`` shards.
-
-    Shape:
-        shard (N,), the shard of each image -> (N,) positions.
-
-    Example:
-        >>> order = mixed_order(torch.arange(6) // 2, 1, seed=0, epoch=0)
-        >>> [len(set(pair)) for pair in (order // 2).view(3, 2).tolist()], sorted(order.tolist())
-        ([1, 1, 1], [0, 1, 2, 3, 4, 5])
-    """
+    """Return an order of images, whose shards are ``shard`` (N,), in which each shard's lie within ``mixed`` shards."""
     generator = torch.Generator().manual_seed(seed + epoch)
     turn = torch.randperm(int(shard.max()) + 1, generator=generator)[shard.long()]
     return (turn + mixed * torch.rand(len(shard), generator=generator, dtype=torch.float64)).argsort()
@@ -210,7 +193,7 @@ def split_index(index: ShardIndex, path: str) -> dict[str, ShardIndex]:
 
 
 def find_index(path: str) -> ShardIndex:
-    """Return the index beside the shards, or read their headers; raise UserError if the shards do not fit it."""
+    """Return the index beside the shards, or read their headers."""
     file = f"{path.rstrip('/')}/{INDEX}"
     if "://" not in path and not os.path.exists(file):
         return index_shards(Path(path))
@@ -226,11 +209,7 @@ def find_index(path: str) -> ShardIndex:
 
 
 def index_shards(root: Path, checksums: bool = False) -> ShardIndex:
-    """Read the headers of all ``*.tar`` under a folder; ``checksums`` reads each file to its end.
-
-    Raises:
-        UserError: If there is none, one is damaged or compressed, or they hold no image.
-    """
+    """Read the headers of all ``*.tar`` under a folder; ``checksums`` reads each file to its end."""
     found = (file for file in root.rglob("*.tar") if not any(map(is_hidden, file.relative_to(root).parts)))
     files = sorted(file for file in found if file.is_file())
     if not files:
@@ -267,7 +246,7 @@ def scan(file: Path) -> Iterator[tuple[int, int, int]]:
                 for member in example:
                     kind = member.name.removeprefix(key_of(member)).lower()
                     if kind == ".cls":
-                        text = tar.extractfile(member).read(9).strip()  # type: ignore[union-attr]
+                        text = tar.extractfile(member).read().strip()  # type: ignore[union-attr]
                         if not text.isdigit():
                             raise UserError(f"{member.name} in {file} is no class number: write its class in digits")
                         label = int(text)
