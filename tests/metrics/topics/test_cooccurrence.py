@@ -66,14 +66,6 @@ def test_chunks_change_nothing(window, size, monkeypatch):
     np.testing.assert_array_equal(parts.joint, whole.joint)
 
 
-def test_chunks_hold_all_documents_once():
-    offsets = np.array([0, 0, 5, 6, 30, 30, 31, 40])
-    for size in (1, 6, 10, 100):
-        ranges = list(cooccurrence.chunks(offsets, size))
-        assert [i for first, last in ranges for i in range(first, last)] == list(range(7))
-        assert all(offsets[last] - offsets[first] <= size or last == first + 1 for first, last in ranges)
-
-
 @pytest.mark.parametrize("window", [None, 6])
 @pytest.mark.parametrize("distinct", [4, 5, 12])
 def test_collapsed_topics_have_the_counts_of_each_alone(window, distinct):
