@@ -73,14 +73,6 @@ def test_windowed_measures_are_gensims(docstrings, measure, window):
     np.testing.assert_allclose(GENSIM[measure](counts), expected, rtol=0, atol=1e-6, err_msg=str(seed))
 
 
-@pytest.mark.parametrize("n", [2, 10, 25])
-def test_u_mass_is_gensims(docstrings, n):
-    seed = secrets.randbelow(2**31)
-    topics = docstrings.draw_topics(np.random.default_rng(seed), num_topics=30, n=n)
-    found = umass(docstrings.reference.cooccurrence(topics))
-    np.testing.assert_allclose(found, docstrings.gensim(topics, "u_mass"), rtol=0, atol=1e-6, err_msg=str(seed))
-
-
 def test_all_at_once_are_gensims(docstrings):
     topics = docstrings.draw_topics(np.random.default_rng(0), num_topics=5, n=10)
     found = coherences(topics, docstrings.reference)

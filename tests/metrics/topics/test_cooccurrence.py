@@ -92,10 +92,3 @@ def test_stored_zeros_are_no_words():
     matrix = sparse.csr_array((np.array([0.0, 2.0]), np.array([0, 1]), np.array([0, 2])), shape=(1, 2))
     assert ReferenceCorpus.from_counts(matrix).cooccurrence([[0, 1]]).joint.tolist() == [[[0, 0], [0, 1]]]
     assert matrix.nnz == 2  # the user's matrix is as it was
-
-
-def test_a_corpus_without_the_words():
-    empty = ReferenceCorpus(np.zeros(0, np.int32), [0, 0, 0], 4).cooccurrence([[0, 1]], window=3)
-    assert (empty.total, empty.joint.sum()) == (2, 0)
-    unseen = ReferenceCorpus([2, 3, -1, 2], [0, 4], 4).cooccurrence([[0, 1]], window=3)
-    assert (unseen.total, unseen.joint.sum()) == (2, 0)
