@@ -67,14 +67,6 @@ def test_folders_are_the_splits(tmp_path):
         signals(str(tmp_path))
 
 
-def test_without_a_folder_for_validation_it_is_drawn_from_training(tmp_path):
-    folder(tmp_path / "Training", 10)
-    folder(tmp_path / "eval", 3)
-    data = signals(str(tmp_path), val_fraction=0.2)
-    assert [len(sources(data, split)) for split in ("train", "val", "test")] == [8, 2, 3]
-    assert not sources(data, "train") & sources(data, "val")
-
-
 def test_files_and_folders_can_be_listed(tmp_path):
     folder(tmp_path / "a", 2)
     folder(tmp_path / "b", 5)
@@ -167,14 +159,6 @@ def test_different_channels(tmp_path):
 
 def write_csv(path, header):
     path.write_text("\n".join([header, *(f"{t},{t % 7}" for t in range(40))]))
-
-
-def test_different_names_of_channels_are_a_warning(tmp_path, caplog):
-    for name, header in (("a", "MLII,V5"), ("b", "V5,V2"), ("c", "MLII,V5")):
-        write_csv(tmp_path / f"{name}.csv", header)
-    signals(str(tmp_path))
-    assert "MLII, V5 in" in caplog.text
-    assert "b.csv" in caplog.text
 
 
 def test_records_without_a_channel_of_picks_are_left_out(tmp_path, caplog):

@@ -57,16 +57,6 @@ def test_tf_idf_is_that_of_an_independent_computation(rng, words, empty):
         torch.testing.assert_close(bow.sum(1), torch.ones(len(bow)))
 
 
-def test_counts_are_left_as_they_are_and_labels_and_positions_fit():
-    data = Drawn(weighting="counts")
-    batch = next(iter(data.train_dataloader()))
-    for row, index, label in zip(*(batch[name] for name in ("bow", "index", "label")), strict=True):
-        ids, offsets = data.drawn["train"]
-        words = ids[offsets[index] : offsets[index + 1]]
-        assert row.tolist() == np.bincount(words, minlength=12).tolist()
-        assert label == index
-
-
 def test_the_signature_shows_the_arguments_of_the_bases():
     names = {*inspect.signature(TextFile).parameters}
     assert names >= {"path", "min_df", "batch_size"}

@@ -28,12 +28,10 @@ class Signals(SignalDataModule):
     """Windows of the records in npy, npz, csv, wav or WFDB files.
 
     Records are split, not windows, so that no person or place is in two splits: by the folders ``path/train``,
-    ``path/val`` and ``path/test``, also under other usual names (``training``, ``valid``, ``validation``, ``dev``,
-    ``testing``, ``eval``, capital letters or not), or by files with names such as ``x_train.npy``. Without ``path/val``
-    the validation records are drawn from those of ``path/train`` by ``seed``, and without such names all splits are
-    drawn. Where a channel is NaN there is a gap: no window spans one. Records with a channel that is constant, infinite
-    or nowhere a number are left out, as are those without a channel of ``picks``; one line counts what is left out.
-    All records are held in memory, 4 bytes a sample.
+    ``path/val`` and ``path/test``, also under other usual names, or by files named such as ``x_train.npy``. Without
+    ``path/val`` validation is drawn from training by ``seed``, and without such names all splits are drawn. Where a
+    channel is NaN there is a gap: no window spans one. Records with a channel that is constant, infinite or nowhere a
+    number are left out, as are those without a channel of ``picks``. All are held in memory, 4 bytes a sample.
 
     Args:
         path: A folder with files at any depth, a file, or a list of both; of a WFDB record the header ``.hea``.
@@ -85,10 +83,12 @@ class Signals(SignalDataModule):
         self.sample_rate = float(resample or first.sample_rate or 1)
         stretches = self._cut(records)
         self._every = [stretch for group in stretches.values() for record in group for stretch in record]
-        if "" in stretches:
-            stretches |= draw_records(stretches.pop(""), val_fraction, test_fraction, self.seed)
-        elif "val" not in stretches:
-            stretches |= draw_records(stretches["train"], val_fraction, 0, self.seed)
+        if "val" not in stretches:
+            known = "train" in stretches
+            whole = stretches.pop("train" if known else "")
+            hint = ": give more, or set test_fraction=0"
+            drawn = draw_splits(len(whole), val_fraction, 0 if known else test_fraction, self.seed, "record", hint)
+            stretches |= {split: [whole[i] for i in rows.tolist()] for split, rows in drawn.items()}
         self._windows = {
             split: Windows([stretch for record in group for stretch in record], self.length, self.stride)
             for split, group in stretches.items()
@@ -249,12 +249,7 @@ def check_same(records: list[Record], resample: float | None) -> Record:
 
 
 def finite_runs(signal: np.ndarray) -> list[tuple[int, int]]:
-    """Return start and end of each stretch of (C, T) in which no channel is NaN.
-
-    Example:
-        >>> finite_runs(np.array([[1, np.nan, 2, 3, 4], [1, 2, 3, 4, np.nan]]))
-        [(0, 1), (2, 4)]
-    """
+    """Return start and end of each stretch of (C, T) in which no channel is NaN."""
     known = np.concatenate([[False], ~np.isnan(signal).any(0), [False]])
     edges = np.flatnonzero(known[1:] != known[:-1])
     return [(int(start), int(end)) for start, end in edges.reshape(-1, 2)]
@@ -269,9 +264,3 @@ def change_rate(signal: np.ndarray, old: float, new: float) -> np.ndarray:
         raise UserError(f"resample must be higher for records of {old:g} samples per second, got {new:g}")
     # "line" takes a trend out first: a signal that does not start or end at 0 would ring there.
     return resample_poly(signal, ratio.numerator, ratio.denominator, axis=-1, padtype="line").astype(np.float32)
-
-
-def draw_records(records: list[list[Tensor]], val: float, test: float, seed: int) -> dict[str, list[list[Tensor]]]:
-    """Return the records of each split, drawn by ``seed``, at least one in each with a fraction above 0."""
-    drawn = draw_splits(len(records), val, test, seed, "record", ": give more, or set test_fraction=0")
-    return {split: [records[i] for i in rows.tolist()] for split, rows in drawn.items()}

@@ -78,11 +78,11 @@ def read_records(
 
 def _pick(record: Record, picks: list[int | str]) -> Record:
     """Return the channels ``picks`` of a record; capital letters matter only where names differ by them."""
-    numbers = []
+    numbers: list[int] = []
     for wanted in picks:
-        names = [str(number) for number in range(len(record.channels))] if isinstance(wanted, int) else record.channels
-        alike = [number for number, name in enumerate(names) if name == str(wanted)]
-        alike = alike or [number for number, name in enumerate(names) if name.lower() == str(wanted).lower()]
+        channels = [str(n) for n in range(len(record.channels))] if isinstance(wanted, int) else record.channels
+        alike = [n for n, name in enumerate(channels) if name == str(wanted)]
+        alike = alike or [n for n, name in enumerate(channels) if name.lower() == str(wanted).lower()]
         if len(alike) > 1:
             raise UserError(f"{record.name} has several channels {wanted}: set picks={alike} or others by number")
         if not alike:

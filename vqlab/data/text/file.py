@@ -33,12 +33,11 @@ class TextFile(RawTextDataModule):
     r"""Documents in the rows of csv and tsv files, the objects of JSON files, or the lines of txt files.
 
     JSON files (``.jsonl``, ``.ndjson``, ``.json``) hold an object in each line, or an array of objects. A text may be a
-    list of words; null is an empty document. Files may be compressed (``.gz``, ``.bz2``, ``.xz``, ``.zip``).
+    list of words; null is an empty document. Files may be compressed (``.gz``, ``.bz2``, ``.xz``, ``.zip``). A tsv file
+    whose first line has a split in its second column is one of OCTIS: text, split and label, with no names above.
 
-    A tsv file whose first line has a split in its second column is one of OCTIS: text, split and label, with no names
-    above; its ``vocabulary.txt`` is the ``vocabulary_path``. Splits are those of the column ``split`` (train, val or
-    valid or dev, test or eval), else ``path`` is for training and ``test_path`` for test, else all are drawn by
-    ``seed``.
+    Splits are those of the column ``split`` (train, val or valid or dev, test or eval), else ``path`` is for training
+    and ``test_path`` for test, else all are drawn by ``seed``.
 
     Args:
         path: A file, or a list of files.
