@@ -173,8 +173,8 @@ class VectorQuantizer(Quantizer):
         total, rows_per_code = int(summed[-1]), KMEANS_ROWS_PER_CODE if self.init == "kmeans" else 1
         num = min(total, rows_per_code * self.num_embeddings)
         keys = uniform_by_content(rows, self.seed, (summed[:-1] / total).to(rows.dtype))
-        own = smallest_k(rows, keys, num, SAME_KEY)
-        sample, _ = smallest_k(*map(all_gather_rows, own), num, SAME_KEY)
+        rows_here, keys_here = smallest_k(rows, keys, num, SAME_KEY)
+        sample, _ = smallest_k(all_gather_rows(rows_here), all_gather_rows(keys_here), num, SAME_KEY)
         # With fewer vectors than codes the vectors repeat; the copies are never nearest and are revived later.
         codes = sample[torch.arange(self.num_embeddings, device=rows.device) % len(sample)]
         for _ in range(KMEANS_ITERATIONS if self.init == "kmeans" else 0):
