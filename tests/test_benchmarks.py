@@ -44,6 +44,7 @@ def cells(page):
     return head, rows
 
 
+@pytest.mark.slow
 def test_replaces_the_table_and_nothing_else(tmp_path):
     readme = tmp_path / "README.md"
     readme.write_text(PAGE)

@@ -129,6 +129,7 @@ def test_packages_export_their_classes(package, name):
     assert inspect.isclass(getattr(module, name))
 
 
+@pytest.mark.slow
 def test_the_public_surface_is_typed():
     stubs = [str(path) for path in sorted(ROOT.rglob("__init__.pyi"))]
     assert len(stubs) > 8
