@@ -28,6 +28,7 @@ def start(*options):
     return subprocess.run(command, capture_output=True, text=True, timeout=240)
 
 
+@pytest.mark.slow
 def test_replaces_the_table_and_nothing_else(tmp_path):
     readme = tmp_path / "README.md"
     readme.write_text(f"# Title\n\nBefore.\n\n{BEGIN}\nan old table\n{END}\n\nAfter, with |.\n")

@@ -95,6 +95,7 @@ def test_packages_export_their_classes():
         assert inspect.isclass(getattr(importlib.import_module(f"vqlab.{package}"), name))
 
 
+@pytest.mark.slow
 def test_the_public_surface_is_typed():
     stubs = [str(path) for path in sorted(ROOT.rglob("__init__.pyi"))]
     assert len(stubs) > 8

@@ -37,7 +37,7 @@ def job(monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(tmp_path)
 
 
-@pytest.mark.parametrize(("array", "validate_every"), [(False, 4), (True, 5)])
+@pytest.mark.parametrize(("array", "validate_every"), [(False, 4), pytest.param(True, 5, marks=pytest.mark.slow)])
 def test_a_job_whose_time_is_up_goes_on_where_it_was(job, monkeypatch, array, validate_every):
     if array:
         monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "4200")

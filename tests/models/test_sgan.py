@@ -129,6 +129,7 @@ def test_steps_are_batches_and_optimizers_have_their_own_rates():
     assert [group["lr"] for optimizer in trainer.optimizers for group in optimizer.param_groups] == [1e-3, 5e-4]
 
 
+@pytest.mark.slow
 def test_images_without_labels_teach_it():
     """Ten labels per class, 600 steps."""
     accuracies = {}
@@ -163,6 +164,7 @@ def test_with_all_labels_it_classifies_and_one_batch_serves_both_streams():
     assert {"val/diversity", "val/classes_drawn", "val/reals_passed", "val/fakes_caught"} <= figures.keys()
 
 
+@pytest.mark.slow
 def test_a_conditional_generator_learns_the_class_it_is_told():
     lightning.seed_everything(0, verbose=False)
     model = build(

@@ -187,6 +187,7 @@ def train(model, x, steps, lr=3e-3, batch=50):
     return -all_joints(model, x).logsumexp(1).mean().item()
 
 
+@pytest.mark.slow
 def test_jsa_learns_almost_as_the_exact_posterior_does_and_its_rivals_do_not():
     """200 images, equal steps, from the same weights: the exact likelihood of the data after training."""
     x, steps = images(sharpened(7, 2.0), 200, 0), 1000

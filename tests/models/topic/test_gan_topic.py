@@ -124,7 +124,7 @@ def test_four_steps_equal_plain_pytorch(settings, weighting, monkeypatch):
         torch.testing.assert_close(value, expected, rtol=1e-6, atol=1e-9, msg=name)
 
 
-@pytest.mark.parametrize("init", ["nmf", "random"])
+@pytest.mark.parametrize("init", ["nmf", pytest.param("random", marks=pytest.mark.slow)])
 def test_planted_topics_are_found(init):
     lightning.seed_everything(0, verbose=False)
     data = Planted(num_documents=2000, weighting="counts")

@@ -36,7 +36,9 @@ def test_a_causal_block_sees_no_future_and_a_bidirectional_one_does(mixer):
         assert gradient[..., 18].abs().max() > 1e-4
 
 
-@pytest.mark.parametrize(("bidirectional", "length"), [(True, 128), (False, SCAN_FROM)])  # by FFT, by chunks
+@pytest.mark.parametrize(
+    ("bidirectional", "length"), [(True, 128), pytest.param(False, SCAN_FROM, marks=pytest.mark.slow)]
+)
 def test_it_compiles_to_one_graph_and_back(bidirectional, length):
     block = Block(4, 8, "lin", bidirectional, "s4d", 0.0)
     x = torch.randn(2, 4, length)
