@@ -76,12 +76,21 @@ class S4DEncoder(Encoder):
 
 
 class S4DDecoder(Decoder):
-    """The mirror of :class:`S4DEncoder`, whose arguments it takes: an MLP, stages with unfolding between, norm and MLP.
+    """The mirror of :class:`S4DEncoder`: an MLP, stages of blocks with unfolding in between, norm and MLP.
 
     Args:
         in_channels: Channels of the features.
         out_channels: Channels of the signals; the command line links it to the data.
+        d_model: Channels inside, H.
+        num_blocks: Blocks of each stage; one stage more than ``pool`` has entries.
         pool: Factors by which the length grows, from the last to the first: the same as the encoder's.
+        d_state: Modes of each channel, with their conjugates.
+        init: Of the modes, see :class:`~vqlab.nn.ssm.s4d.S4D`.
+        bidirectional: Whether a sample sees what comes after it.
+        mixer: ``s4d``, or ``conv``, a convolution of 7 samples in its place.
+        norm: Before the last MLP: ``none``, ``batch`` or ``layer``.
+        mlp: ``relu``, two linear layers with a ReLU between; ``linear``, one layer.
+        dropout: Of whole channels, in the blocks.
     """
 
     modality = "signal"
