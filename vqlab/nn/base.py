@@ -10,14 +10,11 @@ from vqlab.serialization import ConfigMixin
 
 
 class Encoder(ConfigMixin, nn.Module, ABC):
-    """A network from images or signals to features.
-
-    ``downsampling`` is the factor between the height and width (or length) of the images and those of the features.
-    """
+    """A network from images or signals to features."""
 
     in_channels: int  # of the images
     out_channels: int  # of the features
-    downsampling: int
+    downsampling: int  # factor between the height and width (or length) of the images and those of the features
     modality = "image"  # or "signal" for (B, C, L)
 
     @abstractmethod
@@ -28,14 +25,13 @@ class Encoder(ConfigMixin, nn.Module, ABC):
 class Decoder(ConfigMixin, nn.Module, ABC):
     """A network from features to images or signals.
 
-    It may have a ``head``, the end of the network, whose first module is the last layer with weights: the adaptive
-    weight of VQ-GAN compares gradients there.
+    The first module of its ``head``, if it has one, is the last layer with weights, for VQ-GAN's adaptive weight.
     """
 
     in_channels: int  # of the features
     out_channels: int  # of the images
-    upsampling: int  # between the height and width (or length) of the features and those of the images
-    modality = "image"  # or "signal" for (B, C, L)
+    upsampling: int
+    modality = "image"
 
     @abstractmethod
     def forward(self, z: Tensor) -> Tensor:
@@ -43,12 +39,9 @@ class Decoder(ConfigMixin, nn.Module, ABC):
 
 
 class Discriminator(ConfigMixin, nn.Module, ABC):
-    """A network from images to logits, one per patch.
+    """A network from images to logits, one per patch, which are high where the patch looks real."""
 
-    A logit is high where the patch looks real.
-    """
-
-    in_channels: int  # of the images
+    in_channels: int
 
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
@@ -56,13 +49,10 @@ class Discriminator(ConfigMixin, nn.Module, ABC):
 
 
 class Generator(ConfigMixin, nn.Module, ABC):
-    """A network from noise to images.
+    """A network from noise to square images."""
 
-    The images are square, of height and width ``image_size``.
-    """
-
-    latent_dim: int  # of the noise
-    out_channels: int  # of the images
+    latent_dim: int
+    out_channels: int
     image_size: int
 
     @abstractmethod
@@ -71,14 +61,11 @@ class Generator(ConfigMixin, nn.Module, ABC):
 
 
 class FeatureNet(ConfigMixin, nn.Module, ABC):
-    """A network from images to feature vectors.
+    """A network from square images to feature vectors, to which a model adds its own heads."""
 
-    A model adds its own heads.
-    """
-
-    in_channels: int  # of the images
-    image_size: int  # height and width
-    out_features: int  # dimension of the features
+    in_channels: int
+    image_size: int
+    out_features: int
 
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
@@ -97,8 +84,7 @@ def check_divisible(what: str, sizes: Sequence[int], downsampling: int, setting:
 
 def check_image(x: Tensor, downsampling: int) -> None:
     """Raise UserError if the images (B, C, H, W) are not divisible by ``downsampling``."""
-    height, width = x.shape[-2:]
-    check_divisible(f"images of {height}x{width} are", (height, width), downsampling, "image_size")
+    check_divisible(f"images of {x.shape[-2]}x{x.shape[-1]} are", x.shape[-2:], downsampling, "image_size")
 
 
 def check_autoencoder(encoder: Encoder, decoder: Decoder, channels: int, image_size: int) -> tuple[int, int]:
@@ -109,10 +95,7 @@ def check_autoencoder(encoder: Encoder, decoder: Decoder, channels: int, image_s
 
 
 def check_fit(encoder: Encoder, decoder: Decoder, channels: int, modality: str, same_factor: str) -> None:
-    """Raise UserError if the networks do not fit each other, or data of this modality with ``channels``.
-
-    ``same_factor`` is the hint for networks whose factors differ.
-    """
+    """Raise UserError if the networks fit neither each other (hint: ``same_factor``) nor data with ``channels``."""
     for name, part, end in (("encoder", encoder, "in_channels"), ("decoder", decoder, "out_channels")):
         made_for = getattr(part, "modality", "image")  # a plain module may stand in for a network
         if made_for != modality:

@@ -1,7 +1,6 @@
 """Categorical codes: logits from features, embeddings for a decoder, and distributions over whole codes.
 
-Shapes: N samples, h x w places of the map with V codes each, P = h * w * V positions, K categories, D dimensions. The
-codes of a place stand next to each other, places row by row.
+Shapes: N samples, h x w places with V codes each, P = h * w * V positions, row by row; K categories, D dimensions.
 """
 
 import math
@@ -70,8 +69,8 @@ class FactorizedPrior(nn.Module):
     def log_probs(self, device: torch.device) -> Tensor:
         """Return ln p (P, K) of each position."""
         if self.logits is None:
-            shape, dtype = (self.positions, self.num_embeddings), torch.float32
-            return torch.full(shape, -math.log(self.num_embeddings), dtype=dtype, device=device)
+            shape = (self.positions, self.num_embeddings)
+            return torch.full(shape, -math.log(self.num_embeddings), dtype=torch.float32, device=device)
         return self.logits.float().log_softmax(-1)
 
     def log_prob(self, codes: Tensor) -> Tensor:

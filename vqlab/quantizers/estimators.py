@@ -43,9 +43,8 @@ def finite_rows(rows: Tensor) -> Tensor:
 def vq_loss(z: Tensor, codes: Tensor, weight: float, learnt: bool = True) -> tuple[Tensor, dict[str, Tensor]]:
     """Return weight * mean |z - sg(e)|^2, plus mean |sg(z) - e|^2 if codes are ``learnt``; and its terms.
 
-    van den Oord et al. 2017, equation 3; ``z`` and ``codes`` are (N, D). The weight is that of the term that moves the
-    encoder; widely copied code has it on the other. A row of ``z`` that is not finite makes the loss NaN, but not the
-    gradient of ``codes``.
+    van den Oord et al. 2017, equation 3; ``z`` and ``codes`` are (N, D). Widely copied code has the weight on the other
+    term. A row of ``z`` that is not finite makes the loss NaN, but not the gradient of ``codes``.
     """
     commitment = F.mse_loss(z, codes.detach())
     loss, terms = weight * commitment, {"commitment_loss": commitment.detach()}

@@ -28,14 +28,9 @@ class SimVQ(Quantizer):
             draws them as a linear layer does, as the paper's code.
         seed: Seed of the frozen codes.
 
-    Shape:
-        input and quantized (B, D, *spatial); indices (B, *spatial) int64 in [0, K).
-
     Example:
-        >>> quantizer = SimVQ(num_embeddings=16, embedding_dim=4)
-        >>> out = quantizer(torch.randn(2, 4, 8, 8))
-        >>> torch.equal(quantizer.decode(out.indices), out.quantized)
-        True
+        >>> tuple(SimVQ(num_embeddings=16, embedding_dim=4).encode(torch.randn(2, 4, 8, 8)).shape)
+        (2, 8, 8)
     """
 
     frozen: Tensor
@@ -78,8 +73,8 @@ class SimVQ(Quantizer):
         if not self.first_batch.awaited:
             return
         exact = rows.double()
-        moments = torch.cat([exact.T @ exact, exact.sum(0)[None], exact.new_full((1, exact.shape[1]), len(exact))])
-        moments = all_sum(moments)
+        counts = exact.new_full((1, exact.shape[1]), len(exact))
+        moments = all_sum(torch.cat([exact.T @ exact, exact.sum(0)[None], counts]))
         if not moments.isfinite().all():
             return  # a NaN must not become the codebook; the loss is NaN, too
         mean = moments[-2] / moments[-1]

@@ -23,8 +23,7 @@ MLP = Literal["relu", "linear"]
 class S4DEncoder(Encoder):
     """Signals to features: a 1x1 convolution, stages of blocks with folding in between, norm and MLP.
 
-    Folding takes ``pool`` samples into the channels and a 1x1 convolution takes these back to ``d_model`` (Goel et al.
-    2022, arXiv:2202.09729, section 3.2). Before, between and after the foldings stand ``num_blocks`` blocks each.
+    Folding takes ``pool`` samples into the channels, and a 1x1 convolution restores ``d_model`` (arXiv:2202.09729).
 
     Args:
         in_channels: Channels of the signals; the command line links it to the data.
@@ -124,20 +123,16 @@ class S4DDecoder(Decoder):
 
 
 class Block(nn.Module):
-    """x + dropout(GLU(W GELU(mixer(norm(x))))), with layer norm over the channels; (B, H, L) to (B, H, L).
-
-    The mixer is S4D or a convolution, which is centred if ``bidirectional`` and causal if not.
-    """
+    """x + dropout(GLU(W GELU(mixer(norm(x))))) of (B, H, L), with layer norm over the channels."""
 
     def __init__(
         self, d_model: int, d_state: int, init: Init, bidirectional: bool, mixer: Mixer, dropout: float
     ) -> None:
         super().__init__()
         self.norm = ChannelNorm(d_model)
+        s4d = mixer == "s4d"
         self.mixer: nn.Module = (
-            S4D(d_model, d_state, init, bidirectional=bidirectional)
-            if mixer == "s4d"
-            else Convolution(d_model, bidirectional)
+            S4D(d_model, d_state, init, bidirectional=bidirectional) if s4d else Convolution(d_model, bidirectional)
         )
         self.gate = nn.Conv1d(d_model, 2 * d_model, 1)
         self.dropout = nn.Dropout1d(dropout)

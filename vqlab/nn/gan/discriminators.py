@@ -21,15 +21,14 @@ class PatchGAN(Discriminator):
     """Convolutions that classify overlapping patches; with three layers a patch has 70 x 70 pixels.
 
     4x4 convolutions and LeakyReLU(0.2): ``num_layers`` that halve the size, one that keeps it, and one to a single
-    channel. The first has no norm. Channels double from layer to layer, up to eight times ``base_channels``. With the
-    batch norm of VQ-GAN's published code, the logits of an image depend on the rest of the batch.
+    channel. The first has no norm. Channels double from layer to layer, up to eight times ``base_channels``.
 
     Args:
         in_channels: Channels of the images; the command line links it to the data.
         base_channels: Channels of the first layer.
         num_layers: Layers that halve the size; height and width of the images are at least 3 * 2^num_layers.
-        norm: ``group`` (at most 32 groups), ``batch``, ``spectral`` (spectral norm of all convolutions, no norm layers:
-            Miyato et al. 2018, arXiv:1802.05957), or ``none``.
+        norm: ``group`` (at most 32 groups), ``batch`` (VQ-GAN's published code; logits depend on the whole batch),
+            ``spectral`` (of all convolutions, without norm layers: Miyato et al. 2018, arXiv:1802.05957), or ``none``.
 
     Shape:
         input (B, in_channels, H, W); output (B, 1, H // 2^num_layers - 2, W // 2^num_layers - 2).
@@ -99,14 +98,13 @@ class SGANDiscriminator(nn.Module):
         num_classes: K.
         head: ``kplus1``, K + 1 logits and an adversarial logit; ``logsumexp``, K logits, 0 for generated images, and
             the log-sum-exp of the K as the adversarial logit (Salimans et al. 2016, arXiv:1606.03498, section 5).
-        spectral_norm: Divide each weight but those of the class head, as the matrix (out, in * height * width), by its
-            largest singular value (Miyato et al. 2018, arXiv:1802.05957).
+        spectral_norm: Divide each weight matrix (out, in * height * width) by its largest singular value, except the
+            class head's (Miyato et al. 2018, arXiv:1802.05957).
 
     Example:
         >>> from vqlab.nn import ConvFeatures
-        >>> output = SGANDiscriminator(ConvFeatures(), num_classes=10)(torch.randn(2, 1, 32, 32))
-        >>> tuple(output.features.shape), tuple(output.logits.shape), tuple(output.real_logits.shape)
-        ((2, 512), (2, 11), (2,))
+        >>> tuple(SGANDiscriminator(ConvFeatures(), num_classes=10)(torch.randn(2, 1, 32, 32)).logits.shape)
+        (2, 11)
     """
 
     def __init__(
@@ -151,16 +149,13 @@ class GlyphDiscriminatorOutput(NamedTuple):
 
 
 class GlyphDiscriminator(ConfigMixin, nn.Module):
-    """A PatchGAN on a source glyph and a candidate, and a linear style classifier on its mean features.
-
-    zi2zi's discriminator flattens its map into fully connected layers for one image size; this one takes any size.
+    """A PatchGAN on a source glyph and a candidate of any size, and a linear style classifier on its mean features.
 
     Args:
         num_styles: Number of styles; the command line links it to the data.
         base_channels: Channels of the first layer.
         num_layers: Layers that halve the size; the images have at least 3 * 2^num_layers pixels a side.
-        norm: ``group``, ``batch``, ``spectral`` or ``none``, as in :class:`~vqlab.nn.gan.discriminators.PatchGAN`;
-            ``spectral`` does not constrain the style classifier.
+        norm: As in ``PatchGAN``; ``spectral`` does not constrain the style classifier.
 
     Example:
         >>> output = GlyphDiscriminator(num_styles=3)(torch.zeros(2, 1, 64, 64), torch.zeros(2, 1, 64, 64))

@@ -1,10 +1,8 @@
 """S4D (Gu et al. 2022, arXiv:2206.11893): a diagonal state-space model for each channel of a signal, in real numbers.
 
-A channel has M complex modes. x_k drives each mode's state, s_k = w s_(k-1) + x_k, and y_k = 2 Re sum_m c_m s_k: the
-modes' conjugates are left out, hence the 2. So y = x * K with the kernel K[l] = 2 Re sum_m c_m w_m^l.
-
-Shapes: B signals, H channels, M modes, L samples. A complex array of M modes is two real ones, or one of 2 M: real
-parts, then imaginary ones. No complex number type appears but inside the FFT.
+A channel has M complex modes, s_k = w s_(k-1) + x_k, y_k = 2 Re sum_m c_m s_k (the conjugates are left out, hence the
+2), so y = x * K with the kernel K[l] = 2 Re sum_m c_m w_m^l. Shapes: B signals, H channels, M modes, L samples. A
+complex array of M modes is two real ones, or one of 2 M: real parts, then imaginary ones.
 """
 
 import math
@@ -36,8 +34,8 @@ class S4D(Checked, KeepsFloat32):
     """y = x * K + D x, with a long kernel K for each channel from ``d_state`` / 2 damped oscillations.
 
     dx/dt = A x + u, y = 2 Re C x, A diagonal with negative real parts, sampled at a step of its own for each channel.
-    The same weights run as a convolution of any length (:meth:`forward`), piece by piece (:meth:`resume`), and sample
-    by sample (:meth:`step`), always in float32 or float64, even under autocast or in a model cast to half precision.
+    The same weights run as a convolution (:meth:`forward`), piece by piece (:meth:`resume`), and sample by sample
+    (:meth:`step`), in float32 or float64 even under autocast or in a model cast to half precision.
 
     Args:
         d_model: Channels, H.
@@ -50,14 +48,9 @@ class S4D(Checked, KeepsFloat32):
         convolution: ``fft``; ``scan``, by chunks and without complex numbers; ``auto``: chunks for long causal signals.
 
     Example:
-        >>> layer = S4D(4)
-        >>> x = torch.randn(2, 4, 100)
-        >>> y = layer(x)
-        >>> state, rows = layer.initial_state(2), []
-        >>> for x_t in x.unbind(-1):
-        ...     y_t, state = layer.step(x_t, state)
-        ...     rows.append(y_t)
-        >>> torch.allclose(torch.stack(rows, -1), y, atol=1e-4)
+        >>> layer, x = S4D(4), torch.randn(2, 4, 100)
+        >>> y_0, state = layer.step(x[..., 0], layer.initial_state(2))
+        >>> torch.allclose(y_0, layer(x)[..., 0], atol=1e-4)
         True
     """
 
@@ -216,8 +209,7 @@ def powers(modes: Modes, exponents: Tensor) -> tuple[Tensor, Tensor]:
 def kernel(c: tuple[Tensor, Tensor], modes: Modes, length: int) -> Tensor:
     """Return K[l] = 2 Re sum_m c_m w_m^l for l < length, (..., H, length), of ``c``, real and imaginary (..., H, M).
 
-    With l = a T + b and T about sqrt(length), w^l = w^(aT) w^b: two tables of M sqrt(length) powers and one real matrix
-    product per channel, where the plain formula takes M * length powers and as much memory.
+    With l = a T + b and T about sqrt(length), w^l = w^(aT) w^b: two small tables of powers and one product per channel.
     """
     width = 2 ** math.ceil(math.log2(length) / 2)
     steps = torch.arange(width, device=c[0].device, dtype=c[0].dtype)
@@ -228,10 +220,7 @@ def kernel(c: tuple[Tensor, Tensor], modes: Modes, length: int) -> Tensor:
 
 
 def fft_convolve(x: Tensor, kernels: Tensor) -> Tensor:
-    """Convolve x (B, H, L) with a causal kernel (1, H, L), or a causal and an anticausal one (2, H, L).
-
-    The anticausal one runs against time: y_k += sum_j K[j] x_(k+j).
-    """
+    """Convolve x (B, H, L) with a causal kernel (1, H, L), or with it and an anticausal one, sum_j K[j] x_(k+j)."""
     length = x.shape[-1]
     size = min(m * 2 ** math.ceil(math.log2(max(1, (2 * length - 1) / m))) for m in SMOOTH)
     two_sided = F.pad(kernels[0], (0, size - length))
@@ -248,8 +237,7 @@ def scan_convolve(
 ) -> tuple[Tensor, Tensor]:
     """Convolve x (B, H, L) with the causal kernel of ``c`` (H, M) chunk by chunk; return y and the last state.
 
-    Within a chunk the kernel is a triangular matrix; the states (B, H, 2 M) connect the chunks, from ``state`` before
-    the first sample, 0 if None. All but their recurrence is matrix products.
+    Within a chunk the kernel is a triangular matrix; the states (B, H, 2 M) connect the chunks, from ``state`` or 0.
     """
     (batch, channels, length), width = x.shape, min(CHUNK, x.shape[-1])
     count = -(-length // width)
@@ -260,7 +248,6 @@ def scan_convolve(
     states, chunk = [x.new_zeros(batch, *into.shape[::2]) if state is None else state], power(modes, width)
     for part in driven.unbind(2):
         states.append(advance(states[-1], chunk) + part.transpose(0, 1))
-    # What comes out of a chunk's samples, by a triangle of the kernel, and of the state before it.
     lag = (steps - steps[:, None]).long()
     triangle = kernel(c, modes, width)[:, lag.clamp_min(0)] * (lag >= 0)
     re, im = multiply((c[0][..., None], c[1][..., None]), powers(modes, steps + 1))
