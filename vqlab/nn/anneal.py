@@ -37,16 +37,14 @@ class Anneal:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        if self.warmup_steps + self.hold_steps >= self.total_steps:
+        total, warmup, hold = self.total_steps, self.warmup_steps, self.hold_steps
+        if warmup + hold >= total:
             raise UserError(
-                f"total_steps must be above the sum of warmup_steps {self.warmup_steps} and hold_steps "
-                f"{self.hold_steps}, got {self.total_steps}"
+                f"total_steps must be above the sum of warmup_steps {warmup} and hold_steps {hold}, got {total}"
             )
-        low, rule = -math.inf, "finite"
-        if self.kind == "exponential":
-            low, rule = 0.0, "finite and above 0 with kind=exponential"
+        low, rule = (0.0, " and above 0 with kind=exponential") if self.kind == "exponential" else (-math.inf, "")
         if not (low < self.start < math.inf and low < self.end < math.inf):
-            raise UserError(f"start and end must be {rule}, got {self.start} and {self.end}")
+            raise UserError(f"start and end must be finite{rule}, got {self.start} and {self.end}")
 
     def value(self, step: Tensor | int) -> Tensor:
         """Return the value (scalar float32) at ``step``; a tensor, so that a compiled forward need not know it."""

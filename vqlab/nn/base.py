@@ -76,10 +76,7 @@ def check_divisible(what: str, sizes: Sequence[int], downsampling: int, setting:
     """Raise UserError if the ``sizes`` of ``what``, given by ``setting``, are not divisible by ``downsampling``."""
     if any(size % downsampling for size in sizes):
         nearest = downsampling * max(1, round(sizes[0] / downsampling))
-        raise UserError(
-            f"{what} not divisible by the encoder's downsampling {downsampling}: set {setting}={nearest}, "
-            "or another encoder"
-        )
+        raise UserError(f"{what} not divisible by the encoder's downsampling {downsampling}: set {setting}={nearest}")
 
 
 def check_image(x: Tensor, downsampling: int) -> None:
@@ -103,26 +100,22 @@ def check_fit(encoder: Encoder, decoder: Decoder, channels: int, modality: str, 
             raise UserError(f"{type(part).__name__} is made for {made_for}s: set {name}={usual}")
         found = getattr(part, end, channels)
         if found != channels:
-            raise UserError(
-                f"{end} of the {name} is {found}, channels of the model {channels}: use those of the data for both"
-            )
-    if encoder.downsampling != decoder.upsampling:
-        raise UserError(
-            f"the encoder shrinks by {encoder.downsampling}, the decoder grows by {decoder.upsampling}: {same_factor}"
-        )
+            raise UserError(f"{end} of the {name} is {found}, channels of the model {channels}: use those of the data")
+    shrinks, grows = encoder.downsampling, decoder.upsampling
+    if shrinks != grows:
+        raise UserError(f"the encoder shrinks by {shrinks}, the decoder grows by {grows}: {same_factor}")
 
 
 def check_players(generator: Generator, net: FeatureNet, channels: int, image_size: int) -> None:
     """Raise UserError if the generator or the discriminator is made for other images."""
-    for name, found in (
-        ("generator", (generator.out_channels, generator.image_size)),
-        ("discriminator", (net.in_channels, net.image_size)),
-    ):
-        if found != (channels, image_size):
-            raise UserError(
-                f"images have {channels} channels and size {image_size}, the {name} {found[0]} and {found[1]}: "
-                f"build the {name} for these images"
-            )
+    sizes = {
+        "generator": (generator.out_channels, generator.image_size),
+        "discriminator": (net.in_channels, net.image_size),
+    }
+    for name, (own_channels, own_size) in sizes.items():
+        if (own_channels, own_size) != (channels, image_size):
+            found = f"images have {channels} channels and size {image_size}, the {name} {own_channels} and {own_size}"
+            raise UserError(f"{found}: build the {name} for these images")
 
 
 def wrong_channels(what: str, shape: str, x: Tensor, channels: int) -> str:

@@ -104,7 +104,5 @@ def make_norm(norm: str, channels: int) -> list[nn.Module]:
 def check_styles(style: Tensor, num_styles: int) -> None:
     """Raise UserError if a style (...,) int64 lies outside [0, num_styles)."""
     if style.min() < 0 or style.max() >= num_styles:
-        raise UserError(
-            f"styles must lie in 0 .. {num_styles - 1}, got {int(style.min())} to {int(style.max())}: "
-            "choose a style of this model, or train with more styles"
-        )
+        found = f"got {int(style.min())} to {int(style.max())}"
+        raise UserError(f"styles must lie in 0 .. {num_styles - 1}, {found}: choose a style of this model")

@@ -133,7 +133,6 @@ class Quantizer(ConfigMixin, KeepsFloat32, ABC):
 
     def check_map(self, size: Sequence[int]) -> None:
         """Raise UserError if maps (B, D, *size) cannot be quantized."""
-        return
 
     def encode(self, z: Tensor) -> Tensor:
         """Return the indices (B, *spatial) of ``z`` (B, D, *spatial)."""
@@ -169,13 +168,12 @@ class Quantizer(ConfigMixin, KeepsFloat32, ABC):
 
     def check_part(self, residual: bool = False) -> None:
         """Raise UserError if this cannot be a part of another quantizer, such as one of residuals."""
+        name = type(self).__name__
         if self.needs_maps:
-            raise UserError(f"quantizer must quantize single vectors, which {type(self).__name__} does not")
+            raise UserError(f"quantizer must quantize single vectors, which {name} does not")
         if residual and self.residual_gain is None:
-            raise UserError(
-                f"quantizer must leave a residual that it can quantize again, which {type(self).__name__} does not: "
-                "set distance=euclidean, or choose another quantizer"
-            )
+            hint = "set distance=euclidean, or choose another quantizer"
+            raise UserError(f"quantizer must leave a residual to quantize again, which {name} does not: {hint}")
 
     @property
     def awaits_first_batch(self) -> bool:
@@ -184,7 +182,6 @@ class Quantizer(ConfigMixin, KeepsFloat32, ABC):
 
     def initialize(self, rows: Tensor) -> None:
         """Set up from the first batch's ``rows`` (N, D), bounded, the same on all ranks, unless done already."""
-        return
 
     def update(self, stats: CodeStats) -> list[Revival]:
         """Apply the statistics of one optimizer step, summed over all ranks; return the rows that revival replaced."""
@@ -258,12 +255,11 @@ def _read_flag(flag: DataInit, _: object) -> None:
 
 def to_rows(z: Tensor, embedding_dim: int) -> Tensor:
     """Flatten (B, D, *spatial) to (N, D), N = B * prod(spatial), in float32 at least; raise UserError if D differs."""
+    shape = tuple(z.shape)
     if z.ndim < 2 or z.shape[1] != embedding_dim:
-        raise UserError(
-            f"embedding_dim must be dimension 1 of the input, got {embedding_dim} and an input {tuple(z.shape)}"
-        )
+        raise UserError(f"embedding_dim must be dimension 1 of the input, got {embedding_dim} and an input {shape}")
     if z.numel() == 0:
-        raise UserError(f"the quantizer's input must not be empty, got {tuple(z.shape)}")
+        raise UserError(f"the quantizer's input must not be empty, got {shape}")
     return upcast(z).movedim(1, z.ndim - 1).reshape(-1, embedding_dim)
 
 

@@ -76,10 +76,8 @@ class MultiScaleQuantizer(Quantizer):
 
     def check_map(self, size: Sequence[int]) -> None:
         if tuple(size) != (self.scales[-1],) * self.spatial_dims:
-            raise UserError(
-                f"scales must end with the edge of the map, in {self.spatial_dims} spatial_dims: got {self.scales} and "
-                f"a map {tuple(size)}"
-            )
+            rule = f"scales must end with the edge of the map, in {self.spatial_dims} spatial_dims"
+            raise UserError(f"{rule}: got {self.scales} and a map {tuple(size)}")
 
     def quantize(self, rows: Tensor) -> QuantizerOutput:
         raise NotImplementedError("MultiScaleQuantizer quantizes maps, not single vectors")

@@ -43,10 +43,8 @@ def step_seed(seed: int, steps: Tensor) -> Tensor:
 def positions(rows: Tensor, sample_index: Tensor) -> int:
     """Return how many of the ``rows`` (N, D) belong to each of the samples (B,)."""
     if len(rows) % len(sample_index):
-        raise UserError(
-            f"sample_index must divide the vectors, got {len(sample_index)} samples and {len(rows)} vectors: set it "
-            "for each batch, or to None"
-        )
+        found = f"got {len(sample_index)} samples and {len(rows)} vectors"
+        raise UserError(f"sample_index must divide the vectors, {found}: set it for each batch, or to None")
     return len(rows) // len(sample_index)
 
 

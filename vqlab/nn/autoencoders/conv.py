@@ -192,7 +192,5 @@ def activation(name: OutActivation) -> nn.Module:
 def check_levels(channel_multipliers: tuple[int, ...], attention_levels: tuple[int, ...]) -> None:
     """Raise UserError if attention is asked for at a level that does not exist."""
     if max(attention_levels, default=0) >= len(channel_multipliers):
-        raise UserError(
-            f"attention_levels must lie between 0 (full resolution) and {len(channel_multipliers) - 1}, as many as "
-            f"there are channel_multipliers, got {list(attention_levels)}"
-        )
+        rule = f"must lie between 0 (full resolution) and {len(channel_multipliers) - 1}"
+        raise UserError(f"attention_levels {rule} with these channel_multipliers, got {list(attention_levels)}")

@@ -144,12 +144,10 @@ class MLPEncoder(Encoder):
         self.layers = nn.Sequential(*layers, nn.Unflatten(1, (out_channels, 1, 1)))
 
     def forward(self, x: Tensor) -> Tensor:
-        size = self.downsampling
-        if x.shape[-2:] != (size, size):
-            raise UserError(
-                f"images of {x.shape[-2]}x{x.shape[-1]}, but the encoder is made for {size}x{size}: "
-                f"set image_size={size}, or build the encoder for these images"
-            )
+        height, width, size = *x.shape[-2:], self.downsampling
+        if not height == width == size:
+            made_for = f"the encoder is made for {size}x{size}"
+            raise UserError(f"images of {height}x{width}, but {made_for}: set image_size={size}, or another encoder")
         return self.layers(x)
 
 

@@ -21,7 +21,8 @@ class PatchGAN(Discriminator):
     """Convolutions that classify overlapping patches; with three layers a patch has 70 x 70 pixels.
 
     4x4 convolutions and LeakyReLU(0.2): ``num_layers`` that halve the size, one that keeps it, and one to a single
-    channel. The first has no norm. Channels double from layer to layer, up to eight times ``base_channels``.
+    channel: (B, 1, H // 2^num_layers - 2, W // 2^num_layers - 2). The first has no norm. Channels double from layer to
+    layer, up to eight times ``base_channels``.
 
     Args:
         in_channels: Channels of the images; the command line links it to the data.
@@ -29,9 +30,6 @@ class PatchGAN(Discriminator):
         num_layers: Layers that halve the size; height and width of the images are at least 3 * 2^num_layers.
         norm: ``group`` (at most 32 groups), ``batch`` (VQ-GAN's published code; logits depend on the whole batch),
             ``spectral`` (of all convolutions, without norm layers: Miyato et al. 2018, arXiv:1802.05957), or ``none``.
-
-    Shape:
-        input (B, in_channels, H, W); output (B, 1, H // 2^num_layers - 2, W // 2^num_layers - 2).
 
     Example:
         >>> tuple(PatchGAN(base_channels=16)(torch.randn(2, 3, 32, 32)).shape)
@@ -76,10 +74,8 @@ class PatchGAN(Discriminator):
         """Raise UserError if images of this size are too small."""
         smallest = 3 * 2**self.num_layers  # the last two layers take one pixel each away, and one must remain
         if min(height, width) < smallest:
-            raise UserError(
-                f"images of {height}x{width} are too small for a PatchGAN with num_layers={self.num_layers}, which "
-                f"needs {smallest}: set image_size={smallest}, or use fewer layers"
-            )
+            found = f"images of {height}x{width} are too small for a PatchGAN with num_layers={self.num_layers}"
+            raise UserError(f"{found}: set image_size={smallest}, or use fewer layers")
 
 
 class DiscriminatorOutput(NamedTuple):
@@ -117,14 +113,13 @@ class SGANDiscriminator(nn.Module):
         super().__init__()
         self.net = net
         self.class_head = nn.Linear(net.out_features, num_classes + (head == "kplus1"))
+        draw_weights(self.class_head)
         self.adversarial_head = nn.Linear(net.out_features, 1) if head == "kplus1" else None
-        for layer in (self.class_head, self.adversarial_head):
-            if layer is not None:
-                draw_weights(layer)
-        if spectral_norm:
-            for part in list(self.modules()):
-                if isinstance(part, nn.Linear | nn.Conv2d) and part is not self.class_head:
-                    normalise(part)
+        if self.adversarial_head is not None:
+            draw_weights(self.adversarial_head)
+        for part in list(self.modules()) if spectral_norm else []:
+            if isinstance(part, nn.Linear | nn.Conv2d) and part is not self.class_head:
+                normalise(part)
 
     def forward(self, x: Tensor) -> DiscriminatorOutput:
         features = self.net(x)

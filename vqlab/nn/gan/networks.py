@@ -116,10 +116,7 @@ def draw_weights(part: nn.Module) -> None:
 def check_images(x: Tensor, channels: int, size: int) -> None:
     """Raise UserError unless ``x`` is (B, channels, size, size)."""
     if x.shape[1:] != (channels, size, size):
-        raise UserError(
-            f"images must be (B, {channels}, {size}, {size}), got {tuple(x.shape)}: set image_size={size}, or "
-            "build the model for these"
-        )
+        raise UserError(f"images must be (B, {channels}, {size}, {size}), got {tuple(x.shape)}: set image_size={size}")
 
 
 class MLPGenerator(Generator):

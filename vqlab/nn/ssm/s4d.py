@@ -113,8 +113,7 @@ class S4D(Checked, KeepsFloat32):
             modes, c = self._discrete()
             u = x.to(self.d.dtype)
             y, state = scan_convolve(u, (c[0][0], c[1][0]), modes, state)
-            y = y + self.d[:, None] * u
-        return like_input(y, x), state
+        return like_input(y + self.d[:, None] * u, x), state
 
     def step(self, x_t: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """One sample (B, H) and the state (B, H, N) before it to a sample and the state after it."""
@@ -124,9 +123,8 @@ class S4D(Checked, KeepsFloat32):
             u = x_t.to(self.d.dtype)
             re, im = advance(state, power(modes, 1)).chunk(2, -1)
             re = re + u[..., None]
-            y = 2 * multiply((c[0][0], c[1][0]), (re, im))[0].sum(-1)
-            y, state = y + self.d * u, torch.cat([re, im], -1)
-        return like_input(y, x_t), state
+            y = 2 * multiply((c[0][0], c[1][0]), (re, im))[0].sum(-1) + self.d * u
+        return like_input(y, x_t), torch.cat([re, im], -1)
 
     def _discrete(self) -> tuple[Modes, tuple[Tensor, Tensor]]:
         """Return the modes, and C times the input's weight (directions, H, M)."""
@@ -151,10 +149,9 @@ class S4D(Checked, KeepsFloat32):
     def _check_causal(self, state: Tensor) -> None:
         if self.bidirectional:
             raise UserError("a bidirectional S4D needs the whole signal at once: build it with bidirectional=False")
-        if state.shape[1:] != (self.d_model, self.d_state):
-            raise UserError(
-                f"the state must be (B, {self.d_model}, {self.d_state}), got {tuple(state.shape)}: see initial_state"
-            )
+        shape = tuple(state.shape)
+        if shape[1:] != (self.d_model, self.d_state):
+            raise UserError(f"the state must be (B, {self.d_model}, {self.d_state}), got {shape}: see initial_state")
 
 
 def initial_modes(init: Init, count: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -166,20 +163,17 @@ def initial_modes(init: Init, count: int) -> tuple[Tensor, Tensor, Tensor]:
     """
     n = torch.arange(count, dtype=torch.float64)
     half, one = torch.full_like(n, 0.5), torch.ones_like(n)
-    match init:
-        case "lin":
-            return half, math.pi * n, one
-        case "inv":
-            return half, 2 * count / math.pi * (2 * count / (2 * n + 1) - 1), one
-        case "real":
-            return n + 1, 0 * n, one
-        case "legs":
-            n = torch.arange(2 * count, dtype=torch.float64)
-            b = (2 * n + 1).sqrt()
-            low = (b[:, None] * b).tril(-1) / 2  # A + A^T = -b b^T - 1, so A + b b^T / 2 + 1/2 is skew
-            values, vectors = torch.linalg.eigh(1j * (low - low.T))  # i times skew is Hermitian
-            positive = values > 0
-            return half, values[positive], (vectors[:, positive].conj().T @ b.to(vectors.dtype)).abs()
+    if init == "lin":
+        return half, math.pi * n, one
+    if init == "inv":
+        return half, 2 * count / math.pi * (2 * count / (2 * n + 1) - 1), one
+    if init == "real":
+        return n + 1, 0 * n, one
+    b = (2 * torch.arange(2 * count, dtype=torch.float64) + 1).sqrt()
+    low = (b[:, None] * b).tril(-1) / 2  # A + A^T = -b b^T - 1, so A + b b^T / 2 + 1/2 is skew
+    values, vectors = torch.linalg.eigh(1j * (low - low.T))  # i times skew is Hermitian
+    positive = values > 0
+    return half, values[positive], (vectors[:, positive].conj().T @ b.to(vectors.dtype)).abs()
 
 
 def discretize(neg_re: Tensor, im: Tensor, dt: Tensor, rule: Rule) -> tuple[Modes, tuple[Tensor, Tensor]]:
