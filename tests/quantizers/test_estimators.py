@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tests.helpers.family import rand as rand_float
-from vqlab.quantizers.estimators import rotation_trick
+from vqlab.quantizers.base import rotation_trick
 
 
 def rand(*shape, seed, dtype=torch.float64):

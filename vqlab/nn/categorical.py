@@ -18,10 +18,7 @@ from vqlab.validation import Count, Range
 
 
 class CategoricalCode(ConfigMixin, nn.Module):
-    """V = ``num_codebooks`` categorical variables of K = ``num_embeddings`` categories at each place of a map.
-
-    The embedding of a place is the sum of one vector per variable: a linear layer on their one-hot codes.
-    """
+    """V = ``num_codebooks`` categorical variables of K = ``num_embeddings`` categories at each place of a map."""
 
     def __init__(
         self,
@@ -42,7 +39,7 @@ class CategoricalCode(ConfigMixin, nn.Module):
         return logits.float().log_softmax(-1)
 
     def embed(self, codes: Tensor, width: int) -> Tensor:
-        """Codes (N, P) of a map that is ``width`` wide to embeddings (N, D, h, w)."""
+        """Codes (N, P) of a map that is ``width`` wide to embeddings (N, D, h, w), sums of a vector per variable."""
         places = rearrange(codes, "n (hw v) -> n hw v", v=self.num_codebooks)
         offset = torch.arange(self.num_codebooks, device=codes.device) * self.num_embeddings
         vectors = F.embedding(places + offset, self.codebook.flatten(0, 1)).sum(2)

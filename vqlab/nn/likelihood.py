@@ -50,9 +50,7 @@ class Likelihood(ConfigMixin, KeepsFloat32, ABC):
 
 
 class Gaussian(Likelihood):
-    """N(x; output, sigma^2) for each number of the image.
-
-    With a sigma far below the root of the mean squared error the posterior collapses to a single code.
+    """N(x; output, sigma^2) for each number; with a sigma far below the RMS error the posterior collapses to one code.
 
     Args:
         sigma: A number; an ``Anneal`` over the training steps; ``learned``, a parameter; or ``optimal``, the root of a
@@ -104,9 +102,7 @@ class Gaussian(Likelihood):
 
 
 class Bernoulli(Likelihood):
-    """Black-and-white images: each number is 1 with probability sigmoid(output).
-
-    Images are binarised at half of their value range.
+    """Images binarised at half of their value range: each number is 1 with probability sigmoid(output).
 
     Example:
         >>> Bernoulli().log_prob(torch.ones(1, 1, 1, 2), torch.zeros(1, 1, 1, 2))  # 2 ln(1 / 2)

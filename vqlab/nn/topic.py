@@ -163,9 +163,9 @@ class TopicCritic(nn.Module):
         self.out = nn.Linear(hidden_features, 1)
         if spectral_norm:
             normalise(self, "words")
-            for layer in (self.proportions, self.out):
-                if layer is not None:
-                    normalise(layer)
+            if self.proportions is not None:
+                normalise(self.proportions)
+            normalise(self.out)
 
     def forward(self, documents: Documents, theta: Tensor) -> Tensor:
         hidden = documents @ self.words

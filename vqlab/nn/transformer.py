@@ -84,10 +84,8 @@ class Transformer(ConfigMixin, nn.Module):
         self.norm = nn.RMSNorm(dim)
         self.head = nn.Linear(dim, num_codebooks * num_tokens, bias=False)
         for name, weight in self.named_parameters():
-            if weight.ndim == 2:
-                # The residual stream is a sum of 2 x depth outputs.
-                std = INIT_STD / math.sqrt(2 * depth) if name.endswith("out.weight") else INIT_STD
-                nn.init.normal_(weight, std=std)
+            if weight.ndim == 2:  # the residual stream is a sum of 2 x depth outputs
+                nn.init.normal_(weight, std=INIT_STD / (math.sqrt(2 * depth) if name.endswith("out.weight") else 1))
 
     def forward(self, tokens: Tensor, condition: Tensor | None = None, cache: KVCache | None = None) -> Tensor:
         seen, given = cache.length if cache else 0, tokens.shape[1]
@@ -147,10 +145,8 @@ class Block(nn.Module):
 
 def _mask(queries: int, keys: int, device: torch.device) -> dict:
     """Return the argument for causal attention of the last ``queries`` of ``keys`` positions."""
-    if queries == keys:
-        return {"is_causal": True}
-    if queries == 1:
-        return {}
+    if queries in (1, keys):
+        return {"is_causal": queries == keys}
     return {"attn_mask": torch.ones(queries, keys, dtype=torch.bool, device=device).tril(keys - queries)}
 
 

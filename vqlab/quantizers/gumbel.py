@@ -8,8 +8,7 @@ from torch import Tensor, nn
 
 from vqlab.errors import UserError
 from vqlab.nn.anneal import Anneal, extremes, value_at
-from vqlab.quantizers.base import CodeStats, Quantizer, QuantizerOutput, Revival
-from vqlab.quantizers.estimators import finite_rows
+from vqlab.quantizers.base import CodeStats, Quantizer, QuantizerOutput, Revival, finite_rows
 from vqlab.quantizers.sampling import positions, step_seed, uniform_by_sample
 from vqlab.quantizers.search import entropy, in_chunks
 from vqlab.validation import Count, NonNegative, Positive

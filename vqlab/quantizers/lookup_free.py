@@ -9,8 +9,7 @@ from torch import Tensor
 
 from vqlab.nn.distributed import mean_over_ranks
 from vqlab.nn.precision import float_dtype
-from vqlab.quantizers.base import Quantizer, QuantizerOutput
-from vqlab.quantizers.estimators import finite_rows, unit
+from vqlab.quantizers.base import Quantizer, QuantizerOutput, finite_rows, unit
 from vqlab.quantizers.search import entropy, in_chunks
 from vqlab.validation import NonNegative, Positive, Range
 

@@ -83,7 +83,6 @@ class MultiScaleQuantizer(Quantizer):
         raise NotImplementedError("MultiScaleQuantizer quantizes maps, not single vectors")
 
     def lookup(self, indices: Tensor) -> Tensor:
-        """Return the codes (B, L, D) of ``indices`` (B, L), before they are added up."""
         return self.quantizer.lookup(indices)
 
     def check_codes(self, indices: Tensor) -> None:
@@ -137,11 +136,10 @@ class MultiScaleQuantizer(Quantizer):
             indices.append(out.indices.reshape(f.shape[0], -1, *out.indices.shape[1:]))
             if out.stats is not None:
                 stats = out.stats if stats is None else stats + out.stats
-        quantized = f_hat
         if not self.soft:
-            quantized = from_rows(self.estimate(rows, to_rows(f_hat.detach(), self.embedding_dim)), f)
+            f_hat = from_rows(self.estimate(rows, to_rows(f_hat.detach(), self.embedding_dim)), f)
         means = {name: torch.stack([term[name] for term in terms]).mean() for name in terms[0]}
-        return QuantizerOutput(quantized, torch.cat(indices, 1), torch.stack(losses).mean(), means, stats)
+        return QuantizerOutput(f_hat, torch.cat(indices, 1), torch.stack(losses).mean(), means, stats)
 
     def _downsample(self, f: Tensor, scale: int) -> Tensor:
         return F.interpolate(f, size=(self.scales[scale],) * self.spatial_dims, mode="area")

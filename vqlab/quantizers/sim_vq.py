@@ -7,8 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from vqlab.nn.distributed import all_gather_rows, all_sum
-from vqlab.quantizers.base import DataInit, Quantizer, QuantizerOutput
-from vqlab.quantizers.estimators import ESTIMATORS, vq_loss
+from vqlab.quantizers.base import ESTIMATORS, DataInit, Quantizer, QuantizerOutput, vq_loss
 from vqlab.quantizers.search import nearest_code
 from vqlab.validation import Count, NonNegative
 
@@ -16,16 +15,15 @@ from vqlab.validation import Count, NonNegative
 class SimVQ(Quantizer):
     """Replace each vector by the nearest row of W C + b, where C is random and frozen and W, b are learnt.
 
-    The gradient of one code moves W, and with it all codes, also unused ones. loss = commitment_weight *
-    mean |z - sg(e)|^2 + mean |sg(z) - e|^2.
+    A gradient of W moves all codes, also unused ones. loss = commitment_weight * mean |z - sg(e)|^2
+    + mean |sg(z) - e|^2.
 
     Args:
         num_embeddings: Number of codes, K.
         embedding_dim: Dimension of a code, D.
         commitment_weight: Weight of the commitment loss.
         estimator: Gradient through the quantizer: ``ste`` (straight-through) or ``rotation``.
-        init: ``data`` sets W and b so that the codes have the mean and covariance of the first global batch; ``random``
-            draws them as a linear layer does, as the paper's code.
+        init: ``data`` gives the codes the mean and covariance of the first global batch; ``random`` is the paper's.
         seed: Seed of the frozen codes.
 
     Example:

@@ -8,8 +8,17 @@ from torch import Tensor, nn
 
 from vqlab.nn.distributed import all_gather_rows, all_sum
 from vqlab.quantizers import sampling
-from vqlab.quantizers.base import CodeStats, DataInit, Quantizer, QuantizerOutput, Revival
-from vqlab.quantizers.estimators import ESTIMATORS, finite_rows, unit, vq_loss
+from vqlab.quantizers.base import (
+    ESTIMATORS,
+    CodeStats,
+    DataInit,
+    Quantizer,
+    QuantizerOutput,
+    Revival,
+    finite_rows,
+    unit,
+    vq_loss,
+)
 from vqlab.quantizers.search import nearest_code
 from vqlab.validation import Count, NonNegative, Positive, Probability
 
@@ -39,8 +48,7 @@ class VectorQuantizer(Quantizer):
         ema_decay: Decay of the running means, per optimizer step, once enough steps have passed.
         estimator: Gradient through the quantizer: ``ste`` (straight-through) or ``rotation`` (Fifty et al. 2024).
         distance: ``euclidean``, or ``cosine``: vectors and codes are normalised to length 1 (Yu et al. 2021).
-        init: ``kmeans`` (Lloyd iterations on the first global batch), ``data`` (vectors of that batch), or ``uniform``
-            in (-1/K, 1/K), the common default of published code, which is known to collapse.
+        init: ``kmeans`` on the first global batch, ``data`` (its vectors), or ``uniform`` in (-1/K, 1/K): collapses.
         revive_after: Revive a code after ``revive_after * num_embeddings`` vectors without an assignment; null: never.
         seed: Seed of the initialisation and of the revival.
 

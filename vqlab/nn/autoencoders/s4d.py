@@ -1,7 +1,4 @@
-"""An encoder and a decoder for signals, of S4D blocks or of convolutions, pooled as in SaShiMi.
-
-Shapes: B signals of C channels and L samples; H = d_model channels inside.
-"""
+"""An encoder and a decoder for signals (B, C, L), of S4D blocks or of convolutions, pooled as in SaShiMi."""
 
 import math
 from typing import Literal
@@ -130,10 +127,10 @@ class Block(nn.Module):
     ) -> None:
         super().__init__()
         self.norm = ChannelNorm(d_model)
-        s4d = mixer == "s4d"
-        self.mixer: nn.Module = (
-            S4D(d_model, d_state, init, bidirectional=bidirectional) if s4d else Convolution(d_model, bidirectional)
-        )
+        if mixer == "s4d":
+            self.mixer: nn.Module = S4D(d_model, d_state, init, bidirectional=bidirectional)
+        else:
+            self.mixer = Convolution(d_model, bidirectional)
         self.gate = nn.Conv1d(d_model, 2 * d_model, 1)
         self.dropout = nn.Dropout1d(dropout)
 

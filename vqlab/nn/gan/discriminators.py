@@ -94,8 +94,7 @@ class SGANDiscriminator(nn.Module):
         num_classes: K.
         head: ``kplus1``, K + 1 logits and an adversarial logit; ``logsumexp``, K logits, 0 for generated images, and
             the log-sum-exp of the K as the adversarial logit (Salimans et al. 2016, arXiv:1606.03498, section 5).
-        spectral_norm: Divide each weight matrix (out, in * height * width) by its largest singular value, except the
-            class head's (Miyato et al. 2018, arXiv:1802.05957).
+        spectral_norm: Divide each weight matrix but the class head's by its largest singular value (arXiv:1802.05957).
 
     Example:
         >>> from vqlab.nn import ConvFeatures
@@ -113,8 +112,8 @@ class SGANDiscriminator(nn.Module):
         super().__init__()
         self.net = net
         self.class_head = nn.Linear(net.out_features, num_classes + (head == "kplus1"))
-        draw_weights(self.class_head)
         self.adversarial_head = nn.Linear(net.out_features, 1) if head == "kplus1" else None
+        draw_weights(self.class_head)
         if self.adversarial_head is not None:
             draw_weights(self.adversarial_head)
         for part in list(self.modules()) if spectral_norm else []:

@@ -10,8 +10,7 @@ from vqlab.errors import UserError
 from vqlab.nn.base import FeatureNet, Generator
 from vqlab.validation import Count, NonNegative, Probability, Range
 
-SLOPE = 0.2  # of the leaky ReLUs below 0 (Radford et al. 2016, arXiv:1511.06434)
-INIT_STD = 0.02  # of the initial weights (the same)
+SLOPE, INIT_STD = 0.2, 0.02  # of the leaky ReLUs below 0; of the initial weights (arXiv:1511.06434)
 
 
 class ConvGenerator(Generator):

@@ -158,8 +158,7 @@ def initial_modes(init: Init, count: int) -> tuple[Tensor, Tensor, Tensor]:
     """Return -Re A, Im A and the size of B (count,) float64 of the modes that a channel starts with.
 
     N = 2 ``count``. ``lin``: A_n = -1/2 + i pi n; ``inv``: A_n = -1/2 + i (N / pi) (N / (2n + 1) - 1); ``legs``: the
-    eigenvalues of the normal part of HiPPO-LegS; ``real``: A_n = -(n + 1) (Gu et al. 2022, arXiv:2206.11893, section
-    4.2). B is 1, for ``legs`` |V* B|: its phase would vanish in that of a random C.
+    eigenvalues of the normal part of HiPPO-LegS; ``real``: A_n = -(n + 1) (section 4.2). B is 1, for ``legs`` |V* B|.
     """
     n = torch.arange(count, dtype=torch.float64)
     half, one = torch.full_like(n, 0.5), torch.ones_like(n)
@@ -261,8 +260,7 @@ def power(modes: Modes, steps: int) -> tuple[Tensor, Tensor]:
 
 def advance(state: Tensor, by: tuple[Tensor, Tensor]) -> Tensor:
     """Return states (B, H, 2 M) multiplied with ``by`` (H, M), a power of w: the states later, without input."""
-    re, im = state.chunk(2, -1)
-    return torch.cat(multiply(by, (re, im)), -1)
+    return torch.cat(multiply(by, state.chunk(2, -1)), -1)
 
 
 def multiply(a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
