@@ -10,11 +10,14 @@ from vqlab.serialization import ConfigMixin
 
 
 class Encoder(ConfigMixin, nn.Module, ABC):
-    """A network from images or signals to features."""
+    """A network from images or signals to features.
+
+    ``downsampling`` is the factor between the height and width (or length) of the images and those of the features.
+    """
 
     in_channels: int  # of the images
     out_channels: int  # of the features
-    downsampling: int  # factor between the height and width (or length) of the images and those of the features
+    downsampling: int
     modality = "image"  # or "signal" for (B, C, L)
 
     @abstractmethod
@@ -39,7 +42,10 @@ class Decoder(ConfigMixin, nn.Module, ABC):
 
 
 class Discriminator(ConfigMixin, nn.Module, ABC):
-    """A network from images to logits, one per patch, which are high where the patch looks real."""
+    """A network from images to logits, one per patch.
+
+    A logit is high where the patch looks real.
+    """
 
     in_channels: int
 
@@ -49,7 +55,10 @@ class Discriminator(ConfigMixin, nn.Module, ABC):
 
 
 class Generator(ConfigMixin, nn.Module, ABC):
-    """A network from noise to square images."""
+    """A network from noise to images.
+
+    The images are square, of height and width ``image_size``.
+    """
 
     latent_dim: int
     out_channels: int
@@ -61,7 +70,10 @@ class Generator(ConfigMixin, nn.Module, ABC):
 
 
 class FeatureNet(ConfigMixin, nn.Module, ABC):
-    """A network from square images to feature vectors, to which a model adds its own heads."""
+    """A network from square images to feature vectors.
+
+    A model adds its own heads.
+    """
 
     in_channels: int
     image_size: int

@@ -19,11 +19,14 @@ AVERAGE = 0.01  # weight of a batch in the running mean, after the first hundred
 
 
 class Likelihood(ConfigMixin, KeepsFloat32, ABC):
-    """p(x | h), in terms of the decoder's output for h."""
+    """p(x | h), in terms of the decoder's output for h.
+
+    Images and outputs are (N, C, H, W), log-probabilities (N,).
+    """
 
     @abstractmethod
     def log_prob(self, x: Tensor, output: Tensor) -> Tensor:
-        """Return ln p (N,) of ``x`` (N, C, H, W) given the decoder's ``output`` (N, C, H, W)."""
+        """Return ln p (N,) of ``x`` given the decoder's ``output``."""
 
     def observe(self, image: Tensor, value_range: ValueRange) -> Tensor:
         """Turn an image of the data, in ``value_range``, into the modelled variable x; default: the image itself."""

@@ -15,15 +15,11 @@ from vqlab.nn.codes import as_codes, check_code_range
 from vqlab.nn.distributed import all_gather_rows, all_sum, world_size
 from vqlab.nn.precision import KeepsFloat32, upcast, without_autocast
 from vqlab.quantizers.sampling import smallest_k
+from vqlab.quantizers.search import finite_rows
 from vqlab.serialization import ConfigMixin
 from vqlab.validation import Count
 
 MAX_EXPORT = 2**22  # codes in a table
-
-
-def unit(rows: Tensor) -> Tensor:
-    """Normalise ``rows`` (N, D) to length 1; shorter than 1e-6 by 1e-6, so that the gradient at 0 is bounded."""
-    return F.normalize(rows, dim=1, eps=1e-6)
 
 
 def straight_through(z: Tensor, q: Tensor) -> Tensor:
@@ -49,11 +45,6 @@ def rotation_trick(z: Tensor, q: Tensor, eps: float = 1e-6) -> Tensor:
 
 
 ESTIMATORS = {"ste": straight_through, "rotation": rotation_trick}
-
-
-def finite_rows(rows: Tensor) -> Tensor:
-    """Return which of the ``rows`` (N, D) are finite, (N, 1) bool: only these update a codebook."""
-    return rows.sum(1, keepdim=True).isfinite()
 
 
 def vq_loss(z: Tensor, codes: Tensor, weight: float, learnt: bool = True) -> tuple[Tensor, dict[str, Tensor]]:
@@ -119,10 +110,13 @@ class CodeStats:
 
 @dataclass(frozen=True)
 class QuantizerOutput:
-    """What a quantizer returns."""
+    """What a quantizer returns.
+
+    ``indices`` lie in [0, num_embeddings); with several codebooks they are (B, *spatial, num_codebooks).
+    """
 
     quantized: Tensor  # (B, D, *spatial), the codes that replace the input, differentiable with respect to it
-    indices: Tensor  # (B, *spatial) int64 in [0, num_embeddings); with several codebooks (B, *spatial, num_codebooks)
+    indices: Tensor  # (B, *spatial) int64
     loss: Tensor  # scalar, to be added to the model's loss
     terms: dict[str, Tensor] = field(default_factory=dict)  # parts of the loss by name, detached, for logging
     stats: CodeStats | None = None  # for Quantizer.update; None in eval mode and where there is no state

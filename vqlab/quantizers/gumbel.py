@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from vqlab.errors import UserError
 from vqlab.nn.anneal import Anneal, extremes, value_at
-from vqlab.quantizers.base import CodeStats, Quantizer, QuantizerOutput, Revival, finite_rows
+from vqlab.quantizers.base import CodeStats, Quantizer, QuantizerOutput, Revival
 from vqlab.quantizers.sampling import positions, step_seed, uniform_by_sample
-from vqlab.quantizers.search import entropy, in_chunks
+from vqlab.quantizers.search import entropy, finite_rows, in_chunks
 from vqlab.validation import Count, NonNegative, Positive
 
 DALL_E_TEMPERATURE = Anneal(1.0, 1 / 16, total_steps=150_000)

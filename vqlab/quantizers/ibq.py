@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vqlab.nn.distributed import mean_over_ranks
-from vqlab.quantizers.base import Quantizer, QuantizerOutput, finite_rows
-from vqlab.quantizers.search import entropy, in_chunks
+from vqlab.quantizers.base import Quantizer, QuantizerOutput
+from vqlab.quantizers.search import entropy, finite_rows, in_chunks
 from vqlab.validation import Count, NonNegative, Positive
 
 

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from vqlab.nn.distributed import mean_over_ranks
 from vqlab.nn.precision import float_dtype
-from vqlab.quantizers.base import Quantizer, QuantizerOutput, finite_rows, unit
-from vqlab.quantizers.search import entropy, in_chunks
+from vqlab.quantizers.base import Quantizer, QuantizerOutput
+from vqlab.quantizers.search import entropy, finite_rows, in_chunks, unit
 from vqlab.validation import NonNegative, Positive, Range
 
 Bits = Annotated[int, Range(1, 62)]  # an index is int64

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
@@ -115,3 +116,13 @@ def in_chunks(
 def entropy(probs: Tensor) -> Tensor:
     """Return -sum p ln p over the last dimension, in nats; the gradient at p = 0 is finite."""
     return -(probs * probs.clamp_min(1e-12).log()).sum(-1)
+
+
+def finite_rows(rows: Tensor) -> Tensor:
+    """Return which of the ``rows`` (N, D) are finite, (N, 1) bool: only these update a codebook."""
+    return rows.sum(1, keepdim=True).isfinite()
+
+
+def unit(rows: Tensor) -> Tensor:
+    """Normalise ``rows`` (N, D) to length 1; shorter than 1e-6 by 1e-6, so that the gradient at 0 is bounded."""
+    return F.normalize(rows, dim=1, eps=1e-6)

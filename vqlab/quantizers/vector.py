@@ -8,18 +8,8 @@ from torch import Tensor, nn
 
 from vqlab.nn.distributed import all_gather_rows, all_sum
 from vqlab.quantizers import sampling
-from vqlab.quantizers.base import (
-    ESTIMATORS,
-    CodeStats,
-    DataInit,
-    Quantizer,
-    QuantizerOutput,
-    Revival,
-    finite_rows,
-    unit,
-    vq_loss,
-)
-from vqlab.quantizers.search import nearest_code
+from vqlab.quantizers.base import ESTIMATORS, CodeStats, DataInit, Quantizer, QuantizerOutput, Revival, vq_loss
+from vqlab.quantizers.search import finite_rows, nearest_code, unit
 from vqlab.validation import Count, NonNegative, Positive, Probability
 
 KMEANS_ITERATIONS = 10

@@ -260,7 +260,8 @@ def power(modes: Modes, steps: int) -> tuple[Tensor, Tensor]:
 
 def advance(state: Tensor, by: tuple[Tensor, Tensor]) -> Tensor:
     """Return states (B, H, 2 M) multiplied with ``by`` (H, M), a power of w: the states later, without input."""
-    return torch.cat(multiply(by, state.chunk(2, -1)), -1)
+    re, im = state.chunk(2, -1)
+    return torch.cat(multiply(by, (re, im)), -1)
 
 
 def multiply(a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
