@@ -46,3 +46,9 @@ def test_tensor_steps_give_the_bits_of_integer_steps(kind):
         assert value.dtype == torch.float32
         assert torch.equal(value, anneal.value(step))
     assert torch.equal(anneal.value(torch.tensor(steps)), torch.stack([anneal.value(step) for step in steps]))
+
+
+@pytest.mark.parametrize("kind", ["linear", "cosine"])
+def test_linear_and_cosine_may_reach_and_cross_zero(kind):
+    anneal = Anneal(-1.0, 1.0, 10, kind=kind)
+    assert [anneal.value(step).item() for step in (0, 5, 10)] == pytest.approx([-1, 0, 1], abs=1e-6)

@@ -23,3 +23,13 @@ def test_the_layers_are_torchvisions_up_to_the_last_tap(net, part):
     assert features(x).shape[1] == BACKBONES[net].channels
     with pytest.raises(RuntimeError):
         features(torch.randn(1, 3, size - 1, size - 1))
+
+
+def test_the_taps_of_both_squeezenets_are_the_layers_of_one_name():
+    """Both are conv1, fire2 to fire9 and three pools, which lie in different places."""
+    names = []
+    for net in (BACKBONES["squeeze"], BACKBONES["squeezenet1_0"]):
+        layers = getattr(torchvision.models, net.model)(weights=None).features
+        numbers = torch.tensor([type(layer).__name__ == "Fire" for layer in layers]).cumsum(0)
+        names.append([(type(layers[tap]).__name__, int(numbers[tap])) for tap in net.taps])
+    assert names[0] == names[1]

@@ -2,10 +2,14 @@
 
 import copy
 
+import lightning
 import pytest
 import torch
+from lightning.pytorch.callbacks import EMAWeightAveraging
 from torch import nn
+from torch.utils.data import DataLoader
 
+from vqlab.callbacks.ema import EMA
 from vqlab.nn.frozen import Frozen
 
 
@@ -59,3 +63,51 @@ def test_what_nothing_else_could_bring_back_is_saved():
     assert all(torch.equal(value, source.state_dict()[name]) for name, value in target.state_dict().items())
     assert not any(p.requires_grad for p in target.parameters())
     assert not target.train().net.training
+
+
+def test_nested_and_copied():
+    inner = nn.Sequential(nn.Linear(2, 2), Frozen(nn.Linear(2, 2)))
+    outer = nn.ModuleDict({"a": nn.Linear(2, 2), "b": Frozen(inner), "c": Frozen(Frozen(nn.Dropout()))}).train()
+    assert list(outer.state_dict()) == ["a.weight", "a.bias"]
+    assert not outer["c"].net.net.training
+    parent = Parent()
+    other = copy.deepcopy(parent)
+    nn.init.constant_(other.features.net[0].weight, 7.0)
+    other.load_state_dict(parent.state_dict())
+    assert other.features.net[0].weight.eq(7.0).all(), "the original's weights were loaded into the copy"
+    assert parent.features.net[0].weight.ne(7.0).all()
+
+
+class Trained(lightning.LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.net = Parent()
+
+    def training_step(self, batch, batch_idx):
+        return self.net(batch)
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.net.head.parameters(), lr=0.1)
+
+
+@pytest.mark.parametrize("callback", [EMAWeightAveraging, EMA])
+def test_with_averaged_weights(callback, tmp_path):
+    module, loader = Trained(), DataLoader(torch.randn(12, 4), batch_size=4)
+    net, start = copy.deepcopy(module.net.features.net), copy.deepcopy(module.net.head)
+
+    def trainer(steps):
+        options = dict.fromkeys(
+            ("logger", "enable_progress_bar", "enable_model_summary", "enable_checkpointing"), False
+        )
+        return lightning.Trainer(max_steps=steps, callbacks=[callback(decay=0.5)], accelerator="cpu", **options)
+
+    first, second = trainer(3), trainer(5)
+    first.fit(module, loader)
+    first.save_checkpoint(tmp_path / "a.ckpt")
+    checkpoint = torch.load(tmp_path / "a.ckpt", weights_only=True)
+    names = ["net.head.weight", "net.head.bias"]
+    assert list(checkpoint["state_dict"]) == list(checkpoint["current_model_state"]) == names
+    assert module.net.head.weight.ne(start.weight).any()
+    torch.testing.assert_close(module.net.features.net.state_dict(), net.state_dict(), rtol=0, atol=0)
+    second.fit(Trained(), loader, ckpt_path=tmp_path / "a.ckpt")
+    assert second.global_step == 5

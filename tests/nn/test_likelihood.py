@@ -1,8 +1,11 @@
 """Likelihoods against torch.distributed, and sigma's rules."""
 
+import itertools
+
 import pytest
 import torch
 
+from vqlab.nn.anneal import Anneal
 from vqlab.nn.likelihood import Bernoulli, Gaussian
 from vqlab.nn.value_range import ValueRange
 
@@ -73,3 +76,30 @@ def test_a_dequantized_gaussian_bounds_the_probability_of_the_rounded_value():
     many = torch.cat([gaussian.dequantize(x, SIGNED) for _ in range(4000)])
     nll = -gaussian.log_prob(many, output.expand_as(many)).mean()
     assert gaussian.bits_per_dim(nll, 1, SIGNED).item() == pytest.approx(exact, abs=2e-3)
+
+
+def test_optimal_sigma_maximises_the_likelihood():
+    x, output = torch.randn(8, 1, 10, 10), torch.zeros(8, 1, 10, 10)
+    best = (x - output).square().mean().sqrt().item()
+    low, middle, high = (Gaussian(best * factor).log_prob(x, output).mean() for factor in (0.9, 1.0, 1.1))
+    assert middle > max(low, high)
+
+
+def test_learned_sigma_has_a_gradient_to_the_optimal_one():
+    gaussian, x = Gaussian("learned", initial=0.5), torch.randn(4, 1, 20, 20)
+    optimizer = torch.optim.Adam(gaussian.parameters(), lr=0.05)
+    for _ in range(200):
+        optimizer.zero_grad()
+        (-gaussian.log_prob(x, torch.zeros_like(x)).mean() / 400).backward()
+        optimizer.step()
+    assert gaussian.sigma.item() == pytest.approx(x.square().mean().sqrt().item(), rel=1e-2)
+
+
+def test_annealed_sigma_follows_the_counted_steps():
+    gaussian, seen = Gaussian(Anneal(0.2, 0.02, total_steps=50, warmup_steps=10, hold_steps=10)), []
+    for _ in range(60):
+        seen.append(gaussian.sigma.item())
+        gaussian.update(torch.tensor(9.0))
+    assert seen[:11] == pytest.approx([0.2] * 11)
+    assert seen[40:] == pytest.approx([0.02] * 20)
+    assert all(a > b for a, b in itertools.pairwise(seen[10:41]))

@@ -89,3 +89,17 @@ def test_mixtures_multiply_as_their_dense_matrix():
     expected = torch.autograd.grad((theta @ topics @ weight).square().sum(), (theta, topics))
     for gradient, other in zip(ours, expected, strict=True):
         torch.testing.assert_close(gradient, other)
+
+
+@pytest.mark.parametrize("name", GENERATORS)
+def test_a_topic_is_the_document_of_that_topic_alone(name):
+    generator = GENERATORS[name](4, 30)
+    generator(draw_proportions(64, 4, 0.25))
+    topics = generator.log_topics().exp()
+    assert generator.training
+    torch.testing.assert_close(dense(generator.eval()(torch.eye(4))), topics)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_fractions_of_half_precision_counts_are_float32(dtype):
+    assert (Bags(torch.tensor([[3, 1]], dtype=dtype)) @ torch.eye(2)).tolist() == [[0.75, 0.25]]

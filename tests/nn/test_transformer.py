@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from tests.helpers.refusal import refused
-from vqlab.nn.transformer import Transformer
+from vqlab.nn.transformer import Transformer, rotate, rotation
 
 SIZES = {"num_tokens": 11, "length": 6, "num_classes": 3, "dim": 16, "depth": 2, "heads": 2}
 
@@ -107,3 +107,21 @@ def test_it_starts_as_gpt_2_does():
     tokens = torch.randint(64, (8, 15))
     loss = nn.functional.cross_entropy(net(tokens)[:, :-1].flatten(0, 1), tokens.flatten())
     assert loss.item() == pytest.approx(math.log(64), rel=0.02)
+
+
+def test_the_product_of_two_rotated_vectors_depends_on_their_distance():
+    a, b = torch.randn(2, 1, 1, 1, 8, dtype=torch.float64)
+    products = [
+        (rotate(a, rotation(torch.tensor([m]), 8)) * rotate(b, rotation(torch.tensor([m + 3]), 8))).sum()
+        for m in (0, 5, 90)
+    ]
+    torch.testing.assert_close(products, products[:1] * 3, rtol=1e-4, atol=1e-4)
+
+
+def test_bfloat16_is_near_float32_with_and_without_a_cache():
+    net, tokens = tiny(), some_tokens()
+    with torch.autocast("cpu", torch.bfloat16):
+        cache = net.new_cache(3)
+        stepwise = torch.cat([net(tokens[:, :2], cache=cache), net(tokens[:, 2:], cache=cache)], 1)
+        for low in (net(tokens), stepwise):
+            assert (low.float() - net(tokens)).abs().mean() / net(tokens).std() < 0.05

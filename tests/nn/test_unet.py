@@ -36,3 +36,18 @@ def test_the_style_changes_the_glyph_and_shares_of_two_lie_between_them():
     torch.testing.assert_close(net(x, torch.tensor([[0.0, 1.0]]).double()), second)
     mixed = net(x, torch.tensor([[0.5, 0.5]]).double())
     assert 0 < (mixed - first).abs().mean() < (second - first).abs().mean()
+
+
+@pytest.mark.parametrize(("norm", "depends"), [("instance", False), ("batch", True), ("none", False)])
+def test_only_batch_norm_draws_a_glyph_by_its_neighbours(norm, depends):
+    net, style, x = UNet(32, base_channels=4, norm=norm).double(), torch.zeros(4, dtype=torch.int64), glyphs(4).double()
+    assert torch.allclose(net(x[:2], style[:2]), net(x, style)[:2]) != depends
+
+
+def test_every_map_is_passed_across():
+    net, style = UNet(32, base_channels=4), torch.zeros(1, dtype=torch.int64)
+    maps = [m.detach() for m in net.encode(glyphs(1))]
+    drawn = net.decode(maps, style)
+    for level in range(len(maps)):
+        changed = [m + 0.5 * (i == level) * torch.randn_like(m) for i, m in enumerate(maps)]
+        assert not torch.equal(net.decode(changed, style), drawn), level

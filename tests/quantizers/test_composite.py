@@ -128,3 +128,26 @@ def test_dropped_levels_are_not_in_the_output_but_trained():
         assert quantizer.steps == step
         quantizer.update(out.stats)
     assert seen == {1, 2, 3, 4}
+
+
+def test_the_depth_is_that_of_the_counted_step_also_after_loading():
+    first, second, other = (ResidualQuantizer(FSQ([3, 3]), 6, dropout=0.9, seed=seed) for seed in (4, 4, 5))
+    depths_of(first, 7)
+    second.load_state_dict(first.state_dict())
+    other.steps.fill_(7)
+    expected = depths_of(first, 30)
+    assert depths_of(second, 30) == expected != depths_of(other, 30)
+    assert len(set(expected)) > 3
+    assert depths_of(ResidualQuantizer(FSQ([3]), 4), 20) == [4] * 20
+    assert (make(4, dropout=1.0).eval()(rand(6, D, seed=1)).indices >= 0).all()
+
+
+@pytest.mark.parametrize("levels", [4, 8, 16])
+def test_fsq_with_even_levels_refines_too_and_so_does_a_residual_of_residuals(levels):
+    part = FSQ([levels])
+    low, high = part.bound(torch.tensor([[-99.0], [99.0]]))
+    rows = low + (high - low) * torch.rand(20_000, 1, generator=torch.Generator().manual_seed(11))
+    rms = rms_by_level(ResidualQuantizer(part, 4), rows)
+    assert (rms[:-1] / rms[1:] > 0.9 * (levels - 1)).all()
+    rms = rms_by_level(ResidualQuantizer(ResidualQuantizer(FSQ([5]), 2), 2), rows)
+    assert rms[1] < rms[0] / 10

@@ -20,6 +20,8 @@ MEMBERS = FAMILY | {
     "vector-more-codes-than-rows": lambda: VectorQuantizer(500, 4, revive_after=2),
 }
 
+VECTORS = [name for name in MEMBERS if name.startswith("vector")]
+
 
 def build():
     """The quantizers; called before the process group exists, as Lightning does."""
@@ -40,8 +42,8 @@ def batch(quantizer, step):
     return (4096 * z).round().div(4096).view_as(example(quantizer, step, batch=SAMPLES))
 
 
-def of_rank(rows, rank, world):
-    return rows[rank::world]
+def of_rank(rows, rank, world, interleaved=True):
+    return rows[rank::world] if interleaved else rows.chunk(world)[rank]
 
 
 def means_over_ranks(loss, z, parameters, world):
@@ -53,13 +55,13 @@ def means_over_ranks(loss, z, parameters, world):
     return own / world, [gradient / world for gradient in gradients]
 
 
-def train(name, quantizer, rank=0, world=1):
+def train(name, quantizer, rank=0, world=1, interleaved=True):
     """20 steps with averaged gradients; returns the state and the results of the last batch."""
     parameters, revived = list(quantizer.parameters()), 0
     for step in range(STEPS):
-        z = of_rank(batch(quantizer, step), rank, world).clone().requires_grad_()
+        z = of_rank(batch(quantizer, step), rank, world, interleaved).clone().requires_grad_()
         if "gumbel" in name or "loss" in name:
-            quantizer.sample_index = of_rank(step * SAMPLES + torch.arange(SAMPLES), rank, world)
+            quantizer.sample_index = of_rank(step * SAMPLES + torch.arange(SAMPLES), rank, world, interleaved)
         out = quantizer(z)
         own, gradients = means_over_ranks(out.loss + (out.quantized - z).square().mean(), z, parameters, world)
         with torch.no_grad():
@@ -125,9 +127,10 @@ def after_nan(quantizer, rank):
     return quantizer.state_dict()
 
 
-def on_rank(rank, trained, usual, odd, spoilt):
+def on_rank(rank, interleaved, concatenated, usual, odd, spoilt):
     result = {
-        "trained": {name: train(name, q, rank, WORLD) for name, q in trained.items()},
+        "interleaved": {name: train(name, q, rank, WORLD) for name, q in interleaved.items()},
+        "concatenated": {name: train(name, concatenated[name], rank, WORLD, interleaved=False) for name in VECTORS},
         "usual": {n: collectives(q, [batch(q, step) for step in range(4)]) for n, q in usual.items()},
         "odd": {n: collectives(q, odd_batches(q, rank)) for n, q in odd.items()},
     }
@@ -142,7 +145,7 @@ def on_rank(rank, trained, usual, odd, spoilt):
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory):
-    members = [build() for _ in range(4)]
+    members = [build() for _ in range(5)]
     return on_two_ranks(lambda rank: on_rank(rank, *members), tmp_path_factory.mktemp("ranks"))
 
 
@@ -151,15 +154,17 @@ def single():
     return {name: train(name, quantizer) for name, quantizer in build().items()}
 
 
-@pytest.mark.parametrize("name", MEMBERS)
-def test_two_ranks_are_bit_equal_and_equal_one_process_with_the_whole_batch(ranks, single, name):
-    both, one = [rank["trained"][name] for rank in ranks], single[name]
+@pytest.mark.parametrize(
+    ("name", "split"), [*((n, "interleaved") for n in MEMBERS), *((n, "concatenated") for n in VECTORS)]
+)
+def test_two_ranks_are_bit_equal_and_equal_one_process_with_the_whole_batch(ranks, single, name, split):
+    both, one = [rank[split][name] for rank in ranks], single[name]
     assert_same_state(*(rank["state"] for rank in both))
     torch.testing.assert_close(both[0]["state"], one["state"], **TOLERANCE)
     assert both[0]["revived"] == one["revived"]
     for key, expected in one["last"].items():
         parts = [rank["last"][key] for rank in both]
-        found = torch.stack(parts, 1).flatten(0, 1)
+        found = torch.stack(parts, 1).flatten(0, 1) if split == "interleaved" else torch.cat(parts)
         torch.testing.assert_close(found, expected, **TOLERANCE, msg=lambda text, key=key: f"{key}: {text}")
     for key, expected in one["terms"].items():
         found = torch.stack([rank["terms"][key] for rank in both]).mean()

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tests.helpers.family import rand as rand_float
-from vqlab.quantizers.estimators import rotation_trick
+from vqlab.quantizers.base import rotation_trick
 
 
 def rand(*shape, seed, dtype=torch.float64):
@@ -23,6 +23,23 @@ def test_rotation_is_orthogonal_and_takes_z_to_q(seed):
     torch.testing.assert_close(turned @ turned.T, torch.eye(6).double(), rtol=0, atol=1e-12)
     torch.testing.assert_close(turned @ z / z.norm(), q / q.norm(), rtol=0, atol=1e-12)
     assert torch.linalg.det(turned).item() == pytest.approx(1)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 2e-5)])
+@pytest.mark.parametrize("dim", [2, 5, 32])
+def test_rotation_gradient_equals_the_matrix_and_the_value_q(dim, dtype, tolerance):
+    """(|q| / |z|) R^T g with R = I - 2 r r^T + 2 q^ z^T, for one pair of vectors after the other."""
+    z, q, g = (rand(20, dim, seed=seed, dtype=dtype) for seed in (4, 5, 6))
+    out = rotation_trick(z.requires_grad_(), q)
+    assert torch.equal(out, q)
+    out.backward(g)
+    for n in range(20):
+        a, b = z[n].detach().double(), q[n].double()
+        scale, a, b = b.norm() / a.norm(), a / a.norm(), b / b.norm()
+        r = (a + b) / (a + b).norm()
+        matrix = torch.eye(dim).double() - 2 * torch.outer(r, r) + 2 * torch.outer(b, a)
+        expected = scale * matrix.T @ g[n].double()
+        torch.testing.assert_close(z.grad[n].double(), expected, rtol=tolerance, atol=tolerance * scale.item())
 
 
 @pytest.mark.parametrize(

@@ -6,13 +6,16 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.func import functional_call
 
 from tests.helpers.family import (
     BATCH,
     FAMILY,
     example,
+    gumbel,
     nearest,
     parts_of,
+    pyramid,
     rand,
     rows_of,
     trained,
@@ -266,11 +269,28 @@ def test_value_loss_and_gradients_equal_the_formulas(name):
     assert torch.autograd.grad((out.quantized * weight).sum(), z)[0].abs().sum() > 0
 
 
-# --- what is differentiable for real, by finite differences -------------------------------------------------------
+@pytest.mark.parametrize(
+    ("build", "pick"),
+    [
+        *((functools.partial(trained, n), "loss") for n in ("lookup-free-groups", "binary-spherical", "gumbel")),
+        (lambda: MIXTURE(), "quantized"),
+        (lambda: pyramid(MIXTURE(), scales=[1, 2], num_phi=1), "quantized"),
+    ],
+)
+def test_gradcheck_where_no_gradient_is_stopped(build, pick):
+    """By finite differences, in the input and in all parameters."""
+    quantizer = build().double()
+    quantizer.auto_update, quantizer.sample_index = False, torch.arange(2)
+    z = example(quantizer, 3, batch=2, edge=2).double().requires_grad_()
+    leaves = {name: p.detach().clone().requires_grad_() for name, p in quantizer.named_parameters()}
+
+    def function(z, *values):
+        return getattr(functional_call(quantizer, dict(zip(leaves, values, strict=True)), (z,)), pick)
+
+    assert torch.autograd.gradcheck(function, (z, *leaves.values()), eps=1e-7, atol=1e-6, rtol=1e-4)
 
 
-# --- blocks --------------------------------------------------------------------------------------------------------
-
+MIXTURE = functools.partial(gumbel, temperature=0.7, straight_through=False)
 BLOCKED = ["ibq", "gumbel", "gumbel-mixture", "lookup-free-groups", "binary-spherical", "residual-gumbel"]
 
 

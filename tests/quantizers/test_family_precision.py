@@ -1,5 +1,7 @@
 """Half precision, autocast and memory of the family."""
 
+import itertools
+
 import pytest
 import torch
 from torch import nn
@@ -54,10 +56,20 @@ def test_gradients_under_autocast_are_those_of_float32(name):
     assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
 
 
-@pytest.mark.parametrize("name", FAMILY)
-def test_a_quantizer_cast_to_half_precision_stays_float32(name):
+CASTS = {
+    "bfloat16": lambda module: nn.Sequential(module, nn.Linear(2, 2)).bfloat16()[0],
+    "half": lambda module: module.half(),
+    "to": lambda module: module.to(torch.device("cpu"), torch.bfloat16),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "cast"),
+    [*((n, "bfloat16") for n in FAMILY), *itertools.product(["vector", "product-gumbel"], ["half", "to"])],
+)
+def test_a_quantizer_cast_to_half_precision_stays_float32(name, cast):
     quantizer, plain = trained(name), trained(name)
-    nn.Sequential(quantizer, nn.Linear(2, 2)).bfloat16()
+    assert CASTS[cast](quantizer) is quantizer
     states = quantizer.state_dict(), plain.state_dict()
     for key in states[1]:
         assert states[0][key].dtype == states[1][key].dtype
@@ -66,6 +78,15 @@ def test_a_quantizer_cast_to_half_precision_stays_float32(name):
     for step in range(2):
         assert torch.equal(train_step(quantizer, z, step), train_step(plain, z, step))
     assert_equals_float32(quantizer.eval()(z), plain.eval()(z.float()), z.dtype)
+
+
+@pytest.mark.parametrize("name", FAMILY)
+def test_double_precision_is_kept(name):
+    quantizer = trained(name).double().eval()
+    z = example(quantizer, 1).double()
+    out = quantizer(z)
+    assert all(x.dtype != torch.float32 for x in (out.quantized, out.loss, *quantizer.state_dict().values()))
+    torch.testing.assert_close(quantizer.decode(out.indices).double(), out.quantized, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -36,3 +36,23 @@ def test_62_channels_and_the_memory_of_their_groups(cls, monkeypatch):
     assert out.indices.tolist() == [sum(2**i for i in range(62) if row[i] > 0) for row in z]
     assert torch.equal(quantizer.decode(out.indices).sign().double(), z.sign())
     assert all(term.isfinite() for term in out.terms.values())
+
+
+@pytest.mark.parametrize("cls", CLASSES)
+def test_temperature_limits(cls):
+    z = rand(200, 3, seed=5)
+    cold, hot = cls(3, temperature=1e-5)(z), cls(3, temperature=1e6)(z)
+    fractions = torch.bincount(cold.indices, minlength=8).double() / 200
+    assert cold.terms["sample_entropy"] < 1e-3
+    torch.testing.assert_close(cold.terms["batch_entropy"], torch.special.entr(fractions).sum(), rtol=0, atol=1e-3)
+    for term in ("sample_entropy", "batch_entropy"):
+        assert hot.terms[term].item() == pytest.approx(3 * math.log(2), abs=1e-6)
+
+
+def test_spherical_codes_are_of_length_one_and_near_their_vectors():
+    quantizer, z = BinarySpherical(7), rand(40, 7, seed=11, scale=9)
+    out = quantizer(z)
+    torch.testing.assert_close(out.quantized.norm(dim=1), torch.ones(40).double(), rtol=1e-6, atol=0)
+    torch.testing.assert_close(quantizer(100 * z).loss, out.loss)
+    distance = (quantizer.bound(z) - out.quantized).norm(dim=1)
+    assert distance.max() < math.sqrt(2 - 2 / math.sqrt(7))  # for sum |z_i| >= |z|

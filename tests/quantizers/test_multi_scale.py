@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from tests.helpers.family import rand64 as rand
 from tests.helpers.resampling import down, up
@@ -63,3 +64,10 @@ def test_the_codebook_is_set_up_from_the_bands_of_a_laplacian_pyramid(monkeypatc
     seen.clear()
     quantizer.eval()(f)
     assert not seen
+
+
+@pytest.mark.parametrize("init", ["kmeans", "data"])
+def test_after_the_first_batch_the_finest_scale_uses_the_codes(init):
+    quantizer = MultiScaleQuantizer(VectorQuantizer(64, 4, init=init), [1, 2, 4, 8])
+    z = F.interpolate(rand(16, 4, 4, 4, seed=10).float(), size=(8, 8), mode="bicubic")
+    assert len(quantizer(z + 0.3 * rand(16, 4, 8, 8, seed=11).float()).indices[:, 21:].unique()) > 48

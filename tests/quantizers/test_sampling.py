@@ -1,6 +1,7 @@
 """Random subsets of vectors, and statistics: the same however the batch is split."""
 
 import functools
+import itertools
 import operator
 
 import pytest
@@ -94,6 +95,40 @@ def test_numbers_by_sample_are_uniform_and_independent():
     assert torch.corrcoef(torch.stack([keys[0, :-1], keys[0, 1:]]))[0, 1].abs() < 0.01
 
 
+@pytest.mark.parametrize("dim", [2, 8, 64])  # in one dimension two seeds differ in wave length alone
+def test_two_seeds_draw_independently(dim):
+    rows = rand(20_000, dim, seed=dim)
+    keys = torch.stack([uniform_by_content(rows, seed, ORIGIN) for seed in range(6)])
+    assert (torch.corrcoef(keys) - torch.eye(6)).abs().max() < 0.1
+    first, second = (set(as_set(draw(rows, 1000, seed, ORIGIN)[0])) for seed in (0, 1))
+    assert len(first & second) < 200  # 50 expected of independent draws
+
+
+def test_the_choice_from_rows_far_from_the_origin_is_not_from_one_side():
+    """Seen from the origin such rows have almost the same direction."""
+    rows = rand(20_000, 16, seed=11) + 300
+    chosen, from_origin = (draw(rows, 512, 3, center)[0] for center in (rows.mean(0), ORIGIN))
+    assert (chosen.mean(0) - rows.mean(0)).norm() < 0.45  # for fair draws about sqrt(16 / 512) = 0.18
+    assert chosen.var(0).mean() == pytest.approx(1.0, abs=0.15)
+    assert (from_origin.mean(0) - rows.mean(0)).norm() > 1.0
+
+
+@pytest.mark.parametrize("dim", [1, 17, 256])
+def test_equal_rows_have_equal_numbers_at_any_position_and_near_rows_near_ones(dim):
+    rows = rand(100, dim, seed=dim)
+    keys = uniform_by_content(rows, 5, rows.mean(0))
+    assert torch.equal(uniform_by_content(rows.flip(0), 5, rows.mean(0)).flip(0), keys)
+    assert torch.equal(uniform_by_content(rows[50:].T.contiguous().T, 5, rows.mean(0)), keys[50:])
+    line = torch.lerp(rows[0].double(), rows[1].double(), torch.linspace(0, 1, 20_001).double()[:, None])
+    if dim > 1:
+        assert uniform_by_content(line, 1, ORIGIN).diff().abs().max() < 0.02
+
+
+def test_numbers_by_sample_do_not_depend_on_the_batch():
+    whole = uniform_by_sample(torch.arange(10), 6, 3).view(10, 6)
+    assert torch.equal(uniform_by_sample(torch.tensor([7, 2]), 6, 3).view(2, 6), whole[[7, 2]])
+
+
 def test_the_smallest_key_is_chosen_in_proportion_to_the_weights():
     weights = torch.tensor([0.0, 1.0, 2.0, 3.0, 4.0]).double()
     times = exponential_race(torch.rand(200_000, 5, generator=torch.Generator().manual_seed(0)).double(), weights)
@@ -135,7 +170,8 @@ def assert_same(first, second):
 def test_adding_parts_gives_the_statistics_of_the_whole(sizes):
     rows, indices, keys = batch(sum(sizes), seed=1)
     parts = [stats_of(*part) for part in zip(rows.split(sizes), indices.split(sizes), keys.split(sizes), strict=True)]
-    assert_same(functools.reduce(operator.add, parts), stats_of(rows, indices, keys))
+    for order in itertools.permutations(parts):
+        assert_same(functools.reduce(operator.add, order), stats_of(rows, indices, keys))
 
 
 def test_stack_and_unbind_are_inverse():
@@ -144,6 +180,8 @@ def test_stack_and_unbind_are_inverse():
     assert [getattr(stacked, name).shape for name in FIELDS] == [(3, 5), (3, 5, 3), (3, 4, 3), (3, 4)]
     for part, again in zip(parts, stacked.unbind(), strict=True):
         assert_same(part, again)
+    for part, again in zip(parts, (stacked + stacked).unbind(), strict=True):
+        assert_same(part + part, again)
     twice = CodeStats.stack([stacked, stacked])
     assert twice.sums.shape == (2, 3, 5, 3)
     assert_same(twice.unbind()[1].unbind()[2], parts[2])

@@ -41,3 +41,27 @@ def test_batches_with_a_difficult_covariance(rows):
     torch.testing.assert_close(weight @ weight, 5 * cov, rtol=0, atol=1e-2)  # also 10^6 standard deviations away
     assert quantizer.codebook.isfinite().all()
     assert out.loss.isfinite()
+
+
+def test_many_codes_have_the_mean_and_covariance_of_the_first_finite_training_batch():
+    rows, quantizer = correlated(500, 6, seed=5), SimVQ(40_000, 6)
+    frozen = moments(quantizer.frozen)
+    torch.testing.assert_close(frozen, (torch.zeros(6), torch.eye(6) / 6), rtol=0, atol=0.01)
+    quantizer.eval()(rows.float())
+    quantizer.train()(rows.float().index_fill(0, torch.tensor(3), torch.nan))
+    assert quantizer.first_batch.awaited
+    for other in (0, 7):  # the second changes nothing
+        quantizer(rows.float() + other)
+    (mean, cov), (code_mean, code_cov) = moments(rows), moments(quantizer.codebook.detach().double())
+    scale = cov.diagonal().sqrt()
+    torch.testing.assert_close((code_mean - mean) / scale, torch.zeros(6).double(), rtol=0, atol=0.03)
+    torch.testing.assert_close((code_cov - cov) / scale / scale[:, None], torch.zeros(6, 6).double(), rtol=0, atol=0.05)
+
+
+def test_random_init_leaves_the_linear_layer_as_it_was_drawn():
+    torch.manual_seed(4)
+    expected = torch.nn.Linear(4, 4)
+    torch.manual_seed(4)
+    quantizer = SimVQ(16, 4, init="random")
+    quantizer(rand(30, 4, seed=13).float())
+    torch.testing.assert_close(quantizer.projection.state_dict(), expected.state_dict(), rtol=0, atol=0)

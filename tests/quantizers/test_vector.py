@@ -1,5 +1,7 @@
 """Running means, initialisation, statistics and revival of VectorQuantizer; test_family_gradients has the losses."""
 
+import itertools
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -210,3 +212,25 @@ def test_candidates_are_drawn_by_their_squared_distance():
         quantizer.auto_update = False
         far += int(quantizer(rows + 1e-3 * rand(2, 2, seed=seed)).stats.candidates[0].norm() > 2)
     assert far / 600 == pytest.approx(0.9, abs=0.06), "0.75 by the distance itself"
+
+
+def test_a_revived_code_that_is_not_hit_stays():
+    quantizer = VectorQuantizer(4, 2, init="uniform", revive_after=22.5, ema_decay=0.9)  # three batches of 30
+    set_codebook(quantizer, torch.tensor([[0.0, 0.0], [50.0, 50.0], [51.0, 50.0], [52.0, 50.0]]))
+    for step in range(3):
+        quantizer(rand(30, 2, seed=step))
+    new = quantizer.codebook.clone()
+    assert new.abs().max() < 10
+    quantizer(torch.full((1, 2), 40.0) + new[:1])  # one far vector: at most one code is hit
+    assert (quantizer.codebook == new).all(1).sum() >= 3
+
+
+def test_more_dead_codes_than_vectors_and_other_candidates_at_each_step():
+    quantizer = VectorQuantizer(20, 2, init="uniform", revive_after=0.25)
+    set_codebook(quantizer, torch.cat([torch.zeros(1, 2), 100 + rand(19, 2, seed=1)]))
+    assert quantizer(rand(5, 2, seed=2)).stats.keys.isfinite().sum() == 5
+    assert (quantizer.codebook.abs() < 10).all(1).tolist() == [True] * 6 + [False] * 14
+    assert as_set(quantizer.codebook[1:6]) == as_set(rand(5, 2, seed=2))
+    quantizer, z = VectorQuantizer(16, 4, init="uniform"), rand(2000, 4, seed=1)
+    draws = [set(as_set(quantizer(z).stats.candidates)) for _ in range(4)]
+    assert all(len(a & b) < 4 for a, b in itertools.combinations(draws, 2))

@@ -42,13 +42,7 @@ class Owner(NamedTuple):
 
 
 def load_features(net: str, backbone: str | None, owner: Owner) -> nn.Sequential:
-    """Return the layers of ``net`` up to its last tap, with weights from the file ``backbone`` or torch hub's cache.
-
-    The input is RGB, normalised with ImageNet's mean and standard deviation.
-
-    Raises:
-        UserError: If the weights can be neither found nor downloaded, or the file is damaged or of another network.
-    """
+    """Return the layers of ``net`` up to its last tap, with weights from the file ``backbone`` or torch hub's cache."""
     import torchvision  # takes a second, which a model without such a network need not wait for
 
     model, url, taps, _, _ = BACKBONES[net]
@@ -59,10 +53,8 @@ def load_features(net: str, backbone: str | None, owner: Owner) -> nn.Sequential
     try:
         features.load_state_dict(state, assign=True)
     except RuntimeError as error:
-        raise UserError(
-            f"{path} does not hold the weights of torchvision's {model}: get {url}, or set {owner.setting}.net to the "
-            "network of the file"
-        ) from error
+        hint = f"get {url}, or set {owner.setting}.net to the network of the file"
+        raise UserError(f"{path} does not hold the weights of torchvision's {model}: {hint}") from error
     return features
 
 
@@ -79,10 +71,9 @@ def cached(url: str, owner: Owner) -> Path:
     # URLError and timeouts are OSErrors; a wrong hash is a RuntimeError
     except (OSError, RuntimeError, HTTPException) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(
-            f"{owner.what} needs {url}, which could not be downloaded ({reason}): put it at {path} by hand, or set "
-            f"{owner.setting}.backbone=FILE, another {owner.setting}.net, or {owner.without}"
-        ) from error
+        others = f"{owner.setting}.backbone=FILE, another {owner.setting}.net, or {owner.without}"
+        found = f"{owner.what} needs {url}, which could not be downloaded ({reason})"
+        raise UserError(f"{found}: put it at {path} by hand, or set {others}") from error
     finally:
         socket.setdefaulttimeout(before)
     return path
@@ -90,9 +81,8 @@ def cached(url: str, owner: Owner) -> Path:
 
 def read_features(path: Path, owner: Owner, is_cache: bool) -> dict[str, Tensor]:
     """Return the state dict of ``features`` from the file of a whole model or of ``features`` alone, in float32."""
-    hint = (
-        "delete it to download it again" if is_cache else f"set {owner.setting}.backbone=FILE, or null to download it"
-    )
+    setting = f"set {owner.setting}.backbone=FILE, or null to download it"
+    hint = "delete it to download it again" if is_cache else setting
     try:
         content: Any = torch.load(path, map_location="cpu", weights_only=True)
         content = {name: value.float() for name, value in content.items()}

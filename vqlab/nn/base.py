@@ -28,14 +28,13 @@ class Encoder(ConfigMixin, nn.Module, ABC):
 class Decoder(ConfigMixin, nn.Module, ABC):
     """A network from features to images or signals.
 
-    It may have a ``head``, the end of the network, whose first module is the last layer with weights: the adaptive
-    weight of VQ-GAN compares gradients there.
+    The first module of its ``head``, if it has one, is the last layer with weights, for VQ-GAN's adaptive weight.
     """
 
     in_channels: int  # of the features
     out_channels: int  # of the images
-    upsampling: int  # between the height and width (or length) of the features and those of the images
-    modality = "image"  # or "signal" for (B, C, L)
+    upsampling: int
+    modality = "image"
 
     @abstractmethod
     def forward(self, z: Tensor) -> Tensor:
@@ -48,7 +47,7 @@ class Discriminator(ConfigMixin, nn.Module, ABC):
     A logit is high where the patch looks real.
     """
 
-    in_channels: int  # of the images
+    in_channels: int
 
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
@@ -61,8 +60,8 @@ class Generator(ConfigMixin, nn.Module, ABC):
     The images are square, of height and width ``image_size``.
     """
 
-    latent_dim: int  # of the noise
-    out_channels: int  # of the images
+    latent_dim: int
+    out_channels: int
     image_size: int
 
     @abstractmethod
@@ -71,14 +70,14 @@ class Generator(ConfigMixin, nn.Module, ABC):
 
 
 class FeatureNet(ConfigMixin, nn.Module, ABC):
-    """A network from images to feature vectors.
+    """A network from square images to feature vectors.
 
     A model adds its own heads.
     """
 
-    in_channels: int  # of the images
-    image_size: int  # height and width
-    out_features: int  # dimension of the features
+    in_channels: int
+    image_size: int
+    out_features: int
 
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
@@ -89,16 +88,12 @@ def check_divisible(what: str, sizes: Sequence[int], downsampling: int, setting:
     """Raise UserError if the ``sizes`` of ``what``, given by ``setting``, are not divisible by ``downsampling``."""
     if any(size % downsampling for size in sizes):
         nearest = downsampling * max(1, round(sizes[0] / downsampling))
-        raise UserError(
-            f"{what} not divisible by the encoder's downsampling {downsampling}: set {setting}={nearest}, "
-            "or another encoder"
-        )
+        raise UserError(f"{what} not divisible by the encoder's downsampling {downsampling}: set {setting}={nearest}")
 
 
 def check_image(x: Tensor, downsampling: int) -> None:
     """Raise UserError if the images (B, C, H, W) are not divisible by ``downsampling``."""
-    height, width = x.shape[-2:]
-    check_divisible(f"images of {height}x{width} are", (height, width), downsampling, "image_size")
+    check_divisible(f"images of {x.shape[-2]}x{x.shape[-1]} are", x.shape[-2:], downsampling, "image_size")
 
 
 def check_autoencoder(encoder: Encoder, decoder: Decoder, channels: int, image_size: int) -> tuple[int, int]:
@@ -109,10 +104,7 @@ def check_autoencoder(encoder: Encoder, decoder: Decoder, channels: int, image_s
 
 
 def check_fit(encoder: Encoder, decoder: Decoder, channels: int, modality: str, same_factor: str) -> None:
-    """Raise UserError if the networks do not fit each other, or data of this modality with ``channels``.
-
-    ``same_factor`` is the hint for networks whose factors differ.
-    """
+    """Raise UserError if the networks fit neither each other (hint: ``same_factor``) nor data with ``channels``."""
     for name, part, end in (("encoder", encoder, "in_channels"), ("decoder", decoder, "out_channels")):
         made_for = getattr(part, "modality", "image")  # a plain module may stand in for a network
         if made_for != modality:
@@ -120,26 +112,22 @@ def check_fit(encoder: Encoder, decoder: Decoder, channels: int, modality: str, 
             raise UserError(f"{type(part).__name__} is made for {made_for}s: set {name}={usual}")
         found = getattr(part, end, channels)
         if found != channels:
-            raise UserError(
-                f"{end} of the {name} is {found}, channels of the model {channels}: use those of the data for both"
-            )
-    if encoder.downsampling != decoder.upsampling:
-        raise UserError(
-            f"the encoder shrinks by {encoder.downsampling}, the decoder grows by {decoder.upsampling}: {same_factor}"
-        )
+            raise UserError(f"{end} of the {name} is {found}, channels of the model {channels}: use those of the data")
+    shrinks, grows = encoder.downsampling, decoder.upsampling
+    if shrinks != grows:
+        raise UserError(f"the encoder shrinks by {shrinks}, the decoder grows by {grows}: {same_factor}")
 
 
 def check_players(generator: Generator, net: FeatureNet, channels: int, image_size: int) -> None:
     """Raise UserError if the generator or the discriminator is made for other images."""
-    for name, found in (
-        ("generator", (generator.out_channels, generator.image_size)),
-        ("discriminator", (net.in_channels, net.image_size)),
-    ):
-        if found != (channels, image_size):
-            raise UserError(
-                f"images have {channels} channels and size {image_size}, the {name} {found[0]} and {found[1]}: "
-                f"build the {name} for these images"
-            )
+    sizes = {
+        "generator": (generator.out_channels, generator.image_size),
+        "discriminator": (net.in_channels, net.image_size),
+    }
+    for name, (own_channels, own_size) in sizes.items():
+        if (own_channels, own_size) != (channels, image_size):
+            found = f"images have {channels} channels and size {image_size}, the {name} {own_channels} and {own_size}"
+            raise UserError(f"{found}: build the {name} for these images")
 
 
 def wrong_channels(what: str, shape: str, x: Tensor, channels: int) -> str:

@@ -1,7 +1,6 @@
 """Categorical codes: logits from features, embeddings for a decoder, and distributions over whole codes.
 
-Shapes: N samples, h x w places of the map with V codes each, P = h * w * V positions, K categories, D dimensions. The
-codes of a place stand next to each other, places row by row.
+Shapes: N samples, h x w places with V codes each, P = h * w * V positions, row by row; K categories, D dimensions.
 """
 
 import math
@@ -19,10 +18,7 @@ from vqlab.validation import Count, Range
 
 
 class CategoricalCode(ConfigMixin, nn.Module):
-    """V = ``num_codebooks`` categorical variables of K = ``num_embeddings`` categories at each place of a map.
-
-    The embedding of a place is the sum of one vector per variable: a linear layer on their one-hot codes.
-    """
+    """V = ``num_codebooks`` categorical variables of K = ``num_embeddings`` categories at each place of a map."""
 
     def __init__(
         self,
@@ -43,7 +39,7 @@ class CategoricalCode(ConfigMixin, nn.Module):
         return logits.float().log_softmax(-1)
 
     def embed(self, codes: Tensor, width: int) -> Tensor:
-        """Codes (N, P) of a map that is ``width`` wide to embeddings (N, D, h, w)."""
+        """Codes (N, P) of a map that is ``width`` wide to embeddings (N, D, h, w), sums of a vector per variable."""
         places = rearrange(codes, "n (hw v) -> n hw v", v=self.num_codebooks)
         offset = torch.arange(self.num_codebooks, device=codes.device) * self.num_embeddings
         vectors = F.embedding(places + offset, self.codebook.flatten(0, 1)).sum(2)
@@ -70,8 +66,8 @@ class FactorizedPrior(nn.Module):
     def log_probs(self, device: torch.device) -> Tensor:
         """Return ln p (P, K) of each position."""
         if self.logits is None:
-            shape, dtype = (self.positions, self.num_embeddings), torch.float32
-            return torch.full(shape, -math.log(self.num_embeddings), dtype=dtype, device=device)
+            shape = (self.positions, self.num_embeddings)
+            return torch.full(shape, -math.log(self.num_embeddings), dtype=torch.float32, device=device)
         return self.logits.float().log_softmax(-1)
 
     def log_prob(self, codes: Tensor) -> Tensor:

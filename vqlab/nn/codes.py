@@ -17,9 +17,8 @@ def as_codes(codes: Any, device: torch.device | None = None) -> Tensor:
     except (TypeError, ValueError):
         raise UserError(f"codes must be a tensor or an array of integers, got {type(codes).__name__}") from None
     if found.is_floating_point() or found.is_complex() or found.dtype == torch.bool:
-        raise UserError(
-            f"codes must be integers, got {str(found.dtype).removeprefix('torch.')}: pass what encode returns"
-        )
+        kind = str(found.dtype).removeprefix("torch.")
+        raise UserError(f"codes must be integers, got {kind}: pass what encode returns")
     return found.long()
 
 
@@ -37,10 +36,8 @@ def check_code_range(codes: Tensor, num_embeddings: int) -> None:
         return
     low, high = torch.stack(codes.aminmax()).tolist()
     if low < 0 or high >= num_embeddings:
-        raise UserError(
-            f"code {low if low < 0 else high} lies outside 0 .. {num_embeddings - 1}, for num_embeddings is "
-            f"{num_embeddings}: remove padding and mask tokens"
-        )
+        rule = f"outside 0 .. {num_embeddings - 1}, for num_embeddings is {num_embeddings}"
+        raise UserError(f"code {low if low < 0 else high} lies {rule}: remove padding and mask tokens")
 
 
 def in_graph() -> bool:

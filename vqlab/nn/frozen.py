@@ -8,14 +8,12 @@ from vqlab.nn.precision import KeepsFloat32
 
 
 class Frozen(KeepsFloat32):
-    """Hold ``net`` in eval mode and float32, without gradients to its weights, and out of every state dict.
-
-    ``saved`` keeps the weights in the state dict, for a network that cannot be loaded from elsewhere.
+    """Hold ``net`` in eval mode and float32, without gradients to its weights, and out of state dicts unless ``saved``.
 
     Example:
-        >>> frozen = Frozen(nn.Sequential(nn.Linear(2, 2), nn.Dropout()))
-        >>> frozen.train().net.training, list(frozen.state_dict()), any(p.requires_grad for p in frozen.parameters())
-        (False, [], False)
+        >>> frozen = Frozen(nn.Linear(2, 2)).train()
+        >>> frozen.net.training, frozen.net.weight.requires_grad, list(frozen.state_dict())
+        (False, False, [])
     """
 
     def __init__(self, net: nn.Module, saved: bool = False) -> None:

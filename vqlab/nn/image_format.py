@@ -21,9 +21,8 @@ class ImageFormat:
         num_classes: Number of labels; None or 0 where there are none.
 
     Example:
-        >>> images = ImageFormat(channels=1, size=28, value_range="unit")
-        >>> images.shape, images.value_range.kind
-        ((1, 28, 28), 'unit')
+        >>> ImageFormat(channels=1, size=28, value_range="unit").shape
+        (1, 28, 28)
     """
 
     channels: Count = 3

@@ -1,8 +1,4 @@
-"""The distribution of an image given the output of a decoder: p(x | h).
-
-Shapes: N images, C channels, H x W pixels. Log-probabilities are in nats and float32 whatever the precision of the
-decoder, because a Metropolis step depends on differences of sums of thousands of nats.
-"""
+"""The distribution of an image given the output of a decoder, p(x | h), in nats and float32 for a Metropolis step."""
 
 import math
 from abc import ABC, abstractmethod
@@ -57,20 +53,16 @@ class Likelihood(ConfigMixin, KeepsFloat32, ABC):
 
 
 class Gaussian(Likelihood):
-    """N(x; output, sigma^2) for each number of the image.
-
-    The optimal sigma is the root of the mean squared error (sigma-VAE, Rybkin et al. 2021, arXiv:2006.13202): with a
-    smaller one, such as 0.02 where the error is 0.1, the posterior collapses to a single code.
+    """N(x; output, sigma^2) for each number; with a sigma far below the RMS error the posterior collapses to one code.
 
     Args:
         sigma: A number; an ``Anneal`` over the training steps; ``learned``, a parameter; or ``optimal``, the root of a
-            running mean of the squared error.
+            running mean of the squared error (sigma-VAE, Rybkin et al. 2021, arXiv:2006.13202).
         initial: Initial value of ``learned``, and value of ``optimal`` before the first step.
 
     Example:
-        >>> x = torch.zeros(1, 1, 2, 2)
-        >>> round(Gaussian(1.0).log_prob(x, x + 1).item(), 3)  # 4 (-1/2 - ln(2 pi) / 2)
-        -5.676
+        >>> Gaussian(1.0).log_prob(torch.zeros(1, 1, 2, 2), torch.ones(1, 1, 2, 2))  # 4 (-1/2 - ln(2 pi) / 2)
+        tensor([-5.6758])
     """
 
     steps: Tensor
@@ -109,19 +101,15 @@ class Gaussian(Likelihood):
 
     def update(self, mse: Tensor) -> None:
         self.steps += 1
-        # A plain mean at first, then an exponential one; computed without waiting for the GPU.
-        self.mse.lerp_(mse.detach().to(self.mse), (1 / self.steps).clamp_min(AVERAGE))
+        self.mse.lerp_(mse.detach().to(self.mse), (1 / self.steps).clamp_min(AVERAGE))  # a plain mean at first
 
 
 class Bernoulli(Likelihood):
-    """Black-and-white images: each number is 1 with probability sigmoid(output).
-
-    Images are binarised at half of their value range.
+    """Images binarised at half of their value range: each number is 1 with probability sigmoid(output).
 
     Example:
-        >>> x = torch.tensor([0.0, 1.0]).view(1, 1, 1, 2)
-        >>> round(Bernoulli().log_prob(x, torch.zeros(1, 1, 1, 2)).item(), 4)  # 2 ln(1 / 2)
-        -1.3863
+        >>> Bernoulli().log_prob(torch.ones(1, 1, 1, 2), torch.zeros(1, 1, 1, 2))  # 2 ln(1 / 2)
+        tensor([-1.3863])
     """
 
     def observe(self, image: Tensor, value_range: ValueRange) -> Tensor:

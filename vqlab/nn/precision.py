@@ -8,10 +8,7 @@ from torch import Tensor, nn
 
 
 class KeepsFloat32(nn.Module):
-    """A module whose state stays in float32 when the model around it is cast to half precision.
-
-    For running means and the like, which need more than the 8 bits of bfloat16. Its outputs may have any type.
-    """
+    """A module whose state, such as running means, stays in float32 when the model around it is cast to half."""
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         def keep_precision(t: Tensor) -> Tensor:

@@ -1,8 +1,7 @@
 """Networks of adversarial topic models: generators of documents, their encoder, their critic, and what they read.
 
 Shapes: B documents, V words (``vocab_size``), K topics (``num_topics``), H hidden features. Documents are tensors
-(B, V), or anything else that has a product with a weight (V, H): a document has few words and a mixture has few topics,
-so neither needs a dense (B, V) for it.
+(B, V), or sparse in words or topics and have a product with a weight (V, H).
 """
 
 import math
@@ -36,8 +35,7 @@ class Bags:
     def __matmul__(self, weight: Tensor) -> Tensor:
         full = upcast(weight)
         fractions = self.fractions.to(full.dtype)
-        sums = F.embedding_bag(self.words, full, self.starts, mode="sum", per_sample_weights=fractions)
-        return sums.to(weight.dtype)
+        return F.embedding_bag(self.words, full, self.starts, mode="sum", per_sample_weights=fractions).to(weight.dtype)
 
 
 class Mixtures:
@@ -94,11 +92,7 @@ class MixtureGenerator(TopicGenerator):
 
 
 class GaussianGenerator(TopicGenerator):
-    """Topics that are Gaussians in the space of word embeddings: Gaussian-BAT (Wang et al. 2020, section 3.2).
-
-    Words with similar embeddings belong to the same topics. The paper's embeddings are pretrained on other text and
-    fixed; these are trained with the rest.
-    """
+    """Topics that are Gaussians in the space of trained word embeddings: Gaussian-BAT (Wang et al. 2020)."""
 
     def __init__(self, num_topics: int, vocab_size: int, embedding_dim: int = 100) -> None:
         super().__init__()
@@ -108,7 +102,6 @@ class GaussianGenerator(TopicGenerator):
         self.log_std = nn.Parameter(torch.full((num_topics, embedding_dim), math.log(embedding_dim) / 2))
 
     def log_topics(self) -> Tensor:
-        """Return the log-densities of the words, normalised to sum to 1 in each topic, (K, V)."""
         precision = (-2 * self.log_std).exp()  # (K, E)
         squares = precision @ self.words.square().T - 2 * (precision * self.mean) @ self.words.T
         return (-squares / 2).log_softmax(1)  # terms without the word cancel in the softmax
@@ -128,16 +121,14 @@ class MLPTopicGenerator(TopicGenerator):
         )
 
     def log_topics(self) -> Tensor:
-        """Return ln p(word | topic), (K, V), with batch norm's running statistics."""
         training = self.training
-        self.eval()
+        self.eval()  # with batch norm's running statistics
         logits = self.layers(torch.eye(self.num_topics).to(next(self.parameters())))
         self.train(training)
         return logits.log_softmax(1)
 
     def generate(self, theta: Tensor) -> tuple[Tensor, Tensor]:
-        """Return documents (B, V), and the hidden layer (B, H) as their representation."""
-        hidden = self.layers[:-1](theta)
+        hidden = self.layers[:-1](theta)  # the representation
         return self.layers[-1](hidden).softmax(1), hidden
 
 
@@ -160,8 +151,7 @@ class TopicEncoder(nn.Module):
 class TopicCritic(nn.Module):
     """Documents (B, V), with topic proportions (B, K) or without, to scores (B,): linear, LeakyReLU, linear.
 
-    Without batch norm, which would reveal by its statistics whether a batch is real or generated. ``num_topics`` is 0
-    for documents alone, as in ATM; ``spectral_norm`` divides each weight by its largest singular value.
+    Without batch norm, whose statistics would reveal whether a batch is real. ``num_topics`` is 0 without proportions.
     """
 
     def __init__(
@@ -173,9 +163,9 @@ class TopicCritic(nn.Module):
         self.out = nn.Linear(hidden_features, 1)
         if spectral_norm:
             normalise(self, "words")
-            for layer in (self.proportions, self.out):
-                if layer is not None:
-                    normalise(layer)
+            if self.proportions is not None:
+                normalise(self.proportions)
+            normalise(self.out)
 
     def forward(self, documents: Documents, theta: Tensor) -> Tensor:
         hidden = documents @ self.words

@@ -35,8 +35,7 @@ class KVCache:
 class Transformer(ConfigMixin, nn.Module):
     """p(tokens | label) = prod_i p(token_i | label, tokens < i): pre-norm blocks, initialised as GPT-2.
 
-    Attention rotates queries and keys by their position (RoFormer, Su et al. 2021, arXiv:2104.09864, equation 16), and
-    a learned embedding of positions is added. The first position holds the label, or "no label".
+    With rotary (RoFormer, arXiv:2104.09864, equation 16) and learned positions; the first one holds the label.
 
     Args:
         num_tokens: Codes of a codebook, K.
@@ -50,19 +49,14 @@ class Transformer(ConfigMixin, nn.Module):
         dropout: Probability of dropping an embedding or an output of a block.
 
     Shape:
-        tokens (B, n) int64 in [0, K), n < L; condition (B,) int64 in [0, num_classes], null or ``no_label``, the last,
-        for no label; logits (B, n + 1, K), of which [:, i] predicts token i from the label and the tokens before it.
-        With a cache, the tokens are those that it has not seen, and the logits those of the new positions.
+        tokens (B, n) int64 in [0, K), n < L; condition (B,) int64 in [0, num_classes], null or the last for no label;
+        logits (B, n + 1, K), of which [:, i] predicts token i from the label and the tokens before it. With a cache,
+        the tokens are those that it has not seen, and the logits those of the new positions.
 
     Example:
-        >>> net = Transformer(num_tokens=8, length=4, dim=16, depth=1, heads=2).eval()
-        >>> tokens = torch.tensor([[3, 1, 7]])
-        >>> tuple(net(tokens).shape)
+        >>> net = Transformer(num_tokens=8, length=4, dim=16, depth=1, heads=2)
+        >>> tuple(net(torch.tensor([[3, 1, 7]])).shape)
         (1, 4, 8)
-        >>> cache = net.new_cache(1)
-        >>> stepwise = [net(tokens[:, :0], cache=cache), *(net(tokens[:, i : i + 1], cache=cache) for i in range(3))]
-        >>> torch.allclose(torch.cat(stepwise, 1), net(tokens), atol=1e-6)
-        True
     """
 
     def __init__(
@@ -90,10 +84,8 @@ class Transformer(ConfigMixin, nn.Module):
         self.norm = nn.RMSNorm(dim)
         self.head = nn.Linear(dim, num_codebooks * num_tokens, bias=False)
         for name, weight in self.named_parameters():
-            if weight.ndim == 2:
-                # The residual stream is a sum of 2 x depth outputs.
-                std = INIT_STD / math.sqrt(2 * depth) if name.endswith("out.weight") else INIT_STD
-                nn.init.normal_(weight, std=std)
+            if weight.ndim == 2:  # the residual stream is a sum of 2 x depth outputs
+                nn.init.normal_(weight, std=INIT_STD / (math.sqrt(2 * depth) if name.endswith("out.weight") else 1))
 
     def forward(self, tokens: Tensor, condition: Tensor | None = None, cache: KVCache | None = None) -> Tensor:
         seen, given = cache.length if cache else 0, tokens.shape[1]
@@ -153,10 +145,8 @@ class Block(nn.Module):
 
 def _mask(queries: int, keys: int, device: torch.device) -> dict:
     """Return the argument for causal attention of the last ``queries`` of ``keys`` positions."""
-    if queries == keys:
-        return {"is_causal": True}
-    if queries == 1:
-        return {}
+    if queries in (1, keys):
+        return {"is_causal": queries == keys}
     return {"attn_mask": torch.ones(queries, keys, dtype=torch.bool, device=device).tril(keys - queries)}
 
 

@@ -20,8 +20,7 @@ COPY = 1.5  # weight of the source before tanh: an untrained generator draws the
 class UNet(ConfigMixin, nn.Module):
     """Convolutions from a glyph down to one position, the code, and back up, with skip connections at all sizes.
 
-    The style embedding is concatenated to the code. Two things differ from zi2zi: there is a skip connection at full
-    size, and the network draws a change of the source, which is added before tanh.
+    The style embedding is concatenated to the code. Unlike zi2zi's, it draws a change of the source, added before tanh.
 
     Args:
         image_size: Height and width of the glyphs, a power of two; the command line links it to the data.
@@ -32,12 +31,11 @@ class UNet(ConfigMixin, nn.Module):
         dropout: Probability of dropping a channel in the decoder's three deepest maps.
 
     Shape:
-        source (B, 1, image_size, image_size) from -1, ink, to 1, paper; style (B,) int64, or (B, num_styles) weights of
-        the styles to mix; output (B, 1, image_size, image_size) in [-1, 1].
+        source and output (B, 1, image_size, image_size) from -1, ink, to 1, paper; style (B,) int64, or weights
+        (B, num_styles) of the styles to mix.
 
     Example:
-        >>> net = UNet(image_size=32, num_styles=2)
-        >>> tuple(net(torch.zeros(3, 1, 32, 32), torch.tensor([0, 1, 1])).shape)
+        >>> tuple(UNet(image_size=32, num_styles=2)(torch.zeros(3, 1, 32, 32), torch.tensor([0, 1, 1])).shape)
         (3, 1, 32, 32)
     """
 
@@ -106,7 +104,5 @@ def make_norm(norm: str, channels: int) -> list[nn.Module]:
 def check_styles(style: Tensor, num_styles: int) -> None:
     """Raise UserError if a style (...,) int64 lies outside [0, num_styles)."""
     if style.min() < 0 or style.max() >= num_styles:
-        raise UserError(
-            f"styles must lie in 0 .. {num_styles - 1}, got {int(style.min())} to {int(style.max())}: "
-            "choose a style of this model, or train with more styles"
-        )
+        found = f"got {int(style.min())} to {int(style.max())}"
+        raise UserError(f"styles must lie in 0 .. {num_styles - 1}, {found}: choose a style of this model")

@@ -4,7 +4,6 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import chain
 from typing import NamedTuple
 
 import torch
@@ -15,12 +14,51 @@ from vqlab.errors import UserError
 from vqlab.nn.codes import as_codes, check_code_range
 from vqlab.nn.distributed import all_gather_rows, all_sum, world_size
 from vqlab.nn.precision import KeepsFloat32, upcast, without_autocast
-from vqlab.quantizers.estimators import straight_through
 from vqlab.quantizers.sampling import smallest_k
+from vqlab.quantizers.search import finite_rows
 from vqlab.serialization import ConfigMixin
 from vqlab.validation import Count
 
 MAX_EXPORT = 2**22  # codes in a table
+
+
+def straight_through(z: Tensor, q: Tensor) -> Tensor:
+    """Return ``q`` (N, D) with dq/dz = identity (Bengio et al. 2013, arXiv:1308.3432)."""
+    return q + (z - z.detach())  # adds an exact zero, so the value is q to the last bit
+
+
+def rotation_trick(z: Tensor, q: Tensor, eps: float = 1e-6) -> Tensor:
+    """Return ``q`` (N, D) with dq/dz = (|q|/|z|) R, R the rotation that takes z/|z| to q/|q|, held constant.
+
+    Fifty et al. 2024, arXiv:2410.06424, equation 4: with r = (z^ + q^) / |z^ + q^|, R = I - 2 r r^T + 2 q^ z^T. Where R
+    does not exist (z = 0, or q = -z) the gradient is straight-through.
+    """
+    with torch.no_grad():
+        z_norm, q_norm = z.norm(dim=1, keepdim=True), q.norm(dim=1, keepdim=True)
+        z_unit, q_unit = F.normalize(z, dim=1), F.normalize(q, dim=1)
+        r = z_unit + q_unit
+        exists = (z_norm > eps) & (q_norm > eps) & (r.norm(dim=1, keepdim=True) > eps)
+        r = F.normalize(r, dim=1)
+        scale = q_norm / z_norm.clamp_min(eps)
+    rotated = scale * (z - 2 * r * (r * z).sum(1, keepdim=True) + 2 * q_unit * (z_unit * z).sum(1, keepdim=True))
+    return straight_through(torch.where(exists, rotated, z), q)
+
+
+ESTIMATORS = {"ste": straight_through, "rotation": rotation_trick}
+
+
+def vq_loss(z: Tensor, codes: Tensor, weight: float, learnt: bool = True) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return weight * mean |z - sg(e)|^2, plus mean |sg(z) - e|^2 if codes are ``learnt``; and its terms.
+
+    van den Oord et al. 2017, equation 3; ``z`` and ``codes`` are (N, D). Widely copied code has the weight on the other
+    term. A row of ``z`` that is not finite makes the loss NaN, but not the gradient of ``codes``.
+    """
+    commitment = F.mse_loss(z, codes.detach())
+    loss, terms = weight * commitment, {"commitment_loss": commitment.detach()}
+    if learnt:
+        codebook = F.mse_loss(codes, torch.where(finite_rows(z), z, codes).detach())
+        loss, terms["codebook_loss"] = loss + codebook, codebook.detach()
+    return loss, terms
 
 
 @dataclass(frozen=True)
@@ -96,10 +134,9 @@ class Quantizer(ConfigMixin, KeepsFloat32, ABC):
 
     A subclass sets ``num_embeddings`` (K) and ``embedding_dim`` (D) and implements ``quantize`` and, unless it has a
     tensor ``codebook`` (K, D), ``lookup``, both on rows (N, D); with state that no gradient updates also ``commit``.
-    Quantizing changes no state: a training forward returns ``stats``, which ``update(stats)`` applies, once per
-    optimizer step. A quantizer does so itself at the end of a training forward, unless ``auto_update`` is False. If the
-    samples of a batch are known as ``sample_index`` (B,), random numbers depend on them alone, not on their split over
-    ranks. All computations are in float32 or higher, also under autocast and in a module cast to half precision.
+    A training forward returns ``stats``, which ``update(stats)`` applies once per optimizer step; a quantizer does so
+    itself unless ``auto_update`` is False. If the samples of a batch are known as ``sample_index`` (B,), random numbers
+    depend on them alone. All computations are in float32 or higher, also under autocast and in a module cast to half.
     """
 
     num_embeddings: int
@@ -138,19 +175,15 @@ class Quantizer(ConfigMixin, KeepsFloat32, ABC):
 
     def check_map(self, size: Sequence[int]) -> None:
         """Raise UserError if maps (B, D, *size) cannot be quantized."""
-        return
 
     def encode(self, z: Tensor) -> Tensor:
         """Return the indices (B, *spatial) of ``z`` (B, D, *spatial)."""
         return self.forward(z).indices
 
     def decode(self, indices: Tensor) -> Tensor:
-        """Return the codes (B, D, *spatial) of ``indices`` (B, *spatial), integers of any kind.
+        """Return the codes (B, D, *spatial) of ``indices`` (B, *spatial), bit-equal to ``forward`` until an update.
 
-        Bit-equal to the ``quantized`` of ``forward``, until an update.
-
-        Raises:
-            UserError: If they are no integers, or one lies outside [0, num_embeddings); graphs do not check this.
+        Raises UserError if they are no integers, or one lies outside [0, num_embeddings); graphs do not check this.
         """
         indices = as_codes(indices, self._device)
         self.check_codes(indices)
@@ -170,24 +203,19 @@ class Quantizer(ConfigMixin, KeepsFloat32, ABC):
         return tuple(size)
 
     def codebooks(self) -> dict[str, Tensor]:
-        """Return all codes (K, D) as ``codebook``; a composite numbers its parts: ``codebook.0``, ``codebook.1``, ...
-
-        Raises:
-            UserError: If there are more than 2^22 codes.
-        """
+        """Return all codes (K, D) as ``codebook``; a composite numbers its parts: ``codebook.0``, ``codebook.1``..."""
         if self.num_embeddings > MAX_EXPORT:
             raise UserError(f"{self.num_embeddings} codes are too many for a table: use quantizer.decode(indices)")
         return {"codebook": self.lookup(torch.arange(self.num_embeddings, device=self._device)).detach()}
 
     def check_part(self, residual: bool = False) -> None:
         """Raise UserError if this cannot be a part of another quantizer, such as one of residuals."""
+        name = type(self).__name__
         if self.needs_maps:
-            raise UserError(f"quantizer must quantize single vectors, which {type(self).__name__} does not")
+            raise UserError(f"quantizer must quantize single vectors, which {name} does not")
         if residual and self.residual_gain is None:
-            raise UserError(
-                f"quantizer must leave a residual that it can quantize again, which {type(self).__name__} does not: "
-                "set distance=euclidean, or choose another quantizer"
-            )
+            hint = "set distance=euclidean, or choose another quantizer"
+            raise UserError(f"quantizer must leave a residual to quantize again, which {name} does not: {hint}")
 
     @property
     def awaits_first_batch(self) -> bool:
@@ -196,7 +224,6 @@ class Quantizer(ConfigMixin, KeepsFloat32, ABC):
 
     def initialize(self, rows: Tensor) -> None:
         """Set up from the first batch's ``rows`` (N, D), bounded, the same on all ranks, unless done already."""
-        return
 
     def update(self, stats: CodeStats) -> list[Revival]:
         """Apply the statistics of one optimizer step, summed over all ranks; return the rows that revival replaced."""
@@ -212,7 +239,7 @@ class Quantizer(ConfigMixin, KeepsFloat32, ABC):
 
     @property
     def _device(self) -> torch.device | None:
-        return next((state.device for state in chain(self.parameters(), self.buffers())), None)
+        return next((state.device for state in [*self.parameters(), *self.buffers()]), None)
 
     def _update_alone(self, out: QuantizerOutput) -> None:
         if out.stats is not None and self.auto_update and not torch.compiler.is_compiling():
@@ -226,9 +253,8 @@ class IdentityQuantizer(Quantizer):
         embedding_dim: Channels of the features, D.
 
     Example:
-        >>> z = torch.randn(2, 4, 10)
-        >>> torch.equal(IdentityQuantizer(4)(z).quantized, z)
-        True
+        >>> IdentityQuantizer(1)(torch.tensor([[0.5]])).quantized.item()
+        0.5
     """
 
     num_embeddings = 1
@@ -271,12 +297,11 @@ def _read_flag(flag: DataInit, _: object) -> None:
 
 def to_rows(z: Tensor, embedding_dim: int) -> Tensor:
     """Flatten (B, D, *spatial) to (N, D), N = B * prod(spatial), in float32 at least; raise UserError if D differs."""
+    shape = tuple(z.shape)
     if z.ndim < 2 or z.shape[1] != embedding_dim:
-        raise UserError(
-            f"embedding_dim must be dimension 1 of the input, got {embedding_dim} and an input {tuple(z.shape)}"
-        )
+        raise UserError(f"embedding_dim must be dimension 1 of the input, got {embedding_dim} and an input {shape}")
     if z.numel() == 0:
-        raise UserError(f"the quantizer's input must not be empty, got {tuple(z.shape)}")
+        raise UserError(f"the quantizer's input must not be empty, got {shape}")
     return upcast(z).movedim(1, z.ndim - 1).reshape(-1, embedding_dim)
 
 

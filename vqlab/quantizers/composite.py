@@ -28,8 +28,7 @@ class Composite(Quantizer):
         self.num_embeddings = quantizer.num_embeddings
         self.num_codebooks = num * quantizer.num_codebooks
         self.index_dims = 1 + quantizer.index_dims
-        self.soft = quantizer.soft
-        self.estimate = quantizer.estimate
+        self.soft, self.estimate = quantizer.soft, quantizer.estimate
 
     @property
     def quantizers(self) -> list[Quantizer]:
@@ -39,7 +38,7 @@ class Composite(Quantizer):
     def join(
         self, outs: list[QuantizerOutput], quantized: Tensor, indices: list[Tensor], reduce: Callable[[Tensor], Tensor]
     ) -> QuantizerOutput:
-        """Return the output for the ``outs`` of the parts; in training it has statistics, because steps are counted."""
+        """Return the output for the ``outs`` of the parts; in training with statistics, because steps are counted."""
         loss = reduce(torch.stack([out.loss for out in outs]))
         terms = {name: reduce(torch.stack([out.terms[name] for out in outs])) for name in outs[0].terms}
         stats = CodeStats.stack([out.stats or CodeStats.empty(quantized) for out in outs]) if self.training else None
@@ -81,22 +80,18 @@ def _reseeded(spec: Any, shift: int) -> Any:
 class ProductQuantizer(Composite):
     """Cut each vector into G groups of channels and quantize each group on its own: K^G combinations from G K codes.
 
-    Jegou et al. 2011; in image tokenizers "multi-codebook" or "grouped" quantization (UniTok, arXiv:2502.20321). The
-    loss is the mean over the groups.
+    Jegou et al. 2011; UniTok's "multi-codebook" quantization (arXiv:2502.20321). The loss is the mean over the groups.
 
     Args:
-        quantizer: Quantizer of the first group, of dimension D / G; the others have the same arguments. Default: a
-            ``VectorQuantizer`` of dimension 32.
+        quantizer: Quantizer of a group, of dimension D / G. Default: a ``VectorQuantizer`` of dimension 32.
         num_groups: Groups, G.
 
     Shape:
         input and quantized (B, D, *spatial), D = G x the quantizer's dimension; indices (B, *spatial, G) int64.
 
     Example:
-        >>> quantizer = ProductQuantizer(VectorQuantizer(16, 4), num_groups=3)
-        >>> out = quantizer(torch.randn(2, 12, 8, 8))
-        >>> tuple(out.indices.shape), tuple(quantizer.decode(out.indices).shape)
-        ((2, 8, 8, 3), (2, 12, 8, 8))
+        >>> tuple(ProductQuantizer(VectorQuantizer(16, 4), num_groups=3).encode(torch.randn(2, 12, 8, 8)).shape)
+        (2, 8, 8, 3)
     """
 
     def __init__(self, quantizer: Quantizer | None = None, num_groups: Count = 2) -> None:
@@ -129,20 +124,19 @@ class ProductQuantizer(Composite):
         return torch.cat([part.lookup(index) for part, index in groups], -1)
 
     def _groups(self, rows: Tensor) -> list[tuple[Quantizer, Tensor]]:
-        return list(zip(self.quantizers, rows.chunk(len(self.parts), 1), strict=True))
+        return [*zip(self.quantizers, rows.chunk(len(self.parts), 1), strict=True)]
 
 
 class ResidualQuantizer(Composite):
     """A sum of codes, coarse to fine: r_0 = z, e_d = Q_d(r_d), r_{d+1} = r_d - e_d, quantized = sum_d e_d.
 
     Lee et al. 2022 (RQ-VAE, arXiv:2203.01941), section 3.1; the loss is the sum over depths (equation 6). A fixed
-    codebook (FSQ, LookupFree) is scaled at each depth to the residual. With ``dropout``, a training step uses all
-    depths only with probability 1 - ``dropout`` and else the first n, n uniform in 1 .. num_quantizers (SoundStream,
-    arXiv:2107.03312, section 3.3), the same on all ranks and after resuming. The unused codebooks are still trained;
-    their indices are -1, for which ``decode`` adds nothing.
+    codebook (FSQ, LookupFree) is scaled at each depth to the residual. With probability ``dropout`` a training step
+    uses the first n depths only, n uniform in 1 .. num_quantizers (SoundStream, arXiv:2107.03312, section 3.3). The
+    others are still trained; their indices are -1, for which ``decode`` adds nothing.
 
     Args:
-        quantizer: Quantizer of the first depth; the others have the same arguments. Default: a ``VectorQuantizer``.
+        quantizer: Quantizer of a depth, which must leave a residual. Default: a ``VectorQuantizer``.
         num_quantizers: Depths, Q.
         dropout: Probability of a step that uses only some depths.
         seed: Seed of the dropout.
@@ -151,14 +145,9 @@ class ResidualQuantizer(Composite):
         input and quantized (B, D, *spatial); indices (B, *spatial, Q) int64, or (B, *spatial, Q, G) if each depth is
         itself a product of G. ``decode`` also takes fewer than Q depths.
 
-    Raises:
-        UserError: If the quantizer leaves no residual (cosine distance).
-
     Example:
-        >>> quantizer = ResidualQuantizer(VectorQuantizer(16, 4), num_quantizers=3)
-        >>> out = quantizer(torch.randn(2, 4, 8, 8))
-        >>> tuple(out.indices.shape), tuple(quantizer.decode(out.indices[..., :2]).shape)
-        ((2, 8, 8, 3), (2, 4, 8, 8))
+        >>> tuple(ResidualQuantizer(VectorQuantizer(16, 4), num_quantizers=3).encode(torch.randn(2, 4, 8, 8)).shape)
+        (2, 8, 8, 3)
     """
 
     steps: Tensor

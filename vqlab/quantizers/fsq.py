@@ -17,21 +17,17 @@ Levels = Annotated[int, Range(2)]
 class FSQ(Quantizer):
     """Round each of D bounded channels to a fixed number of levels, without a codebook that could collapse.
 
-    Channel i is squashed by tanh to the range of its L_i levels and rounded (paper, section 3.1 and appendix A.1);
-    codes are scaled to [-1, 1]. The index is the mixed-radix number of the levels, exact at any precision.
+    Channel i is squashed by tanh to the range of its L_i levels and rounded (section 3.1 and appendix A.1); codes are
+    scaled to [-1, 1]. The index is the mixed-radix number of the levels, exact at any precision.
 
     Args:
-        levels: Number of levels per channel, each at least 2; D = len(levels), K = their product. The paper recommends
-            at least 5; of two levels, with the boundary at -3.8, the lower one is hardly ever used.
-
-    Shape:
-        input (B, D, *spatial); quantized (B, D, *spatial) in [-1, 1]; indices (B, *spatial) int64 in [0, K).
+        levels: Number of levels per channel; D = len(levels), K = their product. The paper recommends at least 5; of
+            two levels, with the boundary at -3.8, the lower one is hardly ever used.
 
     Example:
         >>> fsq = FSQ([8, 5, 5, 5])
-        >>> out = fsq(torch.randn(2, 4, 8, 8))
-        >>> fsq.num_embeddings, tuple(out.indices.shape), torch.equal(fsq.decode(out.indices), out.quantized)
-        (1000, (2, 8, 8), True)
+        >>> fsq.num_embeddings, tuple(fsq.encode(torch.randn(2, 4, 8, 8)).shape)
+        (1000, (2, 8, 8))
     """
 
     levels: Tensor

@@ -9,9 +9,8 @@ from torch import Tensor, nn
 from vqlab.errors import UserError
 from vqlab.nn.anneal import Anneal, extremes, value_at
 from vqlab.quantizers.base import CodeStats, Quantizer, QuantizerOutput, Revival
-from vqlab.quantizers.estimators import finite_rows
 from vqlab.quantizers.sampling import positions, step_seed, uniform_by_sample
-from vqlab.quantizers.search import entropy, in_chunks
+from vqlab.quantizers.search import entropy, finite_rows, in_chunks
 from vqlab.validation import Count, NonNegative, Positive
 
 DALL_E_TEMPERATURE = Anneal(1.0, 1 / 16, total_steps=150_000)
@@ -21,10 +20,9 @@ class GumbelQuantizer(Quantizer):
     """Draw a code from softmax(logits), relaxed so that it is differentiable (Jang et al. 2017, arXiv:1611.01144).
 
     In training y = softmax((logits + g) / temperature) with Gumbel noise g; quantized is the code of the largest y,
-    whose gradient is that of sum_k y_k e_k (straight-through), or this sum itself. In eval mode it is the code of the
-    largest logit. loss = kl_weight * mean KL(softmax(logits) || uniform), which keeps the codes alive (DALL-E,
-    arXiv:2102.12092). The noise depends on seed, step and sample if ``sample_index`` is set, and on torch's generator
-    otherwise.
+    whose gradient is that of sum_k y_k e_k (straight-through), or this sum itself; in eval mode the code of the largest
+    logit. loss = kl_weight * mean KL(softmax(logits) || uniform) (DALL-E, arXiv:2102.12092). The noise depends on seed,
+    step and sample if ``sample_index`` is set, and on torch's generator otherwise.
 
     Args:
         num_embeddings: Number of codes, K.
@@ -34,14 +32,9 @@ class GumbelQuantizer(Quantizer):
         straight_through: False returns the mixture of codes in training, which ``decode(indices)`` does not reproduce.
         seed: Seed of the noise.
 
-    Shape:
-        input and quantized (B, D, *spatial); indices (B, *spatial) int64 in [0, K).
-
     Example:
-        >>> gumbel = GumbelQuantizer(16, 4, temperature=0.5)
-        >>> out = gumbel(torch.randn(2, 4, 8, 8))
-        >>> torch.equal(gumbel.decode(out.indices), out.quantized)
-        True
+        >>> tuple(GumbelQuantizer(16, 4, temperature=0.5).encode(torch.randn(2, 4, 8, 8)).shape)
+        (2, 8, 8)
     """
 
     soft = True
@@ -101,11 +94,8 @@ class GumbelQuantizer(Quantizer):
             return torch.where(finite, self.codebook[indices], math.nan), indices, kl
         noisy = logits + self._noise(logits, keys, seed)
         indices, soft = noisy.argmax(1), (noisy / temperature).softmax(1)
-        if self.straight_through:
-            quantized = self.codebook[indices] + (soft - soft.detach()) @ self.codebook
-        else:
-            quantized = soft @ self.codebook
-        return torch.where(finite, quantized, math.nan), indices, kl
+        hard = self.codebook[indices] + (soft - soft.detach()) @ self.codebook
+        return torch.where(finite, hard if self.straight_through else soft @ self.codebook, math.nan), indices, kl
 
     def _noise(self, logits: Tensor, keys: Tensor | None, seed: Tensor) -> Tensor:
         """Return Gumbel noise (N, K), -ln(-ln u)."""

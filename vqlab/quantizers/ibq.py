@@ -8,20 +8,17 @@ from torch import Tensor, nn
 
 from vqlab.nn.distributed import mean_over_ranks
 from vqlab.quantizers.base import Quantizer, QuantizerOutput
-from vqlab.quantizers.estimators import finite_rows
-from vqlab.quantizers.search import entropy, in_chunks
+from vqlab.quantizers.search import entropy, finite_rows, in_chunks
 from vqlab.validation import Count, NonNegative, Positive
 
 
 class IBQ(Quantizer):
     """Take the code of the largest inner product, with the gradient of the softmax over all codes.
 
-    p = softmax(z C^T); quantized q = c_argmax, whose gradient is that of sum_k p_k c_k, so that all codes and the
-    encoder move together (section 3.2). loss = mean |q - z|^2 + mean |sg(c) - z|^2 + commitment_weight * mean
-    |c - sg(z)|^2, where q differentiates through p and c does not (the double quantization loss),
-    + entropy_weight * (E[H(p_T)] - H(E[p_T])), p_T at ``temperature``, expectations over the global batch. The weights
-    are those of the authors' code. Costly from K = 16,384 upwards, and experimental: in the collapse suite it is worse
-    than :class:`~vqlab.quantizers.vector.VectorQuantizer`.
+    p = softmax(z C^T); quantized q = c_argmax, whose gradient is that of sum_k p_k c_k (section 3.2). loss =
+    mean |q - z|^2 + mean |sg(c) - z|^2 + commitment_weight * mean |c - sg(z)|^2, where q differentiates through p and c
+    does not, + entropy_weight * (E[H(p_T)] - H(E[p_T])), p_T at ``temperature``, expectations over the global batch.
+    Costly from K = 16,384 upwards, and in the collapse suite worse than a ``VectorQuantizer``.
 
     Args:
         num_embeddings: Number of codes, K.
@@ -31,14 +28,9 @@ class IBQ(Quantizer):
         temperature: Temperature of the entropy terms' softmax.
         seed: Seed of the normally distributed initial codes.
 
-    Shape:
-        input and quantized (B, D, *spatial); indices (B, *spatial) int64 in [0, K).
-
     Example:
-        >>> quantizer = IBQ(num_embeddings=16, embedding_dim=4)
-        >>> out = quantizer(torch.randn(2, 4, 8, 8))
-        >>> torch.equal(quantizer.decode(out.indices), out.quantized)
-        True
+        >>> tuple(IBQ(num_embeddings=16, embedding_dim=4).encode(torch.randn(2, 4, 8, 8)).shape)
+        (2, 8, 8)
     """
 
     soft = True
@@ -54,14 +46,12 @@ class IBQ(Quantizer):
     ) -> None:
         super().__init__()
         self.num_embeddings, self.embedding_dim = num_embeddings, embedding_dim
-        self.commitment_weight, self.entropy_weight = commitment_weight, entropy_weight
-        self.temperature = temperature
+        self.commitment_weight, self.entropy_weight, self.temperature = commitment_weight, entropy_weight, temperature
         generator = torch.Generator().manual_seed(seed)
         self.codebook = nn.Parameter(torch.randn(num_embeddings, embedding_dim, generator=generator))
 
     def quantize(self, rows: Tensor) -> QuantizerOutput:
-        blocks = zip(*in_chunks(self._block, self.num_embeddings, rows), strict=True)
-        quantized, indices, entropies, sums = ([*parts] for parts in blocks)
+        quantized, indices, entropies, sums = zip(*in_chunks(self._block, self.num_embeddings, rows), strict=True)
         q, index = torch.cat(quantized), torch.cat(indices)
         codes, finite = self.codebook[index], finite_rows(rows)
         # A row that is not finite makes the loss NaN, but no gradient of a code.

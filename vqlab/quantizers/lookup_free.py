@@ -10,8 +10,7 @@ from torch import Tensor
 from vqlab.nn.distributed import mean_over_ranks
 from vqlab.nn.precision import float_dtype
 from vqlab.quantizers.base import Quantizer, QuantizerOutput
-from vqlab.quantizers.estimators import finite_rows, unit
-from vqlab.quantizers.search import entropy, in_chunks
+from vqlab.quantizers.search import entropy, finite_rows, in_chunks, unit
 from vqlab.validation import NonNegative, Positive, Range
 
 Bits = Annotated[int, Range(1, 62)]  # an index is int64
@@ -22,9 +21,8 @@ class LookupFree(Quantizer):
     """Keep the sign of each of D channels, K = 2^D codes with entries -1 and 1 (LFQ, MAGVIT-v2, arXiv:2310.05737).
 
     loss = entropy_weight * (E[H(q(c|z))] - diversity_weight * H(E[q(c|z)])) + commitment_weight * mean |z - sg(c)|^2
-    (section 3.2, equations 5 and 6), expectations over the global batch. q(c|z) is proportional to
-    exp(-|z - c|^2 / temperature), with independent channels, so the first entropy is exactly a sum over channels. The
-    second couples them: it is summed over groups of at most ``group_size`` channels, which bounds it from above.
+    (equations 5 and 6), expectations over the global batch; q(c|z) is proportional to exp(-|z - c|^2 / temperature).
+    The first entropy is exactly a sum over channels, the second is bounded from above by a sum over groups of channels.
 
     Args:
         embedding_dim: Channels, D, one bit each; more than 62 bits need a ``ProductQuantizer``.
@@ -34,15 +32,9 @@ class LookupFree(Quantizer):
         temperature: Temperature of q(c|z); the sign is a sigmoid of 4 z / temperature.
         group_size: Channels per group of the batch's entropy; memory grows with 2^group_size.
 
-    Shape:
-        input (B, D, *spatial); quantized (B, D, *spatial) of -1 and 1; indices (B, *spatial) int64 in [0, 2^D), bit i
-        set where channel i is positive.
-
     Example:
-        >>> lfq = LookupFree(10)
-        >>> out = lfq(torch.randn(2, 10, 8, 8))
-        >>> lfq.num_embeddings, torch.equal(lfq.decode(out.indices), out.quantized), sorted(out.terms)
-        (1024, True, ['batch_entropy', 'commitment_loss', 'sample_entropy'])
+        >>> LookupFree(3).encode(torch.tensor([[1.0, -1.0, 1.0]])).item()  # bit i is set where channel i is positive
+        5
     """
 
     residual_gain = 2.0  # the next bit of a binary fraction
@@ -72,8 +64,8 @@ class LookupFree(Quantizer):
         loss = self.entropy_weight * (sample_entropy - self.diversity_weight * batch_entropy)
         loss = loss + self.commitment_weight * commitment
         terms = {"commitment_loss": commitment, "sample_entropy": sample_entropy, "batch_entropy": batch_entropy}
-        terms = {name: term.detach() for name, term in terms.items()}
-        return QuantizerOutput(self.estimate(rows, codes), indices, loss, terms)
+        detached = {name: term.detach() for name, term in terms.items()}
+        return QuantizerOutput(self.estimate(rows, codes), indices, loss, detached)
 
     def lookup(self, indices: Tensor) -> Tensor:
         bits = indices[..., None] >> torch.arange(self.embedding_dim, device=indices.device) & 1
@@ -97,8 +89,7 @@ class LookupFree(Quantizer):
 class BinarySpherical(LookupFree):
     """Normalise, then keep the signs: codes with entries +-1/sqrt(D) on the unit sphere (BSQ, arXiv:2406.07548).
 
-    Zhao et al. 2024, section 4.1: as :class:`LookupFree`, but the distance between a vector and its code is bounded, so
-    that a commitment loss is not needed.
+    Zhao et al. 2024, section 4.1: a :class:`LookupFree` that needs no commitment loss, for distances are bounded.
 
     Args:
         embedding_dim: Channels, D, one bit each.

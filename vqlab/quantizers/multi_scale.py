@@ -1,7 +1,7 @@
 """Multi-scale residual quantization: a pyramid of maps, coarse to fine (VAR, Tian et al. 2024, arXiv:2404.02905)."""
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -26,8 +26,7 @@ class MultiScaleQuantizer(Quantizer):
 
     VAR, algorithms 1 and 2: f^ = 0; for each scale s_k: r_k = Q(area-downsample(f - f^, s_k)),
     f^ <- f^ + phi_k(upsample(r_k, s_K)), phi(h) = h / 2 + conv(h) / 2. loss = mean over scales of the quantizer's own
-    loss and of |f^_k - sg(f)|^2, which trains phi. A codebook is initialised from the bands of a Laplacian pyramid of
-    the first batch, that is, from the residuals of perfect coarser codes.
+    loss and of |f^_k - sg(f)|^2. A codebook is initialised from the first batch's Laplacian pyramid.
 
     Args:
         quantizer: The quantizer of all scales. Default: a ``VectorQuantizer``.
@@ -36,14 +35,13 @@ class MultiScaleQuantizer(Quantizer):
         spatial_dims: Spatial dimensions of the input: 1, 2 or 3.
 
     Shape:
-        input (B, D, s_K, ...) with ``spatial_dims`` equal edges; quantized as the input; indices (B, L) int64,
+        input and quantized (B, D, s_K, ...) with ``spatial_dims`` equal edges; indices (B, L) int64,
         L = sum_k s_k ^ spatial_dims, followed by the axes of a composite quantizer.
 
     Example:
         >>> quantizer = MultiScaleQuantizer(VectorQuantizer(16, 4), scales=[1, 2, 4])
-        >>> out = quantizer(torch.randn(2, 4, 4, 4))
-        >>> tuple(out.indices.shape), tuple(quantizer.decode(out.indices).shape)
-        ((2, 21), (2, 4, 4, 4))
+        >>> tuple(quantizer.encode(torch.randn(2, 4, 4, 4)).shape)
+        (2, 21)
     """
 
     needs_maps = True
@@ -78,16 +76,13 @@ class MultiScaleQuantizer(Quantizer):
 
     def check_map(self, size: Sequence[int]) -> None:
         if tuple(size) != (self.scales[-1],) * self.spatial_dims:
-            raise UserError(
-                f"scales must end with the edge of the map, in {self.spatial_dims} spatial_dims: got {self.scales} and "
-                f"a map {tuple(size)}"
-            )
+            rule = f"scales must end with the edge of the map, in {self.spatial_dims} spatial_dims"
+            raise UserError(f"{rule}: got {self.scales} and a map {tuple(size)}")
 
     def quantize(self, rows: Tensor) -> QuantizerOutput:
         raise NotImplementedError("MultiScaleQuantizer quantizes maps, not single vectors")
 
     def lookup(self, indices: Tensor) -> Tensor:
-        """Return the codes (B, L, D) of ``indices`` (B, L), before they are added up."""
         return self.quantizer.lookup(indices)
 
     def check_codes(self, indices: Tensor) -> None:
@@ -120,8 +115,12 @@ class MultiScaleQuantizer(Quantizer):
     def _pyramid(self, f: Tensor, rows: Tensor) -> QuantizerOutput:
         """Quantize the bounded map ``f`` (B, D, s_K, ...), ``rows`` (N, D) being its vectors."""
         if self.training and self.quantizer.awaits_first_batch:
-            bands = torch.cat([to_rows(band, self.embedding_dim) for band in self._bands(f.detach())])
-            self.quantizer.initialize(bands)
+            rest, bands = f.detach(), []
+            for scale in range(len(self.scales)):  # as if the codes of the coarser scales were perfect
+                band = self._downsample(rest, scale)
+                bands.append(to_rows(band, self.embedding_dim))
+                rest = rest - self._upsample(band)
+            self.quantizer.initialize(torch.cat(bands))
         f_hat, indices, losses, terms, stats = torch.zeros_like(f), [], [], [], None
         for scale in range(len(self.scales)):
             rest = self._downsample(f - (f_hat if self.soft else f_hat.detach()), scale)
@@ -137,18 +136,10 @@ class MultiScaleQuantizer(Quantizer):
             indices.append(out.indices.reshape(f.shape[0], -1, *out.indices.shape[1:]))
             if out.stats is not None:
                 stats = out.stats if stats is None else stats + out.stats
-        quantized = f_hat
         if not self.soft:
-            quantized = from_rows(self.estimate(rows, to_rows(f_hat.detach(), self.embedding_dim)), f)
+            f_hat = from_rows(self.estimate(rows, to_rows(f_hat.detach(), self.embedding_dim)), f)
         means = {name: torch.stack([term[name] for term in terms]).mean() for name in terms[0]}
-        return QuantizerOutput(quantized, torch.cat(indices, 1), torch.stack(losses).mean(), means, stats)
-
-    def _bands(self, f: Tensor) -> Iterator[Tensor]:
-        """Yield the residual at each scale if the codes of the coarser scales were perfect."""
-        for scale in range(len(self.scales)):
-            band = self._downsample(f, scale)
-            yield band
-            f = f - self._upsample(band)
+        return QuantizerOutput(f_hat, torch.cat(indices, 1), torch.stack(losses).mean(), means, stats)
 
     def _downsample(self, f: Tensor, scale: int) -> Tensor:
         return F.interpolate(f, size=(self.scales[scale],) * self.spatial_dims, mode="area")

@@ -1,8 +1,4 @@
-"""Random subsets of vectors: the same on every rank, however the batch is split and ordered.
-
-Each vector has a random key of its own, and the k smallest keys are chosen: those of a batch are among those of its
-parts, so that a small gather replaces one of all vectors.
-"""
+"""Random subsets of vectors, those of the smallest random keys: the same on every rank, however the batch is split."""
 
 import math
 
@@ -18,9 +14,8 @@ SEED_STRIDE = 1_000_003  # between two seeds: more than a run has steps
 def uniform_by_sample(sample_index: Tensor, positions: int, seed: Tensor | int) -> Tensor:
     """Return a uniform random number in (0, 1) for each of the ``positions`` vectors of each sample, (B * positions,).
 
-    An integer hash (the finaliser of SplitMix64, Steele et al. 2014) of seed, sample (B,) int64 and position: it
-    depends neither on the rest of the batch nor on rounding in the vectors. A ``seed`` that is a tensor does not make a
-    compiled forward depend on its value.
+    An integer hash (the finaliser of SplitMix64, Steele et al. 2014) of seed, sample (B,) int64 and position. A
+    ``seed`` that is a tensor does not make a compiled forward depend on its value.
     """
     seed = torch.as_tensor(seed, device=sample_index.device)
     return (_operator if torch.compiler.is_compiling() else _hash)(sample_index, positions, seed)
@@ -48,19 +43,17 @@ def step_seed(seed: int, steps: Tensor) -> Tensor:
 def positions(rows: Tensor, sample_index: Tensor) -> int:
     """Return how many of the ``rows`` (N, D) belong to each of the samples (B,)."""
     if len(rows) % len(sample_index):
-        raise UserError(
-            f"sample_index must divide the vectors, got {len(sample_index)} samples and {len(rows)} vectors: set it "
-            "for each batch, or to None"
-        )
+        found = f"got {len(sample_index)} samples and {len(rows)} vectors"
+        raise UserError(f"sample_index must divide the vectors, {found}: set it for each batch, or to None")
     return len(rows) // len(sample_index)
 
 
 def uniform_by_content(rows: Tensor, seed: Tensor | int, center: Tensor) -> Tensor:
     """Return a number in [0, 1] for each row (N, D), almost uniform over varied rows and continuous in the row.
 
-    A triangle wave of the row's direction from ``center`` (D,), the same on all ranks, along a random axis, and of its
-    log distance: rounding differences between one process and two change it by about 1e-6 only. Each row is summed by
-    itself, not in a matrix product, so that equal rows get equal numbers anywhere in the batch.
+    A triangle wave of the row's direction from ``center`` (D,) along a random axis, and of its log distance: rounding
+    differences between one process and two change it by about 1e-6 only. Each row is summed by itself, not in a matrix
+    product, so that equal rows get equal numbers anywhere in the batch.
     """
     rows = (rows - center).contiguous()
     dim = rows.shape[1]
@@ -75,10 +68,7 @@ def uniform_by_content(rows: Tensor, seed: Tensor | int, center: Tensor) -> Tens
 
 
 def exponential_race(uniform: Tensor, weights: Tensor) -> Tensor:
-    """Return keys (N,) whose smallest are a sample with probability proportional to ``weights`` (N,).
-
-    -ln(u) / w of ``uniform`` random numbers (N,), the times of an exponential race (Efraimidis and Spirakis 2006).
-    """
+    """Return -ln(u) / w (N,), whose smallest are a sample by ``weights`` (Efraimidis and Spirakis 2006)."""
     return -uniform.clamp(1e-300, 1).log() / weights
 
 
@@ -97,10 +87,7 @@ def smallest_k(rows: Tensor, keys: Tensor, num: int, tolerance: float = 0.0) -> 
 
 
 def first(flags: Tensor, num: int) -> Tensor:
-    """Return the positions (..., min(num, N)) of the first ``num`` True of ``flags`` (..., N), then of the first False.
-
-    Without the synchronization with the GPU that ``nonzero`` needs.
-    """
-    size = flags.shape[-1]
+    """Return the positions (..., min(num, N)) of the first ``num`` True of ``flags`` (..., N), then of False."""
+    size = flags.shape[-1]  # nonzero would synchronize with the GPU
     order = torch.arange(size, device=flags.device) + size * ~flags
     return order.topk(min(num, size), dim=-1, largest=False).values % size

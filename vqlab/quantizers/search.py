@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
@@ -22,10 +23,6 @@ def nearest_code(z: Tensor, codebook: Tensor) -> Tensor:
     |z|^2 is omitted, for its rounding error would hide the differences between small codes, and the codebook's mean is
     subtracted from both sides. Autocast and TF32 do not affect the product. A row with a NaN gets some index in [0, K).
     ``torch.compile`` sees one operator; ``torch.export`` and ``torch.jit.trace`` a plain product with all N x K scores.
-
-    Example:
-        >>> nearest_code(torch.tensor([[0.9, 0.2]]), torch.tensor([[0.0, 0.0], [1.0, 0.0]])).tolist()
-        [1]
     """
     if torch.jit.is_tracing() or torch.compiler.is_exporting():
         center = codebook.detach().mean(0)
@@ -68,8 +65,8 @@ _operator.register_fake(lambda z, codebook: z.new_empty(z.shape[0], dtype=torch.
 def _best(rows: Tensor, codes: Tensor, bias: Tensor, lanes: int) -> tuple[Tensor, Tensor]:
     """Return the highest score z e - |e|^2 / 2 of each row and its column, (n,) each.
 
-    argmax on a CPU takes one number after another and costs more than the product; amax takes a vector at a time. So
-    column i * lanes + j holds code j * (K / lanes) + i: the first pass finds the lowest j, the second the lowest i.
+    argmax on a CPU takes one number at a time and costs more than the product; amax takes a vector. So column
+    i * lanes + j holds code j * (K / lanes) + i: the first pass finds the lowest j, the second the lowest i.
     """
     if rows.device.type == "cpu" and rows.dtype == torch.float32 and torch.backends.mkldnn.is_available():
         # oneDNN's product is as fast as MKL's on some processors and twice as fast on others.
@@ -104,8 +101,8 @@ def in_chunks(
 ) -> list[tuple[Tensor, ...]]:
     """Apply ``function`` to blocks of ``rows`` (N, D) and of ``others`` (N, ...); return the results by block.
 
-    A block times ``width`` is at most ``CHUNK_ELEMENTS``. Intermediate results are not kept but computed again in the
-    backward pass, with the same random numbers.
+    A block times ``width`` is at most ``CHUNK_ELEMENTS``; the backward pass computes it again with the same random
+    numbers.
     """
     if torch.jit.is_tracing() or torch.compiler.is_exporting():  # the graph must serve any number of rows
         return [function(rows, *others)]
@@ -119,3 +116,13 @@ def in_chunks(
 def entropy(probs: Tensor) -> Tensor:
     """Return -sum p ln p over the last dimension, in nats; the gradient at p = 0 is finite."""
     return -(probs * probs.clamp_min(1e-12).log()).sum(-1)
+
+
+def finite_rows(rows: Tensor) -> Tensor:
+    """Return which of the ``rows`` (N, D) are finite, (N, 1) bool: only these update a codebook."""
+    return rows.sum(1, keepdim=True).isfinite()
+
+
+def unit(rows: Tensor) -> Tensor:
+    """Normalise ``rows`` (N, D) to length 1; shorter than 1e-6 by 1e-6, so that the gradient at 0 is bounded."""
+    return F.normalize(rows, dim=1, eps=1e-6)

@@ -7,8 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from vqlab.nn.distributed import all_gather_rows, all_sum
-from vqlab.quantizers.base import DataInit, Quantizer, QuantizerOutput
-from vqlab.quantizers.estimators import ESTIMATORS, vq_loss
+from vqlab.quantizers.base import ESTIMATORS, DataInit, Quantizer, QuantizerOutput, vq_loss
 from vqlab.quantizers.search import nearest_code
 from vqlab.validation import Count, NonNegative
 
@@ -16,26 +15,20 @@ from vqlab.validation import Count, NonNegative
 class SimVQ(Quantizer):
     """Replace each vector by the nearest row of W C + b, where C is random and frozen and W, b are learnt.
 
-    The gradient of one code moves W, and with it all codes, also unused ones. loss = commitment_weight *
-    mean |z - sg(e)|^2 + mean |sg(z) - e|^2.
+    A gradient of W moves all codes, also unused ones. loss = commitment_weight * mean |z - sg(e)|^2
+    + mean |sg(z) - e|^2.
 
     Args:
         num_embeddings: Number of codes, K.
         embedding_dim: Dimension of a code, D.
         commitment_weight: Weight of the commitment loss.
         estimator: Gradient through the quantizer: ``ste`` (straight-through) or ``rotation``.
-        init: ``data`` sets W and b so that the codes have the mean and covariance of the first global batch; ``random``
-            draws them as a linear layer does, as the paper's code.
+        init: ``data`` gives the codes the mean and covariance of the first global batch; ``random`` is the paper's.
         seed: Seed of the frozen codes.
 
-    Shape:
-        input and quantized (B, D, *spatial); indices (B, *spatial) int64 in [0, K).
-
     Example:
-        >>> quantizer = SimVQ(num_embeddings=16, embedding_dim=4)
-        >>> out = quantizer(torch.randn(2, 4, 8, 8))
-        >>> torch.equal(quantizer.decode(out.indices), out.quantized)
-        True
+        >>> tuple(SimVQ(num_embeddings=16, embedding_dim=4).encode(torch.randn(2, 4, 8, 8)).shape)
+        (2, 8, 8)
     """
 
     frozen: Tensor
@@ -78,8 +71,8 @@ class SimVQ(Quantizer):
         if not self.first_batch.awaited:
             return
         exact = rows.double()
-        moments = torch.cat([exact.T @ exact, exact.sum(0)[None], exact.new_full((1, exact.shape[1]), len(exact))])
-        moments = all_sum(moments)
+        counts = exact.new_full((1, exact.shape[1]), len(exact))
+        moments = all_sum(torch.cat([exact.T @ exact, exact.sum(0)[None], counts]))
         if not moments.isfinite().all():
             return  # a NaN must not become the codebook; the loss is NaN, too
         mean = moments[-2] / moments[-1]

@@ -7,18 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from vqlab.nn.distributed import all_gather_rows, all_sum
-from vqlab.quantizers.base import CodeStats, DataInit, Quantizer, QuantizerOutput, Revival
-from vqlab.quantizers.estimators import ESTIMATORS, finite_rows, unit, vq_loss
-from vqlab.quantizers.sampling import (
-    exponential_race,
-    first,
-    positions,
-    smallest_k,
-    step_seed,
-    uniform_by_content,
-    uniform_by_sample,
-)
-from vqlab.quantizers.search import nearest_code
+from vqlab.quantizers import sampling
+from vqlab.quantizers.base import ESTIMATORS, CodeStats, DataInit, Quantizer, QuantizerOutput, Revival, vq_loss
+from vqlab.quantizers.search import finite_rows, nearest_code, unit
 from vqlab.validation import Count, NonNegative, Positive, Probability
 
 KMEANS_ITERATIONS = 10
@@ -31,14 +22,13 @@ class VectorQuantizer(Quantizer):
     """Replace each vector by the nearest of K learnt codes.
 
     loss = commitment_weight * mean |z - sg(e)|^2, plus mean |sg(z) - e|^2 if the codebook is trained by gradient
-    (paper, equation 3). With ``codebook_update="ema"`` a code is the running mean of its vectors instead (appendix
-    A.1): N_k <- decay N_k + (1 - decay) n_k, m_k <- decay m_k + (1 - decay) sum z, e_k = m_k / N_k, with n_k, z over
-    the global batch. N_k starts from the counts of the initialisation, and the decay of step t is at most
-    (1 + t) / (10 + t), so that the codes follow the encoder in its first steps.
+    (equation 3). With ``codebook_update="ema"`` a code is the running mean of its vectors instead (appendix A.1):
+    N_k <- decay N_k + (1 - decay) n_k, m_k <- decay m_k + (1 - decay) sum z, e_k = m_k / N_k over the global batch.
+    N_k starts from the counts of the initialisation; the decay of step t is at most (1 + t) / (10 + t).
 
-    A code without an assignment among the last ``revive_after`` * K vectors is dead and is replaced by a vector of the
-    current global batch, chosen with probability proportional to its squared distance from its code, as k-means++
-    chooses centres (Arthur and Vassilvitskii 2007). All this is the same on any number of ranks.
+    A code without an assignment among the last ``revive_after`` * K vectors is replaced by a vector of the global
+    batch, drawn in proportion to its squared distance from its code, as k-means++ draws (Arthur and Vassilvitskii
+    2007). All this is the same on any number of ranks.
 
     Args:
         num_embeddings: Number of codes, K.
@@ -48,18 +38,12 @@ class VectorQuantizer(Quantizer):
         ema_decay: Decay of the running means, per optimizer step, once enough steps have passed.
         estimator: Gradient through the quantizer: ``ste`` (straight-through) or ``rotation`` (Fifty et al. 2024).
         distance: ``euclidean``, or ``cosine``: vectors and codes are normalised to length 1 (Yu et al. 2021).
-        init: ``kmeans`` (Lloyd iterations on the first global batch), ``data`` (vectors of that batch), or ``uniform``
-            in (-1/K, 1/K), the common default of published code, which is known to collapse.
-        revive_after: Revive a code after ``revive_after * num_embeddings`` consecutive vectors without an assignment.
-            null never revives.
+        init: ``kmeans`` on the first global batch, ``data`` (its vectors), or ``uniform`` in (-1/K, 1/K): collapses.
+        revive_after: Revive a code after ``revive_after * num_embeddings`` vectors without an assignment; null: never.
         seed: Seed of the initialisation and of the revival.
 
-    Shape:
-        input and quantized (B, D, *spatial); indices (B, *spatial) int64 in [0, K).
-
     Example:
-        >>> quantizer = VectorQuantizer(num_embeddings=16, embedding_dim=4)
-        >>> out = quantizer(torch.randn(2, 4, 8, 8))
+        >>> out = VectorQuantizer(num_embeddings=16, embedding_dim=4)(torch.randn(2, 4, 8, 8))
         >>> tuple(out.quantized.shape), tuple(out.indices.shape)
         ((2, 4, 8, 8), (2, 8, 8))
     """
@@ -133,7 +117,7 @@ class VectorQuantizer(Quantizer):
     def _revive(self, stats: CodeStats) -> Revival:
         """Replace dead codes, lowest index first, by the candidates in order; without synchronizing with the GPU."""
         dead = self.age >= (self.revive_after or 0) * self.num_embeddings
-        chosen = first(dead, len(stats.keys))  # the n-th dead code takes the n-th candidate
+        chosen = sampling.first(dead, len(stats.keys))  # the n-th dead code takes the n-th candidate
         revives = dead[chosen] & stats.keys.isfinite()
         rows = torch.where(revives[:, None], stats.candidates, self.codebook.detach()[chosen])
         self.codebook.data[chosen] = rows
@@ -153,13 +137,14 @@ class VectorQuantizer(Quantizer):
             sums.index_add_(0, indices, torch.where(finite, rows, 0))
         if self.revive_after is None:
             return CodeStats(counts, sums, rows[:0], counts.new_empty(0, dtype=torch.float64))
-        seed = step_seed(self.seed, self.steps)
+        seed = sampling.step_seed(self.seed, self.steps)
         if self.sample_index is None:
-            uniform = uniform_by_content(rows, seed, self.codebook.detach().mean(0))
+            uniform = sampling.uniform_by_content(rows, seed, self.codebook.detach().mean(0))
         else:
-            uniform = uniform_by_sample(self.sample_index, positions(rows, self.sample_index), seed)
-        keys = exponential_race(uniform, (rows - codes).square().sum(1).double()).masked_fill(~finite[:, 0], math.inf)
-        return CodeStats(counts, sums, *smallest_k(rows, keys, min(self.num_embeddings, REVIVALS_PER_STEP)))
+            uniform = sampling.uniform_by_sample(self.sample_index, sampling.positions(rows, self.sample_index), seed)
+        keys = sampling.exponential_race(uniform, (rows - codes).square().sum(1).double())
+        keys = keys.masked_fill(~finite[:, 0], math.inf)
+        return CodeStats(counts, sums, *sampling.smallest_k(rows, keys, min(self.num_embeddings, REVIVALS_PER_STEP)))
 
     @torch.no_grad()
     def initialize(self, rows: Tensor) -> None:
@@ -172,9 +157,9 @@ class VectorQuantizer(Quantizer):
             return  # a NaN must not become the codebook; the loss is NaN, too
         total, rows_per_code = int(summed[-1]), KMEANS_ROWS_PER_CODE if self.init == "kmeans" else 1
         num = min(total, rows_per_code * self.num_embeddings)
-        keys = uniform_by_content(rows, self.seed, (summed[:-1] / total).to(rows.dtype))
-        own_rows, own_keys = smallest_k(rows, keys, num, SAME_KEY)
-        sample, _ = smallest_k(all_gather_rows(own_rows), all_gather_rows(own_keys), num, SAME_KEY)
+        keys = sampling.uniform_by_content(rows, self.seed, (summed[:-1] / total).to(rows.dtype))
+        own_rows, own_keys = sampling.smallest_k(rows, keys, num, SAME_KEY)
+        sample, _ = sampling.smallest_k(all_gather_rows(own_rows), all_gather_rows(own_keys), num, SAME_KEY)
         # With fewer vectors than codes the vectors repeat; the copies are never nearest and are revived later.
         codes = sample[torch.arange(self.num_embeddings, device=rows.device) % len(sample)]
         for _ in range(KMEANS_ITERATIONS if self.init == "kmeans" else 0):

@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
+from torch import nn
 
 from vqlab.nn.autoencoders.s4d import Block, S4DDecoder, S4DEncoder
 from vqlab.nn.ssm.s4d import SCAN_FROM
@@ -47,3 +49,26 @@ def test_it_compiles_to_one_graph_and_back(bidirectional, length):
         loss = network(x).square().sum()
         results.append((loss, *torch.autograd.grad(loss, list(block.parameters()))))
     torch.testing.assert_close(*results)
+
+
+@pytest.mark.parametrize(("mixer", "least", "most"), [("s4d", 0.95, 1.0), ("conv", 0.0, 0.35)])
+def test_it_remembers_what_a_convolution_never_sees(mixer, least, most):
+    """The signs of two channels in the first 16 of 1024 samples, classified at the last one."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv1d(2, 32, 1), *[Block(32, 32, "lin", False, mixer, 0.0) for _ in range(2)])
+    head = nn.Linear(32, 4)
+    optimizer = torch.optim.Adam([*net.parameters(), *head.parameters()], lr=1e-2)
+
+    def logits_and_labels(count):
+        label = torch.randint(4, (count,))
+        x = 0.1 * torch.randn(count, 2, 1024)
+        x[..., :16] += 2.0 * torch.stack([label % 2, label // 2], 1)[..., None] - 1
+        return head(net(x)[..., -1]), label
+
+    for _ in range(80):
+        optimizer.zero_grad()
+        F.cross_entropy(*logits_and_labels(16)).backward()
+        optimizer.step()
+    with torch.no_grad():
+        logits, label = logits_and_labels(500)
+    assert least <= (logits.argmax(1) == label).float().mean() <= most

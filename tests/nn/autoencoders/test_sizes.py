@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from vqlab.nn.autoencoders.conv import ConvDecoder, ConvEncoder, ResBlock, SelfAttention, norm
+from vqlab.nn.autoencoders.conv import ConvDecoder, ConvEncoder, ResBlock, SelfAttention, downsample, norm, upsample
 from vqlab.nn.autoencoders.small import MLPDecoder, MLPEncoder, Residual, SmallDecoder, SmallEncoder
 
 
@@ -137,3 +137,24 @@ def test_attention_at_a_level_follows_each_of_its_res_blocks(cls):
     places = [i for i, layer in enumerate(layers) if isinstance(layer, SelfAttention)]
     assert len(places) == (2 if cls is ConvEncoder else 3)
     assert all(isinstance(layers[i - 1], ResBlock) and layers[i].proj.out_channels == 16 for i in places)
+
+
+def test_attention_and_resampling_equal_their_formulas():
+    layer, x = SelfAttention(8).double(), torch.randn(2, 8, 4, 6, dtype=torch.float64)
+    for row, qkv, y in zip(x, layer.qkv(layer.norm(x)), layer(x), strict=True):
+        q, k, v = qkv.flatten(1).T.split(8, dim=1)  # each (24, 8)
+        mixed = torch.softmax(q @ k.T / 8**0.5, dim=1) @ v
+        torch.testing.assert_close(y, row + layer.proj(mixed.T.reshape(1, 8, 4, 6))[0])
+    down, up = downsample(8).double(), upsample(8).double()  # padded at the right and bottom alone
+    expected = F.conv2d(F.pad(x, (0, 1, 0, 1)), down.conv.weight, down.conv.bias, stride=2)
+    torch.testing.assert_close(down(x), expected)
+    copies = x.repeat_interleave(2, 2).repeat_interleave(2, 3)
+    torch.testing.assert_close(up(x), F.conv2d(copies, up.conv.weight, up.conv.bias, padding=1))
+
+
+@pytest.mark.parametrize("out", [8, 12])
+def test_a_res_block_whose_last_convolution_is_zero_is_its_skip(out):
+    block, x = ResBlock(8, out), torch.randn(2, 8, 4, 4)
+    for parameter in block.body[-1].parameters():
+        nn.init.zeros_(parameter)
+    torch.testing.assert_close(block(x), x if out == 8 else F.conv2d(x, block.skip.weight, block.skip.bias))

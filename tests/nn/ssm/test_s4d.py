@@ -136,3 +136,14 @@ def test_autocast_and_compile_leave_it_in_float32():
         assert (layer(x.bfloat16()) - expected).abs().max() < 0.1
     graph = torch.compile(lambda: layer.kernel(100), fullgraph=True, backend="eager")
     torch.testing.assert_close(graph(), layer.kernel(100))
+
+
+def test_bidirectional_is_a_causal_pass_and_a_flipped_one():
+    both, x = S4D(3, 16, bidirectional=True), torch.randn(2, 3, 301)
+    y = both.d[:, None] * x
+    for direction, turn in enumerate((lambda signal: signal, lambda signal: signal.flip(-1))):
+        one = S4D(3, 16)
+        state = {name: v[direction : direction + 1] if "c_" in name else v for name, v in both.state_dict().items()}
+        one.load_state_dict(state | {"d": torch.zeros(3)})
+        y = y + turn(one(turn(x)))
+    close(both(x), y, 1e-10)

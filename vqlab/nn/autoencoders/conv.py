@@ -2,6 +2,7 @@
 
 import math
 from collections import OrderedDict
+from itertools import pairwise
 from typing import Literal
 
 import torch.nn.functional as F
@@ -21,8 +22,7 @@ class ConvEncoder(Encoder):
     Args:
         in_channels: Channels of the images; the command line links it to the data.
         base_channels: Channels at full resolution.
-        channel_multipliers: Channels of each resolution as multiples of ``base_channels``; each but the last is
-            followed by a halving of the size.
+        channel_multipliers: Channels of each resolution as multiples of ``base_channels``, with halvings in between.
         num_res_blocks: Residual blocks per resolution.
         z_channels: Channels of the features.
         attention: Self-attention at the lowest resolution, between the two last residual blocks.
@@ -52,15 +52,12 @@ class ConvEncoder(Encoder):
         self.downsampling = 2 ** (len(channel_multipliers) - 1)
         widths = [base_channels * m for m in channel_multipliers]
         layers: list[nn.Module] = [nn.Conv2d(in_channels, widths[0], 3, padding=1)]
-        channels = widths[0]
-        for level, width in enumerate(widths):
+        for level, (channels, width) in enumerate(pairwise([widths[0], *widths])):
             if level > 0:
                 layers.append(downsample(channels))
             layers += res_blocks(num_res_blocks, channels, width, level in attention_levels, dropout)
-            channels = width
-        layers += middle(channels, attention, dropout)
-        layers += [norm(channels), nn.SiLU(), nn.Conv2d(channels, z_channels, 3, padding=1)]
-        self.layers = nn.Sequential(*layers)
+        layers += [*middle(widths[-1], attention, dropout), norm(widths[-1]), nn.SiLU()]
+        self.layers = nn.Sequential(*layers, nn.Conv2d(widths[-1], z_channels, 3, padding=1))
 
     def forward(self, x: Tensor) -> Tensor:
         check_image(x, self.downsampling)
@@ -99,18 +96,15 @@ class ConvDecoder(Decoder):
         self.in_channels, self.out_channels = z_channels, out_channels
         self.upsampling = 2 ** (len(channel_multipliers) - 1)
         widths = [base_channels * m for m in reversed(channel_multipliers)]
-        channels = widths[0]
-        layers: list[nn.Module] = [nn.Conv2d(z_channels, channels, 3, padding=1)]
-        layers += middle(channels, attention, dropout)
-        for level, width in enumerate(widths):
+        layers: list[nn.Module] = [nn.Conv2d(z_channels, widths[0], 3, padding=1)]
+        layers += middle(widths[0], attention, dropout)
+        for level, (channels, width) in enumerate(pairwise([widths[0], *widths])):
             if level > 0:
                 layers.append(upsample(channels))
             attends = len(widths) - 1 - level in attention_levels
             layers += res_blocks(num_res_blocks + 1, channels, width, attends, dropout)
-            channels = width
-        layers += [norm(channels), nn.SiLU()]
-        self.body = nn.Sequential(*layers)
-        self.head = nn.Sequential(nn.Conv2d(channels, out_channels, 3, padding=1), activation(out_activation))
+        self.body = nn.Sequential(*layers, norm(widths[-1]), nn.SiLU())
+        self.head = nn.Sequential(nn.Conv2d(widths[-1], out_channels, 3, padding=1), activation(out_activation))
 
     def forward(self, z: Tensor) -> Tensor:
         return self.head(self.body(z))
@@ -153,8 +147,7 @@ class SelfAttention(nn.Module):
 
 def downsample(channels: int) -> nn.Module:
     """Halve the size by a strided convolution, padded at the right and bottom alone, as VQ-GAN does."""
-    conv = nn.Conv2d(channels, channels, 3, stride=2)
-    return nn.Sequential(OrderedDict(pad=nn.ZeroPad2d((0, 1, 0, 1)), conv=conv))
+    return nn.Sequential(OrderedDict(pad=nn.ZeroPad2d((0, 1, 0, 1)), conv=nn.Conv2d(channels, channels, 3, stride=2)))
 
 
 def upsample(channels: int) -> nn.Module:
@@ -175,7 +168,7 @@ def res_blocks(num: int, channels: int, width: int, attention: bool, dropout: fl
 
 def middle(channels: int, attention: bool, dropout: float) -> list[nn.Module]:
     """Return the residual blocks at the lowest resolution, with attention in between."""
-    first, last = ResBlock(channels, channels, dropout), ResBlock(channels, channels, dropout)
+    first, last = (ResBlock(channels, channels, dropout) for _ in range(2))
     return [first, SelfAttention(channels), last] if attention else [first, last]
 
 
@@ -192,7 +185,5 @@ def activation(name: OutActivation) -> nn.Module:
 def check_levels(channel_multipliers: tuple[int, ...], attention_levels: tuple[int, ...]) -> None:
     """Raise UserError if attention is asked for at a level that does not exist."""
     if max(attention_levels, default=0) >= len(channel_multipliers):
-        raise UserError(
-            f"attention_levels must lie between 0 (full resolution) and {len(channel_multipliers) - 1}, as many as "
-            f"there are channel_multipliers, got {list(attention_levels)}"
-        )
+        rule = f"must lie between 0 (full resolution) and {len(channel_multipliers) - 1}"
+        raise UserError(f"attention_levels {rule} with these channel_multipliers, got {list(attention_levels)}")

@@ -1,7 +1,4 @@
-"""An encoder and a decoder for signals, of S4D blocks or of convolutions, pooled as in SaShiMi.
-
-Shapes: B signals of C channels and L samples; H = d_model channels inside.
-"""
+"""An encoder and a decoder for signals (B, C, L), of S4D blocks or of convolutions, pooled as in SaShiMi."""
 
 import math
 from typing import Literal
@@ -23,8 +20,7 @@ MLP = Literal["relu", "linear"]
 class S4DEncoder(Encoder):
     """Signals to features: a 1x1 convolution, stages of blocks with folding in between, norm and MLP.
 
-    Folding takes ``pool`` samples into the channels and a 1x1 convolution takes these back to ``d_model`` (Goel et al.
-    2022, arXiv:2202.09729, section 3.2). Before, between and after the foldings stand ``num_blocks`` blocks each.
+    Folding takes ``pool`` samples into the channels, and a 1x1 convolution restores ``d_model`` (arXiv:2202.09729).
 
     Args:
         in_channels: Channels of the signals; the command line links it to the data.
@@ -76,12 +72,21 @@ class S4DEncoder(Encoder):
 
 
 class S4DDecoder(Decoder):
-    """The mirror of :class:`S4DEncoder`, whose arguments it takes: an MLP, stages with unfolding between, norm and MLP.
+    """The mirror of :class:`S4DEncoder`: an MLP, stages of blocks with unfolding in between, norm and MLP.
 
     Args:
         in_channels: Channels of the features.
         out_channels: Channels of the signals; the command line links it to the data.
+        d_model: Channels inside, H.
+        num_blocks: Blocks of each stage; one stage more than ``pool`` has entries.
         pool: Factors by which the length grows, from the last to the first: the same as the encoder's.
+        d_state: Modes of each channel, with their conjugates.
+        init: Of the modes, see :class:`~vqlab.nn.ssm.s4d.S4D`.
+        bidirectional: Whether a sample sees what comes after it.
+        mixer: ``s4d``, or ``conv``, a convolution of 7 samples in its place.
+        norm: Before the last MLP: ``none``, ``batch`` or ``layer``.
+        mlp: ``relu``, two linear layers with a ReLU between; ``linear``, one layer.
+        dropout: Of whole channels, in the blocks.
     """
 
     modality = "signal"
@@ -115,21 +120,17 @@ class S4DDecoder(Decoder):
 
 
 class Block(nn.Module):
-    """x + dropout(GLU(W GELU(mixer(norm(x))))), with layer norm over the channels; (B, H, L) to (B, H, L).
-
-    The mixer is S4D or a convolution, which is centred if ``bidirectional`` and causal if not.
-    """
+    """x + dropout(GLU(W GELU(mixer(norm(x))))) of (B, H, L), with layer norm over the channels."""
 
     def __init__(
         self, d_model: int, d_state: int, init: Init, bidirectional: bool, mixer: Mixer, dropout: float
     ) -> None:
         super().__init__()
         self.norm = ChannelNorm(d_model)
-        self.mixer: nn.Module = (
-            S4D(d_model, d_state, init, bidirectional=bidirectional)
-            if mixer == "s4d"
-            else Convolution(d_model, bidirectional)
-        )
+        if mixer == "s4d":
+            self.mixer: nn.Module = S4D(d_model, d_state, init, bidirectional=bidirectional)
+        else:
+            self.mixer = Convolution(d_model, bidirectional)
         self.gate = nn.Conv1d(d_model, 2 * d_model, 1)
         self.dropout = nn.Dropout1d(dropout)
 

@@ -15,9 +15,7 @@ Halvable = Annotated[int, Range(2)]  # half of it is used, too
 
 
 class SmallEncoder(Encoder):
-    """Strided 4x4 convolutions, then residual blocks.
-
-    The paper has 256 hidden units throughout; the defaults are those of the authors' published code (128 and 32).
+    """Strided 4x4 convolutions, then residual blocks; the defaults are those of the authors' code (the paper has 256).
 
     Args:
         in_channels: Channels of the images; the command line links it to the data.
@@ -117,8 +115,7 @@ SLOPE = 0.2  # of the leaky ReLU below 0, from the authors' published code
 class MLPEncoder(Encoder):
     """Linear layers with leaky ReLUs from a flattened image to one vector, which is a map of 1 x 1.
 
-    The last layer has an activation too, because the model adds a 1x1 convolution, a linear layer for a single vector:
-    with the defaults and 200 logits 784-512-256-200, the paper's inference network.
+    The model adds a linear layer: with the defaults and 200 logits 784-512-256-200, the paper's inference network.
 
     Args:
         in_channels: Channels of the images; the command line links it to the data.
@@ -147,20 +144,17 @@ class MLPEncoder(Encoder):
         self.layers = nn.Sequential(*layers, nn.Unflatten(1, (out_channels, 1, 1)))
 
     def forward(self, x: Tensor) -> Tensor:
-        size = self.downsampling
-        if x.shape[-2:] != (size, size):
-            raise UserError(
-                f"images of {x.shape[-2]}x{x.shape[-1]}, but the encoder is made for {size}x{size}: "
-                f"set image_size={size}, or build the encoder for these images"
-            )
+        height, width, size = *x.shape[-2:], self.downsampling
+        if not height == width == size:
+            made_for = f"the encoder is made for {size}x{size}"
+            raise UserError(f"images of {height}x{width}, but {made_for}: set image_size={size}, or another encoder")
         return self.layers(x)
 
 
 class MLPDecoder(Decoder):
     """The mirror of :class:`MLPEncoder`: linear layers with leaky ReLUs from one vector to an image.
 
-    It begins with an activation, because the model's 1x1 convolution in front of the decoder is the first linear layer:
-    with the defaults and 200 numbers per code 200-256-512-784, the paper's generative network.
+    It begins with an activation, for the model adds a linear layer in front: 200-256-512-784, the paper's network.
 
     Args:
         out_channels: Channels of the images; the command line links it to the data.
@@ -180,14 +174,13 @@ class MLPDecoder(Decoder):
     ) -> None:
         super().__init__()
         self.in_channels, self.out_channels, self.upsampling = in_channels, out_channels, image_size
-        widths = [in_channels, *hidden_channels]
+        widths, image = [in_channels, *hidden_channels], (out_channels, image_size, image_size)
         layers: list[nn.Module] = [nn.Flatten(), nn.LeakyReLU(SLOPE)]
         for width, next_width in pairwise(widths):
             layers += [nn.Linear(width, next_width), nn.LeakyReLU(SLOPE)]
         self.body = nn.Sequential(*layers)
         last = nn.Linear(widths[-1], out_channels * image_size**2)
-        image = nn.Unflatten(1, (out_channels, image_size, image_size))
-        self.head = nn.Sequential(last, image, activation(out_activation))
+        self.head = nn.Sequential(last, nn.Unflatten(1, image), activation(out_activation))
 
     def forward(self, z: Tensor) -> Tensor:
         return self.head(self.body(z))

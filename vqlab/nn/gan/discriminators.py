@@ -21,18 +21,15 @@ class PatchGAN(Discriminator):
     """Convolutions that classify overlapping patches; with three layers a patch has 70 x 70 pixels.
 
     4x4 convolutions and LeakyReLU(0.2): ``num_layers`` that halve the size, one that keeps it, and one to a single
-    channel. The first has no norm. Channels double from layer to layer, up to eight times ``base_channels``. With the
-    batch norm of VQ-GAN's published code, the logits of an image depend on the rest of the batch.
+    channel: (B, 1, H // 2^num_layers - 2, W // 2^num_layers - 2). The first has no norm. Channels double from layer to
+    layer, up to eight times ``base_channels``.
 
     Args:
         in_channels: Channels of the images; the command line links it to the data.
         base_channels: Channels of the first layer.
         num_layers: Layers that halve the size; height and width of the images are at least 3 * 2^num_layers.
-        norm: ``group`` (at most 32 groups), ``batch``, ``spectral`` (spectral norm of all convolutions, no norm layers:
-            Miyato et al. 2018, arXiv:1802.05957), or ``none``.
-
-    Shape:
-        input (B, in_channels, H, W); output (B, 1, H // 2^num_layers - 2, W // 2^num_layers - 2).
+        norm: ``group`` (at most 32 groups), ``batch`` (VQ-GAN's published code; logits depend on the whole batch),
+            ``spectral`` (of all convolutions, without norm layers: Miyato et al. 2018, arXiv:1802.05957), or ``none``.
 
     Example:
         >>> tuple(PatchGAN(base_channels=16)(torch.randn(2, 3, 32, 32)).shape)
@@ -77,10 +74,8 @@ class PatchGAN(Discriminator):
         """Raise UserError if images of this size are too small."""
         smallest = 3 * 2**self.num_layers  # the last two layers take one pixel each away, and one must remain
         if min(height, width) < smallest:
-            raise UserError(
-                f"images of {height}x{width} are too small for a PatchGAN with num_layers={self.num_layers}, which "
-                f"needs {smallest}: set image_size={smallest}, or use fewer layers"
-            )
+            found = f"images of {height}x{width} are too small for a PatchGAN with num_layers={self.num_layers}"
+            raise UserError(f"{found}: set image_size={smallest}, or use fewer layers")
 
 
 class DiscriminatorOutput(NamedTuple):
@@ -99,14 +94,12 @@ class SGANDiscriminator(nn.Module):
         num_classes: K.
         head: ``kplus1``, K + 1 logits and an adversarial logit; ``logsumexp``, K logits, 0 for generated images, and
             the log-sum-exp of the K as the adversarial logit (Salimans et al. 2016, arXiv:1606.03498, section 5).
-        spectral_norm: Divide each weight but those of the class head, as the matrix (out, in * height * width), by its
-            largest singular value (Miyato et al. 2018, arXiv:1802.05957).
+        spectral_norm: Divide each weight matrix but the class head's by its largest singular value (arXiv:1802.05957).
 
     Example:
         >>> from vqlab.nn import ConvFeatures
-        >>> output = SGANDiscriminator(ConvFeatures(), num_classes=10)(torch.randn(2, 1, 32, 32))
-        >>> tuple(output.features.shape), tuple(output.logits.shape), tuple(output.real_logits.shape)
-        ((2, 512), (2, 11), (2,))
+        >>> tuple(SGANDiscriminator(ConvFeatures(), num_classes=10)(torch.randn(2, 1, 32, 32)).logits.shape)
+        (2, 11)
     """
 
     def __init__(
@@ -120,13 +113,12 @@ class SGANDiscriminator(nn.Module):
         self.net = net
         self.class_head = nn.Linear(net.out_features, num_classes + (head == "kplus1"))
         self.adversarial_head = nn.Linear(net.out_features, 1) if head == "kplus1" else None
-        for layer in (self.class_head, self.adversarial_head):
-            if layer is not None:
-                draw_weights(layer)
-        if spectral_norm:
-            for part in list(self.modules()):
-                if isinstance(part, nn.Linear | nn.Conv2d) and part is not self.class_head:
-                    normalise(part)
+        draw_weights(self.class_head)
+        if self.adversarial_head is not None:
+            draw_weights(self.adversarial_head)
+        for part in list(self.modules()) if spectral_norm else []:
+            if isinstance(part, nn.Linear | nn.Conv2d) and part is not self.class_head:
+                normalise(part)
 
     def forward(self, x: Tensor) -> DiscriminatorOutput:
         features = self.net(x)
@@ -151,16 +143,13 @@ class GlyphDiscriminatorOutput(NamedTuple):
 
 
 class GlyphDiscriminator(ConfigMixin, nn.Module):
-    """A PatchGAN on a source glyph and a candidate, and a linear style classifier on its mean features.
-
-    zi2zi's discriminator flattens its map into fully connected layers for one image size; this one takes any size.
+    """A PatchGAN on a source glyph and a candidate of any size, and a linear style classifier on its mean features.
 
     Args:
         num_styles: Number of styles; the command line links it to the data.
         base_channels: Channels of the first layer.
         num_layers: Layers that halve the size; the images have at least 3 * 2^num_layers pixels a side.
-        norm: ``group``, ``batch``, ``spectral`` or ``none``, as in :class:`~vqlab.nn.gan.discriminators.PatchGAN`;
-            ``spectral`` does not constrain the style classifier.
+        norm: As in ``PatchGAN``; ``spectral`` does not constrain the style classifier.
 
     Example:
         >>> output = GlyphDiscriminator(num_styles=3)(torch.zeros(2, 1, 64, 64), torch.zeros(2, 1, 64, 64))

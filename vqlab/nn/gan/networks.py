@@ -10,15 +10,13 @@ from vqlab.errors import UserError
 from vqlab.nn.base import FeatureNet, Generator
 from vqlab.validation import Count, NonNegative, Probability, Range
 
-SLOPE = 0.2  # of the leaky ReLUs below 0 (Radford et al. 2016, arXiv:1511.06434)
-INIT_STD = 0.02  # of the initial weights (the same)
+SLOPE, INIT_STD = 0.2, 0.02  # of the leaky ReLUs below 0; of the initial weights (arXiv:1511.06434)
 
 
 class ConvGenerator(Generator):
     """A linear layer to a map of a quarter of the size, and two convolutions, each after upsampling by 2.
 
-    Batch norm and leaky ReLU, tanh at the end, weights from N(0, 0.02^2) (Radford et al. 2016, arXiv:1511.06434). For a
-    size that is not divisible by 4, the next larger image is cropped at the centre.
+    Batch norm, leaky ReLU and tanh (Radford et al. 2016, arXiv:1511.06434); sizes not divisible by 4 are cropped.
 
     Args:
         latent_dim: Dimension of the noise.
@@ -75,9 +73,8 @@ class ConvFeatures(FeatureNet):
         norm: ``batch``, or ``none`` for use with spectral norm.
 
     Example:
-        >>> net = ConvFeatures()
-        >>> net.out_features, tuple(net(torch.randn(2, 1, 32, 32)).shape)
-        (512, (2, 512))
+        >>> tuple(ConvFeatures()(torch.randn(2, 1, 32, 32)).shape)
+        (2, 512)
     """
 
     def __init__(
@@ -118,10 +115,7 @@ def draw_weights(part: nn.Module) -> None:
 def check_images(x: Tensor, channels: int, size: int) -> None:
     """Raise UserError unless ``x`` is (B, channels, size, size)."""
     if x.shape[1:] != (channels, size, size):
-        raise UserError(
-            f"images must be (B, {channels}, {size}, {size}), got {tuple(x.shape)}: set image_size={size}, or "
-            "build the model for these"
-        )
+        raise UserError(f"images must be (B, {channels}, {size}, {size}), got {tuple(x.shape)}: set image_size={size}")
 
 
 class MLPGenerator(Generator):
@@ -151,18 +145,15 @@ class MLPGenerator(Generator):
         layers: list[nn.Module] = []
         for width, next_width in pairwise(widths):
             layers += [nn.Linear(width, next_width), nn.BatchNorm1d(next_width), nn.Softplus()]
-        image = (out_channels, image_size, image_size)
         last = nn.Linear(widths[-1], out_channels * image_size**2)
-        self.layers = nn.Sequential(*layers, last, nn.Unflatten(1, image), nn.Tanh())
+        self.layers = nn.Sequential(*layers, last, nn.Unflatten(1, (out_channels, image_size, image_size)), nn.Tanh())
 
     def forward(self, z: Tensor) -> Tensor:
         return self.layers(z)
 
 
 class MLPFeatures(FeatureNet):
-    """Linear layers with ReLUs, and Gaussian noise on the image and on each layer while training.
-
-    Salimans et al. 2016 (arXiv:1606.03498, MNIST), without their weight norm.
+    """Linear layers with ReLUs, and training noise (Salimans et al. 2016, arXiv:1606.03498, without weight norm).
 
     Args:
         in_channels: Channels of the images; the command line links it to the data.
@@ -172,9 +163,8 @@ class MLPFeatures(FeatureNet):
         noise: Standard deviation of the noise on each layer.
 
     Example:
-        >>> net = MLPFeatures()
-        >>> net.out_features, tuple(net(torch.randn(2, 1, 28, 28)).shape)
-        (250, (2, 250))
+        >>> tuple(MLPFeatures()(torch.randn(2, 1, 28, 28)).shape)
+        (2, 250)
     """
 
     def __init__(

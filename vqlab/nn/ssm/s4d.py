@@ -1,10 +1,8 @@
 """S4D (Gu et al. 2022, arXiv:2206.11893): a diagonal state-space model for each channel of a signal, in real numbers.
 
-A channel has M complex modes. x_k drives each mode's state, s_k = w s_(k-1) + x_k, and y_k = 2 Re sum_m c_m s_k: the
-modes' conjugates are left out, hence the 2. So y = x * K with the kernel K[l] = 2 Re sum_m c_m w_m^l.
-
-Shapes: B signals, H channels, M modes, L samples. A complex array of M modes is two real ones, or one of 2 M: real
-parts, then imaginary ones. No complex number type appears but inside the FFT.
+A channel has M complex modes, s_k = w s_(k-1) + x_k, y_k = 2 Re sum_m c_m s_k (the conjugates are left out, hence the
+2), so y = x * K with the kernel K[l] = 2 Re sum_m c_m w_m^l. Shapes: B signals, H channels, M modes, L samples. A
+complex array of M modes is two real ones, or one of 2 M: real parts, then imaginary ones.
 """
 
 import math
@@ -36,8 +34,8 @@ class S4D(Checked, KeepsFloat32):
     """y = x * K + D x, with a long kernel K for each channel from ``d_state`` / 2 damped oscillations.
 
     dx/dt = A x + u, y = 2 Re C x, A diagonal with negative real parts, sampled at a step of its own for each channel.
-    The same weights run as a convolution of any length (:meth:`forward`), piece by piece (:meth:`resume`), and sample
-    by sample (:meth:`step`), always in float32 or float64, even under autocast or in a model cast to half precision.
+    The same weights run as a convolution (:meth:`forward`), piece by piece (:meth:`resume`), and sample by sample
+    (:meth:`step`), in float32 or float64 even under autocast or in a model cast to half precision.
 
     Args:
         d_model: Channels, H.
@@ -50,14 +48,9 @@ class S4D(Checked, KeepsFloat32):
         convolution: ``fft``; ``scan``, by chunks and without complex numbers; ``auto``: chunks for long causal signals.
 
     Example:
-        >>> layer = S4D(4)
-        >>> x = torch.randn(2, 4, 100)
-        >>> y = layer(x)
-        >>> state, rows = layer.initial_state(2), []
-        >>> for x_t in x.unbind(-1):
-        ...     y_t, state = layer.step(x_t, state)
-        ...     rows.append(y_t)
-        >>> torch.allclose(torch.stack(rows, -1), y, atol=1e-4)
+        >>> layer, x = S4D(4), torch.randn(2, 4, 100)
+        >>> y_0, state = layer.step(x[..., 0], layer.initial_state(2))
+        >>> torch.allclose(y_0, layer(x)[..., 0], atol=1e-4)
         True
     """
 
@@ -120,8 +113,7 @@ class S4D(Checked, KeepsFloat32):
             modes, c = self._discrete()
             u = x.to(self.d.dtype)
             y, state = scan_convolve(u, (c[0][0], c[1][0]), modes, state)
-            y = y + self.d[:, None] * u
-        return like_input(y, x), state
+        return like_input(y + self.d[:, None] * u, x), state
 
     def step(self, x_t: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """One sample (B, H) and the state (B, H, N) before it to a sample and the state after it."""
@@ -131,9 +123,8 @@ class S4D(Checked, KeepsFloat32):
             u = x_t.to(self.d.dtype)
             re, im = advance(state, power(modes, 1)).chunk(2, -1)
             re = re + u[..., None]
-            y = 2 * multiply((c[0][0], c[1][0]), (re, im))[0].sum(-1)
-            y, state = y + self.d * u, torch.cat([re, im], -1)
-        return like_input(y, x_t), state
+            y = 2 * multiply((c[0][0], c[1][0]), (re, im))[0].sum(-1) + self.d * u
+        return like_input(y, x_t), torch.cat([re, im], -1)
 
     def _discrete(self) -> tuple[Modes, tuple[Tensor, Tensor]]:
         """Return the modes, and C times the input's weight (directions, H, M)."""
@@ -158,35 +149,30 @@ class S4D(Checked, KeepsFloat32):
     def _check_causal(self, state: Tensor) -> None:
         if self.bidirectional:
             raise UserError("a bidirectional S4D needs the whole signal at once: build it with bidirectional=False")
-        if state.shape[1:] != (self.d_model, self.d_state):
-            raise UserError(
-                f"the state must be (B, {self.d_model}, {self.d_state}), got {tuple(state.shape)}: see initial_state"
-            )
+        shape = tuple(state.shape)
+        if shape[1:] != (self.d_model, self.d_state):
+            raise UserError(f"the state must be (B, {self.d_model}, {self.d_state}), got {shape}: see initial_state")
 
 
 def initial_modes(init: Init, count: int) -> tuple[Tensor, Tensor, Tensor]:
     """Return -Re A, Im A and the size of B (count,) float64 of the modes that a channel starts with.
 
     N = 2 ``count``. ``lin``: A_n = -1/2 + i pi n; ``inv``: A_n = -1/2 + i (N / pi) (N / (2n + 1) - 1); ``legs``: the
-    eigenvalues of the normal part of HiPPO-LegS; ``real``: A_n = -(n + 1) (Gu et al. 2022, arXiv:2206.11893, section
-    4.2). B is 1, for ``legs`` |V* B|: its phase would vanish in that of a random C.
+    eigenvalues of the normal part of HiPPO-LegS; ``real``: A_n = -(n + 1) (section 4.2). B is 1, for ``legs`` |V* B|.
     """
     n = torch.arange(count, dtype=torch.float64)
     half, one = torch.full_like(n, 0.5), torch.ones_like(n)
-    match init:
-        case "lin":
-            return half, math.pi * n, one
-        case "inv":
-            return half, 2 * count / math.pi * (2 * count / (2 * n + 1) - 1), one
-        case "real":
-            return n + 1, 0 * n, one
-        case "legs":
-            n = torch.arange(2 * count, dtype=torch.float64)
-            b = (2 * n + 1).sqrt()
-            low = (b[:, None] * b).tril(-1) / 2  # A + A^T = -b b^T - 1, so A + b b^T / 2 + 1/2 is skew
-            values, vectors = torch.linalg.eigh(1j * (low - low.T))  # i times skew is Hermitian
-            positive = values > 0
-            return half, values[positive], (vectors[:, positive].conj().T @ b.to(vectors.dtype)).abs()
+    if init == "lin":
+        return half, math.pi * n, one
+    if init == "inv":
+        return half, 2 * count / math.pi * (2 * count / (2 * n + 1) - 1), one
+    if init == "real":
+        return n + 1, 0 * n, one
+    b = (2 * torch.arange(2 * count, dtype=torch.float64) + 1).sqrt()
+    low = (b[:, None] * b).tril(-1) / 2  # A + A^T = -b b^T - 1, so A + b b^T / 2 + 1/2 is skew
+    values, vectors = torch.linalg.eigh(1j * (low - low.T))  # i times skew is Hermitian
+    positive = values > 0
+    return half, values[positive], (vectors[:, positive].conj().T @ b.to(vectors.dtype)).abs()
 
 
 def discretize(neg_re: Tensor, im: Tensor, dt: Tensor, rule: Rule) -> tuple[Modes, tuple[Tensor, Tensor]]:
@@ -216,8 +202,7 @@ def powers(modes: Modes, exponents: Tensor) -> tuple[Tensor, Tensor]:
 def kernel(c: tuple[Tensor, Tensor], modes: Modes, length: int) -> Tensor:
     """Return K[l] = 2 Re sum_m c_m w_m^l for l < length, (..., H, length), of ``c``, real and imaginary (..., H, M).
 
-    With l = a T + b and T about sqrt(length), w^l = w^(aT) w^b: two tables of M sqrt(length) powers and one real matrix
-    product per channel, where the plain formula takes M * length powers and as much memory.
+    With l = a T + b and T about sqrt(length), w^l = w^(aT) w^b: two small tables of powers and one product per channel.
     """
     width = 2 ** math.ceil(math.log2(length) / 2)
     steps = torch.arange(width, device=c[0].device, dtype=c[0].dtype)
@@ -228,10 +213,7 @@ def kernel(c: tuple[Tensor, Tensor], modes: Modes, length: int) -> Tensor:
 
 
 def fft_convolve(x: Tensor, kernels: Tensor) -> Tensor:
-    """Convolve x (B, H, L) with a causal kernel (1, H, L), or a causal and an anticausal one (2, H, L).
-
-    The anticausal one runs against time: y_k += sum_j K[j] x_(k+j).
-    """
+    """Convolve x (B, H, L) with a causal kernel (1, H, L), or with it and an anticausal one, sum_j K[j] x_(k+j)."""
     length = x.shape[-1]
     size = min(m * 2 ** math.ceil(math.log2(max(1, (2 * length - 1) / m))) for m in SMOOTH)
     two_sided = F.pad(kernels[0], (0, size - length))
@@ -248,8 +230,7 @@ def scan_convolve(
 ) -> tuple[Tensor, Tensor]:
     """Convolve x (B, H, L) with the causal kernel of ``c`` (H, M) chunk by chunk; return y and the last state.
 
-    Within a chunk the kernel is a triangular matrix; the states (B, H, 2 M) connect the chunks, from ``state`` before
-    the first sample, 0 if None. All but their recurrence is matrix products.
+    Within a chunk the kernel is a triangular matrix; the states (B, H, 2 M) connect the chunks, from ``state`` or 0.
     """
     (batch, channels, length), width = x.shape, min(CHUNK, x.shape[-1])
     count = -(-length // width)
@@ -260,7 +241,6 @@ def scan_convolve(
     states, chunk = [x.new_zeros(batch, *into.shape[::2]) if state is None else state], power(modes, width)
     for part in driven.unbind(2):
         states.append(advance(states[-1], chunk) + part.transpose(0, 1))
-    # What comes out of a chunk's samples, by a triangle of the kernel, and of the state before it.
     lag = (steps - steps[:, None]).long()
     triangle = kernel(c, modes, width)[:, lag.clamp_min(0)] * (lag >= 0)
     re, im = multiply((c[0][..., None], c[1][..., None]), powers(modes, steps + 1))
