@@ -14,8 +14,8 @@ from vqlab.data.split_folders import SPLIT_OF
 from vqlab.errors import UserError
 from vqlab.validation import Count
 
-IMAGE_NAMES = ("x", "images", "image", "imgs", "img", "data")
-LABEL_NAMES = ("y", "labels", "label", "targets", "target")
+IMAGE_NAMES = ("x", "images", "image", "imgs", "img", "data", "arr_0")
+LABEL_NAMES = ("y", "labels", "label", "targets", "target", "arr_1")  # arr_0, arr_1: of np.savez(file, x, y)
 UNREADABLE = "cannot be read as NumPy arrays ({reason}): save it again, or use another file"
 
 
@@ -129,7 +129,7 @@ def by_split(names: Iterable[str], usual: tuple[str, ...]) -> dict[str, str]:
         for name in names:
             words = name.lower().split("_")
             splits = [SPLIT_OF[word] for word in words if word in SPLIT_OF]
-            if [word for word in words if word not in SPLIT_OF] == [wanted]:
+            if "_".join(word for word in words if word not in SPLIT_OF) == wanted:
                 found.setdefault("".join(splits) or "train", name)
     return found
 

@@ -65,7 +65,8 @@ class ImageFolder(ImageDataModule):
     ``valid``, ``validation``, ``dev``, ``testing``, ``eval``, capital letters or not); without ``path/val`` the
     validation images are drawn by ``seed`` from the training images, and without any split folder from all images. The
     label is the number of the first-level folder (of a split) in alphabetical order, if at least two of them hold
-    images, else -1. Images are resized (shorter side, antialiased) and the centre is cropped.
+    images, else -1; a folder that holds all others is no level. Images are resized (shorter side, antialiased) and the
+    centre is cropped.
 
     Args:
         path: The folder.
@@ -109,7 +110,8 @@ class ImageFolder(ImageDataModule):
         self.verify, self.skip_corrupt = verify, skip_corrupt
         self.roots, self.files = split_folders(Path(path), EXTENSIONS, "images")
         pool = "" if "" in self.roots else "train"
-        folders = {folder_of(file, self.roots[pool]) for file in self.files[pool]} - {""}
+        top = Path(os.path.commonpath([file.parent for file in self.files[pool]]))  # below it begin the classes
+        folders = {file.relative_to(top).parts[0] for file in self.files[pool] if file.parent != top}
         self.classes = sorted(folders) if len(folders) >= 2 else []
         if "val" not in self.roots:
             root, files = self.roots.pop(pool), self.files.pop(pool)
@@ -188,17 +190,14 @@ def decode_square(file: str | Path | IO[bytes], size: int, channels: int = 3, na
     return torch.from_numpy(np.array(image)).view(size, size, channels).permute(2, 0, 1).contiguous()
 
 
-def folder_of(file: Path, root: Path) -> str:
-    """Return the name of the first-level folder of a file, "" for a file in none."""
-    return "" if file.parent == root else file.relative_to(root).parts[0]
-
-
 def label_files(files: list[Path], root: Path, classes: list[str]) -> list[int]:
-    """Return the number of each file's first-level folder in ``classes``, -1 for a file in none or without classes."""
-    if not classes:
-        return [-1] * len(files)
-    numbers = {name: number for number, name in enumerate(classes)} | {"": -1}
-    folders = [folder_of(file, root) for file in files]
-    if unknown := sorted({*folders} - numbers.keys()):
-        raise UserError(f"{root} holds {unknown[0]}, no class of the training images: rename or remove this folder")
-    return [numbers[folder] for folder in folders]
+    """Return the number in ``classes`` of the first folder of each file below ``root`` that is one, else -1."""
+    numbers = {name: number for number, name in enumerate(classes)}
+    labels = []
+    for file in files:
+        folders = file.relative_to(root).parts[:-1]
+        label = next((numbers[name] for name in folders if name in numbers), -1)
+        if classes and folders and label < 0:
+            raise UserError(f"{root} holds {folders[0]}, no class of the training images: rename or remove this folder")
+        labels.append(label)
+    return labels

@@ -88,10 +88,10 @@ class RawTextDataModule(TextDataModule):
         self.token_pattern, self.vocabulary_path = token_pattern, vocabulary_path
         self.min_df, self.max_df, self.max_vocab = min_df, max_df, max_vocab
         self.stop_words = stop_list(stop_words)
-        self._find = word_finder(token_pattern)
+        find = word_finder(token_pattern)
         self._is_trained = False  # whether the vocabulary is that of a checkpoint
         self._given = None if vocabulary_path is None else read_words(vocabulary_path, "vocabulary_path")
-        if lost := [word for word in self._given or () if self._find(word) != [word]]:
+        if lost := [word for word in self._given or () if find(word) != [word]]:
             log.warning(
                 f"token_pattern never finds {len(lost)} words of vocabulary_path, such as {', '.join(lost[:5])}"
             )
@@ -114,13 +114,15 @@ class RawTextDataModule(TextDataModule):
 
     def load_corpus(self) -> Corpus:
         """Find the words of all documents, choose the vocabulary, and count."""
-        labels, places, documents = [], [], []
-        numbers: defaultdict[str, int] = defaultdict()
-        numbers.default_factory = numbers.__len__  # a new word gets the next number
-        for text, label, place in self.read():
-            labels.append(label)
-            places.append(place)
-            documents.append(np.array([numbers[word] for word in self._find(text)], np.int32))
+        labels, places = [], []
+
+        def texts() -> Iterator[str]:
+            for text, label, place in self.read():
+                labels.append(label)
+                places.append(place)
+                yield text
+
+        words, documents = tokenize(texts(), self.token_pattern)
         try:
             rows = split_rows(places, self.val_fraction, self.test_fraction, self.seed)
         except UserError:  # a trained model takes too few to train on, too
@@ -130,9 +132,9 @@ class RawTextDataModule(TextDataModule):
         vocabulary = self._given
         if vocabulary is None:
             train = [documents[row] for row in rows["train"]]
-            vocabulary = choose_words([*numbers], train, self.min_df, self.max_df, self.max_vocab, self.stop_words)
+            vocabulary = choose_words(words, train, self.min_df, self.max_df, self.max_vocab, self.stop_words)
         column_of = {word: column for column, word in enumerate(vocabulary)}
-        columns = np.array([column_of.get(word, -1) for word in numbers], np.int32)
+        columns = np.array([column_of.get(word, -1) for word in words], np.int32)
         class_names, classes = number_labels(labels)
         splits = {}
         for split, chosen in rows.items():
@@ -141,6 +143,21 @@ class RawTextDataModule(TextDataModule):
             counts = tokens.counts(len(vocabulary))
             splits[split] = BagsOfWords(counts, classes[chosen], tokens if split == "train" else None, chosen)
         return Corpus(splits, vocabulary, class_names)
+
+
+def tokenize(texts: Iterable[str], pattern: str = WORD) -> tuple[list[str], list[np.ndarray]]:
+    """Return the different words of texts, and each text as the numbers of its words.
+
+    Example:
+        >>> words, documents = tokenize(["The cat sat.", "Cats: see the CAT!"])
+        >>> words, [ids.tolist() for ids in documents]
+        (['the', 'cat', 'sat', 'cats', 'see'], [[0, 1, 2], [3, 4, 0, 1]])
+    """
+    find = word_finder(pattern)
+    numbers: defaultdict[str, int] = defaultdict()
+    numbers.default_factory = numbers.__len__  # a new word gets the next number
+    documents = [np.array([numbers[word] for word in find(text)], np.int32) for text in texts]
+    return [*numbers], documents
 
 
 def word_finder(pattern: str) -> Callable[[str], list[str]]:
