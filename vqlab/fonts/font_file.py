@@ -45,9 +45,8 @@ def write_font(
 ) -> list[int]:
     """Write a TrueType font: ``base`` with the characters in ``bitmaps`` added, or drawn anew where it has them.
 
-    Everything else is the base's: outlines, metrics, licence. A variable font is instantiated at ``weight``, and cubic
-    outlines (CFF) are converted to quadratic ones within a thousandth of an em. New glyphs come after the old ones; no
-    feature and no kerning knows them.
+    Everything else is the base's. A variable font is instantiated at ``weight``; cubic outlines (CFF) become quadratic
+    ones within a thousandth of an em. New glyphs come after the old ones; no feature and no kerning knows them.
 
     Args:
         base: The font to complete.
@@ -198,23 +197,16 @@ def add_glyphs(file: TTFont, codes: list[int], path: Path) -> dict[int, str]:
             f"{path} has {len(order):,} glyphs and {len(codes):,} more exceed a font's maximum of {MAX_GLYPHS:,}: "
             "choose a smaller charset"
         )
-    taken = set(order)
-    names: dict[int, str] = {}
-    for code in codes:
-        name = f"uni{code:04X}" if code <= 0xFFFF else f"u{code:X}"
-        while name in taken:
-            name += ".new"
-        names[code] = name
+    names = {code: f"uni{code:04X}" if code <= 0xFFFF else f"u{code:X}" for code in codes}
+    while taken := set(order) & {*names.values()}:
+        names = {code: f"{name}.new" if name in taken else name for code, name in names.items()}
     file["glyf"].glyphOrder = [*order, *names.values()]
     file.setGlyphOrder([*order, *names.values()])
     return names
 
 
 def east_asian_pages(codes: Iterable[int]) -> set[int]:
-    """Return the OS/2 bits of the East Asian code pages that hold nearly all new characters.
-
-    fontTools looks for one sample character of each, and so takes simplified Chinese for traditional.
-    """
+    """Return the OS/2 bits of the East Asian code pages that hold nearly all new characters; fontTools tests one."""
     whole = "".join(map(chr, codes))
     pages = set()
     for bit, (codec, kind) in CODE_PAGES.items():
@@ -242,16 +234,14 @@ def is_wide(code: int) -> bool:
 def advances(file: TTFont, source: Font | None, codes: Iterable[int]) -> dict[int, int]:
     """Return the advance width of each new character in units of the font.
 
-    Where all narrow (or wide) letters of the font have one advance, new ones get it, and wide ones of a monospaced font
-    twice its advance. Otherwise it is the source's advance times the median ratio of the advances over the characters
-    that both have, or an em without a source. Combining marks, 0 in the source, stay 0.
+    It is the one of all narrow (or wide) letters, twice for wide ones of a monospaced font; else the source's times the
+    median ratio over the characters of both, or an em without a source. Combining marks, 0 in the source, stay 0.
     """
     em = file["head"].unitsPerEm
     own = {code: file["hmtx"][name][0] for code, name in (file.getBestCmap() or {}).items()}
     theirs = {} if source is None else {code: source.advance(code) * em for code in source.characters}
     shared = [code for code in own.keys() & theirs.keys() if own[code] and theirs[code]]
-    fixed: dict[bool, int] = {}  # 0 if there is no one advance
-    ratio: dict[bool, float] = {}
+    fixed, ratio = {}, {}  # by width: the one advance, 0 if there are several, and the ratio to the source's
     for wide in (False, True):
         widths = {own[code] for code in own if is_wide(code) == wide and chr(code).isalpha() and own[code]}
         fixed[wide] = widths.pop() if len(widths) == 1 else 0

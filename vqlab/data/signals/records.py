@@ -24,7 +24,7 @@ AXES = {1: "t", 2: "c t", 3: "n c t"}  # default axes of an array with 1, 2 or 3
 RATE = "fs"  # an npz may hold its sample rate under this name, as WFDB calls it
 TIMES = ("time", "elapsed time", "times", "timestamp", "t", "sec", "seconds")  # names of a csv's column of times
 # A line of numbers, times and gaps.
-NUMBERS = re.compile(r"""(?=.*\d)(?:[\s'",;\d.:+?-]|(?<=[\d.])e(?=[-+\d])|nan|na|n/a|null|none)+""", re.IGNORECASE)
+NUMBERS = re.compile(r"""(?=.*\d)(?:[\s'",;\d.:+?-]|(?<=[\d.])e(?=[-+\d])|nan|inf|na|n/a|null|none)+""", re.IGNORECASE)
 NULL = "~"  # the name of a WFDB segment in which nothing was recorded
 
 
@@ -45,27 +45,9 @@ class Record:
 def read_records(
     file: Path, array: str | None = None, axes: str | None = None, picks: list[int | str] | None = None
 ) -> list[Record]:
-    """Return the records of one file.
+    """Return the records of one file; the arguments are those of :class:`~vqlab.data.signals.files.Signals`.
 
-    Args:
-        file: ``.npy``, ``.npz``, ``.csv`` (a sample a line; a first line may name the channels; a column ``time`` in
-            seconds gives the rate and is no channel), ``.wav`` (integers are scaled to -1 .. 1), or the header ``.hea``
-            of a WFDB record (in its physical units, all channels at the highest rate among them).
-        array: Name of the array in an npz; None takes the only one.
-        axes: Axes of an array, as in ``n t``: n records, c channels, t samples. Default: ``t`` for one axis, ``c t``
-            for two (lines and columns of a csv: ``t c``), ``n c t`` for three.
-        picks: Channels to take, by name or number; None takes all.
-
-    Raises:
-        MissingChannel: If it has no such channel.
-        UserError: If the file cannot be read, holds no real numbers, or its axes are others.
-
-    Example:
-        >>> import tempfile
-        >>> file = Path(tempfile.mkdtemp()) / "both.npy"
-        >>> np.save(file, np.zeros((2, 100), dtype=np.int16))
-        >>> [record.signal.shape for record in read_records(file, axes="n t")]
-        [(1, 100), (1, 100)]
+    UserError if the file cannot be read, holds no real numbers, or its axes are others; MissingChannel by ``picks``.
     """
     with reading(file, "cannot be read ({reason}): correct it, or leave it out"), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of empty files and unknown WAV chunks; errors are raised
@@ -185,14 +167,11 @@ def to_seconds(time: str) -> float:
 
 def _read_wav(file: Path) -> Record:
     rate, values = wavfile.read(file)
-    if values.dtype == np.uint8:  # the only unsigned kind; 128 is silence
-        signal = (values.astype(np.float32) - 128) / 128
-    elif values.dtype.kind == "i":
-        signal = (values / (np.iinfo(values.dtype).max + 1.0)).astype(np.float32)
-    else:
-        signal = values.astype(np.float32)
-    signal = np.atleast_2d(signal.T)
-    return Record(str(file), signal, float(rate), [str(channel) for channel in range(len(signal))])
+    signal = np.atleast_2d(values.T).astype(np.float64)
+    if values.dtype.kind in "iu":
+        full = 2.0 ** (8 * values.itemsize - 1)
+        signal = (signal - full * (values.dtype.kind == "u")) / full  # silence is 128 in uint8, the only unsigned kind
+    return Record(str(file), signal.astype(np.float32), float(rate), [str(channel) for channel in range(len(signal))])
 
 
 def _read_wfdb(header: Path) -> Record:
@@ -200,8 +179,8 @@ def _read_wfdb(header: Path) -> Record:
         import wfdb
     except ImportError as error:
         raise UserError(f"{header} needs the package wfdb: pip install 'vqlab[wfdb]'") from error
-    record = str(header.with_suffix(""))
-    described = wfdb.rdheader(record)
+    path = str(header.with_suffix(""))
+    described = wfdb.rdheader(path)
     if getattr(described, "layout", None) == "fixed" and NULL in described.seg_name:  # wfdb cannot join these
         parts = [None if name == NULL else _read_wfdb(header.with_name(f"{name}.hea")) for name in described.seg_name]
         first = next(part for part in parts if part is not None)
@@ -209,7 +188,7 @@ def _read_wfdb(header: Path) -> Record:
         gaps = [np.full((len(first.channels), length * per_frame), np.nan, np.float32) for length in described.seg_len]
         signals = [gap if part is None else part.signal for part, gap in zip(parts, gaps, strict=True)]
         return replace(first, name=str(header), signal=np.concatenate(signals, 1))
-    record = wfdb.rdrecord(record, smooth_frames=False)
+    record = wfdb.rdrecord(path, smooth_frames=False)
     most = max(record.samps_per_frame)
     signal = np.stack([to_rate(*pair, most) for pair in zip(record.e_p_signal, record.samps_per_frame, strict=True)])
     names = [name or str(number) for number, name in enumerate(record.sig_name)]
@@ -220,7 +199,7 @@ def to_rate(channel: np.ndarray, old: int, new: int) -> np.ndarray:
     """Return a channel (T,) at another rate, NaN where it is."""
     missing = np.isnan(channel)
     if old == new or missing.all():
-        return np.repeat(channel, new // old)
+        return np.repeat(channel, new)[::old]
     places = np.arange(len(channel))
     filled = np.interp(places, places[~missing], channel[~missing])  # the filter would spread a NaN
     changed = resample_poly(filled, new, old, padtype="line")

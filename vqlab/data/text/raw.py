@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 
 class Document(NamedTuple):
-    """A text."""
+    """A text with its class and split."""
 
     text: str
     label: str | None = None  # name of its class, if it has one
@@ -39,34 +39,19 @@ class Document(NamedTuple):
 
 
 class RawTextDataModule(TextDataModule):
-    """Raw texts as bags of words, with a vocabulary that is chosen from the training documents alone.
-
-    A source subclasses this and defines :meth:`read`. The words of a text are numbered at once: 4 bytes each in memory.
+    """Raw texts, which a source yields in :meth:`read`, with a vocabulary of the training documents alone.
 
     Args:
         val_fraction: Fraction of the training documents for validation, where the source has no such split.
         test_fraction: Fraction of the documents for test, where the source has no splits; 0 keeps none.
-        token_pattern: Regular expression of a word in lower-case text; the default is three letters or more, with
-            combining marks such as the vowels of Hindi or Thai, or two ideographs or syllables of Chinese, Japanese or
-            Korean. Words must be separated by spaces.
+        token_pattern: Regular expression of a word in lower-case text. Default: three letters or more, with combining
+            marks, or two characters of Chinese, Japanese or Korean. Spaces must separate words.
         min_df: Leave out words that are in fewer training documents: a number of them, or as a float a fraction.
         max_df: Leave out words that are in more training documents: a number of them, or as a float a fraction.
         max_vocab: Keep that many of the other words, those in most training documents; null keeps all.
         stop_words: Words to leave out: ``english`` (scikit-learn's list), a file with one a line, or null for none.
-        vocabulary_path: A file with one word a line, which is the vocabulary in this order; ``min_df``, ``max_df``,
-            ``max_vocab`` and ``stop_words`` then have no effect.
+        vocabulary_path: A file with one word a line: the vocabulary in this order, instead of the last four settings.
         **common: Arguments of :class:`~vqlab.data.text.base.TextDataModule`.
-
-    Raises:
-        UserError: If an argument is out of range, or no word or no document is left.
-
-    Example:
-        >>> class Sayings(RawTextDataModule):
-        ...     def read(self):
-        ...         yield from [Document("A cat may look at a king.")] * 9 + [Document("Let sleeping dogs lie.")]
-        >>> data = Sayings(min_df=2, max_df=1.0, batch_size=4, test_fraction=0)
-        >>> data.vocabulary, data.train_size
-        (['cat', 'king', 'look'], 8)
     """
 
     test_mend = "set test_fraction=0.1, or use `vqlab validate`"
@@ -114,7 +99,8 @@ class RawTextDataModule(TextDataModule):
 
     def load_corpus(self) -> Corpus:
         """Find the words of all documents, choose the vocabulary, and count."""
-        labels, places = [], []
+        labels: list[str | None] = []
+        places: list[str | None] = []
 
         def texts() -> Iterator[str]:
             for text, label, place in self.read():
@@ -146,13 +132,7 @@ class RawTextDataModule(TextDataModule):
 
 
 def tokenize(texts: Iterable[str], pattern: str = WORD) -> tuple[list[str], list[np.ndarray]]:
-    """Return the different words of texts, and each text as the numbers of its words.
-
-    Example:
-        >>> words, documents = tokenize(["The cat sat.", "Cats: see the CAT!"])
-        >>> words, [ids.tolist() for ids in documents]
-        (['the', 'cat', 'sat', 'cats', 'see'], [[0, 1, 2], [3, 4, 0, 1]])
-    """
+    """Return the different words of texts, and each text as the numbers of its words."""
     find = word_finder(pattern)
     numbers: defaultdict[str, int] = defaultdict()
     numbers.default_factory = numbers.__len__  # a new word gets the next number
@@ -161,12 +141,7 @@ def tokenize(texts: Iterable[str], pattern: str = WORD) -> tuple[list[str], list
 
 
 def word_finder(pattern: str) -> Callable[[str], list[str]]:
-    """Return a function that finds the words of a text, in lower case and composed (NFC).
-
-    Example:
-        >>> word_finder(WORD)("A naïve cat2, हिन्दी, 経済 & İstanbul")
-        ['naïve', 'हिन्दी', '経済', 'istanbul']
-    """
+    """Return a function that finds the words of a text, in lower case and composed (NFC)."""
     try:
         compiled = re.compile(pattern)
     except re.error as error:
@@ -185,11 +160,7 @@ def normalize(text: str) -> str:
 
 @cache
 def marked_words() -> re.Pattern[str]:
-    r"""Return ``WORD`` for texts beyond ASCII.
-
-    Python's ``\w`` lacks combining marks, which are the vowels of Hindi, Thai or Arabic: within a word they and joiners
-    count as letters. Two ideographs, kana or hangul syllables are a word, too.
-    """
+    """Return ``WORD`` for texts beyond ASCII: combining marks, as vowels of Hindi or Arabic, continue a word."""
     codes = [code for code in range(0x300, 0x10000) if unicodedata.category(chr(code)) in ("Mn", "Mc")]
     mark = f"[\u200c\u200d{re.escape(''.join(map(chr, codes)))}]"
     letter = r"[^\W\d_]"
@@ -205,14 +176,9 @@ def choose_words(
     max_vocab: int | None = None,
     stop_words: Iterable[str] = (),
 ) -> list[str]:
-    """Return the vocabulary in alphabetical order, from the numbers in ``words`` of the N training documents' words.
+    """Return the vocabulary in alphabetical order, from N training documents as positions in ``words``.
 
-    The bounds are those of scikit-learn's ``CountVectorizer``, but ``max_vocab`` ranks words by the number of documents
-    that contain them (of equals the first in the alphabet), not by their occurrences.
-
-    Example:
-        >>> choose_words(["a", "b", "c"], [np.array([0, 1, 1]), np.array([0]), np.array([2, 1, 0])], max_df=2)
-        ['b', 'c']
+    Bounds are those of scikit-learn's ``CountVectorizer``, but ``max_vocab`` ranks by number of documents.
     """
     df = np.zeros(len(words), np.int64)
     for ids in documents:
@@ -256,11 +222,7 @@ def stop_list(stop_words: str | None) -> frozenset[str]:
 
 
 def split_rows(places: list[str | None], val_fraction: float, test_fraction: float, seed: int) -> dict[str, np.ndarray]:
-    """Return the sorted positions of the documents of each split.
-
-    ``places`` names the split of each document, None for all where the source has no splits: then all are drawn, else
-    only ``val``, from ``train``, where the source has none. UserError if there are too few, or only some have a split.
-    """
+    """Return the sorted positions of each split; drawn are all where ``places`` is None, or ``val`` where it lacks."""
     if not any(places):
         return split_documents(len(places), val_fraction, test_fraction, seed)
     where = np.array([place or "" for place in places])
@@ -279,16 +241,9 @@ def split_rows(places: list[str | None], val_fraction: float, test_fraction: flo
 
 
 def number_labels(labels: list[str | None]) -> tuple[list[str], np.ndarray]:
-    """Return the sorted names of the classes, and each document's number, -1 for none; a single class is none.
-
-    Example:
-        >>> number_labels(["b", None, "a", "b"])[1].tolist(), number_labels(["10", "9"])[0]
-        ([1, -1, 0, 1], ['9', '10'])
-    """
+    """Return the sorted names of the classes, and each document's number, -1 for none; a single class is none."""
     names = sorted({label for label in labels if label is not None})
-    if all(name.isdecimal() for name in names):
-        names.sort(key=int)
-    if len(names) < 2:
-        names = []
+    names = sorted(names, key=int) if all(map(str.isdecimal, names)) else names
+    names = names if len(names) > 1 else []
     numbers: dict[str | None, int] = {name: number for number, name in enumerate(names)}
     return names, np.array([numbers.get(label, -1) for label in labels], np.int64)
