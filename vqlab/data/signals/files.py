@@ -144,7 +144,7 @@ def find_files(paths: list[str]) -> dict[str, list[Path]]:
 def _find_in(root: Path) -> dict[str, list[Path]]:
     """Return the files of each split of a folder, without WFDB headers that are segments of others."""
     files = {}
-    for split, group in split_folders(root, EXTENSIONS, f"signals ({', '.join(EXTENSIONS)})")[1].items():
+    for split, group in split_folders(root, EXTENSIONS, "signals")[1].items():
         segments: set[Path] = set()
         for file in group:
             if file.suffix.lower() == ".hea":
