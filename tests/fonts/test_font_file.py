@@ -3,13 +3,15 @@ import logging
 import numpy as np
 import pytest
 from fontTools.feaLib.builder import addOpenTypeFeaturesFromString
+from fontTools.fontBuilder import FontBuilder
 from fontTools.ttLib import TTFont
 from PIL import Image, ImageDraw, ImageFont
 
 from tests.helpers.toy_fonts import DEJAVU, SANS, SERIF, box, build
+from vqlab.data.fonts.charsets import read_charset
 from vqlab.fonts.draw import render
 from vqlab.fonts.font import Font
-from vqlab.fonts.font_file import advances, write_font
+from vqlab.fonts.font_file import advances, east_asian_pages, write_font
 
 
 def square(start=16, end=48, size=64):
@@ -92,11 +94,29 @@ def test_layout_and_vertical_metrics(tmp_path, base):
     assert (new["hhea"].ascent, new["hhea"].descent) == (880, -120)
     assert new["OS/2"].usLastCharIndex == 0x4F60
 
-    vertical = {"setupVerticalMetrics": {"metrics": dict.fromkeys((".notdef", "g41"), (1000, 180))}}
-    tall = build(tmp_path / "tall.ttf", {65: [box(100, 0, 600, 700)]}, **vertical, setupVerticalHeader={})
-    write_font(tall, {0x4F60: square()}, tmp_path / "out.ttf")
+
+def test_vertical_metrics_are_those_of_the_font(tmp_path):
+    metrics = {".notdef": (1000, 0), "g41": (700, 0), "g4E00": (960, 160), "g4E01": (960, 60)}
+    shapes = {65: [box(0, 0, 9, 9)], 0x4E00: [box(0, 0, 9, 700)], 0x4E01: [box(0, 0, 9, 800)]}
+    vertical = {"setupVerticalMetrics": {"metrics": metrics}, "setupVerticalHeader": {}}
+    base = build(tmp_path / "base.ttf", shapes, **vertical)
+    write_font(base, {0x4F60: square()}, tmp_path / "out.ttf")
     new = TTFont(tmp_path / "out.ttf")
-    assert new["vmtx"]["uni4F60"] == (1000, 880 - new["glyf"]["uni4F60"].yMax)
+    assert new["vmtx"]["uni4F60"] == (960, 860 - new["glyf"]["uni4F60"].yMax)
+
+
+def test_code_pages_and_variation_sequences(tmp_path, base):
+    for charset, bit in (("gb1", 18), ("jis1", 17), ("big5l1", 20), ("hangul", 19), ("kana", 17)):
+        assert east_asian_pages(read_charset(charset)) == {bit}
+    assert east_asian_pages(read_charset("latin")) == set()
+    font = TTFont(base)
+    sequences = {0xFE00: [(65, "g42")]}
+    FontBuilder(font=font).setupCharacterMap(font.getBestCmap(), uvs=[(65, 0xFE00, "g42")])
+    font.save(base)
+    write_font(base, dict.fromkeys(map(ord, "中文"), square()), tmp_path / "out.ttf")
+    new = TTFont(tmp_path / "out.ttf")
+    assert {17, 18, 20} <= new["OS/2"].getCodePageRanges()
+    assert [table.uvsDict for table in new["cmap"].tables if table.format == 14] == [sequences]
 
 
 @pytest.mark.parametrize("weights", [None, (400, 400, 800)])

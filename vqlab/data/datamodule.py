@@ -2,8 +2,9 @@
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cached_property
+from types import MappingProxyType
 from typing import Annotated, Any
 
 import lightning
@@ -42,13 +43,16 @@ class SplitDataModule(Checked, lightning.LightningDataModule, ABC):
     """Training, validation and test examples, in batches that are dicts of tensors.
 
     Raises:
-        UserError: If an argument is out of range, or (in ``setup``) the training split is too small for one batch.
+        UserError: If an argument is out of range, files are missing, damaged or of another shape, a download fails, or
+            a split is empty or too small for one batch; by files that are read late only in ``setup``.
     """
 
     examples = "examples"  # what messages call them
     __signature__: inspect.Signature
     modality: str  # "image", "signal", ...: the models that fit
     test_mend = "use `vqlab validate`"  # hint if there is no test split
+    augment = False  # whether training batches go through :meth:`augmented`
+    _splits: Mapping[str, Split] = MappingProxyType({})  # by name, of a source that does not define load_split
     _is_new = False  # whether the model was trained on data from another source
 
     def __init__(self, batch_size: Count, num_workers: Workers = 0, seed: NonNegativeInt = 0) -> None:
@@ -72,13 +76,17 @@ class SplitDataModule(Checked, lightning.LightningDataModule, ABC):
 
     __str__ = __repr__
 
-    @abstractmethod
-    def load_train_val(self) -> tuple[Split, Split]:
-        """Return the training and the validation split."""
+    def load_split(self, split: str) -> Any:
+        """Return the examples of ``train``, ``val`` or ``test``, None where there are none for test."""
+        return self._splits.get(split)
 
-    def load_test(self) -> Split | None:
+    def load_train_val(self) -> tuple[Any, Any]:
+        """Return the training and the validation split."""
+        return self.load_split("train"), self.load_split("val")
+
+    def load_test(self) -> Any:
         """Return the test split, if there is one."""
-        return None
+        return self.load_split("test")
 
     @abstractmethod
     def collate(self) -> Callable[[Batch], Batch]:
@@ -178,13 +186,18 @@ class SplitDataModule(Checked, lightning.LightningDataModule, ABC):
             return self._in_order(whole)
         return self._in_order(self._train_val[1] if self._test is None else self._test)
 
-    def _generator(self, device: torch.device) -> torch.Generator:
-        """Return the generator of the current training batch, seeded by (seed, epoch, batch, rank) alone."""
-        assert self.trainer is not None
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Augment training batches on the device, by draws that depend on (seed, epoch, batch, rank) alone."""
+        if not (self.augment and self.trainer is not None and self.trainer.training):
+            return batch
         # The batch, not trainer.global_step, which does not change while gradients accumulate.
         place = [self.seed, self.trainer.current_epoch, self.trainer.fit_loop.batch_idx + 1, self.trainer.global_rank]
-        generator = torch.Generator(device)
-        return generator.manual_seed(int(np.random.SeedSequence(place).generate_state(1, np.uint64)[0] >> 1))
+        seed = int(np.random.SeedSequence(place).generate_state(1, np.uint64)[0] >> 1)
+        return self.augmented(batch, torch.Generator(next(iter(batch.values())).device).manual_seed(seed))
+
+    def augmented(self, batch: Batch, generator: torch.Generator) -> Batch:
+        """Return a training batch, changed at random."""
+        return batch
 
     def _require_a_batch(self) -> None:
         count, (world, _) = len(self._train_val[0]), self._world()

@@ -18,8 +18,7 @@ def download_whole(
 ) -> None:
     """Let ``download(temporary_root)`` write ``temporary_root/folder``, then move the files to ``root/folder``.
 
-    ``archives`` is a pattern of files under ``root`` that need not be downloaded again. If anything fails, nothing is
-    left, and a UserError gives ``name``, the reason and the ``hint``.
+    ``archives`` is a pattern of files under ``root`` that need not be downloaded again.
     """
     before = socket.getdefaulttimeout()
     target = Path(root) / folder

@@ -27,10 +27,7 @@ def list_files(root: Path, extensions: tuple[str, ...], what: str) -> list[Path]
 
 
 def find_files(root: Path, extensions: tuple[str, ...]) -> list[Path]:
-    """Return the files under a folder with one of the extensions, sorted by path, without hidden files and folders.
-
-    Extensions are in lower case; ``("",)`` takes all files. Links are followed, each real folder once.
-    """
+    """Return the files under a folder with one of the lower-case extensions, sorted, without hidden ones."""
     files: list[Path] = []
     seen: set[str] = set()
     for folder, folders, names in os.walk(root, followlinks=True):
@@ -58,10 +55,7 @@ def counted(items: Iterable[T], count: int, done: str, what: str) -> Iterator[T]
 
 @contextmanager
 def reading(name: str | Path, damaged: str) -> Iterator[None]:
-    """Turn the errors of a reader into one line for the user: the file is damaged, or there is not enough memory.
-
-    ``damaged`` is the message about a damaged file after its name, with ``{reason}`` for the reader's own message.
-    """
+    """Turn the errors of a reader into one line for the user: the name, and ``damaged`` with its ``{reason}``."""
     try:
         yield
     except UserError:

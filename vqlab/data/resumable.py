@@ -30,9 +30,8 @@ class ResumableSampler(DistributedSampler):
 class ResumableLoader(DataLoader):
     """A ``DataLoader`` over a :class:`ResumableSampler` whose place in the epoch can be stored and restored.
 
-    Lightning saves ``state_dict()`` with each checkpoint and restores it before the first batch of a resumed run.
-    ``len`` is that of the whole epoch, because Lightning counts the earlier batches as fetched. The place is the epoch
-    and the samples yielded on all ranks, so it is valid for another number of devices with the same global batch.
+    ``len`` is that of the whole epoch, because Lightning counts the earlier batches as fetched. The place counts the
+    samples of all ranks, so it is valid for another number of devices with the same global batch.
     """
 
     # On the class: with overfit_batches Lightning re-creates loaders from the arguments of DataLoader.

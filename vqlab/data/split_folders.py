@@ -18,11 +18,9 @@ WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+")
 
 
 def split_folders(root: Path, extensions: tuple[str, ...], what: str) -> tuple[dict[str, Path], dict[str, list[Path]]]:
-    """Return the folder and the files of each split, or those of the split "" if the splits are still to be drawn.
+    """Return the folder and the files of each split, or of the split "" if the splits are still to be drawn.
 
-    Folders ``train``, ``val`` and ``test`` in ``root``, or with another usual name (:data:`SPLIT_OF`, in any case), are
-    the splits; ``train`` is required. If ``train`` is alone, the splits are drawn from its files. Other layouts, which
-    may mix held-out files with those for training, raise a UserError.
+    ``train`` is required, and alone is "". UserError for layouts that may mix held-out files with those for training.
     """
     items = root.iterdir() if root.is_dir() else ()
     names = sorted(item.name for item in items if item.is_dir() and not is_hidden(item.name))
@@ -40,10 +38,7 @@ def split_folders(root: Path, extensions: tuple[str, ...], what: str) -> tuple[d
 
 
 def name_splits(names: Iterable[str]) -> dict[str, str]:
-    """Return the split of each name that names one.
-
-    Other words may stand beside the split only if the names give both a training split and a held-out one.
-    """
+    """Return the split of each name; any words may stand beside it if the names give a training and another split."""
     words = {name: [word.lower().removesuffix("set") or "set" for word in WORD.findall(name)] for name in names}
     found = {name: {SPLIT_OF[word] for word in group if word in SPLIT_OF} for name, group in words.items()}
     split_of = {name: splits.pop() for name, splits in found.items() if len(splits) == 1}

@@ -1,7 +1,7 @@
 """Outlines as grey images, without hinting.
 
-Hinting moves outlines to the pixel grid, which at 64 pixels is as much as a third of the distance between two fonts.
-Outlines are therefore drawn unhinted and enlarged by Agg, matplotlib's rasteriser (nonzero winding rule), and averaged.
+Hinting moves outlines by as much as a third of the distance between two fonts. They are therefore drawn unhinted and
+enlarged by Agg, matplotlib's rasteriser (nonzero winding rule), and averaged.
 """
 
 from collections.abc import Iterable
@@ -27,10 +27,7 @@ EmScale = Annotated[float, Range(0, 1, open="low")]
 
 @dataclass(frozen=True)
 class EmBox:
-    """The square that an image shows: the em in its middle, the same for all fonts and characters. Lengths are in em.
-
-    The pen starts at the em's left side, at 0, on a baseline 0.88 em below its top.
-    """
+    """The square that an image shows, the em in its middle; the pen starts at its left side. Lengths are in em."""
 
     em_scale: EmScale = 0.875  # ratio of the em to the image's side
 

@@ -3,7 +3,7 @@
 import hashlib
 import io
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partialmethod
 from pathlib import Path
 from typing import Any
 
@@ -35,19 +35,16 @@ class Outline:
 
     def draw(self, pen: Any, units_per_em: int) -> None:
         """Draw straight lines and quadratic curves on a pen of fontTools, rounded to whole units."""
-        points = [tuple(point) for point in np.round(self.points * units_per_em).astype(int).tolist()]
-        at = 0
-        while at < len(points):
-            code = self.codes[at]
-            if code == MOVE:
-                pen.moveTo(points[at])
-            elif code == LINE:
-                pen.lineTo(points[at])
-            elif code == QUADRATIC:
-                pen.qCurveTo(*points[at : at + 2])
-            else:
+        points = iter(map(tuple, np.round(self.points * units_per_em).astype(int).tolist()))
+        codes = iter(self.codes.tolist())
+        for code, point in zip(codes, points, strict=False):
+            if code == QUADRATIC:  # a control point and an end point
+                pen.qCurveTo(point, next(points))
+                next(codes)
+            elif code == CLOSE:
                 pen.closePath()
-            at += 2 if code == QUADRATIC else 1
+            else:
+                (pen.moveTo if code == MOVE else pen.lineTo)(point)
 
 
 class Font:
@@ -137,21 +134,11 @@ class OutlinePen(BasePen):
         self.points += points
         self.codes += [code] * len(points)
 
-    def _moveTo(self, point: Any) -> None:
-        self._add(MOVE, point)
-
-    def _lineTo(self, point: Any) -> None:
-        self._add(LINE, point)
-
-    def _qCurveToOne(self, *points: Any) -> None:
-        self._add(QUADRATIC, *points)
-
-    def _curveToOne(self, *points: Any) -> None:
-        self._add(CUBIC, *points)
-
-    def _closePath(self) -> None:
-        self._add(CLOSE, (0.0, 0.0))
-
+    _moveTo = partialmethod(_add, MOVE)
+    _lineTo = partialmethod(_add, LINE)
+    _qCurveToOne = partialmethod(_add, QUADRATIC)
+    _curveToOne = partialmethod(_add, CUBIC)
+    _closePath = partialmethod(_add, CLOSE, (0.0, 0.0))
     _endPath = _closePath  # ink is what a contour winds around, so an open one is closed
 
 

@@ -4,6 +4,7 @@ import io
 import logging
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from fontTools.fontBuilder import FontBuilder
 from fontTools.pens.cu2quPen import Cu2QuPen
 from fontTools.pens.ttGlyphPen import TTGlyphPen
 from fontTools.ttLib import TTFont
+from fontTools.ttLib.tables.O_S_2f_2 import calcCodePageRanges
 from fontTools.varLib.instancer import instantiateVariableFont
 
 from vqlab.atomic_io import write_atomic
@@ -22,6 +24,11 @@ from vqlab.fonts.trace import trace
 
 MAX_GLYPHS = 65_535
 STALE = ("DSIG", "hdmx", "LTSH", "VORG", "CFF ", "CFF2")  # signature, and tables with an entry for each old glyph
+# Bit of OS/2 -> a code page of East Asia, and the characters for which it is meant.
+IDEOGRAPHS = "\u3400-\u9fff"
+CODE_PAGES = {17: ("shift_jis", f"[\u3041-\u30ff{IDEOGRAPHS}]"), 18: ("gb2312", f"[{IDEOGRAPHS}]")}
+CODE_PAGES |= {20: ("big5", f"[{IDEOGRAPHS}]"), 19: ("euc_kr", "[\uac00-\ud7a3]")}
+MIN_COVERED = 0.95  # fraction of the new characters of its kind that a code page must hold
 CUBIC_ERROR = 0.001  # em, largest distance of quadratic curves from the cubic ones that they replace
 
 log = logging.getLogger(__name__)
@@ -38,9 +45,8 @@ def write_font(
 ) -> list[int]:
     """Write a TrueType font: ``base`` with the characters in ``bitmaps`` added, or drawn anew where it has them.
 
-    Everything else is the base's: outlines, metrics, licence. A variable font is instantiated at ``weight``, and cubic
-    outlines (CFF) are converted to quadratic ones within a thousandth of an em. New glyphs come after the old ones; no
-    feature and no kerning knows them.
+    Everything else is the base's. A variable font is instantiated at ``weight``; cubic outlines (CFF) become quadratic
+    ones within a thousandth of an em. New glyphs come after the old ones; no feature and no kerning knows them.
 
     Args:
         base: The font to complete.
@@ -74,8 +80,9 @@ def write_font(
     rename(file, family or f"{file['name'].getBestFamilyName() or font.path.stem} vqlab")
     outlines = trace_all(bitmaps, EmBox(em_scale), out)
     widths = advances(file, source, outlines)
+    height, origin = vertical_metrics(file) if "vmtx" in file else (0, 0)
     names = add_glyphs(file, list(outlines), font.path)
-    glyf, origin = file["glyf"], round(ASCENT * font.units_per_em)
+    glyf = file["glyf"]
     for code, name in names.items():
         pen = TTGlyphPen(None)
         outlines[code].draw(pen, font.units_per_em)
@@ -84,13 +91,16 @@ def write_font(
         # FreeType moves a glyph so that its ink starts at the side bearing.
         file["hmtx"][name] = (widths[code], glyph.xMin)
         if "vmtx" in file:
-            file["vmtx"][name] = (font.units_per_em, origin - glyph.yMax)
-    FontBuilder(font=file).setupCharacterMap((file.getBestCmap() or {}) | names)
+            file["vmtx"][name] = (height, origin - glyph.yMax)
+    variations = [table for table in file["cmap"].tables if table.format == 14]
+    FontBuilder(font=file).setupCharacterMap((file.getBestCmap() or {}) | names, allowFallback=True)
+    file["cmap"].tables += variations
     if "OS/2" in file:
         file["OS/2"].recalcUnicodeRanges(file)
         file["OS/2"].recalcAvgCharWidth(file)
         if file["OS/2"].version > 0:
-            file["OS/2"].recalcCodePageRanges(file)
+            pages = calcCodePageRanges(set(file.getBestCmap())) - CODE_PAGES.keys()
+            file["OS/2"].setCodePageRanges(file["OS/2"].getCodePageRanges() | pages | east_asian_pages(names))
     file.recalcTimestamp = False  # the same input gives the same bytes
     file.flavor = None  # not WOFF2
     data = io.BytesIO()
@@ -187,16 +197,33 @@ def add_glyphs(file: TTFont, codes: list[int], path: Path) -> dict[int, str]:
             f"{path} has {len(order):,} glyphs and {len(codes):,} more exceed a font's maximum of {MAX_GLYPHS:,}: "
             "choose a smaller charset"
         )
-    taken = set(order)
-    names: dict[int, str] = {}
-    for code in codes:
-        name = f"uni{code:04X}" if code <= 0xFFFF else f"u{code:X}"
-        while name in taken:
-            name += ".new"
-        names[code] = name
+    names = {code: f"uni{code:04X}" if code <= 0xFFFF else f"u{code:X}" for code in codes}
+    while taken := set(order) & {*names.values()}:
+        names = {code: f"{name}.new" if name in taken else name for code, name in names.items()}
     file["glyf"].glyphOrder = [*order, *names.values()]
     file.setGlyphOrder([*order, *names.values()])
     return names
+
+
+def east_asian_pages(codes: Iterable[int]) -> set[int]:
+    """Return the OS/2 bits of the East Asian code pages that hold nearly all new characters; fontTools tests one."""
+    whole = "".join(map(chr, codes))
+    pages = set()
+    for bit, (codec, kind) in CODE_PAGES.items():
+        text = "".join(re.findall(kind, whole))
+        if text and len(text.encode(codec, "ignore").decode(codec)) >= MIN_COVERED * len(text):
+            pages.add(bit)
+    return pages
+
+
+def vertical_metrics(file: TTFont) -> tuple[int, int]:
+    """Return the most frequent advance height and vertical origin, of wide characters if the font has any."""
+    characters = file.getBestCmap() or {}
+    names = [name for code, name in characters.items() if is_wide(code)] or characters.values()
+    drawn = [name for name in names if file["glyf"][name].numberOfContours]
+    places = [(file["vmtx"][name][0], file["vmtx"][name][1] + file["glyf"][name].yMax) for name in drawn]
+    em = file["head"].unitsPerEm
+    return Counter(places or [(em, round(ASCENT * em))]).most_common(1)[0][0]
 
 
 def is_wide(code: int) -> bool:
@@ -207,16 +234,14 @@ def is_wide(code: int) -> bool:
 def advances(file: TTFont, source: Font | None, codes: Iterable[int]) -> dict[int, int]:
     """Return the advance width of each new character in units of the font.
 
-    Where all narrow (or wide) letters of the font have one advance, new ones get it, and wide ones of a monospaced font
-    twice its advance. Otherwise it is the source's advance times the median ratio of the advances over the characters
-    that both have, or an em without a source. Combining marks, 0 in the source, stay 0.
+    It is the one of all narrow (or wide) letters, twice for wide ones of a monospaced font; else the source's times the
+    median ratio over the characters of both, or an em without a source. Combining marks, 0 in the source, stay 0.
     """
     em = file["head"].unitsPerEm
     own = {code: file["hmtx"][name][0] for code, name in (file.getBestCmap() or {}).items()}
     theirs = {} if source is None else {code: source.advance(code) * em for code in source.characters}
     shared = [code for code in own.keys() & theirs.keys() if own[code] and theirs[code]]
-    fixed: dict[bool, int] = {}  # 0 if there is no one advance
-    ratio: dict[bool, float] = {}
+    fixed, ratio = {}, {}  # by width: the one advance, 0 if there are several, and the ratio to the source's
     for wide in (False, True):
         widths = {own[code] for code in own if is_wide(code) == wide and chr(code).isalpha() and own[code]}
         fixed[wide] = widths.pop() if len(widths) == 1 else 0

@@ -24,6 +24,7 @@ def save(tmp_path, name="some.npz", **arrays):
         ({"X_train": GREY, "Y_train": Y, "X_valid": GREY[:5], "Y_valid": Y[:5]}, (12, 5, 0)),
         ({"x": X, "y": Y, "x_test": X[:4], "y_test": Y[:4], "other": np.array([{}])}, (11, 1, 4)),
         ({"image": X, "label": Y.astype(int)}, (11, 1, 0)),
+        ({"arr_0": X, "arr_1": Y}, (11, 1, 0)),  # np.savez(file, X, Y)
     ],
 )  # fmt: skip
 def test_each_image_is_in_one_split_with_its_label(tmp_path, arrays, sizes):

@@ -43,6 +43,14 @@ def test_classes_are_first_level_folders_in_order_of_their_names(tmp_path):
     assert (data.num_classes, folder(tmp_path / "a").num_classes) == (2, 0)
 
 
+def test_a_folder_around_the_classes_is_no_level(tmp_path):
+    for name in ("seg_train/seg_train/a/1", "seg_train/seg_train/b/2", "seg_test/seg_test/b/1", "seg_test/a/3"):
+        paint(tmp_path / f"{name}.png")
+    data = folder(tmp_path, val_fraction=0.5)
+    data.setup()
+    assert (data.classes, data._test.labels.tolist()) == (["a", "b"], [0, 1])
+
+
 def test_split_folders_are_the_splits(tmp_path):
     for split, count in (("train", 3), ("val", 2), ("test", 1)):
         for name in ("cat", "dog"):

@@ -57,10 +57,13 @@ def test_csv_with_names_and_gaps(tmp_path, separator):
         ('\ufeff"a","b"\n"1.0",NA\n3,4\n', [[1, 3], [np.nan, 4]], ["a", "b"], None),
         ("Time,ecg\n0.0,5\n0.004,6\n0.008,7\n", [[5, 6, 7]], ["ecg"], 250.0),
         ("time\n0\n1\n", [[0, 1]], ["time"], None),
+        ("# fs=360\n\n% device\na,b\n1,2\n2,3\n", [[1, 2], [2, 3]], ["a", "b"], None),
+        ("'Elapsed time','II'\n'hh:mm:ss.mmm','mV'\n'0:59.996',-1\n'1:00.000',2\n", [[-1, 2]], ["II"], 250.0),
+        ("time;ecg (µV)\n0,000;0,5\n0,003;NA\n0,006;-\n0,008;2", [[0.5, np.nan, np.nan, 2]], ["ecg (µV)"], 375.0),
     ],
 )
 def test_csv_with_and_without_names_and_times(tmp_path, text, signal, names, rate):
-    (tmp_path / "a.csv").write_text(text)
+    (tmp_path / "a.csv").write_text(text, encoding="latin-1" if "µ" in text else "utf-8")
     (record,) = read_records(tmp_path / "a.csv")
     np.testing.assert_array_equal(record.signal, signal)
     assert (record.channels, record.sample_rate) == (names, rate)
@@ -111,6 +114,23 @@ def test_a_record_in_segments_is_read_once(tmp_path):
     np.testing.assert_allclose(record.signal[0], np.concatenate([*parts.values()])[:, 0], atol=1e-3)
 
 
+def test_channels_of_several_rates_and_null_segments(tmp_path):
+    t = np.arange(4000) / 500
+    fast, slow = np.sin(2 * np.pi * 60 * t), np.cos(2 * np.pi * t)
+    options = {"units": ["mV", "mmHg"], "sig_name": ["II", "ABP"], "fmt": ["16", "16"], "write_dir": str(tmp_path)}
+    gap = slow[::4].copy()
+    gap[100:200] = np.nan
+    wfdb.wrsamp("a", fs=125, e_p_signal=[fast, gap], samps_per_frame=[4, 1], **options)
+    (tmp_path / "whole.hea").write_text("whole/3 2 125 2500\na 1000\n~ 500\na 1000\n")
+    (record,) = read_records(tmp_path / "whole.hea")
+    assert (record.sample_rate, record.signal.shape) == (500, (2, 10_000))
+    assert np.isnan(record.signal[:, 4000:6000]).all()
+    for part in (record.signal[:, :4000], record.signal[:, 6000:]):
+        np.testing.assert_allclose(part[0], fast, atol=1e-3)
+        assert np.flatnonzero(np.isnan(part[1])).tolist() == [*range(397, 800)]
+        np.testing.assert_allclose(part[1, 840:-40], slow[840:-40], atol=5e-3)
+
+
 def test_without_wfdb_the_extra_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "wfdb", None)
     (tmp_path / "a.hea").write_text("a 1 100 10\n")
@@ -131,9 +151,10 @@ def test_channels_of_one_name_are_picked_by_number(tmp_path):
     [
         ("a.npy", b"\x93NUMPY\x01", "cannot be read"),
         ("a.npz", b"PK", "no npz archive"),
-        ("a.csv", b"", "No columns to parse"),
+        ("a.csv", b"", "no line of numbers"),
         ("a.csv", b"time,x\n0,1\n1,2\n5,3\n", "times in column time do not rise evenly"),
         ("a.csv", b"a,b\n1,2\n3,4,5\n", "Expected 2 fields in line 3, saw 3"),
+        ("a.csv", b"a,b\n1,x\n3,4\n", "no line of numbers below a,b"),
         ("a.csv", b"a,b\n1,2\n3,x\n", "could not convert string to float: 'x'"),
         ("a.wav", b"RIFF", "cannot be read"),
         ("a.hea", b"a 1 100 10\na.dat 16 200 16 0 0 0 0 I\n", "cannot be read"),

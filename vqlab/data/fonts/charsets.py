@@ -43,19 +43,7 @@ NAMED: dict[str, Callable[[], list[int]]] = {
 
 
 def read_charset(charset: str | list[str]) -> list[int]:
-    """Return code points, each once, in the order in which they are named.
-
-    Args:
-        charset: Names of sets, ranges like ``U+4E00-4FFF``, single code points like ``U+4F60``, or UTF-8 files of
-            characters, without white space. Several make one set.
-
-    Raises:
-        UserError: If one is none of these, or a file cannot be read.
-
-    Example:
-        >>> "".join(map(chr, read_charset(["U+41-43", "U+62", "ascii"])))[:8]
-        'ABCb!"#$'
-    """
+    """Return the code points of named sets, ranges like ``U+4E00-4FFF`` and UTF-8 files, each once, in their order."""
     parts = [charset] if isinstance(charset, str) else charset
     codes = list(dict.fromkeys(code for part in parts for code in _read_part(part)))
     if not codes:
@@ -75,7 +63,6 @@ def _read_part(part: str) -> list[int]:
     if not Path(part).is_file():
         raise UserError(f"charset must be of {', '.join(NAMED)}, ranges (U+4E00-4FFF) and text files, got {part!r}")
     try:
-        text = Path(part).read_text("utf-8-sig")
+        return [ord(character) for character in Path(part).read_text("utf-8-sig") if not character.isspace()]
     except UnicodeDecodeError as error:
         raise UserError(f"charset must be in UTF-8, {part} is not ({error}): save it as UTF-8") from error
-    return [ord(character) for character in text if not character.isspace()]

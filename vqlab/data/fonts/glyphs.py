@@ -5,6 +5,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -30,7 +31,7 @@ class Glyphs:
     densities: np.ndarray  # (N,) float32: mean number of ink edges on a line across the image, over rows and columns
     images: np.ndarray  # (N, S, S) uint8: 0 is ink, 255 paper; a memory map of the cache where there is one
 
-    def rows(self, characters: Sequence[int] | np.ndarray) -> np.ndarray:
+    def rows(self, characters: int | Sequence[int] | np.ndarray) -> Any:
         """Return the positions of characters, all of which must be present."""
         return np.searchsorted(self.characters, np.asarray(characters, np.uint32))
 
@@ -64,13 +65,8 @@ def draw(font: Font, characters: Sequence[int], image_size: ImageSize, box: EmBo
     for number, code in enumerate(counted(characters, len(characters), "drew", f"characters of {font.name}")):
         outline = font.outline(code)
         image, key = canvas.draw(outline), outline.key
-        flaw = SOUND
-        if image.min() == 255:
-            flaw = BLANK
-        elif key == notdef:
-            flaw = LIKE_NOTDEF
-        elif not box.holds(outline):
-            flaw = OUTSIDE
+        flaw = SOUND if box.holds(outline) else OUTSIDE
+        flaw = BLANK if image.min() == 255 else LIKE_NOTDEF if key == notdef else flaw
         records[number] = (code, key, flaw, density(image), image)
     return records
 

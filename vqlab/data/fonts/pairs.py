@@ -41,10 +41,6 @@ class GlyphPairs(Split):
     def __init__(self, source: Glyphs, targets: list[Glyphs] | None, pairs: np.ndarray) -> None:
         self.source, self.targets, self.pairs = source, targets, pairs  # (N, 2): character and number of its target
         self._rows = source.rows(pairs[:, 0])
-        self._target_rows = np.zeros(len(pairs), np.int64)
-        for style, target in enumerate(targets or []):
-            of_style = pairs[:, 1] == style
-            self._target_rows[of_style] = target.rows(pairs[of_style, 0])
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -59,8 +55,8 @@ class GlyphPairs(Split):
             "index": torch.as_tensor(indices),
         }
         if self.targets is not None:
-            places = zip(pairs[:, 1].tolist(), self._target_rows[indices].tolist(), strict=True)
-            images = np.stack([self.targets[style].images[row] for style, row in places])
+            targets = ((self.targets[style], code) for code, style in pairs.tolist())
+            images = np.stack([target.images[target.rows(code)] for target, code in targets])
             batch["target"] = torch.from_numpy(images)[:, None]
         return batch
 
@@ -68,9 +64,8 @@ class GlyphPairs(Split):
 class FontPairs(SplitDataModule):
     """Characters that a source and a target font both have, drawn in black on white in the same em box.
 
-    Pairs are split by character, and characters that share an outline in any font stay in one split, so that no
-    held-out glyph is trained on. Characters that are blank, look like .notdef or leave the image in one of the fonts
-    are left out and counted in one line. ``predict`` gets the characters that the target lacks.
+    Pairs are split by character; those that share an outline in any font stay in one split. Characters that are blank,
+    look like .notdef or leave the image are left out and counted. ``predict`` gets those that the target lacks.
 
     Args:
         source: Font file (TTF, OTF, WOFF2) that has the characters. Default: DejaVu Sans, which comes with matplotlib.
@@ -93,9 +88,6 @@ class FontPairs(SplitDataModule):
         batch["source"], batch["target"] (not in predict) (B, 1, S, S) float32 from -1, ink, to 1, paper; batch["char"],
         code point, batch["style"], index of the target, and batch["index"], position in the split, (B,) int64;
         batch["density"] (B,) float32, mean number of ink edges on a line across the source.
-
-    Raises:
-        UserError: If a font, weight or charset does not fit, or fonts share too few characters to train on.
 
     Example:
         >>> data = FontPairs(charset="ascii", batch_size=8, cache=None)
@@ -156,27 +148,22 @@ class FontPairs(SplitDataModule):
         self.train_size = len(self._split.get("train", ()))
         self._report()
 
-    def load_train_val(self) -> tuple[GlyphPairs, GlyphPairs]:
-        """Return the pairs to train on and those of held-out characters."""
-        if not self._split:
+    def load_split(self, split: str) -> GlyphPairs | None:
+        """Return the pairs of the characters of a split."""
+        if split == "train" and not self._split:
             names = f"{self.source_font.name} and {', '.join(self.style_names)}"
             raise UserError(
                 f"charset must hold more characters that {names} share, they share {len(self.characters)}: set "
                 "charset=auto, or fonts of the same script"
             )
-        train, val = (GlyphPairs(self._source, self._targets, self._split[split]) for split in ("train", "val"))
-        return train, val
-
-    def load_test(self) -> GlyphPairs | None:
-        """Return the pairs of characters kept for test, if there are any."""
-        return GlyphPairs(self._source, self._targets, self._split["test"]) if "test" in self._split else None
+        return GlyphPairs(self._source, self._targets, self._split[split]) if split in self._split else None
 
     def describe(self) -> Format:
         """Return the styles in their order, and the scale."""
         return {"styles": self.style_names, "em_scale": self.em_scale}
 
     def option(self, name: str, value: Any) -> str:
-        """Return the option for an entry of ``describe``; styles are the fonts of ``target``."""
+        """Styles are the fonts of ``target``."""
         return "target=FONTS, these in this order" if name == "styles" else super().option(name, value)
 
     def predict_dataloader(self) -> DataLoader:
@@ -204,12 +191,10 @@ class FontPairs(SplitDataModule):
         """Return the conversion of uint8 images to float32."""
         return to_signed
 
-    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Augment training batches on the device; the draws depend on (seed, epoch, batch, rank) alone."""
-        if not (self.augment and self.trainer is not None and self.trainer.training):
-            return batch
+    def augmented(self, batch: Batch, generator: torch.Generator) -> Batch:
+        """Enlarge and shift both images of a pair alike."""
         pair = torch.cat([batch["source"], batch["target"]], 1)
-        source, target = enlarge_and_shift(pair, self._generator(pair.device)).split(1, 1)
+        source, target = enlarge_and_shift(pair, generator).split(1, 1)
         return batch | {"source": source, "target": target}
 
     def _draw(self, font: Font, characters: list[int]) -> Glyphs:

@@ -14,18 +14,17 @@ from vqlab.data.split_folders import SPLIT_OF
 from vqlab.errors import UserError
 from vqlab.validation import Count
 
-IMAGE_NAMES = ("x", "images", "image", "imgs", "img", "data")
-LABEL_NAMES = ("y", "labels", "label", "targets", "target")
+IMAGE_NAMES = ("x", "images", "image", "imgs", "img", "data", "arr_0")
+LABEL_NAMES = ("y", "labels", "label", "targets", "target", "arr_1")  # arr_0, arr_1: of np.savez(file, x, y)
 UNREADABLE = "cannot be read as NumPy arrays ({reason}): save it again, or use another file"
 
 
 class ImageArrays(ImageDataModule):
     """Images of one or two NumPy files, in memory.
 
-    A ``.npz`` file holds the images under ``x``, ``images``, ``image``, ``imgs``, ``img`` or ``data``, and the labels,
-    if any, under ``y``, ``labels``, ``label``, ``targets`` or ``target``. With a split in the names (``x_train``,
-    ``y_train``, ``test_images``, ...: Keras, MedMNIST) the arrays are the splits; without one for validation a part of
-    the training images is used. A ``.npy`` file holds images alone. Pickled objects are not read.
+    A ``.npz`` file holds the images under ``x``, ``images``, ``image``, ``imgs``, ``img``, ``data`` or ``arr_0``, the
+    labels, if any, under ``y``, ``labels``, ``label``, ``targets``, ``target`` or ``arr_1``. With a split in the names
+    (``x_train``, ``test_labels``: Keras, MedMNIST) they are the splits. A ``.npy`` file holds images alone.
 
     Args:
         path: File with the images for training and validation.
@@ -38,9 +37,6 @@ class ImageArrays(ImageDataModule):
 
     Shape:
         Images (N, H, W) or (N, H, W, C) uint8 with C = 1 or 3, labels (N,) or (N, 1) integers, -1 where unknown.
-
-    Raises:
-        UserError: If a file is missing or unreadable, or its arrays have another dtype or shape.
 
     Example:
         >>> import tempfile
@@ -88,14 +84,6 @@ class ImageArrays(ImageDataModule):
         self.train_size = len(found["train"])
         self._splits = found
 
-    def load_train_val(self) -> tuple[ImageTensors, ImageTensors]:
-        """Return the training and the validation images."""
-        return self._splits["train"], self._splits["val"]
-
-    def load_test(self) -> ImageTensors | None:
-        """Return the test images, if there are any."""
-        return self._splits.get("test")
-
     def load_all(self) -> ImageTensors | None:
         """Return all images of a file that has no other split."""
         return self._read(self.path, "path", self.image_size)["train"] if self.is_whole else None
@@ -129,7 +117,7 @@ def by_split(names: Iterable[str], usual: tuple[str, ...]) -> dict[str, str]:
         for name in names:
             words = name.lower().split("_")
             splits = [SPLIT_OF[word] for word in words if word in SPLIT_OF]
-            if [word for word in words if word not in SPLIT_OF] == [wanted]:
+            if "_".join(word for word in words if word not in SPLIT_OF) == wanted:
                 found.setdefault("".join(splits) or "train", name)
     return found
 

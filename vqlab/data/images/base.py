@@ -23,14 +23,7 @@ IMAGES = ("image", "labelled_image")  # what a batch may hold
 
 
 class ImageTensors(Split):
-    """Images (N, C, H, W) in memory as one uint8 tensor, with labels (N,) or -1 everywhere.
-
-    Example:
-        >>> data = ImageTensors(torch.zeros(5, 3, 8, 8, dtype=torch.uint8))
-        >>> batch = data.__getitems__([3, 1])
-        >>> batch["image"].shape, batch["label"].tolist(), batch["index"].tolist()
-        (torch.Size([2, 3, 8, 8]), [-1, -1], [3, 1])
-    """
+    """Images (N, C, H, W) in memory as one uint8 tensor, with labels (N,) or -1 everywhere."""
 
     def __init__(self, images: Tensor, labels: Tensor | None = None) -> None:
         self.images = images
@@ -52,7 +45,7 @@ class ImageDataModule(SplitDataModule):
     """Images with labels, in batches of ``image``, ``label`` and ``index``.
 
     A subclass sets ``channels``, ``image_size``, ``num_classes`` and ``train_size`` in its constructor, for the model
-    that is built from them, and defines :meth:`load_train_val` and :meth:`load_test`.
+    that is built from them, and defines :meth:`load_split`, or :meth:`load_train_val` and :meth:`load_test`.
 
     Args:
         batch_size: Images per batch and device.
@@ -67,15 +60,6 @@ class ImageDataModule(SplitDataModule):
         batch["image"] (B, C, H, W) float32 in ``value_range``; batch["label"] (B,) int64, -1 where there is none;
         batch["index"] (B,) int64, the position in the split. With ``labels_per_class`` training batches are those of
         :class:`PartlyLabelled`.
-
-    Example:
-        >>> class Black(ImageDataModule):
-        ...     channels, image_size, num_classes, train_size = 1, 4, 0, 10
-        ...     def load_train_val(self):
-        ...         return tuple(ImageTensors(torch.zeros(n, 1, 4, 4, dtype=torch.uint8)) for n in (10, 2))
-        >>> batch = next(iter(Black(batch_size=8).train_dataloader()))
-        >>> batch["image"].shape, batch["image"].unique().tolist()
-        (torch.Size([8, 1, 4, 4]), [-1.0])
     """
 
     channels: int
@@ -157,24 +141,16 @@ class ImageDataModule(SplitDataModule):
     def _class_names(self) -> list[str]:
         return self.classes or [str(number) for number in range(self.num_classes)]
 
-    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Augment training batches on the device, by draws that depend on (seed, epoch, batch, rank) alone."""
-        if not (self.augment and self.trainer is not None and self.trainer.training):
-            return batch
-        generator = self._generator(batch["image"].device)
+    def augmented(self, batch: Batch, generator: torch.Generator) -> Batch:
+        """Shift images, and mirror half of them unless it changes their class."""
         return batch | {name: shift_and_flip(batch[name], generator, self.flip) for name in IMAGES if name in batch}
 
 
 class PartlyLabelled(Split):
     """All images of a split without their labels, and with each batch some of the few labelled ones.
 
-    ``image`` runs through the split and has label -1; ``labelled_image`` and ``labelled_label`` are drawn from the
-    labelled images, each equally often up to the remainder. The draw depends on ``seed`` and the batch's own positions
-    alone, so it is the same in a resumed run and for any number of processes.
-
-    Args:
-        data: A split with ``labels``.
-        chosen: Positions of the labelled images, of which ``batch_size`` come with each batch.
+    ``image`` has label -1; ``labelled_image`` and ``labelled_label`` are drawn from the positions ``chosen``, by
+    ``seed`` and the batch's own positions alone: the same in a resumed run and for any number of processes.
     """
 
     def __init__(self, data: Any, chosen: Tensor, batch_size: int, seed: int = 0) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 
 from vqlab.data.images.base import ImageDataModule, ImageTensors, fit_square
+from vqlab.data.split_folders import SPLITS
 from vqlab.errors import UserError
 from vqlab.validation import Count
 
@@ -37,20 +38,13 @@ class Digits(ImageDataModule):
         self.image_size, self.val_size, self.test_size = image_size, val_size, test_size
         self.train_size = NUM_DIGITS - val_size - test_size
 
-    def load_train_val(self) -> tuple[ImageTensors, ImageTensors]:
-        """Return the training and the validation digits."""
-        train, val, _ = self._read()
-        return train, val
-
-    def load_test(self) -> ImageTensors:
-        """Return the test digits."""
-        return self._read()[2]
-
-    def _read(self) -> list[ImageTensors]:
+    def load_split(self, split: str) -> ImageTensors:
+        """Return the digits of a split."""
         from sklearn.datasets import load_digits  # takes a second to import
 
         digits = load_digits()
         images = torch.as_tensor(digits.images)[:, None] * (255 / 16)  # the pixels are counts from 0 to 16
         whole = ImageTensors(fit_square(images.round().byte(), self.image_size), torch.as_tensor(digits.target))
         order = torch.randperm(NUM_DIGITS, generator=torch.Generator().manual_seed(self.seed))
-        return [whole.part(positions) for positions in order.split([self.train_size, self.val_size, self.test_size])]
+        parts = order.split([self.train_size, self.val_size, self.test_size])
+        return whole.part(parts[SPLITS.index(split)])

@@ -61,11 +61,10 @@ class ImageFiles(DecodedImages):
 class ImageFolder(ImageDataModule):
     """A folder with images at any depth: png, jpg, bmp, webp, tif, gif and what else torchvision lists.
 
-    Folders ``path/train``, ``path/val`` and ``path/test`` are the splits, also under other usual names (``training``,
-    ``valid``, ``validation``, ``dev``, ``testing``, ``eval``, capital letters or not); without ``path/val`` the
-    validation images are drawn by ``seed`` from the training images, and without any split folder from all images. The
-    label is the number of the first-level folder (of a split) in alphabetical order, if at least two of them hold
-    images, else -1. Images are resized (shorter side, antialiased) and the centre is cropped.
+    Folders ``path/train``, ``path/val`` and ``path/test`` are the splits, also under other usual names; a missing
+    ``val`` is drawn by ``seed`` from the training images, or from all if there is no split folder. The label is the
+    number of the first-level folder (of a split) in alphabetical order, if at least two of them hold images, else -1;
+    a folder that holds all others is no level. Images are resized (shorter side, antialiased), and the centre cropped.
 
     Args:
         path: The folder.
@@ -77,18 +76,15 @@ class ImageFolder(ImageDataModule):
         num_workers: Processes that decode. Default: one per core, up to 4.
         **common: Arguments of :class:`~vqlab.data.images.base.ImageDataModule`.
 
-    Raises:
-        UserError: If there are no images, or only some folders are splits; in ``setup``, if files cannot be decoded.
-
     Example:
         >>> import tempfile
         >>> folder = Path(tempfile.mkdtemp())
-        >>> for name in ("cat/1", "cat/2", "dog/1"):
-        ...     (folder / name).parent.mkdir(exist_ok=True)
-        ...     Image.new("RGB", (40, 30)).save(folder / f"{name}.png")
+        >>> for name in ("cat", "dog", "owl"):
+        ...     (folder / name).mkdir()
+        ...     Image.new("RGB", (40, 30)).save(folder / name / "1.png")
         >>> data = ImageFolder(str(folder), image_size=16, val_fraction=0.3, batch_size=2, num_workers=0)
         >>> data.num_classes, data.train_size, next(iter(data.train_dataloader()))["image"].shape
-        (2, 2, torch.Size([2, 3, 16, 16]))
+        (3, 2, torch.Size([2, 3, 16, 16]))
     """
 
     test_mend = "add a folder `test` beside `train` and `val`, or use `vqlab validate`"
@@ -109,7 +105,8 @@ class ImageFolder(ImageDataModule):
         self.verify, self.skip_corrupt = verify, skip_corrupt
         self.roots, self.files = split_folders(Path(path), EXTENSIONS, "images")
         pool = "" if "" in self.roots else "train"
-        folders = {folder_of(file, self.roots[pool]) for file in self.files[pool]} - {""}
+        top = Path(os.path.commonpath([file.parent for file in self.files[pool]]))  # below it begin the classes
+        folders = {file.relative_to(top).parts[0] for file in self.files[pool] if file.parent != top}
         self.classes = sorted(folders) if len(folders) >= 2 else []
         if "val" not in self.roots:
             root, files = self.roots.pop(pool), self.files.pop(pool)
@@ -119,17 +116,9 @@ class ImageFolder(ImageDataModule):
         self.num_classes = len(self.classes)
         self.train_size = len(self.files["train"])
 
-    def load_train_val(self) -> tuple[ImageFiles, ImageFiles]:
-        """Return the training and the validation files, verified."""
-        return self._load("train"), self._load("val")
-
-    def load_test(self) -> ImageFiles | None:
-        """Return the verified files of ``path/test``."""
-        return self._load("test") if "test" in self.files else None
-
     def load_all(self) -> ImageFiles:
         """Return the verified files of all splits, in the order of their paths."""
-        parts = [self._load(split) for split in self.files]
+        parts = filter(None, map(self.load_split, self.files))
         pairs = (pair for part in parts for pair in zip(part.files, part.labels.tolist(), strict=True))
         files, labels = zip(*sorted(pairs), strict=True)
         return ImageFiles(list(files), list(labels), self.image_size, self.channels)
@@ -138,7 +127,10 @@ class ImageFolder(ImageDataModule):
         """Return mean and standard deviation per channel of a fixed random sample of 1,000 training images."""
         return channel_statistics(self._train_val[0], limit=1000)
 
-    def _load(self, split: str) -> ImageFiles:
+    def load_split(self, split: str) -> ImageFiles | None:
+        """Return the verified files of a split."""
+        if split not in self.files:
+            return None
         files = self.files[split]
         if self.verify or self.skip_corrupt:
             files = self._without_corrupt(files)
@@ -148,18 +140,17 @@ class ImageFolder(ImageDataModule):
     def _without_corrupt(self, files: list[Path]) -> list[Path]:
         """Decode all files in threads, as training does, and return those that can be decoded."""
 
-        def is_corrupt(file: Path) -> bool:
+        def is_sound(file: Path) -> bool:
             try:
-                decode_square(file, self.image_size, self.channels)
+                return len(decode_square(file, self.image_size, self.channels)) > 0
             except (UserError, MemoryError):
                 raise
             except Exception:  # damaged files make PIL raise many things
-                return True
-            return False
+                return False
 
         with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-            results = list(counted(pool.map(is_corrupt, files), len(files), "verified", "images"))
-        corrupt = [file for file, is_bad in zip(files, results, strict=True) if is_bad]
+            results = counted(pool.map(is_sound, files), len(files), "verified", "images")
+            corrupt = [file for file, sound in zip(files, results, strict=True) if not sound]
         problem = f"{len(corrupt)} of {len(files)} images cannot be decoded ({', '.join(map(str, corrupt[:5]))})"
         if corrupt and (len(corrupt) == len(files) or not self.skip_corrupt):
             raise UserError(f"{problem}: remove them or set skip_corrupt=true")
@@ -174,11 +165,7 @@ def decoding_workers(num_workers: int | None) -> int:
 
 
 def decode_square(file: str | Path | IO[bytes], size: int, channels: int = 3, name: str = "") -> Tensor:
-    """Decode an image file, or an open one of a ``name``, to (channels, size, size) uint8.
-
-    Its shorter side is resized, and its centre cropped. Channels of 16 or 32 bits, whose range is not certain, raise a
-    UserError, and damaged files what PIL raises.
-    """
+    """Decode an image file, or an open one of a ``name``, to (channels, size, size) uint8; the centre is cropped."""
     with Image.open(file) as opened:
         opened.draft("RGB", (size, size))  # lets a large JPEG be decoded at a fraction of its size, still >= size
         if opened.mode[0] in "IF":
@@ -188,17 +175,14 @@ def decode_square(file: str | Path | IO[bytes], size: int, channels: int = 3, na
     return torch.from_numpy(np.array(image)).view(size, size, channels).permute(2, 0, 1).contiguous()
 
 
-def folder_of(file: Path, root: Path) -> str:
-    """Return the name of the first-level folder of a file, "" for a file in none."""
-    return "" if file.parent == root else file.relative_to(root).parts[0]
-
-
 def label_files(files: list[Path], root: Path, classes: list[str]) -> list[int]:
-    """Return the number of each file's first-level folder in ``classes``, -1 for a file in none or without classes."""
-    if not classes:
-        return [-1] * len(files)
-    numbers = {name: number for number, name in enumerate(classes)} | {"": -1}
-    folders = [folder_of(file, root) for file in files]
-    if unknown := sorted({*folders} - numbers.keys()):
-        raise UserError(f"{root} holds {unknown[0]}, no class of the training images: rename or remove this folder")
-    return [numbers[folder] for folder in folders]
+    """Return the number in ``classes`` of the first folder of each file below ``root`` that is one, else -1."""
+    numbers = {name: number for number, name in enumerate(classes)}
+    labels = []
+    for file in files:
+        folders = file.relative_to(root).parts[:-1]
+        label = next((numbers[name] for name in folders if name in numbers), -1)
+        if classes and folders and label < 0:
+            raise UserError(f"{root} holds {folders[0]}, no class of the training images: rename or remove this folder")
+        labels.append(label)
+    return labels

@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from vqlab.data.images.base import ImageDataModule, ImageTensors
+from vqlab.data.split_folders import SPLITS
 from vqlab.validation import Count, Range
 
 # (package, file); the files are read directly, because scikit-image's own functions may download.
@@ -31,9 +32,8 @@ SCALES_PER_PHOTO = 16
 class Photos(ImageDataModule):
     """Random crops of eight photographs, 3 x 32 x 32, without labels: the default without a network.
 
-    Training crops come from six photographs; half of them have their colour channels permuted, and half are mirrored. A
-    cat and a pagoda are held out: validation crops come from their left halves, test crops from their right halves.
-    Each crop has a random place and a random scale between 1/8 (or what makes the crop fit) and 1 of the photograph.
+    Training crops come from six photographs, half of them with permuted channels, half mirrored; validation and test
+    crops from the left and right halves of two others. Place and scale, from 1/8 to 1, are random.
 
     Args:
         image_size: Height and width of a crop.
@@ -60,21 +60,15 @@ class Photos(ImageDataModule):
         super().__init__(**common)
         self.image_size, self.train_size, self.num_val = image_size, num_train, num_val
 
-    def load_train_val(self) -> tuple[ImageTensors, ImageTensors]:
-        """Return crops of the training photographs and of the left halves of those held out."""
-        photos = [read_photo(*name) for name in TRAIN]
-        train = self._crops(photos, self.train_size, stream=0)
-        train.images = vary(train.images, torch.Generator().manual_seed(self.seed))
-        left = [photo[:, : photo.shape[1] // 2] for photo in (read_photo(*name) for name in HELD_OUT)]
-        return train, self._crops(left, self.num_val, stream=1)
-
-    def load_test(self) -> ImageTensors:
-        """Return crops of the right halves of the photographs held out."""
-        right = [photo[:, photo.shape[1] // 2 :] for photo in (read_photo(*name) for name in HELD_OUT)]
-        return self._crops(right, self.num_val, stream=2)
-
-    def _crops(self, photos: list[np.ndarray], count: int, stream: int) -> ImageTensors:
-        return ImageTensors(random_crops(photos, count, self.image_size, np.random.default_rng([self.seed, stream])))
+    def load_split(self, split: str) -> ImageTensors:
+        """Return crops of the training photographs, or of the left (val) or right (test) halves of those held out."""
+        rng = np.random.default_rng([self.seed, SPLITS.index(split)])
+        if split == "train":
+            crops = random_crops([read_photo(*name) for name in TRAIN], self.train_size, self.image_size, rng)
+            return ImageTensors(vary(crops, torch.Generator().manual_seed(self.seed)))
+        photos = [read_photo(*name) for name in HELD_OUT]
+        halves = [np.split(photo, [photo.shape[1] // 2], axis=1)[split == "test"] for photo in photos]
+        return ImageTensors(random_crops(halves, self.num_val, self.image_size, rng))
 
 
 def read_photo(package: str, file: str) -> np.ndarray:

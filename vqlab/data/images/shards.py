@@ -68,10 +68,7 @@ class ShardImages(DecodedImages):
     ) -> None:
         super().__init__(torch.from_numpy(index.label).long(), size, channels)
         self.index, self.root = index, root.rstrip("/")
-        self.cache, self.limit = (
-            cache,
-            limit,
-        )  # folder for copies of shards from a URL, and their largest total in bytes
+        self.cache, self.limit = cache, limit  # folder for copies from a URL, and their largest total in bytes
 
     def decode(self, index: int) -> Tensor:
         """Read and decode an image."""
@@ -88,10 +85,8 @@ class ImageShards(ImageDataModule):
 
     Splits are folders as in :class:`~vqlab.data.images.folder.ImageFolder`, or shards named like ``train-000.tar``;
     without shards for validation the last training shard is used. An epoch visits the shards in random order and mixes
-    the images of ``shuffle_shards`` of them. The order depends on (seed, epoch) alone.
-
-    ``python -m vqlab.cli.write_shards --index FOLDER`` writes the ``index.npz`` of existing shards, which a URL needs.
-    Without it the headers of all shards are read at each start.
+    ``shuffle_shards`` of them. ``python -m vqlab.cli.write_shards --index FOLDER`` writes the ``index.npz`` of existing
+    shards, which a URL needs; without it all headers are read at each start.
 
     Args:
         path: Folder, or URL of one: https, s3, gs, hf, ... (``pip install s3fs`` and the like).
@@ -103,21 +98,17 @@ class ImageShards(ImageDataModule):
         num_workers: Processes that decode. Default: one per core, up to 4.
         **common: Arguments of :class:`~vqlab.data.images.base.ImageDataModule`.
 
-    Raises:
-        UserError: If shards, index or images are missing or damaged, or an argument is out of range.
-
     Example:
         >>> import tempfile
         >>> from PIL import Image
         >>> from vqlab.cli.write_shards import write_shards
         >>> folder = Path(tempfile.mkdtemp())
-        >>> for name in ("cat/1", "cat/2", "dog/1", "dog/2"):
-        ...     (folder / "in" / name).parent.mkdir(parents=True, exist_ok=True)
-        ...     Image.new("RGB", (40, 30)).save(folder / "in" / f"{name}.png")
-        >>> write_shards(folder / "in", folder / "out", val_fraction=0.25)
-        >>> data = ImageShards(str(folder / "out"), image_size=16, batch_size=2, num_workers=0)
-        >>> data.num_classes, data.train_size, next(iter(data.train_dataloader()))["image"].shape
-        (2, 3, torch.Size([2, 3, 16, 16]))
+        >>> for name in "1234":
+        ...     Image.new("RGB", (40, 30)).save(folder / f"{name}.png")
+        >>> write_shards(folder, folder / "shards", val_fraction=0.25)
+        >>> data = ImageShards(str(folder / "shards"), image_size=16, batch_size=2, num_workers=0)
+        >>> data.train_size, next(iter(data.train_dataloader()))["image"].shape
+        (3, torch.Size([2, 3, 16, 16]))
     """
 
     test_mend = "add a folder `test` beside `train` and `val`, or use `vqlab validate`"
@@ -141,13 +132,9 @@ class ImageShards(ImageDataModule):
         self.num_classes = int(self._index["train"].label.max()) + 1
         self.train_size = len(self._index["train"])
 
-    def load_train_val(self) -> tuple[ShardImages, ShardImages]:
-        """Return the training and the validation images."""
-        return self._images(self._index["train"]), self._images(self._index["val"])
-
-    def load_test(self) -> ShardImages | None:
-        """Return the test images, if there are any."""
-        return self._images(self._index["test"]) if "test" in self._index else None
+    def load_split(self, split: str) -> ShardImages | None:
+        """Return the images of a split."""
+        return self._images(self._index[split]) if split in self._index else None
 
     def load_all(self) -> ShardImages:
         """Return the images of all shards."""
@@ -231,16 +218,10 @@ def index_shards(root: Path, checksums: bool = False) -> ShardIndex:
 
 
 def scan(file: Path) -> Iterator[tuple[int, int, int]]:
-    """Yield offset, size in bytes and label of each image of a tar file.
-
-    Consecutive members with the same path up to the first dot of the name are one example, as in WebDataset: ``7.jpg``
-    is its image, ``7.cls``, if there, its class in digits.
-    """
+    """Yield offset, size in bytes and label of each image of a tar file; members of one key are one example."""
     with reading(file, "cannot be read as an uncompressed tar file ({reason}): write it again"):
         with tarfile.open(file, "r:") as tar:
-            members = (
-                member for member in tar if member.isfile() and not os.path.basename(member.name).startswith(".")
-            )
+            members = (file for file in tar if file.isfile() and not os.path.basename(file.name).startswith("."))
             for _, example in groupby(members, key_of):
                 image, label = None, -1
                 for member in example:

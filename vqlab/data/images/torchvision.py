@@ -24,9 +24,6 @@ class TorchvisionImages(ImageDataModule):
         val_size: Number of official training images for validation.
         image_size: Height and width to resize to; null keeps the native size.
         **common: Arguments of :class:`~vqlab.data.images.base.ImageDataModule`.
-
-    Raises:
-        UserError: In ``prepare_data``, if the download fails.
     """
 
     source: ClassVar[type[datasets.VisionDataset]]

@@ -22,11 +22,6 @@ class Windows(Split):
     """Windows of equal length, cut from records in memory; no window spans two records.
 
     ``records`` are (C, T) float32 each, of any lengths; windows have ``length`` samples and begin every ``stride``.
-
-    Example:
-        >>> data = Windows([torch.arange(10.0)[None], torch.zeros(1, 3)], length=4, stride=3)
-        >>> len(data), data.__getitems__([1])["signal"].tolist()
-        (3, [[[3.0, 4.0, 5.0, 6.0]]])
     """
 
     def __init__(self, records: list[Tensor], length: int, stride: int) -> None:
@@ -47,7 +42,7 @@ class SignalDataModule(SplitDataModule):
     """Windows of signals, in batches of ``signal`` and ``index``.
 
     A source subclasses this, sets ``channels``, ``sample_rate`` and ``train_size`` in its constructor, and defines
-    ``load_train_val`` and ``load_test``.
+    ``load_split``.
 
     Args:
         length: Samples of a window, L.
@@ -60,9 +55,6 @@ class SignalDataModule(SplitDataModule):
 
     Shape:
         batch["signal"] (B, C, L) float32; batch["index"] (B,) int64, the position in the split.
-
-    Raises:
-        UserError: If an argument is out of range, or a split is too small for one batch.
     """
 
     examples = "windows"

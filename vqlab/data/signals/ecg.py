@@ -24,10 +24,9 @@ ECTOPIC = {"R": (0.0, 0.035, 1.1), "S": (0.08, 0.035, -0.5), "T": (0.32, 0.06, -
 class ECG(SignalDataModule):
     """Generated ECG of one lead, in mV before standardisation.
 
-    Each record is another person: waves P, Q, R, S, T as Gaussians (after McSharry et al. 2003) whose heights, widths
-    and times vary from person to person and a little from beat to beat; a heart rate of 50 to 110 with respiration and
-    drift; in some, premature ventricular beats with the pause after them; baseline wander, muscle noise and mains hum.
-    The splits have different persons. It serves to try things out; it allows no conclusion about real hearts.
+    Each record is another person, and the splits have different persons: waves P, Q, R, S, T as Gaussians (after
+    McSharry et al. 2003), a heart rate of 50 to 110 with respiration and drift, in some premature ventricular beats;
+    wander, muscle noise and mains hum. It allows no conclusion about real hearts.
 
     Args:
         num_records: Persons of training, validation and test together.
@@ -35,9 +34,6 @@ class ECG(SignalDataModule):
         sample_rate: Samples per second.
         noise: Factor of wander, noise and hum.
         **common: Arguments of :class:`~vqlab.data.signals.base.SignalDataModule`.
-
-    Raises:
-        UserError: If an argument is out of range, or a record is shorter than a window.
 
     Example:
         >>> data = ECG(num_records=20, length=256)
@@ -68,15 +64,8 @@ class ECG(SignalDataModule):
         self.sizes = {"train": num_records - 2 * held_out, "val": held_out, "test": held_out}
         self.train_size = self.sizes["train"] * ((self.samples - self.length) // self.stride + 1)
 
-    def load_train_val(self) -> tuple[Windows, Windows]:
-        """Generate the training and the validation records."""
-        return self._generate("train"), self._generate("val")
-
-    def load_test(self) -> Windows:
-        """Generate the test records."""
-        return self._generate("test")
-
-    def _generate(self, split: str) -> Windows:
+    def load_split(self, split: str) -> Windows:
+        """Generate the records of a split."""
         place = list(self.sizes).index(split)
         seeds = [(self.seed, place, number) for number in range(self.sizes[split])]
         records = [torch.from_numpy(ecg(self.samples, self.sample_rate, self.noise, seed))[None] for seed in seeds]

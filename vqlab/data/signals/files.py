@@ -27,28 +27,22 @@ log = logging.getLogger(__name__)
 class Signals(SignalDataModule):
     """Windows of the records in npy, npz, csv, wav or WFDB files.
 
-    Records are split, not windows, so that no person or place is in two splits: by the folders ``path/train``,
-    ``path/val`` and ``path/test``, also under other usual names, or by files named such as ``x_train.npy``. Without
-    ``path/val`` validation is drawn from training by ``seed``, and without such names all splits are drawn. Where a
-    channel is NaN there is a gap: no window spans one. Records with a channel that is constant, infinite or nowhere a
-    number are left out, as are those without a channel of ``picks``. All are held in memory, 4 bytes a sample.
+    Records are split, not windows: by the folders ``path/train``, ``path/val`` and ``path/test``, also under other
+    usual names, or by files named such as ``x_train.npy``; missing splits are drawn by ``seed``. No window spans a gap,
+    where a channel is NaN. Records with a channel that is constant, infinite or nowhere a number are left out, as are
+    those without a channel of ``picks``. All are held in memory. In csv files a column ``time`` gives the rate; WAV
+    integers are scaled to -1 .. 1; channels of a WFDB record are brought to the highest rate among them.
 
     Args:
         path: A folder with files at any depth, a file, or a list of both; of a WFDB record the header ``.hea``.
-        sample_rate: Samples per second of npy files, of npz without ``fs`` and of csv without times. Default: 1. Other
-            files state it.
+        sample_rate: Samples per second of npy files, of npz without ``fs`` and of csv without times. Default: 1.
         resample: Samples per second to bring all records to, low-pass filtered. Default: their own.
         picks: Channels to take, by name or number, in this order. Default: all.
         array: Name of the array in npz files with more than one.
-        axes: Axes of arrays, of n records, c channels, t samples, as in ``n t``. Default: ``t`` for one axis, ``c t``
-            for two, ``n c t`` for three, and ``t c`` for the lines and columns of csv files.
+        axes: Axes of arrays, of n records, c channels, t samples. Default: ``t``, ``c t`` or ``n c t``; of csv ``t c``.
         val_fraction: Fraction of the records for validation, where there are no folders.
         test_fraction: Fraction of the records for test, where there are no folders; 0 keeps none.
         **common: Arguments of :class:`~vqlab.data.signals.base.SignalDataModule`.
-
-    Raises:
-        UserError: If files cannot be read, differ in rate or channels, are too few to split, or no record is usable
-            and as long as a window.
 
     Example:
         >>> import tempfile
@@ -89,19 +83,11 @@ class Signals(SignalDataModule):
             hint = ": give more, or set test_fraction=0"
             drawn = draw_splits(len(whole), val_fraction, 0 if known else test_fraction, self.seed, "record", hint)
             stretches |= {split: [whole[i] for i in rows.tolist()] for split, rows in drawn.items()}
-        self._windows = {
+        self._splits = {
             split: Windows([stretch for record in group for stretch in record], self.length, self.stride)
             for split, group in stretches.items()
         }
-        self.train_size = len(self._windows["train"])
-
-    def load_train_val(self) -> tuple[Windows, Windows]:
-        """Return the training and the validation windows."""
-        return self._windows["train"], self._windows["val"]
-
-    def load_test(self) -> Windows | None:
-        """Return the test windows, if records were kept for test."""
-        return self._windows.get("test")
+        self.train_size = len(self._splits["train"])
 
     def load_all(self) -> Windows:
         """Return the windows of all records in the order of the files."""
@@ -174,11 +160,7 @@ def _find_in(root: Path) -> dict[str, list[Path]]:
 def read_splits(
     files: dict[str, list[Path]], sample_rate: float | None, read: Callable[[Path], list[Record]]
 ) -> dict[str, list[Record]]:
-    """Return the usable records of each split; those left out are counted in one line.
-
-    ``sample_rate`` is that of the files that do not state theirs. UserError if none of a split is left, or all files
-    state rates and one differs from ``sample_rate``.
-    """
+    """Return the usable records of each split, with ``sample_rate`` where the file does not state one."""
     records: dict[str, list[Record]] = {split: [] for split in files}
     faults: list[str] = []
     sources = [(split, file) for split, group in files.items() for file in group]
@@ -222,29 +204,27 @@ def find_fault(record: Record) -> str | None:
 
 def check_same(records: list[Record], resample: float | None) -> Record:
     """Return the first record; UserError if others differ in channels or, without ``resample``, in rate."""
-    first = records[0]
+    first, renamed = records[0], None
     rate = first.sample_rate or 1
-    names = [name.lower() for name in first.channels]
     for record in records:
-        if len(record.channels) != len(names):
+        names, its = ", ".join(record.channels), record.sample_rate or 1
+        shown = f"{', '.join(first.channels)} in {first.name}, {names} in {record.name}"
+        if len(record.channels) != len(first.channels):
             raise UserError(
-                f"records differ in channels: {first.name} has {len(names)} ({', '.join(first.channels)}), "
-                f"{record.name} {len(record.channels)} ({', '.join(record.channels)}): set picks=[...] to common ones"
+                f"records differ in channels: {first.name} has {len(first.channels)} ({', '.join(first.channels)}), "
+                f"{record.name} {len(record.channels)} ({names}): set picks=[...] to common ones"
             )
         if record.sample_rate is None and resample is not None:
             raise UserError(f"sample_rate must be given to resample {record.name}, which does not state it")
-        its = record.sample_rate or 1
         if its != rate and resample is None:
             raise UserError(
                 f"records differ in samples per second: {first.name} has {rate:g}, {record.name} {its:g}: set "
                 f"resample={min(rate, its):g}"
             )
-    other = next((record for record in records if [name.lower() for name in record.channels] != names), None)
-    if other:
-        log.warning(
-            f"channels have other names in other records: {', '.join(first.channels)} in {first.name}, "
-            f"{', '.join(other.channels)} in {other.name}: choose by name with picks"
-        )
+        if names.lower() != ", ".join(first.channels).lower():
+            renamed = renamed or shown
+    if renamed:
+        log.warning(f"channels have other names in other records: {renamed}: choose by name with picks")
     return first
 
 

@@ -3,6 +3,9 @@
 Shapes: N records of a file, C channels, T samples.
 """
 
+import csv
+import io
+import re
 import warnings
 import zipfile
 from dataclasses import dataclass, replace
@@ -11,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from einops import EinopsError, rearrange
 from scipy.io import wavfile
+from scipy.signal import resample_poly
 
 from vqlab.data.files import reading
 from vqlab.errors import UserError
@@ -18,7 +22,10 @@ from vqlab.errors import UserError
 EXTENSIONS = (".npy", ".npz", ".csv", ".wav", ".hea")
 AXES = {1: "t", 2: "c t", 3: "n c t"}  # default axes of an array with 1, 2 or 3
 RATE = "fs"  # an npz may hold its sample rate under this name, as WFDB calls it
-TIMES = ("time", "times", "timestamp", "t", "sec", "seconds")  # names of a csv's column of times
+TIMES = ("time", "elapsed time", "times", "timestamp", "t", "sec", "seconds")  # names of a csv's column of times
+# A line of numbers, times and gaps.
+NUMBERS = re.compile(r"""(?=.*\d)(?:[\s'",;\d.:+?-]|(?<=[\d.])e(?=[-+\d])|nan|inf|na|n/a|null|none)+""", re.IGNORECASE)
+NULL = "~"  # the name of a WFDB segment in which nothing was recorded
 
 
 class MissingChannel(UserError):
@@ -38,27 +45,9 @@ class Record:
 def read_records(
     file: Path, array: str | None = None, axes: str | None = None, picks: list[int | str] | None = None
 ) -> list[Record]:
-    """Return the records of one file.
+    """Return the records of one file; the arguments are those of :class:`~vqlab.data.signals.files.Signals`.
 
-    Args:
-        file: ``.npy``, ``.npz``, ``.csv`` (a sample a line; a first line may name the channels; a column ``time`` in
-            seconds gives the rate and is no channel), ``.wav`` (integers are scaled to -1 .. 1), or the header ``.hea``
-            of a WFDB record (in its physical units; channels of several samples a frame are averaged to one).
-        array: Name of the array in an npz; None takes the only one.
-        axes: Axes of an array, as in ``n t``: n records, c channels, t samples. Default: ``t`` for one axis, ``c t``
-            for two (lines and columns of a csv: ``t c``), ``n c t`` for three.
-        picks: Channels to take, by name or number; None takes all.
-
-    Raises:
-        MissingChannel: If it has no such channel.
-        UserError: If the file cannot be read, holds no real numbers, or its axes are others.
-
-    Example:
-        >>> import tempfile
-        >>> file = Path(tempfile.mkdtemp()) / "both.npy"
-        >>> np.save(file, np.zeros((2, 100), dtype=np.int16))
-        >>> [record.signal.shape for record in read_records(file, axes="n t")]
-        [(1, 100), (1, 100)]
+    UserError if the file cannot be read, holds no real numbers, or its axes are others; MissingChannel by ``picks``.
     """
     with reading(file, "cannot be read ({reason}): correct it, or leave it out"), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of empty files and unknown WAV chunks; errors are raised
@@ -131,36 +120,58 @@ def _by_axes(file: Path, values: np.ndarray, axes: str, rate: float | None) -> l
 def _read_csv(file: Path, axes: str | None) -> list[Record]:
     import pandas as pd  # takes half a second to import
 
-    with file.open(encoding="utf-8-sig") as lines:
-        first = lines.readline()
-    separator = max(",;\t", key=first.count)
-    has_names = pd.to_numeric(pd.Series(first.strip().split(separator)), errors="coerce").isna().any()
+    content = file.read_bytes()
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        text = content.decode("latin-1")  # µ and °; numbers are the same
+    lines = text.split("\n")
+    start = next((number for number, line in enumerate(lines) if NUMBERS.fullmatch(line)), len(lines))
+    head = [line for line in lines[:start] if line.strip() and line.strip()[0] not in "#%"]
+    if start == len(lines) or len(head) > 2 or any(map(str.isdigit, "".join(head[1:]))):
+        raise ValueError(f"no line of numbers below {head[0]:.40}" if head else "no line of numbers")
+    separator = next((sign for sign in ";\t," if sign in lines[start]), ",")
+    quote = "'" if head and "'" in head[0] else '"'
     table = pd.read_csv(
-        file, sep=separator, header=0 if has_names else None, skipinitialspace=True, encoding="utf-8-sig"
+        io.StringIO(text),
+        sep=separator,
+        header=None,
+        skiprows=start,
+        comment="#",
+        na_values=["-", "?"],
+        skipinitialspace=True,
+        quotechar=quote,
+        decimal="," if separator == ";" and "." not in "".join(lines[start:]) else ".",
     )
+    if head:  # names, and under them in PhysioNet's files the units
+        (names,) = csv.reader(head[:1], delimiter=separator, quotechar=quote, skipinitialspace=True)
+        table.columns = [name.strip() for name in names]
     rate = None
-    times = next((name for name in table if str(name).strip().lower() in TIMES), None)
+    times = next((name for name in table if str(name).lower() in TIMES), None)
     if times is not None and table.shape[1] > 1:
-        seconds = table.pop(times).to_numpy(float)
-        steps = np.diff(seconds)
+        seconds = np.array([to_seconds(str(value)) for value in table.pop(times)])
+        steps, span = np.diff(seconds), seconds[-1] - seconds[0]
         if not 0 < steps.max() <= 2 * steps.min():  # they may be rounded
             raise ValueError(f"its times in column {times} do not rise evenly")
-        rate = float(f"{(len(seconds) - 1) / (seconds[-1] - seconds[0]):.6g}")
+        rate = float(f"{len(steps) / span:.6g}")
+        rate = float(round(rate)) if abs(rate - round(rate)) <= rate * np.ptp(steps) / span else rate
     records = _by_axes(file, table.to_numpy(float), axes or "t c", rate)
-    names = [str(name).strip() for name in table] if axes in (None, "t c") else records[0].channels
+    names = [str(name) for name in table] if axes in (None, "t c") else records[0].channels
     return [replace(record, channels=names) for record in records]
+
+
+def to_seconds(time: str) -> float:
+    """Return the seconds of a number, or of hours, minutes and seconds with colons between them."""
+    return sum(float(part) * 60**place for place, part in enumerate(reversed(time.split(":"))))
 
 
 def _read_wav(file: Path) -> Record:
     rate, values = wavfile.read(file)
-    if values.dtype == np.uint8:  # the only unsigned kind; 128 is silence
-        signal = (values.astype(np.float32) - 128) / 128
-    elif values.dtype.kind == "i":
-        signal = (values / (np.iinfo(values.dtype).max + 1.0)).astype(np.float32)
-    else:
-        signal = values.astype(np.float32)
-    signal = np.atleast_2d(signal.T)
-    return Record(str(file), signal, float(rate), [str(channel) for channel in range(len(signal))])
+    signal = np.atleast_2d(values.T).astype(np.float64)
+    if values.dtype.kind in "iu":
+        full = 2.0 ** (8 * values.itemsize - 1)
+        signal = (signal - full * (values.dtype.kind == "u")) / full  # silence is 128 in uint8, the only unsigned kind
+    return Record(str(file), signal.astype(np.float32), float(rate), [str(channel) for channel in range(len(signal))])
 
 
 def _read_wfdb(header: Path) -> Record:
@@ -168,9 +179,32 @@ def _read_wfdb(header: Path) -> Record:
         import wfdb
     except ImportError as error:
         raise UserError(f"{header} needs the package wfdb: pip install 'vqlab[wfdb]'") from error
-    record = wfdb.rdrecord(str(header.with_suffix("")))
+    path = str(header.with_suffix(""))
+    described = wfdb.rdheader(path)
+    if getattr(described, "layout", None) == "fixed" and NULL in described.seg_name:  # wfdb cannot join these
+        parts = [None if name == NULL else _read_wfdb(header.with_name(f"{name}.hea")) for name in described.seg_name]
+        first = next(part for part in parts if part is not None)
+        per_frame = round((first.sample_rate or 0) / described.fs)
+        gaps = [np.full((len(first.channels), length * per_frame), np.nan, np.float32) for length in described.seg_len]
+        signals = [gap if part is None else part.signal for part, gap in zip(parts, gaps, strict=True)]
+        return replace(first, name=str(header), signal=np.concatenate(signals, 1))
+    record = wfdb.rdrecord(path, smooth_frames=False)
+    most = max(record.samps_per_frame)
+    signal = np.stack([to_rate(*pair, most) for pair in zip(record.e_p_signal, record.samps_per_frame, strict=True)])
     names = [name or str(number) for number, name in enumerate(record.sig_name)]
-    return Record(str(header), record.p_signal.T.astype(np.float32), float(record.fs), names)
+    return Record(str(header), signal.astype(np.float32), float(record.fs * most), names)
+
+
+def to_rate(channel: np.ndarray, old: int, new: int) -> np.ndarray:
+    """Return a channel (T,) at another rate, NaN where it is."""
+    missing = np.isnan(channel)
+    if old == new or missing.all():
+        return np.repeat(channel, new)[::old]
+    places = np.arange(len(channel))
+    filled = np.interp(places, places[~missing], channel[~missing])  # the filter would spread a NaN
+    changed = resample_poly(filled, new, old, padtype="line")
+    changed[np.interp(np.arange(len(changed)) * old / new, places, missing) > 0] = np.nan
+    return changed
 
 
 def segments_of(header: Path) -> list[Path]:

@@ -17,24 +17,19 @@ from vqlab.validation import Probability
 
 
 class BagOfWords(TextDataModule):
-    """Documents as a matrix of counts, as ``scipy.sparse.save_npz`` writes it.
+    """Documents as a matrix of counts: of ``scipy.sparse.save_npz``, a NumPy array, Matrix Market or UCI's ``docword``.
 
-    Counts may also be a dense array (``.npy``, or alone in an ``.npz``), or in the format of Matrix Market, as gensim
-    writes it, or of UCI's ``docword`` files; these two may be compressed (``.gz``, ``.bz2``, ``.xz``, ``.zip``).
+    Files of the latter two may be compressed.
 
     Args:
         path: File with the counts (N, V).
-        labels_path: File with a class number per document (N,), ``.npy``, or ``.txt`` with one a line; -1 where there
-            is none.
+        labels_path: File with a class number per document, -1 for none: ``.npy``, or ``.txt`` with one a line.
         vocabulary_path: File with the words, one a line, V lines. Default: ``word 0``, ``word 1``, ...
         test_path: File with the counts of test documents.
         test_labels_path: File with their class numbers.
         val_fraction: Fraction of the documents for validation.
         test_fraction: Fraction of the documents for test, where there is no ``test_path``; 0 keeps none.
         **common: Arguments of :class:`~vqlab.data.text.base.TextDataModule`.
-
-    Raises:
-        UserError: If a file is missing or unreadable, counts are negative or no numbers, or sizes do not fit.
 
     Example:
         >>> import tempfile
@@ -72,7 +67,7 @@ class BagOfWords(TextDataModule):
         self._words = None if vocabulary_path is None else read_words(vocabulary_path, "vocabulary_path")
 
     def describe(self) -> Format:
-        """Return the weighting, and the vocabulary that the columns stand for."""
+        """Return the weighting and the vocabulary."""
         return super().describe() | {"vocabulary": self.vocabulary}
 
     def option(self, name: str, value: Any) -> str:

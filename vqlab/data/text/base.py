@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 
 class Tokens(NamedTuple):
-    """Documents as words in their order: document n is ``ids[offsets[n] : offsets[n + 1]]``."""
+    """Words in their order: document n is ``ids[offsets[n] : offsets[n + 1]]``."""
 
     ids: np.ndarray  # (T,) int32, numbers of words
     offsets: np.ndarray  # (N + 1,) int64
@@ -44,27 +44,14 @@ class Tokens(NamedTuple):
 
 
 class BagsOfWords(Split):
-    """Documents in memory as a sparse matrix of counts; only a batch is dense.
-
-    Args:
-        counts: (N, V), how often each word is in each document.
-        labels: (N,) integers, -1 for none. Default: no labels.
-        tokens: The words in order, without those outside the vocabulary. Default: the order is not known.
-        places: Positions of the documents in their source, (N,). Default: 0 to N - 1.
-
-    Example:
-        >>> data = BagsOfWords(csr_matrix([[2, 0, 1], [0, 3, 0]]))
-        >>> batch = data.__getitems__([1, 0])
-        >>> batch["bow"].tolist(), batch["label"].tolist(), batch["index"].tolist()
-        ([[0.0, 3.0, 0.0], [2.0, 0.0, 1.0]], [-1, -1], [1, 0])
-    """
+    """Documents in memory as a sparse matrix of counts; only a batch is dense."""
 
     def __init__(
         self,
-        counts: csr_matrix,
-        labels: np.ndarray | Tensor | None = None,
-        tokens: Tokens | None = None,
-        places: np.ndarray | None = None,
+        counts: csr_matrix,  # (N, V), how often each word is in each document
+        labels: np.ndarray | Tensor | None = None,  # (N,), -1 for none
+        tokens: Tokens | None = None,  # the words in order, if it is known
+        places: np.ndarray | None = None,  # (N,), in the source
     ) -> None:
         self.counts = counts.astype(np.float32, copy=False)
         self.labels = torch.full((counts.shape[0],), -1) if labels is None else torch.as_tensor(labels).long()
@@ -98,33 +85,19 @@ class Corpus:
 class TextDataModule(SplitDataModule):
     """Documents as bags of words, in batches of ``bow``, ``label`` and ``index``.
 
-    A source subclasses this and defines :meth:`load_corpus`, which is called once, when it is first needed.
-
-    With ``weighting="tfidf"`` a document is a distribution over words, as in ATM and BAT:
-    ``bow[v] = tf[v] * idf[v] / sum_u tf[u] * idf[u]`` with the document's counts ``tf`` and
-    ``idf[v] = ln((1 + N) / df[v])``, where ``df[v]`` of the N training documents contain the word; the 1 keeps every
-    weight above 0. Scikit-learn adds 1 to this idf; frequent words then weigh more, and topics are less coherent.
+    A source subclasses this and defines :meth:`load_corpus`. With ``weighting="tfidf"`` a document is a distribution
+    over words, as in ATM and BAT: ``bow[v] = tf[v] * idf[v] / sum_u tf[u] * idf[u]`` with the document's counts ``tf``
+    and ``idf[v] = ln((1 + N) / df[v])``, where ``df[v]`` of the N training documents contain the word.
 
     Args:
         batch_size: Documents per batch and device.
-        weighting: What the numbers of ``bow`` are: ``tfidf``, rows that sum to 1, or ``counts``.
+        weighting: Values of ``bow``: ``tfidf``, rows that sum to 1, or ``counts``.
         num_workers: Processes that load batches; 0 loads in the main process.
         seed: Seed of the split and of the order.
 
     Shape:
         batch["bow"] (B, V) float32; batch["label"] (B,) int64, -1 where there is none; batch["index"] (B,) int64, the
         position in the split. Documents without a word of the vocabulary are left out.
-
-    Raises:
-        UserError: If an argument is out of range, or a split is empty or too small for one batch.
-
-    Example:
-        >>> class Rhymes(TextDataModule):
-        ...     def load_corpus(self):
-        ...         documents = BagsOfWords(csr_matrix(np.eye(3, k=1)), np.array([0, 1, 1]))
-        ...         return Corpus({"train": documents, "val": documents}, ["cat", "hat", "mat"], ["a", "b"])
-        >>> next(iter(Rhymes(batch_size=2).train_dataloader()))["bow"].sum(1).tolist()
-        [1.0, 1.0]
     """
 
     examples = "documents"
@@ -143,7 +116,7 @@ class TextDataModule(SplitDataModule):
 
     @abstractmethod
     def load_corpus(self) -> Corpus:
-        """Return all documents; those without words may be among them."""
+        """Return all documents, also those without words."""
 
     @cached_property
     def _corpus(self) -> Corpus:
@@ -234,13 +207,9 @@ class TextDataModule(SplitDataModule):
         frequency = np.bincount(counts.indices, minlength=counts.shape[1]).clip(min=1)
         return torch.from_numpy(np.log((1 + counts.shape[0]) / frequency)).float()
 
-    def load_train_val(self) -> tuple[BagsOfWords, BagsOfWords]:
-        """Return the training and the validation documents."""
-        return self._corpus.splits["train"], self._corpus.splits["val"]
-
-    def load_test(self) -> BagsOfWords | None:
-        """Return the test documents, if there are any."""
-        return self._corpus.splits.get("test")
+    def load_split(self, split: str) -> BagsOfWords | None:
+        """Return the documents of a split."""
+        return self._corpus.splits.get(split)
 
     def collate(self) -> Callable[[Batch], Batch]:
         """Weigh the counts."""
@@ -256,16 +225,17 @@ def to_tf_idf(batch: Batch, idf: Tensor) -> Batch:
 def without_empty(corpus: Corpus) -> Corpus:
     """Return the corpus without documents that have no words; log their number; UserError if a split has no others."""
     splits = {split: documents.without_empty() for split, documents in corpus.splits.items()}
+    counted = []
     for split, documents in splits.items():
+        whole = len(corpus.splits[split])
         if not len(documents):
             raise UserError(
-                f"none of the {len(corpus.splits[split])} documents of {split} holds one of the "
-                f"{len(corpus.vocabulary)} words of the vocabulary: give more documents, or another vocabulary"
+                f"none of the {whole} documents of {split} holds one of the {len(corpus.vocabulary)} words of the "
+                "vocabulary: give more documents, or another vocabulary"
             )
-    empty = {split: len(documents) - len(splits[split]) for split, documents in corpus.splits.items()}
-    if any(empty.values()):
-        counted = ", ".join(f"{number:,} of {split}" for split, number in empty.items())
-        log.warning(f"left out documents without a word of the vocabulary: {counted}")
+        counted.append(f"{whole - len(documents):,} of {split}")
+    if sum(map(len, splits.values())) < sum(map(len, corpus.splits.values())):
+        log.warning(f"left out documents without a word of the vocabulary: {', '.join(counted)}")
     return Corpus(splits, corpus.vocabulary, corpus.class_names)
 
 
@@ -276,10 +246,8 @@ def with_classes(corpus: Corpus, names: list[str]) -> Corpus:
     if unknown and names:
         log.warning(f"classes that the checkpoint does not have become unlabelled: {', '.join(unknown)[:80]}")
     new = torch.tensor([*(numbers.get(name, -1) for name in corpus.class_names), -1])  # the last is that of label -1
-    splits = {
-        split: BagsOfWords(documents.counts, new[documents.labels], documents.tokens, documents.places)
-        for split, documents in corpus.splits.items()
-    }
+    parts = corpus.splits.items()
+    splits = {split: BagsOfWords(its.counts, new[its.labels], its.tokens, its.places) for split, its in parts}
     return Corpus(splits, corpus.vocabulary, list(names))
 
 

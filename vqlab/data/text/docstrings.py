@@ -24,17 +24,13 @@ MARKUP = re.compile(r":math:`[^`]*`|:[\w:]+:(?=`)|\.\. [\w-]+::|https?://\S+")
 class Docstrings(RawTextDataModule):
     """Docstrings of modules, classes and functions, one document each: the default where there is no network.
 
-    They are read from the packages' source files, which are not imported. Examples and code are removed; docstrings
-    with fewer than ``min_words`` words and repetitions are left out. Of the default packages about 10,700 docstrings
-    remain; reading takes some seconds. The label is the package.
+    They are read from source files, without an import, and without examples, code and repetitions: about 10,700 of the
+    default packages. The label is the package.
 
     Args:
         packages: Names of installed packages, or of parts such as ``torch.nn``, as they are imported.
         min_words: Leave out docstrings with fewer words, separated by spaces, than this.
         **common: Arguments of :class:`~vqlab.data.text.raw.RawTextDataModule`.
-
-    Raises:
-        UserError: If an argument is out of range, or a package is not installed.
 
     Example:
         >>> data = Docstrings(packages=("einops", "lpips"), min_df=2, batch_size=8)
@@ -92,12 +88,7 @@ def docstrings(node: Any) -> Iterator[str]:
 
 
 def to_prose(docstring: str) -> str:
-    r"""Return a docstring without doctests and blocks of code.
-
-    Example:
-        >>> to_prose("Add, as in::\n\n    add(1, 2)\n\nSee :func:`sub`.\n\n>>> add(1, 2)\n3\n\nNever slow.")
-        'Add, as in::\nSee  `sub`.\nNever slow.'
-    """
+    """Return a docstring without doctests and blocks of code."""
     kept: list[str] = []
     doctest, block = False, None  # block: how far the line above a block of code is indented
     for line in docstring.splitlines():

@@ -32,25 +32,20 @@ USUAL = {
 class TextFile(RawTextDataModule):
     r"""Documents in the rows of csv and tsv files, the objects of JSON files, or the lines of txt files.
 
-    JSON files (``.jsonl``, ``.ndjson``, ``.json``) hold an object in each line, or an array of objects. A text may be a
-    list of words; null is an empty document. Files may be compressed (``.gz``, ``.bz2``, ``.xz``, ``.zip``). A tsv file
-    whose first line has a split in its second column is one of OCTIS: text, split and label, with no names above.
-
-    Splits are those of the column ``split`` (train, val or valid or dev, test or eval), else ``path`` is for training
-    and ``test_path`` for test, else all are drawn by ``seed``.
+    JSON files (``.jsonl``, ``.ndjson``, ``.json``) hold an object in each line, or an array of objects; a text may be a
+    list of words. Files may be compressed. A tsv file whose first line has a split in its second column is one of
+    OCTIS, without names. Splits are those of the column ``split``, else ``path`` is for training and ``test_path`` for
+    test, else all are drawn by ``seed``.
 
     Args:
         path: A file, or a list of files.
         test_path: A file with test documents.
-        text_column: Column with the text. Default: ``text``, ``document``, ``content`` or ``body``. In JSON files
-            ``data.text`` is the key ``text`` within ``data``, also for the other columns.
+        text_column: Column with the text, in JSON files also ``key.within``. Default: ``text``, ``document``,
+            ``content`` or ``body``.
         label_column: Column with the class. Default: ``label``, ``class``, ``category`` or ``target``, if there.
         split_column: Column with the split. Default: ``split`` or ``partition``, if there.
         encoding: Encoding of the files, such as ``cp1252``, ``gbk`` or ``utf-16``.
         **common: Arguments of :class:`~vqlab.data.text.raw.RawTextDataModule`.
-
-    Raises:
-        UserError: If a file is missing, damaged or not in ``encoding``, or has no such column.
 
     Example:
         >>> import tempfile

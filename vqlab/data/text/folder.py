@@ -14,17 +14,13 @@ from vqlab.data.text.raw import Document, RawTextDataModule
 class TextFolder(RawTextDataModule):
     """A folder with text files at any depth, one document each, whatever their extensions, as they are or compressed.
 
-    Folders ``path/train``, ``path/val`` and ``path/test``, also under other usual names, are the splits; without
-    ``path/val`` validation is drawn from training by ``seed``, and without these folders all splits are drawn. The
-    label is the name of the first-level folder (of a split), if there are at least two.
+    Folders ``path/train``, ``path/val`` and ``path/test``, also under other usual names, are the splits; missing ones
+    are drawn by ``seed``. The label is the name of the first-level folder (of a split), if there are at least two.
 
     Args:
         path: The folder.
         encoding: Encoding of the files, such as ``cp1252``, ``gbk`` or ``utf-16``.
         **common: Arguments of :class:`~vqlab.data.text.raw.RawTextDataModule`.
-
-    Raises:
-        UserError: If the folder is missing or empty, only some of its folders are splits, or a file is not readable.
 
     Example:
         >>> import tempfile

@@ -19,17 +19,13 @@ WITHOUT_NETWORK = "without a network take --data Docstrings or --data TextFile"
 class Newsgroups(RawTextDataModule):
     """20 Newsgroups: 11,314 training and 7,532 test posts of 1993 in 20 groups, the test posts written later.
 
-    Scikit-learn's ``fetch_20newsgroups`` downloads them and removes headers, footers and quotes. Validation posts are
-    drawn from the training posts.
+    Scikit-learn downloads them. Validation posts are drawn from the training posts.
 
     Args:
         path: Folder of scikit-learn's data. Default: ``~/scikit_learn_data``.
         download: Download what is missing (14 MB).
         remove: What to leave out of the posts: ``headers``, ``footers`` (signatures), ``quotes`` of other posts.
         **common: Arguments of :class:`~vqlab.data.text.raw.RawTextDataModule`.
-
-    Raises:
-        UserError: If an argument is out of range; when the texts are first asked for, if the download fails.
 
     Example:
         >>> Newsgroups(remove=("headers",)).modality  # reads and downloads nothing yet

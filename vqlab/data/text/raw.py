@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 
 class Document(NamedTuple):
-    """A text."""
+    """A text with its class and split."""
 
     text: str
     label: str | None = None  # name of its class, if it has one
@@ -39,34 +39,19 @@ class Document(NamedTuple):
 
 
 class RawTextDataModule(TextDataModule):
-    """Raw texts as bags of words, with a vocabulary that is chosen from the training documents alone.
-
-    A source subclasses this and defines :meth:`read`. The words of a text are numbered at once: 4 bytes each in memory.
+    """Raw texts, which a source yields in :meth:`read`, with a vocabulary of the training documents alone.
 
     Args:
         val_fraction: Fraction of the training documents for validation, where the source has no such split.
         test_fraction: Fraction of the documents for test, where the source has no splits; 0 keeps none.
-        token_pattern: Regular expression of a word in lower-case text; the default is three letters or more, with
-            combining marks such as the vowels of Hindi or Thai, or two ideographs or syllables of Chinese, Japanese or
-            Korean. Words must be separated by spaces.
+        token_pattern: Regular expression of a word in lower-case text. Default: three letters or more, with combining
+            marks, or two characters of Chinese, Japanese or Korean. Spaces must separate words.
         min_df: Leave out words that are in fewer training documents: a number of them, or as a float a fraction.
         max_df: Leave out words that are in more training documents: a number of them, or as a float a fraction.
         max_vocab: Keep that many of the other words, those in most training documents; null keeps all.
         stop_words: Words to leave out: ``english`` (scikit-learn's list), a file with one a line, or null for none.
-        vocabulary_path: A file with one word a line, which is the vocabulary in this order; ``min_df``, ``max_df``,
-            ``max_vocab`` and ``stop_words`` then have no effect.
+        vocabulary_path: A file with one word a line: the vocabulary in this order, instead of the last four settings.
         **common: Arguments of :class:`~vqlab.data.text.base.TextDataModule`.
-
-    Raises:
-        UserError: If an argument is out of range, or no word or no document is left.
-
-    Example:
-        >>> class Sayings(RawTextDataModule):
-        ...     def read(self):
-        ...         yield from [Document("A cat may look at a king.")] * 9 + [Document("Let sleeping dogs lie.")]
-        >>> data = Sayings(min_df=2, max_df=1.0, batch_size=4, test_fraction=0)
-        >>> data.vocabulary, data.train_size
-        (['cat', 'king', 'look'], 8)
     """
 
     test_mend = "set test_fraction=0.1, or use `vqlab validate`"
@@ -88,10 +73,10 @@ class RawTextDataModule(TextDataModule):
         self.token_pattern, self.vocabulary_path = token_pattern, vocabulary_path
         self.min_df, self.max_df, self.max_vocab = min_df, max_df, max_vocab
         self.stop_words = stop_list(stop_words)
-        self._find = word_finder(token_pattern)
+        find = word_finder(token_pattern)
         self._is_trained = False  # whether the vocabulary is that of a checkpoint
         self._given = None if vocabulary_path is None else read_words(vocabulary_path, "vocabulary_path")
-        if lost := [word for word in self._given or () if self._find(word) != [word]]:
+        if lost := [word for word in self._given or () if find(word) != [word]]:
             log.warning(
                 f"token_pattern never finds {len(lost)} words of vocabulary_path, such as {', '.join(lost[:5])}"
             )
@@ -114,13 +99,16 @@ class RawTextDataModule(TextDataModule):
 
     def load_corpus(self) -> Corpus:
         """Find the words of all documents, choose the vocabulary, and count."""
-        labels, places, documents = [], [], []
-        numbers: defaultdict[str, int] = defaultdict()
-        numbers.default_factory = numbers.__len__  # a new word gets the next number
-        for text, label, place in self.read():
-            labels.append(label)
-            places.append(place)
-            documents.append(np.array([numbers[word] for word in self._find(text)], np.int32))
+        labels: list[str | None] = []
+        places: list[str | None] = []
+
+        def texts() -> Iterator[str]:
+            for text, label, place in self.read():
+                labels.append(label)
+                places.append(place)
+                yield text
+
+        words, documents = tokenize(texts(), self.token_pattern)
         try:
             rows = split_rows(places, self.val_fraction, self.test_fraction, self.seed)
         except UserError:  # a trained model takes too few to train on, too
@@ -130,9 +118,9 @@ class RawTextDataModule(TextDataModule):
         vocabulary = self._given
         if vocabulary is None:
             train = [documents[row] for row in rows["train"]]
-            vocabulary = choose_words([*numbers], train, self.min_df, self.max_df, self.max_vocab, self.stop_words)
+            vocabulary = choose_words(words, train, self.min_df, self.max_df, self.max_vocab, self.stop_words)
         column_of = {word: column for column, word in enumerate(vocabulary)}
-        columns = np.array([column_of.get(word, -1) for word in numbers], np.int32)
+        columns = np.array([column_of.get(word, -1) for word in words], np.int32)
         class_names, classes = number_labels(labels)
         splits = {}
         for split, chosen in rows.items():
@@ -143,13 +131,17 @@ class RawTextDataModule(TextDataModule):
         return Corpus(splits, vocabulary, class_names)
 
 
-def word_finder(pattern: str) -> Callable[[str], list[str]]:
-    """Return a function that finds the words of a text, in lower case and composed (NFC).
+def tokenize(texts: Iterable[str], pattern: str = WORD) -> tuple[list[str], list[np.ndarray]]:
+    """Return the different words of texts, and each text as the numbers of its words."""
+    find = word_finder(pattern)
+    numbers: defaultdict[str, int] = defaultdict()
+    numbers.default_factory = numbers.__len__  # a new word gets the next number
+    documents = [np.array([numbers[word] for word in find(text)], np.int32) for text in texts]
+    return [*numbers], documents
 
-    Example:
-        >>> word_finder(WORD)("A naïve cat2, हिन्दी, 経済 & İstanbul")
-        ['naïve', 'हिन्दी', '経済', 'istanbul']
-    """
+
+def word_finder(pattern: str) -> Callable[[str], list[str]]:
+    """Return a function that finds the words of a text, in lower case and composed (NFC)."""
     try:
         compiled = re.compile(pattern)
     except re.error as error:
@@ -168,11 +160,7 @@ def normalize(text: str) -> str:
 
 @cache
 def marked_words() -> re.Pattern[str]:
-    r"""Return ``WORD`` for texts beyond ASCII.
-
-    Python's ``\w`` lacks combining marks, which are the vowels of Hindi, Thai or Arabic: within a word they and joiners
-    count as letters. Two ideographs, kana or hangul syllables are a word, too.
-    """
+    """Return ``WORD`` for texts beyond ASCII: combining marks, as vowels of Hindi or Arabic, continue a word."""
     codes = [code for code in range(0x300, 0x10000) if unicodedata.category(chr(code)) in ("Mn", "Mc")]
     mark = f"[\u200c\u200d{re.escape(''.join(map(chr, codes)))}]"
     letter = r"[^\W\d_]"
@@ -188,14 +176,9 @@ def choose_words(
     max_vocab: int | None = None,
     stop_words: Iterable[str] = (),
 ) -> list[str]:
-    """Return the vocabulary in alphabetical order, from the numbers in ``words`` of the N training documents' words.
+    """Return the vocabulary in alphabetical order, from N training documents as positions in ``words``.
 
-    The bounds are those of scikit-learn's ``CountVectorizer``, but ``max_vocab`` ranks words by the number of documents
-    that contain them (of equals the first in the alphabet), not by their occurrences.
-
-    Example:
-        >>> choose_words(["a", "b", "c"], [np.array([0, 1, 1]), np.array([0]), np.array([2, 1, 0])], max_df=2)
-        ['b', 'c']
+    Bounds are those of scikit-learn's ``CountVectorizer``, but ``max_vocab`` ranks by number of documents.
     """
     df = np.zeros(len(words), np.int64)
     for ids in documents:
@@ -239,11 +222,7 @@ def stop_list(stop_words: str | None) -> frozenset[str]:
 
 
 def split_rows(places: list[str | None], val_fraction: float, test_fraction: float, seed: int) -> dict[str, np.ndarray]:
-    """Return the sorted positions of the documents of each split.
-
-    ``places`` names the split of each document, None for all where the source has no splits: then all are drawn, else
-    only ``val``, from ``train``, where the source has none. UserError if there are too few, or only some have a split.
-    """
+    """Return the sorted positions of each split; drawn are all where ``places`` is None, or ``val`` where it lacks."""
     if not any(places):
         return split_documents(len(places), val_fraction, test_fraction, seed)
     where = np.array([place or "" for place in places])
@@ -262,16 +241,9 @@ def split_rows(places: list[str | None], val_fraction: float, test_fraction: flo
 
 
 def number_labels(labels: list[str | None]) -> tuple[list[str], np.ndarray]:
-    """Return the sorted names of the classes, and each document's number, -1 for none; a single class is none.
-
-    Example:
-        >>> number_labels(["b", None, "a", "b"])[1].tolist(), number_labels(["10", "9"])[0]
-        ([1, -1, 0, 1], ['9', '10'])
-    """
+    """Return the sorted names of the classes, and each document's number, -1 for none; a single class is none."""
     names = sorted({label for label in labels if label is not None})
-    if all(name.isdecimal() for name in names):
-        names.sort(key=int)
-    if len(names) < 2:
-        names = []
+    names = sorted(names, key=int) if all(map(str.isdecimal, names)) else names
+    names = names if len(names) > 1 else []
     numbers: dict[str | None, int] = {name: number for number, name in enumerate(names)}
     return names, np.array([numbers.get(label, -1) for label in labels], np.int64)
