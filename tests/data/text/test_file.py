@@ -69,7 +69,7 @@ def test_what_is_written_is_read(folder, rows, suffix):
         ("a.txt", "\ufeffé cat,\n\nA dog\r\n", ["é cat,", "", "A dog"]),
         ("a.csv", "id; text \n1;cat, dog\n\n", ["cat, dog"]),
         ("a.csv", "id|text\n1|cat, dog\n", ["cat, dog"]),
-        ("a.csv", 'text,label\na,b\n"one, two\nthree",x\n', ["a", "one, two\nthree"]),
+        ("a.csv", 'text,label\na,b\n"one, two, and\nthree",x\n', ["a", "one, two\nthree"]),
         ("a.csv", f"text\n{'word ' * 100_000}\n", ["word " * 100_000]),
         ("a.tsv", 'text\tlabel\n"one\ntwo three"\tx\ncat\ty\n', ["one\ntwo three", "cat"]),
         ("a.json", '[{"text": "a"},\n {"text": null}]', ["a", ""]),
@@ -133,6 +133,8 @@ def test_the_corpus_of_octis_with_its_vocabulary(tmp_path):
     ("name", "content", "options", "line"),
     [
         ("a.csv", "text,label\nx,y\nx,y,z\n", {}, "Expected 2 fields in line 3, saw 3"),
+        ("a.csv", "text,label,n\nx,y,1\nx,y\n", {}, "row 3 has 2 fields of 3"),
+        ("a.csv", 'text,label\n"Leave now,y\ndog,y\n12",z\n', {}, "a quoted field holds other rows"),
         ("a.csv", 'text,label\nx,y\n"x,y\n', {}, "EOF inside string"),
         ("a.csv", "text\ncaf\xe9\n", {"encoding": "ascii"}, "set encoding=cp1252"),
         ("a.csv", "text\ncat\n", {"encoding": "utf-9"}, "unknown encoding: utf-9"),

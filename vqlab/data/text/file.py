@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 KINDS = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".txt")
+NESTED = "a quoted field holds other rows: write quotes within a field twice, or save it as jsonl"
 COMPRESSED = (".gz", ".bz2", ".xz", ".zip")
 OCTIS = ["text", "split", "label"]  # the columns of its corpus.tsv, which does not name them
 # Names of the columns, in capitals or not, where the user gives none.
@@ -145,8 +146,28 @@ def read_table(file: str, encoding: str) -> "pd.DataFrame":
             file, sep=separator, dtype=str, keep_default_na=False, index_col=False, encoding=encoding, **options
         )
     if separator != "," and any(table[name].str.contains(rf"\n.*\{separator}").any() for name in table):
-        raise ValueError("a quoted field holds other rows: write quotes within a field twice, or save it as jsonl")
+        raise ValueError(NESTED)
+    if "quoting" not in options:
+        with fsspec.open(file, "rt", encoding=encoding, compression="infer", newline="") as lines:
+            check_rows(lines, separator, len(table.columns), len(table) + 1)
     return table.rename(columns=str.strip)
+
+
+def check_rows(lines: Iterable[str], separator: str, columns: int, rows: int) -> None:
+    """Raise ValueError if a line lacks fields, or if lines that are rows by themselves are within a quoted field."""
+    fields = [_count_fields(line.rstrip("\r\n"), separator, columns) for line in lines if line.strip()]
+    short = next((number for number, count in enumerate(fields, start=1) if count != columns), None)
+    if short is None and len(fields) > rows:
+        raise ValueError(NESTED)
+    if short is not None and len(fields) == rows:
+        raise ValueError(
+            f"row {short} has {fields[short - 1]} fields of {columns}: put quotes around fields that hold the separator"
+        )
+
+
+def _count_fields(line: str, separator: str, columns: int) -> int:
+    quoted = len(next(csv.reader([line], delimiter=separator), [])) if '"' in line else 0
+    return columns if quoted == columns else line.count(separator) + 1
 
 
 def read_objects(lines: Iterable[str]) -> list[dict[str, Any]]:
