@@ -10,6 +10,7 @@ from vqlab.callbacks.checkpoints import LastAndBest
 from vqlab.experiments.checkpoint_header import checkpoint_step
 from vqlab.training.loggers.boards import log_best_model, tensorboard_logger
 from vqlab.training.loggers.csv import CSVLog
+from vqlab.training.loggers.media import attempt, guarded
 
 
 def choose_loggers(given: Any, folder: Path, command: str, options: Any) -> Any:
@@ -21,7 +22,7 @@ def choose_loggers(given: Any, folder: Path, command: str, options: Any) -> Any:
     if command == "fit" and options["tensorboard"]:
         done = checkpoint_step(Path(options["ckpt_path"])) if options.get("ckpt_path") else 0
         others.append(tensorboard_logger(folder, max(0, done)))
-    return [log, *others]
+    return [log, *map(guarded, others)]
 
 
 def log_best(trainer: lightning.Trainer) -> None:
@@ -30,4 +31,5 @@ def log_best(trainer: lightning.Trainer) -> None:
     best = next(callback for callback in trainer.callbacks if isinstance(callback, LastAndBest))  # type: ignore[attr-defined]
     for logger in trainer.loggers:
         if isinstance(logger, WandbLogger) and best.best_step is not None and path.exists():
-            log_best_model(logger, path, step=best.best_step, monitor=best.monitor, score=best.best_score)
+            facts = {"step": best.best_step, "monitor": best.monitor, "score": best.best_score}
+            attempt(logger, log_best_model, logger, path, **facts)
