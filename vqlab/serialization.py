@@ -8,6 +8,7 @@ import dataclasses
 import importlib
 import inspect
 import sys
+import warnings
 from typing import Any
 
 from torch import nn
@@ -63,11 +64,12 @@ OPTIMIZATIONS = {
     **dict.fromkeys(("SGAN", "FontGAN", "GANTopicModel"), "GANOptimization"),
 }
 
-# Arguments of earlier checkpoints that no class takes any more.
-REMOVED = {
-    "JSA": {"blocks", "block_size"},
-    "PosteriorSampler": {"blocks", "block_size"},
-    "FontGAN": {"tv_weight", "edge_weight", "perceptual", "perceptual_weight"},
+# Arguments of version 0.1 that no class takes any more, with their defaults.
+_BLOCKS = {"blocks": None, "block_size": 2}
+REMOVED: dict[str, dict[str, Any]] = {
+    "JSA": _BLOCKS,
+    "PosteriorSampler": _BLOCKS,
+    "FontGAN": {"tv_weight": 0.0, "edge_weight": 0.0, "perceptual": None, "perceptual_weight": 0.0},
 }
 
 
@@ -220,7 +222,11 @@ def _grouped(class_path: str, arguments: dict[str, Any], stored: bool) -> dict[s
     found: dict[str, Any] = {}
     groups: dict[str, dict[str, Any]] = {}
     for name, value in arguments.items():
-        if name in REMOVED.get(class_name, ()):
+        removed = REMOVED.get(class_name, {})
+        if name in removed:
+            if value and value != removed[name]:
+                shown = f"{class_name}.{name}={value!s:.60}"
+                warnings.warn(f"{shown} of version 0.1 has no effect any more", stacklevel=2)
             continue
         group, _, inner = moved_argument(class_name, name).partition(".")
         if not inner or (name == group and isinstance(value, dict)):
