@@ -85,12 +85,13 @@ def effects(runs: Sequence[Run], value: Callable[[Run], float | None]) -> list[E
             if (result := value(run)) is not None and math.isfinite(result):
                 done = None if run.status == "finished" else run.log.steps
                 matched[done, run.seeds, *(other[place] for other in others)][levels[place]].append(result)
-        steps = [Effect(factor)]
+        steps = []
         for low, high in combinations(sorted(set(levels), key=natural), 2):
             alike = [match for match in matched.values() if low in match and high in match]
             differences = [statistics.fmean(match[high]) - statistics.fmean(match[low]) for match in alike]
             steps += [Effect(factor, low, high, differences)] if differences else []
-        found.append(max(steps, key=lambda step: abs(statistics.fmean(step.differences or [0]))))
+        largest = max(steps, key=lambda step: abs(statistics.fmean(step.differences)), default=Effect(factor))
+        found.append(largest)
     return found
 
 
