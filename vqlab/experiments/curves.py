@@ -28,12 +28,7 @@ STYLE: dict[Any, Any] = {
 
 
 def draw(lines: Sequence[tuple[int, str, Series]], log: bool) -> bytes:
-    """Return the picture of one metric.
-
-    Args:
-        lines: For each run the number of its group, which sets its colour, the group's name, and its values.
-        log: Whether the axis may be logarithmic.
-    """
+    """Return the picture of one metric, from (number of the group, which sets the colour; its name; values) of runs."""
     groups = {number: f" {printable(name)[:60]}" for number, name, _ in lines}  # a label that starts with _ is left out
     columns = 2 if max(map(len, groups.values())) <= NARROW else 1
     handles, shown = {}, []
@@ -44,11 +39,11 @@ def draw(lines: Sequence[tuple[int, str, Series]], log: bool) -> bytes:
             steps, values = np.array(series).T
             look = {"color": COLOURS[number % len(COLOURS)], "linestyle": DASHES[number // len(COLOURS) % len(DASHES)]}
             smoothed = smooth(values)
+            points, marker = POINTS // (2 * len(lines)), "."
             if len(series) > FEW:
-                kept = thin(values, POINTS // (2 * len(lines)))
+                kept, marker = thin(values, points), None
                 axes.plot(steps[kept], values[kept], alpha=min(0.25, 2 / len(lines)), linewidth=0.6, **look)
-            kept = thin(smoothed, POINTS // (2 * len(lines)))
-            marker = "." if len(series) <= FEW else None
+            kept = thin(smoothed, points)
             (handles[number],) = axes.plot(steps[kept], smoothed[kept], marker=marker, linewidth=1.2, **look)
             shown.append(smoothed[np.isfinite(smoothed)])
         if len(finite := np.concatenate(shown)):
@@ -64,14 +59,8 @@ def draw(lines: Sequence[tuple[int, str, Series]], log: bool) -> bytes:
         axes.grid(axis="y", linewidth=0.4)
         axes.spines[["top", "right"]].set_visible(False)
         if len(groups) > 1:
-            figure.legend(
-                list(handles.values()),
-                list(groups.values()),
-                loc="outside lower left",
-                ncols=columns,
-                frameon=False,
-                fontsize="small",
-            )
+            look = {"loc": "outside lower left", "ncols": columns, "frameon": False, "fontsize": "small"}
+            figure.legend(list(handles.values()), list(groups.values()), **look)
         content = io.BytesIO()
         figure.savefig(content, format="svg", transparent=True)
     return content.getvalue()
