@@ -103,10 +103,7 @@ class ConfigMixin:
 
 
 def to_config(value: Any) -> Any:
-    """Turn a constructor argument into plain data that :func:`from_config` turns back.
-
-    A module that is no :class:`ConfigMixin` becomes a spec without ``init_args``, which the caller must pass again.
-    """
+    """Turn a constructor argument into plain data for :func:`from_config`; of a foreign module the class alone."""
     if isinstance(value, ConfigMixin):
         return {"class_path": _class_path(value), "init_args": {k: to_config(v) for k, v in value.init_args.items()}}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -123,9 +120,6 @@ def to_config(value: Any) -> Any:
 
 def from_config(spec: Any) -> Any:
     """Build what :func:`to_config` described; anything that is no spec comes back as it is.
-
-    Raises:
-        UserError: If :func:`find_class` refuses the class, or its arguments were not recorded.
 
     Example:
         >>> from vqlab.quantizers.fsq import FSQ
@@ -151,9 +145,6 @@ def find_class(class_path: str, base: type = ConfigMixin) -> type:
 
     Only vqlab itself is imported because a checkpoint names it. A class of the user's must be imported already and be
     derived from ``base``; other libraries' modules are refused, since to construct one may download files.
-
-    Raises:
-        UserError: If there is no such class, or it is another.
     """
     try:
         module_name, _, name = public_path(class_path).rpartition(".")
@@ -183,9 +174,7 @@ def public_path(class_path: str) -> str:
 
 
 def current_config(config: Any, stored: bool = False) -> Any:
-    """Return a configuration of an earlier version with the names of this one.
-
-    In the hyperparameters of a checkpoint (``stored``), settings name their class.
+    """Return a configuration of an earlier version with today's names; settings name their class if ``stored``.
 
     Example:
         >>> current_config({"class_path": "vqlab.VQVAE", "init_args": {"lr": 0.1, "betas": [0.5, 0.9]}})["init_args"]

@@ -39,9 +39,9 @@ def draw(lines: Sequence[tuple[int, str, Series]], log: bool) -> bytes:
             steps, values = np.array(series).T
             look = {"color": COLOURS[number % len(COLOURS)], "linestyle": DASHES[number // len(COLOURS) % len(DASHES)]}
             smoothed = smooth(values)
-            points, marker = POINTS // (2 * len(lines)), "."
+            points, marker = POINTS // (2 * len(lines)), "." if len(series) <= FEW else None
             if len(series) > FEW:
-                kept, marker = thin(values, points), None
+                kept = thin(values, points)
                 axes.plot(steps[kept], values[kept], alpha=min(0.25, 2 / len(lines)), linewidth=0.6, **look)
             kept = thin(smoothed, points)
             (handles[number],) = axes.plot(steps[kept], smoothed[kept], marker=marker, linewidth=1.2, **look)

@@ -9,8 +9,8 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 BINS = 64
-METHODS = ("log_metrics", "log_hyperparams", "log_graph", "log_image", "log_table", "after_save_checkpoint")
-METHODS += ("save", "finalize")
+METHODS = ["log_metrics", "log_hyperparams", "log_graph", "log_image", "log_table"]
+METHODS += ["after_save_checkpoint", "save", "finalize"]
 
 
 def guarded(logger: Logger) -> Logger:
