@@ -7,6 +7,7 @@ import os
 import pickle
 import subprocess
 import sys
+import warnings
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ from vqlab.nn.autoencoders.small import SmallDecoder, SmallEncoder
 from vqlab.nn.value_range import ValueRange
 from vqlab.quantizers.fsq import FSQ
 from vqlab.quantizers.vector import VectorQuantizer
-from vqlab.serialization import ConfigMixin, find_class, from_config, to_config
+from vqlab.serialization import ConfigMixin, current_config, find_class, from_config, to_config
 
 
 class Holder(ConfigMixin, nn.Module):
@@ -193,3 +194,21 @@ def test_what_is_no_spec_comes_back():
     assert from_config(value) == value
     assert to_config(value) == value
     assert to_config((1, (2, 3))) == [1, [2, 3]]
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "warned"),
+    [
+        ("FontGAN", {"tv_weight": 0.1}, ["FontGAN.tv_weight=0.1 of version 0.1 has no effect any more"]),
+        ("FontGAN", {"tv_weight": 0, "edge_weight": 0.0, "perceptual": None, "perceptual_weight": False}, []),
+        ("JSA", {"blocks": "rows", "block_size": 2}, ["JSA.blocks=rows of version 0.1 has no effect any more"]),
+        ("PosteriorSampler", {"blocks": None, "block_size": 4}, ["PosteriorSampler.block_size=4 of version 0.1 has no "
+         "effect any more"]),
+    ],
+)  # fmt: skip
+def test_a_removed_argument_that_had_an_effect_is_named_in_a_warning(name, arguments, warned):
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        config = current_config({"class_path": f"vqlab.{name}", "init_args": {**arguments, "lr": 0.1}})
+    assert [str(warning.message) for warning in found] == warned
+    assert config["init_args"] == {"lr": 0.1}

@@ -20,9 +20,6 @@ NOT_WRITABLE = (
 def write_atomic(path: str | Path, setting: str = "--runs") -> Iterator[IO[bytes]]:
     """Open a binary file that takes the place of ``path`` when the block ends, and vanishes if it fails.
 
-    Raises:
-        UserError: If the disk is full or the folder cannot be written.
-
     Example:
         >>> import tempfile
         >>> folder = Path(tempfile.mkdtemp())

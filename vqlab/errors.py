@@ -2,9 +2,7 @@
 
 
 class UserError(ValueError):
-    """A mistake that the user can correct; its message is one line that names the setting and the rule.
-
-    The command line prints the message and exits with status 2. In Python it is a ``ValueError`` like any other.
+    """A mistake that the user can correct; its line names setting and rule, and ends the command line with status 2.
 
     Example:
         >>> raise UserError("num_embeddings must be at least 1, got 0: set --model.quantizer.num_embeddings=512")

@@ -8,6 +8,7 @@ import dataclasses
 import importlib
 import inspect
 import sys
+import warnings
 from typing import Any
 
 from torch import nn
@@ -63,11 +64,12 @@ OPTIMIZATIONS = {
     **dict.fromkeys(("SGAN", "FontGAN", "GANTopicModel"), "GANOptimization"),
 }
 
-# Arguments of earlier checkpoints that no class takes any more.
-REMOVED = {
-    "JSA": {"blocks", "block_size"},
-    "PosteriorSampler": {"blocks", "block_size"},
-    "FontGAN": {"tv_weight", "edge_weight", "perceptual", "perceptual_weight"},
+# Arguments of version 0.1 that no class takes any more, with their defaults.
+_BLOCKS = {"blocks": None, "block_size": 2}
+REMOVED: dict[str, dict[str, Any]] = {
+    "JSA": _BLOCKS,
+    "PosteriorSampler": _BLOCKS,
+    "FontGAN": {"tv_weight": 0.0, "edge_weight": 0.0, "perceptual": None, "perceptual_weight": 0.0},
 }
 
 
@@ -101,10 +103,7 @@ class ConfigMixin:
 
 
 def to_config(value: Any) -> Any:
-    """Turn a constructor argument into plain data that :func:`from_config` turns back.
-
-    A module that is no :class:`ConfigMixin` becomes a spec without ``init_args``, which the caller must pass again.
-    """
+    """Turn a constructor argument into plain data for :func:`from_config`; of a foreign module the class alone."""
     if isinstance(value, ConfigMixin):
         return {"class_path": _class_path(value), "init_args": {k: to_config(v) for k, v in value.init_args.items()}}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -121,9 +120,6 @@ def to_config(value: Any) -> Any:
 
 def from_config(spec: Any) -> Any:
     """Build what :func:`to_config` described; anything that is no spec comes back as it is.
-
-    Raises:
-        UserError: If :func:`find_class` refuses the class, or its arguments were not recorded.
 
     Example:
         >>> from vqlab.quantizers.fsq import FSQ
@@ -149,9 +145,6 @@ def find_class(class_path: str, base: type = ConfigMixin) -> type:
 
     Only vqlab itself is imported because a checkpoint names it. A class of the user's must be imported already and be
     derived from ``base``; other libraries' modules are refused, since to construct one may download files.
-
-    Raises:
-        UserError: If there is no such class, or it is another.
     """
     try:
         module_name, _, name = public_path(class_path).rpartition(".")
@@ -181,9 +174,7 @@ def public_path(class_path: str) -> str:
 
 
 def current_config(config: Any, stored: bool = False) -> Any:
-    """Return a configuration of an earlier version with the names of this one.
-
-    In the hyperparameters of a checkpoint (``stored``), settings name their class.
+    """Return a configuration of an earlier version with today's names; settings name their class if ``stored``.
 
     Example:
         >>> current_config({"class_path": "vqlab.VQVAE", "init_args": {"lr": 0.1, "betas": [0.5, 0.9]}})["init_args"]
@@ -220,7 +211,11 @@ def _grouped(class_path: str, arguments: dict[str, Any], stored: bool) -> dict[s
     found: dict[str, Any] = {}
     groups: dict[str, dict[str, Any]] = {}
     for name, value in arguments.items():
-        if name in REMOVED.get(class_name, ()):
+        removed = REMOVED.get(class_name, {})
+        if name in removed:
+            if value and value != removed[name]:
+                shown = f"{class_name}.{name}={value!s:.60}"
+                warnings.warn(f"{shown} of version 0.1 has no effect any more", stacklevel=2)
             continue
         group, _, inner = moved_argument(class_name, name).partition(".")
         if not inner or (name == group and isinstance(value, dict)):

@@ -104,9 +104,7 @@ def check_fields(settings: Any) -> None:
 
 
 def check_arguments(cls: type, arguments: Mapping[str, Any]) -> None:
-    """Raise InvalidArgument if one of the ``arguments`` of ``cls`` is not what its annotation allows.
-
-    An object of another class passes, for it may stand in; plain data in the place of an object does not.
+    """Raise InvalidArgument for an argument of ``cls`` that its annotation forbids; foreign objects may stand in.
 
     Example:
         >>> class Layer:

@@ -10,8 +10,7 @@ import yaml
 from lightning import Trainer
 
 from tests.e2e.tiny import FIT, fails
-from vqlab.cli.check_options import complaints
-from vqlab.cli.lightning import CLI, prepare
+from vqlab.cli.lightning import CLI, complaints, prepare
 from vqlab.cli.main import main
 
 CHOSEN = ["--model=VQVAE", "--data=Docstrings"]

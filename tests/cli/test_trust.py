@@ -10,8 +10,7 @@ import torch
 import yaml
 
 from tests.e2e.tiny import fails, fit
-from vqlab.cli.check_options import Checked
-from vqlab.cli.lightning import ALWAYS, CLI, prepare
+from vqlab.cli.lightning import ALWAYS, CLI, Checked, prepare
 from vqlab.cli.main import main
 from vqlab.cli.trust import Untrusted, trusted
 from vqlab.experiments.settings import flatten

@@ -44,3 +44,9 @@ def test_a_picture_of_many_long_series_is_small():
     draw_from = random.Random(0)
     lines = [(c, "run", [(i, draw_from.expovariate(1)) for i in range(5000)]) for c in range(12)]
     assert len(draw(lines, log=True)) < 200_000
+
+
+def test_a_logarithmic_axis_has_plain_numbers():
+    picture = draw([(0, "run", [(i, 10.0**-i) for i in range(4)])], log=True)
+    assert b">0.1<" in picture
+    assert b"$" not in picture

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from vqlab.cli.check_options import complaints
+from vqlab.cli.lightning import complaints
 from vqlab.errors import UserError
 from vqlab.experiments.experiment import read_experiment
 

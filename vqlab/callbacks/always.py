@@ -47,10 +47,7 @@ class Throughput(lightning.Callback):
 
 
 class StepSeed(lightning.Callback):
-    """Seed torch from (run seed, step, batch of the step, rank) before each training batch and validation.
-
-    So a resumed run draws the random numbers of an uninterrupted one, also in a validation that it repeats.
-    """
+    """Seed torch from (run seed, step, batch of the step, rank), so that a resumed run draws the same numbers."""
 
     def on_train_batch_start(self, trainer: lightning.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Seed the generators of all devices."""
@@ -67,10 +64,7 @@ class StepSeed(lightning.Callback):
 
 
 class BatchStatistics(lightning.Callback):
-    """Average the running statistics of batch norm over the ranks, which each normalise their own part of the batch.
-
-    Otherwise each rank would evaluate with its own statistics, and a checkpoint would hold those of rank 0.
-    """
+    """Average the running statistics of batch norm over the ranks, which each normalise their own part of the batch."""
 
     def on_train_batch_end(self, trainer: lightning.Trainer, pl_module: Any, *args: Any) -> None:
         """Average after each training batch."""

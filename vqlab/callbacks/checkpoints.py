@@ -198,10 +198,7 @@ def check_monitor(trainer: lightning.Trainer, monitor: str) -> None:
 
 
 def pending_line(trainer: lightning.Trainer) -> dict[str, float] | None:
-    """Return the log line of this batch, if there is one, which Lightning writes only after all callbacks.
-
-    A run that is killed between its checkpoint and that line would lack it, were it not in the checkpoint.
-    """
+    """Return the log line of this batch, if any: Lightning writes it after all callbacks, or never if it is killed."""
     if not fixes.is_log_step(trainer, trainer.global_step):
         return None
     step, metrics = fixes.pending_metrics(trainer)

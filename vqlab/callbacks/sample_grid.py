@@ -104,13 +104,7 @@ def logged_step(trainer: lightning.Trainer) -> int:
 
 
 def interleave(images: dict[str, Tensor], columns: int, captions: bool = False) -> Tensor:
-    """Arrange images in one column per input, one row per name; return one image (3, H, W) in [0, 1].
-
-    Args:
-        images: Images (B, C, H, W) in [0, 1] by name, the same B for all.
-        columns: Inputs per row.
-        captions: Whether to write the names to the left of their rows.
-    """
+    """Arrange images (B, C, H, W) in [0, 1] by name, a row per name, in one image (3, H, W); names left of the rows."""
     rows = torch.stack([p.detach().float().cpu() for p in images.values()])  # (R, B, C, H, W)
     factor = max(1, -(-MIN_TILE // rows.shape[-1]))
     bands = []

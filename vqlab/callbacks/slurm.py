@@ -16,9 +16,8 @@ from vqlab.training.lightning_fixes import is_log_step, slurm_environment
 class Requeue:
     """Waits for SLURM's signal that a job's time is nearly up (``--signal=SIGUSR1@120``).
 
-    Lightning's handler saves in the middle of a batch, in a file that no later ``--ckpt_path`` names. This one only
-    records the signal; the ranks, which it reaches at different batches, agree on it at the next line of the log. It
-    does nothing outside of SLURM or if the Trainer has the plugin ``SLURMEnvironment(auto_requeue=False)``.
+    Lightning's handler saves in the middle of a batch. This one only records the signal; the ranks, which it reaches at
+    different batches, agree on it at the next line of the log. ``SLURMEnvironment(auto_requeue=False)`` disables it.
     """
 
     def __init__(self) -> None:

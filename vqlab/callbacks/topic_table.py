@@ -58,11 +58,8 @@ def topic_map(topics: TopicTable) -> str:
     largest = max(*sizes, 1)
     circles, details = [], []
     for k, (x, y) in enumerate(topics.places / spread):
-        place = {
-            "x": f"{300 + 240 * x:.1f}",
-            "y": f"{300 - 240 * y:.1f}",
-            "r": f"{6 + 40 * (sizes[k] / largest) ** 0.5:.1f}",
-        }
+        place = {"x": 300 + 240 * x, "y": 300 - 240 * y, "r": 6 + 40 * (sizes[k] / largest) ** 0.5}
+        place = {name: f"{value:.1f}" for name, value in place.items()}
         circles.append({**place, "title": title(topics, k), "number": topics.numbers[k]})
         documents = "" if topics.documents is None else f"dominant in {topics.documents[k]} held-out documents"
         note = html.escape("; ".join(part for part in (documents, topics.remarks[k]) if part))

@@ -24,12 +24,7 @@ def values_of(args: Sequence[str], *options: str) -> list[str]:
 
 
 def with_builtin_configs(args: Sequence[str]) -> list[str]:
-    """Let ``configs/x.yaml`` stand for the one that comes with vqlab, where the current folder has none.
-
-    Example:
-        >>> with_builtin_configs(["fit", "--config=configs/none.yaml"])
-        ['fit', '--config=configs/none.yaml']
-    """
+    """Let ``configs/x.yaml`` stand for the one that comes with vqlab, where the current folder has none."""
     found = []
     for arg in args:
         before, mark, path = arg.rpartition("=")

@@ -79,11 +79,9 @@ def _line(message: str, root: str, known: Iterable[str]) -> str:
 
 
 def with_options(error: UserError, config: Namespace, linked: Container[str] = ()) -> UserError:
-    """Return ``error`` with the arguments that it names as options of the command line.
+    """Return ``error`` with options of the command line for its first word, an argument, and for each ``name=value``.
 
-    A part knows its arguments and not what holds it: ``num_embeddings`` of a codebook is the option
-    --model.quantizer.num_embeddings, but --model.quantizer.quantizer.num_embeddings in a ResidualQuantizer. Options
-    are put for the argument that the message begins with, and for each ``name=value``.
+    A part knows its arguments, ``num_embeddings``, and not what holds it, --model.quantizer.quantizer.num_embeddings.
     """
     raised_by = [type(frame.f_locals["self"]) for frame, _ in walk_tb(error.__traceback__) if "self" in frame.f_locals]
     line = error.line

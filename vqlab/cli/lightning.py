@@ -7,7 +7,7 @@ import dataclasses
 import json
 import signal
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -334,6 +334,30 @@ class CLI(LightningCLI):
         rank_zero_info(f"{path}: " + ", ".join(f"{name} {tuple(array.shape)}" for name, array in arrays.items()))
         if self.datamodule.modality == "font":
             write_glyphs(self.datamodule, arrays, self.run_folder, fonts, family)
+
+
+class Checked(Exception):
+    """All options have been read."""
+
+
+def complaints(commands: list[list[str]]) -> list[str | None]:
+    """Return for each argument list the error of its options in one line, None if there is none; builds nothing."""
+    found: list[str | None] = []
+
+    class OptionCheck(CLI):
+        def parse_arguments(self, parser: Any, args: Any) -> None:
+            for command in commands:
+                try:
+                    super().parse_arguments(parser, command)
+                    found.append(None)
+                except UserError as error:
+                    found.append(error.line)
+            raise Checked
+
+    prepare()
+    with suppress(Checked):
+        OptionCheck(args=[], held=ExitStack())
+    return found
 
 
 def as_plain(value: Any) -> Any:

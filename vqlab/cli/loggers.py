@@ -8,8 +8,9 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 
 from vqlab.callbacks.checkpoints import LastAndBest
 from vqlab.experiments.checkpoint_header import checkpoint_step
-from vqlab.training.loggers.boards import log_best_model, tensorboard_logger
+from vqlab.training.loggers.boards import tensorboard_logger
 from vqlab.training.loggers.csv import CSVLog
+from vqlab.training.loggers.media import attempt, guarded
 
 
 def choose_loggers(given: Any, folder: Path, command: str, options: Any) -> Any:
@@ -21,13 +22,22 @@ def choose_loggers(given: Any, folder: Path, command: str, options: Any) -> Any:
     if command == "fit" and options["tensorboard"]:
         done = checkpoint_step(Path(options["ckpt_path"])) if options.get("ckpt_path") else 0
         others.append(tensorboard_logger(folder, max(0, done)))
-    return [log, *others]
+    return [log, *map(guarded, others)]
 
 
 def log_best(trainer: lightning.Trainer) -> None:
-    """Log the run's best.ckpt to W&B, if there is one and W&B takes part."""
+    """Log the run's best.ckpt to W&B, if both are there, as ``model-<run id>:best``, as Lightning's ``log_model``."""
     path = Path(trainer.default_root_dir) / "checkpoints" / "best.ckpt"
     best = next(callback for callback in trainer.callbacks if isinstance(callback, LastAndBest))  # type: ignore[attr-defined]
     for logger in trainer.loggers:
         if isinstance(logger, WandbLogger) and best.best_step is not None and path.exists():
-            log_best_model(logger, path, step=best.best_step, monitor=best.monitor, score=best.best_score)
+            facts = {"step": best.best_step, "monitor": best.monitor, "score": best.best_score}
+            attempt(logger, _log_model, logger, path, facts)
+
+
+def _log_model(logger: WandbLogger, checkpoint: Path, facts: dict[str, Any]) -> None:
+    import wandb
+
+    artifact = wandb.Artifact(f"model-{logger.experiment.id}", type="model", metadata=facts)
+    artifact.add_file(str(checkpoint), name="model.ckpt")
+    logger.experiment.log_artifact(artifact, aliases=["latest", "best"])

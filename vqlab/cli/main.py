@@ -42,12 +42,7 @@ vqlab fit --help                        all options; vqlab sample, info, sweep, 
 vqlab fit --model.help VQVAE            options of a model; --data.help, --model.quantizer.help likewise
 VQLAB_DEBUG=1 vqlab ...                 show the traceback of an error
 """
-OWN = {  # commands that are no LightningCLI's, each imported when it is called
-    "sample": "vqlab.cli.sample:sample",
-    "info": "vqlab.cli.info:info",
-    "sweep": "vqlab.cli.sweep:sweep",
-    "report": "vqlab.cli.report:report",
-}
+OWN = ("sample", "info", "sweep", "report")  # commands that are no LightningCLI's, each a function of its own module
 LIGHTNING = ("fit", "validate", "test", "predict")
 
 
@@ -74,8 +69,7 @@ def run_command(args: list[str]) -> None:
         elif command in ("-V", "--version", "version"):
             print(f"vqlab {__version__}")
         elif command in OWN:
-            module, name = OWN[command].split(":")
-            getattr(importlib.import_module(module), name)(args[1:])
+            getattr(importlib.import_module(f"vqlab.cli.{command}"), command)(args[1:])
         elif command in LIGHTNING:
             from vqlab.cli.lightning import run
 

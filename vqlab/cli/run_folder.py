@@ -114,10 +114,7 @@ def remove(folder: Path) -> None:
 
 
 def requeued_from(config: Namespace) -> str | None:
-    """Return the ``last.ckpt`` of this named run if SLURM has started the same command before.
-
-    A run that did not get that far is begun anew.
-    """
+    """Return ``last.ckpt`` of this named run if SLURM has started the command before; without one, begin it anew."""
     if not config.name or os.environ.get("SLURM_RESTART_COUNT", "0") == "0":
         return None
     last = folder_of(config, config.name) / LAST
@@ -137,10 +134,7 @@ def run_of(checkpoint: str | Path) -> Path | None:
 
 
 def with_run_config(args: list[str], callbacks: Mapping[str, type]) -> list[str]:
-    """Put a checkpoint's own configuration in front of ``args`` if one is given and no config, model or data is.
-
-    It is the one that the checkpoint holds, or else the config.yaml of its run, as far as it is ``trusted``.
-    """
+    """Put a checkpoint's own ``trusted`` config, or its run's, before ``args`` that name no config, model or data."""
     checkpoints = values_of(args, "--ckpt_path")
     if not any(checkpoints) or values_of(args, "--config", "-c", "--model", "--data"):
         return args
@@ -175,30 +169,13 @@ def resume_command(last: Path, callbacks: Mapping[str, type]) -> str:
     return f"vqlab fit --ckpt_path {last}"
 
 
-def from_start(value: Any, start: Path) -> Any:
-    """Let relative paths of a run's configuration, which start where it was started, be found from here, too.
-
-    Example:
-        >>> from_start({"init_args": {"path": "nowhere.npz", "array": "x"}}, start=Path("started"))
-        {'init_args': {'path': 'nowhere.npz', 'array': 'x'}}
-    """
-    if not isinstance(value, dict):
+def from_start(value: Any, start: Path, name: str = "") -> Any:
+    """Return the setting ``name`` with its relative paths, which begin where the run was started, as seen from here."""
+    if isinstance(value, dict):
+        return {key: from_start(item, start, str(key)) for key, item in value.items()}
+    if isinstance(value, list):
+        return [from_start(item, start, name) for item in value]
+    is_file = name in FILES or (name.endswith("path") and name != "class_path")
+    if not is_file or not isinstance(value, str) or os.path.isabs(value) or "://" in value:
         return value
-    found = {}
-    for name, given in value.items():
-        if isinstance(given, dict):
-            found[name] = from_start(given, start)
-        elif name in FILES or (str(name).endswith("path") and name != "class_path"):
-            found[name] = (
-                [_found_from(start, p) for p in given] if isinstance(given, list) else _found_from(start, given)
-            )
-        else:
-            found[name] = given
-    return found
-
-
-def _found_from(start: Path, path: Any) -> Any:
-    """Return the relative ``path`` as seen from here if it exists in the folder ``start``, anything else as it is."""
-    if not isinstance(path, str) or os.path.isabs(path) or "://" in path or not os.path.exists(start / path):
-        return path
-    return os.path.relpath(start / path)
+    return os.path.relpath(start / value) if os.path.exists(start / value) else value

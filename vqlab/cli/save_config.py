@@ -18,6 +18,7 @@ from vqlab.cli.run_folder import STARTED_IN
 from vqlab.experiments.run_state import CONFIG, FINISHED
 from vqlab.training.loggers.boards import wandb_logger
 from vqlab.training.loggers.csv import CSVLog
+from vqlab.training.loggers.media import guarded
 
 PACKAGE = Path(__file__).parents[1]
 
@@ -50,7 +51,7 @@ class StartRun(SaveConfigCallback):
         # W&B joins only now, when data and model are known to be good: it writes files as soon as it exists.
         wandb = wandb_logger(trainer.default_root_dir, config["wandb"]["project"], config["wandb"]["mode"])
         if wandb:
-            trainer.loggers = [*trainer.loggers, wandb]
+            trainer.loggers = [*trainer.loggers, guarded(wandb)]
             wandb.log_hyperparams({"config": config.as_dict()})
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:

@@ -111,7 +111,7 @@ def check_rows(experiment: Experiment, rows: Sequence[Row], check: Check | None)
         return
     print(f"reading the options of {len(rows)} rows ...", file=sys.stderr, flush=True)
     if check is None:
-        from vqlab.cli.check_options import complaints  # imports torch
+        from vqlab.cli.lightning import complaints  # imports torch
 
         check = complaints
     errors = check([experiment.fit(row) for row in rows])

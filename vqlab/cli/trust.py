@@ -36,10 +36,7 @@ class Untrusted(Exception):
 
 
 def trusted(config: dict[str, Any], callbacks: Mapping[str, type]) -> dict[str, Any]:
-    """Return of a configuration what a run may take without the user's trust.
-
-    Raises:
-        Untrusted: If it names anything else.
+    """Return of a configuration what a run may take without the user's trust; raises Untrusted for anything else.
 
     Example:
         >>> trusted({"trainer": {"max_steps": 3}, "runs": "elsewhere"}, {})

@@ -26,11 +26,7 @@ from vqlab.errors import UserError
 
 
 def write_shards(source: Path, out: Path, shard_mb: float = 500, val_fraction: float = 0.05, seed: int = 0) -> None:
-    """Write the images of a folder as shards of ``shard_mb`` megabytes, and their index last.
-
-    Raises:
-        UserError: If there are no images, ``out`` is not empty, or the disk is full.
-    """
+    """Write the images of a folder as shards of ``shard_mb`` megabytes, and their index last."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} exists already: name a folder that is empty or new")
     folder = ImageFolder(str(source), val_fraction=val_fraction, seed=seed, num_workers=0)

@@ -15,11 +15,7 @@ PLAIN_BUILTINS = {"set", "bytearray", "complex"}
 
 
 def read_header(path: str | Path) -> dict[str, Any]:
-    """Read a checkpoint's plain values; each tensor becomes a :class:`Weight`, which knows only its size.
-
-    Raises:
-        UserError: If the file is missing, truncated, no Lightning checkpoint, or holds anything but plain data.
-    """
+    """Read a checkpoint's plain values, and of each tensor its size; raises UserError if it is no checkpoint."""
     path = require_file(path)
     try:
         found = open_header(path)
@@ -78,8 +74,7 @@ class HeaderUnpickler(pickle.Unpickler):
 class Blank(dict):
     """Stands for an object and keeps nothing of it."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__()
+    def __init__(self, *args: Any, **kwargs: Any) -> None: ...
 
     def __hash__(self) -> int:  # type: ignore[override]  # it may be a key
         return id(self)
@@ -91,5 +86,4 @@ class Weight(Blank):
     """A tensor without its values: only its ``size``, the number of them."""
 
     def __init__(self, storage: Any = None, offset: Any = 0, shape: Any = (), *args: Any) -> None:
-        super().__init__()
         self.size = math.prod(shape)

@@ -1,6 +1,7 @@
 """One metric of many runs as an SVG: running means over the raw values."""
 
 import io
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ from vqlab.experiments.text import printable
 FEW = 20  # points up to which a line is drawn without smoothing
 WINDOW = 0.04  # fraction of a line over which it is smoothed
 POINTS = 3000  # of all lines of one picture together
+NARROW = 24  # characters of the longest name up to which a legend has two columns
 WIDE = 30.0  # ratio of largest and smallest value from which an axis is logarithmic
 COLOURS = colormaps["tab10"].colors  # type: ignore[attr-defined]
 DASHES = ("-", "--", ":")  # an eleventh group has the first colour again, dashed
@@ -21,51 +23,46 @@ STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "text.parse_math": False,
     "font.family": ["sans-serif"],
-    "font.size": 8,
+    "font.size": 10,
 }
 
 
 def draw(lines: Sequence[tuple[int, str, Series]], log: bool) -> bytes:
-    """Return the picture of one metric.
-
-    Args:
-        lines: For each run the number of its group, which sets its colour, the group's name, and its values.
-        log: Whether the axis may be logarithmic.
-    """
+    """Return the picture of one metric, from (number of the group, which sets the colour; its name; values) of runs."""
+    groups = {number: f" {printable(name)[:60]}" for number, name, _ in lines}  # a label that starts with _ is left out
+    columns = 2 if max(map(len, groups.values())) <= NARROW else 1
+    handles, shown = {}, []
     with rc_context(STYLE):
-        groups = {number: name for number, name, _ in lines}
-        figure = Figure(figsize=(4.8, 2.7 + 0.15 * (len(groups) // 2)), layout="constrained")
+        figure = Figure(figsize=(4.8, 2.7 + 0.2 * math.ceil(len(groups) / columns)), layout="constrained")
         axes = figure.subplots()
-        handles, shown = {}, []
         for number, _, series in lines:
             steps, values = np.array(series).T
             look = {"color": COLOURS[number % len(COLOURS)], "linestyle": DASHES[number // len(COLOURS) % len(DASHES)]}
             smoothed = smooth(values)
+            points, marker = POINTS // (2 * len(lines)), "." if len(series) <= FEW else None
             if len(series) > FEW:
-                kept = thin(values, POINTS // (2 * len(lines)))
+                kept = thin(values, points)
                 axes.plot(steps[kept], values[kept], alpha=min(0.25, 2 / len(lines)), linewidth=0.6, **look)
-            kept = thin(smoothed, POINTS // (2 * len(lines)))
-            marker = "." if len(series) <= FEW else None
+            kept = thin(smoothed, points)
             (handles[number],) = axes.plot(steps[kept], smoothed[kept], marker=marker, linewidth=1.2, **look)
             shown.append(smoothed[np.isfinite(smoothed)])
         if len(finite := np.concatenate(shown)):
-            if log and finite.min() > 0 and finite.max() / finite.min() > WIDE:
+            least, most = finite.min(), finite.max()  # of the means: single values may lie outside
+            if log and least > 0 and most / least > WIDE:
                 axes.set_yscale("log")
-            elif finite.max() > finite.min():
-                margin = 0.06 * (finite.max() - finite.min())
-                axes.set_ylim(
-                    finite.min() - margin, finite.max() + margin
-                )  # of the means: single values may lie outside
+                axes.yaxis.set_major_formatter("{x:g}")  # by default formulas, which STYLE does not read
+                axes.yaxis.set_minor_formatter("")
+            elif most > least:
+                margin = 0.06 * (most - least)
+                axes.set_ylim(least - margin, most + margin)
         axes.set_xlim(left=0)
         axes.grid(axis="y", linewidth=0.4)
         axes.spines[["top", "right"]].set_visible(False)
         if len(groups) > 1:
-            names = [
-                f" {printable(name)[:60]}" for name in groups.values()
-            ]  # a name that starts with _ would be left out
-            figure.legend(list(handles.values()), names, loc="outside lower left", ncols=2, frameon=False)
+            look = {"loc": "outside lower left", "ncols": columns, "frameon": False, "fontsize": "small"}
+            figure.legend(list(handles.values()), list(groups.values()), **look)
         content = io.BytesIO()
-        figure.savefig(content, format="svg")
+        figure.savefig(content, format="svg", transparent=True)
     return content.getvalue()
 
 

@@ -15,6 +15,7 @@ from vqlab.experiments.settings import Settings, as_flag, overlay, read_yaml, sc
 
 KEYS = ("base", "common", "rows", "grid", "seeds")
 NAME = re.compile(r"[\w=+][\w.=+-]*")
+UNFIT = re.compile(r"[^\w.+-]+")  # for the name of a file
 SEEDED = ("seed_everything", "data.seed")  # set by a repeat: weights and noise; split, order and choice of labels
 NOT_IN_A_ROW = ("name", "runs", "config", "ckpt_path")  # set by the sweep
 
@@ -52,11 +53,8 @@ class Experiment:
 def read_experiment(path: Path, extra: Sequence[str] = (), runs: Path = Path("runs"), scale: float = 1.0) -> Experiment:
     """Read an experiment file; raises UserError if it is missing or wrong.
 
-    Args:
-        path: The file: ``base``, and any of ``common``, ``rows``, ``grid`` (crossed with rows), ``seeds``.
-        extra: Options of ``vqlab fit`` for every row; they override those of the file.
-        runs: Folder of all runs.
-        scale: Factor on every setting that counts training steps, except those in ``extra``.
+    ``extra`` are options of ``vqlab fit`` for every row; they override those of the file. ``scale`` is a factor on
+    every other setting that counts training steps.
     """
     if not (scale > 0 and math.isfinite(scale)):
         raise UserError(f"scale-steps must be a positive number, got {scale:g}")
@@ -126,15 +124,10 @@ def read_grid(content: dict[str, Any], name: str, row: Settings, path: Path) -> 
     found = []
     for values in itertools.product(*grid.values()):
         point = dict(zip(grid, values, strict=True))
-        parts = [f"{short[option]}={file_name(value)}" for option, value in point.items()]
+        texts = {option: as_flag("", value).partition("=")[2] for option, value in point.items()}
+        parts = [f"{short[option]}={UNFIT.sub('-', text).strip('-.') or '-'}" for option, text in texts.items()]
         found.append(("_".join(filter(None, [name, *parts])), {**row, **point}))
     return found
-
-
-def file_name(value: Any) -> str:
-    """Return a value as a part of a file name."""
-    text = as_flag("", value).partition("=")[2]
-    return re.sub(r"[^\w.+-]+", "-", text).strip("-.") or "-"
 
 
 def read_seeds(content: dict[str, Any], others: Settings, path: Path) -> list[int | None]:

@@ -11,7 +11,7 @@ from vqlab.experiments.experiment import SEEDED, short_names
 from vqlab.experiments.runs import Run, natural
 from vqlab.experiments.settings import HARMLESS, as_text
 
-LEFT_OUT = (*HARMLESS, "ckpt_path", "weights_only", "trainer.logger", "trainer.default_root_dir")
+LEFT_OUT = (*HARMLESS, *SEEDED, "ckpt_path", "weights_only", "trainer.logger", "trainer.default_root_dir")
 NAMED = 2  # settings that the label of a factor names
 
 
@@ -25,18 +25,14 @@ class Effect(NamedTuple):
 
 
 def differing(runs: Sequence[Run]) -> list[str]:
-    """Return the settings that differ, except seeds and settings without influence on metrics.
-
-    A setting that some runs do not have is left out where that follows from a class that differs.
-    """
-    names = list(dict.fromkeys(name for run in runs for name in run.settings))
+    """Return the settings that differ and influence metrics; not those that only the class of some runs has."""
+    names = dict.fromkeys(name for run in runs for name in run.settings if not name.startswith(LEFT_OUT))
     found: set[str] = set()
     for name in sorted(names, key=lambda name: name.count(".")):  # a class before its options
         values = {as_text(run.settings[name]) for run in runs if name in run.settings}
         missing = any(name not in run.settings for run in runs if run.settings)
         follows = any(name.startswith(f"{other}.") for other in found)
-        is_left_out = name.startswith(LEFT_OUT) or name in SEEDED
-        if not is_left_out and (len(values) > 1 or (missing and not follows)):
+        if len(values) > 1 or (missing and not follows):
             found.add(name)
     return [name for name in names if name in found]
 
@@ -57,10 +53,7 @@ def factors(runs: Sequence[Run]) -> dict[str, list[str]]:
 
 
 def repeats(runs: Sequence[Run]) -> list[list[Run]]:
-    """Return the runs in groups of equal settings, equal steps and different seeds.
-
-    A run with unknown settings is its own group, and so is a second one with the same seed.
-    """
+    """Return the runs in groups of equal settings, equal steps and different seeds; those without a config alone."""
     names, seen = differing(runs), Counter[tuple]()
     groups: dict[tuple, list[Run]] = defaultdict(list)
     for run in runs:
@@ -71,11 +64,7 @@ def repeats(runs: Sequence[Run]) -> list[list[Run]]:
 
 
 def effects(runs: Sequence[Run], value: Callable[[Run], float | None]) -> list[Effect]:
-    """Return the effect of each factor on a metric.
-
-    Two runs are a pair for a factor if they agree in all other factors and in the seed, and, unless both are finished,
-    in the steps done.
-    """
+    """Return the effect of each factor, over pairs of runs of equal other factors, seed and, if not finished, steps."""
     runs = [run for run in runs if run.settings]
     all_factors, found = factors(runs), []
     for factor, levels in all_factors.items():
@@ -85,12 +74,12 @@ def effects(runs: Sequence[Run], value: Callable[[Run], float | None]) -> list[E
             if (result := value(run)) is not None and math.isfinite(result):
                 done = None if run.status == "finished" else run.log.steps
                 matched[done, run.seeds, *(other[place] for other in others)][levels[place]].append(result)
-        steps = [Effect(factor)]
+        steps = []
         for low, high in combinations(sorted(set(levels), key=natural), 2):
             alike = [match for match in matched.values() if low in match and high in match]
             differences = [statistics.fmean(match[high]) - statistics.fmean(match[low]) for match in alike]
             steps += [Effect(factor, low, high, differences)] if differences else []
-        found.append(max(steps, key=lambda step: abs(statistics.fmean(step.differences or [0]))))
+        found.append(max(steps, key=lambda e: abs(statistics.fmean(e.differences)), default=Effect(factor)))
     return found
 
 

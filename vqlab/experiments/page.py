@@ -8,7 +8,7 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader
 
-from vqlab.experiments.report import Block, Cell, Folded, Heading, Pictures, Table
+from vqlab.experiments.report import Block, Folded, Heading, Pictures, Table
 from vqlab.experiments.text import printable
 
 FILES = "report_files"
@@ -47,7 +47,8 @@ def markdown(block: Block, files: dict[str, bytes]) -> str:
         case Heading():
             return f"{'#' * block.level} {plain(block.text)}"
         case Table():
-            rows = [map(plain, block.names), ["---"] * len(block.names), *(map(cell_text, row) for row in block.rows)]
+            cells = [[f"**{plain(c.shown)}**" if c.best else plain(c.shown) for c in row] for row in block.rows]
+            rows = [map(plain, block.names), ["---"] * len(block.names), *cells]
             return "\n".join(f"| {' | '.join(row)} |" for row in rows)
         case Pictures():
             parts = []
@@ -62,11 +63,6 @@ def markdown(block: Block, files: dict[str, bytes]) -> str:
             return f"<details><summary>{plain(block.title)}</summary>\n\n{inner}\n\n</details>"
         case _:
             return plain(block)
-
-
-def cell_text(cell: Cell) -> str:
-    """Return a cell, the best of its column in bold."""
-    return f"**{plain(cell.shown)}**" if cell.best else plain(cell.shown)
 
 
 def plain(text: str) -> str:

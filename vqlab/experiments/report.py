@@ -16,19 +16,9 @@ from vqlab.experiments.settings import HARMLESS
 from vqlab.experiments.text import clock, plural, short
 
 # Metrics of a table besides the monitored one, where they were logged.
-TELLING: tuple[str, ...] = (
-    "psnr",
-    "snr",
-    "acc",
-    "nll",
-    "bits_per_token",
-    "npmi",
-    "perplexity",
-    "codebook_usage",
-    "ssim",
-    "lpips",
-)
-TELLING += ("correlation", "accept_rate", "diversity", "classes_drawn", "topic_diversity", "d_acc", "rec_loss")
+TELLING: tuple[str, ...] = ("psnr", "snr", "acc", "nll", "bits_per_token", "npmi", "perplexity", "codebook_usage")
+TELLING += ("ssim", "lpips", "correlation", "accept_rate", "diversity", "classes_drawn", "topic_diversity", "d_acc")
+TELLING += ("rec_loss",)
 SHOWN = 6  # metrics of a table
 COMPARED = 3  # metrics whose effects are reported
 KINDS = {"step": "Samples", "codes": "Use of the codes", "confusion": "Confusion"}
@@ -152,9 +142,6 @@ def summary(runs: Sequence[Run]) -> Iterator[str]:
         yield f"Health: {', '.join(parts)}."
 
 
-# Tables
-
-
 def runs_table(runs: Sequence[Run], metrics: Sequence[str]) -> Table:
     """Return for each run the most important metrics, settings that differ, status, cost, and all other metrics."""
     names = short_names(differing(runs))
@@ -172,8 +159,8 @@ def runs_table(runs: Sequence[Run], metrics: Sequence[str]) -> Table:
         ("samples/s", numbers([run.samples_per_second for run in runs])),
         ("peak lr", numbers([run.peak_lr for run in runs])),
     ]
-    for metric in sorted({name for run in runs for name in run.tested}):
-        columns.append((metric, numbers([run.tested.get(metric) for run in runs], direction(metric))))
+    tested = sorted({name for run in runs for name in run.tested})
+    columns += [(name, numbers([run.tested.get(name) for run in runs], direction(name))) for name in tested]
     for metric in sorted({name for run in runs for name in run.log.series if name.startswith("val/")} - {*metrics}):
         columns += metric_columns(runs, metric)
     return columns_table(columns)
@@ -243,14 +230,10 @@ def setting(shown: str) -> Cell:
 
 def curves(groups: Sequence[Sequence[Run]], metrics: Sequence[str]) -> Pictures:
     """Return a picture per metric with a line for each run; repeats share a colour."""
+    runs = [(number, group_name(group), run.log.series) for number, group in enumerate(groups) for run in group]
     pictures = []
     for metric in metrics:
-        lines = [
-            (number, group_name(group), run.log.series[metric])
-            for number, group in enumerate(groups)
-            for run in group
-            if metric in run.log.series
-        ]
+        lines = [(number, name, series[metric]) for number, name, series in runs if metric in series]
         pictures.append((metric, draw(lines, log=direction(metric) != "max"), ".svg"))
     return Pictures(pictures)
 

@@ -21,12 +21,8 @@ HELD: set[int] = set()  # descriptors of locks
 def row_lock(folder: Path) -> Iterator[int | None]:
     """Hold the lock of a folder; yields its file descriptor, or None if another process has it.
 
-    The kernel frees the lock when the last process that has the descriptor open ends, so none is ever stale. A child
-    that inherits the descriptor keeps the row even when the sweep that started it is killed; a fork (a worker that
-    loads data) closes it.
-
-    Raises:
-        UserError: If the folder cannot be written, or its file system has no locks.
+    The kernel frees the lock when the last process that has the descriptor open ends: also a child that outlives its
+    sweep, but not a fork (a worker that loads data), which closes it.
     """
     text = os.environ.get(INHERITED, "")
     inherited = text.isdigit() and is_lock_of(int(text), folder)

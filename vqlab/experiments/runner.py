@@ -48,14 +48,7 @@ class Outcome:
 
 
 class Runner:
-    """Runs rows; may be killed at any moment, and used by several threads, processes and machines.
-
-    Args:
-        experiment: The experiment of the rows.
-        test: Whether a row is tested on its best checkpoint after the training.
-        jobs: How many rows run at once, each on its part of the GPUs and cores.
-        command: How ``vqlab`` is called.
-    """
+    """Runs rows, each on its part of the GPUs and cores; may be killed, and used by several threads and machines."""
 
     def __init__(self, experiment: Experiment, test: bool, jobs: int = 1, command: Sequence[str] = VQLAB) -> None:
         self.experiment, self.test, self.jobs, self.command = experiment, test, jobs, list(command)
@@ -173,10 +166,7 @@ def refuse_conflicts(experiment: Experiment, rows: Sequence[Row]) -> None:
 
 
 def split_resources(jobs: int) -> list[dict[str, str]]:
-    """Return for each of ``jobs`` rows that run at once the environment with its GPUs and cores.
-
-    More rows than GPUs share them. A single row has everything. ``OMP_NUM_THREADS`` is kept where it is set.
-    """
+    """Return for each of ``jobs`` rows that run at once the environment with its GPUs, shared if too few, and cores."""
     if jobs == 1:
         return [{}]
     threads = os.environ.get("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // jobs)))

@@ -8,7 +8,7 @@ UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\u
 
 
 def printable(text: str) -> str:
-    r"""Return text in one line that a terminal, a page and UTF-8 can show."""
+    """Return text in one line that a terminal, a page and UTF-8 can show."""
     return UNPRINTABLE.sub(lambda found: " " if found[0].isspace() else "�", text)
 
 

@@ -21,11 +21,7 @@ RESUMED = {"loops": dict, "callbacks": dict, "optimizer_states": list, "lr_sched
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Read a checkpoint onto the CPU with ``weights_only=True``: pickled code in it is refused, never run.
-
-    Raises:
-        UserError: If the file is missing, truncated, no checkpoint, or holds anything but plain data.
-    """
+    """Read a checkpoint onto the CPU; raises UserError for a bad one, and for pickled code, which is never run."""
     path = require_file(path)
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)

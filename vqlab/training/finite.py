@@ -20,9 +20,7 @@ class NonFiniteError(UserError):
 
 
 def require_finite(terms: dict[str, Tensor], batch_idx: int, step: int) -> None:
-    """Raise :class:`NonFiniteError` on all ranks if a term (scalar tensor) is not finite on any rank.
-
-    Every rank must call this at the same place with the same terms.
+    """Raise :class:`NonFiniteError` on all ranks, which all call it, if a term (scalar tensor) of one is not finite.
 
     Example:
         >>> require_finite({"rec_loss": torch.tensor(float("nan"))}, batch_idx=7, step=7)

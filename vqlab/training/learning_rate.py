@@ -51,10 +51,7 @@ class Schedule:
             )
 
     def factor(self, step: int, training_steps: float = math.inf) -> float:
-        """Return the factor for the optimizer step with index ``step`` (0 is the first).
-
-        ``training_steps`` stands for a ``total_steps`` that is not set; infinite means no decay.
-        """
+        """Return the factor for the step with index ``step``; ``training_steps`` is the default of ``total_steps``."""
         if step < self.warmup_steps:
             return (step + 1) / self.warmup_steps
         after = step - self.warmup_steps
@@ -126,8 +123,7 @@ def scheduled(
 def training_steps(trainer: lightning.Trainer) -> float:
     """Return the length of the training in optimizer steps, infinite where it is not known (yet).
 
-    The data are not loaded to find out: Lightning restores a loader's place only while it loads the data itself, so
-    asking early would make a resumed run begin its epoch again. The first step's factor does not depend on the length.
+    The data are not loaded to find out: Lightning restores a loader's place only while it loads the data itself.
     """
     if trainer.train_dataloader is None or trainer.max_epochs == -1:
         return math.inf if trainer.max_steps == -1 else trainer.max_steps
@@ -135,10 +131,7 @@ def training_steps(trainer: lightning.Trainer) -> float:
 
 
 def keep_configured_lr(module: lightning.LightningModule) -> None:
-    """Make a resumed run follow the learning rate it is configured with, not the one that its checkpoint stored.
-
-    Called from ``on_train_start``, when Lightning has restored optimizers and schedulers.
-    """
+    """Make a resumed run follow its configured learning rate, not the stored one; called from ``on_train_start``."""
     rates: Any = module.configured_lr
     for config in module.trainer.lr_scheduler_configs:
         scheduler = config.scheduler

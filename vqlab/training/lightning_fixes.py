@@ -27,10 +27,7 @@ from vqlab.atomic_io import write_atomic
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes checkpoints beside their predecessor and replaces it by one rename.
-
-    A run that is killed, or finds the disk full, while it writes keeps the previous checkpoint.
-    """
+    """Replaces a checkpoint by one rename, so that a run that is killed or finds the disk full keeps the old one."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         """Write ``checkpoint`` to ``path``."""
@@ -61,10 +58,7 @@ def accumulates(trainer: lightning.Trainer) -> bool:
 
 
 def is_log_step(trainer: lightning.Trainer, steps_done: int) -> bool:
-    """Whether the log gets a line with this batch, after which ``steps_done`` optimizer steps are done.
-
-    Accumulated batches have no line of their own; ``log_every_n_steps=0`` disables the log.
-    """
+    """Whether the log gets a line with this batch, after which ``steps_done`` steps are done; not if accumulated."""
     interval: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
     return interval > 0 and steps_done % interval == 0 and not accumulates(trainer)
 
@@ -108,9 +102,8 @@ def close_bars(progress_bar: Any) -> None:
 class ResumePoint:
     """Progress of the training after a batch, to be restored in a checkpoint that is written later.
 
-    Lightning resumes by the counters in a checkpoint. Those of later moments make it skip or repeat something: after a
-    batch the number of the next log line is taken or not, after an epoch the next one has started or not, and a
-    validation that was interrupted would be continued.
+    Lightning resumes by the counters in a checkpoint; those of later moments make it skip or repeat a log line, an
+    epoch's end or a validation.
     """
 
     def __init__(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, is_last: bool) -> None:

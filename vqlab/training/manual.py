@@ -1,7 +1,6 @@
 """Manual optimisation, in which several networks train on one batch: what the models that need it share.
 
-Everything a user sees counts batches: ``global_step``, ``max_steps``, schedules, checkpoints and the log. Lightning by
-itself counts every call of an optimizer, so that two optimizers would halve ``max_steps``.
+Everything a user sees counts batches; Lightning counts calls of optimizers, and two would halve ``max_steps``.
 """
 
 import warnings

@@ -42,10 +42,9 @@ class Optimization:
         object.__setattr__(self, "betas", tuple(self.betas))  # a checkpoint holds a list
 
     def optimizer(self, model: Any, parameters: Iterable[Any], name: str, lr: float | None = None) -> dict[str, Any]:
-        """Return an optimizer with its schedule, as ``configure_optimizers`` hands it to Lightning.
+        """Return an optimizer with its schedule, for ``configure_optimizers``.
 
-        A group of parameters may have an ``lr`` of its own, and with it a ``name``; the others have the absolute rate
-        ``lr`` or that of the model, which is logged as ``lr/<name>``.
+        Groups of parameters without an ``lr`` (and a ``name``) of their own have ``lr`` or the model's, ``lr/<name>``.
         """
         base_lr = model.base_lr if lr is None else None
         rate = configured_rate(model, model.lr if lr is None else lr, base_lr, model.default_lr, name)
@@ -63,13 +62,10 @@ class Optimization:
 
 @dataclass(frozen=True)
 class GANOptimization(Optimization):
-    """Optimizer settings of two networks that train against each other; those of :class:`Optimization` are for both.
+    """Optimizer settings of two networks that train against each other.
 
     Args:
-        kind: As in ``Optimization``.
-        betas: As in ``Optimization``.
-        weight_decay: As in ``Optimization``.
-        schedule: As in ``Optimization``.
+        kind, betas, weight_decay, schedule: As in ``Optimization``.
         clip: Largest gradient norm of the generator; null does not clip.
         disc_lr: Absolute learning rate of the discriminator; null takes the generator's.
         disc_clip: Largest gradient norm of the discriminator; null does not clip.

@@ -16,11 +16,7 @@ if TYPE_CHECKING:
 
 
 class Observed(Protocol):
-    """Attributes of a model that callbacks and the command line read.
-
-    A model with codes also has ``quantizer``, a :class:`~vqlab.quantizers.base.Quantizer`, whose ``num_embeddings``
-    ``Health`` compares the perplexity with, and whose codebooks ``vqlab predict`` exports.
-    """
+    """Attributes of a model that callbacks and the command line read; a model with codes also has ``quantizer``."""
 
     modality: str  # data that the model is made for: ``image``, ``signal``, ``text`` or ``font``
     accumulate: int = 1  # batches per optimizer step of a model with manual optimization, for ``base_lr``

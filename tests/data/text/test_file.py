@@ -69,7 +69,7 @@ def test_what_is_written_is_read(folder, rows, suffix):
         ("a.txt", "\ufeffé cat,\n\nA dog\r\n", ["é cat,", "", "A dog"]),
         ("a.csv", "id; text \n1;cat, dog\n\n", ["cat, dog"]),
         ("a.csv", "id|text\n1|cat, dog\n", ["cat, dog"]),
-        ("a.csv", 'text,label\na,b\n"one, two, and\nthree",x\n', ["a", "one, two\nthree"]),
+        ("a.csv", 'text,label\na,b\n"one, two, and\nthree",x\n', ["a", "one, two, and\nthree"]),
         ("a.csv", f"text\n{'word ' * 100_000}\n", ["word " * 100_000]),
         ("a.tsv", 'text\tlabel\n"one\ntwo three"\tx\ncat\ty\n', ["one\ntwo three", "cat"]),
         ("a.json", '[{"text": "a"},\n {"text": null}]', ["a", ""]),

@@ -3,13 +3,15 @@
 import time
 from pathlib import Path
 
+import pytest
 import torch
+from lightning.pytorch.loggers import Logger
 
-from tests.e2e.tiny import FIT, fails
+from tests.e2e.tiny import FIT, fails, fit, logged
 from tests.helpers.logs_read_back import read_tensorboard, read_wandb
 from vqlab.training.loggers.boards import tensorboard_logger, wandb_logger
 from vqlab.training.loggers.csv import CSVLog
-from vqlab.training.loggers.media import log_histogram, log_image, log_table
+from vqlab.training.loggers.media import guarded, log_histogram, log_image, log_table
 
 
 def test_images_tables_and_histograms(monkeypatch, tmp_path):
@@ -49,3 +51,40 @@ def test_a_log_on_a_full_disk_ends_the_run(capsys, monkeypatch):
     monkeypatch.setattr("vqlab.training.loggers.csv._lines", full)
     complaint = fails(capsys, [*FIT, "--name=run", "--trainer.max_steps=10"])
     assert "no space left for runs/vqvae/run/metrics.csv" in complaint
+
+
+class Fragile(Logger):
+    """Fails in one method, and counts its calls."""
+
+    name = version = "fragile"
+    broken = ""
+    calls = 0
+
+    def log_metrics(self, metrics, step=None):
+        self.note("log_metrics")
+
+    def log_hyperparams(self, *args):
+        self.note("log_hyperparams")
+
+    def note(self, method):
+        if method == Fragile.broken:
+            Fragile.calls += 1
+            raise OSError(2, "its folder is gone")
+
+
+@pytest.mark.parametrize("method", ["log_metrics", "log_hyperparams"])
+def test_a_logger_that_fails_is_disabled_and_the_run_goes_on(monkeypatch, method):
+    monkeypatch.setattr(Fragile, "broken", method)
+    monkeypatch.setattr(Fragile, "calls", 0)
+    with pytest.warns(UserWarning, match="Fragile failed .*its folder is gone.*goes on without it"):
+        fit("--name=run", "--trainer.max_steps=10", f"--trainer.logger={__name__}.Fragile")
+    assert [row["step"] for row in logged("runs/vqvae/run/metrics.csv")] == [4, 9]
+    assert Fragile.calls == 1
+
+
+def test_an_image_for_a_board_that_fails(monkeypatch):
+    logger = guarded(tensorboard_logger("run"))
+    monkeypatch.setattr(logger.experiment, "add_image", lambda *args: Path("gone/x").read_text())
+    with pytest.warns(UserWarning, match="TensorBoardLogger failed"):
+        log_image([logger], "picture", torch.zeros(3, 4, 4), 0)
+    log_image([logger], "picture", torch.zeros(3, 4, 4), 1)

@@ -16,10 +16,7 @@ HOSTS = ("api.forge.coreweave.com", "api.wandb.ai")  # where `wandb login` of 0.
 
 
 def tensorboard_logger(run_folder: str | Path, step: int = 0) -> TensorBoardLogger:
-    """Return a logger that writes to ``tensorboard`` in ``run_folder``, once there is something to write.
-
-    What an earlier run logged from ``step`` on is no longer shown.
-    """
+    """Return a logger that writes to ``tensorboard`` in ``run_folder``; an earlier run is shown up to ``step``."""
     if find_spec("tensorboard") is None:
         raise UserError("TensorBoard is not installed: pip install 'vqlab[tensorboard]', or leave out --tensorboard")
     # Lightning's default logs hp_metric=-1 beside the hyperparameters.
@@ -72,12 +69,3 @@ def has_key() -> bool:
         return any(entries.authenticators(host) for host in (*HOSTS, own) if host)
     except (FileNotFoundError, netrc.NetrcParseError):
         return False
-
-
-def log_best_model(logger: WandbLogger, checkpoint: Path, **metadata: Any) -> None:
-    """Log ``checkpoint`` as artifact ``model-<run id>:best``, the name that Lightning's ``log_model`` uses."""
-    import wandb
-
-    artifact = wandb.Artifact(f"model-{logger.experiment.id}", type="model", metadata=metadata)
-    artifact.add_file(str(checkpoint), name="model.ckpt")
-    logger.experiment.log_artifact(artifact, aliases=["latest", "best"])

@@ -13,14 +13,9 @@ from vqlab.atomic_io import append, write_atomic
 
 
 class CSVLog(Logger):
-    """Log metrics to ``folder/filename``; the columns are ``step``, ``time`` and every metric so far.
+    """Append metrics to ``folder/filename``; the columns are ``step``, ``time`` and every metric so far.
 
-    Each line is appended when it is logged, so a killed run loses none. Lightning's ``CSVLogger`` deletes an existing
-    file; this logger keeps it, up to the step from which a run resumes.
-
-    Args:
-        folder: The run's folder.
-        filename: Name of the file.
+    A killed run loses no line. Lightning's ``CSVLogger`` deletes an existing file; this one keeps it for a resumed run.
     """
 
     version = ""  # the folder is the version
@@ -45,10 +40,7 @@ class CSVLog(Logger):
 
     @rank_zero_only
     def resume_from(self, step: int, last: dict[str, float] | None = None) -> None:
-        """Keep the lines of the first ``step`` steps (indices from 0); the resumed run writes the others again.
-
-        ``last`` is the line of the last of these steps, which a killed run may not have written.
-        """
+        """Keep the lines of the first ``step`` steps; ``last`` is one that a killed run may not have written."""
         rows: list[dict[str, Any]] = [row for row in read_rows(self.path) if int(row["step"]) < step]
         if last and not any(int(row["step"]) == last["step"] and all(map(row.get, last)) for row in rows):
             rows.append(last)

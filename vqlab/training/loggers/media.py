@@ -1,12 +1,36 @@
-"""Images, tables and histograms for the loggers that show them: W&B and TensorBoard."""
+"""Images, tables and histograms for W&B and TensorBoard; a logger that fails does not end the run."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 BINS = 64
+METHODS = ["log_metrics", "log_hyperparams", "log_graph", "log_image", "log_table"]
+METHODS += ["after_save_checkpoint", "save", "finalize"]
+
+
+def guarded(logger: Logger) -> Logger:
+    """Return ``logger`` with methods that do not raise: see :func:`attempt`."""
+    for name in METHODS:
+        if method := getattr(logger, name, None):
+            setattr(logger, name, partial(attempt, logger, method))
+    return logger
+
+
+def attempt(logger: Logger, call: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
+    """Call a function that logs; if it raises, warn once and disable ``logger``: the run goes on without it."""
+    if getattr(logger, "failed", False):
+        return
+    try:
+        call(*args, **kwargs)
+    except Exception as error:  # each logging library has types of its own
+        logger.failed = True  # type: ignore[attr-defined]
+        reason = (str(error).splitlines() or [""])[0][:120] or type(error).__name__
+        rank_zero_warn(f"{type(logger).__name__} failed ({reason}): the run goes on without it")
 
 
 def log_image(loggers: Iterable[Logger], name: str, image: Tensor, step: int) -> None:
@@ -15,7 +39,7 @@ def log_image(loggers: Iterable[Logger], name: str, image: Tensor, step: int) ->
         if isinstance(logger, WandbLogger):
             logger.log_image(name, [image], step=step)
         elif isinstance(logger, TensorBoardLogger):
-            logger.experiment.add_image(name, image, step)
+            attempt(logger, _to_board, logger, "image", name, image, step)
 
 
 def log_table(
@@ -28,7 +52,7 @@ def log_table(
         elif isinstance(logger, TensorBoardLogger):
             lines = [columns, ["---"] * len(columns), *rows]
             text = "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
-            logger.experiment.add_text(name, text, step)
+            attempt(logger, _to_board, logger, "text", name, text, step)
 
 
 def log_histogram(loggers: Iterable[Logger], name: str, values: Tensor, step: int) -> None:
@@ -40,4 +64,8 @@ def log_histogram(loggers: Iterable[Logger], name: str, values: Tensor, step: in
             histogram: Any = wandb.Histogram(values.cpu().tolist(), num_bins=BINS)
             logger.log_metrics({name: histogram}, step)
         elif isinstance(logger, TensorBoardLogger):
-            logger.experiment.add_histogram(name, values.cpu(), step, bins=BINS)
+            attempt(logger, _to_board, logger, "histogram", name, values.cpu(), step, bins=BINS)
+
+
+def _to_board(logger: TensorBoardLogger, kind: str, *args: Any, **kwargs: Any) -> None:
+    getattr(logger.experiment, f"add_{kind}")(*args, **kwargs)
