@@ -48,13 +48,12 @@ OLD = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 def load_diffusers(folder: str | Path, **arguments: Any) -> VQGAN:
     """Load a ``VQModel`` as a VQGAN, in eval mode on the CPU.
 
+    Raises UserError if a file is missing or damaged, or the model is another one or has an option that vqlab lacks.
+
     Args:
         folder: Holds ``config.json`` and ``diffusion_pytorch_model.safetensors`` or ``.bin``.
         **arguments: Further arguments of ``VQGAN``, such as ``adversarial`` and ``perceptual_weight`` (off here) to
             train on.
-
-    Raises:
-        UserError: If a file is missing or damaged, or the model is another one or has an option that vqlab lacks.
 
     Example:
         >>> import tempfile
@@ -86,13 +85,12 @@ def load_diffusers(folder: str | Path, **arguments: Any) -> VQGAN:
 def save_diffusers(model: VQVAE | VQGAN, folder: str | Path) -> None:
     """Write ``model`` as ``config.json`` and ``diffusion_pytorch_model.safetensors``, which ``VQModel`` reads.
 
+    Raises UserError if the model has parts that ``VQModel`` lacks, or the folder cannot be written.
+
     Args:
         model: A VQGAN or VQVAE of ``ConvEncoder``, ``ConvDecoder`` and ``VectorQuantizer``. The training state
             (discriminator, statistics of the codebook) is left out.
         folder: Created if it does not exist.
-
-    Raises:
-        UserError: If the model has parts that ``VQModel`` lacks, or the folder cannot be written.
 
     Example:
         >>> import tempfile

@@ -30,15 +30,13 @@ def load_taming(path: str | Path, **arguments: Any) -> VQGAN:
     """Load a checkpoint of taming's ``VQModel`` or ``GumbelVQ`` as a VQGAN, in eval mode on the CPU.
 
     Sizes are read from the shapes of the weights, so the YAML file beside the checkpoint is not needed. The weights of
-    the loss (LPIPS and discriminator) and the training state are left out; no code in the file is run.
+    the loss (LPIPS and discriminator) and the training state are left out; no code in the file is run. Raises UserError
+    if the file is missing, damaged or of another model; keys that do not match are named.
 
     Args:
         path: The ``.ckpt`` file, Lightning's (``{"state_dict": ...}``) or a bare state dict.
         **arguments: Further arguments of ``VQGAN``, such as ``images`` (of size 256 here), ``adversarial`` and
             ``perceptual_weight`` (both 0 here) to train on.
-
-    Raises:
-        UserError: If the file is missing, damaged or of another model; keys that do not match are named.
 
     Example:
         >>> model = load_taming("vqgan_imagenet_f16_16384/last.ckpt")  # doctest: +SKIP

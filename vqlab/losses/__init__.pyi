@@ -1,6 +1,6 @@
-from .adaptive_weight import adaptive_weight as adaptive_weight
 from .adversarial import Adversarial as Adversarial
 from .adversarial import LeCam as LeCam
+from .adversarial import adaptive_weight as adaptive_weight
 from .adversarial import gradient_penalty as gradient_penalty
 from .adversarial import r1_penalty as r1_penalty
 from .contrastive import TopicContrast as TopicContrast

@@ -8,8 +8,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
 from vqlab.errors import UserError
-from vqlab.losses.adaptive_weight import adaptive_weight, linearized
-from vqlab.losses.adversarial import ADVERSARIAL, LeCam, r1_penalty
+from vqlab.losses.adversarial import ADVERSARIAL, LeCam, adaptive_weight, linearized, r1_penalty
 from vqlab.nn import Decoder, Discriminator, ImageFormat, PatchGAN
 from vqlab.nn.distributed import world_size
 from vqlab.training.finite import require_finite
@@ -62,8 +61,7 @@ class AdversarialSettings:
 class AdversarialLoss(nn.Module):
     """A discriminator that is trained on images (B, C, H, W) and reconstructions, and the generator loss that it gives.
 
-    Raises:
-        UserError: If the images are too small, ``adaptive`` lacks a last layer, or ``alternate`` meets accumulation.
+    Raises UserError if the images are too small, ``adaptive`` lacks a last layer, or ``alternate`` meets accumulation.
 
     Example:
         >>> from vqlab.nn.autoencoders.small import SmallDecoder

@@ -30,6 +30,7 @@ class FontGAN(Model):
     category_weight * cross-entropy of the style of B^. Discriminator: its adversarial loss on [A, B] and [A, B^] +
     category_weight * the cross-entropy of the style, each half. The weights are zi2zi's. The networks alternate at each
     batch, the discriminator first. Evaluation: how much nearer held-out glyphs come to the target than the source is.
+    Raises UserError if a network does not fit the glyphs.
 
     Args:
         generator: Default: a ``UNet``.
@@ -50,9 +51,6 @@ class FontGAN(Model):
 
     Shape:
         source, target (B, 1, image_size, image_size) from -1, ink, to 1, paper; style (B,) int64 in [0, num_styles).
-
-    Raises:
-        UserError: If a network does not fit the glyphs.
 
     Example:
         >>> model = FontGAN(image_size=32)
@@ -114,10 +112,8 @@ class FontGAN(Model):
     def translate(self, images: Tensor, style: int | Tensor) -> Tensor:
         """Draw glyphs (B, 1, S, S), in [-1, 1], in the style of a target font from those of the source font.
 
-        ``style`` is one for all, (B,) int64, or (B, num_styles) weights of the styles to mix.
-
-        Raises:
-            UserError: If the images have another shape, or there is no such style.
+        ``style`` is one for all, (B,) int64, or (B, num_styles) weights of the styles to mix. Raises UserError if the
+        images have another shape, or there is no such style.
         """
         size = self.image_size
         if images.ndim != 4 or images.shape[1:] != (1, size, size):

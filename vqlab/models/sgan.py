@@ -10,7 +10,7 @@ from torchmetrics.classification import MulticlassConfusionMatrix
 from vqlab.errors import UserError
 from vqlab.losses.adversarial import ADVERSARIAL
 from vqlab.losses.semi_supervised import feature_matching, supervised_loss, unsupervised_loss
-from vqlab.metrics.images.diversity import EffectiveClasses, diversity
+from vqlab.metrics.images.quality import EffectiveClasses, diversity
 from vqlab.models.model import Model, evaluating
 from vqlab.nn import ConvFeatures, ConvGenerator, ImageFormat, SGANDiscriminator
 from vqlab.nn.base import FeatureNet, Generator, check_players
@@ -30,6 +30,7 @@ class SGAN(Model):
     the generated ones, each half, + the loss of the adversarial head, where there is one). Generator: the adversarial
     head's generator loss, or feature matching (paper, section 3.1). The networks alternate at each batch, the
     discriminator first. Without ``labels_per_class`` of the data, one batch serves as labelled and as unlabelled.
+    Raises UserError if a network does not fit the images, or labels are missing.
 
     Args:
         generator: Default: a ``ConvGenerator``.
@@ -47,9 +48,6 @@ class SGAN(Model):
 
     Shape:
         images (B, C, H, W); labels (B,) int64 in [0, K).
-
-    Raises:
-        UserError: If a network does not fit the images, or labels are missing.
 
     Example:
         >>> model = SGAN().eval()
@@ -108,8 +106,7 @@ class SGAN(Model):
     def sample(self, num: int, label: int | Tensor | None = None, generator: torch.Generator | None = None) -> Tensor:
         """Draw images (num, C, H, W) in the value range, of one ``label`` or (num,) labels, by default of all classes.
 
-        Raises:
-            UserError: If an argument is out of range, or a label is given to a model without labels.
+        Raises UserError if an argument is out of range, or a label is given to a model without labels.
         """
         if num < 1:
             raise UserError(f"num must be at least 1, got {num}: use --num 64")

@@ -19,6 +19,8 @@ def generate(
 ) -> Tensor:
     """Draw one sequence per label, tokens (B, L) int64, token by token.
 
+    Raises UserError if an option is out of range.
+
     Args:
         network: In eval mode.
         condition: Labels (B,) int64; ``network.no_label`` for none.
@@ -27,9 +29,6 @@ def generate(
         top_p: Sample from the smallest set with total probability p (Holtzman et al. 2019, arXiv:1904.09751).
         guidance: g of classifier-free guidance, see :func:`guide`; 1 is none.
         generator: Its device generates the random numbers: with one on the CPU they are the same for every device.
-
-    Raises:
-        UserError: If an option is out of range.
 
     Example:
         >>> net = Transformer(num_tokens=8, length=4, num_classes=3, dim=16, depth=1, heads=2).eval()

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from vqlab.metrics.codes.entropy import ProposalEntropy
-from vqlab.metrics.codes.unigram import unigram_bits
+from vqlab.metrics.codes.statistics import ProposalEntropy, unigram_bits
 from vqlab.metrics.codes.usage import CodebookUsage
 
 

@@ -1,4 +1,4 @@
-"""How much the distribution of codes depends on position and class, which a prior without context must know."""
+"""What the distribution of codes depends on: image, position, class; and the baseline of a prior."""
 
 import math
 
@@ -9,6 +9,51 @@ from torchmetrics import Metric
 from vqlab.validation import Checked, Count, NonNegativeInt
 
 MAX_COUNTS = 2**24  # histograms above this are not worth their memory, 128 MiB of int64
+
+
+class ProposalEntropy(Metric):
+    """Entropy of q at a position, and mutual information between image and code, both in nats per position.
+
+    I(x; h) = H(mean over x of q(h | x)) - mean over x of H(q(h | x)), averaged over positions; near 0 where q is near
+    uniform, though the perplexity of its sampled codes is high.
+
+    Args:
+        positions: Positions of a code, P.
+        num_embeddings: Categories, K.
+
+    Example:
+        >>> entropy = ProposalEntropy(positions=1, num_embeddings=2)
+        >>> entropy.update(torch.tensor([[[1.0, 0.0]], [[0.0, 1.0]]]).log())  # two images, each sure of its own code
+        >>> {name: round(value.item(), 4) for name, value in entropy.compute().items()}
+        {'site_entropy': 0.0, 'mutual_information': 0.6931}
+    """
+
+    full_state_update = False
+    probs: Tensor
+    entropy: Tensor
+    count: Tensor
+
+    def __init__(self, positions: int, num_embeddings: int) -> None:
+        super().__init__()
+        self.add_state("probs", torch.zeros(positions, num_embeddings), dist_reduce_fx="sum")
+        self.add_state("entropy", torch.zeros(()), dist_reduce_fx="sum")
+        self.add_state("count", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, log_q: Tensor) -> None:
+        """Add log-probabilities (B, P, K)."""
+        q = log_q.float().exp()
+        self.probs = self.probs + q.sum(0)
+        self.entropy = self.entropy + torch.special.entr(q).sum(2).mean(1).sum()
+        self.count = self.count + len(q)
+
+    def compute(self) -> dict[str, Tensor]:
+        """Return ``site_entropy`` and ``mutual_information``, scalars."""
+        count = self.count.clamp_min(1)
+        mean = self.entropy / count
+        return {
+            "site_entropy": mean,
+            "mutual_information": torch.special.entr(self.probs / count).sum(1).mean() - mean,
+        }
 
 
 class CodeStatistics(Checked, Metric):
@@ -117,3 +162,9 @@ def top_k_overlap(counts: Tensor, top_k: int) -> Tensor:
     groups = (counts.sum(1) > 0).sum()
     pairs = (groups * (groups - 1)).clamp_min(1)
     return (sharing * (sharing - 1)).sum() / (pairs * top_k)
+
+
+def unigram_bits(counts: Tensor, tokens: Tensor) -> Tensor:
+    """Mean bits per token (B, L) under (count + 1) / (n + K), from ``counts`` (L, K) of n codes a position."""
+    seen = counts.gather(1, tokens.T).double()
+    return -((seen + 1) / (counts.sum(1, keepdim=True) + counts.shape[1])).log2().mean().float()

@@ -30,7 +30,9 @@ class FrechetDistance(ConfigMixin, Metric):
     published values) and needs the package torch-fidelity. The others are classifiers of torchvision: the last layer of
     ``features`` before its final pooling, averaged over all positions, at the images' own size. Weights are read from
     ``backbone``, else from torch hub's cache, else downloaded into it, at the first use. The network is in no state
-    dict and runs in float32; means and covariances are float64, which Apple's GPUs lack.
+    dict and runs in float32; means and covariances are float64, which Apple's GPUs lack. Raises UserError if the
+    weights can be neither found nor downloaded, the file is damaged or of another network, the images are too small or
+    have neither 1 nor 3 channels, or a set has fewer than 2 of them.
 
     Args:
         net: ``inception``, ``vgg`` (VGG16), ``alex``, ``squeeze`` (SqueezeNet 1.1) or ``squeezenet1_0``.
@@ -39,10 +41,6 @@ class FrechetDistance(ConfigMixin, Metric):
     Shape:
         images (B, 3, H, W) or (B, 1, H, W) in [0, 1]; the distance is a scalar, float64. H and W are at least 16 for
         vgg, 17 for squeeze, 21 for squeezenet1_0, 31 for alex.
-
-    Raises:
-        UserError: If the weights can be neither found nor downloaded, the file is damaged or of another network, the
-            images are too small or have neither 1 nor 3 channels, or a set has fewer than 2 of them.
 
     Example:
         >>> import tempfile, torchvision

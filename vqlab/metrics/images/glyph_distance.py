@@ -6,8 +6,7 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
-from vqlab.metrics.images.diversity import diversity
-from vqlab.metrics.images.ssim import ssim
+from vqlab.metrics.images.quality import diversity, ssim
 
 SMALL = 32  # side in pixels of the images that retrieval compares
 GREY = (0.1, 0.9)  # between ink and paper

@@ -22,21 +22,13 @@ from vqlab.nn.precision import without_autocast
 from vqlab.samplers.independence import NLLBounds, bracket, log_prob, propose, run_chain
 from vqlab.samplers.tokens import generate
 
-RENAMED_KEYS = {  # prefixes of state-dict keys of JSA and DiscreteVAE until 0.1, and now
-    **{f"{part}.": f"latent.{part}." for part in ("encoder", "decoder", "quantizer", "likelihood", "prior")},
-    "figures.": "metrics.",
-    "discriminator.": "adversarial.discriminator.",
-}
 AT_ONCE = 64  # draws per image that are held at the same time
 
 
 class CategoricalLatent(nn.Module):
-    """p(x, h) = p(h) p(x | h) and the proposal q(h | x), with all that can be computed of them.
+    """p(x, h) = p(h) p(x | h) and q(h | x), with all that can be computed of them; arguments as in ``JSA``."""
 
-    The arguments are those of ``JSA`` by these names; so are ``smoothing`` and ``decode_chunk``, which the model sets.
-    """
-
-    smoothing = 0.0
+    smoothing = 0.0  # set by the model, as the next
     decode_chunk = 512
 
     def __init__(
@@ -83,8 +75,7 @@ class CategoricalLatent(nn.Module):
     def decode(self, codes: Tensor) -> Tensor:
         """Codes (B, h, w), integers of any kind, to expected images (B, C, H, W) in the value range.
 
-        Raises:
-            UserError: If the codes have another shape, are no integers, or lie outside [0, K), here and below.
+        Raises UserError if the codes have another shape, are no integers, or lie outside [0, K), here and below.
         """
         return self.likelihood.image(self.likelihood.expected(self.output(self.to_flat(codes))), self.value_range)
 

@@ -11,7 +11,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from vqlab.errors import UserError
-from vqlab.metrics.codes.unigram import unigram_bits
+from vqlab.metrics.codes.statistics import unigram_bits
 from vqlab.models.model import Model, evaluating
 from vqlab.models.prior.tokenizer import CodeCache, check_data, find_tokenizer
 from vqlab.nn import ImageFormat, Transformer
@@ -37,7 +37,8 @@ class CodePrior(Model):
     The checkpoint holds the tokenizer, weights and all. ``label_dropout`` of the labels are hidden in training, which
     classifier-free guidance needs. ``val/nll`` is in nats per token; ``val/bits_per_token`` the same in bits;
     ``val/bits_per_dim`` in bits of code per number of the image; ``val/unigram_bits`` the bits per token by the
-    frequencies of each position over the training tokens so far, which a prior must beat.
+    frequencies of each position over the training tokens so far, which a prior must beat. Raises UserError if the
+    tokenizer is no tokenizer, the data differ from its data, labels are missing, or a size does not fit.
 
     Args:
         tokenizer: Checkpoint of a first stage, or of a prior; or a model with ``encode``, ``decode``, ``quantizer`` and
@@ -58,10 +59,6 @@ class CodePrior(Model):
     Shape:
         images (B, C, H, W) in the tokenizer's value range; codes as its ``encode`` returns them, (B, h, w) or with more
         axes; tokens, the same flat, (B, L) int64.
-
-    Raises:
-        UserError: If the tokenizer is no tokenizer, the data differ from its data, labels are missing, or a size does
-            not fit.
 
     Example:
         >>> from vqlab.models.vq.vqvae import VQVAE
@@ -138,10 +135,8 @@ class CodePrior(Model):
     def sample_codes(self, num: int, label: int | Tensor | None = None, **options: Any) -> Tensor:
         """Draw codes (num, h, w), of one ``label`` or (num,) labels, by default of all classes.
 
-        The options, ``temperature`` and others, are those of :func:`vqlab.samplers.tokens.generate`.
-
-        Raises:
-            UserError: If an argument is out of range, or a label is given to a model without labels.
+        The options, ``temperature`` and others, are those of :func:`vqlab.samplers.tokens.generate`. Raises UserError
+        if an argument is out of range, or a label is given to a model without labels.
         """
         if num < 1:
             raise UserError(f"num must be at least 1, got {num}: use --num 64")

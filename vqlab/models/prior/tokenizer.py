@@ -17,8 +17,7 @@ VERBS = ("encode", "decode", "quantizer", "images")
 def find_tokenizer(source: Any) -> Any:
     """Return the model ``source``, or that of a checkpoint at this path; of a second stage its tokenizer.
 
-    Raises:
-        UserError: If there is none, or it lacks ``encode``, ``decode``, a quantizer or the format of its images.
+    Raises UserError if there is none, or it lacks ``encode``, ``decode``, a quantizer or the format of its images.
     """
     if source is None:
         raise UserError(

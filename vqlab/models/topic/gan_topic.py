@@ -9,8 +9,7 @@ from vqlab.errors import UserError
 from vqlab.losses.adversarial import ADVERSARIAL, gradient_penalty
 from vqlab.losses.contrastive import TopicContrast
 from vqlab.metrics.topics.clusters import TopicClusters
-from vqlab.metrics.topics.table import TopicTable
-from vqlab.metrics.topics.words import top_word_ids
+from vqlab.metrics.topics.words import TopicTable, top_word_ids
 from vqlab.models.model import Model
 from vqlab.models.topic.topics import TOP, evaluate_topics, nmf_topics, topic_table
 from vqlab.nn.topic import GENERATORS, Bags, Documents, TopicCritic, TopicEncoder, dense, draw_proportions
@@ -30,8 +29,9 @@ class GANTopicModel(Model):
     Bidirectional Adversarial Training"). A topic is the generator's output for that topic alone.
 
     Beyond the papers, and on by default because it helped: a ``mixture`` of topics, as in LDA; the topics of NMF as a
-    start; and the cycle term ``-E sum_k theta_k sum_v x_v log topic_kv`` of the inferred proportions, by Jensen a
-    bound of the cross-entropy under the mixture (as in ALICE, Li et al. 2017, arXiv:1709.01215).
+    start; and the cycle term ``-E sum_k theta_k sum_v x_v log topic_kv`` of the inferred proportions, by Jensen a bound
+    of the cross-entropy under the mixture (as in ALICE, Li et al. 2017, arXiv:1709.01215). Raises UserError if an
+    argument does not go with another, or labels are missing.
 
     Args:
         num_topics: K.
@@ -56,9 +56,6 @@ class GANTopicModel(Model):
 
     Shape:
         bow (B, V), counts or tf-idf: rows are divided by their sums.
-
-    Raises:
-        UserError: If an argument does not go with another, or labels are missing.
 
     Example:
         >>> model = GANTopicModel(num_topics=3, vocab_size=50).eval()
@@ -130,8 +127,7 @@ class GANTopicModel(Model):
     def transform(self, bow: Tensor) -> Tensor:
         """Return the topic proportions (B, K) of documents (B, V) with at least one word each.
 
-        Raises:
-            UserError: If there is no encoder, a document is empty, or the vocabulary is another.
+        Raises UserError if there is no encoder, a document is empty, or the vocabulary is another.
         """
         if self.encoder is None:
             raise UserError("this model has no encoder: train with --model.bidirectional=true")

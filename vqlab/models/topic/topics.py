@@ -13,9 +13,14 @@ from sklearn.preprocessing import normalize
 from torch import Tensor
 
 from vqlab.metrics.topics.coherence import npmi
-from vqlab.metrics.topics.overlap import duplicate_topics
-from vqlab.metrics.topics.table import TopicTable, topic_places
-from vqlab.metrics.topics.words import dead_topics, top_word_ids, topic_figures
+from vqlab.metrics.topics.words import (
+    TopicTable,
+    dead_topics,
+    duplicate_topics,
+    top_word_ids,
+    topic_figures,
+    topic_places,
+)
 
 MAX_DOCUMENTS = 20_000  # more make NMF slow and the start no better
 SMOOTHING = 0.1  # fraction of the corpus's own distribution in each topic, so that no word has probability 0

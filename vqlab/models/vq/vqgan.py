@@ -3,17 +3,15 @@
 from typing import Any, ClassVar, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from vqlab.losses.adaptive_weight import linearized
+from vqlab.losses.adversarial import linearized
 from vqlab.losses.perceptual import Perceptual, build_perceptual
 from vqlab.metrics.images.frechet import FrechetDistance
 from vqlab.models.adversarial import AdversarialLoss, AdversarialSettings
-from vqlab.models.model import Model
-from vqlab.models.vq import autoencoder
-from vqlab.models.vq.autoencoder import RECONSTRUCTION, RENAMED_KEYS, CodebookUpdates, ReconstructionMetrics
+from vqlab.models.vq.autoencoder import RECONSTRUCTION, Autoencoder, ImageAutoencoder
 from vqlab.nn import ConvDecoder, ConvEncoder, ImageFormat
-from vqlab.nn.base import Decoder, Encoder, check_autoencoder
+from vqlab.nn.base import Decoder, Encoder
 from vqlab.quantizers import Quantizer, VectorQuantizer
 from vqlab.training.finite import require_finite
 from vqlab.training.manual import count_batch, step_and_zero
@@ -21,7 +19,7 @@ from vqlab.training.optimization import Optimization
 from vqlab.validation import Count, NonNegative, Positive
 
 
-class VQGAN(Model):
+class VQGAN(ImageAutoencoder):
     """VQ-VAE with a perceptual loss and a patch discriminator.
 
     Autoencoder: reconstruction + perceptual_weight * LPIPS + quantizer loss + lambda * disc_weight * generator loss,
@@ -55,9 +53,8 @@ class VQGAN(Model):
         ((2, 8, 8), (2, 3, 32, 32))
     """
 
-    modality = "image"
     default_lr = 2e-4
-    renamed_keys: ClassVar = RENAMED_KEYS | {
+    renamed_keys: ClassVar = Autoencoder.renamed_keys | {
         "discriminator.": "adversarial.discriminator.",
         "lecam.": "adversarial.lecam.",
     }
@@ -82,32 +79,15 @@ class VQGAN(Model):
         super().__init__()
         self.automatic_optimization = False
         self.optimization, self.accumulate, self.compiled = optimization, accumulate, compile
-        self.images, self.value_range, self.reconstruction = images, images.value_range, reconstruction
-        self.encoder: Encoder = encoder or ConvEncoder(in_channels=images.channels)
-        self.decoder: Decoder = decoder or ConvDecoder(out_channels=images.channels)
-        self.quantizer: Quantizer = quantizer or VectorQuantizer()
-        self.map_size = check_autoencoder(self.encoder, self.decoder, images.channels, images.size)
-        self.quantizer.check_map(self.map_size)
-        self.to_code = nn.Conv2d(self.encoder.out_channels, self.quantizer.embedding_dim, 1)
-        self.from_code = nn.Conv2d(self.quantizer.embedding_dim, self.decoder.in_channels, 1)
-        self.codebook = CodebookUpdates(self.quantizer)
-        self.metrics = ReconstructionMetrics(self.quantizer, images, self.encoder.downsampling, frechet)
+        self.reconstruction = reconstruction
+        self.encoder = encoder or ConvEncoder(in_channels=images.channels)
+        self.decoder = decoder or ConvDecoder(out_channels=images.channels)
+        self.build(quantizer or VectorQuantizer(), images, frechet)
         self.perceptual_weight = perceptual_weight
         self.perceptual = build_perceptual(perceptual, perceptual_weight, images.size)
         self.adversarial: AdversarialLoss | None = None
         if adversarial.disc_weight:
             self.adversarial = AdversarialLoss(adversarial, self.decoder, images, accumulate)
-
-    forward = autoencoder.forward
-    encode = autoencoder.encode
-    decode = autoencoder.decode
-    reconstruct = autoencoder.reconstruct
-    code_counts = autoencoder.code_counts
-    check_input = autoencoder.check_input
-    evaluate = autoencoder.evaluate
-    finish_evaluation = autoencoder.finish_evaluation
-    predict_step = autoencoder.predict_step
-    example_images = autoencoder.example_images
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """One batch: the discriminator's update, then the autoencoder's."""
@@ -130,7 +110,7 @@ class VQGAN(Model):
         self.manual_backward(total / self.accumulate)
 
         self.codebook.collect(code)
-        self.codebook.log(self, loss, terms | {"psnr": self.metrics.psnr(x_hat.detach().float(), x)})
+        self.codebook.log(self, loss, terms | {"psnr": self.psnr(x_hat.detach().float(), x)})
         self.step_optimizers()
         return loss.detach()
 
@@ -156,7 +136,7 @@ class VQGAN(Model):
 
     def configure_optimizers(self) -> Any:
         """One optimizer for the autoencoder, without weight decay on a codebook, and one for the discriminator."""
-        groups = autoencoder.parameter_groups(self)
+        groups = self.parameter_groups()
         optimizers = [self.optimization.optimizer(self, groups, "autoencoder")]
         if self.adversarial is not None:
             optimizers.append(self.adversarial.configure_optimizer(self))

@@ -1,8 +1,25 @@
-"""Diversity of generated examples."""
+"""How near images are to others, and how diverse."""
+
+from typing import Any
 
 import torch
 from torch import Tensor
 from torchmetrics import Metric
+from torchmetrics.functional.image import structural_similarity_index_measure
+
+
+def psnr(x_hat: Tensor, x: Tensor) -> Tensor:
+    """Mean over the images of each image's PSNR in dB, at most 100; both (B, C, H, W) in [0, 1]."""
+    mse = (x_hat - x).square().flatten(1).mean(1)
+    return -10 * mse.clamp_min(1e-10).log10().mean()
+
+
+def ssim(x_hat: Tensor, x: Tensor) -> Tensor:
+    """Return each image's SSIM (Wang et al. 2004), (B,); both (B, C, H, W) in [0, 1]."""
+    # The window is odd and fits into the image; its usual Gaussian spans 11 pixels and has no smaller form.
+    size = min(11, *(s - 1 + s % 2 for s in x.shape[-2:]))
+    window: dict[str, Any] = {"gaussian_kernel": size == 11, "kernel_size": size, "data_range": 1.0}
+    return structural_similarity_index_measure(x_hat, x, reduction="none", **window)  # type: ignore[return-value]
 
 
 def diversity(fake: Tensor, real: Tensor) -> Tensor:
