@@ -48,12 +48,8 @@ OLD = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 def load_diffusers(folder: str | Path, **arguments: Any) -> VQGAN:
     """Load a ``VQModel`` as a VQGAN, in eval mode on the CPU.
 
-    Raises UserError if a file is missing or damaged, or the model is another one or has an option that vqlab lacks.
-
-    Args:
-        folder: Holds ``config.json`` and ``diffusion_pytorch_model.safetensors`` or ``.bin``.
-        **arguments: Further arguments of ``VQGAN``, such as ``adversarial`` and ``perceptual_weight`` (off here) to
-            train on.
+    ``folder`` holds ``config.json`` and ``diffusion_pytorch_model.safetensors`` or ``.bin``; ``arguments`` are further
+    ones of ``VQGAN``, such as ``adversarial`` and ``perceptual_weight`` (off here) to train on.
 
     Example:
         >>> import tempfile
@@ -83,21 +79,10 @@ def load_diffusers(folder: str | Path, **arguments: Any) -> VQGAN:
 
 
 def save_diffusers(model: VQVAE | VQGAN, folder: str | Path) -> None:
-    """Write ``model`` as ``config.json`` and ``diffusion_pytorch_model.safetensors``, which ``VQModel`` reads.
+    """Write ``config.json`` and ``diffusion_pytorch_model.safetensors``, which ``VQModel`` reads, to ``folder``.
 
-    Raises UserError if the model has parts that ``VQModel`` lacks, or the folder cannot be written.
-
-    Args:
-        model: A VQGAN or VQVAE of ``ConvEncoder``, ``ConvDecoder`` and ``VectorQuantizer``. The training state
-            (discriminator, statistics of the codebook) is left out.
-        folder: Created if it does not exist.
-
-    Example:
-        >>> import tempfile
-        >>> folder = Path(tempfile.mkdtemp())
-        >>> save_diffusers(VQGAN(perceptual_weight=0.0), folder)
-        >>> sorted(file.name for file in folder.iterdir())
-        ['config.json', 'diffusion_pytorch_model.safetensors']
+    The ``model`` is a VQGAN or VQVAE of ``ConvEncoder``, ``ConvDecoder`` and ``VectorQuantizer``; its training state
+    (discriminator, statistics of the codebook) is left out. The example is that of :func:`load_diffusers`.
     """
     keys = diffusers_keys(model)
     config = _config_of(model)

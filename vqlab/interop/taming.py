@@ -30,8 +30,7 @@ def load_taming(path: str | Path, **arguments: Any) -> VQGAN:
     """Load a checkpoint of taming's ``VQModel`` or ``GumbelVQ`` as a VQGAN, in eval mode on the CPU.
 
     Sizes are read from the shapes of the weights, so the YAML file beside the checkpoint is not needed. The weights of
-    the loss (LPIPS and discriminator) and the training state are left out; no code in the file is run. Raises UserError
-    if the file is missing, damaged or of another model; keys that do not match are named.
+    the loss (LPIPS and discriminator) and the training state are left out; no code in the file is run.
 
     Args:
         path: The ``.ckpt`` file, Lightning's (``{"state_dict": ...}``) or a bare state dict.

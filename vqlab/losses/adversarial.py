@@ -1,7 +1,6 @@
 """Adversarial losses of discriminator and generator, their balance, and regularisers of the discriminator.
 
-All take logits of any shape and average over all of them, so two ranks with half a batch each average to the loss of
-the whole batch. Half-precision logits are cast to float32 first.
+All take logits of any shape and average over all of them; half-precision logits are cast to float32 first.
 """
 
 from collections.abc import Callable, Sequence
@@ -90,8 +89,7 @@ def adaptive_weight(
     """Return lambda = |grad_W L_rec| / (|grad_W L_adv| + eps), at most ``max_weight``, a scalar without a graph.
 
     Esser et al. 2021, arXiv:2012.09841, equation 7, W the weight of the decoder's last layer; eps and the bound are
-    those of its published code. Under several ranks the gradients are averaged first (one collective), so every rank
-    gets what one process would get from the whole batch. The losses are scalars and keep their graphs.
+    those of its published code. Under several ranks the gradients are averaged first: one collective.
 
     Example:
         >>> w = torch.tensor([2.0], requires_grad=True)
@@ -107,19 +105,17 @@ def adaptive_weight(
 def linearized(loss: Tensor, x_hat: Tensor) -> Tensor:
     """Return the scalar ``loss`` as a linear function of ``x_hat``: same value and gradient, no graph between the two.
 
-    Networks between a reconstruction and its losses, such as LPIPS and a discriminator, are passed back once, here,
-    however often the result is differentiated; and their own weights get no gradient.
+    A network between, such as LPIPS or a discriminator, is passed back once, here, and its weights get no gradient.
     """
     (gradient,) = torch.autograd.grad(loss, x_hat)
     return loss.detach() + ((x_hat - x_hat.detach()) * gradient).sum()
 
 
 def r1_penalty(real: Tensor, logits: Tensor) -> Tensor:
-    """Return E |grad_x D(x)|^2 / 2 over real images, to be multiplied by gamma.
+    """Return E |grad_x D(x)|^2 / 2 over real images, to be multiplied by gamma (Mescheder et al. 2018, equation 9).
 
-    Mescheder et al. 2018, arXiv:1801.04406, equation 9, of images (B, ...) that required gradients before the
-    discriminator's forward pass, and its ``logits`` (B, ...), summed over the patches of an image. The gradient is of
-    each image alone only if the discriminator does not mix images, as batch norm does.
+    The images (B, ...) required gradients before the discriminator's forward pass, and it does not mix them, as batch
+    norm does; ``logits`` (B, ...) are summed over the patches of an image.
 
     Example:
         >>> x = torch.ones(4, 3, requires_grad=True)
@@ -158,19 +154,14 @@ def gradient_penalty(critic: Callable[..., Tensor], real: Sequence[Tensor], fake
 class LeCam(Checked, KeepsFloat32):
     """LeCam regularisation: mean (D(x) - a_F)^2 + mean (D(x^) - a_R)^2.
 
-    Tseng et al. 2021, arXiv:2104.03310, R_LC; a_R and a_F are moving averages of D(x) and D(x^) and start at 0. Added
-    to the discriminator's loss, in published recipes with a weight of 0.001 to 0.05.
-
-    Args:
-        decay: a <- decay a + (1 - decay) mean; the paper has 0.99.
+    Tseng et al. 2021, arXiv:2104.03310, R_LC; a_R and a_F are moving averages of D(x) and D(x^), from 0, with a <-
+    ``decay`` a + (1 - decay) mean. Published recipes add it to the discriminator's loss by 0.001 to 0.05.
 
     Example:
         >>> lecam = LeCam(decay=0.5)
         >>> lecam.update(torch.tensor([2.0, 4.0]), torch.tensor([-1.0]))
-        >>> lecam.real_mean.item(), lecam.fake_mean.item()
-        (1.5, -0.5)
-        >>> lecam(torch.tensor([0.5]), torch.tensor([-0.5])).item()
-        5.0
+        >>> lecam.real_mean.item(), lecam.fake_mean.item(), lecam(torch.tensor([0.5]), torch.tensor([-0.5])).item()
+        (1.5, -0.5, 5.0)
     """
 
     real_mean: Tensor

@@ -24,9 +24,6 @@ def supervised_loss(logits: Tensor, labels: Tensor, among_real: bool) -> Tensor:
 
 
 def feature_matching(real_features: Tensor, fake_features: Tensor) -> Tensor:
-    """Return the mean square of E f(x) - E f(G(z)), over the features (B, F): Salimans et al. 2016, section 3.1.
-
-    ``real_features`` may be their mean already, (F,).
-    """
+    """Return the mean square of E f(x), (B, F) or (F,), - E f(G(z)), (B, F): Salimans et al. 2016, section 3.1."""
     real = real_features if real_features.ndim == 1 else upcast(real_features).mean(0)
     return (real - upcast(fake_features).mean(0)).square().mean()

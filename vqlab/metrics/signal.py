@@ -29,7 +29,7 @@ def correlation(x_hat: Tensor, x: Tensor) -> Tensor:
 def spectral_convergence(x_hat: Tensor, x: Tensor) -> Tensor:
     """Return | |S^| - |S| | / | S |, Frobenius norms of the short-time spectra (Arik et al. 2018, arXiv:1808.06719).
 
-    Sensitive to smoothing, unlike the squared error. Hann windows of 64 samples, every 16.
+    Sensitive to smoothing, unlike the squared error.
     """
     window = torch.hann_window(min(WINDOW, x.shape[-1]), device=x.device)
     spectra = []

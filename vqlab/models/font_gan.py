@@ -30,7 +30,6 @@ class FontGAN(Model):
     category_weight * cross-entropy of the style of B^. Discriminator: its adversarial loss on [A, B] and [A, B^] +
     category_weight * the cross-entropy of the style, each half. The weights are zi2zi's. The networks alternate at each
     batch, the discriminator first. Evaluation: how much nearer held-out glyphs come to the target than the source is.
-    Raises UserError if a network does not fit the glyphs.
 
     Args:
         generator: Default: a ``UNet``.
@@ -47,10 +46,7 @@ class FontGAN(Model):
         base_lr: Rate per image: lr = base_lr x batch_size x devices x nodes. Give one of the two.
         optimization: Optimizer settings.
         num_styles: Number of target fonts; the command line takes it from the data.
-        image_size: Height and width of the glyphs; the command line takes it from the data.
-
-    Shape:
-        source, target (B, 1, image_size, image_size) from -1, ink, to 1, paper; style (B,) int64 in [0, num_styles).
+        image_size: S; the command line takes it from the data. Glyphs are (B, 1, S, S) from -1, ink, to 1, paper.
 
     Example:
         >>> model = FontGAN(image_size=32)
@@ -112,8 +108,7 @@ class FontGAN(Model):
     def translate(self, images: Tensor, style: int | Tensor) -> Tensor:
         """Draw glyphs (B, 1, S, S), in [-1, 1], in the style of a target font from those of the source font.
 
-        ``style`` is one for all, (B,) int64, or (B, num_styles) weights of the styles to mix. Raises UserError if the
-        images have another shape, or there is no such style.
+        ``style`` is one for all, (B,) int64, or (B, num_styles) weights of the styles to mix.
         """
         size = self.image_size
         if images.ndim != 4 or images.shape[1:] != (1, size, size):
@@ -210,7 +205,6 @@ class FontGAN(Model):
         return optimizers
 
     def setup(self, stage: str) -> None:
-        """Check the Trainer's settings."""
         super().setup(stage)
         if stage == "fit":
             self.to(memory_format=torch.channels_last)

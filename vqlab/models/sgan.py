@@ -30,7 +30,6 @@ class SGAN(Model):
     the generated ones, each half, + the loss of the adversarial head, where there is one). Generator: the adversarial
     head's generator loss, or feature matching (paper, section 3.1). The networks alternate at each batch, the
     discriminator first. Without ``labels_per_class`` of the data, one batch serves as labelled and as unlabelled.
-    Raises UserError if a network does not fit the images, or labels are missing.
 
     Args:
         generator: Default: a ``ConvGenerator``.
@@ -45,9 +44,6 @@ class SGAN(Model):
         optimization: Optimizer settings.
         compile: Compile both networks with ``torch.compile``.
         images: Format of the images, with ``num_classes``, K; the command line takes it from the data.
-
-    Shape:
-        images (B, C, H, W); labels (B,) int64 in [0, K).
 
     Example:
         >>> model = SGAN().eval()
@@ -104,10 +100,7 @@ class SGAN(Model):
 
     @torch.no_grad()
     def sample(self, num: int, label: int | Tensor | None = None, generator: torch.Generator | None = None) -> Tensor:
-        """Draw images (num, C, H, W) in the value range, of one ``label`` or (num,) labels, by default of all classes.
-
-        Raises UserError if an argument is out of range, or a label is given to a model without labels.
-        """
+        """Draw images (num, C, H, W) in the value range, of one ``label`` or (num,) labels, by default of all."""
         if num < 1:
             raise UserError(f"num must be at least 1, got {num}: use --num 64")
         if label is not None and self.label_embedding is None:
@@ -226,7 +219,6 @@ class SGAN(Model):
         ]
 
     def setup(self, stage: str) -> None:
-        """Check the Trainer's settings, compile."""
         super().setup(stage)
         if stage == "fit" and self.compiled:
             self.generator.compile()
@@ -237,7 +229,6 @@ class SGAN(Model):
         self.optimization.clip_gradients(self._generator_parameters())
 
     def start_evaluation(self) -> None:
-        """Start a new count."""
         self.confusion.reset()
         self._batches_seen = 0
 

@@ -19,8 +19,6 @@ def generate(
 ) -> Tensor:
     """Draw one sequence per label, tokens (B, L) int64, token by token.
 
-    Raises UserError if an option is out of range.
-
     Args:
         network: In eval mode.
         condition: Labels (B,) int64; ``network.no_label`` for none.
@@ -66,8 +64,6 @@ def restrict(logits: Tensor, temperature: float = 1.0, top_k: int | None = None,
     """Return logits (..., K) divided by the temperature, -inf where top-k or top-p exclude a token.
 
     Example:
-        >>> restrict(torch.tensor([0.0, 3.0, 2.0]), top_k=2).isfinite().tolist()
-        [False, True, True]
         >>> restrict(torch.tensor([0.5, 0.3, 0.2]).log(), top_p=0.6).isfinite().tolist()
         [True, True, False]
     """

@@ -14,12 +14,8 @@ MAX_COUNTS = 2**24  # histograms above this are not worth their memory, 128 MiB 
 class ProposalEntropy(Metric):
     """Entropy of q at a position, and mutual information between image and code, both in nats per position.
 
-    I(x; h) = H(mean over x of q(h | x)) - mean over x of H(q(h | x)), averaged over positions; near 0 where q is near
+    I(x; h) = H(mean over x of q(h | x)) - mean over x of H(q(h | x)), averaged over P positions; near 0 where q is near
     uniform, though the perplexity of its sampled codes is high.
-
-    Args:
-        positions: Positions of a code, P.
-        num_embeddings: Categories, K.
 
     Example:
         >>> entropy = ProposalEntropy(positions=1, num_embeddings=2)
@@ -60,15 +56,11 @@ class CodeStatistics(Checked, Metric):
     """Histograms of the codes by position and by class, and their divergence.
 
     ``js_position`` is the generalised Jensen-Shannon divergence of the positions' distributions p_g in bits,
-    JS = H(mean_g p_g) - mean_g H(p_g): 0 where all are equal, log2 P where no two share a code. ``js_class`` is that
-    of the classes.
-
-    ``chance_js_position`` and ``chance_js_class`` are what finite histograms give by chance alone, see
-    :func:`chance_divergence`; codes within an image are not independent, so classes differ more by chance than that.
-
-    ``top_k_overlap`` is the fraction of their ``top_k`` most frequent codes that two classes share, averaged over all
-    pairs of classes; ties go to the smaller index, and codes that a class never used are not among them. Positions and
-    classes without any code are left out. Negative indices do not count.
+    JS = H(mean_g p_g) - mean_g H(p_g): 0 where all are equal, log2 P where no two have a code in common. ``js_class``
+    is that of the classes. ``chance_js_...`` are what finite histograms give by chance, see :func:`chance_divergence`;
+    codes within an image are not independent, so classes differ more by chance than that. ``top_k_overlap`` is the
+    fraction of their ``top_k`` most frequent codes that two classes have in common, averaged over all pairs; ties go to
+    the smaller index. Positions and classes without any code are left out. Negative indices do not count.
 
     Args:
         num_embeddings: Number of codes, K.

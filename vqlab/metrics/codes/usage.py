@@ -12,14 +12,8 @@ MAX_COUNTS = 2**26  # half a gigabyte of int64
 class CodebookUsage(Metric):
     """Perplexity of the codes, and the fraction of codes that were used at all.
 
-    perplexity = exp(-sum_k p_k ln p_k), p_k the frequency of code k among all indices since ``reset``, on all ranks; at
-    most K. Several codebooks are counted separately; perplexity is then their mean, usage the fraction of all their
-    codes. Negative indices (a dropped residual depth) do not count. Raises UserError if there are more than 2^26 codes
-    in all.
-
-    Args:
-        num_embeddings: Number of codes of a codebook, K.
-        num_codebooks: Number of codebooks, Q.
+    perplexity = exp(-sum_k p_k ln p_k), p_k the frequency of code k of K among all indices since ``reset``, on all
+    ranks. Q codebooks are counted separately; perplexity is then their mean, usage the fraction of all their codes.
 
     Example:
         >>> usage = CodebookUsage(8)

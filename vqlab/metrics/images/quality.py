@@ -23,27 +23,16 @@ def ssim(x_hat: Tensor, x: Tensor) -> Tensor:
 
 
 def diversity(fake: Tensor, real: Tensor) -> Tensor:
-    """Return the spread of generated examples over that of real ones: 1 where they differ as much, 0 if all are equal.
+    """Return the spread, the root of the total variance, of generated examples (N, ...) over that of real (M, ...).
 
-    The spread is the root of the total variance. Few kinds of example, but far apart, still have a large spread: count
-    the classes as well. fake (N, ...), real (M, ...) in the same units -> scalar.
+    0 if all are equal. Few kinds of example, but far apart, still have a large spread: count the classes as well.
     """
     fake_spread, real_spread = (x.float().flatten(1).var(0, correction=0).sum().sqrt() for x in (fake, real))
     return fake_spread / real_spread.clamp_min(1e-12)
 
 
 class EffectiveClasses(Metric):
-    """exp of the entropy of the classes: the number of equally frequent classes of the same entropy.
-
-    Args:
-        num_classes: K.
-
-    Example:
-        >>> classes = EffectiveClasses(4)
-        >>> classes.update(torch.tensor([0, 1, 1, 0]))
-        >>> classes.compute().item()
-        2.0
-    """
+    """exp of the entropy of K classes: the number of equally frequent classes of the same entropy."""
 
     counts: Tensor
     full_state_update = False

@@ -24,9 +24,8 @@ class Cooccurrence:
 class ReferenceCorpus:
     """Token sequences in which the words of topics are counted.
 
-    Each call of ``cooccurrence`` counts the given words only. A word is present in intervals of windows, so the time
-    depends on the number of occurrences of the top words and hardly on the size of the window. Raises UserError if
-    there is no document, or ids or offsets are out of range.
+    A word is present in intervals of windows, so the time of ``cooccurrence`` depends on the number of occurrences of
+    the top words and hardly on the size of the window.
 
     Args:
         ids: (T,) word ids of all documents, in [0, V); -1 is the place of a word that is not in the vocabulary.
@@ -61,17 +60,12 @@ class ReferenceCorpus:
         return corpus
 
     def cooccurrence(self, top_words: ArrayLike, window: int | None = None) -> Cooccurrence:
-        """Count windows of ``window`` tokens, or documents where it is None.
+        """Count windows of ``window`` tokens, or documents where it is None, for ``top_words`` (K, n).
 
         The windows are those of gensim's ``CoherenceModel``: one for each position of the document where ``window``
         tokens fit, and one for a shorter document. As there, a word that occurs several times in a window is lost as
         soon as its first occurrence leaves, until it enters again. Published values are made of these counts, which are
-        lower than those of true boolean windows (on 20 Newsgroups NPMI falls by .004 and C_V by .01 to .02). Raises
-        UserError if words are out of range or repeated, or a corpus of word counts is asked for windows.
-
-        Args:
-            top_words: (K, n) word ids, no word twice in a topic.
-            window: Tokens.
+        lower than those of true boolean windows (on 20 Newsgroups NPMI falls by .004 and C_V by .01 to .02).
         """
         if window is not None and not (self.has_order and window >= 1):
             rule = "at least 1" if self.has_order else "None for a corpus of word counts, which has no order"

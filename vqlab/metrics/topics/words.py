@@ -22,8 +22,8 @@ def topic_figures(top_words: ArrayLike, reference: ReferenceCorpus) -> dict[str,
     """Return the logged metrics of topics, means over the topics.
 
     ``npmi``, ``uci`` (window 10), ``cp`` (70), ``cv`` (110), ``npmi_doc``, ``umass`` (documents), ``topic_diversity``,
-    ``topic_redundancy`` and ``inverted_rbo``. A reference of word counts has no windows and gives only ``npmi_doc`` and
-    ``umass`` of the coherences.
+    ``topic_redundancy`` and ``inverted_rbo``; of a reference of word counts, which has no windows, without the first
+    four.
 
     Example:
         >>> reference = ReferenceCorpus([0, 1, 0, 1, 2, 3], offsets=[0, 2, 4, 6], vocab_size=4)
@@ -107,8 +107,8 @@ def topic_redundancy(top_words: ArrayLike) -> float:
 def inverted_rbo(top_words: ArrayLike, p: float = 0.9) -> float:
     """Return 1 - rank-biased overlap, the mean over all pairs of topics, in [0, 1] (Bianchi, Terragni and Hovy 2021).
 
-    RBO = X_n / n p^n + (1 - p) / p sum_d X_d / d p^d, with X_d the words that the first d of both lists share (Webber,
-    Moffat and Zobel 2010): the smaller ``p``, the more weight the first words have. 1 for one topic.
+    RBO = X_n / n p^n + (1 - p) / p sum_d X_d / d p^d, with X_d the words that the first d of both lists have in common
+    (Webber, Moffat and Zobel 2010): the smaller ``p``, the more weight the first words have. 1 for one topic.
     """
     words = np.asarray(top_words)
     num_topics, n = words.shape

@@ -20,36 +20,24 @@ from vqlab.validation import Count, NonNegative, Positive, Probability, Range
 
 
 class DiscreteVAE(CategoricalModel):
-    """A variational autoencoder with categorical codes.
+    """A variational autoencoder with categorical codes; arguments that are not described here are those of ``JSA``.
 
-    ``gumbel`` relaxes the codes to mixtures (Jang et al. 2017, arXiv:1611.01144) and takes KL(q || p) exactly;
-    ``st_gumbel`` decodes the code itself and takes the mixture's gradient; ``rloo`` is the score function with
-    leave-one-out baselines; ``vimco`` ascends the importance-weighted bound (Mnih and Rezende 2016, arXiv:1602.06725).
-    Reweighted wake-sleep is ``JSA`` with ``kernel=isir`` and ``cache=false``. Raises UserError if the parts do not fit
-    each other, or the mixtures meet a prior that is no product.
+    Reweighted wake-sleep is ``JSA`` with ``kernel=isir`` and ``cache=false``.
 
     Args:
-        encoder: As in ``JSA``, like all arguments that are not described here.
-        decoder: As in ``JSA``.
         num_embeddings: Categories, K.
         num_latents: Categorical variables at each place of the map, V.
-        likelihood: As in ``JSA``.
         prior: As in ``JSA``; ``gumbel`` and ``st_gumbel`` need one that is a product.
-        estimator: ``gumbel``, ``st_gumbel``, ``rloo`` or ``vimco``.
+        estimator: ``gumbel`` relaxes the codes to mixtures (Jang et al. 2017, arXiv:1611.01144) and takes KL(q || p)
+            exactly; ``st_gumbel`` decodes the code itself and takes the mixture's gradient; ``rloo`` is the score
+            function with leave-one-out baselines; ``vimco`` ascends the importance-weighted bound.
         num_samples: Draws per image, S, of ``rloo`` and ``vimco``.
         temperature: Temperature of the mixtures, by batch.
-        smoothing: As in ``JSA``.
-        split_ratio: As in ``JSA``.
-        perceptual: As in ``JSA``.
-        perceptual_weight: As in ``JSA``.
-        adversarial: As in ``JSA``.
         lr: Absolute learning rate. Default without ``base_lr``: 3e-4.
         base_lr: Rate per image: lr = base_lr x batch_size x devices x nodes x accumulate. Give one of the two.
         optimization: Optimizer settings.
         accumulate: Batches per optimizer step.
         evaluation: Evaluation settings.
-        decode_chunk: As in ``JSA``.
-        seed: As in ``JSA``.
         images: Format of the images; the command line takes it from the data.
 
     Example:

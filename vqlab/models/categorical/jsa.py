@@ -28,12 +28,10 @@ from vqlab.validation import Count, NonNegative, NonNegativeInt, Positive, Proba
 class PosteriorSampler:
     """The Metropolis chains that sample p(h | x), one per image.
 
-    ``mis`` is the paper's kernel. ``mis_rb`` counts rejected proposals by their probability. ``isir`` draws the next
-    state from all candidates at once (Markovian score climbing); with ``cache=false`` this is reweighted wake-sleep.
-
     Args:
         num_mis_steps: Proposals per batch, L.
-        kernel: ``mis``, ``mis_rb`` or ``isir``.
+        kernel: ``mis``, the paper's; ``mis_rb`` counts rejected proposals by their probability; ``isir`` draws the next
+            state from all candidates (Markovian score climbing; with ``cache=false`` reweighted wake-sleep).
         cache: Keep the chains' states, by the batch's ``index``.
         cache_start_epoch: Epoch from which they are kept; 0 is the first.
         train_size: Number of training images. Default: taken from the data.
@@ -59,14 +57,13 @@ class JSA(CategoricalModel):
     p ascends E_p(h|x) ln p(x, h), by Fisher's identity the gradient of ln p(x); q descends the inclusive divergence
     KL(p(h | x) || q(h | x)). No code is relaxed and no gradient estimated. Without the cache, as before
     ``cache_start_epoch``, each chain starts at a draw from q and ends near the best of ``num_mis_steps`` + 1 draws: the
-    gradient is biased, acceptance tends to :func:`record_rate`, and codes collapse. Raises UserError if the parts do
-    not fit each other, or the cache meets batches without ``index`` or augmented images.
+    gradient is biased, acceptance tends to :func:`record_rate`, and codes collapse.
 
     Args:
         encoder: Network of q. Default: a ``ConvEncoder``.
         decoder: Network of p(x | h), ``in_channels`` the dimension of the embeddings. Default: a ``ConvDecoder``.
         num_embeddings: Categories, K.
-        num_latents: Categorical variables at each place of the map, V.
+        num_latents: Categorical variables at each place of the map, V; codes are (B, h, w), above 1 (B, h, w, V).
         likelihood: p(x | h). Default: a ``Gaussian`` whose sigma is the optimal one.
         prior: p(h): ``uniform``; ``factorized``, learned per position; or a ``Transformer`` over the positions.
         sampler: The Metropolis chains.
@@ -83,10 +80,6 @@ class JSA(CategoricalModel):
         decode_chunk: Codes that are decoded at once, which bounds the memory.
         seed: Seed of the draws, which depend on it, the step and the image alone.
         images: Format of the images; the command line takes it from the data.
-
-    Shape:
-        images (B, C, H, W) in the value range of ``images``; codes (B, h, w) int64 in [0, K), with ``num_latents``
-        above 1 (B, h, w, V).
 
     Example:
         >>> model = JSA(num_embeddings=16).eval()
@@ -241,9 +234,5 @@ def record_rate(num_mis_steps: int) -> float:
     """Return the lowest acceptance rate that chains without a cache can have, (H_{L+1} - 1) / L.
 
     The t-th candidate is the best so far with probability 1 / t; where weights differ widely, no other is accepted.
-
-    Example:
-        >>> round(record_rate(10), 4)
-        0.202
     """
     return sum(1 / t for t in range(2, num_mis_steps + 2)) / num_mis_steps

@@ -73,10 +73,7 @@ class CategoricalLatent(nn.Module):
 
     @torch.no_grad()
     def decode(self, codes: Tensor) -> Tensor:
-        """Codes (B, h, w), integers of any kind, to expected images (B, C, H, W) in the value range.
-
-        Raises UserError if the codes have another shape, are no integers, or lie outside [0, K), here and below.
-        """
+        """Codes (B, h, w), integers of any kind, to expected images (B, C, H, W) in the value range."""
         return self.likelihood.image(self.likelihood.expected(self.output(self.to_flat(codes))), self.value_range)
 
     def reconstruct(self, x: Tensor) -> Tensor:
@@ -181,10 +178,10 @@ class CategoricalLatent(nn.Module):
         return log_p.gather(2, codes[:, :, None]).sum((1, 2))
 
     def joint(self, x: Tensor, codes: Tensor, owner: Tensor, energy: bool = True) -> tuple[Tensor, Tensor]:
-        """Return ln p(x, h) and the mean squared error, (N,) each, of ``codes`` (N, P), by chunks.
+        """Return ln p(x, h) and the mean squared error, (N,) each, of ``codes`` (N, P) of images x[owner], by chunks.
 
-        ``owner`` (N,) is the image in ``x`` (B, C, H, W) that each code is for. ``energy`` takes off the perceptual
-        energy; its normaliser is unknown, so no bound of the likelihood has it. Without gradients the error is 0.
+        ``energy`` takes off the perceptual energy, whose normaliser is unknown: bounds are without it. Without
+        gradients the error is 0.
         """
         chunks = zip(owner.split(self.decode_chunk), codes.split(self.decode_chunk), strict=True)
         if len(codes) <= self.decode_chunk or not torch.is_grad_enabled():

@@ -47,10 +47,7 @@ class ProposalOptimization(Optimization):
     """Optimizer settings of p and q; those of ``Optimization`` are for both.
 
     Args:
-        kind: As in ``Optimization``.
-        betas: As in ``Optimization``.
-        weight_decay: As in ``Optimization``; none on embeddings, prior and sigma.
-        schedule: As in ``Optimization``.
+        weight_decay: Decoupled weight decay; none on embeddings, prior and sigma.
         clip: Largest gradient norm of p, and of q; null does not clip.
         proposal_lr: Absolute learning rate of q. Default without ``proposal_base_lr``: that of p.
         proposal_base_lr: Rate per image of q.
@@ -307,15 +304,10 @@ class CategoricalMetrics(nn.Module):
 class CodeSplitter(nn.Module):
     """Split common codes over rare ones, as Linde, Buzo and Gray (1980) grow a codebook.
 
-    After each ``LOOK`` * K draws, the commonest code is paired with the rarest, the next with the next, down to the
-    median. Where the common one was drawn ``ratio`` times as often, the rare one becomes its copy, with its optimizer
-    state, and q halves the probability of the common one between the two. With a uniform prior ln p(x) gains up to
-    ln 2 for each position that holds the code, because two codes now represent what one did.
-
-    Args:
-        num_codebooks: Variables per place, V; each has codes of its own.
-        num_embeddings: K.
-        ratio: How many times as often the common code must have been drawn; above 2, else halves would split again.
+    After each ``LOOK`` * K draws, the commonest of the K codes is paired with the rarest, the next with the next, down
+    to the median. Where the common one was drawn ``ratio`` (above 2, else halves would split again) times as often, the
+    rare one becomes its copy, with its optimizer state, and q halves the probability of the common one between the two.
+    With a uniform prior ln p(x) gains up to ln 2 per position: two codes now represent what one did.
     """
 
     counts: Tensor

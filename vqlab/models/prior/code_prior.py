@@ -31,20 +31,17 @@ class CodePrior(Model):
     """An autoregressive transformer over the codes of a frozen tokenizer, with labels or without.
 
     Second stage of VQ-VAE (van den Oord et al. 2017, arXiv:1711.00937, section 3.2), as a transformer (Esser et al.
-    2021, arXiv:2012.09841, section 3.2). The codes of an image are one sequence: row by row, a pyramid coarse to fine,
-    and with several codebooks all codes of a position before the next position.
-
-    The checkpoint holds the tokenizer, weights and all. ``label_dropout`` of the labels are hidden in training, which
-    classifier-free guidance needs. ``val/nll`` is in nats per token; ``val/bits_per_token`` the same in bits;
-    ``val/bits_per_dim`` in bits of code per number of the image; ``val/unigram_bits`` the bits per token by the
-    frequencies of each position over the training tokens so far, which a prior must beat. Raises UserError if the
-    tokenizer is no tokenizer, the data differ from its data, labels are missing, or a size does not fit.
+    2021, arXiv:2012.09841, section 3.2). The codes of an image are one sequence of tokens (B, L): row by row, a pyramid
+    coarse to fine, and with several codebooks all codes of a position before the next. The checkpoint holds the
+    tokenizer. ``val/nll`` is in nats per token, ``val/bits_per_token`` in bits, ``val/bits_per_dim`` in bits of code
+    per number of the image; ``val/unigram_bits`` are the bits per token by the frequencies of each position over the
+    training tokens so far, which a prior must beat.
 
     Args:
         tokenizer: Checkpoint of a first stage, or of a prior; or a model with ``encode``, ``decode``, ``quantizer`` and
             ``images``, an ``ImageFormat``.
         conditional: Learn p(codes | label).
-        label_dropout: Fraction of labels hidden in training.
+        label_dropout: Fraction of labels hidden in training, which classifier-free guidance needs.
         dim: Width of the transformer.
         depth: Blocks.
         heads: Attention heads.
@@ -55,10 +52,6 @@ class CodePrior(Model):
         optimization: Optimizer settings; weight decay is of matrices, none on embeddings and norms.
         images: Format of the data, to be checked against the tokenizer's; the command line takes it from the data.
         num_classes: Number of labels; the command line takes it from the data.
-
-    Shape:
-        images (B, C, H, W) in the tokenizer's value range; codes as its ``encode`` returns them, (B, h, w) or with more
-        axes; tokens, the same flat, (B, L) int64.
 
     Example:
         >>> from vqlab.models.vq.vqvae import VQVAE
@@ -135,8 +128,7 @@ class CodePrior(Model):
     def sample_codes(self, num: int, label: int | Tensor | None = None, **options: Any) -> Tensor:
         """Draw codes (num, h, w), of one ``label`` or (num,) labels, by default of all classes.
 
-        The options, ``temperature`` and others, are those of :func:`vqlab.samplers.tokens.generate`. Raises UserError
-        if an argument is out of range, or a label is given to a model without labels.
+        The options, ``temperature`` and others, are those of :func:`vqlab.samplers.tokens.generate`.
         """
         if num < 1:
             raise UserError(f"num must be at least 1, got {num}: use --num 64")

@@ -1,4 +1,4 @@
-"""The tokenizer of a second stage: which model it is, whether the data are those it was trained on, and its codes."""
+"""The tokenizer of a second stage: which model it is, whether it fits the data, and its codes."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -15,10 +15,7 @@ VERBS = ("encode", "decode", "quantizer", "images")
 
 
 def find_tokenizer(source: Any) -> Any:
-    """Return the model ``source``, or that of a checkpoint at this path; of a second stage its tokenizer.
-
-    Raises UserError if there is none, or it lacks ``encode``, ``decode``, a quantizer or the format of its images.
-    """
+    """Return the model ``source``, or that of a checkpoint at this path; of a second stage its tokenizer."""
     if source is None:
         raise UserError(
             "tokenizer must be a trained model or the path of its checkpoint, runs/vqvae/.../best.ckpt, got None"
@@ -51,9 +48,7 @@ def check_data(tokenizer: Any, images: ImageFormat | None) -> None:
 
 
 class CodeCache:
-    """Codes by position in the data set, in CPU memory: 2 bytes a code up to K = 32,768, else 4.
-
-    Grows with the largest position met; each process keeps what it has met itself.
+    """Codes by position in the data set, in CPU memory: 2 bytes a code up to K = 32,768, else 4; for each process.
 
     Example:
         >>> cache = CodeCache(512)
@@ -68,10 +63,7 @@ class CodeCache:
         self.codes = torch.empty(0, 0, dtype=self.dtype)  # (N, L); -1 where not known
 
     def get(self, index: Tensor, encode: Callable[[], Tensor]) -> Tensor:
-        """Return the codes (B, L) int64 of positions ``index`` (B,), on its device.
-
-        ``encode`` computes the codes of the whole batch; it is called if one of them is not known.
-        """
+        """Return the codes (B, L) int64 of positions ``index`` (B,); ``encode`` computes them if one is not known."""
         place = index.cpu()
         last, have = int(place.max()), len(self.codes)
         if last < have:

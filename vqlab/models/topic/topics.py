@@ -32,12 +32,6 @@ def nmf_topics(counts: spmatrix, num_topics: int, seed: int = 0) -> Tensor:
     """Return topics (K, V) by non-negative factorization of the tf-idf of word counts (N, V); rows sum to 1.
 
     Of more than 20,000 documents a choice is read, by the ``seed``, which is NMF's, too.
-
-    Example:
-        >>> from scipy.sparse import csr_matrix
-        >>> documents = csr_matrix([[3, 2, 0, 0], [1, 1, 0, 0], [0, 0, 1, 2], [0, 0, 2, 3]])
-        >>> sorted(nmf_topics(documents, 2).argmax(1).tolist())
-        [0, 3]
     """
     counts = counts.tocsr().astype(np.float64)
     if counts.shape[0] > MAX_DOCUMENTS:
@@ -58,10 +52,7 @@ def evaluate_topics(topics: Tensor, data: Any) -> dict[str, float]:
 
 
 def topic_table(topics: Tensor, words: list[list[str]], data: Any, num_documents: Tensor | None) -> TopicTable:
-    """Return the table of ``topics`` (K, V) with their top ``words``, the most coherent in the training texts first.
-
-    ``num_documents`` (K,) counts the held-out documents in which each topic is dominant, where that is known.
-    """
+    """Return the table of ``topics``; ``num_documents`` (K,) counts the held-out ones in which each is dominant."""
     reference = getattr(data, "reference", None)
     ids = top_word_ids(topics, len(words[0]))
     remarks: dict[int, list[str]] = {k: [] for k in range(len(topics))}

@@ -111,7 +111,6 @@ class ImageAutoencoder(Autoencoder):
         self.frechet = frechet
 
     def check_input(self, x: Tensor) -> None:
-        """Raise UserError unless ``x`` is (B, C, H, W) with the channels of the model."""
         self.images.check(x)
 
     def psnr(self, x_hat: Tensor, x: Tensor) -> Tensor:

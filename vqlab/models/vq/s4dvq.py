@@ -22,9 +22,8 @@ from vqlab.validation import Count, Positive
 class S4DVQ(Autoencoder):
     """A VQ-VAE for signals: S4D encoder, batch norm and MLP, quantizer, MLP, S4D decoder, batch norm and MLP.
 
-    loss = reconstruction(x^, x) + quantizer loss. Signals come standardised from the data. The time steps and modes of
-    the S4D layers have a learning rate of their own, at most ``ssm_lr``, and do not decay. Raises UserError if the
-    length is not divisible, or the channels of the parts differ.
+    loss = reconstruction(x^, x) + quantizer loss. Signals (B, C, L) come standardised from the data; indices are
+    (B, L / downsampling) int64, behind these the axes that the quantizer's indices have.
 
     Args:
         encoder: Network from signals to features. Default: an ``S4DEncoder``.
@@ -33,21 +32,16 @@ class S4DVQ(Autoencoder):
         reconstruction: ``l2``, ``l1`` or ``huber``, averaged over all numbers of the batch.
         lr: Absolute learning rate. Default without ``base_lr``: 1e-3.
         base_lr: Rate per signal: lr = base_lr x batch_size x devices x nodes x accumulation. Give one of the two.
-        ssm_lr: Highest learning rate of the time steps and modes.
+        ssm_lr: Highest learning rate of the time steps and modes of the S4D layers, which do not decay.
         optimization: Optimizer settings.
         channels: Channels of the signals; the command line takes it from the data.
         length: Samples of a signal; the command line takes it from the data.
 
-    Shape:
-        signals (B, C, L), L divisible by the downsampling; indices (B, L / downsampling) int64; behind these the axes
-        that the quantizer's indices have.
-
     Example:
         >>> model = S4DVQ().eval()
         >>> x = torch.randn(2, 1, 512)
-        >>> codes = model.encode(x)
-        >>> tuple(codes.shape), tuple(model.decode(codes).shape), torch.equal(model.decode(codes), model.reconstruct(x))
-        ((2, 32), (2, 1, 512), True)
+        >>> tuple(model.encode(x).shape), torch.equal(model.decode(model.encode(x)), model.reconstruct(x))
+        ((2, 32), True)
     """
 
     modality = "signal"
@@ -79,7 +73,6 @@ class S4DVQ(Autoencoder):
         self.connect(nn.Conv1d, (length // self.encoder.downsampling,))
 
     def check_input(self, x: Tensor) -> None:
-        """Raise UserError unless ``x`` is (B, C, L) with the channels of the model."""
         if x.ndim != 3 or x.shape[1] != self.channels:
             raise UserError(wrong_channels("signals", f"(B, {self.channels}, L)", x, self.channels))
 
@@ -129,7 +122,6 @@ class S4DVQ(Autoencoder):
 
     @torch.no_grad()
     def example_signals(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return ``input`` and ``reconstruction`` (B, C, L), ``indices`` (B, l, ...)."""
         x = batch["signal"]
         x_hat, code = self(x)
         return {"input": x, "reconstruction": x_hat, "indices": code.indices}

@@ -43,9 +43,6 @@ class VQGAN(ImageAutoencoder):
         frechet: As in ``VQVAE``.
         images: Format of the images; the command line takes it from the data.
 
-    Raises:
-        UserError: As ``VQVAE``, and if the images are too small for the discriminator.
-
     Example:
         >>> model = VQGAN(perceptual_weight=0.0).eval()
         >>> x = torch.rand(2, 3, 32, 32) * 2 - 1
@@ -143,7 +140,6 @@ class VQGAN(ImageAutoencoder):
         return optimizers
 
     def setup(self, stage: str) -> None:
-        """Check the Trainer's settings, compile."""
         super().setup(stage)
         if stage != "fit":
             return

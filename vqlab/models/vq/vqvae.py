@@ -18,8 +18,8 @@ class VQVAE(ImageAutoencoder):
     """Encoder, quantizer, decoder, trained on the reconstruction and the quantizer's own loss.
 
     loss = reconstruction(x^, x) + quantizer loss (paper, equation 3). Drawing new images needs a prior over the codes,
-    which is a model of its own: ``CodePrior``. Raises UserError if the image size is not divisible, or the channels of
-    the parts differ.
+    which is a model of its own: ``CodePrior``. Indices are (B, h, w) int64, h = w = H / downsampling; behind these, or
+    instead, the axes that the quantizer's indices have.
 
     Args:
         encoder: Network from images to features. Default: a ``SmallEncoder``, the paper's.
@@ -32,18 +32,13 @@ class VQVAE(ImageAutoencoder):
         frechet: Frechet distance between images and reconstructions, logged as ``val/rfid_<net>``; null: none.
         images: Format of the images; the command line takes it from the data.
 
-    Shape:
-        images (B, C, H, W) in the value range of ``images``; indices (B, h, w) int64, h = w = H / downsampling; behind
-        these, or instead, the axes that the quantizer's indices have.
-
     Example:
         >>> import torch
         >>> from vqlab.quantizers.fsq import FSQ
         >>> model = VQVAE(quantizer=FSQ([8, 5, 5, 5])).eval()
         >>> x = torch.rand(2, 3, 32, 32) * 2 - 1
-        >>> codes = model.encode(x)
-        >>> tuple(codes.shape), tuple(model.decode(codes).shape), torch.equal(model.decode(codes), model.reconstruct(x))
-        ((2, 8, 8), (2, 3, 32, 32), True)
+        >>> tuple(model.encode(x).shape), torch.equal(model.decode(model.encode(x)), model.reconstruct(x))
+        ((2, 8, 8), True)
     """
 
     default_lr = 3e-4
