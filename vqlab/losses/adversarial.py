@@ -12,6 +12,7 @@ from torch import Tensor
 
 from vqlab.errors import UserError
 from vqlab.nn.distributed import all_sum, means_over_ranks, world_size
+from vqlab.nn.gan.discriminators import real_logit
 from vqlab.nn.precision import KeepsFloat32, upcast
 from vqlab.validation import Checked, Probability
 
@@ -64,6 +65,27 @@ ADVERSARIAL = {
     "wgan": Adversarial(wasserstein_discriminator, linear_generator),
     "lsgan": Adversarial(least_squares_discriminator, least_squares_generator),
 }
+
+
+# Losses of a discriminator that also classifies (SGAN): logits (B, K + 1) of K classes of real images and, in the last
+# column, generated ones. For a discriminator with K logits that column is 0: a softmax ignores a shift of all logits.
+
+
+def unsupervised_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+    """Return -E log p(real | x) / 2 - E log p(generated | G(z)) / 2: Salimans et al. 2016, L_unsupervised, halved."""
+    return 0.5 * non_saturating_discriminator(real_logit(real_logits), real_logit(fake_logits))
+
+
+def supervised_loss(logits: Tensor, labels: Tensor, among_real: bool) -> Tensor:
+    """Return -E log p(y | x), in which p is over the K classes (``among_real``) or over all K + 1."""
+    logits = upcast(logits)
+    return F.cross_entropy(logits[:, :-1] if among_real else logits, labels)
+
+
+def feature_matching(real_features: Tensor, fake_features: Tensor) -> Tensor:
+    """Return the mean square of E f(x), (B, F) or (F,), - E f(G(z)), (B, F): Salimans et al. 2016, section 3.1."""
+    real = real_features if real_features.ndim == 1 else upcast(real_features).mean(0)
+    return (real - upcast(fake_features).mean(0)).square().mean()
 
 
 # Factor of the generator's adversarial weight by the discriminator's cross-entropy, which is below 0.02 for a nearly

@@ -47,7 +47,7 @@ class TopicContrast(nn.Module):
         self.labels = nn.Parameter(torch.randn(num_classes, embedding_dim))
 
     def by_topic(self, traits: Documents, theta: Tensor, temperature: float, averaged: bool) -> Tensor:
-        """Match ``traits`` (B, F) with the dominant topic's embedding or the mean one (``averaged``) of ``theta`` (B, K)."""
+        """Match ``traits`` (B, F) with the dominant topic's embedding, or all by ``theta`` (B, K) if ``averaged``."""
         anchors = traits @ self.projection
         if averaged:
             return info_nce(anchors, theta @ self.topics, temperature)

@@ -1,6 +1,6 @@
-from .codes.statistics import CodeStatistics as CodeStatistics
-from .codes.statistics import ProposalEntropy as ProposalEntropy
-from .codes.usage import CodebookUsage as CodebookUsage
+from .codes import CodebookUsage as CodebookUsage
+from .codes import CodeStatistics as CodeStatistics
+from .codes import ProposalEntropy as ProposalEntropy
 from .images.frechet import FrechetDistance as FrechetDistance
 from .images.glyph_distance import GlyphDistance as GlyphDistance
 from .images.quality import psnr as psnr

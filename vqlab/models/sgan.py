@@ -8,8 +8,7 @@ from torch import Tensor, nn
 from torchmetrics.classification import MulticlassConfusionMatrix
 
 from vqlab.errors import UserError
-from vqlab.losses.adversarial import ADVERSARIAL
-from vqlab.losses.semi_supervised import feature_matching, supervised_loss, unsupervised_loss
+from vqlab.losses.adversarial import ADVERSARIAL, feature_matching, supervised_loss, unsupervised_loss
 from vqlab.metrics.images.quality import EffectiveClasses, diversity
 from vqlab.models.model import Model, evaluating
 from vqlab.nn import ConvFeatures, ConvGenerator, ImageFormat, SGANDiscriminator

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 
+from tests.helpers.matched_topics import matched_topics
 from vqlab.metrics.topics.coherence import coherences
 from vqlab.metrics.topics.cooccurrence import ReferenceCorpus
 from vqlab.metrics.topics.words import (
     dead_topics,
     inverted_rbo,
-    matched_topics,
     top_word_ids,
     topic_diversity,
     topic_figures,

@@ -48,11 +48,7 @@ class FrechetDistance(ConfigMixin, Metric):
 
     full_state_update = False
     higher_is_better = False
-    real_sum: Tensor
-    real_products: Tensor
     real_count: Tensor
-    fake_sum: Tensor
-    fake_products: Tensor
     fake_count: Tensor
 
     def __init__(
@@ -96,10 +92,9 @@ class FrechetDistance(ConfigMixin, Metric):
         count = int(torch.minimum(self.real_count, self.fake_count))
         if count < 2:
             raise UserError(f"{OWNER.what} needs at least 2 images of each kind, got {count}: set {OWNER.without}")
-        return frechet_distance(
-            *gaussian(self.real_sum, self.real_products, self.real_count),
-            *gaussian(self.fake_sum, self.fake_products, self.fake_count),
-        )
+        sums = ([getattr(self, f"{kind}_{name}") for name in ("sum", "products", "count")] for kind in ("real", "fake"))
+        real, fake = (gaussian(*values) for values in sums)
+        return frechet_distance(*real, *fake)
 
     def check_shape(self, channels: int, height: int, width: int) -> None:
         """Raise UserError unless images of this shape have 1 or 3 channels and are large enough."""

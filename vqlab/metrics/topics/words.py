@@ -1,4 +1,4 @@
-"""All metrics of a set of topics by their top words, dead topics, matching with true topics, and the table of topics.
+"""All metrics of a set of topics by their top words, dead topics, and the table of topics.
 
 ``top_words`` is (K, n) word ids, the most probable first and none twice in a topic. The values depend on n: 10 is
 usual, Dieng et al. take 25.
@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
-from scipy.optimize import linear_sum_assignment
 from scipy.sparse import csr_array
 from torch import Tensor
 
@@ -70,25 +69,6 @@ def dead_topics(
         for topic in found.nonzero().flatten().tolist():
             dead.setdefault(topic, reason)
     return dict(sorted(dead.items()))
-
-
-@dataclass(frozen=True)
-class MatchedTopics:
-    """Found topics matched with true ones."""
-
-    index: np.ndarray  # (K,) int64, the found topic of each true one, all different
-    cosine: np.ndarray  # (K,) float64, their cosine similarity
-
-
-def matched_topics(found: Tensor | np.ndarray, true: Tensor | np.ndarray) -> MatchedTopics:
-    """Assign found topics (K', V), K' >= K, to true ones (K, V) so that the sum of the cosines is largest."""
-    found, true = (torch.as_tensor(topics).detach().cpu().double() for topics in (found, true))
-    if found.ndim != 2 or true.ndim != 2 or found.shape[1] != true.shape[1] or len(found) < len(true):
-        raise UserError(f"found must be (K' >= K, V) for true (K, V), got {tuple(found.shape)} and {tuple(true.shape)}")
-    unit_found, unit_true = (torch.nn.functional.normalize(topics, dim=1) for topics in (found, true))
-    cosine = (unit_true @ unit_found.T).numpy()
-    rows, index = linear_sum_assignment(cosine, maximize=True)
-    return MatchedTopics(index, cosine[rows, index])
 
 
 def topic_diversity(top_words: ArrayLike) -> float:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from vqlab.errors import UserError
 from vqlab.losses.adversarial import linearized
 from vqlab.metrics import CodebookUsage, FrechetDistance, ProposalEntropy, psnr
-from vqlab.metrics.codes.statistics import MAX_COUNTS, CodeStatistics
+from vqlab.metrics.codes import MAX_COUNTS, CodeStatistics
 from vqlab.models.adversarial import AdversarialLoss, AdversarialSettings
 from vqlab.models.categorical.latent import CategoricalLatent
 from vqlab.models.model import Model

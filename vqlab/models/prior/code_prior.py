@@ -11,7 +11,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from vqlab.errors import UserError
-from vqlab.metrics.codes.statistics import unigram_bits
+from vqlab.metrics.codes import unigram_bits
 from vqlab.models.model import Model, evaluating
 from vqlab.models.prior.tokenizer import CodeCache, check_data, find_tokenizer
 from vqlab.nn import ImageFormat, Transformer
@@ -159,14 +159,19 @@ class CodePrior(Model):
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Predict each token from those before it."""
-        tokens = self._training_tokens(batch)
+        if self._cache is not None and "index" in batch:
+            tokens = self._cache.get(batch["index"], lambda: self.encode(batch["image"]).flatten(1))
+        else:
+            tokens = self.encode(batch["image"]).flatten(1)
         condition = self._as_condition(batch.get("label"), len(tokens))
         if self.conditional:
             hidden = torch.rand(len(tokens), device=self.device) < self.label_dropout
             condition = condition.masked_fill(hidden, self.network.no_label)
         loss = self._losses(tokens, condition).mean()
         require_finite({"loss": loss}, batch_idx, self.global_step)
-        self._count(tokens)
+        if self.counts is not None:
+            every = all_gather_rows(tokens).T  # of all ranks, so that all keep the same counts
+            self.counts.scatter_add_(1, every, torch.ones_like(every, dtype=self.counts.dtype))
         self.log("train/loss", loss.detach(), prog_bar=True)
         return loss
 
@@ -209,16 +214,6 @@ class CodePrior(Model):
         """-ln p(token | label, tokens before), (B, L)."""
         logits = self.network(tokens[:, :-1], condition).float()
         return F.cross_entropy(logits.flatten(0, 1), tokens.flatten(), reduction="none").view_as(tokens)
-
-    def _training_tokens(self, batch: dict[str, Tensor]) -> Tensor:
-        if self._cache is None or "index" not in batch:
-            return self.encode(batch["image"]).flatten(1)
-        return self._cache.get(batch["index"], lambda: self.encode(batch["image"]).flatten(1))
-
-    def _count(self, tokens: Tensor) -> None:
-        if self.counts is not None:
-            every = all_gather_rows(tokens).T  # of all ranks, so that all keep the same counts
-            self.counts.scatter_add_(1, every, torch.ones_like(every, dtype=self.counts.dtype))
 
     def _as_condition(self, label: Tensor | None, num: int) -> Tensor:
         """Return labels (num,), negative where unknown, or None, as the network's conditions."""

@@ -34,9 +34,9 @@ def find_tokenizer(source: Any) -> Any:
 def check_data(tokenizer: Any, images: ImageFormat | None) -> None:
     """Raise UserError if the data's format, where it is known, is not that of the ``tokenizer``."""
     own: ImageFormat = tokenizer.images
+    hint = "use the data that the tokenizer was trained on"
     if images is None:
         return
-    hint = "use the data that the tokenizer was trained on"
     if images.channels != own.channels:
         raise UserError(f"the data have {images.channels} channel(s), the tokenizer {own.channels}: {hint}")
     if images.size != own.size:

@@ -9,9 +9,9 @@ from vqlab.errors import UserError
 from vqlab.losses.adversarial import ADVERSARIAL, gradient_penalty
 from vqlab.losses.contrastive import TopicContrast
 from vqlab.metrics.topics.clusters import TopicClusters
-from vqlab.metrics.topics.words import TopicTable, top_word_ids
+from vqlab.metrics.topics.words import TopicTable, top_word_ids, topic_figures
 from vqlab.models.model import Model
-from vqlab.models.topic.topics import TOP, evaluate_topics, nmf_topics, topic_table
+from vqlab.models.topic.topics import TOP, nmf_topics, topic_table
 from vqlab.nn.topic import GENERATORS, Bags, Documents, TopicCritic, TopicEncoder, dense, draw_proportions
 from vqlab.training.batches import passed_on
 from vqlab.training.finite import require_finite
@@ -261,7 +261,9 @@ class GANTopicModel(Model):
 
     def finish_evaluation(self, stage: str) -> None:
         """Log the coherence of the topics among the training texts, and how well documents are clustered."""
-        metrics: dict[str, Any] = evaluate_topics(self.topics().float(), self._data)
+        metrics: dict[str, Any] = {}
+        if (reference := getattr(self._data, "reference", None)) is not None:
+            metrics |= topic_figures(top_word_ids(self.topics().float(), min(TOP, self.vocab_size)), reference)
         if self.encoder is not None:
             metrics |= self.clusters.compute()
         self.log_dict({f"{stage}/{name}": float(value) for name, value in metrics.items()})  # the same on all ranks

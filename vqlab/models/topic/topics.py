@@ -18,7 +18,6 @@ from vqlab.metrics.topics.words import (
     dead_topics,
     duplicate_topics,
     top_word_ids,
-    topic_figures,
     topic_places,
 )
 
@@ -43,12 +42,6 @@ def nmf_topics(counts: spmatrix, num_topics: int, seed: int = 0) -> Tensor:
     corpus = np.asarray(documents.mean(0)).reshape(1, -1)
     mixed = (1 - SMOOTHING) * normalize(factors + 1e-12, "l1") + SMOOTHING * normalize(corpus + 1e-12, "l1")
     return torch.from_numpy(mixed).float()
-
-
-def evaluate_topics(topics: Tensor, data: Any) -> dict[str, float]:
-    """Return the metrics of ``topics`` (K, V) among the training texts of ``data``, none where there are no texts."""
-    reference = getattr(data, "reference", None)
-    return {} if reference is None else topic_figures(top_word_ids(topics, min(TOP, topics.shape[1])), reference)
 
 
 def topic_table(topics: Tensor, words: list[list[str]], data: Any, num_documents: Tensor | None) -> TopicTable:

@@ -85,10 +85,6 @@ class Autoencoder(Model):
         self.log_dict({f"{stage}/{name}": value for name, value in self.usage.compute().items()}, sync_dist=True)
         self.usage.reset()
 
-    def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
-        """Return ``indices``, (B, h, w) or (B, l), with the batch's ``label`` and ``index``."""
-        return {"indices": self.encode(batch[self.modality]), **passed_on(batch, "label", "index")}
-
     def code_counts(self) -> Tensor:
         """Return how often each code was used in this evaluation, (num_codebooks * K,) int64, over all ranks."""
         return all_sum(self.usage.counts).flatten()
@@ -145,6 +141,10 @@ class ImageAutoencoder(Autoencoder):
         if self.frechet is not None:
             self.log(f"{stage}/rfid_{self.frechet.name}", self.frechet.compute().float(), sync_dist=True)
             self.frechet.reset()
+
+    def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
+        """Return ``indices`` (B, h, w) with the batch's ``label`` and ``index``."""
+        return {"indices": self.encode(batch["image"]), **passed_on(batch, "label", "index")}
 
     @torch.no_grad()
     def example_images(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -13,6 +13,7 @@ from vqlab.nn.autoencoders.s4d import S4DDecoder, S4DEncoder, check_length
 from vqlab.nn.base import Decoder, Encoder, check_fit, wrong_channels
 from vqlab.nn.ssm.s4d import S4D
 from vqlab.quantizers import IdentityQuantizer, Quantizer, VectorQuantizer
+from vqlab.training.batches import passed_on
 from vqlab.training.finite import require_finite
 from vqlab.training.learning_rate import configured_rate
 from vqlab.training.optimization import Optimization
@@ -119,6 +120,10 @@ class S4DVQ(Autoencoder):
             metrics |= {f"correlation_{c}": value for c, value in enumerate(by_channel)}
         self.log_means(stage, losses | metrics, len(x))
         self.log_means(stage, {"snr": ratios.mean()}, len(x), prog_bar=True)
+
+    def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
+        """Return ``indices`` (B, l) with the batch's ``index``."""
+        return {"indices": self.encode(batch["signal"]), **passed_on(batch, "index")}
 
     @torch.no_grad()
     def example_signals(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
