@@ -141,14 +141,15 @@ class AdversarialLoss(nn.Module):
             weight = weight * adaptive_weight(rec_loss, g_loss, head[0].weight)
         return loss + weight * g_loss, {"g_loss": g_loss.detach(), "disc_weight": weight}
 
-    def waits_for_step(self, step: int) -> bool:
-        """Whether the discriminator steps together with the autoencoder."""
-        return self.is_active(step) and not self.settings.alternate
-
     def step(self, optimizer: torch.optim.Optimizer) -> None:
         """Step the discriminator; its gradients stay until the autoencoder steps, for the log."""
         clip(self.discriminator.parameters(), self.settings.disc_clip)
         optimizer.step()
+
+    def step_with_generator(self, optimizer: torch.optim.Optimizer, step: int) -> None:
+        """Step the discriminator if it is trained and does not alternate."""
+        if self.is_active(step) and not self.settings.alternate:
+            self.step(optimizer)
 
     def configure_optimizer(self, model: Any) -> dict[str, Any]:
         """Return the optimizer of the discriminator: the ``model``'s settings, at its own rate if it has one."""
@@ -159,11 +160,6 @@ class AdversarialLoss(nn.Module):
             )
         parameters = self.discriminator.parameters()
         return model.optimization.optimizer(model, parameters, "discriminator", lr=self.settings.disc_lr)
-
-    def compile_discriminator(self) -> None:
-        """Compile the discriminator, unless second derivatives are needed, which no compiled graph has."""
-        if not self.settings.r1_weight:
-            self.discriminator.compile()
 
     def zero(self) -> Tensor:
         """Return 0, under DDP attached to the discriminator's weights: DDP waits for the gradient of every weight."""

@@ -5,6 +5,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 from torchmetrics import Metric
+from torchvision.transforms.functional import normalize
 
 from vqlab.errors import UserError, read_error
 from vqlab.nn.backbone import BACKBONES, Owner, cached, load_features
@@ -111,18 +112,13 @@ class FrechetDistance(ConfigMixin, Metric):
 class Averaged(nn.Module):
     """The features of a classifier of torchvision, a key of ``BACKBONES``, averaged over all positions."""
 
-    mean: Tensor
-    std: Tensor
-
     def __init__(self, net: str, backbone: str | None) -> None:
         super().__init__()
         self.features = load_features(net, backbone, OWNER)
-        self.register_buffer("mean", torch.tensor(MEAN)[:, None, None])
-        self.register_buffer("std", torch.tensor(STD)[:, None, None])
 
     def forward(self, x: Tensor) -> Tensor:
         """Images (B, 3, H, W) in [0, 1] to features (B, D)."""
-        return self.features((x - self.mean) / self.std).mean((2, 3))
+        return self.features(normalize(x, MEAN, STD)).mean((2, 3))
 
 
 class Inception(nn.Module):

@@ -1,6 +1,5 @@
 """Numbers of windows or documents of a reference corpus in which the words of a topic occur together."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -100,7 +99,10 @@ class ReferenceCorpus:
         wanted = np.zeros(self.vocab_size + 1, bool)  # the last one is -1
         wanted[words] = True
         joint, total = np.zeros((*words.shape, words.shape[1])), 0
-        for first, last in chunks(self.offsets, CHUNK):
+        last = 0
+        while last < len(self.offsets) - 1:  # documents of at most CHUNK tokens in all, or one longer document
+            first = last
+            last = max(int(np.searchsorted(self.offsets, self.offsets[first] + CHUNK, "right")) - 1, first + 1)
             offsets = self.offsets[first : last + 1]
             ids = self.ids[offsets[0] : offsets[-1]]
             places = np.flatnonzero(wanted[ids])
@@ -120,16 +122,6 @@ def checked(top_words: ArrayLike, vocab_size: int) -> np.ndarray:
     if (np.diff(np.sort(words, 1), axis=1) == 0).any():
         raise UserError("top_words must be distinct in a topic, but a topic has a word twice")
     return words.astype(np.int64)
-
-
-def chunks(offsets: np.ndarray, size: int) -> Iterator[tuple[int, int]]:
-    """Yield ranges of documents of at most ``size`` tokens each, or of one longer document."""
-    first = 0
-    while first < len(offsets) - 1:
-        last = int(np.searchsorted(offsets, offsets[first] + size, "right")) - 1
-        last = max(last, first + 1)
-        yield first, last
-        first = last
 
 
 def intervals(

@@ -105,12 +105,10 @@ class DiscreteVAE(CategoricalModel):
         return loss
 
     def compute_loss(self, x: Tensor, index: Tensor | None) -> LossOutput:
-        """Return the loss of what is modelled (B, C, H, W) by the chosen estimator."""
+        """Return the loss of what is modelled (B, C, H, W); RLOO and VIMCO are estimates from S draws of q."""
         log_q = self.latent.log_q(x)
-        return self.relaxed_loss(x, log_q) if "gumbel" in self.estimator else self.multi_sample_loss(x, log_q, index)
-
-    def multi_sample_loss(self, x: Tensor, log_q: Tensor, index: Tensor | None) -> LossOutput:
-        """RLOO or VIMCO: score-function estimates from S draws of q (B, P, K) for each image (B, C, H, W)."""
+        if "gumbel" in self.estimator:
+            return self.relaxed_loss(x, log_q)
         uniform = self.uniform_numbers(x, self.num_samples * self.latent.positions, index)
         codes = propose(log_q.detach(), uniform.view(len(x), self.num_samples, -1))
         log_p, squared_errors = self.latent.joint_of_draws(x, codes)

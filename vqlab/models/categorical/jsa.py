@@ -177,25 +177,20 @@ class JSA(CategoricalModel):
             state = torch.where(known[:, None], stored, state)
         log_w = self.latent.log_weights(x, log_q)
         chain = run_chain(log_w, state, proposals[:, 1:], uniform, self.sampler.kernel)
-        terms = self._chain_terms(chain, known)
-        if chains is not None and index is not None:
-            chains.put(index, chain.last, chain.accepted.any(1))
-            ages = chains.ages(index).float()
-            terms["chain_age"] = ages.sum() / max(1, len(ages))
-        return chain, terms
-
-    def _chain_terms(self, chain: Chain, known: Tensor) -> dict[str, Tensor]:
-        """Return terms of the sampler; an acceptance rate alone means little, see :func:`record_rate`."""
         accepted = (chain.accepted[:, :1] if self.sampler.kernel == "isir" else chain.accepted).float()
         terms = {
-            "accept_rate": accepted.mean(),
+            "accept_rate": accepted.mean(),  # means little alone, see record_rate
             "effective_states": (1 / chain.weights.square().sum(1)).mean(),
             "known_chains": known.float().mean(),
         }
         if self.sampler.cache:
             for name, part in (("cached", known), ("fresh", ~known)):
                 terms[f"accept_rate_{name}"] = accepted.mean(1)[part].sum() / part.sum().clamp_min(1)
-        return terms
+        if chains is not None and index is not None:
+            chains.put(index, chain.last, chain.accepted.any(1))
+            ages = chains.ages(index).float()
+            terms["chain_age"] = ages.sum() / max(1, len(ages))
+        return chain, terms
 
     def setup(self, stage: str) -> None:
         """Make room for the chains."""

@@ -184,8 +184,8 @@ class CategoricalModel(Model):
         if self.splitter is not None:
             self.splitter.count(codes)
         if self.optimizer_stepped:
-            if self.adversarial is not None and self.adversarial.waits_for_step(self.global_step):
-                self.adversarial.step(discriminator[0])
+            if self.adversarial is not None:
+                self.adversarial.step_with_generator(discriminator[0], self.global_step)
             step_and_zero(self, optimizer)
             if self.splitter is not None:
                 self.splitter.split(self.quantizer, optimizer)

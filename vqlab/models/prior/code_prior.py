@@ -132,7 +132,20 @@ class CodePrior(Model):
         """
         if num < 1:
             raise UserError(f"num must be at least 1, got {num}: use --num 64")
-        condition = self._condition_of(num, label)
+        condition = self._as_condition(None, num)
+        if label is not None:
+            if not self.conditional:
+                raise UserError(
+                    f"label {label} is given to a model without labels: leave --label out, or train with "
+                    "--model.conditional=true"
+                )
+            labels = torch.as_tensor(label, device=self.device).long()
+            if labels.ndim and labels.shape != (num,):
+                got = tuple(labels.shape)
+                raise UserError(f"label must be one number or {num}, got shape {got}: change label or num")
+            if int(labels.min()) < 0 or int(labels.max()) >= self.num_classes:
+                raise UserError(f"label must lie in 0 .. {self.num_classes - 1}, got {label}: change --label")
+            condition = labels.expand(num)
         guidance = options.get("guidance", 1)
         if guidance != 1 and label is None:
             raise UserError(f"guidance {guidance} needs a label to be guided to: add --label, or leave --guidance out")
@@ -220,20 +233,3 @@ class CodePrior(Model):
         if label is None or not self.conditional:
             return torch.full((num,), self.network.no_label, device=self.device)
         return torch.where(label < 0, self.network.no_label, label)
-
-    def _condition_of(self, num: int, label: int | Tensor | None) -> Tensor:
-        """Return labels (num,) for sampling, on the model's device."""
-        if label is None:
-            return self._as_condition(None, num)
-        if not self.conditional:
-            raise UserError(
-                f"label {label} is given to a model without labels: leave --label out, or train with "
-                "--model.conditional=true"
-            )
-        labels = torch.as_tensor(label, device=self.device).long()
-        if labels.ndim and labels.shape != (num,):
-            raise UserError(f"label must be one number or {num}, got shape {tuple(labels.shape)}: change label or num")
-        labels = labels.expand(num)
-        if int(labels.min()) < 0 or int(labels.max()) >= self.num_classes:
-            raise UserError(f"label must lie in 0 .. {self.num_classes - 1}, got {label}: change --label")
-        return labels

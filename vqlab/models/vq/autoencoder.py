@@ -123,9 +123,11 @@ class ImageAutoencoder(Autoencoder):
             signed = self.value_range.signed
             metrics[self.perceptual.name] = self.perceptual(signed(x_hat).clamp(-1, 1), signed(x)).mean()
         image, image_hat = self.value_range.decode(x), self.value_range.decode(x_hat.float())
+        patches = F.avg_pool2d(image, self.encoder.downsampling)
+        patch_mean = F.interpolate(patches, scale_factor=float(self.encoder.downsampling), mode="nearest")
         metrics |= {
             "bits_per_image": code.indices[0].numel() * math.log2(self.quantizer.num_embeddings),
-            "psnr_patch_mean": psnr(patch_mean(image, self.encoder.downsampling), image),
+            "psnr_patch_mean": psnr(patch_mean, image),
             "ssim": ssim(image_hat, image).mean(),
         }
         self.log_means(stage, metrics, len(x))
@@ -191,8 +193,3 @@ class CodebookUpdates(nn.Module):
             model.log("train/revived_codes", self.revived.float())
             self.train_usage.reset()
             self.revived.zero_()
-
-
-def patch_mean(image: Tensor, size: int) -> Tensor:
-    """Replace each size x size patch of ``image`` (B, C, H, W) by its mean colour."""
-    return F.interpolate(F.avg_pool2d(image, size), scale_factor=float(size), mode="nearest")

@@ -92,10 +92,13 @@ class VQGAN(ImageAutoencoder):
         self.quantizer.sample_index = batch.get("index")
         x_hat, code = self(x)
         x_hat = x_hat.to(x.dtype)  # from autocast's half precision
-        rec_loss, terms = self.reconstruction_loss(x_hat, x)
+        rec_loss = RECONSTRUCTION[self.reconstruction](x_hat, x)
+        terms = {"rec_loss": rec_loss.detach()}
+        if self.perceptual is not None:
+            lpips = self.perceptual(self.value_range.signed(x_hat), self.value_range.signed(x)).mean()
+            rec_loss, terms[self.perceptual.name] = rec_loss + self.perceptual_weight * lpips, lpips.detach()
         rec_loss = linearized(rec_loss, x_hat)  # LPIPS is passed back once, for lambda and for the gradient step
-        loss = rec_loss + code.loss
-        terms |= code.terms
+        loss, terms = rec_loss + code.loss, terms | code.terms
         require_finite({"loss": loss, **terms}, batch_idx, self.global_step)
 
         total = loss
@@ -111,22 +114,13 @@ class VQGAN(ImageAutoencoder):
         self.step_optimizers()
         return loss.detach()
 
-    def reconstruction_loss(self, x_hat: Tensor, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return reconstruction + perceptual_weight * LPIPS, and its terms."""
-        loss = RECONSTRUCTION[self.reconstruction](x_hat, x)
-        terms = {"rec_loss": loss.detach()}
-        if self.perceptual is not None:
-            lpips = self.perceptual(self.value_range.signed(x_hat), self.value_range.signed(x)).mean()
-            loss, terms[self.perceptual.name] = loss + self.perceptual_weight * lpips, lpips.detach()
-        return loss, terms
-
     def step_optimizers(self) -> None:
         """Step the networks that wait for it, once per ``accumulate`` batches, and count the batch."""
         self.optimizer_stepped = (self.global_step + 1) % self.accumulate == 0
         if self.optimizer_stepped:
             autoencoder, *discriminator = self.trainer.optimizers
-            if self.adversarial is not None and self.adversarial.waits_for_step(self.global_step):
-                self.adversarial.step(discriminator[0])
+            if self.adversarial is not None:
+                self.adversarial.step_with_generator(discriminator[0], self.global_step)
             step_and_zero(self, autoencoder)
             self.codebook.commit(self.quantizer, autoencoder)
         count_batch(self)
@@ -147,8 +141,8 @@ class VQGAN(ImageAutoencoder):
         if self.compiled:
             self.encoder.compile()
             getattr(self.decoder, "body", self.decoder).compile()
-            if self.adversarial is not None:
-                self.adversarial.compile_discriminator()
+            if self.adversarial is not None and not self.adversarial.settings.r1_weight:
+                self.adversarial.discriminator.compile()  # no compiled graph has the second derivatives of R1
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
         """Clip the autoencoder's gradients, after they were logged."""
