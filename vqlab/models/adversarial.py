@@ -95,10 +95,7 @@ class AdversarialLoss(nn.Module):
     def train_discriminator(
         self, x: Tensor, x_hat: Tensor, optimizer: torch.optim.Optimizer, batch_idx: int, step: int
     ) -> dict[str, Tensor]:
-        """Collect the discriminator's gradients on images and reconstructions, and step it if the networks alternate.
-
-        Returns terms for the log. ``batch_idx`` is the batch's number in its epoch, ``step`` that in the training.
-        """
+        """Collect the discriminator's gradients, step it if the networks alternate, and return terms for the log."""
         if not self.is_active(step):
             return {}
         fake_logits, real_logits = self.discriminator(x_hat.detach()), self.discriminator(x)
@@ -127,10 +124,7 @@ class AdversarialLoss(nn.Module):
     def generator_loss(
         self, x_hat: Tensor, rec_loss: Tensor, decoder: Decoder, step: int
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the weighted generator loss, 0 before ``disc_start``, and terms for the log.
-
-        ``x_hat`` is attached to the decoder; the adaptive weight compares it with ``rec_loss`` at the last layer.
-        """
+        """Return the weighted generator loss of ``x_hat`` (with its graph), 0 before ``disc_start``, and terms."""
         loss = self.zero()
         if step < self.settings.disc_start:
             return loss, {}

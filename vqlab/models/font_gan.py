@@ -106,10 +106,7 @@ class FontGAN(Model):
 
     @torch.no_grad()
     def translate(self, images: Tensor, style: int | Tensor) -> Tensor:
-        """Draw glyphs (B, 1, S, S), in [-1, 1], in the style of a target font from those of the source font.
-
-        ``style`` is one for all, (B,) int64, or (B, num_styles) weights of the styles to mix.
-        """
+        """Draw glyphs (B, 1, S, S) in a ``style``: one for all, (B,) int64, or weights (B, num_styles) of a mixture."""
         size = self.image_size
         if images.ndim != 4 or images.shape[1:] != (1, size, size):
             raise UserError(

@@ -122,10 +122,7 @@ class Model(ConfigMixin, lightning.LightningModule, ABC):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def _on_before_batch_transfer(self, batch: Any, dataloader_idx: int = 0) -> Any:
-        """Bring the batches of a user's own DataLoader into the form of vqlab's, after the hook of that name.
-
-        In the hook itself, Lightning would warn of it with every DataModule.
-        """
+        """Bring a user's batches into vqlab's form; in the hook of that name, Lightning would warn of it."""
         batch = super()._on_before_batch_transfer(batch, dataloader_idx)
         trainer: Any = self._trainer
         if trainer is None or hasattr(getattr(trainer, "datamodule", None), "modality"):

@@ -69,10 +69,7 @@ def mis(log_w: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def mis_rb(log_w: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """As :func:`mis`, but each step counts for both of its ends, by the probability of acceptance (Rao-Blackwell).
-
-    Rejected proposals count, too ("waste recycling", Frenkel 2004), so more states must be decoded.
-    """
+    """As :func:`mis`, but rejected proposals count by their probability, too ("waste recycling", Frenkel 2004)."""
     path, accepted = _scan(log_w, uniform)
     before = torch.cat([torch.zeros_like(path[:, :1]), path[:, :-1]], 1)
     chance = (log_w[:, 1:] - log_w.gather(1, before)).exp().clamp_max(1).nan_to_num(0)  # NaN: both impossible

@@ -61,12 +61,7 @@ def guide(conditional: Tensor, unconditional: Tensor, guidance: float) -> Tensor
 
 
 def restrict(logits: Tensor, temperature: float = 1.0, top_k: int | None = None, top_p: float | None = None) -> Tensor:
-    """Return logits (..., K) divided by the temperature, -inf where top-k or top-p exclude a token.
-
-    Example:
-        >>> restrict(torch.tensor([0.5, 0.3, 0.2]).log(), top_p=0.6).isfinite().tolist()
-        [True, True, False]
-    """
+    """Return logits (..., K) divided by the temperature, -inf where top-k or top-p exclude a token."""
     logits = (logits - logits.amax(-1, keepdim=True)) / temperature  # a tiny temperature overflows downwards only
     if top_k is not None and top_k < logits.shape[-1]:
         best = logits.topk(top_k, -1)

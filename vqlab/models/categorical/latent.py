@@ -14,8 +14,8 @@ from torch.utils.checkpoint import checkpoint
 
 from vqlab.losses.perceptual import Perceptual, build_perceptual
 from vqlab.models.model import evaluating
-from vqlab.nn import ConvDecoder, ConvEncoder, Gaussian, ImageFormat, Likelihood, Transformer
-from vqlab.nn.base import Decoder, Encoder, check_autoencoder
+from vqlab.nn import ConvDecoder, ConvEncoder, Decoder, Encoder, Gaussian, ImageFormat, Likelihood, Transformer
+from vqlab.nn.base import check_autoencoder
 from vqlab.nn.categorical import CategoricalCode, FactorizedPrior, build_prior
 from vqlab.nn.codes import as_codes, check_code_range, check_code_shape
 from vqlab.nn.precision import without_autocast
@@ -110,10 +110,7 @@ class CategoricalLatent(nn.Module):
 
     @torch.no_grad()
     def sample_posterior(self, x: Tensor, init: Tensor | None = None, steps: int = 100) -> Tensor:
-        """Run Metropolis chains of images (B, C, H, W) for ``steps`` proposals towards p(h | x).
-
-        The chains start at the codes ``init`` (B, h, w), by default a draw from q; returns their last states (B, h, w).
-        """
+        """Run chains for ``steps`` from ``init`` (B, h, w), else draws of q; return their last states (B, h, w)."""
         x = self.observe(x)
         log_q = self.log_q(x)
         if init is None:

@@ -1,6 +1,7 @@
 """The second stage of a discrete autoencoder: a transformer over its codes, from which new images are drawn."""
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +14,18 @@ from torch import Tensor
 from vqlab.errors import UserError
 from vqlab.metrics.codes import unigram_bits
 from vqlab.models.model import Model, evaluating
-from vqlab.models.prior.tokenizer import CodeCache, check_data, find_tokenizer
 from vqlab.nn import ImageFormat, Transformer
 from vqlab.nn.distributed import all_gather_rows
 from vqlab.nn.frozen import Frozen
 from vqlab.nn.precision import like_weights, upcast, without_autocast
 from vqlab.samplers.tokens import generate
 from vqlab.training.batches import passed_on
+from vqlab.training.checkpoint import load
 from vqlab.training.finite import require_finite
 from vqlab.training.optimization import Optimization
 from vqlab.validation import Count, NonNegativeInt, Positive, Probability
 
+VERBS = ("encode", "decode", "quantizer", "images")  # of a tokenizer
 MAX_COUNTS = 2**24  # cells of the table behind val/unigram_bits: 64 MiB
 
 
@@ -121,15 +123,12 @@ class CodePrior(Model):
         guidance: float = 1.0,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """Draw images (num, C, H, W) in the value range; arguments and errors as in :meth:`sample_codes`."""
+        """Draw images (num, C, H, W) in the value range, of one ``label`` or (num,) labels, by default of all."""
         options = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "guidance": guidance}
         return self.decode(self.sample_codes(num, label, generator=generator, **options))
 
     def sample_codes(self, num: int, label: int | Tensor | None = None, **options: Any) -> Tensor:
-        """Draw codes (num, h, w), of one ``label`` or (num,) labels, by default of all classes.
-
-        The options, ``temperature`` and others, are those of :func:`vqlab.samplers.tokens.generate`.
-        """
+        """Draw codes (num, h, w); options as in :func:`~vqlab.samplers.tokens.generate`, ``label`` as in ``sample``."""
         if num < 1:
             raise UserError(f"num must be at least 1, got {num}: use --num 64")
         condition = self._as_condition(None, num)
@@ -233,3 +232,67 @@ class CodePrior(Model):
         if label is None or not self.conditional:
             return torch.full((num,), self.network.no_label, device=self.device)
         return torch.where(label < 0, self.network.no_label, label)
+
+
+def find_tokenizer(source: Any) -> Any:
+    """Return the model ``source``, or that of a checkpoint at this path; of a second stage its tokenizer."""
+    if source is None:
+        raise UserError(
+            "tokenizer must be a trained model or the path of its checkpoint, runs/vqvae/.../best.ckpt, got None"
+        )
+    model: Any = load(source) if isinstance(source, (str, Path)) else source
+    if hasattr(model, "tokenizer"):
+        model = model.tokenizer.net
+    if missing := [name for name in VERBS if not hasattr(model, name)]:
+        raise UserError(
+            f"{type(model).__name__} is no tokenizer, it has no {', '.join(missing)}: set tokenizer to a "
+            "checkpoint of a VQVAE or the like"
+        )
+    return model
+
+
+def check_data(tokenizer: Any, images: ImageFormat | None) -> None:
+    """Raise UserError if the data's format, where it is known, is not that of the ``tokenizer``."""
+    own: ImageFormat = tokenizer.images
+    hint = "use the data that the tokenizer was trained on"
+    if images is None:
+        return
+    if images.channels != own.channels:
+        raise UserError(f"the data have {images.channels} channel(s), the tokenizer {own.channels}: {hint}")
+    if images.size != own.size:
+        raise UserError(f"image_size is {images.size}, the tokenizer's {own.size}: set image_size={own.size}")
+    if images.value_range != own.value_range:
+        kind, trained = images.value_range.kind, own.value_range.kind
+        hint = hint if kind == trained else f"set value_range={trained}"
+        raise UserError(f"value_range is {kind}, the tokenizer's {trained}: {hint}")
+
+
+class CodeCache:
+    """Codes by position in the data set, in CPU memory: 2 bytes a code up to K = 32,768, else 4; for each process.
+
+    Example:
+        >>> cache = CodeCache(512)
+        >>> cache.get(torch.tensor([4, 0]), lambda: torch.tensor([[7, 8], [9, 511]])).tolist()
+        [[7, 8], [9, 511]]
+        >>> cache.get(torch.tensor([0]), lambda: 1 / 0).tolist()
+        [[9, 511]]
+    """
+
+    def __init__(self, num_embeddings: int) -> None:
+        self.dtype = torch.int16 if num_embeddings <= 2**15 else torch.int32
+        self.codes = torch.empty(0, 0, dtype=self.dtype)  # (N, L); -1 where not known
+
+    def get(self, index: Tensor, encode: Callable[[], Tensor]) -> Tensor:
+        """Return the codes (B, L) int64 of positions ``index`` (B,); ``encode`` computes them if one is not known."""
+        place = index.cpu()
+        last, have = int(place.max()), len(self.codes)
+        if last < have:
+            known = self.codes[place]
+            if bool((known >= 0).all()):
+                return known.to(index.device).long()
+        codes = encode()
+        if last >= have:
+            more = torch.full((max(last + 1, 2 * have) - have, codes.shape[1]), -1, dtype=self.dtype)
+            self.codes = torch.cat([self.codes.view(have, codes.shape[1]), more])
+        self.codes[place] = codes.to("cpu", self.dtype)
+        return codes

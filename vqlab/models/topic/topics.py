@@ -28,10 +28,7 @@ SHARED = 0.5  # fraction of words in common that makes a topic a duplicate of an
 
 
 def nmf_topics(counts: spmatrix, num_topics: int, seed: int = 0) -> Tensor:
-    """Return topics (K, V) by non-negative factorization of the tf-idf of word counts (N, V); rows sum to 1.
-
-    Of more than 20,000 documents a choice is read, by the ``seed``, which is NMF's, too.
-    """
+    """Return topics (K, V) by NMF of the tf-idf of word counts (N, V), of at most 20,000 rows; rows sum to 1."""
     counts = counts.tocsr().astype(np.float64)
     if counts.shape[0] > MAX_DOCUMENTS:
         counts = counts[np.sort(np.random.default_rng(seed).choice(counts.shape[0], MAX_DOCUMENTS, replace=False))]

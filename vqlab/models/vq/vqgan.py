@@ -10,8 +10,7 @@ from vqlab.losses.perceptual import Perceptual, build_perceptual
 from vqlab.metrics.images.frechet import FrechetDistance
 from vqlab.models.adversarial import AdversarialLoss, AdversarialSettings
 from vqlab.models.vq.autoencoder import RECONSTRUCTION, Autoencoder, ImageAutoencoder
-from vqlab.nn import ConvDecoder, ConvEncoder, ImageFormat
-from vqlab.nn.base import Decoder, Encoder
+from vqlab.nn import ConvDecoder, ConvEncoder, Decoder, Encoder, ImageFormat
 from vqlab.quantizers import Quantizer, VectorQuantizer
 from vqlab.training.finite import require_finite
 from vqlab.training.manual import count_batch, step_and_zero

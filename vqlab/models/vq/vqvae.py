@@ -6,8 +6,7 @@ from torch import Tensor
 
 from vqlab.metrics.images.frechet import FrechetDistance
 from vqlab.models.vq.autoencoder import RECONSTRUCTION, ImageAutoencoder
-from vqlab.nn import ImageFormat, SmallDecoder, SmallEncoder
-from vqlab.nn.base import Decoder, Encoder
+from vqlab.nn import Decoder, Encoder, ImageFormat, SmallDecoder, SmallEncoder
 from vqlab.quantizers import Quantizer, VectorQuantizer
 from vqlab.training.finite import require_finite
 from vqlab.training.optimization import Optimization
