@@ -242,7 +242,7 @@ def test_the_perceptual_loss_gets_images_in_its_own_range(value_range):
             self.images = images
             return torch.zeros(2)
 
-    model = tiny(value_range=value_range)
+    model = tiny(FSQ([5, 5]), value_range=value_range)
     white = model.value_range.encode(torch.ones(2, 1, 16, 16))
     expected = model.value_range.signed(copy.deepcopy(model)(white)[0])
     model.perceptual = Seen()

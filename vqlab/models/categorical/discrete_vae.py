@@ -20,25 +20,17 @@ from vqlab.validation import Count, NonNegative, Positive, Probability, Range
 
 
 class DiscreteVAE(CategoricalModel):
-    """A variational autoencoder with categorical codes; arguments that are not described here are those of ``JSA``.
+    """A variational autoencoder with categorical codes; further arguments: see ``CategoricalModel``.
 
     Reweighted wake-sleep is ``JSA`` with ``kernel=isir`` and ``cache=false``.
 
     Args:
-        num_embeddings: Categories, K.
-        num_latents: Categorical variables at each place of the map, V.
-        prior: As in ``JSA``; ``gumbel`` and ``st_gumbel`` need one that is a product.
+        prior: p(h), as in ``JSA``; ``gumbel`` and ``st_gumbel`` need one that is a product.
         estimator: ``gumbel`` relaxes the codes to mixtures (Jang et al. 2017, arXiv:1611.01144) and takes KL(q || p)
             exactly; ``st_gumbel`` decodes the code itself and takes the mixture's gradient; ``rloo`` is the score
             function with leave-one-out baselines; ``vimco`` ascends the importance-weighted bound.
         num_samples: Draws per image, S, of ``rloo`` and ``vimco``.
         temperature: Temperature of the mixtures, by batch.
-        lr: Absolute learning rate. Default without ``base_lr``: 3e-4.
-        base_lr: Rate per image: lr = base_lr x batch_size x devices x nodes x accumulate. Give one of the two.
-        optimization: Optimizer settings.
-        accumulate: Batches per optimizer step.
-        evaluation: Evaluation settings.
-        images: Format of the images; the command line takes it from the data.
 
     Example:
         >>> model = DiscreteVAE(num_embeddings=16).eval()

@@ -57,29 +57,12 @@ class JSA(CategoricalModel):
     p ascends E_p(h|x) ln p(x, h), by Fisher's identity the gradient of ln p(x); q descends the inclusive divergence
     KL(p(h | x) || q(h | x)). No code is relaxed and no gradient estimated. Without the cache, as before
     ``cache_start_epoch``, each chain starts at a draw from q and ends near the best of ``num_mis_steps`` + 1 draws: the
-    gradient is biased, acceptance tends to :func:`record_rate`, and codes collapse.
+    gradient is biased, acceptance tends to :func:`record_rate`, and codes collapse. Further arguments: see
+    ``CategoricalModel``.
 
     Args:
-        encoder: Network of q. Default: a ``ConvEncoder``.
-        decoder: Network of p(x | h), ``in_channels`` the dimension of the embeddings. Default: a ``ConvDecoder``.
-        num_embeddings: Categories, K.
-        num_latents: Categorical variables at each place of the map, V; codes are (B, h, w), above 1 (B, h, w, V).
-        likelihood: p(x | h). Default: a ``Gaussian`` whose sigma is the optimal one.
         prior: p(h): ``uniform``; ``factorized``, learned per position; or a ``Transformer`` over the positions.
         sampler: The Metropolis chains.
-        smoothing: Fraction of the uniform distribution in q, which bounds the weight that a draw can get.
-        split_ratio: See ``CodeSplitter``; for a uniform prior, because others learn that codes are rare; null: never.
-        perceptual: Default: LPIPS on VGG features, whose weights are fetched once; not built at weight 0.
-        perceptual_weight: Nats per unit of LPIPS, taken off ln p(x | h) in training and sampling, not in bounds.
-        adversarial: Discriminator of decoded codes, for a ``Gaussian`` likelihood.
-        lr: Absolute learning rate. Default without ``base_lr``: 3e-4.
-        base_lr: Rate per image: lr = base_lr x batch_size x devices x nodes x accumulate. Give one of the two.
-        optimization: Optimizer settings.
-        accumulate: Batches per optimizer step.
-        evaluation: Evaluation settings.
-        decode_chunk: Codes that are decoded at once, which bounds the memory.
-        seed: Seed of the draws, which depend on it, the step and the image alone.
-        images: Format of the images; the command line takes it from the data.
 
     Example:
         >>> model = JSA(num_embeddings=16).eval()

@@ -98,7 +98,28 @@ def of_latent(method: Callable[Concatenate[CategoricalLatent, P], R]) -> Callabl
 
 
 class CategoricalModel(Model):
-    """A model with a ``latent``; a subclass has the loss and the training step."""
+    """A model with a ``latent``; a subclass has the loss and the training step.
+
+    Args:
+        encoder: Network of q. Default: a ``ConvEncoder``.
+        decoder: Network of p(x | h), ``in_channels`` the dimension of the embeddings. Default: a ``ConvDecoder``.
+        num_embeddings: Categories, K.
+        num_latents: Categorical variables at each place of the map, V; codes are (B, h, w), above 1 (B, h, w, V).
+        likelihood: p(x | h). Default: a ``Gaussian`` whose sigma is the optimal one.
+        smoothing: Fraction of the uniform distribution in q, which bounds the weight that a draw can get.
+        split_ratio: See ``CodeSplitter``; for a uniform prior, because others learn that codes are rare; null: never.
+        perceptual: Default: LPIPS on VGG features, whose weights are fetched once; not built at weight 0.
+        perceptual_weight: Nats per unit of LPIPS, taken off ln p(x | h) in training and sampling, not in bounds.
+        adversarial: Discriminator of decoded codes, for a ``Gaussian`` likelihood.
+        lr: Absolute learning rate. Default without ``base_lr``: 3e-4.
+        base_lr: Rate per image: lr = base_lr x batch_size x devices x nodes x accumulate. Give one of the two.
+        optimization: Optimizer settings.
+        accumulate: Batches per optimizer step.
+        evaluation: Evaluation settings.
+        decode_chunk: Codes that are decoded at once, which bounds the memory.
+        seed: Seed of the draws, which depend on it, the step and the image alone.
+        images: Format of the images; the command line takes it from the data.
+    """
 
     modality = "image"
     default_lr = 3e-4

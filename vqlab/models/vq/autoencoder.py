@@ -95,7 +95,7 @@ class ImageAutoencoder(Autoencoder):
 
     modality = "image"
     reconstruction: str
-    perceptual: Perceptual | None = None
+    perceptual: Perceptual | None
 
     def build(self, quantizer: Quantizer, images: ImageFormat, frechet: FrechetDistance | None) -> None:
         """Add all but the losses to a model that has its encoder and decoder."""

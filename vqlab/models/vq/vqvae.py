@@ -41,6 +41,7 @@ class VQVAE(ImageAutoencoder):
     """
 
     default_lr = 3e-4
+    perceptual = None
 
     def __init__(
         self,
