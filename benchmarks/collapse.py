@@ -29,7 +29,7 @@ from collapse_contestants import CONTESTANTS, STEPS, build
 from collapse_report import report
 from torch import Tensor, nn
 
-from vqlab.metrics.codes.usage import CodebookUsage
+from vqlab.metrics.codes import CodebookUsage
 from vqlab.nn.autoencoders.small import SmallDecoder, SmallEncoder
 from vqlab.training.learning_rate import reset_moments
 

@@ -22,8 +22,7 @@ import torch
 from ratios import processor, table
 from torch import Tensor
 
-from vqlab.losses.adaptive_weight import adaptive_weight
-from vqlab.losses.adversarial import ADVERSARIAL
+from vqlab.losses.adversarial import ADVERSARIAL, adaptive_weight
 from vqlab.metrics.images.frechet import FrechetDistance
 from vqlab.models.adversarial import AdversarialSettings
 from vqlab.models.vq.vqgan import VQGAN

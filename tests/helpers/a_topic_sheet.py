@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from vqlab.metrics.topics.table import TopicTable
+from vqlab.metrics.topics.words import TopicTable
 
 
 def sheet(**changes):

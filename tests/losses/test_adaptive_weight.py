@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from vqlab.losses.adaptive_weight import adaptive_weight, linearized
+from vqlab.losses.adversarial import adaptive_weight, linearized
 
 
 class Setting:

@@ -6,8 +6,16 @@ import pytest
 import torch
 
 from tests.helpers.two_ranks import on_two_ranks
-from vqlab.losses.adversarial import ADVERSARIAL, LeCam, eased, gradient_penalty, is_ahead, r1_penalty
-from vqlab.losses.semi_supervised import supervised_loss, unsupervised_loss
+from vqlab.losses.adversarial import (
+    ADVERSARIAL,
+    LeCam,
+    eased,
+    gradient_penalty,
+    is_ahead,
+    r1_penalty,
+    supervised_loss,
+    unsupervised_loss,
+)
 
 
 def logits(*shape, scale=2.0):

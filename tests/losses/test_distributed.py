@@ -5,8 +5,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from tests.helpers.two_ranks import on_two_ranks
-from vqlab.losses.adaptive_weight import adaptive_weight
-from vqlab.losses.adversarial import LeCam
+from vqlab.losses.adversarial import LeCam, adaptive_weight
 
 WORLD, STEPS, BATCH = 2, 3, 8
 

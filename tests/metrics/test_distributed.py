@@ -5,9 +5,7 @@ import torch
 
 from tests.helpers.two_ranks import on_two_ranks
 from tests.metrics.images.test_frechet import with_pixels
-from vqlab.metrics.codes.entropy import ProposalEntropy
-from vqlab.metrics.codes.statistics import CodeStatistics
-from vqlab.metrics.codes.usage import CodebookUsage
+from vqlab.metrics.codes import CodebookUsage, CodeStatistics, ProposalEntropy
 from vqlab.metrics.images.frechet import FrechetDistance
 from vqlab.metrics.images.glyph_distance import GlyphDistance
 from vqlab.metrics.topics.clusters import TopicClusters

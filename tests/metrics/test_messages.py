@@ -5,12 +5,11 @@ import pytest
 import torch
 
 from tests.helpers.refusal import refused
-from vqlab.metrics.codes.statistics import CodeStatistics
-from vqlab.metrics.codes.usage import CodebookUsage
+from vqlab.metrics.codes import CodebookUsage, CodeStatistics
 from vqlab.metrics.images.frechet import FrechetDistance
 from vqlab.metrics.topics.clusters import TopicClusters
 from vqlab.metrics.topics.cooccurrence import ReferenceCorpus
-from vqlab.metrics.topics.words import matched_topics, top_word_ids
+from vqlab.metrics.topics.words import top_word_ids
 
 
 def zeros(*shape):
@@ -41,7 +40,6 @@ CASES = [
         "which has no order, got 10",
     ),
     (lambda: top_word_ids(torch.rand(2, 5), 6), "n must be at most the size of the vocabulary, 5, got 6"),
-    (lambda: matched_topics(torch.ones(3, 5), torch.ones(4, 5)), "got (3, 5) and (4, 5)"),
     (lambda: FrechetDistance("resnet"), "net must be one of inception, vgg"),
     (lambda: FrechetDistance("vgg").update(torch.rand(3, 32, 32), real=True), "got (3, 32, 32)"),
     (

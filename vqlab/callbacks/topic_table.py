@@ -9,7 +9,7 @@ from jinja2 import Environment, FileSystemLoader
 from matplotlib.figure import Figure
 
 from vqlab.experiments.text import align
-from vqlab.metrics.topics.table import TopicTable
+from vqlab.metrics.topics.words import TopicTable
 
 COLUMNS = 5  # panels in a row
 PANELS = 40  # topics that are drawn, the most coherent ones

@@ -12,12 +12,11 @@ from torch import Tensor, nn
 from vqlab.atomic_io import write_atomic
 from vqlab.data.files import reading
 from vqlab.errors import UserError
-from vqlab.interop.names import diffusers_keys, load_weights, named_weights
-from vqlab.interop.taming import CODEBOOK, loaded_codebook, loaded_vqgan
+from vqlab.interop.taming import CODEBOOK, Keys, load_weights, loaded_codebook, loaded_vqgan, taming_keys
 from vqlab.models.vq.vqgan import VQGAN
 from vqlab.models.vq.vqvae import VQVAE
-from vqlab.nn.autoencoders.conv import ConvDecoder, ConvEncoder
-from vqlab.quantizers.vector import VectorQuantizer
+from vqlab.nn import ConvDecoder, ConvEncoder
+from vqlab.quantizers import VectorQuantizer
 
 WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
 # VQModel's defaults of the entries that a config.json leaves out.
@@ -43,18 +42,28 @@ DOWN = {True: "AttnDownEncoderBlock2D", False: "DownEncoderBlock2D"}
 UP = {True: "AttnUpDecoderBlock2D", False: "UpDecoderBlock2D"}
 # Names of attention layers in older versions.
 OLD = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+# Patterns in taming's keys -> diffusers' names, applied in this order.
+TO_DIFFUSERS = [
+    (r"\.(down|up)\.(\d+)\.", r".\1_blocks.\2."),
+    (r"\.mid\.attn_1\.", ".mid_block.attentions.0."),
+    (r"\.mid\.block_1\.", ".mid_block.resnets.0."),
+    (r"\.mid\.block_2\.", ".mid_block.resnets.1."),
+    (r"\.block\.", ".resnets."),
+    (r"\.attn\.", ".attentions."),
+    (r"\.(down|up)sample\.", r".\1samplers.0."),
+    (r"\.nin_shortcut\.", ".conv_shortcut."),
+    (r"(\.attentions\.\d+)\.norm\.", r"\1.group_norm."),
+    (r"(\.attentions\.\d+)\.([qkv])\.", r"\1.to_\2."),
+    (r"\.proj_out\.", ".to_out.0."),
+    (r"\.norm_out\.", ".conv_norm_out."),
+]
 
 
 def load_diffusers(folder: str | Path, **arguments: Any) -> VQGAN:
     """Load a ``VQModel`` as a VQGAN, in eval mode on the CPU.
 
-    Args:
-        folder: Holds ``config.json`` and ``diffusion_pytorch_model.safetensors`` or ``.bin``.
-        **arguments: Further arguments of ``VQGAN``, such as ``adversarial`` and ``perceptual_weight`` (off here) to
-            train on.
-
-    Raises:
-        UserError: If a file is missing or damaged, or the model is another one or has an option that vqlab lacks.
+    ``folder`` holds ``config.json`` and ``diffusion_pytorch_model.safetensors`` or ``.bin``; ``arguments`` are further
+    ones of ``VQGAN``, such as ``adversarial`` and ``perceptual_weight`` (off here) to train on.
 
     Example:
         >>> import tempfile
@@ -84,29 +93,18 @@ def load_diffusers(folder: str | Path, **arguments: Any) -> VQGAN:
 
 
 def save_diffusers(model: VQVAE | VQGAN, folder: str | Path) -> None:
-    """Write ``model`` as ``config.json`` and ``diffusion_pytorch_model.safetensors``, which ``VQModel`` reads.
+    """Write ``config.json`` and ``diffusion_pytorch_model.safetensors``, which ``VQModel`` reads, to ``folder``.
 
-    Args:
-        model: A VQGAN or VQVAE of ``ConvEncoder``, ``ConvDecoder`` and ``VectorQuantizer``. The training state
-            (discriminator, statistics of the codebook) is left out.
-        folder: Created if it does not exist.
-
-    Raises:
-        UserError: If the model has parts that ``VQModel`` lacks, or the folder cannot be written.
-
-    Example:
-        >>> import tempfile
-        >>> folder = Path(tempfile.mkdtemp())
-        >>> save_diffusers(VQGAN(perceptual_weight=0.0), folder)
-        >>> sorted(file.name for file in folder.iterdir())
-        ['config.json', 'diffusion_pytorch_model.safetensors']
+    The ``model`` is a VQGAN or VQVAE of ``ConvEncoder``, ``ConvDecoder`` and ``VectorQuantizer``; its training state
+    (discriminator, statistics of the codebook) is left out. The example is that of :func:`load_diffusers`.
     """
-    keys = diffusers_keys(model)
+    keys, own = diffusers_keys(model), model.state_dict()
     config = _config_of(model)
-    state = named_weights(model, keys)
-    for name, value in state.items():
-        if re.search(r"\.to_(q|k|v|out\.0)\.weight$", name):
-            state[name] = value[..., 0, 0].contiguous()  # a 1x1 convolution to a matrix
+    state = {}
+    for ours, theirs in keys.items():
+        for name, value in zip(theirs, own[ours].detach().cpu().chunk(len(theirs)), strict=True):
+            is_matrix = re.search(r"\.to_(q|k|v|out\.0)\.weight$", name)  # a 1x1 convolution here
+            state[name] = (value[..., 0, 0] if is_matrix else value).contiguous()
     every = torch.arange(model.quantizer.num_embeddings, device=model.to_code.weight.device)
     state["quantize.embedding.weight"] = model.quantizer.lookup(every).detach().cpu()
     with write_atomic(Path(folder) / WEIGHTS[0]) as file:
@@ -115,19 +113,32 @@ def save_diffusers(model: VQVAE | VQGAN, folder: str | Path) -> None:
         file.write((json.dumps(config, indent=2) + "\n").encode())
 
 
+def diffusers_keys(model: VQVAE | VQGAN) -> Keys:
+    """Return diffusers' keys for the weights of ``model`` without its quantizer."""
+    keys = taming_keys(model)
+    top = len(model.decoder.init_args["channel_multipliers"]) - 1
+
+    def renamed(key: str) -> str:
+        key = re.sub(r"(?<=\.up\.)\d+", lambda level: str(top - int(level[0])), key)  # diffusers counts from the bottom
+        for pattern, name in TO_DIFFUSERS:
+            key = re.sub(pattern, name, key)
+        return key
+
+    return {ours: tuple(map(renamed, theirs)) for ours, theirs in keys.items()}
+
+
 def _config_of(model: VQVAE | VQGAN) -> dict[str, Any]:
     encoder, decoder, quantizer = model.encoder, model.decoder, model.quantizer
-    made, up = encoder.init_args, decoder.init_args["attention_levels"]
-    shared = ("base_channels", "channel_multipliers", "num_res_blocks", "z_channels", "attention")
-    both = [
-        [list(v) if isinstance(v := n.init_args[name], tuple) else v for name in shared] for n in (encoder, decoder)
-    ]
-    checks = [(name, ours, theirs) for name, ours, theirs in zip(shared, *both, strict=True)]
-    if not isinstance(quantizer, VectorQuantizer):
-        checks += [("quantizer", type(quantizer).__name__, "VectorQuantizer")]
-    checks += [("out_activation", decoder.init_args["out_activation"], None)]
-    checks += [("value_range", model.value_range.kind, "signed")]
-    for name, ours, theirs in checks:
+    made, up = encoder.init_args, decoder.init_args
+    quantizer_name = "VectorQuantizer" if isinstance(quantizer, VectorQuantizer) else type(quantizer).__name__
+    checks = {
+        **{name: (made[name], up[name]) for name in ("base_channels", "num_res_blocks", "z_channels", "attention")},
+        "channel_multipliers": (list(made["channel_multipliers"]), list(up["channel_multipliers"])),
+        "quantizer": (quantizer_name, "VectorQuantizer"),
+        "out_activation": (up["out_activation"], None),
+        "value_range": (model.value_range.kind, "signed"),
+    }
+    for name, (ours, theirs) in checks.items():
         if ours != theirs:
             raise UserError(f"{name} must be {theirs} for a VQModel, got {ours}")
     groups = next(layer.num_groups for layer in model.modules() if isinstance(layer, nn.GroupNorm))
@@ -139,7 +150,7 @@ def _config_of(model: VQVAE | VQGAN) -> dict[str, Any]:
         "in_channels": encoder.in_channels,
         "out_channels": decoder.out_channels,
         "down_block_types": [DOWN[level in made["attention_levels"]] for level in levels],
-        "up_block_types": [UP[level in up] for level in reversed(levels)],
+        "up_block_types": [UP[level in up["attention_levels"]] for level in reversed(levels)],
         "block_out_channels": [made["base_channels"] * m for m in made["channel_multipliers"]],
         "layers_per_block": made["num_res_blocks"],
         "latent_channels": made["z_channels"],

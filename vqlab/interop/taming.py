@@ -1,5 +1,9 @@
-"""VQ-GAN checkpoints of taming-transformers (Esser et al. 2021, github.com/CompVis/taming-transformers)."""
+"""VQ-GAN checkpoints of taming-transformers (Esser et al. 2021, github.com/CompVis/taming-transformers).
 
+Its networks are a ``ConvEncoder`` and a ``ConvDecoder``, where q, k and v of the attention are three layers.
+"""
+
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -8,14 +12,11 @@ from torch import Tensor
 
 from vqlab.data.files import reading
 from vqlab.errors import UserError
-from vqlab.interop.names import load_weights, taming_keys
 from vqlab.models.adversarial import AdversarialSettings
 from vqlab.models.vq.vqgan import VQGAN
-from vqlab.nn.autoencoders.conv import ConvDecoder, ConvEncoder
-from vqlab.nn.image_format import ImageFormat
-from vqlab.quantizers.base import Quantizer
-from vqlab.quantizers.gumbel import GumbelQuantizer
-from vqlab.quantizers.vector import VectorQuantizer
+from vqlab.models.vq.vqvae import VQVAE
+from vqlab.nn import ConvDecoder, ConvEncoder, ImageFormat
+from vqlab.quantizers import GumbelQuantizer, Quantizer, VectorQuantizer
 
 IMAGE_SIZE = 256  # that of the published models
 CODEBOOK = {"quantizer.codebook": ("quantize.embedding.weight",)}
@@ -24,6 +25,22 @@ GUMBEL = {
     "quantizer.logits.weight": ("quantize.proj.weight",),
     "quantizer.logits.bias": ("quantize.proj.bias",),
 }
+
+Keys = dict[str, tuple[str, ...]]  # vqlab's key -> their keys, whose tensors are concatenated in vqlab's
+
+# Layers of a block: vqlab's -> taming's.
+INNER = {
+    "body.0": ["norm1"],
+    "body.2": ["conv1"],
+    "body.3": ["norm2"],
+    "body.6": ["conv2"],
+    "skip": ["nin_shortcut"],
+    "norm": ["norm"],
+    "qkv": ["q", "k", "v"],
+    "proj": ["proj_out"],
+}
+# The blocks at the lowest resolution, with attention and without.
+MIDDLE = {True: ("mid.block_1", "mid.attn_1", "mid.block_2"), False: ("mid.block_1", "mid.block_2")}
 
 
 def load_taming(path: str | Path, **arguments: Any) -> VQGAN:
@@ -36,9 +53,6 @@ def load_taming(path: str | Path, **arguments: Any) -> VQGAN:
         path: The ``.ckpt`` file, Lightning's (``{"state_dict": ...}``) or a bare state dict.
         **arguments: Further arguments of ``VQGAN``, such as ``images`` (of size 256 here), ``adversarial`` and
             ``perceptual_weight`` (both 0 here) to train on.
-
-    Raises:
-        UserError: If the file is missing, damaged or of another model; keys that do not match are named.
 
     Example:
         >>> model = load_taming("vqgan_imagenet_f16_16384/last.ckpt")  # doctest: +SKIP
@@ -124,3 +138,78 @@ def _count(state: dict[str, Tensor], place: str) -> int:
     if not numbers:
         raise KeyError(f"{place}.0")
     return len(numbers)
+
+
+def taming_keys(model: VQVAE | VQGAN) -> Keys:
+    """Return taming's keys for the weights of ``model`` without its quantizer."""
+    encoder, decoder = model.encoder, model.decoder
+    if not isinstance(encoder, ConvEncoder) or not isinstance(decoder, ConvDecoder):
+        names = f"{type(encoder).__name__} and {type(decoder).__name__}"
+        raise UserError(f"encoder and decoder must be ConvEncoder and ConvDecoder, got {names}")
+    places = {"to_code": "quant_conv", "from_code": "post_quant_conv", "decoder.head.0": "decoder.conv_out"}
+    places |= {f"encoder.layers.{i}": f"encoder.{place}" for i, place in enumerate(_encoder_places(encoder))}
+    places |= {f"decoder.body.{i}": f"decoder.{place}" for i, place in enumerate(_decoder_places(decoder))}
+    keys: Keys = {}
+    for ours, theirs in places.items():
+        for key in model.get_submodule(ours).state_dict():
+            name, _, kind = key.rpartition(".")
+            keys[f"{ours}.{key}"] = tuple(
+                ".".join(filter(None, (theirs, inner, kind))) for inner in INNER.get(name, [name])
+            )
+    return keys
+
+
+def load_weights(model: VQVAE | VQGAN, keys: Keys, state: dict[str, Tensor], path: str | Path) -> None:
+    """Load the tensors of ``state``, named by ``keys``; UserError if keys or shapes differ."""
+    wanted = {name for names in keys.values() for name in names}
+    for problem, names in (("lacks", wanted - state.keys()), ("has unmatched", state.keys() - wanted)):
+        if names:
+            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            raise UserError(f"{path} {problem} {', '.join(sorted(names)[:3])}{more}: vqlab cannot read this model")
+    own = model.state_dict()
+    for ours, theirs in keys.items():
+        old = own[ours]
+        expected = _squeezed((len(old) // len(theirs), *old.shape[1:]))
+        for name in theirs:
+            if _squeezed(state[name].shape) != expected:
+                raise UserError(f"{path}: {name} has shape {tuple(state[name].shape)}, expected {expected}")
+        own[ours] = torch.cat([state[name] for name in theirs]).reshape(old.shape)
+    model.load_state_dict(own)
+
+
+def _encoder_places(encoder: ConvEncoder) -> Iterator[str]:
+    """Yield taming's names of the layers in order, with any name for a layer without weights."""
+    made = encoder.init_args
+    yield "conv_in"
+    for level in range(len(made["channel_multipliers"])):
+        if level > 0:
+            yield f"down.{level - 1}.downsample"
+        yield from _level("down", level, made["num_res_blocks"], made["attention_levels"])
+    yield from MIDDLE[made["attention"]]
+    yield from ("norm_out", "swish", "conv_out")
+
+
+def _decoder_places(decoder: ConvDecoder) -> Iterator[str]:
+    made = decoder.init_args
+    levels = len(made["channel_multipliers"])
+    yield "conv_in"
+    yield from MIDDLE[made["attention"]]
+    for level in reversed(range(levels)):
+        if level < levels - 1:
+            yield f"up.{level + 1}.upsample"
+        yield from _level("up", level, made["num_res_blocks"] + 1, made["attention_levels"])
+    yield from ("norm_out", "swish")
+
+
+def _level(way: str, level: int, blocks: int, attention_levels: tuple[int, ...]) -> Iterator[str]:
+    for block in range(blocks):
+        yield f"{way}.{level}.block.{block}"
+        if level in attention_levels:
+            yield f"{way}.{level}.attn.{block}"
+
+
+def _squeezed(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Drop trailing ones, by which a 1x1 convolution differs from a matrix."""
+    while shape[-1:] == (1,):
+        shape = shape[:-1]
+    return tuple(shape)

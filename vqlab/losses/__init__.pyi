@@ -1,13 +1,13 @@
-from .adaptive_weight import adaptive_weight as adaptive_weight
 from .adversarial import Adversarial as Adversarial
 from .adversarial import LeCam as LeCam
+from .adversarial import adaptive_weight as adaptive_weight
+from .adversarial import feature_matching as feature_matching
 from .adversarial import gradient_penalty as gradient_penalty
 from .adversarial import r1_penalty as r1_penalty
+from .adversarial import supervised_loss as supervised_loss
+from .adversarial import unsupervised_loss as unsupervised_loss
 from .contrastive import TopicContrast as TopicContrast
 from .contrastive import info_nce as info_nce
 from .multi_sample import rloo_loss as rloo_loss
 from .multi_sample import vimco_loss as vimco_loss
 from .perceptual import Perceptual as Perceptual
-from .semi_supervised import feature_matching as feature_matching
-from .semi_supervised import supervised_loss as supervised_loss
-from .semi_supervised import unsupervised_loss as unsupervised_loss

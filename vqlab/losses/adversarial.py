@@ -1,7 +1,6 @@
 """Adversarial losses of discriminator and generator, their balance, and regularisers of the discriminator.
 
-All take logits of any shape and average over all of them, so two ranks with half a batch each average to the loss of
-the whole batch. Half-precision logits are cast to float32 first.
+All take logits of any shape and average over all of them; half-precision logits are cast to float32 first.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from vqlab.errors import UserError
 from vqlab.nn.distributed import all_sum, means_over_ranks, world_size
+from vqlab.nn.gan.discriminators import real_logit
 from vqlab.nn.precision import KeepsFloat32, upcast
 from vqlab.validation import Checked, Probability
 
@@ -67,6 +67,27 @@ ADVERSARIAL = {
 }
 
 
+# Losses of a discriminator that also classifies (SGAN): logits (B, K + 1) of K classes of real images and, in the last
+# column, generated ones. For a discriminator with K logits that column is 0: a softmax ignores a shift of all logits.
+
+
+def unsupervised_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+    """Return -E log p(real | x) / 2 - E log p(generated | G(z)) / 2: Salimans et al. 2016, L_unsupervised, halved."""
+    return 0.5 * non_saturating_discriminator(real_logit(real_logits), real_logit(fake_logits))
+
+
+def supervised_loss(logits: Tensor, labels: Tensor, among_real: bool) -> Tensor:
+    """Return -E log p(y | x), in which p is over the K classes (``among_real``) or over all K + 1."""
+    logits = upcast(logits)
+    return F.cross_entropy(logits[:, :-1] if among_real else logits, labels)
+
+
+def feature_matching(real_features: Tensor, fake_features: Tensor) -> Tensor:
+    """Return the mean square of E f(x), (B, F) or (F,), - E f(G(z)), (B, F): Salimans et al. 2016, section 3.1."""
+    real = real_features if real_features.ndim == 1 else upcast(real_features).mean(0)
+    return (real - upcast(fake_features).mean(0)).square().mean()
+
+
 # Factor of the generator's adversarial weight by the discriminator's cross-entropy, which is below 0.02 for a nearly
 # perfect one and 2 ln 2 = 1.39 at chance: zi2zi-pytorch's (max32002) 0.2, 0.35, 0.5, 0.6 and 0.05, divided by 0.6.
 LOSS_STEPS, FACTORS = (0.02, 0.08, 0.2, 5.0), (1 / 3, 7 / 12, 5 / 6, 1.0, 1 / 12)
@@ -84,12 +105,39 @@ def is_ahead(real_accuracy: Tensor, fake_accuracy: Tensor) -> bool:
     return bool(torch.stack(means_over_ranks([real_accuracy, fake_accuracy])).min() > MAX_ACCURACY)
 
 
-def r1_penalty(real: Tensor, logits: Tensor) -> Tensor:
-    """Return E |grad_x D(x)|^2 / 2 over real images, to be multiplied by gamma.
+def adaptive_weight(
+    rec_loss: Tensor, adv_loss: Tensor, last_weight: Tensor, max_weight: float = 1e4, eps: float = 1e-4
+) -> Tensor:
+    """Return lambda = |grad_W L_rec| / (|grad_W L_adv| + eps), at most ``max_weight``, a scalar without a graph.
 
-    Mescheder et al. 2018, arXiv:1801.04406, equation 9, of images (B, ...) that required gradients before the
-    discriminator's forward pass, and its ``logits`` (B, ...), summed over the patches of an image. The gradient is of
-    each image alone only if the discriminator does not mix images, as batch norm does.
+    Esser et al. 2021, arXiv:2012.09841, equation 7, W the weight of the decoder's last layer; eps and the bound are
+    those of its published code. Under several ranks the gradients are averaged first: one collective.
+
+    Example:
+        >>> w = torch.tensor([2.0], requires_grad=True)
+        >>> x_hat = w * torch.ones(1, 1, 2, 2)
+        >>> round(adaptive_weight(0.75 * x_hat.sum(), -0.25 * x_hat.sum(), w, eps=0.5).item(), 6)
+        2.0
+    """
+    gradients = [torch.autograd.grad(loss, last_weight, retain_graph=True)[0].float() for loss in (rec_loss, adv_loss)]
+    rec, adv = all_sum(torch.stack(gradients)) / world_size()
+    return (rec.norm() / (adv.norm() + eps)).clamp(0, max_weight)
+
+
+def linearized(loss: Tensor, x_hat: Tensor) -> Tensor:
+    """Return the scalar ``loss`` as a linear function of ``x_hat``: same value and gradient, no graph between the two.
+
+    A network between, such as LPIPS or a discriminator, is passed back once, here, and its weights get no gradient.
+    """
+    (gradient,) = torch.autograd.grad(loss, x_hat)
+    return loss.detach() + ((x_hat - x_hat.detach()) * gradient).sum()
+
+
+def r1_penalty(real: Tensor, logits: Tensor) -> Tensor:
+    """Return E |grad_x D(x)|^2 / 2 over real images, to be multiplied by gamma (Mescheder et al. 2018, equation 9).
+
+    The images (B, ...) required gradients before the discriminator's forward pass, and it does not mix them, as batch
+    norm does; ``logits`` (B, ...) are summed over the patches of an image.
 
     Example:
         >>> x = torch.ones(4, 3, requires_grad=True)
@@ -128,19 +176,14 @@ def gradient_penalty(critic: Callable[..., Tensor], real: Sequence[Tensor], fake
 class LeCam(Checked, KeepsFloat32):
     """LeCam regularisation: mean (D(x) - a_F)^2 + mean (D(x^) - a_R)^2.
 
-    Tseng et al. 2021, arXiv:2104.03310, R_LC; a_R and a_F are moving averages of D(x) and D(x^) and start at 0. Added
-    to the discriminator's loss, in published recipes with a weight of 0.001 to 0.05.
-
-    Args:
-        decay: a <- decay a + (1 - decay) mean; the paper has 0.99.
+    Tseng et al. 2021, arXiv:2104.03310, R_LC; a_R and a_F are moving averages of D(x) and D(x^), from 0, with a <-
+    ``decay`` a + (1 - decay) mean. Published recipes add it to the discriminator's loss by 0.001 to 0.05.
 
     Example:
         >>> lecam = LeCam(decay=0.5)
         >>> lecam.update(torch.tensor([2.0, 4.0]), torch.tensor([-1.0]))
-        >>> lecam.real_mean.item(), lecam.fake_mean.item()
-        (1.5, -0.5)
-        >>> lecam(torch.tensor([0.5]), torch.tensor([-0.5])).item()
-        5.0
+        >>> lecam.real_mean.item(), lecam.fake_mean.item(), lecam(torch.tensor([0.5]), torch.tensor([-0.5])).item()
+        (1.5, -0.5, 5.0)
     """
 
     real_mean: Tensor

@@ -16,11 +16,8 @@ def info_nce(anchors: Tensor, positives: Tensor, temperature: float, same: Tenso
     of the same class in ``same`` (B,). Default: all classes differ.
 
     Example:
-        >>> x = torch.eye(2)
-        >>> round(info_nce(x, x, temperature=1.0).item(), 4)  # log(e + 1) - 1
+        >>> round(info_nce(torch.eye(2), torch.eye(2), temperature=1.0).item(), 4)  # log(e + 1) - 1
         0.3133
-        >>> info_nce(x, x, temperature=1.0, same=torch.tensor([0, 0])).item()
-        0.0
     """
     cosines = F.normalize(upcast(anchors), dim=1) @ F.normalize(upcast(positives), dim=1).T
     logits, own = cosines / temperature, torch.arange(len(anchors), device=anchors.device)
@@ -34,19 +31,12 @@ class TopicContrast(nn.Module):
     """Contrastive losses that tie documents to embeddings of their topics or labels.
 
     A lab log names an "average-weighted label embedding" only. Three readings: a projection of the generator's hidden
-    layer, or document, matches the embedding of the dominant topic, or those of all topics averaged by the proportions
-    (:meth:`by_topic`); or the averaged embedding of a real document matches that of its label (:meth:`by_label`).
-
-    Args:
-        num_topics: K.
-        trait_features: Size F of the documents' representation.
-        num_classes: Number of labels; 0 for none.
-        embedding_dim: Dimensions of the embeddings.
+    layer (F features) matches the embedding of the dominant of K topics, or those of all topics averaged by the
+    proportions (:meth:`by_topic`); or the averaged one of a document matches that of its label (:meth:`by_label`).
 
     Example:
-        >>> contrast = TopicContrast(3, 50, num_classes=2, embedding_dim=8)
-        >>> theta = torch.tensor([[0.8, 0.1, 0.1], [0.1, 0.1, 0.8]])
-        >>> contrast.by_label(theta, torch.tensor([0, 1]), temperature=0.5).shape
+        >>> contrast = TopicContrast(num_topics=3, trait_features=50, num_classes=2, embedding_dim=8)
+        >>> contrast.by_label(torch.eye(3)[:2], torch.tensor([0, 1]), temperature=0.5).shape
         torch.Size([])
     """
 
@@ -57,10 +47,7 @@ class TopicContrast(nn.Module):
         self.labels = nn.Parameter(torch.randn(num_classes, embedding_dim))
 
     def by_topic(self, traits: Documents, theta: Tensor, temperature: float, averaged: bool) -> Tensor:
-        """Match documents ``traits`` (B, F) with the embeddings of their topics ``theta`` (B, K).
-
-        ``averaged`` takes the embeddings of all topics by ``theta``, else the dominant topic's is taken.
-        """
+        """Match ``traits`` (B, F) with the dominant topic's embedding, or all by ``theta`` (B, K) if ``averaged``."""
         anchors = traits @ self.projection
         if averaged:
             return info_nce(anchors, theta @ self.topics, temperature)

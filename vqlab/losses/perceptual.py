@@ -20,29 +20,23 @@ TINY = 1e-18  # added to features: the package divides by their length, and the 
 class Perceptual(ConfigMixin, nn.Module):
     """The LPIPS distance, version 0.1, computed by the ``lpips`` package with the heads that it contains.
 
-    The weights of the classifier are read from ``backbone``, else from torch hub's cache, else downloaded into it
-    (vgg: 528 MB), at the first use or in :meth:`load`. Where a gradient is taken, the classifier follows autocast; all
-    else is float32. The network is neither in the state dict nor among the parameters.
+    Maps two batches (B, 3, H, W) or (B, 1, H, W) in [-1, 1] to (B,) float32. H and W are at least 16 for vgg, 17 for
+    squeeze, 21 for squeezenet1_0, 31 for alex. The weights of the classifier are read from ``backbone``, else from
+    torch hub's cache, else downloaded into it (vgg: 528 MB), at the first use or in :meth:`load`. Where a gradient is
+    taken, the classifier follows autocast; all else is float32. The network is neither in the state dict nor among the
+    parameters.
 
     Args:
         net: ``vgg`` (VGG16), ``alex``, ``squeeze``; or ``squeezenet1_0``, all channels alike, which is no LPIPS.
         backbone: File with the state dict of torchvision's model, whole or its ``features`` alone.
 
-    Shape:
-        two batches (B, 3, H, W) or (B, 1, H, W) in [-1, 1]; distances (B,) float32. H and W are at least 16 for vgg, 17
-        for squeeze, 21 for squeezenet1_0, 31 for alex.
-
-    Raises:
-        UserError: If the weights are not found or of another network, or the images are too small or differ in shape.
-
     Example:
         >>> import tempfile, torchvision
         >>> file = tempfile.mkdtemp() + "/squeeze.pth"
         >>> torch.save(torchvision.models.squeezenet1_1().state_dict(), file)  # in practice: the trained weights
-        >>> distance = Perceptual("squeeze", backbone=file)
         >>> x = torch.rand(2, 3, 32, 32) * 2 - 1
-        >>> distance(x, x).tolist(), list(distance.state_dict()), list(distance.parameters())
-        ([0.0, 0.0], [], [])
+        >>> Perceptual("squeeze", backbone=file)(x, x).tolist()
+        [0.0, 0.0]
     """
 
     def __init__(

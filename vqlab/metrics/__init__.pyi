@@ -1,10 +1,10 @@
-from .codes.entropy import ProposalEntropy as ProposalEntropy
-from .codes.statistics import CodeStatistics as CodeStatistics
-from .codes.usage import CodebookUsage as CodebookUsage
+from .codes import CodebookUsage as CodebookUsage
+from .codes import CodeStatistics as CodeStatistics
+from .codes import ProposalEntropy as ProposalEntropy
 from .images.frechet import FrechetDistance as FrechetDistance
 from .images.glyph_distance import GlyphDistance as GlyphDistance
-from .images.psnr import psnr as psnr
-from .images.ssim import ssim as ssim
+from .images.quality import psnr as psnr
+from .images.quality import ssim as ssim
 from .topics.clusters import TopicClusters as TopicClusters
 from .topics.coherence import coherences as coherences
 from .topics.cooccurrence import ReferenceCorpus as ReferenceCorpus

@@ -8,13 +8,7 @@ WINDOW, HOP = 64, 16  # samples, of the spectral distance
 
 
 def snr(x_hat: Tensor, x: Tensor) -> Tensor:
-    """Return the signal-to-noise ratio in dB: 10 log10 of the signal's variance over the mean squared error.
-
-    Example:
-        >>> x = torch.tensor([[[1.0, -1.0, 1.0, -1.0]]])
-        >>> round(snr(x * 0.9, x).item(), 3)
-        20.0
-    """
+    """Return the signal-to-noise ratio in dB: 10 log10 of the signal's variance over the mean squared error."""
     power = (x - x.mean(-1, keepdim=True)).square().mean(-1)
     return 10 * ((power + TINY) / ((x_hat - x).square().mean(-1) + TINY)).log10()
 
@@ -27,10 +21,7 @@ def correlation(x_hat: Tensor, x: Tensor) -> Tensor:
 
 
 def spectral_convergence(x_hat: Tensor, x: Tensor) -> Tensor:
-    """Return | |S^| - |S| | / | S |, Frobenius norms of the short-time spectra (Arik et al. 2018, arXiv:1808.06719).
-
-    Sensitive to smoothing, unlike the squared error. Hann windows of 64 samples, every 16.
-    """
+    """Return | |S^| - |S| | / | S |, Frobenius norms of short-time spectra (Arik et al. 2018); sees smoothing."""
     window = torch.hann_window(min(WINDOW, x.shape[-1]), device=x.device)
     spectra = []
     for signal in (x_hat, x):

@@ -46,13 +46,7 @@ class FontGAN(Model):
         base_lr: Rate per image: lr = base_lr x batch_size x devices x nodes. Give one of the two.
         optimization: Optimizer settings.
         num_styles: Number of target fonts; the command line takes it from the data.
-        image_size: Height and width of the glyphs; the command line takes it from the data.
-
-    Shape:
-        source, target (B, 1, image_size, image_size) from -1, ink, to 1, paper; style (B,) int64 in [0, num_styles).
-
-    Raises:
-        UserError: If a network does not fit the glyphs.
+        image_size: S; the command line takes it from the data. Glyphs are (B, 1, S, S) from -1, ink, to 1, paper.
 
     Example:
         >>> model = FontGAN(image_size=32)
@@ -112,13 +106,7 @@ class FontGAN(Model):
 
     @torch.no_grad()
     def translate(self, images: Tensor, style: int | Tensor) -> Tensor:
-        """Draw glyphs (B, 1, S, S), in [-1, 1], in the style of a target font from those of the source font.
-
-        ``style`` is one for all, (B,) int64, or (B, num_styles) weights of the styles to mix.
-
-        Raises:
-            UserError: If the images have another shape, or there is no such style.
-        """
+        """Draw glyphs (B, 1, S, S) in a ``style``: one for all, (B,) int64, or weights (B, num_styles) of a mixture."""
         size = self.image_size
         if images.ndim != 4 or images.shape[1:] != (1, size, size):
             raise UserError(
@@ -214,7 +202,6 @@ class FontGAN(Model):
         return optimizers
 
     def setup(self, stage: str) -> None:
-        """Check the Trainer's settings."""
         super().setup(stage)
         if stage == "fit":
             self.to(memory_format=torch.channels_last)

@@ -8,9 +8,8 @@ from torch import Tensor, nn
 from torchmetrics.classification import MulticlassConfusionMatrix
 
 from vqlab.errors import UserError
-from vqlab.losses.adversarial import ADVERSARIAL
-from vqlab.losses.semi_supervised import feature_matching, supervised_loss, unsupervised_loss
-from vqlab.metrics.images.diversity import EffectiveClasses, diversity
+from vqlab.losses.adversarial import ADVERSARIAL, feature_matching, supervised_loss, unsupervised_loss
+from vqlab.metrics.images.quality import EffectiveClasses, diversity
 from vqlab.models.model import Model, evaluating
 from vqlab.nn import ConvFeatures, ConvGenerator, ImageFormat, SGANDiscriminator
 from vqlab.nn.base import FeatureNet, Generator, check_players
@@ -44,12 +43,6 @@ class SGAN(Model):
         optimization: Optimizer settings.
         compile: Compile both networks with ``torch.compile``.
         images: Format of the images, with ``num_classes``, K; the command line takes it from the data.
-
-    Shape:
-        images (B, C, H, W); labels (B,) int64 in [0, K).
-
-    Raises:
-        UserError: If a network does not fit the images, or labels are missing.
 
     Example:
         >>> model = SGAN().eval()
@@ -106,11 +99,7 @@ class SGAN(Model):
 
     @torch.no_grad()
     def sample(self, num: int, label: int | Tensor | None = None, generator: torch.Generator | None = None) -> Tensor:
-        """Draw images (num, C, H, W) in the value range, of one ``label`` or (num,) labels, by default of all classes.
-
-        Raises:
-            UserError: If an argument is out of range, or a label is given to a model without labels.
-        """
+        """Draw images (num, C, H, W) in the value range, of one ``label`` or (num,) labels, by default of all."""
         if num < 1:
             raise UserError(f"num must be at least 1, got {num}: use --num 64")
         if label is not None and self.label_embedding is None:
@@ -229,7 +218,6 @@ class SGAN(Model):
         ]
 
     def setup(self, stage: str) -> None:
-        """Check the Trainer's settings, compile."""
         super().setup(stage)
         if stage == "fit" and self.compiled:
             self.generator.compile()
@@ -240,7 +228,6 @@ class SGAN(Model):
         self.optimization.clip_gradients(self._generator_parameters())
 
     def start_evaluation(self) -> None:
-        """Start a new count."""
         self.confusion.reset()
         self._batches_seen = 0
 

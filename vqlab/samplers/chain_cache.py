@@ -11,10 +11,9 @@ from vqlab.nn.distributed import all_gather_rows, all_sum, world_size
 class ChainCache:
     """The last state of each example's chain, and the number of visits since it last moved.
 
-    Rank r of R owns the examples r, r + R, r + 2R, ...; no other rank stores or writes their rows. A visit asks the
-    owners, by two small collectives per batch, so that R processes are equal to one. A row takes 2 bytes per code (4
-    above K = 32,768) and 4 for the age. Not an ``nn.Module``, because DDP would overwrite the rows of all ranks by
-    those of the first. :meth:`whole` and :meth:`fill` are for checkpoints, which another number of ranks can load.
+    Rank r of R owns the examples r, r + R, r + 2R, ... and alone stores their rows. A visit asks the owners, by two
+    small collectives per batch, so that R processes are equal to one. Not an ``nn.Module``, because DDP would overwrite
+    the rows of all ranks by those of the first. :meth:`whole` and :meth:`fill` are for checkpoints.
 
     Args:
         size: Training examples, N.

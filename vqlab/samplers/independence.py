@@ -1,9 +1,8 @@
 """Metropolis independence sampling of discrete codes from a posterior known up to a factor, and bounds of ln p(x).
 
 Shapes: B samples of a batch, P positions of a code, K categories, L proposals, S = L + 1 candidates (the chain's state,
-then the proposals), w(h) = p(x, h) / q(h | x) the importance weight of a code h.
-
-Random numbers are passed as uniform numbers, so that a draw can depend on the sample and the step alone.
+then the proposals), w(h) = p(x, h) / q(h | x) the importance weight of a code h. Random numbers are passed as uniform
+numbers, so that a draw can depend on the sample and the step alone.
 """
 
 import math
@@ -15,10 +14,7 @@ from torch import Tensor
 
 
 class Chain(NamedTuple):
-    """The states of a Markov chain, one chain per sample of the batch.
-
-    Averages over ``states`` by ``weights`` are those over all steps; states of weight 0 need not be decoded.
-    """
+    """The states of one Markov chain per sample; averages over them by ``weights`` are those over all steps."""
 
     states: Tensor  # codes (B, S, P) int64, the initial state first
     weights: Tensor  # fraction of the chain's steps in each state, (B, S)
@@ -56,17 +52,11 @@ def log_prob(log_q: Tensor, codes: Tensor) -> Tensor:
 
 
 def mis(log_w: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Run a Metropolis independence chain over candidates whose weights are known.
+    """Run a Metropolis independence chain over candidates whose weights are known (Ou and Song 2020, section 2).
 
-    A proposal h' is accepted with probability min(1, w(h') / w(h)), else the state is kept and counts again (Ou and
-    Song 2020, arXiv:2005.14001, section 2). The weights, the expensive part, are computed before, in one batch.
-
-    Args:
-        log_w: ln w up to a constant per sample (B, S) float32, the chain's state first.
-        uniform: Numbers (B, L) in (0, 1).
-
-    Returns:
-        Fraction of the steps in each candidate (B, S), the last state's number (B,), and accepted steps (B, L) bool.
+    A proposal h' is accepted with probability min(1, w(h') / w(h)), else the state is kept and counts again. From ln w
+    up to a constant (B, S) float32 and numbers (B, L) in (0, 1), return the fraction of the steps in each candidate
+    (B, S), the last state's number (B,), and accepted steps (B, L) bool.
 
     Example:
         >>> weights, last, accepted = mis(torch.tensor([[0.0, 1.0, -9.0]]), torch.tensor([[0.5, 0.5]]))
@@ -79,10 +69,7 @@ def mis(log_w: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def mis_rb(log_w: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """As :func:`mis`, but each step counts for both of its ends, by the probability of acceptance (Rao-Blackwell).
-
-    Rejected proposals count, too ("waste recycling", Frenkel 2004), so more states must be decoded.
-    """
+    """As :func:`mis`, but rejected proposals count by their probability, too ("waste recycling", Frenkel 2004)."""
     path, accepted = _scan(log_w, uniform)
     before = torch.cat([torch.zeros_like(path[:, :1]), path[:, :-1]], 1)
     chance = (log_w[:, 1:] - log_w.gather(1, before)).exp().clamp_max(1).nan_to_num(0)  # NaN: both impossible
@@ -111,14 +98,9 @@ KERNELS = {"mis": mis, "mis_rb": mis_rb, "isir": isir}
 def run_chain(
     log_weight: Callable[[Tensor], Tensor], initial: Tensor, proposals: Tensor, uniform: Tensor, kernel: str = "mis"
 ) -> Chain:
-    """Run a chain from its state to the last of its proposals.
+    """Run a chain from its state ``initial`` (B, P) to the last of ``proposals`` (B, L, P), which are drawn from q.
 
-    Args:
-        log_weight: Codes (B, S, P) to ln w (B, S), up to a constant per sample.
-        initial: The chain's state (B, P).
-        proposals: Codes (B, L, P) drawn from q.
-        uniform: Numbers (B, L) in (0, 1).
-        kernel: ``mis``, ``mis_rb`` or ``isir``.
+    ``log_weight`` maps codes (B, S, P) to ln w (B, S), up to a constant; ``uniform`` (B, L) are in (0, 1).
     """
     states = torch.cat([initial[:, None], proposals], 1)
     weights, last, accepted = KERNELS[kernel](log_weight(states), uniform)
@@ -126,15 +108,10 @@ def run_chain(
 
 
 def bracket(log_w: Tensor, uniform: Tensor) -> NLLBounds:
-    """Bound -ln p(x) from both sides with the same S draws from q.
+    """Bound -ln p(x) from both sides with the same S draws from q; S is too small if the bounds differ much.
 
-    If ``chain`` and ``importance`` differ much, S is too small for the posterior. ``log_w`` (B, S) has all constants of
-    ln p(x, h); ``uniform`` (B, S - 1) in (0, 1) is for the chain, whose first half is discarded.
-
-    Example:
-        >>> same = bracket(torch.full((1, 4), -7.0), torch.full((1, 3), 0.5))  # q is the posterior
-        >>> [round(value.item(), 3) for value in same]
-        [7.0, 7.0, 7.0]
+    ``log_w`` (B, S) has all constants of ln p(x, h); ``uniform`` (B, S - 1) in (0, 1) is for the chain, whose first
+    half is discarded.
     """
     num = log_w.shape[1]
     importance = math.log(num) - log_w.logsumexp(1)

@@ -28,9 +28,6 @@ def generate(
         guidance: g of classifier-free guidance, see :func:`guide`; 1 is none.
         generator: Its device generates the random numbers: with one on the CPU they are the same for every device.
 
-    Raises:
-        UserError: If an option is out of range.
-
     Example:
         >>> net = Transformer(num_tokens=8, length=4, num_classes=3, dim=16, depth=1, heads=2).eval()
         >>> generate(net, torch.tensor([0, 2]), top_k=1, guidance=2.0).shape
@@ -64,14 +61,7 @@ def guide(conditional: Tensor, unconditional: Tensor, guidance: float) -> Tensor
 
 
 def restrict(logits: Tensor, temperature: float = 1.0, top_k: int | None = None, top_p: float | None = None) -> Tensor:
-    """Return logits (..., K) divided by the temperature, -inf where top-k or top-p exclude a token.
-
-    Example:
-        >>> restrict(torch.tensor([0.0, 3.0, 2.0]), top_k=2).isfinite().tolist()
-        [False, True, True]
-        >>> restrict(torch.tensor([0.5, 0.3, 0.2]).log(), top_p=0.6).isfinite().tolist()
-        [True, True, False]
-    """
+    """Return logits (..., K) divided by the temperature, -inf where top-k or top-p exclude a token."""
     logits = (logits - logits.amax(-1, keepdim=True)) / temperature  # a tiny temperature overflows downwards only
     if top_k is not None and top_k < logits.shape[-1]:
         best = logits.topk(top_k, -1)

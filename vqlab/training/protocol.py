@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from vqlab.metrics.topics.table import TopicTable
+    from vqlab.metrics.topics.words import TopicTable
 
 
 class Observed(Protocol):

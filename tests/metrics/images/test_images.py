@@ -4,9 +4,7 @@ import pytest
 import torch
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from vqlab.metrics.images.diversity import EffectiveClasses, diversity
-from vqlab.metrics.images.psnr import psnr
-from vqlab.metrics.images.ssim import ssim
+from vqlab.metrics.images.quality import EffectiveClasses, diversity, psnr, ssim
 
 
 def test_each_image_has_the_ssim_that_scikit_image_finds():

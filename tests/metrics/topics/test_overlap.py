@@ -6,7 +6,7 @@ import secrets
 import numpy as np
 import pytest
 
-from vqlab.metrics.topics.overlap import (
+from vqlab.metrics.topics.words import (
     duplicate_topics,
     inverted_rbo,
     topic_diversity,

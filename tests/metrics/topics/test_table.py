@@ -5,7 +5,7 @@ import torch
 from scipy.spatial.distance import jensenshannon
 
 from tests.helpers.a_topic_sheet import sheet
-from vqlab.metrics.topics.table import topic_places
+from vqlab.metrics.topics.words import topic_places
 
 
 def test_three_topics_lie_at_their_jensen_shannon_distances():

@@ -7,10 +7,17 @@ import numpy as np
 import pytest
 import torch
 
+from tests.helpers.matched_topics import matched_topics
 from vqlab.metrics.topics.coherence import coherences
 from vqlab.metrics.topics.cooccurrence import ReferenceCorpus
-from vqlab.metrics.topics.overlap import inverted_rbo, topic_diversity, topic_redundancy
-from vqlab.metrics.topics.words import dead_topics, matched_topics, top_word_ids, topic_figures
+from vqlab.metrics.topics.words import (
+    dead_topics,
+    inverted_rbo,
+    top_word_ids,
+    topic_diversity,
+    topic_figures,
+    topic_redundancy,
+)
 
 OVERLAP = {"topic_diversity": topic_diversity, "topic_redundancy": topic_redundancy, "inverted_rbo": inverted_rbo}
 

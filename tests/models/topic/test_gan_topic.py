@@ -8,9 +8,10 @@ import torch
 
 import vqlab
 from tests.helpers import bare
+from tests.helpers.matched_topics import matched_topics
 from tests.helpers.models import build
 from tests.helpers.planted import Planted
-from vqlab.metrics.topics.words import matched_topics, top_word_ids
+from vqlab.metrics.topics.words import top_word_ids
 from vqlab.models.topic.gan_topic import GANTopicModel
 from vqlab.models.topic.topics import nmf_topics
 from vqlab.nn.topic import dense

@@ -5,6 +5,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 from torchmetrics import Metric
+from torchvision.transforms.functional import normalize
 
 from vqlab.errors import UserError, read_error
 from vqlab.nn.backbone import BACKBONES, Owner, cached, load_features
@@ -22,27 +23,17 @@ OWNER = Owner("the Frechet distance", "frechet", "frechet=null")
 class FrechetDistance(ConfigMixin, Metric):
     """Distance of two sets of images: that of two Gaussians with the means and covariances of their features.
 
-    d = |m - m'|^2 + Tr(C + C' - 2 (C C')^(1/2)), over all images since the last ``reset``, on all ranks. It grows as
-    their number falls: compare only distances of equally many. Only with ``net="inception"`` is it the FID of the
-    literature, so :attr:`name` is part of the name of every logged value.
-
-    ``inception`` is torchmetrics' Inception (2048 features; images resized to 299 and rounded to 8 bits, as in
-    published values) and needs the package torch-fidelity. The others are classifiers of torchvision: the last layer of
-    ``features`` before its final pooling, averaged over all positions, at the images' own size. Weights are read from
-    ``backbone``, else from torch hub's cache, else downloaded into it, at the first use. The network is in no state
-    dict and runs in float32; means and covariances are float64, which Apple's GPUs lack.
+    d = |m - m'|^2 + Tr(C + C' - 2 (C C')^(1/2)), float64, over all images since the last ``reset``, on all ranks. It
+    grows as their number falls: compare only distances of equally many. Only with ``net="inception"`` is it the FID of
+    the literature, so :attr:`name` is part of the name of every logged value. Images are (B, 3, H, W) or (B, 1, H, W)
+    in [0, 1]; H and W are at least 16 for vgg, 17 for squeeze, 21 for squeezenet1_0, 31 for alex. The network is in no
+    state dict and runs in float32; means and covariances are float64, which Apple's GPUs lack.
 
     Args:
-        net: ``inception``, ``vgg`` (VGG16), ``alex``, ``squeeze`` (SqueezeNet 1.1) or ``squeezenet1_0``.
-        backbone: File with the network's state dict.
-
-    Shape:
-        images (B, 3, H, W) or (B, 1, H, W) in [0, 1]; the distance is a scalar, float64. H and W are at least 16 for
-        vgg, 17 for squeeze, 21 for squeezenet1_0, 31 for alex.
-
-    Raises:
-        UserError: If the weights can be neither found nor downloaded, the file is damaged or of another network, the
-            images are too small or have neither 1 nor 3 channels, or a set has fewer than 2 of them.
+        net: ``inception``, torchmetrics' (2048 features; images resized to 299 and rounded to 8 bits, as in published
+            values), needs the package torch-fidelity. The others are torchvision's, at the images' own size: the last
+            layer of ``features`` before its final pooling, averaged over all positions.
+        backbone: File with the weights. Default: torch hub's cache, into which they are downloaded at the first use.
 
     Example:
         >>> import tempfile, torchvision
@@ -52,17 +43,13 @@ class FrechetDistance(ConfigMixin, Metric):
         >>> images = torch.rand(4, 3, 32, 32)
         >>> frechet.update(images, real=True)
         >>> frechet.update(images, real=False)
-        >>> bool(frechet.compute() < 1e-6), frechet.name, list(frechet.state_dict())
-        (True, 'squeeze', [])
+        >>> bool(frechet.compute() < 1e-6), frechet.name
+        (True, 'squeeze')
     """
 
     full_state_update = False
     higher_is_better = False
-    real_sum: Tensor
-    real_products: Tensor
     real_count: Tensor
-    fake_sum: Tensor
-    fake_products: Tensor
     fake_count: Tensor
 
     def __init__(
@@ -106,10 +93,9 @@ class FrechetDistance(ConfigMixin, Metric):
         count = int(torch.minimum(self.real_count, self.fake_count))
         if count < 2:
             raise UserError(f"{OWNER.what} needs at least 2 images of each kind, got {count}: set {OWNER.without}")
-        return frechet_distance(
-            *gaussian(self.real_sum, self.real_products, self.real_count),
-            *gaussian(self.fake_sum, self.fake_products, self.fake_count),
-        )
+        sums = ([getattr(self, f"{kind}_{name}") for name in ("sum", "products", "count")] for kind in ("real", "fake"))
+        real, fake = (gaussian(*values) for values in sums)
+        return frechet_distance(*real, *fake)
 
     def check_shape(self, channels: int, height: int, width: int) -> None:
         """Raise UserError unless images of this shape have 1 or 3 channels and are large enough."""
@@ -126,18 +112,13 @@ class FrechetDistance(ConfigMixin, Metric):
 class Averaged(nn.Module):
     """The features of a classifier of torchvision, a key of ``BACKBONES``, averaged over all positions."""
 
-    mean: Tensor
-    std: Tensor
-
     def __init__(self, net: str, backbone: str | None) -> None:
         super().__init__()
         self.features = load_features(net, backbone, OWNER)
-        self.register_buffer("mean", torch.tensor(MEAN)[:, None, None])
-        self.register_buffer("std", torch.tensor(STD)[:, None, None])
 
     def forward(self, x: Tensor) -> Tensor:
         """Images (B, 3, H, W) in [0, 1] to features (B, D)."""
-        return self.features((x - self.mean) / self.std).mean((2, 3))
+        return self.features(normalize(x, MEAN, STD)).mean((2, 3))
 
 
 class Inception(nn.Module):
@@ -170,9 +151,8 @@ def gaussian(total: Tensor, products: Tensor, count: Tensor) -> tuple[Tensor, Te
 def frechet_distance(mean: Tensor, cov: Tensor, other_mean: Tensor, other_cov: Tensor) -> Tensor:
     """Return the squared Frechet distance of two Gaussians; means (D,), covariances (D, D), all float64.
 
-    Tr (C C')^(1/2) is the sum of the singular values of R^T R', where C = R R^T and C' = R' R'^T. Unlike the root of
-    the product, which is not symmetric, it keeps its precision where the covariances are singular (fewer images than
-    features).
+    Tr (C C')^(1/2) is the sum of the singular values of R^T R', where C = R R^T and C' = R' R'^T: precise also where
+    the covariances are singular (fewer images than features).
     """
     shared = torch.linalg.svdvals(_root(cov).T @ _root(other_cov)).sum()
     # Equal sets leave a rounding error, which may be negative.

@@ -6,8 +6,7 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
-from vqlab.metrics.images.diversity import diversity
-from vqlab.metrics.images.ssim import ssim
+from vqlab.metrics.images.quality import diversity, ssim
 
 SMALL = 32  # side in pixels of the images that retrieval compares
 GREY = (0.1, 0.9)  # between ink and paper
@@ -18,15 +17,10 @@ class GlyphDistance(Metric):
 
     ``l1``, ``rmse``, ``ssim`` and ``iou`` (of the ink) are means over the glyphs; ``..._identity`` are the source's.
     ``l1_gain`` and ``rmse_gain`` are 1 - value / identity, ``ssim_gain`` and ``iou_gain`` value - identity: 0 is no
-    better than a copy. ``dense_...`` are those of the quarter with the densest strokes.
-
-    ``diversity`` is the spread of the glyphs over that of the targets (``metrics.images.diversity``), 0 for a collapsed
-    generator; ``retrieval`` the fraction of glyphs whose nearest target of their style, in L1 at 32 pixels, is their
-    own; ``grey`` the fraction of pixels between ink and paper over that of the targets, above 1 for blurred strokes;
-    ``ink`` all ink over that of the targets.
-
-    Shape:
-        generated, target, source (B, 1, S, S) in [0, 1], 0 being ink; density (B,), more for more strokes; style (B,).
+    better than a copy. ``dense_...`` are those of the quarter with the densest strokes. ``diversity`` is the spread of
+    the glyphs over that of the targets, 0 for a collapsed generator; ``retrieval`` the fraction of glyphs whose nearest
+    target of their style, in L1 at 32 pixels, is their own; ``grey`` the fraction of pixels between ink and paper over
+    that of the targets, above 1 for blurred strokes; ``ink`` all ink over that of the targets.
 
     Example:
         >>> metric, x = GlyphDistance(), torch.rand(8, 1, 32, 32)
@@ -49,7 +43,10 @@ class GlyphDistance(Metric):
             self.add_state(name, [], dist_reduce_fx="cat")
 
     def update(self, generated: Tensor, target: Tensor, source: Tensor, density: Tensor, style: Tensor) -> None:
-        """Measure a batch."""
+        """Measure a batch of glyphs (B, 1, S, S) in [0, 1], 0 being ink, with ``style`` (B,).
+
+        ``density`` (B,) is larger for more strokes.
+        """
         generated, target, source = (x.float() for x in (generated, target, source))
         self.distances.append(torch.stack([distances(generated, target), distances(source, target)], 1))
         self.tones.append(torch.stack([tones(generated), tones(target)], 1))

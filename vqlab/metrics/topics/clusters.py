@@ -8,16 +8,12 @@ from vqlab.validation import Checked, Count, NonNegativeInt
 
 
 class TopicClusters(Checked, Metric):
-    """Contingency table of the documents' dominant topics and labels.
+    """Contingency table of the dominant topics (of K) and labels (of C) of documents.
 
     ``nmi`` is 2 I(topic; label) / (H(topic) + H(label)), in [0, 1], 0 where both have one part only; ``purity`` is the
     fraction of documents whose label is the most frequent one of their topic, and rises with K by itself;
     ``topic_usage`` is the fraction of topics that are dominant in any document. Documents without a label, -1, count
-    for ``topic_usage`` alone.
-
-    Args:
-        num_topics: K.
-        num_classes: C; 0 ignores labels and leaves out ``nmi`` and ``purity``.
+    for ``topic_usage`` alone; so do all where ``num_classes`` is 0.
 
     Example:
         >>> clusters = TopicClusters(num_topics=4, num_classes=2)

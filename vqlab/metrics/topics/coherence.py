@@ -70,10 +70,7 @@ MEASURES: dict[str, tuple[Callable[[Cooccurrence], np.ndarray], int | None]] = {
 
 
 def coherences(top_words: ArrayLike, reference: ReferenceCorpus) -> dict[str, np.ndarray]:
-    """Return every measure of every topic, each with its own window; from word counts, only those of documents.
-
-    ``top_words`` is (K, n) word ids, the most probable first; the values are (K,) float64 by the names of ``MEASURES``.
-    """
+    """Return every measure of ``top_words`` (K, n), (K,) float64 each; of word counts, those of documents alone."""
     windows = {window for _, window in MEASURES.values() if reference.has_order or window is None}
     counts = {window: reference.cooccurrence(top_words, window) for window in windows}
     return {name: measure(counts[window]) for name, (measure, window) in MEASURES.items() if window in counts}

@@ -1,6 +1,5 @@
 """Numbers of windows or documents of a reference corpus in which the words of a topic occur together."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -24,16 +23,13 @@ class Cooccurrence:
 class ReferenceCorpus:
     """Token sequences in which the words of topics are counted.
 
-    Each call of ``cooccurrence`` counts the given words only. A word is present in intervals of windows, so the time
-    depends on the number of occurrences of the top words and hardly on the size of the window.
+    A word is present in intervals of windows, so the time of ``cooccurrence`` depends on the number of occurrences of
+    the top words and hardly on the size of the window.
 
     Args:
         ids: (T,) word ids of all documents, in [0, V); -1 is the place of a word that is not in the vocabulary.
         offsets: (N + 1,) first token of each document, and T. Empty documents count as documents.
         vocab_size: Number of words, V.
-
-    Raises:
-        UserError: If there is no document, or ids or offsets are out of range.
 
     Example:
         >>> reference = ReferenceCorpus([0, 1, 2, 0, 1], offsets=[0, 3, 5], vocab_size=3)
@@ -63,19 +59,12 @@ class ReferenceCorpus:
         return corpus
 
     def cooccurrence(self, top_words: ArrayLike, window: int | None = None) -> Cooccurrence:
-        """Count windows of ``window`` tokens, or documents where it is None.
+        """Count windows of ``window`` tokens, or documents where it is None, for ``top_words`` (K, n).
 
         The windows are those of gensim's ``CoherenceModel``: one for each position of the document where ``window``
         tokens fit, and one for a shorter document. As there, a word that occurs several times in a window is lost as
         soon as its first occurrence leaves, until it enters again. Published values are made of these counts, which are
         lower than those of true boolean windows (on 20 Newsgroups NPMI falls by .004 and C_V by .01 to .02).
-
-        Args:
-            top_words: (K, n) word ids, no word twice in a topic.
-            window: Tokens.
-
-        Raises:
-            UserError: If words are out of range or repeated, or a corpus of word counts is asked for windows.
         """
         if window is not None and not (self.has_order and window >= 1):
             rule = "at least 1" if self.has_order else "None for a corpus of word counts, which has no order"
@@ -110,7 +99,10 @@ class ReferenceCorpus:
         wanted = np.zeros(self.vocab_size + 1, bool)  # the last one is -1
         wanted[words] = True
         joint, total = np.zeros((*words.shape, words.shape[1])), 0
-        for first, last in chunks(self.offsets, CHUNK):
+        last = 0
+        while last < len(self.offsets) - 1:  # documents of at most CHUNK tokens in all, or one longer document
+            first = last
+            last = max(int(np.searchsorted(self.offsets, self.offsets[first] + CHUNK, "right")) - 1, first + 1)
             offsets = self.offsets[first : last + 1]
             ids = self.ids[offsets[0] : offsets[-1]]
             places = np.flatnonzero(wanted[ids])
@@ -130,16 +122,6 @@ def checked(top_words: ArrayLike, vocab_size: int) -> np.ndarray:
     if (np.diff(np.sort(words, 1), axis=1) == 0).any():
         raise UserError("top_words must be distinct in a topic, but a topic has a word twice")
     return words.astype(np.int64)
-
-
-def chunks(offsets: np.ndarray, size: int) -> Iterator[tuple[int, int]]:
-    """Yield ranges of documents of at most ``size`` tokens each, or of one longer document."""
-    first = 0
-    while first < len(offsets) - 1:
-        last = int(np.searchsorted(offsets, offsets[first] + size, "right")) - 1
-        last = max(last, first + 1)
-        yield first, last
-        first = last
 
 
 def intervals(

@@ -1,6 +1,7 @@
 """The second stage of a discrete autoencoder: a transformer over its codes, from which new images are drawn."""
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,19 +12,20 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from vqlab.errors import UserError
-from vqlab.metrics.codes.unigram import unigram_bits
+from vqlab.metrics.codes import unigram_bits
 from vqlab.models.model import Model, evaluating
-from vqlab.models.prior.tokenizer import CodeCache, check_data, find_tokenizer
 from vqlab.nn import ImageFormat, Transformer
 from vqlab.nn.distributed import all_gather_rows
 from vqlab.nn.frozen import Frozen
 from vqlab.nn.precision import like_weights, upcast, without_autocast
 from vqlab.samplers.tokens import generate
 from vqlab.training.batches import passed_on
+from vqlab.training.checkpoint import load
 from vqlab.training.finite import require_finite
 from vqlab.training.optimization import Optimization
 from vqlab.validation import Count, NonNegativeInt, Positive, Probability
 
+VERBS = ("encode", "decode", "quantizer", "images")  # of a tokenizer
 MAX_COUNTS = 2**24  # cells of the table behind val/unigram_bits: 64 MiB
 
 
@@ -31,19 +33,17 @@ class CodePrior(Model):
     """An autoregressive transformer over the codes of a frozen tokenizer, with labels or without.
 
     Second stage of VQ-VAE (van den Oord et al. 2017, arXiv:1711.00937, section 3.2), as a transformer (Esser et al.
-    2021, arXiv:2012.09841, section 3.2). The codes of an image are one sequence: row by row, a pyramid coarse to fine,
-    and with several codebooks all codes of a position before the next position.
-
-    The checkpoint holds the tokenizer, weights and all. ``label_dropout`` of the labels are hidden in training, which
-    classifier-free guidance needs. ``val/nll`` is in nats per token; ``val/bits_per_token`` the same in bits;
-    ``val/bits_per_dim`` in bits of code per number of the image; ``val/unigram_bits`` the bits per token by the
-    frequencies of each position over the training tokens so far, which a prior must beat.
+    2021, arXiv:2012.09841, section 3.2). The codes of an image are one sequence of tokens (B, L): row by row, a pyramid
+    coarse to fine, and with several codebooks all codes of a position before the next. The checkpoint holds the
+    tokenizer. ``val/nll`` is in nats per token, ``val/bits_per_token`` in bits, ``val/bits_per_dim`` in bits of code
+    per number of the image; ``val/unigram_bits`` are the bits per token by the frequencies of each position over the
+    training tokens so far, which a prior must beat.
 
     Args:
         tokenizer: Checkpoint of a first stage, or of a prior; or a model with ``encode``, ``decode``, ``quantizer`` and
             ``images``, an ``ImageFormat``.
         conditional: Learn p(codes | label).
-        label_dropout: Fraction of labels hidden in training.
+        label_dropout: Fraction of labels hidden in training, which classifier-free guidance needs.
         dim: Width of the transformer.
         depth: Blocks.
         heads: Attention heads.
@@ -54,14 +54,6 @@ class CodePrior(Model):
         optimization: Optimizer settings; weight decay is of matrices, none on embeddings and norms.
         images: Format of the data, to be checked against the tokenizer's; the command line takes it from the data.
         num_classes: Number of labels; the command line takes it from the data.
-
-    Shape:
-        images (B, C, H, W) in the tokenizer's value range; codes as its ``encode`` returns them, (B, h, w) or with more
-        axes; tokens, the same flat, (B, L) int64.
-
-    Raises:
-        UserError: If the tokenizer is no tokenizer, the data differ from its data, labels are missing, or a size does
-            not fit.
 
     Example:
         >>> from vqlab.models.vq.vqvae import VQVAE
@@ -131,21 +123,28 @@ class CodePrior(Model):
         guidance: float = 1.0,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """Draw images (num, C, H, W) in the value range; arguments and errors as in :meth:`sample_codes`."""
+        """Draw images (num, C, H, W) in the value range, of one ``label`` or (num,) labels, by default of all."""
         options = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "guidance": guidance}
         return self.decode(self.sample_codes(num, label, generator=generator, **options))
 
     def sample_codes(self, num: int, label: int | Tensor | None = None, **options: Any) -> Tensor:
-        """Draw codes (num, h, w), of one ``label`` or (num,) labels, by default of all classes.
-
-        The options, ``temperature`` and others, are those of :func:`vqlab.samplers.tokens.generate`.
-
-        Raises:
-            UserError: If an argument is out of range, or a label is given to a model without labels.
-        """
+        """Draw codes (num, h, w); options as in :func:`~vqlab.samplers.tokens.generate`, ``label`` as in ``sample``."""
         if num < 1:
             raise UserError(f"num must be at least 1, got {num}: use --num 64")
-        condition = self._condition_of(num, label)
+        condition = self._as_condition(None, num)
+        if label is not None:
+            if not self.conditional:
+                raise UserError(
+                    f"label {label} is given to a model without labels: leave --label out, or train with "
+                    "--model.conditional=true"
+                )
+            labels = torch.as_tensor(label, device=self.device).long()
+            if labels.ndim and labels.shape != (num,):
+                got = tuple(labels.shape)
+                raise UserError(f"label must be one number or {num}, got shape {got}: change label or num")
+            if int(labels.min()) < 0 or int(labels.max()) >= self.num_classes:
+                raise UserError(f"label must lie in 0 .. {self.num_classes - 1}, got {label}: change --label")
+            condition = labels.expand(num)
         guidance = options.get("guidance", 1)
         if guidance != 1 and label is None:
             raise UserError(f"guidance {guidance} needs a label to be guided to: add --label, or leave --guidance out")
@@ -172,14 +171,19 @@ class CodePrior(Model):
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Predict each token from those before it."""
-        tokens = self._training_tokens(batch)
+        if self._cache is not None and "index" in batch:
+            tokens = self._cache.get(batch["index"], lambda: self.encode(batch["image"]).flatten(1))
+        else:
+            tokens = self.encode(batch["image"]).flatten(1)
         condition = self._as_condition(batch.get("label"), len(tokens))
         if self.conditional:
             hidden = torch.rand(len(tokens), device=self.device) < self.label_dropout
             condition = condition.masked_fill(hidden, self.network.no_label)
         loss = self._losses(tokens, condition).mean()
         require_finite({"loss": loss}, batch_idx, self.global_step)
-        self._count(tokens)
+        if self.counts is not None:
+            every = all_gather_rows(tokens).T  # of all ranks, so that all keep the same counts
+            self.counts.scatter_add_(1, every, torch.ones_like(every, dtype=self.counts.dtype))
         self.log("train/loss", loss.detach(), prog_bar=True)
         return loss
 
@@ -223,35 +227,72 @@ class CodePrior(Model):
         logits = self.network(tokens[:, :-1], condition).float()
         return F.cross_entropy(logits.flatten(0, 1), tokens.flatten(), reduction="none").view_as(tokens)
 
-    def _training_tokens(self, batch: dict[str, Tensor]) -> Tensor:
-        if self._cache is None or "index" not in batch:
-            return self.encode(batch["image"]).flatten(1)
-        return self._cache.get(batch["index"], lambda: self.encode(batch["image"]).flatten(1))
-
-    def _count(self, tokens: Tensor) -> None:
-        if self.counts is not None:
-            every = all_gather_rows(tokens).T  # of all ranks, so that all keep the same counts
-            self.counts.scatter_add_(1, every, torch.ones_like(every, dtype=self.counts.dtype))
-
     def _as_condition(self, label: Tensor | None, num: int) -> Tensor:
         """Return labels (num,), negative where unknown, or None, as the network's conditions."""
         if label is None or not self.conditional:
             return torch.full((num,), self.network.no_label, device=self.device)
         return torch.where(label < 0, self.network.no_label, label)
 
-    def _condition_of(self, num: int, label: int | Tensor | None) -> Tensor:
-        """Return labels (num,) for sampling, on the model's device."""
-        if label is None:
-            return self._as_condition(None, num)
-        if not self.conditional:
-            raise UserError(
-                f"label {label} is given to a model without labels: leave --label out, or train with "
-                "--model.conditional=true"
-            )
-        labels = torch.as_tensor(label, device=self.device).long()
-        if labels.ndim and labels.shape != (num,):
-            raise UserError(f"label must be one number or {num}, got shape {tuple(labels.shape)}: change label or num")
-        labels = labels.expand(num)
-        if int(labels.min()) < 0 or int(labels.max()) >= self.num_classes:
-            raise UserError(f"label must lie in 0 .. {self.num_classes - 1}, got {label}: change --label")
-        return labels
+
+def find_tokenizer(source: Any) -> Any:
+    """Return the model ``source``, or that of a checkpoint at this path; of a second stage its tokenizer."""
+    if source is None:
+        raise UserError(
+            "tokenizer must be a trained model or the path of its checkpoint, runs/vqvae/.../best.ckpt, got None"
+        )
+    model: Any = load(source) if isinstance(source, (str, Path)) else source
+    if hasattr(model, "tokenizer"):
+        model = model.tokenizer.net
+    if missing := [name for name in VERBS if not hasattr(model, name)]:
+        raise UserError(
+            f"{type(model).__name__} is no tokenizer, it has no {', '.join(missing)}: set tokenizer to a "
+            "checkpoint of a VQVAE or the like"
+        )
+    return model
+
+
+def check_data(tokenizer: Any, images: ImageFormat | None) -> None:
+    """Raise UserError if the data's format, where it is known, is not that of the ``tokenizer``."""
+    own: ImageFormat = tokenizer.images
+    hint = "use the data that the tokenizer was trained on"
+    if images is None:
+        return
+    if images.channels != own.channels:
+        raise UserError(f"the data have {images.channels} channel(s), the tokenizer {own.channels}: {hint}")
+    if images.size != own.size:
+        raise UserError(f"image_size is {images.size}, the tokenizer's {own.size}: set image_size={own.size}")
+    if images.value_range != own.value_range:
+        kind, trained = images.value_range.kind, own.value_range.kind
+        hint = hint if kind == trained else f"set value_range={trained}"
+        raise UserError(f"value_range is {kind}, the tokenizer's {trained}: {hint}")
+
+
+class CodeCache:
+    """Codes by position in the data set, in CPU memory: 2 bytes a code up to K = 32,768, else 4; for each process.
+
+    Example:
+        >>> cache = CodeCache(512)
+        >>> cache.get(torch.tensor([4, 0]), lambda: torch.tensor([[7, 8], [9, 511]])).tolist()
+        [[7, 8], [9, 511]]
+        >>> cache.get(torch.tensor([0]), lambda: 1 / 0).tolist()
+        [[9, 511]]
+    """
+
+    def __init__(self, num_embeddings: int) -> None:
+        self.dtype = torch.int16 if num_embeddings <= 2**15 else torch.int32
+        self.codes = torch.empty(0, 0, dtype=self.dtype)  # (N, L); -1 where not known
+
+    def get(self, index: Tensor, encode: Callable[[], Tensor]) -> Tensor:
+        """Return the codes (B, L) int64 of positions ``index`` (B,); ``encode`` computes them if one is not known."""
+        place = index.cpu()
+        last, have = int(place.max()), len(self.codes)
+        if last < have:
+            known = self.codes[place]
+            if bool((known >= 0).all()):
+                return known.to(index.device).long()
+        codes = encode()
+        if last >= have:
+            more = torch.full((max(last + 1, 2 * have) - have, codes.shape[1]), -1, dtype=self.dtype)
+            self.codes = torch.cat([self.codes.view(have, codes.shape[1]), more])
+        self.codes[place] = codes.to("cpu", self.dtype)
+        return codes

@@ -9,10 +9,9 @@ from vqlab.errors import UserError
 from vqlab.losses.adversarial import ADVERSARIAL, gradient_penalty
 from vqlab.losses.contrastive import TopicContrast
 from vqlab.metrics.topics.clusters import TopicClusters
-from vqlab.metrics.topics.table import TopicTable
-from vqlab.metrics.topics.words import top_word_ids
+from vqlab.metrics.topics.words import TopicTable, top_word_ids, topic_figures
 from vqlab.models.model import Model
-from vqlab.models.topic.topics import TOP, evaluate_topics, nmf_topics, topic_table
+from vqlab.models.topic.topics import TOP, nmf_topics, topic_table
 from vqlab.nn.topic import GENERATORS, Bags, Documents, TopicCritic, TopicEncoder, dense, draw_proportions
 from vqlab.training.batches import passed_on
 from vqlab.training.finite import require_finite
@@ -26,12 +25,11 @@ class GANTopicModel(Model):
 
     The critic maximises ``E D(real) - E D(generated)``, generator and encoder minimise it every ``n_critic`` batches.
     Real pairs are a document, as a distribution over words, and the encoder's proportions; generated ones are
-    proportions from a Dirichlet and the generator's document (BAT: Wang et al. 2020, "Neural Topic Modeling with
-    Bidirectional Adversarial Training"). A topic is the generator's output for that topic alone.
-
-    Beyond the papers, and on by default because it helped: a ``mixture`` of topics, as in LDA; the topics of NMF as a
-    start; and the cycle term ``-E sum_k theta_k sum_v x_v log topic_kv`` of the inferred proportions, by Jensen a
-    bound of the cross-entropy under the mixture (as in ALICE, Li et al. 2017, arXiv:1709.01215).
+    proportions from a Dirichlet and the generator's document (Wang et al. 2020, "Neural Topic Modeling with
+    Bidirectional Adversarial Training"). A topic is the generator's output for that topic alone. Beyond the papers, and
+    on by default because it helped: a ``mixture`` of topics, as in LDA; the topics of NMF as a start; and the cycle
+    term ``-E sum_k theta_k sum_v x_v log topic_kv`` of the inferred proportions (as in ALICE, Li et al. 2017,
+    arXiv:1709.01215), by Jensen a bound of the cross-entropy under the mixture.
 
     Args:
         num_topics: K.
@@ -52,13 +50,7 @@ class GANTopicModel(Model):
         generator_lr: Absolute learning rate of the generator. Default: that of the others.
         optimization: Optimizer settings; ``clip`` is for generator and encoder, ``disc_...`` for the critic.
         num_classes: Number of labels, for ``nmi``, ``purity`` and ``contrast=label``; taken from the data.
-        vocab_size: V; the command line takes it from the data.
-
-    Shape:
-        bow (B, V), counts or tf-idf: rows are divided by their sums.
-
-    Raises:
-        UserError: If an argument does not go with another, or labels are missing.
+        vocab_size: V; the command line takes it from the data. Rows of ``bow`` (B, V) are divided by their sums.
 
     Example:
         >>> model = GANTopicModel(num_topics=3, vocab_size=50).eval()
@@ -128,11 +120,7 @@ class GANTopicModel(Model):
         return [[words[v] for v in topic] for topic in top_word_ids(self.topics(), n)]
 
     def transform(self, bow: Tensor) -> Tensor:
-        """Return the topic proportions (B, K) of documents (B, V) with at least one word each.
-
-        Raises:
-            UserError: If there is no encoder, a document is empty, or the vocabulary is another.
-        """
+        """Return the topic proportions (B, K) of documents (B, V) with at least one word each."""
         if self.encoder is None:
             raise UserError("this model has no encoder: train with --model.bidirectional=true")
         return self.encoder(self._documents(bow))
@@ -273,7 +261,9 @@ class GANTopicModel(Model):
 
     def finish_evaluation(self, stage: str) -> None:
         """Log the coherence of the topics among the training texts, and how well documents are clustered."""
-        metrics: dict[str, Any] = evaluate_topics(self.topics().float(), self._data)
+        metrics: dict[str, Any] = {}
+        if (reference := getattr(self._data, "reference", None)) is not None:
+            metrics |= topic_figures(top_word_ids(self.topics().float(), min(TOP, self.vocab_size)), reference)
         if self.encoder is not None:
             metrics |= self.clusters.compute()
         self.log_dict({f"{stage}/{name}": float(value) for name, value in metrics.items()})  # the same on all ranks

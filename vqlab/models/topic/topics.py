@@ -13,9 +13,13 @@ from sklearn.preprocessing import normalize
 from torch import Tensor
 
 from vqlab.metrics.topics.coherence import npmi
-from vqlab.metrics.topics.overlap import duplicate_topics
-from vqlab.metrics.topics.table import TopicTable, topic_places
-from vqlab.metrics.topics.words import dead_topics, top_word_ids, topic_figures
+from vqlab.metrics.topics.words import (
+    TopicTable,
+    dead_topics,
+    duplicate_topics,
+    top_word_ids,
+    topic_places,
+)
 
 MAX_DOCUMENTS = 20_000  # more make NMF slow and the start no better
 SMOOTHING = 0.1  # fraction of the corpus's own distribution in each topic, so that no word has probability 0
@@ -24,16 +28,7 @@ SHARED = 0.5  # fraction of words in common that makes a topic a duplicate of an
 
 
 def nmf_topics(counts: spmatrix, num_topics: int, seed: int = 0) -> Tensor:
-    """Return topics (K, V) by non-negative factorization of the tf-idf of word counts (N, V); rows sum to 1.
-
-    Of more than 20,000 documents a choice is read, by the ``seed``, which is NMF's, too.
-
-    Example:
-        >>> from scipy.sparse import csr_matrix
-        >>> documents = csr_matrix([[3, 2, 0, 0], [1, 1, 0, 0], [0, 0, 1, 2], [0, 0, 2, 3]])
-        >>> sorted(nmf_topics(documents, 2).argmax(1).tolist())
-        [0, 3]
-    """
+    """Return topics (K, V) by NMF of the tf-idf of word counts (N, V), of at most 20,000 rows; rows sum to 1."""
     counts = counts.tocsr().astype(np.float64)
     if counts.shape[0] > MAX_DOCUMENTS:
         counts = counts[np.sort(np.random.default_rng(seed).choice(counts.shape[0], MAX_DOCUMENTS, replace=False))]
@@ -46,17 +41,8 @@ def nmf_topics(counts: spmatrix, num_topics: int, seed: int = 0) -> Tensor:
     return torch.from_numpy(mixed).float()
 
 
-def evaluate_topics(topics: Tensor, data: Any) -> dict[str, float]:
-    """Return the metrics of ``topics`` (K, V) among the training texts of ``data``, none where there are no texts."""
-    reference = getattr(data, "reference", None)
-    return {} if reference is None else topic_figures(top_word_ids(topics, min(TOP, topics.shape[1])), reference)
-
-
 def topic_table(topics: Tensor, words: list[list[str]], data: Any, num_documents: Tensor | None) -> TopicTable:
-    """Return the table of ``topics`` (K, V) with their top ``words``, the most coherent in the training texts first.
-
-    ``num_documents`` (K,) counts the held-out documents in which each topic is dominant, where that is known.
-    """
+    """Return the table of ``topics``; ``num_documents`` (K,) counts the held-out ones in which each is dominant."""
     reference = getattr(data, "reference", None)
     ids = top_word_ids(topics, len(words[0]))
     remarks: dict[int, list[str]] = {k: [] for k in range(len(topics))}

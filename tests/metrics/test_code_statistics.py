@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from vqlab.metrics.codes.statistics import CodeStatistics, chance_divergence, divergence, top_k_overlap
+from vqlab.metrics.codes import CodeStatistics, chance_divergence, divergence, top_k_overlap
 
 
 def figures(statistics):

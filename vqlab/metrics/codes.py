@@ -1,4 +1,4 @@
-"""How much the distribution of codes depends on position and class, which a prior without context must know."""
+"""Use of the codes, what their distribution depends on (image, position, class), and the baseline of a prior."""
 
 import math
 
@@ -6,24 +6,102 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from vqlab.errors import UserError
 from vqlab.validation import Checked, Count, NonNegativeInt
 
+MAX_CODES = 2**26  # half a gigabyte of int64
 MAX_COUNTS = 2**24  # histograms above this are not worth their memory, 128 MiB of int64
+
+
+class CodebookUsage(Metric):
+    """Perplexity of the codes, and the fraction of codes that were used at all.
+
+    perplexity = exp(-sum_k p_k ln p_k), p_k the frequency of code k of K among all indices since ``reset``, on all
+    ranks. Q codebooks are counted separately; perplexity is then their mean, usage the fraction of all their codes.
+
+    Example:
+        >>> usage = CodebookUsage(8)
+        >>> usage.update(torch.tensor([[0, 1], [2, 3]]))
+        >>> {name: value.item() for name, value in usage.compute().items()}
+        {'perplexity': 4.0, 'codebook_usage': 0.5}
+    """
+
+    full_state_update = False
+    higher_is_better = True
+    counts: Tensor
+
+    def __init__(self, num_embeddings: int, num_codebooks: int = 1) -> None:
+        super().__init__()
+        if num_embeddings * num_codebooks > MAX_CODES:
+            raise UserError(f"num_embeddings must be at most {MAX_CODES // num_codebooks}, got {num_embeddings}")
+        self.num_embeddings, self.num_codebooks = num_embeddings, num_codebooks
+        self.add_state("counts", torch.zeros(num_codebooks, num_embeddings, dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, indices: Tensor) -> None:
+        """Count ``indices`` (..., Q), or of any shape with one codebook, in [0, K); negative ones do not count."""
+        place = (indices.reshape(-1, self.num_codebooks).T + 1).clamp_min(0)  # column 0 collects negative ones
+        counts = place.new_zeros(self.num_codebooks, self.num_embeddings + 1)
+        counts.scatter_add_(1, place, torch.ones_like(place))  # bincount would wait for the GPU
+        # Not in place: `reset` inside Trainer.validate makes an inference tensor, which a later fit may not change.
+        self.counts = self.counts + counts[:, 1:]
+
+    def compute(self) -> dict[str, Tensor]:
+        """Return ``perplexity`` in [1, K] and ``codebook_usage`` in [0, 1]."""
+        probs = self.counts / self.counts.sum(1, keepdim=True).clamp_min(1)
+        perplexity = torch.exp(-torch.special.xlogy(probs, probs).sum(1)).mean()
+        return {"perplexity": perplexity, "codebook_usage": (self.counts > 0).float().mean()}
+
+
+class ProposalEntropy(Metric):
+    """Entropy of q at a position, and mutual information between image and code, both in nats per position.
+
+    I(x; h) = H(mean over x of q(h | x)) - mean over x of H(q(h | x)), averaged over P positions; near 0 where q is near
+    uniform, though the perplexity of its sampled codes is high.
+
+    Example:
+        >>> entropy = ProposalEntropy(positions=1, num_embeddings=2)
+        >>> entropy.update(torch.tensor([[[1.0, 0.0]], [[0.0, 1.0]]]).log())  # two images, each sure of its own code
+        >>> {name: round(value.item(), 4) for name, value in entropy.compute().items()}
+        {'site_entropy': 0.0, 'mutual_information': 0.6931}
+    """
+
+    full_state_update = False
+    probs: Tensor
+    entropy: Tensor
+    count: Tensor
+
+    def __init__(self, positions: int, num_embeddings: int) -> None:
+        super().__init__()
+        self.add_state("probs", torch.zeros(positions, num_embeddings), dist_reduce_fx="sum")
+        self.add_state("entropy", torch.zeros(()), dist_reduce_fx="sum")
+        self.add_state("count", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, log_q: Tensor) -> None:
+        """Add log-probabilities (B, P, K)."""
+        q = log_q.float().exp()
+        self.probs = self.probs + q.sum(0)
+        self.entropy = self.entropy + torch.special.entr(q).sum(2).mean(1).sum()
+        self.count = self.count + len(q)
+
+    def compute(self) -> dict[str, Tensor]:
+        """Return ``site_entropy`` and ``mutual_information``, scalars."""
+        count = self.count.clamp_min(1)
+        mean = self.entropy / count
+        return {
+            "site_entropy": mean,
+            "mutual_information": torch.special.entr(self.probs / count).sum(1).mean() - mean,
+        }
 
 
 class CodeStatistics(Checked, Metric):
     """Histograms of the codes by position and by class, and their divergence.
 
     ``js_position`` is the generalised Jensen-Shannon divergence of the positions' distributions p_g in bits,
-    JS = H(mean_g p_g) - mean_g H(p_g): 0 where all are equal, log2 P where no two share a code. ``js_class`` is that
-    of the classes.
-
-    ``chance_js_position`` and ``chance_js_class`` are what finite histograms give by chance alone, see
-    :func:`chance_divergence`; codes within an image are not independent, so classes differ more by chance than that.
-
-    ``top_k_overlap`` is the fraction of their ``top_k`` most frequent codes that two classes share, averaged over all
-    pairs of classes; ties go to the smaller index, and codes that a class never used are not among them. Positions and
-    classes without any code are left out. Negative indices do not count.
+    JS = H(mean_g p_g) - mean_g H(p_g): 0 where all are equal, log2 P where no two have a code in common. ``js_class``
+    is that of the classes. ``chance_js_...`` are what finite histograms give by chance, see :func:`chance_divergence`;
+    codes within an image are not independent, so classes differ more by chance than that. ``top_k_overlap`` is the
+    fraction of their ``top_k`` most frequent codes that two classes have in common, averaged over all pairs; ties go to
+    the smaller index. Positions and classes without any code are left out. Negative indices do not count.
 
     Args:
         num_embeddings: Number of codes, K.
@@ -117,3 +195,9 @@ def top_k_overlap(counts: Tensor, top_k: int) -> Tensor:
     groups = (counts.sum(1) > 0).sum()
     pairs = (groups * (groups - 1)).clamp_min(1)
     return (sharing * (sharing - 1)).sum() / (pairs * top_k)
+
+
+def unigram_bits(counts: Tensor, tokens: Tensor) -> Tensor:
+    """Mean bits per token (B, L) under (count + 1) / (n + K), from ``counts`` (L, K) of n codes a position."""
+    seen = counts.gather(1, tokens.T).double()
+    return -((seen + 1) / (counts.sum(1, keepdim=True) + counts.shape[1])).log2().mean().float()

@@ -6,9 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from vqlab.metrics.codes.entropy import ProposalEntropy
-from vqlab.metrics.codes.unigram import unigram_bits
-from vqlab.metrics.codes.usage import CodebookUsage
+from vqlab.metrics.codes import CodebookUsage, ProposalEntropy, unigram_bits
 
 
 def expected(indices, num_embeddings):
