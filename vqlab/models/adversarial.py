@@ -61,7 +61,8 @@ class AdversarialSettings:
 class AdversarialLoss(nn.Module):
     """A discriminator that is trained on images (B, C, H, W) and reconstructions, and the generator loss that it gives.
 
-    Raises UserError if the images are too small, ``adaptive`` lacks a last layer, or ``alternate`` meets accumulation.
+    Raises:
+        UserError: If the images are too small, ``adaptive`` lacks a last layer, or ``alternate`` meets accumulation.
 
     Example:
         >>> from vqlab.nn.autoencoders.small import SmallDecoder
@@ -95,7 +96,10 @@ class AdversarialLoss(nn.Module):
     def train_discriminator(
         self, x: Tensor, x_hat: Tensor, optimizer: torch.optim.Optimizer, batch_idx: int, step: int
     ) -> dict[str, Tensor]:
-        """Collect the discriminator's gradients, step it if the networks alternate, and return terms for the log."""
+        """Collect the discriminator's gradients on images and reconstructions, and step it if the networks alternate.
+
+        Returns terms for the log. ``batch_idx`` is the batch's number in its epoch, ``step`` that in the training.
+        """
         if not self.is_active(step):
             return {}
         fake_logits, real_logits = self.discriminator(x_hat.detach()), self.discriminator(x)
@@ -124,7 +128,10 @@ class AdversarialLoss(nn.Module):
     def generator_loss(
         self, x_hat: Tensor, rec_loss: Tensor, decoder: Decoder, step: int
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the weighted generator loss of ``x_hat`` (with its graph), 0 before ``disc_start``, and terms."""
+        """Return the weighted generator loss, 0 before ``disc_start``, and terms for the log.
+
+        ``x_hat`` is attached to the decoder; the adaptive weight compares it with ``rec_loss`` at the last layer.
+        """
         loss = self.zero()
         if step < self.settings.disc_start:
             return loss, {}
@@ -135,15 +142,14 @@ class AdversarialLoss(nn.Module):
             weight = weight * adaptive_weight(rec_loss, g_loss, head[0].weight)
         return loss + weight * g_loss, {"g_loss": g_loss.detach(), "disc_weight": weight}
 
+    def waits_for_step(self, step: int) -> bool:
+        """Whether the discriminator steps together with the autoencoder."""
+        return self.is_active(step) and not self.settings.alternate
+
     def step(self, optimizer: torch.optim.Optimizer) -> None:
         """Step the discriminator; its gradients stay until the autoencoder steps, for the log."""
         clip(self.discriminator.parameters(), self.settings.disc_clip)
         optimizer.step()
-
-    def step_with_generator(self, optimizer: torch.optim.Optimizer, step: int) -> None:
-        """Step the discriminator if it is trained and does not alternate."""
-        if self.is_active(step) and not self.settings.alternate:
-            self.step(optimizer)
 
     def configure_optimizer(self, model: Any) -> dict[str, Any]:
         """Return the optimizer of the discriminator: the ``model``'s settings, at its own rate if it has one."""
@@ -154,6 +160,11 @@ class AdversarialLoss(nn.Module):
             )
         parameters = self.discriminator.parameters()
         return model.optimization.optimizer(model, parameters, "discriminator", lr=self.settings.disc_lr)
+
+    def compile_discriminator(self) -> None:
+        """Compile the discriminator, unless second derivatives are needed, which no compiled graph has."""
+        if not self.settings.r1_weight:
+            self.discriminator.compile()
 
     def zero(self) -> Tensor:
         """Return 0, under DDP attached to the discriminator's weights: DDP waits for the gradient of every weight."""

@@ -22,8 +22,9 @@ from vqlab.training.manual import refuse_trainer_options, refuse_unsound
 class Model(ConfigMixin, lightning.LightningModule, ABC):
     """The base class of all models: a LightningModule that can be rebuilt from its checkpoint.
 
-    A model holds its own ``training_step`` and ``configure_optimizers``. The constructor's arguments are the
-    hyperparameters of checkpoints and loggers; ``lr`` and ``base_lr``, of which at most one may be given, attributes.
+    A model holds its own ``training_step`` and ``configure_optimizers``; :meth:`evaluate` serves validation and test.
+    The constructor's arguments are the hyperparameters of checkpoints and loggers; ``lr`` and ``base_lr``, of which at
+    most one may be given, become attributes.
     """
 
     modality: str  # what it is made for: image, signal, text or font
@@ -41,7 +42,11 @@ class Model(ConfigMixin, lightning.LightningModule, ABC):
     def load_from_checkpoint(  # type: ignore[override]  # of its arguments what load needs
         cls, checkpoint_path: Any, map_location: Any = None, **parts: Any
     ) -> Any:
-        """Load a model of this class, and no other, as :func:`vqlab.load` does, whose ``parts`` these are."""
+        """Load a model of this class, as :func:`vqlab.load` does, whose ``parts`` these are.
+
+        Raises:
+            UserError: As :func:`vqlab.load`, and if the checkpoint holds a model of another class.
+        """
         model = load(checkpoint_path, **parts)
         if not isinstance(model, cls):
             raise UserError(f"{checkpoint_path} holds a {type(model).__name__}, not a {cls.__name__}")
@@ -65,20 +70,25 @@ class Model(ConfigMixin, lightning.LightningModule, ABC):
         self.log_dict(named, prog_bar=prog_bar, on_epoch=True, sync_dist=True, batch_size=batch_size)
 
     def on_validation_epoch_start(self) -> None:
+        """See :meth:`start_evaluation`."""
         self.start_evaluation()
 
     on_test_epoch_start = on_validation_epoch_start
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        """Log ``val/...``."""
         self.evaluate(batch, "val")
 
     def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        """Log ``test/...``."""
         self.evaluate(batch, "test")
 
     def on_validation_epoch_end(self) -> None:
+        """See :meth:`finish_evaluation`."""
         self.finish_evaluation("val")
 
     def on_test_epoch_end(self) -> None:
+        """See :meth:`finish_evaluation`."""
         self.finish_evaluation("test")
 
     # Training
@@ -122,7 +132,10 @@ class Model(ConfigMixin, lightning.LightningModule, ABC):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def _on_before_batch_transfer(self, batch: Any, dataloader_idx: int = 0) -> Any:
-        """Bring a user's batches into vqlab's form; in the hook of that name, Lightning would warn of it."""
+        """Bring the batches of a user's own DataLoader into the form of vqlab's, after the hook of that name.
+
+        In the hook itself, Lightning would warn of it with every DataModule.
+        """
         batch = super()._on_before_batch_transfer(batch, dataloader_idx)
         trainer: Any = self._trainer
         if trainer is None or hasattr(getattr(trainer, "datamodule", None), "modality"):

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from tests.helpers.grid import Data, fit, grid
+from vqlab.models.categorical.code_splitting import LOOK, CodeSplitter
 from vqlab.models.categorical.jsa import JSA
-from vqlab.models.categorical.training import LOOK, CodeSplitter
 from vqlab.nn.autoencoders.small import SmallDecoder, SmallEncoder
 from vqlab.nn.categorical import CategoricalCode
 from vqlab.nn.image_format import ImageFormat

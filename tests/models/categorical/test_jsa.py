@@ -230,7 +230,7 @@ def test_two_accumulated_batches_equal_one_twice_as_large(monkeypatch):
     def numbers(model, x, count, index):  # draws depend on the step, so all batches get those of the first
         return torch.rand(64, count, generator=torch.Generator().manual_seed(3))[index]
 
-    monkeypatch.setattr(JSA, "uniform_numbers", numbers)
+    monkeypatch.setattr("vqlab.models.categorical.jsa.uniform_numbers", numbers)
 
     class Twice(Data):
         batch_size = 32

@@ -9,8 +9,19 @@ from torch import Tensor
 from vqlab.errors import UserError
 from vqlab.losses import Perceptual, rloo_loss, vimco_loss
 from vqlab.models.adversarial import AdversarialSettings
-from vqlab.models.categorical.latent import CategoricalLatent
-from vqlab.models.categorical.training import CategoricalModel, EvaluationSettings, LossOutput, ProposalOptimization
+from vqlab.models.categorical import training
+from vqlab.models.categorical.latent import RENAMED_KEYS, CategoricalLatent
+from vqlab.models.categorical.training import (
+    EvaluationSettings,
+    LossOutput,
+    ProposalOptimization,
+    adversarial_loss,
+    log_training,
+    of_latent,
+    step_optimizers,
+    uniform_numbers,
+)
+from vqlab.models.model import Model
 from vqlab.nn import Decoder, Encoder, ImageFormat, Likelihood, Transformer
 from vqlab.nn.anneal import Anneal, extremes, value_at
 from vqlab.nn.categorical import FactorizedPrior
@@ -19,18 +30,40 @@ from vqlab.training.finite import require_finite
 from vqlab.validation import Count, NonNegative, Positive, Probability, Range
 
 
-class DiscreteVAE(CategoricalModel):
-    """A variational autoencoder with categorical codes; further arguments: see ``CategoricalModel``.
+class DiscreteVAE(Model):
+    """A variational autoencoder with categorical codes.
 
+    ``gumbel`` relaxes the codes to mixtures (Jang et al. 2017, arXiv:1611.01144) and takes KL(q || p) exactly;
+    ``st_gumbel`` decodes the code itself and takes the mixture's gradient; ``rloo`` is the score function with
+    leave-one-out baselines; ``vimco`` ascends the importance-weighted bound (Mnih and Rezende 2016, arXiv:1602.06725).
     Reweighted wake-sleep is ``JSA`` with ``kernel=isir`` and ``cache=false``.
 
     Args:
-        prior: p(h), as in ``JSA``; ``gumbel`` and ``st_gumbel`` need one that is a product.
-        estimator: ``gumbel`` relaxes the codes to mixtures (Jang et al. 2017, arXiv:1611.01144) and takes KL(q || p)
-            exactly; ``st_gumbel`` decodes the code itself and takes the mixture's gradient; ``rloo`` is the score
-            function with leave-one-out baselines; ``vimco`` ascends the importance-weighted bound.
+        encoder: As in ``JSA``, like all arguments that are not described here.
+        decoder: As in ``JSA``.
+        num_embeddings: Categories, K.
+        num_latents: Categorical variables at each place of the map, V.
+        likelihood: As in ``JSA``.
+        prior: As in ``JSA``; ``gumbel`` and ``st_gumbel`` need one that is a product.
+        estimator: ``gumbel``, ``st_gumbel``, ``rloo`` or ``vimco``.
         num_samples: Draws per image, S, of ``rloo`` and ``vimco``.
         temperature: Temperature of the mixtures, by batch.
+        smoothing: As in ``JSA``.
+        split_ratio: As in ``JSA``.
+        perceptual: As in ``JSA``.
+        perceptual_weight: As in ``JSA``.
+        adversarial: As in ``JSA``.
+        lr: Absolute learning rate. Default without ``base_lr``: 3e-4.
+        base_lr: Rate per image: lr = base_lr x batch_size x devices x nodes x accumulate. Give one of the two.
+        optimization: Optimizer settings.
+        accumulate: Batches per optimizer step.
+        evaluation: Evaluation settings.
+        decode_chunk: As in ``JSA``.
+        seed: As in ``JSA``.
+        images: Format of the images; the command line takes it from the data.
+
+    Raises:
+        UserError: If the parts do not fit each other, or the mixtures meet a prior that is no product.
 
     Example:
         >>> model = DiscreteVAE(num_embeddings=16).eval()
@@ -40,6 +73,9 @@ class DiscreteVAE(CategoricalModel):
         ((2, 8, 8), (2, 3, 32, 32), (2,))
     """
 
+    modality = "image"
+    default_lr = 3e-4
+    renamed_keys: ClassVar = RENAMED_KEYS
     health_hints: ClassVar = dict.fromkeys(
         ("codebook_collapse", "codebook_slow_death"),
         "set --model.split_ratio=3, or lower --model.optimization.proposal_lr",
@@ -71,18 +107,35 @@ class DiscreteVAE(CategoricalModel):
         images: ImageFormat = ImageFormat(),
     ) -> None:
         super().__init__()
+        self.automatic_optimization = False
         if not min(extremes(temperature)) > 0:
             raise UserError("temperature must be above 0 at each step")
         self.optimization, self.accumulate = optimization, accumulate
         self.estimator, self.num_samples, self.temperature = estimator, num_samples, temperature
         self.evaluation, self.seed = evaluation, seed
+        self.images, self.value_range = images, images.value_range
         self.latent = CategoricalLatent(
             encoder, decoder, num_embeddings, num_latents, likelihood, prior, perceptual, perceptual_weight, images
         )
         self.latent.smoothing, self.latent.decode_chunk = smoothing, decode_chunk
         if "gumbel" in estimator and not isinstance(self.latent.prior, FactorizedPrior):
             raise UserError(f"estimator {estimator} needs a prior that is a product: set prior=factorized, or use JSA")
-        self.build(adversarial, split_ratio)
+        training.build_parts(self, adversarial, split_ratio)
+
+    quantizer = property(training.quantizer)
+    encode = of_latent(CategoricalLatent.encode)
+    decode = of_latent(CategoricalLatent.decode)
+    reconstruct = of_latent(CategoricalLatent.reconstruct)
+    sample = of_latent(CategoricalLatent.sample)
+    bounds = of_latent(CategoricalLatent.bounds)
+    nll = training.nll
+    example_images = of_latent(CategoricalLatent.example_images)
+    predict_step = training.predict_step
+    evaluate = training.evaluate
+    finish_evaluation = training.finish_evaluation
+    code_counts = training.code_counts
+    configure_optimizers = training.configure_optimizers
+    on_before_optimizer_step = training.clip_gradients
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """One batch for p and q."""
@@ -90,18 +143,20 @@ class DiscreteVAE(CategoricalModel):
         loss, mse, codes, terms = self.compute_loss(x, batch.get("index"))
         require_finite({"loss": loss, "rec_loss": mse}, batch_idx, self.global_step)
 
-        g_loss, d_terms = self.adversarial_loss(x, codes, batch_idx)
+        g_loss, d_terms = adversarial_loss(self, x, codes, batch_idx)
         self.manual_backward((loss + g_loss) / self.accumulate)
-        self.log_training(loss, {"rec_loss": mse, **terms, **d_terms}, codes)
-        self.step_optimizers(codes, mse)
+        log_training(self, loss, {"rec_loss": mse, **terms, **d_terms}, codes)
+        step_optimizers(self, codes, mse)
         return loss
 
     def compute_loss(self, x: Tensor, index: Tensor | None) -> LossOutput:
-        """Return the loss of what is modelled (B, C, H, W); RLOO and VIMCO are estimates from S draws of q."""
+        """Return the loss of what is modelled (B, C, H, W) by the chosen estimator."""
         log_q = self.latent.log_q(x)
-        if "gumbel" in self.estimator:
-            return self.relaxed_loss(x, log_q)
-        uniform = self.uniform_numbers(x, self.num_samples * self.latent.positions, index)
+        return self.relaxed_loss(x, log_q) if "gumbel" in self.estimator else self.multi_sample_loss(x, log_q, index)
+
+    def multi_sample_loss(self, x: Tensor, log_q: Tensor, index: Tensor | None) -> LossOutput:
+        """RLOO or VIMCO: score-function estimates from S draws of q (B, P, K) for each image (B, C, H, W)."""
+        uniform = uniform_numbers(self, x, self.num_samples * self.latent.positions, index)
         codes = propose(log_q.detach(), uniform.view(len(x), self.num_samples, -1))
         log_p, squared_errors = self.latent.joint_of_draws(x, codes)
         log_q_of_codes = log_prob(log_q, codes)

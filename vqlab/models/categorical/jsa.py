@@ -9,14 +9,19 @@ from torch import Tensor
 from vqlab.errors import UserError
 from vqlab.losses.perceptual import Perceptual
 from vqlab.models.adversarial import AdversarialSettings
-from vqlab.models.categorical.latent import CategoricalLatent
+from vqlab.models.categorical import training
+from vqlab.models.categorical.latent import RENAMED_KEYS, CategoricalLatent
 from vqlab.models.categorical.training import (
-    CategoricalModel,
     EvaluationSettings,
     LossOutput,
     ProposalOptimization,
+    adversarial_loss,
+    log_training,
     of_latent,
+    step_optimizers,
+    uniform_numbers,
 )
+from vqlab.models.model import Model
 from vqlab.nn import Decoder, Encoder, ImageFormat, Likelihood, Transformer
 from vqlab.samplers.chain_cache import ChainCache
 from vqlab.samplers.independence import Chain, log_prob, propose, run_chain
@@ -28,10 +33,12 @@ from vqlab.validation import Count, NonNegative, NonNegativeInt, Positive, Proba
 class PosteriorSampler:
     """The Metropolis chains that sample p(h | x), one per image.
 
+    ``mis`` is the paper's kernel. ``mis_rb`` counts rejected proposals by their probability. ``isir`` draws the next
+    state from all candidates at once (Markovian score climbing); with ``cache=false`` this is reweighted wake-sleep.
+
     Args:
         num_mis_steps: Proposals per batch, L.
-        kernel: ``mis``, the paper's; ``mis_rb`` counts rejected proposals by their probability; ``isir`` draws the next
-            state from all candidates (Markovian score climbing; with ``cache=false`` reweighted wake-sleep).
+        kernel: ``mis``, ``mis_rb`` or ``isir``.
         cache: Keep the chains' states, by the batch's ``index``.
         cache_start_epoch: Epoch from which they are kept; 0 is the first.
         train_size: Number of training images. Default: taken from the data.
@@ -51,18 +58,42 @@ class PosteriorSampler:
         check_fields(self)
 
 
-class JSA(CategoricalModel):
+class JSA(Model):
     """p(x, h) and q(h | x) learn from the same draws of the posterior p(h | x), which a Metropolis chain makes.
 
     p ascends E_p(h|x) ln p(x, h), by Fisher's identity the gradient of ln p(x); q descends the inclusive divergence
     KL(p(h | x) || q(h | x)). No code is relaxed and no gradient estimated. Without the cache, as before
     ``cache_start_epoch``, each chain starts at a draw from q and ends near the best of ``num_mis_steps`` + 1 draws: the
-    gradient is biased, acceptance tends to :func:`record_rate`, and codes collapse. Further arguments: see
-    ``CategoricalModel``.
+    gradient is biased, acceptance tends to :func:`record_rate`, and codes collapse.
 
     Args:
+        encoder: Network of q. Default: a ``ConvEncoder``.
+        decoder: Network of p(x | h), ``in_channels`` the dimension of the embeddings. Default: a ``ConvDecoder``.
+        num_embeddings: Categories, K.
+        num_latents: Categorical variables at each place of the map, V.
+        likelihood: p(x | h). Default: a ``Gaussian`` whose sigma is the optimal one.
         prior: p(h): ``uniform``; ``factorized``, learned per position; or a ``Transformer`` over the positions.
         sampler: The Metropolis chains.
+        smoothing: Fraction of the uniform distribution in q, which bounds the weight that a draw can get.
+        split_ratio: See ``CodeSplitter``; for a uniform prior, because others learn that codes are rare; null: never.
+        perceptual: Default: LPIPS on VGG features, whose weights are fetched once; not built at weight 0.
+        perceptual_weight: Nats per unit of LPIPS, taken off ln p(x | h) in training and sampling, not in bounds.
+        adversarial: Discriminator of decoded codes, for a ``Gaussian`` likelihood.
+        lr: Absolute learning rate. Default without ``base_lr``: 3e-4.
+        base_lr: Rate per image: lr = base_lr x batch_size x devices x nodes x accumulate. Give one of the two.
+        optimization: Optimizer settings.
+        accumulate: Batches per optimizer step.
+        evaluation: Evaluation settings.
+        decode_chunk: Codes that are decoded at once, which bounds the memory.
+        seed: Seed of the draws, which depend on it, the step and the image alone.
+        images: Format of the images; the command line takes it from the data.
+
+    Shape:
+        images (B, C, H, W) in the value range of ``images``; codes (B, h, w) int64 in [0, K), with ``num_latents``
+        above 1 (B, h, w, V).
+
+    Raises:
+        UserError: If the parts do not fit each other, or the cache meets batches without ``index`` or augmented images.
 
     Example:
         >>> model = JSA(num_embeddings=16).eval()
@@ -72,6 +103,9 @@ class JSA(CategoricalModel):
         ((2, 8, 8), (2,), (5, 2, 8, 8))
     """
 
+    modality = "image"
+    default_lr = 3e-4
+    renamed_keys: ClassVar = RENAMED_KEYS
     health_hints: ClassVar = dict.fromkeys(
         ("codebook_collapse", "codebook_slow_death"),
         "set --model.sampler.cache=true and --model.split_ratio=3, or lower --model.optimization.proposal_lr",
@@ -103,22 +137,38 @@ class JSA(CategoricalModel):
         images: ImageFormat = ImageFormat(),
     ) -> None:
         super().__init__()
+        self.automatic_optimization = False
         self.optimization, self.accumulate = optimization, accumulate
         self.sampler, self.evaluation, self.seed = sampler, evaluation, seed
+        self.images, self.value_range = images, images.value_range
         self.latent = CategoricalLatent(
             encoder, decoder, num_embeddings, num_latents, likelihood, prior, perceptual, perceptual_weight, images
         )
         self.latent.smoothing, self.latent.decode_chunk = smoothing, decode_chunk
-        self.build(adversarial, split_ratio)
+        training.build_parts(self, adversarial, split_ratio)
         # isir has no acceptance rate to check.
         self.health_ignored = ("accept_rate", "accept_rate_cached") if sampler.kernel == "isir" else ()
         self.chains: ChainCache | None = None
         self._stored: dict[str, Tensor] | None = None  # chains of a checkpoint, until the data are known
 
+    quantizer = property(training.quantizer)
+    encode = of_latent(CategoricalLatent.encode)
+    decode = of_latent(CategoricalLatent.decode)
+    reconstruct = of_latent(CategoricalLatent.reconstruct)
+    sample = of_latent(CategoricalLatent.sample)
     propose = of_latent(CategoricalLatent.propose)
     log_joint = of_latent(CategoricalLatent.log_joint)
     log_proposal = of_latent(CategoricalLatent.log_proposal)
     sample_posterior = of_latent(CategoricalLatent.sample_posterior)
+    bounds = of_latent(CategoricalLatent.bounds)
+    nll = training.nll
+    example_images = of_latent(CategoricalLatent.example_images)
+    predict_step = training.predict_step
+    evaluate = training.evaluate
+    finish_evaluation = training.finish_evaluation
+    code_counts = training.code_counts
+    configure_optimizers = training.configure_optimizers
+    on_before_optimizer_step = training.clip_gradients
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Algorithm 1: move each image's chain on, then step p and q on the states that it visits."""
@@ -126,10 +176,10 @@ class JSA(CategoricalModel):
         loss, mse, codes, terms = self.compute_loss(x, batch.get("index"))
         require_finite({"loss": loss, "rec_loss": mse}, batch_idx, self.global_step)
 
-        g_loss, d_terms = self.adversarial_loss(x, codes, batch_idx)
+        g_loss, d_terms = adversarial_loss(self, x, codes, batch_idx)
         self.manual_backward((loss + g_loss) / self.accumulate)
-        self.log_training(loss, {"rec_loss": mse, **terms, **d_terms}, codes)
-        self.step_optimizers(codes, mse)
+        log_training(self, loss, {"rec_loss": mse, **terms, **d_terms}, codes)
+        step_optimizers(self, codes, mse)
         return loss
 
     def compute_loss(self, x: Tensor, index: Tensor | None) -> LossOutput:
@@ -149,7 +199,7 @@ class JSA(CategoricalModel):
     def run_chains(self, x: Tensor, log_q: Tensor, index: Tensor | None) -> tuple[Chain, dict[str, Tensor]]:
         """Move the chains of a batch on by ``num_mis_steps`` proposals from ``log_q`` (B, P, K); return terms, too."""
         count, length = self.sampler.num_mis_steps, self.latent.positions
-        numbers = self.uniform_numbers(x, (count + 1) * (length + 1), index).view(len(x), count + 1, length + 1)
+        numbers = uniform_numbers(self, x, (count + 1) * (length + 1), index).view(len(x), count + 1, length + 1)
         proposals, uniform = propose(log_q, numbers[:, :, 1:]), numbers[:, 1:, 0]
         state, known = proposals[:, 0], torch.zeros(len(x), dtype=torch.bool, device=x.device)
         chains = self.chains if self.sampler.cache and self.current_epoch >= self.sampler.cache_start_epoch else None
@@ -160,20 +210,25 @@ class JSA(CategoricalModel):
             state = torch.where(known[:, None], stored, state)
         log_w = self.latent.log_weights(x, log_q)
         chain = run_chain(log_w, state, proposals[:, 1:], uniform, self.sampler.kernel)
+        terms = self._chain_terms(chain, known)
+        if chains is not None and index is not None:
+            chains.put(index, chain.last, chain.accepted.any(1))
+            ages = chains.ages(index).float()
+            terms["chain_age"] = ages.sum() / max(1, len(ages))
+        return chain, terms
+
+    def _chain_terms(self, chain: Chain, known: Tensor) -> dict[str, Tensor]:
+        """Return terms of the sampler; an acceptance rate alone means little, see :func:`record_rate`."""
         accepted = (chain.accepted[:, :1] if self.sampler.kernel == "isir" else chain.accepted).float()
         terms = {
-            "accept_rate": accepted.mean(),  # means little alone, see record_rate
+            "accept_rate": accepted.mean(),
             "effective_states": (1 / chain.weights.square().sum(1)).mean(),
             "known_chains": known.float().mean(),
         }
         if self.sampler.cache:
             for name, part in (("cached", known), ("fresh", ~known)):
                 terms[f"accept_rate_{name}"] = accepted.mean(1)[part].sum() / part.sum().clamp_min(1)
-        if chains is not None and index is not None:
-            chains.put(index, chain.last, chain.accepted.any(1))
-            ages = chains.ages(index).float()
-            terms["chain_age"] = ages.sum() / max(1, len(ages))
-        return chain, terms
+        return terms
 
     def setup(self, stage: str) -> None:
         """Make room for the chains."""
@@ -212,5 +267,9 @@ def record_rate(num_mis_steps: int) -> float:
     """Return the lowest acceptance rate that chains without a cache can have, (H_{L+1} - 1) / L.
 
     The t-th candidate is the best so far with probability 1 / t; where weights differ widely, no other is accepted.
+
+    Example:
+        >>> round(record_rate(10), 4)
+        0.202
     """
     return sum(1 / t for t in range(2, num_mis_steps + 2)) / num_mis_steps

@@ -14,21 +14,29 @@ from torch.utils.checkpoint import checkpoint
 
 from vqlab.losses.perceptual import Perceptual, build_perceptual
 from vqlab.models.model import evaluating
-from vqlab.nn import ConvDecoder, ConvEncoder, Decoder, Encoder, Gaussian, ImageFormat, Likelihood, Transformer
-from vqlab.nn.base import check_autoencoder
+from vqlab.nn import ConvDecoder, ConvEncoder, Gaussian, ImageFormat, Likelihood, Transformer
+from vqlab.nn.base import Decoder, Encoder, check_autoencoder
 from vqlab.nn.categorical import CategoricalCode, FactorizedPrior, build_prior
 from vqlab.nn.codes import as_codes, check_code_range, check_code_shape
 from vqlab.nn.precision import without_autocast
 from vqlab.samplers.independence import NLLBounds, bracket, log_prob, propose, run_chain
 from vqlab.samplers.tokens import generate
 
+RENAMED_KEYS = {  # prefixes of state-dict keys of JSA and DiscreteVAE until 0.1, and now
+    **{f"{part}.": f"latent.{part}." for part in ("encoder", "decoder", "quantizer", "likelihood", "prior")},
+    "figures.": "metrics.",
+    "discriminator.": "adversarial.discriminator.",
+}
 AT_ONCE = 64  # draws per image that are held at the same time
 
 
 class CategoricalLatent(nn.Module):
-    """p(x, h) = p(h) p(x | h) and q(h | x), with all that can be computed of them; arguments as in ``JSA``."""
+    """p(x, h) = p(h) p(x | h) and the proposal q(h | x), with all that can be computed of them.
 
-    smoothing = 0.0  # set by the model, as the next
+    The arguments are those of ``JSA`` by these names; so are ``smoothing`` and ``decode_chunk``, which the model sets.
+    """
+
+    smoothing = 0.0
     decode_chunk = 512
 
     def __init__(
@@ -73,7 +81,11 @@ class CategoricalLatent(nn.Module):
 
     @torch.no_grad()
     def decode(self, codes: Tensor) -> Tensor:
-        """Codes (B, h, w), integers of any kind, to expected images (B, C, H, W) in the value range."""
+        """Codes (B, h, w), integers of any kind, to expected images (B, C, H, W) in the value range.
+
+        Raises:
+            UserError: If the codes have another shape, are no integers, or lie outside [0, K), here and below.
+        """
         return self.likelihood.image(self.likelihood.expected(self.output(self.to_flat(codes))), self.value_range)
 
     def reconstruct(self, x: Tensor) -> Tensor:
@@ -110,7 +122,10 @@ class CategoricalLatent(nn.Module):
 
     @torch.no_grad()
     def sample_posterior(self, x: Tensor, init: Tensor | None = None, steps: int = 100) -> Tensor:
-        """Run chains for ``steps`` from ``init`` (B, h, w), else draws of q; return their last states (B, h, w)."""
+        """Run Metropolis chains of images (B, C, H, W) for ``steps`` proposals towards p(h | x).
+
+        The chains start at the codes ``init`` (B, h, w), by default a draw from q; returns their last states (B, h, w).
+        """
         x = self.observe(x)
         log_q = self.log_q(x)
         if init is None:
@@ -175,10 +190,10 @@ class CategoricalLatent(nn.Module):
         return log_p.gather(2, codes[:, :, None]).sum((1, 2))
 
     def joint(self, x: Tensor, codes: Tensor, owner: Tensor, energy: bool = True) -> tuple[Tensor, Tensor]:
-        """Return ln p(x, h) and the mean squared error, (N,) each, of ``codes`` (N, P) of images x[owner], by chunks.
+        """Return ln p(x, h) and the mean squared error, (N,) each, of ``codes`` (N, P), by chunks.
 
-        ``energy`` takes off the perceptual energy, whose normaliser is unknown: bounds are without it. Without
-        gradients the error is 0.
+        ``owner`` (N,) is the image in ``x`` (B, C, H, W) that each code is for. ``energy`` takes off the perceptual
+        energy; its normaliser is unknown, so no bound of the likelihood has it. Without gradients the error is 0.
         """
         chunks = zip(owner.split(self.decode_chunk), codes.split(self.decode_chunk), strict=True)
         if len(codes) <= self.decode_chunk or not torch.is_grad_enabled():

@@ -1,17 +1,18 @@
-"""What VQVAE, VQGAN and S4DVQ share besides their training steps: verbs, evaluation, and the codebook's updates."""
+"""What VQVAE, VQGAN and S4DVQ share: methods of a model with encoder, quantizer and decoder, and its codebook's log.
+
+The functions are methods of a ``model`` with ``encoder``, ``to_code``, ``quantizer``, ``from_code``, ``decoder`` and
+``check_input``; 1x1 convolutions fit the quantizer to the networks, so any quantizer goes with any network.
+"""
 
 import math
 from collections.abc import Collection
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vqlab.losses.perceptual import Perceptual
 from vqlab.metrics import CodebookUsage, FrechetDistance, psnr, ssim
-from vqlab.models.model import Model
-from vqlab.nn.base import Decoder, Encoder, check_autoencoder
 from vqlab.nn.codes import as_codes, check_code_shape
 from vqlab.nn.distributed import all_sum
 from vqlab.nn.image_format import ImageFormat
@@ -23,136 +24,92 @@ from vqlab.training.learning_rate import reset_moments
 from vqlab.training.lightning_fixes import is_log_step
 
 RECONSTRUCTION = {"l2": F.mse_loss, "l1": F.l1_loss, "huber": F.smooth_l1_loss}
+RENAMED_KEYS = {"train_usage.": "codebook.train_usage.", "revived": "codebook.revived"}  # until 0.1, and now
 
 
-class Autoencoder(Model):
-    """Encoder, quantizer, decoder; a subclass has the training step, ``check_input`` and ``evaluate``."""
-
-    renamed_keys: ClassVar = {"train_usage.": "codebook.train_usage.", "revived": "codebook.revived"}
-    encoder: Encoder
-    decoder: Decoder
-    quantizer: Quantizer
-
-    def connect(self, convolution: type[nn.Conv1d] | type[nn.Conv2d], map_size: tuple[int, ...]) -> None:
-        """Fit the quantizer to the networks by 1x1 convolutions, so that any quantizer goes with any network."""
-        self.map_size = map_size
-        self.quantizer.check_map(map_size)
-        self.to_code = convolution(self.encoder.out_channels, self.quantizer.embedding_dim, 1)
-        self.from_code = convolution(self.quantizer.embedding_dim, self.decoder.in_channels, 1)
-        self.codebook = CodebookUpdates(self.quantizer)
-        self.usage = CodebookUsage(self.quantizer.num_embeddings, self.quantizer.num_codebooks)
-
-    def check_input(self, x: Tensor) -> None:
-        """Raise UserError unless ``x`` is a batch with the channels of the model."""
-        raise NotImplementedError
-
-    def forward(self, x: Tensor) -> tuple[Tensor, QuantizerOutput]:
-        """Return the reconstruction, of the shape of ``x``, and the quantizer's output."""
-        self.check_input(x)
-        code = self.quantizer(self.to_code(self.encoder(x)))
-        return self.decoder(self.from_code(code.quantized)), code
-
-    def encode(self, x: Tensor) -> Tensor:
-        """Images (B, C, H, W) to indices (B, h, w), signals (B, C, L) to (B, l)."""
-        self.check_input(x)
-        return self.quantizer.encode(self.to_code(self.encoder(x)))
-
-    def decode(self, indices: Tensor) -> Tensor:
-        """Indices (B, h, w) to images (B, C, H, W), (B, l) to signals (B, C, L); UserError if they are no codes."""
-        indices = as_codes(indices, self.from_code.weight.device)
-        check_code_shape(indices, self.quantizer.code_shape(self.map_size))
-        return self.decoder(self.from_code(like_weights(self.quantizer.decode(indices), self.from_code)))
-
-    def reconstruct(self, x: Tensor) -> Tensor:
-        """Images or signals through their codes and back."""
-        return self(x)[0] if isinstance(self.quantizer, IdentityQuantizer) else self.decode(self.encode(x))
-
-    def parameter_groups(self, without: Collection[Tensor] = ()) -> list[dict[str, Any]]:
-        """Return the weights of the networks ``without`` some, and the codebook's, which do not decay."""
-        nets = nn.ModuleList([self.encoder, self.to_code, self.from_code, self.decoder])
-        groups: list[dict[str, Any]] = [{"params": [p for p in nets.parameters() if p not in without]}]
-        if codebook := list(self.quantizer.parameters()):
-            groups.append({"params": codebook, "weight_decay": 0.0})
-        return groups
-
-    def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
-        """Step the weights, then update the codebook, before any callback writes a checkpoint."""
-        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
-        self.codebook.commit(self.quantizer, optimizer)
-
-    def finish_evaluation(self, stage: str) -> None:
-        """Log codebook utilization of the whole set."""
-        self.log_dict({f"{stage}/{name}": value for name, value in self.usage.compute().items()}, sync_dist=True)
-        self.usage.reset()
-
-    def code_counts(self) -> Tensor:
-        """Return how often each code was used in this evaluation, (num_codebooks * K,) int64, over all ranks."""
-        return all_sum(self.usage.counts).flatten()
+def forward(model: Any, x: Tensor) -> tuple[Tensor, QuantizerOutput]:
+    """Return the reconstruction, of the shape of ``x``, and the quantizer's output."""
+    model.check_input(x)
+    code = model.quantizer(model.to_code(model.encoder(x)))
+    return model.decoder(model.from_code(code.quantized)), code
 
 
-class ImageAutoencoder(Autoencoder):
-    """An autoencoder of images."""
+def encode(model: Any, x: Tensor) -> Tensor:
+    """Images (B, C, H, W) to indices (B, h, w), signals (B, C, L) to (B, l)."""
+    model.check_input(x)
+    return model.quantizer.encode(model.to_code(model.encoder(x)))
 
-    modality = "image"
-    reconstruction: str
-    perceptual: Perceptual | None
 
-    def build(self, quantizer: Quantizer, images: ImageFormat, frechet: FrechetDistance | None) -> None:
-        """Add all but the losses to a model that has its encoder and decoder."""
-        self.images, self.value_range = images, images.value_range
-        self.quantizer = quantizer
-        self.connect(nn.Conv2d, check_autoencoder(self.encoder, self.decoder, images.channels, images.size))
-        if frechet is not None:
-            frechet.check_shape(*images.shape)
-        self.frechet = frechet
+def decode(model: Any, indices: Tensor) -> Tensor:
+    """Indices (B, h, w) to images (B, C, H, W), (B, l) to signals (B, C, L); integers of any kind.
 
-    def check_input(self, x: Tensor) -> None:
-        self.images.check(x)
+    Raises:
+        UserError: If they are flat, are no integers, or one is no code of the quantizer.
+    """
+    indices = as_codes(indices, model.from_code.weight.device)
+    check_code_shape(indices, model.quantizer.code_shape(model.map_size))
+    return model.decoder(model.from_code(like_weights(model.quantizer.decode(indices), model.from_code)))
 
-    def psnr(self, x_hat: Tensor, x: Tensor) -> Tensor:
-        """Return the mean PSNR in dB of reconstructions (B, C, H, W)."""
-        return psnr(self.value_range.decode(x_hat), self.value_range.decode(x))
 
-    def evaluate(self, batch: dict[str, Tensor], stage: str) -> None:
-        """Log loss, PSNR, SSIM and, where the model has it, LPIPS; the baseline is the mean colour of patches."""
-        x = batch["image"]
-        x_hat, code = self(x)
-        rec_loss = RECONSTRUCTION[self.reconstruction](x_hat, x)
-        metrics = {"loss": rec_loss + code.loss, "rec_loss": rec_loss}
-        if self.perceptual is not None:
-            signed = self.value_range.signed
-            metrics[self.perceptual.name] = self.perceptual(signed(x_hat).clamp(-1, 1), signed(x)).mean()
-        image, image_hat = self.value_range.decode(x), self.value_range.decode(x_hat.float())
-        patches = F.avg_pool2d(image, self.encoder.downsampling)
-        patch_mean = F.interpolate(patches, scale_factor=float(self.encoder.downsampling), mode="nearest")
-        metrics |= {
-            "bits_per_image": code.indices[0].numel() * math.log2(self.quantizer.num_embeddings),
-            "psnr_patch_mean": psnr(patch_mean, image),
-            "ssim": ssim(image_hat, image).mean(),
-        }
-        self.log_means(stage, metrics, len(x))
-        self.log_means(stage, {"psnr": psnr(image_hat, image)}, len(x), prog_bar=True)
-        self.usage.update(code.indices)
-        if self.frechet is not None:
-            self.frechet.update(image, real=True)
-            self.frechet.update(image_hat, real=False)
+def reconstruct(model: Any, x: Tensor) -> Tensor:
+    """Images or signals through their codes and back."""
+    return model(x)[0] if isinstance(model.quantizer, IdentityQuantizer) else model.decode(model.encode(x))
 
-    def finish_evaluation(self, stage: str) -> None:
-        """Log codebook utilization and rFID of the whole set."""
-        super().finish_evaluation(stage)
-        if self.frechet is not None:
-            self.log(f"{stage}/rfid_{self.frechet.name}", self.frechet.compute().float(), sync_dist=True)
-            self.frechet.reset()
 
-    def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
-        """Return ``indices`` (B, h, w) with the batch's ``label`` and ``index``."""
-        return {"indices": self.encode(batch["image"]), **passed_on(batch, "label", "index")}
+def parameter_groups(model: Any, without: Collection[Tensor] = ()) -> list[dict[str, Any]]:
+    """Return the weights of the networks ``without`` some, and the codebook's, which do not decay."""
+    nets = nn.ModuleList([model.encoder, model.to_code, model.from_code, model.decoder])
+    groups: list[dict[str, Any]] = [{"params": [p for p in nets.parameters() if p not in without]}]
+    if codebook := list(model.quantizer.parameters()):
+        groups.append({"params": codebook, "weight_decay": 0.0})
+    return groups
 
-    @torch.no_grad()
-    def example_images(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return ``input`` and ``reconstruction`` in [0, 1], both (B, C, H, W)."""
-        x = batch["image"]
-        return {"input": self.value_range.decode(x), "reconstruction": self.value_range.decode(self.reconstruct(x))}
+
+def code_counts(model: Any) -> Tensor:
+    """Return how often each code was used in this evaluation, (num_codebooks * K,) int64, over all ranks."""
+    return all_sum(model.metrics.usage.counts).flatten()
+
+
+# Methods of the models of images
+
+
+def check_input(model: Any, x: Tensor) -> None:
+    """Raise UserError unless ``x`` is (B, C, H, W) with the channels of the model."""
+    model.images.check(x)
+
+
+def evaluate(model: Any, batch: dict[str, Tensor], stage: str) -> None:
+    """Log loss, PSNR, SSIM and, where the model has it, LPIPS of a batch."""
+    x = batch["image"]
+    x_hat, code = model(x)
+    rec_loss = RECONSTRUCTION[model.reconstruction](x_hat, x)
+    losses = {"loss": rec_loss + code.loss, "rec_loss": rec_loss}
+    if model.perceptual is not None:
+        signed = model.value_range.signed
+        losses[model.perceptual.name] = model.perceptual(signed(x_hat).clamp(-1, 1), signed(x)).mean()
+    x_hat = x_hat.float()
+    model.log_means(stage, losses | model.metrics.update(x_hat, x, code.indices), len(x))
+    model.log_means(stage, {"psnr": model.metrics.psnr(x_hat, x)}, len(x), prog_bar=True)
+
+
+def finish_evaluation(model: Any, stage: str) -> None:
+    """Log codebook utilization and rFID of the whole set."""
+    model.log_dict({f"{stage}/{name}": value for name, value in model.metrics.compute().items()}, sync_dist=True)
+
+
+def predict_step(model: Any, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
+    """Return ``indices`` (B, h, w) with the batch's ``label`` and ``index``."""
+    return {"indices": model.encode(batch["image"]), **passed_on(batch, "label", "index")}
+
+
+@torch.no_grad()
+def example_images(model: Any, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return ``input`` and ``reconstruction`` in [0, 1], both (B, C, H, W)."""
+    x = batch["image"]
+    return {"input": model.value_range.decode(x), "reconstruction": model.value_range.decode(model.reconstruct(x))}
+
+
+# Parts of the models
 
 
 class CodebookUpdates(nn.Module):
@@ -193,3 +150,49 @@ class CodebookUpdates(nn.Module):
             model.log("train/revived_codes", self.revived.float())
             self.train_usage.reset()
             self.revived.zero_()
+
+
+class ReconstructionMetrics(nn.Module):
+    """PSNR, SSIM, rFID and codebook utilization of reconstructed images; the baseline is the mean colour of patches."""
+
+    def __init__(
+        self, quantizer: Quantizer, images: ImageFormat, downsampling: int, frechet: FrechetDistance | None
+    ) -> None:
+        super().__init__()
+        if frechet is not None:
+            frechet.check_shape(*images.shape)
+        self.images, self.downsampling, self.frechet = images, downsampling, frechet
+        self.num_embeddings = quantizer.num_embeddings
+        self.usage = CodebookUsage(quantizer.num_embeddings, quantizer.num_codebooks)
+
+    def psnr(self, x_hat: Tensor, x: Tensor) -> Tensor:
+        """Mean PSNR in dB of reconstructions (B, C, H, W)."""
+        decode = self.images.value_range.decode
+        return psnr(decode(x_hat), decode(x))
+
+    def update(self, x_hat: Tensor, x: Tensor, indices: Tensor) -> dict[str, Tensor | float]:
+        """Collect a batch, and return its own metrics besides PSNR; images (B, C, H, W), indices (B, ...)."""
+        image, image_hat = self.images.value_range.decode(x), self.images.value_range.decode(x_hat)
+        self.usage.update(indices)
+        if self.frechet is not None:
+            self.frechet.update(image, real=True)
+            self.frechet.update(image_hat, real=False)
+        return {
+            "bits_per_image": indices[0].numel() * math.log2(self.num_embeddings),
+            "psnr_patch_mean": psnr(patch_mean(image, self.downsampling), image),
+            "ssim": ssim(image_hat, image).mean(),
+        }
+
+    def compute(self) -> dict[str, Any]:
+        """Return the metrics of the whole set, over all ranks, and start anew."""
+        found: dict[str, Any] = dict(self.usage.compute())
+        self.usage.reset()
+        if self.frechet is not None:
+            found[f"rfid_{self.frechet.name}"] = self.frechet.compute().float()
+            self.frechet.reset()
+        return found
+
+
+def patch_mean(image: Tensor, size: int) -> Tensor:
+    """Replace each size x size patch of ``image`` (B, C, H, W) by its mean colour."""
+    return F.interpolate(F.avg_pool2d(image, size), scale_factor=float(size), mode="nearest")

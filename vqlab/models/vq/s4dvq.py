@@ -1,16 +1,20 @@
 """S4D-VQ: discrete codes of signals, between an encoder and a decoder of state-space layers."""
 
 import math
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from vqlab.errors import UserError
+from vqlab.metrics.codes import CodebookUsage
 from vqlab.metrics.signal import correlation, snr, spectral_convergence
-from vqlab.models.vq.autoencoder import RECONSTRUCTION, Autoencoder
+from vqlab.models.model import Model
+from vqlab.models.vq import autoencoder
+from vqlab.models.vq.autoencoder import RECONSTRUCTION, RENAMED_KEYS, CodebookUpdates
 from vqlab.nn.autoencoders.s4d import S4DDecoder, S4DEncoder, check_length
 from vqlab.nn.base import Decoder, Encoder, check_fit, wrong_channels
+from vqlab.nn.distributed import all_sum
 from vqlab.nn.ssm.s4d import S4D
 from vqlab.quantizers import IdentityQuantizer, Quantizer, VectorQuantizer
 from vqlab.training.batches import passed_on
@@ -20,11 +24,11 @@ from vqlab.training.optimization import Optimization
 from vqlab.validation import Count, Positive
 
 
-class S4DVQ(Autoencoder):
+class S4DVQ(Model):
     """A VQ-VAE for signals: S4D encoder, batch norm and MLP, quantizer, MLP, S4D decoder, batch norm and MLP.
 
-    loss = reconstruction(x^, x) + quantizer loss. Signals (B, C, L) come standardised from the data; indices are
-    (B, L / downsampling) int64, behind these the axes that the quantizer's indices have.
+    loss = reconstruction(x^, x) + quantizer loss. Signals come standardised from the data. The time steps and modes of
+    the S4D layers have a learning rate of their own, at most ``ssm_lr``, and do not decay.
 
     Args:
         encoder: Network from signals to features. Default: an ``S4DEncoder``.
@@ -33,20 +37,29 @@ class S4DVQ(Autoencoder):
         reconstruction: ``l2``, ``l1`` or ``huber``, averaged over all numbers of the batch.
         lr: Absolute learning rate. Default without ``base_lr``: 1e-3.
         base_lr: Rate per signal: lr = base_lr x batch_size x devices x nodes x accumulation. Give one of the two.
-        ssm_lr: Highest learning rate of the time steps and modes of the S4D layers, which do not decay.
+        ssm_lr: Highest learning rate of the time steps and modes.
         optimization: Optimizer settings.
         channels: Channels of the signals; the command line takes it from the data.
         length: Samples of a signal; the command line takes it from the data.
 
+    Shape:
+        signals (B, C, L), L divisible by the downsampling; indices (B, L / downsampling) int64; behind these the axes
+        that the quantizer's indices have.
+
+    Raises:
+        UserError: If the length is not divisible, or the channels of the parts differ.
+
     Example:
         >>> model = S4DVQ().eval()
         >>> x = torch.randn(2, 1, 512)
-        >>> tuple(model.encode(x).shape), torch.equal(model.decode(model.encode(x)), model.reconstruct(x))
-        ((2, 32), True)
+        >>> codes = model.encode(x)
+        >>> tuple(codes.shape), tuple(model.decode(codes).shape), torch.equal(model.decode(codes), model.reconstruct(x))
+        ((2, 32), (2, 1, 512), True)
     """
 
     modality = "signal"
     default_lr = 1e-3
+    renamed_keys: ClassVar = RENAMED_KEYS
 
     def __init__(
         self,
@@ -64,16 +77,27 @@ class S4DVQ(Autoencoder):
         super().__init__()
         self.ssm_lr, self.optimization, self.reconstruction = ssm_lr, optimization, reconstruction
         self.channels, self.length = channels, length
-        self.encoder = encoder or S4DEncoder(in_channels=channels)
-        self.decoder = decoder or S4DDecoder(out_channels=channels)
+        self.encoder: Encoder = encoder or S4DEncoder(in_channels=channels)
+        self.decoder: Decoder = decoder or S4DDecoder(out_channels=channels)
         if quantizer == "vector":
             quantizer = VectorQuantizer(512, 512)
-        self.quantizer = quantizer or IdentityQuantizer(self.encoder.out_channels)
+        self.quantizer: Quantizer = quantizer or IdentityQuantizer(self.encoder.out_channels)
         check_fit(self.encoder, self.decoder, channels, "signal", "give both the same pool")
         check_length(length, self.encoder.downsampling)
-        self.connect(nn.Conv1d, (length // self.encoder.downsampling,))
+        self.map_size = (length // self.encoder.downsampling,)
+        self.quantizer.check_map(self.map_size)
+        self.to_code = nn.Conv1d(self.encoder.out_channels, self.quantizer.embedding_dim, 1)
+        self.from_code = nn.Conv1d(self.quantizer.embedding_dim, self.decoder.in_channels, 1)
+        self.codebook = CodebookUpdates(self.quantizer)
+        self.usage = CodebookUsage(self.quantizer.num_embeddings, self.quantizer.num_codebooks)
+
+    forward = autoencoder.forward
+    encode = autoencoder.encode
+    decode = autoencoder.decode
+    reconstruct = autoencoder.reconstruct
 
     def check_input(self, x: Tensor) -> None:
+        """Raise UserError unless ``x`` is (B, C, L) with the channels of the model."""
         if x.ndim != 3 or x.shape[1] != self.channels:
             raise UserError(wrong_channels("signals", f"(B, {self.channels}, L)", x, self.channels))
 
@@ -91,10 +115,15 @@ class S4DVQ(Autoencoder):
         self.codebook.log(self, loss, terms | {"snr": snr(x_hat.detach().float(), x).mean()})
         return loss
 
+    def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
+        """Step the weights, then update the codebook, before any callback writes a checkpoint."""
+        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        self.codebook.commit(self.quantizer, optimizer)
+
     def configure_optimizers(self) -> Any:
         """One optimizer for all parts; no weight decay on a codebook, on time steps and on modes."""
         modes = [p for part in self.modules() if isinstance(part, S4D) for p in part.ssm_parameters()]
-        groups = self.parameter_groups(without=set(modes))
+        groups = autoencoder.parameter_groups(self, without=set(modes))
         if modes:
             rate = min(self.ssm_lr, configured_rate(self, self.lr, self.base_lr, self.default_lr, "ssm"))
             groups.append({"params": modes, "weight_decay": 0.0, "lr": rate, "name": "ssm"})
@@ -121,12 +150,22 @@ class S4DVQ(Autoencoder):
         self.log_means(stage, losses | metrics, len(x))
         self.log_means(stage, {"snr": ratios.mean()}, len(x), prog_bar=True)
 
+    def finish_evaluation(self, stage: str) -> None:
+        """Log codebook utilization of the whole set."""
+        self.log_dict({f"{stage}/{name}": value for name, value in self.usage.compute().items()}, sync_dist=True)
+        self.usage.reset()
+
     def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
         """Return ``indices`` (B, l) with the batch's ``index``."""
         return {"indices": self.encode(batch["signal"]), **passed_on(batch, "index")}
 
     @torch.no_grad()
     def example_signals(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return ``input`` and ``reconstruction`` (B, C, L), ``indices`` (B, l, ...)."""
         x = batch["signal"]
         x_hat, code = self(x)
         return {"input": x, "reconstruction": x_hat, "indices": code.indices}
+
+    def code_counts(self) -> Tensor:
+        """Return how often each code was used in this evaluation, (num_codebooks * K,) int64, over all ranks."""
+        return all_sum(self.usage.counts).flatten()

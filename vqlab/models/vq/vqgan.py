@@ -3,14 +3,17 @@
 from typing import Any, ClassVar, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vqlab.losses.adversarial import linearized
 from vqlab.losses.perceptual import Perceptual, build_perceptual
 from vqlab.metrics.images.frechet import FrechetDistance
 from vqlab.models.adversarial import AdversarialLoss, AdversarialSettings
-from vqlab.models.vq.autoencoder import RECONSTRUCTION, Autoencoder, ImageAutoencoder
-from vqlab.nn import ConvDecoder, ConvEncoder, Decoder, Encoder, ImageFormat
+from vqlab.models.model import Model
+from vqlab.models.vq import autoencoder
+from vqlab.models.vq.autoencoder import RECONSTRUCTION, RENAMED_KEYS, CodebookUpdates, ReconstructionMetrics
+from vqlab.nn import ConvDecoder, ConvEncoder, ImageFormat
+from vqlab.nn.base import Decoder, Encoder, check_autoencoder
 from vqlab.quantizers import Quantizer, VectorQuantizer
 from vqlab.training.finite import require_finite
 from vqlab.training.manual import count_batch, step_and_zero
@@ -18,7 +21,7 @@ from vqlab.training.optimization import Optimization
 from vqlab.validation import Count, NonNegative, Positive
 
 
-class VQGAN(ImageAutoencoder):
+class VQGAN(Model):
     """VQ-VAE with a perceptual loss and a patch discriminator.
 
     Autoencoder: reconstruction + perceptual_weight * LPIPS + quantizer loss + lambda * disc_weight * generator loss,
@@ -42,6 +45,9 @@ class VQGAN(ImageAutoencoder):
         frechet: As in ``VQVAE``.
         images: Format of the images; the command line takes it from the data.
 
+    Raises:
+        UserError: As ``VQVAE``, and if the images are too small for the discriminator.
+
     Example:
         >>> model = VQGAN(perceptual_weight=0.0).eval()
         >>> x = torch.rand(2, 3, 32, 32) * 2 - 1
@@ -49,8 +55,9 @@ class VQGAN(ImageAutoencoder):
         ((2, 8, 8), (2, 3, 32, 32))
     """
 
+    modality = "image"
     default_lr = 2e-4
-    renamed_keys: ClassVar = Autoencoder.renamed_keys | {
+    renamed_keys: ClassVar = RENAMED_KEYS | {
         "discriminator.": "adversarial.discriminator.",
         "lecam.": "adversarial.lecam.",
     }
@@ -75,15 +82,32 @@ class VQGAN(ImageAutoencoder):
         super().__init__()
         self.automatic_optimization = False
         self.optimization, self.accumulate, self.compiled = optimization, accumulate, compile
-        self.reconstruction = reconstruction
-        self.encoder = encoder or ConvEncoder(in_channels=images.channels)
-        self.decoder = decoder or ConvDecoder(out_channels=images.channels)
-        self.build(quantizer or VectorQuantizer(), images, frechet)
+        self.images, self.value_range, self.reconstruction = images, images.value_range, reconstruction
+        self.encoder: Encoder = encoder or ConvEncoder(in_channels=images.channels)
+        self.decoder: Decoder = decoder or ConvDecoder(out_channels=images.channels)
+        self.quantizer: Quantizer = quantizer or VectorQuantizer()
+        self.map_size = check_autoencoder(self.encoder, self.decoder, images.channels, images.size)
+        self.quantizer.check_map(self.map_size)
+        self.to_code = nn.Conv2d(self.encoder.out_channels, self.quantizer.embedding_dim, 1)
+        self.from_code = nn.Conv2d(self.quantizer.embedding_dim, self.decoder.in_channels, 1)
+        self.codebook = CodebookUpdates(self.quantizer)
+        self.metrics = ReconstructionMetrics(self.quantizer, images, self.encoder.downsampling, frechet)
         self.perceptual_weight = perceptual_weight
         self.perceptual = build_perceptual(perceptual, perceptual_weight, images.size)
         self.adversarial: AdversarialLoss | None = None
         if adversarial.disc_weight:
             self.adversarial = AdversarialLoss(adversarial, self.decoder, images, accumulate)
+
+    forward = autoencoder.forward
+    encode = autoencoder.encode
+    decode = autoencoder.decode
+    reconstruct = autoencoder.reconstruct
+    code_counts = autoencoder.code_counts
+    check_input = autoencoder.check_input
+    evaluate = autoencoder.evaluate
+    finish_evaluation = autoencoder.finish_evaluation
+    predict_step = autoencoder.predict_step
+    example_images = autoencoder.example_images
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """One batch: the discriminator's update, then the autoencoder's."""
@@ -91,13 +115,10 @@ class VQGAN(ImageAutoencoder):
         self.quantizer.sample_index = batch.get("index")
         x_hat, code = self(x)
         x_hat = x_hat.to(x.dtype)  # from autocast's half precision
-        rec_loss = RECONSTRUCTION[self.reconstruction](x_hat, x)
-        terms = {"rec_loss": rec_loss.detach()}
-        if self.perceptual is not None:
-            lpips = self.perceptual(self.value_range.signed(x_hat), self.value_range.signed(x)).mean()
-            rec_loss, terms[self.perceptual.name] = rec_loss + self.perceptual_weight * lpips, lpips.detach()
+        rec_loss, terms = self.reconstruction_loss(x_hat, x)
         rec_loss = linearized(rec_loss, x_hat)  # LPIPS is passed back once, for lambda and for the gradient step
-        loss, terms = rec_loss + code.loss, terms | code.terms
+        loss = rec_loss + code.loss
+        terms |= code.terms
         require_finite({"loss": loss, **terms}, batch_idx, self.global_step)
 
         total = loss
@@ -109,30 +130,40 @@ class VQGAN(ImageAutoencoder):
         self.manual_backward(total / self.accumulate)
 
         self.codebook.collect(code)
-        self.codebook.log(self, loss, terms | {"psnr": self.psnr(x_hat.detach().float(), x)})
+        self.codebook.log(self, loss, terms | {"psnr": self.metrics.psnr(x_hat.detach().float(), x)})
         self.step_optimizers()
         return loss.detach()
+
+    def reconstruction_loss(self, x_hat: Tensor, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return reconstruction + perceptual_weight * LPIPS, and its terms."""
+        loss = RECONSTRUCTION[self.reconstruction](x_hat, x)
+        terms = {"rec_loss": loss.detach()}
+        if self.perceptual is not None:
+            lpips = self.perceptual(self.value_range.signed(x_hat), self.value_range.signed(x)).mean()
+            loss, terms[self.perceptual.name] = loss + self.perceptual_weight * lpips, lpips.detach()
+        return loss, terms
 
     def step_optimizers(self) -> None:
         """Step the networks that wait for it, once per ``accumulate`` batches, and count the batch."""
         self.optimizer_stepped = (self.global_step + 1) % self.accumulate == 0
         if self.optimizer_stepped:
             autoencoder, *discriminator = self.trainer.optimizers
-            if self.adversarial is not None:
-                self.adversarial.step_with_generator(discriminator[0], self.global_step)
+            if self.adversarial is not None and self.adversarial.waits_for_step(self.global_step):
+                self.adversarial.step(discriminator[0])
             step_and_zero(self, autoencoder)
             self.codebook.commit(self.quantizer, autoencoder)
         count_batch(self)
 
     def configure_optimizers(self) -> Any:
         """One optimizer for the autoencoder, without weight decay on a codebook, and one for the discriminator."""
-        groups = self.parameter_groups()
+        groups = autoencoder.parameter_groups(self)
         optimizers = [self.optimization.optimizer(self, groups, "autoencoder")]
         if self.adversarial is not None:
             optimizers.append(self.adversarial.configure_optimizer(self))
         return optimizers
 
     def setup(self, stage: str) -> None:
+        """Check the Trainer's settings, compile."""
         super().setup(stage)
         if stage != "fit":
             return
@@ -140,8 +171,8 @@ class VQGAN(ImageAutoencoder):
         if self.compiled:
             self.encoder.compile()
             getattr(self.decoder, "body", self.decoder).compile()
-            if self.adversarial is not None and not self.adversarial.settings.r1_weight:
-                self.adversarial.discriminator.compile()  # no compiled graph has the second derivatives of R1
+            if self.adversarial is not None:
+                self.adversarial.compile_discriminator()
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
         """Clip the autoencoder's gradients, after they were logged."""

@@ -1,24 +1,27 @@
 """VQ-VAE (van den Oord et al. 2017, arXiv:1711.00937): an autoencoder with a discrete code in its middle."""
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
-from torch import Tensor
+from torch import Tensor, nn
 
+from vqlab.losses.perceptual import Perceptual
 from vqlab.metrics.images.frechet import FrechetDistance
-from vqlab.models.vq.autoencoder import RECONSTRUCTION, ImageAutoencoder
-from vqlab.nn import Decoder, Encoder, ImageFormat, SmallDecoder, SmallEncoder
+from vqlab.models.model import Model
+from vqlab.models.vq import autoencoder
+from vqlab.models.vq.autoencoder import RECONSTRUCTION, RENAMED_KEYS, CodebookUpdates, ReconstructionMetrics
+from vqlab.nn import ImageFormat, SmallDecoder, SmallEncoder
+from vqlab.nn.base import Decoder, Encoder, check_autoencoder
 from vqlab.quantizers import Quantizer, VectorQuantizer
 from vqlab.training.finite import require_finite
 from vqlab.training.optimization import Optimization
 from vqlab.validation import Positive
 
 
-class VQVAE(ImageAutoencoder):
+class VQVAE(Model):
     """Encoder, quantizer, decoder, trained on the reconstruction and the quantizer's own loss.
 
     loss = reconstruction(x^, x) + quantizer loss (paper, equation 3). Drawing new images needs a prior over the codes,
-    which is a model of its own: ``CodePrior``. Indices are (B, h, w) int64, h = w = H / downsampling; behind these, or
-    instead, the axes that the quantizer's indices have.
+    which is a model of its own: ``CodePrior``.
 
     Args:
         encoder: Network from images to features. Default: a ``SmallEncoder``, the paper's.
@@ -31,17 +34,27 @@ class VQVAE(ImageAutoencoder):
         frechet: Frechet distance between images and reconstructions, logged as ``val/rfid_<net>``; null: none.
         images: Format of the images; the command line takes it from the data.
 
+    Shape:
+        images (B, C, H, W) in the value range of ``images``; indices (B, h, w) int64, h = w = H / downsampling; behind
+        these, or instead, the axes that the quantizer's indices have.
+
+    Raises:
+        UserError: If the image size is not divisible, or the channels of the parts differ.
+
     Example:
         >>> import torch
         >>> from vqlab.quantizers.fsq import FSQ
         >>> model = VQVAE(quantizer=FSQ([8, 5, 5, 5])).eval()
         >>> x = torch.rand(2, 3, 32, 32) * 2 - 1
-        >>> tuple(model.encode(x).shape), torch.equal(model.decode(model.encode(x)), model.reconstruct(x))
-        ((2, 8, 8), True)
+        >>> codes = model.encode(x)
+        >>> tuple(codes.shape), tuple(model.decode(codes).shape), torch.equal(model.decode(codes), model.reconstruct(x))
+        ((2, 8, 8), (2, 3, 32, 32), True)
     """
 
+    modality = "image"
     default_lr = 3e-4
-    perceptual = None
+    renamed_keys: ClassVar = RENAMED_KEYS
+    perceptual: Perceptual | None = None
 
     def __init__(
         self,
@@ -57,9 +70,27 @@ class VQVAE(ImageAutoencoder):
     ) -> None:
         super().__init__()
         self.optimization, self.reconstruction = optimization, reconstruction
-        self.encoder = encoder or SmallEncoder(in_channels=images.channels)
-        self.decoder = decoder or SmallDecoder(out_channels=images.channels)
-        self.build(quantizer or VectorQuantizer(), images, frechet)
+        self.images, self.value_range = images, images.value_range
+        self.encoder: Encoder = encoder or SmallEncoder(in_channels=images.channels)
+        self.decoder: Decoder = decoder or SmallDecoder(out_channels=images.channels)
+        self.quantizer: Quantizer = quantizer or VectorQuantizer()
+        self.map_size = check_autoencoder(self.encoder, self.decoder, images.channels, images.size)
+        self.quantizer.check_map(self.map_size)
+        self.to_code = nn.Conv2d(self.encoder.out_channels, self.quantizer.embedding_dim, 1)
+        self.from_code = nn.Conv2d(self.quantizer.embedding_dim, self.decoder.in_channels, 1)
+        self.codebook = CodebookUpdates(self.quantizer)
+        self.metrics = ReconstructionMetrics(self.quantizer, images, self.encoder.downsampling, frechet)
+
+    forward = autoencoder.forward
+    encode = autoencoder.encode
+    decode = autoencoder.decode
+    reconstruct = autoencoder.reconstruct
+    code_counts = autoencoder.code_counts
+    check_input = autoencoder.check_input
+    evaluate = autoencoder.evaluate
+    finish_evaluation = autoencoder.finish_evaluation
+    predict_step = autoencoder.predict_step
+    example_images = autoencoder.example_images
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """One batch; the gradient step and the codebook's update follow in ``optimizer_step``."""
@@ -72,9 +103,14 @@ class VQVAE(ImageAutoencoder):
         terms = {"rec_loss": rec_loss.detach(), **code.terms}
         require_finite({"loss": loss, **terms}, batch_idx, self.global_step)
         self.codebook.collect(code)
-        self.codebook.log(self, loss, terms | {"psnr": self.psnr(x_hat.detach().float(), x)})
+        self.codebook.log(self, loss, terms | {"psnr": self.metrics.psnr(x_hat.detach().float(), x)})
         return loss
+
+    def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
+        """Step the weights, then update the codebook, before any callback writes a checkpoint."""
+        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        self.codebook.commit(self.quantizer, optimizer)
 
     def configure_optimizers(self) -> Any:
         """One optimizer for all parts; no weight decay on a codebook."""
-        return self.optimization.optimizer(self, self.parameter_groups(), "autoencoder")
+        return self.optimization.optimizer(self, autoencoder.parameter_groups(self), "autoencoder")
