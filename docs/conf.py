@@ -68,7 +68,7 @@ html_copy_source = False
 html_theme_options = {
     "logo": {"text": "vqlab"},
     "navbar_align": "left",
-    "header_links_before_dropdown": 7,
+    "header_links_before_dropdown": 10,
     "navbar_end": ["theme-switcher"],
     "navbar_persistent": ["search-button"],
     "secondary_sidebar_items": ["page-toc"],
@@ -76,10 +76,13 @@ html_theme_options = {
     "footer_end": [],
     "show_toc_level": 2,
     "navigation_with_keys": False,
-    "pygments_light_style": "a11y-high-contrast-light",
-    "pygments_dark_style": "a11y-high-contrast-dark",
+    "pygments_light_style": "github-light",
+    "pygments_dark_style": "github-dark",
 }
-html_sidebars = {"index": [], "install": [], "quickstart": [], "changelog": [], "faq": [], "glossary": []}
+html_sidebars = {  # pages without a section of their own
+    page: []
+    for page in "index install quickstart quantizers data metrics faq contributing changelog glossary".split()
+}
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
 
