@@ -1,6 +1,7 @@
 """Sphinx settings: ``sphinx-build -W -b html docs docs/_build`` builds the site, without network."""
 
 import ast
+import dataclasses
 import functools
 import importlib.util
 import inspect
@@ -55,6 +56,7 @@ autodoc_preserve_defaults = True
 maximum_signature_line_length = 90
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
+napoleon_use_ivar = True
 napoleon_custom_sections = ["Shape", "Source"]
 add_module_names = False
 
@@ -81,7 +83,18 @@ html_theme_options = {
 }
 html_sidebars = {  # pages without a section of their own
     page: []
-    for page in "index install quickstart quantizers data metrics faq contributing changelog glossary".split()
+    for page in [
+        "index",
+        "install",
+        "quickstart",
+        "quantizers",
+        "data",
+        "metrics",
+        "faq",
+        "contributing",
+        "changelog",
+        "glossary",
+    ]
 }
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
@@ -117,6 +130,10 @@ def show_arguments(app, what, name, obj, options, signature, returned):
     """Show the arguments of the constructor as they are written, where a base class hides them."""
     if what != "class" or "__init__" not in vars(obj):
         return None
+    if dataclasses.is_dataclass(obj):
+        parameters = inspect.signature(obj).parameters.values()
+        plain = [parameter.replace(annotation=inspect.Parameter.empty) for parameter in parameters]
+        return str(inspect.Signature(plain)), None
     arguments = ast.parse(textwrap.dedent(inspect.getsource(obj.__init__))).body[0].args
     for argument in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs, arguments.vararg, arguments.kwarg):
         if argument is not None:

@@ -32,7 +32,7 @@ trainer = lightning.Trainer(
 )
 trainer.fit(model, data)
 
-# Each distance to the target is logged beside that of the source glyph ("identity"). A gain of 0 is a copy of the source.
+# Distances to the target, beside those of the source glyph ("identity"). A gain of 0 is no better than a copy.
 metrics = trainer.validate(model, data, verbose=False)[0]
 for name in ("l1", "l1_identity", "l1_gain", "ssim", "ssim_identity", "retrieval", "diversity"):
     print(f"val/{name} = {metrics[f'val/{name}']:.3f}")
