@@ -50,7 +50,7 @@ nb_merge_streams = True
 # API reference.
 autosummary_generate = True
 autosummary_ignore_module_all = False
-autodoc_default_options = {"members": True, "member-order": "bysource", "show-inheritance": True}
+autodoc_default_options = {"members": True, "member-order": "bysource"}
 autodoc_typehints = "none"  # the argument's annotation is a rule of vqlab.validation; docstrings state types in words
 autodoc_preserve_defaults = True
 maximum_signature_line_length = 90
@@ -81,21 +81,8 @@ html_theme_options = {
     "pygments_light_style": "github-light",
     "pygments_dark_style": "github-dark",
 }
-html_sidebars = {  # pages without a section of their own
-    page: []
-    for page in [
-        "index",
-        "install",
-        "quickstart",
-        "quantizers",
-        "data",
-        "metrics",
-        "faq",
-        "contributing",
-        "changelog",
-        "glossary",
-    ]
-}
+SINGLE_PAGES = "index install quickstart quantizers data metrics faq contributing changelog glossary"
+html_sidebars = dict.fromkeys(re.findall(r"\w+", SINGLE_PAGES), [])  # pages without a section around them
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
 

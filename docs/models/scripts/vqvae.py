@@ -29,7 +29,8 @@ trainer = lightning.Trainer(
 )
 trainer.fit(model, data)
 
-# The PSNR of the reconstructions beside that of 4 x 4 patches replaced by their mean colour.
+# The PSNR of the reconstructions, and that of 4 x 4 patches replaced by their mean colour. 300 steps do not reach it;
+# configs/quickstart.yaml, with 2,200 steps of a larger network, exceeds it by 2.6 dB.
 metrics = trainer.validate(model, data, verbose=False)[0]
 for name in ("psnr", "psnr_patch_mean", "ssim", "perplexity", "codebook_usage"):
     print(f"val/{name} = {metrics[f'val/{name}']:.3f}")
