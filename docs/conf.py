@@ -82,7 +82,7 @@ html_theme_options = {
     "pygments_dark_style": "github-dark",
 }
 SINGLE_PAGES = "index install quickstart quantizers data metrics faq contributing changelog glossary"
-html_sidebars = dict.fromkeys(re.findall(r"\w+", SINGLE_PAGES), [])  # pages without a section around them
+html_sidebars = {page: [] for page in re.findall(r"\w+", SINGLE_PAGES)}  # pages without a section around them
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
 
