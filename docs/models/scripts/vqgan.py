@@ -22,7 +22,7 @@ model = VQGAN(
         disc_weight=0.02,  # small and fixed, as in configs/vqgan_small.yaml
         adaptive=False,
         disc_lr=2e-4,
-        lecam_weight=0.001,
+        lecam_weight=0.01,
     ),
     lr=1e-3,
     images=data.image_format,
