@@ -22,7 +22,7 @@ from vqlab.data.text.docstrings import Docstrings
 from vqlab.data.text.file import TextFile
 from vqlab.metrics.topics.coherence import MEASURES
 from vqlab.metrics.topics.words import top_word_ids
-from vqlab.models.topic.nmf_init import nmf_topics
+from vqlab.models.topic.topics import nmf_topics
 
 GENSIM = {"npmi": "c_npmi", "uci": "c_uci", "cv": "c_v", "umass": "u_mass"}
 

@@ -9,13 +9,12 @@ from torch import Tensor, nn
 
 from vqlab.nn.anneal import Anneal
 from vqlab.quantizers.base import QuantizerOutput
+from vqlab.quantizers.composite import ProductQuantizer, ResidualQuantizer
 from vqlab.quantizers.fsq import FSQ
 from vqlab.quantizers.gumbel import GumbelQuantizer
 from vqlab.quantizers.ibq import IBQ
 from vqlab.quantizers.lookup_free import BinarySpherical, LookupFree
 from vqlab.quantizers.multi_scale import MultiScaleQuantizer
-from vqlab.quantizers.product import ProductQuantizer
-from vqlab.quantizers.residual import ResidualQuantizer
 from vqlab.quantizers.sim_vq import SimVQ
 from vqlab.quantizers.vector import VectorQuantizer
 

@@ -30,9 +30,9 @@ from vqlab.data.text.file import TextFile
 from vqlab.metrics.topics.clusters import TopicClusters
 from vqlab.metrics.topics.words import top_word_ids, topic_figures
 from vqlab.models.topic.gan_topic import GANTopicModel
-from vqlab.models.topic.nmf_init import nmf_topics
+from vqlab.models.topic.topics import nmf_topics
+from vqlab.training.learning_rate import Schedule
 from vqlab.training.optimization import GANOptimization
-from vqlab.training.schedules import Schedule
 
 COLUMNS = ("npmi", "cv", "npmi_doc", "topic_diversity", "nmi", "purity")
 BAT: dict[str, Any] = {"generator": "mlp", "init": "random", "cycle_weight": 0.0, "lr": 1e-4}

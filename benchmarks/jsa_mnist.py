@@ -29,7 +29,7 @@ from vqlab.data.resumable import ResumableLoader, ResumableSampler
 from vqlab.models.categorical.discrete_vae import DiscreteVAE
 from vqlab.models.categorical.jsa import JSA, PosteriorSampler
 from vqlab.nn.anneal import Anneal
-from vqlab.nn.autoencoders.mlp import MLPDecoder, MLPEncoder
+from vqlab.nn.autoencoders.small import MLPDecoder, MLPEncoder
 from vqlab.nn.image_format import ImageFormat
 from vqlab.nn.likelihood import Bernoulli
 from vqlab.nn.value_range import ValueRange

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from vqlab.models.categorical.discrete_vae import DiscreteVAE
 from vqlab.models.categorical.jsa import JSA, PosteriorSampler
-from vqlab.nn.autoencoders.mlp import MLPDecoder, MLPEncoder
+from vqlab.nn.autoencoders.small import MLPDecoder, MLPEncoder
 from vqlab.nn.categorical import FactorizedPrior
 from vqlab.nn.image_format import ImageFormat
 from vqlab.nn.likelihood import Bernoulli

@@ -18,8 +18,7 @@ from measuring import CPU, peak_memory, race
 from ratios import Ratio, processor, table
 from torch import Tensor, nn
 
-from vqlab.nn.ssm.kernel import fft_convolve
-from vqlab.nn.ssm.s4d import S4D
+from vqlab.nn.ssm.s4d import S4D, fft_convolve
 
 SHAPES = [(256, 1024), (512, 4096), (256, 16384)]
 CONVOLUTION = "convolution, k = 7"

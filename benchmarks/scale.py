@@ -146,12 +146,11 @@ def shards(count: int) -> float:
     """Draw the order of an epoch of images in shards of 5,000, and the first batch of it."""
     import numpy as np
 
-    from vqlab.data.images.shards import ShardImages, mixed_order
-    from vqlab.data.images.tar_index import TarIndex
+    from vqlab.data.images.shards import ShardImages, ShardIndex, mixed_order
 
     shard = (np.arange(count) // 5000).astype(np.int32)
     where = (np.zeros(count, np.int64), np.zeros(count, np.int32), np.zeros(count, np.int32))
-    index = TarIndex(np.array(["0.tar"]), np.array([1]), shard, *where, np.array([""]))
+    index = ShardIndex(np.array(["0.tar"]), np.array([1]), np.array([""]), shard, *where)
     data = ShardImages(index, "", 256, 3)
     start = time.process_time()
     order = mixed_order(torch.from_numpy(shard), 8, seed=0, epoch=0)

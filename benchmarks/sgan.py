@@ -34,8 +34,7 @@ from vqlab.data.images.digits import Digits
 from vqlab.data.images.torchvision import MNIST
 from vqlab.models.sgan import SGAN
 from vqlab.nn.base import FeatureNet, Generator
-from vqlab.nn.gan.conv import ConvFeatures, ConvGenerator
-from vqlab.nn.gan.mlp import MLPFeatures, MLPGenerator
+from vqlab.nn.gan.networks import ConvFeatures, ConvGenerator, MLPFeatures, MLPGenerator
 from vqlab.nn.image_format import ImageFormat
 
 EPS = 0.8

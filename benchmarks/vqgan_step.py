@@ -30,7 +30,7 @@ from vqlab.losses.perceptual import Perceptual
 from vqlab.models.adversarial import AdversarialSettings
 from vqlab.models.vq.vqgan import VQGAN
 from vqlab.nn.autoencoders.conv import ConvDecoder, ConvEncoder
-from vqlab.nn.gan.patchgan import PatchGAN
+from vqlab.nn.gan.discriminators import PatchGAN
 from vqlab.nn.image_format import ImageFormat
 from vqlab.quantizers.vector import VectorQuantizer
 

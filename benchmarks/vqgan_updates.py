@@ -28,7 +28,7 @@ from vqlab.metrics.images.frechet import FrechetDistance
 from vqlab.models.adversarial import AdversarialSettings
 from vqlab.models.vq.vqgan import VQGAN
 from vqlab.nn.autoencoders.small import SmallDecoder, SmallEncoder
-from vqlab.nn.gan.patchgan import PatchGAN
+from vqlab.nn.gan.discriminators import PatchGAN
 from vqlab.quantizers.vector import VectorQuantizer
 
 ORDERS = ("simultaneous", "generator_first", "discriminator_first")

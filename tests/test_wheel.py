@@ -22,11 +22,6 @@ def installed(tmp_path_factory):
     return folder / "site"
 
 
-def vqlab(installed, *args):
-    env = {**os.environ, "PYTHONPATH": str(installed)}
-    return subprocess.run([sys.executable, "-m", "vqlab", *args], env=env, capture_output=True, text=True)
-
-
 def test_it_has_all_files(installed):
     shipped = {path.relative_to(installed) for path in installed.rglob("*") if path.is_file()}
     package = [p for p in (ROOT / "vqlab").rglob("*") if p.is_file() and "__pycache__" not in p.parts]
@@ -37,10 +32,9 @@ def test_it_has_all_files(installed):
     assert licence
 
 
-def test_a_config_of_the_readme_is_found(installed):
-    run = vqlab(installed, "fit", "--config", "configs/quickstart.yaml", "--trainer.max_steps=1", "--print_config")
-    assert run.returncode == 0, run.stderr
-    assert "class_path: vqlab.VQVAE" in run.stdout
-    rows = vqlab(installed, "sweep", "configs/experiments/digits.yaml", "--dry-run")
+def test_an_experiment_of_the_readme_and_its_base_are_found(installed):
+    call = [sys.executable, "-m", "vqlab", "sweep", "configs/experiments/digits.yaml", "--dry-run"]
+    env = {**os.environ, "PYTHONPATH": str(installed)}
+    rows = subprocess.run(call, env=env, capture_output=True, text=True)
     assert rows.returncode == 0, rows.stderr
     assert f"--config={installed}/vqlab/configs/" in rows.stdout

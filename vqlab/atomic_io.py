@@ -9,6 +9,7 @@ from typing import IO
 
 from vqlab.errors import UserError
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 NOT_WRITABLE = (
     *(errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOENT, errno.ENAMETOOLONG, errno.ELOOP),
     *(errno.EEXIST, errno.ENOTDIR, errno.EISDIR),  # a file stands where a folder should be, or a folder for a file
@@ -18,10 +19,6 @@ NOT_WRITABLE = (
 @contextmanager
 def write_atomic(path: str | Path, setting: str = "--runs") -> Iterator[IO[bytes]]:
     """Open a binary file that takes the place of ``path`` when the block ends, and vanishes if it fails.
-
-    Args:
-        path: The file.
-        setting: Option that chose its folder, for the error's mend.
 
     Raises:
         UserError: If the disk is full or the folder cannot be written.
@@ -56,11 +53,7 @@ def no_link(path: str, flags: int) -> int:
 
 
 def append(path: Path, text: str) -> None:
-    """Add ``text`` at the end of a file, in one piece unless the process is killed.
-
-    Raises:
-        UserError: If the disk is full or the folder cannot be written.
-    """
+    """Add ``text`` at the end of a file, in one piece unless the process is killed."""
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(path, "a", newline="", opener=no_link) as file:
@@ -75,16 +68,7 @@ def disk_errors(path: Path, setting: str = "--runs") -> Iterator[None]:
     except BaseException as error:
         # torch.save reports a full disk as a RuntimeError raised while the OSError is handled.
         cause = error if isinstance(error, OSError) else error.__context__
-        if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise UserError(
-                f"no space left for {path}: free some, or set {setting} to a place on another disk"
-            ) from error
-        if isinstance(cause, OSError) and cause.errno == errno.EFBIG:
-            raise UserError(
-                f"{path} is larger than this disk or ulimit -f allows: set {setting} to a place on another disk"
-            ) from error
-        if isinstance(cause, OSError) and cause.errno in NOT_WRITABLE:
-            raise UserError(
-                f"{path} cannot be written ({cause.strerror}): set {setting} to a place that is yours"
-            ) from error
-        raise
+        if not isinstance(cause, OSError) or cause.errno not in FULL + NOT_WRITABLE:
+            raise
+        reason = f"no space left for {path}" if cause.errno in FULL else f"{path} cannot be written"
+        raise UserError(f"{reason} ({cause.strerror}): set {setting} to another place") from error

@@ -1,8 +1,8 @@
-"""The one exception that vqlab raises for what a user can mend."""
+"""The one exception that vqlab raises for what a user can correct."""
 
 
 class UserError(ValueError):
-    """A mistake that the user can mend; its message is one line that names the setting and the mend.
+    """A mistake that the user can correct; its message is one line that names the setting and the rule.
 
     The command line prints the message and exits with status 2. In Python it is a ``ValueError`` like any other.
 
@@ -15,12 +15,7 @@ class UserError(ValueError):
 
     @property
     def line(self) -> str:
-        r"""The message in one line, without the traceback that a process which loads data puts around it.
-
-        Example:
-            >>> UserError("Caught in worker process 0.\n Traceback ...\nvqlab.errors.UserError: mend\n it").line
-            'mend it'
-        """
+        """The message in one line, without the traceback that a process which loads data puts around it."""
         return " ".join(str(self).rpartition("vqlab.errors.UserError: ")[2].split())
 
 

@@ -44,13 +44,30 @@ MOVED = {
         **_in("adversarial", adversarial="loss", clip_d="disc_clip"),
     },
     "CodePrior": _in("images", "channels", "value_range", image_size="size") | _ADAM,
-    "JSA": _CODES
-    | _in("sampler", "num_mis_steps", "kernel", "blocks", "block_size", "cache", "cache_start_epoch", "train_size"),
+    "JSA": _CODES | _in("sampler", "num_mis_steps", "kernel", "cache", "cache_start_epoch", "train_size"),
     "DiscreteVAE": _CODES,
     "S4DVQ": _ADAM,
     "SGAN": _IMAGES | _GAN,
     "FontGAN": _GAN | _in("optimization", optimizer="kind"),
     "GANTopicModel": _GAN,
+}
+# Dataclass of each group.
+SETTINGS = {
+    "images": "ImageFormat",
+    "adversarial": "AdversarialSettings",
+    "sampler": "PosteriorSampler",
+    "evaluation": "EvaluationSettings",
+}
+OPTIMIZATIONS = {
+    **dict.fromkeys(("JSA", "DiscreteVAE"), "ProposalOptimization"),
+    **dict.fromkeys(("SGAN", "FontGAN", "GANTopicModel"), "GANOptimization"),
+}
+
+# Arguments of earlier checkpoints that no class takes any more.
+REMOVED = {
+    "JSA": {"blocks", "block_size"},
+    "PosteriorSampler": {"blocks", "block_size"},
+    "FontGAN": {"tv_weight", "edge_weight", "perceptual", "perceptual_weight"},
 }
 
 
@@ -69,18 +86,16 @@ class ConfigMixin:
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
         """Record the arguments; ``copy`` and ``pickle`` call this with none and restore the record afterwards."""
-        for name in kwargs:
-            if name not in inspect.signature(cls.__init__).parameters and (
-                moved := MOVED.get(cls.__name__, {}).get(name)
-            ):
-                raise UserError(f"{cls.__name__}: {name} is now {moved}")
+        parameters = inspect.signature(cls.__init__).parameters
+        for name in kwargs.keys() - parameters.keys():
+            if (new := moved_argument(cls.__name__, name)) != name:
+                raise UserError(f"{cls.__name__}: {name} is now {new}")
+        if args and (star := [p.name for p in parameters.values() if p.kind is inspect.Parameter.VAR_POSITIONAL]):
+            raise TypeError(f"{cls.__name__}: *{star[0]} has no names to record: take a list instead")
         arguments = given_arguments(cls, *args, **kwargs)
         check_arguments(cls, arguments)
         self = super().__new__(cls)
-        parameters = inspect.signature(cls.__init__).parameters.values()
-        if args and (star := next((p.name for p in parameters if p.kind is inspect.Parameter.VAR_POSITIONAL), None)):
-            raise TypeError(f"{cls.__name__}: *{star} has no names to record: take a list instead")
-        defaults = {p.name: p.default for p in parameters if p.default is not inspect.Parameter.empty}
+        defaults = {p.name: p.default for p in parameters.values() if p.default is not inspect.Parameter.empty}
         object.__setattr__(self, "init_args", defaults | arguments)
         return self
 
@@ -88,9 +103,7 @@ class ConfigMixin:
 def to_config(value: Any) -> Any:
     """Turn a constructor argument into plain data that :func:`from_config` turns back.
 
-    Args:
-        value: Plain data, a dataclass, a :class:`ConfigMixin`, or lists, tuples and dicts of these. Any other module
-            becomes a spec without ``init_args``, which loads only if the caller passes the module again.
+    A module that is no :class:`ConfigMixin` becomes a spec without ``init_args``, which the caller must pass again.
     """
     if isinstance(value, ConfigMixin):
         return {"class_path": _class_path(value), "init_args": {k: to_config(v) for k, v in value.init_args.items()}}
@@ -170,9 +183,7 @@ def public_path(class_path: str) -> str:
 def current_config(config: Any, stored: bool = False) -> Any:
     """Return a configuration of an earlier version with the names of this one.
 
-    Args:
-        config: What a YAML file holds, or the hyperparameters of a checkpoint.
-        stored: Whether it is of a checkpoint, in which settings name their class.
+    In the hyperparameters of a checkpoint (``stored``), settings name their class.
 
     Example:
         >>> current_config({"class_path": "vqlab.VQVAE", "init_args": {"lr": 0.1, "betas": [0.5, 0.9]}})["init_args"]
@@ -209,29 +220,18 @@ def _grouped(class_path: str, arguments: dict[str, Any], stored: bool) -> dict[s
     found: dict[str, Any] = {}
     groups: dict[str, dict[str, Any]] = {}
     for name, value in arguments.items():
+        if name in REMOVED.get(class_name, ()):
+            continue
         group, _, inner = moved_argument(class_name, name).partition(".")
         if not inner or (name == group and isinstance(value, dict)):
             found[name] = value
         elif name != "train_size":  # taken from the data since
             groups.setdefault(group, {})[inner] = value
     for group, inner_arguments in groups.items():
-        spec = {"class_path": f"vqlab.{_settings(class_name, group)}", "init_args": inner_arguments}
+        settings = OPTIMIZATIONS.get(class_name, "Optimization") if group == "optimization" else SETTINGS[group]
+        spec = {"class_path": f"vqlab.{settings}", "init_args": inner_arguments}
         found[group] = spec if stored else {**found.get(group, {}), **inner_arguments}
     return found
-
-
-def _settings(class_name: str, group: str) -> str:
-    """Return the name of the dataclass that a group of a model's arguments is."""
-    if group == "optimization":
-        return {"JSA": "ProposalOptimization", "DiscreteVAE": "ProposalOptimization"}.get(
-            class_name, "GANOptimization" if class_name in ("SGAN", "FontGAN", "GANTopicModel") else "Optimization"
-        )
-    return {
-        "images": "ImageFormat",
-        "adversarial": "AdversarialSettings",
-        "sampler": "PosteriorSampler",
-        "evaluation": "EvaluationSettings",
-    }[group]
 
 
 def is_of_vqlab(cls: type) -> bool:

@@ -61,16 +61,11 @@ PLAIN = (str, bytes, Real, list, tuple, type)  # what is no network or quantizer
 
 
 class InvalidArgument(UserError):
-    """An argument that its annotation does not allow.
-
-    Attributes:
-        owner: The class whose constructor has the argument.
-        argument: Its name.
-    """
+    """An argument of the class ``owner`` that its annotation does not allow."""
 
     def __init__(self, owner: type, argument: str, rule: str) -> None:
         super().__init__(f"{owner.__name__}: {argument} {rule}")
-        self.owner, self.argument = owner, argument
+        self.owner = owner
 
 
 class Checked:
@@ -105,9 +100,7 @@ def given_arguments(cls: type, *args: Any, **kwargs: Any) -> dict[str, Any]:
 
 def check_fields(settings: Any) -> None:
     """Check the fields of a dataclass, from its ``__post_init__``."""
-    check_arguments(
-        type(settings), {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)}
-    )
+    check_arguments(type(settings), {f.name: getattr(settings, f.name) for f in dataclasses.fields(settings)})
 
 
 def check_arguments(cls: type, arguments: Mapping[str, Any]) -> None:
@@ -128,13 +121,14 @@ def check_arguments(cls: type, arguments: Mapping[str, Any]) -> None:
         hint = hints.get(name, Any)
         if _matches(value, hint):
             continue
-        got, advice = " ".join(repr(value).split())[:60], ""
-        members = _members(hint)
+        got = " ".join(repr(value).split())[:60]
         if isinstance(value, type):
-            got, advice = f"the class {value.__name__}", f": pass an object, {name}={value.__name__}(...)"
-        elif isinstance(value, str) and all(isinstance(m, type) and (m not in NAMES or m is NONE) for m in members):
-            advice = ": pass an object, not its name"
-        raise InvalidArgument(cls, name, f"must be {_describe(hint, value)}, got {got}{advice}")
+            got = f"the class {value.__name__}: pass an object, {name}={value.__name__}(...)"
+        elif isinstance(value, str) and all(
+            isinstance(m, type) and (m not in NAMES or m is NONE) for m in _members(hint)
+        ):
+            got += ": pass an object, not its name"
+        raise InvalidArgument(cls, name, f"must be {_describe(hint, value)}, got {got}")
 
 
 @functools.cache
@@ -160,7 +154,8 @@ def _matches(value: Any, hint: Any) -> bool:
         return True
     if origin is Annotated:
         kind, *ranges = inner
-        return _matches(value, kind) and all(_in_range(value, r) for r in ranges if isinstance(r, Range))
+        numbers = value if isinstance(value, (list, tuple)) else [value]
+        return _matches(value, kind) and all(n in r for r in ranges if isinstance(r, Range) for n in numbers)
     if origin in (Union, types.UnionType):
         return any(_matches(value, member) for member in inner)
     if origin is Literal:
@@ -178,11 +173,6 @@ def _matches(value: Any, hint: Any) -> bool:
     if hint in NAMES:
         return isinstance(value, hint)
     return not isinstance(hint, type) or isinstance(value, hint) or not isinstance(value, (*PLAIN, NONE))
-
-
-def _in_range(value: Any, allowed: Range) -> bool:
-    """Whether a number, or each number of a list, belongs to the range."""
-    return all(_in_range(item, allowed) for item in value) if isinstance(value, (list, tuple)) else value in allowed
 
 
 def _describe(hint: Any, value: Any = None) -> str:
@@ -208,54 +198,3 @@ def _describe(hint: Any, value: Any = None) -> str:
         return NAMES[hint][0]
     name = getattr(hint, "__name__", str(hint))
     return f"{'an' if name[0] in 'AEIO' else 'a'} {name}"
-
-
-# Checks that are about to go: state the rule in the annotation instead.
-
-USUAL = {
-    "num_embeddings": 512,
-    "embedding_dim": 32,
-    "group_size": 8,
-    "num_quantizers": 4,
-    "num_groups": 2,
-    "num_phi": 4,
-}
-
-
-def check_sizes(**sizes: int) -> None:
-    """Raise UserError if a size is below 1."""
-    for name, size in sizes.items():
-        if size < 1:
-            raise UserError(f"{name} must be at least 1, got {size}: set --model.quantizer.{name}={USUAL[name]}")
-
-
-def check_counts(**counts: int) -> None:
-    """Raise UserError if a count of a model is below 1."""
-    for name, count in counts.items():
-        if count < 1:
-            raise UserError(f"{name} must be at least 1, got {count}: set --model.{name}=1 or more")
-
-
-def check_weight(name: str, weight: float, mend: str) -> None:
-    """Raise UserError if a loss weight is negative, infinite or NaN; ``mend`` says what is usual."""
-    if not 0 <= weight < math.inf:
-        raise UserError(f"{name} must be finite and not negative, got {weight}: {mend}")
-
-
-def check_positive(name: str, value: float, mend: str) -> None:
-    """Raise UserError if ``value`` is not above 0 or not finite; ``mend`` says what is usual."""
-    if not 0 < value < math.inf:
-        raise UserError(f"{name} must be finite and above 0, got {value}: {mend}")
-
-
-def check_clips(**norms: float | None) -> None:
-    """Raise UserError if a largest gradient norm of a model is not above 0 or not finite; None clips nothing."""
-    for name, norm in norms.items():
-        if norm is not None:
-            check_positive(name, norm, f"set --model.{name}=1, or null not to clip")
-
-
-def check_choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:
-    """Raise UserError if ``value`` is not among ``choices``."""
-    if value not in choices:
-        raise UserError(f"{name} must be one of {', '.join(map(str, choices))}, got {value!r}")

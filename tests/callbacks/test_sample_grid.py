@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from tests.helpers.bare import BARE
 from tests.helpers.logs_read_back import read_tensorboard
 from vqlab.callbacks.sample_grid import CAPTION, PAD, SampleGrid, caption, confusion, histogram, interleave
-from vqlab.training.loggers.tensorboard import tensorboard_logger
+from vqlab.training.loggers.boards import tensorboard_logger
 
 INPUTS, OUTPUTS = [0.1, 0.2, 0.3], [0.6, 0.7, 0.8]
 
@@ -29,21 +29,25 @@ def tile(grid, row, column, size=96):
 
 
 @pytest.mark.parametrize(("images", "columns"), [(3, 3), (3, 2), (1, 8)])
-def test_reconstructions_are_below_their_inputs(images, columns):
-    grid = interleave({"input": coloured(INPUTS[:images]), "reconstruction": coloured(OUTPUTS[:images])}, columns)
+def test_reconstructions_are_below_their_inputs_and_captions_beside_them(images, columns):
+    rows = {"input": coloured(INPUTS[:images]), "reconstruction": coloured(OUTPUTS[:images])}
+    grid, captioned = interleave(rows, columns), interleave(rows, columns, captions=True)
     shown, bands, height = min(images, columns), -(-images // columns), 2 * 96 + 3 * PAD + PAD
     assert grid.shape == (3, bands * height, shown * 96 + (shown + 1) * PAD)
     assert grid[:, :PAD].eq(1).all(), "white between the tiles"
+    assert torch.equal(captioned[:, :, CAPTION:], grid)
     for band, part in enumerate(grid.split(height, dim=1)):
-        for column in range(shown):
-            number = band * columns + column
-            for row, values in enumerate((INPUTS, OUTPUTS)):
+        for row, (name, values) in enumerate(zip(rows, (INPUTS, OUTPUTS), strict=True)):
+            top = band * height + PAD + row * (96 + PAD)
+            assert torch.equal(captioned[:, top : top + 96, :CAPTION], caption(name, 96))
+            for column in range(shown):
+                number = band * columns + column
                 expected = values[number] if number < images else 1.0  # an incomplete band is filled with white
                 assert tile(part, row, column).eq(torch.tensor(expected)).all()
+    assert all(caption(name, 96).min() < 0.3 and caption(name, 96)[:, [0, -1]].eq(1).all() for name in rows), "cut off"
 
 
-@pytest.mark.parametrize(("size", "factor"), [(8, 12), (32, 3), (28, 4), (64, 2), (96, 1), (256, 1)])
-@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(("size", "factor", "channels"), [(8, 12, 1), (28, 4, 3), (256, 1, 3)])
 def test_small_images_are_enlarged_by_whole_factors(size, factor, channels):
     images = torch.rand(2, channels, size, size).to(torch.bfloat16).requires_grad_()
     grid = interleave({"input": images, "again": images}, columns=2)
@@ -52,39 +56,11 @@ def test_small_images_are_enlarged_by_whole_factors(size, factor, channels):
     assert (grid.dtype, grid.requires_grad) == (torch.float32, False)
 
 
-@pytest.mark.parametrize(("images", "columns"), [(3, 3), (3, 2), (1, 8)])
-def test_the_name_of_each_row_is_beside_it(images, columns):
-    names = ["input", "reconstruction", "sample"]
-    examples = {name: torch.rand(images, 3, 32, 32) for name in names}
-    plain, grid = interleave(examples, columns), interleave(examples, columns, captions=True)
-    assert torch.equal(grid[:, :, CAPTION:], plain)
-    strip, bands = grid[:, :, :CAPTION], -(-images // columns)
-    tops = [band * plain.shape[1] // bands + PAD + row * (96 + PAD) for band in range(bands) for row in range(3)]
-    for top, name in zip(tops, names * bands, strict=True):
-        assert torch.equal(strip[:, top : top + 96], caption(name, 96))
-    drawn = [caption(name, 96) for name in names]
-    assert all(dark.min() < 0.3 and dark[:, [0, -1]].eq(1).all() for dark in drawn), "cut off or empty"
-    assert len({image.numpy().tobytes() for image in drawn}) == 3
-
-
 def is_blue(image):
     return (image[2] - image[0] > 0.3) & (image[0] < 0.4)
 
 
-@pytest.mark.parametrize("codes", [2, 64, 4096])
-def test_the_histogram_shows_bars(codes):
-    image = histogram(torch.arange(codes))
-    assert image.shape == (3, 300, 600)
-    assert 0 <= image.min() < image.max() <= 1
-    assert is_blue(image).float().mean() > 0.05
-
-
-def test_even_use_fills_more_of_the_histogram():
-    even, uneven = histogram(torch.full((64,), 5)), histogram(torch.tensor([1000] + 63 * [1]))
-    assert is_blue(even).float().mean() > 3 * is_blue(uneven).float().mean()
-
-
-@pytest.mark.parametrize(("used", "size"), [(1, 1024), (16, 1024), (1, 16384), (1, 2), (3, 64)])
+@pytest.mark.parametrize(("used", "size"), [(16, 1024), (1, 2)])
 def test_the_histogram_shows_a_collapse(used, size):
     counts = torch.zeros(size, dtype=torch.int64)
     counts[torch.randperm(size)[:used]] = 1000
@@ -95,18 +71,7 @@ def test_the_histogram_shows_a_collapse(used, size):
     assert not (healthy[0] - healthy[2] > 0.1).any()
 
 
-def test_the_title_of_the_histogram_names_perplexity_and_codes_used(monkeypatch):
-    figures = []
-    monkeypatch.setattr("vqlab.callbacks.sample_grid.drawn", figures.append)
-    histogram(torch.tensor([0, 7, 0, 7, 7, 7, 0, 0]))
-    histogram(torch.zeros(3, dtype=torch.int64))
-    assert [figure.axes[0].get_title() for figure in figures] == [
-        "4 of 8 codes used on the validation set, perplexity 4.0",
-        "0 of 3 codes used on the validation set, perplexity 0.0",
-    ]
-
-
-@pytest.mark.parametrize("classes", [2, 10, 100])
+@pytest.mark.parametrize("classes", [2, 100])
 def test_the_confusion_matrix_is_dark_where_classes_are_confused(classes):
     right = confusion(100 * torch.eye(classes, dtype=torch.int64))
     wrong = confusion(100 * torch.eye(classes, dtype=torch.int64).flip(1))
@@ -172,18 +137,15 @@ def test_files_appear_at_each_validation_and_not_before():
     assert Image.open("samples/codes_000004.png").size == (600, 300)
 
 
-def test_counts_are_logged_as_numbers_too():
+def test_confusion_counts_are_logged_as_a_table():
     class Classifier(Painter):
         code_counts = None
 
         def confusion_counts(self):
             return torch.tensor([[5, 0], [2, 3]])
 
-    for model in (Painter(), Classifier()):
-        trainer(SampleGrid(), logger=tensorboard_logger(type(model).__name__)).fit(model, loader(24), loader(12))
-    codes = read_tensorboard("Painter/tensorboard").Histograms("samples/uses_per_code")
-    assert [(h.step, h.histogram_value.num, h.histogram_value.max) for h in codes] == [(1, 10, 9), (3, 10, 9)]
-    tables = read_tensorboard("Classifier/tensorboard").Tensors("samples/confusion_counts/text_summary")
+    trainer(SampleGrid(), logger=tensorboard_logger("log")).fit(Classifier(), loader(24), loader(12))
+    tables = read_tensorboard("log/tensorboard").Tensors("samples/confusion_counts/text_summary")
     text = tables[-1].tensor_proto.string_val[0].decode()
     assert text.splitlines()[2:] == ["| 0 | 0 | 5 |", "| 1 | 0 | 2 |", "| 1 | 1 | 3 |"]
 
@@ -196,20 +158,4 @@ def test_validate_writes_and_test_does_not():
     trainer(SampleGrid()).validate(Silent(), loader(6), verbose=False)
     assert not Path("samples").exists()
     trainer(SampleGrid()).validate(Painter(), loader(6), verbose=False)
-    assert written() == ["codes_000000.png", "step_000000.png"]
-
-
-def test_an_image_that_fails_leaves_the_old_one(monkeypatch):
-    model = Painter()
-    trainer(SampleGrid()).validate(model, loader(6), verbose=False)
-    before = Path("samples/step_000000.png").read_bytes()
-
-    def truncated(image, file, format):
-        file.write(b"half an image")
-        raise RuntimeError("truncated")
-
-    monkeypatch.setattr("vqlab.callbacks.sample_grid.save_image", truncated)
-    with pytest.raises(RuntimeError, match="truncated"):
-        trainer(SampleGrid(num_images=2)).validate(model, loader(6), verbose=False)
-    assert Path("samples/step_000000.png").read_bytes() == before
     assert written() == ["codes_000000.png", "step_000000.png"]

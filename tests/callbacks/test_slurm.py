@@ -1,4 +1,4 @@
-"""A job that SLURM stops and starts again, as far as one machine without SLURM can play it."""
+"""A job that SLURM stops and starts again, imitated on one machine."""
 
 import os
 import signal
@@ -37,7 +37,7 @@ def job(monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(tmp_path)
 
 
-@pytest.mark.parametrize(("array", "validate_every"), [(False, 4), (True, 5)])
+@pytest.mark.parametrize(("array", "validate_every"), [(False, 4), pytest.param(True, 5, marks=pytest.mark.slow)])
 def test_a_job_whose_time_is_up_goes_on_where_it_was(job, monkeypatch, array, validate_every):
     if array:
         monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "4200")
@@ -55,13 +55,3 @@ def test_a_job_whose_time_is_up_goes_on_where_it_was(job, monkeypatch, array, va
     main(call)
     main([*fit, "--name=whole", "--runs=others"])
     assert_same_runs(folder, Path("others/vqgan/whole"))
-
-
-def test_a_signal_that_finds_no_scontrol_stops_nothing(job, monkeypatch, tmp_path, caplog):
-    (tmp_path / "bin" / "scontrol").unlink()
-    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
-    with pytest.warns(UserWarning, match=r"scontrol requeue 4242 failed.*last\.ckpt"):
-        main([*FIT, "--name=job", "--trainer.callbacks+=signals.TimeIsUp"])
-    assert reached(Path("runs/vqgan/job/checkpoints/last.ckpt")) == 20
-    assert not list(Path().rglob("hpc_ckpt*"))
-    assert signal.getsignal(signal.SIGUSR1) == signal.SIG_DFL, "the run is over"

@@ -23,26 +23,15 @@ def test_the_map_holds_all_topics_and_no_word_of_them_is_taken_for_a_tag():
     page = topic_map(sheet())
     assert page.count("<circle") == 2
     topics = json.loads(re.search(r"const topics = (.*);\n", page)[1])
-    assert [topic["words"][0] for topic in topics] == ["&lt;b&gt;", "hat"]
+    assert [topic["words"][0] for topic in topics] == ["&lt;b&gt;", "hat"], "as HTML, which the page shows"
     assert topics[1]["note"].endswith("dominant in no document")
     assert "http" not in page  # it needs nothing from elsewhere
     radii = [float(radius) for radius in re.findall(r' r="([\d.]+)"', page)]
     assert radii[0] > radii[1] > 0
 
 
-def test_a_map_of_equal_topics_without_documents():
-    page = topic_map(sheet(documents=None, places=np.zeros((2, 2))))
-    assert page.count('cx="300.0"') == 2
-
-
 def test_one_panel_for_each_topic_up_to_a_limit():
-    many = sheet(
-        numbers=list(range(60)),
-        words=[["cat", "hat"]] * 60,
-        shares=np.full((60, 2), 0.1),
-        documents=[1] * 60,
-        coherence=[0.1] * 60,
-        remarks=[""] * 60,
-    )
+    texts = {"words": [["cat", "hat"]] * 60, "shares": np.full((60, 2), 0.1), "remarks": [""] * 60}
+    many = sheet(numbers=list(range(60)), documents=[1] * 60, coherence=[0.1] * 60, **texts)
     for given, drawn in ((sheet(), 2), (many, PANELS)):
         assert sum(bool(axes.patches) for axes in bars(given).axes) == drawn

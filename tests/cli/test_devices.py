@@ -23,16 +23,12 @@ def with_gpus(monkeypatch, count):
     ("options", "words"),
     [
         (["--trainer.accelerator=gppu"], "gppu"),
-        (["--trainer.accelerator=cuda"], "CUDA"),
-        (["--trainer.devices=0"], "devices"),
         (["--trainer.devices=x"], "devices"),
         (["--trainer.strategy=dpp"], "dpp"),
-        (["--trainer.strategy=fsdp"], "leave out --trainer.strategy"),
         (['--trainer.strategy={"class_path": "lightning.pytorch.strategies.FSDPStrategy"}'], "leave out --trainer.st"),
     ],
 )
-def test_devices_and_strategies_that_do_not_exist(capsys, monkeypatch, options, words):
-    with_gpus(monkeypatch, 0)
+def test_devices_and_strategies_that_do_not_exist(capsys, options, words):
     assert words in fails(capsys, [*FIT, *options])
     assert not Path("runs").exists()
 
@@ -57,12 +53,12 @@ def test_the_number_of_processes(monkeypatch, gpus, options, number):
 @pytest.mark.parametrize(
     ("gpus", "bf16", "given", "chosen", "line"),
     [
-        *[(0, False, p, "32-true", "slow on this CPU") for p in ("bf16-mixed", "16-mixed", "bf16", "16", 16)],
+        *[(0, False, p, "32-true", "slow on this CPU") for p in ("bf16-mixed", "16-mixed", 16)],
         (0, False, "bf16-true", "bf16-true", "32-true is faster"),
         (0, True, "16-mixed", "bf16-mixed", "needs a GPU"),
-        *[(0, True, p, p, "") for p in ("bf16-mixed", "bf16-true", "32-true", None)],
-        *[(0, False, p, p, "") for p in ("32-true", "64-true", None)],
-        *[(1, False, p, p, "") for p in ("bf16-mixed", "16-mixed", "bf16-true")],
+        *[(0, True, p, p, "") for p in ("bf16-mixed", "bf16-true", None)],
+        *[(0, False, p, p, "") for p in ("32-true", None)],
+        (1, False, "16-mixed", "16-mixed", ""),
     ],
 )
 def test_mixed_precision_that_would_be_slow(monkeypatch, caplog, gpus, bf16, given, chosen, line):
@@ -90,7 +86,6 @@ def test_the_saved_config_has_the_precision_that_was_used(monkeypatch, tmp_path)
             {"NTASKS": "1", "PROCID": "0", "LOCALID": "0", "NODEID": "0"},
             "1 of 2 processes started: --trainer.devices=2",
         ),
-        ({"NTASKS": "2", "PROCID": "0", "LOCALID": "0", "NODEID": "0"}, "Use `--ntasks-per-node=2` instead"),
         ({"NTASKS": "1"}, "SLURM_NODEID is not set: under SLURM call srun vqlab, or unset SLURM_NTASKS"),
     ],
 )

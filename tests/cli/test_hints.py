@@ -25,7 +25,7 @@ PARTS = [cls for cls in PUBLIC if not issubclass(cls, (lightning.LightningDataMo
 
 
 def messages(node: ast.AST, owner: str = "") -> Iterator[tuple[int, str, str]]:
-    """Yield line, class and text of each string, with {} for what is put into it."""
+    """Yield line, class and text of each string."""
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.JoinedStr):
             parts = [part.value if isinstance(part, ast.Constant) else "{}" for part in child.values]

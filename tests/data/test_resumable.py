@@ -114,13 +114,6 @@ def test_resume_from_a_checkpoint_of_the_validation(tmp_path, interval):
         assert resumed.seen == whole.seen[step:], file.name
 
 
-@pytest.mark.filterwarnings("ignore")
-def test_overfit_batches_repeats_the_same_batch(tmp_path):
-    model = fit(tmp_path, every_step(tmp_path / "ckpt"), max_epochs=3, overfit_batches=1)
-    assert len(model.seen) == 3
-    assert len({indices for _, _, indices in model.seen}) == 1
-
-
 def loader(world=1, rank=0, batch_size=4, order=None):
     sampler = ResumableSampler(range(22), world, rank, seed=3, drop_last=True)
     sampler.order = order

@@ -22,7 +22,6 @@ def found(root, *names):
         (["seg_train/1.x", "seg_test/1.x"], {"train": ["seg_train/1.x"], "test": ["seg_test/1.x"]}),
         (["training_set/1.x", "valset/1.x"], {"train": ["training_set/1.x"], "val": ["valset/1.x"]}),
         (["train/1.x", "val/1.x", "notes/a.txt", "2.x"], {"train": ["train/1.x"], "val": ["val/1.x"]}),
-        (["seg_train/seg_train/1.x", "seg_test/1.x"], {"train": ["seg_train/seg_train/1.x"], "test": ["seg_test/1.x"]}),
         (["train/a/1.x", ".git/test/1.x"], {"": ["train/a/1.x"]}),
         (["bullet-train/1.x", "train_station/2.x", "a/3.x"], {"": ["a/3.x", "bullet-train/1.x", "train_station/2.x"]}),
     ],

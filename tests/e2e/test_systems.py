@@ -1,8 +1,9 @@
-"""What every system must do: train, be evaluated, draw, come back, go on after a kill, refuse mistakes."""
+"""Every system trains, is evaluated, samples, and resumes after a signal as if there had been none."""
 
+import csv
+import functools
 import math
-import os
-import random
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,12 @@ import torch
 
 import vqlab
 from tests.e2e.systems import MODELS, OFTEN, SOURCES, SYSTEMS, prepare
-from tests.e2e.tiny import TRAINER, assert_same_log, assert_same_runs, fails, fit_and_kill, logged, weights
+from tests.e2e.tiny import DATA, TRAINER, assert_same_runs, fails, fit_and_kill, logged, weights
+from tests.helpers.stops import fit_and_stop
+from tests.helpers.toy_fonts import SANS, SERIF
 from vqlab.cli.main import main
+from vqlab.fonts.draw import render
 
-SEED = int(os.environ.get("VQLAB_KILL_SEED", "0"))  # another seed kills at other moments
 DRAWS = ("CodePrior", "JSA", "DiscreteVAE", "SGAN")  # vqlab sample draws images from them
 METRICS = {
     "VQVAE": {"train/rec_loss", "val/psnr", "val/ssim", "val/codebook_usage", "lr/autoencoder", "grad_norm/encoder"},
@@ -33,42 +36,42 @@ METRICS = {
 SAMPLES = {"SGAN": {"step", "confusion"}, "GANTopicModel": {"topics"}}  # kinds of files in samples/
 
 
-@pytest.fixture
-def system(request):
-    prepare(request.param)
-    return request.param
-
-
-def run(system, name):
-    return Path("runs") / system.lower() / name
-
-
 def options(system):
-    return ["fit", *SYSTEMS[system], *TRAINER, *OFTEN, "--trainer.limit_val_batches=2"]
+    return ["fit", *SYSTEMS[system], *TRAINER, *OFTEN, "--trainer.limit_val_batches=2", "--ema.decay=0.9"]
 
 
-def assert_finite(folder):
-    assert all(math.isfinite(value) for row in logged(folder / "metrics.csv") for value in row.values())
+@pytest.fixture(scope="module")
+def train(tmp_path_factory):
+    """Return a function that trains a system once for 12 steps and returns its run folder."""
+
+    @functools.cache
+    def trained(system):
+        folder = tmp_path_factory.mktemp(system)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(folder)
+            prepare(system)
+            main([*options(system), "--name=whole", "--trainer.max_steps=12"])
+        return folder / "runs" / system.lower() / "whole"
+
+    return trained
 
 
-@pytest.mark.parametrize("system", SYSTEMS, indirect=True)
-def test_it_trains_is_evaluated_and_comes_back(system, capsys):
-    main([*options(system), "--name=it", "--trainer.max_steps=12", "--ema.decay=0.9"])
-    folder = run(system, "it")
-    rows = logged(folder / "metrics.csv")
-    assert_finite(folder)
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_it_is_logged_evaluated_loaded_and_sampled(train, system, capsys, monkeypatch):
+    run = train(system)
+    monkeypatch.chdir(run.parents[2])
+    rows = logged(run / "metrics.csv")
+    assert all(math.isfinite(value) for row in rows for value in row.values())
     assert {row["step"] for row in rows if "val/loss" in row} == {4, 9}
     assert METRICS[system] <= set().union(*rows)
-    assert SAMPLES.get(system, {"step"}) <= {path.name.partition("_")[0] for path in (folder / "samples").iterdir()}
-    assert not (folder / "health.jsonl").exists()
-    last, best = (str(folder / "checkpoints" / f"{which}.ckpt") for which in ("last", "best"))
+    assert SAMPLES.get(system, {"step"}) <= {path.name.partition("_")[0] for path in (run / "samples").iterdir()}
+    assert not (run / "health.jsonl").exists()
+    last, best = (str(run / "checkpoints" / f"{which}.ckpt") for which in ("last", "best"))
     main(["validate", f"--ckpt_path={last}"])
     main(["test", f"--ckpt_path={best}"])
-    (tested,) = logged(folder / "test.csv")
-    assert math.isfinite(tested["test/loss"])
-    more = ["--data.charset=U+2B00-2B7F"] if system == "FontGAN" else []  # what Serif lacks
-    main(["predict", f"--ckpt_path={best}", *more])
-    with np.load(folder / "codes.npz") as arrays:
+    assert math.isfinite(logged(run / "test.csv")[0]["test/loss"])
+    main(["predict", f"--ckpt_path={best}", *(["--data.charset=U+2B00-2B7F"] if system == "FontGAN" else [])])
+    with np.load(run / "codes.npz") as arrays:
         assert all(len(array) for array in arrays.values())
     if system in DRAWS:
         main(["sample", last, "--num", "4", "--out", "drawn.png"])
@@ -78,102 +81,108 @@ def test_it_trains_is_evaluated_and_comes_back(system, capsys):
     model = vqlab.load(last)
     assert type(model).__name__ == system
     assert not model.training
-    main(["report", "runs", "-o", "log", "--format", "md"])
-    assert "it" in (Path("log") / "report.md").read_text()
 
 
-def test_an_sgan_draws_a_class():
-    main([*options("SGAN"), "--name=it", "--trainer.max_steps=2", "--model.conditional=true"])
-    last = str(run("SGAN", "it") / "checkpoints/last.ckpt")
-    main(["predict", f"--ckpt_path={last}", "--codes=classes.npz"])
-    with np.load(run("SGAN", "it") / "classes.npz") as arrays:
-        assert arrays["probabilities"].shape == (180, 10)
-    main(["sample", last, "--num", "4", "--label", "3", "--out", "drawn.png"])
-    assert Path("drawn.png").exists()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("system", SYSTEMS, indirect=True)
-def test_it_goes_on_after_a_kill_as_if_there_had_been_none(system):
-    last = run(system, "killed") / "checkpoints/last.ckpt"
-    moment = random.Random(f"{system} {SEED}").randint(4, 16)
-    end = fit_and_kill(last, moment, *options(system), "--ema.decay=0.9", "--name=killed") + 9
-    main([*options(system), "--ema.decay=0.9", "--name=whole", f"--trainer.max_steps={end}"])
-    main([*options(system), "--ema.decay=0.9", f"--ckpt_path={last}", f"--trainer.max_steps={end}"])
-    assert_same_runs(run(system, "killed"), run(system, "whole"))
-
-
-@pytest.mark.slow  # tests/models trains each in bf16
-@pytest.mark.parametrize("system", SYSTEMS, indirect=True)
-def test_half_precision(system, monkeypatch):
-    monkeypatch.setattr("vqlab.cli.devices.has_bf16_instructions", lambda: True)  # in bf16 even where it is slow
-    main([*options(system), "--name=half", "--trainer.max_steps=6", "--trainer.precision=bf16-mixed"])
-    assert_finite(run(system, "half"))
-    assert all(value.dtype != torch.bfloat16 for value in weights(run(system, "half")).values())
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_it_resumes_where_a_signal_stopped_it(train, system, monkeypatch):
+    whole = train(system)
+    monkeypatch.chdir(whole.parents[2])
+    call = [*options(system), "--trainer.max_steps=12"]
+    assert fit_and_stop("on_before_optimizer_step", 5, signal.SIGTERM, *call) == 143
+    stopped = whole.with_name("stopped")
+    last = f"--ckpt_path={stopped}/checkpoints/last.ckpt"
+    main(["fit", f"--config={stopped}/config.yaml", last, "--trainer.callbacks=null"])
+    assert_same_runs(stopped, whole)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("system", ["VQGAN", "SGAN"], indirect=True)
-def test_compiled_networks_train_the_same(system):
-    for name, compiled in (("plain", "false"), ("compiled", "true")):
-        main([*options(system), f"--name={name}", "--trainer.max_steps=6", f"--model.compile={compiled}"])
-    assert_same_log(run(system, "compiled"), run(system, "plain"), rel=1e-3)
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_it_resumes_after_a_kill(system):
+    prepare(system)
+    run = Path("runs") / system.lower() / "killed"
+    end = f"--trainer.max_steps={fit_and_kill(run / 'checkpoints/last.ckpt', 8, *options(system), '--name=killed') + 9}"
+    main([*options(system), "--name=whole", end])
+    main([*options(system), f"--ckpt_path={run}/checkpoints/last.ckpt", end])
+    assert_same_runs(run, run.with_name("whole"))
 
 
-@pytest.mark.parametrize(
-    ("system", "mistake", "words"),
-    [
-        ("VQGAN", "--trainer.gradient_clip_val=1", "optimization.clip=1"),
-        ("VQGAN", "--trainer.accumulate_grad_batches=2", "--model.accumulate=2"),
-        ("VQGAN", "--model.adversarial.discriminator.num_layers=4", "too small"),
-        ("VQGAN", "--model.adversarial.loss=vanilla", "hinge"),
-        ("JSA", "--data.augment=true", "augment must be false"),
-        ("JSA", "--trainer.gradient_clip_val=1", "optimization.clip=1"),
-        ("JSA", "--model.sampler.kernel=gibbs", "isir"),
-        ("JSA", "--model.sampler.num_mis_steps=0", "num_mis_steps"),
-        ("JSA", "--model.prior=markov", "prior"),
-        ("JSA", "--model.base_lr=1e-6", "base_lr"),
-        ("JSA", "--model.optimization.proposal_lr=-1", "proposal_lr"),
-        ("SGAN", "--data.labels_per_class=1000", "--data.labels_per_class must be at most"),
-        ("SGAN", "--trainer.gradient_clip_val=1", "optimization.clip=1"),
-        ("SGAN", "--trainer.accumulate_grad_batches=2", "raise batch_size"),
-        ("SGAN", "--model.objective=wgan", "objective"),
-        ("SGAN", "--model.head=two", "head"),
-        ("GANTopicModel", "--model.num_topics=5000", "--model.num_topics"),
-        ("GANTopicModel", "--data.min_df=500", "min_df"),
-        ("GANTopicModel", "--data.batch_size=4000", "--data.batch_size="),
-        ("GANTopicModel", "--data.text_column=body", "text, label"),
-        ("GANTopicModel", "--model.regularizer=none", "regularizer"),
-        ("GANTopicModel", "--data=Digits", "made for texts"),
-        ("FontGAN", "--model.adversarial=wgan", "adversarial"),
-        ("FontGAN", "--model.balance=both", "balance"),
-        ("FontGAN", "--model.l1_weight=-1", "l1_weight"),
-        ("FontGAN", "--model.spectral_norm=true", "norm=spectral"),
-        ("FontGAN", "--model.discriminator.num_layers=4", "num_layers=4"),
-        ("FontGAN", "--model.generator.norm=layer", "norm"),
-        ("FontGAN", "--data.image_size=48", "--data.image_size"),
-        ("FontGAN", "--plateau.patience=0", "patience"),
-        ("FontGAN", "--data=Digits", "made for fonts"),
-        ("S4DVQ", "--data=Digits", "made for signals, Digits has images"),
-    ],
-)
-def test_a_mistake_gets_one_line(capsys, system, mistake, words):
-    if system == "GANTopicModel":
-        prepare(system)
-    assert words in fails(capsys, [*options(system), mistake, "--trainer.max_steps=2"])
-    assert not Path("runs").exists()
+def test_topics_are_words_with_documents(train):
+    run = train("GANTopicModel")
+    with (run / "samples" / "topics_000010.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 4
+    assert all(row["words"].startswith("word") for row in rows)
+    assert sum(int(row["documents"]) for row in rows) == 30
+    assert rows[0]["words"].split()[0] in (run / "samples" / "map.html").read_text()
+    model = vqlab.load(run / "checkpoints/best.ckpt")
+    assert all(word.startswith("word") for topic in model.top_words(5) for word in topic)
+
+
+def test_a_font_gan_writes_glyphs_sheets_and_fonts():
+    styles = [f"--data.target=[{SERIF},{SERIF.replace('DejaVuSerif', 'DejaVuSansMono')}]", f"--data.source={SANS}"]
+    adaptive = ["--checkpoint.monitor=val/l1_gain", "--checkpoint.mode=max", "--model.balance=adaptive"]
+    main([*options("FontGAN"), *styles, *adaptive, "--name=it", "--trainer.max_steps=10"])
+    run = Path("runs/fontgan/it")
+    metrics = set().union(*logged(run / "metrics.csv"))
+    assert {"val/diversity", "val/retrieval", "train/constancy", "train/category", "train/disc_weight"} <= metrics
+    best = f"--ckpt_path={run}/checkpoints/best.ckpt"
+    main(["predict", best, "--codes=glyphs.npz", "--data.charset=U+2B00-2B7F", "--font=new/it.ttf"])
+    with np.load(run / "glyphs.npz") as arrays:
+        assert arrays["glyph"].shape == (25, 32, 32)
+        glyphs, characters, style = arrays["glyph"], arrays["char"], arrays["style"]
+    for number, name in enumerate(["DejaVu-Serif", "DejaVu-Sans-Mono"]):
+        assert (run / f"sheets/{name}_001.png").exists()
+        drawn = render(f"new/it-{name}.ttf", characters[style == number].tolist(), 32, 0.75)
+        for image, glyph in zip(drawn, glyphs[style == number], strict=True):
+            assert np.abs(image / 255 - glyph / 255).mean() < 0.1
+
+
+def test_jsa_with_a_discriminator_is_the_tokenizer_of_a_prior():
+    critic = ["=PatchGAN", ".base_channels=8", ".num_layers=1"]
+    critic = [f"--model.adversarial.discriminator{part}" for part in critic]
+    start = ["--model.adversarial.disc_weight=0.5", "--model.adversarial.disc_start=5", "--model.prior=factorized"]
+    main([*options("JSA"), "--name=it", "--trainer.max_steps=10", *critic, *start])
+    assert {"train/d_acc", "train/g_loss"} <= set().union(*logged("runs/jsa/it/metrics.csv"))
+    prior = [option.replace("tokenizer.ckpt", "runs/jsa/it/checkpoints/last.ckpt") for option in MODELS["CodePrior"]]
+    main(["fit", *prior, *DATA, *TRAINER, "--name=prior", "--trainer.max_steps=3"])
+    assert vqlab.load("runs/codeprior/prior/checkpoints/last.ckpt").sample(2).shape == (2, 1, 16, 16)
+
+
+def test_chains_survive_steps_without_the_cache():
+    """The cache starts with the second epoch of 8 steps; two later steps do without it."""
+    run, start = Path("runs/jsa/it"), "--model.sampler.cache_start_epoch=1"
+    call = ["fit", *SYSTEMS["JSA"], *TRAINER, "--trainer.limit_val_batches=0", "--trainer.limit_train_batches=8"]
+    main([*call, "--name=it", "--trainer.max_steps=8", start])
+    assert (weights(run)["codes"] == -1).all()
+    last = f"--ckpt_path={run}/checkpoints/last.ckpt"
+    main([*call, last, "--trainer.max_steps=11", start])
+    begun = weights(run)["codes"]
+    assert (begun >= 0).all(1).sum() == 3 * 32
+    main([*call, last, "--trainer.max_steps=13", "--model.sampler.cache=false"])
+    assert torch.equal(weights(run)["codes"], begun)
 
 
 @pytest.mark.parametrize(
     ("args", "words"),
     [
-        ([*SYSTEMS["JSA"], *(f"--model.likelihood{o}" for o in ("=Gaussian", ".sigma=0"))], "sigma"),
-        ([*SYSTEMS["JSA"], "--model.sampler.kernel=isir", "--model.sampler.blocks=rows"], "kernel=mis"),
-        ([*SYSTEMS["VQGAN"], "--model.perceptual_weight=1", "--model.perceptual.net=alex"], "too small for LPIPS"),
+        ([*SYSTEMS["VQGAN"], "--trainer.gradient_clip_val=1"], "optimization.clip=1"),
+        ([*SYSTEMS["VQGAN"], "--trainer.accumulate_grad_batches=2"], "--model.accumulate=2"),
+        ([*SYSTEMS["VQGAN"], "--model.adversarial.discriminator.num_layers=4"], "too small"),
         ([*SYSTEMS["VQGAN"], "--model.perceptual_weight=1", "--model.perceptual.backbone=no.pth"], "no.pth"),
+        ([*SYSTEMS["JSA"], "--data.augment=true"], "augment must be false"),
+        ([*SYSTEMS["JSA"], "--model.sampler.kernel=gibbs"], "isir"),
+        ([*SYSTEMS["SGAN"], "--data.labels_per_class=1000"], "--data.labels_per_class must be at most"),
+        ([*SYSTEMS["SGAN"], "--trainer.accumulate_grad_batches=2"], "raise batch_size"),
+        ([*SYSTEMS["GANTopicModel"], "--data.text_column=body"], "text, label"),
+        ([*SYSTEMS["GANTopicModel"], "--data=Digits"], "made for texts"),
+        ([*SYSTEMS["FontGAN"], "--model.balance=both"], "balance"),
+        ([*SYSTEMS["FontGAN"], "--data.image_size=48"], "--data.image_size"),
+        ([*SYSTEMS["S4DVQ"], "--data=Digits"], "made for signals, Digits has images"),
+        ([*SYSTEMS["S4DVQ"], "--data.length=130"], "130"),
         ([*MODELS["VQVAE"], *SOURCES["S4DVQ"]], "made for images, ECG has signals"),
     ],
 )
-def test_mistakes_of_two_options(capsys, args, words):
-    assert words in fails(capsys, ["fit", *args, *TRAINER])
+def test_a_mistake_gets_one_line(capsys, args, words):
+    prepare("GANTopicModel")
+    assert words in fails(capsys, ["fit", *args, *TRAINER, "--trainer.max_steps=2"])
     assert not Path("runs").exists()

@@ -6,11 +6,9 @@ import statistics
 from pathlib import Path
 
 import pytest
-import scipy.stats
 
-from vqlab.experiments.factors import differing, effects, factors, p_value, repeats, value_of
-from vqlab.experiments.metrics_log import MetricsLog
-from vqlab.experiments.runs import Run
+from vqlab.experiments.factors import differing, effects, factors, repeats
+from vqlab.experiments.runs import MetricsLog, Run
 
 
 def run(value=0.0, steps=0, status="unfinished", **settings):
@@ -32,7 +30,6 @@ UNLIKE = {"seed_everything": (0, 1), "data__seed": (0, 1), "name": "ab", "wandb_
     [
         ([run(**{name: values[i] for name, values in UNLIKE.items()}) for i in (0, 1)], ["model.beta"]),
         ([run(model__beta=1), run(model__beta=2), Run(Path("damaged"))], ["model.beta"]),
-        ([run(model__beta=1)], []),
         ([], []),
         ([run(**FSQ, model__quantizer__levels=[8, 5]), run(**VECTOR)], ["model.quantizer"]),
         ([run(**FSQ, model__quantizer__levels=[8, 5]), *(run(**VECTOR, model__quantizer__codes=k) for k in (64, 512))],
@@ -51,15 +48,9 @@ def test_settings_that_always_differ_together_are_one_factor():
     assert [*factors([run(**{f"m__{name}": i for name in "pqrst"}) for i in (1, 2)])] == ["p and q and 3 more"]
 
 
-def test_a_group_of_options_that_some_runs_lack_is_one_setting():
-    runs = [run(schedule__kind="cosine", schedule__warmup=5), run(schedule=None)]
-    assert [value_of(r, "schedule") for r in runs] == ["cosine", "null"]
-
-
 @pytest.mark.parametrize(
     ("steps_and_seeds", "groups"),
     [
-        ([(840, 0), (160, 0)], [1, 1]),
         ([(840, 0), (160, 1)], [1, 1]),
         ([(840, 0), (840, 0)], [1, 1]),
         ([(840, 0), (840, 1)], [2]),
@@ -78,56 +69,44 @@ def test_repeats_have_equal_settings_equal_steps_and_different_seeds(steps_and_s
      ((160, "unfinished"), (160, "failed"), 1), ((840, "finished"), (420, "finished"), 1)],
 )  # fmt: skip
 def test_runs_are_a_pair_at_equal_steps_unless_both_are_finished(one, two, pairs):
-    assert [effect.pairs for effect in effects([run(1.0, *one, m__k=1), run(2.0, *two, m__k=2)], value)] == [pairs]
+    (effect,) = effects([run(1.0, *one, m__k=1), run(2.0, *two, m__k=2)], value)
+    assert len(effect.differences) == pairs
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(3))
 def test_effects_are_means_over_pairs_that_differ_in_nothing_else(seed):
     draw = random.Random(seed)
     table = list(itertools.product([1, 10, 2], ["relu", "tanh"], range(3)))
     runs = [run(draw.gauss(0, 1), m__k=k, m__act=act, seed_everything=s) for k, act, s in draw.sample(table, 14)]
     found = effects(runs, value)
     assert len(found) == 2
-    for effect in filter(lambda effect: effect.pairs, found):
+    for effect in filter(lambda effect: effect.differences, found):
         name = f"m.{effect.factor}"
         steps = []
         for low, high in itertools.combinations(sorted({r.settings[name] for r in runs}), 2):
-            pairs = []
+            differences = []
             for a, b in itertools.permutations(runs, 2):
                 others = [{k: v for k, v in r.settings.items() if k != name} for r in (a, b)]
                 if a.settings[name] == low and b.settings[name] == high and others[0] == others[1]:
-                    pairs.append((value(a), value(b)))
-            if pairs:
-                steps.append((statistics.fmean(b - a for a, b in pairs), pairs, str(low), str(high)))
-        step, pairs, low, high = max(steps, key=lambda step: abs(step[0]))
-        assert (effect.low, effect.high, effect.pairs) == (low, high, len(pairs))
-        assert effect.difference == pytest.approx(step)
-        assert effect.mean_low == pytest.approx(statistics.fmean(a for a, _ in pairs))
-        if len(pairs) > 1:
-            assert effect.spread == pytest.approx(statistics.stdev(b - a for a, b in pairs))
-            p = scipy.stats.ttest_rel(*zip(*pairs, strict=True)).pvalue
-            assert effect.p == pytest.approx(min(1, p * len(steps)))
-        else:
-            assert (effect.spread, effect.p, effect.is_significant) == (None, None, False)
+                    differences.append(value(b) - value(a))
+            if differences:
+                steps.append((str(low), str(high), sorted(differences)))
+        largest = max(steps, key=lambda step: abs(statistics.fmean(step[2])))
+        assert (effect.low, effect.high, pytest.approx(sorted(effect.differences))) == largest
 
 
 def test_numbers_are_compared_in_their_order_and_a_factor_without_a_pair_is_known():
     (effect,) = effects([run(k, m__k=k, seed_everything=0) for k in (512, 64, 1024)], value)
-    assert (effect.low, effect.high, effect.difference) == ("64", "1024", 960)
+    assert effect == ("k", "64", "1024", [960])
     found = effects([run(1, a=1, b=1), run(2, a=2, b=2), run(3, a=1, b=2)], value)
-    assert {(effect.factor, effect.difference) for effect in found} == {("a", -1), ("b", 2)}
+    assert {(effect.factor, *effect.differences) for effect in found} == {("a", -1), ("b", 2)}
     found = effects([run(1, a=1, b=1), run(2, a=2, b=2), run(3, a=3, b=2)], value)
-    assert [(effect.factor, effect.pairs) for effect in found] == [("a", 1), ("b", 0)]
+    assert [(effect.factor, len(effect.differences)) for effect in found] == [("a", 1), ("b", 0)]
 
 
 def test_pairs_share_the_seed_and_have_finite_values():
     (effect,) = effects([run(100 * s + lr, m__lr=lr, seed_everything=s) for lr in (1, 2) for s in range(4)], value)
-    assert (effect.difference, effect.spread, effect.pairs) == (1, 0, 4)
-    assert effect.is_significant
+    assert effect.differences == [1] * 4
     values = [(1, 0, 1.0), (2, 0, float("nan")), (1, 1, 1.0), (2, 1, 3.0)]
     (effect,) = effects([run(v, m__lr=lr, seed_everything=s) for lr, s, v in values], value)
-    assert (effect.pairs, effect.difference) == (1, 2.0)
-
-
-def test_the_p_value_of_equal_differences():
-    assert (p_value(1.0, 0.0, 3), p_value(0.0, 0.0, 3)) == (0, 1)
+    assert effect.differences == [2.0]

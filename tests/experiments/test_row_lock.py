@@ -45,41 +45,13 @@ def test_the_child_of_a_killed_sweep_keeps_its_row_and_no_lock_is_stale():
     assert not is_running(Path("run"))
 
 
-def test_two_in_one_process_exclude_each_other():
-    with row_lock(Path("run")) as first, row_lock(Path("run")) as second:
-        assert first is not None
-        assert second is None
-    assert not taken()
-
-
 def test_a_folder_that_cannot_be_locked_is_named(monkeypatch):
-    Path("run").write_text("a file")
-    with pytest.raises(UserError, match=r"run cannot be written.*--runs"), row_lock(Path("run")):
-        pass
-    Path("run").unlink()
-
     def refuse(*args):
         raise OSError(37, "No locks available")
 
     monkeypatch.setattr(module.fcntl, "flock", refuse)
     with pytest.raises(UserError, match=r"cannot be locked \(No locks available\).*--runs"), row_lock(Path("run")):
         pass
-
-
-def look_again_and_again():
-    while True:
-        is_running(Path("run"))
-
-
-def test_a_report_that_takes_the_lock_for_an_instant_does_not_hold_it():
-    assert not taken()
-    readers = [fork(look_again_and_again) for _ in range(2)]
-    try:
-        assert not any(taken() for _ in range(300))
-    finally:
-        for reader in readers:
-            os.kill(reader, signal.SIGKILL)
-            status_of(reader)
 
 
 def test_a_lock_of_a_folder_that_was_removed_is_none(monkeypatch):

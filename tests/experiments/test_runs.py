@@ -1,22 +1,26 @@
 """Run folders, sound and damaged."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.helpers.run_folders import add_event, last_and_best, make
 from vqlab.errors import UserError
 from vqlab.experiments.row_lock import row_lock
-from vqlab.experiments.runs import direction, find_runs, read_run
+from vqlab.experiments.runs import MetricsLog, Run, direction, find_runs, read_log, read_run
+from vqlab.training.loggers.csv import CSVLog
 
 RUN = Path("runs/vqvae/first")
 
 
-def test_figures_are_those_of_the_log():
-    lines = make(RUN, steps=200)
+@pytest.mark.parametrize("of_monitor", ["min", "max"])
+def test_figures_are_those_of_the_log(of_monitor):
+    lines = make(RUN, steps=200, monitor=("val/loss", of_monitor))
     run = read_run(RUN)
-    for metric, mode in (("val/loss", "min"), ("val/psnr", "max"), ("train/loss", "min")):
+    for metric, mode in (("val/loss", of_monitor), ("val/psnr", "max"), ("train/loss", "min")):
         figure = run.figure(metric)
         found = (figure.last, figure.last_step, figure.best, figure.best_step)
         assert found == last_and_best(lines, metric, mode)
@@ -26,12 +30,6 @@ def test_figures_are_those_of_the_log():
     assert run.value("val/psnr") == run.figure("val/psnr").last
     assert (run.status, run.problems, run.log.steps) == ("finished", [], 200)
     assert run.samples_per_second == pytest.approx(100 + 100, abs=2)
-
-
-def test_the_config_sets_the_direction_of_the_monitored_metric():
-    lines = make(RUN, monitor=("val/loss", "max"))
-    figure = read_run(RUN).figure("val/loss")
-    assert (figure.best, figure.best_step) == last_and_best(lines, "val/loss", "max")[2:]
 
 
 @pytest.mark.parametrize(
@@ -74,8 +72,8 @@ def test_events_are_read_once_each_and_damaged_lines_counted():
     with (RUN / "health.jsonl").open("a") as log:
         log.write('{"event": "x"}\n\n[1]\n{"event": "codebook_coll')
     run = read_run(RUN)
-    assert [(e.event, e.step) for e in run.events] == [("codebook_collapse", 300), ("loss_oscillation", 400)]
-    assert {event.hint for event in run.events} == {"set --model.lr=1"}
+    assert [(e.event, e.step) for e in run.events.values()] == [("codebook_collapse", 300), ("loss_oscillation", 400)]
+    assert {event.hint for event in run.events.values()} == {"set --model.lr=1"}
     assert run.problems == ["3 lines of health.jsonl cannot be read"]
 
 
@@ -83,6 +81,8 @@ def test_the_last_picture_of_each_kind():
     make(RUN)
     for name in ("codes_000100.png", "codes_000020.png", "step_x.png", "note.png", "step_1000000.png"):
         (RUN / "samples" / name).touch()
+    Path("secret").touch()
+    (RUN / "samples" / "other_000001.png").symlink_to(Path("secret").absolute())
     found = {kind: (step, path.name) for kind, (step, path) in read_run(RUN).pictures.items()}
     assert found == {"step": (1_000_000, "step_1000000.png"), "codes": (100, "codes_000100.png")}
 
@@ -92,8 +92,7 @@ def test_the_last_picture_of_each_kind():
     [
         ("config.yaml", None, "no config.yaml"),
         ("config.yaml", b"a: [1", "config.yaml is damaged"),
-        ("config.yaml", b"\xff\xfe\x00", "config.yaml is damaged"),
-        ("metrics.csv", b"\x00\x01\n\xff", "1 line of metrics.csv cannot be read"),
+        ("metrics.csv", b"step,val/loss\n0,1\n9", "1 line of metrics.csv cannot be read"),
         ("health.jsonl", b"\xff\xff", "1 line of health.jsonl cannot be read"),
     ],
 )
@@ -122,3 +121,57 @@ def test_runs_are_found_below_folders_once_and_in_natural_order(monkeypatch):
             find_runs([Path(place)])
     monkeypatch.chdir("runs/vqvae/k=64_lr=3e-4")
     assert [run.log.steps for run in find_runs([Path()])] == [4]
+
+
+# metrics.csv
+
+LOG = Path("folder/metrics.csv")
+
+
+def write(lines=50):
+    logger, expected = CSVLog("folder"), {}
+    for step in range(0, lines * 5, 5):
+        metrics = {"train/loss": torch.rand(()).item(), "epoch": 0}
+        if step % 20 == 0:
+            metrics["val/psnr"] = torch.randn(()).item()
+        logger.log_metrics(metrics, step)
+        for name in metrics.keys() - {"epoch"}:
+            expected.setdefault(name, []).append((step + 1, metrics[name]))
+    return expected
+
+
+def test_every_value_comes_back_with_the_steps_done():
+    expected = write()
+    log = read_log(LOG)
+    assert log.series == expected
+    assert (log.steps, log.damaged, len(log.times)) == (246, 0, 50)
+    LOG.write_text(LOG.read_text()[:-3])  # as where the run was killed
+    assert read_log(LOG).damaged == 1
+    assert read_log(LOG).series["train/loss"] == expected["train/loss"][:-1]
+
+
+@pytest.mark.parametrize(
+    ("content", "damaged", "losses"),
+    [
+        (b"", 0, None),
+        (b"step,loss", 1, None),
+        (b"loss,acc\n1,2\n", 1, None),
+        (b"step,loss\n0,1\nx,2\n1\n2,3,4\n3,\n4,a\n5,6\n", 4, [(1, 1.0), (6, 6.0)]),
+        (b"step,loss\n0,nan\n1,inf\n2,1e-3\n", 0, [(1, math.nan), (2, math.inf), (3, 1e-3)]),
+        (b'\xef\xbb\xbfstep,"loss"\r\n9,"0.5"\r\n', 0, [(10, 0.5)]),  # of a spreadsheet
+    ],
+)
+def test_damage_is_counted(content, damaged, losses):
+    LOG.parent.mkdir()
+    LOG.write_bytes(content)
+    log = read_log(LOG)
+    assert (log.damaged, str(log.series.get("loss"))) == (damaged, str(losses))  # NaN is not equal to itself
+
+
+def test_the_best_is_the_first_of_the_finite_ones():
+    values = torch.randn(40).tolist()
+    values[3] = values[17] = min(values)
+    series = [(0, math.nan), *enumerate(values), (41, -math.inf)]
+    figure = Run(Path("x"), log=MetricsLog({"val/loss": series, "val/acc": [(1, math.nan)]})).figure
+    assert (figure("val/loss").best, figure("val/loss").best_step) == (min(values), 3)
+    assert figure("val/acc").best is None

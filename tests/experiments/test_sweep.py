@@ -2,11 +2,8 @@
 
 import json
 import os
-import random
-import shlex
 import signal
 import subprocess
-import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -18,8 +15,7 @@ from tests.helpers.sweeps import ROWS, diary, run, start, times_done, wait_for, 
 from vqlab.cli.main import main
 from vqlab.cli.sweep import sweep
 from vqlab.errors import UserError
-from vqlab.experiments.experiment import read_experiment
-from vqlab.experiments.runner import split_resources, visible_gpus
+from vqlab.experiments.runner import split_resources
 
 STEPS = 20
 ALL = [f"{row}_seed{seed}" for row in "abc" for seed in (0, 1)]
@@ -58,15 +54,12 @@ def test_dry_run_prints_what_would_be_called_and_does_nothing(capsys):
     before = sorted(Path().rglob("*"))
     assert run("--dry-run", "--test", "--data.batch_size", "8") == 0
     lines = capsys.readouterr().out.splitlines()
-    a, b = (
-        f"--config=base.yaml --name={name} --model.lr={lr} --data.batch_size=8" for name, lr in (("a", 0.1), ("b", 0.2))
-    )
-    assert lines[0] == f"vqlab test {a} --ckpt_path=runs/toy/a/checkpoints/best.ckpt"
-    assert lines[1] == f"vqlab fit {b}"
-    assert lines[2] == f"vqlab test {b} --ckpt_path=runs/toy/b/checkpoints/best.ckpt"
+    b = "--config=base.yaml --name=b --model.lr=0.2 --data.batch_size=8"
+    assert lines[0].endswith("--ckpt_path=runs/toy/a/checkpoints/best.ckpt")
+    assert lines[1:3] == [f"vqlab fit {b}", f"vqlab test {b} --ckpt_path=runs/toy/b/checkpoints/best.ckpt"]
     assert sorted(Path().rglob("*")) == before
-    for line in lines[1:]:
-        subprocess.run([*sweeps.FAKE, *shlex.split(line)[1:]], check=True)
+    run()
+    capsys.readouterr()
     assert run("--dry-run") == 0
     assert capsys.readouterr().out.splitlines() == [f"# {name} is finished" for name in "abc"]
 
@@ -78,9 +71,7 @@ def test_a_row_that_fails_is_recorded_and_the_others_go_on(capsys):
     out = capsys.readouterr().out
     assert "1 failed" in out
     assert out.splitlines()[-1] == "  d: RuntimeError: out of memory, says the fake (runs/toy/d/sweep.log)"
-    assert (
-        json.loads((folder("d") / "failed.json").read_text())["error"] == "RuntimeError: out of memory, says the fake"
-    )
+    assert json.loads((folder("d") / "failed.json").read_text())["error"].startswith("RuntimeError: out of memory")
     write(rows=[*ROWS, {"name": "d"}])  # mended
     assert run() == 0
     assert_complete("abcd")
@@ -94,23 +85,19 @@ def test_tested_on_the_best_checkpoint_once():
     written = {name: (folder(name) / "test.csv").stat().st_mtime_ns for name in "abc"}
     assert run("--test") == 0
     assert written == {name: (folder(name) / "test.csv").stat().st_mtime_ns for name in "abc"}
-    assert set(times_done().values()) == {1}
     (folder("b") / "test.csv").write_text("step,time,test/loss\n")  # killed before its figures
     (folder("b") / "checkpoints" / "best.ckpt").unlink()
     assert run("--test") == 0
     assert "--ckpt_path=runs/toy/b/checkpoints/last.ckpt" in (folder("b") / "sweep.log").read_text()
 
 
-def test_a_run_killed_between_its_last_checkpoint_and_its_mark_is_finished(capsys):
+def test_a_run_killed_before_its_first_checkpoint_begins_again_unless_it_is_of_somebody_else(capsys):
     write(rows=ROWS[:1])
-    run()
-    (folder("a") / "finished.json").unlink()
-    assert run() == 0
-    assert "nothing to do" in capsys.readouterr().out
-
-
-def test_a_run_killed_before_its_first_checkpoint_begins_again():
-    write(rows=ROWS[:1])
+    folder("a").mkdir(parents=True)
+    (folder("a") / "config.yaml").write_text("{}")
+    assert run() == 1
+    assert "holds a run without a checkpoint: move it away" in capsys.readouterr().out
+    (folder("a") / "config.yaml").unlink()
     run()
     for name in ("finished.json", "checkpoints/last.ckpt"):
         (folder("a") / name).unlink()
@@ -119,34 +106,22 @@ def test_a_run_killed_before_its_first_checkpoint_begins_again():
     assert set(times_done().values()) == {2}
 
 
-def test_a_run_of_somebody_else_without_a_checkpoint_is_left_alone(capsys):
-    write(rows=ROWS[:1])
-    folder("a").mkdir(parents=True)
-    (folder("a") / "config.yaml").write_text("{}")
-    assert run() == 1
-    assert "holds a run without a checkpoint: move it away" in capsys.readouterr().out
-    assert not diary()
-
-
 def test_a_run_of_other_settings_is_not_taken_for_the_row():
     write(rows=ROWS, seeds=[0, 1])
     run("--rows=b", "--trainer.max_steps=5")
     write(rows=ROWS, seeds=[0, 1])
-    with pytest.raises(UserError, match=r"b_seed0 was begun with trainer.max_steps=5.* has 20 \(and 1 more") as error:
+    with pytest.raises(UserError, match=r"b_seed0 was begun with trainer.max_steps=5.* has 20: .*--runs"):
         run()
-    assert "--runs" in str(error.value)
     assert {name for _, name, _ in diary()} == {"b_seed0", "b_seed1"}
     assert run("--trainer.max_steps=5.0", "--wandb.mode=offline", "--rows=b_seed1") == 0, "means the same"
     assert run("--runs=other") == 0
 
 
-@pytest.mark.parametrize("moment", range(4))
-def test_killed_at_any_moment_and_started_again(moment):
+def test_killed_and_started_again():
     """SIGKILL to the sweep and its children: what is done stays done, and at most EVERY steps of a row are lost."""
     write(rows=ROWS, seeds=[0, 1])
     process = start("--jobs=2", "--fake.seconds=0.01")
-    wait_for(lambda: len(diary()) > [1, 12, 50, 90][moment])
-    time.sleep(random.Random(moment).random() * 0.1)
+    wait_for(lambda: len(diary()) > 50)
     process.kill()
     process.wait()
     for child in {child for child, _, _ in diary()}:
@@ -157,8 +132,7 @@ def test_killed_at_any_moment_and_started_again(moment):
     wait_for(lambda: run("--fake.seconds=0") == 0)
     assert_complete(ALL)
     for (name, step), times in times_done().items():
-        assert times <= 2
-        assert times == 1 or (name not in before and step > done[name] - EVERY)
+        assert times == 1 or (times == 2 and name not in before and step > done[name] - EVERY)
 
 
 def test_the_children_of_a_killed_sweep_go_on_and_are_not_started_again(capsys):
@@ -202,48 +176,31 @@ def test_ctrl_c_ends_the_children_and_says_how_to_go_on(number):
     assert_complete("abc")
 
 
-def test_a_child_that_ends_well_but_too_early_has_failed(capsys, monkeypatch, tmp_path):
+def test_a_child_that_ends_well_but_too_early_has_failed(capsys):
     """Lightning leaves with status 0 when somebody sends it SIGTERM."""
-    script = tmp_path / "early.py"
-    script.write_text("print('half\\rReceived SIGTERM: 15')")
+    Path("early.py").write_text("print('half\\rReceived SIGTERM: 15')")
     write(rows=ROWS[:1])
-    with pytest.raises(SystemExit) as stopped:
-        sweep(["x.yaml"], [sweeps.FAKE[0], str(script)], lambda calls: [None])
-    assert stopped.value.code == 1
+    with pytest.raises(SystemExit, match="1"):
+        sweep(["x.yaml"], [sweeps.FAKE[0], "early.py"], lambda calls: [None])
     assert "a: stopped before it was finished: Received SIGTERM: 15" in capsys.readouterr().out
 
 
 def test_options_that_fit_does_not_know_stop_the_sweep_before_any_row():
     write(rows=ROWS)
-    asked = []
-
-    def check(calls):
-        asked.extend(calls)
-        return [None, "--model: no option 'lrr'", "too"]
-
-    for option in ([], ["--dry-run"]):
-        with pytest.raises(UserError, match=r"row b: --model: no option 'lrr' \(and 1 more"):
-            sweep(["x.yaml", *option], sweeps.FAKE, check)
-    experiment = read_experiment(Path("x.yaml"))
-    assert asked == 2 * [experiment.fit(row) for row in experiment.rows]
+    with pytest.raises(UserError, match=r"row b: --model: no option 'lrr' \(and 1 more"):
+        sweep(["x.yaml"], sweeps.FAKE, lambda calls: [None, "--model: no option 'lrr'", "too"])
     assert not Path("runs").exists()
 
 
 @pytest.mark.parametrize(
     ("args", "words"),
     [
-        ([], "required: file"),
         (["none.yaml"], "none.yaml does not exist"),
         (["x.yaml", "--rows=a,d"], "has no row 'd'"),
-        (["x.yaml", "--rows=a_seed2"], "did you mean a_seed"),
-        (["x.yaml", "--row", "a"], "did you mean --rows?"),
         (["x.yaml", "--dryrun"], "did you mean --dry-run?"),
         (["x.yaml", "--jobs=0"], "jobs must be at least 1"),
-        (["x.yaml", "--jobs=two"], "invalid int value: 'two'"),
         (["x.yaml", "--scale-steps=-1"], "scale-steps must be a positive number"),
-        (["x.yaml", "--name=a"], "sets name"),
         (["empty.yaml"], "has no rows: add rows, grid or seeds"),
-        (["x.yaml", "--slurm=base.yaml/x.sh"], "--slurm"),
     ],
 )
 def test_mistakes_get_one_line_and_status_2(args, words, capsys):
@@ -262,18 +219,11 @@ def test_slurm_array_runs_each_row_once(capsys):
     run("--slurm=array.sh", "--rows=a,c_seed1", "--test", "--runs=else where", "--data.path=my data")
     script = Path("array.sh").read_text()
     assert "#SBATCH --array=0-2\n" in script
-    Path("bin").mkdir()
-    Path("bin/vqlab").write_text('#!/bin/sh\nfor a in "$@"; do echo "$a"; done; echo ".$SLURM_NTASKS."\n')
-    Path("bin/vqlab").chmod(0o755)
-    calls = []
-    for task in range(3):
-        env = {"PATH": f"{Path('bin').absolute()}:/bin:/usr/bin", "SLURM_ARRAY_TASK_ID": str(task), "SLURM_NTASKS": "1"}
-        calls.append(subprocess.run(["bash", "array.sh"], env=env, capture_output=True, text=True).stdout.splitlines())
-    assert [call[-2] for call in calls] == ["--rows=a_seed0", "--rows=a_seed1", "--rows=c_seed1"]
-    assert calls[0][:-2] == ["sweep", "x.yaml", "--test", "--runs=else where", "--data.path=my data"]
-    assert calls[0][-1] == ".."
-    run("--rows=" + calls[2][-2].removeprefix("--rows="))
-    assert_complete(["c_seed1"])
+    Path("array.sh").write_text(script.replace("exec vqlab", "printf '%s\\n'"))
+    for task, row in enumerate(("a_seed0", "a_seed1", "c_seed1")):
+        env = {**os.environ, "SLURM_ARRAY_TASK_ID": str(task)}
+        call = subprocess.run(["bash", "array.sh"], env=env, capture_output=True, text=True).stdout.splitlines()
+        assert call == ["sweep", "x.yaml", "--test", "--runs=else where", "--data.path=my data", f"--rows={row}"]
 
 
 @pytest.mark.parametrize(
@@ -282,8 +232,6 @@ def test_slurm_array_runs_each_row_once(capsys):
         ("0,1,2,3", 4, ["0", "1", "2", "3"]),
         ("4,5,6,7", 2, ["4,5", "6,7"]),
         ("0,1", 4, ["0", "1", "0", "1"]),
-        ("0,1,2", 2, ["0", "1"]),
-        ("GPU-a,GPU-b", 2, ["GPU-a", "GPU-b"]),
         ("", 2, [None, None]),
         ("0,1", 1, [None]),
     ],
@@ -296,14 +244,4 @@ def test_rows_share_gpus_and_cores(monkeypatch, gpus, jobs, expected):
     assert [resources.get("CUDA_VISIBLE_DEVICES") for resources in found] == expected
     assert {resources.get("OMP_NUM_THREADS") for resources in found} == {None if jobs == 1 else str(8 // jobs)}
     monkeypatch.setenv("OMP_NUM_THREADS", "5")
-    assert not any("OMP_NUM_THREADS" in resources for resources in split_resources(jobs))
-
-
-def test_gpus_are_counted_without_torch(monkeypatch, tmp_path):
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}/bin{os.pathsep}/usr/bin")
-    tool = tmp_path / "nvidia-smi"
-    for script, gpus in (("printf '0\\n1\\n'", ["0", "1"]), ("exit 9", [])):
-        tool.write_text(f"#!/bin/sh\n{script}\n")
-        tool.chmod(0o755)
-        assert visible_gpus() == gpus
+    assert {resources.get("OMP_NUM_THREADS", "5") for resources in split_resources(jobs)} == {"5"}

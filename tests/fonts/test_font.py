@@ -32,12 +32,6 @@ def test_cubic_and_compressed_fonts_hold_the_same_outlines(tmp_path):
         assert outline.key == outlines[0].key
 
 
-def test_composites_are_taken_apart():
-    font = Font(SANS)
-    parts = {tuple(point) for point in ink(font.outline(ord("A")))}
-    assert parts < {tuple(point) for point in ink(font.outline(ord("Ä")))}
-
-
 def test_the_key_tells_shapes_apart_but_not_places_and_orders():
     rng = np.random.default_rng()
     one, two = rng.normal(size=(2, 4, 2))

@@ -6,11 +6,10 @@ from fontTools.feaLib.builder import addOpenTypeFeaturesFromString
 from fontTools.ttLib import TTFont
 from PIL import Image, ImageDraw, ImageFont
 
-from tests.helpers.toy_fonts import SANS, SERIF, box, build
-from vqlab.fonts import font_file
+from tests.helpers.toy_fonts import DEJAVU, SANS, SERIF, box, build
 from vqlab.fonts.draw import render
 from vqlab.fonts.font import Font
-from vqlab.fonts.font_file import write_font
+from vqlab.fonts.font_file import advances, write_font
 
 
 def square(start=16, end=48, size=64):
@@ -79,33 +78,6 @@ def test_other_kinds_of_fonts_become_static_truetype(tmp_path, kind):
     assert ImageFont.truetype(str(out), 32).getlength("\u4f60") == 32
 
 
-def kerned(path):
-    """Kerning of more pairs than fontTools reads at once: it then reads the rest of a lazy font when it is copied."""
-    font = TTFont(path)
-    letters = [name for name in font.getGlyphOrder() if name != ".notdef"]
-    pairs = " ".join(f"pos {a} {b} -50;" for a in letters for b in letters)
-    addOpenTypeFeaturesFromString(font, f"feature kern {{ {pairs} }} kern;")
-    font.save(path)
-    return path
-
-
-@pytest.mark.parametrize("cff", [False, True])
-@pytest.mark.parametrize("weight", [None, 600])
-def test_a_variable_font_with_layout_tables(tmp_path, cff, weight):
-    shapes = {code: [box(100, 0, 600, 700)] for code in range(65, 77)}
-    base = kerned(build(tmp_path / "base.ttf", shapes, weights=(400, 400, 800), cff=cff))
-    before = (tmp_path / "base.ttf").read_bytes()
-    assert write_font(base, {0x4F60: square()}, tmp_path / "out.ttf", weight=weight) == [0x4F60]
-    new = TTFont(tmp_path / "out.ttf")
-    assert len(new["GPOS"].table.LookupList.Lookup[0].SubTable[0].PairSet) == 12
-    assert {0x4F60, *shapes} == set(new.getBestCmap())
-    assert not {"fvar", "gvar", "CFF2"} & set(new.keys())
-    font = Font(base, weight)
-    font_file.make_static_truetype(font)
-    assert "fvar" in font.file, "the font itself is not changed"
-    assert (tmp_path / "base.ttf").read_bytes() == before
-
-
 def test_layout_and_vertical_metrics(tmp_path, base):
     font = TTFont(base)
     addOpenTypeFeaturesFromString(
@@ -143,10 +115,6 @@ def test_the_same_input_gives_the_same_bytes(tmp_path, weights):
     assert TTFont(tmp_path / "a.ttf")["head"].modified == 3_000_000_000
 
 
-def names_of(path):
-    return {(record.nameID, record.langID): record.toUnicode() for record in TTFont(path)["name"].names}
-
-
 def test_blank_images_are_left_out_and_said(tmp_path, base, caplog):
     blank = np.full((64, 64), 255, np.uint8)
     with caplog.at_level(logging.WARNING):
@@ -156,64 +124,60 @@ def test_blank_images_are_left_out_and_said(tmp_path, base, caplog):
     assert set(Font(tmp_path / "out.ttf").characters) == {65, 66, 0x4F60}
 
 
-def test_old_fonts_get_what_windows_and_browsers_require(tmp_path, base):
-    font = TTFont(base)
-    font["name"].removeNames(platformID=3)
-    font["cmap"].tables = [table for table in font["cmap"].tables if table.platformID == 0]
-    assert font["name"].names
-    assert font["cmap"].tables
-    font["head"].macStyle = 1
-    del font["OS/2"], font["post"]
-    font.save(base)
-    write_font(base, {0x4F60: square()}, tmp_path / "out.ttf")
-    new = TTFont(tmp_path / "out.ttf")
-    names = [new["name"].getName(number, 3, 1).toUnicode() for number in (1, 2, 3, 4, 6)]
-    assert names == ["Toy vqlab", "Regular", "Toy vqlab Regular; vqlab", "Toy vqlab", "Toyvqlab-Regular"]
-    assert set(new["cmap"].getcmap(3, 1).cmap) == {65, 66, 0x4F60}
-    os2 = new["OS/2"]
-    assert (os2.usWeightClass, os2.fsSelection, os2.sTypoAscender, os2.usWinDescent) == (700, 0x20, 880, 120)
-    assert "post" in new
-
-
-def test_names_of_a_licensed_family(tmp_path):
-    names = {"copyright": "Copyright 2020 A. B., with Reserved Font Name 'Toy'.", "licenseDescription": "OFL"}
-    base = build(tmp_path / "base.ttf", {65: [box(0, 0, 9, 9)]}, family="Toy Sans", names=names)
-    write_font(base, {66: square()}, tmp_path / "out.ttf", family="Drawn (Äther) Sans")
-    kept = names_of(tmp_path / "out.ttf")
-    assert kept[1, 0x409] == kept[4, 0x409] == "Drawn (Äther) Sans"
-    assert kept[6, 0x409] == "DrawntherSans-Regular"
-    assert (kept[0, 0x409], kept[13, 0x409]) == (names["copyright"], "OFL")
-    assert not any("Toy Sans" in text for text in kept.values())
-
-
-def test_names_of_a_style(tmp_path):
-    names = {"typographicFamily": "Toy", "typographicSubfamily": "Medium", "fullName": "Toy Medium"}
-    base = build(tmp_path / "base.ttf", {65: [box(0, 0, 9, 9)]}, family="Toy Medium", names=names)
+def test_names(tmp_path):
+    names = {"copyright": "Copyright 2020 A. B.", "licenseDescription": "OFL", "typographicFamily": "Toy Sans"}
+    base = build(tmp_path / "base.ttf", {65: [box(0, 0, 9, 9)]}, family="Toy Sans Medium", names=names)
     font = TTFont(base)
     font["name"].setName("玩具", 1, 3, 1, 0x411)
     font.save(base)
-    write_font(base, {66: square()}, tmp_path / "out.ttf")
-    kept = names_of(tmp_path / "out.ttf")
-    expected = ["Toy vqlab Medium", "Regular", "Toy vqlab Medium", "Toy vqlab", "Medium"]
-    assert [kept[number, 0x409] for number in (1, 2, 4, 16, 17)] == expected
-    assert (1, 0x411) not in kept
+    for family in (None, "Drawn (Äther) Sans"):
+        write_font(base, {66: square()}, tmp_path / "out.ttf", family=family)
+        table = TTFont(tmp_path / "out.ttf")["name"]
+        kept = {record.nameID: record.toUnicode() for record in table.names}
+        name = family or "Toy Sans vqlab"
+        ascii_name = "DrawntherSans-Regular" if family else "ToySansvqlab-Regular"
+        assert kept == {
+            0: names["copyright"],
+            1: name,
+            2: "Regular",
+            3: f"{name}; vqlab",
+            4: name,
+            6: ascii_name,
+            13: "OFL",
+        }
+        assert {record.langID for record in table.names if record.nameID == 1} == {0x409}
 
 
-def test_names_of_an_instance(tmp_path):
-    values = [{"value": 400, "name": "Regular", "flags": 2}, {"value": 600, "name": "SemiBold"}]
-    stat = {"axes": [{"tag": "wght", "name": "Weight", "values": values}]}
-    base = build(tmp_path / "base.ttf", {65: [box(0, 0, 9, 9)]}, weights=(400, 400, 800), setupStat=stat)
-    for weight, full in ((None, "Toy vqlab"), (600, "Toy vqlab SemiBold"), (700, "Toy vqlab")):
-        write_font(base, {66: square()}, tmp_path / "out.ttf", weight=weight)
-        assert Font(tmp_path / "out.ttf").name == full
+# Advances of new characters
+
+LETTERS = [*range(0x41, 0x5B), *range(0x61, 0x7B)]
 
 
-def test_code_pages(tmp_path, base):
-    font = TTFont(base)
-    font["OS/2"].version = 0
-    font.save(base)
-    write_font(base, {code: square() for code in map(ord, "汉字Б")}, tmp_path / "a.ttf")
-    os2 = TTFont(tmp_path / "a.ttf")["OS/2"]
-    assert (os2.version, os2.getCodePageRanges()) == (1, {2, 18})
-    write_font(tmp_path / "a.ttf", {ord("漢"): square(), ord("한"): square()}, tmp_path / "b.ttf")
-    assert TTFont(tmp_path / "b.ttf")["OS/2"].getCodePageRanges() == {2, 17, 18, 19, 20}
+def with_widths(path, widths):
+    """A font whose characters have these advances."""
+    build(path, {code: [box(0, 0, 100, 100)] for code in widths})
+    font = TTFont(path)
+    for code, width in widths.items():
+        font["hmtx"][f"g{code:X}"] = (width, 0)
+    font.save(path)
+    return path
+
+
+def test_a_monospaced_font_keeps_its_advance():
+    mono, source = TTFont(DEJAVU / "DejaVuSansMono.ttf"), Font(SANS)
+    new = advances(mono, source, [*LETTERS, 0x4F60, 0xFF21])
+    own = mono["hmtx"]["x"][0]
+    assert {new[code] for code in LETTERS} == {own}
+    assert new[0x4F60] == new[0xFF21] == 2 * own
+    assert advances(mono, None, [65, 0x4F60]) == {65: own, 0x4F60: 2 * own}
+
+
+def test_advances_by_width(tmp_path):
+    """Ideographs of one advance; letters of several; a mark of none; what the source lacks is an em wide."""
+    target = TTFont(with_widths(tmp_path / "a.ttf", {65: 600, 66: 660, 0x4E00: 960, 0x4E01: 960}))
+    source = Font(with_widths(tmp_path / "b.ttf", {65: 500, 66: 550, 67: 400, 0x300: 0, 0x4E00: 1000, 0x4E02: 1000}))
+    assert advances(target, source, [67, 0x300, 0x4E02, 68]) == {67: 480, 0x300: 0, 0x4E02: 960, 68: 1000}
+    square = TTFont(with_widths(tmp_path / "e.ttf", {65: 1000, 66: 1000}))
+    assert advances(square, source, [67, 0x4E02]) == {67: 1000, 0x4E02: 1000}
+    latin = TTFont(with_widths(tmp_path / "d.ttf", {65: 250, 66: 275}))
+    assert advances(latin, source, [0x4E02]) == {0x4E02: 500}, "of letters alone, where no ideograph is in both"

@@ -3,7 +3,7 @@ import pytest
 from scipy.ndimage import gaussian_filter
 
 from vqlab.fonts.draw import Canvas, EmBox
-from vqlab.fonts.font import CLOSE, MOVE
+from vqlab.fonts.font import MOVE
 from vqlab.fonts.trace import trace
 
 
@@ -64,14 +64,3 @@ def test_blank_specks_and_full():
     assert len(trace(image, EmBox()).codes) == 0, "a speck of less than half a pixel"
     full = trace(np.zeros((64, 64), np.uint8), EmBox(1.0))
     assert [abs(signed_area(contour)) for contour in contours(full)] == pytest.approx([1], abs=0.01)
-
-
-def test_each_curve_has_its_end_and_tracing_again_gives_the_same():
-    image = np.uint8(
-        np.clip(128 + 90 * gaussian_filter(np.random.default_rng(0).normal(size=(64, 64)), 3) * 10, 0, 255)
-    )
-    first, second = (trace(image, EmBox()) for _ in range(2))
-    np.testing.assert_array_equal(first.points, second.points)
-    for part in np.split(first.codes, np.flatnonzero(first.codes == CLOSE)[:-1] + 1):
-        assert part[0] == MOVE
-        assert (part == 3).sum() % 2 == 0

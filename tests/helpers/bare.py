@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import lightning
+
 BARE: dict[str, Any] = {
     "logger": False,
     "enable_checkpointing": False,
@@ -9,3 +11,15 @@ BARE: dict[str, Any] = {
     "enable_model_summary": False,
     "accelerator": "cpu",
 }
+
+
+def trainer(*callbacks, **settings):
+    """A bare Trainer for ten batches that logs each of them."""
+    usual = {"max_steps": 10, "max_epochs": -1, "num_sanity_val_steps": 0, "log_every_n_steps": 1}
+    return lightning.Trainer(**{**BARE, **usual, **settings}, callbacks=list(callbacks))
+
+
+def validate(model, data):
+    """Return the metrics of a validation."""
+    (metrics,) = trainer().validate(model, data, verbose=False)
+    return metrics

@@ -1,10 +1,11 @@
 """A ``vqlab`` that leaves what a run leaves, in milliseconds and without torch: what the sweep's tests start.
 
-Each line that it appends to the file of FAKE_DIARY says who did which step of which run. ``--fake.seconds`` is the time
-of a step, ``--fake.fail_at`` a step at which the run fails; last.ckpt is written every five steps.
+Each line that it appends to the file of FAKE_DIARY holds the process, the run and the step. ``--fake.seconds`` is the
+time of a step, ``--fake.fail_at`` a step at which the run fails; last.ckpt is written every five steps.
 """
 
 import fcntl
+import io
 import json
 import os
 import pickle
@@ -21,27 +22,27 @@ EVERY = 5
 def main(command: str, *args: str) -> None:
     options = dict(arg.removeprefix("--").split("=", 1) for arg in args)
     if command == "test":
-        run = Path(options["ckpt_path"]).parent.parent
         if not Path(options["ckpt_path"]).is_file():
             sys.exit(f"vqlab: error: checkpoint {options['ckpt_path']} does not exist")
-        (run / "test.csv").write_text("step,time,test/loss\n0,1.0,0.5\n")
+        (Path(options["ckpt_path"]).parents[1] / "test.csv").write_text("step,time,test/loss\n0,1.0,0.5\n")
         return
     run = Path(options.get("runs", "runs")) / "toy" / options["name"]
     resumed = "ckpt_path" in options
     if not resumed and ((run / "config.yaml").exists() or (run / "checkpoints").exists()):
         sys.exit(f"vqlab: error: {run} holds a run")
     steps, step = begin(run, options)["trainer"]["max_steps"], 0
+    lines = ["step,time,train/loss,val/loss"]
     if resumed:
         with zipfile.ZipFile(options["ckpt_path"]) as archive:
             step = pickle.loads(archive.read("archive/data.pkl"))["global_step"]
-        lines = (run / "metrics.csv").read_text().splitlines()
-        kept = [line for line in lines[1:] if int(line.split(",")[0]) < step]
-        (run / "metrics.csv").write_text("\n".join([lines[0], *kept]) + "\n")
-    else:
-        (run / "metrics.csv").write_text("step,time,train/loss,val/loss\n")
+        found = (run / "metrics.csv").read_text().splitlines()[1:]
+        lines += [line for line in found if int(line.split(",")[0]) < step]
+    (run / "metrics.csv").write_text("\n".join(lines) + "\n")
     while step < steps:
         time.sleep(float(options.get("fake.seconds", 0)))
-        note(run.name, step)
+        with open(os.environ["FAKE_DIARY"], "a") as diary:
+            fcntl.flock(diary, fcntl.LOCK_EX)
+            print(os.getpid(), run.name, step, file=diary)
         if step == int(options.get("fake.fail_at", -1)):
             raise RuntimeError("out of memory, says the fake")
         loss = float(options.get("model.lr", 0.1)) * 100 / (step + 1)
@@ -51,7 +52,7 @@ def main(command: str, *args: str) -> None:
         if step % EVERY == 0 or step == steps:
             save(run / "checkpoints" / "best.ckpt", step)
             save(run / "checkpoints" / "last.ckpt", step)
-    whole(run / "finished.json", json.dumps({"step": step}).encode())
+    write(run / "finished.json", json.dumps({"step": step}).encode())
 
 
 def begin(run: Path, options: dict[str, str]) -> dict:
@@ -65,29 +66,22 @@ def begin(run: Path, options: dict[str, str]) -> dict:
                 place = place.setdefault(parent, {})
                 place = place["init_args"] if parent in ("model", "data") else place
             place[last] = yaml.safe_load(value)
-    whole(run / "config.yaml", yaml.safe_dump(config).encode())
+    write(run / "config.yaml", yaml.safe_dump(config).encode())
     return config
 
 
 def save(path: Path, step: int) -> None:
-    path.parent.mkdir(exist_ok=True)
-    partial = path.with_suffix(".partial")
-    with zipfile.ZipFile(partial, "w") as archive:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
         archive.writestr("archive/data.pkl", pickle.dumps({"global_step": step}))
-    partial.replace(path)
+    write(path, file.getvalue())
 
 
-def whole(path: Path, content: bytes) -> None:
+def write(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     partial.write_bytes(content)
     partial.replace(path)
-
-
-def note(name: str, step: int) -> None:
-    with open(os.environ["FAKE_DIARY"], "a") as diary:
-        fcntl.flock(diary, fcntl.LOCK_EX)
-        print(os.getpid(), name, step, file=diary)
 
 
 if __name__ == "__main__":

@@ -11,13 +11,12 @@ from torch.utils._pytree import tree_leaves
 
 from vqlab.nn.anneal import Anneal
 from vqlab.quantizers.base import Quantizer
+from vqlab.quantizers.composite import ProductQuantizer, ResidualQuantizer
 from vqlab.quantizers.fsq import FSQ
 from vqlab.quantizers.gumbel import GumbelQuantizer
 from vqlab.quantizers.ibq import IBQ
 from vqlab.quantizers.lookup_free import BinarySpherical, LookupFree
 from vqlab.quantizers.multi_scale import MultiScaleQuantizer
-from vqlab.quantizers.product import ProductQuantizer
-from vqlab.quantizers.residual import ResidualQuantizer
 from vqlab.quantizers.sim_vq import SimVQ
 from vqlab.quantizers.vector import VectorQuantizer
 
@@ -39,18 +38,15 @@ def pyramid(quantizer: Quantizer, **arguments: object) -> MultiScaleQuantizer:
 
 
 SINGLE: dict[str, Callable[[], Quantizer]] = {
-    # each pair of choices once
     "vector": vector,
     "vector-rotation-cosine-uniform": lambda: vector(estimator="rotation", distance="cosine", init="uniform"),
     "vector-uniform": lambda: vector(init="uniform"),
     "vector-loss-cosine": lambda: vector("loss", distance="cosine"),
-    "vector-loss-rotation-uniform": lambda: vector("loss", estimator="rotation", init="uniform"),
     "vector-loss-rotation": lambda: vector("loss", estimator="rotation"),
     "vector-unrevived": lambda: vector(revive_after=None, init="data"),
     "fsq": lambda: FSQ([7, 5, 4, 2]),
     "lookup-free": lambda: LookupFree(5),
     "lookup-free-groups": lambda: LookupFree(7, group_size=3, temperature=0.5, diversity_weight=2.0),
-    "lookup-free-single-bits": lambda: LookupFree(4, group_size=1),
     "binary-spherical": lambda: BinarySpherical(6, group_size=4, commitment_weight=0.1),
     "gumbel": lambda: gumbel(temperature=Anneal(2.0, 0.5, total_steps=10)),
     "gumbel-mixture": lambda: gumbel(temperature=0.7, straight_through=False),
@@ -83,7 +79,6 @@ COMPOSITE: dict[str, Callable[[], Quantizer]] = {
     "residual-vector": lambda: ResidualQuantizer(vector(), 3),
     "residual-vector-dropout": lambda: ResidualQuantizer(vector("loss", estimator="rotation"), 2, dropout=0.6),
     "residual-fsq": lambda: ResidualQuantizer(FSQ([5, 4, 3]), 2),
-    "residual-lookup-free": lambda: ResidualQuantizer(LookupFree(4), 2, dropout=0.6),
     "residual-gumbel": lambda: ResidualQuantizer(gumbel(temperature=Anneal(2.0, 0.5, total_steps=10)), 2, dropout=0.6),
     "residual-sim-vq": lambda: ResidualQuantizer(sim_vq(), 2),
     "product-vector": lambda: ProductQuantizer(vector(), 2),
@@ -91,7 +86,6 @@ COMPOSITE: dict[str, Callable[[], Quantizer]] = {
     "product-gumbel": lambda: ProductQuantizer(gumbel(temperature=0.7), 2),
     "residual-product-vector": lambda: ResidualQuantizer(ProductQuantizer(vector(), 2), 2, dropout=0.6),
     "residual-product-fsq": lambda: ResidualQuantizer(ProductQuantizer(FSQ([5, 4]), 2), 2),
-    "product-residual-vector": lambda: ProductQuantizer(ResidualQuantizer(vector(), 2, dropout=0.6), 2),
 }
 PYRAMID: dict[str, Callable[[], Quantizer]] = {
     "multi-scale-vector": lambda: pyramid(vector(), scales=[1, 2, 3, 4, 5], num_phi=4),
@@ -99,8 +93,6 @@ PYRAMID: dict[str, Callable[[], Quantizer]] = {
     "multi-scale-fsq": lambda: pyramid(FSQ([5, 4, 3])),
     "multi-scale-lookup-free": lambda: pyramid(LookupFree(4), spatial_dims=3),
     "multi-scale-gumbel": lambda: pyramid(gumbel(temperature=0.7)),
-    "multi-scale-product": lambda: pyramid(ProductQuantizer(vector(), 2)),
-    "multi-scale-residual": lambda: pyramid(ResidualQuantizer(vector(), 2, dropout=0.6)),
 }
 FAMILY = SINGLE | COMPOSITE | PYRAMID
 BATCH = 6

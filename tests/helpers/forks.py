@@ -4,25 +4,22 @@ import logging
 import os
 import signal
 import socket
-import subprocess
 import sys
 import tempfile
 import time
 import traceback
-from contextlib import nullcontext
+from functools import partial
+
+from lightning.pytorch.utilities import rank_zero_only
 
 
-def fork(run, *arguments, output=None):
-    """Start ``run(*arguments)``, its output going to the file ``output``; return the id of the process.
-
-    Its status is 0 if the function returns, else 1.
-    """
+def fork(run, *arguments):
+    """Start ``run(*arguments)``; return the id of the process, whose status is 0 if the function returns, else 1."""
     process = os.fork()
     if not process:
         status = 1
         try:
-            with output.open("w", buffering=1) if output else nullcontext(sys.stdout) as sys.stdout:
-                run(*arguments)
+            run(*arguments)
             status = 0
         finally:
             os._exit(status)
@@ -34,29 +31,15 @@ def status_of(process):
     return os.waitpid(process, 0)[1]
 
 
-def stop(process):
-    """Stop a process, so that it starts no others, and return the ids of those that it has started."""
-    os.kill(process, signal.SIGSTOP)
-    children = subprocess.run(["ps", "-o", "pid=", "--ppid", str(process)], capture_output=True, text=True)
-    return [*map(int, children.stdout.split())]
-
-
 class Forked:
-    """``vqlab ARGUMENTS`` as a fork of this process, with the methods of ``Popen``; output goes to a file.
+    """``vqlab ARGUMENTS`` as a fork of this process, with methods of ``Popen``; ``before()`` is called in it first."""
 
-    Args:
-        arguments: The arguments.
-        before: Called in the new process first.
-        environ: Environment variables to set.
-    """
-
-    def __init__(self, *arguments, before=None, **environ):
+    def __init__(self, *arguments, before=lambda: None, **environ):
         self.returncode = None
         self.output = tempfile.TemporaryFile("w+")  # noqa: SIM115
         self.pid = os.fork()
         if not self.pid:
-            if before:
-                before()
+            before()
             os.environ.update(environ)
             os._exit(run_vqlab(arguments, self.output.fileno()))
 
@@ -65,11 +48,8 @@ class Forked:
             self.returncode = os.waitstatus_to_exitcode(ended[1])
         return self.returncode
 
-    def send_signal(self, number):
-        os.kill(self.pid, number)
-
     def kill(self):
-        self.send_signal(signal.SIGKILL)
+        os.kill(self.pid, signal.SIGKILL)
 
     def communicate(self, timeout=240):
         """Return the output when the process has ended, and None; kill it after ``timeout`` seconds."""
@@ -86,7 +66,6 @@ def run_vqlab(arguments, output):
     """Run ``vqlab`` as if this process had been started for it; return its exit status."""
     from vqlab.cli.main import main
 
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     os.dup2(output, 1)
     os.dup2(output, 2)
     sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1, closefd=False) for number in (1, 2))
@@ -102,29 +81,18 @@ def run_vqlab(arguments, output):
     return 0
 
 
-def on_two_ranks(*arguments, **environ):
+def on_two_ranks(*arguments):
     """Run ``vqlab`` on two devices of this machine, started as torchrun does; return both statuses and outputs."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "GLOO_SOCKET_IFNAME": "lo"}
-    environ |= {"WORLD_SIZE": "2", "TORCHELASTIC_RUN_ID": "test"}
-    ranks = [
-        Forked(
-            *arguments,
-            "--trainer.devices=2",
-            before=lambda rank=rank: set_rank(rank),
-            RANK=str(rank),
-            LOCAL_RANK=str(rank),
-            **environ,
-        )
-        for rank in (0, 1)
-    ]
+        port = str(free.getsockname()[1])
+    environ = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "GLOO_SOCKET_IFNAME": "lo", "WORLD_SIZE": "2"}
+    environ["TORCHELASTIC_RUN_ID"] = "test"
+    ranks = []
+    for rank in (0, 1):
+        # Lightning's functions "on rank 0 only" read the rank when they are imported.
+        before = partial(setattr, rank_zero_only, "rank", rank)
+        own = {"RANK": str(rank), "LOCAL_RANK": str(rank), **environ}
+        ranks.append(Forked(*arguments, "--trainer.devices=2", before=before, **own))
     outputs = [rank.communicate()[0] for rank in ranks]
     return [(rank.returncode, output) for rank, output in zip(ranks, outputs, strict=True)]
-
-
-def set_rank(rank):
-    """Let Lightning's functions "on rank 0 only" know the rank, which they read when they are imported."""
-    from lightning.pytorch.utilities import rank_zero_only
-
-    rank_zero_only.rank = rank

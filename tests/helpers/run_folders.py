@@ -15,11 +15,8 @@ METRICS = ("val/loss", "val/psnr")
 def make(folder, model="VQVAE", steps=60, every=2, val_every=20, monitor=("val/loss", "min"), shift=0.0, **settings):
     """Write a run of ``steps`` steps, with ``settings`` by name, ``__`` for dots; return what it logged by line."""
     folder = Path(folder)
-    init_args = {
-        "lr": 0.001,
-        "base_lr": None,
-        "quantizer": {"class_path": "vqlab.VectorQuantizer", "init_args": {"num_embeddings": 64}},
-    }
+    quantizer = {"class_path": "vqlab.VectorQuantizer", "init_args": {"num_embeddings": 64}}
+    init_args = {"lr": 0.001, "base_lr": None, "quantizer": quantizer}
     config = {
         "seed_everything": 0,
         "trainer": {"max_steps": steps, "devices": 1, "num_nodes": 1, "accumulate_grad_batches": 1},
@@ -37,12 +34,12 @@ def make(folder, model="VQVAE", steps=60, every=2, val_every=20, monitor=("val/l
         place[last] = value
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text("# lightning.pytorch==2.6.6\n" + yaml.safe_dump(config, sort_keys=False))
-    log, lines = CSVLog(folder), []
+    lines = []
     for step in range(every - 1, steps, every):
-        metrics = {"train/loss": torch.rand(()).item() + 1, "train/samples_per_second": 100.0 + step}
-        lines.append((step, metrics))
+        lines.append((step, {"train/loss": torch.rand(()).item() + 1, "train/samples_per_second": 100.0 + step}))
         if (step + 1) % val_every == 0:
             lines.append((step, {"val/loss": torch.rand(()).item() + shift, "val/psnr": torch.randn(()).item()}))
+    log = CSVLog(folder)
     for step, metrics in lines:
         log.log_metrics(metrics, step)
     (folder / "samples").mkdir()

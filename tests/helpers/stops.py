@@ -1,18 +1,17 @@
 """Callbacks by which something happens to a training at a hook: a signal, an error, or a look at each rank."""
 
 import os
-import signal
 
 import lightning
 import torch
 
-from vqlab.errors import UserError
+from vqlab.cli.main import main
 
 
 class Stop(lightning.Callback):
     """Send a signal to this process, or raise an error, at the first call of a hook from a step on.
 
-    ``Stop.plan`` says which: (hook, step, number or error). Steps are those done when the hook is called.
+    ``Stop.plan`` is (hook, number of steps done, signal or error).
     """
 
     plan = None
@@ -45,25 +44,13 @@ class SaveAll(lightning.Callback):
         torch.save(pl_module.state_dict(), f"rank_{trainer.global_rank}.pt")
 
 
-class NaNOnRank1(lightning.Callback):
-    """Spoil an image of rank 1."""
-
-    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
-        if trainer.global_rank == 1 and batch_idx == 3:
-            batch["image"][0] = float("nan")
-
-
-class RefuseOnRank1(lightning.Callback):
-    """Refuse a file on rank 1."""
-
-    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
-        if trainer.global_rank == 1 and batch_idx == 3:
-            raise UserError("a file is damaged")
-
-
-class KillInValidation(lightning.Callback):
-    """End the process without notice in the validation after step 20."""
-
-    def on_validation_start(self, trainer, pl_module):
-        if trainer.global_step == 20:
-            os.kill(os.getpid(), signal.SIGKILL)
+def fit_and_stop(hook, step, what, *arguments):
+    """Train a run ``stopped`` with what happens at the hook; return the exit status, or the error."""
+    Stop.plan = (hook, step, what)
+    try:
+        main([*arguments, "--name=stopped", f"--trainer.callbacks+={__name__}.Stop"])
+    except SystemExit as stopped:
+        return stopped.code
+    except RuntimeError as error:
+        return error
+    return 0

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from tests.helpers.models import build
 from vqlab.models.categorical.jsa import JSA
-from vqlab.nn.autoencoders.mlp import MLPDecoder, MLPEncoder
+from vqlab.nn.autoencoders.small import MLPDecoder, MLPEncoder
 from vqlab.nn.likelihood import Bernoulli
 
 VARIABLES, VALUES, SIZE = 3, 4, 4

@@ -118,16 +118,12 @@ def test_a_model_of_vqlab_goes_round(distance):
     again, x = load_diffusers("a"), images()
     assert torch.equal(again.encode(x), model.encode(x))
     assert torch.equal(again.reconstruct(x), model.reconstruct(x))
-    assert_same(again, reference_of("a"), x)
+    reference = diffusers_model(json.loads(Path("a/config.json").read_text()))
+    reference.load_state_dict(load_file(Path("a") / WEIGHTS))
+    assert_same(again, reference, x)
     save_diffusers(again, "b")
     for name in (WEIGHTS, "config.json"):
         assert (Path("a") / name).read_bytes() == (Path("b") / name).read_bytes()
-
-
-def reference_of(path):
-    reference = diffusers_model(json.loads((Path(path) / "config.json").read_text()))
-    reference.load_state_dict(load_file(Path(path) / WEIGHTS))
-    return reference
 
 
 @pytest.mark.parametrize(
@@ -135,10 +131,7 @@ def reference_of(path):
     [
         ({"_class_name": "AutoencoderKL"}, "describes a AutoencoderKL"),
         ({"norm_type": "spatial"}, "norm_type must be group"),
-        ({"act_fn": "relu"}, "act_fn must be silu"),
-        ({"lookup_from_codebook": True}, "lookup_from_codebook must be False"),
         ({"down_block_types": ["DownEncoderBlock2D", "CrossAttnDownBlock2D"]}, "CrossAttnDownBlock2D"),
-        ({"down_block_types": ["DownEncoderBlock2D"]}, "down_block_types must be 2 of"),
         ({"block_out_channels": [32, 48]}, "multiples of the first"),
         ({"norm_num_groups": 16}, "norm_num_groups must be the same in all norms of a VQModel, got 16"),
     ],
@@ -154,26 +147,27 @@ REMOVED = "decoder.up_blocks.1.attentions.0.to_k.bias"
 
 
 @pytest.mark.parametrize(
-    ("damage", "words"),
+    ("file", "content", "words"),
     [
-        (lambda path: (path / WEIGHTS).write_bytes(b"half a file"), (WEIGHTS, "not a readable file of weights")),
-        (lambda path: (path / WEIGHTS).unlink(), ("theirs holds neither", WEIGHTS)),
-        (lambda path: (path / "config.json").write_text("{"), ("config.json is not a JSON file",)),
-        (lambda path: (path / "config.json").unlink(), ("config.json does not exist",)),
-        (lambda path: change_weights(path, {REMOVED: None}), (f"lacks {REMOVED}",)),
-        (lambda path: change_weights(path, {"extra.weight": torch.zeros(1)}), ("unmatched extra.weight",)),
+        (WEIGHTS, b"half a file", (WEIGHTS, "not a readable file of weights")),
+        (WEIGHTS, None, ("theirs holds neither", WEIGHTS)),
+        ("config.json", b"{", ("config.json is not the config.json of a VQModel",)),
+        ("config.json", None, ("config.json is not the config.json of a VQModel", "No such file")),
+        (WEIGHTS, {REMOVED: None}, (f"lacks {REMOVED}",)),
+        (WEIGHTS, {"extra.weight": torch.zeros(1)}, ("unmatched extra.weight",)),
     ],
 )
-def test_damaged_folders_are_refused(damage, words):
+def test_damaged_folders_are_refused(file, content, words):
     path, _ = folder()
-    damage(path)
+    if content is None:
+        (path / file).unlink()
+    elif isinstance(content, bytes):
+        (path / file).write_bytes(content)
+    else:
+        state = {**load_file(path / WEIGHTS), **content}
+        save_file({key: value for key, value in state.items() if value is not None}, path / WEIGHTS)
     with refused(*words):
         load_diffusers(path)
-
-
-def change_weights(path, changes):
-    state = {**load_file(path / WEIGHTS), **changes}
-    save_file({key: value for key, value in state.items() if value is not None}, path / WEIGHTS)
 
 
 @pytest.mark.parametrize(
@@ -182,10 +176,7 @@ def change_weights(path, changes):
         (lambda: build(VQVAE, image_size=16), "SmallEncoder"),
         (lambda: own(quantizer=FSQ([5, 5])), "FSQ"),
         (lambda: own(value_range="unit"), "unit"),
-        (
-            lambda: own(decoder=ConvDecoder(3, 32, (1, 2), 1, 6, out_activation="tanh")),
-            "out_activation",
-        ),
+        (lambda: own(decoder=ConvDecoder(3, 32, (1, 2), 1, 6, out_activation="tanh")), "out_activation"),
         (lambda: own(decoder=ConvDecoder(3, 32, (1, 2), 2, 6)), "num_res_blocks"),
         (
             lambda: own(encoder=ConvEncoder(3, 8, (1, 2), 1, 6), decoder=ConvDecoder(3, 8, (1, 2), 1, 6)),

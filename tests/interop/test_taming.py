@@ -1,6 +1,5 @@
 """Checkpoints of taming-transformers against a statement of its networks."""
 
-import pickle
 import sys
 import types
 from pathlib import Path
@@ -61,22 +60,12 @@ def test_gumbel():
         torch.testing.assert_close(model.reconstruct(x), expected, rtol=1e-5, atol=1e-5)
 
 
-def test_the_codebook_is_kept_when_training_begins():
-    reference = taming_model()
-    checkpoint(reference)
-    model = load_taming("last.ckpt").train()
-    out = model(images())[1]
-    model.quantizer.update(out.stats)
-    assert torch.equal(model.quantizer.codebook, reference.quantize.embedding.weight)
-    assert isinstance(model.quantizer.codebook, nn.Parameter)
-
-
 def test_it_can_be_saved_as_a_checkpoint_of_vqlab_and_trained_on():
     import lightning
     from torch.utils.data import DataLoader
 
     from tests.helpers.bare import BARE
-    from vqlab.nn.gan.patchgan import PatchGAN
+    from vqlab.nn.gan.discriminators import PatchGAN
 
     reference = taming_model()
     checkpoint(reference)
@@ -89,13 +78,13 @@ def test_it_can_be_saved_as_a_checkpoint_of_vqlab_and_trained_on():
     data = DataLoader([{"image": image} for image in images()], batch_size=2)
     trainer = lightning.Trainer(**BARE, max_steps=1)
     trainer.fit(model, data)
+    torch.testing.assert_close(model.quantizer.codebook, reference.quantize.embedding.weight)
     trainer.save_checkpoint("own.ckpt")
     again, x = vqlab.load("own.ckpt"), images()
     torch.testing.assert_close(again.reconstruct(x), reference.decode(reference.encode(x)), rtol=1e-4, atol=1e-4)
 
 
 def test_classes_in_the_file_are_neither_needed_nor_run(monkeypatch):
-    """Old Lightning's files have classes as keys; one that runs code when it is unpickled must not."""
     module, ran = types.ModuleType("pytorch_lightning_of_old"), []
 
     class ModelCheckpoint:
@@ -128,10 +117,8 @@ def changed(**changes):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (None, ("path must be taming's .ckpt file, a.ckpt does not exist",)),
-        (lambda: b"", ("a.ckpt",)),
-        (lambda: b"neither", ("a.ckpt",)),
-        (lambda: pickle.dumps({"a": 1}), ("a.ckpt",)),
+        (None, ("a.ckpt is not taming's .ckpt file", "No such file")),
+        (lambda: b"neither", ("a.ckpt is not taming's .ckpt file",)),
         (lambda: {"layer.weight": torch.zeros(2)}, ("a.ckpt holds no VQ-GAN", "encoder.conv_in.weight")),
         (lambda: {"layer.weight": "no tensor"}, ("a.ckpt holds no state dict",)),
         (lambda: changed(**{"decoder.mid.block_2.conv1.bias": None}), ("lacks decoder.mid.block_2.conv1.bias",)),

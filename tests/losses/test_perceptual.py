@@ -1,20 +1,25 @@
-"""LPIPS against its definition in float64; it adds nothing to its model.
+"""LPIPS against its definition in float64, its weights from files, and what it leaves out of its model.
 
-No trained weights come with the tests: ``weights.py`` makes random ones.
+No trained weights come with the tests: ``tests.helpers.weights`` makes random ones.
 """
 
 import copy
+import os
+import socket
+import urllib.error
 from importlib import resources
+from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
+import torchvision
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from tests.helpers.refusal import refused
 from tests.helpers.weights import NETS, images, random_features, save_all
-from vqlab.losses.perceptual import BACKBONES, Perceptual
+from vqlab.losses.perceptual import Perceptual
 from vqlab.serialization import from_config, to_config
 
 
@@ -40,87 +45,80 @@ def distance_by_definition(net, a, b):
 
 
 @pytest.mark.parametrize("net", NETS)
-def test_it_and_its_gradient_equal_the_definition(net, files):
+def test_distance_and_gradient_equal_the_definition(net, files):
     x_hat, x = images().requires_grad_(), images()
     distance, expected = Perceptual(net, files[net])(x_hat, x), distance_by_definition(net, x_hat, x)
-    assert distance.shape == (2,)
-    assert distance.dtype == torch.float32
-    torch.testing.assert_close(distance.double(), expected, rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(distance, expected.float(), rtol=1e-5, atol=1e-7)
     gradients = [torch.autograd.grad(d.sum(), x_hat)[0] for d in (distance, expected)]
     torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-7)
 
 
-def test_grey_images_are_repeated_to_three_channels(files):
+def test_squeezenet1_0_is_the_mean_distance_of_unit_features():
+    """Mean over seven layers of the mean squared distance of unit vectors: 2 - 2 cosine."""
+    model = torchvision.models.squeezenet1_0(weights=None).eval()
+    for layer in model.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.normal_(layer.bias, std=0.1)
+    torch.save(model.state_dict(), "net.pth")
+    x, y = images(), images()
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    a, b = ((((image + 1) / 2).movedim(1, -1) - mean).div(std).movedim(-1, 1) for image in (x, y))
+    layers = []
+    for position, layer in enumerate(model.features):
+        a, b = layer(a), layer(b)
+        if position in (1, 4, 7, 8, 9, 10, 12):  # conv1 behind its ReLU, fire3, fire5, fire6, fire7, fire8, fire9
+            cosine = torch.cosine_similarity(a.double(), b.double(), dim=1)
+            empty = (a.abs().sum(1) == 0).double() + (b.abs().sum(1) == 0).double()  # each takes 1 from the distance
+            layers.append((2 - 2 * cosine - empty).mean((1, 2)))
+    distance = Perceptual("squeezenet1_0", "net.pth")
+    torch.testing.assert_close(distance(x, y), (sum(layers) / 7).float(), rtol=1e-4, atol=1e-6)
+    assert distance.name == "perceptual_squeezenet1_0"
+    assert Perceptual("vgg").name == "lpips"
+
+
+def test_symmetry_and_grey_images(files):
     distance, x_hat, x = Perceptual("squeeze", files["squeeze"]), images(channels=1), images(channels=1)
+    assert distance(x, x).tolist() == [0, 0]
+    assert torch.equal(distance(x_hat, x), distance(x, x_hat))
     torch.testing.assert_close(distance(x_hat, x), distance(x_hat.repeat(1, 3, 1, 1), x.repeat(1, 3, 1, 1)))
 
 
-def test_equal_images_are_at_distance_zero_and_the_order_does_not_matter(files):
-    distance, x_hat, x = Perceptual("squeeze", files["squeeze"]), images(), images()
-    assert distance(x, x).tolist() == [0, 0]
-    assert torch.equal(distance(x_hat, x), distance(x, x_hat))
-    torch.testing.assert_close(distance(x_hat, x)[1:], distance(x_hat[1:], x[1:]))
-
-
 @pytest.mark.parametrize("bias", [0.0, -1.0])
-def test_gradient_where_all_features_vanish_is_no_nan(tmp_path, bias):
+def test_gradient_where_all_features_vanish_is_no_nan(bias):
     features = random_features("squeeze")
     for name, parameter in features.named_parameters():
         if name.endswith("bias"):
             parameter.fill_(-1e3 if name == "0.bias" else bias)  # nothing passes the first layer
-    torch.save(features.state_dict(), tmp_path / "dead.pth")
+    torch.save(features.state_dict(), "dead.pth")
     x_hat = images().requires_grad_()
-    Perceptual("squeeze", str(tmp_path / "dead.pth"))(x_hat, images()).sum().backward()
+    Perceptual("squeeze", "dead.pth")(x_hat, images()).sum().backward()
     assert x_hat.grad.isfinite().all()
 
 
-@pytest.mark.parametrize("net", NETS)
-def test_the_smallest_image(net, files):
-    distance, smallest = Perceptual(net, files[net]), BACKBONES[net].smallest
-    assert distance(images(size=smallest), images(size=smallest)).isfinite().all()
-    with refused(f"{smallest - 1}x{smallest - 1}", f"image_size={smallest}", "perceptual_weight=0"):
-        distance(images(size=smallest - 1), images(size=smallest - 1))
-    with pytest.raises(RuntimeError):  # it is the network's limit, not a stricter one
-        distance.load()(images(size=smallest - 1), images(size=smallest - 1))
-
-
-def test_nothing_is_read_before_the_first_use_and_nothing_drawn_then(files):
+def test_weights_are_read_at_the_first_use_and_draw_nothing(files):
     before = torch.get_rng_state()
     from_config(to_config(Perceptual(backbone="none.pth")))  # as where a checkpoint is loaded without the weights
-    distance = Perceptual("squeeze", files["squeeze"])
+    distance, x = Perceptual("squeeze", files["squeeze"]), images()
+    other = copy.deepcopy(distance)
+    assert distance.load() is distance.load()
+    assert torch.equal(other(x, x.flip(0)), distance(x, x.flip(0)))
+    torch.set_rng_state(before)
     distance.load()
     assert torch.equal(before, torch.get_rng_state())
-    assert from_config(to_config(distance)).init_args == {"net": "squeeze", "backbone": files["squeeze"]}
-
-
-def test_weights_are_read_once_and_copies_have_their_own(files):
-    distance, x = Perceptual("squeeze", files["squeeze"]), images()
-    assert distance.load() is distance.load()
-    other = copy.deepcopy(distance)
-    assert other.load() is not distance.load()
-    assert torch.equal(other(x, x.flip(0)), distance(x, x.flip(0)))
 
 
 def test_it_adds_nothing_to_its_model_before_or_after_the_first_use(files):
     model = nn.ModuleDict({"loss": Perceptual("squeeze", files["squeeze"]), "net": nn.Conv2d(3, 3, 1)})
-    names = ["net.weight", "net.bias"]
+    average, names = AveragedModel(model), ["net.weight", "net.bias"]
     for _ in range(2):
         assert list(model.state_dict()) == [name for name, _ in model.named_parameters()] == names
-        assert not list(model.buffers())
         x = images()
         model["loss"](model["net"](x), x).sum().backward()
+    average.update_parameters(model)
     net = model.train()["loss"].load()
     assert not any(part.training for part in net.net.modules())
     assert not any(p.requires_grad for p in net.parameters())
     assert model["net"].weight.grad.abs().sum() > 0
-
-
-def test_an_average_that_was_copied_before_the_first_use_fits_after_it(files):
-    model = nn.Sequential(Perceptual("squeeze", files["squeeze"]), nn.Linear(2, 2))
-    average = AveragedModel(model)
-    model[0].load()
-    average.update_parameters(model)
-    assert torch.equal(average.module[1].weight, model[1].weight)
 
 
 def test_it_trains_after_a_first_use_in_inference_mode(files):
@@ -132,21 +130,19 @@ def test_it_trains_after_a_first_use_in_inference_mode(files):
     assert torch.equal(first, second.detach())
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_under_autocast_a_loss_is_near_the_exact_value_and_a_reported_distance_is_exact(files, dtype):
-    distance, x, noise = Perceptual("vgg", files["vgg"]), images(4), images(4)
-    for size in (0.1, 1.0):
-        x_hat = (x + size * noise).requires_grad_()
-        exact = distance(x_hat, x)
-        with torch.autocast("cpu", dtype):
-            rough, reported = distance(x_hat, x), distance(x_hat.detach().to(dtype), x)
-            with torch.no_grad():
-                assert torch.equal(distance(x_hat, x), exact)
-        assert rough.dtype == reported.dtype == torch.float32
-        assert not torch.equal(rough, exact), "training does use the faster convolutions"
-        torch.testing.assert_close(rough, exact, rtol=0.02, atol=0)
-        gradients = [torch.autograd.grad(d.sum(), x_hat)[0].flatten() for d in (exact, rough)]
-        assert F.cosine_similarity(*gradients, dim=0) > 0.97
+def test_under_autocast_a_loss_is_near_the_exact_value_and_a_reported_distance_is_exact(files):
+    distance, x = Perceptual("vgg", files["vgg"]), images(4)
+    x_hat = (x + 0.1 * images(4)).requires_grad_()
+    exact = distance(x_hat, x)
+    with torch.autocast("cpu", torch.bfloat16):
+        rough = distance(x_hat, x)
+        with torch.no_grad():
+            assert torch.equal(distance(x_hat, x), exact)
+    assert rough.dtype == torch.float32
+    assert not torch.equal(rough, exact), "training does use the faster convolutions"
+    torch.testing.assert_close(rough, exact, rtol=0.02, atol=0)
+    gradients = [torch.autograd.grad(d.sum(), x_hat)[0].flatten() for d in (exact, rough)]
+    assert F.cosine_similarity(*gradients, dim=0) > 0.97
 
 
 @pytest.mark.gpu
@@ -155,3 +151,71 @@ def test_it_follows_the_images_to_the_gpu_and_back(files):
     expected = distance(x_hat, x)
     torch.testing.assert_close(distance(x_hat.cuda(), x.cuda()).cpu(), expected, rtol=1e-2, atol=1e-4)
     assert torch.equal(distance(x_hat, x), expected)
+
+
+# Files of weights
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """An empty cache of torch hub's."""
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+    return tmp_path / "hub" / "checkpoints"
+
+
+@pytest.mark.parametrize("prefix", ["features.", ""])
+def test_a_whole_model_and_features_alone_are_read_in_half_precision_as_well(files, prefix):
+    state = {prefix + name: value.half() for name, value in random_features("squeeze").state_dict().items()}
+    if prefix:
+        state["classifier.1.weight"] = torch.zeros(1000, 512, 1, 1)
+    torch.save(state, "a.pth")
+    x_hat, x = images(), images()
+    expected = Perceptual("squeeze", files["squeeze"])(x_hat, x)
+    torch.testing.assert_close(Perceptual("squeeze", "a.pth")(x_hat, x), expected, rtol=1e-2, atol=0)
+
+
+def test_what_is_not_in_the_cache_is_downloaded_once_and_checked(hub, files, monkeypatch):
+    calls = []
+
+    def download(url, target, hash_prefix):
+        calls.append((url, Path(target), hash_prefix))
+        Path(target).write_bytes(Path(files["alex"]).read_bytes())
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", download)
+    for _ in range(2):
+        Perceptual("alex").load()
+    file = hub / "alexnet-owt-7be5be79.pth"
+    assert calls == [("https://download.pytorch.org/models/alexnet-owt-7be5be79.pth", file, "7be5be79")]
+
+
+@pytest.mark.parametrize("error", [urllib.error.URLError("not known"), RuntimeError("invalid hash value")])
+def test_without_a_network_the_message_names_url_place_and_ways_out(hub, monkeypatch, error):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", fail)
+    file = "vgg16-397923af.pth"
+    with refused(f"https://download.pytorch.org/models/{file}", str(hub / file), "backbone=FILE", "weight=0"):
+        Perceptual().load()
+    assert socket.getdefaulttimeout() is None, "left as it was"
+
+
+class Command:
+    def __reduce__(self):
+        return os.system, ("touch ran",)
+
+
+@pytest.mark.parametrize(
+    "content", [None, b"", b"<html>Not found</html>", [1, 2], {}, {"a": Command()}, "part", "alex"]
+)
+def test_files_that_do_not_hold_the_weights_are_named_and_not_run(files, content):
+    if isinstance(content, bytes):
+        Path("it.pth").write_bytes(content)
+    elif content is not None:
+        state = torch.load(files["alex" if content == "alex" else "squeeze"]) if isinstance(content, str) else content
+        if content == "part":
+            state.popitem()
+        torch.save(state, "it.pth")
+    with refused("it.pth"):
+        Perceptual("squeeze", "it.pth").load()
+    assert not Path("ran").exists()

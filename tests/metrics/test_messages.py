@@ -21,53 +21,27 @@ def count(top_words, window=None):
     return ReferenceCorpus([0, 1], [0, 2], 4).cooccurrence(top_words, window)
 
 
-def statistics(indices, label):
-    CodeStatistics(8, 4, 2).update(zeros(*indices), zeros(*label))
-
-
-def clusters(theta, label):
-    TopicClusters(4, 2).update(torch.zeros(theta), zeros(*label))
-
-
 CASES = [
     (lambda: CodebookUsage(2**26, 3), "num_embeddings must be at most 22369621, got 67108864"),
     (lambda: CodeStatistics(0, 2), "num_embeddings must be at least 1, got 0"),
-    (lambda: CodeStatistics(8, 0), "num_positions must be at least 1, got 0"),
-    (lambda: CodeStatistics(8, 2, -1), "num_classes must be at least 0, got -1"),
-    (lambda: CodeStatistics(8, 2, top_k=0), "top_k must be at least 1, got 0"),
-    (lambda: statistics((5, 3), (5,)), "indices must be (B, 4) and label (B,), got (5, 3) and (5,)"),
-    (lambda: statistics((5,), (5,)), "got (5,) and (5,)"),
-    (lambda: statistics((5, 2, 2), (5,)), "got (5, 2, 2) and (5,)"),
-    (lambda: statistics((5, 4), (4,)), "got (5, 4) and (4,)"),
-    (lambda: statistics((5, 4), (5, 1)), "got (5, 4) and (5, 1)"),
     (lambda: TopicClusters(0, 3), "num_topics must be at least 1, got 0"),
-    (lambda: TopicClusters(4, -1), "num_classes must be at least 0, got -1"),
-    (lambda: clusters((5, 3), (5,)), "theta must be (B, 4) and label (B,), got (5, 3) and (5,)"),
-    (lambda: clusters((5,), (5,)), "got (5,) and (5,)"),
-    (lambda: clusters((5, 4), (4,)), "got (5, 4) and (4,)"),
     (lambda: ReferenceCorpus([0, 1], [0], 4), "offsets must be (N + 1 >= 2,) and rise from 0 to the number of ids, 2"),
     (lambda: ReferenceCorpus([0, 1], [0, 3], 4), "offsets must"),
-    (lambda: ReferenceCorpus([0, 1], [1, 2], 4), "offsets must"),
     (lambda: ReferenceCorpus([0, 1], [0, 2, 1, 2], 4), "offsets must"),
     (lambda: ReferenceCorpus([0, 4], [0, 2], 4), "ids must be in [-1, 4), got 0 to 4"),
     (lambda: ReferenceCorpus([0, -2], [0, 2], 4), "ids must be in [-1, 4), got -2 to 0"),
     (lambda: ReferenceCorpus([0.0, 1.0], [0, 2], 4), "ids must be (T,) integers, got (2,) float64"),
-    (lambda: ReferenceCorpus([[0, 1]], [0, 1], 4), "ids must be (T,) integers, got (1, 2)"),
     (lambda: count([[0, 1]], 0), "window must be at least 1, got 0"),
     (lambda: count([0, 1], 2), "top_words must be (K, n >= 2) integers, got (2,)"),
-    (lambda: count([[0]], 2), "top_words must be (K, n >= 2) integers, got (1, 1)"),
-    (lambda: count([[0.0, 1.0]]), "top_words must be (K, n >= 2) integers, got (1, 2) float64"),
     (lambda: count([[0, 4]]), "top_words must be in [0, 4), got 0 to 4"),
     (lambda: count([[-1, 1]]), "top_words must be in [0, 4), got -1 to 1"),
-    (lambda: count([[0, 1], [2, 2]]), "top_words must be distinct in a topic, topic 1 has a word twice"),
+    (lambda: count([[0, 1], [2, 2]]), "top_words must be distinct in a topic, but a topic has a word twice"),
     (
         lambda: ReferenceCorpus.from_counts(np.eye(3)).cooccurrence([[0, 1]], 10),
         "which has no order, got 10",
     ),
     (lambda: top_word_ids(torch.rand(2, 5), 6), "n must be at most the size of the vocabulary, 5, got 6"),
     (lambda: matched_topics(torch.ones(3, 5), torch.ones(4, 5)), "got (3, 5) and (4, 5)"),
-    (lambda: matched_topics(torch.ones(4, 6), torch.ones(4, 5)), "got (4, 6) and (4, 5)"),
-    (lambda: matched_topics(torch.ones(4), torch.ones(4, 5)), "got (4,) and (4, 5)"),
     (lambda: FrechetDistance("resnet"), "net must be one of inception, vgg"),
     (lambda: FrechetDistance("vgg").update(torch.rand(3, 32, 32), real=True), "got (3, 32, 32)"),
     (

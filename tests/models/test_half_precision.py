@@ -6,30 +6,19 @@ import torch
 from torch.utils.data import DataLoader
 
 from tests.helpers.bare import BARE
-from tests.helpers.family import FAMILY, PYRAMID
 from tests.helpers.models import build
 from vqlab.callbacks.sample_grid import SampleGrid
-from vqlab.models.categorical.discrete_vae import DiscreteVAE
-from vqlab.models.categorical.jsa import JSA
+from vqlab.models import JSA, S4DVQ, SGAN, VQGAN, VQVAE, CodePrior, DiscreteVAE, FontGAN, GANTopicModel
 from vqlab.models.categorical.latent import rand
-from vqlab.models.font_gan import FontGAN
-from vqlab.models.prior.code_prior import CodePrior
-from vqlab.models.sgan import SGAN
-from vqlab.models.topic.gan_topic import GANTopicModel
-from vqlab.models.vq.s4dvq import S4DVQ
-from vqlab.models.vq.vqgan import VQGAN
-from vqlab.models.vq.vqvae import VQVAE
 from vqlab.nn.autoencoders.s4d import S4DDecoder, S4DEncoder
 from vqlab.nn.autoencoders.small import SmallDecoder, SmallEncoder
-from vqlab.nn.gan.conv import ConvFeatures, ConvGenerator
-from vqlab.nn.gan.glyph_discriminator import GlyphDiscriminator
-from vqlab.nn.gan.patchgan import PatchGAN
+from vqlab.nn.gan.discriminators import GlyphDiscriminator, PatchGAN
+from vqlab.nn.gan.networks import ConvFeatures, ConvGenerator
 from vqlab.nn.likelihood import Bernoulli
 from vqlab.nn.ssm.s4d import S4D
 from vqlab.nn.unet import UNet
 from vqlab.quantizers.vector import VectorQuantizer
 
-HALF = [torch.float16, torch.bfloat16]
 IMAGE = {"channels": 1, "image_size": 16}
 
 
@@ -52,15 +41,7 @@ def sgan(**options):
 
 MODELS = {
     "VQVAE": vqvae,
-    "VQGAN": lambda: build(
-        VQGAN,
-        **parts(),
-        quantizer=VectorQuantizer(16, 8),
-        discriminator=PatchGAN(1, 8, 1),
-        perceptual_weight=0,
-        disc_start=0,
-        lecam_weight=0.1,
-    ),
+    "VQGAN": lambda: build(VQGAN, **parts(), discriminator=PatchGAN(1, 8, 1), perceptual_weight=0, lecam_weight=0.1),
     "JSA": lambda: build(JSA, **parts(), num_embeddings=16, cache=False, num_mis_steps=2, nll_samples=2),
     "JSA binary": lambda: build(JSA, **parts(), num_embeddings=16, cache=False, likelihood=Bernoulli()),
     "DiscreteVAE": lambda: build(DiscreteVAE, **parts(), num_embeddings=16, nll_samples=2),
@@ -83,7 +64,7 @@ CALLS = {
 }
 
 
-@pytest.mark.parametrize("dtype", HALF)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("name", MODELS)
 def test_a_model_cast_to_half_precision_returns_it(name, dtype):
     model = MODELS[name]().eval().to(dtype)
@@ -94,16 +75,6 @@ def test_a_model_cast_to_half_precision_returns_it(name, dtype):
         y = call(model, x)
         assert y.dtype == dtype
         assert y.isfinite().all()
-
-
-@pytest.mark.parametrize("dtype", HALF)
-@pytest.mark.parametrize("name", sorted(FAMILY.keys() - PYRAMID.keys()))
-def test_any_quantizer_decodes_in_half_precision(name, dtype):
-    model = build(VQVAE, **parts() | {"quantizer": FAMILY[name]()}).eval().to(dtype)
-    x = torch.rand(2, 1, 16, 16).to(dtype)
-    codes = model.encode(x)
-    assert model.decode(codes).dtype == model.reconstruct(x).dtype == model(x)[0].dtype == dtype
-    assert torch.equal(model.decode(codes), model(x)[0])
 
 
 def test_what_is_cast_keeps_its_running_means_and_its_tokenizer_in_float32():
@@ -149,10 +120,7 @@ def test_uniform_numbers_and_priors_are_float32_in_bf16_true():
     expected = model.latent.prior.log_prob(codes)
     torch.set_default_dtype(torch.bfloat16)
     try:
-        assert torch.equal(
-            model.latent.prior.log_prob(torch.zeros(1, model.latent.positions, dtype=torch.int64)), expected
-        )
+        assert torch.equal(model.latent.prior.log_prob(codes), expected)
         assert len(rand(1000, device=torch.device("cpu")).unique()) > 900  # bfloat16 has 256
-        assert model.latent.prior.log_probs(torch.device("cpu")).dtype == torch.float32
     finally:
         torch.set_default_dtype(torch.float32)

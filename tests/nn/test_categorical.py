@@ -26,13 +26,6 @@ def test_probabilities_and_embeddings_belong_to_their_place_and_variable():
         torch.testing.assert_close(embedded[0, :, row, column], vectors[0] + vectors[1])
 
 
-def test_a_certain_mixture_is_a_code():
-    code = CategoricalCode(6, num_embeddings=5, embedding_dim=3, num_codebooks=2)
-    codes = torch.randint(5, (2, 12))
-    mixture = torch.nn.functional.one_hot(codes, 5).float()
-    torch.testing.assert_close(code.embed_soft(mixture, width=3), code.embed(codes, width=3))
-
-
 def test_the_uniform_prior_counts_every_position():
     """8 x 8 positions of 1,024 codes: -64 ln 1024, where -ln 1024 would be 436.7 nats too high."""
     prior = FactorizedPrior(64, 1024, learned=False)

@@ -1,44 +1,17 @@
-"""Composite and ProductQuantizer: parts with seeds, codebooks and statistics of their own."""
+"""Composite quantizers: parts with seeds and statistics of their own, scaling and dropout of residuals."""
+
+import itertools
+import math
 
 import pytest
 import torch
 
-from tests.helpers.family import FAMILY, PYRAMID, assert_same_state, rand
-from vqlab.quantizers.composite import SEED_STRIDE, another
+from tests.helpers.family import assert_same_state, rand, rand64
+from vqlab.quantizers.composite import ProductQuantizer, ResidualQuantizer, another
 from vqlab.quantizers.fsq import FSQ
-from vqlab.quantizers.gumbel import GumbelQuantizer
-from vqlab.quantizers.ibq import IBQ
-from vqlab.quantizers.lookup_free import LookupFree
-from vqlab.quantizers.product import ProductQuantizer
-from vqlab.quantizers.residual import ResidualQuantizer
+from vqlab.quantizers.lookup_free import BinarySpherical, LookupFree
 from vqlab.quantizers.sim_vq import SimVQ
 from vqlab.quantizers.vector import VectorQuantizer
-from vqlab.serialization import to_config
-
-G, D = 3, 4
-
-
-def flat(config, path=()):
-    """Every entry of a nested config by its path."""
-    if not isinstance(config, dict):
-        return {path: config}
-    return {key: value for name, part in config.items() for key, value in flat(part, (*path, name)).items()}
-
-
-@pytest.mark.parametrize("name", [name for name in FAMILY if name not in PYRAMID])
-@pytest.mark.parametrize("number", [1, 3])
-def test_another_has_other_seeds_and_nothing_else(name, number):
-    quantizer = FAMILY[name]()
-    before = to_config(quantizer)
-    first, second = flat(before), flat(to_config(another(quantizer, number)))
-    assert to_config(quantizer) == before
-    assert first.keys() == second.keys()
-    for path, value in first.items():
-        if path[-1] == "seed":
-            assert (second[path] - value) % SEED_STRIDE == 0  # more than a run has steps
-            assert second[path] != value
-        else:
-            assert second[path] == value, path
 
 
 @pytest.mark.parametrize(
@@ -56,19 +29,6 @@ def test_another_has_other_seeds_and_nothing_else(name, number):
 def test_all_codebooks_differ(build):
     whole = build()
     assert len(torch.stack(list(whole.codebooks().values())).unique(dim=0)) == whole.num_codebooks == 6
-
-
-@pytest.mark.parametrize("composite", [ResidualQuantizer, ProductQuantizer])
-def test_attributes_of_the_parts(composite):
-    rotation = VectorQuantizer(16, 2, estimator="rotation")
-    whole = composite(rotation, 4)
-    assert whole.quantizers[0] is rotation
-    assert [type(part) for part in whole.quantizers] == [VectorQuantizer] * 4
-    assert (whole.num_embeddings, whole.num_codebooks, whole.index_dims) == (16, 4, 1)
-    assert [part.auto_update for part in (whole, *whole.quantizers)] == [True, *[False] * 4]
-    assert whole.estimate is rotation.estimate
-    assert not whole.soft
-    assert composite(composite(IBQ(4, 2), 2), 2).soft
 
 
 @pytest.mark.parametrize("composite", [ResidualQuantizer, ProductQuantizer])
@@ -97,25 +57,74 @@ def test_codebooks_are_those_of_the_parts_by_number():
     assert torch.equal(ProductQuantizer(FSQ([3, 2]), 2).codebooks()["codebook.1"], FSQ([3, 2]).lookup(torch.arange(6)))
 
 
-def test_the_noise_of_a_group_is_its_own():
-    quantizer = ProductQuantizer(GumbelQuantizer(9, D), G)
-    for part in quantizer.quantizers[1:]:
-        part.load_state_dict(quantizer.quantizers[0].state_dict())
-    quantizer.sample_index = torch.arange(200)
-    indices = quantizer(torch.ones(200, G * D)).indices
-    for a, b in ((0, 1), (0, 2), (1, 2)):
-        assert (indices[:, a] == indices[:, b]).float().mean() < 0.6
+K, D = 8, 3
+
+
+def make(levels, **kwargs):
+    """With constant codebooks that get smaller by level, in float64."""
+    part = VectorQuantizer(K, D, 0.3, "loss", init="uniform", revive_after=None)
+    quantizer = ResidualQuantizer(part, levels, **kwargs).double()
+    for level, part in enumerate(quantizer.quantizers):
+        part.codebook.data.copy_(rand64(K, D, seed=100 + level) / 2**level)
+    quantizer.auto_update = False
+    return quantizer
+
+
+def depths_of(quantizer, steps):
+    """How many levels each of ``steps`` training steps used."""
+    z = torch.zeros(1, quantizer.embedding_dim)
+    return [int((quantizer(z).indices >= 0).sum()) for _ in range(steps)]
+
+
+def rms_by_level(quantizer, rows):
+    """Root mean square error (Q, D) of the first 1, 2, ... levels."""
+    indices = quantizer.eval().quantize(rows).indices
+    levels = range(1, len(quantizer.quantizers) + 1)
+    return torch.stack([(rows - quantizer.lookup(indices[:, :n])).square().mean(0).sqrt() for n in levels])
 
 
 @pytest.mark.parametrize(
-    ("part", "gain"),
+    ("part", "limit", "gain"),
     [
-        (VectorQuantizer(9, 2), 1.0),
-        (VectorQuantizer(9, 2, distance="cosine"), None),
-        (LookupFree(2), 2.0),
-        (FSQ([5, 3]), [4.0, 2.0] * G),
+        (FSQ([5, 3, 7, 9]), 1.0, torch.tensor([4.0, 2.0, 6.0, 8.0])),
+        (LookupFree(4), 2.0, torch.full((4,), 2.0)),
+        (BinarySpherical(4), 1.0, torch.full((4,), 2.0)),  # twice the codes' 1 / sqrt(4)
     ],
 )
-def test_the_residual_gain_of_a_product_is_that_of_its_groups(part, gain):
-    found = ProductQuantizer(part, G).residual_gain
-    assert (found.tolist() if isinstance(found, torch.Tensor) else found) == gain
+def test_fixed_codebooks_are_scaled_to_the_residual(part, limit, gain):
+    uniform = torch.rand(20_000, 4, generator=torch.Generator().manual_seed(10))
+    rms = rms_by_level(ResidualQuantizer(part, 4), limit * (2 * uniform - 1))
+    torch.testing.assert_close(rms[:-1] / rms[1:], gain.expand(3, 4), rtol=0.05, atol=0)
+
+
+@pytest.mark.parametrize(("dropout", "seed"), [(0.6, 0), (1.0, 3), (0.25, 1)])
+def test_depths_are_uniform_where_levels_are_dropped(dropout, seed):
+    steps, levels = 400, 4
+    depths = depths_of(ResidualQuantizer(FSQ([3]), levels, dropout, seed), steps)
+    for depth in range(1, levels + 1):
+        probability = dropout / levels + (1 - dropout) * (depth == levels)
+        deviation = math.sqrt(steps * probability * (1 - probability))
+        assert abs(depths.count(depth) - steps * probability) < 4 * deviation
+    repeated = sum(a == b for a, b in itertools.pairwise(depths)) / steps
+    assert repeated == pytest.approx(sum((depths.count(d) / steps) ** 2 for d in range(5)), abs=0.1)
+
+
+def test_dropped_levels_are_not_in_the_output_but_trained():
+    quantizer, whole = make(4, dropout=1.0, seed=2), make(4)
+    seen = set()
+    for step in range(12):
+        z = rand64(6, D, 5, seed=step)
+        out, expected = quantizer(z), whole(z)
+        depth = int((out.indices[0, 0] >= 0).sum())
+        seen.add(depth)
+        assert torch.equal(out.indices[..., :depth], expected.indices[..., :depth])
+        assert (out.indices[..., depth:] == -1).all()  # at every position
+        assert torch.equal(quantizer.decode(out.indices), out.quantized)
+        torch.testing.assert_close(out.quantized, whole.decode(expected.indices[..., :depth]))
+        assert torch.equal(out.loss, expected.loss)
+        assert torch.equal(out.stats.counts, expected.stats.counts)
+        out.loss.backward()
+        assert quantizer.quantizers[3].codebook.grad.abs().sum() > 0
+        assert quantizer.steps == step
+        quantizer.update(out.stats)
+    assert seen == {1, 2, 3, 4}

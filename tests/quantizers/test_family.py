@@ -1,6 +1,5 @@
 """The contract of every quantizer and composite: values, shapes, state, inputs that are not finite, graphs."""
 
-import copy
 import io
 import json
 import pickle
@@ -24,33 +23,16 @@ from tests.helpers.family import (
     train_step,
     trained,
 )
-from vqlab.quantizers.base import DataInit
-from vqlab.quantizers.multi_scale import MultiScaleQuantizer
-from vqlab.quantizers.product import ProductQuantizer
-from vqlab.quantizers.residual import ResidualQuantizer
 from vqlab.serialization import from_config, to_config
 
 STEPS = 5
 
 
 def assert_same_output(first, second):
-    assert torch.equal(first.indices, second.indices)
-    assert torch.equal(first.quantized, second.quantized)
-    assert torch.equal(first.loss, second.loss)
+    for name in ("indices", "quantized", "loss"):
+        assert torch.equal(getattr(first, name), getattr(second, name)), name
     assert first.terms.keys() == second.terms.keys()
     assert all(torch.equal(first.terms[name], second.terms[name]) for name in first.terms)
-
-
-def index_axes(quantizer):
-    """The axes of ``indices`` behind the spatial ones."""
-    if isinstance(quantizer, MultiScaleQuantizer):
-        return index_axes(quantizer.quantizer)
-    if isinstance(quantizer, (ResidualQuantizer, ProductQuantizer)):
-        return (len(quantizer.parts), *index_axes(quantizer.quantizers[0]))
-    return ()
-
-
-# --- values ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", FAMILY)
@@ -69,38 +51,28 @@ def test_decode_gives_the_quantized_bits(name):
     assert torch.equal(quantizer.encode(z), out.indices)
     with torch.no_grad():
         assert_same_output(quantizer(z), out)
+    for same in (out.indices.numpy().astype(np.uint16), out.indices.tolist(), out.indices.int()):
+        assert torch.equal(quantizer.decode(same), out.quantized)
 
 
 @pytest.mark.parametrize("name", FAMILY)
-def test_eval_changes_nothing_and_a_training_forward_neither(name):
-    quantizer = trained(name)
+def test_a_forward_changes_nothing_but_of_a_quantizer_alone_in_training(name):
+    quantizer, alone = trained(name), trained(name)
     before = state(quantizer)
-    out = quantizer(example(quantizer, 1))
+    z = example(quantizer, 1)
+    alone.auto_update = True
+    alone.sample_index = quantizer.sample_index = torch.arange(len(z))
+    out = quantizer(z)
     assert_same_state(before, state(quantizer))
-    quantizer.eval()
-    for part in parts_of(quantizer):
-        part.auto_update = True
-    assert quantizer(example(quantizer, 1)).stats is None
-    assert_same_state(before, state(quantizer))
+    alone(z)
+    if out.stats is not None:
+        quantizer.update(out.stats)
+    assert_same_state(state(alone), state(quantizer))
+    alone.eval()
+    assert alone(z).stats is None
+    assert_same_state(state(alone), state(quantizer))
+    assert all(v.shape == () and v.dtype == torch.float32 for v in (out.loss, *out.terms.values()))
     assert not any(term.requires_grad for term in out.terms.values())
-    for value in (out.loss, *out.terms.values()):
-        assert value.shape == ()
-        assert value.dtype == torch.float32
-
-
-@pytest.mark.parametrize("name", FAMILY)
-def test_used_alone_it_updates_itself(name):
-    alone, by_hand = FAMILY[name](), FAMILY[name]()
-    by_hand.load_state_dict(alone.state_dict())
-    by_hand.auto_update = False
-    for step in range(3):
-        z = example(alone, step)
-        alone.sample_index = by_hand.sample_index = torch.arange(len(z))
-        alone(z)
-        out = by_hand(z)
-        if out.stats is not None:
-            by_hand.update(out.stats)
-    assert_same_state(state(alone), state(by_hand))
 
 
 @pytest.mark.parametrize("name", FAMILY)
@@ -122,16 +94,13 @@ def test_two_halves_of_a_batch_give_the_update_of_the_whole(name):
     torch.testing.assert_close(whole.state_dict(), halves.state_dict(), rtol=1e-5, atol=1e-6)
 
 
-# --- state -----------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("name", FAMILY)
 def test_saving_and_loading_changes_no_bit(name):
     straight, cut = FAMILY[name](), FAMILY[name]()
     cut.load_state_dict(straight.state_dict())
     straight.auto_update = cut.auto_update = False
     for step in range(STEPS):
-        indices = train_step(cut, example(cut, step), step)
+        train_step(cut, example(cut, step), step)
     file = io.BytesIO()
     torch.save(cut.state_dict(), file)
     file.seek(0)
@@ -147,7 +116,6 @@ def test_saving_and_loading_changes_no_bit(name):
     assert_same_state(state(straight), state(resumed))
     assert_same_state(state(straight), state(copied))
     z = example(straight, 99)
-    assert_same_output(straight(z.clone()), resumed(z))
     assert_same_output(straight.eval()(z), resumed.eval()(z))
 
 
@@ -161,67 +129,14 @@ def test_a_config_builds_the_same_quantizer(name):
     assert to_config(again) == spec
     assert str(again) == str(quantizer)
     assert_same_state(state(again), state(quantizer))
-    attributes = ("num_embeddings", "embedding_dim", "num_codebooks", "index_dims", "soft", "estimate")
-    assert all(getattr(again, a) == getattr(quantizer, a) for a in attributes)
     for step in range(2):
         for module in (quantizer, again):
             module.sample_index = torch.arange(6)
         assert_same_output(quantizer(example(quantizer, step)), again(example(again, step)))
 
 
-@pytest.mark.parametrize("name", FAMILY)
-def test_the_parts_differ_from_each_other(name):
-    """Each part has random numbers of its own."""
-    seeds = [p.init_args["seed"] for p in parts_of(FAMILY[name]()) if len(parts_of(p)) == 1 and "seed" in p.init_args]
-    assert len(set(seeds)) == len(seeds), seeds
-
-
-# --- any shape -------------------------------------------------------------------------------------------------------
-
-
-def layouts(z):
-    """The same numbers in other strides."""
-    yield z.movedim(1, -1).contiguous().movedim(-1, 1)
-    yield z.repeat_interleave(2, dim=1)[:, ::2]
-    yield z.transpose(0, -1).contiguous().transpose(0, -1)
-
-
-def check_any_shape(quantizer, z, index_shape):
-    quantizer.auto_update = False
-    for step in range(2):
-        z = (z.detach() + step).requires_grad_()
-        quantizer.sample_index = torch.arange(len(z)) + step
-        out = quantizer(z)
-        (out.quantized.square().sum() + out.loss).backward()
-        assert out.quantized.shape == z.shape
-        assert out.quantized.dtype == z.dtype
-        assert out.indices.dtype == torch.int64
-        assert out.indices.shape == index_shape
-        dropped = any(getattr(part, "dropout", 0) for part in parts_of(quantizer))
-        assert out.indices.min() >= (-1 if dropped else 0)
-        assert out.indices.max() < quantizer.num_embeddings
-        assert z.grad.isfinite().all()
-        for parameter in quantizer.parameters():
-            assert parameter.grad is None or parameter.grad.isfinite().all()
-        assert torch.equal(quantizer.encode(z), out.indices)
-        if out.stats is not None:
-            quantizer.update(out.stats)
-    assert all(value.isfinite().all() for value in quantizer.state_dict().values())
-    quantizer.eval()
-    z = z.detach()
-    out = quantizer(z)
-    assert out.indices.min() >= 0
-    assert torch.equal(quantizer.encode(z), out.indices)
-    assert torch.equal(quantizer.decode(out.indices), out.quantized)
-    for other in layouts(z):
-        again = quantizer(other)
-        assert torch.equal(again.indices, out.indices)
-        assert torch.equal(again.quantized, out.quantized)
-        torch.testing.assert_close(again.loss, out.loss)
-
-
 @given(
-    name=st.sampled_from(sorted(FAMILY.keys() - PYRAMID.keys())),
+    name=st.sampled_from(sorted(FAMILY)),
     batch=st.integers(1, 3),
     spatial=st.lists(st.integers(1, 3), max_size=3),
     seed=st.integers(0, 99),
@@ -230,28 +145,29 @@ def check_any_shape(quantizer, z, index_shape):
 def test_any_small_shape(name, batch, spatial, seed):
     """With 12 codes and as few as one vector."""
     quantizer = FAMILY[name]()
-    z = rand(batch, quantizer.embedding_dim, *spatial, seed=seed)
-    check_any_shape(quantizer, z, (batch, *spatial, *index_axes(quantizer)))
-
-
-@given(
-    name=st.sampled_from(sorted(PYRAMID)),
-    batch=st.integers(1, 2),
-    scales=st.lists(st.integers(1, 5), min_size=1, max_size=3, unique=True).map(sorted),
-    spatial_dims=st.integers(1, 3),
-    num_phi=st.integers(1, 4),
-    seed=st.integers(0, 99),
-)
-@settings(max_examples=25, deadline=None, derandomize=True)
-def test_any_small_pyramid(name, batch, scales, spatial_dims, num_phi, seed):
-    inner = FAMILY[name]().quantizer
-    quantizer = MultiScaleQuantizer(inner, scales, num_phi, spatial_dims)
-    z = rand(batch, inner.embedding_dim, *[scales[-1]] * spatial_dims, seed=seed)
-    length = sum(edge**spatial_dims for edge in scales)
-    check_any_shape(quantizer, z, (batch, length, *index_axes(inner)))
-
-
-# --- inputs that are not finite --------------------------------------------------------------------------------------
+    quantizer.auto_update = False
+    if name in PYRAMID:
+        spatial = [quantizer.scales[-1]] * quantizer.spatial_dims
+    for step in range(2):
+        z = (rand(batch, quantizer.embedding_dim, *spatial, seed=seed) + step).requires_grad_()
+        quantizer.sample_index = torch.arange(batch) + step
+        out = quantizer(z)
+        (out.quantized.square().sum() + out.loss).backward()
+        assert out.quantized.shape == z.shape
+        assert out.indices.shape == (batch, *quantizer.code_shape(spatial))
+        dropped = any(getattr(part, "dropout", 0) for part in parts_of(quantizer))
+        assert out.indices.min() >= (-1 if dropped else 0)
+        assert out.indices.max() < quantizer.num_embeddings
+        assert z.grad.isfinite().all()
+        assert all(p.grad is None or p.grad.isfinite().all() for p in quantizer.parameters())
+        if out.stats is not None:
+            quantizer.update(out.stats)
+    assert all(value.isfinite().all() for value in quantizer.state_dict().values())
+    out = quantizer.eval()(z)
+    assert out.indices.min() >= 0
+    assert torch.equal(quantizer.decode(out.indices), out.quantized)
+    for other in (z.movedim(1, -1).contiguous().movedim(-1, 1), z.repeat_interleave(2, dim=1)[:, ::2]):
+        assert torch.equal(quantizer(other).quantized, out.quantized)  # the same numbers in other strides
 
 
 @pytest.mark.parametrize("name", FAMILY)
@@ -296,18 +212,6 @@ def test_extreme_inputs_give_finite_gradients(name, scale):
         assert value is None or value.isfinite().all()
 
 
-# --- codes of other types, graphs ------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", FAMILY)
-def test_integers_of_any_type_are_codes(name):
-    quantizer = trained(name).eval()
-    codes = quantizer.encode(example(quantizer, 1))
-    small = torch.uint8 if quantizer.num_embeddings <= 256 else torch.int16
-    for same in (codes.numpy(), codes.tolist(), codes.int(), codes.to(small), codes.numpy().astype(np.uint16)):
-        assert torch.equal(quantizer.decode(same), quantizer.decode(codes))
-
-
 class Verb(nn.Module):
     def __init__(self, quantizer, verb):
         super().__init__()
@@ -331,33 +235,3 @@ def test_traced_and_exported_graphs_agree_for_any_batch_and_hold_plain_operators
             assert all(torch.equal(graph(x), module(x)) for x in (first, second))
         called = {str(node.target).split(".")[0] for node in exported.graph.nodes if node.op == "call_function"}
         assert called & {"vqlab", "mkldnn"} == set()
-
-
-def test_a_forward_on_the_meta_device_has_the_shape():
-    quantizer = trained("vector").to("meta")
-    out = quantizer(torch.empty(2, 4, 3, 3, device="meta"))
-    assert out.quantized.shape == (2, 4, 3, 3)
-
-
-# --- the flag of data-dependent initialisation -----------------------------------------------------------------------
-
-
-def loaded_in_a_model(flag):
-    source, target = nn.Sequential(nn.Linear(1, 1), flag), nn.Sequential(nn.Linear(1, 1), DataInit(not flag.awaited))
-    target.load_state_dict(source.state_dict())
-    return target[1]
-
-
-@pytest.mark.parametrize("duplicate", [loaded_in_a_model, copy.deepcopy, lambda flag: pickle.loads(pickle.dumps(flag))])
-@pytest.mark.parametrize("initial", ["awaited", "not awaited", "done"])
-def test_a_copied_or_loaded_flag_agrees_with_its_buffer(duplicate, initial):
-    flag = DataInit(awaited=initial != "not awaited")
-    if initial == "done":
-        flag.done()
-    other = duplicate(flag)
-    assert other.awaited is flag.awaited is (initial == "awaited")
-    assert bool(other.seen) is not other.awaited
-    other.done()
-    assert flag.awaited is (initial == "awaited")
-    other.load_state_dict(flag.state_dict())
-    assert other.awaited is flag.awaited

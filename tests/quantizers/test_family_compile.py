@@ -67,6 +67,7 @@ def test_one_graph_and_the_values_of_eager_mode(name):
     check(name, "aot_eager")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["vector-unrevived", "gumbel"])
 def test_the_default_backend_gives_the_values_of_eager_mode(name):
     check(name, "inductor", evaluate=False)

@@ -1,21 +1,16 @@
 """Half precision, autocast and memory of the family."""
 
-import itertools
-
 import pytest
 import torch
 from torch import nn
 
 from tests.helpers.family import FAMILY, Largest, example, rand, train_step, trained
-from vqlab.quantizers import chunks, search
+from vqlab.quantizers import search
+from vqlab.quantizers.composite import ProductQuantizer, ResidualQuantizer
 from vqlab.quantizers.fsq import FSQ
 from vqlab.quantizers.gumbel import GumbelQuantizer
 from vqlab.quantizers.ibq import IBQ
-from vqlab.quantizers.lookup_free import BinarySpherical, LookupFree
-from vqlab.quantizers.multi_scale import MultiScaleQuantizer
-from vqlab.quantizers.product import ProductQuantizer
-from vqlab.quantizers.residual import ResidualQuantizer
-from vqlab.quantizers.sim_vq import SimVQ
+from vqlab.quantizers.lookup_free import LookupFree
 from vqlab.quantizers.vector import VectorQuantizer
 
 LOW = [torch.bfloat16, torch.float16]
@@ -59,24 +54,10 @@ def test_gradients_under_autocast_are_those_of_float32(name):
     assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
 
 
-CASTS = {
-    "bfloat16": lambda module: module.bfloat16(),
-    "half": lambda module: module.half(),
-    "to": lambda module: module.to(torch.device("cpu"), torch.bfloat16),
-    "inside": lambda module: nn.Sequential(module, nn.Linear(2, 2)).half()[0],
-}
-
-
-@pytest.mark.parametrize(
-    ("name", "cast"),
-    [
-        *((name, "bfloat16") for name in FAMILY),
-        *itertools.product(["vector", "product-gumbel"], ["half", "to", "inside"]),
-    ],
-)
-def test_a_quantizer_cast_to_half_precision_stays_float32(name, cast):
+@pytest.mark.parametrize("name", FAMILY)
+def test_a_quantizer_cast_to_half_precision_stays_float32(name):
     quantizer, plain = trained(name), trained(name)
-    assert CASTS[cast](quantizer) is quantizer
+    nn.Sequential(quantizer, nn.Linear(2, 2)).bfloat16()
     states = quantizer.state_dict(), plain.state_dict()
     for key in states[1]:
         assert states[0][key].dtype == states[1][key].dtype
@@ -85,16 +66,6 @@ def test_a_quantizer_cast_to_half_precision_stays_float32(name, cast):
     for step in range(2):
         assert torch.equal(train_step(quantizer, z, step), train_step(plain, z, step))
     assert_equals_float32(quantizer.eval()(z), plain.eval()(z.float()), z.dtype)
-
-
-@pytest.mark.parametrize("name", FAMILY)
-def test_double_precision_is_kept(name):
-    quantizer = trained(name).double().eval()
-    assert all(value.dtype != torch.float32 for value in quantizer.state_dict().values())
-    z = example(quantizer, 1).double()
-    out = quantizer(z)
-    assert out.quantized.dtype == out.loss.dtype == torch.float64
-    torch.testing.assert_close(quantizer.decode(out.indices).double(), out.quantized, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -118,56 +89,27 @@ def test_more_codes_than_bfloat16_has_integers(build):
     assert len(out.indices.unique()) > 256
 
 
-# --- memory ----------------------------------------------------------------------------------------------------------
-
-CODES, DIM, ROWS, BLOCK = 96, 4, 384, 2**11
 # 2^g probabilities of a group of g bits take the place of the K of a codebook
 BOUNDED = {
-    "vector": (CODES, lambda: VectorQuantizer(CODES, DIM, revive_after=2)),
-    "vector-loss": (CODES, lambda: VectorQuantizer(CODES, DIM, codebook_update="loss", distance="cosine")),
-    "sim-vq": (CODES, lambda: SimVQ(CODES, DIM)),
-    "ibq": (CODES, lambda: IBQ(CODES, DIM)),
-    "gumbel": (CODES, lambda: GumbelQuantizer(CODES, DIM)),
-    "gumbel-mixture": (CODES, lambda: GumbelQuantizer(CODES, DIM, straight_through=False)),
+    "vector": (96, lambda: VectorQuantizer(96, 4, revive_after=2)),
+    "ibq": (96, lambda: IBQ(96, 4)),
+    "gumbel": (96, lambda: GumbelQuantizer(96, 4)),
     "lookup-free": (2**6, lambda: LookupFree(12, group_size=6)),
-    "binary-spherical": (2**6, lambda: BinarySpherical(6)),
-    "residual-vector": (CODES, lambda: ResidualQuantizer(VectorQuantizer(CODES, DIM), 2)),
-    "residual-gumbel": (CODES, lambda: ResidualQuantizer(GumbelQuantizer(CODES, DIM), 2)),
-    "product-ibq": (CODES, lambda: ProductQuantizer(IBQ(CODES, DIM), 2)),
-    "multi-scale-vector": (CODES, lambda: MultiScaleQuantizer(VectorQuantizer(CODES, DIM), [1, 8])),
 }
 
 
-def largest(quantizer, sampled):
-    """Of a training step and of an evaluation."""
-    shape = (6, 8, 8) if isinstance(quantizer, MultiScaleQuantizer) else (ROWS,)
-    z = rand(shape[0], quantizer.embedding_dim, *shape[1:], seed=1).requires_grad_()
-    quantizer.auto_update = False
+@pytest.mark.parametrize("name", BOUNDED)
+def test_no_array_of_all_vectors_times_all_codes(name, monkeypatch):
+    """In training steps, of which the first sets the codebook up and the third revives, and in an evaluation."""
+    width, build = BOUNDED[name]
+    monkeypatch.setattr(search, "CHUNK_ELEMENTS", 2**11)
+    monkeypatch.setattr(search, "SCORES", {"cpu": 2**11})
+    monkeypatch.setattr(search, "CODES", {"cpu": 64})
+    quantizer = build()
+    z = rand(384, quantizer.embedding_dim, seed=1).requires_grad_()
     with Largest() as seen:
-        for _ in range(3):  # the first sets the codebook up, the third revives
-            quantizer.sample_index = torch.arange(len(z)) if sampled else None
+        for _ in range(3):
             out = quantizer(z)
             (out.loss + out.quantized.square().sum()).backward()
-            if out.stats is not None:
-                quantizer.update(out.stats)
         quantizer.eval()(z)
-        with torch.no_grad():
-            quantizer(z)
-    return seen.elements
-
-
-@pytest.mark.parametrize("sampled", [True, False])
-@pytest.mark.parametrize("name", BOUNDED)
-def test_no_array_of_all_vectors_times_all_codes(name, sampled, monkeypatch):
-    width, build = BOUNDED[name]
-    monkeypatch.setattr(chunks, "CHUNK_ELEMENTS", BLOCK)
-    monkeypatch.setattr(search, "SCORES", {"cpu": BLOCK})
-    monkeypatch.setattr(search, "CODES", {"cpu": 64})
-    assert largest(build(), sampled) < ROWS * width / 2
-
-
-@pytest.mark.parametrize("name", ["vector", "ibq", "gumbel", "lookup-free"])
-def test_this_check_sees_such_an_array(name):
-    """With blocks as large as they are by default, these few vectors are one block."""
-    width, build = BOUNDED[name]
-    assert largest(build(), sampled=True) >= ROWS * width
+    assert seen.elements < len(z) * width / 2

@@ -48,32 +48,6 @@ def test_the_noise_of_a_sample_does_not_depend_on_its_batch():
     torch.testing.assert_close(part.quantized, whole.quantized[[7, 2]], rtol=0, atol=1e-14)
 
 
-@pytest.mark.parametrize("by_sample", [True, False])
-def test_the_noise_changes_by_step_sample_and_position(by_sample):
-    quantizer = make(straight_through=False)
-    quantizer.sample_index = torch.arange(6) if by_sample else None
-    z = torch.ones(6, D, 8).double()  # all that differs is the noise
-    outs = torch.cat([quantizer(z).quantized.movedim(1, -1).reshape(-1, D) for _ in range(3)])
-    assert len(outs.unique(dim=0)) == 3 * 6 * 8
-
-
-def test_the_noise_depends_on_the_seed_and_the_counted_steps_alone():
-    quantizer, z = make(), torch.ones(200, D).double()
-    quantizer.sample_index, quantizer.auto_update = torch.arange(200), False
-
-    def draw(seed, steps):
-        quantizer.seed = seed
-        quantizer.steps.fill_(steps)
-        return quantizer(z).indices
-
-    first = draw(1, 5)
-    torch.rand(9)  # torch's generator has no part in it
-    assert torch.equal(draw(1, 5), first)
-    assert not torch.equal(draw(1, 6), first)
-    assert not torch.equal(draw(2, 5), first)
-    assert not torch.equal(make(seed=1).codebook, make(seed=2).codebook)
-
-
 def test_eval_takes_the_most_likely_code():
     quantizer = make(temperature=5.0, straight_through=False).eval()
     z = rand(60, D, seed=9)
@@ -102,11 +76,3 @@ def test_temperature_follows_the_counted_steps(monkeypatch):
     assert again.steps == 6
     quantizer.eval()(z)
     assert quantizer.steps == 6
-
-
-def test_the_default_temperature_is_that_of_dall_e():
-    quantizer = GumbelQuantizer(K, D)
-    assert quantizer.temperature == 1
-    quantizer.steps.fill_(150_000)
-    assert quantizer.temperature == 1 / 16
-    assert GumbelQuantizer(K, D, temperature=0.3).temperature.item() == pytest.approx(0.3)

@@ -8,56 +8,41 @@ import torch
 from tests.helpers.family import COMPOSITE, FAMILY, example, trained
 from tests.helpers.refusal import refused
 from vqlab.nn.anneal import Anneal
+from vqlab.quantizers.base import IdentityQuantizer
+from vqlab.quantizers.composite import ProductQuantizer, ResidualQuantizer
 from vqlab.quantizers.fsq import FSQ
 from vqlab.quantizers.gumbel import GumbelQuantizer
 from vqlab.quantizers.ibq import IBQ
-from vqlab.quantizers.identity import IdentityQuantizer
 from vqlab.quantizers.lookup_free import BinarySpherical, LookupFree
 from vqlab.quantizers.multi_scale import MultiScaleQuantizer
-from vqlab.quantizers.product import ProductQuantizer
-from vqlab.quantizers.residual import ResidualQuantizer
 from vqlab.quantizers.sim_vq import SimVQ
 from vqlab.quantizers.vector import VectorQuantizer
 
 COSINE, PYRAMID = VectorQuantizer(8, 3, distance="cosine"), MultiScaleQuantizer(VectorQuantizer(8, 3), [1, 2])
-SIZES = [VectorQuantizer, GumbelQuantizer, IBQ, SimVQ]
 
 
 @pytest.mark.parametrize(
     ("cls", "arguments", "line"),
     [
-        *((cls, {"num_embeddings": 0}, "num_embeddings must be at least 1, got 0") for cls in SIZES),
-        *((cls, {"embedding_dim": -2}, "embedding_dim must be at least 1, got -2") for cls in SIZES),
+        (VectorQuantizer, {"num_embeddings": 0}, "num_embeddings must be at least 1, got 0"),
+        (SimVQ, {"embedding_dim": -2}, "embedding_dim must be at least 1, got -2"),
         (VectorQuantizer, {"commitment_weight": math.nan}, "commitment_weight must be at least 0, got nan"),
         (VectorQuantizer, {"ema_decay": 1.0}, "ema_decay must be in [0, 1), got 1.0"),
         (VectorQuantizer, {"revive_after": 0}, "revive_after must be above 0 or None, got 0"),
         (VectorQuantizer, {"codebook_update": "sgd"}, "codebook_update must be one of ema, loss, got 'sgd'"),
-        (GumbelQuantizer, {"kl_weight": -1e-3}, "kl_weight must be at least 0, got -0.001"),
         (GumbelQuantizer, {"temperature": math.inf}, "temperature must be an Anneal or above 0, got inf"),
         (GumbelQuantizer, {"temperature": Anneal(1.0, 0.0, 9)}, "temperature must stay above 0, got Anneal("),
-        (IBQ, {"entropy_weight": math.nan}, "entropy_weight must be at least 0, got nan"),
         (IBQ, {"temperature": 0.0}, "temperature must be above 0, got 0.0"),
-        (SimVQ, {"init": "kmeans"}, "init must be one of data, random, got 'kmeans'"),
         (LookupFree, {"embedding_dim": 63}, "embedding_dim must be in [1, 62], got 63"),
         (BinarySpherical, {"group_size": 17}, "group_size must be in [1, 16], got 17"),
         (FSQ, {"levels": [8, 1]}, "levels must be a list of integers at least 2, got [8, 1]"),
         (FSQ, {"levels": []}, "levels must be 1 or more numbers with a product of at most 2^62, got []"),
         (FSQ, {"levels": [2**31, 2**31, 4]}, "a product of at most 2^62, got [2147483648, 2147483648, 4]"),
-        (IdentityQuantizer, {"embedding_dim": 0}, "embedding_dim must be at least 1, got 0"),
-        (ProductQuantizer, {"num_groups": 0}, "num_groups must be at least 1, got 0"),
         (ProductQuantizer, {"quantizer": PYRAMID}, "quantizer must quantize single vectors, which MultiScaleQuantizer"),
-        (ResidualQuantizer, {"num_quantizers": 0}, "num_quantizers must be at least 1, got 0"),
         (ResidualQuantizer, {"dropout": 1.1}, "dropout must be in [0, 1], got 1.1"),
-        (ResidualQuantizer, {"quantizer": COSINE}, "quantizer must leave a residual"),
-        (
-            ResidualQuantizer,
-            {"quantizer": ProductQuantizer(COSINE, 2)},
-            "which ProductQuantizer does not",
-        ),
+        (ResidualQuantizer, {"quantizer": ProductQuantizer(COSINE, 2)}, "which ProductQuantizer does not"),
         (MultiScaleQuantizer, {"quantizer": COSINE}, "set distance=euclidean, or choose another quantizer"),
-        (MultiScaleQuantizer, {"quantizer": PYRAMID}, "quantizer must quantize single vectors"),
         (MultiScaleQuantizer, {"scales": [2, 2]}, "scales must ascend, got [2, 2]"),
-        (MultiScaleQuantizer, {"scales": [0, 2]}, "scales must be a list of integers at least 1, got [0, 2]"),
         (MultiScaleQuantizer, {"spatial_dims": 4}, "spatial_dims must be one of 1, 2, 3, got 4"),
     ],
 )
@@ -67,23 +52,14 @@ def test_arguments(cls, arguments, line):
 
 
 @pytest.mark.parametrize("name", FAMILY)
-def test_inputs(name):
-    quantizer = trained(name)
+def test_inputs_and_codes(name):
+    quantizer = trained(name).eval()
     z = example(quantizer, 1)
+    codes, highest = quantizer.encode(z), quantizer.num_embeddings
+    with refused("scales must end with the edge of the map" if quantizer.needs_maps else "must not be empty, got (0, "):
+        quantizer(z[..., :-1] if quantizer.needs_maps else z[:0])
     with refused(f"embedding_dim must be dimension 1 of the input, got {quantizer.embedding_dim} and an input"):
         quantizer(z.repeat_interleave(2, dim=1))
-    with refused("input must not be empty, got (0, "):
-        quantizer(z[:0])
-    if isinstance(quantizer, MultiScaleQuantizer):
-        for wrong in (z[..., :-1], z[..., 0], z[..., None]):
-            with refused("scales must end with the edge of the map", str(tuple(wrong.shape[2:]))):
-                quantizer(wrong)
-
-
-@pytest.mark.parametrize("name", FAMILY)
-def test_codes(name):
-    quantizer = trained(name).eval()
-    codes, highest = quantizer.encode(example(quantizer, 1)), quantizer.num_embeddings
     for wrong in (highest, 10**9, -2, -1):
         if wrong == -1 and "residual" in name:
             continue  # a depth without a code
@@ -104,7 +80,7 @@ def test_other_refusals():
         LookupFree(23).codebooks()
     with refused("an IdentityQuantizer has no codes"):
         IdentityQuantizer(4).decode(torch.zeros(1, 2).long())
-    for num in (0, 2, 4, 6):
+    for num in (0, 2, 6):
         with refused(f"indices must fill the scales [1, 2], 5 in all, got {num}"):
             PYRAMID.decode(torch.zeros(2, num, dtype=torch.int64))
     quantizer = GumbelQuantizer(7, 3)

@@ -2,14 +2,10 @@
 
 import pytest
 import torch
-import torch.nn.functional as F
 
 from tests.helpers.family import rand64 as rand
 from tests.helpers.resampling import down, up
-from vqlab.quantizers.gumbel import GumbelQuantizer
 from vqlab.quantizers.multi_scale import MultiScaleQuantizer
-from vqlab.quantizers.product import ProductQuantizer
-from vqlab.quantizers.residual import ResidualQuantizer
 from vqlab.quantizers.vector import VectorQuantizer
 
 K, D = 12, 3
@@ -52,11 +48,6 @@ def test_statistics_of_all_scales_add_up():
     assert quantizer.quantizer.steps == 1
 
 
-def smooth_maps(num, dim, seed):
-    coarse = rand(num, dim, 4, 4, seed=seed).float()
-    return F.interpolate(coarse, size=(8, 8), mode="bicubic") + 0.3 * rand(num, dim, 8, 8, seed=seed + 1).float()
-
-
 def test_the_codebook_is_set_up_from_the_bands_of_a_laplacian_pyramid(monkeypatch):
     quantizer, seen = make([1, 2, 4]), []
     quantizer.quantizer.first_batch.awaited = True
@@ -72,44 +63,3 @@ def test_the_codebook_is_set_up_from_the_bands_of_a_laplacian_pyramid(monkeypatc
     seen.clear()
     quantizer.eval()(f)
     assert not seen
-
-
-@pytest.mark.parametrize(
-    "part",
-    [
-        VectorQuantizer(64, 4),
-        VectorQuantizer(64, 4, init="data"),
-        ProductQuantizer(VectorQuantizer(64, 4), 2),
-        ResidualQuantizer(VectorQuantizer(64, 4), 2),
-    ],
-)
-def test_after_the_first_batch_the_finest_scale_uses_the_codes(part):
-    quantizer = MultiScaleQuantizer(part, [1, 2, 4, 8])
-    finest = quantizer(smooth_maps(16, quantizer.embedding_dim, seed=10)).indices[:, 21:].flatten(0, 1)
-    assert all(len(indices.unique()) > 48 for indices in finest.view(len(finest), -1).unbind(1))
-
-
-def test_every_position_has_its_own_noise():
-    """All codes are equally probable, so that the noise alone decides; 126 draws of 1000 repeat 8 times on average."""
-    quantizer = MultiScaleQuantizer(GumbelQuantizer(1000, 4), scales=[1, 2, 4])
-    torch.nn.init.zeros_(quantizer.quantizer.logits.weight)
-    torch.nn.init.zeros_(quantizer.quantizer.logits.bias)
-    quantizer.sample_index = torch.arange(6)
-    assert len(quantizer(torch.zeros(6, 4, 4, 4)).indices.unique()) > 105
-
-
-def test_a_batch_without_sample_index_does_not_inherit_the_last_one():
-    quantizer = MultiScaleQuantizer(VectorQuantizer(8, 4), [1, 2])
-    quantizer.sample_index = torch.arange(5)
-    quantizer(rand(5, 4, 2, 2, seed=14).float())
-    quantizer.sample_index = None
-    quantizer(rand(3, 4, 2, 2, seed=15).float())
-    assert quantizer.quantizer.sample_index is None
-
-
-def test_the_tables_are_the_codebook_and_the_convolutions():
-    quantizer = make([1, 2, 4])
-    tables = quantizer.codebooks()
-    assert list(tables) == ["codebook", *(f"phi.{n}.{name}" for n in range(3) for name in ("weight", "bias"))]
-    assert torch.equal(tables["codebook"], quantizer.quantizer.codebook)
-    assert torch.equal(tables["phi.2.bias"], quantizer.phi[2].bias)

@@ -1,12 +1,13 @@
-"""Random subsets of vectors: the same however the batch is split, uniform, and without repeats."""
+"""Random subsets of vectors, and statistics: the same however the batch is split."""
 
-import math
+import functools
+import operator
 
 import pytest
 import torch
 
 from tests.helpers.family import as_set, rand
-from vqlab.quantizers import sampling
+from vqlab.quantizers.base import CodeStats
 from vqlab.quantizers.sampling import exponential_race, smallest_k, uniform_by_content, uniform_by_sample
 
 ORIGIN = torch.zeros(())
@@ -57,17 +58,6 @@ def test_numbers_by_content_are_almost_uniform(dim, scale):
         assert kolmogorov_smirnov(keys) < (0.1 if dim < 3 else 0.03)
 
 
-@pytest.mark.parametrize("dim", [2, 3, 8, 64])  # in one dimension two seeds differ in wave length alone
-def test_two_seeds_draw_independently(dim):
-    rows = rand(20_000, dim, seed=dim)
-    keys = torch.stack([uniform_by_content(rows, seed, ORIGIN) for seed in range(6)])
-    correlation = torch.corrcoef(keys) - torch.eye(6)
-    assert correlation.abs().max() < 0.1
-    first = set(as_set(draw(rows, 1000, 0, ORIGIN)[0]))
-    second = set(as_set(draw(rows, 1000, 1, ORIGIN)[0]))
-    assert len(first & second) < 200  # 50 expected of independent draws
-
-
 @pytest.mark.parametrize("dim", [1, 3, 8, 33])
 @pytest.mark.parametrize("total", [29, 1001])
 def test_repeats_go_to_the_end(dim, total):
@@ -84,25 +74,6 @@ def test_repeats_go_to_the_end(dim, total):
     assert as_set(merged) == as_set(chosen)
 
 
-def test_numbers_by_content_are_continuous():
-    """20000 steps from one row to another pass many periods of the wave without a jump."""
-    start, end = rand(2, 8, seed=4).double()
-    keys = uniform_by_content(torch.lerp(start, end, torch.linspace(0, 1, 20_001).double()[:, None]), 1, ORIGIN)
-    assert keys.diff().abs().max() < 0.01
-    assert keys.diff().sign().diff().ne(0).sum() > 5
-
-
-def test_the_choice_from_rows_far_from_the_origin_is_not_from_one_side():
-    """Seen from the origin such rows have almost the same direction."""
-    rows = rand(20_000, 16, seed=11) + 300
-    chosen, _ = draw(rows, 512, 3, rows.mean(0))
-    shift = (chosen.mean(0) - rows.mean(0)).norm()  # for fair draws about sqrt(16 / 512) = 0.18
-    assert shift < 0.45
-    assert chosen.var(0).mean() == pytest.approx(1.0, abs=0.15)
-    seen_from_origin, _ = draw(rows, 512, 3, ORIGIN)
-    assert (seen_from_origin.mean(0) - rows.mean(0)).norm() > 1.0
-
-
 def test_numbers_by_sample_are_splitmix64():
     """Against the published finaliser in Python's unbounded integers."""
     mask = 2**64 - 1
@@ -116,44 +87,11 @@ def test_numbers_by_sample_are_splitmix64():
             assert keys[b * positions + place].item() == (((x ^ (x >> 31)) >> 11) + 0.5) / 2**53
 
 
-@pytest.mark.parametrize("dim", [1, 3, 17, 64, 256])
-@pytest.mark.parametrize("total", [2, 33, 1000])
-def test_equal_rows_have_equal_numbers_at_any_position(dim, total):
-    rows = rand(total, dim, seed=dim)
-    keys = uniform_by_content(rows, 5, rows.mean(0))
-    for part in (rows.flip(0), rows[total // 2 :], torch.cat([rows[1:], rows]), rows.T.contiguous().T):
-        found = uniform_by_content(part, 5, rows.mean(0))
-        for row, key in zip(part[:20], found[:20], strict=True):
-            assert key == keys[(rows == row).all(1)][0]
-
-
-@pytest.mark.parametrize("output", [0, 2**64 - 1])
-def test_numbers_by_sample_lie_inside_the_interval(output):
-    """The samples whose hash is the lowest and the highest: Gumbel noise is infinite at 0 and at 1."""
-    mask, x = 2**64 - 1, output
-    for shift, factor in ((31, 1), (27, 0x94D049BB133111EB), (30, 0xBF58476D1CE4E5B9)):
-        x = x * pow(factor, -1, 2**64) & mask
-        part = x
-        for _ in range(64 // shift):  # undo x ^ (x >> shift)
-            part = x ^ (part >> shift)
-        x = part
-    sample = x * pow(0x9E3779B97F4A7C15, -1, 2**64) & mask
-    sample -= 2**64 * (sample >= 2**63)
-    key = uniform_by_sample(torch.tensor([sample]), 1, 0).item()
-    assert 0 < key < 1
-    assert key == pytest.approx(0.5 + math.copysign(0.5, output - 1), abs=1e-15)
-
-
 def test_numbers_by_sample_are_uniform_and_independent():
     keys = torch.stack([uniform_by_sample(torch.arange(2000), 64, seed) for seed in range(4)])
     assert all(kolmogorov_smirnov(row) < 0.006 for row in keys)
     assert (torch.corrcoef(keys) - torch.eye(4)).abs().max() < 0.01
     assert torch.corrcoef(torch.stack([keys[0, :-1], keys[0, 1:]]))[0, 1].abs() < 0.01
-
-
-def test_numbers_by_sample_do_not_depend_on_the_batch():
-    whole = uniform_by_sample(torch.arange(10), 6, 3).view(10, 6)
-    assert torch.equal(uniform_by_sample(torch.tensor([7, 2]), 6, 3).view(2, 6), whole[[7, 2]])
 
 
 def test_the_smallest_key_is_chosen_in_proportion_to_the_weights():
@@ -164,17 +102,48 @@ def test_the_smallest_key_is_chosen_in_proportion_to_the_weights():
     assert times[:, 0].isinf().all()
 
 
-def test_a_compiler_sees_the_hash_as_one_operator():
-    """Its products wrap around. As C++ of a compiler's making that is undefined: loops were endless."""
-    graphs = []
+FIELDS = ("counts", "sums", "candidates", "keys")
 
-    def keep(graph, _):
-        graphs.append(graph)
-        return graph
 
-    rows, seed = rand(50, 7, seed=1), torch.tensor(12)
-    compiled = torch.compile(uniform_by_content, backend=keep, fullgraph=True)
-    assert torch.equal(compiled(rows, seed, ORIGIN), uniform_by_content(rows, seed, ORIGIN))
-    assert [node for node in graphs[0].graph.nodes if "uniform_by_sample" in str(node.target)]
-    assert not [node for node in graphs[0].graph.nodes if "rshift" in str(node.target)]
-    torch.library.opcheck(sampling._operator, (torch.arange(4), 3, torch.tensor(5)))
+def stats_of(rows, indices, keys, codes=5, num=4):
+    """The definition, row by row: (N, D) rows with indices (N,) and keys (N,)."""
+    counts, sums = torch.zeros(codes), torch.zeros(codes, rows.shape[1])
+    for row, index in zip(rows, indices.tolist(), strict=True):
+        counts[index] += 1
+        sums[index] += row
+    chosen = sorted(range(len(rows)), key=keys.tolist().__getitem__)[:num]
+    candidates, best = torch.zeros(num, rows.shape[1]), torch.full((num,), torch.inf, dtype=torch.float64)
+    candidates[: len(chosen)], best[: len(chosen)] = rows[chosen], keys[chosen]
+    return CodeStats(counts, sums, candidates, best)
+
+
+def batch(num, seed):
+    generator = torch.Generator().manual_seed(seed)
+    rows = torch.randint(-50, 50, (num, 3), generator=generator).float()  # whole numbers, so that sums are exact
+    indices = torch.randint(5, (num,), generator=generator)
+    return rows, indices, torch.rand(num, generator=generator, dtype=torch.float64)
+
+
+def assert_same(first, second):
+    for name in FIELDS:
+        a, b = getattr(first, name), getattr(second, name)
+        assert a.dtype == b.dtype
+        assert torch.equal(a, b), name
+
+
+@pytest.mark.parametrize("sizes", [(20, 30), (1, 1), (2, 0, 7), (3, 1, 50, 2), (0, 0)])
+def test_adding_parts_gives_the_statistics_of_the_whole(sizes):
+    rows, indices, keys = batch(sum(sizes), seed=1)
+    parts = [stats_of(*part) for part in zip(rows.split(sizes), indices.split(sizes), keys.split(sizes), strict=True)]
+    assert_same(functools.reduce(operator.add, parts), stats_of(rows, indices, keys))
+
+
+def test_stack_and_unbind_are_inverse():
+    parts = [stats_of(*batch(num, seed=num)) for num in (4, 9, 2)]
+    stacked = CodeStats.stack(parts)
+    assert [getattr(stacked, name).shape for name in FIELDS] == [(3, 5), (3, 5, 3), (3, 4, 3), (3, 4)]
+    for part, again in zip(parts, stacked.unbind(), strict=True):
+        assert_same(part, again)
+    twice = CodeStats.stack([stacked, stacked])
+    assert twice.sums.shape == (2, 3, 5, 3)
+    assert_same(twice.unbind()[1].unbind()[2], parts[2])

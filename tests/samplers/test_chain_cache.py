@@ -54,19 +54,6 @@ def test_states_come_back_after_shuffled_epochs(visited):
     assert torch.equal(codes[known], codes_of(torch.arange(SIZE), seen[:, None])[known])
 
 
-def test_an_example_without_a_state_gets_valid_codes():
-    codes, known = ChainCache(SIZE, POSITIONS, K).get(torch.tensor([4, 0]))
-    assert not known.any()
-    assert codes.min() >= 0
-
-
-def test_age_counts_visits_since_the_last_move():
-    cache, index = ChainCache(4, 1, 8), torch.tensor([2, 3])
-    for moved in ([True, True], [False, True], [False, False]):
-        cache.put(index, torch.zeros(2, 1, dtype=torch.int64), torch.tensor(moved))
-    assert cache.ages(index).tolist() == [2, 1]
-
-
 class Backwards(torch.Tensor):
     """Writes the rows of an assignment from the last to the first; a GPU may, in any order."""
 
@@ -81,14 +68,6 @@ def test_of_an_example_that_occurs_twice_the_last_state_is_kept(kind):
     cache.put(torch.tensor([1, 2, 1, 1]), torch.tensor([[3], [4], [5], [6]]), torch.tensor([True, True, True, False]))
     assert cache.get(torch.tensor([1, 2]))[0].tolist() == [[6], [4]]
     assert cache.ages(torch.tensor([1, 2])).tolist() == [1, 0]
-
-
-@pytest.mark.parametrize(("num", "dtype"), [(2**15, torch.int16), (2**15 + 1, torch.int32)])
-def test_the_smallest_type_holds_the_highest_code(num, dtype):
-    cache = ChainCache(2, 1, num)
-    cache.put(torch.tensor([0]), torch.tensor([[num - 1]]), torch.tensor([True]))
-    assert cache.codes.dtype == dtype
-    assert cache.get(torch.tensor([0]))[0].item() == num - 1
 
 
 def test_rows_of_other_data_or_codes_are_refused(visited):

@@ -14,6 +14,7 @@ from vqlab.nn.value_range import ValueRange
 from vqlab.training.batches import as_batch
 
 IMAGES, LABELS = torch.rand(8, 1, 16, 16) * 2 - 1, torch.arange(8) % 2
+BYTES = ((IMAGES + 1) * 127).byte()
 FORMAT = {"channels": 1, "image_size": 16}
 
 
@@ -21,20 +22,18 @@ def parts():
     return {"encoder": vqlab.SmallEncoder(1, 16, 8, 1), "decoder": vqlab.SmallDecoder(1, 16, 8, 1), **FORMAT}
 
 
-def vqvae(**options):
-    return build(vqlab.VQVAE, **parts(), quantizer=vqlab.VectorQuantizer(16, 8), **options)
+def vqvae():
+    return build(vqlab.VQVAE, **parts(), quantizer=vqlab.VectorQuantizer(16, 8))
 
 
 def jsa():
-    return build(
-        vqlab.JSA, **parts(), num_embeddings=16, cache=False, num_mis_steps=2, nll_samples=2, test_nll_samples=2
-    )
+    sampling = {"cache": False, "num_mis_steps": 2, "nll_samples": 2, "test_nll_samples": 2}
+    return build(vqlab.JSA, **parts(), num_embeddings=16, **sampling)
 
 
 def sgan():
-    return build(
-        vqlab.SGAN, vqlab.ConvGenerator(16, 1, 16, 16), vqlab.ConvFeatures(1, 16, (8, 16)), num_classes=2, **FORMAT
-    )
+    nets = vqlab.ConvGenerator(16, 1, 16, 16), vqlab.ConvFeatures(1, 16, (8, 16))
+    return build(vqlab.SGAN, *nets, num_classes=2, **FORMAT)
 
 
 def s4dvq():
@@ -50,26 +49,15 @@ def fonts():
     return build(vqlab.FontGAN, vqlab.UNet(16, 1, base_channels=4), vqlab.GlyphDiscriminator(1, 4, 2), image_size=16)
 
 
-def rows(**columns):
-    return [{name: column[n] for name, column in columns.items()} for n in range(8)]
-
-
-BYTES = ((IMAGES + 1) * 127).byte()
 GOOD = {
     "image, label": (vqvae, TensorDataset(IMAGES, LABELS)),
     "image alone in a tuple": (vqvae, TensorDataset(IMAGES)),
-    "images": (vqvae, IMAGES),
     "bytes": (vqvae, BYTES),
-    "bytes in a dict": (jsa, rows(image=BYTES)),
-    "doubles": (vqvae, IMAGES.double()),
-    "numpy": (vqvae, list(IMAGES.numpy().astype(np.float64))),
-    "dict without label": (vqvae, rows(image=IMAGES)),
+    "bytes in a dict": (jsa, [{"image": image} for image in BYTES]),
+    "numpy doubles": (vqvae, list(IMAGES.numpy().astype(np.float64))),
     "image, label of an SGAN": (sgan, TensorDataset(BYTES, LABELS.int())),
-    "signals": (s4dvq, torch.randn(8, 1, 128)),
     "signal, label": (s4dvq, TensorDataset(torch.randn(8, 1, 128, dtype=torch.float64), LABELS)),
     "counts": (topics, torch.randint(1, 4, (8, 30))),
-    "counts, label": (topics, TensorDataset(torch.ones(8, 30), LABELS)),
-    "source, target": (fonts, TensorDataset(IMAGES, -IMAGES)),
     "source, target, style as bytes": (fonts, TensorDataset(BYTES, BYTES, torch.zeros(8).int())),
 }
 
@@ -95,33 +83,29 @@ def test_bytes_are_what_their_floats_are():
     assert as_batch({"image": x, "index": index}, "image", ValueRange("unit"), torch.float32)["index"] is index
 
 
-BAD = [
-    ("image", [1, 2, 3, 4], ("image (B, C, H, W)", "(image, label)", "list")),
-    ("image", {"pixel_values": IMAGES}, ("image", "pixel_values")),
-    ("image", ("a", "b"), ("image",)),
-    ("image", None, ("image", "NoneType")),
-    ("signal", {"image": IMAGES}, ("signal (B, C, L)",)),
-    ("font", IMAGES, ("source and target",)),
-    ("image", IMAGES * 255, ("[-1, 1]", "signed", "uint8")),
-    ("image", (IMAGES, LABELS.float()), ("label", "integers (8,)", "float32")),
-    ("image", (IMAGES, ["cat"] * 8), ("label", "list")),
-]
-
-
-@pytest.mark.parametrize(("modality", "batch", "words"), BAD)
+@pytest.mark.parametrize(
+    ("modality", "batch", "words"),
+    [
+        ("image", [1, 2, 3, 4], ("image (B, C, H, W)", "(image, label)", "list")),
+        ("image", {"pixel_values": IMAGES}, ("image", "pixel_values")),
+        ("signal", {"image": IMAGES}, ("signal (B, C, L)",)),
+        ("font", IMAGES, ("source and target",)),
+        ("image", IMAGES * 255, ("[-1, 1]", "signed", "uint8")),
+        ("image", (IMAGES, LABELS.float()), ("label", "integers (8,)", "float32")),
+        ("image", (IMAGES, ["cat"] * 8), ("label", "list")),
+    ],
+)
 def test_other_forms_are_refused(modality, batch, words):
     with refused(*words):
         as_batch(batch, modality, ValueRange("signed"), torch.float32)
 
 
-def test_images_below_a_unit_range_are_refused_and_noise_is_not():
-    with refused("[0, 1]", "unit"):
-        as_batch(IMAGES, "image", ValueRange("unit"), torch.float32)
+def test_noise_beyond_the_range_is_not_refused():
     as_batch(IMAGES * 1.05, "image", ValueRange("signed"), torch.float32)
     as_batch(IMAGES * 5, "image", ValueRange("standardized", (0.5,), (0.1,)), torch.float32)
 
 
-def test_an_sgan_without_labels_says_so():
+def test_an_sgan_without_labels_is_refused():
     with refused("labels", "-1"):
         lightning.Trainer(**BARE, max_steps=1).fit(sgan(), DataLoader(IMAGES, 4), DataLoader(IMAGES, 4))
 

@@ -6,38 +6,29 @@ import pytest
 import torch
 
 from tests.helpers.two_ranks import on_two_ranks
-from vqlab.errors import UserError
 from vqlab.training.finite import NonFiniteError, require_finite
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_names_all_terms_the_batch_and_the_step(value, dtype):
-    bad, good = torch.tensor(value, dtype=dtype), torch.tensor(1.0, requires_grad=True)
+    bad, good = torch.tensor(value, dtype=dtype), torch.tensor(3e38, requires_grad=True)
+    require_finite({"large": good, "mixed": torch.tensor(-1.0, dtype=dtype)}, batch_idx=0, step=0)
     with pytest.raises(NonFiniteError, match=r"^loss, rec_loss is NaN or infinite at batch 7 \(step 3\)") as error:
         require_finite({"loss": bad, "commitment_loss": good, "rec_loss": bad}, batch_idx=7, step=3)
-    assert isinstance(error.value, UserError)
     assert (error.value.terms, error.value.batch_idx, error.value.step) == (["loss", "rec_loss"], 7, 3)
-    assert "--model.lr" in str(error.value)
-    assert "\n" not in str(error.value)
 
 
-def test_finite_terms_pass_whatever_their_size():
-    terms = {"zero": torch.tensor(0.0), "large": torch.tensor(3e38), "mixed": torch.tensor(-1.0, dtype=torch.bfloat16)}
-    assert require_finite(terms, batch_idx=0, step=0) is None
-
-
-def what_a_rank_says(rank):
+def error_of_a_rank(rank):
     """The message on one rank of two; only rank 1 has a NaN, at batch 5."""
     require_finite({"loss": torch.tensor(1.0), "rec_loss": torch.tensor(2.0)}, 4, 4)
-    rec_loss = torch.tensor(math.nan if rank == 1 else 2.0)
     try:
-        require_finite({"loss": torch.tensor(1.0), "rec_loss": rec_loss}, 5, 5)
+        require_finite({"rec_loss": torch.tensor(math.nan if rank == 1 else 2.0)}, 5, 5)
     except NonFiniteError as error:
         return str(error)
 
 
 def test_both_ranks_raise_the_same(tmp_path):
-    messages = on_two_ranks(what_a_rank_says, tmp_path)
+    messages = on_two_ranks(error_of_a_rank, tmp_path)
     assert messages[0].startswith("rec_loss is NaN or infinite at batch 5 (step 5)")
     assert messages[0] == messages[1]

@@ -12,14 +12,40 @@ from torch.utils.data import DataLoader
 
 from tests.helpers.bare import BARE
 from tests.helpers.models import build
-from vqlab.errors import UserError
+from tests.helpers.refusal import refused
 from vqlab.models.vq.vqvae import VQVAE
 from vqlab.nn.autoencoders.small import SmallDecoder, SmallEncoder
 from vqlab.quantizers.vector import VectorQuantizer
-from vqlab.training.learning_rate import check_lr, configured_rate, equivalent_lr, reset_moments
-from vqlab.training.schedules import Schedule
+from vqlab.training.learning_rate import Schedule, configured_rate, reset_moments
+from vqlab.training.lightning_fixes import is_log_step
 
-IMAGES = 32
+WARM, TOTAL = 10, 110
+
+
+@pytest.mark.parametrize(
+    ("kind", "closed_form"),
+    [
+        ("constant", lambda t: 1.0),
+        ("cosine", lambda t: 0.1 + 0.9 * math.cos(math.pi * min(t, 100) / 200) ** 2),
+        ("linear", lambda t: 1 - 0.9 * min(t, 100) / 100),
+        ("step", lambda t: max(0.1, 0.5 ** math.floor(t / 30))),
+        ("exponential", lambda t: max(0.1, 2.0 ** (-t / 30))),
+    ],
+)
+def test_closed_form_after_the_warm_up(kind, closed_form):
+    schedule = Schedule(kind, warmup_steps=WARM, total_steps=TOTAL, final_factor=0.1, decay_steps=30, gamma=0.5)
+    for step in range(WARM):
+        assert schedule.factor(step) == pytest.approx((step + 1) / WARM)
+    for step in range(WARM, TOTAL + 50):
+        assert schedule.factor(step) == pytest.approx(closed_form(step - WARM))
+
+
+@pytest.mark.parametrize("kind", ["cosine", "linear"])
+def test_total_steps_default_to_the_length_of_the_training(kind):
+    free, fixed = Schedule(kind, warmup_steps=5), Schedule(kind, warmup_steps=5, total_steps=40)
+    assert [free.factor(s, 40) for s in range(50)] == [fixed.factor(s, 1000) for s in range(50)]
+    assert free.factor(10**6) == 1.0, "no decay where the length is unknown"
+    assert [Schedule(kind, warmup_steps=10).factor(s, 5) for s in (0, 4)] == [0.1, 0.5]
 
 
 def model(**arguments):
@@ -29,7 +55,7 @@ def model(**arguments):
 
 def images(batch_size=4):
     """A plain DataLoader, as in a notebook: 8 batches of 4."""
-    return DataLoader([{"image": torch.rand(1, 8, 8)} for _ in range(IMAGES)], batch_size=batch_size)
+    return DataLoader([{"image": torch.rand(1, 8, 8)} for _ in range(32)], batch_size=batch_size)
 
 
 class Rates(lightning.Callback):
@@ -39,95 +65,56 @@ class Rates(lightning.Callback):
         self.used = []
 
     def on_before_optimizer_step(self, trainer, pl_module, optimizer):
-        self.used.append([group["lr"] for group in optimizer.param_groups])
-        assert len(set(self.used[-1])) == 1
-        self.used[-1] = self.used[-1][0]
-
-
-def trainer(*callbacks, **settings):
-    return lightning.Trainer(
-        **BARE,
-        callbacks=list(callbacks),
-        **settings,
-    )
+        (rate,) = {group["lr"] for group in optimizer.param_groups}
+        self.used.append(rate)
 
 
 def rates(module, loader, ckpt_path=None, save=None, **settings):
     seen = Rates()
-    run = trainer(seen, **settings)
-    run.fit(module, loader, ckpt_path=ckpt_path)
+    trainer = lightning.Trainer(**BARE, callbacks=[seen], **settings)
+    trainer.fit(module, loader, ckpt_path=ckpt_path)
     if save:
-        run.save_checkpoint(save)
-    return seen.used, run
-
-
-def test_equivalent_lr_is_the_rule_of_taming_transformers():
-    for batch, devices, nodes, accumulate in [(3, 1, 1, 1), (12, 4, 2, 3)]:
-        # main.py: model.learning_rate = accumulate_grad_batches * ngpu * bs * base_lr
-        expected = accumulate * devices * nodes * batch * 4.5e-6
-        got = equivalent_lr(None, 4.5e-6, 3e-4, batch, devices, nodes, accumulate)
-        assert got == pytest.approx(expected)
-    assert equivalent_lr(1e-3, None, 3e-4, 128, 4) == 1e-3
-    assert equivalent_lr(None, None, 3e-4, 128, 4) == 3e-4
-
-
-@pytest.mark.parametrize(("nodes", "world"), [(1, 1), (1, 4), (2, 8), (4, 4)])
-def test_the_rate_of_several_nodes_counts_each_process_once(nodes, world):
-    data = SimpleNamespace(batch_size=16)
-    run = SimpleNamespace(datamodule=data, world_size=world, num_nodes=nodes, accumulate_grad_batches=3, loggers=[])
-    rate = configured_rate(SimpleNamespace(trainer=run), None, 1e-6, 3e-4, "model")
-    assert rate == pytest.approx(1e-6 * 16 * world * 3)
-
-
-def test_both_rates_are_refused():
-    with pytest.raises(UserError, match=r"lr=0\.001 and base_lr=1e-06 are both given"):
-        check_lr(1e-3, 1e-6)
-    with pytest.raises(UserError, match=r"lr=0\.001 and base_lr=1e-06 are both given"):
-        model(lr=1e-3, base_lr=1e-6)
-
-
-@pytest.mark.parametrize("value", [0.0, -1e-3, math.nan, math.inf])
-@pytest.mark.parametrize("name", ["lr", "base_lr"])
-def test_a_rate_must_be_positive(name, value):
-    with pytest.raises(UserError, match=f"{name} must be above 0 or None"):
-        model(**{name: value})
+        trainer.save_checkpoint(save)
+    return seen.used, trainer
 
 
 @pytest.mark.parametrize(
-    ("settings", "named"),
+    ("build", "words"),
     [
-        ({"betas": (1.0, 0.9)}, r"betas must be 2 numbers in \[0, 1\)"),
-        ({"betas": (0.9, -0.1)}, r"betas must be 2 numbers in \[0, 1\)"),
-        ({"betas": (math.nan, 0.9)}, r"betas must be 2 numbers in \[0, 1\)"),
-        ({"weight_decay": -1.0}, "weight_decay must be at least 0"),
-        ({"weight_decay": math.nan}, "weight_decay must be at least 0"),
+        (lambda: model(lr=1e-3, base_lr=1e-6), "lr=0.001 and base_lr=1e-06 are both given"),
+        (lambda: model(lr=0.0), "lr must be above 0 or None"),
+        (lambda: model(base_lr=math.nan), "base_lr must be above 0 or None"),
+        (lambda: model(betas=(1.0, 0.9)), "betas must be 2 numbers in [0, 1)"),
+        (lambda: model(weight_decay=-1.0), "weight_decay must be at least 0"),
+        (lambda: Schedule("cosin"), "kind must be one of constant"),
+        (lambda: Schedule(warmup_steps=10, total_steps=10), "warmup_steps must be less than total_steps, got 10 of 10"),
+        (lambda: Schedule(gamma=0.0), "gamma must be above 0, got 0.0"),
+        (lambda: Schedule("linear", final_factor=2.0), "final_factor must be in [0, 1], got 2.0"),
     ],
 )
-def test_what_adam_cannot_take_is_refused(settings, named):
-    with pytest.raises(UserError, match=named):
-        rates(model(lr=1e-3, **settings), images(), max_steps=1)
+def test_settings_out_of_range(build, words):
+    with refused(words):
+        build()
 
 
-def test_base_lr_is_scaled_with_batch_and_accumulation(caplog):
+@pytest.mark.parametrize(("nodes", "world"), [(1, 1), (1, 4), (2, 8), (4, 4)])
+def test_base_lr_is_scaled_as_taming_transformers_does(nodes, world):
+    data = SimpleNamespace(batch_size=16)
+    run = SimpleNamespace(datamodule=data, world_size=world, num_nodes=nodes, accumulate_grad_batches=3, loggers=[])
+    module = SimpleNamespace(trainer=run)
+    # main.py: model.learning_rate = accumulate_grad_batches * ngpu * bs * base_lr
+    assert configured_rate(module, None, 1e-6, 3e-4, "model") == pytest.approx(3 * world * 16 * 1e-6)
+    assert configured_rate(module, 1e-3, None, 3e-4, "model") == 1e-3
+    assert configured_rate(module, None, None, 3e-4, "model") == 3e-4
+
+
+def test_base_lr_in_a_trainer(caplog):
     caplog.set_level(logging.INFO)
     used, _ = rates(model(base_lr=1e-5), images(4), max_steps=3, accumulate_grad_batches=2)
     assert used == pytest.approx([1e-5 * 4 * 2] * 3)
     assert "equivalent lr 8.000e-05 = base_lr 1e-05 x batch 4" in caplog.text
-
-
-def test_base_lr_takes_the_batch_size_of_a_datamodule():
-    class Data(lightning.LightningDataModule):
-        batch_size = 16
-
-        def train_dataloader(self):
-            return images(self.batch_size)
-
-    assert rates(model(base_lr=1e-5), Data(), max_steps=1)[0] == pytest.approx([16e-5])
-
-
-def test_base_lr_without_a_batch_size_is_refused():
     loader = DataLoader([{"image": torch.rand(1, 8, 8)}] * 8, batch_sampler=[[0, 1], [2, 3]])
-    with pytest.raises(UserError, match=r"base_lr.*set lr"):
+    with refused("base_lr needs data with a batch_size: set lr"):
         rates(model(base_lr=1e-5), loader, max_steps=1)
     assert rates(model(lr=2e-3), loader, max_steps=1)[0] == [2e-3]
 
@@ -144,9 +131,9 @@ def test_base_lr_without_a_batch_size_is_refused():
     ],
 )
 def test_cosine_ends_with_the_training(settings, steps):
-    used, run = rates(model(lr=1.0e-3, schedule=Schedule("cosine")), images(), **settings)
+    used, trainer = rates(model(lr=1.0e-3, schedule=Schedule("cosine")), images(), **settings)
     assert used == pytest.approx([1e-3 * (1 + math.cos(math.pi * s / steps)) / 2 for s in range(steps)])
-    assert run.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.0)
+    assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.0)
 
 
 def test_warm_up_counts_optimizer_steps():
@@ -171,19 +158,18 @@ def test_a_resumed_run_follows_the_configured_rate(kind, caplog):
 def test_a_resumed_cosine_ends_with_the_longer_training():
     schedule = Schedule("cosine")
     rates(model(lr=1e-3, schedule=schedule), images(), save="half.ckpt", max_epochs=1)
-    used, run = rates(model(lr=1e-3, schedule=schedule), images(), ckpt_path="half.ckpt", max_epochs=3)
+    used, trainer = rates(model(lr=1e-3, schedule=schedule), images(), ckpt_path="half.ckpt", max_epochs=3)
     # The rate of the first step was computed, and stored, before the training became longer.
     assert used[1:] == pytest.approx([1e-3 * schedule.factor(step, 24) for step in range(9, 24)])
-    assert run.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.0)
+    assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.0)
 
 
 def test_weight_decay_leaves_the_codebook_alone():
     module = build(
         VQVAE, quantizer=VectorQuantizer(8, 2, codebook_update="loss"), weight_decay=0.1, image_size=8, channels=3
     )
-    loader = DataLoader([{"image": torch.rand(3, 8, 8)}] * 2)
-    _, run = rates(module, loader, max_steps=1)
-    decays = {id(p): group["weight_decay"] for group in run.optimizers[0].param_groups for p in group["params"]}
+    _, trainer = rates(module, DataLoader([{"image": torch.rand(3, 8, 8)}] * 2), max_steps=1)
+    decays = {id(p): group["weight_decay"] for group in trainer.optimizers[0].param_groups for p in group["params"]}
     assert decays[id(module.quantizer.codebook)] == 0.0
     assert decays[id(module.to_code.weight)] == 0.1
     assert decays.keys() == {id(p) for p in module.parameters()}
@@ -192,23 +178,23 @@ def test_weight_decay_leaves_the_codebook_alone():
 def test_reset_moments_zeroes_the_given_rows_alone():
     table, other = nn.Parameter(torch.randn(5, 3)), nn.Parameter(torch.randn(5, 3))
     optimizer = torch.optim.Adam([table, other])
+    rows = torch.tensor([False, True, False, True, False])
+    reset_moments(optimizer, table, rows)
+    assert table not in optimizer.state, "before the first step"
     (table.square().sum() + other.square().sum()).backward()
     optimizer.step()
     before = {name: optimizer.state[table][name].clone() for name in ("exp_avg", "exp_avg_sq")}
     kept = {name: value.clone() for name, value in optimizer.state[other].items()}
-    rows = torch.tensor([False, True, False, True, False])
     reset_moments(optimizer, table, rows)
     for name, value in before.items():
         now = optimizer.state[table][name]
         assert now[rows].eq(0).all()
-        assert now[~rows].ne(0).all()
         assert torch.equal(now[~rows], value[~rows])
     assert optimizer.state[table]["step"] == 1
     assert all(torch.equal(value, optimizer.state[other][name]) for name, value in kept.items())
 
 
-def test_reset_moments_before_the_first_step():
-    table = nn.Parameter(torch.randn(5, 3))
-    optimizer = torch.optim.Adam([table])
-    reset_moments(optimizer, table, torch.ones(5, dtype=torch.bool))
-    assert table not in optimizer.state
+@pytest.mark.parametrize(("interval", "due"), [(0, []), (1, [1, 2, 3, 4, 5, 6]), (3, [3, 6])])
+def test_a_line_of_the_log_every_so_many_steps(interval, due):
+    trainer = SimpleNamespace(log_every_n_steps=interval, fit_loop=SimpleNamespace(_should_accumulate=lambda: False))
+    assert [step for step in range(1, 7) if is_log_step(trainer, step)] == due

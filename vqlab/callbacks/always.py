@@ -49,8 +49,7 @@ class Throughput(lightning.Callback):
 class StepSeed(lightning.Callback):
     """Seed torch from (run seed, step, batch of the step, rank) before each training batch and validation.
 
-    So a resumed run draws the random numbers of an uninterrupted one, without storing a state, and repeats an
-    interrupted validation with the same numbers.
+    So a resumed run draws the random numbers of an uninterrupted one, also in a validation that it repeats.
     """
 
     def on_train_batch_start(self, trainer: lightning.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
@@ -68,31 +67,25 @@ class StepSeed(lightning.Callback):
 
 
 class BatchStatistics(lightning.Callback):
-    """Average the running statistics of batch norm over the ranks after each training batch.
+    """Average the running statistics of batch norm over the ranks, which each normalise their own part of the batch.
 
-    Each rank normalises its own part of the batch. Without the average each would also evaluate with own statistics,
-    and a checkpoint would hold those of rank 0 only.
+    Otherwise each rank would evaluate with its own statistics, and a checkpoint would hold those of rank 0.
     """
 
     def on_train_batch_end(self, trainer: lightning.Trainer, pl_module: Any, *args: Any) -> None:
-        """Average."""
-        if trainer.world_size == 1:
-            return
+        """Average after each training batch."""
         parts = [part for part in pl_module.modules() if isinstance(part, _BatchNorm) and part.track_running_stats]
         statistics = [value for part in parts for value in (part.running_mean, part.running_var) if value is not None]
-        if statistics:
+        if statistics and trainer.world_size > 1:
             for value, mean in zip(statistics, means_over_ranks(statistics), strict=True):
                 value.copy_(mean)
 
 
 class Progress(TQDMProgressBar):
-    """tqdm without the version number; a model chooses its metrics with ``self.log(..., prog_bar=True)``.
-
-    In a log file, where each refresh is a line of its own, it is refreshed every hundred steps.
-    """
+    """tqdm without the version number; a model chooses its metrics with ``self.log(..., prog_bar=True)``."""
 
     def __init__(self) -> None:
-        super().__init__(refresh_rate=1 if sys.stdout.isatty() else 100)
+        super().__init__(refresh_rate=1 if sys.stdout.isatty() else 100)  # each refresh is a line in a log file
 
     def on_exception(self, *args: Any) -> None:
         """End the line of the bar, so that the error starts on its own."""

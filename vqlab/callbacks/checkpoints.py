@@ -15,15 +15,10 @@ from lightning.pytorch.utilities import rank_zero_info
 from vqlab.callbacks.slurm import Requeue, queue_again
 from vqlab.errors import UserError
 from vqlab.experiments.checkpoint_header import checkpoint_step
+from vqlab.training import lightning_fixes as fixes
 from vqlab.training.checkpoint import is_count
 from vqlab.training.finite import NonFiniteError
-from vqlab.training.lightning_fixes import (
-    ResumePoint,
-    is_between_batches,
-    is_log_step,
-    pending_metrics,
-    validation_follows,
-)
+from vqlab.training.lightning_fixes import ResumePoint, validation_follows
 from vqlab.training.stop_signals import STOP_SIGNALS, Stopped
 from vqlab.validation import Checked, Count
 
@@ -31,11 +26,10 @@ from vqlab.validation import Checked, Count
 class LastAndBest(Checked, Checkpoint):
     """Write ``checkpoints/last.ckpt`` every n steps, and ``checkpoints/best.ckpt`` at the best validation so far.
 
-    ``last.ckpt`` is also written after each validation, at the end of the training, when a SLURM job's time is nearly
-    up, and when the training is stopped: by SIGINT or SIGTERM after the current batch (in a validation, which a resumed
-    run repeats, after its current batch), and by an error between two batches, such as one of data loading or of a
-    validation. It is not written after an error within a batch, when the weights may be half updated, nor after an
-    error under DDP, which the other ranks do not know about. Each file replaces its predecessor atomically.
+    ``last.ckpt`` is also written after each validation, at the end, when a SLURM job's time is nearly up, when SIGINT
+    or SIGTERM stops the training (after the current batch, or in a validation, which a resumed run repeats), and after
+    an error between two batches. It is not written after an error within a batch, when the weights may be half updated,
+    nor under DDP, where the other ranks do not know about the error. Files are replaced atomically.
 
     A run that ends without a validation is validated at its end, so that there is a ``best.ckpt``.
 
@@ -72,13 +66,10 @@ class LastAndBest(Checked, Checkpoint):
 
     def on_train_batch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *args: Any) -> None:
         """Save every n steps, and where the training ends or is stopped."""
-        step = trainer.global_step
-        last_epoch = trainer.max_epochs not in (None, -1) and trainer.current_epoch + 1 >= (trainer.max_epochs or 0)
-        ends = (
-            trainer.should_stop
-            or (trainer.max_steps != -1 and step >= trainer.max_steps)
-            or (last_epoch and trainer.is_last_batch)
-        )
+        step, epochs = trainer.global_step, trainer.max_epochs
+        last_epoch = epochs is not None and epochs != -1 and trainer.current_epoch + 1 >= epochs
+        last_step = trainer.max_steps != -1 and step >= trainer.max_steps
+        ends = trainer.should_stop or last_step or (last_epoch and trainer.is_last_batch)
         self.requeues = self.requeue.is_due(trainer) and not ends
         self.point = ResumePoint(trainer, pl_module, ends)
         if ends and not self.validated and trainer.enable_validation and not self.point.validates:
@@ -114,7 +105,8 @@ class LastAndBest(Checked, Checkpoint):
         """Save ``best`` if the score is better, and ``last``."""
         if trainer.state.fn != "fit":
             return
-        self._check_monitor(trainer)
+        if not trainer.sanity_checking or self.monitor.startswith("val/"):  # train/... is not logged yet
+            check_monitor(trainer, self.monitor)
         if trainer.sanity_checking:
             return
         self.validated = True
@@ -136,7 +128,7 @@ class LastAndBest(Checked, Checkpoint):
         stopped = isinstance(exception, Stopped)
         if self.point is None or isinstance(exception, NonFiniteError):
             return  # no batch yet; or Health prints from where to resume
-        sound = self.point.sound and self.point.complete and is_between_batches(trainer)
+        sound = self.point.sound and self.point.complete and fixes.is_between_batches(trainer)
         if sound and (stopped or trainer.world_size == 1) and self.saved_batch != trainer.fit_loop.total_batch_idx:
             self.restores = True
             try:
@@ -154,11 +146,9 @@ class LastAndBest(Checked, Checkpoint):
 
     def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """Correct the progress in a checkpoint that is written later than Lightning expects."""
-        if self.point is None:
-            return
-        if self.restores:
+        if self.point and self.restores:
             self.point.restore(checkpoint)
-        elif trainer.validating and not self.point.validates:
+        elif self.point and trainer.validating and not self.point.validates:
             self.point.count_step(checkpoint)  # after a regular validation the resumed run does so itself
 
     def state_dict(self) -> dict[str, Any]:
@@ -169,14 +159,6 @@ class LastAndBest(Checked, Checkpoint):
         """Continue from the best score so far."""
         self.best_score, self.best_step = state_dict["best_score"], state_dict["best_step"]
         self.validated = state_dict.get("validated", self.best_step is not None)
-
-    def _check_monitor(self, trainer: lightning.Trainer) -> None:
-        """Raise UserError if the validation does not log ``monitor``; the first time in the sanity check."""
-        known = sorted(name for name in trainer.callback_metrics if name.startswith("val/"))
-        early = trainer.sanity_checking and not self.monitor.startswith("val/")  # train/... is not logged yet
-        if known and not early and self.monitor not in trainer.callback_metrics:
-            close = difflib.get_close_matches(self.monitor, known, n=3, cutoff=0.5) or known
-            raise UserError(f"monitor {self.monitor} is not logged: choose from {', '.join(close)}")
 
     def _stop_signal(self, trainer: lightning.Trainer) -> int:
         """Return the number of the signal that stops the run at this batch, 0 if none does: the same on all ranks."""
@@ -207,14 +189,22 @@ class LastAndBest(Checked, Checkpoint):
         return Path(trainer.default_root_dir) / "checkpoints" / f"{name}.ckpt"
 
 
+def check_monitor(trainer: lightning.Trainer, monitor: str) -> None:
+    """Raise UserError if a validation does not log ``monitor``."""
+    known = sorted(name for name in trainer.callback_metrics if name.startswith("val/"))
+    if known and monitor not in trainer.callback_metrics:
+        close = difflib.get_close_matches(monitor, known, n=3, cutoff=0.5) or known
+        raise UserError(f"monitor {monitor} is not logged: choose from {', '.join(close)}")
+
+
 def pending_line(trainer: lightning.Trainer) -> dict[str, float] | None:
     """Return the log line of this batch, if there is one, which Lightning writes only after all callbacks.
 
     A run that is killed between its checkpoint and that line would lack it, were it not in the checkpoint.
     """
-    if not is_log_step(trainer, trainer.global_step):
+    if not fixes.is_log_step(trainer, trainer.global_step):
         return None
-    step, metrics = pending_metrics(trainer)
+    step, metrics = fixes.pending_metrics(trainer)
     return {"step": step, "time": round(time.time(), 1), **metrics, "epoch": trainer.current_epoch}
 
 

@@ -16,8 +16,7 @@ class EMA(Checked, WeightAveraging):
 
     w_avg <- d w_avg + (1 - d) w with d = min(decay, (1 + n) / (10 + n)) after n updates; the first copies the weights.
     So the average of a short run is of its trained weights, not of their random initialisation; d reaches 0.999 at
-    n = 8,990. n is stored in the checkpoint. Buffers (codebooks, batch-norm statistics) are copied, not averaged: they
-    are running means already. :mod:`vqlab.training.lightning_fixes` says why ``EMAWeightAveraging`` does not do.
+    n = 8,990. Buffers (codebooks, batch-norm statistics) are running means already, and copied.
 
     Args:
         decay: Decay per optimizer step, warmed up by (1 + n) / (10 + n); null disables the average.

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 import lightning
 from lightning.pytorch.utilities import rank_zero_info
 
-from vqlab.errors import UserError
+from vqlab.callbacks.checkpoints import check_monitor
 from vqlab.validation import Checked, Count, Range
 
 Factor = Annotated[float, Range(0, 1, open="both")]
@@ -25,9 +25,6 @@ class Plateau(Checked, lightning.Callback):
         monitor: Metric to watch.
         mode: Whether ``monitor`` is minimized (``min``) or maximized (``max``).
 
-    Attributes:
-        lr_factor: The product so far.
-
     Raises:
         UserError: If an argument is out of range, or ``monitor`` is not logged.
     """
@@ -41,24 +38,21 @@ class Plateau(Checked, lightning.Callback):
         mode: Literal["min", "max"] = "min",
     ) -> None:
         self.patience, self.factor, self.floor, self.monitor, self.mode = patience, factor, floor, monitor, mode
-        self.lr_factor, self.best, self.waited = 1.0, math.inf, 0
+        self.lr_factor = 1.0  # the product so far, which the schedule reads
+        self.best, self.waited = math.inf, 0
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Compare with the best so far."""
         if self.patience is None or trainer.sanity_checking or trainer.state.fn != "fit":
             return
-        if self.monitor not in trainer.callback_metrics:
-            known = ", ".join(sorted(name for name in trainer.callback_metrics if name.startswith("val/")))
-            raise UserError(f"monitor {self.monitor} is not logged: choose from {known}")
+        check_monitor(trainer, self.monitor)
         score = float(trainer.callback_metrics[self.monitor]) * (1 if self.mode == "min" else -1)
         self.waited = 0 if score < self.best else self.waited + 1
         self.best = min(score, self.best)
         if self.waited >= self.patience and self.lr_factor > self.floor:
             self.lr_factor, self.waited = max(self.floor, self.lr_factor * self.factor), 0
-            rank_zero_info(
-                f"plateau: {self.monitor} did not improve in {self.patience} validations, learning rates are now "
-                f"{self.lr_factor:g} of their schedule"
-            )
+            what = f"{self.monitor} did not improve in {self.patience} validations"
+            rank_zero_info(f"plateau: {what}, learning rates are now {self.lr_factor:g} of their schedule")
 
     def state_dict(self) -> dict[str, Any]:
         """Factor, best score, and validations since."""

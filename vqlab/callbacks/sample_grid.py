@@ -30,10 +30,8 @@ MIN_TILE = 96  # pixels; smaller images are enlarged by whole factors
 class SampleGrid(Checked, lightning.Callback):
     """Write ``samples/step_NNNNNN.png`` and ``codes_NNNNNN.png`` at each validation, to W&B and TensorBoard as well.
 
-    The model provides what is shown (:mod:`vqlab.training.protocol`): ``example_images``, drawn as rows below each
-    other, or ``example_signals``, which are plotted; ``code_counts``, the use of each code, and ``confusion_counts``
-    (``confusion_NNNNNN.png``), which are also logged as histogram and table; ``topic_table``, which becomes
-    ``topics_NNNNNN.csv`` and ``.png`` and ``map.html``, and is printed at the end.
+    The model provides what is shown (:mod:`vqlab.training.protocol`): example images or signals, the use of its codes,
+    confused classes (``confusion_NNNNNN.png``), topics (``topics_NNNNNN.csv`` and ``.png`` and ``map.html``).
 
     Args:
         num_images: Images per grid, the first of the validation set.
@@ -47,13 +45,7 @@ class SampleGrid(Checked, lightning.Callback):
         self.num_images, self.columns = num_images, columns
 
     def on_validation_batch_end(
-        self,
-        trainer: lightning.Trainer,
-        pl_module: Any,
-        outputs: Any,
-        batch: dict[str, Tensor],
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: lightning.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, *args: Any
     ) -> None:
         """Draw the first batch."""
         if batch_idx != 0 or not trainer.is_global_zero or not _is_real(trainer):
@@ -65,21 +57,21 @@ class SampleGrid(Checked, lightning.Callback):
             self._write(trainer, "step", drawn(plot_signals(pl_module.example_signals(first))))
 
     def on_validation_epoch_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
-        """Draw the histogram of the codes and the confusion matrix."""
+        """Draw the histogram of the codes and the confusion matrix; their counts are summed over all ranks."""
         if not _is_real(trainer):
             return
-        if isinstance(pl_module, CountsCodes):
-            counts = pl_module.code_counts()  # on every rank, because it sums over them
-            if trainer.is_global_zero:
-                self._write(trainer, "codes", histogram(counts))
-                log_histogram(trainer.loggers, "samples/uses_per_code", counts, logged_step(trainer))
-        if isinstance(pl_module, CountsConfusion):
-            counts = pl_module.confusion_counts()
-            if trainer.is_global_zero:
-                self._write(trainer, "confusion", confusion(counts))
-                rows = [[row, column, int(counts[row, column])] for row, column in counts.nonzero().tolist()]
-                columns = ["class", "taken for", "count"]
-                log_table(trainer.loggers, "samples/confusion_counts", columns, rows, logged_step(trainer))
+        codes = pl_module.code_counts() if isinstance(pl_module, CountsCodes) else None
+        counts = pl_module.confusion_counts() if isinstance(pl_module, CountsConfusion) else None
+        if not trainer.is_global_zero:
+            return
+        if codes is not None:
+            self._write(trainer, "codes", histogram(codes))
+            log_histogram(trainer.loggers, "samples/uses_per_code", codes, logged_step(trainer))
+        if counts is not None:
+            self._write(trainer, "confusion", confusion(counts))
+            rows = [[row, column, int(counts[row, column])] for row, column in counts.nonzero().tolist()]
+            columns = ["class", "taken for", "count"]
+            log_table(trainer.loggers, "samples/confusion_counts", columns, rows, logged_step(trainer))
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
         """Write the topics as table, bars and map."""
@@ -149,9 +141,7 @@ def plot_signals(signals: dict[str, Tensor]) -> Figure:
     codes = signals["indices"][:ROWS].cpu()
     figure = Figure(figsize=(10, 2.4 * len(x)), dpi=100, layout="constrained")
     grid = figure.subplots(2 * len(x), 1, sharex=True, squeeze=False, height_ratios=[6, 1] * len(x))[:, 0]
-    low, high = x.min().item(), x.max().item()
-    margin = 0.1 * max(high - low, 1e-6)
-    top = max(1, int(codes.max()))
+    margin = 0.1 * max(float(x.max() - x.min()), 1e-6)
     for row, (signal, strip) in enumerate(zip(grid[::2], grid[1::2], strict=True)):
         difference = x_hat[row] - x[row]
         signal.plot(x[row], color="0.55", linewidth=2, label="original")
@@ -159,10 +149,10 @@ def plot_signals(signals: dict[str, Tensor]) -> Figure:
         signal.plot(difference, color="tab:red", linewidth=0.7, alpha=0.8, label="difference")
         rms = difference.square().mean().sqrt()
         signal.set_title(f"root mean square of the difference {rms:.3f}", fontsize=8, loc="left")
-        signal.set(ylim=(low - margin, high + margin))
-        signal.margins(x=0)
+        signal.set(ylim=(float(x.min()) - margin, float(x.max()) + margin), xmargin=0)
+        extent = (0, x.shape[-1], 0, 1)
         raster = codes[row].reshape(codes.shape[1], -1).T
-        strip.imshow(raster, aspect="auto", extent=(0, x.shape[-1], 0, 1), cmap="twilight", vmin=0, vmax=top)
+        strip.imshow(raster, aspect="auto", extent=extent, cmap="twilight", vmin=0, vmax=max(1, int(codes.max())))
         strip.set(yticks=[], ylabel="codes")
     grid[0].legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=3, frameon=False, fontsize=8)
     grid[-1].set_xlabel("sample")
@@ -175,9 +165,8 @@ def histogram(counts: Tensor) -> Tensor:
     A collapsed codebook is a bar at the left; the unused codes are shaded.
     """
     sorted_counts = counts.double().cpu().sort(descending=True).values
-    size, used, total = len(counts), int((counts > 0).sum()), float(counts.sum())
-    probability = sorted_counts[:used] / max(total, 1)
-    perplexity = float((-probability * probability.log()).sum().exp()) if used else 0.0
+    size, used, total = len(counts), int((counts > 0).sum()), max(float(counts.sum()), 1)
+    perplexity = float(torch.special.entr(sorted_counts / total).sum().exp()) if used else 0.0
     figure = Figure(figsize=(6, 3), dpi=100, layout="constrained")
     axes = figure.subplots()
     axes.stairs(sorted_counts.clamp_min(LEAST), torch.arange(1, size + 2), baseline=LEAST, fill=True)
@@ -202,11 +191,9 @@ def confusion(counts: Tensor) -> Tensor:
     axes.imshow(fractions, cmap="Blues", vmin=0, vmax=1)
     right = counts.diagonal().sum() / counts.sum().clamp_min(1)
     axes.set(xlabel="taken for", ylabel="class", title=f"{float(right):.2%} right")
-    if size <= FEW:
-        axes.set(xticks=range(size), yticks=range(size))
-        for row, column in counts.nonzero().tolist():
-            colour = "white" if fractions[row, column] > 0.5 else "black"
-            axes.text(column, row, str(int(counts[row, column])), ha="center", va="center", fontsize=8, color=colour)
+    for row, column in counts.nonzero().tolist() if size <= FEW else []:
+        colour = "white" if fractions[row, column] > 0.5 else "black"
+        axes.text(column, row, str(int(counts[row, column])), ha="center", va="center", fontsize=8, color=colour)
     return drawn(figure)
 
 

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import threading
 from pathlib import Path
-from typing import Any
 
 import lightning
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
@@ -17,10 +16,9 @@ from vqlab.training.lightning_fixes import is_log_step, slurm_environment
 class Requeue:
     """Waits for SLURM's signal that a job's time is nearly up (``--signal=SIGUSR1@120``).
 
-    It replaces Lightning's handler, which saves in the middle of a batch, under a name (``hpc_ckpt_1.ckpt``) that no
-    later ``--ckpt_path`` knows. This one only records the signal; the ranks, which it reaches at different batches,
-    agree on it at the next line of the log. It does nothing outside of SLURM or if the Trainer has the plugin
-    ``SLURMEnvironment(auto_requeue=False)``.
+    Lightning's handler saves in the middle of a batch, in a file that no later ``--ckpt_path`` names. This one only
+    records the signal; the ranks, which it reaches at different batches, agree on it at the next line of the log. It
+    does nothing outside of SLURM or if the Trainer has the plugin ``SLURMEnvironment(auto_requeue=False)``.
     """
 
     def __init__(self) -> None:
@@ -31,7 +29,7 @@ class Requeue:
         if environment := slurm_environment(trainer):
             self.active = True
             if threading.current_thread() is threading.main_thread():
-                signal.signal(environment.requeue_signal or signal.SIGUSR1, self._receive)
+                signal.signal(environment.requeue_signal or signal.SIGUSR1, lambda *_: setattr(self, "received", True))
 
     def is_due(self, trainer: lightning.Trainer) -> bool:
         """Whether a rank has received the signal, at a line of the log: the same on all ranks."""
@@ -40,9 +38,6 @@ class Requeue:
         received = trainer.strategy.reduce_boolean_decision(self.received, all=False)
         self.received = False
         return received
-
-    def _receive(self, *args: Any) -> None:
-        self.received = True
 
 
 def queue_again(last: Path) -> None:

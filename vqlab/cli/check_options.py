@@ -13,7 +13,6 @@ class Checked(Exception):
 
 def complaints(commands: list[list[str]]) -> list[str | None]:
     """Return for each argument list the error of ``vqlab`` about its options in one line, None if there is none."""
-    prepare()
     found: list[str | None] = []
 
     class OptionCheck(CLI):
@@ -26,6 +25,7 @@ def complaints(commands: list[list[str]]) -> list[str | None]:
                     found.append(error.line)
             raise Checked
 
+    prepare()
     with suppress(Checked):
         OptionCheck(args=[], held=ExitStack())
     return found

@@ -1,30 +1,34 @@
-"""What the command line sets in the libraries that it stands on."""
+"""What the command line sets in the libraries that it stands on, and how it reads the names of vqlab 0.1."""
 
 import logging
 import re
+import sys
 import warnings
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import yaml
 from jsonargparse import _typehints as typehints
 from jsonargparse import get_loader, set_loader
 
-from vqlab.serialization import current_config
+from vqlab.cli.config_files import values_of
+from vqlab.experiments.settings import flatten
+from vqlab.serialization import MOVED, current_config
 
 
-def read_none_as_null() -> None:
-    """Make the parser read ``None`` as null.
+def read_yaml_as_vqlab() -> None:
+    """Make the parser read ``None`` as null, and configurations of vqlab 0.1 with the names of this version.
 
     jsonargparse 4.53 hands the null of a nested option, as in ``--model.quantizer.revive_after=null``, to the parser of
     the inner class as the text ``None``, and refuses it there.
     """
     load = get_loader("yaml")
-    if load.__name__ != "load_with_none":
+    if load.__name__ != "load_as_vqlab":
 
-        def load_with_none(text: str) -> Any:
+        def load_as_vqlab(text: str) -> Any:
             return None if isinstance(text, str) and text.strip() == "None" else current_config(load(text))
 
-        set_loader("yaml", load_with_none, (yaml.YAMLError,))
+        set_loader("yaml", load_as_vqlab, (yaml.YAMLError,))
 
 
 def try_integers_first() -> None:
@@ -50,14 +54,9 @@ def try_integers_first() -> None:
 def quiet() -> None:
     """Keep advertisements and repeated hints of the libraries off the screen."""
     hidden = re.compile(r"💡|[THG]PU available|`Trainer.fit` stopped|tensorboardX|`weights_only` was|Seed set to")
-
-    class Hide(logging.Filter):
-        def filter(self, record: logging.LogRecord) -> bool:
-            return not hidden.search(record.getMessage())
-
     for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
         for handler in logging.getLogger(name).handlers:
-            handler.addFilter(Hide())
+            handler.addFilter(lambda record: not hidden.search(record.getMessage()))
     for message in (
         "does not have many workers",
         "`broadcast_buffers` is deprecated",  # its successor is not in torch 2.11
@@ -68,3 +67,27 @@ def quiet() -> None:
         "Checkpoint directory .* exists and is not empty",
     ):
         warnings.filterwarnings("ignore", f".*{message}")
+
+
+def with_current_options(args: Sequence[str], configs: Iterable[dict[str, Any]] = ()) -> list[str]:
+    """Return ``args`` with the model's options under their current names; a line on stderr names those that moved.
+
+    Example:
+        >>> with_current_options(["fit", "--model=SGAN", "--model.clip_d=1", "--model.lr=0.1"])
+        ['fit', '--model=SGAN', '--model.optimization.disc_clip=1', '--model.lr=0.1']
+    """
+    models = [flatten(config).get("model") for config in configs]
+    models += values_of(args, "--model", "--model.class_path")
+    model = next((model for model in reversed(models) if model), "")  # the last one
+    moved = MOVED.get(str(model).rpartition(".")[2], {})
+    current = []
+    for arg in args:
+        name, mark, rest = arg.partition("=")
+        first, *inner = name.removeprefix("--model.").split(".")
+        is_group = bool(inner) and moved.get(first, "").startswith(f"{first}.")  # a group is called as an argument was
+        if name.startswith("--model.") and first in moved and not is_group:
+            option = ".".join(["--model", moved[first], *inner])
+            print(f"vqlab: {name} is now {option}", file=sys.stderr)
+            arg = f"{option}{mark}{rest}"
+        current.append(arg)
+    return current

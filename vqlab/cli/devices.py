@@ -10,14 +10,15 @@ from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.pytorch.utilities import rank_zero_info
 
 from vqlab.errors import UserError
+from vqlab.training.lightning_fixes import cluster_environment
 
 
 def num_devices(trainer: Any) -> int:
     """Return how many processes the Trainer options ask for, over all nodes."""
     devices, nodes = trainer.get("devices", "auto"), int(trainer.get("num_nodes") or 1)
     if isinstance(devices, str) and "," in devices:
-        devices = [index for index in devices.split(",") if index.strip()]
-    if isinstance(devices, (list, tuple)):
+        devices = devices.strip(",").split(",")
+    if isinstance(devices, list):
         return len(devices) * nodes
     if devices in ("auto", -1, "-1"):
         return (1 if trainer.get("accelerator") == "cpu" else max(1, torch.cuda.device_count())) * nodes
@@ -49,12 +50,11 @@ def choose_precision(trainer: Any) -> None:
 
 
 def check_started(trainer: lightning.Trainer) -> None:
-    """Raise UserError if torchrun or SLURM has started other than as many processes as the Trainer's options ask for.
+    """Raise UserError if torchrun or SLURM has started more or fewer processes than the Trainer asks for.
 
-    Lightning does not check it: a Trainer of four devices trains on one where SLURM has one task, and a Trainer of
-    one device trains four times, into one run folder, where there are four.
+    Lightning does not check it: a Trainer of four devices would train on one where SLURM has one task.
     """
-    environment = trainer._accelerator_connector.cluster_environment
+    environment = cluster_environment(trainer)
     if isinstance(environment, LightningEnvironment):  # it starts them by itself
         return
     started, devices, nodes = environment.world_size(), trainer.num_devices, trainer.num_nodes
@@ -67,11 +67,7 @@ def check_started(trainer: lightning.Trainer) -> None:
 
 
 def check_strategy(strategy: Any) -> None:
-    """Raise UserError for a strategy that splits the model over GPUs.
-
-    Manual optimization asks for the gradients of weights (``manual.collect``), which FSDP reduces in hooks that such
-    a call does not reach; averaged weights and health checks need whole weights as well.
-    """
+    """Raise UserError for a strategy that splits the model over GPUs: manual steps and EMA need whole weights."""
     name = strategy if isinstance(strategy, str) else type(strategy).__name__
     if re.match("fsdp|deepspeed|modelparallel", name, re.IGNORECASE):
         raise UserError(

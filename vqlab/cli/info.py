@@ -9,20 +9,14 @@ from typing import Any
 from vqlab.cli.parser import Parser
 from vqlab.errors import UserError
 from vqlab.experiments.checkpoint_header import Weight, read_header
-from vqlab.experiments.factors import text
-from vqlab.experiments.markup import printable
 from vqlab.experiments.run_state import CONFIG, settings_of
 from vqlab.experiments.runs import read_run
-from vqlab.experiments.settings import Settings, flatten, monitor_of, parse_yaml
-from vqlab.experiments.tables import align, short
+from vqlab.experiments.settings import Settings, as_text, flatten, parse_yaml
+from vqlab.experiments.text import align, printable, short
 
 
 def info(args: Sequence[str]) -> None:
-    """Run ``vqlab info`` with ``args``.
-
-    Raises:
-        UserError: If the file is no checkpoint of a vqlab model; nothing in it is run.
-    """
+    """Run ``vqlab info`` with ``args``."""
     parser = Parser(prog="vqlab info", description="Print facts about a checkpoint, without loading its weights.")
     parser.add_argument("checkpoint", type=Path, help="a .ckpt file of a vqlab run")
     parser.add_argument("--json", action="store_true", help="print it as JSON")
@@ -32,11 +26,7 @@ def info(args: Sequence[str]) -> None:
 
 
 def read_facts(path: Path) -> dict[str, Any]:
-    """Return the facts about a checkpoint, as plain data.
-
-    Raises:
-        UserError: If the file is no checkpoint of a vqlab model.
-    """
+    """Return the facts about a checkpoint, as plain data."""
     header = read_header(path)
     arguments = dict(mapping(header.get("hyper_parameters")))
     class_path, step = arguments.pop("_class_path", None), header.get("global_step")
@@ -46,6 +36,9 @@ def read_facts(path: Path) -> dict[str, Any]:
     in_run = (folder / CONFIG).exists()
     # A run that was resumed with other options has a newer config than its older checkpoints.
     settings = config_of(header) or (settings_of(folder) if in_run else {})
+    sizes: Counter[str] = Counter()  # values of each part of the model, parameters and buffers
+    for name, weight in header["state_dict"].items():
+        sizes[str(name).partition(".")[0]] += weight.size if isinstance(weight, Weight) else 0
     return {
         "checkpoint": str(path),
         "bytes": path.stat().st_size,
@@ -54,7 +47,7 @@ def read_facts(path: Path) -> dict[str, Any]:
         "step": step,
         "max_steps": settings.get("trainer.max_steps"),
         "epoch": header.get("epoch"),
-        "weights": count_weights(header["state_dict"]),
+        "weights": {"values": sizes.total(), "parts": dict(sizes.most_common())},
         "ema": settings.get("ema.decay", True) if "averaging_state" in header else None,
         "made_by": mapping(header.get("made_by")) or {"lightning": header.get("pytorch-lightning_version")},
         "run": read_run(folder).status if in_run else None,
@@ -71,14 +64,6 @@ def config_of(header: dict[str, Any]) -> Settings:
         return flatten(parse_yaml(content.encode(), Path(CONFIG))) if isinstance(content, str) else {}
     except UserError:
         return {}
-
-
-def count_weights(state_dict: dict[str, Any]) -> dict[str, Any]:
-    """Return the number of values, parameters and buffers, of the model and of each of its parts."""
-    parts: Counter[str] = Counter()
-    for name, weight in state_dict.items():
-        parts[str(name).partition(".")[0]] += weight.size if isinstance(weight, Weight) else 0
-    return {"tensors": len(state_dict), "values": parts.total(), "parts": dict(parts.most_common())}
 
 
 def run_metrics(folder: Path, step: int) -> dict[str, Any]:
@@ -98,7 +83,7 @@ def own_metrics(header: dict[str, Any], settings: Settings) -> dict[str, Any]:
     best, step = kept.get("best_score"), kept.get("best_step")
     if not isinstance(best, float) or not isinstance(step, int):
         return {}
-    return {monitor_of(settings): {"best": best, "best_step": step}}
+    return {settings.get("checkpoint.monitor", "val/loss"): {"best": best, "best_step": step}}
 
 
 def mapping(value: Any) -> dict[Any, Any]:
@@ -108,10 +93,11 @@ def mapping(value: Any) -> dict[Any, Any]:
 
 def lines(facts: dict[str, Any]) -> Iterator[str]:
     """Yield the facts for a screen."""
+    settings = [
+        [(name, as_text(value)) for name, value in facts[f"{part}_settings"].items()] for part in ("model", "data")
+    ]
+    tables: list[Any] = [list(summary(facts)), list(metric_rows(facts["metrics"], facts["step"])), *settings]
     yield facts["checkpoint"]
-    tables = [list(summary(facts)), list(metric_rows(facts["metrics"], facts["step"]))]
-    for part in ("model_settings", "data_settings"):
-        tables.append([(name, text(value)) for name, value in facts[part].items()])
     for number, table in enumerate(filter(None, tables)):
         yield from [""] * bool(number)
         yield from (f"  {line}" for line in align(table))
@@ -140,9 +126,5 @@ def metric_rows(metrics: dict[str, Any], step: int) -> Iterator[tuple[str, ...]]
     if metrics:
         yield "metric", *(titles[key] for key in known)
     for name, row in metrics.items():
-        yield name, *(short(row.get(key)) + at(row.get(f"{key}_step")) for key in known)
-
-
-def at(step: int | None) -> str:
-    """Return when a value was reached."""
-    return "" if step is None else f" at {step:,}"
+        when = {key: row.get(f"{key}_step") for key in known}
+        yield name, *(short(row.get(key)) + ("" if when[key] is None else f" at {when[key]:,}") for key in known)

@@ -1,4 +1,7 @@
-"""LightningCLI with vqlab's run folder, links from data to model, callbacks and one-line errors."""
+"""LightningCLI with vqlab's run folder, links from data to model, callbacks and one-line errors.
+
+LightningCLI calls the methods of :class:`CLI` in the order in which they stand here.
+"""
 
 import dataclasses
 import json
@@ -10,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning
+import torch
 from jsonargparse import ActionYesNo, ArgumentError, Namespace
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.strategies import DDPStrategy
@@ -18,27 +22,19 @@ from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 import vqlab
+from vqlab.atomic_io import write_atomic
 from vqlab.callbacks.always import BatchStatistics, LearningRates, Progress, StepSeed, Throughput
 from vqlab.callbacks.checkpoints import LastAndBest, stored_line
 from vqlab.callbacks.ema import EMA
 from vqlab.callbacks.health.callback import Health
 from vqlab.callbacks.plateau import Plateau
 from vqlab.callbacks.sample_grid import SampleGrid
-from vqlab.cli.cleanup import Begun, leaving_nothing
-from vqlab.cli.compat import quiet, read_none_as_null, try_integers_first
-from vqlab.cli.config_files import check_configs
+from vqlab.cli.compat import quiet, read_yaml_as_vqlab, try_integers_first, with_current_options
+from vqlab.cli.config_files import read_configs
 from vqlab.cli.devices import check_started, check_strategy, choose_precision, num_devices
 from vqlab.cli.errors import class_of, explain, misconfigured, with_options
 from vqlab.cli.loggers import choose_loggers, log_best
-from vqlab.cli.renamed import with_current_options
-from vqlab.cli.run_folder import (
-    held_run_folder,
-    is_first_process,
-    naming_lost_paths,
-    requeued_from,
-    resume_command,
-    with_run_config,
-)
+from vqlab.cli.run_folder import held_run_folder, requeued_from, resume_command, with_run_config
 from vqlab.cli.save_config import StartRun
 from vqlab.data.datamodule import SplitDataModule, apply_stored_format
 from vqlab.errors import UserError
@@ -49,11 +45,10 @@ from vqlab.quantizers.base import MAX_EXPORT
 from vqlab.serialization import to_config
 from vqlab.training.arrays import check_suffix, save_arrays
 from vqlab.training.checkpoint import check_resumable, hyper_parameters, load_weights, read_checkpoint, refusing_damage
-from vqlab.training.checkpoint_io import AtomicCheckpointIO, write_atomic
 from vqlab.training.data_format import ENTRY, Format, stored_format
+from vqlab.training.lightning_fixes import AtomicCheckpointIO, leave_sigterm_alone
 from vqlab.training.manual import refuse_trainer_options
 from vqlab.training.stop_signals import Stopped
-from vqlab.validation import check_arguments
 
 # What the command line takes from the data: property of the DataModule -> argument of the model.
 LINKS = {
@@ -73,26 +68,31 @@ NETWORK_LINKS = {
     "discriminator": {"in_channels": "channels", "image_size": "image_size", "num_styles": "num_styles"},
 }
 LINKED = {*LINKS.values(), *(name for links in NETWORK_LINKS.values() for name in links)}
-REQUIRED = ("runs", "codes", "tensorboard", "seed_everything", "wandb.mode", "wandb.project", "wandb.log_model")
 ALWAYS = {"checkpoint": LastAndBest, "samples": SampleGrid, "health": Health, "ema": EMA, "plateau": Plateau}
+OPTIONS: list[tuple[str, Any, Any, str]] = [
+    ("name", str | None, None, "Name of the run's folder; null takes the time."),
+    ("runs", str, "runs", "Folder of all runs."),
+    ("codes", str, "codes.npz", "File that predict writes: .npz or .safetensors."),
+    ("font", str | None, None, "Font file that predict writes of glyphs: .ttf."),
+    ("family", str | None, None, "Name of that font's family."),
+    ("wandb.mode", str, "auto", "auto, online, offline or disabled."),
+    ("wandb.project", str, "vqlab", "W&B project."),
+    ("wandb.log_model", bool, False, "Log best.ckpt as artifact at the end of fit."),
+    ("tensorboard", bool, False, "Write to tensorboard/ in the run's folder."),
+]
 
 
 def run(args: list[str]) -> None:
-    """Run ``vqlab fit|validate|test|predict`` with ``args`` (the subcommand first).
-
-    Raises:
-        UserError: For everything that the user can mend.
-    """
+    """Run ``vqlab fit|validate|test|predict`` with ``args`` (the subcommand first)."""
     prepare()
-    args, lost = with_run_config(args, ALWAYS)
-    with naming_lost_paths(lost), ExitStack() as held:
-        CLI(args=args, held=held)
+    with ExitStack() as held:
+        CLI(args=with_run_config(args, ALWAYS), held=held)
 
 
 def prepare() -> None:
     """Set up the libraries, and import what YAML and flags may call by its short name."""
     quiet()
-    read_none_as_null()
+    read_yaml_as_vqlab()
     try_integers_first()
     for name in vqlab.__all__:
         getattr(vqlab, name)
@@ -105,7 +105,7 @@ class CLI(LightningCLI):
     data_format: Format | None = None  # of the data that the checkpoint was trained on
 
     def __init__(self, args: list[str], held: ExitStack) -> None:
-        self.given, self.held, self.begun = args, held, Begun()
+        self.held = held
         parser_kwargs: dict[str, Any] = {"exit_on_error": False, "allow_abbrev": False}
         super().__init__(
             lightning.LightningModule,
@@ -125,32 +125,10 @@ class CLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the run's folder and the callbacks that every run has."""
-        parser.add_argument(
-            "--name", type=str | None, default=None, help="Name of the run's folder; null takes the time."
-        )
-        parser.add_argument(
-            "--overwrite",
-            action=ActionYesNo,
-            nargs="?",
-            default=False,
-            help="Begin the run of this --name anew: empty its folder.",
-        )
-        parser.add_argument("--runs", type=str, default="runs", help="Folder of all runs.")
-        parser.add_argument(
-            "--codes", type=str, default="codes.npz", help="File that predict writes: .npz or .safetensors."
-        )
-        parser.add_argument(
-            "--font", type=str | None, default=None, help="Font file that predict writes of glyphs: .ttf."
-        )
-        parser.add_argument("--family", type=str | None, default=None, help="Name of that font's family.")
-        parser.add_argument("--wandb.mode", type=str, default="auto", help="auto, online, offline or disabled.")
-        parser.add_argument("--wandb.project", type=str, default="vqlab", help="W&B project.")
-        parser.add_argument(
-            "--wandb.log_model", type=bool, default=False, help="Log best.ckpt as artifact at the end of fit."
-        )
-        parser.add_argument(
-            "--tensorboard", type=bool, default=False, help="Write to tensorboard/ in the run's folder."
-        )
+        for name, kind, default, meaning in OPTIONS:
+            parser.add_argument(f"--{name}", type=kind, default=default, help=meaning)
+        overwrite = "Begin the run of this --name anew: empty its folder."
+        parser.add_argument("--overwrite", action=ActionYesNo, nargs="?", default=False, help=overwrite)
         for key, callback in ALWAYS.items():
             parser.add_lightning_class_args(callback, key)
         parser.set_defaults({"ema.decay": None})
@@ -158,13 +136,12 @@ class CLI(LightningCLI):
             parser.link_arguments(f"data.{source}", f"model.init_args.{target}", as_plain, apply_on="instantiate")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parse, without Lightning's warning about arguments that are passed on."""
-        args = with_current_options(args)
-        check_configs(args, (*ALWAYS, "model", "data", "trainer", "wandb"))
+        """Parse, with errors of one line."""
+        args = with_current_options(args, read_configs(args))
         try:
             self.config = parser.parse_args(args)
         except (ArgumentError, UnicodeDecodeError) as error:
-            raise explain(error, args, self._parser(args[0])._option_string_actions) from error
+            raise explain(error, self._parser(args[0])._option_string_actions) from error
 
     def _set_seed(self) -> None:
         try:
@@ -173,25 +150,9 @@ class CLI(LightningCLI):
             raise UserError(f"seed_everything {error}: set --seed_everything=0") from error
 
     def _parse_ckpt_path(self) -> None:
-        """Leave the configuration alone: what the user passes now wins, and ``before_fit`` says what changed."""
+        """Leave the configuration alone: what the user passes now wins, and ``before_fit`` prints what changed."""
 
-    # The run
-
-    def _run_subcommand(self, subcommand: str) -> None:
-        """Run; a damaged checkpoint is named, and a signal before the first step ends all ranks."""
-        self.trainer.callbacks.append(self.begun)  # type: ignore[attr-defined]
-        with refusing_damage(self._get(self.config, "ckpt_path")):
-            try:
-                super()._run_subcommand(subcommand)
-            except MisconfigurationException as error:
-                raise misconfigured(error) from error
-            except UserError as error:
-                raise self._with_options(error) from error
-            except Stopped:
-                launcher = self.trainer.strategy.launcher
-                if isinstance(launcher, _SubprocessScriptLauncher) and not self.begun.begun:
-                    launcher.kill(signal.SIGKILL)  # the other ranks wait for this one
-                raise
+    # Data, model and Trainer
 
     def before_instantiate_classes(self) -> None:
         """Find the run's folder, and link the data to the networks that the user chose."""
@@ -203,9 +164,6 @@ class CLI(LightningCLI):
             raise UserError(
                 "no model or no data chosen: add --model VQVAE --data CIFAR10, or --config configs/vqvae.yaml"
             )
-        if empty := next((name for name in REQUIRED if config.get(name) is None), None):
-            raise UserError(f"--{empty} must not be null: leave it out to get its default, or give a value")
-        self._refuse_nulls(config)
         model, data = class_of(config.model.class_path), class_of(config.data.class_path)
         wanted, given = getattr(model, "modality", None), getattr(data, "modality", None)
         if wanted and given and wanted != given:
@@ -221,8 +179,6 @@ class CLI(LightningCLI):
             # Before the model is built after them.
             self.parser.add_instantiator(self.build_data, lightning.LightningDataModule, subclasses=True)
         self.run_folder = self.held.enter_context(held_run_folder(config, self.subcommand))
-        if is_first_process():
-            self.begun = self.held.enter_context(leaving_nothing(self.run_folder))
 
     def _link_networks(self, arguments: Namespace, path: str) -> None:
         """Link the data to the networks that the user chose, those in groups of arguments, too."""
@@ -236,21 +192,6 @@ class CLI(LightningCLI):
                     target = f"{path}.{part}.init_args.{argument}"
                     self._parser(self.subcommand).link_arguments(f"data.{source}", target, apply_on="instantiate")
 
-    def _refuse_nulls(self, config: Namespace) -> None:
-        """Raise UserError for an option that is null where its type has no null, which the parser does not check."""
-        groups = [(cls, config[group]) for group, cls in (("trainer", lightning.Trainer), *ALWAYS.items())]
-        for spec in (config.model, config.data):
-            groups.append((class_of(spec.class_path), spec.get("init_args") or Namespace()))
-        for cls, options in groups:
-            nulls = {name: None for name, value in vars(options).items() if value is None and name not in LINKED}
-            try:
-                check_arguments(cls, nulls)
-            except UserError as error:
-                raise self._with_options(error) from error
-
-    def _with_options(self, error: UserError) -> UserError:
-        return UserError(with_options(error, self.config[self.subcommand], LINKED))
-
     def build_data(self, cls: type, *args: Any, **kwargs: Any) -> Any:
         """Build the data with the vocabulary, classes and statistics of the checkpoint, if there is one."""
         data: Any = cls(*args, **kwargs)
@@ -259,11 +200,14 @@ class CLI(LightningCLI):
         return data
 
     def instantiate_classes(self) -> None:
-        """Build data, model and trainer; what a constructor refuses is the user's to mend."""
+        """Build data, model and Trainer; what a constructor refuses is the user's to correct."""
         try:
             super().instantiate_classes()
         except ValueError as error:
-            raise self._with_options(explain(error, self.given)) from error
+            raise self._with_options(explain(error)) from error
+
+    def _with_options(self, error: UserError) -> UserError:
+        return with_options(error, self.config[self.subcommand], LINKED)
 
     def instantiate_trainer(self, **kwargs: Any) -> lightning.Trainer:
         """Add loggers, callbacks and the strategy."""
@@ -275,17 +219,14 @@ class CLI(LightningCLI):
             accumulate = trainer.get("accumulate_grad_batches")
             refuse_trainer_options(trainer.get("gradient_clip_val"), accumulate, self.model)
         if trainer.get("strategy") == "auto" and num_devices(trainer) > 1:
-            trainer["strategy"] = DDPStrategy(
-                broadcast_buffers=False,  # codebooks are equal on all ranks by construction
-            )
+            trainer["strategy"] = DDPStrategy(broadcast_buffers=False)  # codebooks are equal on all ranks
         trainer["default_root_dir"] = str(self.run_folder)
         trainer["plugins"] = [*(trainer.get("plugins") or []), AtomicCheckpointIO()]
-        fit = self.subcommand == "fit"
         trainer["logger"] = choose_loggers(trainer.get("logger"), self.run_folder, self.subcommand, config)
         callbacks = [BatchStatistics(), *(trainer.get("callbacks") or []), StepSeed()]
         if trainer.get("enable_progress_bar") is not False:
             callbacks.append(Progress())
-        if fit:
+        if self.subcommand == "fit":
             callbacks += [LearningRates(), Throughput()]
         trainer["callbacks"] = callbacks
         if trainer.get("enable_checkpointing") is None:
@@ -298,16 +239,34 @@ class CLI(LightningCLI):
         except (MisconfigurationException, ValueError, TypeError, RuntimeError, KeyError) as error:
             raise misconfigured(error) from error
         check_started(trainer)
-        # STOP_SIGNALS stops the run, between batches; Lightning would leave with status 0 and without a checkpoint.
-        trainer._signal_connector._sigterm_notifier_fn = lambda *_: None  # type: ignore[method-assign]
+        leave_sigterm_alone(trainer)
         return trainer
 
+    # The run
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Run; a damaged checkpoint is named, and a signal before the first step ends all ranks."""
+        with refusing_damage(self._get(self.config, "ckpt_path")):
+            try:
+                super()._run_subcommand(subcommand)
+            except MisconfigurationException as error:
+                raise misconfigured(error) from error
+            except UserError as error:
+                raise self._with_options(error) from error
+            except Stopped:
+                launcher = self.trainer.strategy.launcher
+                if isinstance(launcher, _SubprocessScriptLauncher) and not any(run.begun for run in self._start_run()):
+                    launcher.kill(signal.SIGKILL)  # the other ranks wait for this one
+                raise
+
+    def _start_run(self) -> list[StartRun]:
+        callbacks: list[Any] = self.trainer.callbacks  # type: ignore[attr-defined]
+        return [callback for callback in callbacks if isinstance(callback, StartRun)]
+
     def before_fit(self) -> None:
-        """Check a checkpoint before it is resumed, and say which value wins where it differs from now."""
+        """Check a checkpoint before it is resumed, and print which value wins where it differs from now."""
         rank_zero_info(f"run folder: {self.run_folder}")
         self._get(self.config_init, "checkpoint").resume_command = partial(resume_command, callbacks=ALWAYS)
-        for torn in self.run_folder.rglob(".*.partial") if self.trainer.is_global_zero else ():
-            torn.unlink()  # what a killed run was writing
         path = self._get(self.config, "ckpt_path")
         if not path:
             return
@@ -321,15 +280,27 @@ class CLI(LightningCLI):
             raise UserError(
                 f"{path} is at step {step} and max_steps is {self.trainer.max_steps}: raise --trainer.max_steps"
             )
-        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, StartRun):
-                callback.resumed = (step, stored_line(checkpoint))
+        for start_run in self._start_run():
+            start_run.resumed = (step, stored_line(checkpoint))
 
     def before_validate(self) -> None:
         """Check the checkpoint."""
         self._check_checkpoint(self._get(self.config, "ckpt_path"))
 
     before_test = before_predict = before_validate
+
+    def _check_checkpoint(self, path: str) -> dict[str, Any]:
+        """Return a checkpoint whose weights fit the model."""
+        checkpoint = read_checkpoint(path)
+        stored = str(hyper_parameters(checkpoint).get("_class_path"))
+        if stored != to_config(self.model)["class_path"]:
+            raise UserError(
+                f"{path} holds a {stored.rpartition('.')[2]}, not a {type(self.model).__name__}: change --model"
+            )
+        load_weights(self.model, checkpoint["state_dict"], path)
+        if self.data_format is not None:
+            setattr(self.model, ENTRY, self.data_format)
+        return checkpoint
 
     def after_fit(self) -> None:
         """Print where everything is and what came out, and mark the run as finished."""
@@ -348,14 +319,12 @@ class CLI(LightningCLI):
 
     def predict(self, model: Any, **kwargs: Any) -> None:
         """Write what the model predicts for the test set, and its codebook, to the run's folder."""
-        import torch
-
-        if num_devices(self.config_init["predict"]["trainer"]) > 1:
+        if self.trainer.world_size > 1:
             raise UserError("vqlab predict writes one file from one process: set --trainer.devices=1")
         path = self.run_folder / self._get(self.config, "codes")
         check_suffix(path)
         family = self._get(self.config, "family")
-        fonts = check_font(self.datamodule, self._get(self.config, "font"), family)
+        fonts = check_font(self.datamodule, self._get(self.config, "font"))
         kwargs["return_predictions"] = True
         batches: Any = self.trainer.predict(model, **kwargs)
         arrays = {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
@@ -364,20 +333,7 @@ class CLI(LightningCLI):
         save_arrays(path, arrays)
         rank_zero_info(f"{path}: " + ", ".join(f"{name} {tuple(array.shape)}" for name, array in arrays.items()))
         if self.datamodule.modality == "font":
-            write_glyphs(model, self.datamodule, arrays, self.run_folder, fonts, family)
-
-    def _check_checkpoint(self, path: str) -> dict[str, Any]:
-        checkpoint = read_checkpoint(path)
-        stored = hyper_parameters(checkpoint).get("_class_path")
-        mine = to_config(self.model)["class_path"]
-        if stored != mine:
-            raise UserError(
-                f"{path} holds a {str(stored).rpartition('.')[2]}, not a {type(self.model).__name__}: change --model"
-            )
-        load_weights(self.model, checkpoint["state_dict"], path)
-        if self.data_format is not None:
-            setattr(self.model, ENTRY, self.data_format)
-        return checkpoint
+            write_glyphs(self.datamodule, arrays, self.run_folder, fonts, family)
 
 
 def as_plain(value: Any) -> Any:

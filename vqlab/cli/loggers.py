@@ -8,32 +8,20 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 
 from vqlab.callbacks.checkpoints import LastAndBest
 from vqlab.experiments.checkpoint_header import checkpoint_step
+from vqlab.training.loggers.boards import log_best_model, tensorboard_logger
 from vqlab.training.loggers.csv import CSVLog
-from vqlab.training.loggers.errors import has_failed, logging_to, silenced
-from vqlab.training.loggers.tensorboard import tensorboard_logger
-from vqlab.training.loggers.wandb import log_best_model
 
 
 def choose_loggers(given: Any, folder: Path, command: str, options: Any) -> Any:
-    """Return what the Trainer takes as ``logger``; W&B, which writes as soon as it exists, joins later.
-
-    Args:
-        given: ``--trainer.logger``; loggers come beside metrics.csv, false is none at all.
-        folder: The run's folder.
-        command: ``fit`` or an evaluation.
-        options: All options of the command.
-
-    Raises:
-        UserError: If TensorBoard is wanted and not installed.
-    """
+    """Return what the Trainer takes as ``logger``; W&B, which writes as soon as it exists, joins later."""
     if given is False:
         return False
     others: list[Logger] = [*given] if isinstance(given, list) else [] if given in (None, True) else [given]
-    log = CSVLog(folder, "metrics.csv" if command == "fit" else f"{command}.csv")  # the only one whose errors count
+    log = CSVLog(folder, "metrics.csv" if command == "fit" else f"{command}.csv")
     if command == "fit" and options["tensorboard"]:
         done = checkpoint_step(Path(options["ckpt_path"])) if options.get("ckpt_path") else 0
         others.append(tensorboard_logger(folder, max(0, done)))
-    return [log, *map(silenced, others)]
+    return [log, *others]
 
 
 def log_best(trainer: lightning.Trainer) -> None:
@@ -41,6 +29,5 @@ def log_best(trainer: lightning.Trainer) -> None:
     path = Path(trainer.default_root_dir) / "checkpoints" / "best.ckpt"
     best = next(callback for callback in trainer.callbacks if isinstance(callback, LastAndBest))  # type: ignore[attr-defined]
     for logger in trainer.loggers:
-        if isinstance(logger, WandbLogger) and best.best_step is not None and path.exists() and not has_failed(logger):
-            with logging_to(logger):
-                log_best_model(logger, path, step=best.best_step, monitor=best.monitor, score=best.best_score)
+        if isinstance(logger, WandbLogger) and best.best_step is not None and path.exists():
+            log_best_model(logger, path, step=best.best_step, monitor=best.monitor, score=best.best_score)

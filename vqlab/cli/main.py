@@ -48,47 +48,42 @@ OWN = {  # commands that are no LightningCLI's, each imported when it is called
     "sweep": "vqlab.cli.sweep:sweep",
     "report": "vqlab.cli.report:report",
 }
-COMMANDS = ("fit", "validate", "test", "predict", *OWN)
+LIGHTNING = ("fit", "validate", "test", "predict")
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Run the command line; exits with status 2 and one line where the user can mend something.
+    """Run the command line; exits with status 2 and one line where the user can correct something.
 
     SIGINT and SIGTERM end it with status 130 and 143.
-
-    Args:
-        args: The arguments; ``sys.argv[1:]`` by default.
     """
     try:
         with STOP_SIGNALS.installed():
-            run_command(args)
+            run_command(with_builtin_configs(sys.argv[1:] if args is None else args))
     except SystemExit:
         if os.environ.get("LOCAL_RANK", "0") != "0":
             time.sleep(3)  # rank 0 must end first: its launcher kills it if another rank ends before
         raise
 
 
-def run_command(args: Sequence[str] | None) -> None:
+def run_command(args: list[str]) -> None:
     """Run the command line, under the signal handlers of :func:`main`."""
-    args = with_builtin_configs(sys.argv[1:] if args is None else args)
-    if not args or args[0] in ("-h", "--help", "help"):
-        print(HELP, end="")
-        return
-    if args[0] in ("-V", "--version", "version"):
-        print(f"vqlab {__version__}")
-        return
+    command = args[0] if args else "--help"
     try:
-        if args[0] not in COMMANDS:
-            close = difflib.get_close_matches(args[0], COMMANDS, n=1)
-            hint = f"did you mean {close[0]}?" if close else f"one of {', '.join(COMMANDS)}"
-            raise UserError(f"unknown command {args[0]!r}: {hint} See vqlab --help")
-        if args[0] in OWN:
-            module, name = OWN[args[0]].split(":")
+        if command in ("-h", "--help", "help"):
+            print(HELP, end="")
+        elif command in ("-V", "--version", "version"):
+            print(f"vqlab {__version__}")
+        elif command in OWN:
+            module, name = OWN[command].split(":")
             getattr(importlib.import_module(module), name)(args[1:])
-            return
-        from vqlab.cli.lightning import run
+        elif command in LIGHTNING:
+            from vqlab.cli.lightning import run
 
-        run(args)
+            run(args)
+        else:
+            close = difflib.get_close_matches(command, (*LIGHTNING, *OWN), n=1)
+            hint = f"did you mean {close[0]}?" if close else f"one of {', '.join((*LIGHTNING, *OWN))}"
+            raise UserError(f"unknown command {command!r}: {hint} See vqlab --help")
     except BrokenPipeError:  # the reader, head for one, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except Exception as error:

@@ -5,21 +5,24 @@ from pathlib import Path
 
 from vqlab.atomic_io import write_atomic
 from vqlab.cli.parser import Parser
-from vqlab.experiments.markdown import markdown_page
-from vqlab.experiments.markup import printable
-from vqlab.experiments.page import html_page
+from vqlab.experiments.page import html_page, markdown_page
 from vqlab.experiments.report import write_report
 from vqlab.experiments.runs import find_runs
-from vqlab.experiments.tables import plural
+from vqlab.experiments.text import plural, printable
 
 
 def report(args: Sequence[str]) -> None:
-    """Run ``vqlab report`` with ``args``.
-
-    Raises:
-        UserError: If there is no run, or the report cannot be written; a run that is damaged is listed as such.
-    """
-    options = _parser().parse_args(args)
+    """Run ``vqlab report`` with ``args``."""
+    parser = Parser(
+        prog="vqlab report",
+        description="Write the lab log: which settings differ between runs, their metrics and health events.",
+    )
+    add = parser.add_argument
+    add("runs", type=Path, nargs="+", help="run folders, or folders that hold some, such as runs")
+    add("-o", "--output", type=Path, default=Path("report"), help="folder to write (default report)")
+    add("--format", choices=("html", "md"), default="html", help="one HTML file, or Markdown with pictures beside it")
+    add("--title", help="headline (default: the folders)")
+    options = parser.parse_args(args)
     runs = find_runs(options.runs)
     summaries, blocks = write_report(runs)
     title = options.title or " ".join(map(str, options.runs))
@@ -35,17 +38,3 @@ def report(args: Sequence[str]) -> None:
     problems = [f"{run.folder}: {problem}" for run in runs for problem in run.problems]
     print("\n".join(map(printable, [*summaries, *problems])))
     print(f"{page}: {plural(len(runs), 'run')}, {page.stat().st_size / 1e6:.1f} MB")
-
-
-def _parser() -> Parser:
-    parser = Parser(
-        prog="vqlab report",
-        description="Write the lab log: which settings differ between runs, their metrics and health events.",
-    )
-    parser.add_argument("runs", type=Path, nargs="+", help="run folders, or folders that hold some, such as runs")
-    parser.add_argument("-o", "--output", type=Path, default=Path("report"), help="folder to write (default report)")
-    parser.add_argument(
-        "--format", choices=("html", "md"), default="html", help="one HTML file, or Markdown with pictures beside it"
-    )
-    parser.add_argument("--title", help="headline (default: the folders)")
-    return parser

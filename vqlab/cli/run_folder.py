@@ -4,7 +4,7 @@ import itertools
 import os
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,12 @@ import yaml
 from jsonargparse import Namespace
 from lightning.pytorch.utilities import rank_zero_only
 
+from vqlab.cli.config_files import values_of
 from vqlab.cli.trust import Untrusted, trusted
 from vqlab.errors import UserError
 from vqlab.experiments.checkpoint_header import read_header, require_file
-from vqlab.experiments.row_lock import row_lock
-from vqlab.experiments.run_files import LARGEST_TEXT, read_text
-from vqlab.experiments.run_state import CONFIG, LAST, begin_again, holds_run
+from vqlab.experiments.row_lock import LOCK, row_lock
+from vqlab.experiments.run_state import CONFIG, LAST, OUTPUT, begin_again, holds_run
 from vqlab.experiments.settings import parse_yaml
 
 STARTED_IN = "started_in"  # entry of a checkpoint: the folder where its run was started, relative to the run's folder
@@ -30,12 +30,9 @@ FILES = ("tokenizer", "backbone", "source", "target", "charset", "stop_words")
 def held_run_folder(config: Namespace, command: str) -> Iterator[Path]:
     """Yield the folder of this run: that of the checkpoint which is resumed or evaluated, or a new one.
 
-    Its lock is held in the block by the first process of all, unless a checkpoint is evaluated in its own folder, which
-    may be that of a run in progress. The other processes have no say: they write nothing, and get the folder's name
-    from the first when they meet (:class:`~vqlab.cli.save_config.StartRun`).
-
-    Raises:
-        UserError: If the name is no name or taken, another process trains in the folder, or it cannot be made.
+    The first process holds the folder's lock in the block, unless a checkpoint is evaluated in its own folder, which
+    may be that of a run in progress. A new folder is removed again if the block fails before a batch is trained on.
+    The other processes write nothing, and get the folder's name from the first (``StartRun``).
     """
     if config.name is not None:
         check_name(config.name)
@@ -56,22 +53,23 @@ def held_run_folder(config: Namespace, command: str) -> Iterator[Path]:
                 make_room(folder, config.overwrite)
         else:
             folder = free_folder(folder_of(config, time.strftime("%Y%m%d-%H%M%S")), held)
-        yield folder
+        is_new, failed = is_bare(folder), True
+        try:
+            yield folder
+            failed = False
+        finally:
+            # StartRun writes config.yaml at the first batch; W&B may still write into its own folder.
+            begun = holds_run(folder) or (folder / "wandb").exists()
+            if is_new and not begun and (failed or is_bare(folder)):
+                remove(folder)
 
 
 def check_name(name: str) -> None:
-    """Raise UserError unless ``name`` is that of a file, and not a path.
-
-    Example:
-        >>> check_name("../up")
-        Traceback (most recent call last):
-        ...
-        vqlab.errors.UserError: --name must be a plain file name, without slashes, of at most 255 bytes, got '../up'
-    """
-    plain = name.isprintable() and not set(name) & {"/", "\\"} and name not in ("", ".", "..")
-    if not plain or len(name.encode()) > LONGEST:
-        shown = name if len(name) < 60 else f"{name[:60]}..."
-        raise UserError(f"--name must be a plain file name, without slashes, of at most {LONGEST} bytes, got {shown!r}")
+    """Raise UserError unless ``name`` is that of a file, and not a path."""
+    if not name.isprintable() or name in ("", "..") or Path(name).name != name or len(name.encode()) > LONGEST:
+        raise UserError(
+            f"--name must be a plain file name, without slashes, of at most {LONGEST} bytes, got {name[:60]!r}"
+        )
 
 
 def is_first_process() -> bool:
@@ -81,17 +79,12 @@ def is_first_process() -> bool:
 
 
 def make_room(folder: Path, overwrite: bool) -> None:
-    """Empty the folder of a run if that is wanted.
-
-    Raises:
-        UserError: If it is not.
-    """
-    if overwrite:
-        return begin_again(folder)
-    has_last = (folder / LAST).exists()
-    what = "a run" if has_last else "a run that has no last.ckpt"
-    resume = f", resume with --ckpt_path {folder / LAST}" if has_last else ""
-    raise UserError(f"{folder} holds {what}: choose another --name{resume}, or begin it anew with --overwrite")
+    """Empty the folder of a run with ``overwrite``, else raise UserError."""
+    if not overwrite:
+        last = folder / LAST
+        what = f"a run: resume with --ckpt_path {last}," if last.exists() else "a run that has no last.ckpt:"
+        raise UserError(f"{folder} holds {what} choose another --name, or begin it anew with --overwrite")
+    begin_again(folder)
 
 
 def free_folder(wanted: Path, held: ExitStack) -> Path:
@@ -103,6 +96,21 @@ def free_folder(wanted: Path, held: ExitStack) -> Path:
                 held.enter_context(attempt.pop_all())
                 return folder
     raise AssertionError
+
+
+def is_bare(folder: Path) -> bool:
+    """Whether the folder exists and holds nothing but its lock."""
+    return folder.is_dir() and all(path.name == LOCK for path in folder.iterdir())
+
+
+def remove(folder: Path) -> None:
+    """Remove a run folder, its lock last, and those above it that then hold nothing."""
+    with suppress(OSError):
+        begin_again(folder)
+        (folder / OUTPUT).unlink(missing_ok=True)
+        (folder / LOCK).unlink(missing_ok=True)
+        for empty in (folder, *folder.parents[:2]):  # of the model, and of all runs
+            empty.rmdir()
 
 
 def requeued_from(config: Namespace) -> str | None:
@@ -125,58 +133,37 @@ def folder_of(config: Namespace, name: str) -> Path:
 def run_of(checkpoint: str | Path) -> Path | None:
     """Return the run folder that ``checkpoint`` lies in, if it lies in one."""
     folder = Path(checkpoint).parent.parent
-    return folder if (folder / "config.yaml").exists() else None
+    return folder if (folder / CONFIG).exists() else None
 
 
-def with_run_config(args: list[str], callbacks: Mapping[str, type]) -> tuple[list[str], list[str]]:
-    """Put a checkpoint's own configuration in front if one is given and no config, model or data is.
+def with_run_config(args: list[str], callbacks: Mapping[str, type]) -> list[str]:
+    """Put a checkpoint's own configuration in front of ``args`` if one is given and no config, model or data is.
 
-    It is the one that the checkpoint holds, or else the config.yaml of its run, and holds no more than ``trusted``
-    lets pass.
-
-    Args:
-        args: The command and its arguments.
-        callbacks: The class of each group of options that belongs to one of vqlab's callbacks.
-
-    Returns:
-        The arguments, and relative paths in the checkpoint's configuration that lead nowhere.
-
-    Raises:
-        UserError: If there is no such checkpoint, or its configuration names what only the user may name.
+    It is the one that the checkpoint holds, or else the config.yaml of its run, as far as it is ``trusted``.
     """
-    command, rest = args[0], args[1:]
-    given = [arg.split("=")[0] for arg in rest]
-    if "--ckpt_path" not in given or {"--config", "-c", "--model", "--data"} & {*given}:
-        return args, []
-    at = given.index("--ckpt_path")
-    named = rest[at].partition("=")[2] or "".join(rest[at + 1 : at + 2])
-    if not named:
-        return args, []
-    path = require_file(named)
-    folder = run_of(path)
-    outline = read_header(path)
-    text = outline.get("config") or (read_config(folder) if folder else None)
-    if text is None:
-        return args, []
+    checkpoints = values_of(args, "--ckpt_path")
+    if not any(checkpoints) or values_of(args, "--config", "-c", "--model", "--data"):
+        return args
+    path = require_file(checkpoints[0])
+    folder, header = run_of(path), read_header(path)
     trust = f"pass {f'--config {folder / CONFIG}' if folder else 'a --config of your own'} to trust it"
-    if not isinstance(text, str) or len(text) > LARGEST_TEXT:
-        raise UserError(f"this run's config is no text of a usual length: {trust}")
     try:
+        text = header.get("config") or ((folder / CONFIG).read_text("utf-8") if folder else None)
+        if text is None:
+            return args
+        if not isinstance(text, str):
+            raise UserError("it is not a text")
         config = trusted(parse_yaml(text.encode(), Path(CONFIG)), callbacks)
     except Untrusted as error:
         raise UserError(f"this run's config names {error}: {trust}") from error
-    except UserError as error:
-        raise UserError(f"this run's config cannot be read ({error.line[:120]}): {trust}") from error
-    lost: list[str] = []
+    except (OSError, UserError) as error:
+        raise UserError(f"this run's config cannot be read ({str(error)[:120]}): {trust}") from error
     if folder:
-        start = outline.get(STARTED_IN)
-        found, lost = from_start(
-            {name: config[name] for name in ("model", "data") if name in config},
-            folder.resolve() / (start if isinstance(start, str) else "../../.."),
-        )
-        config |= found
+        started_in = header.get(STARTED_IN)
+        start = folder.resolve() / (started_in if isinstance(started_in, str) else "../../..")
+        config |= {group: from_start(config[group], start) for group in ("model", "data") if group in config}
     text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True, default_flow_style=True, width=10**9)
-    return [command, f"--config={text}", *rest], lost
+    return [args[0], f"--config={text}", *args[1:]]
 
 
 def resume_command(last: Path, callbacks: Mapping[str, type]) -> str:
@@ -188,57 +175,30 @@ def resume_command(last: Path, callbacks: Mapping[str, type]) -> str:
     return f"vqlab fit --ckpt_path {last}"
 
 
-def from_start(value: Any, start: Path) -> tuple[Any, list[str]]:
+def from_start(value: Any, start: Path) -> Any:
     """Let relative paths of a run's configuration, which start where it was started, be found from here, too.
 
-    Args:
-        value: A configuration of model and data.
-        start: The folder that its run was started in.
-
-    Returns:
-        The configuration, and the texts that name a file neither here nor there.
-
     Example:
-        >>> from_start({"data": {"init_args": {"path": "nowhere.npz", "array": "x"}}}, Path("started"))
-        ({'data': {'init_args': {'path': 'nowhere.npz', 'array': 'x'}}}, ['nowhere.npz'])
+        >>> from_start({"init_args": {"path": "nowhere.npz", "array": "x"}}, start=Path("started"))
+        {'init_args': {'path': 'nowhere.npz', 'array': 'x'}}
     """
     if not isinstance(value, dict):
-        return value, []
-    found, lost = {}, []
+        return value
+    found = {}
     for name, given in value.items():
-        if isinstance(given, dict) or not (name in FILES or str(name).endswith("path")) or name == "class_path":
-            found[name], more = from_start(given, start)
-            lost += more
-            continue
-        paths = given if isinstance(given, list) else [given]
-        here = [os.path.relpath(start / p) if is_relative(p) and os.path.exists(start / p) else p for p in paths]
-        lost += [path for path in here if is_relative(path) and not os.path.exists(path)]
-        found[name] = here if isinstance(given, list) else here[0]
-    return found, lost
+        if isinstance(given, dict):
+            found[name] = from_start(given, start)
+        elif name in FILES or (str(name).endswith("path") and name != "class_path"):
+            found[name] = (
+                [_found_from(start, p) for p in given] if isinstance(given, list) else _found_from(start, given)
+            )
+        else:
+            found[name] = given
+    return found
 
 
-def is_relative(path: Any) -> bool:
-    """Whether a value is a text that may be a relative path."""
-    return isinstance(path, str) and not os.path.isabs(path) and "://" not in path
-
-
-@contextmanager
-def naming_lost_paths(lost: list[str]) -> Iterator[None]:
-    """Say of an error about a path that it comes from the checkpoint, and that it was relative to another folder."""
-    try:
-        yield
-    except UserError as error:
-        path = next((path for path in lost if path in str(error)), None)
-        if path is None:
-            raise
-        raise UserError(
-            f"{error} ({path} comes from the checkpoint, relative to the folder where its run was started)"
-        ) from error
-
-
-def read_config(folder: Path) -> str:
-    """Return the text of a run's config.yaml."""
-    try:
-        return read_text(folder, CONFIG)
-    except OSError as error:
-        raise UserError(f"{folder / CONFIG} cannot be read ({error.strerror}): pass --config") from error
+def _found_from(start: Path, path: Any) -> Any:
+    """Return the relative ``path`` as seen from here if it exists in the folder ``start``, anything else as it is."""
+    if not isinstance(path, str) or os.path.isabs(path) or "://" in path or not os.path.exists(start / path):
+        return path
+    return os.path.relpath(start / path)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import vqlab
+from vqlab.atomic_io import write_atomic
 from vqlab.cli.info import read_facts
 from vqlab.cli.parser import Parser
 from vqlab.errors import UserError
@@ -18,31 +19,33 @@ BATCH = 64  # images drawn at once, so that memory does not limit --num
 
 
 def sample(args: Sequence[str]) -> None:
-    """Run ``vqlab sample`` with ``args``.
-
-    Raises:
-        UserError: If the checkpoint, the model or an option is not fit for it; nothing is written then.
-    """
+    """Run ``vqlab sample`` with ``args``."""
     options = _parser().parse_args(args)
     for name, least, most in (("num", 1, MOST), ("columns", 1, MOST), ("seed", 0, 2**63 - 1)):
         if not least <= (given := getattr(options, name)) <= most:
             raise UserError(f"--{name} must be at least {least} and at most {most}, got {given}")
     out = Path(options.out)
-    _check_out(out)
+    if out.suffix.lower() != ".png":
+        raise UserError(f"{out} must end in .png: set --out samples.png")
+    folder = next(parent for parent in out.absolute().parents if parent.exists())
+    if out.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise UserError(f"{out} cannot be written: set --out to another place")
 
     import torch  # late, so that help and mistakes are answered at once
     from torchvision.utils import save_image
 
     from vqlab.callbacks.sample_grid import interleave
     from vqlab.training.checkpoint import load
-    from vqlab.training.checkpoint_io import write_atomic
 
     model: Any = load(options.checkpoint)
     given = {name: getattr(options, name) for name in ("label", "temperature", "top_k", "top_p", "guidance")}
-    arguments = _arguments_for(model, {k: v for k, v in given.items() if v is not None}, options.checkpoint)
+    arguments: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    taken = _parameters_of_sample(model, options.checkpoint)
+    if unknown := next((name for name in arguments if name not in taken), None):
+        raise UserError(f"{type(model).__name__} has no option {unknown}: leave out --{unknown.replace('_', '-')}")
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(options.seed)
-    if "generator" in inspect.signature(model.sample).parameters:
+    if "generator" in taken:
         arguments["generator"] = torch.Generator().manual_seed(options.seed)  # the same draws on every device
     counts = [min(BATCH, options.num - done) for done in range(0, options.num, BATCH)]
     with torch.no_grad():
@@ -55,54 +58,35 @@ def sample(args: Sequence[str]) -> None:
 
 def _parser() -> Parser:
     parser = Parser(prog="vqlab sample", description="Draw images from a trained model into one PNG.")
-    parser.add_argument("checkpoint", help="a .ckpt file of a model that can sample, such as CodePrior or SGAN")
-    parser.add_argument("--num", type=int, default=64, help="how many images (default 64)")
-    parser.add_argument("--label", type=int, help="class to draw, for a model with labels; default: all classes")
-    parser.add_argument("--temperature", type=float, help="below 1: likelier, less varied codes (default 1)")
-    parser.add_argument("--top-k", type=int, help="draw from the k likeliest codes alone")
-    parser.add_argument("--top-p", type=float, help="draw from the likeliest codes that have probability p together")
-    parser.add_argument("--guidance", type=float, help="exaggerate what the label changes (default 1: not at all)")
-    parser.add_argument("--seed", type=int, default=0, help="the same seed draws the same images (default 0)")
-    parser.add_argument("--out", default="samples.png", help="file to write (default samples.png)")
-    parser.add_argument("--columns", type=int, default=8, help="images per row (default 8)")
+    add = parser.add_argument
+    add("checkpoint", help="a .ckpt file of a model that can sample, such as CodePrior or SGAN")
+    add("--num", type=int, default=64, help="how many images (default 64)")
+    add("--label", type=int, help="class to draw, for a model with labels; default: all classes")
+    add("--temperature", type=float, help="below 1: likelier, less varied codes (default 1)")
+    add("--top-k", type=int, help="draw from the k likeliest codes alone")
+    add("--top-p", type=float, help="draw from the likeliest codes that have probability p together")
+    add("--guidance", type=float, help="exaggerate what the label changes (default 1: not at all)")
+    add("--seed", type=int, default=0, help="the same seed draws the same images (default 0)")
+    add("--out", default="samples.png", help="file to write (default samples.png)")
+    add("--columns", type=int, default=8, help="images per row (default 8)")
     return parser
 
 
-def _arguments_for(model: Any, given: dict[str, Any], checkpoint: str) -> dict[str, Any]:
-    """Return the options ``given``, after checking that the model samples and takes them."""
+def _parameters_of_sample(model: Any, checkpoint: str) -> Any:
+    """Return the parameters of ``model.sample``; raise UserError if it draws no images."""
     name = type(model).__name__
     if not hasattr(model, "sample"):
         hint = "there is one for images alone, give a checkpoint of a generative model"
         if all(hasattr(model, verb) for verb in ("encode", "decode", "images")):
-            tokenizer = shlex.quote(f"--model.tokenizer={checkpoint}")
-            hint = f"vqlab fit --config configs/prior.yaml {tokenizer} {_data_options(checkpoint)}"
+            facts = read_facts(Path(checkpoint))
+            data = getattr(vqlab, facts["data"] or "", None)
+            known = inspect.signature(data).parameters if data else {}
+            defaults = {f"data.{name}": parameter.default for name, parameter in known.items()}
+            chosen = {key: value for key, value in facts["data_settings"].items() if value != defaults.get(key)}
+            options = {"model.tokenizer": checkpoint, "data": facts["data"] or "...", **chosen}
+            flags = shlex.join(as_flag(key, value) for key, value in options.items())
+            hint = f"vqlab fit --config configs/prior.yaml {flags}"
         raise UserError(f"{name} cannot sample by itself, it needs a prior over its codes: {hint}")
     if not hasattr(model, "value_range"):
         raise UserError(f"{name} draws no images: look at samples/ of its run, or call .top_words() of vqlab.load(...)")
-    taken = inspect.signature(model.sample).parameters
-    for option in given:
-        if option not in taken:
-            raise UserError(f"{name} has no option {option}: leave out --{option.replace('_', '-')}")
-    return given
-
-
-def _data_options(checkpoint: str) -> str:
-    """Return the options that choose the data of the run that wrote ``checkpoint``."""
-    from vqlab.cli.errors import constructor_arguments
-
-    facts = read_facts(Path(checkpoint))
-    if not facts["data"]:
-        return "--data=..., the data that it was trained on"
-    cls = getattr(vqlab, facts["data"]) if facts["data"] in vqlab.__all__ else None
-    defaults = {f"data.{name}": value.default for name, value in constructor_arguments(cls).items()} if cls else {}
-    chosen = {name: value for name, value in facts["data_settings"].items() if value != defaults.get(name)}
-    return shlex.join(as_flag(name, value) for name, value in {"data": facts["data"], **chosen}.items())
-
-
-def _check_out(out: Path) -> None:
-    """Refuse a place that cannot be written before anything is drawn."""
-    if out.suffix.lower() != ".png":
-        raise UserError(f"{out} must end in .png: set --out samples.png")
-    folder = next(parent for parent in out.absolute().parents if parent.exists())
-    if out.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise UserError(f"{out} cannot be written: set --out to another place")
+    return inspect.signature(model.sample).parameters

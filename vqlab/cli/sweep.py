@@ -16,7 +16,7 @@ from vqlab.errors import UserError
 from vqlab.experiments.experiment import Experiment, Row, read_experiment, suggest
 from vqlab.experiments.runner import OUTPUT, VQLAB, Outcome, Runner, Status, refuse_conflicts
 from vqlab.experiments.runs import read_run
-from vqlab.experiments.tables import align, short
+from vqlab.experiments.text import align, short
 
 Check = Callable[[list[list[str]]], list[str | None]]  # calls of vqlab fit -> the error of each, or None
 EXAMPLE = """\
@@ -38,33 +38,45 @@ takes a row that another has. Rows run in runs/<model>/<name>[_seed<N>]/.
 def sweep(args: Sequence[str], command: Sequence[str] = VQLAB, check: Check | None = None) -> None:
     """Run ``vqlab sweep`` with ``args``; ends with status 1 if a row failed.
 
-    Args:
-        args: The arguments after ``sweep``.
-        command: How ``vqlab`` is called.
-        check: Returns the error of each of many calls, by default :func:`vqlab.cli.check_options.complaints`.
-
     Raises:
         UserError: If the file or an option is wrong; no row is started then.
     """
     options, extra = _parser().parse_known_args(args)
-    refuse_typos(extra, [name.replace("_", "-") for name in vars(options)])
+    own = [name.replace("_", "-") for name in vars(options)]
+    for name in (token[2:].partition("=")[0] for token in extra if token.startswith("--")):  # others go to vqlab fit
+        if "." not in name and (close := difflib.get_close_matches(name, own, n=1, cutoff=0.75)):
+            raise UserError(f"unknown option --{name}: did you mean --{close[0]}?")
     if options.jobs < 1:
         raise UserError(f"jobs must be at least 1, got {options.jobs}")
     experiment = read_experiment(options.file, extra, options.runs, options.scale_steps)
-    runner = Runner(experiment, options.test, options.jobs, command)
+    rows = choose_rows(experiment, options.rows)
+    if options.slurm:
+        write_slurm_array(experiment, rows, options, extra)
+        return
     try:
-        if options.slurm:
-            write_slurm_array(experiment, options, extra)
-        else:
-            run_rows(experiment, runner, options, check)
+        run_rows(experiment, rows, Runner(experiment, options.test, options.jobs, command), options, check)
     except KeyboardInterrupt:
         print("stopped; the same command resumes from the last checkpoints")
         sys.exit(130)
 
 
-def run_rows(experiment: Experiment, runner: Runner, options: argparse.Namespace, check: Check | None) -> None:
+def choose_rows(experiment: Experiment, names: str | None) -> list[Row]:
+    """Return the rows of these names, comma-separated; a name without its seed means all its repeats."""
+    if not experiment.rows:
+        raise UserError(f"{experiment.path} has no rows: add rows, grid or seeds")
+    if names is None:
+        return list(experiment.rows)
+    known = {name for row in experiment.rows for name in (row.name, row.label)}
+    for name in (wanted := names.split(",")):
+        if name not in known:
+            raise UserError(f"{experiment.path} has no row {name!r}: {suggest(name, sorted(known))}")
+    return [row for row in experiment.rows if {row.name, row.label} & {*wanted}]
+
+
+def run_rows(
+    experiment: Experiment, rows: list[Row], runner: Runner, options: argparse.Namespace, check: Check | None
+) -> None:
     """Run the rows that are not finished, and tabulate all."""
-    rows = choose_rows(experiment, options.rows)
     refuse_conflicts(experiment, rows)
     todo = [row for row in rows if runner.commands(row)]
     check_rows(experiment, todo, check)
@@ -93,15 +105,20 @@ def run_rows(experiment: Experiment, runner: Runner, options: argparse.Namespace
         sys.exit(1)
 
 
-def print_table(experiment: Experiment, rows: Sequence[Row], outcomes: dict[str, Outcome]) -> None:
-    """Print status, steps, and best and last value of the metric that decides which checkpoint is best."""
-    lines = [("row", "status", "steps", "best", "at step", "last", "of")]
-    for row in rows:
-        run = read_run(experiment.folder(row))
-        figure = run.figure(run.monitor)
-        values = (short(figure.best), f"{figure.best_step or 0:,}", short(figure.last)) if figure else ("-",) * 3
-        lines.append((row.name, outcomes[row.name].status, f"{run.log.steps:,}", *values, run.monitor))
-    print("\n".join(align(lines)))
+def check_rows(experiment: Experiment, rows: Sequence[Row], check: Check | None) -> None:
+    """Raise UserError for the first row with wrong options."""
+    if not rows:
+        return
+    print(f"reading the options of {len(rows)} rows ...", file=sys.stderr, flush=True)
+    if check is None:
+        from vqlab.cli.check_options import complaints  # imports torch
+
+        check = complaints
+    errors = check([experiment.fit(row) for row in rows])
+    wrong = [f"{row.name}: {error}" for row, error in zip(rows, errors, strict=True) if error]
+    if wrong:
+        more = f" (and {len(wrong) - 1} more rows have wrong options)" if len(wrong) > 1 else ""
+        raise UserError(f"row {wrong[0]}{more}")
 
 
 @contextmanager
@@ -119,22 +136,22 @@ def stopped_by_signals(runner: Runner) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def choose_rows(experiment: Experiment, names: str | None) -> list[Row]:
-    """Return the rows of these names, comma-separated; a name without its seed means all its repeats."""
-    if not experiment.rows:
-        raise UserError(f"{experiment.path} has no rows: add rows, grid or seeds")
-    if names is None:
-        return list(experiment.rows)
-    known = {name for row in experiment.rows for name in (row.name, row.label)}
-    for name in (wanted := names.split(",")):
-        if name not in known:
-            raise UserError(f"{experiment.path} has no row {name!r}: {suggest(name, sorted(known))}")
-    return [row for row in experiment.rows if {row.name, row.label} & {*wanted}]
+def print_table(experiment: Experiment, rows: Sequence[Row], outcomes: dict[str, Outcome]) -> None:
+    """Print status, steps, and best and last value of the metric that decides which checkpoint is best."""
+    lines = [("row", "status", "steps", "best", "at step", "last", "of")]
+    for row in rows:
+        run = read_run(experiment.folder(row))
+        figure = run.figure(run.monitor)
+        values = (short(figure.best), f"{figure.best_step or 0:,}", short(figure.last)) if figure else ("-",) * 3
+        lines.append((row.name, outcomes[row.name].status, f"{run.log.steps:,}", *values, run.monitor))
+    print("\n".join(align(lines)))
 
 
-def write_slurm_array(experiment: Experiment, options: argparse.Namespace, extra: Sequence[str]) -> None:
+def write_slurm_array(
+    experiment: Experiment, rows: list[Row], options: argparse.Namespace, extra: Sequence[str]
+) -> None:
     """Write a script for ``sbatch`` that runs one row per task."""
-    rows, stem, path = choose_rows(experiment, options.rows), experiment.path.stem, options.slurm
+    stem, path = experiment.path.stem, options.slurm
     own = [*(["--test"] if options.test else []), *([] if str(options.runs) == "runs" else [f"--runs={options.runs}"])]
     own += [] if options.scale_steps == 1 else [f"--scale-steps={options.scale_steps:g}"]
     call = shlex.join(["vqlab", "sweep", str(experiment.path), *own, *extra])
@@ -152,29 +169,6 @@ exec {call} --rows="${{rows[$SLURM_ARRAY_TASK_ID]}}"
     with write_atomic(path, "--slurm") as file:
         file.write(script.encode())
     print(f"{path}: {len(rows)} rows; submit it with sbatch")
-
-
-def refuse_typos(extra: Sequence[str], own: Sequence[str]) -> None:
-    """Raise UserError for a probable typo in an option of the sweep: all other options go to vqlab fit."""
-    for name in (token[2:].partition("=")[0] for token in extra if token.startswith("--")):
-        if "." not in name and (close := difflib.get_close_matches(name, own, n=1, cutoff=0.75)):
-            raise UserError(f"unknown option --{name}: did you mean --{close[0]}?")
-
-
-def check_rows(experiment: Experiment, rows: Sequence[Row], check: Check | None) -> None:
-    """Raise UserError for the first row with wrong options."""
-    if not rows:
-        return
-    print(f"reading the options of {len(rows)} rows ...", file=sys.stderr, flush=True)
-    if check is None:
-        from vqlab.cli.check_options import complaints  # imports torch
-
-        check = complaints
-    errors = check([experiment.fit(row) for row in rows])
-    wrong = [(row, error) for row, error in zip(rows, errors, strict=True) if error]
-    if wrong:
-        more = f" (and {len(wrong) - 1} more rows have wrong options)" if len(wrong) > 1 else ""
-        raise UserError(f"row {wrong[0][0].name}: {wrong[0][1]}{more}")
 
 
 def _parser() -> Parser:

@@ -4,8 +4,7 @@
     python -m vqlab.cli.write_shards --index shards
 
 The first takes the folders that --data ImageFolder takes, and writes each file unchanged to ``shards/train/000000.tar``
-and so on, in an order drawn by ``--seed``. If there are classes, a file with the class in digits follows each image, as
-in WebDataset.
+and so on, in an order drawn by ``--seed``. If there are classes, a file with the class in digits follows each image.
 """
 
 import io
@@ -19,30 +18,19 @@ import numpy as np
 import torch
 
 from vqlab.atomic_io import write_atomic
-from vqlab.cli.parser import Parser, as_script
+from vqlab.cli.parser import Parser
 from vqlab.data.files import counted
 from vqlab.data.images.folder import ImageFolder, label_files
-from vqlab.data.images.tar_index import INDEX, index_shards
+from vqlab.data.images.shards import INDEX, index_shards
 from vqlab.errors import UserError
-
-MB = 10**6
 
 
 def write_shards(source: Path, out: Path, shard_mb: float = 500, val_fraction: float = 0.05, seed: int = 0) -> None:
-    """Write the images of a folder as shards, and their index last.
-
-    Args:
-        source: The folder, see :class:`~vqlab.data.images.folder.ImageFolder`.
-        out: Folder to write to; must be empty or not exist.
-        shard_mb: Size of a shard in megabytes.
-        val_fraction: Fraction of the images for validation, if there is no ``source/val``.
-        seed: Seed of that split and of the order.
+    """Write the images of a folder as shards of ``shard_mb`` megabytes, and their index last.
 
     Raises:
         UserError: If there are no images, ``out`` is not empty, or the disk is full.
     """
-    if not shard_mb > 0:
-        raise UserError(f"--shard-mb must be above 0, got {shard_mb}")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} exists already: name a folder that is empty or new")
     folder = ImageFolder(str(source), val_fraction=val_fraction, seed=seed, num_workers=0)
@@ -52,15 +40,13 @@ def write_shards(source: Path, out: Path, shard_mb: float = 500, val_fraction: f
         images = ((f"{place:09}", files[i], labels[i]) for place, i in enumerate(order))
         rest = counted(images, len(files), "wrote", f"images of {split}")
         for number, first in enumerate(rest):
-            with (
-                write_atomic(out / split / f"{number:06}.tar", "OUT") as file,
-                tarfile.open(fileobj=file, mode="w") as tar,
-            ):
+            shard = out / split / f"{number:06}.tar"
+            with write_atomic(shard, "OUT") as file, tarfile.open(fileobj=file, mode="w") as tar:
                 for key, path, label in chain([first], rest):
                     _add(tar, key + path.suffix.lower(), path.read_bytes())
                     if label >= 0:
                         _add(tar, f"{key}.cls", str(label).encode())
-                    if tar.offset >= shard_mb * MB:
+                    if tar.offset >= shard_mb * 1e6:
                         break
     write_index(out)
 
@@ -72,11 +58,7 @@ def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
 
 
 def write_index(root: Path) -> None:
-    """Write the index of all shards under a folder.
-
-    Raises:
-        UserError: If there is none, or one is damaged.
-    """
+    """Write the index of all shards under a folder."""
     index = index_shards(root, checksums=True)
     with write_atomic(root / INDEX, "the folder") as file:
         np.savez_compressed(file, **vars(index))
@@ -86,12 +68,13 @@ def write_index(root: Path) -> None:
 def main(args: Sequence[str]) -> None:
     """Run the command."""
     parser = Parser(prog="python -m vqlab.cli.write_shards", description=__doc__.splitlines()[0])
-    parser.add_argument("source", type=Path, help="folder of images; with --index, of shards")
-    parser.add_argument("out", type=Path, nargs="?", help="folder to write to, empty or new")
-    parser.add_argument("--index", action="store_true", help="write the index of existing shards")
-    parser.add_argument("--shard-mb", type=float, default=500, help="size of a shard in megabytes (default 500)")
-    parser.add_argument("--val-fraction", type=float, default=0.05, help="fraction for validation (default 0.05)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the split and the order (default 0)")
+    add = parser.add_argument
+    add("source", type=Path, help="folder of images; with --index, of shards")
+    add("out", type=Path, nargs="?", help="folder to write to, empty or new")
+    add("--index", action="store_true", help="write the index of existing shards")
+    add("--shard-mb", type=float, default=500, help="size of a shard in megabytes (default 500)")
+    add("--val-fraction", type=float, default=0.05, help="fraction for validation (default 0.05)")
+    add("--seed", type=int, default=0, help="seed of the split and the order (default 0)")
     options = parser.parse_args(args)
     if options.index:
         write_index(options.source)
@@ -102,4 +85,8 @@ def main(args: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    as_script(main)
+    try:
+        main(sys.argv[1:])
+    except UserError as error:
+        print(f"vqlab: error: {error}", file=sys.stderr)
+        sys.exit(2)

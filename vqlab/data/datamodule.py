@@ -41,33 +41,25 @@ class Split(Dataset[Batch], ABC):
 class SplitDataModule(Checked, lightning.LightningDataModule, ABC):
     """Training, validation and test examples, in batches that are dicts of tensors.
 
-    Subclasses document the arguments; ``setup`` raises UserError if the training split is too small for one batch.
+    Raises:
+        UserError: If an argument is out of range, or (in ``setup``) the training split is too small for one batch.
     """
 
     examples = "examples"  # what messages call them
     modality: str  # "image", "signal", ...: the models that fit
     test_mend = "use `vqlab validate`"  # hint if there is no test split
-    __signature__: inspect.Signature
     _is_new = False  # whether the model was trained on data from another source
 
     def __init__(self, batch_size: Count, num_workers: Workers = 0, seed: NonNegativeInt = 0) -> None:
         super().__init__()
         self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Put the arguments behind ``**common`` into the signature that ``help`` and notebooks show."""
-        super().__init_subclass__(**kwargs)
-        own = list(inspect.signature(cls.__init__).parameters.values())[1:]
-        if own and own[-1].kind is inspect.Parameter.VAR_KEYWORD:
-            rest = inspect.signature(cls.__mro__[1]).parameters
-            names = rest.keys() - {parameter.name for parameter in own}
-            own[-1:] = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in rest.values() if p.name in names]
-        cls.__signature__ = inspect.Signature(own)
-
     def __repr__(self) -> str:
         """Show the source and its arguments; Lightning's own text reads the data of all loaders."""
-        names = (name for name in inspect.signature(type(self)).parameters if name in vars(self))
-        return f"{type(self).__name__}({', '.join(f'{name}={getattr(self, name)!r}' for name in names)})"
+        bases = (base for base in type(self).__mro__ if issubclass(base, SplitDataModule))
+        names = dict.fromkeys(name for base in bases for name in inspect.signature(base.__init__).parameters)
+        values = (f"{name}={getattr(self, name)!r}" for name in names if name in vars(self))
+        return f"{type(self).__name__}({', '.join(values)})"
 
     __str__ = __repr__
 
@@ -112,33 +104,33 @@ class SplitDataModule(Checked, lightning.LightningDataModule, ABC):
         return f"{name}={value}"
 
     def apply_format(self, trained: Format) -> None:
-        """Use vocabulary, classes and statistics of a checkpoint's training data, and compare the rest.
-
-        Raises:
-            UserError: If the data mean something else.
-        """
+        """Use vocabulary, classes and statistics of a checkpoint's training data, and compare the rest."""
         self._is_new = trained.get("source", source_of(self)) != source_of(self)
         check_format(trained, self.describe(), self.option)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the description of the data, for the checkpoint."""
-        return {ENTRY: getattr(getattr(self.trainer, "lightning_module", None), ENTRY, None) or self._full_format()}
+        return {ENTRY: getattr(self._model, ENTRY, None) or self._full_format()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Apply the data format in the checkpoint that a Trainer restores."""
         if isinstance(state_dict.get(ENTRY), dict):
             apply_stored_format(self, state_dict[ENTRY])
 
+    @property
+    def _model(self) -> Any:
+        return getattr(self.trainer, "lightning_module", None)
+
     def _full_format(self) -> Format:
         """Return the description with the source; classes are left out for a model that knows no classes."""
         found = self.describe() | self.fitted() | {"source": source_of(self)}
-        if not getattr(getattr(self.trainer, "lightning_module", None), "num_classes", 0):
+        if not getattr(self._model, "num_classes", 0):
             found.pop("classes", None)
         return found
 
     def setup(self, stage: str | None = None) -> None:
         """Load what the stage needs, once. The data of a trained model are compared with its training data first."""
-        model: Any = getattr(self.trainer, "lightning_module", None)
+        model = self._model
         begins = stage == "fit" and getattr(self.trainer, "ckpt_path", None) is None
         if model is not None and not begins and getattr(model, ENTRY, None) is not None:
             apply_stored_format(self, getattr(model, ENTRY))
@@ -214,11 +206,7 @@ class SplitDataModule(Checked, lightning.LightningDataModule, ABC):
 
 
 def apply_stored_format(data: Any, trained: Format) -> None:
-    """Apply the data format of a checkpoint to a DataModule; see :meth:`SplitDataModule.apply_format`.
-
-    Raises:
-        UserError: If the data mean something else, or the entry is damaged.
-    """
+    """Apply the data format of a checkpoint to a DataModule; raise UserError if it differs or is damaged."""
     try:
         data.apply_format(trained)
     except UserError:
@@ -228,13 +216,7 @@ def apply_stored_format(data: Any, trained: Format) -> None:
 
 
 def split_positions(count: int, num_val: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Return the sorted positions of a seeded split into ``count - num_val`` and ``num_val``.
-
-    Example:
-        >>> train, val = split_positions(10, 3, seed=0)
-        >>> sorted(train.tolist() + val.tolist()) == list(range(10)), len(val)
-        (True, 3)
-    """
+    """Return the sorted positions of a seeded split into ``count - num_val`` and ``num_val``."""
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
     return order[: count - num_val].sort().values, order[count - num_val :].sort().values
 
@@ -242,16 +224,7 @@ def split_positions(count: int, num_val: int, seed: int) -> tuple[Tensor, Tensor
 def draw_splits(
     count: int, val_fraction: float, test_fraction: float, seed: int, what: str, hint: str
 ) -> dict[str, Tensor]:
-    """Return the sorted positions of each split of ``count``, at least one in each with a fraction above 0.
-
-    Raises:
-        UserError: If there are too few; the message calls them ``what`` and ends with ``hint``.
-
-    Example:
-        >>> drawn = draw_splits(20, 0.1, 0, seed=0, what="record", hint=": give more")
-        >>> {split: len(rows) for split, rows in drawn.items()}
-        {'train': 18, 'val': 2}
-    """
+    """Return the sorted positions of each split of ``count``, at least one where a fraction is above 0."""
     num_val, num_test = (max(1, round(count * part)) if part else 0 for part in (val_fraction, test_fraction))
     if num_val + num_test >= count:
         raise UserError(f"{count} {what}(s) are too few to keep {num_val} for validation and {num_test} for test{hint}")
@@ -267,12 +240,6 @@ def check_fractions(val_fraction: float, test_fraction: float, what: str) -> Non
             f"val_fraction {val_fraction} and test_fraction {test_fraction} leave no training {what}, or none for "
             "validation: set val_fraction=0.1 test_fraction=0.1"
         )
-
-
-def require_at_least(name: str, value: int, least: int, mend: int) -> None:
-    """Raise a UserError that names the setting unless ``value`` is at least ``least``."""
-    if value < least:
-        raise UserError(f"{name} must be at least {least}, got {value}: set {name}={mend}")
 
 
 def as_it_is(batch: Batch) -> Batch:

@@ -18,19 +18,17 @@ T = TypeVar("T")
 
 def list_files(root: Path, extensions: tuple[str, ...], what: str) -> list[Path]:
     """Return what :func:`find_files` returns; raise UserError if there are none, or no folder."""
-    if not root.is_dir():
-        raise UserError(f"{root} is not a folder: set path=FOLDER to a folder of {what}")
-    if files := find_files(root, extensions):
-        return files
-    kinds = f" ({', '.join(extensions)})" if any(extensions) else ""
-    raise UserError(f"{root} holds no {what}{kinds}: set path=FOLDER to a folder of {what}")
+    files = find_files(root, extensions)
+    if not files:
+        problem = f"holds no {what}" if root.is_dir() else "is not a folder"
+        raise UserError(f"{root} {problem}: set path=FOLDER to a folder of {what}")
+    return files
 
 
 def find_files(root: Path, extensions: tuple[str, ...]) -> list[Path]:
     """Return the files under a folder with one of the extensions, sorted by path, without hidden files and folders.
 
-    Extensions are in lower case; files' own may be in capitals. ``("",)`` takes all files. Links are followed, each
-    real folder once.
+    Extensions are in lower case; ``("",)`` takes all files. Links are followed, each real folder once.
     """
     files: list[Path] = []
     seen: set[str] = set()
@@ -41,12 +39,6 @@ def find_files(root: Path, extensions: tuple[str, ...]) -> list[Path]:
             files += [Path(folder, name) for name in names if name.lower().endswith(extensions) and not is_hidden(name)]
         seen.add(real)
     return sorted(files)
-
-
-def list_folders(root: Path) -> list[str]:
-    """Return the sorted names of the folders in a folder, without hidden ones; none if it does not exist."""
-    items = root.iterdir() if root.is_dir() else ()
-    return sorted(item.name for item in items if item.is_dir() and not is_hidden(item.name))
 
 
 def is_hidden(name: str) -> bool:
@@ -68,13 +60,6 @@ def reading(name: str | Path, damaged: str) -> Iterator[None]:
     """Turn the errors of a reader into one line for the user: the file is damaged, or there is not enough memory.
 
     ``damaged`` is the message about a damaged file after its name, with ``{reason}`` for the reader's own message.
-
-    Example:
-        >>> with reading("x.wav", "cannot be read ({reason}): remove it"):
-        ...     raise OSError("no header")
-        Traceback (most recent call last):
-        ...
-        vqlab.errors.UserError: x.wav cannot be read (no header): remove it
     """
     try:
         yield

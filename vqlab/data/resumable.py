@@ -15,13 +15,6 @@ class ResumableSampler(DistributedSampler):
 
     R processes with batches of B see the same batches as one process with batches of R x B. Lightning calls
     ``set_epoch``; in a plain loop call ``loader.sampler.set_epoch(epoch)``, else every epoch has the same order.
-
-    Example:
-        >>> sampler = ResumableSampler(range(6), num_replicas=1, rank=0, seed=1)
-        >>> whole = list(sampler)
-        >>> sampler.start = 2
-        >>> list(sampler) == whole[2:], len(sampler)
-        (True, 6)
     """
 
     start = 0  # samples of this rank that the next pass skips
@@ -37,23 +30,9 @@ class ResumableSampler(DistributedSampler):
 class ResumableLoader(DataLoader):
     """A ``DataLoader`` over a :class:`ResumableSampler` whose place in the epoch can be stored and restored.
 
-    Lightning saves ``state_dict()`` with each checkpoint and restores it before the first batch of a resumed run, so a
-    run that stopped within an epoch continues with the batches it has not seen, in the same order. ``len`` is that of
-    the whole epoch, because Lightning counts the earlier batches as fetched.
-
-    The place is the epoch and the samples yielded on all ranks, so it is valid for another number of devices with the
-    same global batch. Batches that workers prefetched do not count.
-
-    Example:
-        >>> def loader():
-        ...     sampler = ResumableSampler(range(6), num_replicas=1, rank=0)
-        ...     return ResumableLoader(range(6), batch_size=2, sampler=sampler)
-        >>> whole = [batch.tolist() for batch in loader()]
-        >>> stopped, resumed = loader(), loader()
-        >>> _ = next(iter(stopped))
-        >>> resumed.load_state_dict(stopped.state_dict())
-        >>> [batch.tolist() for batch in resumed] == whole[1:]
-        True
+    Lightning saves ``state_dict()`` with each checkpoint and restores it before the first batch of a resumed run.
+    ``len`` is that of the whole epoch, because Lightning counts the earlier batches as fetched. The place is the epoch
+    and the samples yielded on all ranks, so it is valid for another number of devices with the same global batch.
     """
 
     # On the class: with overfit_batches Lightning re-creates loaders from the arguments of DataLoader.

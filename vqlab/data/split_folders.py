@@ -5,7 +5,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 
-from vqlab.data.files import find_files, list_files, list_folders
+from vqlab.data.files import find_files, is_hidden, list_files
 from vqlab.errors import UserError
 
 SPLITS = ("train", "val", "test")
@@ -21,31 +21,16 @@ def split_folders(root: Path, extensions: tuple[str, ...], what: str) -> tuple[d
     """Return the folder and the files of each split, or those of the split "" if the splits are still to be drawn.
 
     Folders ``train``, ``val`` and ``test`` in ``root``, or with another usual name (:data:`SPLIT_OF`, in any case), are
-    the splits; ``train`` is required. If ``train`` is alone, the splits are drawn from its files.
-
-    Raises:
-        UserError: If there are no such files, some folders are named as splits but the layout is another, or a folder
-            for validation or test lies among the files for training.
-
-    Example:
-        >>> import tempfile
-        >>> root = Path(tempfile.mkdtemp())
-        >>> for name in ("Training/cat/1.txt", "Testing/cat/2.txt"):
-        ...     (root / name).parent.mkdir(parents=True)
-        ...     (root / name).touch()
-        >>> folders, files = split_folders(root, (".txt",), "texts")
-        >>> {split: [str(file.relative_to(root)) for file in group] for split, group in files.items()}
-        {'train': ['Training/cat/1.txt'], 'test': ['Testing/cat/2.txt']}
+    the splits; ``train`` is required. If ``train`` is alone, the splits are drawn from its files. Other layouts, which
+    may mix held-out files with those for training, raise a UserError.
     """
-    names = list_folders(root)
+    items = root.iterdir() if root.is_dir() else ()
+    names = sorted(item.name for item in items if item.is_dir() and not is_hidden(item.name))
     split_of = name_splits(names)
     others = [name for name in names if split_of and name not in split_of and find_files(root / name, extensions)]
     if split_of and (others or "train" not in split_of.values() or max(Counter(split_of.values()).values()) > 1):
         raise _no_layout(root, [*split_of, *others], list(split_of))
     folders = {split: root / name for split in SPLITS for name, its in split_of.items() if its == split}
-    for split, folder in folders.items():
-        if (folder / folder.name).is_dir():  # so some archives are packed
-            folders[split] = folder / folder.name
     if len(folders) < 2:
         folders = {"": folders.get("train", root)}
     files = {split: list_files(folder, extensions, what) for split, folder in folders.items()}
@@ -58,12 +43,6 @@ def name_splits(names: Iterable[str]) -> dict[str, str]:
     """Return the split of each name that names one.
 
     Other words may stand beside the split only if the names give both a training split and a held-out one.
-
-    Example:
-        >>> name_splits(["Train", "VALID", "bullet-train"])
-        {'Train': 'train', 'VALID': 'val', 'bullet-train': 'train'}
-        >>> name_splits(["test_set", "bullet-train", "seg_test"]), name_splits(["cat", "bullet-train"])
-        ({'test_set': 'test', 'bullet-train': 'train', 'seg_test': 'test'}, {})
     """
     words = {name: [word.lower().removesuffix("set") or "set" for word in WORD.findall(name)] for name in names}
     found = {name: {SPLIT_OF[word] for word in group if word in SPLIT_OF} for name, group in words.items()}
@@ -74,15 +53,7 @@ def name_splits(names: Iterable[str]) -> dict[str, str]:
 
 
 def group_by_split(names: list[str], where: str | Path) -> dict[str, list[int]]:
-    """Return the positions of the names of each split; all are of the split "" if none names one.
-
-    Raises:
-        UserError: If some name splits, and others do not or none is for training.
-
-    Example:
-        >>> group_by_split(["test-0", "train-0", "train-1"], "shards")
-        {'test': [0], 'train': [1, 2]}
-    """
+    """Return the positions of the names of each split, or of "" if none names one; raise UserError if only some do."""
     split_of = name_splits(dict.fromkeys(names))
     groups: dict[str, list[int]] = defaultdict(list)
     for position, name in enumerate(names):

@@ -21,36 +21,22 @@ NOT_IN_A_ROW = ("name", "runs", "config", "ckpt_path")  # set by the sweep
 
 @dataclass(frozen=True)
 class Row:
-    """One run of an experiment.
+    """One run of an experiment."""
 
-    Attributes:
-        name: Name of its run folder.
-        label: The name without the seed; repeats share it.
-        options: Command-line options after ``--config``, by dotted name.
-        settings: All settings that are known without the defaults of the classes.
-    """
-
-    name: str
-    label: str
-    options: Settings
-    settings: Settings
+    name: str  # of its run folder
+    label: str  # the name without the seed; repeats share it
+    options: Settings  # command-line options after ``--config``, by dotted name
+    settings: Settings  # all settings that are known without the defaults of the classes
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """A base config, overlays, and rows.
+    """A base config, overlays, and rows."""
 
-    Attributes:
-        path: The experiment file.
-        runs: Folder of all runs.
-        configs: The base config, and the ``--config`` files of the command line.
-        rows: The rows, each repeated for each seed.
-    """
-
-    path: Path
-    runs: Path
-    configs: tuple[Path, ...]
-    rows: tuple[Row, ...]
+    path: Path  # the experiment file
+    runs: Path  # folder of all runs
+    configs: tuple[Path, ...]  # the base config, and the ``--config`` files of the command line
+    rows: tuple[Row, ...]  # each repeated for each seed
 
     def folder(self, row: Row) -> Path:
         """Return the run folder of ``row``."""
@@ -64,16 +50,13 @@ class Experiment:
 
 
 def read_experiment(path: Path, extra: Sequence[str] = (), runs: Path = Path("runs"), scale: float = 1.0) -> Experiment:
-    """Read an experiment file.
+    """Read an experiment file; raises UserError if it is missing or wrong.
 
     Args:
         path: The file: ``base``, and any of ``common``, ``rows``, ``grid`` (crossed with rows), ``seeds``.
         extra: Options of ``vqlab fit`` for every row; they override those of the file.
         runs: Folder of all runs.
         scale: Factor on every setting that counts training steps, except those in ``extra``.
-
-    Raises:
-        UserError: If the file is missing or wrong.
     """
     if not (scale > 0 and math.isfinite(scale)):
         raise UserError(f"scale-steps must be a positive number, got {scale:g}")
@@ -89,10 +72,11 @@ def read_experiment(path: Path, extra: Sequence[str] = (), runs: Path = Path("ru
     common = check_options(content.get("common") or {}, f"common of {path}")
     rows = []
     for label, options in [point for row in read_rows(content, path) for point in read_grid(content, *row, path)]:
-        for seed in read_seeds(content, {**common, **options, **typed}, path):
+        fixed = {**common, **options, **typed}
+        for seed in read_seeds(content, fixed, path):
             name = label if seed is None else f"{label}_seed{seed}"
             # The seed sets data.seed only where the file does not fix the split.
-            seeding = {key: seed for key in SEEDED if seed is not None and key not in {*common, *options, *typed}}
+            seeding = {key: seed for key in SEEDED if seed is not None and key not in fixed}
             settings = overlay(base, common, seeding, options)
             scaled = scale_steps(settings, scale) if scale != 1 else {}
             settings = overlay(settings, scaled, typed)
@@ -120,26 +104,21 @@ def read_rows(content: dict[str, Any], path: Path) -> list[tuple[str, Settings]]
     rows = content.get("rows")
     if rows is None:
         return [("" if content.get("grid") else path.stem, {})] if content.get("grid") or content.get("seeds") else []
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise UserError(f"rows of {path} must be a list of mappings: - {{name: first, model.lr: 1.0e-3}}")
+    if not isinstance(rows, list) or not all(isinstance(row, dict) and "name" in row for row in rows):
+        raise UserError(f"rows of {path} must be a list of mappings with a name: - {{name: first, model.lr: 1.0e-3}}")
     found = []
-    for number, row in enumerate(rows, start=1):
-        name = row.get("name")
-        if name is None:
-            raise UserError(f"row {number} of {path} has no name: add name: ...")
-        if not NAME.fullmatch(str(name)):
-            raise UserError(f"row name {str(name)!r} of {path} cannot be a folder: use letters, digits and _ . = + -")
+    for row in rows:
+        name = str(row["name"])
+        if not NAME.fullmatch(name):
+            raise UserError(f"row name {name!r} of {path} cannot be a folder: use letters, digits and _ . = + -")
         options = {key: value for key, value in row.items() if key != "name"}
-        found.append((str(name), check_options(options, f"row {name} of {path}")))
+        found.append((name, check_options(options, f"row {name} of {path}")))
     return found
 
 
 def read_grid(content: dict[str, Any], name: str, row: Settings, path: Path) -> list[tuple[str, Settings]]:
     """Return the name and the options of ``row`` at each point of the grid."""
-    grid = content.get("grid")
-    if not grid:
-        return [(name, row)]
-    check_options(grid, f"grid of {path}")
+    grid = check_options(content.get("grid") or {}, f"grid of {path}")
     for option, values in grid.items():
         if not isinstance(values, list) or not values:
             raise UserError(f"{option} in grid of {path} must be a list of values: {option}: [1, 2]")
@@ -147,9 +126,15 @@ def read_grid(content: dict[str, Any], name: str, row: Settings, path: Path) -> 
     found = []
     for values in itertools.product(*grid.values()):
         point = dict(zip(grid, values, strict=True))
-        parts = [f"{short[option]}={_as_file_name(value)}" for option, value in point.items()]
-        found.append(("_".join([name, *parts] if name else parts), {**row, **point}))
+        parts = [f"{short[option]}={file_name(value)}" for option, value in point.items()]
+        found.append(("_".join(filter(None, [name, *parts])), {**row, **point}))
     return found
+
+
+def file_name(value: Any) -> str:
+    """Return a value as a part of a file name."""
+    text = as_flag("", value).partition("=")[2]
+    return re.sub(r"[^\w.+-]+", "-", text).strip("-.") or "-"
 
 
 def read_seeds(content: dict[str, Any], others: Settings, path: Path) -> list[int | None]:
@@ -170,7 +155,7 @@ def check_options(options: Any, where: str) -> Settings:
     if not isinstance(options, dict):
         raise UserError(f"{where} must be a mapping of options to values, such as model.lr: 1.0e-3")
     for option in options:
-        if not isinstance(option, str) or not re.fullmatch(r"[A-Za-z_][\w.]*", option):
+        if not re.fullmatch(r"[A-Za-z_][\w.]*", str(option)):
             raise UserError(f"{where} has an option {option!r}: write it as model.lr, without --")
         if option in NOT_IN_A_ROW:
             raise UserError(f"{where} sets {option}, which the sweep sets itself: leave it out")
@@ -178,12 +163,7 @@ def check_options(options: Any, where: str) -> Settings:
 
 
 def parse_options(tokens: Sequence[str]) -> tuple[Settings, list[Path]]:
-    """Return the options of a command line by name, and the configs among them.
-
-    Example:
-        >>> parse_options(["--data", "Digits", "--model.lr=1e-3"])
-        ({'data': 'Digits', 'model.lr': '1e-3'}, [])
-    """
+    """Return the options of a command line by name, and the configs among them."""
     options: Settings = {}
     configs = []
     rest = [token for token in tokens if token != "--"]
@@ -197,8 +177,6 @@ def parse_options(tokens: Sequence[str]) -> tuple[Settings, list[Path]]:
                 raise UserError(f"--{name} needs a value: write --{name}=...")
             value = rest.pop(0)
         if name in ("config", "c"):
-            if not Path(value).is_file():
-                raise UserError(f"config {value} does not exist: correct --config")
             configs.append(Path(value))
         else:
             options |= check_options({name: value}, "the command line")
@@ -206,12 +184,7 @@ def parse_options(tokens: Sequence[str]) -> tuple[Settings, list[Path]]:
 
 
 def short_names(options: Iterable[str]) -> dict[str, str]:
-    """Return the shortest unique endings of dotted names.
-
-    Example:
-        >>> short_names(["model.lr", "model.encoder.norm", "model.decoder.norm"])
-        {'model.lr': 'lr', 'model.encoder.norm': 'encoder.norm', 'model.decoder.norm': 'decoder.norm'}
-    """
+    """Return the shortest unique endings of dotted names."""
     options = list(options)
     return dict(zip(options, shortest_ends([option.split(".") for option in options], "."), strict=True))
 
@@ -221,11 +194,6 @@ def shortest_ends(names: Sequence[Sequence[str]], separator: str) -> list[str]:
     ends = [[separator.join(parts[-n:]) for n in range(1, len(parts) + 1)] for parts in names]
     seen = Counter(end for all_of_one in ends for end in all_of_one)
     return [next((end for end in all_of_one if seen[end] == 1), all_of_one[-1]) for all_of_one in ends]
-
-
-def _as_file_name(value: Any) -> str:
-    text = as_flag("", value).partition("=")[2]
-    return re.sub(r"[^\w.+-]+", "-", text).strip("-.") or "-"
 
 
 def suggest(name: str, known: Sequence[str]) -> str:

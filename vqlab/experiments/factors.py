@@ -1,50 +1,27 @@
 """Which settings of a set of runs differ, and their effects on a metric."""
 
-import json
 import math
 import statistics
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from itertools import combinations
-from typing import Any
+from typing import NamedTuple
 
 from vqlab.experiments.experiment import SEEDED, short_names
-from vqlab.experiments.runs import Run
-from vqlab.experiments.settings import HARMLESS
+from vqlab.experiments.runs import Run, natural
+from vqlab.experiments.settings import HARMLESS, as_text
 
 LEFT_OUT = (*HARMLESS, "ckpt_path", "weights_only", "trainer.logger", "trainer.default_root_dir")
 NAMED = 2  # settings that the label of a factor names
-SIGNIFICANT = 0.05
 
 
-@dataclass(frozen=True)
-class Effect:
-    """Effect of one factor on a metric, over pairs of runs that differ in nothing else.
+class Effect(NamedTuple):
+    """Effect of one factor on a metric."""
 
-    Attributes:
-        factor: Short names of the settings, which always differ together.
-        pairs: Number of pairs; with 0, the other values are unknown.
-        low, high: The two levels with the largest mean difference.
-        mean_low, mean_high, difference: Means of the metric and of its difference over the pairs.
-        spread: Standard deviation of the differences; None for a single pair.
-        p: Two-sided p value of the paired t-test, times the number of pairs of levels (Bonferroni).
-    """
-
-    factor: str
-    pairs: int = 0
-    low: str = "-"
+    factor: str  # short names of the settings, which always differ together
+    low: str = "-"  # the two levels with the largest mean difference
     high: str = "-"
-    mean_low: float | None = None
-    mean_high: float | None = None
-    difference: float | None = None
-    spread: float | None = None
-    p: float | None = None
-
-    @property
-    def is_significant(self) -> bool:
-        """Whether so large a difference is unlikely (below 5 %) by chance."""
-        return self.p is not None and self.p < SIGNIFICANT
+    differences: Sequence[float] = ()  # of each pair of runs that differ in nothing else
 
 
 def differing(runs: Sequence[Run]) -> list[str]:
@@ -55,7 +32,7 @@ def differing(runs: Sequence[Run]) -> list[str]:
     names = list(dict.fromkeys(name for run in runs for name in run.settings))
     found: set[str] = set()
     for name in sorted(names, key=lambda name: name.count(".")):  # a class before its options
-        values = {text(run.settings[name]) for run in runs if name in run.settings}
+        values = {as_text(run.settings[name]) for run in runs if name in run.settings}
         missing = any(name not in run.settings for run in runs if run.settings)
         follows = any(name.startswith(f"{other}.") for other in found)
         is_left_out = name.startswith(LEFT_OUT) or name in SEEDED
@@ -94,7 +71,7 @@ def repeats(runs: Sequence[Run]) -> list[list[Run]]:
 
 
 def effects(runs: Sequence[Run], value: Callable[[Run], float | None]) -> list[Effect]:
-    """Return the effect of each factor on a metric, the largest first.
+    """Return the effect of each factor on a metric.
 
     Two runs are a pair for a factor if they agree in all other factors and in the seed, and, unless both are finished,
     in the steps done.
@@ -108,58 +85,17 @@ def effects(runs: Sequence[Run], value: Callable[[Run], float | None]) -> list[E
             if (result := value(run)) is not None and math.isfinite(result):
                 done = None if run.status == "finished" else run.log.steps
                 matched[done, run.seeds, *(other[place] for other in others)][levels[place]].append(result)
-        found.append(largest_step(factor, sorted(set(levels), key=order), list(matched.values())))
-    return sorted(found, key=lambda effect: -abs(effect.difference or 0.0))
-
-
-def largest_step(factor: str, levels: Sequence[str], matched: Sequence[dict[str, list[float]]]) -> Effect:
-    """Return the largest mean difference between two levels; ``matched`` are runs that differ in this factor alone."""
-    steps = []
-    for low, high in combinations(levels, 2):
-        if pairs := [(statistics.fmean(m[low]), statistics.fmean(m[high])) for m in matched if low in m and high in m]:
-            mean_low, mean_high = (statistics.fmean(side) for side in zip(*pairs, strict=True))
-            steps.append((abs(mean_high - mean_low), low, high, mean_low, mean_high, pairs))
-    if not steps:
-        return Effect(factor)
-    _, low, high, mean_low, mean_high, pairs = max(steps)
-    difference, spread, p = mean_high - mean_low, None, None
-    if len(pairs) > 1:
-        spread = statistics.stdev(b - a for a, b in pairs)
-        p = min(1.0, len(steps) * p_value(difference, spread, len(pairs)))
-    return Effect(factor, len(pairs), low, high, mean_low, mean_high, difference, spread, p)
-
-
-def p_value(difference: float, spread: float, pairs: int) -> float:
-    """Return the two-sided p value of the paired t-test."""
-    from scipy.special import stdtr  # Student's t distribution; scipy.stats takes seconds to import
-
-    if spread == 0:
-        return float(difference == 0)
-    return 2 * float(stdtr(pairs - 1, -abs(difference) / spread * math.sqrt(pairs)))
+        steps = [Effect(factor)]
+        for low, high in combinations(sorted(set(levels), key=natural), 2):
+            alike = [match for match in matched.values() if low in match and high in match]
+            differences = [statistics.fmean(match[high]) - statistics.fmean(match[low]) for match in alike]
+            steps += [Effect(factor, low, high, differences)] if differences else []
+        found.append(max(steps, key=lambda step: abs(statistics.fmean(step.differences or [0]))))
+    return found
 
 
 def value_of(run: Run, name: str) -> str:
     """Return the text of a setting: of its first option if it is a group of options, ``-`` if the run has none."""
     if name in run.settings:
-        return text(run.settings[name])
-    return next((text(value) for other, value in run.settings.items() if other.startswith(f"{name}.")), "-")
-
-
-def text(value: Any) -> str:
-    """Return a setting as it is typed.
-
-    Example:
-        >>> text(1e-5), text(16.0), text(None), text([8, 5]), text("relu"), text(True)
-        ('1e-05', '16', 'null', '[8, 5]', 'relu', 'true')
-    """
-    if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
-        return str(int(value))
-    return value if isinstance(value, str) else json.dumps(value, default=str)
-
-
-def order(level: str) -> tuple:
-    """Return a key that sorts levels by number where they are numbers."""
-    try:
-        return (0, float(level), level)
-    except ValueError:
-        return (1, 0.0, level)
+        return as_text(run.settings[name])
+    return next((as_text(value) for other, value in run.settings.items() if other.startswith(f"{name}.")), "-")

@@ -1,6 +1,5 @@
 """One process per run folder, on all machines that share it, whichever processes are killed."""
 
-import errno
 import fcntl
 import os
 import time
@@ -13,25 +12,25 @@ from vqlab.errors import UserError
 
 LOCK = ".lock"
 INHERITED = "VQLAB_RUN_LOCK"  # variable by which a sweep passes the descriptor of its row's lock to the row
-TAKEN = (errno.EAGAIN, errno.EACCES)  # errors of flock where another process has the lock
+TAKEN = (BlockingIOError, PermissionError)  # errors of flock where another process has the lock
 TRIES, PAUSE = 10, 0.01  # is_running takes a lock for an instant; a run holds it for longer
 HELD: set[int] = set()  # descriptors of locks
 
 
 @contextmanager
-def row_lock(folder: Path, wait: bool = False) -> Iterator[int | None]:
-    """Hold the lock of a folder; yields its file descriptor, or None if another process has it and not ``wait``.
+def row_lock(folder: Path) -> Iterator[int | None]:
+    """Hold the lock of a folder; yields its file descriptor, or None if another process has it.
 
-    A process that was started with the lock has it. The kernel frees the lock when the last process that has the
-    descriptor open ends, so none is ever stale. A child that inherits the descriptor keeps the row even when the sweep
-    that started it is killed; a fork (a worker that loads data) closes it.
+    The kernel frees the lock when the last process that has the descriptor open ends, so none is ever stale. A child
+    that inherits the descriptor keeps the row even when the sweep that started it is killed; a fork (a worker that
+    loads data) closes it.
 
     Raises:
         UserError: If the folder cannot be written, or its file system has no locks.
     """
     text = os.environ.get(INHERITED, "")
     inherited = text.isdigit() and is_lock_of(int(text), folder)
-    descriptor = int(text) if inherited else take(folder, wait)
+    descriptor = int(text) if inherited else take(folder)
     if descriptor is not None:
         HELD.add(descriptor)
     try:
@@ -42,10 +41,9 @@ def row_lock(folder: Path, wait: bool = False) -> Iterator[int | None]:
             os.close(descriptor)
 
 
-def take(folder: Path, wait: bool) -> int | None:
+def take(folder: Path) -> int | None:
     """Return the descriptor of the lock of ``folder``, which is created, or None if another process has the lock."""
-    tries = 0
-    while True:
+    for _ in range(TRIES):
         with disk_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
             try:
@@ -53,20 +51,15 @@ def take(folder: Path, wait: bool) -> int | None:
             except FileNotFoundError:  # another process has just removed the folder
                 continue
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            if is_lock_of(descriptor, folder):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if is_lock_of(descriptor, folder):  # not if the folder was removed meanwhile
                 return descriptor
-            os.close(descriptor)  # the lock of a folder that was removed meanwhile
-        except OSError as error:
-            os.close(descriptor)
-            if error.errno not in TAKEN:
-                raise UserError(f"{folder} cannot be locked ({error.strerror}): set --runs to another disk") from error
-            if (tries := tries + 1) == TRIES:
-                return None
+        except TAKEN:
             time.sleep(PAUSE)
-        except BaseException:
-            os.close(descriptor)
-            raise
+        except OSError as error:
+            raise UserError(f"{folder} cannot be locked ({error.strerror}): set --runs to another disk") from error
+        os.close(descriptor)
+    return None
 
 
 def is_lock_of(descriptor: int, folder: Path) -> bool:
@@ -75,6 +68,16 @@ def is_lock_of(descriptor: int, folder: Path) -> bool:
         return os.path.samestat(os.fstat(descriptor), os.stat(folder / LOCK))
     except OSError:
         return False
+
+
+def is_running(folder: Path) -> bool:
+    """Whether a process holds the lock of a run folder; changes nothing in it."""
+    with suppress(OSError), open(folder / LOCK) as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # freed when the file is closed
+        except OSError as error:
+            return isinstance(error, TAKEN)
+    return False
 
 
 def _close_in_fork() -> None:
@@ -86,18 +89,3 @@ def _close_in_fork() -> None:
 
 
 os.register_at_fork(after_in_child=_close_in_fork)
-
-
-def is_running(folder: Path) -> bool:
-    """Whether a process holds the lock of a run folder; changes nothing in it."""
-    try:
-        descriptor = os.open(folder / LOCK, os.O_RDONLY | os.O_NONBLOCK)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)  # freed when the descriptor is closed
-    except OSError as error:
-        return error.errno in TAKEN
-    finally:
-        os.close(descriptor)
-    return False

@@ -9,13 +9,11 @@ from typing import Any
 from vqlab.errors import UserError
 from vqlab.experiments.checkpoint_header import checkpoint_step
 from vqlab.experiments.row_lock import LOCK
-from vqlab.experiments.run_files import LARGEST_TEXT, read_file, read_text
-from vqlab.experiments.settings import Settings, flatten, parse_yaml
+from vqlab.experiments.settings import Settings, flatten, read_yaml
 
+CONFIG, LOG, LAST = "config.yaml", "metrics.csv", "checkpoints/last.ckpt"
 FINISHED = "finished.json"  # fit writes it last
 FAILED = "failed.json"  # written by a sweep, with the reason
-MAX_SETTINGS, MAX_NAME = 2000, 500  # a run has about 300 settings
-CONFIG, LOG, LAST = "config.yaml", "metrics.csv", "checkpoints/last.ckpt"
 OUTPUT = "sweep.log"  # output of the row of a sweep
 
 
@@ -57,28 +55,15 @@ def begin_again(folder: Path) -> None:
 def settings_of(folder: Path) -> Settings:
     """Return the settings of the run in ``folder`` by dotted name; none where config.yaml is missing or damaged."""
     try:
-        return read_settings(folder)
-    except (OSError, UserError):
+        return flatten(read_yaml(folder / CONFIG))
+    except UserError:
         return {}
-
-
-def read_settings(folder: Path) -> Settings:
-    """Return the settings of the run in ``folder`` by dotted name.
-
-    Raises:
-        OSError: If there is no config.yaml, or it cannot be read.
-        UserError: If it is damaged.
-    """
-    settings = flatten(parse_yaml(read_file(folder, CONFIG, LARGEST_TEXT), folder / CONFIG))
-    if len(settings) > MAX_SETTINGS or max(map(len, settings), default=0) > MAX_NAME:
-        raise UserError(f"{folder / CONFIG} holds more settings, or longer names, than vqlab has")
-    return settings
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """Return the content of a JSON file of a run folder; nothing where it is missing or damaged."""
     try:
-        found = json.loads(read_text(path.parent, path.name))
-    except (OSError, ValueError, RecursionError):
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}

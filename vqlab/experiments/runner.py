@@ -18,14 +18,12 @@ from vqlab.atomic_io import disk_errors, no_link, write_atomic
 from vqlab.errors import UserError
 from vqlab.experiments.experiment import Experiment, Row
 from vqlab.experiments.row_lock import INHERITED, row_lock
-from vqlab.experiments.run_files import open_file
 from vqlab.experiments.run_state import FAILED, LAST, OUTPUT, State, begin_again, settings_of, state_of
 from vqlab.experiments.runs import read_run
 from vqlab.experiments.settings import HARMLESS, equal
-from vqlab.experiments.tables import clock
+from vqlab.experiments.text import clock
 
 VQLAB = (sys.executable, "-m", "vqlab")
-TAIL = 20_000  # bytes at the end of the output that are searched for the reason of a failure
 PATIENCE = 60.0  # seconds that a child has to end its batch and to write last.ckpt after SIGTERM
 
 
@@ -55,7 +53,7 @@ class Runner:
     Args:
         experiment: The experiment of the rows.
         test: Whether a row is tested on its best checkpoint after the training.
-        jobs: How many rows run at once: each gets its share of GPUs and cores.
+        jobs: How many rows run at once, each on its part of the GPUs and cores.
         command: How ``vqlab`` is called.
     """
 
@@ -86,30 +84,28 @@ class Runner:
             return Outcome(Status.STOPPED)
         started = time.monotonic()
         print(f"{row.name}: started", flush=True)
-        outcome = self._run(row)
+        folder = self.experiment.folder(row)
+        with row_lock(folder) as lock:
+            outcome = Outcome(Status.ELSEWHERE) if lock is None else self._run(row, folder, lock)
         print(f"{row.name}: {outcome} ({clock(time.monotonic() - started)})", flush=True)
         return outcome
 
-    def _run(self, row: Row) -> Outcome:
-        folder = self.experiment.folder(row)
-        with row_lock(folder) as lock:
-            if lock is None:
-                return Outcome(Status.ELSEWHERE)
-            if state_of(folder) is State.UNSAVED:
-                if not (folder / OUTPUT).exists():
-                    return Outcome(Status.FAILED, f"{folder} holds a run without a checkpoint: move it away")
-                begin_again(folder)
-            (folder / FAILED).unlink(missing_ok=True)
-            while commands := self.commands(row):
-                error = self._call(commands[0], row, lock)
-                if self.stopping.is_set():
-                    return Outcome(Status.STOPPED)
-                if error is not None:
-                    record = {"time": round(time.time(), 1), "error": error, "command": shlex.join(commands[0])}
-                    with write_atomic(folder / FAILED) as file:
-                        file.write(json.dumps(record).encode())
-                    return Outcome(Status.FAILED, error)
-            return Outcome(Status.FINISHED)
+    def _run(self, row: Row, folder: Path, lock: int) -> Outcome:
+        if state_of(folder) is State.UNSAVED:
+            if not (folder / OUTPUT).exists():
+                return Outcome(Status.FAILED, f"{folder} holds a run without a checkpoint: move it away")
+            begin_again(folder)
+        (folder / FAILED).unlink(missing_ok=True)
+        while commands := self.commands(row):
+            error = self._call(commands[0], row, lock)
+            if self.stopping.is_set():
+                return Outcome(Status.STOPPED)
+            if error is not None:
+                record = {"time": round(time.time(), 1), "error": error, "command": shlex.join(commands[0])}
+                with write_atomic(folder / FAILED) as file:
+                    file.write(json.dumps(record).encode())
+                return Outcome(Status.FAILED, error)
+        return Outcome(Status.FINISHED)
 
     def stop(self) -> None:
         """Let all children save and end; at a second Ctrl-C, or after PATIENCE, kill them."""
@@ -156,32 +152,24 @@ class Runner:
 
 def reason_of(status: int, output: Path, start: int) -> str:
     """Return in one line why a command ended with ``status``, from what it printed after position ``start``."""
-    with open_file(output.parent, output.name) as log:
-        log.seek(max(start, log.seek(0, os.SEEK_END) - TAIL))
-        text = log.read().decode(errors="replace")
-    lines = [line.strip() for line in text.replace("\r", "\n").splitlines() if line.strip()]
-    ours = [line for line in lines if line.startswith("vqlab: error: ")]
-    if ours:
+    text = output.read_bytes()[start:].decode(errors="replace").replace("\r", "\n")
+    lines = [line.strip() for line in text.splitlines() if line.strip()] or ["it printed nothing"]
+    if ours := [line for line in lines if line.startswith("vqlab: error: ")]:
         return ours[-1].removeprefix("vqlab: error: ")
-    last = lines[-1][:300] if lines else "it printed nothing"
     if status < 0:
-        return f"ended by {signal.Signals(-status).name}: {last}"
-    return last if status else f"stopped before it was finished: {last}"
+        return f"ended by {signal.Signals(-status).name}: {lines[-1][:300]}"
+    return lines[-1][:300] if status else f"stopped before it was finished: {lines[-1][:300]}"
 
 
 def refuse_conflicts(experiment: Experiment, rows: Sequence[Row]) -> None:
     """Raise UserError if a row's folder holds a run that was started with other settings."""
-    found = []
     for row in rows:
         folder = experiment.folder(row)
         begun = settings_of(folder) if state_of(folder) in (State.INTERRUPTED, State.FINISHED) else {}
         for name, value in row.settings.items():
             if name in begun and not name.startswith(HARMLESS) and not equal(value, begun[name]):
-                found.append(f"{folder} was begun with {name}={begun[name]}, and row {row.name} has {value}")
-                break
-    if found:
-        more = f" (and {len(found) - 1} more rows)" if len(found) > 1 else ""
-        raise UserError(f"{found[0]}{more}: choose another folder with --runs, or move the run away")
+                what = f"{folder} was begun with {name}={begun[name]}, and row {row.name} has {value}"
+                raise UserError(f"{what}: choose another folder with --runs, or move the run away")
 
 
 def split_resources(jobs: int) -> list[dict[str, str]]:
@@ -191,15 +179,13 @@ def split_resources(jobs: int) -> list[dict[str, str]]:
     """
     if jobs == 1:
         return [{}]
-    threads = str(max(1, (os.cpu_count() or 1) // jobs))
-    cores = {} if "OMP_NUM_THREADS" in os.environ else {"OMP_NUM_THREADS": threads}
+    threads = os.environ.get("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // jobs)))
     gpus = visible_gpus()
     each = max(1, len(gpus) // jobs)
-    found = []
-    for place in range(jobs):
-        first = place * each % max(1, len(gpus))
-        mine = ",".join(gpus[first : first + each])
-        found.append({**cores, "CUDA_VISIBLE_DEVICES": mine} if gpus else cores)
+    found = [{"OMP_NUM_THREADS": threads} for _ in range(jobs)]
+    for place, resources in enumerate(found if gpus else []):
+        first = place * each % len(gpus)
+        resources["CUDA_VISIBLE_DEVICES"] = ",".join(gpus[first : first + each])
     return found
 
 

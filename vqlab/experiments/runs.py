@@ -1,29 +1,30 @@
 """Run folders, read for a report; missing and damaged files are noted and left out."""
 
+import csv
+import io
 import itertools
 import json
+import math
 import os
 import re
 import statistics
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from vqlab.errors import UserError
 from vqlab.experiments.experiment import SEEDED
-from vqlab.experiments.metrics_log import MAX_STEPS, MetricsLog, best_of, read_log
 from vqlab.experiments.row_lock import is_running
-from vqlab.experiments.run_files import read_text
-from vqlab.experiments.run_state import CONFIG, FAILED, FINISHED, LOG, State, read_json, read_settings, state_of
-from vqlab.experiments.settings import Settings, mode_of, monitor_of
+from vqlab.experiments.run_state import CONFIG, FAILED, FINISHED, LOG, State, read_json, settings_of, state_of
+from vqlab.experiments.settings import Settings
+from vqlab.experiments.text import plural
+
+Series = list[tuple[int, float]]  # (steps done, value)
 
 TEST, HEALTH = "test.csv", "health.jsonl"
 RUN_FILES = {CONFIG, LOG, FAILED, FINISHED, HEALTH, "checkpoints"}  # each of these makes a folder a run
-PICTURE = re.compile(r"(?P<kind>.+)_(?P<step>[0-9]{1,15})\.png", re.DOTALL)
-MAX_TEXT = 2000  # characters of a text in health.jsonl
-PAUSE = 30.0  # a gap in the log that is this many times the median one, and longer than ...
-LONG = 300.0  # ... these seconds, is a time in which the run was interrupted
+PICTURE = re.compile(r"(?P<kind>.+)_(?P<step>[0-9]{1,15})\.png")
+PAUSE, LONG = 30.0, 300.0  # a gap in the log of 30 times the median one, and five minutes: the run was interrupted
 HIGHER_IS_BETTER = re.compile(
     r"(psnr|ssim|snr|correlation|acc|accuracy|perplexity|codebook_usage|diversity|classes_drawn|npmi|npmi_doc|cv|uci"
     r"|umass|cp|nmi|purity|iou|gain|retrieval)$"
@@ -52,32 +53,33 @@ class Figure:
 
 
 @dataclass
-class Run:
-    """Content of a run folder.
+class MetricsLog:
+    """Content of metrics.csv, which counts steps from 0: its step 19 is 20 steps done."""
 
-    Attributes:
-        folder: The folder.
-        name: The shortest name that distinguishes it from the other runs of its model.
-        settings: Its config by dotted name.
-        log: Its metrics.csv.
-        tested: The last metrics of test.csv.
-        status: ``finished``, ``running``, ``failed`` or ``unfinished``.
-        error: Why it failed.
-        events: The first line of health.jsonl for each event.
-        pictures: Kind (``step``, ``codes``, ...) -> steps and file of its last picture.
-        problems: What is missing or damaged.
-    """
+    series: dict[str, Series] = field(default_factory=dict)  # by metric
+    times: Series = field(default_factory=list)  # seconds since 1970 of each line
+    damaged: int = 0  # lines that could not be read
+
+    @property
+    def steps(self) -> int:
+        """Steps done at the last line."""
+        return max((step for step, _ in self.times), default=0)
+
+
+@dataclass
+class Run:
+    """Content of a run folder."""
 
     folder: Path
-    name: str = ""
-    settings: Settings = field(default_factory=dict)
+    name: str = ""  # the shortest name that distinguishes it from the other runs of its model
+    settings: Settings = field(default_factory=dict)  # its config by dotted name
     log: MetricsLog = field(default_factory=MetricsLog)
-    tested: dict[str, float] = field(default_factory=dict)
-    status: str = "unfinished"
-    error: str = ""
-    events: list[HealthEvent] = field(default_factory=list)
-    pictures: dict[str, tuple[int, Path]] = field(default_factory=dict)
-    problems: list[str] = field(default_factory=list)
+    tested: dict[str, float] = field(default_factory=dict)  # the last metrics of test.csv
+    status: str = "unfinished"  # or finished, running, failed
+    error: str = ""  # why it failed
+    events: dict[str, HealthEvent] = field(default_factory=dict)  # the first of each name
+    pictures: dict[str, tuple[int, Path]] = field(default_factory=dict)  # by kind: steps and file of the last one
+    problems: list[str] = field(default_factory=list)  # what is missing or damaged
 
     @property
     def model(self) -> str:
@@ -87,7 +89,7 @@ class Run:
     @property
     def monitor(self) -> str:
         """The metric that decides which checkpoint is best."""
-        return monitor_of(self.settings)
+        return str(self.settings.get("checkpoint.monitor", "val/loss"))
 
     @property
     def seeds(self) -> tuple[str, ...]:
@@ -96,16 +98,18 @@ class Run:
 
     def mode(self, metric: str) -> str | None:
         """Return whether ``min`` or ``max`` of a metric is best, None if that is not known."""
-        return mode_of(self.settings) if metric == self.monitor else direction(metric)
+        return self.settings.get("checkpoint.mode", "min") if metric == self.monitor else direction(metric)
 
     def figure(self, metric: str) -> Figure | None:
-        """Return last and best of a metric."""
-        series = self.log.series.get(metric)
-        if not series:
+        """Return last and best of a metric: of equal ones the first, NaN and infinity never."""
+        if not (series := self.log.series.get(metric)):
             return None
-        mode = self.mode(metric)
-        best = best_of(series, mode) if mode else None
-        return Figure(series[-1][1], series[-1][0], *(reversed(best) if best else ()))
+        mode, (last_step, last) = self.mode(metric), series[-1]
+        finite = [point for point in series if math.isfinite(point[1])]
+        if mode is None or not finite:
+            return Figure(last, last_step)
+        best_step, best = (min if mode == "min" else max)(finite, key=lambda point: point[1])
+        return Figure(last, last_step, best, best_step)
 
     def value(self, metric: str) -> float | None:
         """Return the value by which runs are compared: the best of the monitored metric, the last of any other."""
@@ -125,8 +129,8 @@ class Run:
     @property
     def samples_per_second(self) -> float | None:
         """Median over the log, of training batches alone."""
-        values = [value for _, value in self.log.series.get("train/samples_per_second", [])]
-        return statistics.median(values) if values else None
+        series = self.log.series.get("train/samples_per_second")
+        return statistics.median(value for _, value in series) if series else None
 
     @property
     def peak_lr(self) -> float | None:
@@ -136,12 +140,7 @@ class Run:
 
 
 def direction(metric: str) -> str | None:
-    """Return ``min`` or ``max``, whichever is better for a metric, None if that is not known.
-
-    Example:
-        >>> direction("val/psnr"), direction("val/rec_loss"), direction("train/grad_norm")
-        ('max', 'min', None)
-    """
+    """Return ``min`` or ``max``, whichever is better for a metric, None if that is not known."""
     name = metric.rpartition("/")[2]
     if name.endswith("_identity"):  # of the source images, which no training changes
         return None
@@ -151,11 +150,7 @@ def direction(metric: str) -> str | None:
 
 
 def find_runs(places: Iterable[Path]) -> list[Run]:
-    """Return the runs in and below some folders, in the order of their names, numbers in theirs.
-
-    Raises:
-        UserError: If a folder is missing, or there is no run in any.
-    """
+    """Return the runs in and below some folders, sorted; raises UserError if a folder is missing, or holds no run."""
     places = list(places)
     folders: set[Path] = set()
     for place in places:
@@ -168,7 +163,7 @@ def find_runs(places: Iterable[Path]) -> list[Run]:
             below[:] = [name for name in below if not name.startswith(".")]
     if not folders:
         raise UserError(f"there is no run in {', '.join(map(str, places))}: a run has a config.yaml or a metrics.csv")
-    return [read_run(folder) for folder in sorted(folders, key=natural)]
+    return [read_run(folder) for folder in sorted(folders, key=lambda folder: natural(str(folder)))]
 
 
 def read_run(folder: Path) -> Run:
@@ -181,76 +176,67 @@ def read_run(folder: Path) -> Run:
         run.status = "finished"
     elif failed:
         run.status, run.error = "failed", str(failed.get("error", ""))
-    with noted(run, CONFIG):
-        run.settings = read_settings(folder)
-    with noted(run, LOG):
-        run.log = read_log(folder / LOG)
-        note_damage(run, LOG, run.log.damaged)
-    with noted(run, TEST):
-        test = read_log(folder / TEST)
-        run.tested = {name: series[-1][1] for name, series in test.series.items() if name.startswith("test/")}
-        note_damage(run, TEST, test.damaged)
-    with noted(run, HEALTH):
-        found = [read_event(line) for line in read_text(folder, HEALTH).splitlines() if line.strip()]
-        first: dict[str, HealthEvent] = {}
-        for event in filter(None, found):
-            first.setdefault(event.event, event)
-        run.events = list(first.values())
-        note_damage(run, HEALTH, found.count(None))
+    run.settings = settings_of(folder)
+    if not run.settings:
+        run.problems.append(f"{CONFIG} is damaged" if (folder / CONFIG).exists() else f"no {CONFIG}")
+    run.log, test = read_log(folder / LOG), read_log(folder / TEST)
+    run.tested = {name: series[-1][1] for name, series in test.series.items() if name.startswith("test/")}
+    events = [read_event(line) for line in read_text(folder / HEALTH).splitlines() if line.strip()]
+    for event in filter(None, events):
+        run.events.setdefault(event.event, event)
+    for name, lines in ((LOG, run.log.damaged), (TEST, test.damaged), (HEALTH, events.count(None))):
+        if lines:
+            run.problems.append(f"{plural(lines, 'line')} of {name} cannot be read")
     run.pictures = find_pictures(folder / "samples")
     return run
 
 
-@contextmanager
-def noted(run: Run, name: str) -> Iterator[None]:
-    """Note among a run's problems why the file that the block reads cannot be read, unless there is none."""
-    try:
-        yield
-    except FileNotFoundError:
-        run.problems += [f"no {name}"] if name == CONFIG else []
-    except OSError as error:
-        run.problems.append(f"{name} cannot be read: {error.strerror}")
-    except UserError:
-        run.problems.append(f"{name} is damaged")
+def read_text(path: Path) -> str:
+    """Return the text of a file, none where there is no file."""
+    return path.read_text("utf-8-sig", errors="replace") if path.exists() else ""
 
 
-def note_damage(run: Run, name: str, lines: int) -> None:
-    """Note among a run's problems how many lines of a file are damaged, if any."""
-    if lines:
-        run.problems.append(f"{lines} line{'' if lines == 1 else 's'} of {name} cannot be read")
+def read_log(path: Path) -> MetricsLog:
+    """Read ``metrics.csv``; lines that are incomplete or hold no numbers are counted and left out."""
+    whole, _, truncated = read_text(path).rpartition("\n")
+    log = MetricsLog(damaged=int(bool(truncated)))  # text after the last line end: the run was killed
+    for row in csv.DictReader(io.StringIO(whole)):
+        try:
+            step = int(row.pop("step")) + 1
+            values = {name: float(cell) for name, cell in row.items() if cell != ""}
+        except (KeyError, TypeError, ValueError):
+            log.damaged += 1
+            continue
+        if "time" in values:
+            log.times.append((step, values.pop("time")))
+        values.pop("epoch", None)
+        for name, value in values.items():
+            log.series.setdefault(name, []).append((step, value))
+    return log
 
 
 def read_event(line: str) -> HealthEvent | None:
     """Return the event in a line of health.jsonl, None if it is damaged."""
     try:
         found = json.loads(line)
-        event = HealthEvent(found["event"], found["step"], found["evidence"], found.get("hint", found.get("mend")))
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        hint = found["hint"] if "hint" in found else found["mend"]
+        return HealthEvent(str(found["event"]), int(found["step"]), str(found["evidence"]), str(hint))
+    except (ValueError, KeyError, TypeError):
         return None
-    texts = (event.event, event.evidence, event.hint)
-    sound = all(isinstance(text, str) and len(text) <= MAX_TEXT for text in texts) and type(event.step) is int
-    return event if sound and 0 <= event.step <= MAX_STEPS else None
 
 
 def find_pictures(folder: Path) -> dict[str, tuple[int, Path]]:
     """Return the last picture of each kind: ``step_000400.png`` is of kind ``step``, after 400 steps."""
-    found: dict[str, tuple[int, Path]] = {}
-    for path in [] if folder.is_symlink() else sorted(folder.glob("*.png")):
-        name = PICTURE.fullmatch(path.name)
-        if name and (name["kind"] not in found or int(name["step"]) > found[name["kind"]][0]):
-            found[name["kind"]] = (int(name["step"]), path)
-    return found
+    inside = [path for path in folder.glob("*.png") if path.resolve().is_relative_to(folder.parent.resolve())]
+    named = [(PICTURE.fullmatch(path.name), path) for path in inside]
+    found = sorted((int(name["step"]), name["kind"], path) for name, path in named if name)
+    return {kind: (step, path) for step, kind, path in found}
 
 
-def natural(path: Path) -> list[tuple[str, float]]:
-    """Return a key that sorts 64 before 512, and 3e-4 before 0.001.
-
-    Example:
-        >>> sorted([Path("k=512_lr=0.001"), Path("k=64_lr=0.001"), Path("k=64_lr=3e-4"), Path("a")], key=natural)
-        [PosixPath('a'), PosixPath('k=64_lr=3e-4'), PosixPath('k=64_lr=0.001'), PosixPath('k=512_lr=0.001')]
-    """
-    parts = re.split(r"(\d+(?:\.\d+)?(?:e[+-]?\d+)?)", path.as_posix())
-    return [(text, float(number or 0)) for text, number in itertools.zip_longest(parts[::2], parts[1::2])]
+def natural(text: str) -> list[tuple[str, float]]:
+    """Return a key that sorts 64 before 512, and 3e-4 before 0.001."""
+    parts = re.split(r"(\d+(?:\.\d+)?(?:e[+-]?\d+)?)", text)
+    return [(word, float(number or 0)) for word, number in itertools.zip_longest(parts[::2], parts[1::2])]
 
 
 def first_known(runs: Sequence[Run]) -> Run:

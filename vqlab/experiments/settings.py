@@ -1,7 +1,6 @@
 """Settings of a run by dotted name, such as ``model.quantizer.num_embeddings``, as they are typed after ``--``."""
 
 import json
-import math
 from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
@@ -16,19 +15,9 @@ Settings = dict[str, Any]
 STEP_COUNTS = {"max_steps", "val_check_interval", "warmup_steps", "hold_steps", "total_steps", "decay_steps"}
 STEP_COUNTS |= {"disc_start", "disc_warmup", "grace_steps", "gan_grace_steps"}
 # Prefixes of settings that do not change a run's metrics.
-HARMLESS: tuple[str, ...] = (
-    "name",
-    "runs",
-    "codes",
-    "font",
-    "family",
-    "wandb.",
-    "tensorboard",
-    "samples.",
-    "trainer.enable_",
-)
-HARMLESS += ("trainer.accelerator", "data.num_workers", "checkpoint.every_n_steps")
-MAX_VALUES, MAX_DEPTH = 100_000, 50  # of a config; aliases and merged keys can make a short text larger than memory
+HARMLESS: tuple[str, ...] = ("name", "runs", "codes", "font", "family", "wandb.", "tensorboard", "samples.")
+HARMLESS += ("trainer.enable_", "trainer.accelerator", "data.num_workers", "checkpoint.every_n_steps")
+MAX_VALUES = 100_000  # of a config
 
 
 class UniqueKeys(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
@@ -43,80 +32,43 @@ class UniqueKeys(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore
             seen.add(key)
         return super().construct_mapping(node, deep)
 
-    def flatten_mapping(self, node: yaml.MappingNode) -> None:
-        """Merge keys (``<<``) up to a limit; PyYAML before 6.0.4 has none."""
-        super().flatten_mapping(node)
-        if len(node.value) > MAX_VALUES // 10:
-            raise yaml.constructor.ConstructorError(None, None, "too many merged keys", node.start_mark)
-
-
-def load_yaml(text: str) -> Any:
-    """Return the content of a YAML text, as plain data of limited size.
-
-    Raises:
-        yaml.YAMLError: If it is no valid YAML, or too large or too deep.
-    """
-    if len(text) > 10 * MAX_VALUES:
-        raise yaml.YAMLError(f"{len(text)} characters are too many")
-    try:
-        found = yaml.load(text, UniqueKeys)
-    except RecursionError:
-        raise yaml.YAMLError("it is nested too deeply") from None
-    except (ValueError, TypeError) as error:  # a date that does not exist, a list as a key
-        raise yaml.YAMLError(str(error)) from error
-    nodes, count = [(found, 0)], 0
-    while nodes:
-        node, depth = nodes.pop()
-        if isinstance(node, (dict, list)):
-            count += len(node)
-            if count > MAX_VALUES or depth > MAX_DEPTH:
-                raise yaml.YAMLError("it holds too many values, or is nested too deeply")
-            nodes += [(value, depth + 1) for value in (node.values() if isinstance(node, dict) else node)]
-    return found
-
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a YAML file that holds a mapping.
-
-    Raises:
-        UserError: If it cannot be read, is no valid YAML, or holds something else.
-    """
+    """Read a YAML file; raises UserError if it cannot be read, is no valid YAML, or holds no mapping."""
     try:
-        content = path.read_bytes()
+        return parse_yaml(path.read_bytes(), path)
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}): check the path") from error
-    return parse_yaml(content, path)
 
 
 def parse_yaml(content: bytes, path: Path) -> dict[str, Any]:
-    """Return the mapping in the ``content`` of a YAML file.
-
-    Raises:
-        UserError: If it is no valid YAML, or holds something else.
-    """
+    """Return the mapping in the ``content`` of a YAML file; raises UserError as :func:`read_yaml`."""
     try:
-        found = load_yaml(content.decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not valid YAML: byte {error.start} is not UTF-8: save it as UTF-8") from error
-    except yaml.YAMLError as error:
+        found = yaml.load(content.decode("utf-8-sig"), UniqueKeys)
+        check_size(found)
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         problem = f"line {mark.line + 1}: {getattr(error, 'problem', '')}" if mark else " ".join(str(error).split())
-        if mark and b"\t" in b"".join(content.splitlines()[mark.line : mark.line + 1]).partition(b":")[0]:
-            problem = f"line {mark.line + 1} is indented by a tab: use spaces"
         raise UserError(f"{path} is not valid YAML: {problem}"[:300]) from error
     if not isinstance(found, dict):
-        got = "nothing" if found is None else "a list" if isinstance(found, list) else repr(found)
-        raise UserError(f"{path} holds no settings: it must be a mapping such as model: VQVAE, got {got}"[:200])
+        raise UserError(f"{path} holds no settings: it must be a mapping such as model: VQVAE, got {found!r}"[:200])
     return found
 
 
-def flatten(config: dict[str, Any], prefix: str = "") -> Settings:
-    """Return the settings of a config file by dotted name, classes by their short names.
+def check_size(value: Any) -> None:
+    """Raise ValueError for a value with too many parts: aliases, also of itself, make a short text very large."""
+    parts, count = [value], 0
+    while parts:
+        part = parts.pop()
+        if isinstance(part, (dict, list)):
+            parts += part.values() if isinstance(part, dict) else part
+            count += len(part)
+            if count > MAX_VALUES:
+                raise ValueError("it holds too many values")
 
-    Example:
-        >>> flatten({"model": {"class_path": "vqlab.VQVAE", "init_args": {"lr": 1e-3, "betas": [0.9, 0.99]}}})
-        {'model': 'VQVAE', 'model.lr': 0.001, 'model.betas': [0.9, 0.99]}
-    """
+
+def flatten(config: dict[str, Any], prefix: str = "") -> Settings:
+    """Return the settings of a config file by dotted name, classes by their short names."""
     flat: Settings = {}
     for key, value in config.items():
         name = f"{prefix}.{key}" if prefix else str(key)
@@ -130,12 +82,7 @@ def flatten(config: dict[str, Any], prefix: str = "") -> Settings:
 
 
 def overlay(settings: Settings, *layers: dict[str, Any]) -> Settings:
-    """Return ``settings`` with configs or options over them; another class removes the options of the old one.
-
-    Example:
-        >>> overlay({"model": "VQVAE", "model.lr": 1e-3, "data": "Digits"}, {"model": "JSA"}, {"model.lr": 0.1})
-        {'data': 'Digits', 'model': 'JSA', 'model.lr': 0.1}
-    """
+    """Return ``settings`` with configs or options over them; another class removes the options of the old one."""
     for layer in layers:
         for name, value in in_order(flatten(layer)).items():
             if name not in settings or not equal(value, settings[name]):
@@ -145,14 +92,7 @@ def overlay(settings: Settings, *layers: dict[str, Any]) -> Settings:
 
 
 def stack(*layers: Settings) -> Settings:
-    """Return options in the order in which they take effect; of each name the last one remains.
-
-    The parser drops those earlier options that a class which comes later does not know.
-
-    Example:
-        >>> stack({"data.batch_size": 32, "model.lr": 1}, {"data.path": "x", "data": "ImageArrays"}, {"model.lr": 2})
-        {'data.batch_size': 32, 'data': 'ImageArrays', 'data.path': 'x', 'model.lr': 2}
-    """
+    """Return options in the order in which they take effect, for the parser; of each name the last one remains."""
     stacked: Settings = {}
     for layer in layers:
         stacked = {name: value for name, value in stacked.items() if name not in layer} | in_order(layer)
@@ -165,27 +105,22 @@ def in_order(options: Settings) -> Settings:
 
 
 def as_flag(name: str, value: Any) -> str:
-    """Return a setting as a command-line option.
-
-    Example:
-        >>> as_flag("model.lr", 1e-5), as_flag("data.path", None), as_flag("model.quantizer.levels", [8, 5])
-        ('--model.lr=1e-05', '--data.path=null', '--model.quantizer.levels=[8, 5]')
-    """
+    """Return a setting as a command-line option."""
     return f"--{name}={value if isinstance(value, str) else json.dumps(value)}"
 
 
-def equal(a: Any, b: Any) -> bool:
-    """Whether two values of a setting are the same; one may be text, or have a class's module.
+def as_text(value: Any) -> str:
+    """Return a setting for a table."""
+    if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
+        return str(int(value))
+    return value if isinstance(value, str) else json.dumps(value, default=str)
 
-    Example:
-        >>> equal("1e-3", 0.001), equal("null", None), equal("signs.SignQuantizer", "SignQuantizer"), equal(3, 4)
-        (True, True, True, False)
-    """
+
+def equal(a: Any, b: Any) -> bool:
+    """Whether two values of a setting are the same; one may be text, or have a class's module."""
     a, b = _parsed(a), _parsed(b)
     if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)):
         return len(a) == len(b) and all(map(equal, a, b))
-    if isinstance(a, (int, float)) and isinstance(b, (int, float)) and isinstance(a, bool) == isinstance(b, bool):
-        return math.isclose(a, b, rel_tol=1e-9)
     if isinstance(a, str) and isinstance(b, str):
         return a == b or a.rpartition(".")[2] == b or a == b.rpartition(".")[2]
     return a == b
@@ -204,24 +139,9 @@ def _parsed(value: Any) -> Any:
 
 
 def scale_steps(settings: Settings, factor: float) -> Settings:
-    """Return the settings that count training steps, multiplied by ``factor`` and rounded, at least 1.
-
-    Example:
-        >>> scale_steps({"trainer.max_steps": 3000, "model.schedule.warmup_steps": 0, "model.num_mis_steps": 20}, 0.1)
-        {'trainer.max_steps': 300}
-    """
+    """Return the settings that count training steps, multiplied by ``factor`` and rounded, at least 1."""
     return {
         name: max(1, round(value * factor))
         for name, value in settings.items()
         if name.rpartition(".")[2] in STEP_COUNTS and type(value) is int and value > 0
     }
-
-
-def monitor_of(settings: Settings) -> str:
-    """Return the metric that decides which checkpoint of a run is best."""
-    return str(settings.get("checkpoint.monitor", "val/loss"))
-
-
-def mode_of(settings: Settings) -> str:
-    """Return whether that metric is better ``min`` or ``max``."""
-    return settings.get("checkpoint.mode", "min")

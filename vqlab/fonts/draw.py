@@ -18,7 +18,7 @@ from PIL import Image
 from vqlab.fonts.font import CLOSE, Font, Outline
 from vqlab.validation import Checked, Range, check_fields
 
-ASCENT = 0.88  # share of the em above the baseline, as in layouts of ideographs
+ASCENT = 0.88  # fraction of the em above the baseline, as in layouts of ideographs
 MIN_SIDE, MIN_FACTOR = 512, 4  # smallest side drawn in pixels, and smallest reduction
 
 ImageSize = Literal[16, 32, 64, 128, 256, 512, 1024]
@@ -27,20 +27,12 @@ EmScale = Annotated[float, Range(0, 1, open="low")]
 
 @dataclass(frozen=True)
 class EmBox:
-    """The square that an image shows: the em in its middle, the same for all fonts and characters.
+    """The square that an image shows: the em in its middle, the same for all fonts and characters. Lengths are in em.
 
-    The pen starts at the em's left side, on a baseline 0.88 em below its top. All lengths are in em.
-
-    Args:
-        em_scale: Ratio of the em to the image's side.
-
-    Example:
-        >>> box = EmBox(0.8)
-        >>> [round(x, 3) for x in (box.side, box.left, box.right, box.bottom, box.top)]
-        [1.25, -0.125, 1.125, -0.245, 1.005]
+    The pen starts at the em's left side, at 0, on a baseline 0.88 em below its top.
     """
 
-    em_scale: EmScale = 0.875
+    em_scale: EmScale = 0.875  # ratio of the em to the image's side
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -52,13 +44,8 @@ class EmBox:
 
     @property
     def left(self) -> float:
-        """Position of the left side; the pen is at 0."""
+        """Position of the left side."""
         return (1 - self.side) / 2
-
-    @property
-    def right(self) -> float:
-        """Position of the right side."""
-        return self.left + self.side
 
     @property
     def top(self) -> float:
@@ -80,16 +67,11 @@ class EmBox:
 
     def _holds(self, points: np.ndarray) -> bool:
         low, high = points.min(0), points.max(0)
-        return bool((low >= (self.left, self.bottom)).all() and (high <= (self.right, self.top)).all())
+        return bool((low >= (self.left, self.bottom)).all() and (high <= (self.left + self.side, self.top)).all())
 
 
 class Canvas(Checked):
-    """Draws outlines in black on white.
-
-    Args:
-        image_size: Height and width of the images in pixels.
-        box: What the images show.
-    """
+    """Draws outlines in black on white: what a ``box`` shows, in images of ``image_size`` pixels each way."""
 
     def __init__(self, image_size: ImageSize, box: EmBox) -> None:
         side = max(MIN_SIDE, MIN_FACTOR * image_size)
@@ -114,16 +96,7 @@ class Canvas(Checked):
 def render(
     font: Font | str | Path, characters: Iterable[int | str], image_size: ImageSize, em_scale: float = 0.875
 ) -> np.ndarray:
-    """Draw characters of a font, black on white, all in one em box on one baseline.
-
-    Args:
-        font: A font or its file.
-        characters: Code points or letters.
-        image_size: Height and width S in pixels.
-        em_scale: Ratio of the em to the image's side.
-
-    Shape:
-        -> (N, S, S) uint8: 0 is ink, 255 paper.
+    """Draw characters of a font, code points or letters, in one em box: (N, S, S) uint8, 0 is ink, 255 paper.
 
     Raises:
         UserError: If the file is not a font, the font lacks a character, or a number is out of range.

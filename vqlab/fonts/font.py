@@ -14,27 +14,18 @@ from fontTools.ttLib import TTFont
 from vqlab.errors import UserError, read_error
 
 MOVE, LINE, QUADRATIC, CUBIC, CLOSE = 1, 2, 3, 4, 79  # as in matplotlib.path.Path
-COLLECTION = b"ttcf"
 
 
 @dataclass(frozen=True)
 class Outline:
-    """Closed contours in em, y up; what they wind around, in either direction, is ink.
+    """Closed contours in em, y up; what they wind around, in either direction, is ink."""
 
-    Args:
-        points: (P, 2) float64.
-        codes: (P,) uint8: what each point is in a ``matplotlib.path.Path``.
-    """
-
-    points: np.ndarray
-    codes: np.ndarray
+    points: np.ndarray  # (P, 2) float64
+    codes: np.ndarray  # (P,) uint8: what each point is in a matplotlib.path.Path
 
     @property
     def key(self) -> int:
-        """A hash of 64 bits, equal for equal shapes at any position; 0 for an empty outline.
-
-        Points are hashed in their order in the plane: the same shape may be composed in another order.
-        """
+        """A hash of 64 bits, equal for equal shapes at any position and in any order; 0 for an empty outline."""
         if not len(self.codes):
             return 0
         kept = self.points[self.codes != CLOSE]
@@ -43,7 +34,7 @@ class Outline:
         return int.from_bytes(hashlib.sha256(shape.tobytes()).digest()[:8], "little")
 
     def draw(self, pen: Any, units_per_em: int) -> None:
-        """Draw on a pen of fontTools, rounded to whole units."""
+        """Draw straight lines and quadratic curves on a pen of fontTools, rounded to whole units."""
         points = [tuple(point) for point in np.round(self.points * units_per_em).astype(int).tolist()]
         at = 0
         while at < len(points):
@@ -54,11 +45,9 @@ class Outline:
                 pen.lineTo(points[at])
             elif code == QUADRATIC:
                 pen.qCurveTo(*points[at : at + 2])
-            elif code == CUBIC:
-                pen.curveTo(*points[at : at + 3])
             else:
                 pen.closePath()
-            at += {QUADRATIC: 2, CUBIC: 3}.get(int(code), 1)
+            at += 2 if code == QUADRATIC else 1
 
 
 class Font:
@@ -68,13 +57,6 @@ class Font:
         path: A TTF, OTF, WOFF or WOFF2 file.
         weight: Position on a variable font's weight axis; None is its default. Static fonts ignore it.
         setting: The argument that chose the file, for messages.
-
-    Attributes:
-        name: Full name of the font.
-        characters: Code point -> name of the glyph, in the order of code points.
-        units_per_em: Units in which the file's numbers are.
-        weights: Least, default and largest weight of a variable font, or None.
-        digest: SHA-256 of the file and the weight.
 
     Raises:
         UserError: If the file is missing, is not a font with outlines, or the weight is not on its axis.
@@ -97,9 +79,10 @@ class Font:
         self.file = parse(self._data, self.path, setting)
         self.name = self.file["name"].getDebugName(4) or self.path.stem
         self.units_per_em: int = self.file["head"].unitsPerEm
-        self.characters: dict[int, str] = dict(sorted((self.file.getBestCmap() or {}).items()))
+        self.characters: dict[int, str] = dict(sorted((self.file.getBestCmap() or {}).items()))  # -> name of the glyph
         axes = self.file["fvar"].axes if "fvar" in self.file else []
         axis = next((axis for axis in axes if axis.axisTag == "wght"), None)
+        # Least, default and largest weight of a variable font.
         self.weights = (axis.minValue, axis.defaultValue, axis.maxValue) if axis else None
         self.weight = weight if self.weights else None
         if self.weights and weight is not None and not self.weights[0] <= weight <= self.weights[2]:
@@ -112,11 +95,7 @@ class Font:
         return TTFont(io.BytesIO(self._data), lazy=False)
 
     def outline(self, character: int) -> Outline:
-        """Return the outline of a code point.
-
-        Raises:
-            UserError: If the font lacks it, or its outline is damaged.
-        """
+        """Return the outline of a code point; raise UserError if the font lacks it, or its outline is damaged."""
         if character not in self.characters:
             raise UserError(f"{self.setting} must have U+{character:04X}, {self.path} lacks it")
         return self.glyph(self.characters[character])
@@ -177,30 +156,19 @@ class OutlinePen(BasePen):
 
 
 def parse(data: bytes, path: Path, setting: str) -> TTFont:
-    """Return the font in ``data``, its tables not yet read.
-
-    Raises:
-        UserError: If it is not a font or has no outlines; ``setting`` is the argument that chose it.
-    """
-    if data[:4] == COLLECTION:
-        raise UserError(
-            f"{setting} must be a single font, {path} is a collection of {int.from_bytes(data[8:12], 'big')}: extract "
-            f"one by python -m fontTools.ttLib -y 0 -o one.ttf {path.name}"
-        )
+    """Return the font in ``data``, its tables not yet read; raise UserError if it is not one with outlines."""
     try:
         font = TTFont(io.BytesIO(data), lazy=True)
-        missing = {"cmap", "head", "hhea", "hmtx", "maxp", "name"} - set(font.keys())
+        _ = font["head"], font["name"], font["hmtx"], font.getBestCmap()  # reads them
         has_outlines = any(table in font for table in ("glyf", "CFF ", "CFF2"))
-        if not missing:
-            _ = font["head"], font["name"], font.getBestCmap()  # reads them
     except ImportError as error:
         raise UserError(
             f"{path} is a WOFF2 file, which needs the package brotli: pip install 'vqlab[woff2]'"
         ) from error
     except Exception as error:  # damaged files make fontTools raise many things
-        message = f"{setting} must be a TTF, OTF or WOFF2 file, {path} is not a font (it starts with {data[:8]!r})"
+        reason = " ".join(str(error).split())[:100]
+        message = f"{setting} must be a single TTF, OTF or WOFF2 file, {path} is not ({reason})"
         raise read_error(path, error, message) from error
-    if missing or not has_outlines:
-        lacks = ", ".join(sorted(missing)) or "outlines (glyf, CFF)"
-        raise UserError(f"{setting} must be a font with outlines, {path} lacks {lacks}")
+    if not has_outlines:
+        raise UserError(f"{setting} must be a font with outlines, {path} lacks outlines (glyf, CFF)")
     return font

@@ -1,4 +1,4 @@
-"""Output of ``vqlab predict`` for a FontGAN: sheets of glyphs, steps between styles, and completed font files."""
+"""Output of ``vqlab predict`` for a FontGAN: sheets of glyphs, and completed font files."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,22 +10,17 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info
 from PIL import Image, ImageDraw, ImageFont
 
+from vqlab.atomic_io import write_atomic
 from vqlab.errors import UserError
 from vqlab.fonts.font_file import check_completion, write_font
-from vqlab.training.checkpoint_io import write_atomic
 
 COLUMNS, ROWS = 20, 10  # of a sheet
 MIN_SIDE = 64  # pixels; smaller glyphs are enlarged by whole factors
 GAP, LABEL = 6, 14  # pixels between characters, and for the code point above each
-SHOWN, STEPS = 8, 8  # characters in the image between styles, and images from one style to the next
 
 
-def check_font(data: Any, font: str | None, family: str | None) -> dict[int, Path]:
-    """Return the font file of each style, before hours are spent on its glyphs; empty without ``font``.
-
-    Raises:
-        UserError: If the data are not fonts, or a target font cannot be completed.
-    """
+def check_font(data: Any, font: str | None) -> dict[int, Path]:
+    """Return the font file of each style, before hours are spent on its glyphs; empty without ``font``."""
     if font is None:
         return {}
     if data.modality != "font":
@@ -35,50 +30,35 @@ def check_font(data: Any, font: str | None, family: str | None) -> dict[int, Pat
     if data.num_styles > 1:
         files = {style: path.with_stem(f"{path.stem}-{slug(data, style)}") for style in range(data.num_styles)}
     for style, file in files.items():
-        check_completion(data.target_fonts[style], file, family)
+        check_completion(data.target_fonts[style], file)
     return files
 
 
 def write_glyphs(
-    model: Any, data: Any, arrays: Mapping[str, torch.Tensor], folder: Path, fonts: dict[int, Path], family: str | None
+    data: Any, arrays: Mapping[str, torch.Tensor], folder: Path, fonts: dict[int, Path], family: str | None
 ) -> None:
-    """Write the glyphs generated for the characters that fonts lack: sheets into ``folder``, and font files.
+    """Write the glyphs generated for the characters that fonts lack: sheets into ``folder``, and font files by style.
 
-    Args:
-        model: The FontGAN.
-        data: Its FontPairs.
-        arrays: ``source`` and ``glyph`` (N, S, S) uint8, ``char`` and ``style`` (N,).
-        folder: The run's folder.
-        fonts: Font file by style.
-        family: Name of the new family. Default: the target's with "vqlab".
-
-    Raises:
-        UserError: If a file cannot be written, or all glyphs are blank.
+    Shape:
+        arrays["source"], arrays["glyph"] (N, S, S) uint8; arrays["char"], arrays["style"] (N,).
     """
     folder, shown = folder / "sheets", {name: array.numpy() for name, array in arrays.items()}
     for style in range(data.num_styles):
         source, drawn, codes = (shown[name][shown["style"] == style] for name in ("source", "glyph", "char"))
         for number, sheet in enumerate(sheets(source, drawn, codes.tolist()), start=1):
-            save(sheet, folder / f"{slug(data, style)}_{number:03d}.png")
+            with write_atomic(folder / f"{slug(data, style)}_{number:03d}.png") as file:
+                sheet.save(file, format="png")
         if style in fonts:
             target, bitmaps = data.target_fonts[style], dict(zip(codes.tolist(), drawn, strict=True))
             written = write_font(
                 target.path, bitmaps, fonts[style], data.source_font, family, data.em_scale, target.weight
             )
             rank_zero_info(f"{fonts[style]}: {target.name} with {len(written):,} characters more")
-    if data.num_styles > 1:
-        save(Image.fromarray(between_styles(model, shown["source"])), folder / "between_styles.png")
     rank_zero_info(f"{folder}: {len(shown['char']):,} characters, each below its source")
 
 
 def sheets(source: np.ndarray, drawn: np.ndarray, characters: Sequence[int]) -> Iterator[Image.Image]:
-    """Yield sheets of up to 200 characters: code point, source, and below it the generated glyph.
-
-    Args:
-        source: (N, S, S) uint8: 0 is ink, 255 paper.
-        drawn: The generated glyphs, of the same shape.
-        characters: Their N code points.
-    """
+    """Yield sheets of up to 200 ``characters``: code point, source (N, S, S) uint8, and below it the drawn glyph."""
     pairs = np.concatenate([source, drawn], 1)
     factor = max(1, -(-MIN_SIDE // source.shape[-1]))
     font = ImageFont.load_default(LABEL - 3)
@@ -97,24 +77,7 @@ def sheets(source: np.ndarray, drawn: np.ndarray, characters: Sequence[int]) -> 
         yield sheet
 
 
-def between_styles(model: Any, source: np.ndarray) -> np.ndarray:
-    """Return some glyphs on the way from style to style and back to the first, as one image (H, W) uint8."""
-    chosen = source[np.linspace(0, len(source) - 1, min(SHOWN, len(source))).astype(int)]
-    images = model.value_range.encode(torch.from_numpy(chosen)[:, None].div(255)).to(model.device)
-    styles, weights = torch.eye(model.num_styles), torch.arange(STEPS)[:, None] / STEPS
-    ways = [torch.lerp(a, b, weights) for a, b in zip(styles, styles.roll(-1, 0), strict=True)]
-    mixes = torch.cat([*ways, styles[:1]]).to(model.device)
-    columns = [model.value_range.to_uint8(model.translate(images, mix.expand(len(images), -1))) for mix in mixes]
-    return torch.cat([column.flatten(0, 2) for column in columns], 1).cpu().numpy()
-
-
 def slug(data: Any, style: int) -> str:
     """Return the name of a style as part of a file's name; equal names are numbered."""
     name = re.sub(r"\W+", "-", data.style_names[style]).strip("-")
     return f"{name}-{style}" if data.style_names.count(data.style_names[style]) > 1 else name
-
-
-def save(image: Any, path: Path) -> None:
-    """Write a PNG."""
-    with write_atomic(path) as file:
-        image.save(file, format="png")

@@ -18,21 +18,10 @@ CORNER, REACH = 45.0, 1.5  # a corner turns by so many degrees within so many pi
 
 
 def trace(image: np.ndarray, box: EmBox) -> Outline:
-    """Return the outline of the ink in a grey image, as straight lines and quadratic curves.
+    """Return the outline of the ink in an image (S, S) uint8, as straight lines and quadratic curves.
 
     The contour at half grey, found between pixels, is cut at its corners, and each piece fitted by a smoothing
     spline of degree 2 (FITPACK), whose pieces are the curves of TrueType. Ink is to the right of the contours.
-
-    Args:
-        image: (S, S) uint8: 0 is ink, 255 paper.
-        box: What the image shows.
-
-    Example:
-        >>> image = np.full((64, 64), 255, np.uint8)
-        >>> image[16:48, 16:48] = 0
-        >>> outline = trace(image, EmBox(1.0))
-        >>> outline.points[outline.codes != CLOSE].min(0).round(2).tolist()  # a quarter of an em from left and below
-        [0.25, 0.13]
     """
     ink = zoom(np.pad(255.0 - image, MARGIN), ZOOM, order=3, mode="grid-constant", grid_mode=True)
     points, codes = [np.empty((0, 2))], []
@@ -40,7 +29,9 @@ def trace(image: np.ndarray, box: EmBox) -> Outline:
         contour = (rows[:, ::-1] + 0.5) / ZOOM - MARGIN  # from the image's upper left corner
         distinct = np.append(True, np.hypot(*np.diff(contour, axis=0).T) > 1e-6)
         contour = contour[distinct]
-        if len(contour) < 4 or abs(area(contour)) < SPECK:
+        x, y = contour.T
+        area = (x[:-1] * y[1:] - x[1:] * y[:-1]).sum() / 2
+        if len(contour) < 4 or abs(area) < SPECK:
             continue
         curves, kinds = fit(contour)
         points += [curves, np.zeros((1, 2))]
@@ -71,7 +62,7 @@ def fit_piece(piece: np.ndarray, closed: bool) -> tuple[np.ndarray, list[int]]:
     weights = np.ones(len(piece))
     weights[[0, -1]] = 50.0  # the ends stay where they are
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # it says when it needs more knots than it may take
+        warnings.simplefilter("ignore", RuntimeWarning)  # that it needs more knots than it may take
         spline, _ = splprep(piece.T, w=weights, k=2, s=len(piece) * TOLERANCE**2, per=closed)
     knots = np.unique(spline[0][2:-2])
     on = np.stack(splev(knots, spline), 1)
@@ -104,9 +95,3 @@ def find_corners(ring: np.ndarray) -> list[int]:
         if (np.minimum(apart, total - apart) > REACH).all():
             corners.append(int(candidate))
     return sorted(corners)
-
-
-def area(contour: np.ndarray) -> float:
-    """Return the area that a closed contour (P, 2) goes around; its sign is the direction."""
-    x, y = contour.T
-    return float((x[:-1] * y[1:] - x[1:] * y[:-1]).sum() / 2)

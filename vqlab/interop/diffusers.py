@@ -9,14 +9,15 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
+from vqlab.atomic_io import write_atomic
+from vqlab.data.files import reading
 from vqlab.errors import UserError
-from vqlab.interop.names import diffusers_keys, layout, load_weights, named_weights
+from vqlab.interop.names import diffusers_keys, load_weights, named_weights
 from vqlab.interop.taming import CODEBOOK, loaded_codebook, loaded_vqgan
 from vqlab.models.vq.vqgan import VQGAN
 from vqlab.models.vq.vqvae import VQVAE
 from vqlab.nn.autoencoders.conv import ConvDecoder, ConvEncoder
 from vqlab.quantizers.vector import VectorQuantizer
-from vqlab.training.checkpoint_io import write_atomic
 
 WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
 # VQModel's defaults of the entries that a config.json leaves out.
@@ -51,9 +52,6 @@ def load_diffusers(folder: str | Path, **arguments: Any) -> VQGAN:
         folder: Holds ``config.json`` and ``diffusion_pytorch_model.safetensors`` or ``.bin``.
         **arguments: Further arguments of ``VQGAN``, such as ``adversarial`` and ``perceptual_weight`` (off here) to
             train on.
-
-    Shape:
-        As for ``VQGAN``; images in [-1, 1].
 
     Raises:
         UserError: If a file is missing or damaged, or the model is another one or has an option that vqlab lacks.
@@ -119,54 +117,45 @@ def save_diffusers(model: VQVAE | VQGAN, folder: str | Path) -> None:
 
 def _config_of(model: VQVAE | VQGAN) -> dict[str, Any]:
     encoder, decoder, quantizer = model.encoder, model.decoder, model.quantizer
-    assert isinstance(encoder, ConvEncoder)  # checked by diffusers_keys
-    assert isinstance(decoder, ConvDecoder)
-    for name in ("base_channels", "channel_multipliers", "num_res_blocks", "z_channels", "attention"):
-        ends = [list(v) if isinstance(v, tuple) else v for v in (n.init_args[name] for n in (encoder, decoder))]
-        if ends[0] != ends[1]:
-            raise UserError(
-                f"{name} must be the same in encoder and decoder for a VQModel, got {ends[0]} and {ends[1]}"
-            )
+    made, up = encoder.init_args, decoder.init_args["attention_levels"]
+    shared = ("base_channels", "channel_multipliers", "num_res_blocks", "z_channels", "attention")
+    both = [
+        [list(v) if isinstance(v := n.init_args[name], tuple) else v for name in shared] for n in (encoder, decoder)
+    ]
+    checks = [(name, ours, theirs) for name, ours, theirs in zip(shared, *both, strict=True)]
     if not isinstance(quantizer, VectorQuantizer):
-        raise UserError(f"quantizer must be a VectorQuantizer for a VQModel, got {type(quantizer).__name__}")
-    if decoder.init_args["out_activation"] is not None:
-        raise UserError(f"out_activation must be None for a VQModel, got {decoder.init_args['out_activation']}")
-    if model.value_range.kind != "signed":
-        raise UserError(f"value_range must be signed for a VQModel, got {model.value_range.kind}")
+        checks += [("quantizer", type(quantizer).__name__, "VectorQuantizer")]
+    checks += [("out_activation", decoder.init_args["out_activation"], None)]
+    checks += [("value_range", model.value_range.kind, "signed")]
+    for name, ours, theirs in checks:
+        if ours != theirs:
+            raise UserError(f"{name} must be {theirs} for a VQModel, got {ours}")
     groups = next(layer.num_groups for layer in model.modules() if isinstance(layer, nn.GroupNorm))
     _check_groups(model, groups)
-    levels, blocks, attention, down = layout(encoder)
-    up = layout(decoder)[3]
-    made = encoder.init_args
+    levels = range(len(made["channel_multipliers"]))
     return {
         "_class_name": "VQModel",
         **DEFAULTS,
         "in_channels": encoder.in_channels,
         "out_channels": decoder.out_channels,
-        "down_block_types": [DOWN[level in down] for level in range(levels)],
-        "up_block_types": [UP[level in up] for level in reversed(range(levels))],
+        "down_block_types": [DOWN[level in made["attention_levels"]] for level in levels],
+        "up_block_types": [UP[level in up] for level in reversed(levels)],
         "block_out_channels": [made["base_channels"] * m for m in made["channel_multipliers"]],
-        "layers_per_block": blocks,
+        "layers_per_block": made["num_res_blocks"],
         "latent_channels": made["z_channels"],
         "sample_size": model.images.size,
         "num_vq_embeddings": quantizer.num_embeddings,
         "norm_num_groups": groups,
         "vq_embed_dim": quantizer.embedding_dim,
-        "mid_block_add_attention": attention,
+        "mid_block_add_attention": made["attention"],
     }
 
 
 def _read_config(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise UserError(f"folder must hold a VQModel, {path} does not exist") from None
-    except (ValueError, OSError) as error:
-        raise UserError(f"folder must hold a VQModel, {path} is not a JSON file ({type(error).__name__})") from None
-    if not isinstance(found, dict) or found.get("_class_name", "VQModel") != "VQModel":
-        name = found.get("_class_name") if isinstance(found, dict) else None
-        raise UserError(f"folder must hold a VQModel, {path} describes a {name}")
-    config = {**DEFAULTS, **found}
+    with reading(path, "is not the config.json of a VQModel ({reason}): set folder=FOLDER"):
+        config = {**DEFAULTS, **json.loads(path.read_text())}
+    if config.get("_class_name", "VQModel") != "VQModel":
+        raise UserError(f"folder must hold a VQModel, {path} describes a {config['_class_name']}")
     for name in ("act_fn", "norm_type", "lookup_from_codebook"):
         if config[name] != DEFAULTS[name]:
             raise UserError(f"{name} must be {DEFAULTS[name]}, {path} has {config[name]}")
@@ -183,17 +172,11 @@ def _read_weights(folder: Path) -> dict[str, Tensor]:
     path = next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
     if path is None:
         raise UserError(f"folder must hold {WEIGHTS[0]} or {WEIGHTS[1]}, {folder} holds neither")
-    try:
-        if path.suffix == ".safetensors":
-            content: Any = load_file(path)
-        else:
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # damaged files make the readers raise errors of a dozen kinds
-        raise UserError(f"{path} is not a readable file of weights ({type(error).__name__})") from error
-    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise UserError(f"{path} holds no state dict")
-    old = re.compile(rf"\.({'|'.join(OLD)})\.(weight|bias)$")
-    return {old.sub(lambda m: f".{OLD[m[1]]}.{m[2]}", str(key)): value for key, value in content.items()}
+    with reading(path, "is not a readable file of weights ({reason}): get it again"):
+        safe = path.suffix == ".safetensors"
+        content = load_file(path) if safe else torch.load(path, map_location="cpu", weights_only=True)
+        old = re.compile(rf"\.({'|'.join(OLD)})\.(weight|bias)$")
+        return {old.sub(lambda m: f".{OLD[m[1]]}.{m[2]}", key): value for key, value in content.items()}
 
 
 def _levels(types: list[str]) -> tuple[int, ...]:

@@ -9,24 +9,26 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from vqlab.errors import UserError
 from vqlab.models.vq.vqgan import VQGAN
 from vqlab.models.vq.vqvae import VQVAE
-from vqlab.nn.autoencoders.conv import ConvDecoder, ConvEncoder, ResBlock, SelfAttention
+from vqlab.nn.autoencoders.conv import ConvDecoder, ConvEncoder
 
 Keys = dict[str, tuple[str, ...]]  # vqlab's key -> their keys, whose tensors are concatenated in vqlab's
 
 # Layers of a block: vqlab's -> taming's.
-RES_BLOCK = {
+INNER = {
     "body.0": ["norm1"],
     "body.2": ["conv1"],
     "body.3": ["norm2"],
     "body.6": ["conv2"],
     "skip": ["nin_shortcut"],
+    "norm": ["norm"],
+    "qkv": ["q", "k", "v"],
+    "proj": ["proj_out"],
 }
-ATTENTION = {"norm": ["norm"], "qkv": ["q", "k", "v"], "proj": ["proj_out"]}
 # Patterns in taming's keys -> diffusers' names, applied in this order.
 TO_DIFFUSERS = [
     (r"\.(down|up)\.(\d+)\.", r".\1_blocks.\2."),
@@ -44,35 +46,45 @@ TO_DIFFUSERS = [
 ]
 
 
-def taming_keys(model: VQVAE | VQGAN) -> Keys:
-    """Return taming's keys for the weights of ``model`` without its quantizer.
+# The blocks at the lowest resolution, with attention and without.
+MIDDLE = {True: ("mid.block_1", "mid.attn_1", "mid.block_2"), False: ("mid.block_1", "mid.block_2")}
 
-    Raises:
-        UserError: If the networks are not a ``ConvEncoder`` and a ``ConvDecoder``.
-    """
+
+def taming_keys(model: VQVAE | VQGAN) -> Keys:
+    """Return taming's keys for the weights of ``model`` without its quantizer."""
     encoder, decoder = model.encoder, model.decoder
     if not isinstance(encoder, ConvEncoder) or not isinstance(decoder, ConvDecoder):
         names = f"{type(encoder).__name__} and {type(decoder).__name__}"
         raise UserError(f"encoder and decoder must be ConvEncoder and ConvDecoder, got {names}")
-    keys = {**_layer(model.to_code, "to_code", "quant_conv"), **_layer(model.from_code, "from_code", "post_quant_conv")}
-    for i, (layer, place) in enumerate(zip(encoder.layers, _encoder_places(encoder), strict=True)):
-        keys |= _layer(layer, f"encoder.layers.{i}", f"encoder.{place}")
-    for i, (layer, place) in enumerate(zip(decoder.body, _decoder_places(decoder), strict=True)):
-        keys |= _layer(layer, f"decoder.body.{i}", f"decoder.{place}")
-    return keys | _layer(decoder.head[0], "decoder.head.0", "decoder.conv_out")
+    places = {"to_code": "quant_conv", "from_code": "post_quant_conv", "decoder.head.0": "decoder.conv_out"}
+    places |= {f"encoder.layers.{i}": f"encoder.{place}" for i, place in enumerate(_encoder_places(encoder))}
+    places |= {f"decoder.body.{i}": f"decoder.{place}" for i, place in enumerate(_decoder_places(decoder))}
+    keys: Keys = {}
+    for ours, theirs in places.items():
+        for key in model.get_submodule(ours).state_dict():
+            name, _, kind = key.rpartition(".")
+            keys[f"{ours}.{key}"] = tuple(
+                ".".join(filter(None, (theirs, inner, kind))) for inner in INNER.get(name, [name])
+            )
+    return keys
 
 
 def diffusers_keys(model: VQVAE | VQGAN) -> Keys:
-    """Return diffusers' keys for the weights of ``model`` without its quantizer; see :func:`taming_keys`."""
-    return {ours: tuple(_in_diffusers(key, model) for key in theirs) for ours, theirs in taming_keys(model).items()}
+    """Return diffusers' keys for the weights of ``model`` without its quantizer."""
+    keys = taming_keys(model)
+    top = len(model.decoder.init_args["channel_multipliers"]) - 1
+
+    def renamed(key: str) -> str:
+        key = re.sub(r"(?<=\.up\.)\d+", lambda level: str(top - int(level[0])), key)  # diffusers counts from the bottom
+        for pattern, name in TO_DIFFUSERS:
+            key = re.sub(pattern, name, key)
+        return key
+
+    return {ours: tuple(map(renamed, theirs)) for ours, theirs in keys.items()}
 
 
 def load_weights(model: VQVAE | VQGAN, keys: Keys, state: dict[str, Tensor], path: str | Path) -> None:
-    """Load the tensors of ``state``, named by ``keys``, into ``model``.
-
-    Raises:
-        UserError: If a key is missing or unmatched, or a shape differs.
-    """
+    """Load the tensors of ``state``, named by ``keys``; UserError if keys or shapes differ."""
     wanted = {name for names in keys.values() for name in names}
     for problem, names in (("lacks", wanted - state.keys()), ("has unmatched", state.keys() - wanted)):
         if names:
@@ -96,59 +108,35 @@ def named_weights(model: VQVAE | VQGAN, keys: Keys) -> dict[str, Tensor]:
     return {name: part.detach().cpu().contiguous() for pairs in parts for name, part in pairs}
 
 
-def layout(net: ConvEncoder | ConvDecoder) -> tuple[int, int, bool, tuple[int, ...]]:
-    """Return the number of resolutions, ``num_res_blocks``, ``attention`` and ``attention_levels``."""
-    made = net.init_args
-    levels = tuple(made["attention_levels"])
-    return len(made["channel_multipliers"]), made["num_res_blocks"], made["attention"], levels
-
-
 def _encoder_places(encoder: ConvEncoder) -> Iterator[str]:
     """Yield taming's names of the layers in order, with any name for a layer without weights."""
-    levels, blocks, attention, attention_levels = layout(encoder)
+    made = encoder.init_args
     yield "conv_in"
-    for level in range(levels):
+    for level in range(len(made["channel_multipliers"])):
         if level > 0:
             yield f"down.{level - 1}.downsample"
-        for block in range(blocks):
-            yield f"down.{level}.block.{block}"
-            if level in attention_levels:
-                yield f"down.{level}.attn.{block}"
-    yield from ("mid.block_1", "mid.attn_1", "mid.block_2") if attention else ("mid.block_1", "mid.block_2")
+        yield from _level("down", level, made["num_res_blocks"], made["attention_levels"])
+    yield from MIDDLE[made["attention"]]
     yield from ("norm_out", "swish", "conv_out")
 
 
 def _decoder_places(decoder: ConvDecoder) -> Iterator[str]:
-    levels, blocks, attention, attention_levels = layout(decoder)
+    made = decoder.init_args
+    levels = len(made["channel_multipliers"])
     yield "conv_in"
-    yield from ("mid.block_1", "mid.attn_1", "mid.block_2") if attention else ("mid.block_1", "mid.block_2")
+    yield from MIDDLE[made["attention"]]
     for level in reversed(range(levels)):
         if level < levels - 1:
             yield f"up.{level + 1}.upsample"
-        for block in range(blocks + 1):
-            yield f"up.{level}.block.{block}"
-            if level in attention_levels:
-                yield f"up.{level}.attn.{block}"
+        yield from _level("up", level, made["num_res_blocks"] + 1, made["attention_levels"])
     yield from ("norm_out", "swish")
 
 
-def _layer(layer: nn.Module, ours: str, theirs: str) -> Keys:
-    """Return the keys of one layer, which is at ``ours`` in vqlab and at ``theirs`` in taming."""
-    inner = RES_BLOCK if isinstance(layer, ResBlock) else ATTENTION if isinstance(layer, SelfAttention) else {}
-    keys = {}
-    for key in layer.state_dict():
-        name, _, kind = key.rpartition(".")
-        keys[f"{ours}.{key}"] = tuple(".".join(filter(None, (theirs, n, kind))) for n in inner.get(name, [name]))
-    return keys
-
-
-def _in_diffusers(key: str, model: VQVAE | VQGAN) -> str:
-    """Return diffusers' name of the weight that taming calls ``key``."""
-    top = layout(model.decoder)[0] - 1  # type: ignore[arg-type]  # see taming_keys
-    key = re.sub(r"(?<=\.up\.)\d+", lambda level: str(top - int(level[0])), key)  # diffusers counts from the bottom
-    for pattern, name in TO_DIFFUSERS:
-        key = re.sub(pattern, name, key)
-    return key
+def _level(way: str, level: int, blocks: int, attention_levels: tuple[int, ...]) -> Iterator[str]:
+    for block in range(blocks):
+        yield f"{way}.{level}.block.{block}"
+        if level in attention_levels:
+            yield f"{way}.{level}.attn.{block}"
 
 
 def _squeezed(shape: tuple[int, ...]) -> tuple[int, ...]:

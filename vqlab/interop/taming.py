@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vqlab.errors import UserError, read_error
+from vqlab.data.files import reading
+from vqlab.errors import UserError
 from vqlab.interop.names import load_weights, taming_keys
 from vqlab.models.adversarial import AdversarialSettings
 from vqlab.models.vq.vqgan import VQGAN
@@ -36,9 +37,6 @@ def load_taming(path: str | Path, **arguments: Any) -> VQGAN:
         **arguments: Further arguments of ``VQGAN``, such as ``images`` (of size 256 here), ``adversarial`` and
             ``perceptual_weight`` (both 0 here) to train on.
 
-    Shape:
-        As for ``VQGAN``; images in [-1, 1].
-
     Raises:
         UserError: If the file is missing, damaged or of another model; keys that do not match are named.
 
@@ -48,7 +46,10 @@ def load_taming(path: str | Path, **arguments: Any) -> VQGAN:
     """
     state = read_taming(path)
     try:
-        encoder, decoder = _encoder(state), _decoder(state)
+        channels, z_channels = (state[f"encoder.conv_{end}.weight"].shape for end in ("in", "out"))
+        encoder = ConvEncoder(channels[1], z_channels=z_channels[0], **_network(state, "encoder", "down"))
+        out_channels, z_channels = (state[f"decoder.conv_{end}.weight"].shape for end in ("out", "in"))
+        decoder = ConvDecoder(out_channels[0], z_channels=z_channels[1], **_network(state, "decoder", "up"))
         gumbel = "quantize.embed.weight" in state
         num, dim = state["quantize.embed.weight" if gumbel else "quantize.embedding.weight"].shape
     except (KeyError, ValueError, IndexError) as error:
@@ -89,22 +90,12 @@ class Inert:
 
 
 def read_taming(path: str | Path) -> dict[str, Tensor]:
-    """Return the weights of the checkpoint, without the loss's; read with ``weights_only=True``.
-
-    Raises:
-        UserError: If the file is missing, damaged, or holds no state dict.
-    """
-    if not Path(path).is_file():
-        raise UserError(f"path must be taming's .ckpt file, {path} does not exist")
-    try:
+    """Return the weights of the checkpoint, without the loss's; read with ``weights_only=True``."""
+    with reading(path, "is not taming's .ckpt file ({reason}): set path=FILE"):
         # Old Lightning used classes as keys of its callbacks' states.
         unknown = torch.serialization.get_unsafe_globals_in_checkpoint(path)
         with torch.serialization.safe_globals([(Inert, name) for name in unknown]):
             content: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch's unpickler raises whatever the damaged bytes lead it to
-        reason = (str(error).splitlines() or [""])[0][:160] or type(error).__name__
-        message = f"path must be taming's .ckpt file, {path} is damaged or not a checkpoint ({reason})"
-        raise read_error(path, error, message) from None
     if isinstance(content, dict):
         content = content.get("state_dict", content)
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
@@ -112,26 +103,8 @@ def read_taming(path: str | Path) -> dict[str, Tensor]:
     return {str(key): value for key, value in content.items() if not str(key).startswith("loss.")}
 
 
-def _encoder(state: dict[str, Tensor]) -> ConvEncoder:
-    return ConvEncoder(
-        in_channels=state["encoder.conv_in.weight"].shape[1],
-        num_res_blocks=_count(state, "encoder.down.0.block"),
-        z_channels=state["encoder.conv_out.weight"].shape[0],
-        **_sizes(state, "encoder", "down"),
-    )
-
-
-def _decoder(state: dict[str, Tensor]) -> ConvDecoder:
-    return ConvDecoder(
-        out_channels=state["decoder.conv_out.weight"].shape[0],
-        num_res_blocks=_count(state, "decoder.up.0.block") - 1,
-        z_channels=state["decoder.conv_in.weight"].shape[1],
-        **_sizes(state, "decoder", "up"),
-    )
-
-
-def _sizes(state: dict[str, Tensor], net: str, way: str) -> dict[str, Any]:
-    """Return the arguments that encoder and decoder share."""
+def _network(state: dict[str, Tensor], net: str, way: str) -> dict[str, Any]:
+    """Return the arguments of the encoder or of the decoder."""
     levels = range(_count(state, f"{net}.{way}"))
     widths = [state[f"{net}.{way}.{level}.block.0.conv1.weight"].shape[0] for level in levels]
     if any(width % widths[0] for width in widths):
@@ -139,6 +112,7 @@ def _sizes(state: dict[str, Tensor], net: str, way: str) -> dict[str, Any]:
     return {
         "base_channels": widths[0],
         "channel_multipliers": tuple(width // widths[0] for width in widths),
+        "num_res_blocks": _count(state, f"{net}.{way}.0.block") - (way == "up"),
         "attention": f"{net}.mid.attn_1.q.weight" in state,
         "attention_levels": tuple(level for level in levels if f"{net}.{way}.{level}.attn.0.q.weight" in state),
     }

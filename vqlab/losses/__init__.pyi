@@ -5,7 +5,6 @@ from .adversarial import gradient_penalty as gradient_penalty
 from .adversarial import r1_penalty as r1_penalty
 from .contrastive import TopicContrast as TopicContrast
 from .contrastive import info_nce as info_nce
-from .glyph import total_variation as total_variation
 from .multi_sample import rloo_loss as rloo_loss
 from .multi_sample import vimco_loss as vimco_loss
 from .perceptual import Perceptual as Perceptual

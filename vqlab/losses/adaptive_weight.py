@@ -1,4 +1,4 @@
-"""How strongly the discriminator pulls at the decoder, from the gradients at the decoder's last layer."""
+"""The weight of the generator loss, from the gradients at the decoder's last layer."""
 
 import torch
 from torch import Tensor
@@ -9,24 +9,11 @@ from vqlab.nn.distributed import all_sum, world_size
 def adaptive_weight(
     rec_loss: Tensor, adv_loss: Tensor, last_weight: Tensor, max_weight: float = 1e4, eps: float = 1e-4
 ) -> Tensor:
-    """Return lambda = |grad_W L_rec| / (|grad_W L_adv| + eps), at most ``max_weight``.
+    """Return lambda = |grad_W L_rec| / (|grad_W L_adv| + eps), at most ``max_weight``, a scalar without a graph.
 
-    Esser et al. 2021, arXiv:2012.09841, equation 7, W the weight of the decoder's last layer. The paper's eps is 1e-6;
-    1e-4 and the bound are those of its published code.
-
-    Args:
-        rec_loss: Scalar L_rec, with the perceptual term.
-        adv_loss: Scalar L_adv, the generator's adversarial loss.
-        last_weight: W, any shape.
-        max_weight: The largest value returned.
-        eps: Keeps the quotient finite where the discriminator has no gradient.
-
-    Returns:
-        Float32 scalar without a graph; the losses keep theirs. Under several ranks the weight gradients are averaged
-        first (one collective), so every rank gets what one process would get from the whole batch.
-
-    Raises:
-        RuntimeError: If a loss does not depend on ``last_weight``, as with a detached reconstruction.
+    Esser et al. 2021, arXiv:2012.09841, equation 7, W the weight of the decoder's last layer; eps and the bound are
+    those of its published code. Under several ranks the gradients are averaged first (one collective), so every rank
+    gets what one process would get from the whole batch. The losses are scalars and keep their graphs.
 
     Example:
         >>> w = torch.tensor([2.0], requires_grad=True)
@@ -40,21 +27,10 @@ def adaptive_weight(
 
 
 def linearized(loss: Tensor, x_hat: Tensor) -> Tensor:
-    """Return ``loss`` as a linear function of ``x_hat``: same value, same gradient, and no graph between the two.
+    """Return the scalar ``loss`` as a linear function of ``x_hat``: same value and gradient, no graph between the two.
 
     Networks between a reconstruction and its losses, such as LPIPS and a discriminator, are passed back once, here,
     however often the result is differentiated; and their own weights get no gradient.
-
-    Args:
-        loss: Scalar that depends on ``x_hat``.
-        x_hat: (B, ...), attached to the graph of what made it.
-
-    Example:
-        >>> x = torch.tensor([3.0], requires_grad=True)
-        >>> loss = linearized((x * x).sum(), x)
-        >>> loss.backward()
-        >>> loss.item(), x.grad.item()
-        (9.0, 6.0)
     """
     (gradient,) = torch.autograd.grad(loss, x_hat)
     return loss.detach() + ((x_hat - x_hat.detach()) * gradient).sum()

@@ -1,4 +1,4 @@
-"""Adversarial losses of discriminator and generator, and regularisers of the discriminator.
+"""Adversarial losses of discriminator and generator, their balance, and regularisers of the discriminator.
 
 All take logits of any shape and average over all of them, so two ranks with half a batch each average to the loss of
 the whole batch. Half-precision logits are cast to float32 first.
@@ -12,37 +12,25 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vqlab.errors import UserError
-from vqlab.nn.distributed import all_sum, world_size
+from vqlab.nn.distributed import all_sum, means_over_ranks, world_size
 from vqlab.nn.precision import KeepsFloat32, upcast
 from vqlab.validation import Checked, Probability
 
 
 class Adversarial(NamedTuple):
-    """The two losses of an adversarial objective.
+    """The two losses of an adversarial objective."""
 
-    Attributes:
-        discriminator: (real logits, fake logits) to the discriminator's loss, a scalar.
-        generator: (fake logits) to the generator's loss, a scalar.
-    """
-
-    discriminator: Callable[[Tensor, Tensor], Tensor]
-    generator: Callable[[Tensor], Tensor]
+    discriminator: Callable[[Tensor, Tensor], Tensor]  # (real logits, fake logits) to a scalar
+    generator: Callable[[Tensor], Tensor]  # (fake logits) to a scalar
 
 
 def hinge_discriminator(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
-    """Return (mean max(0, 1 - D(x)) + mean max(0, 1 + D(x^))) / 2.
-
-    Lim and Ye 2017, arXiv:1705.02894. The half is that of VQ-GAN's published code; the paper has none.
-    """
+    """Return (mean max(0, 1 - D(x)) + mean max(0, 1 + D(x^))) / 2: Lim and Ye 2017, halved as in VQ-GAN's code."""
     return 0.5 * (F.relu(1 - upcast(real_logits)).mean() + F.relu(1 + upcast(fake_logits)).mean())
 
 
 def non_saturating_discriminator(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
-    """Return -mean log sigmoid(D(x)) - mean log(1 - sigmoid(D(x^))).
-
-    Goodfellow et al. 2014, arXiv:1406.2661, equation 1; VQ-GAN's published code halves it, the paper does not.
-    Softplus is the same in log space: no logit, however large, gives an infinite loss.
-    """
+    """Return -mean log sigmoid(D(x)) - mean log(1 - sigmoid(D(x^))): Goodfellow et al. 2014, equation 1."""
     return F.softplus(-upcast(real_logits)).mean() + F.softplus(upcast(fake_logits)).mean()
 
 
@@ -52,10 +40,7 @@ def non_saturating_generator(fake_logits: Tensor) -> Tensor:
 
 
 def wasserstein_discriminator(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
-    """Return mean D(x^) - mean D(x): Arjovsky et al. 2017, arXiv:1701.07875, equation 3.
-
-    Unbounded unless D is Lipschitz: use ``PatchGAN(norm="spectral")`` or a gradient penalty.
-    """
+    """Return mean D(x^) - mean D(x): Arjovsky et al. 2017, equation 3; unbounded unless D is Lipschitz."""
     return upcast(fake_logits).mean() - upcast(real_logits).mean()
 
 
@@ -65,10 +50,7 @@ def linear_generator(fake_logits: Tensor) -> Tensor:
 
 
 def least_squares_discriminator(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
-    """Return (mean (D(x) - 1)^2 + mean (D(x^) + 1)^2) / 2.
-
-    Mao et al. 2017, arXiv:1611.04076, equation 2, with a = -1 and b = c = 1: as in the other losses, real is above 0.
-    """
+    """Return (mean (D(x) - 1)^2 + mean (D(x^) + 1)^2) / 2: Mao et al. 2017, equation 2, a = -1 and b = c = 1."""
     return 0.5 * ((upcast(real_logits) - 1).square().mean() + (upcast(fake_logits) + 1).square().mean())
 
 
@@ -85,22 +67,29 @@ ADVERSARIAL = {
 }
 
 
+# Factor of the generator's adversarial weight by the discriminator's cross-entropy, which is below 0.02 for a nearly
+# perfect one and 2 ln 2 = 1.39 at chance: zi2zi-pytorch's (max32002) 0.2, 0.35, 0.5, 0.6 and 0.05, divided by 0.6.
+LOSS_STEPS, FACTORS = (0.02, 0.08, 0.2, 5.0), (1 / 3, 7 / 12, 5 / 6, 1.0, 1 / 12)
+MAX_ACCURACY = 0.9  # on real and on fake glyphs, above which the discriminator is not updated
+
+
+def eased(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+    """Return a factor in (0, 1], the same on all ranks: low for an over-confident discriminator, or below chance."""
+    (loss,) = means_over_ranks([non_saturating_discriminator(real_logits.detach(), fake_logits.detach())])
+    return loss.new_tensor(FACTORS)[torch.bucketize(loss, loss.new_tensor(LOSS_STEPS))]
+
+
+def is_ahead(real_accuracy: Tensor, fake_accuracy: Tensor) -> bool:
+    """Return whether the discriminator is so accurate that its update is skipped; the same on all ranks."""
+    return bool(torch.stack(means_over_ranks([real_accuracy, fake_accuracy])).min() > MAX_ACCURACY)
+
+
 def r1_penalty(real: Tensor, logits: Tensor) -> Tensor:
     """Return E |grad_x D(x)|^2 / 2 over real images, to be multiplied by gamma.
 
-    Mescheder et al. 2018, arXiv:1801.04406, equation 9. D(x) is the sum of the image's logits; where the logits are a
-    map of h w patches, their mean would give a penalty smaller by (h w)^2. The gradient is of each image alone only if
-    the discriminator does not mix images, as batch norm does.
-
-    Args:
-        real: Images (B, ...) with ``requires_grad``, set before the discriminator saw them.
-        logits: The discriminator's logits (B, ...), attached to ``real``.
-
-    Returns:
-        Scalar with a graph, so that it trains the discriminator.
-
-    Raises:
-        UserError: If ``real`` does not require gradients.
+    Mescheder et al. 2018, arXiv:1801.04406, equation 9, of images (B, ...) that required gradients before the
+    discriminator's forward pass, and its ``logits`` (B, ...), summed over the patches of an image. The gradient is of
+    each image alone only if the discriminator does not mix images, as batch norm does.
 
     Example:
         >>> x = torch.ones(4, 3, requires_grad=True)
@@ -116,12 +105,8 @@ def r1_penalty(real: Tensor, logits: Tensor) -> Tensor:
 def gradient_penalty(critic: Callable[..., Tensor], real: Sequence[Tensor], fake: Sequence[Tensor]) -> Tensor:
     """Return E (|gradient of D| - 1)^2 between real and generated inputs, to be multiplied by lambda, usually 10.
 
-    Gulrajani et al. 2017, arXiv:1704.00028, equation 3. The norm is over all inputs of an example.
-
-    Args:
-        critic: (*inputs) to scores (B,), without batch norm.
-        real: Inputs (B, ...), one tensor for each argument of the critic.
-        fake: The same for generated examples.
+    Gulrajani et al. 2017, arXiv:1704.00028, equation 3. The ``critic`` gives scores (B,) and has no batch norm;
+    ``real`` and ``fake`` are its inputs (B, ...), one tensor per argument. The norm is over all inputs of an example.
 
     Example:
         >>> x = torch.zeros(4, 3)
@@ -143,9 +128,8 @@ def gradient_penalty(critic: Callable[..., Tensor], real: Sequence[Tensor], fake
 class LeCam(Checked, KeepsFloat32):
     """LeCam regularisation: mean (D(x) - a_F)^2 + mean (D(x^) - a_R)^2.
 
-    Tseng et al. 2021, arXiv:2104.03310, R_LC; a_R and a_F are moving averages of D(x) and D(x^) and start at 0. The
-    authors' code counts only logits beyond the average; this is the paper's square. It helps with small data sets and
-    is added to the discriminator's loss, in published recipes with a weight of 0.001 to 0.05.
+    Tseng et al. 2021, arXiv:2104.03310, R_LC; a_R and a_F are moving averages of D(x) and D(x^) and start at 0. Added
+    to the discriminator's loss, in published recipes with a weight of 0.001 to 0.05.
 
     Args:
         decay: a <- decay a + (1 - decay) mean; the paper has 0.99.

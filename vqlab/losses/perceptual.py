@@ -14,30 +14,18 @@ from vqlab.serialization import ConfigMixin
 
 LPIPS_NETS = ("vgg", "alex", "squeeze")  # those with trained heads
 OWNER = Owner("LPIPS", "perceptual", "perceptual_weight=0")
-TINY = (
-    1e-18  # what features of 0 are raised to, because the package divides by their length: the root has no slope at 0
-)
+TINY = 1e-18  # added to features: the package divides by their length, and the root has no slope at 0
 
 
 class Perceptual(ConfigMixin, nn.Module):
     """The LPIPS distance, version 0.1, computed by the ``lpips`` package with the heads that it contains.
 
-    d(x, x^) = sum over layers of the mean over positions of sum_c w_c (f_c - f^_c)^2, the features f scaled to length 1
-    over the channels. The weights of the classifier are read from ``backbone``, else from torch hub's cache, else
-    downloaded into it (vgg: 528 MB), at the first use or in :meth:`load`; random weights are never used instead.
-
-    Where a gradient is taken, the classifier follows autocast and all else is float32. A distance that is only reported
-    is float32 throughout: rounding to bfloat16 adds some per cent to small distances.
-
-    ``squeezenet1_0`` has no trained heads: all channels weigh the same and the layers are averaged, d in [0, 2]. It is
-    a plain distance of features, not LPIPS, and is logged under the :attr:`name` ``perceptual_squeezenet1_0``.
-
-    The network is neither in the state dict nor among the parameters, because it is built at the first use: an average
-    of the weights, or DDP, would find other parameters after it than before. It moves to the device of the images.
+    The weights of the classifier are read from ``backbone``, else from torch hub's cache, else downloaded into it
+    (vgg: 528 MB), at the first use or in :meth:`load`. Where a gradient is taken, the classifier follows autocast; all
+    else is float32. The network is neither in the state dict nor among the parameters.
 
     Args:
-        net: ``vgg`` (VGG16, the usual choice for training), ``alex``, ``squeeze`` (SqueezeNet 1.1), or
-            ``squeezenet1_0`` (SqueezeNet 1.0), which is no LPIPS.
+        net: ``vgg`` (VGG16), ``alex``, ``squeeze``; or ``squeezenet1_0``, all channels alike, which is no LPIPS.
         backbone: File with the state dict of torchvision's model, whole or its ``features`` alone.
 
     Shape:
@@ -45,8 +33,7 @@ class Perceptual(ConfigMixin, nn.Module):
         for squeeze, 21 for squeezenet1_0, 31 for alex.
 
     Raises:
-        UserError: If the weights can be neither found nor downloaded, the file is damaged or of another network, or the
-            images are too small, differ in shape or have neither 1 nor 3 channels.
+        UserError: If the weights are not found or of another network, or the images are too small or differ in shape.
 
     Example:
         >>> import tempfile, torchvision
@@ -63,12 +50,8 @@ class Perceptual(ConfigMixin, nn.Module):
     ) -> None:
         super().__init__()
         self.net, self.backbone = net, backbone
+        self.name = "lpips" if net in LPIPS_NETS else f"perceptual_{net}"  # what its value is logged as
         self._loaded: list[Frozen] = []  # a list, so that torch does not count it as a part
-
-    @property
-    def name(self) -> str:
-        """What its value is logged as: ``lpips`` where it is LPIPS, else ``perceptual_<net>``."""
-        return "lpips" if self.net in LPIPS_NETS else f"perceptual_{self.net}"
 
     @torch.inference_mode(False)  # a network made in inference mode, as in a validation, could not train later
     def load(self, device: torch.device | str = "cpu") -> Frozen:
@@ -88,7 +71,7 @@ class Perceptual(ConfigMixin, nn.Module):
         lpips: Any = self.load(x.device).net
         device = x.device.type
         trains = torch.is_grad_enabled() and (x_hat.requires_grad or x.requires_grad)
-        lpips.net.autocast = trains and torch.is_autocast_enabled(device)
+        lpips.net.autocast = trains and torch.is_autocast_enabled(device)  # rounding adds per cents to small distances
         with torch.autocast(device, enabled=False):
             x_hat, x = (image.float().expand(-1, 3, -1, -1) for image in (x_hat, x))
             distance = lpips(x_hat, x).flatten()
@@ -104,13 +87,17 @@ class Perceptual(ConfigMixin, nn.Module):
             )
 
 
-class Taps(nn.Module):
-    """The features that LPIPS compares, in place of the package's networks, which download their weights themselves.
+def build_perceptual(given: Perceptual | None, weight: float, image_size: int) -> Perceptual | None:
+    """Return the distance of a model of square images: the one that is ``given``, else LPIPS; None at weight 0."""
+    if not weight:
+        return None
+    perceptual = given or Perceptual()
+    perceptual.check_size(image_size, image_size)
+    return perceptual
 
-    Args:
-        layers: The classifier's layers in order.
-        taps: Positions of the layers whose outputs are compared.
-    """
+
+class Taps(nn.Module):
+    """Features at the positions ``taps``, in place of the package's networks, which download their weights."""
 
     autocast = False
 
@@ -130,11 +117,7 @@ class Taps(nn.Module):
 
 
 def build(net: str, backbone: str | None) -> nn.Module:
-    """Return ``lpips.LPIPS`` on ``net``, its weights from the file ``backbone`` or torch hub's cache.
-
-    Raises:
-        UserError: See :class:`Perceptual`.
-    """
+    """Return ``lpips.LPIPS`` on ``net``, its weights from the file ``backbone`` or torch hub's cache."""
     import lpips  # takes a second, which a model without this loss need not wait for
 
     has_heads = net in LPIPS_NETS

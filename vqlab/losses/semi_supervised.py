@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vqlab.losses.adversarial import non_saturating_discriminator
-from vqlab.nn.gan.sgan_discriminator import real_logit
+from vqlab.nn.gan.discriminators import real_logit
 from vqlab.nn.precision import upcast
 
 

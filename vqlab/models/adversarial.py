@@ -10,10 +10,8 @@ from torch import Tensor, nn
 from vqlab.errors import UserError
 from vqlab.losses.adaptive_weight import adaptive_weight, linearized
 from vqlab.losses.adversarial import ADVERSARIAL, LeCam, r1_penalty
-from vqlab.nn.base import Decoder, Discriminator
+from vqlab.nn import Decoder, Discriminator, ImageFormat, PatchGAN
 from vqlab.nn.distributed import world_size
-from vqlab.nn.gan.patchgan import PatchGAN
-from vqlab.nn.image_format import ImageFormat
 from vqlab.training.finite import require_finite
 from vqlab.training.manual import clip, collect
 from vqlab.validation import NonNegative, NonNegativeInt, Positive, check_fields
@@ -29,20 +27,14 @@ class AdversarialSettings:
         discriminator: Default: a ``PatchGAN``.
         loss: Pair of losses: ``hinge``, ``non_saturating``, ``wgan`` or ``lsgan``.
         disc_weight: Weight of the generator loss; 0 trains no discriminator.
-        adaptive: Multiply ``disc_weight`` by the ratio of gradient norms at the decoder's last layer (VQ-GAN, equation
-            7).
+        adaptive: Multiply ``disc_weight`` by the ratio of gradient norms at the decoder's last layer.
         disc_start: Step at which the generator loss is switched on.
         disc_warmup: Steps before ``disc_start`` in which only the discriminator is trained.
         lecam_weight: Weight of the LeCam regularization (Tseng et al. 2021).
         r1_weight: Weight of the gradient penalty at real images (Mescheder et al. 2018), taken every 16 batches.
-        disc_lr: Absolute learning rate of the discriminator; null takes the autoencoder's. Above 1e-3 the discriminator
-            drops to chance accuracy, even where the autoencoder itself is stable.
+        disc_lr: Learning rate of the discriminator, at most about 1e-3. Default: the autoencoder's.
         disc_clip: Largest gradient norm of the discriminator; null does not clip.
-        alternate: Step the discriminator before the generator loss is computed. False steps both networks from the same
-            weights, which gradient accumulation needs and which gave a worse rFID.
-
-    Raises:
-        UserError: If an argument is out of range, or the warm-up is longer than ``disc_start``.
+        alternate: Step the discriminator before the generator loss is computed; false, as accumulation needs, after it.
 
     Example:
         >>> AdversarialSettings(disc_start=100, lecam_weight=0.01).loss
@@ -68,17 +60,10 @@ class AdversarialSettings:
 
 
 class AdversarialLoss(nn.Module):
-    """A discriminator that is trained on images and reconstructions, and the generator loss that it gives.
-
-    Args:
-        settings: The settings, with ``disc_weight`` above 0.
-        decoder: Makes the reconstructions; ``adaptive`` needs its ``head``.
-        images: Format of the images.
-        accumulate: Batches per optimizer step.
+    """A discriminator that is trained on images (B, C, H, W) and reconstructions, and the generator loss that it gives.
 
     Raises:
-        UserError: If the images are too small for the discriminator, the adaptive weight lacks a last layer, or
-            gradients are accumulated while the networks alternate.
+        UserError: If the images are too small, ``adaptive`` lacks a last layer, or ``alternate`` meets accumulation.
 
     Example:
         >>> from vqlab.nn.autoencoders.small import SmallDecoder
@@ -112,17 +97,9 @@ class AdversarialLoss(nn.Module):
     def train_discriminator(
         self, x: Tensor, x_hat: Tensor, optimizer: torch.optim.Optimizer, batch_idx: int, step: int
     ) -> dict[str, Tensor]:
-        """Collect the discriminator's gradients on a batch, and step it if the networks alternate.
+        """Collect the discriminator's gradients on images and reconstructions, and step it if the networks alternate.
 
-        Args:
-            x: Images (B, C, H, W).
-            x_hat: Their reconstructions (B, C, H, W).
-            optimizer: The discriminator's.
-            batch_idx: Number of the batch in its epoch, for messages.
-            step: Number of the batch in the training.
-
-        Returns:
-            Terms for the log.
+        Returns terms for the log. ``batch_idx`` is the batch's number in its epoch, ``step`` that in the training.
         """
         if not self.is_active(step):
             return {}
@@ -154,11 +131,7 @@ class AdversarialLoss(nn.Module):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the weighted generator loss, 0 before ``disc_start``, and terms for the log.
 
-        Args:
-            x_hat: Reconstructions (B, C, H, W), attached to the decoder.
-            rec_loss: Reconstruction loss, which the adaptive weight compares with.
-            decoder: The decoder, whose last layer the adaptive weight needs.
-            step: Number of the batch in the training.
+        ``x_hat`` is attached to the decoder; the adaptive weight compares it with ``rec_loss`` at the last layer.
         """
         loss = self.zero()
         if step < self.settings.disc_start:
@@ -181,6 +154,11 @@ class AdversarialLoss(nn.Module):
 
     def configure_optimizer(self, model: Any) -> dict[str, Any]:
         """Return the optimizer of the discriminator: the ``model``'s settings, at its own rate if it has one."""
+        if 0 <= model.trainer.max_steps <= self.settings.disc_start:
+            rank_zero_warn(
+                f"disc_start {self.settings.disc_start} lies beyond max_steps {model.trainer.max_steps}, so the "
+                "generator loss is never switched on: lower disc_start, or set disc_weight=0"
+            )
         parameters = self.discriminator.parameters()
         return model.optimization.optimizer(model, parameters, "discriminator", lr=self.settings.disc_lr)
 
@@ -188,14 +166,6 @@ class AdversarialLoss(nn.Module):
         """Compile the discriminator, unless second derivatives are needed, which no compiled graph has."""
         if not self.settings.r1_weight:
             self.discriminator.compile()
-
-    def warn_if_unused(self, max_steps: int) -> None:
-        """Warn of a training that ends before the generator loss is switched on."""
-        if 0 <= max_steps <= self.settings.disc_start:
-            rank_zero_warn(
-                f"disc_start {self.settings.disc_start} lies beyond max_steps {max_steps}, so the generator loss is "
-                "never switched on: lower disc_start, or set disc_weight=0"
-            )
 
     def zero(self) -> Tensor:
         """Return 0, under DDP attached to the discriminator's weights: DDP waits for the gradient of every weight."""

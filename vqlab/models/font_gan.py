@@ -7,18 +7,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vqlab.errors import UserError
-from vqlab.losses.adversarial import ADVERSARIAL
-from vqlab.losses.glyph import eased, is_ahead, total_variation
-from vqlab.losses.perceptual import Perceptual
+from vqlab.losses.adversarial import ADVERSARIAL, eased, is_ahead
 from vqlab.metrics.images.glyph_distance import GlyphDistance
-from vqlab.models.model import Model
-from vqlab.nn.gan.glyph_discriminator import GlyphDiscriminator, check_fit
+from vqlab.models.model import Model, evaluating
+from vqlab.nn.gan.discriminators import GlyphDiscriminator, check_fit
 from vqlab.nn.unet import UNet, check_styles
 from vqlab.nn.value_range import ValueRange
 from vqlab.training.batches import passed_on
 from vqlab.training.finite import require_finite
-from vqlab.training.learning_rate import check_lr
-from vqlab.training.log_interval import is_log_step
 from vqlab.training.manual import collect, count_batch, step_and_zero
 from vqlab.training.optimization import GANOptimization
 from vqlab.validation import Count, NonNegative, NonNegativeInt, Positive
@@ -31,44 +27,32 @@ class FontGAN(Model):
 
     Generator, with B^ = G(A, k) for the source glyph A, the target B and its style k: disc_weight * adversarial loss +
     l1_weight * |B^ - B| + constancy_weight * (E(A) - E(B^))^2, E the generator's encoder down to its code +
-    category_weight * cross-entropy of the style of B^ + the optional terms. Discriminator: its adversarial loss on
-    [A, B] and [A, B^] + category_weight * the cross-entropy of the style, each half. The weights are zi2zi's. The
-    networks alternate at each batch, the discriminator first; ``global_step`` counts batches.
-
-    A low generator loss is no merit: it is relative to a discriminator that moves. Evaluation therefore asks how much
-    nearer held-out glyphs come to the target than the source is (:class:`~vqlab.metrics.GlyphDistance`).
-
-    For fine-tuning at a tenth of the rate, resume with ``--ckpt_path`` and a lower ``lr``, or let a schedule of kind
-    ``step`` with gamma 0.1 and final_factor 0.1 come to the tenth at ``decay_steps``.
+    category_weight * cross-entropy of the style of B^. Discriminator: its adversarial loss on [A, B] and [A, B^] +
+    category_weight * the cross-entropy of the style, each half. The weights are zi2zi's. The networks alternate at each
+    batch, the discriminator first. Evaluation: how much nearer held-out glyphs come to the target than the source is.
 
     Args:
-        generator: Null takes a ``UNet`` with its defaults.
-        discriminator: Null takes a ``GlyphDiscriminator`` with its defaults.
+        generator: Default: a ``UNet``.
+        discriminator: Default: a ``GlyphDiscriminator``.
         adversarial: ``bce`` (non-saturating), ``hinge`` or ``lsgan``.
         disc_weight: Weight of the generator's adversarial loss; 0 trains no discriminator.
-        disc_start: Batch from which the discriminator plays; before it the generator has the other terms alone.
-        balance: ``none``; ``adaptive``, the generator feels less of a discriminator that is sure of everything, or
-            blind (:func:`~vqlab.losses.glyph.eased`); ``skip``, the discriminator does not learn from a batch of which
-            it has more than 90 percent of both sides right.
-        spectral_norm: Of the discriminator that null takes; another has its own ``norm``.
+        disc_start: Step at which discriminator and adversarial loss are switched on.
+        balance: ``none``; ``adaptive`` weight (:func:`~vqlab.losses.adversarial.eased`); ``skip`` updates above 90 %.
+        spectral_norm: Of the default discriminator; another has its own ``norm``.
         l1_weight: Weight of the mean absolute difference, on the scale from -1 to 1.
         constancy_weight: Weight of the squared difference of codes, which costs another pass of the encoder.
         category_weight: Weight of the style's cross-entropy, which is 0 where there is one style.
-        tv_weight: Weight of the total variation of what is generated, against specks.
-        edge_weight: Weight of the total variation of its difference to the target.
-        perceptual_weight: Weight of LPIPS; 0 leaves it out.
-        perceptual: Null takes LPIPS on VGG features, whose weights are fetched once; not built at weight 0.
         lr: Absolute learning rate. Default without ``base_lr``: 1e-3.
         base_lr: Rate per image: lr = base_lr x batch_size x devices x nodes. Give one of the two.
         optimization: Optimizer settings.
-        num_styles: Number of target fonts; the command line links it to the data.
-        image_size: Height and width of the glyphs; linked to the data.
+        num_styles: Number of target fonts; the command line takes it from the data.
+        image_size: Height and width of the glyphs; the command line takes it from the data.
 
     Shape:
         source, target (B, 1, image_size, image_size) from -1, ink, to 1, paper; style (B,) int64 in [0, num_styles).
 
     Raises:
-        UserError: If an argument is out of range, or a network does not fit the glyphs.
+        UserError: If a network does not fit the glyphs.
 
     Example:
         >>> model = FontGAN(image_size=32)
@@ -78,7 +62,7 @@ class FontGAN(Model):
 
     modality = "font"
     default_lr = 1e-3
-    health_hints: ClassVar = {  # what Health advises
+    health_hints: ClassVar = {
         "discriminator_too_strong": "set --model.balance=adaptive or --model.spectral_norm=true, or lower "
         "--model.optimization.disc_lr or --model.disc_weight",
         "discriminator_too_weak": "raise --model.optimization.disc_lr, or set --model.balance=none",
@@ -97,10 +81,6 @@ class FontGAN(Model):
         l1_weight: NonNegative = 100.0,
         constancy_weight: NonNegative = 15.0,
         category_weight: NonNegative = 1.0,
-        tv_weight: NonNegative = 0.0,
-        edge_weight: NonNegative = 0.0,
-        perceptual_weight: NonNegative = 0.0,
-        perceptual: Perceptual | None = None,
         lr: Positive | None = None,
         base_lr: Positive | None = None,
         optimization: GANOptimization = GANOptimization(),
@@ -109,31 +89,22 @@ class FontGAN(Model):
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
-        check_lr(lr, base_lr)
-        self.weights = {"disc": disc_weight, "l1": l1_weight, "constancy": constancy_weight, "tv": tv_weight}
-        self.weights |= {"category": category_weight, "edge": edge_weight, "perceptual": perceptual_weight}
+        self.weights = {"disc": disc_weight, "l1": l1_weight}
+        self.weights |= {"constancy": constancy_weight, "category": category_weight}
         if spectral_norm and discriminator is not None:
             raise UserError(
-                "spectral_norm only applies to the default discriminator, but another one was passed: set "
-                "spectral_norm=false and discriminator.norm=spectral"
+                "spectral_norm is of the default discriminator, for another set discriminator.norm=spectral"
             )
         self.adversarial_losses, self.balance, self.disc_start = ADVERSARIAL[LOSSES[adversarial]], balance, disc_start
-        self.lr, self.base_lr, self.optimization = lr, base_lr, optimization
-        self.num_styles, self.image_size, self.value_range = num_styles, image_size, ValueRange("signed")
-
+        self.optimization, self.value_range = optimization, ValueRange("signed")
+        self.num_styles, self.image_size = num_styles, image_size
         self.generator: UNet = generator or UNet(image_size, num_styles)
         self.discriminator: GlyphDiscriminator | None = None
         if disc_weight:
             norm: Any = "spectral" if spectral_norm else "group"
             self.discriminator = discriminator or GlyphDiscriminator(num_styles, norm=norm)
         check_fit(self.generator, self.discriminator, num_styles, image_size)
-        self.perceptual: Perceptual | None = None
-        if perceptual_weight:
-            self.perceptual = perceptual or Perceptual()
-            self.perceptual.check_size(image_size, image_size)
         self.glyphs = GlyphDistance()
-
-    # What a user calls
 
     def forward(self, source: Tensor, style: Tensor) -> Tensor:
         """Return glyphs (B, 1, S, S) in [-1, 1]; styles as in :class:`~vqlab.nn.unet.UNet`."""
@@ -141,14 +112,9 @@ class FontGAN(Model):
 
     @torch.no_grad()
     def translate(self, images: Tensor, style: int | Tensor) -> Tensor:
-        """Draw glyphs of the source font in the style of a target font.
+        """Draw glyphs (B, 1, S, S), in [-1, 1], in the style of a target font from those of the source font.
 
-        Args:
-            images: (B, 1, S, S) from -1, ink, to 1, paper.
-            style: One for all, or (B,) int64, or (B, num_styles) shares of the styles to mix.
-
-        Returns:
-            Glyphs of the same shape in [-1, 1].
+        ``style`` is one for all, (B,) int64, or (B, num_styles) weights of the styles to mix.
 
         Raises:
             UserError: If the images have another shape, or there is no such style.
@@ -162,13 +128,8 @@ class FontGAN(Model):
         if style.ndim < 2:
             check_styles(style, self.num_styles)
             style = style.expand(len(images))
-        was_training = self.training
-        self.eval()  # without dropout, and with batch norm's running statistics
-        glyphs = self(images, style)
-        self.train(was_training)
-        return glyphs
-
-    # Training
+        with evaluating(self):
+            return self(images, style)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """One batch: the discriminator's update, then the generator's."""
@@ -180,33 +141,28 @@ class FontGAN(Model):
 
         terms: dict[str, Tensor] = {}
         weights: dict[str, Any] = dict(self.weights)
-        discriminator = self.discriminator if self.global_step >= self.disc_start else None
-        if discriminator is not None:
-            weights["disc"], terms = self.train_discriminator(
-                discriminator, source, target, fake.detach(), style, batch_idx
-            )
-        losses = self.generator_losses(discriminator, source, target, fake, features[-1], style)
+        if self.disc_active:
+            weights["disc"], terms = self.train_discriminator(source, target, fake.detach(), style, batch_idx)
+        losses = self.generator_losses(source, target, fake, features[-1], style)
         require_finite(losses, batch_idx, self.global_step)
         loss = torch.stack([weights[name] * value for name, value in losses.items()]).sum()
         collect(loss, self.generator.parameters())
         step_and_zero(self, self.trainer.optimizers[0])
-        if is_log_step(self.trainer, self.global_step + 1):
-            terms |= {"g_loss" if name == "disc" else name: value.detach() for name, value in losses.items()}
-            self.log("train/l1", terms.pop("l1"), prog_bar=True)
-            self.log_dict({f"train/{name}": value for name, value in terms.items()})
+        terms |= {"g_loss" if name == "disc" else name: value for name, value in losses.items()}
+        self.log_terms(terms, prog_bar="l1")
         count_batch(self)
         return loss.detach()
 
+    @property
+    def disc_active(self) -> bool:
+        """Whether the discriminator is trained at this step."""
+        return self.discriminator is not None and self.global_step >= self.disc_start
+
     def train_discriminator(
-        self,
-        discriminator: GlyphDiscriminator,
-        source: Tensor,
-        target: Tensor,
-        fake: Tensor,
-        style: Tensor,
-        batch_idx: int,
+        self, source: Tensor, target: Tensor, fake: Tensor, style: Tensor, batch_idx: int
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Update the discriminator; return the weight of the generator's adversarial loss, and terms for the log."""
+        discriminator: Any = self.discriminator
         real_out, fake_out = discriminator(source, target), discriminator(source, fake)
         adversarial = self.adversarial_losses.discriminator(real_out.real_logits, fake_out.real_logits)
         category = (F.cross_entropy(real_out.styles, style) + F.cross_entropy(fake_out.styles, style)) / 2
@@ -234,30 +190,18 @@ class FontGAN(Model):
         }
 
     def generator_losses(
-        self,
-        discriminator: GlyphDiscriminator | None,
-        source: Tensor,
-        target: Tensor,
-        fake: Tensor,
-        code: Tensor,
-        style: Tensor,
+        self, source: Tensor, target: Tensor, fake: Tensor, code: Tensor, style: Tensor
     ) -> dict[str, Tensor]:
         """Return the unweighted terms of the generator's loss; terms of weight 0 that would cost time are left out."""
         losses = {"l1": F.l1_loss(fake, target)}
-        if discriminator is not None:
-            output = discriminator(source, fake)
+        if self.disc_active and self.discriminator is not None:
+            output = self.discriminator(source, fake)
             losses |= {
                 "disc": self.adversarial_losses.generator(output.real_logits),
                 "category": F.cross_entropy(output.styles, style),
             }
         if self.weights["constancy"]:
             losses["constancy"] = F.mse_loss(self.generator.encode(fake)[-1], code)
-        if self.weights["tv"]:
-            losses["tv"] = total_variation(fake)
-        if self.weights["edge"]:
-            losses["edge"] = total_variation(fake - target)
-        if self.perceptual is not None:
-            losses["perceptual"] = self.perceptual(fake, target).mean()
         return losses
 
     def configure_optimizers(self) -> Any:
@@ -269,11 +213,6 @@ class FontGAN(Model):
             optimizers.append(settings.optimizer(self, parameters, "discriminator", lr=settings.disc_lr))
         return optimizers
 
-    def prepare_data(self) -> None:
-        """Fetch what LPIPS needs, once per machine, before anything of the run is written."""
-        if self.perceptual is not None:
-            self.perceptual.load()
-
     def setup(self, stage: str) -> None:
         """Check the Trainer's settings."""
         super().setup(stage)
@@ -283,8 +222,6 @@ class FontGAN(Model):
     def on_before_optimizer_step(self, optimizer: Any) -> None:
         """Clip the generator's gradients, after they were logged."""
         self.optimization.clip_gradients(self.generator.parameters())
-
-    # Evaluation
 
     def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
         """Return ``source`` and ``glyph`` (B, S, S) uint8, 0 being ink, with the batch's ``char`` and ``style``."""
@@ -298,7 +235,7 @@ class FontGAN(Model):
         return {name: self.value_range.decode(glyphs) for name, glyphs in (rows | {"target": batch["target"]}).items()}
 
     def evaluate(self, batch: dict[str, Tensor], stage: str) -> None:
-        """Collect the glyphs of a batch, and log what the networks make of them."""
+        """Collect the glyphs of a batch, and log the discriminator's probabilities."""
         source, target, style = batch["source"], batch["target"], batch["style"]
         fake = self(source, style).to(source.dtype)
         rows = [self.value_range.decode(glyphs) for glyphs in (fake, target, source)]
@@ -307,15 +244,12 @@ class FontGAN(Model):
         if self.discriminator is not None:
             for name, glyphs in (("p_real", target), ("p_fake", fake)):
                 metrics[name] = self.discriminator(source, glyphs).real_logits.sigmoid().mean()
-        if self.perceptual is not None:
-            for name, glyphs in (("", fake), ("_identity", source)):
-                metrics[f"{self.perceptual.name}{name}"] = self.perceptual(glyphs, target).mean()
         self.log_means(stage, metrics, len(source))
 
     def finish_evaluation(self, stage: str) -> None:
         """Log the metrics of all glyphs."""
         metrics = self.glyphs.compute()
         self.glyphs.reset()
-        metrics["loss"] = metrics["l1"]  # what best.ckpt goes by, unless it is told to go by the gain: the same order
+        metrics["loss"] = metrics["l1"]  # the criterion of best.ckpt
         for name, value in metrics.items():
             self.log(f"{stage}/{name}", value.float(), prog_bar=name in ("l1_gain", "ssim_gain"), sync_dist=True)

@@ -1,17 +1,21 @@
 """What all models are: LightningModules that record their arguments."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import lightning
-from torch import Tensor
+from torch import Tensor, nn
 
 from vqlab.errors import UserError
+from vqlab.losses.perceptual import Perceptual
+from vqlab.metrics.images.frechet import FrechetDistance
 from vqlab.serialization import ConfigMixin, to_config
 from vqlab.training.batches import as_batch
 from vqlab.training.checkpoint import load
-from vqlab.training.learning_rate import keep_configured_lr
+from vqlab.training.learning_rate import check_lr, keep_configured_lr
+from vqlab.training.lightning_fixes import is_log_step
 from vqlab.training.manual import refuse_trainer_options, refuse_unsound
 
 
@@ -19,20 +23,18 @@ class Model(ConfigMixin, lightning.LightningModule, ABC):
     """The base class of all models: a LightningModule that can be rebuilt from its checkpoint.
 
     A model holds its own ``training_step`` and ``configure_optimizers``; :meth:`evaluate` serves validation and test.
-    The constructor's arguments are the hyperparameters of checkpoints and loggers.
-
-    Attributes:
-        modality: What it is made for: ``image``, ``signal``, ``text`` or ``font``.
-        default_lr: Learning rate without ``lr`` and ``base_lr``.
-        renamed_keys: Prefixes of state-dict keys until 0.1, and what they are now.
+    The constructor's arguments are the hyperparameters of checkpoints and loggers; ``lr`` and ``base_lr``, of which at
+    most one may be given, become attributes.
     """
 
-    modality: str
-    default_lr: ClassVar[float]
-    renamed_keys: ClassVar[dict[str, str]] = {}
+    modality: str  # what it is made for: image, signal, text or font
+    default_lr: ClassVar[float]  # learning rate without lr and base_lr
+    renamed_keys: ClassVar[dict[str, str]] = {}  # prefixes of state-dict keys until 0.1, and what they are now
 
     def __init__(self) -> None:
         super().__init__()
+        self.lr, self.base_lr = self.init_args.get("lr"), self.init_args.get("base_lr")
+        check_lr(self.lr, self.base_lr)
         spec = to_config(self)
         self.save_hyperparameters({"_class_path": spec["class_path"], **spec["init_args"]})
 
@@ -57,12 +59,7 @@ class Model(ConfigMixin, lightning.LightningModule, ABC):
 
     @abstractmethod
     def evaluate(self, batch: dict[str, Tensor], stage: str) -> None:
-        """Evaluate a batch: log it as ``val/...`` or ``test/...``, or collect what the whole set is needed for.
-
-        Args:
-            batch: The batch.
-            stage: ``val`` or ``test``.
-        """
+        """Log a batch as ``val/...`` or ``test/...``, by ``stage``, or collect what the whole set is needed for."""
 
     def finish_evaluation(self, stage: str) -> None:
         """Log what needs the whole set."""
@@ -76,9 +73,7 @@ class Model(ConfigMixin, lightning.LightningModule, ABC):
         """See :meth:`start_evaluation`."""
         self.start_evaluation()
 
-    def on_test_epoch_start(self) -> None:
-        """See :meth:`start_evaluation`."""
-        self.start_evaluation()
+    on_test_epoch_start = on_validation_epoch_start
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """Log ``val/...``."""
@@ -98,6 +93,12 @@ class Model(ConfigMixin, lightning.LightningModule, ABC):
 
     # Training
 
+    def prepare_data(self) -> None:
+        """Fetch what LPIPS and the Frechet distance need, once per machine, before anything of the run is written."""
+        for part in self.modules():
+            if isinstance(part, Perceptual) or (isinstance(part, FrechetDistance) and not self.trainer.predicting):
+                part.load()
+
     def setup(self, stage: str) -> None:
         """Refuse Trainer settings that cannot be right for a model that steps its optimizers itself."""
         if stage == "fit" and not self.automatic_optimization:
@@ -106,6 +107,13 @@ class Model(ConfigMixin, lightning.LightningModule, ABC):
     def on_train_start(self) -> None:
         """Resume with the learning rate that is configured now."""
         keep_configured_lr(self)
+
+    def log_terms(self, terms: dict[str, Tensor], prog_bar: str) -> None:
+        """Log the terms of a batch as ``train/<name>`` where a line of the log is due, one in the progress bar, too."""
+        if is_log_step(self.trainer, self.global_step + 1):
+            terms = {name: value.detach() for name, value in terms.items()}
+            self.log(f"train/{prog_bar}", terms.pop(prog_bar), prog_bar=True)
+            self.log_dict({f"train/{name}": value for name, value in terms.items()})
 
     def configure_callbacks(self) -> list[lightning.Callback]:
         """Add none; Lightning calls this before it refuses clipping and accumulation in words of its own."""
@@ -139,3 +147,16 @@ class Model(ConfigMixin, lightning.LightningModule, ABC):
     def __dir__(self) -> Iterable[str]:
         """Leave out ``trainer`` while there is none: torch.jit.trace reads every attribute, and Lightning raises."""
         return [name for name in super().__dir__() if name != "trainer" or self._trainer is not None]
+
+
+@contextmanager
+def evaluating(*nets: nn.Module) -> Iterator[None]:
+    """Put ``nets`` into eval mode for a while: without dropout, and with batch norm's running statistics."""
+    modes = [net.training for net in nets]
+    for net in nets:
+        net.eval()
+    try:
+        yield
+    finally:
+        for net, mode in zip(nets, modes, strict=True):
+            net.train(mode)

@@ -11,47 +11,34 @@ from vqlab.errors import UserError
 from vqlab.losses.adversarial import ADVERSARIAL
 from vqlab.losses.semi_supervised import feature_matching, supervised_loss, unsupervised_loss
 from vqlab.metrics.images.diversity import EffectiveClasses, diversity
-from vqlab.models.model import Model
+from vqlab.models.model import Model, evaluating
+from vqlab.nn import ConvFeatures, ConvGenerator, ImageFormat, SGANDiscriminator
 from vqlab.nn.base import FeatureNet, Generator, check_players
 from vqlab.nn.distributed import mean_over_ranks
-from vqlab.nn.gan.conv import ConvFeatures, ConvGenerator
-from vqlab.nn.gan.sgan_discriminator import SGANDiscriminator
-from vqlab.nn.image_format import ImageFormat
 from vqlab.nn.precision import like_weights
 from vqlab.training.batches import passed_on
 from vqlab.training.finite import require_finite
-from vqlab.training.learning_rate import check_lr
-from vqlab.training.log_interval import is_log_step
 from vqlab.training.manual import collect, count_batch, step_and_zero
 from vqlab.training.optimization import GANOptimization
 from vqlab.validation import NonNegative, Positive
 
 
 class SGAN(Model):
-    """A generator, and a discriminator that tells K classes of real images from each other and from generated ones.
+    """A generator, and a discriminator that separates K classes of real images, and real images from generated ones.
 
     Discriminator: supervised loss on the labelled images + unlabelled_weight * (unsupervised loss on the unlabelled and
-    the generated ones, each half, + the game of the adversarial head, where there is one). Generator: the other side of
-    that game, or feature matching (Salimans et al. 2016, arXiv:1606.03498). The players take turns at each batch, the
-    discriminator first; ``global_step`` counts batches. Labelled, unlabelled and generated images pass the
-    discriminator in batches of their own, so batch norm never mixes them.
-
-    Data with ``labels_per_class`` tell few labels; without it, one batch serves as labelled and as unlabelled.
-
-    ``spectral_norm`` bounds each weight as a matrix (out, in * height * width) by 1, which does not make a convolution
-    1-Lipschitz, because its patches overlap. The class head is left free: bounded logits cannot be sure of a class. On
-    digits with few labels it cost 3 to 4 points of accuracy and gained nothing but the bound (README).
+    the generated ones, each half, + the loss of the adversarial head, where there is one). Generator: the adversarial
+    head's generator loss, or feature matching (paper, section 3.1). The networks alternate at each batch, the
+    discriminator first. Without ``labels_per_class`` of the data, one batch serves as labelled and as unlabelled.
 
     Args:
-        generator: Null takes a ``ConvGenerator``.
-        discriminator: Null takes ``ConvFeatures``, without batch norm if ``spectral_norm``.
+        generator: Default: a ``ConvGenerator``.
+        discriminator: Default: ``ConvFeatures``, without batch norm if ``spectral_norm``.
         head: ``kplus1``, K + 1 logits and an adversarial logit; ``logsumexp``, K logits and their log-sum-exp.
-        objective: The generator's: ``non_saturating``, ``hinge`` or ``feature_matching``. A low value tells nothing of
-            the images: it is relative to a discriminator that moves.
+        objective: Generator loss: ``non_saturating``, ``hinge`` or ``feature_matching``.
         unlabelled_weight: Weight of all but the supervised loss; 0 trains a classifier on the labelled images alone.
-        conditional: Whether the noise is multiplied by an embedding of the class to draw, which the generator then has
-            to make recognisable: the cross-entropy of the discriminator's classes is added to its loss.
-        spectral_norm: Of the discriminator, as above (see :class:`~vqlab.nn.gan.sgan_discriminator.SGANDiscriminator`).
+        conditional: Multiply the noise by an embedding of a class, and add that class's cross-entropy to the loss.
+        spectral_norm: Bound the discriminator's weights, as matrices, by 1, but for the class head.
         lr: Absolute learning rate of both networks. Default without ``base_lr``: 2e-4.
         base_lr: Rate per image: lr = base_lr x batch_size x devices x nodes. Give one of the two.
         optimization: Optimizer settings.
@@ -62,7 +49,7 @@ class SGAN(Model):
         images (B, C, H, W); labels (B,) int64 in [0, K).
 
     Raises:
-        UserError: If an argument is out of range, a network does not fit the images, or labels are missing.
+        UserError: If a network does not fit the images, or labels are missing.
 
     Example:
         >>> model = SGAN().eval()
@@ -90,15 +77,14 @@ class SGAN(Model):
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
-        check_lr(lr, base_lr)
         num_classes = images.num_classes or 0
         if num_classes < 2:
             raise UserError(f"num_classes must be at least 2, got {num_classes}: choose data with classes")
-        # What Health advises, where its usual advice is followed already.
+        # The usual hint, feature matching, is followed already.
         self.health_hints = {"mode_collapse": "lower --model.lr"} if objective == "feature_matching" else {}
         self.head, self.objective, self.unlabelled_weight = head, objective, unlabelled_weight
-        self.lr, self.base_lr, self.optimization, self.compiled = lr, base_lr, optimization, compile
-        self.num_classes, self.images, self.value_range = num_classes, images, images.value_range
+        self.optimization, self.compiled, self.num_classes = optimization, compile, num_classes
+        self.images, self.value_range = images, images.value_range
         self.adversarial_losses = ADVERSARIAL["hinge" if objective == "hinge" else "non_saturating"]
 
         self.generator: Generator = generator or ConvGenerator(out_channels=images.channels, image_size=images.size)
@@ -110,8 +96,6 @@ class SGAN(Model):
         self._batches_seen = 0
         self.confusion, self.classes_drawn = MulticlassConfusionMatrix(num_classes), EffectiveClasses(num_classes)
 
-    # What a user calls
-
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits of the K classes, (B, K)."""
         return self.discriminator(x).logits[:, :-1]
@@ -122,12 +106,7 @@ class SGAN(Model):
 
     @torch.no_grad()
     def sample(self, num: int, label: int | Tensor | None = None, generator: torch.Generator | None = None) -> Tensor:
-        """Draw images (num, C, H, W) in the value range.
-
-        Args:
-            num: How many.
-            label: One for all, or (num,) int64; null draws from all classes.
-            generator: Source of the random numbers; null is torch's own.
+        """Draw images (num, C, H, W) in the value range, of one ``label`` or (num,) labels, by default of all classes.
 
         Raises:
             UserError: If an argument is out of range, or a label is given to a model without labels.
@@ -135,12 +114,9 @@ class SGAN(Model):
         if num < 1:
             raise UserError(f"num must be at least 1, got {num}: use --num 64")
         if label is not None and self.label_embedding is None:
-            raise UserError("this SGAN draws no class that is asked for: train with --model.conditional=true")
-        was_training = self.training
-        self.eval()  # with batch norm's running statistics, also in the middle of a training
-        images = self.generate(*self._noise(num, label, generator))
-        self.train(was_training)
-        return images
+            raise UserError("label needs a conditional SGAN: train with --model.conditional=true")
+        with evaluating(self):
+            return self.generate(*self._noise(num, label, generator))
 
     def generate(self, z: Tensor, label: Tensor | None) -> Tensor:
         """Return images (B, C, H, W) in the value range, from noise (B, latent_dim) and labels (B,) if conditional."""
@@ -148,13 +124,13 @@ class SGAN(Model):
             z = z * self.label_embedding(label)
         return self.value_range.encode((self.generator(z) + 1) / 2)
 
-    # Training
-
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        """One batch: the discriminator's turn, then the generator's."""
-        labelled, labels, unlabelled = self._streams(batch, batch_idx)
+        """One batch: the discriminator's update, then the generator's."""
+        labelled, labels = (batch.get(f"labelled_{name}", batch[name]) for name in ("image", "label"))
+        unlabelled, optimizers = batch["image"], self.trainer.optimizers
+        if batch_idx == 0:
+            self._check_labels(labels, "take data with classes, or label few by --data.labels_per_class")
         z, wanted = self._noise(len(unlabelled))
-        optimizers: Any = self.trainer.optimizers
 
         fake = self.generate(z, wanted) if self.unlabelled_weight else None
         loss, terms = self._discriminator_loss(labelled, labels, unlabelled, fake)
@@ -168,26 +144,16 @@ class SGAN(Model):
             g_loss, g_terms = self._generator_loss(fake, wanted, unlabelled)
             require_finite({"g_loss": g_loss}, batch_idx, self.global_step)
             collect(g_loss, self._generator_parameters())
-            terms |= g_terms
             step_and_zero(self, optimizers[0])
-        if is_log_step(self.trainer, self.global_step + 1):
-            self.log("train/d_loss", loss.detach(), prog_bar=True)
-            self.log_dict({f"train/{name}": value for name, value in terms.items()})
+            terms |= g_terms
+        self.log_terms(terms | {"d_loss": loss}, prog_bar="d_loss")
         count_batch(self)
         return loss.detach()
-
-    def _streams(self, batch: dict[str, Tensor], batch_idx: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Return labelled images, their labels, and unlabelled images; the same images where all are labelled."""
-        labelled = batch.get("labelled_image", batch["image"])
-        labels = batch.get("labelled_label", batch["label"])
-        if batch_idx == 0:
-            self._check_labels(labels, "take data with classes, or tell few by --data.labels_per_class")
-        return labelled, labels, batch["image"]
 
     def _discriminator_loss(
         self, labelled: Tensor, labels: Tensor, unlabelled: Tensor, fake: Tensor | None
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the discriminator's loss and the terms of the log; without generated images the supervised alone."""
+        """Return the discriminator's loss, the supervised alone if ``fake`` is None, and terms for the log."""
         labelled_out = self.discriminator(labelled)
         loss = supervised_loss(labelled_out.logits, labels, among_real=self.head == "logsumexp")
         right = (labelled_out.logits[:, :-1].argmax(1) == labels).float().mean()
@@ -199,18 +165,15 @@ class SGAN(Model):
         half = 0.5 if self.objective != "hinge" else 1  # the hinge loss has it already
         rest = half * self.adversarial_losses.discriminator(real.real_logits, fake_out.real_logits)
         terms["d_adversarial"] = rest.detach()
-        if self.head == "kplus1":  # else the log-sum-exp has played this very game
+        if self.head == "kplus1":  # else it is the loss of the log-sum-exp
             unsupervised = unsupervised_loss(real.logits, fake_out.logits)
             rest, terms["d_unsupervised"] = rest + unsupervised, unsupervised.detach()
-        fakes_caught, reals_passed = (
-            fake_out.logits.argmax(1) == self.num_classes,
-            real.logits.argmax(1) < self.num_classes,
-        )
+        fakes_caught = (fake_out.logits.argmax(1) == self.num_classes).float().mean()
         terms |= {
             # The published loop's accuracy: of K + 1 classes, on real and on generated images together.
-            "d_acc": ((labelled_out.logits.argmax(1) == labels).float().mean() + fakes_caught.float().mean()) / 2,
-            "reals_passed": reals_passed.float().mean(),
-            "fakes_caught": fakes_caught.float().mean(),
+            "d_acc": ((labelled_out.logits.argmax(1) == labels).float().mean() + fakes_caught) / 2,
+            "reals_passed": (real.logits.argmax(1) < self.num_classes).float().mean(),
+            "fakes_caught": fakes_caught,
             "p_real": real.real_logits.detach().sigmoid().mean(),
             "p_fake": fake_out.real_logits.detach().sigmoid().mean(),
         }
@@ -219,7 +182,7 @@ class SGAN(Model):
     def _generator_loss(
         self, fake: Tensor, wanted: Tensor | None, unlabelled: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the generator's loss, against the discriminator as it is now, and the terms of the log."""
+        """Return the generator's loss against the updated discriminator, and terms for the log."""
         fake_out = self.discriminator(fake)
         if self.objective == "feature_matching":
             with torch.no_grad():
@@ -237,22 +200,21 @@ class SGAN(Model):
         self, num: int, label: int | Tensor | None = None, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor | None]:
         """Return noise (num, latent_dim), and labels (num,) if conditional, on the model's device."""
-        source = None if generator is None else generator.device
-        z = torch.randn(num, self.generator.latent_dim, generator=generator, device=source or self.device)
+        device = self.device if generator is None else generator.device
+        z = torch.randn(num, self.generator.latent_dim, generator=generator, device=device)
         z = like_weights(z, self.generator)
         if self.label_embedding is None:
             return z, None
         if label is None:
-            label = torch.randint(self.num_classes, (num,), generator=generator, device=source or self.device)
-        else:
-            label = torch.as_tensor(label)
-            self._check_labels(label, "use --label 0")
+            label = torch.randint(self.num_classes, (num,), generator=generator, device=device)
+        label = torch.as_tensor(label)
+        self._check_labels(label, "use --label 0")
         return z, label.to(self.device).expand(num)
 
-    def _check_labels(self, labels: Tensor, mend: str) -> None:
+    def _check_labels(self, labels: Tensor, hint: str) -> None:
         if labels.min() < 0 or labels.max() >= self.num_classes:
             got = f"{labels.min()} to {labels.max()}"
-            raise UserError(f"labels must lie in 0 .. {self.num_classes - 1}, got {got}: {mend}")
+            raise UserError(f"labels must lie in 0 .. {self.num_classes - 1}, got {got}: {hint}")
 
     def _generator_parameters(self) -> list[nn.Parameter]:
         embedding = [] if self.label_embedding is None else self.label_embedding.parameters()
@@ -277,23 +239,21 @@ class SGAN(Model):
         """Clip the generator's gradients, after they were logged."""
         self.optimization.clip_gradients(self._generator_parameters())
 
-    # Evaluation
-
     def start_evaluation(self) -> None:
-        """Forget the last evaluation's counts."""
+        """Start a new count."""
         self.confusion.reset()
         self._batches_seen = 0
 
     def evaluate(self, batch: dict[str, Tensor], stage: str) -> None:
-        """Log loss and accuracy of a batch, and what the discriminator makes of real and generated images."""
+        """Log loss and accuracy of a batch, and how the discriminator classifies real and generated images."""
         x, labels = batch["image"], batch["label"]
         if self._batches_seen == 0:
             self._check_labels(labels, "take data with classes")
-        output = self.discriminator(x)
-        classes = output.logits[:, :-1].float()
+        logits = self.discriminator(x).logits
+        classes = logits[:, :-1].float()
         self.confusion.update(classes.argmax(1), labels)
         main = {"loss": F.cross_entropy(classes, labels), "acc": (classes.argmax(1) == labels).float().mean()}
-        metrics = {"reals_passed": (output.logits.argmax(1) < self.num_classes).float().mean()}
+        metrics = {"reals_passed": (logits.argmax(1) < self.num_classes).float().mean()}
         if self.unlabelled_weight:
             fake = self.sample(len(x), generator=torch.Generator().manual_seed(self._batches_seen))
             fake_logits = self.discriminator(fake).logits
@@ -317,5 +277,5 @@ class SGAN(Model):
         return {"real": self.value_range.decode(batch["image"]), "sample": self.value_range.decode(drawn)}
 
     def confusion_counts(self) -> Tensor:
-        """Return how often class i was taken for class j in this evaluation, (K, K), over all ranks."""
+        """Return how often class i was predicted as class j in this evaluation, (K, K), over all ranks."""
         return self.confusion.compute()

@@ -15,21 +15,13 @@ HOST = "https://download.pytorch.org/models/"
 
 
 class Backbone(NamedTuple):
-    """A classifier of torchvision.
+    """A classifier of torchvision."""
 
-    Attributes:
-        model: Its name in ``torchvision.models``.
-        url: Its ImageNet weights.
-        taps: Positions in ``features`` whose outputs LPIPS compares; nothing beyond the last is built.
-        channels: Channels at the last of them.
-        smallest: Smallest height and width that the pooling layers allow.
-    """
-
-    model: str
-    url: str
-    taps: tuple[int, ...]
-    channels: int
-    smallest: int
+    model: str  # its name in torchvision.models
+    url: str  # its ImageNet weights
+    taps: tuple[int, ...]  # positions in ``features`` whose outputs LPIPS compares; nothing beyond the last is built
+    channels: int  # at the last of them
+    smallest: int  # height and width that the pooling layers allow
 
 
 BACKBONES = {
@@ -42,17 +34,11 @@ BACKBONES = {
 
 
 class Owner(NamedTuple):
-    """What a message calls the network and its settings.
+    """What a message calls the network and its settings."""
 
-    Attributes:
-        what: The quantity that needs the network.
-        setting: The argument whose object has the arguments ``net`` and ``backbone``.
-        without: The setting that switches the quantity off.
-    """
-
-    what: str
-    setting: str
-    without: str
+    what: str  # the quantity that needs the network
+    setting: str  # the argument whose object has the arguments ``net`` and ``backbone``
+    without: str  # the setting that switches the quantity off
 
 
 def load_features(net: str, backbone: str | None, owner: Owner) -> nn.Sequential:
@@ -72,7 +58,7 @@ def load_features(net: str, backbone: str | None, owner: Owner) -> nn.Sequential
     state = read_features(path, owner, is_cache=backbone is None)
     try:
         features.load_state_dict(state, assign=True)
-    except (RuntimeError, TypeError, AttributeError) as error:  # the last two: values that are no tensors
+    except RuntimeError as error:
         raise UserError(
             f"{path} does not hold the weights of torchvision's {model}: get {url}, or set {owner.setting}.net to the "
             "network of the file"
@@ -81,11 +67,7 @@ def load_features(net: str, backbone: str | None, owner: Owner) -> nn.Sequential
 
 
 def cached(url: str, owner: Owner) -> Path:
-    """Return the file of ``url`` in torch hub's cache; download it (atomically, checked by its hash) if it is missing.
-
-    Raises:
-        UserError: If it cannot be downloaded.
-    """
+    """Return the file of ``url`` in torch hub's cache; download it, checked by its hash, if it is missing."""
     path = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
     if path.exists():
         return path
@@ -107,23 +89,17 @@ def cached(url: str, owner: Owner) -> Path:
 
 
 def read_features(path: Path, owner: Owner, is_cache: bool) -> dict[str, Tensor]:
-    """Return the state dict of ``features`` from the file of a whole model or of ``features`` alone, in float32.
-
-    Raises:
-        UserError: If the file is missing, damaged, or holds something else.
-    """
+    """Return the state dict of ``features`` from the file of a whole model or of ``features`` alone, in float32."""
     hint = (
         "delete it to download it again" if is_cache else f"set {owner.setting}.backbone=FILE, or null to download it"
     )
     try:
         content: Any = torch.load(path, map_location="cpu", weights_only=True)
+        content = {name: value.float() for name, value in content.items()}
     except FileNotFoundError as error:
         raise UserError(f"{owner.what} finds no weights at {path}: {hint}") from error
     except Exception as error:  # damaged files make the reader raise errors of a dozen kinds
         message = f"{path} is no readable file of weights ({type(error).__name__}): {hint}"
         raise read_error(path, error, message) from error
-    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise UserError(f"{path} holds no state dict of a network: {hint}")
-    content = {str(name): value.float() for name, value in content.items()}
     whole = {name.removeprefix("features."): v for name, v in content.items() if name.startswith("features.")}
     return whole or content

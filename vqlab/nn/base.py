@@ -12,17 +12,13 @@ from vqlab.serialization import ConfigMixin
 class Encoder(ConfigMixin, nn.Module, ABC):
     """A network from images or signals to features.
 
-    Attributes:
-        in_channels: Channels of the images.
-        out_channels: Channels of the features.
-        downsampling: Factor between the height and width (or length) of the images and those of the features.
-        modality: ``image``, or ``signal`` for (B, C, L).
+    ``downsampling`` is the factor between the height and width (or length) of the images and those of the features.
     """
 
-    in_channels: int
-    out_channels: int
+    in_channels: int  # of the images
+    out_channels: int  # of the features
     downsampling: int
-    modality = "image"
+    modality = "image"  # or "signal" for (B, C, L)
 
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
@@ -32,19 +28,14 @@ class Encoder(ConfigMixin, nn.Module, ABC):
 class Decoder(ConfigMixin, nn.Module, ABC):
     """A network from features to images or signals.
 
-    Attributes:
-        in_channels: Channels of the features.
-        out_channels: Channels of the images.
-        upsampling: Factor between the height and width (or length) of the features and those of the images.
-        modality: ``image``, or ``signal`` for (B, C, L).
-        head: Optional; the end of the network, whose first module is the last layer with weights: the adaptive weight
-            of VQ-GAN compares gradients there.
+    It may have a ``head``, the end of the network, whose first module is the last layer with weights: the adaptive
+    weight of VQ-GAN compares gradients there.
     """
 
-    in_channels: int
-    out_channels: int
-    upsampling: int
-    modality = "image"
+    in_channels: int  # of the features
+    out_channels: int  # of the images
+    upsampling: int  # between the height and width (or length) of the features and those of the images
+    modality = "image"  # or "signal" for (B, C, L)
 
     @abstractmethod
     def forward(self, z: Tensor) -> Tensor:
@@ -52,13 +43,12 @@ class Decoder(ConfigMixin, nn.Module, ABC):
 
 
 class Discriminator(ConfigMixin, nn.Module, ABC):
-    """A network from images to logits, one per patch, high where the patch looks real.
+    """A network from images to logits, one per patch.
 
-    Attributes:
-        in_channels: Channels of the images.
+    A logit is high where the patch looks real.
     """
 
-    in_channels: int
+    in_channels: int  # of the images
 
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
@@ -68,14 +58,11 @@ class Discriminator(ConfigMixin, nn.Module, ABC):
 class Generator(ConfigMixin, nn.Module, ABC):
     """A network from noise to images.
 
-    Attributes:
-        latent_dim: Dimension of the noise.
-        out_channels: Channels of the images.
-        image_size: Height and width of the images.
+    The images are square, of height and width ``image_size``.
     """
 
-    latent_dim: int
-    out_channels: int
+    latent_dim: int  # of the noise
+    out_channels: int  # of the images
     image_size: int
 
     @abstractmethod
@@ -84,17 +71,14 @@ class Generator(ConfigMixin, nn.Module, ABC):
 
 
 class FeatureNet(ConfigMixin, nn.Module, ABC):
-    """A network from images to feature vectors, to which a model adds its own heads.
+    """A network from images to feature vectors.
 
-    Attributes:
-        in_channels: Channels of the images.
-        image_size: Height and width of the images.
-        out_features: Dimension of the features.
+    A model adds its own heads.
     """
 
-    in_channels: int
-    image_size: int
-    out_features: int
+    in_channels: int  # of the images
+    image_size: int  # height and width
+    out_features: int  # dimension of the features
 
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
@@ -109,6 +93,12 @@ def check_divisible(what: str, sizes: Sequence[int], downsampling: int, setting:
             f"{what} not divisible by the encoder's downsampling {downsampling}: set {setting}={nearest}, "
             "or another encoder"
         )
+
+
+def check_image(x: Tensor, downsampling: int) -> None:
+    """Raise UserError if the images (B, C, H, W) are not divisible by ``downsampling``."""
+    height, width = x.shape[-2:]
+    check_divisible(f"images of {height}x{width} are", (height, width), downsampling, "image_size")
 
 
 def check_autoencoder(encoder: Encoder, decoder: Decoder, channels: int, image_size: int) -> tuple[int, int]:

@@ -19,15 +19,9 @@ from vqlab.validation import Count, Range
 
 
 class CategoricalCode(ConfigMixin, nn.Module):
-    """V categorical variables at each place of a map.
+    """V = ``num_codebooks`` categorical variables of K = ``num_embeddings`` categories at each place of a map.
 
     The embedding of a place is the sum of one vector per variable: a linear layer on their one-hot codes.
-
-    Args:
-        in_channels: Channels of the encoder's features.
-        num_embeddings: Categories, K.
-        embedding_dim: Dimension of the embedding, D.
-        num_codebooks: Variables per place, V.
     """
 
     def __init__(
@@ -66,13 +60,7 @@ class CategoricalCode(ConfigMixin, nn.Module):
 
 
 class FactorizedPrior(nn.Module):
-    """p(h) as a product of one categorical per position.
-
-    Args:
-        positions: P.
-        num_embeddings: K.
-        learned: False keeps it uniform, K^-P.
-    """
+    """p(h) as a product of one categorical per position; uniform, K^-P, unless it is ``learned``."""
 
     def __init__(self, positions: int, num_embeddings: int, learned: bool) -> None:
         super().__init__()
@@ -97,11 +85,8 @@ class FactorizedPrior(nn.Module):
 def build_prior(prior: Any, positions: int, num_embeddings: int, num_codebooks: int) -> Transformer | FactorizedPrior:
     """Return p(h) over codes (N, P): ``prior`` itself, or the one named ``uniform`` or ``factorized``."""
     if isinstance(prior, Transformer):
-        for name, size in (
-            ("length", positions),
-            ("num_tokens", num_embeddings),
-            ("num_codebooks", num_codebooks),
-        ):
+        sizes = {"length": positions, "num_tokens": num_embeddings, "num_codebooks": num_codebooks}
+        for name, size in sizes.items():
             if getattr(prior, name) != size:
                 raise UserError(f"the prior has {name} {getattr(prior, name)}, the codes {size}: set {name}={size}")
         return prior

@@ -11,11 +11,7 @@ from vqlab.errors import UserError
 
 
 def as_codes(codes: Any, device: torch.device | None = None) -> Tensor:
-    """Return integers, a tensor, a NumPy array or a list, as int64 on ``device``.
-
-    Raises:
-        UserError: If they are no integers.
-    """
+    """Return integers, a tensor, a NumPy array or a list, as int64 on ``device``, or raise UserError."""
     try:
         found = torch.as_tensor(codes if isinstance(codes, Tensor) else np.array(codes), device=device)
     except (TypeError, ValueError):

@@ -1,7 +1,4 @@
-"""Collectives that are no-ops in a single process.
-
-The process group is looked up at each call, because Lightning builds models before the group exists.
-"""
+"""Collectives that are no-ops in a single process; Lightning builds models before the process group exists."""
 
 from collections.abc import Sequence
 
@@ -33,10 +30,7 @@ def all_gather_rows(x: Tensor) -> Tensor:
 
 
 def mean_over_ranks(x: Tensor) -> Tensor:
-    """Return the mean of ``x`` over all ranks, whose gradient is that of the rank's own ``x``.
-
-    DDP averages the ranks' gradients, which then add up to the gradient of a function of the mean.
-    """
+    """Return the mean of ``x`` over all ranks, whose gradient is that of the rank's own ``x``, which DDP averages."""
     return x + (all_sum(x.detach()) / world_size() - x.detach()) if world_size() > 1 else x
 
 

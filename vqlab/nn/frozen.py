@@ -8,13 +8,9 @@ from vqlab.nn.precision import KeepsFloat32
 
 
 class Frozen(KeepsFloat32):
-    """Hold ``net`` in eval mode, without gradients to its weights, and out of every state dict.
+    """Hold ``net`` in eval mode and float32, without gradients to its weights, and out of every state dict.
 
-    It stays in float32 when a model that holds it is cast to half precision, so that its outputs do not change.
-
-    Args:
-        net: The network to wrap; called through ``forward``.
-        saved: Keep the weights in the state dict, for a network that cannot be loaded from elsewhere.
+    ``saved`` keeps the weights in the state dict, for a network that cannot be loaded from elsewhere.
 
     Example:
         >>> frozen = Frozen(nn.Sequential(nn.Linear(2, 2), nn.Dropout()))
@@ -30,13 +26,11 @@ class Frozen(KeepsFloat32):
             self.register_load_state_dict_pre_hook(_fill)
 
     def train(self, mode: bool = True) -> "Frozen":
-        """Keep ``net`` in eval mode whatever the parent does."""
         super().train(mode)
         self.net.eval()
         return self
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Call ``net``."""
         return self.net(*args, **kwargs)
 
 

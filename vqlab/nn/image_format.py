@@ -20,9 +20,6 @@ class ImageFormat:
         value_range: What the numbers of an image mean; ``unit`` and ``signed`` may be given as text.
         num_classes: Number of labels; None or 0 where there are none.
 
-    Raises:
-        UserError: If an argument is out of range.
-
     Example:
         >>> images = ImageFormat(channels=1, size=28, value_range="unit")
         >>> images.shape, images.value_range.kind

@@ -25,13 +25,12 @@ AVERAGE = 0.01  # weight of a batch in the running mean, after the first hundred
 class Likelihood(ConfigMixin, KeepsFloat32, ABC):
     """p(x | h), in terms of the decoder's output for h.
 
-    Shape:
-        images and outputs (N, C, H, W); log-probabilities (N,).
+    Images and outputs are (N, C, H, W), log-probabilities (N,).
     """
 
     @abstractmethod
     def log_prob(self, x: Tensor, output: Tensor) -> Tensor:
-        """Return ln p (N,) of ``x`` (N, C, H, W) given the decoder's ``output`` (N, C, H, W)."""
+        """Return ln p (N,) of ``x`` given the decoder's ``output``."""
 
     def observe(self, image: Tensor, value_range: ValueRange) -> Tensor:
         """Turn an image of the data, in ``value_range``, into the modelled variable x; default: the image itself."""
@@ -60,9 +59,8 @@ class Likelihood(ConfigMixin, KeepsFloat32, ABC):
 class Gaussian(Likelihood):
     """N(x; output, sigma^2) for each number of the image.
 
-    sigma weighs the reconstruction against the codes, and so decides what Metropolis steps accept. Its optimum is the
-    root of the mean squared error (sigma-VAE, Rybkin et al. 2021, arXiv:2006.13202): with a smaller one, such as 0.02
-    where the error is 0.1, the posterior collapses to a single code.
+    The optimal sigma is the root of the mean squared error (sigma-VAE, Rybkin et al. 2021, arXiv:2006.13202): with a
+    smaller one, such as 0.02 where the error is 0.1, the posterior collapses to a single code.
 
     Args:
         sigma: A number; an ``Anneal`` over the training steps; ``learned``, a parameter; or ``optimal``, the root of a
@@ -75,6 +73,9 @@ class Gaussian(Likelihood):
         -5.676
     """
 
+    steps: Tensor
+    mse: Tensor  # running mean, of ``optimal``
+
     def __init__(
         self, sigma: Positive | Anneal | Literal["learned", "optimal"] = "optimal", initial: Positive = 0.5
     ) -> None:
@@ -83,8 +84,6 @@ class Gaussian(Likelihood):
             raise UserError(f"sigma must be above 0, got an Anneal from {sigma.start} to {sigma.end}")
         self.rule = sigma
         self.log_sigma = nn.Parameter(torch.tensor(float(initial)).log()) if sigma == "learned" else None
-        self.steps: Tensor
-        self.mse: Tensor  # running mean, of ``optimal``
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
         self.register_buffer("mse", torch.tensor(float(initial)) ** 2)
 
@@ -97,13 +96,11 @@ class Gaussian(Likelihood):
 
     def log_prob(self, x: Tensor, output: Tensor) -> Tensor:
         """-(D / 2) ln(2 pi) - D ln sigma - |x - output|^2 / (2 sigma^2)."""
-        # Not as an expanded square, whose terms would cancel.
-        error = (x.float() - output.float()).square().flatten(1).sum(1)
+        error = (x.float() - output.float()).square().flatten(1).sum(1)  # as an expanded square its terms would cancel
         sigma = self.sigma
         return -x[0].numel() * (sigma.log() + math.log(2 * math.pi) / 2) - error / (2 * sigma**2)
 
     def dequantize(self, x: Tensor, value_range: ValueRange) -> Tensor:
-        """Return x plus uniform noise of the width of one of the 256 stored values."""
         return x + (torch.rand_like(x) - 0.5) * _step(value_range, x.device)
 
     def bits_per_dim(self, nll: Tensor, dims: int, value_range: ValueRange) -> Tensor:
@@ -111,7 +108,6 @@ class Gaussian(Likelihood):
         return super().bits_per_dim(nll, dims, value_range) - _step(value_range, nll.device).log2().mean()
 
     def update(self, mse: Tensor) -> None:
-        """Count a step, and update the running mean of the error."""
         self.steps += 1
         # A plain mean at first, then an exponential one; computed without waiting for the GPU.
         self.mse.lerp_(mse.detach().to(self.mse), (1 / self.steps).clamp_min(AVERAGE))
@@ -129,7 +125,6 @@ class Bernoulli(Likelihood):
     """
 
     def observe(self, image: Tensor, value_range: ValueRange) -> Tensor:
-        """Return 1 where the image is brighter than half of its range, else 0."""
         return value_range.decode(image).gt(0.5).to(image.dtype)
 
     def log_prob(self, x: Tensor, output: Tensor) -> Tensor:
@@ -137,11 +132,9 @@ class Bernoulli(Likelihood):
         return -F.binary_cross_entropy_with_logits(output.float(), x.float(), reduction="none").flatten(1).sum(1)
 
     def expected(self, output: Tensor) -> Tensor:
-        """Return the probability of white."""
         return output.sigmoid()
 
     def image(self, x: Tensor, value_range: ValueRange) -> Tensor:
-        """Return x in ``value_range``."""
         return value_range.encode(x)
 
 

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 
 class KeepsFloat32(nn.Module):
-    """A module whose parameters and buffers stay in float32 when the model around it is cast to half precision.
+    """A module whose state stays in float32 when the model around it is cast to half precision.
 
-    For running means and other state that needs more than the 8 bits of bfloat16. Its outputs may have any type.
+    For running means and the like, which need more than the 8 bits of bfloat16. Its outputs may have any type.
     """
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:

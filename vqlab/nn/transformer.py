@@ -18,18 +18,10 @@ ROTARY_BASE = 10_000.0
 
 
 class KVCache:
-    """Keys and values of the positions that a :class:`Transformer` has seen, in memory that is allocated once.
-
-    Args:
-        depth: Blocks.
-        like: Empty tensor (B, H, L, E) of the device and type to allocate.
-
-    Attributes:
-        length: Positions seen so far.
-    """
+    """Keys and values of the ``length`` positions that a :class:`Transformer` has seen, allocated once."""
 
     def __init__(self, depth: int, like: Tensor) -> None:
-        self.keys, self.values = (like.new_empty(depth, *like.shape) for _ in range(2))
+        self.keys, self.values = (like.new_empty(depth, *like.shape) for _ in range(2))  # (depth, B, H, L, E)
         self.length = 0
 
     def extend(self, block: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
@@ -43,9 +35,8 @@ class KVCache:
 class Transformer(ConfigMixin, nn.Module):
     """p(tokens | label) = prod_i p(token_i | label, tokens < i): pre-norm blocks, initialised as GPT-2.
 
-    Attention rotates queries and keys by their position (RoFormer, Su et al. 2021, arXiv:2104.09864, equation 16). A
-    learned embedding of positions is added, because rows, scales and depths of a code map differ in kind. The first
-    position holds the label, or "no label".
+    Attention rotates queries and keys by their position (RoFormer, Su et al. 2021, arXiv:2104.09864, equation 16), and
+    a learned embedding of positions is added. The first position holds the label, or "no label".
 
     Args:
         num_tokens: Codes of a codebook, K.
@@ -58,13 +49,10 @@ class Transformer(ConfigMixin, nn.Module):
         mlp_ratio: Hidden width of the MLPs, in units of D.
         dropout: Probability of dropping an embedding or an output of a block.
 
-    Attributes:
-        no_label: The label that means "no label", behind all others.
-
     Shape:
-        tokens (B, n) int64 in [0, K), n < L; condition (B,) int64 in [0, num_classes], null for no label; logits
-        (B, n + 1, K), of which [:, i] predicts token i from the label and the tokens before it. With a cache, the
-        tokens are those that the cache has not seen, and the logits those of the new positions.
+        tokens (B, n) int64 in [0, K), n < L; condition (B,) int64 in [0, num_classes], null or ``no_label``, the last,
+        for no label; logits (B, n + 1, K), of which [:, i] predicts token i from the label and the tokens before it.
+        With a cache, the tokens are those that it has not seen, and the logits those of the new positions.
 
     Example:
         >>> net = Transformer(num_tokens=8, length=4, dim=16, depth=1, heads=2).eval()
@@ -108,7 +96,6 @@ class Transformer(ConfigMixin, nn.Module):
                 nn.init.normal_(weight, std=std)
 
     def forward(self, tokens: Tensor, condition: Tensor | None = None, cache: KVCache | None = None) -> Tensor:
-        """Predict the token behind each of ``tokens``, and the first one; see the class for shapes."""
         seen, given = cache.length if cache else 0, tokens.shape[1]
         count = given + (seen == 0)  # the label is in front of the first token
         if seen + count > self.length:
@@ -155,7 +142,6 @@ class Block(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, angles: tuple[Tensor, Tensor], cache: KVCache | None, number: int) -> Tensor:
-        """(B, n, D) to the same; ``angles`` come from :func:`rotation`, ``number`` is the block's in the cache."""
         q, k, v = self.qkv(self.attention_norm(x)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         q, k = rotate(q, angles).to(v.dtype), rotate(k, angles).to(v.dtype)
         if cache:
@@ -182,10 +168,7 @@ def rotation(positions: Tensor, head_dim: int) -> tuple[Tensor, Tensor]:
 
 
 def rotate(x: Tensor, angles: tuple[Tensor, Tensor]) -> Tensor:
-    """Rotate each pair (x_j, x_{j + E/2}) of ``x`` (B, H, n, E) by its angle.
-
-    The paper pairs neighbours; the halves are the same up to an order of channels, which is learned.
-    """
+    """Rotate each pair (x_j, x_{j + E/2}) of ``x`` (B, H, n, E) by its angle; the paper pairs neighbours."""
     cos, sin = angles
     a, b = x.chunk(2, -1)
     return torch.cat([a * cos - b * sin, a * sin + b * cos], -1)

@@ -21,8 +21,7 @@ class UNet(ConfigMixin, nn.Module):
     """Convolutions from a glyph down to one position, the code, and back up, with skip connections at all sizes.
 
     The style embedding is concatenated to the code. Two things differ from zi2zi: there is a skip connection at full
-    size, and the network draws a change of the source, which is added before tanh. On held-out kanji, 300 batches
-    brought L1 to 0.84 of the source's without either, to 0.78 with the first, to 0.75 with both.
+    size, and the network draws a change of the source, which is added before tanh.
 
     Args:
         image_size: Height and width of the glyphs, a power of two; the command line links it to the data.
@@ -95,14 +94,13 @@ class UNet(ConfigMixin, nn.Module):
         return torch.tanh(self.last(F.relu(x)) + COPY * source)
 
     def forward(self, source: Tensor, style: Tensor) -> Tensor:
-        """Draw the source in the style."""
         return self.decode(self.encode(source), style)
 
 
 def make_norm(norm: str, channels: int) -> list[nn.Module]:
     """Return the layer that normalises, if there is one."""
-    kinds = {"instance": nn.InstanceNorm2d(channels, affine=True), "batch": nn.BatchNorm2d(channels)}
-    return [kinds[norm]] if norm in kinds else []
+    kinds = {"instance": [nn.InstanceNorm2d(channels, affine=True)], "batch": [nn.BatchNorm2d(channels)], "none": []}
+    return kinds[norm]  # type: ignore[return-value]
 
 
 def check_styles(style: Tensor, num_styles: int) -> None:

@@ -19,9 +19,6 @@ class ValueRange:
         mean: Per-channel mean of [0, 1] images; used by ``standardized`` alone.
         std: Per-channel standard deviation of [0, 1] images; used by ``standardized`` alone.
 
-    Raises:
-        UserError: If ``standardized`` lacks a mean or has a std that is not positive.
-
     Example:
         >>> signed = ValueRange("signed")
         >>> signed.encode(torch.tensor([0.0, 0.5, 1.0])).tolist()
@@ -66,6 +63,4 @@ class ValueRange:
             return 0.0, 1.0
         if self.kind == "signed":
             return 0.5, 0.5
-        mean = torch.tensor(self.mean, dtype=like.dtype, device=like.device)
-        std = torch.tensor(self.std, dtype=like.dtype, device=like.device)
-        return mean[:, None, None], std[:, None, None]
+        return like.new_tensor(self.mean)[:, None, None], like.new_tensor(self.std)[:, None, None]

@@ -1,13 +1,13 @@
+from .base import IdentityQuantizer as IdentityQuantizer
 from .base import Quantizer as Quantizer
 from .base import QuantizerOutput as QuantizerOutput
+from .composite import ProductQuantizer as ProductQuantizer
+from .composite import ResidualQuantizer as ResidualQuantizer
 from .fsq import FSQ as FSQ
 from .gumbel import GumbelQuantizer as GumbelQuantizer
 from .ibq import IBQ as IBQ
-from .identity import IdentityQuantizer as IdentityQuantizer
 from .lookup_free import BinarySpherical as BinarySpherical
 from .lookup_free import LookupFree as LookupFree
 from .multi_scale import MultiScaleQuantizer as MultiScaleQuantizer
-from .product import ProductQuantizer as ProductQuantizer
-from .residual import ResidualQuantizer as ResidualQuantizer
 from .sim_vq import SimVQ as SimVQ
 from .vector import VectorQuantizer as VectorQuantizer

@@ -1,24 +1,22 @@
-"""The base of residual and product quantizers: several quantizers with the arguments of one."""
+"""Quantizers of several parts with the arguments of one: residual (a sum of codes) and product (groups of channels)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from vqlab.errors import UserError
-from vqlab.quantizers.base import Quantizer, QuantizerOutput, Revival
-from vqlab.quantizers.sampling import SEED_STRIDE
-from vqlab.quantizers.stats import CodeStats
+from vqlab.nn.codes import in_graph
+from vqlab.quantizers.base import CodeStats, Quantizer, QuantizerOutput, Revival
+from vqlab.quantizers.sampling import SEED_STRIDE, step_seed, uniform_by_sample
+from vqlab.quantizers.vector import VectorQuantizer
 from vqlab.serialization import from_config, to_config
+from vqlab.validation import Count, Fraction
 
 
 class Composite(Quantizer):
-    """Several quantizers with a codebook each.
-
-    Args:
-        quantizer: The first of them; the others have the same arguments and other seeds.
-        num: Number of quantizers.
-    """
+    """``num`` quantizers with a codebook each: ``quantizer``, and others of the same arguments and other seeds."""
 
     def __init__(self, quantizer: Quantizer, num: int) -> None:
         super().__init__()
@@ -38,12 +36,16 @@ class Composite(Quantizer):
         """The parts, in order."""
         return list(self.parts)  # type: ignore[arg-type]
 
-    def stack_stats(self, outs: list[QuantizerOutput], rows: Tensor) -> CodeStats | None:
-        """Stack the statistics of the parts' ``outs``; in training there are always some, because steps are counted."""
-        return CodeStats.stack([out.stats or CodeStats.empty(rows) for out in outs]) if self.training else None
+    def join(
+        self, outs: list[QuantizerOutput], quantized: Tensor, indices: list[Tensor], reduce: Callable[[Tensor], Tensor]
+    ) -> QuantizerOutput:
+        """Return the output for the ``outs`` of the parts; in training it has statistics, because steps are counted."""
+        loss = reduce(torch.stack([out.loss for out in outs]))
+        terms = {name: reduce(torch.stack([out.terms[name] for out in outs])) for name in outs[0].terms}
+        stats = CodeStats.stack([out.stats or CodeStats.empty(quantized) for out in outs]) if self.training else None
+        return QuantizerOutput(quantized, torch.stack(indices, 1), loss, terms, stats)
 
     def codebooks(self) -> dict[str, Tensor]:
-        """Return the parts' own codes (K, D) as ``codebook.<part>``, before any scaling."""
         return {
             name.replace("codebook", f"codebook.{number}", 1): codes
             for number, part in enumerate(self.quantizers)
@@ -51,7 +53,6 @@ class Composite(Quantizer):
         }
 
     def check_codes(self, indices: Tensor) -> None:
-        """Raise UserError if one of ``indices`` (..., num) is no code of its part, or there are not ``num``."""
         if indices.ndim <= self.index_dims or indices.shape[-self.index_dims] != len(self.parts):
             shape = ", ".join(map(str, self.code_shape(())))
             raise UserError(f"codes must be (B, ..., {shape}), one for each quantizer, got {tuple(indices.shape)}")
@@ -59,11 +60,9 @@ class Composite(Quantizer):
             part.check_codes(index)
 
     def code_shape(self, size: Sequence[int]) -> tuple[int, ...]:
-        """Return ``size``, the axis of the parts and the parts' own axes."""
         return (*size, len(self.parts), *self.quantizers[0].code_shape(()))
 
     def commit(self, stats: CodeStats) -> list[Revival]:
-        """Update each part with its statistics."""
         parts = zip(self.quantizers, stats.unbind(), strict=True)
         return [revival for part, own in parts for revival in part.commit(own)]
 
@@ -77,3 +76,170 @@ def _reseeded(spec: Any, shift: int) -> Any:
     if not isinstance(spec, dict):
         return spec
     return {k: v + shift if k == "seed" else _reseeded(v, shift) for k, v in spec.items()}
+
+
+class ProductQuantizer(Composite):
+    """Cut each vector into G groups of channels and quantize each group on its own: K^G combinations from G K codes.
+
+    Jegou et al. 2011; in image tokenizers "multi-codebook" or "grouped" quantization (UniTok, arXiv:2502.20321). The
+    loss is the mean over the groups.
+
+    Args:
+        quantizer: Quantizer of the first group, of dimension D / G; the others have the same arguments. Default: a
+            ``VectorQuantizer`` of dimension 32.
+        num_groups: Groups, G.
+
+    Shape:
+        input and quantized (B, D, *spatial), D = G x the quantizer's dimension; indices (B, *spatial, G) int64.
+
+    Example:
+        >>> quantizer = ProductQuantizer(VectorQuantizer(16, 4), num_groups=3)
+        >>> out = quantizer(torch.randn(2, 12, 8, 8))
+        >>> tuple(out.indices.shape), tuple(quantizer.decode(out.indices).shape)
+        ((2, 8, 8, 3), (2, 12, 8, 8))
+    """
+
+    def __init__(self, quantizer: Quantizer | None = None, num_groups: Count = 2) -> None:
+        quantizer = quantizer or VectorQuantizer(embedding_dim=32)
+        super().__init__(quantizer, num_groups)
+        self.embedding_dim = num_groups * quantizer.embedding_dim
+
+    @property
+    def residual_gain(self) -> Tensor | float | None:  # type: ignore[override]
+        """That of the parts; (D,) if it differs by channel."""
+        gain = self.quantizers[0].residual_gain
+        return gain.repeat(len(self.parts)) if isinstance(gain, Tensor) else gain
+
+    def bound(self, rows: Tensor) -> Tensor:
+        return torch.cat([part.bound(group) for part, group in self._groups(rows)], 1)
+
+    def quantize(self, rows: Tensor) -> QuantizerOutput:
+        outs = []
+        for part, group in self._groups(rows):
+            part.sample_index = self.sample_index
+            outs.append(part.quantize(group))
+        return self.join(outs, torch.cat([out.quantized for out in outs], 1), [out.indices for out in outs], torch.mean)
+
+    def initialize(self, rows: Tensor) -> None:
+        for part, group in self._groups(rows):
+            part.initialize(group)
+
+    def lookup(self, indices: Tensor) -> Tensor:
+        groups = zip(self.quantizers, indices.unbind(-self.index_dims), strict=True)
+        return torch.cat([part.lookup(index) for part, index in groups], -1)
+
+    def _groups(self, rows: Tensor) -> list[tuple[Quantizer, Tensor]]:
+        return list(zip(self.quantizers, rows.chunk(len(self.parts), 1), strict=True))
+
+
+class ResidualQuantizer(Composite):
+    """A sum of codes, coarse to fine: r_0 = z, e_d = Q_d(r_d), r_{d+1} = r_d - e_d, quantized = sum_d e_d.
+
+    Lee et al. 2022 (RQ-VAE, arXiv:2203.01941), section 3.1; the loss is the sum over depths (equation 6). A fixed
+    codebook (FSQ, LookupFree) is scaled at each depth to the residual. With ``dropout``, a training step uses all
+    depths only with probability 1 - ``dropout`` and else the first n, n uniform in 1 .. num_quantizers (SoundStream,
+    arXiv:2107.03312, section 3.3), the same on all ranks and after resuming. The unused codebooks are still trained;
+    their indices are -1, for which ``decode`` adds nothing.
+
+    Args:
+        quantizer: Quantizer of the first depth; the others have the same arguments. Default: a ``VectorQuantizer``.
+        num_quantizers: Depths, Q.
+        dropout: Probability of a step that uses only some depths.
+        seed: Seed of the dropout.
+
+    Shape:
+        input and quantized (B, D, *spatial); indices (B, *spatial, Q) int64, or (B, *spatial, Q, G) if each depth is
+        itself a product of G. ``decode`` also takes fewer than Q depths.
+
+    Raises:
+        UserError: If the quantizer leaves no residual (cosine distance).
+
+    Example:
+        >>> quantizer = ResidualQuantizer(VectorQuantizer(16, 4), num_quantizers=3)
+        >>> out = quantizer(torch.randn(2, 4, 8, 8))
+        >>> tuple(out.indices.shape), tuple(quantizer.decode(out.indices[..., :2]).shape)
+        ((2, 8, 8, 3), (2, 4, 8, 8))
+    """
+
+    steps: Tensor
+
+    def __init__(
+        self, quantizer: Quantizer | None = None, num_quantizers: Count = 4, dropout: Fraction = 0.0, seed: int = 0
+    ) -> None:
+        quantizer = quantizer or VectorQuantizer()
+        quantizer.check_part(residual=True)
+        super().__init__(quantizer, num_quantizers)
+        self.embedding_dim = quantizer.embedding_dim
+        self.dropout, self.seed = dropout, seed
+        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+
+    @property
+    def residual_gain(self) -> Tensor | float:  # type: ignore[override]
+        """That of all depths together."""
+        return self._gain(len(self.parts))
+
+    def bound(self, rows: Tensor) -> Tensor:
+        return self.quantizers[0].bound(rows)
+
+    def quantize(self, rows: Tensor) -> QuantizerOutput:
+        depth = self._depth()
+        residual, total, outs, indices = rows, torch.zeros_like(rows), [], []
+        for level, part in enumerate(self.quantizers):
+            part.sample_index = self.sample_index
+            out = part.quantize(residual * self._gain(level))
+            code = out.quantized / self._gain(level)
+            residual = residual - (code if self.soft else code.detach())
+            total = total + torch.where(level < depth, code, 0)
+            outs.append(out)
+            indices.append(torch.where(level < depth, out.indices, -1))
+        quantized = total if self.soft else self.estimate(rows, total.detach())
+        return self.join(outs, quantized, indices, torch.sum)
+
+    def initialize(self, rows: Tensor) -> None:
+        if not self.awaits_first_batch:
+            return
+        with torch.no_grad():
+            for level, part in enumerate(self.quantizers):
+                scaled = rows * self._gain(level)
+                part.initialize(scaled)
+                rows = rows - part.quantize(scaled).quantized / self._gain(level)
+
+    def check_codes(self, indices: Tensor) -> None:
+        """Raise UserError if one of ``indices`` (..., Q), or of the first depths only, is neither a code nor -1."""
+        depths = indices.shape[-self.index_dims] if indices.ndim > self.index_dims else 0
+        if not 1 <= depths <= len(self.parts):
+            raise UserError(f"codes must have 1 to {len(self.parts)} depths, got {depths}: {tuple(indices.shape)}")
+        for part, index, used in self._depths(indices):
+            part.check_codes(index if in_graph() else index[used])
+
+    def lookup(self, indices: Tensor) -> Tensor:
+        """Return the codes (..., D) of ``indices`` (..., Q) or of the first depths only; -1 is no code."""
+        total: Tensor | float = 0.0
+        for level, (part, index, used) in enumerate(self._depths(indices)):
+            code = part.lookup(index) / self._gain(level)  # of -1 any code, which is not added
+            total = total + torch.where(used[..., None], code, 0)
+        return torch.as_tensor(total)
+
+    def commit(self, stats: CodeStats) -> list[Revival]:
+        self.steps += 1
+        return super().commit(stats)
+
+    def _depths(self, indices: Tensor) -> Iterator[tuple[Quantizer, Tensor, Tensor]]:
+        """Yield each depth's quantizer, its indices (...), and whether they are codes, (...) bool."""
+        for part, index in zip(self.quantizers, indices.unbind(-self.index_dims), strict=False):
+            used = index != -1
+            used = used.flatten(index.ndim - part.index_dims).any(-1) if part.index_dims else used
+            yield part, index, used
+
+    def _gain(self, level: int) -> Tensor | float:
+        """Factor by which the residual at depth ``level`` is scaled before it is quantized."""
+        gain = self.quantizers[0].residual_gain
+        return 1.0 if gain is None else gain**level
+
+    def _depth(self) -> Tensor:
+        """Number of depths that this step uses: a tensor, because reading it would synchronize with the GPU."""
+        every = torch.full_like(self.steps, len(self.parts))
+        if not (self.training and self.dropout):
+            return every
+        drop, depth = uniform_by_sample(torch.zeros_like(self.steps)[None], 2, step_seed(self.seed, self.steps))
+        return torch.where(drop < self.dropout, 1 + (depth * len(self.parts)).long(), every)

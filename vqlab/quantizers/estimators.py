@@ -18,9 +18,8 @@ def straight_through(z: Tensor, q: Tensor) -> Tensor:
 def rotation_trick(z: Tensor, q: Tensor, eps: float = 1e-6) -> Tensor:
     """Return ``q`` (N, D) with dq/dz = (|q|/|z|) R, R the rotation that takes z/|z| to q/|q|, held constant.
 
-    Fifty et al. 2024, arXiv:2410.06424, equation 4: with r = (z^ + q^) / |z^ + q^|,
-    R = I - 2 r r^T + 2 q^ z^T. R does not exist where z = 0 or q = -z (r has no direction); there the gradient is
-    straight-through.
+    Fifty et al. 2024, arXiv:2410.06424, equation 4: with r = (z^ + q^) / |z^ + q^|, R = I - 2 r r^T + 2 q^ z^T. Where R
+    does not exist (z = 0, or q = -z) the gradient is straight-through.
     """
     with torch.no_grad():
         z_norm, q_norm = z.norm(dim=1, keepdim=True), q.norm(dim=1, keepdim=True)
@@ -30,16 +29,15 @@ def rotation_trick(z: Tensor, q: Tensor, eps: float = 1e-6) -> Tensor:
         r = F.normalize(r, dim=1)
         scale = q_norm / z_norm.clamp_min(eps)
     rotated = scale * (z - 2 * r * (r * z).sum(1, keepdim=True) + 2 * q_unit * (z_unit * z).sum(1, keepdim=True))
-    carrier = torch.where(exists, rotated, z)
-    return q + (carrier - carrier.detach())
+    return straight_through(torch.where(exists, rotated, z), q)
+
+
+ESTIMATORS = {"ste": straight_through, "rotation": rotation_trick}
 
 
 def finite_rows(rows: Tensor) -> Tensor:
     """Return which of the ``rows`` (N, D) are finite, (N, 1) bool: only these update a codebook."""
     return rows.sum(1, keepdim=True).isfinite()
-
-
-ESTIMATORS = {"ste": straight_through, "rotation": rotation_trick}
 
 
 def vq_loss(z: Tensor, codes: Tensor, weight: float, learnt: bool = True) -> tuple[Tensor, dict[str, Tensor]]:

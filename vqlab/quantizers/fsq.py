@@ -17,9 +17,8 @@ Levels = Annotated[int, Range(2)]
 class FSQ(Quantizer):
     """Round each of D bounded channels to a fixed number of levels, without a codebook that could collapse.
 
-    Channel i is squashed by tanh to the range of its L_i levels and rounded (paper, section 3.1 and appendix A.1, with
-    the half-step shift that even level counts need); codes are scaled to [-1, 1]. Index = mixed-radix number of the
-    levels, in integers, so it is exact at any precision.
+    Channel i is squashed by tanh to the range of its L_i levels and rounded (paper, section 3.1 and appendix A.1);
+    codes are scaled to [-1, 1]. The index is the mixed-radix number of the levels, exact at any precision.
 
     Args:
         levels: Number of levels per channel, each at least 2; D = len(levels), K = their product. The paper recommends
@@ -28,9 +27,6 @@ class FSQ(Quantizer):
     Shape:
         input (B, D, *spatial); quantized (B, D, *spatial) in [-1, 1]; indices (B, *spatial) int64 in [0, K).
 
-    Raises:
-        UserError: If there is no level, or K exceeds 2^62.
-
     Example:
         >>> fsq = FSQ([8, 5, 5, 5])
         >>> out = fsq(torch.randn(2, 4, 8, 8))
@@ -38,14 +34,15 @@ class FSQ(Quantizer):
         (1000, (2, 8, 8), True)
     """
 
+    levels: Tensor
+    basis: Tensor
+
     def __init__(self, levels: list[Levels] | tuple[Levels, ...] = (8, 5, 5, 5)) -> None:
         super().__init__()
         if not levels or math.prod(levels) > 2**62:  # an index is int64
             raise UserError(f"levels must be 1 or more numbers with a product of at most 2^62, got {list(levels)}")
         self.embedding_dim = len(levels)
         self.num_embeddings = math.prod(levels)
-        self.levels: Tensor
-        self.basis: Tensor
         self.register_buffer("levels", torch.tensor(levels), persistent=False)
         basis = [math.prod(levels[:i]) for i in range(len(levels))]
         self.register_buffer("basis", torch.tensor(basis), persistent=False)
@@ -56,24 +53,19 @@ class FSQ(Quantizer):
         return self.levels - 1.0
 
     def bound(self, rows: Tensor) -> Tensor:
-        """Squash to (-(L-1)/2, (L-1)/2), shifted by half a step where L is even so that rounding gives L values.
-
-        In units of L // 2, in which the codes lie in [-1, 1].
-        """
+        """Squash to (-(L-1)/2, (L-1)/2), shifted by half a step where L is even, in units of L // 2."""
         half = (self.levels - 1).to(rows.dtype) * (1 + 1e-3) / 2
         offset = torch.where(self.levels % 2 == 0, 0.5, 0.0).to(rows.dtype)
         shift = (offset / half).atanh()
         return ((rows + shift).tanh() * half - offset) / (self.levels // 2)
 
     def quantize(self, rows: Tensor) -> QuantizerOutput:
-        """Round ``rows`` (N, D), bounded; the loss is zero."""
         digits = (rows.detach() * (self.levels // 2)).round().long() + self.levels // 2
         digits = digits.clamp_min(0).minimum(self.levels - 1)  # the bound's margin of 0.1% is a step at 1000 levels
         codes = self._codes(digits, rows.dtype)
         return QuantizerOutput(self.estimate(rows, codes), (digits * self.basis).sum(1), rows.new_zeros(()))
 
     def lookup(self, indices: Tensor) -> Tensor:
-        """Return the codes (..., D) in [-1, 1] of ``indices`` (...)."""
         return self._codes(indices.unsqueeze(-1) // self.basis % self.levels, float_dtype())
 
     def _codes(self, digits: Tensor, dtype: torch.dtype) -> Tensor:

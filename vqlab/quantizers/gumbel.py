@@ -8,11 +8,10 @@ from torch import Tensor, nn
 
 from vqlab.errors import UserError
 from vqlab.nn.anneal import Anneal, extremes, value_at
-from vqlab.quantizers.base import Quantizer, QuantizerOutput, Revival
-from vqlab.quantizers.chunks import entropy, in_chunks
+from vqlab.quantizers.base import CodeStats, Quantizer, QuantizerOutput, Revival
 from vqlab.quantizers.estimators import finite_rows
 from vqlab.quantizers.sampling import positions, step_seed, uniform_by_sample
-from vqlab.quantizers.stats import CodeStats
+from vqlab.quantizers.search import entropy, in_chunks
 from vqlab.validation import Count, NonNegative, Positive
 
 DALL_E_TEMPERATURE = Anneal(1.0, 1 / 16, total_steps=150_000)
@@ -36,10 +35,7 @@ class GumbelQuantizer(Quantizer):
         seed: Seed of the noise.
 
     Shape:
-        input (B, D, *spatial); quantized (B, D, *spatial); indices (B, *spatial) int64 in [0, K).
-
-    Raises:
-        UserError: If the temperature anneals from or to 0 or less.
+        input and quantized (B, D, *spatial); indices (B, *spatial) int64 in [0, K).
 
     Example:
         >>> gumbel = GumbelQuantizer(16, 4, temperature=0.5)
@@ -49,6 +45,7 @@ class GumbelQuantizer(Quantizer):
     """
 
     soft = True
+    steps: Tensor
 
     def __init__(
         self,
@@ -68,7 +65,6 @@ class GumbelQuantizer(Quantizer):
         self.logits = nn.Linear(embedding_dim, num_embeddings)
         generator = torch.Generator().manual_seed(seed)
         self.codebook = nn.Parameter(torch.randn(num_embeddings, embedding_dim, generator=generator))
-        self.steps: Tensor
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
 
     @property
@@ -77,7 +73,6 @@ class GumbelQuantizer(Quantizer):
         return value_at(self.anneal, self.steps)
 
     def quantize(self, rows: Tensor) -> QuantizerOutput:
-        """Draw codes for ``rows`` (N, D)."""
         keys = None
         if self.training and self.sample_index is not None:
             num = positions(rows, self.sample_index)
@@ -91,7 +86,6 @@ class GumbelQuantizer(Quantizer):
         return QuantizerOutput(quantized, indices, self.kl_weight * kl, {"kl": kl.detach()}, stats)
 
     def commit(self, stats: CodeStats) -> list[Revival]:
-        """Count the step, on which the temperature depends."""
         self.steps += 1
         return []
 

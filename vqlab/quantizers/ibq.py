@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from vqlab.nn.distributed import mean_over_ranks
 from vqlab.quantizers.base import Quantizer, QuantizerOutput
-from vqlab.quantizers.chunks import entropy, in_chunks
 from vqlab.quantizers.estimators import finite_rows
+from vqlab.quantizers.search import entropy, in_chunks
 from vqlab.validation import Count, NonNegative, Positive
 
 
@@ -20,9 +20,8 @@ class IBQ(Quantizer):
     encoder move together (section 3.2). loss = mean |q - z|^2 + mean |sg(c) - z|^2 + commitment_weight * mean
     |c - sg(z)|^2, where q differentiates through p and c does not (the double quantization loss),
     + entropy_weight * (E[H(p_T)] - H(E[p_T])), p_T at ``temperature``, expectations over the global batch. The weights
-    are those of the authors' published code.
-    Every step computes K probabilities per vector, a block of vectors at a time: costly from K = 16,384 upwards.
-    Experimental: in the collapse suite it is worse than :class:`~vqlab.quantizers.vector.VectorQuantizer`.
+    are those of the authors' code. Costly from K = 16,384 upwards, and experimental: in the collapse suite it is worse
+    than :class:`~vqlab.quantizers.vector.VectorQuantizer`.
 
     Args:
         num_embeddings: Number of codes, K.
@@ -33,7 +32,7 @@ class IBQ(Quantizer):
         seed: Seed of the normally distributed initial codes.
 
     Shape:
-        input (B, D, *spatial); quantized (B, D, *spatial); indices (B, *spatial) int64 in [0, K).
+        input and quantized (B, D, *spatial); indices (B, *spatial) int64 in [0, K).
 
     Example:
         >>> quantizer = IBQ(num_embeddings=16, embedding_dim=4)
@@ -61,7 +60,6 @@ class IBQ(Quantizer):
         self.codebook = nn.Parameter(torch.randn(num_embeddings, embedding_dim, generator=generator))
 
     def quantize(self, rows: Tensor) -> QuantizerOutput:
-        """Quantize ``rows`` (N, D)."""
         blocks = zip(*in_chunks(self._block, self.num_embeddings, rows), strict=True)
         quantized, indices, entropies, sums = ([*parts] for parts in blocks)
         q, index = torch.cat(quantized), torch.cat(indices)

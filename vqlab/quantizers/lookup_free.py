@@ -10,8 +10,8 @@ from torch import Tensor
 from vqlab.nn.distributed import mean_over_ranks
 from vqlab.nn.precision import float_dtype
 from vqlab.quantizers.base import Quantizer, QuantizerOutput
-from vqlab.quantizers.chunks import entropy, in_chunks
 from vqlab.quantizers.estimators import finite_rows, unit
+from vqlab.quantizers.search import entropy, in_chunks
 from vqlab.validation import NonNegative, Positive, Range
 
 Bits = Annotated[int, Range(1, 62)]  # an index is int64
@@ -22,11 +22,9 @@ class LookupFree(Quantizer):
     """Keep the sign of each of D channels, K = 2^D codes with entries -1 and 1 (LFQ, MAGVIT-v2, arXiv:2310.05737).
 
     loss = entropy_weight * (E[H(q(c|z))] - diversity_weight * H(E[q(c|z)])) + commitment_weight * mean |z - sg(c)|^2
-    (section 3.2, equations 5 and 6): certain codes for each vector, diverse codes over all vectors. q(c|z) is
-    proportional to exp(-|z - c|^2 / temperature), with independent channels, so the first entropy is exactly a sum over
-    channels. The second couples them: the channels are split into groups of at most ``group_size``, the entropy of each
-    group is exact, and their sum bounds the joint entropy from above, without 2^D probabilities. Expectations are over
-    the global batch.
+    (section 3.2, equations 5 and 6), expectations over the global batch. q(c|z) is proportional to
+    exp(-|z - c|^2 / temperature), with independent channels, so the first entropy is exactly a sum over channels. The
+    second couples them: it is summed over groups of at most ``group_size`` channels, which bounds it from above.
 
     Args:
         embedding_dim: Channels, D, one bit each; more than 62 bits need a ``ProductQuantizer``.
@@ -66,7 +64,6 @@ class LookupFree(Quantizer):
         self.scale = 1.0
 
     def quantize(self, rows: Tensor) -> QuantizerOutput:
-        """Take the signs of ``rows`` (N, D)."""
         bits = rows.detach() > 0
         codes = self._codes(bits, rows.dtype)
         indices = (bits.long() << torch.arange(self.embedding_dim, device=rows.device)).sum(1)
@@ -79,7 +76,6 @@ class LookupFree(Quantizer):
         return QuantizerOutput(self.estimate(rows, codes), indices, loss, terms)
 
     def lookup(self, indices: Tensor) -> Tensor:
-        """Return the codes (..., D) of ``indices`` (...)."""
         bits = indices[..., None] >> torch.arange(self.embedding_dim, device=indices.device) & 1
         return self._codes(bits.bool(), float_dtype())
 
@@ -112,9 +108,6 @@ class BinarySpherical(LookupFree):
         temperature: Temperature of q(c|z) (1 / tau in the paper).
         group_size: Channels per group of the batch's entropy.
 
-    Shape:
-        As of :class:`LookupFree`; quantized has entries +-1/sqrt(D).
-
     Example:
         >>> bsq = BinarySpherical(16)
         >>> bsq(torch.randn(2, 16, 8, 8)).quantized.norm(dim=1).unique().tolist()
@@ -134,7 +127,6 @@ class BinarySpherical(LookupFree):
         self.scale = 1 / math.sqrt(embedding_dim)
 
     def bound(self, rows: Tensor) -> Tensor:
-        """Normalise ``rows`` (N, D) to length 1."""
         return unit(rows)
 
 
@@ -142,6 +134,5 @@ def _joint(logits: Tensor) -> Tensor:
     """Return the probabilities (N, 2^g) of all settings of g independent bits with ``logits`` (N, g)."""
     probs = torch.ones_like(logits[:, :1])
     for bit in logits.unbind(1):
-        set_, unset = bit.sigmoid()[:, None], (-bit).sigmoid()[:, None]
-        probs = torch.cat([probs * unset, probs * set_], 1)  # the lowest bit varies fastest
+        probs = torch.cat([probs * (-bit).sigmoid()[:, None], probs * bit.sigmoid()[:, None]], 1)  # lowest bit fastest
     return probs

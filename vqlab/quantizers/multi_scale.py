@@ -11,8 +11,7 @@ from torch import Tensor, nn
 
 from vqlab.errors import UserError
 from vqlab.nn.precision import without_autocast
-from vqlab.quantizers.base import Quantizer, QuantizerOutput, Revival, channels_first, from_rows, to_rows
-from vqlab.quantizers.stats import CodeStats
+from vqlab.quantizers.base import CodeStats, Quantizer, QuantizerOutput, Revival, channels_first, from_rows, to_rows
 from vqlab.quantizers.vector import VectorQuantizer
 from vqlab.validation import Count
 
@@ -27,9 +26,8 @@ class MultiScaleQuantizer(Quantizer):
 
     VAR, algorithms 1 and 2: f^ = 0; for each scale s_k: r_k = Q(area-downsample(f - f^, s_k)),
     f^ <- f^ + phi_k(upsample(r_k, s_K)), phi(h) = h / 2 + conv(h) / 2. loss = mean over scales of the quantizer's own
-    loss and of |f^_k - sg(f)|^2, which trains phi. The codes of one image are one sequence, coarse to fine, for a
-    next-scale prior. A codebook is initialised from the bands of a Laplacian pyramid of the first batch, that is,
-    from the residuals of perfect coarser codes.
+    loss and of |f^_k - sg(f)|^2, which trains phi. A codebook is initialised from the bands of a Laplacian pyramid of
+    the first batch, that is, from the residuals of perfect coarser codes.
 
     Args:
         quantizer: The quantizer of all scales. Default: a ``VectorQuantizer``.
@@ -40,9 +38,6 @@ class MultiScaleQuantizer(Quantizer):
     Shape:
         input (B, D, s_K, ...) with ``spatial_dims`` equal edges; quantized as the input; indices (B, L) int64,
         L = sum_k s_k ^ spatial_dims, followed by the axes of a composite quantizer.
-
-    Raises:
-        UserError: If the scales do not ascend, the input has another size, or the quantizer leaves no residual.
 
     Example:
         >>> quantizer = MultiScaleQuantizer(VectorQuantizer(16, 4), scales=[1, 2, 4])
@@ -74,7 +69,6 @@ class MultiScaleQuantizer(Quantizer):
         self.phi = nn.ModuleList([conv(dim, dim, 3, padding=1) for _ in range(min(num_phi, len(scales)))])
 
     def forward(self, z: Tensor) -> QuantizerOutput:
-        """Quantize ``z`` (B, D, s_K, ...)."""
         self.check_map(z.shape[2:])
         with without_autocast(z.device):
             rows = self.quantizer.bound(to_rows(z, self.embedding_dim))
@@ -83,7 +77,6 @@ class MultiScaleQuantizer(Quantizer):
         return replace(out, quantized=out.quantized.to(z.dtype))
 
     def check_map(self, size: Sequence[int]) -> None:
-        """Raise UserError if the maps have not the size of the last scale."""
         if tuple(size) != (self.scales[-1],) * self.spatial_dims:
             raise UserError(
                 f"scales must end with the edge of the map, in {self.spatial_dims} spatial_dims: got {self.scales} and "
@@ -91,7 +84,6 @@ class MultiScaleQuantizer(Quantizer):
             )
 
     def quantize(self, rows: Tensor) -> QuantizerOutput:
-        """Raise: a pyramid needs maps."""
         raise NotImplementedError("MultiScaleQuantizer quantizes maps, not single vectors")
 
     def lookup(self, indices: Tensor) -> Tensor:
@@ -99,11 +91,9 @@ class MultiScaleQuantizer(Quantizer):
         return self.quantizer.lookup(indices)
 
     def check_codes(self, indices: Tensor) -> None:
-        """Raise UserError if one of ``indices`` (B, L) is no code."""
         self.quantizer.check_codes(indices)
 
     def code_shape(self, size: Sequence[int]) -> tuple[int, ...]:
-        """Return (L,), with the axes of a composite."""
         return (sum(edge**self.spatial_dims for edge in self.scales), *self.quantizer.code_shape(()))
 
     def assemble(self, indices: Tensor) -> Tensor:
@@ -125,7 +115,6 @@ class MultiScaleQuantizer(Quantizer):
         return self.quantizer.codebooks() | {f"phi.{name}": value for name, value in self.phi.state_dict().items()}
 
     def commit(self, stats: CodeStats) -> list[Revival]:
-        """Update the quantizer with the statistics of all scales."""
         return self.quantizer.commit(stats)
 
     def _pyramid(self, f: Tensor, rows: Tensor) -> QuantizerOutput:
@@ -151,13 +140,8 @@ class MultiScaleQuantizer(Quantizer):
         quantized = f_hat
         if not self.soft:
             quantized = from_rows(self.estimate(rows, to_rows(f_hat.detach(), self.embedding_dim)), f)
-        return QuantizerOutput(
-            quantized,
-            torch.cat(indices, 1),
-            torch.stack(losses).mean(),
-            {name: torch.stack([term[name] for term in terms]).mean() for name in terms[0]},
-            stats,
-        )
+        means = {name: torch.stack([term[name] for term in terms]).mean() for name in terms[0]}
+        return QuantizerOutput(quantized, torch.cat(indices, 1), torch.stack(losses).mean(), means, stats)
 
     def _bands(self, f: Tensor) -> Iterator[Tensor]:
         """Yield the residual at each scale if the codes of the coarser scales were perfect."""

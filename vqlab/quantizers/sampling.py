@@ -1,8 +1,7 @@
 """Random subsets of vectors: the same on every rank, however the batch is split and ordered.
 
-A random *position* in the batch is another vector on two ranks than on one. Here each vector has a random key of its
-own, and the k smallest keys are chosen: those of a batch are among those of its parts, so that a small gather replaces
-one of all vectors.
+Each vector has a random key of its own, and the k smallest keys are chosen: those of a batch are among those of its
+parts, so that a small gather replaces one of all vectors.
 """
 
 import math
@@ -12,7 +11,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vqlab.errors import UserError
-from vqlab.nn.distributed import all_gather_rows
 
 SEED_STRIDE = 1_000_003  # between two seeds: more than a run has steps
 
@@ -20,13 +18,9 @@ SEED_STRIDE = 1_000_003  # between two seeds: more than a run has steps
 def uniform_by_sample(sample_index: Tensor, positions: int, seed: Tensor | int) -> Tensor:
     """Return a uniform random number in (0, 1) for each of the ``positions`` vectors of each sample, (B * positions,).
 
-    Counter-based: an integer hash (the finaliser of SplitMix64, Steele et al. 2014) of seed, sample and position. It
-    depends neither on the rest of the batch nor on rounding in the vectors.
-
-    Args:
-        sample_index: (B,) int64, positions of the samples in the data set.
-        positions: Vectors per sample.
-        seed: Different seeds give independent numbers; a tensor does not make a compiled forward depend on its value.
+    An integer hash (the finaliser of SplitMix64, Steele et al. 2014) of seed, sample (B,) int64 and position: it
+    depends neither on the rest of the batch nor on rounding in the vectors. A ``seed`` that is a tensor does not make a
+    compiled forward depend on its value.
     """
     seed = torch.as_tensor(seed, device=sample_index.device)
     return (_operator if torch.compiler.is_compiling() else _hash)(sample_index, positions, seed)
@@ -52,11 +46,7 @@ def step_seed(seed: int, steps: Tensor) -> Tensor:
 
 
 def positions(rows: Tensor, sample_index: Tensor) -> int:
-    """Return how many of the ``rows`` (N, D) belong to each of the samples (B,).
-
-    Raises:
-        UserError: If N is not a multiple of B.
-    """
+    """Return how many of the ``rows`` (N, D) belong to each of the samples (B,)."""
     if len(rows) % len(sample_index):
         raise UserError(
             f"sample_index must divide the vectors, got {len(sample_index)} samples and {len(rows)} vectors: set it "
@@ -68,11 +58,9 @@ def positions(rows: Tensor, sample_index: Tensor) -> int:
 def uniform_by_content(rows: Tensor, seed: Tensor | int, center: Tensor) -> Tensor:
     """Return a number in [0, 1] for each row (N, D), almost uniform over varied rows and continuous in the row.
 
-    A triangle wave of the row's direction from ``center`` (D,), along a random axis, and of its log distance.
-    Continuous, so that rounding differences between one process and two change it by about 1e-6 only. Each row is
-    summed by itself in one order, so that equal rows get equal numbers anywhere in the batch; a matrix product does not
-    guarantee that. ``center`` must be the same on all ranks; seen from the origin, rows far from it would all have
-    almost the same direction.
+    A triangle wave of the row's direction from ``center`` (D,), the same on all ranks, along a random axis, and of its
+    log distance: rounding differences between one process and two change it by about 1e-6 only. Each row is summed by
+    itself, not in a matrix product, so that equal rows get equal numbers anywhere in the batch.
     """
     rows = (rows - center).contiguous()
     dim = rows.shape[1]
@@ -89,9 +77,7 @@ def uniform_by_content(rows: Tensor, seed: Tensor | int, center: Tensor) -> Tens
 def exponential_race(uniform: Tensor, weights: Tensor) -> Tensor:
     """Return keys (N,) whose smallest are a sample with probability proportional to ``weights`` (N,).
 
-    -ln(u) / w, the times of an exponential race (Efraimidis and Spirakis 2006), of ``uniform`` random numbers (N,).
-    Rows of weight 0 are never chosen. The ratio of two neighbouring keys does not depend on N, so that rounding hardly
-    ever changes their order.
+    -ln(u) / w of ``uniform`` random numbers (N,), the times of an exponential race (Efraimidis and Spirakis 2006).
     """
     return -uniform.clamp(1e-300, 1).log() / weights
 
@@ -111,15 +97,10 @@ def smallest_k(rows: Tensor, keys: Tensor, num: int, tolerance: float = 0.0) -> 
 
 
 def first(flags: Tensor, num: int) -> Tensor:
-    """Return the positions of the first ``num`` True of ``flags`` (..., N), then of the first False if there are fewer.
+    """Return the positions (..., min(num, N)) of the first ``num`` True of ``flags`` (..., N), then of the first False.
 
-    (..., min(num, N)) int64, all different; without the synchronization with the GPU that ``nonzero`` needs.
+    Without the synchronization with the GPU that ``nonzero`` needs.
     """
     size = flags.shape[-1]
     order = torch.arange(size, device=flags.device) + size * ~flags
     return order.topk(min(num, size), dim=-1, largest=False).values % size
-
-
-def gather_smallest_k(rows: Tensor, keys: Tensor, num: int, tolerance: float = 0.0) -> tuple[Tensor, Tensor]:
-    """Return :func:`smallest_k` of the rows of all ranks (R rows each), in one order on every rank."""
-    return smallest_k(all_gather_rows(rows), all_gather_rows(keys), num, tolerance)

@@ -1,44 +1,39 @@
-"""Nearest-code search that is exact in float32 and never holds an N x K array."""
+"""What needs all pairs of N vectors and K codes, without an N x K array: the nearest code, and softmaxes over codes."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from vqlab.nn.precision import without_autocast
 
 SCORES = {"cpu": 2**19, "cuda": 2**26}  # of one block: 2 MiB on a CPU, about its cache; 256 MiB on a GPU
 CODES = {"cpu": 2**12, "cuda": 2**16}  # largest number in one product
 LANES = 64  # divides the number of codes in a block
+CHUNK_ELEMENTS = 2**22  # probabilities held at once: 16 MiB in float32, a few times that in the backward pass
 
 
 def nearest_code(z: Tensor, codebook: Tensor) -> Tensor:
     """Return argmin_k |z_n - e_k|^2 as (N,) int64 for rows ``z`` (N, D), ``codebook`` (K, D); ties go to the lowest k.
 
-    |z|^2 is the same for every code and is omitted: its rounding error would hide the differences between small codes.
-    The codebook's mean is subtracted from both sides for the same reason, for data far from the origin. Autocast and
-    TF32 do not affect the product. Memory beside the N indices depends on neither N nor K. A row with a NaN gets some
-    index in [0, K). ``torch.compile`` sees one operator; ``torch.export`` and ``torch.jit.trace`` see a plain matrix
-    product, with all N x K scores.
+    |z|^2 is omitted, for its rounding error would hide the differences between small codes, and the codebook's mean is
+    subtracted from both sides. Autocast and TF32 do not affect the product. A row with a NaN gets some index in [0, K).
+    ``torch.compile`` sees one operator; ``torch.export`` and ``torch.jit.trace`` a plain product with all N x K scores.
 
     Example:
         >>> nearest_code(torch.tensor([[0.9, 0.2]]), torch.tensor([[0.0, 0.0], [1.0, 0.0]])).tolist()
         [1]
     """
     if torch.jit.is_tracing() or torch.compiler.is_exporting():
-        return _plain(z.detach(), codebook.detach())
+        center = codebook.detach().mean(0)
+        rows, codes = z.detach() - center, codebook.detach() - center
+        return (rows @ codes.T - 0.5 * codes.square().sum(1)).argmax(1)
     if torch.compiler.is_compiling():
         return _operator(z.detach(), codebook.detach())
     return _search(z, codebook)
-
-
-def _plain(z: Tensor, codebook: Tensor) -> Tensor:
-    """Return the same with standard operators and all N x K scores at once."""
-    center = codebook.mean(0)
-    z, codes = z - center, codebook - center
-    return (z @ codes.T - 0.5 * codes.square().sum(1)).argmax(1)
 
 
 @torch.no_grad()
@@ -61,11 +56,8 @@ def _search(z: Tensor, codebook: Tensor) -> Tensor:
             for start in range(0, len(z), height):
                 part = slice(start, start + height)
                 score, column = _best(z[part] - center, codes, bias, lanes)
-                if blocks == 1:
-                    indices[part] = place[column]
-                else:
-                    indices[part] = torch.where(score > highest[part], place[column], indices[part])
-                    highest[part] = torch.maximum(score, highest[part])
+                indices[part] = torch.where(score > highest[part], place[column], indices[part])
+                highest[part] = torch.maximum(score, highest[part])
     return indices
 
 
@@ -79,7 +71,12 @@ def _best(rows: Tensor, codes: Tensor, bias: Tensor, lanes: int) -> tuple[Tensor
     argmax on a CPU takes one number after another and costs more than the product; amax takes a vector at a time. So
     column i * lanes + j holds code j * (K / lanes) + i: the first pass finds the lowest j, the second the lowest i.
     """
-    scores = _scores(rows, codes, bias)
+    if rows.device.type == "cpu" and rows.dtype == torch.float32 and torch.backends.mkldnn.is_available():
+        # oneDNN's product is as fast as MKL's on some processors and twice as fast on others.
+        scores = torch.ops.mkldnn._linear_pointwise(rows, codes, bias, "none", [], "")
+    else:
+        with without_autocast(rows.device):
+            scores = torch.addmm(bias, rows, codes.T)
     if lanes == 1:
         column = scores.argmax(1)
         return scores.gather(1, column[:, None])[:, 0], column
@@ -87,14 +84,6 @@ def _best(rows: Tensor, codes: Tensor, bias: Tensor, lanes: int) -> tuple[Tensor
     score, lane = grid.amax(1).max(1)
     column = grid[torch.arange(len(grid)), :, lane].argmax(1) * lanes + lane
     return score, column
-
-
-def _scores(rows: Tensor, codes: Tensor, bias: Tensor) -> Tensor:
-    if rows.device.type == "cpu" and rows.dtype == torch.float32 and torch.backends.mkldnn.is_available():
-        # oneDNN's product is as fast as MKL's on some processors and twice as fast on others.
-        return torch.ops.mkldnn._linear_pointwise(rows, codes, bias, "none", [], "")
-    with without_autocast(rows.device):
-        return torch.addmm(bias, rows, codes.T)
 
 
 @contextmanager
@@ -108,3 +97,25 @@ def _full_precision(kind: str) -> Iterator[None]:
         matmul.fp32_precision = "none"  # the general setting, from which it usually came
         if matmul.fp32_precision != before:
             matmul.fp32_precision = before
+
+
+def in_chunks(
+    function: Callable[..., tuple[Tensor, ...]], width: int, rows: Tensor, *others: Tensor | None
+) -> list[tuple[Tensor, ...]]:
+    """Apply ``function`` to blocks of ``rows`` (N, D) and of ``others`` (N, ...); return the results by block.
+
+    A block times ``width`` is at most ``CHUNK_ELEMENTS``. Intermediate results are not kept but computed again in the
+    backward pass, with the same random numbers.
+    """
+    if torch.jit.is_tracing() or torch.compiler.is_exporting():  # the graph must serve any number of rows
+        return [function(rows, *others)]
+    size = max(1, CHUNK_ELEMENTS // width)
+    blocks = [[None if x is None else x[n : n + size] for x in (rows, *others)] for n in range(0, len(rows), size)]
+    if not torch.is_grad_enabled():
+        return [function(*block) for block in blocks]
+    return [checkpoint(function, *block, use_reentrant=False) for block in blocks]
+
+
+def entropy(probs: Tensor) -> Tensor:
+    """Return -sum p ln p over the last dimension, in nats; the gradient at p = 0 is finite."""
+    return -(probs * probs.clamp_min(1e-12).log()).sum(-1)

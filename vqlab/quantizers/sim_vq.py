@@ -29,7 +29,7 @@ class SimVQ(Quantizer):
         seed: Seed of the frozen codes.
 
     Shape:
-        input (B, D, *spatial); quantized (B, D, *spatial); indices (B, *spatial) int64 in [0, K).
+        input and quantized (B, D, *spatial); indices (B, *spatial) int64 in [0, K).
 
     Example:
         >>> quantizer = SimVQ(num_embeddings=16, embedding_dim=4)
@@ -37,6 +37,8 @@ class SimVQ(Quantizer):
         >>> torch.equal(quantizer.decode(out.indices), out.quantized)
         True
     """
+
+    frozen: Tensor
 
     def __init__(
         self,
@@ -51,7 +53,6 @@ class SimVQ(Quantizer):
         self.num_embeddings, self.embedding_dim = num_embeddings, embedding_dim
         self.commitment_weight, self.estimate = commitment_weight, ESTIMATORS[estimator]
         generator = torch.Generator().manual_seed(seed)
-        self.frozen: Tensor
         self.register_buffer("frozen", torch.randn(num_embeddings, embedding_dim, generator=generator))
         self.frozen /= math.sqrt(embedding_dim)
         self.projection = nn.Linear(embedding_dim, embedding_dim)
@@ -63,7 +64,6 @@ class SimVQ(Quantizer):
         return self.projection(self.frozen)
 
     def quantize(self, rows: Tensor) -> QuantizerOutput:
-        """Quantize ``rows`` (N, D)."""
         if self.training:
             self.initialize(rows.detach())
         codebook = self.codebook

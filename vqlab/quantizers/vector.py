@@ -7,12 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from vqlab.nn.distributed import all_gather_rows, all_sum
-from vqlab.quantizers.base import DataInit, Quantizer, QuantizerOutput, Revival
+from vqlab.quantizers.base import CodeStats, DataInit, Quantizer, QuantizerOutput, Revival
 from vqlab.quantizers.estimators import ESTIMATORS, finite_rows, unit, vq_loss
 from vqlab.quantizers.sampling import (
     exponential_race,
     first,
-    gather_smallest_k,
     positions,
     smallest_k,
     step_seed,
@@ -20,7 +19,6 @@ from vqlab.quantizers.sampling import (
     uniform_by_sample,
 )
 from vqlab.quantizers.search import nearest_code
-from vqlab.quantizers.stats import CodeStats
 from vqlab.validation import Count, NonNegative, Positive, Probability
 
 KMEANS_ITERATIONS = 10
@@ -35,13 +33,12 @@ class VectorQuantizer(Quantizer):
     loss = commitment_weight * mean |z - sg(e)|^2, plus mean |sg(z) - e|^2 if the codebook is trained by gradient
     (paper, equation 3). With ``codebook_update="ema"`` a code is the running mean of its vectors instead (appendix
     A.1): N_k <- decay N_k + (1 - decay) n_k, m_k <- decay m_k + (1 - decay) sum z, e_k = m_k / N_k, with n_k, z over
-    the global batch. N_k starts from the counts of the initialisation and not from a constant, and the decay of step t
-    is at most (1 + t) / (10 + t), so that the codes follow the encoder in its first steps.
+    the global batch. N_k starts from the counts of the initialisation, and the decay of step t is at most
+    (1 + t) / (10 + t), so that the codes follow the encoder in its first steps.
 
     A code without an assignment among the last ``revive_after`` * K vectors is dead and is replaced by a vector of the
     current global batch, chosen with probability proportional to its squared distance from its code, as k-means++
-    chooses centres (Arthur and Vassilvitskii 2007). Statistics, initialisation and revival are the same on all ranks,
-    and the same as those of one process with the whole batch.
+    chooses centres (Arthur and Vassilvitskii 2007). All this is the same on any number of ranks.
 
     Args:
         num_embeddings: Number of codes, K.
@@ -58,14 +55,19 @@ class VectorQuantizer(Quantizer):
         seed: Seed of the initialisation and of the revival.
 
     Shape:
-        input (B, D, *spatial); quantized (B, D, *spatial); indices (B, *spatial) int64 in [0, K).
+        input and quantized (B, D, *spatial); indices (B, *spatial) int64 in [0, K).
 
     Example:
         >>> quantizer = VectorQuantizer(num_embeddings=16, embedding_dim=4)
         >>> out = quantizer(torch.randn(2, 4, 8, 8))
-        >>> tuple(out.quantized.shape), tuple(out.indices.shape), out.indices.dtype
-        ((2, 4, 8, 8), (2, 8, 8), torch.int64)
+        >>> tuple(out.quantized.shape), tuple(out.indices.shape)
+        ((2, 4, 8, 8), (2, 8, 8))
     """
+
+    ema_sums: Tensor
+    ema_counts: Tensor
+    age: Tensor  # (K,) int64, vectors since the last assignment
+    steps: Tensor
 
     def __init__(
         self,
@@ -93,22 +95,16 @@ class VectorQuantizer(Quantizer):
             self.codebook = nn.Parameter(codebook)
         else:
             self.register_buffer("codebook", codebook)
-            self.ema_sums: Tensor
-            self.ema_counts: Tensor
             self.register_buffer("ema_sums", codebook.clone())
             self.register_buffer("ema_counts", torch.ones(num_embeddings))
-        self.age: Tensor
-        self.steps: Tensor
-        self.register_buffer("age", torch.zeros(num_embeddings, dtype=torch.int64))  # vectors since the last assignment
+        self.register_buffer("age", torch.zeros(num_embeddings, dtype=torch.int64))
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
         self.first_batch = DataInit(awaited=init != "uniform")
 
     def bound(self, rows: Tensor) -> Tensor:
-        """Normalise ``rows`` (N, D) to length 1 if the distance is cosine."""
         return unit(rows) if self.distance == "cosine" else rows
 
     def quantize(self, rows: Tensor) -> QuantizerOutput:
-        """Quantize ``rows`` (N, D)."""
         if self.training:
             self.initialize(rows.detach())
         codebook = self.bound(self.codebook)
@@ -119,11 +115,9 @@ class VectorQuantizer(Quantizer):
         return QuantizerOutput(self.estimate(rows, codes.detach()), indices, loss, terms, stats)
 
     def lookup(self, indices: Tensor) -> Tensor:
-        """Return the codes (..., D) of ``indices`` (...)."""
         return self.bound(self.codebook)[indices]
 
     def commit(self, stats: CodeStats) -> list[Revival]:
-        """Update the running means and the ages of the codes; revive dead ones."""
         self.steps += 1
         if self.codebook_update == "ema":
             weight = (9 / (10.0 + self.steps)).clamp_min(1 - self.ema_decay)
@@ -179,7 +173,8 @@ class VectorQuantizer(Quantizer):
         total, rows_per_code = int(summed[-1]), KMEANS_ROWS_PER_CODE if self.init == "kmeans" else 1
         num = min(total, rows_per_code * self.num_embeddings)
         keys = uniform_by_content(rows, self.seed, (summed[:-1] / total).to(rows.dtype))
-        sample, _ = gather_smallest_k(*smallest_k(rows, keys, num, SAME_KEY), num, SAME_KEY)
+        own_rows, own_keys = smallest_k(rows, keys, num, SAME_KEY)
+        sample, _ = smallest_k(all_gather_rows(own_rows), all_gather_rows(own_keys), num, SAME_KEY)
         # With fewer vectors than codes the vectors repeat; the copies are never nearest and are revived later.
         codes = sample[torch.arange(self.num_embeddings, device=rows.device) % len(sample)]
         for _ in range(KMEANS_ITERATIONS if self.init == "kmeans" else 0):

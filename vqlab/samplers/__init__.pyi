@@ -1,6 +1,6 @@
-from .bounds import NLLBounds as NLLBounds
 from .chain_cache import ChainCache as ChainCache
 from .independence import Chain as Chain
+from .independence import NLLBounds as NLLBounds
 from .independence import isir as isir
 from .independence import log_prob as log_prob
 from .independence import mis as mis

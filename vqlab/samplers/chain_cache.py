@@ -11,14 +11,10 @@ from vqlab.nn.distributed import all_gather_rows, all_sum, world_size
 class ChainCache:
     """The last state of each example's chain, and the number of visits since it last moved.
 
-    Rank r of R owns the examples r, r + R, r + 2R, ..., in any order of the data; no other rank stores or writes their
-    rows. A visit asks the owners, which takes two small collectives per batch. So each rank needs 1 / R of the memory,
-    no row is outdated, and R processes are equal to one. Each row takes 2 bytes per code (4 above K = 32,768) and 4 for
-    the age: 6.6 MB for 50,000 images of 8 x 8 codes, 661 MB for ImageNet's 1,281,167 of 16 x 16.
-
-    Not an ``nn.Module``, because DDP would overwrite the rows of all ranks by those of the first. :meth:`whole` and
-    :meth:`fill` are for checkpoints, which another number of ranks can load. The rows move to the device of the first
-    batch.
+    Rank r of R owns the examples r, r + R, r + 2R, ...; no other rank stores or writes their rows. A visit asks the
+    owners, by two small collectives per batch, so that R processes are equal to one. A row takes 2 bytes per code (4
+    above K = 32,768) and 4 for the age. Not an ``nn.Module``, because DDP would overwrite the rows of all ranks by
+    those of the first. :meth:`whole` and :meth:`fill` are for checkpoints, which another number of ranks can load.
 
     Args:
         size: Training examples, N.
@@ -43,11 +39,7 @@ class ChainCache:
         self.age = torch.zeros(rows, dtype=torch.int32)
 
     def get(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the states (B, P) int64 of the examples ``index`` (B,), and whether they are known, (B,) bool.
-
-        Raises:
-            UserError: If an index exceeds the size.
-        """
+        """Return the states (B, P) int64 of the examples ``index`` (B,), and whether they are known, (B,) bool."""
         self._check(index)
         everyone = all_gather_rows(index)
         mine = everyone % self.world == self.rank
@@ -58,10 +50,7 @@ class ChainCache:
         return codes.clamp_min(0), known
 
     def put(self, index: Tensor, codes: Tensor, moved: Tensor) -> None:
-        """Store the states ``codes`` (B, P) of ``index`` (B,) and whether the chains ``moved`` (B,).
-
-        Of an example that occurs twice, the last state in the global batch is kept.
-        """
+        """Store the states ``codes`` (B, P) of ``index`` (B,), of repeated ones the last, and which ``moved`` (B,)."""
         self._check(index)
         everyone, rows = all_gather_rows(index), all_gather_rows(torch.cat([codes, moved[:, None].long()], 1))
         mine = everyone % self.world == self.rank
@@ -82,11 +71,7 @@ class ChainCache:
         return {"codes": self._gather(self.codes), "age": self._gather(self.age)}
 
     def fill(self, stored: dict[str, Tensor]) -> None:
-        """Set this rank's rows from the result of :meth:`whole`.
-
-        Raises:
-            UserError: If they are of other data, or of other shapes or numbers of codes.
-        """
+        """Set this rank's rows from the result of :meth:`whole`."""
         codes = stored["codes"]
         if codes.shape != (self.size, self.positions):
             raise UserError(

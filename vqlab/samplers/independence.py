@@ -1,4 +1,4 @@
-"""Metropolis independence sampling of discrete codes from a posterior known up to a factor.
+"""Metropolis independence sampling of discrete codes from a posterior known up to a factor, and bounds of ln p(x).
 
 Shapes: B samples of a batch, P positions of a code, K categories, L proposals, S = L + 1 candidates (the chain's state,
 then the proposals), w(h) = p(x, h) / q(h | x) the importance weight of a code h.
@@ -6,6 +6,7 @@ then the proposals), w(h) = p(x, h) / q(h | x) the importance weight of a code h
 Random numbers are passed as uniform numbers, so that a draw can depend on the sample and the step alone.
 """
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -16,29 +17,25 @@ from torch import Tensor
 class Chain(NamedTuple):
     """The states of a Markov chain, one chain per sample of the batch.
 
-    Attributes:
-        states: Codes (B, S, P) int64, the initial state first.
-        weights: Fraction of the chain's steps in each state, (B, S), rows sum to 1: the average over ``states`` with
-            these weights is that over all steps, and states of weight 0 need not be decoded.
-        last: The last state (B, P).
-        accepted: Whether each step was accepted, (B, L) bool.
+    Averages over ``states`` by ``weights`` are those over all steps; states of weight 0 need not be decoded.
     """
 
-    states: Tensor
-    weights: Tensor
-    last: Tensor
-    accepted: Tensor
+    states: Tensor  # codes (B, S, P) int64, the initial state first
+    weights: Tensor  # fraction of the chain's steps in each state, (B, S)
+    last: Tensor  # the last state (B, P)
+    accepted: Tensor  # whether each step was accepted, (B, L) bool
+
+
+class NLLBounds(NamedTuple):
+    """Bounds of -ln p(x) in nats, (B,) each: ``chain`` <= -ln p(x) <= ``importance`` <= ``elbo``, in expectation."""
+
+    elbo: Tensor  # mean of -ln w over draws from q; too high by KL(q || p(h | x))
+    importance: Tensor  # -ln of the mean of w over these draws; converges to -ln p(x) as S grows
+    chain: Tensor  # mean of -ln w over a Metropolis chain; when stationary too low by KL(p(h | x) || q)
 
 
 def propose(log_q: Tensor, uniform: Tensor) -> Tensor:
-    """Draw codes from a product of categoricals, by inversion of its distribution function.
-
-    Args:
-        log_q: Log-probabilities (B, P, K).
-        uniform: Numbers (B, L, P) in (0, 1).
-
-    Returns:
-        Codes (B, L, P) int64.
+    """Draw codes (B, L, P) by inversion from categoricals, ``log_q`` (B, P, K), and numbers (B, L, P) in (0, 1).
 
     Example:
         >>> log_q = torch.tensor([[[0.2, 0.5, 0.3]]]).log()
@@ -62,16 +59,14 @@ def mis(log_w: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Run a Metropolis independence chain over candidates whose weights are known.
 
     A proposal h' is accepted with probability min(1, w(h') / w(h)), else the state is kept and counts again (Ou and
-    Song 2020, arXiv:2005.14001, section 2). The chain is a scan over scalars: the expensive part, the weights, is
-    computed before, in one batch.
+    Song 2020, arXiv:2005.14001, section 2). The weights, the expensive part, are computed before, in one batch.
 
     Args:
         log_w: ln w up to a constant per sample (B, S) float32, the chain's state first.
         uniform: Numbers (B, L) in (0, 1).
 
     Returns:
-        Fraction of the steps in each candidate (B, S); the last state's number (B,); whether each step was accepted
-        (B, L) bool.
+        Fraction of the steps in each candidate (B, S), the last state's number (B,), and accepted steps (B, L) bool.
 
     Example:
         >>> weights, last, accepted = mis(torch.tensor([[0.0, 1.0, -9.0]]), torch.tensor([[0.5, 0.5]]))
@@ -98,12 +93,10 @@ def mis_rb(log_w: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def isir(log_w: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Iterated sampling importance resampling: draw the next state from all candidates by their weights, at once.
+    """Iterated sampling importance resampling: as :func:`mis`, but draw one next state from all candidates by weight.
 
-    Arguments and results as in :func:`mis`; only the first column of ``uniform`` is used. Each candidate has its
-    normalised weight. With a stored state as first candidate this is Markovian score climbing (Naesseth et al. 2020,
-    arXiv:2003.10374); with a new draw in its place it is reweighted wake-sleep (Bornschein and Bengio 2015,
-    arXiv:1406.2751).
+    With a stored state as first candidate this is Markovian score climbing (Naesseth et al. 2020, arXiv:2003.10374);
+    with a new draw in its place it is reweighted wake-sleep (Bornschein and Bengio 2015, arXiv:1406.2751).
     """
     log_weights = log_w.log_softmax(1)
     last = propose(log_weights[:, None], uniform[:, :1, None])[:, 0, 0]
@@ -115,14 +108,10 @@ def isir(log_w: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 KERNELS = {"mis": mis, "mis_rb": mis_rb, "isir": isir}
 
 
-def global_chain(
-    log_weight: Callable[[Tensor], Tensor],
-    initial: Tensor,
-    proposals: Tensor,
-    uniform: Tensor,
-    kernel: str = "mis",
+def run_chain(
+    log_weight: Callable[[Tensor], Tensor], initial: Tensor, proposals: Tensor, uniform: Tensor, kernel: str = "mis"
 ) -> Chain:
-    """Run a chain whose steps each propose a complete code.
+    """Run a chain from its state to the last of its proposals.
 
     Args:
         log_weight: Codes (B, S, P) to ln w (B, S), up to a constant per sample.
@@ -136,68 +125,25 @@ def global_chain(
     return Chain(states, weights, states[torch.arange(len(states), device=states.device), last], accepted)
 
 
-def blockwise_chain(
-    log_weight: Callable[[Tensor], Tensor],
-    initial: Tensor,
-    proposals: Tensor,
-    uniform: Tensor,
-    blocks: Tensor,
-) -> Chain:
-    """Run a chain whose steps each propose one block of positions and keep the others.
+def bracket(log_w: Tensor, uniform: Tensor) -> NLLBounds:
+    """Bound -ln p(x) from both sides with the same S draws from q.
 
-    Because q is a product over positions, the factors of the other positions cancel, so that min(1, w(h') / w(h)) is
-    the correct acceptance probability for any decoder. A smaller change is accepted more often; but each state depends
-    on the last decision, so the states are decoded one after the other.
-
-    Args:
-        log_weight: Codes (B, S, P) to ln w (B, S), up to a constant per sample.
-        initial: The chain's state (B, P).
-        proposals: Codes (B, L, P) drawn from q.
-        uniform: Numbers (B, L) in (0, 1).
-        blocks: The positions that each step replaces, (L, P) bool; in an order that does not depend on the states.
-    """
-    log_u, state = uniform.log(), initial
-    current = log_weight(initial[:, None])[:, 0]
-    states, accepted = [initial], []
-    for step in range(proposals.shape[1]):
-        candidate = torch.where(blocks[step], proposals[:, step], state)
-        new = log_weight(candidate[:, None])[:, 0]
-        accept = log_u[:, step] < new - current
-        state, current = torch.where(accept[:, None], candidate, state), torch.where(accept, new, current)
-        states.append(state)
-        accepted.append(accept)
-    accepts = torch.stack(accepted, 1)
-    # The state is constant until the next acceptance: the first of equal states gets their total weight.
-    place = torch.arange(1, len(states), device=initial.device)
-    path = (place * accepts).cummax(1).values
-    weights = current.new_zeros(len(initial), len(states)).scatter_add_(1, path, torch.ones_like(uniform).to(current))
-    return Chain(torch.stack(states, 1), weights / path.shape[1], state, accepts)
-
-
-def block_masks(pattern: str, height: int, width: int, depth: int = 1, size: int = 2) -> Tensor:
-    """Divide the positions of a code into blocks.
-
-    Args:
-        pattern: ``rows``; ``patches`` of size x size; ``checkerboard``, every size-th position in both directions.
-        height: Height of the map of codes.
-        width: Width of the map.
-        depth: Codes per position of the map, all in one block.
-        size: See ``pattern``.
-
-    Returns:
-        (blocks, height * width * depth) bool; each position lies in one block.
+    If ``chain`` and ``importance`` differ much, S is too small for the posterior. ``log_w`` (B, S) has all constants of
+    ln p(x, h); ``uniform`` (B, S - 1) in (0, 1) is for the chain, whose first half is discarded.
 
     Example:
-        >>> block_masks("checkerboard", 2, 4).int().tolist()
-        [[1, 0, 1, 0, 0, 0, 0, 0], [0, 1, 0, 1, 0, 0, 0, 0], [0, 0, 0, 0, 1, 0, 1, 0], [0, 0, 0, 0, 0, 1, 0, 1]]
+        >>> same = bracket(torch.full((1, 4), -7.0), torch.full((1, 3), 0.5))  # q is the posterior
+        >>> [round(value.item(), 3) for value in same]
+        [7.0, 7.0, 7.0]
     """
-    row, column = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-    number = {
-        "rows": row,
-        "patches": row // size * width + column // size,
-        "checkerboard": row % size * width + column % size,
-    }[pattern]
-    return torch.stack([number == n for n in number.unique()]).flatten(1).repeat_interleave(depth, 1)
+    num = log_w.shape[1]
+    importance = math.log(num) - log_w.logsumexp(1)
+    half = num // 2
+    burnt = mis(log_w[:, : half + 1], uniform[:, :half])[1] if half else torch.zeros_like(log_w[:, 0]).long()
+    rest = torch.cat([log_w.gather(1, burnt[:, None]), log_w[:, half + 1 :]], 1)
+    weights = mis(rest, uniform[:, half:])[0] if rest.shape[1] > 1 else torch.ones_like(rest)
+    chain = -torch.where(weights > 0, weights * rest, 0).sum(1)  # a state of weight 0 may have w = 0
+    return NLLBounds(-log_w.mean(1), importance, chain)
 
 
 def _scan(log_w: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:

@@ -16,23 +16,17 @@ def generate(
     top_p: float | None = None,
     guidance: float = 1.0,
     generator: torch.Generator | None = None,
-    use_cache: bool = True,
 ) -> Tensor:
-    """Draw one sequence per label, token by token.
+    """Draw one sequence per label, tokens (B, L) int64, token by token.
 
     Args:
         network: In eval mode.
         condition: Labels (B,) int64; ``network.no_label`` for none.
         temperature: Divides the logits; below 1 sharpens.
         top_k: Sample from the k most probable tokens.
-        top_p: Sample from the smallest set of tokens with total probability p (nucleus; Holtzman et al. 2019,
-            arXiv:1904.09751), after temperature and top-k.
+        top_p: Sample from the smallest set with total probability p (Holtzman et al. 2019, arXiv:1904.09751).
         guidance: g of classifier-free guidance, see :func:`guide`; 1 is none.
         generator: Its device generates the random numbers: with one on the CPU they are the same for every device.
-        use_cache: Keep keys and values instead of computing all positions at each step. The tokens are the same.
-
-    Returns:
-        Tokens (B, L) int64.
 
     Raises:
         UserError: If an option is out of range.
@@ -42,14 +36,21 @@ def generate(
         >>> generate(net, torch.tensor([0, 2]), top_k=1, guidance=2.0).shape
         torch.Size([2, 4])
     """
-    check_options(temperature, top_k, top_p, guidance)
+    if not 0 < temperature < float("inf"):
+        raise UserError(f"temperature must be above 0, got {temperature}")
+    if top_k is not None and top_k < 1:
+        raise UserError(f"top_k must be at least 1, got {top_k}")
+    if top_p is not None and not 0 < top_p <= 1:
+        raise UserError(f"top_p must be in (0, 1], got {top_p}")
+    if not 0 <= guidance < float("inf"):
+        raise UserError(f"guidance must be at least 0, got {guidance}")
     count, guided = len(condition), guidance != 1
     if guided:
         condition = torch.cat([condition, torch.full_like(condition, network.no_label)])
-    cache = network.new_cache(len(condition)) if use_cache else None
+    cache = network.new_cache(len(condition))
     tokens = condition.new_empty(count, network.length)
     for i in range(network.length):
-        new = tokens[:, max(0, i - 1) if use_cache else 0 : i]
+        new = tokens[:, max(0, i - 1) : i]
         logits = network(new.repeat(2, 1) if guided else new, condition, cache)[:, -1].float()
         if guided:
             logits = guide(logits[:count], logits[count:], guidance)
@@ -58,11 +59,7 @@ def generate(
 
 
 def guide(conditional: Tensor, unconditional: Tensor, guidance: float) -> Tensor:
-    """Return u + g (c - u): 0 ignores the label, 1 is the model itself, more amplifies the effect of the label.
-
-    Ho and Salimans 2022 (arXiv:2207.12598), whose w is g - 1. Logits serve as well as log-probabilities, because
-    they differ by a constant per row.
-    """
+    """Return u + g (c - u) of logits: 0 ignores the label, 1 is the model itself (Ho and Salimans 2022, g = w + 1)."""
     return unconditional + guidance * (conditional - unconditional)
 
 
@@ -95,15 +92,3 @@ def draw(logits: Tensor, generator: torch.Generator | None = None) -> Tensor:
     device = logits.device if generator is None else generator.device
     clock = torch.empty(logits.shape, dtype=logits.dtype, device=device).exponential_(generator=generator)
     return (logits.softmax(-1) / clock.to(logits.device)).argmax(-1)
-
-
-def check_options(temperature: float, top_k: int | None, top_p: float | None, guidance: float) -> None:
-    """Raise UserError for an option out of range."""
-    if not 0 < temperature < float("inf"):
-        raise UserError(f"temperature must be above 0, got {temperature}")
-    if top_k is not None and top_k < 1:
-        raise UserError(f"top_k must be at least 1, got {top_k}")
-    if top_p is not None and not 0 < top_p <= 1:
-        raise UserError(f"top_p must be in (0, 1], got {top_p}")
-    if not 0 <= guidance < float("inf"):
-        raise UserError(f"guidance must be at least 0, got {guidance}")

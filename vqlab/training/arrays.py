@@ -3,13 +3,13 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import torch
+from safetensors.torch import save
 from torch import Tensor
 
 from vqlab.atomic_io import write_atomic
 from vqlab.errors import UserError
-
-SUFFIXES = (".npz", ".safetensors")
 
 
 def save_arrays(path: str | Path, arrays: Mapping[str, Tensor]) -> None:
@@ -34,16 +34,12 @@ def save_arrays(path: str | Path, arrays: Mapping[str, Tensor]) -> None:
     }
     with write_atomic(path) as file:
         if str(path).endswith(".npz"):
-            import numpy as np
-
             np.savez_compressed(file, **{name: array.numpy() for name, array in plain.items()})  # type: ignore[arg-type]
         else:
-            from safetensors.torch import save
-
             file.write(save(plain))
 
 
 def check_suffix(path: str | Path) -> None:
     """Raise UserError if ``path`` ends neither in ``.npz`` nor in ``.safetensors``."""
-    if Path(path).suffix not in SUFFIXES:
-        raise UserError(f"{path} must end in {' or '.join(SUFFIXES)}: the suffix chooses the format")
+    if Path(path).suffix not in (".npz", ".safetensors"):
+        raise UserError(f"{path} must end in .npz or .safetensors: the suffix chooses the format")

@@ -27,13 +27,6 @@ def as_batch(
 
     uint8 images are mapped from 0 .. 255 to ``value_range``; other numbers become ``dtype``. Missing labels become -1.
 
-    Args:
-        batch: Batch of a DataLoader.
-        modality: ``image``, ``signal``, ``text`` or ``font``.
-        value_range: Range of the images; None disables the check.
-        dtype: Type of the model's weights.
-        need_target: Whether fonts need a ``target``, as in training.
-
     Raises:
         UserError: If the batch has another form, or its images lie far outside of ``value_range``.
 
@@ -58,12 +51,17 @@ def as_batch(
     batch = dict(batch)
     count, device = len(batch[needed[0]]), batch[needed[0]].device
     for name in {*names[:1], *PIXELS} & batch.keys():
-        batch[name] = _as_numbers(batch[name], name, value_range if name in PIXELS else None).to(dtype)
+        if name in PIXELS and value_range is not None:
+            batch[name] = _in_range(batch[name], name, value_range)
+        batch[name] = batch[name].to(dtype)
     for name, default in (("style", 0), ("density", 0.0)) if modality == "font" else (("label", -1),):
         batch.setdefault(name, torch.full((count,), default, device=device))
-    for name in ("label", "style"):
-        if name in batch:
-            batch[name] = _as_integers(batch[name], name, count)
+    for name in {"label", "style"} & batch.keys():
+        numbers = batch[name]
+        if not isinstance(numbers, Tensor) or numbers.is_floating_point() or numbers.shape != (count,):
+            got = f"{numbers.dtype} {tuple(numbers.shape)}" if isinstance(numbers, Tensor) else type(numbers).__name__
+            raise UserError(f"{name} must be integers ({count},), got {got}: leave it out of the batch, or number it")
+        batch[name] = numbers.long()
     return batch
 
 
@@ -72,9 +70,8 @@ def passed_on(batch: Mapping[str, Tensor], *names: str) -> dict[str, Tensor]:
     return {name: batch[name] for name in names if name in batch}
 
 
-def _as_numbers(x: Tensor, name: str, value_range: ValueRange | None) -> Tensor:
-    if value_range is None:
-        return x
+def _in_range(x: Tensor, name: str, value_range: ValueRange) -> Tensor:
+    """Return images in ``value_range``, uint8 mapped to it."""
     if x.dtype == torch.uint8:
         return value_range.encode(x.float() / 255)
     low, high = {"unit": (0, 1), "signed": (-1, 1)}.get(value_range.kind, (-float("inf"), float("inf")))
@@ -85,10 +82,3 @@ def _as_numbers(x: Tensor, name: str, value_range: ValueRange | None) -> Tensor:
             f"{float(most):.4g}: scale the images, or give uint8 of 0 to 255"
         )
     return x
-
-
-def _as_integers(x: Any, name: str, count: int) -> Tensor:
-    if not isinstance(x, Tensor) or x.is_floating_point() or x.shape != (count,):
-        got = f"{str(x.dtype).removeprefix('torch.')} {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
-        raise UserError(f"{name} must be integers ({count},), got {got}: leave it out of the batch, or number it")
-    return x.long()

@@ -16,6 +16,9 @@ from vqlab.serialization import current_config, find_class, from_config
 from vqlab.training.data_format import ENTRY, stored_format
 from vqlab.validation import InvalidArgument
 
+# What Lightning reads from a checkpoint when a run is resumed.
+RESUMED = {"loops": dict, "callbacks": dict, "optimizer_states": list, "lr_schedulers": list}
+
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """Read a checkpoint onto the CPU with ``weights_only=True``: pickled code in it is refused, never run.
@@ -31,8 +34,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
             f"checkpoint {path} holds Python objects that vqlab refuses to unpickle, or is damaged"
         ) from None
     except Exception as error:  # torch's unpickler raises whatever the damaged bytes lead it to
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
-        message = f"checkpoint {path} is damaged or no checkpoint ({reason}): use another file"
+        message = f"checkpoint {path} is damaged or no checkpoint ({_reason(error)}): use another file"
         raise read_error(f"checkpoint {path}", error, message) from None
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("state_dict"), dict):
         raise UserError(
@@ -68,12 +70,24 @@ def load(path: str | Path, **parts: Any) -> lightning.LightningModule:
     except Exception as error:  # whatever arguments that are none lead a constructor to
         if isinstance(error, UserError) and not isinstance(error, InvalidArgument):
             raise
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise UserError(f"{path} describes a {cls.__name__} that this vqlab cannot build ({reason})") from error
+        raise UserError(f"{path} describes a {cls.__name__} that this vqlab cannot build ({_reason(error)})") from error
     load_weights(model, checkpoint["state_dict"], path)
     if (trained_on := stored_format(checkpoint)) is not None:
         setattr(model, ENTRY, trained_on)  # data that it meets in a Trainer are compared
     return model.eval()
+
+
+def load_weights(model: torch.nn.Module, state_dict: dict[str, Any], path: str | Path) -> None:
+    """Load ``state_dict`` strictly, or raise UserError with the first differing key or shape."""
+    try:
+        model.load_state_dict(state_dict)
+    except RuntimeError as error:
+        lines = [line.strip() for line in str(error).splitlines()[1:]]
+        more = f" (and {len(lines) - 1} more)" if len(lines) > 1 else ""
+        raise UserError(
+            f"{path} does not fit this {type(model).__name__}: {lines[0][:160]}{more}: "
+            "use the configuration that the checkpoint was trained with"
+        ) from None
 
 
 def hyper_parameters(checkpoint: dict[str, Any]) -> dict[str, Any]:
@@ -84,24 +98,17 @@ def hyper_parameters(checkpoint: dict[str, Any]) -> dict[str, Any]:
 
 def check_resumable(checkpoint: dict[str, Any], path: str | Path) -> None:
     """Raise UserError unless ``checkpoint`` holds what a run needs to go on, and not only a model's weights."""
-    counts = [name for name in ("epoch", "global_step") if not is_count(checkpoint.get(name))]
-    kinds = {
-        "pytorch-lightning_version": str,
-        "loops": dict,
-        "callbacks": dict,
-        "optimizer_states": list,
-        "lr_schedulers": list,
-    }
-    parts = [name for name, kind in kinds.items() if not isinstance(checkpoint.get(name), kind)]
-    if counts or parts:
+    missing = [name for name in ("epoch", "global_step") if not is_count(checkpoint.get(name))]
+    missing += [name for name, kind in RESUMED.items() if not isinstance(checkpoint.get(name), kind)]
+    if missing:
         raise UserError(
-            f"{path} holds no {', no '.join(counts + parts)} to go on from: resume from another checkpoint of the run"
+            f"{path} holds no {', no '.join(missing)} to go on from: resume from another checkpoint of the run"
         )
 
 
 def is_count(value: Any) -> bool:
-    """Whether ``value`` is an integer from 0 on that a computer counts to."""
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
+    """Whether ``value`` is a number of steps, an integer from 0 on."""
+    return type(value) is int and 0 <= value < 2**63
 
 
 @contextmanager
@@ -115,22 +122,10 @@ def refusing_damage(path: str | Path | None) -> Iterator[None]:
         frames = traceback.extract_tb(error.__traceback__)
         if path is None or not any(frame.filename.endswith("checkpoint_connector.py") for frame in frames):
             raise
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        raise UserError(f"{path} cannot be resumed ({reason}): resume from another checkpoint of the run") from error
-
-
-def load_weights(model: torch.nn.Module, state_dict: dict[str, Any], path: str | Path) -> None:
-    """Load ``state_dict`` strictly.
-
-    Raises:
-        UserError: With the first differing keys or shapes.
-    """
-    try:
-        model.load_state_dict(state_dict)
-    except RuntimeError as error:
-        lines = [line.strip() for line in str(error).splitlines()[1:]]
-        more = f" (and {len(lines) - 1} more)" if len(lines) > 1 else ""
         raise UserError(
-            f"{path} does not fit this {type(model).__name__}: {lines[0][:160]}{more}: "
-            "use the configuration that the checkpoint was trained with"
-        ) from None
+            f"{path} cannot be resumed ({_reason(error)}): resume from another checkpoint of the run"
+        ) from error
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())[:160]

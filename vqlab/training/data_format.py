@@ -9,7 +9,8 @@ from typing import Any
 from vqlab.errors import UserError
 
 ENTRY = "data_format"  # of a DataModule's state in a checkpoint, and attribute of a model
-NAMES = {"sample_rate": "samples per second", "value_range": "value range", "em_scale": "em_scale"}
+NAMES = {"sample_rate": "samples per second", "value_range": "value range"}
+SHOWN = 80  # characters of a value
 
 Format = dict[str, Any]
 
@@ -17,10 +18,7 @@ Format = dict[str, Any]
 def check_format(trained: Format, given: Format, option: Callable[[str, Any], str]) -> None:
     """Raise UserError if the format of the data differs from that of the training data.
 
-    Args:
-        trained: Format in the checkpoint.
-        given: Format of the data; entries that only one of the two has are not compared.
-        option: Returns the option to set, given an entry's name and the checkpoint's value.
+    Entries that only one of the two has are not compared; ``option`` returns the option that sets an entry.
 
     Example:
         >>> check_format({"sample_rate": 360.0}, {"sample_rate": 100.0}, "--data.{0}={1}".format)
@@ -29,32 +27,11 @@ def check_format(trained: Format, given: Format, option: Callable[[str, Any], st
 --data.sample_rate=360.0
     """
     names = [name for name in trained if name in given and trained[name] != given[name]]
-    if not names:
-        return
-    one, other = zip(*(shown(trained[name], given[name]) for name in names), strict=True)
-    words = [NAMES.get(name, name) for name in names]
-    was = ", ".join(f"{name} {value}" for name, value in zip(words, one, strict=True))
-    options = " ".join(option(name, trained[name]) for name in names)
-    raise UserError(f"the checkpoint was trained on {was}, the data have {', '.join(other)}: set {options}")
-
-
-def shown(one: Any, other: Any) -> tuple[str, str]:
-    """Return two different values as text; of long lists, the first items that differ.
-
-    Example:
-        >>> shown(["a", "b"], ["b", "a"])
-        ("['a', 'b']", "['b', 'a']")
-        >>> shown([*"abcdefghi"], [*"abxdefghi"])
-        ("'c' as number 2 of 9", "'x' as number 2 of 9")
-    """
-    if not isinstance(one, list) or not isinstance(other, list) or max(len(one), len(other)) <= 6:
-        return str(one)[:80], str(other)[:80]
-    place = next((i for i, pair in enumerate(zip(one, other, strict=False)) if pair[0] != pair[1]), len(one))
-    first, second = (
-        f"{str(values[place])[:40]!r} as number {place} of {len(values)}" if place < len(values) else f"{len(values)}"
-        for values in (one, other)
-    )
-    return first, second
+    if names:
+        was = ", ".join(f"{NAMES.get(name, name)} {str(trained[name])[:SHOWN]}" for name in names)
+        now = ", ".join(str(given[name])[:SHOWN] for name in names)
+        options = " ".join(option(name, trained[name]) for name in names)
+        raise UserError(f"the checkpoint was trained on {was}, the data have {now}: set {options}")
 
 
 def source_of(data: Any) -> str:

@@ -22,7 +22,7 @@ class NonFiniteError(UserError):
 def require_finite(terms: dict[str, Tensor], batch_idx: int, step: int) -> None:
     """Raise :class:`NonFiniteError` on all ranks if a term (scalar tensor) is not finite on any rank.
 
-    Every rank must call this at the same place with the same terms. One value per term is read back from the device.
+    Every rank must call this at the same place with the same terms.
 
     Example:
         >>> require_finite({"rec_loss": torch.tensor(float("nan"))}, batch_idx=7, step=7)

@@ -1,14 +1,76 @@
 """One learning-rate rule for all models: ``lr`` is absolute, ``base_lr`` is scaled with the global batch."""
 
 import math
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import lightning
 import torch
 from lightning.pytorch.utilities import rank_zero_info
 
 from vqlab.errors import UserError
-from vqlab.training.schedules import Schedule
+from vqlab.training.lightning_fixes import training_batch_size
+from vqlab.validation import Count, Fraction, NonNegativeInt, Positive, check_fields
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A factor on the learning rate, counted in optimizer steps: linear warm-up, then the named decay.
+
+    Args:
+        kind: ``constant``; ``cosine`` or ``linear`` from 1 down to ``final_factor`` at ``total_steps``; ``step``
+            (times ``gamma`` every ``decay_steps``, but never below ``final_factor``); ``exponential`` (the same,
+            continuously).
+        warmup_steps: Steps of linear warm-up from 0.
+        total_steps: Last step of cosine and linear. Default: the length of the training.
+        final_factor: Lowest factor of all but ``constant``.
+        decay_steps: Steps per factor of ``gamma``.
+        gamma: Decay of ``step`` and ``exponential``.
+
+    Raises:
+        UserError: If an argument is out of range, or the warm-up is not shorter than ``total_steps``.
+
+    Example:
+        >>> schedule = Schedule("cosine", warmup_steps=10, total_steps=110)
+        >>> [round(schedule.factor(step), 3) for step in (0, 4, 9, 60, 110)]
+        [0.1, 0.5, 1.0, 0.5, 0.0]
+    """
+
+    kind: Literal["constant", "cosine", "linear", "step", "exponential"] = "constant"
+    warmup_steps: NonNegativeInt = 0
+    total_steps: int | None = None
+    final_factor: Fraction = 0.0
+    decay_steps: Count = 1000
+    gamma: Positive = 0.5
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if self.total_steps is not None and self.total_steps <= self.warmup_steps:
+            raise UserError(
+                f"warmup_steps must be less than total_steps, got {self.warmup_steps} of {self.total_steps}"
+            )
+
+    def factor(self, step: int, training_steps: float = math.inf) -> float:
+        """Return the factor for the optimizer step with index ``step`` (0 is the first).
+
+        ``training_steps`` stands for a ``total_steps`` that is not set; infinite means no decay.
+        """
+        if step < self.warmup_steps:
+            return (step + 1) / self.warmup_steps
+        after = step - self.warmup_steps
+        total = training_steps if self.total_steps is None else self.total_steps
+        progress = min(1.0, after / max(1, total - self.warmup_steps))
+        match self.kind:
+            case "cosine":
+                return self.final_factor + (1 - self.final_factor) * (1 + math.cos(math.pi * progress)) / 2
+            case "linear":
+                return 1 + (self.final_factor - 1) * progress
+            case "step":
+                return max(self.final_factor, self.gamma ** (after // self.decay_steps))
+            case "exponential":
+                return max(self.final_factor, self.gamma ** (after / self.decay_steps))
+            case _:
+                return 1.0
 
 
 def check_lr(lr: float | None, base_lr: float | None) -> None:
@@ -17,49 +79,27 @@ def check_lr(lr: float | None, base_lr: float | None) -> None:
         raise UserError(f"lr={lr} and base_lr={base_lr} are both given: set one of the two to null")
 
 
-def equivalent_lr(
-    lr: float | None,
-    base_lr: float | None,
-    default: float,
-    batch_size: int,
-    devices: int = 1,
-    nodes: int = 1,
-    accumulate: int = 1,
-) -> float:
-    """Return the absolute rate: ``lr``, or ``base_lr`` x batch x devices x nodes x accumulation, or ``default``.
-
-    The product is the rule of taming-transformers (Esser et al. 2021); ``batch_size`` is per device.
-
-    Example:
-        >>> round(equivalent_lr(None, 4.5e-6, default=3e-4, batch_size=128, devices=4), 6)
-        0.002304
-    """
-    if base_lr is None:
-        return default if lr is None else lr
-    return base_lr * batch_size * devices * nodes * accumulate
-
-
 def configured_rate(
     module: lightning.LightningModule, lr: float | None, base_lr: float | None, default_lr: float, name: str
 ) -> float:
-    """Return the absolute rate ``lr/<name>`` for the module's Trainer and data; say it in one line, and log it."""
+    """Return the absolute rate ``lr/<name>``, and print and log it: ``lr``, or the scaled ``base_lr``, or the default.
+
+    ``base_lr`` x batch x devices x nodes x accumulation is the rule of taming-transformers (Esser et al. 2021).
+    """
     trainer: Any = module.trainer
-    batch_size = getattr(trainer.datamodule or trainer.fit_loop._data_source.instance, "batch_size", None)
-    if batch_size is None and base_lr is not None:
-        raise UserError("base_lr needs data with a batch_size: set lr instead")
-    devices, nodes, accumulate = (
-        trainer.world_size // trainer.num_nodes,
-        trainer.num_nodes,
-        getattr(module, "accumulate", trainer.accumulate_grad_batches),  # a model that steps by itself has its own
-    )
-    rate = equivalent_lr(lr, base_lr, default_lr, batch_size or 1, devices, nodes, accumulate)
-    if base_lr is not None:
-        rule = (
-            f"base_lr {base_lr:g} x batch {batch_size} x {devices} devices x {nodes} nodes x accumulation {accumulate}"
-        )
-        rank_zero_info(f"lr/{name}: equivalent lr {rate:.3e} = {rule}")
-    else:
+    if base_lr is None:
+        rate = default_lr if lr is None else lr
         rank_zero_info(f"lr/{name}: {rate:.3e}")
+    else:
+        batch_size = training_batch_size(trainer)
+        if batch_size is None:
+            raise UserError("base_lr needs data with a batch_size: set lr instead")
+        nodes = trainer.num_nodes
+        devices = trainer.world_size // nodes
+        accumulate = getattr(module, "accumulate", trainer.accumulate_grad_batches)  # a model may do it by itself
+        rate = base_lr * batch_size * devices * nodes * accumulate
+        rule = f"{base_lr:g} x batch {batch_size} x {devices} devices x {nodes} nodes x accumulation {accumulate}"
+        rank_zero_info(f"lr/{name}: equivalent lr {rate:.3e} = base_lr {rule}")
     for logger in trainer.loggers:
         logger.log_hyperparams({f"equivalent_lr/{name}": rate})
     return rate
@@ -73,17 +113,14 @@ def scheduled(
     rates: Any = getattr(module, "configured_lr", {})
     own = [group["lr"] for group in optimizer.param_groups]
     module.configured_lr = {**rates, f"lr/{name}": own}  # type: ignore[assignment]  # see keep_configured_lr
-    scheduler = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: schedule.factor(step, training_steps(trainer)) * callbacks_factor(trainer)
-    )
+
+    def factor(step: int) -> float:
+        callbacks = [callback.lr_factor for callback in trainer.callbacks if hasattr(callback, "lr_factor")]
+        return schedule.factor(step, training_steps(trainer)) * math.prod(callbacks)  # such as Plateau
+
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
     interval = {"interval": "step"} if module.automatic_optimization else {}  # a manual step advances its schedules
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "name": f"lr/{name}", **interval}}
-
-
-def callbacks_factor(trainer: lightning.Trainer) -> float:
-    """Return the product of what callbacks have as ``lr_factor``, such as ``Plateau``."""
-    callbacks: Any = trainer.callbacks  # type: ignore[attr-defined]
-    return math.prod([callback.lr_factor for callback in callbacks if hasattr(callback, "lr_factor")])
 
 
 def training_steps(trainer: lightning.Trainer) -> float:

@@ -4,12 +4,12 @@ Each entry can go when Lightning's own part does the same ("source" is a file of
 
 | Here | Lightning 2.6 | Upstream |
 |---|---|---|
-| ``training.manual.count_batch`` | ``global_step`` and ``max_steps`` count each optimizer's steps | issue 17958 |
+| :func:`count_step` | ``global_step`` and ``max_steps`` count each optimizer's steps | issue 17958 |
 | ``callbacks.ema.EMA`` | ``EMAWeightAveraging`` relies on that counter, copies an average that was never updated over the trained weights, and leaves the average in the model after an error in a validation | source callbacks/weight_averaging.py |
 | ``callbacks.checkpoints``, :class:`ResumePoint` | a run resumed from a checkpoint of a batch with a validation skips, repeats or shortens it | issues 19549, 20288 |
 | ``callbacks.checkpoints.pending_line`` | the last log line before a checkpoint is lost if the run is killed right after it | source loops/training_epoch_loop.py |
 | ``callbacks.slurm.Requeue`` | checkpoints are written inside the signal handler, in the middle of a batch | issue 21406 |
-| ``cli.lightning`` (``_sigterm_notifier_fn``) | SIGTERM ends with status 0 | issue 19916 |
+| :func:`leave_sigterm_alone` | SIGTERM ends with status 0 | issue 19916 |
 | :class:`AtomicCheckpointIO` | a checkpoint is copied in memory first, and errors of permission are swallowed | issue 21800 |
 | ``training.loggers.csv.CSVLog`` | ``CSVLogger`` deletes the file that it finds | pull request 19446 |
 | ``callbacks.always.LearningRates`` | ``LearningRateMonitor`` logs lines of its own | source callbacks/lr_monitor.py |
@@ -20,7 +20,7 @@ from typing import Any
 
 import lightning
 import torch
-from lightning.fabric.plugins.environments import SLURMEnvironment
+from lightning.fabric.plugins.environments import ClusterEnvironment, SLURMEnvironment
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from vqlab.atomic_io import write_atomic
@@ -36,6 +36,23 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         """Write ``checkpoint`` to ``path``."""
         with write_atomic(path) as file:
             torch.save(checkpoint, file)
+
+
+def leave_sigterm_alone(trainer: lightning.Trainer) -> None:
+    """Keep Lightning from ending at SIGTERM with status 0 and without a checkpoint; ``STOP_SIGNALS`` stops the run."""
+    trainer._signal_connector._sigterm_notifier_fn = lambda *_: None  # type: ignore[method-assign]
+
+
+def count_step(trainer: lightning.Trainer) -> None:
+    """Raise ``global_step`` by one, whichever optimizers of a model with manual optimization have stepped."""
+    progress = trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
+    progress.increment_ready()
+    progress.increment_completed()
+
+
+def training_batch_size(trainer: Any) -> int | None:
+    """Return the ``batch_size`` of the DataModule or DataLoader, None where it has none; the data are not loaded."""
+    return getattr(trainer.datamodule or trainer.fit_loop._data_source.instance, "batch_size", None)
 
 
 def accumulates(trainer: lightning.Trainer) -> bool:
@@ -70,9 +87,14 @@ def is_between_batches(trainer: lightning.Trainer) -> bool:
     return total.ready == total.completed  # type: ignore[attr-defined]
 
 
+def cluster_environment(trainer: lightning.Trainer) -> ClusterEnvironment:
+    """Return what has started the processes."""
+    return trainer._accelerator_connector.cluster_environment
+
+
 def slurm_environment(trainer: lightning.Trainer) -> SLURMEnvironment | None:
     """Return the SLURM environment whose jobs are to be queued again, None outside of SLURM."""
-    environment = trainer._accelerator_connector.cluster_environment
+    environment = cluster_environment(trainer)
     return environment if isinstance(environment, SLURMEnvironment) and environment.auto_requeue else None
 
 
@@ -89,23 +111,19 @@ class ResumePoint:
     Lightning resumes by the counters in a checkpoint. Those of later moments make it skip or repeat something: after a
     batch the number of the next log line is taken or not, after an epoch the next one has started or not, and a
     validation that was interrupted would be continued.
-
-    Attributes:
-        is_last: Whether this is the last batch of the run.
-        sound: Whether a checkpoint may be written.
-        validates: Whether a validation follows by its interval, not because the training ends.
-        complete: Whether no gradients are accumulated.
     """
 
     def __init__(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, is_last: bool) -> None:
         loop = trainer.fit_loop
-        self.is_last, self.sound = is_last, True
+        self.is_last = is_last  # whether this is the last batch of the run
+        self.sound = True  # whether a checkpoint may be written
         stop, trainer.should_stop = trainer.should_stop, False
-        self.validates = validation_follows(trainer)
+        self.validates = validation_follows(trainer)  # by its interval, not because the training ends
         trainer.should_stop = stop
         self._epoch = trainer.current_epoch
         self._batches_that_stepped = loop.epoch_loop._batches_that_stepped
         self._steps = not accumulates(trainer)
+        # Whether no gradients are accumulated.
         self.complete = self._steps and getattr(pl_module, "optimizer_stepped", True)
         self._loops = loop.state_dict() if trainer.is_last_batch and not self.validates else None
         self._loaders = loop._combined_loader._state_dicts() if loop._combined_loader else []

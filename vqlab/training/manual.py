@@ -14,13 +14,11 @@ from torch import Tensor
 
 from vqlab.errors import UserError
 from vqlab.nn.distributed import means_over_ranks
+from vqlab.training.lightning_fixes import count_step
 
 
 def refuse_unsound(trainer: lightning.Trainer) -> None:
-    """Raise UserError where the Trainer's settings cannot be right for a model that steps its optimizers itself.
-
-    Call it from ``setup("fit")``.
-    """
+    """Raise UserError for a precision that cannot be right for a model that steps its optimizers itself."""
     if str(trainer.precision) == "16-mixed":
         raise UserError(
             "16-mixed scales the losses of all networks by one factor and clips scaled gradients: "
@@ -34,13 +32,7 @@ def clip_option(module: lightning.LightningModule) -> str:
 
 
 def refuse_trainer_options(clip: Any, accumulate: Any, module: lightning.LightningModule) -> None:
-    """Raise UserError if clipping or accumulation is asked of the Trainer, which cannot do it for such a ``module``.
-
-    Args:
-        clip: The Trainer's ``gradient_clip_val``.
-        accumulate: The Trainer's ``accumulate_grad_batches``.
-        module: The model.
-    """
+    """Raise UserError if the Trainer is asked to ``clip`` or ``accumulate``, which it cannot do for ``module``."""
     name = type(module).__name__
     if clip:
         raise UserError(
@@ -60,6 +52,12 @@ def collect(loss: Tensor, parameters: Iterable[Tensor]) -> None:
         weight.grad = gradient if weight.grad is None else weight.grad + gradient
 
 
+def clip(parameters: Any, max_norm: float | None) -> None:
+    """Scale the gradients of ``parameters`` so that their joint L2 norm is at most ``max_norm``; None leaves them."""
+    if max_norm is not None:
+        torch.nn.utils.clip_grad_norm_(parameters, max_norm)
+
+
 def step_and_zero(module: lightning.LightningModule, optimizer: Any) -> None:
     """Step ``optimizer``, after the hooks ``on_before_optimizer_step``, and zero the gradients of all networks."""
     module.trainer.strategy.optimizer_step(optimizer, lambda: None)
@@ -69,16 +67,8 @@ def step_and_zero(module: lightning.LightningModule, optimizer: Any) -> None:
 
 def count_batch(module: lightning.LightningModule) -> None:
     """Raise ``global_step`` by one and move the learning-rate schedules on: once per batch, stepped or accumulated."""
-    progress = module.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
-    progress.increment_ready()
-    progress.increment_completed()
+    count_step(module.trainer)
     with warnings.catch_warnings():  # a discriminator that waits for its start has a schedule, too
         warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
         for config in module.trainer.lr_scheduler_configs:
             config.scheduler.step()  # type: ignore[call-arg]  # none of vqlab's waits for a metric
-
-
-def clip(parameters: Any, max_norm: float | None) -> None:
-    """Scale the gradients of ``parameters`` so that their joint L2 norm is at most ``max_norm``; None leaves them."""
-    if max_norm is not None:
-        torch.nn.utils.clip_grad_norm_(parameters, max_norm)

@@ -6,9 +6,8 @@ from typing import Any, Literal
 
 import torch
 
-from vqlab.training.learning_rate import configured_rate, scheduled
+from vqlab.training.learning_rate import Schedule, configured_rate, scheduled
 from vqlab.training.manual import clip
-from vqlab.training.schedules import Schedule
 from vqlab.validation import NonNegative, Positive, Probability, check_fields
 
 
@@ -45,11 +44,8 @@ class Optimization:
     def optimizer(self, model: Any, parameters: Iterable[Any], name: str, lr: float | None = None) -> dict[str, Any]:
         """Return an optimizer with its schedule, as ``configure_optimizers`` hands it to Lightning.
 
-        Args:
-            model: The model, with ``lr``, ``base_lr`` and ``default_lr``.
-            parameters: Parameters, or groups of them; a group may have an ``lr`` and with it a ``name`` of its own.
-            name: The rate is logged as ``lr/<name>``.
-            lr: Absolute learning rate instead of the model's.
+        A group of parameters may have an ``lr`` of its own, and with it a ``name``; the others have the absolute rate
+        ``lr`` or that of the model, which is logged as ``lr/<name>``.
         """
         base_lr = model.base_lr if lr is None else None
         rate = configured_rate(model, model.lr if lr is None else lr, base_lr, model.default_lr, name)
@@ -67,7 +63,7 @@ class Optimization:
 
 @dataclass(frozen=True)
 class GANOptimization(Optimization):
-    """Optimizer settings of two networks that train against each other; those of ``Optimization`` are for both.
+    """Optimizer settings of two networks that train against each other; those of :class:`Optimization` are for both.
 
     Args:
         kind: As in ``Optimization``.

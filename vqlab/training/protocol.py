@@ -20,26 +20,15 @@ class Observed(Protocol):
 
     A model with codes also has ``quantizer``, a :class:`~vqlab.quantizers.base.Quantizer`, whose ``num_embeddings``
     ``Health`` compares the perplexity with, and whose codebooks ``vqlab predict`` exports.
-
-    Attributes:
-        modality: Data that the model is made for: ``image``, ``signal``, ``text`` or ``font``.
-        accumulate: Batches per optimizer step of a model with manual optimization, for ``base_lr``.
-        optimizer_stepped: Whether the last batch ended with an optimizer step, False while a model with manual
-            optimization accumulates gradients. ``EMA`` averages and ``LastAndBest`` saves after a step only.
-        num_classes: Classes of the data, 0 if unknown.
-        health_hints: Health event -> hint on how to fix it, instead of the hint of the rule.
-        health_ignored: Metrics of ``train/`` that ``Health`` does not judge.
-        code_metrics_prefix: Prefix of ``codebook_usage`` and ``perplexity`` among the metrics of ``val/`` that
-            ``Health`` judges, such as ``posterior_``.
     """
 
-    modality: str
-    accumulate: int = 1
-    optimizer_stepped: bool = True
-    num_classes: int = 0
-    health_hints: ClassVar[Mapping[str, str]] = {}
-    health_ignored: Collection[str] = ()
-    code_metrics_prefix: str = ""
+    modality: str  # data that the model is made for: ``image``, ``signal``, ``text`` or ``font``
+    accumulate: int = 1  # batches per optimizer step of a model with manual optimization, for ``base_lr``
+    optimizer_stepped: bool = True  # False while such a model accumulates: EMA and LastAndBest wait for a step
+    num_classes: int = 0  # classes of the data, 0 if unknown
+    health_hints: ClassVar[Mapping[str, str]] = {}  # health event -> hint, instead of the hint of the rule
+    health_ignored: Collection[str] = ()  # metrics of ``train/`` that ``Health`` does not judge
+    code_metrics_prefix: str = ""  # such as ``posterior_``, of the code metrics of ``val/`` that ``Health`` judges
 
 
 @runtime_checkable

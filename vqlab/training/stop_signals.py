@@ -12,12 +12,7 @@ PAUSE = 0.2  # seconds; timeout, torchrun and others deliver one request twice w
 
 
 class Stopped(SystemExit):
-    """A signal ended the command. The exit status is 128 + its number, as in a shell: 130 for SIGINT, 143 for SIGTERM.
-
-    Example:
-        >>> Stopped(15).code
-        143
-    """
+    """A signal ended the command; the status is 128 + its number, as in a shell: 130 for SIGINT, 143 for SIGTERM."""
 
     def __init__(self, number: int) -> None:
         super().__init__(128 + number)

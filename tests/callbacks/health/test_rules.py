@@ -5,11 +5,16 @@ import random
 
 import pytest
 
-from vqlab.callbacks.health.history import RunHistory, Thresholds
-from vqlab.callbacks.health.rules import RULES, topic_collapse
+from vqlab.callbacks.health.history import RunHistory, Thresholds, detrended_spread
+from vqlab.callbacks.health.rules import HINTS, RULES
 
 STEPS, EVERY, VALIDATE = 2000, 10, 50
 ONSET = 1000
+DISCRIMINATOR = {"p_real": 0.7, "p_fake": 0.3, "reals_passed": 0.9, "fakes_caught": 0.8}
+GENERATED = {"diversity": 0.9, "classes_drawn": 9.0}
+GLYPHS = {"l1_gain": 0.3, "grey": 1.0, "retrieval": 1.0, "retrieval_identity": 1.0}
+TOPICS = {"topic_redundancy": 0.1, "topic_diversity": 0.9, "topic_usage": 1.0}
+CHAINS = {"known_chains": 1.0, "chain_age": 9.0}
 
 
 def falling(step):
@@ -18,13 +23,15 @@ def falling(step):
 
 
 def events(line=None, validation=None, **planned):
-    """Return the step of each event in a run whose metrics are functions of the step."""
-    history, found = RunHistory(**{"steps": STEPS, "lines_planned": STEPS / EVERY, **planned}), {}
+    """Return step and evidence of each event in a run whose metrics are functions of the step."""
+    history = RunHistory(**{"steps": STEPS, "lines_planned": STEPS / EVERY, "num_classes": 10, **planned})
+    found = {}
 
     def check(*when):
-        for rule in RULES:
-            if rule.when in when and rule.event not in found and rule.evidence(history, Thresholds()):
-                found[rule.event] = history.step
+        for moment in when:
+            for rule in RULES[moment]:
+                for event, evidence in rule(history, Thresholds()):
+                    found.setdefault(event, (history.step, evidence))
 
     for history.step in range(EVERY, STEPS + 1, EVERY):
         history.add({"rate": 1e-3, "loss": falling(history.step)} | (line(history.step) if line else {}))
@@ -32,73 +39,62 @@ def events(line=None, validation=None, **planned):
         if history.step % VALIDATE == 0:
             history.add({"step": float(history.step), **(validation(history.step) if validation else {})}, "val")
             check("validation")
+    assert {*found} <= {*HINTS}
     return found
 
 
-def from_onset(step, healthy, planted):
-    return planted if step > ONSET else healthy
+def at_onset(name, healthy, planted, **others):
+    """Return a function of the step: the metric ``name`` changes, the others stay."""
+    return lambda s: {**others, name: planted if s > ONSET else healthy}
 
 
-PLANTED = {
-    "loss_oscillation": lambda s: {"loss": 1 + from_onset(s, 0.02, 0.6) * (-1) ** (s // EVERY)},
-    "loss_divergence": lambda s: {"loss": falling(s) * from_onset(s, 1, 1.02 ** min(200, (s - ONSET)))},
-    "codebook_collapse": lambda s: {"codebook_usage": from_onset(s, 0.9, 0.1), "perplexity": 50.0},
-    "exploding_gradient": lambda s: {"grad_norm": from_onset(s, 1.0, 200.0)},
-    "vanishing_gradient": lambda s: {"grad_norm/encoder": from_onset(s, 1.0, 1e-6), "grad_norm/decoder": 1.0},
-    "proposal_collapse": lambda s: {
-        "accept_rate_cached": from_onset(s, 0.06, 0.0),
-        "known_chains": 1.0,
-        "chain_age": 9.0,
-    },
-    "posterior_collapse": lambda s: {"accept_rate": from_onset(s, 0.2, 1.0)},
-    "learning_rate_too_high": lambda s: {"update_ratio": from_onset(s, 0.01, 0.5)},
-    "discriminator_too_strong": lambda s: {
-        "p_real": from_onset(s, 0.7, 1),
-        "p_fake": 0.0,
-        "reals_passed": 1,
-        "fakes_caught": 1,
-    },
-    "discriminator_too_weak": lambda s: {
-        "p_real": 0.5,
-        "p_fake": 0.5,
-        "reals_passed": 0.5,
-        "fakes_caught": from_onset(s, 0.9, 0.5),
-    },
-}
-GLYPHS = {"l1_gain": 0.3, "grey": 1.0, "retrieval": 1.0, "retrieval_identity": 1.0}
-TOPICS = {"topic_redundancy": 0.1, "topic_diversity": 0.9, "topic_usage": 1.0}
-PLANTED_IN_VALIDATION = {
-    "codebook_slow_death": lambda s: {
-        "codebook_usage": from_onset(s, 0.9, 0.9 - (s - ONSET) / 900),
-        "perplexity": 50.0,
-    },
-    "codebook_collapse": lambda s: {"codebook_usage": from_onset(s, 0.9, 0.1), "perplexity": 50.0},
-    "mode_collapse": lambda s: {"diversity": from_onset(s, 0.9, 0.1)},
-    "posterior_collapse": lambda s: {"mutual_information": from_onset(s, 0.5, 0.001)},
-    "topic_collapse": lambda s: {**TOPICS, "topic_redundancy": from_onset(s, 0.1, 0.9)},
-    "blur": lambda s: {**GLYPHS, "grey": from_onset(s, 1.1, 3.0)},
-    "content_lost": lambda s: {**GLYPHS, "retrieval": from_onset(s, 1.0, 0.5)},
-    "worse_than_copying": lambda s: {**GLYPHS, "l1_gain": from_onset(s, 0.3, -0.1)},
-}
+PLANTED = [  # event, metrics of the training, words of the evidence
+    ("loss_oscillation", lambda s: {"loss": 1 + (0.6 if s > ONSET else 0.02) * (-1) ** (s // EVERY)}, "of its mean"),
+    ("loss_divergence", lambda s: {"loss": falling(s) * 1.02 ** min(200, max(0, s - ONSET))}, "times its best"),
+    ("codebook_collapse", at_onset("codebook_usage", 0.9, 0.1, perplexity=50.0), "10.0% of 100 codes"),
+    ("exploding_gradient", at_onset("grad_norm", 1.0, 200.0), "200 times its median"),
+    ("vanishing_gradient", at_onset("grad_norm/encoder", 1.0, 1e-6), "grad_norm/encoder"),
+    ("proposal_collapse", at_onset("accept_rate_cached", 0.06, 0.0, **CHAINS), "unchanged for 9 visits"),
+    ("posterior_collapse", at_onset("accept_rate", 0.2, 1.0), "100.0% of the proposals"),
+    ("learning_rate_too_high", at_onset("update_ratio", 0.01, 0.5), "by 50%"),
+    ("discriminator_too_strong", at_onset("p_real", 0.7, 1.0, p_fake=0.0, reals_passed=1, fakes_caught=1), "is 1.000"),
+    ("discriminator_too_weak", at_onset("fakes_caught", 0.9, 0.1, p_real=0.5, p_fake=0.5, reals_passed=0.9), "rejects"),
+]
+PLANTED_IN_VALIDATION = [
+    ("codebook_slow_death", lambda s: {"codebook_usage": 0.9 - max(0, s - ONSET) / 900, "perplexity": 50.0}, "falls"),
+    ("codebook_collapse", at_onset("codebook_usage", 0.9, 0.1, perplexity=50.0), "(val)"),
+    ("mode_collapse", at_onset("diversity", 0.9, 0.1), "by 10%"),
+    ("mode_collapse", at_onset("classes_drawn", 9.0, 1.2, diversity=0.9), "1.2 of 10 classes"),
+    ("posterior_collapse", at_onset("mutual_information", 0.5, 0.001), "1.0e-03 nats"),
+    ("topic_collapse", at_onset("topic_redundancy", 0.1, 0.9, **TOPICS), "share 90%"),
+    ("topic_collapse", at_onset("topic_diversity", 0.9, 0.1), "10% of the topics' words"),
+    ("topic_collapse", at_onset("topic_usage", 0.9, 0.3), "30% of the topics are dominant"),
+    ("blur", at_onset("grey", 1.1, 3.0, **GLYPHS), "3.0 times"),
+    ("content_lost", at_onset("retrieval", 1.0, 0.5, **GLYPHS), "50% of the glyphs"),
+    ("worse_than_copying", at_onset("l1_gain", 0.3, -0.2, **GLYPHS), "20% farther"),
+]
 
 
-@pytest.mark.parametrize("event", PLANTED)
-def test_a_problem_planted_in_training_is_found(event):
-    found = events(PLANTED[event], num_embeddings=100)
+@pytest.mark.parametrize(("event", "line", "words"), PLANTED)
+def test_a_problem_planted_in_training_is_found(event, line, words):
+    found = events(line, num_embeddings=100)
     assert set(found) - {"loss_oscillation"} <= {event}, "a loss that rises spreads, too"
-    assert ONSET < found[event] <= ONSET + STEPS // 10
+    assert ONSET < found[event][0] <= ONSET + STEPS // 10
+    assert words in found[event][1]
 
 
-@pytest.mark.parametrize("event", PLANTED_IN_VALIDATION)
-def test_a_problem_planted_in_validation_is_found(event):
-    found = events(None, PLANTED_IN_VALIDATION[event], num_embeddings=100)
+@pytest.mark.parametrize(("event", "validation", "words"), PLANTED_IN_VALIDATION)
+def test_a_problem_planted_in_validation_is_found(event, validation, words):
+    found = events(None, validation, num_embeddings=100)
     assert next(iter(found)) == event
-    assert ONSET < found[event] <= ONSET + STEPS // 10
+    assert ONSET < found[event][0] <= ONSET + STEPS // 10
+    assert words in found[event][1]
     assert set(found) <= {event, "codebook_collapse"}, "where a slow death ends"
 
 
 def test_a_rate_that_is_too_low_is_found_unless_it_is_scheduled():
-    assert events(lambda s: {"update_ratio": 1e-8}) == {"learning_rate_too_low": 200}
+    found = events(lambda s: {"update_ratio": 1e-8})
+    assert {event: step for event, (step, _) in found.items()} == {"learning_rate_too_low": 200}
     assert events(lambda s: {"update_ratio": 1e-9 * s, "rate": s / STEPS}) == {}, "a warm-up"
     assert events(lambda s: {"update_ratio": 1e-3 * max(0, 1 - s / 1500) + 1e-9}) == {}, "a schedule's end"
 
@@ -123,20 +119,22 @@ def test_plateau(line, score, found):
     steps = events(line, lambda s: {"monitor": score(s)})
     assert list(steps) == (["plateau"] if found else [])
     if found:
-        assert 0 <= steps["plateau"] - 600 - STEPS / 3 <= VALIDATE, "when a third of the run has passed"
+        assert 0 <= steps["plateau"][0] - 600 - STEPS / 3 <= VALIDATE, "when a third of the run has passed"
 
 
 @pytest.mark.parametrize(
     "line",
     [
         lambda s: {"loss": falling(s) * (2 if s == ONSET else 1)},  # a spike
-        lambda s: {"loss": falling(s) * from_onset(s, 1, 1.5)},  # the adversarial loss is switched on
+        lambda s: {"loss": falling(s) * (1.5 if s > ONSET else 1)},  # the adversarial loss is switched on
         lambda s: {"loss": 10 - s / 100},  # a likelihood that becomes negative
         lambda s: {"loss": 100 * (1 + s / 100), "rec_loss": falling(s), "sigma": 1 / s},  # sigma is annealed
         lambda s: {"grad_norm/encoder": math.exp(-s / 200), "grad_norm": math.exp(-s / 200)},  # convergence
         lambda s: {"accept_rate": 0.202, "accept_rate_cached": 0.0, "known_chains": 0.0},  # no cache
-        lambda s: {"accept_rate_cached": 0.01, "known_chains": 1.0, "chain_age": 3.0},
-        lambda s: {"update_ratio": from_onset(s, 0.01, 0.5) if s % 50 == 0 else 0.05},  # a clipped critic
+        lambda s: {"accept_rate_cached": 0.01, **CHAINS},
+        lambda s: {"update_ratio": (0.5 if s > ONSET else 0.01) if s % 50 == 0 else 0.05},  # a clipped critic
+        lambda s: {**DISCRIMINATOR, "p_real": 0.999},
+        lambda s: {**DISCRIMINATOR, "p_real": 1.0, "p_fake": 0.0} if s < 900 else DISCRIMINATOR,  # within the grace
     ],
 )
 def test_healthy_training_lines_that_resemble_a_problem(line):
@@ -151,6 +149,8 @@ def test_healthy_training_lines_that_resemble_a_problem(line):
         lambda s: {"topic_redundancy": 0.44, "topic_diversity": 0.17, "topic_usage": 0.95},
         lambda s: {"topic_redundancy": 0.9 if s == 1500 else 0.1, "topic_diversity": 0.9},  # one validation only
         lambda s: {"mutual_information": 0.001 if s == 1500 else 0.1},
+        lambda s: {**GENERATED, "diversity": 0.1 if s == 1500 else 0.9},
+        lambda s: {**GLYPHS, "retrieval": 0.95},
     ],
 )
 def test_healthy_validations_that_resemble_a_problem(validation):
@@ -161,21 +161,13 @@ def test_a_proposal_that_equals_the_posterior_is_no_collapse():
     assert events(lambda s: {"accept_rate": 1.0}, lambda s: {"mutual_information": 0.7}) == {}
 
 
-@pytest.mark.parametrize(
-    ("metrics", "words"),
-    [
-        ({"topic_diversity": 0.1}, "10% of the topics' words"),
-        ({"topic_usage": 0.3}, "30% of the topics are dominant"),
-    ],
-)
-def test_few_distinct_or_used_topics(metrics, words):
-    history = RunHistory(step=2000)
-    for step in (1500.0, 2000.0):
-        history.add({"step": step, **metrics}, "val")
-    assert words in topic_collapse(history, Thresholds())
-
-
 def test_short_and_endless_runs():
     assert [RunHistory(lines_planned=n).window for n in (3, 200, 1000, math.inf)] == [5, 10, 20, 20]
-    found = events(PLANTED["vanishing_gradient"], steps=math.inf, lines_planned=math.inf)
+    found = events(at_onset("grad_norm/encoder", 1.0, 1e-6), steps=math.inf, lines_planned=math.inf)
     assert list(found) == ["vanishing_gradient"]
+
+
+def test_the_spread_about_a_line():
+    assert detrended_spread([5.0, 4.0, 3.0]) == pytest.approx(0)
+    values = [10 + i / 10 + (1 if i % 2 else -1) for i in range(60)]
+    assert detrended_spread(values) == pytest.approx(1 / 12.95, rel=0.01)

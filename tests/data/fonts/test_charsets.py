@@ -2,7 +2,6 @@ import pytest
 
 from tests.helpers.refusal import refused
 from vqlab.data.fonts.charsets import read_charset
-from vqlab.fonts.font_tables import is_wide
 
 
 def test_named_sets_have_the_sizes_of_their_standards():
@@ -26,9 +25,9 @@ def test_scripts_are_letters_of_their_names(name, inside, outside):
 
 def test_ranges_sets_and_files_make_one_set_without_repeats(tmp_path):
     file = tmp_path / "set.txt"
-    file.write_text("\ufeff# a comment\n你好 好\n\nU+41-43\n#!\nu+1F600\n", encoding="utf-8")
-    assert read_charset(str(file)) == [*map(ord, "你好ABC#!"), 0x1F600]
-    assert read_charset(["U+42-44", str(file), "U+42"]) == [*map(ord, "BCD你好A#!"), 0x1F600]
+    file.write_text("\ufeff你好 好\n\n#!\n", encoding="utf-8")
+    assert read_charset(str(file)) == [*map(ord, "你好#!")]
+    assert read_charset(["U+42-44", str(file), "U+42", "u+1F600"]) == [*map(ord, "BCD你好#!"), 0x1F600]
     assert read_charset("U+4E00-U+4E02") == [0x4E00, 0x4E01, 0x4E02]
     assert set(read_charset(["ascii", "kana"])) == set(read_charset("ascii")) | set(read_charset("kana"))
 
@@ -36,15 +35,11 @@ def test_ranges_sets_and_files_make_one_set_without_repeats(tmp_path):
 @pytest.mark.parametrize(
     ("content", "charset", "words"),
     [
-        ("abc\ndéf\n".encode("latin1"), "set.txt", ("charset must be in UTF-8", "line 2 of", "set.txt")),
-        (b"abc\nU+4E00..4E10\n", "set.txt", ("ranges", "'U+4E00..4E10'", "line 2 of")),
-        (b"# nothing\n \n", "set.txt", ("charset must hold a character", "set.txt")),
+        ("abc\ndéf\n".encode("latin1"), "set.txt", ("charset must be in UTF-8", "set.txt is not")),
+        (b"\n \n", "set.txt", ("charset must hold a character", "set.txt")),
         (b"", "jis3", ("charset must be of ascii, latin", "ranges (U+4E00-4FFF) and text files, got 'jis3'")),
-        (b"", ".", ("text files, got '.'",)),
         (b"", "U+5-4", ("'U+5-4'",)),
         (b"", "U+110000", ("'U+110000'",)),
-        (b"", "U+", ("'U+'",)),
-        (b"", [], ("charset must hold a character, got []",)),
     ],
 )
 def test_bad_charsets_are_refused(tmp_path, monkeypatch, content, charset, words):
@@ -52,7 +47,3 @@ def test_bad_charsets_are_refused(tmp_path, monkeypatch, content, charset, words
     (tmp_path / "set.txt").write_bytes(content)
     with refused(*words):
         read_charset(charset)
-
-
-def test_wide():
-    assert [is_wide(ord(letter)) for letter in "亜あＡ한aαｱ"] == [True] * 4 + [False] * 3

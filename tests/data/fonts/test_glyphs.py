@@ -1,10 +1,9 @@
 import numpy as np
-import pytest
 
 from tests.helpers.refusal import refused
 from tests.helpers.toy_fonts import NOTDEF, SERIF, box, build
 from vqlab.data.fonts import glyphs
-from vqlab.data.fonts.glyphs import BLANK, LIKE_NOTDEF, OUTSIDE, SOUND, density, draw_glyphs
+from vqlab.data.fonts.glyphs import BLANK, LIKE_NOTDEF, OUTSIDE, SOUND, draw_glyphs
 from vqlab.fonts.draw import EmBox, render
 from vqlab.fonts.font import Font
 
@@ -62,16 +61,3 @@ def test_a_drawing_that_fails_leaves_no_file(tmp_path):
     (tmp_path / "file").touch()
     with refused("cannot be written", "set --data.cache"):
         draw_glyphs(font, [65], 64, EmBox(), str(tmp_path / "file"))
-
-
-def test_density_counts_edges():
-    rng = np.random.default_rng()
-    image = np.where(rng.random((16, 16)) < 0.5, 0, 255).astype(np.uint8)
-    dark = image < 128
-    counted = sum(
-        int(dark[a] != dark[b])
-        for y in range(16)
-        for x in range(15)
-        for a, b in [((y, x), (y, x + 1)), ((x, y), (x + 1, y))]
-    )
-    assert density(image) == pytest.approx(counted / 32)

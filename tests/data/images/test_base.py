@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch.nn.functional import interpolate
 
-from vqlab.data.datamodule import split_positions
 from vqlab.data.images.base import ImageDataModule, ImageTensors, channel_statistics, fit_square, shift_and_flip
 from vqlab.errors import UserError
 
@@ -124,16 +123,6 @@ def test_shift_and_flip_moves_each_image_by_itself():
     assert (straight[:, 0, 0, 8] < straight[:, 0, 0, 9]).all()
 
 
-def test_tiny_images_are_only_mirrored():
-    images = torch.rand(16, 1, 2, 2)
-    moved = shift_and_flip(images, torch.Generator().manual_seed(0), flip=True)
-    same = (moved == images).flatten(1).all(1)
-    mirrored = (moved == images.flip(3)).flatten(1).all(1)
-    assert (same | mirrored).all()
-    assert same.any()
-    assert mirrored.any()
-
-
 def test_fit_square_resizes_with_antialiasing_and_crops_the_centre():
     checker = torch.zeros(2, 1, 16, 32, dtype=torch.uint8)
     checker[..., ::2] = 255  # without antialiasing every second column would be picked
@@ -149,13 +138,6 @@ def test_fit_square_resizes_with_antialiasing_and_crops_the_centre():
     torch.testing.assert_close(
         large, interpolate(same.float(), size=8, mode="bilinear", antialias=True), atol=1.01, rtol=0
     )
-
-
-def test_split_is_seeded_and_disjoint():
-    train, val = split_positions(100, 10, seed=0)
-    assert sorted([*train.tolist(), *val.tolist()]) == list(range(100))
-    assert torch.equal(val, split_positions(100, 10, seed=0)[1])
-    assert not torch.equal(val, split_positions(100, 10, seed=1)[1])
 
 
 def test_too_few_images_for_a_batch_are_named():

@@ -20,12 +20,3 @@ def test_labels_belong_to_the_images():
     target = {tuple(row): label for row, label in zip(digits.data.astype(int).tolist(), digits.target, strict=True)}
     rows = (data.images.flatten(1).float() * 16 / 255).round().int().tolist()
     assert [target[tuple(row)] for row in rows] == data.labels.tolist()
-
-
-def test_default_batch():
-    data = Digits(value_range="standardized")
-    batch = next(iter(data.train_dataloader()))
-    assert batch["image"].shape == (128, 1, 32, 32)
-    assert set(batch["label"].tolist()) == set(range(10))
-    assert not data.flip
-    assert data.pixel_range.std[0] > 0.2

@@ -4,9 +4,8 @@ import pytest
 import torch
 
 from tests.helpers.refusal import refused
-from vqlab.data.images.base import ImageTensors
+from vqlab.data.images.base import ImageTensors, PartlyLabelled, choose_labelled
 from vqlab.data.images.digits import Digits
-from vqlab.data.images.partly_labelled import PartlyLabelled, choose_labelled
 
 
 def tensors(labels):
@@ -67,13 +66,3 @@ def test_missing_labels_are_refused():
         choose_labelled(torch.tensor([0, 0, 0, 1, 1]), 3, seed=0)
     with refused("no labels", "labels_per_class=null"):
         choose_labelled(torch.full((5,), -1), 3, seed=0)
-
-
-def test_the_seed_draws_other_labelled_images_for_the_same_batch():
-    data, chosen = tensors([0, 1] * 20), torch.arange(40)
-    one, same, other = (
-        PartlyLabelled(data, chosen, batch_size=20, seed=seed).__getitems__([5, 1, 8])["labelled_image"][:, 0, 0, 0]
-        for seed in (0, 0, 1)
-    )
-    assert torch.equal(one, same)
-    assert not torch.equal(one, other)

@@ -1,13 +1,9 @@
-import socket
-import sys
-
 import numpy as np
 import pytest
 import torch
 
 from vqlab.data.images import photos
-from vqlab.data.images.photos import HELD_OUT, TRAIN, Photos, random_crops, read_photo
-from vqlab.errors import UserError
+from vqlab.data.images.photos import HELD_OUT, TRAIN, Photos, read_photo
 
 
 def test_whole_photographs_are_held_out():
@@ -43,25 +39,6 @@ def test_crops_are_seeded_and_varied():
     assert not torch.equal(a, c)
     assert len({image.numpy().tobytes() for image in a}) == 64
     assert a.float().std() > 30
-
-
-@pytest.mark.parametrize("size", [1, 32, 225])
-def test_crops_of_any_size_are_pieces_of_the_photograph(size):
-    photo = read_photo(*HELD_OUT[0])[:, :225]
-    crops = random_crops([photo], 16, size, np.random.default_rng(0))
-    assert crops.shape == (16, 3, size, size)
-    torch.testing.assert_close(crops.float().mean(), torch.tensor(photo.mean(), dtype=torch.float), atol=30, rtol=0)
-
-
-def test_works_without_pooch_and_without_network(monkeypatch):
-    monkeypatch.setitem(sys.modules, "pooch", None)  # makes `import pooch` fail
-    monkeypatch.setattr(socket, "socket", None)
-    Photos(num_train=8, num_val=4).setup()
-
-
-def test_a_missing_photograph_names_its_package():
-    with pytest.raises(UserError, match=r"install skimage again"):
-        read_photo("skimage", "data/none.png")
 
 
 def test_training_crops_vary_in_channel_order_and_direction():

@@ -100,18 +100,8 @@ def test_cifar10_reads_torchvisions_files_and_resizes(tmp_path, small, offline, 
 def test_damaged_files_are_named(tmp_path, small, monkeypatch):
     write_cifar10(tmp_path, monkeypatch)
     (tmp_path / "cifar-10-batches-py" / "data_batch_3").write_bytes(b"cut")
-    with pytest.raises(UserError, match=r"CIFAR10 is not, or not whole, in .*cifar-10-batches-py"):
+    with pytest.raises(UserError, match=r"CIFAR10 in .*cifar-10-batches-py is missing or not whole"):
         CIFAR10(str(tmp_path), val_size=5, download=False).prepare_data()
-
-
-def test_short_memory_is_not_called_damage_and_downloads_nothing(tmp_path, small, offline, monkeypatch):
-    def out_of_memory(*_, **__):
-        raise MemoryError
-
-    monkeypatch.setattr(MNIST, "source", out_of_memory)
-    with pytest.raises(UserError, match="not enough memory"):
-        MNIST(str(tmp_path), val_size=5).prepare_data()
-    assert not offline
 
 
 @pytest.mark.parametrize("source", [CIFAR10, MNIST, FashionMNIST])
@@ -125,13 +115,6 @@ def test_failed_download_is_one_line_and_leaves_nothing(tmp_path, offline, sourc
     assert offline
     assert list((tmp_path / "new").iterdir()) == []
     assert socket.getdefaulttimeout() == before
-
-
-def test_an_archive_that_is_no_file_is_not_copied(tmp_path, offline):
-    (tmp_path / "cifar-10-python.tar.gz").symlink_to("/dev/zero")
-    with pytest.raises(UserError, match="CIFAR10 could not be downloaded"):
-        CIFAR10(str(tmp_path)).prepare_data()
-    assert [file.name for file in tmp_path.iterdir()] == ["cifar-10-python.tar.gz"]
 
 
 class Answer(io.BytesIO):
@@ -155,45 +138,30 @@ def zipped_mnist(root: Path, monkeypatch) -> dict[str, bytes]:
     return files
 
 
-@pytest.mark.parametrize("broken", [True, False])
-def test_download_appears_whole_or_not_at_all(tmp_path, small, monkeypatch, broken):
+def test_a_download_that_breaks_off_leaves_nothing_and_a_whole_one_is_used(tmp_path, small, monkeypatch):
     files = zipped_mnist(tmp_path / "server", monkeypatch)
+    last = [*files][-1]
+    parts = {True: files | {last: files[last][:100]}, False: files}
+    for broken, answers in parts.items():
 
-    def answer(request, *args, **kwargs):
-        name = request.full_url.rsplit("/", 1)[1]
-        breaks = broken and name == [*files][-1]
-        return Answer(files[name][:100] if breaks else files[name], request.full_url, breaks)
+        def answer(request, *args, answers=answers, broken=broken, **kwargs):
+            name = request.full_url.rsplit("/", 1)[1]
+            return Answer(answers[name], request.full_url, broken and name == last)
 
-    monkeypatch.setattr(urllib.request, "urlopen", answer)
-    data = MNIST(str(tmp_path / "data"), val_size=5, batch_size=8)
-    if broken:
-        with pytest.raises(UserError, match=r"timed out"):
-            data.prepare_data()
-        assert list((tmp_path / "data").iterdir()) == []
-    else:
-        data.prepare_data()
-        data.setup("fit")
-        assert len(data._train_val[0]) == 25
-        assert [file.name for file in (tmp_path / "data").iterdir()] == ["MNIST"]
-
-
-def test_archives_put_there_by_hand_are_unpacked_without_network(tmp_path, small, offline, monkeypatch):
-    files = zipped_mnist(tmp_path, monkeypatch)
-    for file in (tmp_path / "MNIST" / "raw").iterdir():
-        file.unlink()
-    for name, content in files.items():
-        (tmp_path / "MNIST" / "raw" / name).write_bytes(content)
-    data = MNIST(str(tmp_path), val_size=5, batch_size=8)
+        monkeypatch.setattr(urllib.request, "urlopen", answer)
+        data = MNIST(str(tmp_path / "data"), val_size=5, batch_size=8)
+        if broken:
+            with pytest.raises(UserError, match=r"timed out"):
+                data.prepare_data()
+            assert list((tmp_path / "data").iterdir()) == []
     data.prepare_data()
-    data.setup("fit")
-    assert len(data._train_val[0]) == 25
-    assert not offline
-    assert [file.name for file in tmp_path.iterdir()] == ["MNIST"]
+    assert len(data.load_train_val()[0]) == 25
+    assert [file.name for file in (tmp_path / "data").iterdir()] == ["MNIST"]
 
 
 def test_without_download_missing_data_are_named(tmp_path, offline):
     with pytest.raises(UserError, match=r"set path=FOLDER or download=true; without a network .*Photos"):
         MNIST(str(tmp_path), download=False).prepare_data()
-    with pytest.raises(UserError, match=r"MNIST is not"):
+    with pytest.raises(UserError, match=r"MNIST in .* is missing"):
         MNIST(str(tmp_path)).setup("fit")
     assert not offline

@@ -31,8 +31,9 @@ def rows(data, split):
     return [row.tolist() for row in data._corpus.splits[split].counts.toarray()]
 
 
-@pytest.mark.parametrize("form", ["csr_matrix", "csc_array", "coo_matrix"])
-@pytest.mark.parametrize("dtype", [np.int64, np.float64, np.uint8])
+@pytest.mark.parametrize(
+    ("form", "dtype"), [("csr_matrix", np.int64), ("csc_array", np.float64), ("coo_matrix", np.uint8)]
+)
 def test_every_document_with_words_is_in_one_split(tmp_path, form, dtype, caplog):
     matrix = sparse.csr_matrix(counts().toarray() * (np.arange(50) != 7)[:, None])
     data = bags(save(tmp_path / "a.npz", getattr(sparse, form)(matrix.astype(dtype))))
@@ -91,19 +92,11 @@ def written(write, *matrix, **arrays):
 def test_formats(tmp_path):
     matrix = counts()
     dense = matrix.toarray()
-    stored = {name: getattr(matrix, name) for name in ("shape", "data", "indices", "indptr")}
-    files = [docword(matrix), written(mmwrite, matrix), written(mmwrite, dense), written(np.save, dense)]
-    files += [gzip.compress(content) for content in files[:2]]
-    files += [written(np.savez, x=dense), written(np.savez, format=b"csr", labels=np.zeros(50), **stored)]
-    for content in files:
-        (tmp_path / "a").write_bytes(content)
-        assert np.array_equal(read_counts(str(tmp_path / "a"), "path").toarray(), dense), content[:20]
-
-
-@pytest.mark.parametrize(("weighting", "warned"), [("tfidf", True), ("counts", False)])
-def test_weights_are_not_weighted_again_without_a_warning(tmp_path, caplog, weighting, warned):
-    bags(save(tmp_path / "a.npz", counts() * 0.3), weighting=weighting).vocab_size  # noqa: B018
-    assert ("such as 0.3, no counts" in caplog.text) == warned
+    files = {"a": docword(matrix), "b.npy": written(np.save, dense), "c.npz": written(np.savez, x=dense)}
+    files |= {"a.txt.gz": gzip.compress(docword(matrix)), "b.mtx": written(mmwrite, matrix)}
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+        assert np.array_equal(read_counts(str(tmp_path / name), "path").toarray(), dense), name
 
 
 def test_labels_of_a_text_file_or_a_column(tmp_path):
@@ -123,15 +116,12 @@ def beyond(matrix):
     ("content", "reason"),
     [
         (written(np.savez, **beyond(counts())), "indices must be < 12"),
-        (written(sparse.save_npz, counts().astype(complex)), "complex128"),
         (written(sparse.save_npz, sparse.csr_matrix((0, 3))), "shape (0, 3)"),
         (written(np.save, np.zeros(12)), "shape (12,)"),
-        (written(np.save, np.array([[1, 2], [3]], object)), "allow_pickle"),
-        (written(np.savez, X=np.eye(3), y=np.zeros(3)), "several arrays: X, y"),
+        (written(np.save, np.full((2, 3), -1)), "values that are no counts"),
+        (written(np.save, np.full((2, 3), np.nan)), "values that are no counts"),
         (written(mmwrite, counts())[:-9], ""),
-        (written(mmwrite, counts()).replace(b"1 ", b"\xff ", 1), ""),
         (docword(counts()) + b"99 99 1\n", ""),
-        (b"1 3:2 7:1\n0 1:1\n", ""),
         (b"hello", ""),
     ],
 )
@@ -141,32 +131,18 @@ def test_files_without_a_matrix(tmp_path, content, reason):
         bags(str(tmp_path / "a.npz")).vocab_size  # noqa: B018
 
 
-@pytest.mark.parametrize("value", [-1, np.nan, np.inf])
-def test_values_that_are_no_counts(tmp_path, value):
-    matrix = counts().astype(float)
-    matrix.data[5] = value
-    with refused("path must hold counts of 0 or more", f"a.npz has 1 such as {value:g}"):
-        bags(save(tmp_path / "a.npz", matrix)).vocab_size  # noqa: B018
+SIZES = "must fit the counts of 50 documents x 12 words, but has"
 
 
 @pytest.mark.parametrize(
     ("setting", "content", "line"),
     [
-        (
-            "labels_path",
-            np.zeros(49, int),
-            "labels_path must fit the counts of 50 documents x 12 words, but has 49 rows",
-        ),
-        ("labels_path", np.zeros(12, int), "rows of the counts are words, write matrix.T"),
-        ("labels_path", np.full(50, -2), "labels_path must hold class numbers from 0 on"),
-        ("labels_path", np.full(50, 0.5), "labels_path must hold class numbers from 0 on"),
-        ("labels_path", "sports", "labels_path must be an array of numpy.save, or a .txt file"),
-        (
-            "vocabulary_path",
-            "cat\ndog",
-            "vocabulary_path must fit the counts of 50 documents x 12 words, but has 2 words",
-        ),
-        ("test_path", np.eye(9), "test_path must fit the counts of 50 documents x 12 words, but has 9 words"),
+        ("labels_path", np.zeros(49, int), f"labels_path {SIZES} 49 rows"),
+        ("labels_path", np.full(50, -2), "set labels_path=FILE to class numbers from 0 on"),
+        ("labels_path", np.full(50, 0.5), "set labels_path=FILE to class numbers from 0 on"),
+        ("labels_path", "sports", "a holds no labels"),
+        ("vocabulary_path", "cat\ndog", f"vocabulary_path {SIZES} 2 words"),
+        ("test_path", np.eye(9), f"test_path {SIZES} 9 words"),
         ("test_labels_path", np.zeros(50), "test_labels_path needs the counts of the test documents"),
         ("test_path", None, "test_path must be a file, but "),
     ],

@@ -61,7 +61,7 @@ def test_a_failed_download_is_one_line_and_leaves_nothing(tmp_path, offline):
 
 
 def test_missing_and_damaged_files_without_download(tmp_path, offline, capsys):
-    with refused(f"is not, or not whole, in {tmp_path / CACHE}", "download=true", "--data Docstrings"):
+    with refused(f"{tmp_path / CACHE} is missing or damaged", "download=true", "--data Docstrings"):
         newsgroups(tmp_path, download=False).vocab_size  # noqa: B018
     (tmp_path / CACHE).write_bytes(b"cut")
     with refused("remove this file"):

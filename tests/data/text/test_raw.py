@@ -1,14 +1,18 @@
-"""Raw text: a vocabulary from the training documents alone, labels and splits."""
+"""Raw text: words, a vocabulary from the training documents alone, labels and splits."""
 
 from itertools import chain, pairwise
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS, CountVectorizer
 
 from tests.helpers.refusal import refused
-from vqlab.data.text.raw import Document, RawTextDataModule
+from vqlab.data.text.raw import WORD, Document, RawTextDataModule, read_words, stop_list, word_finder
 
 WORDS = np.array([a + b + "x" for a in "abcdefgh" for b in "ijklmno"])
+TEXTS = st.lists(st.text("abcAB é_1'.-\n", max_size=40), min_size=1, max_size=12)
 
 
 class Listed(RawTextDataModule):
@@ -40,6 +44,71 @@ def same(one, other):
     )
 
 
+@pytest.mark.filterwarnings("ignore:Your stop_words may be inconsistent")
+@settings(max_examples=100, deadline=None)
+@given(
+    TEXTS,
+    st.integers(1, 4) | st.floats(0, 1),
+    st.integers(1, 9) | st.floats(0, 1),
+    st.sampled_from([r"\b\w\w+\b", r"[^\W\d_]+", r"(\w)\b", WORD]),
+)
+def test_vocabulary_counts_and_order_are_those_of_scikit_learn(texts, min_df, max_df, pattern):
+    stop_words = ["aa", "abc", "b", "bb"]
+    theirs = CountVectorizer(token_pattern=pattern, min_df=min_df, max_df=max_df, stop_words=stop_words)
+    documents = [Document(text, split=split) for split in ("train", "val") for text in texts]
+    data = Listed(documents, token_pattern=pattern, min_df=min_df, max_df=max_df, max_vocab=None)
+    data.stop_words = frozenset(stop_words)
+    try:
+        expected = theirs.fit_transform(texts).toarray()
+    except ValueError:  # no word is left
+        with refused("no word of the"):
+            data.load_corpus()
+        return
+    corpus = data.load_corpus()
+    assert corpus.vocabulary == theirs.get_feature_names_out().tolist()
+    assert all(np.array_equal(split.counts.toarray(), expected) for split in corpus.splits.values())
+    ids, offsets = corpus.splits["train"].tokens
+    in_order = [[word for word in theirs.build_analyzer()(text) if word in corpus.vocabulary] for text in texts]
+    assert [[corpus.vocabulary[i] for i in ids[a:b]] for a, b in pairwise(offsets)] == in_order
+    assert (ids.dtype, offsets.dtype) == (np.int32, np.int64)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("It's 2nd; an mp3, x_train and naïve Größe.", ["and", "naïve", "größe"]),
+        ("Don't --isn't! café2 ETC", ["don", "isn", "etc"]),
+        ("आधुनिक मानक हिन्दी पानी", ["आधुनिक", "मानक", "हिन्दी", "पानी"]),
+        ("ภาษาไทย, ที่นี่", ["ภาษาไทย", "ที่นี่"]),
+        ("مُحَمَّد كَتَبَ", ["مُحَمَّد", "كَتَبَ"]),
+        ("می‌خواهم", ["می‌خواهم"]),
+        ("cafe\u0301 café Việt Vie\u0323\u0302t", ["café", "café", "việt", "việt"]),
+        ("İstanbul I\u0307stanbul", ["istanbul", "istanbul"]),
+        ("股票 市场 的 上涨, 한국 말", ["股票", "市场", "上涨", "한국"]),
+        ("5किलो किताब1 \u2764\ufe0flove x1é", ["love"]),
+    ],
+)
+def test_words_of_three_letters_in_any_alphabet(text, words):
+    assert word_finder(WORD)(text) == words
+
+
+def test_the_most_frequent_words_are_kept_and_of_equals_the_first():
+    documents = [Document(text, split="train") for text in ("bb aa cc dd", "bb aa dd", "bb cc ee ee ee")]
+    kept = [Listed(documents, token_pattern=r"\w+", max_vocab=n, val_fraction=0.4) for n in (1, 2, 3)]
+    for data in kept:
+        data.documents = [*documents, Document("bb", split="val")]
+    assert [data.vocabulary for data in kept] == [["bb"], ["aa", "bb"], ["aa", "bb", "cc"]]
+
+
+def test_files_of_words_are_composed_and_keep_their_order(tmp_path):
+    (tmp_path / "words.txt").write_bytes("\ufeffzebra\r\ncafe\u0301\n".encode())
+    assert read_words(str(tmp_path / "words.txt"), "vocabulary_path") == ["zebra", "café"]
+    (tmp_path / "words.txt").write_text("Und\nCafe\u0301\n")
+    assert stop_list(str(tmp_path / "words.txt")) == {"und", "café"}
+    assert stop_list("english") > ENGLISH_STOP_WORDS | {"the", "don", "isn"}
+    assert stop_list(None) == frozenset()
+
+
 def test_the_vocabulary_does_not_depend_on_validation_and_test_documents():
     train = drawn(30, "train")
     for others in (drawn(9, seed=1), [Document(f"{train[0].text} unheard") for _ in range(9)]):
@@ -49,7 +118,6 @@ def test_the_vocabulary_does_not_depend_on_validation_and_test_documents():
         assert data.vocabulary == alone.vocabulary
         assert np.array_equal(data.train_counts().toarray(), alone.train_counts().toarray())
         assert (data.idf == alone.idf).all()
-        assert not any(word == "unheard" for word in data.vocabulary)
 
 
 def test_each_text_is_in_one_split_and_the_seed_decides():
@@ -62,16 +130,6 @@ def test_each_text_is_in_one_split_and_the_seed_decides():
     assert sorted(chain(*splits)) == sorted(expected)
     assert same(data, Listed(documents, seed=3))
     assert not same(data, Listed(documents, seed=4))
-
-
-def test_tokens_are_the_words_in_order():
-    documents = drawn(20)
-    data = Listed(documents, min_df=2, test_fraction=0)
-    ids, offsets = data.train_tokens()
-    found = [[data.vocabulary[i] for i in ids[a:b]] for a, b in pairwise(offsets)]
-    expected = [[word for word in text.split() if word in data.vocabulary] for text, *_ in documents]
-    assert len(found) == data.train_size == 18
-    assert all(document in expected for document in found)
 
 
 def test_splits_of_the_source_are_kept():
@@ -92,34 +150,15 @@ def test_labels_are_numbered_in_the_order_of_their_names():
     assert np.bincount(labels + 1).tolist() == [10, 10, 10]
     assert data._corpus.splits["test"].labels.tolist() == [2, 2, 2]
     assert Listed(drawn(10, label="only")).num_classes == 0
-    numbers = [document for label in ("10", "9", "1") for document in drawn(9, label=label)]
-    assert Listed(numbers).class_names == ["1", "9", "10"]
-
-
-@pytest.mark.parametrize(
-    ("labels", "words"),
-    [([f"{n / 8}" for n in range(4)] * 5, "decimals such as 0.125"), ([f"id {n}" for n in range(20)], "all different")],
-)
-def test_labels_that_are_no_classes_are_not_used(caplog, labels, words):
-    data = Listed([Document("cat dog", label) for label in labels])
-    assert data.num_classes == 0
-    assert words in caplog.text
 
 
 def test_a_given_vocabulary_is_kept_as_it_is(tmp_path, caplog):
     (tmp_path / "words.txt").write_text("hox\nzebra\naix\nHat\nc3po\n")
     documents = [*drawn(40), Document("zebra")]
-    data = Listed(
-        documents,
-        vocabulary_path=str(tmp_path / "words.txt"),
-        min_df=30,
-        max_vocab=1,
-        val_fraction=0.3,
-        test_fraction=0,
-    )
+    given = {"vocabulary_path": str(tmp_path / "words.txt"), "val_fraction": 0.3, "test_fraction": 0}
+    data = Listed(documents, **given, min_df=30, max_vocab=1)
     assert data.vocabulary == ["hox", "zebra", "aix", "Hat", "c3po"]
-    assert "2 of 5 words" in caplog.text
-    assert "Hat, c3po" in caplog.text
+    assert "never finds 2 words of vocabulary_path, such as Hat, c3po" in caplog.text
     left_out = sum(not {"hox", "aix", "zebra"} & set(text.split()) for text, *_ in documents)
     assert sum(len(split) for split in data._corpus.splits.values()) == 41 - left_out
     (tmp_path / "words.txt").write_text("nowhere\n")
@@ -131,18 +170,22 @@ def test_a_given_vocabulary_is_kept_as_it_is(tmp_path, caplog):
     ("options", "line"),
     [
         ({"documents": [Document("12")] * 9}, "no word of the 7 training documents is left"),
+        ({"documents": [Document("cat dog")] * 9, "min_df": 8}, "the most frequent that is no stop word is in 7"),
         ({}, "0 document(s) are too few"),
         ({"max_df": 1.5}, "max_df must be an integer of at least 1 or in [0, 1], got 1.5"),
-        ({"max_df": float("nan")}, "max_df must be"),
         ({"max_vocab": 0}, "max_vocab must be at least 1 or None, got 0"),
-        ({"val_fraction": 0}, "val_fraction must be in (0, 1), got 0"),
         ({"token_pattern": "[a-z"}, "token_pattern is no regular expression"),
-        ({"token_pattern": "(a)(b)"}, "token_pattern has 2 groups"),
-        ({"token_pattern": "[a-z]*"}, "token_pattern finds words without letters"),
+        ({"token_pattern": "(a)(b)"}, "token_pattern must have at most one group"),
         ({"stop_words": "englsh"}, "stop_words must be a UTF-8 file with one word a line, got englsh"),
-        ({"vocabulary_path": "nowhere.txt"}, "vocabulary_path must be a UTF-8 file"),
+        ({"vocabulary_path": b"caf\xe9\n"}, "vocabulary_path must be a UTF-8 file with one word a line"),
+        ({"vocabulary_path": b"cat\ndog\r\ncat\r\n"}, "different word in each line, words.txt has 'cat' in line 3"),
+        ({"vocabulary_path": b"cat\n\ndog"}, "different word in each line, words.txt has '' in line 2"),
     ],
 )
-def test_what_is_refused(options, line):
+def test_what_is_refused(tmp_path, monkeypatch, options, line):
+    monkeypatch.chdir(tmp_path)
+    if words := options.get("vocabulary_path"):
+        (tmp_path / "words.txt").write_bytes(words)
+        options = {**options, "vocabulary_path": "words.txt"}
     with refused(line):
         Listed(**{"documents": [], **options}).vocab_size  # noqa: B018

@@ -106,18 +106,6 @@ def test_the_features_are_those_of_the_network_averaged_over_positions(squeezene
     assert metric.name == "squeezenet1_0"
 
 
-def test_reset_forgets_and_grey_is_three_equal_channels(squeezenet):
-    metric = FrechetDistance("squeezenet1_0", backbone="net.pth")
-    grey = images(6, 0)[:, :1], images(6, 1)[:, :1]
-    values = []
-    for x, y in (grey, [batch.expand(-1, 3, -1, -1) for batch in grey], grey):
-        metric.update(x, real=True)
-        metric.update(y, real=False)
-        values.append(metric.compute().item())
-        metric.reset()
-    assert values[0] == values[1] == values[2] > 0
-
-
 def test_the_network_is_frozen_lazy_and_in_no_state_dict(squeezenet):
     metric = FrechetDistance("squeezenet1_0", backbone="net.pth")
     assert not metric._loaded

@@ -66,14 +66,6 @@ def test_chunks_change_nothing(window, size, monkeypatch):
     np.testing.assert_array_equal(parts.joint, whole.joint)
 
 
-def test_chunks_hold_all_documents_once():
-    offsets = np.array([0, 0, 5, 6, 30, 30, 31, 40])
-    for size in (1, 6, 10, 100):
-        ranges = list(cooccurrence.chunks(offsets, size))
-        assert [i for first, last in ranges for i in range(first, last)] == list(range(7))
-        assert all(offsets[last] - offsets[first] <= size or last == first + 1 for first, last in ranges)
-
-
 @pytest.mark.parametrize("window", [None, 6])
 @pytest.mark.parametrize("distinct", [4, 5, 12])
 def test_collapsed_topics_have_the_counts_of_each_alone(window, distinct):
@@ -100,10 +92,3 @@ def test_stored_zeros_are_no_words():
     matrix = sparse.csr_array((np.array([0.0, 2.0]), np.array([0, 1]), np.array([0, 2])), shape=(1, 2))
     assert ReferenceCorpus.from_counts(matrix).cooccurrence([[0, 1]]).joint.tolist() == [[[0, 0], [0, 1]]]
     assert matrix.nnz == 2  # the user's matrix is as it was
-
-
-def test_a_corpus_without_the_words():
-    empty = ReferenceCorpus(np.zeros(0, np.int32), [0, 0, 0], 4).cooccurrence([[0, 1]], window=3)
-    assert (empty.total, empty.joint.sum()) == (2, 0)
-    unseen = ReferenceCorpus([2, 3, -1, 2], [0, 4], 4).cooccurrence([[0, 1]], window=3)
-    assert (unseen.total, unseen.joint.sum()) == (2, 0)

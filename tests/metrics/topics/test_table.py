@@ -19,11 +19,6 @@ def test_three_topics_lie_at_their_jensen_shannon_distances():
             np.testing.assert_allclose(np.linalg.norm(places[i] - places[j]), expected, rtol=1e-6)
 
 
-def test_one_topic_and_equal_topics_have_places():
-    assert topic_places(torch.tensor([[0.5, 0.5]])).tolist() == [[0.0, 0.0]]
-    np.testing.assert_allclose(topic_places(torch.full((4, 5), 0.2)), 0, atol=1e-6)
-
-
 def test_the_table_leaves_out_what_is_not_known():
     columns, rows = sheet().table()
     assert columns == ["topic", "documents", "npmi_doc", "words", "remark"]

@@ -33,16 +33,6 @@ def test_figures_are_the_means_of_their_functions():
         assert all(type(value) is float and math.isfinite(value) for value in found.values())
 
 
-def test_word_counts_give_the_figures_of_documents():
-    ids, offsets = corpus()
-    bags = np.stack([np.bincount(ids[a:b], minlength=20) for a, b in itertools.pairwise(offsets)])
-    words = top_word_ids(np.random.default_rng(1).random((4, 20)), n=5)
-    found = topic_figures(words, ReferenceCorpus.from_counts(bags))
-    assert found.keys() == {"npmi_doc", "umass", *OVERLAP}
-    whole = topic_figures(words, ReferenceCorpus(ids, offsets, 20))
-    assert found == {name: whole[name] for name in found}
-
-
 def test_top_words_are_sorted_and_ties_are_in_order():
     topics = torch.tensor([[0.1, 0.3, 0.1, 0.3, 0.2], [0.2] * 5])
     assert top_word_ids(topics, 5).tolist() == [[1, 3, 4, 0, 2], [0, 1, 2, 3, 4]]

@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from tests.helpers.grid import Data, fit, grid
-from tests.helpers.refusal import refused
 from vqlab.models.categorical.code_splitting import LOOK, CodeSplitter
 from vqlab.models.categorical.jsa import JSA
 from vqlab.nn.autoencoders.small import SmallDecoder, SmallEncoder
@@ -76,34 +75,6 @@ def test_a_split_raises_the_likelihood_where_a_code_says_nothing():
     assert gains[1] - gains[0] == pytest.approx(math.log(2), abs=1e-4)
 
 
-def test_the_optimizer_remembers_the_copy():
-    torch.manual_seed(0)
-    code = CategoricalCode(3, SIZE, 4)
-    optimizer = torch.optim.Adam(code.parameters())
-    code.embed(code.log_probs(torch.randn(2, 3, 2, 2)).argmax(-1), 2).square().sum().backward()
-    code.log_probs(torch.randn(2, 3, 2, 2))[..., 0].sum().backward()
-    optimizer.step()
-    look(code, torch.tensor([draws(6, 0, 0, 0, 0, 0)]), optimizer)
-    for parameter in (code.codebook[0], code.logits.weight, code.logits.bias):
-        rows = parameter if parameter.ndim > 1 else parameter[:, None]
-        assert torch.equal(rows[0].flatten(), rows[1].flatten()) != torch.equal(rows[0].flatten(), rows[2].flatten())
-    moments = optimizer.state[code.logits.weight]["exp_avg"]
-    rare = 1 if torch.equal(code.codebook[0, 0], code.codebook[0, 1]) else 2
-    assert torch.equal(moments[0], moments[rare])
-    assert moments[0].abs().sum() > 0
-
-
-def test_it_waits_for_enough_draws_and_for_the_ratio():
-    code = CategoricalCode(3, SIZE, 4)
-    splitter = CodeSplitter(1, SIZE, 4.0)
-    optimizer = torch.optim.SGD(code.parameters())
-    for count, splits in ((SIZE * LOOK - 1, 0), (1, 1)):
-        splitter.count(torch.zeros(count, 1, dtype=torch.int64))
-        splitter.split(code, optimizer)
-        assert splitter.total == splits
-    assert look(code, torch.tensor([[LOOK * 2 - 1, LOOK, LOOK, LOOK, LOOK, LOOK // 2 + 1]])).total == 0
-
-
 def test_a_collapsed_code_comes_to_life():
     """q proposes four codes of 32, and no others ever again; splits bring them back while it trains."""
     perplexity = {}
@@ -117,10 +88,3 @@ def test_a_collapsed_code_comes_to_life():
         perplexity[ratio] = torch.distributions.Categorical(share).entropy().exp().item()
     assert perplexity[None] < 5
     assert perplexity[4.0] > 12
-
-
-def test_other_priors_do_not_split():
-    assert grid(prior="factorized").splitter is None
-    assert grid(split_ratio=None).splitter is None
-    with refused("split_ratio", "null"):
-        grid(split_ratio=2.0)

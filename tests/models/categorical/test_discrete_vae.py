@@ -4,11 +4,8 @@ import pytest
 import torch
 
 from tests.helpers.models import build
-from tests.helpers.refusal import refused
 from tests.helpers.toy import CODES, all_joints, all_proposals, images, parts, sharpened
 from vqlab.models.categorical.discrete_vae import DiscreteVAE
-from vqlab.nn.anneal import Anneal
-from vqlab.nn.transformer import Transformer
 
 ESTIMATORS = ("gumbel", "st_gumbel", "rloo", "vimco")
 
@@ -62,19 +59,3 @@ def test_each_estimator_learns(estimator):
         assert all(p.grad is not None for p in model.parameters())
         optimizer.step()
     assert -all_joints(model, x).logsumexp(1).mean().item() < before - 0.5
-
-
-def test_the_temperature_follows_the_steps():
-    anneal = Anneal(1.0, 0.1, total_steps=100, kind="exponential")
-    assert model_of("gumbel", temperature=anneal).temperature.value(50).item() == pytest.approx(0.1**0.5)
-
-
-def test_mistakes_are_refused():
-    with refused("estimator", "gumbel", "rloo"):
-        model_of("reinforce")
-    with refused("num_samples", "at least 2"):
-        model_of("rloo", num_samples=1)
-    with refused("temperature", "above 0"):
-        model_of("gumbel", temperature=0.0)
-    with refused("product", "prior=factorized"):
-        model_of("gumbel", prior=Transformer(4, 3, num_codebooks=3, dim=8, depth=1, heads=2))

@@ -8,13 +8,11 @@ from torch import nn
 
 from tests.helpers.grid import Data, fit, grid
 from tests.helpers.models import build
-from tests.helpers.refusal import refused
 from tests.helpers.toy import CODES, NUMBER, all_joints, images, parts, sharpened
 from vqlab.losses.adversarial import hinge_discriminator
-from vqlab.losses.perceptual import Perceptual
 from vqlab.models.categorical.discrete_vae import DiscreteVAE
 from vqlab.models.categorical.jsa import JSA, PosteriorSampler
-from vqlab.nn.gan.patchgan import PatchGAN
+from vqlab.nn.gan.discriminators import PatchGAN
 from vqlab.nn.likelihood import Gaussian
 
 
@@ -112,21 +110,3 @@ def test_the_discriminator_learns_first_and_pulls_by_its_share():
     for name, parameter in kept.named_parameters():
         if not name.startswith("adversarial"):
             torch.testing.assert_close(gradients[name], parameter.grad, rtol=1e-4, atol=1e-4)
-
-
-def test_the_discriminator_waits_for_its_start_and_steps_are_batches():
-    model = grid(discriminator=critic(), disc_weight=0.5, disc_start=3)
-    before = [p.clone() for p in model.adversarial.discriminator.parameters()]
-    fit(model, max_steps=3)
-    assert all(torch.equal(a, b) for a, b in zip(before, model.adversarial.discriminator.parameters(), strict=True))
-    assert fit(model, max_steps=6).global_step == 6
-    assert not all(torch.equal(a, b) for a, b in zip(before, model.adversarial.discriminator.parameters(), strict=True))
-
-
-def test_what_cannot_serve_is_refused():
-    with refused("disc_weight must be 0 without a Gaussian likelihood"):
-        build(JSA, **parts(disc_weight=0.5))
-    with refused("accumulate above 1", "alternate=false"):
-        grid(disc_weight=0.5, accumulate=2)
-    with refused("LPIPS"):
-        grid(perceptual_weight=1.0, perceptual=Perceptual("alex"))

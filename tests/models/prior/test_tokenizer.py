@@ -1,4 +1,4 @@
-"""Whatever is no tokenizer, or was trained on other images, is refused in one line."""
+"""What is no tokenizer, or was trained on other images, is refused; codes are computed once per image."""
 
 from types import SimpleNamespace
 
@@ -7,13 +7,14 @@ import torch
 from torch import nn
 
 from tests.helpers.refusal import refused
-from vqlab.models.prior.tokenizer import check_data, find_tokenizer
+from vqlab.models.prior.tokenizer import CodeCache, check_data, find_tokenizer
 from vqlab.nn.image_format import ImageFormat
+from vqlab.nn.value_range import ValueRange
 
-TOKENIZER = SimpleNamespace(images=ImageFormat(3, 32))
+TOKENIZER = SimpleNamespace(images=ImageFormat(1, 32, ValueRange("standardized", (0.5,), (0.2,))))
 
 
-def test_a_second_stage_hands_its_tokenizer_on():
+def test_the_tokenizer_of_a_second_stage_is_taken():
     verbs = dict.fromkeys(("encode", "decode", "quantizer"))
     first = SimpleNamespace(**verbs, **vars(TOKENIZER))
     assert find_tokenizer(SimpleNamespace(tokenizer=SimpleNamespace(net=first))) is first
@@ -33,13 +34,28 @@ def test_what_is_no_tokenizer():
 @pytest.mark.parametrize(
     ("images", "words"),
     [
-        (ImageFormat(1), ["1 channel"]),
-        (ImageFormat(3, 64), ["image_size is 64", "image_size=32"]),
-        (ImageFormat(3, 32, "unit"), ["value_range is unit", "value_range=signed"]),
+        (ImageFormat(3, 32), "3 channel"),
+        (ImageFormat(1, 64), "image_size=32"),
+        (ImageFormat(1, 32, "unit"), "value_range=standardized"),
+        (ImageFormat(1, 32, ValueRange("standardized", (0.4,), (0.2,))), "use the data that the tokenizer"),
     ],
 )
 def test_other_images_are_refused_and_the_same_are_not(images, words):
-    with refused(*words):
+    with refused(words):
         check_data(TOKENIZER, images)
-    for same in (None, ImageFormat(3, 32), ImageFormat(3, 32, num_classes=10)):
+    for same in (None, ImageFormat(1, 32, TOKENIZER.images.value_range, num_classes=10)):
         check_data(TOKENIZER, same)
+
+
+@pytest.mark.parametrize(("num_embeddings", "size"), [(2**15, 2), (2**15 + 1, 4)])
+def test_cached_codes_are_those_that_were_computed(num_embeddings, size):
+    every = torch.randint(num_embeddings, (100, 6))
+    every[0, 0] = num_embeddings - 1
+    cache, calls = CodeCache(num_embeddings), []
+    for _ in range(3):
+        for index in torch.randperm(100).split(10):
+            found = cache.get(index, lambda index=index: calls.append(index) or every[index])
+            assert torch.equal(found, every[index])
+            assert found.dtype == torch.int64
+    assert len(calls) == 10, "each image once, in the first pass"
+    assert cache.codes.element_size() == size

@@ -4,16 +4,14 @@ import lightning
 import pytest
 import torch
 
-import vqlab
 from tests.helpers.bare import BARE
 from tests.helpers.models import build
 from tests.helpers.refusal import refused
 from vqlab.data.signals.ecg import ECG
 from vqlab.models.vq.s4dvq import S4DVQ
 from vqlab.nn.autoencoders.s4d import S4DDecoder, S4DEncoder
-from vqlab.nn.autoencoders.small import SmallEncoder
 from vqlab.nn.ssm.s4d import S4D
-from vqlab.quantizers.residual import ResidualQuantizer
+from vqlab.quantizers.composite import ResidualQuantizer
 from vqlab.quantizers.vector import VectorQuantizer
 
 
@@ -76,27 +74,3 @@ def test_it_learns_and_uses_its_codes():
     assert figures["val/snr"] > 5
     assert figures["val/correlation"] > 0.8
     assert figures["val/perplexity"] > 8
-
-
-def test_a_checkpoint_brings_it_back(tmp_path):
-    model = small()
-    fit(model, 2).save_checkpoint(tmp_path / "it.ckpt")
-    model.eval()
-    loaded = vqlab.load(tmp_path / "it.ckpt")
-    x = torch.randn(2, 1, 128)
-    assert torch.equal(loaded.reconstruct(x), model.reconstruct(x))
-
-
-def test_parts_that_do_not_fit_are_refused():
-    with refused("made for images", "S4DEncoder"):
-        S4DVQ(encoder=SmallEncoder())
-    with refused("downsampling 16", "length=496"):
-        S4DVQ(length=500)
-    with refused("in_channels of the encoder is 1", "channels of the model 2"):
-        S4DVQ(encoder=S4DEncoder(1), channels=2)
-    with refused("same pool"):
-        S4DVQ(encoder=S4DEncoder(pool=(4,)))
-    with refused("ssm_lr"):
-        S4DVQ(ssm_lr=0.0)
-    with refused("(B, 1, L)"):
-        S4DVQ().encode(torch.randn(2, 3, 64))

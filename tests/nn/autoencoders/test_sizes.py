@@ -1,14 +1,12 @@
-"""What all autoencoders for images share: sizes, gradients, output activation and head; formulas of the small ones."""
+"""Autoencoders for images: sizes, gradients, output activation and head; formulas of the small ones."""
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from vqlab.nn.autoencoders.conv import ConvDecoder, ConvEncoder
-from vqlab.nn.autoencoders.mlp import MLPDecoder, MLPEncoder
-from vqlab.nn.autoencoders.small import Residual, SmallDecoder, SmallEncoder
-from vqlab.serialization import from_config, to_config
+from vqlab.nn.autoencoders.conv import ConvDecoder, ConvEncoder, ResBlock, SelfAttention, norm
+from vqlab.nn.autoencoders.small import MLPDecoder, MLPEncoder, Residual, SmallDecoder, SmallEncoder
 
 
 def conv(factor, features, **options):
@@ -96,11 +94,6 @@ def leaky(x):
     return torch.where(x > 0, x, 0.2 * x)
 
 
-def test_the_default_mlps_are_the_papers():
-    shapes = [[(layer.in_features, layer.out_features) for layer in linears(net())] for net in (MLPEncoder, MLPDecoder)]
-    assert shapes == [[(784, 512), (512, 256)], [(256, 512), (512, 784)]]
-
-
 def test_the_mlps_equal_their_formulas():
     encoder, x = MLPEncoder(2, 3, (5, 4), 6), torch.randn(7, 2, 3, 3)
     z = x.reshape(7, 18)
@@ -114,13 +107,6 @@ def test_the_mlps_equal_their_formulas():
     torch.testing.assert_close(decoder(encoder(x)), F.sigmoid(z).reshape(7, 2, 3, 3))
 
 
-@pytest.mark.parametrize("net", [MLPEncoder(3, 4, (6, 5), 2), MLPDecoder(3, 4, (6, 5), 2, "tanh")])
-def test_a_checkpoint_can_rebuild_them(net):
-    again = from_config(to_config(net))
-    assert to_config(again) == to_config(net)
-    again.load_state_dict(net.state_dict())
-
-
 def test_a_residual_block_equals_its_formula_and_does_not_change_its_input():
     """An in-place ReLU would clip the skip path, too."""
     block, x = Residual(6, 3), torch.randn(2, 6, 5, 5)
@@ -129,3 +115,25 @@ def test_a_residual_block_equals_its_formula_and_does_not_change_its_input():
     expected = x + F.conv2d(hidden, block.conv1.weight, block.conv1.bias)
     torch.testing.assert_close(block(x), expected)
     assert torch.equal(x, before)
+
+
+@pytest.mark.parametrize(
+    ("channels", "groups"), [(1, 1), (3, 1), (6, 2), (20, 4), (32, 32), (48, 16), (64, 32), (96, 32), (7, 1)]
+)
+def test_the_norm_fits_any_width(channels, groups):
+    layer = norm(channels)
+    assert layer.num_groups == groups
+    x = 3 + 2 * torch.randn(2, channels, 5, 5)
+    grouped = x.double().reshape(2, groups, -1)
+    expected = (grouped - grouped.mean(2, keepdim=True)) / (grouped.var(2, keepdim=True, unbiased=False) + 1e-6).sqrt()
+    torch.testing.assert_close(layer(x).double(), expected.reshape(x.shape), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("cls", [ConvEncoder, ConvDecoder])
+def test_attention_at_a_level_follows_each_of_its_res_blocks(cls):
+    """At level 1 of 3, the second resolution, where the width is twice that of level 0."""
+    net = cls(base_channels=8, num_res_blocks=2, channel_multipliers=(1, 2, 4), attention_levels=(1,))
+    layers = list(net.layers if cls is ConvEncoder else net.body)
+    places = [i for i, layer in enumerate(layers) if isinstance(layer, SelfAttention)]
+    assert len(places) == (2 if cls is ConvEncoder else 3)
+    assert all(isinstance(layers[i - 1], ResBlock) and layers[i].proj.out_channels == 16 for i in places)

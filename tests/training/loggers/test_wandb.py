@@ -1,14 +1,18 @@
-"""W&B without questions."""
+"""W&B without questions, and TensorBoard."""
 
 import io
 import logging
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from vqlab.errors import UserError
-from vqlab.training.loggers.wandb import wandb_logger
+from tests.helpers.logs_read_back import read_tensorboard
+from tests.helpers.refusal import refused
+from vqlab.training.loggers.boards import tensorboard_logger, wandb_logger
+
+KEY = "0" * 40
 
 
 @pytest.fixture(autouse=True)
@@ -27,89 +31,76 @@ def nobody(monkeypatch, tmp_path):
 
 @pytest.fixture
 def started(monkeypatch):
-    """Record how wandb would be started, without starting it."""
+    """Record how wandb would be started, without starting it; ``fails`` may hold an error for going online."""
     import wandb
 
-    calls = []
+    found = SimpleNamespace(calls=[], fails=None)
 
     def init(**kwargs):
-        calls.append(kwargs)
-        if kwargs["mode"] == "online" and wandb_fails:
-            raise wandb_fails[0]
+        found.calls.append(kwargs)
+        if kwargs["mode"] == "online" and found.fails:
+            raise found.fails
         return SimpleNamespace(id="x", define_metric=lambda *_, **__: None, name=kwargs["name"])
 
-    wandb_fails = []
     monkeypatch.setattr(wandb, "init", init)
-    monkeypatch.setattr("vqlab.training.loggers.wandb.WandbLogger", lambda experiment: experiment)
-    return SimpleNamespace(calls=calls, fails=wandb_fails, modes=lambda: [call["mode"] for call in calls])
-
-
-def test_disabled(started, monkeypatch, tmp_path):
-    assert wandb_logger(tmp_path / "run", "vqlab", "disabled") is None
-    monkeypatch.setenv("WANDB_MODE", "disabled")
-    assert wandb_logger(tmp_path / "run", "vqlab", "auto") is None
-    assert started.calls == []
-    assert not (tmp_path / "run").exists()
-
-
-def test_auto_without_a_key_writes_offline_and_never_asks(tmp_path):
-    """The one real start."""
-    logger = wandb_logger(tmp_path / "runs" / "first", "vqlab", "auto")
-    logger.log_metrics({"loss": 1.0}, 0)
-    logger.experiment.finish()
-    assert logger.experiment.settings._offline
-    assert logger.experiment.name == "first"
-    assert list((tmp_path / "runs/first/wandb").glob("offline-run-*/*.wandb")), "nothing was written"
-
-
-@pytest.mark.parametrize("key", ["environment", "api.wandb.ai", "api.forge.coreweave.com", "wandb.example.org"])
-def test_auto_with_a_key_goes_online(started, monkeypatch, tmp_path, nobody, key):
-    if key == "environment":
-        monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
-    else:
-        monkeypatch.setenv("WANDB_BASE_URL", "https://wandb.example.org")
-        (nobody / ".netrc").write_text(f"machine {key} login user password {'0' * 40}\n")
-        (nobody / ".netrc").chmod(0o600)
-    assert wandb_logger(tmp_path / "run", "mine", "auto").name == "run"
-    assert started.modes() == ["online"]
-    assert started.calls[0]["project"] == "mine"
-    assert started.calls[0]["dir"] == tmp_path / "run"
+    monkeypatch.setattr("vqlab.training.loggers.boards.WandbLogger", lambda experiment: experiment)
+    return found
 
 
 @pytest.mark.parametrize(
-    ("entries", "environment"),
+    ("mode", "environment", "netrc", "modes"),
     [
-        ("machine example.org login user password secret\n", {}),  # a key for another server
-        ("machine machine machine\n", {}),
-        ("", {"WANDB_API_KEY": "0" * 40, "WANDB_MODE": "offline"}),  # the mode wins over the key
+        ("disabled", {}, "", []),
+        ("auto", {"WANDB_MODE": "disabled"}, "", []),
+        ("auto", {"WANDB_API_KEY": KEY}, "", ["online"]),
+        ("auto", {}, f"machine api.wandb.ai login user password {KEY}\n", ["online"]),
+        ("auto", {}, f"machine api.forge.coreweave.com login user password {KEY}\n", ["online"]),
+        ("auto", {"WANDB_BASE_URL": "https://a.org"}, f"machine a.org login user password {KEY}\n", ["online"]),
+        ("auto", {}, "", ["offline"]),
+        ("auto", {}, "machine example.org login user password secret\n", ["offline"]),
+        ("auto", {}, "machine machine machine\n", ["offline"]),
+        ("auto", {"WANDB_API_KEY": KEY, "WANDB_MODE": "offline"}, "", ["offline"]),
     ],
 )
-def test_auto_stays_offline(started, monkeypatch, tmp_path, nobody, entries, environment):
-    (nobody / ".netrc").write_text(entries)
+def test_modes(started, monkeypatch, nobody, mode, environment, netrc, modes):
+    (nobody / ".netrc").write_text(netrc)
     (nobody / ".netrc").chmod(0o600)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    wandb_logger(tmp_path / "run", "vqlab", "auto")
-    assert started.modes() == ["offline"]
+    logger = wandb_logger("run", "mine", mode)
+    assert [call["mode"] for call in started.calls] == modes
+    assert bool(logger) == bool(modes)
+    assert all(call["project"] == "mine" and call["dir"] == Path("run").absolute() for call in started.calls)
 
 
-@pytest.mark.parametrize("error", [RuntimeError("no network\nsecond line"), TimeoutError(), Exception("api key")])
-@pytest.mark.parametrize("mode", ["auto", "online"])
-def test_a_failure_to_go_online_is_printed_and_the_run_goes_offline(
-    started, monkeypatch, tmp_path, caplog, mode, error
-):
+@pytest.mark.parametrize("error", [RuntimeError("no network\nsecond line"), TimeoutError()])
+def test_a_failure_to_go_online_is_printed_and_the_run_goes_offline(started, caplog, error):
     caplog.set_level(logging.INFO)
-    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
-    started.fails.append(error)
-    assert wandb_logger(tmp_path / "run", "vqlab", mode) is not None
-    assert started.modes() == ["online", "offline"]
-    said = [record.getMessage() for record in caplog.records if "wandb could not go online" in record.getMessage()]
-    assert len(said) == 1
-    assert "\n" not in said[0]
-    assert (str(error).splitlines() or ["TimeoutError"])[0] in said[0]
+    started.fails = error
+    assert wandb_logger("run", "vqlab", "online") is not None
+    assert [call["mode"] for call in started.calls] == ["online", "offline"]
+    reason = (str(error).splitlines() or ["TimeoutError"])[0]
+    assert f"wandb could not go online ({reason}); logging offline" in caplog.messages
 
 
-def test_an_unknown_mode_is_refused(started, tmp_path):
-    with pytest.raises(UserError, match=r"onlin.*--wandb\.mode"):
-        wandb_logger(tmp_path / "run", "vqlab", "onlin")
-    assert started.calls == []
+def test_an_unknown_mode_is_refused():
+    with refused("onlin", "--wandb.mode"):
+        wandb_logger("run", "vqlab", "onlin")
+
+
+def test_tensorboard_of_a_resumed_run_replaces_what_was_logged_after_its_checkpoint():
+    for first, last, value in ((0, 9, 1.0), (5, 12, 2.0)):
+        logger = tensorboard_logger("run", first)
+        assert first or not Path("run").exists(), "it writes before there is something to write"
+        for step in range(first, last):
+            logger.log_metrics({"val/loss": value}, step)
+        logger.finalize("success")
+    scalars = read_tensorboard("run/tensorboard").Scalars("val/loss")
+    assert [scalar.step for scalar in scalars] == list(range(12))
+    assert [scalar.value for scalar in scalars] == 5 * [1.0] + 7 * [2.0]
+
+
+def test_tensorboard_that_is_not_installed(monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    with refused("pip install 'vqlab[tensorboard]'"):
+        tensorboard_logger("run")

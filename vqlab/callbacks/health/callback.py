@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from vqlab.atomic_io import append
 from vqlab.callbacks.health.history import RunHistory, Thresholds
-from vqlab.callbacks.health.rules import ACCURACY, GLYPHS, LOSSES, RULES
+from vqlab.callbacks.health.rules import ACCURACY, GLYPHS, HINTS, LOSSES, RULES, When
 from vqlab.errors import UserError
 from vqlab.training.finite import NonFiniteError
 from vqlab.training.learning_rate import training_steps
@@ -28,7 +28,7 @@ CHAINS = ("accept_rate", "accept_rate_cached", "known_chains", "chain_age", "sig
 TRAINING = (*LOSSES, "g_loss", *CODES, *ACCURACY, *CHAINS)
 TOPICS = ("topic_redundancy", "topic_diversity", "topic_usage")
 VALIDATION = ("diversity", "classes_drawn", *GLYPHS, *TOPICS, "mutual_information")
-EVENTS = {"non_finite", *(rule.event for rule in RULES)}
+EVENTS = {"non_finite", *HINTS}
 
 
 @dataclass(eq=False)
@@ -37,24 +37,19 @@ class Health(Thresholds, lightning.Callback):
 
     The events, their thresholds and sources are in :mod:`vqlab.callbacks.health.rules`; ``non_finite``, a loss that is
     NaN or infinite, also stops the run. A low generator loss is no event: it is relative to a discriminator that
-    changes. A model may have its own hints (``health_hints``). Also logs ``grad_norm/<part>`` for each part of the
-    model.
+    changes. A model may have its own hints (``health_hints``). Also logs ``grad_norm/<part>`` of the model's parts.
 
     Args:
         min_usage: Smallest fraction of the codes in use.
         min_perplexity: Smallest perplexity, as a fraction of the number of codes.
         grace_steps: Steps before codebook, chains and a low learning rate are judged.
-        gan_grace_steps: Steps before discriminators, generated data and posteriors are judged: early generated images
-            are all alike and easily detected.
-        oscillation: Largest standard deviation of the loss about a straight line over the last third of the log,
-            relative to its mean.
+        gan_grace_steps: Steps before discriminators, generated data and posteriors are judged.
+        oscillation: Largest standard deviation of the loss about its trend over the last third, relative to its mean.
         explosion: Largest gradient norm, relative to the median so far.
         certainty: Largest mean D(x) and 1 - D(G(z)) of a discriminator.
         blindness: Smallest accuracy of a discriminator; chance is 0.5.
-        min_diversity: Smallest diversity of generated images relative to real ones, and smallest fraction of the
-            classes, at one of two validations.
-        stop: Stop the run at an event: at any, or at those that are listed. It stops as at its last step, with a
-            validation and ``last.ckpt``. A resumed run goes on, because no event is reported twice.
+        min_diversity: Smallest diversity of generated images relative to real ones, and smallest fraction of classes.
+        stop: Stop the run, as at its last step, at any event or at those that are listed; a resumed run goes on.
 
     Raises:
         UserError: If a fraction lies outside [0, 1], or ``stop`` lists an unknown event.
@@ -65,10 +60,8 @@ class Health(Thresholds, lightning.Callback):
     def __post_init__(self) -> None:
         check_fields(self)
         self.stops: set[str] = (EVENTS if self.stop else set()) if isinstance(self.stop, bool) else set(self.stop)
-        if unknown := self.stops - EVENTS:
-            raise UserError(
-                f"stop lists unknown events ({', '.join(sorted(unknown))}): choose from {', '.join(sorted(EVENTS))}"
-            )
+        if unknown := ", ".join(sorted(self.stops - EVENTS)):
+            raise UserError(f"stop lists unknown events ({unknown}): choose from {', '.join(sorted(EVENTS))}")
         self.history = RunHistory()
         self.reported: set[str] = set()
         self.stop_events: list[str] = []  # events that stop this run
@@ -92,7 +85,7 @@ class Health(Thresholds, lightning.Callback):
         """Log the gradient norm of each part with each line of the log, and check it."""
         if not is_log_step(trainer, trainer.global_step + 1):
             return
-        parts = {name: part for name, part in parts_of(pl_module).items() if has_grad(part)}
+        parts = {name: part for name, part in parts_of(pl_module).items() if grads_of(part)}
         norms = {f"grad_norm/{name}": grad_norm(part) for name, part in parts.items()}
         pl_module.log_dict(norms)
         total = torch.stack(list(norms.values())).norm() if norms else torch.zeros(())
@@ -109,9 +102,8 @@ class Health(Thresholds, lightning.Callback):
         line = logged(trainer, "train/", [name for name in TRAINING if name not in ignored])
         if rates := [group["lr"] for optimizer in trainer.optimizers for group in optimizer.param_groups]:
             line["rate"] = float(max(rates))
-        changes = {
-            name: float((largest_weight(parts_of(pl_module)[name]) - w).norm()) for name, w in self.before.items()
-        }
+        parts = parts_of(pl_module)
+        changes = {name: float((largest_weight(parts[name]) - weight).norm()) for name, weight in self.before.items()}
         if ratios := [change / max(self.sizes[name], 1e-12) for name, change in changes.items() if change > 0]:
             line["update_ratio"] = statistics.median_low(ratios)
         self.before = {}
@@ -134,15 +126,11 @@ class Health(Thresholds, lightning.Callback):
         self.check(trainer, "validation")
         self.stop_if_reported(trainer)
 
-    def check(self, trainer: lightning.Trainer, when: str) -> None:
+    def check(self, trainer: lightning.Trainer, when: When) -> None:
         """Report the events of ``when`` that have not been reported yet."""
-        if not trainer.is_global_zero:
-            return
-        for rule in RULES:
-            if rule.when == when and rule.event not in self.reported:
-                evidence = rule.evidence(self.history, self)
-                if evidence is not None:
-                    self.report(trainer, rule.event, evidence, rule.hint)
+        for rule in RULES[when]:
+            for event, evidence in rule(self.history, self):
+                self.report(trainer, event, evidence, HINTS[event])
 
     def stop_if_reported(self, trainer: lightning.Trainer) -> None:
         """Stop all ranks at this batch if the first has a reason to."""
@@ -153,17 +141,15 @@ class Health(Thresholds, lightning.Callback):
         """Print why the run was stopped, if by an event, and how to continue."""
         if self.stop_events:
             why = ", ".join(event.replace("_", " ") for event in self.stop_events)
-            last = last_checkpoint(trainer)
-            hint = f"to continue regardless, resume with --ckpt_path {last}" if last else "there is no checkpoint"
+            hint = f"to continue regardless, {resume_hint(trainer)}"
             rank_zero_info(f"health: stopped at step {trainer.global_step} because of {why}: {hint}")
 
     def on_exception(self, trainer: lightning.Trainer, pl_module: Any, exception: BaseException) -> None:
         """Report a loss that is not finite, with the last checkpoint."""
         if isinstance(exception, NonFiniteError):
-            last = last_checkpoint(trainer)
-            resume = f"resume with --ckpt_path {last}" if last else "there is no checkpoint yet"
             evidence = f"{', '.join(exception.terms)} not finite at batch {exception.batch_idx}"
-            self.report(trainer, "non_finite", evidence, f"lower --model.lr; {resume}", batch_idx=exception.batch_idx)
+            hint = f"lower --model.lr; {resume_hint(trainer)}"
+            self.report(trainer, "non_finite", evidence, hint, batch_idx=exception.batch_idx)
 
     def report(self, trainer: lightning.Trainer, event: str, evidence: str, hint: str, **more: Any) -> None:
         """Print and record ``event``, the first time."""
@@ -173,8 +159,7 @@ class Health(Thresholds, lightning.Callback):
         if event in self.stops:
             self.stop_events.append(event)
         model, step = trainer.lightning_module, trainer.global_step
-        clip = f"--{clip_option(model)}"
-        hint = getattr(model, "health_hints", {}).get(event) or hint.replace("{clip}", clip)
+        hint = getattr(model, "health_hints", {}).get(event) or hint.replace("{clip}", f"--{clip_option(model)}")
         rank_zero_info(f"health: {event.replace('_', ' ')} at step {step}: {evidence}: {hint}")
         line = {"time": round(time.time(), 1), "step": step, "event": event, "evidence": evidence, "mend": hint, **more}
         append(Path(trainer.default_root_dir) / "health.jsonl", json.dumps(line) + "\n")
@@ -197,10 +182,10 @@ def logged(trainer: lightning.Trainer, prefix: str, names: Iterable[str]) -> dic
     return {name: float(metrics[prefix + name]) for name in names if prefix + name in metrics}
 
 
-def last_checkpoint(trainer: lightning.Trainer) -> Path | None:
-    """Return the last checkpoint of the run, if there is one."""
+def resume_hint(trainer: lightning.Trainer) -> str:
+    """Return how to resume from the last checkpoint of the run, if there is one."""
     path = Path(trainer.default_root_dir) / "checkpoints" / "last.ckpt"
-    return path if path.exists() else None
+    return f"resume with --ckpt_path {path}" if path.exists() else "there is no checkpoint yet"
 
 
 def parts_of(model: nn.Module) -> dict[str, nn.Module]:
@@ -217,11 +202,11 @@ def largest_weight(part: nn.Module) -> Tensor:
     return max((p for p in part.parameters() if p.requires_grad), key=torch.numel).detach()
 
 
-def has_grad(part: nn.Module) -> bool:
-    """Whether any parameter of ``part`` has a gradient."""
-    return any(p.grad is not None for p in part.parameters())
+def grads_of(part: nn.Module) -> list[Tensor]:
+    """Return the gradients of ``part``."""
+    return [p.grad for p in part.parameters() if p.grad is not None]
 
 
 def grad_norm(part: nn.Module) -> Tensor:
     """Return the L2 norm of all gradients of ``part``, a scalar tensor."""
-    return torch.nn.utils.get_total_norm([p.grad for p in part.parameters() if p.grad is not None])
+    return torch.nn.utils.get_total_norm(grads_of(part))

@@ -30,35 +30,18 @@ class Thresholds:
 
 @dataclass
 class RunHistory:
-    """Metrics of a run so far.
+    """Metrics of a run so far."""
 
-    Attributes:
-        lines: Per log line: metrics of ``train/``; ``grad_norm`` and ``grad_norm/<part>``; ``rate``, the learning rate;
-            ``update_ratio``, the change of a weight by the step relative to the weight at the start of the training
-            (a rate that is too high also makes the weights large, which would hide it).
-        validations: Per validation: metrics of ``val/``; ``step``; ``monitor``, the lower the better.
-        step: Steps done.
-        steps: Steps planned, infinite if unknown.
-        lines_planned: Log lines planned, infinite if unknown.
-        num_embeddings: Codes of the model.
-        num_classes: Classes of the data.
-        monitor: Name of the monitored metric.
-
-    Example:
-        >>> history = RunHistory(lines_planned=160)
-        >>> history.add({"loss": 1.0})
-        >>> history.window, history.latest("loss"), history.recent("loss")
-        (8, 1.0, [])
-    """
-
+    # Per log line: metrics of train/; grad_norm and grad_norm/<part>; rate, the learning rate; update_ratio, the change
+    # of a weight by the step relative to its norm at the start (a rate that is too high makes the weights large, too).
     lines: Metrics = field(default_factory=dict)
-    validations: Metrics = field(default_factory=dict)
-    step: int = 0
-    steps: float = math.inf
-    lines_planned: float = math.inf
+    validations: Metrics = field(default_factory=dict)  # metrics of val/; step; monitor, the lower the better
+    step: int = 0  # steps done
+    steps: float = math.inf  # steps planned, if known
+    lines_planned: float = math.inf  # log lines planned, if known
     num_embeddings: int = 0
     num_classes: int = 0
-    monitor: str = "val/loss"
+    monitor: str = "val/loss"  # name of the monitored metric
 
     def add(self, values: dict[str, float], stage: str = "train") -> None:
         """Append the metrics of a log line, or of a validation (``val``), and drop the oldest."""
@@ -96,10 +79,8 @@ def detrended_spread(values: list[float]) -> float:
     """Return the standard deviation of ``values`` about their least-squares line, relative to their mean.
 
     Example:
-        >>> detrended_spread([4.0, 3.0, 2.0, 1.0])
-        0.0
-        >>> round(detrended_spread([1.0, 3.0, 1.0, 3.0, 1.0, 3.0]), 2)
-        0.48
+        >>> detrended_spread([4.0, 3.0, 2.0, 1.0]), round(detrended_spread([1.0, 3.0, 1.0, 3.0, 1.0, 3.0]), 2)
+        (0.0, 0.48)
     """
     if len(values) < 3:
         return 0.0

@@ -11,12 +11,14 @@ from vqlab.errors import UserError
 RANGE = re.compile(r"U\+([0-9A-F]{1,6})(?:-(?:U\+)?([0-9A-F]{1,6}))?", re.IGNORECASE)
 
 
+@cache
 def of_codec(codec: str, first: int, last: int) -> list[int]:
     """Return the characters from ``first`` to ``last`` of a two-byte encoding."""
     texts = (pair.to_bytes(2, "big").decode(codec, "replace") for pair in range(first, last + 1))
     return [ord(text) for text in texts if len(text) == 1 and text != "\ufffd"]  # the replacement character
 
 
+@cache
 def of_script(*names: str) -> list[int]:
     """Return the letters whose Unicode names start with one of ``names``."""
     letters = (code for code in range(0x10000) if unicodedata.category(chr(code))[0] == "L")
@@ -44,12 +46,11 @@ def read_charset(charset: str | list[str]) -> list[int]:
     """Return code points, each once, in the order in which they are named.
 
     Args:
-        charset: Names of sets, ranges like ``U+4E00-4FFF``, single code points like ``U+4F60``, or UTF-8 files that
-            hold characters in any number of lines, or such ranges in lines of their own; white space and lines that
-            start with ``#`` and a space do not count. Several make one set.
+        charset: Names of sets, ranges like ``U+4E00-4FFF``, single code points like ``U+4F60``, or UTF-8 files of
+            characters, without white space. Several make one set.
 
     Raises:
-        UserError: If one is none of these, or a line of a file cannot be read.
+        UserError: If one is none of these, or a file cannot be read.
 
     Example:
         >>> "".join(map(chr, read_charset(["U+41-43", "U+62", "ascii"])))[:8]
@@ -64,37 +65,17 @@ def read_charset(charset: str | list[str]) -> list[int]:
 
 def _read_part(part: str) -> list[int]:
     if part in NAMED:
-        return named(part)
+        return NAMED[part]()
     if part.upper().startswith("U+"):
-        return _read_range(part, "")
-    if Path(part).is_file():
-        return _read_file(Path(part))
-    raise UserError(f"charset must be of {', '.join(NAMED)}, ranges (U+4E00-4FFF) and text files, got {part!r}")
-
-
-@cache
-def named(name: str) -> list[int]:
-    """Return a set of ``NAMED``."""
-    return NAMED[name]()
-
-
-def _read_range(text: str, where: str) -> list[int]:
-    match = RANGE.fullmatch(text)
-    first, last = (int(match[1], 16), int(match[2] or match[1], 16)) if match else (1, 0)
-    if not first <= last <= 0x10FFFF:
-        raise UserError(f"charset must have ranges of code points like U+4E00-4FFF, got {text[:20]!r}{where}")
-    return list(range(first, last + 1))
-
-
-def _read_file(path: Path) -> list[int]:
-    codes: list[int] = []
-    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
-        try:
-            text = line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
-        except UnicodeDecodeError as error:
-            raise UserError(f"charset must be in UTF-8, line {number} of {path} is not: save it as UTF-8") from error
-        if text.upper().startswith("U+"):
-            codes += _read_range(text, f" in line {number} of {path}")
-        elif not text.startswith("# "):
-            codes += [ord(character) for character in text if not character.isspace()]
-    return codes
+        match = RANGE.fullmatch(part)
+        first, last = (int(match[1], 16), int(match[2] or match[1], 16)) if match else (1, 0)
+        if not first <= last <= 0x10FFFF:
+            raise UserError(f"charset must have ranges of code points like U+4E00-4FFF, got {part[:20]!r}")
+        return list(range(first, last + 1))
+    if not Path(part).is_file():
+        raise UserError(f"charset must be of {', '.join(NAMED)}, ranges (U+4E00-4FFF) and text files, got {part!r}")
+    try:
+        text = Path(part).read_text("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"charset must be in UTF-8, {part} is not ({error}): save it as UTF-8") from error
+    return [ord(character) for character in text if not character.isspace()]

@@ -9,10 +9,10 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 
+from vqlab.atomic_io import disk_errors, write_atomic
 from vqlab.data.files import counted
 from vqlab.fonts.draw import Canvas, EmBox, ImageSize
 from vqlab.fonts.font import Font
-from vqlab.training.checkpoint_io import disk_errors, write_atomic
 
 VERSION = f"1 {matplotlib.__version__}"  # raise the number when the same settings give other images
 FLAWS = ("sound", "blank", "like .notdef", "that leave the image")
@@ -22,21 +22,13 @@ SOUND, BLANK, LIKE_NOTDEF, OUTSIDE = range(len(FLAWS))
 
 @dataclass(frozen=True)
 class Glyphs:
-    """Images of N characters of one font, in the order of their code points.
+    """Images of N characters of one font, in the order of their code points."""
 
-    Args:
-        characters: (N,) uint32 code points.
-        outlines: (N,) uint64: ``Outline.key``.
-        flaws: (N,) uint8: positions in ``FLAWS``.
-        densities: (N,) float32: mean number of ink edges on a line across the image, over rows and columns.
-        images: (N, S, S) uint8: 0 is ink, 255 paper; a memory map of the cache where there is one.
-    """
-
-    characters: np.ndarray
-    outlines: np.ndarray
-    flaws: np.ndarray
-    densities: np.ndarray
-    images: np.ndarray
+    characters: np.ndarray  # (N,) uint32 code points
+    outlines: np.ndarray  # (N,) uint64: Outline.key
+    flaws: np.ndarray  # (N,) uint8: positions in FLAWS
+    densities: np.ndarray  # (N,) float32: mean number of ink edges on a line across the image, over rows and columns
+    images: np.ndarray  # (N, S, S) uint8: 0 is ink, 255 paper; a memory map of the cache where there is one
 
     def rows(self, characters: Sequence[int] | np.ndarray) -> np.ndarray:
         """Return the positions of characters, all of which must be present."""
@@ -48,11 +40,7 @@ class Glyphs:
 
 
 def draw_glyphs(font: Font, characters: Sequence[int], image_size: ImageSize, box: EmBox, cache: str | None) -> Glyphs:
-    """Return the images of a font's characters, read from the folder ``cache`` if they were drawn before.
-
-    Raises:
-        UserError: If an outline is damaged, or the folder cannot be written.
-    """
+    """Return the images of a font's characters, read from the folder ``cache`` if they were drawn before."""
     if cache is None:
         return _as_glyphs(draw(font, characters, image_size, box))
     codes = np.asarray(characters, np.uint32).tobytes()

@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Callable
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import matplotlib
@@ -16,20 +15,18 @@ from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from vqlab.data.datamodule import Batch, Split, SplitDataModule, ValFraction, Workers
+from vqlab.data.datamodule import Batch, Split, SplitDataModule, ValFraction, Workers, check_fractions
 from vqlab.data.fonts.charsets import read_charset
 from vqlab.data.fonts.glyphs import FLAWS, OUTSIDE, SOUND, Glyphs, draw_glyphs
 from vqlab.errors import UserError
 from vqlab.fonts.draw import EmBox, EmScale, ImageSize
 from vqlab.fonts.font import Font
-from vqlab.fonts.font_file import make_static_truetype
-from vqlab.fonts.font_tables import is_wide
+from vqlab.fonts.font_file import is_wide
 from vqlab.nn.value_range import ValueRange
 from vqlab.training.data_format import Format
 from vqlab.validation import Count, NonNegativeInt, Probability
 
 EMBEDDED = ("DejaVuSans.ttf", "DejaVuSerif.ttf")  # come with matplotlib
-FEW = 50  # pairs below which a warning is given
 WIDE_SCALE, NARROW_SCALE = 0.875, 0.75  # letters of proportional fonts leave the em further than ideographs
 LARGER, SHIFT = 0.08, 1 / 32  # of augmentation
 SHARPEN = 1.25  # contrast that undoes the blur of interpolation
@@ -39,16 +36,10 @@ log = logging.getLogger(__name__)
 
 
 class GlyphPairs(Split):
-    """Characters of a source font, each with its image in one of several target fonts.
-
-    Args:
-        source: Images of the source font.
-        targets: Images of the target fonts; None leaves them out.
-        pairs: Characters and the numbers of their target fonts, (N, 2).
-    """
+    """Characters of a source font, each with its image in one of several target fonts (None: without)."""
 
     def __init__(self, source: Glyphs, targets: list[Glyphs] | None, pairs: np.ndarray) -> None:
-        self.source, self.targets, self.pairs = source, targets, pairs
+        self.source, self.targets, self.pairs = source, targets, pairs  # (N, 2): character and number of its target
         self._rows = source.rows(pairs[:, 0])
         self._target_rows = np.zeros(len(pairs), np.int64)
         for style, target in enumerate(targets or []):
@@ -79,8 +70,7 @@ class FontPairs(SplitDataModule):
 
     Pairs are split by character, and characters that share an outline in any font stay in one split, so that no
     held-out glyph is trained on. Characters that are blank, look like .notdef or leave the image in one of the fonts
-    are left out and counted in one line. ``predict`` gets the characters that the target lacks. Images are drawn once,
-    2 bytes for each pixel of a pair, and kept in ``cache``.
+    are left out and counted in one line. ``predict`` gets the characters that the target lacks.
 
     Args:
         source: Font file (TTF, OTF, WOFF2) that has the characters. Default: DejaVu Sans, which comes with matplotlib.
@@ -89,8 +79,7 @@ class FontPairs(SplitDataModule):
         charset: ``auto``, all characters of the source; or ascii, latin, greek, cyrillic, kana, jis1, jis2, gb1, gb2,
             big5l1, big5l2, hangul, a range like ``U+4E00-4FFF``, a text file; or several of these.
         weight: Weight of the variable fonts. Default: each font's own.
-        em_scale: Ratio of the em to the image's side. Default: 0.875 where most shared characters are East Asian wide
-            ones, else 0.75.
+        em_scale: Ratio of the em to the image's side. Default: 0.875 for mostly East Asian wide characters, else 0.75.
         limit: Largest number of training characters, drawn by ``seed``. Held-out ones stay the same.
         val_fraction: Fraction of the characters kept for validation.
         test_fraction: Fraction of the characters kept for test; 0 keeps none.
@@ -100,31 +89,18 @@ class FontPairs(SplitDataModule):
         num_workers: Processes that load batches; 0 loads in the main process.
         seed: Seed of the split, of the order and of the augmentation.
 
-    Attributes:
-        num_styles: Number of target fonts.
-        style_names: Their names.
-        characters: Code points that are in a pair.
-        missing: For each style the code points of the charset that the source has and the target lacks.
-        em_scale: Ratio of the em to the image's side.
-        source_font, target_fonts: The fonts.
-
     Shape:
-        batch["source"], batch["target"] (B, 1, S, S) float32 from -1, ink, to 1, paper; batch["char"] (B,) int64 code
-        point; batch["style"] (B,) int64, index of the target; batch["density"] (B,) float32, mean number of ink edges
-        on a line across the source, larger for characters with more strokes; batch["index"] (B,) int64, the position
-        in the split. Batches to predict have no target.
+        batch["source"], batch["target"] (not in predict) (B, 1, S, S) float32 from -1, ink, to 1, paper; batch["char"],
+        code point, batch["style"], index of the target, and batch["index"], position in the split, (B,) int64;
+        batch["density"] (B,) float32, mean number of ink edges on a line across the source.
 
     Raises:
-        UserError: If a file is not a font, a font lacks the weight or the charset, or the fonts are the same; in
-            ``setup``, if fonts share too few characters to train on.
+        UserError: If a font, weight or charset does not fit, or fonts share too few characters to train on.
 
     Example:
         >>> data = FontPairs(charset="ascii", batch_size=8, cache=None)
         >>> data.style_names, len(data.characters), data.train_size
         (['DejaVu Serif'], 94, 76)
-        >>> batch = next(iter(data.train_dataloader()))
-        >>> batch["source"].shape, batch["target"].min().item(), batch["target"].max().item()
-        (torch.Size([8, 1, 64, 64]), -1.0, 1.0)
     """
 
     examples = "pairs of characters"
@@ -151,10 +127,7 @@ class FontPairs(SplitDataModule):
         seed: NonNegativeInt = 0,
     ) -> None:
         super().__init__(batch_size, num_workers, seed)
-        if val_fraction + test_fraction >= 1:
-            raise UserError(
-                f"val_fraction and test_fraction must add up to less than 1, got {val_fraction} + {test_fraction}"
-            )
+        check_fractions(val_fraction, test_fraction, self.examples)
         self.source_font, self.target_fonts = open_fonts(source, target, weight)
         self.image_size, self.augment, self.cache = image_size, augment, cache
         self.num_styles = len(self.target_fonts)
@@ -163,15 +136,18 @@ class FontPairs(SplitDataModule):
             shared = self.source_font.characters.keys() & self.target_fonts[0].characters.keys()
             em_scale = WIDE_SCALE if 2 * sum(map(is_wide, shared)) > len(shared) else NARROW_SCALE
         self.em_scale = em_scale
-        self._wanted = choose_characters(self.source_font, charset)
+        wanted = self.source_font.characters if charset == "auto" else read_charset(charset)
+        self._wanted = sorted(self.source_font.characters.keys() & set(wanted))
+        if not self._wanted:
+            raise UserError(f"charset must hold characters of {self.source_font.path}, got {charset}: set charset=auto")
         shared_by = [[code for code in self._wanted if code in font.characters] for font in self.target_fonts]
         self._source = self._draw(self.source_font, sorted(set().union(*shared_by)))
         self._targets = [self._draw(font, shared) for font, shared in zip(self.target_fonts, shared_by, strict=True)]
         sound = [sorted(self._source.having(SOUND) & target.having(SOUND)) for target in self._targets]
         pairs = as_pairs(sound)
         self.characters: list[int] = np.unique(pairs[:, 0]).tolist()
-        self._groups = group_by_outline(self.characters, [self._source, *self._targets])
-        split = split_groups(self._groups, val_fraction, test_fraction, seed)
+        groups = group_by_outline(self.characters, [self._source, *self._targets])
+        split = split_groups(groups, val_fraction, test_fraction, seed)
         if limit is not None and split:
             order = torch.randperm(len(split["train"]), generator=torch.Generator().manual_seed(seed)).numpy()
             split["train"] = split["train"][order[:limit]]
@@ -180,29 +156,20 @@ class FontPairs(SplitDataModule):
         self.train_size = len(self._split.get("train", ()))
         self._report()
 
-    def setup(self, stage: str | None = None) -> None:
-        """Load what the stage needs; before a training, check that variable fonts can be completed afterwards."""
-        super().setup(stage)
-        for font in self.target_fonts if stage == "fit" else []:
-            if "fvar" in font.file:
-                make_static_truetype(font)
-
     def load_train_val(self) -> tuple[GlyphPairs, GlyphPairs]:
         """Return the pairs to train on and those of held-out characters."""
-        count = len(self.characters)
         if not self._split:
             names = f"{self.source_font.name} and {', '.join(self.style_names)}"
             raise UserError(
-                f"charset must hold more characters that {names} share, they share {count}: set charset=auto, or fonts "
-                "of the same script"
+                f"charset must hold more characters that {names} share, they share {len(self.characters)}: set "
+                "charset=auto, or fonts of the same script"
             )
-        if count < FEW:
-            log.warning(f"only {count} characters are in both fonts: a style needs hundreds, set a larger charset")
-        return self._load("train"), self._load("val")
+        train, val = (GlyphPairs(self._source, self._targets, self._split[split]) for split in ("train", "val"))
+        return train, val
 
     def load_test(self) -> GlyphPairs | None:
         """Return the pairs of characters kept for test, if there are any."""
-        return self._load("test") if "test" in self._split else None
+        return GlyphPairs(self._source, self._targets, self._split["test"]) if "test" in self._split else None
 
     def describe(self) -> Format:
         """Return the styles in their order, and the scale."""
@@ -216,9 +183,7 @@ class FontPairs(SplitDataModule):
         """The source's images of all characters that a target lacks, style by style."""
         source, missing = self._missing
         if not len(missing):
-            raise UserError(
-                f"charset must hold characters that {', '.join(self.style_names)} lacks, it has all of them"
-            )
+            raise UserError(f"charset must hold characters that {', '.join(self.style_names)} lacks")
         return self._in_order(GlyphPairs(source, None, missing))
 
     @property
@@ -231,12 +196,8 @@ class FontPairs(SplitDataModule):
     def _missing(self) -> tuple[Glyphs, np.ndarray]:
         lacking = [set(self._wanted) - target.having(SOUND, OUTSIDE) for target in self._targets]
         source = self._draw(self.source_font, sorted(set().union(*lacking)))
-        outside = len(source.having(OUTSIDE))
-        if outside:
-            log.warning(
-                f"{outside:,} characters to predict leave the image at em_scale {self.em_scale:g} and are left out: "
-                "train with a smaller em_scale"
-            )
+        if outside := len(source.having(OUTSIDE)):
+            log.warning(f"left out {outside:,} characters to predict: they leave the image, lower em_scale")
         return source, as_pairs([sorted(codes & source.having(SOUND)) for codes in lacking])
 
     def collate(self) -> Callable[[Batch], Batch]:
@@ -254,59 +215,32 @@ class FontPairs(SplitDataModule):
     def _draw(self, font: Font, characters: list[int]) -> Glyphs:
         return draw_glyphs(font, characters, self.image_size, EmBox(self.em_scale), self.cache)
 
-    def _load(self, split: str) -> GlyphPairs:
-        return GlyphPairs(self._source, self._targets, self._split[split])
-
     def _report(self) -> None:
         """Log for each target in one line how many pairs there are and what is left out."""
-        alike = int((np.bincount(self._groups)[self._groups] > 1).sum()) if self.characters else 0
         for font, target in zip(self.target_fonts, self._targets, strict=True):
             rows = self._source.rows(target.characters)
             flaws = np.where(self._source.flaws[rows] != SOUND, self._source.flaws[rows], target.flaws)
             pairs, *flawed = np.bincount(flaws, minlength=len(FLAWS)).tolist()
             if pairs and (self._source.outlines[rows] == target.outlines)[flaws == SOUND].all():
-                raise UserError(
-                    f"target must be another font than source, {font.path} and {self.source_font.path} have the same "
-                    "outlines"
-                )
-            left_out = [f"{count:,} {what}" for count, what in zip(flawed, FLAWS[1:], strict=True) if count]
-            parts = [
+                raise UserError(f"target must be another font than source, {font.path} has the same outlines")
+            left_out = ", ".join(f"{count:,} {what}" for count, what in zip(flawed, FLAWS[1:], strict=True) if count)
+            rank_zero_info(
                 f"{self.source_font.name} to {font.name}: {pairs:,} pairs of {len(rows):,} shared characters at "
-                f"em_scale {self.em_scale:g}",
-                f"left out {', '.join(left_out)}" if left_out else "",
-                f"{alike:,} share an outline with another" if alike else "",
-                f"{len(self._wanted) - len(rows):,} of the charset are not in {font.name}",
-            ]
-            rank_zero_info("; ".join(filter(None, parts)))
+                f"em_scale {self.em_scale:g}; left out {left_out or 'none'}"
+            )
 
 
 def open_fonts(source: str | None, target: str | list[str] | None, weight: float | None) -> tuple[Font, list[Font]]:
     """Return the source font and the target fonts."""
-    embedded = [str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name) for name in EMBEDDED]
     if source is None and target is None:
-        source, target = embedded
+        source, target = (f"{matplotlib.get_data_path()}/fonts/ttf/{name}" for name in EMBEDDED)
     if not source or not target:
-        lacking = "target" if source else "source"
-        raise UserError(f"{lacking} must be a font file, got none: leave out both source and target for DejaVu's")
+        raise UserError("source and target must be font files: leave out both for those of DejaVu")
     first = Font(source, weight, "source")
     targets = [Font(path, weight, "target") for path in ([target] if isinstance(target, str) else target)]
     if weight is not None and not any(font.weights for font in (first, *targets)):
         raise UserError(f"weight must be null where no font is variable, got {weight:g}")
     return first, targets
-
-
-def choose_characters(font: Font, charset: str | list[str]) -> list[int]:
-    """Return the characters of the charset that a font has, in the order of code points."""
-    if charset == "auto":
-        return list(font.characters)
-    wanted = read_charset(charset)
-    have = sorted(set(wanted) & font.characters.keys())
-    if not have:
-        raise UserError(
-            f"charset must hold characters of {font.path}, which has none of the {len(wanted):,} in {charset}: set "
-            "charset=auto"
-        )
-    return have
 
 
 def as_pairs(characters: list[list[int]]) -> np.ndarray:
@@ -321,11 +255,7 @@ def to_signed(batch: Batch) -> Batch:
 
 
 def enlarge_and_shift(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Enlarge each image by up to 8 percent, and shift it by up to 1/32 of its side each way; all channels alike.
-
-    Shape:
-        images (B, C, S, S) from -1, ink, to 1, paper -> the same.
-    """
+    """Enlarge images (B, C, S, S) by up to 8 percent, and shift them by up to 1/32 of the side; all channels alike."""
     draw = torch.rand(3, len(images), generator=generator, device=images.device)
     scale = 1 + LARGER * draw[0]
     shift = (2 * draw[1:] - 1) * 2 * SHIFT
@@ -356,17 +286,17 @@ def group_by_outline(characters: list[int], fonts: list[Glyphs]) -> np.ndarray:
 def split_groups(groups: np.ndarray, val_fraction: float, test_fraction: float, seed: int) -> dict[str, np.ndarray]:
     """Return the sorted positions in each split, whole groups each, drawn by ``seed``; empty if there are too few."""
     count = int(groups.max()) + 1 if len(groups) else 0
-    shares = [share for share in (val_fraction, test_fraction) if share]
-    if count <= len(shares):
+    fractions = [fraction for fraction in (val_fraction, test_fraction) if fraction]
+    if count <= len(fractions):
         return {}
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).numpy()
     sizes = np.bincount(groups, minlength=count)[order]
     splits: dict[str, np.ndarray] = {}
     start = 0
-    for name, share in zip(("val", "test"), shares, strict=False):
-        wanted = max(1, round(share * len(groups)))
+    for name, fraction in zip(("val", "test"), fractions, strict=False):
+        wanted = max(1, round(fraction * len(groups)))
         end = start + 1 + int(np.searchsorted(np.cumsum(sizes[start:]), wanted))
-        end = min(end, count - (len(shares) - len(splits)))  # at least a group is left for each other split
+        end = min(end, count - (len(fractions) - len(splits)))  # at least a group is left for each other split
         splits[name], start = order[start:end], end
     splits["train"] = order[start:]
     return {name: np.flatnonzero(np.isin(groups, chosen)) for name, chosen in splits.items()}

@@ -5,7 +5,7 @@ Shapes: N images of a split, B batch, C channels, H = W = image_size.
 
 from collections.abc import Callable
 from functools import cached_property, partial
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +13,6 @@ from torch import Tensor
 from torchvision.transforms.v2.functional import center_crop, resize
 
 from vqlab.data.datamodule import Batch, Split, SplitDataModule, Workers
-from vqlab.data.images.partly_labelled import PartlyLabelled, choose_labelled
 from vqlab.errors import UserError
 from vqlab.nn.image_format import ImageFormat
 from vqlab.nn.value_range import ValueRange
@@ -24,11 +23,7 @@ IMAGES = ("image", "labelled_image")  # what a batch may hold
 
 
 class ImageTensors(Split):
-    """Images in memory as one uint8 tensor, so that a batch is one indexing operation.
-
-    Args:
-        images: (N, C, H, W) uint8.
-        labels: (N,) integers; without labels every label is -1.
+    """Images (N, C, H, W) in memory as one uint8 tensor, with labels (N,) or -1 everywhere.
 
     Example:
         >>> data = ImageTensors(torch.zeros(5, 3, 8, 8, dtype=torch.uint8))
@@ -56,29 +51,22 @@ class ImageTensors(Split):
 class ImageDataModule(SplitDataModule):
     """Images with labels, in batches of ``image``, ``label`` and ``index``.
 
-    A subclass sets ``channels``, ``image_size``, ``num_classes`` and ``train_size`` in its constructor (without reading
-    the images, because the model is built from them), and defines :meth:`load_train_val` and :meth:`load_test`.
+    A subclass sets ``channels``, ``image_size``, ``num_classes`` and ``train_size`` in its constructor, for the model
+    that is built from them, and defines :meth:`load_train_val` and :meth:`load_test`.
 
     Args:
         batch_size: Images per batch and device.
         value_range: Range of the pixel values: unit [0, 1], signed [-1, 1], or standardized, (x - mean) / std per
             channel of the training images.
-        augment: Augment the training images by random shifts of up to 1/8 of the side, and by mirroring unless it
-            changes the class.
-        labels_per_class: Number of labelled training images of each class, chosen once by ``seed``; null uses all
-            labels.
+        augment: Shift training images by up to 1/8 of the side, and mirror half of them unless it changes the class.
+        labels_per_class: Labelled training images of each class, chosen once by ``seed``; null uses all labels.
         num_workers: Processes that load batches; 0 loads in the main process.
         seed: Seed of the split, of the order and of the augmentation.
 
     Shape:
         batch["image"] (B, C, H, W) float32 in ``value_range``; batch["label"] (B,) int64, -1 where there is none;
-        batch["index"] (B,) int64, the position in the split: 0 to train_size - 1 in training, the same in each epoch.
-        With ``labels_per_class`` training batches have label -1 everywhere, and batch["labelled_image"] (B, C, H, W)
-        and batch["labelled_label"] (B,) are drawn from the chosen images: see
-        :class:`~vqlab.data.images.partly_labelled.PartlyLabelled`.
-
-    Raises:
-        UserError: If an argument is out of range, or a split is too small for one batch.
+        batch["index"] (B,) int64, the position in the split. With ``labels_per_class`` training batches are those of
+        :class:`PartlyLabelled`.
 
     Example:
         >>> class Black(ImageDataModule):
@@ -156,9 +144,7 @@ class ImageDataModule(SplitDataModule):
         if self.value_range == "standardized" and (statistics := trained.get("statistics")):
             mean, std = statistics
             if len(mean) != self.channels:
-                raise UserError(
-                    f"channels must be {len(mean)} as in the checkpoint's training data, got {self.channels}"
-                )
+                raise UserError(f"channels must be {len(mean)} as in the checkpoint's data, got {self.channels}")
             self.__dict__["pixel_range"] = ValueRange("standardized", mean, std)
         if names := trained.get("classes"):
             mine = self._class_names()
@@ -179,17 +165,59 @@ class ImageDataModule(SplitDataModule):
         return batch | {name: shift_and_flip(batch[name], generator, self.flip) for name in IMAGES if name in batch}
 
 
+class PartlyLabelled(Split):
+    """All images of a split without their labels, and with each batch some of the few labelled ones.
+
+    ``image`` runs through the split and has label -1; ``labelled_image`` and ``labelled_label`` are drawn from the
+    labelled images, each equally often up to the remainder. The draw depends on ``seed`` and the batch's own positions
+    alone, so it is the same in a resumed run and for any number of processes.
+
+    Args:
+        data: A split with ``labels``.
+        chosen: Positions of the labelled images, of which ``batch_size`` come with each batch.
+    """
+
+    def __init__(self, data: Any, chosen: Tensor, batch_size: int, seed: int = 0) -> None:
+        self.data, self.chosen, self.batch_size, self.seed = data, chosen, batch_size, seed
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitems__(self, indices: list[int]) -> Batch:
+        batch = self.data.__getitems__(indices)
+        place = hash((self.seed, *indices)) % 2**63  # of integers, so the same in each process
+        generator = torch.Generator().manual_seed(place)
+        rounds = -(-self.batch_size // len(self.chosen))
+        order = torch.cat([torch.randperm(len(self.chosen), generator=generator) for _ in range(rounds)])
+        labelled = self.data.__getitems__(self.chosen[order[: self.batch_size]].tolist())
+        batch["label"] = torch.full_like(batch["label"], -1)
+        return batch | {"labelled_image": labelled["image"], "labelled_label": labelled["label"]}
+
+
+def choose_labelled(labels: Tensor, per_class: int, seed: int) -> Tensor:
+    """Return the sorted positions of ``per_class`` images of each class of ``labels`` (N,), -1 where there is none."""
+    classes = labels[labels >= 0].unique().tolist()
+    if not classes:
+        raise UserError("the images have no labels to choose from: set labels_per_class=null, or use data with classes")
+    generator = torch.Generator().manual_seed(seed)
+    chosen = []
+    for number in classes:
+        of_class = (labels == number).nonzero()[:, 0]
+        if len(of_class) < per_class:
+            raise UserError(
+                f"labels_per_class must be at most {len(of_class)}, the images of class {number}, got {per_class}"
+            )
+        chosen.append(of_class[torch.randperm(len(of_class), generator=generator)[:per_class]])
+    return torch.cat(chosen).sort().values
+
+
 def to_float(batch: Batch, pixel_range: ValueRange) -> Batch:
     """Turn the uint8 images of a batch into float32 in ``pixel_range``."""
     return batch | {name: pixel_range.encode(batch[name].float().div_(255)) for name in IMAGES if name in batch}
 
 
 def shift_and_flip(images: Tensor, generator: torch.Generator, flip: bool) -> Tensor:
-    """Shift each image by up to 1/8 of its side, filling with its reflection, and mirror half of them if ``flip``.
-
-    Shape:
-        images (B, C, S, S) in any value range -> the same.
-    """
+    """Shift images (B, C, S, S) by up to 1/8 of the side, filled by reflection, and mirror half of them if ``flip``."""
     count, size = len(images), images.shape[-1]
     device = images.device
     reach = size // 8  # 4 pixels at 32, as is usual for CIFAR-10
@@ -212,17 +240,11 @@ def fit_square(images: Tensor, size: int) -> Tensor:
 
 
 def channel_statistics(data: Split, limit: int | None = None) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return mean and standard deviation per channel of uint8 images, in units of the full range.
-
-    With a ``limit``, those of a fixed random sample of ``limit`` images.
-    """
-    count = len(data)
-    order = torch.randperm(count, generator=torch.Generator().manual_seed(0))[:limit]
+    """Return mean and standard deviation per channel of uint8 images (of ``limit`` at random); 255 counts as 1."""
+    order = torch.randperm(len(data), generator=torch.Generator().manual_seed(0))[:limit]
+    parts = (data.__getitems__(part.tolist())["image"] for part in order.split(500))
     # Histograms are exact and small, whatever the number of images.
-    histogram: Tensor | int = 0
-    for part in order.split(500):
-        images = data.__getitems__(part.tolist())["image"]
-        histogram = histogram + torch.stack([torch.bincount(x.flatten(), minlength=256) for x in images.unbind(1)])
+    histogram = sum(torch.stack([torch.bincount(x.flatten(), minlength=256) for x in part.unbind(1)]) for part in parts)
     values = torch.arange(256, dtype=torch.float64) / 255
     frequency = histogram.double() / histogram.sum(1, keepdim=True)  # type: ignore[union-attr]
     mean = frequency @ values

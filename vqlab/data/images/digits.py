@@ -24,8 +24,6 @@ class Digits(ImageDataModule):
         >>> data = Digits(image_size=8)
         >>> data.channels, data.image_size, data.num_classes, data.train_size
         (1, 8, 10, 1437)
-        >>> next(iter(data.train_dataloader()))["image"].shape
-        torch.Size([128, 1, 8, 8])
     """
 
     channels = 1

@@ -2,6 +2,7 @@
 
 import logging
 import os
+from abc import abstractmethod
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Any, Literal
@@ -16,7 +17,7 @@ from vqlab.data.datamodule import Batch, Split, ValFraction, Workers, draw_split
 from vqlab.data.files import counted, reading
 from vqlab.data.images.base import ImageDataModule, channel_statistics
 from vqlab.data.split_folders import split_folders
-from vqlab.errors import UserError, read_error
+from vqlab.errors import UserError
 from vqlab.validation import Count
 
 EXTENSIONS = (*IMG_EXTENSIONS, ".gif")
@@ -24,24 +25,35 @@ EXTENSIONS = (*IMG_EXTENSIONS, ".gif")
 log = logging.getLogger(__name__)
 
 
-class ImageFiles(Split):
-    """Image files, decoded on access to squares of ``size`` with 3 (colour) or 1 (grey) channels."""
+class DecodedImages(Split):
+    """Images that are decoded on access to squares of ``size`` with 3 (colour) or 1 (grey) channels."""
 
-    def __init__(self, files: list[str], labels: list[int], size: int, channels: int) -> None:
-        # A NumPy array is one object: reference counts of single strings would copy the list into each worker.
-        self.files = np.array(files)
-        self.labels = torch.tensor(labels)  # -1 for none
-        self.size, self.channels = size, channels
+    def __init__(self, labels: Tensor, size: int, channels: int) -> None:
+        self.labels, self.size, self.channels = labels, size, channels  # label -1 for none
 
     def __len__(self) -> int:
-        return len(self.files)
+        return len(self.labels)
 
     def __getitems__(self, indices: list[int]) -> Batch:
-        images = torch.stack([self._decode(str(self.files[index])) for index in indices])
         index = torch.as_tensor(indices)
-        return {"image": images, "label": self.labels[index], "index": index}
+        return {"image": torch.stack([self.decode(i) for i in indices]), "label": self.labels[index], "index": index}
 
-    def _decode(self, file: str) -> Tensor:
+    @abstractmethod
+    def decode(self, index: int) -> Tensor:
+        """Return an image, (channels, size, size) uint8."""
+
+
+class ImageFiles(DecodedImages):
+    """Image files."""
+
+    def __init__(self, files: list[str], labels: list[int], size: int, channels: int) -> None:
+        super().__init__(torch.tensor(labels), size, channels)
+        # A NumPy array is one object: reference counts of single strings would copy the list into each worker.
+        self.files = np.array(files)
+
+    def decode(self, index: int) -> Tensor:
+        """Decode a file."""
+        file = str(self.files[index])
         with reading(file, "cannot be decoded ({reason}): remove it, or set skip_corrupt=true"):
             return decode_square(file, self.size, self.channels)
 
@@ -53,8 +65,7 @@ class ImageFolder(ImageDataModule):
     ``valid``, ``validation``, ``dev``, ``testing``, ``eval``, capital letters or not); without ``path/val`` the
     validation images are drawn by ``seed`` from the training images, and without any split folder from all images. The
     label is the number of the first-level folder (of a split) in alphabetical order, if at least two of them hold
-    images, else -1. Images are resized (shorter side, antialiased) and the centre is cropped. Images of more than 8
-    bits per channel: see :func:`decode_square`.
+    images, else -1. Images are resized (shorter side, antialiased) and the centre is cropped.
 
     Args:
         path: The folder.
@@ -67,8 +78,7 @@ class ImageFolder(ImageDataModule):
         **common: Arguments of :class:`~vqlab.data.images.base.ImageDataModule`.
 
     Raises:
-        UserError: If the folder is missing or holds no images, or only some of its folders are splits; in ``setup``, if
-            files cannot be decoded.
+        UserError: If there are no images, or only some folders are splits; in ``setup``, if files cannot be decoded.
 
     Example:
         >>> import tempfile
@@ -99,7 +109,8 @@ class ImageFolder(ImageDataModule):
         self.verify, self.skip_corrupt = verify, skip_corrupt
         self.roots, self.files = split_folders(Path(path), EXTENSIONS, "images")
         pool = "" if "" in self.roots else "train"
-        self.classes = name_classes(self.files[pool], self.roots[pool])
+        folders = {folder_of(file, self.roots[pool]) for file in self.files[pool]} - {""}
+        self.classes = sorted(folders) if len(folders) >= 2 else []
         if "val" not in self.roots:
             root, files = self.roots.pop(pool), self.files.pop(pool)
             drawn = draw_splits(len(files), val_fraction, 0, self.seed, "image", f": add more to {path}")
@@ -130,18 +141,28 @@ class ImageFolder(ImageDataModule):
     def _load(self, split: str) -> ImageFiles:
         files = self.files[split]
         if self.verify or self.skip_corrupt:
-            files = self._sound(files)
+            files = self._without_corrupt(files)
         labels = label_files(files, self.roots[split], self.classes)
         return ImageFiles([str(file) for file in files], labels, self.image_size, self.channels)
 
-    def _sound(self, files: list[Path]) -> list[Path]:
-        corrupt = find_corrupt(files, self.image_size, self.channels)
-        names = ", ".join(map(str, corrupt[:5])) + (", ..." if len(corrupt) > 5 else "")
-        problem = f"{len(corrupt)} of {len(files)} images cannot be decoded ({names})"
-        if corrupt and not self.skip_corrupt:
+    def _without_corrupt(self, files: list[Path]) -> list[Path]:
+        """Decode all files in threads, as training does, and return those that can be decoded."""
+
+        def is_corrupt(file: Path) -> bool:
+            try:
+                decode_square(file, self.image_size, self.channels)
+            except (UserError, MemoryError):
+                raise
+            except Exception:  # damaged files make PIL raise many things
+                return True
+            return False
+
+        with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+            results = list(counted(pool.map(is_corrupt, files), len(files), "verified", "images"))
+        corrupt = [file for file, is_bad in zip(files, results, strict=True) if is_bad]
+        problem = f"{len(corrupt)} of {len(files)} images cannot be decoded ({', '.join(map(str, corrupt[:5]))})"
+        if corrupt and (len(corrupt) == len(files) or not self.skip_corrupt):
             raise UserError(f"{problem}: remove them or set skip_corrupt=true")
-        if len(corrupt) == len(files):
-            raise UserError(f"{problem}: set path=FOLDER to another folder")
         if corrupt:
             log.warning(f"left out: {problem}")
         return sorted({*files} - {*corrupt})
@@ -153,85 +174,31 @@ def decoding_workers(num_workers: int | None) -> int:
 
 
 def decode_square(file: str | Path | IO[bytes], size: int, channels: int = 3, name: str = "") -> Tensor:
-    """Decode an image file or an open one, resize its shorter side to ``size`` and crop the centre.
+    """Decode an image file, or an open one of a ``name``, to (channels, size, size) uint8.
 
-    Images of up to 8 bits per channel keep their values. The range of 16-bit images and of 32-bit integers is 0 to
-    65,535, that of floating-point images 0 to 1. Such images often hold values in another range (12-bit cameras), so
-    values outside it, or in its darkest quarter alone, are refused. The scale never depends on the single image.
-
-    Shape:
-        -> (channels, size, size) uint8.
-
-    Raises:
-        UserError: If the range of the values is not certain; ``name`` is what the message calls an open file.
-        Exception: What PIL raises for damaged files.
+    Its shorter side is resized, and its centre cropped. Channels of 16 or 32 bits, whose range is not certain, raise a
+    UserError, and damaged files what PIL raises.
     """
     with Image.open(file) as opened:
         opened.draft("RGB", (size, size))  # lets a large JPEG be decoded at a fraction of its size, still >= size
-        reduced = ";16" in str(opened.tile)  # colour of 16 bits, of which PIL keeps the upper 8
-        image = to_8_bits(ImageOps.exif_transpose(opened), reduced, name or str(file))
-    image = image.convert("RGB" if channels == 3 else "L")
+        if opened.mode[0] in "IF":
+            raise UserError(f"{name or file} has 16 or 32 bits per channel: scale all images alike and save 8 bits")
+        image = ImageOps.exif_transpose(opened).convert("RGB" if channels == 3 else "L")
     image = ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC)
     return torch.from_numpy(np.array(image)).view(size, size, channels).permute(2, 0, 1).contiguous()
 
 
-def to_8_bits(image: Image.Image, reduced: bool, name: str) -> Image.Image:
-    """Return an image with 8 bits per channel (PIL alone would clip); ``reduced`` if its file has 16, PIL read 8."""
-    if image.mode == "F":
-        values = check_range(np.asarray(image), 1.0, name)
-        return Image.fromarray((255 * values.clip(0, 1)).round().astype(np.uint8))
-    if image.mode.startswith("I"):
-        values = check_range(np.asarray(image).astype(np.int64), 65535, name)
-        return Image.fromarray((values >> 8).astype(np.uint8))
-    if reduced:
-        check_range(256 * np.asarray(image.convert("RGB")).astype(np.int64), 65535, name)
-    return image
-
-
-def check_range(values: np.ndarray, full: float, name: str) -> np.ndarray:
-    """Return the values, which must lie from 0 to ``full``, some above a quarter of it unless all are 0."""
-    low, high = values.min(), values.max()
-    rounding = 1e-5 * full
-    if not (low >= -rounding and high <= full + rounding and (high <= rounding or high > full / 4)):
-        raise UserError(
-            f"{name} holds values from {low:g} to {high:g}, not from 0 to {full:g} with some above a quarter of that: "
-            "scale all images alike and save them with 8 bits"
-        )
-    return values
-
-
-def name_classes(files: list[Path], root: Path) -> list[str]:
-    """Return the names of the first-level folders that hold images, or none if there are fewer than two."""
-    folders = {file.relative_to(root).parts[0] for file in files if file.parent != root}
-    return sorted(folders) if len(folders) >= 2 else []
+def folder_of(file: Path, root: Path) -> str:
+    """Return the name of the first-level folder of a file, "" for a file in none."""
+    return "" if file.parent == root else file.relative_to(root).parts[0]
 
 
 def label_files(files: list[Path], root: Path, classes: list[str]) -> list[int]:
     """Return the number of each file's first-level folder in ``classes``, -1 for a file in none or without classes."""
     if not classes:
         return [-1] * len(files)
-    folders = ["" if file.parent == root else file.relative_to(root).parts[0] for file in files]
-    if unknown := sorted({*folders} - {*classes, ""}):
-        raise UserError(f"{root} holds {unknown[0]}, no class of the training images: rename or remove this folder")
     numbers = {name: number for number, name in enumerate(classes)} | {"": -1}
+    folders = [folder_of(file, root) for file in files]
+    if unknown := sorted({*folders} - numbers.keys()):
+        raise UserError(f"{root} holds {unknown[0]}, no class of the training images: rename or remove this folder")
     return [numbers[folder] for folder in folders]
-
-
-def find_corrupt(files: list[Path], size: int, channels: int) -> list[Path]:
-    """Decode all files in threads, as training does, and return those that cannot be decoded."""
-
-    def fault(file: Path) -> Exception | None:
-        try:
-            decode_square(file, size, channels)
-        except Exception as error:  # damaged files make PIL raise many things
-            return error
-        return None
-
-    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-        results = zip(files, pool.map(fault, files), strict=True)
-        faults = [(file, error) for file, error in counted(results, len(files), "verified", "images") if error]
-    for file, error in faults:
-        problem = read_error(file, error, str(error) if isinstance(error, UserError) else "")
-        if str(problem):
-            raise problem from error
-    return [file for file, _ in faults]

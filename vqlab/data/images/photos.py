@@ -1,7 +1,6 @@
 """Photographs from the wheels of scikit-image, scikit-learn and matplotlib: real images without a download."""
 
-from importlib.util import find_spec
-from pathlib import Path
+from importlib.resources import as_file, files
 from typing import Annotated, Any
 
 import numpy as np
@@ -9,7 +8,6 @@ import torch
 from PIL import Image
 
 from vqlab.data.images.base import ImageDataModule, ImageTensors
-from vqlab.errors import UserError
 from vqlab.validation import Count, Range
 
 # (package, file); the files are read directly, because scikit-image's own functions may download.
@@ -33,12 +31,9 @@ SCALES_PER_PHOTO = 16
 class Photos(ImageDataModule):
     """Random crops of eight photographs, 3 x 32 x 32, without labels: the default without a network.
 
-    Training crops come from an astronaut, a cup of coffee, a motorcycle, a rocket, a flower and an admiral. Six
-    photographs lack whole regions of colour, so half of the training crops have their colour channels permuted, and
-    half are mirrored. A cat and a pagoda are held out and not altered: validation crops come from their left halves,
-    test crops from their right halves. Each crop has a random place and a random scale between 1/8 (or what makes the
-    crop fit) and 1 of the photograph. All crops are made once, as one uint8 tensor of 3 x image_size^2 bytes each, 61
-    MB by default.
+    Training crops come from six photographs; half of them have their colour channels permuted, and half are mirrored. A
+    cat and a pagoda are held out: validation crops come from their left halves, test crops from their right halves.
+    Each crop has a random place and a random scale between 1/8 (or what makes the crop fit) and 1 of the photograph.
 
     Args:
         image_size: Height and width of a crop.
@@ -48,8 +43,6 @@ class Photos(ImageDataModule):
 
     Example:
         >>> data = Photos(num_train=256, num_val=8, batch_size=4)
-        >>> data.channels, data.image_size, data.num_classes, data.train_size
-        (3, 32, 0, 256)
         >>> next(iter(data.train_dataloader()))["image"].shape
         torch.Size([4, 3, 32, 32])
     """
@@ -86,21 +79,12 @@ class Photos(ImageDataModule):
 
 def read_photo(package: str, file: str) -> np.ndarray:
     """Return a photograph (H, W, 3) uint8 from an installed package's own files."""
-    spec = find_spec(package)
-    path = Path(spec.origin).parent / file if spec and spec.origin else Path(file)
-    try:
-        with Image.open(path) as image:
-            return np.asarray(image.convert("RGB"))
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: install {package} again, or use other data") from error
+    with as_file(files(package) / file) as path, Image.open(path) as image:
+        return np.asarray(image.convert("RGB"))
 
 
 def random_crops(photos: list[np.ndarray], count: int, size: int, rng: np.random.Generator) -> torch.Tensor:
-    """Cut ``count`` squares out of photographs at random places and scales, in random order.
-
-    Shape:
-        photos (H, W, 3) uint8 each -> (count, 3, size, size) uint8.
-    """
+    """Cut squares (count, 3, size, size) out of photographs (H, W, 3) at random places and scales, in random order."""
     crops = np.empty((count, size, size, 3), np.uint8)
     for photo, positions in zip(photos, np.array_split(rng.permutation(count), len(photos)), strict=True):
         smallest = max(SMALLEST_SCALE, size / min(photo.shape[:2]))

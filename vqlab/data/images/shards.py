@@ -1,62 +1,84 @@
-"""Images from WebDataset's tar files, for sets that are too large for a folder of files, on a disk or behind a URL."""
+"""Images from WebDataset's tar files, for sets that are too large for a folder of files, on a disk or behind a URL.
+
+An index states where each image lies, so that any is read without what comes before it. Shapes: S shards, N images.
+"""
 
 import fcntl
 import hashlib
 import io
 import os
-from collections.abc import Callable
+import tarfile
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import lru_cache, partial
+from itertools import groupby
 from pathlib import Path
 from typing import IO, Any, Literal
 
 import fsspec
+import numpy as np
 import torch
 from torch import Tensor
 
 from vqlab.atomic_io import disk_errors
-from vqlab.data.datamodule import Batch, Split, Workers
-from vqlab.data.files import reading
+from vqlab.data.datamodule import Workers
+from vqlab.data.files import counted, is_hidden, reading
 from vqlab.data.images.base import ImageDataModule, channel_statistics
-from vqlab.data.images.folder import decode_square, decoding_workers
-from vqlab.data.images.tar_index import INDEX, WRITE_IT, TarIndex, checksum, index_shards, read_index
+from vqlab.data.images.folder import EXTENSIONS, DecodedImages, decode_square, decoding_workers
 from vqlab.data.split_folders import group_by_split, require_no_held_out
 from vqlab.errors import UserError
 from vqlab.validation import Count, Positive
 
+INDEX = "index.npz"  # beside the shards
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "vqlab" / "shards"
 GB = 10**9
 OPEN = 64  # files that a process keeps open
-AGAIN = "copy it again, or write the index again by python -m vqlab.cli.write_shards --index FOLDER"
-UNREADABLE_URL = "cannot be read ({reason}): check the path, the network and the key"
+WRITE_IT = f"run python -m vqlab.cli.write_shards --index FOLDER where the shards lie, which writes its {INDEX}"
 
 
-class ShardImages(Split):
-    """Images of tar files under a folder or URL, decoded on access to squares of ``size``.
+@dataclass(frozen=True)
+class ShardIndex:
+    """The place of each image in the shards, in the order of the files."""
 
-    Copies of shards from a URL lie in the folder ``cache`` and take up to ``limit`` bytes.
-    """
-
-    def __init__(
-        self, index: TarIndex, root: str, size: int, channels: int, cache: str = str(CACHE), limit: float = 100 * GB
-    ) -> None:
-        self.index, self.root, self.size, self.channels = index, root.rstrip("/"), size, channels
-        self.cache, self.limit = cache, limit
-        self.labels = torch.from_numpy(index.label).long()
+    names: np.ndarray  # (S,) paths of the shards from their root, with forward slashes
+    lengths: np.ndarray  # (S,) size of each shard in bytes
+    checksums: np.ndarray  # (S,) SHA-256 of each shard in hexadecimal digits, "" where it is not known
+    shard: np.ndarray  # (N,) the shard of each image
+    offset: np.ndarray  # (N,) its first byte in the shard
+    size: np.ndarray  # (N,) its size in bytes
+    label: np.ndarray  # (N,) its class, -1 for none
 
     def __len__(self) -> int:
-        return len(self.index)
+        return len(self.shard)
 
-    def __getitems__(self, indices: list[int]) -> Batch:
-        index = torch.as_tensor(indices)
-        return {"image": torch.stack([self._decode(i) for i in indices]), "label": self.labels[index], "index": index}
+    def part(self, shards: list[int]) -> "ShardIndex":
+        """Return the index of some of the shards, given in ascending order."""
+        chosen = np.isin(self.shard, shards)
+        shard = np.searchsorted(shards, self.shard[chosen]).astype(self.shard.dtype)
+        of_shards = (self.names[shards], self.lengths[shards], self.checksums[shards])
+        return ShardIndex(*of_shards, shard, self.offset[chosen], self.size[chosen], self.label[chosen])
 
-    def _decode(self, i: int) -> Tensor:
-        found, shard = self.index, self.index.shard[i]
-        path, length = f"{self.root}/{found.names[shard]}", int(found.lengths[shard])
-        opened = open_shard(path, length, str(found.checksums[shard]), self.cache, self.limit)
-        content = os.pread(opened.fileno(), int(found.size[i]), int(found.offset[i]))
-        image = f"the image at byte {found.offset[i]} of {found.names[shard]}"
+
+class ShardImages(DecodedImages):
+    """Images of shards under a folder or URL."""
+
+    def __init__(
+        self, index: ShardIndex, root: str, size: int, channels: int, cache: str = str(CACHE), limit: float = 100 * GB
+    ) -> None:
+        super().__init__(torch.from_numpy(index.label).long(), size, channels)
+        self.index, self.root = index, root.rstrip("/")
+        self.cache, self.limit = (
+            cache,
+            limit,
+        )  # folder for copies of shards from a URL, and their largest total in bytes
+
+    def decode(self, index: int) -> Tensor:
+        """Read and decode an image."""
+        found, shard = self.index, self.index.shard[index]
+        file = open_shard(f"{self.root}/{found.names[shard]}", str(found.checksums[shard]), self.cache, self.limit)
+        content = os.pread(file.fileno(), int(found.size[index]), int(found.offset[index]))
+        image = f"the image at byte {found.offset[index]} of {found.names[shard]}"
         with reading(image, "cannot be decoded ({reason}): write the shard again without it"):
             return decode_square(io.BytesIO(content), self.size, self.channels, image)
 
@@ -64,16 +86,12 @@ class ShardImages(Split):
 class ImageShards(ImageDataModule):
     """Images in WebDataset's tar files (``7.jpg``, ``7.cls``), on a disk, or behind a URL that fsspec reads.
 
-    Folders ``path/train``, ``path/val`` and ``path/test`` are the splits, also under other usual names (``training``,
-    ``valid``, ``validation``, ``dev``, ``testing``, ``eval``, capital letters or not), and so are shards named like
-    ``train-000.tar``; without shards for validation the last training shard is used. An epoch visits the shards in
-    random order and mixes the images of ``shuffle_shards`` of them, so each shard is read once an epoch. The order
-    depends on (seed, epoch) alone: a stopped run resumes at its place, on any number of processes. Images are resized
-    (shorter side, antialiased) and the centre is cropped.
+    Splits are folders as in :class:`~vqlab.data.images.folder.ImageFolder`, or shards named like ``train-000.tar``;
+    without shards for validation the last training shard is used. An epoch visits the shards in random order and mixes
+    the images of ``shuffle_shards`` of them. The order depends on (seed, epoch) alone.
 
-    ``python -m vqlab.cli.write_shards FOLDER OUT`` packs a folder of images into shards, and ``--index FOLDER`` writes
-    the ``index.npz`` of existing shards, with checksums that verify copies from a URL. Without it the headers of all
-    shards are read at each start, and a URL cannot be read.
+    ``python -m vqlab.cli.write_shards --index FOLDER`` writes the ``index.npz`` of existing shards, which a URL needs.
+    Without it the headers of all shards are read at each start.
 
     Args:
         path: Folder, or URL of one: https, s3, gs, hf, ... (``pip install s3fs`` and the like).
@@ -86,8 +104,7 @@ class ImageShards(ImageDataModule):
         **common: Arguments of :class:`~vqlab.data.images.base.ImageDataModule`.
 
     Raises:
-        UserError: If the shards or their index are missing or damaged, or an argument is out of range; during
-            training, if an image cannot be decoded or a shard cannot be fetched.
+        UserError: If shards, index or images are missing or damaged, or an argument is out of range.
 
     Example:
         >>> import tempfile
@@ -129,7 +146,7 @@ class ImageShards(ImageDataModule):
         return self._images(self._index["train"]), self._images(self._index["val"])
 
     def load_test(self) -> ShardImages | None:
-        """Return the images of ``path/test``."""
+        """Return the test images, if there are any."""
         return self._images(self._index["test"]) if "test" in self._index else None
 
     def load_all(self) -> ShardImages:
@@ -145,62 +162,20 @@ class ImageShards(ImageDataModule):
         train = self._index["train"]
         return channel_statistics(self._images(train.part([int(train.shard[0])])), limit=1000)
 
-    def _images(self, index: TarIndex) -> ShardImages:
+    def _images(self, index: ShardIndex) -> ShardImages:
         cache = self.cache or str(CACHE)
         return ShardImages(index, self.path, self.image_size, self.channels, cache, self.cache_gb * GB)
 
 
 def mixed_order(shard: Tensor, mixed: int, seed: int, epoch: int) -> Tensor:
-    """Return an order of images in which each shard's lie within the length of ``mixed`` shards.
-
-    Shape:
-        shard (N,), the shard of each image -> (N,) positions.
-
-    Example:
-        >>> order = mixed_order(torch.arange(6) // 2, 1, seed=0, epoch=0)
-        >>> [len(set(pair)) for pair in (order // 2).view(3, 2).tolist()], sorted(order.tolist())
-        ([1, 1, 1], [0, 1, 2, 3, 4, 5])
-    """
+    """Return an order of images, whose shards are ``shard`` (N,), in which each shard's lie within ``mixed`` shards."""
     generator = torch.Generator().manual_seed(seed + epoch)
     turn = torch.randperm(int(shard.max()) + 1, generator=generator)[shard.long()]
     return (turn + mixed * torch.rand(len(shard), generator=generator, dtype=torch.float64)).argsort()
 
 
-def is_url(path: str) -> bool:
-    """Whether fsspec reads a path: ``https://...``, ``s3://...``."""
-    return "://" in path
-
-
-def find_index(path: str) -> TarIndex:
-    """Return the index beside the shards, or read their headers.
-
-    Raises:
-        UserError: If there are no shards, a URL has no index, or a shard has another size than its index states.
-    """
-    file = f"{path.rstrip('/')}/{INDEX}"
-    if is_url(path):
-        with reading(file, f"{UNREADABLE_URL}; if the file is missing, {WRITE_IT}"), fsspec.open(file, "rb") as opened:
-            content = io.BytesIO(opened.read())
-        index = read_index(content, file)
-        if not all(index.checksums.tolist()):
-            raise UserError(f"{file} has no checksums, which verify the copies: {WRITE_IT}")
-        return index
-    if not os.path.exists(file):
-        return index_shards(Path(path))
-    with reading(file, f"cannot be opened ({{reason}}): remove it, or {WRITE_IT}"), open(file, "rb") as opened:
-        index = read_index(opened, file)
-    for name, length in zip(index.names.tolist(), index.lengths.tolist(), strict=True):
-        shard = Path(path, name)
-        require_length(str(shard), shard.stat().st_size if shard.is_file() else None, length)  # now, not in training
-    return index
-
-
-def split_index(index: TarIndex, path: str) -> dict[str, TarIndex]:
-    """Return the index of each split, named by folders or file names; else the last training shard is for validation.
-
-    Raises:
-        UserError: If training or validation has no images, or some shards are of a split and others of none.
-    """
+def split_index(index: ShardIndex, path: str) -> dict[str, ShardIndex]:
+    """Return the index of each split, named by folders or files; else the last training shard is for validation."""
     names = index.names.tolist()
     groups = group_by_split([name.partition("/")[0].removesuffix(".tar") for name in names], path)
     train = groups.pop("") if "" in groups else groups["train"]
@@ -209,38 +184,99 @@ def split_index(index: TarIndex, path: str) -> dict[str, TarIndex]:
     groups.setdefault("val", train[-1:])
     parts = {split: index.part(shards) for split, shards in groups.items() if shards}
     for split in ("train", "val"):
-        if split not in parts or not len(parts[split]):
-            raise UserError(
-                f"{path} leaves no images for {split}: add shards to train/ and val/, or at least two shards "
-                "with images (the last is for validation)"
-            )
+        if not len(parts.get(split, ())):
+            raise UserError(f"{path} has no images for {split}: add shards to train/ and val/, or at least two shards")
     return parts
 
 
-@lru_cache(maxsize=OPEN)
-def open_shard(path: str, length: int, expected: str, cache: str, limit: float) -> IO[bytes]:
-    """Open a shard for ``os.pread`` and keep it open; an open shard can be read even after it was deleted.
+# The index: read beside the shards, or made from the headers of the tar files.
 
-    Raises:
-        UserError: If it is missing, or has another length or (of a URL) checksum than its index states.
+
+def find_index(path: str) -> ShardIndex:
+    """Return the index beside the shards, or read their headers."""
+    file = f"{path.rstrip('/')}/{INDEX}"
+    if "://" not in path and not os.path.exists(file):
+        return index_shards(Path(path))
+    with reading(file, f"cannot be read ({{reason}}): check the path and the network, or {WRITE_IT}"):
+        with fsspec.open(file, "rb") as opened, np.load(io.BytesIO(opened.read()), allow_pickle=False) as arrays:
+            index = ShardIndex(**{"checksums": np.full(len(arrays["names"]), ""), **arrays})
+        for name, length in zip(index.names.tolist(), index.lengths.tolist(), strict=True):
+            if ".." in name or "::" in name or name.startswith("/"):
+                raise UserError(f"{file} names {name}, which does not lie beside it: {WRITE_IT}")
+            if "://" not in path and os.path.getsize(Path(path, name)) != length:
+                raise UserError(f"{Path(path, name)} has another size than {INDEX} states: {WRITE_IT}")
+    return index
+
+
+def index_shards(root: Path, checksums: bool = False) -> ShardIndex:
+    """Read the headers of all ``*.tar`` under a folder; ``checksums`` reads each file to its end."""
+    found = (file for file in root.rglob("*.tar") if not any(map(is_hidden, file.relative_to(root).parts)))
+    files = sorted(file for file in found if file.is_file())
+    if not files:
+        problem = "holds no *.tar" if root.is_dir() else "is not a folder"
+        raise UserError(f"{root} {problem}: set path=FOLDER to a folder of shards, or to its URL")
+    parts = [np.array([*scan(file)], np.int64).reshape(-1, 3) for file in counted(files, len(files), "read", "shards")]
+    offset, size, label = np.concatenate(parts).T
+    if not len(offset):
+        raise UserError(f"the {len(files)} shards of {root} hold no images: set path=FOLDER to another folder")
+    return ShardIndex(
+        names=np.array([file.relative_to(root).as_posix() for file in files]),
+        lengths=np.array([file.stat().st_size for file in files], np.int64),
+        checksums=np.array([checksum(file) if checksums else "" for file in files]),
+        shard=np.repeat(np.arange(len(files), dtype=np.int32), [len(part) for part in parts]),
+        offset=offset.copy(),
+        size=size.astype(np.int32),
+        label=label.astype(np.int32),
+    )
+
+
+def scan(file: Path) -> Iterator[tuple[int, int, int]]:
+    """Yield offset, size in bytes and label of each image of a tar file.
+
+    Consecutive members with the same path up to the first dot of the name are one example, as in WebDataset: ``7.jpg``
+    is its image, ``7.cls``, if there, its class in digits.
     """
-    if is_url(path):
-        file = _open_copy(path, expected, Path(cache), limit)
-    else:
-        with reading(path, "cannot be opened ({reason}): set path=FOLDER to where the shards are"):
-            file = open(path, "rb")  # noqa: SIM115
-    require_length(path, os.fstat(file.fileno()).st_size, length)
-    return file
+    with reading(file, "cannot be read as an uncompressed tar file ({reason}): write it again"):
+        with tarfile.open(file, "r:") as tar:
+            members = (
+                member for member in tar if member.isfile() and not os.path.basename(member.name).startswith(".")
+            )
+            for _, example in groupby(members, key_of):
+                image, label = None, -1
+                for member in example:
+                    kind = member.name.removeprefix(key_of(member)).lower()
+                    if kind == ".cls":
+                        text = tar.extractfile(member).read().strip()  # type: ignore[union-attr]
+                        if not text.isdigit():
+                            raise UserError(f"{member.name} in {file} is no class number: write its class in digits")
+                        label = int(text)
+                    elif image is None and kind in EXTENSIONS:
+                        image = member
+                if image is not None:
+                    yield image.offset_data, image.size, label
+        if tar.offset >= file.stat().st_size:  # the final block of zeros is missing: the file was cut off
+            raise tarfile.ReadError("it ends early")
 
 
-def require_length(path: str, found: int | None, length: int) -> None:
-    """Raise UserError unless a shard has the size that its index states; ``found`` is None without a file."""
-    if found != length:
-        got = "is missing" if found is None else f"has {found} bytes"
-        raise UserError(f"{path} {got} where its index states {length} bytes: {AGAIN}")
+def key_of(member: tarfile.TarInfo) -> str:
+    """Return the path up to the first dot of the name, which is the key of an example."""
+    folder, slash, name = member.name.rpartition("/")
+    return folder + slash + name.partition(".")[0]
 
 
-def _open_copy(url: str, expected: str, folder: Path, limit: float) -> IO[bytes]:
+# Shards from a URL: copies in a cache.
+
+
+@lru_cache(maxsize=OPEN)
+def open_shard(path: str, expected: str, cache: str, limit: float) -> IO[bytes]:
+    """Open a shard, or its copy, for ``os.pread`` and keep it open; it can be read even after it was deleted."""
+    if "://" in path:
+        return open_copy(path, expected, Path(cache), limit)
+    with reading(path, "cannot be opened ({reason}): set path=FOLDER to where the shards are"):
+        return open(path, "rb")
+
+
+def open_copy(url: str, expected: str, folder: Path, limit: float) -> IO[bytes]:
     """Open the copy of a URL, downloaded unless it is there; other processes that need it wait for the first."""
     copy = folder / f"{hashlib.sha256(url.encode()).hexdigest()[:32]}.tar"
     partial = copy.with_suffix(".partial")
@@ -250,21 +286,22 @@ def _open_copy(url: str, expected: str, folder: Path, limit: float) -> IO[bytes]
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not copy.exists() or checksum(copy) != expected:  # other shards lie at the URL now
                 try:
-                    with reading(url, UNREADABLE_URL):
+                    with reading(url, "cannot be read ({reason}): check the path, the network and the key"):
                         filesystem, path = fsspec.url_to_fs(url)
                         filesystem.get_file(path, str(partial))
                     if checksum(partial) != expected:
-                        raise UserError(f"{url} has another checksum than its index states: {AGAIN}")
+                        raise UserError(f"{url} has another checksum than its index states: {WRITE_IT}")
                     os.replace(partial, copy)
                 finally:
                     partial.unlink(missing_ok=True)
             os.utime(copy)
             file = open(copy, "rb")  # noqa: SIM115
-    _make_room(folder, limit, keep=copy)
+    make_room(folder, limit, keep=copy)
     return file
 
 
-def _make_room(folder: Path, limit: float, keep: Path) -> None:
+def make_room(folder: Path, limit: float, keep: Path) -> None:
+    """Delete the copies that were opened longest ago until all together take at most ``limit`` bytes."""
     found = []
     for copy in folder.glob("*.tar"):
         with suppress(FileNotFoundError):  # another process may delete it at the same time
@@ -274,3 +311,9 @@ def _make_room(folder: Path, limit: float, keep: Path) -> None:
         if total > limit and copy != keep:
             copy.unlink(missing_ok=True)
             total -= size
+
+
+def checksum(file: Path) -> str:
+    """Return the SHA-256 of a file in hexadecimal digits."""
+    with open(file, "rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()

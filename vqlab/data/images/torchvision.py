@@ -1,6 +1,5 @@
 """Data sets that torchvision downloads: CIFAR-10, MNIST and Fashion-MNIST."""
 
-from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -8,15 +7,16 @@ from torchvision import datasets
 
 from vqlab.data.datamodule import split_positions
 from vqlab.data.download import WITHOUT_NETWORK, download_whole
+from vqlab.data.files import reading
 from vqlab.data.images.base import ImageDataModule, ImageTensors, fit_square
-from vqlab.errors import UserError, read_error
+from vqlab.errors import UserError
 from vqlab.validation import Count
 
 
 class TorchvisionImages(ImageDataModule):
-    """Official training and test images of a data set of torchvision, in memory.
+    """Official training and test images of a data set of torchvision, in memory; labels are 0 to 9.
 
-    The validation images are drawn by ``seed`` from the official training images. Labels are 0 to 9.
+    The validation images are drawn by ``seed`` from the official training images.
 
     Args:
         path: Folder of the data set in torchvision's layout, which a download creates.
@@ -32,8 +32,8 @@ class TorchvisionImages(ImageDataModule):
     source: ClassVar[type[datasets.VisionDataset]]
     folder: ClassVar[str]  # what torchvision reads, under ``path``
     archives: ClassVar[str]  # pattern of what it unpacks, under ``path``
-    native_size: ClassVar[int]
-    num_official: ClassVar[int]  # official training images
+    native_size: ClassVar[int] = 28
+    num_official: ClassVar[int] = 60_000  # official training images
     mean: ClassVar[tuple[float, ...]]  # of the official training images, as published
     std: ClassVar[tuple[float, ...]]
     num_classes = 10
@@ -78,12 +78,9 @@ class TorchvisionImages(ImageDataModule):
         return self._read(train=False)
 
     def _read(self, train: bool) -> ImageTensors:
-        try:
+        name = f"{type(self).__name__} in {self.path}/{self.folder}"
+        with reading(name, f"is missing or not whole: set path=FOLDER or download=true; {WITHOUT_NETWORK}"):
             official: Any = self.source(self.path, train=train)
-        except Exception as error:  # whatever a damaged file makes torchvision raise
-            name, folder = type(self).__name__, Path(self.path, self.folder)
-            message = f"{name} is not, or not whole, in {folder}: set path=FOLDER or download=true; {WITHOUT_NETWORK}"
-            raise read_error(self.path, error, message) from error
         images = torch.as_tensor(official.data)
         images = images[:, None] if images.ndim == 3 else images.permute(0, 3, 1, 2)
         return ImageTensors(fit_square(images.contiguous(), self.image_size), torch.as_tensor(official.targets))
@@ -115,18 +112,11 @@ class MNIST(TorchvisionImages):
     """MNIST (LeCun et al., 1998): 55,000 training, 5,000 validation and 10,000 test digits, 1 x 28 x 28.
 
     ``path`` holds ``MNIST/raw``; a download takes 12 MB.
-
-    Example:
-        >>> data = MNIST(image_size=32)  # reads and downloads nothing yet
-        >>> data.channels, data.image_size, data.num_classes, data.train_size
-        (1, 32, 10, 55000)
     """
 
     source = datasets.MNIST
     folder = "MNIST/raw"
     archives = "MNIST/raw/*.gz"
-    native_size = 28
-    num_official = 60_000
     mean = (0.1307,)
     std = (0.3081,)
     flip = False
@@ -136,17 +126,10 @@ class FashionMNIST(TorchvisionImages):
     """Fashion-MNIST (Xiao et al., 2017, arXiv:1708.07747): as many images of clothes, 1 x 28 x 28.
 
     ``path`` holds ``FashionMNIST/raw``; a download takes 31 MB.
-
-    Example:
-        >>> data = FashionMNIST(value_range="standardized")  # reads and downloads nothing yet
-        >>> data.train_size, data.pixel_range.mean, data.pixel_range.std
-        (55000, (0.286,), (0.353,))
     """
 
     source = datasets.FashionMNIST
     folder = "FashionMNIST/raw"
     archives = "FashionMNIST/raw/*.gz"
-    native_size = 28
-    num_official = 60_000
     mean = (0.2860,)
     std = (0.3530,)

@@ -21,10 +21,7 @@ FLAT = 1e-3  # a standard deviation below this fraction of the data's is not sca
 class Windows(Split):
     """Windows of equal length, cut from records in memory; no window spans two records.
 
-    Args:
-        records: (C, T) float32 each, of any lengths.
-        length: Samples of a window.
-        stride: Samples from one window of a record to the next.
+    ``records`` are (C, T) float32 each, of any lengths; windows have ``length`` samples and begin every ``stride``.
 
     Example:
         >>> data = Windows([torch.arange(10.0)[None], torch.zeros(1, 3)], length=4, stride=3)

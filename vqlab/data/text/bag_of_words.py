@@ -1,32 +1,26 @@
 """Documents of which only the counts of their words are known."""
 
-import logging
-import re
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import numpy as np
 from scipy.sparse import csr_matrix, load_npz
 
 from vqlab.data.datamodule import ValFraction
 from vqlab.data.files import reading
 from vqlab.data.text.base import BagsOfWords, Corpus, TextDataModule, split_documents
-from vqlab.data.text.records import HEAD, open_bytes
-from vqlab.data.text.vocabulary import read_words
-from vqlab.errors import UserError, read_error
+from vqlab.data.text.raw import read_words
+from vqlab.errors import UserError
 from vqlab.training.data_format import Format
 from vqlab.validation import Probability
-
-DOCWORD = re.compile(rb"\d+\s*\n\d+\s*\n\d+\s*\n\d+ \d+ \d+\s")
-
-log = logging.getLogger(__name__)
 
 
 class BagOfWords(TextDataModule):
     """Documents as a matrix of counts, as ``scipy.sparse.save_npz`` writes it.
 
     Counts may also be a dense array (``.npy``, or alone in an ``.npz``), or in the format of Matrix Market, as gensim
-    writes it, or of UCI's ``docword`` files; these two may be compressed.
+    writes it, or of UCI's ``docword`` files; these two may be compressed (``.gz``, ``.bz2``, ``.xz``, ``.zip``).
 
     Args:
         path: File with the counts (N, V).
@@ -92,11 +86,6 @@ class BagOfWords(TextDataModule):
         counts = read_counts(self.path, "path")
         vocabulary = self._words or [f"word {number}" for number in range(counts.shape[1])]
         check_length("vocabulary_path", len(vocabulary), counts, 1)
-        if self.weighting == "tfidf" and (counts.data % 1).any():
-            log.warning(
-                f"{self.path} holds weights such as {counts.data[counts.data % 1 > 0][0]:g}, no counts: if they are "
-                "tf-idf, set weighting=counts to take them as they are"
-            )
         labels = read_labels(self.labels_path, "labels_path", counts)
         test_fraction = self.test_fraction if self.test_path is None else 0.0
         rows = split_documents(counts.shape[0], self.val_fraction, test_fraction, self.seed)
@@ -111,11 +100,7 @@ class BagOfWords(TextDataModule):
 
 
 def read_counts(path: str, setting: str) -> csr_matrix:
-    """Return the counts of a file, (N, V) float32, without stored zeros.
-
-    Raises:
-        UserError: If there are none, or they are no counts.
-    """
+    """Return the counts of a file, (N, V) float32, without stored zeros; UserError if there are none, or others."""
     formats = "scipy.sparse.save_npz, numpy.save, Matrix Market or docword"
     with reading(path, f"is no matrix of documents x words ({{reason}}): set {setting}=FILE, written by {formats}"):
         stored = load_matrix(path)
@@ -123,75 +108,51 @@ def read_counts(path: str, setting: str) -> csr_matrix:
             raise ValueError(f"{stored.dtype}, shape {stored.shape}")
         counts = csr_matrix(stored).astype(np.float32, copy=False)
         counts.check_format(full_check=True)  # a column that is not there would end the process, not raise
-    wrong = counts.data[~(np.isfinite(counts.data) & (counts.data >= 0))]
-    if len(wrong):
-        raise UserError(f"{setting} must hold counts of 0 or more, but {path} has {len(wrong)} such as {wrong[0]:g}")
+        if not (np.isfinite(counts.data) & (counts.data >= 0)).all():
+            raise ValueError("it holds values that are no counts of 0 or more")
     counts.sum_duplicates()
     counts.eliminate_zeros()
     return counts
 
 
 def load_matrix(path: str) -> Any:
-    """Return the matrix of a file, sparse or dense; how the file starts tells its format."""
-    with open_bytes(Path(path)) as file:
-        head = file.peek(HEAD)[:HEAD]
-        if head.startswith(b"%%MatrixMarket"):  # scipy.io.mmread ends the process where a file is damaged
-            kind = file.readline().lower().split()
-            sizes = [int(size) for size in next(line for line in file if not line.startswith(b"%")).split()]
-            if kind[-1] != b"general" or b"complex" in kind:
-                raise ValueError("symmetric or complex")
-            if b"array" in kind:
-                return np.loadtxt(file).reshape(sizes[::-1]).T  # column by column
-            return from_entries(file, *sizes)
-        if DOCWORD.match(head):
-            return from_entries(file, *(int(file.readline()) for _ in range(3)))
+    """Return the matrix of a file, sparse or dense; its first line tells the format."""
+    with fsspec.open(path, "rb", compression="infer" if Path(path).suffix != ".npz" else None) as file:
+        first = file.readline()
+        is_market = first.startswith(b"%%MatrixMarket matrix coordinate") and first.split()[-1] == b"general"
+        if is_market or first.strip().isdigit():  # not scipy.io.mmread, which ends the process at a damaged file
+            lines = next(line for line in file if not line.startswith(b"%")) if is_market else None
+            sizes = lines.split() if lines else [first, file.readline(), file.readline()]
+            documents, words, count = map(int, sizes)
+            row, column, value = np.loadtxt(file, ndmin=2).T
+            if len(value) != count:
+                raise ValueError(f"{len(value)} of {count} entries")
+            return csr_matrix((value, (row.astype(np.int64) - 1, column.astype(np.int64) - 1)), (documents, words))
     stored = np.load(path, allow_pickle=False)
     if isinstance(stored, np.ndarray):
         return stored
     with stored:
         if {"format", "shape", "data"} <= set(stored.files):
             return load_npz(path)
-        if len(stored.files) > 1:
-            raise ValueError(f"several arrays: {', '.join(stored.files)[:60]}")
-        return stored[stored.files[0]]
-
-
-def from_entries(file: Any, documents: int, words: int, count: int) -> csr_matrix:
-    """Return the matrix of the rest of a file: ``count`` lines of document, word (both from 1 on) and value."""
-    row, column, value = np.loadtxt(file, ndmin=2).T
-    if len(value) != count:
-        raise ValueError(f"{len(value)} of {count} entries")
-    return csr_matrix((value, (row.astype(np.int64) - 1, column.astype(np.int64) - 1)), (documents, words))
+        (name,) = stored.files
+        return stored[name]
 
 
 def check_length(setting: str, length: int, counts: csr_matrix, axis: int) -> None:
     """Raise UserError unless what a setting gives has the ``length`` of an axis of the counts (N, V)."""
     if counts.shape[axis] != length:
-        is_other = counts.shape[1 - axis] == length
-        advice = ": the rows of the counts are words, write matrix.T" if is_other else ""
-        counted = f"{counts.shape[0]} documents x {counts.shape[1]} words"
-        raise UserError(
-            f"{setting} must fit the counts of {counted}, but has {length} {('rows', 'words')[axis]}{advice}"
-        )
+        what, counted = ("rows", "words")[axis], "{} documents x {} words".format(*counts.shape)
+        raise UserError(f"{setting} must fit the counts of {counted}, but has {length} {what}")
 
 
 def read_labels(path: str | None, setting: str, counts: csr_matrix) -> np.ndarray:
-    """Return a class number for each row of ``counts``, (N,), -1 where there is no file.
-
-    Raises:
-        UserError: If the file holds others, or of another length.
-    """
-    count = counts.shape[0]
+    """Return a class number for each row of ``counts``, (N,), -1 where there is no file."""
     if path is None:
-        return np.full(count, -1)
-    try:
-        labels = np.loadtxt(path, ndmin=1) if Path(path).suffix.lower() == ".txt" else np.load(path, allow_pickle=False)
-        labels = labels[:, 0] if labels.shape == (count, 1) else labels
-        is_valid = labels.ndim == 1 and (labels % 1 == 0).all() and (labels >= -1).all()
-    except Exception as error:  # damaged files make NumPy raise many things
-        message = f"{setting} must be an array of numpy.save, or a .txt file with a number in each line, got {path}"
-        raise read_error(path, error, message) from error
-    if not is_valid:
-        raise UserError(f"{setting} must hold class numbers from 0 on, or -1, one a document: {path} does not")
+        return np.full(counts.shape[0], -1)
+    with reading(path, f"holds no labels ({{reason}}): set {setting}=FILE to class numbers from 0 on, one a document"):
+        labels = np.loadtxt(path) if Path(path).suffix.lower() == ".txt" else np.load(path, allow_pickle=False)
+        labels = labels.ravel()
+        if (labels % 1 != 0).any() or (labels < -1).any():
+            raise ValueError("other values")
     check_length(setting, len(labels), counts, 0)
     return labels.astype(np.int64)

@@ -25,15 +25,22 @@ log = logging.getLogger(__name__)
 
 
 class Tokens(NamedTuple):
-    """Documents as words in their order: document n is ``ids[offsets[n] : offsets[n + 1]]``.
+    """Documents as words in their order: document n is ``ids[offsets[n] : offsets[n + 1]]``."""
 
-    Args:
-        ids: (T,) int32, numbers of words.
-        offsets: (N + 1,) int64.
-    """
+    ids: np.ndarray  # (T,) int32, numbers of words
+    offsets: np.ndarray  # (N + 1,) int64
 
-    ids: np.ndarray
-    offsets: np.ndarray
+    @classmethod
+    def of(cls, documents: list[np.ndarray]) -> "Tokens":
+        """Join N documents, each the numbers of its words."""
+        return cls(np.concatenate([np.empty(0, np.int32), *documents]), np.cumsum([0, *map(len, documents)]))
+
+    def counts(self, vocab_size: int) -> csr_matrix:
+        """Return how often each word is in each document, (N, V) float32."""
+        ones = np.ones(len(self.ids), np.float32)
+        counts = csr_matrix((ones, self.ids, self.offsets), (len(self.offsets) - 1, vocab_size), copy=True)
+        counts.sum_duplicates()
+        return counts
 
 
 class BagsOfWords(Split):
@@ -44,9 +51,6 @@ class BagsOfWords(Split):
         labels: (N,) integers, -1 for none. Default: no labels.
         tokens: The words in order, without those outside the vocabulary. Default: the order is not known.
         places: Positions of the documents in their source, (N,). Default: 0 to N - 1.
-
-    Attributes:
-        index: What ``index`` of a batch holds, (N,): positions in this split.
 
     Example:
         >>> data = BagsOfWords(csr_matrix([[2, 0, 1], [0, 3, 0]]))
@@ -65,7 +69,7 @@ class BagsOfWords(Split):
         self.counts = counts.astype(np.float32, copy=False)
         self.labels = torch.full((counts.shape[0],), -1) if labels is None else torch.as_tensor(labels).long()
         self.tokens, self.places = tokens, np.arange(counts.shape[0]) if places is None else places
-        self.index = torch.arange(counts.shape[0])
+        self.index = torch.arange(counts.shape[0])  # what `index` of a batch holds
 
     def __len__(self) -> int:
         return self.counts.shape[0]
@@ -84,24 +88,17 @@ class BagsOfWords(Split):
 
 @dataclass(frozen=True)
 class Corpus:
-    """All documents of a source.
+    """All documents of a source."""
 
-    Args:
-        splits: Documents of ``train``, ``val`` and, where there are some, ``test``.
-        vocabulary: V words.
-        class_names: What the labels 0, 1, ... mean; empty without labels.
-    """
-
-    splits: dict[str, BagsOfWords]
-    vocabulary: list[str]
-    class_names: list[str]
+    splits: dict[str, BagsOfWords]  # train, val and, where there are some, test
+    vocabulary: list[str]  # V words
+    class_names: list[str]  # what the labels 0, 1, ... mean; empty without labels
 
 
 class TextDataModule(SplitDataModule):
     """Documents as bags of words, in batches of ``bow``, ``label`` and ``index``.
 
-    A source subclasses this and defines :meth:`load_corpus`. It is called once, when the vocabulary, the classes or the
-    number of training documents is first needed.
+    A source subclasses this and defines :meth:`load_corpus`, which is called once, when it is first needed.
 
     With ``weighting="tfidf"`` a document is a distribution over words, as in ATM and BAT:
     ``bow[v] = tf[v] * idf[v] / sum_u tf[u] * idf[u]`` with the document's counts ``tf`` and
@@ -126,12 +123,7 @@ class TextDataModule(SplitDataModule):
         ...     def load_corpus(self):
         ...         documents = BagsOfWords(csr_matrix(np.eye(3, k=1)), np.array([0, 1, 1]))
         ...         return Corpus({"train": documents, "val": documents}, ["cat", "hat", "mat"], ["a", "b"])
-        >>> data = Rhymes(batch_size=2)
-        >>> data.vocab_size, data.vocabulary, data.num_classes, data.train_size
-        (3, ['cat', 'hat', 'mat'], 2, 2)
-        >>> data.train_counts().toarray().tolist()
-        [[0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]
-        >>> next(iter(data.train_dataloader()))["bow"].sum(1).tolist()
+        >>> next(iter(Rhymes(batch_size=2).train_dataloader()))["bow"].sum(1).tolist()
         [1.0, 1.0]
     """
 
@@ -238,8 +230,9 @@ class TextDataModule(SplitDataModule):
     @cached_property
     def idf(self) -> Tensor:
         """Inverse document frequency of each word in the training documents, (V,) float32."""
-        counts = self.train_counts()
-        return torch.from_numpy(np.log((1 + counts.shape[0]) / document_frequency(counts).clip(min=1))).float()
+        counts = self.train_counts()  # it stores no zeros
+        frequency = np.bincount(counts.indices, minlength=counts.shape[1]).clip(min=1)
+        return torch.from_numpy(np.log((1 + counts.shape[0]) / frequency)).float()
 
     def load_train_val(self) -> tuple[BagsOfWords, BagsOfWords]:
         """Return the training and the validation documents."""
@@ -260,17 +253,8 @@ def to_tf_idf(batch: Batch, idf: Tensor) -> Batch:
     return batch | {"bow": weighted.div_(weighted.sum(1, keepdim=True))}
 
 
-def document_frequency(counts: csr_matrix) -> np.ndarray:
-    """Return in how many of the documents (N, V) each word is, (V,) int64; the matrix stores no zeros."""
-    return np.bincount(counts.indices, minlength=counts.shape[1])
-
-
 def without_empty(corpus: Corpus) -> Corpus:
-    """Return the corpus without documents that have no words, and log how many these are.
-
-    Raises:
-        UserError: If all documents of a split are empty.
-    """
+    """Return the corpus without documents that have no words; log their number; UserError if a split has no others."""
     splits = {split: documents.without_empty() for split, documents in corpus.splits.items()}
     for split, documents in splits.items():
         if not len(documents):
@@ -300,15 +284,7 @@ def with_classes(corpus: Corpus, names: list[str]) -> Corpus:
 
 
 def split_documents(count: int, val_fraction: float, test_fraction: float, seed: int) -> dict[str, np.ndarray]:
-    """Return the sorted positions of the documents of each split, drawn by ``seed``.
-
-    Raises:
-        UserError: If the fractions leave no training documents, or there are too few.
-
-    Example:
-        >>> {split: len(rows) for split, rows in split_documents(20, 0.1, 0, seed=0).items()}
-        {'train': 18, 'val': 2}
-    """
+    """Return the sorted positions of the documents of each split, drawn by ``seed``; UserError if there are too few."""
     check_fractions(val_fraction, test_fraction, "documents")
     drawn = draw_splits(count, val_fraction, test_fraction, seed, "document", ": give more")
     return {split: rows.numpy() for split, rows in drawn.items()}

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vqlab.data.download import download_whole
+from vqlab.data.files import reading
 from vqlab.data.text.raw import Document, RawTextDataModule
-from vqlab.errors import UserError
 
 CACHE = "20news-bydate_py3.pkz"  # where scikit-learn keeps the texts
 ARCHIVE = "20news_home/20news-bydate.tar.gz"  # what it makes them of
-WITHOUT_NETWORK = "without a network take --data Docstrings, or --data TextFile --data.path FILE.jsonl"
+WITHOUT_NETWORK = "without a network take --data Docstrings or --data TextFile"
 
 
 class Newsgroups(RawTextDataModule):
@@ -32,9 +32,8 @@ class Newsgroups(RawTextDataModule):
         UserError: If an argument is out of range; when the texts are first asked for, if the download fails.
 
     Example:
-        >>> data = Newsgroups(remove=("headers",))  # reads and downloads nothing yet
-        >>> data.examples, data.modality
-        ('documents', 'text')
+        >>> Newsgroups(remove=("headers",)).modality  # reads and downloads nothing yet
+        'text'
     """
 
     def __init__(
@@ -60,17 +59,14 @@ class Newsgroups(RawTextDataModule):
         from sklearn.datasets import fetch_20newsgroups, get_data_home
 
         self.prepare_data()
+        cache = Path(get_data_home(self.path)) / CACHE
+        damaged = f"is missing or damaged ({{reason}}): remove this file, and set download=true; {WITHOUT_NETWORK}"
         for split in ("train", "test"):
-            try:
-                with contextlib.redirect_stdout(io.StringIO()):  # scikit-learn prints when the cache is damaged
-                    posts: Any = fetch_20newsgroups(
-                        data_home=self.path, subset=split, shuffle=False, remove=self.remove, download_if_missing=False
-                    )
-            except OSError as error:
-                raise UserError(
-                    f"Newsgroups is not, or not whole, in {Path(get_data_home(self.path)) / CACHE}: remove this file "
-                    f"if it is there and set download=true, or set path=FOLDER; {WITHOUT_NETWORK}"
-                ) from error
+            # scikit-learn prints when the cache is damaged
+            with reading(cache, damaged), contextlib.redirect_stdout(io.StringIO()):
+                posts: Any = fetch_20newsgroups(
+                    data_home=self.path, subset=split, shuffle=False, remove=self.remove, download_if_missing=False
+                )
             for text, label in zip(posts.data, posts.target, strict=True):
                 yield Document(text, posts.target_names[label], split)
 

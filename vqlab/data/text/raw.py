@@ -2,54 +2,46 @@
 
 import logging
 import re
+import unicodedata
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from functools import cache
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from vqlab.data.datamodule import ValFraction
 from vqlab.data.split_folders import SPLITS
-from vqlab.data.text.base import BagsOfWords, Corpus, TextDataModule, split_documents
-from vqlab.data.text.vocabulary import (
-    WORD,
-    choose_words,
-    count_words,
-    join,
-    read_words,
-    stop_list,
-    tokenize,
-    word_finder,
-)
+from vqlab.data.text.base import BagsOfWords, Corpus, TextDataModule, Tokens, split_documents
 from vqlab.errors import UserError
 from vqlab.training.data_format import Format, check_format
 from vqlab.validation import Count, Fraction, Probability
 
-DECIMAL = re.compile(r"[-+]?\d*\.\d*[1-9]\d*(e[-+]?\d+)?|\d+e-\d+", re.IGNORECASE)  # 1.0 may be a class
-FEW = 10  # labels that may all differ
+# Three letters or more of any alphabet; names with digits or underscores are no words. See marked_words for the rest.
+WORD = r"\b[^\W\d_]{3,}\b"
+SYLLABLES = "[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7a3]"  # kana, ideographs, hangul: two of them make a word
+# What WORD leaves of don't, doesn't, ...; scikit-learn's list of stop words knows them with their apostrophe alone.
+CONTRACTIONS = (
+    "ain aren couldn didn doesn don hadn hasn haven isn mightn mustn needn shan shouldn wasn weren won wouldn"
+)
 
 log = logging.getLogger(__name__)
 
 
 class Document(NamedTuple):
-    """A text.
-
-    Args:
-        text: Its words.
-        label: Name of its class, if it has one.
-        split: train, val or test; None where it is to be drawn.
-    """
+    """A text."""
 
     text: str
-    label: str | None = None
-    split: str | None = None
+    label: str | None = None  # name of its class, if it has one
+    split: str | None = None  # train, val or test; None where it is to be drawn
 
 
 class RawTextDataModule(TextDataModule):
     """Raw texts as bags of words, with a vocabulary that is chosen from the training documents alone.
 
-    A source subclasses this and defines :meth:`read`. The texts are read once; what stays in memory is a number for
-    each word, 4 bytes, and the counts.
+    A source subclasses this and defines :meth:`read`. The words of a text are numbered at once: 4 bytes each in memory.
 
     Args:
         val_fraction: Fraction of the training documents for validation, where the source has no such split.
@@ -92,13 +84,17 @@ class RawTextDataModule(TextDataModule):
         **common: Any,
     ) -> None:
         super().__init__(**common)
-        check_pattern(token_pattern)
         self.val_fraction, self.test_fraction = val_fraction, test_fraction
         self.token_pattern, self.vocabulary_path = token_pattern, vocabulary_path
         self.min_df, self.max_df, self.max_vocab = min_df, max_df, max_vocab
         self.stop_words = stop_list(stop_words)
+        self._find = word_finder(token_pattern)
         self._is_trained = False  # whether the vocabulary is that of a checkpoint
-        self._given = None if vocabulary_path is None else read_vocabulary(vocabulary_path, token_pattern)
+        self._given = None if vocabulary_path is None else read_words(vocabulary_path, "vocabulary_path")
+        if lost := [word for word in self._given or () if self._find(word) != [word]]:
+            log.warning(
+                f"token_pattern never finds {len(lost)} words of vocabulary_path, such as {', '.join(lost[:5])}"
+            )
 
     def apply_format(self, trained: Format) -> None:
         """Count words by the checkpoint's vocabulary, whatever else the texts hold."""
@@ -118,15 +114,13 @@ class RawTextDataModule(TextDataModule):
 
     def load_corpus(self) -> Corpus:
         """Find the words of all documents, choose the vocabulary, and count."""
-        labels, places = [], []
-
-        def texts() -> Iterator[str]:
-            for document in self.read():
-                labels.append(document.label)
-                places.append(document.split)
-                yield document.text
-
-        words, documents = tokenize(texts(), self.token_pattern)
+        labels, places, documents = [], [], []
+        numbers: defaultdict[str, int] = defaultdict()
+        numbers.default_factory = numbers.__len__  # a new word gets the next number
+        for text, label, place in self.read():
+            labels.append(label)
+            places.append(place)
+            documents.append(np.array([numbers[word] for word in self._find(text)], np.int32))
         try:
             rows = split_rows(places, self.val_fraction, self.test_fraction, self.seed)
         except UserError:  # a trained model takes too few to train on, too
@@ -136,53 +130,119 @@ class RawTextDataModule(TextDataModule):
         vocabulary = self._given
         if vocabulary is None:
             train = [documents[row] for row in rows["train"]]
-            vocabulary = choose_words(words, train, self.min_df, self.max_df, self.max_vocab, self.stop_words)
-        numbers = {word: number for number, word in enumerate(vocabulary)}
-        columns = np.array([numbers.get(word, -1) for word in words], np.int32)
+            vocabulary = choose_words([*numbers], train, self.min_df, self.max_df, self.max_vocab, self.stop_words)
+        column_of = {word: column for column, word in enumerate(vocabulary)}
+        columns = np.array([column_of.get(word, -1) for word in numbers], np.int32)
         class_names, classes = number_labels(labels)
         splits = {}
         for split, chosen in rows.items():
-            tokens = join((documents[row] for row in chosen), columns)
-            counts = count_words(tokens, len(vocabulary))
+            mapped = [columns[documents[row]] for row in chosen]
+            tokens = Tokens.of([ids[ids >= 0] for ids in mapped])
+            counts = tokens.counts(len(vocabulary))
             splits[split] = BagsOfWords(counts, classes[chosen], tokens if split == "train" else None, chosen)
         return Corpus(splits, vocabulary, class_names)
 
 
-def check_pattern(pattern: str) -> None:
-    """Raise UserError unless ``pattern`` is a regular expression that finds words."""
+def word_finder(pattern: str) -> Callable[[str], list[str]]:
+    """Return a function that finds the words of a text, in lower case and composed (NFC).
+
+    Example:
+        >>> word_finder(WORD)("A naïve cat2, हिन्दी, 経済 & İstanbul")
+        ['naïve', 'हिन्दी', '経済', 'istanbul']
+    """
     try:
-        groups, empty = re.compile(pattern).groups, re.search(pattern, "")
-        reason = f"has {groups} groups" if groups > 1 else "finds words without letters" if empty else None
+        compiled = re.compile(pattern)
     except re.error as error:
-        reason = f"is no regular expression ({error})"
-    if reason is not None:
-        raise UserError(f"token_pattern {reason}: got {pattern!r}, the default is {WORD!r}")
+        raise UserError(f"token_pattern is no regular expression ({error}): got {pattern!r}") from error
+    if compiled.groups > 1:
+        raise UserError(f"token_pattern must have at most one group, got {pattern!r}: write (?:...) for others")
+    find = compiled.findall
+    find_any = marked_words().findall if pattern == WORD else find
+    return lambda text: find(text.lower()) if text.isascii() else find_any(normalize(text))
 
 
-def read_vocabulary(path: str, pattern: str) -> list[str]:
-    """Return the words of a file, and warn of words that ``pattern`` does not find in texts."""
-    words = read_words(path, "vocabulary_path")
-    find = word_finder(pattern)
-    lost = [word for word in words if find(word) != [word]]
-    if lost:
-        log.warning(
-            f"{len(lost)} of {len(words)} words of {path}, such as {', '.join(lost[:5])}, are never found by "
-            f"token_pattern {pattern!r} in lower-case text: write them in lower case, or set token_pattern"
+def normalize(text: str) -> str:
+    """Return a text in lower case and composed form (NFC), without the dot that lower() puts on a Turkish i."""
+    return unicodedata.normalize("NFC", text.lower().replace("i\u0307", "i"))
+
+
+@cache
+def marked_words() -> re.Pattern[str]:
+    r"""Return ``WORD`` for texts beyond ASCII.
+
+    Python's ``\w`` lacks combining marks, which are the vowels of Hindi, Thai or Arabic: within a word they and joiners
+    count as letters. Two ideographs, kana or hangul syllables are a word, too.
+    """
+    codes = [code for code in range(0x300, 0x10000) if unicodedata.category(chr(code)) in ("Mn", "Mc")]
+    mark = f"[\u200c\u200d{re.escape(''.join(map(chr, codes)))}]"
+    letter = r"[^\W\d_]"
+    word = rf"{letter}(?:{letter}|{mark}){{2,}}|{SYLLABLES}{{2}}"
+    return re.compile(rf"(?<!\w)(?<!\w{mark})(?:{word})(?!\w|{mark})")
+
+
+def choose_words(
+    words: list[str],
+    documents: list[np.ndarray],
+    min_df: int | float = 1,
+    max_df: int | float = 1.0,
+    max_vocab: int | None = None,
+    stop_words: Iterable[str] = (),
+) -> list[str]:
+    """Return the vocabulary in alphabetical order, from the numbers in ``words`` of the N training documents' words.
+
+    The bounds are those of scikit-learn's ``CountVectorizer``, but ``max_vocab`` ranks words by the number of documents
+    that contain them (of equals the first in the alphabet), not by their occurrences.
+
+    Example:
+        >>> choose_words(["a", "b", "c"], [np.array([0, 1, 1]), np.array([0]), np.array([2, 1, 0])], max_df=2)
+        ['b', 'c']
+    """
+    df = np.zeros(len(words), np.int64)
+    for ids in documents:
+        df[np.unique(ids)] += 1
+    low, high = (bound * len(documents) if isinstance(bound, float) else bound for bound in (min_df, max_df))
+    known = {word: number for word, number in zip(words, df.tolist(), strict=True) if number}
+    for word in stop_words:
+        known.pop(word, None)
+    left = [word for word, number in known.items() if low <= number <= high]
+    if not left:
+        raise UserError(
+            f"no word of the {len(documents)} training documents is left, and the most frequent that is no stop word "
+            f"is in {max(known.values(), default=0)}: set min_df=1 max_df=1.0 stop_words=null, or another token_pattern"
         )
+    return sorted(sorted(left, key=lambda word: (-known[word], word))[:max_vocab])
+
+
+def read_words(path: str, setting: str) -> list[str]:
+    """Return the words of a UTF-8 file, one a line, composed (NFC); UserError if one is missing or repeated."""
+    try:
+        text = unicodedata.normalize("NFC", Path(path).read_text("utf-8-sig"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{setting} must be a UTF-8 file with one word a line, got {path} ({error})") from error
+    words = [word.strip() for word in text.rstrip().split("\n")]
+    first_line = {word: line for line, word in reversed([*enumerate(words, start=1)])}
+    for line, word in enumerate(words, start=1):
+        if not word or first_line[word] != line:
+            raise UserError(f"{setting} must have a different word in each line, {path} has {word!r} in line {line}")
     return words
+
+
+def stop_list(stop_words: str | None) -> frozenset[str]:
+    """Return English stop words, those of a file, or none."""
+    if stop_words is None:
+        return frozenset()
+    if stop_words == "english":
+        from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS  # takes a second to import
+
+        return ENGLISH_STOP_WORDS.union(CONTRACTIONS.split())
+    return frozenset(map(normalize, read_words(stop_words, "stop_words")))
 
 
 def split_rows(places: list[str | None], val_fraction: float, test_fraction: float, seed: int) -> dict[str, np.ndarray]:
     """Return the sorted positions of the documents of each split.
 
-    Args:
-        places: The split of each document, None for all where the source has no splits.
-        val_fraction: Fraction for validation, of the training documents, if the source has no such split.
-        test_fraction: Fraction for test, if the source has no splits.
-        seed: Seed of the draw.
-
-    Raises:
-        UserError: If there are too few, or some documents have a split and others do not.
+    ``places`` names the split of each document, None for all where the source has no splits: then all are drawn, else
+    only ``val``, from ``train``, where the source has none. UserError if there are too few, or only some have a split.
     """
     if not any(places):
         return split_documents(len(places), val_fraction, test_fraction, seed)
@@ -204,19 +264,11 @@ def split_rows(places: list[str | None], val_fraction: float, test_fraction: flo
 def number_labels(labels: list[str | None]) -> tuple[list[str], np.ndarray]:
     """Return the sorted names of the classes, and each document's number, -1 for none; a single class is none.
 
-    Labels that cannot be classes (decimals, or a different one for each document) are left out with a warning.
-
     Example:
         >>> number_labels(["b", None, "a", "b"])[1].tolist(), number_labels(["10", "9"])[0]
         ([1, -1, 0, 1], ['9', '10'])
     """
-    given = [label for label in labels if label is not None]
-    names = sorted(set(given))
-    decimal = next(filter(DECIMAL.fullmatch, names), None)
-    if decimal is not None or len(names) == len(given) > FEW:
-        what = f"are decimals such as {decimal}" if decimal else f"are all different, such as {names[0]:.40}"
-        log.warning(f"the labels {what}, so they are not used as classes: set label_column to another column")
-        names = []
+    names = sorted({label for label in labels if label is not None})
     if all(name.isdecimal() for name in names):
         names.sort(key=int)
     if len(names) < 2:

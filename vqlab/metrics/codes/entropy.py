@@ -8,8 +8,8 @@ from torchmetrics import Metric
 class ProposalEntropy(Metric):
     """Entropy of q at a position, and mutual information between image and code, both in nats per position.
 
-    I(x; h) = H(mean over x of q(h | x)) - mean over x of H(q(h | x)), averaged over positions. Shows a collapse that
-    perplexity hides: sampled codes of a q near uniform have a high perplexity and mutual information near 0.
+    I(x; h) = H(mean over x of q(h | x)) - mean over x of H(q(h | x)), averaged over positions; near 0 where q is near
+    uniform, though the perplexity of its sampled codes is high.
 
     Args:
         positions: Positions of a code, P.

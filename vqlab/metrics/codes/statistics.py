@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from vqlab.errors import UserError
 from vqlab.validation import Checked, Count, NonNegativeInt
 
 MAX_COUNTS = 2**24  # histograms above this are not worth their memory, 128 MiB of int64
@@ -16,18 +15,11 @@ class CodeStatistics(Checked, Metric):
     """Histograms of the codes by position and by class, and their divergence.
 
     ``js_position`` is the generalised Jensen-Shannon divergence of the positions' distributions p_g in bits,
-    JS = H(mean_g p_g) - mean_g H(p_g), each position weighted equally: 0 where all are equal, log2 P where no two share
-    a code. ``js_class`` is the same for the classes.
+    JS = H(mean_g p_g) - mean_g H(p_g): 0 where all are equal, log2 P where no two share a code. ``js_class`` is that
+    of the classes.
 
-    Finite histograms differ by chance alone. Let G of them hold n_g codes drawn independently from one distribution of
-    which m codes are in use. To first order the entropy of a histogram of n codes falls short by (m - 1) / (2 n ln 2)
-    bits (Miller 1955), and that of their mean by as much with n = G^2 / sum_g (1 / n_g), so that JS is expected to be
-
-        chance = (m - 1) / (2 ln 2) (1 - 1 / G) mean_g (1 / n_g),
-
-    given as ``chance_js_position`` and ``chance_js_class``. It is accurate to 15 % where each n_g is several times K,
-    and meaningless below that. Codes within an image are not independent: where they tend to be equal, chance alone
-    gives more than this among classes, and less among positions.
+    ``chance_js_position`` and ``chance_js_class`` are what finite histograms give by chance alone, see
+    :func:`chance_divergence`; codes within an image are not independent, so classes differ more by chance than that.
 
     ``top_k_overlap`` is the fraction of their ``top_k`` most frequent codes that two classes share, averaged over all
     pairs of classes; ties go to the smaller index, and codes that a class never used are not among them. Positions and
@@ -38,9 +30,6 @@ class CodeStatistics(Checked, Metric):
         num_positions: Number of codes of an image, P.
         num_classes: Number of classes, C; 0 leaves out the metrics of classes.
         top_k: Codes of a class that are compared; more than K leaves out ``top_k_overlap``.
-
-    Raises:
-        UserError: If indices or labels have another shape.
 
     Example:
         >>> statistics = CodeStatistics(4, num_positions=2, num_classes=2, top_k=2)
@@ -67,11 +56,6 @@ class CodeStatistics(Checked, Metric):
 
     def update(self, indices: Tensor, label: Tensor) -> None:
         """Count ``indices`` (B, P) int64 in [0, K) of images with ``label`` (B,) int64 in [0, C), -1 where unknown."""
-        if indices.ndim != 2 or indices.shape[1] != self.num_positions or label.shape != indices.shape[:1]:
-            raise UserError(
-                f"indices must be (B, {self.num_positions}) and label (B,), got {tuple(indices.shape)} and "
-                f"{tuple(label.shape)}"
-            )
         places = torch.arange(self.num_positions, device=indices.device)
         # Not in place: `reset` inside Trainer.validate makes an inference tensor, which a later fit may not change.
         if self.num_classes:
@@ -106,17 +90,16 @@ def divergence(counts: Tensor) -> Tensor:
     # In float64: the divergence is a small difference of large entropies.
     probs = counts.double() / sizes.clamp_min(1)
     weights = (sizes > 0).double() / (sizes > 0).sum().clamp_min(1)
-    mean_entropy = (weights[:, 0] * _entropy(probs)).sum()
-    return (_entropy((weights * probs).sum(0)) - mean_entropy).clamp_min(0)  # rounding
+    entropies = [-torch.special.xlogy(p, p).sum(-1) / math.log(2) for p in (probs, (weights * probs).sum(0))]
+    return (entropies[1] - (weights[:, 0] * entropies[0]).sum()).clamp_min(0)  # rounding
 
 
 def chance_divergence(counts: Tensor) -> Tensor:
     """Return the expected :func:`divergence` in bits of histograms of one distribution, to first order.
 
-    A histogram's frequency of code k deviates from p_k by d_k with variance p_k (1 - p_k) / n_g. To second order in d
-    its entropy falls short by sum_k d_k^2 / (2 p_k ln 2), on average by (m - 1) / (2 n_g ln 2). Their mean deviates
-    with variance p_k (1 - p_k) sum_g (1 / n_g) / G^2 and so falls short by 1 / G of their average shortfall.
-    The m codes in use are counted over all histograms: a single one misses rare codes, which still contribute.
+    chance = (m - 1) / (2 ln 2) (1 - 1 / G) mean_g (1 / n_g) for G histograms of n_g codes, m of which are in use: the
+    entropy of n codes falls short by (m - 1) / (2 n ln 2) bits on average (Miller 1955). Accurate to 15 % where each
+    n_g is several times K, and meaningless below that.
     """
     sizes = counts.sum(1)
     groups = (sizes > 0).sum().clamp_min(1)
@@ -134,8 +117,3 @@ def top_k_overlap(counts: Tensor, top_k: int) -> Tensor:
     groups = (counts.sum(1) > 0).sum()
     pairs = (groups * (groups - 1)).clamp_min(1)
     return (sharing * (sharing - 1)).sum() / (pairs * top_k)
-
-
-def _entropy(probs: Tensor) -> Tensor:
-    """Bits of the distributions in the last axis."""
-    return -torch.special.xlogy(probs, probs).sum(-1) / math.log(2)

@@ -12,10 +12,9 @@ MAX_COUNTS = 2**26  # half a gigabyte of int64
 class CodebookUsage(Metric):
     """Perplexity of the codes, and the fraction of codes that were used at all.
 
-    perplexity = exp(-sum_k p_k ln p_k), p_k the frequency of code k among all indices since ``reset``; at most K.
-    Averages over batches or ranks are wrong for both metrics (ranks that use different halves of the codebook each
-    report half), so the counts are summed first. Several codebooks are counted separately; perplexity is then their
-    mean, usage the fraction of all their codes. Negative indices (a dropped residual depth) do not count.
+    perplexity = exp(-sum_k p_k ln p_k), p_k the frequency of code k among all indices since ``reset``, on all ranks; at
+    most K. Several codebooks are counted separately; perplexity is then their mean, usage the fraction of all their
+    codes. Negative indices (a dropped residual depth) do not count.
 
     Args:
         num_embeddings: Number of codes of a codebook, K.

@@ -8,11 +8,8 @@ from torchmetrics import Metric
 def diversity(fake: Tensor, real: Tensor) -> Tensor:
     """Return the spread of generated examples over that of real ones: 1 where they differ as much, 0 if all are equal.
 
-    The spread is the root of the total variance, which is half the mean squared distance of two examples. A generator
-    that makes few kinds of example, but these far apart, still has a large spread: count the classes as well.
-
-    Shape:
-        fake (N, ...), real (M, ...) in the same units -> scalar.
+    The spread is the root of the total variance. Few kinds of example, but far apart, still have a large spread: count
+    the classes as well. fake (N, ...), real (M, ...) in the same units -> scalar.
     """
     fake_spread, real_spread = (x.float().flatten(1).var(0, correction=0).sum().sqrt() for x in (fake, real))
     return fake_spread / real_spread.clamp_min(1e-12)

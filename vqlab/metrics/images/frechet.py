@@ -22,18 +22,15 @@ OWNER = Owner("the Frechet distance", "frechet", "frechet=null")
 class FrechetDistance(ConfigMixin, Metric):
     """Distance of two sets of images: that of two Gaussians with the means and covariances of their features.
 
-    d = |m - m'|^2 + Tr(C + C' - 2 (C C')^(1/2)), over all images since the last ``reset``, on all ranks. Only with
-    ``net="inception"`` is it the FID of the literature; with another network it is another quantity on another scale,
-    so :attr:`name` is part of the name of every logged value. The distance grows as the number of images falls: compare
-    only distances of equally many.
+    d = |m - m'|^2 + Tr(C + C' - 2 (C C')^(1/2)), over all images since the last ``reset``, on all ranks. It grows as
+    their number falls: compare only distances of equally many. Only with ``net="inception"`` is it the FID of the
+    literature, so :attr:`name` is part of the name of every logged value.
 
     ``inception`` is torchmetrics' Inception (2048 features; images resized to 299 and rounded to 8 bits, as in
     published values) and needs the package torch-fidelity. The others are classifiers of torchvision: the last layer of
-    ``features`` before its final pooling, averaged over all positions, at the images' own size.
-
-    Weights are read from ``backbone``, else from torch hub's cache, else downloaded into it, at the first use or in
-    :meth:`load`. The network is in no state dict and always runs in float32; means and covariances are summed in
-    float64, which Apple's GPUs lack.
+    ``features`` before its final pooling, averaged over all positions, at the images' own size. Weights are read from
+    ``backbone``, else from torch hub's cache, else downloaded into it, at the first use. The network is in no state
+    dict and runs in float32; means and covariances are float64, which Apple's GPUs lack.
 
     Args:
         net: ``inception``, ``vgg`` (VGG16), ``alex``, ``squeeze`` (SqueezeNet 1.1) or ``squeezenet1_0``.
@@ -75,6 +72,7 @@ class FrechetDistance(ConfigMixin, Metric):
     ) -> None:
         super().__init__()
         self.net, self.backbone = net, backbone
+        self.name = net  # part of the name of every logged value
         self._loaded: list[Frozen] = []  # a list, so that it is not registered as a submodule
         channels = INCEPTION_CHANNELS if net == "inception" else BACKBONES[net].channels
         for kind in ("real", "fake"):
@@ -82,11 +80,6 @@ class FrechetDistance(ConfigMixin, Metric):
                 zeros = torch.zeros(size, dtype=torch.float64)
                 self.add_state(f"{kind}_{name}", zeros, dist_reduce_fx="sum")
             self.add_state(f"{kind}_count", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
-
-    @property
-    def name(self) -> str:
-        """Part of the name of every logged value."""
-        return self.net
 
     def load(self, device: torch.device | str = "cpu") -> Frozen:
         """Return the network on ``device``; the first call reads or downloads the weights."""
@@ -131,12 +124,7 @@ class FrechetDistance(ConfigMixin, Metric):
 
 
 class Averaged(nn.Module):
-    """The features of a classifier of torchvision, averaged over all positions.
-
-    Args:
-        net: Key of ``BACKBONES``.
-        backbone: File with the weights. Default: torch hub's cache.
-    """
+    """The features of a classifier of torchvision, a key of ``BACKBONES``, averaged over all positions."""
 
     mean: Tensor
     std: Tensor
@@ -153,14 +141,7 @@ class Averaged(nn.Module):
 
 
 class Inception(nn.Module):
-    """torchmetrics' Inception, on images rounded to 8 bits.
-
-    Args:
-        backbone: File with the weights. Default: torch hub's cache.
-
-    Raises:
-        UserError: If torch-fidelity or the weights are missing, or the file holds something else.
-    """
+    """torchmetrics' Inception, on images rounded to 8 bits."""
 
     def __init__(self, backbone: str | None) -> None:
         from torchmetrics.image import fid

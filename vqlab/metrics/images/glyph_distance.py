@@ -53,7 +53,9 @@ class GlyphDistance(Metric):
         generated, target, source = (x.float() for x in (generated, target, source))
         self.distances.append(torch.stack([distances(generated, target), distances(source, target)], 1))
         self.tones.append(torch.stack([tones(generated), tones(target)], 1))
-        self.pictures.append(torch.stack([shrink(x) for x in (generated, target, source)], 1))
+        small = min(SMALL, target.shape[-1])
+        pictures = [F.adaptive_avg_pool2d(x, small).flatten(1) for x in (generated, target, source)]
+        self.pictures.append(torch.stack(pictures, 1))
         self.density.append(density.float())
         self.style.append(style)
 
@@ -97,11 +99,6 @@ def tones(x: Tensor) -> Tensor:
     """Return the fraction of pixels between ink and paper, and the mean ink, (B, 2)."""
     grey = ((x > GREY[0]) & (x < GREY[1])).float()
     return torch.stack([grey.flatten(1).mean(1), 1 - x.flatten(1).mean(1)], 1)
-
-
-def shrink(x: Tensor) -> Tensor:
-    """Return images (B, 1, S, S) as (B, n), of at most 32 pixels a side."""
-    return F.adaptive_avg_pool2d(x, min(SMALL, x.shape[-1])).flatten(1)
 
 
 def retrieval(x: Tensor, target: Tensor, style: Tensor) -> Tensor:

@@ -4,7 +4,6 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from vqlab.errors import UserError
 from vqlab.validation import Checked, Count, NonNegativeInt
 
 
@@ -39,11 +38,6 @@ class TopicClusters(Checked, Metric):
 
     def update(self, theta: Tensor, label: Tensor) -> None:
         """Count documents with proportions ``theta`` (B, K) and ``label`` (B,) int64 in [0, C), or -1."""
-        if theta.ndim != 2 or theta.shape[1] != self.num_topics or label.shape != theta.shape[:1]:
-            raise UserError(
-                f"theta must be (B, {self.num_topics}) and label (B,), got {tuple(theta.shape)} and "
-                f"{tuple(label.shape)}"
-            )
         column = (label + 1).clamp_min(0) if self.num_classes else torch.zeros_like(label)
         counts = torch.zeros_like(self.counts)
         counts.index_put_((theta.argmax(1), column), counts.new_ones(()), accumulate=True)

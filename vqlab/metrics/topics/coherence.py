@@ -1,12 +1,8 @@
 """Topic coherence (Röder, Both and Hinneburg 2015, "Exploring the space of topic coherence measures").
 
 Every measure takes the counts of ``ReferenceCorpus.cooccurrence`` and returns one figure per topic, (K,) float64; with
-the window of its paper it is that of gensim's ``CoherenceModel``. Values depend on the reference, the window and the
-number of top words: compare only those that share all three. Where a word does not occur in the reference, the mutual
-information of its pairs is unknown and counts as 0; gensim's is infinite.
-
-C_A is left out: its context windows count pairs of occurrences, which may be more than the occurrences of a word, so
-its NPMI is not computed from probabilities and differs between implementations.
+the window of its paper it is that of gensim's ``CoherenceModel``. Compare only values of equal reference, window and
+number of top words. The mutual information of a word that does not occur is 0; gensim's is infinite.
 """
 
 from collections.abc import Callable
@@ -22,15 +18,14 @@ EPSILON = 1e-12  # the paper's, added to the probability of a pair
 def npmi(counts: Cooccurrence) -> np.ndarray:
     """Mean normalised pointwise mutual information of all pairs, in [-1, 1]; gensim's c_npmi with a window of 10.
 
-    NPMI(i, j) = ln (P(i, j) / (P(i) P(j))) / -ln P(i, j) (Bouma 2009; Aletras and Stevenson 2013). With whole documents
-    it is the document NPMI.
+    NPMI(i, j) = ln (P(i, j) / (P(i) P(j))) / -ln P(i, j) (Bouma 2009; Aletras and Stevenson 2013).
     """
-    return mean_of_pairs(pair_npmi(counts))
+    return off_diagonal_mean(pair_npmi(counts))
 
 
 def uci(counts: Cooccurrence) -> np.ndarray:
     """Mean pointwise mutual information of all pairs in nats (Newman et al. 2010); gensim's c_uci, window of 10."""
-    return mean_of_pairs(pair_pmi(counts))
+    return off_diagonal_mean(pair_pmi(counts))
 
 
 def umass(counts: Cooccurrence) -> np.ndarray:
@@ -77,12 +72,7 @@ MEASURES: dict[str, tuple[Callable[[Cooccurrence], np.ndarray], int | None]] = {
 def coherences(top_words: ArrayLike, reference: ReferenceCorpus) -> dict[str, np.ndarray]:
     """Return every measure of every topic, each with its own window; from word counts, only those of documents.
 
-    Args:
-        top_words: (K, n) word ids, the most probable first; n = 10 is usual.
-        reference: The texts, usually the training set.
-
-    Returns:
-        (K,) float64 by the names ``npmi``, ``uci``, ``cp``, ``cv``, ``npmi_doc`` and ``umass``.
+    ``top_words`` is (K, n) word ids, the most probable first; the values are (K,) float64 by the names of ``MEASURES``.
     """
     windows = {window for _, window in MEASURES.values() if reference.has_order or window is None}
     counts = {window: reference.cooccurrence(top_words, window) for window in windows}
@@ -106,7 +96,7 @@ def pair_npmi(counts: Cooccurrence) -> np.ndarray:
     return pair_pmi(counts) / -np.log(counts.joint / counts.total + EPSILON)
 
 
-def mean_of_pairs(values: np.ndarray) -> np.ndarray:
+def off_diagonal_mean(values: np.ndarray) -> np.ndarray:
     """Average (K, n, n) over all pairs of different words."""
     n = values.shape[1]
     return values[:, ~np.eye(n, dtype=bool)].mean(1)

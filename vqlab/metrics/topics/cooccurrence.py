@@ -15,23 +15,17 @@ CHUNK = 2**18  # tokens that are counted at once, in some tens of megabytes
 
 @dataclass(frozen=True)
 class Cooccurrence:
-    """Counts of the words of K topics, n each.
+    """Counts of the words of K topics, n each."""
 
-    Attributes:
-        total: Number of windows or documents.
-        joint: (K, n, n) float64, symmetric: how many of them hold both words i and j of a topic; word i at [i, i].
-    """
-
-    total: int
-    joint: np.ndarray
+    total: int  # number of windows or documents
+    joint: np.ndarray  # (K, n, n) float64: how many of them hold both words i and j of a topic; word i at [i, i]
 
 
 class ReferenceCorpus:
     """Token sequences in which the words of topics are counted.
 
-    They are not copied, and each call of ``cooccurrence`` counts only the given words: top words change during a
-    training, and the table of all pairs of a vocabulary need not fit into memory. A word is present in intervals of
-    windows, so the time depends on the number of occurrences of the top words and hardly on the size of the window.
+    Each call of ``cooccurrence`` counts the given words only. A word is present in intervals of windows, so the time
+    depends on the number of occurrences of the top words and hardly on the size of the window.
 
     Args:
         ids: (T,) word ids of all documents, in [0, V); -1 is the place of a word that is not in the vocabulary.
@@ -43,10 +37,6 @@ class ReferenceCorpus:
 
     Example:
         >>> reference = ReferenceCorpus([0, 1, 2, 0, 1], offsets=[0, 3, 5], vocab_size=3)
-        >>> reference.cooccurrence([[0, 1, 2]]).joint[0]
-        array([[2., 2., 1.],
-               [2., 2., 1.],
-               [1., 1., 1.]])
         >>> counts = reference.cooccurrence([[0, 2]], window=2)
         >>> counts.total, counts.joint[0].tolist()  # 01, 12 and 01
         (3, [[2.0, 0.0], [0.0, 1.0]])
@@ -58,8 +48,7 @@ class ReferenceCorpus:
         self.has_order = True
         if self.ids.ndim != 1 or self.ids.dtype.kind not in "iu":
             raise UserError(f"ids must be (T,) integers, got {self.ids.shape} {self.ids.dtype}")
-        ends = self.offsets[[0, -1]].tolist() if self.offsets.ndim == 1 and len(self.offsets) > 1 else None
-        if ends != [0, len(self.ids)] or (np.diff(self.offsets) < 0).any():
+        if [*self.offsets[[0, -1]]] != [0, len(self.ids)] or len(self.offsets) < 2 or (np.diff(self.offsets) < 0).any():
             raise UserError(f"offsets must be (N + 1 >= 2,) and rise from 0 to the number of ids, {len(self.ids)}")
         if len(self.ids) and not (self.ids.min() >= -1 and self.ids.max() < vocab_size):
             raise UserError(f"ids must be in [-1, {vocab_size}), got {self.ids.min()} to {self.ids.max()}")
@@ -134,13 +123,12 @@ class ReferenceCorpus:
 def checked(top_words: ArrayLike, vocab_size: int) -> np.ndarray:
     """Return ``top_words`` as (K, n) int64."""
     words = np.asarray(top_words)
-    if words.ndim != 2 or words.shape[0] < 1 or words.shape[1] < 2 or words.dtype.kind not in "iu":
+    if words.ndim != 2 or words.shape[1] < 2 or words.dtype.kind not in "iu":
         raise UserError(f"top_words must be (K, n >= 2) integers, got {words.shape} {words.dtype}")
     if words.min() < 0 or words.max() >= vocab_size:
         raise UserError(f"top_words must be in [0, {vocab_size}), got {words.min()} to {words.max()}")
-    repeated_in = (np.diff(np.sort(words, 1), axis=1) == 0).any(1)
-    if repeated_in.any():
-        raise UserError(f"top_words must be distinct in a topic, topic {repeated_in.argmax()} has a word twice")
+    if (np.diff(np.sort(words, 1), axis=1) == 0).any():
+        raise UserError("top_words must be distinct in a topic, but a topic has a word twice")
     return words.astype(np.int64)
 
 

@@ -16,11 +16,7 @@ def topic_diversity(top_words: ArrayLike) -> float:
 
 
 def topic_redundancy(top_words: ArrayLike) -> float:
-    """Return the probability that a top word is in another topic, too, in [0, 1] (Burkhardt and Kramer 2019).
-
-    The mean over topics k and j != k of the fraction of k's words that j has; the paper's sum over the words is their
-    mean here. 0 for one topic.
-    """
+    """Return the mean fraction of a topic's words that another has, too (Burkhardt and Kramer 2019), 0 for one."""
     shares = shared_words(top_words).toarray()
     others = ~np.eye(len(shares), dtype=bool)
     return float(shares[others].mean()) if len(shares) > 1 else 0.0
@@ -30,8 +26,7 @@ def inverted_rbo(top_words: ArrayLike, p: float = 0.9) -> float:
     """Return 1 - rank-biased overlap, the mean over all pairs of topics, in [0, 1] (Bianchi, Terragni and Hovy 2021).
 
     RBO = X_n / n p^n + (1 - p) / p sum_d X_d / d p^d, with X_d the words that the first d of both lists share (Webber,
-    Moffat and Zobel 2010, extrapolated). Unlike diversity it depends on the ranks: the smaller ``p``, the more weight
-    the first words have. 1 for one topic.
+    Moffat and Zobel 2010): the smaller ``p``, the more weight the first words have. 1 for one topic.
     """
     words = np.asarray(top_words)
     num_topics, n = words.shape

@@ -9,25 +9,15 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class TopicTable:
-    """Topics, the most coherent first.
+    """Topics, the most coherent first."""
 
-    Attributes:
-        numbers: (K,) of the topics.
-        words: K lists of the n most probable words.
-        shares: (K, n) their probabilities.
-        documents: (K,) number of held-out documents in which each topic is dominant; None where unknown.
-        coherence: (K,) NPMI over the training documents; None without texts.
-        remarks: K warnings; empty strings for sound topics.
-        places: (K, 2) positions in the plane, see :func:`topic_places`.
-    """
-
-    numbers: list[int]
-    words: list[list[str]]
-    shares: np.ndarray
-    documents: list[int] | None
-    coherence: list[float] | None
-    remarks: list[str]
-    places: np.ndarray
+    numbers: list[int]  # (K,) of the topics
+    words: list[list[str]]  # K lists of the n most probable words
+    shares: np.ndarray  # (K, n) their probabilities
+    documents: list[int] | None  # (K,) held-out documents in which each topic is dominant; None where unknown
+    coherence: list[float] | None  # (K,) NPMI over the training documents; None without texts
+    remarks: list[str]  # K warnings; empty strings for sound topics
+    places: np.ndarray  # (K, 2) positions in the plane, see topic_places
 
     def table(self) -> tuple[list[str], list[list[object]]]:
         """Return names of columns, and one row per topic."""

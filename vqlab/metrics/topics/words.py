@@ -21,9 +21,7 @@ def topic_figures(top_words: ArrayLike, reference: ReferenceCorpus) -> dict[str,
     ``topic_redundancy`` and ``inverted_rbo``. A reference of word counts has no windows and gives only ``npmi_doc`` and
     ``umass`` of the coherences.
 
-    Args:
-        top_words: (K, n) word ids, the most probable first; see ``top_word_ids``.
-        reference: The texts in which words are counted.
+    ``top_words`` is (K, n) word ids, the most probable first; see ``top_word_ids``.
 
     Example:
         >>> reference = ReferenceCorpus([0, 1, 0, 1, 2, 3], offsets=[0, 2, 4, 6], vocab_size=4)
@@ -51,13 +49,10 @@ def top_word_ids(topics: Tensor | np.ndarray, n: int = 10) -> np.ndarray:
 def dead_topics(
     topics: Tensor, frequencies: Tensor, num_documents: Tensor | None = None, tolerance: float = 0.1
 ) -> dict[int, str]:
-    """Return the uninformative topics and the reason.
+    """Return the uninformative topics of ``topics`` (K, V), rows that sum to 1, and the reason.
 
-    Args:
-        topics: (K, V), rows that sum to 1.
-        frequencies: (V,) of the words in the corpus, of any sum.
-        num_documents: (K,) number of documents in which each topic is dominant, where that is known.
-        tolerance: Total variation distance, in [0, 1], below which two distributions count as equal.
+    ``frequencies`` (V,) are those of the words in the corpus, ``num_documents`` (K,) those where a topic is dominant.
+    Distributions count as equal if their total variation distance, in [0, 1], is below ``tolerance``.
     """
     topics = topics.double()
     uniform = torch.full_like(topics[0], 1 / topics.shape[1])
@@ -77,15 +72,10 @@ def dead_topics(
 
 @dataclass(frozen=True)
 class MatchedTopics:
-    """Found topics matched with true ones.
+    """Found topics matched with true ones."""
 
-    Attributes:
-        index: (K,) int64, the found topic of each true one, all different.
-        cosine: (K,) float64, their cosine similarity.
-    """
-
-    index: np.ndarray
-    cosine: np.ndarray
+    index: np.ndarray  # (K,) int64, the found topic of each true one, all different
+    cosine: np.ndarray  # (K,) float64, their cosine similarity
 
 
 def matched_topics(found: Tensor | np.ndarray, true: Tensor | np.ndarray) -> MatchedTopics:

@@ -1,4 +1,4 @@
-"""Categorical codes that stand for too many images give half of them to codes that hardly stand for any."""
+"""Categorical codes that represent too many images give half of them to codes that represent hardly any."""
 
 import math
 from typing import Any
@@ -10,25 +10,21 @@ from vqlab.errors import UserError
 from vqlab.nn.categorical import CategoricalCode
 from vqlab.nn.distributed import all_sum
 
-LOOK = 100  # draws per code between two looks: enough to know a common code from a rare one
+LOOK = 100  # draws per code between two splits: enough to know a common code from a rare one
 
 
 class CodeSplitter(nn.Module):
     """Split common codes over rare ones, as Linde, Buzo and Gray (1980) grow a codebook.
 
-    Each time that ``LOOK`` * K codes were drawn, the commonest code meets the rarest, the next the next, and so on down
-    to the median. Where the common one was drawn ``ratio`` times as often, the rare one becomes its copy, with the
-    optimizer's memory of it, and q gives each of the two half of what it gave the one. What q says of an image stays
-    as it was, but for the rare code's share; with a uniform prior ln p(x) gains up to ln 2 for each position that holds
-    the code, because two codes now stand for what one did. The copies drift apart, each with images of its own.
+    After each ``LOOK`` * K draws, the commonest code is paired with the rarest, the next with the next, down to the
+    median. Where the common one was drawn ``ratio`` times as often, the rare one becomes its copy, with its optimizer
+    state, and q halves the probability of the common one between the two. With a uniform prior ln p(x) gains up to
+    ln 2 for each position that holds the code, because two codes now represent what one did.
 
     Args:
         num_codebooks: Variables per place, V; each has codes of its own.
         num_embeddings: K.
-        ratio: How many times as often the common code must have been drawn.
-
-    Raises:
-        UserError: If the ratio is not above 2, with which two halves would be split again at once.
+        ratio: How many times as often the common code must have been drawn; above 2, else halves would split again.
     """
 
     counts: Tensor

@@ -1,41 +1,32 @@
 """Models with categorical codes that are trained without a Markov chain: the rivals of JSA, on its networks."""
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from vqlab.errors import UserError
-from vqlab.losses.multi_sample import rloo_loss, vimco_loss
-from vqlab.losses.perceptual import Perceptual
+from vqlab.losses import Perceptual, rloo_loss, vimco_loss
 from vqlab.models.adversarial import AdversarialSettings
-from vqlab.models.categorical.code_splitting import CodeSplitter
+from vqlab.models.categorical import training
 from vqlab.models.categorical.latent import RENAMED_KEYS, CategoricalLatent
-from vqlab.models.categorical.metrics import CategoricalMetrics
 from vqlab.models.categorical.training import (
     EvaluationSettings,
     LossOutput,
     ProposalOptimization,
     adversarial_loss,
-    build_adversarial,
-    clip_gradients,
-    configure_optimizers,
+    log_training,
+    of_latent,
     step_optimizers,
     uniform_numbers,
 )
 from vqlab.models.model import Model
+from vqlab.nn import Decoder, Encoder, ImageFormat, Likelihood, Transformer
 from vqlab.nn.anneal import Anneal, extremes, value_at
-from vqlab.nn.base import Decoder, Encoder
-from vqlab.nn.categorical import CategoricalCode, FactorizedPrior
-from vqlab.nn.image_format import ImageFormat
-from vqlab.nn.likelihood import Likelihood
-from vqlab.nn.transformer import Transformer
-from vqlab.samplers.bounds import NLLBounds
+from vqlab.nn.categorical import FactorizedPrior
 from vqlab.samplers.independence import log_prob, propose
-from vqlab.training.batches import passed_on
 from vqlab.training.finite import require_finite
-from vqlab.training.learning_rate import check_lr
 from vqlab.validation import Count, NonNegative, Positive, Probability, Range
 
 
@@ -71,12 +62,8 @@ class DiscreteVAE(Model):
         seed: As in ``JSA``.
         images: Format of the images; the command line takes it from the data.
 
-    Shape:
-        As for ``JSA``.
-
     Raises:
-        UserError: If both rates are given, the parts do not fit each other, or the mixtures meet a prior that is no
-            product.
+        UserError: If the parts do not fit each other, or the mixtures meet a prior that is no product.
 
     Example:
         >>> model = DiscreteVAE(num_embeddings=16).eval()
@@ -121,66 +108,34 @@ class DiscreteVAE(Model):
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
-        check_lr(lr, base_lr)
         if not min(extremes(temperature)) > 0:
             raise UserError("temperature must be above 0 at each step")
-        self.lr, self.base_lr, self.optimization, self.accumulate = lr, base_lr, optimization, accumulate
+        self.optimization, self.accumulate = optimization, accumulate
         self.estimator, self.num_samples, self.temperature = estimator, num_samples, temperature
         self.evaluation, self.seed = evaluation, seed
         self.images, self.value_range = images, images.value_range
         self.latent = CategoricalLatent(
-            encoder,
-            decoder,
-            num_embeddings,
-            num_latents,
-            likelihood,
-            prior,
-            perceptual,
-            perceptual_weight,
-            smoothing,
-            decode_chunk,
-            images,
+            encoder, decoder, num_embeddings, num_latents, likelihood, prior, perceptual, perceptual_weight, images
         )
+        self.latent.smoothing, self.latent.decode_chunk = smoothing, decode_chunk
         if "gumbel" in estimator and not isinstance(self.latent.prior, FactorizedPrior):
             raise UserError(f"estimator {estimator} needs a prior that is a product: set prior=factorized, or use JSA")
-        self.adversarial = build_adversarial(adversarial, self.latent, accumulate)
-        self.splitter: CodeSplitter | None = None
-        if split_ratio is not None and prior == "uniform":
-            self.splitter = CodeSplitter(num_latents, num_embeddings, split_ratio)
-        self.metrics = CategoricalMetrics(self.latent, images.num_classes or 0, evaluation.frechet)
+        training.build_parts(self, adversarial, split_ratio)
 
-    # Public methods
-
-    @property
-    def quantizer(self) -> CategoricalCode:
-        """The codes: their number, and their embeddings."""
-        return self.latent.quantizer
-
-    def encode(self, x: Tensor) -> Tensor:
-        """Images (B, C, H, W) to their likeliest codes under q, (B, h, w)."""
-        return self.latent.encode(x)
-
-    def decode(self, codes: Tensor) -> Tensor:
-        """Codes (B, h, w), integers of any kind, to expected images (B, C, H, W) in the value range."""
-        return self.latent.decode(codes)
-
-    def reconstruct(self, x: Tensor) -> Tensor:
-        """Images (B, C, H, W) through their likeliest codes and back."""
-        return self.decode(self.encode(x))
-
-    def sample(self, num: int, temperature: float = 1.0, generator: torch.Generator | None = None) -> Tensor:
-        """Draw images (num, C, H, W) in the value range: codes from p(h), and the expected image of each."""
-        return self.latent.sample(num, temperature, generator)
-
-    def nll(self, x: Tensor, num_samples: int = 1000) -> Tensor:
-        """Estimate -ln p(x) (B,) in nats by importance sampling from q: an upper bound in expectation."""
-        return self.latent.bounds(x, num_samples).importance
-
-    def bounds(self, x: Tensor, num_samples: int = 1000, dequantize: bool = False) -> NLLBounds:
-        """Bound -ln p(x) from above and below, in nats; see :meth:`CategoricalLatent.bounds`."""
-        return self.latent.bounds(x, num_samples, dequantize)
-
-    # Training
+    quantizer = property(training.quantizer)
+    encode = of_latent(CategoricalLatent.encode)
+    decode = of_latent(CategoricalLatent.decode)
+    reconstruct = of_latent(CategoricalLatent.reconstruct)
+    sample = of_latent(CategoricalLatent.sample)
+    bounds = of_latent(CategoricalLatent.bounds)
+    nll = training.nll
+    example_images = of_latent(CategoricalLatent.example_images)
+    predict_step = training.predict_step
+    evaluate = training.evaluate
+    finish_evaluation = training.finish_evaluation
+    code_counts = training.code_counts
+    configure_optimizers = training.configure_optimizers
+    on_before_optimizer_step = training.clip_gradients
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """One batch for p and q."""
@@ -190,7 +145,7 @@ class DiscreteVAE(Model):
 
         g_loss, d_terms = adversarial_loss(self, x, codes, batch_idx)
         self.manual_backward((loss + g_loss) / self.accumulate)
-        self.metrics.log_training(self, loss, {"rec_loss": mse, **terms, **d_terms}, codes)
+        log_training(self, loss, {"rec_loss": mse, **terms, **d_terms}, codes)
         step_optimizers(self, codes, mse)
         return loss
 
@@ -223,46 +178,3 @@ class DiscreteVAE(Model):
         distortion = -latent.log_likelihood(x, output).mean()
         mse = (latent.likelihood.expected(output.detach().float()) - x).square().mean()
         return LossOutput(distortion + kl, mse, codes, {"distortion": distortion.detach(), "kl": kl.detach()})
-
-    def configure_optimizers(self) -> Any:
-        """One optimizer for p and q, one for a discriminator."""
-        return configure_optimizers(self)
-
-    def on_before_optimizer_step(self, optimizer: Any) -> None:
-        """Clip the gradients of p and those of q, after they were logged."""
-        clip_gradients(self)
-
-    def prepare_data(self) -> None:
-        """Fetch what the distances need, once per machine, before anything of the run is written."""
-        self.latent.load_perceptual()
-        if not self.trainer.predicting:
-            self.metrics.load_frechet()
-
-    def setup(self, stage: str) -> None:
-        """Check the Trainer's settings."""
-        super().setup(stage)
-        if stage == "fit" and self.adversarial is not None:
-            self.adversarial.warn_if_unused(self.trainer.max_steps)
-
-    # Evaluation
-
-    def evaluate(self, batch: dict[str, Tensor], stage: str) -> None:
-        """Log bounds of the likelihood and how well codes reconstruct the images."""
-        samples = self.evaluation.nll_samples if stage == "val" else self.evaluation.test_nll_samples
-        self.metrics.log_evaluation(self, batch, stage, samples)
-
-    def finish_evaluation(self, stage: str) -> None:
-        """Log the statistics of the codes of the whole set."""
-        self.metrics.log_whole_set(self, stage)
-
-    def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
-        """Return ``indices`` (B, h, w) with the batch's ``label`` and ``index``."""
-        return {"indices": self.encode(batch["image"]), **passed_on(batch, "label", "index")}
-
-    def example_images(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return ``input``, ``reconstruction`` and ``sample`` in [0, 1], (B, C, H, W)."""
-        return self.latent.example_images(batch["image"])
-
-    def code_counts(self) -> Tensor:
-        """Return how often each code was used in this evaluation, (V * K,) int64, over all ranks."""
-        return self.metrics.code_counts()

@@ -9,32 +9,23 @@ from torch import Tensor
 from vqlab.errors import UserError
 from vqlab.losses.perceptual import Perceptual
 from vqlab.models.adversarial import AdversarialSettings
-from vqlab.models.categorical.code_splitting import CodeSplitter
+from vqlab.models.categorical import training
 from vqlab.models.categorical.latent import RENAMED_KEYS, CategoricalLatent
-from vqlab.models.categorical.metrics import CategoricalMetrics
 from vqlab.models.categorical.training import (
     EvaluationSettings,
     LossOutput,
     ProposalOptimization,
     adversarial_loss,
-    build_adversarial,
-    clip_gradients,
-    configure_optimizers,
+    log_training,
+    of_latent,
     step_optimizers,
     uniform_numbers,
 )
 from vqlab.models.model import Model
-from vqlab.nn.base import Decoder, Encoder
-from vqlab.nn.categorical import CategoricalCode
-from vqlab.nn.image_format import ImageFormat
-from vqlab.nn.likelihood import Likelihood
-from vqlab.nn.transformer import Transformer
-from vqlab.samplers.bounds import NLLBounds
+from vqlab.nn import Decoder, Encoder, ImageFormat, Likelihood, Transformer
 from vqlab.samplers.chain_cache import ChainCache
-from vqlab.samplers.independence import Chain, block_masks, blockwise_chain, global_chain, log_prob, propose
-from vqlab.training.batches import passed_on
+from vqlab.samplers.independence import Chain, log_prob, propose, run_chain
 from vqlab.training.finite import require_finite
-from vqlab.training.learning_rate import check_lr
 from vqlab.validation import Count, NonNegative, NonNegativeInt, Positive, Probability, check_fields
 
 
@@ -48,15 +39,9 @@ class PosteriorSampler:
     Args:
         num_mis_steps: Proposals per batch, L.
         kernel: ``mis``, ``mis_rb`` or ``isir``.
-        blocks: Null proposes whole codes. ``rows``, ``patches`` or ``checkerboard`` replaces one block of positions per
-            step, in turn: accepted more often, but slower, because states are decoded one after the other.
-        block_size: Side of the patches, or distance of the checkerboard's fields.
         cache: Keep the chains' states, by the batch's ``index``.
         cache_start_epoch: Epoch from which they are kept; 0 is the first.
         train_size: Number of training images. Default: taken from the data.
-
-    Raises:
-        UserError: If an argument is out of range, or ``blocks`` is used with another kernel than ``mis``.
 
     Example:
         >>> PosteriorSampler(num_mis_steps=20, kernel="mis_rb").cache
@@ -65,50 +50,35 @@ class PosteriorSampler:
 
     num_mis_steps: Count = 10
     kernel: Literal["mis", "mis_rb", "isir"] = "mis"
-    blocks: Literal["rows", "patches", "checkerboard"] | None = None
-    block_size: Count = 2
     cache: bool = True
     cache_start_epoch: NonNegativeInt = 1
     train_size: Count | None = None
 
     def __post_init__(self) -> None:
         check_fields(self)
-        if self.blocks is not None and self.kernel != "mis":
-            raise UserError(
-                f"kernel must be mis with blocks={self.blocks}, got {self.kernel}: set blocks=null or kernel=mis"
-            )
 
 
 class JSA(Model):
     """p(x, h) and q(h | x) learn from the same draws of the posterior p(h | x), which a Metropolis chain makes.
 
     p ascends E_p(h|x) ln p(x, h), by Fisher's identity the gradient of ln p(x); q descends the inclusive divergence
-    KL(p(h | x) || q(h | x)). No code is relaxed and no gradient estimated. Each batch (paper, algorithm 1): take the
-    state of each image's chain from the cache, propose ``num_mis_steps`` codes from q, accept or reject each, step p
-    and q on -mean over the steps of ln p(x, h) + ln q(h | x), and put the last states back.
-
-    Without the cache, each chain starts anew at a draw from q, and ends near the best of ``num_mis_steps`` + 1 draws:
-    the gradient is biased, acceptance tends to :func:`record_rate` whatever the model, and codes collapse. That is what
-    the training does before ``cache_start_epoch``, too.
+    KL(p(h | x) || q(h | x)). No code is relaxed and no gradient estimated. Without the cache, as before
+    ``cache_start_epoch``, each chain starts at a draw from q and ends near the best of ``num_mis_steps`` + 1 draws: the
+    gradient is biased, acceptance tends to :func:`record_rate`, and codes collapse.
 
     Args:
         encoder: Network of q. Default: a ``ConvEncoder``.
-        decoder: Network of p(x | h). Default: a ``ConvDecoder``. Its ``in_channels`` is the dimension of the code's
-            embedding.
+        decoder: Network of p(x | h), ``in_channels`` the dimension of the embeddings. Default: a ``ConvDecoder``.
         num_embeddings: Categories, K.
         num_latents: Categorical variables at each place of the map, V.
         likelihood: p(x | h). Default: a ``Gaussian`` whose sigma is the optimal one.
-        prior: p(h): ``uniform``; ``factorized``, a learned categorical per position; or a ``Transformer`` over the
-            positions, learned along.
+        prior: p(h): ``uniform``; ``factorized``, learned per position; or a ``Transformer`` over the positions.
         sampler: The Metropolis chains.
         smoothing: Fraction of the uniform distribution in q, which bounds the weight that a draw can get.
-        split_ratio: With a uniform prior, a code drawn this many times as often as a rare one gives it half of its
-            images, see ``CodeSplitter``; null never splits. Other priors state by themselves that codes are rare.
+        split_ratio: See ``CodeSplitter``; for a uniform prior, because others learn that codes are rare; null: never.
         perceptual: Default: LPIPS on VGG features, whose weights are fetched once; not built at weight 0.
-        perceptual_weight: Nats per unit of LPIPS, taken off ln p(x | h) wherever p is trained or its codes are drawn.
-            Bounds of the likelihood leave it out, so that they compare with those of other models.
-        adversarial: Discriminator of decoded codes, for a ``Gaussian`` likelihood; the generator loss is weighted
-            relative to the likelihood's gradient at the decoder's last layer.
+        perceptual_weight: Nats per unit of LPIPS, taken off ln p(x | h) in training and sampling, not in bounds.
+        adversarial: Discriminator of decoded codes, for a ``Gaussian`` likelihood.
         lr: Absolute learning rate. Default without ``base_lr``: 3e-4.
         base_lr: Rate per image: lr = base_lr x batch_size x devices x nodes x accumulate. Give one of the two.
         optimization: Optimizer settings.
@@ -123,8 +93,7 @@ class JSA(Model):
         above 1 (B, h, w, V).
 
     Raises:
-        UserError: If both rates are given, the parts do not fit each other, or the cache meets batches without
-            ``index`` or augmented images.
+        UserError: If the parts do not fit each other, or the cache meets batches without ``index`` or augmented images.
 
     Example:
         >>> model = JSA(num_embeddings=16).eval()
@@ -169,111 +138,52 @@ class JSA(Model):
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
-        check_lr(lr, base_lr)
-        self.lr, self.base_lr, self.optimization, self.accumulate = lr, base_lr, optimization, accumulate
+        self.optimization, self.accumulate = optimization, accumulate
         self.sampler, self.evaluation, self.seed = sampler, evaluation, seed
         self.images, self.value_range = images, images.value_range
         self.latent = CategoricalLatent(
-            encoder,
-            decoder,
-            num_embeddings,
-            num_latents,
-            likelihood,
-            prior,
-            perceptual,
-            perceptual_weight,
-            smoothing,
-            decode_chunk,
-            images,
+            encoder, decoder, num_embeddings, num_latents, likelihood, prior, perceptual, perceptual_weight, images
         )
-        self.adversarial = build_adversarial(adversarial, self.latent, accumulate)
-        self.splitter: CodeSplitter | None = None
-        if split_ratio is not None and prior == "uniform":
-            self.splitter = CodeSplitter(num_latents, num_embeddings, split_ratio)
-        self.metrics = CategoricalMetrics(self.latent, images.num_classes or 0, evaluation.frechet)
-        # isir has no acceptance rate to judge.
+        self.latent.smoothing, self.latent.decode_chunk = smoothing, decode_chunk
+        training.build_parts(self, adversarial, split_ratio)
+        # isir has no acceptance rate to check.
         self.health_ignored = ("accept_rate", "accept_rate_cached") if sampler.kernel == "isir" else ()
-        height, width = self.latent.code_map
-        masks = block_masks(sampler.blocks, height, width, num_latents, sampler.block_size) if sampler.blocks else None
-        self.masks: Tensor | None
-        self.register_buffer("masks", masks, persistent=False)
         self.chains: ChainCache | None = None
         self._stored: dict[str, Tensor] | None = None  # chains of a checkpoint, until the data are known
 
-    # Public methods
-
-    @property
-    def quantizer(self) -> CategoricalCode:
-        """The codes: their number, and their embeddings."""
-        return self.latent.quantizer
-
-    def encode(self, x: Tensor) -> Tensor:
-        """Images (B, C, H, W) to their likeliest codes under q, (B, h, w)."""
-        return self.latent.encode(x)
-
-    def decode(self, codes: Tensor) -> Tensor:
-        """Codes (B, h, w), integers of any kind, to expected images (B, C, H, W) in the value range."""
-        return self.latent.decode(codes)
-
-    def reconstruct(self, x: Tensor) -> Tensor:
-        """Images (B, C, H, W) through their likeliest codes and back."""
-        return self.decode(self.encode(x))
-
-    def sample(self, num: int, temperature: float = 1.0, generator: torch.Generator | None = None) -> Tensor:
-        """Draw images (num, C, H, W) in the value range: codes from p(h), and the expected image of each."""
-        return self.latent.sample(num, temperature, generator)
-
-    def propose(self, x: Tensor, num: int) -> Tensor:
-        """Draw codes (num, B, h, w) from q(h | x) of images (B, C, H, W)."""
-        return self.latent.propose(x, num)
-
-    def log_joint(self, x: Tensor, codes: Tensor) -> Tensor:
-        """Return ln p(x, h) (B,) in nats, complete, of images and codes (B, h, w)."""
-        return self.latent.log_joint(x, codes)
-
-    def log_proposal(self, x: Tensor, codes: Tensor) -> Tensor:
-        """Return ln q(h | x) (B,) of images and codes (B, h, w)."""
-        return self.latent.log_proposal(x, codes)
-
-    def sample_posterior(self, x: Tensor, init: Tensor | None = None, steps: int = 100) -> Tensor:
-        """Run Metropolis chains of ``steps`` proposals towards p(h | x); return their last states (B, h, w).
-
-        Args:
-            x: Images (B, C, H, W).
-            init: Where the chains start, (B, h, w). Default: a draw from q.
-            steps: Proposals.
-        """
-        return self.latent.sample_posterior(x, init, steps)
-
-    def nll(self, x: Tensor, num_samples: int = 1000) -> Tensor:
-        """Estimate -ln p(x) (B,) in nats by importance sampling from q: an upper bound in expectation."""
-        return self.latent.bounds(x, num_samples).importance
-
-    def bounds(self, x: Tensor, num_samples: int = 1000, dequantize: bool = False) -> NLLBounds:
-        """Bound -ln p(x) from above and below, in nats; see :meth:`CategoricalLatent.bounds`."""
-        return self.latent.bounds(x, num_samples, dequantize)
-
-    # Training
+    quantizer = property(training.quantizer)
+    encode = of_latent(CategoricalLatent.encode)
+    decode = of_latent(CategoricalLatent.decode)
+    reconstruct = of_latent(CategoricalLatent.reconstruct)
+    sample = of_latent(CategoricalLatent.sample)
+    propose = of_latent(CategoricalLatent.propose)
+    log_joint = of_latent(CategoricalLatent.log_joint)
+    log_proposal = of_latent(CategoricalLatent.log_proposal)
+    sample_posterior = of_latent(CategoricalLatent.sample_posterior)
+    bounds = of_latent(CategoricalLatent.bounds)
+    nll = training.nll
+    example_images = of_latent(CategoricalLatent.example_images)
+    predict_step = training.predict_step
+    evaluate = training.evaluate
+    finish_evaluation = training.finish_evaluation
+    code_counts = training.code_counts
+    configure_optimizers = training.configure_optimizers
+    on_before_optimizer_step = training.clip_gradients
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        """Algorithm 1: sample the posterior of each image, then step p and q on the same draws."""
+        """Algorithm 1: move each image's chain on, then step p and q on the states that it visits."""
         x = self.latent.observe(batch["image"])
         loss, mse, codes, terms = self.compute_loss(x, batch.get("index"))
         require_finite({"loss": loss, "rec_loss": mse}, batch_idx, self.global_step)
 
         g_loss, d_terms = adversarial_loss(self, x, codes, batch_idx)
         self.manual_backward((loss + g_loss) / self.accumulate)
-        self.metrics.log_training(self, loss, {"rec_loss": mse, **terms, **d_terms}, codes)
+        log_training(self, loss, {"rec_loss": mse, **terms, **d_terms}, codes)
         step_optimizers(self, codes, mse)
         return loss
 
     def compute_loss(self, x: Tensor, index: Tensor | None) -> LossOutput:
-        """-E ln p(x, h) - E ln q(h | x) over the states that each image's chain visits.
-
-        Args:
-            x: What is modelled (B, C, H, W).
-            index: Positions (B,) of the images in the data set, if known.
-        """
+        """-E ln p(x, h) - E ln q(h | x) over the states that each chain visits; ``index`` (B,) as in the batch."""
         log_q = self.latent.log_q(x)
         chain, terms = self.run_chains(x, log_q.detach(), index)
         owner, number = chain.weights.nonzero(as_tuple=True)  # the visited states, decoded for their gradients
@@ -287,13 +197,7 @@ class JSA(Model):
 
     @torch.no_grad()
     def run_chains(self, x: Tensor, log_q: Tensor, index: Tensor | None) -> tuple[Chain, dict[str, Tensor]]:
-        """Move the chains of a batch on by ``num_mis_steps`` proposals; return them, and terms for the log.
-
-        Args:
-            x: What is modelled (B, C, H, W).
-            log_q: Log-probabilities (B, P, K) of q.
-            index: Positions (B,) of the images in the data set, if known.
-        """
+        """Move the chains of a batch on by ``num_mis_steps`` proposals from ``log_q`` (B, P, K); return terms, too."""
         count, length = self.sampler.num_mis_steps, self.latent.positions
         numbers = uniform_numbers(self, x, (count + 1) * (length + 1), index).view(len(x), count + 1, length + 1)
         proposals, uniform = propose(log_q, numbers[:, :, 1:]), numbers[:, 1:, 0]
@@ -305,14 +209,8 @@ class JSA(Model):
             stored, known = chains.get(index)
             state = torch.where(known[:, None], stored, state)
         log_w = self.latent.log_weights(x, log_q)
-        if self.masks is None:
-            chain = global_chain(log_w, state, proposals[:, 1:], uniform, self.sampler.kernel)
-            terms = {}
-        else:
-            turn = (torch.arange(count, device=x.device) + self.global_step * count) % len(self.masks)
-            chain = blockwise_chain(log_w, state, proposals[:, 1:], uniform, self.masks[turn])
-            terms = rates_of_blocks(chain.accepted, turn, len(self.masks))
-        terms |= self._chain_terms(chain, known)
+        chain = run_chain(log_w, state, proposals[:, 1:], uniform, self.sampler.kernel)
+        terms = self._chain_terms(chain, known)
         if chains is not None and index is not None:
             chains.put(index, chain.last, chain.accepted.any(1))
             ages = chains.ages(index).float()
@@ -320,7 +218,7 @@ class JSA(Model):
         return chain, terms
 
     def _chain_terms(self, chain: Chain, known: Tensor) -> dict[str, Tensor]:
-        """Return terms of the sampler; an acceptance rate alone says little, see :func:`record_rate`."""
+        """Return terms of the sampler; an acceptance rate alone means little, see :func:`record_rate`."""
         accepted = (chain.accepted[:, :1] if self.sampler.kernel == "isir" else chain.accepted).float()
         terms = {
             "accept_rate": accepted.mean(),
@@ -332,46 +230,21 @@ class JSA(Model):
                 terms[f"accept_rate_{name}"] = accepted.mean(1)[part].sum() / part.sum().clamp_min(1)
         return terms
 
-    def configure_optimizers(self) -> Any:
-        """One optimizer for p and q, one for a discriminator."""
-        return configure_optimizers(self)
-
-    def on_before_optimizer_step(self, optimizer: Any) -> None:
-        """Clip the gradients of p and those of q, after they were logged."""
-        clip_gradients(self)
-
-    def prepare_data(self) -> None:
-        """Fetch what the distances need, once per machine, before anything of the run is written."""
-        self.latent.load_perceptual()
-        if not self.trainer.predicting:
-            self.metrics.load_frechet()
-
-    # The cache
-
     def setup(self, stage: str) -> None:
         """Make room for the chains."""
         super().setup(stage)
-        if stage != "fit":
-            return
-        if self.adversarial is not None:
-            self.adversarial.warn_if_unused(self.trainer.max_steps)
-        if not self.sampler.cache:
+        if stage != "fit" or not self.sampler.cache:
             return
         trainer: Any = self.trainer
         data = trainer.datamodule
         if getattr(data, "augment", False):
-            raise UserError(
-                "augment must be false with cache=true: a stored code does not fit an image that is augmented anew at "
-                "each visit"
-            )
+            raise UserError("augment must be false with cache=true: a stored code does not fit an augmented image")
         size = self.sampler.train_size or getattr(data, "train_size", None)
         if size is None:
             raise UserError("train_size is missing, and the cache of chains needs it: set sampler.train_size")
         if self.chains is None or self.chains.size != size:
             self.chains = ChainCache(size, self.latent.positions, self.quantizer.num_embeddings)
-        if self._stored is not None:
-            self.chains.fill(self._stored)
-            self._stored = None
+        self._restore_chains()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Store the chains of all ranks, or those that a checkpoint had while the cache is off."""
@@ -382,48 +255,21 @@ class JSA(Model):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take the chains, whether or not the cache is on now."""
         self._stored = checkpoint.get("chains")
+        self._restore_chains()
+
+    def _restore_chains(self) -> None:
         if self.chains is not None and self._stored is not None:
             self.chains.fill(self._stored)
             self._stored = None
-
-    # Evaluation
-
-    def evaluate(self, batch: dict[str, Tensor], stage: str) -> None:
-        """Log bounds of the likelihood and how well codes reconstruct the images."""
-        samples = self.evaluation.nll_samples if stage == "val" else self.evaluation.test_nll_samples
-        self.metrics.log_evaluation(self, batch, stage, samples)
-
-    def finish_evaluation(self, stage: str) -> None:
-        """Log the statistics of the codes of the whole set."""
-        self.metrics.log_whole_set(self, stage)
-
-    def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
-        """Return ``indices`` (B, h, w) with the batch's ``label`` and ``index``."""
-        return {"indices": self.encode(batch["image"]), **passed_on(batch, "label", "index")}
-
-    def example_images(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return ``input``, ``reconstruction`` and ``sample`` in [0, 1], (B, C, H, W)."""
-        return self.latent.example_images(batch["image"])
-
-    def code_counts(self) -> Tensor:
-        """Return how often each code was used in this evaluation, (V * K,) int64, over all ranks."""
-        return self.metrics.code_counts()
-
-
-def rates_of_blocks(accepted: Tensor, turn: Tensor, count: int) -> dict[str, Tensor]:
-    """Return the acceptance rate (B, L) of each of ``count`` blocks, ``turn`` (L,) being the block of each step."""
-    rates = accepted.float().mean(0)
-    return {f"accept_rate_block_{b}": rates[turn == b].sum() / (turn == b).sum().clamp_min(1) for b in range(count)}
 
 
 def record_rate(num_mis_steps: int) -> float:
     """Return the lowest acceptance rate that chains without a cache can have, (H_{L+1} - 1) / L.
 
-    All candidates are drawn alike, so the t-th is the best so far with probability 1 / t, and the best is accepted.
-    Where weights differ widely, no other is: the rate then says nothing of the model.
+    The t-th candidate is the best so far with probability 1 / t; where weights differ widely, no other is accepted.
 
     Example:
-        >>> round(record_rate(10), 4), round(record_rate(20), 4)
-        (0.202, 0.1323)
+        >>> round(record_rate(10), 4)
+        0.202
     """
     return sum(1 / t for t in range(2, num_mis_steps + 2)) / num_mis_steps

@@ -5,25 +5,21 @@ categories, S draws. Inside, codes are flat, (B, P) or (B, S, P); outside they a
 """
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from vqlab.losses.perceptual import Perceptual
-from vqlab.nn.autoencoders.conv import ConvDecoder, ConvEncoder
+from vqlab.losses.perceptual import Perceptual, build_perceptual
+from vqlab.models.model import evaluating
+from vqlab.nn import ConvDecoder, ConvEncoder, Gaussian, ImageFormat, Likelihood, Transformer
 from vqlab.nn.base import Decoder, Encoder, check_autoencoder
 from vqlab.nn.categorical import CategoricalCode, FactorizedPrior, build_prior
 from vqlab.nn.codes import as_codes, check_code_range, check_code_shape
-from vqlab.nn.image_format import ImageFormat
-from vqlab.nn.likelihood import Gaussian, Likelihood
 from vqlab.nn.precision import without_autocast
-from vqlab.nn.transformer import Transformer
-from vqlab.samplers.bounds import NLLBounds, bracket
-from vqlab.samplers.independence import global_chain, log_prob, propose
+from vqlab.samplers.independence import NLLBounds, bracket, log_prob, propose, run_chain
 from vqlab.samplers.tokens import generate
 
 RENAMED_KEYS = {  # prefixes of state-dict keys of JSA and DiscreteVAE until 0.1, and now
@@ -37,22 +33,11 @@ AT_ONCE = 64  # draws per image that are held at the same time
 class CategoricalLatent(nn.Module):
     """p(x, h) = p(h) p(x | h) and the proposal q(h | x), with all that can be computed of them.
 
-    Args:
-        encoder: Network of q. Default: a ``ConvEncoder``.
-        decoder: Network of p(x | h). Default: a ``ConvDecoder``.
-        num_embeddings: Categories, K.
-        num_latents: Categorical variables at each place of the map, V.
-        likelihood: p(x | h). Default: a ``Gaussian``.
-        prior: p(h): ``uniform``, ``factorized`` or a ``Transformer``.
-        perceptual: Perceptual distance. Default: LPIPS; not built at weight 0.
-        perceptual_weight: Nats per unit of the distance, taken off ln p(x | h).
-        smoothing: Fraction of the uniform distribution in q.
-        decode_chunk: Codes that are decoded at once.
-        images: Format of the images.
-
-    Raises:
-        UserError: If the parts do not fit each other or the images.
+    The arguments are those of ``JSA`` by these names; so are ``smoothing`` and ``decode_chunk``, which the model sets.
     """
+
+    smoothing = 0.0
+    decode_chunk = 512
 
     def __init__(
         self,
@@ -64,8 +49,6 @@ class CategoricalLatent(nn.Module):
         prior: Transformer | Literal["uniform", "factorized"],
         perceptual: Perceptual | None,
         perceptual_weight: float,
-        smoothing: float,
-        decode_chunk: int,
         images: ImageFormat,
     ) -> None:
         super().__init__()
@@ -77,13 +60,11 @@ class CategoricalLatent(nn.Module):
             self.encoder.out_channels, num_embeddings, self.decoder.in_channels, num_latents
         )
         self.positions = math.prod(self.code_map) * num_latents
+        self.code_shape = (*self.code_map, num_latents) if num_latents > 1 else self.code_map
         self.likelihood: Likelihood = likelihood or Gaussian()
         self.prior = build_prior(prior, self.positions, num_embeddings, num_latents)
-        self.perceptual: Perceptual | None = None
-        if perceptual_weight:
-            self.perceptual = perceptual or Perceptual()
-            self.perceptual.check_size(images.size, images.size)
-        self.perceptual_weight, self.smoothing, self.decode_chunk = perceptual_weight, smoothing, decode_chunk
+        self.perceptual = build_perceptual(perceptual, perceptual_weight, images.size)
+        self.perceptual_weight = perceptual_weight
 
     def parameter_groups(self) -> tuple[list[nn.Parameter], list[nn.Parameter], list[nn.Parameter]]:
         """Return the parameters of p's networks; p's embeddings, prior and sigma; and those of q."""
@@ -106,6 +87,10 @@ class CategoricalLatent(nn.Module):
             UserError: If the codes have another shape, are no integers, or lie outside [0, K), here and below.
         """
         return self.likelihood.image(self.likelihood.expected(self.output(self.to_flat(codes))), self.value_range)
+
+    def reconstruct(self, x: Tensor) -> Tensor:
+        """Images (B, C, H, W) through their likeliest codes and back."""
+        return self.decode(self.encode(x))
 
     @torch.no_grad()
     def sample(self, num: int, temperature: float = 1.0, generator: torch.Generator | None = None) -> Tensor:
@@ -137,12 +122,9 @@ class CategoricalLatent(nn.Module):
 
     @torch.no_grad()
     def sample_posterior(self, x: Tensor, init: Tensor | None = None, steps: int = 100) -> Tensor:
-        """Run Metropolis chains of ``steps`` proposals towards p(h | x); return their last states (B, h, w).
+        """Run Metropolis chains of images (B, C, H, W) for ``steps`` proposals towards p(h | x).
 
-        Args:
-            x: Images (B, C, H, W).
-            init: Where the chains stand, (B, h, w); a draw from q if null.
-            steps: Proposals.
+        The chains start at the codes ``init`` (B, h, w), by default a draw from q; returns their last states (B, h, w).
         """
         x = self.observe(x)
         log_q = self.log_q(x)
@@ -153,18 +135,15 @@ class CategoricalLatent(nn.Module):
         for done in range(0, steps, AT_ONCE):
             uniform = rand(len(x), min(AT_ONCE, steps - done), self.positions + 1, device=x.device)
             proposals = propose(log_q, uniform[:, :, 1:])
-            state = global_chain(self.log_weights(x, log_q), state, proposals, uniform[:, :, 0]).last
+            state = run_chain(self.log_weights(x, log_q), state, proposals, uniform[:, :, 0]).last
         return self.to_map(state)
 
     @torch.no_grad()
     def bounds(self, x: Tensor, num_samples: int = 1000, dequantize: bool = False) -> NLLBounds:
-        """Bound -ln p(x) from above and below, in nats.
+        """Bound -ln p(x) of images (B, C, H, W) from above and below, in nats, with ``num_samples`` draws per image.
 
-        Args:
-            x: Images (B, C, H, W).
-            num_samples: Draws per image.
-            dequantize: Add uniform noise to images whose numbers were rounded, where p is a density: without it, such
-                a density says nothing of the rounded images.
+        ``dequantize`` adds uniform noise to images whose numbers were rounded, where p is a density: without it, such
+        a density does not bound the probability of rounded images.
         """
         x = self.observe(x)
         log_q, log_w = self.log_q(x), []
@@ -174,19 +153,15 @@ class CategoricalLatent(nn.Module):
             log_w.append(self.log_weights(x, log_q, energy=False)(propose(log_q, uniform)))
         return bracket(torch.cat(log_w, 1), rand(len(x), num_samples - 1, device=x.device))
 
-    def example_images(self, x: Tensor) -> dict[str, Tensor]:
+    def example_images(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return ``input``, ``reconstruction`` and ``sample`` in [0, 1], (B, C, H, W)."""
+        x = batch["image"]
         images = {
             "input": self.likelihood.image(self.observe(x), self.value_range),
-            "reconstruction": self.decode(self.encode(x)),
+            "reconstruction": self.reconstruct(x),
             "sample": self.sample(len(x), generator=torch.Generator().manual_seed(0)),  # draws none of the training's
         }
         return {name: self.value_range.decode(image) for name, image in images.items()}
-
-    def load_perceptual(self) -> None:
-        """Fetch what the perceptual distance needs."""
-        if self.perceptual is not None:
-            self.perceptual.load()
 
     # The densities; codes are flat
 
@@ -215,16 +190,10 @@ class CategoricalLatent(nn.Module):
         return log_p.gather(2, codes[:, :, None]).sum((1, 2))
 
     def joint(self, x: Tensor, codes: Tensor, owner: Tensor, energy: bool = True) -> tuple[Tensor, Tensor]:
-        """Return ln p(x, h) and the mean squared error, (N,) each, by chunks.
+        """Return ln p(x, h) and the mean squared error, (N,) each, of ``codes`` (N, P), by chunks.
 
-        The error is left out, as 0, where no gradient is taken.
-
-        Args:
-            x: Images (B, C, H, W).
-            codes: (N, P).
-            owner: The image that each code is for, (N,) in [0, B).
-            energy: Take off the perceptual energy, as what is learned has it. Its normaliser is unknown, so no bound of
-                the likelihood has it.
+        ``owner`` (N,) is the image in ``x`` (B, C, H, W) that each code is for. ``energy`` takes off the perceptual
+        energy; its normaliser is unknown, so no bound of the likelihood has it. Without gradients the error is 0.
         """
         chunks = zip(owner.split(self.decode_chunk), codes.split(self.decode_chunk), strict=True)
         if len(codes) <= self.decode_chunk or not torch.is_grad_enabled():
@@ -254,14 +223,12 @@ class CategoricalLatent(nn.Module):
 
     def to_map(self, codes: Tensor) -> Tensor:
         """Codes (B, P) to the map (B, h, w), or (B, h, w, V)."""
-        books = self.quantizer.num_codebooks
-        return codes.view(-1, *self.code_map, *([books] if books > 1 else []))
+        return codes.view(-1, *self.code_shape)
 
     def to_flat(self, codes: Tensor) -> Tensor:
         """Return codes (B, h, w), or (B, h, w, V), as (B, P), checked; the inverse of :meth:`to_map`."""
         codes = as_codes(codes, self.quantizer.codebook.device)
-        books = self.quantizer.num_codebooks
-        check_code_shape(codes, (*self.code_map, *([books] if books > 1 else [])))
+        check_code_shape(codes, self.code_shape)
         check_code_range(codes, self.quantizer.num_embeddings)
         return codes.flatten(1)
 
@@ -284,16 +251,3 @@ class CategoricalLatent(nn.Module):
 def rand(*size: int, device: torch.device, generator: torch.Generator | None = None) -> Tensor:
     """Return uniform numbers in float32: Lightning's bf16-true sets a default dtype that has 256 of them."""
     return torch.rand(size, dtype=torch.float32, device=device, generator=generator)
-
-
-@contextmanager
-def evaluating(*nets: nn.Module) -> Iterator[None]:
-    """Put ``nets`` into eval mode for a while."""
-    modes = [net.training for net in nets]
-    for net in nets:
-        net.eval()
-    try:
-        yield
-    finally:
-        for net, mode in zip(nets, modes, strict=True):
-            net.train(mode)

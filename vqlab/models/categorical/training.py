@@ -1,39 +1,44 @@
-"""What the training steps of models with categorical codes share: settings, optimizers, and the end of a step."""
+"""What JSA and DiscreteVAE share besides their densities: settings, verbs, the end of a step, and evaluation."""
 
+import functools
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vqlab.errors import UserError
 from vqlab.losses.adaptive_weight import linearized
-from vqlab.metrics.images.frechet import FrechetDistance
+from vqlab.metrics import CodebookUsage, FrechetDistance, ProposalEntropy, psnr
+from vqlab.metrics.codes.statistics import MAX_COUNTS, CodeStatistics
 from vqlab.models.adversarial import AdversarialLoss, AdversarialSettings
+from vqlab.models.categorical.code_splitting import CodeSplitter
 from vqlab.models.categorical.latent import CategoricalLatent
+from vqlab.nn.categorical import CategoricalCode
 from vqlab.nn.distributed import all_sum, world_size
 from vqlab.nn.likelihood import Gaussian
 from vqlab.quantizers.sampling import step_seed, uniform_by_sample
+from vqlab.training.batches import passed_on
 from vqlab.training.learning_rate import check_lr, configured_rate
+from vqlab.training.lightning_fixes import is_log_step
 from vqlab.training.manual import count_batch, step_and_zero
 from vqlab.training.optimization import Optimization
 from vqlab.validation import Count, Positive, check_fields
 
+POSTERIOR_STEPS = 10
+P = ParamSpec("P")
+R = TypeVar("R")
+
 
 class LossOutput(NamedTuple):
-    """The loss of a batch, and what goes with it.
+    """The loss of a batch, and what goes with it."""
 
-    Attributes:
-        loss: Scalar in nats per image, with gradients to all parts.
-        mse: Mean squared error of the decoded codes (scalar), in the units of what is modelled.
-        codes: Codes (B, P) of the batch, to be counted.
-        terms: Scalars for the log.
-    """
-
-    loss: Tensor
-    mse: Tensor
-    codes: Tensor
-    terms: dict[str, Tensor]
+    loss: Tensor  # scalar in nats per image, with gradients to all parts
+    mse: Tensor  # mean squared error of the decoded codes, in the units of what is modelled
+    codes: Tensor  # codes (B, P) of the batch, to be counted
+    terms: dict[str, Tensor]  # scalars for the log
 
 
 @dataclass(frozen=True)
@@ -48,9 +53,6 @@ class ProposalOptimization(Optimization):
         clip: Largest gradient norm of p, and of q; null does not clip.
         proposal_lr: Absolute learning rate of q. Default without ``proposal_base_lr``: that of p.
         proposal_base_lr: Rate per image of q.
-
-    Raises:
-        UserError: If an argument is out of range, or both rates of q are given.
 
     Example:
         >>> ProposalOptimization(proposal_lr=1e-4).proposal_lr
@@ -74,9 +76,6 @@ class EvaluationSettings:
         test_nll_samples: Draws per image for ``test/nll``.
         frechet: As in ``VQVAE``.
 
-    Raises:
-        UserError: If an argument is out of range.
-
     Example:
         >>> EvaluationSettings(nll_samples=16).test_nll_samples
         1000
@@ -90,18 +89,44 @@ class EvaluationSettings:
         check_fields(self)
 
 
-def build_adversarial(
-    settings: AdversarialSettings, latent: CategoricalLatent, accumulate: int
-) -> AdversarialLoss | None:
-    """Return the adversarial loss at decoded codes, None at weight 0."""
-    if not settings.disc_weight:
-        return None
-    if not isinstance(latent.likelihood, Gaussian):
-        raise UserError(
-            "disc_weight must be 0 without a Gaussian likelihood: a discriminator trivially separates Bernoulli means "
-            "from binary images"
-        )
-    return AdversarialLoss(settings, latent.decoder, latent.images, accumulate)
+# Methods of both models
+
+
+def of_latent(method: Callable[Concatenate[CategoricalLatent, P], R]) -> Callable[Concatenate[Any, P], R]:
+    """Return ``method`` as a method of the model whose ``latent`` has it."""
+
+    @functools.wraps(method)
+    def of_model(model: Any, *args: P.args, **kwargs: P.kwargs) -> R:
+        return getattr(model.latent, method.__name__)(*args, **kwargs)
+
+    return of_model
+
+
+def quantizer(model: Any) -> CategoricalCode:
+    """Return the codes: their number, and their embeddings."""
+    return model.latent.quantizer
+
+
+def nll(model: Any, x: Tensor, num_samples: int = 1000) -> Tensor:
+    """Estimate -ln p(x) (B,) in nats by importance sampling from q: an upper bound in expectation."""
+    return model.latent.bounds(x, num_samples).importance
+
+
+def build_parts(model: Any, adversarial: AdversarialSettings, split_ratio: float | None) -> None:
+    """Give a model that has its ``latent`` the parts ``adversarial``, ``splitter`` and ``metrics``."""
+    latent: CategoricalLatent = model.latent
+    model.adversarial, model.splitter = None, None
+    if adversarial.disc_weight:
+        if not isinstance(latent.likelihood, Gaussian):
+            raise UserError(
+                "disc_weight must be 0 without a Gaussian likelihood: a discriminator trivially separates Bernoulli "
+                "means from binary images"
+            )
+        model.adversarial = AdversarialLoss(adversarial, latent.decoder, latent.images, model.accumulate)
+    if split_ratio is not None and model.init_args["prior"] == "uniform":
+        code = latent.quantizer
+        model.splitter = CodeSplitter(code.num_codebooks, code.num_embeddings, split_ratio)
+    model.metrics = CategoricalMetrics(latent, latent.images.num_classes or 0, model.evaluation.frechet)
 
 
 def adversarial_loss(model: Any, x: Tensor, codes: Tensor, batch_idx: int) -> tuple[Tensor | float, dict[str, Tensor]]:
@@ -144,7 +169,7 @@ def step_optimizers(model: Any, codes: Tensor, mse: Tensor) -> None:
     count_batch(model)
 
 
-def configure_optimizers(model: Any) -> list[dict[str, Any]]:
+def configure_optimizers(model: Any) -> Any:
     """Return one optimizer for p and q, which share no weight, with a rate for each, and a discriminator's."""
     settings: ProposalOptimization = model.optimization
     lr, base_lr = settings.proposal_lr, settings.proposal_base_lr
@@ -161,8 +186,107 @@ def configure_optimizers(model: Any) -> list[dict[str, Any]]:
     return optimizers if model.adversarial is None else [*optimizers, model.adversarial.configure_optimizer(model)]
 
 
-def clip_gradients(model: Any) -> None:
-    """Clip the gradients of p and those of q."""
+def clip_gradients(model: Any, optimizer: Any) -> None:
+    """Clip the gradients of p and those of q, after they were logged."""
     networks, tables, proposal = model.latent.parameter_groups()
     model.optimization.clip_gradients([*networks, *tables])
     model.optimization.clip_gradients(proposal)
+
+
+def predict_step(model: Any, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
+    """Return ``indices`` (B, h, w) with the batch's ``label`` and ``index``."""
+    return {"indices": model.encode(batch["image"]), **passed_on(batch, "label", "index")}
+
+
+def code_counts(model: Any) -> Tensor:
+    """Return how often each code was the likeliest in this evaluation, (V * K,) int64, over all ranks."""
+    return all_sum(model.metrics.usage.counts).flatten()
+
+
+# The log
+
+
+class CategoricalMetrics(nn.Module):
+    """Counts of the codes that a model draws in training and in evaluation."""
+
+    def __init__(self, latent: CategoricalLatent, num_classes: int, frechet: FrechetDistance | None) -> None:
+        super().__init__()
+        num_embeddings, num_codebooks = latent.quantizer.num_embeddings, latent.quantizer.num_codebooks
+        if frechet is not None:
+            frechet.check_shape(*latent.images.shape)
+        self.frechet = frechet
+        self.train_usage = CodebookUsage(num_embeddings, num_codebooks)
+        self.train_usage.persistent(True)  # a resumed run continues the window that the checkpoint interrupted
+        self.usage = CodebookUsage(num_embeddings, num_codebooks)  # of the likeliest codes
+        self.posterior_usage = CodebookUsage(num_embeddings, num_codebooks)
+        self.proposal = ProposalEntropy(latent.positions, num_embeddings)
+        countable = (latent.positions + num_classes) * num_embeddings <= MAX_COUNTS
+        self.statistics = CodeStatistics(num_embeddings, latent.positions, num_classes) if countable else None
+
+
+def log_training(model: Any, loss: Tensor, terms: dict[str, Tensor], codes: Tensor) -> None:
+    """Log a batch's loss and terms, and the use of all codes (B, P) since the last line of the log."""
+    if isinstance(model.latent.likelihood, Gaussian):
+        terms["sigma"] = model.latent.likelihood.sigma.detach()
+    model.metrics.train_usage.update(codes)
+    model.log("train/loss", loss.detach(), prog_bar=True)
+    if is_log_step(model.trainer, model.global_step + 1):  # Lightning would keep no other batch's terms either
+        metrics = model.metrics.train_usage.compute()
+        model.metrics.train_usage.reset()
+        model.log("train/perplexity", metrics.pop("perplexity"), prog_bar=True)
+        if model.splitter is not None:
+            metrics["split_codes"] = model.splitter.total.float()
+            model.splitter.total.zero_()
+        model.log_dict({f"train/{name}": value for name, value in {**terms, **metrics}.items()})
+
+
+def evaluate(model: Any, batch: dict[str, Tensor], stage: str) -> None:
+    """Log the bounds of the likelihood, and how well codes reconstruct the images of a batch."""
+    x, latent, counted = batch["image"], model.latent, model.metrics
+    likelihood, value_range = latent.likelihood, latent.value_range
+    observed = latent.observe(x)
+    log_q = latent.log_q(observed)
+    num_samples = model.evaluation.nll_samples if stage == "val" else model.evaluation.test_nll_samples
+    bounds = latent.bounds(x, num_samples, dequantize=True)
+    metrics = {
+        "loss": bounds.importance.mean(),
+        "nll": bounds.importance.mean(),
+        "nll_elbo": bounds.elbo.mean(),
+        "nll_chain": bounds.chain.mean(),
+        "bits_per_dim": likelihood.bits_per_dim(bounds.importance.mean(), x[0].numel(), value_range),
+        "bits_per_image": latent.positions * math.log2(latent.quantizer.num_embeddings),
+    }
+    target = value_range.decode(likelihood.image(observed, value_range))
+    codes, posterior = log_q.argmax(-1), latent.sample_posterior(x, steps=POSTERIOR_STEPS).flatten(1)
+    for prefix, chosen in (("", codes), ("posterior_", posterior)):
+        expected = likelihood.expected(latent.output(chosen).float())
+        image = value_range.decode(likelihood.image(expected, value_range))
+        metrics[f"{prefix}psnr"] = psnr(image, target)
+        metrics[f"{prefix}rec_loss"] = (expected - observed).square().mean()
+        if latent.perceptual is not None:
+            metrics[f"{prefix}{latent.perceptual.name}"] = latent.perceptual(image * 2 - 1, target * 2 - 1).mean()
+        if counted.frechet is not None and not prefix:
+            counted.frechet.update(target, real=True)
+            counted.frechet.update(image, real=False)
+    model.log_means(stage, {"psnr": metrics.pop("psnr")}, len(x), prog_bar=True)
+    model.log_means(stage, metrics, len(x))
+    counted.usage.update(codes)
+    counted.posterior_usage.update(posterior)
+    counted.proposal.update(log_q)
+    if counted.statistics is not None:
+        counted.statistics.update(codes, batch["label"])
+
+
+def finish_evaluation(model: Any, stage: str) -> None:
+    """Log the statistics of the codes of the whole set, over all ranks."""
+    counted = model.metrics
+    metrics = counted.usage.compute() | counted.proposal.compute()
+    metrics |= {f"posterior_{name}": value for name, value in counted.posterior_usage.compute().items()}
+    if counted.statistics is not None:
+        metrics |= counted.statistics.compute()
+    if counted.frechet is not None:
+        metrics[f"rfid_{counted.frechet.name}"] = counted.frechet.compute().float()
+    for metric in (counted.usage, counted.posterior_usage, counted.proposal, counted.statistics, counted.frechet):
+        if metric is not None:
+            metric.reset()
+    model.log_dict({f"{stage}/{name}": torch.as_tensor(value) for name, value in metrics.items()}, sync_dist=True)

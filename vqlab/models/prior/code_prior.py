@@ -12,22 +12,18 @@ from torch import Tensor
 
 from vqlab.errors import UserError
 from vqlab.metrics.codes.unigram import unigram_bits
-from vqlab.models.model import Model
-from vqlab.models.prior.code_cache import CodeCache
-from vqlab.models.prior.tokenizer import check_data, find_tokenizer
+from vqlab.models.model import Model, evaluating
+from vqlab.models.prior.tokenizer import CodeCache, check_data, find_tokenizer
+from vqlab.nn import ImageFormat, Transformer
 from vqlab.nn.distributed import all_gather_rows
 from vqlab.nn.frozen import Frozen
-from vqlab.nn.image_format import ImageFormat
 from vqlab.nn.precision import like_weights, upcast, without_autocast
-from vqlab.nn.transformer import Transformer
 from vqlab.samplers.tokens import generate
 from vqlab.training.batches import passed_on
 from vqlab.training.finite import require_finite
-from vqlab.training.learning_rate import check_lr
 from vqlab.training.optimization import Optimization
 from vqlab.validation import Count, NonNegativeInt, Positive, Probability
 
-MAX_CODES = 2**20  # rows of the embedding and of the head, over all codebooks
 MAX_COUNTS = 2**24  # cells of the table behind val/unigram_bits: 64 MiB
 
 
@@ -38,41 +34,34 @@ class CodePrior(Model):
     2021, arXiv:2012.09841, section 3.2). The codes of an image are one sequence: row by row, a pyramid coarse to fine,
     and with several codebooks all codes of a position before the next position.
 
-    The checkpoint holds the tokenizer as well, weights and all, so it samples on its own wherever the first stage's
-    file has gone. A path would break when a run is moved, and would lie when the first stage trains on and replaces its
-    ``best.ckpt``: the prior's tokens then mean other patches. It costs the tokenizer's weights once, without the
-    moments that Adam stores for the prior's. When a run is resumed, the tokenizer of its checkpoint holds.
-
-    With ``conditional``, ``label_dropout`` of the labels are hidden in training, so that the model also knows the
-    images without their labels: that is what classifier-free guidance needs.
-
-    ``val/nll`` is in nats per token; ``val/bits_per_token`` the same in bits; ``val/bits_per_dim`` in bits of code per
-    number of the image; ``val/unigram_bits`` the bits per token of the best model that ignores all other tokens
-    (frequencies of each position over the training tokens so far, plus one each), which a prior must beat.
+    The checkpoint holds the tokenizer, weights and all. ``label_dropout`` of the labels are hidden in training, which
+    classifier-free guidance needs. ``val/nll`` is in nats per token; ``val/bits_per_token`` the same in bits;
+    ``val/bits_per_dim`` in bits of code per number of the image; ``val/unigram_bits`` the bits per token by the
+    frequencies of each position over the training tokens so far, which a prior must beat.
 
     Args:
-        tokenizer: Checkpoint of the first stage, or of a prior, whose tokenizer is then taken; or a model with
-            ``encode``, ``decode``, ``quantizer`` and ``images``, an ``ImageFormat``.
+        tokenizer: Checkpoint of a first stage, or of a prior; or a model with ``encode``, ``decode``, ``quantizer`` and
+            ``images``, an ``ImageFormat``.
         conditional: Learn p(codes | label).
-        label_dropout: Share of labels hidden in training.
+        label_dropout: Fraction of labels hidden in training.
         dim: Width of the transformer.
         depth: Blocks.
         heads: Attention heads.
         mlp_ratio: Hidden width of the MLPs, in units of ``dim``.
         dropout: Probability of dropping an embedding or an output of a block.
-        lr: Absolute learning rate; without ``lr`` and ``base_lr`` it is 3e-4.
+        lr: Absolute learning rate. Default without ``base_lr``: 3e-4.
         base_lr: Rate per image: lr = base_lr x batch_size x devices x nodes x accumulation. Give one of the two.
         optimization: Optimizer settings; weight decay is of matrices, none on embeddings and norms.
         images: Format of the data, to be checked against the tokenizer's; the command line takes it from the data.
         num_classes: Number of labels; the command line takes it from the data.
 
     Shape:
-        images (B, C, H, W) in the tokenizer's value range; codes as the tokenizer's
-        ``encode`` returns them, (B, h, w) or with more axes; tokens, the same flat, (B, L) int64.
+        images (B, C, H, W) in the tokenizer's value range; codes as its ``encode`` returns them, (B, h, w) or with more
+        axes; tokens, the same flat, (B, L) int64.
 
     Raises:
-        UserError: If the tokenizer is no tokenizer, the data differ from the tokenizer's, labels are missing, or a size
-            does not fit.
+        UserError: If the tokenizer is no tokenizer, the data differ from its data, labels are missing, or a size does
+            not fit.
 
     Example:
         >>> from vqlab.models.vq.vqvae import VQVAE
@@ -103,32 +92,23 @@ class CodePrior(Model):
         net = find_tokenizer(tokenizer)
         self.init_args["tokenizer"] = net  # a checkpoint describes the tokenizer, and does not name a file
         super().__init__()
-        check_lr(lr, base_lr)
         check_data(net, images)
         self.images, self.value_range = net.images, net.images.value_range
         if conditional and not num_classes:
             raise UserError("conditional must be false for data without labels, got true")
         self.conditional, self.label_dropout = conditional, label_dropout
         self.num_classes = num_classes if conditional and num_classes else 0
-        self.lr, self.base_lr, self.optimization = lr, base_lr, optimization
-
+        self.optimization = optimization
         self.tokenizer = Frozen(net, saved=True)
         with torch.no_grad():
             self.code_shape = tuple(net.encode(torch.zeros(1, *self.images.shape)).shape[1:])
         length, codes = math.prod(self.code_shape), net.quantizer.num_embeddings
         books = getattr(net.quantizer, "num_codebooks", 1)
-        if codes * books > MAX_CODES:
-            raise UserError(
-                f"the tokenizer has {books} codebook(s) of {codes} codes, and a transformer has a row for each (at "
-                f"most {MAX_CODES}): train one with fewer codes, or with a ProductQuantizer"
-            )
         self.network = Transformer(codes, length, self.num_classes, books, dim, depth, heads, mlp_ratio, dropout)
         self.counts: Tensor | None  # how often each position had each code in training, all ranks
         countable = length * codes <= MAX_COUNTS
         self.register_buffer("counts", torch.zeros(length, codes, dtype=torch.int32) if countable else None)
         self._cache: CodeCache | None = None
-
-    # What a user calls
 
     def encode(self, x: Tensor) -> Tensor:
         """Images (B, C, H, W) to the tokenizer's codes (B, h, w)."""
@@ -150,33 +130,15 @@ class CodePrior(Model):
         top_p: float | None = None,
         guidance: float = 1.0,
         generator: torch.Generator | None = None,
-        use_cache: bool = True,
     ) -> Tensor:
         """Draw images (num, C, H, W) in the value range; arguments and errors as in :meth:`sample_codes`."""
-        return self.decode(self.sample_codes(num, label, temperature, top_k, top_p, guidance, generator, use_cache))
+        options = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "guidance": guidance}
+        return self.decode(self.sample_codes(num, label, generator=generator, **options))
 
-    def sample_codes(
-        self,
-        num: int,
-        label: int | Tensor | None = None,
-        temperature: float = 1.0,
-        top_k: int | None = None,
-        top_p: float | None = None,
-        guidance: float = 1.0,
-        generator: torch.Generator | None = None,
-        use_cache: bool = True,
-    ) -> Tensor:
-        """Draw codes (num, h, w).
+    def sample_codes(self, num: int, label: int | Tensor | None = None, **options: Any) -> Tensor:
+        """Draw codes (num, h, w), of one ``label`` or (num,) labels, by default of all classes.
 
-        Args:
-            num: How many.
-            label: One for all, or (num,) int64; null draws from all classes.
-            temperature: See :func:`vqlab.samplers.tokens.generate`, as for the others.
-            top_k: Only the k likeliest codes.
-            top_p: Only the likeliest codes that have probability p together.
-            guidance: Strength of classifier-free guidance; 1 is none.
-            generator: Source of the random numbers; null is torch's own.
-            use_cache: Keep keys and values; the codes are the same without, only later.
+        The options, ``temperature`` and others, are those of :func:`vqlab.samplers.tokens.generate`.
 
         Raises:
             UserError: If an argument is out of range, or a label is given to a model without labels.
@@ -184,29 +146,23 @@ class CodePrior(Model):
         if num < 1:
             raise UserError(f"num must be at least 1, got {num}: use --num 64")
         condition = self._condition_of(num, label)
+        guidance = options.get("guidance", 1)
         if guidance != 1 and label is None:
             raise UserError(f"guidance {guidance} needs a label to be guided to: add --label, or leave --guidance out")
-        was_training = self.training
-        self.eval()  # without dropout, also in the middle of a training
-        try:
-            tokens = generate(self.network, condition, temperature, top_k, top_p, guidance, generator, use_cache)
-        finally:
-            self.train(was_training)
-        return tokens.unflatten(1, self.code_shape)
+        with evaluating(self):
+            return generate(self.network, condition, **options).unflatten(1, self.code_shape)
 
     def nll(self, x: Tensor, label: Tensor | None = None) -> Tensor:
         """Negative log-likelihood (B,), in nats, of the codes of images (B, C, H, W) given labels (B,)."""
-        tokens = self.encode(x).flatten(1)
-        condition = tokens.new_full((len(tokens),), -1) if label is None else label
-        return self._losses(tokens, self._as_condition(condition)).sum(1)
+        return self._losses(self.encode(x).flatten(1), self._as_condition(label, len(x))).sum(1)
 
-    # Training
+    def prepare_data(self) -> None:
+        """Fetch nothing: of the tokenizer's parts encoder, quantizer and decoder alone are used."""
 
     def on_fit_start(self) -> None:
         """Decide whether an image's codes are computed once."""
         datamodule = self.trainer.datamodule  # type: ignore[attr-defined]
-        # A loader of whose augmentation nothing is known may hand out another image under the same index.
-        once = getattr(datamodule, "augment", True) is False
+        once = getattr(datamodule, "augment", True) is False  # else an index may have another image at the next visit
         self._cache = CodeCache(self.network.num_tokens) if once else None
         rank_zero_info(
             "codes: each training image is encoded once (the data do not augment)"
@@ -216,7 +172,8 @@ class CodePrior(Model):
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Predict each token from those before it."""
-        tokens, condition = self._training_tokens(batch), self._condition_of_batch(batch)
+        tokens = self._training_tokens(batch)
+        condition = self._as_condition(batch.get("label"), len(tokens))
         if self.conditional:
             hidden = torch.rand(len(tokens), device=self.device) < self.label_dropout
             condition = condition.masked_fill(hidden, self.network.no_label)
@@ -235,12 +192,10 @@ class CodePrior(Model):
         groups = [{"params": decayed}, {"params": others, "weight_decay": 0.0}]
         return self.optimization.optimizer(self, groups, "prior")
 
-    # Evaluation
-
     def evaluate(self, batch: dict[str, Tensor], stage: str) -> None:
-        """Log the likelihood of the codes of a batch, and what a model without context would reach."""
+        """Log the likelihood of the codes of a batch, and that by a model without context."""
         tokens = self.encode(batch["image"]).flatten(1)
-        nll = self._losses(tokens, self._condition_of_batch(batch)).mean()
+        nll = self._losses(tokens, self._as_condition(batch.get("label"), len(tokens))).mean()
         bits = nll / math.log(2)
         metrics = {"loss": nll, "nll": nll, "bits_per_dim": bits * tokens.shape[1] / math.prod(self.images.shape)}
         if self.counts is not None:
@@ -250,17 +205,14 @@ class CodePrior(Model):
 
     def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
         """Return ``nll`` (B,) in nats per image, with the batch's ``label`` and ``index``."""
-        label = batch["label"] if self.conditional else None
-        return {"nll": self.nll(batch["image"], label), **passed_on(batch, "label", "index")}
+        return {"nll": self.nll(batch["image"], batch.get("label")), **passed_on(batch, "label", "index")}
 
     def example_images(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return as many samples (B, C, H, W) in [0, 1] as the batch has images: the same seed each time, by label."""
         num = len(batch["image"])
         label = torch.arange(num) % self.num_classes if self.conditional else None
-        generator = torch.Generator().manual_seed(0)  # its own, so that looking does not change the training
+        generator = torch.Generator().manual_seed(0)  # its own, so that the training's draws stay as they are
         return {"sample": self.value_range.decode(self.sample(num, label, generator=generator))}
-
-    # Parts
 
     @property
     def _net(self) -> Any:
@@ -272,28 +224,25 @@ class CodePrior(Model):
         return F.cross_entropy(logits.flatten(0, 1), tokens.flatten(), reduction="none").view_as(tokens)
 
     def _training_tokens(self, batch: dict[str, Tensor]) -> Tensor:
-        def encode() -> Tensor:
+        if self._cache is None or "index" not in batch:
             return self.encode(batch["image"]).flatten(1)
-
-        return encode() if self._cache is None or "index" not in batch else self._cache.get(batch["index"], encode)
+        return self._cache.get(batch["index"], lambda: self.encode(batch["image"]).flatten(1))
 
     def _count(self, tokens: Tensor) -> None:
         if self.counts is not None:
             every = all_gather_rows(tokens).T  # of all ranks, so that all keep the same counts
             self.counts.scatter_add_(1, every, torch.ones_like(every, dtype=self.counts.dtype))
 
-    def _condition_of_batch(self, batch: dict[str, Tensor]) -> Tensor:
-        label = batch["label"] if self.conditional else batch["image"].new_full((len(batch["image"]),), -1).long()
-        return self._as_condition(label)
-
-    def _as_condition(self, label: Tensor) -> Tensor:
-        """Labels (B,), negative where unknown, as the network knows them."""
+    def _as_condition(self, label: Tensor | None, num: int) -> Tensor:
+        """Return labels (num,), negative where unknown, or None, as the network's conditions."""
+        if label is None or not self.conditional:
+            return torch.full((num,), self.network.no_label, device=self.device)
         return torch.where(label < 0, self.network.no_label, label)
 
     def _condition_of(self, num: int, label: int | Tensor | None) -> Tensor:
         """Return labels (num,) for sampling, on the model's device."""
         if label is None:
-            return torch.full((num,), self.network.no_label, device=self.device)
+            return self._as_condition(None, num)
         if not self.conditional:
             raise UserError(
                 f"label {label} is given to a model without labels: leave --label out, or train with "

@@ -12,14 +12,10 @@ from vqlab.metrics.topics.clusters import TopicClusters
 from vqlab.metrics.topics.table import TopicTable
 from vqlab.metrics.topics.words import top_word_ids
 from vqlab.models.model import Model
-from vqlab.models.topic.evaluation import TOP, evaluate_topics, topic_table
-from vqlab.models.topic.nmf_init import nmf_topics
-from vqlab.nn.topic.documents import Bags, Documents, dense
-from vqlab.nn.topic.networks import GENERATORS, TopicCritic, TopicEncoder, draw_proportions
+from vqlab.models.topic.topics import TOP, evaluate_topics, nmf_topics, topic_table
+from vqlab.nn.topic import GENERATORS, Bags, Documents, TopicCritic, TopicEncoder, dense, draw_proportions
 from vqlab.training.batches import passed_on
 from vqlab.training.finite import require_finite
-from vqlab.training.learning_rate import check_lr
-from vqlab.training.log_interval import is_log_step
 from vqlab.training.manual import collect, count_batch, step_and_zero
 from vqlab.training.optimization import GANOptimization
 from vqlab.validation import Count, NonNegative, NonNegativeInt, Positive
@@ -28,48 +24,41 @@ from vqlab.validation import Count, NonNegative, NonNegativeInt, Positive
 class GANTopicModel(Model):
     """A generator of documents from topic proportions, an encoder the other way, and a critic of the pair.
 
+    The critic maximises ``E D(real) - E D(generated)``, generator and encoder minimise it every ``n_critic`` batches.
     Real pairs are a document, as a distribution over words, and the encoder's proportions; generated ones are
-    proportions from a Dirichlet and the generator's document. The critic maximises
-    ``E D(real) - E D(generated)``, generator and encoder minimise it (BAT: Wang et al. 2020, "Neural Topic Modeling
-    with Bidirectional Adversarial Training"); with ``bidirectional=false`` there is no encoder, and the critic sees
-    documents alone (ATM). The critic learns from each batch, generator and encoder from each ``n_critic``-th.
-    A topic is what the generator makes of that topic alone.
+    proportions from a Dirichlet and the generator's document (BAT: Wang et al. 2020, "Neural Topic Modeling with
+    Bidirectional Adversarial Training"). A topic is the generator's output for that topic alone.
 
-    Beyond the papers, and on by default because it helped: the generator mixes topics linearly, as LDA does
-    (``generator="mixture"``); topics begin as those of NMF (``init``); and a document is to be likely under the topics
-    that its proportions name (``cycle_weight``), ``-E sum_k theta_k sum_v x_v log topic_kv``, by Jensen an upper bound
-    of the cross-entropy under the mixture: a cycle consistency as in ALICE (Li et al. 2017, arXiv:1709.01215).
-    ``contrast`` adds InfoNCE, as a lab log has it: see :class:`~vqlab.losses.contrastive.TopicContrast`.
+    Beyond the papers, and on by default because it helped: a ``mixture`` of topics, as in LDA; the topics of NMF as a
+    start; and the cycle term ``-E sum_k theta_k sum_v x_v log topic_kv`` of the inferred proportions, by Jensen a
+    bound of the cross-entropy under the mixture (as in ALICE, Li et al. 2017, arXiv:1709.01215).
 
     Args:
         num_topics: K.
-        generator: ``mixture``; ``gaussian``, the same with Gaussian topics among word embeddings (Gaussian-BAT);
-            ``mlp``, the papers', whose documents are no mixtures.
-        bidirectional: Whether there is an encoder.
+        generator: ``mixture``; ``gaussian``, with Gaussian topics among word embeddings; ``mlp``, the papers'.
+        bidirectional: Whether there is an encoder; false is ATM.
         hidden_features: H, of critic, encoder and the ``mlp`` generator.
-        alpha: Concentration of the Dirichlet; null is 1 / K, as in the papers.
+        alpha: Concentration of the Dirichlet. Default: 1 / K, as in the papers.
         init: Where the topics begin: ``nmf``, from the training documents, or ``random``.
-        cycle_weight: Weight of the term above; 0 leaves it out.
-        regularizer: What holds the critic Lipschitz: ``clip``, each weight within ``weight_clip``;
-            ``gradient_penalty``, 10 E (|gradient| - 1)^2 (Gulrajani et al. 2017, arXiv:1704.00028); ``spectral_norm``.
-        weight_clip: Bound of the critic's weights.
+        cycle_weight: Weight of the cycle term; 0 leaves it out.
+        regularizer: Keeps the critic Lipschitz: ``clip``, ``gradient_penalty`` (weight 10) or ``spectral_norm``.
+        weight_clip: Bound of the critic's weights for ``clip``.
         n_critic: Batches of the critic for each of generator and encoder.
-        contrast: ``topic``, ``averaged`` or ``label``; null leaves it out.
-        contrastive_weight: Its weight.
-        temperature: Of InfoNCE.
+        contrast: ``topic``, ``averaged`` or ``label``, see ``TopicContrast``; null leaves it out.
+        contrastive_weight: Weight of the contrastive loss.
+        temperature: Temperature of InfoNCE.
         lr: Absolute learning rate of critic and encoder. Default without ``base_lr``: 3e-3.
         base_lr: Rate per document: lr = base_lr x batch_size x devices x nodes. Give one of the two.
         generator_lr: Absolute learning rate of the generator. Default: that of the others.
-        optimization: Optimizer settings of all networks; ``clip`` is for generator and encoder, ``disc_clip`` for the
-            critic, and ``disc_lr`` the critic's own learning rate.
-        num_classes: Number of labels, for ``nmi``, ``purity`` and ``contrast="label"``; linked to the data.
-        vocab_size: V; linked to the data.
+        optimization: Optimizer settings; ``clip`` is for generator and encoder, ``disc_...`` for the critic.
+        num_classes: Number of labels, for ``nmi``, ``purity`` and ``contrast=label``; taken from the data.
+        vocab_size: V; the command line takes it from the data.
 
     Shape:
         bow (B, V), counts or tf-idf: rows are divided by their sums.
 
     Raises:
-        UserError: If an argument is out of range or does not go with another, or labels are missing.
+        UserError: If an argument does not go with another, or labels are missing.
 
     Example:
         >>> model = GANTopicModel(num_topics=3, vocab_size=50).eval()
@@ -104,23 +93,19 @@ class GANTopicModel(Model):
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
-        check_lr(lr, base_lr)
         if num_topics > vocab_size:
             raise UserError(f"num_topics must be at most the number of words, {vocab_size}, got {num_topics}")
         if init == "nmf" and generator != "mixture":
             raise UserError(f"init=nmf sets the topics of a mixture, but generator is {generator}: set init=random")
         if not bidirectional and (cycle_weight or contrast == "label"):
-            raise UserError(
-                "bidirectional must be true with cycle_weight or contrast=label: without an encoder documents have no "
-                "proportions. Set cycle_weight=0 and another contrast"
-            )
+            raise UserError("bidirectional=false needs cycle_weight=0 and no contrast=label, which need an encoder")
         if contrast == "label" and not num_classes:
             raise UserError("contrast=label needs data with labels: choose other data, or contrast=averaged")
         self.num_topics, self.vocab_size, self.num_classes = num_topics, vocab_size, num_classes
         self.alpha, self.init, self.cycle_weight = alpha or 1 / num_topics, init, cycle_weight
         self.regularizer, self.weight_clip, self.n_critic = regularizer, weight_clip, n_critic
         self.contrast, self.contrastive_weight, self.temperature = contrast, contrastive_weight, temperature
-        self.lr, self.base_lr, self.generator_lr, self.optimization = lr, base_lr, generator_lr, optimization
+        self.generator_lr, self.optimization = generator_lr, optimization
 
         width = {"hidden_features": hidden_features} if generator == "mlp" else {}
         self.generator = GENERATORS[generator](num_topics, vocab_size, **width)
@@ -131,8 +116,6 @@ class GANTopicModel(Model):
         self.contrasted = TopicContrast(num_topics, *sizes) if contrast else None
         self.clusters = TopicClusters(num_topics, num_classes)
         self.vocabulary: list[str] | None = None
-
-    # What a user calls
 
     @torch.no_grad()
     def topics(self) -> Tensor:
@@ -159,10 +142,8 @@ class GANTopicModel(Model):
         """Draw documents as distributions over words, (num, V)."""
         return dense(self.generator(self._prior(num, generator)))
 
-    # Training
-
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        """One batch: the critic's turn, and at each ``n_critic``-th that of generator and encoder."""
+        """One batch: the critic's update, and at each ``n_critic``-th that of generator and encoder."""
         real, theta = self._documents(batch["bow"]), self._prior(len(batch["bow"]))
         optimizers: Any = self.trainer.optimizers
         turn = (self.global_step + 1) % self.n_critic == 0
@@ -171,10 +152,10 @@ class GANTopicModel(Model):
         require_finite({"d_loss": loss, **terms}, batch_idx, self.global_step)
         collect(loss, self.critic.parameters())
         self.optimization.clip_discriminator(self.critic.parameters())
-        if not turn:
-            step_and_zero(self, optimizers[-1])
-        else:
+        if turn:
             optimizers[-1].step()  # the gradients stay until the generator steps, for their log
+        else:
+            step_and_zero(self, optimizers[-1])
         if self.regularizer == "clip":
             for weight in self.critic.parameters():
                 weight.data.clamp_(-self.weight_clip, self.weight_clip)
@@ -188,14 +169,12 @@ class GANTopicModel(Model):
             for optimizer in optimizers[1:-1]:  # the encoder's
                 optimizer.step()
             step_and_zero(self, optimizers[0])
-        if is_log_step(self.trainer, self.global_step + 1):
-            self.log("train/d_loss", loss.detach(), prog_bar=True)
-            self.log_dict({f"train/{name}": value for name, value in terms.items()})
+        self.log_terms(terms | {"d_loss": loss}, prog_bar="d_loss")
         count_batch(self)
         return loss.detach()
 
     def _critic_loss(self, bow: Tensor, real: Bags, theta: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the critic's loss and the terms of the log."""
+        """Return the critic's loss and terms for the log."""
         with torch.no_grad():
             made, inferred = self.generator(theta), self._infer(real, theta)
         loss = -self._distance(real, inferred, made, theta)
@@ -207,7 +186,7 @@ class GANTopicModel(Model):
         return loss, terms
 
     def _generator_loss(self, real: Bags, theta: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the loss of generator and encoder, against the critic as it is now, and the terms of the log."""
+        """Return the loss of generator and encoder against the updated critic, and terms for the log."""
         (made, traits), inferred = self.generator.generate(theta), self._infer(real, theta)
         loss = self._distance(real, inferred, made, theta)
         terms = {"g_loss": loss.detach()}
@@ -223,14 +202,14 @@ class GANTopicModel(Model):
         return loss, terms
 
     def _distance(self, real: Bags, inferred: Tensor, made: Documents, theta: Tensor) -> Tensor:
-        """Return what the critic makes as large, and the others as small as they can: E D(real) - E D(generated)."""
+        """Return E D(real) - E D(generated), which the critic maximises and the others minimise."""
         return -ADVERSARIAL["wgan"].discriminator(self.critic(real, inferred), self.critic(made, theta))
 
     def _prior(self, num: int, generator: torch.Generator | None = None) -> Tensor:
         return draw_proportions(num, self.num_topics, self.alpha, generator).to(self.critic.out.weight)
 
     def _infer(self, documents: Bags, like: Tensor) -> Tensor:
-        """Return the documents' proportions (B, K); zeros like ``like``, which nobody looks at, without an encoder."""
+        """Return the documents' proportions (B, K); without an encoder zeros like ``like``, which are not used."""
         return torch.zeros_like(like) if self.encoder is None else self.encoder(documents)
 
     def _documents(self, bow: Tensor) -> Bags:
@@ -255,7 +234,7 @@ class GANTopicModel(Model):
         return [*optimizers, settings.optimizer(self, self.critic.parameters(), "critic", lr=settings.disc_lr)]
 
     def setup(self, stage: str) -> None:
-        """Check the Trainer's settings, take the vocabulary, and let the topics begin as those of NMF."""
+        """Check the Trainer's settings, take the vocabulary, and start with the topics of NMF."""
         super().setup(stage)
         if stage != "fit":
             return
@@ -274,14 +253,12 @@ class GANTopicModel(Model):
         """Take the vocabulary of a checkpoint."""
         self.vocabulary = bytes(state.tolist()).decode().split("\n") if len(state) else None
 
-    # Evaluation
-
     def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
         """Return ``proportions`` (B, K) with the batch's ``index``."""
         return {"proportions": self.transform(batch["bow"]), **passed_on(batch, "index")}
 
     def start_evaluation(self) -> None:
-        """Forget the last evaluation's documents."""
+        """Start a new count of documents."""
         self.clusters.reset()
 
     def evaluate(self, batch: dict[str, Tensor], stage: str) -> None:
@@ -306,6 +283,6 @@ class GANTopicModel(Model):
         return getattr(self._trainer, "datamodule", None)
 
     def topic_table(self) -> TopicTable:
-        """Return what is to be shown of the topics, with what is wrong with them."""
+        """Return the topics' words, coherence and defects."""
         counts = None if self.encoder is None else self.clusters.counts.sum(1)
         return topic_table(self.topics().float(), self.top_words(min(TOP, self.vocab_size)), self._data, counts)

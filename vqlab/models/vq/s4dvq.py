@@ -10,21 +10,16 @@ from vqlab.errors import UserError
 from vqlab.metrics.codes.usage import CodebookUsage
 from vqlab.metrics.signal import correlation, snr, spectral_convergence
 from vqlab.models.model import Model
-from vqlab.models.vq.codebook import CodebookUpdates
-from vqlab.models.vq.vqvae import RECONSTRUCTION
+from vqlab.models.vq import autoencoder
+from vqlab.models.vq.autoencoder import RECONSTRUCTION, RENAMED_KEYS, CodebookUpdates
 from vqlab.nn.autoencoders.s4d import S4DDecoder, S4DEncoder, check_length
 from vqlab.nn.base import Decoder, Encoder, check_fit, wrong_channels
-from vqlab.nn.codes import as_codes, check_code_shape
 from vqlab.nn.distributed import all_sum
-from vqlab.nn.precision import like_weights
 from vqlab.nn.ssm.s4d import S4D
-from vqlab.quantizers.base import Quantizer, QuantizerOutput
-from vqlab.quantizers.identity import IdentityQuantizer
-from vqlab.quantizers.vector import VectorQuantizer
+from vqlab.quantizers import IdentityQuantizer, Quantizer, VectorQuantizer
 from vqlab.training.batches import passed_on
 from vqlab.training.finite import require_finite
-from vqlab.training.learning_rate import check_lr, configured_rate
-from vqlab.training.log_interval import is_log_step
+from vqlab.training.learning_rate import configured_rate
 from vqlab.training.optimization import Optimization
 from vqlab.validation import Count, Positive
 
@@ -52,7 +47,7 @@ class S4DVQ(Model):
         that the quantizer's indices have.
 
     Raises:
-        UserError: If both rates are given, the length is not divisible, or the channels of the parts differ.
+        UserError: If the length is not divisible, or the channels of the parts differ.
 
     Example:
         >>> model = S4DVQ().eval()
@@ -64,7 +59,7 @@ class S4DVQ(Model):
 
     modality = "signal"
     default_lr = 1e-3
-    renamed_keys: ClassVar = {"train_usage.": "codebook.train_usage.", "revived": "codebook.revived"}
+    renamed_keys: ClassVar = RENAMED_KEYS
 
     def __init__(
         self,
@@ -80,9 +75,8 @@ class S4DVQ(Model):
         length: Count = 512,
     ) -> None:
         super().__init__()
-        check_lr(lr, base_lr)
-        self.lr, self.base_lr, self.ssm_lr, self.optimization = lr, base_lr, ssm_lr, optimization
-        self.reconstruction, self.channels, self.length = reconstruction, channels, length
+        self.ssm_lr, self.optimization, self.reconstruction = ssm_lr, optimization, reconstruction
+        self.channels, self.length = channels, length
         self.encoder: Encoder = encoder or S4DEncoder(in_channels=channels)
         self.decoder: Decoder = decoder or S4DDecoder(out_channels=channels)
         if quantizer == "vector":
@@ -97,34 +91,15 @@ class S4DVQ(Model):
         self.codebook = CodebookUpdates(self.quantizer)
         self.usage = CodebookUsage(self.quantizer.num_embeddings, self.quantizer.num_codebooks)
 
-    # Public methods
+    forward = autoencoder.forward
+    encode = autoencoder.encode
+    decode = autoencoder.decode
+    reconstruct = autoencoder.reconstruct
 
-    def forward(self, x: Tensor) -> tuple[Tensor, QuantizerOutput]:
-        """Return the reconstruction (B, C, L) and the quantizer's output."""
-        self._check(x)
-        code = self.quantizer(self.to_code(self.encoder(x)))
-        return self.decoder(self.from_code(code.quantized)), code
-
-    def encode(self, x: Tensor) -> Tensor:
-        """Signals (B, C, L) to indices (B, l)."""
-        self._check(x)
-        return self.quantizer.encode(self.to_code(self.encoder(x)))
-
-    def decode(self, indices: Tensor) -> Tensor:
-        """Indices (B, l), integers of any kind, to signals (B, C, L).
-
-        Raises:
-            UserError: If they are flat, are no integers, or one is no code of the quantizer.
-        """
-        indices = as_codes(indices, self.from_code.weight.device)
-        check_code_shape(indices, self.quantizer.code_shape(self.map_size))
-        return self.decoder(self.from_code(like_weights(self.quantizer.decode(indices), self.from_code)))
-
-    def reconstruct(self, x: Tensor) -> Tensor:
-        """Signals (B, C, L) through their codes and back."""
-        return self(x)[0] if isinstance(self.quantizer, IdentityQuantizer) else self.decode(self.encode(x))
-
-    # Training
+    def check_input(self, x: Tensor) -> None:
+        """Raise UserError unless ``x`` is (B, C, L) with the channels of the model."""
+        if x.ndim != 3 or x.shape[1] != self.channels:
+            raise UserError(wrong_channels("signals", f"(B, {self.channels}, L)", x, self.channels))
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """One batch; the gradient step and the codebook's update follow in ``optimizer_step``."""
@@ -137,7 +112,7 @@ class S4DVQ(Model):
         terms = {"rec_loss": rec_loss.detach(), **code.terms}
         require_finite({"loss": loss, **terms}, batch_idx, self.global_step)
         self.codebook.collect(code)
-        self.log_training(loss, terms, x_hat, x)
+        self.codebook.log(self, loss, terms | {"snr": snr(x_hat.detach().float(), x).mean()})
         return loss
 
     def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
@@ -148,28 +123,11 @@ class S4DVQ(Model):
     def configure_optimizers(self) -> Any:
         """One optimizer for all parts; no weight decay on a codebook, on time steps and on modes."""
         modes = [p for part in self.modules() if isinstance(part, S4D) for p in part.ssm_parameters()]
-        nets = nn.ModuleList([self.encoder, self.to_code, self.from_code, self.decoder])
-        known = set(modes)
-        groups: list[dict[str, Any]] = [{"params": [p for p in nets.parameters() if p not in known]}]
-        if codebook := list(self.quantizer.parameters()):
-            groups.append({"params": codebook, "weight_decay": 0.0})
+        groups = autoencoder.parameter_groups(self, without=set(modes))
         if modes:
             rate = min(self.ssm_lr, configured_rate(self, self.lr, self.base_lr, self.default_lr, "ssm"))
             groups.append({"params": modes, "weight_decay": 0.0, "lr": rate, "name": "ssm"})
         return self.optimization.optimizer(self, groups, "autoencoder")
-
-    @torch.no_grad()
-    def log_training(self, loss: Tensor, terms: dict[str, Tensor], x_hat: Tensor, x: Tensor) -> None:
-        """Log the terms of a batch, and the use of the codes since the last line of the log."""
-        terms["snr"] = snr(x_hat.float(), x).mean()
-        self.log_dict({f"train/{name}": value.detach() for name, value in terms.items()})
-        self.log("train/loss", loss.detach(), prog_bar=True)
-        if is_log_step(self.trainer, self.global_step + 1):
-            codes = self.codebook.metrics()
-            self.log("train/perplexity", codes.pop("perplexity"), prog_bar=True)
-            self.log_dict({f"train/{name}": value for name, value in codes.items()})
-
-    # Evaluation
 
     def evaluate(self, batch: dict[str, Tensor], stage: str) -> None:
         """Log loss, squared error, SNR, correlation and spectral convergence, of all channels and of each."""
@@ -211,7 +169,3 @@ class S4DVQ(Model):
     def code_counts(self) -> Tensor:
         """Return how often each code was used in this evaluation, (num_codebooks * K,) int64, over all ranks."""
         return all_sum(self.usage.counts).flatten()
-
-    def _check(self, x: Tensor) -> None:
-        if x.ndim != 3 or x.shape[1] != self.channels:
-            raise UserError(wrong_channels("signals", f"(B, {self.channels}, L)", x, self.channels))

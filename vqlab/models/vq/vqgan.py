@@ -6,25 +6,16 @@ import torch
 from torch import Tensor, nn
 
 from vqlab.losses.adaptive_weight import linearized
-from vqlab.losses.perceptual import Perceptual
+from vqlab.losses.perceptual import Perceptual, build_perceptual
 from vqlab.metrics.images.frechet import FrechetDistance
 from vqlab.models.adversarial import AdversarialLoss, AdversarialSettings
 from vqlab.models.model import Model
-from vqlab.models.vq.codebook import CodebookUpdates
-from vqlab.models.vq.metrics import ReconstructionMetrics
-from vqlab.models.vq.vqvae import RECONSTRUCTION
-from vqlab.nn.autoencoders.conv import ConvDecoder, ConvEncoder
+from vqlab.models.vq import autoencoder
+from vqlab.models.vq.autoencoder import RECONSTRUCTION, RENAMED_KEYS, CodebookUpdates, ReconstructionMetrics
+from vqlab.nn import ConvDecoder, ConvEncoder, ImageFormat
 from vqlab.nn.base import Decoder, Encoder, check_autoencoder
-from vqlab.nn.codes import as_codes, check_code_shape
-from vqlab.nn.image_format import ImageFormat
-from vqlab.nn.precision import like_weights
-from vqlab.quantizers.base import Quantizer, QuantizerOutput
-from vqlab.quantizers.identity import IdentityQuantizer
-from vqlab.quantizers.vector import VectorQuantizer
-from vqlab.training.batches import passed_on
+from vqlab.quantizers import Quantizer, VectorQuantizer
 from vqlab.training.finite import require_finite
-from vqlab.training.learning_rate import check_lr
-from vqlab.training.log_interval import is_log_step
 from vqlab.training.manual import count_batch, step_and_zero
 from vqlab.training.optimization import Optimization
 from vqlab.validation import Count, NonNegative, Positive
@@ -35,9 +26,8 @@ class VQGAN(Model):
 
     Autoencoder: reconstruction + perceptual_weight * LPIPS + quantizer loss + lambda * disc_weight * generator loss,
     with lambda = |grad_W reconstruction terms| / |grad_W generator loss| at the decoder's last layer W (paper, equation
-    7) if ``adversarial.adaptive``, else 1. Discriminator: its own loss on x and x^.
-
-    The networks alternate at each batch, the discriminator first, on one forward pass of the autoencoder for both.
+    7) if ``adversarial.adaptive``, else 1. Discriminator: its own loss on x and x^. The networks alternate at each
+    batch, the discriminator first, on one forward pass of the autoencoder for both. Shapes as for ``VQVAE``.
 
     Args:
         encoder: Default: a ``ConvEncoder``.
@@ -55,9 +45,6 @@ class VQGAN(Model):
         frechet: As in ``VQVAE``.
         images: Format of the images; the command line takes it from the data.
 
-    Shape:
-        As for ``VQVAE``.
-
     Raises:
         UserError: As ``VQVAE``, and if the images are too small for the discriminator.
 
@@ -70,9 +57,7 @@ class VQGAN(Model):
 
     modality = "image"
     default_lr = 2e-4
-    renamed_keys: ClassVar = {
-        "train_usage.": "codebook.train_usage.",
-        "revived": "codebook.revived",
+    renamed_keys: ClassVar = RENAMED_KEYS | {
         "discriminator.": "adversarial.discriminator.",
         "lecam.": "adversarial.lecam.",
     }
@@ -96,10 +81,8 @@ class VQGAN(Model):
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
-        check_lr(lr, base_lr)
-        self.lr, self.base_lr, self.optimization, self.accumulate = lr, base_lr, optimization, accumulate
-        self.reconstruction, self.compiled = reconstruction, compile
-        self.images, self.value_range = images, images.value_range
+        self.optimization, self.accumulate, self.compiled = optimization, accumulate, compile
+        self.images, self.value_range, self.reconstruction = images, images.value_range, reconstruction
         self.encoder: Encoder = encoder or ConvEncoder(in_channels=images.channels)
         self.decoder: Decoder = decoder or ConvDecoder(out_channels=images.channels)
         self.quantizer: Quantizer = quantizer or VectorQuantizer()
@@ -110,42 +93,21 @@ class VQGAN(Model):
         self.codebook = CodebookUpdates(self.quantizer)
         self.metrics = ReconstructionMetrics(self.quantizer, images, self.encoder.downsampling, frechet)
         self.perceptual_weight = perceptual_weight
-        self.perceptual: Perceptual | None = None
-        if perceptual_weight:
-            self.perceptual = perceptual or Perceptual()
-            self.perceptual.check_size(images.size, images.size)
+        self.perceptual = build_perceptual(perceptual, perceptual_weight, images.size)
         self.adversarial: AdversarialLoss | None = None
         if adversarial.disc_weight:
             self.adversarial = AdversarialLoss(adversarial, self.decoder, images, accumulate)
 
-    # Public methods
-
-    def forward(self, x: Tensor) -> tuple[Tensor, QuantizerOutput]:
-        """Return the reconstruction (B, C, H, W) and the quantizer's output."""
-        self.images.check(x)
-        code = self.quantizer(self.to_code(self.encoder(x)))
-        return self.decoder(self.from_code(code.quantized)), code
-
-    def encode(self, x: Tensor) -> Tensor:
-        """Images (B, C, H, W) to indices (B, h, w)."""
-        self.images.check(x)
-        return self.quantizer.encode(self.to_code(self.encoder(x)))
-
-    def decode(self, indices: Tensor) -> Tensor:
-        """Indices (B, h, w), integers of any kind, to images (B, C, H, W).
-
-        Raises:
-            UserError: If they are flat, are no integers, or one is no code of the quantizer.
-        """
-        indices = as_codes(indices, self.from_code.weight.device)
-        check_code_shape(indices, self.quantizer.code_shape(self.map_size))
-        return self.decoder(self.from_code(like_weights(self.quantizer.decode(indices), self.from_code)))
-
-    def reconstruct(self, x: Tensor) -> Tensor:
-        """Images (B, C, H, W) through their codes and back."""
-        return self(x)[0] if isinstance(self.quantizer, IdentityQuantizer) else self.decode(self.encode(x))
-
-    # Training
+    forward = autoencoder.forward
+    encode = autoencoder.encode
+    decode = autoencoder.decode
+    reconstruct = autoencoder.reconstruct
+    code_counts = autoencoder.code_counts
+    check_input = autoencoder.check_input
+    evaluate = autoencoder.evaluate
+    finish_evaluation = autoencoder.finish_evaluation
+    predict_step = autoencoder.predict_step
+    example_images = autoencoder.example_images
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """One batch: the discriminator's update, then the autoencoder's."""
@@ -168,7 +130,7 @@ class VQGAN(Model):
         self.manual_backward(total / self.accumulate)
 
         self.codebook.collect(code)
-        self.log_training(loss, terms, x_hat, x)
+        self.codebook.log(self, loss, terms | {"psnr": self.metrics.psnr(x_hat.detach().float(), x)})
         self.step_optimizers()
         return loss.detach()
 
@@ -194,20 +156,11 @@ class VQGAN(Model):
 
     def configure_optimizers(self) -> Any:
         """One optimizer for the autoencoder, without weight decay on a codebook, and one for the discriminator."""
-        nets = nn.ModuleList([self.encoder, self.to_code, self.from_code, self.decoder])
-        groups: list[dict[str, Any]] = [{"params": list(nets.parameters())}]
-        if codebook := list(self.quantizer.parameters()):
-            groups.append({"params": codebook, "weight_decay": 0.0})
+        groups = autoencoder.parameter_groups(self)
         optimizers = [self.optimization.optimizer(self, groups, "autoencoder")]
         if self.adversarial is not None:
             optimizers.append(self.adversarial.configure_optimizer(self))
         return optimizers
-
-    def prepare_data(self) -> None:
-        """Fetch what LPIPS and the Frechet distance need, once per machine, before anything of the run is written."""
-        for part in (self.perceptual, None if self.trainer.predicting else self.metrics.frechet):
-            if part is not None:
-                part.load()
 
     def setup(self, stage: str) -> None:
         """Check the Trainer's settings, compile."""
@@ -215,8 +168,6 @@ class VQGAN(Model):
         if stage != "fit":
             return
         self.to(memory_format=torch.channels_last)  # what tensor cores want; on a CPU it makes no difference
-        if self.adversarial is not None:
-            self.adversarial.warn_if_unused(self.trainer.max_steps)
         if self.compiled:
             self.encoder.compile()
             getattr(self.decoder, "body", self.decoder).compile()
@@ -226,47 +177,3 @@ class VQGAN(Model):
     def on_before_optimizer_step(self, optimizer: Any) -> None:
         """Clip the autoencoder's gradients, after they were logged."""
         self.optimization.clip_gradients(p for group in optimizer.param_groups for p in group["params"])
-
-    @torch.no_grad()
-    def log_training(self, loss: Tensor, terms: dict[str, Tensor], x_hat: Tensor, x: Tensor) -> None:
-        """Log the terms of a batch, and the use of the codes since the last line of the log."""
-        terms["psnr"] = self.metrics.psnr(x_hat.float(), x)
-        self.log_dict({f"train/{name}": value.detach() for name, value in terms.items()})
-        self.log("train/loss", loss.detach(), prog_bar=True)
-        if is_log_step(self.trainer, self.global_step + 1):
-            codes = self.codebook.metrics()
-            self.log("train/perplexity", codes.pop("perplexity"), prog_bar=True)
-            self.log_dict({f"train/{name}": value for name, value in codes.items()})
-
-    # Evaluation
-
-    def evaluate(self, batch: dict[str, Tensor], stage: str) -> None:
-        """Log loss, PSNR, SSIM and LPIPS of a batch."""
-        x = batch["image"]
-        x_hat, code = self(x)
-        rec_loss = RECONSTRUCTION[self.reconstruction](x_hat, x)
-        losses = {"loss": rec_loss + code.loss, "rec_loss": rec_loss}
-        if self.perceptual is not None:
-            x_hat_signed, x_signed = self.value_range.signed(x_hat).clamp(-1, 1), self.value_range.signed(x)
-            losses[self.perceptual.name] = self.perceptual(x_hat_signed, x_signed).mean()
-        x_hat = x_hat.float()
-        self.log_means(stage, losses | self.metrics.update(x_hat, x, code.indices), len(x))
-        self.log_means(stage, {"psnr": self.metrics.psnr(x_hat, x)}, len(x), prog_bar=True)
-
-    def finish_evaluation(self, stage: str) -> None:
-        """Log codebook utilization and rFID of the whole set."""
-        self.log_dict({f"{stage}/{name}": value for name, value in self.metrics.compute().items()}, sync_dist=True)
-
-    def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
-        """Return ``indices`` (B, h, w) with the batch's ``label`` and ``index``."""
-        return {"indices": self.encode(batch["image"]), **passed_on(batch, "label", "index")}
-
-    @torch.no_grad()
-    def example_images(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return ``input`` and ``reconstruction`` in [0, 1], both (B, C, H, W)."""
-        x = batch["image"]
-        return {"input": self.value_range.decode(x), "reconstruction": self.value_range.decode(self.reconstruct(x))}
-
-    def code_counts(self) -> Tensor:
-        """Return how often each code was used in this evaluation, (num_codebooks * K,) int64, over all ranks."""
-        return self.metrics.code_counts()

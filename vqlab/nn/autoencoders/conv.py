@@ -1,6 +1,7 @@
 """The residual convolutional autoencoder of VQ-GAN (Esser et al. 2021, arXiv:2012.09841, table 7)."""
 
 import math
+from collections import OrderedDict
 from typing import Literal
 
 import torch.nn.functional as F
@@ -8,7 +9,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from vqlab.errors import UserError
-from vqlab.nn.base import Decoder, Encoder, check_divisible
+from vqlab.nn.base import Decoder, Encoder, check_image
 from vqlab.validation import Count, NonNegativeInt, Probability
 
 OutActivation = Literal["tanh", "sigmoid"] | None
@@ -28,14 +29,9 @@ class ConvEncoder(Encoder):
         attention_levels: Resolutions, 0 the full one, at which self-attention follows each residual block.
         dropout: Dropout inside the residual blocks.
 
-    Shape:
-        input (B, in_channels, H, W) with H and W divisible by ``downsampling``;
-        output (B, z_channels, H / downsampling, W / downsampling).
-
     Example:
         >>> import torch
-        >>> encoder = ConvEncoder(base_channels=32)
-        >>> tuple(encoder(torch.randn(1, 3, 32, 32)).shape)
+        >>> tuple(ConvEncoder(base_channels=32)(torch.randn(1, 3, 32, 32)).shape)
         (1, 256, 8, 8)
     """
 
@@ -59,20 +55,15 @@ class ConvEncoder(Encoder):
         channels = widths[0]
         for level, width in enumerate(widths):
             if level > 0:
-                layers.append(Downsample(channels))
-            for _ in range(num_res_blocks):
-                layers.append(ResBlock(channels, width, dropout))
-                channels = width
-                if level in attention_levels:
-                    layers.append(SelfAttention(channels))
+                layers.append(downsample(channels))
+            layers += res_blocks(num_res_blocks, channels, width, level in attention_levels, dropout)
+            channels = width
         layers += middle(channels, attention, dropout)
         layers += [norm(channels), nn.SiLU(), nn.Conv2d(channels, z_channels, 3, padding=1)]
         self.layers = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Encode images (B, C, H, W)."""
-        height, width = x.shape[-2:]
-        check_divisible(f"images of {height}x{width} are", (height, width), self.downsampling, "image_size")
+        check_image(x, self.downsampling)
         return self.layers(x)
 
 
@@ -89,9 +80,6 @@ class ConvDecoder(Decoder):
         attention_levels: Resolutions, 0 the full one, at which self-attention follows each residual block.
         dropout: Dropout inside the residual blocks.
         out_activation: None (unrestricted), ``tanh`` for images in [-1, 1], ``sigmoid`` for [0, 1].
-
-    Shape:
-        input (B, z_channels, h, w); output (B, out_channels, h * upsampling, w * upsampling).
     """
 
     def __init__(
@@ -116,18 +104,15 @@ class ConvDecoder(Decoder):
         layers += middle(channels, attention, dropout)
         for level, width in enumerate(widths):
             if level > 0:
-                layers.append(Upsample(channels))
-            for _ in range(num_res_blocks + 1):
-                layers.append(ResBlock(channels, width, dropout))
-                channels = width
-                if len(widths) - 1 - level in attention_levels:
-                    layers.append(SelfAttention(channels))
+                layers.append(upsample(channels))
+            attends = len(widths) - 1 - level in attention_levels
+            layers += res_blocks(num_res_blocks + 1, channels, width, attends, dropout)
+            channels = width
         layers += [norm(channels), nn.SiLU()]
         self.body = nn.Sequential(*layers)
         self.head = nn.Sequential(nn.Conv2d(channels, out_channels, 3, padding=1), activation(out_activation))
 
     def forward(self, z: Tensor) -> Tensor:
-        """Decode features (B, z_channels, h, w)."""
         return self.head(self.body(z))
 
 
@@ -148,12 +133,11 @@ class ResBlock(nn.Module):
         self.skip = nn.Identity() if in_channels == out_channels else nn.Conv2d(in_channels, out_channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, in_channels, H, W) to (B, out_channels, H, W)."""
         return self.skip(x) + self.body(x)
 
 
 class SelfAttention(nn.Module):
-    """x + proj(attention(norm(x))) over all positions, one head."""
+    """x + proj(attention(norm(x))) over all positions of (B, C, H, W), one head."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -162,34 +146,37 @@ class SelfAttention(nn.Module):
         self.proj = nn.Conv2d(channels, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) to the same shape."""
         q, k, v = rearrange(self.qkv(self.norm(x)), "b (three c) h w -> three b (h w) c", three=3)
         y = F.scaled_dot_product_attention(q, k, v)
         return x + self.proj(rearrange(y, "b (h w) c -> b c h w", h=x.shape[2]))
 
 
-class Downsample(nn.Module):
+def downsample(channels: int) -> nn.Module:
     """Halve the size by a strided convolution, padded at the right and bottom alone, as VQ-GAN does."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, stride=2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) to (B, C, H / 2, W / 2)."""
-        return self.conv(F.pad(x, (0, 1, 0, 1)))
+    conv = nn.Conv2d(channels, channels, 3, stride=2)
+    return nn.Sequential(OrderedDict(pad=nn.ZeroPad2d((0, 1, 0, 1)), conv=conv))
 
 
-class Upsample(nn.Module):
+def upsample(channels: int) -> nn.Module:
     """Double the size by nearest-neighbour copies and a convolution, which leaves no checkerboard."""
+    conv = nn.Conv2d(channels, channels, 3, padding=1)
+    return nn.Sequential(OrderedDict(copies=nn.Upsample(scale_factor=2.0, mode="nearest"), conv=conv))
 
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) to (B, C, 2H, 2W)."""
-        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+def res_blocks(num: int, channels: int, width: int, attention: bool, dropout: float) -> list[nn.Module]:
+    """Return the residual blocks of one resolution, each followed by self-attention if ``attention``."""
+    layers: list[nn.Module] = []
+    for number in range(num):
+        layers.append(ResBlock(width if number else channels, width, dropout))
+        if attention:
+            layers.append(SelfAttention(width))
+    return layers
+
+
+def middle(channels: int, attention: bool, dropout: float) -> list[nn.Module]:
+    """Return the residual blocks at the lowest resolution, with attention in between."""
+    first, last = ResBlock(channels, channels, dropout), ResBlock(channels, channels, dropout)
+    return [first, SelfAttention(channels), last] if attention else [first, last]
 
 
 def norm(channels: int) -> nn.GroupNorm:
@@ -203,17 +190,9 @@ def activation(name: OutActivation) -> nn.Module:
 
 
 def check_levels(channel_multipliers: tuple[int, ...], attention_levels: tuple[int, ...]) -> None:
-    """Raise UserError if there are no levels, or attention is asked for at a level that does not exist."""
-    if not channel_multipliers:
-        raise UserError("channel_multipliers must name at least one resolution, got []")
+    """Raise UserError if attention is asked for at a level that does not exist."""
     if max(attention_levels, default=0) >= len(channel_multipliers):
         raise UserError(
             f"attention_levels must lie between 0 (full resolution) and {len(channel_multipliers) - 1}, as many as "
             f"there are channel_multipliers, got {list(attention_levels)}"
         )
-
-
-def middle(channels: int, attention: bool, dropout: float) -> list[nn.Module]:
-    """Return the residual blocks at the lowest resolution, with attention in between."""
-    first, last = ResBlock(channels, channels, dropout), ResBlock(channels, channels, dropout)
-    return [first, SelfAttention(channels), last] if attention else [first, last]

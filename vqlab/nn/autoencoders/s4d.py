@@ -7,11 +7,11 @@ import math
 from typing import Literal
 
 import torch.nn.functional as F
+from einops.layers.torch import Rearrange
 from torch import Tensor, nn
 
 from vqlab.nn.base import Decoder, Encoder, check_divisible
-from vqlab.nn.ssm.kernel import Init
-from vqlab.nn.ssm.s4d import S4D
+from vqlab.nn.ssm.s4d import S4D, Init
 from vqlab.validation import Count, Probability
 
 KERNEL_SIZE = 7  # of the convolution that stands in for S4D
@@ -30,7 +30,7 @@ class S4DEncoder(Encoder):
         in_channels: Channels of the signals; the command line links it to the data.
         d_model: Channels inside and of the features, H.
         num_blocks: Blocks of each stage; one stage more than ``pool`` has entries.
-        pool: Factors by which the length shrinks, in order.
+        pool: Factors by which the length shrinks, in order; L must be divisible by their product.
         d_state: Modes of each channel, with their conjugates.
         init: Of the modes, see :class:`~vqlab.nn.ssm.s4d.S4D`.
         bidirectional: Whether a sample sees what comes after it.
@@ -38,9 +38,6 @@ class S4DEncoder(Encoder):
         norm: Before the MLP: ``none``, ``batch`` or ``layer``.
         mlp: ``relu``, two linear layers with a ReLU between; ``linear``, one layer.
         dropout: Of whole channels, in the blocks.
-
-    Shape:
-        input (B, in_channels, L), L divisible by the product of ``pool``; output (B, d_model, L / downsampling).
 
     Example:
         >>> import torch
@@ -66,45 +63,25 @@ class S4DEncoder(Encoder):
     ) -> None:
         super().__init__()
         self.in_channels, self.out_channels, self.downsampling = in_channels, d_model, math.prod(pool)
-
-        def stage() -> list[nn.Module]:
-            return [Block(d_model, d_state, init, bidirectional, mixer, dropout) for _ in range(num_blocks)]
-
-        layers = [nn.Conv1d(in_channels, d_model, 1), *stage()]
-        for factor in pool:
-            layers += [Fold(factor), nn.Conv1d(factor * d_model, d_model, 1), *stage()]
+        stage = (num_blocks, d_model, d_state, init, bidirectional, mixer, dropout)
+        layers = [nn.Conv1d(in_channels, d_model, 1), *build_stage(*stage)]
+        for factor in pool:  # neighbours in time become channels
+            fold = Rearrange("b h (l f) -> b (h f) l", f=factor)
+            layers += [fold, nn.Conv1d(factor * d_model, d_model, 1), *build_stage(*stage)]
         self.layers = nn.Sequential(*layers, build_norm(norm, d_model), build_mlp(mlp, d_model, d_model))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Encode signals (B, C, L)."""
         check_length(x.shape[-1], self.downsampling)
         return self.layers(x)
 
 
 class S4DDecoder(Decoder):
-    """The mirror of :class:`S4DEncoder`: an MLP, stages of blocks with unfolding in between, norm and MLP.
+    """The mirror of :class:`S4DEncoder`, whose arguments it takes: an MLP, stages with unfolding between, norm and MLP.
 
     Args:
         in_channels: Channels of the features.
         out_channels: Channels of the signals; the command line links it to the data.
-        d_model: Channels inside.
-        num_blocks: Blocks of each stage.
         pool: Factors by which the length grows, from the last to the first: the same as the encoder's.
-        d_state: As the encoder's.
-        init: As the encoder's.
-        bidirectional: As the encoder's.
-        mixer: As the encoder's.
-        norm: Before the last MLP: ``none``, ``batch`` or ``layer``.
-        mlp: As the encoder's, of the first and of the last.
-        dropout: As the encoder's.
-
-    Shape:
-        input (B, in_channels, l); output (B, out_channels, l * upsampling).
-
-    Example:
-        >>> import torch
-        >>> tuple(S4DDecoder(pool=(4, 4))(torch.randn(2, 128, 32)).shape)
-        (2, 1, 512)
     """
 
     modality = "signal"
@@ -126,17 +103,14 @@ class S4DDecoder(Decoder):
     ) -> None:
         super().__init__()
         self.in_channels, self.out_channels, self.upsampling = in_channels, out_channels, math.prod(pool)
-
-        def stage() -> list[nn.Module]:
-            return [Block(d_model, d_state, init, bidirectional, mixer, dropout) for _ in range(num_blocks)]
-
-        layers = [build_mlp(mlp, in_channels, d_model), *stage()]
+        stage = (num_blocks, d_model, d_state, init, bidirectional, mixer, dropout)
+        layers = [build_mlp(mlp, in_channels, d_model), *build_stage(*stage)]
         for factor in reversed(pool):
-            layers += [nn.Conv1d(d_model, factor * d_model, 1), Unfold(factor), *stage()]
+            unfold = Rearrange("b (h f) l -> b h (l f)", f=factor)
+            layers += [nn.Conv1d(d_model, factor * d_model, 1), unfold, *build_stage(*stage)]
         self.layers = nn.Sequential(*layers, build_norm(norm, d_model), build_mlp(mlp, d_model, out_channels))
 
     def forward(self, z: Tensor) -> Tensor:
-        """Decode features (B, in_channels, l)."""
         return self.layers(z)
 
 
@@ -160,7 +134,6 @@ class Block(nn.Module):
         self.dropout = nn.Dropout1d(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Transform (B, H, L)."""
         y = F.gelu(self.mixer(self.norm(x))).to(x.dtype)
         return x + self.dropout(F.glu(self.gate(y), 1))
 
@@ -173,7 +146,6 @@ class Convolution(nn.Conv1d):
         self.left = (KERNEL_SIZE - 1) // (2 if centred else 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Convolve (B, H, L)."""
         return super().forward(F.pad(x, (self.left, KERNEL_SIZE - 1 - self.left)))
 
 
@@ -181,32 +153,12 @@ class ChannelNorm(nn.LayerNorm):
     """Layer norm over the channels of (B, H, L), each sample by itself."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise (B, H, L)."""
         return super().forward(x.transpose(1, 2)).transpose(1, 2)
 
 
-class Fold(nn.Module):
-    """(B, H, L) to (B, H * factor, L / factor): neighbours in time become channels."""
-
-    def __init__(self, factor: int) -> None:
-        super().__init__()
-        self.factor = factor
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Fold."""
-        return x.unflatten(-1, (-1, self.factor)).transpose(2, 3).flatten(1, 2)
-
-
-class Unfold(nn.Module):
-    """(B, H * factor, L) to (B, H, L * factor), the inverse of :class:`Fold`."""
-
-    def __init__(self, factor: int) -> None:
-        super().__init__()
-        self.factor = factor
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Unfold."""
-        return x.unflatten(1, (-1, self.factor)).transpose(2, 3).flatten(2)
+def build_stage(num_blocks: int, *arguments: object) -> list[nn.Module]:
+    """Return blocks of the same ``arguments``."""
+    return [Block(*arguments) for _ in range(num_blocks)]  # type: ignore[arg-type]
 
 
 def build_norm(name: Norm, channels: int) -> nn.Module:

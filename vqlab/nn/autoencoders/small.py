@@ -1,4 +1,4 @@
-"""The small autoencoder of the VQ-VAE paper (van den Oord et al. 2017, arXiv:1711.00937, section 4.1)."""
+"""Small autoencoders for images: the VQ-VAE paper's, and fully connected ones as in JSA's MNIST experiments."""
 
 from itertools import pairwise
 from typing import Annotated
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from vqlab.errors import UserError
 from vqlab.nn.autoencoders.conv import OutActivation, activation
-from vqlab.nn.base import Decoder, Encoder, check_divisible
+from vqlab.nn.base import Decoder, Encoder, check_image
 from vqlab.validation import Count, NonNegativeInt, Range
 
 Halvable = Annotated[int, Range(2)]  # half of it is used, too
@@ -25,10 +25,6 @@ class SmallEncoder(Encoder):
         res_channels: Channels inside the residual blocks.
         num_res_blocks: Number of residual blocks.
         downsampling: Factor between image and feature size, a power of 2.
-
-    Shape:
-        input (B, in_channels, H, W) with H and W divisible by ``downsampling``;
-        output (B, hidden_channels, H / downsampling, W / downsampling).
 
     Example:
         >>> import torch
@@ -55,9 +51,7 @@ class SmallEncoder(Encoder):
         self.layers = nn.Sequential(*layers, nn.ReLU())
 
     def forward(self, x: Tensor) -> Tensor:
-        """Encode images (B, C, H, W)."""
-        height, width = x.shape[-2:]
-        check_divisible(f"images of {height}x{width} are", (height, width), self.downsampling, "image_size")
+        check_image(x, self.downsampling)
         return self.layers(x)
 
 
@@ -71,9 +65,6 @@ class SmallDecoder(Decoder):
         num_res_blocks: Number of residual blocks.
         downsampling: Factor between image and feature size, a power of 2.
         out_activation: None (unrestricted), ``tanh`` for images in [-1, 1], ``sigmoid`` for [0, 1].
-
-    Shape:
-        input (B, hidden_channels, h, w); output (B, out_channels, h * downsampling, w * downsampling).
     """
 
     def __init__(
@@ -98,7 +89,6 @@ class SmallDecoder(Decoder):
         self.head = nn.Sequential(last, activation(out_activation))
 
     def forward(self, z: Tensor) -> Tensor:
-        """Decode features (B, hidden_channels, h, w)."""
         return self.head(self.body(z))
 
 
@@ -111,7 +101,6 @@ class Residual(nn.Module):
         self.conv1 = nn.Conv2d(res_channels, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, channels, H, W) to the same shape."""
         return x + self.conv1(F.relu(self.conv3(F.relu(x))))
 
 
@@ -120,3 +109,85 @@ def halvings(downsampling: int) -> int:
     if downsampling < 2 or downsampling & (downsampling - 1):
         raise UserError(f"downsampling must be a power of 2 and at least 2, got {downsampling}")
     return downsampling.bit_length() - 1
+
+
+SLOPE = 0.2  # of the leaky ReLU below 0, from the authors' published code
+
+
+class MLPEncoder(Encoder):
+    """Linear layers with leaky ReLUs from a flattened image to one vector, which is a map of 1 x 1.
+
+    The last layer has an activation too, because the model adds a 1x1 convolution, a linear layer for a single vector:
+    with the defaults and 200 logits 784-512-256-200, the paper's inference network.
+
+    Args:
+        in_channels: Channels of the images; the command line links it to the data.
+        image_size: Height and width of the images; linked to the data.
+        hidden_channels: Widths of the layers before the last, in order; none leaves a single layer.
+        out_channels: Channels of the features, the width of the last layer.
+
+    Example:
+        >>> import torch
+        >>> tuple(MLPEncoder()(torch.rand(2, 1, 28, 28)).shape)
+        (2, 256, 1, 1)
+    """
+
+    def __init__(
+        self,
+        in_channels: Count = 1,
+        image_size: Count = 28,
+        hidden_channels: tuple[Count, ...] = (512,),
+        out_channels: Count = 256,
+    ) -> None:
+        super().__init__()
+        self.in_channels, self.out_channels, self.downsampling = in_channels, out_channels, image_size
+        layers: list[nn.Module] = [nn.Flatten()]
+        for width, next_width in pairwise([in_channels * image_size**2, *hidden_channels, out_channels]):
+            layers += [nn.Linear(width, next_width), nn.LeakyReLU(SLOPE)]
+        self.layers = nn.Sequential(*layers, nn.Unflatten(1, (out_channels, 1, 1)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        size = self.downsampling
+        if x.shape[-2:] != (size, size):
+            raise UserError(
+                f"images of {x.shape[-2]}x{x.shape[-1]}, but the encoder is made for {size}x{size}: "
+                f"set image_size={size}, or build the encoder for these images"
+            )
+        return self.layers(x)
+
+
+class MLPDecoder(Decoder):
+    """The mirror of :class:`MLPEncoder`: linear layers with leaky ReLUs from one vector to an image.
+
+    It begins with an activation, because the model's 1x1 convolution in front of the decoder is the first linear layer:
+    with the defaults and 200 numbers per code 200-256-512-784, the paper's generative network.
+
+    Args:
+        out_channels: Channels of the images; the command line links it to the data.
+        image_size: Height and width of the images; linked to the data.
+        hidden_channels: Widths of the layers before the last, in order; none leaves a single layer.
+        in_channels: Channels of the features.
+        out_activation: None (unrestricted), ``tanh`` for images in [-1, 1], ``sigmoid`` for [0, 1].
+    """
+
+    def __init__(
+        self,
+        out_channels: Count = 1,
+        image_size: Count = 28,
+        hidden_channels: tuple[Count, ...] = (512,),
+        in_channels: Count = 256,
+        out_activation: OutActivation = None,
+    ) -> None:
+        super().__init__()
+        self.in_channels, self.out_channels, self.upsampling = in_channels, out_channels, image_size
+        widths = [in_channels, *hidden_channels]
+        layers: list[nn.Module] = [nn.Flatten(), nn.LeakyReLU(SLOPE)]
+        for width, next_width in pairwise(widths):
+            layers += [nn.Linear(width, next_width), nn.LeakyReLU(SLOPE)]
+        self.body = nn.Sequential(*layers)
+        last = nn.Linear(widths[-1], out_channels * image_size**2)
+        image = nn.Unflatten(1, (out_channels, image_size, image_size))
+        self.head = nn.Sequential(last, image, activation(out_activation))
+
+    def forward(self, z: Tensor) -> Tensor:
+        return self.head(self.body(z))

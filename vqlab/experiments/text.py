@@ -1,0 +1,44 @@
+"""Numbers, durations and tables as text."""
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+
+# Control characters, bidirectional overrides, and the surrogates that file names and JSON may hold.
+UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def printable(text: str) -> str:
+    r"""Return text in one line that a terminal, a page and UTF-8 can show."""
+    return UNPRINTABLE.sub(lambda found: " " if found[0].isspace() else "�", text)
+
+
+def short(value: float | None, digits: int = 4) -> str:
+    """Return some significant digits, without an exponent where none is usual.
+
+    Example:
+        >>> short(0.123456), short(1329.28), short(7.0), short(1e-05), short(122.3, 2), short(1329.28, 2)
+        ('0.1235', '1,329', '7', '1e-05', '122', '1,329')
+    """
+    if value is None:
+        return "-"
+    return f"{value:,.0f}" if 10 ** (digits - 1) <= abs(value) < 1e7 else f"{value:.{digits}g}"
+
+
+def plural(count: int, thing: str) -> str:
+    """Return ``1 run`` or ``2 runs``."""
+    return f"{count:,} {thing}{'' if count == 1 else 's'}"
+
+
+def clock(seconds: float) -> str:
+    """Return a duration."""
+    minutes, second = divmod(round(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02d}:{second:02d}" if hours else f"{minute}:{second:02d}"
+
+
+def align(rows: Iterable[Sequence[str]]) -> Iterator[str]:
+    """Yield rows of cells as lines with aligned columns."""
+    rows = list(rows)
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()

@@ -1,0 +1,80 @@
+"""Where the topics of a topic model begin, and how they are evaluated by the training texts."""
+
+import warnings
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.sparse import spmatrix
+from sklearn.decomposition import NMF
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.feature_extraction.text import TfidfTransformer
+from sklearn.preprocessing import normalize
+from torch import Tensor
+
+from vqlab.metrics.topics.coherence import npmi
+from vqlab.metrics.topics.overlap import duplicate_topics
+from vqlab.metrics.topics.table import TopicTable, topic_places
+from vqlab.metrics.topics.words import dead_topics, top_word_ids, topic_figures
+
+MAX_DOCUMENTS = 20_000  # more make NMF slow and the start no better
+SMOOTHING = 0.1  # fraction of the corpus's own distribution in each topic, so that no word has probability 0
+TOP = 10  # words of a topic for coherence and diversity
+SHARED = 0.5  # fraction of words in common that makes a topic a duplicate of another
+
+
+def nmf_topics(counts: spmatrix, num_topics: int, seed: int = 0) -> Tensor:
+    """Return topics (K, V) by non-negative factorization of the tf-idf of word counts (N, V); rows sum to 1.
+
+    Of more than 20,000 documents a choice is read, by the ``seed``, which is NMF's, too.
+
+    Example:
+        >>> from scipy.sparse import csr_matrix
+        >>> documents = csr_matrix([[3, 2, 0, 0], [1, 1, 0, 0], [0, 0, 1, 2], [0, 0, 2, 3]])
+        >>> sorted(nmf_topics(documents, 2).argmax(1).tolist())
+        [0, 3]
+    """
+    counts = counts.tocsr().astype(np.float64)
+    if counts.shape[0] > MAX_DOCUMENTS:
+        counts = counts[np.sort(np.random.default_rng(seed).choice(counts.shape[0], MAX_DOCUMENTS, replace=False))]
+    documents = TfidfTransformer().fit_transform(counts)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # a start need not be at an optimum
+        factors = NMF(num_topics, init="nndsvda", random_state=seed, max_iter=200).fit(documents).components_
+    corpus = np.asarray(documents.mean(0)).reshape(1, -1)
+    mixed = (1 - SMOOTHING) * normalize(factors + 1e-12, "l1") + SMOOTHING * normalize(corpus + 1e-12, "l1")
+    return torch.from_numpy(mixed).float()
+
+
+def evaluate_topics(topics: Tensor, data: Any) -> dict[str, float]:
+    """Return the metrics of ``topics`` (K, V) among the training texts of ``data``, none where there are no texts."""
+    reference = getattr(data, "reference", None)
+    return {} if reference is None else topic_figures(top_word_ids(topics, min(TOP, topics.shape[1])), reference)
+
+
+def topic_table(topics: Tensor, words: list[list[str]], data: Any, num_documents: Tensor | None) -> TopicTable:
+    """Return the table of ``topics`` (K, V) with their top ``words``, the most coherent in the training texts first.
+
+    ``num_documents`` (K,) counts the held-out documents in which each topic is dominant, where that is known.
+    """
+    reference = getattr(data, "reference", None)
+    ids = top_word_ids(topics, len(words[0]))
+    remarks: dict[int, list[str]] = {k: [] for k in range(len(topics))}
+    for (first, second), fraction in duplicate_topics(ids, SHARED).items():
+        remarks[second].append(f"shares {fraction:.0%} of its words with {first}")
+    coherence = np.zeros(len(topics))
+    if reference is not None:
+        coherence = npmi(reference.cooccurrence(ids, None))
+        frequencies = torch.from_numpy(np.asarray(data.train_counts().sum(0)).ravel())
+        for topic, why in dead_topics(topics.cpu(), frequencies, num_documents).items():
+            remarks[topic].append(why)
+    order = np.argsort(-coherence, kind="stable").tolist()
+    return TopicTable(
+        numbers=order,
+        words=[words[k] for k in order],
+        shares=np.take_along_axis(topics.cpu().numpy(), ids, 1)[order],
+        documents=None if num_documents is None else [int(num_documents[k]) for k in order],
+        coherence=None if reference is None else [round(float(coherence[k]), 4) for k in order],
+        remarks=[", ".join(remarks[k]) for k in order],
+        places=topic_places(topics)[order],
+    )

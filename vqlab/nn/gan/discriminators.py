@@ -1,0 +1,198 @@
+"""Discriminators: of patches (PatchGAN), with classes (SGAN), and of pairs of glyphs with styles (FontGAN)."""
+
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm as normalise
+
+from vqlab.errors import UserError
+from vqlab.nn.autoencoders.conv import norm as group_norm
+from vqlab.nn.base import Discriminator, FeatureNet
+from vqlab.nn.gan.networks import draw_weights
+from vqlab.nn.precision import upcast
+from vqlab.nn.unet import UNet
+from vqlab.serialization import ConfigMixin
+from vqlab.validation import Count
+
+
+class PatchGAN(Discriminator):
+    """Convolutions that classify overlapping patches; with three layers a patch has 70 x 70 pixels.
+
+    4x4 convolutions and LeakyReLU(0.2): ``num_layers`` that halve the size, one that keeps it, and one to a single
+    channel. The first has no norm. Channels double from layer to layer, up to eight times ``base_channels``. With the
+    batch norm of VQ-GAN's published code, the logits of an image depend on the rest of the batch.
+
+    Args:
+        in_channels: Channels of the images; the command line links it to the data.
+        base_channels: Channels of the first layer.
+        num_layers: Layers that halve the size; height and width of the images are at least 3 * 2^num_layers.
+        norm: ``group`` (at most 32 groups), ``batch``, ``spectral`` (spectral norm of all convolutions, no norm layers:
+            Miyato et al. 2018, arXiv:1802.05957), or ``none``.
+
+    Shape:
+        input (B, in_channels, H, W); output (B, 1, H // 2^num_layers - 2, W // 2^num_layers - 2).
+
+    Example:
+        >>> tuple(PatchGAN(base_channels=16)(torch.randn(2, 3, 32, 32)).shape)
+        (2, 1, 2, 2)
+    """
+
+    def __init__(
+        self,
+        in_channels: Count = 3,
+        base_channels: Count = 64,
+        num_layers: Count = 3,
+        norm: Literal["group", "batch", "spectral", "none"] = "group",
+    ) -> None:
+        super().__init__()
+        self.in_channels, self.num_layers = in_channels, num_layers
+        widths = [base_channels * min(2**level, 8) for level in range(num_layers + 1)]
+        layers: list[nn.Module] = [nn.Conv2d(in_channels, widths[0], 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
+        for level in range(1, num_layers + 1):
+            stride = 2 if level < num_layers else 1
+            bias = norm != "batch"  # batch norm removes the mean of each channel, group norm only that of a group
+            layers.append(nn.Conv2d(widths[level - 1], widths[level], 4, stride, padding=1, bias=bias))
+            if norm in ("group", "batch"):
+                layers.append(group_norm(widths[level]) if norm == "group" else nn.BatchNorm2d(widths[level]))
+            layers.append(nn.LeakyReLU(0.2))
+        self.layers = nn.Sequential(*layers, nn.Conv2d(widths[-1], 1, 4, stride=1, padding=1))
+        for layer in self.layers:
+            draw_weights(layer)
+            if norm == "spectral" and isinstance(layer, nn.Conv2d):
+                normalise(layer)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers[-1](self.features(x))
+
+    def features(self, x: Tensor) -> Tensor:
+        """Return the input of the last layer, (B, F, h + 1, w + 1)."""
+        if x.ndim != 4 or x.shape[1] != self.in_channels:
+            raise UserError(f"PatchGAN takes images (B, {self.in_channels}, H, W), got {tuple(x.shape)}")
+        self.check_size(*x.shape[2:])
+        return self.layers[:-1](x)
+
+    def check_size(self, height: int, width: int) -> None:
+        """Raise UserError if images of this size are too small."""
+        smallest = 3 * 2**self.num_layers  # the last two layers take one pixel each away, and one must remain
+        if min(height, width) < smallest:
+            raise UserError(
+                f"images of {height}x{width} are too small for a PatchGAN with num_layers={self.num_layers}, which "
+                f"needs {smallest}: set image_size={smallest}, or use fewer layers"
+            )
+
+
+class DiscriminatorOutput(NamedTuple):
+    """The output for B images."""
+
+    features: Tensor  # (B, F)
+    logits: Tensor  # (B, K + 1), the last for generated images
+    real_logits: Tensor  # (B,), high where the image looks real
+
+
+class SGANDiscriminator(nn.Module):
+    """Heads on the features of images.
+
+    Args:
+        net: Network to features.
+        num_classes: K.
+        head: ``kplus1``, K + 1 logits and an adversarial logit; ``logsumexp``, K logits, 0 for generated images, and
+            the log-sum-exp of the K as the adversarial logit (Salimans et al. 2016, arXiv:1606.03498, section 5).
+        spectral_norm: Divide each weight but those of the class head, as the matrix (out, in * height * width), by its
+            largest singular value (Miyato et al. 2018, arXiv:1802.05957).
+
+    Example:
+        >>> from vqlab.nn import ConvFeatures
+        >>> output = SGANDiscriminator(ConvFeatures(), num_classes=10)(torch.randn(2, 1, 32, 32))
+        >>> tuple(output.features.shape), tuple(output.logits.shape), tuple(output.real_logits.shape)
+        ((2, 512), (2, 11), (2,))
+    """
+
+    def __init__(
+        self,
+        net: FeatureNet,
+        num_classes: int,
+        head: Literal["kplus1", "logsumexp"] = "kplus1",
+        spectral_norm: bool = False,
+    ) -> None:
+        super().__init__()
+        self.net = net
+        self.class_head = nn.Linear(net.out_features, num_classes + (head == "kplus1"))
+        self.adversarial_head = nn.Linear(net.out_features, 1) if head == "kplus1" else None
+        for layer in (self.class_head, self.adversarial_head):
+            if layer is not None:
+                draw_weights(layer)
+        if spectral_norm:
+            for part in list(self.modules()):
+                if isinstance(part, nn.Linear | nn.Conv2d) and part is not self.class_head:
+                    normalise(part)
+
+    def forward(self, x: Tensor) -> DiscriminatorOutput:
+        features = self.net(x)
+        logits = self.class_head(features)
+        if self.adversarial_head is not None:
+            return DiscriminatorOutput(features, logits, self.adversarial_head(features)[:, 0])
+        logits = F.pad(logits, (0, 1))
+        return DiscriminatorOutput(features, logits, real_logit(logits))
+
+
+def real_logit(logits: Tensor) -> Tensor:
+    """Return log p(real) - log p(generated), (B,): the log-sum-exp of the K classes over the last of K + 1 logits."""
+    logits = upcast(logits)
+    return logits[:, :-1].logsumexp(1) - logits[:, -1]
+
+
+class GlyphDiscriminatorOutput(NamedTuple):
+    """The output for B pairs."""
+
+    real_logits: Tensor  # (B, 1, h, w), high where the patch looks like the target font
+    styles: Tensor  # (B, num_styles) logits
+
+
+class GlyphDiscriminator(ConfigMixin, nn.Module):
+    """A PatchGAN on a source glyph and a candidate, and a linear style classifier on its mean features.
+
+    zi2zi's discriminator flattens its map into fully connected layers for one image size; this one takes any size.
+
+    Args:
+        num_styles: Number of styles; the command line links it to the data.
+        base_channels: Channels of the first layer.
+        num_layers: Layers that halve the size; the images have at least 3 * 2^num_layers pixels a side.
+        norm: ``group``, ``batch``, ``spectral`` or ``none``, as in :class:`~vqlab.nn.gan.discriminators.PatchGAN`;
+            ``spectral`` does not constrain the style classifier.
+
+    Example:
+        >>> output = GlyphDiscriminator(num_styles=3)(torch.zeros(2, 1, 64, 64), torch.zeros(2, 1, 64, 64))
+        >>> tuple(output.real_logits.shape), tuple(output.styles.shape)
+        ((2, 1, 6, 6), (2, 3))
+    """
+
+    def __init__(
+        self,
+        num_styles: Count = 1,
+        base_channels: Count = 32,
+        num_layers: Count = 3,
+        norm: Literal["group", "batch", "spectral", "none"] = "group",
+    ) -> None:
+        super().__init__()
+        self.num_styles = num_styles
+        self.patches = PatchGAN(2, base_channels, num_layers, norm)
+        last: nn.Conv2d = self.patches.layers[-1]  # type: ignore[assignment]
+        self.style_head = nn.Linear(last.in_channels, num_styles)
+        draw_weights(self.style_head)
+
+    def forward(self, source: Tensor, candidate: Tensor) -> GlyphDiscriminatorOutput:
+        features = self.patches.features(torch.cat([source, candidate], 1))
+        return GlyphDiscriminatorOutput(self.patches.layers[-1](features), self.style_head(features.mean((2, 3))))
+
+
+def check_fit(generator: UNet, discriminator: GlyphDiscriminator | None, num_styles: int, image_size: int) -> None:
+    """Raise UserError if a network is made for other glyphs or styles, or the glyphs are too small."""
+    if generator.image_size != image_size:
+        raise UserError(f"glyphs have size {image_size}, the generator {generator.image_size}: make both the same")
+    for name, part in (("generator", generator), ("discriminator", discriminator)):
+        if part is not None and part.num_styles != num_styles:
+            raise UserError(f"there are {num_styles} styles, and the {name} is made for {part.num_styles}")
+    if discriminator is not None:
+        discriminator.patches.check_size(image_size, image_size)

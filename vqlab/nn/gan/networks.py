@@ -1,0 +1,209 @@
+"""Generators and feature networks of semi-supervised GANs for small images, convolutional and fully connected."""
+
+from itertools import pairwise
+from typing import Annotated, Literal
+
+import torch
+from torch import Tensor, nn
+
+from vqlab.errors import UserError
+from vqlab.nn.base import FeatureNet, Generator
+from vqlab.validation import Count, NonNegative, Probability, Range
+
+SLOPE = 0.2  # of the leaky ReLUs below 0 (Radford et al. 2016, arXiv:1511.06434)
+INIT_STD = 0.02  # of the initial weights (the same)
+
+
+class ConvGenerator(Generator):
+    """A linear layer to a map of a quarter of the size, and two convolutions, each after upsampling by 2.
+
+    Batch norm and leaky ReLU, tanh at the end, weights from N(0, 0.02^2) (Radford et al. 2016, arXiv:1511.06434). For a
+    size that is not divisible by 4, the next larger image is cropped at the centre.
+
+    Args:
+        latent_dim: Dimension of the noise.
+        out_channels: Channels of the images; the command line links it to the data.
+        image_size: Height and width; linked to the data.
+        base_channels: Channels of the first map; half of them in the last.
+
+    Example:
+        >>> tuple(ConvGenerator()(torch.randn(2, 100)).shape)
+        (2, 1, 32, 32)
+    """
+
+    def __init__(
+        self,
+        latent_dim: Count = 100,
+        out_channels: Count = 1,
+        image_size: Count = 32,
+        base_channels: Annotated[int, Range(2)] = 128,
+    ) -> None:
+        super().__init__()
+        self.latent_dim, self.out_channels, self.image_size = latent_dim, out_channels, image_size
+        first, start = base_channels, -(-image_size // 4)
+        self.layers = nn.Sequential(
+            nn.Linear(latent_dim, first * start**2),
+            nn.Unflatten(1, (first, start, start)),
+            nn.BatchNorm2d(first),
+            nn.Upsample(scale_factor=2),
+            nn.Conv2d(first, first, 3, padding=1),
+            nn.BatchNorm2d(first),
+            nn.LeakyReLU(SLOPE),
+            nn.Upsample(scale_factor=2),
+            nn.Conv2d(first, first // 2, 3, padding=1),
+            nn.BatchNorm2d(first // 2),
+            nn.LeakyReLU(SLOPE),
+            nn.Conv2d(first // 2, out_channels, 3, padding=1),
+            nn.Tanh(),
+        )
+        self.apply(draw_weights)
+
+    def forward(self, z: Tensor) -> Tensor:
+        images = self.layers(z)
+        edge = (images.shape[-1] - self.image_size) // 2
+        return images[..., edge : edge + self.image_size, edge : edge + self.image_size]
+
+
+class ConvFeatures(FeatureNet):
+    """Strided convolutions, each with leaky ReLU, channel dropout and batch norm (the first without norm).
+
+    Args:
+        in_channels: Channels of the images; the command line links it to the data.
+        image_size: Height and width; linked to the data. Any size is possible: 28 becomes 14, 7, 4, 2.
+        channels: Channels of the convolutions, in order.
+        dropout: Probability of dropping a channel.
+        norm: ``batch``, or ``none`` for use with spectral norm.
+
+    Example:
+        >>> net = ConvFeatures()
+        >>> net.out_features, tuple(net(torch.randn(2, 1, 32, 32)).shape)
+        (512, (2, 512))
+    """
+
+    def __init__(
+        self,
+        in_channels: Count = 1,
+        image_size: Count = 32,
+        channels: tuple[Count, ...] = (16, 32, 64, 128),
+        dropout: Probability = 0.25,
+        norm: Literal["batch", "none"] = "batch",
+    ) -> None:
+        super().__init__()
+        self.in_channels, self.image_size = in_channels, image_size
+        layers: list[nn.Module] = []
+        side, width = image_size, in_channels
+        for number, next_width in enumerate(channels):
+            layers += [nn.Conv2d(width, next_width, 3, stride=2, padding=1), nn.LeakyReLU(SLOPE)]
+            layers += [nn.Dropout2d(dropout)] * (dropout > 0)
+            layers += [nn.BatchNorm2d(next_width)] * (norm == "batch" and number > 0)
+            side, width = -(-side // 2), next_width
+        self.layers = nn.Sequential(*layers, nn.Flatten())
+        self.out_features = width * side**2
+        self.apply(draw_weights)
+
+    def forward(self, x: Tensor) -> Tensor:
+        check_images(x, self.in_channels, self.image_size)
+        return self.layers(x)
+
+
+def draw_weights(part: nn.Module) -> None:
+    """Draw the weights of a layer from N(0, 0.02^2), the scales of a norm from N(1, 0.02^2); biases are 0."""
+    if isinstance(part, nn.Conv2d | nn.Linear | nn.BatchNorm2d | nn.GroupNorm):
+        is_norm = isinstance(part, nn.BatchNorm2d | nn.GroupNorm)
+        nn.init.normal_(part.weight, 1.0 if is_norm else 0.0, INIT_STD)
+        if part.bias is not None:
+            nn.init.zeros_(part.bias)
+
+
+def check_images(x: Tensor, channels: int, size: int) -> None:
+    """Raise UserError unless ``x`` is (B, channels, size, size)."""
+    if x.shape[1:] != (channels, size, size):
+        raise UserError(
+            f"images must be (B, {channels}, {size}, {size}), got {tuple(x.shape)}: set image_size={size}, or "
+            "build the model for these"
+        )
+
+
+class MLPGenerator(Generator):
+    """Linear layers with batch norm and softplus, then a linear layer and tanh (Salimans et al. 2016, MNIST).
+
+    Args:
+        latent_dim: Dimension of the noise.
+        out_channels: Channels of the images; the command line links it to the data.
+        image_size: Height and width; linked to the data.
+        hidden_features: Widths of the hidden layers.
+
+    Example:
+        >>> tuple(MLPGenerator()(torch.randn(2, 100)).shape)
+        (2, 1, 28, 28)
+    """
+
+    def __init__(
+        self,
+        latent_dim: Count = 100,
+        out_channels: Count = 1,
+        image_size: Count = 28,
+        hidden_features: tuple[Count, ...] = (500, 500),
+    ) -> None:
+        super().__init__()
+        self.latent_dim, self.out_channels, self.image_size = latent_dim, out_channels, image_size
+        widths = [latent_dim, *hidden_features]
+        layers: list[nn.Module] = []
+        for width, next_width in pairwise(widths):
+            layers += [nn.Linear(width, next_width), nn.BatchNorm1d(next_width), nn.Softplus()]
+        image = (out_channels, image_size, image_size)
+        last = nn.Linear(widths[-1], out_channels * image_size**2)
+        self.layers = nn.Sequential(*layers, last, nn.Unflatten(1, image), nn.Tanh())
+
+    def forward(self, z: Tensor) -> Tensor:
+        return self.layers(z)
+
+
+class MLPFeatures(FeatureNet):
+    """Linear layers with ReLUs, and Gaussian noise on the image and on each layer while training.
+
+    Salimans et al. 2016 (arXiv:1606.03498, MNIST), without their weight norm.
+
+    Args:
+        in_channels: Channels of the images; the command line links it to the data.
+        image_size: Height and width; linked to the data.
+        hidden_features: Widths of the layers; the last is that of the features.
+        input_noise: Standard deviation of the noise on the image; the image range is 1 wide in the paper, here 2.
+        noise: Standard deviation of the noise on each layer.
+
+    Example:
+        >>> net = MLPFeatures()
+        >>> net.out_features, tuple(net(torch.randn(2, 1, 28, 28)).shape)
+        (250, (2, 250))
+    """
+
+    def __init__(
+        self,
+        in_channels: Count = 1,
+        image_size: Count = 28,
+        hidden_features: tuple[Count, ...] = (1000, 500, 250, 250, 250),
+        input_noise: NonNegative = 0.3,
+        noise: NonNegative = 0.5,
+    ) -> None:
+        super().__init__()
+        widths = [in_channels * image_size**2, *hidden_features]
+        self.in_channels, self.image_size, self.out_features = in_channels, image_size, widths[-1]
+        layers: list[nn.Module] = [nn.Flatten(), GaussianNoise(input_noise)]
+        for width, next_width in pairwise(widths):
+            layers += [nn.Linear(width, next_width), nn.ReLU(), GaussianNoise(noise)]
+        self.layers = nn.Sequential(*layers[:-1])  # no noise on the features
+
+    def forward(self, x: Tensor) -> Tensor:
+        check_images(x, self.in_channels, self.image_size)
+        return self.layers(x)
+
+
+class GaussianNoise(nn.Module):
+    """Add noise of standard deviation ``std`` while training."""
+
+    def __init__(self, std: float) -> None:
+        super().__init__()
+        self.std = std
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.std * torch.randn_like(x) if self.training and self.std else x
