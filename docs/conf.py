@@ -87,16 +87,11 @@ copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
 
 
-def public_names():
-    """Return the public names of vqlab with the package that each comes from."""
-    stub = (ROOT / "vqlab" / "__init__.pyi").read_text()
-    return dict(re.findall(r"^from \.\w+ import (\w+) as (\w+)$", stub, re.M)).keys()
-
-
 def check_reference(app):
     """Fail the build if a public name has no entry in docs/api."""
+    names = re.findall(r"^from \.\w+ import (\w+)", (ROOT / "vqlab" / "__init__.pyi").read_text(), re.M)
     text = "\n".join(page.read_text() for page in (DOCS / "api").glob("*.md"))
-    if missing := [name for name in public_names() if not re.search(rf"^ +vqlab\.{name}$", text, re.M)]:
+    if missing := [name for name in names if not re.search(rf"^ +vqlab\.{name}$", text, re.M)]:
         raise ExtensionError(f"docs/api has no entry for {', '.join(missing)}")
 
 
@@ -131,8 +126,10 @@ def show_arguments(app, what, name, obj, options, signature, returned):
 
 def escape_formulas(app, what, name, obj, options, lines):
     """Escape what reStructuredText would take for markup in (B, D, *spatial) and in |z - e|, but not in code."""
+    code = False
     for number, line in enumerate(lines):
-        if not line.lstrip().startswith((">>>", "...")):
+        code = line.lstrip().startswith(">>>") or (code and line.strip() != "")
+        if not code:
             parts = re.split(r"(``.*?``|:\w+:`.*?`)", line)
             parts[::2] = [re.sub(r"(?<![\\*])\|", r"\\|", part) for part in parts[::2]]
             parts[::2] = [re.sub(r"(?<=[ (x])\*(?=[a-z]+[,)])", r"\\*", part) for part in parts[::2]]
@@ -156,7 +153,9 @@ def skip_hooks(app, what, name, obj, skip, options):
 def copy_notebooks(app):
     """Copy the notebooks into the source folder, where Sphinx reads them."""
     target = DOCS / "notebooks"
-    target.mkdir(exist_ok=True)
+    for copy in target.glob("*.ipynb"):
+        if not (ROOT / "notebooks" / copy.name).exists():
+            copy.unlink()
     for notebook in (ROOT / "notebooks").glob("*.ipynb"):
         copy = target / notebook.name
         if not copy.exists() or copy.stat().st_mtime < notebook.stat().st_mtime:
