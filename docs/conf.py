@@ -73,7 +73,8 @@ html_theme_options = {
     "header_links_before_dropdown": 10,
     "navbar_end": ["theme-switcher"],
     "navbar_persistent": ["search-button"],
-    "secondary_sidebar_items": {"results/*": [], "**": ["page-toc"]},
+    "secondary_sidebar_items": {"**": ["page-toc"]}
+    | {f"results/{page.stem}": [] for page in DOCS.glob("results/*.md")},
     "footer_start": ["copyright"],
     "footer_end": [],
     "show_toc_level": 2,
