@@ -1,4 +1,7 @@
-"""Find topics in the docstrings of installed packages, and compare with NMF. About a minute on one CPU core."""
+"""Find topics in the docstrings of installed packages, and compare with NMF. About a minute on one CPU core.
+
+The documents depend on the installed versions of the packages.
+"""
 
 import lightning
 import numpy as np
