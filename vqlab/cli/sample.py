@@ -9,6 +9,7 @@ from typing import Any
 
 import vqlab
 from vqlab.atomic_io import write_atomic
+from vqlab.cli.errors import constructor_arguments
 from vqlab.cli.info import read_facts
 from vqlab.cli.parser import Parser
 from vqlab.errors import UserError
@@ -80,7 +81,7 @@ def _parameters_of_sample(model: Any, checkpoint: str) -> Any:
         if all(hasattr(model, verb) for verb in ("encode", "decode", "images")):
             facts = read_facts(Path(checkpoint))
             data = getattr(vqlab, facts["data"] or "", None)
-            known = inspect.signature(data).parameters if data else {}
+            known = constructor_arguments(data) if data else {}
             defaults = {f"data.{name}": parameter.default for name, parameter in known.items()}
             chosen = {key: value for key, value in facts["data_settings"].items() if value != defaults.get(key)}
             options = {"model.tokenizer": checkpoint, "data": facts["data"] or "...", **chosen}

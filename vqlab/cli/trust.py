@@ -63,7 +63,7 @@ def _arguments(values: Any, cls: type, place: str) -> dict[str, Any]:
     known = constructor_arguments(cls)
     taken = {}
     for name, value in values.items():
-        if name in PLACES and name in known and value != known[name].default:
+        if name in PLACES and name in known and value not in (None, known[name].default):
             raise Untrusted(value, f"{place}.{name}")
         kinds = _parts(known[name].annotation) if name in known else set()
         taken[name] = _value(value, kinds, f"{place}.{name}")

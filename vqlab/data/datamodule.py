@@ -46,6 +46,7 @@ class SplitDataModule(Checked, lightning.LightningDataModule, ABC):
     """
 
     examples = "examples"  # what messages call them
+    __signature__: inspect.Signature
     modality: str  # "image", "signal", ...: the models that fit
     test_mend = "use `vqlab validate`"  # hint if there is no test split
     _is_new = False  # whether the model was trained on data from another source
@@ -54,12 +55,20 @@ class SplitDataModule(Checked, lightning.LightningDataModule, ABC):
         super().__init__()
         self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Put the arguments behind ``**common`` into the signature that ``help`` and notebooks show."""
+        super().__init_subclass__(**kwargs)
+        own = list(inspect.signature(cls.__init__).parameters.values())[1:]
+        if own and own[-1].kind is inspect.Parameter.VAR_KEYWORD:
+            rest = inspect.signature(cls.__mro__[1]).parameters.values()
+            names = {parameter.name for parameter in own}
+            own[-1:] = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in rest if p.name not in names]
+        cls.__signature__ = inspect.Signature(own)
+
     def __repr__(self) -> str:
         """Show the source and its arguments; Lightning's own text reads the data of all loaders."""
-        bases = (base for base in type(self).__mro__ if issubclass(base, SplitDataModule))
-        names = dict.fromkeys(name for base in bases for name in inspect.signature(base.__init__).parameters)
-        values = (f"{name}={getattr(self, name)!r}" for name in names if name in vars(self))
-        return f"{type(self).__name__}({', '.join(values)})"
+        names = (name for name in inspect.signature(type(self)).parameters if name in vars(self))
+        return f"{type(self).__name__}({', '.join(f'{name}={getattr(self, name)!r}' for name in names)})"
 
     __str__ = __repr__
 

@@ -20,7 +20,8 @@ def list_files(root: Path, extensions: tuple[str, ...], what: str) -> list[Path]
     """Return what :func:`find_files` returns; raise UserError if there are none, or no folder."""
     files = find_files(root, extensions)
     if not files:
-        problem = f"holds no {what}" if root.is_dir() else "is not a folder"
+        kinds = f" ({', '.join(extensions)})" if any(extensions) else ""
+        problem = f"holds no {what}{kinds}" if root.is_dir() else "is not a folder"
         raise UserError(f"{root} {problem}: set path=FOLDER to a folder of {what}")
     return files
 

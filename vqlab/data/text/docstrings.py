@@ -13,7 +13,7 @@ from vqlab.errors import UserError
 from vqlab.validation import Count
 
 # Of torch only two parts: all of it takes longer to parse than all others together.
-PACKAGES = ("lightning", "matplotlib", "numpy", "scipy", "skimage", "sklearn")
+PACKAGES: tuple[str, ...] = ("lightning", "matplotlib", "numpy", "scipy", "skimage", "sklearn")
 PACKAGES += ("torch.distributed", "torch.nn", "torchvision")
 SKIPPED = frozenset({"tests", "testing", "externals", "_vendor"})  # folders: tests, and copies of other packages
 CODE = re.compile(r" *(\.\. (code|code-block|sourcecode|math|plot|testcode|testsetup)::.*|(?! *\.\. ).*::)")
