@@ -1,0 +1,173 @@
+"""Sphinx settings: ``sphinx-build -W -b html docs docs/_build`` builds the site, without network."""
+
+import ast
+import dataclasses
+import functools
+import importlib.util
+import inspect
+import os
+import re
+import shutil
+import sys
+import textwrap
+from pathlib import Path
+
+from docutils.nodes import reference
+from sphinx.errors import ExtensionError
+
+DOCS = Path(__file__).parent
+ROOT = DOCS.parent
+sys.path[:0] = [str(ROOT), str(DOCS / "_ext")]
+
+project = "vqlab"
+author = "the vqlab developers"
+project_copyright = "the vqlab developers"
+release = re.search(r'^version = "(.+)"', (ROOT / "pyproject.toml").read_text(), re.M)[1]
+version = release
+
+extensions = [
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.viewcode",
+    "myst_nb",
+    "sphinx_design",
+    "sphinx_copybutton",
+    # MathML needs neither a script nor a network to be shown; MathJax is the fallback.
+    "mathml" if importlib.util.find_spec("latex2mathml") else "sphinx.ext.mathjax",
+]
+exclude_patterns = ["_build", "_ext", "**.ipynb_checkpoints", "jupyter_execute"]
+templates_path = ["_templates"]
+suppress_warnings = ["mystnb.unknown_mime_type"]
+
+# Markdown and notebooks. VQLAB_DOCS_NOTEBOOKS=cache runs the notebooks, which takes minutes.
+myst_enable_extensions = ["colon_fence", "dollarmath", "deflist", "attrs_inline", "attrs_block", "fieldlist"]
+myst_heading_anchors = 3
+nb_execution_mode = os.environ.get("VQLAB_DOCS_NOTEBOOKS", "off")
+nb_execution_timeout = 600
+nb_merge_streams = True
+
+# API reference.
+autosummary_generate = True
+autosummary_ignore_module_all = False
+autodoc_default_options = {"members": True, "member-order": "bysource"}
+autodoc_typehints = "none"  # the argument's annotation is a rule of vqlab.validation; docstrings state types in words
+autodoc_preserve_defaults = True
+maximum_signature_line_length = 90
+napoleon_google_docstring = True
+napoleon_numpy_docstring = False
+napoleon_use_ivar = True
+napoleon_custom_sections = ["Shape", "Source"]
+add_module_names = False
+
+# Theme.
+html_theme = "pydata_sphinx_theme"
+html_title = f"vqlab {release}"
+html_static_path = ["_static"]
+html_css_files = ["vqlab.css"]
+html_show_sourcelink = False
+html_copy_source = False
+html_theme_options = {
+    "logo": {"text": "vqlab"},
+    "navbar_align": "left",
+    "header_links_before_dropdown": 10,
+    "navbar_end": ["theme-switcher"],
+    "navbar_persistent": ["search-button"],
+    "secondary_sidebar_items": {"**": ["page-toc"]}
+    | {f"results/{page.stem}": [] for page in DOCS.glob("results/*.md")},
+    "footer_start": ["copyright"],
+    "footer_end": [],
+    "show_toc_level": 2,
+    "navigation_with_keys": False,
+    "pygments_light_style": "github-light",
+    "pygments_dark_style": "github-dark",
+}
+SINGLE_PAGES = "index install quickstart quantizers data metrics faq contributing changelog glossary"
+html_sidebars = {page: [] for page in re.findall(r"\w+", SINGLE_PAGES)}  # pages without a section around them
+copybutton_prompt_text = r">>> |\.\.\. |\$ "
+copybutton_prompt_is_regexp = True
+
+
+def check_reference(app):
+    """Fail the build if a public name has no entry in docs/api."""
+    names = re.findall(r"^from \.\w+ import (\w+)", (ROOT / "vqlab" / "__init__.pyi").read_text(), re.M)
+    text = "\n".join(page.read_text() for page in (DOCS / "api").glob("*.md"))
+    if missing := [name for name in names if not re.search(rf"^ +vqlab\.{name}$", text, re.M)]:
+        raise ExtensionError(f"docs/api has no entry for {', '.join(missing)}")
+
+
+def resolve_by_name(app, env, node, contnode):
+    """Link references such as vqlab.models.vq.vqvae.VQVAE to the entry of the public name, vqlab.VQVAE."""
+    if node.get("refdomain") != "py":
+        return None
+    name, *member = node["reftarget"].removeprefix("vqlab.").split(".")[-2:]
+    for target in (f"vqlab.{node['reftarget'].rpartition('.')[2]}", f"vqlab.{name}.{'.'.join(member)}"):
+        if target != node["reftarget"] and target in env.domains.python_domain.objects:
+            found = env.domains.python_domain.objects[target]
+            uri = app.builder.get_relative_uri(node.get("refdoc", env.docname), found.docname)
+            return reference("", "", contnode, internal=True, refuri=f"{uri}#{found.node_id}")
+    return None
+
+
+def show_arguments(app, what, name, obj, options, signature, returned):
+    """Show the arguments of the constructor as they are written, where a base class hides them."""
+    if what != "class" or "__init__" not in vars(obj):
+        return None
+    if dataclasses.is_dataclass(obj):
+        parameters = inspect.signature(obj).parameters.values()
+        plain = [parameter.replace(annotation=inspect.Parameter.empty) for parameter in parameters]
+        return str(inspect.Signature(plain)), None
+    arguments = ast.parse(textwrap.dedent(inspect.getsource(obj.__init__))).body[0].args
+    for argument in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs, arguments.vararg, arguments.kwarg):
+        if argument is not None:
+            argument.annotation = None
+    del arguments.args[0]
+    return f"({ast.unparse(arguments)})", None
+
+
+def escape_formulas(app, what, name, obj, options, lines):
+    """Escape what reStructuredText would take for markup in (B, D, *spatial) and in |z - e|, but not in code."""
+    code = False
+    for number, line in enumerate(lines):
+        code = line.lstrip().startswith(">>>") or (code and line.strip() != "")
+        if not code:
+            parts = re.split(r"(``.*?``|:\w+:`.*?`)", line)
+            parts[::2] = [re.sub(r"(?<![\\*])\|", r"\\|", part) for part in parts[::2]]
+            parts[::2] = [re.sub(r"(?<=[ (x])\*(?=[a-z]+[,)])", r"\\*", part) for part in parts[::2]]
+            lines[number] = "".join(parts)
+
+
+@functools.cache
+def hooks():
+    """Return the names of what Lightning and torch call by themselves."""
+    from lightning import Callback, LightningDataModule, LightningModule
+
+    shown = {"forward", "training_step", "predict_step"}
+    return {name for base in (LightningModule, LightningDataModule, Callback) for name in dir(base)} - shown
+
+
+def skip_hooks(app, what, name, obj, skip, options):
+    """Leave hooks of Lightning out of the reference."""
+    return True if what == "class" and name in hooks() else None
+
+
+def copy_notebooks(app):
+    """Copy the notebooks into the source folder, where Sphinx reads them."""
+    target = DOCS / "notebooks"
+    for copy in target.glob("*.ipynb"):
+        if not (ROOT / "notebooks" / copy.name).exists():
+            copy.unlink()
+    for notebook in (ROOT / "notebooks").glob("*.ipynb"):
+        copy = target / notebook.name
+        if not copy.exists() or copy.stat().st_mtime < notebook.stat().st_mtime:
+            shutil.copy2(notebook, copy)
+
+
+def setup(app):
+    """Connect the functions above to the build."""
+    app.connect("builder-inited", copy_notebooks, priority=1)
+    app.connect("builder-inited", check_reference)
+    app.connect("missing-reference", resolve_by_name)
+    app.connect("autodoc-process-signature", show_arguments)
+    app.connect("autodoc-process-docstring", escape_formulas, priority=900)
+    app.connect("autodoc-skip-member", skip_hooks)
