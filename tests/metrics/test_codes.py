@@ -103,3 +103,15 @@ def test_unigram_bits():
         np.log2(205 / (1 + (tokens[:, i] == code).sum().item())) for row in new.tolist() for i, code in enumerate(row)
     ]
     assert unigram_bits(counts.int(), new).item() == pytest.approx(np.mean(bits), rel=1e-6)
+
+
+def test_usage_ignores_negative_indices():
+    usage = CodebookUsage(4)
+    usage.update(torch.tensor([0, -1, 1, -1, -1]))
+    assert usage.counts.tolist() == [[1, 1, 0, 0]]
+    usage.update(torch.tensor([-1]))
+    assert figures(usage) == pytest.approx({"perplexity": 2.0, "codebook_usage": 0.5})
+
+
+def test_unigram_bits_without_counts():
+    assert unigram_bits(torch.zeros(4, 32, dtype=torch.int32), torch.randint(32, (7, 4))).item() == pytest.approx(5)

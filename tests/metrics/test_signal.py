@@ -38,3 +38,9 @@ def test_the_spectra_are_scipys(pair):
     ]
     expected = np.linalg.norm(spectra[0] - spectra[1], axis=(-2, -1)) / np.linalg.norm(spectra[1], axis=(-2, -1))
     np.testing.assert_allclose(spectral_convergence(x_hat, x), expected, rtol=1e-3)
+
+
+def test_smoothing_is_heard(pair):
+    _, x = pair
+    smooth = torch.nn.functional.avg_pool1d(x, 9, 1, 4, count_include_pad=False)
+    assert spectral_convergence(smooth - smooth.mean(-1, True), x - x.mean(-1, True)).min() > 0.3

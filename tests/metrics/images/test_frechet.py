@@ -160,3 +160,15 @@ def test_inception(monkeypatch, tmp_path):
     levels = torch.arange(256.0)[None, None, None]
     x = (levels / 255 * 2 - 1) * 0.5 + 0.5  # through [-1, 1] and back, which rounds some levels down
     assert torch.equal(Inception("file.pth")(x), levels.flatten(1))
+
+
+def test_reset_forgets_and_grey_is_three_equal_channels(squeezenet):
+    metric = FrechetDistance("squeezenet1_0", backbone="net.pth")
+    grey = images(6, 0)[:, :1], images(6, 1)[:, :1]
+    values = []
+    for x, y in (grey, [batch.expand(-1, 3, -1, -1) for batch in grey], grey):
+        metric.update(x, real=True)
+        metric.update(y, real=False)
+        values.append(metric.compute().item())
+        metric.reset()
+    assert values[0] == values[1] == values[2] > 0

@@ -85,3 +85,9 @@ def test_a_glyph_is_looked_for_among_those_of_its_style(glyphs):
     nearest = [min((apart[i, j].item(), j) for j in range(COUNT) if style[i] == style[j])[0] for i in range(COUNT)]
     expected = np.mean([apart[i, i].item() <= near for i, near in enumerate(nearest)])
     assert measured(swapped, target, source, style)["retrieval"] == pytest.approx(expected)
+
+
+def test_blank_glyphs_and_large_ones():
+    blank, large = torch.ones(COUNT, 1, SIZE, SIZE), torch.rand(COUNT, 1, 128, 128)
+    assert all(np.isfinite(list(measured(blank, blank, blank).values())))
+    assert measured(large, large, 1 - large)["retrieval"] == 1.0

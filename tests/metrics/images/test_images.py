@@ -37,3 +37,9 @@ def test_effective_classes():
     classes.reset()
     classes.update(torch.zeros(5, dtype=torch.int64))
     torch.testing.assert_close(classes.compute(), torch.tensor(1.0))
+
+
+def test_images_smaller_than_the_usual_window():
+    x = torch.rand(2, 1, 8, 8)
+    assert ssim(x, x).tolist() == pytest.approx([1.0, 1.0])
+    assert ssim(x, 1 - x).max() < 0.5

@@ -124,3 +124,26 @@ def test_limits():
     assert cp(never).item() == -1
     everywhere = Cooccurrence(10, np.full((1, 3, 3), 10.0))
     assert all(np.isfinite(measure(everywhere)).all() for measure in (npmi, uci, cv, cp, umass))
+
+
+@pytest.mark.parametrize("n", [2, 10, 25])
+def test_u_mass_is_gensims(docstrings, n):
+    seed = secrets.randbelow(2**31)
+    topics = docstrings.draw_topics(np.random.default_rng(seed), num_topics=30, n=n)
+    found = umass(docstrings.reference.cooccurrence(topics))
+    np.testing.assert_allclose(found, docstrings.gensim(topics, "u_mass"), rtol=0, atol=1e-6, err_msg=str(seed))
+
+
+def test_planted_topics_are_far_above_shuffled_ones():
+    rng = np.random.default_rng(5)
+    num_topics, n = 8, 10
+    planted = rng.permutation(num_topics * n).reshape(num_topics, n)
+    theta = rng.dirichlet(np.full(num_topics, 0.1), 600)
+    topic = (rng.random((600, 40, 1)) > theta.cumsum(1)[:, None, :-1]).sum(2)
+    ids = planted[topic, rng.integers(n, size=topic.shape)].ravel()
+    reference = ReferenceCorpus(ids, np.arange(601) * 40, num_topics * n)
+    good, bad = (coherences(topics, reference) for topics in (planted, rng.permutation(planted.ravel()).reshape(8, 10)))
+    for name in ("npmi", "npmi_doc", "cp"):
+        assert good[name].min() > bad[name].max() + 0.2, name
+    for name in ("cv", "uci", "umass"):
+        assert good[name].min() > bad[name].max(), name

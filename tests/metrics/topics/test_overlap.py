@@ -43,3 +43,13 @@ def test_figures_are_those_of_loops(num_topics, n, vocab_size):
         found = duplicate_topics(words, share)
         assert found == pytest.approx({pair: value for pair, value in pairs.items() if value >= share})
         assert list(found.values()) == sorted(found.values(), reverse=True)
+
+
+@pytest.mark.parametrize("num_topics", [1, 2, 9])
+def test_all_the_same(num_topics):
+    words = np.tile(draw(1, 6, 100), (num_topics, 1))
+    alone = num_topics == 1
+    assert topic_diversity(words) == pytest.approx(1 / num_topics)
+    assert topic_redundancy(words) == (0 if alone else 1)
+    assert inverted_rbo(words) == pytest.approx(1 if alone else 0)
+    assert duplicate_topics(words, 1.0) == dict.fromkeys(itertools.combinations(range(num_topics), 2), 1.0)

@@ -86,3 +86,13 @@ def test_the_assignment_is_the_best_of_all(more):
         assert matched.cosine.sum() == pytest.approx(best, rel=1e-6)
         assert len(set(matched.index.tolist())) == 4
         np.testing.assert_allclose(matched.cosine, [cosine[i][j] for i, j in enumerate(matched.index)], rtol=1e-5)
+
+
+def test_word_counts_give_the_figures_of_documents():
+    ids, offsets = corpus()
+    bags = np.stack([np.bincount(ids[a:b], minlength=20) for a, b in itertools.pairwise(offsets)])
+    words = top_word_ids(np.random.default_rng(1).random((4, 20)), n=5)
+    found = topic_figures(words, ReferenceCorpus.from_counts(bags))
+    assert found.keys() == {"npmi_doc", "umass", *OVERLAP}
+    whole = topic_figures(words, ReferenceCorpus(ids, offsets, 20))
+    assert found == {name: whole[name] for name in found}
