@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from torch import nn
 
 from tests.helpers.two_ranks import on_two_ranks
 from vqlab.losses.adversarial import (
@@ -179,3 +180,17 @@ def test_extreme_logits_have_finite_losses_and_gradients(size):
         assert loss(rows).item() == pytest.approx(loss(rows.detach().double()).item(), rel=1e-6, abs=1e-6)
     sum(loss(rows) for loss in losses).backward()
     assert rows.grad.isfinite().all()
+
+
+def test_r1_of_half_batches_averages_to_the_whole():
+    net = nn.Sequential(nn.Conv2d(2, 4, 3), nn.LeakyReLU(0.2), nn.Conv2d(4, 1, 3)).double()
+    x = logits(4, 2, 6, 6).requires_grad_()
+    halves = [half.requires_grad_() for half in x.detach().chunk(2)]
+    torch.testing.assert_close(sum(r1_penalty(half, net(half)) for half in halves) / 2, r1_penalty(x, net(x)))
+
+
+def test_lecam_of_half_batches_averages_to_the_whole():
+    lecam, real, fake = LeCam(0.5).double(), logits(6), logits(6)
+    lecam.update(real, fake)
+    halves = (lecam(real[:3], fake[:3]) + lecam(real[3:], fake[3:])) / 2
+    torch.testing.assert_close(halves, lecam(real, fake))

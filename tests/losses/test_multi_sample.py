@@ -50,3 +50,11 @@ def test_vimco_ascends_its_bound_without_bias():
         found = torch.autograd.grad(expectation(vimco_loss, log_p, logits, num), (log_p, logits))
         for mine, theirs in zip(found, expected, strict=True):
             torch.testing.assert_close(mine, theirs, atol=1e-12, rtol=1e-9)
+
+
+def test_baselines_lower_the_variance():
+    """Against the plain score function, of whose signal nothing is subtracted."""
+    log_p, log_q = torch.randn(1, 6) - 50, torch.zeros(1, 6, requires_grad=True)
+    (found,) = torch.autograd.grad(rloo_loss(log_p, log_q), log_q)
+    plain = (log_p - log_q).detach() / 6
+    assert found.norm() < plain.norm() / 10

@@ -104,3 +104,10 @@ def run_rank(rank):
     for visit in range(2, 4):
         visit_all(resumed, visit, rank, 2)
     return {"own": resumed.codes, "whole": resumed.whole()}
+
+
+def test_age_counts_visits_since_the_last_move():
+    cache, index = ChainCache(4, 1, 8), torch.tensor([2, 3])
+    for moved in ([True, True], [False, True], [False, False]):
+        cache.put(index, torch.zeros(2, 1, dtype=torch.int64), torch.tensor(moved))
+    assert cache.ages(index).tolist() == [2, 1]

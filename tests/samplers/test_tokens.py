@@ -101,3 +101,9 @@ def test_guidance_draws_from_its_formula(guidance):
 def test_options_out_of_range(options, line):
     with refused(line):
         generate(network(), torch.zeros(1, dtype=torch.int64), **options)
+
+
+def test_filters_at_their_limits():
+    assert restrict(torch.zeros(2, 9), top_k=4).isfinite().sum(-1).tolist() == [4, 4]
+    logits = torch.randn(50, 8)
+    assert torch.equal(draw(restrict(logits, temperature=1e-30)), logits.argmax(-1))
