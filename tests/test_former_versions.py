@@ -32,11 +32,13 @@ def test_its_arguments_have_their_new_places():
     assert type(font.discriminator) is vqlab.GlyphDiscriminator
 
 
+@pytest.mark.parametrize("config", [["--config={}/config.yaml"], []], ids=["its config", "the checkpoint alone"])
 @pytest.mark.parametrize("name", ["vqgan", "jsa"])
-def test_a_run_folder_goes_on(name):
+def test_a_run_folder_goes_on(name, config):
     shutil.copytree(RUNS / name, Path("runs") / name)
     last = Path("runs") / name / "old/checkpoints/last.ckpt"
-    main(["fit", f"--config={last.parents[1]}/config.yaml", f"--ckpt_path={last}", "--trainer.max_steps=6"])
+    config = [option.format(last.parents[1]) for option in config]
+    main(["fit", *config, f"--ckpt_path={last}", "--trainer.max_steps=6"])
     checkpoint = torch.load(last, weights_only=True)
     assert checkpoint["global_step"] == 6
     assert checkpoint["hyper_parameters"]["_class_path"] == f"vqlab.{name.upper()}"

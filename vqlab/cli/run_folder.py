@@ -19,6 +19,7 @@ from vqlab.experiments.checkpoint_header import read_header, require_file
 from vqlab.experiments.row_lock import LOCK, row_lock
 from vqlab.experiments.run_state import CONFIG, LAST, OUTPUT, begin_again, holds_run
 from vqlab.experiments.settings import parse_yaml
+from vqlab.serialization import current_config
 
 STARTED_IN = "started_in"  # entry of a checkpoint: the folder where its run was started, relative to the run's folder
 LONGEST = 255  # bytes that file systems take for a name
@@ -147,7 +148,7 @@ def with_run_config(args: list[str], callbacks: Mapping[str, type]) -> list[str]
             return args
         if not isinstance(text, str):
             raise UserError("it is not a text")
-        config = trusted(parse_yaml(text.encode(), Path(CONFIG)), callbacks)
+        config = trusted(current_config(parse_yaml(text.encode(), Path(CONFIG))), callbacks)
     except Untrusted as error:
         raise UserError(f"this run's config names {error}: {trust}") from error
     except (OSError, UserError) as error:
