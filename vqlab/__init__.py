@@ -8,7 +8,7 @@ The public names are listed in ``__init__.pyi`` and imported at their first use,
 
 import lazy_loader
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 _load_name, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 __all__.append("__version__")
 # Names until 0.1.
