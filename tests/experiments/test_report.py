@@ -174,10 +174,14 @@ def test_damaged_runs_are_listed(runs, capsys):
     report(["runs", "-o", "out", "--format=md"])
 
 
-def test_each_model_has_a_section(capsys):
+def test_each_model_has_a_section_with_test_metrics(capsys):
     make("runs/vqvae/first")
+    Path("runs/vqvae/first/test.csv").write_text("step,time,test/psnr\n0,1.0,12.34567\n")
     make("runs/sgan/first", model="SGAN", monitor=("val/psnr", "max"))
-    assert re.findall(r"<h2>(\w+)</h2>", html()) == ["SGAN", "VQVAE"]
+    text = html()
+    assert re.findall(r"<h2>(\w+)</h2>", text) == ["SGAN", "VQVAE"]
+    (line,) = Page(text).table("run", "test/psnr")
+    assert line["test/psnr"][:2] == ["12.35", 12.34567]
     assert re.search(r"1 run of SGAN: finished\. Best val/psnr: \S+ at step \d+\.\n", capsys.readouterr().out)
 
 
@@ -192,13 +196,6 @@ def test_markdown_and_its_pictures(runs):
     assert picture.read_bytes() == Path("runs/vqvae/a_seed0/samples/step_000060.png").read_bytes()
     assert r"| loss oscillation | b\_seed2 | 40 | so it is | set --model.lr=1 |" in text
     assert re.search(r"^\| a\\_seed0 \|.*\| 0\.001 \| 0 \| finished \|", text, re.MULTILINE)
-
-
-def test_test_metrics_are_shown():
-    make("runs/vqvae/first")
-    Path("runs/vqvae/first/test.csv").write_text("step,time,test/psnr\n0,1.0,12.34567\n")
-    (line,) = Page(html()).table("run", "test/psnr")
-    assert line["test/psnr"][:2] == ["12.35", 12.34567]
 
 
 @pytest.mark.parametrize(

@@ -72,8 +72,8 @@ def test_first_event_of_each_name_and_count_of_damaged_lines():
     with (RUN / "health.jsonl").open("a") as log:
         log.write('{"event": "x"}\n\n[1]\n{"event": "codebook_coll')
     run = read_run(RUN)
-    assert [(e.event, e.step) for e in run.events.values()] == [("codebook_collapse", 300), ("loss_oscillation", 400)]
-    assert {event.hint for event in run.events.values()} == {"set --model.lr=1"}
+    rest = ("so it is", "set --model.lr=1")
+    assert run.events == {"codebook_collapse": (300, *rest), "loss_oscillation": (400, *rest)}
     assert run.problems == ["3 lines of health.jsonl cannot be read"]
 
 

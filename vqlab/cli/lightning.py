@@ -208,18 +208,15 @@ class CLI(LightningCLI):
         trainer["callbacks"] = callbacks
         if trainer.get("enable_checkpointing") is None:
             trainer["enable_checkpointing"] = True
-        return super().instantiate_trainer(**kwargs)
-
-    def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[lightning.Callback]) -> lightning.Trainer:
         try:
-            trainer = super()._instantiate_trainer(config, callbacks)
+            built = super().instantiate_trainer(**kwargs)
         except (MisconfigurationException, ValueError, TypeError, RuntimeError, KeyError) as error:
             raise misconfigured(error) from error
-        if isinstance(trainer.strategy, DDPStrategy):
-            trainer.strategy._ddp_kwargs.setdefault("broadcast_buffers", False)  # codebooks are equal on all ranks
-        check_started(trainer)
-        leave_sigterm_alone(trainer)
-        return trainer
+        if isinstance(built.strategy, DDPStrategy):
+            built.strategy._ddp_kwargs.setdefault("broadcast_buffers", False)  # codebooks are equal on all ranks
+        check_started(built)
+        leave_sigterm_alone(built)
+        return built
 
     # The run
 

@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import shutil
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
@@ -16,7 +17,7 @@ from vqlab.cli.arguments import values_of
 from vqlab.cli.trust import Untrusted, trusted
 from vqlab.errors import UserError
 from vqlab.experiments.checkpoint_header import read_header, require_file
-from vqlab.experiments.run_state import CONFIG, LAST, LOCK, OUTPUT, clear_run, holds_run, row_lock
+from vqlab.experiments.run_state import CONFIG, LAST, LOCK, clear_run, holds_run, row_lock
 from vqlab.experiments.settings import parse_yaml
 from vqlab.serialization import current_config
 
@@ -90,13 +91,11 @@ def is_bare(folder: Path) -> bool:
 
 
 def remove(folder: Path) -> None:
-    """Remove a run folder, its lock last, and the folders above it that are empty then."""
+    """Remove a run folder, and the folders of the model and of all runs if they are empty then."""
     with suppress(OSError):
-        clear_run(folder)
-        (folder / OUTPUT).unlink(missing_ok=True)
-        (folder / LOCK).unlink(missing_ok=True)
-        for empty in (folder, *folder.parents[:2]):  # of the model, and of all runs
-            empty.rmdir()
+        shutil.rmtree(folder)
+        for parent in folder.parents[:2]:
+            parent.rmdir()
 
 
 def requeued_from(config: Namespace) -> str | None:

@@ -4,6 +4,7 @@ import os
 import statistics
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from datetime import timedelta
 from itertools import chain
 from operator import itemgetter
 from typing import NamedTuple
@@ -13,7 +14,7 @@ from vqlab.experiments.experiment import short_names, shortest_ends
 from vqlab.experiments.factors import differing, effects, repeats, value_of
 from vqlab.experiments.runs import Run, direction, first_known
 from vqlab.experiments.settings import HARMLESS
-from vqlab.experiments.text import clock, plural, short
+from vqlab.experiments.text import plural, short
 
 # Metrics of a table besides the monitored one, where they were logged.
 KEY_METRICS = "psnr snr acc nll bits_per_token npmi perplexity codebook_usage ssim lpips correlation accept_rate"
@@ -85,8 +86,9 @@ def blocks(runs: Sequence[Run]) -> Iterator[Table | Pictures]:
         yield seeds_table(groups, metrics)
     if metrics and differing(runs):
         yield effects_table(runs, metrics[:COMPARED])
-    if events := [(event, run.name) for run in runs for event in run.events.values()]:
-        rows = [(e.event.replace("_", " "), run, Cell(f"{e.step:,}", e.step), e.evidence, e.hint) for e, run in events]
+    events = [(name.replace("_", " "), run.name, *event) for run in runs for name, event in run.events.items()]
+    if events:
+        rows = [(event, run, Cell(f"{step:,}", step), *texts) for event, run, step, *texts in events]
         yield table_of("Health", ("event", "run", "step", "evidence", "hint"), rows)
     logged = sorted({name for run in runs for name in run.log.series})
     if shown := [*metrics, *({"train/loss"} & {*logged} - {*metrics})]:
@@ -140,7 +142,7 @@ def runs_table(runs: Sequence[Run], metrics: Sequence[str]) -> Table:
         *((short, [setting(value_of(run, name)) for run in runs]) for name, short in names.items()),
         ("status", [Cell(run.status) for run in runs]),
         ("steps", numbers([run.log.steps for run in runs], show="{:,}".format)),
-        ("time", numbers([run.seconds for run in runs], show=clock)),
+        ("time", numbers([run.seconds for run in runs], show=lambda value: str(timedelta(seconds=round(value))))),
         ("samples/s", numbers([run.samples_per_second for run in runs])),
         ("peak lr", numbers([run.peak_lr for run in runs])),
         *((name, numbers([run.tested.get(name) for run in runs], direction(name))) for name in tested),
@@ -153,11 +155,12 @@ def metric_columns(runs: Sequence[Run], metric: str) -> Columns:
     """Return the last value of a metric; for the monitored metric also the best value and its step."""
     found, known = [run.figure(metric) for run in runs], first_known(runs)
     mode = known.mode(metric)
-    last = (f"last {metric}", numbers([figure and figure.last for figure in found], mode))
+    last = (f"last {metric}", numbers([figure.last if figure else None for figure in found], mode))
     if metric != known.monitor:
         return [last]
-    best = (f"best {metric}", numbers([figure and figure.best for figure in found], mode))
-    return [best, ("at step", numbers([figure and figure.best_step for figure in found], show="{:,}".format)), last]
+    best = (f"best {metric}", numbers([figure.best if figure else None for figure in found], mode))
+    steps = [figure.best_step if figure else None for figure in found]
+    return [best, ("at step", numbers(steps, show="{:,}".format)), last]
 
 
 def seeds_table(groups: Sequence[Sequence[Run]], metrics: Sequence[str]) -> Table:

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from datetime import timedelta
 from enum import StrEnum
 from pathlib import Path
 from typing import NamedTuple
@@ -20,7 +21,6 @@ from vqlab.experiments.experiment import Experiment, Row
 from vqlab.experiments.run_state import FAILED, LAST, LOCK_FD, OUTPUT, State, clear_run, row_lock, settings_of, state_of
 from vqlab.experiments.runs import read_run
 from vqlab.experiments.settings import HARMLESS, equal
-from vqlab.experiments.text import clock
 
 VQLAB = (sys.executable, "-m", "vqlab")
 PATIENCE = 60.0  # seconds in which a child must end its batch and write last.ckpt after SIGTERM
@@ -40,9 +40,6 @@ class Outcome(NamedTuple):
 
     status: Status
     error: str = ""
-
-    def __str__(self) -> str:
-        return f"{self.status}: {self.error}" if self.error else str(self.status)
 
 
 class Runner:
@@ -78,7 +75,8 @@ class Runner:
         folder = self.experiment.folder(row)
         with row_lock(folder) as lock:
             outcome = Outcome(Status.ELSEWHERE) if lock is None else self._run_locked(row, folder, lock)
-        print(f"{row.name}: {outcome} ({clock(time.monotonic() - started)})", flush=True)
+        ending, duration = ": ".join(filter(None, outcome)), timedelta(seconds=round(time.monotonic() - started))
+        print(f"{row.name}: {ending} ({duration})", flush=True)
         return outcome
 
     def _run_locked(self, row: Row, folder: Path, lock: int) -> Outcome:

@@ -33,16 +33,6 @@ LOWER_IS_BETTER = re.compile(r"loss|nll|mse|l1$|lpips|fid|bits|error|spectral|re
 
 
 @dataclass(frozen=True)
-class HealthEvent:
-    """One line of health.jsonl."""
-
-    event: str
-    step: int
-    evidence: str
-    hint: str
-
-
-@dataclass(frozen=True)
 class Figure:
     """Last and best value of a metric, with their steps; no best value where the better direction is not known."""
 
@@ -77,7 +67,7 @@ class Run:
     tested: dict[str, float] = field(default_factory=dict)  # the last metrics of test.csv
     status: str = "unfinished"  # or finished, running, failed
     error: str = ""  # why it failed
-    events: dict[str, HealthEvent] = field(default_factory=dict)  # the first of each name
+    events: dict[str, tuple[int, str, str]] = field(default_factory=dict)  # by name: step, evidence, hint of the first
     pictures: dict[str, tuple[int, Path]] = field(default_factory=dict)  # by kind: step and file of the last one
     problems: list[str] = field(default_factory=list)  # missing and damaged files
 
@@ -179,8 +169,8 @@ def read_run(folder: Path) -> Run:
     run.log, test = read_log(folder / LOG), read_log(folder / TEST)
     run.tested = {name: series[-1][1] for name, series in test.series.items() if name.startswith("test/")}
     events = [read_event(line) for line in read_text(folder / HEALTH).splitlines() if line.strip()]
-    for event in filter(None, events):
-        run.events.setdefault(event.event, event)
+    for name, *event in filter(None, events):
+        run.events.setdefault(name, tuple(event))
     for name, lines in ((LOG, run.log.damaged), (TEST, test.damaged), (HEALTH, events.count(None))):
         if lines:
             run.problems.append(f"{plural(lines, 'line')} of {name} cannot be read")
@@ -212,12 +202,12 @@ def read_log(path: Path) -> MetricsLog:
     return log
 
 
-def read_event(line: str) -> HealthEvent | None:
-    """Return the event in a line of health.jsonl, None if it is damaged."""
+def read_event(line: str) -> tuple[str, int, str, str] | None:
+    """Return name, step, evidence and hint of a line of health.jsonl, None if it is damaged."""
     try:
         found = json.loads(line)
         hint = found["hint"] if "hint" in found else found["mend"]
-        return HealthEvent(str(found["event"]), int(found["step"]), str(found["evidence"]), str(hint))
+        return str(found["event"]), int(found["step"]), str(found["evidence"]), str(hint)
     except (ValueError, KeyError, TypeError):
         return None
 

@@ -1,6 +1,7 @@
 """Settings of a run by dotted name, such as ``model.quantizer.num_embeddings``."""
 
 import json
+from collections import Counter
 from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
@@ -25,9 +26,9 @@ class UniqueKeys(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         """Raise ConstructorError for a duplicate key."""
-        keys = [str(key.value) for key, _ in node.value]
-        if duplicates := [key for key in keys if keys.count(key) > 1]:
-            raise yaml.constructor.ConstructorError(None, None, f"{duplicates[0]} is there twice", node.start_mark)
+        counts = Counter(str(key.value) for key, _ in node.value)
+        if counts and (most := counts.most_common(1)[0])[1] > 1:
+            raise yaml.constructor.ConstructorError(None, None, f"{most[0]} is there twice", node.start_mark)
         return super().construct_mapping(node, deep)
 
 

@@ -1,8 +1,7 @@
-"""Numbers, durations and tables as text."""
+"""Numbers and tables as text."""
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from datetime import timedelta
 
 # Control characters, bidirectional overrides, and surrogates, which file names and JSON may hold.
 UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -28,11 +27,6 @@ def short(value: float | None, digits: int = 4) -> str:
 def plural(count: int, thing: str) -> str:
     """Return ``1 run`` or ``2 runs``."""
     return f"{count:,} {thing}{'' if count == 1 else 's'}"
-
-
-def clock(seconds: float) -> str:
-    """Return a duration as hours, minutes and seconds."""
-    return str(timedelta(seconds=round(seconds)))
 
 
 def align(rows: Iterable[Sequence[str]]) -> Iterator[str]:
