@@ -58,19 +58,12 @@ def imports(source: str) -> set[str]:
 
 
 def wrong_imports(module: str, source: str) -> set[str]:
-    mine = package_of(module)
-    wrong = set()
-    for name in imports(source):
-        top = name.split(".")[0]
-        if top == "vqlab":
-            other = package_of(name)
-            if other != mine and LEVEL[other] <= LEVEL[mine] and (mine, name) not in NAMES_ONLY:
-                wrong.add(name)
-        elif (top in ("lightning", "pytorch_lightning") and mine in WITHOUT_LIGHTNING) or (
-            top == "torch" and mine in WITHOUT_TORCH
-        ):
-            wrong.add(name)
-    return wrong
+    mine, found = package_of(module), imports(source)
+    ours = {name for name in found if name.split(".")[0] == "vqlab" and package_of(name) != mine}
+    wrong = {name for name in ours if LEVEL[package_of(name)] <= LEVEL[mine] and (mine, name) not in NAMES_ONLY}
+    forbidden = {"lightning", "pytorch_lightning"} if mine in WITHOUT_LIGHTNING else set()
+    forbidden |= {"torch"} if mine in WITHOUT_TORCH else set()
+    return wrong | {name for name in found if name.split(".")[0] in forbidden}
 
 
 def run(*args: str) -> subprocess.CompletedProcess:

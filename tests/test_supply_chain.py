@@ -35,7 +35,7 @@ def test_lower_and_upper_bound(requirement):
 def test_pinned_version_is_within_the_bounds(requirement):
     name = canonicalize_name(requirement.name)
     pins = [pin for pin in map(Requirement, LINES) if canonicalize_name(pin.name) == name]
-    assert pins, f"{name} is not in constraints.txt: write it again as CONTRIBUTING says"
+    assert pins, f"{name} is not in constraints.txt: write it again as described in CONTRIBUTING.md"
     for pin in pins:
         (exact,) = pin.specifier
         assert requirement.specifier.contains(exact.version, prereleases=True)

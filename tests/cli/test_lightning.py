@@ -10,7 +10,7 @@ import yaml
 from lightning import Trainer
 
 from tests.e2e.tiny import FIT, fails
-from vqlab.cli.lightning import CLI, complaints, prepare
+from vqlab.cli.lightning import CLI, option_errors, prepare
 from vqlab.cli.main import main
 
 CHOSEN = ["--model=VQVAE", "--data=Docstrings"]
@@ -82,7 +82,7 @@ WRONG = [
 
 
 def test_message_of_wrong_option():
-    found = complaints([[*FIT, *args] for args, _ in WRONG])
+    found = option_errors([[*FIT, *args] for args, _ in WRONG])
     for (args, words), message in zip(WRONG, found, strict=True):
         assert words in (message or ""), args
         assert len(message) <= 200

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from vqlab.cli.lightning import complaints
+from vqlab.cli.lightning import option_errors
 from vqlab.errors import UserError
 from vqlab.experiments.experiment import read_experiment
 
@@ -108,6 +108,6 @@ def test_builtin_experiments_have_valid_options(path):
     rows = [experiment.rows[0], experiment.rows[-1]]
     assert len({row.name for row in experiment.rows}) == len(experiment.rows)
     wrong = [*experiment.fit(rows[0]), "--model.no_such_option=1"]
-    *good, last = complaints([*map(experiment.fit, rows), wrong])
+    *good, last = option_errors([*map(experiment.fit, rows), wrong])
     assert good == [None, None]
     assert "no_such_option" in last

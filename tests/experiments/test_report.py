@@ -153,6 +153,7 @@ def test_damaged_runs_are_listed(runs, capsys):
     (folder / "a_seed2/metrics.csv").unlink()  # as before the first line
     metrics = folder / "b_seed0/metrics.csv"
     metrics.write_bytes(metrics.read_bytes()[:-9])
+    (folder / "b_seed1/health.jsonl").write_bytes(b"\xff\xff")
     (folder / "b_seed2/finished.json").unlink()
     (folder / "b_seed2/failed.json").write_text('{"error": "CUDA <out> of memory"}')
     Path("runs/vqvae/c").mkdir()
@@ -164,6 +165,7 @@ def test_damaged_runs_are_listed(runs, capsys):
         ("a_seed0", "no config.yaml"),
         ("a_seed1", "config.yaml is damaged"),
         ("b_seed0", "1 line of metrics.csv cannot be read"),
+        ("b_seed1", "1 line of health.jsonl cannot be read"),
         ("c", "no config.yaml"),
         ("b_seed2", "failed: CUDA <out> of memory"),
     ]

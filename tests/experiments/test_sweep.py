@@ -70,7 +70,7 @@ def test_failed_row_is_recorded_and_the_others_continue(capsys):
     assert_complete("abc")
     out = capsys.readouterr().out
     assert "1 failed" in out
-    assert out.splitlines()[-1] == "  d: RuntimeError: out of memory, says the fake (runs/toy/d/sweep.log)"
+    assert out.splitlines()[-1] == "  d: RuntimeError: out of memory in the fake run (runs/toy/d/sweep.log)"
     assert json.loads((folder("d") / "failed.json").read_text())["error"].startswith("RuntimeError: out of memory")
     write(rows=[*ROWS, {"name": "d"}])
     assert run() == 0

@@ -230,8 +230,8 @@ class CLI(LightningCLI):
             except UserError as error:
                 raise with_options(error, self.config[subcommand], LINKED) from error
             except Stopped:
-                launcher = self.trainer.strategy.launcher
-                if isinstance(launcher, _SubprocessScriptLauncher) and not any(run.begun for run in self._start_run()):
+                launcher, has_started = self.trainer.strategy.launcher, any(run.started for run in self._start_run())
+                if isinstance(launcher, _SubprocessScriptLauncher) and not has_started:
                     launcher.kill(signal.SIGKILL)  # the other ranks wait for this one
                 raise
 
@@ -311,7 +311,7 @@ class Checked(Exception):
     """Raised when all options have been read."""
 
 
-def complaints(commands: list[list[str]]) -> list[str | None]:
+def option_errors(commands: list[list[str]]) -> list[str | None]:
     """Return the one-line error of each argument list, None if it is valid; builds nothing."""
     found: list[str | None] = []
 

@@ -69,8 +69,8 @@ def held_run_folder(config: Namespace, command: str) -> Iterator[Path]:
             failed = False
         finally:
             # StartRun writes config.yaml at the first batch; W&B may still write into its own folder.
-            begun = holds_run(folder) or (folder / "wandb").exists()
-            if is_new and not begun and (failed or is_bare(folder)):
+            started = holds_run(folder) or (folder / "wandb").exists()
+            if is_new and not started and (failed or is_bare(folder)):
                 remove(folder)
 
 

@@ -31,7 +31,7 @@ class StartRun(SaveConfigCallback):
 
     origin: Mapping[str, Any] = MappingProxyType({})  # entries of each checkpoint, on rank 0
     resumed: tuple[int, Any] | None = None  # step of the resumed checkpoint, and the line of the log at that step
-    begun = False  # whether the first batch has started
+    started = False  # whether the first batch has started
 
     def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
         """Give all ranks the run folder of rank 0, and save."""
@@ -63,12 +63,12 @@ class StartRun(SaveConfigCallback):
 
     def on_train_batch_start(self, trainer: Any, *args: Any) -> None:
         """Write config.yaml at the first batch, when checkpoint and data have been read."""
-        if not self.begun and trainer.is_global_zero:
+        if not self.started and trainer.is_global_zero:
             folder = Path(trainer.default_root_dir)
             with write_atomic(folder / CONFIG) as file:
                 file.write(self.origin["config"].encode())
             (folder / FINISHED).unlink(missing_ok=True)
-        self.begun = True
+        self.started = True
 
     def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """Add the version of the code and the configuration to the checkpoint."""

@@ -111,9 +111,9 @@ def check_rows(experiment: Experiment, rows: Sequence[Row], check: Check | None)
     """Raise UserError for the first row with wrong options."""
     print(f"reading the options of {len(rows)} rows ...", file=sys.stderr, flush=True)
     if check is None:
-        from vqlab.cli.lightning import complaints  # imports torch
+        from vqlab.cli.lightning import option_errors  # imports torch
 
-        check = complaints
+        check = option_errors
     errors = check([experiment.fit(row) for row in rows])
     wrong = [f"{row.name}: {error}" for row, error in zip(rows, errors, strict=True) if error]
     if wrong:

@@ -4,7 +4,7 @@ import itertools
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,7 +73,7 @@ def read_experiment(path: Path, extra: Sequence[str] = (), runs: Path = Path("ru
     shared = overlay({}, *map(read_yaml, configs))
     common = check_options(content.get("common") or {}, f"common of {path}")
     rows = []
-    for label, options in [point for row in read_rows(content, path) for point in read_grid(content, *row, path)]:
+    for label, options in read_points(content, path):
         fixed = {**common, **options, **typed}
         for seed in read_seeds(content, fixed, path):
             name = label if seed is None else f"{label}_seed{seed}"
@@ -91,36 +91,28 @@ def read_experiment(path: Path, extra: Sequence[str] = (), runs: Path = Path("ru
     return Experiment(path, runs, configs, tuple(rows))
 
 
-def read_rows(content: dict[str, Any], path: Path) -> list[tuple[str, Settings]]:
-    """Return name and options of each row; an experiment with only a grid has one row, without a name."""
-    rows = content.get("rows")
-    if rows is None:
-        return [("" if content.get("grid") else path.stem, {})] if content.get("grid") or content.get("seeds") else []
-    if not isinstance(rows, list) or not all(isinstance(row, dict) and "name" in row for row in rows):
-        raise UserError(f"rows of {path} must be a list of mappings with a name: - {{name: first, model.lr: 1.0e-3}}")
-    found = []
-    for row in rows:
-        name = str(row["name"])
-        if not NAME.fullmatch(name):
-            raise UserError(f"row name {name!r} of {path} cannot be a folder: use letters, digits and _ . = + -")
-        options = {key: value for key, value in row.items() if key != "name"}
-        found.append((name, check_options(options, f"row {name} of {path}")))
-    return found
-
-
-def read_grid(content: dict[str, Any], name: str, row: Settings, path: Path) -> list[tuple[str, Settings]]:
-    """Return the name and the options of ``row`` at each point of the grid."""
+def read_points(content: dict[str, Any], path: Path) -> Iterator[tuple[str, Settings]]:
+    """Yield name and options of each row at each point of the grid; without rows, the grid has one unnamed row."""
     grid = check_options(content.get("grid") or {}, f"grid of {path}")
     for option, values in grid.items():
         if not isinstance(values, list) or not values:
             raise UserError(f"{option} in grid of {path} must be a list of values: {option}: [1, 2]")
-    short = short_names(grid)
-    found = []
-    for values in itertools.product(*grid.values()):
-        texts = [re.sub(r"[^\w.+-]+", "-", as_flag("", value).partition("=")[2]) for value in values]
-        parts = [f"{short[option]}={text.strip('-.') or '-'}" for option, text in zip(grid, texts, strict=True)]
-        found.append(("_".join(filter(None, [name, *parts])), row | dict(zip(grid, values, strict=True))))
-    return found
+    short, unnamed = short_names(grid), {"name": "" if grid else path.stem}
+    rows = content.get("rows")
+    if rows is None:
+        rows = [unnamed] if grid or content.get("seeds") else []
+    if not isinstance(rows, list) or not all(isinstance(row, dict) and "name" in row for row in rows):
+        raise UserError(f"rows of {path} must be a list of mappings with a name: - {{name: first, model.lr: 1.0e-3}}")
+    for row in rows:
+        name = str(row["name"])
+        if row is not unnamed and not NAME.fullmatch(name):
+            raise UserError(f"row name {name!r} of {path} cannot be a folder: use letters, digits and _ . = + -")
+        options = {key: value for key, value in row.items() if key != "name"}
+        check_options(options, f"row {name} of {path}")
+        for values in itertools.product(*grid.values()):
+            texts = [re.sub(r"[^\w.+-]+", "-", as_flag("", value).partition("=")[2]) for value in values]
+            parts = [f"{short[option]}={text.strip('-.') or '-'}" for option, text in zip(grid, texts, strict=True)]
+            yield "_".join(filter(None, [name, *parts])), options | dict(zip(grid, values, strict=True))
 
 
 def read_seeds(content: dict[str, Any], others: Settings, path: Path) -> list[int | None]:

@@ -86,9 +86,8 @@ def blocks(runs: Sequence[Run]) -> Iterator[Table | Pictures]:
         yield seeds_table(groups, metrics)
     if metrics and differing(runs):
         yield effects_table(runs, metrics[:COMPARED])
-    events = [(name.replace("_", " "), run.name, *event) for run in runs for name, event in run.events.items()]
-    if events:
-        rows = [(event, run, Cell(f"{step:,}", step), *texts) for event, run, step, *texts in events]
+    if events := [(name.replace("_", " "), run.name, e) for run in runs for name, e in run.events.items()]:
+        rows = [(name, run, Cell(f"{step:,}", step), why, hint) for name, run, (step, why, hint) in events]
         yield table_of("Health", ("event", "run", "step", "evidence", "hint"), rows)
     logged = sorted({name for run in runs for name in run.log.series})
     if shown := [*metrics, *({"train/loss"} & {*logged} - {*metrics})]:

@@ -169,8 +169,8 @@ def read_run(folder: Path) -> Run:
     run.log, test = read_log(folder / LOG), read_log(folder / TEST)
     run.tested = {name: series[-1][1] for name, series in test.series.items() if name.startswith("test/")}
     events = [read_event(line) for line in read_text(folder / HEALTH).splitlines() if line.strip()]
-    for name, *event in filter(None, events):
-        run.events.setdefault(name, tuple(event))
+    for name, event in filter(None, events):
+        run.events.setdefault(name, event)
     for name, lines in ((LOG, run.log.damaged), (TEST, test.damaged), (HEALTH, events.count(None))):
         if lines:
             run.problems.append(f"{plural(lines, 'line')} of {name} cannot be read")
@@ -202,12 +202,12 @@ def read_log(path: Path) -> MetricsLog:
     return log
 
 
-def read_event(line: str) -> tuple[str, int, str, str] | None:
+def read_event(line: str) -> tuple[str, tuple[int, str, str]] | None:
     """Return name, step, evidence and hint of a line of health.jsonl, None if it is damaged."""
     try:
         found = json.loads(line)
         hint = found["hint"] if "hint" in found else found["mend"]
-        return str(found["event"]), int(found["step"]), str(found["evidence"]), str(hint)
+        return str(found["event"]), (int(found["step"]), str(found["evidence"]), str(hint))
     except (ValueError, KeyError, TypeError):
         return None
 
