@@ -1,7 +1,6 @@
 """``vqlab sample``: draw images from any generative model into one picture."""
 
 import inspect
-import os
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +14,6 @@ from vqlab.cli.info import read_facts
 from vqlab.errors import UserError
 from vqlab.experiments.settings import as_flag
 
-MOST = 100_000  # images in one picture
 BATCH = 64  # images drawn at once
 
 
@@ -34,15 +32,11 @@ def sample(args: Sequence[str]) -> None:
     add("--out", default="samples.png", help="file to write (default samples.png)")
     add("--columns", type=int, default=8, help="images per row (default 8)")
     options = parser.parse_args(args)
-    for name, least, most in (("num", 1, MOST), ("columns", 1, MOST), ("seed", 0, 2**63 - 1)):
-        if not least <= (given := getattr(options, name)) <= most:
-            raise UserError(f"--{name} must be at least {least} and at most {most}, got {given}")
+    if options.num < 1:
+        raise UserError(f"--num must be at least 1, got {options.num}")
     out = Path(options.out)
     if out.suffix.lower() != ".png":
         raise UserError(f"{out} must end in .png: set --out samples.png")
-    folder = next(parent for parent in out.absolute().parents if parent.exists())
-    if out.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise UserError(f"{out} cannot be written: set --out to another place")
 
     import torch  # late, so that help and wrong options are answered quickly
     from torchvision.utils import save_image
