@@ -21,10 +21,8 @@ SPECIAL = re.compile(r"[\\`*_|\[\]~$]|^[#>]")
 
 def report(args: Sequence[str]) -> None:
     """Run ``vqlab report`` with ``args``."""
-    parser = Parser(
-        prog="vqlab report",
-        description="Write the lab log: which settings differ between runs, their metrics and health events.",
-    )
+    description = "Write the lab log: which settings differ between runs, their metrics and health events."
+    parser = Parser(prog="vqlab report", description=description)
     add = parser.add_argument
     add("runs", type=Path, nargs="+", help="run folders, or folders of runs")
     add("-o", "--output", type=Path, default=Path("report"), help="folder to write (default report)")
@@ -45,10 +43,7 @@ def report(args: Sequence[str]) -> None:
 
 
 def render(template: str, title: str, sections: Sequence[Section]) -> tuple[str, dict[str, bytes]]:
-    """Return the page after ``report.html`` or ``report.md``, and the pictures beside it by their relative paths.
-
-    All text is escaped.
-    """
+    """Return the page, with all text escaped, and the pictures beside it by their relative paths."""
     files: dict[str, bytes] = {}
 
     def saved(content: bytes, caption: str, suffix: str) -> str:
@@ -57,14 +52,11 @@ def render(template: str, title: str, sections: Sequence[Section]) -> tuple[str,
         files[name] = content
         return Markup(name)
 
-    clean = printable if template == "report.html" else plain
-    pages = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=lambda value: clean(value) if type(value) is str else value,
-    )
+    def clean(value: object) -> object:
+        return (printable if template == "report.html" else plain)(value) if type(value) is str else value
+
+    loader = FileSystemLoader(Path(__file__).parent)
+    pages = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, finalize=clean)
     pages.filters |= {"base64": lambda content: b64encode(content).decode(), "saved": saved}
     read = time.strftime("%Y-%m-%d %H:%M")
     return pages.get_template(template).render(title=title, sections=sections, read=read), files
