@@ -14,10 +14,11 @@ from vqlab.cli.sweep import sweep
 
 FAKE = [sys.executable, fake_vqlab.__file__]
 SCRIPT = f"""
-import signal, sys
-signal.signal(signal.SIGINT, signal.default_int_handler)  # which who started the tests may ignore
+import sys
 from vqlab.cli.sweep import sweep
-sweep(sys.argv[1:], {FAKE!r}, lambda calls: [None] * len(calls))
+from vqlab.training.stop_signals import STOP_SIGNALS
+with STOP_SIGNALS.installed():
+    sweep(sys.argv[1:], {FAKE!r}, lambda calls: [None] * len(calls))
 """
 BASE = {
     "model": {"class_path": "Toy", "init_args": {"lr": 0.1}},
