@@ -60,6 +60,7 @@ def read_facts(path: Path) -> dict[str, Any]:
         "ema": settings.get("ema.decay", True) if "averaging_state" in header else None,
         "made_by": mapping(header.get("made_by")) or {"lightning": header.get("pytorch-lightning_version")},
         "run": read_run(folder).status if in_run else None,
+        "note": read_run(folder).note if in_run else "",
         "metrics": metrics,
         "model_settings": flatten({"model": {"class_path": class_path, "init_args": arguments}}),
         "data_settings": {name: value for name, value in settings.items() if name.startswith("data.")},
@@ -97,6 +98,7 @@ def lines(facts: dict[str, Any]) -> Iterator[str]:
         ("file", f"{facts['bytes'] / 1e6:,.1f} MB"),
         ("made by", made_by or "not recorded"),
         ("run", facts["run"] or "not found"),
+        *([("note", facts["note"])] if facts["note"] else []),
     ]
     metrics = [("metric", f"at step {step:,}", "best", "last")] if facts["metrics"] else []
     for name, row in facts["metrics"].items():

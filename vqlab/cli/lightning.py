@@ -64,6 +64,7 @@ LINKED = {*LINKS.values(), *(name for links in NETWORK_LINKS.values() for name i
 ALWAYS = {"checkpoint": LastAndBest, "samples": SampleGrid, "health": Health, "ema": EMA, "plateau": Plateau}
 OPTIONS: list[tuple[str, Any, Any, str]] = [
     ("name", str | None, None, "Name of the run folder. Default: the time."),
+    ("note", str | None, None, "Note on the run, in one line; shown by info, report and W&B."),
     ("runs", str, "runs", "Folder of all runs."),
     ("codes", str, "codes.npz", "File that predict writes: .npz or .safetensors."),
     ("font", str | None, None, "Font file (.ttf) that predict writes from glyphs."),

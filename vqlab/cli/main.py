@@ -25,6 +25,7 @@ usage:
   vqlab sample   runs/.../best.ckpt --num 64                draw images from a generative model, as samples.png
   vqlab info     runs/.../best.ckpt                         facts: model, data, settings, metrics, code version
   vqlab sweep    configs/experiments/jsa_cifar10.yaml       run a table of settings; the same command resumes it
+  vqlab note     runs/... "what came out"                   keep a note in a run folder; shown by info and report
   vqlab report   runs                                       the lab log: settings, metrics, health of all runs
 
 often used with fit:
@@ -35,11 +36,11 @@ often used with fit:
   --name first                          name of the run folder
   --print_config                        show the complete configuration and stop
 
-vqlab fit --help                        all options; vqlab sample, info, sweep, report --help likewise
+vqlab fit --help                        all options; vqlab sample, info, note, sweep, report --help likewise
 vqlab fit --model.help VQVAE            options of a model; --data.help, --model.quantizer.help likewise
 VQLAB_DEBUG=1 vqlab ...                 show the traceback of an error
 """
-OWN = ("sample", "info", "sweep", "report")  # each a function in the module of that name
+OWN = ("sample", "info", "note", "sweep", "report")  # each a function in the module of that name
 LIGHTNING = ("fit", "validate", "test", "predict")
 
 

@@ -18,7 +18,7 @@ from vqlab.atomic_io import write_atomic
 from vqlab.callbacks.checkpoints import LastAndBest
 from vqlab.cli.run_folder import STARTED_IN
 from vqlab.experiments.checkpoint_header import checkpoint_step
-from vqlab.experiments.run_state import CONFIG, FINISHED
+from vqlab.experiments.run_state import CONFIG, FINISHED, check_note, write_note
 from vqlab.training.loggers.boards import tensorboard_logger, wandb_logger
 from vqlab.training.loggers.csv import CSVLog
 from vqlab.training.loggers.media import attempt, guarded
@@ -31,6 +31,7 @@ class StartRun(SaveConfigCallback):
 
     origin: Mapping[str, Any] = MappingProxyType({})  # entries of each checkpoint, on rank 0
     resumed: tuple[int, Any] | None = None  # step of the resumed checkpoint, and the line of the log at that step
+    note = ""
     started = False  # whether the first batch has started
 
     def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
@@ -45,12 +46,14 @@ class StartRun(SaveConfigCallback):
         if trainer.state.fn != "fit":
             return
         config = self.config.clone()
-        config["name"], config["ckpt_path"], config["overwrite"] = None, None, False  # a repetition is a new run
+        self.note = check_note(config["note"] or "")
+        # A repetition is a new run.
+        config["name"], config["note"], config["ckpt_path"], config["overwrite"] = None, None, None, False
         text = self.parser.dump(config, skip_unset=False, skip_link_targets=True)
         started_in = os.path.relpath(os.path.realpath("."), os.path.realpath(trainer.default_root_dir))
         self.origin = {"made_by": code_version(), "config": text, STARTED_IN: started_in}
         # W&B writes files as soon as it exists, so it starts only when data and model are known to be valid.
-        wandb = wandb_logger(trainer.default_root_dir, config["wandb"]["project"], config["wandb"]["mode"])
+        wandb = wandb_logger(trainer.default_root_dir, config["wandb"]["project"], config["wandb"]["mode"], self.note)
         if wandb:
             trainer.loggers = [*trainer.loggers, guarded(wandb)]
             wandb.log_hyperparams({"config": config.as_dict()})
@@ -68,6 +71,8 @@ class StartRun(SaveConfigCallback):
             with write_atomic(folder / CONFIG) as file:
                 file.write(self.origin["config"].encode())
             (folder / FINISHED).unlink(missing_ok=True)
+            if self.note:
+                write_note(folder, self.note)
         self.started = True
 
     def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:

@@ -41,6 +41,10 @@ class Experiment:
         """Return the run folder of ``row``."""
         return self.runs / str(row.settings["model"]).rpartition(".")[2].lower() / row.name
 
+    def place(self, row: Row) -> dict[str, Any]:
+        """Return the experiment's name and the place of ``row`` in it, by which a report sorts."""
+        return {"experiment": self.path.stem, "place": self.rows.index(row)}
+
     def fit(self, row: Row) -> list[str]:
         """Return the arguments of ``vqlab`` that train ``row``."""
         runs = [] if str(self.runs) == "runs" else [f"--runs={self.runs}"]

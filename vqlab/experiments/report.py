@@ -136,6 +136,7 @@ def runs_table(runs: Sequence[Run], metrics: Sequence[str]) -> Table:
     columns = [
         ("run", [Cell(run.name) for run in runs]),
         *first,
+        *([("note", [Cell(run.note) for run in runs])] if any(run.note for run in runs) else []),
         ("health", [Cell(", ".join(run.events) or "-") for run in runs]),
         *chain(*others),
         *((short, [setting(value_of(run, name)) for run in runs]) for name, short in names.items()),

@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from enum import StrEnum
 from pathlib import Path
 
-from vqlab.atomic_io import disk_errors
+from vqlab.atomic_io import disk_errors, write_atomic
 from vqlab.errors import UserError
 from vqlab.experiments.checkpoint_header import checkpoint_step
 from vqlab.experiments.settings import Settings, flatten, read_yaml
@@ -18,6 +18,9 @@ CONFIG, LOG, LAST, LOCK = "config.yaml", "metrics.csv", "checkpoints/last.ckpt",
 FINISHED = "finished.json"  # fit writes it last
 FAILED = "failed.json"  # a sweep writes it, with the reason
 OUTPUT = "sweep.log"  # output of the row of a sweep
+ROW = "row.json"  # a sweep writes it: experiment file and place of the row
+NOTE = "note.txt"  # one line about the run
+LONGEST_NOTE = 500
 LOCK_FD = "VQLAB_RUN_LOCK"  # variable by which a sweep passes the descriptor of its row's lock to the row
 TAKEN = (BlockingIOError, PermissionError)  # errors of flock if another process has the lock
 
@@ -63,6 +66,22 @@ def settings_of(folder: Path) -> Settings:
         return flatten(read_yaml(folder / CONFIG))
     except UserError:
         return {}
+
+
+def check_note(note: str) -> str:
+    """Return a note as one line; raises UserError if it is too long."""
+    if len(line := " ".join(note.split())) > LONGEST_NOTE:
+        raise UserError(f"note must have at most {LONGEST_NOTE} characters, got {len(line)}")
+    return line
+
+
+def write_note(folder: Path, note: str) -> None:
+    """Write the note of the run in ``folder``; an empty one removes it."""
+    if not note:
+        (folder / NOTE).unlink(missing_ok=True)
+        return
+    with write_atomic(folder / NOTE) as file:
+        file.write(f"{note}\n".encode())
 
 
 @contextmanager

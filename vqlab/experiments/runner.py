@@ -18,7 +18,18 @@ from typing import NamedTuple
 from vqlab.atomic_io import disk_errors, no_link, write_atomic
 from vqlab.errors import UserError
 from vqlab.experiments.experiment import Experiment, Row
-from vqlab.experiments.run_state import FAILED, LAST, LOCK_FD, OUTPUT, State, clear_run, row_lock, settings_of, state_of
+from vqlab.experiments.run_state import (
+    FAILED,
+    LAST,
+    LOCK_FD,
+    OUTPUT,
+    ROW,
+    State,
+    clear_run,
+    row_lock,
+    settings_of,
+    state_of,
+)
 from vqlab.experiments.runs import read_run
 from vqlab.experiments.settings import HARMLESS, equal
 
@@ -85,6 +96,8 @@ class Runner:
                 return Outcome(Status.FAILED, f"{folder} holds a run without a checkpoint: move it away")
             clear_run(folder)
         (folder / FAILED).unlink(missing_ok=True)
+        with write_atomic(folder / ROW) as file:
+            file.write(json.dumps(self.experiment.place(row)).encode())
         while commands := self.commands(row):
             error = self._call(commands[0], folder, lock)
             if self.stopping.is_set():

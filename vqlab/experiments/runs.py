@@ -16,7 +16,18 @@ from pathlib import Path
 
 from vqlab.errors import UserError
 from vqlab.experiments.experiment import SEEDED
-from vqlab.experiments.run_state import CONFIG, FAILED, FINISHED, LOG, State, is_running, settings_of, state_of
+from vqlab.experiments.run_state import (
+    CONFIG,
+    FAILED,
+    FINISHED,
+    LOG,
+    NOTE,
+    ROW,
+    State,
+    is_running,
+    settings_of,
+    state_of,
+)
 from vqlab.experiments.settings import Settings
 from vqlab.experiments.text import plural
 
@@ -63,6 +74,8 @@ class Run:
     folder: Path
     name: str = ""  # the shortest name that distinguishes it from the other runs of its model
     settings: Settings = field(default_factory=dict)  # its config by dotted name
+    note: str = ""
+    row: tuple[str, int] = ("", 0)  # experiment file of a sweep, and place in it
     log: MetricsLog = field(default_factory=MetricsLog)
     tested: dict[str, float] = field(default_factory=dict)  # the last metrics of test.csv
     status: str = "unfinished"  # or finished, running, failed
@@ -138,7 +151,11 @@ def direction(metric: str) -> str | None:
 
 
 def find_runs(places: Sequence[Path]) -> list[Run]:
-    """Return the runs in and below folders, sorted; raises UserError for a missing folder, or if there is no run."""
+    """Return the runs in and below folders, sorted, those of a sweep in the order of its file.
+
+    Raises:
+        UserError: If a folder is missing, or holds no run.
+    """
     folders: set[Path] = set()
     for place in places:
         if not place.is_dir():
@@ -150,7 +167,8 @@ def find_runs(places: Sequence[Path]) -> list[Run]:
             below[:] = [name for name in below if not name.startswith(".")]
     if not folders:
         raise UserError(f"no run in {', '.join(map(str, places))}: a run has a config.yaml or a metrics.csv")
-    return [read_run(folder) for folder in sorted(folders, key=lambda folder: natural(str(folder)))]
+    runs = [read_run(folder) for folder in sorted(folders, key=lambda folder: natural(str(folder)))]
+    return sorted(runs, key=lambda run: run.row)
 
 
 def read_run(folder: Path) -> Run:
@@ -164,6 +182,10 @@ def read_run(folder: Path) -> Run:
         with suppress(ValueError, TypeError, KeyError):  # damaged
             run.error = str(json.loads((folder / FAILED).read_bytes())["error"])
         run.status = "failed"
+    run.note = " ".join(read_text(folder / NOTE).split())
+    with suppress(OSError, ValueError, TypeError, KeyError):  # no row of a sweep
+        found = json.loads((folder / ROW).read_bytes())
+        run.row = str(found["experiment"]), int(found["place"])
     if not run.settings:
         run.problems.append(f"{CONFIG} is damaged" if (folder / CONFIG).exists() else f"no {CONFIG}")
     run.log, test = read_log(folder / LOG), read_log(folder / TEST)

@@ -25,7 +25,7 @@ def tensorboard_logger(run_folder: str | Path, step: int = 0) -> TensorBoardLogg
     )
 
 
-def wandb_logger(run_folder: str | Path, project: str, mode: str) -> WandbLogger | None:
+def wandb_logger(run_folder: str | Path, project: str, mode: str, note: str = "") -> WandbLogger | None:
     """Return a logger that writes to ``run_folder``; None if ``mode`` is ``disabled``, or it cannot start.
 
     The mode ``auto`` is that of ``WANDB_MODE``, else online with a key and offline without.
@@ -39,20 +39,22 @@ def wandb_logger(run_folder: str | Path, project: str, mode: str) -> WandbLogger
     instead = {"online": "logging offline", "offline": "the run goes on without it"}
     for attempt in ("online", "offline") if mode == "online" else ("offline",):
         try:
-            return _start_wandb(Path(run_folder), project, attempt)
+            return _start_wandb(Path(run_folder), project, attempt, note)
         except Exception as error:  # wandb raises several unrelated types; the run must go on in any case
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             rank_zero_info(f"wandb could not go {attempt} ({reason}); {instead[attempt]}")
     return None
 
 
-def _start_wandb(folder: Path, project: str, mode: Any) -> WandbLogger:
+def _start_wandb(folder: Path, project: str, mode: Any, note: str) -> WandbLogger:
     import wandb
 
     folder.mkdir(parents=True, exist_ok=True)
     settings = wandb.Settings(silent=mode == "offline", init_timeout=30)
     # Absolute: the process that writes the files stays in the folder in which the first run started.
-    run = wandb.init(project=project, name=folder.name, dir=folder.absolute(), mode=mode, settings=settings)
+    run = wandb.init(
+        project=project, name=folder.name, notes=note or None, dir=folder.absolute(), mode=mode, settings=settings
+    )
     # As WandbLogger does for runs that it starts itself: training steps on the x-axis, not calls of log.
     run.define_metric("trainer/global_step")
     run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
