@@ -1,5 +1,3 @@
-"""Which folders are splits, and which layouts are refused."""
-
 import pytest
 
 from tests.helpers.refusal import refused
@@ -26,7 +24,7 @@ def found(root, *names):
         (["bullet-train/1.x", "train_station/2.x", "a/3.x"], {"": ["a/3.x", "bullet-train/1.x", "train_station/2.x"]}),
     ],
 )
-def test_layouts(tmp_path, names, splits):
+def test_folders_with_usual_names_are_splits(tmp_path, names, splits):
     assert found(tmp_path, *names) == splits
 
 
@@ -50,7 +48,7 @@ def test_other_layouts_are_refused(tmp_path, names, words):
         found(tmp_path, *names)
 
 
-def test_names_and_paths():
+def test_splits_of_names_and_held_out_parents_of_paths():
     assert name_splits(["Trainset", "devset", "2"]) == {"Trainset": "train", "devset": "val"}
     assert name_splits(["test_tube", "validity", "dev-board"]) == {}
     assert group_by_split(["0", "1"], "here") == {"": [0, 1]}

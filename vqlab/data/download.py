@@ -1,4 +1,4 @@
-"""Downloads that appear whole or not at all."""
+"""Downloads that are complete or leave no files."""
 
 import os
 import shutil
@@ -9,16 +9,16 @@ from pathlib import Path
 
 from vqlab.errors import UserError
 
-TIMEOUT = 10.0  # seconds without an answer
+TIMEOUT = 10.0  # seconds
 WITHOUT_NETWORK = "without a network use Photos, Digits, ImageArrays or ImageFolder"
 
 
 def download_whole(
     name: str, root: str, folder: str, archives: str, download: Callable[[str], object], hint: str = WITHOUT_NETWORK
 ) -> None:
-    """Let ``download(temporary_root)`` write ``temporary_root/folder``, then move the files to ``root/folder``.
+    """Call ``download(temporary_root)``, which writes ``temporary_root/folder``, and move the files to ``root/folder``.
 
-    ``archives`` is a pattern of files under ``root`` that need not be downloaded again.
+    ``archives`` is a pattern of files under ``root`` that are not downloaded again.
     """
     before = socket.getdefaulttimeout()
     target = Path(root) / folder
@@ -36,6 +36,6 @@ def download_whole(
                 os.replace(file, target / file.name)
     except (OSError, RuntimeError, EOFError) as error:  # URLError and timeouts are OSErrors
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"{name} could not be downloaded ({reason}): put it into {target} by hand; {hint}") from error
+        raise UserError(f"{name} could not be downloaded ({reason}): copy it to {target}; {hint}") from error
     finally:
         socket.setdefaulttimeout(before)

@@ -1,7 +1,7 @@
-"""Outlines as grey images, without hinting.
+"""Grey images of outlines, without hinting.
 
-Hinting moves outlines by as much as a third of the distance between two fonts. They are therefore drawn unhinted and
-enlarged by Agg, matplotlib's rasteriser (nonzero winding rule), and averaged.
+Hinting moves outlines by up to a third of the distance between two fonts. Agg, the rasteriser of matplotlib (nonzero
+winding rule), therefore draws them unhinted and enlarged, and the pixels are averaged.
 """
 
 from collections.abc import Iterable
@@ -18,8 +18,8 @@ from PIL import Image
 from vqlab.fonts.font import CLOSE, Font, Outline
 from vqlab.validation import Checked, Range, check_fields
 
-ASCENT = 0.88  # fraction of the em above the baseline, as in layouts of ideographs
-MIN_SIDE, MIN_FACTOR = 512, 4  # smallest side drawn in pixels, and smallest reduction
+ASCENT = 0.88  # fraction of the em above the baseline, as usual for ideographs
+MIN_SIDE, MIN_FACTOR = 512, 4  # smallest side that is drawn in pixels, and smallest reduction of it
 
 ImageSize = Literal[16, 32, 64, 128, 256, 512, 1024]
 EmScale = Annotated[float, Range(0, 1, open="low")]
@@ -27,7 +27,7 @@ EmScale = Annotated[float, Range(0, 1, open="low")]
 
 @dataclass(frozen=True)
 class EmBox:
-    """The square that an image shows, the em in its middle; the pen starts at its left side. Lengths are in em."""
+    """The square that an image shows, with the em in its centre; lengths are in em, and x = 0 is the em's left side."""
 
     em_scale: EmScale = 0.875  # ratio of the em to the image's side
 
@@ -35,53 +35,35 @@ class EmBox:
         check_fields(self)
 
     @property
-    def side(self) -> float:
-        """Length of a side."""
-        return 1 / self.em_scale
-
-    @property
-    def left(self) -> float:
-        """Position of the left side."""
-        return (1 - self.side) / 2
-
-    @property
-    def top(self) -> float:
-        """Height of the upper side above the baseline."""
-        return ASCENT - self.left
-
-    @property
-    def bottom(self) -> float:
-        """Height of the lower side above the baseline, which is below 0."""
-        return self.top - self.side
+    def corners(self) -> tuple[tuple[float, float], tuple[float, float]]:
+        """(left, bottom), (right, top); the baseline is y = 0."""
+        margin = (1 / self.em_scale - 1) / 2
+        return (-margin, ASCENT - 1 - margin), (1 + margin, ASCENT + margin)
 
     def holds(self, outline: Outline) -> bool:
-        """Whether all ink lies inside."""
-        points = outline.points[outline.codes != CLOSE]
-        if not len(points) or self._holds(points):
-            return True
-        # Control points of curves may lie outside of the ink.
-        return self._holds(AggPath(outline.points, outline.codes).get_extents().get_points())
-
-    def _holds(self, points: np.ndarray) -> bool:
-        low, high = points.min(0), points.max(0)
-        return bool((low >= (self.left, self.bottom)).all() and (high <= (self.left + self.side, self.top)).all())
+        """Whether all ink is inside."""
+        (low, high), points = self.corners, outline.points[outline.codes != CLOSE]
+        if not ((points >= low) & (points <= high)).all():  # control points of curves may lie outside of the ink
+            points = AggPath(outline.points, outline.codes).get_extents().get_points()
+        return bool(((points >= low) & (points <= high)).all())
 
 
 class Canvas(Checked):
-    """Draws outlines in black on white: what a ``box`` shows, in images of ``image_size`` pixels each way."""
+    """Draws outlines in black on white: the inside of ``box`` as an image with ``image_size`` pixels per side."""
 
     def __init__(self, image_size: ImageSize, box: EmBox) -> None:
         side = max(MIN_SIDE, MIN_FACTOR * image_size)
-        scale = side / box.side
+        (left, bottom), (right, _) = box.corners
+        scale = side / (right - left)
         self._factor = side // image_size
         self._agg = RendererAgg(side, side, 72)
-        self._place = Affine2D.from_values(scale, 0, 0, scale, -box.left * scale, -box.bottom * scale)
+        self._place = Affine2D.from_values(scale, 0, 0, scale, -left * scale, -bottom * scale)
         self._pen = self._agg.new_gc()
         self._pen.set_linewidth(0)
         self._pen.set_snap(False)
 
     def draw(self, outline: Outline) -> np.ndarray:
-        """Return the image of an outline, (S, S) uint8: 0 is ink, 255 paper; ink outside of the box is cut."""
+        """Return the image of an outline, (S, S) uint8: 0 is ink, 255 is paper; ink outside of the box is cut off."""
         self._agg.clear()
         if len(outline.codes):
             path = AggPath(outline.points, outline.codes)
@@ -93,7 +75,7 @@ class Canvas(Checked):
 def render(
     font: Font | str | Path, characters: Iterable[int | str], image_size: ImageSize, em_scale: float = 0.875
 ) -> np.ndarray:
-    """Draw characters of a font, code points or letters, in one em box: (N, S, S) uint8, 0 is ink, 255 paper.
+    """Draw characters of a font (code points or letters) in the same em box: (N, S, S) uint8, 0 ink, 255 paper.
 
     Raises:
         UserError: If the file is not a font, the font lacks a character, or a number is out of range.

@@ -3,7 +3,7 @@ import numpy as np
 from tests.helpers.refusal import refused
 from tests.helpers.toy_fonts import NOTDEF, SERIF, box, build
 from vqlab.data.fonts import glyphs
-from vqlab.data.fonts.glyphs import BLANK, LIKE_NOTDEF, OUTSIDE, SOUND, draw_glyphs
+from vqlab.data.fonts.glyphs import BLANK, LIKE_NOTDEF, OUTSIDE, USABLE, draw_glyphs
 from vqlab.fonts.draw import EmBox, render
 from vqlab.fonts.font import Font
 
@@ -19,14 +19,14 @@ def test_flaws_are_found(tmp_path):
     font = Font(build(tmp_path / "a.ttf", shapes))
     found = draw_glyphs(font, list(shapes), 64, EmBox(), None)
     assert found.characters.tolist() == list(shapes)
-    assert found.flaws.tolist() == [SOUND, BLANK, LIKE_NOTDEF, OUTSIDE, BLANK]
-    assert found.having(SOUND) == {65}
-    assert found.having(SOUND, OUTSIDE) == {65, 68}
+    assert found.flaws.tolist() == [USABLE, BLANK, LIKE_NOTDEF, OUTSIDE, BLANK]
+    assert found.having(USABLE) == {65}
+    assert found.having(USABLE, OUTSIDE) == {65, 68}
     assert found.outlines.tolist()[1] == 0
     assert found.rows([68, 65]).tolist() == [3, 0]
 
 
-def test_what_was_drawn_is_kept_on_disk_until_a_setting_changes(tmp_path, monkeypatch):
+def test_images_are_cached_until_a_setting_changes(tmp_path, monkeypatch):
     font, codes, cache = Font(SERIF), [65, 66, 0xC4], str(tmp_path / "new" / "cache")
     fresh = draw_glyphs(font, codes, 64, EmBox(), None)
     first = draw_glyphs(font, codes, 64, EmBox(), cache)
@@ -52,7 +52,7 @@ def test_what_was_drawn_is_kept_on_disk_until_a_setting_changes(tmp_path, monkey
         assert len(set(file.parent.iterdir()) - before) == 1
 
 
-def test_a_drawing_that_fails_leaves_no_file(tmp_path):
+def test_a_failed_drawing_leaves_no_file(tmp_path):
     font = Font(SERIF)
     font.characters[66] = "not there"
     with refused("damaged at glyph"):

@@ -1,4 +1,4 @@
-"""What the image DataModules refuse before they read data: class, arguments, and the line that names the rule."""
+"""Arguments that image DataModules refuse before they read data."""
 
 import pytest
 
@@ -24,6 +24,6 @@ from vqlab.data import MNIST, Digits, ImageArrays, ImageFolder, ImageShards, Pho
         (ImageShards, {"path": "none", "cache_gb": 0.0}, "cache_gb must be above 0, got 0.0"),
     ],
 )
-def test_arguments_are_refused_by_name(source, arguments, line):
+def test_bad_arguments_give_one_line(source, arguments, line):
     with refused(line):
         source(**arguments)

@@ -14,7 +14,7 @@ def test_whole_photographs_are_held_out():
 
 
 def test_crops_of_each_split_come_from_its_photographs(monkeypatch):
-    # Photographs of one colour each, and of two for the held-out ones, tell where a crop comes from.
+    # Each photograph has its own colour, and the halves of held-out photographs differ.
     def painted(package, file):
         number = [name[1] for name in TRAIN + HELD_OUT].index(file)
         picture = np.full((300, 452, 3), number, np.uint8)
@@ -41,7 +41,7 @@ def test_crops_are_seeded_and_varied():
     assert a.float().std() > 30
 
 
-def test_training_crops_vary_in_channel_order_and_direction():
+def test_training_crops_have_permuted_channels_and_are_mirrored():
     images = torch.arange(3 * 4 * 4, dtype=torch.uint8).view(1, 3, 4, 4).repeat(600, 1, 1, 1)
     varied = photos.vary(images.clone(), torch.Generator().manual_seed(0))
     kinds = {image.numpy().tobytes(): image for image in varied}
