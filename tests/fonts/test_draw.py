@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from tests.helpers.toy_fonts import box, build
-from vqlab.fonts.draw import Canvas, EmBox, render
+from vqlab.fonts.draw import Canvas, image_corners, render
 from vqlab.fonts.font import Outline
 
 
@@ -13,10 +13,10 @@ def polygons(*contours):
     return Outline(points, np.array(codes, np.uint8))
 
 
-def coverage(contours, em_box, size, fine=32):
+def coverage(contours, em_scale, size, fine=32):
     """Return the fraction of ink in each pixel (nonzero winding), exact along ``fine`` lines per row of pixels."""
     edges = np.array([(a, b) for c in contours for a, b in zip(c, [*c[1:], c[0]], strict=True)])
-    low, high = np.array(em_box.corners)
+    low, high = image_corners(em_scale)
     edges = (edges - low) / (high - low) * size
     ink = np.zeros((size, size))
     for line in range(size * fine):
@@ -35,13 +35,13 @@ def coverage(contours, em_box, size, fine=32):
 
 @pytest.mark.parametrize("size", [16, 64])
 def test_pixels_are_the_fraction_of_paper(size):
-    em_box, rng = EmBox(0.8), np.random.default_rng()
+    rng = np.random.default_rng()
     for _ in range(3):
         # A star that intersects itself and a rectangle, in the same or in opposite directions.
         star = rng.uniform(-0.1, 0.9, (7, 2)).tolist()
         contours = [star, box(0.2, 0.1, 0.7, 0.6)[:: rng.choice([-1, 1])]]
-        image = Canvas(size, em_box).draw(polygons(*contours))
-        error = np.abs(1 - image / 255 - coverage(contours, em_box, size))
+        image = Canvas(size, 0.8).draw(polygons(*contours))
+        error = np.abs(1 - image / 255 - coverage(contours, 0.8, size))
         assert error.mean() < 0.003
         assert error.max() < 0.08
 
@@ -57,11 +57,11 @@ def test_box_and_baseline_are_the_same_for_all_units(tmp_path):
     np.testing.assert_allclose(found, 4 + np.array([0.08, 0.64, 0.88 - 0.7, 0.88 + 0.1]) / pixel, atol=0.5)
 
 
-def test_box_holds_an_outline_if_all_ink_is_inside():
-    em_box = EmBox(0.8)  # x from -0.125 to 1.125, y from -0.245 to 1.005
-    assert em_box.holds(polygons(box(-0.12, -0.24, 1.12, 1.0)))
+def test_canvas_holds_an_outline_if_all_ink_is_inside():
+    canvas = Canvas(64, 0.8)  # x from -0.125 to 1.125, y from -0.245 to 1.005
+    assert canvas.holds(polygons(box(-0.12, -0.24, 1.12, 1.0)))
     for sides in ((-0.13, 0, 1, 1), (0, -0.25, 1, 1), (0, 0, 1.13, 1), (0, 0, 1, 1.01)):
-        assert not em_box.holds(polygons(box(*sides)))
+        assert not canvas.holds(polygons(box(*sides)))
     curve = Outline(np.array([(0, 0), (0.5, 1.9), (1, 0), (0, 0)]), np.array([1, 3, 3, 79], np.uint8))
-    assert em_box.holds(curve), "the control point is outside, the curve is not"
-    assert em_box.holds(Outline(np.empty((0, 2)), np.empty(0, np.uint8)))
+    assert canvas.holds(curve), "the control point is outside, the curve is not"
+    assert canvas.holds(Outline(np.empty((0, 2)), np.empty(0, np.uint8)))

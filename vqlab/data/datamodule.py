@@ -167,11 +167,9 @@ class SplitDataModule(Checked, lightning.LightningDataModule, ABC):
         return ResumableLoader(data, sampler=sampler, drop_last=True, **self._loading())
 
     def val_dataloader(self) -> DataLoader:
-        """Return all validation examples, once and in order."""
         return self._in_order(self._train_val[1])
 
     def test_dataloader(self) -> DataLoader:
-        """Return all test examples, once and in order."""
         if self._test is None:
             raise UserError(f"{type(self).__name__} has no test {self.examples}: {self.test_mend}")
         return self._in_order(self._test)

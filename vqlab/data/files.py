@@ -1,14 +1,19 @@
-"""Lists of files, progress bars, and errors of readers."""
+"""Lists of files, downloads, progress, and errors of readers."""
 
 import os
+import shutil
+import socket
 import sys
-from collections.abc import Iterable, Iterator
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
 from vqlab.errors import UserError, read_error
 
+TIMEOUT = 10.0  # seconds
+WITHOUT_NETWORK = "without a network use Photos, Digits, ImageArrays or ImageFolder"
 MANY = 2000  # items above which progress is shown
 SYSTEM_NAMES = {"__macosx", "@eadir", "__pycache__", "thumbs.db", "desktop.ini"}  # of operating systems and tools
 
@@ -64,3 +69,29 @@ def reading(name: str | Path, damaged: str) -> Iterator[None]:
         # Some errors have no text, and some of fsspec contain only the URL.
         reason = next(" ".join(text.split())[:100] for text in texts if text.strip() not in ("", str(name)))
         raise read_error(name, error, f"{name} {damaged.format(reason=reason)}") from error
+
+
+def download_whole(
+    name: str, root: str, folder: str, archives: str, download: Callable[[str], object], hint: str = WITHOUT_NETWORK
+) -> None:
+    """Call ``download(temporary_root)``, which writes ``temporary_root/folder``, and move the files to ``root/folder``.
+
+    ``archives`` is a pattern of files under ``root`` that are not downloaded again.
+    """
+    before = socket.getdefaulttimeout()
+    target = Path(root) / folder
+    try:
+        Path(root).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".download-", dir=root) as partial:
+            for archive in filter(Path.is_file, Path(root).glob(archives)):
+                copy = Path(partial) / archive.relative_to(root)
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(archive, copy)
+            socket.setdefaulttimeout(TIMEOUT)
+            download(partial)
+            shutil.copytree(Path(partial) / folder, target, copy_function=os.replace, dirs_exist_ok=True)
+    except (OSError, RuntimeError, EOFError) as error:  # URLError and timeouts are OSErrors
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"{name} could not be downloaded ({reason}): copy it to {target}; {hint}") from error
+    finally:
+        socket.setdefaulttimeout(before)

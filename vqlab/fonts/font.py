@@ -70,8 +70,8 @@ class Font:
     def __init__(self, path: str | Path, weight: float | None = None, setting: str = "font") -> None:
         self.path, self.setting = Path(path), setting
         try:
-            self._data = self.path.read_bytes()
-            self.file = TTFont(io.BytesIO(self._data), lazy=True)
+            self.data = self.path.read_bytes()
+            self.file = TTFont(io.BytesIO(self.data), lazy=True)
             # Lazy tables raise errors here if they are damaged.
             _ = self.file["head"], self.file["name"], self.file["hmtx"], self.file.getBestCmap()
         except OSError as error:
@@ -94,11 +94,7 @@ class Font:
         if self.weights and weight is not None and not self.weights[0] <= weight <= self.weights[1]:
             low, high = self.weights
             raise UserError(f"weight must be from {low:g} to {high:g} for {self.path}, got {weight:g}")
-        self.digest = hashlib.sha256(self._data + f"{self.weight}".encode()).hexdigest()
-
-    def copy(self) -> TTFont:
-        """Return a copy of the font's file with all tables read; a lazy font must not be changed."""
-        return TTFont(io.BytesIO(self._data), lazy=False)
+        self.digest = hashlib.sha256(self.data + f"{self.weight}".encode()).hexdigest()
 
     def outline(self, character: int) -> Outline:
         """Return the outline of a code point; raise UserError if the font lacks it or the outline is damaged."""

@@ -1,5 +1,6 @@
 """Completed fonts: characters from images are added to a font file."""
 
+import io
 import logging
 import re
 import unicodedata
@@ -17,8 +18,8 @@ from fontTools.varLib.instancer import instantiateVariableFont
 
 from vqlab.atomic_io import write_atomic
 from vqlab.errors import UserError
-from vqlab.fonts.draw import ASCENT, EmBox
-from vqlab.fonts.font import Font, Outline
+from vqlab.fonts.draw import ASCENT
+from vqlab.fonts.font import Font
 from vqlab.fonts.trace import trace
 
 MAX_GLYPHS = 65_535
@@ -77,7 +78,19 @@ def write_font(
     source = Font(source, setting="source") if isinstance(source, str | Path) else source
     file = make_static_truetype(font, out)
     rename(file, family or f"{file['name'].getBestFamilyName() or font.path.stem} vqlab")
-    outlines = trace_all(bitmaps, EmBox(em_scale), out)
+    outlines, blank = {}, []
+    for code, image in bitmaps.items():
+        if image.dtype != np.uint8 or image.ndim != 2 or image.shape[0] != image.shape[1]:
+            raise UserError(f"the image of U+{code:04X} must be (S, S) uint8, got {image.shape} {image.dtype}")
+        outline = trace(image, em_scale)
+        if len(outline.codes):
+            outlines[code] = outline
+        else:
+            blank.append(f"U+{code:04X}")
+    if not outlines:
+        raise UserError(f"{out} is not written: all {len(blank)} glyphs are blank")
+    if blank:
+        log.warning(f"{len(blank)} of {len(bitmaps)} images are blank and not in {out}: {', '.join(blank[:5])}")
     widths = advances(file, source, outlines)
     height, origin = vertical_metrics(file) if "vmtx" in file else (0, 0)
     names = add_glyphs(file, list(outlines), font.path)
@@ -107,22 +120,6 @@ def write_font(
     return list(outlines)
 
 
-def trace_all(bitmaps: Mapping[int, np.ndarray], box: EmBox, out: str | Path) -> dict[int, Outline]:
-    """Return the outlines of the images that are not blank, and log a warning with the blank ones."""
-    outlines = {}
-    for code, image in bitmaps.items():
-        if image.dtype != np.uint8 or image.ndim != 2 or image.shape[0] != image.shape[1]:
-            raise UserError(f"the image of U+{code:04X} must be (S, S) uint8, got {image.shape} {image.dtype}")
-        outlines[code] = trace(image, box)
-    drawn = {code: outline for code, outline in outlines.items() if len(outline.codes)}
-    blank = [f"U+{code:04X}" for code in outlines if code not in drawn]
-    if not drawn:
-        raise UserError(f"{out} is not written: all {len(outlines)} glyphs are blank")
-    if blank:
-        log.warning(f"{len(blank)} of {len(outlines)} images are blank and not in {out}: {', '.join(blank[:5])}")
-    return drawn
-
-
 def make_static_truetype(font: Font, out: str | Path) -> TTFont:
     """Return a copy of the font's file with one set of quadratic outlines, to be saved as ``out``."""
     path = Path(out)
@@ -131,7 +128,7 @@ def make_static_truetype(font: Font, out: str | Path) -> TTFont:
     if path.exists() and path.samefile(font.path):
         raise UserError(f"{out} is the font to complete: set --font to another file")
     try:
-        file = font.copy()
+        file = TTFont(io.BytesIO(font.data), lazy=False)  # a lazy font must not be changed
         if "fvar" in file:
             # None is the default of an axis.
             place = {axis.axisTag: font.weight if axis.axisTag == "wght" else None for axis in file["fvar"].axes}
@@ -229,18 +226,12 @@ def advances(file: TTFont, source: Font | None, codes: Iterable[int]) -> dict[in
     own = {code: file["hmtx"][name][0] for code, name in (file.getBestCmap() or {}).items()}
     theirs = {} if source is None else {code: source.advance(code) * em for code in source.characters}
     shared = [code for code in own.keys() & theirs.keys() if own[code] and theirs[code]]
-    fixed, ratio = {}, {}  # wide or not -> the one advance, 0 if there are several; ratio to the source
+    fixed, ratio = {}, {}  # wide or not -> the one advance of the font or 0; ratio to the source
     for wide in (False, True):
         widths = {own[code] for code in own if is_wide(code) == wide and chr(code).isalpha() and own[code]}
         fixed[wide] = widths.pop() if len(widths) == 1 else 0
         alike = [code for code in shared if is_wide(code) == wide] or shared
         ratio[wide] = float(np.median([own[code] / theirs[code] for code in alike])) if alike else 1.0
-    if fixed[False] and not fixed[True]:
-        fixed[True] = fixed[False] * (2 if fixed[False] < 0.75 * em else 1)
-
-    def advance(code: int) -> int:
-        width = theirs.get(code, em)
-        scaled = round(width * ratio[is_wide(code)]) if code in theirs else em
-        return (fixed[is_wide(code)] or scaled) if width else 0
-
-    return {code: advance(code) for code in codes}
+    fixed[True] = fixed[True] or fixed[False] * (2 if fixed[False] < 0.75 * em else 1)
+    scaled = {code: round(theirs[code] * ratio[is_wide(code)]) if code in theirs else em for code in codes}
+    return {code: (fixed[is_wide(code)] or width) if theirs.get(code, em) else 0 for code, width in scaled.items()}

@@ -19,23 +19,22 @@ MIN_SIDE = 64  # pixels; smaller glyphs are enlarged by integer factors
 GAP, LABEL = 6, 14  # pixels between characters, and height of the code point above each
 
 
-def check_font(data: Any, font: str | None) -> dict[int, Path]:
+def check_font(data: Any, font: str | None) -> list[Path]:
     """Return the font file to write for each style, after a check that it can be written; empty without ``font``."""
     if font is None:
-        return {}
+        return []
     if data.modality != "font":
         raise UserError(f"--font needs glyphs, but {type(data).__name__} has {data.modality}s: leave it out")
     path = Path(font)
-    files = {0: path}
-    if data.num_styles > 1:
-        files = {style: path.with_stem(f"{path.stem}-{slug(data, style)}") for style in range(data.num_styles)}
-    for style, file in files.items():
-        make_static_truetype(data.target_fonts[style], file)
+    stems = [f"{path.stem}-{slug(data, style)}" for style in range(data.num_styles)]
+    files = [path.with_stem(stem) for stem in stems] if len(stems) > 1 else [path]
+    for target, file in zip(data.target_fonts, files, strict=True):
+        make_static_truetype(target, file)
     return files
 
 
 def write_glyphs(
-    data: Any, arrays: Mapping[str, torch.Tensor], folder: Path, fonts: dict[int, Path], family: str | None
+    data: Any, arrays: Mapping[str, torch.Tensor], folder: Path, fonts: list[Path], family: str | None
 ) -> None:
     """Write the generated glyphs of characters that the fonts lack: sheets into ``folder``, and the font files.
 
@@ -48,7 +47,7 @@ def write_glyphs(
         for number, sheet in enumerate(sheets(source, drawn, codes.tolist()), start=1):
             with write_atomic(folder / f"{slug(data, style)}_{number:03d}.png") as file:
                 sheet.save(file, format="png")
-        if style in fonts:
+        if fonts:
             font, bitmaps = data.target_fonts[style], dict(zip(codes.tolist(), drawn, strict=True))
             written = write_font(font.path, bitmaps, fonts[style], data.source_font, family, data.em_scale, font.weight)
             rank_zero_info(f"{fonts[style]}: {font.name} with {len(written):,} new characters")

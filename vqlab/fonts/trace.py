@@ -8,7 +8,7 @@ from scipy.interpolate import splev, splprep
 from scipy.ndimage import zoom
 from skimage.measure import find_contours
 
-from vqlab.fonts.draw import EmBox
+from vqlab.fonts.draw import image_corners
 from vqlab.fonts.font import CLOSE, LINE, MOVE, QUADRATIC, Outline
 
 MARGIN = 2  # pixels of paper around the image, so that contours are closed
@@ -18,7 +18,7 @@ TOLERANCE = 0.05  # root mean square distance of the curves from the contour, in
 CORNER, REACH = 45.0, 1.5  # smallest angle in degrees of a corner, and distance in pixels on both sides to measure it
 
 
-def trace(image: np.ndarray, box: EmBox) -> Outline:
+def trace(image: np.ndarray, em_scale: float) -> Outline:
     """Return the outline of the ink in an image (S, S) uint8 as straight lines and quadratic curves.
 
     The contour at the grey value 127.5 is found with subpixel precision and cut at its corners. A smoothing spline of
@@ -40,8 +40,8 @@ def trace(image: np.ndarray, box: EmBox) -> Outline:
         curves, kinds = zip(*(fit_piece(piece, closed=not corners) for piece in pieces), strict=True)
         points += [curves[-1][-1:], *curves, np.zeros((1, 2))]
         codes += [MOVE, *chain(*kinds), CLOSE]
-    (left, _), (right, top) = box.corners
-    pixel = (right - left) / len(image)
+    (left, _), (_, top) = image_corners(em_scale)
+    pixel = 1 / em_scale / len(image)
     placed = np.concatenate(points) * [pixel, -pixel] + [left, top]
     return Outline(placed, np.array(codes, np.uint8))
 

@@ -22,17 +22,14 @@ def pixels(*shape):
     return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
 
 
-def write_idx(path: Path, array: np.ndarray) -> None:
-    header = bytes([0, 0, 8, array.ndim]) + b"".join(n.to_bytes(4, "big") for n in array.shape)
-    path.write_bytes(header + array.tobytes())
-
-
 def write_mnist(root: Path, name: str = "MNIST") -> None:
     raw = root / name / "raw"
     raw.mkdir(parents=True)
     for part, count in (("train", 30), ("t10k", 10)):
-        write_idx(raw / f"{part}-images-idx3-ubyte", pixels(count, 28, 28))
-        write_idx(raw / f"{part}-labels-idx1-ubyte", (np.arange(count) % 10).astype(np.uint8))
+        labels = (np.arange(count) % 10).astype(np.uint8)
+        for kind, array in (("images-idx3", pixels(count, 28, 28)), ("labels-idx1", labels)):
+            header = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">i4").tobytes()
+            (raw / f"{part}-{kind}-ubyte").write_bytes(header + array.tobytes())
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from vqlab.data.fonts.charsets import read_charset
 from vqlab.data.fonts.glyphs import FLAWS, OUTSIDE, USABLE, Glyphs, draw_glyphs
 from vqlab.data.images.base import to_float
 from vqlab.errors import UserError
-from vqlab.fonts.draw import EmBox, EmScale, ImageSize
+from vqlab.fonts.draw import EmScale, ImageSize
 from vqlab.fonts.font import Font
 from vqlab.fonts.font_file import is_wide
 from vqlab.nn.value_range import ValueRange
@@ -157,7 +157,17 @@ class FontPairs(SplitDataModule):
         codes = np.array(self.characters, np.int64)
         self._split = {name: pairs[np.isin(pairs[:, 0], codes[rows])] for name, rows in split.items()}
         self.train_size = len(self._split.get("train", ()))
-        self._report()
+        for font, glyphs in zip(self.target_fonts, self._targets, strict=True):
+            rows = self._source.rows(glyphs.characters)
+            flaws = np.where(self._source.flaws[rows] != USABLE, self._source.flaws[rows], glyphs.flaws)
+            usable, *flawed = np.bincount(flaws, minlength=len(FLAWS)).tolist()
+            if usable and (self._source.outlines[rows] == glyphs.outlines)[flaws == USABLE].all():
+                raise UserError(f"target must be another font than source, {font.path} has the same outlines")
+            left_out = ", ".join(f"{count:,} {what}" for count, what in zip(flawed, FLAWS[1:], strict=True) if count)
+            rank_zero_info(
+                f"{self.source_font.name} to {font.name}: {usable:,} pairs of {len(rows):,} shared characters at "
+                f"em_scale {self.em_scale:g}; left out {left_out or 'none'}"
+            )
 
     def load_split(self, split: str) -> GlyphPairs | None:
         if split == "train" and not self._split:
@@ -201,21 +211,7 @@ class FontPairs(SplitDataModule):
         return batch | {"source": source, "target": target}
 
     def _draw(self, font: Font, characters: list[int]) -> Glyphs:
-        return draw_glyphs(font, characters, self.image_size, EmBox(self.em_scale), self.cache)
-
-    def _report(self) -> None:
-        """Log for each target the number of pairs and of characters that are left out."""
-        for font, target in zip(self.target_fonts, self._targets, strict=True):
-            rows = self._source.rows(target.characters)
-            flaws = np.where(self._source.flaws[rows] != USABLE, self._source.flaws[rows], target.flaws)
-            pairs, *flawed = np.bincount(flaws, minlength=len(FLAWS)).tolist()
-            if pairs and (self._source.outlines[rows] == target.outlines)[flaws == USABLE].all():
-                raise UserError(f"target must be another font than source, {font.path} has the same outlines")
-            left_out = ", ".join(f"{count:,} {what}" for count, what in zip(flawed, FLAWS[1:], strict=True) if count)
-            rank_zero_info(
-                f"{self.source_font.name} to {font.name}: {pairs:,} pairs of {len(rows):,} shared characters at "
-                f"em_scale {self.em_scale:g}; left out {left_out or 'none'}"
-            )
+        return draw_glyphs(font, characters, self.image_size, self.em_scale, self.cache)
 
 
 def as_pairs(characters: list[list[int]]) -> np.ndarray:

@@ -104,9 +104,7 @@ class ImageDataModule(SplitDataModule):
     @cached_property
     def pixel_range(self) -> ValueRange:
         """The value range with its statistics."""
-        if self.value_range == "standardized":
-            return ValueRange("standardized", *self.statistics())
-        return ValueRange(self.value_range)
+        return ValueRange(self.value_range, *(self.statistics() if self.value_range == "standardized" else ()))
 
     def describe(self) -> Format:
         return {"value_range": self.value_range}

@@ -117,10 +117,9 @@ class ImageFolder(ImageDataModule):
         self.train_size = len(self.files["train"])
 
     def load_all(self) -> ImageFiles:
-        parts = filter(None, map(self.load_split, self.files))
-        pairs = (pair for part in parts for pair in zip(part.files, part.labels.tolist(), strict=True))
-        files, labels = zip(*sorted(pairs), strict=True)
-        return ImageFiles(list(files), list(labels), self.image_size, self.channels)
+        parts = [part for split in self.files if (part := self.load_split(split))]
+        labels = {file: label for part in parts for file, label in zip(part.files, part.labels.tolist(), strict=True)}
+        return ImageFiles(sorted(labels), [labels[file] for file in sorted(labels)], self.image_size, self.channels)
 
     def load_split(self, split: str) -> ImageFiles | None:
         if split not in self.files:

@@ -33,7 +33,6 @@ from vqlab.validation import Count, Positive
 
 INDEX = "index.npz"  # beside the shards
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "vqlab" / "shards"
-GB = 10**9
 MAX_OPEN = 64  # files per process
 KEY = re.compile("(.*/)?[^.]*")  # of an example: the path up to the first dot of the file name
 WRITE_INDEX = f"write {INDEX} with python -m vqlab.cli.write_shards --index FOLDER"
@@ -66,7 +65,7 @@ class ShardImages(DecodedImages):
     """Images of shards under a folder or URL."""
 
     def __init__(
-        self, index: ShardIndex, root: str, size: int, channels: int, cache: str = str(CACHE), limit: float = 100 * GB
+        self, index: ShardIndex, root: str, size: int, channels: int, cache: str = str(CACHE), limit: float = 100e9
     ) -> None:
         super().__init__(torch.from_numpy(index.label).long(), size, channels)
         self.index, self.root = index, root.rstrip("/")
@@ -149,7 +148,7 @@ class ImageShards(ImageDataModule):
 
     def _images(self, index: ShardIndex) -> ShardImages:
         cache = self.cache or str(CACHE)
-        return ShardImages(index, self.path, self.image_size, self.channels, cache, self.cache_gb * GB)
+        return ShardImages(index, self.path, self.image_size, self.channels, cache, self.cache_gb * 1e9)
 
 
 def mixed_order(shard: Tensor, mixed: int, seed: int, epoch: int) -> Tensor:
@@ -228,36 +227,33 @@ def scan(file: Path) -> Iterator[tuple[int, int, int]]:
 
 @lru_cache(maxsize=MAX_OPEN)
 def open_shard(path: str, expected: str, cache: str, limit: float) -> IO[bytes]:
-    """Open a shard, or the copy of a URL, for ``os.pread`` and keep it open, so that it may be deleted meanwhile."""
-    if "://" in path:
-        return open_copy(path, expected, Path(cache), limit)
-    with reading(path, "cannot be opened ({reason}): set path=FOLDER to where the shards are"):
-        return open(path, "rb")
+    """Open a shard for ``os.pread``, or its copy in ``cache`` if ``path`` is a URL, and keep it open.
 
-
-def open_copy(url: str, expected: str, folder: Path, limit: float) -> IO[bytes]:
-    """Open the copy of a URL in ``folder``, whose copies take at most ``limit`` bytes; one process downloads it."""
-    copy = folder / f"{hashlib.sha256(url.encode()).hexdigest()[:32]}.tar"
+    The first process that needs a copy downloads it, and the others wait. The copies take at most ``limit`` bytes.
+    """
+    if "://" not in path:
+        with reading(path, "cannot be opened ({reason}): set path=FOLDER to where the shards are"):
+            return open(path, "rb")
+    copy = Path(cache, f"{hashlib.sha256(path.encode()).hexdigest()[:32]}.tar")
     unreadable = "cannot be read ({reason}): check the path, the network and the key"
     with disk_errors(copy, "cache"):
-        folder.mkdir(parents=True, exist_ok=True)
+        copy.parent.mkdir(parents=True, exist_ok=True)
         with open(copy.with_suffix(".lock"), "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not copy.exists() or checksum(copy) != expected:  # the shard behind the URL has changed
-                with write_atomic(copy, "cache") as partial, reading(url, unreadable):
-                    filesystem, path = fsspec.url_to_fs(url)
-                    filesystem.get_file(path, partial.name)
+                with write_atomic(copy, "cache") as partial, reading(path, unreadable):
+                    filesystem, remote = fsspec.url_to_fs(path)
+                    filesystem.get_file(remote, partial.name)
                     if checksum(Path(partial.name)) != expected:
-                        raise UserError(f"{url} has another checksum than its index states: {WRITE_INDEX}")
+                        raise UserError(f"{path} has another checksum than its index states: {WRITE_INDEX}")
             os.utime(copy)
             file = open(copy, "rb")  # noqa: SIM115
-    # Delete the least recently opened copies.
     found = []
-    for other in folder.glob("*.tar"):
+    for other in copy.parent.glob("*.tar"):
         with suppress(FileNotFoundError):  # another process deleted it
             found.append((other.stat().st_mtime, other.stat().st_size, other))
     total = sum(size for _, size, _ in found)
-    for _, size, other in sorted(found):
+    for _, size, other in sorted(found):  # the least recently opened first
         if total > limit and other != copy:
             other.unlink(missing_ok=True)
             total -= size

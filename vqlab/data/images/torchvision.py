@@ -1,14 +1,12 @@
 """Data sets of torchvision: CIFAR-10, MNIST and Fashion-MNIST."""
 
-from functools import partial
 from typing import Any, ClassVar
 
 import torch
 from torchvision import datasets
 
 from vqlab.data.datamodule import split_positions
-from vqlab.data.download import WITHOUT_NETWORK, download_whole
-from vqlab.data.files import reading
+from vqlab.data.files import WITHOUT_NETWORK, download_whole, reading
 from vqlab.data.images.base import ImageDataModule, ImageTensors, fit_square
 from vqlab.errors import UserError
 from vqlab.validation import Count
@@ -60,8 +58,8 @@ class TorchvisionImages(ImageDataModule):
             if not self.download or isinstance(error.__cause__, MemoryError):
                 raise
             archives = getattr(self.source, "filename", f"{self.folder}/*.gz")  # that torchvision unpacks
-            fetch = partial(self.source, download=True)
-            download_whole(type(self).__name__, self.path, self.folder, archives, fetch)
+            name = type(self).__name__
+            download_whole(name, self.path, self.folder, archives, lambda root: self.source(root, download=True))
 
     def load_train_val(self) -> tuple[ImageTensors, ImageTensors]:
         whole = self._read(train=True)
