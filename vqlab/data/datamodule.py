@@ -51,6 +51,7 @@ class SplitDataModule(Checked, lightning.LightningDataModule, ABC):
     modality: str  # "image", "signal", "text" or "font", as of the models
     test_mend = "use `vqlab validate`"  # hint if there is no test split
     augment = False  # whether training batches go through :meth:`augmented`
+    order: Callable[[int], Tensor] | None = None  # epoch -> order (N,) of the training examples; None shuffles them
     _splits: dict[str, Any]  # by name, for a source that does not define load_split
     _is_new = False  # whether the model was trained on another source
 
@@ -90,10 +91,6 @@ class SplitDataModule(Checked, lightning.LightningDataModule, ABC):
     @abstractmethod
     def collate(self) -> Callable[[Batch], Batch]:
         """Return the function that converts a batch of a split to a batch for models; it runs in the workers."""
-
-    def order(self) -> Callable[[int], Tensor] | None:
-        """Return a function from the epoch to the order (N,) of the training examples; None shuffles them."""
-        return None
 
     @cached_property
     def _train_val(self) -> tuple[Split, Split]:
@@ -163,7 +160,7 @@ class SplitDataModule(Checked, lightning.LightningDataModule, ABC):
         data = self._train_val[0]
         world, rank = self._world()
         sampler = ResumableSampler(data, world, rank, shuffle=True, seed=self.seed, drop_last=True)
-        sampler.order = self.order()
+        sampler.order = self.order
         return ResumableLoader(data, sampler=sampler, drop_last=True, **self._loading())
 
     def val_dataloader(self) -> DataLoader:
@@ -211,13 +208,9 @@ class SplitDataModule(Checked, lightning.LightningDataModule, ABC):
         return DataLoader(data, sampler=sampler, **self._loading())
 
     def _loading(self) -> dict[str, Any]:
-        return {
-            "batch_size": self.batch_size,
-            "num_workers": self.num_workers,
-            "persistent_workers": self.num_workers > 0,
-            "pin_memory": torch.cuda.is_available(),
-            "collate_fn": self.collate(),
-        }
+        workers = {"num_workers": self.num_workers, "persistent_workers": self.num_workers > 0}
+        pinned = {"pin_memory": torch.cuda.is_available()}
+        return {"batch_size": self.batch_size, "collate_fn": self.collate(), **workers, **pinned}
 
 
 def apply_stored_format(data: Any, trained: Format) -> None:

@@ -12,7 +12,6 @@ from typing import TypeVar
 
 from vqlab.errors import UserError, read_error
 
-TIMEOUT = 10.0  # seconds
 WITHOUT_NETWORK = "without a network use Photos, Digits, ImageArrays or ImageFolder"
 MANY = 2000  # items above which progress is shown
 SYSTEM_NAMES = {"__macosx", "@eadir", "__pycache__", "thumbs.db", "desktop.ini"}  # of operating systems and tools
@@ -87,7 +86,7 @@ def download_whole(
                 copy = Path(partial) / archive.relative_to(root)
                 copy.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(archive, copy)
-            socket.setdefaulttimeout(TIMEOUT)
+            socket.setdefaulttimeout(10)  # seconds
             download(partial)
             shutil.copytree(Path(partial) / folder, target, copy_function=os.replace, dirs_exist_ok=True)
     except (OSError, RuntimeError, EOFError) as error:  # URLError and timeouts are OSErrors

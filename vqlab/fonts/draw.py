@@ -35,9 +35,8 @@ class Canvas(Checked):
 
     def __init__(self, image_size: ImageSize, em_scale: EmScale) -> None:
         side = max(MIN_SIDE, MIN_FACTOR * image_size)
-        self._low, self._high = image_corners(em_scale)
-        scale = side * em_scale
-        left, bottom = self._low
+        self._corners = image_corners(em_scale)
+        (left, bottom), scale = self._corners[0], side * em_scale
         self._factor = side // image_size
         self._agg = RendererAgg(side, side, 72)
         self._place = Affine2D.from_values(scale, 0, 0, scale, -left * scale, -bottom * scale)
@@ -47,13 +46,10 @@ class Canvas(Checked):
 
     def holds(self, outline: Outline) -> bool:
         """Whether all ink of an outline is inside the image."""
-        points = outline.points[outline.codes != CLOSE]
-        if not self._inside(points):  # control points of curves may lie outside of the ink
+        (low, high), points = self._corners, outline.points[outline.codes != CLOSE]
+        if not ((points >= low) & (points <= high)).all():  # control points of curves may lie outside of the ink
             points = AggPath(outline.points, outline.codes).get_extents().get_points()
-        return self._inside(points)
-
-    def _inside(self, points: np.ndarray) -> bool:
-        return bool(((points >= self._low) & (points <= self._high)).all())
+        return bool(((points >= low) & (points <= high)).all())
 
     def draw(self, outline: Outline) -> np.ndarray:
         """Return the image of an outline, (S, S) uint8: 0 is ink, 255 is paper; ink outside is cut off."""

@@ -9,13 +9,8 @@ from vqlab.fonts.font import Font
 
 
 def test_flaws_are_found(tmp_path):
-    shapes = {
-        65: [box(100, 0, 600, 700)],
-        66: [],  # blank
-        67: NOTDEF,
-        68: [box(0, 0, 1500, 700)],
-        69: [box(5000, 0, 5100, 700)],  # all outside
-    }
+    shapes = {65: [box(100, 0, 600, 700)], 66: [], 67: NOTDEF}
+    shapes |= {68: [box(0, 0, 1500, 700)], 69: [box(5000, 0, 5100, 700)]}  # partly and completely outside
     font = Font(build(tmp_path / "a.ttf", shapes))
     found = draw_glyphs(font, list(shapes), 64, 0.875, None)
     assert found.characters.tolist() == list(shapes)
@@ -40,13 +35,8 @@ def test_images_are_cached_until_a_setting_changes(tmp_path, monkeypatch):
     np.testing.assert_array_equal(fresh.images, render(SERIF, codes, 64))
     monkeypatch.undo()
     build(tmp_path / "toy.ttf", {65: [box(100, 0, 600, 700)]}, weights=(400, 400, 800))
-    for change in (
-        (font, codes, 128, 0.875),
-        (font, codes[:2], 64, 0.875),
-        (font, codes, 64, 0.75),
-        (Font(tmp_path / "toy.ttf"), [65], 64, 0.875),
-        (Font(tmp_path / "toy.ttf", 500), [65], 64, 0.875),
-    ):
+    toys = [(Font(tmp_path / "toy.ttf", weight), [65], 64, 0.875) for weight in (None, 500)]
+    for change in ((font, codes, 128, 0.875), (font, codes[:2], 64, 0.875), (font, codes, 64, 0.75), *toys):
         before = set(file.parent.iterdir())
         draw_glyphs(*change, cache)
         assert len(set(file.parent.iterdir()) - before) == 1

@@ -20,15 +20,11 @@ def bar(number, width=0):
 @pytest.fixture
 def fonts(tmp_path):
     """Sixty characters in both fonts, some with flaws; 200 to 204 only in the source."""
-    source = {code: bar(code - 100) for code in range(100, 160)}
+    source = {code: bar(code - 100) for code in (*range(100, 160), *range(200, 205))}
     target = {code: bar(code - 100, 40) for code in range(100, 160)}
-    source |= {code: bar(code - 100) for code in range(200, 205)} | {205: [], 206: [box(0, 0, 3000, 700)]}
-    target[101] = []  # blank characters count as missing
-    source[102] = []
-    target[103] = NOTDEF
-    source[104] = [box(0, 0, 3000, 700)]
-    source[106] = source[105]
-    target[107] = target[106]
+    wide = [box(0, 0, 3000, 700)]
+    source |= {102: [], 104: wide, 106: source[105], 205: [], 206: wide}
+    target |= {101: [], 103: NOTDEF, 107: target[106]}  # blank characters count as missing
     return build(tmp_path / "source.ttf", source, family="From"), build(tmp_path / "target.ttf", target, family="To")
 
 
@@ -101,9 +97,9 @@ def test_several_targets_are_styles(fonts, tmp_path):
 def test_limit_does_not_change_the_held_out_characters(fonts):
     whole, small = pairs(fonts), pairs(fonts, limit=10)
     assert small.train_size == 10
-    assert set(small.load_train_val()[0].pairs[:, 0]) < set(whole.load_train_val()[0].pairs[:, 0])
-    for part in (lambda data: data.load_train_val()[1], lambda data: data.load_test()):
-        np.testing.assert_array_equal(part(whole).pairs, part(small).pairs)
+    assert set(small.load_split("train").pairs[:, 0]) < set(whole.load_split("train").pairs[:, 0])
+    for split in ("val", "test"):
+        np.testing.assert_array_equal(whole.load_split(split).pairs, small.load_split(split).pairs)
 
 
 def test_em_scale_depends_on_the_fonts_and_not_on_the_charset(tmp_path):
@@ -171,7 +167,7 @@ def font_with(outlines):
 def test_characters_are_grouped_by_the_outlines_of_all_fonts():
     source = font_with({1: 10, 2: 10, 3: 11, 4: 12, 5: 13, 6: 14, 9: 10})
     target = font_with({1: 20, 2: 21, 3: 21, 4: 22, 6: 22})  # links 3 to 2, and so to 1; has no 5
-    groups = group_by_outline([1, 2, 3, 4, 5, 6], [source, target])
+    groups = group_by_outline(np.arange(1, 7), [source, target])
     assert groups[0] == groups[1] == groups[2]
     assert groups[3] == groups[5]
     assert len(set(groups.tolist())) == 3

@@ -54,14 +54,12 @@ def served(shards):
         def log_message(self, *args):
             pass
 
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=str(shards)))
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    open_shard.cache_clear()
-    yield f"http://127.0.0.1:{server.server_port}", asked
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    handler = functools.partial(Handler, directory=str(shards))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever).start()
+        open_shard.cache_clear()
+        yield f"http://127.0.0.1:{server.server_port}", asked
+        server.shutdown()
 
 
 def data(path, **options):
@@ -177,19 +175,14 @@ def test_copies_of_a_url_are_limited_by_cache_gb(served, tmp_path, shards):
 
 
 def test_webdataset_files_of_other_tools_are_read(tmp_path):
+    members = [
+        ("./a/x.1.seg.png", png()),  # of the example x, but not its image
+        *(("./a/x.JPG", png(9)), ("./a/x.cls", b"2\n")),
+        *(("./a/._y.png", png()), ("./a/y.json", b"{}"), ("./a/y.png", png(5))),
+        ("./b/y.png", png(7)),
+    ]
     for number in range(2):
-        pack(
-            tmp_path / f"set-{number}.tar",
-            [
-                ("./a/x.1.seg.png", png()),  # of the example x, but not its image
-                ("./a/x.JPG", png(9)),
-                ("./a/x.cls", b"2\n"),
-                ("./a/._y.png", png()),
-                ("./a/y.json", b"{}"),
-                ("./a/y.png", png(5)),
-                ("./b/y.png", png(7)),
-            ],
-        )
+        pack(tmp_path / f"set-{number}.tar", members)
     found = data(tmp_path, channels=1, value_range="unit", batch_size=1)
     batches = list(found.train_dataloader())
     shades = {(round(float(b["image"].mean() * 255)), int(b["label"])) for b in batches}

@@ -72,9 +72,9 @@ def write_cifar10(root: Path, monkeypatch) -> np.ndarray:
     folder.mkdir(parents=True)
     images = pixels(35, 3072)
     sums = {}
-    names = [f"data_batch_{number}" for number in range(1, 6)] + ["test_batch"]
+    names = [*(f"data_batch_{number}" for number in range(1, 6)), "test_batch", "batches.meta"]
     contents = [{"data": part, "labels": list(range(len(part)))} for part in np.split(images, [6, 12, 18, 24, 30])]
-    for name, content in [*zip(names, contents, strict=True), ("batches.meta", {"label_names": list("abcdefghij")})]:
+    for name, content in zip(names, [*contents, {"label_names": list("abcdefghij")}], strict=True):
         (folder / name).write_bytes(pickle.dumps(content))
         sums[name] = md5((folder / name).read_bytes()).hexdigest()
     monkeypatch.setattr(datasets.CIFAR10, "train_list", [[name, sums[name]] for name in names[:5]])

@@ -148,14 +148,14 @@ class FontPairs(SplitDataModule):
         self._source = self._draw(self.source_font, sorted(set().union(*shared_by)))
         self._targets = [self._draw(font, shared) for font, shared in zip(self.target_fonts, shared_by, strict=True)]
         pairs = as_pairs([sorted(self._source.having(USABLE) & target.having(USABLE)) for target in self._targets])
-        self.characters: list[int] = np.unique(pairs[:, 0]).tolist()
-        groups = group_by_outline(self.characters, [self._source, *self._targets])
+        characters = np.unique(pairs[:, 0])
+        self.characters: list[int] = characters.tolist()
+        groups = group_by_outline(characters, [self._source, *self._targets])
         split = split_groups(groups, val_fraction, test_fraction, seed)
         if limit is not None and split:
             order = torch.randperm(len(split["train"]), generator=torch.Generator().manual_seed(seed)).numpy()
             split["train"] = split["train"][order[:limit]]
-        codes = np.array(self.characters, np.int64)
-        self._split = {name: pairs[np.isin(pairs[:, 0], codes[rows])] for name, rows in split.items()}
+        self._split = {name: pairs[np.isin(pairs[:, 0], characters[rows])] for name, rows in split.items()}
         self.train_size = len(self._split.get("train", ()))
         for font, glyphs in zip(self.target_fonts, self._targets, strict=True):
             rows = self._source.rows(glyphs.characters)
@@ -164,10 +164,8 @@ class FontPairs(SplitDataModule):
             if usable and (self._source.outlines[rows] == glyphs.outlines)[flaws == USABLE].all():
                 raise UserError(f"target must be another font than source, {font.path} has the same outlines")
             left_out = ", ".join(f"{count:,} {what}" for count, what in zip(flawed, FLAWS[1:], strict=True) if count)
-            rank_zero_info(
-                f"{self.source_font.name} to {font.name}: {usable:,} pairs of {len(rows):,} shared characters at "
-                f"em_scale {self.em_scale:g}; left out {left_out or 'none'}"
-            )
+            found = f"{usable:,} pairs of {len(rows):,} shared characters at em_scale {self.em_scale:g}"
+            rank_zero_info(f"{self.source_font.name} to {font.name}: {found}; left out {left_out or 'none'}")
 
     def load_split(self, split: str) -> GlyphPairs | None:
         if split == "train" and not self._split:
@@ -234,13 +232,12 @@ def enlarge_and_shift(images: Tensor, generator: torch.Generator) -> Tensor:
     return moved.mul(SHARPEN).clamp(-1, 1)
 
 
-def group_by_outline(characters: list[int], fonts: list[Glyphs]) -> np.ndarray:
+def group_by_outline(characters: np.ndarray, fonts: list[Glyphs]) -> np.ndarray:
     """Return the connected components of characters, which are linked by equal outlines in any font."""
     links, nodes = [], len(characters)  # a node for each character, and one for each distinct outline of a font
     for glyphs in fonts:
         here = np.flatnonzero(np.isin(characters, glyphs.characters))
-        outlines = glyphs.outlines[glyphs.rows(np.array(characters)[here])]
-        distinct, which = np.unique(outlines, return_inverse=True)
+        distinct, which = np.unique(glyphs.outlines[glyphs.rows(characters[here])], return_inverse=True)
         links.append([here, nodes + which])
         nodes += len(distinct)
     starts, ends = np.concatenate(links, 1)

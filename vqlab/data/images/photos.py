@@ -22,8 +22,6 @@ TRAIN = (
 )
 HELD_OUT = (("skimage", "data/chelsea.png"), ("sklearn", "datasets/images/china.jpg"))
 LARGEST = 225  # half the width of the smallest held-out photograph
-SMALLEST_SCALE = 0.125
-SCALES_PER_PHOTO = 16
 
 
 class Photos(ImageDataModule):
@@ -77,9 +75,9 @@ def random_crops(photos: list[np.ndarray], count: int, size: int, rng: np.random
     """Return crops (count, 3, size, size) of photographs (H, W, 3) at random places and scales, in random order."""
     crops = np.empty((count, size, size, 3), np.uint8)
     for photo, positions in zip(photos, np.array_split(rng.permutation(count), len(photos)), strict=True):
-        smallest = max(SMALLEST_SCALE, size / min(photo.shape[:2]))
+        smallest = max(1 / 8, size / min(photo.shape[:2]))
         # Few scales per photograph, because resizing takes much longer than cropping.
-        for part in np.array_split(positions, SCALES_PER_PHOTO):
+        for part in np.array_split(positions, 16):
             scale = float(np.exp(rng.uniform(np.log(smallest), 0)))
             height, width = (max(size, round(side * scale)) for side in photo.shape[:2])
             scaled = np.asarray(Image.fromarray(photo).resize((width, height), Image.Resampling.BICUBIC))

@@ -9,10 +9,10 @@ import io
 import os
 import re
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import lru_cache
 from itertools import groupby
 from pathlib import Path
 from typing import IO, Any, Literal
@@ -33,7 +33,6 @@ from vqlab.validation import Count, Positive
 
 INDEX = "index.npz"  # beside the shards
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "vqlab" / "shards"
-MAX_OPEN = 64  # files per process
 KEY = re.compile("(.*/)?[^.]*")  # of an example: the path up to the first dot of the file name
 WRITE_INDEX = f"write {INDEX} with python -m vqlab.cli.write_shards --index FOLDER"
 
@@ -138,8 +137,8 @@ class ImageShards(ImageDataModule):
     def load_all(self) -> ShardImages:
         return self._images(self._whole)
 
-    def order(self) -> Callable[[int], Tensor]:
-        return partial(mixed_order, torch.from_numpy(self._index["train"].shard), self.shuffle_shards, self.seed)
+    def order(self, epoch: int) -> Tensor:
+        return mixed_order(torch.from_numpy(self._index["train"].shard), self.shuffle_shards, self.seed, epoch)
 
     def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Return mean and standard deviation per channel of 1,000 images of the first training shard."""
@@ -225,7 +224,7 @@ def scan(file: Path) -> Iterator[tuple[int, int, int]]:
             raise tarfile.ReadError("it is truncated")
 
 
-@lru_cache(maxsize=MAX_OPEN)
+@lru_cache(maxsize=64)  # open files per process
 def open_shard(path: str, expected: str, cache: str, limit: float) -> IO[bytes]:
     """Open a shard for ``os.pread``, or its copy in ``cache`` if ``path`` is a URL, and keep it open.
 
