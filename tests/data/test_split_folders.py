@@ -4,7 +4,7 @@ from tests.helpers.refusal import refused
 from vqlab.data.split_folders import group_by_split, name_splits, require_no_held_out, split_folders
 
 
-def found(root, *names):
+def split(root, *names):
     for name in names:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).touch()
@@ -25,7 +25,7 @@ def found(root, *names):
     ],
 )
 def test_folders_with_usual_names_are_splits(tmp_path, names, splits):
-    assert found(tmp_path, *names) == splits
+    assert split(tmp_path, *names) == splits
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,7 @@ def test_folders_with_usual_names_are_splits(tmp_path, names, splits):
 )
 def test_other_layouts_are_refused(tmp_path, names, words):
     with refused(*words, "path=FOLDER"):
-        found(tmp_path, *names)
+        split(tmp_path, *names)
 
 
 def test_splits_of_names_and_held_out_parents_of_paths():

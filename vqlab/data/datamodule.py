@@ -182,7 +182,7 @@ class SplitDataModule(Checked, lightning.LightningDataModule, ABC):
         """Augment training batches on the device; the draws depend on (seed, epoch, batch, rank) alone."""
         if not (self.augment and self.trainer is not None and self.trainer.training):
             return batch
-        # trainer.global_step does not change while gradients accumulate.
+        # Not trainer.global_step, which does not change while gradients accumulate.
         place = [self.seed, self.trainer.current_epoch, self.trainer.fit_loop.batch_idx + 1, self.trainer.global_rank]
         seed = int(np.random.SeedSequence(place).generate_state(1, np.uint64)[0] >> 1)
         return self.augmented(batch, torch.Generator(next(iter(batch.values())).device).manual_seed(seed))

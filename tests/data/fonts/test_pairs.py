@@ -114,9 +114,9 @@ def test_em_scale_depends_on_the_fonts_and_not_on_the_charset(tmp_path):
 def test_augmentation_moves_both_images_equally_and_is_seeded():
     images = torch.from_numpy(render(SANS, "ABCDEFGH", 64, 0.75)).float()[:, None] / 127.5 - 1
     both = torch.cat([images, images.flip(3)], 1)
-    one, two, three = (enlarge_and_shift(both, torch.Generator().manual_seed(seed)) for seed in (0, 0, 1))
-    assert torch.equal(one, two)
-    assert not torch.equal(one, three)
+    one, again, other = (enlarge_and_shift(both, torch.Generator().manual_seed(seed)) for seed in (0, 0, 1))
+    assert torch.equal(one, again)
+    assert not torch.equal(one, other)
     assert one.shape == both.shape
     assert one.abs().max() <= 1
     assert (one[:, :, 0] == 1).all(), "the border is paper"
@@ -185,7 +185,7 @@ def test_splits_hold_whole_groups_in_about_the_fractions(fractions):
     for name, fraction in zip(("val", "test"), fractions, strict=True):
         if fraction:
             assert 0 <= len(parts[name]) - fraction * 400 < np.bincount(groups).max()
-    again, other = split_groups(groups, *fractions, seed=3), split_groups(groups, *fractions, seed=4)
+    again, other = (split_groups(groups, *fractions, seed=seed) for seed in (3, 4))
     assert all(np.array_equal(again[name], parts[name]) for name in parts)
     assert not np.array_equal(other["val"], parts["val"])
 

@@ -27,9 +27,8 @@ class Noise(ImageDataModule):
 
 def on_rank(data, world, rank, training=True, epoch=0, batch=0):
     """Attach the part of a trainer that the module reads."""
-    loop = SimpleNamespace(batch_idx=batch - 1)
     place = {"world_size": world, "global_rank": rank, "current_epoch": epoch}
-    data.trainer = SimpleNamespace(**place, training=training, fit_loop=loop)
+    data.trainer = SimpleNamespace(**place, training=training, fit_loop=SimpleNamespace(batch_idx=batch - 1))
     return data
 
 
@@ -68,9 +67,9 @@ def test_order_depends_on_seed_and_epoch_alone():
     first, again, other = (Noise(batch_size=4, seed=seed).train_dataloader() for seed in (0, 0, 1))
     epoch0 = indices(first)
     assert epoch0 == indices(again) != indices(other)
+    assert len(epoch0) == NUM_TRAIN // 4
     first.sampler.set_epoch(1)
     assert indices(first) != epoch0
-    assert len(epoch0) == NUM_TRAIN // 4
 
 
 def test_two_ranks_get_the_batches_of_one_and_each_validation_image_once():

@@ -19,7 +19,7 @@ def folder(path, **arguments):
 
 
 def test_all_formats_become_rgb_squares_and_hidden_files_are_ignored(tmp_path):
-    for number, name in enumerate(["猫.png", "ä b.jpg", "x.JPEG", "deep/er/c.bmp", "d.webp", "e.tif", "f.gif"]):
+    for number, name in enumerate(["猫.png", "ä b.jpg", "x.JPEG", "a/b/c.bmp", "d.webp", "e.tif", "f.gif"]):
         paint(tmp_path / name, size=(12 + number, 20 - number))
     paint(tmp_path / "alpha.png", (200, 100, 50, 128), mode="RGBA")
     for hidden in ("notes.txt", "._猫.png", ".ipynb_checkpoints/2.png", "__MACOSX/cat/1.png", ".git/test/1.png"):
@@ -103,12 +103,12 @@ def test_images_with_more_than_8_bits_are_refused(tmp_path, dtype):
 
 
 def test_images_are_rotated_by_their_exif_orientation(tmp_path):
-    turned = Image.new("RGB", (8, 16), "black")
-    turned.paste("white", (0, 0, 8, 8))  # white above
-    exif = turned.getexif()
-    exif[0x0112] = 3  # shot upside down
-    turned.save(tmp_path / "turned.png", exif=exif)
-    assert decode_square(tmp_path / "turned.png", 16)[0, :4].max() == 0, "black above"
+    image = Image.new("RGB", (8, 16), "black")
+    image.paste("white", (0, 0, 8, 8))  # the upper half
+    exif = image.getexif()
+    exif[0x0112] = 3  # upside down
+    image.save(tmp_path / "image.png", exif=exif)
+    assert decode_square(tmp_path / "image.png", 16)[0, :4].max() == 0, "the upper half is black"
 
 
 def test_grey_images_are_decoded_in_workers(tmp_path):
