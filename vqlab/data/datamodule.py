@@ -49,7 +49,7 @@ class SplitDataModule(Checked, lightning.LightningDataModule, ABC):
     examples = "examples"  # plural noun for messages
     __signature__: inspect.Signature
     modality: str  # "image", "signal", "text" or "font", as of the models
-    test_mend = "use `vqlab validate`"  # hint if there is no test split
+    test_hint = "use `vqlab validate`"  # hint if there is no test split
     augment = False  # whether training batches go through :meth:`augmented`
     order: Callable[[int], Tensor] | None = None  # epoch -> order (N,) of the training examples; None shuffles them
     _splits: dict[str, Any]  # by name, for a source that does not define load_split
@@ -168,7 +168,7 @@ class SplitDataModule(Checked, lightning.LightningDataModule, ABC):
 
     def test_dataloader(self) -> DataLoader:
         if self._test is None:
-            raise UserError(f"{type(self).__name__} has no test {self.examples}: {self.test_mend}")
+            raise UserError(f"{type(self).__name__} has no test {self.examples}: {self.test_hint}")
         return self._in_order(self._test)
 
     def predict_dataloader(self) -> DataLoader:

@@ -63,8 +63,7 @@ def draw_glyphs(
 
 def draw(font: Font, characters: Sequence[int], image_size: ImageSize, em_scale: float) -> np.ndarray:
     """Draw characters as an array of records with one field per attribute of :class:`Glyphs`."""
-    fields = [*FIELDS.items(), ("image", "u1", (image_size, image_size))]
-    records = np.empty(len(characters), np.dtype(fields))
+    records = np.empty(len(characters), np.dtype([*FIELDS.items(), ("image", "u1", (image_size, image_size))]))
     canvas, notdef = Canvas(image_size, em_scale), font.notdef.key
     for number, code in enumerate(counted(characters, len(characters), "drew", f"characters of {font.name}")):
         outline = font.outline(code)

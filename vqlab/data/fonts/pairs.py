@@ -101,7 +101,7 @@ class FontPairs(SplitDataModule):
 
     examples = "pairs of characters"
     modality = "font"
-    test_mend = "set test_fraction=0.1, or use `vqlab validate`"
+    test_hint = "set test_fraction=0.1, or use `vqlab validate`"
     channels = 1
     pixel_range = ValueRange("signed")
 

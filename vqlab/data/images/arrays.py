@@ -44,7 +44,7 @@ class ImageArrays(ImageDataModule):
         (1, 8, 4, 19)
     """
 
-    test_mend = "set test_path=FILE, or use `vqlab validate`"
+    test_hint = "set test_path=FILE, or use `vqlab validate`"
 
     def __init__(
         self,

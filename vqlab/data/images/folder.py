@@ -86,7 +86,7 @@ class ImageFolder(ImageDataModule):
         (3, 2, torch.Size([2, 3, 16, 16]))
     """
 
-    test_mend = "add a folder `test` beside `train` and `val`, or use `vqlab validate`"
+    test_hint = "add a folder `test` beside `train` and `val`, or use `vqlab validate`"
     statistics_limit = 1000
 
     def __init__(

@@ -110,7 +110,7 @@ class ImageShards(ImageDataModule):
         (3, torch.Size([2, 3, 16, 16]))
     """
 
-    test_mend = "add a folder `test` beside `train` and `val`, or use `vqlab validate`"
+    test_hint = "add a folder `test` beside `train` and `val`, or use `vqlab validate`"
 
     def __init__(
         self,
