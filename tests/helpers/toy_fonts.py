@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import matplotlib
+import numpy as np
 from fontTools.fontBuilder import FontBuilder
 from fontTools.pens.t2CharStringPen import T2CharStringPen
 from fontTools.pens.ttGlyphPen import TTGlyphPen
@@ -16,6 +17,12 @@ NOTDEF = [[(100, 0), (100, 700), (500, 700), (500, 0)]]
 def box(left, bottom, right, top):
     """A rectangle, clockwise as TrueType wants ink."""
     return [(left, bottom), (left, top), (right, top), (right, bottom)]
+
+
+def iou(a, b):
+    """Return intersection over union of the ink in images (N, S, S)."""
+    a, b = (np.asarray(images) < 128 for images in (a, b))
+    return (a & b).sum((-2, -1)) / (a | b).sum((-2, -1))
 
 
 def build(path, shapes, units=1000, cff=False, family="Toy", weights=None, names=None, **tables):

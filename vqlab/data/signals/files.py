@@ -54,7 +54,7 @@ class Signals(SignalDataModule):
         (2, 125.0, 24)
     """
 
-    test_mend = "set test_fraction=0.1, add a folder `test`, or use `vqlab validate`"
+    test_hint = "set test_fraction=0.1, add a folder `test`, or use `vqlab validate`"
 
     def __init__(
         self,

@@ -41,7 +41,7 @@ class BagOfWords(TextDataModule):
         (30, 'word 17', 0, 80)
     """
 
-    test_mend = "set test_fraction=0.1 or test_path=FILE, or use `vqlab validate`"
+    test_hint = "set test_fraction=0.1 or test_path=FILE, or use `vqlab validate`"
 
     def __init__(
         self,

@@ -7,8 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from vqlab.data.download import download_whole
-from vqlab.data.files import reading
+from vqlab.data.files import download_whole, reading
 from vqlab.data.text.raw import Document, RawTextDataModule
 
 CACHE = "20news-bydate_py3.pkz"  # where scikit-learn keeps the texts

@@ -54,7 +54,7 @@ class RawTextDataModule(TextDataModule):
         **common: Arguments of :class:`~vqlab.data.text.base.TextDataModule`.
     """
 
-    test_mend = "set test_fraction=0.1, or use `vqlab validate`"
+    test_hint = "set test_fraction=0.1, or use `vqlab validate`"
 
     def __init__(
         self,
