@@ -72,10 +72,10 @@ def checkpoint():
     return torch.load("model.ckpt", weights_only=True)
 
 
-def assert_refused(words, spoilt):
-    torch.save(spoilt, "spoilt.ckpt")
+def assert_refused(words, changed):
+    torch.save(changed, "damaged.ckpt")
     with refused(words):
-        vqlab.load("spoilt.ckpt")
+        vqlab.load("damaged.ckpt")
 
 
 def test_load_and_load_from_checkpoint_restore_model():
@@ -111,7 +111,7 @@ def test_pickled_code_is_refused(checkpoint, tmp_path):
         def __reduce__(self):
             return os.system, (f"touch {tmp_path}/exploded",)
 
-    assert_refused("spoilt.ckpt holds Python objects that vqlab refuses to unpickle", {**checkpoint, "extra": Bomb()})
+    assert_refused("damaged.ckpt holds Python objects that vqlab refuses to unpickle", {**checkpoint, "extra": Bomb()})
     checkpoint["hyper_parameters"]["encoder"] = Bomb()
     assert_refused("refuses to unpickle", checkpoint)
     assert not (tmp_path / "exploded").exists()
@@ -120,9 +120,9 @@ def test_pickled_code_is_refused(checkpoint, tmp_path):
 def test_other_files_are_refused(checkpoint, tmp_path):
     whole = (tmp_path / "model.ckpt").read_bytes()
     for content in (b"", b"no checkpoint\n", whole[:-1000], whole[:100]):
-        (tmp_path / "spoilt.ckpt").write_bytes(content)
-        with refused("checkpoint spoilt.ckpt"):
-            vqlab.load("spoilt.ckpt")
+        (tmp_path / "damaged.ckpt").write_bytes(content)
+        with refused("checkpoint damaged.ckpt"):
+            vqlab.load("damaged.ckpt")
     for other in (checkpoint["state_dict"], [1, 2], {**checkpoint, "state_dict": None}):
         assert_refused("not a Lightning checkpoint", other)
     del checkpoint["state_dict"]["to_code.bias"]
@@ -137,9 +137,9 @@ def test_damaged_bytes_raise_user_error_or_load(checkpoint, tmp_path):
         damaged = bytearray(whole)
         for place in torch.randint(0, 6000, (1 + trial,), generator=generator).tolist():
             damaged[place] ^= 1 << (trial % 8)
-        (tmp_path / "spoilt.ckpt").write_bytes(damaged)
+        (tmp_path / "damaged.ckpt").write_bytes(damaged)
         try:
-            read_checkpoint("spoilt.ckpt")
+            read_checkpoint("damaged.ckpt")
         except vqlab.UserError as error:
             errors += "\n" not in str(error)
     assert errors > 30
@@ -150,9 +150,9 @@ def test_other_classes_are_refused(checkpoint, class_path):
     part = {"encoder": {"class_path": class_path, "init_args": {"args": "touch exploded"}}}
     model = {"_class_path": class_path, "args": "touch exploded"}
     for arguments in (checkpoint["hyper_parameters"] | part, model):
-        torch.save(checkpoint | {"hyper_parameters": arguments}, "spoilt.ckpt")
+        torch.save(checkpoint | {"hyper_parameters": arguments}, "damaged.ckpt")
         with pytest.raises(vqlab.UserError, match=r"refused|import its module|not made by a vqlab model"):
-            vqlab.load("spoilt.ckpt")
+            vqlab.load("damaged.ckpt")
     assert not os.path.exists("exploded")
 
 
@@ -177,16 +177,16 @@ def test_invalid_arguments_are_refused(checkpoint, changes, words):
 )
 def test_check_resumable_names_missing_entry(checkpoint, key, wrong):
     check_resumable(checkpoint, "model.ckpt")
-    for spoilt in ({**checkpoint, key: wrong}, {k: v for k, v in checkpoint.items() if k != key}):
+    for changed in ({**checkpoint, key: wrong}, {k: v for k, v in checkpoint.items() if k != key}):
         with refused(f"model.ckpt has no {key} to resume from"):
-            check_resumable(spoilt, "model.ckpt")
+            check_resumable(changed, "model.ckpt")
 
 
 def test_only_errors_while_restoring_name_the_checkpoint(checkpoint):
     checkpoint["optimizer_states"] = [{"state": 3}]
-    torch.save(checkpoint, "spoilt.ckpt")
-    with refused("spoilt.ckpt cannot be resumed ("), refusing_damage("spoilt.ckpt"):
-        lightning.Trainer(max_steps=4, **BARE).fit(small(), images(), ckpt_path="spoilt.ckpt")
+    torch.save(checkpoint, "damaged.ckpt")
+    with refused("damaged.ckpt cannot be resumed ("), refusing_damage("damaged.ckpt"):
+        lightning.Trainer(max_steps=4, **BARE).fit(small(), images(), ckpt_path="damaged.ckpt")
     with pytest.raises(KeyError), refusing_damage("model.ckpt"):
         raise KeyError("a bug")
 

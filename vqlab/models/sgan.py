@@ -35,7 +35,7 @@ class SGAN(Model):
         discriminator: Default: ``ConvFeatures``, without batch norm if ``spectral_norm``.
         head: ``kplus1``, K + 1 logits and an adversarial logit; ``logsumexp``, K logits and their log-sum-exp.
         objective: Generator loss: ``non_saturating``, ``hinge`` or ``feature_matching``.
-        unlabelled_weight: Weight of all but the supervised loss; 0 trains a classifier on the labelled images alone.
+        unlabelled_weight: Weight of all but the supervised loss; 0 trains a classifier only on the labelled images.
         conditional: Multiply the noise by a class embedding, and add that class's cross-entropy to the generator loss.
         spectral_norm: Divide the discriminator's weights, except the class head's, by their spectral norm.
         lr: Absolute learning rate of both networks. Default without ``base_lr``: 2e-4.

@@ -12,7 +12,7 @@ A workaround can be removed once Lightning does the same ("source" is a file of 
 | :func:`leave_sigterm_alone` | SIGTERM ends with status 0 | issue 19916 |
 | :class:`AtomicCheckpointIO` | a checkpoint is copied in memory first, and errors of permission are swallowed | issue 21800 |
 | ``training.loggers.csv.CSVLog`` | ``CSVLogger`` deletes the file that it finds | pull request 19446 |
-| ``callbacks.always.LearningRates`` | ``LearningRateMonitor`` logs lines of its own | source callbacks/lr_monitor.py |
+| ``callbacks.always.LearningRates`` | ``LearningRateMonitor`` logs separate lines | source callbacks/lr_monitor.py |
 | ``callbacks.always.Progress`` | the bar shows ``v_num``, and an error message continues its line | source callbacks/progress/tqdm_progress.py |
 """  # noqa: E501
 

@@ -155,7 +155,7 @@ def test_only_network_is_trained_and_only_matrices_decay():
     assert names == {"head.weight"} | {f"blocks.0.{name}" for name in matrices}
 
 
-@pytest.mark.parametrize(("augment", "words"), [(False, "once"), (True, "anew")])
+@pytest.mark.parametrize(("augment", "words"), [(False, "once"), (True, "again")])
 def test_images_are_encoded_once_without_augmentation(augment, words, caplog):
     tokenizer, data = vqvae(), digits(batch_size=64, augment=augment)
     seen, encode = [], tokenizer.encode

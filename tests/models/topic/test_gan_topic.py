@@ -55,12 +55,12 @@ def plain_steps(model, seen, settings):
     def infer(x, theta):
         return torch.zeros_like(theta) if model.encoder is None else model.encoder(x)
 
-    for step, (batch, theta, share) in enumerate(seen, start=1):
+    for step, (batch, theta, fraction) in enumerate(seen, start=1):
         x = batch["bow"] / batch["bow"].sum(1, keepdim=True)
-        made, inferred = dense(model.generator(theta)).detach(), infer(x, theta).detach()
-        loss = model.critic(made, theta).mean() - model.critic(x, inferred).mean()
+        fake, inferred = dense(model.generator(theta)).detach(), infer(x, theta).detach()
+        loss = model.critic(fake, theta).mean() - model.critic(x, inferred).mean()
         if settings.get("regularizer") == "gradient_penalty":
-            pair = [(share * a + (1 - share) * b).requires_grad_() for a, b in ((x, made), (inferred, theta))]
+            pair = [(fraction * a + (1 - fraction) * b).requires_grad_() for a, b in ((x, fake), (inferred, theta))]
             a, b = torch.autograd.grad(model.critic(*pair).sum(), pair, create_graph=True)
             loss = loss + 10 * ((a.square().sum(1) + b.square().sum(1)).sqrt() - 1).square().mean()
         critic.zero_grad()
@@ -72,23 +72,23 @@ def plain_steps(model, seen, settings):
                     weight.copy_(weight.clip(-0.01, 0.01))
         if step % 2:
             continue
-        made, inferred = dense(model.generator(theta)), infer(x, theta)
-        loss = model.critic(x, inferred).mean() - model.critic(made, theta).mean()
+        fake, inferred = dense(model.generator(theta)), infer(x, theta)
+        loss = model.critic(x, inferred).mean() - model.critic(fake, theta).mean()
         loss = loss - model.cycle_weight * (inferred[:, :, None] * x[:, None] * model.generator.log_topics()).sum() / 32
         if model.contrast:
             contrast, embed = model.contrasted, torch.nn.functional.normalize
             kinds = {"topic": theta.argmax(1), "label": batch["label"]}.get(model.contrast, torch.arange(32))
             averaged = (theta if model.contrast == "averaged" else inferred) @ contrast.topics
-            anchors = averaged if model.contrast == "label" else made @ contrast.projection
+            anchors = averaged if model.contrast == "label" else fake @ contrast.projection
             positives = {
                 "topic": contrast.topics[theta.argmax(1)],
                 "averaged": averaged,
                 "label": contrast.labels[batch["label"]],
             }[model.contrast]
             scores = (embed(anchors) @ embed(positives).T / model.temperature).exp()
-            rivals = (kinds[:, None] != kinds) | torch.eye(32, dtype=torch.bool)
-            share = scores.diagonal() / (scores * rivals).sum(1)
-            loss = loss - model.contrastive_weight * share.log().mean()
+            negatives = (kinds[:, None] != kinds) | torch.eye(32, dtype=torch.bool)
+            fraction = scores.diagonal() / (scores * negatives).sum(1)
+            loss = loss - model.contrastive_weight * fraction.log().mean()
         for optimizer in optimizers:
             optimizer.zero_grad()
         loss.backward()

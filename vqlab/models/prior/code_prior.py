@@ -151,7 +151,7 @@ class CodePrior(Model):
         datamodule = self.trainer.datamodule  # type: ignore[attr-defined]
         once = getattr(datamodule, "augment", True) is False  # otherwise the image of an index may change
         self._cache = CodeCache(self.network.num_tokens) if once else None
-        how = "image once (augment is false)" if once else "batch anew (augment is true or unknown)"
+        how = "image once (augment is false)" if once else "batch again (augment is true or unknown)"
         rank_zero_info(f"codes: encoding each training {how}")
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:

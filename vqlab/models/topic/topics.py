@@ -41,7 +41,7 @@ def topic_table(topics: Tensor, words: list[list[str]], data: Any, num_documents
     ids = top_word_ids(topics, len(words[0]))
     remarks: dict[int, list[str]] = {k: [] for k in range(len(topics))}
     for (first, second), fraction in duplicate_topics(ids, OVERLAP).items():
-        remarks[second].append(f"shares {fraction:.0%} of its words with {first}")
+        remarks[second].append(f"has {fraction:.0%} of its words in common with {first}")
     coherence = np.zeros(len(topics))
     if reference is not None:
         coherence = npmi(reference.cooccurrence(ids, None))
