@@ -1,4 +1,4 @@
-"""Stops at the first loss that is NaN or infinite, before it reaches the weights."""
+"""Stop at the first loss that is NaN or infinite, before it changes the weights."""
 
 import torch
 import torch.distributed as dist
@@ -14,20 +14,13 @@ class NonFiniteError(UserError):
     def __init__(self, terms: list[str], batch_idx: int, step: int) -> None:
         self.terms, self.batch_idx, self.step = terms, batch_idx, step
         super().__init__(
-            f"{', '.join(terms)} is NaN or infinite at batch {batch_idx} (step {step}), the weights are as before it: "
-            f"lower --model.lr, or look at the data of this batch"
+            f"{', '.join(terms)} is NaN or infinite at batch {batch_idx} (step {step}), which did not change the "
+            f"weights: lower --model.lr, or inspect the data of this batch"
         )
 
 
 def require_finite(terms: dict[str, Tensor], batch_idx: int, step: int) -> None:
-    """Raise :class:`NonFiniteError` on all ranks, which all call it, if a term (scalar tensor) of one is not finite.
-
-    Example:
-        >>> require_finite({"rec_loss": torch.tensor(float("nan"))}, batch_idx=7, step=7)
-        Traceback (most recent call last):
-        ...
-        vqlab.training.finite.NonFiniteError: rec_loss is NaN or infinite at batch 7 (step 7), ...
-    """
+    """Raise :class:`NonFiniteError` on all ranks if a term (scalar tensor) is not finite on one; all must call it."""
     bad = ~torch.stack([term.detach().float() for term in terms.values()]).isfinite()
     if world_size() > 1:
         bad = bad.to(torch.uint8)
