@@ -60,7 +60,10 @@ class GANOptimization(Optimization):
     """Optimizer settings of a generator and a discriminator.
 
     Args:
-        kind, betas, weight_decay, schedule: As in ``Optimization``.
+        kind: ``adam``, with decoupled weight decay (AdamW); or ``rmsprop``, without betas and decay.
+        betas: Adam's decay rates.
+        weight_decay: Decoupled weight decay.
+        schedule: Learning-rate schedule, counted as ``global_step``; null is constant.
         clip: Largest gradient norm of the generator; null does not clip.
         disc_lr: Absolute learning rate of the discriminator. Default: that of the generator.
         disc_clip: Largest gradient norm of the discriminator; null does not clip.

@@ -30,19 +30,27 @@ class DiscreteVAE(Model):
     Reweighted wake-sleep is ``JSA`` with ``kernel=isir`` and ``cache=false``.
 
     Args:
-        encoder, decoder, likelihood, smoothing, split_ratio, perceptual, perceptual_weight, adversarial: As in ``JSA``.
+        encoder: Network of q. Default: a ``ConvEncoder``.
+        decoder: Network of p(x | h), ``in_channels`` the dimension of the embeddings. Default: a ``ConvDecoder``.
         num_embeddings: Categories, K.
-        num_latents: Categorical variables at each place of the map, V.
-        prior: As in ``JSA``; ``gumbel`` and ``st_gumbel`` need ``uniform`` or ``factorized``.
+        num_latents: Categorical variables per position of the map, V.
+        likelihood: p(x | h). Default: a ``Gaussian`` whose sigma is the optimal one.
+        prior: p(h), as in ``JSA``; ``gumbel`` and ``st_gumbel`` need ``uniform`` or ``factorized``.
         estimator: ``gumbel``, ``st_gumbel``, ``rloo`` or ``vimco``.
         num_samples: Draws per image, S, of ``rloo`` and ``vimco``.
         temperature: Temperature of the mixtures, by batch.
+        smoothing: Fraction of the uniform distribution in q.
+        split_ratio: See ``CodeSplitter``; used with a uniform prior only; null never splits.
+        perceptual: Default: LPIPS on VGG features, whose weights are fetched once; not built at weight 0.
+        perceptual_weight: Nats per unit of LPIPS, subtracted from ln p(x | h) in training.
+        adversarial: Discriminator of decoded codes, for a ``Gaussian`` likelihood.
         lr: Absolute learning rate. Default without ``base_lr``: 3e-4.
         base_lr: Rate per image: lr = base_lr x batch_size x devices x nodes x accumulate. Give one of the two.
         optimization: Optimizer settings.
         accumulate: Batches per optimizer step.
         evaluation: Evaluation settings.
-        decode_chunk, seed: As in ``JSA``.
+        decode_chunk: Codes that are decoded at once; bounds the memory.
+        seed: Seed of the draws, which depend only on it, the step and the image.
         images: Format of the images; the command line takes it from the data.
 
     Raises:

@@ -61,7 +61,7 @@ class JSA(Model):
         encoder: Network of q. Default: a ``ConvEncoder``.
         decoder: Network of p(x | h), ``in_channels`` the dimension of the embeddings. Default: a ``ConvDecoder``.
         num_embeddings: Categories, K.
-        num_latents: Categorical variables at each place of the map, V.
+        num_latents: Categorical variables per position of the map, V.
         likelihood: p(x | h). Default: a ``Gaussian`` whose sigma is the optimal one.
         prior: p(h): ``uniform``; ``factorized``, learned per position; or a ``Transformer`` over the positions.
         sampler: The Metropolis chains.

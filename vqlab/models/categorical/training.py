@@ -45,8 +45,10 @@ class ProposalOptimization(Optimization):
     """Optimizer settings of p and q.
 
     Args:
-        kind, betas, schedule: As in ``Optimization``.
-        weight_decay: As in ``Optimization``; not applied to embeddings, prior and sigma.
+        kind: ``adam``, with decoupled weight decay (AdamW); or ``rmsprop``, without betas and decay.
+        betas: Adam's decay rates.
+        weight_decay: Decoupled weight decay; never on embeddings, prior and sigma.
+        schedule: Learning-rate schedule, counted as ``global_step``; null is constant.
         clip: Largest gradient norm of p, and of q; null does not clip.
         proposal_lr: Absolute learning rate of q. Default without ``proposal_base_lr``: that of p.
         proposal_base_lr: Rate per image of q.
