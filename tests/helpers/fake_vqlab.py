@@ -1,7 +1,7 @@
-"""A ``vqlab`` that leaves what a run leaves, in milliseconds and without torch: what the sweep's tests start.
+"""A ``vqlab`` for the tests of sweeps, which writes the files of a run in milliseconds and without torch.
 
-Each line that it appends to the file of FAKE_DIARY holds the process, the run and the step. ``--fake.seconds`` is the
-time of a step, ``--fake.fail_at`` a step at which the run fails; last.ckpt is written every five steps.
+It appends process, run and step to the file FAKE_DIARY. A step takes ``--fake.seconds``, the step ``--fake.fail_at``
+fails; last.ckpt is written every five steps.
 """
 
 import fcntl
