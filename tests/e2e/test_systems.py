@@ -4,7 +4,6 @@ import csv
 import functools
 import math
 import signal
-import time
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +12,9 @@ import torch
 
 import vqlab
 from tests.e2e.systems import MODELS, OFTEN, SYSTEMS, prepare
-from tests.e2e.tiny import DATA, TRAINER, assert_same_runs, fails, logged, reached, weights
+from tests.e2e.tiny import DATA, STOPS, TRAINER, assert_same_runs, fails, logged, reached, weights
 from tests.helpers.forks import Forked
-from tests.helpers.stops import fit_and_stop
+from tests.helpers.stops import Stop
 from tests.helpers.toy_fonts import SANS, SERIF
 from vqlab.cli.main import main
 from vqlab.fonts.draw import render
@@ -84,34 +83,20 @@ def test_model_is_logged_evaluated_loaded_and_sampled(train, system, capsys, mon
     assert not model.training
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("system", SYSTEMS)
-def test_resume_after_a_signal_equals_a_whole_run(train, system, monkeypatch):
+def test_resume_after_a_signal_equals_a_whole_run(train, system, number, monkeypatch):
     whole = train(system)
+    stopped = whole.with_name(number.name)
     monkeypatch.chdir(whole.parents[2])
-    call = [*options(system), "--trainer.max_steps=12"]
-    assert fit_and_stop("on_before_optimizer_step", 5, signal.SIGTERM, *call) == 143
-    stopped = whole.with_name("stopped")
-    last = f"--ckpt_path={stopped}/checkpoints/last.ckpt"
-    main(["fit", f"--config={stopped}/config.yaml", last, "--trainer.callbacks=null"])
+    monkeypatch.setattr(Stop, "plan", ("on_before_optimizer_step", 7, number))
+    call = [*options(system), "--trainer.max_steps=12", f"--name={number.name}", f"--trainer.callbacks+={STOPS}.Stop"]
+    status, output = Forked(*call).end()
+    assert status == (-number if number == signal.SIGKILL else 128 + number), output
+    last = stopped / "checkpoints/last.ckpt"
+    assert reached(last) == (5 if number == signal.SIGKILL else 8)
+    main(["fit", f"--config={stopped}/config.yaml", f"--ckpt_path={last}", "--trainer.callbacks=null"])
     assert_same_runs(stopped, whole)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("system", SYSTEMS)
-def test_resume_after_sigkill_equals_a_whole_run(system):
-    prepare(system)
-    run = Path("runs") / system.lower() / "killed"
-    last = run / "checkpoints/last.ckpt"
-    process = Forked(*options(system), "--name=killed", "--trainer.max_steps=100000")
-    while process.is_alive() and not (last.exists() and reached(last) >= 8):
-        time.sleep(0.1)
-    process.kill()
-    status, output = process.end()
-    assert status == -signal.SIGKILL, output
-    end = f"--trainer.max_steps={reached(last) + 9}"
-    main([*options(system), "--name=whole", end])
-    main([*options(system), f"--ckpt_path={last}", end])
-    assert_same_runs(run, run.with_name("whole"))
 
 
 @pytest.mark.parametrize("system", SYSTEMS)

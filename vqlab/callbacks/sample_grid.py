@@ -7,7 +7,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from lightning import Callback, LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
+from lightning.pytorch.utilities import rank_zero_info
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
@@ -47,7 +47,7 @@ class SampleGrid(Checked, Callback):
     def on_validation_batch_end(
         self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, *args: Any
     ) -> None:
-        if batch_idx != 0 or not trainer.is_global_zero or not _is_real(trainer):
+        if batch_idx != 0 or not trainer.is_global_zero or trainer.sanity_checking:
             return
         first = {name: value[: self.num_images] for name, value in batch.items()}
         if isinstance(pl_module, ShowsImages):
@@ -57,7 +57,7 @@ class SampleGrid(Checked, Callback):
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw the histogram of the codes and the confusion matrix; all ranks take part in the sum of the counts."""
-        if not _is_real(trainer):
+        if trainer.sanity_checking:
             return
         codes = pl_module.code_counts() if isinstance(pl_module, CountsCodes) else None
         counts = pl_module.confusion_counts() if isinstance(pl_module, CountsConfusion) else None
@@ -73,7 +73,7 @@ class SampleGrid(Checked, Callback):
             log_table(trainer.loggers, "samples/confusion_counts", columns, rows, logged_step(trainer))
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not (_is_real(trainer) and trainer.is_global_zero and isinstance(pl_module, HasTopics)):
+        if trainer.sanity_checking or not trainer.is_global_zero or not isinstance(pl_module, HasTopics):
             return
         topics = pl_module.topic_table()
         self._write(trainer, "topics", drawn(bars(topics)))
@@ -87,7 +87,6 @@ class SampleGrid(Checked, Callback):
         if trainer.is_global_zero and isinstance(pl_module, HasTopics):
             rank_zero_info(as_text(pl_module.topic_table()))
 
-    @rank_zero_only
     def _write(self, trainer: Trainer, name: str, image: Tensor) -> None:
         path = Path(trainer.default_root_dir) / "samples" / f"{name}_{trainer.global_step:06d}.png"
         with write_atomic(path) as file:
@@ -193,7 +192,3 @@ def drawn(figure: Figure) -> Tensor:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     return to_tensor(Image.open(buffer).convert("RGB"))
-
-
-def _is_real(trainer: Trainer) -> bool:
-    return not trainer.sanity_checking and trainer.state.fn in ("fit", "validate")

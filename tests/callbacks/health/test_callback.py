@@ -41,9 +41,6 @@ class Patient(lightning.LightningModule):
         return self.scale(self.global_step) * self.layer(batch).sum()
 
     def validation_step(self, batch, batch_idx):
-        pass
-
-    def on_validation_epoch_end(self):
         self.log_codes("val")
 
     def configure_optimizers(self):
@@ -86,7 +83,7 @@ def test_model_chooses_metrics_and_hints():
         health_hints: ClassVar = {"codebook_collapse": "draw more"}
         posterior_usage = 0.9
 
-        def on_validation_epoch_end(self):
+        def validation_step(self, batch, batch_idx):
             self.log_dict({"val/codebook_usage": 0.1, "val/perplexity": CODES})
             self.log_dict({"val/posterior_codebook_usage": self.posterior_usage, "val/posterior_perplexity": CODES})
 
@@ -108,7 +105,7 @@ def test_exploding_gradient_is_measured_before_clipping():
 @pytest.mark.parametrize("improves", [True, False])
 def test_plateau_uses_the_monitored_metric_and_its_mode(mode, improves):
     class Scored(Patient):
-        def on_validation_epoch_end(self):
+        def validation_step(self, batch, batch_idx):
             rises = (mode == "max") == improves
             self.log("val/score", 10.0 + (1 if rises else -1) * self.global_step / 50)
 

@@ -42,7 +42,7 @@ HINTS = {
 }
 
 
-def losses(history: RunHistory, limits: Thresholds) -> Events:
+def losses(history: RunHistory, thresholds: Thresholds) -> Events:
     """Report an oscillation about the trend over the last third of the log, and a divergence.
 
     A diverging loss stays above twice its best window mean and its first value (Godbole et al. 2023, tuning playbook);
@@ -52,7 +52,7 @@ def losses(history: RunHistory, limits: Thresholds) -> Events:
     loss = history.lines.get("loss", [])
     last_third = loss[-(len(loss) // 3) :]  # the initial decrease of the loss is not linear
     spread = detrended_spread(last_third)
-    if len(last_third) >= ENOUGH and spread > limits.oscillation:
+    if len(last_third) >= ENOUGH and spread > thresholds.oscillation:
         yield "loss_oscillation", f"train/loss varies by {spread:.0%} of its mean about its trend over the last third"
     for name in LOSSES:
         earlier, lowest, window = history.earlier(name), min(history.recent(name), default=0.0), history.window
@@ -64,14 +64,14 @@ def losses(history: RunHistory, limits: Thresholds) -> Events:
             yield "loss_divergence", f"train/{name} stays above {lowest:.3g}, {lowest / best:.1f} times its best"
 
 
-def gradients(history: RunHistory, limits: Thresholds) -> Events:
+def gradients(history: RunHistory, thresholds: Thresholds) -> Events:
     """Report a gradient norm above ``explosion`` times its median so far, at one line, and a vanishing one.
 
     The norm of a part vanishes if it stays below 1e-4 of its earlier median (Glorot and Bengio 2010): dead units do not
     recover. In a converged model it stays larger, because batches differ.
     """
     *before, norm = history.lines.get("grad_norm") or [0.0]
-    if len(before) >= ENOUGH and norm > limits.explosion * (usual := statistics.median(before)):
+    if len(before) >= ENOUGH and norm > thresholds.explosion * (usual := statistics.median(before)):
         yield "exploding_gradient", f"gradient norm {norm:.3g}, {norm / max(usual, 1e-12):.0f} times its median"
     for name in (name for name in history.lines if name.startswith("grad_norm/")):
         earlier, recent = history.earlier(name), history.recent(name)
@@ -79,7 +79,7 @@ def gradients(history: RunHistory, limits: Thresholds) -> Events:
             yield "vanishing_gradient", f"{name} is below {max(recent):.1e} for {len(recent)} lines; median {usual:.0e}"
 
 
-def learning_rate(history: RunHistory, limits: Thresholds) -> Events:
+def learning_rate(history: RunHistory, thresholds: Thresholds) -> Events:
     """Report steps that change the weights by more than 10 %, and a run without warm-up in which none exceeds 1e-6.
 
     The CS231n notes (Karpathy, "Neural networks 3") recommend 0.1 %. Measured: 0.4 to 3 % in all models, 270 % at lr=1;
@@ -89,11 +89,11 @@ def learning_rate(history: RunHistory, limits: Thresholds) -> Events:
     if recent and min(recent) > 0.1:
         yield "learning_rate_too_high", f"a step changes the weights by {statistics.median(recent):.0%}, usual: 0.1 %"
     largest = max(history.lines.get("update_ratio", []), default=1.0)
-    if rates and rates[-1] <= rates[0] and history.step >= limits.grace_steps and largest < 1e-6:
+    if rates and rates[-1] <= rates[0] and history.step >= thresholds.grace_steps and largest < 1e-6:
         yield "learning_rate_too_low", f"no step changes the weights by more than {largest:.1e} of them, usual: 1e-3"
 
 
-def plateau(history: RunHistory, limits: Thresholds) -> Events:
+def plateau(history: RunHistory, thresholds: Thresholds) -> Events:
     """Report that neither the monitored metric nor the training loss improved for a third of the run, 8 validations.
 
     Not reported: a learning rate below half of its maximum and the last tenth of a run (convergence), a falling loss
@@ -119,34 +119,34 @@ def plateau(history: RunHistory, limits: Thresholds) -> Events:
         yield "plateau", f"{history.monitor} and the loss have not improved since step {steps[best]:.0f}"
 
 
-def unused_codes(history: RunHistory, limits: Thresholds, stage: str = "train") -> Events:
+def unused_codes(history: RunHistory, thresholds: Thresholds, stage: str = "train") -> Events:
     """Report a usage since the last line below ``min_usage``, or a perplexity below ``min_perplexity`` of K."""
     usage, perplexity = (history.latest(name, stage) for name in ("codebook_usage", "perplexity"))
-    if usage is None or perplexity is None or history.step < limits.grace_steps:
+    if usage is None or perplexity is None or history.step < thresholds.grace_steps:
         return
-    if usage < limits.min_usage or perplexity < limits.min_perplexity * history.num_embeddings:
+    if usage < thresholds.min_usage or perplexity < thresholds.min_perplexity * history.num_embeddings:
         codes = f"{usage:.1%} of {history.num_embeddings} codes used"
         yield "codebook_collapse", f"{codes}, perplexity {perplexity:.1f} ({stage})"
 
 
-def codes_of_validation(history: RunHistory, limits: Thresholds) -> Events:
+def codes_of_validation(history: RunHistory, thresholds: Thresholds) -> Events:
     """Report unused codes over the whole validation set, and a slow death.
 
     That is a usage that fell in four validations in a row, by a fifth in total, and whose last slope leads to
     ``min_usage`` within the run. The usage of a codebook that converges falls by less each time.
     """
-    yield from unused_codes(history, limits, "val")
+    yield from unused_codes(history, thresholds, "val")
     usage, steps = (history.validations.get(name, [])[-5:] for name in ("codebook_usage", "step"))
     falls = [before - after for before, after in pairwise(usage)]
-    if len(falls) < 4 or steps[0] < limits.grace_steps or min(falls) <= 0:
+    if len(falls) < 4 or steps[0] < thresholds.grace_steps or min(falls) <= 0:
         return
     left = min(history.steps, 2 * history.step) - history.step
     extrapolated = usage[-1] - falls[-1] / max(1, steps[-1] - steps[-2]) * left
-    if usage[-1] <= 0.8 * usage[0] and extrapolated < limits.min_usage:
+    if usage[-1] <= 0.8 * usage[0] and extrapolated < thresholds.min_usage:
         yield "codebook_slow_death", f"usage falls: from {usage[0]:.0%} to {usage[-1]:.0%} in 4 validations"
 
 
-def chains(history: RunHistory, limits: Thresholds) -> Events:
+def chains(history: RunHistory, thresholds: Thresholds) -> Events:
     """Report cached chains that accept less than 0.1 % of the proposals (measured: 5 to 8 %), or all more than 99 %.
 
     New chains accept a fixed fraction for any model (``jsa.record_rate``) and are ignored. If all is accepted,
@@ -154,52 +154,52 @@ def chains(history: RunHistory, limits: Thresholds) -> Events:
     carry information on the image.
     """
     cached, known = history.recent("accept_rate_cached"), history.recent("known_chains")
-    if cached and known and min(known) >= 0.5 and history.step >= limits.grace_steps:
+    if cached and known and min(known) >= 0.5 and history.step >= thresholds.grace_steps:
         rate, age = statistics.fmean(cached), history.latest("chain_age") or 0
         if rate < 1e-3:
             yield "proposal_collapse", f"the chains accept {rate:.2%} of the proposals, unchanged for {age:.0f} visits"
     accepted, information = history.recent("accept_rate"), history.latest("mutual_information", "val") or 0
-    if accepted and information < INFORMED and history.step >= limits.gan_grace_steps:
+    if accepted and information < INFORMED and history.step >= thresholds.gan_grace_steps:
         rate = statistics.fmean(accepted)
         if rate > 0.99:
             yield "posterior_collapse", f"the chains accept {rate:.1%} of the proposals: the decoder ignores the codes"
 
 
-def posterior(history: RunHistory, limits: Thresholds) -> Events:
-    """Report I(x; h) (Hoffman and Johnson 2016) below 0.01 nats per code position; measured: 0.05 after 50 steps."""
-    nats = history.last_two("mutual_information", limits.gan_grace_steps)
+def posterior(history: RunHistory, thresholds: Thresholds) -> Events:
+    """Report I(x; h) (Hoffman, Johnson 2016) below 0.01 nats per code at two validations; measured: 0.05 at step 50."""
+    nats = history.last_two("mutual_information", thresholds.gan_grace_steps)
     if nats and max(nats) < INFORMED:
         yield "posterior_collapse", f"a code position carries {nats[-1]:.1e} nats of the image"
 
 
-def discriminator(history: RunHistory, limits: Thresholds) -> Events:
+def discriminator(history: RunHistory, thresholds: Thresholds) -> Events:
     """Report mean D(x) and 1 - D(G(z)) above ``certainty``, or a mean accuracy below ``blindness`` (chance: 0.5).
 
     The gradient of a discriminator that is too strong vanishes (Arjovsky and Bottou 2017).
     """
     metrics = [history.lines.get(name, [])[-ENOUGH:] for name in ACCURACY]
-    if history.step < limits.gan_grace_steps or min(map(len, metrics)) < ENOUGH:
+    if history.step < thresholds.gan_grace_steps or min(map(len, metrics)) < ENOUGH:
         return
     p_real, p_fake, real, fake = map(statistics.fmean, metrics)
-    if min(p_real, 1 - p_fake) > limits.certainty:
+    if min(p_real, 1 - p_fake) > thresholds.certainty:
         yield "discriminator_too_strong", f"D(x) is {p_real:.3f} and D(G(z)) {p_fake:.4f} over {ENOUGH} lines"
-    if (real + fake) / 2 < limits.blindness:
+    if (real + fake) / 2 < thresholds.blindness:
         yield "discriminator_too_weak", f"it accepts {real:.0%} of the real and rejects {fake:.0%} of generated images"
 
 
-def modes(history: RunHistory, limits: Thresholds) -> Events:
+def modes(history: RunHistory, thresholds: Thresholds) -> Events:
     """Report a diversity of generated images, or a fraction of classes, below ``min_diversity`` at two validations."""
-    diversity, drawn = (history.last_two(name, limits.gan_grace_steps) for name in ("diversity", "classes_drawn"))
+    diversity, drawn = (history.last_two(name, thresholds.gan_grace_steps) for name in ("diversity", "classes_drawn"))
     fractions = [[value / max(1, history.num_classes) for value in drawn]] if drawn else []
-    if diversity and all(min(both) < limits.min_diversity for both in zip(diversity, *fractions, strict=True)):
+    if diversity and all(min(both) < thresholds.min_diversity for both in zip(diversity, *fractions, strict=True)):
         classes = f", in {drawn[-1]:.1f} of {history.num_classes} classes" if drawn else ""
         yield "mode_collapse", f"generated images differ by {diversity[-1]:.0%} of the difference of real ones{classes}"
 
 
-def glyphs(history: RunHistory, limits: Thresholds) -> Events:
+def glyphs(history: RunHistory, thresholds: Thresholds) -> Events:
     """Compare generated held-out glyphs with the source glyphs and with the target."""
     metrics = [value for name in GLYPHS if (value := history.latest(name, "val")) is not None]
-    if len(metrics) < len(GLYPHS) or history.step < limits.gan_grace_steps:
+    if len(metrics) < len(GLYPHS) or history.step < thresholds.gan_grace_steps:
         return
     gain, grey, found, identity = metrics
     if gain < 0:
@@ -210,14 +210,14 @@ def glyphs(history: RunHistory, limits: Thresholds) -> Events:
         yield "content_lost", f"{found:.0%} of glyphs are nearest to their own target, {identity:.0%} of source glyphs"
 
 
-def topics(history: RunHistory, limits: Thresholds) -> Events:
+def topics(history: RunHistory, thresholds: Thresholds) -> Events:
     """Report topics that, at two validations, share half of their words, repeat 85 % of them, or are half unused.
 
     Redundancy: Burkhardt and Kramer (2019); diversity: Dieng, Ruiz and Blei (2020). Measured: runs that end with a
     diversity of 0.6 or more pass through a redundancy of 0.44 and a diversity of 0.17.
     """
     names = ("topic_redundancy", "topic_diversity", "topic_usage")
-    redundancy, diversity, usage = (history.last_two(name, limits.gan_grace_steps) for name in names)
+    redundancy, diversity, usage = (history.last_two(name, thresholds.gan_grace_steps) for name in names)
     if redundancy and min(redundancy) > 0.5:
         yield "topic_collapse", f"two topics share {redundancy[-1]:.0%} of their words, on average"
     if diversity and max(diversity) < 0.15:
