@@ -15,7 +15,7 @@ from vqlab.cli.sweep import sweep
 FAKE = [sys.executable, fake_vqlab.__file__]
 SCRIPT = f"""
 import signal, sys
-signal.signal(signal.SIGINT, signal.default_int_handler)  # which who started the tests may ignore
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored if the tests run in the background
 from vqlab.cli.sweep import sweep
 sweep(sys.argv[1:], {FAKE!r}, lambda calls: [None] * len(calls))
 """
@@ -28,7 +28,7 @@ ROWS = [{"name": name, "model.lr": lr} for name, lr in (("a", 0.1), ("b", 0.2), 
 
 
 def write(**content):
-    """Write base.yaml, and x.yaml over it; runs note their steps in the file ``diary``."""
+    """Write base.yaml, and x.yaml with ``content``; runs record their steps in the file ``diary``."""
     os.environ["FAKE_DIARY"] = str(Path("diary").absolute())
     Path("base.yaml").write_text(yaml.safe_dump(BASE))
     Path("x.yaml").write_text(yaml.safe_dump({"base": "base.yaml", **content}, sort_keys=False))
@@ -45,20 +45,18 @@ def run(*args):
 
 def start(*args):
     """Sweep x.yaml in another process."""
-    pipe = subprocess.PIPE
     call = [sys.executable, "-c", SCRIPT, "x.yaml", *args]
-    return subprocess.Popen(call, stdout=pipe, stderr=subprocess.STDOUT, text=True, env=dict(os.environ))
+    return subprocess.Popen(call, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
 def diary():
-    """Return (process, run, step) of each step that was done."""
-    path = Path("diary")
-    lines = [line.split() for line in path.read_text().splitlines()] if path.exists() else []
-    return [(int(process), name, int(step)) for process, name, step in lines]
+    """Return (process, run, step) of each step."""
+    lines = Path("diary").read_text().splitlines() if Path("diary").exists() else []
+    return [(int(process), name, int(step)) for process, name, step in map(str.split, lines)]
 
 
 def times_done():
-    """Return how often each step of each run was done."""
+    """Count the executions of each step of each run."""
     return Counter((name, step) for _, name, step in diary())
 
 

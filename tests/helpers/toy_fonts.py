@@ -1,4 +1,4 @@
-"""Fonts made of polygons, so that a test knows what is in them."""
+"""Fonts with known glyphs, made of polygons."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ NOTDEF = [[(100, 0), (100, 700), (500, 700), (500, 0)]]
 
 
 def box(left, bottom, right, top):
-    """A rectangle, clockwise as TrueType wants ink."""
+    """Return a rectangle, clockwise: filled in TrueType."""
     return [(left, bottom), (left, top), (right, top), (right, bottom)]
 
 
@@ -26,10 +26,7 @@ def iou(a, b):
 
 
 def build(path, shapes, units=1000, cff=False, family="Toy", weights=None, names=None, **tables):
-    """Write a font; ``shapes`` are code point -> contours.
-
-    ``weights`` (least, default, most) make it variable and stretch TrueType outlines in x.
-    """
+    """Write a font of ``shapes`` (code point -> contours); ``weights`` (min, default, max) stretch it in x."""
     glyphs = {".notdef": NOTDEF, **{f"g{code:X}": contours for code, contours in shapes.items()}}
     builder = FontBuilder(units, isTTF=not cff)
     builder.setupGlyphOrder(list(glyphs))

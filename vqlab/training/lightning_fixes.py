@@ -8,7 +8,7 @@ A workaround can be removed once Lightning does the same ("source" is a file of 
 | ``callbacks.ema.EMA`` | ``EMAWeightAveraging`` relies on that counter, copies an average that was never updated over the trained weights, and leaves the average in the model after an error in a validation | source callbacks/weight_averaging.py |
 | ``callbacks.checkpoints``, :class:`ResumePoint` | a run resumed from a checkpoint of a batch with a validation skips, repeats or shortens it | issues 19549, 20288 |
 | ``callbacks.checkpoints.pending_line`` | the last log line before a checkpoint is lost if the run is killed right after it | source loops/training_epoch_loop.py |
-| ``callbacks.slurm.Requeue`` | checkpoints are written inside the signal handler, in the middle of a batch | issue 21406 |
+| ``callbacks.checkpoints``, on SLURM | checkpoints are written inside the signal handler, in the middle of a batch | issue 21406 |
 | :func:`leave_sigterm_alone` | SIGTERM ends with status 0 | issue 19916 |
 | :class:`AtomicCheckpointIO` | a checkpoint is copied in memory first, and errors of permission are swallowed | issue 21800 |
 | ``training.loggers.csv.CSVLog`` | ``CSVLogger`` deletes the file that it finds | pull request 19446 |
