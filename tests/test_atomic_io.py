@@ -1,4 +1,4 @@
-"""Files appear whole or not at all."""
+"""Atomic writes, and messages about full and read-only disks."""
 
 import builtins
 import errno
@@ -20,15 +20,15 @@ PATH = Path("folder/file.bin")
 
 @pytest.fixture
 def old():
-    """A file that must survive."""
+    """A file that must stay unchanged."""
     with write_atomic(PATH) as file:
         file.write(b"old")
     yield
-    assert [p.name for p in PATH.parent.iterdir()] == [PATH.name], "something is left beside the file"
+    assert [p.name for p in PATH.parent.iterdir()] == [PATH.name], "no temporary file"
     assert PATH.read_bytes() == b"old"
 
 
-def test_the_old_file_is_there_until_the_block_ends():
+def test_file_is_replaced_when_the_block_ends():
     for content in (b"old", b"new"):
         with write_atomic(PATH) as file:
             file.write(content)
@@ -39,7 +39,7 @@ def test_the_old_file_is_there_until_the_block_ends():
 
 
 @pytest.mark.parametrize("error", [ZeroDivisionError("x"), KeyboardInterrupt(), SystemExit(3), OSError(errno.EIO, "x")])
-def test_an_exception_in_the_block_leaves_the_old_file_and_goes_on(old, error):
+def test_exception_in_the_block_keeps_the_old_file(old, error):
     with pytest.raises(type(error)) as raised, write_atomic(PATH) as file:  # noqa: PT012
         file.write(b"half")
         raise error
@@ -51,7 +51,7 @@ def test_an_exception_in_the_block_leaves_the_old_file_and_goes_on(old, error):
     ("code", "words"),
     [(errno.ENOSPC, "no space left for folder/file.bin"), (errno.EROFS, "file.bin cannot be written")],
 )
-def test_a_disk_that_refuses_is_a_user_error_that_names_the_file(old, monkeypatch, call, code, words):
+def test_disk_error_is_a_user_error_with_the_file(old, monkeypatch, call, code, words):
     def fail(*args):
         raise OSError(code, os.strerror(code))
 
@@ -60,9 +60,9 @@ def test_a_disk_that_refuses_is_a_user_error_that_names_the_file(old, monkeypatc
         file.write(b"new")
 
 
-def test_a_file_that_is_larger_than_the_disk_allows(old):
+def test_file_larger_than_the_limit(old):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))  # as FAT has one of 4 GB
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))  # as 4 GB in FAT
     try:
         with refused("folder/file.bin (File too large)"):
             AtomicCheckpointIO().save_checkpoint({"x": torch.zeros(10_000)}, PATH)
@@ -70,7 +70,7 @@ def test_a_file_that_is_larger_than_the_disk_allows(old):
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
-def test_a_file_in_the_place_of_the_folder():
+def test_parent_that_is_a_file():
     Path("folder").write_text("a file")
     with refused("folder/file.bin cannot be written", "--runs"), write_atomic(PATH):
         pass
@@ -79,7 +79,7 @@ def test_a_file_in_the_place_of_the_folder():
 
 @pytest.fixture
 def full_disk(monkeypatch):
-    """Return a function from which on all writing goes to /dev/full, whose every write fails as on a full disk."""
+    """Return a function that redirects later writes to /dev/full, where they fail as on a full disk."""
     if not Path("/dev/full").exists():
         pytest.skip("needs /dev/full")
 
@@ -90,14 +90,7 @@ def full_disk(monkeypatch):
     return lambda: monkeypatch.setattr(atomic_io, "open", full, raising=False)
 
 
-@pytest.mark.parametrize("size", [3, 10**6])
-def test_a_full_disk(old, full_disk, size):
-    full_disk()
-    with refused("no space left for folder/file.bin"), write_atomic(PATH) as file:
-        file.write(bytes(size))
-
-
-def test_a_line_of_the_log_on_a_full_disk(full_disk):
+def test_log_on_a_full_disk(full_disk):
     logger = CSVLog("folder")
     logger.log_metrics({"loss": 1.0}, 0)
     before = logger.path.read_bytes()
@@ -109,8 +102,8 @@ def test_a_line_of_the_log_on_a_full_disk(full_disk):
 
 
 @pytest.mark.parametrize("size", [1, 3_000_000])
-def test_a_checkpoint_on_a_full_disk(tmp_path, full_disk, size):
-    """torch.save raises a RuntimeError of its own."""
+def test_checkpoint_on_a_full_disk(tmp_path, full_disk, size):
+    """torch.save raises RuntimeError."""
     path = tmp_path / "checkpoints" / "last.ckpt"
     AtomicCheckpointIO().save_checkpoint({"step": 1}, path)
     full_disk()
@@ -120,7 +113,7 @@ def test_a_checkpoint_on_a_full_disk(tmp_path, full_disk, size):
     assert AtomicCheckpointIO().load_checkpoint(path) == {"step": 1}
 
 
-def test_lines_are_appended():
+def test_append():
     append(PATH, "a,b\n")
     append(PATH, "1,2\r\n")
     assert PATH.read_bytes() == b"a,b\n1,2\r\n"

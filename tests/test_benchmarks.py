@@ -1,4 +1,4 @@
-"""``benchmarks/run.py`` puts the ratios of all comparisons into a README, and refuses in one line what cannot be."""
+"""``benchmarks/run.py`` writes the ratios of all comparisons into a README, and reports mistakes in one line."""
 
 import ast
 import math
@@ -14,7 +14,7 @@ BEGIN, END = "<!-- benchmarks: begin -->", "<!-- benchmarks: end -->"
 
 @pytest.fixture
 def run(monkeypatch):
-    """The script as a module, in whose functions no process is started."""
+    """The script as a module."""
     monkeypatch.syspath_prepend(BENCHMARKS)
     import run
 
@@ -29,7 +29,7 @@ def start(*options):
 
 
 @pytest.mark.slow
-def test_replaces_the_table_and_nothing_else(tmp_path):
+def test_only_the_table_is_replaced(tmp_path):
     readme = tmp_path / "README.md"
     readme.write_text(f"# Title\n\nBefore.\n\n{BEGIN}\nan old table\n{END}\n\nAfter, with |.\n")
     result = start("--quick", "--only", "s4d", "--readme", readme)
@@ -44,14 +44,14 @@ def test_replaces_the_table_and_nothing_else(tmp_path):
     assert all(0 < float(cell.split()[0]) < math.inf for row in rows for cell in row[2:] if cell.strip())
 
 
-def test_refuses_before_it_measures(tmp_path):
+def test_message_of_unknown_comparison(tmp_path):
     result = start("--only", "s4d", "s5d", "--quick")
     assert (result.returncode, result.stdout) == (2, "")
     (line,) = result.stderr.splitlines()
     assert "no comparison s5d" in line
 
 
-def test_a_figure_below_one_has_its_reason(run):
+def test_ratio_below_one_has_a_reason(run):
     def cell(measure, value, reason):
         return run.to_cell(run.Ratio("part", "peer", measure, value, reason))
 

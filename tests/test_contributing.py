@@ -1,4 +1,4 @@
-"""The classes in CONTRIBUTING.md work as they are printed, and the command line finds them as the page shows."""
+"""The classes and commands in CONTRIBUTING.md work as printed."""
 
 import importlib
 import re
@@ -16,7 +16,7 @@ from tests.helpers.refusal import refused
 from vqlab.cli.main import main
 
 PAGE = (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text()
-LINES = {"signs": 20, "boards": 20, "denoising": 60}  # file of each example -> its greatest length
+LINES = {"signs": 20, "boards": 20, "denoising": 60}  # file of each example -> maximum number of lines
 BLOCKS = dict(zip(LINES, re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL), strict=True))
 COMMANDS = [
     shlex.split(line) for line in re.findall(r"^PYTHONPATH=\. vqlab (.*)$", PAGE.replace("\\\n", ""), re.MULTILINE)
@@ -35,7 +35,7 @@ def modules(tmp_path, monkeypatch):
         del sys.modules[name]
 
 
-def test_examples_are_short_and_their_files_are_named():
+def test_examples_are_short_and_name_their_files():
     for name, lines in LINES.items():
         assert len(BLOCKS[name].splitlines()) <= lines
         assert f"`{name}.py`" in PAGE
@@ -43,7 +43,7 @@ def test_examples_are_short_and_their_files_are_named():
 
 @pytest.mark.parametrize("spatial", [(7,), (4, 5), (2, 3, 4)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_quantizer_keeps_the_contract(modules, spatial, dtype):
+def test_quantizer_contract(modules, spatial, dtype):
     quantizer = modules["signs"].SignQuantizer(5)
     z = torch.randn(3, 5, *spatial).to(dtype).requires_grad_()
     out = quantizer(z)
@@ -63,7 +63,7 @@ def test_quantizer_keeps_the_contract(modules, spatial, dtype):
     assert torch.equal(quantizer.encode(quantizer.decode(torch.arange(32))), torch.arange(32))
 
 
-def test_boards_have_the_fields_that_their_label_says(modules):
+def test_size_of_board_squares_equals_the_label(modules):
     data = modules["boards"].Checkerboards(batch_size=64)
     train, val = data.load_train_val()
     assert (len(train), len(val)) == (data.train_size, 64)
@@ -75,7 +75,7 @@ def test_boards_have_the_fields_that_their_label_says(modules):
         assert image.tolist() == expected
 
 
-def test_command_line_trains_quantizer_and_data_and_load_returns_the_model(modules, tmp_path):
+def test_fit_and_load_with_quantizer_and_data(modules, tmp_path):
     nets = ["--model.encoder=SmallEncoder", "--model.decoder=SmallDecoder", *SMALL]
     main([*FIT_QUANTIZER, *nets, *TRAINER, "--data.batch_size=32", "--trainer.max_steps=3", "--name=first"])
     model = vqlab.load(tmp_path / "runs/vqvae/first/checkpoints/last.ckpt")
@@ -87,7 +87,7 @@ def test_command_line_trains_quantizer_and_data_and_load_returns_the_model(modul
     assert torch.equal(model.decode(codes), model.reconstruct(images))
 
 
-def test_command_line_trains_and_validates_the_model_and_load_returns_it(modules, tmp_path, capsys):
+def test_fit_validate_and_load_the_model(modules, tmp_path, capsys):
     nets = ["--model.encoder=SmallEncoder", "--model.decoder=SmallDecoder", *SMALL]
     steps = ["--model.lr=0.01", "--data.batch_size=32", "--trainer.max_steps=32", "--trainer.val_check_interval=8"]
     main([*FIT_MODEL, *nets, *TRAINER, *steps])
@@ -113,7 +113,7 @@ def test_command_line_trains_and_validates_the_model_and_load_returns_it(modules
     assert all(0 <= images.min() <= images.max() <= 1 for images in shown.values())
 
 
-def test_model_refuses_wrong_arguments(modules):
+def test_message_of_wrong_argument(modules):
     with refused("noise must be at least 0, got -1.0"):
         modules["denoising"].DenoisingAutoencoder(noise=-1.0)
     with refused("30"):

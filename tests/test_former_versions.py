@@ -1,4 +1,4 @@
-"""Checkpoints and run folders that vqlab 0.1 wrote before its modules and arguments moved."""
+"""Checkpoints and run folders of vqlab 0.1, before modules and arguments were moved."""
 
 import shutil
 from pathlib import Path
@@ -14,14 +14,14 @@ OUTPUTS = torch.load(RUNS / "outputs.pt", weights_only=True)
 
 
 @pytest.mark.parametrize("name", OUTPUTS)
-def test_a_checkpoint_gives_the_model_that_was_trained(name):
+def test_checkpoint_gives_the_same_outputs(name):
     model = vqlab.load(RUNS / name / "old/checkpoints/last.ckpt")
     x = OUTPUTS[name]["x"]
     found = model.translate(x, 0) if name == "fontgan" else model.reconstruct(x)
     torch.testing.assert_close(found, OUTPUTS[name]["y"])
 
 
-def test_its_arguments_have_their_new_places():
+def test_arguments_have_new_places():
     vqgan = vqlab.load(RUNS / "vqgan/old/checkpoints/last.ckpt")
     assert (vqgan.optimization.clip, vqgan.optimization.schedule.kind) == (5, "cosine")
     assert (vqgan.adversarial.settings.disc_start, vqgan.adversarial.settings.lecam_weight) == (2, 0.1)
@@ -32,9 +32,9 @@ def test_its_arguments_have_their_new_places():
     assert type(font.discriminator) is vqlab.GlyphDiscriminator
 
 
-@pytest.mark.parametrize("config", [["--config={}/config.yaml"], []], ids=["its config", "the checkpoint alone"])
+@pytest.mark.parametrize("config", [["--config={}/config.yaml"], []], ids=["config", "checkpoint only"])
 @pytest.mark.parametrize("name", ["vqgan", "jsa"])
-def test_a_run_folder_goes_on(name, config):
+def test_run_is_resumed(name, config):
     shutil.copytree(RUNS / name, Path("runs") / name)
     last = Path("runs") / name / "old/checkpoints/last.ckpt"
     config = [option.format(last.parents[1]) for option in config]

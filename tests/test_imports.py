@@ -1,4 +1,4 @@
-"""Imports run one way, the package is cheap to import, and every public name is there, typed and described."""
+"""Directions of imports, fast start, and types and docstrings of the public names."""
 
 import ast
 import importlib
@@ -15,7 +15,7 @@ import vqlab
 
 ROOT = Path(vqlab.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
-# A package imports itself and the levels below it. Packages of one level do not import each other.
+# A package imports itself and packages of the levels below it.
 LEVELS = [
     {"cli"},
     {"interop"},
@@ -23,7 +23,7 @@ LEVELS = [
     {"fonts"},
     {"training"},
     {"quantizers", "losses", "samplers", "metrics"},
-    {"nn", "experiments"},  # experiments reads runs and must start quickly: nothing below it imports torch
+    {"nn", "experiments"},  # experiments must start quickly: the levels below it do not import torch
     {"serialization"},
     {"validation"},
     {"atomic_io"},
@@ -36,7 +36,7 @@ WITHOUT_TORCH = {"experiments", "validation", "atomic_io", "errors"}
 
 
 def package_of(module: str) -> str:
-    """The package of a dotted name under vqlab; only the command line imports from ``vqlab`` itself."""
+    """Return the package of a dotted name; ``vqlab`` itself counts as the command line."""
     parts = module.split(".")
     return parts[1] if len(parts) > 1 and parts[1] in LEVEL else "cli"
 
@@ -46,7 +46,7 @@ def module_of(path: Path) -> str:
 
 
 def imports(source: str) -> set[str]:
-    """All modules that a file imports, at its top or in a function; ``from vqlab import data`` names ``vqlab.data``."""
+    """Return all modules that a file imports; ``from vqlab import data`` is ``vqlab.data``."""
     found = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
@@ -58,19 +58,12 @@ def imports(source: str) -> set[str]:
 
 
 def wrong_imports(module: str, source: str) -> set[str]:
-    mine = package_of(module)
-    wrong = set()
-    for name in imports(source):
-        top = name.split(".")[0]
-        if top == "vqlab":
-            other = package_of(name)
-            if other != mine and LEVEL[other] <= LEVEL[mine] and (mine, name) not in NAMES_ONLY:
-                wrong.add(name)
-        elif (top in ("lightning", "pytorch_lightning") and mine in WITHOUT_LIGHTNING) or (
-            top == "torch" and mine in WITHOUT_TORCH
-        ):
-            wrong.add(name)
-    return wrong
+    mine, found = package_of(module), imports(source)
+    ours = {name for name in found if name.split(".")[0] == "vqlab" and package_of(name) != mine}
+    wrong = {name for name in ours if LEVEL[package_of(name)] <= LEVEL[mine] and (mine, name) not in NAMES_ONLY}
+    forbidden = {"lightning", "pytorch_lightning"} if mine in WITHOUT_LIGHTNING else set()
+    forbidden |= {"torch"} if mine in WITHOUT_TORCH else set()
+    return wrong | {name for name in found if name.split(".")[0] in forbidden}
 
 
 def run(*args: str) -> subprocess.CompletedProcess:
@@ -79,15 +72,12 @@ def run(*args: str) -> subprocess.CompletedProcess:
 
 
 def test_every_package_has_a_level():
-    assert {path.relative_to(ROOT).parts[0].removesuffix(".py") for path in FILES} - {"__init__", "__main__"} == {
-        *LEVEL
-    }
+    assert {path.relative_to(ROOT).parts[0].removesuffix(".py") for path in FILES} == {"__init__", "__main__", *LEVEL}
 
 
-def test_imports_run_one_way():
-    assert {
-        module_of(path): wrong for path in FILES if (wrong := wrong_imports(module_of(path), path.read_text()))
-    } == {}
+def test_imports_go_to_lower_levels_only():
+    found = {module_of(path): wrong_imports(module_of(path), path.read_text()) for path in FILES}
+    assert {module: wrong for module, wrong in found.items() if wrong} == {}
 
 
 def test_packages_export_their_classes():
@@ -96,17 +86,17 @@ def test_packages_export_their_classes():
 
 
 @pytest.mark.slow
-def test_the_public_surface_is_typed():
+def test_public_names_are_typed():
     stubs = [str(path) for path in sorted(ROOT.rglob("__init__.pyi"))]
     assert len(stubs) > 8
-    # What the stubs import is checked by the project's own run of mypy, less strictly.
+    # Modules that the stubs import are checked by the project's own mypy run, less strictly.
     options = ["--strict", "--follow-imports=silent", f"--config-file={ROOT.parent / 'pyproject.toml'}"]
     done = run("-m", "mypy", *options, f"--cache-dir={ROOT.parent / '.pytest_cache/mypy'}", *stubs)
     assert done.returncode == 0, done.stdout
 
 
 @pytest.mark.parametrize(("args", "status"), [(["--help"], 0), ([], 0), (["--version"], 0), (["fitt"], 2)])
-def test_help_and_mistakes_are_answered_without_torch(args, status):
+def test_help_and_unknown_commands_do_not_import_torch(args, status):
     done = run("-X", "importtime", "-m", "vqlab", *args)
     modules = re.findall(r"^import time:.*\| +(\S+)$", done.stderr, re.MULTILINE)
     assert "vqlab.cli.main" in modules
@@ -118,7 +108,7 @@ def test_help_and_mistakes_are_answered_without_torch(args, status):
 
 
 @pytest.mark.parametrize("name", sorted({*vqlab.__all__} - {"__version__"}))
-def test_public_name_is_described(name):
+def test_public_name_has_a_docstring(name):
     thing = getattr(vqlab, name)
     assert name in dir(vqlab)
     doc = (thing.__doc__ or "").strip()

@@ -1,4 +1,4 @@
-"""Dependencies are bounded, the versions that were tested are written down, and no licence binds users."""
+"""Bounds, tested versions and licences of the dependencies."""
 
 import re
 import tomllib
@@ -23,30 +23,30 @@ LINES = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if
 
 FREE = re.compile(r"MIT|BSD|Apache|ISC|PSF|Python Software Foundation|MPL|Mozilla|Zlib|HPND|CC0|Unlicense")
 BINDING = re.compile(r"GPL|GNU|Affero|Non-?Commercial|Proprietary|CC-BY-NC", re.IGNORECASE)
-NVIDIA = ("nvidia-", "cuda-toolkit")  # what torch's wheels for Linux bring, under NVIDIA's own terms
+NVIDIA = ("nvidia-", "cuda-toolkit")  # dependencies of torch's wheels for Linux, under NVIDIA's own terms
 
 
 @pytest.mark.parametrize("requirement", ASKED)
-def test_it_has_a_lower_and_an_upper_bound(requirement):
+def test_lower_and_upper_bound(requirement):
     assert {bound.operator for bound in requirement.specifier} >= {">=", "<"}
 
 
 @pytest.mark.parametrize("requirement", TESTED)
-def test_the_version_written_down_is_within_the_bounds(requirement):
+def test_pinned_version_is_within_the_bounds(requirement):
     name = canonicalize_name(requirement.name)
     pins = [pin for pin in map(Requirement, LINES) if canonicalize_name(pin.name) == name]
-    assert pins, f"{name} is not in constraints.txt: write it again as CONTRIBUTING says"
+    assert pins, f"{name} is not in constraints.txt: write it again as described in CONTRIBUTING.md"
     for pin in pins:
         (exact,) = pin.specifier
         assert requirement.specifier.contains(exact.version, prereleases=True)
 
 
-def test_versions_are_exact_and_name_no_host():
+def test_pins_are_exact_and_have_no_host():
     assert all(re.fullmatch(r"[\w.-]+==[\w.+-]+( ;.*)?", line) for line in LINES)
 
 
 def licence(package: metadata.Distribution) -> str:
-    """The licence of a package, from its most exact field."""
+    """Return the licence of a package, from its most specific field."""
     about = package.metadata
     classifiers = [text for text in about.get_all("Classifier", []) if text.startswith("License ::")]
     first_line = (about.get("License") or "").strip().partition("\n")[0]
@@ -54,7 +54,7 @@ def licence(package: metadata.Distribution) -> str:
 
 
 def needed(name: str, found: dict[str, metadata.Distribution]) -> dict[str, metadata.Distribution]:
-    """All installed packages that one needs, and it."""
+    """Return the package and all installed packages that it needs."""
     if canonicalize_name(name) in found:
         return found
     try:
@@ -67,7 +67,7 @@ def needed(name: str, found: dict[str, metadata.Distribution]) -> dict[str, meta
     return found
 
 
-def test_licences_bind_no_user():
+def test_licences_are_permissive():
     packages = needed("vqlab", {})
     assert len(packages) > 50
     licences = {name: licence(package) for name, package in packages.items() if not name.startswith(NVIDIA)}

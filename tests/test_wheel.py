@@ -1,4 +1,4 @@
-"""What is installed from a wheel works far from any clone."""
+"""An installed wheel works without a clone."""
 
 import os
 import subprocess
@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory):
-    """A folder with nothing but what the wheel holds."""
+    """A folder with the content of the wheel."""
     folder = tmp_path_factory.mktemp("wheel")
     build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)]
     subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
@@ -22,17 +22,16 @@ def installed(tmp_path_factory):
     return folder / "site"
 
 
-def test_it_has_all_files(installed):
+def test_wheel_has_all_files(installed):
     shipped = {path.relative_to(installed) for path in installed.rglob("*") if path.is_file()}
     package = [p for p in (ROOT / "vqlab").rglob("*") if p.is_file() and "__pycache__" not in p.parts]
     expected = {path.relative_to(ROOT) for path in package}
     expected |= {Path("vqlab") / path.relative_to(ROOT) for path in (ROOT / "configs").rglob("*.yaml")}
     assert {path for path in shipped if path.parts[0] == "vqlab"} == expected
-    licence = [path for path in shipped if path.name == "LICENSE"]
-    assert licence
+    assert any(path.name == "LICENSE" for path in shipped)
 
 
-def test_an_experiment_of_the_readme_and_its_base_are_found(installed):
+def test_builtin_experiment_and_its_base_are_found(installed):
     call = [sys.executable, "-m", "vqlab", "sweep", "configs/experiments/digits.yaml", "--dry-run"]
     env = {**os.environ, "PYTHONPATH": str(installed)}
     rows = subprocess.run(call, env=env, capture_output=True, text=True)

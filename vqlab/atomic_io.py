@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Atomic writes, and one-line errors for full and read-only disks."""
 
 import errno
 import os
@@ -10,15 +10,13 @@ from typing import IO
 from vqlab.errors import UserError
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-NOT_WRITABLE = (
-    *(errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOENT, errno.ENAMETOOLONG, errno.ELOOP),
-    *(errno.EEXIST, errno.ENOTDIR, errno.EISDIR),  # a file stands where a folder should be, or a folder for a file
-)
+NOT_WRITABLE: tuple[int, ...] = (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOENT, errno.ENAMETOOLONG, errno.ELOOP)
+NOT_WRITABLE += (errno.EEXIST, errno.ENOTDIR, errno.EISDIR)  # a file instead of a folder, or a folder instead of a file
 
 
 @contextmanager
 def write_atomic(path: str | Path, setting: str = "--runs") -> Iterator[IO[bytes]]:
-    """Open a binary file that takes the place of ``path`` when the block ends, and vanishes if it fails.
+    """Open a temporary binary file that replaces ``path`` when the block ends, and is removed if the block fails.
 
     Example:
         >>> import tempfile
@@ -45,12 +43,12 @@ def write_atomic(path: str | Path, setting: str = "--runs") -> Iterator[IO[bytes
 
 
 def no_link(path: str, flags: int) -> int:
-    """Open a file for ``open(..., opener=no_link)``, unless it is a link, which may lead out of a foreign folder."""
+    """Open a file as ``opener`` of ``open``, but not a symbolic link, which may lead out of a foreign run folder."""
     return os.open(path, flags | os.O_NOFOLLOW, 0o666)
 
 
 def append(path: Path, text: str) -> None:
-    """Add ``text`` at the end of a file, in one piece unless the process is killed."""
+    """Append ``text`` to a file."""
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(path, "a", newline="", opener=no_link) as file:
@@ -59,11 +57,11 @@ def append(path: Path, text: str) -> None:
 
 @contextmanager
 def disk_errors(path: Path, setting: str = "--runs") -> Iterator[None]:
-    """Turn what a disk refuses while ``path`` is written into one line for the user."""
+    """Raise UserError if the disk is full or ``path`` cannot be written."""
     try:
         yield
     except BaseException as error:
-        # torch.save reports a full disk as a RuntimeError raised while the OSError is handled.
+        # torch.save raises RuntimeError while it handles the OSError of a full disk.
         cause = error if isinstance(error, OSError) else error.__context__
         if not isinstance(cause, OSError) or cause.errno not in FULL + NOT_WRITABLE:
             raise

@@ -1,4 +1,4 @@
-"""Every option that a message of vqlab names exists, in the class that raises it."""
+"""Every option in a message of vqlab exists in the class that raises it."""
 
 import ast
 import inspect
@@ -10,7 +10,7 @@ from pathlib import Path
 import lightning
 
 import vqlab
-from vqlab.cli.errors import arguments_of
+from vqlab.cli.errors import constructor_arguments
 from vqlab.cli.lightning import ALWAYS
 
 ROOT = Path(vqlab.__file__).parent
@@ -41,24 +41,24 @@ def options() -> Iterator[tuple[str, type | None, str]]:
     for path in sorted(ROOT.rglob("*.py")):
         for line, owner, text in messages(ast.parse(path.read_text())):
             module = ".".join(["vqlab", *path.relative_to(ROOT).with_suffix("").parts])
-            other = re.search(r"--(data|model)[ =][A-Z]", text)  # options of a class that the message proposes
+            other = re.search(r"--(data|model)[ =][A-Z]", text)  # options of the class in the message
             cls = getattr(import_module(module), owner, None) if owner and "--" in text and not other else None
             for option in re.findall(r"--([a-z_]+(?:\.\w+)+)(?![\w.{])", re.sub(r"(?s)>>> .*", "", text)):
                 yield f"{path.relative_to(ROOT)}:{line}", cls, option.replace(".init_args", "")
 
 
 def exists(option: str, cls: type | None) -> bool:
-    """Whether ``cls`` has the option, or another class if ``cls`` is none that the option's group holds."""
+    """Return whether ``cls`` has the option, or any class of the option's group if ``cls`` is not one of them."""
     group, *parts, name = option.split(".")
     if group == "wandb" or name in ("help", "class_path"):
         return name in ("mode", "project", "log_model", "help", "class_path")
     classes = PARTS if parts else GROUPS[group]
     raising = [found for found in classes if cls and issubclass(found, cls)]
-    known = all(any(part in arguments_of(found) for found in [*GROUPS[group], *PARTS]) for part in parts)
-    return known and any(name in arguments_of(found) for found in raising or classes)
+    known = all(any(part in constructor_arguments(found) for found in [*GROUPS[group], *PARTS]) for part in parts)
+    return known and any(name in constructor_arguments(found) for found in raising or classes)
 
 
-def test_every_option_that_a_message_names_exists():
+def test_every_option_in_a_message_exists():
     found = list(options())
     assert len(found) > 20
     assert [(place, option) for place, cls, option in found if not exists(option, cls)] == []

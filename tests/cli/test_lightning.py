@@ -10,7 +10,7 @@ import yaml
 from lightning import Trainer
 
 from tests.e2e.tiny import FIT, fails
-from vqlab.cli.lightning import CLI, complaints, prepare
+from vqlab.cli.lightning import CLI, option_errors, prepare
 from vqlab.cli.main import main
 
 CHOSEN = ["--model=VQVAE", "--data=Docstrings"]
@@ -36,7 +36,7 @@ def parsed(*args: str) -> tuple[Any, dict[str, Any]]:
 
 
 @pytest.mark.parametrize("value", ["1", "1.0", "0.5"])
-def test_an_integer_stays_an_integer(value):
+def test_integer_option_stays_an_integer(value):
     assert {"trainer.limit_val_batches", "trainer.overfit_batches", "trainer.val_check_interval"} <= {*INT_OR_FLOAT}
     expected = yaml.safe_load(value)
     flags, saved = parsed(*(f"--{name}={value}" for name in INT_OR_FLOAT))
@@ -47,7 +47,7 @@ def test_an_integer_stays_an_integer(value):
         assert [repr(found) for found in values] == [repr(expected)] * 3, name
 
 
-def test_an_integer_stays_an_integer_in_a_class():
+def test_integer_argument_of_a_class_stays_an_integer():
     config, _ = parsed("--data.min_df=3", "--data.max_df=1")
     assert [repr(config.data.init_args[name]) for name in ("min_df", "max_df")] == ["3", "1"]
 
@@ -81,11 +81,11 @@ WRONG = [
 ]
 
 
-def test_options_that_do_not_exist():
-    found = complaints([[*FIT, *args] for args, _ in WRONG])
-    for (args, words), complaint in zip(WRONG, found, strict=True):
-        assert words in (complaint or ""), args
-        assert len(complaint) <= 200
+def test_message_of_wrong_option():
+    found = option_errors([[*FIT, *args] for args, _ in WRONG])
+    for (args, words), message in zip(WRONG, found, strict=True):
+        assert words in (message or ""), args
+        assert len(message) <= 200
 
 
 @pytest.mark.parametrize(
@@ -99,19 +99,19 @@ def test_options_that_do_not_exist():
         (["--model.lr=0"], "lr"),
     ],
 )
-def test_an_argument_that_an_object_refuses_is_named_as_an_option(capsys, args, option):
-    complaint = fails(capsys, [*FIT, *args])
-    assert any(f"{arg.partition('=')[0]} must" in complaint for arg in args if f".{option}=" in arg)
+def test_invalid_argument_is_named_as_an_option(capsys, args, option):
+    message = fails(capsys, [*FIT, *args])
+    assert any(f"{arg.partition('=')[0]} must" in message for arg in args if f".{option}=" in arg)
 
 
-def test_options_in_a_file_that_do_not_exist(capsys):
+def test_message_of_wrong_option_in_a_file(capsys):
     Path("a.yaml").write_text("trainer: {max_stepz: 1}")
     assert "no option trainer.max_stepz: did you mean --trainer.max_steps?" in fails(capsys, ["fit", "--config=a.yaml"])
     Path("b.yaml").write_text("data: {class_path: Digits, init_args: {batchsize: 1}}")
     assert "did you mean --data.batch_size?" in fails(capsys, ["fit", "--config=b.yaml", "--model=VQVAE"])
 
 
-def test_a_run_prints_no_hints_of_libraries(capsys):
+def test_hints_of_libraries_are_hidden(capsys):
     main([*FIT, "--trainer.max_steps=1", "--trainer.limit_val_batches=1", "--trainer.log_every_n_steps=50"])
     printed = "".join(capsys.readouterr())
     assert "Seed set to" not in printed

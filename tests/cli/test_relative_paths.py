@@ -1,4 +1,4 @@
-"""Paths of a checkpoint's own configuration are found wherever the checkpoint is used."""
+"""Relative paths in the configuration of a checkpoint are relative to the folder where the run was started."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from vqlab.cli.run_folder import from_start
 LAST = "work/runs/vqvae/r/checkpoints/last.ckpt"
 
 
-def test_a_run_is_evaluated_and_resumed_from_another_folder(monkeypatch, capsys):
+def test_evaluate_and_resume_from_another_folder(monkeypatch, capsys):
     Path("work/data").mkdir(parents=True)
     images = np.random.default_rng(0).integers(0, 255, (48, 16, 16), np.uint8)
     np.savez("work/data/s.npz", x=images)
@@ -24,13 +24,12 @@ def test_a_run_is_evaluated_and_resumed_from_another_folder(monkeypatch, capsys)
     monkeypatch.chdir(root)
     main(["test", f"--ckpt_path={LAST}"])
     main(["fit", f"--ckpt_path={LAST}", "--trainer.max_steps=3"])
-    assert not torch.load(LAST, weights_only=True)["started_in"].startswith("/"), "names no home"
+    assert not torch.load(LAST, weights_only=True)["started_in"].startswith("/"), "an absolute path would name the user"
     monkeypatch.chdir("work/runs")  # the resumed run was started elsewhere than the first
     main(["test", "--ckpt_path=vqvae/r/checkpoints/last.ckpt"])
     monkeypatch.chdir(root)
     Path("work/data/s.npz").rename("work/data/t.npz")
-    complaint = fails(capsys, ["test", f"--ckpt_path={LAST}"])
-    assert "data/s.npz" in complaint
+    assert "data/s.npz" in fails(capsys, ["test", f"--ckpt_path={LAST}"])
     main(["test", f"--ckpt_path={LAST}", "--data.path=work/data/t.npz", "--data.test_path=work/data/t.npz"])
 
 
@@ -46,11 +45,9 @@ def test_a_run_is_evaluated_and_resumed_from_another_folder(monkeypatch, capsys)
         ("text_column", "a", "a"),
     ],
 )
-def test_what_is_a_path_is_found_from_the_start(name, value, expected):
+def test_which_settings_are_paths(name, value, expected):
     Path("started").mkdir()
     Path("started/a").touch()
-    Path("a").touch()  # another file of that name is not taken for it
-    config = {"class_path": "a", "init_args": {name: value, "part": {"class_path": "a", "init_args": {name: value}}}}
-    found = from_start(config, Path("started"))
-    inner = {"class_path": "a", "init_args": {name: expected}}
-    assert found == {"class_path": "a", "init_args": {name: expected, "part": inner}}
+    Path("a").touch()  # a file of the same name in the current folder is not used
+    given, found = ({"class_path": "a", "init_args": {name: v}} for v in (value, expected))
+    assert from_start({**given, "part": given}, Path("started")) == {**found, "part": found}

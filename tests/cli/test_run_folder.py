@@ -1,4 +1,4 @@
-"""Each run has a folder of its own, whoever starts at the same time, and a name that is one."""
+"""Each run has its own folder, also if several runs start at the same time."""
 
 import os
 import time
@@ -13,7 +13,7 @@ from vqlab.cli import run_folder
 from vqlab.cli.main import main
 from vqlab.cli.run_folder import held_run_folder
 from vqlab.errors import UserError
-from vqlab.experiments.row_lock import row_lock
+from vqlab.experiments.run_state import row_lock
 
 
 def config(name=None, **more):
@@ -21,7 +21,7 @@ def config(name=None, **more):
 
 
 def start(name, log, seconds=0.0, refused=False):
-    """Hold a run's folder as fit does, and note it; end as a start that is refused, or with a run in it."""
+    """Hold a run folder as fit does, and log it; then raise UserError if ``refused``, or write a run."""
     with held_run_folder(config(name), "fit") as folder:
         with open(log, "a") as file:
             print(folder, file=file, flush=True)
@@ -32,13 +32,13 @@ def start(name, log, seconds=0.0, refused=False):
 
 
 @pytest.mark.parametrize("number", range(3))
-def test_one_of_two_starts_with_one_name_gets_it(number):
+def test_only_one_of_two_simultaneous_starts_gets_the_name(number):
     children = [fork(start, "x", "log", 0.01) for _ in range(2)]
     assert sorted(os.waitstatus_to_exitcode(status_of(child)) for child in children) == [0, 1]
     assert Path("log").read_text() == "runs/m/x\n"
 
 
-def test_starts_of_one_second_get_folders_of_their_own(monkeypatch):
+def test_starts_within_one_second_get_different_folders(monkeypatch):
     monkeypatch.setattr(run_folder.time, "strftime", lambda form: "20261129-012912")
     children = [fork(start, None, "log", 0.01) for _ in range(4)]
     assert [status_of(child) for child in children] == [0] * 4
@@ -46,13 +46,13 @@ def test_starts_of_one_second_get_folders_of_their_own(monkeypatch):
     assert sorted(Path("log").read_text().split()) == [f"runs/m/{name}" for name in names]
 
 
-def test_a_start_that_is_refused_removes_no_folder_of_another():
+def test_failed_start_keeps_the_folder_of_another_start():
     children = [fork(start, "x", "log", 0.0, number % 2 == 0) for number in range(20)]
     statuses = [os.waitstatus_to_exitcode(status_of(child)) for child in children]
     assert statuses[1::2].count(0) == Path("runs/m/x/config.yaml").exists()
 
 
-def test_a_start_that_is_refused_leaves_nothing():
+def test_failed_start_leaves_no_files():
     with pytest.raises(UserError, match=r"^no$"):
         start("x", "log", refused=True)
     assert not Path("runs").exists()
@@ -64,26 +64,26 @@ def test_a_start_that_is_refused_leaves_nothing():
 
 
 @pytest.mark.parametrize("name", ["", "..", "../../evil", "/tmp/x", "a\nb", "x" * 256])
-def test_a_name_is_that_of_a_file(name):
+def test_invalid_name(name):
     with pytest.raises(UserError, match=r"^--name must be a plain file name.*got") as raised:
         start(name, "log")
     assert len(raised.value.line) < 200
     assert not Path("runs").exists()
 
 
-def test_names_that_can_be_files():
+def test_valid_names():
     for name in ("x" * 255, "täglich", "a b", ".hidden", "lr=1e-3,b"):
         start(name, "log")
         assert (Path("runs/m") / name / "config.yaml").exists()
 
 
-def test_a_folder_of_runs_that_cannot_be_made():
+def test_runs_folder_that_cannot_be_created():
     Path("runs").write_text("")
     with pytest.raises(UserError, match=r"cannot be written.*--runs"), held_run_folder(config("x"), "fit"):
         pass
 
 
-def test_the_row_of_a_sweep_has_the_lock_that_the_sweep_passes_on(monkeypatch):
+def test_row_inherits_the_lock_of_its_sweep(monkeypatch):
     with row_lock(Path("runs/m/x")) as lock:
         with pytest.raises(UserError, match="in use by another process"):
             start("x", "log")
@@ -91,12 +91,12 @@ def test_the_row_of_a_sweep_has_the_lock_that_the_sweep_passes_on(monkeypatch):
         start("x", "log")
         with pytest.raises(UserError, match="runs/m/x holds a run"):
             start("x", "log")
-        start("y", "log")  # of which it has none
+        start("y", "log")  # not locked by the sweep
         with row_lock(Path("runs/m/y")) as other:
             assert other not in (lock, None)
 
 
-def test_a_run_in_progress_is_not_resumed_and_not_begun_anew(capsys):
+def test_run_in_progress_is_neither_resumed_nor_overwritten(capsys):
     fit("--name=run", "--trainer.max_steps=4")
     last = "runs/vqvae/run/checkpoints/last.ckpt"
     with row_lock(Path("runs/vqvae/run")):

@@ -1,4 +1,4 @@
-"""A run folder or checkpoint from somewhere else runs nothing, imports nothing and is refused in one line."""
+"""The configuration of a foreign run folder or checkpoint runs and imports nothing, and is refused in one line."""
 
 import copy
 import sys
@@ -26,7 +26,7 @@ SOUND = {
     "data": {"class_path": "vqlab.Digits", "init_args": {"batch_size": 8}},
     "trainer": {"max_steps": 3, "strategy": "auto"},
 }
-# Setting, its hostile value, and what the refusal names.
+# Setting, hostile value, beginning of the message.
 HOSTILE = [
     ("trainer.callbacks", [CALLBACK], "lightning.pytorch.callbacks.LambdaCallback"),
     ("trainer.callbacks", ["LambdaCallback"], "LambdaCallback"),
@@ -71,7 +71,7 @@ def changed(name, value):
 
 
 @pytest.mark.parametrize(("name", "value", "named"), HOSTILE)
-def test_a_hostile_setting_is_refused(tmp_path, monkeypatch, name, value, named):
+def test_hostile_setting_is_refused(tmp_path, monkeypatch, name, value, named):
     Path("payload.py").write_text(f"open('{EXECUTED}', 'w')\nclass Net:\n    pass\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     assert trusted(SOUND, ALWAYS)["trainer"] == SOUND["trainer"]
@@ -103,28 +103,28 @@ def put(checkpoint, config, in_folder="{}"):
     [TAG, "model: !!python/name:payload.Net", "model: &m [*m]", "model: " + "[" * 5000, "model: " + "x" * 2_000_000, 7],
     ids=["tag that calls", "tag that imports", "alias of itself", "brackets", "large", "number"],
 )
-def test_a_text_that_is_no_configuration_is_refused(checkpoint, capsys, text):
+def test_invalid_text_is_refused(checkpoint, capsys, text):
     put(checkpoint, text)
-    complaint = fails(capsys, ["validate", f"--ckpt_path={LAST}"])
-    assert "this run's config" in complaint
-    assert complaint.endswith(HINT)
+    message = fails(capsys, ["validate", f"--ckpt_path={LAST}"])
+    assert "this run's config" in message
+    assert message.endswith(HINT)
     assert not EXECUTED.exists()
 
 
 @pytest.mark.parametrize("command", ["fit", "validate", "test", "predict"])
-def test_each_command_refuses_the_config_of_checkpoint_and_folder(checkpoint, capsys, command):
+def test_each_command_refuses_hostile_checkpoint_and_folder(checkpoint, capsys, command):
     hostile = yaml.safe_dump(changed("trainer.callbacks", [CALLBACK]))
     for places in ((hostile,), (None, hostile)):
         put(checkpoint, *places)
-        complaint = fails(capsys, [command, "--ckpt_path", LAST])
-        assert "names 'lightning.pytorch.callbacks.LambdaCallback' (trainer.callbacks)" in complaint
-        assert complaint.endswith(HINT)
+        message = fails(capsys, [command, "--ckpt_path", LAST])
+        assert "names 'lightning.pytorch.callbacks.LambdaCallback' (trainer.callbacks)" in message
+        assert message.endswith(HINT)
     put(checkpoint, hostile)
     Path(LAST).rename("alone.ckpt")
     assert fails(capsys, [command, "--ckpt_path=alone.ckpt"]).endswith("pass a --config of your own to trust it")
 
 
-def test_a_hostile_folder_beside_a_sound_checkpoint_is_not_read_and_a_config_that_is_passed_is_trusted(checkpoint):
+def test_config_of_the_folder_is_not_read_if_the_checkpoint_has_one_and_passed_config_is_trusted(checkpoint):
     put(checkpoint, checkpoint["config"], TAG)
     main(["validate", f"--ckpt_path={LAST}"])
     assert not EXECUTED.exists()
@@ -134,18 +134,18 @@ def test_a_hostile_folder_beside_a_sound_checkpoint_is_not_read_and_a_config_tha
     main(["validate", "--config=own.yaml", f"--ckpt_path={LAST}"])
 
 
-def test_what_decides_where_files_go_is_not_taken():
+def test_options_for_places_of_files_are_ignored():
     mine = {"runs": "/elsewhere", "name": "../x", "codes": "/etc/x.npz", "weights_only": False, "ckpt_path": "x.ckpt"}
     assert trusted(SOUND | mine, ALWAYS).keys() == SOUND.keys()
 
 
-def test_a_checkpoint_named_like_a_module_is_a_file():
+def test_checkpoint_path_is_not_read_as_a_class():
     config = {"model": {"class_path": "vqlab.CodePrior", "init_args": {"tokenizer": "best.ckpt"}}}
     assert trusted(config, {})["model"]["init_args"]["tokenizer"] == "./best.ckpt"
 
 
-def test_every_config_of_vqlab_is_trusted():
-    """As the parser completes it and a run stores it, so that a resume is one short command."""
+def test_builtin_configs_are_trusted():
+    """In the complete form that a run stores, so that its checkpoints need no ``--config``."""
     configs = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
     assert len(configs) > 5
     prepare()

@@ -1,4 +1,4 @@
-"""Plain values of checkpoints and the state of runs, read without torch from sound, damaged and hostile files."""
+"""Plain values of valid, damaged and hostile checkpoints, read without torch."""
 
 import pickle
 from pathlib import Path
@@ -9,7 +9,6 @@ import torch
 from tests.helpers.checkpoints import write_checkpoint
 from vqlab.errors import UserError
 from vqlab.experiments.checkpoint_header import Weight, checkpoint_step, read_header
-from vqlab.experiments.run_state import State, state_of
 
 LAST = Path("run/checkpoints/last.ckpt")
 
@@ -21,7 +20,7 @@ class Armed:
         return (Path.touch, (Path("fired"),))
 
 
-def test_values_are_counted_and_plain_data_is_kept():
+def test_plain_values_and_sizes_of_tensors():
     net = {"weight": torch.zeros(3, 4), "steps": torch.tensor(7), "half": torch.zeros(2, dtype=torch.bfloat16).t()}
     plain = {"lr": 1e-3, "levels": [8, 5], "spec": {"class_path": "a.B", "init_args": {}}, "none": None, "on": True}
     objects = {"size": torch.Size([1]), "type": torch.float32, "set": {1, 2}, "number": complex(1, 2), "bytes": b"\xff"}
@@ -35,7 +34,7 @@ def test_values_are_counted_and_plain_data_is_kept():
 
 
 @pytest.mark.parametrize("kept", [0, 0.01, 0.95])
-def test_a_truncated_checkpoint_is_refused_and_has_no_step(kept):
+def test_truncated_checkpoint_is_refused_and_has_no_step(kept):
     write_checkpoint(LAST, 5)
     content = LAST.read_bytes()
     LAST.write_bytes(content[: int(kept * len(content))])
@@ -44,7 +43,7 @@ def test_a_truncated_checkpoint_is_refused_and_has_no_step(kept):
         read_header(LAST)
 
 
-def test_what_torch_refuses_is_refused_and_not_run():
+def test_pickled_objects_are_refused_and_not_run():
     write_checkpoint(LAST, 1, hyper_parameters={"armed": Armed()})
     with pytest.raises(UserError, match="holds Python objects that vqlab refuses to unpickle"):
         read_header(LAST)
@@ -55,24 +54,7 @@ def test_what_torch_refuses_is_refused_and_not_run():
 
 
 @pytest.mark.parametrize("content", [[1], {"layer.weight": torch.zeros(3)}, {"state_dict": 1}])
-def test_a_file_of_torch_that_is_no_lightning_checkpoint(content):
+def test_torch_file_without_state_dict_is_refused(content):
     torch.save(content, "x.ckpt")
     with pytest.raises(UserError, match="is not a Lightning checkpoint"):
         read_header("x.ckpt")
-
-
-def test_states_of_a_run():
-    folder, config = Path("run"), Path("run/config.yaml")
-    assert state_of(folder) is State.NEW
-    folder.mkdir()
-    config.write_text("trainer: {max_steps: 20}")
-    assert state_of(folder) is State.UNSAVED
-    write_checkpoint(LAST, 19)
-    assert state_of(folder) is State.INTERRUPTED
-    write_checkpoint(LAST, 20)
-    assert state_of(folder) is State.FINISHED, "killed between its last checkpoint and finished.json"
-    for unbounded in ("trainer: {max_steps: -1}", "trainer: {max_st"):
-        config.write_text(unbounded)
-        assert state_of(folder) is State.INTERRUPTED
-    Path("run/finished.json").write_text("{}")
-    assert state_of(folder) is State.FINISHED

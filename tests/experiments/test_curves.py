@@ -7,27 +7,19 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from vqlab.experiments.curves import FEW, WINDOW, draw, smooth, thin
+from vqlab.experiments.curves import INTERVALS, draw, intervals
 
 
-def test_smoothing_is_the_mean_of_the_finite_values_around():
-    values = np.random.default_rng(0).random(100)
-    values[50] = math.nan
-    half = round(WINDOW * 100) // 2
-    expected = [np.nanmean(values[max(0, i - half) : i + half]) for i in range(100)]
-    expected[50] = math.nan
-    np.testing.assert_allclose(smooth(values), expected)
-    assert smooth(values[:FEW]).tolist() == values[:FEW].tolist()
-
-
-def test_thinning_keeps_the_extremes_the_ends_and_the_order():
-    values = np.random.default_rng(0).random(10_000)
-    values[5000], values[6001], values[7000:8000] = 99.0, -99.0, math.nan
-    kept = thin(values, 100).tolist()
-    assert len(kept) <= 102
-    assert {5000, 6001, 9999} <= set(kept)
-    assert kept == sorted(kept)
-    assert np.isnan(values[kept]).any(), "the line is broken where values are not finite"
+def test_intervals_have_mean_and_range_of_the_finite_values():
+    values = np.random.default_rng(0).random(10 * INTERVALS)
+    values[5], values[20:30] = math.inf, math.nan
+    steps, means, least, most = intervals(list(enumerate(values, 1)))
+    values[5] = math.nan
+    rows = np.delete(values.reshape(INTERVALS, 10), 2, axis=0)
+    assert steps.tolist() == list(range(10, 10 * INTERVALS + 1, 10))
+    assert np.isnan([means[2], least[2], most[2]]).all()
+    for found, reduce in ((means, np.nanmean), (least, np.nanmin), (most, np.nanmax)):
+        np.testing.assert_allclose(np.delete(found, 2), reduce(rows, axis=1))
 
 
 @pytest.mark.parametrize("values", [[math.nan], [1.0], [0.0] * 3, [5.0] * 30, [math.nan] * 30, [-3.0, math.inf]])

@@ -1,4 +1,4 @@
-"""Experiment files: what rows they mean, and what is wrong with them."""
+"""Rows of experiment files, and messages about mistakes in them."""
 
 import itertools
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from vqlab.cli.lightning import complaints
+from vqlab.cli.lightning import option_errors
 from vqlab.errors import UserError
 from vqlab.experiments.experiment import read_experiment
 
@@ -25,7 +25,7 @@ def read(extra=(), scale=1.0, **content):
     return read_experiment(Path("x.yaml"), extra, scale=scale)
 
 
-def test_rows_override_what_they_have_in_common_and_the_command_line_overrides_both():
+def test_rows_override_common_and_the_command_line_overrides_rows():
     rows = [{"name": "a", "model.lr": 1}, {"name": "b"}, {"name": "c", "model": "JSA"}]
     typed = ["--data.path=x", "--data", "ImageArrays"]
     experiment = read(typed, common={"model.lr": 2, "data.batch_size": 3}, rows=rows)
@@ -34,11 +34,11 @@ def test_rows_override_what_they_have_in_common_and_the_command_line_overrides_b
         "fit", "--config=base.yaml", "--name=a",
         "--data.batch_size=3", "--model.lr=1", "--data=ImageArrays", "--data.path=x",
     ]  # fmt: skip
-    assert [row.settings.get("model.lr") for row in (a, b, c)] == [1, 2, None], "whether JSA keeps it is the parser's"
+    assert [row.settings.get("model.lr") for row in (a, b, c)] == [1, 2, None], "another class, without its options"
     assert [experiment.folder(row).as_posix() for row in (a, b, c)] == ["runs/vqvae/a", "runs/vqvae/b", "runs/jsa/c"]
 
 
-def test_grid_is_the_product_with_the_rows_and_seeds():
+def test_grid_is_multiplied_with_rows_and_seeds():
     grid = {"model.encoder.norm": ["none", "batch"], "model.decoder.norm": ["a/b"], "levels": [[8, 5]], "lr": [1e-5, 1]}
     experiment = read(rows=[{"name": "p"}, {"name": "q"}], grid=grid, seeds=[0, 7])
     expected = [
@@ -51,13 +51,11 @@ def test_grid_is_the_product_with_the_rows_and_seeds():
     assert (first["seed_everything"], first["data.seed"], first["lr"]) == (7, 7, 1e-5)
     assert [row.name for row in read(grid={"model.lr": [1, 2]}).rows] == ["lr=1", "lr=2"]
     rows = read(common={"data.seed": 5}, seeds=[1, 2]).rows
-    assert [(row.name, row.options["seed_everything"], row.options["data.seed"]) for row in rows] == [
-        ("x_seed1", 1, 5),
-        ("x_seed2", 2, 5),
-    ]
+    found = [(row.name, row.options["seed_everything"], row.options["data.seed"]) for row in rows]
+    assert found == [("x_seed1", 1, 5), ("x_seed2", 2, 5)]
 
 
-def test_a_tenth_of_the_steps_is_a_tenth_of_the_schedules_too():
+def test_scale_applies_to_steps_and_schedules():
     rows = [{"name": "a", "trainer.max_steps": 300}, {"name": "b", "model.schedule": None, "model.num_mis_steps": 20}]
     a, b = read(["--trainer.val_check_interval=70"], 0.1, common={"trainer.val_check_interval": 100}, rows=rows).rows
     assert a.options == {
@@ -68,7 +66,7 @@ def test_a_tenth_of_the_steps_is_a_tenth_of_the_schedules_too():
     }  # fmt: skip
 
 
-def test_the_base_is_found_from_anywhere(monkeypatch, tmp_path):
+def test_base_is_found_relative_to_parents_of_the_file(monkeypatch, tmp_path):
     read(rows=[{"name": "a"}])
     Path("deep/er").mkdir(parents=True)
     Path("x.yaml").rename("deep/er/x.yaml")
@@ -77,7 +75,7 @@ def test_the_base_is_found_from_anywhere(monkeypatch, tmp_path):
 
 
 A = {"name": "a"}
-MISTAKES = [  # what differs from an experiment with the row a, options of the command line, the message
+MISTAKES = [  # changes of an experiment with the row a, options of the command line, message
     ({"row": []}, [], "unknown key 'row' in x.yaml: did you mean rows"),
     ({"rows": [{"model.lr": 1}]}, [], "list of mappings with a name"),
     ({"rows": [A, A]}, [], "two rows of the name a"),
@@ -97,19 +95,19 @@ MISTAKES = [  # what differs from an experiment with the row a, options of the c
 
 
 @pytest.mark.parametrize(("content", "extra", "words"), MISTAKES)
-def test_mistakes_get_one_line(content, extra, words):
+def test_message_of_mistake(content, extra, words):
     with pytest.raises(UserError, match=words) as error:
         read(extra, **{"rows": [A], **content})
     assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_rows_that_come_with_vqlab_have_options_that_fit_knows(path):
-    """The first and the last row, shortened, since these name every option that the file sets for all."""
+def test_builtin_experiments_have_valid_options(path):
+    """In the first and the last row."""
     experiment = read_experiment(path, scale=0.1)
     rows = [experiment.rows[0], experiment.rows[-1]]
     assert len({row.name for row in experiment.rows}) == len(experiment.rows)
     wrong = [*experiment.fit(rows[0]), "--model.no_such_option=1"]
-    *good, last = complaints([*map(experiment.fit, rows), wrong])
+    *good, last = option_errors([*map(experiment.fit, rows), wrong])
     assert good == [None, None]
     assert "no_such_option" in last

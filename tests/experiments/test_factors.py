@@ -17,10 +17,6 @@ def run(value=0.0, steps=0, status="unfinished", **settings):
     return Run(Path("runs/x"), str(settings), settings, log, status=status)
 
 
-def value(run):
-    return run.value("val/loss")
-
-
 FSQ, VECTOR = {"model__quantizer": "FSQ"}, {"model__quantizer": "VectorQuantizer", "model__quantizer__dim": 8}
 UNLIKE = {"seed_everything": (0, 1), "data__seed": (0, 1), "name": "ab", "wandb__mode": "xy", "model__beta": (1, 2)}
 
@@ -38,7 +34,7 @@ UNLIKE = {"seed_everything": (0, 1), "data__seed": (0, 1), "name": "ab", "wandb_
         ([run(schedule__kind="cosine", schedule__warmup=5), run(schedule=None)], ["schedule"]),
     ],
 )  # fmt: skip
-def test_only_settings_that_differ_and_matter_are_named(runs, names):
+def test_differing_settings(runs, names):
     assert differing(runs) == names
 
 
@@ -68,17 +64,17 @@ def test_repeats_have_equal_settings_equal_steps_and_different_seeds(steps_and_s
     [((840, "unfinished"), (160, "unfinished"), 0), ((840, "finished"), (160, "running"), 0),
      ((160, "unfinished"), (160, "failed"), 1), ((840, "finished"), (420, "finished"), 1)],
 )  # fmt: skip
-def test_runs_are_a_pair_at_equal_steps_unless_both_are_finished(one, two, pairs):
-    (effect,) = effects([run(1.0, *one, m__k=1), run(2.0, *two, m__k=2)], value)
+def test_pairs_have_equal_steps_unless_both_are_finished(one, two, pairs):
+    (effect,) = effects([run(1.0, *one, m__k=1), run(2.0, *two, m__k=2)], "val/loss")
     assert len(effect.differences) == pairs
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_effects_are_means_over_pairs_that_differ_in_nothing_else(seed):
+def test_effects_equal_brute_force_over_all_pairs(seed):
     draw = random.Random(seed)
     table = list(itertools.product([1, 10, 2], ["relu", "tanh"], range(3)))
     runs = [run(draw.gauss(0, 1), m__k=k, m__act=act, seed_everything=s) for k, act, s in draw.sample(table, 14)]
-    found = effects(runs, value)
+    found = effects(runs, "val/loss")
     assert len(found) == 2
     for effect in filter(lambda effect: effect.differences, found):
         name = f"m.{effect.factor}"
@@ -88,25 +84,25 @@ def test_effects_are_means_over_pairs_that_differ_in_nothing_else(seed):
             for a, b in itertools.permutations(runs, 2):
                 others = [{k: v for k, v in r.settings.items() if k != name} for r in (a, b)]
                 if a.settings[name] == low and b.settings[name] == high and others[0] == others[1]:
-                    differences.append(value(b) - value(a))
+                    differences.append(b.value("val/loss") - a.value("val/loss"))
             if differences:
                 steps.append((str(low), str(high), sorted(differences)))
         largest = max(steps, key=lambda step: abs(statistics.fmean(step[2])))
         assert (effect.low, effect.high, pytest.approx(sorted(effect.differences))) == largest
 
 
-def test_numbers_are_compared_in_their_order_and_a_factor_without_a_pair_is_known():
-    (effect,) = effects([run(k, m__k=k, seed_everything=0) for k in (512, 64, 1024)], value)
+def test_levels_are_sorted_as_numbers_and_a_factor_may_have_no_pair():
+    (effect,) = effects([run(k, m__k=k, seed_everything=0) for k in (512, 64, 1024)], "val/loss")
     assert effect == ("k", "64", "1024", [960])
-    found = effects([run(1, a=1, b=1), run(2, a=2, b=2), run(3, a=1, b=2)], value)
+    found = effects([run(1, a=1, b=1), run(2, a=2, b=2), run(3, a=1, b=2)], "val/loss")
     assert {(effect.factor, *effect.differences) for effect in found} == {("a", -1), ("b", 2)}
-    found = effects([run(1, a=1, b=1), run(2, a=2, b=2), run(3, a=3, b=2)], value)
+    found = effects([run(1, a=1, b=1), run(2, a=2, b=2), run(3, a=3, b=2)], "val/loss")
     assert [(effect.factor, len(effect.differences)) for effect in found] == [("a", 1), ("b", 0)]
 
 
-def test_pairs_share_the_seed_and_have_finite_values():
-    (effect,) = effects([run(100 * s + lr, m__lr=lr, seed_everything=s) for lr in (1, 2) for s in range(4)], value)
+def test_pairs_have_equal_seeds_and_finite_values():
+    (effect,) = effects([run(100 * s + lr, m__lr=lr, seed_everything=s) for lr in (1, 2) for s in range(4)], "val/loss")
     assert effect.differences == [1] * 4
     values = [(1, 0, 1.0), (2, 0, float("nan")), (1, 1, 1.0), (2, 1, 3.0)]
-    (effect,) = effects([run(v, m__lr=lr, seed_everything=s) for lr, s, v in values], value)
+    (effect,) = effects([run(v, m__lr=lr, seed_everything=s) for lr, s, v in values], "val/loss")
     assert effect.differences == [2.0]

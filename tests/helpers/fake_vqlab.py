@@ -45,7 +45,7 @@ def main(command: str, *args: str) -> None:
             fcntl.flock(diary, fcntl.LOCK_EX)
             print(os.getpid(), run.name, step, file=diary)
         if step == int(options.get("fake.fail_at", -1)):
-            raise RuntimeError("out of memory, says the fake")
+            raise RuntimeError("out of memory in the fake run")
         loss = float(options.get("model.lr", 0.1)) * 100 / (step + 1)
         with log.open("a") as file:
             file.write(f"{step},{time.time()},{loss},{loss + 1}\n")

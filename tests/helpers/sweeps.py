@@ -14,10 +14,11 @@ from vqlab.cli.sweep import sweep
 
 FAKE = [sys.executable, fake_vqlab.__file__]
 SCRIPT = f"""
-import signal, sys
-signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored if the tests run in the background
+import sys
 from vqlab.cli.sweep import sweep
-sweep(sys.argv[1:], {FAKE!r}, lambda calls: [None] * len(calls))
+from vqlab.training.stop_signals import STOP_SIGNALS
+with STOP_SIGNALS.installed():
+    sweep(sys.argv[1:], {FAKE!r}, lambda calls: [None] * len(calls))
 """
 BASE = {
     "model": {"class_path": "Toy", "init_args": {"lr": 0.1}},
@@ -28,7 +29,7 @@ ROWS = [{"name": name, "model.lr": lr} for name, lr in (("a", 0.1), ("b", 0.2), 
 
 
 def write(**content):
-    """Write base.yaml, and x.yaml with ``content``; runs record their steps in the file ``diary``."""
+    """Write base.yaml, and x.yaml over it; runs note their steps in the file ``diary``."""
     os.environ["FAKE_DIARY"] = str(Path("diary").absolute())
     Path("base.yaml").write_text(yaml.safe_dump(BASE))
     Path("x.yaml").write_text(yaml.safe_dump({"base": "base.yaml", **content}, sort_keys=False))
@@ -45,18 +46,20 @@ def run(*args):
 
 def start(*args):
     """Sweep x.yaml in another process."""
+    pipe = subprocess.PIPE
     call = [sys.executable, "-c", SCRIPT, "x.yaml", *args]
-    return subprocess.Popen(call, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return subprocess.Popen(call, stdout=pipe, stderr=subprocess.STDOUT, text=True, env=dict(os.environ))
 
 
 def diary():
-    """Return (process, run, step) of each step."""
-    lines = Path("diary").read_text().splitlines() if Path("diary").exists() else []
-    return [(int(process), name, int(step)) for process, name, step in map(str.split, lines)]
+    """Return (process, run, step) of each step that was done."""
+    path = Path("diary")
+    lines = [line.split() for line in path.read_text().splitlines()] if path.exists() else []
+    return [(int(process), name, int(step)) for process, name, step in lines]
 
 
 def times_done():
-    """Count the executions of each step of each run."""
+    """Return how often each step of each run was done."""
     return Counter((name, step) for _, name, step in diary())
 
 

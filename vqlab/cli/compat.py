@@ -1,5 +1,6 @@
-"""What the command line sets in the libraries that it stands on, and how it reads the names of vqlab 0.1."""
+"""Adjust jsonargparse and Lightning for the command line, and translate the names of vqlab 0.1."""
 
+import functools
 import logging
 import re
 import sys
@@ -11,35 +12,24 @@ import yaml
 from jsonargparse import _typehints as typehints
 from jsonargparse import get_loader, set_loader
 
-from vqlab.cli.config_files import values_of
+from vqlab.cli.arguments import values_of
 from vqlab.experiments.settings import flatten
 from vqlab.serialization import MOVED, current_config
 
 
-def read_yaml_as_vqlab() -> None:
-    """Make the parser read ``None`` as null, and configurations of vqlab 0.1 with the names of this version.
+@functools.cache
+def adjust_parser() -> None:
+    """Make jsonargparse 4.53 read null and integers as intended, and configurations of vqlab 0.1.
 
-    jsonargparse 4.53 hands the null of a nested option, as in ``--model.quantizer.revive_after=null``, to the parser of
-    the inner class as the text ``None``, and refuses it there.
+    It passes the null of a nested option, as in ``--model.quantizer.revive_after=null``, to the parser of the inner
+    class as the text ``None``, which that parser refuses. And the ``typing`` module ignores the order of a union in its
+    cache, so that Lightning's ``Union[int, float]`` becomes ``Union[float, int]``, and
+    ``--trainer.limit_val_batches=1`` would mean 1.0, all batches.
     """
-    load = get_loader("yaml")
-    if load.__name__ != "load_as_vqlab":
+    load, sort = get_loader("yaml"), typehints.sort_subtypes_for_union
 
-        def load_as_vqlab(text: str) -> Any:
-            return None if isinstance(text, str) and text.strip() == "None" else current_config(load(text))
-
-        set_loader("yaml", load_as_vqlab, (yaml.YAMLError,))
-
-
-def try_integers_first() -> None:
-    """Make the parser read ``1`` as an integer wherever an option is an integer or a float.
-
-    The ``typing`` module caches unions without regard to their order, so that Lightning's ``Union[int, float]`` arrives
-    as ``Union[float, int]``, and ``--trainer.limit_val_batches=1`` would mean 1.0, all batches.
-    """
-    sort = typehints.sort_subtypes_for_union
-    if sort.__name__ == "integers_first":
-        return
+    def load_as_vqlab(text: str) -> Any:
+        return None if isinstance(text, str) and text.strip() == "None" else current_config(load(text))
 
     def integers_first(*args: Any) -> list[Any]:
         kinds = list(sort(*args))
@@ -48,21 +38,22 @@ def try_integers_first() -> None:
             kinds.insert(kinds.index(float), int)
         return kinds
 
+    set_loader("yaml", load_as_vqlab, (yaml.YAMLError,))
     typehints.sort_subtypes_for_union = integers_first
 
 
 def quiet() -> None:
-    """Keep advertisements and repeated hints of the libraries off the screen."""
+    """Hide advertisements and repeated hints of the libraries."""
     hidden = re.compile(r"💡|[THG]PU available|`Trainer.fit` stopped|tensorboardX|`weights_only` was|Seed set to")
     for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
         for handler in logging.getLogger(name).handlers:
             handler.addFilter(lambda record: not hidden.search(record.getMessage()))
     for message in (
         "does not have many workers",
-        "`broadcast_buffers` is deprecated",  # its successor is not in torch 2.11
+        "`broadcast_buffers` is deprecated",  # torch 2.11 has no replacement
         "tensorboardX",
-        "is smaller than the logging interval",  # vqlab counts over epochs
-        r"module\(s\) in eval mode at the start of training",  # frozen ones, on purpose
+        "is smaller than the logging interval",
+        r"module\(s\) in eval mode at the start of training",  # frozen modules
         "isinstance.treespec, LeafSpec",
         "Checkpoint directory .* exists and is not empty",
     ):
@@ -70,21 +61,17 @@ def quiet() -> None:
 
 
 def with_current_options(args: Sequence[str], configs: Iterable[dict[str, Any]] = ()) -> list[str]:
-    """Return ``args`` with the model's options under their current names; a line on stderr names those that moved.
-
-    Example:
-        >>> with_current_options(["fit", "--model=SGAN", "--model.clip_d=1", "--model.lr=0.1"])
-        ['fit', '--model=SGAN', '--model.optimization.disc_clip=1', '--model.lr=0.1']
-    """
+    """Return ``args`` with the current names of the model's options; prints a line for each old name."""
     models = [flatten(config).get("model") for config in configs]
     models += values_of(args, "--model", "--model.class_path")
-    model = next((model for model in reversed(models) if model), "")  # the last one
-    moved = MOVED.get(str(model).rpartition(".")[2], {})
+    chosen = str(next((model for model in reversed(models) if model), ""))
+    moved = MOVED.get(chosen.rpartition(".")[2], {})
     current = []
     for arg in args:
         name, mark, rest = arg.partition("=")
         first, *inner = name.removeprefix("--model.").split(".")
-        is_group = bool(inner) and moved.get(first, "").startswith(f"{first}.")  # a group is called as an argument was
+        # A group may have the name of an old argument, such as ``adversarial``.
+        is_group = bool(inner) and moved.get(first, "").startswith(f"{first}.")
         if name.startswith("--model.") and first in moved and not is_group:
             option = ".".join(["--model", moved[first], *inner])
             print(f"vqlab: {name} is now {option}", file=sys.stderr)

@@ -1,12 +1,13 @@
-"""``vqlab info``: facts about a checkpoint, from the file and its run's folder, without loading its weights."""
+"""``vqlab info``: facts about a checkpoint, from the file and its run folder, without loading its weights."""
 
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from vqlab.cli.parser import Parser
+from vqlab.cli.arguments import Parser
 from vqlab.errors import UserError
 from vqlab.experiments.checkpoint_header import Weight, read_header
 from vqlab.experiments.run_state import CONFIG, settings_of
@@ -19,7 +20,7 @@ def info(args: Sequence[str]) -> None:
     """Run ``vqlab info`` with ``args``."""
     parser = Parser(prog="vqlab info", description="Print facts about a checkpoint, without loading its weights.")
     parser.add_argument("checkpoint", type=Path, help="a .ckpt file of a vqlab run")
-    parser.add_argument("--json", action="store_true", help="print it as JSON")
+    parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args(args)
     facts = read_facts(options.checkpoint)
     print(json.dumps(facts, indent=2) if options.json else "\n".join(map(printable, lines(facts))))
@@ -31,12 +32,20 @@ def read_facts(path: Path) -> dict[str, Any]:
     arguments = dict(mapping(header.get("hyper_parameters")))
     class_path, step = arguments.pop("_class_path", None), header.get("global_step")
     if not isinstance(class_path, str) or not isinstance(step, int):
-        raise UserError(f"{path} was not made by a vqlab model: it holds weights, but not the class of the model")
+        raise UserError(f"{path} is not a checkpoint of a vqlab model: the class of the model is not recorded")
     folder = path.absolute().parent.parent
     in_run = (folder / CONFIG).exists()
-    # A run that was resumed with other options has a newer config than its older checkpoints.
-    settings = config_of(header) or (settings_of(folder) if in_run else {})
-    sizes: Counter[str] = Counter()  # values of each part of the model, parameters and buffers
+    settings: Settings = {}
+    with suppress(UserError):  # not text, or damaged
+        settings = flatten(parse_yaml(str(header.get("config", "{}")).encode(), Path(CONFIG)))
+    # The run folder's config is newer than older checkpoints if the run was resumed with other options.
+    settings = settings or (settings_of(folder) if in_run else {})
+    metrics = run_metrics(folder, step) if in_run else {}
+    best = mapping(mapping(header.get("callbacks")).get("LastAndBest"))
+    if not metrics and isinstance(best.get("best_score"), float) and isinstance(best.get("best_step"), int):
+        name = settings.get("checkpoint.monitor", "val/loss")
+        metrics = {name: {"best": best["best_score"], "best_step": best["best_step"]}}
+    sizes: Counter[str] = Counter()  # number of values in each part of the model, parameters and buffers
     for name, weight in header["state_dict"].items():
         sizes[str(name).partition(".")[0]] += weight.size if isinstance(weight, Weight) else 0
     return {
@@ -51,23 +60,14 @@ def read_facts(path: Path) -> dict[str, Any]:
         "ema": settings.get("ema.decay", True) if "averaging_state" in header else None,
         "made_by": mapping(header.get("made_by")) or {"lightning": header.get("pytorch-lightning_version")},
         "run": read_run(folder).status if in_run else None,
-        "metrics": (in_run and run_metrics(folder, step)) or own_metrics(header, settings),
+        "metrics": metrics,
         "model_settings": flatten({"model": {"class_path": class_path, "init_args": arguments}}),
         "data_settings": {name: value for name, value in settings.items() if name.startswith("data.")},
     }
 
 
-def config_of(header: dict[str, Any]) -> Settings:
-    """Return the settings of the run that wrote a checkpoint; none where it does not hold them."""
-    content = header.get("config")
-    try:
-        return flatten(parse_yaml(content.encode(), Path(CONFIG))) if isinstance(content, str) else {}
-    except UserError:
-        return {}
-
-
 def run_metrics(folder: Path, step: int) -> dict[str, Any]:
-    """Return each validation metric of a run: at the checkpoint's step, best and last; the monitored one first."""
+    """Return the validation metrics at the checkpoint's step, best and last; the monitored one comes first."""
     run = read_run(folder)
     names = [name for name in run.log.series if name.startswith("val/")] or list(run.log.series)
     found = {}
@@ -77,54 +77,36 @@ def run_metrics(folder: Path, step: int) -> dict[str, Any]:
     return found
 
 
-def own_metrics(header: dict[str, Any], settings: Settings) -> dict[str, Any]:
-    """Return the best value so far, which a checkpoint holds for a resumed run."""
-    kept = mapping(mapping(header.get("callbacks")).get("LastAndBest"))
-    best, step = kept.get("best_score"), kept.get("best_step")
-    if not isinstance(best, float) or not isinstance(step, int):
-        return {}
-    return {settings.get("checkpoint.monitor", "val/loss"): {"best": best, "best_step": step}}
-
-
 def mapping(value: Any) -> dict[Any, Any]:
-    """Return a part of a checkpoint that must be a mapping; an empty one where it is something else."""
+    """Return ``value`` if it is a mapping, else an empty one."""
     return value if isinstance(value, dict) else {}
 
 
 def lines(facts: dict[str, Any]) -> Iterator[str]:
-    """Yield the facts for a screen."""
-    settings = [
-        [(name, as_text(value)) for name, value in facts[f"{part}_settings"].items()] for part in ("model", "data")
-    ]
-    tables: list[Any] = [list(summary(facts)), list(metric_rows(facts["metrics"], facts["step"])), *settings]
-    yield facts["checkpoint"]
-    for number, table in enumerate(filter(None, tables)):
-        yield from [""] * bool(number)
-        yield from (f"  {line}" for line in align(table))
-
-
-def summary(facts: dict[str, Any]) -> Iterator[tuple[str, ...]]:
-    """Yield name and text of the facts that are no settings and no metrics."""
-    weights, end, decay = facts["weights"], facts["max_steps"], facts["ema"]
+    """Yield the facts as tables for a terminal."""
+    weights, end, decay, step = facts["weights"], facts["max_steps"], facts["ema"], facts["step"]
     parts = ", ".join(f"{name} {count:,}" for name, count in weights["parts"].items() if count)
     of = f" of {end:,}" if isinstance(end, int) and end > 0 else ""
-    yield "model", facts["model"]
-    yield "data", facts["data"] or "not recorded"
-    yield "step", f"{facts['step']:,}{of}, epoch {facts['epoch']}"
-    yield "weights", f"{weights['values']:,} values, buffers included: {parts}"
-    yield "ema", "no" if decay is None else "yes" if decay is True else f"the weights are averages, decay {decay}"
-    yield "file", f"{facts['bytes'] / 1e6:,.1f} MB"
-    yield "made by", ", ".join(f"{name} {text}" for name, text in facts["made_by"].items() if text) or "not recorded"
-    if facts["run"]:
-        yield "run", facts["run"]
-
-
-def metric_rows(metrics: dict[str, Any], step: int) -> Iterator[tuple[str, ...]]:
-    """Yield a heading and the metrics, without columns that are empty."""
-    titles = {"here": f"at step {step:,}", "best": "best", "last": "last"}
-    known = [key for key in titles if any(row.get(key) is not None for row in metrics.values())]
-    if metrics:
-        yield "metric", *(titles[key] for key in known)
-    for name, row in metrics.items():
-        when = {key: row.get(f"{key}_step") for key in known}
-        yield name, *(short(row.get(key)) + ("" if when[key] is None else f" at {when[key]:,}") for key in known)
+    made_by = ", ".join(f"{name} {text}" for name, text in facts["made_by"].items() if text)
+    about = [
+        ("model", facts["model"]),
+        ("data", facts["data"] or "not recorded"),
+        ("step", f"{step:,}{of}, epoch {facts['epoch']}"),
+        ("weights", f"{weights['values']:,} values, buffers included: {parts}"),
+        ("ema", "no" if decay is None else "yes" if decay is True else f"averaged weights, decay {decay}"),
+        ("file", f"{facts['bytes'] / 1e6:,.1f} MB"),
+        ("made by", made_by or "not recorded"),
+        ("run", facts["run"] or "not found"),
+    ]
+    metrics = [("metric", f"at step {step:,}", "best", "last")] if facts["metrics"] else []
+    for name, row in facts["metrics"].items():
+        steps = [f" at {row[key]:,}" if row.get(key) else "" for key in ("best_step", "last_step")]
+        metrics.append(
+            (name, short(row.get("here")), short(row.get("best")) + steps[0], short(row.get("last")) + steps[1])
+        )
+    settings = [[(k, as_text(v)) for k, v in facts[f"{part}_settings"].items()] for part in ("model", "data")]
+    tables: list[Any] = [about, metrics, *settings]
+    yield facts["checkpoint"]
+    for table in filter(None, tables):
+        yield from (f"  {line}" for line in align(table))
+        yield ""

@@ -1,6 +1,5 @@
-"""The ``vqlab`` command. Help and mistakes are answered here, before torch is imported."""
+"""The ``vqlab`` command. Help and unknown commands are answered before torch is imported."""
 
-import difflib
 import importlib
 import os
 import re
@@ -9,54 +8,49 @@ import time
 from collections.abc import Sequence
 
 from vqlab import __version__
-from vqlab.cli.config_files import with_builtin_configs
-from vqlab.errors import UserError
+from vqlab.cli.arguments import with_builtin_configs
+from vqlab.errors import UserError, suggest
 from vqlab.training.stop_signals import STOP_SIGNALS, Stopped
 
 HELP = """\
 vqlab: discrete-representation and adversarial models in PyTorch Lightning
 
 usage:
-  vqlab fit      --config configs/quickstart.yaml           train; the run lands in runs/<model>/<time or --name>/
-  vqlab fit      --ckpt_path runs/.../last.ckpt             resume a run where it stopped
+  vqlab fit      --config configs/quickstart.yaml           train, in runs/<model>/<time or --name>/
+  vqlab fit      --ckpt_path runs/.../last.ckpt             resume a run
   vqlab validate --ckpt_path runs/.../best.ckpt             metrics on the validation set
   vqlab test     --ckpt_path runs/.../best.ckpt             metrics on the test set
-  vqlab predict  --ckpt_path runs/.../best.ckpt             codes of the test set, or of all of new data, as codes.npz
-  vqlab predict  --ckpt_path ... --font new.ttf             of a FontGAN: sheets, and the completed font
+  vqlab predict  --ckpt_path runs/.../best.ckpt             codes of the test set, or of all new data, as codes.npz
+  vqlab predict  --ckpt_path ... --font new.ttf             for a FontGAN: sheets, and the completed font
   vqlab sample   runs/.../best.ckpt --num 64                draw images from a generative model, as samples.png
-  vqlab info     runs/.../best.ckpt                         what it is: model, data, settings, metrics, code
-  vqlab sweep    configs/experiments/jsa_cifar10.yaml       a table of runs, one row each; started again, it goes on
-  vqlab report   runs                                       the lab log: what differed, what came out, what went wrong
+  vqlab info     runs/.../best.ckpt                         facts: model, data, settings, metrics, code version
+  vqlab sweep    configs/experiments/jsa_cifar10.yaml       run a table of settings; the same command resumes it
+  vqlab report   runs                                       the lab log: settings, metrics, health of all runs
 
 often used with fit:
-  --model VQVAE --data CIFAR10          short names of classes; any option of theirs follows, as in
+  --model VQVAE --data CIFAR10          names of classes, then options of them:
   --model.quantizer=FSQ --model.quantizer.levels=[8,5,5,5]
   --model.lr=3e-4 --data.batch_size=128 --trainer.max_steps=3000 --trainer.devices=2
-  --name first                          name of the run's folder
+  --model.tokenizer=runs/vqvae/.../best.ckpt   with configs/prior.yaml: a model of the codes, which draws images
+  --name first                          name of the run folder
   --print_config                        show the complete configuration and stop
-
-second stage, a model of a trained tokenizer's codes from which images are drawn:
-  vqlab fit --config configs/prior.yaml --model.tokenizer=runs/vqvae/.../best.ckpt
 
 vqlab fit --help                        all options; vqlab sample, info, sweep, report --help likewise
 vqlab fit --model.help VQVAE            options of a model; --data.help, --model.quantizer.help likewise
 VQLAB_DEBUG=1 vqlab ...                 show the traceback of an error
 """
-OWN = ("sample", "info", "sweep", "report")  # commands that are no LightningCLI's, each a function of its own module
+OWN = ("sample", "info", "sweep", "report")  # each a function in the module of that name
 LIGHTNING = ("fit", "validate", "test", "predict")
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Run the command line; exits with status 2 and one line where the user can correct something.
-
-    SIGINT and SIGTERM end it with status 130 and 143.
-    """
+    """Run the command line; a UserError ends it with one line and status 2, SIGINT and SIGTERM with 130 and 143."""
     try:
         with STOP_SIGNALS.installed():
             run_command(with_builtin_configs(sys.argv[1:] if args is None else args))
     except SystemExit:
         if os.environ.get("LOCAL_RANK", "0") != "0":
-            time.sleep(3)  # rank 0 must end first: its launcher kills it if another rank ends before
+            time.sleep(3)  # rank 0 must end first: its launcher kills it if another rank ends earlier
         raise
 
 
@@ -75,10 +69,8 @@ def run_command(args: list[str]) -> None:
 
             run(args)
         else:
-            close = difflib.get_close_matches(command, (*LIGHTNING, *OWN), n=1)
-            hint = f"did you mean {close[0]}?" if close else f"one of {', '.join((*LIGHTNING, *OWN))}"
-            raise UserError(f"unknown command {command!r}: {hint} See vqlab --help")
-    except BrokenPipeError:  # the reader, head for one, has seen enough
+            raise UserError(f"unknown command {command!r}: {suggest(command, (*LIGHTNING, *OWN))} See vqlab --help")
+    except BrokenPipeError:  # the reader, such as head, has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except Exception as error:
         if os.environ.get("VQLAB_DEBUG"):
@@ -87,7 +79,7 @@ def run_command(args: list[str]) -> None:
             line = error.line
         elif isinstance(error, MemoryError) or re.search("allocate memory|out of memory", str(error)):
             line = "out of memory: lower --data.batch_size, or the sizes of the networks under --model"
-        elif STOP_SIGNALS.asked:  # such as a worker of a DataLoader that the same signal ended
+        elif STOP_SIGNALS.asked:  # the same signal has ended a DataLoader worker, for example
             raise Stopped(STOP_SIGNALS.asked) from None
         else:
             raise

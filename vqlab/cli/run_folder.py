@@ -1,7 +1,8 @@
-"""The folder of a run: where a new one goes, and what a checkpoint's own one holds."""
+"""Choose and lock the folder of a run, and read the configuration of a checkpoint."""
 
 import itertools
 import os
+import shutil
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
@@ -12,46 +13,54 @@ import yaml
 from jsonargparse import Namespace
 from lightning.pytorch.utilities import rank_zero_only
 
-from vqlab.cli.config_files import values_of
+from vqlab.cli.arguments import values_of
 from vqlab.cli.trust import Untrusted, trusted
 from vqlab.errors import UserError
 from vqlab.experiments.checkpoint_header import read_header, require_file
-from vqlab.experiments.row_lock import LOCK, row_lock
-from vqlab.experiments.run_state import CONFIG, LAST, OUTPUT, begin_again, holds_run
+from vqlab.experiments.run_state import CONFIG, LAST, LOCK, clear_run, holds_run, row_lock
 from vqlab.experiments.settings import parse_yaml
 from vqlab.serialization import current_config
 
-STARTED_IN = "started_in"  # entry of a checkpoint: the folder where its run was started, relative to the run's folder
-LONGEST = 255  # bytes that file systems take for a name
-# Arguments of models and data that name files, besides those that end in ``path``.
+STARTED_IN = "started_in"  # entry of a checkpoint: the folder where its run was started, relative to the run folder
+LONGEST = 255  # bytes of a file name
+# Arguments of models and data that name files, besides arguments that end in ``path``.
 FILES = ("tokenizer", "backbone", "source", "target", "charset", "stop_words")
 
 
 @contextmanager
 def held_run_folder(config: Namespace, command: str) -> Iterator[Path]:
-    """Yield the folder of this run: that of the checkpoint which is resumed or evaluated, or a new one.
+    """Yield the folder of this run: the folder of the checkpoint that is resumed or evaluated, or a new one.
 
-    The first process holds the folder's lock in the block, unless a checkpoint is evaluated in its own folder, which
-    may be that of a run in progress. A new folder is removed again if the block fails before a batch is trained on.
-    The other processes write nothing, and get the folder's name from the first (``StartRun``).
+    The first process holds the folder's lock in the block, unless a checkpoint is evaluated in its own folder, where a
+    training may be in progress. A new folder is removed if the block fails before the first batch. The other processes
+    write nothing, and get the name of the folder from the first process (``StartRun``).
     """
-    if config.name is not None:
-        check_name(config.name)
-    if config.overwrite and not config.name:
-        raise UserError("--overwrite begins the run of a --name anew: add --name")
+    if (name := config.name) is not None and (
+        not name.isprintable() or name in ("", "..") or Path(name).name != name or len(name.encode()) > LONGEST
+    ):
+        rule = f"a plain file name, without slashes, of at most {LONGEST} bytes"
+        raise UserError(f"--name must be {rule}, got {name[:60]!r}")
+    if config.overwrite and not name:
+        raise UserError("--overwrite starts the run of a --name again: add --name")
     if config.overwrite and config.get("ckpt_path"):
-        raise UserError("--overwrite begins a run anew and --ckpt_path resumes one: leave out one of them")
+        raise UserError("--overwrite starts a run again and --ckpt_path resumes one: leave out one of them")
     own = run_of(config.ckpt_path) if config.get("ckpt_path") else None
-    if not is_first_process() or (own and command != "fit"):
-        yield own or folder_of(config, config.name or "run")
+    node = os.environ.get("NODE_RANK") or os.environ.get("GROUP_RANK") or "0"
+    is_first = rank_zero_only.rank == 0 and node == "0"  # type: ignore[attr-defined]
+    if not is_first or (own and command != "fit"):
+        yield own or folder_of(config, name or "run")
         return
     with ExitStack() as held:
-        if own or config.name:
-            folder = own or folder_of(config, config.name)
+        if own or name:
+            folder = own or folder_of(config, name)
             if held.enter_context(row_lock(folder)) is None:
                 raise UserError(f"{folder} is in use by another process: wait for its end, or choose another --name")
             if not own and holds_run(folder):
-                make_room(folder, config.overwrite)
+                if not config.overwrite:
+                    last = folder / LAST
+                    what = f"a run: resume with --ckpt_path {last}," if last.exists() else "a run with no last.ckpt:"
+                    raise UserError(f"{folder} holds {what} choose another --name, or start it again with --overwrite")
+                clear_run(folder)
         else:
             folder = free_folder(folder_of(config, time.strftime("%Y%m%d-%H%M%S")), held)
         is_new, failed = is_bare(folder), True
@@ -60,36 +69,13 @@ def held_run_folder(config: Namespace, command: str) -> Iterator[Path]:
             failed = False
         finally:
             # StartRun writes config.yaml at the first batch; W&B may still write into its own folder.
-            begun = holds_run(folder) or (folder / "wandb").exists()
-            if is_new and not begun and (failed or is_bare(folder)):
+            started = holds_run(folder) or (folder / "wandb").exists()
+            if is_new and not started and (failed or is_bare(folder)):
                 remove(folder)
 
 
-def check_name(name: str) -> None:
-    """Raise UserError unless ``name`` is that of a file, and not a path."""
-    if not name.isprintable() or name in ("", "..") or Path(name).name != name or len(name.encode()) > LONGEST:
-        raise UserError(
-            f"--name must be a plain file name, without slashes, of at most {LONGEST} bytes, got {name[:60]!r}"
-        )
-
-
-def is_first_process() -> bool:
-    """Whether this is the first process of all, or the one that starts the others."""
-    node = os.environ.get("NODE_RANK") or os.environ.get("GROUP_RANK") or "0"
-    return rank_zero_only.rank == 0 and node == "0"  # type: ignore[attr-defined]
-
-
-def make_room(folder: Path, overwrite: bool) -> None:
-    """Empty the folder of a run with ``overwrite``, else raise UserError."""
-    if not overwrite:
-        last = folder / LAST
-        what = f"a run: resume with --ckpt_path {last}," if last.exists() else "a run that has no last.ckpt:"
-        raise UserError(f"{folder} holds {what} choose another --name, or begin it anew with --overwrite")
-    begin_again(folder)
-
-
 def free_folder(wanted: Path, held: ExitStack) -> Path:
-    """Return ``wanted`` or, where it is taken, ``wanted-2`` and so on; ``held`` holds its lock."""
+    """Return the first free folder of ``wanted``, ``wanted-2`` and so on; ``held`` holds its lock."""
     for number in itertools.count(1):
         folder = wanted if number == 1 else wanted.with_name(f"{wanted.name}-{number}")
         with ExitStack() as attempt:
@@ -100,22 +86,20 @@ def free_folder(wanted: Path, held: ExitStack) -> Path:
 
 
 def is_bare(folder: Path) -> bool:
-    """Whether the folder exists and holds nothing but its lock."""
+    """Return whether the folder exists and holds at most its lock."""
     return folder.is_dir() and all(path.name == LOCK for path in folder.iterdir())
 
 
 def remove(folder: Path) -> None:
-    """Remove a run folder, its lock last, and those above it that then hold nothing."""
+    """Remove a run folder, and the folders of the model and of all runs if they are empty then."""
     with suppress(OSError):
-        begin_again(folder)
-        (folder / OUTPUT).unlink(missing_ok=True)
-        (folder / LOCK).unlink(missing_ok=True)
-        for empty in (folder, *folder.parents[:2]):  # of the model, and of all runs
-            empty.rmdir()
+        shutil.rmtree(folder)
+        for parent in folder.parents[:2]:
+            parent.rmdir()
 
 
 def requeued_from(config: Namespace) -> str | None:
-    """Return ``last.ckpt`` of this named run if SLURM has started the command before; without one, begin it anew."""
+    """Return ``last.ckpt`` of this named run if SLURM has requeued the job; without it, the run starts again."""
     if not config.name or os.environ.get("SLURM_RESTART_COUNT", "0") == "0":
         return None
     last = folder_of(config, config.name) / LAST
@@ -129,13 +113,13 @@ def folder_of(config: Namespace, name: str) -> Path:
 
 
 def run_of(checkpoint: str | Path) -> Path | None:
-    """Return the run folder that ``checkpoint`` lies in, if it lies in one."""
+    """Return the run folder of ``checkpoint``, None if it lies elsewhere."""
     folder = Path(checkpoint).parent.parent
     return folder if (folder / CONFIG).exists() else None
 
 
 def with_run_config(args: list[str], callbacks: Mapping[str, type]) -> list[str]:
-    """Put a checkpoint's own ``trusted`` config, or its run's, before ``args`` that name no config, model or data."""
+    """Put the ``trusted`` config of a checkpoint or its run before ``args`` without config, model and data."""
     checkpoints = values_of(args, "--ckpt_path")
     if not any(checkpoints) or values_of(args, "--config", "-c", "--model", "--data"):
         return args
@@ -147,7 +131,7 @@ def with_run_config(args: list[str], callbacks: Mapping[str, type]) -> list[str]
         if text is None:
             return args
         if not isinstance(text, str):
-            raise UserError("it is not a text")
+            raise UserError("it is not text")
         config = trusted(current_config(parse_yaml(text.encode(), Path(CONFIG))), callbacks)
     except Untrusted as error:
         raise UserError(f"this run's config names {error}: {trust}") from error
@@ -162,7 +146,7 @@ def with_run_config(args: list[str], callbacks: Mapping[str, type]) -> list[str]
 
 
 def resume_command(last: Path, callbacks: Mapping[str, type]) -> str:
-    """Return the command that resumes from a checkpoint; its config is named where it needs the user's trust."""
+    """Return the command that resumes from a checkpoint; it names the config if that is not ``trusted``."""
     try:
         with_run_config(["fit", f"--ckpt_path={last}"], callbacks)
     except UserError:
@@ -171,7 +155,7 @@ def resume_command(last: Path, callbacks: Mapping[str, type]) -> str:
 
 
 def from_start(value: Any, start: Path, name: str = "") -> Any:
-    """Return the setting ``name`` with its relative paths, which begin where the run was started, as seen from here."""
+    """Return a setting with paths that are relative to the folder ``start`` of the run made relative to this one."""
     if isinstance(value, dict):
         return {key: from_start(item, start, str(key)) for key, item in value.items()}
     if isinstance(value, list):

@@ -1,47 +1,47 @@
-"""``vqlab sweep``: all rows of an experiment file, each an ordinary run."""
+"""``vqlab sweep``: run all rows of an experiment file, each as an ordinary run."""
 
 import argparse
 import difflib
 import shlex
-import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 
 from vqlab.atomic_io import write_atomic
-from vqlab.cli.parser import Parser
-from vqlab.errors import UserError
-from vqlab.experiments.experiment import Experiment, Row, read_experiment, suggest
+from vqlab.cli.arguments import Parser
+from vqlab.errors import UserError, suggest
+from vqlab.experiments.experiment import Experiment, Row, read_experiment
 from vqlab.experiments.runner import OUTPUT, VQLAB, Outcome, Runner, Status, refuse_conflicts
 from vqlab.experiments.runs import read_run
 from vqlab.experiments.text import align, short
 
-Check = Callable[[list[list[str]]], list[str | None]]  # calls of vqlab fit -> the error of each, or None
-EXAMPLE = """\
-an experiment file:
-  base: configs/vqvae.yaml              # each row is vqlab fit --config <base> --name <name> --<option>=<value> ...
-  common: {trainer.max_steps: 3000}     # options of all rows
-  rows:                                 # explicit rows ...
-    - {name: small, model.quantizer.num_embeddings: 256}
-    - {name: large, model.quantizer.num_embeddings: 1024}
-  grid: {model.lr: [1.0e-3, 3.0e-4]}    # ... crossed with each of these values
-  seeds: [0, 1, 2]                      # repeats, which set seed_everything and data.seed (also the split;
-                                        # data.seed: 0 in common keeps it fixed)
-
-The same command resumes a sweep that was stopped or killed. Several processes and machines may run one sweep: none
-takes a row that another has. Rows run in runs/<model>/<name>[_seed<N>]/.
-"""
+Check = Callable[[list[list[str]]], list[str | None]]  # argument lists of vqlab fit -> the error of each, or None
 
 
 def sweep(args: Sequence[str], command: Sequence[str] = VQLAB, check: Check | None = None) -> None:
     """Run ``vqlab sweep`` with ``args``; ends with status 1 if a row failed.
 
     Raises:
-        UserError: If the file or an option is wrong; no row is started then.
+        UserError: If the file or an option is wrong; then no row is started.
     """
-    options, extra = _parser().parse_known_args(args)
+    parser = Parser(
+        prog="vqlab sweep",
+        description="Run all rows of an experiment file, each as an ordinary run; options of vqlab fit apply to every "
+        "row. The same command resumes a sweep. Examples of experiment files: configs/experiments/*.yaml.",
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("file", type=Path, help="an experiment file, such as configs/experiments/jsa_cifar10.yaml")
+    add("--rows", metavar="A,B", help="only these rows; a name without its seed means all repeats")
+    add("--jobs", type=int, default=1, help="rows at the same time, which divide GPUs and cores (default 1)")
+    add("--test", action="store_true", help="test each row on its best checkpoint after training")
+    add("--dry-run", action="store_true", help="check the options, print the calls, and stop")
+    add("--runs", type=Path, default=Path("runs"), help="folder of all runs (default runs)")
+    scale = "multiply each setting of the files that counts training steps by X, also schedules"
+    add("--scale-steps", type=float, default=1.0, metavar="X", help=scale)
+    add("--slurm", type=Path, metavar="OUT.sh", help="write a SLURM job array, and stop")
+    options, extra = parser.parse_known_args(args)
     own = [name.replace("_", "-") for name in vars(options)]
     for name in (token[2:].partition("=")[0] for token in extra if token.startswith("--")):  # others go to vqlab fit
         if "." not in name and (close := difflib.get_close_matches(name, own, n=1, cutoff=0.75)):
@@ -53,15 +53,11 @@ def sweep(args: Sequence[str], command: Sequence[str] = VQLAB, check: Check | No
     if options.slurm:
         write_slurm_array(experiment, rows, options, extra)
         return
-    try:
-        run_rows(experiment, rows, Runner(experiment, options.test, options.jobs, command), options, check)
-    except KeyboardInterrupt:
-        print("stopped; the same command resumes from the last checkpoints")
-        sys.exit(130)
+    run_rows(experiment, rows, Runner(experiment, options.test, options.jobs, command), options, check)
 
 
 def choose_rows(experiment: Experiment, names: str | None) -> list[Row]:
-    """Return the rows of these names, comma-separated; a name without its seed means all its repeats."""
+    """Return the rows with these comma-separated names; a name without a seed means all its repeats."""
     if not experiment.rows:
         raise UserError(f"{experiment.path} has no rows: add rows, grid or seeds")
     if names is None:
@@ -76,10 +72,11 @@ def choose_rows(experiment: Experiment, names: str | None) -> list[Row]:
 def run_rows(
     experiment: Experiment, rows: list[Row], runner: Runner, options: argparse.Namespace, check: Check | None
 ) -> None:
-    """Run the rows that are not finished, and tabulate all."""
+    """Run the rows that are not finished, and print a table of all."""
     refuse_conflicts(experiment, rows)
     todo = [row for row in rows if runner.commands(row)]
-    check_rows(experiment, todo, check)
+    if todo:
+        check_rows(experiment, todo, check)
     if options.dry_run:
         for row in rows:
             lines = [shlex.join(["vqlab", *call]) for call in runner.commands(row)]
@@ -88,18 +85,23 @@ def run_rows(
     outcomes = {row.name: Outcome(Status.FINISHED) for row in rows}
     if todo:
         print(f"{len(todo)} of {len(rows)} rows to run; each prints into its folder's {OUTPUT}")
-        with ThreadPoolExecutor(options.jobs) as pool, stopped_by_signals(runner):
-            for row, outcome in zip(todo, pool.map(runner.run, todo), strict=True):
-                outcomes[row.name] = outcome
-            for row in todo:  # another process may have ended since, well or badly
-                if outcomes[row.name].status is Status.ELSEWHERE:
-                    outcomes[row.name] = runner.run(row)
+        with ThreadPoolExecutor(options.jobs) as pool:
+            try:
+                for row, outcome in zip(todo, pool.map(runner.run, todo), strict=True):
+                    outcomes[row.name] = outcome
+                for row in todo:  # the other process may have ended since
+                    if outcomes[row.name].status is Status.ELSEWHERE:
+                        outcomes[row.name] = runner.run(row)
+            except BaseException:  # Ctrl-C, SIGTERM or an error
+                print("stopping; the same command resumes from the last checkpoints", flush=True)
+                runner.stop()
+                raise
     else:
         print(f"nothing to do: all {len(rows)} rows are finished")
     print_table(experiment, rows, outcomes)
-    print(f"the log of all runs: vqlab report {experiment.runs}")
+    print(f"report on all runs: vqlab report {experiment.runs}")
     if failed := [row for row in rows if outcomes[row.name].status is Status.FAILED]:
-        print(f"\n{len(failed)} failed; the same command tries again:")
+        print(f"\n{len(failed)} failed; the same command runs them again:")
         for row in failed:
             print(f"  {row.name}: {outcomes[row.name].error} ({experiment.folder(row) / OUTPUT})")
         sys.exit(1)
@@ -107,13 +109,11 @@ def run_rows(
 
 def check_rows(experiment: Experiment, rows: Sequence[Row], check: Check | None) -> None:
     """Raise UserError for the first row with wrong options."""
-    if not rows:
-        return
     print(f"reading the options of {len(rows)} rows ...", file=sys.stderr, flush=True)
     if check is None:
-        from vqlab.cli.lightning import complaints  # imports torch
+        from vqlab.cli.lightning import option_errors  # imports torch
 
-        check = complaints
+        check = option_errors
     errors = check([experiment.fit(row) for row in rows])
     wrong = [f"{row.name}: {error}" for row, error in zip(rows, errors, strict=True) if error]
     if wrong:
@@ -121,23 +121,8 @@ def check_rows(experiment: Experiment, rows: Sequence[Row], check: Check | None)
         raise UserError(f"row {wrong[0]}{more}")
 
 
-@contextmanager
-def stopped_by_signals(runner: Runner) -> Iterator[None]:
-    """End the rows if the block is left early, by Ctrl-C, SIGTERM or an error."""
-    before = {n: signal.signal(n, signal.default_int_handler) for n in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    except BaseException:
-        print("stopping ...", flush=True)
-        runner.stop()
-        raise
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
 def print_table(experiment: Experiment, rows: Sequence[Row], outcomes: dict[str, Outcome]) -> None:
-    """Print status, steps, and best and last value of the metric that decides which checkpoint is best."""
+    """Print status, steps, and best and last value of the monitored metric."""
     lines = [("row", "status", "steps", "best", "at step", "last", "of")]
     for row in rows:
         run = read_run(experiment.folder(row))
@@ -156,38 +141,16 @@ def write_slurm_array(
     own += [] if options.scale_steps == 1 else [f"--scale-steps={options.scale_steps:g}"]
     call = shlex.join(["vqlab", "sweep", str(experiment.path), *own, *extra])
     script = f"""#!/bin/bash
-# {len(rows)} rows of {experiment.path}. Choose the resources of a row when you submit it:
+# {len(rows)} rows of {experiment.path}. The resources of a row are options of sbatch:
 #   sbatch --gres=gpu:1 --cpus-per-task=8 --time=24:00:00 {path}
-# Submitted again, finished rows end at once, and the others resume from their last checkpoint.
+# If submitted again, finished rows end at once, and the others resume from their last checkpoint.
 #SBATCH --job-name={stem}
 #SBATCH --array=0-{len(rows) - 1}
 #SBATCH --output={stem}-%a.out
 rows=({" ".join(shlex.quote(row.name) for row in rows)})
-unset SLURM_NTASKS  # or Lightning expects SLURM to start the processes of a row; it starts them itself
+unset SLURM_NTASKS  # so that Lightning, not SLURM, starts the processes of a row
 exec {call} --rows="${{rows[$SLURM_ARRAY_TASK_ID]}}"
 """
     with write_atomic(path, "--slurm") as file:
         file.write(script.encode())
     print(f"{path}: {len(rows)} rows; submit it with sbatch")
-
-
-def _parser() -> Parser:
-    """Return the parser of the sweep's own options; all others are those of ``vqlab fit``."""
-    parser = Parser(
-        prog="vqlab sweep",
-        description="Run all rows of an experiment file, each an ordinary run. Options of vqlab fit go to every row.",
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    add = parser.add_argument
-    add("file", type=Path, help="an experiment file, such as configs/experiments/jsa_cifar10.yaml")
-    add("--rows", metavar="A,B", help="only these rows; a name without its seed means all repeats")
-    add("--jobs", type=int, default=1, help="rows at once; they share GPUs and cores (default 1)")
-    add("--test", action="store_true", help="test each row on its best checkpoint after the training")
-    add("--dry-run", action="store_true", help="check the options, print the calls, and stop")
-    add("--runs", type=Path, default=Path("runs"), help="folder of all runs (default runs)")
-    scale = "multiply by X every setting of the files that counts training steps, schedules included: 0.1 is a tenth"
-    add("--scale-steps", type=float, default=1.0, metavar="X", help=scale)
-    add("--slurm", type=Path, metavar="OUT.sh", help="write a SLURM job array, and stop")
-    return parser

@@ -1,7 +1,7 @@
-"""What is taken from a configuration that a checkpoint brings along, and that the user has not passed by ``--config``.
+"""Filter the configuration in a checkpoint, which the user has not passed by ``--config``.
 
-The parser imports and instantiates whatever class a configuration names, so one from somewhere else would run code.
-Such a configuration may therefore name only classes of vqlab, and hold text only where no class can be meant.
+The parser imports and builds every class that a configuration names, so a foreign configuration could run code. It may
+therefore name only classes of vqlab, and hold text only where the parser does not accept a class.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ from vqlab.cli.errors import constructor_arguments
 from vqlab.errors import UserError
 from vqlab.serialization import ConfigMixin, find_class, is_of_vqlab
 
-# Options of the command, not of the run: they decide where files are written, or how the checkpoint is read.
+# Ignored options: they decide where files are written, or how the checkpoint is read.
 COMMAND = ("name", "overwrite", "runs", "codes", "font", "family", "ckpt_path", "weights_only", "return_predictions")
 PLACES = ("cache", "default_root_dir", "model_registry")  # arguments that decide where files are written
 BASES = (lightning.LightningModule, lightning.LightningDataModule)
@@ -28,7 +28,7 @@ WORD = re.compile(r"[a-z0-9_:,-]*")
 
 
 class Untrusted(Exception):
-    """What a configuration names and may not; ``place`` is the dotted name of the setting."""
+    """A value that a configuration must not hold; ``place`` is the dotted name of the setting."""
 
     def __init__(self, value: Any, place: str) -> None:
         name = value.get("class_path", value) if isinstance(value, dict) else value
@@ -36,15 +36,7 @@ class Untrusted(Exception):
 
 
 def trusted(config: dict[str, Any], callbacks: Mapping[str, type]) -> dict[str, Any]:
-    """Return of a configuration what a run may take without the user's trust; raises Untrusted for anything else.
-
-    Example:
-        >>> trusted({"trainer": {"max_steps": 3}, "runs": "elsewhere"}, {})
-        {'trainer': {'max_steps': 3}}
-        >>> trusted({"trainer": {"callbacks": "os.system"}}, {})
-        Traceback (most recent call last):
-        vqlab.cli.trust.Untrusted: 'os.system' (trainer.callbacks)
-    """
+    """Return the settings of a configuration that are safe to use; raises Untrusted for unsafe ones."""
     bases = {"model": lightning.LightningModule, "data": lightning.LightningDataModule, "trainer": lightning.Trainer}
     kinds = {key: {cls} for key, cls in {**bases, **callbacks}.items()}
     kinds |= {"wandb": {str, dict}, "seed_everything": set(), "tensorboard": set()}
@@ -68,7 +60,7 @@ def _arguments(values: Any, cls: type, place: str) -> dict[str, Any]:
 
 
 def _value(value: Any, kinds: set[Any], place: str) -> Any:
-    """Return a value of an argument whose annotation is made of ``kinds``."""
+    """Return the value of an argument whose annotation consists of ``kinds``."""
     if isinstance(value, NUMBERS):
         return value
     if isinstance(value, list):
@@ -76,22 +68,24 @@ def _value(value: Any, kinds: set[Any], place: str) -> Any:
     if isinstance(value, str) and value in kinds:  # a choice of a Literal
         return value
     if isinstance(value, str) and Path in kinds:
-        return os.path.join(".", value)  # so that ``best.ckpt`` is no class of a module ``best``
-    # Where an argument may be an object, the parser takes a text for its class: only words such as ``ddp`` are none.
+        return os.path.join(".", value)  # the parser would read ``best.ckpt`` as a class of a module ``best``
+    # The parser reads text as a class if the argument may be an object: only words such as ``ddp`` are safe.
     if isinstance(value, str) and str in kinds and (not any(map(_is_object, kinds)) or WORD.fullmatch(value)):
         return value
     if isinstance(value, dict) and "class_path" in value:
         return _instance(value, kinds & {*BASES} or {ConfigMixin}, place)
     if isinstance(value, dict):
-        if owner := next((kind for kind in kinds if _is_object(kind) and _has_options(kind)), None):
-            return _arguments(value, owner, place)
+        for kind in filter(_is_object, kinds):
+            # The parser takes the arguments of these classes without a class path.
+            if dataclasses.is_dataclass(kind) or issubclass(kind, (lightning.Trainer, lightning.Callback)):
+                return _arguments(value, kind, place)
         if dict in kinds:
             return {name: _value(item, kinds, f"{place}.{name}") for name, item in value.items()}
     raise Untrusted(value, place)
 
 
 def _instance(spec: dict[str, Any], bases: set[type], place: str) -> dict[str, Any]:
-    """Return a class of vqlab with its arguments."""
+    """Return the spec of a class of vqlab with its arguments."""
     try:
         cls = find_class(spec["class_path"], *bases)
     except UserError:
@@ -104,17 +98,12 @@ def _instance(spec: dict[str, Any], bases: set[type], place: str) -> dict[str, A
 
 
 def _parts(annotation: Any) -> set[Any]:
-    """Return the types, and the choices of each ``Literal``, that an annotation is made of."""
+    """Return the types in an annotation, and the choices of each ``Literal``."""
     if get_origin(annotation) in (None, type, Callable):
         return {annotation}
     return {get_origin(annotation)}.union(*map(_parts, get_args(annotation)))
 
 
 def _is_object(kind: Any) -> bool:
-    """Whether a part of an annotation is a class that the parser would build."""
+    """Return whether a part of an annotation is a class that the parser would build."""
     return inspect.isclass(kind) and kind.__module__ not in ("builtins", "types", "typing", "collections.abc")
-
-
-def _has_options(cls: type) -> bool:
-    """Whether a configuration gives the arguments of a class without naming it."""
-    return dataclasses.is_dataclass(cls) or issubclass(cls, (lightning.Trainer, lightning.Callback))

@@ -1,10 +1,10 @@
-"""Packs a folder of images into tar files for --data ImageShards, or writes the index of existing tar files.
+"""Pack a folder of images into tar files for --data ImageShards, or write the index of existing tar files.
 
     python -m vqlab.cli.write_shards pictures shards
     python -m vqlab.cli.write_shards --index shards
 
-The first takes the folders that --data ImageFolder takes, and writes each file unchanged to ``shards/train/000000.tar``
-and so on, in an order drawn by ``--seed``. If there are classes, a file with the class in digits follows each image.
+The first command reads the same folders as --data ImageFolder, and writes each file unchanged to
+``shards/train/000000.tar`` and so on, in a random order. If there are classes, the class index follows each image.
 """
 
 import io
@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from vqlab.atomic_io import write_atomic
-from vqlab.cli.parser import Parser
+from vqlab.cli.arguments import Parser
 from vqlab.data.files import counted
 from vqlab.data.images.folder import ImageFolder, label_files
 from vqlab.data.images.shards import INDEX, index_shards
@@ -48,7 +48,7 @@ def write_shards(source: Path, out: Path, shard_mb: float = 500, val_fraction: f
 
 
 def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
-    member = tarfile.TarInfo(name)  # without owner and time: the same images give the same bytes
+    member = tarfile.TarInfo(name)  # without owner and time, so that the same images give the same bytes
     member.size = len(content)
     tar.addfile(member, io.BytesIO(content))
 

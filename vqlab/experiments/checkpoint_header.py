@@ -1,4 +1,4 @@
-"""A checkpoint's plain values, read without torch (3 seconds to import) and without running anything in the file."""
+"""Read the plain values of a checkpoint without importing torch (3 seconds) and without running code from it."""
 
 import math
 import pickle
@@ -9,17 +9,17 @@ from typing import Any
 
 from vqlab.errors import UserError, read_error
 
-# What torch.load accepts with weights_only=True, by module; except OrderedDict, none of it is called here.
+# Modules that torch.load accepts with weights_only=True; nothing of them is called here except OrderedDict.
 PLAIN = {"collections", "torch", "torch._utils", "torch.storage", "torch.nn.parameter", "_codecs"}
 PLAIN_BUILTINS = {"set", "bytearray", "complex"}
 
 
 def read_header(path: str | Path) -> dict[str, Any]:
-    """Read a checkpoint's plain values, and of each tensor its size; raises UserError if it is no checkpoint."""
+    """Return the plain values of a checkpoint, and the size of each tensor; raises UserError for another file."""
     path = require_file(path)
     try:
         found = open_header(path)
-    except Exception as error:  # unpickling raises whatever the damaged bytes lead it to
+    except Exception as error:  # unpickling damaged bytes may raise any exception
         reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
         message = f"checkpoint {path} is damaged or no checkpoint ({reason}): use another file"
         raise read_error(f"checkpoint {path}", error, message) from None
@@ -29,7 +29,7 @@ def read_header(path: str | Path) -> dict[str, Any]:
 
 
 def require_file(path: str | Path) -> Path:
-    """Return the path of a checkpoint; raises UserError if there is none, and names one in a folder."""
+    """Return the path of a checkpoint; raises UserError if it does not exist or is a folder."""
     path = Path(path)
     if path.is_dir():
         patterns = ("best.ckpt", "checkpoints/best.ckpt", "*/checkpoints/best.ckpt", "*.ckpt")
@@ -41,7 +41,7 @@ def require_file(path: str | Path) -> Path:
 
 
 def checkpoint_step(path: Path) -> int:
-    """Return the step that a checkpoint was written at, -1 if it cannot be read."""
+    """Return the step of a checkpoint, -1 if it cannot be read."""
     try:
         return int(open_header(path)["global_step"])
     except Exception:  # as in read_header
@@ -49,17 +49,17 @@ def checkpoint_step(path: Path) -> int:
 
 
 def open_header(path: Path) -> Any:
-    """Return the content of a file that torch wrote; raises anything if it is damaged or holds other objects."""
+    """Return the content of a file that torch wrote; a damaged file may raise any exception."""
     with zipfile.ZipFile(path) as archive:
         name = next((name for name in archive.namelist() if name.endswith("data.pkl")), "data.pkl")
         return HeaderUnpickler(archive.open(name)).load()
 
 
 class HeaderUnpickler(pickle.Unpickler):
-    """Reads the plain values of a pickle; for every class and function of torch it calls a stand-in."""
+    """Unpickle plain values, with a placeholder for every class and function of torch."""
 
     def find_class(self, module: str, name: str) -> Any:
-        """Return the stand-in, or refuse what is no plain data."""
+        """Return the placeholder; raises UnpicklingError for other objects."""
         if module not in PLAIN and not (module in ("builtins", "__builtin__") and name in PLAIN_BUILTINS):
             raise pickle.UnpicklingError(f"it holds Python objects that vqlab refuses to unpickle ({module}.{name})")
         if name == "OrderedDict":
@@ -67,12 +67,12 @@ class HeaderUnpickler(pickle.Unpickler):
         return Weight if name.startswith("_rebuild_tensor") else Blank
 
     def persistent_load(self, pid: Any) -> Any:
-        """Return nothing for the bytes of a tensor."""
+        """Leave out the bytes of a tensor."""
         return None
 
 
 class Blank(dict):
-    """Stands for an object and keeps nothing of it."""
+    """Placeholder for an object, without its content."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None: ...
 
@@ -83,7 +83,7 @@ class Blank(dict):
 
 
 class Weight(Blank):
-    """A tensor without its values: only its ``size``, the number of them."""
+    """Placeholder for a tensor; ``size`` is the number of its values."""
 
     def __init__(self, storage: Any = None, offset: Any = 0, shape: Any = (), *args: Any) -> None:
         self.size = math.prod(shape)

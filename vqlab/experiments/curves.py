@@ -1,4 +1,4 @@
-"""One metric of many runs as an SVG: running means over the raw values."""
+"""One metric of many runs as an SVG: the mean and the range of the values in intervals of steps."""
 
 import io
 import math
@@ -12,78 +12,51 @@ from matplotlib.figure import Figure
 from vqlab.experiments.runs import Series
 from vqlab.experiments.text import printable
 
-FEW = 20  # points up to which a line is drawn without smoothing
-WINDOW = 0.04  # fraction of a line over which it is smoothed
-POINTS = 3000  # of all lines of one picture together
-NARROW = 24  # characters of the longest name up to which a legend has two columns
-WIDE = 30.0  # ratio of largest and smallest value from which an axis is logarithmic
+INTERVALS = 100  # of a line
 COLOURS = colormaps["tab10"].colors  # type: ignore[attr-defined]
-DASHES = ("-", "--", ":")  # an eleventh group has the first colour again, dashed
-STYLE: dict[Any, Any] = {
-    "svg.fonttype": "none",
-    "text.parse_math": False,
-    "font.family": ["sans-serif"],
-    "font.size": 10,
-}
+DASHES = ("-", "--", ":")  # from the eleventh group on, the colours repeat with dashes
+STYLE: dict[Any, Any] = {"svg.fonttype": "none", "text.parse_math": False, "font.family": ["sans-serif"]}
 
 
 def draw(lines: Sequence[tuple[int, str, Series]], log: bool) -> bytes:
-    """Return the picture of one metric, from (number of the group, which sets the colour; its name; values) of runs."""
-    groups = {number: f" {printable(name)[:60]}" for number, name, _ in lines}  # a label that starts with _ is left out
-    columns = 2 if max(map(len, groups.values())) <= NARROW else 1
+    """Return the picture of one metric; ``lines`` are (number of the group, for the colour; its name; values)."""
+    groups = {number: f" {printable(name)[:60]}" for number, name, _ in lines}  # matplotlib hides a label like _x
+    columns = 2 if max(map(len, groups.values())) <= 24 else 1
     handles, shown = {}, []
     with rc_context(STYLE):
         figure = Figure(figsize=(4.8, 2.7 + 0.2 * math.ceil(len(groups) / columns)), layout="constrained")
         axes = figure.subplots()
         for number, _, series in lines:
-            steps, values = np.array(series).T
+            steps, means, least, most = intervals(series)
             look = {"color": COLOURS[number % len(COLOURS)], "linestyle": DASHES[number // len(COLOURS) % len(DASHES)]}
-            smoothed = smooth(values)
-            points, marker = POINTS // (2 * len(lines)), "." if len(series) <= FEW else None
-            if len(series) > FEW:
-                kept = thin(values, points)
-                axes.plot(steps[kept], values[kept], alpha=min(0.25, 2 / len(lines)), linewidth=0.6, **look)
-            kept = thin(smoothed, points)
-            (handles[number],) = axes.plot(steps[kept], smoothed[kept], marker=marker, linewidth=1.2, **look)
-            shown.append(smoothed[np.isfinite(smoothed)])
+            axes.fill_between(steps, least, most, color=look["color"], alpha=min(0.25, 1 / len(lines)), linewidth=0)
+            marker = "." if len(series) <= 20 else None
+            (handles[number],) = axes.plot(steps, means, marker=marker, linewidth=1.2, **look)
+            shown.append(means[np.isfinite(means)])
         if len(finite := np.concatenate(shown)):
-            least, most = finite.min(), finite.max()  # of the means: single values may lie outside
-            if log and least > 0 and most / least > WIDE:
+            low, high = finite.min(), finite.max()  # of the means: single values may lie outside
+            if log and low > 0 and high / low > 30:
                 axes.set_yscale("log")
-                axes.yaxis.set_major_formatter("{x:g}")  # by default formulas, which STYLE does not read
+                axes.yaxis.set_major_formatter("{x:g}")  # the default is a formula, which STYLE does not parse
                 axes.yaxis.set_minor_formatter("")
-            elif most > least:
-                margin = 0.06 * (most - least)
-                axes.set_ylim(least - margin, most + margin)
+            elif high > low:
+                axes.set_ylim(low - 0.06 * (high - low), high + 0.06 * (high - low))
         axes.set_xlim(left=0)
         axes.grid(axis="y", linewidth=0.4)
         axes.spines[["top", "right"]].set_visible(False)
         if len(groups) > 1:
-            look = {"loc": "outside lower left", "ncols": columns, "frameon": False, "fontsize": "small"}
-            figure.legend(list(handles.values()), list(groups.values()), **look)
+            place: dict[str, Any] = {"loc": "outside lower left", "ncols": columns, "frameon": False}
+            figure.legend(list(handles.values()), list(groups.values()), fontsize="small", **place)
         content = io.BytesIO()
         figure.savefig(content, format="svg", transparent=True)
     return content.getvalue()
 
 
-def smooth(values: np.ndarray) -> np.ndarray:
-    """Return means of the finite values around each value; a line of few points as it is."""
-    if len(values) <= FEW:
-        return values
-    finite, window = np.isfinite(values), np.ones(max(1, round(WINDOW * len(values))))
-    sums = np.convolve(np.where(finite, values, 0.0), window, "same")
-    counts = np.convolve(finite, window, "same")
-    return np.where(finite, sums / np.maximum(counts, 1), np.nan)
-
-
-def thin(values: np.ndarray, points: int) -> np.ndarray:
-    """Return the places of at most about ``points`` values: the smallest and the largest of each interval."""
-    if len(values) <= points:
-        return np.arange(len(values))
-    kept = {len(values) - 1}
-    for places in np.array_split(np.arange(len(values)), max(1, points // 2)):
-        if len(finite := places[np.isfinite(values[places])]):
-            kept |= {int(finite[values[finite].argmin()]), int(finite[values[finite].argmax()])}
-        else:
-            kept.add(int(places[0]))  # the line is broken here
-    return np.array(sorted(kept))
+def intervals(series: Series) -> np.ndarray:
+    """Return last step, mean, minimum and maximum of each interval, (4, intervals); NaN without a finite value."""
+    found = []
+    for part in np.array_split(np.array(series, float), min(INTERVALS, len(series))):
+        finite = part[np.isfinite(part[:, 1]), 1]
+        values = (finite.mean(), finite.min(), finite.max()) if len(finite) else (math.nan,) * 3
+        found.append((part[-1, 0], *values))
+    return np.array(found).T

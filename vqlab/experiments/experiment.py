@@ -1,22 +1,20 @@
-"""An experiment file: a base config and rows that differ from it; each row is one run."""
+"""An experiment file: a base config and rows of options; each row is one run."""
 
-import difflib
 import itertools
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vqlab.errors import UserError
+from vqlab.errors import UserError, suggest
 from vqlab.experiments.settings import Settings, as_flag, overlay, read_yaml, scale_steps, stack
 
 KEYS = ("base", "common", "rows", "grid", "seeds")
 NAME = re.compile(r"[\w=+][\w.=+-]*")
-UNFIT = re.compile(r"[^\w.+-]+")  # for the name of a file
-SEEDED = ("seed_everything", "data.seed")  # set by a repeat: weights and noise; split, order and choice of labels
+SEEDED = ("seed_everything", "data.seed")  # a repeat sets both: weights and noise; split, order and choice of labels
 NOT_IN_A_ROW = ("name", "runs", "config", "ckpt_path")  # set by the sweep
 
 
@@ -24,10 +22,10 @@ NOT_IN_A_ROW = ("name", "runs", "config", "ckpt_path")  # set by the sweep
 class Row:
     """One run of an experiment."""
 
-    name: str  # of its run folder
-    label: str  # the name without the seed; repeats share it
+    name: str  # name of the run folder
+    label: str  # name without the seed
     options: Settings  # command-line options after ``--config``, by dotted name
-    settings: Settings  # all settings that are known without the defaults of the classes
+    settings: Settings  # options and settings of the configs, without the defaults of the classes
 
 
 @dataclass(frozen=True)
@@ -37,7 +35,7 @@ class Experiment:
     path: Path  # the experiment file
     runs: Path  # folder of all runs
     configs: tuple[Path, ...]  # the base config, and the ``--config`` files of the command line
-    rows: tuple[Row, ...]  # each repeated for each seed
+    rows: tuple[Row, ...]  # including the repeats for each seed
 
     def folder(self, row: Row) -> Path:
         """Return the run folder of ``row``."""
@@ -53,8 +51,8 @@ class Experiment:
 def read_experiment(path: Path, extra: Sequence[str] = (), runs: Path = Path("runs"), scale: float = 1.0) -> Experiment:
     """Read an experiment file; raises UserError if it is missing or wrong.
 
-    ``extra`` are options of ``vqlab fit`` for every row; they override those of the file. ``scale`` is a factor on
-    every other setting that counts training steps.
+    ``extra`` holds options of ``vqlab fit`` that override the file in every row. ``scale`` multiplies every other
+    setting that counts training steps.
     """
     if not (scale > 0 and math.isfinite(scale)):
         raise UserError(f"scale-steps must be a positive number, got {scale:g}")
@@ -65,73 +63,60 @@ def read_experiment(path: Path, extra: Sequence[str] = (), runs: Path = Path("ru
         if key not in KEYS:
             raise UserError(f"unknown key {key!r} in {path}: {suggest(str(key), KEYS)}")
     typed, overlays = parse_options(extra)
-    configs = (find_base(path, content.get("base")), *overlays)
-    base = overlay({}, *map(read_yaml, configs))
+    if not isinstance(base := content.get("base"), str):
+        raise UserError(f"{path} has no base config: add base: configs/vqvae.yaml")
+    # The base config is relative to the current folder or to a parent of the experiment file.
+    found = next((folder / base for folder in (Path(), *path.absolute().parents) if (folder / base).is_file()), None)
+    if found is None:
+        raise UserError(f"base config {base} of {path} does not exist: correct base")
+    configs = (found, *overlays)
+    shared = overlay({}, *map(read_yaml, configs))
     common = check_options(content.get("common") or {}, f"common of {path}")
     rows = []
-    for label, options in [point for row in read_rows(content, path) for point in read_grid(content, *row, path)]:
+    for label, options in read_points(content, path):
         fixed = {**common, **options, **typed}
         for seed in read_seeds(content, fixed, path):
             name = label if seed is None else f"{label}_seed{seed}"
-            # The seed sets data.seed only where the file does not fix the split.
+            # A data.seed in the file fixes the split.
             seeding = {key: seed for key in SEEDED if seed is not None and key not in fixed}
-            settings = overlay(base, common, seeding, options)
+            settings = overlay(shared, common, seeding, options)
             scaled = scale_steps(settings, scale) if scale != 1 else {}
             settings = overlay(settings, scaled, typed)
             if not settings.get("model"):
-                raise UserError(f"{configs[0]} chooses no model: set model in it, or in common of {path}")
+                raise UserError(f"{configs[0]} has no model: set model in it, or in common of {path}")
             scaled = {key: value for key, value in scaled.items() if key not in typed}
             rows.append(Row(name, label, stack(common, {**seeding, **options}, scaled, typed), settings))
     if twice := [name for name, count in Counter(row.name for row in rows).items() if count > 1]:
-        raise UserError(f"{path} has two rows of the name {twice[0]}: give each its own name")
+        raise UserError(f"{path} has two rows of the name {twice[0]}: change one of them")
     return Experiment(path, runs, configs, tuple(rows))
 
 
-def find_base(path: Path, base: Any) -> Path:
-    """Return the base config, relative to the current folder or to a folder above the experiment file."""
-    if not isinstance(base, str):
-        raise UserError(f"{path} has no base config: add base: configs/vqvae.yaml")
-    for folder in (Path(), *path.absolute().parents):
-        if (folder / base).is_file():
-            return folder / base
-    raise UserError(f"base config {base} of {path} does not exist: correct base")
-
-
-def read_rows(content: dict[str, Any], path: Path) -> list[tuple[str, Settings]]:
-    """Return name and options of each row; an experiment with a grid alone has one row, without a name."""
-    rows = content.get("rows")
-    if rows is None:
-        return [("" if content.get("grid") else path.stem, {})] if content.get("grid") or content.get("seeds") else []
-    if not isinstance(rows, list) or not all(isinstance(row, dict) and "name" in row for row in rows):
-        raise UserError(f"rows of {path} must be a list of mappings with a name: - {{name: first, model.lr: 1.0e-3}}")
-    found = []
-    for row in rows:
-        name = str(row["name"])
-        if not NAME.fullmatch(name):
-            raise UserError(f"row name {name!r} of {path} cannot be a folder: use letters, digits and _ . = + -")
-        options = {key: value for key, value in row.items() if key != "name"}
-        found.append((name, check_options(options, f"row {name} of {path}")))
-    return found
-
-
-def read_grid(content: dict[str, Any], name: str, row: Settings, path: Path) -> list[tuple[str, Settings]]:
-    """Return the name and the options of ``row`` at each point of the grid."""
+def read_points(content: dict[str, Any], path: Path) -> Iterator[tuple[str, Settings]]:
+    """Yield name and options of each row at each point of the grid; without rows, the grid has one unnamed row."""
     grid = check_options(content.get("grid") or {}, f"grid of {path}")
     for option, values in grid.items():
         if not isinstance(values, list) or not values:
             raise UserError(f"{option} in grid of {path} must be a list of values: {option}: [1, 2]")
-    short = short_names(grid)
-    found = []
-    for values in itertools.product(*grid.values()):
-        point = dict(zip(grid, values, strict=True))
-        texts = {option: as_flag("", value).partition("=")[2] for option, value in point.items()}
-        parts = [f"{short[option]}={UNFIT.sub('-', text).strip('-.') or '-'}" for option, text in texts.items()]
-        found.append(("_".join(filter(None, [name, *parts])), {**row, **point}))
-    return found
+    short, unnamed = short_names(grid), {"name": "" if grid else path.stem}
+    rows = content.get("rows")
+    if rows is None:
+        rows = [unnamed] if grid or content.get("seeds") else []
+    if not isinstance(rows, list) or not all(isinstance(row, dict) and "name" in row for row in rows):
+        raise UserError(f"rows of {path} must be a list of mappings with a name: - {{name: first, model.lr: 1.0e-3}}")
+    for row in rows:
+        name = str(row["name"])
+        if row is not unnamed and not NAME.fullmatch(name):
+            raise UserError(f"row name {name!r} of {path} cannot be a folder: use letters, digits and _ . = + -")
+        options = {key: value for key, value in row.items() if key != "name"}
+        check_options(options, f"row {name} of {path}")
+        for values in itertools.product(*grid.values()):
+            texts = [re.sub(r"[^\w.+-]+", "-", as_flag("", value).partition("=")[2]) for value in values]
+            parts = [f"{short[option]}={text.strip('-.') or '-'}" for option, text in zip(grid, texts, strict=True)]
+            yield "_".join(filter(None, [name, *parts])), options | dict(zip(grid, values, strict=True))
 
 
 def read_seeds(content: dict[str, Any], others: Settings, path: Path) -> list[int | None]:
-    """Return the seeds of the repeats; one None where there are no repeats."""
+    """Return the seeds of the repeats, ``[None]`` without repeats."""
     seeds = content.get("seeds")
     if seeds is None:
         return [None]
@@ -144,7 +129,7 @@ def read_seeds(content: dict[str, Any], others: Settings, path: Path) -> list[in
 
 
 def check_options(options: Any, where: str) -> Settings:
-    """Return ``options``, after checking that they have the form of options of ``vqlab fit``."""
+    """Return ``options``; raises UserError unless they have the form of options of ``vqlab fit``."""
     if not isinstance(options, dict):
         raise UserError(f"{where} must be a mapping of options to values, such as model.lr: 1.0e-3")
     for option in options:
@@ -156,7 +141,7 @@ def check_options(options: Any, where: str) -> Settings:
 
 
 def parse_options(tokens: Sequence[str]) -> tuple[Settings, list[Path]]:
-    """Return the options of a command line by name, and the configs among them."""
+    """Return the options of a command line by name, and its ``--config`` files."""
     options: Settings = {}
     configs = []
     rest = [token for token in tokens if token != "--"]
@@ -183,13 +168,7 @@ def short_names(options: Iterable[str]) -> dict[str, str]:
 
 
 def shortest_ends(names: Sequence[Sequence[str]], separator: str) -> list[str]:
-    """Return the shortest end of each name, a list of parts, that no other name has; all of it where there is none."""
+    """Return the shortest unique end of each name, a list of parts, or the whole name if no end is unique."""
     ends = [[separator.join(parts[-n:]) for n in range(1, len(parts) + 1)] for parts in names]
     seen = Counter(end for all_of_one in ends for end in all_of_one)
     return [next((end for end in all_of_one if seen[end] == 1), all_of_one[-1]) for all_of_one in ends]
-
-
-def suggest(name: str, known: Sequence[str]) -> str:
-    """Return the known name that was probably meant, or all of them."""
-    close = difflib.get_close_matches(name, known, n=1)
-    return f"did you mean {close[0]}?" if close else f"choose from {', '.join(known)}"

@@ -1,10 +1,11 @@
-"""Content of a report on a set of runs, as a list of blocks for HTML or Markdown."""
+"""Content of a report on a set of runs, as sections of tables and pictures for HTML or Markdown."""
 
 import os
 import statistics
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
+from datetime import timedelta
+from itertools import chain
 from operator import itemgetter
 from typing import NamedTuple
 
@@ -13,15 +14,14 @@ from vqlab.experiments.experiment import short_names, shortest_ends
 from vqlab.experiments.factors import differing, effects, repeats, value_of
 from vqlab.experiments.runs import Run, direction, first_known
 from vqlab.experiments.settings import HARMLESS
-from vqlab.experiments.text import clock, plural, short
+from vqlab.experiments.text import plural, short
 
 # Metrics of a table besides the monitored one, where they were logged.
-TELLING: tuple[str, ...] = ("psnr", "snr", "acc", "nll", "bits_per_token", "npmi", "perplexity", "codebook_usage")
-TELLING += ("ssim", "lpips", "correlation", "accept_rate", "diversity", "classes_drawn", "topic_diversity", "d_acc")
-TELLING += ("rec_loss",)
+KEY_METRICS = "psnr snr acc nll bits_per_token npmi perplexity codebook_usage ssim lpips correlation accept_rate"
+KEY_METRICS += " diversity classes_drawn topic_diversity d_acc rec_loss"
 SHOWN = 6  # metrics of a table
 COMPARED = 3  # metrics whose effects are reported
-KINDS = {"step": "Samples", "codes": "Use of the codes", "confusion": "Confusion"}
+KINDS = {"step": "Samples", "codes": "Code usage", "confusion": "Confusion"}
 
 
 class Cell(NamedTuple):
@@ -32,99 +32,83 @@ class Cell(NamedTuple):
     best: bool = False  # whether it is the best of its column
 
 
-class Heading(NamedTuple):
-    """A headline."""
-
-    text: str
-    level: int = 3
-
-
 class Table(NamedTuple):
-    """A line per run, setting or event."""
+    """A table with a line per run, setting or event."""
 
+    title: str
     names: Sequence[str]
     rows: Sequence[Sequence[Cell]]
+    note: str = ""
+    folded: bool = False  # whether the reader has to open it
 
 
 class Pictures(NamedTuple):
     """PNG or SVG files side by side."""
 
+    title: str
     pictures: Sequence[tuple[str, bytes, str]]  # caption, content, suffix
+    note: str = ""
+    folded: bool = False
 
 
-class Folded(NamedTuple):
-    """A block that the reader opens."""
+class Section(NamedTuple):
+    """All runs of one model; the problems of all runs have a section without a title."""
 
     title: str
-    content: Table | Pictures
+    summary: str
+    blocks: Sequence[Table | Pictures]
 
 
-Block = Heading | str | Table | Pictures | Folded
 Columns = list[tuple[str, list[Cell]]]
 
 
-def write_report(runs: Sequence[Run]) -> tuple[list[str], list[Block]]:
-    """Return the summary of each model in one line, and the blocks of the report; names the runs."""
+def write_report(runs: Sequence[Run]) -> list[Section]:
+    """Return the sections of the report; sets the names of the runs."""
     models: dict[str, list[Run]] = defaultdict(list)
     for run in runs:
         models[run.model.lower()].append(run)
-    summaries, blocks = [], list(problems(runs))
+    problems = [(str(run.folder), problem) for run in runs for problem in run.problems]
+    problems += [(str(run.folder), f"failed: {run.error}") for run in runs if run.status == "failed"]
+    damaged = table_of("Damaged or failed", ("run", "problem"), problems)
+    sections = [Section("", "", [damaged])] if problems else []
     for of_model in models.values():
         for run, name in zip(of_model, shortest_ends([r.folder.absolute().parts for r in of_model], "/"), strict=True):
             run.name = name
-        summaries.append(" ".join(summary(of_model)))
-        blocks += [Heading(first_known(of_model).model, level=2), summaries[-1], *section(of_model)]
-    return summaries, blocks
+        sections.append(Section(first_known(of_model).model, " ".join(summary(of_model)), list(blocks(of_model))))
+    return sections
 
 
-def problems(runs: Sequence[Run]) -> Iterator[Block]:
-    """Yield a table of missing and damaged files and of failures."""
-    found = [(str(run.folder), problem) for run in runs for problem in run.problems]
-    found += [(str(run.folder), f"failed: {run.error}") for run in runs if run.status == "failed"]
-    if found:
-        yield Heading("Damaged or failed")
-        yield table_of(("run", "problem"), found)
-
-
-def section(runs: Sequence[Run]) -> Iterator[Block]:
-    """Yield the blocks on the runs of one model."""
-    groups, metrics = repeats(runs), telling_metrics(runs)
+def blocks(runs: Sequence[Run]) -> Iterator[Table | Pictures]:
+    """Yield tables and pictures of the runs of one model."""
+    groups, metrics = repeats(runs), key_metrics(runs)
     yield runs_table(runs, metrics)
     if any(len(group) > 1 for group in groups):
-        yield Heading("Mean ± standard deviation over seeds")
         yield seeds_table(groups, metrics)
     if metrics and differing(runs):
-        yield Heading("Effects of the settings")
-        yield (
-            "Mean ± standard deviation over pairs of runs that differ in one setting alone, for the two values with "
-            "the largest difference. One pair may differ by chance."
-        )
         yield effects_table(runs, metrics[:COMPARED])
-    if events := [(event.event.replace("_", " "), run.name, event) for run in runs for event in run.events.values()]:
-        yield Heading("Health")
-        rows = [(event, run, Cell(f"{e.step:,}", e.step), e.evidence, e.hint) for event, run, e in events]
-        yield table_of(("event", "run", "step", "evidence", "hint"), rows)
+    if events := [(name.replace("_", " "), run.name, e) for run in runs for name, e in run.events.items()]:
+        rows = [(name, run, Cell(f"{step:,}", step), why, hint) for name, run, (step, why, hint) in events]
+        yield table_of("Health", ("event", "run", "step", "evidence", "hint"), rows)
     logged = sorted({name for run in runs for name in run.log.series})
-    telling = [*metrics, *({"train/loss"} & {*logged} - {*metrics})]
-    if telling:
-        yield Heading("Curves")
-        yield "By steps done; running means over the raw values."
-        yield curves(groups, telling)
-    if others := [name for name in logged if name not in telling]:
-        yield Folded(plural(len(others), "more curve"), curves(groups, others))
+    if shown := [*metrics, *({"train/loss"} & {*logged} - {*metrics})]:
+        note = "Values by completed steps: mean and range of intervals."
+        yield Pictures("Curves", curves(groups, shown), note)
+    if others := [name for name in logged if name not in shown]:
+        yield Pictures(plural(len(others), "more curve"), curves(groups, others), folded=True)
     for kind in sorted({kind for run in runs for kind in run.pictures}, reverse=True):  # step_*.png first
-        yield Heading(KINDS.get(kind, kind))
         found = [(run.name, *run.pictures[kind]) for run in runs if kind in run.pictures]
-        yield Pictures([(f"{name}, step {step:,}", path.read_bytes(), ".png") for name, step, path in found])
+        pictures = [(f"{name}, step {step:,}", path.read_bytes(), ".png") for name, step, path in found]
+        yield Pictures(KINDS.get(kind, kind), pictures)
     known = [run for run in runs if run.settings]
     names = [name for name in first_known(runs).settings if not name.startswith(HARMLESS)]
-    if common := [name for name in names if len({value_of(run, name) for run in known}) == 1]:
-        values = [(name, value_of(known[0], name)) for name in common]
-        yield Folded(f"{plural(len(common), 'setting')} in common", table_of(("setting", "value"), values))
+    if common := [(name, value_of(known[0], name)) for name in names if len({value_of(r, name) for r in known}) == 1]:
+        yield table_of(f"{plural(len(common), 'setting')} in common", ("setting", "value"), common)._replace(
+            folded=True
+        )
 
 
 def summary(runs: Sequence[Run]) -> Iterator[str]:
-    """Yield sentences: number and status of the runs, the best, health events."""
+    """Yield sentences: number and status of the runs, the best run, health events."""
     groups, known = repeats(runs), first_known(runs)
     counts = Counter(run.status for run in runs).most_common()
     states = ", ".join(f"{count} {status}" for status, count in counts)
@@ -133,13 +117,12 @@ def summary(runs: Sequence[Run]) -> Iterator[str]:
     settings = [group for group in groups if group[0].settings]
     repeated = f", {plural(len(settings), 'setting')} with repeats" if any(len(group) > 1 for group in settings) else ""
     yield f"{plural(len(runs), 'run')} of {known.model}{repeated}: {states}."
-    figures = [(run.figure(known.monitor), run) for run in runs]
-    if bests := [(figure.best, figure.best_step, run) for figure, run in figures if figure and figure.best_step]:
+    found = [(run.figure(known.monitor), run) for run in runs]
+    if bests := [(figure.best, figure.best_step, run) for figure, run in found if figure and figure.best_step]:
         best, step, run = (min if known.mode(known.monitor) == "min" else max)(bests, key=itemgetter(0))
         yield f"Best {known.monitor}: {short(best)} at step {step:,}{f', by {run.name}' if len(runs) > 1 else ''}."
     if events := Counter(event.replace("_", " ") for run in runs for event in run.events):
-        parts = [f"{event} in {plural(count, 'run')}" for event, count in events.items()]
-        yield f"Health: {', '.join(parts)}."
+        yield "Health: " + ", ".join(f"{event} in {plural(count, 'run')}" for event, count in events.items()) + "."
 
 
 def runs_table(runs: Sequence[Run], metrics: Sequence[str]) -> Table:
@@ -147,27 +130,28 @@ def runs_table(runs: Sequence[Run], metrics: Sequence[str]) -> Table:
     names = short_names(differing(runs))
     if len({value_of(run, "seed_everything") for run in runs if run.settings}) > 1:
         names["seed_everything"] = "seed"
-    columns = [("run", [Cell(run.name) for run in runs])]
-    columns += [column for metric in metrics[:1] for column in metric_columns(runs, metric)]
-    columns += [("health", [Cell(", ".join(run.events) or "-") for run in runs])]
-    columns += [column for metric in metrics[1:] for column in metric_columns(runs, metric)]
-    columns += [(short, [setting(value_of(run, name)) for run in runs]) for name, short in names.items()]
-    columns += [
+    first, *others = [metric_columns(runs, metric) for metric in metrics] or [[]]
+    tested = sorted({name for run in runs for name in run.tested})
+    validated = {name for run in runs for name in run.log.series if name.startswith("val/")}
+    columns = [
+        ("run", [Cell(run.name) for run in runs]),
+        *first,
+        ("health", [Cell(", ".join(run.events) or "-") for run in runs]),
+        *chain(*others),
+        *((short, [setting(value_of(run, name)) for run in runs]) for name, short in names.items()),
         ("status", [Cell(run.status) for run in runs]),
         ("steps", numbers([run.log.steps for run in runs], show="{:,}".format)),
-        ("time", numbers([run.seconds for run in runs], show=clock)),
+        ("time", numbers([run.seconds for run in runs], show=lambda value: str(timedelta(seconds=round(value))))),
         ("samples/s", numbers([run.samples_per_second for run in runs])),
         ("peak lr", numbers([run.peak_lr for run in runs])),
+        *((name, numbers([run.tested.get(name) for run in runs], direction(name))) for name in tested),
+        *chain(*(metric_columns(runs, metric) for metric in sorted(validated - {*metrics}))),
     ]
-    tested = sorted({name for run in runs for name in run.tested})
-    columns += [(name, numbers([run.tested.get(name) for run in runs], direction(name))) for name in tested]
-    for metric in sorted({name for run in runs for name in run.log.series if name.startswith("val/")} - {*metrics}):
-        columns += metric_columns(runs, metric)
-    return columns_table(columns)
+    return columns_table("", columns)
 
 
 def metric_columns(runs: Sequence[Run], metric: str) -> Columns:
-    """Return the last value of a metric; of the monitored one also the best, and its step."""
+    """Return the last value of a metric; for the monitored metric also the best value and its step."""
     found, known = [run.figure(metric) for run in runs], first_known(runs)
     mode = known.mode(metric)
     last = (f"last {metric}", numbers([figure.last if figure else None for figure in found], mode))
@@ -188,61 +172,66 @@ def seeds_table(groups: Sequence[Sequence[Run]], metrics: Sequence[str]) -> Tabl
         spreads = [f" ± {short(statistics.stdev(values), 2)}" if len(values) > 1 else "" for values in found]
         cells = [c._replace(shown=c.shown + spread) for c, spread in zip(cells, spreads, strict=True)]
         columns.append((compared(groups[0], metric), cells))
-    return columns_table(columns)
+    return columns_table("Mean ± standard deviation over seeds", columns)
 
 
 def effects_table(runs: Sequence[Run], metrics: Sequence[str]) -> Table:
     """Return the effect of each factor on each metric."""
     rows: list[Sequence[Cell | str]] = []
     for metric in metrics:
-        for factor, low, high, differences in effects(runs, partial(Run.value, metric=metric)):
+        for factor, low, high, differences in effects(runs, metric):
             mean = statistics.fmean(differences) if differences else None
             spread = statistics.stdev(differences) if len(differences) > 1 else None
-            cells = (*numbers([mean], show="{:+.3g}".format), *numbers([spread]), *numbers([len(differences)]))
+            cells = (*numbers([mean], show="{:+.3g}".format), *numbers([spread, len(differences)]))
             rows.append((compared(runs, metric), factor, setting(low), setting(high), *cells))
-    return table_of(("metric", "setting", "from", "to", "difference", "±", "pairs"), rows)
+    note = (
+        "Mean ± standard deviation over pairs of runs that differ in one setting only, for the two values with the "
+        "largest difference. The difference of a single pair may be chance."
+    )
+    names = ("metric", "setting", "from", "to", "difference", "±", "pairs")
+    return table_of("Effects of the settings", names, rows, note)
 
 
-def table_of(names: Sequence[str], rows: Iterable[Sequence[Cell | str]]) -> Table:
+def table_of(title: str, names: Sequence[str], rows: Iterable[Sequence[Cell | str]], note: str = "") -> Table:
     """Return a table of rows of cells and texts."""
-    return Table(names, [[cell if isinstance(cell, Cell) else Cell(cell) for cell in row] for row in rows])
+    return Table(title, names, [[c if isinstance(c, Cell) else Cell(c) for c in row] for row in rows], note)
 
 
-def columns_table(columns: Columns) -> Table:
+def columns_table(title: str, columns: Columns) -> Table:
     """Return a table of columns."""
-    return Table([name for name, _ in columns], list(zip(*(cells for _, cells in columns), strict=True)))
+    return Table(title, [name for name, _ in columns], list(zip(*(cells for _, cells in columns), strict=True)))
 
 
 def numbers(values: Sequence[float | None], mode: str | None = None, show: Callable = short) -> list[Cell]:
-    """Return a column of numbers, a dash for None; ``mode`` is ``min`` or ``max``, whichever is best."""
+    """Return cells of numbers, a dash for None; ``mode`` is ``min`` or ``max``, whichever is best."""
     known = [value for value in values if value is not None and value == value]
     best = (min if mode == "min" else max)(known) if mode and len(set(known)) > 1 else None
     return [Cell("-") if v is None else Cell(show(v), v, v == best) for v in values]
 
 
 def setting(shown: str) -> Cell:
-    """Return a setting as it is typed, with its number if it is one."""
+    """Return the cell of a setting, with its number if it is one."""
     try:
         return Cell(shown, float(shown))
     except ValueError:
         return Cell(shown)
 
 
-def curves(groups: Sequence[Sequence[Run]], metrics: Sequence[str]) -> Pictures:
-    """Return a picture per metric with a line for each run; repeats share a colour."""
+def curves(groups: Sequence[Sequence[Run]], metrics: Sequence[str]) -> list[tuple[str, bytes, str]]:
+    """Return a picture per metric with a line for each run; repeats have the same colour."""
     runs = [(number, group_name(group), run.log.series) for number, group in enumerate(groups) for run in group]
     pictures = []
     for metric in metrics:
         lines = [(number, name, series[metric]) for number, name, series in runs if metric in series]
         pictures.append((metric, draw(lines, log=direction(metric) != "max"), ".svg"))
-    return Pictures(pictures)
+    return pictures
 
 
-def telling_metrics(runs: Sequence[Run]) -> list[str]:
-    """Return the monitored metric and the most important ones of validation, where they were logged."""
+def key_metrics(runs: Sequence[Run]) -> list[str]:
+    """Return the monitored metric and the most important validation metrics, where they were logged."""
     logged = {name for run in runs for name in run.log.series}
     frechet = sorted(name for name in logged if name.startswith("val/rfid"))
-    names = dict.fromkeys([first_known(runs).monitor, *frechet, *(f"val/{name}" for name in TELLING)])
+    names = dict.fromkeys([first_known(runs).monitor, *frechet, *(f"val/{name}" for name in KEY_METRICS.split())])
     return [name for name in names if name in logged][:SHOWN]
 
 
@@ -255,5 +244,5 @@ def group_name(group: Sequence[Run]) -> str:
     """Return the common part of the names of repeats: ``small`` of ``small_seed0`` and ``small_seed1``."""
     if len(group) == 1:
         return group[0].name
-    common = os.path.commonprefix([run.name for run in group])  # noqa: RUF071  # names are no paths
+    common = os.path.commonprefix([run.name for run in group])  # noqa: RUF071  # names, not paths
     return common.removesuffix("_seed").rstrip("_-. ") or group[0].name

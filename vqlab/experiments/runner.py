@@ -1,4 +1,4 @@
-"""Runs the rows of an experiment, each in its own process; skips what is finished or runs elsewhere."""
+"""Run the rows of an experiment, each in its own process; skip rows that are finished or run elsewhere."""
 
 import json
 import os
@@ -10,21 +10,20 @@ import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from datetime import timedelta
 from enum import StrEnum
 from pathlib import Path
+from typing import NamedTuple
 
 from vqlab.atomic_io import disk_errors, no_link, write_atomic
 from vqlab.errors import UserError
 from vqlab.experiments.experiment import Experiment, Row
-from vqlab.experiments.row_lock import INHERITED, row_lock
-from vqlab.experiments.run_state import FAILED, LAST, OUTPUT, State, begin_again, settings_of, state_of
+from vqlab.experiments.run_state import FAILED, LAST, LOCK_FD, OUTPUT, State, clear_run, row_lock, settings_of, state_of
 from vqlab.experiments.runs import read_run
 from vqlab.experiments.settings import HARMLESS, equal
-from vqlab.experiments.text import clock
 
 VQLAB = (sys.executable, "-m", "vqlab")
-PATIENCE = 60.0  # seconds that a child has to end its batch and to write last.ckpt after SIGTERM
+PATIENCE = 60.0  # seconds in which a child must end its batch and write last.ckpt after SIGTERM
 
 
 class Status(StrEnum):
@@ -36,29 +35,25 @@ class Status(StrEnum):
     STOPPED = "stopped"
 
 
-@dataclass(frozen=True)
-class Outcome:
+class Outcome(NamedTuple):
     """How a row ended, and the reason in one line if it failed."""
 
     status: Status
     error: str = ""
 
-    def __str__(self) -> str:
-        return f"{self.status}: {self.error}" if self.error else str(self.status)
-
 
 class Runner:
-    """Runs rows, each on its part of the GPUs and cores; may be killed, and used by several threads and machines."""
+    """Run rows, each on its part of the GPUs and cores; several threads and machines may do so at the same time."""
 
     def __init__(self, experiment: Experiment, test: bool, jobs: int = 1, command: Sequence[str] = VQLAB) -> None:
-        self.experiment, self.test, self.jobs, self.command = experiment, test, jobs, list(command)
+        self.experiment, self.test, self.command = experiment, test, command
         self.resources = split_resources(jobs)
-        self.children: dict[str, subprocess.Popen] = {}  # by the row's name
+        self.children: set[subprocess.Popen] = set()
         self.stopping = threading.Event()
         self.guard = threading.Lock()
 
     def commands(self, row: Row) -> list[list[str]]:
-        """Return what is left to do for ``row``, as arguments of ``vqlab``."""
+        """Return the remaining commands of ``row``, as arguments of ``vqlab``."""
         folder, found = self.experiment.folder(row), []
         state = state_of(folder)
         if state is not State.FINISHED:
@@ -67,30 +62,31 @@ class Runner:
         if self.test and not read_run(folder).tested:
             best = folder / "checkpoints" / "best.ckpt"
             known = best.exists() or state is not State.FINISHED
-            # With the experiment's settings, which may name classes that a checkpoint's config may not.
+            # With the experiment's settings, because the config in a checkpoint may name classes of vqlab only.
             found.append(["test", *self.experiment.fit(row)[1:], f"--ckpt_path={best if known else folder / LAST}"])
         return found
 
     def run(self, row: Row) -> Outcome:
-        """Do what is left to do for ``row``, unless another process does, and print how it ended."""
+        """Run the remaining commands of ``row``, unless another process does, and print how it ended."""
         if self.stopping.is_set():
             return Outcome(Status.STOPPED)
         started = time.monotonic()
         print(f"{row.name}: started", flush=True)
         folder = self.experiment.folder(row)
         with row_lock(folder) as lock:
-            outcome = Outcome(Status.ELSEWHERE) if lock is None else self._run(row, folder, lock)
-        print(f"{row.name}: {outcome} ({clock(time.monotonic() - started)})", flush=True)
+            outcome = Outcome(Status.ELSEWHERE) if lock is None else self._run_locked(row, folder, lock)
+        ending, duration = ": ".join(filter(None, outcome)), timedelta(seconds=round(time.monotonic() - started))
+        print(f"{row.name}: {ending} ({duration})", flush=True)
         return outcome
 
-    def _run(self, row: Row, folder: Path, lock: int) -> Outcome:
+    def _run_locked(self, row: Row, folder: Path, lock: int) -> Outcome:
         if state_of(folder) is State.UNSAVED:
             if not (folder / OUTPUT).exists():
                 return Outcome(Status.FAILED, f"{folder} holds a run without a checkpoint: move it away")
-            begin_again(folder)
+            clear_run(folder)
         (folder / FAILED).unlink(missing_ok=True)
         while commands := self.commands(row):
-            error = self._call(commands[0], row, lock)
+            error = self._call(commands[0], folder, lock)
             if self.stopping.is_set():
                 return Outcome(Status.STOPPED)
             if error is not None:
@@ -101,22 +97,20 @@ class Runner:
         return Outcome(Status.FINISHED)
 
     def stop(self) -> None:
-        """Let all children save and end; at a second Ctrl-C, or after PATIENCE, kill them."""
+        """Send SIGTERM to all children, which save and end; after PATIENCE, kill them."""
         with self.guard:
             self.stopping.set()
-            children = list(self.children.values())
+            children = list(self.children)
         for number in (signal.SIGTERM, signal.SIGKILL):
             for child in children:
                 with suppress(ProcessLookupError):
                     os.killpg(child.pid, number)
             deadline = time.monotonic() + PATIENCE
-            with suppress(KeyboardInterrupt):
-                while any(child.poll() is None for child in children) and time.monotonic() < deadline:
-                    time.sleep(0.05)
+            while any(child.poll() is None for child in children) and time.monotonic() < deadline:
+                time.sleep(0.05)
 
-    def _call(self, arguments: list[str], row: Row, lock: int) -> str | None:
+    def _call(self, arguments: list[str], folder: Path, lock: int) -> str | None:
         """Run ``vqlab`` with ``arguments``; return the reason in one line if it failed."""
-        folder = self.experiment.folder(row)
         output = folder / OUTPUT
         with disk_errors(output), open(output, "a", opener=no_link) as log:
             print(f"$ vqlab {shlex.join(arguments)}", file=log, flush=True)
@@ -130,57 +124,54 @@ class Runner:
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=subprocess.STDOUT,
-                    env={"WANDB_RUN_GROUP": self.experiment.path.stem, **os.environ, **resources, INHERITED: str(lock)},
-                    start_new_session=True,  # Ctrl-C reaches the sweep alone, which passes it on
+                    env={"WANDB_RUN_GROUP": self.experiment.path.stem, **os.environ, **resources, LOCK_FD: str(lock)},
+                    start_new_session=True,  # Ctrl-C reaches the sweep only, which passes it on
                     pass_fds=(lock,),
                 )
-                self.children[row.name] = child
+                self.children.add(child)
             child.wait()
             with self.guard:
-                del self.children[row.name]
+                self.children.remove(child)
                 self.resources.append(resources)
         done = state_of(folder) is State.FINISHED if arguments[0] == "fit" else read_run(folder).tested
         return None if done else reason_of(child.returncode, output, start)
 
 
 def reason_of(status: int, output: Path, start: int) -> str:
-    """Return in one line why a command ended with ``status``, from what it printed after position ``start``."""
+    """Return in one line why a command ended with ``status``, from its output after position ``start``."""
     text = output.read_bytes()[start:].decode(errors="replace").replace("\r", "\n")
     lines = [line.strip() for line in text.splitlines() if line.strip()] or ["it printed nothing"]
     if ours := [line for line in lines if line.startswith("vqlab: error: ")]:
         return ours[-1].removeprefix("vqlab: error: ")
     if status < 0:
         return f"ended by {signal.Signals(-status).name}: {lines[-1][:300]}"
-    return lines[-1][:300] if status else f"stopped before it was finished: {lines[-1][:300]}"
+    return ("" if status else "stopped before it was finished: ") + lines[-1][:300]
 
 
 def refuse_conflicts(experiment: Experiment, rows: Sequence[Row]) -> None:
     """Raise UserError if a row's folder holds a run that was started with other settings."""
     for row in rows:
         folder = experiment.folder(row)
-        begun = settings_of(folder) if state_of(folder) in (State.INTERRUPTED, State.FINISHED) else {}
+        old = settings_of(folder) if state_of(folder) in (State.INTERRUPTED, State.FINISHED) else {}
         for name, value in row.settings.items():
-            if name in begun and not name.startswith(HARMLESS) and not equal(value, begun[name]):
-                what = f"{folder} was begun with {name}={begun[name]}, and row {row.name} has {value}"
+            if name in old and not name.startswith(HARMLESS) and not equal(value, old[name]):
+                what = f"{folder} was started with {name}={old[name]}, and row {row.name} has {value}"
                 raise UserError(f"{what}: choose another folder with --runs, or move the run away")
 
 
 def split_resources(jobs: int) -> list[dict[str, str]]:
-    """Return for each of ``jobs`` rows that run at once the environment with its GPUs, shared if too few, and cores."""
+    """Return the environment variables of ``jobs`` simultaneous rows: their GPUs, shared if too few, and cores."""
     if jobs == 1:
         return [{}]
     threads = os.environ.get("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // jobs)))
     gpus = visible_gpus()
     each = max(1, len(gpus) // jobs)
-    found = [{"OMP_NUM_THREADS": threads} for _ in range(jobs)]
-    for place, resources in enumerate(found if gpus else []):
-        first = place * each % len(gpus)
-        resources["CUDA_VISIBLE_DEVICES"] = ",".join(gpus[first : first + each])
-    return found
+    own = [gpus[i * each % len(gpus) :][:each] if gpus else [] for i in range(jobs)]
+    return [{"OMP_NUM_THREADS": threads} | ({"CUDA_VISIBLE_DEVICES": ",".join(mine)} if mine else {}) for mine in own]
 
 
 def visible_gpus() -> list[str]:
-    """Return the GPUs that this process may use, without importing torch."""
+    """Return the GPUs that this process may use, without torch."""
     if (chosen := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
         return [gpu.strip() for gpu in chosen.split(",") if gpu.strip()]
     try:

@@ -1,4 +1,4 @@
-"""Run folders, read for a report; missing and damaged files are noted and left out."""
+"""Read run folders for a report; missing and damaged files are recorded as problems."""
 
 import csv
 import io
@@ -8,23 +8,23 @@ import math
 import os
 import re
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from operator import itemgetter
 from pathlib import Path
 
 from vqlab.errors import UserError
 from vqlab.experiments.experiment import SEEDED
-from vqlab.experiments.row_lock import is_running
-from vqlab.experiments.run_state import CONFIG, FAILED, FINISHED, LOG, State, read_json, settings_of, state_of
+from vqlab.experiments.run_state import CONFIG, FAILED, FINISHED, LOG, State, is_running, settings_of, state_of
 from vqlab.experiments.settings import Settings
 from vqlab.experiments.text import plural
 
-Series = list[tuple[int, float]]  # (steps done, value)
+Series = list[tuple[int, float]]  # (completed steps, value)
 
 TEST, HEALTH = "test.csv", "health.jsonl"
-RUN_FILES = {CONFIG, LOG, FAILED, FINISHED, HEALTH, "checkpoints"}  # each of these makes a folder a run
+RUN_FILES = {CONFIG, LOG, FAILED, FINISHED, HEALTH, "checkpoints"}  # a folder with any of these is a run
 PICTURE = re.compile(r"(?P<kind>.+)_(?P<step>[0-9]{1,15})\.png")
-PAUSE, LONG = 30.0, 300.0  # a gap in the log of 30 times the median one, and five minutes: the run was interrupted
 HIGHER_IS_BETTER = re.compile(
     r"(psnr|ssim|snr|correlation|acc|accuracy|perplexity|codebook_usage|diversity|classes_drawn|npmi|npmi_doc|cv|uci"
     r"|umass|cp|nmi|purity|iou|gain|retrieval)$"
@@ -33,18 +33,8 @@ LOWER_IS_BETTER = re.compile(r"loss|nll|mse|l1$|lpips|fid|bits|error|spectral|re
 
 
 @dataclass(frozen=True)
-class HealthEvent:
-    """One line of health.jsonl."""
-
-    event: str
-    step: int
-    evidence: str
-    hint: str
-
-
-@dataclass(frozen=True)
 class Figure:
-    """Last and best value of a metric of a run, each with the steps done; no best where no direction is known."""
+    """Last and best value of a metric, with their steps; no best value where the better direction is not known."""
 
     last: float
     last_step: int
@@ -54,7 +44,7 @@ class Figure:
 
 @dataclass
 class MetricsLog:
-    """Content of metrics.csv, which counts steps from 0: its step 19 is 20 steps done."""
+    """Content of metrics.csv, which counts steps from 0: its step 19 is completed step 20."""
 
     series: dict[str, Series] = field(default_factory=dict)  # by metric
     times: Series = field(default_factory=list)  # seconds since 1970 of each line
@@ -62,7 +52,7 @@ class MetricsLog:
 
     @property
     def steps(self) -> int:
-        """Steps done at the last line."""
+        """Completed steps at the last line."""
         return max((step for step, _ in self.times), default=0)
 
 
@@ -77,9 +67,9 @@ class Run:
     tested: dict[str, float] = field(default_factory=dict)  # the last metrics of test.csv
     status: str = "unfinished"  # or finished, running, failed
     error: str = ""  # why it failed
-    events: dict[str, HealthEvent] = field(default_factory=dict)  # the first of each name
-    pictures: dict[str, tuple[int, Path]] = field(default_factory=dict)  # by kind: steps and file of the last one
-    problems: list[str] = field(default_factory=list)  # what is missing or damaged
+    events: dict[str, tuple[int, str, str]] = field(default_factory=dict)  # by name: step, evidence, hint of the first
+    pictures: dict[str, tuple[int, Path]] = field(default_factory=dict)  # by kind: step and file of the last one
+    problems: list[str] = field(default_factory=list)  # missing and damaged files
 
     @property
     def model(self) -> str:
@@ -101,14 +91,14 @@ class Run:
         return self.settings.get("checkpoint.mode", "min") if metric == self.monitor else direction(metric)
 
     def figure(self, metric: str) -> Figure | None:
-        """Return last and best of a metric: of equal ones the first, NaN and infinity never."""
+        """Return last and best value of a metric; the best is the first of equal ones, and finite."""
         if not (series := self.log.series.get(metric)):
             return None
         mode, (last_step, last) = self.mode(metric), series[-1]
         finite = [point for point in series if math.isfinite(point[1])]
         if mode is None or not finite:
             return Figure(last, last_step)
-        best_step, best = (min if mode == "min" else max)(finite, key=lambda point: point[1])
+        best_step, best = (min if mode == "min" else max)(finite, key=itemgetter(1))
         return Figure(last, last_step, best, best_step)
 
     def value(self, metric: str) -> float | None:
@@ -118,72 +108,69 @@ class Run:
 
     @property
     def seconds(self) -> float | None:
-        """Time from the first to the last line of the log, without interruptions."""
+        """Time from the first to the last line of the log, without interruptions of the run."""
         times = sorted(time for _, time in self.log.times)
         gaps = [later - earlier for earlier, later in itertools.pairwise(times)]
-        if not gaps:
-            return None
-        longest = max(LONG, PAUSE * statistics.median(gaps))
-        return sum(gap for gap in gaps if gap <= longest)
+        longest = max(300, 30 * statistics.median(gaps)) if gaps else 0  # a longer gap is an interruption
+        return sum(gap for gap in gaps if gap <= longest) if gaps else None
 
     @property
     def samples_per_second(self) -> float | None:
-        """Median over the log, of training batches alone."""
+        """Median over the log; it counts training batches only."""
         series = self.log.series.get("train/samples_per_second")
         return statistics.median(value for _, value in series) if series else None
 
     @property
     def peak_lr(self) -> float | None:
-        """The largest learning rate of the first optimizer: with ``base_lr``, the equivalent absolute rate."""
+        """The largest learning rate of the first optimizer; with ``base_lr``, the equivalent absolute rate."""
         first = next((series for name, series in self.log.series.items() if name.startswith("lr/")), [])
         return max((value for _, value in first), default=None)
 
 
 def direction(metric: str) -> str | None:
-    """Return ``min`` or ``max``, whichever is better for a metric, None if that is not known."""
+    """Return which of ``min`` and ``max`` is better for a metric, None if that is not known."""
     name = metric.rpartition("/")[2]
-    if name.endswith("_identity"):  # of the source images, which no training changes
+    if name.endswith("_identity"):  # of the source images: training does not change it
         return None
     if HIGHER_IS_BETTER.search(name):
         return "max"
     return "min" if LOWER_IS_BETTER.search(name) else None
 
 
-def find_runs(places: Iterable[Path]) -> list[Run]:
-    """Return the runs in and below some folders, sorted; raises UserError if a folder is missing, or holds no run."""
-    places = list(places)
+def find_runs(places: Sequence[Path]) -> list[Run]:
+    """Return the runs in and below folders, sorted; raises UserError for a missing folder, or if there is no run."""
     folders: set[Path] = set()
     for place in places:
         if not place.is_dir():
-            raise UserError(f"{place} is no folder: give run folders, or one that holds some, such as runs")
+            raise UserError(f"{place} is not a folder: give run folders, or a folder of runs such as runs")
         for folder, below, files in os.walk(place):
             if RUN_FILES & {*below, *files}:
                 folders.add(Path(folder))
-                below.clear()  # a run holds no runs
+                below.clear()  # no run lies inside another
             below[:] = [name for name in below if not name.startswith(".")]
     if not folders:
-        raise UserError(f"there is no run in {', '.join(map(str, places))}: a run has a config.yaml or a metrics.csv")
+        raise UserError(f"no run in {', '.join(map(str, places))}: a run has a config.yaml or a metrics.csv")
     return [read_run(folder) for folder in sorted(folders, key=lambda folder: natural(str(folder)))]
 
 
 def read_run(folder: Path) -> Run:
-    """Return the content of a run folder; a file that a short or interrupted run has not written is no problem."""
-    run = Run(folder)
-    failed = read_json(folder / FAILED)
+    """Return the content of a run folder; files that a short or interrupted run has not written may be missing."""
+    run = Run(folder, settings=settings_of(folder))
     if is_running(folder):
         run.status = "running"
     elif state_of(folder) is State.FINISHED:
         run.status = "finished"
-    elif failed:
-        run.status, run.error = "failed", str(failed.get("error", ""))
-    run.settings = settings_of(folder)
+    elif (folder / FAILED).exists():
+        with suppress(ValueError, TypeError, KeyError):  # damaged
+            run.error = str(json.loads((folder / FAILED).read_bytes())["error"])
+        run.status = "failed"
     if not run.settings:
         run.problems.append(f"{CONFIG} is damaged" if (folder / CONFIG).exists() else f"no {CONFIG}")
     run.log, test = read_log(folder / LOG), read_log(folder / TEST)
     run.tested = {name: series[-1][1] for name, series in test.series.items() if name.startswith("test/")}
     events = [read_event(line) for line in read_text(folder / HEALTH).splitlines() if line.strip()]
-    for event in filter(None, events):
-        run.events.setdefault(event.event, event)
+    for name, event in filter(None, events):
+        run.events.setdefault(name, event)
     for name, lines in ((LOG, run.log.damaged), (TEST, test.damaged), (HEALTH, events.count(None))):
         if lines:
             run.problems.append(f"{plural(lines, 'line')} of {name} cannot be read")
@@ -192,14 +179,14 @@ def read_run(folder: Path) -> Run:
 
 
 def read_text(path: Path) -> str:
-    """Return the text of a file, none where there is no file."""
+    """Return the text of a file, empty if it does not exist."""
     return path.read_text("utf-8-sig", errors="replace") if path.exists() else ""
 
 
 def read_log(path: Path) -> MetricsLog:
-    """Read ``metrics.csv``; lines that are incomplete or hold no numbers are counted and left out."""
+    """Read ``metrics.csv``; incomplete lines, and lines without numbers, are counted and left out."""
     whole, _, truncated = read_text(path).rpartition("\n")
-    log = MetricsLog(damaged=int(bool(truncated)))  # text after the last line end: the run was killed
+    log = MetricsLog(damaged=int(bool(truncated)))  # a line without an end: the run was killed
     for row in csv.DictReader(io.StringIO(whole)):
         try:
             step = int(row.pop("step")) + 1
@@ -215,22 +202,24 @@ def read_log(path: Path) -> MetricsLog:
     return log
 
 
-def read_event(line: str) -> HealthEvent | None:
-    """Return the event in a line of health.jsonl, None if it is damaged."""
+def read_event(line: str) -> tuple[str, tuple[int, str, str]] | None:
+    """Return name, step, evidence and hint of a line of health.jsonl, None if it is damaged."""
     try:
         found = json.loads(line)
         hint = found["hint"] if "hint" in found else found["mend"]
-        return HealthEvent(str(found["event"]), int(found["step"]), str(found["evidence"]), str(hint))
+        return str(found["event"]), (int(found["step"]), str(found["evidence"]), str(hint))
     except (ValueError, KeyError, TypeError):
         return None
 
 
 def find_pictures(folder: Path) -> dict[str, tuple[int, Path]]:
-    """Return the last picture of each kind: ``step_000400.png`` is of kind ``step``, after 400 steps."""
+    """Return the last picture of each kind: ``step_000400.png`` has the kind ``step`` and shows step 400.
+
+    A link to a file outside of the run folder is left out, because a report embeds the pictures.
+    """
     inside = [path for path in folder.glob("*.png") if path.resolve().is_relative_to(folder.parent.resolve())]
-    named = [(PICTURE.fullmatch(path.name), path) for path in inside]
-    found = sorted((int(name["step"]), name["kind"], path) for name, path in named if name)
-    return {kind: (step, path) for step, kind, path in found}
+    found = [(int(name["step"]), name["kind"], path) for path in inside if (name := PICTURE.fullmatch(path.name))]
+    return {kind: (step, path) for step, kind, path in sorted(found)}
 
 
 def natural(text: str) -> list[tuple[str, float]]:

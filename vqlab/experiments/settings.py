@@ -1,6 +1,7 @@
-"""Settings of a run by dotted name, such as ``model.quantizer.num_embeddings``, as they are typed after ``--``."""
+"""Settings of a run by dotted name, such as ``model.quantizer.num_embeddings``."""
 
 import json
+from collections import Counter
 from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
@@ -11,30 +12,28 @@ from vqlab.errors import UserError
 
 Settings = dict[str, Any]
 
-# Settings that count training steps; ``num_mis_steps``, for one, does not.
+# Settings that count training steps, unlike ``num_mis_steps``.
 STEP_COUNTS = {"max_steps", "val_check_interval", "warmup_steps", "hold_steps", "total_steps", "decay_steps"}
 STEP_COUNTS |= {"disc_start", "disc_warmup", "grace_steps", "gan_grace_steps"}
 # Prefixes of settings that do not change a run's metrics.
 HARMLESS: tuple[str, ...] = ("name", "runs", "codes", "font", "family", "wandb.", "tensorboard", "samples.")
 HARMLESS += ("trainer.enable_", "trainer.accelerator", "data.num_workers", "checkpoint.every_n_steps")
-MAX_VALUES = 100_000  # of a config
+MAX_VALUES = 100_000  # in a config
 
 
 class UniqueKeys(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-    """YAML's safe loader, which by itself silently keeps the last of two equal keys."""
+    """Safe YAML loader that refuses duplicate keys."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        """Refuse a duplicate key."""
-        seen: set[str] = set()
-        for key in (str(key.value) for key, _ in node.value):
-            if key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"{key} is there twice", node.start_mark)
-            seen.add(key)
+        """Raise ConstructorError for a duplicate key."""
+        counts = Counter(str(key.value) for key, _ in node.value)
+        if counts and (most := counts.most_common(1)[0])[1] > 1:
+            raise yaml.constructor.ConstructorError(None, None, f"{most[0]} is there twice", node.start_mark)
         return super().construct_mapping(node, deep)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a YAML file; raises UserError if it cannot be read, is no valid YAML, or holds no mapping."""
+    """Read a YAML file; raises UserError if it cannot be read, is not valid YAML, or is not a mapping."""
     try:
         return parse_yaml(path.read_bytes(), path)
     except OSError as error:
@@ -56,7 +55,7 @@ def parse_yaml(content: bytes, path: Path) -> dict[str, Any]:
 
 
 def check_size(value: Any) -> None:
-    """Raise ValueError for a value with too many parts: aliases, also of itself, make a short text very large."""
+    """Raise ValueError for a value with too many parts; with YAML aliases, a short text can be very large."""
     parts, count = [value], 0
     while parts:
         part = parts.pop()
@@ -68,7 +67,7 @@ def check_size(value: Any) -> None:
 
 
 def flatten(config: dict[str, Any], prefix: str = "") -> Settings:
-    """Return the settings of a config file by dotted name, classes by their short names."""
+    """Return the settings of a config by dotted name, classes without their module."""
     flat: Settings = {}
     for key, value in config.items():
         name = f"{prefix}.{key}" if prefix else str(key)
@@ -82,7 +81,7 @@ def flatten(config: dict[str, Any], prefix: str = "") -> Settings:
 
 
 def overlay(settings: Settings, *layers: dict[str, Any]) -> Settings:
-    """Return ``settings`` with configs or options over them; another class removes the options of the old one."""
+    """Return ``settings`` updated with configs or options; a new class removes the options of the old one."""
     for layer in layers:
         for name, value in in_order(flatten(layer)).items():
             if name not in settings or not equal(value, settings[name]):
@@ -92,7 +91,7 @@ def overlay(settings: Settings, *layers: dict[str, Any]) -> Settings:
 
 
 def stack(*layers: Settings) -> Settings:
-    """Return options in the order in which they take effect, for the parser; of each name the last one remains."""
+    """Return options in the order that the parser needs; the last value of a name replaces the others."""
     stacked: Settings = {}
     for layer in layers:
         stacked = {name: value for name, value in stacked.items() if name not in layer} | in_order(layer)
@@ -100,7 +99,7 @@ def stack(*layers: Settings) -> Settings:
 
 
 def in_order(options: Settings) -> Settings:
-    """Return options with each class before its own options, otherwise in their order."""
+    """Return options sorted so that each class comes before its own options."""
     return dict(sorted(options.items(), key=lambda item: item[0].count(".")))
 
 
@@ -117,7 +116,7 @@ def as_text(value: Any) -> str:
 
 
 def equal(a: Any, b: Any) -> bool:
-    """Whether two values of a setting are the same; one may be text, or have a class's module."""
+    """Return whether two values of a setting are equal; one may be text, or name the module of a class."""
     a, b = _parsed(a), _parsed(b)
     if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)):
         return len(a) == len(b) and all(map(equal, a, b))
@@ -127,7 +126,7 @@ def equal(a: Any, b: Any) -> bool:
 
 
 def _parsed(value: Any) -> Any:
-    """Read text as YAML does, and as a number where YAML 1.1 reads text (1e-3)."""
+    """Return the value of text in YAML; 1e-3 is a number, unlike in YAML 1.1."""
     if not isinstance(value, str):
         return value
     for read in (float, yaml.safe_load):
@@ -139,7 +138,7 @@ def _parsed(value: Any) -> Any:
 
 
 def scale_steps(settings: Settings, factor: float) -> Settings:
-    """Return the settings that count training steps, multiplied by ``factor`` and rounded, at least 1."""
+    """Return the settings that count training steps, multiplied by ``factor``, rounded, at least 1."""
     return {
         name: max(1, round(value * factor))
         for name, value in settings.items()

@@ -1,19 +1,19 @@
-"""Numbers, durations and tables as text."""
+"""Numbers and tables as text."""
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
-# Control characters, bidirectional overrides, and the surrogates that file names and JSON may hold.
+# Control characters, bidirectional overrides, and surrogates, which file names and JSON may hold.
 UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def printable(text: str) -> str:
-    """Return text in one line that a terminal, a page and UTF-8 can show."""
+    """Return text in one line without unprintable characters."""
     return UNPRINTABLE.sub(lambda found: " " if found[0].isspace() else "�", text)
 
 
 def short(value: float | None, digits: int = 4) -> str:
-    """Return some significant digits, without an exponent where none is usual.
+    """Return a number with ``digits`` significant digits, without an exponent for common magnitudes.
 
     Example:
         >>> short(0.123456), short(1329.28), short(7.0), short(1e-05), short(122.3, 2), short(1329.28, 2)
@@ -27,13 +27,6 @@ def short(value: float | None, digits: int = 4) -> str:
 def plural(count: int, thing: str) -> str:
     """Return ``1 run`` or ``2 runs``."""
     return f"{count:,} {thing}{'' if count == 1 else 's'}"
-
-
-def clock(seconds: float) -> str:
-    """Return a duration."""
-    minutes, second = divmod(round(seconds), 60)
-    hours, minute = divmod(minutes, 60)
-    return f"{hours}:{minute:02d}:{second:02d}" if hours else f"{minute}:{second:02d}"
 
 
 def align(rows: Iterable[Sequence[str]]) -> Iterator[str]:

@@ -1,13 +1,13 @@
-"""Configuration files that cannot be read are named; those of the current folder come before vqlab's own."""
+"""Configuration files among the arguments, and options of version 0.1."""
 
 from pathlib import Path
 
 import pytest
 
 from tests.helpers.refusal import refused
-from vqlab.cli import config_files
+from vqlab.cli import arguments
+from vqlab.cli.arguments import read_configs, with_builtin_configs
 from vqlab.cli.compat import with_current_options
-from vqlab.cli.config_files import read_configs, with_builtin_configs
 
 
 @pytest.mark.parametrize(
@@ -21,24 +21,25 @@ from vqlab.cli.config_files import read_configs, with_builtin_configs
         (b"seed_everything: 1\nseed_everything: 2\n", "there twice"),
         (b"base: configs/vqvae.yaml\nrows: []\n", "vqlab sweep a.yaml"),
         (b"a: &a [*a]\n", "not valid YAML: it holds too many values"),
+        (b"a: [1, 2\n", "not valid YAML"),
     ],
 )
-def test_a_file_that_is_no_configuration(config, words):
+def test_invalid_config_file(config, words):
     Path("a.yaml").write_bytes(config)
     with refused("a.yaml", words):
         read_configs(["fit", "--config=a.yaml"])
 
 
 @pytest.mark.parametrize("given", ["configs/vqgna.yaml", "config/vqgan.yaml", "configs/vqgan"])
-def test_a_config_that_does_not_exist(given):
+def test_missing_config_file(given):
     Path("configs").mkdir()
     Path("configs/vqgan.yaml").touch()
-    with refused(f"--config {given} is no file: did you mean configs/vqgan.yaml?"):
+    with refused(f"--config {given} is not a file: did you mean configs/vqgan.yaml?"):
         read_configs(["fit", "--config", given])
 
 
-def test_a_config_of_the_current_folder_comes_before_that_of_vqlab(monkeypatch, tmp_path):
-    monkeypatch.setattr(config_files, "PACKAGE", tmp_path / "package")
+def test_config_in_current_folder_replaces_builtin_config(monkeypatch, tmp_path):
+    monkeypatch.setattr(arguments, "PACKAGE", tmp_path / "package")
     builtin, name = tmp_path / "package/configs/a.yaml", "configs/a.yaml"
     builtin.parent.mkdir(parents=True)
     builtin.touch()

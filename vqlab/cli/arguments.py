@@ -1,30 +1,33 @@
-"""Configuration files among the arguments, read before the parser, whose errors do not name the file."""
+"""Command-line arguments: configuration files, which are checked before LightningCLI's parser, and a small parser."""
 
-import difflib
+import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-from vqlab.errors import UserError
+from vqlab.errors import UserError, suggest
+from vqlab.experiments.experiment import KEYS
 from vqlab.experiments.settings import read_yaml
 
-PACKAGE = Path(__file__).parents[1]  # an installed one has configs/ in it
-SWEEP_KEYS = {"base", "common", "rows", "grid", "seeds", "space"}
+PACKAGE = Path(__file__).parents[1]  # a wheel has configs/ in it
+
+
+class Parser(argparse.ArgumentParser):
+    """Argparse that raises UserError."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise ``message`` in one line."""
+        raise UserError(f"{message}: see {self.prog} --help")
 
 
 def values_of(args: Sequence[str], *options: str) -> list[str]:
-    """Return the values that ``args`` give to options.
-
-    Example:
-        >>> values_of(["fit", "--config=a.yaml", "-c", "b.yaml", "--name", "x"], "--config", "-c")
-        ['a.yaml', 'b.yaml']
-    """
+    """Return the values of ``options`` in ``args``, as in ``--config=a.yaml`` and ``--config a.yaml``."""
     split = [(*arg.partition("="), following) for arg, following in zip(args, [*args[1:], ""], strict=True)]
     return [value if mark else following for name, mark, value, following in split if name in options]
 
 
 def with_builtin_configs(args: Sequence[str]) -> list[str]:
-    """Let ``configs/x.yaml`` stand for the one that comes with vqlab, where the current folder has none."""
+    """Replace ``configs/x.yaml`` by the path of vqlab's own file if the current folder has no such file."""
     found = []
     for arg in args:
         before, mark, path = arg.rpartition("=")
@@ -34,19 +37,17 @@ def with_builtin_configs(args: Sequence[str]) -> list[str]:
 
 
 def read_configs(args: Sequence[str]) -> list[dict[str, Any]]:
-    """Return the content of each file behind ``--config``."""
+    """Return the content of each ``--config`` file; raises UserError, which names the file."""
     configs = []
     for value in values_of(args, "--config", "-c"):
-        if value.startswith("{"):  # the configuration itself
+        if value.startswith("{"):  # YAML instead of a path
             continue
         path = Path(value)
         if not path.is_file():
             known = [str(file) for folder in (path.parent, Path("configs")) for file in folder.glob("*.y*ml")]
-            close = difflib.get_close_matches(value, known, n=1)
-            hint = f"did you mean {close[0]}?" if close else "give a .yaml file"
-            raise UserError(f"--config {value or 'FILE'} is no file: {hint}")
+            raise UserError(f"--config {value or 'FILE'} is not a file: {suggest(value, known, 'give a .yaml file')}")
         config = read_yaml(path)
-        if "base" in config and {*config} <= SWEEP_KEYS:
+        if "base" in config and {*config} <= {*KEYS}:
             raise UserError(f"{path} is an experiment file: run vqlab sweep {path}")
         configs.append(config)
     return configs

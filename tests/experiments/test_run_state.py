@@ -1,25 +1,24 @@
-"""A row belongs to one process, until the last process that holds it is gone."""
+"""State of a run, and its lock, which one process holds until the last process ends that has its descriptor."""
 
 import os
 import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
-from tests.helpers.forks import fork, status_of
+from tests.helpers.checkpoints import write_checkpoint
 from tests.helpers.sweeps import wait_for
 from vqlab.errors import UserError
-from vqlab.experiments import row_lock as module
-from vqlab.experiments.row_lock import is_running, row_lock
+from vqlab.experiments import run_state as module
+from vqlab.experiments.run_state import State, is_running, row_lock, state_of
 
 HOLD = """
 import subprocess, time
 from pathlib import Path
-from vqlab.experiments.row_lock import row_lock
+from vqlab.experiments.run_state import row_lock
 with row_lock(Path("run")) as lock:
     print(subprocess.Popen(["sleep", "60"], pass_fds=(lock,)).pid, flush=True)
     time.sleep(60)
@@ -32,7 +31,7 @@ def taken():
         return lock is None
 
 
-def test_the_child_of_a_killed_sweep_keeps_its_row_and_no_lock_is_stale():
+def test_child_of_a_killed_sweep_keeps_the_lock():
     assert not is_running(Path("run"))
     process = subprocess.Popen([sys.executable, "-c", HOLD], stdout=subprocess.PIPE, text=True)
     child = int(process.stdout.readline())
@@ -45,7 +44,7 @@ def test_the_child_of_a_killed_sweep_keeps_its_row_and_no_lock_is_stale():
     assert not is_running(Path("run"))
 
 
-def test_a_folder_that_cannot_be_locked_is_named(monkeypatch):
+def test_message_of_a_folder_that_cannot_be_locked(monkeypatch):
     def refuse(*args):
         raise OSError(37, "No locks available")
 
@@ -54,7 +53,7 @@ def test_a_folder_that_cannot_be_locked_is_named(monkeypatch):
         pass
 
 
-def test_a_lock_of_a_folder_that_was_removed_is_none(monkeypatch):
+def test_lock_is_taken_again_if_the_folder_was_removed(monkeypatch):
     real, removed = module.fcntl.flock, []
 
     def flock(*args):
@@ -68,12 +67,18 @@ def test_a_lock_of_a_folder_that_was_removed_is_none(monkeypatch):
         assert os.path.samestat(os.fstat(lock), os.stat("run/.lock"))
 
 
-def test_a_fork_lets_go_of_the_lock():
-    """A worker that loads data may outlive a process that is killed."""
-    with row_lock(Path("run")):
-        worker = fork(time.sleep, 60)
-    try:
-        wait_for(lambda: not taken())  # the fork may not have run yet
-    finally:
-        os.kill(worker, signal.SIGKILL)
-        status_of(worker)
+def test_states_of_a_run():
+    folder, config = Path("run"), Path("run/config.yaml")
+    assert state_of(folder) is State.NEW
+    folder.mkdir()
+    config.write_text("trainer: {max_steps: 20}")
+    assert state_of(folder) is State.UNSAVED
+    write_checkpoint(folder / "checkpoints/last.ckpt", 19)
+    assert state_of(folder) is State.INTERRUPTED
+    write_checkpoint(folder / "checkpoints/last.ckpt", 20)
+    assert state_of(folder) is State.FINISHED, "killed between its last checkpoint and finished.json"
+    for unbounded in ("trainer: {max_steps: -1}", "trainer: {max_st"):
+        config.write_text(unbounded)
+        assert state_of(folder) is State.INTERRUPTED
+    Path("run/finished.json").write_text("{}")
+    assert state_of(folder) is State.FINISHED
