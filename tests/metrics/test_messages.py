@@ -9,7 +9,6 @@ from vqlab.metrics.codes import CodebookUsage, CodeStatistics
 from vqlab.metrics.images.frechet import FrechetDistance
 from vqlab.metrics.topics.clusters import TopicClusters
 from vqlab.metrics.topics.cooccurrence import ReferenceCorpus
-from vqlab.metrics.topics.words import top_word_ids
 
 
 def zeros(*shape):
@@ -35,7 +34,6 @@ CASES = [
     (lambda: count([[-1, 1]]), "top_words must be in [0, 4), got -1 to 1"),
     (lambda: count([[0, 1], [2, 2]]), "top_words must be distinct in a topic, but a topic has a word twice"),
     (lambda: ReferenceCorpus.from_counts(np.eye(3)).cooccurrence([[0, 1]], 10), "which has no order, got 10"),
-    (lambda: top_word_ids(torch.rand(2, 5), 6), "n must be at most the size of the vocabulary, 5, got 6"),
     (lambda: FrechetDistance("resnet"), "net must be one of inception, vgg"),
     (lambda: FrechetDistance("vgg").update(torch.rand(3, 32, 32), real=True), "got (3, 32, 32)"),
     (lambda: FrechetDistance("vgg").check_shape(4, 32, 32), "channels must be 1 or 3 for the Frechet distance, got 4"),

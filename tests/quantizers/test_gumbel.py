@@ -1,4 +1,4 @@
-"""Noise and temperature of GumbelQuantizer; test_family_gradients has the formulas."""
+"""Noise and temperature of GumbelQuantizer; test_family_gradients has the formulas, test_distributed split batches."""
 
 import pytest
 import torch
@@ -28,18 +28,6 @@ def test_code_frequencies_equal_the_softmax_of_the_logits(by_sample, batch, posi
     assert chi_square < 33  # exceeded in 1 of 100,000 experiments with 6 degrees of freedom
     first, second = indices.flatten()[:-1], indices.flatten()[1:]
     assert (first == second).float().mean().item() == pytest.approx((expected / 20_000).square().sum().item(), abs=0.02)
-
-
-def test_noise_of_a_sample_is_independent_of_its_batch():
-    quantizer = make(straight_through=False)
-    quantizer.auto_update = False
-    z = rand(10, D, 4, 5, seed=8)
-    quantizer.sample_index = torch.arange(10) + 40
-    whole = quantizer(z)
-    quantizer.sample_index = torch.tensor([47, 42])
-    part = quantizer(z[[7, 2]])
-    assert torch.equal(part.indices, whole.indices[[7, 2]])
-    torch.testing.assert_close(part.quantized, whole.quantized[[7, 2]], rtol=0, atol=1e-14)
 
 
 def test_eval_mode_uses_the_most_likely_code():

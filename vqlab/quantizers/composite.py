@@ -183,14 +183,12 @@ class ResidualQuantizer(Composite):
         quantized = total if self.soft else self.estimate(rows, total.detach())
         return self.join(outs, quantized, indices, torch.sum)
 
+    @torch.no_grad()
     def initialize(self, rows: Tensor) -> None:
-        if not self.awaits_first_batch:
-            return
-        with torch.no_grad():
-            for level, part in enumerate(self.quantizers):
-                scaled = rows * self._gain(level)
-                part.initialize(scaled)
-                rows = rows - part.quantize(scaled).quantized / self._gain(level)
+        for level, part in enumerate(self.quantizers):
+            scaled = rows * self._gain(level)
+            part.initialize(scaled)
+            rows = rows - part.quantize(scaled).quantized / self._gain(level)
 
     def check_codes(self, indices: Tensor) -> None:
         """Raise UserError if one of ``indices`` (..., <= Q) is neither a code nor -1."""

@@ -11,7 +11,6 @@ from numpy.typing import ArrayLike
 from scipy.sparse import csr_array
 from torch import Tensor
 
-from vqlab.errors import UserError
 from vqlab.metrics.topics.coherence import coherences
 from vqlab.metrics.topics.cooccurrence import ReferenceCorpus
 
@@ -34,11 +33,8 @@ def topic_figures(top_words: ArrayLike, reference: ReferenceCorpus) -> dict[str,
 
 
 def top_word_ids(topics: Tensor | np.ndarray, n: int = 10) -> np.ndarray:
-    """Return the ``n`` most probable words (K, n) int64 of ``topics`` (K, V); ties go to the smaller id."""
-    topics = torch.as_tensor(topics)
-    if n > topics.shape[1]:
-        raise UserError(f"n must be at most the size of the vocabulary, {topics.shape[1]}, got {n}")
-    return topics.argsort(dim=1, descending=True, stable=True)[:, :n].cpu().numpy()
+    """Return the ``n`` <= V most probable words (K, n) int64 of ``topics`` (K, V); ties go to the smaller id."""
+    return torch.as_tensor(topics).argsort(dim=1, descending=True, stable=True)[:, :n].cpu().numpy()
 
 
 def dead_topics(
