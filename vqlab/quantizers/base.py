@@ -106,10 +106,13 @@ class CodeStats:
 
 @dataclass(frozen=True)
 class QuantizerOutput:
-    """What a quantizer returns."""
+    """Codes, indices and loss of a batch.
+
+    ``indices`` are in [0, num_embeddings); with several codebooks they are (B, *spatial, num_codebooks).
+    """
 
     quantized: Tensor  # (B, D, *spatial), the codes that replace the input, differentiable with respect to it
-    indices: Tensor  # (B, *spatial) int64 in [0, num_embeddings); (B, *spatial, num_codebooks) of several codebooks
+    indices: Tensor  # (B, *spatial) int64
     loss: Tensor  # scalar, to be added to the model's loss
     terms: dict[str, Tensor] = field(default_factory=dict)  # parts of the loss by name, detached, for logging
     stats: CodeStats | None = None  # for Quantizer.update; None in eval mode and where there is no state
