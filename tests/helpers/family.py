@@ -9,16 +9,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from vqlab import FSQ, IBQ, BinarySpherical, GumbelQuantizer, LookupFree, SimVQ, VectorQuantizer
 from vqlab.nn.anneal import Anneal
-from vqlab.quantizers.base import Quantizer
-from vqlab.quantizers.composite import ProductQuantizer, ResidualQuantizer
-from vqlab.quantizers.fsq import FSQ
-from vqlab.quantizers.gumbel import GumbelQuantizer
-from vqlab.quantizers.ibq import IBQ
-from vqlab.quantizers.lookup_free import BinarySpherical, LookupFree
-from vqlab.quantizers.multi_scale import MultiScaleQuantizer
-from vqlab.quantizers.sim_vq import SimVQ
-from vqlab.quantizers.vector import VectorQuantizer
+from vqlab.quantizers import MultiScaleQuantizer, ProductQuantizer, Quantizer, ResidualQuantizer
 
 
 def vector(codebook_update: str = "ema", **arguments: object) -> VectorQuantizer:

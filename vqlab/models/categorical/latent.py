@@ -20,7 +20,7 @@ from vqlab.nn.base import Decoder, Encoder, check_autoencoder
 from vqlab.nn.categorical import CategoricalCode, FactorizedPrior, build_prior
 from vqlab.nn.codes import as_codes, check_code_range, check_code_shape
 from vqlab.nn.precision import without_autocast
-from vqlab.samplers.independence import NLLBounds, bracket, log_prob, propose, run_chain
+from vqlab.samplers.independence import NLLBounds, log_prob, nll_bounds, propose, run_chain
 from vqlab.samplers.tokens import generate
 
 RENAMED_KEYS = {  # prefixes of state-dict keys of JSA and DiscreteVAE: until 0.1 -> now
@@ -143,7 +143,7 @@ class CategoricalLatent(nn.Module):
         for done in range(0, num_samples, AT_ONCE):
             uniform = rand(len(x), min(AT_ONCE, num_samples - done), self.positions, device=x.device)
             log_w.append(self.log_weights(x, log_q, energy=False)(propose(log_q, uniform)))
-        return bracket(torch.cat(log_w, 1), rand(len(x), num_samples - 1, device=x.device))
+        return nll_bounds(torch.cat(log_w, 1), rand(len(x), num_samples - 1, device=x.device))
 
     def example_images(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return ``input``, ``reconstruction`` and ``sample`` in [0, 1], (B, C, H, W)."""
