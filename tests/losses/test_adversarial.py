@@ -10,7 +10,7 @@ from tests.helpers.two_ranks import on_two_ranks
 from vqlab.losses.adversarial import (
     ADVERSARIAL,
     LeCam,
-    eased,
+    balance_factor,
     gradient_penalty,
     is_ahead,
     r1_penalty,
@@ -153,7 +153,7 @@ def test_the_gradient_penalty_looks_between_the_two():
 )
 def test_the_adversarial_weight_is_lower_for_a_confident_or_failing_discriminator(confidence, factor):
     real, fake = torch.full((3, 1, 2, 2), confidence), torch.full((5, 1, 2, 2), -confidence)
-    assert eased(real, fake).item() == pytest.approx(factor)
+    assert balance_factor(real, fake).item() == pytest.approx(factor)
 
 
 @pytest.mark.parametrize(("real", "fake", "waits"), [(0.95, 0.91, True), (1.0, 0.9, False), (0.5, 1.0, False)])
@@ -164,7 +164,7 @@ def test_a_discriminator_is_ahead_if_it_is_accurate_on_both_sides(real, fake, wa
 def test_two_ranks_balance_as_one(tmp_path):
     def work(rank):  # the first rank's discriminator is confident, the second's is at chance: 0.70 in all
         confidence = torch.full((4,), [9.0, 0.0][rank])
-        return eased(confidence, -confidence), is_ahead(torch.tensor(1.0 - 0.3 * rank), torch.tensor(1.0))
+        return balance_factor(confidence, -confidence), is_ahead(torch.tensor(1.0 - 0.3 * rank), torch.tensor(1.0))
 
     assert on_two_ranks(work, tmp_path) == [(torch.tensor(1.0), False)] * 2
 

@@ -9,7 +9,7 @@ from torch import nn
 from tests.helpers.grid import Data, fit, grid
 from tests.helpers.models import build
 from tests.helpers.toy import CODES, NUMBER, all_joints, images, parts, sharpened
-from vqlab.losses.adversarial import hinge_discriminator
+from vqlab.losses.adversarial import ADVERSARIAL
 from vqlab.models.categorical.discrete_vae import DiscreteVAE
 from vqlab.models.categorical.jsa import JSA, PosteriorSampler
 from vqlab.nn.gan.discriminators import PatchGAN
@@ -95,7 +95,9 @@ def test_the_discriminator_learns_first_and_pulls_by_its_share():
     output = kept.compute_loss(x, index)
     x_hat = kept.latent.output(output.codes)
     optimizer = torch.optim.Adam(kept.adversarial.discriminator.parameters(), 1e-3)
-    hinge_discriminator(kept.adversarial.discriminator(x), kept.adversarial.discriminator(x_hat.detach())).backward()
+    ADVERSARIAL["hinge"].discriminator(
+        kept.adversarial.discriminator(x), kept.adversarial.discriminator(x_hat.detach())
+    ).backward()
     optimizer.step()
     kept.zero_grad()
     last = kept.latent.decoder.head[0].weight

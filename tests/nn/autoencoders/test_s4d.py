@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from vqlab.nn.autoencoders.s4d import Block, S4DDecoder, S4DEncoder
-from vqlab.nn.ssm.s4d import SCAN_FROM
+from vqlab.nn.ssm.s4d import S4D
 
 
 @pytest.mark.parametrize("mixer", ["s4d", "conv"])
@@ -39,7 +39,7 @@ def test_a_causal_block_sees_no_future_and_a_bidirectional_one_does(mixer):
 
 
 @pytest.mark.parametrize(
-    ("bidirectional", "length"), [(True, 128), pytest.param(False, SCAN_FROM, marks=pytest.mark.slow)]
+    ("bidirectional", "length"), [(True, 128), pytest.param(False, S4D.scan_from, marks=pytest.mark.slow)]
 )
 def test_it_compiles_to_one_graph_and_back(bidirectional, length):
     block = Block(4, 8, "lin", bidirectional, "s4d", 0.0)
