@@ -1,4 +1,4 @@
-"""The message for each mistake in the arguments of networks, likelihoods and losses, or in their inputs."""
+"""The messages for invalid arguments and inputs of networks, likelihoods and losses."""
 
 import pytest
 import torch
@@ -24,7 +24,10 @@ zeros = torch.zeros
 CASES = [
     # arguments
     (lambda: Anneal(1, 0, 9, kind="cubic"), "kind must be one of cosine, linear"),
-    (lambda: Anneal(1, 0, 9, warmup_steps=5, hold_steps=4), "warmup_steps 5 + hold_steps 4 must be below total_steps 9"),
+    (
+        lambda: Anneal(1, 0, 9, warmup_steps=5, hold_steps=4),
+        "5 + hold_steps 4 must be below total_steps 9",
+    ),
     (lambda: Anneal(1, 0, 9, kind="exponential"), "above 0 with kind=exponential"),
     (lambda: ValueRange("bytes"), "kind must be one of unit, "),
     (lambda: ValueRange("standardized", (0.5,), (0.5, 0.5)), "one mean and one positive std"),
@@ -80,6 +83,6 @@ CASES = [
 
 
 @pytest.mark.parametrize(("call", "message"), CASES, ids=[message[:30] for _, message in CASES])
-def test_a_mistake_is_named_with_its_rule(call, message):
+def test_message_names_the_rule(call, message):
     with refused(message):
         call()

@@ -111,8 +111,8 @@ def check_gan(generator: Generator, net: FeatureNet, channels: int, image_size: 
     generated = generator.out_channels, generator.image_size
     for name, made_for in (("generator", generated), ("discriminator", (net.in_channels, net.image_size))):
         if made_for != (channels, image_size):
-            sizes = f"channels={channels}, size={image_size}; the {name} has {made_for[0]} and {made_for[1]}"
-            raise UserError(f"the images have {sizes}: build the {name} for these images")
+            sizes = f"{channels} channels and size {image_size}, the {name} {made_for[0]} and {made_for[1]}"
+            raise UserError(f"images have {sizes}: build the {name} for these images")
 
 
 def wrong_channels(what: str, shape: str, x: Tensor, channels: int) -> str:
