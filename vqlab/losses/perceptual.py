@@ -50,7 +50,7 @@ class Perceptual(ConfigMixin, nn.Module):
     def load(self, device: torch.device | str = "cpu") -> Frozen:
         """Return the network on ``device``; the first call reads or downloads the weights."""
         if not self._loaded:
-            self._loaded.append(Frozen(build(self.net, self.backbone)))
+            self._loaded.append(Frozen(build_lpips(self.net, self.backbone)))
         return self._loaded[0].to(device)
 
     def forward(self, x_hat: Tensor, x: Tensor) -> Tensor:
@@ -105,7 +105,7 @@ class Taps(nn.Module):
         return outputs
 
 
-def build(net: str, backbone: str | None) -> nn.Module:
+def build_lpips(net: str, backbone: str | None) -> nn.Module:
     """Return ``lpips.LPIPS`` on ``net``, its weights from the file ``backbone`` or torch hub's cache."""
     import lpips  # takes a second, so only where it is needed
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from vqlab.errors import UserError, read_error
 
@@ -42,16 +42,26 @@ class Owner(NamedTuple):
 
 
 def load_features(net: str, backbone: str | None, owner: Owner) -> nn.Sequential:
-    """Return the layers of ``net`` up to its last tap, with weights from the file ``backbone`` or torch hub's cache."""
+    """Return the layers of ``net`` up to its last tap, in float32.
+
+    The weights come from ``backbone``, a file of the model or of its ``features`` alone, or from torch hub's cache.
+    """
     import torchvision  # takes a second, so only where it is needed
 
     model, url, taps, _, _ = BACKBONES[net]
     path = Path(backbone).expanduser() if backbone is not None else cached(url, owner)
+    hint = f"set {owner.setting}.backbone=FILE, or null to download" if backbone else "delete it to download it again"
+    try:
+        content: Any = torch.load(path, map_location="cpu", weights_only=True)
+        content = {name: value.float() for name, value in content.items()}
+    except Exception as error:  # a damaged file raises one of a dozen kinds of errors
+        message = f"cannot read weights for {owner.what} from {path} ({type(error).__name__}): {hint}"
+        raise read_error(path, error, message) from error
+    whole = {name.removeprefix("features."): v for name, v in content.items() if name.startswith("features.")}
     with torch.device("meta"):  # no memory and no random numbers for weights that are replaced
         features = getattr(torchvision.models, model)(weights=None).features[: taps[-1] + 1]
-    state = read_features(path, owner, is_cache=backbone is None)
     try:
-        features.load_state_dict(state, assign=True)
+        features.load_state_dict(whole or content, assign=True)
     except RuntimeError as error:
         hint = f"download {url}, or set {owner.setting}.net to the network of the file"
         raise UserError(f"{path} does not contain the weights of torchvision's {model}: {hint}") from error
@@ -76,16 +86,3 @@ def cached(url: str, owner: Owner) -> Path:
     finally:
         socket.setdefaulttimeout(before)
     return path
-
-
-def read_features(path: Path, owner: Owner, is_cache: bool) -> dict[str, Tensor]:
-    """Return the state dict of ``features`` from the file of a whole model or of ``features`` alone, in float32."""
-    hint = "delete it to download it again" if is_cache else f"set {owner.setting}.backbone=FILE, or null to download"
-    try:
-        content: Any = torch.load(path, map_location="cpu", weights_only=True)
-        content = {name: value.float() for name, value in content.items()}
-    except Exception as error:  # a damaged file raises one of a dozen kinds of errors
-        message = f"cannot read weights for {owner.what} from {path} ({type(error).__name__}): {hint}"
-        raise read_error(path, error, message) from error
-    whole = {name.removeprefix("features."): v for name, v in content.items() if name.startswith("features.")}
-    return whole or content

@@ -64,10 +64,8 @@ class FactorizedPrior(nn.Module):
 
     def log_probs(self, device: torch.device) -> Tensor:
         """Return ln p (P, K) of each position."""
-        if self.logits is None:
-            shape = (self.positions, self.num_embeddings)
-            return torch.full(shape, -math.log(self.num_embeddings), dtype=torch.float32, device=device)
-        return self.logits.float().log_softmax(-1)
+        logits = torch.zeros(self.positions, self.num_embeddings, device=device) if self.logits is None else self.logits
+        return logits.float().log_softmax(-1)
 
     def log_prob(self, codes: Tensor) -> Tensor:
         """Return ln p (N,) of codes (N, P)."""

@@ -125,5 +125,5 @@ class Bernoulli(Likelihood):
 
 def _step(value_range: ValueRange, device: torch.device) -> Tensor:
     """Return the distance of adjacent 8-bit values in ``value_range``, (C or 1, 1, 1)."""
-    black, white = (torch.full((1, 1, 1), value, device=device, dtype=torch.float32) for value in (0.0, 1.0))
-    return (value_range.encode(white) - value_range.encode(black)) / 255
+    ends = torch.tensor([0.0, 1.0], dtype=torch.float32, device=device).view(2, 1, 1, 1)
+    return value_range.encode(ends).diff(dim=0)[0] / 255

@@ -11,8 +11,6 @@ from vqlab.nn.autoencoders.conv import ACTIVATIONS, OutActivation
 from vqlab.nn.base import Decoder, Encoder, check_image
 from vqlab.validation import Count, NonNegativeInt, Range
 
-Halvable = Annotated[int, Range(2)]
-
 
 class SmallEncoder(Encoder):
     """Strided 4x4 convolutions, then residual blocks; the defaults are those of the authors' code.
@@ -33,7 +31,7 @@ class SmallEncoder(Encoder):
     def __init__(
         self,
         in_channels: Count = 3,
-        hidden_channels: Halvable = 128,
+        hidden_channels: Annotated[int, Range(2)] = 128,
         res_channels: Count = 32,
         num_res_blocks: NonNegativeInt = 2,
         downsampling: int = 4,
@@ -68,7 +66,7 @@ class SmallDecoder(Decoder):
     def __init__(
         self,
         out_channels: Count = 3,
-        hidden_channels: Halvable = 128,
+        hidden_channels: Annotated[int, Range(2)] = 128,
         res_channels: Count = 32,
         num_res_blocks: NonNegativeInt = 2,
         downsampling: int = 4,
