@@ -10,11 +10,14 @@ from vqlab.serialization import ConfigMixin
 
 
 class Encoder(ConfigMixin, nn.Module, ABC):
-    """A network from images or signals to features."""
+    """A network from images or signals to features.
+
+    ``downsampling`` is the ratio of height and width (or length) of the images to those of the features.
+    """
 
     in_channels: int  # of the images
     out_channels: int  # of the features
-    downsampling: int  # height and width (or length) of the images over those of the features
+    downsampling: int
     modality = "image"  # or "signal" for (B, C, L)
 
     @abstractmethod
@@ -39,7 +42,10 @@ class Decoder(ConfigMixin, nn.Module, ABC):
 
 
 class Discriminator(ConfigMixin, nn.Module, ABC):
-    """A network from images to logits, one per patch, which are high for real images."""
+    """A network from images to logits, one per patch.
+
+    The logits are high for real images.
+    """
 
     in_channels: int
 
@@ -49,11 +55,14 @@ class Discriminator(ConfigMixin, nn.Module, ABC):
 
 
 class Generator(ConfigMixin, nn.Module, ABC):
-    """A network from noise to square images."""
+    """A network from noise to images.
+
+    The images are square, with height and width ``image_size``.
+    """
 
     latent_dim: int
     out_channels: int
-    image_size: int  # height and width
+    image_size: int
 
     @abstractmethod
     def forward(self, z: Tensor) -> Tensor:
@@ -61,7 +70,10 @@ class Generator(ConfigMixin, nn.Module, ABC):
 
 
 class FeatureNet(ConfigMixin, nn.Module, ABC):
-    """A network from square images to feature vectors, without heads."""
+    """A network from square images to feature vectors.
+
+    The model adds the heads.
+    """
 
     in_channels: int
     image_size: int

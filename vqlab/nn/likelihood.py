@@ -19,7 +19,10 @@ AVERAGE = 0.01  # weight of a batch in the running mean after the first hundred 
 
 
 class Likelihood(ConfigMixin, KeepsFloat32, ABC):
-    """p(x | h) given the decoder's output for h; images and outputs are (N, C, H, W)."""
+    """p(x | h) given the decoder's output for h.
+
+    Images and outputs are (N, C, H, W), log-probabilities (N,).
+    """
 
     @abstractmethod
     def log_prob(self, x: Tensor, output: Tensor) -> Tensor:
