@@ -135,6 +135,12 @@ class CLI(LightningCLI):
         except (ArgumentError, UnicodeDecodeError) as error:
             raise explain(error, self._parser(args[0])._option_string_actions) from error
 
+    def _set_seed(self) -> None:
+        try:
+            super()._set_seed()
+        except ValueError as error:
+            raise UserError(f"seed_everything {error}: set --seed_everything=0") from error
+
     def _parse_ckpt_path(self) -> None:
         """Keep the options as they are: they override those of the checkpoint, and ``before_fit`` prints both."""
 

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vqlab.errors import UserError
-from vqlab.losses.adversarial import ADVERSARIAL, eased, is_ahead
+from vqlab.losses.adversarial import ADVERSARIAL, balance_factor, is_ahead
 from vqlab.metrics.images.glyph_distance import GlyphDistance
 from vqlab.models.model import Model, evaluating
 from vqlab.nn.gan.discriminators import GlyphDiscriminator, check_fit
@@ -37,7 +37,7 @@ class FontGAN(Model):
         adversarial: ``bce`` (non-saturating), ``hinge`` or ``lsgan``.
         disc_weight: Weight of the generator's adversarial loss; 0 trains no discriminator.
         disc_start: Step at which discriminator and adversarial loss are switched on.
-        balance: ``none``; ``adaptive`` weight (:func:`~vqlab.losses.adversarial.eased`); ``skip`` updates above 90 %.
+        balance: ``none``; ``adaptive`` weight, low for a confident discriminator; ``skip`` updates above 90 % accuracy.
         spectral_norm: Spectral normalization of the default discriminator; for another one set its ``norm``.
         l1_weight: Weight of the mean absolute difference, on the scale from -1 to 1.
         constancy_weight: Weight of the squared difference of codes, which needs a second pass of the encoder.
@@ -162,7 +162,7 @@ class FontGAN(Model):
             self.trainer.optimizers[1].step()  # the gradients are kept for the log until the generator steps
         weight = loss.new_tensor(self.weights["disc"])
         if self.balance == "adaptive":
-            weight = weight * eased(real_out.real_logits, fake_out.real_logits)
+            weight = weight * balance_factor(real_out.real_logits, fake_out.real_logits)
         return weight, {
             "d_loss": loss.detach(),
             "d_acc": (real_acc + fake_acc) / 2,

@@ -12,7 +12,7 @@ from vqlab.losses.adversarial import ADVERSARIAL, feature_matching, supervised_l
 from vqlab.metrics.images.quality import EffectiveClasses, diversity
 from vqlab.models.model import Model, evaluating
 from vqlab.nn import ConvFeatures, ConvGenerator, ImageFormat, SGANDiscriminator
-from vqlab.nn.base import FeatureNet, Generator, check_players
+from vqlab.nn.base import FeatureNet, Generator, check_gan
 from vqlab.nn.distributed import mean_over_ranks
 from vqlab.nn.precision import like_weights
 from vqlab.training.batches import passed_on
@@ -84,7 +84,7 @@ class SGAN(Model):
         self.label_embedding = nn.Embedding(num_classes, self.generator.latent_dim) if conditional else None
         norm: Literal["none", "batch"] = "none" if spectral_norm else "batch"
         net = discriminator or ConvFeatures(images.channels, images.size, norm=norm)
-        check_players(self.generator, net, images.channels, images.size)
+        check_gan(self.generator, net, images.channels, images.size)
         self.discriminator = SGANDiscriminator(net, num_classes, head, spectral_norm)
         self._batches_seen = 0
         self.confusion, self.classes_drawn = MulticlassConfusionMatrix(num_classes), EffectiveClasses(num_classes)

@@ -1,4 +1,4 @@
-"""What images a model is made for."""
+"""The format of images."""
 
 from dataclasses import dataclass
 
@@ -12,13 +12,13 @@ from vqlab.validation import Count, NonNegativeInt, check_fields
 
 @dataclass(frozen=True)
 class ImageFormat:
-    """Shape, value range and classes of the images that a model is made for; the command line takes it from the data.
+    """Shape, value range and number of classes of images; the command line takes it from the data.
 
     Args:
         channels: Channels, C.
         size: Height and width.
-        value_range: What the numbers of an image mean; ``unit`` and ``signed`` may be given as text.
-        num_classes: Number of labels; None or 0 where there are none.
+        value_range: Range of the pixel values; ``unit`` and ``signed`` may be strings.
+        num_classes: Number of classes; None or 0 without labels.
 
     Example:
         >>> ImageFormat(channels=1, size=28, value_range="unit").shape
@@ -36,7 +36,7 @@ class ImageFormat:
         check_fields(self)
 
     def check(self, x: Tensor) -> None:
-        """Raise UserError unless ``x`` is (B, C, H, W) with these channels."""
+        """Raise UserError unless ``x`` is (B, C, H, W) with this number of channels."""
         if x.ndim != 4 or x.shape[1] != self.channels:
             raise UserError(wrong_channels("images", f"(B, {self.channels}, H, W)", x, self.channels))
 

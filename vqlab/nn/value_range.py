@@ -1,4 +1,4 @@
-"""What a pixel's number means: the value range that data and models share."""
+"""The range of pixel values."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -12,12 +12,12 @@ from vqlab.validation import check_fields
 
 @dataclass(frozen=True)
 class ValueRange:
-    """An affine map between [0, 1] images and the numbers a model sees.
+    """An affine map from images in [0, 1] to the pixel values that a model gets.
 
     Args:
         kind: ``unit`` is [0, 1], ``signed`` is [-1, 1], ``standardized`` is (x - mean) / std per channel.
-        mean: Per-channel mean of [0, 1] images; used by ``standardized`` alone.
-        std: Per-channel standard deviation of [0, 1] images; used by ``standardized`` alone.
+        mean: Mean of each channel in [0, 1]; for ``standardized``.
+        std: Standard deviation of each channel in [0, 1]; for ``standardized``.
 
     Example:
         >>> ValueRange("signed").decode(torch.tensor([-1.0, 0.0, 3.0])).tolist()
@@ -30,8 +30,7 @@ class ValueRange:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        # Checkpoints hand lists back; tuples keep the range hashable and comparable.
-        object.__setattr__(self, "mean", tuple(self.mean))
+        object.__setattr__(self, "mean", tuple(self.mean))  # checkpoints contain lists, which have no hash
         object.__setattr__(self, "std", tuple(self.std))
         if self.kind == "standardized" and (not self.mean or len(self.mean) != len(self.std) or min(self.std) <= 0):
             raise UserError("value_range=standardized needs one mean and one positive std per channel")
@@ -42,17 +41,17 @@ class ValueRange:
         return (image - shift) / scale
 
     def signed(self, x: Tensor) -> Tensor:
-        """Map images (..., C, H, W) from this range to [-1, 1]; what lies outside stays outside."""
+        """Map images (..., C, H, W) from this range to [-1, 1], without clamping."""
         shift, scale = self._affine(x)
         return (x * scale + shift) * 2 - 1
 
     def decode(self, x: Tensor) -> Tensor:
-        """Map images (..., C, H, W) from this range to [0, 1]; what lies outside is clamped."""
+        """Map images (..., C, H, W) from this range to [0, 1], clamped."""
         shift, scale = self._affine(x)
         return (x * scale + shift).clamp(0, 1)
 
     def to_uint8(self, x: Tensor) -> Tensor:
-        """Map images (..., C, H, W) from this range to whole numbers from 0 to 255."""
+        """Map images (..., C, H, W) from this range to integers from 0 to 255."""
         return self.decode(x).mul(255).round().to(torch.uint8)
 
     def _affine(self, like: Tensor) -> tuple[Tensor | float, Tensor | float]:

@@ -9,7 +9,7 @@ from torch import nn
 from tests.helpers.grid import Data, fit, grid
 from tests.helpers.models import assert_same_weights, build
 from tests.helpers.toy import CODES, NUMBER, all_joints, images, parts, sharpened
-from vqlab.losses.adversarial import hinge_discriminator
+from vqlab.losses.adversarial import ADVERSARIAL
 from vqlab.models.categorical.discrete_vae import DiscreteVAE
 from vqlab.models.categorical.jsa import JSA, PosteriorSampler
 from vqlab.nn.gan.discriminators import PatchGAN
@@ -79,7 +79,7 @@ def test_adversarial_step_equals_plain_pytorch():
     output = plain.compute_loss(x, index)  # the same draws, a function of seed, step and image
     x_hat, discriminator = plain.latent.output(output.codes), plain.adversarial.discriminator
     optimizer = torch.optim.Adam(discriminator.parameters(), 1e-3)
-    hinge_discriminator(discriminator(x), discriminator(x_hat.detach())).backward()
+    ADVERSARIAL["hinge"].discriminator(discriminator(x), discriminator(x_hat.detach())).backward()
     optimizer.step()
     plain.zero_grad()
     last = plain.latent.decoder.head[0].weight

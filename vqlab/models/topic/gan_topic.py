@@ -104,7 +104,7 @@ class GANTopicModel(Model):
         self.encoder = TopicEncoder(vocab_size, num_topics, hidden_features) if bidirectional else None
         spectral_norm = regularizer == "spectral_norm"
         self.critic = TopicCritic(vocab_size, num_topics if bidirectional else 0, hidden_features, spectral_norm)
-        sizes = (self.generator.trait_features, num_classes, hidden_features)
+        sizes = (self.generator.out_features, num_classes, hidden_features)
         self.contrasted = TopicContrast(num_topics, *sizes) if contrast else None
         self.clusters = TopicClusters(num_topics, num_classes)
         self.vocabulary: list[str] | None = None
@@ -179,7 +179,7 @@ class GANTopicModel(Model):
         loss = self._distance(real, inferred, fake, theta)
         terms = {"g_loss": loss.detach()}
         if self.cycle_weight:
-            cycle = self.generator.unlikeliness(real, inferred).mean()
+            cycle = self.generator.cross_entropy(real, inferred).mean()
             loss, terms["cycle"] = loss + self.cycle_weight * cycle, cycle.detach()
         if self.contrasted is not None:
             if self.contrast == "label":
@@ -251,7 +251,7 @@ class GANTopicModel(Model):
         documents = self._documents(batch["bow"])
         theta = self.encoder(documents)
         self.clusters.update(theta, batch["label"])
-        loss = self.generator.unlikeliness(documents, theta).mean()
+        loss = self.generator.cross_entropy(documents, theta).mean()
         self.log_means(stage, {"loss": loss}, len(theta), prog_bar=True)
 
     def finish_evaluation(self, stage: str) -> None:

@@ -11,8 +11,8 @@ from vqlab.metrics.signal import correlation, snr, spectral_convergence
 from vqlab.models.model import Model
 from vqlab.models.vq import autoencoder
 from vqlab.models.vq.autoencoder import RECONSTRUCTION, RENAMED_KEYS, CodebookUpdates
-from vqlab.nn.autoencoders.s4d import S4DDecoder, S4DEncoder, check_length
-from vqlab.nn.base import Decoder, Encoder, check_fit, wrong_channels
+from vqlab.nn.autoencoders.s4d import S4DDecoder, S4DEncoder
+from vqlab.nn.base import Decoder, Encoder, check_divisible, check_fit, wrong_channels
 from vqlab.nn.ssm.s4d import S4D
 from vqlab.quantizers import IdentityQuantizer, Quantizer, VectorQuantizer
 from vqlab.training.finite import require_finite
@@ -80,7 +80,7 @@ class S4DVQ(Model):
             quantizer = VectorQuantizer(512, 512)
         self.quantizer: Quantizer = quantizer or IdentityQuantizer(self.encoder.out_channels)
         check_fit(self.encoder, self.decoder, channels, "signal", "give both the same pool")
-        check_length(length, self.encoder.downsampling)
+        check_divisible(f"signals of {length} samples are", (length,), self.encoder.downsampling, "length")
         self.map_size = (length // self.encoder.downsampling,)
         self.quantizer.check_map(self.map_size)
         self.to_code = nn.Conv1d(self.encoder.out_channels, self.quantizer.embedding_dim, 1)
