@@ -1,4 +1,4 @@
-"""The VQ-GAN autoencoder of diffusers and of taming-transformers in plain torch, with their names of weights."""
+"""Autoencoders of diffusers and taming-transformers in plain PyTorch, with their names of weights."""
 
 import copy
 import itertools
@@ -12,7 +12,7 @@ from torch import nn
 
 @torch.no_grad()
 def assert_same(model, reference, x):
-    """Check that both encode and decode ``x`` alike, in float64, where rounding cannot hide a difference."""
+    """Check that both encode and decode ``x`` to the same result, in float64 for small rounding errors."""
     model, reference, x = copy.deepcopy(model).double(), copy.deepcopy(reference).double(), x.double()
     indices = model.encode(x)
     assert torch.equal(indices, reference.encode(x))
@@ -80,7 +80,7 @@ class Stage(nn.Module):
 
 
 class Net(nn.Module):
-    """Encoder (``way`` down) or decoder (up); ``attention`` holds one flag for each level."""
+    """Encoder (``way="down"``) or decoder (``way="up"``) with one flag in ``attention`` for each level."""
 
     def __init__(self, way, attention, widths, blocks, groups, ends, middle_attention):
         super().__init__()
@@ -104,9 +104,9 @@ class Net(nn.Module):
 
 
 class Diffusers(nn.Module):
-    """Encoder, decoder, 1x1 convolutions and codebook with random weights, those of the norms included."""
+    """Encoder, decoder, 1x1 convolutions and codebook with random weights (also in the norms)."""
 
-    def __init__(self, config, seed):
+    def __init__(self, config, seed=0):
         super().__init__()
         z, widths, groups = config["latent_channels"], config["block_out_channels"], config["norm_num_groups"]
         down, up = ([kind.startswith("Attn") for kind in config[f"{way}_block_types"]] for way in ("down", "up"))
@@ -132,7 +132,7 @@ class Diffusers(nn.Module):
         return self.decoder(self.post_quant_conv(self.quantize.embedding(indices).movedim(-1, 1)))
 
 
-TAMING = {  # a pattern in diffusers' names -> taming's name
+TAMING = {  # pattern in diffusers' names -> taming's name
     r"down_blocks": "down",
     r"mid_block\.resnets\.0": "mid.block_1",
     r"mid_block\.attentions\.0": "mid.attn_1",
@@ -149,7 +149,7 @@ TAMING = {  # a pattern in diffusers' names -> taming's name
 
 
 class Taming(Diffusers):
-    """The same network; attention is of 1x1 convolutions, and the decoder's levels are numbered by resolution."""
+    """The same network; attention uses 1x1 convolutions, and the decoder's levels are numbered by resolution."""
 
     def state_dict(self):
         last, found = len(self.decoder.up_blocks) - 1, {}
@@ -169,8 +169,3 @@ def taming_model(
     config |= {"down_block_types": kinds, "up_block_types": kinds[::-1], "mid_block_add_attention": True}
     config |= {"in_channels": 3, "out_channels": 3, "latent_channels": z_channels}
     return Taming({**config, "num_vq_embeddings": num, "vq_embed_dim": dim}, seed)
-
-
-def diffusers_model(config, seed=0):
-    """The network of a config.json."""
-    return Diffusers(config, seed)

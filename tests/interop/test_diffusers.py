@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.helpers.models import build
-from tests.helpers.other_libraries import assert_same, diffusers_model
+from tests.helpers.other_libraries import Diffusers, assert_same
 from tests.helpers.refusal import refused
 from vqlab.interop.diffusers import load_diffusers, save_diffusers
 from vqlab.models.vq.vqgan import VQGAN
@@ -17,24 +17,11 @@ from vqlab.nn.autoencoders.conv import ConvDecoder, ConvEncoder
 from vqlab.quantizers.fsq import FSQ
 from vqlab.quantizers.vector import VectorQuantizer
 
-PLAIN = {
-    "_class_name": "VQModel",
-    "_diffusers_version": "0.30.0",
-    "act_fn": "silu",
-    "block_out_channels": [32, 64],
-    "down_block_types": ["DownEncoderBlock2D", "AttnDownEncoderBlock2D"],
-    "up_block_types": ["UpDecoderBlock2D", "AttnUpDecoderBlock2D"],  # not the encoder's levels
-    "in_channels": 3,
-    "out_channels": 3,
-    "latent_channels": 6,
-    "layers_per_block": 1,
-    "mid_block_add_attention": True,
-    "norm_num_groups": 32,
-    "norm_type": "group",
-    "num_vq_embeddings": 20,
-    "sample_size": 16,
-    "vq_embed_dim": 4,
-}
+PLAIN = {"_class_name": "VQModel", "_diffusers_version": "0.30.0", "act_fn": "silu", "norm_type": "group"}
+PLAIN |= {"in_channels": 3, "out_channels": 3, "latent_channels": 6, "layers_per_block": 1, "norm_num_groups": 32}
+PLAIN |= {"mid_block_add_attention": True, "num_vq_embeddings": 20, "sample_size": 16, "vq_embed_dim": 4}
+PLAIN |= {"block_out_channels": [32, 64], "down_block_types": ["DownEncoderBlock2D", "AttnDownEncoderBlock2D"]}
+PLAIN |= {"up_block_types": ["UpDecoderBlock2D", "AttnUpDecoderBlock2D"]}  # other levels than those of the encoder
 CONFIGS = [
     {},
     {"layers_per_block": 2, "mid_block_add_attention": False, "vq_embed_dim": None},
@@ -52,7 +39,7 @@ def folder(changes=(), name="theirs", seed=0):
     config, path = {**PLAIN, **dict(changes)}, Path(name)
     path.mkdir(exist_ok=True)
     (path / "config.json").write_text(json.dumps(config))
-    reference = diffusers_model(config, seed)
+    reference = Diffusers(config, seed)
     save_file(reference.state_dict(), path / WEIGHTS)
     return path, reference
 
@@ -109,7 +96,7 @@ def test_export_and_import_of_a_vqlab_model_give_the_same_model(distance):
     again, x = load_diffusers("a"), images()
     assert torch.equal(again.encode(x), model.encode(x))
     assert torch.equal(again.reconstruct(x), model.reconstruct(x))
-    reference = diffusers_model(json.loads(Path("a/config.json").read_text()))
+    reference = Diffusers(json.loads(Path("a/config.json").read_text()))
     reference.load_state_dict(load_file(Path("a") / WEIGHTS))
     assert_same(again, reference, x)
     save_diffusers(again, "b")

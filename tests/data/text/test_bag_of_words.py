@@ -9,7 +9,7 @@ from scipy import sparse
 from scipy.io import mmwrite
 
 from tests.helpers.refusal import refused
-from vqlab.data.text.bag_of_words import BagOfWords, read_counts, read_labels
+from vqlab.data.text.bag_of_words import BagOfWords, read_counts
 
 RNG = np.random.default_rng(0)
 
@@ -49,17 +49,12 @@ def test_labels_vocabulary_and_test_file(tmp_path):
     matrix = sparse.csr_matrix(counts().toarray() + np.eye(1, 12, dtype=int))  # each document has the first word
     labels = RNG.integers(-1, 4, 50)
     labels[0] = 3
-    np.save(tmp_path / "labels.npy", labels)
+    np.savetxt(tmp_path / "labels.txt", labels)
     (tmp_path / "words.txt").write_text("\n".join(f"w{n}" for n in range(12)))
     test = sparse.csr_matrix(1 + counts(9).toarray())
-    np.save(tmp_path / "test.npy", np.arange(9) - 1)
-    data = bags(
-        save(tmp_path / "a.npz", matrix),
-        labels_path=str(tmp_path / "labels.npy"),
-        vocabulary_path=str(tmp_path / "words.txt"),
-        test_path=save(tmp_path / "test.npz", test),
-        test_labels_path=str(tmp_path / "test.npy"),
-    )
+    np.save(tmp_path / "test.npy", np.arange(9)[:, None] - 1)
+    options = {"labels_path": "labels.txt", "vocabulary_path": "words.txt", "test_labels_path": "test.npy"}
+    data = bags(save(tmp_path / "a.npz", matrix), test_path=save(tmp_path / "test.npz", test), **options)
     assert (data.train_size, len(data.load_split("val"))) == (45, 5)
     assert rows(data, "test") == test.toarray().tolist()
     assert data.load_split("test").labels.tolist() == list(range(-1, 8))
@@ -97,14 +92,6 @@ def test_all_formats_give_the_same_counts(tmp_path):
     for name, content in files.items():
         (tmp_path / name).write_bytes(content)
         assert np.array_equal(read_counts(str(tmp_path / name), "path").toarray(), dense), name
-
-
-def test_labels_from_txt_and_npy(tmp_path):
-    labels = np.arange(50) % 3
-    np.savetxt(tmp_path / "labels.txt", labels)
-    np.save(tmp_path / "labels.npy", labels[:, None])
-    for name in ("labels.txt", "labels.npy"):
-        assert np.array_equal(read_labels(str(tmp_path / name), "labels_path", counts()), labels)
 
 
 def out_of_range(matrix):

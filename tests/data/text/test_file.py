@@ -72,6 +72,7 @@ def test_tables_are_read_as_written(folder, rows, suffix):
         ("a.csv", "id|text\n1|cat, dog\n", ["cat, dog"]),
         ("a.csv", 'text,label\na,b\n"one, two, and\nthree",x\n', ["a", "one, two, and\nthree"]),
         ("a.csv", f"text\n{'word ' * 100_000}\n", ["word " * 100_000]),
+        ("a.csv", 'text\n"one\ntwo"\nthree\n', ["one\ntwo", "three"]),
         ("a.tsv", 'text\tlabel\n"one\ntwo three"\tx\ncat\ty\n', ["one\ntwo three", "cat"]),
         ("a.json", '[{"text": "a"},\n {"text": null}]', ["a", ""]),
         ("a.jsonl", '\n[\n{"text": "a"}, {"text": NaN}\n]\n', ["a", ""]),
@@ -117,13 +118,10 @@ def test_splits_from_a_column_and_from_a_test_file(tmp_path):
 
 
 def test_octis_corpus_with_its_vocabulary(tmp_path):
-    (tmp_path / "corpus.tsv").write_text(
-        '"cat dog\ttrain\tpets\nrice x2\ttrain\tfood\ndog\tval\tpets\nrice\ttest\tfood\n'
-    )
+    lines = ['"cat dog\ttrain\tpets', "rice x2\ttrain\tfood", "dog\tval\tpets", "rice\ttest\tfood"]
+    (tmp_path / "corpus.tsv").write_text("\n".join(lines))
     (tmp_path / "vocabulary.txt").write_text("dog\nx2\nrice\ncat")
-    data = text_file(
-        str(tmp_path / "corpus.tsv"), vocabulary_path=str(tmp_path / "vocabulary.txt"), token_pattern=r"\w+"
-    )
+    data = text_file("corpus.tsv", vocabulary_path="vocabulary.txt", token_pattern=r"\w+")
     assert data.vocabulary == ["dog", "x2", "rice", "cat"]
     assert data.train_counts().toarray().tolist() == [[1, 0, 0, 1], [0, 1, 1, 0]]
     assert data.test_counts().toarray().tolist() == [[0, 0, 1, 0]]

@@ -94,9 +94,9 @@ def test_max_vocab_keeps_words_in_most_documents_in_alphabetical_order():
 
 def test_word_files_are_composed_to_nfc_and_keep_their_order(tmp_path):
     (tmp_path / "words.txt").write_bytes("\ufeffzebra\r\ncafe\u0301\n".encode())
-    assert read_words(str(tmp_path / "words.txt"), "vocabulary_path") == ["zebra", "café"]
+    assert read_words("words.txt", "vocabulary_path") == ["zebra", "café"]
     (tmp_path / "words.txt").write_text("Und\nCafe\u0301\n")
-    assert stop_list(str(tmp_path / "words.txt")) == {"und", "café"}
+    assert stop_list("words.txt") == {"und", "café"}
     assert stop_list("english") > ENGLISH_STOP_WORDS | {"the", "don", "isn"}
     assert stop_list(None) == frozenset()
 
@@ -134,11 +134,8 @@ def test_splits_of_the_source_are_kept():
     ):
         splits = Listed(source, **options).load_corpus().splits
         assert {split: len(bags) for split, bags in splits.items()} == sizes
-    for source, counts in (
-        (documents[20:], "5 of val, 7 of test of 12"),
-        (drawn(9) + documents[25:], "7 of test of 16"),
-    ):
-        with refused(f"each document must have a split, and some must be of train, got {counts} documents"):
+    for source, got in ((documents[20:], "5 of val, 7 of test of 12"), (drawn(9) + documents[25:], "7 of test of 16")):
+        with refused(f"each document must have a split, and some must be of train, got {got} documents"):
             Listed(source).load_corpus()
 
 
@@ -155,15 +152,14 @@ def test_labels_are_numbered_in_alphabetical_order():
 def test_given_vocabulary_is_kept_unchanged(tmp_path, caplog):
     (tmp_path / "words.txt").write_text("hox\nzebra\naix\nHat\nc3po\n")
     documents = [*drawn(40), Document("zebra")]
-    given = {"vocabulary_path": str(tmp_path / "words.txt"), "val_fraction": 0.3, "test_fraction": 0}
-    data = Listed(documents, **given, min_df=30, max_vocab=1)
+    data = Listed(documents, vocabulary_path="words.txt", val_fraction=0.3, test_fraction=0, min_df=30, max_vocab=1)
     assert data.vocabulary == ["hox", "zebra", "aix", "Hat", "c3po"]
     assert "never matches 2 words of vocabulary_path: Hat, c3po" in caplog.text
     left_out = sum(not {"hox", "aix", "zebra"} & set(text.split()) for text, *_ in documents)
     assert sum(len(split) for split in data._corpus.splits.values()) == 41 - left_out
     (tmp_path / "words.txt").write_text("nowhere\n")
     with refused("none of the 33 documents of train contains one of the 1 words of the vocabulary"):
-        Listed(documents, vocabulary_path=str(tmp_path / "words.txt")).vocab_size  # noqa: B018
+        Listed(documents, vocabulary_path="words.txt").load_split("train")
 
 
 @pytest.mark.parametrize(
@@ -178,17 +174,13 @@ def test_given_vocabulary_is_kept_unchanged(tmp_path, caplog):
         ({"token_pattern": "(a)(b)"}, "token_pattern must have at most one group"),
         ({"stop_words": "englsh"}, "englsh is not a UTF-8 file with a different word in each line ([Errno 2]"),
         ({"vocabulary_path": b"caf\xe9\n"}, "words.txt is not a UTF-8 file"),
-        (
-            {"vocabulary_path": b"cat\ndog\r\ncat\r\n"},
-            "words.txt is not a UTF-8 file with a different word in each line ('cat' in line 3)",
-        ),
+        ({"vocabulary_path": b"cat\ndog\r\ncat\r\n"}, "a different word in each line ('cat' in line 3)"),
         ({"vocabulary_path": b"cat\n\ndog"}, "different word in each line ('' in line 2): set vocabulary_path=FILE"),
     ],
 )
-def test_invalid_arguments_and_texts_are_refused(tmp_path, monkeypatch, options, line):
-    monkeypatch.chdir(tmp_path)
+def test_invalid_arguments_and_texts_are_refused(tmp_path, options, line):
     if words := options.get("vocabulary_path"):
         (tmp_path / "words.txt").write_bytes(words)
         options = {**options, "vocabulary_path": "words.txt"}
     with refused(line):
-        Listed(**{"documents": [], **options}).vocab_size  # noqa: B018
+        Listed(**{"documents": [], **options}).load_corpus()

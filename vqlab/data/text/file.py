@@ -174,7 +174,7 @@ def read_table(file: str, encoding: str) -> dict[Any, list[Any]]:
 
 def read_rows(lines: list[str], filled: list[str], separator: str) -> dict[Any, list[str]]:
     """Return the columns of csv or tsv lines; ValueError if rows differ in length or a field contains other rows."""
-    first = filled[0].rstrip().split("\t")
+    first = filled[0].rstrip("\r\n").split("\t")
     is_octis = separator == "\t" and 2 <= len(first) <= 3 and first[1].lower() in SPLIT_OF
     csv.field_size_limit(2**31 - 1)  # characters of a text
     read = csv.reader(lines, delimiter=separator, quoting=csv.QUOTE_NONE if is_octis else csv.QUOTE_MINIMAL)
@@ -186,6 +186,6 @@ def read_rows(lines: list[str], filled: list[str], separator: str) -> dict[Any, 
             raise ValueError(f"row {number} has {len(row)} fields of {len(names)}: {hint}")
     alone = (len(next(csv.reader([line], delimiter=separator))) for line in filled)
     numbers = ((line.count(separator) + 1, count) for line, count in zip(filled, alone, strict=True))
-    if len(filled) > len(rows) and all(len(names) in fields for fields in numbers):  # each line is a row by itself
+    if len(filled) > len(rows) and len(names) > 1 and all(len(names) in fields for fields in numbers):
         raise ValueError("a quoted field contains other rows: write quotes within a field twice, or save it as jsonl")
     return {name: [row[i] for row in rows[not is_octis :]] for i, name in enumerate(names)}
