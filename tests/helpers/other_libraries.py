@@ -74,7 +74,7 @@ class Stage(nn.Module):
 
 
 class Net(nn.Module):
-    """Encoder (``way`` down) or decoder (up); ``attention`` holds one flag for each level."""
+    """Encoder (``way="down"``) or decoder (``way="up"``) with one flag in ``attention`` for each level."""
 
     def __init__(self, way, attention, widths, blocks, groups, ends, middle_attention):
         super().__init__()
@@ -98,7 +98,7 @@ class Net(nn.Module):
 
 
 class Diffusers(nn.Module):
-    """Encoder, decoder, 1x1 convolutions and codebook with random weights, those of the norms included."""
+    """Encoder, decoder, 1x1 convolutions and codebook with random weights (also in the norms)."""
 
     def __init__(self, config, seed=0):
         super().__init__()
