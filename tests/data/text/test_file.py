@@ -138,6 +138,7 @@ def test_octis_corpus_with_its_vocabulary(tmp_path):
         ("a.csv", "\n", {}, "it is empty"),
         ("a.csv", "text\ncaf\xe9\n", {"encoding": "ascii"}, "set encoding=cp1252"),
         ("a.csv", "text\ncat\n", {"encoding": "utf-9"}, "unknown encoding: utf-9"),
+        ("a.csv", 'label,text\nx,"a\nb"\ny,"Leave now\nz,dog\n', {}, "a quote is never closed"),
         ("a.tsv", 'text\tn\n"Leave, he said\tx\ndog\ty\n12"\tz\n', {}, "a quoted field contains other rows"),
         ("a.tsv", "cat dog\tnews\ta\n", {}, "has no column text, but cat dog, news, a: set text_column=NAME"),
         ("a.jsonl", '{"text": "x"}\n{"text": \n', {}, "Expecting value: line 3"),

@@ -177,13 +177,16 @@ def read_rows(lines: list[str], filled: list[str], separator: str) -> dict[Any, 
     first = filled[0].rstrip("\r\n").split("\t")
     is_octis = separator == "\t" and 2 <= len(first) <= 3 and first[1].lower() in SPLIT_OF
     csv.field_size_limit(2**31 - 1)  # characters of a text
-    read = csv.reader(lines, delimiter=separator, quoting=csv.QUOTE_NONE if is_octis else csv.QUOTE_MINIMAL)
+    quoting = csv.QUOTE_NONE if is_octis else csv.QUOTE_MINIMAL
+    *read, end = csv.reader([*lines, "end"], delimiter=separator, quoting=quoting)
     rows = [row for row in read if len(row) > 1 or "".join(row).strip()]
     names = OCTIS[: len(first)] if is_octis else [name.strip() for name in rows[0]]
     for number, row in enumerate(rows, start=1):
         if len(row) != len(names):
             hint = "put quotes around fields that contain the separator"
             raise ValueError(f"row {number} has {len(row)} fields of {len(names)}: {hint}")
+    if end != ["end"]:
+        raise ValueError("a quote is never closed: write quotes within a field twice, or save it as jsonl")
     alone = (len(next(csv.reader([line], delimiter=separator))) for line in filled)
     numbers = ((line.count(separator) + 1, count) for line, count in zip(filled, alone, strict=True))
     if len(filled) > len(rows) and len(names) > 1 and all(len(names) in fields for fields in numbers):
