@@ -134,7 +134,7 @@ def test_octis_corpus_with_its_vocabulary(tmp_path):
         ("a.csv", "text,label\nx,y\nx,y,z\n", {}, "row 3 has 3 fields of 2"),
         ("a.csv", "text,label,n\nx,y,1\nx,y\n", {}, "row 3 has 2 fields of 3"),
         ("a.csv", 'text,label\n"Leave now,y\ndog,y\n12",z\n', {}, "a quoted field contains other rows"),
-        ("a.csv", 'text,label\nx,y\n"x,y\n', {}, "row 3 has 1 fields of 2"),
+        ("a.csv", 'text,label\nx,y\n"x,y\n', {}, "a quote is never closed"),
         ("a.csv", "\n", {}, "it is empty"),
         ("a.csv", "text\ncaf\xe9\n", {"encoding": "ascii"}, "set encoding=cp1252"),
         ("a.csv", "text\ncat\n", {"encoding": "utf-9"}, "unknown encoding: utf-9"),
