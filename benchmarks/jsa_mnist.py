@@ -31,9 +31,8 @@ from vqlab.models.categorical.discrete_vae import DiscreteVAE
 from vqlab.models.categorical.jsa import JSA, PosteriorSampler
 from vqlab.nn.anneal import Anneal
 from vqlab.nn.autoencoders.small import MLPDecoder, MLPEncoder
-from vqlab.nn.image_format import ImageFormat
+from vqlab.nn.image_format import ImageFormat, ValueRange
 from vqlab.nn.likelihood import Bernoulli
-from vqlab.nn.value_range import ValueRange
 
 CONTESTANTS = ("jsa", "jsa, no cache", "rws", "vimco", "rloo", "gumbel", "st_gumbel")
 BATCH, NLL_SAMPLES, LR = 50, 1000, 1e-3

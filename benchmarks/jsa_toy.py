@@ -21,9 +21,8 @@ from vqlab.models.categorical.discrete_vae import DiscreteVAE
 from vqlab.models.categorical.jsa import JSA, PosteriorSampler
 from vqlab.nn.autoencoders.small import MLPDecoder, MLPEncoder
 from vqlab.nn.categorical import FactorizedPrior
-from vqlab.nn.image_format import ImageFormat
+from vqlab.nn.image_format import ImageFormat, ValueRange
 from vqlab.nn.likelihood import Bernoulli
-from vqlab.nn.value_range import ValueRange
 from vqlab.samplers.chain_cache import ChainCache
 
 SIZE, VARIABLES, VALUES, IMAGES, BATCH, LR = 3, 3, 4, 200, 50, 3e-3

@@ -14,11 +14,8 @@ import torch
 from torch import nn
 
 from vqlab.errors import UserError
-from vqlab.nn.autoencoders.conv import ConvEncoder
-from vqlab.nn.autoencoders.small import SmallDecoder, SmallEncoder
-from vqlab.nn.value_range import ValueRange
-from vqlab.quantizers.fsq import FSQ
-from vqlab.quantizers.vector import VectorQuantizer
+from vqlab.nn import ConvEncoder, SmallDecoder, SmallEncoder, ValueRange
+from vqlab.quantizers import FSQ, VectorQuantizer
 from vqlab.serialization import ConfigMixin, current_config, find_class, from_config, to_config
 
 

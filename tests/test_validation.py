@@ -7,20 +7,12 @@ import pytest
 import torch
 
 from tests.helpers.refusal import refused
-from vqlab.data.images.digits import Digits
-from vqlab.models.adversarial import AdversarialSettings
-from vqlab.models.categorical.jsa import PosteriorSampler
-from vqlab.models.prior.code_prior import CodePrior
-from vqlab.models.sgan import SGAN
-from vqlab.models.vq.vqvae import VQVAE
-from vqlab.nn.autoencoders.small import SmallEncoder
-from vqlab.nn.image_format import ImageFormat
-from vqlab.nn.value_range import ValueRange
-from vqlab.quantizers.composite import ResidualQuantizer
-from vqlab.quantizers.fsq import FSQ
-from vqlab.quantizers.vector import VectorQuantizer
+from vqlab.data import Digits
+from vqlab.models import SGAN, VQVAE, AdversarialSettings, CodePrior, PosteriorSampler
+from vqlab.nn import ImageFormat, SmallEncoder, ValueRange
+from vqlab.quantizers import FSQ, ResidualQuantizer, VectorQuantizer
 from vqlab.serialization import from_config, to_config
-from vqlab.training.optimization import Optimization
+from vqlab.training import Optimization
 from vqlab.validation import check_arguments
 
 WRONG = [

@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch.demos.boring_classes import BoringModel
 
 from tests.helpers.bare import BARE
-from vqlab.callbacks.checkpoints import LastAndBest
+from vqlab.callbacks import LastAndBest
 
 LAST, BEST = Path("checkpoints/last.ckpt"), Path("checkpoints/best.ckpt")
 

@@ -9,8 +9,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from tests.helpers.bare import BARE
-from vqlab.callbacks.checkpoints import LastAndBest
-from vqlab.callbacks.ema import EMA
+from vqlab.callbacks import EMA, LastAndBest
 
 DECAY = 0.4  # the warm-up reaches it at the fifth update after the first
 LAST = "checkpoints/last.ckpt"

@@ -6,9 +6,8 @@ from lightning.pytorch.demos.boring_classes import BoringModel
 from torch.utils.data import DataLoader
 
 from tests.helpers.bare import trainer
-from vqlab.callbacks.plateau import Plateau
-from vqlab.training.learning_rate import Schedule
-from vqlab.training.optimization import Optimization
+from vqlab.callbacks import Plateau
+from vqlab.training import Optimization, Schedule
 
 SCORES = [5.0, 6.0, 4.0, 4.0, 4.1, 3.0, 3.5]  # Plateau waits 1, 0, 1, 2 (lowers the rate), 0, 1
 

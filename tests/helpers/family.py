@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from vqlab import FSQ, IBQ, BinarySpherical, GumbelQuantizer, LookupFree, SimVQ, VectorQuantizer
-from vqlab.nn.anneal import Anneal
+from vqlab.nn import Anneal
 from vqlab.quantizers import MultiScaleQuantizer, ProductQuantizer, Quantizer, ResidualQuantizer
 
 

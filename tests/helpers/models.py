@@ -5,7 +5,7 @@ import inspect
 
 import torch
 
-from vqlab.nn.image_format import ImageFormat
+from vqlab.nn import ImageFormat
 from vqlab.serialization import moved_argument
 
 

@@ -2,13 +2,19 @@
 
 from tests.helpers.models import build
 from vqlab.models import JSA, S4DVQ, SGAN, VQGAN, VQVAE, CodePrior, DiscreteVAE, FontGAN, GANTopicModel
-from vqlab.nn.autoencoders.s4d import S4DDecoder, S4DEncoder
-from vqlab.nn.autoencoders.small import SmallDecoder, SmallEncoder
-from vqlab.nn.gan.discriminators import GlyphDiscriminator, PatchGAN
-from vqlab.nn.gan.networks import ConvFeatures, ConvGenerator
-from vqlab.nn.likelihood import Bernoulli
-from vqlab.nn.unet import UNet
-from vqlab.quantizers.vector import VectorQuantizer
+from vqlab.nn import (
+    Bernoulli,
+    ConvFeatures,
+    ConvGenerator,
+    GlyphDiscriminator,
+    PatchGAN,
+    S4DDecoder,
+    S4DEncoder,
+    SmallDecoder,
+    SmallEncoder,
+    UNet,
+)
+from vqlab.quantizers import VectorQuantizer
 
 IMAGE = {"channels": 1, "image_size": 16}
 SHAPES = {"image": (4, 1, 16, 16), "signal": (4, 1, 128), "text": (4, 30), "font": (4, 1, 32, 32)}

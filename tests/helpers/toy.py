@@ -7,9 +7,8 @@ import torch
 from torch import Tensor
 
 from tests.helpers.models import build
-from vqlab.models.categorical.jsa import JSA
-from vqlab.nn.autoencoders.small import MLPDecoder, MLPEncoder
-from vqlab.nn.likelihood import Bernoulli
+from vqlab.models import JSA
+from vqlab.nn import Bernoulli, MLPDecoder, MLPEncoder
 
 VARIABLES, VALUES, SIZE = 3, 4, 4
 CODES = torch.tensor(list(itertools.product(range(VALUES), repeat=VARIABLES))).view(-1, 1, 1, VARIABLES)  # (64, ...)

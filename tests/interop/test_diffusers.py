@@ -10,12 +10,10 @@ from safetensors.torch import load_file, save_file
 from tests.helpers.models import build
 from tests.helpers.other_libraries import Diffusers, assert_same
 from tests.helpers.refusal import refused
-from vqlab.interop.diffusers import load_diffusers, save_diffusers
-from vqlab.models.vq.vqgan import VQGAN
-from vqlab.models.vq.vqvae import VQVAE
-from vqlab.nn.autoencoders.conv import ConvDecoder, ConvEncoder
-from vqlab.quantizers.fsq import FSQ
-from vqlab.quantizers.vector import VectorQuantizer
+from vqlab.interop import load_diffusers, save_diffusers
+from vqlab.models import VQGAN, VQVAE
+from vqlab.nn import ConvDecoder, ConvEncoder
+from vqlab.quantizers import FSQ, VectorQuantizer
 
 PLAIN = {"_class_name": "VQModel", "_diffusers_version": "0.30.0", "act_fn": "silu", "norm_type": "group"}
 PLAIN |= {"in_channels": 3, "out_channels": 3, "latent_channels": 6, "layers_per_block": 1, "norm_num_groups": 32}

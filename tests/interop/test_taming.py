@@ -14,10 +14,9 @@ import vqlab
 from tests.helpers.bare import BARE
 from tests.helpers.other_libraries import assert_same, taming_model
 from tests.helpers.refusal import refused
-from vqlab.interop.taming import load_taming
-from vqlab.models.adversarial import AdversarialSettings
-from vqlab.nn.gan.discriminators import PatchGAN
-from vqlab.nn.image_format import ImageFormat
+from vqlab.interop import load_taming
+from vqlab.models import AdversarialSettings
+from vqlab.nn import ImageFormat, PatchGAN
 
 SIZES = [
     {},

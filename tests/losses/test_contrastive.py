@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from vqlab.losses.contrastive import info_nce
+from vqlab.losses import info_nce
 
 
 def by_loop(anchors, positives, temperature, same=None):

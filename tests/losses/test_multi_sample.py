@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from vqlab.losses.multi_sample import rloo_loss, vimco_loss
+from vqlab.losses import rloo_loss, vimco_loss
 
 K, B = 3, 2
 

@@ -17,7 +17,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from tests.helpers.refusal import refused
 from tests.helpers.weights import NETS, images, random_features, save_all
-from vqlab.losses.perceptual import Perceptual
+from vqlab.losses import Perceptual
 from vqlab.serialization import from_config, to_config
 
 

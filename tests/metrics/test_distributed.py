@@ -5,10 +5,7 @@ import torch
 from torch import nn
 
 from tests.helpers.two_ranks import on_two_ranks
-from vqlab.metrics.codes import CodebookUsage, CodeStatistics, ProposalEntropy
-from vqlab.metrics.images.frechet import FrechetDistance
-from vqlab.metrics.images.glyph_distance import GlyphDistance
-from vqlab.metrics.topics.clusters import TopicClusters
+from vqlab.metrics import CodebookUsage, CodeStatistics, FrechetDistance, GlyphDistance, ProposalEntropy, TopicClusters
 from vqlab.nn.frozen import Frozen
 
 COUNT = 64

@@ -5,10 +5,7 @@ import pytest
 import torch
 
 from tests.helpers.refusal import refused
-from vqlab.metrics.codes import CodebookUsage, CodeStatistics
-from vqlab.metrics.images.frechet import FrechetDistance
-from vqlab.metrics.topics.clusters import TopicClusters
-from vqlab.metrics.topics.cooccurrence import ReferenceCorpus
+from vqlab.metrics import CodebookUsage, CodeStatistics, FrechetDistance, ReferenceCorpus, TopicClusters
 
 
 def zeros(*shape):

@@ -10,12 +10,11 @@ from torch.utils.data import DataLoader, Dataset
 
 from tests.helpers import bare
 from tests.helpers.models import assert_same_weights, build
-from vqlab.callbacks.ema import EMA
+from vqlab.callbacks import EMA
 from vqlab.losses.adversarial import ADVERSARIAL
-from vqlab.models.font_gan import FontGAN
-from vqlab.nn.gan.discriminators import GlyphDiscriminator
-from vqlab.nn.unet import UNet
-from vqlab.training.learning_rate import Schedule
+from vqlab.models import FontGAN
+from vqlab.nn import GlyphDiscriminator, UNet
+from vqlab.training import Schedule
 
 SIZE, STYLES = 16, 2
 

@@ -7,9 +7,9 @@ from torch.utils.data import DataLoader
 
 from tests.helpers.bare import BARE
 from tests.helpers.small_models import MODELS, SHAPES, s4dvq
-from vqlab.callbacks.sample_grid import SampleGrid
+from vqlab.callbacks import SampleGrid
 from vqlab.models.categorical.latent import rand
-from vqlab.nn.ssm.s4d import S4D
+from vqlab.nn import S4D
 
 CALLS = {
     "reconstruct": lambda model, x: model.reconstruct(x),

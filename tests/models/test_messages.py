@@ -10,15 +10,20 @@ from tests.helpers.models import build
 from tests.helpers.planted import Planted
 from tests.helpers.refusal import refused
 from tests.helpers.toy import parts
-from vqlab.losses.perceptual import Perceptual
-from vqlab.metrics.images.frechet import FrechetDistance
+from vqlab.losses import Perceptual
+from vqlab.metrics import FrechetDistance
 from vqlab.models import JSA, S4DVQ, SGAN, VQGAN, VQVAE, CodePrior, DiscreteVAE, FontGAN, GANTopicModel
-from vqlab.nn.autoencoders.s4d import S4DEncoder
-from vqlab.nn.autoencoders.small import SmallDecoder, SmallEncoder
-from vqlab.nn.gan.discriminators import GlyphDiscriminator, PatchGAN
-from vqlab.nn.gan.networks import ConvFeatures, ConvGenerator
-from vqlab.nn.transformer import Transformer
-from vqlab.nn.unet import UNet
+from vqlab.nn import (
+    ConvFeatures,
+    ConvGenerator,
+    GlyphDiscriminator,
+    PatchGAN,
+    S4DEncoder,
+    SmallDecoder,
+    SmallEncoder,
+    Transformer,
+    UNet,
+)
 
 ARGUMENTS = [
     (VQVAE, {"channels": 1, "encoder": SmallEncoder(3)}, "in_channels of the encoder is 3, channels of the model 1"),

@@ -9,10 +9,10 @@ import torch.nn.functional as F
 
 from tests.helpers import bare
 from tests.helpers.models import assert_same_weights, build
-from vqlab.callbacks.ema import EMA
-from vqlab.data.images.digits import Digits
-from vqlab.models.sgan import SGAN
-from vqlab.nn.gan.networks import MLPFeatures, MLPGenerator
+from vqlab.callbacks import EMA
+from vqlab.data import Digits
+from vqlab.models import SGAN
+from vqlab.nn import MLPFeatures, MLPGenerator
 
 
 def small(**options):

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from vqlab.nn.anneal import Anneal
+from vqlab.nn import Anneal
 
 KINDS = ["cosine", "linear", "exponential"]
 

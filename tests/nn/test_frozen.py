@@ -9,7 +9,7 @@ from lightning.pytorch.callbacks import EMAWeightAveraging
 from torch import nn
 from torch.utils.data import DataLoader
 
-from vqlab.callbacks.ema import EMA
+from vqlab.callbacks import EMA
 from vqlab.nn.frozen import Frozen
 
 

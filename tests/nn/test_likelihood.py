@@ -5,9 +5,7 @@ import itertools
 import pytest
 import torch
 
-from vqlab.nn.anneal import Anneal
-from vqlab.nn.likelihood import Bernoulli, Gaussian
-from vqlab.nn.value_range import ValueRange
+from vqlab.nn import Anneal, Bernoulli, Gaussian, ValueRange
 
 SIGNED, UNIT = ValueRange("signed"), ValueRange("unit")
 

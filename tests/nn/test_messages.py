@@ -4,21 +4,25 @@ import pytest
 import torch
 
 from tests.helpers.refusal import refused
-from vqlab.losses.contrastive import TopicContrast
-from vqlab.losses.perceptual import Perceptual
-from vqlab.nn.anneal import Anneal
-from vqlab.nn.autoencoders.conv import ConvDecoder, ConvEncoder
-from vqlab.nn.autoencoders.s4d import S4DEncoder
-from vqlab.nn.autoencoders.small import MLPEncoder, SmallDecoder, SmallEncoder
+from vqlab.losses import Perceptual, TopicContrast
+from vqlab.nn import (
+    S4D,
+    Anneal,
+    ConvDecoder,
+    ConvEncoder,
+    ConvFeatures,
+    Gaussian,
+    MLPEncoder,
+    S4DEncoder,
+    SmallDecoder,
+    SmallEncoder,
+    Transformer,
+    UNet,
+    ValueRange,
+)
 from vqlab.nn.base import check_autoencoder
 from vqlab.nn.categorical import CategoricalCode, build_prior
 from vqlab.nn.gan.discriminators import GlyphDiscriminator, PatchGAN, check_fit
-from vqlab.nn.gan.networks import ConvFeatures
-from vqlab.nn.likelihood import Gaussian
-from vqlab.nn.ssm.s4d import S4D
-from vqlab.nn.transformer import Transformer
-from vqlab.nn.unet import UNet
-from vqlab.nn.value_range import ValueRange
 
 zeros = torch.zeros
 CASES = [

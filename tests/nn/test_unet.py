@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from vqlab.nn.unet import UNet
+from vqlab.nn import UNet
 
 
 def glyphs(count=3, size=32):

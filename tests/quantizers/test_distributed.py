@@ -8,7 +8,7 @@ import torch.distributed as dist
 
 from tests.helpers.family import FAMILY, assert_same_state, example, parts_of, vector
 from tests.helpers.two_ranks import on_two_ranks
-from vqlab.quantizers.vector import VectorQuantizer
+from vqlab.quantizers import VectorQuantizer
 
 WORLD, STEPS, SAMPLES = 2, 20, 16
 RATE = 0.05  # a larger rate amplifies rounding differences

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from vqlab.quantizers.fsq import FSQ
+from vqlab.quantizers import FSQ
 
 LEVELS = [[8, 5, 5, 5], [2], [3], [2, 2, 2], [7, 2, 4, 3], [16, 15], [8, 8, 8, 6, 5]]
 

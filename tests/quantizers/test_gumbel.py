@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from tests.helpers.family import rand64 as rand
-from vqlab.nn.anneal import Anneal
-from vqlab.quantizers.gumbel import GumbelQuantizer
+from vqlab.nn import Anneal
+from vqlab.quantizers import GumbelQuantizer
 
 K, D = 7, 3
 

@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from tests.helpers.family import rand64 as rand
-from vqlab.quantizers import lookup_free
-from vqlab.quantizers.lookup_free import BinarySpherical, LookupFree
+from vqlab.quantizers import BinarySpherical, LookupFree, lookup_free
 
 CLASSES = [LookupFree, BinarySpherical]
 

@@ -8,7 +8,7 @@ import torch
 from tests.helpers.family import COMPOSITE, FAMILY, example, trained
 from tests.helpers.refusal import refused
 from vqlab import FSQ, IBQ, BinarySpherical, GumbelQuantizer, IdentityQuantizer, LookupFree, SimVQ, VectorQuantizer
-from vqlab.nn.anneal import Anneal
+from vqlab.nn import Anneal
 from vqlab.quantizers import MultiScaleQuantizer, ProductQuantizer, ResidualQuantizer
 
 COSINE, PYRAMID = VectorQuantizer(8, 3, distance="cosine"), MultiScaleQuantizer(VectorQuantizer(8, 3), [1, 2])

@@ -6,8 +6,7 @@ import torch.nn.functional as F
 
 from tests.helpers.family import rand64 as rand
 from tests.helpers.resampling import down, up
-from vqlab.quantizers.multi_scale import MultiScaleQuantizer
-from vqlab.quantizers.vector import VectorQuantizer
+from vqlab.quantizers import MultiScaleQuantizer, VectorQuantizer
 
 K, D = 12, 3
 

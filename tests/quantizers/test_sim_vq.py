@@ -5,7 +5,7 @@ import torch
 
 from tests.helpers.family import assert_same_state, state
 from tests.helpers.family import rand64 as rand
-from vqlab.quantizers.sim_vq import SimVQ
+from vqlab.quantizers import SimVQ
 
 
 def correlated(num, dim, seed):

@@ -5,7 +5,7 @@ import torch
 
 from tests.helpers.refusal import refused
 from tests.helpers.two_ranks import on_two_ranks
-from vqlab.samplers.chain_cache import ChainCache
+from vqlab.samplers import ChainCache
 
 SIZE, POSITIONS, K = 23, 5, 300
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests.helpers.refusal import refused
-from vqlab.nn.transformer import Transformer
+from vqlab.nn import Transformer
 from vqlab.samplers.tokens import draw, generate, guide, restrict
 
 K, L = 5, 3

@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from tests.helpers.bare import BARE
 from tests.helpers.refusal import refused
 from tests.helpers.small_models import fonts, jsa, s4dvq, sgan, topics, vqgan, vqvae
-from vqlab.nn.value_range import ValueRange
+from vqlab.nn import ValueRange
 from vqlab.training.batches import as_batch
 
 IMAGES, LABELS = torch.rand(8, 1, 16, 16) * 2 - 1, torch.arange(8) % 2

@@ -12,16 +12,12 @@ import vqlab
 from tests.helpers.bare import BARE
 from tests.helpers.models import build
 from tests.helpers.refusal import refused
-from vqlab.models.vq.vqvae import VQVAE
-from vqlab.nn.autoencoders.conv import ConvDecoder, ConvEncoder
-from vqlab.nn.autoencoders.small import SmallDecoder, SmallEncoder
-from vqlab.nn.image_format import ImageFormat
-from vqlab.nn.value_range import ValueRange
-from vqlab.quantizers.fsq import FSQ
-from vqlab.quantizers.vector import VectorQuantizer
+from vqlab.models import VQVAE
+from vqlab.nn import ConvDecoder, ConvEncoder, ImageFormat, SmallDecoder, SmallEncoder, ValueRange
+from vqlab.quantizers import FSQ, VectorQuantizer
 from vqlab.serialization import ConfigMixin
+from vqlab.training import Schedule
 from vqlab.training.checkpoint import check_resumable, read_checkpoint, refusing_damage
-from vqlab.training.learning_rate import Schedule
 
 
 class Own(nn.Module):

@@ -13,9 +13,9 @@ from torch.utils.data import DataLoader
 from tests.helpers.bare import BARE
 from tests.helpers.models import build
 from tests.helpers.refusal import refused
-from vqlab.models.vq.vqvae import VQVAE
-from vqlab.nn.autoencoders.small import SmallDecoder, SmallEncoder
-from vqlab.quantizers.vector import VectorQuantizer
+from vqlab.models import VQVAE
+from vqlab.nn import SmallDecoder, SmallEncoder
+from vqlab.quantizers import VectorQuantizer
 from vqlab.training.learning_rate import Schedule, configured_rate, reset_moments
 from vqlab.training.lightning_fixes import is_log_step
 

@@ -21,7 +21,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from vqlab.errors import UserError
 from vqlab.experiments.checkpoint_header import checkpoint_step
 from vqlab.training import lightning_fixes as fixes
-from vqlab.training.finite import NonFiniteError
+from vqlab.training.steps import NonFiniteError
 from vqlab.training.stop_signals import STOP_SIGNALS, Stopped
 from vqlab.validation import Checked, Count
 

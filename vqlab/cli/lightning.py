@@ -23,12 +23,9 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 import vqlab
 from vqlab.atomic_io import write_atomic
+from vqlab.callbacks import EMA, Health, Plateau, SampleGrid
 from vqlab.callbacks.always import BatchStatistics, LearningRates, Progress, StepSeed, Throughput
 from vqlab.callbacks.checkpoints import LastAndBest, stored_line
-from vqlab.callbacks.ema import EMA
-from vqlab.callbacks.health.callback import Health
-from vqlab.callbacks.plateau import Plateau
-from vqlab.callbacks.sample_grid import SampleGrid
 from vqlab.cli.arguments import read_configs
 from vqlab.cli.compat import adjust_parser, quiet, with_current_options
 from vqlab.cli.devices import check_started, check_strategy, choose_precision
@@ -47,7 +44,7 @@ from vqlab.training.arrays import check_suffix, save_arrays
 from vqlab.training.checkpoint import check_resumable, hyper_parameters, load_weights, read_checkpoint, refusing_damage
 from vqlab.training.data_format import ENTRY, Format, stored_format
 from vqlab.training.lightning_fixes import AtomicCheckpointIO, leave_sigterm_alone
-from vqlab.training.manual import refuse_trainer_options
+from vqlab.training.steps import refuse_trainer_options
 from vqlab.training.stop_signals import Stopped
 
 # Arguments of the model that the data decide: property of the DataModule -> argument.

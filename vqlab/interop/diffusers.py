@@ -13,8 +13,7 @@ from vqlab.atomic_io import write_atomic
 from vqlab.data.files import reading
 from vqlab.errors import UserError
 from vqlab.interop.taming import CODEBOOK, Keys, load_weights, loaded_codebook, loaded_vqgan, taming_keys
-from vqlab.models.vq.vqgan import VQGAN
-from vqlab.models.vq.vqvae import VQVAE
+from vqlab.models import VQGAN, VQVAE
 from vqlab.nn import ConvDecoder, ConvEncoder
 from vqlab.quantizers import VectorQuantizer
 

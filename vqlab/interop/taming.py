@@ -11,9 +11,7 @@ from torch import Tensor
 
 from vqlab.data.files import reading
 from vqlab.errors import UserError
-from vqlab.models.adversarial import AdversarialSettings
-from vqlab.models.vq.vqgan import VQGAN
-from vqlab.models.vq.vqvae import VQVAE
+from vqlab.models import VQGAN, VQVAE, AdversarialSettings
 from vqlab.nn import ConvDecoder, ConvEncoder, ImageFormat
 from vqlab.quantizers import GumbelQuantizer, Quantizer, VectorQuantizer
 

@@ -11,8 +11,7 @@ from vqlab.errors import UserError
 from vqlab.losses.adversarial import ADVERSARIAL, LeCam, adaptive_weight, linearized, r1_penalty
 from vqlab.nn import Decoder, Discriminator, ImageFormat, PatchGAN
 from vqlab.nn.distributed import world_size
-from vqlab.training.finite import require_finite
-from vqlab.training.manual import clip, collect
+from vqlab.training.steps import clip, collect, require_finite
 from vqlab.validation import NonNegative, NonNegativeInt, Positive, check_fields
 
 R1_EVERY = 16  # batches; the weight grows as the penalty becomes rarer (StyleGAN2, Karras et al. 2020)

@@ -8,15 +8,14 @@ from torch import Tensor
 
 from vqlab.errors import UserError
 from vqlab.losses.adversarial import ADVERSARIAL, balance_factor, is_ahead
-from vqlab.metrics.images.glyph_distance import GlyphDistance
+from vqlab.metrics import GlyphDistance
 from vqlab.models.model import Model, evaluating
+from vqlab.nn import ValueRange
 from vqlab.nn.gan.discriminators import GlyphDiscriminator, check_fit
 from vqlab.nn.unet import UNet, check_styles
-from vqlab.nn.value_range import ValueRange
+from vqlab.training import GANOptimization
 from vqlab.training.batches import passed_on
-from vqlab.training.finite import require_finite
-from vqlab.training.manual import clip, collect, count_batch, step_and_zero
-from vqlab.training.optimization import GANOptimization
+from vqlab.training.steps import clip, collect, count_batch, require_finite, step_and_zero
 from vqlab.validation import Count, NonNegative, NonNegativeInt, Positive
 
 LOSSES = {"bce": "non_saturating", "hinge": "hinge", "lsgan": "lsgan"}

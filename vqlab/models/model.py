@@ -9,14 +9,14 @@ import lightning
 from torch import Tensor, nn
 
 from vqlab.errors import UserError
-from vqlab.losses.perceptual import Perceptual
-from vqlab.metrics.images.frechet import FrechetDistance
+from vqlab.losses import Perceptual
+from vqlab.metrics import FrechetDistance
 from vqlab.serialization import ConfigMixin, to_config
+from vqlab.training import load
 from vqlab.training.batches import as_batch
-from vqlab.training.checkpoint import load
 from vqlab.training.learning_rate import check_lr, keep_configured_lr
 from vqlab.training.lightning_fixes import is_log_step
-from vqlab.training.manual import refuse_trainer_options
+from vqlab.training.steps import refuse_trainer_options
 
 
 class Model(ConfigMixin, lightning.LightningModule, ABC):

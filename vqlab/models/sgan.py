@@ -15,10 +15,9 @@ from vqlab.nn import ConvFeatures, ConvGenerator, ImageFormat, SGANDiscriminator
 from vqlab.nn.base import FeatureNet, Generator, check_gan
 from vqlab.nn.distributed import mean_over_ranks
 from vqlab.nn.precision import like_weights
+from vqlab.training import GANOptimization
 from vqlab.training.batches import passed_on
-from vqlab.training.finite import require_finite
-from vqlab.training.manual import clip, collect, count_batch, step_and_zero
-from vqlab.training.optimization import GANOptimization
+from vqlab.training.steps import clip, collect, count_batch, require_finite, step_and_zero
 from vqlab.validation import NonNegative, Positive
 
 

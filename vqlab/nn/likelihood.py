@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from vqlab.errors import UserError
 from vqlab.nn.anneal import Anneal, extremes, value_at
+from vqlab.nn.image_format import ValueRange
 from vqlab.nn.precision import KeepsFloat32
-from vqlab.nn.value_range import ValueRange
 from vqlab.serialization import ConfigMixin
 from vqlab.validation import Positive
 

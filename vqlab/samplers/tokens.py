@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from vqlab.errors import UserError
-from vqlab.nn.transformer import Transformer
+from vqlab.nn import Transformer
 from vqlab.validation import Range
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from vqlab.errors import UserError
-from vqlab.nn.value_range import ValueRange
+from vqlab.nn import ValueRange
 
 # By modality: names of a tuple's entries, and the shape of the first.
 FORMS = {

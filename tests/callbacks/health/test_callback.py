@@ -12,9 +12,8 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from tests.helpers.bare import trainer
-from vqlab.callbacks.checkpoints import LastAndBest
-from vqlab.callbacks.health.callback import Health
-from vqlab.training.finite import NonFiniteError, require_finite
+from vqlab.callbacks import Health, LastAndBest
+from vqlab.training.steps import NonFiniteError, require_finite
 
 CODES, LAST = 100, "checkpoints/last.ckpt"
 

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from tests.helpers.refusal import refused
-from vqlab.data.images.arrays import ImageArrays
+from vqlab.data import ImageArrays
 
 RNG = np.random.default_rng(0)
 X, Y = RNG.integers(0, 256, (12, 8, 8, 3), np.uint8), np.arange(12, dtype=np.uint8) % 4

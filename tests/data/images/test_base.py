@@ -8,9 +8,9 @@ import torch
 from torch.nn.functional import interpolate
 
 from tests.helpers.refusal import refused
+from vqlab.data import Digits
 from vqlab.data.images import base
 from vqlab.data.images.base import ImageDataModule, ImageTensors, PartlyLabelled, choose_labelled
-from vqlab.data.images.digits import Digits
 
 NUM_TRAIN, NUM_VAL = 21, 9
 

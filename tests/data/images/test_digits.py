@@ -1,6 +1,6 @@
 from sklearn.datasets import load_digits
 
-from vqlab.data.images.digits import Digits
+from vqlab.data import Digits
 
 
 def test_splits_hold_each_digit_of_scikit_learn_once_with_its_label():

@@ -16,7 +16,7 @@ from PIL import Image
 
 from tests.helpers.refusal import refused
 from vqlab.cli.write_shards import main, write_index, write_shards
-from vqlab.data.images.folder import ImageFolder
+from vqlab.data import ImageFolder
 from vqlab.data.images.shards import INDEX, ImageShards, mixed_order, open_shard
 
 

@@ -15,7 +15,7 @@ import torch
 from torchvision import datasets
 
 from tests.helpers.refusal import refused
-from vqlab.data.images.torchvision import CIFAR10, MNIST, FashionMNIST
+from vqlab.data import CIFAR10, MNIST, FashionMNIST
 
 
 def pixels(*shape):

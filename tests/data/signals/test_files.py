@@ -6,7 +6,7 @@ import torch
 from scipy.io import wavfile
 
 from tests.helpers.refusal import refused
-from vqlab.data.signals.files import Signals
+from vqlab.data import Signals
 
 RNG = np.random.default_rng(0)
 

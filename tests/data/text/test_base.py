@@ -12,8 +12,8 @@ from scipy.sparse import csr_matrix
 from sklearn.feature_extraction.text import TfidfTransformer
 
 from tests.helpers.refusal import refused
+from vqlab.data import TextFile
 from vqlab.data.text.base import BagsOfWords, Corpus, TextDataModule, split_documents
-from vqlab.data.text.file import TextFile
 
 
 class Drawn(TextDataModule):

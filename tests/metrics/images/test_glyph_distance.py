@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torchvision.transforms.functional import gaussian_blur
 
-from vqlab.metrics.images.glyph_distance import GlyphDistance
+from vqlab.metrics import GlyphDistance
 
 COUNT, SIZE = 12, 32
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from sklearn.metrics import normalized_mutual_info_score
 
-from vqlab.metrics.topics.clusters import TopicClusters
+from vqlab.metrics import TopicClusters
 
 
 def draw(num_documents, num_topics, num_classes, seed):

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from scipy import sparse
 
+from vqlab.metrics import ReferenceCorpus
 from vqlab.metrics.topics import cooccurrence
-from vqlab.metrics.topics.cooccurrence import ReferenceCorpus
 
 
 def draw(rng, vocab_size=12, num_documents=40, longest=30):

@@ -10,8 +10,7 @@ import torch
 from scipy.spatial.distance import jensenshannon
 
 from tests.helpers.a_topic_sheet import sheet
-from vqlab.metrics.topics.coherence import coherences
-from vqlab.metrics.topics.cooccurrence import ReferenceCorpus
+from vqlab.metrics import ReferenceCorpus, coherences
 from vqlab.metrics.topics.words import (
     dead_topics,
     duplicate_topics,

@@ -5,7 +5,7 @@ import torch
 
 from tests.helpers.models import build
 from tests.helpers.toy import CODES, all_joints, all_proposals, images, parts, sharpened
-from vqlab.models.categorical.discrete_vae import DiscreteVAE
+from vqlab.models import DiscreteVAE
 
 ESTIMATORS = ("gumbel", "st_gumbel", "rloo", "vimco")
 

@@ -9,11 +9,9 @@ from tests.helpers.grid import Data, fit, grid
 from tests.helpers.models import assert_same_weights, build
 from tests.helpers.refusal import refused
 from tests.helpers.toy import CODES, NUMBER, VALUES, VARIABLES, all_joints, all_proposals, images, parts, sharpened
-from vqlab.models.categorical.discrete_vae import DiscreteVAE
-from vqlab.models.categorical.jsa import JSA, PosteriorSampler
-from vqlab.nn.likelihood import Gaussian
-from vqlab.nn.transformer import Transformer
-from vqlab.samplers.chain_cache import ChainCache
+from vqlab.models import JSA, DiscreteVAE, PosteriorSampler
+from vqlab.nn import Gaussian, Transformer
+from vqlab.samplers import ChainCache
 
 
 def gradients(model, x, rows):

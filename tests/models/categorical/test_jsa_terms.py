@@ -10,10 +10,8 @@ from tests.helpers.grid import Data, fit, grid
 from tests.helpers.models import assert_same_weights, build
 from tests.helpers.toy import CODES, NUMBER, all_joints, images, parts, sharpened
 from vqlab.losses.adversarial import ADVERSARIAL
-from vqlab.models.categorical.discrete_vae import DiscreteVAE
-from vqlab.models.categorical.jsa import JSA, PosteriorSampler
-from vqlab.nn.gan.discriminators import PatchGAN
-from vqlab.nn.likelihood import Gaussian
+from vqlab.models import JSA, DiscreteVAE, PosteriorSampler
+from vqlab.nn import Gaussian, PatchGAN
 
 
 class Brightness(nn.Module):

@@ -14,12 +14,9 @@ import vqlab
 from tests.helpers.bare import trainer, validate
 from tests.helpers.models import build
 from tests.helpers.small_models import parts
-from vqlab.models.prior.code_prior import CodePrior
-from vqlab.models.vq.vqvae import VQVAE
-from vqlab.nn.image_format import ImageFormat
-from vqlab.quantizers.composite import ProductQuantizer, ResidualQuantizer
-from vqlab.quantizers.multi_scale import MultiScaleQuantizer
-from vqlab.quantizers.vector import VectorQuantizer
+from vqlab.models import VQVAE, CodePrior
+from vqlab.nn import ImageFormat
+from vqlab.quantizers import MultiScaleQuantizer, ProductQuantizer, ResidualQuantizer, VectorQuantizer
 
 SMALL = {"dim": 32, "depth": 1, "heads": 2, "dropout": 0.0}
 

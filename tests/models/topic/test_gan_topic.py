@@ -12,10 +12,10 @@ from tests.helpers.matched_topics import matched_topics
 from tests.helpers.models import assert_same_weights, build
 from tests.helpers.planted import Planted
 from vqlab.metrics.topics.words import top_word_ids
-from vqlab.models.topic.gan_topic import GANTopicModel
+from vqlab.models import GANTopicModel
 from vqlab.models.topic.topics import nmf_topics
 from vqlab.nn.topic import dense
-from vqlab.training.learning_rate import Schedule
+from vqlab.training import Schedule
 
 
 def small(**options):

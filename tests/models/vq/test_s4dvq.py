@@ -6,12 +6,10 @@ import torch
 from tests.helpers.bare import trainer, validate
 from tests.helpers.models import build
 from tests.helpers.refusal import refused
-from vqlab.data.signals.ecg import ECG
-from vqlab.models.vq.s4dvq import S4DVQ
-from vqlab.nn.autoencoders.s4d import S4DDecoder, S4DEncoder
-from vqlab.nn.ssm.s4d import S4D
-from vqlab.quantizers.composite import ResidualQuantizer
-from vqlab.quantizers.vector import VectorQuantizer
+from vqlab.data import ECG
+from vqlab.models import S4DVQ
+from vqlab.nn import S4D, S4DDecoder, S4DEncoder
+from vqlab.quantizers import ResidualQuantizer, VectorQuantizer
 
 
 def small(quantizer=None, **options):

@@ -11,14 +11,12 @@ from torch.utils.data import DataLoader
 
 from tests.helpers.bare import trainer
 from tests.helpers.models import build
-from vqlab.callbacks.ema import EMA
+from vqlab.callbacks import EMA
 from vqlab.losses.adversarial import ADVERSARIAL
+from vqlab.models import VQGAN
 from vqlab.models.adversarial import R1_EVERY
-from vqlab.models.vq.vqgan import VQGAN
-from vqlab.nn.autoencoders.small import SmallDecoder, SmallEncoder
-from vqlab.nn.gan.discriminators import PatchGAN
-from vqlab.quantizers.fsq import FSQ
-from vqlab.quantizers.vector import VectorQuantizer
+from vqlab.nn import PatchGAN, SmallDecoder, SmallEncoder
+from vqlab.quantizers import FSQ, VectorQuantizer
 
 
 def tiny(quantizer=None, activation=None, seed=0, **arguments):

@@ -13,15 +13,11 @@ import vqlab
 from tests.helpers.bare import trainer, validate
 from tests.helpers.models import build
 from tests.helpers.refusal import refused
-from vqlab.metrics.images.frechet import FrechetDistance
-from vqlab.models.vq.vqgan import VQGAN
-from vqlab.models.vq.vqvae import VQVAE
-from vqlab.nn.autoencoders.small import SmallDecoder, SmallEncoder
-from vqlab.nn.image_format import ImageFormat
-from vqlab.nn.value_range import ValueRange
-from vqlab.quantizers.fsq import FSQ
-from vqlab.quantizers.vector import VectorQuantizer
-from vqlab.training.finite import NonFiniteError
+from vqlab.metrics import FrechetDistance
+from vqlab.models import VQGAN, VQVAE
+from vqlab.nn import ImageFormat, SmallDecoder, SmallEncoder, ValueRange
+from vqlab.quantizers import FSQ, VectorQuantizer
+from vqlab.training.steps import NonFiniteError
 
 CODES = 32
 

@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from vqlab.nn import S4D
 from vqlab.nn.autoencoders.s4d import Block, S4DDecoder, S4DEncoder
-from vqlab.nn.ssm.s4d import S4D
 
 
 @pytest.mark.parametrize("mixer", ["s4d", "conv"])

@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from vqlab.nn import ConvFeatures, ConvGenerator, MLPFeatures, MLPGenerator
 from vqlab.nn.gan.discriminators import GlyphDiscriminator, SGANDiscriminator, real_logit
-from vqlab.nn.gan.networks import ConvFeatures, ConvGenerator, MLPFeatures, MLPGenerator
 
 
 @pytest.mark.parametrize("size", [8, 28, 30, 32, 64])

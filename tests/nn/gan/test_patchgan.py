@@ -8,7 +8,7 @@ from torch import nn
 from torch.func import functional_call
 
 from tests.helpers.refusal import refused
-from vqlab.nn.gan.discriminators import PatchGAN
+from vqlab.nn import PatchGAN
 
 NORMS = ["group", "batch", "spectral", "none"]
 

@@ -17,10 +17,9 @@ from vqlab.atomic_io import append
 from vqlab.callbacks.health.history import RunHistory, Thresholds
 from vqlab.callbacks.health.rules import ACCURACY, GLYPHS, HINTS, LOSSES, RULES, When
 from vqlab.errors import UserError
-from vqlab.training.finite import NonFiniteError
 from vqlab.training.learning_rate import training_steps
 from vqlab.training.lightning_fixes import is_log_step
-from vqlab.training.manual import clip_option
+from vqlab.training.steps import NonFiniteError, clip_option
 from vqlab.validation import check_fields
 
 CODES = ("codebook_usage", "perplexity")

@@ -23,7 +23,7 @@ from vqlab.errors import UserError
 from vqlab.fonts.draw import EmScale, ImageSize
 from vqlab.fonts.font import Font
 from vqlab.fonts.font_file import is_wide
-from vqlab.nn.value_range import ValueRange
+from vqlab.nn import ValueRange
 from vqlab.training.data_format import Format
 from vqlab.validation import Count, NonNegativeInt, Probability
 

@@ -11,8 +11,7 @@ from torchvision.transforms.v2.functional import center_crop, resize
 
 from vqlab.data.datamodule import Batch, Split, SplitDataModule, Workers
 from vqlab.errors import UserError
-from vqlab.nn.image_format import ImageFormat
-from vqlab.nn.value_range import ValueRange
+from vqlab.nn import ImageFormat, ValueRange
 from vqlab.training.data_format import Format, check_format
 from vqlab.validation import Count, NonNegativeInt
 

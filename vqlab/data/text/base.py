@@ -17,7 +17,7 @@ from torch import Tensor
 
 from vqlab.data.datamodule import Batch, Split, SplitDataModule, Workers, as_it_is, check_fractions, draw_splits
 from vqlab.errors import UserError
-from vqlab.metrics.topics.cooccurrence import ReferenceCorpus
+from vqlab.metrics import ReferenceCorpus
 from vqlab.training.data_format import Format
 from vqlab.validation import Count, NonNegativeInt
 

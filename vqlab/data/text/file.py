@@ -177,8 +177,8 @@ def read_rows(lines: list[str], filled: list[str], separator: str) -> dict[Any, 
     first = filled[0].rstrip("\r\n").split("\t")
     is_octis = separator == "\t" and 2 <= len(first) <= 3 and first[1].lower() in SPLIT_OF
     csv.field_size_limit(2**31 - 1)  # characters of a text
-    quoting = csv.QUOTE_NONE if is_octis else csv.QUOTE_MINIMAL
-    *read, end = csv.reader([*lines, "end"], delimiter=separator, quoting=quoting)
+    dialect: Any = {"delimiter": separator, "quoting": csv.QUOTE_NONE if is_octis else csv.QUOTE_MINIMAL}
+    *read, end = csv.reader([*lines, "end"], **dialect)
     rows = [row for row in read if len(row) > 1 or "".join(row).strip()]
     names = OCTIS[: len(first)] if is_octis else [name.strip() for name in rows[0]]
     for number, row in enumerate(rows, start=1):

@@ -18,7 +18,7 @@ from vqlab.data.files import reading
 from vqlab.data.split_folders import SPLITS
 from vqlab.data.text.base import BagsOfWords, Corpus, TextDataModule, split_documents
 from vqlab.errors import UserError
-from vqlab.metrics.topics.cooccurrence import ReferenceCorpus
+from vqlab.metrics import ReferenceCorpus
 from vqlab.training.data_format import Format, check_format
 from vqlab.validation import Count, Fraction, Probability
 

@@ -16,8 +16,8 @@ from vqlab.models.model import Model
 from vqlab.nn import Decoder, Encoder, ImageFormat, Likelihood, Transformer
 from vqlab.nn.anneal import Anneal, extremes, value_at
 from vqlab.nn.categorical import FactorizedPrior
-from vqlab.samplers.independence import log_prob, propose
-from vqlab.training.finite import require_finite
+from vqlab.samplers import log_prob, propose
+from vqlab.training.steps import require_finite
 from vqlab.validation import Count, NonNegative, Positive, Probability, Range
 
 

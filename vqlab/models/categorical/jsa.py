@@ -7,16 +7,16 @@ import torch
 from torch import Tensor
 
 from vqlab.errors import UserError
-from vqlab.losses.perceptual import Perceptual
+from vqlab.losses import Perceptual
 from vqlab.models.adversarial import AdversarialSettings
 from vqlab.models.categorical import training
 from vqlab.models.categorical.latent import RENAMED_KEYS, CategoricalLatent
 from vqlab.models.categorical.training import EvaluationSettings, LossOutput, ProposalOptimization, of_latent
 from vqlab.models.model import Model
 from vqlab.nn import Decoder, Encoder, ImageFormat, Likelihood, Transformer
-from vqlab.samplers.chain_cache import ChainCache
+from vqlab.samplers import ChainCache
 from vqlab.samplers.independence import Chain, log_prob, propose, run_chain
-from vqlab.training.finite import require_finite
+from vqlab.training.steps import require_finite
 from vqlab.validation import Count, NonNegative, NonNegativeInt, Positive, Probability, Range, check_fields
 
 

@@ -20,8 +20,8 @@ from vqlab.nn.base import Decoder, Encoder, check_autoencoder
 from vqlab.nn.categorical import CategoricalCode, FactorizedPrior, build_prior
 from vqlab.nn.codes import as_codes, check_code_range, check_code_shape
 from vqlab.nn.precision import without_autocast
+from vqlab.samplers import generate
 from vqlab.samplers.independence import NLLBounds, log_prob, nll_bounds, propose, run_chain
-from vqlab.samplers.tokens import generate
 
 RENAMED_KEYS = {  # prefixes of state-dict keys of JSA and DiscreteVAE: until 0.1 -> now
     **{f"{part}.": f"latent.{part}." for part in ("encoder", "decoder", "quantizer", "likelihood", "prior")},

@@ -17,13 +17,13 @@ from vqlab.models.adversarial import AdversarialLoss, AdversarialSettings
 from vqlab.models.categorical.code_splitting import CodeSplitter
 from vqlab.models.categorical.latent import CategoricalLatent
 from vqlab.models.vq.autoencoder import predict_step as predict_step
+from vqlab.nn import Gaussian
 from vqlab.nn.distributed import all_sum, world_size
-from vqlab.nn.likelihood import Gaussian
 from vqlab.quantizers.sampling import step_seed, uniform_by_sample
+from vqlab.training import Optimization
 from vqlab.training.learning_rate import check_lr, configured_rate
 from vqlab.training.lightning_fixes import is_log_step
-from vqlab.training.manual import clip, count_batch, step_and_zero
-from vqlab.training.optimization import Optimization
+from vqlab.training.steps import clip, count_batch, step_and_zero
 from vqlab.validation import Count, Positive, check_fields
 
 POSTERIOR_STEPS = 10  # length of a chain in evaluation

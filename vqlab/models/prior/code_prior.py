@@ -18,11 +18,10 @@ from vqlab.nn import ImageFormat, Transformer
 from vqlab.nn.distributed import all_gather_rows
 from vqlab.nn.frozen import Frozen
 from vqlab.nn.precision import like_weights, upcast, without_autocast
-from vqlab.samplers.tokens import generate
+from vqlab.samplers import generate
+from vqlab.training import Optimization, load
 from vqlab.training.batches import passed_on
-from vqlab.training.checkpoint import load
-from vqlab.training.finite import require_finite
-from vqlab.training.optimization import Optimization
+from vqlab.training.steps import require_finite
 from vqlab.validation import Count, NonNegativeInt, Positive, Probability
 
 TOKENIZER = ("encode", "decode", "quantizer", "images")  # attributes of a tokenizer

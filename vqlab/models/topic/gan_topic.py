@@ -6,17 +6,15 @@ import torch
 from torch import Tensor, nn
 
 from vqlab.errors import UserError
-from vqlab.losses.adversarial import gradient_penalty
-from vqlab.losses.contrastive import TopicContrast
-from vqlab.metrics.topics.clusters import TopicClusters
+from vqlab.losses import TopicContrast, gradient_penalty
+from vqlab.metrics import TopicClusters
 from vqlab.metrics.topics.words import TopicTable, top_word_ids, topic_figures
 from vqlab.models.model import Model
 from vqlab.models.topic.topics import TOP, nmf_topics, topic_table
 from vqlab.nn.topic import GENERATORS, Bags, Documents, TopicCritic, TopicEncoder, dense, draw_proportions
+from vqlab.training import GANOptimization
 from vqlab.training.batches import passed_on
-from vqlab.training.finite import require_finite
-from vqlab.training.manual import clip, collect, count_batch, step_and_zero
-from vqlab.training.optimization import GANOptimization
+from vqlab.training.steps import clip, collect, count_batch, require_finite, step_and_zero
 from vqlab.validation import Count, NonNegative, NonNegativeInt, Positive
 
 

@@ -11,13 +11,12 @@ from vqlab.metrics.signal import correlation, snr, spectral_convergence
 from vqlab.models.model import Model
 from vqlab.models.vq import autoencoder
 from vqlab.models.vq.autoencoder import RECONSTRUCTION, RENAMED_KEYS, CodebookUpdates
-from vqlab.nn.autoencoders.s4d import S4DDecoder, S4DEncoder
+from vqlab.nn import S4D, S4DDecoder, S4DEncoder
 from vqlab.nn.base import Decoder, Encoder, check_divisible, check_fit, wrong_channels
-from vqlab.nn.ssm.s4d import S4D
 from vqlab.quantizers import IdentityQuantizer, Quantizer, VectorQuantizer
-from vqlab.training.finite import require_finite
+from vqlab.training import Optimization
 from vqlab.training.learning_rate import configured_rate
-from vqlab.training.optimization import Optimization
+from vqlab.training.steps import require_finite
 from vqlab.validation import Count, Positive
 
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from vqlab.losses.adversarial import linearized
 from vqlab.losses.perceptual import Perceptual, build_perceptual
-from vqlab.metrics.images.frechet import FrechetDistance
+from vqlab.metrics import FrechetDistance
 from vqlab.models.adversarial import AdversarialLoss, AdversarialSettings
 from vqlab.models.model import Model
 from vqlab.models.vq import autoencoder
@@ -15,9 +15,8 @@ from vqlab.models.vq.autoencoder import RECONSTRUCTION, RENAMED_KEYS, CodebookUp
 from vqlab.nn import ConvDecoder, ConvEncoder, ImageFormat
 from vqlab.nn.base import Decoder, Encoder, check_autoencoder
 from vqlab.quantizers import Quantizer, VectorQuantizer
-from vqlab.training.finite import require_finite
-from vqlab.training.manual import clip, count_batch, step_and_zero
-from vqlab.training.optimization import Optimization
+from vqlab.training import Optimization
+from vqlab.training.steps import clip, count_batch, require_finite, step_and_zero
 from vqlab.validation import Count, NonNegative, Positive
 
 

@@ -4,16 +4,16 @@ from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
-from vqlab.losses.perceptual import Perceptual
-from vqlab.metrics.images.frechet import FrechetDistance
+from vqlab.losses import Perceptual
+from vqlab.metrics import FrechetDistance
 from vqlab.models.model import Model
 from vqlab.models.vq import autoencoder
 from vqlab.models.vq.autoencoder import RECONSTRUCTION, RENAMED_KEYS, CodebookUpdates
 from vqlab.nn import ImageFormat, SmallDecoder, SmallEncoder
 from vqlab.nn.base import Decoder, Encoder, check_autoencoder
 from vqlab.quantizers import Quantizer, VectorQuantizer
-from vqlab.training.finite import require_finite
-from vqlab.training.optimization import Optimization
+from vqlab.training import Optimization
+from vqlab.training.steps import require_finite
 from vqlab.validation import Positive
 
 

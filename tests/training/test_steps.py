@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests.helpers.two_ranks import on_two_ranks
-from vqlab.training.finite import NonFiniteError, require_finite
+from vqlab.training.steps import NonFiniteError, require_finite
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from vqlab.nn.value_range import ValueRange
+from vqlab.nn import ValueRange
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 RANGES = [ValueRange("unit"), ValueRange("signed"), ValueRange("standardized", MEAN, STD)]

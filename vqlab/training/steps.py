@@ -1,6 +1,6 @@
-"""Manual optimization: gradients, optimizer steps and counters of models that train several networks on one batch.
+"""Parts of a training step: the check for NaN; in manual optimization also gradients, optimizer steps and counters.
 
-Steps are batches everywhere: Lightning counts calls of optimizers, so two optimizers would halve ``max_steps``.
+A step is a batch everywhere: Lightning counts calls of optimizers, so two optimizers would halve ``max_steps``.
 """
 
 import warnings
@@ -9,11 +9,34 @@ from typing import Any
 
 import lightning
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from vqlab.errors import UserError
-from vqlab.nn.distributed import means_over_ranks
+from vqlab.nn.distributed import means_over_ranks, world_size
 from vqlab.training.lightning_fixes import count_step
+
+
+class NonFiniteError(UserError):
+    """The loss ``terms`` are NaN or infinite."""
+
+    def __init__(self, terms: list[str], batch_idx: int, step: int) -> None:
+        self.terms, self.batch_idx, self.step = terms, batch_idx, step
+        super().__init__(
+            f"{', '.join(terms)} is NaN or infinite at batch {batch_idx} (step {step}), which did not change the "
+            f"weights: lower --model.lr, or inspect the data of this batch"
+        )
+
+
+def require_finite(terms: dict[str, Tensor], batch_idx: int, step: int) -> None:
+    """Raise :class:`NonFiniteError` on all ranks if a term (scalar tensor) is not finite on one; all must call it."""
+    bad = ~torch.stack([term.detach().float() for term in terms.values()]).isfinite()
+    if world_size() > 1:
+        bad = bad.to(torch.uint8)
+        dist.all_reduce(bad, op=dist.ReduceOp.MAX)
+    names = [name for name, is_bad in zip(terms, bad.tolist(), strict=True) if is_bad]
+    if names:
+        raise NonFiniteError(names, batch_idx, step)
 
 
 def clip_option(module: lightning.LightningModule) -> str:
