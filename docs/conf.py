@@ -5,13 +5,13 @@ import dataclasses
 import functools
 import importlib.util
 import inspect
-import os
+import json
 import re
-import shutil
 import sys
 import textwrap
 from pathlib import Path
 
+import nbformat
 from docutils.nodes import reference
 from sphinx.errors import ExtensionError
 
@@ -40,11 +40,10 @@ exclude_patterns = ["_build", "_ext", "**.ipynb_checkpoints", "jupyter_execute"]
 templates_path = ["_templates"]
 suppress_warnings = ["mystnb.unknown_mime_type"]
 
-# Markdown and notebooks. VQLAB_DOCS_NOTEBOOKS=cache runs the notebooks, which takes minutes.
+# Markdown and notebooks.
 myst_enable_extensions = ["colon_fence", "dollarmath", "deflist", "attrs_inline", "attrs_block", "fieldlist"]
 myst_heading_anchors = 3
-nb_execution_mode = os.environ.get("VQLAB_DOCS_NOTEBOOKS", "off")
-nb_execution_timeout = 600
+nb_execution_mode = "off"  # docs/notebooks/run.py runs them and stores their outputs
 nb_merge_streams = True
 
 # API reference.
@@ -89,10 +88,11 @@ copybutton_prompt_is_regexp = True
 
 
 def check_reference(app):
-    """Fail the build if a public name has no entry in docs/api."""
-    names = re.findall(r"^from \.\w+ import (\w+)", (ROOT / "vqlab" / "__init__.pyi").read_text(), re.M)
+    """Fail the build if a public name of vqlab or of a package has no entry in docs/api."""
     text = "\n".join(page.read_text() for page in (DOCS / "api").glob("*.md"))
-    if missing := [name for name in names if not re.search(rf"^ +vqlab\.{name}$", text, re.M)]:
+    listed = {entry.rpartition(".")[2] for entry in re.findall(r"^ +vqlab\.([\w.]+)$", text, re.M)}
+    stubs = "\n".join(stub.read_text() for stub in (ROOT / "vqlab").rglob("__init__.pyi"))
+    if missing := sorted(set(re.findall(r"^from \.[\w.]+ import (\w+)", stubs, re.M)) - listed):
         raise ExtensionError(f"docs/api has no entry for {', '.join(missing)}")
 
 
@@ -152,15 +152,27 @@ def skip_hooks(app, what, name, obj, skip, options):
 
 
 def copy_notebooks(app):
-    """Copy the notebooks into the source folder, where Sphinx reads them."""
+    """Copy the notebooks, which have no outputs, into the source folder, with the outputs that run.py has stored."""
     target = DOCS / "notebooks"
     for copy in target.glob("*.ipynb"):
         if not (ROOT / "notebooks" / copy.name).exists():
             copy.unlink()
-    for notebook in (ROOT / "notebooks").glob("*.ipynb"):
-        copy = target / notebook.name
-        if not copy.exists() or copy.stat().st_mtime < notebook.stat().st_mtime:
-            shutil.copy2(notebook, copy)
+    for path in (ROOT / "notebooks").glob("*.ipynb"):
+        notebook = nbformat.read(path, as_version=4)
+        cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+        stored = json.loads((target / "outputs" / f"{path.stem}.json").read_text())
+        if len(cells) != len(stored):
+            raise ExtensionError(f"the outputs of {path.name} are outdated: run docs/notebooks/run.py {path.stem}")
+        for number, (cell, outputs) in enumerate(zip(cells, stored, strict=True), 1):
+            cell.execution_count = number
+            cell.outputs = nbformat.from_dict(outputs["outputs"])
+            for output in cell.outputs:
+                if output.output_type == "execute_result":
+                    output.execution_count = number
+        text = nbformat.writes(notebook)
+        copy = target / path.name
+        if not copy.exists() or copy.read_text() != text:
+            copy.write_text(text)
 
 
 def setup(app):
