@@ -12,7 +12,7 @@ import textwrap
 from pathlib import Path
 
 import nbformat
-from docutils.nodes import reference
+from docutils.nodes import Text, entry, literal, literal_block, math, math_block, raw, reference, thead
 from sphinx.errors import ExtensionError
 
 DOCS = Path(__file__).parent
@@ -58,6 +58,7 @@ napoleon_numpy_docstring = False
 napoleon_use_ivar = True
 napoleon_custom_sections = ["Shape", "Source"]
 add_module_names = False
+toc_object_entries_show_parents = "hide"
 
 # Theme.
 html_theme = "pydata_sphinx_theme"
@@ -137,6 +138,19 @@ def escape_formulas(app, what, name, obj, options, lines):
             lines[number] = "".join(parts)
 
 
+def keep_together(app, doctree, docname):
+    """Keep numbers and their units, and numbers such as 3e-4 in the headings of tables, on one line."""
+    for text in list(doctree.findall(Text)):
+        if not isinstance(text.parent, (literal, literal_block, math, math_block, raw)):
+            kept = re.sub(
+                r"(?<=\d) (?=(?:%|dB|px|MB|GB|KB|nats|bits|steps|Hz)\b|%)|(?<=±) | (?=±)", "\N{NO-BREAK SPACE}", text
+            )
+            if isinstance(text.parent.parent, entry) and isinstance(text.parent.parent.parent.parent, thead):
+                kept = re.sub(r"(?<=\de-)(?=\d)", "\N{WORD JOINER}", kept)
+            if kept != text:
+                text.parent.replace(text, Text(kept))
+
+
 @functools.cache
 def hooks():
     """Return the names of what Lightning and torch call by themselves."""
@@ -180,6 +194,7 @@ def setup(app):
     app.connect("builder-inited", copy_notebooks, priority=1)
     app.connect("builder-inited", check_reference)
     app.connect("missing-reference", resolve_by_name)
+    app.connect("doctree-resolved", keep_together)
     app.connect("autodoc-process-signature", show_arguments)
     app.connect("autodoc-process-docstring", escape_formulas, priority=900)
     app.connect("autodoc-skip-member", skip_hooks)
