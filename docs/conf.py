@@ -84,6 +84,7 @@ html_theme_options = {
 }
 SINGLE_PAGES = "index install quickstart quantizers data metrics faq contributing changelog glossary"
 html_sidebars = {page: [] for page in re.findall(r"\w+", SINGLE_PAGES)}  # pages without a section around them
+PACKAGES = ["", *(f"{stub.parent.name}." for stub in sorted((ROOT / "vqlab").glob("*/__init__.pyi")))]
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
 
@@ -98,15 +99,24 @@ def check_reference(app):
 
 
 def resolve_by_name(app, env, node, contnode):
-    """Link references such as vqlab.models.vq.vqvae.VQVAE to the entry of the public name, vqlab.VQVAE."""
+    """Link references to the entry of the public name: to vqlab.VQVAE from vqlab.models.vq.vqvae.VQVAE.
+
+    A member that the class of the docstring inherits is linked to the entry of the base class.
+    """
     if node.get("refdomain") != "py":
         return None
-    name, *member = node["reftarget"].removeprefix("vqlab.").split(".")[-2:]
-    for target in (f"vqlab.{node['reftarget'].rpartition('.')[2]}", f"vqlab.{name}.{'.'.join(member)}"):
-        if target != node["reftarget"] and target in env.domains.python_domain.objects:
-            found = env.domains.python_domain.objects[target]
-            uri = app.builder.get_relative_uri(node.get("refdoc", env.docname), found.docname)
-            return reference("", "", contnode, internal=True, refuri=f"{uri}#{found.node_id}")
+    entries = env.domains.python_domain.objects
+    target = node["reftarget"].removeprefix("vqlab.")
+    *_, owner, name = ["", *target.split(".")]
+    candidates = [f"vqlab.{target}", f"vqlab.{owner}.{name}", *(f"vqlab.{package}{name}" for package in PACKAGES)]
+    if owner := node.get("py:class"):
+        module, _, class_name = f"{node['py:module']}.{owner.removeprefix(node['py:module'] + '.')}".rpartition(".")
+        bases = getattr(importlib.import_module(module), class_name).__mro__
+        candidates += [f"vqlab.{base.__name__}.{name}" for base in bases]
+    for candidate in candidates:
+        if candidate in entries and candidate != node["reftarget"]:
+            uri = app.builder.get_relative_uri(node.get("refdoc", env.docname), entries[candidate].docname)
+            return reference("", "", contnode, internal=True, refuri=f"{uri}#{entries[candidate].node_id}")
     return None
 
 
@@ -128,6 +138,8 @@ def show_arguments(app, what, name, obj, options, signature, returned):
 
 def escape_formulas(app, what, name, obj, options, lines):
     """Escape what reStructuredText would take for markup in (B, D, *spatial) and in |z - e|, but not in code."""
+    if lines and lines[0].startswith("Define the computation performed at every call"):  # of torch.nn.Module.forward
+        lines.clear()
     code = False
     for number, line in enumerate(lines):
         code = line.lstrip().startswith(">>>") or (code and line.strip() != "")

@@ -155,3 +155,14 @@ def test_links_and_pictures_of_a_page_exist(page):
         assert (page.parent / file).exists(), f"{file} does not exist"
     for name in re.findall(r"{(?:class|func)}`~?vqlab\.(\w+)`", text):
         assert name in vqlab.__all__, f"vqlab has no {name}"
+
+
+TERMS = ["Codebook collapse", "Codebook utilization", "Dead code", "Early stopping", "Mixed precision"]
+TERMS += ["Straight-through estimator", "Warm start"]
+
+
+@pytest.mark.parametrize("term", TERMS)
+def test_glossary_explains_the_term_and_links_to_a_heading(term):
+    entry = re.search(rf"^{term}\n((?:  .*\n)+)", (DOCS / "glossary.md").read_text(), re.MULTILINE)
+    assert entry
+    assert re.search(r"\]\([^)]*#[\w-]+\)", entry[1])
