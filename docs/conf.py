@@ -12,7 +12,7 @@ import textwrap
 from pathlib import Path
 
 import nbformat
-from docutils.nodes import Text, entry, literal, literal_block, math, math_block, raw, reference, thead
+from docutils.nodes import Text, inline, literal, literal_block, math, math_block, raw, reference
 from sphinx.errors import ExtensionError
 
 DOCS = Path(__file__).parent
@@ -85,6 +85,7 @@ html_theme_options = {
 SINGLE_PAGES = "index install quickstart quantizers data metrics faq contributing changelog glossary"
 html_sidebars = {page: [] for page in re.findall(r"\w+", SINGLE_PAGES)}  # pages without a section around them
 PACKAGES = ["", *(f"{stub.parent.name}." for stub in sorted((ROOT / "vqlab").glob("*/__init__.pyi")))]
+UNIT = r"(?<=\d) (?=%|(?:dB|px|MB|GB|KB|nats|bits|steps|Hz)\b)|(?<=±) | (?=±)"  # the space before a unit
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
 
@@ -151,16 +152,17 @@ def escape_formulas(app, what, name, obj, options, lines):
 
 
 def keep_together(app, doctree, docname):
-    """Keep numbers and their units, and numbers such as 3e-4 in the headings of tables, on one line."""
+    """Keep numbers such as 3e-4, and numbers and their units, on one line."""
     for text in list(doctree.findall(Text)):
-        if not isinstance(text.parent, (literal, literal_block, math, math_block, raw)):
-            kept = re.sub(
-                r"(?<=\d) (?=(?:%|dB|px|MB|GB|KB|nats|bits|steps|Hz)\b|%)|(?<=±) | (?=±)", "\N{NO-BREAK SPACE}", text
-            )
-            if isinstance(text.parent.parent, entry) and isinstance(text.parent.parent.parent.parent, thead):
-                kept = re.sub(r"(?<=\de-)(?=\d)", "\N{WORD JOINER}", kept)
-            if kept != text:
-                text.parent.replace(text, Text(kept))
+        if isinstance(text.parent, (literal, literal_block, math, math_block, raw)):
+            continue
+        spaced = re.sub(UNIT, "\N{NO-BREAK SPACE}", text)
+        parts = re.split(r"(\b[\d.]+e-\d+)", spaced)
+        if parts[1:]:
+            new = [inline("", part, classes=["number"]) if i % 2 else Text(part) for i, part in enumerate(parts)]
+            text.parent.replace(text, new)
+        elif spaced != text:
+            text.parent.replace(text, Text(spaced))
 
 
 @functools.cache
