@@ -1,11 +1,13 @@
 """Sphinx settings: ``sphinx-build -W -b html docs docs/_build`` builds the site, without network."""
 
 import ast
+import contextlib
 import dataclasses
 import functools
 import importlib.util
 import inspect
 import json
+import pkgutil
 import re
 import sys
 import textwrap
@@ -38,6 +40,8 @@ extensions = [
 ]
 exclude_patterns = ["_build", "_ext", "**.ipynb_checkpoints", "jupyter_execute"]
 templates_path = ["_templates"]
+nitpicky = True
+nitpick_ignore_regex = [("py:.*", ".* .*")]  # words that napoleon takes for a type
 suppress_warnings = ["mystnb.unknown_mime_type"]
 
 # Markdown and notebooks.
@@ -102,7 +106,8 @@ def check_reference(app):
 def resolve_by_name(app, env, node, contnode):
     """Link references to the entry of the public name: to vqlab.VQVAE from vqlab.models.vq.vqvae.VQVAE.
 
-    A member that the class of the docstring inherits is linked to the entry of the base class.
+    A member that the class of the docstring inherits is linked to the entry of the base class. A name without an entry
+    is shown without a link if vqlab has it; any other is reported by Sphinx.
     """
     if node.get("refdomain") != "py":
         return None
@@ -118,7 +123,19 @@ def resolve_by_name(app, env, node, contnode):
         if candidate in entries and candidate != node["reftarget"]:
             uri = app.builder.get_relative_uri(node.get("refdoc", env.docname), entries[candidate].docname)
             return reference("", "", contnode, internal=True, refuri=f"{uri}#{entries[candidate].node_id}")
-    return None
+    in_summary = any(entry.endswith(f".{name}") for entry in entries)
+    return contnode if in_summary or node["reftype"] == "attr" or exists(node) else None
+
+
+def exists(node):
+    """Whether the target of a reference is a name of vqlab, seen from the docstring that the reference is in."""
+    target, place = node["reftarget"], (node.source or node.parent.source or "").partition(":docstring of ")[2]
+    scopes = [place.rsplit(".", number)[0] for number in range(place.count(".") + 1)]
+    for name in (target, *(f"{scope}.{target}" for scope in scopes)):
+        with contextlib.suppress(ImportError, AttributeError, ValueError):
+            pkgutil.resolve_name(name)
+            return name.startswith("vqlab")
+    return False
 
 
 def show_arguments(app, what, name, obj, options, signature, returned):
