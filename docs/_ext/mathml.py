@@ -18,6 +18,8 @@ def render(latex, display="inline"):
         r"<mo[^>]*>(&#x0007C;|&#x02016;)</mo>", r'<mo stretchy="false" lspace="0" rspace="0">\1</mo>', mathml
     )
     mathml = re.sub(r"<mo>(max|min)</mo>(?=<mo stretchy)", r"<mi>\1</mi>", mathml)
+    mathml = re.sub(r"<mi>(ln|exp)</mi>(?!<mo)", r'<mo lspace="0.167em" rspace="0.167em">\1</mo>', mathml)
+    mathml = mathml.replace('<mo stretchy="true">&#x000AF;</mo>', '<mo stretchy="false">&#x000AF;</mo>')  # a short bar
     if unknown := re.findall(r">(\\\w+)<", mathml):
         raise ExtensionError(f"the formula {latex} has unknown commands: {', '.join(unknown)}")
     return mathml
