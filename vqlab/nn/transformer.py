@@ -87,6 +87,7 @@ class Transformer(ConfigMixin, nn.Module):
                 nn.init.normal_(weight, std=INIT_STD / (math.sqrt(2 * depth) if name.endswith("out.weight") else 1))
 
     def forward(self, tokens: Tensor, condition: Tensor | None = None, cache: KVCache | None = None) -> Tensor:
+        """Return the logits of ``tokens`` and of the next token, see Shape."""
         seen, given = cache.length if cache else 0, tokens.shape[1]
         count = given + (seen == 0)  # the label precedes the first token
         if seen + count > self.length:

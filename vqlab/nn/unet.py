@@ -95,6 +95,7 @@ class UNet(ConfigMixin, nn.Module):
         return torch.tanh(self.last(F.relu(x)) + COPY * source)
 
     def forward(self, source: Tensor, style: Tensor) -> Tensor:
+        """Draw glyphs (B, 1, S, S) in ``style``: indices (B,), or weights of the styles (B, num_styles)."""
         return self.decode(self.encode(source), style)
 
 

@@ -76,7 +76,7 @@ def ecg(samples: int, sample_rate: float, noise: float, seed: tuple[int, ...]) -
     time = np.arange(samples) / sample_rate
     person = {name: (at, *(np.array(size) * rng.lognormal(0, 0.2, 2))) for name, (at, *size) in WAVES.items()}
     signal = np.zeros(samples)
-    for peak, interval, early in heartbeats(samples / sample_rate, rng):
+    for peak, interval, early in [*heartbeats(samples / sample_rate, rng)]:  # all draws of the beats come first
         for name, (at, width, height) in (ECTOPIC if early else person).items():
             # Bazett's formula: the times of P and T scale with the square root of the beat's interval.
             at = at * (np.sqrt(interval) if name in "PT" else 1) * rng.lognormal(0, 0.02)

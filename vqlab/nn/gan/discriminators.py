@@ -121,6 +121,7 @@ class SGANDiscriminator(nn.Module):
                 normalise(part)
 
     def forward(self, x: Tensor) -> DiscriminatorOutput:
+        """Return the logits of images ``x`` (B, C, H, W)."""
         features = self.net(x)
         logits = self.class_head(features)
         if self.adversarial_head is not None:
@@ -172,6 +173,7 @@ class GlyphDiscriminator(ConfigMixin, nn.Module):
         draw_weights(self.style_head)
 
     def forward(self, source: Tensor, candidate: Tensor) -> GlyphDiscriminatorOutput:
+        """Return the logits of pairs of glyphs, (B, 1, S, S) each."""
         features = self.patches.features(torch.cat([source, candidate], 1))
         return GlyphDiscriminatorOutput(self.patches.layers[-1](features), self.style_head(features.mean((2, 3))))
 
