@@ -28,17 +28,19 @@ class Encoder(ConfigMixin, nn.Module, ABC):
 class Decoder(ConfigMixin, nn.Module, ABC):
     """A network from features to images or signals.
 
-    VQ-GAN's adaptive weight needs a module ``head`` that begins with the last layer that has weights.
+    It consists of ``body`` and ``head``, which begins with the last layer with weights (for VQ-GAN's adaptive weight).
     """
 
     in_channels: int  # of the features
     out_channels: int  # of the images
     upsampling: int
     modality = "image"
+    body: nn.Module
+    head: nn.Module
 
-    @abstractmethod
     def forward(self, z: Tensor) -> Tensor:
         """(B, in_channels, h, w) to (B, out_channels, h * upsampling, w * upsampling)."""
+        return self.head(self.body(z))
 
 
 class Discriminator(ConfigMixin, nn.Module, ABC):
@@ -72,16 +74,20 @@ class Generator(ConfigMixin, nn.Module, ABC):
 class FeatureNet(ConfigMixin, nn.Module, ABC):
     """A network from square images to feature vectors.
 
-    The model adds the heads.
+    It consists of ``layers``; the model adds the heads.
     """
 
     in_channels: int
     image_size: int
     out_features: int
+    layers: nn.Module
 
-    @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
-        """(B, in_channels, image_size, image_size) to (B, out_features)."""
+        """(B, in_channels, image_size, image_size) to (B, out_features); UserError for other shapes."""
+        if x.shape[1:] != (self.in_channels, self.image_size, self.image_size):
+            shape = f"(B, {self.in_channels}, {self.image_size}, {self.image_size})"
+            raise UserError(f"images must be {shape}, got {tuple(x.shape)}: set image_size={self.image_size}")
+        return self.layers(x)
 
 
 def check_divisible(what: str, sizes: Sequence[int], downsampling: int, setting: str) -> None:

@@ -108,9 +108,6 @@ class ConvDecoder(Decoder):
         self.body = nn.Sequential(*layers, norm(widths[-1]), nn.SiLU())
         self.head = nn.Sequential(nn.Conv2d(widths[-1], out_channels, 3, padding=1), ACTIVATIONS[out_activation]())
 
-    def forward(self, z: Tensor) -> Tensor:
-        return self.head(self.body(z))
-
 
 class ResBlock(nn.Module):
     """x + conv(silu(norm(conv(silu(norm(x)))))), with a 1x1 convolution of x if the widths differ."""

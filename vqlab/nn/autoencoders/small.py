@@ -84,9 +84,6 @@ class SmallDecoder(Decoder):
         last = nn.ConvTranspose2d(widths[-1], out_channels, 4, stride=2, padding=1)
         self.head = nn.Sequential(last, ACTIVATIONS[out_activation]())
 
-    def forward(self, z: Tensor) -> Tensor:
-        return self.head(self.body(z))
-
 
 class Residual(nn.Module):
     """x + conv1x1(relu(conv3x3(relu(x))))."""
@@ -179,6 +176,3 @@ class MLPDecoder(Decoder):
         self.body = nn.Sequential(*layers)
         last = nn.Linear(widths[-1], out_channels * image_size**2)
         self.head = nn.Sequential(last, nn.Unflatten(1, shape), ACTIVATIONS[out_activation]())
-
-    def forward(self, z: Tensor) -> Tensor:
-        return self.head(self.body(z))

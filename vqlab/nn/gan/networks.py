@@ -6,7 +6,6 @@ from typing import Annotated, Literal
 import torch
 from torch import Tensor, nn
 
-from vqlab.errors import UserError
 from vqlab.nn.base import FeatureNet, Generator
 from vqlab.validation import Count, NonNegative, Probability, Range
 
@@ -98,10 +97,6 @@ class ConvFeatures(FeatureNet):
         self.out_features = width * side**2
         self.apply(draw_weights)
 
-    def forward(self, x: Tensor) -> Tensor:
-        check_images(x, self.in_channels, self.image_size)
-        return self.layers(x)
-
 
 def draw_weights(part: nn.Module) -> None:
     """Draw the weights of a layer from N(0, 0.02^2), the scales of a norm from N(1, 0.02^2); set biases to 0."""
@@ -109,12 +104,6 @@ def draw_weights(part: nn.Module) -> None:
         nn.init.normal_(part.weight, float(isinstance(part, nn.BatchNorm2d | nn.GroupNorm)), INIT_STD)
         if part.bias is not None:
             nn.init.zeros_(part.bias)
-
-
-def check_images(x: Tensor, channels: int, size: int) -> None:
-    """Raise UserError unless ``x`` is (B, channels, size, size)."""
-    if x.shape[1:] != (channels, size, size):
-        raise UserError(f"images must be (B, {channels}, {size}, {size}), got {tuple(x.shape)}: set image_size={size}")
 
 
 class MLPGenerator(Generator):
@@ -181,10 +170,6 @@ class MLPFeatures(FeatureNet):
         for width, next_width in pairwise(widths):
             layers += [nn.Linear(width, next_width), nn.ReLU(), GaussianNoise(noise)]
         self.layers = nn.Sequential(*layers[:-1])  # without noise on the features
-
-    def forward(self, x: Tensor) -> Tensor:
-        check_images(x, self.in_channels, self.image_size)
-        return self.layers(x)
 
 
 class GaussianNoise(nn.Module):

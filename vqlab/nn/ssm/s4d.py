@@ -14,13 +14,12 @@ from torch import Tensor, nn
 
 from vqlab.errors import UserError
 from vqlab.nn.precision import KeepsFloat32, like_input, without_autocast
-from vqlab.validation import Checked, Count
+from vqlab.validation import Checked, Count, Positive
 
 Init = Literal["lin", "inv", "legs", "real"]
 Rule = Literal["zoh", "bilinear"]
 SMOOTH = (1, 3, 5, 9, 15)  # times powers of two: lengths at which an FFT is fast
 CHUNK = 64
-DT_MIN, DT_MAX = 1e-3, 1e-1  # bounds of the initial time steps
 
 
 class Modes(NamedTuple):
@@ -43,6 +42,8 @@ class S4D(Checked, KeepsFloat32):
         init: ``lin``, ``inv``, ``legs`` or ``real``, see :func:`initial_modes`.
         discretization: ``zoh`` or ``bilinear``.
         bidirectional: Add an anticausal kernel: y = causal(x) + flip(causal'(flip(x))) + D x.
+        dt_min: Smallest initial time step; those of the channels are log-uniform.
+        dt_max: Largest initial time step.
 
     Example:
         >>> layer, x = S4D(4), torch.randn(2, 4, 100)
@@ -60,16 +61,20 @@ class S4D(Checked, KeepsFloat32):
         init: Init = "lin",
         discretization: Rule = "zoh",
         bidirectional: bool = False,
+        dt_min: Positive = 1e-3,
+        dt_max: Positive = 1e-1,
     ) -> None:
         super().__init__()
         if d_state % 2:
             raise UserError(f"d_state must be even, got {d_state}")
+        if dt_min > dt_max:
+            raise UserError(f"dt_min must be at most dt_max {dt_max}, got {dt_min}")
         self.d_model, self.d_state, self.bidirectional = d_model, d_state, bidirectional
         self.discretization = discretization
         modes, directions = d_state // 2, 1 + bidirectional
         neg_re, im, b = initial_modes(init, modes)
         dtype = torch.get_default_dtype()
-        self.log_dt = nn.Parameter(torch.empty(d_model).uniform_(math.log(DT_MIN), math.log(DT_MAX)))
+        self.log_dt = nn.Parameter(torch.empty(d_model).uniform_(math.log(dt_min), math.log(dt_max)))
         self.log_neg_re = nn.Parameter(neg_re.log().to(dtype).repeat(d_model, 1))
         self.im = nn.Parameter(im.to(dtype).repeat(d_model, 1), requires_grad=init != "real")
         # Only the product of B and C matters, so B is part of C; a complex number has variance 1.
