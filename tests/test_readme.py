@@ -45,7 +45,7 @@ def fit_commands(page):
     for block in re.findall(r"```bash\n(.*?)```", page, re.S):
         for line in block.replace("\\\n", " ").splitlines():
             args = shlex.split(line, comments=True)
-            if args[:2] == ["vqlab", "fit"] and "--ckpt_path" not in args and not {"$DATA", "$SIGMA"} & set(args):
+            if args[:2] == ["vqlab", "fit"] and "--ckpt_path" not in args and "$" not in line:
                 yield args[1:]
 
 
