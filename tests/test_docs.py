@@ -104,9 +104,8 @@ def test_commands_of_a_model_page_run(name):
         line = line.replace("big5l1", "cyrillic")  # what the target font of matplotlib lacks
         if "runs/codeprior/second" in line:
             line = line.replace("second", next(Path("runs/codeprior").iterdir()).name)
-        run = Forked(*line.split(" "))
-        output, _ = run.communicate()
-        assert run.returncode == 0, f"vqlab {line}\n{output}"
+        status, output = Forked(*line.split(" ")).end()
+        assert status == 0, f"vqlab {line}\n{output}"
 
 
 def packages():

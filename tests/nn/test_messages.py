@@ -57,7 +57,7 @@ CASES = [
     (lambda: S4DEncoder()(zeros(1, 1, 1000)), "downsampling 16: set length=992"),
     (lambda: MLPEncoder()(zeros(1, 1, 14, 56)), "14x56, but the encoder is made for 28x28"),
     (lambda: ConvFeatures()(zeros(2, 1, 28, 28)), "(B, 1, 32, 32), got (2, 1, 28, 28)"),
-    (lambda: PatchGAN()(zeros(1, 1, 32, 32)), "PatchGAN takes images (B, 3, H, W), got (1, 1, 32, 32)"),
+    (lambda: PatchGAN()(zeros(1, 1, 32, 32)), "images must be (B, 3, H, W), got (1, 1, 32, 32): set in_channels"),
     (lambda: S4D(4)(zeros(2, 100, 4)), "(B, L, H)"),
     (lambda: S4D(4).step(zeros(2, 4), zeros(2, 4, 3)), "see initial_state"),
     (lambda: S4D(4, bidirectional=True).step(zeros(2, 4), zeros(2, 4, 64)), "bidirectional=False"),

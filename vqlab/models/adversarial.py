@@ -32,7 +32,7 @@ class AdversarialSettings:
         r1_weight: Weight of the gradient penalty at real images (Mescheder et al. 2018), taken every 16 batches.
         disc_lr: Learning rate of the discriminator, at most about 1e-3. Default: the autoencoder's.
         disc_clip: Largest gradient norm of the discriminator; null does not clip.
-        alternate: Step the discriminator before the generator loss is computed; false, as accumulation needs, after it.
+        alternate: Step the discriminator before the generator loss is computed. Accumulation needs false: after it.
 
     Example:
         >>> AdversarialSettings(disc_start=100, lecam_weight=0.01).loss

@@ -135,7 +135,7 @@ def test_splits_of_the_source_are_kept():
         splits = Listed(source, **options).load_corpus().splits
         assert {split: len(bags) for split, bags in splits.items()} == sizes
     for source, got in ((documents[20:], "5 of val, 7 of test of 12"), (drawn(9) + documents[25:], "7 of test of 16")):
-        with refused(f"each document must have a split, and some must be of train, got {got} documents"):
+        with refused(f"each document must have a split, and at least one must be in train, got {got} documents"):
             Listed(source).load_corpus()
 
 

@@ -72,7 +72,8 @@ class ImageArrays(ImageDataModule):
                 raise UserError(f"the {split} images have shape {shape}, the training images {expected}")
             if 0 < self.num_classes <= largest:
                 classes = f"only 0 to {self.num_classes - 1}"
-                raise UserError(f"the {split} images have class {largest}, the training images {classes}")
+                have = f"the {split} images have class {largest}, the training images {classes}"
+                raise UserError(f"{have}: correct the labels")
         if "val" not in found:
             rows = draw_splits(len(train), val_fraction, 0, self.seed, "image", f": use another file than {path}")
             found |= {split: train.part(positions) for split, positions in rows.items()}

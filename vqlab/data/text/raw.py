@@ -212,8 +212,8 @@ def split_rows(places: list[str | None], val_fraction: float, test_fraction: flo
     if not all(places) or "train" not in rows:
         counts = ", ".join(f"{len(positions):,} of {split}" for split, positions in rows.items())
         raise UserError(
-            f"each document must have a split, and some must be of train, got {counts} of {len(places):,} documents: "
-            "set split_column=NAME to a column that all have"
+            "each document must have a split, and at least one must be in train, "
+            f"got {counts} of {len(places):,} documents: set split_column=NAME to a column without gaps"
         )
     if "val" in rows:
         return rows

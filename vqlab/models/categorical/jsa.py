@@ -64,7 +64,7 @@ class JSA(Model):
         num_latents: Categorical variables per position of the map, V.
         likelihood: p(x | h). Default: a ``Gaussian`` whose sigma is the optimal one.
         prior: p(h): ``uniform``; ``factorized``, learned per position; or a ``Transformer`` over the positions.
-        sampler: The Metropolis chains.
+        sampler: Settings of the Metropolis chains.
         smoothing: Fraction of the uniform distribution in q, which bounds the importance weights.
         split_ratio: See ``CodeSplitter``; used with a uniform prior only; null never splits.
         perceptual: Default: LPIPS on VGG features, whose weights are fetched once; not built at weight 0.

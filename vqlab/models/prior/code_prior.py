@@ -39,7 +39,7 @@ class CodePrior(Model):
     frequencies of the codes at each position so far in training.
 
     Args:
-        tokenizer: A model with ``encode``, ``decode``, ``quantizer`` and ``images``, or its checkpoint, or a prior's.
+        tokenizer: Checkpoint of a tokenizer or prior, or model with ``encode``, ``decode``, ``quantizer``, ``images``.
         conditional: Model p(codes | label).
         label_dropout: Fraction of labels dropped in training; classifier-free guidance needs it.
         dim: Width of the transformer.

@@ -41,7 +41,7 @@ class VQGAN(Model):
         optimization: Optimizer settings of both networks; ``clip`` is the autoencoder's.
         accumulate: Batches per optimizer step; above 1 only with ``adversarial.alternate=false``.
         compile: Compile the networks with ``torch.compile``.
-        frechet: As in ``VQVAE``.
+        frechet: Frechet distance between images and reconstructions, logged as ``val/rfid_<net>``; null: none.
         images: Format of the images; the command line takes it from the data.
 
     Raises:

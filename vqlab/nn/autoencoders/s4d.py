@@ -25,7 +25,7 @@ class S4DEncoder(Encoder):
     Args:
         in_channels: Channels of the signals; the command line links it to the data.
         d_model: Channels inside and of the features, H.
-        num_blocks: Blocks of each stage; the number of stages is that of the entries of ``pool`` plus 1.
+        num_blocks: Blocks per stage; there are len(pool) + 1 stages.
         pool: Downsampling factors, in order; L must be divisible by their product.
         d_state: Modes of each channel, including their conjugates.
         init: Initial modes, see :class:`~vqlab.nn.ssm.s4d.S4D`.
@@ -77,8 +77,8 @@ class S4DDecoder(Decoder):
     Args:
         in_channels: Channels of the features.
         out_channels: Channels of the signals; the command line links it to the data.
-        d_model: Channels inside, H.
-        num_blocks: Blocks of each stage; the number of stages is that of the entries of ``pool`` plus 1.
+        d_model: Channels of the blocks, H.
+        num_blocks: Blocks per stage; there are len(pool) + 1 stages.
         pool: Factors of the encoder; here the last is applied first.
         d_state: Modes of each channel, including their conjugates.
         init: Initial modes, see :class:`~vqlab.nn.ssm.s4d.S4D`.

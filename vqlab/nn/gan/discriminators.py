@@ -66,7 +66,8 @@ class PatchGAN(Discriminator):
     def features(self, x: Tensor) -> Tensor:
         """Return the input of the last layer, (B, F, h + 1, w + 1)."""
         if x.ndim != 4 or x.shape[1] != self.in_channels:
-            raise UserError(f"PatchGAN takes images (B, {self.in_channels}, H, W), got {tuple(x.shape)}")
+            shape = f"(B, {self.in_channels}, H, W)"
+            raise UserError(f"images must be {shape}, got {tuple(x.shape)}: set in_channels of PatchGAN")
         self.check_size(*x.shape[2:])
         return self.layers[:-1](x)
 
