@@ -224,18 +224,18 @@ class CLI(LightningCLI):
     # The run
 
     def _run_subcommand(self, subcommand: str) -> None:
-        """Run; the error of a damaged checkpoint names it, and a signal before the first step ends all ranks."""
+        """Run; the error of a damaged checkpoint names it, and an error before the first step ends all ranks."""
         with refusing_damage(self._get(self.config, "ckpt_path")):
             try:
                 super()._run_subcommand(subcommand)
-            except MisconfigurationException as error:
-                raise misconfigured(error) from error
-            except UserError as error:
-                raise with_options(error, self.config[subcommand], LINKED) from error
-            except Stopped:
-                launcher, has_started = self.trainer.strategy.launcher, any(run.started for run in self._start_run())
-                if isinstance(launcher, _SubprocessScriptLauncher) and not has_started:
+            except (MisconfigurationException, UserError, Stopped) as error:
+                launcher = self.trainer.strategy.launcher
+                if isinstance(launcher, _SubprocessScriptLauncher) and not any(r.started for r in self._start_run()):
                     launcher.kill(signal.SIGKILL)  # the other ranks wait for this one
+                if isinstance(error, MisconfigurationException):
+                    raise misconfigured(error) from error
+                if isinstance(error, UserError):
+                    raise with_options(error, self.config[subcommand], LINKED) from error
                 raise
 
     def _start_run(self) -> list[StartRun]:
