@@ -1,9 +1,9 @@
-"""What topic coherence costs, against gensim's CoherenceModel: the same figures of the same topics and texts.
+"""CPU time of topic coherence, compared with gensim's CoherenceModel: equal values for the same topics and texts.
 
     python benchmarks/coherence.py corpus.tsv --vocabulary vocabulary.txt
 
-Any file that ``TextFile`` reads; topics are NMF's. vqlab reads the texts once for all measures of a window, gensim
-for each; both take turns in one process, and figures are medians of CPU time.
+Any file that ``TextFile`` reads; the topics are those of NMF. vqlab reads the texts once for all measures of a window,
+gensim once per measure. Both take turns in one process; the values are medians of CPU time.
 """
 
 import argparse

@@ -1,9 +1,8 @@
-"""Which quantizers keep their codes in use, and at which learning rates?
+"""Codebook usage of quantizers at several learning rates.
 
-One small VQ-VAE (4x-down, 8x8 codes) is trained on CIFAR-10 with every contestant, learning rate and seed. Usage and
-perplexity are taken over all test tokens; weights and batches of one seed are the same for all contestants. Each run
-adds a line to ``results.jsonl``, so a suite that was stopped resumes; a failed run's line holds the error and the run
-is tried again.
+A small VQ-VAE (downsampling 4, 8x8 codes) is trained on CIFAR-10 with every contestant, learning rate and seed. Usage
+and perplexity are those of all test tokens; initial weights and batches of a seed are the same for all contestants.
+Each run adds a line to ``results.jsonl``, so a stopped suite can resume; a failed run writes the error and is repeated.
 
     python benchmarks/collapse.py --train cifar10_train.npz --test cifar10_test.npz --out runs/collapse --jobs 2
     python benchmarks/collapse.py --report --out runs/collapse
@@ -91,7 +90,7 @@ def train(model: Model, images: Tensor, lr: float, steps: int, seed: int) -> int
 
 @torch.no_grad()
 def evaluate(model: Model, images: Tensor) -> dict[str, float]:
-    """Return PSNR in dB, mean over ``images`` of each one's, and usage and perplexity of the codes of all of them."""
+    """Return the mean PSNR of ``images`` in dB, and usage and perplexity of all their codes."""
     model.eval()
     codebooks = getattr(model.quantizer, "num_codebooks", 1)  # peers have one
     psnrs, usage = [], CodebookUsage(model.quantizer.num_embeddings, codebooks)

@@ -16,7 +16,7 @@ SETTING = ("num_embeddings", "steps", "precision")  # runs that differ here are 
 
 
 class Figure(NamedTuple):
-    """A figure of merit: how it is read from a line, and how it is shown."""
+    """A metric: how to read it from a line, and how to show it."""
 
     title: str
     value: Callable[[Line], float]

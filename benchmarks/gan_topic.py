@@ -1,11 +1,11 @@
-"""Topic models on one corpus, judged by one code: coherence, diversity, and clusters of held-out documents.
+"""Topic models on one corpus with the same metrics: coherence, diversity, and clusters of held-out documents.
 
     python benchmarks/gan_topic.py corpus.tsv --vocabulary vocabulary.txt --topics 20 50 --seeds 3
     python benchmarks/gan_topic.py corpus.tsv --vocabulary vocabulary.txt --speed
 
-Any file that ``TextFile`` reads, with a test split. Coherence is of the ten likeliest words among the training texts:
-NPMI and C_V over sliding windows, as gensim has them, and NPMI over documents. NMI and purity are of the test documents
-by dominant topic. ``--speed`` times the batches of one epoch against a plain statement of BAT's published loop.
+Any file that ``TextFile`` reads, with a test split. Coherence is that of the ten most probable words in the training
+texts: NPMI and C_V over sliding windows, as in gensim, and NPMI over documents. NMI and purity are those of the test
+documents by dominant topic. ``--speed`` compares the time of an epoch with BAT's published loop in plain PyTorch.
 """
 
 import argparse
@@ -221,12 +221,12 @@ def speed(data: TextDataModule, repeats: int = 5) -> list[Ratio]:
     seconds = medians(variants, repeats)
     plain = seconds.pop("plain loop")
     peer = "BAT's loop in plain PyTorch"
-    reason = "what sparse documents save in products, reading and checking a batch and Lightning's loop take"
+    reason = "Lightning's loop and the checks of a batch take the time that sparse products save"
     return [Ratio(name, peer, "time", plain / value, reason) for name, value in seconds.items()]
 
 
 def epoch(data: TextDataModule, steps: int, **settings: Any) -> float:
-    """Return the CPU seconds of so many batches, start-up left out."""
+    """Return the CPU seconds of ``steps`` batches without the start-up."""
     clock = Clock(START)
     model = GANTopicModel(20, vocab_size=data.vocab_size, **({"init": "random"} | settings))
     lightning.Trainer(

@@ -1,13 +1,14 @@
-"""JSA against its rivals on binarised MNIST: test NLL after equal steps, same networks, seeds and batches.
+"""JSA and other estimators on binarised MNIST: test NLL after equal steps, with the same networks, seeds and batches.
 
     python benchmarks/jsa_mnist.py --train mnist_train.npz --test mnist_test.npz --out runs/jsa_mnist.jsonl
     python benchmarks/jsa_mnist.py ... --code bernoulli
 
 ``categorical`` has 20 variables of 10 values and the networks 784-512-256-[200], [200]-256-512-784; ``bernoulli`` has
-200 of 2 and 784-200-200-[200], [200]-200-200-784 (Ou and Song 2020, section 5). The prior is uniform, as theirs. JSA
-keeps its chains from the middle of the training on; nobody splits codes. Images are binarised at 0.5; the NLL is by
-importance sampling. ``--samples`` is JSA's proposals and the others' draws per image; the paper has 20.
-Each run adds a line to ``--out``, and a suite that was stopped resumes. The arrays are ``x``, (N, 28, 28) uint8.
+200 of 2 and 784-200-200-[200], [200]-200-200-784 (Ou and Song 2020, section 5). The prior is uniform, as in the paper.
+JSA caches its chains from the middle of the training; no codes are split. Images are binarised at 0.5; the NLL is
+estimated by importance sampling. ``--samples`` is the number of proposals of JSA and of samples of the others per
+image; the paper has 20. Each run adds a line to ``--out``, so a stopped suite can resume. The arrays are ``x``,
+(N, 28, 28) uint8.
 """
 
 import argparse
@@ -30,9 +31,8 @@ from vqlab.models.categorical.discrete_vae import DiscreteVAE
 from vqlab.models.categorical.jsa import JSA, PosteriorSampler
 from vqlab.nn.anneal import Anneal
 from vqlab.nn.autoencoders.small import MLPDecoder, MLPEncoder
-from vqlab.nn.image_format import ImageFormat
+from vqlab.nn.image_format import ImageFormat, ValueRange
 from vqlab.nn.likelihood import Bernoulli
-from vqlab.nn.value_range import ValueRange
 
 CONTESTANTS = ("jsa", "jsa, no cache", "rws", "vimco", "rloo", "gumbel", "st_gumbel")
 BATCH, NLL_SAMPLES, LR = 50, 1000, 1e-3

@@ -1,10 +1,10 @@
-"""What a step of JSA costs: against a VQ-VAE's step, and against the sampler as the published code runs it.
+"""Cost of a training step of JSA, compared with a step of VQ-VAE and with the sampler of the published code.
 
     python benchmarks/jsa_step.py --batch 32 --steps 10
 
-All have the same encoder and decoder. "sequential" is JSA with proposals drawn, encoded and decoded one at a time, and
-a gradient through every state of the chain. Contestants take turns in one process on one thread; figures are medians of
-CPU time.
+All have the same encoder and decoder. "sequential" is JSA with proposals that are drawn, encoded and decoded one at a
+time, and a gradient through every state of the chain. Contestants take turns in one process on one thread; the values
+are medians of CPU time.
 """
 
 import argparse

@@ -1,10 +1,10 @@
-"""JSA and its rivals where the likelihood can be summed exactly: 3 variables of 4 values, binary images of 3 x 3.
+"""JSA and other estimators with an exact likelihood: 3 variables of 4 values, binary images of 3 x 3.
 
     python benchmarks/jsa_toy.py --steps 4000 --seeds 3
 
-200 images are drawn from a model with random weights. All contestants start from the same weights, see the same
-batches of 50 and take ``--samples`` draws per image; the reference ascends the exact gradient of ln p(x). The figure is
-the exact -ln p(x) of the 200 images after training, so it says how good a gradient is, not how a model generalises.
+200 images are drawn from a model with random weights. All contestants start from the same weights, train on the same
+batches of 50 and take ``--samples`` samples per image; the reference ascends the exact gradient of ln p(x). The result
+is the exact -ln p(x) of the 200 images after training: it measures the gradient estimator, not generalisation.
 """
 
 import argparse
@@ -21,9 +21,8 @@ from vqlab.models.categorical.discrete_vae import DiscreteVAE
 from vqlab.models.categorical.jsa import JSA, PosteriorSampler
 from vqlab.nn.autoencoders.small import MLPDecoder, MLPEncoder
 from vqlab.nn.categorical import FactorizedPrior
-from vqlab.nn.image_format import ImageFormat
+from vqlab.nn.image_format import ImageFormat, ValueRange
 from vqlab.nn.likelihood import Bernoulli
-from vqlab.nn.value_range import ValueRange
 from vqlab.samplers.chain_cache import ChainCache
 
 SIZE, VARIABLES, VALUES, IMAGES, BATCH, LR = 3, 3, 4, 200, 50, 3e-3
@@ -86,7 +85,7 @@ def build(model_class: type[JSA] | type[DiscreteVAE], seed: int, **options: Any)
 
 @torch.no_grad()
 def images(seed: int) -> Tensor:
-    """Draw images from a model whose weights are so large that an image says much of its code."""
+    """Draw images from a model with large weights, so that an image is informative about its code."""
     truth = build(JSA, 100 + seed)
     for weight in (truth.quantizer.codebook, *truth.latent.decoder.parameters()):
         weight.mul_(GAIN)

@@ -1,4 +1,4 @@
-"""Time and memory of one thing that is run again and again, and of several that take turns."""
+"""Time and memory of a function, and of several functions that take turns."""
 
 import ctypes
 import platform
@@ -14,14 +14,14 @@ CPU = torch.device("cpu")
 
 
 def race(runs: dict[str, Callable[[], object]], repeats: int, device: torch.device = CPU) -> dict[str, float]:
-    """Return the median seconds of each after a first run, which makes buffers."""
+    """Return the median seconds of each, after a warm-up run."""
     for run in runs.values():
         run()
     return medians({name: partial(stopwatch, run, device) for name, run in runs.items()}, repeats)
 
 
 def stopwatch(run: Callable[[], object], device: torch.device) -> float:
-    """Return the seconds that ``run`` takes of the processor or of the GPU."""
+    """Return the CPU or GPU seconds of ``run``."""
     if device.type != "cuda":
         start = time.process_time()
         run()
@@ -35,7 +35,7 @@ def stopwatch(run: Callable[[], object], device: torch.device) -> float:
 
 
 def peak_memory(run: Callable[[], object], device: torch.device) -> float:
-    """Return the bytes that ``run`` holds at most beyond those held before; NaN where the system does not tell."""
+    """Return the peak memory of ``run`` in bytes above the state before; NaN if the system does not report it."""
     if device.type == "cuda":
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
@@ -51,14 +51,14 @@ def peak_memory(run: Callable[[], object], device: torch.device) -> float:
 
 
 def start_peak() -> int:
-    """Make the present memory the highest so far, and return it in bytes (Linux)."""
-    ctypes.CDLL(None).malloc_trim(0)  # pages kept for later would hide what a step takes
+    """Reset the peak memory of the process, and return it in bytes (Linux)."""
+    ctypes.CDLL(None).malloc_trim(0)  # kept pages would hide the memory of a step
     Path("/proc/self/clear_refs").write_text("5")
     return resident("VmHWM")
 
 
 def resident(name: str) -> int:
-    """Return a line of this process's status in bytes."""
+    """Return the entry ``name`` of the process status in bytes."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(name + ":"):
             return int(line.split()[1]) * 1024

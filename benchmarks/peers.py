@@ -1,4 +1,4 @@
-"""Vector quantizers as other libraries do them, to measure ours against; each returns (quantized, loss)."""
+"""Vector quantizers as in other libraries, for comparison; each returns (quantized, loss)."""
 
 from abc import ABC, abstractmethod
 
@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 class _GradientCodebook(nn.Module, ABC):
-    """Codebook learnt by gradient, nearest code by a whole N x K matrix of distances."""
+    """A codebook trained by gradient, with a full N x K matrix of distances."""
 
     def __init__(self, num_embeddings: int, embedding_dim: int) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ class Diffusers(_GradientCodebook):
 
 
 class Lucidrains(nn.Module):
-    """vector-quantize-pytorch's VectorQuantize with its default settings, in the layout it takes without a copy."""
+    """vector-quantize-pytorch's VectorQuantize with its default settings, in the layout that needs no copy."""
 
     def __init__(self, num_embeddings: int, embedding_dim: int) -> None:
         super().__init__()

@@ -1,11 +1,11 @@
-"""Time and memory of a training step of a quantizer, as ratios to the bare product of vectors and codes.
+"""Time and memory of a training step of a quantizer, relative to the product of vectors and codes.
 
     python benchmarks/quantizers.py --shapes 4096x64x1024 4096x64x8192
 
-A step is forward, backward to the input and to the codebook, and the update of running means, in training mode. All
-contestants take turns in one process on one thread; a ratio is a median over the median of ``torch.mm(z, E.T)`` into
-memory that is already there. Time is the process's CPU time, or the GPU's. Memory is the highest during a step less
-that before it, in units of one N x K float32 array.
+A step is the forward pass, the backward pass to input and codebook, and the update of running means, in training mode.
+All contestants take turns in one process on one thread; a ratio is a median over the median of ``torch.mm(z, E.T)``
+into allocated memory. Time is CPU or GPU time. Memory is the peak during a step above the state before, in units of one
+N x K float32 array.
 """
 
 import argparse
@@ -55,7 +55,7 @@ def main() -> None:
     """Print one table of times and one of memory."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shapes", nargs="+", type=parse_shape, default=SHAPES, metavar="NxDxK")
-    parser.add_argument("--repeats", type=int, default=5, help="at least so many per shape; small shapes get more")
+    parser.add_argument("--repeats", type=int, default=5, help="minimum per shape; small shapes get more")
     parser.add_argument("--only", nargs="+", default=list(CONTESTANTS), choices=list(CONTESTANTS))
     parser.add_argument("--device", default="cpu")
     args = parser.parse_args()

@@ -1,4 +1,4 @@
-"""What a comparison with a peer comes to, how contestants take turns, and the table that says so."""
+"""Ratios of a comparison, interleaved measurements, and a Markdown table."""
 
 import platform
 import statistics
@@ -10,14 +10,14 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Ratio:
-    """How many times as much of something a peer takes as vqlab does.
+    """Time or memory of another implementation, relative to vqlab.
 
     Args:
-        what: The part of vqlab, and at which size.
-        peer: What it is compared with.
-        measure: CPU time, or the highest memory beyond that before.
-        value: The peer's over vqlab's: above 1 vqlab is the better of the two.
-        reason: Why it is below 1, where it may be.
+        what: The part of vqlab, and the size.
+        peer: The other implementation.
+        measure: CPU time, or peak memory above the state before.
+        value: The peer over vqlab: above 1 vqlab is better.
+        reason: Why the value may be below 1.
     """
 
     what: str
@@ -28,13 +28,13 @@ class Ratio:
 
 
 def medians(contestants: dict[str, Callable[[], float]], repeats: int) -> dict[str, float]:
-    """Return the median of what each contestant measures; they take turns, so a busy machine slows all alike."""
+    """Return the median of each contestant; they take turns, so a busy machine slows all equally."""
     turns = [{name: measure() for name, measure in contestants.items()} for _ in range(repeats)]
     return {name: statistics.median(turn[name] for turn in turns) for name in contestants}
 
 
 def processor() -> str:
-    """Return the processor's name."""
+    """Return the name of the processor."""
     info = Path("/proc/cpuinfo")
     names = (
         [line.split(":")[1] for line in info.read_text().splitlines() if "model name" in line] if info.exists() else []

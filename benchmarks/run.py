@@ -1,11 +1,11 @@
-"""Every comparison of speed and memory with a peer, in one table of ratios.
+"""All comparisons of speed and memory with other implementations, in one table of ratios.
 
-    python benchmarks/run.py                            # all, on one core; needs `uv pip install --group bench`
+    python benchmarks/run.py                       # all, on one core; needs `uv pip install --group bench`
     python benchmarks/run.py --only s4d coherence
-    python benchmarks/run.py --readme README.md         # the table takes the place of the one between the markers
+    python benchmarks/run.py --readme              # replace the table between the markers in docs/results/speed.md
 
-Each file is measured in a process of its own, one after the other, so that none finds memory that another has left.
-The data are generated, or come with vqlab's dependencies.
+Each file is measured in a new process, one after the other, so that none reuses the memory of another. The data are
+generated, or come with vqlab's dependencies.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from ratios import Ratio, processor, table
 from vqlab.atomic_io import write_atomic
 from vqlab.errors import UserError
 
-# Files of this folder with a function `ratios`, and the packages that they compare with.
+# Files of this folder with a function `ratios`, and the packages that they compare vqlab with.
 COMPARISONS: dict[str, tuple[str, ...]] = {
     "quantizers": ("vector-quantize-pytorch",),
     "vqgan_step": (),
@@ -36,21 +36,22 @@ COMPARISONS: dict[str, tuple[str, ...]] = {
     "coherence": ("gensim",),
 }
 BEGIN, END = "<!-- benchmarks: begin -->", "<!-- benchmarks: end -->"
+PAGE = Path(__file__).parents[1] / "docs/results/speed.md"
 
 
 def main() -> None:
-    """Measure, print the table, and write it into the README if there is one."""
+    """Measure, print the table, and with ``--readme`` write it into the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", default=list(COMPARISONS), metavar="NAME", help=", ".join(COMPARISONS))
-    parser.add_argument("--quick", action="store_true", help="small sizes, once: the figures say nothing")
-    parser.add_argument("--readme", type=Path, help="file with the markers")
+    parser.add_argument("--quick", action="store_true", help="small sizes, one repeat: not meaningful")
+    parser.add_argument("--readme", type=Path, nargs="?", const=PAGE, metavar="FILE", help="page to update")
     options = parser.parse_args()
     require_known(options.only)
     require_peers(options.only)
     if options.readme:
-        replace_table(options.readme, "")  # an hour of measuring is too late to find out that there are no markers
+        replace_table(options.readme, "")  # fail before the measurement, which takes an hour
     found: list[Ratio] = []
-    # spawn: a fork would begin with the memory of this process.
+    # spawn, because a fork would inherit the memory of this process
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), max_tasks_per_child=1) as processes:
         for name in options.only:
             print(f"{name} ...", file=sys.stderr, flush=True)
@@ -63,24 +64,23 @@ def main() -> None:
 
 
 def require_known(names: list[str]) -> None:
-    """Raise UserError if a name is not that of a comparison."""
+    """Raise UserError if one of ``names`` is not a comparison."""
     unknown = [name for name in names if name not in COMPARISONS]
     if unknown:
-        raise UserError(f"there is no comparison {', '.join(unknown)}: choose --only of {', '.join(COMPARISONS)}")
+        raise UserError(f"there is no comparison {', '.join(unknown)}: set --only to some of {', '.join(COMPARISONS)}")
 
 
 def require_peers(names: list[str]) -> None:
-    """Raise UserError if a package that one of ``names`` compares with is not installed."""
+    """Raise UserError if a package that one of ``names`` needs is not installed."""
     missing = [peer for peer in peers_of(names) if version_of(peer) is None]
     if missing:
         raise UserError(
-            f"{', '.join(missing)} to compare with is not installed: run `uv pip install --group bench`, or choose "
-            "others by --only"
+            f"{', '.join(missing)} is not installed: run `uv pip install --group bench`, or choose others with --only"
         )
 
 
 def measure(name: str, quick: bool) -> list[Ratio]:
-    """Return the ratios of one file; called in a process of its own."""
+    """Return the ratios of one file; runs in a new process."""
     import torch
 
     torch.set_num_threads(1)
@@ -92,7 +92,7 @@ def measure(name: str, quick: bool) -> list[Ratio]:
 
 
 def caption(names: list[str]) -> str:
-    """Return on what and with which versions the table was measured."""
+    """Return the processor and the versions with which the table was measured."""
     packages = ["torch", *peers_of(names)]
     versions = ", ".join(f"{package} {version_of(package)}" for package in packages)
     return (
@@ -103,7 +103,7 @@ def caption(names: list[str]) -> str:
 
 
 def to_markdown(ratios: list[Ratio]) -> str:
-    """Return a line for each part and peer, with a reason in each cell that is below 1."""
+    """Return a table with a row per part and peer, and a reason in each cell below 1."""
     lines: dict[tuple[str, str], dict[str, str]] = {}
     for ratio in ratios:
         lines.setdefault((ratio.what, ratio.peer), {})[ratio.measure] = to_cell(ratio)
@@ -112,35 +112,35 @@ def to_markdown(ratios: list[Ratio]) -> str:
 
 
 def to_cell(ratio: Ratio) -> str:
-    """Return the figure, and why it is below 1 if it is; nothing where the system does not tell memory."""
+    """Return the ratio, with the reason if it is below 1; empty if the system does not report memory."""
     if not isfinite(ratio.value):
         return ""
     figure = f"{ratio.value:.2f}" if ratio.value < 10 else f"{ratio.value:.0f}"
     return figure if float(figure) >= 1 else f"{figure} ({ratio.reason or 'unexplained'})"
 
 
-def replace_table(readme: Path, text: str) -> str:
-    """Return the README with ``text`` between the markers.
+def replace_table(page: Path, text: str) -> str:
+    """Return the content of ``page`` with ``text`` between the markers.
 
     Raises:
-        UserError: If it has no markers, or no such file is there.
+        UserError: If the file does not exist or has no markers.
     """
-    if not readme.is_file():
-        raise UserError(f"{readme} is not a file: set --readme to one with {BEGIN} and {END}")
-    before, begin, rest = readme.read_text().partition(BEGIN)
+    if not page.is_file():
+        raise UserError(f"{page} is not a file: set --readme to a file with {BEGIN} and {END}")
+    before, begin, rest = page.read_text().partition(BEGIN)
     _, end, after = rest.partition(END)
     if not (begin and end):
-        raise UserError(f"{readme} lacks {BEGIN} and {END}, between which the table goes: add both, a line each")
+        raise UserError(f"{page} lacks {BEGIN} and {END}: add each on its own line, with the table between them")
     return f"{before}{BEGIN}\n\n{text}\n\n{END}{after}"
 
 
 def peers_of(names: list[str]) -> list[str]:
-    """Return the packages that are compared with."""
+    """Return the packages that ``names`` compare vqlab with."""
     return list(dict.fromkeys(peer for name in names for peer in COMPARISONS[name]))
 
 
 def version_of(package: str) -> str | None:
-    """Return a package's version, None if it is not installed."""
+    """Return the version of a package, or None if it is not installed."""
     try:
         return version(package)
     except PackageNotFoundError:

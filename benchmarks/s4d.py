@@ -1,11 +1,11 @@
-"""What an S4D layer costs: its kernel against the formula as it stands, the layer against a GRU and a convolution.
+"""Cost of S4D: the kernel compared with its formula, the layer compared with a GRU and a convolution.
 
     python benchmarks/s4d.py --shapes 256x1024 512x4096 256x16384
 
-"materialised" computes every power of every mode, an array of H x N/2 x L complex numbers: what published code falls
-back to where its compiled extensions are missing. A layer is S4D, GELU, a 1x1 convolution to 2 H and GLU; the GRU and
-the convolution (k = 7) have the same width. All run forward and backward, take turns in one process on one thread, and
-are given as medians of CPU time; memory is the highest during a run less that before it.
+"materialised" computes every power of every mode, an array of H x N/2 x L complex numbers, as published code does
+without its compiled extensions. A layer is S4D, GELU, a 1x1 convolution to 2 H and GLU; the GRU and the convolution
+(k = 7) have the same width. All run forward and backward and take turns in one process on one thread. The values are
+medians of CPU time; memory is the peak during a run above the state before.
 """
 
 import argparse
@@ -25,7 +25,7 @@ CONVOLUTION = "convolution, k = 7"
 
 
 class Layer(nn.Module):
-    """S4D and what stands behind it in a block."""
+    """S4D, GELU, 1x1 convolution and GLU."""
 
     def __init__(self, ssm: nn.Module, width: int) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ class Layer(nn.Module):
 
 
 class Materialised(S4D):
-    """S4D with the kernel's formula as it stands."""
+    """S4D with the kernel computed by its formula."""
 
     def kernel(self, length: int, rate: float = 1.0) -> Tensor:
         """Return K (H, length)."""
@@ -88,7 +88,7 @@ def main() -> None:
 
 
 def ratios(quick: bool) -> list[Ratio]:
-    """Return what the peers take, as multiples of the kernel's and of a layer's, which convolves as it is faster."""
+    """Return the ratios of the kernel and of a layer, which uses the faster of its two convolutions."""
     repeats, found = (1, []) if quick else (3, [])
     for width, length in [(32, 256)] if quick else [(256, 1024), (512, 4096)]:
         (ours, theirs), (peak, peak_theirs) = race_kernels(width, length, repeats)
@@ -98,13 +98,13 @@ def ratios(quick: bool) -> list[Ratio]:
         seconds = race_layers(width, length, 4, repeats)
         for peer in ("materialised", "GRU", CONVOLUTION):
             value = seconds[peer] / min(seconds["fft"], seconds["scan"])
-            reason = "its reach is 7 samples, S4D's the whole signal" if peer == CONVOLUTION else ""
+            reason = "its receptive field is 7 samples" if peer == CONVOLUTION else ""
             found.append(Ratio(what.replace("the kernel", "a layer, batch 4"), peer, "time", value, reason))
     return found
 
 
 def race_kernels(width: int, length: int, repeats: int) -> tuple[list[float], list[float]]:
-    """Return the CPU seconds of our kernel and of the materialised one, and the bytes that each holds at most."""
+    """Return CPU seconds and peak bytes of our kernel and of the materialised one."""
     torch.manual_seed(0)
     ours, theirs = S4D(width), Materialised(width)
     theirs.load_state_dict(ours.state_dict())
@@ -116,15 +116,16 @@ def race_kernels(width: int, length: int, repeats: int) -> tuple[list[float], li
 
 
 def race_layers(width: int, length: int, batch: int, repeats: int) -> dict[str, float]:
-    """Return the CPU seconds of each kind of layer."""
+    """Return the CPU seconds of each layer."""
     x = torch.randn(batch, width, length)
     modules = {
-        "fft": Layer(S4D(width, convolution="fft"), width),
-        "scan": Layer(S4D(width, convolution="scan"), width),
+        "fft": Layer(S4D(width), width),
+        "scan": Layer(S4D(width), width),
         "materialised": Layer(Materialised(width), width),
         "GRU": GRU(width),
         CONVOLUTION: nn.Conv1d(width, width, 7, padding=3),
     }
+    modules["fft"].ssm.scan_from, modules["scan"].ssm.scan_from = length + 1, 1
     return race({name: back(m, x, m) for name, m in modules.items()}, repeats)
 
 

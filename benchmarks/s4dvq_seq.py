@@ -1,11 +1,11 @@
-"""The lab log's runs of S4D-VQ on any signals: rows of configs/experiments/s4dvq_seq.yaml, tested and tabulated.
+"""The S4D-VQ runs of configs/experiments/s4dvq_seq.yaml on any signals, tested and tabulated.
 
     python benchmarks/s4dvq_seq.py runs/mitbih --steps 0.1 --data=Signals --data.path=mitbih.npz --data.array=x ...
 
-``--steps`` is the share of each row's steps; options of ``vqlab fit`` go to every row. A row whose test is done is not
-run again. Figures are of the test split, with the checkpoint that was best in validation. Oscillation is of the whole
-training loss (reconstruction and commitment): over the last third of the run, the standard deviation of what a straight
-line leaves over, in per cent of the mean.
+``--steps`` is the fraction of each row's steps; options of ``vqlab fit`` apply to every row. A tested row is not
+repeated. The values are those of the test split, with the best checkpoint in validation. Oscillation is that of the
+training loss (reconstruction and commitment): the standard deviation around a linear trend over the last third of the
+run, in per cent of the mean.
 """
 
 import argparse

@@ -1,11 +1,11 @@
-"""Memory and time of a training step as images, codes, topics, signals and data grow, and the law that they follow.
+"""Memory and time of a training step for growing images, codebooks, topics, signals and data sets, and their scaling.
 
-    python benchmarks/scale.py                          # the table of the README, about 10 minutes of one core
+    python benchmarks/scale.py                          # the table of docs/scale.md, about 10 minutes on one core
     python benchmarks/scale.py --only "VQGAN" "JSA"     # some rows
 
-Each value runs in a process of its own: three steps under the Lightning Trainer, one thread. Memory is the largest
-resident size less that before the model was made; time is the CPU time of the last step. ``law`` is a + b f(x),
-fitted to the first two values; the row shows how it meets the last measured value, and what it says of larger ones.
+Each value is measured in a new process: three steps under the Lightning Trainer, one thread. Memory is the peak
+resident size above that before the model was built; time is the CPU time of the last step. ``law`` is a + b f(x),
+fitted to the first two values; the row compares it with the last measured value, and extrapolates to larger ones.
 """
 
 import argparse
@@ -71,7 +71,7 @@ def codes(count: int) -> float:
 
 
 def vqgan(size: int) -> float:
-    """A VQ-GAN whose discriminator is in the game."""
+    """A VQ-GAN with an active discriminator."""
     levels: Any = {"base_channels": 32, "z_channels": 64}
     model = vqlab.VQGAN(
         vqlab.ConvEncoder(**levels),
@@ -184,11 +184,11 @@ CASES = {
 
 
 def measure(name: str, value: int) -> tuple[float, float]:
-    """Return MiB and CPU seconds of a case at a value; called in a process of its own."""
+    """Return MiB and CPU seconds of a case at a value; runs in a new process."""
     warnings.filterwarnings("ignore")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     torch.set_num_threads(1)
-    vqlab.VQVAE()  # so that modules which are imported late are there
+    vqlab.VQVAE()  # imports the lazily imported modules
     before = start_peak()
     seconds = CASES[name].run(value)
     return (resident("VmHWM") - before) / MIB, seconds

@@ -1,4 +1,4 @@
-"""SGAN on few labels: vqlab's against its own classifier alone, and against the loop that a well-known tutorial has.
+"""SGAN with few labels, compared with its classifier alone and with the training loop of a popular tutorial.
 
     python benchmarks/sgan.py digits                                       # scikit-learn's, 5 seeds, MLP networks
     python benchmarks/sgan.py mnist --path data --steps 6000 --seeds 1     # convolutional networks
@@ -6,11 +6,11 @@
     ... --only SGAN "SGAN, feature matching" "tutorial's loop"             # some of the contestants
     python benchmarks/sgan.py mnist --path data --networks mlp ...         # fully connected, feature matching
 
-The tutorial's loop has softmax before the cross-entropy and a sigmoid before the binary one, batch norm with eps 0.8
-(meant as a momentum), takes the label of each image that it sees, and has no term for images without; here it sees the
-labelled images alone. Its accuracy is the argmax over the K real classes on held-out images; ``d_acc`` is its own
-figure, the argmax over K + 1 classes on real and generated training images, mean of the last tenth of the steps.
-On digits, label spreading over the graph of all images stands beside: the bar that needs no network.
+The tutorial's loop has a softmax before the cross-entropy, a sigmoid before the binary cross-entropy, batch norm with
+eps 0.8 (meant as a momentum), and no term for unlabelled images, so it is trained on labelled images only. Its accuracy
+is the argmax over the K real classes on held-out images. ``d_acc`` is the accuracy that the tutorial reports: the
+argmax over K + 1 classes on real and generated training images, mean of the last tenth of the steps. On digits, label
+spreading over the graph of all images is the baseline without a network.
 """
 
 import argparse
@@ -49,7 +49,7 @@ def main() -> None:
     parser.add_argument("--path", default="data", help="folder of MNIST")
     parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--labels-per-class", type=int, default=10, help="0 tells all")
+    parser.add_argument("--labels-per-class", type=int, default=10, help="0: all")
     parser.add_argument("--networks", choices=["conv", "mlp"], default="conv", help="of MNIST")
     parser.add_argument("--only", nargs="+", help="names of contestants")
     options = parser.parse_args()
@@ -199,9 +199,9 @@ class DAcc(lightning.Callback):
 def tutorial(data: ImageDataModule, seed: int, options: argparse.Namespace) -> tuple[float, float]:
     """Return held-out accuracy and d_acc of the tutorial's loop."""
     lightning.seed_everything(seed, verbose=False)
-    generator, judges = tutorial_networks(data, options)
-    d_accs = list(islice(tutorial_steps(data, generator, judges), options.steps))
-    features, auxiliary, _ = judges.eval()
+    generator, discriminator = tutorial_networks(data, options)
+    d_accs = list(islice(tutorial_steps(data, generator, discriminator), options.steps))
+    features, auxiliary, _ = discriminator.eval()
     right = total = 0
     with torch.no_grad():
         for batch in data.test_dataloader():
@@ -212,7 +212,7 @@ def tutorial(data: ImageDataModule, seed: int, options: argparse.Namespace) -> t
 
 
 def tutorial_networks(data: ImageDataModule, options: argparse.Namespace) -> tuple[Any, nn.ModuleList]:
-    """Return the generator and what judges: features, the head of K + 1 classes, the head of real and generated."""
+    """Return the generator, and features, class head and adversarial head of the discriminator."""
     generator, features = networks(options)
     for part in (*generator.modules(), *features.modules()):
         if isinstance(part, nn.BatchNorm1d | nn.BatchNorm2d):
@@ -222,31 +222,31 @@ def tutorial_networks(data: ImageDataModule, options: argparse.Namespace) -> tup
     )
 
 
-def tutorial_steps(data: ImageDataModule, generator: Any, judges: nn.ModuleList) -> Iterator[float]:
-    """Train on batch after batch, and yield each one's d_acc."""
-    features, auxiliary, adversarial = judges
+def tutorial_steps(data: ImageDataModule, generator: Any, discriminator: nn.ModuleList) -> Iterator[float]:
+    """Train, and yield the d_acc of each batch."""
+    features, auxiliary, adversarial = discriminator
     classes = data.num_classes
-    players = [torch.optim.Adam(part.parameters(), 2e-4, (0.5, 0.999)) for part in (generator, judges)]
+    optimizers = [torch.optim.Adam(part.parameters(), 2e-4, (0.5, 0.999)) for part in (generator, discriminator)]
 
-    def judge(x: Tensor) -> tuple[Tensor, Tensor]:
+    def discriminate(x: Tensor) -> tuple[Tensor, Tensor]:
         seen = features(x)
         return adversarial(seen).sigmoid(), auxiliary(seen).softmax(1)
 
     for images, labels in endless(data):
         real, fake = torch.ones(len(images), 1), torch.zeros(len(images), 1)
         made = generator(torch.randn(len(images), generator.latent_dim))
-        players[0].zero_grad()
-        F.binary_cross_entropy(judge(made)[0], real).backward()
-        players[0].step()
+        optimizers[0].zero_grad()
+        F.binary_cross_entropy(discriminate(made)[0], real).backward()
+        optimizers[0].step()
 
-        players[1].zero_grad()
-        real_score, real_class = judge(images)
-        fake_score, fake_class = judge(made.detach())
+        optimizers[1].zero_grad()
+        real_score, real_class = discriminate(images)
+        fake_score, fake_class = discriminate(made.detach())
         no_class = torch.full_like(labels, classes)
         of_real = (F.binary_cross_entropy(real_score, real) + F.cross_entropy(real_class, labels)) / 2
         of_fake = (F.binary_cross_entropy(fake_score, fake) + F.cross_entropy(fake_class, no_class)) / 2
         ((of_real + of_fake) / 2).backward()
-        players[1].step()
+        optimizers[1].step()
         guesses, truth = torch.cat([real_class, fake_class]).argmax(1), torch.cat([labels, no_class])
         yield float((guesses == truth).float().mean())
 

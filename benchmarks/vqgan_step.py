@@ -1,13 +1,13 @@
-"""A training step of VQ-GAN against taming-transformers' step: images per second and memory, same nets and batch.
+"""A training step of VQ-GAN and of taming-transformers: images per second and memory, with the same networks and batch.
 
     python benchmarks/vqgan_step.py --size 32 --batch 32
     python benchmarks/vqgan_step.py --size 64 --batch 8 --precision bf16-mixed
 
-Ours is the whole ``VQGAN.training_step`` under Lightning's Trainer, optimizers and codebook included. Taming's step is
-stated in plain PyTorch as its published code goes: the autoencoder runs once for each player, LPIPS with it, and the
-adaptive weight goes back through LPIPS and discriminator by itself. "shared" is the same with one autoencoder pass.
-Contestants take turns in one process on one thread; figures are medians of CPU time, and the highest memory during a
-step less that before it. LPIPS has random VGG weights, whose cost is that of trained ones.
+Ours is the whole ``VQGAN.training_step`` under Lightning's Trainer, with optimizers and codebook. The step of taming is
+the published one in plain PyTorch: autoencoder and LPIPS run once for each optimizer, and the adaptive weight needs
+separate backward passes through LPIPS and discriminator. "shared" is the same with one autoencoder pass. Contestants
+take turns in one process on one thread; the values are medians of CPU time, and the peak memory during a step above the
+state before. LPIPS has random VGG weights, which cost the same as trained ones.
 """
 
 import argparse
@@ -71,7 +71,7 @@ def ratios(quick: bool) -> list[Ratio]:
     )
     seconds, memory = measure(args)
     what = f"`VQGAN`, a step, batch {args.batch}, {args.size} x {args.size}"
-    peers = {"taming": "taming-transformers' loop", "taming, shared": "the same, one autoencoder pass for both players"}
+    peers = {"taming": "taming-transformers' loop", "taming, shared": "the same, with one autoencoder pass"}
     reason = "autoencoder and LPIPS take nearly all of either's step"
     return [
         Ratio(what, peer, kind, found[name] / found["vqlab"], reason)
@@ -139,7 +139,7 @@ class Ours(lightning.Callback):
         return self.seconds
 
     def peak(self) -> float:
-        """Return the bytes that a batch holds at most beyond those held before."""
+        """Return the peak memory of a batch in bytes above the state before."""
         self.weighing = True
         self()
         self.weighing = False
@@ -178,11 +178,11 @@ class Taming:
         return time.process_time() - started
 
     def peak(self) -> float:
-        """Return the bytes that a batch holds at most beyond those held before."""
+        """Return the peak memory of a batch in bytes above the state before."""
         return peak_memory(self, torch.device("cpu"))
 
     def step(self, x: Tensor) -> None:
-        """One player after the other."""
+        """Update one network after the other."""
         model, (generator, discriminator) = self.model, self.optimizers
         disc = self.discriminator
         for p in disc.parameters():

@@ -1,14 +1,14 @@
-"""Does it matter in which order VQ-GAN's networks are updated? Quality after equal batches, seed against seed.
+"""The order in which VQ-GAN's networks are updated: quality after equal batches, paired by seed.
 
     python benchmarks/vqgan_updates.py --train cifar10_train.npz --test cifar10_test.npz --backbone squeezenet1_0.pth \
         --seeds 8 --out runs/updates.jsonl
 
-``simultaneous`` is ``VQGAN``'s step with ``alternate=false``: the gradients of both networks at the same weights.
-``generator_first`` is taming-transformers' order: the discriminator is trained on images of the autoencoder as just
-updated (a second forward pass). ``discriminator_first``, ``VQGAN``'s default: the generator loss is that of the
-discriminator as just updated. All are stated in plain PyTorch with the nets, losses and rates of
-configs/vqgan_small.yaml; weights and batches of one seed are the same for all three.
-Each run adds a line to ``--out``, and a suite that was stopped resumes. The arrays are ``x``, (N, 32, 32, 3) uint8.
+``simultaneous`` is the step of ``VQGAN`` with ``alternate=false``: the gradients of both networks at the same weights.
+``generator_first`` is the order of taming-transformers: the discriminator is trained on images of the updated
+autoencoder (a second forward pass). ``discriminator_first`` is the default of ``VQGAN``: the generator loss is that of
+the updated discriminator. All are written in plain PyTorch with the networks, losses and learning rates of
+configs/vqgan_small.yaml; initial weights and batches of a seed are the same for all three.
+Each run adds a line to ``--out``, so a stopped suite can resume. The arrays are ``x``, (N, 32, 32, 3) uint8.
 """
 
 import argparse

@@ -1,8 +1,8 @@
-"""Objects that can be made again from plain data, and what a checkpoint may not name."""
+"""Conversion of objects to plain data and back, and classes that a checkpoint may not name."""
 
 import copy
 import dataclasses
-import io
+import json
 import os
 import pickle
 import subprocess
@@ -14,11 +14,8 @@ import torch
 from torch import nn
 
 from vqlab.errors import UserError
-from vqlab.nn.autoencoders.conv import ConvEncoder
-from vqlab.nn.autoencoders.small import SmallDecoder, SmallEncoder
-from vqlab.nn.value_range import ValueRange
-from vqlab.quantizers.fsq import FSQ
-from vqlab.quantizers.vector import VectorQuantizer
+from vqlab.nn import ConvEncoder, SmallDecoder, SmallEncoder, ValueRange
+from vqlab.quantizers import FSQ, VectorQuantizer
 from vqlab.serialization import ConfigMixin, current_config, find_class, from_config, to_config
 
 
@@ -30,7 +27,7 @@ class Holder(ConfigMixin, nn.Module):
 
 
 class Open(VectorQuantizer):
-    """What a user writes to change one thing: the other arguments pass through."""
+    """A user's subclass that passes other arguments on."""
 
     def __init__(self, size=1.5, **kwargs):
         super().__init__(**kwargs)
@@ -42,13 +39,7 @@ class Bare(ConfigMixin, nn.Module):
 
 
 class Mixed(ConfigMixin, nn.Linear):
-    """A torch layer made rebuildable; its constructor is torch's."""
-
-
-class Starred(ConfigMixin, nn.Module):
-    def __init__(self, first, *widths):
-        super().__init__()
-        self.widths = widths
+    """A layer of torch with recorded arguments."""
 
 
 class Unrecorded(nn.Linear):
@@ -64,23 +55,6 @@ class Settings(ConfigMixin):
 @dataclasses.dataclass
 class Plain:
     rate: float = 0.1
-
-
-def sizes(module):
-    return {name: (value.shape, value.dtype) for name, value in module.state_dict().items()}
-
-
-def assert_plain(spec):
-    """Only what ``weights_only=True`` reads, whatever the nesting."""
-    if isinstance(spec, dict):
-        assert all(isinstance(key, str) for key in spec)
-        for value in spec.values():
-            assert_plain(value)
-    elif isinstance(spec, list):
-        for value in spec:
-            assert_plain(value)
-    else:
-        assert spec is None or type(spec) in (bool, int, float, str)
 
 
 PARTS = [
@@ -100,16 +74,11 @@ PARTS = [
 
 
 @pytest.mark.parametrize("make", PARTS, ids=lambda make: type(make()).__name__)
-def test_round_trip_through_a_file(make):
+def test_round_trip_through_json(make):
     module = make()
     spec = to_config(module)
-    assert_plain(spec)
-    file = io.BytesIO()
-    torch.save(spec, file)
-    file.seek(0)
-    again = from_config(torch.load(file, weights_only=True))
+    again = from_config(json.loads(json.dumps(spec)))
     assert type(again) is type(module)
-    assert sizes(again) == sizes(module)
     assert to_config(again) == spec
     again.load_state_dict(module.state_dict())
     for twin in (copy.deepcopy(module), pickle.loads(pickle.dumps(module))):
@@ -118,20 +87,10 @@ def test_round_trip_through_a_file(make):
 
 
 def test_defaults_and_keywords_are_recorded():
-    assert SmallEncoder(1, downsampling=8).init_args == {
-        "in_channels": 1,
-        "hidden_channels": 128,
-        "res_channels": 32,
-        "num_res_blocks": 2,
-        "downsampling": 8,
-    }
+    recorded = {"in_channels": 1, "hidden_channels": 128, "res_channels": 32, "num_res_blocks": 2, "downsampling": 8}
+    assert SmallEncoder(1, downsampling=8).init_args == recorded
     assert Open(num_embeddings=9).init_args == {"size": 1.5, "num_embeddings": 9}
     assert Bare().init_args == {}
-
-
-def test_star_arguments_have_no_names_and_are_refused():
-    with pytest.raises(TypeError, match="widths"):
-        Starred(1, 2, 3)
 
 
 def test_wrong_arguments_raise_the_constructors_error():
@@ -141,7 +100,7 @@ def test_wrong_arguments_raise_the_constructors_error():
         Holder()
 
 
-def test_a_module_without_a_record_loads_only_if_passed_again():
+def test_module_without_recorded_arguments_is_refused():
     spec = to_config(Holder([Unrecorded(2, 3)]))
     assert spec["init_args"]["parts"] == [{"class_path": f"{__name__}.Unrecorded"}]
     with pytest.raises(UserError, match=r"Unrecorded.*not recorded"):
@@ -170,7 +129,7 @@ def test_a_module_without_a_record_loads_only_if_passed_again():
         ["os", "system"],
     ],
 )
-def test_other_names_are_refused(class_path, monkeypatch):
+def test_other_classes_are_refused(class_path, monkeypatch):
     calls = []
     monkeypatch.setattr(os, "system", lambda *args: calls.append(args))
     monkeypatch.setattr(subprocess.Popen, "__init__", lambda *args, **kwargs: calls.append(args))
@@ -181,7 +140,7 @@ def test_other_names_are_refused(class_path, monkeypatch):
     assert not calls
 
 
-def test_no_module_is_imported_on_a_checkpoints_word():
+def test_checkpoint_imports_no_other_module():
     for name in ("antigravity", "this", "turtledemo.clock"):
         sys.modules.pop(name, None)
         with pytest.raises(UserError, match="import its module"):
@@ -189,7 +148,7 @@ def test_no_module_is_imported_on_a_checkpoints_word():
         assert name not in sys.modules
 
 
-def test_what_is_no_spec_comes_back():
+def test_plain_values_are_unchanged():
     value = {"a": [1, {"b": None}], "c": "text"}
     assert from_config(value) == value
     assert to_config(value) == value
@@ -206,7 +165,7 @@ def test_what_is_no_spec_comes_back():
          "effect any more"]),
     ],
 )  # fmt: skip
-def test_a_removed_argument_that_had_an_effect_is_named_in_a_warning(name, arguments, warned):
+def test_removed_argument_with_effect_gives_warning(name, arguments, warned):
     with warnings.catch_warnings(record=True) as found:
         warnings.simplefilter("always")
         config = current_config({"class_path": f"vqlab.{name}", "init_args": {**arguments, "lr": 0.1}})

@@ -1,4 +1,4 @@
-"""Constructor arguments of a wrong type: one line that names class, argument and rule."""
+"""Constructor arguments of a wrong type: the message names class, argument and rule."""
 
 from pathlib import Path
 
@@ -7,29 +7,19 @@ import pytest
 import torch
 
 from tests.helpers.refusal import refused
-from vqlab.data.images.digits import Digits
-from vqlab.models.adversarial import AdversarialSettings
-from vqlab.models.categorical.jsa import JSA, PosteriorSampler
-from vqlab.models.prior.code_prior import CodePrior
-from vqlab.models.sgan import SGAN
-from vqlab.models.vq.vqvae import VQVAE
-from vqlab.nn.autoencoders.small import SmallDecoder, SmallEncoder
-from vqlab.nn.image_format import ImageFormat
-from vqlab.nn.value_range import ValueRange
-from vqlab.quantizers.composite import ResidualQuantizer
-from vqlab.quantizers.fsq import FSQ
-from vqlab.quantizers.vector import VectorQuantizer
+from vqlab.data import Digits
+from vqlab.models import SGAN, VQVAE, AdversarialSettings, CodePrior, PosteriorSampler
+from vqlab.nn import ImageFormat, SmallEncoder, ValueRange
+from vqlab.quantizers import FSQ, ResidualQuantizer, VectorQuantizer
 from vqlab.serialization import from_config, to_config
-from vqlab.training.optimization import Optimization
+from vqlab.training import Optimization
 from vqlab.validation import check_arguments
 
 WRONG = [
     (lambda: VQVAE(quantizer="FSQ"), "VQVAE: quantizer must be a Quantizer"),
     (lambda: VQVAE(lr="3e-4"), "VQVAE: lr must be a number above 0 or None, got '3e-4'"),
     (lambda: VQVAE(encoder=SmallEncoder), "got the class SmallEncoder: pass an object, encoder=SmallEncoder(...)"),
-    (lambda: AdversarialSettings(discriminator="PatchGAN"), "AdversarialSettings: discriminator must be a"),
     (lambda: AdversarialSettings(discriminator="PatchGAN"), "got 'PatchGAN': pass an object, not its name"),
-    (lambda: JSA(lr="1e-3"), "JSA: lr must be a number above 0 or None"),
     (lambda: PosteriorSampler(num_mis_steps="4"), "PosteriorSampler: num_mis_steps must be an integer of at least 1"),
     (lambda: Optimization(betas=[0.9]), "Optimization: betas must be 2 numbers in [0, 1)"),
     (lambda: ResidualQuantizer([VectorQuantizer(16, 8)]), "ResidualQuantizer: quantizer"),
@@ -43,12 +33,12 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("build", "words"), WRONG)
-def test_a_wrong_type_is_refused_by_name(build, words):
+def test_wrong_type_is_refused(build, words):
     with refused(words):
         build()
 
 
-def test_what_python_takes_for_a_number_or_a_list_passes():
+def test_numbers_lists_and_duck_types_are_accepted():
     FSQ([np.int64(8), 5])
     FSQ((8, 5))
     VQVAE(
@@ -64,15 +54,6 @@ def test_what_python_takes_for_a_number_or_a_list_passes():
     assert again.num_codebooks == 2
 
 
-@pytest.mark.parametrize(("channels", "given"), [(3, 1), (1, 3)])
-def test_images_of_other_channels_name_the_argument_that_helps(channels, given):
-    model = VQVAE(SmallEncoder(channels, 16), SmallDecoder(channels, 16), images=ImageFormat(channels=channels))
-    with refused(f"(B, {channels}, H, W)", f"channels={given}"):
-        model(torch.rand(2, given, 32, 32))
-    with refused(f"in_channels of the encoder is {channels}", f"channels of the model {given}"):
-        VQVAE(SmallEncoder(channels), images=ImageFormat(channels=given))
-
-
-def test_a_data_module_shows_its_arguments():
+def test_repr_of_data_module_has_arguments():
     assert repr(Digits(image_size=16)).startswith("Digits(")
     assert "image_size=16" in repr(Digits(image_size=16))

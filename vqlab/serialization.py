@@ -1,7 +1,7 @@
-"""Objects that remember how they were made, so that a checkpoint can make them again.
+"""Conversion of models and their parts to plain data and back, for checkpoints and configs.
 
-A checkpoint holds plain data only (it is read with ``weights_only=True``), so a model that was given a quantizer or a
-network stores that part's class path and arguments, in the ``class_path``/``init_args`` form of the YAML configs.
+A checkpoint contains plain data only (it is read with ``weights_only=True``): a quantizer or network is stored as its
+class path and arguments, in the ``class_path``/``init_args`` form of the YAML configs.
 """
 
 import dataclasses
@@ -26,33 +26,24 @@ _IMAGES = _in("images", "channels", "value_range", "num_classes", image_size="si
 _ADAM = _in("optimization", "betas", "weight_decay", "schedule")
 _GAN = _ADAM | _in("optimization", "disc_lr", clip_g="clip", clip_d="disc_clip")
 _DISCRIMINATOR = _in("adversarial", "discriminator", "disc_weight", "disc_start", "disc_lr")
-_CODES = {
-    **_IMAGES,
-    **_ADAM,
-    **_in("optimization", "clip", "proposal_lr", "proposal_base_lr"),
-    **_DISCRIMINATOR,
-    **_in("evaluation", "nll_samples", "test_nll_samples", "frechet"),
-}
-# Arguments that models had until 0.1, and where they are since then.
+_CATEGORICAL = _IMAGES | _ADAM | _DISCRIMINATOR | _in("evaluation", "nll_samples", "test_nll_samples", "frechet")
+_CATEGORICAL |= _in("optimization", "clip", "proposal_lr", "proposal_base_lr")
+_VQGAN = _IMAGES | _ADAM | _DISCRIMINATOR | _in("optimization", clip_g="clip")
+_VQGAN |= _in("adversarial", "adaptive", "disc_warmup", "lecam_weight", "r1_weight", "alternate")
+_VQGAN |= _in("adversarial", adversarial="loss", clip_d="disc_clip")
+# By model: flat arguments until 0.1 -> their places now.
 MOVED = {
     "VQVAE": _IMAGES | _ADAM,
-    "VQGAN": {
-        **_IMAGES,
-        **_ADAM,
-        **_in("optimization", clip_g="clip"),
-        **_DISCRIMINATOR,
-        **_in("adversarial", "adaptive", "disc_warmup", "lecam_weight", "r1_weight", "alternate"),
-        **_in("adversarial", adversarial="loss", clip_d="disc_clip"),
-    },
+    "VQGAN": _VQGAN,
     "CodePrior": _in("images", "channels", "value_range", image_size="size") | _ADAM,
-    "JSA": _CODES | _in("sampler", "num_mis_steps", "kernel", "cache", "cache_start_epoch", "train_size"),
-    "DiscreteVAE": _CODES,
+    "JSA": _CATEGORICAL | _in("sampler", "num_mis_steps", "kernel", "cache", "cache_start_epoch", "train_size"),
+    "DiscreteVAE": _CATEGORICAL,
     "S4DVQ": _ADAM,
     "SGAN": _IMAGES | _GAN,
     "FontGAN": _GAN | _in("optimization", optimizer="kind"),
     "GANTopicModel": _GAN,
 }
-# Dataclass of each group.
+# Group of arguments -> its dataclass.
 SETTINGS = {
     "images": "ImageFormat",
     "adversarial": "AdversarialSettings",
@@ -64,7 +55,7 @@ OPTIMIZATIONS = {
     **dict.fromkeys(("SGAN", "FontGAN", "GANTopicModel"), "GANOptimization"),
 }
 
-# Arguments of version 0.1 that no class takes any more, with their defaults.
+# Removed arguments of version 0.1, with their defaults.
 _BLOCKS = {"blocks": None, "block_size": 2}
 REMOVED: dict[str, dict[str, Any]] = {
     "JSA": _BLOCKS,
@@ -87,13 +78,11 @@ class ConfigMixin:
     init_args: dict[str, Any]
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
-        """Record the arguments; ``copy`` and ``pickle`` call this with none and restore the record afterwards."""
+        """Record the arguments; ``copy`` and ``pickle`` call this without arguments and restore the record later."""
         parameters = inspect.signature(cls.__init__).parameters
         for name in kwargs.keys() - parameters.keys():
             if (new := moved_argument(cls.__name__, name)) != name:
                 raise UserError(f"{cls.__name__}: {name} is now {new}")
-        if args and (star := [p.name for p in parameters.values() if p.kind is inspect.Parameter.VAR_POSITIONAL]):
-            raise TypeError(f"{cls.__name__}: *{star[0]} has no names to record: take a list instead")
         arguments = given_arguments(cls, *args, **kwargs)
         check_arguments(cls, arguments)
         self = super().__new__(cls)
@@ -103,7 +92,7 @@ class ConfigMixin:
 
 
 def to_config(value: Any) -> Any:
-    """Turn a constructor argument into plain data for :func:`from_config`; of a foreign module the class alone."""
+    """Convert a constructor argument to plain data for :func:`from_config`; of other modules only the class path."""
     if isinstance(value, ConfigMixin):
         return {"class_path": _class_path(value), "init_args": {k: to_config(v) for k, v in value.init_args.items()}}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -119,13 +108,7 @@ def to_config(value: Any) -> Any:
 
 
 def from_config(spec: Any) -> Any:
-    """Build what :func:`to_config` described; anything that is no spec comes back as it is.
-
-    Example:
-        >>> from vqlab.quantizers.fsq import FSQ
-        >>> from_config(to_config(FSQ([8, 5, 5, 5]))).num_embeddings
-        1000
-    """
+    """Build the object that :func:`to_config` described; return other data unchanged."""
     if isinstance(spec, list):
         return [from_config(v) for v in spec]
     if not isinstance(spec, dict):
@@ -134,17 +117,17 @@ def from_config(spec: Any) -> Any:
         return {k: from_config(v) for k, v in spec.items()}
     if "init_args" not in spec:
         raise UserError(
-            f"the checkpoint names {spec['class_path']!s:.80}, an object whose arguments are not recorded: "
-            f"derive the class from vqlab.serialization.ConfigMixin, or pass it again: vqlab.load(path, encoder=...)"
+            f"the checkpoint names {spec['class_path']!s:.80}, whose arguments are not recorded: derive the class from "
+            "vqlab.serialization.ConfigMixin, or pass the object again: vqlab.load(path, encoder=...)"
         )
     return find_class(spec["class_path"])(**{k: from_config(v) for k, v in spec["init_args"].items()})
 
 
 def find_class(class_path: str, base: type = ConfigMixin) -> type:
-    """Return the class named by ``class_path``: one that is derived from ``base``, or a dataclass of vqlab's.
+    """Return the class named by ``class_path``: a subclass of ``base``, or a dataclass of vqlab.
 
-    Only vqlab itself is imported because a checkpoint names it. A class of the user's must be imported already and be
-    derived from ``base``; other libraries' modules are refused, since to construct one may download files.
+    Only modules of vqlab are imported. A user's class must be imported before; classes of other libraries are refused,
+    because constructing them may run code or download files.
     """
     try:
         module_name, _, name = public_path(class_path).rpartition(".")
@@ -155,38 +138,27 @@ def find_class(class_path: str, base: type = ConfigMixin) -> type:
         raise UserError(f"the checkpoint names the class {shown}: import its module before loading") from None
     if not isinstance(cls, type) or not (issubclass(cls, base) or (is_of_vqlab(cls) and dataclasses.is_dataclass(cls))):
         raise UserError(
-            f"the checkpoint names {class_path:.80}, no class of vqlab's models, networks and settings, nor one that "
-            "is derived from vqlab.serialization.ConfigMixin: refused"
+            f"the checkpoint names {class_path:.80}, which is neither a class of vqlab's models, networks and settings "
+            "nor derived from vqlab.serialization.ConfigMixin: refused"
         )
     return cls
 
 
 def public_path(class_path: str) -> str:
-    """Return ``vqlab.Name`` for each public class of vqlab, wherever its module lies or lay in earlier versions.
-
-    Example:
-        >>> public_path("vqlab.nn.glyph_judge.GlyphJudge"), public_path("mine.VQVAE")
-        ('vqlab.GlyphDiscriminator', 'mine.VQVAE')
-    """
+    """Return ``vqlab.Name`` for a public class of vqlab, whose module or name may have changed since version 0.1."""
     package, _, name = class_path.rpartition(".")
     name = vqlab.RENAMED.get(name, name)
     return f"vqlab.{name}" if package.startswith("vqlab.") and name in vqlab.__all__ else class_path
 
 
 def current_config(config: Any, stored: bool = False) -> Any:
-    """Return a configuration of an earlier version with today's names; settings name their class if ``stored``.
-
-    Example:
-        >>> current_config({"class_path": "vqlab.VQVAE", "init_args": {"lr": 0.1, "betas": [0.5, 0.9]}})["init_args"]
-        {'lr': 0.1, 'optimization': {'betas': [0.5, 0.9]}}
-    """
+    """Translate a configuration of version 0.1; with ``stored``, as in a checkpoint, groups get a class path."""
     if isinstance(config, list):
         return [current_config(item, stored) for item in config]
     if not isinstance(config, dict):
         return config
     config = {key: current_config(value, stored) for key, value in config.items()}
-    if isinstance(path := config.get("_class_path"), str):  # beside it are the constructor's arguments
-        del config["_class_path"]
+    if isinstance(path := config.pop("_class_path", None), str):  # hyperparameters of a checkpoint
         return {"_class_path": public_path(path), **_grouped(path, config, stored)}
     if isinstance(path := config.get("class_path"), str):
         config["class_path"] = public_path(path)
@@ -196,31 +168,25 @@ def current_config(config: Any, stored: bool = False) -> Any:
 
 
 def moved_argument(class_name: str, name: str) -> str:
-    """Return the dotted name that an argument of a model has now.
-
-    Example:
-        >>> moved_argument("VQGAN", "clip_d"), moved_argument("SGAN", "clip_d"), moved_argument("SGAN", "lr")
-        ('adversarial.disc_clip', 'optimization.disc_clip', 'lr')
-    """
+    """Return the current dotted name of a model's argument: of VQGAN's ``clip_d``, ``adversarial.disc_clip``."""
     return MOVED.get(class_name, {}).get(name, name)
 
 
 def _grouped(class_path: str, arguments: dict[str, Any], stored: bool) -> dict[str, Any]:
-    """Return a model's ``arguments`` with those that moved in their groups."""
+    """Return a model's ``arguments`` with moved ones in their groups and without removed ones."""
     class_name = class_path.rpartition(".")[2]
+    removed = REMOVED.get(class_name, {})
     found: dict[str, Any] = {}
     groups: dict[str, dict[str, Any]] = {}
     for name, value in arguments.items():
-        removed = REMOVED.get(class_name, {})
+        group, _, inner = moved_argument(class_name, name).partition(".")
         if name in removed:
             if value and value != removed[name]:
                 shown = f"{class_name}.{name}={value!s:.60}"
                 warnings.warn(f"{shown} of version 0.1 has no effect any more", stacklevel=2)
-            continue
-        group, _, inner = moved_argument(class_name, name).partition(".")
-        if not inner or (name == group and isinstance(value, dict)):
+        elif not inner or (name == group and isinstance(value, dict)):
             found[name] = value
-        elif name != "train_size":  # taken from the data since
+        elif name != "train_size":  # now taken from the data
             groups.setdefault(group, {})[inner] = value
     for group, inner_arguments in groups.items():
         settings = OPTIMIZATIONS.get(class_name, "Optimization") if group == "optimization" else SETTINGS[group]
@@ -230,7 +196,7 @@ def _grouped(class_path: str, arguments: dict[str, Any], stored: bool) -> dict[s
 
 
 def is_of_vqlab(cls: type) -> bool:
-    """Whether a class is defined in vqlab, wherever else it is imported."""
+    """Whether a class is defined in vqlab."""
     return cls.__module__.partition(".")[0] == "vqlab"
 
 

@@ -1,6 +1,6 @@
-"""Checks of constructor arguments against their annotations: types, choices and ranges, in one line for the user.
+"""Checks of constructor arguments against their annotations: types, choices and ranges.
 
-A constructor states its rules in its signature, and whatever is derived from :class:`Checked` is checked by it:
+The signature of a class derived from :class:`Checked` states the rules:
 
     def __init__(self, num_embeddings: Count = 512, decay: Fraction = 0.99, distance: Literal["l2", "cosine"] = "l2")
 """
@@ -19,12 +19,7 @@ from vqlab.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Range:
-    """The numbers from ``low`` to ``high``, without the bounds where they are ``open``; NaN and infinity never belong.
-
-    Example:
-        >>> Range(0, 1, open="high"), 1.0 in Range(0, 1, open="high"), 0 in Range(0, 1)
-        (in [0, 1), False, True)
-    """
+    """The finite numbers from ``low`` to ``high``, without the bounds that are ``open``."""
 
     low: float = -math.inf
     high: float = math.inf
@@ -57,11 +52,11 @@ NAMES: dict[Any, tuple[str, str]] = {
     str: ("a string", "strings"),
     NONE: ("None", "None"),
 }
-PLAIN = (str, bytes, Real, list, tuple, type)  # what is no network or quantizer, whatever its class is named
+PLAIN = (str, bytes, Real, list, tuple, type)  # never accepted in place of a network or quantizer
 
 
 class InvalidArgument(UserError):
-    """An argument of the class ``owner`` that its annotation does not allow."""
+    """Raised if an argument of the class ``owner`` does not match its annotation."""
 
     def __init__(self, owner: type, argument: str, rule: str) -> None:
         super().__init__(f"{owner.__name__}: {argument} {rule}")
@@ -80,13 +75,13 @@ class Checked:
     """
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
-        """Check the arguments; ``copy`` and ``pickle`` call this with none."""
+        """Check the arguments; ``copy`` and ``pickle`` call this without arguments."""
         check_arguments(cls, given_arguments(cls, *args, **kwargs))
         return super().__new__(cls)
 
 
 def given_arguments(cls: type, *args: Any, **kwargs: Any) -> dict[str, Any]:
-    """Return the arguments by name; none where the constructor is about to raise TypeError itself."""
+    """Return the arguments by name, or none if the constructor will raise TypeError."""
     try:
         bound = inspect.signature(cls.__init__).bind_partial(None, *args, **kwargs)  # type: ignore[misc]
     except TypeError:
@@ -104,34 +99,24 @@ def check_fields(settings: Any) -> None:
 
 
 def check_arguments(cls: type, arguments: Mapping[str, Any]) -> None:
-    """Raise InvalidArgument for an argument of ``cls`` that its annotation forbids; foreign objects may stand in.
-
-    Example:
-        >>> class Layer:
-        ...     def __init__(self, width: int, activation: "Layer | None" = None): ...
-        >>> check_arguments(Layer, {"width": "64"})
-        Traceback (most recent call last):
-        ...
-        vqlab.validation.InvalidArgument: Layer: width must be an integer, got '64'
-    """
+    """Raise InvalidArgument for an argument of ``cls`` that does not match its annotation; networks are duck-typed."""
     hints = _hints(cls)
     for name, value in arguments.items():
         hint = hints.get(name, Any)
         if _matches(value, hint):
             continue
         got = " ".join(repr(value).split())[:60]
+        objects = all(isinstance(member, type) and member not in (int, float, bool) for member in _members(hint))
         if isinstance(value, type):
             got = f"the class {value.__name__}: pass an object, {name}={value.__name__}(...)"
-        elif isinstance(value, str) and all(
-            isinstance(m, type) and (m not in NAMES or m is NONE) for m in _members(hint)
-        ):
+        elif isinstance(value, str) and objects:
             got += ": pass an object, not its name"
         raise InvalidArgument(cls, name, f"must be {_describe(hint, value)}, got {got}")
 
 
 @functools.cache
 def _hints(cls: type) -> dict[str, Any]:
-    """Return the annotations of the constructor and of those that it may hand ``**arguments`` to."""
+    """Return the annotations of the constructor and of its bases' constructors, which may get ``**arguments``."""
     hints: dict[str, Any] = {}
     for base in reversed(cls.__mro__):
         if "__init__" in vars(base):
@@ -174,7 +159,7 @@ def _matches(value: Any, hint: Any) -> bool:
 
 
 def _describe(hint: Any, value: Any = None) -> str:
-    """Return in words what ``hint`` allows; of a number its range alone where ``value`` is a number outside of it."""
+    """Return in words what ``hint`` allows; only the range if ``value`` is a number out of range."""
     members = _members(hint)
     if len(members) > 1:
         parts = dict.fromkeys(part for member in members for part in _describe(member, value).split(" or "))
@@ -189,9 +174,8 @@ def _describe(hint: Any, value: Any = None) -> str:
         return f"one of {', '.join(map(str, inner))}" if len(inner) > 1 else repr(inner[0])
     if origin in (list, tuple, Sequence):
         count = f"{len(inner)} " if origin is tuple and inner[-1] is not ... else "a list of "
-        item = get_args(inner[0])[0] if get_origin(inner[0]) is Annotated else inner[0]
-        numbers = get_args(inner[0])[1:] if get_origin(inner[0]) is Annotated else ()
-        return " ".join([count + NAMES.get(item, ("", "objects"))[1], *map(repr, numbers)])
+        item, *ranges = get_args(inner[0]) if get_origin(inner[0]) is Annotated else inner[:1]
+        return " ".join([count + NAMES.get(item, ("", "objects"))[1], *map(repr, ranges)])
     if hint in NAMES:
         return NAMES[hint][0]
     name = getattr(hint, "__name__", str(hint))

@@ -5,11 +5,7 @@ import math
 import pytest
 
 from tests.helpers.refusal import refused
-from vqlab.callbacks.checkpoints import LastAndBest
-from vqlab.callbacks.ema import EMA
-from vqlab.callbacks.health.callback import Health
-from vqlab.callbacks.plateau import Plateau
-from vqlab.callbacks.sample_grid import SampleGrid
+from vqlab.callbacks import EMA, Health, LastAndBest, Plateau, SampleGrid
 
 REFUSED = [
     (LastAndBest, {"every_n_steps": 0}, "every_n_steps must be at least 1, got 0"),

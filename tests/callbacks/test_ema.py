@@ -1,4 +1,6 @@
-"""The average of the weights against one that is computed in float64."""
+"""EMA against an average that is computed in float64."""
+
+import copy
 
 import lightning
 import pytest
@@ -7,10 +9,10 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from tests.helpers.bare import BARE
-from vqlab.callbacks.checkpoints import LastAndBest
-from vqlab.callbacks.ema import EMA
+from vqlab.callbacks import EMA, LastAndBest
 
 DECAY = 0.4  # the warm-up reaches it at the fifth update after the first
+LAST = "checkpoints/last.ckpt"
 
 
 class Net(lightning.LightningModule):
@@ -18,21 +20,28 @@ class Net(lightning.LightningModule):
         super().__init__()
         self.layers = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Linear(4, 1))
         self.register_buffer("seen", torch.zeros((), dtype=torch.int64))
-        self.validated_with = []
+        self.steps, self.weights = [], []  # after each training batch
+        self.validated = []  # (step, buffer, weights) of each validation batch
 
     def training_step(self, batch, batch_idx):
         self.seen += len(batch)
         return self.layers(batch).square().mean()
 
+    def on_train_batch_end(self, *args):
+        self.steps.append(self.global_step)
+        self.weights.append(weights(self))
+
     def validation_step(self, batch, batch_idx):
-        self.validated_with.append(weights(self))
+        self.validated.append((self.global_step, int(self.seen), weights(self)))
+
+    test_step = validation_step
 
     def configure_optimizers(self):
         return torch.optim.Adam(self.parameters(), lr=0.05)
 
 
 class TwoOptimizers(Net):
-    """As a GAN steps: two optimizers per batch, by hand, so that global_step rises by two."""
+    """Steps two optimizers per batch with manual optimization, as a GAN: global_step rises by two."""
 
     def __init__(self, every=1):
         super().__init__()
@@ -50,17 +59,6 @@ class TwoOptimizers(Net):
         return [torch.optim.SGD(layer.parameters(), lr=0.05) for layer in (self.layers[0], self.layers[2])]
 
 
-class Record(lightning.Callback):
-    """The weights after every batch, and whether an optimizer has stepped by then."""
-
-    def __init__(self):
-        self.weights, self.steps = [], []
-
-    def on_train_batch_end(self, trainer, pl_module, *args):
-        self.weights.append(weights(pl_module))
-        self.steps.append(trainer.global_step)
-
-
 def weights(module):
     return {name: p.detach().clone().double() for name, p in module.named_parameters()}
 
@@ -75,120 +73,101 @@ def average(recorded):
 
 
 def assert_close(ours, expected):
-    ours = weights(ours) if isinstance(ours, nn.Module) else ours
-    assert expected.keys() <= ours.keys()
-    for name, value in expected.items():
-        torch.testing.assert_close(ours[name].double(), value, rtol=1e-5, atol=1e-7, msg=name)
+    ours = weights(ours) if isinstance(ours, nn.Module) else {name: ours[name].double() for name in expected}
+    torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-7)
 
 
-def fit(module, decay=DECAY, batches=10, val=False, ckpt_path=None, callbacks=(), **settings):
-    record, ema = Record(), EMA(decay)
-    settings = {**BARE, "enable_checkpointing": bool(callbacks), "default_root_dir": ".", **settings}
-    trainer = lightning.Trainer(callbacks=[record, ema, *callbacks], **settings)
+def fit(module, decay=DECAY, batches=10, ckpt_path=None, callbacks=(), **settings):
+    """Train on batches of 8, with validations of two batches if ``val_check_interval`` is given."""
+    ema = EMA(decay)
+    usual = {**BARE, "enable_checkpointing": bool(callbacks), "default_root_dir": ".", "num_sanity_val_steps": 0}
+    trainer = lightning.Trainer(callbacks=[ema, *callbacks], **{**usual, **settings})
     loader = DataLoader(torch.randn(8 * batches, 4), batch_size=8)
-    trainer.fit(module, loader, DataLoader(torch.randn(2, 4)) if val else None, ckpt_path=ckpt_path)
-    return record, ema, trainer
+    held_out = DataLoader(torch.randn(2, 4)) if "val_check_interval" in settings else None
+    trainer.fit(module, loader, held_out, ckpt_path=ckpt_path)
+    return ema, trainer
 
 
-def test_the_average_is_what_the_training_leaves_behind():
+def test_model_holds_the_average_after_the_training():
     module = Net()
-    record, _, _ = fit(module, max_epochs=1, accumulate_grad_batches=3)
-    assert record.steps == [0, 0, 1, 1, 1, 2, 2, 2, 3, 4]
-    assert_close(module, average([record.weights[i] for i in (2, 5, 8, 9)]))
+    fit(module, max_epochs=1, accumulate_grad_batches=3)
+    assert module.steps == [0, 0, 1, 1, 1, 2, 2, 2, 3, 4]
+    assert_close(module, average([module.weights[i] for i in (2, 5, 8, 9)]))
     module = Net()
-    record, _, _ = fit(module, max_steps=12, batches=5)
-    assert len(record.weights) == 12
-    assert_close(module, average(record.weights))
-    assert (module.layers[0].weight - record.weights[-1]["layers.0.weight"]).abs().max() > 1e-3
+    fit(module, max_steps=12, batches=5)
+    assert len(module.weights) == 12
+    assert_close(module, average(module.weights))
+    assert (module.layers[0].weight - module.weights[-1]["layers.0.weight"]).abs().max() > 1e-3
     assert (module.seen, module.layers[1].num_batches_tracked) == (12 * 8, 12), "buffers are copied"
 
 
 def test_no_decay_does_nothing():
     module = Net()
-    record, ema, trainer = fit(module, decay=None, max_steps=6, val=True, val_check_interval=3)
-    assert_close(module, record.weights[-1])
-    assert_close(module.validated_with[-1], record.weights[5])
+    ema, trainer = fit(module, decay=None, max_steps=6, val_check_interval=3)
+    assert_close(module, module.weights[-1])
+    assert_close(module.validated[-1][2], module.weights[5])
     trainer.save_checkpoint("a.ckpt")
     assert "current_model_state" not in torch.load("a.ckpt", weights_only=True)
     assert not ema.should_update(step_idx=0)
 
 
-def test_validation_uses_the_average_and_gives_the_weights_back():
+def test_validation_uses_the_average_and_does_not_change_the_weights():
     module = Net()
-    record, _, _ = fit(module, max_steps=9, val=True, val_check_interval=3, num_sanity_val_steps=0)
-    for i, used in enumerate(module.validated_with[::2]):  # there are two batches
-        assert_close(used, average(record.weights[: 3 * (i + 1)]))
-    assert len(module.validated_with) == 6
+    whole = copy.deepcopy(module)
     torch.manual_seed(0)
-    whole = fit(Net(), max_steps=9)[0]
+    fit(module, max_steps=9, val_check_interval=3)
+    assert len(module.validated) == 6
+    for i, (_, _, used) in enumerate(module.validated[::2]):  # there are two batches
+        assert_close(used, average(module.weights[: 3 * (i + 1)]))
     torch.manual_seed(0)
-    validated = fit(Net(), max_steps=9, val=True, val_check_interval=2, num_sanity_val_steps=0)[0]
-    assert_close(validated.weights[-1], whole.weights[-1])
-
-
-def test_a_checkpoint_holds_the_average_and_the_training_goes_on_from_the_weights():
-    module = Net()
-    record, _, _ = fit(module, max_steps=6, callbacks=[LastAndBest(every_n_steps=4)])
-    first = torch.load("checkpoints/last.ckpt", weights_only=True)
-    assert_close(first["state_dict"], average(record.weights))
-    assert_close(first["current_model_state"], record.weights[-1])
-    assert first["averaging_state"]["n_averaged"] == 6
-    resumed = Net()
-    later, _, _ = fit(resumed, max_steps=10, ckpt_path="checkpoints/last.ckpt")
-    assert_close(resumed, average(record.weights + later.weights))
-
-
-@pytest.mark.parametrize("every", [1, 2])
-def test_batches_are_counted_and_not_the_steps_of_two_optimizers(every):
-    module = TwoOptimizers(every)
-    record, ema, _ = fit(module, max_epochs=1, batches=6)
-    assert record.steps[-1] == 2 * 6 // every
-    assert_close(module, average(record.weights[every - 1 :: every]))
-    assert ema._average_model.n_averaged == 6 // every
-
-
-def test_nothing_is_copied_that_was_never_averaged():
-    """No optimizer ever steps, but the weights change, as in a model that is fitted in closed form."""
-
-    class Closed(TwoOptimizers):
-        def training_step(self, batch, batch_idx):
-            with torch.no_grad():
-                self.layers[0].weight.fill_(3.0)
-
-    module = Closed()
-    _, ema, _ = fit(module, max_epochs=1, batches=2, val=True)
-    assert ema._average_model.n_averaged == 0
-    assert module.layers[0].weight.eq(3.0).all()
-    assert module.validated_with[-1]["layers.0.weight"].eq(3.0).all(), "validated with weights that are not the model's"
-
-
-def test_a_validation_before_the_first_step_sees_the_current_buffers():
-    """As of a codebook that k-means sets in the first forward, before there is an average to copy it to."""
-    seen = []
-
-    class Watched(Net):
-        def validation_step(self, batch, batch_idx):
-            seen.append((self.global_step, int(self.seen)))
-
-    settings = {"max_epochs": 1, "accumulate_grad_batches": 4, "val_check_interval": 2, "num_sanity_val_steps": 0}
-    fit(Watched(), batches=4, val=True, **settings)
-    assert seen[::2] == [(0, 16), (1, 32)]
+    fit(whole, max_steps=9)
+    assert_close(module.weights[-1], whole.weights[-1])
 
 
 @pytest.mark.parametrize("verb", ["validate", "test"])
-def test_a_checkpoint_is_evaluated_with_its_own_average_after_a_fit(verb):
-    """trainer.fit(...) and then trainer.test(ckpt_path=...), as in a notebook."""
-
-    class Tested(Net):
-        def test_step(self, batch, batch_idx):
-            self.validation_step(batch, batch_idx)
-
-    module = Tested()
-    record, _, trainer = fit(module, max_steps=6, callbacks=[LastAndBest(every_n_steps=100)])
-    for ckpt_path in ("checkpoints/last.ckpt", None):
-        with torch.no_grad():
-            module.layers[0].weight.fill_(9.0)
+def test_checkpoint_holds_the_average_for_an_evaluation_and_the_weights_for_a_resume(verb):
+    module = Net()
+    _, trainer = fit(module, max_steps=6, callbacks=[LastAndBest(every_n_steps=4)])
+    checkpoint = torch.load(LAST, weights_only=True)
+    assert_close(checkpoint["state_dict"], average(module.weights))
+    assert_close(checkpoint["current_model_state"], module.weights[-1])
+    assert checkpoint["averaging_state"]["n_averaged"] == 6
+    for ckpt_path in (LAST, None):  # as in a notebook: trainer.fit(...), then trainer.test(ckpt_path=...)
+        nn.init.constant_(module.layers[0].weight, 9.0)
         getattr(trainer, verb)(module, DataLoader(torch.randn(2, 4)), ckpt_path=ckpt_path, verbose=False)
         if ckpt_path:
-            assert_close(module.validated_with[-1], average(record.weights))
-    assert module.validated_with[-1]["layers.0.weight"].eq(9.0).all(), "other weights than the model's were evaluated"
+            assert_close(module.validated[-1][2], average(module.weights))
+    assert module.validated[-1][2]["layers.0.weight"].eq(9.0).all(), "without a checkpoint: the weights of the model"
+    resumed = Net()
+    fit(resumed, max_steps=10, ckpt_path=LAST)
+    assert_close(resumed, average(module.weights + resumed.weights))
+
+
+@pytest.mark.parametrize("every", [1, 2])
+def test_average_is_updated_once_per_batch_with_two_optimizers(every):
+    module = TwoOptimizers(every)
+    ema, _ = fit(module, max_epochs=1, batches=6)
+    assert module.steps[-1] == 2 * 6 // every
+    assert_close(module, average(module.weights[every - 1 :: every]))
+    assert ema._average_model.n_averaged == 6 // every
+
+
+def test_model_fitted_in_closed_form_keeps_its_weights():
+    """No optimizer steps, so the average is never updated and must not replace the weights."""
+
+    class Closed(TwoOptimizers):
+        def training_step(self, batch, batch_idx):
+            nn.init.constant_(self.layers[0].weight, 3.0)
+
+    module = Closed()
+    ema, _ = fit(module, max_epochs=1, batches=2, val_check_interval=1.0)
+    assert ema._average_model.n_averaged == 0
+    assert module.layers[0].weight.eq(3.0).all()
+    assert module.validated[-1][2]["layers.0.weight"].eq(3.0).all()
+
+
+def test_validation_before_the_first_step_uses_the_current_buffers():
+    """Such as a codebook that k-means sets in the first forward pass."""
+    module = Net()
+    fit(module, batches=4, max_epochs=1, accumulate_grad_batches=4, val_check_interval=2)
+    assert [(step, seen) for step, seen, _ in module.validated[::2]] == [(0, 16), (1, 32)]

@@ -1,4 +1,4 @@
-"""Example images, checked by their pixels."""
+"""Images and plots of SampleGrid, checked by their pixels."""
 
 from pathlib import Path
 
@@ -6,11 +6,11 @@ import lightning
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.demos.boring_classes import BoringModel
 from PIL import Image
-from torch import nn
 from torch.utils.data import DataLoader
 
-from tests.helpers.bare import BARE
+from tests.helpers.bare import trainer
 from tests.helpers.logs_read_back import read_tensorboard
 from vqlab.callbacks.sample_grid import CAPTION, PAD, SampleGrid, caption, confusion, histogram, interleave
 from vqlab.training.loggers.boards import tensorboard_logger
@@ -18,8 +18,8 @@ from vqlab.training.loggers.boards import tensorboard_logger
 INPUTS, OUTPUTS = [0.1, 0.2, 0.3], [0.6, 0.7, 0.8]
 
 
-def coloured(values, size=8):
-    """One image per value, of that value all over."""
+def uniform(values, size=8):
+    """One image per value, with this value in each pixel."""
     return torch.tensor(values).reshape(-1, 1, 1, 1).expand(-1, 3, size, size)
 
 
@@ -29,8 +29,8 @@ def tile(grid, row, column, size=96):
 
 
 @pytest.mark.parametrize(("images", "columns"), [(3, 3), (3, 2), (1, 8)])
-def test_reconstructions_are_below_their_inputs_and_captions_beside_them(images, columns):
-    rows = {"input": coloured(INPUTS[:images]), "reconstruction": coloured(OUTPUTS[:images])}
+def test_reconstructions_are_below_their_inputs_and_right_of_captions(images, columns):
+    rows = {"input": uniform(INPUTS[:images]), "reconstruction": uniform(OUTPUTS[:images])}
     grid, captioned = interleave(rows, columns), interleave(rows, columns, captions=True)
     shown, bands, height = min(images, columns), -(-images // columns), 2 * 96 + 3 * PAD + PAD
     assert grid.shape == (3, bands * height, shown * 96 + (shown + 1) * PAD)
@@ -56,23 +56,19 @@ def test_small_images_are_enlarged_by_whole_factors(size, factor, channels):
     assert (grid.dtype, grid.requires_grad) == (torch.float32, False)
 
 
-def is_blue(image):
-    return (image[2] - image[0] > 0.3) & (image[0] < 0.4)
-
-
 @pytest.mark.parametrize(("used", "size"), [(16, 1024), (1, 2)])
-def test_the_histogram_shows_a_collapse(used, size):
+def test_histogram_shows_a_collapse(used, size):
     counts = torch.zeros(size, dtype=torch.int64)
     counts[torch.randperm(size)[:used]] = 1000
     image, healthy = histogram(counts), histogram(torch.full((size,), 1000))
-    blue = [int(is_blue(histogram).any(0).sum()) for histogram in (image, healthy)]
+    blue = [int(((p[2] - p[0] > 0.3) & (p[0] < 0.4)).any(0).sum()) for p in (image, healthy)]  # columns with bars
     assert 30 < blue[0] < 0.75 * blue[1], "used or unused codes are not visible"
     assert (image[0] - image[2] > 0.1).any(0).float().mean() > 0.1, "the unused codes are not shaded"
     assert not (healthy[0] - healthy[2] > 0.1).any()
 
 
 @pytest.mark.parametrize("classes", [2, 100])
-def test_the_confusion_matrix_is_dark_where_classes_are_confused(classes):
+def test_confusion_matrix_is_dark_where_classes_are_confused(classes):
     right = confusion(100 * torch.eye(classes, dtype=torch.int64))
     wrong = confusion(100 * torch.eye(classes, dtype=torch.int64).flip(1))
     assert right.shape == wrong.shape
@@ -82,23 +78,15 @@ def test_the_confusion_matrix_is_dark_where_classes_are_confused(classes):
     assert confusion(torch.zeros(classes, classes, dtype=torch.int64)).isfinite().all()
 
 
-class Painter(lightning.LightningModule):
-    """Shows its batch, and the batch inverted; validates two batches."""
+class Painter(BoringModel):
+    """Shows its batch, and the batch inverted."""
 
     def __init__(self):
         super().__init__()
-        self.layer, self.shown = nn.Linear(1, 1), []
+        self.shown = []
 
-    def training_step(self, batch, batch_idx):
-        return self.layer(batch["image"][:, :1, 0, 0]).mean()
-
-    def validation_step(self, batch, batch_idx):
-        pass
-
-    test_step = validation_step
-
-    def configure_optimizers(self):
-        return torch.optim.SGD(self.parameters(), lr=0.1)
+    def step(self, batch):
+        return super().step(batch["image"].flatten(1)[:, :32])
 
     def example_images(self, batch):
         self.shown.append(batch["label"].tolist())
@@ -113,22 +101,22 @@ def loader(count):
     return DataLoader(rows, batch_size=6)
 
 
-def trainer(*callbacks, **settings):
-    settings = {"max_steps": 4, "val_check_interval": 2, **settings}
-    return lightning.Trainer(callbacks=list(callbacks), default_root_dir=".", **{**BARE, **settings})
+def fit(model, *callbacks, **settings):
+    run = trainer(*callbacks, max_steps=4, val_check_interval=2, default_root_dir=".", **settings)
+    run.fit(model, loader(24), loader(12))
 
 
 def written():
     return sorted(path.name for path in Path("samples").iterdir())
 
 
-def test_files_appear_at_each_validation_and_not_before():
+def test_files_are_written_at_each_validation_but_the_sanity_check():
     class Watch(lightning.Callback):
         def on_train_start(self, trainer, pl_module):
             assert not Path("samples").exists(), "the sanity check wrote an image"
 
     model = Painter()
-    trainer(SampleGrid(num_images=4, columns=4), Watch(), num_sanity_val_steps=2).fit(model, loader(24), loader(12))
+    fit(model, SampleGrid(num_images=4, columns=4), Watch(), num_sanity_val_steps=2)
     assert written() == ["codes_000002.png", "codes_000004.png", "step_000002.png", "step_000004.png"]
     assert model.shown == [[0, 1, 2, 3], [0, 1, 2, 3]], "the first images of the first batch"
     pixels = np.asarray(Image.open("samples/step_000004.png"))
@@ -144,18 +132,19 @@ def test_confusion_counts_are_logged_as_a_table():
         def confusion_counts(self):
             return torch.tensor([[5, 0], [2, 3]])
 
-    trainer(SampleGrid(), logger=tensorboard_logger("log")).fit(Classifier(), loader(24), loader(12))
+    fit(Classifier(), SampleGrid(), logger=tensorboard_logger("log"))
     tables = read_tensorboard("log/tensorboard").Tensors("samples/confusion_counts/text_summary")
     text = tables[-1].tensor_proto.string_val[0].decode()
     assert text.splitlines()[2:] == ["| 0 | 0 | 5 |", "| 1 | 0 | 2 |", "| 1 | 1 | 3 |"]
 
 
-def test_validate_writes_and_test_does_not():
+def test_files_are_written_by_validate_and_not_by_test():
     class Silent(Painter):
         example_images = code_counts = None
 
-    trainer(SampleGrid()).test(Painter(), loader(6), verbose=False)
-    trainer(SampleGrid()).validate(Silent(), loader(6), verbose=False)
+    run = trainer(SampleGrid(), default_root_dir=".")
+    run.test(Painter(), loader(6), verbose=False)
+    run.validate(Silent(), loader(6), verbose=False)
     assert not Path("samples").exists()
-    trainer(SampleGrid()).validate(Painter(), loader(6), verbose=False)
+    run.validate(Painter(), loader(6), verbose=False)
     assert written() == ["codes_000000.png", "step_000000.png"]

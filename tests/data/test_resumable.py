@@ -1,28 +1,27 @@
-"""A run that stops anywhere and is resumed sees the batches that an uninterrupted run sees."""
+"""A run that is stopped anywhere and resumed gets the batches of an uninterrupted run."""
 
 from itertools import chain
-from pathlib import Path
 
 import lightning
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from tests.helpers.bare import BARE
 from vqlab.data.images.base import ImageDataModule, ImageTensors
 from vqlab.data.resumable import ResumableLoader, ResumableSampler
 
-NUM_TRAIN, BATCH = 22, 4  # five batches an epoch, and two images left over
+NUM_TRAIN, BATCH = 22, 4  # five batches per epoch, and two images left over
 BATCHES = NUM_TRAIN // BATCH
+pytestmark = pytest.mark.filterwarnings("ignore")
 
 
-class Numbers(ImageDataModule):
-    """Random images of 4 x 4 pixels, for the plumbing around them."""
-
+class Noise(ImageDataModule):
     channels, image_size, num_classes, train_size = 1, 4, 0, NUM_TRAIN
 
     def load_train_val(self):
-        images = torch.randint(0, 256, (NUM_TRAIN + 6, 1, 8, 8), generator=torch.Generator().manual_seed(0))
-        images = images.to(torch.uint8)
+        generator = torch.Generator().manual_seed(0)
+        images = torch.randint(0, 256, (NUM_TRAIN + 6, 1, 8, 8), generator=generator, dtype=torch.uint8)
         return ImageTensors(images[:NUM_TRAIN]), ImageTensors(images[NUM_TRAIN:])
 
 
@@ -47,71 +46,55 @@ class Recorder(lightning.LightningModule):
         return torch.optim.SGD(self.parameters(), 0.1)
 
 
-def fit(folder: Path, checkpoint: ModelCheckpoint, ckpt_path=None, workers=0, **kwargs) -> Recorder:
+def fit(folder, ckpt_path=None, workers=0, every=1, **settings):
+    """Train with a checkpoint in ``folder`` after every step, or after each validation with ``every=None``."""
     model = Recorder()
-    trainer = lightning.Trainer(
-        default_root_dir=folder,
-        callbacks=[checkpoint],
-        accelerator="cpu",
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        **{"num_sanity_val_steps": 0, **kwargs},
-    )
-    data = Numbers(batch_size=BATCH, augment=True, num_workers=workers)
+    checkpoint = ModelCheckpoint(folder, filename="{step}", every_n_train_steps=every, save_top_k=-1)
+    settings = BARE | {"enable_checkpointing": True, "num_sanity_val_steps": 0} | settings
+    trainer = lightning.Trainer(default_root_dir=folder, callbacks=[checkpoint], **settings)
+    data = Noise(batch_size=BATCH, augment=True, num_workers=workers)
     trainer.fit(model, datamodule=data, ckpt_path=ckpt_path)
     return model
 
 
-def every_step(folder: Path) -> ModelCheckpoint:
-    return ModelCheckpoint(folder, filename="{step}", every_n_train_steps=1, save_top_k=-1)
-
-
-@pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(
     "length",
     [{"max_epochs": 3}, {"max_steps": 3 * BATCHES}, {"max_steps": 12, "limit_train_batches": 4}],
     ids=["epochs", "steps", "limited"],
 )
-def test_resumed_run_sees_the_rest_from_every_step(tmp_path, length):
-    whole = fit(tmp_path / "whole", every_step(tmp_path / "ckpt"), **length)
+def test_resumed_run_continues_after_every_step(tmp_path, length):
+    whole = fit(tmp_path / "whole", **length)
     per_epoch = length.get("limit_train_batches", BATCHES)
     assert len(whole.seen) == 3 * per_epoch
     assert len({seen[2] for seen in whole.seen}) == len(whole.seen), "each epoch has an order of its own"
     for step in range(1, len(whole.seen)):
-        checkpoint = str(tmp_path / "ckpt" / f"step={step}.ckpt")
-        resumed = fit(tmp_path / "resumed", every_step(tmp_path / "other"), ckpt_path=checkpoint, **length)
+        resumed = fit(tmp_path / "resumed", tmp_path / "whole" / f"step={step}.ckpt", **length)
         assert resumed.seen == whole.seen[step:], f"resumed after step {step}"
         assert resumed.sums == whole.sums[step:], f"augmentation after step {step}"
         ends = [end - step for end in whole.epoch_ends if end > step]
-        # Where the checkpoint holds the last batch of an epoch, Lightning may or may not repeat the end of that epoch.
+        # After the last batch of an epoch, Lightning may or may not repeat the end of that epoch.
         assert [end for end in resumed.epoch_ends if end] == ends
 
 
-@pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("step", [2, BATCHES + 3])
-def test_workers_that_fetch_ahead_change_nothing(tmp_path, step):
-    whole = fit(tmp_path / "whole", every_step(tmp_path / "unused"), max_epochs=2)
-    stopped = fit(tmp_path / "stopped", every_step(tmp_path / "ckpt"), workers=2, max_steps=step)
-    checkpoint = str(tmp_path / "ckpt" / f"step={step}.ckpt")
-    resumed = fit(tmp_path / "resumed", every_step(tmp_path / "other"), checkpoint, workers=2, max_epochs=2)
+def test_prefetching_workers_do_not_change_the_batches(tmp_path, step):
+    whole = fit(tmp_path / "whole", max_epochs=2)
+    stopped = fit(tmp_path / "stopped", workers=2, max_steps=step)
+    checkpoint = tmp_path / "stopped" / f"step={step}.ckpt"
+    resumed = fit(tmp_path / "resumed", checkpoint, workers=2, max_epochs=2)
     assert stopped.seen + resumed.seen == whole.seen
     assert stopped.sums + resumed.sums == whole.sums
 
 
-@pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("interval", [1.0, 2])
 def test_resume_from_a_checkpoint_of_the_validation(tmp_path, interval):
-    def checkpoint():
-        return ModelCheckpoint(tmp_path / "ckpt", filename="{step}", save_top_k=-1, monitor=None)
-
-    whole = fit(tmp_path / "whole", checkpoint(), max_epochs=3, val_check_interval=interval)
-    files = sorted((tmp_path / "ckpt").glob("step=*.ckpt"))
+    settings = {"every": None, "max_epochs": 3, "val_check_interval": interval}
+    whole = fit(tmp_path / "whole", **settings)
+    files = sorted((tmp_path / "whole").glob("step=*.ckpt"))
     assert files
     for file in files:
-        step = int(file.stem.split("=")[1])
-        resumed = fit(tmp_path / "r", checkpoint(), str(file), max_epochs=3, val_check_interval=interval)
-        assert resumed.seen == whole.seen[step:], file.name
+        resumed = fit(tmp_path / "resumed", file, **settings)
+        assert resumed.seen == whole.seen[int(file.stem.split("=")[1]) :], file.name
 
 
 def loader(world=1, rank=0, batch_size=4, order=None):
@@ -120,15 +103,11 @@ def loader(world=1, rank=0, batch_size=4, order=None):
     return ResumableLoader(range(22), batch_size=batch_size, sampler=sampler, drop_last=True)
 
 
-def backwards(epoch):
-    return torch.arange(22).flip(0)
-
-
 def batches(loader):
     return [batch.tolist() for batch in loader]
 
 
-def test_a_place_is_used_once_and_in_its_epoch_alone():
+def test_a_stored_position_is_used_once_and_only_in_its_epoch():
     resumed, whole = loader(), batches(loader())
     resumed.load_state_dict({"epoch": 0, "samples": 12})
     assert batches(resumed) == whole[3:]
@@ -139,8 +118,8 @@ def test_a_place_is_used_once_and_in_its_epoch_alone():
     assert len(batches(resumed)) == 5
 
 
-@pytest.mark.parametrize("order", [None, backwards])
-def test_place_is_valid_for_another_number_of_devices(order):
+@pytest.mark.parametrize("order", [None, lambda epoch: torch.arange(22).flip(0)])
+def test_position_is_valid_for_another_number_of_devices(order):
     stopped = loader(batch_size=4, order=order)
     stream = iter(stopped)
     first = [next(stream).tolist(), next(stream).tolist()]

@@ -1,12 +1,10 @@
-"""Which folders are splits, and which layouts are refused."""
-
 import pytest
 
 from tests.helpers.refusal import refused
 from vqlab.data.split_folders import group_by_split, name_splits, require_no_held_out, split_folders
 
 
-def found(root, *names):
+def split(root, *names):
     for name in names:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).touch()
@@ -26,8 +24,8 @@ def found(root, *names):
         (["bullet-train/1.x", "train_station/2.x", "a/3.x"], {"": ["a/3.x", "bullet-train/1.x", "train_station/2.x"]}),
     ],
 )
-def test_layouts(tmp_path, names, splits):
-    assert found(tmp_path, *names) == splits
+def test_folders_with_usual_names_are_splits(tmp_path, names, splits):
+    assert split(tmp_path, *names) == splits
 
 
 @pytest.mark.parametrize(
@@ -47,10 +45,10 @@ def test_layouts(tmp_path, names, splits):
 )
 def test_other_layouts_are_refused(tmp_path, names, words):
     with refused(*words, "path=FOLDER"):
-        found(tmp_path, *names)
+        split(tmp_path, *names)
 
 
-def test_names_and_paths():
+def test_splits_of_names_and_held_out_parents_of_paths():
     assert name_splits(["Trainset", "devset", "2"]) == {"Trainset": "train", "devset": "val"}
     assert name_splits(["test_tube", "validity", "dev-board"]) == {}
     assert group_by_split(["0", "1"], "here") == {"": [0, 1]}

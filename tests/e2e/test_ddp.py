@@ -12,22 +12,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.e2e import tiny
 from tests.e2e.systems import OFTEN, SYSTEMS, prepare
-from tests.e2e.tiny import (
-    FIT,
-    ROOT,
-    STOPS,
-    TRAINER,
-    assert_equal,
-    assert_same_log,
-    assert_same_runs,
-    command,
-    fit,
-    fit_on_two_ranks,
-    logged,
-    reached,
-    weights,
-)
+from tests.e2e.tiny import FIT, ROOT, STOPS, TRAINER, assert_same_log, fit_on_two_ranks, logged, reached, weights
 from tests.helpers import stops
 from tests.helpers.forks import on_two_ranks
 from vqlab.cli.main import main
@@ -39,21 +26,20 @@ FLOAT64 = "--trainer.precision=64-true"
 TOLERANCE = {"VQGAN": 1e-6, "S4DVQ": 1e-3}
 SIGNALS = ("val/loss", "val/mse", "val/snr", "val/correlation", "val/perplexity")
 SLOW = pytest.mark.slow
-# A small rate: at a large one, rounding alone drives the runs apart tenfold every few steps.
+# With a large learning rate, the effect of rounding grows tenfold every few steps.
 SLOWLY = ["--model.lr=0.0005", "--trainer.val_check_interval=5", "--trainer.check_val_every_n_epoch=null"]
 
 
-def test_two_processes_that_lightning_starts_equal_one():
+def test_two_processes_started_by_lightning_equal_one():
     options = [*SLOWLY, "--trainer.max_steps=20"]
     two = [*FIT, *options, "--name=two", "--data.batch_size=16", "--trainer.devices=2"]
-    process = command(*two, f"--trainer.callbacks+={STOPS}.SaveAll")
-    output, _ = process.communicate(timeout=240)
-    assert process.returncode == 0, output
-    assert_equal(*(torch.load(f"rank_{rank}.pt", weights_only=True) for rank in (0, 1)))
-    fit("--name=one", *options)
-    # train/loss is of rank 0's own half of the batch; the validation every 5 steps is the curve to compare.
+    call = [sys.executable, "-m", "vqlab", *two, f"--trainer.callbacks+={STOPS}.SaveAll"]
+    subprocess.run(call, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True, timeout=240)
+    tiny.assert_equal(*(torch.load(f"rank_{rank}.pt", weights_only=True) for rank in (0, 1)))
+    tiny.fit("--name=one", *options)
+    # train/loss is of rank 0's half of the batch, so the validations every 5 steps are compared.
     assert_same_log("runs/vqvae/two", "runs/vqvae/one", rel=1e-4, only=VALIDATED)
-    # Perplexity is no continuous function: one of 2,560 assignments that rounding flips moves it by some 4e-4.
+    # Perplexity is not continuous: rounding that changes one of 2,560 assignments changes it by about 4e-4.
     assert_same_log("runs/vqvae/two", "runs/vqvae/one", rel=2e-3, only=("val/perplexity", "train/perplexity"))
 
 
@@ -63,7 +49,7 @@ def test_two_processes_that_lightning_starts_equal_one():
         ("VQGAN", 20, VALIDATED, [FLOAT64, "--model.adversarial.lecam_weight=0"]),
         ("VQGAN", 20, VALIDATED, [FLOAT64, *REGULARISED]),
         pytest.param("CodePrior", 10, ("val/loss", "val/nll"), ["--model.dropout=0"], marks=SLOW),
-        # Batch norm sees half of the batch in each of two processes, so these comparisons are without.
+        # Batch norm normalizes half of the batch in each of two processes, so layer norm replaces it here.
         pytest.param("S4DVQ", 30, SIGNALS, ["--model.encoder.norm=layer", "--model.decoder.norm=layer"], marks=SLOW),
         ("SGAN", 10, (), []),
         ("GANTopicModel", 10, (), []),
@@ -88,16 +74,16 @@ def test_two_processes_of_a_system_equal_one(system, steps, columns, options):
     if system == "VQGAN":
         moved = torch.load(two / "checkpoints/last.ckpt", weights_only=True)["optimizer_states"]
         assert len(moved) == 2
-        assert all(state["step"] > 10 for state in moved[1]["state"].values()), "the discriminator took no part"
+        assert all(state["step"] > 10 for state in moved[1]["state"].values()), "the discriminator was not trained"
 
 
-def test_chains_of_two_processes_equal_those_of_one_and_one_goes_on_from_two():
+def test_chains_of_two_processes_equal_those_of_one_which_resumes_from_two():
     options = ["fit", *SYSTEMS["JSA"], *TRAINER, "--trainer.limit_val_batches=2", "--model.lr=0.0005"]
     fit_on_two_ranks(*options, "--name=two", "--trainer.max_steps=20", "--data.batch_size=16")
     main([*options, "--name=one", "--trainer.max_steps=20"])
     one, two = weights("runs/jsa/one"), weights("runs/jsa/two")
     assert (two["codes"] >= 0).all(1).sum() == 20 * 32
-    # Rounding may turn a decision of a chain here and there; all others are the same.
+    # Rounding may change single decisions of a chain.
     assert (one["codes"] == two["codes"]).all(1).float().mean() > 0.95
     for name in ("latent.encoder.layers.0.weight", "latent.quantizer.codebook", "latent.likelihood.mse"):
         torch.testing.assert_close(two[name], one[name], rtol=2e-2, atol=2e-3)
@@ -106,7 +92,7 @@ def test_chains_of_two_processes_equal_those_of_one_and_one_goes_on_from_two():
     assert reached(Path("runs/jsa/two/checkpoints/last.ckpt")) == 22
 
 
-def test_a_signal_on_one_rank_stops_both_after_the_same_batch():
+def test_signal_on_one_rank_stops_both_after_the_same_batch():
     stops.Stop.plan = ("on_train_batch_start", 3, signal.SIGINT)
     options = [*FIT, "--trainer.max_steps=100000", "--name=two", "--data.batch_size=8"]
     (status, output), (_, other) = on_two_ranks(*options, f"--trainer.callbacks+={STOPS}.StopOnRank1")
@@ -124,7 +110,7 @@ def test_a_signal_on_one_rank_stops_both_after_the_same_batch():
         ["--rdzv_backend=c10d", "--rdzv_endpoint=127.0.0.1:{port}", "--rdzv_id=vqlab", "--local_addr=127.0.0.1"],
     ],
 )
-def test_two_nodes_that_torchrun_starts_equal_two_devices(rendezvous):
+def test_two_nodes_started_by_torchrun_equal_two_devices(rendezvous):
     half = [*FIT, *SLOWLY, "--trainer.max_steps=10", "--data.batch_size=16"]
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -136,6 +122,6 @@ def test_two_nodes_that_torchrun_starts_equal_two_devices(rendezvous):
         call = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc_per_node=1", *meet, "-m", "vqlab"]
         nodes.append(subprocess.Popen([*call, *half, "--trainer.num_nodes=2", "--trainer.devices=1"], env=env))
     assert [node.wait(timeout=240) for node in nodes] == [0, 0]
-    (run,) = Path("runs/vqvae").iterdir()  # named by the time, and yet the nodes have but one
+    (run,) = Path("runs/vqvae").iterdir()  # named by the time of the first node
     fit_on_two_ranks(*half, "--name=two")
-    assert_same_runs(run, run.with_name("two"))
+    tiny.assert_same_runs(run, run.with_name("two"))

@@ -1,4 +1,4 @@
-"""The second stage: train a tokenizer, train a prior over its codes, sample."""
+"""Train a prior over the codes of a tokenizer, and sample from it."""
 
 import shlex
 import shutil
@@ -11,7 +11,7 @@ import yaml
 from PIL import Image
 
 import vqlab
-from tests.e2e.tiny import DATA, ROOT, TRAINER, fails, fit, logged
+from tests.e2e.tiny import DATA, ROOT, TRAINER, fails, logged
 from vqlab.cli.main import main
 
 SIZES = ["--model.dim=32", "--model.depth=1", "--model.heads=2"]
@@ -21,22 +21,21 @@ QUICK = ["--trainer.max_steps=4", "--trainer.limit_val_batches=1"]
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """Best checkpoints of a tokenizer and of two priors over it, with labels and without, by name."""
+def trained(first, tmp_path_factory):
+    """Return the best checkpoints of a tokenizer and of two priors over it, with labels and without, by name."""
     folder = tmp_path_factory.mktemp("trained")
-    found = {name: f"{folder}/codeprior/{name}/checkpoints/best.ckpt" for name in ("plain", "labels")}
-    found["first"] = f"{folder}/vqvae/first/checkpoints/best.ckpt"
-    fit(f"--runs={folder}", "--name=first", *STEPS)
+    found = {"first": f"{first}/checkpoints/best.ckpt"}
     for name, conditional in (("plain", "false"), ("labels", "true")):
         options = [f"--model.tokenizer={found['first']}", f"--model.conditional={conditional}", "--ema.decay=0.9"]
         main([*PRIOR, *options, *STEPS, f"--runs={folder}", f"--name={name}"])
+        found[name] = f"{folder}/codeprior/{name}/checkpoints/best.ckpt"
     return found
 
 
-def test_a_run_of_the_second_stage(trained):
+def test_prior_trains_and_its_tokenizer_is_frozen(trained):
     run = Path(trained["labels"]).parents[1]
-    first, second = [row for row in logged(run / "metrics.csv") if "val/loss" in row]
-    assert second["val/loss"] < first["val/loss"]
+    before, after = [row["val/loss"] for row in logged(run / "metrics.csv") if "val/loss" in row]
+    assert after < before
     assert yaml.safe_load((run / "config.yaml").read_text())["model"]["init_args"]["tokenizer"] == trained["first"]
     model, tokenizer = vqlab.load(trained["labels"]), vqlab.load(trained["first"])
     assert model.num_classes == 10  # linked from the data
@@ -44,7 +43,7 @@ def test_a_run_of_the_second_stage(trained):
     assert all(torch.equal(value, frozen[name]) for name, value in tokenizer.state_dict().items())
 
 
-def test_sample_draws_a_picture_and_needs_the_checkpoint_alone(trained, capsys):
+def test_sample_writes_an_image_grid_and_needs_only_the_checkpoint(trained, capsys):
     shutil.copy(trained["labels"], "alone.ckpt")
     options = ["--num=70", "--label=3", "--top-k=20", "--top-p=0.95", "--guidance=1.5", "--temperature=0.9"]
     main(["sample", "alone.ckpt", *options, "--columns=10", "--out=pictures/threes.png"])
@@ -57,13 +56,12 @@ def test_sample_draws_a_picture_and_needs_the_checkpoint_alone(trained, capsys):
     a, b, c = (np.asarray(Image.open(f"{name}.png")) for name in "abc")
     assert np.array_equal(a, b)
     assert not np.array_equal(a, c)
-    # What is in the file is what the model draws.
     model = vqlab.load("alone.ckpt")
     images = model.value_range.decode(model.sample(5, generator=torch.Generator().manual_seed(0)))
     np.testing.assert_allclose(a[gap : gap + tile : 6, gap : gap + tile : 6, 0] / 255, images[0, 0], atol=1 / 255)
 
 
-def test_the_command_that_sample_recommends_works(trained, capsys):
+def test_command_recommended_by_sample_works(trained, capsys):
     recommended = fails(capsys, ["sample", trained["first"]]).partition("vqlab fit ")[2]
     assert recommended.endswith("--data=Digits --data.image_size=16 --data.batch_size=32")
     args = shlex.split(recommended.replace("configs/", f"{ROOT}/configs/"))
@@ -85,6 +83,6 @@ def test_the_command_that_sample_recommends_works(trained, capsys):
         ([*PRIOR, "--model.tokenizer={first}", "--data.value_range=unit"], "--data.value_range=signed"),
     ],
 )
-def test_a_mistake_gets_one_line(trained, capsys, args, words):
+def test_mistake_is_reported_in_one_line_and_nothing_is_written(trained, capsys, args, words):
     assert words in fails(capsys, [arg.format(**trained) for arg in args])
     assert not list(Path().iterdir()), "something was written"

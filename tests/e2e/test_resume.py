@@ -1,4 +1,4 @@
-"""A run that was killed, or ended and goes on, ends where an uninterrupted one ends."""
+"""A run that is resumed after its end or after SIGKILL equals an uninterrupted run."""
 
 import os
 import signal
@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 import torch
 
-import vqlab
 from tests.e2e.tiny import FIT, assert_equal, assert_same_runs, fit, logged, reached, weights
 from tests.helpers.forks import Forked
 
@@ -18,22 +17,24 @@ LAST = KILLED / "checkpoints/last.ckpt"
 
 
 @pytest.mark.parametrize(
-    ("half", "options"),
+    ("limit", "half", "options"),
     [
-        (18, ["--ema.decay=0.9", "--data.augment=true"]),  # not at a line of the log or a validation
-        (15, ["--model.quantizer.codebook_update=loss"]),  # at a validation
+        ("steps", 18, [*STEPS, "--ema.decay=0.9", "--data.augment=true"]),  # not at a log line or a validation
+        ("steps", 15, [*STEPS, "--model.quantizer.codebook_update=loss"]),  # at a validation
+        ("epochs", 1, ["--trainer.val_check_interval=1.0", "--data.batch_size=128"]),  # at the end of an epoch
     ],
 )
-def test_two_halves_equal_one_whole(half, options):
-    fit("--name=whole", f"--trainer.max_steps={2 * half}", *STEPS, *options)
-    fit("--name=halves", f"--trainer.max_steps={half}", *STEPS, *options)
+def test_run_in_two_halves_equals_a_whole_run(limit, half, options):
+    fit("--name=whole", f"--trainer.max_{limit}={2 * half}", *options)
+    fit("--name=halves", f"--trainer.max_{limit}={half}", *options)
     last = RUNS / "halves/checkpoints/last.ckpt"
-    assert reached(last) == half
-    fit("--name=halves", f"--trainer.max_steps={2 * half}", *STEPS, *options, f"--ckpt_path={last}")
+    assert 2 * reached(last) == reached(RUNS / "whole/checkpoints/last.ckpt")
+    fit("--name=halves", f"--trainer.max_{limit}={2 * half}", *options, f"--ckpt_path={last}")
     assert_same_runs(RUNS / "halves", RUNS / "whole")
 
 
-def test_going_on_behind_a_validation_that_was_due_only_because_the_run_ended():
+def test_resume_after_a_validation_at_the_end_of_a_run():
+    """The uninterrupted run has no validation at this step."""
     options = ["--trainer.val_check_interval=15", "--trainer.check_val_every_n_epoch=null"]
     fit("--name=whole", "--trainer.max_steps=20", *options)
     fit("--name=halves", "--trainer.max_steps=10", *options)
@@ -43,16 +44,6 @@ def test_going_on_behind_a_validation_that_was_due_only_because_the_run_ended():
     ours[1] = {name: value for name, value in ours[1].items() if not name.startswith("val/")}
     assert ours == [pytest.approx(row, rel=1e-6, abs=1e-6) for row in theirs]
     assert_equal(weights(RUNS / "halves"), weights(RUNS / "whole"))
-
-
-def test_resuming_at_the_end_of_an_epoch():
-    options = ["--trainer.val_check_interval=1.0", "--data.batch_size=128"]
-    fit("--name=whole", "--trainer.max_epochs=2", *options)
-    fit("--name=halves", "--trainer.max_epochs=1", *options)
-    last = RUNS / "halves/checkpoints/last.ckpt"
-    assert reached(last) == len(vqlab.Digits(image_size=16, batch_size=128).train_dataloader())
-    fit("--name=halves", "--trainer.max_epochs=2", *options, f"--ckpt_path={last}")
-    assert_same_runs(RUNS / "halves", RUNS / "whole")
 
 
 def test_sigkill_while_a_checkpoint_is_written():
@@ -68,9 +59,7 @@ def test_sigkill_while_a_checkpoint_is_written():
         return os.kill(os.getpid(), signal.SIGKILL)
 
     options = ["--name=killed", "--trainer.max_steps=100", *STEPS]
-    process = Forked(*FIT, *options, before=lambda: setattr(torch, "save", save))
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL
+    assert Forked(*FIT, *options, before=lambda: setattr(torch, "save", save)).end()[0] == -signal.SIGKILL
     assert reached(LAST) == 10
     assert [p.read_bytes() for p in LAST.parent.glob(".*.partial")] == [b"half of a checkpoint"]
     fit("--name=whole", "--trainer.max_steps=30", *STEPS)
@@ -79,7 +68,7 @@ def test_sigkill_while_a_checkpoint_is_written():
     assert not list(LAST.parent.glob(".*.partial")), "the resumed run removes the partial file"
 
 
-def test_changed_settings_are_named_and_used(caplog):
+def test_changed_settings_are_reported_and_used(caplog):
     fit("--name=run", "--trainer.max_steps=10", *STEPS)
     fit("--trainer.max_steps=20", "--ckpt_path=runs/vqvae/run/checkpoints/last.ckpt", "--model.lr=0.0005")
     assert "model.lr was 0.002 in the checkpoint and is 0.0005 now" in caplog.text

@@ -1,18 +1,14 @@
-"""A VQ-VAE on scikit-learn's digits that trains in seconds, and what tests ask of its run folder."""
+"""A VQ-VAE on scikit-learn's digits that trains in seconds, and functions that read its run folder."""
 
 import csv
-import os
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
-from tests.helpers.forks import Forked, on_two_ranks
+from tests.helpers.forks import on_two_ranks
 from vqlab.cli.main import main
 
 ROOT = Path(__file__).parents[2]
@@ -27,6 +23,7 @@ TRAINER += ["--trainer.enable_model_summary=false"]
 FIT = ["fit", *NETS, *DATA, *TRAINER]
 STOPS = "tests.helpers.stops"
 CLOCK = {"time", "train/samples_per_second"}
+assert_equal = partial(torch.testing.assert_close, rtol=0, atol=0)  # of two dicts of tensors
 
 
 def fit(*options: str) -> None:
@@ -35,7 +32,7 @@ def fit(*options: str) -> None:
 
 
 def fails(capsys, args: list[str]) -> str:
-    """Run ``vqlab`` in this process; return its one line of error."""
+    """Run ``vqlab`` in this process; return its error, which is one line."""
     with pytest.raises(SystemExit) as stopped:
         main(args)
     error = capsys.readouterr().err.strip().splitlines()[-1]
@@ -44,27 +41,9 @@ def fails(capsys, args: list[str]) -> str:
     return error
 
 
-def command(*args: str, **environ: str) -> subprocess.Popen:
-    """Start ``python -m vqlab`` as a user does, with ten seconds of imports; Lightning starts the other ranks."""
-    env = {**os.environ, "PYTHONPATH": str(ROOT), **environ}
-    call = [sys.executable, "-m", "vqlab", *args]
-    return subprocess.Popen(call, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-
-
 def reached(checkpoint: Path) -> int:
-    """Return the step that ``checkpoint`` was written at."""
+    """Return the step at which ``checkpoint`` was written."""
     return torch.load(checkpoint, weights_only=True)["global_step"]
-
-
-def fit_and_kill(last: Path, step: int, *args: str) -> int:
-    """Start ``vqlab`` with ``args``, SIGKILL it once ``last`` holds ``step`` or more, and return what it holds."""
-    process = Forked(*args, "--trainer.max_steps=100000")
-    while process.poll() is None and not (last.exists() and reached(last) >= step):
-        time.sleep(0.1)
-    process.kill()
-    output, _ = process.communicate()
-    assert process.returncode == -signal.SIGKILL, output
-    return reached(last)
 
 
 def logged(path: str | Path) -> list[dict[str, float]]:
@@ -83,14 +62,8 @@ def weights(run: str | Path) -> dict[str, torch.Tensor]:
     return {**checkpoint["state_dict"], **checkpoint.get("chains", {})}
 
 
-def assert_equal(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> None:
-    """Check that two dicts hold the same tensors, to the last bit."""
-    assert ours.keys() == theirs.keys()
-    assert [name for name, value in ours.items() if not torch.equal(value, theirs[name])] == []
-
-
 def assert_same_log(run: str | Path, other: str | Path, rel: float = 1e-6, only: Sequence[str] = ()) -> None:
-    """Check that the logs of two run folders agree, in the columns ``only`` where there are any given."""
+    """Check that the logs of two run folders agree, in the columns ``only`` if given."""
     ours, theirs = (logged(Path(folder) / "metrics.csv") for folder in (run, other))
     if only:
         ours, theirs = ([{name: row.get(name) for name in only} for row in rows] for rows in (ours, theirs))
@@ -98,13 +71,13 @@ def assert_same_log(run: str | Path, other: str | Path, rel: float = 1e-6, only:
 
 
 def assert_same_runs(run: str | Path, other: str | Path) -> None:
-    """Check that two run folders hold the same log and, to the last bit, the same weights."""
+    """Check that two run folders hold the same log and exactly the same weights."""
     assert_same_log(run, other)
     assert_equal(weights(run), weights(other))
 
 
 def fit_on_two_ranks(*args: str) -> None:
-    """Run ``vqlab`` with ``args`` on two ranks; check that both end with the same weights, to the last bit."""
+    """Run ``vqlab`` with ``args`` on two ranks; check that both end with exactly the same weights."""
     for status, output in on_two_ranks(*args, f"--trainer.callbacks+={STOPS}.SaveAll"):
         assert status == 0, output
     assert_equal(*(torch.load(f"rank_{rank}.pt", weights_only=True) for rank in (0, 1)))

@@ -1,4 +1,4 @@
-"""What the user gets for bad fonts, characters, images and names: one line, and no file."""
+"""Error messages for bad fonts, characters, images and file names."""
 
 from pathlib import Path
 
@@ -12,14 +12,13 @@ from vqlab.fonts.draw import render
 from vqlab.fonts.font import Font
 from vqlab.fonts.font_file import write_font
 
-INK = np.full((64, 64), 255, np.uint8)
-INK[16:48, 16:48] = 0
 BLANK = np.full((64, 64), 255, np.uint8)
+INK = np.pad(np.zeros((32, 32), np.uint8), 16, constant_values=255)
 
 
 @pytest.fixture
 def files(tmp_path, monkeypatch):
-    """Fonts of all kinds in the working folder."""
+    """Write good and bad fonts into the working folder."""
     monkeypatch.chdir(tmp_path)
     data = Path(SANS).read_bytes()
     bare = TTFont(SANS)
@@ -47,10 +46,10 @@ CASES = [
     (lambda: Font("none.ttf"), "none.ttf cannot be read (No such file"),
     (lambda: Font("variable.ttf", 950), "weight must be from 400 to 800 for variable.ttf, got 950"),
     (lambda: Font("base.ttf", setting="target").outline(0x4F60), "target must have U+4F60, base.ttf lacks it"),
-    (damaged_glyph, "base.ttf is damaged at glyph 'not there'"),
+    (damaged_glyph, "target base.ttf is damaged at glyph 'not there': set another font file"),
     (lambda: render(SANS, "A", 100), "image_size must be one of 16, 32, 64"),
     (lambda: render(SANS, "A", 64, float("nan")), "em_scale must be in (0, 1], got nan"),
-    (lambda: write_font("base.ttf", {67: INK}, "base.ttf"), "base.ttf is the font to be completed: set --font"),
+    (lambda: write_font("base.ttf", {67: INK}, "base.ttf"), "base.ttf is the font to complete: set --font"),
     (lambda: write_font("base.ttf", {67: INK}, "out.otf"), "out.otf must end in .ttf: set --font=out.ttf"),
     (lambda: write_font("base.ttf", {67: INK}, "text.ttf/out.ttf"), "set --font"),
     (lambda: write_font("base.ttf", {67: INK / 255.0}, "out.ttf"), "must be (S, S) uint8, got (64, 64) float64"),
@@ -60,7 +59,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("call", "message"), CASES)
-def test_bad_input_is_one_line_and_leaves_no_file(files, call, message):
+def test_bad_input_gives_one_line_and_no_file(files, call, message):
     with refused(message):
         call()
     assert not list(Path().glob("out*"))

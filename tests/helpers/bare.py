@@ -1,4 +1,4 @@
-"""What every test's own Trainer leaves out."""
+"""A Trainer without logger, checkpoints and progress bar."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ BARE: dict[str, Any] = {
 
 
 def trainer(*callbacks, **settings):
-    """A bare Trainer for ten batches that logs each of them."""
+    """Return a Trainer for ten batches that logs each of them."""
     usual = {"max_steps": 10, "max_epochs": -1, "num_sanity_val_steps": 0, "log_every_n_steps": 1}
     return lightning.Trainer(**{**BARE, **usual, **settings}, callbacks=list(callbacks))
 

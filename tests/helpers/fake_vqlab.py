@@ -1,7 +1,7 @@
-"""A ``vqlab`` that leaves what a run leaves, in milliseconds and without torch: what the sweep's tests start.
+"""A ``vqlab`` for the tests of sweeps, which writes the files of a run in milliseconds and without torch.
 
-Each line that it appends to the file of FAKE_DIARY holds the process, the run and the step. ``--fake.seconds`` is the
-time of a step, ``--fake.fail_at`` a step at which the run fails; last.ckpt is written every five steps.
+It appends process, run and step to the file FAKE_DIARY. A step takes ``--fake.seconds``, the step ``--fake.fail_at``
+fails.
 """
 
 import fcntl
@@ -16,29 +16,30 @@ from pathlib import Path
 
 import yaml
 
-EVERY = 5
+EVERY = 5  # steps between checkpoints
 
 
 def main(command: str, *args: str) -> None:
     options = dict(arg.removeprefix("--").split("=", 1) for arg in args)
+    ckpt_path = Path(options["ckpt_path"]) if "ckpt_path" in options else None
     if command == "test":
-        if not Path(options["ckpt_path"]).is_file():
-            sys.exit(f"vqlab: error: checkpoint {options['ckpt_path']} does not exist")
-        (Path(options["ckpt_path"]).parents[1] / "test.csv").write_text("step,time,test/loss\n0,1.0,0.5\n")
+        if not ckpt_path.is_file():
+            sys.exit(f"vqlab: error: checkpoint {ckpt_path} does not exist")
+        (ckpt_path.parents[1] / "test.csv").write_text("step,time,test/loss\n0,1.0,0.5\n")
         return
     run = Path(options.get("runs", "runs")) / "toy" / options["name"]
-    resumed = "ckpt_path" in options
-    if not resumed and ((run / "config.yaml").exists() or (run / "checkpoints").exists()):
+    if not ckpt_path and ((run / "config.yaml").exists() or (run / "checkpoints").exists()):
         sys.exit(f"vqlab: error: {run} holds a run")
-    steps, step = begin(run, options)["trainer"]["max_steps"], 0
+    config = complete_config(options)
+    write(run / "config.yaml", yaml.safe_dump(config).encode())
+    log, first, steps = run / "metrics.csv", 0, config["trainer"]["max_steps"]
     lines = ["step,time,train/loss,val/loss"]
-    if resumed:
-        with zipfile.ZipFile(options["ckpt_path"]) as archive:
-            step = pickle.loads(archive.read("archive/data.pkl"))["global_step"]
-        found = (run / "metrics.csv").read_text().splitlines()[1:]
-        lines += [line for line in found if int(line.split(",")[0]) < step]
-    (run / "metrics.csv").write_text("\n".join(lines) + "\n")
-    while step < steps:
+    if ckpt_path:
+        with zipfile.ZipFile(ckpt_path) as archive:
+            first = pickle.loads(archive.read("archive/data.pkl"))["global_step"]
+        lines += [line for line in log.read_text().splitlines()[1:] if int(line.split(",")[0]) < first]
+    log.write_text("\n".join(lines) + "\n")
+    for step in range(first, steps):
         time.sleep(float(options.get("fake.seconds", 0)))
         with open(os.environ["FAKE_DIARY"], "a") as diary:
             fcntl.flock(diary, fcntl.LOCK_EX)
@@ -46,17 +47,19 @@ def main(command: str, *args: str) -> None:
         if step == int(options.get("fake.fail_at", -1)):
             raise RuntimeError("out of memory in the fake run")
         loss = float(options.get("model.lr", 0.1)) * 100 / (step + 1)
-        with (run / "metrics.csv").open("a") as log:
-            log.write(f"{step},{time.time()},{loss},{loss + 1}\n")
-        step += 1
-        if step % EVERY == 0 or step == steps:
-            save(run / "checkpoints" / "best.ckpt", step)
-            save(run / "checkpoints" / "last.ckpt", step)
-    write(run / "finished.json", json.dumps({"step": step}).encode())
+        with log.open("a") as file:
+            file.write(f"{step},{time.time()},{loss},{loss + 1}\n")
+        if (step + 1) % EVERY == 0 or step + 1 == steps:
+            checkpoint = io.BytesIO()
+            with zipfile.ZipFile(checkpoint, "w") as archive:
+                archive.writestr("archive/data.pkl", pickle.dumps({"global_step": step + 1}))
+            for name in ("best", "last"):
+                write(run / "checkpoints" / f"{name}.ckpt", checkpoint.getvalue())
+    write(run / "finished.json", json.dumps({"step": steps}).encode())
 
 
-def begin(run: Path, options: dict[str, str]) -> dict:
-    """Write config.yaml as LightningCLI does: every setting, in nested mappings."""
+def complete_config(options: dict[str, str]) -> dict:
+    """Return every setting in nested mappings, as LightningCLI writes them."""
     config = yaml.safe_load(Path(options["config"]).read_text())
     for name, value in options.items():
         if ("." in name and not name.startswith("fake.")) or name == "seed_everything":
@@ -66,15 +69,7 @@ def begin(run: Path, options: dict[str, str]) -> dict:
                 place = place.setdefault(parent, {})
                 place = place["init_args"] if parent in ("model", "data") else place
             place[last] = yaml.safe_load(value)
-    write(run / "config.yaml", yaml.safe_dump(config).encode())
     return config
-
-
-def save(path: Path, step: int) -> None:
-    file = io.BytesIO()
-    with zipfile.ZipFile(file, "w") as archive:
-        archive.writestr("archive/data.pkl", pickle.dumps({"global_step": step}))
-    write(path, file.getvalue())
 
 
 def write(path: Path, content: bytes) -> None:

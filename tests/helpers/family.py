@@ -1,4 +1,4 @@
-"""Every quantizer and composite in small sizes, for the tests of their common contract, and what these tests share."""
+"""Every quantizer and composite in small sizes, and functions that the tests of quantizers share."""
 
 import copy
 import functools
@@ -9,34 +9,18 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from vqlab.nn.anneal import Anneal
-from vqlab.quantizers.base import Quantizer
-from vqlab.quantizers.composite import ProductQuantizer, ResidualQuantizer
-from vqlab.quantizers.fsq import FSQ
-from vqlab.quantizers.gumbel import GumbelQuantizer
-from vqlab.quantizers.ibq import IBQ
-from vqlab.quantizers.lookup_free import BinarySpherical, LookupFree
-from vqlab.quantizers.multi_scale import MultiScaleQuantizer
-from vqlab.quantizers.sim_vq import SimVQ
-from vqlab.quantizers.vector import VectorQuantizer
+from vqlab import FSQ, IBQ, BinarySpherical, GumbelQuantizer, LookupFree, SimVQ, VectorQuantizer
+from vqlab.nn import Anneal
+from vqlab.quantizers import MultiScaleQuantizer, ProductQuantizer, Quantizer, ResidualQuantizer
 
 
 def vector(codebook_update: str = "ema", **arguments: object) -> VectorQuantizer:
     return VectorQuantizer(12, 4, codebook_update=codebook_update, **{"revive_after": 2, **arguments})
 
 
-def gumbel(**arguments: object) -> GumbelQuantizer:
-    return GumbelQuantizer(12, 4, kl_weight=0.1, **arguments)
-
-
-def sim_vq(**arguments: object) -> SimVQ:
-    return SimVQ(12, 4, **arguments)
-
-
-def pyramid(quantizer: Quantizer, **arguments: object) -> MultiScaleQuantizer:
-    return MultiScaleQuantizer(quantizer, **{"scales": [1, 3], "num_phi": 2, **arguments})
-
-
+gumbel = functools.partial(GumbelQuantizer, 12, 4, kl_weight=0.1)
+sim_vq = functools.partial(SimVQ, 12, 4)
+pyramid = functools.partial(MultiScaleQuantizer, scales=[1, 3], num_phi=2)
 SINGLE: dict[str, Callable[[], Quantizer]] = {
     "vector": vector,
     "vector-rotation-cosine-uniform": lambda: vector(estimator="rotation", distance="cosine", init="uniform"),
@@ -55,26 +39,11 @@ SINGLE: dict[str, Callable[[], Quantizer]] = {
     "ibq": lambda: IBQ(12, 4, temperature=0.5),
     "ibq-no-entropy": lambda: IBQ(12, 4, entropy_weight=0.0),
 }
-# Each line of the package's code once, for tests that compile or export, which is slow
-GRAPHS = [
-    "vector",
-    "vector-loss-cosine",
-    "vector-rotation-cosine-uniform",
-    "fsq",
-    "lookup-free-groups",
-    "binary-spherical",
-    "gumbel",
-    "gumbel-mixture",
-    "sim-vq-random-rotation",
-    "ibq",
-    "ibq-no-entropy",
-    "residual-vector-dropout",
-    "residual-fsq",
-    "residual-gumbel",
-    "product-vector",
-    "residual-product-fsq",
-    "multi-scale-vector-loss",
-]
+# Covers each line of vqlab.quantizers, for slow tests that compile or export
+GRAPHS = ["vector", "vector-loss-cosine", "vector-rotation-cosine-uniform", "fsq", "lookup-free-groups", "gumbel"]
+GRAPHS += ["binary-spherical", "gumbel-mixture", "sim-vq-random-rotation", "ibq", "ibq-no-entropy", "residual-fsq"]
+GRAPHS += ["residual-vector-dropout", "residual-gumbel", "product-vector", "residual-product-fsq"]
+GRAPHS += ["multi-scale-vector-loss"]
 COMPOSITE: dict[str, Callable[[], Quantizer]] = {
     "residual-vector": lambda: ResidualQuantizer(vector(), 3),
     "residual-vector-dropout": lambda: ResidualQuantizer(vector("loss", estimator="rotation"), 2, dropout=0.6),
@@ -102,12 +71,12 @@ def rand(*shape: int, seed: int, scale: float = 1.0, dtype: torch.dtype = torch.
     return scale * torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
 
-def rand64(*shape: int, seed: int, scale: float = 1.0) -> Tensor:
-    return rand(*shape, seed=seed, scale=scale, dtype=torch.float64)
+rand64 = functools.partial(rand, dtype=torch.float64)
+assert_same_state = functools.partial(torch.testing.assert_close, rtol=0, atol=0)
 
 
 def example(quantizer: Quantizer, seed: int, batch: int = BATCH, edge: int = 4) -> Tensor:
-    """An input (batch, D, ...) that fits: maps where maps are needed, sequences of ``edge`` otherwise."""
+    """Return an input (batch, D, ...): maps for multi-scale quantizers, sequences of length ``edge`` otherwise."""
     if isinstance(quantizer, MultiScaleQuantizer):
         return rand(batch, quantizer.embedding_dim, *[quantizer.scales[-1]] * quantizer.spatial_dims, seed=seed)
     return rand(batch, quantizer.embedding_dim, edge, seed=seed)
@@ -118,12 +87,12 @@ def rows_of(z: Tensor) -> Tensor:
 
 
 def as_set(rows: Tensor) -> list[tuple]:
-    """Rows (N, D) as a sorted list of tuples: equal for the same rows in any order."""
+    """Return rows (N, D) as a sorted list of tuples: equal for the same rows in any order."""
     return sorted(map(tuple, rows.tolist()))
 
 
 def nearest(rows: Tensor, codes: Tensor) -> Tensor:
-    """The indices of the nearest codes, row by row in float64."""
+    """Return the indices of the nearest codes, row by row in float64."""
     return torch.stack([(row - codes.double()).square().sum(1).argmin() for row in rows.double()])
 
 
@@ -135,12 +104,6 @@ def state(module: torch.nn.Module) -> dict[str, Tensor]:
     return {name: value.clone() for name, value in module.state_dict().items()}
 
 
-def assert_same_state(first: dict[str, Tensor], second: dict[str, Tensor]) -> None:
-    assert first.keys() == second.keys()
-    for name in first:
-        assert torch.equal(first[name], second[name]), name
-
-
 def set_codebook(quantizer: VectorQuantizer, codes: Tensor) -> None:
     """Set the codebook as if each code had one vector."""
     quantizer.codebook.data.copy_(codes)
@@ -150,7 +113,7 @@ def set_codebook(quantizer: VectorQuantizer, codes: Tensor) -> None:
 
 
 class Largest(TorchDispatchMode):
-    """Record the largest number of elements that the result of an operation holds in memory."""
+    """Record the largest number of elements in the result of an operation."""
 
     elements = 0
 
@@ -163,7 +126,7 @@ class Largest(TorchDispatchMode):
 
 
 def parts_of(quantizer: Quantizer) -> list[Quantizer]:
-    """The quantizer and all that it is made of."""
+    """Return the quantizer and all quantizers inside it."""
     return [module for module in quantizer.modules() if isinstance(module, Quantizer)]
 
 
@@ -180,22 +143,19 @@ def _trained(name: str, steps: int) -> Quantizer:
 
 
 def trained(name: str, steps: int = 3) -> Quantizer:
-    """A member after a few training steps, with codes among the data; it does not update itself."""
+    """Return a quantizer after a few training steps, with codes near the data; it does not update itself."""
     return copy.deepcopy(_trained(name, steps))
 
 
 def train_step(quantizer: Quantizer, z: Tensor, step: int, lr: float = 0.3) -> Tensor:
-    """One step of gradient descent on loss and reconstruction, and of the statistics; returns the indices."""
+    """Update the parameters by gradient descent on loss and reconstruction, and the statistics; return the indices."""
     quantizer.sample_index = step * len(z) + torch.arange(len(z))
     out = quantizer(z)
-    parameters = list(quantizer.parameters())
-    if parameters:
-        loss = out.loss + (out.quantized - z).square().mean()
-        gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
-        with torch.no_grad():
-            for parameter, gradient in zip(parameters, gradients, strict=True):
-                if gradient is not None:
-                    parameter -= lr * gradient
+    if parameters := list(quantizer.parameters()):
+        optimizer = torch.optim.SGD(parameters, lr)
+        (out.loss + (out.quantized - z).square().mean()).backward()
+        optimizer.step()
+        optimizer.zero_grad()
     if out.stats is not None:
         quantizer.update(out.stats)
     return out.indices

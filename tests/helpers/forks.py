@@ -1,12 +1,11 @@
-"""Functions and ``vqlab`` in a process of their own that has everything imported, because it is a fork of this one."""
+"""Functions and ``vqlab`` in a fork of this process, which has imported everything already."""
 
 import logging
+import multiprocessing
 import os
-import signal
 import socket
 import sys
 import tempfile
-import time
 import traceback
 from functools import partial
 
@@ -27,62 +26,50 @@ def fork(run, *arguments):
 
 
 def status_of(process):
-    """Wait for the end of a process and return how it ended, as ``os.waitpid`` does."""
+    """Wait for the end of a process and return its status from ``os.waitpid``."""
     return os.waitpid(process, 0)[1]
 
 
-class Forked:
-    """``vqlab ARGUMENTS`` as a fork of this process, with methods of ``Popen``; ``before()`` is called in it first."""
+class Forked(multiprocessing.get_context("fork").Process):
+    """``vqlab ARGUMENTS`` in a started fork of this process; ``before()`` is called in it first."""
 
     def __init__(self, *arguments, before=lambda: None, **environ):
-        self.returncode = None
+        super().__init__()
+        self.arguments, self.before, self.environ = arguments, before, environ
         self.output = tempfile.TemporaryFile("w+")  # noqa: SIM115
-        self.pid = os.fork()
-        if not self.pid:
-            before()
-            os.environ.update(environ)
-            os._exit(run_vqlab(arguments, self.output.fileno()))
+        self.start()
 
-    def poll(self):
-        if self.returncode is None and (ended := os.waitpid(self.pid, os.WNOHANG))[0]:
-            self.returncode = os.waitstatus_to_exitcode(ended[1])
-        return self.returncode
+    def run(self):
+        from vqlab.cli.main import main
 
-    def kill(self):
-        os.kill(self.pid, signal.SIGKILL)
+        self.before()
+        os.environ.update(self.environ)
+        for number in (1, 2):
+            os.dup2(self.output.fileno(), number)
+        sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1, closefd=False) for number in (1, 2))
+        for name in ("lightning.pytorch", "lightning.fabric"):
+            logging.getLogger(name).addHandler(logging.StreamHandler(sys.stderr))
+        status = 1
+        try:
+            main(self.arguments)
+            status = 0
+        except SystemExit as stopped:
+            status = stopped.code if isinstance(stopped.code, int) else int(bool(stopped.code))
+        except BaseException:
+            traceback.print_exc()
+        os._exit(status)
 
-    def communicate(self, timeout=240):
-        """Return the output when the process has ended, and None; kill it after ``timeout`` seconds."""
-        begun = time.monotonic()
-        while self.poll() is None:
-            if time.monotonic() - begun > timeout:
-                self.kill()
-            time.sleep(0.01)
+    def end(self, timeout=240):
+        """Return exit status and output when the process has ended; kill it after ``timeout`` seconds."""
+        self.join(timeout)
+        self.kill()
+        self.join()
         self.output.seek(0)
-        return self.output.read(), None
-
-
-def run_vqlab(arguments, output):
-    """Run ``vqlab`` as if this process had been started for it; return its exit status."""
-    from vqlab.cli.main import main
-
-    os.dup2(output, 1)
-    os.dup2(output, 2)
-    sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1, closefd=False) for number in (1, 2))
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).addHandler(logging.StreamHandler(sys.stderr))
-    try:
-        main(arguments)
-    except SystemExit as stopped:
-        return stopped.code if isinstance(stopped.code, int) else int(bool(stopped.code))
-    except BaseException:
-        traceback.print_exc()
-        return 1
-    return 0
+        return self.exitcode, self.output.read()
 
 
 def on_two_ranks(*arguments):
-    """Run ``vqlab`` on two devices of this machine, started as torchrun does; return both statuses and outputs."""
+    """Run ``vqlab`` on two devices of this machine, started as by torchrun; return both statuses and outputs."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
@@ -90,9 +77,8 @@ def on_two_ranks(*arguments):
     environ["TORCHELASTIC_RUN_ID"] = "test"
     ranks = []
     for rank in (0, 1):
-        # Lightning's functions "on rank 0 only" read the rank when they are imported.
+        # Lightning's rank_zero_only functions read the rank when they are imported.
         before = partial(setattr, rank_zero_only, "rank", rank)
         own = {"RANK": str(rank), "LOCAL_RANK": str(rank), **environ}
         ranks.append(Forked(*arguments, "--trainer.devices=2", before=before, **own))
-    outputs = [rank.communicate()[0] for rank in ranks]
-    return [(rank.returncode, output) for rank, output in zip(ranks, outputs, strict=True)]
+    return [rank.end() for rank in ranks]

@@ -5,8 +5,8 @@ import torch
 
 from tests.helpers.bare import BARE
 from tests.helpers.models import build
-from vqlab.models.categorical.jsa import JSA
-from vqlab.nn.autoencoders.small import SmallDecoder, SmallEncoder
+from vqlab.models import JSA
+from vqlab.nn import SmallDecoder, SmallEncoder
 
 
 class Data(lightning.LightningDataModule):

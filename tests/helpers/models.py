@@ -3,7 +3,9 @@
 import dataclasses
 import inspect
 
-from vqlab.nn.image_format import ImageFormat
+import torch
+
+from vqlab.nn import ImageFormat
 from vqlab.serialization import moved_argument
 
 
@@ -22,3 +24,9 @@ def build(cls, *parts, **arguments):
         )
         own[group] = dataclasses.replace(default, **values)
     return cls(*parts, **own)
+
+
+def assert_same_weights(model, other, rtol=1e-6, atol=1e-9):
+    """Assert that two models have the same parameters."""
+    for (name, value), expected in zip(model.named_parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(value, expected, rtol=rtol, atol=atol, msg=name)

@@ -1,4 +1,4 @@
-"""The VQ-GAN autoencoder of diffusers and of taming-transformers in plain torch, with their names of weights."""
+"""The VQ-GAN autoencoders of diffusers and taming-transformers in plain torch, with their parameter names."""
 
 import copy
 import itertools
@@ -12,7 +12,7 @@ from torch import nn
 
 @torch.no_grad()
 def assert_same(model, reference, x):
-    """Check that both encode and decode ``x`` alike, in float64, where rounding cannot hide a difference."""
+    """Check that both models encode and decode ``x`` to the same values, in float64."""
     model, reference, x = copy.deepcopy(model).double(), copy.deepcopy(reference).double(), x.double()
     indices = model.encode(x)
     assert torch.equal(indices, reference.encode(x))
@@ -26,17 +26,13 @@ class Res(nn.Module):
         super().__init__()
         self.norm1, self.conv1 = nn.GroupNorm(groups, c, 1e-6), nn.Conv2d(c, d, 3, 1, 1)
         self.norm2, self.conv2 = nn.GroupNorm(groups, d, 1e-6), nn.Conv2d(d, d, 3, 1, 1)
-        if c != d:
-            self.conv_shortcut = nn.Conv2d(c, d, 1)
+        self.conv_shortcut = nn.Conv2d(c, d, 1) if c != d else nn.Identity()
 
     def forward(self, x):
-        y = self.conv2(F.silu(self.norm2(self.conv1(F.silu(self.norm1(x))))))
-        return y + (self.conv_shortcut(x) if hasattr(self, "conv_shortcut") else x)
+        return self.conv2(F.silu(self.norm2(self.conv1(F.silu(self.norm1(x)))))) + self.conv_shortcut(x)
 
 
 class Attention(nn.Module):
-    """One head."""
-
     def __init__(self, c, groups):
         super().__init__()
         self.group_norm = nn.GroupNorm(groups, c, 1e-6)
@@ -45,20 +41,18 @@ class Attention(nn.Module):
 
     def forward(self, x):
         rows = self.group_norm(x).flatten(2).mT
-        weights = torch.softmax(self.to_q(rows) @ self.to_k(rows).mT / math.sqrt(x.shape[1]), dim=2)
-        return self.to_out[0](weights @ self.to_v(rows)).mT.reshape(x.shape) + x
+        attended = F.scaled_dot_product_attention(self.to_q(rows), self.to_k(rows), self.to_v(rows))
+        return self.to_out[0](attended).mT.reshape(x.shape) + x
 
 
 class Resample(nn.Module):
     def __init__(self, c, way):
         super().__init__()
-        self.way = way
-        self.conv = nn.Conv2d(c, c, 3, 2) if way == "down" else nn.Conv2d(c, c, 3, 1, 1)
+        self.down = way == "down"
+        self.conv = nn.Conv2d(c, c, 3, 2) if self.down else nn.Conv2d(c, c, 3, 1, 1)
 
     def forward(self, x):
-        if self.way == "down":
-            return self.conv(F.pad(x, (0, 1, 0, 1)))
-        return self.conv(x.repeat_interleave(2, 2).repeat_interleave(2, 3))
+        return self.conv(F.pad(x, (0, 1, 0, 1)) if self.down else x.repeat_interleave(2, 2).repeat_interleave(2, 3))
 
 
 class Stage(nn.Module):
@@ -80,7 +74,7 @@ class Stage(nn.Module):
 
 
 class Net(nn.Module):
-    """Encoder (``way`` down) or decoder (up); ``attention`` holds one flag for each level."""
+    """Encoder (``way="down"``) or decoder (``way="up"``) with one flag in ``attention`` for each level."""
 
     def __init__(self, way, attention, widths, blocks, groups, ends, middle_attention):
         super().__init__()
@@ -104,9 +98,9 @@ class Net(nn.Module):
 
 
 class Diffusers(nn.Module):
-    """Encoder, decoder, 1x1 convolutions and codebook with random weights, those of the norms included."""
+    """Encoder, decoder, 1x1 convolutions and codebook with random weights (also in the norms)."""
 
-    def __init__(self, config, seed):
+    def __init__(self, config, seed=0):
         super().__init__()
         z, widths, groups = config["latent_channels"], config["block_out_channels"], config["norm_num_groups"]
         down, up = ([kind.startswith("Attn") for kind in config[f"{way}_block_types"]] for way in ("down", "up"))
@@ -124,7 +118,7 @@ class Diffusers(nn.Module):
         self.eval().requires_grad_(False)
 
     def encode(self, x):
-        """Indices (B, h, w) of the nearest codes."""
+        """Return indices (B, h, w) of the nearest codes."""
         z = self.quant_conv(self.encoder(x)).movedim(1, -1)
         return (z[..., None, :] - self.quantize.embedding.weight).square().sum(-1).argmin(-1)
 
@@ -132,6 +126,7 @@ class Diffusers(nn.Module):
         return self.decoder(self.post_quant_conv(self.quantize.embedding(indices).movedim(-1, 1)))
 
 
+diffusers_model = Diffusers  # from the settings of a config.json
 TAMING = {  # a pattern in diffusers' names -> taming's name
     r"down_blocks": "down",
     r"mid_block\.resnets\.0": "mid.block_1",
@@ -149,7 +144,7 @@ TAMING = {  # a pattern in diffusers' names -> taming's name
 
 
 class Taming(Diffusers):
-    """The same network; attention is of 1x1 convolutions, and the decoder's levels are numbered by resolution."""
+    """The same network; attention has 1x1 convolutions, and the decoder's levels are numbered by resolution."""
 
     def state_dict(self):
         last, found = len(self.decoder.up_blocks) - 1, {}
@@ -169,8 +164,3 @@ def taming_model(
     config |= {"down_block_types": kinds, "up_block_types": kinds[::-1], "mid_block_add_attention": True}
     config |= {"in_channels": 3, "out_channels": 3, "latent_channels": z_channels}
     return Taming({**config, "num_vq_embeddings": num, "vq_embed_dim": dim}, seed)
-
-
-def diffusers_model(config, seed=0):
-    """The network of a config.json."""
-    return Diffusers(config, seed)

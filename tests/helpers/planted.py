@@ -1,4 +1,4 @@
-"""Documents of LDA's own making, whose topics are known."""
+"""Documents that LDA generates, with known topics."""
 
 import numpy as np
 from scipy.sparse import csr_matrix
@@ -14,7 +14,7 @@ class Planted(TextDataModule):
         rng = np.random.default_rng(0)
         self.true = rng.dirichlet(np.full(vocab, 0.05), num_topics)
         theta = rng.dirichlet(np.full(num_topics, 0.1), num_documents)
-        self.bow = np.stack([rng.multinomial(length, share) for share in theta @ self.true])
+        self.bow = np.stack([rng.multinomial(length, p) for p in theta @ self.true])
         self.dominant, self.labels = theta.argmax(1), labels
 
     def load_corpus(self):

@@ -1,4 +1,4 @@
-"""What every message to the user must be: one line that names the setting and the mend."""
+"""Every error message is one line that names the setting and what to do."""
 
 from contextlib import contextmanager
 

@@ -1,4 +1,4 @@
-"""Run folders as a training leaves them, with random metrics."""
+"""Run folders as a training writes them, with random metrics."""
 
 import json
 from pathlib import Path
@@ -9,11 +9,9 @@ from torchvision.utils import save_image
 
 from vqlab.training.loggers.csv import CSVLog
 
-METRICS = ("val/loss", "val/psnr")
-
 
 def make(folder, model="VQVAE", steps=60, every=2, val_every=20, monitor=("val/loss", "min"), shift=0.0, **settings):
-    """Write a run of ``steps`` steps, with ``settings`` by name, ``__`` for dots; return what it logged by line."""
+    """Write a run of ``steps`` steps with ``settings`` by name (``__`` for dots); return its log lines."""
     folder = Path(folder)
     quantizer = {"class_path": "vqlab.VectorQuantizer", "init_args": {"num_embeddings": 64}}
     init_args = {"lr": 0.001, "base_lr": None, "quantizer": quantizer}
@@ -34,12 +32,11 @@ def make(folder, model="VQVAE", steps=60, every=2, val_every=20, monitor=("val/l
         place[last] = value
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text("# lightning.pytorch==2.6.6\n" + yaml.safe_dump(config, sort_keys=False))
-    lines = []
+    lines, log = [], CSVLog(folder)
     for step in range(every - 1, steps, every):
         lines.append((step, {"train/loss": torch.rand(()).item() + 1, "train/samples_per_second": 100.0 + step}))
         if (step + 1) % val_every == 0:
             lines.append((step, {"val/loss": torch.rand(()).item() + shift, "val/psnr": torch.randn(()).item()}))
-    log = CSVLog(folder)
     for step, metrics in lines:
         log.log_metrics(metrics, step)
     (folder / "samples").mkdir()
@@ -50,10 +47,9 @@ def make(folder, model="VQVAE", steps=60, every=2, val_every=20, monitor=("val/l
 
 
 def last_and_best(lines, metric, mode):
-    """Compute (last, steps done, best, steps done) of a metric from the lines that were logged."""
-    values = [(step + 1, metrics[metric]) for step, metrics in lines if metric in metrics]
-    best = sorted(values, key=lambda point: (point[1] if mode == "min" else -point[1], point[0]))[0]
-    return values[-1][1], values[-1][0], best[1], best[0]
+    """Return (last, its step, best, its step) of a metric in log lines."""
+    values = [(metrics[metric], step + 1) for step, metrics in lines if metric in metrics]
+    return *values[-1], *min(values, key=lambda value: value[0] if mode == "min" else -value[0])
 
 
 def add_event(folder, event, step, evidence="so it is", hint="set --model.lr=1", key="hint"):

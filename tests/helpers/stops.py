@@ -1,4 +1,4 @@
-"""Callbacks by which something happens to a training at a hook: a signal, an error, or a look at each rank."""
+"""Callbacks that send a signal, raise an error, or save the weights of each rank, at a hook of a training."""
 
 import os
 
@@ -9,12 +9,9 @@ from vqlab.cli.main import main
 
 
 class Stop(lightning.Callback):
-    """Send a signal to this process, or raise an error, at the first call of a hook from a step on.
+    """Send a signal to this process, or raise an error, at the first call of a hook from a step on."""
 
-    ``Stop.plan`` is (hook, number of steps done, signal or error).
-    """
-
-    plan = None
+    plan = None  # (hook, steps done, signal or error)
 
     def __init__(self):
         hook, step, what = self.plan
@@ -31,21 +28,21 @@ class Stop(lightning.Callback):
 
 
 class StopOnRank1(Stop):
-    """The same, on rank 1 alone."""
+    """Stop only rank 1."""
 
     def setup(self, trainer, pl_module, stage):
         self.armed = trainer.global_rank == 1
 
 
 class SaveAll(lightning.Callback):
-    """Write every rank's own weights, which a checkpoint of rank 0 would hide."""
+    """Save the weights of every rank; a checkpoint holds those of rank 0."""
 
     def on_train_end(self, trainer, pl_module):
         torch.save(pl_module.state_dict(), f"rank_{trainer.global_rank}.pt")
 
 
 def fit_and_stop(hook, step, what, *arguments):
-    """Train a run ``stopped`` with what happens at the hook; return the exit status, or the error."""
+    """Train the run ``stopped`` until ``what`` happens at the hook; return the exit status, or the error."""
     Stop.plan = (hook, step, what)
     try:
         main([*arguments, "--name=stopped", f"--trainer.callbacks+={__name__}.Stop"])

@@ -7,17 +7,16 @@ import torch
 from torch import Tensor
 
 from tests.helpers.models import build
-from vqlab.models.categorical.jsa import JSA
-from vqlab.nn.autoencoders.small import MLPDecoder, MLPEncoder
-from vqlab.nn.likelihood import Bernoulli
+from vqlab.models import JSA
+from vqlab.nn import Bernoulli, MLPDecoder, MLPEncoder
 
 VARIABLES, VALUES, SIZE = 3, 4, 4
 CODES = torch.tensor(list(itertools.product(range(VALUES), repeat=VARIABLES))).view(-1, 1, 1, VARIABLES)  # (64, ...)
-NUMBER = torch.tensor([VALUES**2, VALUES, 1])  # a code's place among them is its sum with these
+NUMBER = torch.tensor([VALUES**2, VALUES, 1])  # the scalar product with a code is its index in CODES
 
 
 def parts(**options: Any) -> dict[str, Any]:
-    """The arguments of a model, 16-32-[12] and [12]-16-16."""
+    """Return the arguments of a model with layers 16-32-[12] and [12]-16-16."""
     return {
         "encoder": MLPEncoder(1, SIZE, (32,), 12),
         "decoder": MLPDecoder(1, SIZE, (16,), 12),
@@ -33,7 +32,7 @@ def parts(**options: Any) -> dict[str, Any]:
 
 
 def sharpened(seed: int, gain: float) -> JSA:
-    """A model whose weights are so large that images say much of their codes."""
+    """Return a model whose weights are so large that images determine much of their codes."""
     torch.manual_seed(seed)
     model = build(JSA, **parts())
     with torch.no_grad():
@@ -53,12 +52,9 @@ def images(model: JSA, num: int, seed: int) -> Tensor:
 
 def all_joints(model: JSA, x: Tensor) -> Tensor:
     """Return ln p(x, h) of each image and each of the 64 codes, (B, 64), with gradients."""
-    count, num = len(x), len(CODES)
-    pairs = x.repeat_interleave(num, 0), CODES.repeat(count, 1, 1, 1)
-    return model.latent.log_joint(*pairs).view(count, num)
+    return model.latent.log_joint(x.repeat_interleave(len(CODES), 0), CODES.repeat(len(x), 1, 1, 1)).view(len(x), -1)
 
 
 def all_proposals(model: JSA, x: Tensor) -> Tensor:
-    """Return ln q(h | x) likewise."""
-    count, num = len(x), len(CODES)
-    return model.latent.log_proposal(x.repeat_interleave(num, 0), CODES.repeat(count, 1, 1, 1)).view(count, num)
+    """Return ln q(h | x) of each image and each of the 64 codes, (B, 64), with gradients."""
+    return model.latent.log_proposal(x.repeat_interleave(len(CODES), 0), CODES.repeat(len(x), 1, 1, 1)).view(len(x), -1)

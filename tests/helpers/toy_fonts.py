@@ -1,8 +1,9 @@
-"""Fonts made of polygons, so that a test knows what is in them."""
+"""Fonts with known glyphs, made of polygons."""
 
 from pathlib import Path
 
 import matplotlib
+import numpy as np
 from fontTools.fontBuilder import FontBuilder
 from fontTools.pens.t2CharStringPen import T2CharStringPen
 from fontTools.pens.ttGlyphPen import TTGlyphPen
@@ -14,15 +15,18 @@ NOTDEF = [[(100, 0), (100, 700), (500, 700), (500, 0)]]
 
 
 def box(left, bottom, right, top):
-    """A rectangle, clockwise as TrueType wants ink."""
+    """Return a rectangle, clockwise: filled in TrueType."""
     return [(left, bottom), (left, top), (right, top), (right, bottom)]
 
 
-def build(path, shapes, units=1000, cff=False, family="Toy", weights=None, names=None, **tables):
-    """Write a font; ``shapes`` are code point -> contours.
+def iou(a, b):
+    """Return intersection over union of the ink in images (N, S, S)."""
+    a, b = (np.asarray(images) < 128 for images in (a, b))
+    return (a & b).sum((-2, -1)) / (a | b).sum((-2, -1))
 
-    ``weights`` (least, default, most) make it variable and stretch TrueType outlines in x.
-    """
+
+def build(path, shapes, units=1000, cff=False, family="Toy", weights=None, names=None, **tables):
+    """Write a font of ``shapes`` (code point -> contours); ``weights`` (min, default, max) stretch it in x."""
     glyphs = {".notdef": NOTDEF, **{f"g{code:X}": contours for code, contours in shapes.items()}}
     builder = FontBuilder(units, isTTF=not cff)
     builder.setupGlyphOrder(list(glyphs))

@@ -1,9 +1,9 @@
-"""Files of random weights for the perceptual distance, in the form of torchvision's."""
+"""Files of random weights for LPIPS, in torchvision's format."""
 
 import torch
 import torchvision
 
-# Torchvision's name, and where each of the outputs that LPIPS compares ends.
+# Torchvision's name, and the ends of the stages whose outputs LPIPS compares
 NETS = {
     "vgg": ("vgg16", [4, 9, 16, 23, 30]),
     "alex": ("alexnet", [2, 5, 8, 10, 12]),
@@ -12,7 +12,7 @@ NETS = {
 
 
 def random_features(net):
-    """Torchvision's ``features`` with weights that keep the size of what passes through; the same at each call."""
+    """Return torchvision's ``features`` with random weights that preserve the scale; the same at each call."""
     name, ends = NETS[net]
     with torch.device("meta"):
         features = getattr(torchvision.models, name)().features[: ends[-1]]

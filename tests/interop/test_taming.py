@@ -1,19 +1,22 @@
-"""Checkpoints of taming-transformers against a statement of its networks."""
+"""Checkpoints of taming-transformers, against a reimplementation of its networks."""
 
 import sys
 import types
 from pathlib import Path
 
+import lightning
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import DataLoader
 
 import vqlab
+from tests.helpers.bare import BARE
 from tests.helpers.other_libraries import assert_same, taming_model
 from tests.helpers.refusal import refused
-from vqlab.interop.taming import load_taming
-from vqlab.models.adversarial import AdversarialSettings
-from vqlab.nn.image_format import ImageFormat
+from vqlab.interop import load_taming
+from vqlab.models import AdversarialSettings
+from vqlab.nn import ImageFormat, PatchGAN
 
 SIZES = [
     {},
@@ -34,7 +37,7 @@ def checkpoint(model, path="last.ckpt", **extra):
 
 
 @pytest.mark.parametrize("sizes", SIZES, ids=str)
-def test_it_computes_what_taming_computes(sizes):
+def test_import_computes_the_same_as_taming(sizes):
     reference = taming_model(**sizes, seed=len(str(sizes)))
     checkpoint(reference)
     torch.save(reference.state_dict(), "bare.pt")
@@ -45,7 +48,7 @@ def test_it_computes_what_taming_computes(sizes):
     assert_same(model, reference, images(32))
 
 
-def test_gumbel():
+def test_gumbel_quantizer_computes_the_same_as_taming():
     reference = taming_model(z_channels=4, dim=4)
     codes, proj = nn.Embedding(20, 4), nn.Conv2d(4, 20, 1)
     state = {k: v for k, v in reference.state_dict().items() if not k.startswith("quantize")}
@@ -60,13 +63,7 @@ def test_gumbel():
         torch.testing.assert_close(model.reconstruct(x), expected, rtol=1e-5, atol=1e-5)
 
 
-def test_it_can_be_saved_as_a_checkpoint_of_vqlab_and_trained_on():
-    import lightning
-    from torch.utils.data import DataLoader
-
-    from tests.helpers.bare import BARE
-    from vqlab.nn.gan.discriminators import PatchGAN
-
+def test_imported_model_can_be_trained_saved_and_loaded():
     reference = taming_model()
     checkpoint(reference)
     model = load_taming(
@@ -84,7 +81,7 @@ def test_it_can_be_saved_as_a_checkpoint_of_vqlab_and_trained_on():
     torch.testing.assert_close(again.reconstruct(x), reference.decode(reference.encode(x)), rtol=1e-4, atol=1e-4)
 
 
-def test_classes_in_the_file_are_neither_needed_nor_run(monkeypatch):
+def test_classes_in_the_file_are_not_needed_and_not_executed(monkeypatch):
     module, ran = types.ModuleType("pytorch_lightning_of_old"), []
 
     class ModelCheckpoint:
@@ -103,7 +100,7 @@ def test_classes_in_the_file_are_neither_needed_nor_run(monkeypatch):
     callbacks = {ModelCheckpoint: {"best": 1.0}, "object": ModelCheckpoint()}
     torch.save({"state_dict": reference.state_dict(), "callbacks": callbacks}, "old.ckpt")
     torch.load("old.ckpt", weights_only=False)
-    assert ran == ["ran"], "the trap works"
+    assert ran == ["ran"], "unpickling without weights_only executes the code"
     monkeypatch.delitem(sys.modules, module.__name__)
     assert_same(load_taming("old.ckpt"), reference, images())
     assert ran == ["ran"]
@@ -119,8 +116,8 @@ def changed(**changes):
     [
         (None, ("a.ckpt is not taming's .ckpt file", "No such file")),
         (lambda: b"neither", ("a.ckpt is not taming's .ckpt file",)),
-        (lambda: {"layer.weight": torch.zeros(2)}, ("a.ckpt holds no VQ-GAN", "encoder.conv_in.weight")),
-        (lambda: {"layer.weight": "no tensor"}, ("a.ckpt holds no state dict",)),
+        (lambda: {"layer.weight": torch.zeros(2)}, ("a.ckpt contains no VQ-GAN", "encoder.conv_in.weight")),
+        (lambda: {"layer.weight": "no tensor"}, ("a.ckpt is not taming's .ckpt file (it contains no state dict)",)),
         (lambda: changed(**{"decoder.mid.block_2.conv1.bias": None}), ("lacks decoder.mid.block_2.conv1.bias",)),
         (
             lambda: changed(**{f"model_ema.weight{i}": torch.zeros(1) for i in range(5)}),
@@ -132,7 +129,7 @@ def changed(**changes):
         ),
     ],
 )
-def test_damaged_and_foreign_files_are_refused(content, words):
+def test_damaged_and_other_files_are_refused(content, words):
     state = content and content()
     if isinstance(state, bytes):
         Path("a.ckpt").write_bytes(state)

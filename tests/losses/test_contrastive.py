@@ -1,11 +1,11 @@
-"""InfoNCE against a loop, and the inputs that each contrast depends on."""
+"""InfoNCE against a loop over anchors and positives."""
 
 import math
 
 import pytest
 import torch
 
-from vqlab.losses.contrastive import info_nce
+from vqlab.losses import info_nce
 
 
 def by_loop(anchors, positives, temperature, same=None):
@@ -22,7 +22,7 @@ def by_loop(anchors, positives, temperature, same=None):
 
 @pytest.mark.parametrize("temperature", [0.1, 0.5])
 @pytest.mark.parametrize("kinds", [None, 3])
-def test_it_equals_the_formula(temperature, kinds):
+def test_info_nce_equals_the_formula(temperature, kinds):
     anchors, positives = torch.randn(2, 8, 5, dtype=torch.float64)
     same = None if kinds is None else torch.randint(kinds, (8,))
     loss = info_nce(anchors, positives, temperature, same)

@@ -1,10 +1,8 @@
-"""LPIPS against its definition in float64, its weights from files, and what it leaves out of its model.
-
-No trained weights come with the tests: ``tests.helpers.weights`` makes random ones.
-"""
+"""LPIPS against its definition in float64, and its files of weights, here random (``tests.helpers.weights``)."""
 
 import copy
 import os
+import shutil
 import socket
 import urllib.error
 from importlib import resources
@@ -19,7 +17,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from tests.helpers.refusal import refused
 from tests.helpers.weights import NETS, images, random_features, save_all
-from vqlab.losses.perceptual import Perceptual
+from vqlab.losses import Perceptual
 from vqlab.serialization import from_config, to_config
 
 
@@ -37,8 +35,7 @@ def distance_by_definition(net, a, b):
     pair, total = (torch.cat([a, b]).double() - shift) / scale, 0
     for layer, (start, end) in enumerate(zip([0, *ends], ends, strict=False)):
         pair = features[start:end](pair)
-        unit = pair / pair.pow(2).sum(1, keepdim=True).sqrt().clamp_min(1e-12)
-        first, second = unit.chunk(2)
+        first, second = F.normalize(pair, dim=1).chunk(2)
         weights = heads[f"lin{layer}.model.1.weight"].double().view(-1)
         total = total + torch.einsum("bchw,c->bhw", (first - second).pow(2), weights).flatten(1).mean(1)
     return total
@@ -54,7 +51,7 @@ def test_distance_and_gradient_equal_the_definition(net, files):
 
 
 def test_squeezenet1_0_is_the_mean_distance_of_unit_features():
-    """Mean over seven layers of the mean squared distance of unit vectors: 2 - 2 cosine."""
+    """The mean over seven layers of the squared distance of unit vectors, 2 - 2 cosine."""
     model = torchvision.models.squeezenet1_0(weights=None).eval()
     for layer in model.modules():
         if isinstance(layer, nn.Conv2d):
@@ -66,9 +63,9 @@ def test_squeezenet1_0_is_the_mean_distance_of_unit_features():
     layers = []
     for position, layer in enumerate(model.features):
         a, b = layer(a), layer(b)
-        if position in (1, 4, 7, 8, 9, 10, 12):  # conv1 behind its ReLU, fire3, fire5, fire6, fire7, fire8, fire9
+        if position in (1, 4, 7, 8, 9, 10, 12):  # conv1 with its ReLU, fire3, fire5, fire6, fire7, fire8, fire9
             cosine = torch.cosine_similarity(a.double(), b.double(), dim=1)
-            empty = (a.abs().sum(1) == 0).double() + (b.abs().sum(1) == 0).double()  # each takes 1 from the distance
+            empty = (a.abs().sum(1) == 0).double() + (b.abs().sum(1) == 0).double()  # each subtracts 1
             layers.append((2 - 2 * cosine - empty).mean((1, 2)))
     distance = Perceptual("squeezenet1_0", "net.pth")
     torch.testing.assert_close(distance(x, y), (sum(layers) / 7).float(), rtol=1e-4, atol=1e-6)
@@ -76,7 +73,7 @@ def test_squeezenet1_0_is_the_mean_distance_of_unit_features():
     assert Perceptual("vgg").name == "lpips"
 
 
-def test_symmetry_and_grey_images(files):
+def test_distance_is_symmetric_and_accepts_grey_images(files):
     distance, x_hat, x = Perceptual("squeeze", files["squeeze"]), images(channels=1), images(channels=1)
     assert distance(x, x).tolist() == [0, 0]
     assert torch.equal(distance(x_hat, x), distance(x, x_hat))
@@ -84,20 +81,20 @@ def test_symmetry_and_grey_images(files):
 
 
 @pytest.mark.parametrize("bias", [0.0, -1.0])
-def test_gradient_where_all_features_vanish_is_no_nan(bias):
+def test_gradient_is_finite_where_all_features_are_zero(bias):
     features = random_features("squeeze")
     for name, parameter in features.named_parameters():
         if name.endswith("bias"):
-            parameter.fill_(-1e3 if name == "0.bias" else bias)  # nothing passes the first layer
+            parameter.fill_(-1e3 if name == "0.bias" else bias)  # the first layer is dead
     torch.save(features.state_dict(), "dead.pth")
     x_hat = images().requires_grad_()
     Perceptual("squeeze", "dead.pth")(x_hat, images()).sum().backward()
     assert x_hat.grad.isfinite().all()
 
 
-def test_weights_are_read_at_the_first_use_and_draw_nothing(files):
+def test_first_use_reads_weights_without_random_numbers(files):
     before = torch.get_rng_state()
-    from_config(to_config(Perceptual(backbone="none.pth")))  # as where a checkpoint is loaded without the weights
+    from_config(to_config(Perceptual(backbone="none.pth")))  # as for a checkpoint without the file
     distance, x = Perceptual("squeeze", files["squeeze"]), images()
     other = copy.deepcopy(distance)
     assert distance.load() is distance.load()
@@ -107,7 +104,7 @@ def test_weights_are_read_at_the_first_use_and_draw_nothing(files):
     assert torch.equal(before, torch.get_rng_state())
 
 
-def test_it_adds_nothing_to_its_model_before_or_after_the_first_use(files):
+def test_network_is_in_no_state_dict_before_or_after_the_first_use(files):
     model = nn.ModuleDict({"loss": Perceptual("squeeze", files["squeeze"]), "net": nn.Conv2d(3, 3, 1)})
     average, names = AveragedModel(model), ["net.weight", "net.bias"]
     for _ in range(2):
@@ -121,7 +118,7 @@ def test_it_adds_nothing_to_its_model_before_or_after_the_first_use(files):
     assert model["net"].weight.grad.abs().sum() > 0
 
 
-def test_it_trains_after_a_first_use_in_inference_mode(files):
+def test_distance_has_gradients_after_a_first_use_in_inference_mode(files):
     distance, x, x_hat = Perceptual("squeeze", files["squeeze"]), images(), images().requires_grad_()
     with torch.inference_mode():
         first = distance(x_hat, x)
@@ -130,7 +127,7 @@ def test_it_trains_after_a_first_use_in_inference_mode(files):
     assert torch.equal(first, second.detach())
 
 
-def test_under_autocast_a_loss_is_near_the_exact_value_and_a_reported_distance_is_exact(files):
+def test_autocast_changes_only_distances_with_gradients(files):
     distance, x = Perceptual("vgg", files["vgg"]), images(4)
     x_hat = (x + 0.1 * images(4)).requires_grad_()
     exact = distance(x_hat, x)
@@ -139,14 +136,14 @@ def test_under_autocast_a_loss_is_near_the_exact_value_and_a_reported_distance_i
         with torch.no_grad():
             assert torch.equal(distance(x_hat, x), exact)
     assert rough.dtype == torch.float32
-    assert not torch.equal(rough, exact), "training does use the faster convolutions"
+    assert not torch.equal(rough, exact), "training uses the faster convolutions"
     torch.testing.assert_close(rough, exact, rtol=0.02, atol=0)
     gradients = [torch.autograd.grad(d.sum(), x_hat)[0].flatten() for d in (exact, rough)]
     assert F.cosine_similarity(*gradients, dim=0) > 0.97
 
 
 @pytest.mark.gpu
-def test_it_follows_the_images_to_the_gpu_and_back(files):
+def test_network_moves_to_the_device_of_the_images(files):
     distance, x_hat, x = Perceptual("squeeze", files["squeeze"]), images(), images()
     expected = distance(x_hat, x)
     torch.testing.assert_close(distance(x_hat.cuda(), x.cuda()).cpu(), expected, rtol=1e-2, atol=1e-4)
@@ -158,13 +155,13 @@ def test_it_follows_the_images_to_the_gpu_and_back(files):
 
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
-    """An empty cache of torch hub's."""
+    """An empty cache of torch hub."""
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
     return tmp_path / "hub" / "checkpoints"
 
 
 @pytest.mark.parametrize("prefix", ["features.", ""])
-def test_a_whole_model_and_features_alone_are_read_in_half_precision_as_well(files, prefix):
+def test_file_may_have_the_model_or_its_features_in_half_precision(files, prefix):
     state = {prefix + name: value.half() for name, value in random_features("squeeze").state_dict().items()}
     if prefix:
         state["classifier.1.weight"] = torch.zeros(1000, 512, 1, 1)
@@ -174,7 +171,7 @@ def test_a_whole_model_and_features_alone_are_read_in_half_precision_as_well(fil
     torch.testing.assert_close(Perceptual("squeeze", "a.pth")(x_hat, x), expected, rtol=1e-2, atol=0)
 
 
-def test_what_is_not_in_the_cache_is_downloaded_once_and_checked(hub, files, monkeypatch):
+def test_missing_weights_are_downloaded_once_with_their_hash(hub, files, monkeypatch):
     calls = []
 
     def download(url, target, hash_prefix):
@@ -189,7 +186,7 @@ def test_what_is_not_in_the_cache_is_downloaded_once_and_checked(hub, files, mon
 
 
 @pytest.mark.parametrize("error", [urllib.error.URLError("not known"), RuntimeError("invalid hash value")])
-def test_without_a_network_the_message_names_url_place_and_ways_out(hub, monkeypatch, error):
+def test_message_of_a_failed_download_names_url_path_and_settings(hub, monkeypatch, error):
     def fail(*_, **__):
         raise error
 
@@ -197,7 +194,7 @@ def test_without_a_network_the_message_names_url_place_and_ways_out(hub, monkeyp
     file = "vgg16-397923af.pth"
     with refused(f"https://download.pytorch.org/models/{file}", str(hub / file), "backbone=FILE", "weight=0"):
         Perceptual().load()
-    assert socket.getdefaulttimeout() is None, "left as it was"
+    assert socket.getdefaulttimeout() is None
 
 
 class Command:
@@ -205,17 +202,16 @@ class Command:
         return os.system, ("touch ran",)
 
 
-@pytest.mark.parametrize(
-    "content", [None, b"", b"<html>Not found</html>", [1, 2], {}, {"a": Command()}, "part", "alex"]
-)
-def test_files_that_do_not_hold_the_weights_are_named_and_not_run(files, content):
+@pytest.mark.parametrize("content", [None, b"", b"<html>not found", [1, 2], {}, {"a": Command()}, "part", "alex"])
+def test_message_of_an_unusable_file_names_it_and_runs_no_code(files, content):
     if isinstance(content, bytes):
         Path("it.pth").write_bytes(content)
+    elif content == "alex":
+        shutil.copy(files["alex"], "it.pth")
+    elif content == "part":
+        torch.save(dict(list(torch.load(files["squeeze"]).items())[1:]), "it.pth")
     elif content is not None:
-        state = torch.load(files["alex" if content == "alex" else "squeeze"]) if isinstance(content, str) else content
-        if content == "part":
-            state.popitem()
-        torch.save(state, "it.pth")
+        torch.save(content, "it.pth")
     with refused("it.pth"):
         Perceptual("squeeze", "it.pth").load()
     assert not Path("ran").exists()

@@ -1,15 +1,11 @@
-"""What the metrics refuse, in one line each."""
+"""Error messages of the metrics."""
 
 import numpy as np
 import pytest
 import torch
 
 from tests.helpers.refusal import refused
-from vqlab.metrics.codes import CodebookUsage, CodeStatistics
-from vqlab.metrics.images.frechet import FrechetDistance
-from vqlab.metrics.topics.clusters import TopicClusters
-from vqlab.metrics.topics.cooccurrence import ReferenceCorpus
-from vqlab.metrics.topics.words import top_word_ids
+from vqlab.metrics import CodebookUsage, CodeStatistics, FrechetDistance, ReferenceCorpus, TopicClusters
 
 
 def zeros(*shape):
@@ -29,30 +25,22 @@ CASES = [
     (lambda: ReferenceCorpus([0, 1], [0, 2, 1, 2], 4), "offsets must"),
     (lambda: ReferenceCorpus([0, 4], [0, 2], 4), "ids must be in [-1, 4), got 0 to 4"),
     (lambda: ReferenceCorpus([0, -2], [0, 2], 4), "ids must be in [-1, 4), got -2 to 0"),
-    (lambda: ReferenceCorpus([0.0, 1.0], [0, 2], 4), "ids must be (T,) integers, got (2,) float64"),
     (lambda: count([[0, 1]], 0), "window must be at least 1, got 0"),
     (lambda: count([0, 1], 2), "top_words must be (K, n >= 2) integers, got (2,)"),
     (lambda: count([[0, 4]]), "top_words must be in [0, 4), got 0 to 4"),
     (lambda: count([[-1, 1]]), "top_words must be in [0, 4), got -1 to 1"),
     (lambda: count([[0, 1], [2, 2]]), "top_words must be distinct in a topic, but a topic has a word twice"),
-    (
-        lambda: ReferenceCorpus.from_counts(np.eye(3)).cooccurrence([[0, 1]], 10),
-        "which has no order, got 10",
-    ),
-    (lambda: top_word_ids(torch.rand(2, 5), 6), "n must be at most the size of the vocabulary, 5, got 6"),
+    (lambda: ReferenceCorpus.from_counts(np.eye(3)).cooccurrence([[0, 1]], 10), "which has no order, got 10"),
     (lambda: FrechetDistance("resnet"), "net must be one of inception, vgg"),
     (lambda: FrechetDistance("vgg").update(torch.rand(3, 32, 32), real=True), "got (3, 32, 32)"),
-    (
-        lambda: FrechetDistance("vgg").check_shape(4, 32, 32),
-        "channels must be 1 or 3 for the Frechet distance, got 4",
-    ),
+    (lambda: FrechetDistance("vgg").check_shape(4, 32, 32), "channels must be 1 or 3 for the Frechet distance, got 4"),
     (lambda: FrechetDistance("vgg").check_shape(3, 15, 40), "image_size must be at least 16 for the Frechet distance"),
     (lambda: FrechetDistance("vgg").compute(), "needs at least 2 images of each kind, got 0: set frechet=null"),
 ]
 
 
 @pytest.mark.parametrize(("call", "message"), CASES)
-def test_bad_input_is_refused(call, message):
+def test_invalid_input_gives_a_message(call, message):
     with refused(message):
         call()
 
@@ -68,6 +56,5 @@ def test_bad_input_is_refused(call, message):
     ],
 )
 def test_indices_and_labels_out_of_range_are_errors(update):
-    """They must not be counted with what is unknown."""
     with pytest.raises((RuntimeError, IndexError, ValueError)):
         update()

@@ -1,4 +1,4 @@
-"""FontGAN: its steps against plain PyTorch, that each option acts, what it learns, what resumes, and mistakes."""
+"""FontGAN: training steps against plain PyTorch, balance, learning and resuming."""
 
 import copy
 
@@ -9,19 +9,18 @@ import torch.nn.functional as F
 from torch.utils.data import DataLoader, Dataset
 
 from tests.helpers import bare
-from tests.helpers.models import build
-from vqlab.callbacks.ema import EMA
+from tests.helpers.models import assert_same_weights, build
+from vqlab.callbacks import EMA
 from vqlab.losses.adversarial import ADVERSARIAL
-from vqlab.models.font_gan import FontGAN
-from vqlab.nn.gan.discriminators import GlyphDiscriminator
-from vqlab.nn.unet import UNet
-from vqlab.training.learning_rate import Schedule
+from vqlab.models import FontGAN
+from vqlab.nn import GlyphDiscriminator, UNet
+from vqlab.training import Schedule
 
 SIZE, STYLES = 16, 2
 
 
 class Strokes(Dataset):
-    """Random strokes; a target has them thinner, that of the second style moved down as well."""
+    """Random strokes; the targets are thinner, and those of the second style are moved down as well."""
 
     def __init__(self, count=32, dtype=torch.float32):
         generator = torch.Generator().manual_seed(1)
@@ -47,11 +46,11 @@ class Strokes(Dataset):
 
 def small(**options):
     torch.manual_seed(0)
-    players = {
+    networks = {
         "generator": UNet(SIZE, STYLES, base_channels=4, style_dim=4),
         "discriminator": GlyphDiscriminator(STYLES, base_channels=4, num_layers=1),
     }
-    return build(FontGAN, **{**players, "image_size": SIZE, "num_styles": STYLES, **options})
+    return build(FontGAN, **{**networks, "image_size": SIZE, "num_styles": STYLES, **options})
 
 
 def fit(model, steps, data=None, callbacks=(), ckpt_path=None, **settings):
@@ -60,30 +59,28 @@ def fit(model, steps, data=None, callbacks=(), ckpt_path=None, **settings):
     return trainer
 
 
-def by_hand(model, batches, losses):
-    """The same steps in plain PyTorch, two optimizers and two backward passes."""
+def plain_steps(model, batches, losses):
+    """The same steps in plain PyTorch, with two optimizers and two backward passes."""
     generator, discriminator = model.generator, model.discriminator
-    players = [
-        torch.optim.AdamW(part.parameters(), lr, (0.5, 0.999), weight_decay=0.0)
-        for part, lr in ((generator, 1e-2), (discriminator, 1e-3))
-    ]
+    g_optimizer = torch.optim.AdamW(generator.parameters(), 1e-2, (0.5, 0.999), weight_decay=0.0)
+    d_optimizer = torch.optim.AdamW(discriminator.parameters(), 1e-3, (0.5, 0.999), weight_decay=0.0)
     for batch in batches:
         a, b, style = batch["source"], batch["target"], batch["style"]
         fake = generator(a, style)
         real_out, fake_out = discriminator(a, b), discriminator(a, fake.detach())
         d_loss = losses.discriminator(real_out.real_logits, fake_out.real_logits)
         style_loss = sum(F.nll_loss(out.styles.log_softmax(1), style) for out in (real_out, fake_out))
-        players[1].zero_grad()
+        d_optimizer.zero_grad()
         (d_loss + 0.7 * style_loss / 2).backward()
-        players[1].step()
+        d_optimizer.step()
 
         out = discriminator(a, fake)
         loss = 0.5 * losses.generator(out.real_logits) + 100 * (fake - b).abs().mean()
         loss = loss + 15 * (generator.encode(a)[-1] - generator.encode(fake)[-1]).square().mean()
         loss = loss + 0.7 * F.nll_loss(out.styles.log_softmax(1), style)
-        players[0].zero_grad()
+        g_optimizer.zero_grad()
         loss.backward()
-        players[0].step()
+        g_optimizer.step()
 
 
 @pytest.mark.parametrize("adversarial", ["bce", "hinge", "lsgan"])
@@ -92,30 +89,27 @@ def test_three_steps_equal_plain_pytorch(adversarial):
     plain, data = copy.deepcopy(model), Strokes(dtype=torch.float64)
     trainer = fit(model, 3, data)
     losses = ADVERSARIAL["non_saturating" if adversarial == "bce" else adversarial]
-    by_hand(plain, list(DataLoader(data, batch_size=8))[:3], losses)
-    for (name, value), expected in zip(model.named_parameters(), plain.parameters(), strict=True):
-        torch.testing.assert_close(value, expected, rtol=1e-6, atol=1e-8, msg=name)
+    plain_steps(plain, list(DataLoader(data, batch_size=8))[:3], losses)
+    assert_same_weights(model, plain, atol=1e-8)
     assert trainer.global_step == 3, "steps are batches"
 
 
-def planted(logit):
-    """A discriminator with this logit for targets, and its negative for generated glyphs."""
+class Confident(GlyphDiscriminator):
+    """A discriminator with the real logit ``logit`` for targets, and ``-logit`` for generated glyphs."""
 
-    class Sure(GlyphDiscriminator):
-        def forward(self, source, candidate):
-            out = super().forward(source, candidate)
-            is_target = bool((candidate.sign() == candidate).all())  # what is generated is not all of 1 and -1
-            return out._replace(real_logits=0 * out.real_logits + (logit if is_target else -logit))
-
-    return Sure(STYLES, base_channels=4, num_layers=1)
+    def forward(self, source, candidate):
+        out = super().forward(source, candidate)
+        is_target = bool((candidate.sign() == candidate).all())  # targets consist of 1 and -1
+        return out._replace(real_logits=0 * out.real_logits + (self.logit if is_target else -self.logit))
 
 
 @pytest.mark.parametrize(
     ("balance", "logit", "weight", "waits"),
     [("none", 9.0, 1.0, 0), ("adaptive", 9.0, 1 / 3, 0), ("adaptive", 1.0, 1.0, 0), ("skip", 9.0, 1.0, 1)],
 )
-def test_a_discriminator_that_is_ahead_has_a_lower_weight_or_waits(balance, logit, weight, waits):
-    model = small(discriminator=planted(logit), balance=balance)
+def test_strong_discriminator_has_lower_weight_or_waits(balance, logit, weight, waits):
+    model = small(discriminator=Confident(STYLES, base_channels=4, num_layers=1), balance=balance)
+    model.discriminator.logit = logit
     before = copy.deepcopy(model.discriminator.state_dict())
     metrics = fit(model, 2).callback_metrics
     assert metrics["train/disc_weight"] == pytest.approx(weight)
@@ -124,26 +118,26 @@ def test_a_discriminator_that_is_ahead_has_a_lower_weight_or_waits(balance, logi
     assert same == bool(waits)
 
 
-def test_it_comes_nearer_to_targets_it_has_not_seen_than_the_source_is():
+def test_held_out_glyphs_are_closer_to_target_than_source():
     lightning.seed_everything(0, verbose=False)
     model = small(lr=5e-3, disc_weight=0.25)
     data = Strokes(256)
     train, held_out = torch.utils.data.random_split(data, [192, 64], torch.Generator().manual_seed(0))
     fit(model, 100, train)
-    figures = bare.validate(model, DataLoader(held_out, batch_size=24))
-    assert figures["val/l1_gain"] > 0.4
-    assert figures["val/ssim_gain"] > 0.2
-    assert figures["val/loss"] == figures["val/l1"]
+    metrics = bare.validate(model, DataLoader(held_out, batch_size=24))
+    assert metrics["val/l1_gain"] > 0.4
+    assert metrics["val/ssim_gain"] > 0.2
+    assert metrics["val/loss"] == metrics["val/l1"]
     source, target, style = (torch.stack([row[name] for row in held_out]) for name in ("source", "target", "style"))
-    drawn = model.translate(source, style)
-    assert figures["val/l1"] == pytest.approx((drawn - target).abs().mean().item() / 2, rel=1e-4)
-    assert figures["val/l1_identity"] == pytest.approx((source - target).abs().mean().item() / 2, rel=1e-4)
-    assert 0 < figures["val/p_fake"] < 1
-    wrong = model.translate(source, 1 - style)
-    assert (wrong - target).abs().mean() > 1.5 * (drawn - target).abs().mean()
+    generated = model.translate(source, style)
+    assert metrics["val/l1"] == pytest.approx((generated - target).abs().mean().item() / 2, rel=1e-4)
+    assert metrics["val/l1_identity"] == pytest.approx((source - target).abs().mean().item() / 2, rel=1e-4)
+    assert 0 < metrics["val/p_fake"] < 1
+    other_style = model.translate(source, 1 - style)
+    assert (other_style - target).abs().mean() > 1.5 * (generated - target).abs().mean()
 
 
-def test_stopped_and_resumed_it_ends_where_an_uninterrupted_run_ends(tmp_path):
+def test_resumed_run_equals_uninterrupted_run(tmp_path):
     settings = {"lr": 5e-3, "disc_lr": 1e-3, "optimizer": "rmsprop", "balance": "adaptive"}
     settings["schedule"] = Schedule("step", warmup_steps=2, decay_steps=3, final_factor=0.2)
 
@@ -158,11 +152,7 @@ def test_stopped_and_resumed_it_ends_where_an_uninterrupted_run_ends(tmp_path):
     whole = run()
     resumed = run(tmp_path / "half.ckpt")
     for one, other in zip(resumed.optimizers, whole.optimizers, strict=True):
-        for a, b in zip(one.state.values(), other.state.values(), strict=True):
-            assert all(torch.equal(a[name], b[name]) for name in a)
+        torch.testing.assert_close(list(one.state.values()), list(other.state.values()), rtol=0, atol=0)
     assert [o.param_groups[0]["lr"] for o in whole.optimizers] == pytest.approx([5e-3 / 4, 1e-3 / 4])
-    for (name, value), expected in zip(
-        resumed.lightning_module.named_parameters(), whole.lightning_module.parameters(), strict=True
-    ):
-        assert torch.equal(value, expected), name
+    assert_same_weights(resumed.lightning_module, whole.lightning_module, rtol=0, atol=0)
     assert resumed.callback_metrics == whole.callback_metrics

@@ -1,4 +1,4 @@
-"""torchvision's classifiers: the layers that are used; tests/losses/test_perceptual_weights.py has the files."""
+"""The layers of torchvision's classifiers; tests/losses/test_perceptual.py tests the files of weights."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ OWNER = Owner("the distance", "distance", "distance=null")
 
 @pytest.mark.parametrize("part", [lambda model: model, lambda model: model.features], ids=["model", "features"])
 @pytest.mark.parametrize("net", ["alex", "squeeze", "squeezenet1_0"])
-def test_the_layers_are_torchvisions_up_to_the_last_tap(net, part):
+def test_features_are_those_of_torchvision_up_to_the_last_tap(net, part):
     model = getattr(torchvision.models, BACKBONES[net].model)(weights=None).eval()
     torch.save(part(model).state_dict(), "net.pth")
     size = BACKBONES[net].smallest
@@ -25,8 +25,8 @@ def test_the_layers_are_torchvisions_up_to_the_last_tap(net, part):
         features(torch.randn(1, 3, size - 1, size - 1))
 
 
-def test_the_taps_of_both_squeezenets_are_the_layers_of_one_name():
-    """Both are conv1, fire2 to fire9 and three pools, which lie in different places."""
+def test_taps_of_both_squeezenets_have_the_same_names():
+    """Both have conv1, fire2 to fire9 and three poolings, in different order."""
     names = []
     for net in (BACKBONES["squeeze"], BACKBONES["squeezenet1_0"]):
         layers = getattr(torchvision.models, net.model)(weights=None).features

@@ -1,4 +1,4 @@
-"""Categorical codes: their order, their embeddings, and what a uniform prior says of a whole map."""
+"""Categorical codes: order of the positions, embeddings and priors."""
 
 import math
 
@@ -8,8 +8,7 @@ import torch
 from vqlab.nn.categorical import CategoricalCode, FactorizedPrior
 
 
-def test_probabilities_and_embeddings_belong_to_their_place_and_variable():
-    """Against a loop over places and variables."""
+def test_probabilities_and_embeddings_equal_a_loop_over_places_and_variables():
     code = CategoricalCode(6, num_embeddings=5, embedding_dim=3, num_codebooks=2)
     features = torch.randn(2, 6, 4, 7)
     log_q = code.log_probs(features)
@@ -26,17 +25,17 @@ def test_probabilities_and_embeddings_belong_to_their_place_and_variable():
         torch.testing.assert_close(embedded[0, :, row, column], vectors[0] + vectors[1])
 
 
-def test_the_uniform_prior_counts_every_position():
-    """8 x 8 positions of 1,024 codes: -64 ln 1024, where -ln 1024 would be 436.7 nats too high."""
+def test_uniform_prior_counts_every_position():
+    """8 x 8 positions of 1,024 codes have -64 ln 1024, not -ln 1024."""
     prior = FactorizedPrior(64, 1024, learned=False)
     found = prior.log_prob(torch.randint(1024, (3, 64)))
     assert found.tolist() == [pytest.approx(-64 * math.log(1024))] * 3
     assert not list(prior.parameters())
 
 
-def test_the_factorized_prior_begins_uniform_and_learns_each_position():
+def test_factorized_prior_is_uniform_at_first_and_fits_each_position():
     prior = FactorizedPrior(3, 4, learned=True)
-    codes = torch.randint(4, (500, 3)) * torch.tensor([0, 1, 1])  # the first position has code 0 alone
+    codes = torch.randint(4, (500, 3)) * torch.tensor([0, 1, 1])  # the first position always has code 0
     assert prior.log_prob(codes[:1]).item() == pytest.approx(-3 * math.log(4))
     optimizer = torch.optim.Adam(prior.parameters(), lr=0.2)
     for _ in range(100):

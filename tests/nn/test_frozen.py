@@ -1,4 +1,4 @@
-"""Helper networks are used, not trained, and not saved."""
+"""Frozen networks are not trained and not saved."""
 
 import copy
 
@@ -9,7 +9,7 @@ from lightning.pytorch.callbacks import EMAWeightAveraging
 from torch import nn
 from torch.utils.data import DataLoader
 
-from vqlab.callbacks.ema import EMA
+from vqlab.callbacks import EMA
 from vqlab.nn.frozen import Frozen
 
 
@@ -27,45 +27,43 @@ class Parent(nn.Module):
         return self.features(self.head(x)).square().mean()
 
 
-def test_it_stays_in_eval_mode_and_without_gradients():
+def test_frozen_net_stays_in_eval_mode_without_gradients():
     parent = Parent().train()
     x = torch.randn(8, 4)
     net = parent.features.net
     assert parent.features.training
     assert not any(part.training for part in net.modules())
-    assert torch.equal(parent.features(x), parent.features(x)), "dropout is off"
+    assert torch.equal(parent.features(x), parent.features(x))
     statistics = net[1].running_mean.clone()
     parent(x).backward()
     assert torch.equal(net[1].running_mean, statistics)
     assert all(p.grad is None and not p.requires_grad for p in net.parameters())
-    assert parent.head.weight.grad.abs().sum() > 0, "the gradient flows through it"
+    assert parent.head.weight.grad.abs().sum() > 0
 
 
-def test_a_parent_loads_strictly_and_keeps_the_nets_own_weights():
+def test_strict_loading_keeps_the_weights_of_the_frozen_net():
     source, target = Parent(), Parent()
-    own = copy.deepcopy(target.features.net)
-    state = source.state_dict()
+    own, state = copy.deepcopy(target.features.net), source.state_dict()
     target.load_state_dict(state)
-    assert list(state) == ["head.weight", "head.bias"], "the caller's dict is left alone"
+    assert list(state) == ["head.weight", "head.bias"]
     assert torch.equal(target.head.weight, source.head.weight)
-    for name, value in own.state_dict().items():
-        assert torch.equal(target.features.net.state_dict()[name], value)
+    torch.testing.assert_close(target.features.net.state_dict(), own.state_dict(), rtol=0, atol=0)
     with pytest.raises(RuntimeError, match=r"head\.bias"):
         target.load_state_dict({"head.weight": state["head.weight"]})
     with pytest.raises(RuntimeError, match="unknown"):
         target.load_state_dict({**state, "unknown": state["head.weight"]})
 
 
-def test_what_nothing_else_could_bring_back_is_saved():
+def test_saved_option_adds_the_weights_to_the_state_dict():
     source, target = (Frozen(features(), saved=True) for _ in range(2))
     assert {name.partition(".")[0] for name in source.state_dict()} == {"net"}
     target.load_state_dict(source.state_dict())
-    assert all(torch.equal(value, source.state_dict()[name]) for name, value in target.state_dict().items())
+    torch.testing.assert_close(target.state_dict(), source.state_dict(), rtol=0, atol=0)
     assert not any(p.requires_grad for p in target.parameters())
     assert not target.train().net.training
 
 
-def test_nested_and_copied():
+def test_nested_and_copied_frozen_nets():
     inner = nn.Sequential(nn.Linear(2, 2), Frozen(nn.Linear(2, 2)))
     outer = nn.ModuleDict({"a": nn.Linear(2, 2), "b": Frozen(inner), "c": Frozen(Frozen(nn.Dropout()))}).train()
     assert list(outer.state_dict()) == ["a.weight", "a.bias"]
@@ -74,7 +72,7 @@ def test_nested_and_copied():
     other = copy.deepcopy(parent)
     nn.init.constant_(other.features.net[0].weight, 7.0)
     other.load_state_dict(parent.state_dict())
-    assert other.features.net[0].weight.eq(7.0).all(), "the original's weights were loaded into the copy"
+    assert other.features.net[0].weight.eq(7.0).all()
     assert parent.features.net[0].weight.ne(7.0).all()
 
 
@@ -91,17 +89,15 @@ class Trained(lightning.LightningModule):
 
 
 @pytest.mark.parametrize("callback", [EMAWeightAveraging, EMA])
-def test_with_averaged_weights(callback, tmp_path):
+def test_weight_averaging_ignores_the_frozen_net(callback, tmp_path):
     module, loader = Trained(), DataLoader(torch.randn(12, 4), batch_size=4)
     net, start = copy.deepcopy(module.net.features.net), copy.deepcopy(module.net.head)
 
-    def trainer(steps):
-        options = dict.fromkeys(
-            ("logger", "enable_progress_bar", "enable_model_summary", "enable_checkpointing"), False
-        )
-        return lightning.Trainer(max_steps=steps, callbacks=[callback(decay=0.5)], accelerator="cpu", **options)
-
-    first, second = trainer(3), trainer(5)
+    options = dict.fromkeys(("logger", "enable_progress_bar", "enable_model_summary", "enable_checkpointing"), False)
+    first, second = (
+        lightning.Trainer(max_steps=steps, callbacks=[callback(decay=0.5)], accelerator="cpu", **options)
+        for steps in (3, 5)
+    )
     first.fit(module, loader)
     first.save_checkpoint(tmp_path / "a.ckpt")
     checkpoint = torch.load(tmp_path / "a.ckpt", weights_only=True)

@@ -1,19 +1,17 @@
-"""Likelihoods against torch.distributed, and sigma's rules."""
+"""Likelihoods against torch.distributions, and the rules for sigma."""
 
 import itertools
 
 import pytest
 import torch
 
-from vqlab.nn.anneal import Anneal
-from vqlab.nn.likelihood import Bernoulli, Gaussian
-from vqlab.nn.value_range import ValueRange
+from vqlab.nn import Anneal, Bernoulli, Gaussian, ValueRange
 
 SIGNED, UNIT = ValueRange("signed"), ValueRange("unit")
 
 
 @pytest.mark.parametrize("sigma", [0.02, 0.5, 3.0])
-def test_gaussian_is_that_of_torch(sigma):
+def test_gaussian_equals_torch(sigma):
     x, output = torch.randn(4, 3, 5, 5), torch.randn(4, 3, 5, 5)
     expected = torch.distributions.Normal(output.double(), sigma).log_prob(x.double()).sum((1, 2, 3))
     found = Gaussian(sigma).log_prob(x, output)
@@ -21,8 +19,8 @@ def test_gaussian_is_that_of_torch(sigma):
     torch.testing.assert_close(found.double(), expected, rtol=1e-6, atol=1e-3)
 
 
-def test_gaussian_tells_close_outputs_apart_where_the_sums_are_huge():
-    """At sigma 0.02 a sum is about 1e5 nats; differences of a thousandth of a pixel must survive."""
+def test_gaussian_is_precise_for_close_outputs_and_large_sums():
+    """At sigma 0.02 a sum is about 1e5 nats; the difference of one pixel must survive."""
     x = torch.rand(1, 3, 32, 32)
     output = x + 0.3 * torch.randn_like(x)
     other = output.clone()
@@ -32,7 +30,7 @@ def test_gaussian_tells_close_outputs_apart_where_the_sums_are_huge():
     assert found.item() == pytest.approx(-difference.sum().item() / (2 * 0.02**2), abs=0.1)
 
 
-def test_bernoulli_is_that_of_torch_and_binarises_at_half():
+def test_bernoulli_equals_torch_and_binarises_at_half():
     image, output = torch.rand(4, 1, 6, 6) * 2 - 1, 3 * torch.randn(4, 1, 6, 6)
     x = Bernoulli().observe(image, SIGNED)
     assert torch.equal(x, (image > 0).float())
@@ -50,25 +48,22 @@ def test_optimal_sigma_is_the_root_of_the_mean_squared_error():
     assert gaussian.sigma.item() == pytest.approx(errors.mean().sqrt().item(), abs=1e-6)
     for _ in range(2000):
         gaussian.update(torch.tensor(0.01))
-    assert gaussian.sigma.item() == pytest.approx(0.1, abs=1e-6)  # it forgets
+    assert gaussian.sigma.item() == pytest.approx(0.1, abs=1e-6)  # old batches lose their weight
 
 
 @pytest.mark.parametrize("value_range", [SIGNED, UNIT, ValueRange("standardized", (0.5, 0.4), (0.2, 0.3))])
 def test_bits_per_dim_do_not_depend_on_the_value_range(value_range):
-    """A density of rounded images, dequantized: 8 bits per number if it is uniform over their range."""
+    """A uniform density of dequantized images has 8 bits per value."""
     image = torch.randint(256, (50, 2, 8, 8)) / 255
     x = value_range.encode(image)
     dequantized = value_range.decode(Gaussian(1.0).dequantize(x, value_range)) * 255
     assert (dequantized - image * 255).abs().max() <= 0.501
-    widths = [
-        (value_range.encode(torch.ones(2, 1, 1)) - value_range.encode(torch.zeros(2, 1, 1)))[c] * 256 / 255
-        for c in (0, 1)
-    ]
-    nll = torch.stack([width.log() for width in widths]).mean() * 128  # of the uniform density
+    width = (value_range.encode(torch.ones(2, 1, 1)) - value_range.encode(torch.zeros(2, 1, 1))) * 256 / 255
+    nll = width.log().mean() * 128  # of the uniform density
     assert Gaussian(1.0).bits_per_dim(nll, 128, value_range).item() == pytest.approx(8, abs=1e-4)
 
 
-def test_a_dequantized_gaussian_bounds_the_probability_of_the_rounded_value():
+def test_dequantized_gaussian_bounds_the_probability_of_the_rounded_value():
     x, output, sigma = torch.tensor(100 / 127.5 - 1).view(1, 1, 1, 1), torch.zeros(1, 1, 1, 1), 0.3
     gaussian, half = Gaussian(sigma), 1 / 255
     normal = torch.distributions.Normal(0.0, sigma)

@@ -1,35 +1,38 @@
-"""The message for each mistake in the arguments of networks, likelihoods and losses, or in their inputs."""
-
-import math
+"""The messages for invalid arguments and inputs of networks, likelihoods and losses."""
 
 import pytest
 import torch
 
 from tests.helpers.refusal import refused
-from vqlab.losses.adversarial import r1_penalty
-from vqlab.losses.contrastive import TopicContrast
-from vqlab.losses.perceptual import Perceptual
-from vqlab.nn.anneal import Anneal
-from vqlab.nn.autoencoders.conv import ConvDecoder, ConvEncoder
-from vqlab.nn.autoencoders.s4d import S4DEncoder
-from vqlab.nn.autoencoders.small import MLPEncoder, SmallDecoder, SmallEncoder
+from vqlab.losses import Perceptual, TopicContrast
+from vqlab.nn import (
+    S4D,
+    Anneal,
+    ConvDecoder,
+    ConvEncoder,
+    ConvFeatures,
+    Gaussian,
+    MLPEncoder,
+    S4DEncoder,
+    SmallDecoder,
+    SmallEncoder,
+    Transformer,
+    UNet,
+    ValueRange,
+)
 from vqlab.nn.base import check_autoencoder
 from vqlab.nn.categorical import CategoricalCode, build_prior
 from vqlab.nn.gan.discriminators import GlyphDiscriminator, PatchGAN, check_fit
-from vqlab.nn.gan.networks import ConvFeatures
-from vqlab.nn.likelihood import Gaussian
-from vqlab.nn.ssm.s4d import S4D
-from vqlab.nn.transformer import Transformer
-from vqlab.nn.unet import UNet
-from vqlab.nn.value_range import ValueRange
 
 zeros = torch.zeros
 CASES = [
     # arguments
     (lambda: Anneal(1, 0, 9, kind="cubic"), "kind must be one of cosine, linear"),
-    (lambda: Anneal(1, 0, 9, warmup_steps=5, hold_steps=4), "sum of warmup_steps 5 and"),
-    (lambda: Anneal(math.nan, 0, 9), "start and end must be finite, got nan and 0"),
-    (lambda: Anneal(1, 0, 9, kind="exponential"), "finite and above 0 with kind=exponential"),
+    (
+        lambda: Anneal(1, 0, 9, warmup_steps=5, hold_steps=4),
+        "5 + hold_steps 4 must be below total_steps 9",
+    ),
+    (lambda: Anneal(1, 0, 9, kind="exponential"), "above 0 with kind=exponential"),
     (lambda: ValueRange("bytes"), "kind must be one of unit, "),
     (lambda: ValueRange("standardized", (0.5,), (0.5, 0.5)), "one mean and one positive std"),
     (lambda: Gaussian(0.0), "sigma must be above 0"),
@@ -43,7 +46,6 @@ CASES = [
     (lambda: SmallEncoder(downsampling=6), "downsampling must be a power of 2 and at least 2, got 6"),
     (lambda: S4DEncoder(mixer="gru"), "mixer must be one of s4d, conv"),
     (lambda: S4DEncoder(d_state=3), "d_state must be even, got 3"),
-    (lambda: S4D(4, dt_min=0.2), "dt_min must be at most dt_max 0.1, got 0.2"),
     (lambda: Transformer(8, 4, dim=16, heads=3), "dim must be an even multiple of heads 3"),
     (lambda: UNet(48), "image_size must be a power of two for a UNet, got 48"),
     (lambda: ConvFeatures(dropout=1.0), "dropout must be in [0, 1), got 1.0"),
@@ -55,7 +57,7 @@ CASES = [
     (lambda: S4DEncoder()(zeros(1, 1, 1000)), "downsampling 16: set length=992"),
     (lambda: MLPEncoder()(zeros(1, 1, 14, 56)), "14x56, but the encoder is made for 28x28"),
     (lambda: ConvFeatures()(zeros(2, 1, 28, 28)), "(B, 1, 32, 32), got (2, 1, 28, 28)"),
-    (lambda: PatchGAN()(zeros(1, 1, 32, 32)), "PatchGAN takes images (B, 3, H, W), got (1, 1, 32, 32)"),
+    (lambda: PatchGAN()(zeros(1, 1, 32, 32)), "images must be (B, 3, H, W), got (1, 1, 32, 32): set in_channels"),
     (lambda: S4D(4)(zeros(2, 100, 4)), "(B, L, H)"),
     (lambda: S4D(4).step(zeros(2, 4), zeros(2, 4, 3)), "see initial_state"),
     (lambda: S4D(4, bidirectional=True).step(zeros(2, 4), zeros(2, 4, 64)), "bidirectional=False"),
@@ -71,14 +73,13 @@ CASES = [
     (lambda: check_fit(UNet(32), None, 1, 64), "glyphs have size 64, the generator 32"),
     (lambda: check_fit(UNet(32, 2), GlyphDiscriminator(3), 2, 32), "2 styles, and the discriminator is made for 3"),
     (lambda: check_fit(UNet(16), GlyphDiscriminator(), 1, 16), "16x16 are too small for a PatchGAN"),
-    (lambda: r1_penalty(zeros(2, 3), zeros(2)), "real.requires_grad_()"),
     (
         lambda: TopicContrast(3, 20, num_classes=2, embedding_dim=8).by_label(zeros(2, 3), torch.tensor([0, 2]), 0.5),
         "set contrast=averaged",
     ),
     (
         lambda: Perceptual("squeezenet1_0").check_size(20, 32),
-        "20x32 are too small for LPIPS by squeezenet1_0, which needs 21: set image_size=21 or perceptual_weight=0",
+        "20x32 are too small for LPIPS with squeezenet1_0: set image_size=21 or perceptual_weight=0",
     ),
     (lambda: Perceptual()(*zeros(2, 2, 2, 32, 32)), "(2, 2, 32, 32): set perceptual_weight=0"),
     (lambda: Perceptual()(zeros(1, 3, 32, 32), zeros(2, 3, 32, 32)), "of one shape"),
@@ -86,6 +87,6 @@ CASES = [
 
 
 @pytest.mark.parametrize(("call", "message"), CASES, ids=[message[:30] for _, message in CASES])
-def test_a_mistake_is_named_with_its_rule(call, message):
+def test_message_names_the_rule(call, message):
     with refused(message):
         call()

@@ -1,4 +1,4 @@
-"""The transformer computes what the papers write, sees nothing ahead, and its cache changes nothing."""
+"""The transformer against the formulas of the papers, its causality and its cache."""
 
 import math
 
@@ -16,7 +16,7 @@ SIZES = {"num_tokens": 11, "length": 6, "num_classes": 3, "dim": 16, "depth": 2,
 def tiny(**sizes):
     torch.manual_seed(1)
     net = Transformer(**{**SIZES, **sizes}).eval()
-    for weight in net.parameters():  # GPT-2's init is so small that mistakes would hide
+    for weight in net.parameters():  # GPT-2's weights are so small that they hide mistakes
         nn.init.normal_(weight, std=0.4)
     return net
 
@@ -26,14 +26,14 @@ def some_tokens(batch=3, n=5, high=11):
 
 
 def reference(net, tokens, label):
-    """One sequence in float64 numpy, position by position, with rotary positions as complex numbers."""
+    """One sequence in float64 NumPy, position by position, with rotary positions as complex numbers."""
     w = {name: value.detach().double().numpy() for name, value in net.state_dict().items()}
     books, codes, width, heads = net.num_codebooks, net.num_tokens, net.head_dim, net.heads
 
     def norm(x, weight):
         return x / np.sqrt((x**2).mean(-1, keepdims=True) + np.finfo(np.float32).eps) * weight
 
-    def turned(x):  # (n, E): channel j and j + E/2 are the parts of one complex number, turned by m theta_j
+    def rotated(x):  # (n, E): channels j and j + E/2 are one complex number, rotated by m theta_j
         half = width // 2
         numbers = x[:, :half] + 1j * x[:, half:]
         theta = 10000.0 ** (-2 * np.arange(half) / width)
@@ -45,15 +45,15 @@ def reference(net, tokens, label):
     for b in range(len(net.blocks)):
         name = f"blocks.{b}."
         q, k, v = np.split(norm(x, w[name + "attention_norm.weight"]) @ w[name + "qkv.weight"].T, 3, 1)
-        heard = np.zeros_like(x)
+        attended = np.zeros_like(x)
         for h in range(heads):
             part = slice(h * width, (h + 1) * width)
-            turned_q, turned_k = turned(q[:, part]), turned(k[:, part])
+            rotated_q, rotated_k = rotated(q[:, part]), rotated(k[:, part])
             for i in range(len(x)):
-                scores = np.array([(turned_q[i] * turned_k[j].conj()).real.sum() for j in range(i + 1)])
+                scores = np.array([(rotated_q[i] * rotated_k[j].conj()).real.sum() for j in range(i + 1)])
                 weights = np.exp(scores / math.sqrt(width))
-                heard[i, part] = weights @ v[: i + 1, part] / weights.sum()
-        x = x + heard @ w[name + "attention_out.weight"].T
+                attended[i, part] = weights @ v[: i + 1, part] / weights.sum()
+        x = x + attended @ w[name + "attention_out.weight"].T
         hidden = norm(x, w[name + "mlp_norm.weight"]) @ w[name + "mlp_in.weight"].T
         hidden = hidden * 0.5 * (1 + np.vectorize(math.erf)(hidden / math.sqrt(2)))
         x = x + hidden @ w[name + "mlp_out.weight"].T
@@ -62,7 +62,7 @@ def reference(net, tokens, label):
 
 
 @pytest.mark.parametrize("num_codebooks", [1, 2, 3])
-def test_it_is_what_the_papers_write(num_codebooks):
+def test_logits_equal_the_formulas_of_the_papers(num_codebooks):
     net, tokens, labels = tiny(num_codebooks=num_codebooks), some_tokens(), torch.tensor([2, 0, 3])
     found = net(tokens, labels)
     assert found.shape == (3, 6, 11)
@@ -72,7 +72,7 @@ def test_it_is_what_the_papers_write(num_codebooks):
 
 
 @pytest.mark.parametrize("num_codebooks", [1, 2])
-def test_no_logit_sees_its_own_token_or_a_later_one(num_codebooks):
+def test_logits_depend_on_earlier_tokens_only(num_codebooks):
     net, tokens = tiny(num_codebooks=num_codebooks), some_tokens()
     before = net(tokens)
     for j in range(5):
@@ -80,12 +80,12 @@ def test_no_logit_sees_its_own_token_or_a_later_one(num_codebooks):
         changed[:, j] = (changed[:, j] + 1) % 11
         after = net(changed)
         assert torch.equal(after[:, : j + 1], before[:, : j + 1])
-        assert not torch.isclose(after[:, j + 1 :], before[:, j + 1 :]).all(-1).any(), "every later one sees it"
+        assert not torch.isclose(after[:, j + 1 :], before[:, j + 1 :]).all(-1).any()
 
 
 @pytest.mark.parametrize("num_codebooks", [1, 2])
 @pytest.mark.parametrize("steps", [[0, 1, 1, 1, 1, 1], [0, 5], [2, 2, 1], [3, 1, 1]])
-def test_the_cache_changes_nothing(steps, num_codebooks):
+def test_logits_with_and_without_a_cache_are_equal(steps, num_codebooks):
     net, tokens, labels = tiny(num_codebooks=num_codebooks), some_tokens(), torch.tensor([0, 1, 2])
     cache, done, parts = net.new_cache(3), 0, []
     for step in steps:
@@ -97,7 +97,7 @@ def test_the_cache_changes_nothing(steps, num_codebooks):
         net(tokens[:, :1], labels, cache)
 
 
-def test_it_starts_as_gpt_2_does():
+def test_initial_weights_are_those_of_gpt_2():
     torch.manual_seed(0)
     net = Transformer(64, 16, dim=128, depth=8, heads=4)
     for name, weight in net.named_parameters():
@@ -109,7 +109,7 @@ def test_it_starts_as_gpt_2_does():
     assert loss.item() == pytest.approx(math.log(64), rel=0.02)
 
 
-def test_the_product_of_two_rotated_vectors_depends_on_their_distance():
+def test_product_of_rotated_vectors_depends_on_their_distance_only():
     a, b = torch.randn(2, 1, 1, 1, 8, dtype=torch.float64)
     products = [
         (rotate(a, rotation(torch.tensor([m]), 8)) * rotate(b, rotation(torch.tensor([m + 3]), 8))).sum()

@@ -1,9 +1,9 @@
-"""The U-Net: any power of two, where styles and norms act, and bad arguments."""
+"""The U-Net: sizes, styles, norms and skip connections."""
 
 import pytest
 import torch
 
-from vqlab.nn.unet import UNet
+from vqlab.nn import UNet
 
 
 def glyphs(count=3, size=32):
@@ -12,7 +12,7 @@ def glyphs(count=3, size=32):
 
 @pytest.mark.parametrize("size", [16, 32, 64, 128])
 @pytest.mark.parametrize("norm", ["instance", "batch", "none"])
-def test_any_power_of_two_down_to_one_position(size, norm):
+def test_maps_halve_down_to_one_position_for_any_power_of_two(size, norm):
     net, x = UNet(size, 2, base_channels=4, norm=norm), glyphs(2, size)
     maps = net.encode(x)
     assert [m.shape[-1] for m in maps] == [size, *(size >> level for level in range(size.bit_length()))]
@@ -23,13 +23,13 @@ def test_any_power_of_two_down_to_one_position(size, norm):
     assert all(p.grad is not None and p.grad.isfinite().all() for p in net.parameters())
 
 
-def test_an_untrained_one_draws_about_the_source():
+def test_untrained_output_is_close_to_the_source():
     x = glyphs().sign()
     drawn = UNet(32)(x, torch.zeros(3, dtype=torch.int64))
     assert (drawn.sign() == x).float().mean() > 0.98
 
 
-def test_the_style_changes_the_glyph_and_shares_of_two_lie_between_them():
+def test_style_changes_the_glyph_and_mixtures_lie_between():
     net, x = UNet(32, 2, base_channels=8).double(), glyphs(1).double()
     first, second = (net(x, torch.tensor([style])) for style in (0, 1))
     assert (first - second).abs().max() > 1e-3
@@ -39,12 +39,12 @@ def test_the_style_changes_the_glyph_and_shares_of_two_lie_between_them():
 
 
 @pytest.mark.parametrize(("norm", "depends"), [("instance", False), ("batch", True), ("none", False)])
-def test_only_batch_norm_draws_a_glyph_by_its_neighbours(norm, depends):
+def test_glyphs_depend_on_the_batch_only_with_batch_norm(norm, depends):
     net, style, x = UNet(32, base_channels=4, norm=norm).double(), torch.zeros(4, dtype=torch.int64), glyphs(4).double()
     assert torch.allclose(net(x[:2], style[:2]), net(x, style)[:2]) != depends
 
 
-def test_every_map_is_passed_across():
+def test_every_map_has_a_skip_connection():
     net, style = UNet(32, base_channels=4), torch.zeros(1, dtype=torch.int64)
     maps = [m.detach() for m in net.encode(glyphs(1))]
     drawn = net.decode(maps, style)

@@ -1,4 +1,4 @@
-"""Composite quantizers: parts with seeds and statistics of their own, scaling and dropout of residuals."""
+"""Composite quantizers: seeds and statistics of the parts, scaling and dropout of residuals."""
 
 import itertools
 import math
@@ -7,11 +7,8 @@ import pytest
 import torch
 
 from tests.helpers.family import assert_same_state, rand, rand64
+from vqlab import FSQ, BinarySpherical, LookupFree, SimVQ, VectorQuantizer
 from vqlab.quantizers.composite import ProductQuantizer, ResidualQuantizer, another
-from vqlab.quantizers.fsq import FSQ
-from vqlab.quantizers.lookup_free import BinarySpherical, LookupFree
-from vqlab.quantizers.sim_vq import SimVQ
-from vqlab.quantizers.vector import VectorQuantizer
 
 
 @pytest.mark.parametrize(
@@ -26,13 +23,13 @@ from vqlab.quantizers.vector import VectorQuantizer
         lambda: ResidualQuantizer(ProductQuantizer(None, 2), 3),
     ],
 )
-def test_all_codebooks_differ(build):
+def test_all_codebooks_are_different(build):
     whole = build()
     assert len(torch.stack(list(whole.codebooks().values())).unique(dim=0)) == whole.num_codebooks == 6
 
 
 @pytest.mark.parametrize("composite", [ResidualQuantizer, ProductQuantizer])
-def test_each_part_is_updated_with_its_own_statistics(composite):
+def test_each_part_has_separate_statistics(composite):
     whole = composite(VectorQuantizer(8, 4, ema_decay=0.5, revive_after=2), 3)
     whole.auto_update = False
     for step in range(5):
@@ -43,13 +40,13 @@ def test_each_part_is_updated_with_its_own_statistics(composite):
             copy.seed = part.seed
             copy.commit(stats)
         revivals = whole.update(out.stats)
-        assert [revival.codebook for revival in revivals] == [part.codebook for part in whole.quantizers]
+        assert [codebook for codebook, _ in revivals] == [part.codebook for part in whole.quantizers]
         for copy, part in zip(alone, whole.quantizers, strict=True):
             assert_same_state(copy.state_dict(), part.state_dict())
     assert [part.steps.item() for part in whole.quantizers] == [5, 5, 5]
 
 
-def test_codebooks_are_those_of_the_parts_by_number():
+def test_codebooks_of_the_parts_are_numbered():
     whole = ProductQuantizer(ResidualQuantizer(VectorQuantizer(7, 3), 2), 3)
     tables = whole.codebooks()
     assert list(tables) == [f"codebook.{group}.{level}" for group in range(3) for level in range(2)]
@@ -61,7 +58,7 @@ K, D = 8, 3
 
 
 def make(levels, **kwargs):
-    """With constant codebooks that get smaller by level, in float64."""
+    """Build float64 levels with constant codebooks of decreasing scale."""
     part = VectorQuantizer(K, D, 0.3, "loss", init="uniform", revive_after=None)
     quantizer = ResidualQuantizer(part, levels, **kwargs).double()
     for level, part in enumerate(quantizer.quantizers):
@@ -71,13 +68,13 @@ def make(levels, **kwargs):
 
 
 def depths_of(quantizer, steps):
-    """How many levels each of ``steps`` training steps used."""
+    """Return the number of levels that each training step uses."""
     z = torch.zeros(1, quantizer.embedding_dim)
     return [int((quantizer(z).indices >= 0).sum()) for _ in range(steps)]
 
 
 def rms_by_level(quantizer, rows):
-    """Root mean square error (Q, D) of the first 1, 2, ... levels."""
+    """Return the root mean square error (Q, D) of the first 1, 2, ... levels."""
     indices = quantizer.eval().quantize(rows).indices
     levels = range(1, len(quantizer.quantizers) + 1)
     return torch.stack([(rows - quantizer.lookup(indices[:, :n])).square().mean(0).sqrt() for n in levels])
@@ -98,7 +95,7 @@ def test_fixed_codebooks_are_scaled_to_the_residual(part, limit, gain):
 
 
 @pytest.mark.parametrize(("dropout", "seed"), [(0.6, 0), (1.0, 3), (0.25, 1)])
-def test_depths_are_uniform_where_levels_are_dropped(dropout, seed):
+def test_dropout_depths_are_uniform(dropout, seed):
     steps, levels = 400, 4
     depths = depths_of(ResidualQuantizer(FSQ([3]), levels, dropout, seed), steps)
     for depth in range(1, levels + 1):
@@ -109,7 +106,7 @@ def test_depths_are_uniform_where_levels_are_dropped(dropout, seed):
     assert repeated == pytest.approx(sum((depths.count(d) / steps) ** 2 for d in range(5)), abs=0.1)
 
 
-def test_dropped_levels_are_not_in_the_output_but_trained():
+def test_dropped_levels_are_trained_but_not_in_the_output():
     quantizer, whole = make(4, dropout=1.0, seed=2), make(4)
     seen = set()
     for step in range(12):
@@ -130,7 +127,7 @@ def test_dropped_levels_are_not_in_the_output_but_trained():
     assert seen == {1, 2, 3, 4}
 
 
-def test_the_depth_is_that_of_the_counted_step_also_after_loading():
+def test_dropout_depth_depends_on_the_saved_step():
     first, second, other = (ResidualQuantizer(FSQ([3, 3]), 6, dropout=0.9, seed=seed) for seed in (4, 4, 5))
     depths_of(first, 7)
     second.load_state_dict(first.state_dict())
@@ -143,7 +140,7 @@ def test_the_depth_is_that_of_the_counted_step_also_after_loading():
 
 
 @pytest.mark.parametrize("levels", [4, 8, 16])
-def test_fsq_with_even_levels_refines_too_and_so_does_a_residual_of_residuals(levels):
+def test_each_residual_level_reduces_the_error(levels):
     part = FSQ([levels])
     low, high = part.bound(torch.tensor([[-99.0], [99.0]]))
     rows = low + (high - low) * torch.rand(20_000, 1, generator=torch.Generator().manual_seed(11))

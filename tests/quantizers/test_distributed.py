@@ -1,7 +1,6 @@
-"""Two processes against one: the same codebook on both, and the one of a single process with the whole batch.
+"""Two processes have equal codebooks, which equal that of one process with the whole batch."""
 
-All cases share one pair of processes.
-"""
+import contextlib
 
 import pytest
 import torch
@@ -9,11 +8,11 @@ import torch.distributed as dist
 
 from tests.helpers.family import FAMILY, assert_same_state, example, parts_of, vector
 from tests.helpers.two_ranks import on_two_ranks
-from vqlab.quantizers.vector import VectorQuantizer
+from vqlab.quantizers import VectorQuantizer
 
 WORLD, STEPS, SAMPLES = 2, 20, 16
-RATE = 0.05  # at a rate of 0.3 gradient descent makes rounding differences grow
-TOLERANCE = {"rtol": 1e-6, "atol": 1e-6}  # float32 sums taken in two parts round otherwise; nothing else differs
+RATE = 0.05  # a larger rate amplifies rounding differences
+TOLERANCE = {"rtol": 1e-6, "atol": 1e-6}  # rounding of float32 sums in two parts
 MEMBERS = FAMILY | {
     "vector-data-rotation": lambda: vector(init="data", estimator="rotation"),
     "vector-one-channel": lambda: VectorQuantizer(12, 1, revive_after=2),
@@ -24,17 +23,17 @@ VECTORS = [name for name in MEMBERS if name.startswith("vector")]
 
 
 def build():
-    """The quantizers; called before the process group exists, as Lightning does."""
+    """Build all quantizers before the process group exists, as Lightning does."""
     members = {}
     for seed, name in enumerate(MEMBERS):
-        torch.manual_seed(seed)  # networks are the same on all ranks, as DDP makes them
+        torch.manual_seed(seed)  # equal networks on all ranks, as under DDP
         members[name] = MEMBERS[name]()
         members[name].auto_update = False
     return members
 
 
 def batch(quantizer, step):
-    """Clusters that move, so that codes die and are revived; in multiples of 1/4096, whose sums are exact."""
+    """Clusters that move, so that codes are revived; in multiples of 1/4096, whose sums are exact."""
     noise = example(quantizer, step, batch=SAMPLES).flatten(2)
     centers = torch.randn(5, noise.shape[1], generator=torch.Generator().manual_seed(1000 + step // 4))
     place = torch.arange(SAMPLES)[:, None] + torch.arange(noise.shape[2])
@@ -47,7 +46,7 @@ def of_rank(rows, rank, world, interleaved=True):
 
 
 def means_over_ranks(loss, z, parameters, world):
-    """The gradients that DDP computes; that of the input remains on its rank."""
+    """Return the gradients under DDP; that of the input is not averaged."""
     own, *gradients = torch.autograd.grad(loss, [z, *parameters], materialize_grads=True)
     if world > 1:
         for gradient in gradients:
@@ -56,7 +55,7 @@ def means_over_ranks(loss, z, parameters, world):
 
 
 def train(name, quantizer, rank=0, world=1, interleaved=True):
-    """20 steps with averaged gradients; returns the state and the results of the last batch."""
+    """Train 20 steps with averaged gradients; return the state and the results of the last batch."""
     parameters, revived = list(quantizer.parameters()), 0
     for step in range(STEPS):
         z = of_rank(batch(quantizer, step), rank, world, interleaved).clone().requires_grad_()
@@ -70,37 +69,27 @@ def train(name, quantizer, rank=0, world=1, interleaved=True):
         if out.stats is not None:
             revived += sum(rows.sum().item() for _, rows in quantizer.update(out.stats))
     last = {"indices": out.indices, "quantized": out.quantized.detach(), "gradient": own}
-    return {
-        "state": quantizer.state_dict(),
-        "revived": revived,
-        "last": last,
-        "terms": {"loss": out.loss.detach(), **out.terms},
-    }
+    terms = {"loss": out.loss.detach(), **out.terms}
+    return {"state": quantizer.state_dict(), "revived": revived, "last": last, "terms": terms}
 
 
-class Counted:
+@contextlib.contextmanager
+def counted():
     """Record the collectives, by kind and shape."""
-
-    def __init__(self):
-        self.calls = []
-        self.reduce, self.gather = dist.all_reduce, dist.all_gather
-
-    def __enter__(self):
-        dist.all_reduce = lambda x, *args: (self.calls.append(("all_reduce", tuple(x.shape))), self.reduce(x, *args))
-        dist.all_gather = lambda out, x: (self.calls.append(("all_gather", tuple(x.shape))), self.gather(out, x))
-        return self.calls
-
-    def __exit__(self, *_):
-        dist.all_reduce, dist.all_gather = self.reduce, self.gather
+    calls, reduce, gather = [], dist.all_reduce, dist.all_gather
+    dist.all_reduce = lambda x, *args: (calls.append(("all_reduce", tuple(x.shape))), reduce(x, *args))
+    dist.all_gather = lambda out, x: (calls.append(("all_gather", tuple(x.shape))), gather(out, x))
+    yield calls
+    dist.all_reduce, dist.all_gather = reduce, gather
 
 
 def collectives(quantizer, batches):
     """The collectives of each forward and each update: [(forward, update) of each batch]."""
     steps = []
     for z in batches:
-        with Counted() as forward:
+        with counted() as forward:
             out = quantizer(z)
-        with Counted() as update:
+        with counted() as update:
             if out.stats is not None:
                 quantizer.update(out.stats)
         steps.append((forward, update))
@@ -108,7 +97,7 @@ def collectives(quantizer, batches):
 
 
 def odd_batches(quantizer, rank):
-    """On one rank all vectors are equal, or exist twice, or are far away; on the other they are as usual."""
+    """Make all vectors of rank 1 equal, repeated, or far away."""
     z = [batch(quantizer, step) for step in range(4)]
     if rank == 1:
         z = [torch.zeros_like(z[0]), z[1][:1].expand_as(z[1]), 1e6 * z[2], z[3][:8].repeat(2, *[1] * (z[3].ndim - 1))]
@@ -116,7 +105,7 @@ def odd_batches(quantizer, rank):
 
 
 def after_nan(quantizer, rank):
-    """The state after a first batch with a NaN on one rank alone, and three batches more."""
+    """Return the state after a first batch with NaN on rank 1, and three more batches."""
     for step in range(4):
         z = of_rank(batch(quantizer, step), rank, WORLD).clone()
         if step == 0 and rank == 1:
@@ -134,7 +123,7 @@ def on_rank(rank, interleaved, concatenated, usual, odd, spoilt):
         "usual": {n: collectives(q, [batch(q, step) for step in range(4)]) for n, q in usual.items()},
         "odd": {n: collectives(q, odd_batches(q, rank)) for n, q in odd.items()},
     }
-    # A GPU adds in any order: here the second rank's sums differ in the last bits.
+    # As on a GPU, the sums of the second rank have other rounding errors.
     exact, eigh = torch.Tensor.index_add, torch.linalg.eigh
     torch.Tensor.index_add = lambda *args: exact(*args) * (1 + 3e-7 * rank)
     torch.linalg.eigh = lambda x: eigh(x * (1 + 3e-7 * rank))
@@ -157,7 +146,7 @@ def single():
 @pytest.mark.parametrize(
     ("name", "split"), [*((n, "interleaved") for n in MEMBERS), *((n, "concatenated") for n in VECTORS)]
 )
-def test_two_ranks_are_bit_equal_and_equal_one_process_with_the_whole_batch(ranks, single, name, split):
+def test_two_ranks_are_bit_equal_and_close_to_one_process(ranks, single, name, split):
     both, one = [rank[split][name] for rank in ranks], single[name]
     assert_same_state(*(rank["state"] for rank in both))
     torch.testing.assert_close(both[0]["state"], one["state"], **TOLERANCE)
@@ -171,7 +160,7 @@ def test_two_ranks_are_bit_equal_and_equal_one_process_with_the_whole_batch(rank
         torch.testing.assert_close(found, expected, **TOLERANCE, msg=lambda text, key=key: f"{key}: {text}")
 
 
-def test_these_batches_exercise_revival(single):
+def test_batches_cause_revival(single):
     revived = {name: member["revived"] for name, member in single.items()}
     often = {name for name, count in revived.items() if count > 5}
     assert {"vector", "residual-vector", "product-vector", "residual-product-vector", "multi-scale-vector"} <= often
@@ -179,27 +168,27 @@ def test_these_batches_exercise_revival(single):
 
 
 @pytest.mark.parametrize("name", FAMILY)
-def test_an_update_is_one_sum_and_two_gathers_for_any_number_of_parts(ranks, name):
+def test_update_needs_one_sum_and_two_gathers(ranks, name):
     parts = parts_of(FAMILY[name]())
     books = [part for part in parts if isinstance(part, VectorQuantizer)]
     gathers = 2 * any(part.revive_after is not None for part in books)
     steps = [[[kind for kind, _ in calls] for calls in step] for step in ranks[0]["usual"][name]]
     for _, update in steps:
         assert sorted(update) == ["all_gather"] * gathers + ["all_reduce"] * bool(books)
-    # After the initialisation a forward sends the mean probabilities of each entropy, and nothing else.
+    # After the initialization a forward needs only the mean probabilities of each entropy.
     entropies = sum(getattr(part, "num_groups", getattr(part, "entropy_weight", 0) > 0) for part in parts)
     entropies *= len(getattr(FAMILY[name](), "scales", [1]))
     assert all(forward == ["all_reduce"] * entropies for forward, _ in steps[1:])
 
 
 @pytest.mark.parametrize("name", FAMILY)
-def test_no_collective_depends_on_the_data(ranks, name):
+def test_collectives_do_not_depend_on_the_data(ranks, name):
     usual, odd = ([rank[key][name] for rank in ranks] for key in ("usual", "odd"))
     assert odd[0] == odd[1] == usual[0] == usual[1]
 
 
 @pytest.mark.parametrize("name", FAMILY)
-def test_after_a_nan_and_other_rounding_on_one_rank_both_are_bit_equal(ranks, name):
+def test_ranks_are_bit_equal_after_nan_and_rounding_errors_on_one_rank(ranks, name):
     states = [rank["spoilt"][name] for rank in ranks]
     assert_same_state(*states)
     assert all(value.isfinite().all() for value in states[0].values())

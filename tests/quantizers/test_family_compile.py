@@ -1,4 +1,4 @@
-"""The family under torch.compile: one graph for training, one for evaluation, and the values of eager mode."""
+"""All quantizers under torch.compile: one graph for training, one for evaluation, and the values of eager mode."""
 
 import copy
 
@@ -7,7 +7,6 @@ import torch
 from torch._dynamo.utils import counters
 
 from tests.helpers.family import GRAPHS, example, trained
-from vqlab.quantizers.base import Quantizer
 
 STEPS = 3
 
@@ -20,25 +19,21 @@ def _fresh():
     torch._dynamo.reset()
 
 
-def gradient(quantizer: Quantizer, out, z):
+def gradient(quantizer, out, z):
     return torch.autograd.grad(out.loss + out.quantized.square().sum(), [z, *quantizer.parameters()], allow_unused=True)
 
 
 def assert_close(found, expected):
     assert torch.equal(found.indices, expected.indices)
-    torch.testing.assert_close(
-        [found.quantized, found.loss, found.terms],
-        [expected.quantized, expected.loss, expected.terms],
-        rtol=1e-5,
-        atol=1e-5,
-    )
+    values, others = ([out.quantized, out.loss, out.terms] for out in (found, expected))
+    torch.testing.assert_close(values, others, rtol=1e-5, atol=1e-5)
 
 
 def check(name, backend, evaluate=True):
-    """Training steps with their updates, then an evaluation, compiled and not."""
+    """Compare training steps, updates and an evaluation with eager mode."""
     quantizer = trained(name)
     eager = copy.deepcopy(quantizer)
-    quantizer.auto_update = True  # which a compiled forward must leave to its caller
+    quantizer.auto_update = True  # a compiled forward leaves updates to its caller
     compiled = torch.compile(quantizer, backend=backend, fullgraph=True)
     for step in range(STEPS):
         quantizer.sample_index = eager.sample_index = 6 * step + torch.arange(6)
@@ -63,11 +58,11 @@ def check(name, backend, evaluate=True):
 
 
 @pytest.mark.parametrize("name", GRAPHS)
-def test_one_graph_and_the_values_of_eager_mode(name):
+def test_one_graph_with_the_values_of_eager_mode(name):
     check(name, "aot_eager")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["vector-unrevived", "gumbel"])
-def test_the_default_backend_gives_the_values_of_eager_mode(name):
+def test_default_backend_has_the_values_of_eager_mode(name):
     check(name, "inductor", evaluate=False)

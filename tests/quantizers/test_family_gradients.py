@@ -1,4 +1,4 @@
-"""Losses and gradients of the family in float64, against formulas written out with their stopped gradients."""
+"""Losses and gradients of all quantizers in float64 against the formulas of the papers."""
 
 import functools
 import math
@@ -17,21 +17,16 @@ from tests.helpers.family import (
     parts_of,
     pyramid,
     rand,
+    rand64,
     rows_of,
     trained,
 )
 from tests.helpers.resampling import down, up
-from vqlab.quantizers import search
-from vqlab.quantizers.composite import ProductQuantizer, ResidualQuantizer
-from vqlab.quantizers.fsq import FSQ
-from vqlab.quantizers.gumbel import GumbelQuantizer
-from vqlab.quantizers.ibq import IBQ
-from vqlab.quantizers.lookup_free import BinarySpherical, LookupFree
-from vqlab.quantizers.multi_scale import MultiScaleQuantizer
-from vqlab.quantizers.sim_vq import SimVQ
-from vqlab.quantizers.vector import VectorQuantizer
+from vqlab import FSQ, IBQ, BinarySpherical, GumbelQuantizer, LookupFree, SimVQ, VectorQuantizer
+from vqlab.quantizers import MultiScaleQuantizer, ProductQuantizer, ResidualQuantizer, search
+from vqlab.quantizers.base import rotation_trick
 
-# FSQ bounds, and LookupFree scales, with constants that are rounded to float32.
+# FSQ and LookupFree have constants that are rounded to float32.
 EXACT, ROUNDED = {"rtol": 1e-9, "atol": 1e-10}, {"rtol": 1e-5, "atol": 1e-6}
 
 
@@ -42,24 +37,19 @@ def double(name):
 
 
 def record_noise(quantizer):
-    """Keep what each Gumbel quantizer draws, in order, as its attribute ``drawn``."""
+    """Append the noise of each Gumbel quantizer to its attribute ``drawn``."""
     for part in parts_of(quantizer):
         if isinstance(part, GumbelQuantizer):
 
-            def spy(*args, drawn, draw):
-                drawn.append(draw(*args))
-                return drawn[-1]
+            def spy(*args, part=part, draw=part._noise):
+                part.drawn.append(draw(*args))
+                return part.drawn[-1]
 
-            part.drawn = []
-            part._noise = functools.partial(spy, drawn=part.drawn, draw=part._noise)
-
-
-def tolerance(name):
-    return ROUNDED if "fsq" in name or "binary" in name else EXACT
+            part.drawn, part._noise = [], spy
 
 
 def carried(value, surrogate):
-    """``value`` with the gradient of ``surrogate``."""
+    """Return ``value`` with the gradient of ``surrogate``."""
     return value.detach() + surrogate - surrogate.detach()
 
 
@@ -72,18 +62,18 @@ def entropy(probs):
 
 
 def rotated(x, q):
-    """(|q| / |x|) R x for each row, R the constant rotation from x to q, from its matrix."""
+    """Return (|q| / |x|) R x for each row, with the matrix R of the rotation from x to q."""
     out = []
     for row, to in zip(x, q, strict=True):
         a, b = (v.detach() / v.detach().norm() for v in (row, to))
         r = (a + b) / (a + b).norm()
-        turn = torch.eye(len(a)).double() - 2 * torch.outer(r, r) + 2 * torch.outer(b, a)
-        out.append(to.norm().detach() / row.norm().detach() * turn @ row)
+        rotation = torch.eye(len(a)).double() - 2 * torch.outer(r, r) + 2 * torch.outer(b, a)
+        out.append(to.norm().detach() / row.norm().detach() * rotation @ row)
     return torch.stack(out)
 
 
 def bounded(q, rows):
-    """The rows (N, D) where the codes live."""
+    """Map the rows (N, D) to the domain of the codes."""
     if isinstance(q, FSQ):
         columns = []
         for column, count in zip(rows.T, q.levels.tolist(), strict=True):
@@ -98,7 +88,7 @@ def bounded(q, rows):
 
 
 def groups(q, rows):
-    return rows.split(rows.shape[1] // len(q.parts), 1)
+    return rows.chunk(len(q.parts), 1)
 
 
 def gain(q):
@@ -118,25 +108,13 @@ def leaf_of(q):
 
 
 def estimated(q, x, codes):
-    """The codes with the gradient of the straight-through or rotation estimator."""
+    """Return the codes with the gradient of the straight-through or rotation estimator."""
     return carried(codes, rotated(x, codes) if leaf_of(q).init_args.get("estimator") == "rotation" else x)
 
 
+@functools.singledispatch
 def restated(q, x, indices):
-    """(quantized, loss) of bounded rows ``x`` (N, D) in the papers' formulas; checks that ``indices`` are right."""
-    if isinstance(q, ProductQuantizer):
-        parts = [restated(*a) for a in zip(q.parts, groups(q, x), indices.unbind(1), strict=True)]
-        return torch.cat([codes for codes, _ in parts], 1), sum(loss for _, loss in parts) / len(parts)
-    if isinstance(q, ResidualQuantizer):
-        return restated_residual(q, x, indices)
-    if isinstance(q, GumbelQuantizer):
-        return restated_gumbel(q, x, indices)
-    if isinstance(q, IBQ):
-        return restated_ibq(q, x, indices)
-    if isinstance(q, FSQ):
-        return restated_fsq(q, x, indices)
-    if isinstance(q, LookupFree):
-        return restated_lookup_free(q, x, indices)
+    """Check the ``indices`` of bounded rows ``x`` (N, D); return (quantized, loss) by the formulas of the papers."""
     codes = q.codebook if isinstance(q, VectorQuantizer) else q.frozen @ q.projection.weight.T + q.projection.bias
     if getattr(q, "distance", None) == "cosine":
         codes = codes / codes.norm(dim=1, keepdim=True)
@@ -148,6 +126,13 @@ def restated(q, x, indices):
     return estimated(q, x, codes), loss
 
 
+@restated.register(ProductQuantizer)
+def restated_product(q, x, indices):
+    parts = [restated(*a) for a in zip(q.parts, groups(q, x), indices.unbind(1), strict=True)]
+    return torch.cat([codes for codes, _ in parts], 1), sum(loss for _, loss in parts) / len(parts)
+
+
+@restated.register(FSQ)
 def restated_fsq(q, x, indices):
     """Codes (j - L // 2) / (L // 2) for the levels j = 0 .. L - 1; the index has the radices L."""
     place, columns = 1, []
@@ -159,21 +144,23 @@ def restated_fsq(q, x, indices):
     return estimated(q, x, torch.stack(columns, 1)), torch.zeros(()).double()
 
 
+@restated.register(ResidualQuantizer)
 def restated_residual(q, x, indices):
     rest, total, loss = x, torch.zeros_like(x), 0.0
     for level, part in enumerate(q.parts):
         own = indices[:, level]
         dropped = (own < 0).flatten().all()
-        if dropped:  # it is trained all the same
+        if dropped:  # dropped depths are trained, too
             own = part.quantize((rest * gain(part) ** level).detach()).indices
-        codes, its_loss = restated(part, rest * gain(part) ** level, own)
-        codes, loss = codes / gain(part) ** level, loss + its_loss
+        codes, own_loss = restated(part, rest * gain(part) ** level, own)
+        codes, loss = codes / gain(part) ** level, loss + own_loss
         rest = rest - (codes if q.soft else codes.detach())
         total = total if dropped else total + codes
         torch.testing.assert_close(q.lookup(indices[:, : level + 1]).double(), total.detach(), **ROUNDED)
     return total if q.soft else estimated(q, x, total), loss
 
 
+@restated.register(GumbelQuantizer)
 def restated_gumbel(q, x, indices):
     logits = x @ q.logits.weight.T + q.logits.bias
     probs = logits.softmax(1)
@@ -186,6 +173,7 @@ def restated_gumbel(q, x, indices):
     return q.codebook[indices] + carried(torch.zeros_like(x), soft @ q.codebook.detach()), loss
 
 
+@restated.register(IBQ)
 def restated_ibq(q, x, indices):
     logits = x @ q.codebook.T
     assert torch.equal(indices, logits.argmax(1))
@@ -200,8 +188,9 @@ def restated_ibq(q, x, indices):
     return codes, loss
 
 
+@restated.register(LookupFree)
 def restated_lookup_free(q, x, indices):
-    """With q(c | z) over all 2^D codes; a group's distribution is the sum over the codes that agree in its bits."""
+    """Sum q(c | z) over all 2^D codes; the distribution of a group sums over the codes with equal bits."""
     dim, every = q.embedding_dim, torch.arange(2**q.embedding_dim)
     codes = (2.0 * (every[:, None] >> torch.arange(dim) & 1) - 1).double()
     codes = codes / math.sqrt(dim) if isinstance(q, BinarySpherical) else codes
@@ -223,24 +212,21 @@ def restated_pyramid(q, z, indices):
         rest = down(f - (f_hat if q.soft else f_hat.detach()), edge)
         own = indices[:, start : start + edge**q.spatial_dims].flatten(0, 1)
         start += edge**q.spatial_dims
-        codes, its_loss = restated(q.quantizer, rows_of(rest), own)
+        codes, own_loss = restated(q.quantizer, rows_of(rest), own)
         if not q.soft:
             codes = q.quantizer.lookup(own).double()
         h = up(codes.view(len(z), *rest.shape[2:], -1).movedim(-1, 1), z.shape[-1])
         phi = q.phi[round(scale / max(1, len(q.scales) - 1) * (len(q.phi) - 1))]
         f_hat = f_hat + h / 2 + phi(h) / 2
         torch.testing.assert_close(q.decode(indices[:, :start]).double(), f_hat, **ROUNDED)
-        loss = loss + (its_loss + mean_square(f_hat - f.detach())) / len(q.scales)
-    return f_hat if q.soft else estimated_map(q, f, f_hat), loss
-
-
-def estimated_map(q, f, f_hat):
-    return estimated(q, rows_of(f), rows_of(f_hat)).view(len(f), *f.shape[2:], -1).movedim(-1, 1)
+        loss = loss + (own_loss + mean_square(f_hat - f.detach())) / len(q.scales)
+    if not q.soft:
+        f_hat = estimated(q, rows_of(f), rows_of(f_hat)).view(len(f), *f.shape[2:], -1).movedim(-1, 1)
+    return f_hat, loss
 
 
 @pytest.mark.parametrize("name", FAMILY)
-def test_value_loss_and_gradients_equal_the_formulas(name):
-    """The gradients of loss and quantized, with respect to the input and to every parameter."""
+def test_values_losses_and_gradients_equal_formulas(name):
     quantizer = double(name)
     record_noise(quantizer)
     z = example(quantizer, 5).double().requires_grad_()
@@ -252,11 +238,11 @@ def test_value_loss_and_gradients_equal_the_formulas(name):
         rows = bounded(quantizer, rows_of(again))
         quantized, loss = restated(quantizer, rows, out.indices.flatten(0, 1))
         quantized = quantized.view(z.shape[0], *z.shape[2:], -1).movedim(-1, 1)
-    close = tolerance(name)
+    close = ROUNDED if "fsq" in name or "binary" in name else EXACT
     torch.testing.assert_close(out.quantized, quantized, **close)
     torch.testing.assert_close(out.loss, loss, **close)
 
-    weight = rand(*z.shape, seed=6).double()
+    weight = rand64(*z.shape, seed=6)
     names, parameters = zip(*[("z", None), *quantizer.named_parameters()], strict=True)
     for theirs, ours in ((out.loss, loss), ((out.quantized * weight).sum(), (quantized * weight).sum())):
         if not ours.requires_grad:
@@ -273,12 +259,11 @@ def test_value_loss_and_gradients_equal_the_formulas(name):
     ("build", "pick"),
     [
         *((functools.partial(trained, n), "loss") for n in ("lookup-free-groups", "binary-spherical", "gumbel")),
-        (lambda: MIXTURE(), "quantized"),
-        (lambda: pyramid(MIXTURE(), scales=[1, 2], num_phi=1), "quantized"),
+        (functools.partial(trained, "gumbel-mixture"), "quantized"),
+        (lambda: pyramid(gumbel(temperature=0.7, straight_through=False), scales=[1, 2], num_phi=1), "quantized"),
     ],
 )
-def test_gradcheck_where_no_gradient_is_stopped(build, pick):
-    """By finite differences, in the input and in all parameters."""
+def test_gradients_equal_finite_differences(build, pick):
     quantizer = build().double()
     quantizer.auto_update, quantizer.sample_index = False, torch.arange(2)
     z = example(quantizer, 3, batch=2, edge=2).double().requires_grad_()
@@ -290,12 +275,10 @@ def test_gradcheck_where_no_gradient_is_stopped(build, pick):
     assert torch.autograd.gradcheck(function, (z, *leaves.values()), eps=1e-7, atol=1e-6, rtol=1e-4)
 
 
-MIXTURE = functools.partial(gumbel, temperature=0.7, straight_through=False)
-BLOCKED = ["ibq", "gumbel", "gumbel-mixture", "lookup-free-groups", "binary-spherical", "residual-gumbel"]
-
-
-@pytest.mark.parametrize("name", BLOCKED)
-def test_blocks_change_no_gradient(name, monkeypatch):
+@pytest.mark.parametrize(
+    "name", ["ibq", "gumbel", "gumbel-mixture", "lookup-free-groups", "binary-spherical", "residual-gumbel"]
+)
+def test_block_size_does_not_change_gradients(name, monkeypatch):
     results = []
     quantizer = double(name)
     for elements in (2**22, 50):
@@ -306,3 +289,62 @@ def test_blocks_change_no_gradient(name, monkeypatch):
         (out.quantized.square().sum() + out.loss).backward()
         results.append([out.quantized, out.loss, z.grad, *(p.grad for p in quantizer.parameters())])
     torch.testing.assert_close(results[0], results[1], rtol=1e-10, atol=1e-12)
+
+
+def test_gradient_of_ibq_equals_closed_form():
+    """dq/dz = Cov_p(c), the covariance of the codes under p = softmax(z C^T); every code has a gradient."""
+    quantizer = IBQ(9, 4).double()
+    z, g = rand64(30, 4, seed=3).requires_grad_(), rand64(30, 4, seed=4)
+    out = quantizer(z)
+    out.quantized.backward(g)
+    codes = quantizer.codebook.detach()
+    expected = torch.zeros_like(codes)
+    for n, p in enumerate((z.detach() @ codes.T).softmax(1)):
+        away = codes - p @ codes
+        torch.testing.assert_close(z.grad[n], (p[:, None] * away).T @ away @ g[n], rtol=1e-10, atol=1e-12)
+        expected[out.indices[n]] += g[n]
+        expected += torch.outer(p * (away @ g[n]), z[n].detach())
+    torch.testing.assert_close(quantizer.codebook.grad, expected, rtol=1e-10, atol=1e-12)
+
+
+def jacobian(z, q):
+    """dq/dz (D, D) of one row, by autograd."""
+    return torch.autograd.functional.jacobian(lambda x: rotation_trick(x[None], q[None])[0], z)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_rotation_trick_is_a_scaled_rotation_from_z_to_q(seed):
+    z, q = rand64(6, seed=seed), rand64(6, seed=seed + 100)
+    rotation = jacobian(z, q) * z.norm() / q.norm()
+    torch.testing.assert_close(rotation @ rotation.T, torch.eye(6).double(), rtol=0, atol=1e-12)
+    torch.testing.assert_close(rotation @ z / z.norm(), q / q.norm(), rtol=0, atol=1e-12)
+    assert torch.linalg.det(rotation).item() == pytest.approx(1)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 2e-5)])
+@pytest.mark.parametrize("dim", [2, 5, 32])
+def test_rotation_trick_equals_its_matrix(dim, dtype, tolerance):
+    z, q, g = (rand(20, dim, seed=seed, dtype=dtype) for seed in (4, 5, 6))
+    out = rotation_trick(z.requires_grad_(), q)
+    assert torch.equal(out, q)
+    exact = z.detach().double().requires_grad_()
+    [expected] = torch.autograd.grad(rotated(exact, q.double()), exact, g.double())
+    scale = (z.norm(dim=1) / q.norm(dim=1)).detach().double()[:, None]
+    found = scale * torch.autograd.grad(out, z, g)[0].double()
+    torch.testing.assert_close(found, scale * expected, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize(
+    ("z", "q"),
+    [
+        ([1.0, -2.0, 0.5], [-1.0, 2.0, -0.5]),
+        ([1.0, -2.0, 0.5], [-3.0, 6.0, -1.5]),
+        ([0.0, 0.0, 0.0], [1.0, 2.0, 3.0]),
+        ([1.0, 2.0, 3.0], [0.0, 0.0, 0.0]),
+        ([0.0, 0.0, 0.0], [0.0, 0.0, 0.0]),
+    ],
+)
+def test_rotation_trick_is_straight_through_where_no_rotation_exists(z, q):
+    z, q = torch.tensor(z), torch.tensor(q)
+    assert torch.equal(rotation_trick(z[None], q[None])[0], q)
+    assert torch.equal(jacobian(z, q), torch.eye(3))

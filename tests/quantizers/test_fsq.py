@@ -5,13 +5,13 @@ import math
 import pytest
 import torch
 
-from vqlab.quantizers.fsq import FSQ
+from vqlab.quantizers import FSQ
 
 LEVELS = [[8, 5, 5, 5], [2], [3], [2, 2, 2], [7, 2, 4, 3], [16, 15], [8, 8, 8, 6, 5]]
 
 
 @pytest.mark.parametrize("levels", LEVELS)
-def test_every_index_has_a_code_of_its_own_and_is_reached(levels):
+def test_each_index_has_a_different_code_and_an_input(levels):
     fsq, total = FSQ(levels), math.prod(levels)
     codes = fsq.decode(torch.arange(total))
     assert codes.shape == (total, len(levels))
@@ -19,7 +19,7 @@ def test_every_index_has_a_code_of_its_own_and_is_reached(levels):
     assert codes.abs().max() <= 1
     for i, count in enumerate(levels):
         assert codes[:, i].unique().tolist() == pytest.approx([(j - count // 2) / (count // 2) for j in range(count)])
-    # invert the bound: the input whose bounded value is the middle of the level
+    # the inputs whose bounded values are the levels
     half = torch.tensor([(count - 1) * 1.001 / 2 for count in levels], dtype=torch.float64)
     offset = torch.tensor([0.5 if count % 2 == 0 else 0.0 for count in levels], dtype=torch.float64)
     middle = codes.double() * torch.tensor([count // 2 for count in levels])
@@ -27,7 +27,6 @@ def test_every_index_has_a_code_of_its_own_and_is_reached(levels):
     out = fsq(z.float())
     assert torch.equal(out.indices, torch.arange(total))
     assert torch.equal(out.quantized, codes)
-    assert torch.equal(fsq.encode(z.float()), torch.arange(total))
 
 
 @pytest.mark.parametrize("levels", [*LEVELS, [1001], [1002], [1024, 3], [5, 20001]])

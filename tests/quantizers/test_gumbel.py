@@ -1,11 +1,11 @@
-"""The noise and the temperature of GumbelQuantizer; test_family_gradients has the formulas."""
+"""Noise and temperature of GumbelQuantizer; test_family_gradients has the formulas, test_distributed split batches."""
 
 import pytest
 import torch
 
 from tests.helpers.family import rand64 as rand
-from vqlab.nn.anneal import Anneal
-from vqlab.quantizers.gumbel import GumbelQuantizer
+from vqlab.nn import Anneal
+from vqlab.quantizers import GumbelQuantizer
 
 K, D = 7, 3
 
@@ -14,16 +14,10 @@ def make(*args, **kwargs):
     return GumbelQuantizer(K, D, *args, **kwargs).double()
 
 
-def with_noise(quantizer, noise, monkeypatch):
-    """Make ``noise`` (N, K) the noise that is drawn."""
-    monkeypatch.setattr(quantizer, "_noise", lambda *args: noise)
-    return quantizer
-
-
 @pytest.mark.parametrize(("batch", "positions"), [(20_000, 1), (100, 200)])
 @pytest.mark.parametrize("by_sample", [True, False])
 @pytest.mark.parametrize("temperature", [0.1, 1.0])
-def test_codes_are_drawn_from_the_softmax_of_the_logits(by_sample, batch, positions, temperature):
+def test_code_frequencies_equal_the_softmax_of_the_logits(by_sample, batch, positions, temperature):
     quantizer = GumbelQuantizer(K, D, temperature=temperature)
     row = rand(D, seed=7).float()
     quantizer.sample_index = torch.arange(batch) if by_sample else None
@@ -36,19 +30,7 @@ def test_codes_are_drawn_from_the_softmax_of_the_logits(by_sample, batch, positi
     assert (first == second).float().mean().item() == pytest.approx((expected / 20_000).square().sum().item(), abs=0.02)
 
 
-def test_the_noise_of_a_sample_does_not_depend_on_its_batch():
-    quantizer = make(straight_through=False)
-    quantizer.auto_update = False
-    z = rand(10, D, 4, 5, seed=8)
-    quantizer.sample_index = torch.arange(10) + 40
-    whole = quantizer(z)
-    quantizer.sample_index = torch.tensor([47, 42])
-    part = quantizer(z[[7, 2]])
-    assert torch.equal(part.indices, whole.indices[[7, 2]])
-    torch.testing.assert_close(part.quantized, whole.quantized[[7, 2]], rtol=0, atol=1e-14)
-
-
-def test_eval_takes_the_most_likely_code():
+def test_eval_mode_uses_the_most_likely_code():
     quantizer = make(temperature=5.0, straight_through=False).eval()
     z = rand(60, D, seed=9)
     for sample_index in (None, torch.arange(60)):
@@ -62,10 +44,11 @@ def test_eval_takes_the_most_likely_code():
     assert len(out.indices.unique()) > 2
 
 
-def test_temperature_follows_the_counted_steps(monkeypatch):
+def test_temperature_follows_the_step_count(monkeypatch):
     anneal = Anneal(2.0, 0.5, total_steps=4, warmup_steps=1, kind="linear")
     noise, z = rand(20, K, seed=10), rand(20, D, seed=11)
-    quantizer = with_noise(make(temperature=anneal, straight_through=False), noise, monkeypatch)
+    quantizer = make(temperature=anneal, straight_through=False)
+    monkeypatch.setattr(quantizer, "_noise", lambda *args: noise)
     for step, temperature in enumerate([2.0, 2.0, 1.5, 1.0, 0.5, 0.5]):
         assert quantizer.steps == step
         assert quantizer.temperature.item() == pytest.approx(temperature)
@@ -79,15 +62,15 @@ def test_temperature_follows_the_counted_steps(monkeypatch):
 
 
 @pytest.mark.parametrize("by_sample", [True, False])
-def test_the_noise_changes_by_step_sample_and_position(by_sample):
+def test_noise_differs_by_step_sample_and_position(by_sample):
     quantizer = make(straight_through=False)
     quantizer.sample_index = torch.arange(6) if by_sample else None
-    z = torch.ones(6, D, 8).double()  # all that differs is the noise
+    z = torch.ones(6, D, 8).double()
     outs = torch.cat([quantizer(z).quantized.movedim(1, -1).reshape(-1, D) for _ in range(3)])
     assert len(outs.unique(dim=0)) == 3 * 6 * 8
 
 
-def test_the_noise_depends_on_the_seed_and_the_counted_steps_alone():
+def test_noise_depends_on_seed_and_step_only():
     quantizer, z = make(), torch.ones(200, D).double()
     quantizer.sample_index, quantizer.auto_update = torch.arange(200), False
 
@@ -97,7 +80,7 @@ def test_the_noise_depends_on_the_seed_and_the_counted_steps_alone():
         return quantizer(z).indices
 
     first = draw(1, 5)
-    torch.rand(9)  # torch's generator has no part in it
+    torch.rand(9)  # changes torch's generator
     assert torch.equal(draw(1, 5), first)
     assert not torch.equal(draw(1, 6), first)
     assert not torch.equal(draw(2, 5), first)

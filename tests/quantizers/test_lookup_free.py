@@ -6,24 +6,21 @@ import pytest
 import torch
 
 from tests.helpers.family import rand64 as rand
-from vqlab.quantizers import lookup_free
-from vqlab.quantizers.lookup_free import BinarySpherical, LookupFree
+from vqlab.quantizers import BinarySpherical, LookupFree, lookup_free
 
 CLASSES = [LookupFree, BinarySpherical]
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_groups_bound_the_joint_entropy_from_above(seed):
+def test_entropy_of_groups_bounds_the_joint_entropy_from_above(seed):
     z = rand(60, 6, seed=seed, scale=2) @ rand(6, 6, seed=seed + 10)  # channels that depend on each other
     joint = LookupFree(6, group_size=6)(z).terms["batch_entropy"]
-    bounds = [LookupFree(6, group_size=size)(z).terms["batch_entropy"] for size in (3, 2, 1)]
-    assert joint < bounds[0] < bounds[2]
-    assert joint < bounds[1] < bounds[2]
-    assert bounds[2] <= 6 * math.log(2)
+    three, two, one = (LookupFree(6, group_size=size)(z).terms["batch_entropy"] for size in (3, 2, 1))
+    assert joint < min(three, two) <= max(three, two) < one <= 6 * math.log(2)
 
 
 @pytest.mark.parametrize("cls", CLASSES)
-def test_62_channels_and_the_memory_of_their_groups(cls, monkeypatch):
+def test_indices_and_group_sizes_of_62_channels(cls, monkeypatch):
     widths, joint = [], lookup_free._joint
     monkeypatch.setattr(lookup_free, "_joint", lambda logits: (widths.append(joint(logits).shape[1]), joint(logits))[1])
     quantizer = cls(62, group_size=5).eval()
@@ -39,7 +36,7 @@ def test_62_channels_and_the_memory_of_their_groups(cls, monkeypatch):
 
 
 @pytest.mark.parametrize("cls", CLASSES)
-def test_temperature_limits(cls):
+def test_entropies_at_extreme_temperatures(cls):
     z = rand(200, 3, seed=5)
     cold, hot = cls(3, temperature=1e-5)(z), cls(3, temperature=1e6)(z)
     fractions = torch.bincount(cold.indices, minlength=8).double() / 200
@@ -49,7 +46,7 @@ def test_temperature_limits(cls):
         assert hot.terms[term].item() == pytest.approx(3 * math.log(2), abs=1e-6)
 
 
-def test_spherical_codes_are_of_length_one_and_near_their_vectors():
+def test_spherical_codes_have_length_one_and_a_bounded_distance():
     quantizer, z = BinarySpherical(7), rand(40, 7, seed=11, scale=9)
     out = quantizer(z)
     torch.testing.assert_close(out.quantized.norm(dim=1), torch.ones(40).double(), rtol=1e-6, atol=0)

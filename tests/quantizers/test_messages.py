@@ -1,4 +1,4 @@
-"""Arguments that are refused, each in one line that names argument, value and rule."""
+"""Error messages of the quantizers."""
 
 import math
 
@@ -7,16 +7,9 @@ import torch
 
 from tests.helpers.family import COMPOSITE, FAMILY, example, trained
 from tests.helpers.refusal import refused
-from vqlab.nn.anneal import Anneal
-from vqlab.quantizers.base import IdentityQuantizer
-from vqlab.quantizers.composite import ProductQuantizer, ResidualQuantizer
-from vqlab.quantizers.fsq import FSQ
-from vqlab.quantizers.gumbel import GumbelQuantizer
-from vqlab.quantizers.ibq import IBQ
-from vqlab.quantizers.lookup_free import BinarySpherical, LookupFree
-from vqlab.quantizers.multi_scale import MultiScaleQuantizer
-from vqlab.quantizers.sim_vq import SimVQ
-from vqlab.quantizers.vector import VectorQuantizer
+from vqlab import FSQ, IBQ, BinarySpherical, GumbelQuantizer, IdentityQuantizer, LookupFree, SimVQ, VectorQuantizer
+from vqlab.nn import Anneal
+from vqlab.quantizers import MultiScaleQuantizer, ProductQuantizer, ResidualQuantizer
 
 COSINE, PYRAMID = VectorQuantizer(8, 3, distance="cosine"), MultiScaleQuantizer(VectorQuantizer(8, 3), [1, 2])
 
@@ -46,18 +39,19 @@ COSINE, PYRAMID = VectorQuantizer(8, 3, distance="cosine"), MultiScaleQuantizer(
         (MultiScaleQuantizer, {"spatial_dims": 4}, "spatial_dims must be one of 1, 2, 3, got 4"),
     ],
 )
-def test_arguments(cls, arguments, line):
+def test_messages_of_arguments(cls, arguments, line):
     with refused(line):
         cls(**arguments)
 
 
 @pytest.mark.parametrize("name", FAMILY)
-def test_inputs_and_codes(name):
+def test_messages_of_inputs_and_codes(name):
     quantizer = trained(name).eval()
     z = example(quantizer, 1)
     codes, highest = quantizer.encode(z), quantizer.num_embeddings
-    with refused("scales must end with the edge of the map" if quantizer.needs_maps else "must not be empty, got (0, "):
-        quantizer(z[..., :-1] if quantizer.needs_maps else z[:0])
+    is_pyramid = isinstance(quantizer, MultiScaleQuantizer)
+    with refused("scales must end with the edge of the map" if is_pyramid else "must not be empty, got (0, "):
+        quantizer(z[..., :-1] if is_pyramid else z[:0])
     with refused(f"embedding_dim must be dimension 1 of the input, got {quantizer.embedding_dim} and an input"):
         quantizer(z.repeat_interleave(2, dim=1))
     for wrong in (highest, 10**9, -2, -1):
@@ -75,7 +69,7 @@ def test_inputs_and_codes(name):
             quantizer.decode(codes.repeat_interleave(2, -quantizer.index_dims))
 
 
-def test_other_refusals():
+def test_other_messages():
     with refused("codes are too many", "quantizer.decode"):
         LookupFree(23).codebooks()
     with refused("an IdentityQuantizer has no codes"):

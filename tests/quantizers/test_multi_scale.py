@@ -1,4 +1,4 @@
-"""Scales, statistics and initialisation of MultiScaleQuantizer; test_family_gradients has the formulas."""
+"""Scales, statistics and initialization of MultiScaleQuantizer; test_family_gradients has the formulas."""
 
 import pytest
 import torch
@@ -6,14 +6,13 @@ import torch.nn.functional as F
 
 from tests.helpers.family import rand64 as rand
 from tests.helpers.resampling import down, up
-from vqlab.quantizers.multi_scale import MultiScaleQuantizer
-from vqlab.quantizers.vector import VectorQuantizer
+from vqlab.quantizers import MultiScaleQuantizer, VectorQuantizer
 
 K, D = 12, 3
 
 
 def make(scales, num_phi=4, rule="loss"):
-    """With a fixed codebook, in float64."""
+    """Build a float64 quantizer with a fixed codebook."""
     part = VectorQuantizer(K, D, 0.3, rule, init="uniform", revive_after=None)
     quantizer = MultiScaleQuantizer(part, scales, num_phi).double()
     part.codebook.data.copy_(rand(K, D, seed=100))
@@ -25,7 +24,7 @@ def make(scales, num_phi=4, rule="loss"):
     ("num_scales", "num_phi", "used"),
     [(6, 4, [0, 1, 1, 2, 2, 3]), (5, 1, [0] * 5), (3, 9, [0, 1, 2]), (10, 2, [0] * 5 + [1] * 5), (1, 4, [0])],
 )
-def test_which_scale_uses_which_phi(num_scales, num_phi, used):
+def test_phi_of_each_scale(num_scales, num_phi, used):
     quantizer, calls = make(list(range(1, num_scales + 1)), num_phi), []
     assert len(quantizer.phi) == max(used) + 1
     for number, phi in enumerate(quantizer.phi):
@@ -34,7 +33,7 @@ def test_which_scale_uses_which_phi(num_scales, num_phi, used):
     assert calls == used
 
 
-def test_statistics_of_all_scales_add_up():
+def test_statistics_are_sums_over_all_scales():
     quantizer = make([1, 2, 4], rule="ema")
     f = rand(5, D, 4, 4, seed=8)
     out = quantizer(f)
@@ -49,7 +48,7 @@ def test_statistics_of_all_scales_add_up():
     assert quantizer.quantizer.steps == 1
 
 
-def test_the_codebook_is_set_up_from_the_bands_of_a_laplacian_pyramid(monkeypatch):
+def test_codebook_is_initialized_from_a_laplacian_pyramid(monkeypatch):
     quantizer, seen = make([1, 2, 4]), []
     quantizer.quantizer.first_batch.awaited = True
     monkeypatch.setattr(quantizer.quantizer, "initialize", seen.append)
@@ -67,7 +66,7 @@ def test_the_codebook_is_set_up_from_the_bands_of_a_laplacian_pyramid(monkeypatc
 
 
 @pytest.mark.parametrize("init", ["kmeans", "data"])
-def test_after_the_first_batch_the_finest_scale_uses_the_codes(init):
+def test_finest_scale_uses_most_codes_after_the_first_batch(init):
     quantizer = MultiScaleQuantizer(VectorQuantizer(64, 4, init=init), [1, 2, 4, 8])
     z = F.interpolate(rand(16, 4, 4, 4, seed=10).float(), size=(8, 8), mode="bicubic")
     assert len(quantizer(z + 0.3 * rand(16, 4, 8, 8, seed=11).float()).indices[:, 21:].unique()) > 48

@@ -19,7 +19,7 @@ def distances(z, codebook):
 
 
 def regret(z, codebook, indices):
-    """How much farther than the nearest code the chosen one is, in units of what float32 can resolve."""
+    """Excess distance of the chosen code over the nearest one, in units of the float32 rounding error."""
     dist, center = distances(z, codebook), codebook.double().mean(0)
     rows, codes = (z.double() - center).norm(dim=1), (codebook.double() - center).norm(dim=1).max()
     excess = dist.gather(1, indices[:, None])[:, 0] - dist.min(1).values
@@ -27,14 +27,14 @@ def regret(z, codebook, indices):
 
 
 @pytest.mark.parametrize("mean", [0, 3, 30])
-@pytest.mark.parametrize("codes_scale", ["as the rows", "1 / K"])
+@pytest.mark.parametrize("scale", ["of the rows", "1 / K"])
 @pytest.mark.parametrize(
     ("num", "dim", "codes"),
     [(200, 4, 512), (101, 64, 1024), (20, 256, 8192), (200, 8, 33), (24, 64, 16384), (300, 3, 7), (20, 512, 2049)],
 )
-def test_equals_brute_force(num, dim, codes, codes_scale, mean):
+def test_nearest_code_equals_brute_force(num, dim, codes, scale, mean):
     z, codebook = mean + 0.1 * rand(num, dim, seed=9), mean + 0.1 * rand(codes, dim, seed=10)
-    if codes_scale == "1 / K":
+    if scale == "1 / K":
         codebook = (2 * torch.rand(codes, dim, generator=torch.Generator().manual_seed(8)) - 1) / codes
     for autocast in (False, True):
         with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
@@ -59,7 +59,7 @@ def test_ties_go_to_the_lowest_index(num, dim, distinct, codes):
 @pytest.mark.parametrize("scores", [64, 64 * 7, 2**14])
 @pytest.mark.parametrize("codes", [20, 64, 200])
 @pytest.mark.parametrize("num_codes", [1, 30, 64, 333])
-def test_blocks_give_the_same_answer_as_one_block(monkeypatch, scores, codes, num_codes):
+def test_search_in_blocks_equals_brute_force(monkeypatch, scores, codes, num_codes):
     z, codebook = rand(60, 6, seed=3), rand(num_codes, 6, seed=4)
     monkeypatch.setitem(search.SCORES, "cpu", scores)
     monkeypatch.setitem(search.CODES, "cpu", codes)
@@ -69,21 +69,18 @@ def test_blocks_give_the_same_answer_as_one_block(monkeypatch, scores, codes, nu
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -1e30])
 @pytest.mark.parametrize("num_codes", [1, 65, 5000])
-def test_rows_that_are_no_numbers_get_a_valid_index(num_codes, bad):
-    """Their index can be looked up, and the other rows get their codes."""
+def test_rows_that_are_not_finite_get_a_valid_index(num_codes, bad):
     z, codebook = rand(40, 6, seed=1), rand(num_codes, 6, seed=2)
     expected = distances(z, codebook).argmin(1)
     z[3], z[17, 2] = bad, bad
     indices = nearest_code(z, codebook)
     assert indices.min() >= 0
     assert indices.max() < num_codes
-    keep = torch.ones(40, dtype=torch.bool)
-    keep[[3, 17]] = False
-    assert torch.equal(indices[keep], expected[keep])
+    assert (indices != expected).nonzero().flatten().tolist() in ([], [3], [17], [3, 17])
 
 
 @pytest.mark.parametrize(("num", "codes"), [(4096, 16384), (100_000, 1024), (1, 10**6)])
-def test_no_tensor_of_rows_times_codes(num, codes):
+def test_search_holds_no_tensor_of_rows_times_codes(num, codes):
     z, codebook = torch.zeros(num, 8), torch.zeros(codes, 8)
     with Largest() as seen:
         nearest_code(z, codebook)
@@ -91,8 +88,7 @@ def test_no_tensor_of_rows_times_codes(num, codes):
 
 
 @pytest.mark.parametrize("kind", ["cpu", "cuda"])
-def test_products_are_float32_whatever_is_allowed_elsewhere(kind):
-    """On a processor without units for bf16 the setting changes no result, so the setting itself is looked at."""
+def test_products_ignore_the_global_matmul_precision(kind):
     matmul = torch.backends.cuda.matmul if kind == "cuda" else torch.backends.mkldnn.matmul
     before = torch.get_float32_matmul_precision()
     try:
@@ -106,13 +102,13 @@ def test_products_are_float32_whatever_is_allowed_elsewhere(kind):
         torch.set_float32_matmul_precision(before)
 
 
-def test_without_onednn(monkeypatch):
+def test_search_without_onednn(monkeypatch):
     monkeypatch.setattr(torch._C, "_has_mkldnn", False)
     z, codebook = 30 + 0.1 * rand(33, 128, seed=1), 30 + 0.1 * rand(5000, 128, seed=2)
     assert regret(z, codebook, nearest_code(z, codebook)) <= 4
 
 
-def test_one_graph_for_all_shapes():
+def test_compiled_search_has_one_graph_for_all_shapes():
     def assign(z, codebook):
         indices = nearest_code(z * 2, codebook)
         return indices, codebook[indices].sum()
@@ -129,7 +125,7 @@ def test_one_graph_for_all_shapes():
 
 
 @pytest.mark.gpu
-def test_on_a_gpu_with_tf32_allowed():
+def test_search_on_a_gpu_is_not_affected_by_tf32():
     z, codebook = 30 + 0.1 * rand(101, 64, seed=1), 30 + 0.1 * rand(1024, 64, seed=2)
     before = torch.get_float32_matmul_precision()
     try:
@@ -142,7 +138,7 @@ def test_on_a_gpu_with_tf32_allowed():
 
 
 @pytest.mark.parametrize(("elements", "sizes"), [(28, [4, 4, 2]), (3, [1] * 10), (1000, [10]), (69, [9, 1])])
-def test_softmaxes_in_blocks_have_the_results_and_gradients_of_one_block(monkeypatch, elements, sizes):
+def test_chunks_have_the_results_and_gradients_of_one_block(monkeypatch, elements, sizes):
     monkeypatch.setattr(search, "CHUNK_ELEMENTS", elements)
     codes = rand64(7, 3, seed=1).requires_grad_()
 
@@ -156,13 +152,12 @@ def test_softmaxes_in_blocks_have_the_results_and_gradients_of_one_block(monkeyp
     found = torch.cat(mixtures), torch.stack(sums).sum(0)
     expected = soft_codes(rows, weights)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-14)
-    gradients = [
-        torch.autograd.grad(a.sin().sum() + b.cos().sum(), (rows, weights, codes)) for a, b in (found, expected)
-    ]
+    sums = (a.sin().sum() + b.cos().sum() for a, b in (found, expected))
+    gradients = [torch.autograd.grad(total, (rows, weights, codes)) for total in sums]
     torch.testing.assert_close(*gradients, rtol=0, atol=1e-13)
 
 
-def test_the_backward_pass_computes_again_with_the_same_random_numbers(monkeypatch):
+def test_backward_recomputes_chunks_with_equal_random_numbers(monkeypatch):
     monkeypatch.setattr(search, "CHUNK_ELEMENTS", 5)
     drawn = []
 
@@ -172,7 +167,7 @@ def test_the_backward_pass_computes_again_with_the_same_random_numbers(monkeypat
 
     rows = torch.ones(12, 1, requires_grad=True)
     out = torch.cat([block for (block,) in in_chunks(noisy, 1, rows)])
-    torch.rand(7)  # something else draws in between
+    torch.rand(7)
     before = torch.random.get_rng_state()
     out.sum().backward()
     assert torch.equal(before, torch.random.get_rng_state())
@@ -181,7 +176,7 @@ def test_the_backward_pass_computes_again_with_the_same_random_numbers(monkeypat
     assert len(torch.cat(drawn).unique()) == 12
 
 
-def test_entropy():
+def test_entropy_equals_torch_and_has_finite_gradients():
     probs = rand64(6, 6, seed=5).softmax(-1)
     torch.testing.assert_close(entropy(probs), torch.special.entr(probs).sum(-1))
     certain = torch.tensor([1.0, 0.0, 0.0], requires_grad=True)

@@ -1,4 +1,4 @@
-"""vqlab.load gives a model back, and nothing else."""
+"""vqlab.load restores models, and refuses damaged and hostile checkpoints."""
 
 import os
 
@@ -12,20 +12,16 @@ import vqlab
 from tests.helpers.bare import BARE
 from tests.helpers.models import build
 from tests.helpers.refusal import refused
-from vqlab.models.vq.vqvae import VQVAE
-from vqlab.nn.autoencoders.conv import ConvDecoder, ConvEncoder
-from vqlab.nn.autoencoders.small import SmallDecoder, SmallEncoder
-from vqlab.nn.image_format import ImageFormat
-from vqlab.nn.value_range import ValueRange
-from vqlab.quantizers.fsq import FSQ
-from vqlab.quantizers.vector import VectorQuantizer
+from vqlab.models import VQVAE
+from vqlab.nn import ConvDecoder, ConvEncoder, ImageFormat, SmallDecoder, SmallEncoder, ValueRange
+from vqlab.quantizers import FSQ, VectorQuantizer
 from vqlab.serialization import ConfigMixin
+from vqlab.training import Schedule
 from vqlab.training.checkpoint import check_resumable, read_checkpoint, refusing_damage
-from vqlab.training.learning_rate import Schedule
 
 
 class Own(nn.Module):
-    """A network as a user writes it, who knows nothing of vqlab."""
+    """A user's network that does not record its arguments."""
 
     def __init__(self, width):
         super().__init__()
@@ -58,7 +54,7 @@ def images(channels=1):
 
 
 def fit(model, path="model.ckpt", channels=1):
-    """Train two steps and save, in a notebook's way."""
+    """Train two steps and save, as in a notebook."""
     trainer = lightning.Trainer(max_steps=2, **BARE)
     trainer.fit(model, images(channels))
     trainer.save_checkpoint(path)
@@ -67,22 +63,23 @@ def fit(model, path="model.ckpt", channels=1):
 
 @pytest.fixture
 def checkpoint():
-    """What a notebook's checkpoint holds, to be spoilt."""
+    """The content of a valid checkpoint."""
     fit(small())
     return torch.load("model.ckpt", weights_only=True)
 
 
-def assert_refused(words, spoilt):
-    torch.save(spoilt, "spoilt.ckpt")
+def assert_refused(words, changed):
+    torch.save(changed, "damaged.ckpt")
     with refused(words):
-        vqlab.load("spoilt.ckpt")
+        vqlab.load("damaged.ckpt")
 
 
-def test_a_notebooks_model_comes_back_by_either_way():
+def test_load_and_load_from_checkpoint_restore_model():
+    sizes = {"base_channels": 8, "channel_multipliers": (1, 1), "num_res_blocks": 1, "z_channels": 8}
     model = build(
         VQVAE,
-        encoder=ConvEncoder(base_channels=8, channel_multipliers=(1, 1), num_res_blocks=1, z_channels=8, dropout=0.5),
-        decoder=ConvDecoder(base_channels=8, channel_multipliers=(1, 1), num_res_blocks=1, z_channels=8),
+        encoder=ConvEncoder(**sizes, dropout=0.5),
+        decoder=ConvDecoder(**sizes),
         quantizer=FSQ(levels=[5, 3, 3]),
         schedule=Schedule("cosine", warmup_steps=1),
         value_range=ValueRange("standardized", (0.5, 0.4, 0.3), (0.2, 0.2, 0.1)),
@@ -105,29 +102,30 @@ def test_a_notebooks_model_comes_back_by_either_way():
         assert dict(again.hparams) == dict(model.hparams)
 
 
-def test_a_pickled_object_with_code_is_refused(checkpoint, tmp_path):
+def test_pickled_code_is_refused(checkpoint, tmp_path):
     class Bomb:
         def __reduce__(self):
             return os.system, (f"touch {tmp_path}/exploded",)
 
-    assert_refused("spoilt.ckpt holds Python objects that vqlab refuses to unpickle", {**checkpoint, "extra": Bomb()})
+    assert_refused("damaged.ckpt holds Python objects that vqlab refuses to unpickle", {**checkpoint, "extra": Bomb()})
     checkpoint["hyper_parameters"]["encoder"] = Bomb()
     assert_refused("refuses to unpickle", checkpoint)
     assert not (tmp_path / "exploded").exists()
 
 
-def test_files_that_are_no_checkpoint(checkpoint, tmp_path):
+def test_other_files_are_refused(checkpoint, tmp_path):
     whole = (tmp_path / "model.ckpt").read_bytes()
     for content in (b"", b"no checkpoint\n", whole[:-1000], whole[:100]):
-        (tmp_path / "spoilt.ckpt").write_bytes(content)
-        with refused("checkpoint spoilt.ckpt"):
-            vqlab.load("spoilt.ckpt")
+        (tmp_path / "damaged.ckpt").write_bytes(content)
+        with refused("checkpoint damaged.ckpt"):
+            vqlab.load("damaged.ckpt")
     for other in (checkpoint["state_dict"], [1, 2], {**checkpoint, "state_dict": None}):
         assert_refused("not a Lightning checkpoint", other)
+    del checkpoint["state_dict"]["to_code.bias"]
+    assert_refused('does not fit this VQVAE: Missing key(s) in state_dict: "to_code.bias"', checkpoint)
 
 
-def test_damaged_bytes_give_a_user_error_or_the_model(checkpoint, tmp_path):
-    """Whatever torch's unpickler makes of a damaged file, the user sees one line."""
+def test_damaged_bytes_raise_user_error_or_load(checkpoint, tmp_path):
     whole = (tmp_path / "model.ckpt").read_bytes()
     generator = torch.Generator().manual_seed(0)
     errors = 0
@@ -135,24 +133,22 @@ def test_damaged_bytes_give_a_user_error_or_the_model(checkpoint, tmp_path):
         damaged = bytearray(whole)
         for place in torch.randint(0, 6000, (1 + trial,), generator=generator).tolist():
             damaged[place] ^= 1 << (trial % 8)
-        (tmp_path / "spoilt.ckpt").write_bytes(damaged)
+        (tmp_path / "damaged.ckpt").write_bytes(damaged)
         try:
-            read_checkpoint("spoilt.ckpt")
+            read_checkpoint("damaged.ckpt")
         except vqlab.UserError as error:
             errors += "\n" not in str(error)
     assert errors > 30
 
 
 @pytest.mark.parametrize("class_path", ["os.system", "no_such_module.Model", "torch.nn.Identity", "", 7, None])
-@pytest.mark.parametrize("part", [None, "encoder"])
-def test_a_class_from_outside_is_refused(checkpoint, class_path, part):
-    if part:
-        checkpoint["hyper_parameters"][part] = {"class_path": class_path, "init_args": {"args": "touch exploded"}}
-    else:
-        checkpoint["hyper_parameters"] = {"_class_path": class_path, "args": "touch exploded"}
-    torch.save(checkpoint, "spoilt.ckpt")
-    with pytest.raises(vqlab.UserError, match=r"refused|import its module|not made by a vqlab model"):
-        vqlab.load("spoilt.ckpt")
+def test_other_classes_are_refused(checkpoint, class_path):
+    part = {"encoder": {"class_path": class_path, "init_args": {"args": "touch exploded"}}}
+    model = {"_class_path": class_path, "args": "touch exploded"}
+    for arguments in (checkpoint["hyper_parameters"] | part, model):
+        torch.save(checkpoint | {"hyper_parameters": arguments}, "damaged.ckpt")
+        with pytest.raises(vqlab.UserError, match=r"refused|import its module|not made by a vqlab model"):
+            vqlab.load("damaged.ckpt")
     assert not os.path.exists("exploded")
 
 
@@ -166,37 +162,32 @@ def test_a_class_from_outside_is_refused(checkpoint, class_path, part):
         ({"quantizer": {"class_path": "vqlab.FSQ", "init_args": {"levels": [5, 5]}}}, "does not fit this VQVAE"),
     ],
 )
-def test_arguments_that_do_not_fit(checkpoint, changes, words):
+def test_invalid_arguments_are_refused(checkpoint, changes, words):
     checkpoint["hyper_parameters"] |= changes
     assert_refused(words, checkpoint)
-
-
-def test_weights_that_are_missing(checkpoint):
-    del checkpoint["state_dict"]["to_code.bias"]
-    assert_refused('does not fit this VQVAE: Missing key(s) in state_dict: "to_code.bias"', checkpoint)
 
 
 @pytest.mark.parametrize(
     ("key", "wrong"),
     [("global_step", -1), ("global_step", True), ("epoch", "first"), ("loops", None), ("optimizer_states", {})],
 )
-def test_what_a_run_cannot_go_on_from(checkpoint, key, wrong):
+def test_check_resumable_names_missing_entry(checkpoint, key, wrong):
     check_resumable(checkpoint, "model.ckpt")
-    for spoilt in ({**checkpoint, key: wrong}, {k: v for k, v in checkpoint.items() if k != key}):
-        with refused(f"model.ckpt holds no {key} to go on from"):
-            check_resumable(spoilt, "model.ckpt")
+    for changed in ({**checkpoint, key: wrong}, {k: v for k, v in checkpoint.items() if k != key}):
+        with refused(f"model.ckpt has no {key} to resume from"):
+            check_resumable(changed, "model.ckpt")
 
 
-def test_only_errors_of_restoring_are_laid_to_the_checkpoint(checkpoint):
+def test_only_errors_while_restoring_name_the_checkpoint(checkpoint):
     checkpoint["optimizer_states"] = [{"state": 3}]
-    torch.save(checkpoint, "spoilt.ckpt")
-    with refused("spoilt.ckpt cannot be resumed ("), refusing_damage("spoilt.ckpt"):
-        lightning.Trainer(max_steps=4, **BARE).fit(small(), images(), ckpt_path="spoilt.ckpt")
+    torch.save(checkpoint, "damaged.ckpt")
+    with refused("damaged.ckpt cannot be resumed ("), refusing_damage("damaged.ckpt"):
+        lightning.Trainer(max_steps=4, **BARE).fit(small(), images(), ckpt_path="damaged.ckpt")
     with pytest.raises(KeyError), refusing_damage("model.ckpt"):
-        raise KeyError("a mistake of ours")
+        raise KeyError("a bug")
 
 
-def test_a_loaded_model_can_be_trained_and_saved_again():
+def test_loaded_model_can_be_trained_and_saved_again():
     fit(small())
     loaded = vqlab.load("model.ckpt")
     fit(loaded.train(), "again.ckpt")
@@ -205,7 +196,7 @@ def test_a_loaded_model_can_be_trained_and_saved_again():
     assert torch.equal(vqlab.load("again.ckpt").reconstruct(x), loaded.reconstruct(x))
 
 
-def test_a_network_that_does_not_record_its_arguments():
+def test_network_without_recorded_arguments_is_passed_again():
     model = fit(small(encoder=Own(6)))
     with refused("Own", "ConfigMixin", "encoder="):
         vqlab.load("model.ckpt")
@@ -217,29 +208,22 @@ def test_a_network_that_does_not_record_its_arguments():
 
 
 @pytest.mark.parametrize("make", [lambda: small(encoder=OwnRecorded(6)), lambda: small(Mine)])
-def test_classes_of_the_users_that_record_their_arguments(make):
+def test_user_classes_with_recorded_arguments_are_loaded(make):
     model = fit(make())
     loaded = vqlab.load("model.ckpt")
-    assert type(loaded) is type(model)
-    assert type(loaded.encoder) is type(model.encoder)
+    assert (type(loaded), type(loaded.encoder)) == (type(model), type(model.encoder))
     x = torch.rand(2, 1, 8, 8)
     assert torch.equal(loaded.reconstruct(x), model.reconstruct(x))
 
 
-@pytest.mark.parametrize(
-    ("folder", "give"),
-    [
-        ("run", "run/checkpoints/best.ckpt"),
-        (".", "run/checkpoints/best.ckpt"),
-        ("run/samples", "runs/<model>/<name>/checkpoints/best.ckpt"),
-    ],
-)
-def test_a_folder_in_place_of_a_checkpoint_names_the_one_in_it(folder, give):
+def test_folder_instead_of_checkpoint_names_its_checkpoint():
     os.makedirs("run/checkpoints")
     os.makedirs("run/samples")
     for name in ("best", "last", "other"):
         torch.save({}, f"run/checkpoints/{name}.ckpt")
-    with refused(f"{folder} is a folder: give {give}"):
-        vqlab.load(folder)
+    best = "checkpoints/best.ckpt"
+    for folder, hint in (("run", f"run/{best}"), (".", f"run/{best}"), ("run/samples", f"runs/<model>/<name>/{best}")):
+        with refused(f"{folder} is a folder: give {hint}"):
+            vqlab.load(folder)
     with refused("missing.ckpt does not exist"):
         vqlab.load("missing.ckpt")

@@ -1,4 +1,4 @@
-"""Data for a trained model have the format of its training data, or are refused in one line."""
+"""New data of a trained model: converted to the format of the training data, or refused."""
 
 import copy
 import random
@@ -21,12 +21,9 @@ from vqlab.cli.main import main
 from vqlab.training.data_format import ENTRY, check_format, stored_format
 
 GROUPS = [
-    words.split()
-    for words in (
-        "market stock bank price trade shares profit investor",
-        "football match goal player league coach team season",
-        "planet star orbit telescope galaxy moon comet rocket",
-    )
+    ["market", "stock", "bank", "price", "trade", "shares", "profit", "investor"],
+    ["football", "match", "goal", "player", "league", "coach", "team", "season"],
+    ["planet", "star", "orbit", "telescope", "galaxy", "moon", "comet", "rocket"],
 ]
 TOPICS = ["--model=GANTopicModel", "--model.num_topics=3", "--data=TextFile", "--data.path=train.csv"]
 OPTIONS = ["--data.min_df=1", "--data.max_df=1.0", "--data.max_vocab=24", "--data.batch_size=16"]
@@ -35,7 +32,7 @@ LAST = "runs/gantopicmodel/t/checkpoints/last.ckpt"
 
 
 def write(name, count=60, more=(), label=str):
-    """Write documents of three kinds, each with the words ``more``, too."""
+    """Write documents of three kinds, each with the additional words ``more``."""
     draw = random.Random(1)
     lines = [f"{' '.join([*draw.choices(GROUPS[i % 3], k=20), *more])},{label(i % 3)}" for i in range(count)]
     Path(name).write_text("\n".join(["text,label", *lines]) + "\n")
@@ -52,17 +49,17 @@ def topics():
     main(["fit", *TOPICS, *OPTIONS, *QUIET, "--name=t", "--trainer.max_steps=60", "--trainer.limit_val_batches=0"])
 
 
-def test_new_documents_are_counted_by_the_checkpoints_words(topics, capsys):
+def test_new_documents_are_counted_with_training_vocabulary(topics, capsys):
     write("new.csv", 150, more=["aardvark", "abacus", "zebra", "zeppelin"])
     main(["predict", f"--ckpt_path={LAST}"])
-    assert len(proportions()[1]) == 15, "of the data of the training those that were held out"
+    assert len(proportions()[1]) == 15, "the held-out part of the training data"
     write("again.csv", 150)
     found = {}
     for name in ("again", "new"):
         main(["predict", f"--ckpt_path={LAST}", f"--data.path={name}.csv"])
         found[name], index = proportions()
-        assert index.tolist() == list(range(150)), "every document, by its place in the file"
-    assert np.allclose(found["again"], found["new"], atol=1e-6), "whatever else is in the file"
+        assert index.tolist() == list(range(150)), "all documents, by position in the file"
+    assert np.allclose(found["again"], found["new"], atol=1e-6)
     write("few.csv", 1)  # most of the 24 words are missing
     main(["predict", f"--ckpt_path={LAST}", "--data.path=few.csv"])
     assert np.allclose(proportions()[0], found["again"][:1], atol=1e-6)
@@ -70,7 +67,7 @@ def test_new_documents_are_counted_by_the_checkpoints_words(topics, capsys):
     assert "trained on weighting tfidf, the data have counts: set --data.weighting=tfidf" in fails(capsys, counts)
 
 
-def test_a_notebooks_model_counts_new_documents_by_its_words(topics):
+def test_loaded_model_counts_new_documents_with_its_vocabulary(topics):
     write("new.csv", 30, more=["aardvark", "zebra"], label=lambda i: f"kind {i}")
     model, trainer = vqlab.load(LAST), lightning.Trainer(**BARE)
     data = TextFile("new.csv", min_df=1, max_df=1.0, max_vocab=24, batch_size=8)
@@ -79,12 +76,12 @@ def test_a_notebooks_model_counts_new_documents_by_its_words(topics):
     assert torch.cat([row["index"] for row in rows]).tolist() == list(range(30))
     assert data.vocabulary == model.vocabulary
     assert data.class_names == ["0", "1", "2"]
-    assert set(next(iter(data.val_dataloader()))["label"].tolist()) == {-1}, "other classes are not its own"
+    assert set(next(iter(data.val_dataloader()))["label"].tolist()) == {-1}, "unknown classes"
     with refused("weighting tfidf"):
         trainer.test(model, TextFile("new.csv", min_df=1, weighting="counts", batch_size=8), verbose=False)
 
 
-def test_a_checkpoint_without_a_description_is_evaluated(topics):
+def test_checkpoint_without_data_format_is_evaluated(topics):
     whole = torch.load(LAST, weights_only=True)
     assert stored_format(whole)["vocabulary"] == sorted(word for group in GROUPS for word in group)
     del whole["TextFile"]
@@ -92,7 +89,7 @@ def test_a_checkpoint_without_a_description_is_evaluated(topics):
     main(["test", f"--ckpt_path={LAST}"])
 
 
-def test_a_damaged_description_is_refused():
+def test_damaged_data_format_is_refused():
     write("train.csv")
     model = GANTopicModel(num_topics=3, vocab_size=24)
     setattr(model, ENTRY, {"vocabulary": 3})
@@ -100,7 +97,7 @@ def test_a_damaged_description_is_refused():
         lightning.Trainer(**BARE).test(model, TextFile("train.csv", min_df=1, batch_size=8), verbose=False)
 
 
-def test_counts_of_other_words_are_refused():
+def test_other_vocabulary_of_counts_is_refused():
     save_npz("a.npz", csr_matrix(np.random.default_rng(0).integers(1, 4, (20, 3))))
     Path("a.txt").write_text("cat\ndog\nemu\n")
     Path("b.txt").write_text("dog\ncat\nemu\n")
@@ -119,18 +116,16 @@ def signals(folder, names, rate, scale=1.0):
     return {"path": folder, "sample_rate": rate, "length": 100, "batch_size": 4}
 
 
-def test_signals_of_other_channels_and_rates_are_refused():
+def test_other_channels_and_sample_rates_are_refused():
     trained = Signals(**signals("a", ["II", "V1"], 360))._full_format()
-    with refused(
-        "the checkpoint was trained on channels ['II', 'V1'], samples per second 360.0, the data have ['V1', 'II'], "
-        "100.0: set picks=[II,V1] resample=360.0"
-    ):
+    difference = "channels ['II', 'V1'], samples per second 360.0, the data have ['V1', 'II'], 100.0"
+    with refused(f"the checkpoint was trained on {difference}: set picks=[II,V1] resample=360.0"):
         Signals(**signals("b", ["V1", "II"], 100)).apply_format(trained)
     corrected = Signals("b", sample_rate=100, picks=["II", "V1"], resample=360, length=100, batch_size=4)
-    some = len(corrected.predict_dataloader().dataset)
+    held_out = len(corrected.predict_dataloader().dataset)
     corrected.apply_format(trained)
     assert [statistic.flatten().tolist() for statistic in corrected.statistics] == trained["statistics"]
-    assert len(corrected.predict_dataloader().dataset) > some, "all windows of new records are predicted"
+    assert len(corrected.predict_dataloader().dataset) > held_out, "all windows of new records are predicted"
     with refused("set standardize=signal"):
         Signals("a", sample_rate=360, standardize="none", length=100, batch_size=4).apply_format(trained)
 
@@ -143,7 +138,7 @@ def pictures(folder, classes):
     return {"path": folder, "image_size": 8, "batch_size": 2, "num_workers": 0}
 
 
-def test_classes_of_images_keep_their_numbers():
+def test_image_classes_keep_their_numbers():
     first = ImageFolder(**pictures("a", ["cat", "dog", "emu"]))
     trained = first._full_format() | {"classes": first.classes}
     some = ImageFolder(**pictures("b", ["dog", "emu"]))
@@ -156,7 +151,7 @@ def test_classes_of_images_keep_their_numbers():
         ImageFolder(**pictures("c", ["cat", "yak"])).apply_format(trained)
 
 
-def test_images_are_standardized_as_in_training():
+def test_images_are_standardized_with_training_statistics():
     for name, top in (("a", 100), ("b", 250)):
         np.savez(f"{name}.npz", x=np.random.default_rng(0).integers(0, top, (20, 8, 8), np.uint8))
     trained = ImageArrays("a.npz", batch_size=4, value_range="standardized")._full_format()
@@ -170,7 +165,7 @@ def test_images_are_standardized_as_in_training():
         ImageArrays("a.npz", batch_size=4, value_range="unit").apply_format(trained)
 
 
-def test_styles_of_fonts_are_compared_in_their_order():
+def test_font_styles_are_compared_in_order():
     folder = Path(matplotlib.get_data_path(), "fonts", "ttf")
     serif, mono = (str(folder / f"DejaVu{name}.ttf") for name in ("Serif", "SansMono"))
     both = {"source": str(folder / "DejaVuSans.ttf"), "charset": "ascii", "cache": None, "batch_size": 8}
@@ -182,7 +177,7 @@ def test_styles_of_fonts_are_compared_in_their_order():
         FontPairs(target=[serif, mono], em_scale=0.5, **both).apply_format(trained)
 
 
-def test_long_descriptions_are_compared_in_a_short_line():
+def test_long_differences_give_a_short_message():
     one = [f"word{n}" for n in range(2000)]
     with pytest.raises(vqlab.UserError) as error:
         check_format({"vocabulary": one}, {"vocabulary": one[::-1]}, "--data.{0}".format)

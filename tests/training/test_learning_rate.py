@@ -1,4 +1,4 @@
-"""The rate of a training: absolute, scaled with the batch, scheduled, resumed."""
+"""Learning rates: absolute, scaled with the batch, scheduled, resumed."""
 
 import logging
 import math
@@ -13,13 +13,11 @@ from torch.utils.data import DataLoader
 from tests.helpers.bare import BARE
 from tests.helpers.models import build
 from tests.helpers.refusal import refused
-from vqlab.models.vq.vqvae import VQVAE
-from vqlab.nn.autoencoders.small import SmallDecoder, SmallEncoder
-from vqlab.quantizers.vector import VectorQuantizer
+from vqlab.models import VQVAE
+from vqlab.nn import SmallDecoder, SmallEncoder
+from vqlab.quantizers import VectorQuantizer
 from vqlab.training.learning_rate import Schedule, configured_rate, reset_moments
 from vqlab.training.lightning_fixes import is_log_step
-
-WARM, TOTAL = 10, 110
 
 
 @pytest.mark.parametrize(
@@ -32,16 +30,15 @@ WARM, TOTAL = 10, 110
         ("exponential", lambda t: max(0.1, 2.0 ** (-t / 30))),
     ],
 )
-def test_closed_form_after_the_warm_up(kind, closed_form):
-    schedule = Schedule(kind, warmup_steps=WARM, total_steps=TOTAL, final_factor=0.1, decay_steps=30, gamma=0.5)
-    for step in range(WARM):
-        assert schedule.factor(step) == pytest.approx((step + 1) / WARM)
-    for step in range(WARM, TOTAL + 50):
-        assert schedule.factor(step) == pytest.approx(closed_form(step - WARM))
+def test_schedule_equals_closed_form_after_warm_up(kind, closed_form):
+    schedule = Schedule(kind, warmup_steps=10, total_steps=110, final_factor=0.1, decay_steps=30, gamma=0.5)
+    for step in range(160):
+        expected = (step + 1) / 10 if step < 10 else closed_form(step - 10)
+        assert schedule.factor(step) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("kind", ["cosine", "linear"])
-def test_total_steps_default_to_the_length_of_the_training(kind):
+def test_total_steps_default_to_training_length(kind):
     free, fixed = Schedule(kind, warmup_steps=5), Schedule(kind, warmup_steps=5, total_steps=40)
     assert [free.factor(s, 40) for s in range(50)] == [fixed.factor(s, 1000) for s in range(50)]
     assert free.factor(10**6) == 1.0, "no decay where the length is unknown"
@@ -54,34 +51,28 @@ def model(**arguments):
 
 
 def images(batch_size=4):
-    """A plain DataLoader, as in a notebook: 8 batches of 4."""
     return DataLoader([{"image": torch.rand(1, 8, 8)} for _ in range(32)], batch_size=batch_size)
 
 
-class Rates(lightning.Callback):
-    """The rate of each optimizer step."""
-
-    def __init__(self):
-        self.used = []
-
-    def on_before_optimizer_step(self, trainer, pl_module, optimizer):
-        (rate,) = {group["lr"] for group in optimizer.param_groups}
-        self.used.append(rate)
-
-
 def rates(module, loader, ckpt_path=None, save=None, **settings):
-    seen = Rates()
-    trainer = lightning.Trainer(**BARE, callbacks=[seen], **settings)
+    """Train, and return the learning rate of each optimizer step and the Trainer."""
+    used = []
+
+    class Rates(lightning.Callback):
+        def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+            (rate,) = {group["lr"] for group in optimizer.param_groups}
+            used.append(rate)
+
+    trainer = lightning.Trainer(**BARE, callbacks=[Rates()], **settings)
     trainer.fit(module, loader, ckpt_path=ckpt_path)
     if save:
         trainer.save_checkpoint(save)
-    return seen.used, trainer
+    return used, trainer
 
 
 @pytest.mark.parametrize(
     ("build", "words"),
     [
-        (lambda: model(lr=1e-3, base_lr=1e-6), "lr=0.001 and base_lr=1e-06 are both given"),
         (lambda: model(lr=0.0), "lr must be above 0 or None"),
         (lambda: model(base_lr=math.nan), "base_lr must be above 0 or None"),
         (lambda: model(betas=(1.0, 0.9)), "betas must be 2 numbers in [0, 1)"),
@@ -92,7 +83,7 @@ def rates(module, loader, ckpt_path=None, save=None, **settings):
         (lambda: Schedule("linear", final_factor=2.0), "final_factor must be in [0, 1], got 2.0"),
     ],
 )
-def test_settings_out_of_range(build, words):
+def test_values_out_of_range_are_refused(build, words):
     with refused(words):
         build()
 
@@ -108,10 +99,11 @@ def test_base_lr_is_scaled_as_taming_transformers_does(nodes, world):
     assert configured_rate(module, None, None, 3e-4, "model") == 3e-4
 
 
-def test_base_lr_in_a_trainer(caplog):
+def test_base_lr_is_scaled_and_printed(caplog):
     caplog.set_level(logging.INFO)
-    used, _ = rates(model(base_lr=1e-5), images(4), max_steps=3, accumulate_grad_batches=2)
-    assert used == pytest.approx([1e-5 * 4 * 2] * 3)
+    module = model(base_lr=1e-5, schedule=Schedule(warmup_steps=2))  # in optimizer steps
+    used, _ = rates(module, images(4), max_steps=3, accumulate_grad_batches=2)
+    assert used == pytest.approx([1e-5 * 4 * 2 * factor for factor in (0.5, 1, 1)])
     assert "equivalent lr 8.000e-05 = base_lr 1e-05 x batch 4" in caplog.text
     loader = DataLoader([{"image": torch.rand(1, 8, 8)}] * 8, batch_sampler=[[0, 1], [2, 3]])
     with refused("base_lr needs data with a batch_size: set lr"):
@@ -130,21 +122,14 @@ def test_base_lr_in_a_trainer(caplog):
         ({"max_epochs": 2, "limit_train_batches": 5}, 10),
     ],
 )
-def test_cosine_ends_with_the_training(settings, steps):
+def test_cosine_ends_with_training(settings, steps):
     used, trainer = rates(model(lr=1.0e-3, schedule=Schedule("cosine")), images(), **settings)
     assert used == pytest.approx([1e-3 * (1 + math.cos(math.pi * s / steps)) / 2 for s in range(steps)])
     assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.0)
 
 
-def test_warm_up_counts_optimizer_steps():
-    module = model(lr=1.0e-3, schedule=Schedule(warmup_steps=4))
-    used, _ = rates(module, images(), max_steps=6, accumulate_grad_batches=2)
-    assert used == pytest.approx([0.25e-3, 0.5e-3, 0.75e-3, 1e-3, 1e-3, 1e-3])
-
-
 @pytest.mark.parametrize("kind", ["constant", "cosine"])
-def test_a_resumed_run_follows_the_configured_rate(kind, caplog):
-    """8 of 20 steps at 1e-3, then the rest at the rate that is configured now."""
+def test_resumed_run_uses_configured_rate(kind, caplog):
     caplog.set_level(logging.INFO)
     schedule = Schedule(kind, total_steps=20)
     rates(model(lr=1e-3, schedule=schedule), images(), save="half.ckpt", max_steps=8)
@@ -155,7 +140,7 @@ def test_a_resumed_run_follows_the_configured_rate(kind, caplog):
         assert ("4.000e-04 now; the new value wins" in caplog.text) == (lr == 4e-4)
 
 
-def test_a_resumed_cosine_ends_with_the_longer_training():
+def test_resumed_cosine_ends_with_longer_training():
     schedule = Schedule("cosine")
     rates(model(lr=1e-3, schedule=schedule), images(), save="half.ckpt", max_epochs=1)
     used, trainer = rates(model(lr=1e-3, schedule=schedule), images(), ckpt_path="half.ckpt", max_epochs=3)
@@ -164,10 +149,9 @@ def test_a_resumed_cosine_ends_with_the_longer_training():
     assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.0)
 
 
-def test_weight_decay_leaves_the_codebook_alone():
-    module = build(
-        VQVAE, quantizer=VectorQuantizer(8, 2, codebook_update="loss"), weight_decay=0.1, image_size=8, channels=3
-    )
+def test_codebook_has_no_weight_decay():
+    quantizer = VectorQuantizer(8, 2, codebook_update="loss")
+    module = build(VQVAE, quantizer=quantizer, weight_decay=0.1, image_size=8, channels=3)
     _, trainer = rates(module, DataLoader([{"image": torch.rand(3, 8, 8)}] * 2), max_steps=1)
     decays = {id(p): group["weight_decay"] for group in trainer.optimizers[0].param_groups for p in group["params"]}
     assert decays[id(module.quantizer.codebook)] == 0.0
@@ -175,12 +159,12 @@ def test_weight_decay_leaves_the_codebook_alone():
     assert decays.keys() == {id(p) for p in module.parameters()}
 
 
-def test_reset_moments_zeroes_the_given_rows_alone():
+def test_reset_moments_zeroes_only_given_rows():
     table, other = nn.Parameter(torch.randn(5, 3)), nn.Parameter(torch.randn(5, 3))
     optimizer = torch.optim.Adam([table, other])
     rows = torch.tensor([False, True, False, True, False])
     reset_moments(optimizer, table, rows)
-    assert table not in optimizer.state, "before the first step"
+    assert table not in optimizer.state
     (table.square().sum() + other.square().sum()).backward()
     optimizer.step()
     before = {name: optimizer.state[table][name].clone() for name in ("exp_avg", "exp_avg_sq")}
@@ -195,6 +179,6 @@ def test_reset_moments_zeroes_the_given_rows_alone():
 
 
 @pytest.mark.parametrize(("interval", "due"), [(0, []), (1, [1, 2, 3, 4, 5, 6]), (3, [3, 6])])
-def test_a_line_of_the_log_every_so_many_steps(interval, due):
+def test_is_log_step_every_interval(interval, due):
     trainer = SimpleNamespace(log_every_n_steps=interval, fit_loop=SimpleNamespace(_should_accumulate=lambda: False))
     assert [step for step in range(1, 7) if is_log_step(trainer, step)] == due

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM: raised where they arrive, or recorded; a second Ctrl-C ends at once."""
+"""SIGINT and SIGTERM: raised on arrival, or recorded; a second Ctrl-C ends the process at once."""
 
 import os
 import signal
@@ -12,7 +12,7 @@ from vqlab.training.stop_signals import PAUSE, STOP_SIGNALS, Stopped
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_is_raised_at_once_unless_it_is_deferred(number):
+def test_signal_is_raised_at_once_unless_deferred(number):
     before = signal.getsignal(number)
     for deferred in (False, True):
         done = False
@@ -40,16 +40,16 @@ def twice(first, second, pause):
     [
         (signal.SIGINT, signal.SIGINT, 2 * PAUSE, 130),
         (signal.SIGTERM, signal.SIGINT, 2 * PAUSE, 130),
-        (signal.SIGTERM, signal.SIGTERM, 2 * PAUSE, 7),  # as of one who asks until it is done
-        (signal.SIGINT, signal.SIGTERM, 0, 7),  # as of torchrun, which passes on what the process has got itself
+        (signal.SIGTERM, signal.SIGTERM, 2 * PAUSE, 7),  # a scheduler repeats SIGTERM
+        (signal.SIGINT, signal.SIGTERM, 0, 7),  # torchrun forwards a signal that the process also received
         (signal.SIGINT, signal.SIGINT, 0, 7),
     ],
 )
-def test_a_second_ctrl_c_ends_at_once(first, second, pause, status):
+def test_second_ctrl_c_ends_at_once(first, second, pause, status):
     assert os.waitstatus_to_exitcode(status_of(fork(twice, first, second, pause))) == status
 
 
-def test_a_forked_worker_leaves_the_signal_to_the_process_that_trains():
+def test_forked_worker_ignores_the_signal():
     with STOP_SIGNALS.installed():
         worker = fork(lambda: os.kill(os.getpid(), signal.SIGINT))
         assert status_of(worker) == 0

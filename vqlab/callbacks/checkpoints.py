@@ -1,24 +1,27 @@
-"""Writes last.ckpt and best.ckpt."""
+"""Write last.ckpt and best.ckpt."""
 
 import difflib
 import math
+import os
+import shutil
+import signal
+import subprocess
+import threading
 import time
 from collections.abc import Callable
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any, Literal
 
-import lightning
 import torch
+from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
-from vqlab.callbacks.slurm import Requeue, queue_again
 from vqlab.errors import UserError
 from vqlab.experiments.checkpoint_header import checkpoint_step
 from vqlab.training import lightning_fixes as fixes
-from vqlab.training.checkpoint import is_count
-from vqlab.training.finite import NonFiniteError
-from vqlab.training.lightning_fixes import ResumePoint, validation_follows
+from vqlab.training.steps import NonFiniteError
 from vqlab.training.stop_signals import STOP_SIGNALS, Stopped
 from vqlab.validation import Checked, Count
 
@@ -26,12 +29,13 @@ from vqlab.validation import Checked, Count
 class LastAndBest(Checked, Checkpoint):
     """Write ``checkpoints/last.ckpt`` every n steps, and ``checkpoints/best.ckpt`` at the best validation so far.
 
-    ``last.ckpt`` is also written after each validation, at the end, when a SLURM job's time is nearly up, when SIGINT
-    or SIGTERM stops the training (after the current batch, or in a validation, which a resumed run repeats), and after
-    an error between two batches. It is not written after an error within a batch, when the weights may be half updated,
-    nor under DDP, where the other ranks do not know about the error. Files are replaced atomically.
+    ``last.ckpt`` is also written after each validation, at the end, before a SLURM job's time limit, when SIGINT or
+    SIGTERM stops the training (after the current batch, or in a validation, which a resumed run repeats), and after an
+    error between two batches; not after an error within a batch, when the weights may be half updated, nor under DDP,
+    where the other ranks do not notice it. A run without any validation is validated at its end, for ``best.ckpt``.
 
-    A run that ends without a validation is validated at its end, so that there is a ``best.ckpt``.
+    SLURM announces the time limit by a signal (``--signal=SIGUSR1@120``): the ranks agree on it at the next log line,
+    where Lightning would save in the middle of a batch. ``SLURMEnvironment(auto_requeue=False)`` disables this.
 
     Args:
         every_n_steps: Steps between two ``last.ckpt``.
@@ -49,60 +53,63 @@ class LastAndBest(Checked, Checkpoint):
         self.best_score = math.inf if mode == "min" else -math.inf
         self.best_step: int | None = None
         self.line: dict[str, float] | None = None  # log line of this batch that is not yet written
-        self.requeue = Requeue()
-        self.requeues = False  # whether the job is queued again after the next last.ckpt
+        self.slurm_signal = False  # whether SLURM has announced the time limit to this rank
+        self.requeues = False  # whether the job is requeued after the next last.ckpt
         self.validated = False  # whether the run has been validated
-        self.point: ResumePoint | None = None  # after the current batch
+        self.point: fixes.ResumePoint | None = None  # after the current batch
         self.last_step = 0  # last step without accumulated gradients
         self.saved_batch: int | None = None  # batch after which last.ckpt was written
-        self.restores = False  # whether the checkpoint that is being written is one of ``point``
+        self.restores = False  # whether the next checkpoint gets the progress of ``point``
         self.resume_command: Callable[[Path], str] = "vqlab fit --ckpt_path {}".format
 
-    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Wait for SLURM's signal, and stop only between batches from now on."""
-        self.point, self.saved_batch, self.last_step = None, None, trainer.global_step
-        self.requeue.listen(trainer)
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Listen for signals, which now stop the run between batches only."""
+        self.point, self.saved_batch, self.last_step, self.restores = None, None, trainer.global_step, False
         STOP_SIGNALS.deferred = True
+        environment = fixes.slurm_environment(trainer)
+        if environment and threading.current_thread() is threading.main_thread():
+            number = environment.requeue_signal or signal.SIGUSR1
+            signal.signal(number, lambda *_: setattr(self, "slurm_signal", True))  # replaces Lightning's handler
 
-    def on_train_batch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *args: Any) -> None:
-        """Save every n steps, and where the training ends or is stopped."""
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        """Save every n steps, and when the training ends or is stopped."""
         step, epochs = trainer.global_step, trainer.max_epochs
         last_epoch = epochs is not None and epochs != -1 and trainer.current_epoch + 1 >= epochs
         last_step = trainer.max_steps != -1 and step >= trainer.max_steps
         ends = trainer.should_stop or last_step or (last_epoch and trainer.is_last_batch)
-        self.requeues = self.requeue.is_due(trainer) and not ends
-        self.point = ResumePoint(trainer, pl_module, ends)
+        if fixes.slurm_environment(trainer) and fixes.is_log_step(trainer, step):
+            self.requeues = trainer.strategy.reduce_boolean_decision(self.slurm_signal, all=False) and not ends
+            self.slurm_signal = False
+        self.point = fixes.ResumePoint(trainer, pl_module, ends)
         if ends and not self.validated and trainer.enable_validation and not self.point.validates:
             trainer.should_stop, trainer.check_val_every_n_epoch = True, None  # then Lightning validates
         due = self.point.complete and step // self.every_n_steps > self.last_step // self.every_n_steps
         if self.point.complete:
             self.last_step = step
-        if validation_follows(trainer):
-            return  # It ends with a checkpoint; a run resumed from one before it would skip the validation.
-        signal = self._stop_signal(trainer)
-        if ends or self.requeues or signal or due:
+        if fixes.validation_follows(trainer):
+            return  # a checkpoint follows the validation; a run resumed from an earlier one would skip the validation
+        stop_signal = self._stop_signal(trainer)
+        if ends or self.requeues or stop_signal or due:
             self.line = pending_line(trainer)
             self._save_last(trainer)
             self.line = None
-        if signal:
-            raise Stopped(signal)
+        if stop_signal:
+            raise Stopped(stop_signal)
 
-    def on_validation_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Stop before the validation if a signal asks for it."""
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._stop_if_asked(trainer)
 
-    def on_validation_batch_end(self, trainer: lightning.Trainer, *args: Any, **kwargs: Any) -> None:
+    def on_validation_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
         """Stop within the validation, unless there are other ranks, whose numbers of batches may differ."""
         if trainer.world_size == 1:
             self._stop_if_asked(trainer)
 
-    def on_validation_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Write no checkpoint until ``on_validation_end``: some callbacks have counted the validation, others not."""
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write no checkpoint before ``on_validation_end``: some callbacks have counted the validation, others not."""
         if self.point is not None:
             self.point.sound = False
 
-    def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Save ``best`` if the score is better, and ``last``."""
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.state.fn != "fit":
             return
         if not trainer.sanity_checking or self.monitor.startswith("val/"):  # train/... is not logged yet
@@ -121,9 +128,7 @@ class LastAndBest(Checked, Checkpoint):
             self.point.sound, self.point.validates = True, False
             self._stop_if_asked(trainer)
 
-    def on_exception(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, exception: BaseException
-    ) -> None:
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Save the state after the last batch, if it still exists, and print how to resume."""
         stopped = isinstance(exception, Stopped)
         if self.point is None or isinstance(exception, NonFiniteError):
@@ -131,13 +136,8 @@ class LastAndBest(Checked, Checkpoint):
         sound = self.point.sound and self.point.complete and fixes.is_between_batches(trainer)
         if sound and (stopped or trainer.world_size == 1) and self.saved_batch != trainer.fit_loop.total_batch_idx:
             self.restores = True
-            try:
+            with nullcontext() if stopped else suppress(UserError):  # a full disk may be the reason of both errors
                 self._save_last(trainer)
-            except UserError:  # the disk may be the reason of the first error
-                if stopped:
-                    raise
-            finally:
-                self.restores = False
         last = self._path(trainer, "last")
         if last.exists():
             step = checkpoint_step(last)
@@ -145,23 +145,21 @@ class LastAndBest(Checked, Checkpoint):
             rank_zero_info(f"stopped at step {trainer.global_step}: resume{where} with {self.resume_command(last)}")
 
     def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
-        """Correct the progress in a checkpoint that is written later than Lightning expects."""
+        """Correct the progress in a checkpoint that Lightning would write at another moment."""
         if self.point and self.restores:
             self.point.restore(checkpoint)
         elif self.point and trainer.validating and not self.point.validates:
             self.point.count_step(checkpoint)  # after a regular validation the resumed run does so itself
 
     def state_dict(self) -> dict[str, Any]:
-        """Best score so far and its step, and the log line of this batch."""
         return {name: getattr(self, name) for name in ("best_score", "best_step", "validated", "line")}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue from the best score so far."""
-        self.best_score, self.best_step = state_dict["best_score"], state_dict["best_step"]
-        self.validated = state_dict.get("validated", self.best_step is not None)
+        names = ("best_score", "best_step", "validated")
+        self.best_score, self.best_step, self.validated = (state_dict[name] for name in names)
 
-    def _stop_signal(self, trainer: lightning.Trainer) -> int:
-        """Return the number of the signal that stops the run at this batch, 0 if none does: the same on all ranks."""
+    def _stop_signal(self, trainer: Trainer) -> int:
+        """Return the number of the signal that stops the run at this batch, 0 if none; the same on all ranks."""
         if self.point is None or self.point.is_last or not self.point.complete:
             return 0
         if trainer.world_size == 1:
@@ -169,27 +167,37 @@ class LastAndBest(Checked, Checkpoint):
         number = torch.tensor(STOP_SIGNALS.asked, device=trainer.strategy.root_device)
         return int(trainer.strategy.reduce(number, reduce_op="max"))
 
-    def _stop_if_asked(self, trainer: lightning.Trainer) -> None:
+    def _stop_if_asked(self, trainer: Trainer) -> None:
         if number := self._stop_signal(trainer):
             raise Stopped(number)
 
-    def _save_last(self, trainer: lightning.Trainer) -> None:
+    def _save_last(self, trainer: Trainer) -> None:
         self._save(trainer, "last")
         self.saved_batch = trainer.fit_loop.total_batch_idx
         if self.requeues and trainer.is_global_zero:
             queue_again(self._path(trainer, "last"))
         self.requeues = False
 
-    def _save(self, trainer: lightning.Trainer, name: str) -> None:
+    def _save(self, trainer: Trainer, name: str) -> None:
         if not trainer.fast_dev_run:  # type: ignore[attr-defined]
             trainer.save_checkpoint(self._path(trainer, name))
 
     @staticmethod
-    def _path(trainer: lightning.Trainer, name: str) -> Path:
+    def _path(trainer: Trainer, name: str) -> Path:
         return Path(trainer.default_root_dir) / "checkpoints" / f"{name}.ckpt"
 
 
-def check_monitor(trainer: lightning.Trainer, monitor: str) -> None:
+def queue_again(last: Path) -> None:
+    """Ask SLURM to stop and requeue this job, which has written ``last``."""
+    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
+    job = f"{array}_{task}" if array else os.environ["SLURM_JOB_ID"]
+    rank_zero_info(f"SLURM's signal: saved {last}, requeueing job {job}")
+    scontrol = shutil.which("scontrol")
+    if scontrol is None or subprocess.call([scontrol, "requeue", job]):
+        rank_zero_warn(f"scontrol requeue {job} failed: submit the job again with --ckpt_path={last}")
+
+
+def check_monitor(trainer: Trainer, monitor: str) -> None:
     """Raise UserError if a validation does not log ``monitor``."""
     known = sorted(name for name in trainer.callback_metrics if name.startswith("val/"))
     if known and monitor not in trainer.callback_metrics:
@@ -197,8 +205,8 @@ def check_monitor(trainer: lightning.Trainer, monitor: str) -> None:
         raise UserError(f"monitor {monitor} is not logged: choose from {', '.join(close)}")
 
 
-def pending_line(trainer: lightning.Trainer) -> dict[str, float] | None:
-    """Return the log line of this batch, if any: Lightning writes it after all callbacks, or never if it is killed."""
+def pending_line(trainer: Trainer) -> dict[str, float] | None:
+    """Return the log line of this batch, if any; Lightning writes it after all callbacks, or not if it is killed."""
     if not fixes.is_log_step(trainer, trainer.global_step):
         return None
     step, metrics = fixes.pending_metrics(trainer)
@@ -206,7 +214,5 @@ def pending_line(trainer: lightning.Trainer) -> dict[str, float] | None:
 
 
 def stored_line(checkpoint: dict[str, Any]) -> dict[str, float] | None:
-    """Return the line of the log that was not yet written when ``checkpoint`` was, if there was one."""
-    state = checkpoint["callbacks"].get(LastAndBest.__qualname__)
-    line = state.get("line") if isinstance(state, dict) else None
-    return line if isinstance(line, dict) and is_count(line.get("step")) else None
+    """Return the log line that was pending when ``checkpoint`` was written, if any."""
+    return checkpoint["callbacks"].get(LastAndBest.__qualname__, {}).get("line")

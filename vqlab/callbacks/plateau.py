@@ -1,9 +1,9 @@
-"""Lowers the learning rates where validation no longer improves."""
+"""Lower the learning rates when the validation no longer improves."""
 
 import math
 from typing import Annotated, Any, Literal
 
-import lightning
+from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
 from vqlab.callbacks.checkpoints import check_monitor
@@ -12,15 +12,15 @@ from vqlab.validation import Checked, Count, Range
 Factor = Annotated[float, Range(0, 1, open="both")]
 
 
-class Plateau(Checked, lightning.Callback):
+class Plateau(Checked, Callback):
     """Multiply all learning rates by ``factor`` after ``patience`` validations without a better ``monitor``.
 
-    The factor multiplies the model's schedule from the next batch on. torch's ``ReduceLROnPlateau`` would replace that
+    The factor multiplies the model's schedule from the next batch on. ``ReduceLROnPlateau`` of torch would replace that
     schedule, and Lightning does not step it for a model with manual optimization.
 
     Args:
-        patience: Validations to wait; null never lowers a rate.
-        factor: Factor on the rates, each time.
+        patience: Validations to wait; null disables the callback.
+        factor: Factor on the learning rates, each time.
         floor: Smallest product of these factors.
         monitor: Metric to watch.
         mode: Whether ``monitor`` is minimized (``min``) or maximized (``max``).
@@ -38,11 +38,10 @@ class Plateau(Checked, lightning.Callback):
         mode: Literal["min", "max"] = "min",
     ) -> None:
         self.patience, self.factor, self.floor, self.monitor, self.mode = patience, factor, floor, monitor, mode
-        self.lr_factor = 1.0  # the product so far, which the schedule reads
-        self.best, self.waited = math.inf, 0
+        self.lr_factor = 1.0  # product of the factors so far; the schedule reads it
+        self.best, self.waited = math.inf, 0  # best score, and the validations since
 
-    def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Compare with the best so far."""
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.patience is None or trainer.sanity_checking or trainer.state.fn != "fit":
             return
         check_monitor(trainer, self.monitor)
@@ -55,9 +54,7 @@ class Plateau(Checked, lightning.Callback):
             rank_zero_info(f"plateau: {what}, learning rates are now {self.lr_factor:g} of their schedule")
 
     def state_dict(self) -> dict[str, Any]:
-        """Factor, best score, and validations since."""
         return {"lr_factor": self.lr_factor, "best": self.best, "waited": self.waited}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue from there."""
-        self.lr_factor, self.best, self.waited = (state_dict[name] for name in ("lr_factor", "best", "waited"))
+        vars(self).update(state_dict)

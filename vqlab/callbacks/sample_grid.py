@@ -1,13 +1,13 @@
-"""Images of a model in training: inputs, reconstructions, samples, and the use of its codes."""
+"""Images of a model in training: inputs, reconstructions, samples, use of the codes, confusion matrix, topics."""
 
 import io
 from pathlib import Path
 from typing import Any
 
-import lightning
 import torch
 import torch.nn.functional as F
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_info
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
@@ -22,19 +22,19 @@ from vqlab.validation import Checked, Count
 
 FEW = 20  # classes up to which the confusion matrix shows numbers
 PAD, CAPTION = 4, 20  # pixels between images, and for the captions beside them
-LEAST = 0.5  # lower end of the count axis, so that a single use is visible
+LEAST = 0.5  # lower end of the count axis: a single use is visible
 ROWS = 4  # signals that are plotted
 MIN_TILE = 96  # pixels; smaller images are enlarged by whole factors
 
 
-class SampleGrid(Checked, lightning.Callback):
+class SampleGrid(Checked, Callback):
     """Write ``samples/step_NNNNNN.png`` and ``codes_NNNNNN.png`` at each validation, to W&B and TensorBoard as well.
 
-    The model provides what is shown (:mod:`vqlab.training.protocol`): example images or signals, the use of its codes,
-    confused classes (``confusion_NNNNNN.png``), topics (``topics_NNNNNN.csv`` and ``.png`` and ``map.html``).
+    The model provides the content (:mod:`vqlab.training.protocol`): example images or signals, the use of its codes, a
+    confusion matrix (``confusion_NNNNNN.png``), topics (``topics_NNNNNN.csv`` and ``.png`` and ``map.html``).
 
     Args:
-        num_images: Images per grid, the first of the validation set.
+        num_images: Images per grid, the first ones of the validation set.
         columns: Images per row.
 
     Raises:
@@ -45,10 +45,9 @@ class SampleGrid(Checked, lightning.Callback):
         self.num_images, self.columns = num_images, columns
 
     def on_validation_batch_end(
-        self, trainer: lightning.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, *args: Any
+        self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, *args: Any
     ) -> None:
-        """Draw the first batch."""
-        if batch_idx != 0 or not trainer.is_global_zero or not _is_real(trainer):
+        if batch_idx != 0 or not trainer.is_global_zero or trainer.sanity_checking:
             return
         first = {name: value[: self.num_images] for name, value in batch.items()}
         if isinstance(pl_module, ShowsImages):
@@ -56,9 +55,9 @@ class SampleGrid(Checked, lightning.Callback):
         if isinstance(pl_module, ShowsSignals):
             self._write(trainer, "step", drawn(plot_signals(pl_module.example_signals(first))))
 
-    def on_validation_epoch_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
-        """Draw the histogram of the codes and the confusion matrix; their counts are summed over all ranks."""
-        if not _is_real(trainer):
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw the histogram of the codes and the confusion matrix; all ranks take part in the sum of the counts."""
+        if trainer.sanity_checking:
             return
         codes = pl_module.code_counts() if isinstance(pl_module, CountsCodes) else None
         counts = pl_module.confusion_counts() if isinstance(pl_module, CountsConfusion) else None
@@ -70,12 +69,11 @@ class SampleGrid(Checked, lightning.Callback):
         if counts is not None:
             self._write(trainer, "confusion", confusion(counts))
             rows = [[row, column, int(counts[row, column])] for row, column in counts.nonzero().tolist()]
-            columns = ["class", "taken for", "count"]
+            columns = ["class", "prediction", "count"]
             log_table(trainer.loggers, "samples/confusion_counts", columns, rows, logged_step(trainer))
 
-    def on_validation_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
-        """Write the topics as table, bars and map."""
-        if not (_is_real(trainer) and trainer.is_global_zero and isinstance(pl_module, HasTopics)):
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.sanity_checking or not trainer.is_global_zero or not isinstance(pl_module, HasTopics):
             return
         topics = pl_module.topic_table()
         self._write(trainer, "topics", drawn(bars(topics)))
@@ -85,26 +83,24 @@ class SampleGrid(Checked, lightning.Callback):
         columns, rows = topics.table()
         log_table(trainer.loggers, "samples/topic_words", columns, rows, logged_step(trainer))
 
-    def on_train_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
-        """Print the topics."""
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.is_global_zero and isinstance(pl_module, HasTopics):
             rank_zero_info(as_text(pl_module.topic_table()))
 
-    @rank_zero_only
-    def _write(self, trainer: lightning.Trainer, name: str, image: Tensor) -> None:
+    def _write(self, trainer: Trainer, name: str, image: Tensor) -> None:
         path = Path(trainer.default_root_dir) / "samples" / f"{name}_{trainer.global_step:06d}.png"
         with write_atomic(path) as file:
             save_image(image, file, format="png")
         log_image(trainer.loggers, f"samples/{name}", image, logged_step(trainer))
 
 
-def logged_step(trainer: lightning.Trainer) -> int:
-    """Return the step of this validation's metrics in Lightning's log; loggers count from 0."""
+def logged_step(trainer: Trainer) -> int:
+    """Return the step of this validation in the loggers, which count from 0."""
     return max(0, trainer.global_step - 1)
 
 
 def interleave(images: dict[str, Tensor], columns: int, captions: bool = False) -> Tensor:
-    """Arrange images (B, C, H, W) in [0, 1] by name, a row per name, in one image (3, H, W); names left of the rows."""
+    """Arrange images (B, C, H, W) in [0, 1] by name in one image (3, H, W): a row per name, with its caption."""
     rows = torch.stack([p.detach().float().cpu() for p in images.values()])  # (R, B, C, H, W)
     factor = max(1, -(-MIN_TILE // rows.shape[-1]))
     bands = []
@@ -129,7 +125,7 @@ def caption(name: str, height: int) -> Tensor:
 def plot_signals(signals: dict[str, Tensor]) -> Figure:
     """Plot ``input`` and ``reconstruction`` (B, C, L), their difference, and ``indices`` (B, l, ...).
 
-    The first channel of the first signals is shown; the color of a bar is the number of the code.
+    The first channel of the first signals is shown; the color of a bar is the code index.
     """
     x, x_hat = (signals[name][:ROWS, 0].float().cpu() for name in ("input", "reconstruction"))
     codes = signals["indices"][:ROWS].cpu()
@@ -156,7 +152,7 @@ def plot_signals(signals: dict[str, Tensor]) -> Figure:
 def histogram(counts: Tensor) -> Tensor:
     """Plot the sorted use of the codes, (K,) counts, on logarithmic axes; return an image (3, H, W) in [0, 1].
 
-    A collapsed codebook is a bar at the left; the unused codes are shaded.
+    A collapsed codebook is a narrow bar at the left; the unused codes are shaded.
     """
     sorted_counts = counts.double().cpu().sort(descending=True).values
     size, used, total = len(counts), int((counts > 0).sum()), max(float(counts.sum()), 1)
@@ -164,7 +160,7 @@ def histogram(counts: Tensor) -> Tensor:
     figure = Figure(figsize=(6, 3), dpi=100, layout="constrained")
     axes = figure.subplots()
     axes.stairs(sorted_counts.clamp_min(LEAST), torch.arange(1, size + 2), baseline=LEAST, fill=True)
-    axes.axhline(max(total / size, LEAST), color="black", linewidth=1, linestyle="--", label="even use")
+    axes.axhline(max(total / size, LEAST), color="black", linewidth=1, linestyle="--", label="uniform use")
     if used < size:
         axes.axvspan(used + 1, size + 1, color="tab:red", alpha=0.15, linewidth=0, label=f"{size - used:,} unused")
     axes.set(xscale="log", yscale="log", xlabel="code, most used first", ylabel="times used")
@@ -183,11 +179,11 @@ def confusion(counts: Tensor) -> Tensor:
     figure = Figure(figsize=(side, side), dpi=100, layout="constrained")
     axes = figure.subplots()
     axes.imshow(fractions, cmap="Blues", vmin=0, vmax=1)
-    right = counts.diagonal().sum() / counts.sum().clamp_min(1)
-    axes.set(xlabel="taken for", ylabel="class", title=f"{float(right):.2%} right")
+    accuracy = counts.diagonal().sum() / counts.sum().clamp_min(1)
+    axes.set(xlabel="prediction", ylabel="class", title=f"accuracy {float(accuracy):.2%}")
     for row, column in counts.nonzero().tolist() if size <= FEW else []:
-        colour = "white" if fractions[row, column] > 0.5 else "black"
-        axes.text(column, row, str(int(counts[row, column])), ha="center", va="center", fontsize=8, color=colour)
+        color = "white" if fractions[row, column] > 0.5 else "black"
+        axes.text(column, row, str(int(counts[row, column])), ha="center", va="center", fontsize=8, color=color)
     return drawn(figure)
 
 
@@ -196,7 +192,3 @@ def drawn(figure: Figure) -> Tensor:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     return to_tensor(Image.open(buffer).convert("RGB"))
-
-
-def _is_real(trainer: lightning.Trainer) -> bool:
-    return not trainer.sanity_checking and trainer.state.fn in ("fit", "validate")

@@ -44,7 +44,8 @@ def check_started(trainer: lightning.Trainer) -> None:
     if not isinstance(environment, LightningEnvironment) and started != devices * nodes:  # Lightning starts its own
         raise UserError(
             f"{started} of {devices * nodes} processes started: --trainer.devices={devices} and --trainer.num_nodes="
-            f"{nodes} must equal torchrun's --nproc_per_node and --nnodes, or srun's --ntasks-per-node and --nodes"
+            f"{nodes} must equal torchrun's --nproc_per_node and --nnodes, or srun's --ntasks-per-node and --nodes; "
+            "without srun, unset SLURM_NTASKS"
         )
 
 

@@ -23,12 +23,9 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 import vqlab
 from vqlab.atomic_io import write_atomic
+from vqlab.callbacks import EMA, Health, Plateau, SampleGrid
 from vqlab.callbacks.always import BatchStatistics, LearningRates, Progress, StepSeed, Throughput
 from vqlab.callbacks.checkpoints import LastAndBest, stored_line
-from vqlab.callbacks.ema import EMA
-from vqlab.callbacks.health.callback import Health
-from vqlab.callbacks.plateau import Plateau
-from vqlab.callbacks.sample_grid import SampleGrid
 from vqlab.cli.arguments import read_configs
 from vqlab.cli.compat import adjust_parser, quiet, with_current_options
 from vqlab.cli.devices import check_started, check_strategy, choose_precision
@@ -47,7 +44,7 @@ from vqlab.training.arrays import check_suffix, save_arrays
 from vqlab.training.checkpoint import check_resumable, hyper_parameters, load_weights, read_checkpoint, refusing_damage
 from vqlab.training.data_format import ENTRY, Format, stored_format
 from vqlab.training.lightning_fixes import AtomicCheckpointIO, leave_sigterm_alone
-from vqlab.training.manual import refuse_trainer_options
+from vqlab.training.steps import refuse_trainer_options
 from vqlab.training.stop_signals import Stopped
 
 # Arguments of the model that the data decide: property of the DataModule -> argument.
@@ -136,6 +133,12 @@ class CLI(LightningCLI):
         except (ArgumentError, UnicodeDecodeError) as error:
             raise explain(error, self._parser(args[0])._option_string_actions) from error
 
+    def _set_seed(self) -> None:
+        try:
+            super()._set_seed()
+        except ValueError as error:
+            raise UserError(f"seed_everything {error}: set --seed_everything=0") from error
+
     def _parse_ckpt_path(self) -> None:
         """Keep the options as they are: they override those of the checkpoint, and ``before_fit`` prints both."""
 
@@ -222,18 +225,18 @@ class CLI(LightningCLI):
     # The run
 
     def _run_subcommand(self, subcommand: str) -> None:
-        """Run; the error of a damaged checkpoint names it, and a signal before the first step ends all ranks."""
+        """Run; the error of a damaged checkpoint names it, and an error before the first step ends all ranks."""
         with refusing_damage(self._get(self.config, "ckpt_path")):
             try:
                 super()._run_subcommand(subcommand)
-            except MisconfigurationException as error:
-                raise misconfigured(error) from error
-            except UserError as error:
-                raise with_options(error, self.config[subcommand], LINKED) from error
-            except Stopped:
-                launcher, has_started = self.trainer.strategy.launcher, any(run.started for run in self._start_run())
-                if isinstance(launcher, _SubprocessScriptLauncher) and not has_started:
+            except (MisconfigurationException, UserError, Stopped) as error:
+                launcher = self.trainer.strategy.launcher
+                if isinstance(launcher, _SubprocessScriptLauncher) and not any(r.started for r in self._start_run()):
                     launcher.kill(signal.SIGKILL)  # the other ranks wait for this one
+                if isinstance(error, MisconfigurationException):
+                    raise misconfigured(error) from error
+                if isinstance(error, UserError):
+                    raise with_options(error, self.config[subcommand], LINKED) from error
                 raise
 
     def _start_run(self) -> list[StartRun]:

@@ -37,7 +37,8 @@ often used with fit:
   --print_config                        show the complete configuration and stop
 
 vqlab fit --help                        all options; vqlab sample, info, note, sweep, report --help likewise
-vqlab fit --model.help VQVAE            options of a model; --data.help, --model.quantizer.help likewise
+vqlab fit --model.help VQVAE            options of a model; --data.help likewise
+vqlab fit --model VQVAE --model.quantizer.help FSQ          options of a part
 VQLAB_DEBUG=1 vqlab ...                 show the traceback of an error
 """
 OWN = ("sample", "info", "note", "sweep", "report")  # each a function in the module of that name

@@ -15,7 +15,7 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 
 from vqlab import __version__
 from vqlab.atomic_io import write_atomic
-from vqlab.callbacks.checkpoints import LastAndBest
+from vqlab.callbacks import LastAndBest
 from vqlab.cli.run_folder import STARTED_IN
 from vqlab.experiments.checkpoint_header import checkpoint_step
 from vqlab.experiments.run_state import CONFIG, FINISHED, check_note, write_note

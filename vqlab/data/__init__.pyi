@@ -12,5 +12,5 @@ from .signals.files import Signals as Signals
 from .text.bag_of_words import BagOfWords as BagOfWords
 from .text.docstrings import Docstrings as Docstrings
 from .text.file import TextFile as TextFile
-from .text.folder import TextFolder as TextFolder
+from .text.file import TextFolder as TextFolder
 from .text.newsgroups import Newsgroups as Newsgroups

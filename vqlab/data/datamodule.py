@@ -2,9 +2,8 @@
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import cached_property
-from types import MappingProxyType
 from typing import Annotated, Any
 
 import lightning
@@ -21,7 +20,7 @@ from vqlab.training.data_format import ENTRY, Format, check_format, source_of
 from vqlab.validation import Checked, Count, NonNegativeInt, Range
 
 Batch = dict[str, Tensor]
-Workers = Annotated[int, Range(0, 1024)]  # each is a process with a copy of the interpreter
+Workers = Annotated[int, Range(0, 1024)]
 ValFraction = Annotated[float, Range(0, 1, open="both")]
 
 
@@ -44,23 +43,24 @@ class SplitDataModule(Checked, lightning.LightningDataModule, ABC):
 
     Raises:
         UserError: If an argument is out of range, files are missing, damaged or of another shape, a download fails, or
-            a split is empty or too small for one batch; by files that are read late only in ``setup``.
+            a split is empty or too small for one batch; for files that are read late, in ``setup``.
     """
 
-    examples = "examples"  # what messages call them
+    examples = "examples"  # plural noun for messages
     __signature__: inspect.Signature
-    modality: str  # "image", "signal", ...: the models that fit
-    test_mend = "use `vqlab validate`"  # hint if there is no test split
+    modality: str  # "image", "signal", "text" or "font", as of the models
+    test_hint = "use `vqlab validate`"  # hint if there is no test split
     augment = False  # whether training batches go through :meth:`augmented`
-    _splits: Mapping[str, Split] = MappingProxyType({})  # by name, of a source that does not define load_split
-    _is_new = False  # whether the model was trained on data from another source
+    order: Callable[[int], Tensor] | None = None  # epoch -> order (N,) of the training examples; None shuffles them
+    _splits: dict[str, Any]  # by name, for a source that does not define load_split
+    _is_new = False  # whether the model was trained on another source
 
     def __init__(self, batch_size: Count, num_workers: Workers = 0, seed: NonNegativeInt = 0) -> None:
         super().__init__()
         self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Put the arguments behind ``**common`` into the signature that ``help`` and notebooks show."""
+        """Replace ``**common`` in the signature, which ``help`` shows, by the arguments of the base class."""
         super().__init_subclass__(**kwargs)
         own = list(inspect.signature(cls.__init__).parameters.values())[1:]
         if own and own[-1].kind is inspect.Parameter.VAR_KEYWORD:
@@ -70,31 +70,27 @@ class SplitDataModule(Checked, lightning.LightningDataModule, ABC):
         cls.__signature__ = inspect.Signature(own)
 
     def __repr__(self) -> str:
-        """Show the source and its arguments; Lightning's own text reads the data of all loaders."""
+        """Show the source and its arguments; Lightning's text would read the data of all loaders."""
         names = (name for name in inspect.signature(type(self)).parameters if name in vars(self))
         return f"{type(self).__name__}({', '.join(f'{name}={getattr(self, name)!r}' for name in names)})"
 
     __str__ = __repr__
 
     def load_split(self, split: str) -> Any:
-        """Return the examples of ``train``, ``val`` or ``test``, None where there are none for test."""
-        return self._splits.get(split)
+        """Return the split ``train``, ``val`` or ``test``, or None if there is no test split."""
+        return getattr(self, "_splits", {}).get(split)
 
     def load_train_val(self) -> tuple[Any, Any]:
         """Return the training and the validation split."""
         return self.load_split("train"), self.load_split("val")
 
     def load_test(self) -> Any:
-        """Return the test split, if there is one."""
+        """Return the test split, or None."""
         return self.load_split("test")
 
     @abstractmethod
     def collate(self) -> Callable[[Batch], Batch]:
-        """Return the function that turns a batch of a split into one for models; it runs in the workers."""
-
-    def order(self) -> Callable[[int], Tensor] | None:
-        """Return a function of the epoch that gives the order (N,) of the training examples; None shuffles them."""
-        return None
+        """Return the function that converts a batch of a split to a batch for models; it runs in the workers."""
 
     @cached_property
     def _train_val(self) -> tuple[Split, Split]:
@@ -105,11 +101,11 @@ class SplitDataModule(Checked, lightning.LightningDataModule, ABC):
         return self.load_test()
 
     def load_all(self) -> Split | None:
-        """Return all examples in the order of the source, with ``index`` their place in it, if that is known."""
+        """Return all examples in the order of the source, whose position is ``index``, or None if it is unknown."""
         return None
 
     def describe(self) -> Format:
-        """Return what the numbers of a batch mean, as plain data; other data for the same model must agree."""
+        """Return the format of a batch as plain data; other data for the same model must have the same."""
         return {}
 
     def fitted(self) -> Format:
@@ -117,20 +113,18 @@ class SplitDataModule(Checked, lightning.LightningDataModule, ABC):
         return {}
 
     def option(self, name: str, value: Any) -> str:
-        """Return the setting that gives an entry of :meth:`describe` a ``value``."""
+        """Return the setting that sets an entry of :meth:`describe` to ``value``."""
         return f"{name}={value}"
 
     def apply_format(self, trained: Format) -> None:
-        """Use vocabulary, classes and statistics of a checkpoint's training data, and compare the rest."""
+        """Use the vocabulary, classes and statistics of a checkpoint, and compare the rest of its format."""
         self._is_new = trained.get("source", source_of(self)) != source_of(self)
         check_format(trained, self.describe(), self.option)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the description of the data, for the checkpoint."""
         return {ENTRY: getattr(self._model, ENTRY, None) or self._full_format()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Apply the data format in the checkpoint that a Trainer restores."""
         if isinstance(state_dict.get(ENTRY), dict):
             apply_stored_format(self, state_dict[ENTRY])
 
@@ -139,73 +133,70 @@ class SplitDataModule(Checked, lightning.LightningDataModule, ABC):
         return getattr(self.trainer, "lightning_module", None)
 
     def _full_format(self) -> Format:
-        """Return the description with the source; classes are left out for a model that knows no classes."""
+        """Return the format with the source, and with classes if the model has any."""
         found = self.describe() | self.fitted() | {"source": source_of(self)}
         if not getattr(self._model, "num_classes", 0):
             found.pop("classes", None)
         return found
 
     def setup(self, stage: str | None = None) -> None:
-        """Load what the stage needs, once. The data of a trained model are compared with its training data first."""
+        """Compare the data with those of a trained model, and load the splits of the stage, once."""
         model = self._model
         begins = stage == "fit" and getattr(self.trainer, "ckpt_path", None) is None
-        if model is not None and not begins and getattr(model, ENTRY, None) is not None:
+        if not begins and getattr(model, ENTRY, None) is not None:
             apply_stored_format(self, getattr(model, ENTRY))
         if stage in (None, "fit", "validate"):
             _ = self._train_val
         if stage in (None, "test", "predict"):
             _ = self._test
         if stage == "fit":
-            self._require_a_batch()  # now, before the run writes its first file
+            self._require_a_batch()  # before the run writes its first file
         if begins and model is not None:
             setattr(model, ENTRY, self._full_format())
 
     def train_dataloader(self) -> ResumableLoader:
-        """Shuffled batches of equal size; the incomplete last batch of an epoch is dropped."""
+        """Return shuffled batches of equal size, without the incomplete last batch of an epoch."""
         self._require_a_batch()
         data = self._train_val[0]
         world, rank = self._world()
         sampler = ResumableSampler(data, world, rank, shuffle=True, seed=self.seed, drop_last=True)
-        sampler.order = self.order()
+        sampler.order = self.order
         return ResumableLoader(data, sampler=sampler, drop_last=True, **self._loading())
 
     def val_dataloader(self) -> DataLoader:
-        """All validation examples, once and in order."""
         return self._in_order(self._train_val[1])
 
     def test_dataloader(self) -> DataLoader:
-        """All test examples, once and in order."""
         if self._test is None:
-            raise UserError(f"{type(self).__name__} has no test {self.examples}: {self.test_mend}")
+            raise UserError(f"{type(self).__name__} has no test {self.examples}: {self.test_hint}")
         return self._in_order(self._test)
 
     def predict_dataloader(self) -> DataLoader:
-        """The test examples, else those of validation; all examples of data that are new to the model."""
+        """Return the test (else validation) examples, or all examples of a source that the model was not trained on."""
         if self._is_new and (whole := self.load_all()) is not None:
-            rank_zero_info(f"these are not the data that the model was trained on: all {len(whole):,} {self.examples}")
+            rank_zero_info(f"the model was not trained on these data: predicting all {len(whole):,} {self.examples}")
             return self._in_order(whole)
         return self._in_order(self._train_val[1] if self._test is None else self._test)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Augment training batches on the device, by draws that depend on (seed, epoch, batch, rank) alone."""
+        """Augment training batches on the device; the draws depend on (seed, epoch, batch, rank) alone."""
         if not (self.augment and self.trainer is not None and self.trainer.training):
             return batch
-        # The batch, not trainer.global_step, which does not change while gradients accumulate.
+        # Not trainer.global_step, which does not change while gradients accumulate.
         place = [self.seed, self.trainer.current_epoch, self.trainer.fit_loop.batch_idx + 1, self.trainer.global_rank]
         seed = int(np.random.SeedSequence(place).generate_state(1, np.uint64)[0] >> 1)
         return self.augmented(batch, torch.Generator(next(iter(batch.values())).device).manual_seed(seed))
 
     def augmented(self, batch: Batch, generator: torch.Generator) -> Batch:
-        """Return a training batch, changed at random."""
+        """Return a training batch with random changes."""
         return batch
 
     def _require_a_batch(self) -> None:
         count, (world, _) = len(self._train_val[0]), self._world()
         if count < self.batch_size * world:
-            raise UserError(
-                f"{count} training {self.examples} fill no batch of {self.batch_size} on {world} device(s): "
-                f"set batch_size={max(1, count // world)} or smaller"
-            )
+            batch = f"no batch of {self.batch_size} on {world} device(s)"
+            hint = f"set batch_size={max(1, count // world)} or smaller"
+            raise UserError(f"{count} training {self.examples} fill {batch}: {hint}")
 
     def _world(self) -> tuple[int, int]:
         return (1, 0) if self.trainer is None else (self.trainer.world_size, self.trainer.global_rank)
@@ -217,18 +208,13 @@ class SplitDataModule(Checked, lightning.LightningDataModule, ABC):
         return DataLoader(data, sampler=sampler, **self._loading())
 
     def _loading(self) -> dict[str, Any]:
-        # No worker_init_fn: nothing here draws random numbers in a worker.
-        return {
-            "batch_size": self.batch_size,
-            "num_workers": self.num_workers,
-            "persistent_workers": self.num_workers > 0,
-            "pin_memory": torch.cuda.is_available(),
-            "collate_fn": self.collate(),
-        }
+        workers = {"num_workers": self.num_workers, "persistent_workers": self.num_workers > 0}
+        pinned = {"pin_memory": torch.cuda.is_available()}
+        return {"batch_size": self.batch_size, "collate_fn": self.collate(), **workers, **pinned}
 
 
 def apply_stored_format(data: Any, trained: Format) -> None:
-    """Apply the data format of a checkpoint to a DataModule; raise UserError if it differs or is damaged."""
+    """Apply the data format of a checkpoint to a DataModule, or raise UserError if it differs or is damaged."""
     try:
         data.apply_format(trained)
     except UserError:
@@ -238,7 +224,7 @@ def apply_stored_format(data: Any, trained: Format) -> None:
 
 
 def split_positions(count: int, num_val: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Return the sorted positions of a seeded split into ``count - num_val`` and ``num_val``."""
+    """Return the sorted positions of a random split into ``count - num_val`` and ``num_val`` examples."""
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
     return order[: count - num_val].sort().values, order[count - num_val :].sort().values
 
@@ -246,22 +232,20 @@ def split_positions(count: int, num_val: int, seed: int) -> tuple[Tensor, Tensor
 def draw_splits(
     count: int, val_fraction: float, test_fraction: float, seed: int, what: str, hint: str
 ) -> dict[str, Tensor]:
-    """Return the sorted positions of each split of ``count``, at least one where a fraction is above 0."""
+    """Return the sorted positions of each split of ``count`` examples, at least one for a fraction above 0."""
     num_val, num_test = (max(1, round(count * part)) if part else 0 for part in (val_fraction, test_fraction))
     if num_val + num_test >= count:
         raise UserError(f"{count} {what}(s) are too few to keep {num_val} for validation and {num_test} for test{hint}")
     train, held_out = split_positions(count, num_val + num_test, seed)
     val, test = (held_out[part] for part in split_positions(len(held_out), num_test, seed))
-    return {split: rows for split, rows in (("train", train), ("val", val), ("test", test)) if len(rows)}
+    return {"train": train, "val": val} | ({"test": test} if num_test else {})
 
 
 def check_fractions(val_fraction: float, test_fraction: float, what: str) -> None:
     """Raise UserError unless both fractions leave some of ``what`` for training."""
     if not (val_fraction > 0 and test_fraction >= 0 and val_fraction + test_fraction < 1):
-        raise UserError(
-            f"val_fraction {val_fraction} and test_fraction {test_fraction} leave no training {what}, or none for "
-            "validation: set val_fraction=0.1 test_fraction=0.1"
-        )
+        given = f"val_fraction={val_fraction} and test_fraction={test_fraction}"
+        raise UserError(f"{given} leave no training {what}, or none for validation: set both to 0.1")
 
 
 def as_it_is(batch: Batch) -> Batch:

@@ -1,23 +1,26 @@
-"""Files of a folder at any depth, progress of a long reading, and errors of readers."""
+"""Lists of files, downloads, progress, and errors of readers."""
 
 import os
+import shutil
+import socket
 import sys
-from collections.abc import Iterable, Iterator
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
 from vqlab.errors import UserError, read_error
 
+WITHOUT_NETWORK = "without a network use Photos, Digits, ImageArrays or ImageFolder"
 MANY = 2000  # items above which progress is shown
-# What operating systems and tools leave beside data, in lower case; names that start with a dot are hidden, too.
-LEFTOVERS = {"__macosx", "@eadir", "__pycache__", "thumbs.db", "desktop.ini"}
+SYSTEM_NAMES = {"__macosx", "@eadir", "__pycache__", "thumbs.db", "desktop.ini"}  # of operating systems and tools
 
 T = TypeVar("T")
 
 
 def list_files(root: Path, extensions: tuple[str, ...], what: str) -> list[Path]:
-    """Return what :func:`find_files` returns; raise UserError if there are none, or no folder."""
+    """Return the files of :func:`find_files`, or raise UserError if there are none."""
     files = find_files(root, extensions)
     if not files:
         kinds = f" ({', '.join(extensions)})" if any(extensions) else ""
@@ -27,7 +30,7 @@ def list_files(root: Path, extensions: tuple[str, ...], what: str) -> list[Path]
 
 
 def find_files(root: Path, extensions: tuple[str, ...]) -> list[Path]:
-    """Return the files under a folder with one of the lower-case extensions, sorted, without hidden ones."""
+    """Return the files at any depth of a folder with one of the lower-case extensions, sorted, without hidden ones."""
     files: list[Path] = []
     seen: set[str] = set()
     for folder, folders, names in os.walk(root, followlinks=True):
@@ -40,12 +43,12 @@ def find_files(root: Path, extensions: tuple[str, ...]) -> list[Path]:
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file or folder is hidden, or left there by an operating system or a tool."""
-    return name.startswith(".") or name.lower() in LEFTOVERS
+    """Whether a file or folder is hidden, or written by an operating system or a tool."""
+    return name.startswith(".") or name.lower() in SYSTEM_NAMES
 
 
 def counted(items: Iterable[T], count: int, done: str, what: str) -> Iterator[T]:
-    """Yield ``items``, and show progress if there are many."""
+    """Yield ``items``, and print the progress if there are many."""
     for number, item in enumerate(items, start=1):
         yield item
         if count > MANY and (number % 500 == 0 or number == count):
@@ -55,13 +58,39 @@ def counted(items: Iterable[T], count: int, done: str, what: str) -> Iterator[T]
 
 @contextmanager
 def reading(name: str | Path, damaged: str) -> Iterator[None]:
-    """Turn the errors of a reader into one line for the user: the name, and ``damaged`` with its ``{reason}``."""
+    """Convert errors of a reader to UserError: the name, then ``damaged`` with its ``{reason}``."""
     try:
         yield
     except UserError:
         raise
-    except Exception as error:  # damaged files make readers raise many things
+    except Exception as error:  # readers raise many kinds of errors for damaged files
         texts = (str(error), str(error.__cause__ or ""), type(error).__name__)
-        # Some errors are empty, and those of fsspec may hold nothing but the URL.
+        # Some errors have no text, and some of fsspec contain only the URL.
         reason = next(" ".join(text.split())[:100] for text in texts if text.strip() not in ("", str(name)))
         raise read_error(name, error, f"{name} {damaged.format(reason=reason)}") from error
+
+
+def download_whole(
+    name: str, root: str, folder: str, archives: str, download: Callable[[str], object], hint: str = WITHOUT_NETWORK
+) -> None:
+    """Call ``download(temporary_root)``, which writes ``temporary_root/folder``, and move the files to ``root/folder``.
+
+    ``archives`` is a pattern of files under ``root`` that are not downloaded again.
+    """
+    before = socket.getdefaulttimeout()
+    target = Path(root) / folder
+    try:
+        Path(root).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".download-", dir=root) as partial:
+            for archive in filter(Path.is_file, Path(root).glob(archives)):
+                copy = Path(partial) / archive.relative_to(root)
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(archive, copy)
+            socket.setdefaulttimeout(10)  # seconds
+            download(partial)
+            shutil.copytree(Path(partial) / folder, target, copy_function=os.replace, dirs_exist_ok=True)
+    except (OSError, RuntimeError, EOFError) as error:  # URLError and timeouts are OSErrors
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"{name} could not be downloaded ({reason}): copy it to {target}; {hint}") from error
+    finally:
+        socket.setdefaulttimeout(before)

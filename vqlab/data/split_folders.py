@@ -1,4 +1,4 @@
-"""Splits of a data set, found by the names of its folders."""
+"""Splits of a data set by the names of its folders."""
 
 import re
 from collections import Counter, defaultdict
@@ -9,18 +9,17 @@ from vqlab.data.files import find_files, is_hidden, list_files
 from vqlab.errors import UserError
 
 SPLITS = ("train", "val", "test")
-# Usual name of a split, in lower case -> the split.
-SPLIT_OF = dict.fromkeys(("train", "training"), "train")
+SPLIT_OF = dict.fromkeys(("train", "training"), "train")  # usual name of a split, in lower case -> the split
 SPLIT_OF |= dict.fromkeys(("val", "valid", "validation", "dev"), "val")
 SPLIT_OF |= dict.fromkeys(("test", "testing", "eval", "evaluation"), "test")
-FILLERS = {"set", "data", "dataset", "images", "split"}  # may stand beside the name of a split
+FILLERS = {"set", "data", "dataset", "images", "split"}  # words that a folder's name may contain beside the split
 WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+")
 
 
 def split_folders(root: Path, extensions: tuple[str, ...], what: str) -> tuple[dict[str, Path], dict[str, list[Path]]]:
-    """Return the folder and the files of each split, or of the split "" if the splits are still to be drawn.
+    """Return the folder and the files of each split, or of the split "" if there is at most a folder ``train``.
 
-    ``train`` is required, and alone is "". UserError for layouts that may mix held-out files with those for training.
+    Raise UserError for layouts that may mix held-out files with training files.
     """
     items = root.iterdir() if root.is_dir() else ()
     names = sorted(item.name for item in items if item.is_dir() and not is_hidden(item.name))
@@ -38,7 +37,7 @@ def split_folders(root: Path, extensions: tuple[str, ...], what: str) -> tuple[d
 
 
 def name_splits(names: Iterable[str]) -> dict[str, str]:
-    """Return the split of each name; any words may stand beside it if the names give a training and another split."""
+    """Return the split of each name. Names may contain any other words if they give a training and another split."""
     words = {name: [word.lower().removesuffix("set") or "set" for word in WORD.findall(name)] for name in names}
     found = {name: {SPLIT_OF[word] for word in group if word in SPLIT_OF} for name, group in words.items()}
     split_of = {name: splits.pop() for name, splits in found.items() if len(splits) == 1}
@@ -48,7 +47,7 @@ def name_splits(names: Iterable[str]) -> dict[str, str]:
 
 
 def group_by_split(names: list[str], where: str | Path) -> dict[str, list[int]]:
-    """Return the positions of the names of each split, or of "" if none names one; raise UserError if only some do."""
+    """Return the positions of the names of each split ("" for none); raise UserError if only some names have one."""
     split_of = name_splits(dict.fromkeys(names))
     groups: dict[str, list[int]] = defaultdict(list)
     for position, name in enumerate(names):
@@ -59,7 +58,7 @@ def group_by_split(names: list[str], where: str | Path) -> dict[str, list[int]]:
 
 
 def require_no_held_out(files: Iterable[str], where: str | Path) -> None:
-    """Raise UserError if a folder for validation or test is among the parents of files (paths from ``where``)."""
+    """Raise UserError if a parent folder of files (paths relative to ``where``) is a validation or test split."""
     inside: dict[str, set[str]] = defaultdict(set)
     for folder in {file.rpartition("/")[0] for file in files} - {""}:
         names = folder.split("/")
@@ -75,6 +74,6 @@ def require_no_held_out(files: Iterable[str], where: str | Path) -> None:
 def _no_layout(where: str | Path, names: list[str], split_names: list[str]) -> UserError:
     shown = ", ".join(names[:6]) + (", ..." if len(names) > 6 else "")
     return UserError(
-        f"{where} holds {shown}: set path=FOLDER to one with train/ and val/, test/ or both and no other folders, "
-        f"or rename {', '.join(split_names[:3])} if that is no split"
+        f"{where} holds {shown}: set path=FOLDER to a folder with train/ and val/, test/ or both and no others, or "
+        f"rename {', '.join(split_names[:3])} if that is not a split"
     )

@@ -1,11 +1,10 @@
-"""Outlines as grey images, without hinting.
+"""Grey images of outlines, without hinting.
 
-Hinting moves outlines by as much as a third of the distance between two fonts. They are therefore drawn unhinted and
-enlarged by Agg, matplotlib's rasteriser (nonzero winding rule), and averaged.
+Hinting moves outlines by up to a third of the distance between two fonts. Agg, the rasteriser of matplotlib (nonzero
+winding rule), therefore draws them unhinted and enlarged, and the pixels are averaged.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -16,72 +15,44 @@ from matplotlib.transforms import Affine2D
 from PIL import Image
 
 from vqlab.fonts.font import CLOSE, Font, Outline
-from vqlab.validation import Checked, Range, check_fields
+from vqlab.validation import Checked, Range
 
-ASCENT = 0.88  # fraction of the em above the baseline, as in layouts of ideographs
-MIN_SIDE, MIN_FACTOR = 512, 4  # smallest side drawn in pixels, and smallest reduction
+ASCENT = 0.88  # fraction of the em above the baseline, as usual for ideographs
+MIN_SIDE, MIN_FACTOR = 512, 4  # smallest side that is drawn in pixels, and smallest reduction of it
 
 ImageSize = Literal[16, 32, 64, 128, 256, 512, 1024]
-EmScale = Annotated[float, Range(0, 1, open="low")]
+EmScale = Annotated[float, Range(0, 1, open="low")]  # ratio of the em to the image's side
 
 
-@dataclass(frozen=True)
-class EmBox:
-    """The square that an image shows, the em in its middle; the pen starts at its left side. Lengths are in em."""
-
-    em_scale: EmScale = 0.875  # ratio of the em to the image's side
-
-    def __post_init__(self) -> None:
-        check_fields(self)
-
-    @property
-    def side(self) -> float:
-        """Length of a side."""
-        return 1 / self.em_scale
-
-    @property
-    def left(self) -> float:
-        """Position of the left side."""
-        return (1 - self.side) / 2
-
-    @property
-    def top(self) -> float:
-        """Height of the upper side above the baseline."""
-        return ASCENT - self.left
-
-    @property
-    def bottom(self) -> float:
-        """Height of the lower side above the baseline, which is below 0."""
-        return self.top - self.side
-
-    def holds(self, outline: Outline) -> bool:
-        """Whether all ink lies inside."""
-        points = outline.points[outline.codes != CLOSE]
-        if not len(points) or self._holds(points):
-            return True
-        # Control points of curves may lie outside of the ink.
-        return self._holds(AggPath(outline.points, outline.codes).get_extents().get_points())
-
-    def _holds(self, points: np.ndarray) -> bool:
-        low, high = points.min(0), points.max(0)
-        return bool((low >= (self.left, self.bottom)).all() and (high <= (self.left + self.side, self.top)).all())
+def image_corners(em_scale: float) -> np.ndarray:
+    """Return [[left, bottom], [right, top]] of an image in em; the em is in its centre, with the baseline at y = 0."""
+    margin = (1 / em_scale - 1) / 2
+    return np.array([[-margin, ASCENT - 1 - margin], [1 + margin, ASCENT + margin]])
 
 
 class Canvas(Checked):
-    """Draws outlines in black on white: what a ``box`` shows, in images of ``image_size`` pixels each way."""
+    """Draws outlines in black on white as images with ``image_size`` pixels per side."""
 
-    def __init__(self, image_size: ImageSize, box: EmBox) -> None:
+    def __init__(self, image_size: ImageSize, em_scale: EmScale) -> None:
         side = max(MIN_SIDE, MIN_FACTOR * image_size)
-        scale = side / box.side
+        self._corners = image_corners(em_scale)
+        (left, bottom), scale = self._corners[0], side * em_scale
         self._factor = side // image_size
         self._agg = RendererAgg(side, side, 72)
-        self._place = Affine2D.from_values(scale, 0, 0, scale, -box.left * scale, -box.bottom * scale)
+        self._place = Affine2D.from_values(scale, 0, 0, scale, -left * scale, -bottom * scale)
         self._pen = self._agg.new_gc()
         self._pen.set_linewidth(0)
         self._pen.set_snap(False)
 
+    def holds(self, outline: Outline) -> bool:
+        """Whether all ink of an outline is inside the image."""
+        (low, high), points = self._corners, outline.points[outline.codes != CLOSE]
+        if not ((points >= low) & (points <= high)).all():  # control points of curves may lie outside of the ink
+            points = AggPath(outline.points, outline.codes).get_extents().get_points()
+        return bool(((points >= low) & (points <= high)).all())
+
     def draw(self, outline: Outline) -> np.ndarray:
-        """Return the image of an outline, (S, S) uint8: 0 is ink, 255 paper; ink outside of the box is cut."""
+        """Return the image of an outline, (S, S) uint8: 0 is ink, 255 is paper; ink outside is cut off."""
         self._agg.clear()
         if len(outline.codes):
             path = AggPath(outline.points, outline.codes)
@@ -93,7 +64,7 @@ class Canvas(Checked):
 def render(
     font: Font | str | Path, characters: Iterable[int | str], image_size: ImageSize, em_scale: float = 0.875
 ) -> np.ndarray:
-    """Draw characters of a font, code points or letters, in one em box: (N, S, S) uint8, 0 is ink, 255 paper.
+    """Draw characters of a font (code points or letters) at the same scale: (N, S, S) uint8, 0 ink, 255 paper.
 
     Raises:
         UserError: If the file is not a font, the font lacks a character, or a number is out of range.
@@ -104,7 +75,7 @@ def render(
         >>> images.shape, images.dtype, images.min(), images.max()
         ((2, 64, 64), dtype('uint8'), np.uint8(0), np.uint8(255))
     """
-    canvas = Canvas(image_size, EmBox(em_scale))
+    canvas = Canvas(image_size, em_scale)
     source = font if isinstance(font, Font) else Font(font)
     codes = [ord(c) if isinstance(c, str) else c for c in characters]
     return np.array([canvas.draw(source.outline(c)) for c in codes], np.uint8).reshape(-1, image_size, image_size)

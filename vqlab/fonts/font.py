@@ -1,4 +1,4 @@
-"""Font files as outlines."""
+"""Outlines of font files."""
 
 import hashlib
 import io
@@ -18,23 +18,23 @@ MOVE, LINE, QUADRATIC, CUBIC, CLOSE = 1, 2, 3, 4, 79  # as in matplotlib.path.Pa
 
 @dataclass(frozen=True)
 class Outline:
-    """Closed contours in em, y up; what they wind around, in either direction, is ink."""
+    """Closed contours in em with y upwards; ink is where the winding number is not 0."""
 
     points: np.ndarray  # (P, 2) float64
-    codes: np.ndarray  # (P,) uint8: what each point is in a matplotlib.path.Path
+    codes: np.ndarray  # (P,) uint8, as in matplotlib.path.Path
 
     @property
     def key(self) -> int:
-        """A hash of 64 bits, equal for equal shapes at any position and in any order; 0 for an empty outline."""
+        """A 64-bit hash, equal for equal shapes at any position and order of contours; 0 for an empty outline."""
         if not len(self.codes):
             return 0
         kept = self.points[self.codes != CLOSE]
-        shape = np.round((kept - kept.min(0)) * 1e6).astype("<i8")  # moved shapes differ in the last bits
+        shape = np.round((kept - kept.min(0)) * 1e6).astype("<i8")  # shifted shapes differ in the last bits
         shape = shape[np.lexsort(shape.T)]
         return int.from_bytes(hashlib.sha256(shape.tobytes()).digest()[:8], "little")
 
     def draw(self, pen: Any, units_per_em: int) -> None:
-        """Draw straight lines and quadratic curves on a pen of fontTools, rounded to whole units."""
+        """Draw lines and quadratic curves with a fontTools pen, rounded to integer units."""
         points = iter(map(tuple, np.round(self.points * units_per_em).astype(int).tolist()))
         codes = iter(self.codes.tolist())
         for code, point in zip(codes, points, strict=False):
@@ -52,11 +52,11 @@ class Font:
 
     Args:
         path: A TTF, OTF, WOFF or WOFF2 file.
-        weight: Position on a variable font's weight axis; None is its default. Static fonts ignore it.
-        setting: The argument that chose the file, for messages.
+        weight: Position on the weight axis of a variable font. Default: that of the font. Static fonts ignore it.
+        setting: Name of the argument with the file, for messages.
 
     Raises:
-        UserError: If the file is missing, is not a font with outlines, or the weight is not on its axis.
+        UserError: If the file is missing or not a font with outlines, or the weight is not on its axis.
 
     Example:
         >>> from matplotlib import get_data_path
@@ -70,29 +70,34 @@ class Font:
     def __init__(self, path: str | Path, weight: float | None = None, setting: str = "font") -> None:
         self.path, self.setting = Path(path), setting
         try:
-            self._data = self.path.read_bytes()
+            self.data = self.path.read_bytes()
+            self.file = TTFont(io.BytesIO(self.data), lazy=True)
+            # Lazy tables raise errors here if they are damaged.
+            _ = self.file["head"], self.file["name"], self.file["hmtx"], self.file.getBestCmap()
         except OSError as error:
             raise UserError(f"{setting} must be a font file, {path} cannot be read ({error.strerror})") from error
-        self.file = parse(self._data, self.path, setting)
+        except ImportError as error:
+            raise UserError(f"{path} is a WOFF2 file and needs brotli: pip install 'vqlab[woff2]'") from error
+        except Exception as error:  # fontTools raises many kinds of errors for damaged files
+            reason = " ".join(str(error).split())[:100]
+            message = f"{setting} must be a single TTF, OTF or WOFF2 file, {path} is not ({reason})"
+            raise read_error(path, error, message) from error
+        if not {"glyf", "CFF ", "CFF2"} & set(self.file.keys()):
+            raise UserError(f"{setting} must be a font with outlines, {path} lacks outlines (glyf, CFF)")
         self.name = self.file["name"].getDebugName(4) or self.path.stem
         self.units_per_em: int = self.file["head"].unitsPerEm
         self.characters: dict[int, str] = dict(sorted((self.file.getBestCmap() or {}).items()))  # -> name of the glyph
         axes = self.file["fvar"].axes if "fvar" in self.file else []
-        axis = next((axis for axis in axes if axis.axisTag == "wght"), None)
-        # Least, default and largest weight of a variable font.
-        self.weights = (axis.minValue, axis.defaultValue, axis.maxValue) if axis else None
+        # Minimum and maximum of the weight axis of a variable font.
+        self.weights = next(((axis.minValue, axis.maxValue) for axis in axes if axis.axisTag == "wght"), None)
         self.weight = weight if self.weights else None
-        if self.weights and weight is not None and not self.weights[0] <= weight <= self.weights[2]:
-            least, _, most = self.weights
-            raise UserError(f"weight must be from {least:g} to {most:g} for {self.path}, got {weight:g}")
-        self.digest = hashlib.sha256(self._data + f"{self.weight}".encode()).hexdigest()
-
-    def copy(self) -> TTFont:
-        """Return the font's file anew with all tables read: a lazy font can be neither copied nor changed safely."""
-        return TTFont(io.BytesIO(self._data), lazy=False)
+        if self.weights and weight is not None and not self.weights[0] <= weight <= self.weights[1]:
+            low, high = self.weights
+            raise UserError(f"weight must be from {low:g} to {high:g} for {self.path}, got {weight:g}")
+        self.digest = hashlib.sha256(self.data + f"{self.weight}".encode()).hexdigest()
 
     def outline(self, character: int) -> Outline:
-        """Return the outline of a code point; raise UserError if the font lacks it, or its outline is damaged."""
+        """Return the outline of a code point; raise UserError if the font lacks it or the outline is damaged."""
         if character not in self.characters:
             raise UserError(f"{self.setting} must have U+{character:04X}, {self.path} lacks it")
         return self.glyph(self.characters[character])
@@ -102,15 +107,15 @@ class Font:
         pen = OutlinePen(self._glyphs)
         try:
             self._glyphs[name].draw(pen)
-        except Exception as error:  # damaged tables make fontTools raise many things
-            message = f"{self.setting} must be an undamaged font, {self.path} is damaged at glyph {name!r}"
+        except Exception as error:  # fontTools raises many kinds of errors for damaged tables
+            message = f"{self.setting} {self.path} is damaged at glyph {name!r}: set another font file"
             raise read_error(self.path, error, message) from error
         points = np.array(pen.points, dtype=np.float64).reshape(-1, 2) / self.units_per_em
         return Outline(points, np.array(pen.codes, dtype=np.uint8))
 
     @cached_property
     def notdef(self) -> Outline:
-        """What the font shows for characters that it lacks: its first glyph."""
+        """The glyph for characters that the font lacks, which is its first."""
         return self.glyph(self.file.getGlyphOrder()[0])
 
     def advance(self, character: int) -> float:
@@ -123,7 +128,7 @@ class Font:
 
 
 class OutlinePen(BasePen):
-    """Collects an outline in the font's units: composites resolved, curves of many points in single ones."""
+    """Collects points and codes of an outline in font units; BasePen resolves composites and splits curves."""
 
     def __init__(self, glyphs: Any) -> None:
         super().__init__(glyphs)
@@ -139,23 +144,4 @@ class OutlinePen(BasePen):
     _qCurveToOne = partialmethod(_add, QUADRATIC)
     _curveToOne = partialmethod(_add, CUBIC)
     _closePath = partialmethod(_add, CLOSE, (0.0, 0.0))
-    _endPath = _closePath  # ink is what a contour winds around, so an open one is closed
-
-
-def parse(data: bytes, path: Path, setting: str) -> TTFont:
-    """Return the font in ``data``, its tables not yet read; raise UserError if it is not one with outlines."""
-    try:
-        font = TTFont(io.BytesIO(data), lazy=True)
-        _ = font["head"], font["name"], font["hmtx"], font.getBestCmap()  # reads them
-        has_outlines = any(table in font for table in ("glyf", "CFF ", "CFF2"))
-    except ImportError as error:
-        raise UserError(
-            f"{path} is a WOFF2 file, which needs the package brotli: pip install 'vqlab[woff2]'"
-        ) from error
-    except Exception as error:  # damaged files make fontTools raise many things
-        reason = " ".join(str(error).split())[:100]
-        message = f"{setting} must be a single TTF, OTF or WOFF2 file, {path} is not ({reason})"
-        raise read_error(path, error, message) from error
-    if not has_outlines:
-        raise UserError(f"{setting} must be a font with outlines, {path} lacks outlines (glyf, CFF)")
-    return font
+    _endPath = _closePath

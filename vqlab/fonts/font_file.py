@@ -1,4 +1,4 @@
-"""Fonts completed with characters that come as images."""
+"""Completed fonts: characters from images are added to a font file."""
 
 import io
 import logging
@@ -18,18 +18,18 @@ from fontTools.varLib.instancer import instantiateVariableFont
 
 from vqlab.atomic_io import write_atomic
 from vqlab.errors import UserError
-from vqlab.fonts.draw import ASCENT, EmBox
-from vqlab.fonts.font import Font, Outline
+from vqlab.fonts.draw import ASCENT
+from vqlab.fonts.font import Font
 from vqlab.fonts.trace import trace
 
 MAX_GLYPHS = 65_535
-STALE = ("DSIG", "hdmx", "LTSH", "VORG", "CFF ", "CFF2")  # signature, and tables with an entry for each old glyph
-# Bit of OS/2 -> a code page of East Asia, and the characters for which it is meant.
+STALE = {"DSIG", "hdmx", "LTSH", "VORG", "CFF ", "CFF2"}  # the signature, and tables with an entry for each old glyph
+# Bit in the table OS/2 -> East Asian code page, and the characters that count for it.
 IDEOGRAPHS = "\u3400-\u9fff"
 CODE_PAGES = {17: ("shift_jis", f"[\u3041-\u30ff{IDEOGRAPHS}]"), 18: ("gb2312", f"[{IDEOGRAPHS}]")}
 CODE_PAGES |= {20: ("big5", f"[{IDEOGRAPHS}]"), 19: ("euc_kr", "[\uac00-\ud7a3]")}
-MIN_COVERED = 0.95  # fraction of the new characters of its kind that a code page must hold
-CUBIC_ERROR = 0.001  # em, largest distance of quadratic curves from the cubic ones that they replace
+MIN_COVERED = 0.95  # smallest fraction of these characters that a code page of the font contains
+CUBIC_ERROR = 0.001  # em, largest distance of quadratic curves from the cubic curves that they replace
 
 log = logging.getLogger(__name__)
 
@@ -43,22 +43,22 @@ def write_font(
     em_scale: float = 0.875,
     weight: float | None = None,
 ) -> list[int]:
-    """Write a TrueType font: ``base`` with the characters in ``bitmaps`` added, or drawn anew where it has them.
+    """Write a TrueType font: ``base`` with the characters in ``bitmaps`` added, or replaced if it has them.
 
-    Everything else is the base's. A variable font is instantiated at ``weight``; cubic outlines (CFF) become quadratic
-    ones within a thousandth of an em. New glyphs come after the old ones; no feature and no kerning knows them.
+    A variable font is instantiated at ``weight``; cubic outlines (CFF) become quadratic within a thousandth of an em.
+    New glyphs come after the old ones and take part in no layout feature and no kerning.
 
     Args:
         base: The font to complete.
-        bitmaps: Code point -> (S, S) uint8 image as :func:`~vqlab.fonts.draw.render` draws them.
+        bitmaps: Code point -> (S, S) uint8 image as from :func:`~vqlab.fonts.draw.render`.
         out: The font file, ``.ttf``.
-        source: A font whose advance widths are taken, scaled to the base's; None makes each an em wide.
-        family: Name of the family. Default: the base's with "vqlab".
+        source: Font with the advance widths of new characters, scaled to ``base``. Default: 1 em for all.
+        family: Name of the family. Default: that of ``base`` and "vqlab".
         em_scale: Ratio of the em to the image's side.
         weight: Weight of a variable ``base``.
 
     Returns:
-        The code points written, without those of blank images.
+        The code points of the images that are not blank.
 
     Raises:
         UserError: If a font cannot be read or completed, all images are blank, or the file cannot be written.
@@ -76,9 +76,21 @@ def write_font(
     """
     font = Font(base, weight, "base")
     source = Font(source, setting="source") if isinstance(source, str | Path) else source
-    file = check_completion(font, out)
+    file = make_static_truetype(font, out)
     rename(file, family or f"{file['name'].getBestFamilyName() or font.path.stem} vqlab")
-    outlines = trace_all(bitmaps, EmBox(em_scale), out)
+    outlines, blank = {}, []
+    for code, image in bitmaps.items():
+        if image.dtype != np.uint8 or image.ndim != 2 or image.shape[0] != image.shape[1]:
+            raise UserError(f"the image of U+{code:04X} must be (S, S) uint8, got {image.shape} {image.dtype}")
+        outline = trace(image, em_scale)
+        if len(outline.codes):
+            outlines[code] = outline
+        else:
+            blank.append(f"U+{code:04X}")
+    if not outlines:
+        raise UserError(f"{out} is not written: all {len(blank)} glyphs are blank")
+    if blank:
+        log.warning(f"{len(blank)} of {len(bitmaps)} images are blank and not in {out}: {', '.join(blank[:5])}")
     widths = advances(file, source, outlines)
     height, origin = vertical_metrics(file) if "vmtx" in file else (0, 0)
     names = add_glyphs(file, list(outlines), font.path)
@@ -88,7 +100,7 @@ def write_font(
         outlines[code].draw(pen, font.units_per_em)
         glyf[name] = glyph = pen.glyph()
         glyph.recalcBounds(glyf)
-        # FreeType moves a glyph so that its ink starts at the side bearing.
+        # FreeType shifts a glyph so that its ink starts at the side bearing.
         file["hmtx"][name] = (widths[code], glyph.xMin)
         if "vmtx" in file:
             file["vmtx"][name] = (height, origin - glyph.yMax)
@@ -103,62 +115,36 @@ def write_font(
             file["OS/2"].setCodePageRanges(file["OS/2"].getCodePageRanges() | pages | east_asian_pages(names))
     file.recalcTimestamp = False  # the same input gives the same bytes
     file.flavor = None  # not WOFF2
-    data = io.BytesIO()
-    file.save(data)
     with write_atomic(out, "--font") as target:
-        target.write(data.getvalue())
+        file.save(target)
     return list(outlines)
 
 
-def check_completion(font: Font, out: str | Path) -> TTFont:
-    """Return the font's file as static TrueType; raise UserError if it or ``out`` cannot be written."""
+def make_static_truetype(font: Font, out: str | Path) -> TTFont:
+    """Return a copy of the font's file with one set of quadratic outlines, to be saved as ``out``."""
     path = Path(out)
     if path.suffix.lower() != ".ttf":
         raise UserError(f"{out} must end in .ttf: set --font={path.with_suffix('.ttf')}")
     if path.exists() and path.samefile(font.path):
-        raise UserError(f"{out} is the font to be completed: set --font to another file")
-    return make_static_truetype(font)
-
-
-def trace_all(bitmaps: Mapping[int, np.ndarray], box: EmBox, out: str | Path) -> dict[int, Outline]:
-    """Return the outlines of the images that are not blank; a warning names the blank ones."""
-    outlines = {}
-    for code, image in bitmaps.items():
-        if image.dtype != np.uint8 or image.ndim != 2 or image.shape[0] != image.shape[1]:
-            raise UserError(f"the image of U+{code:04X} must be (S, S) uint8, got {image.shape} {image.dtype}")
-        outlines[code] = trace(image, box)
-    drawn = {code: outline for code, outline in outlines.items() if len(outline.codes)}
-    blank = [f"U+{code:04X}" for code in outlines if code not in drawn]
-    if not drawn:
-        raise UserError(f"{out} is not written: all {len(outlines)} glyphs are blank")
-    if blank:
-        log.warning(f"{len(blank)} of {len(outlines)} images are blank and not in {out}: {', '.join(blank[:5])}")
-    return drawn
-
-
-def make_static_truetype(font: Font) -> TTFont:
-    """Return a copy of the font's file with one set of outlines, in quadratic curves."""
+        raise UserError(f"{out} is the font to complete: set --font to another file")
     try:
-        file = font.copy()
+        file = TTFont(io.BytesIO(font.data), lazy=False)  # a lazy font must not be changed
         if "fvar" in file:
-            place = {axis.axisTag: axis.defaultValue for axis in file["fvar"].axes}
-            place |= {} if font.weight is None else {"wght": font.weight}
+            # None is the default of an axis.
+            place = {axis.axisTag: font.weight if axis.axisTag == "wght" else None for axis in file["fvar"].axes}
             file = instantiateVariableFont(file, place, inplace=True)
         if "glyf" not in file:
             to_quadratic(file, CUBIC_ERROR * font.units_per_em)
-    except Exception as error:  # damaged tables make fontTools raise many things
-        raise UserError(
-            f"{font.setting} must be a font that can be made static TrueType, {font.path} cannot "
-            f"({type(error).__name__}: {error!s:.60})"
-        ) from error
-    for table in STALE:
-        if table in file:
-            del file[table]
+    except Exception as error:  # fontTools raises many kinds of errors for damaged tables
+        reason = f"{type(error).__name__}: {error!s:.60}"
+        raise UserError(f"{font.setting} {font.path} cannot be converted to static TrueType ({reason})") from error
+    for table in STALE & set(file.keys()):
+        del file[table]
     return file
 
 
 def to_quadratic(file: TTFont, error: float) -> None:
-    """Put quadratic outlines (glyf) in the place of cubic ones (CFF), ``error`` units from them at most."""
+    """Replace cubic outlines (CFF) by quadratic ones (glyf), at most ``error`` units from them."""
     glyphs, converted = file.getGlyphSet(), {}
     for name in file.getGlyphOrder():
         pen = TTGlyphPen(glyphs)
@@ -178,7 +164,7 @@ def to_quadratic(file: TTFont, error: float) -> None:
 
 
 def rename(file: TTFont, family: str) -> None:
-    """Give the font the name of another family, in English only; style, version and licence keep their text."""
+    """Set the name of the family, in English only, and keep the style and the licence."""
     table = file["name"]
     style = table.getBestSubFamilyName() or "Regular"
     full = family if style == "Regular" else f"{family} {style}"
@@ -193,10 +179,8 @@ def add_glyphs(file: TTFont, codes: list[int], path: Path) -> dict[int, str]:
     """Append a glyph for each code point, and return their names."""
     order = list(file.getGlyphOrder())
     if len(order) + len(codes) > MAX_GLYPHS:
-        raise UserError(
-            f"{path} has {len(order):,} glyphs and {len(codes):,} more exceed a font's maximum of {MAX_GLYPHS:,}: "
-            "choose a smaller charset"
-        )
+        counts = f"{len(order):,} glyphs and {len(codes):,} new ones exceed the maximum of a font, {MAX_GLYPHS:,}"
+        raise UserError(f"{path}: {counts}: set a smaller charset")
     names = {code: f"uni{code:04X}" if code <= 0xFFFF else f"u{code:X}" for code in codes}
     while taken := set(order) & {*names.values()}:
         names = {code: f"{name}.new" if name in taken else name for code, name in names.items()}
@@ -206,7 +190,7 @@ def add_glyphs(file: TTFont, codes: list[int], path: Path) -> dict[int, str]:
 
 
 def east_asian_pages(codes: Iterable[int]) -> set[int]:
-    """Return the OS/2 bits of the East Asian code pages that hold nearly all new characters; fontTools tests one."""
+    """Return the OS/2 bits of the East Asian code pages that contain nearly all new characters."""
     whole = "".join(map(chr, codes))
     pages = set()
     for bit, (codec, kind) in CODE_PAGES.items():
@@ -234,25 +218,20 @@ def is_wide(code: int) -> bool:
 def advances(file: TTFont, source: Font | None, codes: Iterable[int]) -> dict[int, int]:
     """Return the advance width of each new character in units of the font.
 
-    It is the one of all narrow (or wide) letters, twice for wide ones of a monospaced font; else the source's times the
-    median ratio over the characters of both, or an em without a source. Combining marks, 0 in the source, stay 0.
+    If all narrow (or wide) letters of the font have the same width, it is that width; wide characters of a monospaced
+    font have twice the narrow width. Else it is the width in the source times the median ratio over shared characters,
+    or an em without a source. A width of 0 in the source (combining marks) stays 0.
     """
     em = file["head"].unitsPerEm
     own = {code: file["hmtx"][name][0] for code, name in (file.getBestCmap() or {}).items()}
     theirs = {} if source is None else {code: source.advance(code) * em for code in source.characters}
     shared = [code for code in own.keys() & theirs.keys() if own[code] and theirs[code]]
-    fixed, ratio = {}, {}  # by width: the one advance, 0 if there are several, and the ratio to the source's
+    fixed, ratio = {}, {}  # wide or not -> the one advance of the font or 0; ratio to the source
     for wide in (False, True):
         widths = {own[code] for code in own if is_wide(code) == wide and chr(code).isalpha() and own[code]}
         fixed[wide] = widths.pop() if len(widths) == 1 else 0
         alike = [code for code in shared if is_wide(code) == wide] or shared
         ratio[wide] = float(np.median([own[code] / theirs[code] for code in alike])) if alike else 1.0
-    if fixed[False] and not fixed[True]:
-        fixed[True] = fixed[False] * (2 if fixed[False] < 0.75 * em else 1)
-
-    def advance(code: int) -> int:
-        width = theirs.get(code, em)
-        scaled = round(width * ratio[is_wide(code)]) if code in theirs else em
-        return (fixed[is_wide(code)] or scaled) if width else 0
-
-    return {code: advance(code) for code in codes}
+    fixed[True] = fixed[True] or fixed[False] * (2 if fixed[False] < 0.75 * em else 1)
+    scaled = {code: round(theirs[code] * ratio[is_wide(code)]) if code in theirs else em for code in codes}
+    return {code: (fixed[is_wide(code)] or width) if theirs.get(code, em) else 0 for code, width in scaled.items()}

@@ -1,4 +1,4 @@
-"""Weights of other libraries, in and out."""
+"""Import and export of the weights of other libraries."""
 
 import lazy_loader
 

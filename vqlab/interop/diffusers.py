@@ -1,4 +1,4 @@
-"""Weights of diffusers' ``VQModel`` (github.com/huggingface/diffusers), in and out; diffusers itself is not needed."""
+"""Import and export of diffusers' ``VQModel`` (github.com/huggingface/diffusers), without diffusers itself."""
 
 import json
 import re
@@ -13,14 +13,14 @@ from vqlab.atomic_io import write_atomic
 from vqlab.data.files import reading
 from vqlab.errors import UserError
 from vqlab.interop.taming import CODEBOOK, Keys, load_weights, loaded_codebook, loaded_vqgan, taming_keys
-from vqlab.models.vq.vqgan import VQGAN
-from vqlab.models.vq.vqvae import VQVAE
+from vqlab.models import VQGAN, VQVAE
 from vqlab.nn import ConvDecoder, ConvEncoder
 from vqlab.quantizers import VectorQuantizer
 
 WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
-# VQModel's defaults of the entries that a config.json leaves out.
+# Defaults of VQModel, for entries that are not in config.json.
 DEFAULTS: dict[str, Any] = {
+    "_class_name": "VQModel",
     "in_channels": 3,
     "out_channels": 3,
     "down_block_types": ["DownEncoderBlock2D"],
@@ -37,12 +37,12 @@ DEFAULTS: dict[str, Any] = {
     "mid_block_add_attention": True,
     "lookup_from_codebook": False,
 }
-# With attention after each residual block, and without.
+# Types of blocks with attention after each residual block, and without.
 DOWN = {True: "AttnDownEncoderBlock2D", False: "DownEncoderBlock2D"}
 UP = {True: "AttnUpDecoderBlock2D", False: "UpDecoderBlock2D"}
 # Names of attention layers in older versions.
 OLD = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
-# Patterns in taming's keys -> diffusers' names, applied in this order.
+# Patterns in taming's keys and their replacements, applied in this order.
 TO_DIFFUSERS = [
     (r"\.(down|up)\.(\d+)\.", r".\1_blocks.\2."),
     (r"\.mid\.attn_1\.", ".mid_block.attentions.0."),
@@ -62,8 +62,9 @@ TO_DIFFUSERS = [
 def load_diffusers(folder: str | Path, **arguments: Any) -> VQGAN:
     """Load a ``VQModel`` as a VQGAN, in eval mode on the CPU.
 
-    ``folder`` holds ``config.json`` and ``diffusion_pytorch_model.safetensors`` or ``.bin``; ``arguments`` are further
-    ones of ``VQGAN``, such as ``adversarial`` and ``perceptual_weight`` (off here) to train on.
+    Args:
+        folder: Folder with ``config.json`` and ``diffusion_pytorch_model.safetensors`` or ``.bin``.
+        **arguments: Further arguments of ``VQGAN``, such as ``adversarial`` and ``perceptual_weight`` (default: 0).
 
     Example:
         >>> import tempfile
@@ -72,10 +73,10 @@ def load_diffusers(folder: str | Path, **arguments: Any) -> VQGAN:
         >>> tuple(load_diffusers(folder).encode(torch.zeros(1, 3, 32, 32)).shape)
         (1, 8, 8)
     """
-    folder = Path(folder)
-    config = _read_config(folder / "config.json")
-    state = _read_weights(folder)
+    config = _read_config(Path(folder) / "config.json")
     widths = config["block_out_channels"]
+    kinds = config["down_block_types"], config["up_block_types"][::-1]
+    down, up = (tuple(level for level, kind in enumerate(types) if kind.startswith("Attn")) for types in kinds)
     sizes = {
         "base_channels": widths[0],
         "channel_multipliers": tuple(width // widths[0] for width in widths),
@@ -83,27 +84,25 @@ def load_diffusers(folder: str | Path, **arguments: Any) -> VQGAN:
         "z_channels": config["latent_channels"],
         "attention": config["mid_block_add_attention"],
     }
-    encoder = ConvEncoder(config["in_channels"], attention_levels=_levels(config["down_block_types"]), **sizes)
-    decoder = ConvDecoder(config["out_channels"], attention_levels=_levels(config["up_block_types"][::-1]), **sizes)
+    encoder = ConvEncoder(config["in_channels"], attention_levels=down, **sizes)
+    decoder = ConvDecoder(config["out_channels"], attention_levels=up, **sizes)
     quantizer = loaded_codebook(config["num_vq_embeddings"], config["vq_embed_dim"] or config["latent_channels"])
     model = loaded_vqgan(encoder, decoder, quantizer, config["sample_size"], arguments)
     _check_groups(model, config["norm_num_groups"])
-    load_weights(model, {**diffusers_keys(model), **CODEBOOK}, state, folder)
+    load_weights(model, {**diffusers_keys(model), **CODEBOOK}, _read_weights(Path(folder)), folder)
     return model.eval()
 
 
 def save_diffusers(model: VQVAE | VQGAN, folder: str | Path) -> None:
     """Write ``config.json`` and ``diffusion_pytorch_model.safetensors``, which ``VQModel`` reads, to ``folder``.
 
-    The ``model`` is a VQGAN or VQVAE of ``ConvEncoder``, ``ConvDecoder`` and ``VectorQuantizer``; its training state
-    (discriminator, statistics of the codebook) is left out. The example is that of :func:`load_diffusers`.
+    The ``model`` must consist of ``ConvEncoder``, ``ConvDecoder`` and ``VectorQuantizer``. Its training state
+    (discriminator, codebook statistics) is left out. For an example see :func:`load_diffusers`.
     """
-    keys, own = diffusers_keys(model), model.state_dict()
-    config = _config_of(model)
-    state = {}
+    keys, own, config, state = diffusers_keys(model), model.state_dict(), _config_of(model), {}
     for ours, theirs in keys.items():
         for name, value in zip(theirs, own[ours].detach().cpu().chunk(len(theirs)), strict=True):
-            is_matrix = re.search(r"\.to_(q|k|v|out\.0)\.weight$", name)  # a 1x1 convolution here
+            is_matrix = re.search(r"\.to_(q|k|v|out\.0)\.weight$", name)  # a 1x1 convolution in vqlab
             state[name] = (value[..., 0, 0] if is_matrix else value).contiguous()
     every = torch.arange(model.quantizer.num_embeddings, device=model.to_code.weight.device)
     state["quantize.embedding.weight"] = model.quantizer.lookup(every).detach().cpu()
@@ -145,7 +144,6 @@ def _config_of(model: VQVAE | VQGAN) -> dict[str, Any]:
     _check_groups(model, groups)
     levels = range(len(made["channel_multipliers"]))
     return {
-        "_class_name": "VQModel",
         **DEFAULTS,
         "in_channels": encoder.in_channels,
         "out_channels": decoder.out_channels,
@@ -165,9 +163,7 @@ def _config_of(model: VQVAE | VQGAN) -> dict[str, Any]:
 def _read_config(path: Path) -> dict[str, Any]:
     with reading(path, "is not the config.json of a VQModel ({reason}): set folder=FOLDER"):
         config = {**DEFAULTS, **json.loads(path.read_text())}
-    if config.get("_class_name", "VQModel") != "VQModel":
-        raise UserError(f"folder must hold a VQModel, {path} describes a {config['_class_name']}")
-    for name in ("act_fn", "norm_type", "lookup_from_codebook"):
+    for name in ("_class_name", "act_fn", "norm_type", "lookup_from_codebook"):
         if config[name] != DEFAULTS[name]:
             raise UserError(f"{name} must be {DEFAULTS[name]}, {path} has {config[name]}")
     widths = config["block_out_channels"]
@@ -182,7 +178,7 @@ def _read_config(path: Path) -> dict[str, Any]:
 def _read_weights(folder: Path) -> dict[str, Tensor]:
     path = next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
     if path is None:
-        raise UserError(f"folder must hold {WEIGHTS[0]} or {WEIGHTS[1]}, {folder} holds neither")
+        raise UserError(f"folder must contain {WEIGHTS[0]} or {WEIGHTS[1]}, {folder} has neither")
     with reading(path, "is not a readable file of weights ({reason}): get it again"):
         safe = path.suffix == ".safetensors"
         content = load_file(path) if safe else torch.load(path, map_location="cpu", weights_only=True)
@@ -190,15 +186,11 @@ def _read_weights(folder: Path) -> dict[str, Tensor]:
         return {old.sub(lambda m: f".{OLD[m[1]]}.{m[2]}", key): value for key, value in content.items()}
 
 
-def _levels(types: list[str]) -> tuple[int, ...]:
-    return tuple(level for level, name in enumerate(types) if name.startswith("Attn"))
-
-
 def _check_groups(model: VQVAE | VQGAN, groups: int) -> None:
-    """Raise UserError unless each norm of the model has ``groups`` groups; vqlab's depend on the width."""
+    """Raise UserError unless each norm has ``groups`` groups; in vqlab their number depends on the width."""
     for layer in (*model.encoder.modules(), *model.decoder.modules()):
         if isinstance(layer, nn.GroupNorm) and layer.num_groups != groups:
             raise UserError(
-                f"norm_num_groups must be the same in all norms of a VQModel, got {groups}, and vqlab has "
-                f"{layer.num_groups} at {layer.num_channels} channels: use multiples of 32"
+                f"norm_num_groups must be the same in all norms of a VQModel, got {groups}, but vqlab uses "
+                f"{layer.num_groups} for {layer.num_channels} channels: use multiples of 32"
             )

@@ -1,9 +1,8 @@
 """VQ-GAN checkpoints of taming-transformers (Esser et al. 2021, github.com/CompVis/taming-transformers).
 
-Its networks are a ``ConvEncoder`` and a ``ConvDecoder``, where q, k and v of the attention are three layers.
+Its networks are a ``ConvEncoder`` and a ``ConvDecoder`` with three separate layers for q, k and v of the attention.
 """
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +11,10 @@ from torch import Tensor
 
 from vqlab.data.files import reading
 from vqlab.errors import UserError
-from vqlab.models.adversarial import AdversarialSettings
-from vqlab.models.vq.vqgan import VQGAN
-from vqlab.models.vq.vqvae import VQVAE
+from vqlab.models import VQGAN, VQVAE, AdversarialSettings
 from vqlab.nn import ConvDecoder, ConvEncoder, ImageFormat
 from vqlab.quantizers import GumbelQuantizer, Quantizer, VectorQuantizer
 
-IMAGE_SIZE = 256  # that of the published models
 CODEBOOK = {"quantizer.codebook": ("quantize.embedding.weight",)}
 GUMBEL = {
     "quantizer.codebook": ("quantize.embed.weight",),
@@ -26,7 +22,7 @@ GUMBEL = {
     "quantizer.logits.bias": ("quantize.proj.bias",),
 }
 
-Keys = dict[str, tuple[str, ...]]  # vqlab's key -> their keys, whose tensors are concatenated in vqlab's
+Keys = dict[str, tuple[str, ...]]  # vqlab's key -> keys of the other library, whose tensors are concatenated
 
 # Layers of a block: vqlab's -> taming's.
 INNER = {
@@ -35,24 +31,21 @@ INNER = {
     "body.3": ["norm2"],
     "body.6": ["conv2"],
     "skip": ["nin_shortcut"],
-    "norm": ["norm"],
     "qkv": ["q", "k", "v"],
     "proj": ["proj_out"],
 }
-# The blocks at the lowest resolution, with attention and without.
-MIDDLE = {True: ("mid.block_1", "mid.attn_1", "mid.block_2"), False: ("mid.block_1", "mid.block_2")}
 
 
 def load_taming(path: str | Path, **arguments: Any) -> VQGAN:
     """Load a checkpoint of taming's ``VQModel`` or ``GumbelVQ`` as a VQGAN, in eval mode on the CPU.
 
-    Sizes are read from the shapes of the weights, so the YAML file beside the checkpoint is not needed. The weights of
-    the loss (LPIPS and discriminator) and the training state are left out; no code in the file is run.
+    Sizes are read from the shapes of the weights, so the YAML file of the checkpoint is not needed. The weights of the
+    loss (LPIPS and discriminator) and the training state are left out; no code in the file is run.
 
     Args:
-        path: The ``.ckpt`` file, Lightning's (``{"state_dict": ...}``) or a bare state dict.
-        **arguments: Further arguments of ``VQGAN``, such as ``images`` (of size 256 here), ``adversarial`` and
-            ``perceptual_weight`` (both 0 here) to train on.
+        path: The ``.ckpt`` file of Lightning (``{"state_dict": ...}``) or a bare state dict.
+        **arguments: Further arguments of ``VQGAN``, such as ``images`` (default: size 256), ``adversarial`` and
+            ``perceptual_weight`` (default: weight 0) for further training.
 
     Example:
         >>> model = load_taming("vqgan_imagenet_f16_16384/last.ckpt")  # doctest: +SKIP
@@ -67,11 +60,10 @@ def load_taming(path: str | Path, **arguments: Any) -> VQGAN:
         gumbel = "quantize.embed.weight" in state
         num, dim = state["quantize.embed.weight" if gumbel else "quantize.embedding.weight"].shape
     except (KeyError, ValueError, IndexError) as error:
-        raise UserError(
-            f"path must be a checkpoint of taming's VQModel or GumbelVQ, {path} holds no VQ-GAN ({error})"
-        ) from error
+        rule = "path must be a checkpoint of taming's VQModel or GumbelVQ"
+        raise UserError(f"{rule}, {path} contains no VQ-GAN ({error})") from error
     quantizer = GumbelQuantizer(num, dim) if gumbel else loaded_codebook(num, dim)
-    model = loaded_vqgan(encoder, decoder, quantizer, IMAGE_SIZE, arguments)
+    model = loaded_vqgan(encoder, decoder, quantizer, 256, arguments)  # the image size of the published models
     load_weights(model, {**taming_keys(model), **(GUMBEL if gumbel else CODEBOOK)}, state, path)
     return model.eval()
 
@@ -79,7 +71,7 @@ def load_taming(path: str | Path, **arguments: Any) -> VQGAN:
 def loaded_vqgan(
     encoder: ConvEncoder, decoder: ConvDecoder, quantizer: Quantizer, image_size: int, arguments: dict[str, Any]
 ) -> VQGAN:
-    """Return a VQGAN whose weights are about to be loaded; it needs no losses unless it is trained on."""
+    """Return a VQGAN for loaded weights, without perceptual and adversarial loss by default."""
     defaults = {
         "images": ImageFormat(encoder.in_channels, image_size),
         "perceptual_weight": 0.0,
@@ -89,12 +81,12 @@ def loaded_vqgan(
 
 
 def loaded_codebook(num_embeddings: int, embedding_dim: int) -> VectorQuantizer:
-    """Return a quantizer whose codebook is about to be loaded: without data-dependent initialisation and revival."""
+    """Return a quantizer for a loaded codebook, without data-dependent initialisation and dead-code revival."""
     return VectorQuantizer(num_embeddings, embedding_dim, codebook_update="loss", init="uniform", revive_after=None)
 
 
 class Inert:
-    """Stands in for a class or function that a pickle names: only the training state needs one."""
+    """A replacement for the classes and functions in a pickle, which only the training state needs."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         pass
@@ -104,16 +96,15 @@ class Inert:
 
 
 def read_taming(path: str | Path) -> dict[str, Tensor]:
-    """Return the weights of the checkpoint, without the loss's; read with ``weights_only=True``."""
+    """Return the weights of a checkpoint without those of the loss; read with ``weights_only=True``."""
     with reading(path, "is not taming's .ckpt file ({reason}): set path=FILE"):
-        # Old Lightning used classes as keys of its callbacks' states.
+        # Old Lightning versions used classes as keys of the callback states.
         unknown = torch.serialization.get_unsafe_globals_in_checkpoint(path)
         with torch.serialization.safe_globals([(Inert, name) for name in unknown]):
             content: Any = torch.load(path, map_location="cpu", weights_only=True)
-    if isinstance(content, dict):
         content = content.get("state_dict", content)
-    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise UserError(f"path must be taming's .ckpt file, {path} holds no state dict")
+        if not all(isinstance(value, Tensor) for value in content.values()):
+            raise ValueError("it contains no state dict")
     return {str(key): value for key, value in content.items() if not str(key).startswith("loss.")}
 
 
@@ -121,8 +112,6 @@ def _network(state: dict[str, Tensor], net: str, way: str) -> dict[str, Any]:
     """Return the arguments of the encoder or of the decoder."""
     levels = range(_count(state, f"{net}.{way}"))
     widths = [state[f"{net}.{way}.{level}.block.0.conv1.weight"].shape[0] for level in levels]
-    if any(width % widths[0] for width in widths):
-        raise ValueError(f"the widths {widths} of {net} are not multiples of the first")
     return {
         "base_channels": widths[0],
         "channel_multipliers": tuple(width // widths[0] for width in widths),
@@ -134,10 +123,7 @@ def _network(state: dict[str, Tensor], net: str, way: str) -> dict[str, Any]:
 
 def _count(state: dict[str, Tensor], place: str) -> int:
     """Return the number of modules in the list ``place``."""
-    numbers = {key[len(place) + 1 :].split(".")[0] for key in state if key.startswith(place + ".")}
-    if not numbers:
-        raise KeyError(f"{place}.0")
-    return len(numbers)
+    return len({key[len(place) + 1 :].split(".")[0] for key in state if key.startswith(place + ".")})
 
 
 def taming_keys(model: VQVAE | VQGAN) -> Keys:
@@ -147,8 +133,8 @@ def taming_keys(model: VQVAE | VQGAN) -> Keys:
         names = f"{type(encoder).__name__} and {type(decoder).__name__}"
         raise UserError(f"encoder and decoder must be ConvEncoder and ConvDecoder, got {names}")
     places = {"to_code": "quant_conv", "from_code": "post_quant_conv", "decoder.head.0": "decoder.conv_out"}
-    places |= {f"encoder.layers.{i}": f"encoder.{place}" for i, place in enumerate(_encoder_places(encoder))}
-    places |= {f"decoder.body.{i}": f"decoder.{place}" for i, place in enumerate(_decoder_places(decoder))}
+    places |= {f"encoder.layers.{i}": f"encoder.{place}" for i, place in enumerate(_places(encoder, "down"))}
+    places |= {f"decoder.body.{i}": f"decoder.{place}" for i, place in enumerate(_places(decoder, "up")[:-1])}
     keys: Keys = {}
     for ours, theirs in places.items():
         for key in model.get_submodule(ours).state_dict():
@@ -160,7 +146,7 @@ def taming_keys(model: VQVAE | VQGAN) -> Keys:
 
 
 def load_weights(model: VQVAE | VQGAN, keys: Keys, state: dict[str, Tensor], path: str | Path) -> None:
-    """Load the tensors of ``state``, named by ``keys``; UserError if keys or shapes differ."""
+    """Load the tensors of ``state`` under the names in ``keys``; UserError if keys or shapes differ."""
     wanted = {name for names in keys.values() for name in names}
     for problem, names in (("lacks", wanted - state.keys()), ("has unmatched", state.keys() - wanted)):
         if names:
@@ -168,48 +154,23 @@ def load_weights(model: VQVAE | VQGAN, keys: Keys, state: dict[str, Tensor], pat
             raise UserError(f"{path} {problem} {', '.join(sorted(names)[:3])}{more}: vqlab cannot read this model")
     own = model.state_dict()
     for ours, theirs in keys.items():
-        old = own[ours]
-        expected = _squeezed((len(old) // len(theirs), *old.shape[1:]))
+        part = own[ours].chunk(len(theirs))[0]
         for name in theirs:
-            if _squeezed(state[name].shape) != expected:
-                raise UserError(f"{path}: {name} has shape {tuple(state[name].shape)}, expected {expected}")
-        own[ours] = torch.cat([state[name] for name in theirs]).reshape(old.shape)
+            if state[name].squeeze().shape != part.squeeze().shape:  # a 1x1 convolution equals a matrix
+                raise UserError(f"{path}: {name} has shape {tuple(state[name].shape)}, expected {tuple(part.shape)}")
+        own[ours] = torch.cat([state[name] for name in theirs]).reshape(own[ours].shape)
     model.load_state_dict(own)
 
 
-def _encoder_places(encoder: ConvEncoder) -> Iterator[str]:
-    """Yield taming's names of the layers in order, with any name for a layer without weights."""
-    made = encoder.init_args
-    yield "conv_in"
-    for level in range(len(made["channel_multipliers"])):
-        if level > 0:
-            yield f"down.{level - 1}.downsample"
-        yield from _level("down", level, made["num_res_blocks"], made["attention_levels"])
-    yield from MIDDLE[made["attention"]]
-    yield from ("norm_out", "swish", "conv_out")
-
-
-def _decoder_places(decoder: ConvDecoder) -> Iterator[str]:
-    made = decoder.init_args
-    levels = len(made["channel_multipliers"])
-    yield "conv_in"
-    yield from MIDDLE[made["attention"]]
-    for level in reversed(range(levels)):
-        if level < levels - 1:
-            yield f"up.{level + 1}.upsample"
-        yield from _level("up", level, made["num_res_blocks"] + 1, made["attention_levels"])
-    yield from ("norm_out", "swish")
-
-
-def _level(way: str, level: int, blocks: int, attention_levels: tuple[int, ...]) -> Iterator[str]:
-    for block in range(blocks):
-        yield f"{way}.{level}.block.{block}"
-        if level in attention_levels:
-            yield f"{way}.{level}.attn.{block}"
-
-
-def _squeezed(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Drop trailing ones, by which a 1x1 convolution differs from a matrix."""
-    while shape[-1:] == (1,):
-        shape = shape[:-1]
-    return tuple(shape)
+def _places(net: ConvEncoder | ConvDecoder, way: str) -> list[str]:
+    """Return taming's names of all layers in order, with any name for a layer without weights; ``way``: down or up."""
+    made = net.init_args
+    stages: list[str] = []
+    for level in range(len(made["channel_multipliers"]))[:: 1 if way == "down" else -1]:
+        for block in range(made["num_res_blocks"] + (way == "up")):
+            stages += [f"{way}.{level}.block.{block}"]
+            stages += [f"{way}.{level}.attn.{block}"] if level in made["attention_levels"] else []
+        stages.append(f"{way}.{level}.{way}sample")
+    del stages[-1]  # the last level is not resampled
+    middle = ["mid.block_1", "mid.attn_1", "mid.block_2"] if made["attention"] else ["mid.block_1", "mid.block_2"]
+    return ["conv_in", *(stages + middle if way == "down" else middle + stages), "norm_out", "swish", "conv_out"]

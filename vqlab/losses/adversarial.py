@@ -1,6 +1,6 @@
-"""Adversarial losses of discriminator and generator, their balance, and regularisers of the discriminator.
+"""Adversarial losses of discriminator and generator, their balance, and regularizers of the discriminator.
 
-All take logits of any shape and average over all of them; half-precision logits are cast to float32 first.
+All average over logits of any shape; half-precision logits are cast to float32 first. x is real, x^ generated.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,7 +10,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vqlab.errors import UserError
 from vqlab.nn.distributed import all_sum, means_over_ranks, world_size
 from vqlab.nn.gan.discriminators import real_logit
 from vqlab.nn.precision import KeepsFloat32, upcast
@@ -18,90 +17,79 @@ from vqlab.validation import Checked, Probability
 
 
 class Adversarial(NamedTuple):
-    """The two losses of an adversarial objective."""
+    """The losses of discriminator and generator, given functions f and g of single logits t."""
 
-    discriminator: Callable[[Tensor, Tensor], Tensor]  # (real logits, fake logits) to a scalar
-    generator: Callable[[Tensor], Tensor]  # (fake logits) to a scalar
+    f: Callable[[Tensor], Tensor]  # low for a high t
+    g: Callable[[Tensor], Tensor]
 
+    def discriminator(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+        """Return mean f(D(x)) + mean f(-D(x^)), a scalar."""
+        return self.f(upcast(real_logits)).mean() + self.f(-upcast(fake_logits)).mean()
 
-def hinge_discriminator(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
-    """Return (mean max(0, 1 - D(x)) + mean max(0, 1 + D(x^))) / 2: Lim and Ye 2017, halved as in VQ-GAN's code."""
-    return 0.5 * (F.relu(1 - upcast(real_logits)).mean() + F.relu(1 + upcast(fake_logits)).mean())
-
-
-def non_saturating_discriminator(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
-    """Return -mean log sigmoid(D(x)) - mean log(1 - sigmoid(D(x^))): Goodfellow et al. 2014, equation 1."""
-    return F.softplus(-upcast(real_logits)).mean() + F.softplus(upcast(fake_logits)).mean()
+    def generator(self, fake_logits: Tensor) -> Tensor:
+        """Return mean g(D(x^)), a scalar."""
+        return self.g(upcast(fake_logits)).mean()
 
 
-def non_saturating_generator(fake_logits: Tensor) -> Tensor:
-    """Return -mean log sigmoid(D(x^)): Goodfellow et al. 2014, section 3, the objective with strong early gradients."""
-    return F.softplus(-upcast(fake_logits)).mean()
+def half_hinge(t: Tensor) -> Tensor:
+    """Return max(0, 1 - t) / 2: Lim and Ye 2017, halved as in VQ-GAN's code."""
+    return F.relu(1 - t) / 2
 
 
-def wasserstein_discriminator(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
-    """Return mean D(x^) - mean D(x): Arjovsky et al. 2017, equation 3; unbounded unless D is Lipschitz."""
-    return upcast(fake_logits).mean() - upcast(real_logits).mean()
+def logistic(t: Tensor) -> Tensor:
+    """Return -log sigmoid(t): Goodfellow et al. 2014, equation 1 and section 3 (strong early gradients)."""
+    return F.softplus(-t)
 
 
-def linear_generator(fake_logits: Tensor) -> Tensor:
-    """Return -mean D(x^), the generator's hinge and Wasserstein loss."""
-    return -upcast(fake_logits).mean()
-
-
-def least_squares_discriminator(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
-    """Return (mean (D(x) - 1)^2 + mean (D(x^) + 1)^2) / 2: Mao et al. 2017, equation 2, a = -1 and b = c = 1."""
-    return 0.5 * ((upcast(real_logits) - 1).square().mean() + (upcast(fake_logits) + 1).square().mean())
-
-
-def least_squares_generator(fake_logits: Tensor) -> Tensor:
-    """Return mean (D(x^) - 1)^2 / 2 (the same)."""
-    return 0.5 * (upcast(fake_logits) - 1).square().mean()
+def half_square(t: Tensor) -> Tensor:
+    """Return (t - 1)^2 / 2: Mao et al. 2017, equation 2 with a = -1 and b = c = 1."""
+    return (t - 1).square() / 2
 
 
 ADVERSARIAL = {
-    "hinge": Adversarial(hinge_discriminator, linear_generator),
-    "non_saturating": Adversarial(non_saturating_discriminator, non_saturating_generator),
-    "wgan": Adversarial(wasserstein_discriminator, linear_generator),
-    "lsgan": Adversarial(least_squares_discriminator, least_squares_generator),
+    "hinge": Adversarial(half_hinge, torch.neg),
+    "non_saturating": Adversarial(logistic, logistic),
+    "wgan": Adversarial(torch.neg, torch.neg),  # Arjovsky et al. 2017, equation 3; unbounded unless D is Lipschitz
+    "lsgan": Adversarial(half_square, half_square),
 }
 
 
 # Losses of a discriminator that also classifies (SGAN): logits (B, K + 1) of K classes of real images and, in the last
-# column, generated ones. For a discriminator with K logits that column is 0: a softmax ignores a shift of all logits.
+# column, of generated images. A discriminator with K logits has 0 there: a softmax is invariant to a common shift.
 
 
 def unsupervised_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
-    """Return -E log p(real | x) / 2 - E log p(generated | G(z)) / 2: Salimans et al. 2016, L_unsupervised, halved."""
-    return 0.5 * non_saturating_discriminator(real_logit(real_logits), real_logit(fake_logits))
+    """Return -E log p(real | x) / 2 - E log p(generated | x^) / 2: Salimans et al. 2016, L_unsupervised, halved."""
+    return 0.5 * ADVERSARIAL["non_saturating"].discriminator(real_logit(real_logits), real_logit(fake_logits))
 
 
 def supervised_loss(logits: Tensor, labels: Tensor, among_real: bool) -> Tensor:
-    """Return -E log p(y | x), in which p is over the K classes (``among_real``) or over all K + 1."""
+    """Return -E log p(y | x), where p is over the K classes (``among_real``) or over all K + 1."""
     logits = upcast(logits)
     return F.cross_entropy(logits[:, :-1] if among_real else logits, labels)
 
 
 def feature_matching(real_features: Tensor, fake_features: Tensor) -> Tensor:
-    """Return the mean square of E f(x), (B, F) or (F,), - E f(G(z)), (B, F): Salimans et al. 2016, section 3.1."""
+    """Return the mean square of E f(x), (B, F) or (F,), - E f(x^), (B, F): Salimans et al. 2016, section 3.1."""
     real = real_features if real_features.ndim == 1 else upcast(real_features).mean(0)
     return (real - upcast(fake_features).mean(0)).square().mean()
 
 
-# Factor of the generator's adversarial weight by the discriminator's cross-entropy, which is below 0.02 for a nearly
-# perfect one and 2 ln 2 = 1.39 at chance: zi2zi-pytorch's (max32002) 0.2, 0.35, 0.5, 0.6 and 0.05, divided by 0.6.
+# Factors of the adversarial weight by the cross-entropy of the discriminator, which is 2 ln 2 = 1.39 at chance:
+# the weights 0.2, 0.35, 0.5, 0.6 and 0.05 of zi2zi-pytorch (max32002), divided by 0.6.
 LOSS_STEPS, FACTORS = (0.02, 0.08, 0.2, 5.0), (1 / 3, 7 / 12, 5 / 6, 1.0, 1 / 12)
-MAX_ACCURACY = 0.9  # on real and on fake glyphs, above which the discriminator is not updated
+MAX_ACCURACY = 0.9  # on real and on generated glyphs; above it the discriminator is not updated
 
 
-def eased(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
-    """Return a factor in (0, 1], the same on all ranks: low for an over-confident discriminator, or below chance."""
-    (loss,) = means_over_ranks([non_saturating_discriminator(real_logits.detach(), fake_logits.detach())])
+def balance_factor(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+    """Return a factor in (0, 1], equal on all ranks: low for a discriminator that is too confident or below chance."""
+    loss = ADVERSARIAL["non_saturating"].discriminator(real_logits.detach(), fake_logits.detach())
+    (loss,) = means_over_ranks([loss])
     return loss.new_tensor(FACTORS)[torch.bucketize(loss, loss.new_tensor(LOSS_STEPS))]
 
 
 def is_ahead(real_accuracy: Tensor, fake_accuracy: Tensor) -> bool:
-    """Return whether the discriminator is so accurate that its update is skipped; the same on all ranks."""
+    """Return whether the discriminator is so accurate that its update is skipped; equal on all ranks."""
     return bool(torch.stack(means_over_ranks([real_accuracy, fake_accuracy])).min() > MAX_ACCURACY)
 
 
@@ -110,8 +98,8 @@ def adaptive_weight(
 ) -> Tensor:
     """Return lambda = |grad_W L_rec| / (|grad_W L_adv| + eps), at most ``max_weight``, a scalar without a graph.
 
-    Esser et al. 2021, arXiv:2012.09841, equation 7, W the weight of the decoder's last layer; eps and the bound are
-    those of its published code. Under several ranks the gradients are averaged first: one collective.
+    Esser et al. 2021, arXiv:2012.09841, equation 7; W is the weight of the decoder's last layer, and ``eps`` and the
+    bound are those of the published code. The gradients are first averaged over the ranks.
 
     Example:
         >>> w = torch.tensor([2.0], requires_grad=True)
@@ -125,35 +113,33 @@ def adaptive_weight(
 
 
 def linearized(loss: Tensor, x_hat: Tensor) -> Tensor:
-    """Return the scalar ``loss`` as a linear function of ``x_hat``: same value and gradient, no graph between the two.
+    """Return the scalar ``loss`` as a linear function of ``x_hat``, with the same value and gradient.
 
-    A network between, such as LPIPS or a discriminator, is passed back once, here, and its weights get no gradient.
+    A network between the two, such as a discriminator, is differentiated only once, and its weights get no gradient.
     """
     (gradient,) = torch.autograd.grad(loss, x_hat)
     return loss.detach() + ((x_hat - x_hat.detach()) * gradient).sum()
 
 
 def r1_penalty(real: Tensor, logits: Tensor) -> Tensor:
-    """Return E |grad_x D(x)|^2 / 2 over real images, to be multiplied by gamma (Mescheder et al. 2018, equation 9).
+    """Return E |grad_x D(x)|^2 / 2 over real images, without the weight gamma (Mescheder et al. 2018, equation 9).
 
-    The images (B, ...) required gradients before the discriminator's forward pass, and it does not mix them, as batch
-    norm does; ``logits`` (B, ...) are summed over the patches of an image.
+    The images (B, ...) must require gradients before the discriminator's forward pass, which must not use batch norm;
+    ``logits`` (B, ...) are summed over the patches of an image.
 
     Example:
         >>> x = torch.ones(4, 3, requires_grad=True)
         >>> r1_penalty(x, (2 * x).sum(1)).item()
         6.0
     """
-    if not real.requires_grad:
-        raise UserError("r1_penalty needs gradients of images: call real.requires_grad_() before discriminator(real)")
     (gradient,) = torch.autograd.grad(logits.sum(), real, create_graph=True)
     return 0.5 * upcast(gradient).square().flatten(1).sum(1).mean()
 
 
 def gradient_penalty(critic: Callable[..., Tensor], real: Sequence[Tensor], fake: Sequence[Tensor]) -> Tensor:
-    """Return E (|gradient of D| - 1)^2 between real and generated inputs, to be multiplied by lambda, usually 10.
+    """Return E (|gradient of D| - 1)^2 between real and generated inputs, without the weight lambda, usually 10.
 
-    Gulrajani et al. 2017, arXiv:1704.00028, equation 3. The ``critic`` gives scores (B,) and has no batch norm;
+    Gulrajani et al. 2017, arXiv:1704.00028, equation 3. The ``critic`` returns scores (B,) and has no batch norm;
     ``real`` and ``fake`` are its inputs (B, ...), one tensor per argument. The norm is over all inputs of an example.
 
     Example:
@@ -166,18 +152,16 @@ def gradient_penalty(critic: Callable[..., Tensor], real: Sequence[Tensor], fake
         torch.lerp(f.detach(), r.detach(), fraction.view(-1, *[1] * (r.ndim - 1))).requires_grad_()
         for r, f in zip(real, fake, strict=True)
     ]
-    gradients = torch.autograd.grad(
-        critic(*between).sum(), between, create_graph=True, allow_unused=True, materialize_grads=True
-    )
+    gradients = torch.autograd.grad(critic(*between).sum(), between, create_graph=True, materialize_grads=True)
     norms = torch.cat([upcast(gradient).flatten(1) for gradient in gradients], dim=1).norm(dim=1)
     return (norms - 1).square().mean()
 
 
 class LeCam(Checked, KeepsFloat32):
-    """LeCam regularisation: mean (D(x) - a_F)^2 + mean (D(x^) - a_R)^2.
+    """LeCam regularization of the discriminator: mean (D(x) - a_F)^2 + mean (D(x^) - a_R)^2.
 
-    Tseng et al. 2021, arXiv:2104.03310, R_LC; a_R and a_F are moving averages of D(x) and D(x^), from 0, with a <-
-    ``decay`` a + (1 - decay) mean. Published recipes add it to the discriminator's loss by 0.001 to 0.05.
+    Tseng et al. 2021, arXiv:2104.03310, R_LC; a_R and a_F are moving averages of D(x) and D(x^), initially 0, with
+    a <- ``decay`` a + (1 - decay) mean. Published weights are 0.001 to 0.05.
 
     Example:
         >>> lecam = LeCam(decay=0.5)
@@ -196,7 +180,7 @@ class LeCam(Checked, KeepsFloat32):
         self.register_buffer("fake_mean", torch.zeros(()))
 
     def forward(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
-        """Return the regulariser of logits of any shape, a scalar; the averages do not change."""
+        """Return the regularizer, a scalar, without changing the averages."""
         real = (upcast(real_logits) - self.fake_mean).square().mean()
         return real + (upcast(fake_logits) - self.real_mean).square().mean()
 

@@ -1,4 +1,4 @@
-"""InfoNCE, and its use for topics."""
+"""InfoNCE and the contrastive losses of a topic model."""
 
 import torch
 import torch.nn.functional as F
@@ -10,10 +10,10 @@ from vqlab.nn.topic import Documents
 
 
 def info_nce(anchors: Tensor, positives: Tensor, temperature: float, same: Tensor | None = None) -> Tensor:
-    """Return InfoNCE (van den Oord et al. 2018, arXiv:1807.03748, equation 4) of cosines over a temperature.
+    """Return InfoNCE (van den Oord et al. 2018, arXiv:1807.03748, equation 4) of cosine similarities.
 
-    Row i of ``positives`` (B, D) belongs to row i of ``anchors`` (B, D); the other rows are its negatives, but for rows
-    of the same class in ``same`` (B,). Default: all classes differ.
+    Row i of ``positives`` (B, D) is the positive of row i of ``anchors`` (B, D). The negatives are the other rows, or,
+    with the classes ``same`` (B,), the rows of other classes.
 
     Example:
         >>> round(info_nce(torch.eye(2), torch.eye(2), temperature=1.0).item(), 4)  # log(e + 1) - 1
@@ -28,37 +28,35 @@ def info_nce(anchors: Tensor, positives: Tensor, temperature: float, same: Tenso
 
 
 class TopicContrast(nn.Module):
-    """Contrastive losses that tie documents to embeddings of their topics or labels.
+    """Contrastive losses between documents and embeddings of their topics or labels.
 
-    A lab log names an "average-weighted label embedding" only. Three readings: a projection of the generator's hidden
-    layer (F features) matches the embedding of the dominant of K topics, or those of all topics averaged by the
-    proportions (:meth:`by_topic`); or the averaged one of a document matches that of its label (:meth:`by_label`).
+    Three variants: a projection of the generator's representation (F features) matches the embedding of the dominant
+    topic, or the mean of the K topic embeddings weighted by the proportions (:meth:`by_topic`); or that weighted mean
+    matches the embedding of the document's label (:meth:`by_label`).
 
     Example:
-        >>> contrast = TopicContrast(num_topics=3, trait_features=50, num_classes=2, embedding_dim=8)
+        >>> contrast = TopicContrast(num_topics=3, in_features=50, num_classes=2, embedding_dim=8)
         >>> contrast.by_label(torch.eye(3)[:2], torch.tensor([0, 1]), temperature=0.5).shape
         torch.Size([])
     """
 
-    def __init__(self, num_topics: int, trait_features: int, num_classes: int, embedding_dim: int) -> None:
+    def __init__(self, num_topics: int, in_features: int, num_classes: int, embedding_dim: int) -> None:
         super().__init__()
-        self.projection = nn.Parameter(torch.randn(trait_features, embedding_dim))
+        self.projection = nn.Parameter(torch.randn(in_features, embedding_dim))
         self.topics = nn.Parameter(torch.randn(num_topics, embedding_dim))
         self.labels = nn.Parameter(torch.randn(num_classes, embedding_dim))
 
-    def by_topic(self, traits: Documents, theta: Tensor, temperature: float, averaged: bool) -> Tensor:
-        """Match ``traits`` (B, F) with the dominant topic's embedding, or all by ``theta`` (B, K) if ``averaged``."""
-        anchors = traits @ self.projection
+    def by_topic(self, features: Documents, theta: Tensor, temperature: float, averaged: bool) -> Tensor:
+        """Match ``features`` (B, F) with the dominant topic, or with all, weighted by ``theta`` (B, K)."""
+        anchors = features @ self.projection
         if averaged:
             return info_nce(anchors, theta @ self.topics, temperature)
         dominant = theta.argmax(1)
         return info_nce(anchors, self.topics[dominant], temperature, same=dominant)
 
     def by_label(self, theta: Tensor, labels: Tensor, temperature: float) -> Tensor:
-        """Match the averaged topic embeddings of documents with the embeddings of their ``labels`` (B,)."""
+        """Match the weighted topic embeddings of documents with the embeddings of their ``labels`` (B,)."""
         if labels.min() < 0 or labels.max() >= len(self.labels):
-            raise UserError(
-                f"contrast label needs labels in 0 .. {len(self.labels) - 1}, got {labels.min()} to {labels.max()}: "
-                "use labelled data, or set contrast=averaged"
-            )
+            found = f"labels must lie in 0 .. {len(self.labels) - 1}, got {labels.min()} to {labels.max()}"
+            raise UserError(f"{found}: use labelled data, or set contrast=averaged")
         return info_nce(theta @ self.topics, self.labels[labels], temperature, same=labels)

@@ -1,4 +1,4 @@
-"""Use of the codes, what their distribution depends on (image, position, class), and the baseline of a prior."""
+"""Codebook utilization, dependence of codes on image, position and class, and the baseline of a prior."""
 
 import math
 
@@ -10,14 +10,14 @@ from vqlab.errors import UserError
 from vqlab.validation import Checked, Count, NonNegativeInt
 
 MAX_CODES = 2**26  # half a gigabyte of int64
-MAX_COUNTS = 2**24  # histograms above this are not worth their memory, 128 MiB of int64
+MAX_COUNTS = 2**24  # largest histogram that models keep, 128 MiB of int64
 
 
 class CodebookUsage(Metric):
-    """Perplexity of the codes, and the fraction of codes that were used at all.
+    """Perplexity of the codes, and the fraction of codes that occur.
 
-    perplexity = exp(-sum_k p_k ln p_k), p_k the frequency of code k of K among all indices since ``reset``, on all
-    ranks. Q codebooks are counted separately; perplexity is then their mean, usage the fraction of all their codes.
+    perplexity = exp(-sum_k p_k ln p_k), where p_k is the frequency of code k among all indices since ``reset``, on all
+    ranks. Of Q codebooks the perplexity is the mean, and the usage is the fraction of all codes.
 
     Example:
         >>> usage = CodebookUsage(8)
@@ -38,11 +38,11 @@ class CodebookUsage(Metric):
         self.add_state("counts", torch.zeros(num_codebooks, num_embeddings, dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(self, indices: Tensor) -> None:
-        """Count ``indices`` (..., Q), or of any shape with one codebook, in [0, K); negative ones do not count."""
-        place = (indices.reshape(-1, self.num_codebooks).T + 1).clamp_min(0)  # column 0 collects negative ones
+        """Count ``indices`` (..., Q), or of any shape for one codebook, in [0, K); ignore negative ones."""
+        place = (indices.reshape(-1, self.num_codebooks).T + 1).clamp_min(0)  # column 0 counts negative ones
         counts = place.new_zeros(self.num_codebooks, self.num_embeddings + 1)
-        counts.scatter_add_(1, place, torch.ones_like(place))  # bincount would wait for the GPU
-        # Not in place: `reset` inside Trainer.validate makes an inference tensor, which a later fit may not change.
+        counts.scatter_add_(1, place, torch.ones_like(place))  # bincount synchronizes with the GPU
+        # All metrics add out of place: `reset` in Trainer.validate makes inference tensors, which fit may not change.
         self.counts = self.counts + counts[:, 1:]
 
     def compute(self) -> dict[str, Tensor]:
@@ -55,12 +55,12 @@ class CodebookUsage(Metric):
 class ProposalEntropy(Metric):
     """Entropy of q at a position, and mutual information between image and code, both in nats per position.
 
-    I(x; h) = H(mean over x of q(h | x)) - mean over x of H(q(h | x)), averaged over P positions; near 0 where q is near
-    uniform, though the perplexity of its sampled codes is high.
+    I(x; h) = H(mean over x of q(h | x)) - mean over x of H(q(h | x)), averaged over P positions. It is near 0 if q is
+    nearly uniform, although the perplexity of sampled codes is then high.
 
     Example:
         >>> entropy = ProposalEntropy(positions=1, num_embeddings=2)
-        >>> entropy.update(torch.tensor([[[1.0, 0.0]], [[0.0, 1.0]]]).log())  # two images, each sure of its own code
+        >>> entropy.update(torch.tensor([[[1.0, 0.0]], [[0.0, 1.0]]]).log())  # two images with different codes
         >>> {name: round(value.item(), 4) for name, value in entropy.compute().items()}
         {'site_entropy': 0.0, 'mutual_information': 0.6931}
     """
@@ -86,28 +86,25 @@ class ProposalEntropy(Metric):
     def compute(self) -> dict[str, Tensor]:
         """Return ``site_entropy`` and ``mutual_information``, scalars."""
         count = self.count.clamp_min(1)
-        mean = self.entropy / count
-        return {
-            "site_entropy": mean,
-            "mutual_information": torch.special.entr(self.probs / count).sum(1).mean() - mean,
-        }
+        mean, total = self.entropy / count, torch.special.entr(self.probs / count).sum(1).mean()
+        return {"site_entropy": mean, "mutual_information": total - mean}
 
 
 class CodeStatistics(Checked, Metric):
     """Histograms of the codes by position and by class, and their divergence.
 
-    ``js_position`` is the generalised Jensen-Shannon divergence of the positions' distributions p_g in bits,
-    JS = H(mean_g p_g) - mean_g H(p_g): 0 where all are equal, log2 P where no two have a code in common. ``js_class``
-    is that of the classes. ``chance_js_...`` are what finite histograms give by chance, see :func:`chance_divergence`;
-    codes within an image are not independent, so classes differ more by chance than that. ``top_k_overlap`` is the
-    fraction of their ``top_k`` most frequent codes that two classes have in common, averaged over all pairs; ties go to
-    the smaller index. Positions and classes without any code are left out. Negative indices do not count.
+    ``js_position`` is the generalised Jensen-Shannon divergence in bits of the distributions p_g of the positions,
+    JS = H(mean_g p_g) - mean_g H(p_g): 0 if all are equal, log2 P if no two have a code in common. ``js_class`` is that
+    of the classes. ``chance_js_...`` is the value by chance, see :func:`chance_divergence`; codes within an image are
+    not independent, so that of the classes is too low. ``top_k_overlap`` is the fraction of their ``top_k`` most
+    frequent codes that two classes have in common, averaged over all pairs; ties go to the smaller index. Negative
+    indices, and positions and classes without codes, do not count.
 
     Args:
         num_embeddings: Number of codes, K.
         num_positions: Number of codes of an image, P.
-        num_classes: Number of classes, C; 0 leaves out the metrics of classes.
-        top_k: Codes of a class that are compared; more than K leaves out ``top_k_overlap``.
+        num_classes: Number of classes, C; 0 omits the metrics of classes.
+        top_k: Number of codes of a class to compare; more than K omits ``top_k_overlap``.
 
     Example:
         >>> statistics = CodeStatistics(4, num_positions=2, num_classes=2, top_k=2)
@@ -126,58 +123,52 @@ class CodeStatistics(Checked, Metric):
         super().__init__()
         self.num_embeddings, self.num_positions = num_embeddings, num_positions
         self.num_classes, self.top_k = num_classes, top_k
-        zeros = torch.zeros(num_positions, num_embeddings, dtype=torch.int64)
-        self.add_state("position_counts", zeros, dist_reduce_fx="sum")
-        if num_classes:
-            zeros = torch.zeros(num_classes, num_embeddings, dtype=torch.int64)
-            self.add_state("class_counts", zeros, dist_reduce_fx="sum")
+        self.groups = {"position": num_positions} | ({"class": num_classes} if num_classes else {})
+        for name, number in self.groups.items():
+            zeros = torch.zeros(number, num_embeddings, dtype=torch.int64)
+            self.add_state(f"{name}_counts", zeros, dist_reduce_fx="sum")
 
     def update(self, indices: Tensor, label: Tensor) -> None:
-        """Count ``indices`` (B, P) int64 in [0, K) of images with ``label`` (B,) int64 in [0, C), -1 where unknown."""
-        places = torch.arange(self.num_positions, device=indices.device)
-        # Not in place: `reset` inside Trainer.validate makes an inference tensor, which a later fit may not change.
+        """Count ``indices`` (B, P) int64 in [0, K) of images with ``label`` (B,) int64 in [0, C), -1 if unknown."""
         if self.num_classes:
             self.class_counts = self.class_counts + histograms(label[:, None], indices, self.class_counts)
+        places = torch.arange(self.num_positions, device=indices.device)
         self.position_counts = self.position_counts + histograms(places, indices, self.position_counts)
 
     def compute(self) -> dict[str, Tensor]:
-        """Return float32 scalars by name; 0 where fewer than two positions or classes have codes."""
-        figures = {
-            "js_position": divergence(self.position_counts),
-            "chance_js_position": chance_divergence(self.position_counts),
-        }
-        if self.num_classes:
-            figures["js_class"] = divergence(self.class_counts)
-            figures["chance_js_class"] = chance_divergence(self.class_counts)
-            if self.top_k <= self.num_embeddings:
-                figures["top_k_overlap"] = top_k_overlap(self.class_counts, self.top_k)
-        return {name: value.float() for name, value in figures.items()}
+        """Return float32 scalars by name; 0 if fewer than two positions or classes have codes."""
+        values = {}
+        for name in self.groups:
+            values[f"js_{name}"] = divergence(getattr(self, f"{name}_counts"))
+            values[f"chance_js_{name}"] = chance_divergence(getattr(self, f"{name}_counts"))
+        if self.num_classes and self.top_k <= self.num_embeddings:
+            values["top_k_overlap"] = top_k_overlap(self.class_counts, self.top_k)
+        return {name: value.float() for name, value in values.items()}
 
 
 def histograms(group: Tensor, code: Tensor, like: Tensor) -> Tensor:
-    """Count each ``code`` in its ``group``, both int64 of shapes that broadcast: (G, K) int64; negative ones do not."""
-    counts = like.new_zeros(like.shape[0] + 1, like.shape[1] + 1)  # row and column 0 collect negative ones
+    """Count each ``code`` in its ``group``, (G, K) as ``like``; both int64, broadcast; ignore negative ones."""
+    counts = like.new_zeros(like.shape[0] + 1, like.shape[1] + 1)  # row and column 0 count negative ones
     where = (group + 1).clamp_min(0), (code + 1).clamp_min(0)
-    counts.index_put_(where, counts.new_ones(()), accumulate=True)  # bincount would wait for the GPU
+    counts.index_put_(where, counts.new_ones(()), accumulate=True)  # bincount synchronizes with the GPU
     return counts[1:, 1:]
 
 
 def divergence(counts: Tensor) -> Tensor:
-    """Return the generalised Jensen-Shannon divergence of histograms (G, K) in bits, without the empty ones."""
+    """Return the generalised Jensen-Shannon divergence of the non-empty histograms (G, K) in bits."""
     sizes = counts.sum(1, keepdim=True)
-    # In float64: the divergence is a small difference of large entropies.
-    probs = counts.double() / sizes.clamp_min(1)
+    probs = counts.double() / sizes.clamp_min(1)  # float64, for a small difference of large entropies
     weights = (sizes > 0).double() / (sizes > 0).sum().clamp_min(1)
     entropies = [-torch.special.xlogy(p, p).sum(-1) / math.log(2) for p in (probs, (weights * probs).sum(0))]
     return (entropies[1] - (weights[:, 0] * entropies[0]).sum()).clamp_min(0)  # rounding
 
 
 def chance_divergence(counts: Tensor) -> Tensor:
-    """Return the expected :func:`divergence` in bits of histograms of one distribution, to first order.
+    """Return the expected :func:`divergence` in bits of histograms (G, K) of one distribution, to first order.
 
-    chance = (m - 1) / (2 ln 2) (1 - 1 / G) mean_g (1 / n_g) for G histograms of n_g codes, m of which are in use: the
-    entropy of n codes falls short by (m - 1) / (2 n ln 2) bits on average (Miller 1955). Accurate to 15 % where each
-    n_g is several times K, and meaningless below that.
+    chance = (m - 1) / (2 ln 2) (1 - 1 / G) mean_g (1 / n_g) for G histograms of n_g codes each, m of them in use: the
+    entropy of n codes is too low by (m - 1) / (2 n ln 2) bits on average (Miller 1955). Accurate to 15 % if each n_g
+    is several times K, and meaningless below that.
     """
     sizes = counts.sum(1)
     groups = (sizes > 0).sum().clamp_min(1)
@@ -187,17 +178,16 @@ def chance_divergence(counts: Tensor) -> Tensor:
 
 
 def top_k_overlap(counts: Tensor, top_k: int) -> Tensor:
-    """Return the mean fraction of their ``top_k`` largest codes that two histograms of ``counts`` (G, K) share."""
+    """Return the mean fraction of ``top_k`` largest codes that two histograms of ``counts`` (G, K) have in common."""
     order = counts.sort(dim=1, descending=True, stable=True)
     members = (order.values[:, :top_k] > 0).long()
-    # A code among the largest of c histograms is shared by c (c - 1) ordered pairs: no G x G table is needed.
-    sharing = counts.new_zeros(counts.shape[1]).scatter_add_(0, order.indices[:, :top_k].flatten(), members.flatten())
+    # A code among the largest of c histograms is common to c (c - 1) ordered pairs.
+    common = counts.new_zeros(counts.shape[1]).scatter_add_(0, order.indices[:, :top_k].flatten(), members.flatten())
     groups = (counts.sum(1) > 0).sum()
-    pairs = (groups * (groups - 1)).clamp_min(1)
-    return (sharing * (sharing - 1)).sum() / (pairs * top_k)
+    return (common * (common - 1)).sum() / ((groups * (groups - 1)).clamp_min(1) * top_k)
 
 
 def unigram_bits(counts: Tensor, tokens: Tensor) -> Tensor:
-    """Mean bits per token (B, L) under (count + 1) / (n + K), from ``counts`` (L, K) of n codes a position."""
-    seen = counts.gather(1, tokens.T).double()
-    return -((seen + 1) / (counts.sum(1, keepdim=True) + counts.shape[1])).log2().mean().float()
+    """Return the mean bits per token (B, L) under (count + 1) / (n + K), given ``counts`` (L, K) with row sums n."""
+    count = counts.gather(1, tokens.T).double()
+    return -((count + 1) / (counts.sum(1, keepdim=True) + counts.shape[1])).log2().mean().float()

@@ -1,4 +1,4 @@
-"""The adversarial loss of models that reconstruct images: a discriminator and all that belongs to it."""
+"""The adversarial loss of models that reconstruct images: the discriminator, its losses and its optimizer step."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -11,8 +11,7 @@ from vqlab.errors import UserError
 from vqlab.losses.adversarial import ADVERSARIAL, LeCam, adaptive_weight, linearized, r1_penalty
 from vqlab.nn import Decoder, Discriminator, ImageFormat, PatchGAN
 from vqlab.nn.distributed import world_size
-from vqlab.training.finite import require_finite
-from vqlab.training.manual import clip, collect
+from vqlab.training.steps import clip, collect, require_finite
 from vqlab.validation import NonNegative, NonNegativeInt, Positive, check_fields
 
 R1_EVERY = 16  # batches; the weight grows as the penalty becomes rarer (StyleGAN2, Karras et al. 2020)
@@ -20,7 +19,7 @@ R1_EVERY = 16  # batches; the weight grows as the penalty becomes rarer (StyleGA
 
 @dataclass(frozen=True, eq=False)
 class AdversarialSettings:
-    """Discriminator of a reconstruction, and its losses.
+    """Settings of an :class:`AdversarialLoss`.
 
     Args:
         discriminator: Default: a ``PatchGAN``.
@@ -33,7 +32,7 @@ class AdversarialSettings:
         r1_weight: Weight of the gradient penalty at real images (Mescheder et al. 2018), taken every 16 batches.
         disc_lr: Learning rate of the discriminator, at most about 1e-3. Default: the autoencoder's.
         disc_clip: Largest gradient norm of the discriminator; null does not clip.
-        alternate: Step the discriminator before the generator loss is computed; false, as accumulation needs, after it.
+        alternate: Step the discriminator before the generator loss is computed. Accumulation needs false: after it.
 
     Example:
         >>> AdversarialSettings(disc_start=100, lecam_weight=0.01).loss
@@ -59,10 +58,10 @@ class AdversarialSettings:
 
 
 class AdversarialLoss(nn.Module):
-    """A discriminator that is trained on images (B, C, H, W) and reconstructions, and the generator loss that it gives.
+    """A discriminator of images (B, C, H, W) and their reconstructions, and the generator loss that follows from it.
 
     Raises:
-        UserError: If the images are too small, ``adaptive`` lacks a last layer, or ``alternate`` meets accumulation.
+        UserError: If the images are too small, ``adaptive`` has no last layer, or ``alternate`` meets accumulation.
 
     Example:
         >>> from vqlab.nn.autoencoders.small import SmallDecoder
@@ -78,11 +77,9 @@ class AdversarialLoss(nn.Module):
         if accumulate > 1 and settings.alternate:
             raise UserError("accumulate above 1 is not compatible with alternating updates: set alternate=false")
         if settings.adaptive and not hasattr(decoder, "head"):
-            raise UserError(
-                f"adaptive needs a decoder with a head, {type(decoder).__name__} has none: set adaptive=false"
-            )
+            raise UserError(f"{type(decoder).__name__} has no head, which adaptive needs: set adaptive=false")
         self.discriminator: Discriminator = settings.discriminator or PatchGAN(in_channels=images.channels)
-        with torch.no_grad():  # reports now, not at disc_start, that the images are too small
+        with torch.no_grad():  # raises now, not at disc_start, if the images are too small
             self.discriminator.eval()(torch.zeros(1, *images.shape))
         self.discriminator.train()
         self.loss = ADVERSARIAL[settings.loss]
@@ -96,21 +93,14 @@ class AdversarialLoss(nn.Module):
     def train_discriminator(
         self, x: Tensor, x_hat: Tensor, optimizer: torch.optim.Optimizer, batch_idx: int, step: int
     ) -> dict[str, Tensor]:
-        """Collect the discriminator's gradients on images and reconstructions, and step it if the networks alternate.
-
-        Returns terms for the log. ``batch_idx`` is the batch's number in its epoch, ``step`` that in the training.
-        """
+        """Accumulate the discriminator's gradients; step it if the networks alternate; return terms for the log."""
         if not self.is_active(step):
             return {}
         fake_logits, real_logits = self.discriminator(x_hat.detach()), self.discriminator(x)
         loss = self.loss.discriminator(real_logits, fake_logits)
         correct = torch.cat([(real_logits > 0).float().mean(1), (fake_logits < 0).float().mean(1)])
-        terms = {
-            "d_loss": loss.detach(),
-            "d_acc": correct.mean(),
-            "logits_real": real_logits.detach().mean(),
-            "logits_fake": fake_logits.detach().mean(),
-        }
+        terms = {"d_loss": loss.detach(), "d_acc": correct.mean()}
+        terms |= {"logits_real": real_logits.detach().mean(), "logits_fake": fake_logits.detach().mean()}
         if self.lecam is not None:
             lecam = self.lecam(real_logits, fake_logits)
             self.lecam.update(real_logits.detach(), fake_logits.detach())
@@ -128,10 +118,7 @@ class AdversarialLoss(nn.Module):
     def generator_loss(
         self, x_hat: Tensor, rec_loss: Tensor, decoder: Decoder, step: int
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the weighted generator loss, 0 before ``disc_start``, and terms for the log.
-
-        ``x_hat`` is attached to the decoder; the adaptive weight compares it with ``rec_loss`` at the last layer.
-        """
+        """Return the weighted generator loss, 0 before ``disc_start``, and terms; ``rec_loss`` is for the weight."""
         loss = self.zero()
         if step < self.settings.disc_start:
             return loss, {}
@@ -147,27 +134,20 @@ class AdversarialLoss(nn.Module):
         return self.is_active(step) and not self.settings.alternate
 
     def step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Step the discriminator; its gradients stay until the autoencoder steps, for the log."""
+        """Clip and step the discriminator; its gradients are kept for the log until the autoencoder steps."""
         clip(self.discriminator.parameters(), self.settings.disc_clip)
         optimizer.step()
 
     def configure_optimizer(self, model: Any) -> dict[str, Any]:
-        """Return the optimizer of the discriminator: the ``model``'s settings, at its own rate if it has one."""
+        """Return the discriminator's optimizer, with the ``model``'s settings and ``disc_lr``."""
         if 0 <= model.trainer.max_steps <= self.settings.disc_start:
-            rank_zero_warn(
-                f"disc_start {self.settings.disc_start} lies beyond max_steps {model.trainer.max_steps}, so the "
-                "generator loss is never switched on: lower disc_start, or set disc_weight=0"
-            )
-        parameters = self.discriminator.parameters()
-        return model.optimization.optimizer(model, parameters, "discriminator", lr=self.settings.disc_lr)
-
-    def compile_discriminator(self) -> None:
-        """Compile the discriminator, unless second derivatives are needed, which no compiled graph has."""
-        if not self.settings.r1_weight:
-            self.discriminator.compile()
+            found = f"disc_start {self.settings.disc_start} lies beyond max_steps {model.trainer.max_steps}"
+            rank_zero_warn(f"{found}, so the generator loss is never used: lower disc_start, or set disc_weight=0")
+        parameters, lr = self.discriminator.parameters(), self.settings.disc_lr
+        return model.optimization.optimizer(model, parameters, "discriminator", lr=lr)
 
     def zero(self) -> Tensor:
-        """Return 0, under DDP attached to the discriminator's weights: DDP waits for the gradient of every weight."""
+        """Return 0; under DDP it depends on the discriminator's weights, because DDP waits for every gradient."""
         if world_size() == 1:
             return next(self.discriminator.parameters()).new_zeros(())
         return 0 * torch.stack([p.sum() for p in self.discriminator.parameters()]).sum()

@@ -1,4 +1,4 @@
-"""FontGAN: a glyph of one font into the same glyph of another (zi2zi, after pix2pix: Isola et al. 2017)."""
+"""FontGAN: translate a glyph of one font to another font (zi2zi, after pix2pix: Isola et al. 2017)."""
 
 from typing import Any, ClassVar, Literal
 
@@ -7,16 +7,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vqlab.errors import UserError
-from vqlab.losses.adversarial import ADVERSARIAL, eased, is_ahead
-from vqlab.metrics.images.glyph_distance import GlyphDistance
+from vqlab.losses.adversarial import ADVERSARIAL, balance_factor, is_ahead
+from vqlab.metrics import GlyphDistance
 from vqlab.models.model import Model, evaluating
+from vqlab.nn import ValueRange
 from vqlab.nn.gan.discriminators import GlyphDiscriminator, check_fit
 from vqlab.nn.unet import UNet, check_styles
-from vqlab.nn.value_range import ValueRange
+from vqlab.training import GANOptimization
 from vqlab.training.batches import passed_on
-from vqlab.training.finite import require_finite
-from vqlab.training.manual import collect, count_batch, step_and_zero
-from vqlab.training.optimization import GANOptimization
+from vqlab.training.steps import clip, collect, count_batch, require_finite, step_and_zero
 from vqlab.validation import Count, NonNegative, NonNegativeInt, Positive
 
 LOSSES = {"bce": "non_saturating", "hinge": "hinge", "lsgan": "lsgan"}
@@ -29,7 +28,7 @@ class FontGAN(Model):
     l1_weight * |B^ - B| + constancy_weight * (E(A) - E(B^))^2, E the generator's encoder down to its code +
     category_weight * cross-entropy of the style of B^. Discriminator: its adversarial loss on [A, B] and [A, B^] +
     category_weight * the cross-entropy of the style, each half. The weights are zi2zi's. The networks alternate at each
-    batch, the discriminator first. Evaluation: how much nearer held-out glyphs come to the target than the source is.
+    batch, the discriminator first. Evaluation: how much closer held-out glyphs are to the target than the source is.
 
     Args:
         generator: Default: a ``UNet``.
@@ -37,11 +36,11 @@ class FontGAN(Model):
         adversarial: ``bce`` (non-saturating), ``hinge`` or ``lsgan``.
         disc_weight: Weight of the generator's adversarial loss; 0 trains no discriminator.
         disc_start: Step at which discriminator and adversarial loss are switched on.
-        balance: ``none``; ``adaptive`` weight (:func:`~vqlab.losses.adversarial.eased`); ``skip`` updates above 90 %.
-        spectral_norm: Of the default discriminator; another has its own ``norm``.
+        balance: ``none``; ``adaptive`` weight, low for a confident discriminator; ``skip`` updates above 90 % accuracy.
+        spectral_norm: Spectral normalization of the default discriminator; for another one set its ``norm``.
         l1_weight: Weight of the mean absolute difference, on the scale from -1 to 1.
-        constancy_weight: Weight of the squared difference of codes, which costs another pass of the encoder.
-        category_weight: Weight of the style's cross-entropy, which is 0 where there is one style.
+        constancy_weight: Weight of the squared difference of codes, which needs a second pass of the encoder.
+        category_weight: Weight of the style's cross-entropy, which is 0 with one style.
         lr: Absolute learning rate. Default without ``base_lr``: 1e-3.
         base_lr: Rate per image: lr = base_lr x batch_size x devices x nodes. Give one of the two.
         optimization: Optimizer settings.
@@ -86,9 +85,7 @@ class FontGAN(Model):
         self.weights = {"disc": disc_weight, "l1": l1_weight}
         self.weights |= {"constancy": constancy_weight, "category": category_weight}
         if spectral_norm and discriminator is not None:
-            raise UserError(
-                "spectral_norm is of the default discriminator, for another set discriminator.norm=spectral"
-            )
+            raise UserError("spectral_norm needs the default discriminator: set discriminator.norm=spectral instead")
         self.adversarial_losses, self.balance, self.disc_start = ADVERSARIAL[LOSSES[adversarial]], balance, disc_start
         self.optimization, self.value_range = optimization, ValueRange("signed")
         self.num_styles, self.image_size = num_styles, image_size
@@ -109,9 +106,8 @@ class FontGAN(Model):
         """Draw glyphs (B, 1, S, S) in a ``style``: one for all, (B,) int64, or weights (B, num_styles) of a mixture."""
         size = self.image_size
         if images.ndim != 4 or images.shape[1:] != (1, size, size):
-            raise UserError(
-                f"glyphs must be (B, 1, {size}, {size}), got {tuple(images.shape)}: set --data.image_size={size}"
-            )
+            got = tuple(images.shape)
+            raise UserError(f"glyphs must be (B, 1, {size}, {size}), got {got}: set --data.image_size={size}")
         style = torch.as_tensor(style, device=images.device)
         if style.ndim < 2:
             check_styles(style, self.num_styles)
@@ -120,7 +116,7 @@ class FontGAN(Model):
             return self(images, style)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        """One batch: the discriminator's update, then the generator's."""
+        """Update the discriminator, then the generator."""
         source, target, style = batch["source"], batch["target"], batch["style"]
         if batch_idx == 0:
             check_styles(style, self.num_styles)
@@ -161,11 +157,11 @@ class FontGAN(Model):
         waits = self.balance == "skip" and is_ahead(real_acc, fake_acc)
         if not waits:
             collect(loss, discriminator.parameters())
-            self.optimization.clip_discriminator(discriminator.parameters())
-            self.trainer.optimizers[1].step()  # the gradients stay until the generator steps, for the log
+            clip(discriminator.parameters(), self.optimization.disc_clip)
+            self.trainer.optimizers[1].step()  # the gradients are kept for the log until the generator steps
         weight = loss.new_tensor(self.weights["disc"])
         if self.balance == "adaptive":
-            weight = weight * eased(real_out.real_logits, fake_out.real_logits)
+            weight = weight * balance_factor(real_out.real_logits, fake_out.real_logits)
         return weight, {
             "d_loss": loss.detach(),
             "d_acc": (real_acc + fake_acc) / 2,
@@ -180,20 +176,17 @@ class FontGAN(Model):
     def generator_losses(
         self, source: Tensor, target: Tensor, fake: Tensor, code: Tensor, style: Tensor
     ) -> dict[str, Tensor]:
-        """Return the unweighted terms of the generator's loss; terms of weight 0 that would cost time are left out."""
+        """Return the unweighted terms of the generator's loss, without expensive terms of weight 0."""
         losses = {"l1": F.l1_loss(fake, target)}
         if self.disc_active and self.discriminator is not None:
             output = self.discriminator(source, fake)
-            losses |= {
-                "disc": self.adversarial_losses.generator(output.real_logits),
-                "category": F.cross_entropy(output.styles, style),
-            }
+            losses["disc"] = self.adversarial_losses.generator(output.real_logits)
+            losses["category"] = F.cross_entropy(output.styles, style)
         if self.weights["constancy"]:
             losses["constancy"] = F.mse_loss(self.generator.encode(fake)[-1], code)
         return losses
 
     def configure_optimizers(self) -> Any:
-        """One optimizer for each network, the generator first."""
         settings = self.optimization
         optimizers = [settings.optimizer(self, self.generator.parameters(), "generator")]
         if self.discriminator is not None:
@@ -207,36 +200,33 @@ class FontGAN(Model):
             self.to(memory_format=torch.channels_last)
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
-        """Clip the generator's gradients, after they were logged."""
-        self.optimization.clip_gradients(self.generator.parameters())
+        clip(self.generator.parameters(), self.optimization.clip)
 
     def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
-        """Return ``source`` and ``glyph`` (B, S, S) uint8, 0 being ink, with the batch's ``char`` and ``style``."""
+        """Return ``source`` and ``glyph`` (B, S, S) uint8 (0 is ink), with the batch's ``char`` and ``style``."""
         rows = {"source": batch["source"], "glyph": self.translate(batch["source"], batch["style"])}
         images = {name: self.value_range.to_uint8(glyphs)[:, 0] for name, glyphs in rows.items()}
         return images | passed_on(batch, "char", "style")
 
     def example_images(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return glyphs in [0, 1] to look at: ``source``, ``generated`` and ``target``, all (B, 1, S, S)."""
+        """Return ``source``, ``generated`` and ``target`` glyphs in [0, 1], (B, 1, S, S) each."""
         rows = {"source": batch["source"], "generated": self.translate(batch["source"], batch["style"])}
         return {name: self.value_range.decode(glyphs) for name, glyphs in (rows | {"target": batch["target"]}).items()}
 
     def evaluate(self, batch: dict[str, Tensor], stage: str) -> None:
-        """Collect the glyphs of a batch, and log the discriminator's probabilities."""
+        """Update the glyph metrics, and log the discriminator's probabilities."""
         source, target, style = batch["source"], batch["target"], batch["style"]
         fake = self(source, style).to(source.dtype)
-        rows = [self.value_range.decode(glyphs) for glyphs in (fake, target, source)]
-        self.glyphs.update(rows[0], rows[1], rows[2], batch["density"], style)
-        metrics: dict[str, Tensor] = {}
+        decode = self.value_range.decode
+        self.glyphs.update(decode(fake), decode(target), decode(source), batch["density"], style)
         if self.discriminator is not None:
-            for name, glyphs in (("p_real", target), ("p_fake", fake)):
-                metrics[name] = self.discriminator(source, glyphs).real_logits.sigmoid().mean()
-        self.log_means(stage, metrics, len(source))
+            logits = {"p_real": self.discriminator(source, target), "p_fake": self.discriminator(source, fake)}
+            metrics = {name: output.real_logits.sigmoid().mean() for name, output in logits.items()}
+            self.log_means(stage, metrics, len(source))
 
     def finish_evaluation(self, stage: str) -> None:
-        """Log the metrics of all glyphs."""
         metrics = self.glyphs.compute()
         self.glyphs.reset()
-        metrics["loss"] = metrics["l1"]  # the criterion of best.ckpt
+        metrics["loss"] = metrics["l1"]  # selects best.ckpt
         for name, value in metrics.items():
             self.log(f"{stage}/{name}", value.float(), prog_bar=name in ("l1_gain", "ssim_gain"), sync_dist=True)

@@ -1,4 +1,4 @@
-"""SGAN (Salimans et al. 2016, arXiv:1606.03498): a discriminator that also classifies, learning from few labels."""
+"""SGAN (Salimans et al. 2016, arXiv:1606.03498): semi-supervised classification by a GAN's discriminator."""
 
 from typing import Any, Literal
 
@@ -12,13 +12,12 @@ from vqlab.losses.adversarial import ADVERSARIAL, feature_matching, supervised_l
 from vqlab.metrics.images.quality import EffectiveClasses, diversity
 from vqlab.models.model import Model, evaluating
 from vqlab.nn import ConvFeatures, ConvGenerator, ImageFormat, SGANDiscriminator
-from vqlab.nn.base import FeatureNet, Generator, check_players
+from vqlab.nn.base import FeatureNet, Generator, check_gan
 from vqlab.nn.distributed import mean_over_ranks
 from vqlab.nn.precision import like_weights
+from vqlab.training import GANOptimization
 from vqlab.training.batches import passed_on
-from vqlab.training.finite import require_finite
-from vqlab.training.manual import collect, count_batch, step_and_zero
-from vqlab.training.optimization import GANOptimization
+from vqlab.training.steps import clip, collect, count_batch, require_finite, step_and_zero
 from vqlab.validation import NonNegative, Positive
 
 
@@ -26,18 +25,18 @@ class SGAN(Model):
     """A generator, and a discriminator that separates K classes of real images, and real images from generated ones.
 
     Discriminator: supervised loss on the labelled images + unlabelled_weight * (unsupervised loss on the unlabelled and
-    the generated ones, each half, + the loss of the adversarial head, where there is one). Generator: the adversarial
+    the generated images, each half, + the loss of the adversarial head, if there is one). Generator: the adversarial
     head's generator loss, or feature matching (paper, section 3.1). The networks alternate at each batch, the
-    discriminator first. Without ``labels_per_class`` of the data, one batch serves as labelled and as unlabelled.
+    discriminator first. If the data set no ``labels_per_class``, one batch is both the labelled and the unlabelled one.
 
     Args:
         generator: Default: a ``ConvGenerator``.
         discriminator: Default: ``ConvFeatures``, without batch norm if ``spectral_norm``.
         head: ``kplus1``, K + 1 logits and an adversarial logit; ``logsumexp``, K logits and their log-sum-exp.
         objective: Generator loss: ``non_saturating``, ``hinge`` or ``feature_matching``.
-        unlabelled_weight: Weight of all but the supervised loss; 0 trains a classifier on the labelled images alone.
-        conditional: Multiply the noise by an embedding of a class, and add that class's cross-entropy to the loss.
-        spectral_norm: Bound the discriminator's weights, as matrices, by 1, but for the class head.
+        unlabelled_weight: Weight of all but the supervised loss; 0 trains a classifier only on the labelled images.
+        conditional: Multiply the noise by a class embedding, and add that class's cross-entropy to the generator loss.
+        spectral_norm: Divide the discriminator's weights, except the class head's, by their spectral norm.
         lr: Absolute learning rate of both networks. Default without ``base_lr``: 2e-4.
         base_lr: Rate per image: lr = base_lr x batch_size x devices x nodes. Give one of the two.
         optimization: Optimizer settings.
@@ -73,7 +72,7 @@ class SGAN(Model):
         num_classes = images.num_classes or 0
         if num_classes < 2:
             raise UserError(f"num_classes must be at least 2, got {num_classes}: choose data with classes")
-        # The usual hint, feature matching, is followed already.
+        # The usual hint is to set feature matching.
         self.health_hints = {"mode_collapse": "lower --model.lr"} if objective == "feature_matching" else {}
         self.head, self.objective, self.unlabelled_weight = head, objective, unlabelled_weight
         self.optimization, self.compiled, self.num_classes = optimization, compile, num_classes
@@ -84,7 +83,7 @@ class SGAN(Model):
         self.label_embedding = nn.Embedding(num_classes, self.generator.latent_dim) if conditional else None
         norm: Literal["none", "batch"] = "none" if spectral_norm else "batch"
         net = discriminator or ConvFeatures(images.channels, images.size, norm=norm)
-        check_players(self.generator, net, images.channels, images.size)
+        check_gan(self.generator, net, images.channels, images.size)
         self.discriminator = SGANDiscriminator(net, num_classes, head, spectral_norm)
         self._batches_seen = 0
         self.confusion, self.classes_drawn = MulticlassConfusionMatrix(num_classes), EffectiveClasses(num_classes)
@@ -100,8 +99,6 @@ class SGAN(Model):
     @torch.no_grad()
     def sample(self, num: int, label: int | Tensor | None = None, generator: torch.Generator | None = None) -> Tensor:
         """Draw images (num, C, H, W) in the value range, of one ``label`` or (num,) labels, by default of all."""
-        if num < 1:
-            raise UserError(f"num must be at least 1, got {num}: use --num 64")
         if label is not None and self.label_embedding is None:
             raise UserError("label needs a conditional SGAN: train with --model.conditional=true")
         with evaluating(self):
@@ -114,23 +111,23 @@ class SGAN(Model):
         return self.value_range.encode((self.generator(z) + 1) / 2)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        """One batch: the discriminator's update, then the generator's."""
+        """Update the discriminator, then the generator."""
         labelled, labels = (batch.get(f"labelled_{name}", batch[name]) for name in ("image", "label"))
         unlabelled, optimizers = batch["image"], self.trainer.optimizers
         if batch_idx == 0:
-            self._check_labels(labels, "take data with classes, or label few by --data.labels_per_class")
-        z, wanted = self._noise(len(unlabelled))
+            self._check_labels(labels, "take data with classes, or set --data.labels_per_class")
+        z, target = self._noise(len(unlabelled))
 
-        fake = self.generate(z, wanted) if self.unlabelled_weight else None
+        fake = self.generate(z, target) if self.unlabelled_weight else None
         loss, terms = self._discriminator_loss(labelled, labels, unlabelled, fake)
         require_finite({"d_loss": loss, **terms}, batch_idx, self.global_step)
         collect(loss, self.discriminator.parameters())
-        self.optimization.clip_discriminator(self.discriminator.parameters())
+        clip(self.discriminator.parameters(), self.optimization.disc_clip)
         if fake is None:
             step_and_zero(self, optimizers[1])
         else:
-            optimizers[1].step()  # the gradients stay until the generator steps, for their log
-            g_loss, g_terms = self._generator_loss(fake, wanted, unlabelled)
+            optimizers[1].step()  # the gradients are kept for the log until the generator steps
+            g_loss, g_terms = self._generator_loss(fake, target, unlabelled)
             require_finite({"g_loss": g_loss}, batch_idx, self.global_step)
             collect(g_loss, self._generator_parameters())
             step_and_zero(self, optimizers[0])
@@ -142,24 +139,24 @@ class SGAN(Model):
     def _discriminator_loss(
         self, labelled: Tensor, labels: Tensor, unlabelled: Tensor, fake: Tensor | None
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the discriminator's loss, the supervised alone if ``fake`` is None, and terms for the log."""
+        """Return the discriminator's loss, only the supervised one if ``fake`` is None, and terms for the log."""
         labelled_out = self.discriminator(labelled)
         loss = supervised_loss(labelled_out.logits, labels, among_real=self.head == "logsumexp")
-        right = (labelled_out.logits[:, :-1].argmax(1) == labels).float().mean()
-        terms = {"d_labelled": loss.detach(), "acc": right}
+        terms = {"d_labelled": loss.detach()}
+        terms["acc"] = (labelled_out.logits[:, :-1].argmax(1) == labels).float().mean()
         if fake is None:
             return loss, terms
         real = labelled_out if unlabelled is labelled else self.discriminator(unlabelled)
         fake_out = self.discriminator(fake.detach())
-        half = 0.5 if self.objective != "hinge" else 1  # the hinge loss has it already
+        half = 0.5 if self.objective != "hinge" else 1  # the hinge loss contains it
         rest = half * self.adversarial_losses.discriminator(real.real_logits, fake_out.real_logits)
         terms["d_adversarial"] = rest.detach()
-        if self.head == "kplus1":  # else it is the loss of the log-sum-exp
+        if self.head == "kplus1":  # with logsumexp the adversarial loss is the unsupervised one
             unsupervised = unsupervised_loss(real.logits, fake_out.logits)
             rest, terms["d_unsupervised"] = rest + unsupervised, unsupervised.detach()
         fakes_caught = (fake_out.logits.argmax(1) == self.num_classes).float().mean()
         terms |= {
-            # The published loop's accuracy: of K + 1 classes, on real and on generated images together.
+            # Over K + 1 classes and over real and generated images, as in the published training loop.
             "d_acc": ((labelled_out.logits.argmax(1) == labels).float().mean() + fakes_caught) / 2,
             "reals_passed": (real.logits.argmax(1) < self.num_classes).float().mean(),
             "fakes_caught": fakes_caught,
@@ -169,7 +166,7 @@ class SGAN(Model):
         return loss + self.unlabelled_weight * rest, terms
 
     def _generator_loss(
-        self, fake: Tensor, wanted: Tensor | None, unlabelled: Tensor
+        self, fake: Tensor, target: Tensor | None, unlabelled: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the generator's loss against the updated discriminator, and terms for the log."""
         fake_out = self.discriminator(fake)
@@ -180,9 +177,9 @@ class SGAN(Model):
         else:
             loss = self.adversarial_losses.generator(fake_out.real_logits)
         terms = {"g_loss": loss.detach()}
-        if wanted is not None:
-            recognised = supervised_loss(fake_out.logits, wanted, among_real=True)
-            loss, terms["g_class"] = loss + recognised, recognised.detach()
+        if target is not None:
+            class_loss = supervised_loss(fake_out.logits, target, among_real=True)
+            loss, terms["g_class"] = loss + class_loss, class_loss.detach()
         return loss, terms
 
     def _noise(
@@ -210,7 +207,6 @@ class SGAN(Model):
         return [*self.generator.parameters(), *embedding]
 
     def configure_optimizers(self) -> Any:
-        """One optimizer for each network, the generator first."""
         settings = self.optimization
         return [
             settings.optimizer(self, self._generator_parameters(), "generator"),
@@ -224,15 +220,14 @@ class SGAN(Model):
             self.discriminator.compile()
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
-        """Clip the generator's gradients, after they were logged."""
-        self.optimization.clip_gradients(self._generator_parameters())
+        clip(self._generator_parameters(), self.optimization.clip)
 
     def start_evaluation(self) -> None:
         self.confusion.reset()
         self._batches_seen = 0
 
     def evaluate(self, batch: dict[str, Tensor], stage: str) -> None:
-        """Log loss and accuracy of a batch, and how the discriminator classifies real and generated images."""
+        """Log loss and accuracy, and how the discriminator classifies real and generated images."""
         x, labels = batch["image"], batch["label"]
         if self._batches_seen == 0:
             self._check_labels(labels, "take data with classes")
@@ -257,12 +252,12 @@ class SGAN(Model):
         return {"probabilities": self.classify(batch["image"]), **passed_on(batch, "index")}
 
     def example_images(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return ``real`` images and ``sample`` in [0, 1], of the same noise each time, by class if conditional."""
+        """Return ``real`` images and ``sample`` in [0, 1], always of the same noise, by class if conditional."""
         count = len(batch["image"])
         label = None if self.label_embedding is None else torch.arange(count) % self.num_classes
         drawn = self.sample(count, label, torch.Generator().manual_seed(0))
         return {"real": self.value_range.decode(batch["image"]), "sample": self.value_range.decode(drawn)}
 
     def confusion_counts(self) -> Tensor:
-        """Return how often class i was predicted as class j in this evaluation, (K, K), over all ranks."""
+        """Return how often class i was predicted as class j in this evaluation, (K, K), summed over ranks."""
         return self.confusion.compute()

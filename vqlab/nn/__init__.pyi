@@ -20,10 +20,10 @@ from .gan.networks import ConvGenerator as ConvGenerator
 from .gan.networks import MLPFeatures as MLPFeatures
 from .gan.networks import MLPGenerator as MLPGenerator
 from .image_format import ImageFormat as ImageFormat
+from .image_format import ValueRange as ValueRange
 from .likelihood import Bernoulli as Bernoulli
 from .likelihood import Gaussian as Gaussian
 from .likelihood import Likelihood as Likelihood
 from .ssm.s4d import S4D as S4D
 from .transformer import Transformer as Transformer
 from .unet import UNet as UNet
-from .value_range import ValueRange as ValueRange

@@ -1,4 +1,4 @@
-"""A quantity that moves from one value to another while a model trains."""
+"""A schedule of a scalar, such as a temperature, over the training steps."""
 
 import math
 from dataclasses import dataclass
@@ -39,15 +39,12 @@ class Anneal:
         check_fields(self)
         total, warmup, hold = self.total_steps, self.warmup_steps, self.hold_steps
         if warmup + hold >= total:
-            raise UserError(
-                f"total_steps must be above the sum of warmup_steps {warmup} and hold_steps {hold}, got {total}"
-            )
-        low, rule = (0.0, " and above 0 with kind=exponential") if self.kind == "exponential" else (-math.inf, "")
-        if not (low < self.start < math.inf and low < self.end < math.inf):
-            raise UserError(f"start and end must be finite{rule}, got {self.start} and {self.end}")
+            raise UserError(f"warmup_steps {warmup} + hold_steps {hold} must be below total_steps {total}")
+        if self.kind == "exponential" and min(self.start, self.end) <= 0:
+            raise UserError(f"start and end must be above 0 with kind=exponential, got {self.start} and {self.end}")
 
     def value(self, step: Tensor | int) -> Tensor:
-        """Return the value (scalar float32) at ``step``; a tensor, so that a compiled forward need not know it."""
+        """Return the value at ``step``, a float32 scalar; as a tensor, ``step`` does not trigger a recompilation."""
         steps = self.total_steps - self.warmup_steps - self.hold_steps
         progress = ((torch.as_tensor(step) - self.warmup_steps) / steps).clamp(0, 1)
         if self.kind == "exponential":
@@ -57,7 +54,7 @@ class Anneal:
 
 
 def extremes(quantity: Anneal | float) -> tuple[float, ...]:
-    """Return the start and end of an annealed quantity, or the constant."""
+    """Return start and end of an annealed quantity, or the constant."""
     return (quantity.start, quantity.end) if isinstance(quantity, Anneal) else (quantity,)
 
 

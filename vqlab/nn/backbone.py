@@ -1,4 +1,4 @@
-"""torchvision's ImageNet classifiers as feature extractors: their layers, their weights, and the download."""
+"""ImageNet classifiers of torchvision as feature extractors: layers, weights and download."""
 
 import socket
 from http.client import HTTPException
@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from vqlab.errors import UserError, read_error
 
-TIMEOUT = 10.0  # seconds without an answer
+TIMEOUT = 10.0  # seconds without a response
 HOST = "https://download.pytorch.org/models/"
 
 
@@ -19,42 +19,52 @@ class Backbone(NamedTuple):
 
     model: str  # its name in torchvision.models
     url: str  # its ImageNet weights
-    taps: tuple[int, ...]  # positions in ``features`` whose outputs LPIPS compares; nothing beyond the last is built
-    channels: int  # at the last of them
-    smallest: int  # height and width that the pooling layers allow
+    taps: tuple[int, ...]  # positions in ``features`` whose outputs LPIPS compares; later layers are not built
+    channels: int  # at the last tap
+    smallest: int  # minimal height and width of an image
 
 
 BACKBONES = {
     "vgg": Backbone("vgg16", HOST + "vgg16-397923af.pth", (3, 8, 15, 22, 29), 512, 16),
     "alex": Backbone("alexnet", HOST + "alexnet-owt-7be5be79.pth", (1, 4, 7, 9, 11), 256, 31),
     "squeeze": Backbone("squeezenet1_1", HOST + "squeezenet1_1-b8a52dc0.pth", (1, 4, 7, 9, 10, 11, 12), 512, 17),
-    # The layers of the same names as in 1.1: conv1, fire3 and fire5 to fire9.
+    # as in 1.1: conv1, fire3 and fire5 to fire9
     "squeezenet1_0": Backbone("squeezenet1_0", HOST + "squeezenet1_0-b66bff10.pth", (1, 4, 7, 8, 9, 10, 12), 512, 21),
 }
 
 
 class Owner(NamedTuple):
-    """What a message calls the network and its settings."""
+    """Names for messages: the quantity that needs the network, and its settings."""
 
-    what: str  # the quantity that needs the network
+    what: str
     setting: str  # the argument whose object has the arguments ``net`` and ``backbone``
     without: str  # the setting that switches the quantity off
 
 
 def load_features(net: str, backbone: str | None, owner: Owner) -> nn.Sequential:
-    """Return the layers of ``net`` up to its last tap, with weights from the file ``backbone`` or torch hub's cache."""
-    import torchvision  # takes a second, which a model without such a network need not wait for
+    """Return the layers of ``net`` up to its last tap, in float32.
+
+    The weights come from ``backbone``, a file of the model or of its ``features`` alone, or from torch hub's cache.
+    """
+    import torchvision  # takes a second, so only where it is needed
 
     model, url, taps, _, _ = BACKBONES[net]
     path = Path(backbone).expanduser() if backbone is not None else cached(url, owner)
-    with torch.device("meta"):  # neither memory nor random numbers for weights that are about to be replaced
-        features = getattr(torchvision.models, model)(weights=None).features[: taps[-1] + 1]
-    state = read_features(path, owner, is_cache=backbone is None)
+    hint = f"set {owner.setting}.backbone=FILE, or null to download" if backbone else "delete it to download it again"
     try:
-        features.load_state_dict(state, assign=True)
+        content: Any = torch.load(path, map_location="cpu", weights_only=True)
+        content = {name: value.float() for name, value in content.items()}
+    except Exception as error:  # a damaged file raises one of a dozen kinds of errors
+        message = f"cannot read weights for {owner.what} from {path} ({type(error).__name__}): {hint}"
+        raise read_error(path, error, message) from error
+    whole = {name.removeprefix("features."): v for name, v in content.items() if name.startswith("features.")}
+    with torch.device("meta"):  # no memory and no random numbers for weights that are replaced
+        features = getattr(torchvision.models, model)(weights=None).features[: taps[-1] + 1]
+    try:
+        features.load_state_dict(whole or content, assign=True)
     except RuntimeError as error:
-        hint = f"get {url}, or set {owner.setting}.net to the network of the file"
-        raise UserError(f"{path} does not hold the weights of torchvision's {model}: {hint}") from error
+        hint = f"download {url}, or set {owner.setting}.net to the network of the file"
+        raise UserError(f"{path} does not contain the weights of torchvision's {model}: {hint}") from error
     return features
 
 
@@ -68,28 +78,11 @@ def cached(url: str, owner: Owner) -> Path:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         torch.hub.download_url_to_file(url, str(path), hash_prefix=path.stem.rpartition("-")[2])
-    # URLError and timeouts are OSErrors; a wrong hash is a RuntimeError
-    except (OSError, RuntimeError, HTTPException) as error:
+    except (OSError, RuntimeError, HTTPException) as error:  # a wrong hash is a RuntimeError
         reason = " ".join(str(error).split()) or type(error).__name__
         others = f"{owner.setting}.backbone=FILE, another {owner.setting}.net, or {owner.without}"
-        found = f"{owner.what} needs {url}, which could not be downloaded ({reason})"
-        raise UserError(f"{found}: put it at {path} by hand, or set {others}") from error
+        found = f"{owner.what} needs {url}, and the download failed ({reason})"
+        raise UserError(f"{found}: save the file as {path}, or set {others}") from error
     finally:
         socket.setdefaulttimeout(before)
     return path
-
-
-def read_features(path: Path, owner: Owner, is_cache: bool) -> dict[str, Tensor]:
-    """Return the state dict of ``features`` from the file of a whole model or of ``features`` alone, in float32."""
-    setting = f"set {owner.setting}.backbone=FILE, or null to download it"
-    hint = "delete it to download it again" if is_cache else setting
-    try:
-        content: Any = torch.load(path, map_location="cpu", weights_only=True)
-        content = {name: value.float() for name, value in content.items()}
-    except FileNotFoundError as error:
-        raise UserError(f"{owner.what} finds no weights at {path}: {hint}") from error
-    except Exception as error:  # damaged files make the reader raise errors of a dozen kinds
-        message = f"{path} is no readable file of weights ({type(error).__name__}): {hint}"
-        raise read_error(path, error, message) from error
-    whole = {name.removeprefix("features."): v for name, v in content.items() if name.startswith("features.")}
-    return whole or content

@@ -1,4 +1,4 @@
-"""Collectives that are no-ops in a single process; Lightning builds models before the process group exists."""
+"""Collectives that do nothing in a single process, as before Lightning starts the process group."""
 
 from collections.abc import Sequence
 
@@ -13,7 +13,7 @@ def world_size() -> int:
 
 
 def all_sum(x: Tensor) -> Tensor:
-    """Return the sum of ``x`` over all ranks (the same bits on every rank); ``x`` itself in a single process."""
+    """Return the sum of ``x`` over all ranks, bit-identical on every rank; ``x`` itself in a single process."""
     if world_size() > 1:
         x = x.clone()
         dist.all_reduce(x)
@@ -30,7 +30,7 @@ def all_gather_rows(x: Tensor) -> Tensor:
 
 
 def mean_over_ranks(x: Tensor) -> Tensor:
-    """Return the mean of ``x`` over all ranks, whose gradient is that of the rank's own ``x``, which DDP averages."""
+    """Return the mean of ``x`` over all ranks; its gradient is that of the rank's own ``x``, which DDP averages."""
     return x + (all_sum(x.detach()) / world_size() - x.detach()) if world_size() > 1 else x
 
 

@@ -1,4 +1,4 @@
-"""Networks (feature extractors, tokenizers) that are used and not trained."""
+"""Networks that are used but not trained: feature extractors, tokenizers."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from vqlab.nn.precision import KeepsFloat32
 
 
 class Frozen(KeepsFloat32):
-    """Hold ``net`` in eval mode and float32, without gradients to its weights, and out of state dicts unless ``saved``.
+    """Keep ``net`` in eval mode and float32, without gradients of its weights, and out of state dicts unless ``saved``.
 
     Example:
         >>> frozen = Frozen(nn.Linear(2, 2)).train()
@@ -20,8 +20,8 @@ class Frozen(KeepsFloat32):
         super().__init__()
         self.net = net.eval().requires_grad_(False)
         if not saved:
-            self.register_state_dict_post_hook(_drop)
-            self.register_load_state_dict_pre_hook(_fill)
+            self.register_state_dict_post_hook(_remove_weights)
+            self.register_load_state_dict_pre_hook(_add_weights)
 
     def train(self, mode: bool = True) -> "Frozen":
         super().train(mode)
@@ -32,12 +32,10 @@ class Frozen(KeepsFloat32):
         return self.net(*args, **kwargs)
 
 
-def _drop(module: nn.Module, state_dict: dict[str, Any], prefix: str, _: Any) -> None:
+def _remove_weights(module: nn.Module, state_dict: dict[str, Any], prefix: str, _: Any) -> None:
     for key in [key for key in state_dict if key.startswith(prefix + "net.")]:
         del state_dict[key]
 
 
-def _fill(module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
-    """Add the weights of the net, so that strict loading does not miss them."""
-    net: nn.Module = module.net  # type: ignore[assignment]
-    state_dict.update({f"{prefix}net.{key}": value for key, value in net.state_dict().items()})
+def _add_weights(module: Any, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:  # for strict loading
+    state_dict.update({f"{prefix}net.{key}": value for key, value in module.net.state_dict().items()})

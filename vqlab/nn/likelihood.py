@@ -1,4 +1,4 @@
-"""The distribution of an image given the output of a decoder, p(x | h), in nats and float32 for a Metropolis step."""
+"""Distributions p(x | h) of an image given the output of a decoder, in nats and float32."""
 
 import math
 from abc import ABC, abstractmethod
@@ -10,16 +10,16 @@ from torch import Tensor, nn
 
 from vqlab.errors import UserError
 from vqlab.nn.anneal import Anneal, extremes, value_at
+from vqlab.nn.image_format import ValueRange
 from vqlab.nn.precision import KeepsFloat32
-from vqlab.nn.value_range import ValueRange
 from vqlab.serialization import ConfigMixin
 from vqlab.validation import Positive
 
-AVERAGE = 0.01  # weight of a batch in the running mean, after the first hundred
+AVERAGE = 0.01  # weight of a batch in the running mean after the first hundred batches
 
 
 class Likelihood(ConfigMixin, KeepsFloat32, ABC):
-    """p(x | h), in terms of the decoder's output for h.
+    """p(x | h) given the decoder's output for h.
 
     Images and outputs are (N, C, H, W), log-probabilities (N,).
     """
@@ -29,35 +29,35 @@ class Likelihood(ConfigMixin, KeepsFloat32, ABC):
         """Return ln p (N,) of ``x`` given the decoder's ``output``."""
 
     def observe(self, image: Tensor, value_range: ValueRange) -> Tensor:
-        """Turn an image of the data, in ``value_range``, into the modelled variable x; default: the image itself."""
+        """Convert an image in ``value_range`` to the modelled variable x. Default: the image."""
         return image
 
     def expected(self, output: Tensor) -> Tensor:
-        """Return the mean of x given ``output``; default: the output itself."""
+        """Return the mean of x given ``output``. Default: the output."""
         return output
 
     def image(self, x: Tensor, value_range: ValueRange) -> Tensor:
-        """Turn x, or a mean of it, back into an image in ``value_range``; default: x itself."""
+        """Convert x, or its mean, to an image in ``value_range``. Default: x."""
         return x
 
     def dequantize(self, x: Tensor, value_range: ValueRange) -> Tensor:
-        """Add the noise that undoes rounding to 8 bits, if p is a density; default: x itself."""
+        """Add the uniform noise that undoes rounding to 8 bits, if p is a density. Default: x."""
         return x
 
     def bits_per_dim(self, nll: Tensor, dims: int, value_range: ValueRange) -> Tensor:
-        """Turn nats per image of ``dims`` numbers into bits per number of the stored images."""
+        """Convert nats per image with ``dims`` values to bits per value."""
         return nll / (dims * math.log(2))
 
     def update(self, mse: Tensor) -> None:
-        """Count a training step with the mean squared error ``mse`` (scalar, the same on all ranks)."""
+        """Count a training step with the mean squared error ``mse``, a scalar that is equal on all ranks."""
 
 
 class Gaussian(Likelihood):
-    """N(x; output, sigma^2) for each number; with a sigma far below the RMS error the posterior collapses to one code.
+    """N(x; output, sigma^2) for each value; if sigma is far below the RMS error, the posterior has only one code.
 
     Args:
-        sigma: A number; an ``Anneal`` over the training steps; ``learned``, a parameter; or ``optimal``, the root of a
-            running mean of the squared error (sigma-VAE, Rybkin et al. 2021, arXiv:2006.13202).
+        sigma: A number; an ``Anneal`` over the training steps; ``learned``, a parameter; or ``optimal``, the square
+            root of a running mean of the squared error (sigma-VAE, Rybkin et al. 2021, arXiv:2006.13202).
         initial: Initial value of ``learned``, and value of ``optimal`` before the first step.
 
     Example:
@@ -81,14 +81,14 @@ class Gaussian(Likelihood):
 
     @property
     def sigma(self) -> Tensor:
-        """The standard deviation at the current step, a scalar in units of the value range."""
+        """The standard deviation at the current step, a scalar in the units of x."""
         if self.log_sigma is not None:
             return self.log_sigma.exp()
         return self.mse.sqrt() if isinstance(self.rule, str) else value_at(self.rule, self.steps)
 
     def log_prob(self, x: Tensor, output: Tensor) -> Tensor:
         """-(D / 2) ln(2 pi) - D ln sigma - |x - output|^2 / (2 sigma^2)."""
-        error = (x.float() - output.float()).square().flatten(1).sum(1)  # as an expanded square its terms would cancel
+        error = (x.float() - output.float()).square().flatten(1).sum(1)  # not expanded: terms cancel
         sigma = self.sigma
         return -x[0].numel() * (sigma.log() + math.log(2 * math.pi) / 2) - error / (2 * sigma**2)
 
@@ -96,16 +96,16 @@ class Gaussian(Likelihood):
         return x + (torch.rand_like(x) - 0.5) * _step(value_range, x.device)
 
     def bits_per_dim(self, nll: Tensor, dims: int, value_range: ValueRange) -> Tensor:
-        """Turn the nats of a density into bits of the 256 stored values; a bound if x was dequantized."""
+        """Convert the nats of a density to bits per 8-bit value; an upper bound if x was dequantized."""
         return super().bits_per_dim(nll, dims, value_range) - _step(value_range, nll.device).log2().mean()
 
     def update(self, mse: Tensor) -> None:
         self.steps += 1
-        self.mse.lerp_(mse.detach().to(self.mse), (1 / self.steps).clamp_min(AVERAGE))  # a plain mean at first
+        self.mse.lerp_(mse.detach().to(self.mse), (1 / self.steps).clamp_min(AVERAGE))  # first a plain mean
 
 
 class Bernoulli(Likelihood):
-    """Images binarised at half of their value range: each number is 1 with probability sigmoid(output).
+    """Images binarised at the middle of their value range: each value is 1 with probability sigmoid(output).
 
     Example:
         >>> Bernoulli().log_prob(torch.ones(1, 1, 1, 2), torch.zeros(1, 1, 1, 2))  # 2 ln(1 / 2)
@@ -127,6 +127,6 @@ class Bernoulli(Likelihood):
 
 
 def _step(value_range: ValueRange, device: torch.device) -> Tensor:
-    """Width of one of the 256 values of a stored number, in the units of ``value_range``: (C or 1, 1, 1)."""
-    black, white = (torch.full((1, 1, 1), value, device=device, dtype=torch.float32) for value in (0.0, 1.0))
-    return (value_range.encode(white) - value_range.encode(black)) / 255
+    """Return the distance of adjacent 8-bit values in ``value_range``, (C or 1, 1, 1)."""
+    ends = torch.tensor([0.0, 1.0], dtype=torch.float32, device=device).view(2, 1, 1, 1)
+    return value_range.encode(ends).diff(dim=0)[0] / 255

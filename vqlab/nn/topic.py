@@ -1,7 +1,7 @@
-"""Networks of adversarial topic models: generators of documents, their encoder, their critic, and what they read.
+"""Networks of adversarial topic models: generators of documents, encoder and critic.
 
-Shapes: B documents, V words (``vocab_size``), K topics (``num_topics``), H hidden features. Documents are tensors
-(B, V), or sparse in words or topics and have a product with a weight (V, H).
+Shapes: B documents, V words (``vocab_size``), K topics (``num_topics``), H hidden features. Documents are a tensor
+(B, V), or a sparse or factorized one that supports only ``documents @ weight`` with a weight (V, H).
 """
 
 import math
@@ -17,13 +17,13 @@ from vqlab.nn.precision import upcast
 
 
 class Documents(Protocol):
-    """B distributions over V words; a tensor (B, V) is one too."""
+    """B distributions over V words, such as a tensor (B, V)."""
 
-    def __matmul__(self, weight: Tensor, /) -> Tensor: ...  # with a weight (V, H): (B, H)
+    def __matmul__(self, weight: Tensor, /) -> Tensor: ...  # (V, H) to (B, H)
 
 
 class Bags:
-    """Documents by their words, from dense ``bow`` (B, V) without rows of zeros: rows are divided by their sums."""
+    """Sparse documents: the rows of ``bow`` (B, V), none of them empty, divided by their sums."""
 
     def __init__(self, bow: Tensor) -> None:
         rows, self.words = bow.nonzero(as_tuple=True)
@@ -39,7 +39,7 @@ class Bags:
 
 
 class Mixtures:
-    """Documents that mix topics, kept as ``theta`` (B, K) and ``topics`` (K, V), whose rows sum to 1."""
+    """Factorized documents: ``theta`` (B, K) times ``topics`` (K, V), whose rows sum to 1."""
 
     def __init__(self, theta: Tensor, topics: Tensor) -> None:
         self.theta, self.topics = theta, topics
@@ -49,7 +49,7 @@ class Mixtures:
 
 
 def dense(documents: Mixtures | Tensor) -> Tensor:
-    """Return documents as distributions over words, (B, V)."""
+    """Return documents as a tensor (B, V)."""
     return documents.theta @ documents.topics if isinstance(documents, Mixtures) else documents
 
 
@@ -59,14 +59,14 @@ SLOPE = 0.1  # of LeakyReLU, as in ATM and BAT
 class TopicGenerator(nn.Module, ABC):
     """A network from topic proportions to distributions over words."""
 
-    trait_features: int  # size of the representation of a document, for a contrastive loss
+    out_features: int  # size F of the representation of a document, for a contrastive loss
 
     @abstractmethod
     def log_topics(self) -> Tensor:
         """Return ln p(word | topic), (K, V)."""
 
     def generate(self, theta: Tensor) -> tuple[Mixtures | Tensor, Mixtures | Tensor]:
-        """Return documents (B, V), and their representation (B, trait_features): here themselves."""
+        """Return documents (B, V) and their representation (B, F), here the documents themselves."""
         documents = Mixtures(theta, self.log_topics().exp())
         return documents, documents
 
@@ -74,17 +74,17 @@ class TopicGenerator(nn.Module, ABC):
         """(B, K) to documents (B, V)."""
         return self.generate(theta)[0]
 
-    def unlikeliness(self, documents: Documents, theta: Tensor) -> Tensor:
-        """Return -sum_k theta_k sum_v x_v log topic_kv in nats, (B,), of documents x (B, V) with ``theta`` (B, K)."""
+    def cross_entropy(self, documents: Documents, theta: Tensor) -> Tensor:
+        """Return -sum_k theta_k sum_v x_v log topic_kv in nats, (B,), of documents x (B, V) and ``theta`` (B, K)."""
         return -(theta * (documents @ self.log_topics().T)).sum(1)
 
 
 class MixtureGenerator(TopicGenerator):
-    """theta times topics, as in LDA: each topic is a softmax of its own logits."""
+    """theta times topics, as in LDA; each topic is the softmax of its logits."""
 
     def __init__(self, num_topics: int, vocab_size: int) -> None:
         super().__init__()
-        self.trait_features = vocab_size
+        self.out_features = vocab_size
         self.logits = nn.Parameter(torch.randn(num_topics, vocab_size))
 
     def log_topics(self) -> Tensor:
@@ -92,11 +92,11 @@ class MixtureGenerator(TopicGenerator):
 
 
 class GaussianGenerator(TopicGenerator):
-    """Topics that are Gaussians in the space of trained word embeddings: Gaussian-BAT (Wang et al. 2020)."""
+    """Topics as Gaussians in the space of the learned word embeddings: Gaussian-BAT (Wang et al. 2020)."""
 
     def __init__(self, num_topics: int, vocab_size: int, embedding_dim: int = 100) -> None:
         super().__init__()
-        self.trait_features = vocab_size
+        self.out_features = vocab_size
         self.words = nn.Parameter(torch.randn(vocab_size, embedding_dim))
         self.mean = nn.Parameter(torch.randn(num_topics, embedding_dim))
         self.log_std = nn.Parameter(torch.full((num_topics, embedding_dim), math.log(embedding_dim) / 2))
@@ -104,15 +104,15 @@ class GaussianGenerator(TopicGenerator):
     def log_topics(self) -> Tensor:
         precision = (-2 * self.log_std).exp()  # (K, E)
         squares = precision @ self.words.square().T - 2 * (precision * self.mean) @ self.words.T
-        return (-squares / 2).log_softmax(1)  # terms without the word cancel in the softmax
+        return (-squares / 2).log_softmax(1)  # terms that do not depend on the word cancel
 
 
 class MLPTopicGenerator(TopicGenerator):
-    """Linear, batch norm, LeakyReLU, linear, softmax: ATM's and BAT's (Wang et al. 2019, arXiv:1811.00265; 2020)."""
+    """Linear, batch norm, LeakyReLU, linear, softmax, as in ATM and BAT (Wang et al. 2019, arXiv:1811.00265; 2020)."""
 
     def __init__(self, num_topics: int, vocab_size: int, hidden_features: int = 100) -> None:
         super().__init__()
-        self.num_topics, self.trait_features = num_topics, hidden_features
+        self.num_topics, self.out_features = num_topics, hidden_features
         self.layers = nn.Sequential(
             nn.Linear(num_topics, hidden_features),
             nn.BatchNorm1d(hidden_features),
@@ -122,13 +122,13 @@ class MLPTopicGenerator(TopicGenerator):
 
     def log_topics(self) -> Tensor:
         training = self.training
-        self.eval()  # with batch norm's running statistics
+        self.eval()  # batch norm uses its running statistics
         logits = self.layers(torch.eye(self.num_topics).to(next(self.parameters())))
         self.train(training)
         return logits.log_softmax(1)
 
     def generate(self, theta: Tensor) -> tuple[Tensor, Tensor]:
-        hidden = self.layers[:-1](theta)  # the representation
+        hidden = self.layers[:-1](theta)
         return self.layers[-1](hidden).softmax(1), hidden
 
 
@@ -140,7 +140,7 @@ class TopicEncoder(nn.Module):
 
     def __init__(self, vocab_size: int, num_topics: int, hidden_features: int = 100) -> None:
         super().__init__()
-        self.words = uniform(vocab_size, hidden_features)
+        self.words = uniform_weight(vocab_size, hidden_features)
         self.norm = nn.BatchNorm1d(hidden_features)
         self.out = nn.Linear(hidden_features, num_topics)
 
@@ -149,23 +149,22 @@ class TopicEncoder(nn.Module):
 
 
 class TopicCritic(nn.Module):
-    """Documents (B, V), with topic proportions (B, K) or without, to scores (B,): linear, LeakyReLU, linear.
+    """Documents (B, V) and, if ``num_topics`` is not 0, topic proportions (B, K) to scores (B,).
 
-    Without batch norm, whose statistics would reveal whether a batch is real. ``num_topics`` is 0 without proportions.
+    Linear, LeakyReLU, linear; without batch norm, whose statistics would reveal whether a batch is real.
     """
 
     def __init__(
         self, vocab_size: int, num_topics: int, hidden_features: int = 100, spectral_norm: bool = False
     ) -> None:
         super().__init__()
-        self.words = uniform(vocab_size, hidden_features)
+        self.words = uniform_weight(vocab_size, hidden_features)
         self.proportions = nn.Linear(num_topics, hidden_features) if num_topics else None
         self.out = nn.Linear(hidden_features, 1)
         if spectral_norm:
             normalise(self, "words")
-            if self.proportions is not None:
-                normalise(self.proportions)
-            normalise(self.out)
+            for layer in filter(None, (self.proportions, self.out)):
+                normalise(layer)
 
     def forward(self, documents: Documents, theta: Tensor) -> Tensor:
         hidden = documents @ self.words
@@ -176,11 +175,10 @@ class TopicCritic(nn.Module):
 
 def draw_proportions(num: int, num_topics: int, alpha: float, generator: torch.Generator | None = None) -> Tensor:
     """Draw topic proportions (num, K) from a symmetric Dirichlet of concentration ``alpha``; rows sum to 1."""
-    concentration = torch.full((num, num_topics), alpha, dtype=torch.float64)  # small ones underflow in float32
+    concentration = torch.full((num, num_topics), alpha, dtype=torch.float64)  # float32 underflows at small alpha
     return torch._sample_dirichlet(concentration, generator).float()
 
 
-def uniform(inputs: int, outputs: int) -> nn.Parameter:
+def uniform_weight(inputs: int, outputs: int) -> nn.Parameter:
     """Return a weight (inputs, outputs), initialised as in ``nn.Linear``."""
-    bound = inputs**-0.5
-    return nn.Parameter(torch.empty(inputs, outputs).uniform_(-bound, bound))
+    return nn.Parameter(torch.empty(inputs, outputs).uniform_(-(inputs**-0.5), inputs**-0.5))

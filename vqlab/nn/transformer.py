@@ -1,4 +1,4 @@
-"""A decoder-only transformer over the codes of an image (or signal), with rotary positions and a key-value cache.
+"""A decoder-only transformer over the codes of an image or signal, with rotary positions and a key-value cache.
 
 Shapes: B batch, L tokens per sample, n tokens given, K codes, D = dim, H heads, E = D / H.
 """
@@ -14,18 +14,17 @@ from vqlab.serialization import ConfigMixin
 from vqlab.validation import Count, NonNegativeInt, Positive, Probability
 
 INIT_STD = 0.02  # GPT-2
-ROTARY_BASE = 10_000.0
 
 
 class KVCache:
-    """Keys and values of the ``length`` positions that a :class:`Transformer` has seen, allocated once."""
+    """Keys and values of the first ``length`` positions of a :class:`Transformer`, allocated once."""
 
     def __init__(self, depth: int, like: Tensor) -> None:
         self.keys, self.values = (like.new_empty(depth, *like.shape) for _ in range(2))  # (depth, B, H, L, E)
         self.length = 0
 
     def extend(self, block: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Add keys and values (B, H, n, E) of new positions of ``block``; return those of all positions so far."""
+        """Add keys and values (B, H, n, E) of new positions to ``block``; return those of all positions so far."""
         end = self.length + k.shape[2]
         self.keys[block, :, :, self.length : end] = k
         self.values[block, :, :, self.length : end] = v
@@ -41,7 +40,7 @@ class Transformer(ConfigMixin, nn.Module):
         num_tokens: Codes of a codebook, K.
         length: Tokens of a sample, L.
         num_classes: Labels; 0 for a model without labels.
-        num_codebooks: Codebooks that alternate: token i belongs to codebook i mod ``num_codebooks``.
+        num_codebooks: Number of codebooks; token i belongs to codebook i mod ``num_codebooks``.
         dim: Width, D.
         depth: Blocks.
         heads: Attention heads, H; D / H must be even.
@@ -49,9 +48,9 @@ class Transformer(ConfigMixin, nn.Module):
         dropout: Probability of dropping an embedding or an output of a block.
 
     Shape:
-        tokens (B, n) int64 in [0, K), n < L; condition (B,) int64 in [0, num_classes], null or the last for no label;
-        logits (B, n + 1, K), of which [:, i] predicts token i from the label and the tokens before it. With a cache,
-        the tokens are those that it has not seen, and the logits those of the new positions.
+        tokens (B, n) int64 in [0, K), n < L; condition (B,) int64, a label or, without label, ``num_classes``;
+        logits (B, n + 1, K), where [:, i] predicts token i from the label and the tokens before it. With a cache,
+        only new tokens are passed, and the logits are those of their positions.
 
     Example:
         >>> net = Transformer(num_tokens=8, length=4, dim=16, depth=1, heads=2)
@@ -84,19 +83,19 @@ class Transformer(ConfigMixin, nn.Module):
         self.norm = nn.RMSNorm(dim)
         self.head = nn.Linear(dim, num_codebooks * num_tokens, bias=False)
         for name, weight in self.named_parameters():
-            if weight.ndim == 2:  # the residual stream is a sum of 2 x depth outputs
+            if weight.ndim == 2:  # the residual stream sums 2 x depth outputs
                 nn.init.normal_(weight, std=INIT_STD / (math.sqrt(2 * depth) if name.endswith("out.weight") else 1))
 
     def forward(self, tokens: Tensor, condition: Tensor | None = None, cache: KVCache | None = None) -> Tensor:
+        """Return the logits of ``tokens`` and of the next token, see Shape."""
         seen, given = cache.length if cache else 0, tokens.shape[1]
-        count = given + (seen == 0)  # the label is in front of the first token
+        count = given + (seen == 0)  # the label precedes the first token
         if seen + count > self.length:
-            raise UserError(f"{given} tokens after {seen} positions leave nothing to predict of {self.length}")
+            raise UserError(f"{given} tokens after {seen} positions: nothing to predict, for length={self.length}")
         positions = torch.arange(seen, seen + count, device=tokens.device)
         x = self.token(tokens + (positions[count - given :] - 1) % self.num_codebooks * self.num_tokens)
         if seen == 0:
-            if condition is None:
-                condition = tokens.new_full((len(tokens),), self.no_label)
+            condition = tokens.new_full((len(tokens),), self.no_label) if condition is None else condition
             x = torch.cat([self.label(condition)[:, None], x], 1)
         x = self.dropout(x + self.position(positions))
         angles = rotation(positions, self.head_dim)
@@ -107,11 +106,11 @@ class Transformer(ConfigMixin, nn.Module):
         return self._logits(self.norm(x), seen)
 
     def new_cache(self, batch: int) -> KVCache:
-        """Return an empty cache for ``batch`` sequences, on the device and in the type of the weights."""
+        """Return an empty cache for ``batch`` sequences, with the device and dtype of the weights."""
         return KVCache(len(self.blocks), self.head.weight.new_empty(batch, self.heads, self.length, self.head_dim))
 
     def _logits(self, x: Tensor, seen: int) -> Tensor:
-        """(B, n, D) to (B, n, K), each position by the rows of its own codebook."""
+        """(B, n, D) to (B, n, K), with the rows of the codebook of each position."""
         if self.num_codebooks == 1:
             return self.head(x)
         book = torch.arange(seen, seen + x.shape[1]) % self.num_codebooks
@@ -138,27 +137,22 @@ class Block(nn.Module):
         q, k = rotate(q, angles).to(v.dtype), rotate(k, angles).to(v.dtype)
         if cache:
             k, v = cache.extend(number, k, v)
-        h = F.scaled_dot_product_attention(q, k, v, **_mask(q.shape[2], k.shape[2], q.device))
+        queries, keys = q.shape[2], k.shape[2]
+        mask = None  # of the last ``queries`` of ``keys`` positions
+        if queries not in (1, keys):
+            mask = torch.ones(queries, keys, dtype=torch.bool, device=q.device).tril(keys - queries)
+        h = F.scaled_dot_product_attention(q, k, v, mask, is_causal=queries == keys)
         x = x + self.dropout(self.attention_out(h.transpose(1, 2).flatten(2)))
         return x + self.dropout(self.mlp_out(F.gelu(self.mlp_in(self.mlp_norm(x)))))
 
 
-def _mask(queries: int, keys: int, device: torch.device) -> dict:
-    """Return the argument for causal attention of the last ``queries`` of ``keys`` positions."""
-    if queries in (1, keys):
-        return {"is_causal": queries == keys}
-    return {"attn_mask": torch.ones(queries, keys, dtype=torch.bool, device=device).tril(keys - queries)}
-
-
 def rotation(positions: Tensor, head_dim: int) -> tuple[Tensor, Tensor]:
     """Return cosine and sine (n, E / 2) of m theta_j, theta_j = 10000^(-2j / E), at ``positions`` m (n,)."""
-    theta = ROTARY_BASE ** (-torch.arange(0, head_dim, 2, device=positions.device) / head_dim)
-    angle = positions[:, None] * theta
+    angle = positions[:, None] * 10_000.0 ** (-torch.arange(0, head_dim, 2, device=positions.device) / head_dim)
     return angle.cos(), angle.sin()
 
 
 def rotate(x: Tensor, angles: tuple[Tensor, Tensor]) -> Tensor:
     """Rotate each pair (x_j, x_{j + E/2}) of ``x`` (B, H, n, E) by its angle; the paper pairs neighbours."""
-    cos, sin = angles
-    a, b = x.chunk(2, -1)
+    (cos, sin), (a, b) = angles, x.chunk(2, -1)
     return torch.cat([a * cos - b * sin, a * sin + b * cos], -1)

@@ -1,10 +1,9 @@
 """The contract of every quantizer: (B, D, *spatial) in, the same shape and (B, *spatial) integers out."""
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -19,19 +18,19 @@ from vqlab.quantizers.search import finite_rows
 from vqlab.serialization import ConfigMixin
 from vqlab.validation import Count
 
-MAX_EXPORT = 2**22  # codes in a table
+MAX_EXPORT = 2**22  # largest number of codes in an exported table
 
 
 def straight_through(z: Tensor, q: Tensor) -> Tensor:
     """Return ``q`` (N, D) with dq/dz = identity (Bengio et al. 2013, arXiv:1308.3432)."""
-    return q + (z - z.detach())  # adds an exact zero, so the value is q to the last bit
+    return q + (z - z.detach())  # adds an exact zero, so the value is bit-equal to q
 
 
 def rotation_trick(z: Tensor, q: Tensor, eps: float = 1e-6) -> Tensor:
-    """Return ``q`` (N, D) with dq/dz = (|q|/|z|) R, R the rotation that takes z/|z| to q/|q|, held constant.
+    """Return ``q`` (N, D) with dq/dz = (|q|/|z|) R, where R is the rotation from z/|z| to q/|q|, held constant.
 
-    Fifty et al. 2024, arXiv:2410.06424, equation 4: with r = (z^ + q^) / |z^ + q^|, R = I - 2 r r^T + 2 q^ z^T. Where R
-    does not exist (z = 0, or q = -z) the gradient is straight-through.
+    Fifty et al. 2024, arXiv:2410.06424, equation 4: R = I - 2 r r^T + 2 q^ z^T with z^ = z/|z|, q^ = q/|q| and
+    r = (z^ + q^) / |z^ + q^|. Where R does not exist (z = 0, q = 0 or q^ = -z^) the gradient is straight-through.
     """
     with torch.no_grad():
         z_norm, q_norm = z.norm(dim=1, keepdim=True), q.norm(dim=1, keepdim=True)
@@ -47,15 +46,15 @@ def rotation_trick(z: Tensor, q: Tensor, eps: float = 1e-6) -> Tensor:
 ESTIMATORS = {"ste": straight_through, "rotation": rotation_trick}
 
 
-def vq_loss(z: Tensor, codes: Tensor, weight: float, learnt: bool = True) -> tuple[Tensor, dict[str, Tensor]]:
-    """Return weight * mean |z - sg(e)|^2, plus mean |sg(z) - e|^2 if codes are ``learnt``; and its terms.
+def vq_loss(z: Tensor, codes: Tensor, weight: float, trained: bool = True) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return weight * mean |z - sg(e)|^2, plus mean |sg(z) - e|^2 if the codes are ``trained``, and the terms.
 
-    van den Oord et al. 2017, equation 3; ``z`` and ``codes`` are (N, D). Widely copied code has the weight on the other
-    term. A row of ``z`` that is not finite makes the loss NaN, but not the gradient of ``codes``.
+    van den Oord et al. 2017, equation 3; ``z`` and ``codes`` are (N, D). Some published code puts the weight on the
+    other term. A row of ``z`` that is not finite makes the loss NaN, but not the gradient of ``codes``.
     """
     commitment = F.mse_loss(z, codes.detach())
     loss, terms = weight * commitment, {"commitment_loss": commitment.detach()}
-    if learnt:
+    if trained:
         codebook = F.mse_loss(codes, torch.where(finite_rows(z), z, codes).detach())
         loss, terms["codebook_loss"] = loss + codebook, codebook.detach()
     return loss, terms
@@ -63,56 +62,53 @@ def vq_loss(z: Tensor, codes: Tensor, weight: float, learnt: bool = True) -> tup
 
 @dataclass(frozen=True)
 class CodeStats:
-    """Statistics of one codebook, or of several stacked in leading dimensions (...)."""
+    """Statistics of one codebook, or of several equal codebooks stacked in leading dimensions (...)."""
 
-    counts: Tensor  # (..., K) float, vectors assigned to each code
-    sums: Tensor  # (..., K, D), sum of the vectors assigned to each code; (..., K, 0) where the codebook needs none
+    counts: Tensor  # (..., K) float, number of vectors assigned to each code
+    sums: Tensor  # (..., K, D), sum of the vectors assigned to each code; (..., K, 0) if the codebook needs none
     candidates: Tensor  # (..., R, D), randomly chosen vectors, to replace dead codes
-    keys: Tensor  # (..., R) float64, the candidates' random keys, ascending; infinite where a candidate is missing
+    keys: Tensor  # (..., R) float64, random keys of the candidates, ascending; infinite where a candidate is missing
 
     @classmethod
     def empty(cls, like: Tensor) -> "CodeStats":
         """Return the statistics of a quantizer that only counts its steps."""
-        none = like.new_zeros(0)
-        return cls(none, like.new_zeros(0, 0), like.new_zeros(0, 0), none.double())
+        counts, rows = like.new_zeros(0), like.new_zeros(0, 0)
+        return cls(counts, rows, rows, counts.double())
 
     @classmethod
     def stack(cls, parts: "Sequence[CodeStats]") -> "CodeStats":
-        """Stack the statistics of equal codebooks in a new first dimension; missing candidates have infinite keys."""
-        most = max(part.keys.shape[-1] for part in parts)
-        candidates = [F.pad(part.candidates, (0, 0, 0, most - part.candidates.shape[-2])) for part in parts]
-        keys = [F.pad(part.keys, (0, most - part.keys.shape[-1]), value=math.inf) for part in parts]
-        counts, sums = [part.counts for part in parts], [part.sums for part in parts]
-        return cls(*map(torch.stack, (counts, sums, candidates, keys)))
+        """Stack the statistics of equal codebooks in a new first dimension."""
+        names = ("counts", "sums", "candidates", "keys")
+        return cls(*[torch.stack([getattr(part, name) for part in parts]) for name in names])
 
     def unbind(self) -> "list[CodeStats]":
         """Undo :meth:`stack`."""
         return [CodeStats(*part) for part in zip(self.counts, self.sums, self.candidates, self.keys, strict=True)]
 
     def __add__(self, other: "CodeStats") -> "CodeStats":
-        """Join the statistics of two batches that share one optimizer step."""
+        """Add the statistics of another batch of the same optimizer step."""
         candidates, keys = torch.cat([self.candidates, other.candidates], -2), torch.cat([self.keys, other.keys], -1)
         chosen = smallest_k(candidates, keys, self.keys.shape[-1])
         return CodeStats(self.counts + other.counts, self.sums + other.sums, *chosen)
 
     def synchronized(self) -> "CodeStats":
-        """Join the statistics of all ranks: one sum, packed, and one gather of the few candidates."""
+        """Return the statistics over all ranks, by one packed sum and one gather of the candidates and their keys."""
         if world_size() == 1 or self.counts.numel() == 0:
             return self
         packed = all_sum(torch.cat([self.sums, self.counts[..., None]], -1))
-        counts, sums = packed[..., -1], packed[..., :-1]
-        if self.keys.numel() == 0:  # as on all ranks: nothing is ever revived
-            return CodeStats(counts, sums, self.candidates, self.keys)
-        candidates = all_gather_rows(self.candidates.movedim(-2, 0)).movedim(0, -2)  # (..., world * R, D)
-        keys = all_gather_rows(self.keys.movedim(-1, 0)).movedim(0, -1)
-        return CodeStats(counts, sums, *smallest_k(candidates, keys, self.keys.shape[-1]))
+        candidates, keys = self.candidates, self.keys
+        if keys.numel():  # else no code is ever revived, on any rank
+            candidates = all_gather_rows(candidates.movedim(-2, 0)).movedim(0, -2)  # (..., world * R, D)
+            keys = all_gather_rows(keys.movedim(-1, 0)).movedim(0, -1)
+            candidates, keys = smallest_k(candidates, keys, self.keys.shape[-1])
+        return CodeStats(packed[..., -1], packed[..., :-1], candidates, keys)
 
 
 @dataclass(frozen=True)
 class QuantizerOutput:
-    """What a quantizer returns.
+    """Codes, indices and loss of a batch.
 
-    ``indices`` lie in [0, num_embeddings); with several codebooks they are (B, *spatial, num_codebooks).
+    ``indices`` are in [0, num_embeddings); with several codebooks they are (B, *spatial, num_codebooks).
     """
 
     quantized: Tensor  # (B, D, *spatial), the codes that replace the input, differentiable with respect to it
@@ -122,21 +118,18 @@ class QuantizerOutput:
     stats: CodeStats | None = None  # for Quantizer.update; None in eval mode and where there is no state
 
 
-class Revival(NamedTuple):
-    """Rows of a codebook that revival replaced: an optimizer must reset its moments of them."""
-
-    codebook: Tensor  # (K, D), a parameter or a buffer
-    rows: Tensor  # (K,) bool
+# A codebook (K, D) and whether revival replaced each row, (K,) bool: an optimizer must reset the moments of these rows.
+Revival = tuple[Tensor, Tensor]
 
 
 class Quantizer(ConfigMixin, KeepsFloat32, ABC):
-    """Maps vectors to a finite set of codes.
+    """Map vectors to a finite set of codes.
 
     A subclass sets ``num_embeddings`` (K) and ``embedding_dim`` (D) and implements ``quantize`` and, unless it has a
-    tensor ``codebook`` (K, D), ``lookup``, both on rows (N, D); with state that no gradient updates also ``commit``.
-    A training forward returns ``stats``, which ``update(stats)`` applies once per optimizer step; a quantizer does so
-    itself unless ``auto_update`` is False. If the samples of a batch are known as ``sample_index`` (B,), random numbers
-    depend on them alone. All computations are in float32 or higher, also under autocast and in a module cast to half.
+    tensor ``codebook`` (K, D), ``lookup``, both on rows (N, D); if it has state that no gradient updates, also
+    ``commit``. A training forward returns ``stats``, which ``update(stats)`` applies once per optimizer step; forward
+    does so itself unless ``auto_update`` is False. If ``sample_index`` (B,) is set, random numbers depend on it and not
+    on the batch. All computations are in float32 or higher, also under autocast and in a module cast to half precision.
     """
 
     num_embeddings: int
@@ -144,11 +137,10 @@ class Quantizer(ConfigMixin, KeepsFloat32, ABC):
     codebook: Tensor  # (K, D), where there is such a tensor
     num_codebooks: int = 1  # indices per position; a composite has several, in the last index_dims axes of indices
     index_dims: int = 0
-    estimate: Callable[[Tensor, Tensor], Tensor] = staticmethod(straight_through)  # from the code (N, D) to the row
-    soft: bool = False  # whether quantized is itself differentiable, through probabilities, without an estimator
-    needs_maps: bool = False  # whether single vectors cannot be quantized
-    # Ratio of the input's range to that of the residual: (D,) or scalar; 1 if the codebook is learnt and adapts its
-    # scale; None if the residual cannot be quantized again.
+    estimate: Callable[[Tensor, Tensor], Tensor] = staticmethod(straight_through)  # gradient estimator
+    soft: bool = False  # whether quantized is differentiable without an estimator, through probabilities
+    # Ratio of the input's range to that of the residual, (D,) or scalar: 1 if the codebook is learned and adapts its
+    # scale, None if the residual cannot be quantized again.
     residual_gain: Tensor | float | None = 1.0
     auto_update: bool = True
     sample_index: Tensor | None = None
@@ -181,9 +173,9 @@ class Quantizer(ConfigMixin, KeepsFloat32, ABC):
         return self.forward(z).indices
 
     def decode(self, indices: Tensor) -> Tensor:
-        """Return the codes (B, D, *spatial) of ``indices`` (B, *spatial), bit-equal to ``forward`` until an update.
+        """Return the codes (B, D, *spatial) of ``indices`` (B, *spatial), bit-equal to ``forward``.
 
-        Raises UserError if they are no integers, or one lies outside [0, num_embeddings); graphs do not check this.
+        Raises UserError if ``indices`` are not integers in [0, num_embeddings); graphs do not check the range.
         """
         indices = as_codes(indices, self._device)
         self.check_codes(indices)
@@ -195,11 +187,11 @@ class Quantizer(ConfigMixin, KeepsFloat32, ABC):
         return channels_first(self.lookup(indices))
 
     def check_codes(self, indices: Tensor) -> None:
-        """Raise UserError if one of ``indices`` (...), or (..., num_codebooks), is no code."""
+        """Raise UserError if one of ``indices`` (...) or (..., num_codebooks) is outside the codebook."""
         check_code_range(indices, self.num_embeddings)
 
     def code_shape(self, size: Sequence[int]) -> tuple[int, ...]:
-        """Return the shape of the indices of one map of this ``size``, without the batch."""
+        """Return the shape of the indices of one map of ``size``, without the batch dimension."""
         return tuple(size)
 
     def codebooks(self) -> dict[str, Tensor]:
@@ -209,21 +201,18 @@ class Quantizer(ConfigMixin, KeepsFloat32, ABC):
         return {"codebook": self.lookup(torch.arange(self.num_embeddings, device=self._device)).detach()}
 
     def check_part(self, residual: bool = False) -> None:
-        """Raise UserError if this cannot be a part of another quantizer, such as one of residuals."""
-        name = type(self).__name__
-        if self.needs_maps:
-            raise UserError(f"quantizer must quantize single vectors, which {name} does not")
+        """Raise UserError if this quantizer cannot be part of a composite, or of one that quantizes residuals."""
         if residual and self.residual_gain is None:
-            hint = "set distance=euclidean, or choose another quantizer"
-            raise UserError(f"quantizer must leave a residual to quantize again, which {name} does not: {hint}")
+            rule = f"quantizer must leave a residual to quantize again, which {type(self).__name__} does not"
+            raise UserError(f"{rule}: set distance=euclidean, or choose another quantizer")
 
     @property
     def awaits_first_batch(self) -> bool:
-        """Whether :meth:`initialize` is still to be done, here or in a part."""
+        """Whether this quantizer or a part of it waits for the batch that initializes its codebook."""
         return any(module.awaited for module in self.modules() if isinstance(module, DataInit))
 
     def initialize(self, rows: Tensor) -> None:
-        """Set up from the first batch's ``rows`` (N, D), bounded, the same on all ranks, unless done already."""
+        """Initialize from the bounded ``rows`` (N, D) of the first batch, equally on all ranks, if not done yet."""
 
     def update(self, stats: CodeStats) -> list[Revival]:
         """Apply the statistics of one optimizer step, summed over all ranks; return the rows that revival replaced."""
@@ -231,7 +220,7 @@ class Quantizer(ConfigMixin, KeepsFloat32, ABC):
             return self.commit(stats.synchronized())
 
     def commit(self, stats: CodeStats) -> list[Revival]:
-        """Apply statistics that are already summed over the ranks."""
+        """Apply statistics that are summed over all ranks."""
         return []
 
     def extra_repr(self) -> str:
@@ -247,7 +236,7 @@ class Quantizer(ConfigMixin, KeepsFloat32, ABC):
 
 
 class IdentityQuantizer(Quantizer):
-    """Return the features unchanged, with a single index, 0: a continuous autoencoder as a baseline.
+    """Return the features unchanged, with index 0: the baseline of a continuous autoencoder.
 
     Args:
         embedding_dim: Channels of the features, D.
@@ -268,15 +257,12 @@ class IdentityQuantizer(Quantizer):
     def quantize(self, rows: Tensor) -> QuantizerOutput:
         return QuantizerOutput(rows, rows.new_zeros(len(rows)).long(), rows.new_zeros(()))
 
-    def check_codes(self, indices: Tensor) -> None:
-        self.lookup(indices)
-
     def lookup(self, indices: Tensor) -> Tensor:
         raise UserError("an IdentityQuantizer has no codes to decode: set quantizer=VectorQuantizer")
 
 
 class DataInit(nn.Module):
-    """A flag that a checkpoint keeps, with a plain-Python copy: reading a buffer would synchronize with the GPU."""
+    """A flag that checkpoints keep, with a copy in Python, because reading a buffer synchronizes with the GPU."""
 
     seen: Tensor
 
@@ -284,19 +270,18 @@ class DataInit(nn.Module):
         super().__init__()
         self.register_buffer("seen", torch.tensor(not awaited))
         self.awaited = awaited
-        self.register_load_state_dict_post_hook(_read_flag)  # a lambda could not be pickled
+
+    def _load_from_state_dict(self, *args: Any) -> None:
+        super()._load_from_state_dict(*args)
+        self.awaited = not bool(self.seen)
 
     def done(self) -> None:
         self.seen.fill_(True)
         self.awaited = False
 
 
-def _read_flag(flag: DataInit, _: object) -> None:
-    flag.awaited = not bool(flag.seen)
-
-
 def to_rows(z: Tensor, embedding_dim: int) -> Tensor:
-    """Flatten (B, D, *spatial) to (N, D), N = B * prod(spatial), in float32 at least; raise UserError if D differs."""
+    """Flatten ``z`` (B, D, *spatial) to (B * prod(spatial), D) in float32 or higher; raise UserError if D differs."""
     shape = tuple(z.shape)
     if z.ndim < 2 or z.shape[1] != embedding_dim:
         raise UserError(f"embedding_dim must be dimension 1 of the input, got {embedding_dim} and an input {shape}")
@@ -306,10 +291,10 @@ def to_rows(z: Tensor, embedding_dim: int) -> Tensor:
 
 
 def from_rows(rows: Tensor, like: Tensor) -> Tensor:
-    """Undo :func:`to_rows`: (N, D) back to the shape and dtype of ``like`` (B, D, *spatial)."""
+    """Reshape (N, D) to the shape and dtype of ``like`` (B, D, *spatial), the inverse of :func:`to_rows`."""
     return channels_first(rows.reshape(like.shape[0], *like.shape[2:], like.shape[1])).to(like.dtype)
 
 
 def channels_first(z: Tensor) -> Tensor:
-    """(B, *spatial, D) to (B, D, *spatial); the ONNX exporter mistakes a negative axis of ``movedim``."""
-    return z.movedim(z.ndim - 1, 1)
+    """Move the last axis to position 1: (B, *spatial, D) to (B, D, *spatial)."""
+    return z.movedim(z.ndim - 1, 1)  # the ONNX exporter misinterprets a negative axis

@@ -1,4 +1,4 @@
-"""Quantizers of several parts with the arguments of one: residual (a sum of codes) and product (groups of channels)."""
+"""Quantizers made of several equal ones: residual (a sum of codes) and product (groups of channels)."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -16,15 +16,15 @@ from vqlab.validation import Count, Fraction
 
 
 class Composite(Quantizer):
-    """``num`` quantizers with a codebook each: ``quantizer``, and others of the same arguments and other seeds."""
+    """``num`` quantizers with a codebook each: ``quantizer``, and others with equal arguments and different seeds."""
 
     def __init__(self, quantizer: Quantizer, num: int) -> None:
         super().__init__()
         quantizer.check_part()
-        self.init_args["quantizer"] = quantizer  # also if the argument was None
+        self.init_args["quantizer"] = quantizer  # the argument may be None
         self.parts = nn.ModuleList([quantizer, *(another(quantizer, part) for part in range(1, num))])
         for part in self.quantizers:
-            part.auto_update = False  # all parts are updated at once, with one collective
+            part.auto_update = False  # one collective updates all parts
         self.num_embeddings = quantizer.num_embeddings
         self.num_codebooks = num * quantizer.num_codebooks
         self.index_dims = 1 + quantizer.index_dims
@@ -38,7 +38,7 @@ class Composite(Quantizer):
     def join(
         self, outs: list[QuantizerOutput], quantized: Tensor, indices: list[Tensor], reduce: Callable[[Tensor], Tensor]
     ) -> QuantizerOutput:
-        """Return the output for the ``outs`` of the parts; in training with statistics, because steps are counted."""
+        """Combine the outputs of the parts; in training with statistics, because ``commit`` counts the steps."""
         loss = reduce(torch.stack([out.loss for out in outs]))
         terms = {name: reduce(torch.stack([out.terms[name] for out in outs])) for name in outs[0].terms}
         stats = CodeStats.stack([out.stats or CodeStats.empty(quantized) for out in outs]) if self.training else None
@@ -63,28 +63,27 @@ class Composite(Quantizer):
 
     def commit(self, stats: CodeStats) -> list[Revival]:
         parts = zip(self.quantizers, stats.unbind(), strict=True)
-        return [revival for part, own in parts for revival in part.commit(own)]
+        return [revival for part, part_stats in parts for revival in part.commit(part_stats)]
 
 
 def another(quantizer: Quantizer, number: int) -> Quantizer:
-    """Build a quantizer with the arguments of ``quantizer`` and another value of each ``seed``."""
-    return from_config(_reseeded(to_config(quantizer), number * quantizer.num_codebooks * SEED_STRIDE))
+    """Build a quantizer with the arguments of ``quantizer``, except for a different value of each ``seed``."""
+    shift = number * quantizer.num_codebooks * SEED_STRIDE
 
+    def reseed(spec: Any) -> Any:
+        return {k: v + shift if k == "seed" else reseed(v) for k, v in spec.items()} if isinstance(spec, dict) else spec
 
-def _reseeded(spec: Any, shift: int) -> Any:
-    if not isinstance(spec, dict):
-        return spec
-    return {k: v + shift if k == "seed" else _reseeded(v, shift) for k, v in spec.items()}
+    return from_config(reseed(to_config(quantizer)))
 
 
 class ProductQuantizer(Composite):
-    """Cut each vector into G groups of channels and quantize each group on its own: K^G combinations from G K codes.
+    """Split each vector into G groups of channels and quantize each separately: K^G combinations from G K codes.
 
     Jegou et al. 2011; UniTok's "multi-codebook" quantization (arXiv:2502.20321). The loss is the mean over the groups.
 
     Args:
         quantizer: Quantizer of a group, of dimension D / G. Default: a ``VectorQuantizer`` of dimension 32.
-        num_groups: Groups, G.
+        num_groups: Number of groups, G.
 
     Shape:
         input and quantized (B, D, *spatial), D = G x the quantizer's dimension; indices (B, *spatial, G) int64.
@@ -101,7 +100,7 @@ class ProductQuantizer(Composite):
 
     @property
     def residual_gain(self) -> Tensor | float | None:  # type: ignore[override]
-        """That of the parts; (D,) if it differs by channel."""
+        """The gain of the parts; (D,) if it differs by channel."""
         gain = self.quantizers[0].residual_gain
         return gain.repeat(len(self.parts)) if isinstance(gain, Tensor) else gain
 
@@ -133,11 +132,11 @@ class ResidualQuantizer(Composite):
     Lee et al. 2022 (RQ-VAE, arXiv:2203.01941), section 3.1; the loss is the sum over depths (equation 6). A fixed
     codebook (FSQ, LookupFree) is scaled at each depth to the residual. With probability ``dropout`` a training step
     uses the first n depths only, n uniform in 1 .. num_quantizers (SoundStream, arXiv:2107.03312, section 3.3). The
-    others are still trained; their indices are -1, for which ``decode`` adds nothing.
+    other depths are trained, too; their indices are -1, which ``decode`` ignores.
 
     Args:
-        quantizer: Quantizer of a depth, which must leave a residual. Default: a ``VectorQuantizer``.
-        num_quantizers: Depths, Q.
+        quantizer: Quantizer of a depth. Default: a ``VectorQuantizer``.
+        num_quantizers: Number of depths, Q.
         dropout: Probability of a step that uses only some depths.
         seed: Seed of the dropout.
 
@@ -164,7 +163,7 @@ class ResidualQuantizer(Composite):
 
     @property
     def residual_gain(self) -> Tensor | float:  # type: ignore[override]
-        """That of all depths together."""
+        """The gain of all depths together."""
         return self._gain(len(self.parts))
 
     def bound(self, rows: Tensor) -> Tensor:
@@ -184,17 +183,15 @@ class ResidualQuantizer(Composite):
         quantized = total if self.soft else self.estimate(rows, total.detach())
         return self.join(outs, quantized, indices, torch.sum)
 
+    @torch.no_grad()
     def initialize(self, rows: Tensor) -> None:
-        if not self.awaits_first_batch:
-            return
-        with torch.no_grad():
-            for level, part in enumerate(self.quantizers):
-                scaled = rows * self._gain(level)
-                part.initialize(scaled)
-                rows = rows - part.quantize(scaled).quantized / self._gain(level)
+        for level, part in enumerate(self.quantizers):
+            scaled = rows * self._gain(level)
+            part.initialize(scaled)
+            rows = rows - part.quantize(scaled).quantized / self._gain(level)
 
     def check_codes(self, indices: Tensor) -> None:
-        """Raise UserError if one of ``indices`` (..., Q), or of the first depths only, is neither a code nor -1."""
+        """Raise UserError if one of ``indices`` (..., <= Q) is neither a code nor -1."""
         depths = indices.shape[-self.index_dims] if indices.ndim > self.index_dims else 0
         if not 1 <= depths <= len(self.parts):
             raise UserError(f"codes must have 1 to {len(self.parts)} depths, got {depths}: {tuple(indices.shape)}")
@@ -202,11 +199,10 @@ class ResidualQuantizer(Composite):
             part.check_codes(index if in_graph() else index[used])
 
     def lookup(self, indices: Tensor) -> Tensor:
-        """Return the codes (..., D) of ``indices`` (..., Q) or of the first depths only; -1 is no code."""
+        """Return the sum (..., D) of the codes of ``indices`` (..., <= Q), without those of -1."""
         total: Tensor | float = 0.0
         for level, (part, index, used) in enumerate(self._depths(indices)):
-            code = part.lookup(index) / self._gain(level)  # of -1 any code, which is not added
-            total = total + torch.where(used[..., None], code, 0)
+            total = total + torch.where(used[..., None], part.lookup(index) / self._gain(level), 0)
         return torch.as_tensor(total)
 
     def commit(self, stats: CodeStats) -> list[Revival]:
@@ -214,19 +210,19 @@ class ResidualQuantizer(Composite):
         return super().commit(stats)
 
     def _depths(self, indices: Tensor) -> Iterator[tuple[Quantizer, Tensor, Tensor]]:
-        """Yield each depth's quantizer, its indices (...), and whether they are codes, (...) bool."""
+        """Yield the quantizer of each depth, its indices (...), and whether these are codes, (...) bool."""
         for part, index in zip(self.quantizers, indices.unbind(-self.index_dims), strict=False):
             used = index != -1
             used = used.flatten(index.ndim - part.index_dims).any(-1) if part.index_dims else used
             yield part, index, used
 
     def _gain(self, level: int) -> Tensor | float:
-        """Factor by which the residual at depth ``level`` is scaled before it is quantized."""
+        """Return the factor that scales the residual at depth ``level`` before quantization."""
         gain = self.quantizers[0].residual_gain
         return 1.0 if gain is None else gain**level
 
     def _depth(self) -> Tensor:
-        """Number of depths that this step uses: a tensor, because reading it would synchronize with the GPU."""
+        """Return the number of depths that this step uses, a tensor, to avoid synchronization with the GPU."""
         every = torch.full_like(self.steps, len(self.parts))
         if not (self.training and self.dropout):
             return every

@@ -17,12 +17,11 @@ Levels = Annotated[int, Range(2)]
 class FSQ(Quantizer):
     """Round each of D bounded channels to a fixed number of levels, without a codebook that could collapse.
 
-    Channel i is squashed by tanh to the range of its L_i levels and rounded (section 3.1 and appendix A.1); codes are
-    scaled to [-1, 1]. The index is the mixed-radix number of the levels, exact at any precision.
+    tanh maps channel i to the range of its L_i levels, which are rounded (section 3.1 and appendix A.1); codes are
+    scaled to [-1, 1]. The index is the mixed-radix number of the levels.
 
     Args:
-        levels: Number of levels per channel; D = len(levels), K = their product. The paper recommends at least 5; of
-            two levels, with the boundary at -3.8, the lower one is hardly ever used.
+        levels: Number of levels per channel, L_i; D = len(levels), K = their product. The paper recommends at least 5.
 
     Example:
         >>> fsq = FSQ([8, 5, 5, 5])
@@ -37,27 +36,25 @@ class FSQ(Quantizer):
         super().__init__()
         if not levels or math.prod(levels) > 2**62:  # an index is int64
             raise UserError(f"levels must be 1 or more numbers with a product of at most 2^62, got {list(levels)}")
-        self.embedding_dim = len(levels)
-        self.num_embeddings = math.prod(levels)
+        self.embedding_dim, self.num_embeddings = len(levels), math.prod(levels)
         self.register_buffer("levels", torch.tensor(levels), persistent=False)
         basis = [math.prod(levels[:i]) for i in range(len(levels))]
         self.register_buffer("basis", torch.tensor(basis), persistent=False)
 
     @property
     def residual_gain(self) -> Tensor:  # type: ignore[override]
-        """Rounding leaves at most half a step, and the codes span L - 1 steps, (D,); two levels cannot be refined."""
+        """Ratio of the codes' range, L - 1 steps, to that of the rounding error, 1 step, (D,)."""
         return self.levels - 1.0
 
     def bound(self, rows: Tensor) -> Tensor:
-        """Squash to (-(L-1)/2, (L-1)/2), shifted by half a step where L is even, in units of L // 2."""
+        """Map to (-(L-1)/2, (L-1)/2), shifted by half a step where L is even, in units of L // 2."""
         half = (self.levels - 1).to(rows.dtype) * (1 + 1e-3) / 2
         offset = torch.where(self.levels % 2 == 0, 0.5, 0.0).to(rows.dtype)
-        shift = (offset / half).atanh()
-        return ((rows + shift).tanh() * half - offset) / (self.levels // 2)
+        return ((rows + (offset / half).atanh()).tanh() * half - offset) / (self.levels // 2)
 
     def quantize(self, rows: Tensor) -> QuantizerOutput:
         digits = (rows.detach() * (self.levels // 2)).round().long() + self.levels // 2
-        digits = digits.clamp_min(0).minimum(self.levels - 1)  # the bound's margin of 0.1% is a step at 1000 levels
+        digits = digits.clamp_min(0).minimum(self.levels - 1)  # the margin of 0.1 % is one step at 1000 levels
         codes = self._codes(digits, rows.dtype)
         return QuantizerOutput(self.estimate(rows, codes), (digits * self.basis).sum(1), rows.new_zeros(()))
 

@@ -17,18 +17,18 @@ DALL_E_TEMPERATURE = Anneal(1.0, 1 / 16, total_steps=150_000)
 
 
 class GumbelQuantizer(Quantizer):
-    """Draw a code from softmax(logits), relaxed so that it is differentiable (Jang et al. 2017, arXiv:1611.01144).
+    """Draw a code from softmax(logits) with a differentiable relaxation (Jang et al. 2017, arXiv:1611.01144).
 
     In training y = softmax((logits + g) / temperature) with Gumbel noise g; quantized is the code of the largest y,
-    whose gradient is that of sum_k y_k e_k (straight-through), or this sum itself; in eval mode the code of the largest
-    logit. loss = kl_weight * mean KL(softmax(logits) || uniform) (DALL-E, arXiv:2102.12092). The noise depends on seed,
-    step and sample if ``sample_index`` is set, and on torch's generator otherwise.
+    with the gradient of sum_k y_k e_k (straight-through), or this sum; in eval mode the code of the largest logit.
+    loss = kl_weight * mean KL(softmax(logits) || uniform) (DALL-E, arXiv:2102.12092). The noise depends on seed, step
+    and sample if ``sample_index`` is set, otherwise on torch's generator.
 
     Args:
         num_embeddings: Number of codes, K.
         embedding_dim: Dimension of a code, D.
-        kl_weight: Weight of the divergence from the uniform distribution.
-        temperature: Temperature of the relaxation, or its schedule by step; the default is that of DALL-E.
+        kl_weight: Weight of the KL divergence from the uniform distribution.
+        temperature: Temperature of the relaxation, or its schedule by step. Default: the schedule of DALL-E.
         straight_through: False returns the mixture of codes in training, which ``decode(indices)`` does not reproduce.
         seed: Seed of the noise.
 
@@ -53,11 +53,11 @@ class GumbelQuantizer(Quantizer):
         if min(extremes(temperature)) <= 0:
             raise UserError(f"temperature must stay above 0, got {temperature}")
         self.num_embeddings, self.embedding_dim = num_embeddings, embedding_dim
-        self.kl_weight, self.straight_through, self.seed = kl_weight, straight_through, seed
-        self.anneal = temperature
+        self.kl_weight, self.anneal = kl_weight, temperature
+        self.straight_through, self.seed = straight_through, seed
         self.logits = nn.Linear(embedding_dim, num_embeddings)
-        generator = torch.Generator().manual_seed(seed)
-        self.codebook = nn.Parameter(torch.randn(num_embeddings, embedding_dim, generator=generator))
+        codebook = torch.randn(num_embeddings, embedding_dim, generator=torch.Generator().manual_seed(seed))
+        self.codebook = nn.Parameter(codebook)
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
 
     @property
@@ -70,23 +70,20 @@ class GumbelQuantizer(Quantizer):
         if self.training and self.sample_index is not None:
             num = positions(rows, self.sample_index)
             keys = (self.sample_index[:, None] * num + torch.arange(num, device=rows.device)).flatten()
-        # Outside the blocks: the compiler's partitioner cannot recompute these scalars within one.
+        # Computed here because torch.compile cannot recompute these scalars within a checkpointed block.
         draw = partial(self._draw, temperature=self.temperature, seed=step_seed(self.seed, self.steps))
         blocks = in_chunks(draw, self.num_embeddings, rows, keys)
-        quantized, indices, kl = (torch.cat(parts) for parts in zip(*blocks, strict=True))
-        kl = kl.mean()
-        stats = CodeStats.empty(rows) if self.training else None  # to count the step
+        quantized, indices, kls = (torch.cat(parts) for parts in zip(*blocks, strict=True))
+        kl, stats = kls.mean(), CodeStats.empty(rows) if self.training else None  # to count the step
         return QuantizerOutput(quantized, indices, self.kl_weight * kl, {"kl": kl.detach()}, stats)
 
     def commit(self, stats: CodeStats) -> list[Revival]:
         self.steps += 1
         return []
 
-    def _draw(
-        self, rows: Tensor, keys: Tensor | None, temperature: Tensor, seed: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return for a block of rows (N, D) the codes (N, D), indices (N,) and divergences (N,)."""
-        finite = finite_rows(rows)  # others give NaN, and no gradient to the codebook
+    def _draw(self, rows: Tensor, keys: Tensor | None, temperature: Tensor, seed: Tensor) -> tuple[Tensor, ...]:
+        """Return the codes (N, D), indices (N,) and divergences (N,) of a block of rows (N, D)."""
+        finite = finite_rows(rows)  # other rows give NaN and no gradient of the codebook
         logits = self.logits(torch.where(finite, rows, 0))
         kl = torch.where(finite[:, 0], math.log(self.num_embeddings) - entropy(logits.softmax(1)), math.nan)
         if not self.training:

@@ -18,7 +18,6 @@ class IBQ(Quantizer):
     p = softmax(z C^T); quantized q = c_argmax, whose gradient is that of sum_k p_k c_k (section 3.2). loss =
     mean |q - z|^2 + mean |sg(c) - z|^2 + commitment_weight * mean |c - sg(z)|^2, where q differentiates through p and c
     does not, + entropy_weight * (E[H(p_T)] - H(E[p_T])), p_T at ``temperature``, expectations over the global batch.
-    Costly from K = 16,384 upwards, and in the collapse suite worse than a ``VectorQuantizer``.
 
     Args:
         num_embeddings: Number of codes, K.
@@ -47,14 +46,14 @@ class IBQ(Quantizer):
         super().__init__()
         self.num_embeddings, self.embedding_dim = num_embeddings, embedding_dim
         self.commitment_weight, self.entropy_weight, self.temperature = commitment_weight, entropy_weight, temperature
-        generator = torch.Generator().manual_seed(seed)
-        self.codebook = nn.Parameter(torch.randn(num_embeddings, embedding_dim, generator=generator))
+        codebook = torch.randn(num_embeddings, embedding_dim, generator=torch.Generator().manual_seed(seed))
+        self.codebook = nn.Parameter(codebook)
 
     def quantize(self, rows: Tensor) -> QuantizerOutput:
         quantized, indices, entropies, sums = zip(*in_chunks(self._block, self.num_embeddings, rows), strict=True)
         q, index = torch.cat(quantized), torch.cat(indices)
         codes, finite = self.codebook[index], finite_rows(rows)
-        # A row that is not finite makes the loss NaN, but no gradient of a code.
+        # A row that is not finite makes the loss NaN, but not the gradient of a code.
         loss = F.mse_loss(q, torch.where(finite, rows, q.detach())) + F.mse_loss(rows, codes.detach())
         terms = {"double_quantization_loss": loss.detach()}
         loss = loss + self.commitment_weight * F.mse_loss(codes, torch.where(finite, rows, codes).detach())

@@ -17,34 +17,30 @@ from vqlab.validation import Count
 
 CONVOLUTIONS: dict[int, type[nn.Module]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 UPSAMPLING = {1: "linear", 2: "bicubic", 3: "trilinear"}
-SCALE_SHIFT = 40  # other scales count as other samples: no data set has 2^40
-REFINEMENT = 0.5  # weight of the convolution in a refined map, the published value
+SCALE_SHIFT = 40  # sample_index + (scale << 40) gives each scale different random numbers
 
 
 class MultiScaleQuantizer(Quantizer):
-    """Represent a map by maps of 1x1, 2x2, ... codes, each of the residual of the coarser ones, with one codebook.
+    """Represent a map by maps of 1x1, 2x2, ... codes of one codebook, each the residual of the coarser maps.
 
     VAR, algorithms 1 and 2: f^ = 0; for each scale s_k: r_k = Q(area-downsample(f - f^, s_k)),
-    f^ <- f^ + phi_k(upsample(r_k, s_K)), phi(h) = h / 2 + conv(h) / 2. loss = mean over scales of the quantizer's own
-    loss and of |f^_k - sg(f)|^2. A codebook is initialised from the first batch's Laplacian pyramid.
+    f^ <- f^ + phi_k(upsample(r_k, s_K)), phi(h) = h / 2 + conv(h) / 2. loss = mean over scales of the quantizer's
+    loss plus |f^_k - sg(f)|^2. The codebook is initialized from the Laplacian pyramid of the first batch.
 
     Args:
         quantizer: The quantizer of all scales. Default: a ``VectorQuantizer``.
-        scales: Edge length of the map at each scale, ascending; the last must be that of the input.
-        num_phi: Different phi convolutions, spread evenly over the scales (almost as in the published code).
-        spatial_dims: Spatial dimensions of the input: 1, 2 or 3.
+        scales: Edge length of the map at each scale, ascending; the last is that of the input.
+        num_phi: Number of different convolutions, spread evenly over the scales.
+        spatial_dims: Number of spatial dimensions of the input.
 
     Shape:
         input and quantized (B, D, s_K, ...) with ``spatial_dims`` equal edges; indices (B, L) int64,
         L = sum_k s_k ^ spatial_dims, followed by the axes of a composite quantizer.
 
     Example:
-        >>> quantizer = MultiScaleQuantizer(VectorQuantizer(16, 4), scales=[1, 2, 4])
-        >>> tuple(quantizer.encode(torch.randn(2, 4, 4, 4)).shape)
+        >>> tuple(MultiScaleQuantizer(VectorQuantizer(16, 4), scales=[1, 2, 4]).encode(torch.randn(2, 4, 4, 4)).shape)
         (2, 21)
     """
-
-    needs_maps = True
 
     def __init__(
         self,
@@ -79,6 +75,9 @@ class MultiScaleQuantizer(Quantizer):
             rule = f"scales must end with the edge of the map, in {self.spatial_dims} spatial_dims"
             raise UserError(f"{rule}: got {self.scales} and a map {tuple(size)}")
 
+    def check_part(self, residual: bool = False) -> None:
+        raise UserError("quantizer must quantize single vectors, which MultiScaleQuantizer does not")
+
     def quantize(self, rows: Tensor) -> QuantizerOutput:
         raise NotImplementedError("MultiScaleQuantizer quantizes maps, not single vectors")
 
@@ -92,12 +91,12 @@ class MultiScaleQuantizer(Quantizer):
         return (sum(edge**self.spatial_dims for edge in self.scales), *self.quantizer.code_shape(()))
 
     def assemble(self, indices: Tensor) -> Tensor:
-        """Return the map (B, D, s_K, ...) of ``indices`` (B, L), or of the coarse scales alone."""
+        """Return the map (B, D, s_K, ...) of ``indices`` (B, L), or of those of the coarse scales alone."""
         lengths = [edge**self.spatial_dims for edge in self.scales]
+        whole = sum(lengths)
         while sum(lengths) > indices.shape[1]:
             lengths.pop()
         if not lengths or sum(lengths) != indices.shape[1]:
-            whole = self.code_shape(())[0]
             raise UserError(f"indices must fill the scales {self.scales}, {whole} in all, got {indices.shape[1]}")
         f_hat: Tensor | float = 0.0
         for scale, index in enumerate(indices.split(lengths, 1)):
@@ -113,10 +112,10 @@ class MultiScaleQuantizer(Quantizer):
         return self.quantizer.commit(stats)
 
     def _pyramid(self, f: Tensor, rows: Tensor) -> QuantizerOutput:
-        """Quantize the bounded map ``f`` (B, D, s_K, ...), ``rows`` (N, D) being its vectors."""
+        """Quantize the bounded map ``f`` (B, D, s_K, ...), whose vectors are ``rows`` (N, D)."""
         if self.training and self.quantizer.awaits_first_batch:
             rest, bands = f.detach(), []
-            for scale in range(len(self.scales)):  # as if the codes of the coarser scales were perfect
+            for scale in range(len(self.scales)):  # without quantization error at the coarser scales
                 band = self._downsample(rest, scale)
                 bands.append(to_rows(band, self.embedding_dim))
                 rest = rest - self._upsample(band)
@@ -124,18 +123,17 @@ class MultiScaleQuantizer(Quantizer):
         f_hat, indices, losses, terms, stats = torch.zeros_like(f), [], [], [], None
         for scale in range(len(self.scales)):
             rest = self._downsample(f - (f_hat if self.soft else f_hat.detach()), scale)
-            index = self.sample_index  # other random numbers at every scale
+            index = self.sample_index
             self.quantizer.sample_index = None if index is None else index + (scale << SCALE_SHIFT)
             out = self.quantizer.quantize(to_rows(rest, self.embedding_dim))
-            # Without NaN, which a convolution would spread; the quantizer's own loss is NaN.
+            # Without NaN, which the convolution would spread; the loss of the quantizer is NaN.
             codes = out.quantized.nan_to_num() if self.soft else self.quantizer.lookup(out.indices)
             f_hat = f_hat + self._refine(from_rows(codes, rest), scale)
             refinement = F.mse_loss(f_hat, torch.where(f.isfinite(), f, f_hat).detach())
             losses.append(out.loss + refinement)
             terms.append(out.terms | {"refinement_loss": refinement.detach()})
             indices.append(out.indices.reshape(f.shape[0], -1, *out.indices.shape[1:]))
-            if out.stats is not None:
-                stats = out.stats if stats is None else stats + out.stats
+            stats = out.stats if stats is None or out.stats is None else stats + out.stats
         if not self.soft:
             f_hat = from_rows(self.estimate(rows, to_rows(f_hat.detach(), self.embedding_dim)), f)
         means = {name: torch.stack([term[name] for term in terms]).mean() for name in terms[0]}
@@ -151,7 +149,6 @@ class MultiScaleQuantizer(Quantizer):
     def _refine(self, codes: Tensor, scale: int) -> Tensor:
         """Upsample codes (B, D, s_k, ...) to full size and apply phi_k."""
         codes = codes.to(next(self.phi.parameters()).dtype)
-        h = self._upsample(codes).contiguous()  # in one memory layout, so that decoding is bit-equal
+        h = self._upsample(codes).contiguous()  # one memory layout makes decoding bit-equal
         position = scale / max(1, len(self.scales) - 1)  # 0 at the coarsest scale, 1 at the finest
-        phi = self.phi[round(position * (len(self.phi) - 1))]
-        return (1 - REFINEMENT) * h + REFINEMENT * phi(h)
+        return h / 2 + self.phi[round(position * (len(self.phi) - 1))](h) / 2

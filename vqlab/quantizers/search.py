@@ -1,4 +1,4 @@
-"""What needs all pairs of N vectors and K codes, without an N x K array: the nearest code, and softmaxes over codes."""
+"""Nearest code and softmax over codes, for N vectors and K codes without an array of N x K numbers."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -11,18 +11,18 @@ from torch.utils.checkpoint import checkpoint
 
 from vqlab.nn.precision import without_autocast
 
-SCORES = {"cpu": 2**19, "cuda": 2**26}  # of one block: 2 MiB on a CPU, about its cache; 256 MiB on a GPU
-CODES = {"cpu": 2**12, "cuda": 2**16}  # largest number in one product
+SCORES = {"cpu": 2**19, "cuda": 2**26}  # scores of one block: 2 MiB on a CPU, about its cache; 256 MiB on a GPU
+CODES = {"cpu": 2**12, "cuda": 2**16}  # codes of one block at most
 LANES = 64  # divides the number of codes in a block
-CHUNK_ELEMENTS = 2**22  # probabilities held at once: 16 MiB in float32, a few times that in the backward pass
+CHUNK_ELEMENTS = 2**22  # probabilities of one block: 16 MiB in float32, a few times that in the backward pass
 
 
 def nearest_code(z: Tensor, codebook: Tensor) -> Tensor:
     """Return argmin_k |z_n - e_k|^2 as (N,) int64 for rows ``z`` (N, D), ``codebook`` (K, D); ties go to the lowest k.
 
-    |z|^2 is omitted, for its rounding error would hide the differences between small codes, and the codebook's mean is
-    subtracted from both sides. Autocast and TF32 do not affect the product. A row with a NaN gets some index in [0, K).
-    ``torch.compile`` sees one operator; ``torch.export`` and ``torch.jit.trace`` a plain product with all N x K scores.
+    |z|^2 is omitted and the codebook's mean is subtracted from both sides, which reduces rounding errors. The product
+    is float32 also under autocast and TF32. A row with NaN gets any index in [0, K). ``torch.compile`` records one
+    operator; ``torch.export`` and ``torch.jit.trace`` record a plain product with all N x K scores.
     """
     if torch.jit.is_tracing() or torch.compiler.is_exporting():
         center = codebook.detach().mean(0)
@@ -47,7 +47,7 @@ def _search(z: Tensor, codebook: Tensor) -> Tensor:
     highest = z.new_full((len(z),), -math.inf)
     with _full_precision(kind):
         for first in range(0, blocks * width, width):
-            place = (order + first).clamp_(max=num_codes - 1)  # copies of the last code fill the block and win no tie
+            place = (order + first).clamp_(max=num_codes - 1)  # pad with copies of the last code, which win no tie
             codes = codebook[place] - center
             bias = -0.5 * codes.square().sum(1)
             for start in range(0, len(z), height):
@@ -65,11 +65,11 @@ _operator.register_fake(lambda z, codebook: z.new_empty(z.shape[0], dtype=torch.
 def _best(rows: Tensor, codes: Tensor, bias: Tensor, lanes: int) -> tuple[Tensor, Tensor]:
     """Return the highest score z e - |e|^2 / 2 of each row and its column, (n,) each.
 
-    argmax on a CPU takes one number at a time and costs more than the product; amax takes a vector. So column
-    i * lanes + j holds code j * (K / lanes) + i: the first pass finds the lowest j, the second the lowest i.
+    On a CPU argmax is slower than the product, because only amax is vectorised. So column i * lanes + j holds code
+    j * (K / lanes) + i: the first pass finds the lowest j, the second the lowest i.
     """
     if rows.device.type == "cpu" and rows.dtype == torch.float32 and torch.backends.mkldnn.is_available():
-        # oneDNN's product is as fast as MKL's on some processors and twice as fast on others.
+        # oneDNN is as fast as MKL on some processors and twice as fast on others.
         scores = torch.ops.mkldnn._linear_pointwise(rows, codes, bias, "none", [], "")
     else:
         with without_autocast(rows.device):
@@ -79,19 +79,18 @@ def _best(rows: Tensor, codes: Tensor, bias: Tensor, lanes: int) -> tuple[Tensor
         return scores.gather(1, column[:, None])[:, 0], column
     grid = scores.view(len(scores), -1, lanes)
     score, lane = grid.amax(1).max(1)
-    column = grid[torch.arange(len(grid)), :, lane].argmax(1) * lanes + lane
-    return score, column
+    return score, grid[torch.arange(len(grid)), :, lane].argmax(1) * lanes + lane
 
 
 @contextmanager
 def _full_precision(kind: str) -> Iterator[None]:
-    """Multiply float32 matrices in float32, whatever ``torch.set_float32_matmul_precision`` says."""
+    """Multiply float32 matrices in float32, independently of ``torch.set_float32_matmul_precision``."""
     matmul = torch.backends.cuda.matmul if kind == "cuda" else torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
     before, matmul.fp32_precision = matmul.fp32_precision, "ieee"
     try:
         yield
     finally:
-        matmul.fp32_precision = "none"  # the general setting, from which it usually came
+        matmul.fp32_precision = "none"  # follow the general setting, as it usually does
         if matmul.fp32_precision != before:
             matmul.fp32_precision = before
 
@@ -101,10 +100,9 @@ def in_chunks(
 ) -> list[tuple[Tensor, ...]]:
     """Apply ``function`` to blocks of ``rows`` (N, D) and of ``others`` (N, ...); return the results by block.
 
-    A block times ``width`` is at most ``CHUNK_ELEMENTS``; the backward pass computes it again with the same random
-    numbers.
+    A block has at most ``CHUNK_ELEMENTS / width`` rows. The backward pass computes it again, with equal random numbers.
     """
-    if torch.jit.is_tracing() or torch.compiler.is_exporting():  # the graph must serve any number of rows
+    if torch.jit.is_tracing() or torch.compiler.is_exporting():  # the graph must support any number of rows
         return [function(rows, *others)]
     size = max(1, CHUNK_ELEMENTS // width)
     blocks = [[None if x is None else x[n : n + size] for x in (rows, *others)] for n in range(0, len(rows), size)]
@@ -119,10 +117,10 @@ def entropy(probs: Tensor) -> Tensor:
 
 
 def finite_rows(rows: Tensor) -> Tensor:
-    """Return which of the ``rows`` (N, D) are finite, (N, 1) bool: only these update a codebook."""
+    """Return whether each row (N, D) is finite, (N, 1) bool: only finite rows update a codebook."""
     return rows.sum(1, keepdim=True).isfinite()
 
 
 def unit(rows: Tensor) -> Tensor:
-    """Normalise ``rows`` (N, D) to length 1; shorter than 1e-6 by 1e-6, so that the gradient at 0 is bounded."""
+    """Normalise ``rows`` (N, D) to length 1; divide by 1e-6 at least, so that the gradient at 0 is bounded."""
     return F.normalize(rows, dim=1, eps=1e-6)

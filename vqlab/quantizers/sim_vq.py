@@ -1,4 +1,4 @@
-"""SimVQ: frozen random codes under one learnt linear map (Zhu et al. 2024, arXiv:2411.02038)."""
+"""SimVQ: frozen random codes under one learned linear map (Zhu et al. 2024, arXiv:2411.02038)."""
 
 import math
 from typing import Literal
@@ -13,10 +13,9 @@ from vqlab.validation import Count, NonNegative
 
 
 class SimVQ(Quantizer):
-    """Replace each vector by the nearest row of W C + b, where C is random and frozen and W, b are learnt.
+    """Replace each vector by the nearest of the codes W c_k + b: c_k are random and frozen, W and b are learned.
 
-    A gradient of W moves all codes, also unused ones. loss = commitment_weight * mean |z - sg(e)|^2
-    + mean |sg(z) - e|^2.
+    A gradient of W moves all codes, used or not. loss = commitment_weight * mean |z - sg(e)|^2 + mean |sg(z) - e|^2.
 
     Args:
         num_embeddings: Number of codes, K.
@@ -45,15 +44,14 @@ class SimVQ(Quantizer):
         super().__init__()
         self.num_embeddings, self.embedding_dim = num_embeddings, embedding_dim
         self.commitment_weight, self.estimate = commitment_weight, ESTIMATORS[estimator]
-        generator = torch.Generator().manual_seed(seed)
-        self.register_buffer("frozen", torch.randn(num_embeddings, embedding_dim, generator=generator))
-        self.frozen /= math.sqrt(embedding_dim)
+        frozen = torch.randn(num_embeddings, embedding_dim, generator=torch.Generator().manual_seed(seed))
+        self.register_buffer("frozen", frozen / math.sqrt(embedding_dim))
         self.projection = nn.Linear(embedding_dim, embedding_dim)
         self.first_batch = DataInit(awaited=init == "data")
 
     @property
     def codebook(self) -> Tensor:  # type: ignore[override]
-        """The codes (K, D) as they are now, differentiable with respect to the linear map."""
+        """The current codes (K, D), differentiable with respect to the linear map."""
         return self.projection(self.frozen)
 
     def quantize(self, rows: Tensor) -> QuantizerOutput:
@@ -74,7 +72,7 @@ class SimVQ(Quantizer):
         counts = exact.new_full((1, exact.shape[1]), len(exact))
         moments = all_sum(torch.cat([exact.T @ exact, exact.sum(0)[None], counts]))
         if not moments.isfinite().all():
-            return  # a NaN must not become the codebook; the loss is NaN, too
+            return  # the codebook must not become NaN; the loss shows it
         mean = moments[-2] / moments[-1]
         values, vectors = torch.linalg.eigh(moments[:-2] / moments[-1] - mean[:, None] * mean)
         root = vectors * (values.clamp_min(0) * self.embedding_dim).sqrt() @ vectors.T  # C has variance 1 / D

@@ -1,4 +1,4 @@
-"""Vector quantization with a learnt codebook (van den Oord et al. 2017, arXiv:1711.00937)."""
+"""Vector quantization with a learned codebook (van den Oord et al. 2017, arXiv:1711.00937)."""
 
 import math
 from typing import Literal
@@ -13,13 +13,13 @@ from vqlab.quantizers.search import finite_rows, nearest_code, unit
 from vqlab.validation import Count, NonNegative, Positive, Probability
 
 KMEANS_ITERATIONS = 10
-KMEANS_ROWS_PER_CODE = 32  # more rows than this per code do not change the centres visibly
+KMEANS_ROWS_PER_CODE = 32  # more rows per code hardly change the centres
 REVIVALS_PER_STEP = 512
-SAME_KEY = 1e-5  # rows whose keys are this close are considered equal but for rounding
+SAME_KEY = 1e-5  # rows whose keys differ by less are equal except for rounding
 
 
 class VectorQuantizer(Quantizer):
-    """Replace each vector by the nearest of K learnt codes.
+    """Replace each vector by the nearest of K learned codes.
 
     loss = commitment_weight * mean |z - sg(e)|^2, plus mean |sg(z) - e|^2 if the codebook is trained by gradient
     (equation 3). With ``codebook_update="ema"`` a code is the running mean of its vectors instead (appendix A.1):
@@ -27,18 +27,17 @@ class VectorQuantizer(Quantizer):
     N_k starts from the counts of the initialisation; the decay of step t is at most (1 + t) / (10 + t).
 
     A code without an assignment among the last ``revive_after`` * K vectors is replaced by a vector of the global
-    batch, drawn in proportion to its squared distance from its code, as k-means++ draws (Arthur and Vassilvitskii
-    2007). All this is the same on any number of ranks.
+    batch, drawn in proportion to its squared distance from its code, as in k-means++ (Arthur and Vassilvitskii 2007).
 
     Args:
         num_embeddings: Number of codes, K.
         embedding_dim: Dimension of a code, D.
         commitment_weight: Weight of the commitment loss (beta in the paper).
         codebook_update: ``ema`` (running means) or ``loss`` (gradient of the codebook loss).
-        ema_decay: Decay of the running means, per optimizer step, once enough steps have passed.
+        ema_decay: Decay of the running means per optimizer step, after the first steps.
         estimator: Gradient through the quantizer: ``ste`` (straight-through) or ``rotation`` (Fifty et al. 2024).
         distance: ``euclidean``, or ``cosine``: vectors and codes are normalised to length 1 (Yu et al. 2021).
-        init: ``kmeans`` on the first global batch, ``data`` (its vectors), or ``uniform`` in (-1/K, 1/K): collapses.
+        init: ``kmeans`` on the first global batch, ``data`` (its vectors), or ``uniform`` in (-1/K, 1/K): may collapse.
         revive_after: Revive a code after ``revive_after * num_embeddings`` vectors without an assignment; null: never.
         seed: Seed of the initialisation and of the revival.
 
@@ -70,7 +69,7 @@ class VectorQuantizer(Quantizer):
         self.num_embeddings, self.embedding_dim = num_embeddings, embedding_dim
         self.commitment_weight, self.codebook_update, self.ema_decay = commitment_weight, codebook_update, ema_decay
         self.estimate, self.distance, self.init = ESTIMATORS[estimator], distance, init
-        self.residual_gain = 1.0 if distance == "euclidean" else None  # a direction leaves no remainder to quantize
+        self.residual_gain = 1.0 if distance == "euclidean" else None  # the residual of a direction is no direction
         self.revive_after, self.seed = revive_after, seed
 
         generator = torch.Generator().manual_seed(seed)
@@ -94,7 +93,7 @@ class VectorQuantizer(Quantizer):
         codebook = self.bound(self.codebook)
         indices = nearest_code(rows.detach(), codebook.detach())
         codes = codebook[indices]
-        loss, terms = vq_loss(rows, codes, self.commitment_weight, learnt=self.codebook_update == "loss")
+        loss, terms = vq_loss(rows, codes, self.commitment_weight, trained=self.codebook_update == "loss")
         stats = self._stats(rows.detach(), indices, codes.detach()) if self.training else None
         return QuantizerOutput(self.estimate(rows, codes.detach()), indices, loss, terms, stats)
 
@@ -108,25 +107,24 @@ class VectorQuantizer(Quantizer):
             self.ema_counts.lerp_(stats.counts, weight)
             self.ema_sums.lerp_(stats.sums, weight)
             means = self.bound(self.ema_sums / self.ema_counts[:, None])
-            # The mean of an unused code is constant, but its quotient drifts by rounding, and is 0 / 0 after underflow.
+            # The mean of an unused code is constant, but the quotient has rounding errors and underflows to 0 / 0.
             torch.where(stats.counts[:, None] > 0, means, self.codebook, out=self.codebook)
         self.age += stats.counts.sum(dtype=torch.float64).long()
         self.age.masked_fill_(stats.counts > 0, 0)
         return [] if self.revive_after is None else [self._revive(stats)]
 
     def _revive(self, stats: CodeStats) -> Revival:
-        """Replace dead codes, lowest index first, by the candidates in order; without synchronizing with the GPU."""
+        """Replace the n-th dead code by the n-th candidate, without synchronizing with the GPU."""
         dead = self.age >= (self.revive_after or 0) * self.num_embeddings
-        chosen = sampling.first(dead, len(stats.keys))  # the n-th dead code takes the n-th candidate
+        chosen = sampling.first(dead, len(stats.keys))
         revives = dead[chosen] & stats.keys.isfinite()
-        rows = torch.where(revives[:, None], stats.candidates, self.codebook.detach()[chosen])
-        self.codebook.data[chosen] = rows
+        self.codebook.data[chosen] = torch.where(revives[:, None], stats.candidates, self.codebook.detach()[chosen])
         revived = torch.zeros_like(dead).index_put((chosen,), revives)
         self.age.masked_fill_(revived, 0)
-        if self.codebook_update == "ema":  # else the next step would move the code back towards its old mean
+        if self.codebook_update == "ema":  # otherwise the next step moves the code back towards its old mean
             self.ema_sums[chosen] = torch.where(revives[:, None], stats.candidates, self.ema_sums[chosen])
             self.ema_counts.masked_fill_(revived, 1.0)
-        return Revival(self.codebook, revived)
+        return self.codebook, revived
 
     @torch.no_grad()
     def _stats(self, rows: Tensor, indices: Tensor, codes: Tensor) -> CodeStats:
@@ -142,32 +140,33 @@ class VectorQuantizer(Quantizer):
             uniform = sampling.uniform_by_content(rows, seed, self.codebook.detach().mean(0))
         else:
             uniform = sampling.uniform_by_sample(self.sample_index, sampling.positions(rows, self.sample_index), seed)
-        keys = sampling.exponential_race(uniform, (rows - codes).square().sum(1).double())
+        # The smallest -ln(u) / w are a sample in proportion to the weights w (Efraimidis and Spirakis 2006).
+        keys = -uniform.clamp(1e-300, 1).log() / (rows - codes).square().sum(1).double()
         keys = keys.masked_fill(~finite[:, 0], math.inf)
         return CodeStats(counts, sums, *sampling.smallest_k(rows, keys, min(self.num_embeddings, REVIVALS_PER_STEP)))
 
     @torch.no_grad()
     def initialize(self, rows: Tensor) -> None:
-        """Set the codebook from the first global batch: random vectors, then, for ``kmeans``, Lloyd iterations."""
+        """Initialize the codebook with random vectors of the first global batch; ``kmeans`` adds Lloyd iterations."""
         if not self.first_batch.awaited:
             return
-        summed = rows.sum(0, dtype=torch.float64)  # to float32 below: the same bits however the batch is split
+        summed = rows.sum(0, dtype=torch.float64)  # rounded to float32 below: equal for every split of the batch
         summed = all_sum(torch.cat([summed, summed.new_tensor([len(rows)])]))
         if not summed.isfinite().all():
-            return  # a NaN must not become the codebook; the loss is NaN, too
+            return  # the loss is NaN, and the codebook must not be
         total, rows_per_code = int(summed[-1]), KMEANS_ROWS_PER_CODE if self.init == "kmeans" else 1
         num = min(total, rows_per_code * self.num_embeddings)
         keys = sampling.uniform_by_content(rows, self.seed, (summed[:-1] / total).to(rows.dtype))
         own_rows, own_keys = sampling.smallest_k(rows, keys, num, SAME_KEY)
         sample, _ = sampling.smallest_k(all_gather_rows(own_rows), all_gather_rows(own_keys), num, SAME_KEY)
-        # With fewer vectors than codes the vectors repeat; the copies are never nearest and are revived later.
+        # If there are fewer vectors than codes, vectors repeat; the copies receive no assignment and are revived later.
         codes = sample[torch.arange(self.num_embeddings, device=rows.device) % len(sample)]
         for _ in range(KMEANS_ITERATIONS if self.init == "kmeans" else 0):
             indices = nearest_code(sample, codes)
             counts = torch.bincount(indices, minlength=self.num_embeddings)
             means = torch.zeros_like(codes).index_add(0, indices, sample) / counts.clamp_min(1)[:, None]
             codes = self.bound(torch.where(counts[:, None] > 0, means, codes))
-        codes = all_gather_rows(codes)[: self.num_embeddings]  # rank 0's: a GPU adds in any order, so last bits differ
+        codes = all_gather_rows(codes)[: self.num_embeddings]  # those of rank 0: on a GPU rounding differs by rank
         self.codebook.data.copy_(codes)
         if self.codebook_update == "ema":
             counts = all_sum(torch.bincount(nearest_code(rows, codes), minlength=self.num_embeddings))

@@ -1,4 +1,4 @@
-"""The last state of the Markov chain of each training example."""
+"""Cache of the last state of the Markov chain of each training example."""
 
 import torch
 import torch.distributed as dist
@@ -9,16 +9,16 @@ from vqlab.nn.distributed import all_gather_rows, all_sum, world_size
 
 
 class ChainCache:
-    """The last state of each example's chain, and the number of visits since it last moved.
+    """The last state of the chain of each example, and the number of visits since it last changed.
 
-    Rank r of R owns the examples r, r + R, r + 2R, ... and alone stores their rows. A visit asks the owners, by two
-    small collectives per batch, so that R processes are equal to one. Not an ``nn.Module``, because DDP would overwrite
-    the rows of all ranks by those of the first. :meth:`whole` and :meth:`fill` are for checkpoints.
+    Rank r of R stores the rows of the examples r, r + R, r + 2R, ... Two small collectives per batch exchange them, so
+    that R processes are equal to one. It is not an ``nn.Module``, because DDP would copy the rows of the first rank to
+    all ranks. :meth:`whole` and :meth:`fill` are for checkpoints.
 
     Args:
-        size: Training examples, N.
+        size: Number of training examples, N.
         positions: Codes per example, P.
-        num_embeddings: Categories of a code, K.
+        num_embeddings: Number of codes, K.
 
     Example:
         >>> cache = ChainCache(size=10, positions=3, num_embeddings=16)
@@ -29,32 +29,29 @@ class ChainCache:
     """
 
     def __init__(self, size: int, positions: int, num_embeddings: int) -> None:
-        self.size, self.positions, self.num_embeddings = size, positions, num_embeddings
-        self.rank = dist.get_rank() if world_size() > 1 else 0
-        self.world = world_size()
-        rows = len(range(self.rank, size, self.world))
-        dtype = torch.int16 if num_embeddings <= 2**15 else torch.int32
+        self.size, self.positions = size, positions
+        self.world, self.rank = world_size(), dist.get_rank() if world_size() > 1 else 0
+        rows, dtype = len(range(self.rank, size, self.world)), torch.int16 if num_embeddings <= 2**15 else torch.int32
         self.codes = torch.full((rows, positions), -1, dtype=dtype)
         self.age = torch.zeros(rows, dtype=torch.int32)
 
     def get(self, index: Tensor) -> tuple[Tensor, Tensor]:
         """Return the states (B, P) int64 of the examples ``index`` (B,), and whether they are known, (B,) bool."""
         self._check(index)
-        everyone = all_gather_rows(index)
-        mine = everyone % self.world == self.rank
-        rows = torch.zeros(len(everyone), self.positions, dtype=torch.int32, device=index.device)
-        rows[mine] = self.codes[everyone[mine] // self.world].int() + 1  # 0: not known, adds nothing to the sum
+        indices = all_gather_rows(index)
+        own = indices % self.world == self.rank
+        rows = torch.zeros(len(indices), self.positions, dtype=torch.int32, device=index.device)
+        rows[own] = self.codes[indices[own] // self.world].int() + 1  # 0 if unknown
         codes = all_sum(rows)[self.rank * len(index) : (self.rank + 1) * len(index)].long() - 1
-        known = codes[:, 0] >= 0
-        return codes.clamp_min(0), known
+        return codes.clamp_min(0), codes[:, 0] >= 0
 
     def put(self, index: Tensor, codes: Tensor, moved: Tensor) -> None:
-        """Store the states ``codes`` (B, P) of ``index`` (B,), of repeated ones the last, and which ``moved`` (B,)."""
+        """Store the states ``codes`` (B, P) of ``index`` (B,) and whether they ``moved`` (B,); of repeats the last."""
         self._check(index)
-        everyone, rows = all_gather_rows(index), all_gather_rows(torch.cat([codes, moved[:, None].long()], 1))
-        mine = everyone % self.world == self.rank
-        place, rows = everyone[mine] // self.world, rows[mine]
-        # Two writes to one place have no defined order, so each place gets the row with the highest number.
+        indices, rows = all_gather_rows(index), all_gather_rows(torch.cat([codes, moved[:, None].long()], 1))
+        own = indices % self.world == self.rank
+        place, rows = indices[own] // self.world, rows[own]
+        # The order of two writes to one place is undefined, so each place gets the row with the highest number.
         latest = torch.full((len(self.codes),), -1, device=index.device)
         latest = latest.scatter_reduce_(0, place, torch.arange(len(place), device=index.device), "amax")
         written = latest[place]
@@ -62,40 +59,31 @@ class ChainCache:
         self.age[place] = torch.where(rows[written, -1] > 0, 0, self.age[place] + 1).int()
 
     def ages(self, index: Tensor) -> Tensor:
-        """Return the visits since the last move, (n,) int32, of the examples of ``index`` (B,) that this rank owns."""
+        """Return the visits since the last move, (n,) int32, of the examples of ``index`` (B,) on this rank."""
         return self.age[index[index % self.world == self.rank] // self.world]
 
     def whole(self) -> dict[str, Tensor]:
-        """Return the rows of all ranks in the order of the data; call it on every rank."""
+        """Return the rows of all ranks in the order of the data; all ranks must call it."""
         return {"codes": self._gather(self.codes), "age": self._gather(self.age)}
 
     def fill(self, stored: dict[str, Tensor]) -> None:
         """Set this rank's rows from the result of :meth:`whole`."""
         codes = stored["codes"]
         if codes.shape != (self.size, self.positions):
-            raise UserError(
-                f"the checkpoint's chains have {codes.shape[0]} examples with {codes.shape[1]} codes each, this run "
-                f"has {self.size} with {self.positions}: resume with the data and networks of the checkpoint"
-            )
-        if int(codes.max()) >= self.num_embeddings:
-            raise UserError(
-                f"num_embeddings must be that of the checkpoint, got {self.num_embeddings}, and its chains use code "
-                f"{int(codes.max())}"
-            )
+            found = f"{codes.shape[0]} examples with {codes.shape[1]} codes each, got {self.size} with {self.positions}"
+            raise UserError(f"the checkpoint has chains of {found}: resume with its data and networks")
         self.codes.copy_(codes[self.rank :: self.world])
         self.age.copy_(stored["age"][self.rank :: self.world])
 
     def _gather(self, rows: Tensor) -> Tensor:
-        most = -(-self.size // self.world)  # of any rank: collectives need equal shapes
+        most = -(-self.size // self.world)  # largest number of rows of a rank, because collectives need equal shapes
         padded = torch.cat([rows, rows.new_zeros(most - len(rows), *rows.shape[1:])])
-        # As bytes, because gloo knows no int16.
+        # As bytes, because gloo does not support int16.
         ranks = all_gather_rows(padded.contiguous().view(torch.uint8)).view(rows.dtype).unflatten(0, (self.world, most))
         return ranks.transpose(0, 1).flatten(0, 1)[: self.size].cpu()
 
     def _check(self, index: Tensor) -> None:
         if int(index.max()) >= self.size:
-            raise UserError(
-                f"index must be a position in the training set of {self.size} examples, got {int(index.max())}: "
-                "train_size must be the length of the whole training set"
-            )
+            rule = f"index must be a position in the training set of {self.size} examples, got {int(index.max())}"
+            raise UserError(f"{rule}: train_size must be the length of the whole training set")
         self.codes, self.age = self.codes.to(index.device), self.age.to(index.device)

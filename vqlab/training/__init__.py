@@ -1,4 +1,4 @@
-"""What the LightningModules share: manual stepping, learning rates, schedules, checkpoints, loggers."""
+"""Manual optimization, learning rates, schedules, checkpoints and loggers of the LightningModules."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""Named arrays in one file, in the format of NumPy or safetensors."""
+"""Named arrays in one NumPy or safetensors file."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The forms of a batch that models accept from a user's own DataLoader."""
+"""Conversion of the batches of a user's own DataLoader."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from vqlab.errors import UserError
-from vqlab.nn.value_range import ValueRange
+from vqlab.nn import ValueRange
 
-# Names of a tuple's entries, and the shape of the first, by modality.
+# By modality: names of a tuple's entries, and the shape of the first.
 FORMS = {
     "image": (("image", "label", "index"), "(B, C, H, W)"),
     "signal": (("signal", "label", "index"), "(B, C, L)"),
@@ -17,24 +17,18 @@ FORMS = {
     "font": (("source", "target", "style"), "(B, 1, S, S)"),
 }
 PIXELS = ("image", "labelled_image", "source", "target")
-TOLERANCE = 0.1  # of values outside the range: interpolation and noise exceed it
+TOLERANCE = 0.1  # interpolation and noise may exceed the value range
 
 
 def as_batch(
     batch: Any, modality: str, value_range: ValueRange | None, dtype: torch.dtype, need_target: bool = True
 ) -> dict[str, Any]:
-    """Return ``batch``, a dict, a tuple such as (image, label), or a single tensor, as the dict that models take.
+    """Convert ``batch``, a dict, a tuple such as (image, label), or a single tensor, to the dict that models take.
 
-    uint8 images are mapped from 0 .. 255 to ``value_range``; other numbers become ``dtype``. Missing labels become -1.
+    uint8 images are mapped from 0 .. 255 to ``value_range``; other inputs become ``dtype``. Missing labels become -1.
 
     Raises:
-        UserError: If the batch has another form, or its images lie far outside of ``value_range``.
-
-    Example:
-        >>> images = torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
-        >>> batch = as_batch((images, torch.tensor([4, 2])), "image", ValueRange("signed"), torch.float32)
-        >>> batch["image"].unique().tolist(), batch["label"].tolist()
-        ([-1.0], [4, 2])
+        UserError: If the batch has another form, or its images lie far outside ``value_range``.
     """
     names, shape = FORMS[modality]
     if isinstance(batch, Tensor):
@@ -44,10 +38,8 @@ def as_batch(
     needed = names[: 2 if modality == "font" and need_target else 1]
     if not isinstance(batch, Mapping) or any(not isinstance(batch.get(name), Tensor) for name in needed):
         got = f"keys {', '.join(map(str, batch))}" if isinstance(batch, Mapping) else type(batch).__name__
-        raise UserError(
-            f"a batch must be a dict with tensors {' and '.join(needed)} {shape}, or a tuple ({', '.join(names[:2])}), "
-            f"got {got}: change the Dataset or collate_fn"
-        )
+        rule = f"a dict with tensors {' and '.join(needed)} {shape}, or a tuple ({', '.join(names[:2])})"
+        raise UserError(f"a batch must be {rule}, got {got}: change the Dataset or collate_fn")
     batch = dict(batch)
     count, device = len(batch[needed[0]]), batch[needed[0]].device
     for name in {*names[:1], *PIXELS} & batch.keys():
@@ -66,19 +58,18 @@ def as_batch(
 
 
 def passed_on(batch: Mapping[str, Tensor], *names: str) -> dict[str, Tensor]:
-    """Return the entries ``names`` that the batch has, for its predictions."""
+    """Return the entries ``names`` of the batch that exist, for its predictions."""
     return {name: batch[name] for name in names if name in batch}
 
 
 def _in_range(x: Tensor, name: str, value_range: ValueRange) -> Tensor:
-    """Return images in ``value_range``, uint8 mapped to it."""
+    """Return images in ``value_range``; uint8 images are converted to it."""
     if x.dtype == torch.uint8:
         return value_range.encode(x.float() / 255)
     low, high = {"unit": (0, 1), "signed": (-1, 1)}.get(value_range.kind, (-float("inf"), float("inf")))
-    least, most = x.detach().aminmax() if x.numel() else (low, high)
+    least, most = x.detach().aminmax()
     if least < low - TOLERANCE or most > high + TOLERANCE:
-        raise UserError(
-            f"{name} must lie in [{low}, {high}], for value_range is {value_range.kind}, got {float(least):.4g} to "
-            f"{float(most):.4g}: scale the images, or give uint8 of 0 to 255"
-        )
+        rule = f"{name} must lie in [{low}, {high}] with value_range={value_range.kind}"
+        got = f"{float(least):.4g} to {float(most):.4g}"
+        raise UserError(f"{rule}, got {got}: scale the images, or give uint8 of 0 to 255")
     return x

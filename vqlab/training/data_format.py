@@ -1,4 +1,4 @@
-"""The format of a data set, as plain data: a checkpoint holds it, and other data are compared with it."""
+"""The format of the training data, which a checkpoint stores, and its comparison with other data."""
 
 import hashlib
 import os
@@ -8,9 +8,9 @@ from typing import Any
 
 from vqlab.errors import UserError
 
-ENTRY = "data_format"  # of a DataModule's state in a checkpoint, and attribute of a model
+ENTRY = "data_format"  # key in a DataModule's state in a checkpoint, and attribute of a model
 NAMES = {"sample_rate": "samples per second", "value_range": "value range"}
-SHOWN = 80  # characters of a value
+SHOWN = 80  # characters of a value in a message
 
 Format = dict[str, Any]
 
@@ -18,13 +18,7 @@ Format = dict[str, Any]
 def check_format(trained: Format, given: Format, option: Callable[[str, Any], str]) -> None:
     """Raise UserError if the format of the data differs from that of the training data.
 
-    Entries that only one of the two has are not compared; ``option`` returns the option that sets an entry.
-
-    Example:
-        >>> check_format({"sample_rate": 360.0}, {"sample_rate": 100.0}, "--data.{0}={1}".format)
-        Traceback (most recent call last):
-        vqlab.errors.UserError: the checkpoint was trained on samples per second 360.0, the data have 100.0: set \
---data.sample_rate=360.0
+    Entries that are missing in one of them are not compared; ``option`` returns the option that sets an entry.
     """
     names = [name for name in trained if name in given and trained[name] != given[name]]
     if names:
@@ -37,17 +31,17 @@ def check_format(trained: Format, given: Format, option: Callable[[str, Any], st
 def source_of(data: Any) -> str:
     """Return a text that identifies the source of data: files by name and size, folders by path."""
     paths = getattr(data, "path", None)
-    facts = []
+    found = []
     for path in paths if isinstance(paths, list) else [paths]:
         if path is not None and Path(path).is_file():
-            facts.append(f"{Path(path).name} {os.path.getsize(path)}")
+            found.append(f"{Path(path).name} {os.path.getsize(path)}")
         else:
-            facts.append(str(path) if path is None or "://" in path else os.path.realpath(path))
-    return f"{type(data).__name__} {hashlib.sha256('|'.join(facts).encode()).hexdigest()[:16]}"
+            found.append(str(path) if path is None or "://" in path else os.path.realpath(path))
+    return f"{type(data).__name__} {hashlib.sha256('|'.join(found).encode()).hexdigest()[:16]}"
 
 
 def stored_format(checkpoint: dict[str, Any]) -> Format | None:
-    """Return the format of the data that a checkpoint was trained on, None if it holds none."""
+    """Return the format of the data that a checkpoint was trained on, None if it is not stored."""
     for state in checkpoint.values():
         if isinstance(state, dict) and isinstance(state.get(ENTRY), dict):
             return state[ENTRY]

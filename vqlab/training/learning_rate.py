@@ -1,4 +1,4 @@
-"""One learning-rate rule for all models: ``lr`` is absolute, ``base_lr`` is scaled with the global batch."""
+"""Learning rates of all models: ``lr`` is absolute, ``base_lr`` is scaled with the global batch; schedules."""
 
 import math
 from dataclasses import dataclass
@@ -18,9 +18,8 @@ class Schedule:
     """A factor on the learning rate, counted in optimizer steps: linear warm-up, then the named decay.
 
     Args:
-        kind: ``constant``; ``cosine`` or ``linear`` from 1 down to ``final_factor`` at ``total_steps``; ``step``
-            (times ``gamma`` every ``decay_steps``, but never below ``final_factor``); ``exponential`` (the same,
-            continuously).
+        kind: ``constant``; ``cosine`` or ``linear`` from 1 to ``final_factor`` at ``total_steps``; ``step`` (times
+            ``gamma`` every ``decay_steps``, not below ``final_factor``); ``exponential`` (the same, continuously).
         warmup_steps: Steps of linear warm-up from 0.
         total_steps: Last step of cosine and linear. Default: the length of the training.
         final_factor: Lowest factor of all but ``constant``.
@@ -46,12 +45,11 @@ class Schedule:
     def __post_init__(self) -> None:
         check_fields(self)
         if self.total_steps is not None and self.total_steps <= self.warmup_steps:
-            raise UserError(
-                f"warmup_steps must be less than total_steps, got {self.warmup_steps} of {self.total_steps}"
-            )
+            given = f"{self.warmup_steps} of {self.total_steps}"
+            raise UserError(f"warmup_steps must be less than total_steps, got {given}")
 
     def factor(self, step: int, training_steps: float = math.inf) -> float:
-        """Return the factor for the step with index ``step``; ``training_steps`` is the default of ``total_steps``."""
+        """Return the factor of the step with index ``step``; ``training_steps`` is the default of ``total_steps``."""
         if step < self.warmup_steps:
             return (step + 1) / self.warmup_steps
         after = step - self.warmup_steps
@@ -79,7 +77,7 @@ def check_lr(lr: float | None, base_lr: float | None) -> None:
 def configured_rate(
     module: lightning.LightningModule, lr: float | None, base_lr: float | None, default_lr: float, name: str
 ) -> float:
-    """Return the absolute rate ``lr/<name>``, and print and log it: ``lr``, or the scaled ``base_lr``, or the default.
+    """Return, print and log the absolute learning rate: ``lr``, the scaled ``base_lr``, or the default.
 
     ``base_lr`` x batch x devices x nodes x accumulation is the rule of taming-transformers (Esser et al. 2021).
     """
@@ -91,9 +89,8 @@ def configured_rate(
         batch_size = training_batch_size(trainer)
         if batch_size is None:
             raise UserError("base_lr needs data with a batch_size: set lr instead")
-        nodes = trainer.num_nodes
-        devices = trainer.world_size // nodes
-        accumulate = getattr(module, "accumulate", trainer.accumulate_grad_batches)  # a model may do it by itself
+        nodes, devices = trainer.num_nodes, trainer.world_size // trainer.num_nodes
+        accumulate = getattr(module, "accumulate", trainer.accumulate_grad_batches)
         rate = base_lr * batch_size * devices * nodes * accumulate
         rule = f"{base_lr:g} x batch {batch_size} x {devices} devices x {nodes} nodes x accumulation {accumulate}"
         rank_zero_info(f"lr/{name}: equivalent lr {rate:.3e} = base_lr {rule}")
@@ -105,7 +102,7 @@ def configured_rate(
 def scheduled(
     module: lightning.LightningModule, optimizer: torch.optim.Optimizer, schedule: Schedule, name: str
 ) -> dict[str, Any]:
-    """Return ``optimizer`` with its schedule, as ``configure_optimizers`` hands it to Lightning."""
+    """Return ``optimizer`` with its schedule, for ``configure_optimizers``."""
     trainer: Any = module.trainer
     rates: Any = getattr(module, "configured_lr", {})
     own = [group["lr"] for group in optimizer.param_groups]
@@ -116,22 +113,20 @@ def scheduled(
         return schedule.factor(step, training_steps(trainer)) * math.prod(callbacks)  # such as Plateau
 
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-    interval = {"interval": "step"} if module.automatic_optimization else {}  # a manual step advances its schedules
+    interval = {"interval": "step"} if module.automatic_optimization else {}  # else count_batch steps the schedules
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "name": f"lr/{name}", **interval}}
 
 
 def training_steps(trainer: lightning.Trainer) -> float:
-    """Return the length of the training in optimizer steps, infinite where it is not known (yet).
-
-    The data are not loaded to find out: Lightning restores a loader's place only while it loads the data itself.
-    """
+    """Return the length of the training in optimizer steps, infinite if it is unknown before the data are loaded."""
+    # Lightning restores a loader's position only while it loads the data itself, so they are not loaded here.
     if trainer.train_dataloader is None or trainer.max_epochs == -1:
         return math.inf if trainer.max_steps == -1 else trainer.max_steps
     return trainer.estimated_stepping_batches
 
 
 def keep_configured_lr(module: lightning.LightningModule) -> None:
-    """Make a resumed run follow its configured learning rate, not the stored one; called from ``on_train_start``."""
+    """Replace the stored learning rate of a resumed run by the configured one; called from ``on_train_start``."""
     rates: Any = module.configured_lr
     for config in module.trainer.lr_scheduler_configs:
         scheduler = config.scheduler
@@ -147,7 +142,7 @@ def keep_configured_lr(module: lightning.LightningModule) -> None:
 
 
 def reset_moments(optimizer: torch.optim.Optimizer, parameter: torch.Tensor, rows: torch.Tensor) -> None:
-    """Zero what ``optimizer`` remembers of the rows (bool mask over dim 0) of ``parameter`` that were overwritten."""
+    """Zero the optimizer state of the ``rows`` (bool mask over dim 0) of ``parameter`` that were overwritten."""
     for value in optimizer.state.get(parameter, {}).values():
         if torch.is_tensor(value) and value.shape == parameter.shape:
             value.masked_fill_(rows.reshape(-1, *[1] * (value.ndim - 1)), 0)

@@ -1,6 +1,6 @@
-"""Lightning's private attributes that vqlab reads, and the index of what vqlab repairs in Lightning 2.6.
+"""Access to Lightning's private attributes, and the list of vqlab's workarounds for Lightning 2.6.
 
-Each entry can go when Lightning's own part does the same ("source" is a file of ``lightning/pytorch``):
+A workaround can be removed once Lightning does the same ("source" is a file of ``lightning/pytorch``):
 
 | Here | Lightning 2.6 | Upstream |
 |---|---|---|
@@ -8,11 +8,11 @@ Each entry can go when Lightning's own part does the same ("source" is a file of
 | ``callbacks.ema.EMA`` | ``EMAWeightAveraging`` relies on that counter, copies an average that was never updated over the trained weights, and leaves the average in the model after an error in a validation | source callbacks/weight_averaging.py |
 | ``callbacks.checkpoints``, :class:`ResumePoint` | a run resumed from a checkpoint of a batch with a validation skips, repeats or shortens it | issues 19549, 20288 |
 | ``callbacks.checkpoints.pending_line`` | the last log line before a checkpoint is lost if the run is killed right after it | source loops/training_epoch_loop.py |
-| ``callbacks.slurm.Requeue`` | checkpoints are written inside the signal handler, in the middle of a batch | issue 21406 |
+| ``callbacks.checkpoints``, on SLURM | checkpoints are written inside the signal handler, in the middle of a batch | issue 21406 |
 | :func:`leave_sigterm_alone` | SIGTERM ends with status 0 | issue 19916 |
 | :class:`AtomicCheckpointIO` | a checkpoint is copied in memory first, and errors of permission are swallowed | issue 21800 |
 | ``training.loggers.csv.CSVLog`` | ``CSVLogger`` deletes the file that it finds | pull request 19446 |
-| ``callbacks.always.LearningRates`` | ``LearningRateMonitor`` logs lines of its own | source callbacks/lr_monitor.py |
+| ``callbacks.always.LearningRates`` | ``LearningRateMonitor`` logs separate lines | source callbacks/lr_monitor.py |
 | ``callbacks.always.Progress`` | the bar shows ``v_num``, and an error message continues its line | source callbacks/progress/tqdm_progress.py |
 """  # noqa: E501
 
@@ -27,38 +27,38 @@ from vqlab.atomic_io import write_atomic
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Replaces a checkpoint by one rename, so that a run that is killed or finds the disk full keeps the old one."""
+    """Replace a checkpoint by one rename, so that a killed run or a full disk keeps the old one."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Write ``checkpoint`` to ``path``."""
+        """Write ``checkpoint`` to ``path`` atomically."""
         with write_atomic(path) as file:
             torch.save(checkpoint, file)
 
 
 def leave_sigterm_alone(trainer: lightning.Trainer) -> None:
-    """Keep Lightning from ending at SIGTERM with status 0 and without a checkpoint; ``STOP_SIGNALS`` stops the run."""
+    """Disable Lightning's SIGTERM handler, which ends with status 0 and without a checkpoint; see ``STOP_SIGNALS``."""
     trainer._signal_connector._sigterm_notifier_fn = lambda *_: None  # type: ignore[method-assign]
 
 
 def count_step(trainer: lightning.Trainer) -> None:
-    """Raise ``global_step`` by one, whichever optimizers of a model with manual optimization have stepped."""
+    """Increment ``global_step`` of a model with manual optimization."""
     progress = trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
     progress.increment_ready()
     progress.increment_completed()
 
 
 def training_batch_size(trainer: Any) -> int | None:
-    """Return the ``batch_size`` of the DataModule or DataLoader, None where it has none; the data are not loaded."""
+    """Return the ``batch_size`` of the DataModule or DataLoader, or None, without loading the data."""
     return getattr(trainer.datamodule or trainer.fit_loop._data_source.instance, "batch_size", None)
 
 
 def accumulates(trainer: lightning.Trainer) -> bool:
-    """Whether the Trainer accumulates the current batch, without a step."""
+    """Whether the Trainer accumulates the gradients of the current batch without a step."""
     return trainer.fit_loop._should_accumulate()
 
 
 def is_log_step(trainer: lightning.Trainer, steps_done: int) -> bool:
-    """Whether the log gets a line with this batch, after which ``steps_done`` steps are done; not if accumulated."""
+    """Whether the current batch, the last of ``steps_done`` steps, is logged."""
     interval: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
     return interval > 0 and steps_done % interval == 0 and not accumulates(trainer)
 
@@ -70,7 +70,7 @@ def pending_metrics(trainer: lightning.Trainer) -> tuple[int, dict[str, float]]:
 
 
 def validation_follows(trainer: lightning.Trainer) -> bool:
-    """Whether a validation follows this batch."""
+    """Whether a validation follows the current batch."""
     batches = trainer.fit_loop._data_fetcher
     return batches is not None and trainer.fit_loop.epoch_loop._should_check_val_fx(batches)
 
@@ -82,60 +82,58 @@ def is_between_batches(trainer: lightning.Trainer) -> bool:
 
 
 def cluster_environment(trainer: lightning.Trainer) -> ClusterEnvironment:
-    """Return what has started the processes."""
+    """Return the environment that started the processes."""
     return trainer._accelerator_connector.cluster_environment
 
 
 def slurm_environment(trainer: lightning.Trainer) -> SLURMEnvironment | None:
-    """Return the SLURM environment whose jobs are to be queued again, None outside of SLURM."""
+    """Return the SLURM environment if its jobs are requeued automatically, otherwise None."""
     environment = cluster_environment(trainer)
     return environment if isinstance(environment, SLURMEnvironment) and environment.auto_requeue else None
 
 
 def close_bars(progress_bar: Any) -> None:
-    """Close the bars of a ``TQDMProgressBar``, so that what is printed next starts on a new line."""
+    """Close the bars of a ``TQDMProgressBar``, so that the next output starts on a new line."""
     for stage in ("train", "val", "test", "predict"):
         if (bar := getattr(progress_bar, f"_{stage}_progress_bar")) is not None:
             bar.close()
 
 
 class ResumePoint:
-    """Progress of the training after a batch, to be restored in a checkpoint that is written later.
+    """Counters of the training loops right after a batch, for a checkpoint that is written later.
 
-    Lightning resumes by the counters in a checkpoint; those of later moments make it skip or repeat a log line, an
-    epoch's end or a validation.
+    With later counters, Lightning would skip or repeat a log line, the end of an epoch or a validation on resume.
     """
 
     def __init__(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, is_last: bool) -> None:
         loop = trainer.fit_loop
-        self.is_last = is_last  # whether this is the last batch of the run
+        self.is_last = is_last  # the last batch of the run
         self.sound = True  # whether a checkpoint may be written
         stop, trainer.should_stop = trainer.should_stop, False
-        self.validates = validation_follows(trainer)  # by its interval, not because the training ends
+        self.validates = validation_follows(trainer)  # because of its interval, not because the training ends
         trainer.should_stop = stop
         self._epoch = trainer.current_epoch
         self._batches_that_stepped = loop.epoch_loop._batches_that_stepped
         self._steps = not accumulates(trainer)
-        # Whether no gradients are accumulated.
-        self.complete = self._steps and getattr(pl_module, "optimizer_stepped", True)
+        self.complete = self._steps and getattr(pl_module, "optimizer_stepped", True)  # no accumulated gradients
         self._loops = loop.state_dict() if trainer.is_last_batch and not self.validates else None
         self._loaders = loop._combined_loader._state_dicts() if loop._combined_loader else []
 
     def restore(self, checkpoint: dict[str, Any]) -> None:
-        """Set the progress in ``checkpoint``."""
+        """Write these counters into ``checkpoint``."""
         if self._loops is not None:
             checkpoint["loops"]["fit_loop"], checkpoint["epoch"] = self._loops, self._epoch
             return
         loops = checkpoint["loops"]["fit_loop"]
-        loops["state_dict"]["combined_loader"] = self._loaders  # the next batch may have been read
+        loops["state_dict"]["combined_loader"] = self._loaders  # the loader may have advanced
         loops["epoch_loop.state_dict"]["_batches_that_stepped"] = self._batches_that_stepped
         if self.validates:
-            started = {"ready": 1, "started": 1, "processed": 0, "completed": 0}  # Lightning then starts with it
+            started = {"ready": 1, "started": 1, "processed": 0, "completed": 0}  # resumes with the validation
             progress = {"total": started, "current": dict.fromkeys(started, 0), "is_last_batch": False}
             loops["epoch_loop.val_loop.batch_progress"] = progress
         else:
             self.count_step(checkpoint)
 
     def count_step(self, checkpoint: dict[str, Any]) -> None:
-        """Count the batch in the number of the next log line."""
+        """Count the batch in the step of the next log line."""
         checkpoint["loops"]["fit_loop"]["epoch_loop.state_dict"]["_batches_that_stepped"] += self._steps

@@ -1,4 +1,4 @@
-"""How the weights of a model are stepped: optimizer, schedule and clipping, as one set of arguments for all models."""
+"""Optimizer, schedule and gradient clipping, as one dataclass for all models."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -7,21 +7,20 @@ from typing import Any, Literal
 import torch
 
 from vqlab.training.learning_rate import Schedule, configured_rate, scheduled
-from vqlab.training.manual import clip
 from vqlab.validation import NonNegative, Positive, Probability, check_fields
 
 
 @dataclass(frozen=True)
 class Optimization:
-    """Optimizer settings besides the learning rate, which is an argument of the model.
+    """Optimizer settings, except the learning rate, which is an argument of the model.
 
     Args:
         kind: ``adam``, with decoupled weight decay (AdamW); or ``rmsprop``, without betas and decay.
         betas: Adam's decay rates.
         weight_decay: Decoupled weight decay; never on codebooks.
-        schedule: Learning-rate schedule; it counts batches, as ``global_step`` does. Null is constant.
-        clip: Largest gradient norm; null does not clip. Not for models that the Trainer steps (VQVAE, S4DVQ,
-            CodePrior): there it is the Trainer's ``gradient_clip_val``.
+        schedule: Learning-rate schedule, counted as ``global_step``; null is constant.
+        clip: Largest gradient norm; null does not clip. VQVAE, S4DVQ and CodePrior use the Trainer's
+            ``gradient_clip_val`` instead.
 
     Raises:
         UserError: If an argument is out of range.
@@ -39,39 +38,35 @@ class Optimization:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        object.__setattr__(self, "betas", tuple(self.betas))  # a checkpoint holds a list
+        object.__setattr__(self, "betas", tuple(self.betas))  # a checkpoint stores a list
 
     def optimizer(self, model: Any, parameters: Iterable[Any], name: str, lr: float | None = None) -> dict[str, Any]:
         """Return an optimizer with its schedule, for ``configure_optimizers``.
 
-        Groups of parameters without an ``lr`` (and a ``name``) of their own have ``lr`` or the model's, ``lr/<name>``.
+        Parameter groups may have their own ``lr`` and ``name``; the others have ``lr`` or the model's.
         """
         base_lr = model.base_lr if lr is None else None
         rate = configured_rate(model, model.lr if lr is None else lr, base_lr, model.default_lr, name)
-        stepped: torch.optim.Optimizer
+        optimizer: torch.optim.Optimizer
         if self.kind == "rmsprop":
-            stepped = torch.optim.RMSprop(parameters, lr=rate)
+            optimizer = torch.optim.RMSprop(parameters, lr=rate)
         else:
-            stepped = torch.optim.AdamW(parameters, lr=rate, betas=self.betas, weight_decay=self.weight_decay)
-        return scheduled(model, stepped, self.schedule or Schedule(), name)
-
-    def clip_gradients(self, parameters: Iterable[torch.Tensor]) -> None:
-        """Clip the joint gradient norm of ``parameters``."""
-        clip(list(parameters), self.clip)
+            optimizer = torch.optim.AdamW(parameters, lr=rate, betas=self.betas, weight_decay=self.weight_decay)
+        return scheduled(model, optimizer, self.schedule or Schedule(), name)
 
 
 @dataclass(frozen=True)
 class GANOptimization(Optimization):
-    """Optimizer settings of two networks that train against each other.
+    """Optimizer settings of a generator and a discriminator.
 
     Args:
-        kind, betas, weight_decay, schedule: As in ``Optimization``.
+        kind: ``adam``, with decoupled weight decay (AdamW); or ``rmsprop``, without betas and decay.
+        betas: Adam's decay rates.
+        weight_decay: Decoupled weight decay.
+        schedule: Learning-rate schedule, counted as ``global_step``; null is constant.
         clip: Largest gradient norm of the generator; null does not clip.
-        disc_lr: Absolute learning rate of the discriminator; null takes the generator's.
+        disc_lr: Absolute learning rate of the discriminator. Default: that of the generator.
         disc_clip: Largest gradient norm of the discriminator; null does not clip.
-
-    Raises:
-        UserError: If an argument is out of range.
 
     Example:
         >>> GANOptimization(disc_lr=1e-4).disc_lr
@@ -81,7 +76,3 @@ class GANOptimization(Optimization):
     betas: tuple[Probability, Probability] = (0.5, 0.999)
     disc_lr: Positive | None = None
     disc_clip: Positive | None = None
-
-    def clip_discriminator(self, parameters: Iterable[torch.Tensor]) -> None:
-        """Clip the joint gradient norm of the discriminator's ``parameters``."""
-        clip(list(parameters), self.disc_clip)

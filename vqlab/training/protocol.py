@@ -1,7 +1,7 @@
-"""What callbacks and the command line may ask of a model; a model has what applies to it, and nothing is mandatory.
+"""Optional attributes and methods of models that callbacks and the command line use.
 
-The one-method protocols are tested with ``isinstance``. The attributes of :class:`Observed` have defaults, which also
-hold for a LightningModule that lacks them.
+Callbacks test the one-method protocols with ``isinstance``. For a LightningModule without an attribute of
+:class:`Observed` they use its default.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 class Observed(Protocol):
     """Attributes of a model that callbacks and the command line read; a model with codes also has ``quantizer``."""
 
-    modality: str  # data that the model is made for: ``image``, ``signal``, ``text`` or ``font``
+    modality: str  # kind of the data: ``image``, ``signal``, ``text`` or ``font``
     accumulate: int = 1  # batches per optimizer step of a model with manual optimization, for ``base_lr``
     optimizer_stepped: bool = True  # False while such a model accumulates: EMA and LastAndBest wait for a step
     num_classes: int = 0  # classes of the data, 0 if unknown
     health_hints: ClassVar[Mapping[str, str]] = {}  # health event -> hint, instead of the hint of the rule
-    health_ignored: Collection[str] = ()  # metrics of ``train/`` that ``Health`` does not judge
-    code_metrics_prefix: str = ""  # such as ``posterior_``, of the code metrics of ``val/`` that ``Health`` judges
+    health_ignored: Collection[str] = ()  # metrics of ``train/`` that ``Health`` ignores
+    code_metrics_prefix: str = ""  # prefix, such as ``posterior_``, of the ``val/`` code metrics that ``Health`` uses
 
 
 @runtime_checkable

@@ -1,4 +1,4 @@
-"""SIGINT (Ctrl-C) and SIGTERM: a training stops after its batch, with a checkpoint; everything else stops at once."""
+"""SIGINT (Ctrl-C) and SIGTERM: a training stops after its batch with a checkpoint; other commands stop at once."""
 
 import os
 import signal
@@ -8,20 +8,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-PAUSE = 0.2  # seconds; timeout, torchrun and others deliver one request twice within milliseconds
+PAUSE = 0.2  # seconds; timeout, torchrun and others send one signal twice within milliseconds
 
 
 class Stopped(SystemExit):
-    """A signal ended the command; the status is 128 + its number, as in a shell: 130 for SIGINT, 143 for SIGTERM."""
+    """Exit after a signal, with status 128 + its number, as in a shell: 130 for SIGINT, 143 for SIGTERM."""
 
     def __init__(self, number: int) -> None:
         super().__init__(128 + number)
 
 
 class StopSignals:
-    """Raise :class:`Stopped` when a signal arrives, or only record it in ``asked`` while ``deferred``.
+    """Raise :class:`Stopped` when a signal arrives, or only record it in ``asked`` if ``deferred``.
 
-    A second Ctrl-C ends the process at once in either case.
+    A second Ctrl-C always ends the process at once.
     """
 
     def __init__(self) -> None:
@@ -31,7 +31,7 @@ class StopSignals:
 
     @contextmanager
     def installed(self) -> Iterator[None]:
-        """Handle the signals in the block; a recorded signal that was not acted on is raised at its end."""
+        """Handle the signals inside the block; raise a recorded signal at its end."""
         self.asked, self.deferred, self._process = 0, False, os.getpid()
         if threading.current_thread() is not threading.main_thread():
             yield
@@ -50,7 +50,7 @@ class StopSignals:
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._process:
-            return  # in a forked worker, which ends with its parent
+            return  # a forked worker, which ends with its parent
         if self.asked:
             if number == signal.SIGINT and time.monotonic() - self._time > PAUSE:
                 os._exit(128 + number)
@@ -58,9 +58,9 @@ class StopSignals:
         self.asked, self._time = number, time.monotonic()
         if not self.deferred:
             raise Stopped(number)
-        # Workers of a DataLoader may get the signal as well; torch would raise their end in the middle of the batch.
+        # Workers of a DataLoader may get the signal as well; torch would raise an error in the middle of the batch.
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        if os.environ.get("LOCAL_RANK", "0") == "0":  # os.write: print may be what the signal has interrupted
+        if os.environ.get("LOCAL_RANK", "0") == "0":  # os.write, because the signal may have interrupted print
             name = signal.Signals(number).name
             os.write(2, f"\n{name}: stopping as soon as the run can be resumed; Ctrl-C ends it at once\n".encode())
 

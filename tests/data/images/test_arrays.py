@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from tests.helpers.refusal import refused
-from vqlab.data.images.arrays import ImageArrays
+from vqlab.data import ImageArrays
 
 RNG = np.random.default_rng(0)
 X, Y = RNG.integers(0, 256, (12, 8, 8, 3), np.uint8), np.arange(12, dtype=np.uint8) % 4
@@ -44,40 +44,27 @@ def test_each_image_is_in_one_split_with_its_label(tmp_path, arrays, sizes):
     torch.testing.assert_close(batch["image"], parts[0].images[batch["index"]] / 255)
 
 
-def test_arrays_may_be_named(tmp_path):
-    path = save(tmp_path, a=X, b=X, digits=Y, x_test=X[:4], y_test=Y[:4] % 2)
-    with refused("holds no images for training", "array=NAME"):
-        ImageArrays(path)
-    data = ImageArrays(path, array="b")
-    assert (data.num_classes, data.train_size, data.load_test()) == (0, 11, None)
-    assert len(data.load_all()) == 12
-    assert ImageArrays(path, array="b", label_array="digits").num_classes == 4
-    assert ImageArrays(path, array="x_test").num_classes == 2
-    with refused("array c is not in", "which holds a, b, digits"):
-        ImageArrays(path, array="c")
-
-
-def test_npy_and_rectangles(tmp_path):
+def test_npy_files_and_rectangular_images(tmp_path):
     np.save(tmp_path / "a.npy", RNG.integers(0, 256, (10, 20, 30), np.uint8))
     with refused("20 x 30 pixels, not square: set image_size=20"):
         ImageArrays(str(tmp_path / "a.npy"))
     data = ImageArrays(str(tmp_path / "a.npy"), batch_size=4, image_size=16)
-    assert (data.channels, data.num_classes) == (1, 0)
+    assert (data.channels, data.num_classes, data.load_test(), len(data.load_all())) == (1, 0, None, 10)
     batch = next(iter(data.train_dataloader()))
     assert batch["image"].shape == (4, 1, 16, 16)
     assert batch["label"].tolist() == [-1] * 4
 
 
-def test_test_split_of_another_file(tmp_path):
+def test_test_images_may_be_in_another_file(tmp_path):
     path, test = save(tmp_path, x=X), save(tmp_path, "test.npz", x=X[:6])
     assert len(ImageArrays(path, test_path=test).test_dataloader().dataset) == 6
     with refused("no test images: set test_path=FILE"):
         ImageArrays(path).test_dataloader()
-    with refused("shape (1, 8, 8), those for training (3, 8, 8)"):
+    with refused("the test images have shape (1, 8, 8), the training images (3, 8, 8)"):
         ImageArrays(path, test_path=save(tmp_path, "grey.npz", x=GREY))
     with refused("none.npz is not a file: set test_path=FILE"):
         ImageArrays(path, test_path="none.npz")
-    with refused("the test images have class 3", "training 0 to 1 alone"):
+    with refused("the test images have class 3, the training images only 0 to 1"):
         ImageArrays(save(tmp_path, x_train=X, y_train=Y % 2, x_test=X, y_test=Y))
 
 
@@ -86,23 +73,24 @@ def test_test_split_of_another_file(tmp_path):
     [
         ({"x": X / 255}, ["x of", "is float64, not uint8: save (x * 255).round()"]),
         ({"x": np.array([{}] * 4, dtype=object)}, ["cannot be read as NumPy arrays (Object arrays cannot be loaded"]),
-        ({"x": X[:, 0, :, 0]}, ["shape (12, 8), not (N, H, W)"]),
-        ({"x": X[:0]}, ["shape (0, 8, 8, 3), not"]),
-        ({"x": X.transpose(0, 3, 1, 2)}, ["shape (12, 3, 8, 8), not", "(N, H, W, 3)"]),
+        ({"x": X[:, 0, :, 0]}, ["shape (12, 8): save it as (N, H, W)"]),
+        ({"x": X[:0]}, ["shape (0, 8, 8, 3): save it as"]),
+        ({"x": X.transpose(0, 3, 1, 2)}, ["shape (12, 3, 8, 8): save it as", "(N, H, W, 3)"]),
         ({"x": X[:1]}, ["1 image", "too few to keep 1 for validation"]),
-        ({"x": X, "y": Y[:3]}, ["y of", "of shape (3,), but there are 12 images"]),
-        ({"x": X, "y": Y / 2}, ["float64", "one integer each"]),
-        ({"x": X, "y": Y.astype(int) - 3}, ["-1 where unknown"]),
-        ({"a": X, "b": X}, ["no array x, images or image, but a, b: set array=NAME"]),
+        ({"x": X, "y": Y[:3]}, ["y of", "of shape (3,) for 12 images"]),
+        ({"x": X, "y": Y / 2}, ["float64", "one integer per image"]),
+        ({"x": X, "y": Y.astype(int) - 3}, ["-1 if unknown"]),
+        ({"a": X, "b": X}, ["no array x, images or image, but a, b: save the images as x"]),
+        ({"x_test": X}, ["holds no training images: save them as x_train"]),
     ],
 )
-def test_bad_arrays_are_named(tmp_path, arrays, words):
+def test_bad_arrays_give_one_line(tmp_path, arrays, words):
     with refused(*words):
         ImageArrays(save(tmp_path, **arrays))
 
 
 @pytest.mark.parametrize("content", [b"", b"not an array", b"\x93NUMPY\x01\x00", b"PK\x03\x04cut"])
-def test_damaged_files_are_named(tmp_path, content):
+def test_damaged_files_give_one_line(tmp_path, content):
     (tmp_path / "a.npz").write_bytes(content)
     with refused("a.npz cannot be read as NumPy arrays", "save it again"):
         ImageArrays(str(tmp_path / "a.npz"))

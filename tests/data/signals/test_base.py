@@ -6,11 +6,11 @@ import torch
 
 from tests.helpers.refusal import refused
 from vqlab.data.signals.base import SignalDataModule, Windows
-from vqlab.data.signals.ecg import ECG, ecg, heartbeat
+from vqlab.data.signals.ecg import ECG, ecg, heartbeats
 
 
 class Ramps(SignalDataModule):
-    """Two channels: a ramp in units of its own, and one that is flat for a while."""
+    """Two channels: a ramp, and one that is flat in the first half."""
 
     channels, sample_rate = 2, 1.0
 
@@ -18,25 +18,24 @@ class Ramps(SignalDataModule):
         super().__init__(**{"length": 10, "batch_size": 4, **common})
         time = torch.arange(100.0)
         self.records = [torch.stack([5 + 3 * time + k, (time - 50).clamp_min(0)]) for k in range(3)]
-        self.train_size = 30
 
     def load_train_val(self):
         return tuple(Windows(records, self.length, self.stride) for records in (self.records, self.records[:1]))
 
 
-def every(data):
+def train_windows(data):
     return torch.cat([batch["signal"] for batch in data.train_dataloader()])
 
 
-def test_windows_stay_within_their_record():
+def test_windows_do_not_cross_record_boundaries():
     data = Windows([torch.full((1, n), float(k)) for k, n in enumerate((25, 9, 10))], length=10, stride=5)
     assert data.starts.tolist() == [[0, 0], [0, 5], [0, 10], [0, 15], [2, 0]]
     assert data.__getitems__([4, 0])["signal"][:, 0].unique(dim=1).flatten().tolist() == [2.0, 0.0]
     assert data[3]["index"] == 3
 
 
-def test_each_window_gets_mean_0_and_spread_1_and_what_is_flat_stays_flat():
-    x = every(Ramps())
+def test_standardisation_by_window_gives_mean_0_and_std_1_but_keeps_flat_windows_flat():
+    x = train_windows(Ramps())
     torch.testing.assert_close(x.mean(-1), torch.zeros(len(x), 2), atol=1e-5, rtol=0)
     spread = x.square().mean(-1).sqrt()
     torch.testing.assert_close(spread[:, 0], torch.ones(len(x)))
@@ -44,37 +43,36 @@ def test_each_window_gets_mean_0_and_spread_1_and_what_is_flat_stays_flat():
     assert x.abs().max() < 4
 
 
-def test_the_data_set_gets_mean_0_and_spread_1():
+def test_standardisation_by_dataset_gives_mean_0_and_std_1():
     data = Ramps(standardize="dataset", batch_size=30)
-    x = every(data)
+    x = train_windows(data)
     torch.testing.assert_close(x.mean((0, 2)), torch.zeros(2), atol=1e-4, rtol=0)
     torch.testing.assert_close(x.square().mean((0, 2)), torch.ones(2), atol=1e-3, rtol=0)
     mean, spread = data.statistics
-    raw = every(Ramps(standardize="none", batch_size=30))
+    raw = train_windows(Ramps(standardize="none", batch_size=30))
     torch.testing.assert_close(x.sort(0)[0], ((raw - mean) / spread).sort(0)[0], atol=1e-4, rtol=1e-4)
 
 
-def test_the_ecg_is_the_same_from_the_same_seed_and_differs_from_person_to_person():
-    one, other = ECG(num_records=10, seconds=20, length=500), ECG(num_records=10, seconds=20, length=500)
-    for data in (one, other):
-        data.setup()
-    assert len(one._train_val[0]) == one.train_size == 8 * 4
-    splits = [*one._train_val, one._test]
-    assert all(torch.equal(a, b) for a, b in zip(splits[0].records, other._train_val[0].records, strict=True))
-    people = torch.cat([record for split in splits for record in split.records])
-    assert len(people) == 10
-    assert (torch.corrcoef(people) - torch.eye(10)).abs().max() < 0.95
-    assert not torch.equal(people[0], ECG(num_records=10, seconds=20, length=500, seed=1).load_test().records[0][0])
+def test_ecg_depends_on_the_seed_and_differs_between_persons():
+    options = {"num_records": 10, "seconds": 20, "length": 500}
+    one, same, other = ECG(**options), ECG(**options), ECG(**options, seed=1)
+    train = one.load_split("train")
+    assert len(train) == one.train_size == 8 * 4
+    splits = [one.load_split(split) for split in ("train", "val", "test")]
+    assert all(torch.equal(a, b) for a, b in zip(train.records, same.load_split("train").records, strict=True))
+    persons = torch.cat([record for split in splits for record in split.records])
+    assert len(persons) == 10
+    assert (torch.corrcoef(persons) - torch.eye(10)).abs().max() < 0.95
+    assert not torch.equal(train.records[0], other.load_split("train").records[0])
 
 
-def test_beats_come_at_human_rates_and_stand_out_by_a_millivolt():
+def test_ecg_has_human_heart_rates_and_amplitudes():
     for person in range(20):
-        peaks, intervals, _ = heartbeat(60, np.random.default_rng(person))
+        peaks, intervals, _ = map(np.array, zip(*heartbeats(60, np.random.default_rng(person)), strict=True))
         assert 35 < 60 / np.median(intervals) < 150
         assert np.allclose(np.diff(peaks), intervals[1:])
-        signal = ecg(6000, 100.0, 0.0, (person,))
-        assert 0.3 < np.ptp(signal) < 4
-        assert len([p for p in peaks if 1 < p < 58]) > 30
+        assert 0.3 < np.ptp(ecg(6000, 100.0, 0.0, (person,))) < 4
+        assert ((peaks > 1) & (peaks < 58)).sum() > 30
 
 
 @pytest.mark.parametrize(
@@ -87,17 +85,16 @@ def test_beats_come_at_human_rates_and_stand_out_by_a_millivolt():
         ({"sample_rate": 10}, "sample_rate must be at least 50, got 10"),
         ({"noise": -1}, "noise must be at least 0, got -1"),
         ({"seconds": 3, "length": 512}, "seconds must be at least 5.12 for a window of 512 samples, got 3"),
+        ({"num_records": 10, "seconds": 10.24, "length": 512}, "16 training windows"),
     ],
 )
-def test_arguments(options, line):
+def test_invalid_arguments_are_refused(options, line):
     with refused(line):
-        ECG(**options)
+        ECG(**options).setup("fit")
 
 
-def test_training_data_that_are_refused():
+def test_constant_channel_is_refused():
     data = Ramps()
     data.records = [torch.stack([record[0], torch.ones(100)]) for record in data.records]
-    with refused("channel 1", "constant"):
+    with refused("channel 1 is constant in all training windows"):
         data.train_dataloader()
-    with refused("16 training windows"):
-        ECG(num_records=10, seconds=10.24, length=512).setup("fit")

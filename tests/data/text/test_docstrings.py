@@ -1,4 +1,4 @@
-"""Docstrings as documents: what is read of a package, and what of a docstring."""
+"""Docstrings as documents: which docstrings of a package are read, and which parts of a docstring."""
 
 import sys
 
@@ -26,7 +26,7 @@ def silent(): pass
 
 @pytest.fixture
 def package(tmp_path, monkeypatch):
-    """A package that must not be imported."""
+    """A package that raises an error when it is imported."""
     for name, text in {
         "__init__": 'raise RuntimeError("imported")',
         "b": MODULE.format("Second"),
@@ -40,24 +40,21 @@ def package(tmp_path, monkeypatch):
     return "pack"
 
 
-def test_docstrings_come_in_the_order_of_files_and_lines_without_duplicates(package):
+def texts(*packages, min_words):
+    return [document.text for document in Docstrings(packages=packages, min_words=min_words).read()]
+
+
+def test_docstrings_are_read_in_the_order_of_files_and_lines_without_duplicates_and_imports(package):
+    first, second = "First module of many words.", "Second module of many words."
     thing = ["A thing with words.", "Act in some words.", "Inner words of it.", "Late words, \\d escaped."]
-    documents = list(Docstrings(packages=(package,), min_words=3).read())
-    assert [document.text for document in documents] == [
-        "First module of many words.",
-        *thing,
-        "Second module of many words.",
-    ]
-    assert {document.label for document in documents} == {package}
-    assert [d.text for d in Docstrings(packages=(package,), min_words=5).read()] == [
-        documents[0].text,
-        documents[5].text,
-    ]
-    assert [d.text for d in Docstrings(packages=("pack.a",), min_words=4).read()] == [d.text for d in documents[:5]]
+    assert texts(package, min_words=3) == [first, *thing, second]
+    assert texts(package, min_words=5) == [first, second]
+    assert texts("pack.a", min_words=4) == [first, *thing]
+    assert {document.label for document in Docstrings(packages=(package,), min_words=3).read()} == {package}
     assert package not in sys.modules
 
 
-def test_code_and_markup_are_taken_out():
+def test_code_and_markup_are_removed():
     docstring = """Compute a sum::
 
     code = 1
@@ -97,6 +94,6 @@ def test_real_docstrings_make_a_corpus():
 
 
 @pytest.mark.parametrize("name", ["no_such_package", "torch.no_such_part", "sys", "../secret", ""])
-def test_packages_that_are_not_there(name):
+def test_unknown_packages_are_refused(name):
     with refused("packages must be installed", repr(name)):
         find_package(name)

@@ -1,4 +1,4 @@
-"""20 Newsgroups: scikit-learn's cache, and downloads that fail. Nothing is downloaded."""
+"""20 Newsgroups: scikit-learn's cache, and failed downloads. Nothing is downloaded."""
 
 import pickle
 import urllib.error
@@ -39,36 +39,29 @@ def newsgroups(path, **options):
     return Newsgroups(str(path), **{"min_df": 1, "max_df": 1.0, "batch_size": 2, **options})
 
 
-def fill(path):
+def test_cache_of_scikit_learn_is_read_without_network(tmp_path, offline):
     content = {split: posts(count) for split, count in (("train", 20), ("test", 6))}
-    (path / CACHE).write_bytes(zlib.compress(pickle.dumps(content)))
-
-
-def test_the_cache_of_scikit_learn_is_read_without_network(tmp_path, offline):
-    fill(tmp_path)
+    (tmp_path / CACHE).write_bytes(zlib.compress(pickle.dumps(content)))
     data = newsgroups(tmp_path)
-    assert (data.train_size, data.val_counts().shape[0], data.test_counts().shape[0]) == (18, 2, 6)
+    assert [len(data.load_split(split)) for split in ("train", "val", "test")] == [18, 2, 6]
     assert data.class_names == ["rec.autos", "sci.space"]
     assert set(data.vocabulary) == {"autos", "space", "numbera", "numberb", "numberc", "shuttle", "flies"}
     assert {"subject", "signature", "quoted"} <= set(newsgroups(tmp_path, remove=()).vocabulary)
     assert "subject" not in newsgroups(tmp_path, remove=["headers"]).vocabulary
 
 
-def test_a_failed_download_is_one_line_and_leaves_nothing(tmp_path, offline):
+def test_failed_download_is_one_line_and_leaves_no_files(tmp_path, offline):
     with refused("could not be downloaded", "--data Docstrings", "TextFile"):
         newsgroups(tmp_path / "new").prepare_data()
     assert list((tmp_path / "new").iterdir()) == []
 
 
-def test_missing_and_damaged_files_without_download(tmp_path, offline, capsys):
+def test_missing_or_damaged_cache_and_unknown_parts_are_refused(tmp_path, offline, capsys):
     with refused(f"{tmp_path / CACHE} is missing or damaged", "download=true", "--data Docstrings"):
         newsgroups(tmp_path, download=False).vocab_size  # noqa: B018
     (tmp_path / CACHE).write_bytes(b"cut")
     with refused("remove this file"):
         newsgroups(tmp_path).vocab_size  # noqa: B018
     assert capsys.readouterr().out == ""
-
-
-def test_what_to_remove_is_checked():
     with refused("remove must be", "'header'"):
         Newsgroups(remove=["header"])

@@ -1,4 +1,4 @@
-"""Distances of glyphs against loops in NumPy, and what planted faults do to them."""
+"""Distances of glyphs against loops in NumPy, and their response to typical faults."""
 
 import numpy as np
 import pytest
@@ -6,13 +6,13 @@ import torch
 import torch.nn.functional as F
 from torchvision.transforms.functional import gaussian_blur
 
-from vqlab.metrics.images.glyph_distance import GlyphDistance
+from vqlab.metrics import GlyphDistance
 
 COUNT, SIZE = 12, 32
 
 
 def drawings(seed):
-    """Strokes of full ink on paper, the edges a little grey, 0 being ink."""
+    """Strokes with slightly grey edges; 0 is ink."""
     generator = torch.Generator().manual_seed(seed)
     coarse = (torch.rand(COUNT, 1, 8, 8, generator=generator) > 0.3).float()
     return F.avg_pool2d(F.interpolate(coarse, scale_factor=16.0), 5, stride=4, padding=2, count_include_pad=False)
@@ -30,13 +30,14 @@ def measured(generated, target, source, style=None):
 @pytest.fixture
 def glyphs():
     target = drawings(1)
-    return target, torch.where(torch.rand(COUNT, 1, SIZE, SIZE) < 0.2, 1 - target, target)  # and a source
+    source = torch.where(torch.rand(COUNT, 1, SIZE, SIZE) < 0.2, 1 - target, target)
+    return target, source
 
 
 def test_distances_and_gains_equal_loops(glyphs):
     target, source = glyphs
     made = (0.6 * target + 0.4 * source).clamp(0, 1)
-    said = measured(made, target, source)
+    found = measured(made, target, source)
     a, b, c = (x[:, 0].double().numpy() for x in (made, target, source))
 
     def by_hand(x, chosen=slice(None)):
@@ -48,13 +49,13 @@ def test_distances_and_gains_equal_loops(glyphs):
     for name, expected in by_hand(a).items():
         identity = by_hand(c)[name]
         gain = expected - identity if name == "iou" else 1 - expected / identity
-        assert said[name] == pytest.approx(expected, rel=1e-5)
-        assert said[f"{name}_identity"] == pytest.approx(identity, rel=1e-5)
-        assert said[f"{name}_gain"] == pytest.approx(gain, rel=1e-4)
-    assert said["dense_l1"] == pytest.approx(by_hand(a, slice(9, None))["l1"], rel=1e-5), "the densest three of twelve"
+        assert found[name] == pytest.approx(expected, rel=1e-5)
+        assert found[f"{name}_identity"] == pytest.approx(identity, rel=1e-5)
+        assert found[f"{name}_gain"] == pytest.approx(gain, rel=1e-4)
+    assert found["dense_l1"] == pytest.approx(by_hand(a, slice(9, None))["l1"], rel=1e-5)  # the densest 3 of 12
 
 
-def test_the_source_itself_gains_nothing_and_the_target_all(glyphs):
+def test_source_has_no_gain_and_target_has_full_gain(glyphs):
     target, source = glyphs
     copied, perfect = measured(source, target, source), measured(target, target, source)
     assert [copied[f"{name}_gain"] for name in ("l1", "rmse", "ssim", "iou")] == [0.0] * 4
@@ -64,30 +65,29 @@ def test_the_source_itself_gains_nothing_and_the_target_all(glyphs):
     assert [perfect[name] for name in ("diversity", "grey", "ink")] == pytest.approx([1.0] * 3)
 
 
-def test_planted_faults_are_seen(glyphs):
+def test_faults_change_the_metrics(glyphs):
     target, source = glyphs
-    one_for_all = measured(target[:1].expand(COUNT, -1, -1, -1), target, source)
-    assert one_for_all["diversity"] == pytest.approx(0, abs=1e-3)
-    assert one_for_all["retrieval"] == pytest.approx(1 / COUNT)
+    collapsed = measured(target[:1].expand(COUNT, -1, -1, -1), target, source)
+    assert collapsed["diversity"] == pytest.approx(0, abs=1e-3)
+    assert collapsed["retrieval"] == pytest.approx(1 / COUNT)
     assert measured(gaussian_blur(target, 7, 3.0), target, source)["grey"] > 2
     assert measured(target.roll(1, 0), target, source)["retrieval"] == 0
     assert measured((target - 0.3).clamp_min(0), target, source)["ink"] > 1.1
 
 
-def test_a_glyph_is_looked_for_among_those_of_its_style(glyphs):
+def test_retrieval_compares_glyphs_of_one_style(glyphs):
     target, source = glyphs
     target = torch.cat([target[:6], target[:6]])
     swapped = target[torch.arange(COUNT) ^ 1]
     style = torch.arange(COUNT) % 2
     assert measured(swapped, target, source)["retrieval"] == 0
-    # With each neighbour in another style, and its twin too far on to be of the same, some other glyph is nearest.
     apart = torch.cdist(swapped.flatten(1), target.flatten(1), p=1)
     nearest = [min((apart[i, j].item(), j) for j in range(COUNT) if style[i] == style[j])[0] for i in range(COUNT)]
     expected = np.mean([apart[i, i].item() <= near for i, near in enumerate(nearest)])
     assert measured(swapped, target, source, style)["retrieval"] == pytest.approx(expected)
 
 
-def test_blank_glyphs_and_large_ones():
+def test_blank_and_large_glyphs():
     blank, large = torch.ones(COUNT, 1, SIZE, SIZE), torch.rand(COUNT, 1, 128, 128)
     assert all(np.isfinite(list(measured(blank, blank, blank).values())))
     assert measured(large, large, 1 - large)["retrieval"] == 1.0

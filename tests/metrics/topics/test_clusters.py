@@ -7,7 +7,7 @@ import pytest
 import torch
 from sklearn.metrics import normalized_mutual_info_score
 
-from vqlab.metrics.topics.clusters import TopicClusters
+from vqlab.metrics import TopicClusters
 
 
 def draw(num_documents, num_topics, num_classes, seed):
@@ -28,7 +28,7 @@ def filled(theta, label, num_classes, batch=7):
 
 
 @pytest.mark.parametrize(("num_topics", "num_classes"), [(5, 3), (3, 8), (20, 20), (1, 4)])
-def test_figures_are_those_of_loops_and_of_scikit_learn(num_topics, num_classes):
+def test_clusters_equal_loops_and_scikit_learn(num_topics, num_classes):
     seed = secrets.randbelow(2**31)
     theta, label = draw(200, num_topics, num_classes, seed)
     clusters = filled(theta, label, num_classes)
@@ -45,12 +45,11 @@ def test_figures_are_those_of_loops_and_of_scikit_learn(num_topics, num_classes)
     assert found == pytest.approx(expected, abs=1e-6), seed
 
 
-def test_without_labels():
+def test_clusters_without_labels():
     theta, label = draw(50, 8, 3, seed=0)
-    clusters = filled(theta, label, num_classes=0)  # ignores those that are there
+    clusters = filled(theta, label, num_classes=0)  # ignores labels
     assert clusters.compute().keys() == {"topic_usage"}
     labelled = filled(theta, torch.full_like(label, -1), num_classes=3)
     found = {name: value.item() for name, value in labelled.compute().items()}
     assert found == {"topic_usage": clusters.compute()["topic_usage"].item(), "nmi": 0, "purity": 0}
-    one_part_each = filled(torch.ones(5, 1), torch.zeros(5, dtype=torch.int64), num_classes=1)
-    assert one_part_each.compute()["nmi"] == 0
+    assert filled(torch.ones(5, 1), torch.zeros(5, dtype=torch.int64), num_classes=1).compute()["nmi"] == 0

@@ -1,4 +1,4 @@
-"""Counts of windows and documents against a walk over every window, in chunks and at once."""
+"""Counts of windows and documents against a loop over every window."""
 
 import itertools
 import secrets
@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from scipy import sparse
 
+from vqlab.metrics import ReferenceCorpus
 from vqlab.metrics.topics import cooccurrence
-from vqlab.metrics.topics.cooccurrence import ReferenceCorpus
 
 
 def draw(rng, vocab_size=12, num_documents=40, longest=30):
-    """Documents with many repetitions, some empty, some with places (-1) of unknown words."""
+    """Documents with many repetitions, some of them empty, and with unknown words (-1)."""
     lengths = rng.integers(0, longest, num_documents) * (rng.random(num_documents) > 0.15)
     weights = rng.dirichlet(np.full(vocab_size, 0.7))
     ids = rng.choice(vocab_size, lengths.sum(), p=weights).astype(np.int32)
@@ -25,7 +25,7 @@ def topics_of(rng, num_topics=6, n=4, vocab_size=12):
 
 
 def windows_by_hand(documents, window):
-    """The words of each window, as gensim keeps them: what leaves is taken out even if it occurs again."""
+    """Yield the words of each window as gensim does: a word that leaves is removed even if it occurs again."""
     for document in documents:
         present = set(document[:window])
         yield set(present)
@@ -43,7 +43,7 @@ def counts_by_hand(ids, offsets, topics, window):
 
 
 @pytest.mark.parametrize("window", [None, 1, 2, 3, 7, 29, 1000])
-def test_they_are_those_of_every_window(window):
+def test_counts_equal_a_loop_over_windows(window):
     seed = secrets.randbelow(2**31)
     rng = np.random.default_rng(seed)
     ids, offsets = draw(rng)
@@ -56,11 +56,11 @@ def test_they_are_those_of_every_window(window):
 
 @pytest.mark.parametrize("window", [None, 5])
 @pytest.mark.parametrize("size", [1, 10, 64])
-def test_chunks_change_nothing(window, size, monkeypatch):
+def test_counts_do_not_depend_on_chunks(window, size, monkeypatch):
     rng = np.random.default_rng(0)
     corpus, topics = ReferenceCorpus(*draw(rng), 12), topics_of(rng)
     whole = corpus.cooccurrence(topics, window)
-    monkeypatch.setattr(cooccurrence, "CHUNK", size)  # shorter than many documents, and than most
+    monkeypatch.setattr(cooccurrence, "CHUNK", size)
     parts = corpus.cooccurrence(topics, window)
     assert parts.total == whole.total
     np.testing.assert_array_equal(parts.joint, whole.joint)
@@ -68,8 +68,7 @@ def test_chunks_change_nothing(window, size, monkeypatch):
 
 @pytest.mark.parametrize("window", [None, 6])
 @pytest.mark.parametrize("distinct", [4, 5, 12])
-def test_collapsed_topics_have_the_counts_of_each_alone(window, distinct):
-    """Few distinct words are counted another way than many."""
+def test_counts_of_collapsed_topics_equal_those_of_single_topics(window, distinct):
     rng = np.random.default_rng(1)
     corpus = ReferenceCorpus(*draw(rng), 12)
     topics = topics_of(rng, num_topics=9, vocab_size=distinct)
@@ -78,7 +77,7 @@ def test_collapsed_topics_have_the_counts_of_each_alone(window, distinct):
 
 
 @pytest.mark.parametrize("make", [np.asarray, sparse.csr_matrix, sparse.coo_array, sparse.csc_array])
-def test_word_counts_give_the_documents_of_the_tokens(make):
+def test_word_counts_have_the_document_counts_of_tokens(make):
     rng = np.random.default_rng(2)
     ids, offsets = draw(rng)
     topics = topics_of(rng)
@@ -88,7 +87,7 @@ def test_word_counts_give_the_documents_of_the_tokens(make):
     np.testing.assert_array_equal(bags.cooccurrence(topics).joint, tokens.cooccurrence(topics).joint)
 
 
-def test_stored_zeros_are_no_words():
+def test_stored_zeros_do_not_count():
     matrix = sparse.csr_array((np.array([0.0, 2.0]), np.array([0, 1]), np.array([0, 2])), shape=(1, 2))
     assert ReferenceCorpus.from_counts(matrix).cooccurrence([[0, 1]]).joint.tolist() == [[[0, 0], [0, 1]]]
-    assert matrix.nnz == 2  # the user's matrix is as it was
+    assert matrix.nnz == 2  # the input is unchanged

@@ -1,11 +1,11 @@
-"""The rivals of JSA: their objectives against enumeration, and that each of them learns."""
+"""DiscreteVAE: losses against enumeration, and learning with each estimator."""
 
 import pytest
 import torch
 
 from tests.helpers.models import build
 from tests.helpers.toy import CODES, all_joints, all_proposals, images, parts, sharpened
-from vqlab.models.categorical.discrete_vae import DiscreteVAE
+from vqlab.models import DiscreteVAE
 
 ESTIMATORS = ("gumbel", "st_gumbel", "rloo", "vimco")
 
@@ -15,7 +15,7 @@ def model_of(estimator, **options):
     return build(DiscreteVAE, estimator=estimator, **parts(**options))
 
 
-def test_the_divergence_of_the_relaxation_is_exact():
+def test_kl_of_relaxation_is_exact():
     model = model_of("gumbel").eval()
     model.latent.prior.logits.data.normal_()
     x = images(sharpened(1, 2.0), 5, 0)
@@ -25,19 +25,17 @@ def test_the_divergence_of_the_relaxation_is_exact():
     assert found.item() == pytest.approx(expected.item(), rel=1e-4)
 
 
-def test_straight_through_decodes_codes_and_the_mixture_does_not():
+def test_straight_through_decodes_codes_and_gumbel_decodes_mixtures():
     x = images(sharpened(1, 2.0), 50, 0)
     for estimator, decodes_codes in (("st_gumbel", True), ("gumbel", False)):
         model = model_of(estimator, prior="uniform")
         output = model.compute_loss(x, None)
-        of_codes = -(
-            model.latent.log_joint(x, model.latent.to_map(output.codes)) - model.latent.log_prior(output.codes)
-        ).mean()
-        assert torch.isclose(output.terms["distortion"], of_codes, rtol=1e-4).item() is decodes_codes
+        log_joint = model.latent.log_joint(x, model.latent.to_map(output.codes))
+        expected = (model.latent.log_prior(output.codes) - log_joint).mean()
+        assert torch.isclose(output.terms["distortion"], expected, rtol=1e-4).item() is decodes_codes
 
 
-def test_draws_bound_the_likelihood():
-    """The mean of many single-sample bounds is the ELBO."""
+def test_mean_of_single_sample_bounds_is_elbo():
     model = model_of("rloo", num_samples=64).eval()
     x = images(sharpened(1, 2.0), 20, 0)
     log_q = all_proposals(model, x)
@@ -47,7 +45,7 @@ def test_draws_bound_the_likelihood():
 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
-def test_each_estimator_learns(estimator):
+def test_training_lowers_exact_nll(estimator):
     x = images(sharpened(7, 2.0), 100, 0)
     model = model_of(estimator)
     before = -all_joints(model, x).logsumexp(1).mean().item()

@@ -1,4 +1,4 @@
-"""CodePrior: it learns known sources to their entropy, its figures are right, and it stands on its own."""
+"""CodePrior: learning of known sources, metrics against independent computations, and checkpoints."""
 
 import itertools
 import math
@@ -8,33 +8,28 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, TensorDataset
 
 import vqlab
 from tests.helpers.bare import trainer, validate
 from tests.helpers.models import build
-from vqlab.models.prior.code_prior import CodePrior
-from vqlab.models.vq.vqvae import VQVAE
-from vqlab.nn.autoencoders.small import SmallDecoder, SmallEncoder
-from vqlab.nn.image_format import ImageFormat
-from vqlab.quantizers.composite import ProductQuantizer, ResidualQuantizer
-from vqlab.quantizers.multi_scale import MultiScaleQuantizer
-from vqlab.quantizers.vector import VectorQuantizer
+from tests.helpers.small_models import parts
+from vqlab.models import VQVAE, CodePrior
+from vqlab.nn import ImageFormat
+from vqlab.quantizers import MultiScaleQuantizer, ProductQuantizer, ResidualQuantizer, VectorQuantizer
 
 SMALL = {"dim": 32, "depth": 1, "heads": 2, "dropout": 0.0}
 
 
 class Pixels(nn.Module):
-    """A tokenizer whose codes are the pixels: they can be handed to a prior as images."""
+    """A tokenizer whose codes are the quantized pixels."""
 
     def __init__(self, codes, size):
         super().__init__()
         self.quantizer = SimpleNamespace(num_embeddings=codes, num_codebooks=1)
         self.images = ImageFormat(channels=1, size=size, value_range="unit")
-        self.encoded = 0
 
     def encode(self, x):
-        self.encoded += len(x)
         return (x[:, 0] * self.quantizer.num_embeddings).long().clamp_max(self.quantizer.num_embeddings - 1)
 
     def decode(self, codes):
@@ -45,33 +40,28 @@ def as_images(codes, num):
     return (codes[:, None] + 0.5) / num
 
 
-def loader(codes, num, labels=None, batch_size=32, shuffle=False):
-    """Codes (N, h, w) as a loader of images."""
+def loader(codes, num, labels=None, batch_size=32):
+    """Return codes (N, h, w) as a loader of images and labels."""
     labels = torch.zeros(len(codes), dtype=torch.int64) if labels is None else labels
-    rows = [
-        {"image": image, "label": label, "index": torch.tensor(i)}
-        for i, (image, label) in enumerate(zip(as_images(codes, num), labels, strict=True))
-    ]
-    return DataLoader(rows, batch_size=batch_size, shuffle=shuffle)
+    return DataLoader(TensorDataset(as_images(codes, num), labels, torch.arange(len(codes))), batch_size=batch_size)
 
 
-def vqvae(quantizer=None, size=16):
+def vqvae(quantizer=None):
     torch.manual_seed(7)
-    quantizer = quantizer or VectorQuantizer(32, 8)
-    return build(VQVAE, SmallEncoder(1, 16, 8, 1), SmallDecoder(1, 16, 8, 1), quantizer, channels=1, image_size=size)
+    return build(VQVAE, **parts(), quantizer=quantizer or VectorQuantizer(32, 8))
 
 
 def digits(**options):
     return vqlab.Digits(**{"image_size": 16, "batch_size": 32, **options})
 
 
-def markov(codes=16, branches=3, seed=0):
-    """A chain with few successors per code: its transition matrix, and its entropy per token over 16 tokens."""
-    generator = np.random.default_rng(seed)
-    chain = np.zeros((codes, codes))
+def markov():
+    """Return the transition matrix of a Markov chain over 16 codes, and its entropy per token over 16 tokens."""
+    generator = np.random.default_rng(0)
+    chain = np.zeros((16, 16))
     for row in chain:
-        row[generator.permutation(codes)[:branches]] = generator.dirichlet(np.ones(branches))
-    marginal, bits = np.full(codes, 1 / codes), math.log2(codes)
+        row[generator.permutation(16)[:3]] = generator.dirichlet(np.ones(3))
+    marginal, bits = np.full(16, 1 / 16), 4
     row_bits = np.array([-(row[row > 0] * np.log2(row[row > 0])).sum() for row in chain])
     for _ in range(15):
         bits += marginal @ row_bits
@@ -86,7 +76,7 @@ def walks(chain, number):
     return tokens.view(number, 4, 4)
 
 
-def test_a_markov_source_is_learnt_to_its_entropy():
+def test_bits_per_token_of_markov_source_approach_entropy():
     torch.manual_seed(0)
     chain, entropy = markov()
     model = build(CodePrior, Pixels(16, 4), **{**SMALL, "dim": 64, "depth": 2}, lr=5e-3)
@@ -95,14 +85,13 @@ def test_a_markov_source_is_learnt_to_its_entropy():
     found = validate(model, loader(walks(chain, 1000), 16, batch_size=250))
     assert found["val/bits_per_token"] == pytest.approx(entropy, rel=0.05)
     assert found["val/bits_per_token"] < 0.6 * found["val/unigram_bits"]
-    # And its samples follow the chain: no step that the source cannot make, bar a few.
-    drawn = model.sample_codes(200).flatten(1)
-    allowed = chain[drawn[:, :-1], drawn[:, 1:]] > 0
+    samples = model.sample_codes(200).flatten(1)
+    allowed = chain[samples[:, :-1], samples[:, 1:]] > 0
     assert allowed.double().mean() > 0.97
 
 
-def test_labels_tell_what_they_can():
-    """The label fixes all codes: given it nothing is left to say, without it one choice of four."""
+def test_labels_determine_codes():
+    """The NLL is 0 given the label, and ln 4 without it."""
     torch.manual_seed(0)
     of_class = torch.randint(8, (4, 2, 2))
     labels = torch.arange(256) % 4
@@ -114,8 +103,8 @@ def test_labels_tell_what_they_can():
     assert model.nll(x, torch.arange(4)).max() < 0.1
     without = model.nll(x)
     assert without.mean().item() == pytest.approx(math.log(4), rel=0.15)
-    assert 0.9 < (-without).exp().sum() <= 1.001  # the four are all that is ever seen
-    torch.testing.assert_close(model.nll(x, torch.full((4,), -1)), without)  # -1 in the data is no label
+    assert 0.9 < (-without).exp().sum() <= 1.001
+    torch.testing.assert_close(model.nll(x, torch.full((4,), -1)), without)  # -1: unknown label
     for label in range(4):
         assert torch.equal(model.sample_codes(3, label), of_class[label].expand(3, -1, -1))
     each = torch.tensor([2, 0, 3])
@@ -133,7 +122,7 @@ def test_labels_tell_what_they_can():
     ],
     ids=["vector", "residual", "residual of products", "pyramid"],
 )
-def test_codes_of_every_shape(quantizer, shape):
+def test_all_code_shapes_are_learned_and_sampled(quantizer, shape):
     tokenizer, data = vqvae(quantizer), digits()
     trainer(max_steps=3).fit(tokenizer, data)
     model = build(CodePrior, tokenizer, **SMALL, lr=3e-3)
@@ -149,7 +138,7 @@ def test_codes_of_every_shape(quantizer, shape):
     assert torch.equal(images, tokenizer.decode(codes))
 
 
-def test_the_network_alone_is_trained_and_decays_but_for_embeddings_and_norms():
+def test_only_network_is_trained_and_only_matrices_decay():
     tokenizer = vqvae()
     before = {name: value.clone() for name, value in tokenizer.state_dict().items()}
     model, run = build(CodePrior, tokenizer, **SMALL, weight_decay=0.1), trainer(max_steps=5)
@@ -163,8 +152,8 @@ def test_the_network_alone_is_trained_and_decays_but_for_embeddings_and_norms():
     assert names == {"head.weight"} | {f"blocks.0.{name}" for name in matrices}
 
 
-@pytest.mark.parametrize(("augment", "words"), [(False, "once"), (True, "anew")])
-def test_each_image_is_encoded_once_unless_the_data_augment(augment, words, caplog):
+@pytest.mark.parametrize(("augment", "words"), [(False, "once"), (True, "again")])
+def test_images_are_encoded_once_without_augmentation(augment, words, caplog):
     tokenizer, data = vqvae(), digits(batch_size=64, augment=augment)
     seen, encode = [], tokenizer.encode
     tokenizer.encode = lambda x: seen.append(len(x)) or encode(x)
@@ -173,12 +162,12 @@ def test_each_image_is_encoded_once_unless_the_data_augment(augment, words, capl
     with caplog.at_level("INFO", logger="lightning.pytorch.utilities.rank_zero"):
         trainer(max_epochs=3, max_steps=-1, limit_val_batches=0).fit(model, data)
     batches = data.train_size // 64
-    # 29 images of an epoch fill no batch; those may meet later, in up to as many batches.
+    # An incomplete batch is dropped in each epoch; its images are new in later epochs.
     assert len(seen) == 3 * batches if augment else batches <= len(seen) <= 2 * batches
     assert words in caplog.text
 
 
-def test_the_figures_are_those_of_an_independent_computation():
+def test_metrics_equal_independent_computation():
     torch.manual_seed(0)
     train, val = torch.randint(5, (96, 2, 3)), torch.randint(5, (40, 2, 3))
     model = build(CodePrior, Wide(), **SMALL)
@@ -190,8 +179,8 @@ def test_the_figures_are_those_of_an_independent_computation():
         logits = model.network(tokens[:, :-1]).double()
     nll = -(logits.log_softmax(-1).gather(2, tokens[..., None])).mean().item()
     seen = np.stack([np.bincount(column, minlength=5) for column in train.flatten(1).T.numpy()]) * 2  # epochs
-    shares = (seen + 1) / (seen.sum(1, keepdims=True) + 5)
-    unigram = -np.mean([np.log2(shares[np.arange(6), row]) for row in tokens.numpy()])
+    unigram_probs = (seen + 1) / (seen.sum(1, keepdims=True) + 5)
+    unigram = -np.mean([np.log2(unigram_probs[np.arange(6), row]) for row in tokens.numpy()])
     expected = {
         "val/loss": nll,
         "val/nll": nll,
@@ -206,7 +195,7 @@ def test_the_figures_are_those_of_an_independent_computation():
 
 
 class Wide(Pixels):
-    """2 x 3 codes of images that are 2 x 2 as far as anyone asks."""
+    """2 x 3 codes of images that are declared as 2 x 2."""
 
     def __init__(self):
         super().__init__(5, 2)
@@ -236,7 +225,7 @@ def test_example_images_do_not_change_the_training():
     assert torch.equal(first, model.value_range.decode(expected))
 
 
-def test_a_checkpoint_stands_on_its_own(tmp_path):
+def test_checkpoint_contains_tokenizer(tmp_path):
     first = tmp_path / "first.ckpt"
     run = trainer(max_steps=3)
     run.fit(vqvae(), digits())
@@ -248,16 +237,13 @@ def test_a_checkpoint_stands_on_its_own(tmp_path):
     first.unlink()
 
     again = vqlab.load(tmp_path / "prior.ckpt")
-    assert isinstance(again, CodePrior)
-    assert not again.training
+    same = CodePrior.load_from_checkpoint(tmp_path / "prior.ckpt")
     assert torch.equal(again.counts, model.counts)
-    drawn = [m.sample(4, 2, generator=torch.Generator().manual_seed(3)) for m in (model.eval(), again)]
-    assert torch.equal(*drawn)
+    models = (model.eval(), again, same.eval())
+    samples = [m.sample(4, 2, generator=torch.Generator().manual_seed(3)) for m in models]
+    assert torch.equal(samples[0], samples[1])
+    assert torch.equal(samples[0], samples[2])
     x = torch.rand(3, 1, 16, 16)
-    assert torch.equal(again.encode(x), model.encode(x))
     torch.testing.assert_close(again.nll(x), model.nll(x))
-    # Lightning's own way, and a second prior over the tokenizer of the first.
-    same = CodePrior.load_from_checkpoint(tmp_path / "prior.ckpt").eval()
-    assert torch.equal(same.sample(4, 2, generator=torch.Generator().manual_seed(3)), drawn[0])
-    other = build(CodePrior, tmp_path / "prior.ckpt", **SMALL)
+    other = build(CodePrior, tmp_path / "prior.ckpt", **SMALL)  # a new prior with the same tokenizer
     assert torch.equal(other.encode(x), model.encode(x))

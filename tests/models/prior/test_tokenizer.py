@@ -1,4 +1,4 @@
-"""What is no tokenizer, or was trained on other images, is refused; codes are computed once per image."""
+"""The tokenizer of a prior: accepted models and data, and the cache of its codes."""
 
 from types import SimpleNamespace
 
@@ -8,20 +8,18 @@ from torch import nn
 
 from tests.helpers.refusal import refused
 from vqlab.models.prior.code_prior import CodeCache, check_data, find_tokenizer
-from vqlab.nn.image_format import ImageFormat
-from vqlab.nn.value_range import ValueRange
+from vqlab.nn import ImageFormat, ValueRange
 
 TOKENIZER = SimpleNamespace(images=ImageFormat(1, 32, ValueRange("standardized", (0.5,), (0.2,))))
 
 
-def test_the_tokenizer_of_a_second_stage_is_taken():
-    verbs = dict.fromkeys(("encode", "decode", "quantizer"))
-    first = SimpleNamespace(**verbs, **vars(TOKENIZER))
+def test_tokenizer_of_prior_is_used():
+    first = SimpleNamespace(encode=None, decode=None, quantizer=None, images=TOKENIZER.images)
     assert find_tokenizer(SimpleNamespace(tokenizer=SimpleNamespace(net=first))) is first
     assert find_tokenizer(first) is first
 
 
-def test_what_is_no_tokenizer():
+def test_other_objects_are_refused():
     with refused("tokenizer must be a trained model", "checkpoint"):
         find_tokenizer(None)
     with refused("Identity is no tokenizer", "encode, decode, quantizer"):
@@ -34,13 +32,13 @@ def test_what_is_no_tokenizer():
 @pytest.mark.parametrize(
     ("images", "words"),
     [
-        (ImageFormat(3, 32), "3 channel"),
+        (ImageFormat(3, 32), "channels is 3"),
         (ImageFormat(1, 64), "image_size=32"),
         (ImageFormat(1, 32, "unit"), "value_range=standardized"),
-        (ImageFormat(1, 32, ValueRange("standardized", (0.4,), (0.2,))), "use the data that the tokenizer"),
+        (ImageFormat(1, 32, ValueRange("standardized", (0.4,), (0.2,))), "use the data that it was trained on"),
     ],
 )
-def test_other_images_are_refused_and_the_same_are_not(images, words):
+def test_other_image_formats_are_refused(images, words):
     with refused(words):
         check_data(TOKENIZER, images)
     for same in (None, ImageFormat(1, 32, TOKENIZER.images.value_range, num_classes=10)):
@@ -48,7 +46,7 @@ def test_other_images_are_refused_and_the_same_are_not(images, words):
 
 
 @pytest.mark.parametrize(("num_embeddings", "size"), [(2**15, 2), (2**15 + 1, 4)])
-def test_cached_codes_are_those_that_were_computed(num_embeddings, size):
+def test_cache_returns_computed_codes(num_embeddings, size):
     every = torch.randint(num_embeddings, (100, 6))
     every[0, 0] = num_embeddings - 1
     cache, calls = CodeCache(num_embeddings), []
@@ -57,5 +55,5 @@ def test_cached_codes_are_those_that_were_computed(num_embeddings, size):
             found = cache.get(index, lambda index=index: calls.append(index) or every[index])
             assert torch.equal(found, every[index])
             assert found.dtype == torch.int64
-    assert len(calls) == 10, "each image once, in the first pass"
+    assert len(calls) == 10, "each image once"
     assert cache.codes.element_size() == size

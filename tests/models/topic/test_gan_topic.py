@@ -1,4 +1,4 @@
-"""GANTopicModel: its steps against plain PyTorch, planted topics, what a user calls, and mistakes."""
+"""GANTopicModel: training steps against plain PyTorch, recovery of known topics, checkpoints."""
 
 import copy
 
@@ -9,13 +9,13 @@ import torch
 import vqlab
 from tests.helpers import bare
 from tests.helpers.matched_topics import matched_topics
-from tests.helpers.models import build
+from tests.helpers.models import assert_same_weights, build
 from tests.helpers.planted import Planted
 from vqlab.metrics.topics.words import top_word_ids
-from vqlab.models.topic.gan_topic import GANTopicModel
+from vqlab.models import GANTopicModel
 from vqlab.models.topic.topics import nmf_topics
 from vqlab.nn.topic import dense
-from vqlab.training.learning_rate import Schedule
+from vqlab.training import Schedule
 
 
 def small(**options):
@@ -34,7 +34,6 @@ def fit(model, steps, data=None, callbacks=(), **settings):
     return trainer
 
 
-LATE = {"val_check_interval": 150, "check_val_every_n_epoch": None}
 SETTINGS = [
     {},
     {"generator": "mlp", "cycle_weight": 0.0},
@@ -45,23 +44,23 @@ SETTINGS = [
 ]
 
 
-def by_hand(model, seen, settings):
-    """The same steps in plain PyTorch on dense documents, each player with a backward pass of its own."""
+def plain_steps(model, seen, settings):
+    """The same steps in plain PyTorch on dense documents."""
     generator_lr = settings.get("generator_lr", 1e-3)
     others = [p for part in (model.encoder, model.contrasted) if part is not None for p in part.parameters()]
-    players = [torch.optim.Adam(model.generator.parameters(), generator_lr, (0.5, 0.999))]
-    players += [torch.optim.Adam(others, 1e-3, (0.5, 0.999))] if others else []
+    optimizers = [torch.optim.Adam(model.generator.parameters(), generator_lr, (0.5, 0.999))]
+    optimizers += [torch.optim.Adam(others, 1e-3, (0.5, 0.999))] if others else []
     critic = torch.optim.Adam(model.critic.parameters(), 1e-3, (0.5, 0.999))
 
     def infer(x, theta):
         return torch.zeros_like(theta) if model.encoder is None else model.encoder(x)
 
-    for step, (batch, theta, share) in enumerate(seen, start=1):
+    for step, (batch, theta, fraction) in enumerate(seen, start=1):
         x = batch["bow"] / batch["bow"].sum(1, keepdim=True)
-        made, inferred = dense(model.generator(theta)).detach(), infer(x, theta).detach()
-        loss = model.critic(made, theta).mean() - model.critic(x, inferred).mean()
+        fake, inferred = dense(model.generator(theta)).detach(), infer(x, theta).detach()
+        loss = model.critic(fake, theta).mean() - model.critic(x, inferred).mean()
         if settings.get("regularizer") == "gradient_penalty":
-            pair = [(share * a + (1 - share) * b).requires_grad_() for a, b in ((x, made), (inferred, theta))]
+            pair = [(fraction * a + (1 - fraction) * b).requires_grad_() for a, b in ((x, fake), (inferred, theta))]
             a, b = torch.autograd.grad(model.critic(*pair).sum(), pair, create_graph=True)
             loss = loss + 10 * ((a.square().sum(1) + b.square().sum(1)).sqrt() - 1).square().mean()
         critic.zero_grad()
@@ -73,28 +72,28 @@ def by_hand(model, seen, settings):
                     weight.copy_(weight.clip(-0.01, 0.01))
         if step % 2:
             continue
-        made, inferred = dense(model.generator(theta)), infer(x, theta)
-        loss = model.critic(x, inferred).mean() - model.critic(made, theta).mean()
+        fake, inferred = dense(model.generator(theta)), infer(x, theta)
+        loss = model.critic(x, inferred).mean() - model.critic(fake, theta).mean()
         loss = loss - model.cycle_weight * (inferred[:, :, None] * x[:, None] * model.generator.log_topics()).sum() / 32
         if model.contrast:
             contrast, embed = model.contrasted, torch.nn.functional.normalize
             kinds = {"topic": theta.argmax(1), "label": batch["label"]}.get(model.contrast, torch.arange(32))
             averaged = (theta if model.contrast == "averaged" else inferred) @ contrast.topics
-            anchors = averaged if model.contrast == "label" else made @ contrast.projection
+            anchors = averaged if model.contrast == "label" else fake @ contrast.projection
             positives = {
                 "topic": contrast.topics[theta.argmax(1)],
                 "averaged": averaged,
                 "label": contrast.labels[batch["label"]],
             }[model.contrast]
             scores = (embed(anchors) @ embed(positives).T / model.temperature).exp()
-            rivals = (kinds[:, None] != kinds) | torch.eye(32, dtype=torch.bool)
-            share = scores.diagonal() / (scores * rivals).sum(1)
-            loss = loss - model.contrastive_weight * share.log().mean()
-        for player in players:
-            player.zero_grad()
+            negatives = (kinds[:, None] != kinds) | torch.eye(32, dtype=torch.bool)
+            fraction = scores.diagonal() / (scores * negatives).sum(1)
+            loss = loss - model.contrastive_weight * fraction.log().mean()
+        for optimizer in optimizers:
+            optimizer.zero_grad()
         loss.backward()
-        for player in players:
-            player.step()
+        for optimizer in optimizers:
+            optimizer.step()
 
 
 @pytest.mark.parametrize(
@@ -106,9 +105,9 @@ def test_four_steps_equal_plain_pytorch(settings, weighting, monkeypatch):
     model = small(**settings, n_critic=2).double()
     plain = copy.deepcopy(model)
     thetas = [torch.rand(32, 4, dtype=torch.float64).softmax(1) for _ in range(4)]
-    shares = [torch.rand(32, dtype=torch.float64) for _ in range(4)]
-    drawn, lots = iter(thetas), iter(shares)
-    monkeypatch.setattr(GANTopicModel, "_prior", lambda self, num, *rest: next(drawn))
+    fractions = [torch.rand(32, dtype=torch.float64) for _ in range(4)]
+    drawn_thetas, drawn_fractions = iter(thetas), iter(fractions)
+    monkeypatch.setattr(GANTopicModel, "_prior", lambda self, num, *rest: next(drawn_thetas))
     seen = []
 
     class Collect(lightning.Callback):
@@ -117,26 +116,19 @@ def test_four_steps_equal_plain_pytorch(settings, weighting, monkeypatch):
             seen.append({name: value.clone() for name, value in batch.items()})
 
     if settings.get("regularizer") == "gradient_penalty":
-        monkeypatch.setattr(torch, "rand", lambda *size, **options: next(lots))
+        monkeypatch.setattr(torch, "rand", lambda *size, **options: next(drawn_fractions))
     fit(model, 4, texts(weighting=weighting), callbacks=[Collect()])
     monkeypatch.undo()
-    by_hand(plain, list(zip(seen, thetas, [share[:, None] for share in shares], strict=True)), settings)
-    for (name, value), expected in zip(model.named_parameters(), plain.parameters(), strict=True):
-        torch.testing.assert_close(value, expected, rtol=1e-6, atol=1e-9, msg=name)
+    plain_steps(plain, list(zip(seen, thetas, [fraction[:, None] for fraction in fractions], strict=True)), settings)
+    assert_same_weights(model, plain)
 
 
 @pytest.mark.parametrize("init", ["nmf", pytest.param("random", marks=pytest.mark.slow)])
-def test_planted_topics_are_found(init):
+def test_known_topics_are_found(init):
     lightning.seed_everything(0, verbose=False)
     data = Planted(num_documents=2000, weighting="counts")
-    model = build(
-        GANTopicModel,
-        10,
-        vocab_size=400,
-        init=init,
-        schedule=Schedule("cosine"),
-        generator_lr=5e-2 if init == "random" else None,
-    )
+    options = {"init": init, "generator_lr": 5e-2 if init == "random" else None}
+    model = build(GANTopicModel, 10, vocab_size=400, schedule=Schedule("cosine"), **options)
     fit(model, 1000, data, log_every_n_steps=1000)
     model.eval()
     match = matched_topics(model.topics(), data.true)
@@ -149,7 +141,7 @@ def test_planted_topics_are_found(init):
     assert (match.index[data.dominant] == dominant).mean() >= 0.85
 
 
-def test_a_checkpoint_tells_topics_in_words(tmp_path):
+def test_checkpoint_contains_vocabulary(tmp_path):
     model, data = small(), texts()
     trainer = fit(model, 10, data, limit_val_batches=1.0, val_check_interval=5)
     trainer.save_checkpoint(tmp_path / "model.ckpt")
@@ -157,18 +149,18 @@ def test_a_checkpoint_tells_topics_in_words(tmp_path):
     assert again.top_words(3) == model.top_words(3)
     assert again.top_words(3)[0][0].startswith("word")
     bow = torch.from_numpy(data.bow[:8]).float()
-    torch.testing.assert_close(again.transform(bow), model.eval().transform(3 * bow))  # only shares count
-    figures = trainer.callback_metrics
-    assert {"val/npmi_doc", "val/topic_diversity", "val/nmi", "val/purity", "val/loss"} <= set(figures)
-    assert "val/npmi" not in figures  # counts have no windows
+    torch.testing.assert_close(again.transform(bow), model.eval().transform(3 * bow))  # only proportions matter
+    metrics = trainer.callback_metrics
+    assert {"val/npmi_doc", "val/topic_diversity", "val/nmi", "val/purity", "val/loss"} <= set(metrics)
+    assert "val/npmi" not in metrics  # counts have no windows
 
 
-def test_topics_begin_as_those_of_nmf_but_not_on_resume(tmp_path):
+def test_nmf_initializes_topics_but_not_on_resume(tmp_path):
     data = texts()
     model = small(init="nmf")
     trainer = fit(model, 1, data, limit_train_batches=1)
-    begun = matched_topics(model.topics(), data.true).cosine.mean()
-    assert begun > matched_topics(small().topics(), data.true).cosine.mean() + 0.3
+    initial = matched_topics(model.topics(), data.true).cosine.mean()
+    assert initial > matched_topics(small().topics(), data.true).cosine.mean() + 0.3
     model.generator.logits.data.zero_()
     trainer.save_checkpoint(tmp_path / "model.ckpt")
     resumed = small(init="nmf")
@@ -176,7 +168,7 @@ def test_topics_begin_as_those_of_nmf_but_not_on_resume(tmp_path):
     torch.testing.assert_close(resumed.topics(), torch.full((4, 60), 1 / 60))
 
 
-def test_nmf_finds_planted_topics_and_leaves_no_word_without_probability():
+def test_nmf_finds_known_topics_with_positive_probabilities():
     data = Planted(num_topics=6, vocab=200, num_documents=800)
     topics = nmf_topics(data.train_counts(), 6)
     torch.testing.assert_close(topics.sum(1), torch.ones(6))

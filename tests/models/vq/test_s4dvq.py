@@ -1,18 +1,15 @@
-"""S4D-VQ: what a user calls, its parameter groups, learning, and networks that do not fit."""
+"""S4D-VQ: codes, parameter groups and learning."""
 
-import lightning
 import pytest
 import torch
 
-from tests.helpers.bare import BARE
+from tests.helpers.bare import trainer, validate
 from tests.helpers.models import build
 from tests.helpers.refusal import refused
-from vqlab.data.signals.ecg import ECG
-from vqlab.models.vq.s4dvq import S4DVQ
-from vqlab.nn.autoencoders.s4d import S4DDecoder, S4DEncoder
-from vqlab.nn.ssm.s4d import S4D
-from vqlab.quantizers.composite import ResidualQuantizer
-from vqlab.quantizers.vector import VectorQuantizer
+from vqlab.data import ECG
+from vqlab.models import S4DVQ
+from vqlab.nn import S4D, S4DDecoder, S4DEncoder
+from vqlab.quantizers import ResidualQuantizer, VectorQuantizer
 
 
 def small(quantizer=None, **options):
@@ -27,25 +24,26 @@ def data():
 
 
 def fit(model, steps, **settings):
-    trainer = lightning.Trainer(**BARE, **{"max_steps": steps, "max_epochs": -1, "log_every_n_steps": 1, **settings})
-    trainer.fit(model, data())
-    return trainer
+    run = trainer(max_steps=steps, **settings)
+    run.fit(model, data())
+    return run
 
 
-@pytest.mark.parametrize("several", [False, True])
-def test_codes_and_back(several):
-    quantizer = ResidualQuantizer(VectorQuantizer(16, 8), num_quantizers=3) if several else None
+@pytest.mark.parametrize(
+    ("quantizer", "shape"),
+    [(VectorQuantizer(16, 8), (3, 32)), (ResidualQuantizer(VectorQuantizer(16, 8), num_quantizers=3), (3, 32, 3))],
+)
+def test_decode_of_encode_equals_reconstruct(quantizer, shape):
     model = small(quantizer)
-    fit(model, 1)  # the codebook starts from the first batch
-    model.eval()
+    fit(model, 1)  # the codebook is initialized from the first batch
     x = torch.randn(3, 1, 128)
-    codes = model.encode(x)
-    assert codes.shape == ((3, 32, 3) if several else (3, 32))
+    codes = model.eval().encode(x)
+    assert codes.shape == shape
     assert torch.equal(model.reconstruct(x), model.decode(codes))
     assert set(model.example_signals({"signal": x})) == {"input", "reconstruction", "indices"}
 
 
-def test_without_a_quantizer_there_are_no_codes_and_it_reconstructs():
+def test_model_without_quantizer_has_no_codes():
     model = S4DVQ(quantizer=None)
     x = torch.randn(2, 1, 64)
     assert model.reconstruct(x).shape == x.shape
@@ -54,10 +52,9 @@ def test_without_a_quantizer_there_are_no_codes_and_it_reconstructs():
         model.decode(model.encode(x))
 
 
-def test_modes_have_a_rate_of_their_own_and_do_not_decay():
+def test_modes_have_own_learning_rate_without_decay():
     model = small(lr=1e-2, ssm_lr=2e-3, weight_decay=0.1)
-    trainer = fit(model, 1)
-    groups = trainer.optimizers[0].param_groups
+    groups = fit(model, 1).optimizers[0].param_groups
     modes = {p for part in model.modules() if isinstance(part, S4D) for p in part.ssm_parameters()}
     assert [group["lr"] for group in groups] == [1e-2, 2e-3]
     assert [group["weight_decay"] for group in groups] == [0.1, 0.0]
@@ -67,10 +64,10 @@ def test_modes_have_a_rate_of_their_own_and_do_not_decay():
     assert fit(small(lr=1e-4), 1).optimizers[0].param_groups[1]["lr"] == 1e-4
 
 
-def test_it_learns_and_uses_its_codes():
+def test_reconstruction_and_perplexity_after_training():
     model = small(lr=3e-3)
     fit(model, 120, limit_val_batches=0)
-    (figures,) = lightning.Trainer(**BARE).validate(model, data(), verbose=False)
-    assert figures["val/snr"] > 5
-    assert figures["val/correlation"] > 0.8
-    assert figures["val/perplexity"] > 8
+    metrics = validate(model, data())
+    assert metrics["val/snr"] > 5
+    assert metrics["val/correlation"] > 0.8
+    assert metrics["val/perplexity"] > 8

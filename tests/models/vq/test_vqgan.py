@@ -1,4 +1,4 @@
-"""VQ-GAN: steps equal those in plain PyTorch, and what is counted."""
+"""VQ-GAN: training steps against plain PyTorch, and the counting of steps."""
 
 import copy
 
@@ -11,14 +11,12 @@ from torch.utils.data import DataLoader
 
 from tests.helpers.bare import trainer
 from tests.helpers.models import build
-from vqlab.callbacks.ema import EMA
+from vqlab.callbacks import EMA
 from vqlab.losses.adversarial import ADVERSARIAL
+from vqlab.models import VQGAN
 from vqlab.models.adversarial import R1_EVERY
-from vqlab.models.vq.vqgan import VQGAN
-from vqlab.nn.autoencoders.small import SmallDecoder, SmallEncoder
-from vqlab.nn.gan.discriminators import PatchGAN
-from vqlab.quantizers.fsq import FSQ
-from vqlab.quantizers.vector import VectorQuantizer
+from vqlab.nn import PatchGAN, SmallDecoder, SmallEncoder
+from vqlab.quantizers import FSQ, VectorQuantizer
 
 
 def tiny(quantizer=None, activation=None, seed=0, **arguments):
@@ -50,8 +48,21 @@ def weights(model):
     return {name: value.detach().clone() for name, value in model.state_dict().items()}
 
 
+def assert_same_state(model, other, rtol=1e-4, atol=1e-5):
+    """Compare all but the log's counters and LeCam."""
+    expected = other.state_dict()
+    for name, value in model.state_dict().items():
+        if not name.startswith("codebook.") and "lecam" not in name:
+            torch.testing.assert_close(value, expected[name], rtol=rtol, atol=atol, msg=name)
+
+
+def parameter_groups(model):
+    """Return the parameters of the autoencoder and those of the discriminator."""
+    return [[p for name, p in model.named_parameters() if ("discriminator" in name) == second] for second in (0, 1)]
+
+
 def taming_weight(model, rec_loss, g_loss):
-    """Equation 7, both losses taken to the last layer directly."""
+    """Equation 7 with the gradients of both losses at the last layer."""
     last = model.decoder.head[0].weight
     rec, adv = (torch.autograd.grad(loss, last, retain_graph=True)[0] for loss in (rec_loss, g_loss))
     return (rec.norm() / (adv.norm() + 1e-4)).clamp(0, 1e4).detach()
@@ -60,9 +71,8 @@ def taming_weight(model, rec_loss, g_loss):
 def plain_step(
     model, optimizers, x, index, step, adversarial="hinge", adaptive=True, r1_weight=0.0, lecam=None, alternate=True
 ):
-    """Lightning-free statement of one step, the discriminator first; changes ``model`` in place."""
-    disc, losses = model.adversarial.discriminator, ADVERSARIAL[adversarial]
-    groups = [[p for name, p in model.named_parameters() if ("discriminator" in name) == second] for second in (0, 1)]
+    """Do one step of ``model`` in plain PyTorch."""
+    disc, losses, groups = model.adversarial.discriminator, ADVERSARIAL[adversarial], parameter_groups(model)
 
     def descend(group, loss):
         gradients = torch.autograd.grad(loss, groups[group], retain_graph=True)
@@ -111,36 +121,27 @@ def plain_step(
         {"adversarial": "wgan", "adaptive": False},
         {"r1_weight": 0.1},
         {"lecam_weight": 0.1},
-        {"quantizer": "loss"},
+        {"quantizer": VectorQuantizer(32, 8, codebook_update="loss")},
         {"alternate": False},
     ],
 )
-def test_steps_equal_those_in_plain_pytorch(arguments):
-    arguments = dict(arguments)
-    if arguments.get("quantizer"):
-        arguments["quantizer"] = VectorQuantizer(32, 8, codebook_update="loss")
-    model = tiny(**arguments).double()  # in single precision Adam turns the rounding of a gradient near 0 into steps
+def test_three_steps_equal_plain_pytorch(arguments):
+    model = tiny(**arguments).double()  # in single precision Adam amplifies rounding errors of gradients near 0
     plain = copy.deepcopy(model).to(memory_format=torch.channels_last)
     plain.train()
-    parameters = [
-        [p for name, p in plain.named_parameters() if ("discriminator" in name) == second] for second in (0, 1)
-    ]
-    optimizers = [torch.optim.AdamW(group, lr=2e-3, betas=(0.5, 0.9), weight_decay=0.0) for group in parameters]
+    settings = {"lr": 2e-3, "betas": (0.5, 0.9), "weight_decay": 0.0}
+    optimizers = [torch.optim.AdamW(group, **settings) for group in parameter_groups(plain)]
     options = {k: v for k, v in arguments.items() if k in ("adversarial", "adaptive", "r1_weight", "alternate")}
     lecam = {"real": torch.tensor(0.0), "fake": torch.tensor(0.0)} if "lecam_weight" in arguments else None
     for step, batch in enumerate(loader(48)):
         plain_step(plain, optimizers, batch["image"].double(), batch["index"], step, lecam=lecam, **options)
     trainer(max_steps=3, precision="64-true").fit(model, loader(48))
-    expected = weights(plain)
-    for name, value in weights(model).items():
-        if name.startswith("codebook.") or "lecam" in name:
-            continue
-        torch.testing.assert_close(value, expected[name], rtol=1e-6, atol=1e-7, msg=lambda m, n=name: f"{n}: {m}")
+    assert_same_state(model, plain, rtol=1e-6, atol=1e-7)
     if lecam is not None:
         torch.testing.assert_close(model.adversarial.lecam.real_mean, lecam["real"], rtol=1e-5, atol=1e-6)
 
 
-def test_global_step_counts_batches_and_the_discriminator_starts_when_it_should():
+def test_global_step_counts_batches_and_discriminator_starts_at_disc_start():
     steps, logged, trained = [], [], []
 
     class Record(lightning.Callback):
@@ -161,7 +162,7 @@ def test_global_step_counts_batches_and_the_discriminator_starts_when_it_should(
 
 
 @pytest.mark.parametrize("clip", [{"clip_g": 1e-6}, {"clip_d": 1e-6}])
-def test_clipping_is_of_one_network(clip):
+def test_clipping_applies_to_one_network(clip):
     norms = {}
 
     model = tiny(**clip)
@@ -170,8 +171,7 @@ def test_clipping_is_of_one_network(clip):
     def spy(self, optimizer):
         steps(self, optimizer)
         for name, part in (("decoder", self.decoder), ("discriminator", self.adversarial.discriminator)):
-            grads = [p.grad for p in part.parameters()]
-            norms[name] = float(nn.utils.get_total_norm(grads))
+            norms[name] = float(nn.utils.get_total_norm([p.grad for p in part.parameters()]))
 
     model.on_before_optimizer_step = spy.__get__(model)
     trainer(max_steps=1).fit(model, loader(16))
@@ -186,13 +186,10 @@ def test_two_accumulated_batches_equal_one_twice_as_large():
     run = trainer(max_steps=8)
     run.fit(second, loader(128, 16))
     assert run.global_step == 8
-    expected = weights(first)
-    for name, value in weights(second).items():
-        if not name.startswith("codebook."):
-            torch.testing.assert_close(value, expected[name], rtol=1e-4, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
+    assert_same_state(second, first)
 
 
-def test_accumulation_counts_for_base_lr_and_not_for_the_average():
+def test_accumulation_scales_base_lr_and_ema_counts_optimizer_steps():
     average = EMA(0.5)
     run = trainer(average, max_steps=6)
     run.fit(tiny(lr=None, base_lr=1e-5, accumulate=3, alternate=False), loader(96, 16))
@@ -200,7 +197,7 @@ def test_accumulation_counts_for_base_lr_and_not_for_the_average():
     assert average._average_model.n_averaged == 2
 
 
-def test_an_accumulated_codebook_learns_from_all_batches():
+def test_codebook_update_uses_all_accumulated_batches():
     first, second = (
         tiny(VectorQuantizer(8, 8), adaptive=False, alternate=False, **extra) for extra in ({}, {"accumulate": 2})
     )
@@ -216,7 +213,7 @@ def test_an_accumulated_codebook_learns_from_all_batches():
     assert second.quantizer.steps == 1
 
 
-def test_compiled_networks_give_the_same_step(monkeypatch):
+def test_compiled_networks_give_same_steps(monkeypatch):
     compiled = []
 
     def compile_eagerly(self, *args, **kwargs):
@@ -228,13 +225,11 @@ def test_compiled_networks_give_the_same_step(monkeypatch):
     for model in (plain, fast):
         trainer(max_steps=2).fit(model, loader(32))
     assert compiled == ["SmallEncoder", "Sequential", "PatchGAN"]
-    expected = weights(plain)
-    for name, value in weights(fast).items():
-        torch.testing.assert_close(value, expected[name], rtol=1e-4, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
+    assert_same_state(fast, plain)
 
 
 @pytest.mark.parametrize("value_range", ["unit", "signed"])
-def test_the_perceptual_loss_gets_images_in_its_own_range(value_range):
+def test_perceptual_loss_gets_signed_images(value_range):
     class Seen(nn.Module):
         name = "lpips"
 

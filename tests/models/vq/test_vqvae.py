@@ -1,4 +1,4 @@
-"""VQ-VAE: what it computes, that it learns, and that its metrics are right."""
+"""VQ-VAE: losses, learning, and metrics against independent computations."""
 
 import lightning
 import numpy as np
@@ -13,15 +13,11 @@ import vqlab
 from tests.helpers.bare import trainer, validate
 from tests.helpers.models import build
 from tests.helpers.refusal import refused
-from vqlab.metrics.images.frechet import FrechetDistance
-from vqlab.models.vq.vqgan import VQGAN
-from vqlab.models.vq.vqvae import VQVAE
-from vqlab.nn.autoencoders.small import SmallDecoder, SmallEncoder
-from vqlab.nn.image_format import ImageFormat
-from vqlab.nn.value_range import ValueRange
-from vqlab.quantizers.fsq import FSQ
-from vqlab.quantizers.vector import VectorQuantizer
-from vqlab.training.finite import NonFiniteError
+from vqlab.metrics import FrechetDistance
+from vqlab.models import VQGAN, VQVAE
+from vqlab.nn import ImageFormat, SmallDecoder, SmallEncoder, ValueRange
+from vqlab.quantizers import FSQ, VectorQuantizer
+from vqlab.training.steps import NonFiniteError
 
 CODES = 32
 
@@ -50,21 +46,21 @@ def digits():
     [VectorQuantizer(CODES, 8), FSQ([5, 5, 3]), VectorQuantizer(CODES, 8, codebook_update="loss")],
     ids=["ema", "fsq", "loss"],
 )
-def test_it_learns_real_digits(quantizer):
+def test_training_on_digits_reconstructs_them(quantizer):
     torch.manual_seed(0)
     model, data = tiny(quantizer), digits()
     before = validate(model, data)
     trainer(max_steps=150, log_every_n_steps=50).fit(model, data)
     after = validate(model, data)
     assert before["val/rec_loss"] > 0.3
-    assert after["val/rec_loss"] < 0.06  # 0.034 to 0.041 when this was written
-    assert after["val/psnr"] > after["val/psnr_patch_mean"] + 3  # 20.2 and more against 15.5
+    assert after["val/rec_loss"] < 0.06  # measured: 0.034 to 0.041
+    assert after["val/psnr"] > after["val/psnr_patch_mean"] + 3  # measured: at least 20.2, and 15.5
     assert after["val/ssim"] > 0.7
     assert after["val/codebook_usage"] > 0.6
 
 
 @pytest.mark.parametrize("reconstruction", ["l1", "huber"])
-def test_other_reconstruction_losses(reconstruction):
+def test_l1_and_huber_equal_their_formulas(reconstruction):
     model = tiny(reconstruction=reconstruction).eval()
     x = next(iter(loader(16)))["image"]
     error = (model(x)[0] - x).abs()
@@ -73,7 +69,7 @@ def test_other_reconstruction_losses(reconstruction):
 
 
 class Record(lightning.Callback):
-    """What each batch logged, and the codes that it used."""
+    """Record what each batch logs, and its codes."""
 
     def __init__(self):
         self.losses, self.perplexities, self.steps, self.codes = [], [], [], []
@@ -88,8 +84,8 @@ class Record(lightning.Callback):
         self.steps.append(trainer.global_step)
 
 
-def test_two_batches_of_16_equal_one_of_32():
-    """With a codebook that starts the same and is not revived: both look at single batches."""
+def test_two_accumulated_batches_equal_one_twice_as_large():
+    """Without k-means initialization and revival, which use single batches."""
     runs = {}
     for batch_size, accumulate in ((32, 1), (16, 2)):
         torch.manual_seed(0)
@@ -104,7 +100,7 @@ def test_two_batches_of_16_equal_one_of_32():
 
 
 @pytest.mark.parametrize("accumulate", [1, 3])
-def test_training_perplexity_covers_all_batches_since_the_last_line(accumulate):
+def test_training_perplexity_covers_all_batches_since_last_log_line(accumulate):
     model, record = tiny(), Record()
     run = trainer(record, max_steps=6, log_every_n_steps=2, accumulate_grad_batches=accumulate)
     run.fit(model, loader(18 * 4, 4))
@@ -117,12 +113,12 @@ def test_training_perplexity_covers_all_batches_since_the_last_line(accumulate):
 
 
 def perplexity(counts):
-    shares = counts[counts > 0] / counts.sum()
-    return np.exp(-(shares * np.log(shares)).sum())
+    fractions = counts[counts > 0] / counts.sum()
+    return np.exp(-(fractions * np.log(fractions)).sum())
 
 
-class Spoil(lightning.Callback):
-    """Put a NaN into one batch, and keep the weights from before it."""
+class AddNaN(lightning.Callback):
+    """Put a NaN into one batch, and record the weights before it."""
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
         if batch_idx == 3:
@@ -131,39 +127,37 @@ class Spoil(lightning.Callback):
 
 
 @pytest.mark.parametrize("codebook_update", ["ema", "loss"])
-def test_a_nan_stops_the_run_before_the_weights_change(codebook_update):
-    model, spoil = tiny(VectorQuantizer(codebook_update=codebook_update)), Spoil()
+def test_nan_stops_the_run_before_weights_change(codebook_update):
+    model, add_nan = tiny(VectorQuantizer(codebook_update=codebook_update)), AddNaN()
     with pytest.raises(NonFiniteError, match=r"rec_loss.* is NaN or infinite at batch 3 \(step 3\)"):
-        trainer(spoil).fit(model, loader(160))
+        trainer(add_nan).fit(model, loader(160))
     for name, value in model.state_dict().items():
-        assert torch.equal(value, spoil.before[name]), name
+        assert torch.equal(value, add_nan.before[name]), name
 
 
-def test_the_optimizer_forgets_a_revived_code():
+def test_optimizer_state_of_revived_code_is_reset():
     model = tiny(VectorQuantizer(64, 8, codebook_update="loss", revive_after=1))
     update, found = model.quantizer.update, []
     model.quantizer.update = lambda stats: found.append(update(stats)) or found[-1]
 
     class Check(lightning.Callback):
-        revived, remembered = 0, []
+        revived, nonzero = 0, []
 
         def on_train_batch_end(self, trainer, pl_module, *args):
             [(codebook, rows)] = found[-1]
             state = trainer.optimizers[0].state[codebook]
             for name in ("exp_avg", "exp_avg_sq"):
                 assert state[name][rows].eq(0).all()
-                self.remembered.append(state[name][~rows].ne(0).any(1).sum())
+                self.nonzero.append(state[name][~rows].ne(0).any(1).sum())
             self.revived += int(rows.sum())
 
     check = Check()
     trainer(check).fit(model, loader(160, 2))
     assert check.revived > 50
-    assert min(check.remembered[2:]) > 0, (
-        "the codes in use lost their moments too"
-    )  # k-means fits the first batch exactly
+    assert min(check.nonzero[2:]) > 0, "moments of used codes"  # k-means fits the first batch exactly
 
 
-def test_the_figures_are_those_of_an_independent_computation():
+def test_metrics_equal_independent_computation():
     torch.manual_seed(0)
     model, data, run = tiny(), digits(), trainer(max_steps=40)
     run.fit(model, data)
@@ -175,16 +169,16 @@ def test_the_figures_are_those_of_an_independent_computation():
         x_hat, codes = model(x)[0], model.encode(x)
     image, image_hat = ((y[:, 0].double().numpy() + 1) / 2 for y in (x, x_hat))
     image_hat = image_hat.clip(0, 1)
-    thumbnail = image.reshape(180, 4, 4, 4, 4).mean((2, 4)).repeat(4, 1).repeat(4, 2)
+    patch_means = image.reshape(180, 4, 4, 4, 4).mean((2, 4)).repeat(4, 1).repeat(4, 2)
+
+    def psnr(other):
+        return np.mean([peak_signal_noise_ratio(a, b, data_range=1) for a, b in zip(image, other, strict=True)])
+
     expected = {
         "val/bits_per_image": 16 * np.log2(CODES),
         "val/rec_loss": ((x_hat - x) ** 2).mean().item(),
-        "val/psnr": np.mean(
-            [peak_signal_noise_ratio(a, b, data_range=1) for a, b in zip(image, image_hat, strict=True)]
-        ),
-        "val/psnr_patch_mean": np.mean(
-            [peak_signal_noise_ratio(a, b, data_range=1) for a, b in zip(image, thumbnail, strict=True)]
-        ),
+        "val/psnr": psnr(image_hat),
+        "val/psnr_patch_mean": psnr(patch_means),
     }
     for name, value in expected.items():
         assert ours[name] == pytest.approx(value, rel=1e-4), name
@@ -199,24 +193,21 @@ def test_the_figures_are_those_of_an_independent_computation():
 
 
 class Fixed(nn.Module):
-    """A decoder that returns the same picture for all codes."""
+    """A decoder that returns the same image for all codes."""
 
-    def __init__(self, picture):
+    def __init__(self, image):
         super().__init__()
-        self.picture, self.in_channels, self.upsampling = picture, 4, 4
+        self.image, self.in_channels, self.upsampling = image, 4, 4
 
     def forward(self, z):
-        return self.picture.expand(len(z), -1, -1, -1)
+        return self.image.expand(len(z), -1, -1, -1)
 
 
-def test_the_same_image_has_the_same_metrics_in_every_value_range():
+def test_metrics_do_not_depend_on_value_range():
     image, wrong = torch.rand(2, 3, 16, 16), torch.rand(3, 16, 16)
     found = []
-    for value_range in (
-        ValueRange("unit"),
-        ValueRange("signed"),
-        ValueRange("standardized", (0.5, 0.4, 0.3), (0.2, 0.3, 0.1)),
-    ):
+    standardized = ValueRange("standardized", (0.5, 0.4, 0.3), (0.2, 0.3, 0.1))
+    for value_range in (ValueRange("unit"), ValueRange("signed"), standardized):
         model = VQVAE(decoder=Fixed(value_range.encode(wrong)), images=ImageFormat(value_range=value_range, size=16))
         metrics = validate(model, one_batch(value_range.encode(image)))
         found.append([metrics[f"val/{name}"] for name in ("psnr", "ssim", "psnr_patch_mean")])
@@ -227,8 +218,7 @@ def test_the_same_image_has_the_same_metrics_in_every_value_range():
     assert found[2] == pytest.approx(found[0], rel=1e-5)
 
 
-def test_a_model_is_validated_tested_and_trained_in_any_order_and_counts_its_codes():
-    """Validation and test make tensors that may not be changed in place later."""
+def test_code_counts_are_reset_between_validation_test_and_training():
     seen = []
 
     class Look(lightning.Callback):
@@ -243,7 +233,7 @@ def test_a_model_is_validated_tested_and_trained_in_any_order_and_counts_its_cod
     assert seen == [32 * 16, 24 * 16, 32 * 16]
 
 
-def test_decode_names_the_shape_of_codes():
+def test_decode_checks_shape_and_range_of_codes():
     model = VQVAE(SmallEncoder(hidden_channels=16), SmallDecoder(hidden_channels=16), VectorQuantizer(16, 8)).eval()
     codes = torch.zeros(1, 8, 8, dtype=torch.int64)
     expected = model.decode(codes)
@@ -262,24 +252,22 @@ def with_frechet(cls, backbone="net.pth"):
 
 
 @pytest.mark.parametrize("cls", [VQVAE, VQGAN])
-def test_the_frechet_distance_of_the_whole_set_is_logged(cls):
+def test_frechet_distance_of_whole_set_is_logged(cls):
     model, x = with_frechet(cls), torch.rand(20, 3, 24, 24) * 2 - 1
-    data, reference = (
-        DataLoader([{"image": image} for image in x], batch_size=8),
-        FrechetDistance("squeezenet1_0", "net.pth"),
-    )
+    data = DataLoader([{"image": image} for image in x], batch_size=8)
+    reference = FrechetDistance("squeezenet1_0", "net.pth")
     with torch.no_grad():
         x_hat = torch.cat([model.eval().reconstruct(part) for part in x.split(8)])
     reference.update(x / 2 + 0.5, real=True)
     reference.update(model.value_range.decode(x_hat), real=False)
     expected = reference.compute().item()
-    for stage, verb in (("val", "validate"), ("test", "test"), ("val", "validate")):  # each epoch starts afresh
+    for stage, verb in (("val", "validate"), ("test", "test"), ("val", "validate")):
         (metrics,) = getattr(trainer(), verb)(model, data, verbose=False)
         assert metrics[f"{stage}/rfid_squeezenet1_0"] == pytest.approx(expected, rel=1e-4)
     assert not [key for key in model.state_dict() if "frechet" in key]
 
 
-def test_missing_weights_stop_a_run_before_it_begins():
+def test_missing_frechet_weights_stop_the_run_at_start():
     model = with_frechet(VQVAE, "nowhere.pth")
     with refused("nowhere.pth", "frechet.backbone=FILE"):
         trainer().fit(model, loader(8, size=24))

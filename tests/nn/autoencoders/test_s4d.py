@@ -1,12 +1,12 @@
-"""The networks for signals: shapes, order in time, what they can remember, and bad arguments."""
+"""Networks for signals: shapes, order in time, causality and memory."""
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from vqlab.nn import S4D
 from vqlab.nn.autoencoders.s4d import Block, S4DDecoder, S4DEncoder
-from vqlab.nn.ssm.s4d import SCAN_FROM
 
 
 @pytest.mark.parametrize("mixer", ["s4d", "conv"])
@@ -20,7 +20,7 @@ def test_lengths_and_channels(mixer):
         assert decoder(z).shape == (3, 2, length)
 
 
-def test_folding_is_undone_and_keeps_neighbours_together():
+def test_unfolding_inverts_folding_of_adjacent_samples():
     fold, unfold = S4DEncoder(2, 2, pool=(4,)).layers[2], S4DDecoder(8, 2, 2, pool=(4,)).layers[3]
     x = torch.arange(24.0).view(1, 2, 12)
     assert fold(x)[0, :, 0].tolist() == [0, 1, 2, 3, 12, 13, 14, 15]
@@ -28,7 +28,7 @@ def test_folding_is_undone_and_keeps_neighbours_together():
 
 
 @pytest.mark.parametrize("mixer", ["s4d", "conv"])
-def test_a_causal_block_sees_no_future_and_a_bidirectional_one_does(mixer):
+def test_only_a_bidirectional_block_depends_on_later_samples(mixer):
     for bidirectional in (False, True):
         block = Block(8, 8, "lin", bidirectional, mixer, 0.0)
         x = torch.randn(1, 8, 40, requires_grad=True)
@@ -39,9 +39,9 @@ def test_a_causal_block_sees_no_future_and_a_bidirectional_one_does(mixer):
 
 
 @pytest.mark.parametrize(
-    ("bidirectional", "length"), [(True, 128), pytest.param(False, SCAN_FROM, marks=pytest.mark.slow)]
+    ("bidirectional", "length"), [(True, 128), pytest.param(False, S4D.scan_from, marks=pytest.mark.slow)]
 )
-def test_it_compiles_to_one_graph_and_back(bidirectional, length):
+def test_compiled_block_has_equal_losses_and_gradients(bidirectional, length):
     block = Block(4, 8, "lin", bidirectional, "s4d", 0.0)
     x = torch.randn(2, 4, length)
     results = []
@@ -52,7 +52,7 @@ def test_it_compiles_to_one_graph_and_back(bidirectional, length):
 
 
 @pytest.mark.parametrize(("mixer", "least", "most"), [("s4d", 0.95, 1.0), ("conv", 0.0, 0.35)])
-def test_it_remembers_what_a_convolution_never_sees(mixer, least, most):
+def test_s4d_learns_a_dependency_that_convolutions_cannot(mixer, least, most):
     """The signs of two channels in the first 16 of 1024 samples, classified at the last one."""
     torch.manual_seed(0)
     net = nn.Sequential(nn.Conv1d(2, 32, 1), *[Block(32, 32, "lin", False, mixer, 0.0) for _ in range(2)])

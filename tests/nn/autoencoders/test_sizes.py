@@ -1,4 +1,4 @@
-"""Autoencoders for images: sizes, gradients, output activation and head; formulas of the small ones."""
+"""Autoencoders for images: sizes, gradients, output activation, head and formulas."""
 
 import pytest
 import torch
@@ -11,25 +11,15 @@ from vqlab.nn.autoencoders.small import MLPDecoder, MLPEncoder, Residual, SmallD
 
 def conv(factor, features, **options):
     options = {"base_channels": 8, "z_channels": features, "num_res_blocks": 1, **options}
-    return lambda c: (ConvEncoder(c, **options), ConvDecoder(c, **options), features, factor)
+    return features, factor, lambda c: (ConvEncoder(c, **options), ConvDecoder(c, **options))
 
 
-def small(factor, hidden, res, blocks):
-    return lambda c: (
-        SmallEncoder(c, hidden, res, blocks, factor),
-        SmallDecoder(c, hidden, res, blocks, factor),
-        hidden,
-        factor,
-    )
+def small(factor, *sizes):
+    return sizes[0], factor, lambda c: (SmallEncoder(c, *sizes, factor), SmallDecoder(c, *sizes, factor))
 
 
-def mlp(size, hidden, features):
-    return lambda c: (
-        MLPEncoder(c, size, hidden, features),
-        MLPDecoder(c, size, hidden[::-1], features),
-        features,
-        size,
-    )
+def mlp(size, hidden, dim):
+    return dim, size, lambda c: (MLPEncoder(c, size, hidden, dim), MLPDecoder(c, size, hidden[::-1], dim))
 
 
 PAIRS = [
@@ -45,9 +35,9 @@ PAIRS = [
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("pair", PAIRS)
-def test_images_return_in_their_size_and_all_weights_have_gradients(pair, channels):
-    encoder, decoder, features, factor = pair(channels)
+@pytest.mark.parametrize(("features", "factor", "make"), PAIRS)
+def test_output_has_the_input_size_and_all_weights_have_gradients(features, factor, make, channels):
+    encoder, decoder = make(channels)
     height, width = (factor, factor) if isinstance(encoder, MLPEncoder) else (16, 24)
     x = torch.randn(2, channels, height, width)
     z = encoder(x)
@@ -69,7 +59,7 @@ DECODERS = [
 
 @pytest.mark.parametrize("name", ["tanh", "sigmoid"])
 @pytest.mark.parametrize("make", DECODERS)
-def test_the_output_activation_bounds_the_images(make, name):
+def test_output_activation_is_applied(make, name):
     torch.manual_seed(1)
     bounded, free = make(name), make(None)
     free.load_state_dict(bounded.state_dict())
@@ -79,36 +69,31 @@ def test_the_output_activation_bounds_the_images(make, name):
 
 
 @pytest.mark.parametrize("make", DECODERS)
-def test_the_head_begins_with_the_last_layer_with_weights(make):
-    """The adaptive weight of a VQ-GAN looks for it there."""
+def test_head_begins_with_the_last_layer_with_weights(make):
+    """The adaptive weight of VQ-GAN uses it."""
     decoder = make("tanh")
     with_weights = [part for part in decoder.modules() if isinstance(getattr(part, "weight", None), nn.Parameter)]
     assert decoder.head[0] is with_weights[-1]
-
-
-def linears(net):
-    return [module for module in net.modules() if isinstance(module, nn.Linear)]
 
 
 def leaky(x):
     return torch.where(x > 0, x, 0.2 * x)
 
 
-def test_the_mlps_equal_their_formulas():
+def test_mlps_equal_their_formulas():
     encoder, x = MLPEncoder(2, 3, (5, 4), 6), torch.randn(7, 2, 3, 3)
     z = x.reshape(7, 18)
-    for layer in linears(encoder):
+    for layer in filter(lambda module: isinstance(module, nn.Linear), encoder.modules()):
         z = leaky(z @ layer.weight.T + layer.bias)
     assert z.min() < 0 < z.max()
     torch.testing.assert_close(encoder(x)[:, :, 0, 0], z)
     decoder = MLPDecoder(2, 3, (5, 4), 6, "sigmoid")
-    for layer in linears(decoder):
+    for layer in filter(lambda module: isinstance(module, nn.Linear), decoder.modules()):
         z = leaky(z) @ layer.weight.T + layer.bias
     torch.testing.assert_close(decoder(encoder(x)), F.sigmoid(z).reshape(7, 2, 3, 3))
 
 
-def test_a_residual_block_equals_its_formula_and_does_not_change_its_input():
-    """An in-place ReLU would clip the skip path, too."""
+def test_residual_block_equals_its_formula_and_does_not_change_its_input():
     block, x = Residual(6, 3), torch.randn(2, 6, 5, 5)
     before = x.clone()
     hidden = F.conv2d(x.clamp_min(0), block.conv3.weight, block.conv3.bias, padding=1).clamp_min(0)
@@ -120,7 +105,7 @@ def test_a_residual_block_equals_its_formula_and_does_not_change_its_input():
 @pytest.mark.parametrize(
     ("channels", "groups"), [(1, 1), (3, 1), (6, 2), (20, 4), (32, 32), (48, 16), (64, 32), (96, 32), (7, 1)]
 )
-def test_the_norm_fits_any_width(channels, groups):
+def test_group_norm_fits_any_number_of_channels(channels, groups):
     layer = norm(channels)
     assert layer.num_groups == groups
     x = 3 + 2 * torch.randn(2, channels, 5, 5)
@@ -130,8 +115,7 @@ def test_the_norm_fits_any_width(channels, groups):
 
 
 @pytest.mark.parametrize("cls", [ConvEncoder, ConvDecoder])
-def test_attention_at_a_level_follows_each_of_its_res_blocks(cls):
-    """At level 1 of 3, the second resolution, where the width is twice that of level 0."""
+def test_attention_follows_each_residual_block_of_its_level(cls):
     net = cls(base_channels=8, num_res_blocks=2, channel_multipliers=(1, 2, 4), attention_levels=(1,))
     layers = list(net.layers if cls is ConvEncoder else net.body)
     places = [i for i, layer in enumerate(layers) if isinstance(layer, SelfAttention)]
@@ -145,7 +129,7 @@ def test_attention_and_resampling_equal_their_formulas():
         q, k, v = qkv.flatten(1).T.split(8, dim=1)  # each (24, 8)
         mixed = torch.softmax(q @ k.T / 8**0.5, dim=1) @ v
         torch.testing.assert_close(y, row + layer.proj(mixed.T.reshape(1, 8, 4, 6))[0])
-    down, up = downsample(8).double(), upsample(8).double()  # padded at the right and bottom alone
+    down, up = downsample(8).double(), upsample(8).double()  # padded only at the right and bottom
     expected = F.conv2d(F.pad(x, (0, 1, 0, 1)), down.conv.weight, down.conv.bias, stride=2)
     torch.testing.assert_close(down(x), expected)
     copies = x.repeat_interleave(2, 2).repeat_interleave(2, 3)
@@ -153,7 +137,7 @@ def test_attention_and_resampling_equal_their_formulas():
 
 
 @pytest.mark.parametrize("out", [8, 12])
-def test_a_res_block_whose_last_convolution_is_zero_is_its_skip(out):
+def test_residual_block_with_a_zero_convolution_equals_its_skip(out):
     block, x = ResBlock(8, out), torch.randn(2, 8, 4, 4)
     for parameter in block.body[-1].parameters():
         nn.init.zeros_(parameter)

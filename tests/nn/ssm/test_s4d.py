@@ -1,4 +1,4 @@
-"""S4D against the formula it computes, in complex float64."""
+"""S4D against its formula in complex float64."""
 
 import math
 from typing import get_args
@@ -28,13 +28,12 @@ def formula(layer, length):
         b = (w - 1) / a
     else:
         w, b = (1 + dt * a / 2) / (1 - dt * a / 2), dt / (1 - dt * a / 2)
-    return (
-        2 * ((torch.complex(layer.c_re, layer.c_im) * b)[..., None] * w[..., None] ** torch.arange(length)).sum(-2).real
-    )
+    powers = w[..., None] ** torch.arange(length)
+    return 2 * ((torch.complex(layer.c_re, layer.c_im) * b)[..., None] * powers).sum(-2).real
 
 
 def convolved(x, kernels):
-    """The causal convolution, and that against time, sample by sample."""
+    """The causal convolution plus the anticausal one, sample by sample."""
     length = x.shape[-1]
     y = torch.zeros_like(x)
     for k in range(length):
@@ -51,7 +50,7 @@ def close(found, expected, relative):
 @pytest.mark.parametrize("length", [1, 2, 7, 1000, 1024, 5000])
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("init", INITS)
-def test_the_kernel_is_that_of_the_formula(init, rule, length):
+def test_kernel_equals_the_formula(init, rule, length):
     for bidirectional in (False, True):
         layer = S4D(3, 16, init, rule, bidirectional)
         expected = formula(layer, length)
@@ -60,24 +59,20 @@ def test_the_kernel_is_that_of_the_formula(init, rule, length):
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_the_layer_is_the_convolution(rule):
+def test_layer_equals_the_convolution_with_its_kernel(rule):
     for bidirectional in (False, True):
         for length in (1, 2, 63, 64, 65, 200):
             layer, x = S4D(3, 8, "legs", rule, bidirectional), torch.randn(2, 3, length)
             expected = convolved(x, formula(layer, length)) + layer.d[:, None] * x
-            for convolution in ("fft", "scan"):
-                layer.convolution = convolution
+            for layer.scan_from in (1, length + 1):  # in chunks and by an FFT
                 close(layer(x), expected, 1e-12)
 
 
 @pytest.mark.parametrize(("dtype", "bound"), [(torch.float64, 1e-10), (torch.float32, 1e-4)])
 @pytest.mark.parametrize("rule", RULES)
-def test_steps_and_pieces_give_what_the_convolution_gives(rule, dtype, bound):
+def test_steps_and_segments_equal_the_convolution(rule, dtype, bound):
     layer, x = S4D(4, 64, "lin", rule).to(dtype), torch.randn(2, 4, 2000, dtype=dtype)
-    whole = {}
-    for convolution in ("fft", "scan"):
-        layer.convolution = convolution
-        whole[convolution] = layer(x)
+    whole = [layer(x) for layer.scan_from in (1, 2001)]
     state, rows = layer.initial_state(2), []
     for x_t in x.unbind(-1):
         y_t, state = layer.step(x_t, state)
@@ -87,21 +82,20 @@ def test_steps_and_pieces_give_what_the_convolution_gives(rule, dtype, bound):
     for piece in x.split([1, 129, 870, 64, 936], -1):
         y, at = layer.resume(piece, at)
         pieces.append(y)
-    for found in (*whole.values(), torch.cat(pieces, -1)):
+    for found in (*whole, torch.cat(pieces, -1)):
         close(found, stepped, bound)
     close(at, state, bound)
 
 
-@pytest.mark.parametrize("convolution", ["fft", "scan"])
-@pytest.mark.parametrize("bidirectional", [False, True])
-def test_gradients_are_those_of_the_formula(bidirectional, convolution):
-    layer = S4D(2, 8, "inv", bidirectional=bidirectional, convolution=convolution)
+@pytest.mark.parametrize(("bidirectional", "scan_from"), [(False, 1), (False, 151), (True, 151)])
+def test_gradients_equal_those_of_the_formula(bidirectional, scan_from):
+    layer = S4D(2, 8, "inv", bidirectional=bidirectional)
+    layer.scan_from = scan_from
     x, weight = torch.randn(2, 2, 150, requires_grad=True), torch.randn(2, 2, 150)
     inputs = [x, *layer.parameters()]
     found = torch.autograd.grad((layer(x) * weight).sum(), inputs)
-    expected = torch.autograd.grad(
-        ((fft_convolve(x, formula(layer, 150)) + layer.d[:, None] * x) * weight).sum(), inputs
-    )
+    y = fft_convolve(x, formula(layer, 150)) + layer.d[:, None] * x
+    expected = torch.autograd.grad((y * weight).sum(), inputs)
     for mine, theirs in zip(found, expected, strict=True):
         close(mine, theirs, 1e-10)
     single = layer.float()
@@ -110,12 +104,12 @@ def test_gradients_are_those_of_the_formula(bidirectional, convolution):
         close(mine.double(), theirs, 1e-4)
 
 
-def test_the_modes_are_those_of_the_papers():
+def test_initial_modes_equal_those_of_the_papers():
     for init in INITS:
         neg_re, im, b = initial_modes(init, 32)
         assert len(neg_re) == len(im) == len(b) == 32
         assert (neg_re > 0).all()
-    # HiPPO-LegS: B B^T / 2 makes A normal; its eigenvalues are those that torch finds for the matrix itself.
+    # HiPPO-LegS: A + B B^T / 2 is normal; compare with the eigenvalues of the matrix itself
     n = torch.arange(64.0)
     b = (2 * n + 1).sqrt()
     normal = -torch.outer(b, b).tril(-1) - torch.diag(n + 1) + torch.outer(b, b) / 2
@@ -127,7 +121,7 @@ def test_the_modes_are_those_of_the_papers():
     assert initial_modes("inv", 32)[1][0] == pytest.approx(64 / math.pi * 63)
 
 
-def test_autocast_and_compile_leave_it_in_float32():
+def test_layer_stays_in_float32_under_autocast_and_compile():
     layer = S4D(4, 16, bidirectional=True).float()
     x = torch.randn(2, 4, 100, dtype=torch.float32)
     expected = layer(x)
@@ -138,12 +132,12 @@ def test_autocast_and_compile_leave_it_in_float32():
     torch.testing.assert_close(graph(), layer.kernel(100))
 
 
-def test_bidirectional_is_a_causal_pass_and_a_flipped_one():
+def test_bidirectional_layer_is_a_causal_pass_plus_a_flipped_one():
     both, x = S4D(3, 16, bidirectional=True), torch.randn(2, 3, 301)
     y = both.d[:, None] * x
-    for direction, turn in enumerate((lambda signal: signal, lambda signal: signal.flip(-1))):
+    for direction, flip in enumerate((lambda signal: signal, lambda signal: signal.flip(-1))):
         one = S4D(3, 16)
         state = {name: v[direction : direction + 1] if "c_" in name else v for name, v in both.state_dict().items()}
         one.load_state_dict(state | {"d": torch.zeros(3)})
-        y = y + turn(one(turn(x)))
+        y = y + flip(one(flip(x)))
     close(both(x), y, 1e-10)

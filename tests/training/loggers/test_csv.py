@@ -1,4 +1,4 @@
-"""metrics.csv keeps every line, whatever happens to the run."""
+"""metrics.csv keeps every line of killed and resumed runs."""
 
 import csv
 
@@ -9,10 +9,10 @@ from vqlab.training.loggers.csv import CSVLog, read_rows
 
 
 def rows(path="run/metrics.csv"):
-    """Read with the csv module alone; empty cells are left out, and so is the clock."""
+    """Read with the csv module, without empty cells and ``time``."""
     with open(path, newline="") as file:
         read = list(csv.DictReader(file))
-    assert all(None not in row and None not in row.values() for row in read), "a line has too many or too few cells"
+    assert all(None not in row and None not in row.values() for row in read), "wrong number of cells"
     return [{k: float(v) for k, v in row.items() if v and k != "time"} for row in read]
 
 
@@ -23,7 +23,7 @@ def log(*steps):
     return logger
 
 
-def test_lines_are_on_disk_as_soon_as_they_are_logged():
+def test_lines_are_written_at_once():
     logger = CSVLog("run")
     values = {"a": 1 / 3, "b": 1e-30, "c": 123456789.123, "d": float("inf")}
     for step in range(3):
@@ -31,10 +31,10 @@ def test_lines_are_on_disk_as_soon_as_they_are_logged():
         assert rows() == [{"step": s, **values} for s in range(step + 1)]
     logger.path.unlink()
     logger.log_metrics(values, 3)
-    assert rows() == [{"step": 3, **values}], "the file may be deleted while the run goes on"
+    assert rows() == [{"step": 3, **values}], "the file may be deleted during the run"
 
 
-def test_columns_grow_and_rows_are_kept():
+def test_new_columns_keep_rows():
     logger = log(0, 1)
     logger.log_metrics({"val/psnr": 20.0}, 1)
     CSVLog("run").log_metrics({"acc": 0.75, "loss": 0.25, "a,b": 1.0, 'say "c"': 2.0}, 2)
@@ -49,7 +49,7 @@ def test_columns_grow_and_rows_are_kept():
 
 
 @pytest.mark.parametrize("truncated", ["2,1", "2,1700000000.0,0.12345", "st"])
-def test_a_truncated_last_line_is_ignored(truncated):
+def test_truncated_last_line_is_ignored(truncated):
     logger = log(0, 1)
     with open(logger.path, "a") as file:
         file.write(truncated)
@@ -59,7 +59,7 @@ def test_a_truncated_last_line_is_ignored(truncated):
 
 
 @pytest.mark.parametrize("content", ["", "step,ti", "step,time,loss\n0,1.0"])
-def test_a_file_without_a_complete_line(content, tmp_path):
+def test_file_without_complete_line_is_continued(content, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run/metrics.csv").write_text(content)
     logger = CSVLog("run")
@@ -68,14 +68,14 @@ def test_a_file_without_a_complete_line(content, tmp_path):
     assert rows() == [{"step": 5, "loss": 1.0}]
 
 
-def test_a_resumed_run_drops_exactly_the_later_steps_and_adds_the_line_that_a_killed_one_did_not_write():
+def test_resumed_run_drops_later_steps_and_adds_unwritten_line():
     log(*range(4)).log_metrics({"val/loss": 4.0}, 3)
     last = {"step": 2, "time": 1.7e9, "loss": 2.5}
     expected = [{"step": step, "loss": step + 0.5} for step in range(3)]
     logger = CSVLog("run")
     logger.resume_from(2)
     assert rows() == expected[:2]
-    for _ in range(2):  # the second time it is there already
+    for _ in range(2):  # adding it twice changes nothing
         logger.resume_from(3, last)
         assert rows() == expected
     logger.log_metrics({"val/loss": 1.0}, 3)

@@ -1,4 +1,4 @@
-"""What TensorBoard and W&B hold, read back from their files."""
+"""Images, tables and histograms in TensorBoard and W&B, read from their files; failing loggers."""
 
 import time
 from pathlib import Path
@@ -14,7 +14,7 @@ from vqlab.training.loggers.csv import CSVLog
 from vqlab.training.loggers.media import guarded, log_histogram, log_image, log_table
 
 
-def test_images_tables_and_histograms(monkeypatch, tmp_path):
+def test_images_tables_and_histograms_are_logged(monkeypatch, tmp_path):
     monkeypatch.setenv("WANDB_DATA_DIR", str(tmp_path / "data"))
     wandb = wandb_logger("run", "vqlab", "offline")
     loggers = [CSVLog("run"), tensorboard_logger("run"), wandb]
@@ -24,7 +24,7 @@ def test_images_tables_and_histograms(monkeypatch, tmp_path):
     loggers[1].finalize("success")
     wandb.experiment.finish()
 
-    for _ in range(100):  # W&B writes in a process of its own
+    for _ in range(100):  # W&B writes in another process
         if len(read_wandb(Path("run")).history) == 3:
             break
         time.sleep(0.2)
@@ -44,13 +44,13 @@ def test_images_tables_and_histograms(monkeypatch, tmp_path):
     assert not Path("run/metrics.csv").exists()
 
 
-def test_a_log_on_a_full_disk_ends_the_run(capsys, monkeypatch):
+def test_full_disk_ends_the_run(capsys, monkeypatch):
     def full(*args):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("vqlab.training.loggers.csv._lines", full)
-    complaint = fails(capsys, [*FIT, "--name=run", "--trainer.max_steps=10"])
-    assert "no space left for runs/vqvae/run/metrics.csv" in complaint
+    message = fails(capsys, [*FIT, "--name=run", "--trainer.max_steps=10"])
+    assert "no space left for runs/vqvae/run/metrics.csv" in message
 
 
 class Fragile(Logger):
@@ -61,19 +61,19 @@ class Fragile(Logger):
     calls = 0
 
     def log_metrics(self, metrics, step=None):
-        self.note("log_metrics")
+        self.fail_if_broken("log_metrics")
 
     def log_hyperparams(self, *args):
-        self.note("log_hyperparams")
+        self.fail_if_broken("log_hyperparams")
 
-    def note(self, method):
+    def fail_if_broken(self, method):
         if method == Fragile.broken:
             Fragile.calls += 1
             raise OSError(2, "its folder is gone")
 
 
 @pytest.mark.parametrize("method", ["log_metrics", "log_hyperparams"])
-def test_a_logger_that_fails_is_disabled_and_the_run_goes_on(monkeypatch, method):
+def test_failing_logger_is_disabled_and_run_continues(monkeypatch, method):
     monkeypatch.setattr(Fragile, "broken", method)
     monkeypatch.setattr(Fragile, "calls", 0)
     with pytest.warns(UserWarning, match="Fragile failed .*its folder is gone.*goes on without it"):
@@ -82,7 +82,7 @@ def test_a_logger_that_fails_is_disabled_and_the_run_goes_on(monkeypatch, method
     assert Fragile.calls == 1
 
 
-def test_an_image_for_a_board_that_fails(monkeypatch):
+def test_failing_tensorboard_is_disabled(monkeypatch):
     logger = guarded(tensorboard_logger("run"))
     monkeypatch.setattr(logger.experiment, "add_image", lambda *args: Path("gone/x").read_text())
     with pytest.warns(UserWarning, match="TensorBoardLogger failed"):

@@ -1,4 +1,4 @@
-"""W&B without questions, and TensorBoard."""
+"""How W&B and TensorBoard are started."""
 
 import io
 import logging
@@ -16,8 +16,8 @@ KEY = "0" * 40
 
 
 @pytest.fixture(autouse=True)
-def nobody(monkeypatch, tmp_path):
-    """A user without a key, settings, or a keyboard."""
+def home(monkeypatch, tmp_path):
+    """The home folder of a user without API key, settings, and standard input."""
     for name in ("WANDB_MODE", "WANDB_API_KEY", "NETRC"):
         monkeypatch.delenv(name, raising=False)
     home = tmp_path / "home"
@@ -31,7 +31,7 @@ def nobody(monkeypatch, tmp_path):
 
 @pytest.fixture
 def started(monkeypatch):
-    """Record how wandb would be started, without starting it; ``fails`` may hold an error for going online."""
+    """Record the calls of ``wandb.init``; ``fails`` may be an error for the mode online."""
     import wandb
 
     found = SimpleNamespace(calls=[], fails=None)
@@ -62,9 +62,9 @@ def started(monkeypatch):
         ("auto", {"WANDB_API_KEY": KEY, "WANDB_MODE": "offline"}, "", ["offline"]),
     ],
 )
-def test_modes(started, monkeypatch, nobody, mode, environment, netrc, modes):
-    (nobody / ".netrc").write_text(netrc)
-    (nobody / ".netrc").chmod(0o600)
+def test_mode_follows_environment_and_netrc(started, monkeypatch, home, mode, environment, netrc, modes):
+    (home / ".netrc").write_text(netrc)
+    (home / ".netrc").chmod(0o600)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     logger = wandb_logger("run", "mine", mode)
@@ -74,7 +74,7 @@ def test_modes(started, monkeypatch, nobody, mode, environment, netrc, modes):
 
 
 @pytest.mark.parametrize("error", [RuntimeError("no network\nsecond line"), TimeoutError()])
-def test_a_failure_to_go_online_is_printed_and_the_run_goes_offline(started, caplog, error):
+def test_failure_to_go_online_is_printed_and_logged_offline(started, caplog, error):
     caplog.set_level(logging.INFO)
     started.fails = error
     assert wandb_logger("run", "vqlab", "online") is not None
@@ -83,15 +83,10 @@ def test_a_failure_to_go_online_is_printed_and_the_run_goes_offline(started, cap
     assert f"wandb could not go online ({reason}); logging offline" in caplog.messages
 
 
-def test_an_unknown_mode_is_refused():
-    with refused("onlin", "--wandb.mode"):
-        wandb_logger("run", "vqlab", "onlin")
-
-
-def test_tensorboard_of_a_resumed_run_replaces_what_was_logged_after_its_checkpoint():
+def test_resumed_tensorboard_discards_later_steps():
     for first, last, value in ((0, 9, 1.0), (5, 12, 2.0)):
         logger = tensorboard_logger("run", first)
-        assert first or not Path("run").exists(), "it writes before there is something to write"
+        assert first or not Path("run").exists(), "nothing is written before the first log"
         for step in range(first, last):
             logger.log_metrics({"val/loss": value}, step)
         logger.finalize("success")
@@ -100,7 +95,9 @@ def test_tensorboard_of_a_resumed_run_replaces_what_was_logged_after_its_checkpo
     assert [scalar.value for scalar in scalars] == 5 * [1.0] + 7 * [2.0]
 
 
-def test_tensorboard_that_is_not_installed(monkeypatch):
+def test_unknown_mode_and_missing_tensorboard_are_refused(monkeypatch):
+    with refused("onlin", "--wandb.mode"):
+        wandb_logger("run", "vqlab", "onlin")
     monkeypatch.setitem(sys.modules, "tensorboard", None)
     with refused("pip install 'vqlab[tensorboard]'"):
         tensorboard_logger("run")

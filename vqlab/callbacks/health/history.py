@@ -1,4 +1,4 @@
-"""Recorded metrics of a run, which the health rules look at."""
+"""Recorded metrics of a run, for the health rules."""
 
 import math
 import statistics
@@ -6,10 +6,9 @@ from dataclasses import dataclass, field
 
 from vqlab.validation import Fraction
 
-ENOUGH = 20  # log lines that a rule needs to compare with what was usual
+ENOUGH = 20  # log lines that a rule needs for a median
 FEWEST = 5  # smallest window
 HISTORY = 600  # log lines that are kept
-
 Metrics = dict[str, list[float]]  # by name, the latest last
 
 
@@ -33,7 +32,7 @@ class RunHistory:
     """Metrics of a run so far."""
 
     # Per log line: metrics of train/; grad_norm and grad_norm/<part>; rate, the learning rate; update_ratio, the change
-    # of a weight by the step relative to its norm at the start (a rate that is too high makes the weights large, too).
+    # of a weight by the step relative to its norm at the start (a rate that is too high also makes the weights large).
     lines: Metrics = field(default_factory=dict)
     validations: Metrics = field(default_factory=dict)  # metrics of val/; step; monitor, the lower the better
     step: int = 0  # steps done
@@ -44,7 +43,7 @@ class RunHistory:
     monitor: str = "val/loss"  # name of the monitored metric
 
     def add(self, values: dict[str, float], stage: str = "train") -> None:
-        """Append the metrics of a log line, or of a validation (``val``), and drop the oldest."""
+        """Append the metrics of a log line or of a validation (``val``), and drop the oldest."""
         metrics = self.lines if stage == "train" else self.validations
         for name, value in values.items():
             metrics.setdefault(name, []).append(value)
@@ -52,7 +51,7 @@ class RunHistory:
 
     @property
     def window(self) -> int:
-        """Lines over which a problem must persist: a twentieth of the run, 5 to 20."""
+        """Log lines over which a problem must persist: a twentieth of the run, 5 to 20."""
         return int(min(ENOUGH, max(FEWEST, self.lines_planned / 20)))
 
     def latest(self, name: str, stage: str = "train") -> float | None:

@@ -1,4 +1,4 @@
-"""Sets of characters by name, by range and from text files."""
+"""Sets of characters by name, range or text file."""
 
 import re
 import unicodedata
@@ -20,12 +20,12 @@ def of_codec(codec: str, first: int, last: int) -> list[int]:
 
 @cache
 def of_script(*names: str) -> list[int]:
-    """Return the letters whose Unicode names start with one of ``names``."""
+    """Return the letters with a Unicode name that starts with one of ``names``."""
     letters = (code for code in range(0x10000) if unicodedata.category(chr(code))[0] == "L")
     return [code for code in letters if unicodedata.name(chr(code), "").startswith(names)]
 
 
-# Sets of ideographs and syllables are the rows of national standards, in their order.
+# Ideographs and syllables are in the order of the national standards.
 NAMED: dict[str, Callable[[], list[int]]] = {
     "ascii": lambda: list(range(0x21, 0x7F)),
     "latin": partial(of_script, "LATIN "),
@@ -43,7 +43,7 @@ NAMED: dict[str, Callable[[], list[int]]] = {
 
 
 def read_charset(charset: str | list[str]) -> list[int]:
-    """Return the code points of named sets, ranges like ``U+4E00-4FFF`` and UTF-8 files, each once, in their order."""
+    """Return the distinct code points of named sets, ranges like ``U+4E00-4FFF`` and UTF-8 files, in their order."""
     parts = [charset] if isinstance(charset, str) else charset
     codes = list(dict.fromkeys(code for part in parts for code in _read_part(part)))
     if not codes:
@@ -65,4 +65,4 @@ def _read_part(part: str) -> list[int]:
     try:
         return [ord(character) for character in Path(part).read_text("utf-8-sig") if not character.isspace()]
     except UnicodeDecodeError as error:
-        raise UserError(f"charset must be in UTF-8, {part} is not ({error}): save it as UTF-8") from error
+        raise UserError(f"charset {part} is not in UTF-8 ({error}): save it as UTF-8") from error

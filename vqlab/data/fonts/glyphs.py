@@ -1,4 +1,4 @@
-"""Images of a font's characters, drawn once and kept on disk."""
+"""Images of the characters of a font, cached on disk."""
 
 import hashlib
 import os
@@ -12,27 +12,27 @@ import numpy as np
 
 from vqlab.atomic_io import disk_errors, write_atomic
 from vqlab.data.files import counted
-from vqlab.fonts.draw import Canvas, EmBox, ImageSize
+from vqlab.fonts.draw import Canvas, ImageSize
 from vqlab.fonts.font import Font
 
-VERSION = f"1 {matplotlib.__version__}"  # raise the number when the same settings give other images
-FLAWS = ("sound", "blank", "like .notdef", "that leave the image")
+VERSION = f"1 {matplotlib.__version__}"  # increase the number when the same settings give other images
+FLAWS = ("usable", "blank", "like .notdef", "partly outside of the image")
 FIELDS = {"character": "<u4", "outline": "<u8", "flaw": "u1", "density": "<f4"}  # of the cache, before the images
-SOUND, BLANK, LIKE_NOTDEF, OUTSIDE = range(len(FLAWS))
+USABLE, BLANK, LIKE_NOTDEF, OUTSIDE = range(len(FLAWS))
 
 
 @dataclass(frozen=True)
 class Glyphs:
-    """Images of N characters of one font, in the order of their code points."""
+    """Images of N characters of a font, sorted by code point."""
 
     characters: np.ndarray  # (N,) uint32 code points
     outlines: np.ndarray  # (N,) uint64: Outline.key
     flaws: np.ndarray  # (N,) uint8: positions in FLAWS
-    densities: np.ndarray  # (N,) float32: mean number of ink edges on a line across the image, over rows and columns
-    images: np.ndarray  # (N, S, S) uint8: 0 is ink, 255 paper; a memory map of the cache where there is one
+    densities: np.ndarray  # (N,) float32: mean number of ink edges on a row or column of the image
+    images: np.ndarray  # (N, S, S) uint8: 0 is ink, 255 is paper; a memory map of the cache if there is one
 
     def rows(self, characters: int | Sequence[int] | np.ndarray) -> Any:
-        """Return the positions of characters, all of which must be present."""
+        """Return the positions of characters, which must all be present."""
         return np.searchsorted(self.characters, np.asarray(characters, np.uint32))
 
     def having(self, *flaws: int) -> set[int]:
@@ -40,43 +40,36 @@ class Glyphs:
         return set(self.characters[np.isin(self.flaws, flaws)].tolist())
 
 
-def draw_glyphs(font: Font, characters: Sequence[int], image_size: ImageSize, box: EmBox, cache: str | None) -> Glyphs:
-    """Return the images of a font's characters, read from the folder ``cache`` if they were drawn before."""
+def draw_glyphs(
+    font: Font, characters: Sequence[int], image_size: ImageSize, em_scale: float, cache: str | None
+) -> Glyphs:
+    """Return the images of characters, from the folder ``cache`` if they were drawn before."""
     if cache is None:
-        return _as_glyphs(draw(font, characters, image_size, box))
-    codes = np.asarray(characters, np.uint32).tobytes()
-    settings = f"{VERSION} {font.digest} {image_size} {box.em_scale} {hashlib.sha256(codes).hexdigest()}"
-    path = Path(cache) / f"{font.path.stem}-{image_size}-{hashlib.sha256(settings.encode()).hexdigest()[:16]}.npy"
-    if not path.is_file():
-        # Other processes may draw the same: each writes a file of its own, and the last one stays.
-        partial = path.with_suffix(f".{os.getpid()}.npy")
-        with write_atomic(partial, "--data.cache") as file:
-            np.save(file, draw(font, characters, image_size, box))
-        with disk_errors(path, "--data.cache"):
-            os.replace(partial, path)
-    return _as_glyphs(np.load(path, mmap_mode="r"))
+        records = draw(font, characters, image_size, em_scale)
+    else:
+        codes = np.asarray(characters, np.uint32).tobytes()
+        settings = f"{VERSION} {font.digest} {image_size} {em_scale} {hashlib.sha256(codes).hexdigest()}"
+        path = Path(cache) / f"{font.path.stem}-{image_size}-{hashlib.sha256(settings.encode()).hexdigest()[:16]}.npy"
+        if not path.is_file():
+            partial = path.with_suffix(f".{os.getpid()}.npy")  # other processes may draw the same characters
+            with write_atomic(partial, "--data.cache") as file:
+                np.save(file, draw(font, characters, image_size, em_scale))
+            with disk_errors(path, "--data.cache"):
+                os.replace(partial, path)
+        records = np.load(path, mmap_mode="r")
+    code, outline, flaw, density = (np.array(records[name]) for name in FIELDS)
+    return Glyphs(code, outline, flaw, density, records["image"])
 
 
-def draw(font: Font, characters: Sequence[int], image_size: ImageSize, box: EmBox) -> np.ndarray:
-    """Draw characters as records of what ``Glyphs`` holds."""
-    fields = [*FIELDS.items(), ("image", "u1", (image_size, image_size))]
-    records = np.empty(len(characters), np.dtype(fields))
-    canvas, notdef = Canvas(image_size, box), font.notdef.key
+def draw(font: Font, characters: Sequence[int], image_size: ImageSize, em_scale: float) -> np.ndarray:
+    """Draw characters as an array of records with one field per attribute of :class:`Glyphs`."""
+    records = np.empty(len(characters), np.dtype([*FIELDS.items(), ("image", "u1", (image_size, image_size))]))
+    canvas, notdef = Canvas(image_size, em_scale), font.notdef.key
     for number, code in enumerate(counted(characters, len(characters), "drew", f"characters of {font.name}")):
         outline = font.outline(code)
         image, key = canvas.draw(outline), outline.key
-        flaw = SOUND if box.holds(outline) else OUTSIDE
+        flaw = USABLE if canvas.holds(outline) else OUTSIDE
         flaw = BLANK if image.min() == 255 else LIKE_NOTDEF if key == notdef else flaw
-        records[number] = (code, key, flaw, density(image), image)
+        edges = sum(np.abs(np.diff(image.astype(np.int16), axis=axis)).sum() for axis in (0, 1)) / 255
+        records[number] = (code, key, flaw, edges / (2 * image_size), image)
     return records
-
-
-def _as_glyphs(records: np.ndarray) -> Glyphs:
-    character, outline, flaw, density = (np.array(records[name]) for name in FIELDS)
-    return Glyphs(character, outline, flaw, density, records["image"])
-
-
-def density(image: np.ndarray) -> float:
-    """Return the mean number of ink edges on a line across an image (S, S) uint8, over rows and columns."""
-    edges = sum(np.abs(np.diff(image.astype(np.int16), axis=axis)).sum() for axis in (0, 1))
-    return float(edges) / 255 / (2 * len(image))

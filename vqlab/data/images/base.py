@@ -1,7 +1,4 @@
-"""Base of the image DataModules: batches, value range, augmentation.
-
-Shapes: N images of a split, B batch, C channels, H = W = image_size.
-"""
+"""Base of the image DataModules. Shapes: N images of a split, B batch, C channels, H = W = image_size."""
 
 from collections.abc import Callable
 from functools import cached_property, partial
@@ -14,16 +11,15 @@ from torchvision.transforms.v2.functional import center_crop, resize
 
 from vqlab.data.datamodule import Batch, Split, SplitDataModule, Workers
 from vqlab.errors import UserError
-from vqlab.nn.image_format import ImageFormat
-from vqlab.nn.value_range import ValueRange
+from vqlab.nn import ImageFormat, ValueRange
 from vqlab.training.data_format import Format, check_format
 from vqlab.validation import Count, NonNegativeInt
 
-IMAGES = ("image", "labelled_image")  # what a batch may hold
+IMAGES = ("image", "labelled_image", "source", "target")  # entries of a batch
 
 
 class ImageTensors(Split):
-    """Images (N, C, H, W) in memory as one uint8 tensor, with labels (N,) or -1 everywhere."""
+    """Images (N, C, H, W) uint8 in memory with labels (N,), -1 by default."""
 
     def __init__(self, images: Tensor, labels: Tensor | None = None) -> None:
         self.images = images
@@ -37,28 +33,28 @@ class ImageTensors(Split):
         return {"image": self.images[index], "label": self.labels[index], "index": index}
 
     def part(self, positions: Tensor) -> "ImageTensors":
-        """Return some of the images."""
+        """Return the images at ``positions``."""
         return ImageTensors(self.images[positions], self.labels[positions])
 
 
 class ImageDataModule(SplitDataModule):
     """Images with labels, in batches of ``image``, ``label`` and ``index``.
 
-    A subclass sets ``channels``, ``image_size``, ``num_classes`` and ``train_size`` in its constructor, for the model
-    that is built from them, and defines :meth:`load_split`, or :meth:`load_train_val` and :meth:`load_test`.
+    A subclass sets ``channels``, ``image_size``, ``num_classes`` and ``train_size``, from which the model is built, and
+    defines :meth:`load_split`, or :meth:`load_train_val` and :meth:`load_test`. Splits hold uint8 images.
 
     Args:
         batch_size: Images per batch and device.
         value_range: Range of the pixel values: unit [0, 1], signed [-1, 1], or standardized, (x - mean) / std per
             channel of the training images.
         augment: Shift training images by up to 1/8 of the side, and mirror half of them unless it changes the class.
-        labels_per_class: Labelled training images of each class, chosen once by ``seed``; null uses all labels.
+        labels_per_class: Number of labelled training images per class, drawn by ``seed``. Default: all.
         num_workers: Processes that load batches; 0 loads in the main process.
         seed: Seed of the split, of the order and of the augmentation.
 
     Shape:
-        batch["image"] (B, C, H, W) float32 in ``value_range``; batch["label"] (B,) int64, -1 where there is none;
-        batch["index"] (B,) int64, the position in the split. With ``labels_per_class`` training batches are those of
+        batch["image"] (B, C, H, W) float32 in ``value_range``; batch["label"] (B,) int64, -1 for none; batch["index"]
+        (B,) int64, the position in the split. With ``labels_per_class`` training batches are as in
         :class:`PartlyLabelled`.
     """
 
@@ -70,6 +66,7 @@ class ImageDataModule(SplitDataModule):
     flip = True  # whether a mirrored image keeps its class
     examples = "images"
     modality = "image"
+    statistics_limit: int | None = None  # number of training images for the statistics, all by default
 
     def __init__(
         self,
@@ -92,38 +89,32 @@ class ImageDataModule(SplitDataModule):
         return PartlyLabelled(train, chosen, self.batch_size, self.seed), val
 
     def collate(self) -> Callable[[Batch], Batch]:
-        """Splits hold uint8 images."""
         return partial(to_float, pixel_range=self.pixel_range)
 
     def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Return mean and standard deviation per channel of the training images in [0, 1]; this may read them."""
-        return channel_statistics(self._train_val[0])
+        """Return mean and standard deviation per channel of the training images in [0, 1]."""
+        return channel_statistics(self._train_val[0], self.statistics_limit)
 
     @property
     def image_format(self) -> ImageFormat:
-        """Format of the images, for a model."""
+        """Channels, size, value range and number of classes, for a model."""
         return ImageFormat(self.channels, self.image_size, self.pixel_range, self.num_classes)
 
     @cached_property
     def pixel_range(self) -> ValueRange:
-        """The range of the pixel values, as the model needs it."""
-        if self.value_range == "standardized":
-            return ValueRange("standardized", *self.statistics())
-        return ValueRange(self.value_range)
+        """The value range with its statistics."""
+        return ValueRange(self.value_range, *(self.statistics() if self.value_range == "standardized" else ()))
 
     def describe(self) -> Format:
-        """Return the value range."""
         return {"value_range": self.value_range}
 
     def fitted(self) -> Format:
-        """Return the classes, and the statistics of ``standardized``."""
         found: Format = {"classes": self._class_names()}
         if self.value_range == "standardized":
             found["statistics"] = [list(self.pixel_range.mean), list(self.pixel_range.std)]
         return found
 
     def apply_format(self, trained: Format) -> None:
-        """Standardise by the checkpoint's statistics, and number the classes as it does."""
         super().apply_format(trained)
         if self.value_range == "standardized" and (statistics := trained.get("statistics")):
             mean, std = statistics
@@ -142,15 +133,14 @@ class ImageDataModule(SplitDataModule):
         return self.classes or [str(number) for number in range(self.num_classes)]
 
     def augmented(self, batch: Batch, generator: torch.Generator) -> Batch:
-        """Shift images, and mirror half of them unless it changes their class."""
         return batch | {name: shift_and_flip(batch[name], generator, self.flip) for name in IMAGES if name in batch}
 
 
 class PartlyLabelled(Split):
-    """All images of a split without their labels, and with each batch some of the few labelled ones.
+    """All images of a split without labels (``label`` is -1), and a batch of the few labelled images.
 
-    ``image`` has label -1; ``labelled_image`` and ``labelled_label`` are drawn from the positions ``chosen``, by
-    ``seed`` and the batch's own positions alone: the same in a resumed run and for any number of processes.
+    ``labelled_image`` and ``labelled_label`` are drawn from the positions ``chosen``. The draw depends on ``seed`` and
+    the positions of the batch alone, so a resumed run and any number of processes draw the same.
     """
 
     def __init__(self, data: Any, chosen: Tensor, batch_size: int, seed: int = 0) -> None:
@@ -161,8 +151,8 @@ class PartlyLabelled(Split):
 
     def __getitems__(self, indices: list[int]) -> Batch:
         batch = self.data.__getitems__(indices)
-        place = hash((self.seed, *indices)) % 2**63  # of integers, so the same in each process
-        generator = torch.Generator().manual_seed(place)
+        # The hash of integers is the same in each process.
+        generator = torch.Generator().manual_seed(hash((self.seed, *indices)) % 2**63)
         rounds = -(-self.batch_size // len(self.chosen))
         order = torch.cat([torch.randperm(len(self.chosen), generator=generator) for _ in range(rounds)])
         labelled = self.data.__getitems__(self.chosen[order[: self.batch_size]].tolist())
@@ -171,31 +161,29 @@ class PartlyLabelled(Split):
 
 
 def choose_labelled(labels: Tensor, per_class: int, seed: int) -> Tensor:
-    """Return the sorted positions of ``per_class`` images of each class of ``labels`` (N,), -1 where there is none."""
+    """Return the sorted positions of ``per_class`` images of each class in ``labels`` (N,), which are -1 for none."""
     classes = labels[labels >= 0].unique().tolist()
     if not classes:
-        raise UserError("the images have no labels to choose from: set labels_per_class=null, or use data with classes")
+        raise UserError("the images have no labels: set labels_per_class=null, or use data with classes")
     generator = torch.Generator().manual_seed(seed)
     chosen = []
     for number in classes:
         of_class = (labels == number).nonzero()[:, 0]
         if len(of_class) < per_class:
-            raise UserError(
-                f"labels_per_class must be at most {len(of_class)}, the images of class {number}, got {per_class}"
-            )
+            limit = f"{len(of_class)}, the number of images of class {number}"
+            raise UserError(f"labels_per_class must be at most {limit}, got {per_class}")
         chosen.append(of_class[torch.randperm(len(of_class), generator=generator)[:per_class]])
     return torch.cat(chosen).sort().values
 
 
 def to_float(batch: Batch, pixel_range: ValueRange) -> Batch:
-    """Turn the uint8 images of a batch into float32 in ``pixel_range``."""
+    """Convert the uint8 images of a batch to float32 in ``pixel_range``."""
     return batch | {name: pixel_range.encode(batch[name].float().div_(255)) for name in IMAGES if name in batch}
 
 
 def shift_and_flip(images: Tensor, generator: torch.Generator, flip: bool) -> Tensor:
-    """Shift images (B, C, S, S) by up to 1/8 of the side, filled by reflection, and mirror half of them if ``flip``."""
-    count, size = len(images), images.shape[-1]
-    device = images.device
+    """Shift images (B, C, S, S) by up to 1/8 of the side with reflection, and mirror half of them if ``flip``."""
+    count, size, device = len(images), images.shape[-1], images.device
     reach = size // 8  # 4 pixels at 32, as is usual for CIFAR-10
     padded = F.pad(images, (reach,) * 4, mode="reflect") if reach else images
     corner = torch.randint(0, 2 * reach + 1, (2, count, 1), generator=generator, device=device)
@@ -211,20 +199,19 @@ def fit_square(images: Tensor, size: int) -> Tensor:
     """Resize uint8 images (N, C, H, W) so that the shorter side is ``size``, and crop the centre square."""
     if images.shape[-2:] == (size, size):
         return images
-    # In parts: antialiasing needs several times the memory of the images.
+    # Antialiasing needs several times the memory of the images.
     return torch.cat([center_crop(resize(part, [size], antialias=True), [size]) for part in images.split(1024)])
 
 
 def channel_statistics(data: Split, limit: int | None = None) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return mean and standard deviation per channel of uint8 images (of ``limit`` at random); 255 counts as 1."""
+    """Return mean and standard deviation per channel of (``limit`` random) uint8 images, divided by 255."""
     order = torch.randperm(len(data), generator=torch.Generator().manual_seed(0))[:limit]
     parts = (data.__getitems__(part.tolist())["image"] for part in order.split(500))
-    # Histograms are exact and small, whatever the number of images.
+    # Histograms are exact, and as small for any number of images.
     histogram = sum(torch.stack([torch.bincount(x.flatten(), minlength=256) for x in part.unbind(1)]) for part in parts)
     values = torch.arange(256, dtype=torch.float64) / 255
     frequency = histogram.double() / histogram.sum(1, keepdim=True)  # type: ignore[union-attr]
     mean = frequency @ values
     variance = frequency @ values**2 - mean**2
-    # The bound keeps the scale of a constant channel.
-    std = variance.clamp(min=0).sqrt().clamp(min=1 / 255)
+    std = variance.clamp(min=0).sqrt().clamp(min=1 / 255)  # of a constant channel it is 0
     return tuple(round(m, 4) for m in mean.tolist()), tuple(round(s, 4) for s in std.tolist())

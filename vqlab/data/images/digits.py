@@ -13,7 +13,7 @@ NUM_DIGITS = 1797
 
 
 class Digits(ImageDataModule):
-    """The digits that come with scikit-learn, 1 x 32 x 32, enlarged bilinearly from 8 x 8, with labels 0 to 9.
+    """The digits of scikit-learn, 1 x 32 x 32, enlarged bilinearly from 8 x 8, with labels 0 to 9.
 
     Args:
         image_size: Height and width; 8 keeps the pixels as they are.
@@ -39,7 +39,6 @@ class Digits(ImageDataModule):
         self.train_size = NUM_DIGITS - val_size - test_size
 
     def load_split(self, split: str) -> ImageTensors:
-        """Return the digits of a split."""
         from sklearn.datasets import load_digits  # takes a second to import
 
         digits = load_digits()

@@ -15,18 +15,19 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from vqlab.data.datamodule import Batch, Split, ValFraction, Workers, draw_splits
 from vqlab.data.files import counted, reading
-from vqlab.data.images.base import ImageDataModule, channel_statistics
+from vqlab.data.images.base import ImageDataModule
 from vqlab.data.split_folders import split_folders
 from vqlab.errors import UserError
 from vqlab.validation import Count
 
 EXTENSIONS = (*IMG_EXTENSIONS, ".gif")
+DEFAULT_WORKERS = min(4, os.cpu_count() or 1)
 
 log = logging.getLogger(__name__)
 
 
 class DecodedImages(Split):
-    """Images that are decoded on access to squares of ``size`` with 3 (colour) or 1 (grey) channels."""
+    """Images that are decoded on access to (channels, size, size); channels is 3 for colour, 1 for grey."""
 
     def __init__(self, labels: Tensor, size: int, channels: int) -> None:
         self.labels, self.size, self.channels = labels, size, channels  # label -1 for none
@@ -40,7 +41,7 @@ class DecodedImages(Split):
 
     @abstractmethod
     def decode(self, index: int) -> Tensor:
-        """Return an image, (channels, size, size) uint8."""
+        """Return an image (channels, size, size) uint8."""
 
 
 class ImageFiles(DecodedImages):
@@ -48,31 +49,29 @@ class ImageFiles(DecodedImages):
 
     def __init__(self, files: list[str], labels: list[int], size: int, channels: int) -> None:
         super().__init__(torch.tensor(labels), size, channels)
-        # A NumPy array is one object: reference counts of single strings would copy the list into each worker.
-        self.files = np.array(files)
+        self.files = np.array(files)  # reference counts of the strings in a list would copy it into each worker
 
     def decode(self, index: int) -> Tensor:
-        """Decode a file."""
         file = str(self.files[index])
         with reading(file, "cannot be decoded ({reason}): remove it, or set skip_corrupt=true"):
             return decode_square(file, self.size, self.channels)
 
 
 class ImageFolder(ImageDataModule):
-    """A folder with images at any depth: png, jpg, bmp, webp, tif, gif and what else torchvision lists.
+    """A folder with images at any depth: png, jpg, bmp, webp, tif, gif and the other formats of torchvision.
 
-    Folders ``path/train``, ``path/val`` and ``path/test`` are the splits, also under other usual names; a missing
-    ``val`` is drawn by ``seed`` from the training images, or from all if there is no split folder. The label is the
-    number of the first-level folder (of a split) in alphabetical order, if at least two of them hold images, else -1;
-    a folder that holds all others is no level. Images are resized (shorter side, antialiased), and the centre cropped.
+    Folders ``path/train``, ``path/val`` and ``path/test``, also under other usual names, are the splits. If ``val`` is
+    missing, it is drawn by ``seed`` from the training images, or from all images if there is no split folder. The label
+    is the alphabetical number of the first-level folder (of a split) if at least two of them hold images, else -1; a
+    folder that holds all others is ignored. The shorter side of images is resized (antialiased); the centre is cropped.
 
     Args:
         path: The folder.
         image_size: Height and width.
         channels: 3 for colour, 1 for grey.
         val_fraction: Fraction of the images for validation, if there is no ``path/val``.
-        verify: Decode each file once before training, to find damaged ones.
-        skip_corrupt: Leave damaged files out with one warning instead of an error.
+        verify: Decode each file once before training to find damaged ones.
+        skip_corrupt: Leave out damaged files with one warning instead of an error.
         num_workers: Processes that decode. Default: one per core, up to 4.
         **common: Arguments of :class:`~vqlab.data.images.base.ImageDataModule`.
 
@@ -87,7 +86,8 @@ class ImageFolder(ImageDataModule):
         (3, 2, torch.Size([2, 3, 16, 16]))
     """
 
-    test_mend = "add a folder `test` beside `train` and `val`, or use `vqlab validate`"
+    test_hint = "add a folder `test` beside `train` and `val`, or use `vqlab validate`"
+    statistics_limit = 1000
 
     def __init__(
         self,
@@ -100,12 +100,12 @@ class ImageFolder(ImageDataModule):
         num_workers: Workers | None = None,
         **common: Any,
     ) -> None:
-        super().__init__(num_workers=decoding_workers(num_workers), **common)
+        super().__init__(num_workers=DEFAULT_WORKERS if num_workers is None else num_workers, **common)
         self.path, self.image_size, self.channels = path, image_size, channels
         self.verify, self.skip_corrupt = verify, skip_corrupt
         self.roots, self.files = split_folders(Path(path), EXTENSIONS, "images")
         pool = "" if "" in self.roots else "train"
-        top = Path(os.path.commonpath([file.parent for file in self.files[pool]]))  # below it begin the classes
+        top = Path(os.path.commonpath([file.parent for file in self.files[pool]]))  # holds the folders of the classes
         folders = {file.relative_to(top).parts[0] for file in self.files[pool] if file.parent != top}
         self.classes = sorted(folders) if len(folders) >= 2 else []
         if "val" not in self.roots:
@@ -117,18 +117,11 @@ class ImageFolder(ImageDataModule):
         self.train_size = len(self.files["train"])
 
     def load_all(self) -> ImageFiles:
-        """Return the verified files of all splits, in the order of their paths."""
-        parts = filter(None, map(self.load_split, self.files))
-        pairs = (pair for part in parts for pair in zip(part.files, part.labels.tolist(), strict=True))
-        files, labels = zip(*sorted(pairs), strict=True)
-        return ImageFiles(list(files), list(labels), self.image_size, self.channels)
-
-    def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Return mean and standard deviation per channel of a fixed random sample of 1,000 training images."""
-        return channel_statistics(self._train_val[0], limit=1000)
+        parts = [part for split in self.files if (part := self.load_split(split))]
+        labels = {file: label for part in parts for file, label in zip(part.files, part.labels.tolist(), strict=True)}
+        return ImageFiles(sorted(labels), [labels[file] for file in sorted(labels)], self.image_size, self.channels)
 
     def load_split(self, split: str) -> ImageFiles | None:
-        """Return the verified files of a split."""
         if split not in self.files:
             return None
         files = self.files[split]
@@ -138,17 +131,17 @@ class ImageFolder(ImageDataModule):
         return ImageFiles([str(file) for file in files], labels, self.image_size, self.channels)
 
     def _without_corrupt(self, files: list[Path]) -> list[Path]:
-        """Decode all files in threads, as training does, and return those that can be decoded."""
+        """Return the files that can be decoded."""
 
         def is_sound(file: Path) -> bool:
             try:
                 return len(decode_square(file, self.image_size, self.channels)) > 0
             except (UserError, MemoryError):
                 raise
-            except Exception:  # damaged files make PIL raise many things
+            except Exception:  # PIL raises many kinds of errors for damaged files
                 return False
 
-        with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
             results = counted(pool.map(is_sound, files), len(files), "verified", "images")
             corrupt = [file for file, sound in zip(files, results, strict=True) if not sound]
         problem = f"{len(corrupt)} of {len(files)} images cannot be decoded ({', '.join(map(str, corrupt[:5]))})"
@@ -159,15 +152,10 @@ class ImageFolder(ImageDataModule):
         return sorted({*files} - {*corrupt})
 
 
-def decoding_workers(num_workers: int | None) -> int:
-    """Return the number of processes that decode. Default: one per core, up to 4."""
-    return min(4, os.cpu_count() or 1) if num_workers is None else num_workers
-
-
 def decode_square(file: str | Path | IO[bytes], size: int, channels: int = 3, name: str = "") -> Tensor:
-    """Decode an image file, or an open one of a ``name``, to (channels, size, size) uint8; the centre is cropped."""
+    """Decode an image file, or an open file called ``name``, to (channels, size, size) uint8 and crop the centre."""
     with Image.open(file) as opened:
-        opened.draft("RGB", (size, size))  # lets a large JPEG be decoded at a fraction of its size, still >= size
+        opened.draft("RGB", (size, size))  # a JPEG is decoded at the smallest fraction of its size that is >= size
         if opened.mode[0] in "IF":
             raise UserError(f"{name or file} has 16 or 32 bits per channel: scale all images alike and save 8 bits")
         image = ImageOps.exif_transpose(opened).convert("RGB" if channels == 3 else "L")
@@ -176,13 +164,13 @@ def decode_square(file: str | Path | IO[bytes], size: int, channels: int = 3, na
 
 
 def label_files(files: list[Path], root: Path, classes: list[str]) -> list[int]:
-    """Return the number in ``classes`` of the first folder of each file below ``root`` that is one, else -1."""
+    """Return the label of each file: the number of its first folder below ``root`` that is a class, or -1."""
     numbers = {name: number for number, name in enumerate(classes)}
     labels = []
     for file in files:
         folders = file.relative_to(root).parts[:-1]
         label = next((numbers[name] for name in folders if name in numbers), -1)
         if classes and folders and label < 0:
-            raise UserError(f"{root} holds {folders[0]}, no class of the training images: rename or remove this folder")
+            raise UserError(f"{root} holds {folders[0]}, not a class of the training images: rename or remove it")
         labels.append(label)
     return labels

@@ -1,4 +1,4 @@
-"""Photographs from the wheels of scikit-image, scikit-learn and matplotlib: real images without a download."""
+"""Photographs from the installed packages scikit-image, scikit-learn and matplotlib: no download."""
 
 from importlib.resources import as_file, files
 from typing import Annotated, Any
@@ -11,7 +11,7 @@ from vqlab.data.images.base import ImageDataModule, ImageTensors
 from vqlab.data.split_folders import SPLITS
 from vqlab.validation import Count, Range
 
-# (package, file); the files are read directly, because scikit-image's own functions may download.
+# (package, file). The functions of scikit-image may download.
 TRAIN = (
     ("skimage", "data/astronaut.png"),
     ("skimage", "data/coffee.png"),
@@ -20,20 +20,15 @@ TRAIN = (
     ("sklearn", "datasets/images/flower.jpg"),
     ("matplotlib", "mpl-data/sample_data/grace_hopper.jpg"),
 )
-HELD_OUT = (
-    ("skimage", "data/chelsea.png"),
-    ("sklearn", "datasets/images/china.jpg"),
-)
+HELD_OUT = (("skimage", "data/chelsea.png"), ("sklearn", "datasets/images/china.jpg"))
 LARGEST = 225  # half the width of the smallest held-out photograph
-SMALLEST_SCALE = 0.125
-SCALES_PER_PHOTO = 16
 
 
 class Photos(ImageDataModule):
     """Random crops of eight photographs, 3 x 32 x 32, without labels: the default without a network.
 
-    Training crops come from six photographs, half of them with permuted channels, half mirrored; validation and test
-    crops from the left and right halves of two others. Place and scale, from 1/8 to 1, are random.
+    Training crops come from six photographs; half of the crops have permuted channels, half are mirrored. Validation
+    and test crops come from the left and right halves of two others. Place and scale (1/8 to 1) are random.
 
     Args:
         image_size: Height and width of a crop.
@@ -61,7 +56,6 @@ class Photos(ImageDataModule):
         self.image_size, self.train_size, self.num_val = image_size, num_train, num_val
 
     def load_split(self, split: str) -> ImageTensors:
-        """Return crops of the training photographs, or of the left (val) or right (test) halves of those held out."""
         rng = np.random.default_rng([self.seed, SPLITS.index(split)])
         if split == "train":
             crops = random_crops([read_photo(*name) for name in TRAIN], self.train_size, self.image_size, rng)
@@ -72,18 +66,18 @@ class Photos(ImageDataModule):
 
 
 def read_photo(package: str, file: str) -> np.ndarray:
-    """Return a photograph (H, W, 3) uint8 from an installed package's own files."""
+    """Return a photograph (H, W, 3) uint8 from the files of an installed package."""
     with as_file(files(package) / file) as path, Image.open(path) as image:
         return np.asarray(image.convert("RGB"))
 
 
 def random_crops(photos: list[np.ndarray], count: int, size: int, rng: np.random.Generator) -> torch.Tensor:
-    """Cut squares (count, 3, size, size) out of photographs (H, W, 3) at random places and scales, in random order."""
+    """Return crops (count, 3, size, size) of photographs (H, W, 3) at random places and scales, in random order."""
     crops = np.empty((count, size, size, 3), np.uint8)
     for photo, positions in zip(photos, np.array_split(rng.permutation(count), len(photos)), strict=True):
-        smallest = max(SMALLEST_SCALE, size / min(photo.shape[:2]))
-        # A few scales per photograph, since resizing costs far more than cutting.
-        for part in np.array_split(positions, SCALES_PER_PHOTO):
+        smallest = max(1 / 8, size / min(photo.shape[:2]))
+        # Few scales per photograph, because resizing takes much longer than cropping.
+        for part in np.array_split(positions, 16):
             scale = float(np.exp(rng.uniform(np.log(smallest), 0)))
             height, width = (max(size, round(side * scale)) for side in photo.shape[:2])
             scaled = np.asarray(Image.fromarray(photo).resize((width, height), Image.Resampling.BICUBIC))
@@ -95,7 +89,7 @@ def random_crops(photos: list[np.ndarray], count: int, size: int, rng: np.random
 
 
 def vary(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Put the channels of half of the images (N, 3, S, S) in a random order, and mirror half of them."""
+    """Permute the channels of half of the images (N, 3, S, S), and mirror half of them."""
     count = len(images)
     order = torch.rand(count, 3, generator=generator).argsort(1)
     order[torch.rand(count, generator=generator) < 0.5] = torch.arange(3)

@@ -1,4 +1,4 @@
-"""Data sets that torchvision downloads: CIFAR-10, MNIST and Fashion-MNIST."""
+"""Data sets of torchvision: CIFAR-10, MNIST and Fashion-MNIST."""
 
 from typing import Any, ClassVar
 
@@ -6,17 +6,14 @@ import torch
 from torchvision import datasets
 
 from vqlab.data.datamodule import split_positions
-from vqlab.data.download import WITHOUT_NETWORK, download_whole
-from vqlab.data.files import reading
+from vqlab.data.files import WITHOUT_NETWORK, download_whole, reading
 from vqlab.data.images.base import ImageDataModule, ImageTensors, fit_square
 from vqlab.errors import UserError
 from vqlab.validation import Count
 
 
 class TorchvisionImages(ImageDataModule):
-    """Official training and test images of a data set of torchvision, in memory; labels are 0 to 9.
-
-    The validation images are drawn by ``seed`` from the official training images.
+    """The images of a torchvision data set in memory. Validation images are drawn from the official training images.
 
     Args:
         path: Folder of the data set in torchvision's layout, which a download creates.
@@ -27,8 +24,6 @@ class TorchvisionImages(ImageDataModule):
     """
 
     source: ClassVar[type[datasets.VisionDataset]]
-    folder: ClassVar[str]  # what torchvision reads, under ``path``
-    archives: ClassVar[str]  # pattern of what it unpacks, under ``path``
     native_size: ClassVar[int] = 28
     num_official: ClassVar[int] = 60_000  # official training images
     mean: ClassVar[tuple[float, ...]]  # of the official training images, as published
@@ -47,36 +42,36 @@ class TorchvisionImages(ImageDataModule):
         if val_size >= self.num_official:
             raise UserError(f"val_size must be in [1, {self.num_official - 1}], got {val_size}")
         self.path, self.download, self.val_size = path, download, val_size
+        self.folder = getattr(self.source, "base_folder", f"{self.source.__name__}/raw")  # of torchvision, under path
         self.channels, self.image_size = len(self.mean), image_size or self.native_size
         self.train_size = self.num_official - val_size
 
     def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Return the published mean and standard deviation, so that the data need not be there."""
+        """Return the published mean and standard deviation, which need no data."""
         return self.mean, self.std
 
     def prepare_data(self) -> None:
-        """Unpack what was put there, and download what is missing, unless the data set is complete."""
+        """Unpack archives, and download what is missing, unless the data set is complete."""
         try:
             self._read(train=False)  # torchvision checks the training files as well
         except UserError as error:
             if not self.download or isinstance(error.__cause__, MemoryError):
                 raise
+            archives = getattr(self.source, "filename", f"{self.folder}/*.gz")  # that torchvision unpacks
             name = type(self).__name__
-            download_whole(name, self.path, self.folder, self.archives, lambda root: self.source(root, download=True))
+            download_whole(name, self.path, self.folder, archives, lambda root: self.source(root, download=True))
 
     def load_train_val(self) -> tuple[ImageTensors, ImageTensors]:
-        """Return the two parts of the official training images."""
         whole = self._read(train=True)
         train, val = map(whole.part, split_positions(len(whole), self.val_size, self.seed))
         return train, val
 
     def load_test(self) -> ImageTensors:
-        """Return the official test images."""
         return self._read(train=False)
 
     def _read(self, train: bool) -> ImageTensors:
         name = f"{type(self).__name__} in {self.path}/{self.folder}"
-        with reading(name, f"is missing or not whole: set path=FOLDER or download=true; {WITHOUT_NETWORK}"):
+        with reading(name, f"is missing or incomplete: set path=FOLDER or download=true; {WITHOUT_NETWORK}"):
             official: Any = self.source(self.path, train=train)
         images = torch.as_tensor(official.data)
         images = images[:, None] if images.ndim == 3 else images.permute(0, 3, 1, 2)
@@ -86,7 +81,7 @@ class TorchvisionImages(ImageDataModule):
 class CIFAR10(TorchvisionImages):
     """CIFAR-10 (Krizhevsky, 2009): 45,000 training, 5,000 validation and 10,000 test photographs, 3 x 32 x 32.
 
-    ``path`` holds ``cifar-10-batches-py`` or ``cifar-10-python.tar.gz``; a download takes 170 MB.
+    ``path`` holds ``cifar-10-batches-py`` or ``cifar-10-python.tar.gz`` (170 MB).
 
     Example:
         >>> data = CIFAR10(value_range="standardized")  # reads and downloads nothing yet
@@ -97,8 +92,6 @@ class CIFAR10(TorchvisionImages):
     """
 
     source = datasets.CIFAR10
-    folder = "cifar-10-batches-py"
-    archives = "cifar-10-python.tar.gz"
     native_size = 32
     num_official = 50_000
     mean = (0.4914, 0.4822, 0.4465)
@@ -108,25 +101,21 @@ class CIFAR10(TorchvisionImages):
 class MNIST(TorchvisionImages):
     """MNIST (LeCun et al., 1998): 55,000 training, 5,000 validation and 10,000 test digits, 1 x 28 x 28.
 
-    ``path`` holds ``MNIST/raw``; a download takes 12 MB.
+    ``path`` holds ``MNIST/raw`` (12 MB to download).
     """
 
     source = datasets.MNIST
-    folder = "MNIST/raw"
-    archives = "MNIST/raw/*.gz"
     mean = (0.1307,)
     std = (0.3081,)
     flip = False
 
 
 class FashionMNIST(TorchvisionImages):
-    """Fashion-MNIST (Xiao et al., 2017, arXiv:1708.07747): as many images of clothes, 1 x 28 x 28.
+    """Fashion-MNIST (Xiao et al., 2017, arXiv:1708.07747): images of clothes, in the format of :class:`MNIST`.
 
-    ``path`` holds ``FashionMNIST/raw``; a download takes 31 MB.
+    ``path`` holds ``FashionMNIST/raw`` (31 MB to download).
     """
 
     source = datasets.FashionMNIST
-    folder = "FashionMNIST/raw"
-    archives = "FashionMNIST/raw/*.gz"
     mean = (0.2860,)
     std = (0.3530,)

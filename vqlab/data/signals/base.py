@@ -1,4 +1,4 @@
-"""What the signal DataModules share: windows of records, and their standardisation.
+"""Base of the signal DataModules: windows of records, and their standardisation.
 
 Shapes: B windows of a batch, C channels, L samples of a window, T samples of a record.
 """
@@ -15,13 +15,13 @@ from vqlab.errors import UserError
 from vqlab.training.data_format import Format
 from vqlab.validation import Count, NonNegativeInt, Range
 
-FLAT = 1e-3  # a standard deviation below this fraction of the data's is not scaled up to 1
+FLAT = 1e-3  # a window is not scaled up to 1 if its standard deviation is below this fraction of the data's
 
 
 class Windows(Split):
     """Windows of equal length, cut from records in memory; no window spans two records.
 
-    ``records`` are (C, T) float32 each, of any lengths; windows have ``length`` samples and begin every ``stride``.
+    ``records`` are (C, T) float32, of any lengths T; a window of ``length`` samples starts every ``stride`` samples.
     """
 
     def __init__(self, records: list[Tensor], length: int, stride: int) -> None:
@@ -41,15 +41,14 @@ class Windows(Split):
 class SignalDataModule(SplitDataModule):
     """Windows of signals, in batches of ``signal`` and ``index``.
 
-    A source subclasses this, sets ``channels``, ``sample_rate`` and ``train_size`` in its constructor, and defines
-    ``load_split``.
+    A source subclasses this, sets ``channels`` and ``sample_rate`` in its constructor, and defines ``load_split``.
 
     Args:
         length: Samples of a window, L.
         stride: Samples from one window of a record to the next. Default: ``length``, no overlap.
         batch_size: Windows per batch and device.
-        standardize: ``signal`` gives each channel of each window mean 0 and standard deviation 1; ``dataset`` does so
-            for each channel over the training windows; ``none`` keeps the units.
+        standardize: ``signal`` scales each channel of each window to mean 0 and standard deviation 1; ``dataset`` uses
+            mean and standard deviation of the channel over the training windows; ``none`` keeps the units.
         num_workers: Processes that load batches; 0 loads in the main process.
         seed: Seed of the split and of the order.
 
@@ -61,7 +60,6 @@ class SignalDataModule(SplitDataModule):
     modality = "signal"
     channels: int
     sample_rate: float
-    train_size: int
     channel_names: list[str] = []  # noqa: RUF012  # replaced, not changed
 
     def __init__(
@@ -77,14 +75,12 @@ class SignalDataModule(SplitDataModule):
         self.length, self.stride, self.standardize = length, stride or length, standardize
 
     def collate(self) -> Callable[[Batch], Batch]:
-        """Standardise windows."""
         if self.standardize == "none":
             return as_it_is
         return partial(by_signal if self.standardize == "signal" else by_data, statistics=self.statistics)
 
     def describe(self) -> Format:
-        """Return channels and rate, where they are known, and how windows are standardised."""
-        found: Format = {"standardize": self.standardize}
+        found: Format = {"standardize": self.standardize}  # channels and rate only if they are known
         if not all(name.isdecimal() for name in self.channel_names):
             found["channels"] = self.channel_names
         if self.sample_rate != 1:
@@ -92,13 +88,11 @@ class SignalDataModule(SplitDataModule):
         return found
 
     def fitted(self) -> Format:
-        """Return the statistics of the training windows."""
         if self.standardize == "none":
             return {}
         return {"statistics": [statistic.flatten().tolist() for statistic in self.statistics]}
 
     def apply_format(self, trained: Format) -> None:
-        """Standardise by the checkpoint's statistics."""
         super().apply_format(trained)
         if (statistics := trained.get("statistics")) and len(statistics[0]) == self.channels:
             self.__dict__["statistics"] = tuple(torch.tensor(values)[:, None] for values in statistics)
@@ -107,29 +101,24 @@ class SignalDataModule(SplitDataModule):
     def statistics(self) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of each channel over the training windows, (C, 1) each."""
         data = self._train_val[0]
-        count = len(data)
-        total, squares = torch.zeros(self.channels).double(), torch.zeros(self.channels).double()
-        for part in torch.arange(count).split(256):
+        sums = torch.zeros(2, self.channels, 1).double()
+        for part in torch.arange(len(data)).split(256):
             signal = data.__getitems__(part.tolist())["signal"].double()
-            total += signal.mean((0, 2)) * len(part)
-            squares += signal.square().mean((0, 2)) * len(part)
-        mean = total / count
-        spread = (squares / count - mean**2).clamp_min(0).sqrt()
-        if not bool((spread > 0).all()):
-            flat = int((spread == 0).nonzero()[0])
-            raise UserError(f"channel {flat} is constant in all training windows: choose other channels")
-        return mean.float()[:, None], spread.float()[:, None]
+            sums += torch.stack([signal, signal.square()]).mean(3, keepdim=True).sum(1)
+        mean, squares = sums / len(data)
+        spread = (squares - mean**2).clamp_min(0).sqrt()
+        if flat := (spread[:, 0] == 0).nonzero().flatten().tolist():
+            raise UserError(f"channel {flat[0]} is constant in all training windows: choose other channels")
+        return mean.float(), spread.float()
 
 
 def by_signal(batch: Batch, statistics: tuple[Tensor, Tensor]) -> Batch:
-    """Give each channel of each window mean 0 and standard deviation 1; a flat one stays near 0."""
-    x, (_, usual) = batch["signal"], statistics
-    x = x - x.mean(-1, keepdim=True)
+    """Scale each channel of each window to mean 0 and standard deviation 1; a flat one stays near 0."""
+    x = batch["signal"] - batch["signal"].mean(-1, keepdim=True)
     spread = x.square().mean(-1, keepdim=True).sqrt()
-    return batch | {"signal": x / torch.maximum(spread, FLAT * usual)}
+    return batch | {"signal": x / torch.maximum(spread, FLAT * statistics[1])}
 
 
 def by_data(batch: Batch, statistics: tuple[Tensor, Tensor]) -> Batch:
-    """Give each channel mean 0 and standard deviation 1 over the training windows."""
-    mean, spread = statistics
-    return batch | {"signal": (batch["signal"] - mean) / spread}
+    """Scale each channel by its mean and standard deviation over the training windows."""
+    return batch | {"signal": (batch["signal"] - statistics[0]) / statistics[1]}

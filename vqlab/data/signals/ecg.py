@@ -1,5 +1,6 @@
-"""Generated electrocardiograms: no recording of a person, no download, the same numbers from the same seed."""
+"""Generated electrocardiograms: no download, no recordings of persons."""
 
+from collections.abc import Iterator
 from typing import Annotated, Any
 
 import numpy as np
@@ -9,8 +10,8 @@ from vqlab.data.signals.base import SignalDataModule, Windows
 from vqlab.errors import UserError
 from vqlab.validation import NonNegative, Positive, Range
 
-# Of each wave: its peak after the R wave at 60 beats a minute and its width (standard deviation), in seconds, and its
-# height in mV. Textbook values of lead II; P and T move with the heart rate, the others do not.
+# Wave: time after the R wave at 60 beats per minute (s), width (standard deviation, s), height (mV). Textbook values of
+# lead II; the times of P and T depend on the heart rate.
 WAVES = {
     "P": (-0.17, 0.022, 0.12),
     "Q": (-0.028, 0.009, -0.10),
@@ -24,12 +25,12 @@ ECTOPIC = {"R": (0.0, 0.035, 1.1), "S": (0.08, 0.035, -0.5), "T": (0.32, 0.06, -
 class ECG(SignalDataModule):
     """Generated ECG of one lead, in mV before standardisation.
 
-    Each record is another person, and the splits have different persons: waves P, Q, R, S, T as Gaussians (after
-    McSharry et al. 2003), a heart rate of 50 to 110 with respiration and drift, in some premature ventricular beats;
-    wander, muscle noise and mains hum. It allows no conclusion about real hearts.
+    Each record is a different person: waves P, Q, R, S, T as Gaussians (after McSharry et al. 2003); a heart rate of 50
+    to 110 per minute with respiration and drift; premature ventricular beats in some; baseline wander, muscle noise and
+    mains hum. The data allow no conclusion about real hearts.
 
     Args:
-        num_records: Persons of training, validation and test together.
+        num_records: Number of persons in all splits together.
         seconds: Length of a record.
         sample_rate: Samples per second.
         noise: Factor of wander, noise and hum.
@@ -55,17 +56,14 @@ class ECG(SignalDataModule):
         super().__init__(**common)
         self.samples = int(seconds * sample_rate)
         if self.samples < self.length:
-            raise UserError(
-                f"seconds must be at least {self.length / sample_rate:g} for a window of {self.length} samples, got "
-                f"{seconds:g}: set length={self.samples} or a longer record"
-            )
+            needed = f"{self.length / sample_rate:g} for a window of {self.length} samples"
+            raise UserError(f"seconds must be at least {needed}, got {seconds:g}: or set length={self.samples}")
         self.sample_rate, self.noise = sample_rate, noise
         held_out = max(1, num_records // 10)
         self.sizes = {"train": num_records - 2 * held_out, "val": held_out, "test": held_out}
         self.train_size = self.sizes["train"] * ((self.samples - self.length) // self.stride + 1)
 
     def load_split(self, split: str) -> Windows:
-        """Generate the records of a split."""
         place = list(self.sizes).index(split)
         seeds = [(self.seed, place, number) for number in range(self.sizes[split])]
         records = [torch.from_numpy(ecg(self.samples, self.sample_rate, self.noise, seed))[None] for seed in seeds]
@@ -77,11 +75,10 @@ def ecg(samples: int, sample_rate: float, noise: float, seed: tuple[int, ...]) -
     rng = np.random.default_rng(seed)
     time = np.arange(samples) / sample_rate
     person = {name: (at, *(np.array(size) * rng.lognormal(0, 0.2, 2))) for name, (at, *size) in WAVES.items()}
-    peaks, intervals, ectopic = heartbeat(samples / sample_rate, rng)
     signal = np.zeros(samples)
-    for peak, interval, early in zip(peaks, intervals, ectopic, strict=True):
+    for peak, interval, early in [*heartbeats(samples / sample_rate, rng)]:  # all draws of the beats come first
         for name, (at, width, height) in (ECTOPIC if early else person).items():
-            # Bazett: P and T shift with the square root of the beat's interval.
+            # Bazett's formula: the times of P and T scale with the square root of the beat's interval.
             at = at * (np.sqrt(interval) if name in "PT" else 1) * rng.lognormal(0, 0.02)
             first, last = (int((peak + at + end * width) * sample_rate) for end in (-5, 5))
             near = slice(max(0, first), max(0, last))
@@ -90,21 +87,18 @@ def ecg(samples: int, sample_rate: float, noise: float, seed: tuple[int, ...]) -
     return (signal + noise * disturbance(time, sample_rate, rng)).astype(np.float32)
 
 
-def heartbeat(seconds: float, rng: np.random.Generator) -> tuple[list[float], list[float], list[bool]]:
-    """Return the times of the R waves, the interval before each, both in seconds, and which beats are premature."""
+def heartbeats(seconds: float, rng: np.random.Generator) -> Iterator[tuple[float, float, bool]]:
+    """Yield for each beat the time of its R wave (s), the interval before it (s), and whether it is premature."""
     rate, breath, swing = rng.uniform(50, 110), rng.uniform(0.15, 0.35), rng.uniform(0.01, 0.06)
     premature = rng.uniform(0.02, 0.15) if rng.random() < 0.2 else 0.0
     now, drift, pause = rng.uniform(-1, 0), 0.0, False
-    beats: list[tuple[float, float, bool]] = []
     while now < seconds + 1:
         drift = 0.98 * drift + 0.01 * rng.standard_normal()
         interval = 60 / rate * np.exp(drift + swing * np.sin(2 * np.pi * breath * now))
         early = not pause and rng.random() < premature
         interval *= 0.6 if early else 1.4 if pause else 1.0  # the compensatory pause
         pause, now = early, now + interval
-        beats.append((now, interval, early))
-    peaks, intervals, ectopic = zip(*beats, strict=True)
-    return list(peaks), list(intervals), list(ectopic)
+        yield now, interval, early
 
 
 def disturbance(time: np.ndarray, sample_rate: float, rng: np.random.Generator) -> np.ndarray:

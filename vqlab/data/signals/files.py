@@ -1,22 +1,21 @@
-"""Signals from files of one's own."""
+"""Signals from files: npy, npz, csv, wav and WFDB."""
 
 import logging
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import replace
-from fractions import Fraction
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from scipy.signal import resample_poly
 from torch import Tensor
 
 from vqlab.data.datamodule import ValFraction, check_fractions, draw_splits
-from vqlab.data.files import counted, reading
+from vqlab.data.files import counted
 from vqlab.data.signals.base import SignalDataModule, Windows
-from vqlab.data.signals.records import EXTENSIONS, MissingChannel, Record, read_records, segments_of
+from vqlab.data.signals.records import EXTENSIONS, MissingChannel, Record, change_rate, read_records, segments_of
 from vqlab.data.split_folders import group_by_split, name_splits, split_folders
 from vqlab.errors import UserError
 from vqlab.validation import Positive, Probability
@@ -27,21 +26,21 @@ log = logging.getLogger(__name__)
 class Signals(SignalDataModule):
     """Windows of the records in npy, npz, csv, wav or WFDB files.
 
-    Records are split, not windows: by the folders ``path/train``, ``path/val`` and ``path/test``, also under other
-    usual names, or by files named such as ``x_train.npy``; missing splits are drawn by ``seed``. No window spans a gap,
-    where a channel is NaN. Records with a channel that is constant, infinite or nowhere a number are left out, as are
-    those without a channel of ``picks``. All are held in memory. In csv files a column ``time`` gives the rate; WAV
-    integers are scaled to -1 .. 1; channels of a WFDB record are brought to the highest rate among them.
+    Records are split, not windows: by folders ``path/train``, ``path/val`` and ``path/test`` (other usual names work,
+    too) or by names such as ``x_train.npy``; missing splits are drawn by ``seed``. No window spans a gap (a sample with
+    NaN in a channel). Records with a constant, infinite or empty channel, or without a channel of ``picks``, are left
+    out. All data are kept in memory. A column ``time`` of a csv file gives its rate; integers of a WAV file are scaled
+    to -1 .. 1; channels of a WFDB record are resampled to the highest rate among them.
 
     Args:
         path: A folder with files at any depth, a file, or a list of both; of a WFDB record the header ``.hea``.
         sample_rate: Samples per second of npy files, of npz without ``fs`` and of csv without times. Default: 1.
-        resample: Samples per second to bring all records to, low-pass filtered. Default: their own.
-        picks: Channels to take, by name or number, in this order. Default: all.
+        resample: Samples per second of all records after resampling with a low-pass filter. Default: their own.
+        picks: Channels, by name or number, in this order. Default: all.
         array: Name of the array in npz files with more than one.
         axes: Axes of arrays, of n records, c channels, t samples. Default: ``t``, ``c t`` or ``n c t``; of csv ``t c``.
-        val_fraction: Fraction of the records for validation, where there are no folders.
-        test_fraction: Fraction of the records for test, where there are no folders; 0 keeps none.
+        val_fraction: Fraction of the records for validation, if there are no such folders.
+        test_fraction: Fraction of the records for test, if there are no such folders; 0 keeps none.
         **common: Arguments of :class:`~vqlab.data.signals.base.SignalDataModule`.
 
     Example:
@@ -54,7 +53,7 @@ class Signals(SignalDataModule):
         (2, 125.0, 24)
     """
 
-    test_mend = "set test_fraction=0.1, add a folder `test`, or use `vqlab validate`"
+    test_hint = "set test_fraction=0.1, add a folder `test`, or use `vqlab validate`"
 
     def __init__(
         self,
@@ -72,68 +71,58 @@ class Signals(SignalDataModule):
         check_fractions(val_fraction, test_fraction, "records")
         files = find_files([path] if isinstance(path, str) else path)
         records = read_splits(files, sample_rate, lambda file: read_records(file, array, axes, picks))
-        first = check_same([record for group in records.values() for record in group], resample)
+        first = check_same([*chain(*records.values())], resample)
         self.path, self.channel_names, self.channels = path, first.channels, len(first.channels)
         self.sample_rate = float(resample or first.sample_rate or 1)
         stretches = self._cut(records)
-        self._every = [stretch for group in stretches.values() for record in group for stretch in record]
+        self._every = [*chain(*chain(*stretches.values()))]
         if "val" not in stretches:
-            known = "train" in stretches
-            whole = stretches.pop("train" if known else "")
+            test_fraction = 0 if "train" in stretches else test_fraction
+            whole = stretches.pop("train" if "train" in stretches else "")
             hint = ": give more, or set test_fraction=0"
-            drawn = draw_splits(len(whole), val_fraction, 0 if known else test_fraction, self.seed, "record", hint)
+            drawn = draw_splits(len(whole), val_fraction, test_fraction, self.seed, "record", hint)
             stretches |= {split: [whole[i] for i in rows.tolist()] for split, rows in drawn.items()}
-        self._splits = {
-            split: Windows([stretch for record in group for stretch in record], self.length, self.stride)
-            for split, group in stretches.items()
-        }
+        self._splits = {split: Windows([*chain(*its)], self.length, self.stride) for split, its in stretches.items()}
         self.train_size = len(self._splits["train"])
 
     def load_all(self) -> Windows:
-        """Return the windows of all records in the order of the files."""
         return Windows(self._every, self.length, self.stride)
 
     def option(self, name: str, value: Any) -> str:
-        """Rate and channels of files are set by ``resample`` and ``picks``."""
         if name == "channels":
             named = set(value) <= set(self.channel_names)
             return f"picks=[{','.join(value)}]" if named else "path to records of these channels"
         return super().option({"sample_rate": "resample"}.get(name, name), value)
 
     def _cut(self, records: dict[str, list[Record]]) -> dict[str, list[list[Tensor]]]:
-        """Return for each split and record the stretches between gaps that hold a window, at ``sample_rate``."""
+        """Return for each split and record the stretches between gaps that are at least a window long."""
         gaps, short = 0, [0]
         whole: dict[str, list[list[Tensor]]] = {}
         for split, group in records.items():
             whole[split] = []
             for record in group:
-                runs = finite_runs(record.signal)
-                gaps += record.signal.shape[1] - sum(end - start for start, end in runs)
-                rate = record.sample_rate or self.sample_rate
-                parts = [change_rate(record.signal[:, start:end], rate, self.sample_rate) for start, end in runs]
+                signal = change_rate(record.signal, record.sample_rate or self.sample_rate, self.sample_rate)
+                gap = np.isnan(signal).any(0)
+                parts = [signal[:, run] for run in np.ma.clump_unmasked(np.ma.array(gap, mask=gap))]
+                gaps += int(gap.sum())
                 short += [part.shape[1] for part in parts if part.shape[1] < self.length]
                 if long := [torch.from_numpy(part) for part in parts if part.shape[1] >= self.length]:
                     whole[split].append(long)
             if not whole[split]:
-                where = f" of {split}" if split else ""
-                raise UserError(
-                    f"length must fit into a record{where} without a gap, got {self.length}: set "
-                    f"length={max(2, *short)} or smaller"
-                )
+                where = f"a record{split and f' of {split}'} without a gap"
+                raise UserError(f"length must fit into {where}, got {self.length}: set length={max(2, *short)}")
         if gaps or len(short) > 1:
-            log.warning(
-                f"left out {gaps:,} samples where a channel is NaN, and {len(short) - 1:,} record(s) or stretches "
-                "between gaps that are shorter than a window"
-            )
+            shorter = f"{len(short) - 1:,} records or stretches between gaps that are shorter than a window"
+            log.warning(f"left out {gaps:,} samples with NaN in a channel, and {shorter}")
         return whole
 
 
 def find_files(paths: list[str]) -> dict[str, list[Path]]:
-    """Return the files of each split; of the split "" where neither folders nor names of files tell the splits."""
+    """Return the files of each split, or of the split "" if names of folders and files do not give the splits."""
     files: dict[str, list[Path]] = defaultdict(list)
     for path in map(Path, paths):
         if not path.exists():
-            raise UserError(f"path must name a folder or files, but {path} is not a folder or a file")
+            raise UserError(f"path must name a folder or files, but {path} does not exist")
         for split, group in (_find_in(path) if path.is_dir() else {"": [path]}).items():
             files[split] += group
     if not files or ("" in files and len(files) > 1):
@@ -145,11 +134,7 @@ def _find_in(root: Path) -> dict[str, list[Path]]:
     """Return the files of each split of a folder, without WFDB headers that are segments of others."""
     files = {}
     for split, group in split_folders(root, EXTENSIONS, "signals")[1].items():
-        segments: set[Path] = set()
-        for file in group:
-            if file.suffix.lower() == ".hea":
-                with reading(file, "cannot be read ({reason}): leave it out"):
-                    segments.update(segments_of(file))
+        segments = {segment for file in group if file.suffix.lower() == ".hea" for segment in segments_of(file)}
         files[split] = [file for file in group if file not in segments]
     names = [Path(file.relative_to(root).parts[0]).stem for file in files.get("", ())]
     if {"train"} < set(name_splits(names).values()):
@@ -166,81 +151,57 @@ def read_splits(
     sources = [(split, file) for split, group in files.items() for file in group]
     for split, file in counted(sources, len(sources), "read", "files"):
         try:
-            found = [(record, find_fault(record)) for record in read(file)]
+            for record in read(file):
+                if fault := find_fault(record):
+                    faults.append(f"{record.name} is {fault}")
+                else:
+                    records[split].append(record)
         except MissingChannel as error:
-            faults.append(str(error))
-            continue
-        records[split] += [record for record, fault in found if fault is None]
-        faults += [f"{record.name} is {fault}" for record, fault in found if fault is not None]
-    some = ", ".join(fault.partition(": ")[0] for fault in faults[:3]) + (", ..." if len(faults) > 3 else "")
+            faults.append(str(error).partition(": ")[0])
+    some = ", ".join(faults[:3]) + (", ..." if len(faults) > 3 else "")
     for split, group in records.items():
         if not group:
-            raise UserError(f"no record{f' of {split}' if split else ''} can be used: {some or 'the files are empty'}")
-    every = [record for group in records.values() for record in group]
+            raise UserError(f"no record{split and f' of {split}'} can be used: {some or 'the files are empty'}")
+    every = [*chain(*records.values())]
     if faults:
         log.warning(f"left out {len(faults):,} of {len(every) + len(faults):,} records: {some}")
-    other = next((record for record in every if record.sample_rate not in (None, sample_rate)), None)
+    other = next((record for record in every if record.sample_rate != sample_rate), None)
     if sample_rate is not None and other and all(record.sample_rate for record in every):
         raise UserError(
-            f"sample_rate must be that of the files, got {sample_rate:g}, but {other.name} has {other.sample_rate:g} "
-            f"samples per second: leave it out, or set resample={sample_rate:g} to change it"
+            f"sample_rate must be that of the files, got {sample_rate:g}, but {other.name} has {other.sample_rate:g}: "
+            f"leave it out, or set resample={sample_rate:g} to change it"
         )
-    return {
-        split: [replace(record, sample_rate=record.sample_rate or sample_rate) for record in group]
-        for split, group in records.items()
-    }
+    for group in records.values():
+        group[:] = [replace(record, sample_rate=record.sample_rate or sample_rate) for record in group]
+    return records
 
 
 def find_fault(record: Record) -> str | None:
-    """Return what is wrong where a channel is infinite somewhere, or constant, or never recorded; else None."""
+    """Return what is wrong if a channel is infinite in a sample, constant or empty; None for a good record."""
     for name, channel in zip(record.channels, record.signal, strict=True):
         finite = channel[~np.isnan(channel)]
         if np.isinf(finite).any():
             return f"infinite in channel {name} at sample {int(np.isinf(channel).argmax())}"
         if finite.size == 0 or np.ptp(finite) == 0:
-            return f"{'constant' if finite.size else 'nowhere a number'} in channel {name}"
+            return f"{'constant' if finite.size else 'NaN throughout'} in channel {name}"
     return None
 
 
 def check_same(records: list[Record], resample: float | None) -> Record:
     """Return the first record; UserError if others differ in channels or, without ``resample``, in rate."""
-    first, renamed = records[0], None
-    rate = first.sample_rate or 1
+    first, renamed = records[0], ""
     for record in records:
-        names, its = ", ".join(record.channels), record.sample_rate or 1
-        shown = f"{', '.join(first.channels)} in {first.name}, {names} in {record.name}"
+        names = f"{', '.join(first.channels)} in {first.name}, {', '.join(record.channels)} in {record.name}"
+        rates = [one.sample_rate or 1 for one in (first, record)]
         if len(record.channels) != len(first.channels):
-            raise UserError(
-                f"records differ in channels: {first.name} has {len(first.channels)} ({', '.join(first.channels)}), "
-                f"{record.name} {len(record.channels)} ({names}): set picks=[...] to common ones"
-            )
+            raise UserError(f"records differ in channels: {names}: set picks=[...] to common ones")
         if record.sample_rate is None and resample is not None:
             raise UserError(f"sample_rate must be given to resample {record.name}, which does not state it")
-        if its != rate and resample is None:
-            raise UserError(
-                f"records differ in samples per second: {first.name} has {rate:g}, {record.name} {its:g}: set "
-                f"resample={min(rate, its):g}"
-            )
-        if names.lower() != ", ".join(first.channels).lower():
-            renamed = renamed or shown
+        if rates[0] != rates[1] and resample is None:
+            shown = f"{first.name} has {rates[0]:g}, {record.name} {rates[1]:g}"
+            raise UserError(f"records differ in samples per second: {shown}: set resample={min(rates):g}")
+        if [*map(str.lower, record.channels)] != [*map(str.lower, first.channels)]:
+            renamed = renamed or names
     if renamed:
         log.warning(f"channels have other names in other records: {renamed}: choose by name with picks")
     return first
-
-
-def finite_runs(signal: np.ndarray) -> list[tuple[int, int]]:
-    """Return start and end of each stretch of (C, T) in which no channel is NaN."""
-    known = np.concatenate([[False], ~np.isnan(signal).any(0), [False]])
-    edges = np.flatnonzero(known[1:] != known[:-1])
-    return [(int(start), int(end)) for start, end in edges.reshape(-1, 2)]
-
-
-def change_rate(signal: np.ndarray, old: float, new: float) -> np.ndarray:
-    """Return (C, T) at ``new`` samples per second, low-pass filtered against aliases (polyphase, zero phase)."""
-    if new == old:
-        return signal
-    ratio = Fraction(new / old).limit_denominator(10_000)
-    if not ratio:
-        raise UserError(f"resample must be higher for records of {old:g} samples per second, got {new:g}")
-    # "line" takes a trend out first: a signal that does not start or end at 0 would ring there.
-    return resample_poly(signal, ratio.numerator, ratio.denominator, axis=-1, padtype="line").astype(np.float32)

@@ -7,9 +7,10 @@ import csv
 import io
 import re
 import warnings
-import zipfile
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from einops import EinopsError, rearrange
@@ -21,11 +22,11 @@ from vqlab.errors import UserError
 
 EXTENSIONS = (".npy", ".npz", ".csv", ".wav", ".hea")
 AXES = {1: "t", 2: "c t", 3: "n c t"}  # default axes of an array with 1, 2 or 3
-RATE = "fs"  # an npz may hold its sample rate under this name, as WFDB calls it
-TIMES = ("time", "elapsed time", "times", "timestamp", "t", "sec", "seconds")  # names of a csv's column of times
+RATE = "fs"  # name of the sample rate in npz files, as in WFDB
+TIMES = ("time", "elapsed time", "times", "timestamp", "t", "sec", "seconds")  # names of the column of times in csv
 # A line of numbers, times and gaps.
 NUMBERS = re.compile(r"""(?=.*\d)(?:[\s'",;\d.:+?-]|(?<=[\d.])e(?=[-+\d])|nan|inf|na|n/a|null|none)+""", re.IGNORECASE)
-NULL = "~"  # the name of a WFDB segment in which nothing was recorded
+NULL = "~"  # name of a WFDB segment in which nothing was recorded
 
 
 class MissingChannel(UserError):
@@ -36,10 +37,10 @@ class MissingChannel(UserError):
 class Record:
     """One recording."""
 
-    name: str  # in messages: the file, with a number where that has several
+    name: str  # in messages: the file, with a number if it contains several records
     signal: np.ndarray  # (C, T) float32; NaN where nothing was recorded
     sample_rate: float | None  # samples per second; None if the file does not state it
-    channels: list[str]  # one name per channel; numbers where the file has no names
+    channels: list[str]  # one name per channel; numbers if the file has no names
 
 
 def read_records(
@@ -47,7 +48,7 @@ def read_records(
 ) -> list[Record]:
     """Return the records of one file; the arguments are those of :class:`~vqlab.data.signals.files.Signals`.
 
-    UserError if the file cannot be read, holds no real numbers, or its axes are others; MissingChannel by ``picks``.
+    UserError if the file cannot be read or its axes differ; MissingChannel if it lacks a channel of ``picks``.
     """
     with reading(file, "cannot be read ({reason}): correct it, or leave it out"), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of empty files and unknown WAV chunks; errors are raised
@@ -66,7 +67,7 @@ def read_records(
 
 
 def _pick(record: Record, picks: list[int | str]) -> Record:
-    """Return the channels ``picks`` of a record; capital letters matter only where names differ by them."""
+    """Return the channels ``picks`` of a record; case matters only if names differ by nothing else."""
     numbers: list[int] = []
     for wanted in picks:
         channels = [str(n) for n in range(len(record.channels))] if isinstance(wanted, int) else record.channels
@@ -75,33 +76,28 @@ def _pick(record: Record, picks: list[int | str]) -> Record:
         if len(alike) > 1:
             raise UserError(f"{record.name} has several channels {wanted}: set picks={alike} or others by number")
         if not alike:
-            names = ", ".join(record.channels)
-            raise MissingChannel(f"{record.name} has no channel {wanted}, but {names}: set picks=[...] to these")
+            raise MissingChannel(f"{record.name} has no channel {wanted}, but {', '.join(record.channels)}: set picks")
         numbers += alike
     return replace(record, signal=record.signal[numbers], channels=[record.channels[n] for n in numbers])
 
 
 def _read_array(file: Path, array: str | None, axes: str | None) -> list[Record]:
-    rate = None
-    if file.suffix.lower() == ".npz":
-        if not zipfile.is_zipfile(file):
-            raise ValueError("no npz archive")
-        with np.load(file, allow_pickle=False) as arrays:
+    rate, values = None, np.load(file, allow_pickle=False)
+    if not isinstance(values, np.ndarray):
+        with values as arrays:
             names = [name for name in arrays.files if name != RATE]
             array = names[0] if array is None and len(names) == 1 else array
             if array not in names:
-                raise UserError(f"{file} holds the arrays {', '.join(names)}: set array=NAME to one of these")
+                raise UserError(f"{file} contains the arrays {', '.join(names)}: set array=NAME to one of these")
             values = arrays[array]
             rate = float(arrays[RATE]) if RATE in arrays.files else None
-    else:
-        values = np.load(file, allow_pickle=False)
     if values.dtype.kind not in "iuf":
-        raise UserError(f"{file} must hold real numbers, but holds {values.dtype}")
+        raise UserError(f"{file} must contain real numbers, got {values.dtype}")
     return _by_axes(file, values, axes or AXES.get(values.ndim, ""), rate)
 
 
 def _by_axes(file: Path, values: np.ndarray, axes: str, rate: float | None) -> list[Record]:
-    """Return the records of an array with such axes."""
+    """Return the records of an array whose axes are named by letters, as in "n c t"."""
     names = axes.split()
     try:
         if not {"t"} <= set(names) <= set("nct"):
@@ -109,8 +105,8 @@ def _by_axes(file: Path, values: np.ndarray, axes: str, rate: float | None) -> l
         values = rearrange(values, f"{axes} -> {' '.join(a if a in names else '1' for a in 'nct')}")
     except EinopsError as error:
         raise UserError(
-            f"axes must name those of records n, channels c and samples t, as in 'n t', got {axes!r} for {file} of the "
-            f"shape {values.shape}"
+            f"axes must name records n, channels c and samples t, as in 'n t', got {axes!r} for {file} of shape "
+            f"{values.shape}"
         ) from error
     numbers = [str(number) for number in range(values.shape[1])]
     records = [Record(f"{file}[{n}]", signal, rate, numbers) for n, signal in enumerate(values.astype(np.float32))]
@@ -124,7 +120,7 @@ def _read_csv(file: Path, axes: str | None) -> list[Record]:
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError:
-        text = content.decode("latin-1")  # µ and °; numbers are the same
+        text = content.decode("latin-1")  # as in units with µ or °
     lines = text.split("\n")
     start = next((number for number, line in enumerate(lines) if NUMBERS.fullmatch(line)), len(lines))
     head = [line for line in lines[:start] if line.strip() and line.strip()[0] not in "#%"]
@@ -132,27 +128,21 @@ def _read_csv(file: Path, axes: str | None) -> list[Record]:
         raise ValueError(f"no line of numbers below {head[0]:.40}" if head else "no line of numbers")
     separator = next((sign for sign in ";\t," if sign in lines[start]), ",")
     quote = "'" if head and "'" in head[0] else '"'
-    table = pd.read_csv(
-        io.StringIO(text),
-        sep=separator,
-        header=None,
-        skiprows=start,
-        comment="#",
-        na_values=["-", "?"],
-        skipinitialspace=True,
-        quotechar=quote,
-        decimal="," if separator == ";" and "." not in "".join(lines[start:]) else ".",
-    )
-    if head:  # names, and under them in PhysioNet's files the units
+    decimal = "," if separator == ";" and "." not in "".join(lines[start:]) else "."
+    options: dict[str, Any] = {"header": None, "skiprows": start, "comment": "#", "na_values": ["-", "?"]}
+    options |= {"quotechar": quote, "skipinitialspace": True, "decimal": decimal}
+    table = pd.read_csv(io.StringIO(text), sep=separator, **options)
+    if head:  # names; in PhysioNet's files a second line contains the units
         (names,) = csv.reader(head[:1], delimiter=separator, quotechar=quote, skipinitialspace=True)
         table.columns = [name.strip() for name in names]
     rate = None
     times = next((name for name in table if str(name).lower() in TIMES), None)
     if times is not None and table.shape[1] > 1:
-        seconds = np.array([to_seconds(str(value)) for value in table.pop(times)])
+        parts = [reversed(str(time).split(":")) for time in table.pop(times)]  # seconds, minutes, hours
+        seconds = np.array([sum(float(part) * 60**i for i, part in enumerate(time)) for time in parts])
         steps, span = np.diff(seconds), seconds[-1] - seconds[0]
         if not 0 < steps.max() <= 2 * steps.min():  # they may be rounded
-            raise ValueError(f"its times in column {times} do not rise evenly")
+            raise ValueError(f"times in column {times} are not equally spaced")
         rate = float(f"{len(steps) / span:.6g}")
         rate = float(round(rate)) if abs(rate - round(rate)) <= rate * np.ptp(steps) / span else rate
     records = _by_axes(file, table.to_numpy(float), axes or "t c", rate)
@@ -160,17 +150,14 @@ def _read_csv(file: Path, axes: str | None) -> list[Record]:
     return [replace(record, channels=names) for record in records]
 
 
-def to_seconds(time: str) -> float:
-    """Return the seconds of a number, or of hours, minutes and seconds with colons between them."""
-    return sum(float(part) * 60**place for place, part in enumerate(reversed(time.split(":"))))
-
-
 def _read_wav(file: Path) -> Record:
     rate, values = wavfile.read(file)
     signal = np.atleast_2d(values.T).astype(np.float64)
     if values.dtype.kind in "iu":
         full = 2.0 ** (8 * values.itemsize - 1)
-        signal = (signal - full * (values.dtype.kind == "u")) / full  # silence is 128 in uint8, the only unsigned kind
+        signal = (
+            signal - full * (values.dtype.kind == "u")
+        ) / full  # uint8, the only unsigned type, has its zero at 128
     return Record(str(file), signal.astype(np.float32), float(rate), [str(channel) for channel in range(len(signal))])
 
 
@@ -181,7 +168,7 @@ def _read_wfdb(header: Path) -> Record:
         raise UserError(f"{header} needs the package wfdb: pip install 'vqlab[wfdb]'") from error
     path = str(header.with_suffix(""))
     described = wfdb.rdheader(path)
-    if getattr(described, "layout", None) == "fixed" and NULL in described.seg_name:  # wfdb cannot join these
+    if getattr(described, "layout", None) == "fixed" and NULL in described.seg_name:  # wfdb fails at these
         parts = [None if name == NULL else _read_wfdb(header.with_name(f"{name}.hea")) for name in described.seg_name]
         first = next(part for part in parts if part is not None)
         per_frame = round((first.sample_rate or 0) / described.fs)
@@ -190,25 +177,30 @@ def _read_wfdb(header: Path) -> Record:
         return replace(first, name=str(header), signal=np.concatenate(signals, 1))
     record = wfdb.rdrecord(path, smooth_frames=False)
     most = max(record.samps_per_frame)
-    signal = np.stack([to_rate(*pair, most) for pair in zip(record.e_p_signal, record.samps_per_frame, strict=True)])
+    frames = zip(record.e_p_signal, record.samps_per_frame, strict=True)
+    signal = np.concatenate([change_rate(channel[None], per_frame, most) for channel, per_frame in frames])
     names = [name or str(number) for number, name in enumerate(record.sig_name)]
     return Record(str(header), signal.astype(np.float32), float(record.fs * most), names)
 
 
-def to_rate(channel: np.ndarray, old: int, new: int) -> np.ndarray:
-    """Return a channel (T,) at another rate, NaN where it is."""
-    missing = np.isnan(channel)
-    if old == new or missing.all():
-        return np.repeat(channel, new)[::old]
-    places = np.arange(len(channel))
-    filled = np.interp(places, places[~missing], channel[~missing])  # the filter would spread a NaN
-    changed = resample_poly(filled, new, old, padtype="line")
-    changed[np.interp(np.arange(len(changed)) * old / new, places, missing) > 0] = np.nan
+def change_rate(signal: np.ndarray, old: float, new: float) -> np.ndarray:
+    """Return (C, T) at ``new`` samples per second, low-pass filtered (polyphase, zero phase); gaps (NaN) stay gaps."""
+    if new == old:
+        return signal
+    ratio = Fraction(new / old).limit_denominator(10_000)
+    filled, missing, times = signal.copy(), np.isnan(signal), np.arange(signal.shape[1])
+    for channel, gap in zip(filled, missing, strict=True):  # the filter would spread a NaN
+        channel[gap] = 0.0 if gap.all() else np.interp(times[gap], times[~gap], channel[~gap])
+    # "line" removes the trend first: a signal that does not start or end at 0 would ring there.
+    changed = resample_poly(filled, ratio.numerator, ratio.denominator, axis=-1, padtype="line").astype(np.float32)
+    new_times = np.arange(changed.shape[1]) * ratio.denominator / ratio.numerator
+    for channel, gap in zip(changed, missing, strict=True):
+        channel[np.interp(new_times, times, gap) > 0] = np.nan
     return changed
 
 
 def segments_of(header: Path) -> list[Path]:
-    """Return the headers of the segments of a WFDB record; none if it has no segments."""
+    """Return the headers of the segments of a WFDB record, none for a record in one piece."""
     lines = [line for line in header.read_text(errors="replace").splitlines() if line.strip() and line[0] != "#"]
     if not lines or "/" not in lines[0].split()[0]:  # "name/4" has four segments, one in each line
         return []

@@ -1,4 +1,4 @@
-"""Documents of which only the counts of their words are known."""
+"""Documents as word counts, without their texts."""
 
 from pathlib import Path
 from typing import Any
@@ -19,16 +19,14 @@ from vqlab.validation import Probability
 class BagOfWords(TextDataModule):
     """Documents as a matrix of counts: of ``scipy.sparse.save_npz``, a NumPy array, Matrix Market or UCI's ``docword``.
 
-    Files of the latter two may be compressed.
-
     Args:
-        path: File with the counts (N, V).
+        path: File with the counts (N, V); Matrix Market and ``docword`` may be compressed.
         labels_path: File with a class number per document, -1 for none: ``.npy``, or ``.txt`` with one a line.
         vocabulary_path: File with the words, one a line, V lines. Default: ``word 0``, ``word 1``, ...
         test_path: File with the counts of test documents.
         test_labels_path: File with their class numbers.
         val_fraction: Fraction of the documents for validation.
-        test_fraction: Fraction of the documents for test, where there is no ``test_path``; 0 keeps none.
+        test_fraction: Fraction of the documents for test, without ``test_path``; 0 keeps none.
         **common: Arguments of :class:`~vqlab.data.text.base.TextDataModule`.
 
     Example:
@@ -41,7 +39,7 @@ class BagOfWords(TextDataModule):
         (30, 'word 17', 0, 80)
     """
 
-    test_mend = "set test_fraction=0.1 or test_path=FILE, or use `vqlab validate`"
+    test_hint = "set test_fraction=0.1 or test_path=FILE, or use `vqlab validate`"
 
     def __init__(
         self,
@@ -55,10 +53,6 @@ class BagOfWords(TextDataModule):
         **common: Any,
     ) -> None:
         super().__init__(**common)
-        files = {"path": path, "labels_path": labels_path, "test_path": test_path, "test_labels_path": test_labels_path}
-        for setting, file in files.items():
-            if file is not None and not Path(file).is_file():
-                raise UserError(f"{setting} must be a file, but {file} is none")
         if test_labels_path is not None and test_path is None:
             raise UserError("test_labels_path needs the counts of the test documents: set test_path=FILE")
         self.path, self.labels_path = path, labels_path
@@ -67,57 +61,53 @@ class BagOfWords(TextDataModule):
         self._words = None if vocabulary_path is None else read_words(vocabulary_path, "vocabulary_path")
 
     def describe(self) -> Format:
-        """Return the weighting and the vocabulary."""
         return super().describe() | {"vocabulary": self.vocabulary}
 
     def option(self, name: str, value: Any) -> str:
-        """Other counts are needed where the vocabulary differs."""
-        if name != "vocabulary":
-            return super().option(name, value)
-        return "path=FILE to counts of the checkpoint's words, and vocabulary_path=FILE to these"
+        other = "path=FILE to counts of the checkpoint's words, and vocabulary_path=FILE to these"
+        return other if name == "vocabulary" else super().option(name, value)
 
     def load_corpus(self) -> Corpus:
-        """Read the counts and the labels, and draw the splits."""
         counts = read_counts(self.path, "path")
         vocabulary = self._words or [f"word {number}" for number in range(counts.shape[1])]
         check_length("vocabulary_path", len(vocabulary), counts, 1)
         labels = read_labels(self.labels_path, "labels_path", counts)
         test_fraction = self.test_fraction if self.test_path is None else 0.0
         rows = split_documents(counts.shape[0], self.val_fraction, test_fraction, self.seed)
-        splits = {split: BagsOfWords(counts[chosen], labels[chosen], None, chosen) for split, chosen in rows.items()}
+        splits = {split: BagsOfWords(counts[chosen], labels[chosen], chosen) for split, chosen in rows.items()}
         if self.test_path is not None:
             test = read_counts(self.test_path, "test_path")
             check_length("test_path", test.shape[1], counts, 1)
             test_labels = read_labels(self.test_labels_path, "test_labels_path", test)
-            splits["test"] = BagsOfWords(test, test_labels, None, np.arange(len(test_labels)) + counts.shape[0])
+            splits["test"] = BagsOfWords(test, test_labels, np.arange(len(test_labels)) + counts.shape[0])
         num_classes = 1 + max(int(split.labels.max()) for split in splits.values())
         return Corpus(splits, vocabulary, [str(number) for number in range(num_classes)])
 
 
 def read_counts(path: str, setting: str) -> csr_matrix:
-    """Return the counts of a file, (N, V) float32, without stored zeros; UserError if there are none, or others."""
+    """Return the counts of a file, (N, V) float32, without stored zeros; UserError if they are not counts."""
     formats = "scipy.sparse.save_npz, numpy.save, Matrix Market or docword"
-    with reading(path, f"is no matrix of documents x words ({{reason}}): set {setting}=FILE, written by {formats}"):
+    with reading(path, f"is not a matrix of documents x words ({{reason}}): set {setting}=FILE, written by {formats}"):
         stored = load_matrix(path)
         if stored.dtype.kind not in "biuf" or len(stored.shape) != 2 or 0 in stored.shape:
             raise ValueError(f"{stored.dtype}, shape {stored.shape}")
         counts = csr_matrix(stored).astype(np.float32, copy=False)
-        counts.check_format(full_check=True)  # a column that is not there would end the process, not raise
+        counts.check_format(full_check=True)  # an index out of range would end the process without an exception
         if not (np.isfinite(counts.data) & (counts.data >= 0)).all():
-            raise ValueError("it holds values that are no counts of 0 or more")
+            raise ValueError("it contains negative or infinite values, or NaN")
     counts.sum_duplicates()
     counts.eliminate_zeros()
     return counts
 
 
 def load_matrix(path: str) -> Any:
-    """Return the matrix of a file, sparse or dense; its first line tells the format."""
+    """Return the matrix of a file, sparse or dense, in the format of its first line."""
     with fsspec.open(path, "rb", compression="infer" if Path(path).suffix != ".npz" else None) as file:
         first = file.readline()
         is_market = first.startswith(b"%%MatrixMarket matrix coordinate") and first.split()[-1] == b"general"
         if is_market or first.strip().isdigit():  # not scipy.io.mmread, which ends the process at a damaged file
-            lines = next(line for line in file if not line.startswith(b"%")) if is_market else None
-            sizes = lines.split() if lines else [first, file.readline(), file.readline()]
+            header = next(line for line in file if not line.startswith(b"%")) if is_market else b""
+            sizes = header.split() or [first, file.readline(), file.readline()]
             documents, words, count = map(int, sizes)
             row, column, value = np.loadtxt(file, ndmin=2).T
             if len(value) != count:
@@ -134,7 +124,7 @@ def load_matrix(path: str) -> Any:
 
 
 def check_length(setting: str, length: int, counts: csr_matrix, axis: int) -> None:
-    """Raise UserError unless what a setting gives has the ``length`` of an axis of the counts (N, V)."""
+    """Raise UserError unless the file of a setting has the ``length`` of an axis of the counts (N, V)."""
     if counts.shape[axis] != length:
         what, counted = ("rows", "words")[axis], "{} documents x {} words".format(*counts.shape)
         raise UserError(f"{setting} must fit the counts of {counted}, but has {length} {what}")
@@ -144,10 +134,10 @@ def read_labels(path: str | None, setting: str, counts: csr_matrix) -> np.ndarra
     """Return a class number for each row of ``counts``, (N,), -1 where there is no file."""
     if path is None:
         return np.full(counts.shape[0], -1)
-    with reading(path, f"holds no labels ({{reason}}): set {setting}=FILE to class numbers from 0 on, one a document"):
+    with reading(path, f"has no labels ({{reason}}): set {setting}=FILE to class numbers from 0, one a document"):
         labels = np.loadtxt(path) if Path(path).suffix.lower() == ".txt" else np.load(path, allow_pickle=False)
         labels = labels.ravel()
         if (labels % 1 != 0).any() or (labels < -1).any():
-            raise ValueError("other values")
+            raise ValueError("fractions or negative numbers")
     check_length(setting, len(labels), counts, 0)
     return labels.astype(np.int64)

@@ -1,14 +1,14 @@
-"""What the text DataModules share: documents as counts of words, sparse until they are a batch.
+"""Base of the text DataModules: documents as word counts, kept sparse until they are a batch.
 
-Shapes: N documents of a split, V words of the vocabulary, T words of all texts in a row, B documents of a batch.
+Shapes: N documents of a split, V words of the vocabulary, B documents of a batch.
 """
 
 import logging
 from abc import abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 import torch
@@ -17,30 +17,11 @@ from torch import Tensor
 
 from vqlab.data.datamodule import Batch, Split, SplitDataModule, Workers, as_it_is, check_fractions, draw_splits
 from vqlab.errors import UserError
-from vqlab.metrics.topics.cooccurrence import ReferenceCorpus
+from vqlab.metrics import ReferenceCorpus
 from vqlab.training.data_format import Format
 from vqlab.validation import Count, NonNegativeInt
 
 log = logging.getLogger(__name__)
-
-
-class Tokens(NamedTuple):
-    """Words in their order: document n is ``ids[offsets[n] : offsets[n + 1]]``."""
-
-    ids: np.ndarray  # (T,) int32, numbers of words
-    offsets: np.ndarray  # (N + 1,) int64
-
-    @classmethod
-    def of(cls, documents: list[np.ndarray]) -> "Tokens":
-        """Join N documents, each the numbers of its words."""
-        return cls(np.concatenate([np.empty(0, np.int32), *documents]), np.cumsum([0, *map(len, documents)]))
-
-    def counts(self, vocab_size: int) -> csr_matrix:
-        """Return how often each word is in each document, (N, V) float32."""
-        ones = np.ones(len(self.ids), np.float32)
-        counts = csr_matrix((ones, self.ids, self.offsets), (len(self.offsets) - 1, vocab_size), copy=True)
-        counts.sum_duplicates()
-        return counts
 
 
 class BagsOfWords(Split):
@@ -50,13 +31,12 @@ class BagsOfWords(Split):
         self,
         counts: csr_matrix,  # (N, V), how often each word is in each document
         labels: np.ndarray | Tensor | None = None,  # (N,), -1 for none
-        tokens: Tokens | None = None,  # the words in order, if it is known
-        places: np.ndarray | None = None,  # (N,), in the source
+        places: np.ndarray | None = None,  # (N,), position in the source
     ) -> None:
         self.counts = counts.astype(np.float32, copy=False)
         self.labels = torch.full((counts.shape[0],), -1) if labels is None else torch.as_tensor(labels).long()
-        self.tokens, self.places = tokens, np.arange(counts.shape[0]) if places is None else places
-        self.index = torch.arange(counts.shape[0])  # what `index` of a batch holds
+        self.places = np.arange(counts.shape[0]) if places is None else places
+        self.index = torch.arange(counts.shape[0])  # the ``index`` of a batch
 
     def __len__(self) -> int:
         return self.counts.shape[0]
@@ -66,20 +46,15 @@ class BagsOfWords(Split):
         bow = torch.from_numpy(self.counts[indices].toarray())
         return {"bow": bow, "label": self.labels[rows], "index": self.index[rows]}
 
-    def without_empty(self) -> "BagsOfWords":
-        """Return the documents that hold a word."""
-        full = np.flatnonzero(np.diff(self.counts.indptr))
-        tokens = self.tokens and Tokens(self.tokens.ids, self.tokens.offsets[[0, *(full + 1)]])
-        return BagsOfWords(self.counts[full], self.labels[full], tokens, self.places[full])
-
 
 @dataclass(frozen=True)
 class Corpus:
     """All documents of a source."""
 
-    splits: dict[str, BagsOfWords]  # train, val and, where there are some, test
+    splits: dict[str, BagsOfWords]  # train, val and, if there is one, test
     vocabulary: list[str]  # V words
-    class_names: list[str]  # what the labels 0, 1, ... mean; empty without labels
+    class_names: list[str]  # names of the labels 0, 1, ...; empty without labels
+    reference: ReferenceCorpus | None = None  # the training documents, if the order of their words is known
 
 
 class TextDataModule(SplitDataModule):
@@ -96,8 +71,8 @@ class TextDataModule(SplitDataModule):
         seed: Seed of the split and of the order.
 
     Shape:
-        batch["bow"] (B, V) float32; batch["label"] (B,) int64, -1 where there is none; batch["index"] (B,) int64, the
-        position in the split. Documents without a word of the vocabulary are left out.
+        batch["bow"] (B, V) float32; batch["label"] (B,) int64, -1 for none; batch["index"] (B,) int64, the position in
+        the split. Documents without a word of the vocabulary are left out.
     """
 
     examples = "documents"
@@ -116,39 +91,38 @@ class TextDataModule(SplitDataModule):
 
     @abstractmethod
     def load_corpus(self) -> Corpus:
-        """Return all documents, also those without words."""
+        """Return all documents, including those without words."""
 
     @cached_property
     def _corpus(self) -> Corpus:
         corpus = without_empty(self.load_corpus())
         return corpus if self._classes is None else with_classes(corpus, self._classes)
 
+    def load_split(self, split: str) -> BagsOfWords | None:
+        return self._corpus.splits.get(split)
+
     def load_all(self) -> BagsOfWords:
-        """Return all documents that hold a word of the vocabulary, with their place in the source as ``index``."""
         splits = self._corpus.splits.values()
         places, order = np.unique(np.concatenate([split.places for split in splits]), return_index=True)
         counts = vstack([split.counts for split in splits], "csr")[order]
-        documents = BagsOfWords(counts, torch.cat([split.labels for split in splits])[order], places=places)
+        documents = BagsOfWords(counts, torch.cat([split.labels for split in splits])[order], places)
         documents.index = torch.from_numpy(places)
         return documents
 
     def describe(self) -> Format:
-        """Return the weighting."""
         return {"weighting": self.weighting}
 
     def fitted(self) -> Format:
-        """Return the vocabulary, what its words weigh, and the classes."""
         return {"vocabulary": self.vocabulary, "idf": self.idf.tolist(), "classes": self.class_names}
 
     def apply_format(self, trained: Format) -> None:
-        """Weigh words and number classes as the checkpoint does."""
         super().apply_format(trained)
         self._classes = None if trained.get("classes") is None else [*map(str, trained["classes"])]
         for cached in ("_corpus", "_train_val", "_test", "reference", "idf"):
             self.__dict__.pop(cached, None)
         if idf := trained.get("idf"):
             if len(idf) != len(trained["vocabulary"]):
-                raise ValueError(f"{len(idf)} weights of {len(trained['vocabulary'])} words")
+                raise ValueError(f"{len(idf)} idf values for {len(trained['vocabulary'])} words")
             self.__dict__["idf"] = torch.tensor(idf, dtype=torch.float32)
 
     @property
@@ -163,7 +137,7 @@ class TextDataModule(SplitDataModule):
 
     @property
     def class_names(self) -> list[str]:
-        """What the labels 0, 1, ... mean; empty without labels."""
+        """Names of the labels 0, 1, ...; empty without labels."""
         return self._corpus.class_names
 
     @property
@@ -180,75 +154,60 @@ class TextDataModule(SplitDataModule):
         """Return how often each word is in each training document, (N, V) float32."""
         return self._corpus.splits["train"].counts
 
-    def val_counts(self) -> csr_matrix:
-        """Return the same of the validation documents."""
-        return self._corpus.splits["val"].counts
-
     def test_counts(self) -> csr_matrix | None:
-        """Return the same of the test documents, or None where there are none."""
+        """Return the counts of the test documents, None without a test split."""
         return self._corpus.splits["test"].counts if "test" in self._corpus.splits else None
-
-    def train_tokens(self) -> Tokens | None:
-        """Return the vocabulary's words of the training documents in order; None where the source has counts only."""
-        return self._corpus.splits["train"].tokens
 
     @cached_property
     def reference(self) -> ReferenceCorpus:
-        """The training documents as the reference of topic coherence; counts alone where the order is not known."""
-        tokens = self.train_tokens()
-        if tokens is None:
-            return ReferenceCorpus.from_counts(self.train_counts())
-        return ReferenceCorpus(tokens.ids, tokens.offsets, self.vocab_size)
+        """The training documents as the reference of topic coherence, with the order of words if it is known."""
+        return self._corpus.reference or ReferenceCorpus.from_counts(self.train_counts())
 
     @cached_property
     def idf(self) -> Tensor:
         """Inverse document frequency of each word in the training documents, (V,) float32."""
-        counts = self.train_counts()  # it stores no zeros
+        counts = self.train_counts()  # without stored zeros
         frequency = np.bincount(counts.indices, minlength=counts.shape[1]).clip(min=1)
         return torch.from_numpy(np.log((1 + counts.shape[0]) / frequency)).float()
 
-    def load_split(self, split: str) -> BagsOfWords | None:
-        """Return the documents of a split."""
-        return self._corpus.splits.get(split)
-
     def collate(self) -> Callable[[Batch], Batch]:
-        """Weigh the counts."""
         return as_it_is if self.weighting == "counts" else partial(to_tf_idf, idf=self.idf)
 
 
 def to_tf_idf(batch: Batch, idf: Tensor) -> Batch:
-    """Weigh the counts of a batch by ``idf``, and divide each row by its sum."""
+    """Multiply the counts of a batch by ``idf``, and divide each row by its sum."""
     weighted = batch["bow"] * idf
     return batch | {"bow": weighted.div_(weighted.sum(1, keepdim=True))}
 
 
 def without_empty(corpus: Corpus) -> Corpus:
-    """Return the corpus without documents that have no words; log their number; UserError if a split has no others."""
-    splits = {split: documents.without_empty() for split, documents in corpus.splits.items()}
-    counted = []
-    for split, documents in splits.items():
-        whole = len(corpus.splits[split])
-        if not len(documents):
+    """Return the corpus without documents that contain no word; UserError if a split has no others."""
+    splits, left_out = {}, {}
+    for split, documents in corpus.splits.items():
+        full = np.flatnonzero(np.diff(documents.counts.indptr))
+        if not len(full):
             raise UserError(
-                f"none of the {whole} documents of {split} holds one of the {len(corpus.vocabulary)} words of the "
-                "vocabulary: give more documents, or another vocabulary"
+                f"none of the {len(documents)} documents of {split} contains one of the {len(corpus.vocabulary)} words "
+                "of the vocabulary: give more documents, or another vocabulary"
             )
-        counted.append(f"{whole - len(documents):,} of {split}")
-    if sum(map(len, splits.values())) < sum(map(len, corpus.splits.values())):
-        log.warning(f"left out documents without a word of the vocabulary: {', '.join(counted)}")
-    return Corpus(splits, corpus.vocabulary, corpus.class_names)
+        splits[split] = BagsOfWords(documents.counts[full], documents.labels[full], documents.places[full])
+        left_out[split] = len(documents) - len(full)
+    if any(left_out.values()):
+        counts = ", ".join(f"{count:,} of {split}" for split, count in left_out.items())
+        log.warning(f"left out documents without a word of the vocabulary: {counts}")
+    return replace(corpus, splits=splits)
 
 
 def with_classes(corpus: Corpus, names: list[str]) -> Corpus:
-    """Return the corpus with labels that number ``names``; documents of other classes become unlabelled."""
-    numbers = {name: number for number, name in enumerate(names)}
-    unknown = [name for name in corpus.class_names if name not in numbers]
+    """Return the corpus with labels that are positions in ``names``, -1 for other classes."""
+    unknown = [name for name in corpus.class_names if name not in names]
     if unknown and names:
         log.warning(f"classes that the checkpoint does not have become unlabelled: {', '.join(unknown)[:80]}")
-    new = torch.tensor([*(numbers.get(name, -1) for name in corpus.class_names), -1])  # the last is that of label -1
+    numbers = {name: number for number, name in enumerate(names)}
+    new = torch.tensor([*(numbers.get(name, -1) for name in corpus.class_names), -1])  # the last is for label -1
     parts = corpus.splits.items()
-    splits = {split: BagsOfWords(its.counts, new[its.labels], its.tokens, its.places) for split, its in parts}
-    return Corpus(splits, corpus.vocabulary, list(names))
+    splits = {split: BagsOfWords(its.counts, new[its.labels], its.places) for split, its in parts}
+    return replace(corpus, splits=splits, class_names=list(names))
 
 
 def split_documents(count: int, val_fraction: float, test_fraction: float, seed: int) -> dict[str, np.ndarray]:

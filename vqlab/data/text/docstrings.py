@@ -1,4 +1,4 @@
-"""Docstrings of the installed packages that vqlab is built on: real English text, no download."""
+"""Docstrings of installed packages: English text without a download."""
 
 import ast
 import re
@@ -12,24 +12,25 @@ from vqlab.data.text.raw import Document, RawTextDataModule
 from vqlab.errors import UserError
 from vqlab.validation import Count
 
-# Of torch only two parts: all of it takes longer to parse than all others together.
+# Two parts of torch: the whole takes longer to parse than all others together.
 PACKAGES: tuple[str, ...] = ("lightning", "matplotlib", "numpy", "scipy", "skimage", "sklearn")
 PACKAGES += ("torch.distributed", "torch.nn", "torchvision")
 SKIPPED = frozenset({"tests", "testing", "externals", "_vendor"})  # folders: tests, and copies of other packages
+# A line above an indented block of code.
 CODE = re.compile(r" *(\.\. (code|code-block|sourcecode|math|plot|testcode|testsetup)::.*|(?! *\.\. ).*::)")
-# Inline mathematics, and what marks roles, directives and links, are not words either.
+# Inline mathematics, and the marks of roles, directives and links.
 MARKUP = re.compile(r":math:`[^`]*`|:[\w:]+:(?=`)|\.\. [\w-]+::|https?://\S+")
 
 
 class Docstrings(RawTextDataModule):
-    """Docstrings of modules, classes and functions, one document each: the default where there is no network.
+    """Docstrings of modules, classes and functions, one document each: the default without a network.
 
-    They are read from source files, without an import, and without examples, code and repetitions: about 10,700 of the
-    default packages. The label is the package.
+    They are read from source files, without an import, examples, code and repetitions: about 10,700 of the default
+    packages. The label is the package.
 
     Args:
-        packages: Names of installed packages, or of parts such as ``torch.nn``, as they are imported.
-        min_words: Leave out docstrings with fewer words, separated by spaces, than this.
+        packages: Import names of installed packages, or of parts such as ``torch.nn``.
+        min_words: Leave out docstrings with fewer words, separated by spaces.
         **common: Arguments of :class:`~vqlab.data.text.raw.RawTextDataModule`.
 
     Example:
@@ -44,44 +45,36 @@ class Docstrings(RawTextDataModule):
         self._folders = {package: find_package(package) for package in packages}
 
     def read(self) -> Iterator[Document]:
-        """Yield the docstrings of each package in the order of files and lines."""
         seen: set[str] = set()
         for package, folder in self._folders.items():
-            for text in read_package(folder):
-                if len(text.split()) >= self.min_words and text not in seen:
-                    seen.add(text)
-                    yield Document(text, package)
+            for file in list_files(folder, (".py",), "Python source"):
+                if SKIPPED & set(file.relative_to(folder).parts):
+                    continue
+                try:
+                    tree = ast.parse(file.read_bytes())
+                except (SyntaxError, ValueError):  # templates, and files for other versions of Python
+                    continue
+                for text in map(to_prose, docstrings(tree)):
+                    if len(text.split()) >= self.min_words and text not in seen:
+                        seen.add(text)
+                        yield Document(text, package)
 
 
 def find_package(package: str) -> Path:
-    """Return the folder of an installed package or of a part of it, without an import."""
+    """Return the folder of an installed package or of a part of it, without importing it."""
     top, *parts = package.split(".")
     spec = find_spec(top) if top.isidentifier() else None
-    folders = spec.submodule_search_locations if spec else None
-    folder = Path(next(iter(folders)), *parts) if folders else None
-    if folder is None or not folder.is_dir():
+    folders = [Path(root, *parts) for root in (spec and spec.submodule_search_locations) or ()]
+    if not folders or not folders[0].is_dir():
         raise UserError(f"packages must be installed packages such as numpy or torch.nn, got {package!r}")
-    return folder
-
-
-def read_package(folder: Path) -> Iterator[str]:
-    """Yield the docstrings of all modules, classes and functions under a folder, as plain text."""
-    for file in list_files(folder, (".py",), "Python source"):
-        if SKIPPED & set(file.relative_to(folder).parts):
-            continue
-        try:
-            tree = ast.parse(file.read_bytes())
-        except (SyntaxError, ValueError):  # templates, and files for other versions of Python
-            continue
-        yield from map(to_prose, docstrings(tree))
+    return folders[0]
 
 
 def docstrings(node: Any) -> Iterator[str]:
     """Yield the docstrings of a module, class or function and of those in it, in the order of lines."""
-    if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
-        docstring = ast.get_docstring(node)
-        if docstring:
-            yield docstring
+    documented = isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef))
+    if documented and (docstring := ast.get_docstring(node)):
+        yield docstring
     for child in node.body:  # faster than ast.walk: one node in a hundred is a statement with a body
         if hasattr(child, "body"):
             yield from docstrings(child)
@@ -90,7 +83,7 @@ def docstrings(node: Any) -> Iterator[str]:
 def to_prose(docstring: str) -> str:
     """Return a docstring without doctests and blocks of code."""
     kept: list[str] = []
-    doctest, block = False, None  # block: how far the line above a block of code is indented
+    doctest, block = False, None  # block: indentation of the line above a block of code
     for line in docstring.splitlines():
         stripped = line.strip()
         if not stripped:

@@ -1,28 +1,23 @@
-"""Documents from tables and lists of them."""
+"""Documents from tables, lists and folders of text files."""
 
 import csv
 import json
 import re
-import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import fsspec
 
-from vqlab.data.files import reading
-from vqlab.data.split_folders import SPLIT_OF
+from vqlab.data.files import counted, reading
+from vqlab.data.split_folders import SPLIT_OF, split_folders
 from vqlab.data.text.raw import Document, RawTextDataModule
 from vqlab.errors import UserError
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 KINDS = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".txt")
-NESTED = "a quoted field holds other rows: write quotes within a field twice, or save it as jsonl"
 COMPRESSED = (".gz", ".bz2", ".xz", ".zip")
-OCTIS = ["text", "split", "label"]  # the columns of its corpus.tsv, which does not name them
-# Names of the columns, in capitals or not, where the user gives none.
+OCTIS = ["text", "split", "label"]  # columns of its corpus.tsv, which has no line of names
+# Default names of the columns, in lower or upper case.
 USUAL = {
     "text": ("text", "document", "content", "body"),
     "label": ("label", "class", "category", "target"),
@@ -34,9 +29,9 @@ class TextFile(RawTextDataModule):
     r"""Documents in the rows of csv and tsv files, the objects of JSON files, or the lines of txt files.
 
     JSON files (``.jsonl``, ``.ndjson``, ``.json``) hold an object in each line, or an array of objects; a text may be a
-    list of words. Files may be compressed. A tsv file whose first line has a split in its second column is one of
-    OCTIS, without names. Splits are those of the column ``split``, else ``path`` is for training and ``test_path`` for
-    test, else all are drawn by ``seed``.
+    list of words. Files may be compressed. A tsv file with a split in the second column of its first line is one of
+    OCTIS, without names. The column ``split`` gives the splits. Without it, ``path`` is for training and ``test_path``
+    for test; without both, the splits are drawn by ``seed``.
 
     Args:
         path: A file, or a list of files.
@@ -79,41 +74,75 @@ class TextFile(RawTextDataModule):
                 raise UserError(f"path must name files with {ends}, got {file}: a folder is read by --data=TextFolder")
 
     def read(self) -> Iterator[Document]:
-        """Yield the documents of each file in its order."""
         for split, file in self._files:
             with reading(file, "cannot be read ({reason}): correct it, or set encoding=cp1252, gbk or what it is"):
                 table = read_table(file, self.encoding)
-            values = {what: self._values(table, what, file) for what in self.columns}
-            for number, (text, label, place) in enumerate(zip(*values.values(), strict=True), start=1):
-                text = " ".join(map(str, text)) if isinstance(text, list) else "" if is_missing(text) else text
+            columns = [self._column(table, what, file) for what in self.columns]
+            for number, (text, label, place) in enumerate(zip(*columns, strict=True), start=1):
+                where = f"{file}, record {number}"
+                text = " ".join(map(str, text)) if isinstance(text, list) else text or ""
                 if not isinstance(text, str):
+                    raise UserError(f"{where}: the text must be words, got {text!r:.40}: set text_column")
+                own_split = split if place in (None, "") else SPLIT_OF.get(str(place).lower(), "")
+                if own_split == "":
                     raise UserError(
-                        f"{file}, record {number}: the text must be words, got {text!r:.40}: set text_column"
+                        f"{where}: the split must be train, val or test, got {place!r:.40}: set split_column"
                     )
-                own_split = split if is_missing(place) else SPLIT_OF.get(str(place).lower())
-                if own_split is None and not is_missing(place):
-                    raise UserError(
-                        f"{file}, record {number}: the split must be train, val or test, got {place!r:.40}: set "
-                        "split_column=NAME if this column means something else"
-                    )
-                # The integers of a column with gaps are 1.0 in a data frame.
-                name = None if is_missing(label) else re.sub(r"^(-?\d+)\.0$", r"\1", str(label))
+                # pandas turns the integers of a column with gaps into floats.
+                name = None if label in (None, "") else re.sub(r"^(-?\d+)\.0$", r"\1", str(label))
                 yield Document(text, name, own_split)
 
-    def _values(self, table: "pd.DataFrame", what: str, file: str) -> Iterable[Any]:
-        """Return the texts, labels or splits of a table, None for all where it has no such column."""
+    def _column(self, table: dict[Any, list[Any]], what: str, file: str) -> list[Any]:
+        """Return the texts, labels or splits of a table, None for all if it has no such column."""
         name = self.columns[what]
-        lower = {column.lower(): column for column in reversed(table.columns)}
+        lower = {column.lower(): column for column in reversed(table)}
         column = name or next((lower[usual] for usual in USUAL[what] if usual in lower), None)
         if column in table:
-            return table[column].tolist()
+            return table[column]
         if name is None and what != "text":
-            return [None] * len(table)
-        columns = ", ".join(f"{column:.30}" for column in table.columns[:6])
+            return [None] * len(next(iter(table.values())))
+        columns = ", ".join(f"{column:.30}" for column in [*table][:6])
         raise UserError(
             f"{file} has no column {name or what}, but {columns}: set {what}_column=NAME to one of these; a table must "
             "have a first line with the names of its columns"
         )
+
+
+class TextFolder(RawTextDataModule):
+    """A folder with text files at any depth and of any extension, one document each, compressed or not.
+
+    Folders ``path/train``, ``path/val`` and ``path/test`` (other usual names work, too) are the splits; missing ones
+    are drawn by ``seed``. The label is the name of the first-level folder (of a split), if there are at least two.
+
+    Args:
+        path: The folder.
+        encoding: Encoding of the files, such as ``cp1252``, ``gbk`` or ``utf-16``.
+        **common: Arguments of :class:`~vqlab.data.text.raw.RawTextDataModule`.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> for number in range(10):
+        ...     _ = (folder / f"{number}.txt").write_text("cat and dog")
+        >>> TextFolder(str(folder), min_df=1, max_df=1.0, batch_size=2).train_size
+        8
+    """
+
+    def __init__(self, path: str, encoding: str = "utf-8", **common: Any) -> None:
+        super().__init__(**common)
+        self.path, self.encoding = path, encoding
+        self._roots, self._files = split_folders(Path(path), ("",), "text files")
+
+    def read(self) -> Iterator[Document]:
+        files = [(split, file) for split, group in self._files.items() for file in group]
+        for split, file in counted(files, len(files), "read", "files"):
+            with (
+                reading(file, "cannot be read ({reason}): leave it out, or set encoding=cp1252, gbk or what it is"),
+                fsspec.open(str(file), "rt", encoding=self.encoding, compression="infer") as opened,
+            ):
+                text = opened.read()
+            folder = file.relative_to(self._roots[split]).parts[0]
+            yield Document(text, folder if file.parent != self._roots[split] else None, split or None)
 
 
 def kind_of(file: str) -> str | None:
@@ -123,61 +152,43 @@ def kind_of(file: str) -> str | None:
     return kind if kind in KINDS else None
 
 
-def read_table(file: str, encoding: str) -> "pd.DataFrame":
-    """Return the records of a file as rows; fields of csv and tsv are strings."""
+def read_table(file: str, encoding: str) -> dict[Any, list[Any]]:
+    """Return the columns of a file by name; fields of csv and tsv are strings."""
+    encoding = "utf-8-sig" if encoding == "utf-8" else encoding  # with a byte order mark or without
+    with fsspec.open(file, "rt", encoding=encoding, compression="infer", newline="") as opened:
+        lines = [*opened]
+    filled, kind = [line for line in lines if line.strip()], kind_of(file)
+    if not filled:
+        raise ValueError("it is empty")
+    if kind == ".txt":
+        return {"text": lines}
+    if kind in (".csv", ".tsv"):
+        return read_rows(lines, filled, "\t" if kind == ".tsv" else max(",;\t|", key=filled[0].count))
     import pandas as pd  # takes half a second to import
 
-    encoding = "utf-8-sig" if encoding == "utf-8" else encoding  # with a byte order mark or without
-    kind = kind_of(file)
-    with fsspec.open(file, "rt", encoding=encoding, compression="infer", newline="") as lines:
-        if kind == ".txt":
-            return pd.DataFrame({"text": [*lines]})
-        if kind not in (".csv", ".tsv"):
-            return pd.json_normalize(read_objects(lines))
-        first = lines.readline()
-    separator = "\t" if kind == ".tsv" else max(",;\t|", key=first.count)
-    fields = first.rstrip().split("\t")
-    options: dict[str, Any] = {}
-    if kind == ".tsv" and 2 <= len(fields) <= 3 and fields[1].lower() in SPLIT_OF:
-        options = {"names": OCTIS[: len(fields)], "header": None, "quoting": csv.QUOTE_NONE}
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")  # of fields beyond the names
-        table = pd.read_csv(
-            file, sep=separator, dtype=str, keep_default_na=False, index_col=False, encoding=encoding, **options
-        )
-    if separator != "," and any(table[name].str.contains(rf"\n.*\{separator}").any() for name in table):
-        raise ValueError(NESTED)
-    if "quoting" not in options:
-        with fsspec.open(file, "rt", encoding=encoding, compression="infer", newline="") as lines:
-            check_rows(lines, separator, len(table.columns), len(table) + 1)
-    return table.rename(columns=str.strip)
+    is_array = filled[0].lstrip().startswith("[")
+    # All lines at once, so that an error names the line.
+    table = pd.json_normalize(json.loads("".join(filled) if is_array else f"[{','.join(filled)}]")).astype(object)
+    return table.where(table.notna(), None).to_dict("list")
 
 
-def check_rows(lines: Iterable[str], separator: str, columns: int, rows: int) -> None:
-    """Raise ValueError if a line lacks fields, or if lines that are rows by themselves are within a quoted field."""
-    fields = [_count_fields(line.rstrip("\r\n"), separator, columns) for line in lines if line.strip()]
-    short = next((number for number, count in enumerate(fields, start=1) if count != columns), None)
-    if short is None and len(fields) > rows:
-        raise ValueError(NESTED)
-    if short is not None and len(fields) == rows:
-        raise ValueError(
-            f"row {short} has {fields[short - 1]} fields of {columns}: put quotes around fields that hold the separator"
-        )
-
-
-def _count_fields(line: str, separator: str, columns: int) -> int:
-    quoted = len(next(csv.reader([line], delimiter=separator), [])) if '"' in line else 0
-    return columns if quoted == columns else line.count(separator) + 1
-
-
-def read_objects(lines: Iterable[str]) -> list[dict[str, Any]]:
-    """Return the objects of a JSON file: of its array, or of its lines."""
-    filled = [line for line in lines if line.strip()]
-    if filled and filled[0].lstrip().startswith("["):
-        return json.loads("".join(filled))
-    return json.loads(f"[{','.join(filled)}]")  # at once, so that an error names the line
-
-
-def is_missing(value: Any) -> bool:
-    """Whether a field is empty, null or NaN."""
-    return value is None or value == "" or value != value
+def read_rows(lines: list[str], filled: list[str], separator: str) -> dict[Any, list[str]]:
+    """Return the columns of csv or tsv lines; ValueError if rows differ in length or a field contains other rows."""
+    first = filled[0].rstrip("\r\n").split("\t")
+    is_octis = separator == "\t" and 2 <= len(first) <= 3 and first[1].lower() in SPLIT_OF
+    csv.field_size_limit(2**31 - 1)  # characters of a text
+    dialect: Any = {"delimiter": separator, "quoting": csv.QUOTE_NONE if is_octis else csv.QUOTE_MINIMAL}
+    *read, end = csv.reader([*lines, "end"], **dialect)
+    rows = [row for row in read if len(row) > 1 or "".join(row).strip()]
+    names = OCTIS[: len(first)] if is_octis else [name.strip() for name in rows[0]]
+    for number, row in enumerate(rows, start=1):
+        if len(row) != len(names):
+            hint = "put quotes around fields that contain the separator"
+            raise ValueError(f"row {number} has {len(row)} fields of {len(names)}: {hint}")
+    if end != ["end"]:
+        raise ValueError("a quote is never closed: write quotes within a field twice, or save it as jsonl")
+    alone = (len(next(csv.reader([line], delimiter=separator))) for line in filled)
+    numbers = ((line.count(separator) + 1, count) for line, count in zip(filled, alone, strict=True))
+    if len(filled) > len(rows) and len(names) > 1 and all(len(names) in fields for fields in numbers):
+        raise ValueError("a quoted field contains other rows: write quotes within a field twice, or save it as jsonl")
+    return {name: [row[i] for row in rows[not is_octis :]] for i, name in enumerate(names)}

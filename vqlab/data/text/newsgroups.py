@@ -2,18 +2,17 @@
 
 import contextlib
 import io
-import warnings
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from vqlab.data.download import download_whole
-from vqlab.data.files import reading
+from vqlab.data.files import download_whole, reading
 from vqlab.data.text.raw import Document, RawTextDataModule
 
-CACHE = "20news-bydate_py3.pkz"  # where scikit-learn keeps the texts
-ARCHIVE = "20news_home/20news-bydate.tar.gz"  # what it makes them of
-WITHOUT_NETWORK = "without a network take --data Docstrings or --data TextFile"
+CACHE = "20news-bydate_py3.pkz"  # scikit-learn's file of the texts
+ARCHIVE = "20news_home/20news-bydate.tar.gz"  # its download
+WITHOUT_NETWORK = "without a network use --data Docstrings or --data TextFile"
 
 
 class Newsgroups(RawTextDataModule):
@@ -24,7 +23,7 @@ class Newsgroups(RawTextDataModule):
     Args:
         path: Folder of scikit-learn's data. Default: ``~/scikit_learn_data``.
         download: Download what is missing (14 MB).
-        remove: What to leave out of the posts: ``headers``, ``footers`` (signatures), ``quotes`` of other posts.
+        remove: Parts to remove from the posts: ``headers``, ``footers`` (signatures), ``quotes`` of other posts.
         **common: Arguments of :class:`~vqlab.data.text.raw.RawTextDataModule`.
 
     Example:
@@ -43,15 +42,14 @@ class Newsgroups(RawTextDataModule):
         self.path, self.download, self.remove = path, download, tuple(remove)
 
     def prepare_data(self) -> None:
-        """Download what is missing."""
-        from sklearn.datasets import get_data_home  # takes a second to import
+        from sklearn.datasets import fetch_20newsgroups, get_data_home  # takes a second to import
 
         home = get_data_home(self.path)
         if self.download and not (Path(home) / CACHE).is_file():
-            download_whole("Newsgroups", home, "", ARCHIVE, fetch_into, WITHOUT_NETWORK)
+            fetch = partial(fetch_20newsgroups, n_retries=1, delay=0.1)
+            download_whole("Newsgroups", home, "", ARCHIVE, lambda to: fetch(data_home=to), WITHOUT_NETWORK)
 
     def read(self) -> Iterator[Document]:
-        """Yield the training posts, then the test posts."""
         from sklearn.datasets import fetch_20newsgroups, get_data_home
 
         self.prepare_data()
@@ -65,12 +63,3 @@ class Newsgroups(RawTextDataModule):
                 )
             for text, label in zip(posts.data, posts.target, strict=True):
                 yield Document(text, posts.target_names[label], split)
-
-
-def fetch_into(home: str) -> None:
-    """Let scikit-learn download and unpack the posts."""
-    from sklearn.datasets import fetch_20newsgroups
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it warns when it tries again
-        fetch_20newsgroups(data_home=home, n_retries=1, delay=0.1)

@@ -1,4 +1,4 @@
-"""What the sources of raw text share: words are found, the vocabulary is chosen, documents are counted and split."""
+"""Base of the sources of raw text: tokenization, choice of the vocabulary, counts and splits."""
 
 import logging
 import re
@@ -11,21 +11,22 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from scipy.sparse import csr_matrix
 
 from vqlab.data.datamodule import ValFraction
+from vqlab.data.files import reading
 from vqlab.data.split_folders import SPLITS
-from vqlab.data.text.base import BagsOfWords, Corpus, TextDataModule, Tokens, split_documents
+from vqlab.data.text.base import BagsOfWords, Corpus, TextDataModule, split_documents
 from vqlab.errors import UserError
+from vqlab.metrics import ReferenceCorpus
 from vqlab.training.data_format import Format, check_format
 from vqlab.validation import Count, Fraction, Probability
 
-# Three letters or more of any alphabet; names with digits or underscores are no words. See marked_words for the rest.
+# At least three letters of any alphabet, without digits and underscores; marked_words extends it beyond ASCII.
 WORD = r"\b[^\W\d_]{3,}\b"
-SYLLABLES = "[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7a3]"  # kana, ideographs, hangul: two of them make a word
-# What WORD leaves of don't, doesn't, ...; scikit-learn's list of stop words knows them with their apostrophe alone.
-CONTRACTIONS = (
-    "ain aren couldn didn doesn don hadn hasn haven isn mightn mustn needn shan shouldn wasn weren won wouldn"
-)
+SYLLABLES = "[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7a3]"  # kana, ideographs, hangul: two of them are a word
+# What WORD finds in don't, doesn't, ...: scikit-learn's stop words do not contain these.
+NEGATIONS = "ain aren couldn didn doesn don hadn hasn haven isn mightn mustn needn shan shouldn wasn weren won wouldn"
 
 log = logging.getLogger(__name__)
 
@@ -39,22 +40,22 @@ class Document(NamedTuple):
 
 
 class RawTextDataModule(TextDataModule):
-    """Raw texts, which a source yields in :meth:`read`, with a vocabulary of the training documents alone.
+    """Raw texts, which a source yields in :meth:`read`; the vocabulary is that of the training documents.
 
     Args:
-        val_fraction: Fraction of the training documents for validation, where the source has no such split.
-        test_fraction: Fraction of the documents for test, where the source has no splits; 0 keeps none.
+        val_fraction: Fraction of the training documents for validation, if the source has no such split.
+        test_fraction: Fraction of the documents for test, if the source has no splits; 0 keeps none.
         token_pattern: Regular expression of a word in lower-case text. Default: three letters or more, with combining
             marks, or two characters of Chinese, Japanese or Korean. Spaces must separate words.
         min_df: Leave out words that are in fewer training documents: a number of them, or as a float a fraction.
         max_df: Leave out words that are in more training documents: a number of them, or as a float a fraction.
-        max_vocab: Keep that many of the other words, those in most training documents; null keeps all.
+        max_vocab: Keep this many of the other words, those in most training documents; null keeps all.
         stop_words: Words to leave out: ``english`` (scikit-learn's list), a file with one a line, or null for none.
         vocabulary_path: A file with one word a line: the vocabulary in this order, instead of the last four settings.
         **common: Arguments of :class:`~vqlab.data.text.base.TextDataModule`.
     """
 
-    test_mend = "set test_fraction=0.1, or use `vqlab validate`"
+    test_hint = "set test_fraction=0.1, or use `vqlab validate`"
 
     def __init__(
         self,
@@ -77,12 +78,9 @@ class RawTextDataModule(TextDataModule):
         self._is_trained = False  # whether the vocabulary is that of a checkpoint
         self._given = None if vocabulary_path is None else read_words(vocabulary_path, "vocabulary_path")
         if lost := [word for word in self._given or () if find(word) != [word]]:
-            log.warning(
-                f"token_pattern never finds {len(lost)} words of vocabulary_path, such as {', '.join(lost[:5])}"
-            )
+            log.warning(f"token_pattern never matches {len(lost)} words of vocabulary_path: {', '.join(lost[:5])}")
 
     def apply_format(self, trained: Format) -> None:
-        """Count words by the checkpoint's vocabulary, whatever else the texts hold."""
         if words := trained.get("vocabulary"):
             if self._given is not None and not self._is_trained:
                 check_format({"vocabulary": words}, {"vocabulary": self._given}, self.option)
@@ -90,49 +88,64 @@ class RawTextDataModule(TextDataModule):
         super().apply_format(trained)
 
     def option(self, name: str, value: Any) -> str:
-        """The checkpoint's vocabulary serves where no other is given."""
         return "vocabulary_path=null" if name == "vocabulary" else super().option(name, value)
 
     @abstractmethod
     def read(self) -> Iterator[Document]:
-        """Yield all documents, in an order that is always the same."""
+        """Yield all documents, always in the same order."""
 
     def load_corpus(self) -> Corpus:
-        """Find the words of all documents, choose the vocabulary, and count."""
-        labels: list[str | None] = []
-        places: list[str | None] = []
+        read: list[Document] = []
 
         def texts() -> Iterator[str]:
-            for text, label, place in self.read():
-                labels.append(label)
-                places.append(place)
-                yield text
+            for document in self.read():
+                read.append(document._replace(text=""))  # the texts may not fit into memory
+                yield document.text
 
         words, documents = tokenize(texts(), self.token_pattern)
+        places = [document.split for document in read]
         try:
             rows = split_rows(places, self.val_fraction, self.test_fraction, self.seed)
-        except UserError:  # a trained model takes too few to train on, too
+        except UserError:
             if not self._is_trained:
                 raise
-            rows = dict.fromkeys(SPLITS, np.arange(len(places)))
+            rows = dict.fromkeys(SPLITS, np.arange(len(places)))  # a trained model accepts any number of documents
         vocabulary = self._given
         if vocabulary is None:
-            train = [documents[row] for row in rows["train"]]
-            vocabulary = choose_words(words, train, self.min_df, self.max_df, self.max_vocab, self.stop_words)
+            vocabulary = self._choose_words(words, [documents[row] for row in rows["train"]])
         column_of = {word: column for column, word in enumerate(vocabulary)}
         columns = np.array([column_of.get(word, -1) for word in words], np.int32)
-        class_names, classes = number_labels(labels)
-        splits = {}
-        for split, chosen in rows.items():
-            mapped = [columns[documents[row]] for row in chosen]
-            tokens = Tokens.of([ids[ids >= 0] for ids in mapped])
-            counts = tokens.counts(len(vocabulary))
-            splits[split] = BagsOfWords(counts, classes[chosen], tokens if split == "train" else None, chosen)
-        return Corpus(splits, vocabulary, class_names)
+        class_names, classes = number_labels([document.label for document in read])
+        known = [ids[ids >= 0] for ids in map(columns.__getitem__, documents)]
+        ids, offsets = np.concatenate([np.empty(0, np.int32), *known]), np.cumsum([0, *map(len, known)])
+        counts = csr_matrix((np.ones(len(ids), np.float32), ids, offsets), (len(known), len(vocabulary)))
+        counts.sum_duplicates()
+        splits = {split: BagsOfWords(counts[chosen], classes[chosen], chosen) for split, chosen in rows.items()}
+        train = [known[row] for row in rows["train"] if len(known[row])]
+        offsets = np.cumsum([0, *map(len, train)])
+        reference = ReferenceCorpus(np.concatenate(train), offsets, len(vocabulary)) if train else None
+        return Corpus(splits, vocabulary, class_names, reference)
+
+    def _choose_words(self, words: list[str], documents: list[np.ndarray]) -> list[str]:
+        """Return the vocabulary in alphabetical order, from training documents as positions in ``words``.
+
+        As scikit-learn's ``CountVectorizer``, except that ``max_vocab`` ranks words by their number of documents.
+        """
+        df = np.bincount(np.concatenate([*map(np.unique, documents)]), minlength=len(words)).tolist()
+        known = {word: count for word, count in zip(words, df, strict=True) if count and word not in self.stop_words}
+        low, high = (len(documents) * n if isinstance(n, float) else n for n in (self.min_df, self.max_df))
+        left = [word for word, count in known.items() if low <= count <= high]
+        if not left:
+            raise UserError(
+                f"no word of the {len(documents)} training documents is left, and the most frequent other than stop "
+                f"words is in {max(known.values(), default=0)}: set min_df=1 max_df=1.0 stop_words=null, or another "
+                "token_pattern"
+            )
+        return sorted(sorted(left, key=lambda word: (-known[word], word))[: self.max_vocab])
 
 
 def tokenize(texts: Iterable[str], pattern: str = WORD) -> tuple[list[str], list[np.ndarray]]:
-    """Return the different words of texts, and each text as the numbers of its words."""
+    """Return the different words of all texts, and each text as positions in these."""
     find = word_finder(pattern)
     numbers: defaultdict[str, int] = defaultdict()
     numbers.default_factory = numbers.__len__  # a new word gets the next number
@@ -145,7 +158,7 @@ def word_finder(pattern: str) -> Callable[[str], list[str]]:
     try:
         compiled = re.compile(pattern)
     except re.error as error:
-        raise UserError(f"token_pattern is no regular expression ({error}): got {pattern!r}") from error
+        raise UserError(f"token_pattern is not a regular expression ({error}): got {pattern!r}") from error
     if compiled.groups > 1:
         raise UserError(f"token_pattern must have at most one group, got {pattern!r}: write (?:...) for others")
     find = compiled.findall
@@ -154,13 +167,13 @@ def word_finder(pattern: str) -> Callable[[str], list[str]]:
 
 
 def normalize(text: str) -> str:
-    """Return a text in lower case and composed form (NFC), without the dot that lower() puts on a Turkish i."""
+    """Return a text in lower case and composed (NFC), without the dot that ``lower()`` adds to a Turkish i."""
     return unicodedata.normalize("NFC", text.lower().replace("i\u0307", "i"))
 
 
 @cache
 def marked_words() -> re.Pattern[str]:
-    """Return ``WORD`` for texts beyond ASCII: combining marks, as vowels of Hindi or Arabic, continue a word."""
+    """Return ``WORD`` beyond ASCII: combining marks, such as vowel signs of Hindi or Arabic, are parts of words."""
     codes = [code for code in range(0x300, 0x10000) if unicodedata.category(chr(code)) in ("Mn", "Mc")]
     mark = f"[\u200c\u200d{re.escape(''.join(map(chr, codes)))}]"
     letter = r"[^\W\d_]"
@@ -168,61 +181,30 @@ def marked_words() -> re.Pattern[str]:
     return re.compile(rf"(?<!\w)(?<!\w{mark})(?:{word})(?!\w|{mark})")
 
 
-def choose_words(
-    words: list[str],
-    documents: list[np.ndarray],
-    min_df: int | float = 1,
-    max_df: int | float = 1.0,
-    max_vocab: int | None = None,
-    stop_words: Iterable[str] = (),
-) -> list[str]:
-    """Return the vocabulary in alphabetical order, from N training documents as positions in ``words``.
-
-    Bounds are those of scikit-learn's ``CountVectorizer``, but ``max_vocab`` ranks by number of documents.
-    """
-    df = np.zeros(len(words), np.int64)
-    for ids in documents:
-        df[np.unique(ids)] += 1
-    low, high = (bound * len(documents) if isinstance(bound, float) else bound for bound in (min_df, max_df))
-    known = {word: number for word, number in zip(words, df.tolist(), strict=True) if number}
-    for word in stop_words:
-        known.pop(word, None)
-    left = [word for word, number in known.items() if low <= number <= high]
-    if not left:
-        raise UserError(
-            f"no word of the {len(documents)} training documents is left, and the most frequent that is no stop word "
-            f"is in {max(known.values(), default=0)}: set min_df=1 max_df=1.0 stop_words=null, or another token_pattern"
-        )
-    return sorted(sorted(left, key=lambda word: (-known[word], word))[:max_vocab])
-
-
 def read_words(path: str, setting: str) -> list[str]:
-    """Return the words of a UTF-8 file, one a line, composed (NFC); UserError if one is missing or repeated."""
-    try:
+    """Return the words of a UTF-8 file, one a line, composed (NFC); UserError for empty and repeated lines."""
+    seen = {""}
+    with reading(path, f"is not a UTF-8 file with a different word in each line ({{reason}}): set {setting}=FILE"):
         text = unicodedata.normalize("NFC", Path(path).read_text("utf-8-sig"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{setting} must be a UTF-8 file with one word a line, got {path} ({error})") from error
-    words = [word.strip() for word in text.rstrip().split("\n")]
-    first_line = {word: line for line, word in reversed([*enumerate(words, start=1)])}
-    for line, word in enumerate(words, start=1):
-        if not word or first_line[word] != line:
-            raise UserError(f"{setting} must have a different word in each line, {path} has {word!r} in line {line}")
+        words = [word.strip() for word in text.rstrip().split("\n")]
+        for line, word in enumerate(words, start=1):
+            if word in seen:
+                raise ValueError(f"{word!r} in line {line}")
+            seen.add(word)
     return words
 
 
 def stop_list(stop_words: str | None) -> frozenset[str]:
     """Return English stop words, those of a file, or none."""
-    if stop_words is None:
-        return frozenset()
     if stop_words == "english":
         from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS  # takes a second to import
 
-        return ENGLISH_STOP_WORDS.union(CONTRACTIONS.split())
-    return frozenset(map(normalize, read_words(stop_words, "stop_words")))
+        return ENGLISH_STOP_WORDS.union(NEGATIONS.split())
+    return frozenset(map(normalize, read_words(stop_words, "stop_words") if stop_words else ()))
 
 
 def split_rows(places: list[str | None], val_fraction: float, test_fraction: float, seed: int) -> dict[str, np.ndarray]:
-    """Return the sorted positions of each split; drawn are all where ``places`` is None, or ``val`` where it lacks."""
+    """Return the sorted positions of each split; without ``places`` all are drawn, without ``val`` this split is."""
     if not any(places):
         return split_documents(len(places), val_fraction, test_fraction, seed)
     where = np.array([place or "" for place in places])
@@ -230,8 +212,8 @@ def split_rows(places: list[str | None], val_fraction: float, test_fraction: flo
     if not all(places) or "train" not in rows:
         counts = ", ".join(f"{len(positions):,} of {split}" for split, positions in rows.items())
         raise UserError(
-            f"each document must have a split, and some that of train, got {counts} of {len(places):,} documents: set "
-            "split_column=NAME to a column that all have"
+            "each document must have a split, and at least one must be in train, "
+            f"got {counts} of {len(places):,} documents: set split_column=NAME to a column without gaps"
         )
     if "val" in rows:
         return rows
@@ -241,7 +223,7 @@ def split_rows(places: list[str | None], val_fraction: float, test_fraction: flo
 
 
 def number_labels(labels: list[str | None]) -> tuple[list[str], np.ndarray]:
-    """Return the sorted names of the classes, and each document's number, -1 for none; a single class is none."""
+    """Return the sorted names of the classes, and each document's label, -1 for none; a single class is none."""
     names = sorted({label for label in labels if label is not None})
     names = sorted(names, key=int) if all(map(str.isdecimal, names)) else names
     names = names if len(names) > 1 else []

@@ -5,18 +5,17 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 from torchmetrics import Metric
-from torchvision.transforms.functional import normalize
+from torchvision.transforms import Normalize
 
 from vqlab.errors import UserError, read_error
 from vqlab.nn.backbone import BACKBONES, Owner, cached, load_features
 from vqlab.nn.frozen import Frozen
 from vqlab.serialization import ConfigMixin
 
-INCEPTION_URL = (
-    "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"
-)
+RELEASE = "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/"
+INCEPTION_URL = RELEASE + "weights-inception-2015-12-05-6726825d.pth"
 INCEPTION_CHANNELS = 2048
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, which torchvision's weights were trained with
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, as in the training of the weights
 OWNER = Owner("the Frechet distance", "frechet", "frechet=null")
 
 
@@ -24,23 +23,21 @@ class FrechetDistance(ConfigMixin, Metric):
     """Distance of two sets of images: that of two Gaussians with the means and covariances of their features.
 
     d = |m - m'|^2 + Tr(C + C' - 2 (C C')^(1/2)), float64, over all images since the last ``reset``, on all ranks. It
-    grows as their number falls: compare only distances of equally many. Only with ``net="inception"`` is it the FID of
-    the literature, so :attr:`name` is part of the name of every logged value. Images are (B, 3, H, W) or (B, 1, H, W)
-    in [0, 1]; H and W are at least 16 for vgg, 17 for squeeze, 21 for squeezenet1_0, 31 for alex. The network is in no
-    state dict and runs in float32; means and covariances are float64, which Apple's GPUs lack.
+    is larger for fewer images: compare only distances of equal numbers. Only with ``net="inception"`` it is the FID of
+    the literature. Images are (B, 3, H, W) or (B, 1, H, W) in [0, 1]; H and W are at least 16 for vgg, 17 for squeeze,
+    21 for squeezenet1_0, 31 for alex. The network is not in the state dict.
 
     Args:
-        net: ``inception``, torchmetrics' (2048 features; images resized to 299 and rounded to 8 bits, as in published
-            values), needs the package torch-fidelity. The others are torchvision's, at the images' own size: the last
+        net: ``inception`` (2048 features; images resized to 299 and rounded to 8 bits, as in published values) needs
+            the package torch-fidelity. The others are networks of torchvision at the size of the images: the last
             layer of ``features`` before its final pooling, averaged over all positions.
-        backbone: File with the weights. Default: torch hub's cache, into which they are downloaded at the first use.
+        backbone: File with the weights. Default: the cache of torch hub, with a download at the first use.
 
     Example:
         >>> import tempfile, torchvision
         >>> file = tempfile.mkdtemp() + "/squeeze.pth"
         >>> torch.save(torchvision.models.squeezenet1_1().state_dict(), file)
-        >>> frechet = FrechetDistance("squeeze", backbone=file)
-        >>> images = torch.rand(4, 3, 32, 32)
+        >>> frechet, images = FrechetDistance("squeeze", backbone=file), torch.rand(4, 3, 32, 32)
         >>> frechet.update(images, real=True)
         >>> frechet.update(images, real=False)
         >>> bool(frechet.compute() < 1e-6), frechet.name
@@ -59,7 +56,7 @@ class FrechetDistance(ConfigMixin, Metric):
     ) -> None:
         super().__init__()
         self.net, self.backbone = net, backbone
-        self.name = net  # part of the name of every logged value
+        self.name = net  # suffix of the logged name
         self._loaded: list[Frozen] = []  # a list, so that it is not registered as a submodule
         channels = INCEPTION_CHANNELS if net == "inception" else BACKBONES[net].channels
         for kind in ("real", "fake"):
@@ -71,7 +68,11 @@ class FrechetDistance(ConfigMixin, Metric):
     def load(self, device: torch.device | str = "cpu") -> Frozen:
         """Return the network on ``device``; the first call reads or downloads the weights."""
         if not self._loaded:
-            net = Inception(self.backbone) if self.net == "inception" else Averaged(self.net, self.backbone)
+            if self.net == "inception":
+                net: nn.Module = Inception(self.backbone)
+            else:
+                layers = load_features(self.net, self.backbone, OWNER)
+                net = nn.Sequential(Normalize(MEAN, STD), layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
             self._loaded.append(Frozen(net))
         return self._loaded[0].to(device)
 
@@ -85,7 +86,6 @@ class FrechetDistance(ConfigMixin, Metric):
             features = net(images.float().expand(-1, 3, -1, -1)).double()
         kind = "real" if real else "fake"
         for name, value in (("sum", features.sum(0)), ("products", features.T @ features), ("count", len(features))):
-            # Not in place: `reset` inside Trainer.validate makes an inference tensor, which may not change later.
             setattr(self, f"{kind}_{name}", getattr(self, f"{kind}_{name}") + value)
 
     def compute(self) -> Tensor:
@@ -103,26 +103,12 @@ class FrechetDistance(ConfigMixin, Metric):
             raise UserError(f"channels must be 1 or 3 for {OWNER.what}, got {channels}: set {OWNER.without}")
         smallest = 1 if self.net == "inception" else BACKBONES[self.net].smallest
         if min(height, width) < smallest:
-            raise UserError(
-                f"image_size must be at least {smallest} for {OWNER.what} by {self.net}, got {height}x{width}: set "
-                f"{OWNER.without}"
-            )
-
-
-class Averaged(nn.Module):
-    """The features of a classifier of torchvision, a key of ``BACKBONES``, averaged over all positions."""
-
-    def __init__(self, net: str, backbone: str | None) -> None:
-        super().__init__()
-        self.features = load_features(net, backbone, OWNER)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Images (B, 3, H, W) in [0, 1] to features (B, D)."""
-        return self.features(normalize(x, MEAN, STD)).mean((2, 3))
+            rule = f"image_size must be at least {smallest} for {OWNER.what} by {self.net}"
+            raise UserError(f"{rule}, got {height}x{width}: set {OWNER.without}")
 
 
 class Inception(nn.Module):
-    """torchmetrics' Inception, on images rounded to 8 bits."""
+    """The Inception network of torchmetrics, on images rounded to 8 bits."""
 
     def __init__(self, backbone: str | None) -> None:
         from torchmetrics.image import fid
@@ -133,12 +119,12 @@ class Inception(nn.Module):
         path = backbone if backbone is not None else str(cached(INCEPTION_URL, OWNER))
         try:
             self.net = fid.NoTrainInceptionV3("inception-v3-compat", [str(INCEPTION_CHANNELS)], path)
-        except Exception as error:  # a missing, damaged or foreign file makes the reader raise errors of a dozen kinds
+        except Exception as error:  # damaged and foreign files raise errors of many kinds
             message = f"{path} does not hold the weights of Inception ({type(error).__name__}): get {INCEPTION_URL}"
             raise read_error(path, error, message) from error
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images (B, 3, H, W) in [0, 1] to features (B, 2048)."""
+        """Map images (B, 3, H, W) in [0, 1] to features (B, 2048)."""
         return self.net((x * 255).round().to(torch.uint8))
 
 
@@ -151,17 +137,17 @@ def gaussian(total: Tensor, products: Tensor, count: Tensor) -> tuple[Tensor, Te
 def frechet_distance(mean: Tensor, cov: Tensor, other_mean: Tensor, other_cov: Tensor) -> Tensor:
     """Return the squared Frechet distance of two Gaussians; means (D,), covariances (D, D), all float64.
 
-    Tr (C C')^(1/2) is the sum of the singular values of R^T R', where C = R R^T and C' = R' R'^T: precise also where
-    the covariances are singular (fewer images than features).
+    Tr (C C')^(1/2) is the sum of the singular values of R^T R', where C = R R^T and C' = R' R'^T: precise also if the
+    covariances are singular (fewer images than features).
     """
-    shared = torch.linalg.svdvals(_root(cov).T @ _root(other_cov)).sum()
-    # Equal sets leave a rounding error, which may be negative.
-    return ((mean - other_mean).square().sum() + cov.trace() + other_cov.trace() - 2 * shared).clamp_min(0)
+    root = torch.linalg.svdvals(_root(cov).T @ _root(other_cov)).sum()
+    # For equal sets rounding may give a negative value.
+    return ((mean - other_mean).square().sum() + cov.trace() + other_cov.trace() - 2 * root).clamp_min(0)
 
 
 def _root(cov: Tensor) -> Tensor:
     """Return R (D, rank) with R R^T = ``cov``."""
     values, vectors = torch.linalg.eigh(cov)
-    # Eigenvalues of 0 are rounded to about eps, and their roots would be 1e8 times that.
+    # Rounding turns an eigenvalue of 0 into about eps, whose root is 1e8 times larger.
     kept = values > values[-1] * len(values) * torch.finfo(values.dtype).eps
     return vectors[:, kept] * values[kept].sqrt()

@@ -1,8 +1,8 @@
 """Topic coherence (Röder, Both and Hinneburg 2015, "Exploring the space of topic coherence measures").
 
-Every measure takes the counts of ``ReferenceCorpus.cooccurrence`` and returns one figure per topic, (K,) float64; with
-the window of its paper it is that of gensim's ``CoherenceModel``. Compare only values of equal reference, window and
-number of top words. The mutual information of a word that does not occur is 0; gensim's is infinite.
+Every measure takes the counts of ``ReferenceCorpus.cooccurrence`` and returns one value per topic, (K,) float64, equal
+to gensim's ``CoherenceModel`` at the window of its paper. Compare only values of equal reference, window and number of
+top words. The mutual information of a word that does not occur is 0; that of gensim is infinite.
 """
 
 from collections.abc import Callable
@@ -12,11 +12,11 @@ from numpy.typing import ArrayLike
 
 from vqlab.metrics.topics.cooccurrence import Cooccurrence, ReferenceCorpus
 
-EPSILON = 1e-12  # the paper's, added to the probability of a pair
+EPSILON = 1e-12  # of the paper, added to the probability of a pair
 
 
 def npmi(counts: Cooccurrence) -> np.ndarray:
-    """Mean normalised pointwise mutual information of all pairs, in [-1, 1]; gensim's c_npmi with a window of 10.
+    """Return the mean normalised pointwise mutual information of all pairs, in [-1, 1] (gensim's c_npmi).
 
     NPMI(i, j) = ln (P(i, j) / (P(i) P(j))) / -ln P(i, j) (Bouma 2009; Aletras and Stevenson 2013).
     """
@@ -24,20 +24,20 @@ def npmi(counts: Cooccurrence) -> np.ndarray:
 
 
 def uci(counts: Cooccurrence) -> np.ndarray:
-    """Mean pointwise mutual information of all pairs in nats (Newman et al. 2010); gensim's c_uci, window of 10."""
+    """Return the mean pointwise mutual information of all pairs in nats (Newman et al. 2010; gensim's c_uci)."""
     return off_diagonal_mean(pair_pmi(counts))
 
 
 def umass(counts: Cooccurrence) -> np.ndarray:
-    """Mean of ln P(word | one that precedes it) (Mimno et al. 2011), at most 0; gensim's u_mass with documents."""
+    """Return the mean of ln P(word | a preceding word), at most 0 (Mimno et al. 2011; gensim's u_mass)."""
     joint, single = probabilities(counts)
     return mean_of_preceding(np.log(divided(joint + EPSILON, single[:, None, :], undefined=1.0)))
 
 
 def cv(counts: Cooccurrence) -> np.ndarray:
-    """C_V (Röder et al. 2015), in [-1, 1]; gensim's c_v with a window of 110.
+    """Return C_V in [-1, 1] (gensim's c_v).
 
-    A word's vector holds its NPMI with every word of the topic; C_V is the mean cosine of these vectors and their sum.
+    The vector of a word is its NPMI with all words of the topic; C_V is the mean cosine of these vectors and their sum.
     """
     vectors = pair_npmi(counts)
     whole = vectors.sum(1, keepdims=True)
@@ -46,10 +46,9 @@ def cv(counts: Cooccurrence) -> np.ndarray:
 
 
 def cp(counts: Cooccurrence) -> np.ndarray:
-    """C_P (Röder et al. 2015), in [-1, 1], with a window of 70; gensim does not have it.
+    """Return C_P in [-1, 1], which gensim does not have.
 
-    Mean of Fitelson's confirmation (P(i | j) - P(i | not j)) / (P(i | j) + P(i | not j)) of a word i by one that
-    precedes it.
+    The mean of Fitelson's confirmation (P(i | j) - P(i | not j)) / (P(i | j) + P(i | not j)) over words j before i.
     """
     joint, single = probabilities(counts)
     word, condition = single[:, :, None], single[:, None, :]
@@ -58,7 +57,7 @@ def cp(counts: Cooccurrence) -> np.ndarray:
     return mean_of_preceding(divided(given - otherwise, given + otherwise))
 
 
-# The name under which a measure is logged, and its window; None is the whole document.
+# Logged name of each measure, and its window; None is the whole document.
 MEASURES: dict[str, tuple[Callable[[Cooccurrence], np.ndarray], int | None]] = {
     "npmi": (npmi, 10),
     "uci": (uci, 10),
@@ -70,7 +69,7 @@ MEASURES: dict[str, tuple[Callable[[Cooccurrence], np.ndarray], int | None]] = {
 
 
 def coherences(top_words: ArrayLike, reference: ReferenceCorpus) -> dict[str, np.ndarray]:
-    """Return every measure of ``top_words`` (K, n), (K,) float64 each; of word counts, those of documents alone."""
+    """Return every measure of ``top_words`` (K, n), (K,) float64 each; for word counts only those of documents."""
     windows = {window for _, window in MEASURES.values() if reference.has_order or window is None}
     counts = {window: reference.cooccurrence(top_words, window) for window in windows}
     return {name: measure(counts[window]) for name, (measure, window) in MEASURES.items() if window in counts}
@@ -105,6 +104,6 @@ def mean_of_preceding(values: np.ndarray) -> np.ndarray:
 
 
 def divided(numerator: np.ndarray, denominator: np.ndarray, undefined: float = 0.0) -> np.ndarray:
-    """Divide, giving ``undefined`` where the denominator is 0."""
+    """Divide; the result is ``undefined`` where the denominator is 0."""
     numerator, denominator = np.broadcast_arrays(numerator, denominator)
     return np.divide(numerator, denominator, out=np.full(numerator.shape, undefined), where=denominator > 0)

@@ -1,7 +1,7 @@
 """Numbers of windows or documents of a reference corpus in which the words of a topic occur together."""
 
-from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -9,26 +9,22 @@ from scipy.sparse import csc_array, csr_array, sparray, spmatrix
 
 from vqlab.errors import UserError
 
-CHUNK = 2**18  # tokens that are counted at once, in some tens of megabytes
+CHUNK = 2**18  # tokens per chunk, which takes some tens of megabytes
 
 
-@dataclass(frozen=True)
-class Cooccurrence:
+class Cooccurrence(NamedTuple):
     """Counts of the words of K topics, n each."""
 
     total: int  # number of windows or documents
-    joint: np.ndarray  # (K, n, n) float64: how many of them hold both words i and j of a topic; word i at [i, i]
+    joint: np.ndarray  # (K, n, n) float64, how many of them contain both words i and j of a topic; word i at [i, i]
 
 
 class ReferenceCorpus:
     """Token sequences in which the words of topics are counted.
 
-    A word is present in intervals of windows, so the time of ``cooccurrence`` depends on the number of occurrences of
-    the top words and hardly on the size of the window.
-
     Args:
-        ids: (T,) word ids of all documents, in [0, V); -1 is the place of a word that is not in the vocabulary.
-        offsets: (N + 1,) first token of each document, and T. Empty documents count as documents.
+        ids: (T,) word ids of all documents, in [0, V); -1 for a word outside the vocabulary.
+        offsets: (N + 1,) position of the first token of each document, and T. Empty documents count as documents.
         vocab_size: Number of words, V.
 
     Example:
@@ -40,10 +36,7 @@ class ReferenceCorpus:
 
     def __init__(self, ids: ArrayLike, offsets: ArrayLike, vocab_size: int) -> None:
         self.ids, self.offsets = np.asarray(ids), np.asarray(offsets, np.int64)
-        self.vocab_size = vocab_size
-        self.has_order = True
-        if self.ids.ndim != 1 or self.ids.dtype.kind not in "iu":
-            raise UserError(f"ids must be (T,) integers, got {self.ids.shape} {self.ids.dtype}")
+        self.vocab_size, self.has_order = vocab_size, True
         if [*self.offsets[[0, -1]]] != [0, len(self.ids)] or len(self.offsets) < 2 or (np.diff(self.offsets) < 0).any():
             raise UserError(f"offsets must be (N + 1 >= 2,) and rise from 0 to the number of ids, {len(self.ids)}")
         if len(self.ids) and not (self.ids.min() >= -1 and self.ids.max() < vocab_size):
@@ -51,7 +44,7 @@ class ReferenceCorpus:
 
     @classmethod
     def from_counts(cls, counts: sparray | spmatrix | np.ndarray) -> "ReferenceCorpus":
-        """Make a corpus of bags of words (N, V), which have documents but no windows."""
+        """Build a corpus from word counts (N, V), which have documents but no windows."""
         rows = csr_array(counts, copy=True)
         rows.eliminate_zeros()
         corpus = cls(rows.indices, rows.indptr, rows.shape[1])
@@ -59,32 +52,36 @@ class ReferenceCorpus:
         return corpus
 
     def cooccurrence(self, top_words: ArrayLike, window: int | None = None) -> Cooccurrence:
-        """Count windows of ``window`` tokens, or documents where it is None, for ``top_words`` (K, n).
+        """Count windows of ``window`` tokens, or documents if it is None, for ``top_words`` (K, n).
 
-        The windows are those of gensim's ``CoherenceModel``: one for each position of the document where ``window``
-        tokens fit, and one for a shorter document. As there, a word that occurs several times in a window is lost as
-        soon as its first occurrence leaves, until it enters again. Published values are made of these counts, which are
-        lower than those of true boolean windows (on 20 Newsgroups NPMI falls by .004 and C_V by .01 to .02).
+        The windows are those of gensim's ``CoherenceModel``, like published values: one for each position where
+        ``window`` tokens fit, and one for a shorter document. A word that occurs several times in a window is removed
+        with its first occurrence, until it enters again; true boolean windows give slightly higher counts.
         """
         if window is not None and not (self.has_order and window >= 1):
             rule = "at least 1" if self.has_order else "None for a corpus of word counts, which has no order"
             raise UserError(f"window must be {rule}, got {window}")
-        words = checked(top_words, self.vocab_size)
+        words = np.asarray(top_words)
+        if words.ndim != 2 or words.shape[1] < 2 or words.dtype.kind not in "iu":
+            raise UserError(f"top_words must be (K, n >= 2) integers, got {words.shape} {words.dtype}")
+        if words.min() < 0 or words.max() >= self.vocab_size:
+            raise UserError(f"top_words must be in [0, {self.vocab_size}), got {words.min()} to {words.max()}")
+        if (np.diff(np.sort(words, 1), axis=1) == 0).any():
+            raise UserError("top_words must be distinct in a topic, but a topic has a word twice")
         if window is None:
-            shown = [self.presence[:, topic] for topic in words]
-            return Cooccurrence(len(self.offsets) - 1, np.stack([(s.T @ s).toarray() for s in shown]).astype(float))
+            columns = [self.presence[:, topic] for topic in words]
+            return Cooccurrence(len(self.offsets) - 1, np.stack([(c.T @ c).toarray() for c in columns]).astype(float))
         distinct, place = np.unique(words, return_inverse=True)
-        # Collapsed topics, which share nearly all words, are counted as one topic with all words.
-        collapsed = distinct.size**2 <= words.size * words.shape[1]
-        joint, total = self.count(distinct[None] if collapsed else words, window)
-        if collapsed:
-            place = place.reshape(words.shape)
-            joint = joint[0][place[:, :, None], place[:, None, :]]
-        return Cooccurrence(total, joint)
+        if distinct.size**2 > words.size * words.shape[1]:
+            return self._count(words, window)
+        # Collapsed topics have nearly all words in common: count all words as one topic.
+        total, joint = self._count(distinct[None], window)
+        place = place.reshape(words.shape)
+        return Cooccurrence(total, joint[0][place[:, :, None], place[:, None, :]])
 
     @cached_property
     def presence(self) -> csc_array:
-        """1 where a document (N,) has a word (V,)."""
+        """Whether a document (N,) contains a word (V,), as 1 or 0."""
         known = self.ids >= 0
         offsets = np.concatenate([[0], np.cumsum(known)])[self.offsets]
         ids = self.ids[known]
@@ -94,43 +91,27 @@ class ReferenceCorpus:
         rows.data[:] = 1
         return rows
 
-    def count(self, words: np.ndarray, window: int) -> tuple[np.ndarray, int]:
-        """Return the counts (K, n, n) of ``words`` (K, n), and the number of windows."""
+    def _count(self, words: np.ndarray, window: int) -> Cooccurrence:
+        """Count the windows of ``words`` (K, n) by the intervals of windows that contain a word."""
         wanted = np.zeros(self.vocab_size + 1, bool)  # the last one is -1
         wanted[words] = True
-        joint, total = np.zeros((*words.shape, words.shape[1])), 0
-        last = 0
-        while last < len(self.offsets) - 1:  # documents of at most CHUNK tokens in all, or one longer document
+        joint, total, last = np.zeros((*words.shape, words.shape[1])), 0, 0
+        while last < len(self.offsets) - 1:  # documents of at most CHUNK tokens together, or one longer document
             first = last
             last = max(int(np.searchsorted(self.offsets, self.offsets[first] + CHUNK, "right")) - 1, first + 1)
             offsets = self.offsets[first : last + 1]
             ids = self.ids[offsets[0] : offsets[-1]]
             places = np.flatnonzero(wanted[ids])
-            present = intervals(ids[places], places, offsets - offsets[0], window)
-            joint += overlaps(words, *present, len(ids))
+            joint += overlaps(words, intervals(ids[places], places, offsets - offsets[0], window), len(ids))
             total += int(np.maximum(np.diff(offsets) - window + 1, 1).sum())
-        return joint, total
+        return Cooccurrence(total, joint)
 
 
-def checked(top_words: ArrayLike, vocab_size: int) -> np.ndarray:
-    """Return ``top_words`` as (K, n) int64."""
-    words = np.asarray(top_words)
-    if words.ndim != 2 or words.shape[1] < 2 or words.dtype.kind not in "iu":
-        raise UserError(f"top_words must be (K, n >= 2) integers, got {words.shape} {words.dtype}")
-    if words.min() < 0 or words.max() >= vocab_size:
-        raise UserError(f"top_words must be in [0, {vocab_size}), got {words.min()} to {words.max()}")
-    if (np.diff(np.sort(words, 1), axis=1) == 0).any():
-        raise UserError("top_words must be distinct in a topic, but a topic has a word twice")
-    return words.astype(np.int64)
-
-
-def intervals(
-    words: np.ndarray, places: np.ndarray, offsets: np.ndarray, window: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def intervals(words: np.ndarray, places: np.ndarray, offsets: np.ndarray, window: int) -> tuple[np.ndarray, ...]:
     """Return word, first and last window of the intervals in which words are present, disjoint for each word.
 
-    A window has the number of its first token. ``words`` (R,) are at the tokens ``places`` (R,) of the documents that
-    begin at ``offsets`` (N + 1,).
+    A window has the number of its first token. The tokens ``places`` (R,) are ``words`` (R,); documents begin at
+    ``offsets`` (N + 1,).
     """
     order = np.argsort(words, kind="stable")
     words, places = words[order].astype(np.int64), places[order]
@@ -138,26 +119,23 @@ def intervals(
     begin = offsets[document]
     last_window = begin + np.maximum(offsets[document + 1] - begin - window, 0)
     enters = np.maximum(places - window + 1, begin)
-    # A word stays until the oldest occurrence in its first window leaves.
+    # A word is present until its oldest occurrence in the window that it enters leaves.
     stride = offsets[-1] + 1
     oldest = np.searchsorted(words * stride + places, words * stride + enters)
-    kept = np.diff(oldest, prepend=-1) > 0  # what enters while the word is present adds nothing
-    leaves = np.minimum(places[oldest], last_window)
-    return words[kept], enters[kept], leaves[kept]
+    kept = np.diff(oldest, prepend=-1) > 0  # an occurrence that enters while the word is present changes nothing
+    return words[kept], enters[kept], np.minimum(places[oldest], last_window)[kept]
 
 
-def overlaps(
-    top_words: np.ndarray, words: np.ndarray, enters: np.ndarray, leaves: np.ndarray, num_tokens: int
-) -> np.ndarray:
-    """Return how many windows (K, n, n) have both words of a topic, from the ``intervals`` of the words."""
-    num_topics, n = top_words.shape
-    # A slot is a word of a topic; intervals are repeated for each slot of their word.
+def overlaps(top_words: np.ndarray, present: tuple[np.ndarray, ...], num_tokens: int) -> np.ndarray:
+    """Return the numbers of windows (K, n, n) with both words of a topic, from the :func:`intervals` ``present``."""
+    (num_topics, n), (words, enters, leaves) = top_words.shape, present
+    # A slot is a word of a topic; repeat the intervals of a word for each of its slots.
     by_word = np.argsort(top_words, axis=None, kind="stable")
     sorted_words = top_words.ravel()[by_word]
     first_slot = np.searchsorted(sorted_words, words)
-    of, nth = repeated(np.searchsorted(sorted_words, words, "right") - first_slot)
-    slot, enters, leaves = by_word[first_slot[of] + nth], enters[of], leaves[of]
-    # In the order of topic and entry, an interval is followed by those that enter while it lasts.
+    interval, nth = repeated(np.searchsorted(sorted_words, words, "right") - first_slot)
+    slot, enters, leaves = by_word[first_slot[interval] + nth], enters[interval], leaves[interval]
+    # Sorted by topic and entry, an interval is followed by those that enter before it ends.
     topic_begin = slot // n * (num_tokens + 1)
     order = np.argsort(topic_begin + enters)
     slot, enters, leaves, topic_begin = slot[order], enters[order], leaves[order], topic_begin[order]
@@ -171,6 +149,6 @@ def overlaps(
 
 
 def repeated(times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return each index i ``times[i]`` times, and the number of the repetition."""
+    """Return each index i ``times[i]`` times, and the numbers of the repetitions."""
     index = np.repeat(np.arange(len(times)), times)
     return index, np.arange(len(index)) - np.repeat(np.cumsum(times) - times, times)

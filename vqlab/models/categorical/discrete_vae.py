@@ -1,4 +1,4 @@
-"""Models with categorical codes that are trained without a Markov chain: the rivals of JSA, on its networks."""
+"""Discrete VAEs: models with the networks of JSA, trained by relaxation or score-function estimators."""
 
 from typing import Annotated, ClassVar, Literal
 
@@ -11,22 +11,13 @@ from vqlab.losses import Perceptual, rloo_loss, vimco_loss
 from vqlab.models.adversarial import AdversarialSettings
 from vqlab.models.categorical import training
 from vqlab.models.categorical.latent import RENAMED_KEYS, CategoricalLatent
-from vqlab.models.categorical.training import (
-    EvaluationSettings,
-    LossOutput,
-    ProposalOptimization,
-    adversarial_loss,
-    log_training,
-    of_latent,
-    step_optimizers,
-    uniform_numbers,
-)
+from vqlab.models.categorical.training import EvaluationSettings, LossOutput, ProposalOptimization, of_latent
 from vqlab.models.model import Model
 from vqlab.nn import Decoder, Encoder, ImageFormat, Likelihood, Transformer
 from vqlab.nn.anneal import Anneal, extremes, value_at
 from vqlab.nn.categorical import FactorizedPrior
-from vqlab.samplers.independence import log_prob, propose
-from vqlab.training.finite import require_finite
+from vqlab.samplers import log_prob, propose
+from vqlab.training.steps import require_finite
 from vqlab.validation import Count, NonNegative, Positive, Probability, Range
 
 
@@ -39,31 +30,31 @@ class DiscreteVAE(Model):
     Reweighted wake-sleep is ``JSA`` with ``kernel=isir`` and ``cache=false``.
 
     Args:
-        encoder: As in ``JSA``, like all arguments that are not described here.
-        decoder: As in ``JSA``.
+        encoder: Network of q. Default: a ``ConvEncoder``.
+        decoder: Network of p(x | h), ``in_channels`` the dimension of the embeddings. Default: a ``ConvDecoder``.
         num_embeddings: Categories, K.
-        num_latents: Categorical variables at each place of the map, V.
-        likelihood: As in ``JSA``.
-        prior: As in ``JSA``; ``gumbel`` and ``st_gumbel`` need one that is a product.
+        num_latents: Categorical variables per position of the map, V.
+        likelihood: p(x | h). Default: a ``Gaussian`` whose sigma is the optimal one.
+        prior: p(h), as in ``JSA``; ``gumbel`` and ``st_gumbel`` need ``uniform`` or ``factorized``.
         estimator: ``gumbel``, ``st_gumbel``, ``rloo`` or ``vimco``.
         num_samples: Draws per image, S, of ``rloo`` and ``vimco``.
         temperature: Temperature of the mixtures, by batch.
-        smoothing: As in ``JSA``.
-        split_ratio: As in ``JSA``.
-        perceptual: As in ``JSA``.
-        perceptual_weight: As in ``JSA``.
-        adversarial: As in ``JSA``.
+        smoothing: Fraction of the uniform distribution in q.
+        split_ratio: See ``CodeSplitter``; used with a uniform prior only; null never splits.
+        perceptual: Default: LPIPS on VGG features, whose weights are fetched once; not built at weight 0.
+        perceptual_weight: Nats per unit of LPIPS, subtracted from ln p(x | h) in training.
+        adversarial: Discriminator of decoded codes, for a ``Gaussian`` likelihood.
         lr: Absolute learning rate. Default without ``base_lr``: 3e-4.
         base_lr: Rate per image: lr = base_lr x batch_size x devices x nodes x accumulate. Give one of the two.
         optimization: Optimizer settings.
         accumulate: Batches per optimizer step.
         evaluation: Evaluation settings.
-        decode_chunk: As in ``JSA``.
-        seed: As in ``JSA``.
+        decode_chunk: Codes that are decoded at once; bounds the memory.
+        seed: Seed of the draws, which depend only on it, the step and the image.
         images: Format of the images; the command line takes it from the data.
 
     Raises:
-        UserError: If the parts do not fit each other, or the mixtures meet a prior that is no product.
+        UserError: If the parts do not fit each other, or ``gumbel`` or ``st_gumbel`` get a ``Transformer`` prior.
 
     Example:
         >>> model = DiscreteVAE(num_embeddings=16).eval()
@@ -93,7 +84,7 @@ class DiscreteVAE(Model):
         num_samples: Annotated[int, Range(2)] = 5,
         temperature: Anneal | Positive = 1.0,
         smoothing: Probability = 0.0,
-        split_ratio: Positive | None = 3.0,
+        split_ratio: Annotated[float, Range(2, open="low")] | None = 3.0,
         perceptual: Perceptual | None = None,
         perceptual_weight: NonNegative = 0.0,
         adversarial: AdversarialSettings = AdversarialSettings(disc_weight=0.0),
@@ -114,15 +105,13 @@ class DiscreteVAE(Model):
         self.estimator, self.num_samples, self.temperature = estimator, num_samples, temperature
         self.evaluation, self.seed = evaluation, seed
         self.images, self.value_range = images, images.value_range
-        self.latent = CategoricalLatent(
-            encoder, decoder, num_embeddings, num_latents, likelihood, prior, perceptual, perceptual_weight, images
-        )
-        self.latent.smoothing, self.latent.decode_chunk = smoothing, decode_chunk
+        densities = encoder, decoder, num_embeddings, num_latents, likelihood, prior, perceptual, perceptual_weight
+        self.latent = CategoricalLatent(*densities, images, smoothing, decode_chunk)
         if "gumbel" in estimator and not isinstance(self.latent.prior, FactorizedPrior):
-            raise UserError(f"estimator {estimator} needs a prior that is a product: set prior=factorized, or use JSA")
+            raise UserError(f"estimator {estimator} needs a factorized prior: set prior=factorized, or use JSA")
         training.build_parts(self, adversarial, split_ratio)
 
-    quantizer = property(training.quantizer)
+    quantizer = property(lambda model: model.latent.quantizer)
     encode = of_latent(CategoricalLatent.encode)
     decode = of_latent(CategoricalLatent.decode)
     reconstruct = of_latent(CategoricalLatent.reconstruct)
@@ -138,25 +127,25 @@ class DiscreteVAE(Model):
     on_before_optimizer_step = training.clip_gradients
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        """One batch for p and q."""
+        """Estimate the loss, then update p and q."""
         x = self.latent.observe(batch["image"])
         loss, mse, codes, terms = self.compute_loss(x, batch.get("index"))
         require_finite({"loss": loss, "rec_loss": mse}, batch_idx, self.global_step)
 
-        g_loss, d_terms = adversarial_loss(self, x, codes, batch_idx)
+        g_loss, d_terms = training.adversarial_loss(self, x, codes, batch_idx)
         self.manual_backward((loss + g_loss) / self.accumulate)
-        log_training(self, loss, {"rec_loss": mse, **terms, **d_terms}, codes)
-        step_optimizers(self, codes, mse)
+        training.log_training(self, loss, {"rec_loss": mse, **terms, **d_terms}, codes)
+        training.step_optimizers(self, codes, mse)
         return loss
 
     def compute_loss(self, x: Tensor, index: Tensor | None) -> LossOutput:
-        """Return the loss of what is modelled (B, C, H, W) by the chosen estimator."""
+        """Return the loss of observed images ``x`` (B, C, H, W) by the chosen estimator."""
         log_q = self.latent.log_q(x)
         return self.relaxed_loss(x, log_q) if "gumbel" in self.estimator else self.multi_sample_loss(x, log_q, index)
 
     def multi_sample_loss(self, x: Tensor, log_q: Tensor, index: Tensor | None) -> LossOutput:
         """RLOO or VIMCO: score-function estimates from S draws of q (B, P, K) for each image (B, C, H, W)."""
-        uniform = uniform_numbers(self, x, self.num_samples * self.latent.positions, index)
+        uniform = training.uniform_numbers(self, x, self.num_samples * self.latent.positions, index)
         codes = propose(log_q.detach(), uniform.view(len(x), self.num_samples, -1))
         log_p, squared_errors = self.latent.joint_of_draws(x, codes)
         log_q_of_codes = log_prob(log_q, codes)
@@ -165,7 +154,7 @@ class DiscreteVAE(Model):
         return LossOutput(loss, squared_errors.mean(), codes[:, 0], {"nll_elbo": -elbo})
 
     def relaxed_loss(self, x: Tensor, log_q: Tensor) -> LossOutput:
-        """Gumbel-softmax: the negative ELBO with mixtures in place of codes, log_q being (B, P, K)."""
+        """Gumbel-softmax: the negative ELBO with mixtures in place of codes; ``log_q`` is (B, P, K)."""
         noise = -torch.empty_like(log_q).exponential_().log()
         mixture = ((log_q + noise) / value_at(self.temperature, self.global_step)).softmax(-1)
         codes = mixture.argmax(-1)

@@ -1,46 +1,37 @@
 """JSA: joint stochastic approximation (Ou and Song 2020, arXiv:2005.14001), with categorical codes."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from vqlab.errors import UserError
-from vqlab.losses.perceptual import Perceptual
+from vqlab.losses import Perceptual
 from vqlab.models.adversarial import AdversarialSettings
 from vqlab.models.categorical import training
 from vqlab.models.categorical.latent import RENAMED_KEYS, CategoricalLatent
-from vqlab.models.categorical.training import (
-    EvaluationSettings,
-    LossOutput,
-    ProposalOptimization,
-    adversarial_loss,
-    log_training,
-    of_latent,
-    step_optimizers,
-    uniform_numbers,
-)
+from vqlab.models.categorical.training import EvaluationSettings, LossOutput, ProposalOptimization, of_latent
 from vqlab.models.model import Model
 from vqlab.nn import Decoder, Encoder, ImageFormat, Likelihood, Transformer
-from vqlab.samplers.chain_cache import ChainCache
+from vqlab.samplers import ChainCache
 from vqlab.samplers.independence import Chain, log_prob, propose, run_chain
-from vqlab.training.finite import require_finite
-from vqlab.validation import Count, NonNegative, NonNegativeInt, Positive, Probability, check_fields
+from vqlab.training.steps import require_finite
+from vqlab.validation import Count, NonNegative, NonNegativeInt, Positive, Probability, Range, check_fields
 
 
 @dataclass(frozen=True)
 class PosteriorSampler:
-    """The Metropolis chains that sample p(h | x), one per image.
+    """Settings of the Metropolis chains that sample p(h | x), one per image.
 
-    ``mis`` is the paper's kernel. ``mis_rb`` counts rejected proposals by their probability. ``isir`` draws the next
+    ``mis`` is the paper's kernel. ``mis_rb`` weights rejected proposals by their probability. ``isir`` draws the next
     state from all candidates at once (Markovian score climbing); with ``cache=false`` this is reweighted wake-sleep.
 
     Args:
         num_mis_steps: Proposals per batch, L.
         kernel: ``mis``, ``mis_rb`` or ``isir``.
         cache: Keep the chains' states, by the batch's ``index``.
-        cache_start_epoch: Epoch from which they are kept; 0 is the first.
+        cache_start_epoch: First epoch with the cache, counted from 0.
         train_size: Number of training images. Default: taken from the data.
 
     Example:
@@ -59,33 +50,33 @@ class PosteriorSampler:
 
 
 class JSA(Model):
-    """p(x, h) and q(h | x) learn from the same draws of the posterior p(h | x), which a Metropolis chain makes.
+    """p(x, h) and q(h | x), both trained on draws from the posterior p(h | x) by a Metropolis chain per image.
 
     p ascends E_p(h|x) ln p(x, h), by Fisher's identity the gradient of ln p(x); q descends the inclusive divergence
-    KL(p(h | x) || q(h | x)). No code is relaxed and no gradient estimated. Without the cache, as before
-    ``cache_start_epoch``, each chain starts at a draw from q and ends near the best of ``num_mis_steps`` + 1 draws: the
-    gradient is biased, acceptance tends to :func:`record_rate`, and codes collapse.
+    KL(p(h | x) || q(h | x)). Codes are not relaxed. Without the cache, as before ``cache_start_epoch``, each chain
+    starts at a draw from q and ends near the best of ``num_mis_steps`` + 1 draws: the gradient is biased, the
+    acceptance rate tends to :func:`record_rate`, and the codebook collapses.
 
     Args:
         encoder: Network of q. Default: a ``ConvEncoder``.
         decoder: Network of p(x | h), ``in_channels`` the dimension of the embeddings. Default: a ``ConvDecoder``.
         num_embeddings: Categories, K.
-        num_latents: Categorical variables at each place of the map, V.
+        num_latents: Categorical variables per position of the map, V.
         likelihood: p(x | h). Default: a ``Gaussian`` whose sigma is the optimal one.
         prior: p(h): ``uniform``; ``factorized``, learned per position; or a ``Transformer`` over the positions.
-        sampler: The Metropolis chains.
-        smoothing: Fraction of the uniform distribution in q, which bounds the weight that a draw can get.
-        split_ratio: See ``CodeSplitter``; for a uniform prior, because others learn that codes are rare; null: never.
+        sampler: Settings of the Metropolis chains.
+        smoothing: Fraction of the uniform distribution in q, which bounds the importance weights.
+        split_ratio: See ``CodeSplitter``; used with a uniform prior only; null never splits.
         perceptual: Default: LPIPS on VGG features, whose weights are fetched once; not built at weight 0.
-        perceptual_weight: Nats per unit of LPIPS, taken off ln p(x | h) in training and sampling, not in bounds.
+        perceptual_weight: Nats per unit of LPIPS, subtracted from ln p(x | h) in training and sampling, not in bounds.
         adversarial: Discriminator of decoded codes, for a ``Gaussian`` likelihood.
         lr: Absolute learning rate. Default without ``base_lr``: 3e-4.
         base_lr: Rate per image: lr = base_lr x batch_size x devices x nodes x accumulate. Give one of the two.
         optimization: Optimizer settings.
         accumulate: Batches per optimizer step.
         evaluation: Evaluation settings.
-        decode_chunk: Codes that are decoded at once, which bounds the memory.
-        seed: Seed of the draws, which depend on it, the step and the image alone.
+        decode_chunk: Codes that are decoded at once; bounds the memory.
+        seed: Seed of the draws, which depend only on it, the step and the image.
         images: Format of the images; the command line takes it from the data.
 
     Shape:
@@ -93,7 +84,7 @@ class JSA(Model):
         above 1 (B, h, w, V).
 
     Raises:
-        UserError: If the parts do not fit each other, or the cache meets batches without ``index`` or augmented images.
+        UserError: If the parts do not fit each other, or the cache gets batches without ``index`` or augmented images.
 
     Example:
         >>> model = JSA(num_embeddings=16).eval()
@@ -110,7 +101,7 @@ class JSA(Model):
         ("codebook_collapse", "codebook_slow_death"),
         "set --model.sampler.cache=true and --model.split_ratio=3, or lower --model.optimization.proposal_lr",
     )
-    # q's likeliest codes use few of the equivalent copies of a code, so Health reads the posterior's.
+    # q's most probable codes use few of the equivalent copies of a code, so Health uses the posterior's codes.
     code_metrics_prefix = "posterior_"
 
     def __init__(
@@ -123,7 +114,7 @@ class JSA(Model):
         prior: Transformer | Literal["uniform", "factorized"] = "uniform",
         sampler: PosteriorSampler = PosteriorSampler(),
         smoothing: Probability = 0.0,
-        split_ratio: Positive | None = 3.0,
+        split_ratio: Annotated[float, Range(2, open="low")] | None = 3.0,
         perceptual: Perceptual | None = None,
         perceptual_weight: NonNegative = 0.0,
         adversarial: AdversarialSettings = AdversarialSettings(disc_weight=0.0),
@@ -141,17 +132,14 @@ class JSA(Model):
         self.optimization, self.accumulate = optimization, accumulate
         self.sampler, self.evaluation, self.seed = sampler, evaluation, seed
         self.images, self.value_range = images, images.value_range
-        self.latent = CategoricalLatent(
-            encoder, decoder, num_embeddings, num_latents, likelihood, prior, perceptual, perceptual_weight, images
-        )
-        self.latent.smoothing, self.latent.decode_chunk = smoothing, decode_chunk
+        densities = encoder, decoder, num_embeddings, num_latents, likelihood, prior, perceptual, perceptual_weight
+        self.latent = CategoricalLatent(*densities, images, smoothing, decode_chunk)
         training.build_parts(self, adversarial, split_ratio)
-        # isir has no acceptance rate to check.
         self.health_ignored = ("accept_rate", "accept_rate_cached") if sampler.kernel == "isir" else ()
         self.chains: ChainCache | None = None
-        self._stored: dict[str, Tensor] | None = None  # chains of a checkpoint, until the data are known
+        self._stored: dict[str, Tensor] | None = None  # chains of a checkpoint, until there is a cache
 
-    quantizer = property(training.quantizer)
+    quantizer = property(lambda model: model.latent.quantizer)
     encode = of_latent(CategoricalLatent.encode)
     decode = of_latent(CategoricalLatent.decode)
     reconstruct = of_latent(CategoricalLatent.reconstruct)
@@ -171,22 +159,22 @@ class JSA(Model):
     on_before_optimizer_step = training.clip_gradients
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        """Algorithm 1: move each image's chain on, then step p and q on the states that it visits."""
+        """Algorithm 1: run each image's chain, then update p and q on the visited states."""
         x = self.latent.observe(batch["image"])
         loss, mse, codes, terms = self.compute_loss(x, batch.get("index"))
         require_finite({"loss": loss, "rec_loss": mse}, batch_idx, self.global_step)
 
-        g_loss, d_terms = adversarial_loss(self, x, codes, batch_idx)
+        g_loss, d_terms = training.adversarial_loss(self, x, codes, batch_idx)
         self.manual_backward((loss + g_loss) / self.accumulate)
-        log_training(self, loss, {"rec_loss": mse, **terms, **d_terms}, codes)
-        step_optimizers(self, codes, mse)
+        training.log_training(self, loss, {"rec_loss": mse, **terms, **d_terms}, codes)
+        training.step_optimizers(self, codes, mse)
         return loss
 
     def compute_loss(self, x: Tensor, index: Tensor | None) -> LossOutput:
         """-E ln p(x, h) - E ln q(h | x) over the states that each chain visits; ``index`` (B,) as in the batch."""
         log_q = self.latent.log_q(x)
         chain, terms = self.run_chains(x, log_q.detach(), index)
-        owner, number = chain.weights.nonzero(as_tuple=True)  # the visited states, decoded for their gradients
+        owner, number = chain.weights.nonzero(as_tuple=True)  # only visited states are decoded with gradients
         codes, weights = chain.states[owner, number], chain.weights[owner, number] / len(x)
         log_p, squared_errors = self.latent.joint(x, codes, owner)
         log_q_of_codes = log_prob(log_q, chain.states)[owner, number]
@@ -197,63 +185,55 @@ class JSA(Model):
 
     @torch.no_grad()
     def run_chains(self, x: Tensor, log_q: Tensor, index: Tensor | None) -> tuple[Chain, dict[str, Tensor]]:
-        """Move the chains of a batch on by ``num_mis_steps`` proposals from ``log_q`` (B, P, K); return terms, too."""
+        """Run the chains of a batch for ``num_mis_steps`` proposals from ``log_q`` (B, P, K); return terms, too."""
         count, length = self.sampler.num_mis_steps, self.latent.positions
-        numbers = uniform_numbers(self, x, (count + 1) * (length + 1), index).view(len(x), count + 1, length + 1)
+        numbers = training.uniform_numbers(self, x, (count + 1) * (length + 1), index)
+        numbers = numbers.view(len(x), count + 1, length + 1)
         proposals, uniform = propose(log_q, numbers[:, :, 1:]), numbers[:, 1:, 0]
         state, known = proposals[:, 0], torch.zeros(len(x), dtype=torch.bool, device=x.device)
         chains = self.chains if self.sampler.cache and self.current_epoch >= self.sampler.cache_start_epoch else None
         if chains is not None:
             if index is None:
-                raise UserError("index is missing in a batch, and the cache of chains needs it: set cache=false")
+                raise UserError("a batch has no index, which the cache of chains needs: set cache=false")
             stored, known = chains.get(index)
             state = torch.where(known[:, None], stored, state)
         log_w = self.latent.log_weights(x, log_q)
         chain = run_chain(log_w, state, proposals[:, 1:], uniform, self.sampler.kernel)
-        terms = self._chain_terms(chain, known)
-        if chains is not None and index is not None:
-            chains.put(index, chain.last, chain.accepted.any(1))
-            ages = chains.ages(index).float()
-            terms["chain_age"] = ages.sum() / max(1, len(ages))
-        return chain, terms
-
-    def _chain_terms(self, chain: Chain, known: Tensor) -> dict[str, Tensor]:
-        """Return terms of the sampler; an acceptance rate alone means little, see :func:`record_rate`."""
         accepted = (chain.accepted[:, :1] if self.sampler.kernel == "isir" else chain.accepted).float()
         terms = {
-            "accept_rate": accepted.mean(),
+            "accept_rate": accepted.mean(),  # see record_rate for its lowest value
             "effective_states": (1 / chain.weights.square().sum(1)).mean(),
             "known_chains": known.float().mean(),
         }
         if self.sampler.cache:
             for name, part in (("cached", known), ("fresh", ~known)):
                 terms[f"accept_rate_{name}"] = accepted.mean(1)[part].sum() / part.sum().clamp_min(1)
-        return terms
+        if chains is not None and index is not None:
+            chains.put(index, chain.last, chain.accepted.any(1))
+            ages = chains.ages(index).float()
+            terms["chain_age"] = ages.sum() / max(1, len(ages))
+        return chain, terms
 
     def setup(self, stage: str) -> None:
-        """Make room for the chains."""
         super().setup(stage)
         if stage != "fit" or not self.sampler.cache:
             return
-        trainer: Any = self.trainer
-        data = trainer.datamodule
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
         if getattr(data, "augment", False):
             raise UserError("augment must be false with cache=true: a stored code does not fit an augmented image")
         size = self.sampler.train_size or getattr(data, "train_size", None)
         if size is None:
-            raise UserError("train_size is missing, and the cache of chains needs it: set sampler.train_size")
+            raise UserError("the data have no train_size, which the cache of chains needs: set sampler.train_size")
         if self.chains is None or self.chains.size != size:
             self.chains = ChainCache(size, self.latent.positions, self.quantizer.num_embeddings)
         self._restore_chains()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Store the chains of all ranks, or those that a checkpoint had while the cache is off."""
-        stored = self._stored if self.chains is None else self.chains.whole()
+        stored = self._stored if self.chains is None else self.chains.whole()  # kept even while the cache is off
         if stored is not None:
             checkpoint["chains"] = stored
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take the chains, whether or not the cache is on now."""
         self._stored = checkpoint.get("chains")
         self._restore_chains()
 
@@ -264,12 +244,8 @@ class JSA(Model):
 
 
 def record_rate(num_mis_steps: int) -> float:
-    """Return the lowest acceptance rate that chains without a cache can have, (H_{L+1} - 1) / L.
+    """Return the lowest acceptance rate of chains without a cache, (H_{L+1} - 1) / L with the harmonic number H.
 
-    The t-th candidate is the best so far with probability 1 / t; where weights differ widely, no other is accepted.
-
-    Example:
-        >>> round(record_rate(10), 4)
-        0.202
+    The t-th candidate is the best so far with probability 1 / t; if weights differ widely, only such are accepted.
     """
     return sum(1 / t for t in range(2, num_mis_steps + 2)) / num_mis_steps

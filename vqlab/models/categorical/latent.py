@@ -1,7 +1,8 @@
-"""The densities of a model with categorical codes, p(x, h) = p(h) p(x | h) and q(h | x), and what follows from them.
+"""The densities of a model with categorical codes, p(x, h) = p(h) p(x | h) and q(h | x), their samples and bounds.
 
 Shapes: B images of a batch, P = h * w * V positions of a code (V variables at each place of the encoder's map), K
-categories, S draws. Inside, codes are flat, (B, P) or (B, S, P); outside they are maps, (B, h, w), or (B, h, w, V).
+categories, S draws. Public methods take maps of codes (B, h, w), or (B, h, w, V); internally codes are flat, (B, P) or
+(B, S, P).
 """
 
 import math
@@ -19,25 +20,19 @@ from vqlab.nn.base import Decoder, Encoder, check_autoencoder
 from vqlab.nn.categorical import CategoricalCode, FactorizedPrior, build_prior
 from vqlab.nn.codes import as_codes, check_code_range, check_code_shape
 from vqlab.nn.precision import without_autocast
-from vqlab.samplers.independence import NLLBounds, bracket, log_prob, propose, run_chain
-from vqlab.samplers.tokens import generate
+from vqlab.samplers import generate
+from vqlab.samplers.independence import NLLBounds, log_prob, nll_bounds, propose, run_chain
 
-RENAMED_KEYS = {  # prefixes of state-dict keys of JSA and DiscreteVAE until 0.1, and now
+RENAMED_KEYS = {  # prefixes of state-dict keys of JSA and DiscreteVAE: until 0.1 -> now
     **{f"{part}.": f"latent.{part}." for part in ("encoder", "decoder", "quantizer", "likelihood", "prior")},
     "figures.": "metrics.",
     "discriminator.": "adversarial.discriminator.",
 }
-AT_ONCE = 64  # draws per image that are held at the same time
+AT_ONCE = 64  # draws per image that are computed in one pass
 
 
 class CategoricalLatent(nn.Module):
-    """p(x, h) = p(h) p(x | h) and the proposal q(h | x), with all that can be computed of them.
-
-    The arguments are those of ``JSA`` by these names; so are ``smoothing`` and ``decode_chunk``, which the model sets.
-    """
-
-    smoothing = 0.0
-    decode_chunk = 512
+    """p(x, h) = p(h) p(x | h) and the proposal q(h | x); arguments and attributes as in ``JSA``."""
 
     def __init__(
         self,
@@ -50,9 +45,12 @@ class CategoricalLatent(nn.Module):
         perceptual: Perceptual | None,
         perceptual_weight: float,
         images: ImageFormat,
+        smoothing: float,
+        decode_chunk: int,
     ) -> None:
         super().__init__()
         self.images, self.value_range = images, images.value_range
+        self.smoothing, self.decode_chunk = smoothing, decode_chunk
         self.encoder: Encoder = encoder or ConvEncoder(in_channels=images.channels)
         self.decoder: Decoder = decoder or ConvDecoder(out_channels=images.channels)
         self.code_map = check_autoencoder(self.encoder, self.decoder, images.channels, images.size)
@@ -72,24 +70,18 @@ class CategoricalLatent(nn.Module):
         proposal = [*self.encoder.parameters(), *self.quantizer.logits.parameters()]
         return list(self.decoder.parameters()), tables, proposal
 
-    # Public methods of the models
-
     @torch.no_grad()
     def encode(self, x: Tensor) -> Tensor:
-        """Images (B, C, H, W) to their likeliest codes under q, (B, h, w)."""
+        """Images (B, C, H, W) to their most probable codes under q, (B, h, w)."""
         return self.to_map(self.log_q(self.observe(x)).argmax(-1))
 
     @torch.no_grad()
     def decode(self, codes: Tensor) -> Tensor:
-        """Codes (B, h, w), integers of any kind, to expected images (B, C, H, W) in the value range.
-
-        Raises:
-            UserError: If the codes have another shape, are no integers, or lie outside [0, K), here and below.
-        """
+        """Codes (B, h, w) to expected images (B, C, H, W) in the value range; UserError for codes outside [0, K)."""
         return self.likelihood.image(self.likelihood.expected(self.output(self.to_flat(codes))), self.value_range)
 
     def reconstruct(self, x: Tensor) -> Tensor:
-        """Images (B, C, H, W) through their likeliest codes and back."""
+        """Images (B, C, H, W) through their most probable codes and back."""
         return self.decode(self.encode(x))
 
     @torch.no_grad()
@@ -101,8 +93,8 @@ class CategoricalLatent(nn.Module):
             codes = generate(self.prior, condition, temperature, generator=generator)
         else:
             log_p = (self.prior.log_probs(device) / temperature).log_softmax(-1)
-            drawn_on = device if generator is None else generator.device
-            uniform = rand(1, num, self.positions, device=drawn_on, generator=generator)
+            source = device if generator is None else generator.device
+            uniform = rand(1, num, self.positions, device=source, generator=generator)
             codes = propose(log_p[None], uniform.to(device))[0]
         return self.decode(self.to_map(codes))
 
@@ -113,7 +105,7 @@ class CategoricalLatent(nn.Module):
         return torch.stack([self.to_map(draw) for draw in codes.unbind(1)])
 
     def log_joint(self, x: Tensor, codes: Tensor) -> Tensor:
-        """Return ln p(x, h) (B,) in nats, complete, of images and codes (B, h, w)."""
+        """Return ln p(x, h) (B,) in nats, with all constants, of images and codes (B, h, w)."""
         return self.joint(self.observe(x), self.to_flat(codes), torch.arange(len(x), device=x.device), energy=False)[0]
 
     def log_proposal(self, x: Tensor, codes: Tensor) -> Tensor:
@@ -122,9 +114,9 @@ class CategoricalLatent(nn.Module):
 
     @torch.no_grad()
     def sample_posterior(self, x: Tensor, init: Tensor | None = None, steps: int = 100) -> Tensor:
-        """Run Metropolis chains of images (B, C, H, W) for ``steps`` proposals towards p(h | x).
+        """Run Metropolis chains of images (B, C, H, W) for ``steps`` proposals; return their last states (B, h, w).
 
-        The chains start at the codes ``init`` (B, h, w), by default a draw from q; returns their last states (B, h, w).
+        The chains converge to p(h | x). They start at the codes ``init`` (B, h, w), by default a draw from q.
         """
         x = self.observe(x)
         log_q = self.log_q(x)
@@ -142,8 +134,8 @@ class CategoricalLatent(nn.Module):
     def bounds(self, x: Tensor, num_samples: int = 1000, dequantize: bool = False) -> NLLBounds:
         """Bound -ln p(x) of images (B, C, H, W) from above and below, in nats, with ``num_samples`` draws per image.
 
-        ``dequantize`` adds uniform noise to images whose numbers were rounded, where p is a density: without it, such
-        a density does not bound the probability of rounded images.
+        ``dequantize`` adds uniform noise to rounded images, if p is a density: without noise, a density does not bound
+        the probability of rounded images.
         """
         x = self.observe(x)
         log_q, log_w = self.log_q(x), []
@@ -151,7 +143,7 @@ class CategoricalLatent(nn.Module):
         for done in range(0, num_samples, AT_ONCE):
             uniform = rand(len(x), min(AT_ONCE, num_samples - done), self.positions, device=x.device)
             log_w.append(self.log_weights(x, log_q, energy=False)(propose(log_q, uniform)))
-        return bracket(torch.cat(log_w, 1), rand(len(x), num_samples - 1, device=x.device))
+        return nll_bounds(torch.cat(log_w, 1), rand(len(x), num_samples - 1, device=x.device))
 
     def example_images(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return ``input``, ``reconstruction`` and ``sample`` in [0, 1], (B, C, H, W)."""
@@ -159,14 +151,12 @@ class CategoricalLatent(nn.Module):
         images = {
             "input": self.likelihood.image(self.observe(x), self.value_range),
             "reconstruction": self.reconstruct(x),
-            "sample": self.sample(len(x), generator=torch.Generator().manual_seed(0)),  # draws none of the training's
+            "sample": self.sample(len(x), generator=torch.Generator().manual_seed(0)),
         }
         return {name: self.value_range.decode(image) for name, image in images.items()}
 
-    # The densities; codes are flat
-
     def observe(self, image: Tensor) -> Tensor:
-        """Images of the data to what is modelled, both (B, C, H, W)."""
+        """Images of the data to the numbers that p(x | h) models, both (B, C, H, W)."""
         self.images.check(image)
         return self.likelihood.observe(image, self.value_range)
 
@@ -179,7 +169,7 @@ class CategoricalLatent(nn.Module):
         return log_q
 
     def output(self, codes: Tensor) -> Tensor:
-        """Codes (N, P) to what the decoder says of them (N, C, H, W)."""
+        """Codes (N, P) to the decoder's output (N, C, H, W)."""
         return self.decoder(self.quantizer.embed(codes, self.code_map[1]))
 
     def log_prior(self, codes: Tensor) -> Tensor:
@@ -190,15 +180,15 @@ class CategoricalLatent(nn.Module):
         return log_p.gather(2, codes[:, :, None]).sum((1, 2))
 
     def joint(self, x: Tensor, codes: Tensor, owner: Tensor, energy: bool = True) -> tuple[Tensor, Tensor]:
-        """Return ln p(x, h) and the mean squared error, (N,) each, of ``codes`` (N, P), by chunks.
+        """Return ln p(x, h) and the mean squared error, (N,) each, of ``codes`` (N, P), in chunks.
 
-        ``owner`` (N,) is the image in ``x`` (B, C, H, W) that each code is for. ``energy`` takes off the perceptual
-        energy; its normaliser is unknown, so no bound of the likelihood has it. Without gradients the error is 0.
+        ``owner`` (N,) is the index in ``x`` (B, C, H, W) of each code's image. ``energy`` subtracts the perceptual
+        energy, which bounds of the likelihood leave out: its normaliser is unknown. Without gradients the error is 0.
         """
         chunks = zip(owner.split(self.decode_chunk), codes.split(self.decode_chunk), strict=True)
         if len(codes) <= self.decode_chunk or not torch.is_grad_enabled():
             parts = [self._joint(x[who], chunk, energy) for who, chunk in chunks]
-        else:  # decoded once more on the way back, so that one chunk's activations are held at a time
+        else:  # the backward pass decodes each chunk again, so that only one chunk's activations are in memory
             parts = [checkpoint(self._joint, x[who], chunk, energy, use_reentrant=False) for who, chunk in chunks]
         log_p, errors = zip(*parts, strict=True)
         return torch.cat(log_p), torch.cat(errors)
@@ -215,7 +205,7 @@ class CategoricalLatent(nn.Module):
 
         @torch.no_grad()
         def log_w(codes: Tensor) -> Tensor:
-            # In float32, for bfloat16 is wrong by whole nats; and without dropout, which is not part of p.
+            # In float32, because bfloat16 is off by more than a nat, and without dropout, which is not part of p.
             with evaluating(self.decoder, self.prior), without_autocast(x.device):
                 return self.joint_of_draws(x, codes, energy)[0] - log_prob(log_q, codes)
 
@@ -226,19 +216,20 @@ class CategoricalLatent(nn.Module):
         return codes.view(-1, *self.code_shape)
 
     def to_flat(self, codes: Tensor) -> Tensor:
-        """Return codes (B, h, w), or (B, h, w, V), as (B, P), checked; the inverse of :meth:`to_map`."""
+        """Check codes (B, h, w), or (B, h, w, V), and return them as (B, P)."""
         codes = as_codes(codes, self.quantizer.codebook.device)
         check_code_shape(codes, self.code_shape)
         check_code_range(codes, self.quantizer.num_embeddings)
         return codes.flatten(1)
 
     def log_likelihood(self, x: Tensor, output: Tensor, energy: bool = True) -> Tensor:
-        """Return ln p(x | h) (N,) by what the decoder says of h (N, C, H, W), less the perceptual energy."""
+        """Return ln p(x | h) (N,) for the decoder's ``output`` (N, C, H, W), less the perceptual energy."""
         log_p = self.likelihood.log_prob(x, output)
         if not energy or self.perceptual is None:
             return log_p
-        images = (self.likelihood.image(image, self.value_range) for image in (self.likelihood.expected(output), x))
-        return log_p - self.perceptual_weight * self.perceptual(*(self.value_range.signed(image) for image in images))
+        pair = self.likelihood.expected(output), x
+        signed = (self.value_range.signed(self.likelihood.image(image, self.value_range)) for image in pair)
+        return log_p - self.perceptual_weight * self.perceptual(*signed)
 
     def _joint(self, x: Tensor, codes: Tensor, energy: bool) -> tuple[Tensor, Tensor]:
         output = self.output(codes).float()
@@ -249,5 +240,5 @@ class CategoricalLatent(nn.Module):
 
 
 def rand(*size: int, device: torch.device, generator: torch.Generator | None = None) -> Tensor:
-    """Return uniform numbers in float32: Lightning's bf16-true sets a default dtype that has 256 of them."""
+    """Return uniform numbers in float32: the default dtype may be bfloat16, which has only 256 of them."""
     return torch.rand(size, dtype=torch.float32, device=device, generator=generator)

@@ -1,4 +1,4 @@
-"""What JSA and DiscreteVAE share besides their densities: settings, verbs, the end of a step, and evaluation."""
+"""Settings, optimizer steps, logs and evaluation of the models with categorical codes, JSA and DiscreteVAE."""
 
 import functools
 import math
@@ -16,40 +16,39 @@ from vqlab.metrics.codes import MAX_COUNTS, CodeStatistics
 from vqlab.models.adversarial import AdversarialLoss, AdversarialSettings
 from vqlab.models.categorical.code_splitting import CodeSplitter
 from vqlab.models.categorical.latent import CategoricalLatent
-from vqlab.nn.categorical import CategoricalCode
+from vqlab.models.vq.autoencoder import predict_step as predict_step
+from vqlab.nn import Gaussian
 from vqlab.nn.distributed import all_sum, world_size
-from vqlab.nn.likelihood import Gaussian
 from vqlab.quantizers.sampling import step_seed, uniform_by_sample
-from vqlab.training.batches import passed_on
+from vqlab.training import Optimization
 from vqlab.training.learning_rate import check_lr, configured_rate
 from vqlab.training.lightning_fixes import is_log_step
-from vqlab.training.manual import count_batch, step_and_zero
-from vqlab.training.optimization import Optimization
+from vqlab.training.steps import clip, count_batch, step_and_zero
 from vqlab.validation import Count, Positive, check_fields
 
-POSTERIOR_STEPS = 10
+POSTERIOR_STEPS = 10  # length of a chain in evaluation
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
 class LossOutput(NamedTuple):
-    """The loss of a batch, and what goes with it."""
+    """The loss of a batch, and other results of the same forward pass."""
 
-    loss: Tensor  # scalar in nats per image, with gradients to all parts
-    mse: Tensor  # mean squared error of the decoded codes, in the units of what is modelled
-    codes: Tensor  # codes (B, P) of the batch, to be counted
+    loss: Tensor  # scalar in nats per image
+    mse: Tensor  # mean squared error of the decoded codes
+    codes: Tensor  # (B, P)
     terms: dict[str, Tensor]  # scalars for the log
 
 
 @dataclass(frozen=True)
 class ProposalOptimization(Optimization):
-    """Optimizer settings of p and q; those of ``Optimization`` are for both.
+    """Optimizer settings of p and q.
 
     Args:
-        kind: As in ``Optimization``.
-        betas: As in ``Optimization``.
-        weight_decay: As in ``Optimization``; none on embeddings, prior and sigma.
-        schedule: As in ``Optimization``.
+        kind: ``adam``, with decoupled weight decay (AdamW); or ``rmsprop``, without betas and decay.
+        betas: Adam's decay rates.
+        weight_decay: Decoupled weight decay; never on embeddings, prior and sigma.
+        schedule: Learning-rate schedule, counted as ``global_step``; null is constant.
         clip: Largest gradient norm of p, and of q; null does not clip.
         proposal_lr: Absolute learning rate of q. Default without ``proposal_base_lr``: that of p.
         proposal_base_lr: Rate per image of q.
@@ -69,7 +68,7 @@ class ProposalOptimization(Optimization):
 
 @dataclass(frozen=True, eq=False)
 class EvaluationSettings:
-    """How a model with categorical codes is evaluated.
+    """Evaluation settings of a model with categorical codes.
 
     Args:
         nll_samples: Draws per image for ``val/nll``.
@@ -89,11 +88,8 @@ class EvaluationSettings:
         check_fields(self)
 
 
-# Methods of both models
-
-
 def of_latent(method: Callable[Concatenate[CategoricalLatent, P], R]) -> Callable[Concatenate[Any, P], R]:
-    """Return ``method`` as a method of the model whose ``latent`` has it."""
+    """Return a method of the model that calls ``method`` of its ``latent``."""
 
     @functools.wraps(method)
     def of_model(model: Any, *args: P.args, **kwargs: P.kwargs) -> R:
@@ -102,27 +98,21 @@ def of_latent(method: Callable[Concatenate[CategoricalLatent, P], R]) -> Callabl
     return of_model
 
 
-def quantizer(model: Any) -> CategoricalCode:
-    """Return the codes: their number, and their embeddings."""
-    return model.latent.quantizer
-
-
 def nll(model: Any, x: Tensor, num_samples: int = 1000) -> Tensor:
     """Estimate -ln p(x) (B,) in nats by importance sampling from q: an upper bound in expectation."""
     return model.latent.bounds(x, num_samples).importance
 
 
 def build_parts(model: Any, adversarial: AdversarialSettings, split_ratio: float | None) -> None:
-    """Give a model that has its ``latent`` the parts ``adversarial``, ``splitter`` and ``metrics``."""
+    """Set the attributes ``adversarial``, ``splitter`` and ``metrics`` of a model with a ``latent``."""
     latent: CategoricalLatent = model.latent
     model.adversarial, model.splitter = None, None
     if adversarial.disc_weight:
         if not isinstance(latent.likelihood, Gaussian):
-            raise UserError(
-                "disc_weight must be 0 without a Gaussian likelihood: a discriminator trivially separates Bernoulli "
-                "means from binary images"
-            )
+            # A discriminator trivially separates Bernoulli means from binary images.
+            raise UserError("disc_weight must be 0 without a Gaussian likelihood: set disc_weight=0")
         model.adversarial = AdversarialLoss(adversarial, latent.decoder, latent.images, model.accumulate)
+    # A learned prior assigns rare codes a low probability, so copies of a code would not share its images.
     if split_ratio is not None and model.init_args["prior"] == "uniform":
         code = latent.quantizer
         model.splitter = CodeSplitter(code.num_codebooks, code.num_embeddings, split_ratio)
@@ -130,7 +120,7 @@ def build_parts(model: Any, adversarial: AdversarialSettings, split_ratio: float
 
 
 def adversarial_loss(model: Any, x: Tensor, codes: Tensor, batch_idx: int) -> tuple[Tensor | float, dict[str, Tensor]]:
-    """Train the discriminator on what ``codes`` (B, P) decode to; return the weighted generator loss, and terms."""
+    """Train the discriminator on decoded ``codes`` (B, P); return the weighted generator loss, and terms."""
     adversarial, latent, step = model.adversarial, model.latent, model.global_step
     if adversarial is None:
         return 0.0, {}
@@ -139,17 +129,17 @@ def adversarial_loss(model: Any, x: Tensor, codes: Tensor, batch_idx: int) -> tu
     x_hat = latent.output(codes).float()
     terms = adversarial.train_discriminator(x, x_hat, model.trainer.optimizers[1], batch_idx, step)
     rec_loss = linearized(-latent.log_likelihood(x, x_hat).mean(), x_hat)
-    dims = x[0].numel()  # the weight is bounded for losses that are means over an image's numbers, not sums
+    dims = x[0].numel()  # the bounds of the adaptive weight are for losses per pixel and channel
     g_loss, g_terms = adversarial.generator_loss(x_hat, rec_loss / dims, latent.decoder, step)
     return dims * g_loss, terms | g_terms
 
 
 def uniform_numbers(model: Any, x: Tensor, count: int, index: Tensor | None) -> Tensor:
-    """Return (B, count) numbers in (0, 1), by seed, step and image where the ``index`` of the images is known."""
+    """Return (B, count) numbers in (0, 1), a function of seed, step and image if the ``index`` of images is known."""
     if index is None:
         return torch.rand(len(x), count, device=x.device, dtype=torch.float64)
-    step = torch.tensor(model.global_step, device=x.device)
-    return uniform_by_sample(index, count, step_seed(model.seed, step)).view(len(x), count)
+    seed = step_seed(model.seed, torch.tensor(model.global_step, device=x.device))
+    return uniform_by_sample(index, count, seed).view(len(x), count)
 
 
 def step_optimizers(model: Any, codes: Tensor, mse: Tensor) -> None:
@@ -170,40 +160,29 @@ def step_optimizers(model: Any, codes: Tensor, mse: Tensor) -> None:
 
 
 def configure_optimizers(model: Any) -> Any:
-    """Return one optimizer for p and q, which share no weight, with a rate for each, and a discriminator's."""
+    """Return one optimizer for p and q, with a learning rate for each, and the discriminator's."""
     settings: ProposalOptimization = model.optimization
     lr, base_lr = settings.proposal_lr, settings.proposal_base_lr
     if lr is None and base_lr is None:
         lr, base_lr = model.lr, model.base_lr
     rate = configured_rate(model, lr, base_lr, model.default_lr, "proposal")
     networks, tables, proposal = model.latent.parameter_groups()
-    groups = [
-        {"params": networks},
-        {"params": tables, "weight_decay": 0.0},
-        {"params": proposal, "lr": rate, "name": "proposal"},
-    ]
+    groups = [{"params": networks}, {"params": tables, "weight_decay": 0.0}]
+    groups.append({"params": proposal, "lr": rate, "name": "proposal"})
     optimizers = [settings.optimizer(model, groups, "joint")]
     return optimizers if model.adversarial is None else [*optimizers, model.adversarial.configure_optimizer(model)]
 
 
 def clip_gradients(model: Any, optimizer: Any) -> None:
-    """Clip the gradients of p and those of q, after they were logged."""
+    """Clip the gradients of p and those of q."""
     networks, tables, proposal = model.latent.parameter_groups()
-    model.optimization.clip_gradients([*networks, *tables])
-    model.optimization.clip_gradients(proposal)
-
-
-def predict_step(model: Any, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
-    """Return ``indices`` (B, h, w) with the batch's ``label`` and ``index``."""
-    return {"indices": model.encode(batch["image"]), **passed_on(batch, "label", "index")}
+    clip([*networks, *tables], model.optimization.clip)
+    clip(proposal, model.optimization.clip)
 
 
 def code_counts(model: Any) -> Tensor:
-    """Return how often each code was the likeliest in this evaluation, (V * K,) int64, over all ranks."""
+    """Return how often each code was the most probable in this evaluation, (V * K,) int64, summed over ranks."""
     return all_sum(model.metrics.usage.counts).flatten()
-
-
-# The log
 
 
 class CategoricalMetrics(nn.Module):
@@ -216,8 +195,8 @@ class CategoricalMetrics(nn.Module):
             frechet.check_shape(*latent.images.shape)
         self.frechet = frechet
         self.train_usage = CodebookUsage(num_embeddings, num_codebooks)
-        self.train_usage.persistent(True)  # a resumed run continues the window that the checkpoint interrupted
-        self.usage = CodebookUsage(num_embeddings, num_codebooks)  # of the likeliest codes
+        self.train_usage.persistent(True)  # a resumed run continues the window between two log lines
+        self.usage = CodebookUsage(num_embeddings, num_codebooks)  # of the most probable codes
         self.posterior_usage = CodebookUsage(num_embeddings, num_codebooks)
         self.proposal = ProposalEntropy(latent.positions, num_embeddings)
         countable = (latent.positions + num_classes) * num_embeddings <= MAX_COUNTS
@@ -225,12 +204,12 @@ class CategoricalMetrics(nn.Module):
 
 
 def log_training(model: Any, loss: Tensor, terms: dict[str, Tensor], codes: Tensor) -> None:
-    """Log a batch's loss and terms, and the use of all codes (B, P) since the last line of the log."""
+    """Log a batch's loss and terms, and the codebook utilization since the last log line; ``codes`` are (B, P)."""
     if isinstance(model.latent.likelihood, Gaussian):
         terms["sigma"] = model.latent.likelihood.sigma.detach()
     model.metrics.train_usage.update(codes)
     model.log("train/loss", loss.detach(), prog_bar=True)
-    if is_log_step(model.trainer, model.global_step + 1):  # Lightning would keep no other batch's terms either
+    if is_log_step(model.trainer, model.global_step + 1):
         metrics = model.metrics.train_usage.compute()
         model.metrics.train_usage.reset()
         model.log("train/perplexity", metrics.pop("perplexity"), prog_bar=True)
@@ -241,7 +220,7 @@ def log_training(model: Any, loss: Tensor, terms: dict[str, Tensor], codes: Tens
 
 
 def evaluate(model: Any, batch: dict[str, Tensor], stage: str) -> None:
-    """Log the bounds of the likelihood, and how well codes reconstruct the images of a batch."""
+    """Log the bounds of the likelihood, and the quality of reconstructions from q's codes and from the posterior's."""
     x, latent, counted = batch["image"], model.latent, model.metrics
     likelihood, value_range = latent.likelihood, latent.value_range
     observed = latent.observe(x)
@@ -278,7 +257,7 @@ def evaluate(model: Any, batch: dict[str, Tensor], stage: str) -> None:
 
 
 def finish_evaluation(model: Any, stage: str) -> None:
-    """Log the statistics of the codes of the whole set, over all ranks."""
+    """Log the statistics of the codes of the whole set."""
     counted = model.metrics
     metrics = counted.usage.compute() | counted.proposal.compute()
     metrics |= {f"posterior_{name}": value for name, value in counted.posterior_usage.compute().items()}

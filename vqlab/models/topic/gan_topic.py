@@ -1,4 +1,4 @@
-"""Adversarial topic models: ATM (Wang et al. 2019, arXiv:1811.00265), BAT (Wang et al. 2020), and what helps them."""
+"""Adversarial topic models: ATM (Wang et al. 2019, arXiv:1811.00265), BAT (Wang et al. 2020), and improvements."""
 
 from typing import Any, Literal
 
@@ -6,42 +6,40 @@ import torch
 from torch import Tensor, nn
 
 from vqlab.errors import UserError
-from vqlab.losses.adversarial import ADVERSARIAL, gradient_penalty
-from vqlab.losses.contrastive import TopicContrast
-from vqlab.metrics.topics.clusters import TopicClusters
+from vqlab.losses import TopicContrast, gradient_penalty
+from vqlab.metrics import TopicClusters
 from vqlab.metrics.topics.words import TopicTable, top_word_ids, topic_figures
 from vqlab.models.model import Model
 from vqlab.models.topic.topics import TOP, nmf_topics, topic_table
 from vqlab.nn.topic import GENERATORS, Bags, Documents, TopicCritic, TopicEncoder, dense, draw_proportions
+from vqlab.training import GANOptimization
 from vqlab.training.batches import passed_on
-from vqlab.training.finite import require_finite
-from vqlab.training.manual import collect, count_batch, step_and_zero
-from vqlab.training.optimization import GANOptimization
+from vqlab.training.steps import clip, collect, count_batch, require_finite, step_and_zero
 from vqlab.validation import Count, NonNegative, NonNegativeInt, Positive
 
 
 class GANTopicModel(Model):
-    """A generator of documents from topic proportions, an encoder the other way, and a critic of the pair.
+    """A generator of documents from topic proportions, an encoder of documents to proportions, and a critic of pairs.
 
     The critic maximises ``E D(real) - E D(generated)``, generator and encoder minimise it every ``n_critic`` batches.
-    Real pairs are a document, as a distribution over words, and the encoder's proportions; generated ones are
+    A real pair is a document, as a distribution over words, and the encoder's proportions; a generated pair is
     proportions from a Dirichlet and the generator's document (Wang et al. 2020, "Neural Topic Modeling with
-    Bidirectional Adversarial Training"). A topic is the generator's output for that topic alone. Beyond the papers, and
-    on by default because it helped: a ``mixture`` of topics, as in LDA; the topics of NMF as a start; and the cycle
-    term ``-E sum_k theta_k sum_v x_v log topic_kv`` of the inferred proportions (as in ALICE, Li et al. 2017,
-    arXiv:1709.01215), by Jensen a bound of the cross-entropy under the mixture.
+    Bidirectional Adversarial Training"). A topic is the generator's output for that topic alone. Extensions of the
+    papers, on by default: a ``mixture`` of topics, as in LDA; initial topics by NMF; and the cycle term
+    ``-E sum_k theta_k sum_v x_v log topic_kv`` of the inferred proportions (as in ALICE, Li et al. 2017,
+    arXiv:1709.01215), an upper bound of the cross-entropy under the mixture (Jensen's inequality).
 
     Args:
         num_topics: K.
         generator: ``mixture``; ``gaussian``, with Gaussian topics among word embeddings; ``mlp``, the papers'.
-        bidirectional: Whether there is an encoder; false is ATM.
-        hidden_features: H, of critic, encoder and the ``mlp`` generator.
+        bidirectional: Train an encoder; false is ATM.
+        hidden_features: Hidden width of critic, encoder and ``mlp`` generator.
         alpha: Concentration of the Dirichlet. Default: 1 / K, as in the papers.
-        init: Where the topics begin: ``nmf``, from the training documents, or ``random``.
+        init: Initial topics: ``nmf``, of the training documents, or ``random``.
         cycle_weight: Weight of the cycle term; 0 leaves it out.
-        regularizer: Keeps the critic Lipschitz: ``clip``, ``gradient_penalty`` (weight 10) or ``spectral_norm``.
+        regularizer: Lipschitz constraint of the critic: ``clip``, ``gradient_penalty`` (weight 10), ``spectral_norm``.
         weight_clip: Bound of the critic's weights for ``clip``.
-        n_critic: Batches of the critic for each of generator and encoder.
+        n_critic: Critic updates per update of generator and encoder.
         contrast: ``topic``, ``averaged`` or ``label``, see ``TopicContrast``; null leaves it out.
         contrastive_weight: Weight of the contrastive loss.
         temperature: Temperature of InfoNCE.
@@ -88,9 +86,9 @@ class GANTopicModel(Model):
         if num_topics > vocab_size:
             raise UserError(f"num_topics must be at most the number of words, {vocab_size}, got {num_topics}")
         if init == "nmf" and generator != "mixture":
-            raise UserError(f"init=nmf sets the topics of a mixture, but generator is {generator}: set init=random")
+            raise UserError(f"init=nmf needs generator=mixture, got {generator}: set init=random")
         if not bidirectional and (cycle_weight or contrast == "label"):
-            raise UserError("bidirectional=false needs cycle_weight=0 and no contrast=label, which need an encoder")
+            raise UserError("bidirectional=false has no encoder: set cycle_weight=0, and not contrast=label")
         if contrast == "label" and not num_classes:
             raise UserError("contrast=label needs data with labels: choose other data, or contrast=averaged")
         self.num_topics, self.vocab_size, self.num_classes = num_topics, vocab_size, num_classes
@@ -104,7 +102,7 @@ class GANTopicModel(Model):
         self.encoder = TopicEncoder(vocab_size, num_topics, hidden_features) if bidirectional else None
         spectral_norm = regularizer == "spectral_norm"
         self.critic = TopicCritic(vocab_size, num_topics if bidirectional else 0, hidden_features, spectral_norm)
-        sizes = (self.generator.trait_features, num_classes, hidden_features)
+        sizes = (self.generator.out_features, num_classes, hidden_features)
         self.contrasted = TopicContrast(num_topics, *sizes) if contrast else None
         self.clusters = TopicClusters(num_topics, num_classes)
         self.vocabulary: list[str] | None = None
@@ -115,14 +113,14 @@ class GANTopicModel(Model):
         return self.generator.log_topics().exp()
 
     def top_words(self, n: int = TOP) -> list[list[str]]:
-        """Return the ``n`` most probable words of each topic; by number where the model was never trained on words."""
+        """Return the ``n`` most probable words of each topic, or their indices if the model has no vocabulary."""
         words = self.vocabulary or [str(v) for v in range(self.vocab_size)]
         return [[words[v] for v in topic] for topic in top_word_ids(self.topics(), n)]
 
     def transform(self, bow: Tensor) -> Tensor:
         """Return the topic proportions (B, K) of documents (B, V) with at least one word each."""
         if self.encoder is None:
-            raise UserError("this model has no encoder: train with --model.bidirectional=true")
+            raise UserError("transform needs an encoder: train with --model.bidirectional=true")
         return self.encoder(self._documents(bow))
 
     @torch.no_grad()
@@ -131,28 +129,28 @@ class GANTopicModel(Model):
         return dense(self.generator(self._prior(num, generator)))
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        """One batch: the critic's update, and at each ``n_critic``-th that of generator and encoder."""
+        """Update the critic, and on every ``n_critic``-th batch generator and encoder."""
         real, theta = self._documents(batch["bow"]), self._prior(len(batch["bow"]))
         optimizers: Any = self.trainer.optimizers
-        turn = (self.global_step + 1) % self.n_critic == 0
+        generator_step = (self.global_step + 1) % self.n_critic == 0
 
         loss, terms = self._critic_loss(batch["bow"], real, theta)
         require_finite({"d_loss": loss, **terms}, batch_idx, self.global_step)
         collect(loss, self.critic.parameters())
-        self.optimization.clip_discriminator(self.critic.parameters())
-        if turn:
-            optimizers[-1].step()  # the gradients stay until the generator steps, for their log
+        clip(self.critic.parameters(), self.optimization.disc_clip)
+        if generator_step:
+            optimizers[-1].step()  # the gradients are kept for the log until the generator steps
         else:
             step_and_zero(self, optimizers[-1])
         if self.regularizer == "clip":
             for weight in self.critic.parameters():
                 weight.data.clamp_(-self.weight_clip, self.weight_clip)
-        if turn:
+        if generator_step:
             g_loss, g_terms = self._generator_loss(real, theta, batch["label"])
             require_finite(g_terms, batch_idx, self.global_step)
             parameters = [*self.generator.parameters(), *self._encoder_parameters()]
             collect(g_loss, parameters)
-            self.optimization.clip_gradients(parameters)
+            clip(parameters, self.optimization.clip)
             terms |= g_terms
             for optimizer in optimizers[1:-1]:  # the encoder's
                 optimizer.step()
@@ -164,22 +162,22 @@ class GANTopicModel(Model):
     def _critic_loss(self, bow: Tensor, real: Bags, theta: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the critic's loss and terms for the log."""
         with torch.no_grad():
-            made, inferred = self.generator(theta), self._infer(real, theta)
-        loss = -self._distance(real, inferred, made, theta)
+            fake, inferred = self.generator(theta), self._infer(real, theta)
+        loss = -self._distance(real, inferred, fake, theta)
         terms = {"wasserstein": -loss.detach()}
         if self.regularizer == "gradient_penalty":
             documents = bow / bow.sum(1, keepdim=True)
-            penalty = gradient_penalty(self.critic, (documents, inferred), (dense(made), theta))
+            penalty = gradient_penalty(self.critic, (documents, inferred), (dense(fake), theta))
             loss, terms["penalty"] = loss + 10 * penalty, penalty.detach()
         return loss, terms
 
     def _generator_loss(self, real: Bags, theta: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss of generator and encoder against the updated critic, and terms for the log."""
-        (made, traits), inferred = self.generator.generate(theta), self._infer(real, theta)
-        loss = self._distance(real, inferred, made, theta)
+        (fake, traits), inferred = self.generator.generate(theta), self._infer(real, theta)
+        loss = self._distance(real, inferred, fake, theta)
         terms = {"g_loss": loss.detach()}
         if self.cycle_weight:
-            cycle = self.generator.unlikeliness(real, inferred).mean()
+            cycle = self.generator.cross_entropy(real, inferred).mean()
             loss, terms["cycle"] = loss + self.cycle_weight * cycle, cycle.detach()
         if self.contrasted is not None:
             if self.contrast == "label":
@@ -189,22 +187,21 @@ class GANTopicModel(Model):
             loss, terms["contrast"] = loss + self.contrastive_weight * contrast, contrast.detach()
         return loss, terms
 
-    def _distance(self, real: Bags, inferred: Tensor, made: Documents, theta: Tensor) -> Tensor:
-        """Return E D(real) - E D(generated), which the critic maximises and the others minimise."""
-        return -ADVERSARIAL["wgan"].discriminator(self.critic(real, inferred), self.critic(made, theta))
+    def _distance(self, real: Bags, inferred: Tensor, fake: Documents, theta: Tensor) -> Tensor:
+        """Return E D(real) - E D(generated)."""
+        return self.critic(real, inferred).mean() - self.critic(fake, theta).mean()
 
     def _prior(self, num: int, generator: torch.Generator | None = None) -> Tensor:
         return draw_proportions(num, self.num_topics, self.alpha, generator).to(self.critic.out.weight)
 
     def _infer(self, documents: Bags, like: Tensor) -> Tensor:
-        """Return the documents' proportions (B, K); without an encoder zeros like ``like``, which are not used."""
+        """Return the documents' proportions (B, K); without an encoder unused zeros like ``like``."""
         return torch.zeros_like(like) if self.encoder is None else self.encoder(documents)
 
     def _documents(self, bow: Tensor) -> Bags:
         if bow.ndim != 2 or bow.shape[1] != self.vocab_size:
-            raise UserError(
-                f"documents must be (B, {self.vocab_size}), got {tuple(bow.shape)}: take the vocabulary of the training"
-            )
+            rule = f"documents must be (B, {self.vocab_size}), got {tuple(bow.shape)}"
+            raise UserError(f"{rule}: use the vocabulary of the training")
         if not bool((bow.sum(1) > 0).all()):
             raise UserError("a document has no word of the vocabulary: leave it out")
         return Bags(bow)
@@ -214,7 +211,6 @@ class GANTopicModel(Model):
         return [weight for part in parts if part is not None for weight in part.parameters()]
 
     def configure_optimizers(self) -> Any:
-        """One optimizer for the generator, one for the encoder where there is one, and one for the critic."""
         settings = self.optimization
         optimizers = [settings.optimizer(self, self.generator.parameters(), "generator", lr=self.generator_lr)]
         if self._encoder_parameters():
@@ -222,7 +218,6 @@ class GANTopicModel(Model):
         return [*optimizers, settings.optimizer(self, self.critic.parameters(), "critic", lr=settings.disc_lr)]
 
     def setup(self, stage: str) -> None:
-        """Check the Trainer's settings, take the vocabulary, and start with the topics of NMF."""
         super().setup(stage)
         if stage != "fit":
             return
@@ -234,11 +229,10 @@ class GANTopicModel(Model):
             self.generator.logits.data.copy_(start.log())
 
     def get_extra_state(self) -> Tensor:
-        """Return the vocabulary as the bytes of its text, so that a checkpoint holds it."""
+        """Return the vocabulary, one word per line, as UTF-8 bytes, for the checkpoint."""
         return torch.tensor(list("\n".join(self.vocabulary or []).encode()), dtype=torch.uint8)
 
     def set_extra_state(self, state: Tensor) -> None:
-        """Take the vocabulary of a checkpoint."""
         self.vocabulary = bytes(state.tolist()).decode().split("\n") if len(state) else None
 
     def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
@@ -246,21 +240,20 @@ class GANTopicModel(Model):
         return {"proportions": self.transform(batch["bow"]), **passed_on(batch, "index")}
 
     def start_evaluation(self) -> None:
-        """Start a new count of documents."""
         self.clusters.reset()
 
     def evaluate(self, batch: dict[str, Tensor], stage: str) -> None:
-        """Log the loss of a batch, and collect its proportions."""
+        """Log the cycle loss of a batch, and update the cluster metrics with its proportions."""
         if self.encoder is None:
             return
         documents = self._documents(batch["bow"])
         theta = self.encoder(documents)
         self.clusters.update(theta, batch["label"])
-        loss = self.generator.unlikeliness(documents, theta).mean()
+        loss = self.generator.cross_entropy(documents, theta).mean()
         self.log_means(stage, {"loss": loss}, len(theta), prog_bar=True)
 
     def finish_evaluation(self, stage: str) -> None:
-        """Log the coherence of the topics among the training texts, and how well documents are clustered."""
+        """Log the coherence of the topics in the training texts, and the cluster metrics of the documents."""
         metrics: dict[str, Any] = {}
         if (reference := getattr(self._data, "reference", None)) is not None:
             metrics |= topic_figures(top_word_ids(self.topics().float(), min(TOP, self.vocab_size)), reference)
@@ -273,6 +266,6 @@ class GANTopicModel(Model):
         return getattr(self._trainer, "datamodule", None)
 
     def topic_table(self) -> TopicTable:
-        """Return the topics' words, coherence and defects."""
+        """Return the topics with their words, coherence and defects."""
         counts = None if self.encoder is None else self.clusters.counts.sum(1)
         return topic_table(self.topics().float(), self.top_words(min(TOP, self.vocab_size)), self._data, counts)

@@ -1,4 +1,4 @@
-"""Where the topics of a topic model begin, and how they are evaluated by the training texts."""
+"""Initial topics by NMF, and the evaluation of topics by the training texts."""
 
 import warnings
 from typing import Any
@@ -13,18 +13,12 @@ from sklearn.preprocessing import normalize
 from torch import Tensor
 
 from vqlab.metrics.topics.coherence import npmi
-from vqlab.metrics.topics.words import (
-    TopicTable,
-    dead_topics,
-    duplicate_topics,
-    top_word_ids,
-    topic_places,
-)
+from vqlab.metrics.topics.words import TopicTable, dead_topics, duplicate_topics, top_word_ids, topic_places
 
-MAX_DOCUMENTS = 20_000  # more make NMF slow and the start no better
-SMOOTHING = 0.1  # fraction of the corpus's own distribution in each topic, so that no word has probability 0
+MAX_DOCUMENTS = 20_000  # more make NMF slow, but not better
+SMOOTHING = 0.1  # fraction of the corpus distribution in each topic, so that no word has probability 0
 TOP = 10  # words of a topic for coherence and diversity
-SHARED = 0.5  # fraction of words in common that makes a topic a duplicate of another
+OVERLAP = 0.5  # fraction of common words from which a topic is a duplicate of another
 
 
 def nmf_topics(counts: spmatrix, num_topics: int, seed: int = 0) -> Tensor:
@@ -34,7 +28,7 @@ def nmf_topics(counts: spmatrix, num_topics: int, seed: int = 0) -> Tensor:
         counts = counts[np.sort(np.random.default_rng(seed).choice(counts.shape[0], MAX_DOCUMENTS, replace=False))]
     documents = TfidfTransformer().fit_transform(counts)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # a start need not be at an optimum
+        warnings.simplefilter("ignore", ConvergenceWarning)  # the initial topics need not be optimal
         factors = NMF(num_topics, init="nndsvda", random_state=seed, max_iter=200).fit(documents).components_
     corpus = np.asarray(documents.mean(0)).reshape(1, -1)
     mixed = (1 - SMOOTHING) * normalize(factors + 1e-12, "l1") + SMOOTHING * normalize(corpus + 1e-12, "l1")
@@ -42,12 +36,12 @@ def nmf_topics(counts: spmatrix, num_topics: int, seed: int = 0) -> Tensor:
 
 
 def topic_table(topics: Tensor, words: list[list[str]], data: Any, num_documents: Tensor | None) -> TopicTable:
-    """Return the table of ``topics``; ``num_documents`` (K,) counts the held-out ones in which each is dominant."""
+    """Return the table of ``topics`` (K, V); ``num_documents`` (K,) held-out documents have each as dominant topic."""
     reference = getattr(data, "reference", None)
     ids = top_word_ids(topics, len(words[0]))
     remarks: dict[int, list[str]] = {k: [] for k in range(len(topics))}
-    for (first, second), fraction in duplicate_topics(ids, SHARED).items():
-        remarks[second].append(f"shares {fraction:.0%} of its words with {first}")
+    for (first, second), fraction in duplicate_topics(ids, OVERLAP).items():
+        remarks[second].append(f"has {fraction:.0%} of its words in common with {first}")
     coherence = np.zeros(len(topics))
     if reference is not None:
         coherence = npmi(reference.cooccurrence(ids, None))

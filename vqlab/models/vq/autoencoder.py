@@ -1,21 +1,21 @@
-"""What VQVAE, VQGAN and S4DVQ share: methods of a model with encoder, quantizer and decoder, and its codebook's log.
+"""Methods and parts of the models with encoder, quantizer and decoder: VQVAE, VQGAN and S4DVQ.
 
 The functions are methods of a ``model`` with ``encoder``, ``to_code``, ``quantizer``, ``from_code``, ``decoder`` and
-``check_input``; 1x1 convolutions fit the quantizer to the networks, so any quantizer goes with any network.
+``check_input``. The 1x1 convolutions ``to_code`` and ``from_code`` fit any quantizer to any network.
 """
 
 import math
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any
 
+import lightning
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vqlab.metrics import CodebookUsage, FrechetDistance, psnr, ssim
+from vqlab.metrics import CodebookUsage, psnr, ssim
 from vqlab.nn.codes import as_codes, check_code_shape
 from vqlab.nn.distributed import all_sum
-from vqlab.nn.image_format import ImageFormat
 from vqlab.nn.precision import like_weights
 from vqlab.quantizers import IdentityQuantizer, Quantizer, QuantizerOutput
 from vqlab.quantizers.base import CodeStats
@@ -41,11 +41,7 @@ def encode(model: Any, x: Tensor) -> Tensor:
 
 
 def decode(model: Any, indices: Tensor) -> Tensor:
-    """Indices (B, h, w) to images (B, C, H, W), (B, l) to signals (B, C, L); integers of any kind.
-
-    Raises:
-        UserError: If they are flat, are no integers, or one is no code of the quantizer.
-    """
+    """Indices (B, h, w) to images (B, C, H, W), (B, l) to signals (B, C, L); UserError for invalid indices."""
     indices = as_codes(indices, model.from_code.weight.device)
     check_code_shape(indices, model.quantizer.code_shape(model.map_size))
     return model.decoder(model.from_code(like_weights(model.quantizer.decode(indices), model.from_code)))
@@ -57,7 +53,7 @@ def reconstruct(model: Any, x: Tensor) -> Tensor:
 
 
 def parameter_groups(model: Any, without: Collection[Tensor] = ()) -> list[dict[str, Any]]:
-    """Return the weights of the networks ``without`` some, and the codebook's, which do not decay."""
+    """Return the weights of the networks except ``without``, and those of the codebook, without weight decay."""
     nets = nn.ModuleList([model.encoder, model.to_code, model.from_code, model.decoder])
     groups: list[dict[str, Any]] = [{"params": [p for p in nets.parameters() if p not in without]}]
     if codebook := list(model.quantizer.parameters()):
@@ -66,40 +62,67 @@ def parameter_groups(model: Any, without: Collection[Tensor] = ()) -> list[dict[
 
 
 def code_counts(model: Any) -> Tensor:
-    """Return how often each code was used in this evaluation, (num_codebooks * K,) int64, over all ranks."""
-    return all_sum(model.metrics.usage.counts).flatten()
+    """Return how often each code was used in this evaluation, (num_codebooks * K,) int64, summed over ranks."""
+    return all_sum(model.codebook.usage.counts).flatten()
 
 
-# Methods of the models of images
+def predict_step(model: Any, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
+    """Return ``indices`` (B, h, w) or (B, l) with the batch's ``label`` and ``index``."""
+    return {"indices": model.encode(batch[model.modality]), **passed_on(batch, "label", "index")}
 
 
-def check_input(model: Any, x: Tensor) -> None:
+def optimizer_step(
+    model: Any, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Callable[[], Any] | None = None
+) -> None:
+    """Step the weights, then update the codebook, before any callback writes a checkpoint."""
+    lightning.LightningModule.optimizer_step(model, epoch, batch_idx, optimizer, optimizer_closure)
+    model.codebook.commit(model.quantizer, optimizer)
+
+
+def finish_evaluation(model: Any, stage: str) -> None:
+    """Log codebook utilization and rFID of the whole set."""
+    metrics: dict[str, Any] = dict(model.codebook.usage.compute())
+    model.codebook.usage.reset()
+    if (frechet := getattr(model, "frechet", None)) is not None:
+        metrics[f"rfid_{frechet.name}"] = frechet.compute().float()
+        frechet.reset()
+    model.log_dict({f"{stage}/{name}": value for name, value in metrics.items()}, sync_dist=True)
+
+
+def check_input(model: Any, x: Tensor) -> None:  # this and the next are methods of image models
     """Raise UserError unless ``x`` is (B, C, H, W) with the channels of the model."""
     model.images.check(x)
 
 
 def evaluate(model: Any, batch: dict[str, Tensor], stage: str) -> None:
-    """Log loss, PSNR, SSIM and, where the model has it, LPIPS of a batch."""
+    """Log loss, PSNR, SSIM and, if the model has it, LPIPS of a batch; update rFID and codebook utilization."""
     x = batch["image"]
     x_hat, code = model(x)
     rec_loss = RECONSTRUCTION[model.reconstruction](x_hat, x)
-    losses = {"loss": rec_loss + code.loss, "rec_loss": rec_loss}
+    image, image_hat = model.value_range.decode(x), model.value_range.decode(x_hat.float())
+    size = model.encoder.downsampling
+    patch_means = F.interpolate(F.avg_pool2d(image, size), scale_factor=float(size))  # baseline: one colour per code
+    metrics = {
+        "loss": rec_loss + code.loss,
+        "rec_loss": rec_loss,
+        "ssim": ssim(image_hat, image).mean(),
+        "psnr_patch_mean": psnr(patch_means, image),
+        "bits_per_image": code.indices[0].numel() * math.log2(model.quantizer.num_embeddings),
+    }
     if model.perceptual is not None:
         signed = model.value_range.signed
-        losses[model.perceptual.name] = model.perceptual(signed(x_hat).clamp(-1, 1), signed(x)).mean()
-    x_hat = x_hat.float()
-    model.log_means(stage, losses | model.metrics.update(x_hat, x, code.indices), len(x))
-    model.log_means(stage, {"psnr": model.metrics.psnr(x_hat, x)}, len(x), prog_bar=True)
+        metrics[model.perceptual.name] = model.perceptual(signed(x_hat).clamp(-1, 1), signed(x)).mean()
+    if model.frechet is not None:
+        model.frechet.update(image, real=True)
+        model.frechet.update(image_hat, real=False)
+    model.codebook.usage.update(code.indices)
+    model.log_means(stage, metrics, len(x))
+    model.log_means(stage, {"psnr": psnr(image_hat, image)}, len(x), prog_bar=True)
 
 
-def finish_evaluation(model: Any, stage: str) -> None:
-    """Log codebook utilization and rFID of the whole set."""
-    model.log_dict({f"{stage}/{name}": value for name, value in model.metrics.compute().items()}, sync_dist=True)
-
-
-def predict_step(model: Any, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
-    """Return ``indices`` (B, h, w) with the batch's ``label`` and ``index``."""
-    return {"indices": model.encode(batch["image"]), **passed_on(batch, "label", "index")}
+def training_psnr(model: Any, x_hat: Tensor, x: Tensor) -> Tensor:
+    """Return the mean PSNR in dB of reconstructions (B, C, H, W)."""
+    return psnr(model.value_range.decode(x_hat.detach().float()), model.value_range.decode(x))
 
 
 @torch.no_grad()
@@ -109,30 +132,28 @@ def example_images(model: Any, batch: dict[str, Tensor]) -> dict[str, Tensor]:
     return {"input": model.value_range.decode(x), "reconstruction": model.value_range.decode(model.reconstruct(x))}
 
 
-# Parts of the models
-
-
 class CodebookUpdates(nn.Module):
-    """Statistics of the codes, committed once per optimizer step, and counted for the log."""
+    """Statistics of the codes, committed to the quantizer once per optimizer step, and codebook utilization."""
 
-    revived: Tensor  # codes revived since the last line of the log
+    revived: Tensor  # codes revived since the last log line
 
     def __init__(self, quantizer: Quantizer) -> None:
         super().__init__()
         quantizer.auto_update = False
         self.stats: CodeStats | None = None
+        self.usage = CodebookUsage(quantizer.num_embeddings, quantizer.num_codebooks)  # in evaluation
         self.train_usage = CodebookUsage(quantizer.num_embeddings, quantizer.num_codebooks)
-        self.train_usage.persistent(True)  # a resumed run continues the window that the checkpoint interrupted
+        self.train_usage.persistent(True)  # a resumed run continues the window between two log lines
         self.register_buffer("revived", torch.zeros((), dtype=torch.int64))
 
     def collect(self, code: QuantizerOutput) -> None:
-        """Keep a batch's statistics until the optimizer steps, and count its codes for the log."""
+        """Accumulate a batch's statistics until the optimizer step, and count its codes for the log."""
         if code.stats is not None:
             self.stats = code.stats if self.stats is None else self.stats + code.stats
         self.train_usage.update(code.indices)
 
     def commit(self, quantizer: Quantizer, optimizer: Any) -> None:
-        """Update the codebook by the statistics since the last step; revived codes lose their optimizer state."""
+        """Update the codebook by the statistics since the last step; reset the optimizer state of revived codes."""
         if self.stats is not None:
             for codebook, rows in quantizer.update(self.stats):
                 reset_moments(getattr(optimizer, "optimizer", optimizer), codebook, rows)
@@ -140,7 +161,7 @@ class CodebookUpdates(nn.Module):
             self.stats = None
 
     def log(self, model: Any, loss: Tensor, terms: dict[str, Tensor]) -> None:
-        """Log the terms of a batch, and the use of the codes since the last line of the log."""
+        """Log the terms of a batch, and the codebook utilization since the last log line."""
         model.log_dict({f"train/{name}": value.detach() for name, value in terms.items()})
         model.log("train/loss", loss.detach(), prog_bar=True)
         if is_log_step(model.trainer, model.global_step + 1):
@@ -150,49 +171,3 @@ class CodebookUpdates(nn.Module):
             model.log("train/revived_codes", self.revived.float())
             self.train_usage.reset()
             self.revived.zero_()
-
-
-class ReconstructionMetrics(nn.Module):
-    """PSNR, SSIM, rFID and codebook utilization of reconstructed images; the baseline is the mean colour of patches."""
-
-    def __init__(
-        self, quantizer: Quantizer, images: ImageFormat, downsampling: int, frechet: FrechetDistance | None
-    ) -> None:
-        super().__init__()
-        if frechet is not None:
-            frechet.check_shape(*images.shape)
-        self.images, self.downsampling, self.frechet = images, downsampling, frechet
-        self.num_embeddings = quantizer.num_embeddings
-        self.usage = CodebookUsage(quantizer.num_embeddings, quantizer.num_codebooks)
-
-    def psnr(self, x_hat: Tensor, x: Tensor) -> Tensor:
-        """Mean PSNR in dB of reconstructions (B, C, H, W)."""
-        decode = self.images.value_range.decode
-        return psnr(decode(x_hat), decode(x))
-
-    def update(self, x_hat: Tensor, x: Tensor, indices: Tensor) -> dict[str, Tensor | float]:
-        """Collect a batch, and return its own metrics besides PSNR; images (B, C, H, W), indices (B, ...)."""
-        image, image_hat = self.images.value_range.decode(x), self.images.value_range.decode(x_hat)
-        self.usage.update(indices)
-        if self.frechet is not None:
-            self.frechet.update(image, real=True)
-            self.frechet.update(image_hat, real=False)
-        return {
-            "bits_per_image": indices[0].numel() * math.log2(self.num_embeddings),
-            "psnr_patch_mean": psnr(patch_mean(image, self.downsampling), image),
-            "ssim": ssim(image_hat, image).mean(),
-        }
-
-    def compute(self) -> dict[str, Any]:
-        """Return the metrics of the whole set, over all ranks, and start anew."""
-        found: dict[str, Any] = dict(self.usage.compute())
-        self.usage.reset()
-        if self.frechet is not None:
-            found[f"rfid_{self.frechet.name}"] = self.frechet.compute().float()
-            self.frechet.reset()
-        return found
-
-
-def patch_mean(image: Tensor, size: int) -> Tensor:
-    """Replace each size x size patch of ``image`` (B, C, H, W) by its mean colour."""
-    return F.interpolate(F.avg_pool2d(image, size), scale_factor=float(size), mode="nearest")

@@ -1,4 +1,4 @@
-"""S4D-VQ: discrete codes of signals, between an encoder and a decoder of state-space layers."""
+"""S4D-VQ: a VQ-VAE for signals, with state-space layers in encoder and decoder."""
 
 import math
 from typing import Any, ClassVar, Literal
@@ -7,34 +7,30 @@ import torch
 from torch import Tensor, nn
 
 from vqlab.errors import UserError
-from vqlab.metrics.codes import CodebookUsage
 from vqlab.metrics.signal import correlation, snr, spectral_convergence
 from vqlab.models.model import Model
 from vqlab.models.vq import autoencoder
 from vqlab.models.vq.autoencoder import RECONSTRUCTION, RENAMED_KEYS, CodebookUpdates
-from vqlab.nn.autoencoders.s4d import S4DDecoder, S4DEncoder, check_length
-from vqlab.nn.base import Decoder, Encoder, check_fit, wrong_channels
-from vqlab.nn.distributed import all_sum
-from vqlab.nn.ssm.s4d import S4D
+from vqlab.nn import S4D, S4DDecoder, S4DEncoder
+from vqlab.nn.base import Decoder, Encoder, check_divisible, check_fit, wrong_channels
 from vqlab.quantizers import IdentityQuantizer, Quantizer, VectorQuantizer
-from vqlab.training.batches import passed_on
-from vqlab.training.finite import require_finite
+from vqlab.training import Optimization
 from vqlab.training.learning_rate import configured_rate
-from vqlab.training.optimization import Optimization
+from vqlab.training.steps import require_finite
 from vqlab.validation import Count, Positive
 
 
 class S4DVQ(Model):
     """A VQ-VAE for signals: S4D encoder, batch norm and MLP, quantizer, MLP, S4D decoder, batch norm and MLP.
 
-    loss = reconstruction(x^, x) + quantizer loss. Signals come standardised from the data. The time steps and modes of
-    the S4D layers have a learning rate of their own, at most ``ssm_lr``, and do not decay.
+    loss = reconstruction(x^, x) + quantizer loss, on standardised signals. The time steps and modes of the S4D layers
+    have their own learning rate, at most ``ssm_lr``, and no weight decay.
 
     Args:
         encoder: Network from signals to features. Default: an ``S4DEncoder``.
         decoder: Network from features to signals. Default: an ``S4DDecoder``.
-        quantizer: ``vector`` is a ``VectorQuantizer`` of 512 codes with 512 dimensions; null has no codes.
-        reconstruction: ``l2``, ``l1`` or ``huber``, averaged over all numbers of the batch.
+        quantizer: ``vector`` is a ``VectorQuantizer`` of 512 codes with 512 dimensions; null trains without codes.
+        reconstruction: ``l2``, ``l1`` or ``huber``, averaged over all elements.
         lr: Absolute learning rate. Default without ``base_lr``: 1e-3.
         base_lr: Rate per signal: lr = base_lr x batch_size x devices x nodes x accumulation. Give one of the two.
         ssm_lr: Highest learning rate of the time steps and modes.
@@ -43,8 +39,8 @@ class S4DVQ(Model):
         length: Samples of a signal; the command line takes it from the data.
 
     Shape:
-        signals (B, C, L), L divisible by the downsampling; indices (B, L / downsampling) int64; behind these the axes
-        that the quantizer's indices have.
+        signals (B, C, L), L divisible by the downsampling; indices (B, L / downsampling) int64, or as the quantizer
+        documents.
 
     Raises:
         UserError: If the length is not divisible, or the channels of the parts differ.
@@ -83,18 +79,21 @@ class S4DVQ(Model):
             quantizer = VectorQuantizer(512, 512)
         self.quantizer: Quantizer = quantizer or IdentityQuantizer(self.encoder.out_channels)
         check_fit(self.encoder, self.decoder, channels, "signal", "give both the same pool")
-        check_length(length, self.encoder.downsampling)
+        check_divisible(f"signals of {length} samples are", (length,), self.encoder.downsampling, "length")
         self.map_size = (length // self.encoder.downsampling,)
         self.quantizer.check_map(self.map_size)
         self.to_code = nn.Conv1d(self.encoder.out_channels, self.quantizer.embedding_dim, 1)
         self.from_code = nn.Conv1d(self.quantizer.embedding_dim, self.decoder.in_channels, 1)
         self.codebook = CodebookUpdates(self.quantizer)
-        self.usage = CodebookUsage(self.quantizer.num_embeddings, self.quantizer.num_codebooks)
 
     forward = autoencoder.forward
     encode = autoencoder.encode
     decode = autoencoder.decode
     reconstruct = autoencoder.reconstruct
+    code_counts = autoencoder.code_counts
+    optimizer_step = autoencoder.optimizer_step
+    finish_evaluation = autoencoder.finish_evaluation
+    predict_step = autoencoder.predict_step
 
     def check_input(self, x: Tensor) -> None:
         """Raise UserError unless ``x`` is (B, C, L) with the channels of the model."""
@@ -102,7 +101,7 @@ class S4DVQ(Model):
             raise UserError(wrong_channels("signals", f"(B, {self.channels}, L)", x, self.channels))
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        """One batch; the gradient step and the codebook's update follow in ``optimizer_step``."""
+        """Return the loss; ``optimizer_step`` then updates the weights and the codebook."""
         x = batch["signal"]
         self.quantizer.sample_index = batch.get("index")
         x_hat, code = self(x)
@@ -115,13 +114,7 @@ class S4DVQ(Model):
         self.codebook.log(self, loss, terms | {"snr": snr(x_hat.detach().float(), x).mean()})
         return loss
 
-    def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
-        """Step the weights, then update the codebook, before any callback writes a checkpoint."""
-        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
-        self.codebook.commit(self.quantizer, optimizer)
-
     def configure_optimizers(self) -> Any:
-        """One optimizer for all parts; no weight decay on a codebook, on time steps and on modes."""
         modes = [p for part in self.modules() if isinstance(part, S4D) for p in part.ssm_parameters()]
         groups = autoencoder.parameter_groups(self, without=set(modes))
         if modes:
@@ -130,15 +123,16 @@ class S4DVQ(Model):
         return self.optimization.optimizer(self, groups, "autoencoder")
 
     def evaluate(self, batch: dict[str, Tensor], stage: str) -> None:
-        """Log loss, squared error, SNR, correlation and spectral convergence, of all channels and of each."""
+        """Log loss, squared error, SNR, correlation and spectral convergence, over all channels and of each."""
         x = batch["signal"]
         x_hat, code = self(x)
         rec_loss = RECONSTRUCTION[self.reconstruction](x_hat, x)
-        losses = {"loss": rec_loss + code.loss, "rec_loss": rec_loss}
         x_hat = x_hat.float()
-        self.usage.update(code.indices)
+        self.codebook.usage.update(code.indices)
         by_channel, ratios = correlation(x_hat, x).mean(0), snr(x_hat, x)
         metrics = {
+            "loss": rec_loss + code.loss,
+            "rec_loss": rec_loss,
             "mse": (x_hat - x).square().mean(),
             "correlation": by_channel.mean(),
             "spectral_convergence": spectral_convergence(x_hat, x).mean(),
@@ -147,17 +141,8 @@ class S4DVQ(Model):
         if self.channels > 1:
             metrics |= {f"snr_{c}": ratio for c, ratio in enumerate(ratios.mean(0))}
             metrics |= {f"correlation_{c}": value for c, value in enumerate(by_channel)}
-        self.log_means(stage, losses | metrics, len(x))
+        self.log_means(stage, metrics, len(x))
         self.log_means(stage, {"snr": ratios.mean()}, len(x), prog_bar=True)
-
-    def finish_evaluation(self, stage: str) -> None:
-        """Log codebook utilization of the whole set."""
-        self.log_dict({f"{stage}/{name}": value for name, value in self.usage.compute().items()}, sync_dist=True)
-        self.usage.reset()
-
-    def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
-        """Return ``indices`` (B, l) with the batch's ``index``."""
-        return {"indices": self.encode(batch["signal"]), **passed_on(batch, "index")}
 
     @torch.no_grad()
     def example_signals(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -165,7 +150,3 @@ class S4DVQ(Model):
         x = batch["signal"]
         x_hat, code = self(x)
         return {"input": x, "reconstruction": x_hat, "indices": code.indices}
-
-    def code_counts(self) -> Tensor:
-        """Return how often each code was used in this evaluation, (num_codebooks * K,) int64, over all ranks."""
-        return all_sum(self.usage.counts).flatten()

@@ -7,17 +7,16 @@ from torch import Tensor, nn
 
 from vqlab.losses.adversarial import linearized
 from vqlab.losses.perceptual import Perceptual, build_perceptual
-from vqlab.metrics.images.frechet import FrechetDistance
+from vqlab.metrics import FrechetDistance
 from vqlab.models.adversarial import AdversarialLoss, AdversarialSettings
 from vqlab.models.model import Model
 from vqlab.models.vq import autoencoder
-from vqlab.models.vq.autoencoder import RECONSTRUCTION, RENAMED_KEYS, CodebookUpdates, ReconstructionMetrics
+from vqlab.models.vq.autoencoder import RECONSTRUCTION, RENAMED_KEYS, CodebookUpdates
 from vqlab.nn import ConvDecoder, ConvEncoder, ImageFormat
 from vqlab.nn.base import Decoder, Encoder, check_autoencoder
 from vqlab.quantizers import Quantizer, VectorQuantizer
-from vqlab.training.finite import require_finite
-from vqlab.training.manual import count_batch, step_and_zero
-from vqlab.training.optimization import Optimization
+from vqlab.training import Optimization
+from vqlab.training.steps import clip, count_batch, require_finite, step_and_zero
 from vqlab.validation import Count, NonNegative, Positive
 
 
@@ -40,9 +39,9 @@ class VQGAN(Model):
         lr: Absolute learning rate. Default without ``base_lr``: 2e-4.
         base_lr: Rate per image: lr = base_lr x batch_size x devices x nodes x accumulate. Give one of the two.
         optimization: Optimizer settings of both networks; ``clip`` is the autoencoder's.
-        accumulate: Batches per optimizer step, without ``adversarial.alternate``; lambda is each batch's own.
+        accumulate: Batches per optimizer step; above 1 only with ``adversarial.alternate=false``.
         compile: Compile the networks with ``torch.compile``.
-        frechet: As in ``VQVAE``.
+        frechet: Frechet distance between images and reconstructions, logged as ``val/rfid_<net>``; null: none.
         images: Format of the images; the command line takes it from the data.
 
     Raises:
@@ -91,7 +90,9 @@ class VQGAN(Model):
         self.to_code = nn.Conv2d(self.encoder.out_channels, self.quantizer.embedding_dim, 1)
         self.from_code = nn.Conv2d(self.quantizer.embedding_dim, self.decoder.in_channels, 1)
         self.codebook = CodebookUpdates(self.quantizer)
-        self.metrics = ReconstructionMetrics(self.quantizer, images, self.encoder.downsampling, frechet)
+        self.frechet = frechet
+        if frechet is not None:
+            frechet.check_shape(*images.shape)
         self.perceptual_weight = perceptual_weight
         self.perceptual = build_perceptual(perceptual, perceptual_weight, images.size)
         self.adversarial: AdversarialLoss | None = None
@@ -110,13 +111,13 @@ class VQGAN(Model):
     example_images = autoencoder.example_images
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        """One batch: the discriminator's update, then the autoencoder's."""
+        """Update the discriminator, then the autoencoder."""
         x = batch["image"]
         self.quantizer.sample_index = batch.get("index")
         x_hat, code = self(x)
         x_hat = x_hat.to(x.dtype)  # from autocast's half precision
         rec_loss, terms = self.reconstruction_loss(x_hat, x)
-        rec_loss = linearized(rec_loss, x_hat)  # LPIPS is passed back once, for lambda and for the gradient step
+        rec_loss = linearized(rec_loss, x_hat)  # one backward pass of LPIPS, for lambda and for the gradient
         loss = rec_loss + code.loss
         terms |= code.terms
         require_finite({"loss": loss, **terms}, batch_idx, self.global_step)
@@ -130,12 +131,12 @@ class VQGAN(Model):
         self.manual_backward(total / self.accumulate)
 
         self.codebook.collect(code)
-        self.codebook.log(self, loss, terms | {"psnr": self.metrics.psnr(x_hat.detach().float(), x)})
+        self.codebook.log(self, loss, terms | {"psnr": autoencoder.training_psnr(self, x_hat, x)})
         self.step_optimizers()
         return loss.detach()
 
     def reconstruction_loss(self, x_hat: Tensor, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return reconstruction + perceptual_weight * LPIPS, and its terms."""
+        """Return reconstruction loss + perceptual_weight * LPIPS, and terms for the log."""
         loss = RECONSTRUCTION[self.reconstruction](x_hat, x)
         terms = {"rec_loss": loss.detach()}
         if self.perceptual is not None:
@@ -144,7 +145,7 @@ class VQGAN(Model):
         return loss, terms
 
     def step_optimizers(self) -> None:
-        """Step the networks that wait for it, once per ``accumulate`` batches, and count the batch."""
+        """Step the autoencoder, and a discriminator that does not alternate, once per ``accumulate`` batches."""
         self.optimizer_stepped = (self.global_step + 1) % self.accumulate == 0
         if self.optimizer_stepped:
             autoencoder, *discriminator = self.trainer.optimizers
@@ -155,25 +156,21 @@ class VQGAN(Model):
         count_batch(self)
 
     def configure_optimizers(self) -> Any:
-        """One optimizer for the autoencoder, without weight decay on a codebook, and one for the discriminator."""
-        groups = autoencoder.parameter_groups(self)
-        optimizers = [self.optimization.optimizer(self, groups, "autoencoder")]
+        optimizers = [self.optimization.optimizer(self, autoencoder.parameter_groups(self), "autoencoder")]
         if self.adversarial is not None:
             optimizers.append(self.adversarial.configure_optimizer(self))
         return optimizers
 
     def setup(self, stage: str) -> None:
-        """Check the Trainer's settings, compile."""
         super().setup(stage)
         if stage != "fit":
             return
-        self.to(memory_format=torch.channels_last)  # what tensor cores want; on a CPU it makes no difference
+        self.to(memory_format=torch.channels_last)  # faster on tensor cores
         if self.compiled:
             self.encoder.compile()
             getattr(self.decoder, "body", self.decoder).compile()
-            if self.adversarial is not None:
-                self.adversarial.compile_discriminator()
+            if self.adversarial is not None and not self.adversarial.settings.r1_weight:
+                self.adversarial.discriminator.compile()  # R1 needs second derivatives, which compiled graphs lack
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
-        """Clip the autoencoder's gradients, after they were logged."""
-        self.optimization.clip_gradients(p for group in optimizer.param_groups for p in group["params"])
+        clip([p for group in optimizer.param_groups for p in group["params"]], self.optimization.clip)

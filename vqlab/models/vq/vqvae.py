@@ -1,33 +1,33 @@
-"""VQ-VAE (van den Oord et al. 2017, arXiv:1711.00937): an autoencoder with a discrete code in its middle."""
+"""VQ-VAE (van den Oord et al. 2017, arXiv:1711.00937): an autoencoder with a quantized latent."""
 
 from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
-from vqlab.losses.perceptual import Perceptual
-from vqlab.metrics.images.frechet import FrechetDistance
+from vqlab.losses import Perceptual
+from vqlab.metrics import FrechetDistance
 from vqlab.models.model import Model
 from vqlab.models.vq import autoencoder
-from vqlab.models.vq.autoencoder import RECONSTRUCTION, RENAMED_KEYS, CodebookUpdates, ReconstructionMetrics
+from vqlab.models.vq.autoencoder import RECONSTRUCTION, RENAMED_KEYS, CodebookUpdates
 from vqlab.nn import ImageFormat, SmallDecoder, SmallEncoder
 from vqlab.nn.base import Decoder, Encoder, check_autoencoder
 from vqlab.quantizers import Quantizer, VectorQuantizer
-from vqlab.training.finite import require_finite
-from vqlab.training.optimization import Optimization
+from vqlab.training import Optimization
+from vqlab.training.steps import require_finite
 from vqlab.validation import Positive
 
 
 class VQVAE(Model):
-    """Encoder, quantizer, decoder, trained on the reconstruction and the quantizer's own loss.
+    """Encoder, quantizer and decoder, trained on the reconstruction loss and the quantizer loss.
 
-    loss = reconstruction(x^, x) + quantizer loss (paper, equation 3). Drawing new images needs a prior over the codes,
-    which is a model of its own: ``CodePrior``.
+    loss = reconstruction(x^, x) + quantizer loss (paper, equation 3). To sample new images, train a ``CodePrior`` over
+    the codes.
 
     Args:
         encoder: Network from images to features. Default: a ``SmallEncoder``, the paper's.
         decoder: Network from features to images. Default: a ``SmallDecoder``, the paper's.
         quantizer: Default: a ``VectorQuantizer``.
-        reconstruction: ``l2``, ``l1`` or ``huber``, averaged over all numbers of the batch.
+        reconstruction: ``l2``, ``l1`` or ``huber``, averaged over all elements.
         lr: Absolute learning rate. Default without ``base_lr``: 3e-4.
         base_lr: Rate per image: lr = base_lr x batch_size x devices x nodes x accumulation. Give one of the two.
         optimization: Optimizer settings.
@@ -35,8 +35,8 @@ class VQVAE(Model):
         images: Format of the images; the command line takes it from the data.
 
     Shape:
-        images (B, C, H, W) in the value range of ``images``; indices (B, h, w) int64, h = w = H / downsampling; behind
-        these, or instead, the axes that the quantizer's indices have.
+        images (B, C, H, W) in the value range of ``images``; indices (B, h, w) int64, h = w = H / downsampling, or as
+        the quantizer documents.
 
     Raises:
         UserError: If the image size is not divisible, or the channels of the parts differ.
@@ -79,7 +79,9 @@ class VQVAE(Model):
         self.to_code = nn.Conv2d(self.encoder.out_channels, self.quantizer.embedding_dim, 1)
         self.from_code = nn.Conv2d(self.quantizer.embedding_dim, self.decoder.in_channels, 1)
         self.codebook = CodebookUpdates(self.quantizer)
-        self.metrics = ReconstructionMetrics(self.quantizer, images, self.encoder.downsampling, frechet)
+        self.frechet = frechet
+        if frechet is not None:
+            frechet.check_shape(*images.shape)
 
     forward = autoencoder.forward
     encode = autoencoder.encode
@@ -87,13 +89,14 @@ class VQVAE(Model):
     reconstruct = autoencoder.reconstruct
     code_counts = autoencoder.code_counts
     check_input = autoencoder.check_input
+    optimizer_step = autoencoder.optimizer_step
     evaluate = autoencoder.evaluate
     finish_evaluation = autoencoder.finish_evaluation
     predict_step = autoencoder.predict_step
     example_images = autoencoder.example_images
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        """One batch; the gradient step and the codebook's update follow in ``optimizer_step``."""
+        """Return the loss; ``optimizer_step`` then updates the weights and the codebook."""
         x = batch["image"]
         self.quantizer.sample_index = batch.get("index")
         x_hat, code = self(x)
@@ -103,14 +106,8 @@ class VQVAE(Model):
         terms = {"rec_loss": rec_loss.detach(), **code.terms}
         require_finite({"loss": loss, **terms}, batch_idx, self.global_step)
         self.codebook.collect(code)
-        self.codebook.log(self, loss, terms | {"psnr": self.metrics.psnr(x_hat.detach().float(), x)})
+        self.codebook.log(self, loss, terms | {"psnr": autoencoder.training_psnr(self, x_hat, x)})
         return loss
 
-    def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
-        """Step the weights, then update the codebook, before any callback writes a checkpoint."""
-        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
-        self.codebook.commit(self.quantizer, optimizer)
-
     def configure_optimizers(self) -> Any:
-        """One optimizer for all parts; no weight decay on a codebook."""
         return self.optimization.optimizer(self, autoencoder.parameter_groups(self), "autoencoder")

@@ -14,18 +14,19 @@ from vqlab.nn.base import Decoder, Encoder, check_image
 from vqlab.validation import Count, NonNegativeInt, Probability
 
 OutActivation = Literal["tanh", "sigmoid"] | None
+ACTIVATIONS: dict[OutActivation, type[nn.Module]] = {None: nn.Identity, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid}
 
 
 class ConvEncoder(Encoder):
-    """Images to features at 1 / 2^(len(channel_multipliers) - 1) of the size.
+    """Images to features, downsampled by 2^(len(channel_multipliers) - 1).
 
     Args:
         in_channels: Channels of the images; the command line links it to the data.
         base_channels: Channels at full resolution.
-        channel_multipliers: Channels of each resolution as multiples of ``base_channels``, with halvings in between.
+        channel_multipliers: Channels of each resolution, from full to lowest, as multiples of ``base_channels``.
         num_res_blocks: Residual blocks per resolution.
         z_channels: Channels of the features.
-        attention: Self-attention at the lowest resolution, between the two last residual blocks.
+        attention: Self-attention between the two last residual blocks, at the lowest resolution.
         attention_levels: Resolutions, 0 the full one, at which self-attention follows each residual block.
         dropout: Dropout inside the residual blocks.
 
@@ -56,8 +57,8 @@ class ConvEncoder(Encoder):
             if level > 0:
                 layers.append(downsample(channels))
             layers += res_blocks(num_res_blocks, channels, width, level in attention_levels, dropout)
-        layers += [*middle(widths[-1], attention, dropout), norm(widths[-1]), nn.SiLU()]
-        self.layers = nn.Sequential(*layers, nn.Conv2d(widths[-1], z_channels, 3, padding=1))
+        layers += [*res_blocks(1, width, width, attention, dropout), ResBlock(width, width, dropout)]
+        self.layers = nn.Sequential(*layers, norm(width), nn.SiLU(), nn.Conv2d(width, z_channels, 3, padding=1))
 
     def forward(self, x: Tensor) -> Tensor:
         check_image(x, self.downsampling)
@@ -65,15 +66,15 @@ class ConvEncoder(Encoder):
 
 
 class ConvDecoder(Decoder):
-    """Features back to images; the mirror of :class:`ConvEncoder`, with one residual block more per resolution.
+    """The mirror of :class:`ConvEncoder`, features to images, with one residual block more per resolution.
 
     Args:
         out_channels: Channels of the images; the command line links it to the data.
         base_channels: Channels at full resolution.
-        channel_multipliers: As in the encoder, from full to lowest resolution.
+        channel_multipliers: Channels of each resolution, from full to lowest, as multiples of ``base_channels``.
         num_res_blocks: Residual blocks per resolution of the encoder.
         z_channels: Channels of the features.
-        attention: Self-attention at the lowest resolution, between the two first residual blocks.
+        attention: Self-attention between the two first residual blocks, at the lowest resolution.
         attention_levels: Resolutions, 0 the full one, at which self-attention follows each residual block.
         dropout: Dropout inside the residual blocks.
         out_activation: None (unrestricted), ``tanh`` for images in [-1, 1], ``sigmoid`` for [0, 1].
@@ -97,21 +98,19 @@ class ConvDecoder(Decoder):
         self.upsampling = 2 ** (len(channel_multipliers) - 1)
         widths = [base_channels * m for m in reversed(channel_multipliers)]
         layers: list[nn.Module] = [nn.Conv2d(z_channels, widths[0], 3, padding=1)]
-        layers += middle(widths[0], attention, dropout)
+        layers += res_blocks(1, widths[0], widths[0], attention, dropout)
+        layers.append(ResBlock(widths[0], widths[0], dropout))
         for level, (channels, width) in enumerate(pairwise([widths[0], *widths])):
             if level > 0:
                 layers.append(upsample(channels))
             attends = len(widths) - 1 - level in attention_levels
             layers += res_blocks(num_res_blocks + 1, channels, width, attends, dropout)
         self.body = nn.Sequential(*layers, norm(widths[-1]), nn.SiLU())
-        self.head = nn.Sequential(nn.Conv2d(widths[-1], out_channels, 3, padding=1), activation(out_activation))
-
-    def forward(self, z: Tensor) -> Tensor:
-        return self.head(self.body(z))
+        self.head = nn.Sequential(nn.Conv2d(widths[-1], out_channels, 3, padding=1), ACTIVATIONS[out_activation]())
 
 
 class ResBlock(nn.Module):
-    """x + conv(swish(norm(conv(swish(norm(x)))))), with a 1x1 convolution on x where the widths differ."""
+    """x + conv(silu(norm(conv(silu(norm(x)))))), with a 1x1 convolution of x if the widths differ."""
 
     def __init__(self, in_channels: int, out_channels: int, dropout: float = 0.0) -> None:
         super().__init__()
@@ -131,7 +130,7 @@ class ResBlock(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """x + proj(attention(norm(x))) over all positions of (B, C, H, W), one head."""
+    """x + proj(attention(norm(x))) over the positions of (B, C, H, W), with one head."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -146,12 +145,12 @@ class SelfAttention(nn.Module):
 
 
 def downsample(channels: int) -> nn.Module:
-    """Halve the size by a strided convolution, padded at the right and bottom alone, as VQ-GAN does."""
+    """Halve the size by a strided convolution, padded only at the right and bottom as in VQ-GAN."""
     return nn.Sequential(OrderedDict(pad=nn.ZeroPad2d((0, 1, 0, 1)), conv=nn.Conv2d(channels, channels, 3, stride=2)))
 
 
 def upsample(channels: int) -> nn.Module:
-    """Double the size by nearest-neighbour copies and a convolution, which leaves no checkerboard."""
+    """Double the size by nearest-neighbour interpolation and a convolution, without checkerboard artifacts."""
     conv = nn.Conv2d(channels, channels, 3, padding=1)
     return nn.Sequential(OrderedDict(copies=nn.Upsample(scale_factor=2.0, mode="nearest"), conv=conv))
 
@@ -166,24 +165,13 @@ def res_blocks(num: int, channels: int, width: int, attention: bool, dropout: fl
     return layers
 
 
-def middle(channels: int, attention: bool, dropout: float) -> list[nn.Module]:
-    """Return the residual blocks at the lowest resolution, with attention in between."""
-    first, last = (ResBlock(channels, channels, dropout) for _ in range(2))
-    return [first, SelfAttention(channels), last] if attention else [first, last]
-
-
 def norm(channels: int) -> nn.GroupNorm:
-    """Group norm with 32 groups, or the largest number of groups that divides ``channels``."""
+    """Return a group norm with gcd(32, channels) groups."""
     return nn.GroupNorm(math.gcd(32, channels), channels, eps=1e-6)
 
 
-def activation(name: OutActivation) -> nn.Module:
-    """Return the output activation called ``name``; None leaves the output unrestricted."""
-    return {None: nn.Identity, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid}[name]()
-
-
 def check_levels(channel_multipliers: tuple[int, ...], attention_levels: tuple[int, ...]) -> None:
-    """Raise UserError if attention is asked for at a level that does not exist."""
+    """Raise UserError if one of ``attention_levels`` does not exist."""
     if max(attention_levels, default=0) >= len(channel_multipliers):
         rule = f"must lie between 0 (full resolution) and {len(channel_multipliers) - 1}"
         raise UserError(f"attention_levels {rule} with these channel_multipliers, got {list(attention_levels)}")

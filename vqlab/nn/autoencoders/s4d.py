@@ -1,7 +1,7 @@
-"""An encoder and a decoder for signals (B, C, L), of S4D blocks or of convolutions, pooled as in SaShiMi."""
+"""An encoder and a decoder for signals (B, C, L), of S4D blocks or convolutions, with pooling as in SaShiMi."""
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import torch.nn.functional as F
 from einops.layers.torch import Rearrange
@@ -11,29 +11,29 @@ from vqlab.nn.base import Decoder, Encoder, check_divisible
 from vqlab.nn.ssm.s4d import S4D, Init
 from vqlab.validation import Count, Probability
 
-KERNEL_SIZE = 7  # of the convolution that stands in for S4D
+KERNEL_SIZE = 7  # of the convolution that replaces S4D
 Mixer = Literal["s4d", "conv"]
 Norm = Literal["none", "batch", "layer"]
 MLP = Literal["relu", "linear"]
 
 
 class S4DEncoder(Encoder):
-    """Signals to features: a 1x1 convolution, stages of blocks with folding in between, norm and MLP.
+    """Signals to features: a 1x1 convolution, stages of blocks with folding between them, norm and MLP.
 
-    Folding takes ``pool`` samples into the channels, and a 1x1 convolution restores ``d_model`` (arXiv:2202.09729).
+    Folding moves ``pool`` samples into channels, and a 1x1 convolution restores ``d_model`` (arXiv:2202.09729).
 
     Args:
         in_channels: Channels of the signals; the command line links it to the data.
         d_model: Channels inside and of the features, H.
-        num_blocks: Blocks of each stage; one stage more than ``pool`` has entries.
-        pool: Factors by which the length shrinks, in order; L must be divisible by their product.
-        d_state: Modes of each channel, with their conjugates.
-        init: Of the modes, see :class:`~vqlab.nn.ssm.s4d.S4D`.
-        bidirectional: Whether a sample sees what comes after it.
-        mixer: ``s4d``, or ``conv``, a convolution of 7 samples in its place.
-        norm: Before the MLP: ``none``, ``batch`` or ``layer``.
-        mlp: ``relu``, two linear layers with a ReLU between; ``linear``, one layer.
-        dropout: Of whole channels, in the blocks.
+        num_blocks: Blocks per stage; there are len(pool) + 1 stages.
+        pool: Downsampling factors, in order; L must be divisible by their product.
+        d_state: Modes of each channel, including their conjugates.
+        init: Initial modes, see :class:`~vqlab.nn.ssm.s4d.S4D`.
+        bidirectional: Whether an output depends on later samples, too.
+        mixer: ``s4d``, or ``conv``, a convolution of 7 samples.
+        norm: Norm before the MLP: ``none``, ``batch`` or ``layer``.
+        mlp: ``relu``, two linear layers with a ReLU between them; ``linear``, one layer.
+        dropout: Probability of dropping a channel, in the blocks.
 
     Example:
         >>> import torch
@@ -59,34 +59,34 @@ class S4DEncoder(Encoder):
     ) -> None:
         super().__init__()
         self.in_channels, self.out_channels, self.downsampling = in_channels, d_model, math.prod(pool)
-        stage = (num_blocks, d_model, d_state, init, bidirectional, mixer, dropout)
-        layers = [nn.Conv1d(in_channels, d_model, 1), *build_stage(*stage)]
-        for factor in pool:  # neighbours in time become channels
+        block = (d_model, d_state, init, bidirectional, mixer, dropout)
+        layers = [nn.Conv1d(in_channels, d_model, 1), *stage(num_blocks, *block)]
+        for factor in pool:
             fold = Rearrange("b h (l f) -> b (h f) l", f=factor)
-            layers += [fold, nn.Conv1d(factor * d_model, d_model, 1), *build_stage(*stage)]
-        self.layers = nn.Sequential(*layers, build_norm(norm, d_model), build_mlp(mlp, d_model, d_model))
+            layers += [fold, nn.Conv1d(factor * d_model, d_model, 1), *stage(num_blocks, *block)]
+        self.layers = nn.Sequential(*layers, NORMS[norm](d_model), build_mlp(mlp, d_model, d_model))
 
     def forward(self, x: Tensor) -> Tensor:
-        check_length(x.shape[-1], self.downsampling)
+        check_divisible(f"signals of {x.shape[-1]} samples are", x.shape[-1:], self.downsampling, "length")
         return self.layers(x)
 
 
 class S4DDecoder(Decoder):
-    """The mirror of :class:`S4DEncoder`: an MLP, stages of blocks with unfolding in between, norm and MLP.
+    """The mirror of :class:`S4DEncoder`: an MLP, stages of blocks with unfolding between them, norm and MLP.
 
     Args:
         in_channels: Channels of the features.
         out_channels: Channels of the signals; the command line links it to the data.
-        d_model: Channels inside, H.
-        num_blocks: Blocks of each stage; one stage more than ``pool`` has entries.
-        pool: Factors by which the length grows, from the last to the first: the same as the encoder's.
-        d_state: Modes of each channel, with their conjugates.
-        init: Of the modes, see :class:`~vqlab.nn.ssm.s4d.S4D`.
-        bidirectional: Whether a sample sees what comes after it.
-        mixer: ``s4d``, or ``conv``, a convolution of 7 samples in its place.
-        norm: Before the last MLP: ``none``, ``batch`` or ``layer``.
-        mlp: ``relu``, two linear layers with a ReLU between; ``linear``, one layer.
-        dropout: Of whole channels, in the blocks.
+        d_model: Channels of the blocks, H.
+        num_blocks: Blocks per stage; there are len(pool) + 1 stages.
+        pool: Factors of the encoder; here the last is applied first.
+        d_state: Modes of each channel, including their conjugates.
+        init: Initial modes, see :class:`~vqlab.nn.ssm.s4d.S4D`.
+        bidirectional: Whether an output depends on later samples, too.
+        mixer: ``s4d``, or ``conv``, a convolution of 7 samples.
+        norm: Norm before the last MLP: ``none``, ``batch`` or ``layer``.
+        mlp: ``relu``, two linear layers with a ReLU between them; ``linear``, one layer.
+        dropout: Probability of dropping a channel, in the blocks.
     """
 
     modality = "signal"
@@ -108,12 +108,12 @@ class S4DDecoder(Decoder):
     ) -> None:
         super().__init__()
         self.in_channels, self.out_channels, self.upsampling = in_channels, out_channels, math.prod(pool)
-        stage = (num_blocks, d_model, d_state, init, bidirectional, mixer, dropout)
-        layers = [build_mlp(mlp, in_channels, d_model), *build_stage(*stage)]
+        block = (d_model, d_state, init, bidirectional, mixer, dropout)
+        layers = [build_mlp(mlp, in_channels, d_model), *stage(num_blocks, *block)]
         for factor in reversed(pool):
             unfold = Rearrange("b (h f) l -> b h (l f)", f=factor)
-            layers += [nn.Conv1d(d_model, factor * d_model, 1), unfold, *build_stage(*stage)]
-        self.layers = nn.Sequential(*layers, build_norm(norm, d_model), build_mlp(mlp, d_model, out_channels))
+            layers += [nn.Conv1d(d_model, factor * d_model, 1), unfold, *stage(num_blocks, *block)]
+        self.layers = nn.Sequential(*layers, NORMS[norm](d_model), build_mlp(mlp, d_model, out_channels))
 
     def forward(self, z: Tensor) -> Tensor:
         return self.layers(z)
@@ -127,10 +127,8 @@ class Block(nn.Module):
     ) -> None:
         super().__init__()
         self.norm = ChannelNorm(d_model)
-        if mixer == "s4d":
-            self.mixer: nn.Module = S4D(d_model, d_state, init, bidirectional=bidirectional)
-        else:
-            self.mixer = Convolution(d_model, bidirectional)
+        s4d = mixer == "s4d"
+        self.mixer = S4D(d_model, d_state, init, "zoh", bidirectional) if s4d else Convolution(d_model, bidirectional)
         self.gate = nn.Conv1d(d_model, 2 * d_model, 1)
         self.dropout = nn.Dropout1d(dropout)
 
@@ -140,7 +138,7 @@ class Block(nn.Module):
 
 
 class Convolution(nn.Conv1d):
-    """A convolution of 7 samples that keeps the length, centred or causal."""
+    """A centred or causal convolution that keeps the length."""
 
     def __init__(self, d_model: int, centred: bool) -> None:
         super().__init__(d_model, d_model, KERNEL_SIZE)
@@ -151,30 +149,23 @@ class Convolution(nn.Conv1d):
 
 
 class ChannelNorm(nn.LayerNorm):
-    """Layer norm over the channels of (B, H, L), each sample by itself."""
+    """Layer norm over the channels of (B, H, L), separately for each sample."""
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x.transpose(1, 2)).transpose(1, 2)
 
 
-def build_stage(num_blocks: int, *arguments: object) -> list[nn.Module]:
-    """Return blocks of the same ``arguments``."""
-    return [Block(*arguments) for _ in range(num_blocks)]  # type: ignore[arg-type]
+def stage(num_blocks: int, *arguments: Any) -> list[nn.Module]:
+    """Return the blocks of a stage."""
+    return [Block(*arguments) for _ in range(num_blocks)]
 
 
-def build_norm(name: Norm, channels: int) -> nn.Module:
-    """Return the norm of that name for (B, channels, L)."""
-    return {"none": nn.Identity, "batch": nn.BatchNorm1d, "layer": ChannelNorm}[name](channels)
+NORMS: dict[Norm, type[nn.Module]] = {"none": nn.Identity, "batch": nn.BatchNorm1d, "layer": ChannelNorm}
 
 
 def build_mlp(name: MLP, in_channels: int, out_channels: int) -> nn.Module:
-    """Return one linear layer for each sample, or two with a ReLU between."""
+    """Return one linear layer for each sample, or two with a ReLU between them."""
     if name == "linear":
         return nn.Conv1d(in_channels, out_channels, 1)
     hidden = max(in_channels, out_channels)
     return nn.Sequential(nn.Conv1d(in_channels, hidden, 1), nn.ReLU(), nn.Conv1d(hidden, out_channels, 1))
-
-
-def check_length(length: int, downsampling: int) -> None:
-    """Raise UserError if signals of ``length`` samples cannot be folded."""
-    check_divisible(f"signals of {length} samples are", (length,), downsampling, "length")

@@ -1,4 +1,4 @@
-"""Small autoencoders for images: the VQ-VAE paper's, and fully connected ones as in JSA's MNIST experiments."""
+"""Small autoencoders for images: that of the VQ-VAE paper, and the MLPs of JSA's MNIST experiments."""
 
 from itertools import pairwise
 from typing import Annotated
@@ -7,15 +7,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vqlab.errors import UserError
-from vqlab.nn.autoencoders.conv import OutActivation, activation
+from vqlab.nn.autoencoders.conv import ACTIVATIONS, OutActivation
 from vqlab.nn.base import Decoder, Encoder, check_image
 from vqlab.validation import Count, NonNegativeInt, Range
 
-Halvable = Annotated[int, Range(2)]  # half of it is used, too
-
 
 class SmallEncoder(Encoder):
-    """Strided 4x4 convolutions, then residual blocks; the defaults are those of the authors' code (the paper has 256).
+    """Strided 4x4 convolutions, then residual blocks; the defaults are those of the authors' code.
 
     Args:
         in_channels: Channels of the images; the command line links it to the data.
@@ -33,7 +31,7 @@ class SmallEncoder(Encoder):
     def __init__(
         self,
         in_channels: Count = 3,
-        hidden_channels: Halvable = 128,
+        hidden_channels: Annotated[int, Range(2)] = 128,
         res_channels: Count = 32,
         num_res_blocks: NonNegativeInt = 2,
         downsampling: int = 4,
@@ -68,7 +66,7 @@ class SmallDecoder(Decoder):
     def __init__(
         self,
         out_channels: Count = 3,
-        hidden_channels: Halvable = 128,
+        hidden_channels: Annotated[int, Range(2)] = 128,
         res_channels: Count = 32,
         num_res_blocks: NonNegativeInt = 2,
         downsampling: int = 4,
@@ -84,10 +82,7 @@ class SmallDecoder(Decoder):
             layers += [nn.ConvTranspose2d(width, next_width, 4, stride=2, padding=1), nn.ReLU()]
         self.body = nn.Sequential(*layers)
         last = nn.ConvTranspose2d(widths[-1], out_channels, 4, stride=2, padding=1)
-        self.head = nn.Sequential(last, activation(out_activation))
-
-    def forward(self, z: Tensor) -> Tensor:
-        return self.head(self.body(z))
+        self.head = nn.Sequential(last, ACTIVATIONS[out_activation]())
 
 
 class Residual(nn.Module):
@@ -109,18 +104,18 @@ def halvings(downsampling: int) -> int:
     return downsampling.bit_length() - 1
 
 
-SLOPE = 0.2  # of the leaky ReLU below 0, from the authors' published code
+SLOPE = 0.2  # of LeakyReLU for x < 0, from the authors' published code
 
 
 class MLPEncoder(Encoder):
-    """Linear layers with leaky ReLUs from a flattened image to one vector, which is a map of 1 x 1.
+    """Linear layers with LeakyReLU from a flattened image to one vector, a feature map of size 1 x 1.
 
-    The model adds a linear layer: with the defaults and 200 logits 784-512-256-200, the paper's inference network.
+    The model adds a linear layer. With the defaults and 200 logits this is the paper's network, 784-512-256-200.
 
     Args:
         in_channels: Channels of the images; the command line links it to the data.
         image_size: Height and width of the images; linked to the data.
-        hidden_channels: Widths of the layers before the last, in order; none leaves a single layer.
+        hidden_channels: Widths of the layers before the last, in order.
         out_channels: Channels of the features, the width of the last layer.
 
     Example:
@@ -146,20 +141,20 @@ class MLPEncoder(Encoder):
     def forward(self, x: Tensor) -> Tensor:
         height, width, size = *x.shape[-2:], self.downsampling
         if not height == width == size:
-            made_for = f"the encoder is made for {size}x{size}"
-            raise UserError(f"images of {height}x{width}, but {made_for}: set image_size={size}, or another encoder")
+            found = f"images of {height}x{width}, but the encoder is made for {size}x{size}"
+            raise UserError(f"{found}: set image_size={size}, or another encoder")
         return self.layers(x)
 
 
 class MLPDecoder(Decoder):
-    """The mirror of :class:`MLPEncoder`: linear layers with leaky ReLUs from one vector to an image.
+    """The mirror of :class:`MLPEncoder`: linear layers with LeakyReLU from one vector to an image.
 
-    It begins with an activation, for the model adds a linear layer in front: 200-256-512-784, the paper's network.
+    It begins with an activation, because the model adds a linear layer before it: 200-256-512-784 in the paper.
 
     Args:
         out_channels: Channels of the images; the command line links it to the data.
         image_size: Height and width of the images; linked to the data.
-        hidden_channels: Widths of the layers before the last, in order; none leaves a single layer.
+        hidden_channels: Widths of the layers before the last, in order.
         in_channels: Channels of the features.
         out_activation: None (unrestricted), ``tanh`` for images in [-1, 1], ``sigmoid`` for [0, 1].
     """
@@ -174,13 +169,10 @@ class MLPDecoder(Decoder):
     ) -> None:
         super().__init__()
         self.in_channels, self.out_channels, self.upsampling = in_channels, out_channels, image_size
-        widths, image = [in_channels, *hidden_channels], (out_channels, image_size, image_size)
+        widths, shape = [in_channels, *hidden_channels], (out_channels, image_size, image_size)
         layers: list[nn.Module] = [nn.Flatten(), nn.LeakyReLU(SLOPE)]
         for width, next_width in pairwise(widths):
             layers += [nn.Linear(width, next_width), nn.LeakyReLU(SLOPE)]
         self.body = nn.Sequential(*layers)
         last = nn.Linear(widths[-1], out_channels * image_size**2)
-        self.head = nn.Sequential(last, nn.Unflatten(1, image), activation(out_activation))
-
-    def forward(self, z: Tensor) -> Tensor:
-        return self.head(self.body(z))
+        self.head = nn.Sequential(last, nn.Unflatten(1, shape), ACTIVATIONS[out_activation]())

@@ -1,4 +1,4 @@
-"""Discriminators: of patches (PatchGAN), with classes (SGAN), and of pairs of glyphs with styles (FontGAN)."""
+"""Discriminators of image patches (PatchGAN), of classes (SGAN), and of pairs of glyphs (FontGAN)."""
 
 from typing import Literal, NamedTuple
 
@@ -18,16 +18,16 @@ from vqlab.validation import Count
 
 
 class PatchGAN(Discriminator):
-    """Convolutions that classify overlapping patches; with three layers a patch has 70 x 70 pixels.
+    """Convolutions that classify overlapping patches, of 70 x 70 pixels with three layers.
 
-    4x4 convolutions and LeakyReLU(0.2): ``num_layers`` that halve the size, one that keeps it, and one to a single
-    channel: (B, 1, H // 2^num_layers - 2, W // 2^num_layers - 2). The first has no norm. Channels double from layer to
-    layer, up to eight times ``base_channels``.
+    4x4 convolutions with LeakyReLU(0.2): ``num_layers`` of stride 2, one of stride 1, and one to a single channel, of
+    shape (B, 1, H // 2^num_layers - 2, W // 2^num_layers - 2). The first has no norm. The number of channels doubles
+    per layer, up to eight times ``base_channels``.
 
     Args:
         in_channels: Channels of the images; the command line links it to the data.
         base_channels: Channels of the first layer.
-        num_layers: Layers that halve the size; height and width of the images are at least 3 * 2^num_layers.
+        num_layers: Layers of stride 2; height and width of the images must be at least 3 * 2^num_layers.
         norm: ``group`` (at most 32 groups), ``batch`` (VQ-GAN's published code; logits depend on the whole batch),
             ``spectral`` (of all convolutions, without norm layers: Miyato et al. 2018, arXiv:1802.05957), or ``none``.
 
@@ -49,7 +49,7 @@ class PatchGAN(Discriminator):
         layers: list[nn.Module] = [nn.Conv2d(in_channels, widths[0], 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
         for level in range(1, num_layers + 1):
             stride = 2 if level < num_layers else 1
-            bias = norm != "batch"  # batch norm removes the mean of each channel, group norm only that of a group
+            bias = norm != "batch"  # batch norm removes the mean of each channel
             layers.append(nn.Conv2d(widths[level - 1], widths[level], 4, stride, padding=1, bias=bias))
             if norm in ("group", "batch"):
                 layers.append(group_norm(widths[level]) if norm == "group" else nn.BatchNorm2d(widths[level]))
@@ -66,35 +66,36 @@ class PatchGAN(Discriminator):
     def features(self, x: Tensor) -> Tensor:
         """Return the input of the last layer, (B, F, h + 1, w + 1)."""
         if x.ndim != 4 or x.shape[1] != self.in_channels:
-            raise UserError(f"PatchGAN takes images (B, {self.in_channels}, H, W), got {tuple(x.shape)}")
+            shape = f"(B, {self.in_channels}, H, W)"
+            raise UserError(f"images must be {shape}, got {tuple(x.shape)}: set in_channels of PatchGAN")
         self.check_size(*x.shape[2:])
         return self.layers[:-1](x)
 
     def check_size(self, height: int, width: int) -> None:
         """Raise UserError if images of this size are too small."""
-        smallest = 3 * 2**self.num_layers  # the last two layers take one pixel each away, and one must remain
+        smallest = 3 * 2**self.num_layers  # the last two layers remove one pixel each, and one must remain
         if min(height, width) < smallest:
             found = f"images of {height}x{width} are too small for a PatchGAN with num_layers={self.num_layers}"
             raise UserError(f"{found}: set image_size={smallest}, or use fewer layers")
 
 
 class DiscriminatorOutput(NamedTuple):
-    """The output for B images."""
+    """Output for B images."""
 
     features: Tensor  # (B, F)
     logits: Tensor  # (B, K + 1), the last for generated images
-    real_logits: Tensor  # (B,), high where the image looks real
+    real_logits: Tensor  # (B,), high for real images
 
 
 class SGANDiscriminator(nn.Module):
-    """Heads on the features of images.
+    """Heads for classes and for real or generated, on the features of images.
 
     Args:
         net: Network to features.
-        num_classes: K.
+        num_classes: Number of classes, K.
         head: ``kplus1``, K + 1 logits and an adversarial logit; ``logsumexp``, K logits, 0 for generated images, and
             the log-sum-exp of the K as the adversarial logit (Salimans et al. 2016, arXiv:1606.03498, section 5).
-        spectral_norm: Divide each weight matrix but the class head's by its largest singular value (arXiv:1802.05957).
+        spectral_norm: Spectral norm for all layers except the class head (Miyato et al. 2018, arXiv:1802.05957).
 
     Example:
         >>> from vqlab.nn import ConvFeatures
@@ -112,8 +113,8 @@ class SGANDiscriminator(nn.Module):
         super().__init__()
         self.net = net
         self.class_head = nn.Linear(net.out_features, num_classes + (head == "kplus1"))
-        self.adversarial_head = nn.Linear(net.out_features, 1) if head == "kplus1" else None
         draw_weights(self.class_head)
+        self.adversarial_head = nn.Linear(net.out_features, 1) if head == "kplus1" else None
         if self.adversarial_head is not None:
             draw_weights(self.adversarial_head)
         for part in list(self.modules()) if spectral_norm else []:
@@ -121,6 +122,7 @@ class SGANDiscriminator(nn.Module):
                 normalise(part)
 
     def forward(self, x: Tensor) -> DiscriminatorOutput:
+        """Return the logits of images ``x`` (B, C, H, W)."""
         features = self.net(x)
         logits = self.class_head(features)
         if self.adversarial_head is not None:
@@ -130,25 +132,25 @@ class SGANDiscriminator(nn.Module):
 
 
 def real_logit(logits: Tensor) -> Tensor:
-    """Return log p(real) - log p(generated), (B,): the log-sum-exp of the K classes over the last of K + 1 logits."""
+    """Return log p(real) - log p(generated), (B,), of logits (B, K + 1) of K classes and of generated images."""
     logits = upcast(logits)
     return logits[:, :-1].logsumexp(1) - logits[:, -1]
 
 
 class GlyphDiscriminatorOutput(NamedTuple):
-    """The output for B pairs."""
+    """Output for B pairs."""
 
-    real_logits: Tensor  # (B, 1, h, w), high where the patch looks like the target font
+    real_logits: Tensor  # (B, 1, h, w), high for patches of the target font
     styles: Tensor  # (B, num_styles) logits
 
 
 class GlyphDiscriminator(ConfigMixin, nn.Module):
-    """A PatchGAN on a source glyph and a candidate of any size, and a linear style classifier on its mean features.
+    """A PatchGAN on pairs of a source glyph and a candidate, and a linear style classifier on its mean features.
 
     Args:
         num_styles: Number of styles; the command line links it to the data.
         base_channels: Channels of the first layer.
-        num_layers: Layers that halve the size; the images have at least 3 * 2^num_layers pixels a side.
+        num_layers: Layers of stride 2; height and width of the glyphs must be at least 3 * 2^num_layers.
         norm: As in ``PatchGAN``; ``spectral`` does not constrain the style classifier.
 
     Example:
@@ -172,12 +174,13 @@ class GlyphDiscriminator(ConfigMixin, nn.Module):
         draw_weights(self.style_head)
 
     def forward(self, source: Tensor, candidate: Tensor) -> GlyphDiscriminatorOutput:
+        """Return the logits of pairs of glyphs, (B, 1, S, S) each."""
         features = self.patches.features(torch.cat([source, candidate], 1))
         return GlyphDiscriminatorOutput(self.patches.layers[-1](features), self.style_head(features.mean((2, 3))))
 
 
 def check_fit(generator: UNet, discriminator: GlyphDiscriminator | None, num_styles: int, image_size: int) -> None:
-    """Raise UserError if a network is made for other glyphs or styles, or the glyphs are too small."""
+    """Raise UserError if a network is made for other glyphs or styles, or if the glyphs are too small."""
     if generator.image_size != image_size:
         raise UserError(f"glyphs have size {image_size}, the generator {generator.image_size}: make both the same")
     for name, part in (("generator", generator), ("discriminator", discriminator)):

@@ -6,23 +6,22 @@ from typing import Annotated, Literal
 import torch
 from torch import Tensor, nn
 
-from vqlab.errors import UserError
 from vqlab.nn.base import FeatureNet, Generator
 from vqlab.validation import Count, NonNegative, Probability, Range
 
-SLOPE, INIT_STD = 0.2, 0.02  # of the leaky ReLUs below 0; of the initial weights (arXiv:1511.06434)
+SLOPE, INIT_STD = 0.2, 0.02  # of LeakyReLU for x < 0; of the initial weights (arXiv:1511.06434)
 
 
 class ConvGenerator(Generator):
-    """A linear layer to a map of a quarter of the size, and two convolutions, each after upsampling by 2.
+    """A linear layer to a map of a quarter of the size, then two convolutions, each after upsampling by 2.
 
-    Batch norm, leaky ReLU and tanh (Radford et al. 2016, arXiv:1511.06434); sizes not divisible by 4 are cropped.
+    Batch norm, LeakyReLU and tanh (Radford et al. 2016, arXiv:1511.06434); sizes not divisible by 4 are cropped.
 
     Args:
         latent_dim: Dimension of the noise.
         out_channels: Channels of the images; the command line links it to the data.
         image_size: Height and width; linked to the data.
-        base_channels: Channels of the first map; half of them in the last.
+        base_channels: Channels of the first map; the last has half of them.
 
     Example:
         >>> tuple(ConvGenerator()(torch.randn(2, 100)).shape)
@@ -57,17 +56,17 @@ class ConvGenerator(Generator):
         self.apply(draw_weights)
 
     def forward(self, z: Tensor) -> Tensor:
-        images = self.layers(z)
-        edge = (images.shape[-1] - self.image_size) // 2
-        return images[..., edge : edge + self.image_size, edge : edge + self.image_size]
+        images, size = self.layers(z), self.image_size
+        edge = (images.shape[-1] - size) // 2
+        return images[..., edge : edge + size, edge : edge + size]
 
 
 class ConvFeatures(FeatureNet):
-    """Strided convolutions, each with leaky ReLU, channel dropout and batch norm (the first without norm).
+    """Strided convolutions, each with LeakyReLU, channel dropout and batch norm (the first without norm).
 
     Args:
         in_channels: Channels of the images; the command line links it to the data.
-        image_size: Height and width; linked to the data. Any size is possible: 28 becomes 14, 7, 4, 2.
+        image_size: Height and width, any number; linked to the data.
         channels: Channels of the convolutions, in order.
         dropout: Probability of dropping a channel.
         norm: ``batch``, or ``none`` for use with spectral norm.
@@ -98,24 +97,13 @@ class ConvFeatures(FeatureNet):
         self.out_features = width * side**2
         self.apply(draw_weights)
 
-    def forward(self, x: Tensor) -> Tensor:
-        check_images(x, self.in_channels, self.image_size)
-        return self.layers(x)
-
 
 def draw_weights(part: nn.Module) -> None:
-    """Draw the weights of a layer from N(0, 0.02^2), the scales of a norm from N(1, 0.02^2); biases are 0."""
+    """Draw the weights of a layer from N(0, 0.02^2), the scales of a norm from N(1, 0.02^2); set biases to 0."""
     if isinstance(part, nn.Conv2d | nn.Linear | nn.BatchNorm2d | nn.GroupNorm):
-        is_norm = isinstance(part, nn.BatchNorm2d | nn.GroupNorm)
-        nn.init.normal_(part.weight, 1.0 if is_norm else 0.0, INIT_STD)
+        nn.init.normal_(part.weight, float(isinstance(part, nn.BatchNorm2d | nn.GroupNorm)), INIT_STD)
         if part.bias is not None:
             nn.init.zeros_(part.bias)
-
-
-def check_images(x: Tensor, channels: int, size: int) -> None:
-    """Raise UserError unless ``x`` is (B, channels, size, size)."""
-    if x.shape[1:] != (channels, size, size):
-        raise UserError(f"images must be (B, {channels}, {size}, {size}), got {tuple(x.shape)}: set image_size={size}")
 
 
 class MLPGenerator(Generator):
@@ -153,13 +141,13 @@ class MLPGenerator(Generator):
 
 
 class MLPFeatures(FeatureNet):
-    """Linear layers with ReLUs, and training noise (Salimans et al. 2016, arXiv:1606.03498, without weight norm).
+    """Linear layers with ReLU, and noise in training (Salimans et al. 2016, arXiv:1606.03498, without weight norm).
 
     Args:
         in_channels: Channels of the images; the command line links it to the data.
         image_size: Height and width; linked to the data.
         hidden_features: Widths of the layers; the last is that of the features.
-        input_noise: Standard deviation of the noise on the image; the image range is 1 wide in the paper, here 2.
+        input_noise: Standard deviation of the noise on the image in [-1, 1] (in the paper in [0, 1]).
         noise: Standard deviation of the noise on each layer.
 
     Example:
@@ -181,15 +169,11 @@ class MLPFeatures(FeatureNet):
         layers: list[nn.Module] = [nn.Flatten(), GaussianNoise(input_noise)]
         for width, next_width in pairwise(widths):
             layers += [nn.Linear(width, next_width), nn.ReLU(), GaussianNoise(noise)]
-        self.layers = nn.Sequential(*layers[:-1])  # no noise on the features
-
-    def forward(self, x: Tensor) -> Tensor:
-        check_images(x, self.in_channels, self.image_size)
-        return self.layers(x)
+        self.layers = nn.Sequential(*layers[:-1])  # without noise on the features
 
 
 class GaussianNoise(nn.Module):
-    """Add noise of standard deviation ``std`` while training."""
+    """Add noise with standard deviation ``std`` in training."""
 
     def __init__(self, std: float) -> None:
         super().__init__()

@@ -12,23 +12,21 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from vqlab.errors import UserError
 
-HOSTS = ("api.forge.coreweave.com", "api.wandb.ai")  # where `wandb login` of 0.31, and of earlier versions, puts a key
+HOSTS = ("api.forge.coreweave.com", "api.wandb.ai")  # netrc entries of `wandb login`: since 0.31, and before
 
 
 def tensorboard_logger(run_folder: str | Path, step: int = 0) -> TensorBoardLogger:
-    """Return a logger that writes to ``tensorboard`` in ``run_folder``; an earlier run is shown up to ``step``."""
+    """Return a logger that writes to ``tensorboard`` in ``run_folder``; later steps than ``step`` are discarded."""
     if find_spec("tensorboard") is None:
         raise UserError("TensorBoard is not installed: pip install 'vqlab[tensorboard]', or leave out --tensorboard")
-    # Lightning's default logs hp_metric=-1 beside the hyperparameters.
-    return TensorBoardLogger(
-        run_folder, name="", version="tensorboard", default_hp_metric=False, purge_step=step or None
-    )
+    options: dict[str, Any] = {"name": "", "version": "tensorboard", "default_hp_metric": False}
+    return TensorBoardLogger(run_folder, purge_step=step or None, **options)
 
 
 def wandb_logger(run_folder: str | Path, project: str, mode: str, note: str = "") -> WandbLogger | None:
-    """Return a logger that writes to ``run_folder``; None if ``mode`` is ``disabled``, or it cannot start.
+    """Return a logger that writes to ``run_folder``; None if ``mode`` is ``disabled``, or if it cannot start.
 
-    The mode ``auto`` is that of ``WANDB_MODE``, else online with a key and offline without.
+    ``auto`` takes ``WANDB_MODE``; without it, online if there is an API key, otherwise offline.
     """
     if mode not in ("auto", "online", "offline", "disabled"):
         raise UserError(f"wandb mode must be auto, online, offline or disabled, got {mode!r}: set --wandb.mode=auto")
@@ -40,7 +38,7 @@ def wandb_logger(run_folder: str | Path, project: str, mode: str, note: str = ""
     for attempt in ("online", "offline") if mode == "online" else ("offline",):
         try:
             return _start_wandb(Path(run_folder), project, attempt, note)
-        except Exception as error:  # wandb raises several unrelated types; the run must go on in any case
+        except Exception as error:  # wandb raises several unrelated types
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             rank_zero_info(f"wandb could not go {attempt} ({reason}); {instead[attempt]}")
     return None
@@ -51,23 +49,20 @@ def _start_wandb(folder: Path, project: str, mode: Any, note: str) -> WandbLogge
 
     folder.mkdir(parents=True, exist_ok=True)
     settings = wandb.Settings(silent=mode == "offline", init_timeout=30)
-    # Absolute: the process that writes the files stays in the folder in which the first run started.
-    run = wandb.init(
-        project=project, name=folder.name, notes=note or None, dir=folder.absolute(), mode=mode, settings=settings
-    )
-    # As WandbLogger does for runs that it starts itself: training steps on the x-axis, not calls of log.
+    # Absolute, because the process that writes the files has its own working directory.
+    names = {"project": project, "name": folder.name, "notes": note or None}
+    run = wandb.init(**names, dir=folder.absolute(), mode=mode, settings=settings)
+    # As WandbLogger does for its own runs: the x-axis is the training step, not the number of log calls.
     run.define_metric("trainer/global_step")
     run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
     return WandbLogger(experiment=run)
 
 
 def has_key() -> bool:
-    """Whether a key for W&B is configured."""
-    if os.environ.get("WANDB_API_KEY"):
-        return True
-    own = urlsplit(os.environ.get("WANDB_BASE_URL", "")).netloc  # a server of one's own
+    """Whether an API key for W&B is configured."""
+    own_server = urlsplit(os.environ.get("WANDB_BASE_URL", "")).netloc
     try:
-        entries = netrc.netrc()
-        return any(entries.authenticators(host) for host in (*HOSTS, own) if host)
+        entries = netrc.netrc().hosts
     except (FileNotFoundError, netrc.NetrcParseError):
-        return False
+        entries = {}
+    return bool(os.environ.get("WANDB_API_KEY")) or any(host in entries for host in (*HOSTS, own_server))

@@ -1,4 +1,4 @@
-"""metrics.csv: one line per log call, written at once, continued by a resumed run."""
+"""metrics.csv: one line per log call, written at once and continued by a resumed run."""
 
 import csv
 import io
@@ -13,9 +13,9 @@ from vqlab.atomic_io import append, write_atomic
 
 
 class CSVLog(Logger):
-    """Append metrics to ``folder/filename``; the columns are ``step``, ``time`` and every metric so far.
+    """Append metrics to ``folder/filename``; the columns are ``step``, ``time`` and all metrics so far.
 
-    A killed run loses no line. Lightning's ``CSVLogger`` deletes an existing file; this one keeps it for a resumed run.
+    A killed run loses no line. Unlike Lightning's ``CSVLogger``, this logger keeps an existing file.
     """
 
     version = ""  # the folder is the version
@@ -27,20 +27,20 @@ class CSVLog(Logger):
 
     @property
     def name(self) -> str:
-        """Name of the run's folder."""
+        """Name of the run folder."""
         return self.path.parent.name
 
     @property
     def save_dir(self) -> str:
-        """The run's folder."""
+        """Path of the run folder."""
         return str(self.path.parent)
 
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
-        """Do nothing: config.yaml holds them."""
+        """Do nothing: config.yaml contains them."""
 
     @rank_zero_only
     def resume_from(self, step: int, last: dict[str, float] | None = None) -> None:
-        """Keep the lines of the first ``step`` steps; ``last`` is one that a killed run may not have written."""
+        """Keep the lines of the first ``step`` steps; add ``last``, which a killed run may not have written."""
         rows: list[dict[str, Any]] = [row for row in read_rows(self.path) if int(row["step"]) < step]
         if last and not any(int(row["step"]) == last["step"] and all(map(row.get, last)) for row in rows):
             rows.append(last)
@@ -65,10 +65,10 @@ class CSVLog(Logger):
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
-    """Read the complete lines of a metrics file; a truncated last line is left out."""
+    """Read the complete lines of a metrics file, without a truncated last line."""
     if not path.exists():
         return []
-    text = path.read_text(encoding="utf-8-sig")  # Excel writes a byte order mark
+    text = path.read_text(encoding="utf-8-sig")  # Excel adds a byte order mark
     rows = csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1]))
     return [row for row in rows if None not in row.values() and row.get("step", "").isdigit()]
 

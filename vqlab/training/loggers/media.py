@@ -22,12 +22,12 @@ def guarded(logger: Logger) -> Logger:
 
 
 def attempt(logger: Logger, call: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
-    """Call a function that logs; if it raises, warn once and disable ``logger``: the run goes on without it."""
+    """Call a method of ``logger``; if it raises, warn once and disable the logger, so that the run continues."""
     if getattr(logger, "failed", False):
         return
     try:
         call(*args, **kwargs)
-    except Exception as error:  # each logging library has types of its own
+    except Exception as error:  # each logging library has its own types
         logger.failed = True  # type: ignore[attr-defined]
         reason = (str(error).splitlines() or [""])[0][:120] or type(error).__name__
         rank_zero_warn(f"{type(logger).__name__} failed ({reason}): the run goes on without it")
@@ -38,8 +38,7 @@ def log_image(loggers: Iterable[Logger], name: str, image: Tensor, step: int) ->
     for logger in loggers:
         if isinstance(logger, WandbLogger):
             logger.log_image(name, [image], step=step)
-        elif isinstance(logger, TensorBoardLogger):
-            attempt(logger, _to_board, logger, "image", name, image, step)
+    _to_boards(loggers, "image", name, image, step)
 
 
 def log_table(
@@ -49,10 +48,8 @@ def log_table(
     for logger in loggers:
         if isinstance(logger, WandbLogger):
             logger.log_table(name, columns=list(columns), data=[list(row) for row in rows], step=step)
-        elif isinstance(logger, TensorBoardLogger):
-            lines = [columns, ["---"] * len(columns), *rows]
-            text = "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
-            attempt(logger, _to_board, logger, "text", name, text, step)
+    lines = [columns, ["---"] * len(columns), *rows]
+    _to_boards(loggers, "text", name, "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines), step)
 
 
 def log_histogram(loggers: Iterable[Logger], name: str, values: Tensor, step: int) -> None:
@@ -63,9 +60,10 @@ def log_histogram(loggers: Iterable[Logger], name: str, values: Tensor, step: in
 
             histogram: Any = wandb.Histogram(values.cpu().tolist(), num_bins=BINS)
             logger.log_metrics({name: histogram}, step)
-        elif isinstance(logger, TensorBoardLogger):
-            attempt(logger, _to_board, logger, "histogram", name, values.cpu(), step, bins=BINS)
+    _to_boards(loggers, "histogram", name, values.cpu(), step, bins=BINS)
 
 
-def _to_board(logger: TensorBoardLogger, kind: str, *args: Any, **kwargs: Any) -> None:
-    getattr(logger.experiment, f"add_{kind}")(*args, **kwargs)
+def _to_boards(loggers: Iterable[Logger], kind: str, *args: Any, **kwargs: Any) -> None:
+    for logger in loggers:
+        if isinstance(logger, TensorBoardLogger):
+            attempt(logger, lambda board: getattr(board.experiment, f"add_{kind}")(*args, **kwargs), logger)

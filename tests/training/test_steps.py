@@ -1,4 +1,4 @@
-"""A loss that is not a number stops the training, on all ranks at once."""
+"""A NaN or infinite loss stops the training on all ranks."""
 
 import math
 
@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from tests.helpers.two_ranks import on_two_ranks
-from vqlab.training.finite import NonFiniteError, require_finite
+from vqlab.training.steps import NonFiniteError, require_finite
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-def test_names_all_terms_the_batch_and_the_step(value, dtype):
+def test_error_names_terms_batch_and_step(value, dtype):
     bad, good = torch.tensor(value, dtype=dtype), torch.tensor(3e38, requires_grad=True)
     require_finite({"large": good, "mixed": torch.tensor(-1.0, dtype=dtype)}, batch_idx=0, step=0)
     with pytest.raises(NonFiniteError, match=r"^loss, rec_loss is NaN or infinite at batch 7 \(step 3\)") as error:
@@ -20,7 +20,7 @@ def test_names_all_terms_the_batch_and_the_step(value, dtype):
 
 
 def error_of_a_rank(rank):
-    """The message on one rank of two; only rank 1 has a NaN, at batch 5."""
+    """Return the message on one of two ranks; only rank 1 has a NaN, at batch 5."""
     require_finite({"loss": torch.tensor(1.0), "rec_loss": torch.tensor(2.0)}, 4, 4)
     try:
         require_finite({"rec_loss": torch.tensor(math.nan if rank == 1 else 2.0)}, 5, 5)
@@ -28,7 +28,7 @@ def error_of_a_rank(rank):
         return str(error)
 
 
-def test_both_ranks_raise_the_same(tmp_path):
+def test_both_ranks_raise_the_same_error(tmp_path):
     messages = on_two_ranks(error_of_a_rank, tmp_path)
     assert messages[0].startswith("rec_loss is NaN or infinite at batch 5 (step 5)")
     assert messages[0] == messages[1]

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from vqlab.nn.value_range import ValueRange
+from vqlab.nn import ValueRange
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 RANGES = [ValueRange("unit"), ValueRange("signed"), ValueRange("standardized", MEAN, STD)]
@@ -19,7 +19,7 @@ def test_decode_undoes_encode(value_range, shape, dtype):
     torch.testing.assert_close(value_range.decode(encoded), x, rtol=0, atol=1e-6)
 
 
-def test_the_maps_channel_by_channel():
+def test_encode_equals_its_formula_per_channel():
     x = torch.rand(2, 3, 4, 4, dtype=torch.float64)
     assert torch.equal(ValueRange("unit").encode(x), x)
     torch.testing.assert_close(ValueRange("signed").encode(x), 2 * x - 1)
@@ -28,7 +28,7 @@ def test_the_maps_channel_by_channel():
         torch.testing.assert_close(standardized[:, c], (x[:, c] - MEAN[c]) / STD[c])
 
 
-def test_lists_make_the_same_range_as_tuples():
+def test_lists_and_tuples_give_equal_ranges():
     made = ValueRange("standardized", list(MEAN), list(STD))
     assert made == RANGES[2]
     assert hash(made) == hash(RANGES[2])
