@@ -31,7 +31,7 @@ def test_rows_override_common_and_the_command_line_overrides_rows():
     experiment = read(typed, common={"model.lr": 2, "data.batch_size": 3}, rows=rows)
     a, b, c = experiment.rows
     assert experiment.fit(a) == [
-        "fit", "--config=base.yaml", "--name=a",
+        "fit", "--config=base.yaml", "--name=a", "--trainer.devices=1",
         "--data.batch_size=3", "--model.lr=1", "--data=ImageArrays", "--data.path=x",
     ]  # fmt: skip
     assert [row.settings.get("model.lr") for row in (a, b, c)] == [1, 2, None], "another class, without its options"
@@ -59,10 +59,12 @@ def test_scale_applies_to_steps_and_schedules():
     rows = [{"name": "a", "trainer.max_steps": 300}, {"name": "b", "model.schedule": None, "model.num_mis_steps": 20}]
     a, b = read(["--trainer.val_check_interval=70"], 0.1, common={"trainer.val_check_interval": 100}, rows=rows).rows
     assert a.options == {
-        "trainer.max_steps": 30, "model.schedule.warmup_steps": 5, "trainer.val_check_interval": "70",
+        "trainer.devices": 1, "trainer.max_steps": 30, "model.schedule.warmup_steps": 5,
+        "trainer.val_check_interval": "70",
     }  # fmt: skip
     assert b.options == {
-        "trainer.max_steps": 100, "model.schedule": None, "model.num_mis_steps": 20, "trainer.val_check_interval": "70",
+        "trainer.devices": 1, "trainer.max_steps": 100, "model.schedule": None, "model.num_mis_steps": 20,
+        "trainer.val_check_interval": "70",
     }  # fmt: skip
 
 

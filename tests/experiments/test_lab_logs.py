@@ -12,7 +12,7 @@ EXPERIMENTS = Path(__file__).parents[2] / "configs/experiments"
 # One line per run: settings by their last names. The logs' own tables, not the experiment files, are the source.
 TOPIC = "num_topics contrast generator_lr temperature batch_size lr"
 SIGNAL = "batch_size lr embedding_dim num_embeddings max_steps encoder.norm encoder.mlp"
-JSA = "out_activation base_lr num_mis_steps hold_steps global_batch_size"
+JSA = "out_activation base_lr num_mis_steps hold_steps batch_size"
 LOGS = {
     "gan_topic_20news": {
         TOPIC: [
@@ -58,7 +58,7 @@ LOGS = {
         ]
     },
     "vqgan_cifar10": {
-        "out_activation perceptual_weight base_lr disc_start global_batch_size": [
+        "out_activation perceptual_weight base_lr disc_start batch_size": [
             (out, weight, 4.5e-6, 1_000_000, 512) for out in (None, "tanh") for weight in (0, 1)
         ]
     },
@@ -89,7 +89,7 @@ def test_each_run_of_the_log_is_a_row(name):
 
 
 @pytest.mark.parametrize("name", LOGS)
-def test_no_row_sets_the_number_of_devices(name):
-    assert not [
-        row.name for row in read_experiment(EXPERIMENTS / f"{name}.yaml").rows if "trainer.devices" in row.settings
-    ]
+def test_each_row_runs_on_one_device_unless_the_user_asks_for_more(name):
+    for extra, devices in ((), 1), (("--trainer.devices=4",), "4"):
+        rows = read_experiment(EXPERIMENTS / f"{name}.yaml", extra).rows
+        assert {row.options["trainer.devices"] for row in rows} == {devices}

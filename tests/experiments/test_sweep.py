@@ -54,7 +54,7 @@ def test_dry_run_prints_the_commands_only(capsys):
     before = sorted(Path().rglob("*"))
     assert run("--dry-run", "--test", "--data.batch_size", "8") == 0
     lines = capsys.readouterr().out.splitlines()
-    b = "--config=base.yaml --name=b --model.lr=0.2 --data.batch_size=8"
+    b = "--config=base.yaml --name=b --trainer.devices=1 --model.lr=0.2 --data.batch_size=8"
     assert lines[0].endswith("--ckpt_path=runs/toy/a/checkpoints/best.ckpt")
     assert lines[1:3] == [f"vqlab fit {b}", f"vqlab test {b} --ckpt_path=runs/toy/b/checkpoints/best.ckpt"]
     assert sorted(Path().rglob("*")) == before

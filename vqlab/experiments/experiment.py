@@ -75,6 +75,8 @@ def read_experiment(path: Path, extra: Sequence[str] = (), runs: Path = Path("ru
         raise UserError(f"base config {base} of {path} does not exist: correct base")
     configs = (found, *overlays)
     shared = overlay({}, *map(read_yaml, configs))
+    # A row starts no more processes than the file or the user asks for.
+    devices = {} if "trainer.devices" in shared else {"trainer.devices": 1}
     common = check_options(content.get("common") or {}, f"common of {path}")
     rows = []
     for label, options in read_points(content, path):
@@ -89,7 +91,7 @@ def read_experiment(path: Path, extra: Sequence[str] = (), runs: Path = Path("ru
             if not settings.get("model"):
                 raise UserError(f"{configs[0]} has no model: set model in it, or in common of {path}")
             scaled = {key: value for key, value in scaled.items() if key not in typed}
-            rows.append(Row(name, label, stack(common, {**seeding, **options}, scaled, typed), settings))
+            rows.append(Row(name, label, stack(devices, common, {**seeding, **options}, scaled, typed), settings))
     if twice := [name for name, count in Counter(row.name for row in rows).items() if count > 1]:
         raise UserError(f"{path} has two rows of the name {twice[0]}: change one of them")
     return Experiment(path, runs, configs, tuple(rows))

@@ -74,8 +74,6 @@ class Run:
     folder: Path
     name: str = ""  # the shortest name that distinguishes it from the other runs of its model
     settings: Settings = field(default_factory=dict)  # its config by dotted name
-    note: str = ""
-    row: tuple[str, int] = ("", 0)  # experiment file of a sweep, and place in it
     log: MetricsLog = field(default_factory=MetricsLog)
     tested: dict[str, float] = field(default_factory=dict)  # the last metrics of test.csv
     status: str = "unfinished"  # or finished, running, failed
@@ -83,6 +81,8 @@ class Run:
     events: dict[str, tuple[int, str, str]] = field(default_factory=dict)  # by name: step, evidence, hint of the first
     pictures: dict[str, tuple[int, Path]] = field(default_factory=dict)  # by kind: step and file of the last one
     problems: list[str] = field(default_factory=list)  # missing and damaged files
+    note: str = ""
+    row: tuple[str, int] = ("", 0)  # experiment file of a sweep, and place in it
 
     @property
     def model(self) -> str:

@@ -50,8 +50,8 @@ def _start_wandb(folder: Path, project: str, mode: Any, note: str) -> WandbLogge
     folder.mkdir(parents=True, exist_ok=True)
     settings = wandb.Settings(silent=mode == "offline", init_timeout=30)
     # Absolute, because the process that writes the files has its own working directory.
-    names = {"project": project, "name": folder.name, "notes": note or None}
-    run = wandb.init(**names, dir=folder.absolute(), mode=mode, settings=settings)
+    options: dict[str, Any] = {"name": folder.name, "notes": note or None, "mode": mode, "settings": settings}
+    run = wandb.init(project=project, dir=folder.absolute(), **options)
     # As WandbLogger does for its own runs: the x-axis is the training step, not the number of log calls.
     run.define_metric("trainer/global_step")
     run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
