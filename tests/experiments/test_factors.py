@@ -11,7 +11,7 @@ from vqlab.experiments.factors import differing, effects, factors, repeats
 from vqlab.experiments.runs import MetricsLog, Run
 
 
-def run(value=0.0, steps=0, status="unfinished", **settings):
+def run(value=0.0, steps=0, status="interrupted", **settings):
     settings = {"model": "VQVAE"} | {name.replace("__", "."): value for name, value in settings.items()}
     log = MetricsLog({"val/loss": [(1, value)]}, [(steps, 1.0)])
     return Run(Path("runs/x"), str(settings), settings, log, status=status)
@@ -61,8 +61,8 @@ def test_repeats_have_equal_settings_equal_steps_and_different_seeds(steps_and_s
 
 @pytest.mark.parametrize(
     ("one", "two", "pairs"),
-    [((840, "unfinished"), (160, "unfinished"), 0), ((840, "finished"), (160, "running"), 0),
-     ((160, "unfinished"), (160, "failed"), 1), ((840, "finished"), (420, "finished"), 1)],
+    [((840, "interrupted"), (160, "interrupted"), 0), ((840, "finished"), (160, "running"), 0),
+     ((160, "interrupted"), (160, "failed"), 1), ((840, "finished"), (420, "finished"), 1)],
 )  # fmt: skip
 def test_pairs_have_equal_steps_unless_both_are_finished(one, two, pairs):
     (effect,) = effects([run(1.0, *one, m__k=1), run(2.0, *two, m__k=2)], "val/loss")

@@ -41,7 +41,7 @@ class Page(HTMLParser):
 
     def handle_data(self, data):
         self.text.append(data)
-        if self.open and self.open[-1] in ("td", "th"):
+        if self.open and self.open[-1] in ("td", "th", "a"):
             self.tables[-1][-1][-1][0] += data
 
     def handle_endtag(self, tag):
@@ -109,10 +109,11 @@ def test_page_is_self_contained(runs):
     add_event("runs/vqvae/a_seed1", "codebook_collapse", 3100, "6.0% of 64 codes used", "set --a.b=[1,2]")
     text = html()
     page = Page(text)
-    assert all(link.startswith("data:") for link in page.links)
+    folders = {f"../{folder}" for folder in map(str, Path("runs/vqvae").iterdir())}
+    assert {link for link in page.links if not link.startswith("data:")} == folders
     assert not re.search(r"url\(|@import|https?://|fetch\(|XMLHttp", text)
     assert "content=\"default-src 'none'; " in text
-    assert text.count("data:image/png;base64,") == 6, "the last picture of each run"
+    assert text.count("data:image/png;base64,") == 12, "two pictures of each run"
     assert text.count("data:image/svg+xml;base64,") == 4, "the curves"
     (event,) = page.table("event", "hint")
     shown = ["codebook collapse", "a_seed1", "3,100", "6.0% of 64 codes used", "set --a.b=[1,2]"]
@@ -172,7 +173,7 @@ def test_damaged_runs_are_listed(runs, capsys):
     assert all(f"runs/vqvae/{name}: {text}" in printed or "failed" in text for name, text in problems)
     assert len(page.table("run", "lr")) == 7
     assert "7 runs of VQVAE" in printed, "one section, also without config.yaml"
-    assert "5 finished, 1 failed, 1 unfinished" in printed
+    assert "5 finished, 1 failed, 1 interrupted" in printed
     report(["runs", "-o", "out", "--format=md"])
 
 
@@ -193,11 +194,11 @@ def test_markdown_and_its_pictures(runs):
     text = Path("out/report.md").read_text()
     linked = re.findall(r"!\[[^\n]*?\]\(([^)]*)\)", text)
     assert {*linked} == {str(path.relative_to("out")) for path in Path("out/report_files").iterdir()}
-    assert len(linked) == 6 + 4
-    (picture,) = Path("out/report_files").glob("*a_seed0*.png")
+    assert len(linked) == 12 + 4
+    (picture,) = Path("out/report_files").glob("*a_seed0-step-60*.png")
     assert picture.read_bytes() == Path("runs/vqvae/a_seed0/samples/step_000060.png").read_bytes()
     assert r"| loss oscillation | b\_seed2 | 40 | so it is | set --model.lr=1 |" in text
-    assert re.search(r"^\| a\\_seed0 \|.*\| 0\.001 \| 0 \| finished \|", text, re.MULTILINE)
+    assert re.search(r"^\| \[a\\_seed0\]\(../runs/vqvae/a_seed0\) \|.*\| 0\.001 \| 0 \| finished \|", text, re.MULTILINE)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from tests.helpers.run_folders import add_event, last_and_best, make
+from vqlab.experiments.report import spread
 from vqlab.experiments.run_state import row_lock
 from vqlab.experiments.runs import MetricsLog, Run, direction, find_runs, read_log, read_run
 from vqlab.training.loggers.csv import CSVLog
@@ -55,7 +56,7 @@ def test_peak_learning_rate_and_time_without_interruptions():
 def test_status():
     make(RUN)
     (RUN / "finished.json").unlink()
-    assert read_run(RUN).status == "unfinished"
+    assert read_run(RUN).status == "interrupted"
     (RUN / "failed.json").write_text(json.dumps({"error": "out of memory"}))
     run = read_run(RUN)
     assert (run.status, run.error) == ("failed", "out of memory")
@@ -76,14 +77,15 @@ def test_first_event_of_each_name_and_count_of_damaged_lines():
     assert run.problems == ["3 lines of health.jsonl cannot be read"]
 
 
-def test_last_picture_of_each_kind():
+def test_pictures_of_each_kind_are_sorted_by_step():
     make(RUN)
     for name in ("codes_000100.png", "codes_000020.png", "step_x.png", "note.png", "step_1000000.png"):
         (RUN / "samples" / name).touch()
     Path("secret").touch()
     (RUN / "samples" / "other_000001.png").symlink_to(Path("secret").absolute())
-    found = {kind: (step, path.name) for kind, (step, path) in read_run(RUN).pictures.items()}
-    assert found == {"step": (1_000_000, "step_1000000.png"), "codes": (100, "codes_000100.png")}
+    found = {kind: [step for step, _ in pictures] for kind, pictures in read_run(RUN).pictures.items()}
+    assert found == {"step": [20, 60, 1_000_000], "codes": [20, 100]}
+    assert spread([(step, Path()) for step in range(10)]) == [(step, Path()) for step in (0, 3, 6, 9)]
 
 
 def test_find_runs_below_folders_in_natural_order(monkeypatch):

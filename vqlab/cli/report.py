@@ -1,10 +1,12 @@
 """``vqlab report``: the lab log of a set of runs, as one HTML page or as Markdown with its pictures beside it."""
 
+import os
 import re
 import time
 from base64 import b64encode
 from collections.abc import Sequence
 from pathlib import Path
+from urllib.parse import quote
 
 from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
@@ -32,7 +34,7 @@ def report(args: Sequence[str]) -> None:
     runs = find_runs(options.runs)
     sections = write_report(runs)
     page = options.output / f"report.{options.format}"
-    text, files = render(page.name, options.title or " ".join(map(str, options.runs)), sections)
+    text, files = render(page.name, options.title or " ".join(map(str, options.runs)), sections, options.output)
     for name, content in {**files, page.name: text.encode()}.items():
         with write_atomic(options.output / name, "-o") as file:
             file.write(content)
@@ -42,7 +44,7 @@ def report(args: Sequence[str]) -> None:
     print(f"{page}: {plural(len(runs), 'run')}, {page.stat().st_size / 1e6:.1f} MB")
 
 
-def render(template: str, title: str, sections: Sequence[Section]) -> tuple[str, dict[str, bytes]]:
+def render(template: str, title: str, sections: Sequence[Section], output: Path) -> tuple[str, dict[str, bytes]]:
     """Return the page, with all text escaped, and the pictures beside it by their relative paths."""
     files: dict[str, bytes] = {}
 
@@ -58,6 +60,7 @@ def render(template: str, title: str, sections: Sequence[Section]) -> tuple[str,
     loader = FileSystemLoader(Path(__file__).parent)
     pages = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, finalize=clean)
     pages.filters |= {"base64": lambda content: b64encode(content).decode(), "saved": saved}
+    pages.filters["link"] = lambda folder: Markup(quote(os.path.relpath(folder, output)))
     read = time.strftime("%Y-%m-%d %H:%M")
     return pages.get_template(template).render(title=title, sections=sections, read=read), files
 

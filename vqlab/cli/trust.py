@@ -20,7 +20,7 @@ from vqlab.errors import UserError
 from vqlab.serialization import ConfigMixin, find_class, is_of_vqlab
 
 # Ignored options: they decide where files are written, or how the checkpoint is read.
-COMMAND = ("name", "note", "overwrite", "runs", "codes", "font", "family", "ckpt_path", "weights_only")
+COMMAND: tuple[str, ...] = ("name", "note", "overwrite", "runs", "codes", "font", "family", "ckpt_path", "weights_only")
 COMMAND += ("return_predictions",)
 PLACES = ("cache", "default_root_dir", "model_registry")  # arguments that decide where files are written
 BASES = (lightning.LightningModule, lightning.LightningDataModule)

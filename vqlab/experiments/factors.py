@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import combinations
 from statistics import fmean
 from typing import NamedTuple
@@ -34,7 +34,13 @@ def differing(runs: Sequence[Run]) -> list[str]:
         follows = any(name.startswith(f"{other}.") for other in found)
         if len(values) > 1 or (missing and not follows):
             found.add(name)
-    return [name for name in names if name in found]
+    return in_groups(name for name in names if name in found)
+
+
+def in_groups(names: Iterable[str]) -> list[str]:
+    """Sort settings: of the model, of the data, all others, of the Trainer."""
+    place = {"model": 0, "data": 1, "trainer": 3}
+    return sorted(names, key=lambda name: place.get(name.partition(".")[0], 2))
 
 
 def factors(runs: Sequence[Run]) -> dict[str, list[str]]:

@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import timedelta
 from itertools import chain
 from operator import itemgetter
+from pathlib import Path
 from typing import NamedTuple
 
 from vqlab.experiments.curves import draw
 from vqlab.experiments.experiment import short_names, shortest_ends
-from vqlab.experiments.factors import differing, effects, repeats, value_of
+from vqlab.experiments.factors import differing, effects, in_groups, repeats, value_of
 from vqlab.experiments.runs import Run, direction, first_known
 from vqlab.experiments.settings import HARMLESS
 from vqlab.experiments.text import plural, short
@@ -21,6 +22,7 @@ KEY_METRICS = "psnr snr acc nll bits_per_token npmi perplexity codebook_usage ss
 KEY_METRICS += " diversity classes_drawn topic_diversity d_acc rec_loss"
 SHOWN = 6  # metrics of a table
 COMPARED = 3  # metrics whose effects are reported
+STAGES = 4  # pictures of each kind and run
 KINDS = {"step": "Samples", "codes": "Code usage", "confusion": "Confusion"}
 
 
@@ -30,6 +32,7 @@ class Cell(NamedTuple):
     shown: str
     exact: float | None = None  # the number
     best: bool = False  # whether it is the best of its column
+    folder: str = ""  # run folder that it links to
 
 
 class Table(NamedTuple):
@@ -46,7 +49,7 @@ class Pictures(NamedTuple):
     """PNG or SVG files side by side."""
 
     title: str
-    pictures: Sequence[tuple[str, bytes, str]]  # caption, content, suffix
+    pictures: Sequence[tuple[str, bytes, str, str]]  # caption, content, suffix, run
     note: str = ""
     folded: bool = False
 
@@ -96,15 +99,21 @@ def blocks(runs: Sequence[Run]) -> Iterator[Table | Pictures]:
     if others := [name for name in logged if name not in shown]:
         yield Pictures(plural(len(others), "more curve"), curves(groups, others), folded=True)
     for kind in sorted({kind for run in runs for kind in run.pictures}, reverse=True):  # step_*.png first
-        found = [(run.name, *run.pictures[kind]) for run in runs if kind in run.pictures]
-        pictures = [(f"{name}, step {step:,}", path.read_bytes(), ".png") for name, step, path in found]
+        shown_in_time = [(run.name, *point) for run in runs for point in spread(run.pictures.get(kind, []))]
+        pictures = [(f"{name}, step {step:,}", path.read_bytes(), ".png", name) for name, step, path in shown_in_time]
         yield Pictures(KINDS.get(kind, kind), pictures)
     known = [run for run in runs if run.settings]
-    names = [name for name in first_known(runs).settings if not name.startswith(HARMLESS)]
+    names = in_groups(name for name in first_known(runs).settings if not name.startswith(HARMLESS))
     if common := [(name, value_of(known[0], name)) for name in names if len({value_of(r, name) for r in known}) == 1]:
         yield table_of(f"{plural(len(common), 'setting')} in common", ("setting", "value"), common)._replace(
             folded=True
         )
+
+
+def spread(pictures: Sequence[tuple[int, Path]]) -> list[tuple[int, Path]]:
+    """Return at most ``STAGES`` pictures of a run, from the first to the last."""
+    last = len(pictures) - 1
+    return [pictures[i] for i in sorted({round(last * stage / (STAGES - 1)) for stage in range(STAGES)}) if last >= 0]
 
 
 def summary(runs: Sequence[Run]) -> Iterator[str]:
@@ -134,13 +143,15 @@ def runs_table(runs: Sequence[Run], metrics: Sequence[str]) -> Table:
     tested = sorted({name for run in runs for name in run.tested})
     validated = {name for run in runs for name in run.log.series if name.startswith("val/")}
     columns = [
-        ("run", [Cell(run.name) for run in runs]),
+        ("run", [Cell(run.name, folder=str(run.folder)) for run in runs]),
         *first,
         *([("note", [Cell(run.note) for run in runs])] if any(run.note for run in runs) else []),
         ("health", [Cell(", ".join(run.events) or "-") for run in runs]),
         *chain(*others),
         *((short, [setting(value_of(run, name)) for run in runs]) for name, short in names.items()),
         ("status", [Cell(run.status) for run in runs]),
+        ("started", [Cell(run.started) for run in runs]),
+        *([("experiment", [Cell(run.row[0] or "-") for run in runs])] if any(run.row[0] for run in runs) else []),
         ("steps", numbers([run.log.steps for run in runs], show="{:,}".format)),
         ("time", numbers([run.seconds for run in runs], show=lambda value: str(timedelta(seconds=round(value))))),
         ("samples/s", numbers([run.samples_per_second for run in runs])),
@@ -218,13 +229,13 @@ def setting(shown: str) -> Cell:
         return Cell(shown)
 
 
-def curves(groups: Sequence[Sequence[Run]], metrics: Sequence[str]) -> list[tuple[str, bytes, str]]:
+def curves(groups: Sequence[Sequence[Run]], metrics: Sequence[str]) -> list[tuple[str, bytes, str, str]]:
     """Return a picture per metric with a line for each run; repeats have the same colour."""
     runs = [(number, group_name(group), run.log.series) for number, group in enumerate(groups) for run in group]
     pictures = []
     for metric in metrics:
         lines = [(number, name, series[metric]) for number, name, series in runs if metric in series]
-        pictures.append((metric, draw(lines, log=direction(metric) != "max"), ".svg"))
+        pictures.append((metric, draw(lines, log=direction(metric) != "max"), ".svg", ""))
     return pictures
 
 

@@ -8,6 +8,7 @@ import math
 import os
 import re
 import statistics
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -32,6 +33,7 @@ from vqlab.experiments.settings import Settings
 from vqlab.experiments.text import plural
 
 Series = list[tuple[int, float]]  # (completed steps, value)
+Pictures = list[tuple[int, Path]]  # (completed steps, file)
 
 TEST, HEALTH = "test.csv", "health.jsonl"
 RUN_FILES = {CONFIG, LOG, FAILED, FINISHED, HEALTH, "checkpoints"}  # a folder with any of these is a run
@@ -76,10 +78,10 @@ class Run:
     settings: Settings = field(default_factory=dict)  # its config by dotted name
     log: MetricsLog = field(default_factory=MetricsLog)
     tested: dict[str, float] = field(default_factory=dict)  # the last metrics of test.csv
-    status: str = "unfinished"  # or finished, running, failed
+    status: str = "interrupted"  # or finished, running, failed
     error: str = ""  # why it failed
     events: dict[str, tuple[int, str, str]] = field(default_factory=dict)  # by name: step, evidence, hint of the first
-    pictures: dict[str, tuple[int, Path]] = field(default_factory=dict)  # by kind: step and file of the last one
+    pictures: dict[str, Pictures] = field(default_factory=dict)  # by kind, in the order of the steps
     problems: list[str] = field(default_factory=list)  # missing and damaged files
     note: str = ""
     row: tuple[str, int] = ("", 0)  # experiment file of a sweep, and place in it
@@ -122,10 +124,16 @@ class Run:
     @property
     def seconds(self) -> float | None:
         """Time from the first to the last line of the log, without interruptions of the run."""
-        times = sorted(time for _, time in self.log.times)
+        times = sorted(when for _, when in self.log.times)
         gaps = [later - earlier for earlier, later in itertools.pairwise(times)]
         longest = max(300, 30 * statistics.median(gaps)) if gaps else 0  # a longer gap is an interruption
         return sum(gap for gap in gaps if gap <= longest) if gaps else None
+
+    @property
+    def started(self) -> str:
+        """Date and time of the first line of the log."""
+        first = min((when for _, when in self.log.times), default=None)
+        return "-" if first is None else time.strftime("%Y-%m-%d %H:%M", time.localtime(first))
 
     @property
     def samples_per_second(self) -> float | None:
@@ -234,14 +242,14 @@ def read_event(line: str) -> tuple[str, tuple[int, str, str]] | None:
         return None
 
 
-def find_pictures(folder: Path) -> dict[str, tuple[int, Path]]:
-    """Return the last picture of each kind: ``step_000400.png`` has the kind ``step`` and shows step 400.
+def find_pictures(folder: Path) -> dict[str, Pictures]:
+    """Return the pictures of each kind by steps: ``step_000400.png`` has the kind ``step`` and shows step 400.
 
     A link to a file outside of the run folder is left out, because a report embeds the pictures.
     """
     inside = [path for path in folder.glob("*.png") if path.resolve().is_relative_to(folder.parent.resolve())]
     found = [(int(name["step"]), name["kind"], path) for path in inside if (name := PICTURE.fullmatch(path.name))]
-    return {kind: (step, path) for step, kind, path in sorted(found)}
+    return {kind: sorted((step, path) for step, k, path in found if k == kind) for _, kind, _ in found}
 
 
 def natural(text: str) -> list[tuple[str, float]]:
