@@ -13,7 +13,8 @@ from torch.utils.data import DataLoader
 
 from tests.helpers.bare import BARE
 from tests.helpers.two_ranks import on_two_ranks
-from vqlab.callbacks.always import BatchStatistics, LearningRates, Progress, StepSeed, Throughput
+from vqlab.callbacks.always import BatchStatistics, Estimate, LearningRates, Progress, StepSeed, Throughput
+from vqlab.experiments.text import duration
 from vqlab.training.loggers.csv import CSVLog
 
 
@@ -71,6 +72,25 @@ def test_throughput_counts_training_batches_only(monkeypatch, accumulate):
     fit(module, Throughput(), batches=12, val=True, logger=CSVLog("run"), **settings)
     rates = [row["train/samples_per_second"] for row in rows_of("run") if row["train/samples_per_second"]]
     assert list(map(float, rates)) == [16.0] * 4
+
+
+@pytest.mark.parametrize(("seconds", "line"), [(200, ["4 more steps: about 13 minutes on this CPU"]), (10, [])])
+def test_time_of_the_training_is_estimated_from_its_first_batches(monkeypatch, caplog, seconds, line):
+    module = Line()
+    monkeypatch.setattr(time, "perf_counter", lambda: module.clock[0] * 2 * seconds)
+    monkeypatch.setattr(Estimate, "first", 2)
+    monkeypatch.setattr(Estimate, "last", 4)
+    with caplog.at_level("INFO"):
+        fit(module, Estimate(), max_steps=8, batches=8)
+    found = [record.getMessage() for record in caplog.records if "more steps" in record.getMessage()]
+    assert found == [f"{text}, plus validation" for text in line]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(90, "90 seconds"), (5400, "90 minutes"), (20_000, "6 hours"), (1e6, "12 days")]
+)
+def test_duration_has_one_unit(seconds, text):
+    assert duration(seconds) == text
 
 
 def seeded(step, rank=0, world=1):

@@ -198,7 +198,9 @@ def test_markdown_and_its_pictures(runs):
     (picture,) = Path("out/report_files").glob("*a_seed0-step-60*.png")
     assert picture.read_bytes() == Path("runs/vqvae/a_seed0/samples/step_000060.png").read_bytes()
     assert r"| loss oscillation | b\_seed2 | 40 | so it is | set --model.lr=1 |" in text
-    assert re.search(r"^\| \[a\\_seed0\]\(../runs/vqvae/a_seed0\) \|.*\| 0\.001 \| 0 \| finished \|", text, re.MULTILINE)
+    assert re.search(
+        r"^\| \[a\\_seed0\]\(../runs/vqvae/a_seed0\) \|.*\| 0\.001 \| 0 \| finished \|", text, re.MULTILINE
+    )
 
 
 @pytest.mark.parametrize(

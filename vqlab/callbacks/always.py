@@ -8,8 +8,10 @@ from typing import Any
 import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
+from lightning.pytorch.utilities import rank_zero_info
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from vqlab.experiments.text import duration
 from vqlab.nn.distributed import means_over_ranks
 from vqlab.training.lightning_fixes import close_bars, is_log_step
 
@@ -40,6 +42,27 @@ class Throughput(Callback):
         if is_log_step(trainer, trainer.global_step):
             pl_module.log("train/samples_per_second", self.samples * trainer.world_size / self.seconds)
             self.samples, self.seconds = 0, 0.0
+
+
+class Estimate(Callback):
+    """Print how long the training will take, from the time of its first batches."""
+
+    first, last = 5, 25  # batches between which the time is measured
+
+    def on_train_start(self, *args: Any) -> None:
+        self.batches = 0
+
+    def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
+        self.batches += 1
+        if self.batches == self.first:
+            self.started = time.perf_counter()
+        if self.batches == self.last and (steps := trainer.max_steps - trainer.global_step) > 0:
+            each = (time.perf_counter() - self.started) / (self.last - self.first) * trainer.accumulate_grad_batches
+            if each * steps > 60:
+                device = trainer.strategy.root_device.type.upper()
+                rank_zero_info(
+                    f"{steps:,} more steps: about {duration(each * steps)} on this {device}, plus validation"
+                )
 
 
 class StepSeed(Callback):
