@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 
 from tests.helpers.bare import trainer
 from tests.helpers.logs_read_back import read_tensorboard
+from vqlab.callbacks import sample_grid
 from vqlab.callbacks.sample_grid import CAPTION, PAD, SampleGrid, caption, confusion, histogram, interleave
 from vqlab.training.loggers.boards import tensorboard_logger
 
@@ -123,6 +124,18 @@ def test_files_are_written_at_each_validation_but_the_sanity_check():
     assert pixels[PAD + 50, CAPTION + PAD + 3 * 100 + 50].tolist() == [3, 3, 3]
     assert pixels[PAD + 100 + 50, CAPTION + PAD + 3 * 100 + 50].tolist() == [252, 252, 252]
     assert Image.open("samples/codes_000004.png").size == (600, 300)
+
+
+def test_early_step_shows_the_batch_of_the_sanity_check_and_leaves_the_model_in_training(monkeypatch):
+    class Watch(lightning.Callback):
+        def on_train_batch_end(self, trainer, pl_module, *args):
+            assert pl_module.training
+
+    monkeypatch.setattr(sample_grid, "EARLY", 3)
+    model = Painter()
+    fit(model, SampleGrid(num_images=4, columns=4), Watch(), num_sanity_val_steps=1)
+    assert written() == ["codes_000002.png", "codes_000004.png", *(f"step_00000{step}.png" for step in (2, 3, 4))]
+    assert model.shown == [[0, 1, 2, 3]] * 3
 
 
 def test_confusion_counts_are_logged_as_a_table():

@@ -188,6 +188,19 @@ def test_each_model_has_a_section_with_test_metrics(capsys):
     assert re.search(r"1 run of SGAN: finished\. Best val/psnr: \S+ at step \d+\.\n", capsys.readouterr().out)
 
 
+def test_two_runs_are_compared_side_by_side(runs, capsys):
+    make("runs/vqgan/c", model="VQGAN")
+    report(["runs/vqvae/a_seed0", "runs/vqgan/c", "-o", "out"])
+    page = Page(Path("out/report.html").read_text())
+    settings = {
+        line["setting"][0]: (line["a_seed0"][0], line["c"][0]) for line in page.table("setting", "a_seed0", "c")
+    }
+    assert settings == {"model": ("VQVAE", "VQGAN")}
+    steps = re.findall(r"(?:a_seed0|c), step \d+", "".join(page.text))
+    assert steps == ["c, step 20", "a_seed0, step 20", "c, step 60", "a_seed0, step 60"]
+    assert "2 runs of VQGAN and VQVAE: all finished." in capsys.readouterr().out
+
+
 def test_markdown_and_its_pictures(runs):
     add_event("runs/vqvae/b_seed2", "loss_oscillation", 40)
     report(["runs", "-o", "out", "--format=md"])

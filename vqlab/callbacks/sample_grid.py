@@ -24,11 +24,16 @@ FEW = 20  # classes up to which the confusion matrix shows numbers
 PAD, CAPTION = 4, 20  # pixels between images, and for the captions beside them
 LEAST = 0.5  # lower end of the count axis: a single use is visible
 ROWS = 4  # signals that are plotted
+EARLY = 100  # step of the first pictures, before the first validation
 MIN_TILE = 96  # pixels; smaller images are enlarged by whole factors
+
+Batch = dict[str, Tensor]
 
 
 class SampleGrid(Checked, Callback):
     """Write ``samples/step_NNNNNN.png`` and ``codes_NNNNNN.png`` at each validation, to W&B and TensorBoard as well.
+
+    For an early look, ``step_000100.png`` shows the batch of the sanity check at step 100.
 
     The model provides the content (:mod:`vqlab.training.protocol`): example images or signals, the use of its codes, a
     confusion matrix (``confusion_NNNNNN.png``), topics (``topics_NNNNNN.csv`` and ``.png`` and ``map.html``).
@@ -43,13 +48,28 @@ class SampleGrid(Checked, Callback):
 
     def __init__(self, num_images: Count = 16, columns: Count = 8) -> None:
         self.num_images, self.columns = num_images, columns
+        self.early: Batch = {}
 
     def on_validation_batch_end(
         self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, *args: Any
     ) -> None:
-        if batch_idx != 0 or not trainer.is_global_zero or trainer.sanity_checking:
-            return
-        first = {name: value[: self.num_images] for name, value in batch.items()}
+        if batch_idx == 0 and trainer.is_global_zero:
+            first = {name: value[: self.num_images] for name, value in batch.items()}
+            if trainer.sanity_checking:
+                self.early = first
+            else:
+                self._write_examples(trainer, pl_module, first)
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        """Show the first images at step 100; the weights are those of the training, without EMA."""
+        if trainer.global_step == EARLY and self.early:
+            pl_module.eval()
+            with torch.no_grad():
+                self._write_examples(trainer, pl_module, self.early)
+            pl_module.train()
+            self.early = {}
+
+    def _write_examples(self, trainer: Trainer, pl_module: Any, first: Batch) -> None:
         if isinstance(pl_module, ShowsImages):
             self._write(trainer, "step", interleave(pl_module.example_images(first), self.columns, captions=True))
         if isinstance(pl_module, ShowsSignals):

@@ -26,13 +26,13 @@ def report(args: Sequence[str]) -> None:
     description = "Write the lab log: which settings differ between runs, their metrics and health events."
     parser = Parser(prog="vqlab report", description=description)
     add = parser.add_argument
-    add("runs", type=Path, nargs="+", help="run folders, or folders of runs")
+    add("runs", type=Path, nargs="+", help="run folders, or folders of runs; two runs are compared side by side")
     add("-o", "--output", type=Path, default=Path("report"), help="folder to write (default report)")
     add("--format", choices=("html", "md"), default="html", help="one HTML file, or Markdown with pictures beside it")
     add("--title", help="headline (default: the folders)")
     options = parser.parse_args(args)
     runs = find_runs(options.runs)
-    sections = write_report(runs)
+    sections = write_report(runs, together=len(options.runs) == len(runs) == 2)
     page = options.output / f"report.{options.format}"
     text, files = render(page.name, options.title or " ".join(map(str, options.runs)), sections, options.output)
     for name, content in {**files, page.name: text.encode()}.items():

@@ -5,7 +5,7 @@ import statistics
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import timedelta
-from itertools import chain
+from itertools import chain, zip_longest
 from operator import itemgetter
 from pathlib import Path
 from typing import NamedTuple
@@ -65,11 +65,11 @@ class Section(NamedTuple):
 Columns = list[tuple[str, list[Cell]]]
 
 
-def write_report(runs: Sequence[Run]) -> list[Section]:
-    """Return the sections of the report; sets the names of the runs."""
+def write_report(runs: Sequence[Run], together: bool = False) -> list[Section]:
+    """Return the sections of the report, one per model or one for all runs ``together``; sets the names of the runs."""
     models: dict[str, list[Run]] = defaultdict(list)
     for run in runs:
-        models[run.model.lower()].append(run)
+        models["" if together else run.model.lower()].append(run)
     problems = [(str(run.folder), problem) for run in runs for problem in run.problems]
     problems += [(str(run.folder), f"failed: {run.error}") for run in runs if run.status == "failed"]
     damaged = table_of("Damaged or failed", ("run", "problem"), problems)
@@ -77,14 +77,22 @@ def write_report(runs: Sequence[Run]) -> list[Section]:
     for of_model in models.values():
         for run, name in zip(of_model, shortest_ends([r.folder.absolute().parts for r in of_model], "/"), strict=True):
             run.name = name
-        sections.append(Section(first_known(of_model).model, " ".join(summary(of_model)), list(blocks(of_model))))
+        sections.append(Section(name_of_models(of_model), " ".join(summary(of_model)), list(blocks(of_model))))
     return sections
+
+
+def name_of_models(runs: Sequence[Run]) -> str:
+    """Return the model, or both models, of runs."""
+    return " and ".join(dict.fromkeys(run.model for run in runs if run.settings) or [runs[0].model])
 
 
 def blocks(runs: Sequence[Run]) -> Iterator[Table | Pictures]:
     """Yield tables and pictures of the runs of one model."""
     groups, metrics = repeats(runs), key_metrics(runs)
     yield runs_table(runs, metrics)
+    if len(runs) == 2 and (names := differing(runs)):
+        values = [(name, *(value_of(run, name) for run in runs)) for name in names]
+        yield table_of("Settings that differ", ("setting", *(run.name for run in runs)), values)
     if any(len(group) > 1 for group in groups):
         yield seeds_table(groups, metrics)
     if metrics and differing(runs):
@@ -99,7 +107,9 @@ def blocks(runs: Sequence[Run]) -> Iterator[Table | Pictures]:
     if others := [name for name in logged if name not in shown]:
         yield Pictures(plural(len(others), "more curve"), curves(groups, others), folded=True)
     for kind in sorted({kind for run in runs for kind in run.pictures}, reverse=True):  # step_*.png first
-        shown_in_time = [(run.name, *point) for run in runs for point in spread(run.pictures.get(kind, []))]
+        stages = [[(run.name, *point) for point in spread(run.pictures.get(kind, []))] for run in runs]
+        # Two runs are side by side, step by step.
+        shown_in_time = filter(None, chain(*(zip_longest(*stages) if len(runs) == 2 else stages)))
         pictures = [(f"{name}, step {step:,}", path.read_bytes(), ".png", name) for name, step, path in shown_in_time]
         yield Pictures(KINDS.get(kind, kind), pictures)
     known = [run for run in runs if run.settings]
@@ -125,7 +135,7 @@ def summary(runs: Sequence[Run]) -> Iterator[str]:
         states = counts[0][0] if len(runs) == 1 else f"all {counts[0][0]}"
     settings = [group for group in groups if group[0].settings]
     repeated = f", {plural(len(settings), 'setting')} with repeats" if any(len(group) > 1 for group in settings) else ""
-    yield f"{plural(len(runs), 'run')} of {known.model}{repeated}: {states}."
+    yield f"{plural(len(runs), 'run')} of {name_of_models(runs)}{repeated}: {states}."
     found = [(run.figure(known.monitor), run) for run in runs]
     if bests := [(figure.best, figure.best_step, run) for figure, run in found if figure and figure.best_step]:
         best, step, run = (min if known.mode(known.monitor) == "min" else max)(bests, key=itemgetter(0))
