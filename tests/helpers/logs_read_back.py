@@ -37,6 +37,8 @@ def records(content: bytes) -> list[bytes]:
             place += BLOCK - place % BLOCK
             continue
         _, length, kind = struct.unpack_from("<IHB", content, place)
+        if place + HEADER + length > len(content):  # W&B, in another process, has not written all of it
+            break
         parts += content[place + HEADER : place + HEADER + length]
         place += HEADER + length
         if kind in (1, 4):  # whole, or the last part
