@@ -36,6 +36,7 @@ from vqlab.data.datamodule import SplitDataModule, apply_stored_format
 from vqlab.errors import UserError
 from vqlab.experiments.checkpoint_header import read_header
 from vqlab.experiments.run_state import FINISHED
+from vqlab.experiments.runs import HEALTH
 from vqlab.experiments.settings import flatten
 from vqlab.fonts.predict import check_font, write_glyphs
 from vqlab.quantizers.base import MAX_EXPORT
@@ -291,7 +292,9 @@ class CLI(LightningCLI):
         metrics = {k: float(v) for k, v in self.trainer.callback_metrics.items() if k.startswith("val/")}
         values = "  ".join(f"{name} {value:.4g}" for name, value in sorted(metrics.items()))
         rank_zero_info(f"finished at step {self.trainer.global_step}: {values or 'no validation'}")
-        rank_zero_info(f"run folder: {self.run_folder}")
+        outputs = ("samples", "metrics.csv", "checkpoints/best.ckpt", HEALTH)
+        files = [file for file in outputs if (self.run_folder / file).exists()]
+        rank_zero_info(f"run folder: {self.run_folder} ({', '.join(files)})")
 
     def predict(self, model: Any, **kwargs: Any) -> None:
         """Write the predictions for the test set, and the codebook, to the run folder."""
