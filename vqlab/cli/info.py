@@ -10,8 +10,8 @@ from typing import Any
 from vqlab.cli.arguments import Parser
 from vqlab.errors import UserError
 from vqlab.experiments.checkpoint_header import Weight, read_header
-from vqlab.experiments.run_state import CONFIG, settings_of
-from vqlab.experiments.runs import read_run
+from vqlab.experiments.run_state import CONFIG
+from vqlab.experiments.runs import Run, read_run
 from vqlab.experiments.settings import Settings, as_text, flatten, parse_yaml
 from vqlab.experiments.text import align, printable, short
 
@@ -34,13 +34,13 @@ def read_facts(path: Path) -> dict[str, Any]:
     if not isinstance(class_path, str) or not isinstance(step, int):
         raise UserError(f"{path} is not a checkpoint of a vqlab model: the class of the model is not recorded")
     folder = path.absolute().parent.parent
-    in_run = (folder / CONFIG).exists()
+    run = read_run(folder) if (folder / CONFIG).exists() else None
     settings: Settings = {}
     with suppress(UserError):  # not text, or damaged
         settings = flatten(parse_yaml(str(header.get("config", "{}")).encode(), Path(CONFIG)))
     # The run folder's config is newer than older checkpoints if the run was resumed with other options.
-    settings = settings or (settings_of(folder) if in_run else {})
-    metrics = run_metrics(folder, step) if in_run else {}
+    settings = settings or (run.settings if run else {})
+    metrics = run_metrics(run, step) if run else {}
     best = mapping(mapping(header.get("callbacks")).get("LastAndBest"))
     if not metrics and isinstance(best.get("best_score"), float) and isinstance(best.get("best_step"), int):
         name = settings.get("checkpoint.monitor", "val/loss")
@@ -59,17 +59,16 @@ def read_facts(path: Path) -> dict[str, Any]:
         "weights": {"values": sizes.total(), "parts": dict(sizes.most_common())},
         "ema": settings.get("ema.decay", True) if "averaging_state" in header else None,
         "made_by": mapping(header.get("made_by")) or {"lightning": header.get("pytorch-lightning_version")},
-        "run": read_run(folder).status if in_run else None,
-        "note": read_run(folder).note if in_run else "",
+        "run": run.status if run else None,
+        "note": run.note if run else "",
         "metrics": metrics,
         "model_settings": flatten({"model": {"class_path": class_path, "init_args": arguments}}),
         "data_settings": {name: value for name, value in settings.items() if name.startswith("data.")},
     }
 
 
-def run_metrics(folder: Path, step: int) -> dict[str, Any]:
+def run_metrics(run: Run, step: int) -> dict[str, Any]:
     """Return the validation metrics at the checkpoint's step, best and last; the monitored one comes first."""
-    run = read_run(folder)
     names = [name for name in run.log.series if name.startswith("val/")] or list(run.log.series)
     found = {}
     for name in sorted(names, key=lambda name: (name != run.monitor, name)):
