@@ -5,8 +5,8 @@ from pathlib import Path
 
 from vqlab.cli.arguments import Parser
 from vqlab.errors import UserError
-from vqlab.experiments.run_state import NOTE, check_note, holds_run, write_note
-from vqlab.experiments.runs import read_text
+from vqlab.experiments.run_state import check_note, holds_run, write_note
+from vqlab.experiments.runs import read_note
 from vqlab.experiments.text import printable
 
 
@@ -22,6 +22,6 @@ def note(args: Sequence[str]) -> None:
     if not holds_run(options.run):
         raise UserError(f"{options.run} is not a run folder: give a folder such as runs/vqvae/first")
     if options.text is None:
-        print(printable(read_text(options.run / NOTE).strip() or "no note"))
+        print(printable(read_note(options.run) or "no note"))
     else:
         write_note(options.run, check_note(options.text))

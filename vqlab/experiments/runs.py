@@ -33,7 +33,7 @@ from vqlab.experiments.settings import Settings
 from vqlab.experiments.text import plural
 
 Series = list[tuple[int, float]]  # (completed steps, value)
-Pictures = list[tuple[int, Path]]  # (completed steps, file)
+PictureFiles = list[tuple[int, Path]]  # (completed steps, file)
 
 TEST, HEALTH = "test.csv", "health.jsonl"
 RUN_FILES = {CONFIG, LOG, FAILED, FINISHED, HEALTH, "checkpoints"}  # a folder with any of these is a run
@@ -81,7 +81,7 @@ class Run:
     status: str = "interrupted"  # or finished, running, failed
     error: str = ""  # why it failed
     events: dict[str, tuple[int, str, str]] = field(default_factory=dict)  # by name: step, evidence, hint of the first
-    pictures: dict[str, Pictures] = field(default_factory=dict)  # by kind, in the order of the steps
+    pictures: dict[str, PictureFiles] = field(default_factory=dict)  # by kind, in the order of the steps
     problems: list[str] = field(default_factory=list)  # missing and damaged files
     note: str = ""
     row: tuple[str, int] = ("", 0)  # experiment file of a sweep, and place in it
@@ -190,7 +190,7 @@ def read_run(folder: Path) -> Run:
         with suppress(ValueError, TypeError, KeyError):  # damaged
             run.error = str(json.loads((folder / FAILED).read_bytes())["error"])
         run.status = "failed"
-    run.note = " ".join(read_text(folder / NOTE).split())
+    run.note = read_note(folder)
     with suppress(OSError, ValueError, TypeError, KeyError):  # no row of a sweep
         found = json.loads((folder / ROW).read_bytes())
         run.row = str(found["experiment"]), int(found["place"])
@@ -211,6 +211,11 @@ def read_run(folder: Path) -> Run:
 def read_text(path: Path) -> str:
     """Return the text of a file, empty if it does not exist."""
     return path.read_text("utf-8-sig", errors="replace") if path.exists() else ""
+
+
+def read_note(folder: Path) -> str:
+    """Return the note of the run in ``folder`` as one line, empty if it has none."""
+    return " ".join(read_text(folder / NOTE).split())
 
 
 def read_log(path: Path) -> MetricsLog:
@@ -242,14 +247,17 @@ def read_event(line: str) -> tuple[str, tuple[int, str, str]] | None:
         return None
 
 
-def find_pictures(folder: Path) -> dict[str, Pictures]:
+def find_pictures(folder: Path) -> dict[str, PictureFiles]:
     """Return the pictures of each kind by steps: ``step_000400.png`` has the kind ``step`` and shows step 400.
 
     A link to a file outside of the run folder is left out, because a report embeds the pictures.
     """
     inside = [path for path in folder.glob("*.png") if path.resolve().is_relative_to(folder.parent.resolve())]
-    found = [(int(name["step"]), name["kind"], path) for path in inside if (name := PICTURE.fullmatch(path.name))]
-    return {kind: sorted((step, path) for step, k, path in found if k == kind) for _, kind, _ in found}
+    found: dict[str, PictureFiles] = {}
+    for path in inside:
+        if name := PICTURE.fullmatch(path.name):
+            found.setdefault(name["kind"], []).append((int(name["step"]), path))
+    return {kind: sorted(files) for kind, files in found.items()}
 
 
 def natural(text: str) -> list[tuple[str, float]]:
