@@ -7,7 +7,8 @@ import dataclasses
 import json
 import signal
 import time
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -226,19 +227,26 @@ class CLI(LightningCLI):
     # The run
 
     def _run_subcommand(self, subcommand: str) -> None:
-        """Run; the error of a damaged checkpoint names it, and an error before the first step ends all ranks."""
+        """Run; the error of a damaged checkpoint names it."""
         with refusing_damage(self._get(self.config, "ckpt_path")):
             try:
-                super()._run_subcommand(subcommand)
-            except (MisconfigurationException, UserError, Stopped) as error:
-                launcher = self.trainer.strategy.launcher
-                if isinstance(launcher, _SubprocessScriptLauncher) and not any(r.started for r in self._start_run()):
-                    launcher.kill(signal.SIGKILL)  # the other ranks wait for this one
-                if isinstance(error, MisconfigurationException):
-                    raise misconfigured(error) from error
-                if isinstance(error, UserError):
-                    raise with_options(error, self.config[subcommand], LINKED) from error
-                raise
+                with self._ending_all_ranks():
+                    super()._run_subcommand(subcommand)
+            except MisconfigurationException as error:
+                raise misconfigured(error) from error
+            except UserError as error:
+                raise with_options(error, self.config[subcommand], LINKED) from error
+
+    @contextmanager
+    def _ending_all_ranks(self) -> Iterator[None]:
+        """End the other ranks, which wait for this one, if it stops before the first step."""
+        try:
+            yield
+        except (MisconfigurationException, UserError, Stopped):
+            launcher = self.trainer.strategy.launcher
+            if isinstance(launcher, _SubprocessScriptLauncher) and not any(run.started for run in self._start_run()):
+                launcher.kill(signal.SIGKILL)
+            raise
 
     def _start_run(self) -> list[StartRun]:
         callbacks: list[Any] = self.trainer.callbacks  # type: ignore[attr-defined]
