@@ -62,6 +62,11 @@ def passed_on(batch: Mapping[str, Tensor], *names: str) -> dict[str, Tensor]:
     return {name: batch[name] for name in names if name in batch}
 
 
+def predict_codes(model: Any, batch: Mapping[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
+    """Return ``indices`` (B, h, w) or (B, l), ``label`` and ``index`` of a batch, as ``predict_step`` of a model."""
+    return {"indices": model.encode(batch[model.modality]), **passed_on(batch, "label", "index")}
+
+
 def _in_range(x: Tensor, name: str, value_range: ValueRange) -> Tensor:
     """Return images in ``value_range``; uint8 images are converted to it."""
     if x.dtype == torch.uint8:

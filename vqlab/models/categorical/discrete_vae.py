@@ -17,6 +17,7 @@ from vqlab.nn import Decoder, Encoder, ImageFormat, Likelihood, Transformer
 from vqlab.nn.anneal import Anneal, extremes, value_at
 from vqlab.nn.categorical import FactorizedPrior
 from vqlab.samplers import log_prob, propose
+from vqlab.training.batches import predict_codes
 from vqlab.training.steps import require_finite
 from vqlab.validation import Count, NonNegative, Positive, Probability, Range
 
@@ -119,7 +120,7 @@ class DiscreteVAE(Model):
     bounds = of_latent(CategoricalLatent.bounds)
     nll = training.nll
     example_images = of_latent(CategoricalLatent.example_images)
-    predict_step = training.predict_step
+    predict_step = predict_codes
     evaluate = training.evaluate
     finish_evaluation = training.finish_evaluation
     code_counts = training.code_counts

@@ -16,6 +16,7 @@ from vqlab.models.model import Model
 from vqlab.nn import Decoder, Encoder, ImageFormat, Likelihood, Transformer
 from vqlab.samplers import ChainCache
 from vqlab.samplers.independence import Chain, log_prob, propose, run_chain
+from vqlab.training.batches import predict_codes
 from vqlab.training.steps import require_finite
 from vqlab.validation import Count, NonNegative, NonNegativeInt, Positive, Probability, Range, check_fields
 
@@ -151,7 +152,7 @@ class JSA(Model):
     bounds = of_latent(CategoricalLatent.bounds)
     nll = training.nll
     example_images = of_latent(CategoricalLatent.example_images)
-    predict_step = training.predict_step
+    predict_step = predict_codes
     evaluate = training.evaluate
     finish_evaluation = training.finish_evaluation
     code_counts = training.code_counts

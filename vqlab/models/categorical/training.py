@@ -16,7 +16,6 @@ from vqlab.metrics.codes import MAX_COUNTS, CodeStatistics
 from vqlab.models.adversarial import AdversarialLoss, AdversarialSettings
 from vqlab.models.categorical.code_splitting import CodeSplitter
 from vqlab.models.categorical.latent import CategoricalLatent
-from vqlab.models.vq.autoencoder import predict_step as predict_step
 from vqlab.nn import Gaussian
 from vqlab.nn.distributed import all_sum, world_size
 from vqlab.quantizers.sampling import step_seed, uniform_by_sample

@@ -19,7 +19,6 @@ from vqlab.nn.distributed import all_sum
 from vqlab.nn.precision import like_weights
 from vqlab.quantizers import IdentityQuantizer, Quantizer, QuantizerOutput
 from vqlab.quantizers.base import CodeStats
-from vqlab.training.batches import passed_on
 from vqlab.training.learning_rate import reset_moments
 from vqlab.training.lightning_fixes import is_log_step
 
@@ -64,11 +63,6 @@ def parameter_groups(model: Any, without: Collection[Tensor] = ()) -> list[dict[
 def code_counts(model: Any) -> Tensor:
     """Return how often each code was used in this evaluation, (num_codebooks * K,) int64, summed over ranks."""
     return all_sum(model.codebook.usage.counts).flatten()
-
-
-def predict_step(model: Any, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
-    """Return ``indices`` (B, h, w) or (B, l) with the batch's ``label`` and ``index``."""
-    return {"indices": model.encode(batch[model.modality]), **passed_on(batch, "label", "index")}
 
 
 def optimizer_step(

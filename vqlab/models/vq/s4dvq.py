@@ -15,6 +15,7 @@ from vqlab.nn import S4D, S4DDecoder, S4DEncoder
 from vqlab.nn.base import Decoder, Encoder, check_divisible, check_fit, wrong_channels
 from vqlab.quantizers import IdentityQuantizer, Quantizer, VectorQuantizer
 from vqlab.training import Optimization
+from vqlab.training.batches import predict_codes
 from vqlab.training.learning_rate import configured_rate
 from vqlab.training.steps import require_finite
 from vqlab.validation import Count, Positive
@@ -93,7 +94,7 @@ class S4DVQ(Model):
     code_counts = autoencoder.code_counts
     optimizer_step = autoencoder.optimizer_step
     finish_evaluation = autoencoder.finish_evaluation
-    predict_step = autoencoder.predict_step
+    predict_step = predict_codes
 
     def check_input(self, x: Tensor) -> None:
         """Raise UserError unless ``x`` is (B, C, L) with the channels of the model."""

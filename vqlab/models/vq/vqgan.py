@@ -16,6 +16,7 @@ from vqlab.nn import ConvDecoder, ConvEncoder, ImageFormat
 from vqlab.nn.base import Decoder, Encoder, check_autoencoder
 from vqlab.quantizers import Quantizer, VectorQuantizer
 from vqlab.training import Optimization
+from vqlab.training.batches import predict_codes
 from vqlab.training.steps import clip, count_batch, require_finite, step_and_zero
 from vqlab.validation import Count, NonNegative, Positive
 
@@ -107,7 +108,7 @@ class VQGAN(Model):
     check_input = autoencoder.check_input
     evaluate = autoencoder.evaluate
     finish_evaluation = autoencoder.finish_evaluation
-    predict_step = autoencoder.predict_step
+    predict_step = predict_codes
     example_images = autoencoder.example_images
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:

@@ -13,6 +13,7 @@ from vqlab.nn import ImageFormat, SmallDecoder, SmallEncoder
 from vqlab.nn.base import Decoder, Encoder, check_autoencoder
 from vqlab.quantizers import Quantizer, VectorQuantizer
 from vqlab.training import Optimization
+from vqlab.training.batches import predict_codes
 from vqlab.training.steps import require_finite
 from vqlab.validation import Positive
 
@@ -92,7 +93,7 @@ class VQVAE(Model):
     optimizer_step = autoencoder.optimizer_step
     evaluate = autoencoder.evaluate
     finish_evaluation = autoencoder.finish_evaluation
-    predict_step = autoencoder.predict_step
+    predict_step = predict_codes
     example_images = autoencoder.example_images
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
