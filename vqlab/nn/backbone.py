@@ -11,25 +11,23 @@ from torch import nn
 from vqlab.errors import UserError, read_error
 
 TIMEOUT = 10.0  # seconds without a response
-HOST = "https://download.pytorch.org/models/"
 
 
 class Backbone(NamedTuple):
     """A classifier of torchvision."""
 
     model: str  # its name in torchvision.models
-    url: str  # its ImageNet weights
     taps: tuple[int, ...]  # positions in ``features`` whose outputs LPIPS compares; later layers are not built
     channels: int  # at the last tap
     smallest: int  # minimal height and width of an image
 
 
 BACKBONES = {
-    "vgg": Backbone("vgg16", HOST + "vgg16-397923af.pth", (3, 8, 15, 22, 29), 512, 16),
-    "alex": Backbone("alexnet", HOST + "alexnet-owt-7be5be79.pth", (1, 4, 7, 9, 11), 256, 31),
-    "squeeze": Backbone("squeezenet1_1", HOST + "squeezenet1_1-b8a52dc0.pth", (1, 4, 7, 9, 10, 11, 12), 512, 17),
+    "vgg": Backbone("vgg16", (3, 8, 15, 22, 29), 512, 16),
+    "alex": Backbone("alexnet", (1, 4, 7, 9, 11), 256, 31),
+    "squeeze": Backbone("squeezenet1_1", (1, 4, 7, 9, 10, 11, 12), 512, 17),
     # as in 1.1: conv1, fire3 and fire5 to fire9
-    "squeezenet1_0": Backbone("squeezenet1_0", HOST + "squeezenet1_0-b66bff10.pth", (1, 4, 7, 8, 9, 10, 12), 512, 21),
+    "squeezenet1_0": Backbone("squeezenet1_0", (1, 4, 7, 8, 9, 10, 12), 512, 21),
 }
 
 
@@ -48,7 +46,8 @@ def load_features(net: str, backbone: str | None, owner: Owner) -> nn.Sequential
     """
     import torchvision  # takes a second, so only where it is needed
 
-    model, url, taps, _, _ = BACKBONES[net]
+    model, taps, _, _ = BACKBONES[net]
+    url = torchvision.models.get_model_weights(model).IMAGENET1K_V1.url
     path = Path(backbone).expanduser() if backbone is not None else cached(url, owner)
     hint = f"set {owner.setting}.backbone=FILE, or null to download" if backbone else "delete it to download it again"
     try:
