@@ -34,12 +34,7 @@ def sweep(args: Sequence[str], command: Sequence[str] = VQLAB, check: Check | No
     add = parser.add_argument
     add("file", type=Path, help="an experiment file, such as configs/experiments/jsa_cifar10.yaml")
     add("--rows", metavar="A,B", help="only these rows; a name without its seed means all repeats")
-    add(
-        "--jobs",
-        type=int,
-        default=1,
-        help="rows that run at the same time and share GPUs and cores (default 1)",
-    )
+    add("--jobs", type=int, default=1, help="rows that run at the same time and share GPUs and cores (default 1)")
     add("--test", action="store_true", help="test each row on its best checkpoint after training")
     add("--dry-run", action="store_true", help="check the options, print the calls, and stop")
     add("--runs", type=Path, default=Path("runs"), help="folder of all runs (default runs)")
