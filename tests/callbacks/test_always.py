@@ -1,6 +1,7 @@
 """Callbacks of every run: rates and throughput in the log, seeds of steps, batch-norm statistics, the progress bar."""
 
 import csv
+import json
 import time
 from types import SimpleNamespace
 
@@ -74,16 +75,32 @@ def test_throughput_counts_training_batches_only(monkeypatch, accumulate):
     assert list(map(float, rates)) == [16.0] * 4
 
 
-@pytest.mark.parametrize(("seconds", "line"), [(200, ["4 more steps: about 13 minutes on this CPU"]), (10, [])])
-def test_time_of_the_training_is_estimated_from_its_first_batches(monkeypatch, caplog, seconds, line):
-    module = Line()
+def estimate(module, monkeypatch, caplog, seconds, **settings):
+    """Return the estimates of a training; a step takes ``seconds``, a validation batch a hundred times as long."""
     monkeypatch.setattr(time, "perf_counter", lambda: module.clock[0] * 2 * seconds)
-    monkeypatch.setattr(Estimate, "first", 2)
-    monkeypatch.setattr(Estimate, "last", 4)
     with caplog.at_level("INFO"):
-        fit(module, Estimate(), max_steps=8, batches=8)
-    found = [record.getMessage() for record in caplog.records if "more steps" in record.getMessage()]
-    assert found == [f"{text}, plus validation" for text in line]
+        fit(module, Estimate(), **settings)
+    return [record.getMessage() for record in caplog.records if "more steps" in record.getMessage()]
+
+
+def test_time_of_the_training_is_estimated_from_its_first_batches(monkeypatch, caplog):
+    found = estimate(Line(), monkeypatch, caplog, 3, max_steps=50, batches=50)
+    assert found == ["43 more steps: about 2 minutes on this CPU"]  # 7 batches take more than 20 seconds
+
+
+def test_estimate_is_printed_from_a_minute_on(monkeypatch, caplog):
+    assert estimate(Line(), monkeypatch, caplog, 1, max_steps=50, batches=50) == []
+
+
+def test_estimate_includes_the_validations(monkeypatch, caplog, tmp_path):
+    monkeypatch.setenv("VQLAB_TIMES", str(tmp_path / "times.json"))
+    before = time.time()
+    settings = {"num_sanity_val_steps": 2, "limit_val_batches": 8, "val_check_interval": 10}
+    found = estimate(Line(), monkeypatch, caplog, 1, max_steps=50, batches=50, val=True, **settings)
+    assert found == ["40 more steps: about 54 minutes on this CPU"]  # 4 validations of 8 x 100 s, and 40 steps
+    times = json.loads((tmp_path / "times.json").read_text())
+    assert before < times.pop("start") < time.time()
+    assert times == {"step": 1.0, "validation": 800.0, "epoch": 50}
 
 
 @pytest.mark.parametrize(

@@ -93,3 +93,14 @@ def test_each_row_runs_on_one_device_unless_the_user_asks_for_more(name):
     for extra, devices in ((), 1), (("--trainer.devices=4",), "4"):
         rows = read_experiment(EXPERIMENTS / f"{name}.yaml", extra).rows
         assert {row.options["trainer.devices"] for row in rows} == {devices}
+
+
+def test_small_jsa_rows_have_the_rates_of_the_large_ones():
+    large, small = (read_experiment(EXPERIMENTS / f"jsa_cifar10{end}.yaml").rows for end in ("", "_small"))
+    own = {"model.base_lr", "model.lr", "data.batch_size"}
+    for row, narrow in zip(large, small, strict=True):
+        assert row.name == narrow.name
+        assert float(narrow.options["model.lr"]) == pytest.approx(512 * float(row.options["model.base_lr"]), rel=1e-3)
+        assert {k: v for k, v in row.options.items() if k not in own} == {
+            k: v for k, v in narrow.options.items() if k not in own
+        }

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 from contextlib import suppress
@@ -47,21 +48,83 @@ def test_each_row_is_run_once(capsys):
     assert len(diary()) == len(ALL) * STEPS
 
 
-def test_dry_run_prints_the_commands_only(capsys):
-    write(rows=ROWS)
-    run("--rows=a")
-    capsys.readouterr()
+def test_dry_run_prints_the_commands_and_how_long_they_take(capsys):
+    write(rows=ROWS, common={"trainer.max_steps": 3000, "trainer.val_check_interval": 1000})
     before = sorted(Path().rglob("*"))
-    assert run("--dry-run", "--test", "--data.batch_size", "8") == 0
+    assert run("--dry-run", "--test", "--data.batch_size", "8", "--trainer.max_steps=3000") == 0
     lines = capsys.readouterr().out.splitlines()
-    b = "--config=base.yaml --name=b --trainer.devices=1 --model.lr=0.2 --data.batch_size=8"
-    assert lines[0].endswith("--ckpt_path=runs/toy/a/checkpoints/best.ckpt")
-    assert lines[1:3] == [f"vqlab fit {b}", f"vqlab test {b} --ckpt_path=runs/toy/b/checkpoints/best.ckpt"]
-    assert sorted(Path().rglob("*")) == before
+    b = "--config=base.yaml --name=b --trainer.devices=1 --trainer.val_check_interval=1000 --model.lr=0.2"
+    b += " --data.batch_size=8 --trainer.max_steps=3000"
+    assert lines[2:4] == [f"vqlab fit {b}", f"vqlab test {b} --ckpt_path=runs/toy/b/checkpoints/best.ckpt"]
+    assert "measuring a few batches of 1 different models ..." in lines
+    assert [line.split()[:2] for line in lines[-4:-1]] == [["a", "3,000"], ["b", "3,000"], ["c", "3,000"]]
+    # 3 x (3,000 steps of 1 s, 3 validations and a test of 30 s)
+    assert lines[-1] == "3 rows, 1 at a time: about 3 hours on this machine"
+    assert sorted({*Path().rglob("*")} - {*before}) == [Path("runs"), Path("runs/.times.json")]
+
+
+def test_dry_run_of_a_finished_sweep_measures_nothing(capsys):
+    write(rows=ROWS)
     run()
     capsys.readouterr()
     assert run("--dry-run") == 0
     assert capsys.readouterr().out.splitlines() == [f"# {name} is finished" for name in "abc"]
+
+
+def test_times_are_measured_once_per_model(capsys):
+    other = {"name": "d", "model.width": 4}
+    write(rows=[*ROWS, other])
+    run("--dry-run")
+    assert "measuring a few batches of 2 different models" in capsys.readouterr().out
+    write(rows=[*ROWS, other, {**other, "name": "e", "model.lr": 0.5}, {**other, "name": "f", "model.lr": 0}])
+    run("--dry-run")
+    assert "measuring a few batches of 1 different models" in capsys.readouterr().out
+
+
+def test_row_that_does_not_train_is_named_by_the_dry_run():
+    write(rows=[*ROWS, {"name": "d", "fake.fail_at": 7}])
+    with pytest.raises(UserError, match="row d: the fake run has no data"):
+        run("--dry-run")
+
+
+def test_budget_scales_all_rows_by_one_factor_which_is_noted(capsys):
+    write(rows=ROWS, common={"trainer.max_steps": 100_000, "trainer.val_check_interval": 50_000})
+    assert run("--budget=10m") == 0
+    found = re.search(r"budget 10m: steps multiplied by (\S+) in all 3 rows", capsys.readouterr().out)
+    factor = float(found[1])
+    assert factor == pytest.approx(0.00139, abs=2e-5)  # (600 s - 6 validations of 30 s) / (3 x 100,000 s)
+    for name in "abc":
+        assert json.loads((folder(name) / "finished.json").read_text())["step"] == round(100_000 * factor)
+        noted = json.loads((folder(name) / "row.json").read_text())
+        assert (noted["scale"], noted["budget"]) == (factor, "10m")
+
+
+def test_resumed_sweep_keeps_the_factor_of_its_budget(capsys):
+    write(rows=ROWS, common={"trainer.max_steps": 100_000})
+    run("--budget=10m")
+    factor = capsys.readouterr().out.splitlines()[1]
+    Path("runs/.times.json").unlink()
+    write(rows=[*ROWS, {"name": "d"}], common={"trainer.max_steps": 100_000})
+    run("--budget=10m")
+    assert factor.removesuffix("3 rows") in capsys.readouterr().out
+    with pytest.raises(UserError, match=r"row a has .*: choose another folder with --runs"):
+        run("--budget=20m")
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        (["--budget=2 hours"], "budget must be a time such as 2h, 90m or 1h30m, got '2 hours'"),
+        (["--budget=0m"], "budget must be a time such as 2h, 90m or 1h30m, got '0m'"),
+        (["--budget=2m"], "budget must be more than 3 minutes, the time of starts and validations alone: raise it"),
+        (["--budget=2h", "--scale-steps=0.1"], "budget 2h chooses scale-steps: leave out one of the two"),
+    ],
+)
+def test_budget_that_cannot_be_kept_is_refused(options, line):
+    write(rows=ROWS, common={"trainer.max_steps": 100_000, "trainer.val_check_interval": 50_000})
+    with pytest.raises(UserError, match=re.escape(line)):
+        run(*options)
+    assert not Path("runs/toy").exists()
 
 
 def test_failed_row_is_recorded_and_the_others_continue(capsys):

@@ -1,5 +1,6 @@
 """Callbacks that every run of the command line has."""
 
+import json
 import os
 import sys
 import time
@@ -11,6 +12,8 @@ from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.utilities import rank_zero_info
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from vqlab.atomic_io import write_atomic
+from vqlab.experiments.run_state import TIMES_FILE
 from vqlab.experiments.text import duration
 from vqlab.nn.distributed import means_over_ranks
 from vqlab.training.lightning_fixes import close_bars, is_log_step
@@ -45,24 +48,66 @@ class Throughput(Callback):
 
 
 class Estimate(Callback):
-    """Print how long the training will take, from the time of its first batches."""
+    """Print how long the training will take, from the time of its first batches and of the validation before them.
 
-    first, last = 5, 25  # batches between which the time is measured
+    Where a sweep asks for these times, they are written to the file that it names.
+    """
+
+    warmup, batches = 5, 25  # the time is that of the batches after the warm-up
+    patience = 20.0  # seconds after which fewer batches are enough
+
+    def __init__(self) -> None:
+        self.validation = 0.0  # seconds of a validation on the whole set
+        self.ends: list[float] = []  # time of each batch's end
+        self.reported = False
+
+    def on_sanity_check_start(self, *args: Any) -> None:
+        self.started, self.validated = time.perf_counter(), [0.0]
+
+    def on_validation_batch_start(self, *args: Any) -> None:
+        self.batch_started = time.perf_counter()
+
+    def on_validation_batch_end(self, trainer: Trainer, *args: Any) -> None:
+        if trainer.sanity_checking:
+            self.validated.append(time.perf_counter() - self.batch_started)
+
+    def on_sanity_check_end(self, trainer: Trainer, *args: Any) -> None:
+        besides = time.perf_counter() - self.started - sum(self.validated)
+        self.validation = besides + self.validated[-1] * sum(trainer.num_val_batches)
 
     def on_train_start(self, *args: Any) -> None:
-        self.batches = 0
+        self.start, self.started = time.time(), time.perf_counter()
 
     def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
-        self.batches += 1
-        if self.batches == self.first:
-            self.started = time.perf_counter()
-        if self.batches == self.last and (steps := trainer.max_steps - trainer.global_step) > 0:
-            each = (time.perf_counter() - self.started) / (self.last - self.first) * trainer.accumulate_grad_batches
-            if each * steps > 60:
-                device = trainer.strategy.root_device.type.upper()
-                rank_zero_info(
-                    f"{steps:,} more steps: about {duration(each * steps)} on this {device}, plus validation"
-                )
+        if not self.reported:
+            self.ends.append(time.perf_counter())
+            if len(self.ends) == self.batches or self.ends[-1] - self.started > self.patience:
+                self.report(trainer)
+
+    def on_validation_start(self, trainer: Trainer, *args: Any) -> None:
+        """Report before the time of a validation is among those of the batches."""
+        self.report(trainer)
+
+    def on_train_end(self, trainer: Trainer, *args: Any) -> None:
+        self.report(trainer)
+
+    def report(self, trainer: Trainer) -> None:
+        """Once there are two batches, write the times for a sweep; print the remaining time if it is over a minute."""
+        if self.reported or len(self.ends) < 2:
+            return
+        self.reported = True
+        skipped = min(self.warmup, len(self.ends) // 2)
+        batch = (self.ends[-1] - self.ends[skipped - 1]) / (len(self.ends) - skipped)
+        step = batch * trainer.accumulate_grad_batches
+        if (path := os.environ.get(TIMES_FILE)) and trainer.is_global_zero:
+            times = {"start": self.start, "step": step, "validation": self.validation}
+            with write_atomic(path) as file:
+                file.write(json.dumps({**times, "epoch": trainer.num_training_batches}).encode())
+        steps = trainer.max_steps - trainer.global_step
+        validations = int(steps * trainer.accumulate_grad_batches / (trainer.val_check_batch or steps))
+        if (seconds := steps * step + validations * self.validation) > 60:
+            device = trainer.strategy.root_device.type.upper()
+            rank_zero_info(f"{steps:,} more steps: about {duration(seconds)} on this {device}")
 
 
 class StepSeed(Callback):

@@ -2,8 +2,10 @@
 
 import os
 import platform
+import re
 import subprocess
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -111,10 +113,21 @@ def _log_model(logger: WandbLogger, checkpoint: Path, facts: dict[str, Any]) -> 
 
 
 def code_version() -> dict[str, str]:
-    """Return the versions of vqlab, Python, torch and Lightning, and vqlab's git revision where there is one."""
+    """Return the machine, and versions: of vqlab with its git revision where there is one, Python, torch, Lightning."""
     found = {"vqlab": __version__, "revision": git_revision(), "python": platform.python_version()}
     found |= {"torch": str(torch.__version__), "lightning": lightning.__version__}  # torch's is a subclass of str
+    found["machine"] = machine()
     return {name: text for name, text in found.items() if text}
+
+
+def machine() -> str:
+    """Return the kind of the GPU, or number and kind of the cores."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    with suppress(OSError):
+        kinds = re.findall("^model name\\s*: (.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+        return f"{len(kinds)} cores, {kinds[0]}" if kinds else platform.machine()
+    return platform.machine()
 
 
 def git_revision(folder: Path = PACKAGE) -> str:

@@ -6,6 +6,7 @@ import shlex
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 from vqlab.atomic_io import write_atomic
@@ -14,7 +15,8 @@ from vqlab.errors import UserError, suggest
 from vqlab.experiments.experiment import Experiment, Row, read_experiment
 from vqlab.experiments.runner import OUTPUT, VQLAB, Outcome, Runner, Status, refuse_conflicts
 from vqlab.experiments.runs import read_run
-from vqlab.experiments.text import align, short
+from vqlab.experiments.text import align, duration, plural, short
+from vqlab.experiments.timing import fitting_scale, measure, read_budget, started_scale, steps_of, total
 
 Check = Callable[[list[list[str]]], list[str | None]]  # argument lists of vqlab fit -> the error of each, or None
 
@@ -36,10 +38,14 @@ def sweep(args: Sequence[str], command: Sequence[str] = VQLAB, check: Check | No
     add("--rows", metavar="A,B", help="only these rows; a name without its seed means all repeats")
     add("--jobs", type=int, default=1, help="rows that run at the same time and share GPUs and cores (default 1)")
     add("--test", action="store_true", help="test each row on its best checkpoint after training")
-    add("--dry-run", action="store_true", help="check the options, print the calls, and stop")
+    add("--dry-run", action="store_true", help="check the options, print the calls and their times, and stop")
     add("--runs", type=Path, default=Path("runs"), help="folder of all runs (default runs)")
     scale = "multiply each setting of the files that counts training steps by X, also schedules"
     add("--scale-steps", type=float, default=1.0, metavar="X", help=scale)
+    budget = (
+        "choose X of --scale-steps so that all rows take this time, such as 2h or 1h30m; a few batches are measured"
+    )
+    add("--budget", metavar="TIME", help=budget)
     add("--slurm", type=Path, metavar="OUT.sh", help="write a SLURM job array, and stop")
     options, extra = parser.parse_known_args(args)
     own = [name.replace("_", "-") for name in vars(options)]
@@ -48,12 +54,38 @@ def sweep(args: Sequence[str], command: Sequence[str] = VQLAB, check: Check | No
             raise UserError(f"unknown option --{name}: did you mean --{close[0]}?")
     if options.jobs < 1:
         raise UserError(f"jobs must be at least 1, got {options.jobs}")
-    experiment = read_experiment(options.file, extra, options.runs, options.scale_steps)
+    if options.budget and options.scale_steps != 1:
+        raise UserError(f"budget {options.budget} chooses scale-steps: leave out one of the two")
+
+    def at_scale(scale: float) -> Experiment:
+        return read_experiment(options.file, extra, options.runs, scale)
+
+    experiment = at_scale(options.scale_steps)
+    if options.budget:
+        experiment = within_budget(experiment, at_scale, options, command, check)
     rows = choose_rows(experiment, options.rows)
     if options.slurm:
         write_slurm_array(experiment, rows, options, extra)
         return
     run_rows(experiment, rows, Runner(experiment, options.test, options.jobs, command), options, check)
+
+
+def within_budget(
+    experiment: Experiment,
+    at_scale: Callable[[float], Experiment],
+    options: argparse.Namespace,
+    command: Sequence[str],
+    check: Check | None,
+) -> Experiment:
+    """Return ``experiment`` with its steps scaled so that its rows take ``--budget``."""
+    seconds, rows = read_budget(options.budget), choose_rows(experiment, options.rows)
+    scale = started_scale(experiment, rows, options.budget)
+    if scale is None:
+        check_rows(experiment, rows, check)
+        times = measure(experiment, rows, Runner(experiment, options.test, options.jobs, command))
+        scale = fitting_scale(seconds, lambda x: total(at_scale(x), rows, times, options.jobs, options.test))
+    print(f"budget {options.budget}: steps multiplied by {scale:g} in all {len(rows)} rows")
+    return replace(at_scale(scale), budget=options.budget)
 
 
 def choose_rows(experiment: Experiment, names: str | None) -> list[Row]:
@@ -81,6 +113,8 @@ def run_rows(
         for row in rows:
             lines = [shlex.join(["vqlab", *call]) for call in runner.commands(row)]
             print("\n".join(lines) if lines else f"# {row.name} is finished")
+        if todo:
+            print_times(experiment, todo, runner, options)
         return
     outcomes = {row.name: Outcome(Status.FINISHED) for row in rows}
     if todo:
@@ -105,6 +139,19 @@ def run_rows(
         for row in failed:
             print(f"  {row.name}: {outcomes[row.name].error} ({experiment.folder(row) / OUTPUT})")
         sys.exit(1)
+
+
+def print_times(experiment: Experiment, rows: Sequence[Row], runner: Runner, options: argparse.Namespace) -> None:
+    """Print how long each row, and all of them, will take on this machine."""
+    times = measure(experiment, rows, runner)
+    lines = [("row", "steps", "a step", "a validation", "in all")]
+    for row in rows:
+        each = times[row.name]
+        values = f"{each.step:.3g} s", f"{each.validation:.3g} s", duration(each.of(row, options.test))
+        lines.append((row.name, f"{steps_of(row, each.epoch):,}", *values))
+    print("\n".join(align(lines)))
+    whole = duration(total(experiment, rows, times, options.jobs, options.test))
+    print(f"{plural(len(rows), 'row')}, {options.jobs} at a time: about {whole} on this machine")
 
 
 def check_rows(experiment: Experiment, rows: Sequence[Row], check: Check | None) -> None:
@@ -138,7 +185,7 @@ def write_slurm_array(
     """Write a script for ``sbatch`` that runs one row per task."""
     stem, path = experiment.path.stem, options.slurm
     own = [*(["--test"] if options.test else []), *([] if str(options.runs) == "runs" else [f"--runs={options.runs}"])]
-    own += [] if options.scale_steps == 1 else [f"--scale-steps={options.scale_steps:g}"]
+    own += [] if experiment.scale == 1 else [f"--scale-steps={experiment.scale:g}"]
     call = shlex.join(["vqlab", "sweep", str(experiment.path), *own, *extra])
     script = f"""#!/bin/bash
 # {len(rows)} rows of {experiment.path}. The resources of a row are options of sbatch:

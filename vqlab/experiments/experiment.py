@@ -36,14 +36,17 @@ class Experiment:
     runs: Path  # folder of all runs
     configs: tuple[Path, ...]  # the base config, and the ``--config`` files of the command line
     rows: tuple[Row, ...]  # including the repeats for each seed
+    scale: float = 1.0  # by which the settings that count training steps are multiplied
+    budget: str = ""  # time for which the scale was chosen
 
     def folder(self, row: Row) -> Path:
         """Return the run folder of ``row``."""
         return self.runs / str(row.settings["model"]).rpartition(".")[2].lower() / row.name
 
     def place(self, row: Row) -> dict[str, Any]:
-        """Return the experiment's name and the place of ``row`` in it, by which a report sorts."""
-        return {"experiment": self.path.stem, "place": self.rows.index(row)}
+        """Return the experiment's name, the place of ``row`` in it, by which a report sorts, and its scale of steps."""
+        scaled = {"scale": self.scale, "budget": self.budget} if self.scale != 1 or self.budget else {}
+        return {"experiment": self.path.stem, "place": self.rows.index(row), **scaled}
 
     def fit(self, row: Row) -> list[str]:
         """Return the arguments of ``vqlab`` that train ``row``."""
@@ -94,7 +97,7 @@ def read_experiment(path: Path, extra: Sequence[str] = (), runs: Path = Path("ru
             rows.append(Row(name, label, stack(devices, common, {**seeding, **options}, scaled, typed), settings))
     if twice := [name for name, count in Counter(row.name for row in rows).items() if count > 1]:
         raise UserError(f"{path} has two rows of the name {twice[0]}: change one of them")
-    return Experiment(path, runs, configs, tuple(rows))
+    return Experiment(path, runs, configs, tuple(rows), scale)
 
 
 def read_points(content: dict[str, Any], path: Path) -> Iterator[tuple[str, Settings]]:

@@ -22,6 +22,7 @@ ROW = "row.json"  # a sweep writes it: experiment file and place of the row
 NOTE = "note.txt"  # one line about the run
 LONGEST_NOTE = 500
 LOCK_FD = "VQLAB_RUN_LOCK"  # variable by which a sweep passes the descriptor of its row's lock to the row
+TIMES_FILE = "VQLAB_TIMES"  # variable by which a sweep asks a run for its times
 TAKEN = (BlockingIOError, PermissionError)  # errors of flock if another process has the lock
 
 

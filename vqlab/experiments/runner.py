@@ -8,12 +8,12 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from enum import StrEnum
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 from vqlab.atomic_io import disk_errors, no_link, write_atomic
 from vqlab.errors import UserError
@@ -53,6 +53,10 @@ class Outcome(NamedTuple):
     error: str = ""
 
 
+class Stopping(Exception):
+    """Raised in the place of a call after :meth:`Runner.stop`."""
+
+
 class Runner:
     """Run rows, each on its part of the GPUs and cores; several threads and machines may do so at the same time."""
 
@@ -85,7 +89,10 @@ class Runner:
         print(f"{row.name}: started", flush=True)
         folder = self.experiment.folder(row)
         with row_lock(folder) as lock:
-            outcome = Outcome(Status.ELSEWHERE) if lock is None else self._run_locked(row, folder, lock)
+            try:
+                outcome = Outcome(Status.ELSEWHERE) if lock is None else self._run_locked(row, folder, lock)
+            except Stopping:
+                outcome = Outcome(Status.STOPPED)
         ending, duration = ": ".join(filter(None, outcome)), timedelta(seconds=round(time.monotonic() - started))
         print(f"{row.name}: {ending} ({duration})", flush=True)
         return outcome
@@ -122,30 +129,40 @@ class Runner:
             while any(child.poll() is None for child in children) and time.monotonic() < deadline:
                 time.sleep(0.05)
 
+    @contextmanager
+    def child(
+        self, arguments: list[str], log: IO, variables: dict[str, str], descriptors: Sequence[int] = ()
+    ) -> Iterator[subprocess.Popen]:
+        """Start ``vqlab`` with ``arguments`` on a free part of the machine; raises Stopping after :meth:`stop`."""
+        with self.guard:
+            if self.stopping.is_set():
+                raise Stopping
+            resources = self.resources.pop(0)
+            child = subprocess.Popen(
+                [*self.command, *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env={"WANDB_RUN_GROUP": self.experiment.path.stem, **os.environ, **resources, **variables},
+                start_new_session=True,  # Ctrl-C reaches the sweep only, which passes it on
+                pass_fds=descriptors,
+            )
+            self.children.add(child)
+        try:
+            yield child
+        finally:
+            with self.guard:
+                self.children.remove(child)
+                self.resources.append(resources)
+
     def _call(self, arguments: list[str], folder: Path, lock: int) -> str | None:
         """Run ``vqlab`` with ``arguments``; return the reason in one line if it failed."""
         output = folder / OUTPUT
         with disk_errors(output), open(output, "a", opener=no_link) as log:
             print(f"$ vqlab {shlex.join(arguments)}", file=log, flush=True)
             start = log.tell()
-            with self.guard:
-                if self.stopping.is_set():
-                    return None
-                resources = self.resources.pop(0)
-                child = subprocess.Popen(
-                    [*self.command, *arguments],
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                    env={"WANDB_RUN_GROUP": self.experiment.path.stem, **os.environ, **resources, LOCK_FD: str(lock)},
-                    start_new_session=True,  # Ctrl-C reaches the sweep only, which passes it on
-                    pass_fds=(lock,),
-                )
-                self.children.add(child)
-            child.wait()
-            with self.guard:
-                self.children.remove(child)
-                self.resources.append(resources)
+            with self.child(arguments, log, {LOCK_FD: str(lock)}, (lock,)) as child:
+                child.wait()
         done = state_of(folder) is State.FINISHED if arguments[0] == "fit" else read_run(folder).tested
         return None if done else reason_of(child.returncode, output, start)
 

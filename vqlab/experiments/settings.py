@@ -117,7 +117,7 @@ def as_text(value: Any) -> str:
 
 def equal(a: Any, b: Any) -> bool:
     """Return whether two values of a setting are equal; one may be text, or name the module of a class."""
-    a, b = _parsed(a), _parsed(b)
+    a, b = parsed(a), parsed(b)
     if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)):
         return len(a) == len(b) and all(map(equal, a, b))
     if isinstance(a, str) and isinstance(b, str):
@@ -125,11 +125,11 @@ def equal(a: Any, b: Any) -> bool:
     return a == b
 
 
-def _parsed(value: Any) -> Any:
+def parsed(value: Any) -> Any:
     """Return the value of text in YAML; 1e-3 is a number, unlike in YAML 1.1."""
     if not isinstance(value, str):
         return value
-    for read in (float, yaml.safe_load):
+    for read in (int, float, yaml.safe_load):
         try:
             return read(value)
         except (ValueError, yaml.YAMLError):
