@@ -63,6 +63,7 @@ def sweep(args: Sequence[str], command: Sequence[str] = VQLAB, check: Check | No
     experiment = at_scale(options.scale_steps)
     if options.budget:
         experiment = within_budget(experiment, at_scale, options, command, check)
+    experiment = replace(experiment, command=shlex.join(["vqlab", "sweep", *args]))
     rows = choose_rows(experiment, options.rows)
     if options.slurm:
         write_slurm_array(experiment, rows, options, extra)

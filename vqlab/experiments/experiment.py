@@ -12,7 +12,7 @@ from typing import Any
 from vqlab.errors import UserError, suggest
 from vqlab.experiments.settings import Settings, as_flag, overlay, read_yaml, scale_steps, stack
 
-KEYS = ("base", "common", "rows", "grid", "seeds")
+KEYS = ("base", "common", "rows", "grid", "seeds", "questions")
 NAME = re.compile(r"[\w=+][\w.=+-]*")
 SEEDED = ("seed_everything", "data.seed")  # a repeat sets both: weights and noise; split, order and choice of labels
 NOT_IN_A_ROW = ("name", "runs", "config", "ckpt_path")  # set by the sweep
@@ -29,6 +29,15 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Question:
+    """A question that rows of an experiment answer."""
+
+    ask: str
+    rows: tuple[str, ...]  # labels; the others are compared with the first
+    metric: str | None = None  # default: the monitored one
+
+
+@dataclass(frozen=True)
 class Experiment:
     """A base config, overlays, and rows."""
 
@@ -38,15 +47,17 @@ class Experiment:
     rows: tuple[Row, ...]  # including the repeats for each seed
     scale: float = 1.0  # by which the settings that count training steps are multiplied
     budget: str = ""  # time for which the scale was chosen
+    command: str = ""  # that runs the rows
+    questions: tuple[Question, ...] = ()
 
     def folder(self, row: Row) -> Path:
         """Return the run folder of ``row``."""
         return self.runs / str(row.settings["model"]).rpartition(".")[2].lower() / row.name
 
     def place(self, row: Row) -> dict[str, Any]:
-        """Return the experiment's name, the place of ``row`` in it, by which a report sorts, and its scale of steps."""
-        scaled = {"scale": self.scale, "budget": self.budget} if self.scale != 1 or self.budget else {}
-        return {"experiment": self.path.stem, "place": self.rows.index(row), **scaled}
+        """Return what a report tells about ``row``: the experiment, the place by which it sorts, and how it was run."""
+        facts = {"experiment": self.path.stem, "place": self.rows.index(row), "command": self.command}
+        return facts | {"scale": self.scale, "budget": self.budget}
 
     def fit(self, row: Row) -> list[str]:
         """Return the arguments of ``vqlab`` that train ``row``."""
@@ -97,7 +108,8 @@ def read_experiment(path: Path, extra: Sequence[str] = (), runs: Path = Path("ru
             rows.append(Row(name, label, stack(devices, common, {**seeding, **options}, scaled, typed), settings))
     if twice := [name for name, count in Counter(row.name for row in rows).items() if count > 1]:
         raise UserError(f"{path} has two rows of the name {twice[0]}: change one of them")
-    return Experiment(path, runs, configs, tuple(rows), scale)
+    questions = read_questions(content, {row.label for row in rows}, path)
+    return Experiment(path, runs, configs, tuple(rows), scale, questions=questions)
 
 
 def read_points(content: dict[str, Any], path: Path) -> Iterator[tuple[str, Settings]]:
@@ -122,6 +134,24 @@ def read_points(content: dict[str, Any], path: Path) -> Iterator[tuple[str, Sett
             texts = [re.sub(r"[^\w.+-]+", "-", as_flag("", value).partition("=")[2]) for value in values]
             parts = [f"{short[option]}={text.strip('-.') or '-'}" for option, text in zip(grid, texts, strict=True)]
             yield "_".join(filter(None, [name, *parts])), options | dict(zip(grid, values, strict=True))
+
+
+def read_questions(content: dict[str, Any], labels: set[str], path: Path) -> tuple[Question, ...]:
+    """Return the questions of an experiment file."""
+    questions = content.get("questions") or []
+    form = "questions of {} must be a list such as - {{ask: 'Which rate?', rows: [slow, fast], metric: val/psnr}}"
+    if not isinstance(questions, list):
+        raise UserError(form.format(path))
+    found = []
+    for question in questions:
+        try:
+            found.append(Question(**question))
+        except TypeError as error:
+            raise UserError(f"{form.format(path)}, got {question}") from error
+        for name in found[-1].rows:
+            if name not in labels:
+                raise UserError(f"questions of {path} name a row {name!r}: {suggest(str(name), sorted(labels))}")
+    return tuple(found)
 
 
 def read_seeds(content: dict[str, Any], others: Settings, path: Path) -> list[int | None]:
