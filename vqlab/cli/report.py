@@ -13,11 +13,12 @@ from markupsafe import Markup
 
 from vqlab.atomic_io import write_atomic
 from vqlab.cli.arguments import Parser
+from vqlab.experiments.experiment import read_experiment
 from vqlab.experiments.report import Section, write_report
+from vqlab.experiments.results_page import results_page
 from vqlab.experiments.runs import find_runs
 from vqlab.experiments.text import plural, printable
 
-FILES = "report_files"
 SPECIAL = re.compile(r"[\\`*_|\[\]~$]|^[#>]")
 
 
@@ -29,12 +30,20 @@ def report(args: Sequence[str]) -> None:
     add("runs", type=Path, nargs="+", help="run folders, or folders of runs; two runs are compared side by side")
     add("-o", "--output", type=Path, default=Path("report"), help="folder to write (default report)")
     add("--format", choices=("html", "md"), default="html", help="one HTML file, or Markdown with pictures beside it")
-    add("--title", help="headline (default: the folders)")
+    add("--docs", type=Path, metavar="FILE", help="write the results page of this experiment file, as Markdown")
+    add("--title", help="headline (default: the folders, or the experiment file)")
     options = parser.parse_args(args)
     runs = find_runs(options.runs)
-    sections = write_report(runs, together=len(options.runs) == len(runs) == 2)
-    page = options.output / f"report.{options.format}"
-    text, files = render(page.name, options.title or " ".join(map(str, options.runs)), sections, options.output)
+    if options.docs:
+        experiment = read_experiment(options.docs)
+        sections, name, template = results_page(experiment, runs), options.docs.stem, "report.md"
+        title = options.title or f"Results of {options.docs.name}"
+    else:
+        sections = write_report(runs, together=len(options.runs) == len(runs) == 2)
+        name, template = "report", f"report.{options.format}"
+        title = options.title or " ".join(map(str, options.runs))
+    page = options.output / f"{name}{Path(template).suffix}"
+    text, files = render(template, title, sections, options.output, f"{name}_files")
     for name, content in {**files, page.name: text.encode()}.items():
         with write_atomic(options.output / name, "-o") as file:
             file.write(content)
@@ -44,13 +53,15 @@ def report(args: Sequence[str]) -> None:
     print(f"{page}: {plural(len(runs), 'run')}, {page.stat().st_size / 1e6:.1f} MB")
 
 
-def render(template: str, title: str, sections: Sequence[Section], output: Path) -> tuple[str, dict[str, bytes]]:
-    """Return the page, with all text escaped, and the pictures beside it by their relative paths."""
+def render(
+    template: str, title: str, sections: Sequence[Section], output: Path, folder: str
+) -> tuple[str, dict[str, bytes]]:
+    """Return the page, with all text escaped, and the pictures beside it, in ``folder``, by their relative paths."""
     files: dict[str, bytes] = {}
 
     def saved(content: bytes, caption: str, suffix: str) -> str:
         stem = re.sub(r"[^\w.-]+", "-", caption, flags=re.ASCII)[:150]
-        name = f"{FILES}/{len(files)}-{stem}{suffix}"
+        name = f"{folder}/{len(files)}-{stem}{suffix}"
         files[name] = content
         return Markup(name)
 

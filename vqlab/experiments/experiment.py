@@ -33,8 +33,9 @@ class Question:
     """A question that rows of an experiment answer."""
 
     ask: str
-    rows: tuple[str, ...]  # labels; the others are compared with the first
-    metric: str | None = None  # default: the monitored one
+    rows: tuple[str, ...] = ()  # names without seed; default: all
+    metric: str | None = None  # by which rows are compared; default: the monitored one
+    against: str | None = None  # a metric whose rank correlation with ``metric`` is the answer
 
 
 @dataclass(frozen=True)

@@ -155,14 +155,15 @@ def runs_table(runs: Sequence[Run], metrics: Sequence[str]) -> Table:
     columns = [
         ("run", [Cell(run.name, folder=str(run.folder)) for run in runs]),
         *first,
-        *([("note", [Cell(run.note) for run in runs])] if any(run.note for run in runs) else []),
+        *optional("note", [run.note for run in runs]),
         ("health", [Cell(", ".join(run.events) or "-") for run in runs]),
         *chain(*others),
         *((short, [setting(value_of(run, name)) for run in runs]) for name, short in names.items()),
         ("status", [Cell(run.status) for run in runs]),
         ("started", [Cell(run.started) for run in runs]),
-        *([("experiment", [Cell(run.row[0] or "-") for run in runs])] if any(run.row[0] for run in runs) else []),
+        *optional("experiment", [run.sweep.experiment for run in runs]),
         ("steps", numbers([run.log.steps for run in runs], show="{:,}".format)),
+        *optional("steps scaled by", [run.sweep.scaled for run in runs]),
         ("time", numbers([run.seconds for run in runs], show=lambda value: str(timedelta(seconds=round(value))))),
         ("samples/s", numbers([run.samples_per_second for run in runs])),
         ("peak lr", numbers([run.peak_lr for run in runs])),
@@ -170,6 +171,11 @@ def runs_table(runs: Sequence[Run], metrics: Sequence[str]) -> Table:
         *chain(*(metric_columns(runs, metric) for metric in sorted(validated - {*metrics}))),
     ]
     return columns_table("", columns)
+
+
+def optional(name: str, texts: Sequence[str]) -> Columns:
+    """Return a column of texts, none if all are empty."""
+    return [(name, [Cell(text or "-") for text in texts])] if any(texts) else []
 
 
 def metric_columns(runs: Sequence[Run], metric: str) -> Columns:
@@ -189,12 +195,16 @@ def seeds_table(groups: Sequence[Sequence[Run]], metrics: Sequence[str]) -> Tabl
     groups = [group for group in groups if group[0].settings]
     columns = [("setting", [Cell(group_name(g)) for g in groups]), ("runs", numbers([len(g) for g in groups]))]
     for metric in metrics:
-        found = [[value for run in group if (value := run.value(metric)) is not None] for group in groups]
-        cells = numbers([statistics.fmean(v) if v else None for v in found], first_known(groups[0]).mode(metric))
-        spreads = [f" ± {short(statistics.stdev(values), 2)}" if len(values) > 1 else "" for values in found]
-        cells = [c._replace(shown=c.shown + spread) for c, spread in zip(cells, spreads, strict=True)]
-        columns.append((compared(groups[0], metric), cells))
+        columns.append((compared(groups[0], metric), mean_cells(groups, metric)))
     return columns_table("Mean ± standard deviation over seeds", columns)
+
+
+def mean_cells(groups: Sequence[Sequence[Run]], metric: str) -> list[Cell]:
+    """Return mean and standard deviation of a metric over the repeats of each setting."""
+    found = [[value for run in group if (value := run.value(metric)) is not None] for group in groups]
+    cells = numbers([statistics.fmean(v) if v else None for v in found], first_known(groups[0]).mode(metric))
+    spreads = [f" ± {short(statistics.stdev(values), 2)}" if len(values) > 1 else "" for values in found]
+    return [c._replace(shown=c.shown + spread) for c, spread in zip(cells, spreads, strict=True)]
 
 
 def effects_table(runs: Sequence[Run], metrics: Sequence[str]) -> Table:
@@ -259,6 +269,8 @@ def key_metrics(runs: Sequence[Run]) -> list[str]:
 
 def compared(runs: Sequence[Run], metric: str) -> str:
     """Return the name of the value by which runs are compared."""
+    if metric.startswith("test/"):
+        return metric
     return f"{'best' if metric == first_known(runs).monitor else 'last'} {metric}"
 
 

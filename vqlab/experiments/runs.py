@@ -69,6 +69,22 @@ class MetricsLog:
         return max((step for step, _ in self.times), default=0)
 
 
+@dataclass(frozen=True)
+class SweepRow:
+    """What a sweep notes in the folder of a row."""
+
+    experiment: str = ""  # name of the file
+    place: int = 0  # in the file
+    command: str = ""
+    scale: float = 1.0  # of the numbers of steps
+    budget: str = ""  # time for which the scale was chosen
+
+    @property
+    def scaled(self) -> str:
+        """The scale and its reason as text, empty if there is none."""
+        return "" if self.scale == 1 else f"{self.scale:g}" + (f" for {self.budget}" if self.budget else "")
+
+
 @dataclass
 class Run:
     """Content of a run folder."""
@@ -84,7 +100,7 @@ class Run:
     pictures: dict[str, PictureFiles] = field(default_factory=dict)  # by kind, in the order of the steps
     problems: list[str] = field(default_factory=list)  # missing and damaged files
     note: str = ""
-    row: tuple[str, int] = ("", 0)  # experiment file of a sweep, and place in it
+    sweep: SweepRow = field(default_factory=SweepRow)
 
     @property
     def model(self) -> str:
@@ -117,7 +133,9 @@ class Run:
         return Figure(last, last_step, best, best_step)
 
     def value(self, metric: str) -> float | None:
-        """Return the value by which runs are compared: the best of the monitored metric, the last of any other."""
+        """Return the value by which runs are compared: of the test, best of the monitored metric, last of others."""
+        if metric in self.tested:
+            return self.tested[metric]
         figure = self.figure(metric)
         return None if figure is None else figure.best if metric == self.monitor else figure.last
 
@@ -176,7 +194,7 @@ def find_runs(places: Sequence[Path]) -> list[Run]:
     if not folders:
         raise UserError(f"no run in {', '.join(map(str, places))}: a run has a config.yaml or a metrics.csv")
     runs = [read_run(folder) for folder in sorted(folders, key=lambda folder: natural(str(folder)))]
-    return sorted(runs, key=lambda run: run.row)
+    return sorted(runs, key=lambda run: (run.sweep.experiment, run.sweep.place))
 
 
 def read_run(folder: Path) -> Run:
@@ -191,9 +209,8 @@ def read_run(folder: Path) -> Run:
             run.error = str(json.loads((folder / FAILED).read_bytes())["error"])
         run.status = "failed"
     run.note = read_note(folder)
-    with suppress(OSError, ValueError, TypeError, KeyError):  # no row of a sweep
-        found = json.loads((folder / ROW).read_bytes())
-        run.row = str(found["experiment"]), int(found["place"])
+    with suppress(OSError, ValueError, TypeError):  # no row of a sweep
+        run.sweep = SweepRow(**json.loads((folder / ROW).read_bytes()))
     if not run.settings:
         run.problems.append(f"{CONFIG} is damaged" if (folder / CONFIG).exists() else f"no {CONFIG}")
     run.log, test = read_log(folder / LOG), read_log(folder / TEST)
