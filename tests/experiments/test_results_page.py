@@ -79,10 +79,10 @@ def test_lead_is_compared_with_the_deviation_over_seeds():
     assert section(page(), "Which rate?").endswith(end)
 
 
-def test_lead_of_one_seed_may_be_chance():
+def test_lead_of_one_seed_is_called_so():
     write_file(questions=QUESTIONS)
     make_rows(seeds=(0,))
-    assert section(page(), "Which rate?").endswith("may be chance.")
+    assert section(page(), "Which rate?").endswith(", of one seed.")
 
 
 def test_relation_of_two_metrics_is_a_rank_correlation():

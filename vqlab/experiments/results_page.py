@@ -117,7 +117,7 @@ def answer(question: Question, groups: Groups) -> Iterator[str]:
     lead = abs(means[order[0]] - means[order[1]])
     spread = [statistics.stdev(values[row]) for row in order[:2] if len(values[row]) > 1]
     if not spread:
-        yield f"One seed: the lead over {order[1]}, {short(lead, 2)}, may be chance."
+        yield f"The lead over {order[1]} is {short(lead, 2)}, of one seed."
     else:
         size = "more" if lead > max(spread) else "not more"
         deviation = f"the standard deviation over seeds, {short(max(spread), 2)}"
