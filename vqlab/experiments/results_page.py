@@ -42,9 +42,7 @@ def results_page(experiment: Experiment, runs: Sequence[Run]) -> list[Section]:
     """
     mine = [run for run in runs if run.sweep.experiment == experiment.path.stem]
     if not mine:
-        raise UserError(
-            f"no row of {experiment.path} is in these folders: vqlab sweep {experiment.path} runs them"
-        )
+        raise UserError(f"no row of {experiment.path} is in these folders: vqlab sweep {experiment.path} runs them")
     groups = defaultdict(list)
     for run in mine:
         run.name = run.folder.name

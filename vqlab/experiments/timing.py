@@ -12,9 +12,9 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
 
-from vqlab import __version__
 from vqlab.atomic_io import write_atomic
 from vqlab.errors import UserError
 from vqlab.experiments.experiment import SEEDED, Experiment, Row
@@ -127,7 +127,7 @@ def measure(experiment: Experiment, rows: Sequence[Row], runner: Runner) -> dict
 
 def model_key(experiment: Experiment, row: Row, jobs: int) -> str:
     """Return a key that rows share whose steps take the same time: only 0 is a number that changes the work."""
-    machine = [platform.node(), os.cpu_count(), os.environ.get("CUDA_VISIBLE_DEVICES"), jobs, __version__]
+    machine = [platform.node(), os.cpu_count(), os.environ.get("CUDA_VISIBLE_DEVICES"), jobs, version("vqlab")]
     settings = dict.fromkeys(steady_options(row), "")
     for name, value in {**row.settings, **row.options}.items():
         counts = name.rpartition(".")[2] in STEP_COUNTS or "schedule" in name
