@@ -17,6 +17,7 @@ QUESTIONS = [
     {"ask": "And the third?", "rows": ["b", "c"], "metric": "val/psnr"},
     {"ask": "Is a lower loss better?", "metric": "val/loss", "against": "val/psnr"},
     {"ask": "Alone?", "rows": ["c"]},
+    {"ask": "By the beginning of a name?", "rows": ["a", "b"], "metric": "val/ps"},
 ]
 
 
@@ -64,6 +65,7 @@ def test_answers_compare_the_means_over_seeds():
     first, second = sorted(psnrs, key=psnrs.__getitem__, reverse=True)
     start = f"{first} is best. Last val/psnr: {first} {psnrs[first]:.3g}, {second} {psnrs[second]:.3g}."
     assert section(text, "Which PSNR?").startswith(start)
+    assert section(text, "By the beginning of a name?") == section(text, "Which PSNR?")
     assert section(text, "And the third?") == f"Not run: c. last val/psnr: b {psnrs['b']:.3g}."
     assert section(text, "Alone?") == "Not run: c."
 

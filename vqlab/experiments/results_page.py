@@ -96,7 +96,7 @@ def answer(question: Question, groups: Groups) -> Iterator[str]:
     if not known:
         return
     runs = [run for group in known.values() for run in group]
-    metric = question.metric or runs[0].monitor
+    metric = logged_name(question.metric, runs) if question.metric else runs[0].monitor
     if question.against:
         yield correlation(runs, metric, question.against)
         return
@@ -122,6 +122,12 @@ def answer(question: Question, groups: Groups) -> Iterator[str]:
         yield f"The lead over {order[1]}, {short(lead, 2)}, is {size} than {deviation}."
 
 
+def logged_name(metric: str, runs: Sequence[Run]) -> str:
+    """Return the metric that the runs have logged: ``metric``, or one that begins so, such as ``val/rfid_vgg``."""
+    logged = {name for run in runs for name in (*run.log.series, *run.tested)}
+    return metric if metric in logged else min((name for name in logged if name.startswith(metric)), default=metric)
+
+
 def correlation(runs: Sequence[Run], metric: str, other: str) -> str:
     """Return a sentence with the rank correlation of two metrics over runs."""
     pairs = [(run.value(metric), run.value(other)) for run in runs]
@@ -139,7 +145,8 @@ def rows_table(experiment: Experiment, groups: Groups) -> Table:
     repeats = list(groups.values())
     runs = [run for group in repeats for run in group]
     tested = {name for run in runs for name in run.tested}
-    asked = [name for question in experiment.questions for name in (question.metric, question.against) if name]
+    named = [name for question in experiment.questions for name in (question.metric, question.against) if name]
+    asked = [logged_name(name, runs) for name in named]
     in_test = [name.replace("val/", "test/", 1) for name in key_metrics(runs)[1:]]
     others = [test if test in tested else test.replace("test/", "val/", 1) for test in in_test]
     metrics = dict.fromkeys([runs[0].monitor, *asked, *others])
