@@ -80,12 +80,13 @@ def within_budget(
 ) -> Experiment:
     """Return ``experiment`` with its steps scaled so that its rows take ``--budget``."""
     seconds, rows = read_budget(options.budget), choose_rows(experiment, options.rows)
-    scale = started_scale(experiment, rows, options.budget)
+    scale, besides = started_scale(experiment, rows, options.budget), ""
     if scale is None:
         check_rows(experiment, rows, check)
         times = measure(experiment, rows, Runner(experiment, options.test, options.jobs, command))
-        scale = fitting_scale(seconds, lambda x: total(at_scale(x), rows, times, options.jobs, options.test))
-    print(f"budget {options.budget}: steps multiplied by {scale:g} in all {len(rows)} rows")
+        scale, fixed = fitting_scale(seconds, lambda x: total(at_scale(x), rows, times, options.jobs, options.test))
+        besides = f"; starts and validations take {duration(fixed)} of it"
+    print(f"budget {options.budget}: steps multiplied by {scale:g} in all {len(rows)} rows{besides}")
     return replace(at_scale(scale), budget=options.budget)
 
 

@@ -21,7 +21,7 @@ from vqlab.experiments.experiment import SEEDED, Experiment, Row
 from vqlab.experiments.run_state import ROW, TIMES_FILE
 from vqlab.experiments.runner import Runner, reason_of
 from vqlab.experiments.settings import HARMLESS, STEP_COUNTS, as_text, parsed
-from vqlab.experiments.text import duration
+from vqlab.experiments.text import duration, plural
 
 CACHE = ".times.json"  # in the folder of all runs
 UNITS = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
@@ -70,21 +70,22 @@ def total(experiment: Experiment, rows: Sequence[Row], times: dict[str, Times], 
     return max(sum(seconds) / jobs, *seconds)
 
 
-def fitting_scale(budget: float, time_at: Callable[[float], float]) -> float:
-    """Return the largest factor of at most 1, with three digits, at which ``time_at`` is within ``budget``.
+def fitting_scale(budget: float, time_at: Callable[[float], float]) -> tuple[float, float]:
+    """Return the largest factor of at most 1 at which ``time_at`` is within ``budget``, and the time without steps.
 
     Raises:
         UserError: If the time without steps is not within ``budget``.
     """
-    if (whole := time_at(1.0)) <= budget:
-        return 1.0
+    whole = time_at(1.0)
     fixed = 2 * time_at(0.5) - whole  # starts and validations
+    if whole <= budget:
+        return 1.0, fixed
     if fixed >= budget:
         raise UserError(
             f"budget must be more than {duration(fixed)}, the time of starts and validations alone: raise it, or add "
             "--trainer.limit_val_batches=..."
         )
-    return float(f"{(budget - fixed) / (whole - fixed) * 0.995:.3g}")
+    return float(f"{(budget - fixed) / (whole - fixed) * 0.995:.3g}"), fixed
 
 
 def started_scale(experiment: Experiment, rows: Sequence[Row], budget: str) -> float | None:
@@ -110,7 +111,7 @@ def measure(experiment: Experiment, rows: Sequence[Row], runner: Runner) -> dict
     keys = {row.name: model_key(experiment, row, len(runner.resources)) for row in rows}
     unknown = list({keys[row.name]: row for row in reversed(rows) if keys[row.name] not in known}.values())[::-1]
     if unknown:
-        print(f"measuring a few batches of {len(unknown)} different models ...", flush=True)
+        print(f"measuring a few batches of {plural(len(unknown), 'model')} ...", flush=True)
         with ThreadPoolExecutor(len(runner.resources)) as pool:
             try:
                 for row, times in zip(unknown, pool.map(lambda row: measure_row(row, runner), unknown), strict=True):
