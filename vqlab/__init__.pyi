@@ -64,6 +64,8 @@ from .nn import MLPDecoder as MLPDecoder
 from .nn import MLPEncoder as MLPEncoder
 from .nn import MLPFeatures as MLPFeatures
 from .nn import MLPGenerator as MLPGenerator
+from .nn import PatchDecoder as PatchDecoder
+from .nn import PatchEncoder as PatchEncoder
 from .nn import PatchGAN as PatchGAN
 from .nn import S4DDecoder as S4DDecoder
 from .nn import S4DEncoder as S4DEncoder
@@ -83,6 +85,7 @@ from .quantizers import ProductQuantizer as ProductQuantizer
 from .quantizers import Quantizer as Quantizer
 from .quantizers import QuantizerOutput as QuantizerOutput
 from .quantizers import ResidualQuantizer as ResidualQuantizer
+from .quantizers import ScalarQuantizer as ScalarQuantizer
 from .quantizers import SimVQ as SimVQ
 from .quantizers import VectorQuantizer as VectorQuantizer
 from .training import GANOptimization as GANOptimization

@@ -1,6 +1,8 @@
 from .anneal import Anneal as Anneal
 from .autoencoders.conv import ConvDecoder as ConvDecoder
 from .autoencoders.conv import ConvEncoder as ConvEncoder
+from .autoencoders.patches import PatchDecoder as PatchDecoder
+from .autoencoders.patches import PatchEncoder as PatchEncoder
 from .autoencoders.s4d import S4DDecoder as S4DDecoder
 from .autoencoders.s4d import S4DEncoder as S4DEncoder
 from .autoencoders.small import MLPDecoder as MLPDecoder

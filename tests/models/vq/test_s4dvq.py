@@ -6,10 +6,11 @@ import torch
 from tests.helpers.bare import trainer, validate
 from tests.helpers.models import build
 from tests.helpers.refusal import refused
+from tests.helpers.two_ranks import on_two_ranks
 from vqlab.data import ECG
 from vqlab.models import S4DVQ
-from vqlab.nn import S4D, S4DDecoder, S4DEncoder
-from vqlab.quantizers import ResidualQuantizer, VectorQuantizer
+from vqlab.nn import S4D, PatchDecoder, PatchEncoder, S4DDecoder, S4DEncoder
+from vqlab.quantizers import IdentityQuantizer, ResidualQuantizer, ScalarQuantizer, VectorQuantizer
 
 
 def small(quantizer=None, **options):
@@ -50,6 +51,62 @@ def test_model_without_quantizer_has_no_codes():
     assert model.encode(x).unique().tolist() == [0]
     with refused("no codes"):
         model.decode(model.encode(x))
+
+
+def patches(dim=16, quantizer=None, **options):
+    nets = {"patch_size": 16, "fold": 4, "d_model": 8, "num_blocks": 1, "d_state": 8}
+    quantizer = quantizer or IdentityQuantizer(dim)
+    return build(S4DVQ, PatchEncoder(**nets), PatchDecoder(**nets), quantizer, length=128, klt=True, **options)
+
+
+def test_transform_of_all_dimensions_is_lossless():
+    model, x = patches(), torch.randn(64, 1, 128).cumsum(-1)
+    model.fit_transform(x)
+    assert (model.eval().reconstruct(x) - x).abs().max() < 1e-5 * x.abs().max()
+
+
+def test_transform_of_fewer_dimensions_is_the_klt():
+    model, x = patches(dim=5), torch.randn(64, 1, 128).cumsum(-1)
+    model.fit_transform(x)
+    rows = x.view(-1, 16).double()
+    rows = rows - rows.mean(0)
+    lost = torch.linalg.svdvals(rows)[5:].square().sum() / rows.numel()
+    torch.testing.assert_close((model.eval().reconstruct(x) - x).square().mean(), lost.float(), rtol=1e-3, atol=0)
+
+
+def test_transform_is_fitted_to_the_first_batches_once():
+    model = patches(quantizer=ScalarQuantizer(16, 32), lr=1e-4)
+    run = fit(model, 1, limit_val_batches=0)
+    assert not model.first_batches.awaited
+    assert not model.quantizer.awaits_first_batch
+    basis = model.to_code.weight[..., 0]
+    torch.testing.assert_close(basis @ basis.T, torch.eye(16), rtol=0, atol=1e-2)
+    run.save_checkpoint("last.ckpt")
+    again = S4DVQ.load_from_checkpoint("last.ckpt")
+    assert not again.first_batches.awaited
+    assert torch.equal(again.to_code.weight, model.to_code.weight)
+
+
+def test_transform_of_two_ranks_is_that_of_one_process(tmp_path):
+    x = torch.randn(32, 1, 128).cumsum(-1)
+    models = [patches(quantizer=ScalarQuantizer(16, 32)) for _ in range(3)]
+
+    def fitted(model, signals):
+        model.fit_transform(signals)
+        return dict(model.state_dict())
+
+    ranks = on_two_ranks(lambda rank: fitted(models[rank], x[rank::2]), tmp_path)
+    whole = fitted(models[2], x)
+    for name in ("to_code.weight", "to_code.bias", "quantizer.levels", "quantizer.channel"):
+        assert torch.equal(ranks[0][name], ranks[1][name])
+        if name != "quantizer.levels":  # the sign of a basis vector may differ
+            torch.testing.assert_close(ranks[0][name].abs(), whole[name].abs(), rtol=1e-3, atol=1e-4)
+
+
+def test_transform_coder_needs_no_training():
+    model = patches(quantizer=ScalarQuantizer(16, 32), lr=1e-5)
+    fit(model, 1, limit_val_batches=0)
+    assert validate(model, data())["val/snr"] > 14  # 2 bits per sample
 
 
 def test_modes_have_own_learning_rate_without_decay():

@@ -1,6 +1,7 @@
 """S4D-VQ: a VQ-VAE for signals, with state-space layers in encoder and decoder."""
 
 import math
+from itertools import islice
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -13,12 +14,16 @@ from vqlab.models.vq import autoencoder
 from vqlab.models.vq.autoencoder import RECONSTRUCTION, RENAMED_KEYS, CodebookUpdates
 from vqlab.nn import S4D, S4DDecoder, S4DEncoder
 from vqlab.nn.base import Decoder, Encoder, check_divisible, check_fit, wrong_channels
+from vqlab.nn.distributed import all_sum
 from vqlab.quantizers import IdentityQuantizer, Quantizer, VectorQuantizer
+from vqlab.quantizers.base import DataInit, to_rows
 from vqlab.training import Optimization
 from vqlab.training.batches import predict_codes
 from vqlab.training.learning_rate import configured_rate
 from vqlab.training.steps import require_finite
 from vqlab.validation import Count, Positive
+
+FIRST_BATCHES = 32
 
 
 class S4DVQ(Model):
@@ -31,6 +36,9 @@ class S4DVQ(Model):
         encoder: Network from signals to features. Default: an ``S4DEncoder``.
         decoder: Network from features to signals. Default: an ``S4DDecoder``.
         quantizer: ``vector`` is a ``VectorQuantizer`` of 512 codes with 512 dimensions; null trains without codes.
+        klt: Begin with the Karhunen-Loeve transform (PCA) of the features of the first 32 batches as ``to_code``, its
+            transpose as ``from_code``. With a ``PatchEncoder`` and ``ScalarQuantizer`` a new model is the classical
+            transform coder, without codes the identity.
         reconstruction: ``l2``, ``l1`` or ``huber``, averaged over all elements.
         lr: Absolute learning rate. Default without ``base_lr``: 1e-3.
         base_lr: Rate per signal: lr = base_lr x batch_size x devices x nodes x accumulation. Give one of the two.
@@ -63,6 +71,7 @@ class S4DVQ(Model):
         encoder: Encoder | None = None,
         decoder: Decoder | None = None,
         quantizer: Quantizer | Literal["vector"] | None = "vector",
+        klt: bool = False,
         reconstruction: Literal["l2", "l1", "huber"] = "l2",
         lr: Positive | None = None,
         base_lr: Positive | None = None,
@@ -86,6 +95,7 @@ class S4DVQ(Model):
         self.to_code = nn.Conv1d(self.encoder.out_channels, self.quantizer.embedding_dim, 1)
         self.from_code = nn.Conv1d(self.quantizer.embedding_dim, self.decoder.in_channels, 1)
         self.codebook = CodebookUpdates(self.quantizer)
+        self.first_batches = DataInit() if klt else None
 
     forward = autoencoder.forward
     encode = autoencoder.encode
@@ -100,6 +110,29 @@ class S4DVQ(Model):
         """Raise UserError unless ``x`` is (B, C, L) with the channels of the model."""
         if x.ndim != 3 or x.shape[1] != self.channels:
             raise UserError(wrong_channels("signals", f"(B, {self.channels}, L)", x, self.channels))
+
+    def on_train_start(self) -> None:
+        """Fit the transform and the quantizer to the first batches."""
+        if self.first_batches is not None and self.first_batches.awaited:
+            loader: Any = self.trainer.train_dataloader
+            batches = islice(loader, FIRST_BATCHES)
+            self.fit_transform(torch.cat([batch["signal"] for batch in batches]).to(self.device))
+
+    @torch.no_grad()
+    def fit_transform(self, x: Tensor) -> None:
+        """Set ``to_code`` to the KLT of the features of signals ``x`` (B, C, L) of all ranks, and fit the codes."""
+        rows = self.encoder(x).movedim(1, -1).flatten(0, -2)
+        sums = all_sum(torch.cat([torch.ones_like(rows[:, :1]), rows], 1).double().T @ rows.double())
+        count = all_sum(torch.tensor(float(len(rows)), device=rows.device, dtype=torch.float64))
+        mean = sums[0] / count
+        covariance = sums[1:] / count - mean.outer(mean)
+        basis = torch.linalg.eigh(covariance).eigenvectors.flip(1)[:, : self.quantizer.embedding_dim]
+        for layer, weight, bias in ((self.to_code, basis.T, -mean @ basis), (self.from_code, basis, mean)):
+            layer.weight.copy_(weight[..., None])
+            layer.bias.copy_(bias)  # type: ignore[union-attr]
+        self.quantizer.initialize(self.quantizer.bound(to_rows(self.to_code(self.encoder(x)), len(basis.T))))
+        if self.first_batches is not None:
+            self.first_batches.done()
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Return the loss; ``optimizer_step`` then updates the weights and the codebook."""
