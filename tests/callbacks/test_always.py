@@ -14,7 +14,15 @@ from torch.utils.data import DataLoader
 
 from tests.helpers.bare import BARE
 from tests.helpers.two_ranks import on_two_ranks
-from vqlab.callbacks.always import BatchStatistics, Estimate, LearningRates, Progress, StepSeed, Throughput
+from vqlab.callbacks.always import (
+    BatchStatistics,
+    Estimate,
+    LastValidation,
+    LearningRates,
+    Progress,
+    StepSeed,
+    Throughput,
+)
 from vqlab.experiments.text import duration
 from vqlab.training.loggers.csv import CSVLog
 
@@ -108,6 +116,29 @@ def test_estimate_includes_the_validations(monkeypatch, caplog, tmp_path):
 )
 def test_duration_has_one_unit(seconds, text):
     assert duration(seconds) == text
+
+
+@pytest.mark.parametrize(("interval", "validated"), [(4, [4, 8, 10]), (5, [5, 10])])
+def test_last_step_is_validated_once(interval, validated):
+    steps = []
+
+    class Validated(lightning.Callback):
+        def on_validation_start(self, trainer, *args):
+            if not trainer.sanity_checking:
+                steps.append(trainer.global_step)
+
+    settings = {"check_val_every_n_epoch": None, "limit_val_batches": 1, "num_sanity_val_steps": 1}
+    fit(
+        Line(),
+        LastValidation(),
+        Validated(),
+        max_steps=10,
+        batches=7,
+        val=True,
+        val_check_interval=interval,
+        **settings,
+    )
+    assert steps == validated
 
 
 def seeded(step, rank=0, world=1):

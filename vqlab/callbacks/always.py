@@ -110,6 +110,14 @@ class Estimate(Callback):
             rank_zero_info(f"{steps:,} more steps: about {duration(seconds)} on this {device}")
 
 
+class LastValidation(Callback):
+    """Validate after the last step, also where ``val_check_interval`` does not divide ``max_steps``."""
+
+    def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
+        if 0 <= trainer.max_steps <= trainer.global_step:
+            trainer.should_stop = True  # Lightning then validates, unless it has just done so
+
+
 class StepSeed(Callback):
     """Seed torch from (run seed, step, batch of the step, rank), so that a resumed run draws the same numbers."""
 

@@ -25,7 +25,15 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 import vqlab
 from vqlab.atomic_io import write_atomic
 from vqlab.callbacks import EMA, Health, Plateau, SampleGrid
-from vqlab.callbacks.always import BatchStatistics, Estimate, LearningRates, Progress, StepSeed, Throughput
+from vqlab.callbacks.always import (
+    BatchStatistics,
+    Estimate,
+    LastValidation,
+    LearningRates,
+    Progress,
+    StepSeed,
+    Throughput,
+)
 from vqlab.callbacks.checkpoints import LastAndBest, stored_line
 from vqlab.cli.arguments import read_configs
 from vqlab.cli.compat import adjust_parser, quiet, with_current_options
@@ -210,7 +218,7 @@ class CLI(LightningCLI):
         if trainer.get("enable_progress_bar") is not False:
             callbacks.append(Progress())
         if self.subcommand == "fit":
-            callbacks += [LearningRates(), Throughput(), Estimate()]
+            callbacks += [LearningRates(), Throughput(), Estimate(), LastValidation()]
         trainer["callbacks"] = callbacks
         if trainer.get("enable_checkpointing") is None:
             trainer["enable_checkpointing"] = True
