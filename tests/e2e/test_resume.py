@@ -30,7 +30,13 @@ def test_run_in_two_halves_equals_a_whole_run(limit, half, options):
     last = RUNS / "halves/checkpoints/last.ckpt"
     assert 2 * reached(last) == reached(RUNS / "whole/checkpoints/last.ckpt")
     fit("--name=halves", f"--trainer.max_{limit}={2 * half}", *options, f"--ckpt_path={last}")
-    assert_same_runs(RUNS / "halves", RUNS / "whole")
+    ours, theirs = (logged(RUNS / name / "metrics.csv") for name in ("halves", "whole"))
+    if half == 18:  # the first half ends with a validation that the whole run does not have
+        (extra,) = [row for row in ours if row["step"] == 17]
+        assert "val/loss" in extra
+        ours.remove(extra)
+    assert ours == [pytest.approx(row, rel=1e-6, abs=1e-6) for row in theirs]
+    assert_equal(weights(RUNS / "halves"), weights(RUNS / "whole"))
 
 
 def test_resume_after_a_validation_at_the_end_of_a_run():
@@ -40,7 +46,7 @@ def test_resume_after_a_validation_at_the_end_of_a_run():
     fit("--name=halves", "--trainer.max_steps=10", *options)
     fit("--trainer.max_steps=20", *options, "--ckpt_path=runs/vqvae/halves/checkpoints/last.ckpt")
     ours, theirs = (logged(RUNS / name / "metrics.csv") for name in ("halves", "whole"))
-    assert [row["step"] for row in ours if "val/loss" in row] == [9, 14]
+    assert [row["step"] for row in ours if "val/loss" in row] == [9, 14, 19]
     ours[1] = {name: value for name, value in ours[1].items() if not name.startswith("val/")}
     assert ours == [pytest.approx(row, rel=1e-6, abs=1e-6) for row in theirs]
     assert_equal(weights(RUNS / "halves"), weights(RUNS / "whole"))
