@@ -104,7 +104,7 @@ def test_facts_name_command_budget_seeds_and_comment():
     make_rows(scale=0.25, budget="2h")
     text = page()
     assert "A log of \\*rates\\*.\n" in text
-    assert "| command | vqlab sweep log.yaml --budget 2h |" in text
+    assert "| command | `vqlab sweep log.yaml --budget 2h` |" in text
     assert "| budget | 2h: all numbers of steps are 0.25 of those of the file |" in text
     assert "| runs | 4 of 6 finished, 2 seeds, " in text
     assert "| machine | not recorded |" in text

@@ -8,6 +8,7 @@ from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 
+from markupsafe import Markup
 from scipy.stats import spearmanr
 
 from vqlab.errors import UserError
@@ -29,7 +30,7 @@ from vqlab.experiments.report import (
 )
 from vqlab.experiments.run_state import LAST
 from vqlab.experiments.runs import Run
-from vqlab.experiments.text import plural, short
+from vqlab.experiments.text import plural, printable, short
 
 Groups = Mapping[str, Sequence[Run]]  # repeats by the name of their row
 
@@ -68,7 +69,8 @@ def facts_of(experiment: Experiment, runs: Sequence[Run]) -> Iterator[tuple[str,
     data = [f"{n.removeprefix('data.')}={value_of(known, n)}" for n in known.settings if n.startswith("data.path")]
     seeds = dict.fromkeys(value_of(run, "seed_everything") for run in runs)
     hours = timedelta(seconds=round(sum(run.seconds or 0 for run in runs)))
-    yield "command", sweep.command
+    # As code, because Markdown turns -- into a dash.
+    yield "command", Markup("`" + printable(sweep.command).replace("`", "'").replace("|", "\\|") + "`")
     if sweep.scale != 1:
         scaled = f"all numbers of steps are {sweep.scale:g} of those of the file"
         yield "budget", f"{sweep.budget}: {scaled}" if sweep.budget else scaled
