@@ -121,6 +121,13 @@ def test_modes_have_own_learning_rate_without_decay():
     assert fit(small(lr=1e-4), 1).optimizers[0].param_groups[1]["lr"] == 1e-4
 
 
+def test_resumed_run_has_the_configured_learning_rate():
+    fit(small(lr=1e-3), 1).save_checkpoint("last.ckpt")
+    run = trainer(max_steps=2)
+    run.fit(small(lr=1e-4), data(), ckpt_path="last.ckpt")
+    assert run.optimizers[0].param_groups[0]["lr"] == 1e-4
+
+
 def test_reconstruction_and_perplexity_after_training():
     model = small(lr=3e-3)
     fit(model, 120, limit_val_batches=0)

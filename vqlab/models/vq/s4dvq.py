@@ -113,6 +113,7 @@ class S4DVQ(Model):
 
     def on_train_start(self) -> None:
         """Fit the transform and the quantizer to the first batches."""
+        super().on_train_start()
         if self.first_batches is not None and self.first_batches.awaited:
             loader: Any = self.trainer.train_dataloader
             batches = islice(loader, FIRST_BATCHES)
@@ -121,7 +122,8 @@ class S4DVQ(Model):
     @torch.no_grad()
     def fit_transform(self, x: Tensor) -> None:
         """Set ``to_code`` to the KLT of the features of signals ``x`` (B, C, L) of all ranks, and fit the codes."""
-        rows = self.encoder(x).movedim(1, -1).flatten(0, -2)
+        z = self.encoder(x)
+        rows = to_rows(z, self.encoder.out_channels)
         sums = all_sum(torch.cat([torch.ones_like(rows[:, :1]), rows], 1).double().T @ rows.double())
         count = all_sum(torch.tensor(float(len(rows)), device=rows.device, dtype=torch.float64))
         mean = sums[0] / count
@@ -130,7 +132,7 @@ class S4DVQ(Model):
         for layer, weight, bias in ((self.to_code, basis.T, -mean @ basis), (self.from_code, basis, mean)):
             layer.weight.copy_(weight[..., None])
             layer.bias.copy_(bias)  # type: ignore[union-attr]
-        self.quantizer.initialize(self.quantizer.bound(to_rows(self.to_code(self.encoder(x)), len(basis.T))))
+        self.quantizer.initialize(self.quantizer.bound(to_rows(self.to_code(z), self.quantizer.embedding_dim)))
         if self.first_batches is not None:
             self.first_batches.done()
 
