@@ -201,7 +201,7 @@ def seeds_table(groups: Sequence[Sequence[Run]], metrics: Sequence[str]) -> Tabl
 
 def mean_cells(groups: Sequence[Sequence[Run]], metric: str) -> list[Cell]:
     """Return mean and standard deviation of a metric over the repeats of each setting."""
-    found = [[value for run in group if (value := run.value(metric)) is not None] for group in groups]
+    found = [known_values(group, metric) for group in groups]
     cells = numbers([statistics.fmean(v) if v else None for v in found], first_known(groups[0]).mode(metric))
     spreads = [f" ± {short(statistics.stdev(values), 2)}" if len(values) > 1 else "" for values in found]
     return [c._replace(shown=c.shown + spread) for c, spread in zip(cells, spreads, strict=True)]
@@ -222,6 +222,11 @@ def effects_table(runs: Sequence[Run], metrics: Sequence[str]) -> Table:
     )
     names = ("metric", "setting", "from", "to", "difference", "±", "pairs")
     return table_of("Effects of the settings", names, rows, note)
+
+
+def known_values(runs: Sequence[Run], metric: str) -> list[float]:
+    """Return the values by which runs are compared, of those that have one."""
+    return [value for run in runs if (value := run.value(metric)) is not None]
 
 
 def table_of(title: str, names: Sequence[str], rows: Iterable[Sequence[Cell | str]], note: str = "") -> Table:

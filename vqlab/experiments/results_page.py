@@ -24,8 +24,10 @@ from vqlab.experiments.report import (
     compared,
     curves,
     key_metrics,
+    known_values,
     mean_cells,
     numbers,
+    optional,
     table_of,
 )
 from vqlab.experiments.run_state import LAST
@@ -65,7 +67,6 @@ def facts_of(experiment: Experiment, runs: Sequence[Run]) -> Iterator[tuple[str,
     finished = sum(run.status == "finished" for run in runs)
     sweep, known = runs[-1].sweep, runs[0]
     made_by = [read_made_by(run.folder / LAST) for run in runs]
-    times = sorted(when for run in runs for _, when in run.log.times)
     data = [f"{n.removeprefix('data.')}={value_of(known, n)}" for n in known.settings if n.startswith("data.path")]
     seeds = dict.fromkeys(value_of(run, "seed_everything") for run in runs)
     hours = timedelta(seconds=round(sum(run.seconds or 0 for run in runs)))
@@ -78,7 +79,7 @@ def facts_of(experiment: Experiment, runs: Sequence[Run]) -> Iterator[tuple[str,
     yield "runs", f"{finished} of {len(experiment.rows)} finished, {plural(len(seeds), 'seed')}, {hours} in all"
     for name, key in (("machine", "machine"), ("code", "revision")):
         yield name, ", ".join(dict.fromkeys(text for facts in made_by if (text := facts.get(key)))) or "not recorded"
-    yield "recorded", runs[0].started[:10] if times else "-"
+    yield "recorded", runs[0].started[:10]
 
 
 def read_made_by(checkpoint: Path) -> Mapping[str, str]:
@@ -102,7 +103,7 @@ def answer(question: Question, groups: Groups) -> Iterator[str]:
     if question.against:
         yield correlation(runs, metric, question.against)
         return
-    values = {name: [v for run in group if (v := run.value(metric)) is not None] for name, group in known.items()}
+    values = {name: known_values(group, metric) for name, group in known.items()}
     means = {name: statistics.fmean(found) for name, found in values.items() if found}
     if not means:
         yield f"No run has logged {metric}."
@@ -159,9 +160,8 @@ def rows_table(experiment: Experiment, groups: Groups) -> Table:
     columns.append(("steps", numbers([group[0].log.steps for group in repeats], show="{:,}".format)))
     minutes = [statistics.fmean(run.seconds or 0 for run in group) / 60 for group in repeats]
     columns.append(("minutes", numbers(minutes, show="{:.1f}".format)))
-    if any(run.events for run in runs):
-        events = [dict.fromkeys(event.replace("_", " ") for run in group for event in run.events) for group in repeats]
-        columns.append(("health", [Cell(", ".join(found) or "-") for found in events]))
+    events = [dict.fromkeys(event.replace("_", " ") for run in group for event in run.events) for group in repeats]
+    columns += optional("health", [", ".join(found) for found in events])
     if any(run.status != "finished" for run in runs):
         columns.append(("status", [Cell(", ".join(dict.fromkeys(run.status for run in group))) for group in repeats]))
     return columns_table("", columns)
