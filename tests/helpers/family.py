@@ -44,10 +44,11 @@ SINGLE: dict[str, Callable[[], Quantizer]] = {
 GRAPHS = ["vector", "vector-loss-cosine", "vector-rotation-cosine-uniform", "fsq", "lookup-free-groups", "gumbel"]
 GRAPHS += ["binary-spherical", "gumbel-mixture", "sim-vq-random-rotation", "ibq", "ibq-no-entropy", "residual-fsq"]
 GRAPHS += ["residual-vector-dropout", "residual-gumbel", "product-vector", "residual-product-fsq"]
-GRAPHS += ["multi-scale-vector-loss", "scalar"]
+GRAPHS += ["multi-scale-vector-loss", "scalar", "residual-vector-beam"]
 COMPOSITE: dict[str, Callable[[], Quantizer]] = {
     "residual-vector": lambda: ResidualQuantizer(vector(), 3),
     "residual-vector-dropout": lambda: ResidualQuantizer(vector("loss", estimator="rotation"), 2, dropout=0.6),
+    "residual-vector-beam": lambda: ResidualQuantizer(vector(), 3, beam=3),
     "residual-fsq": lambda: ResidualQuantizer(FSQ([5, 4, 3]), 2),
     "residual-gumbel": lambda: ResidualQuantizer(gumbel(temperature=Anneal(2.0, 0.5, total_steps=10)), 2, dropout=0.6),
     "residual-sim-vq": lambda: ResidualQuantizer(sim_vq(), 2),

@@ -8,7 +8,9 @@ import torch
 
 from tests.helpers.family import assert_same_state, rand, rand64
 from vqlab import FSQ, BinarySpherical, LookupFree, SimVQ, VectorQuantizer
+from vqlab.errors import UserError
 from vqlab.quantizers.composite import ProductQuantizer, ResidualQuantizer, another
+from vqlab.quantizers.search import nearest_sum
 
 
 @pytest.mark.parametrize(
@@ -148,3 +150,59 @@ def test_each_residual_level_reduces_the_error(levels):
     assert (rms[:-1] / rms[1:] > 0.9 * (levels - 1)).all()
     rms = rms_by_level(ResidualQuantizer(ResidualQuantizer(FSQ([5]), 2), 2), rows)
     assert rms[1] < rms[0] / 10
+
+
+def beam_codes(books, z, width):
+    """Return the codes of one vector by a beam search over lists."""
+    partial = [((), z)]
+    for book in books:
+        longer = [((*path, k), rest - code) for path, rest in partial for k, code in enumerate(book)]
+        partial = sorted(longer, key=lambda one: one[1].square().sum().item())[:width]
+    return list(partial[0][0])
+
+
+@pytest.mark.parametrize("width", [1, 2, 5])
+def test_beam_keeps_the_best_partial_sums(width):
+    books, z = [rand64(7, 4, seed=seed, scale=2 / (1 + seed)) for seed in range(4)], rand64(50, 4, seed=9)
+    assert nearest_sum(z, books, width).tolist() == [beam_codes(books, row, width) for row in z]
+
+
+def test_wide_beam_finds_the_nearest_of_all_sums():
+    books, z = [rand64(6, 3, seed=seed) for seed in range(3)], rand64(40, 3, seed=9)
+    every = list(itertools.product(range(6), repeat=3))
+    sums = torch.stack([sum(book[k] for book, k in zip(books, path, strict=True)) for path in every])
+    assert nearest_sum(z, books, 36).tolist() == [list(every[k]) for k in torch.cdist(z, sums).argmin(1)]
+
+
+def test_beam_lowers_the_error_in_training_and_evaluation():
+    errors = {}
+    for beam in (1, 8):
+        quantizer = ResidualQuantizer(VectorQuantizer(16, 6, revive_after=None), 4, beam=beam)
+        for step in range(20):
+            quantizer(rand(256, 6, seed=step))
+        z = rand(512, 6, seed=100)
+        errors[beam] = [(quantizer.train(mode)(z).quantized - z).square().mean().item() for mode in (True, False)]
+    assert errors[8][0] < 0.9 * errors[1][0]
+    assert errors[8][1] < 0.9 * errors[1][1]
+
+
+@pytest.mark.parametrize("beam", [1, 3])
+def test_fewer_depths_are_searched_and_decoded(beam):
+    quantizer = ResidualQuantizer(VectorQuantizer(16, 6), 4, beam=beam)
+    quantizer(rand(256, 6, seed=0))
+    quantizer.eval().depths = 2
+    z = rand(50, 6, 3, seed=1)
+    out = quantizer(z)
+    assert out.indices.shape == (50, 3, 2)
+    assert torch.equal(quantizer.decode(out.indices), out.quantized)
+    books = [part.codebook for part in quantizer.quantizers[:2]]
+    assert torch.equal(out.indices, nearest_sum(z.movedim(1, -1).reshape(-1, 6), books, beam).view(50, 3, 2))
+    assert quantizer.code_shape((3,)) == (3, 2)
+
+
+@pytest.mark.parametrize(
+    "part", [FSQ([5, 4]), SimVQ(8, 3), ProductQuantizer(None, 2)], ids=lambda part: type(part).__name__
+)
+def test_beam_needs_codebooks_to_search(part):
+    with pytest.raises(UserError, match=f"beam must be 1 for a {type(part).__name__}, got 4"):
+        ResidualQuantizer(part, 2, beam=4)

@@ -27,6 +27,8 @@ ValFraction = Annotated[float, Range(0, 1, open="both")]
 class Split(Dataset[Batch], ABC):
     """Examples that are read a batch at a time."""
 
+    by_epoch = False  # whether examples differ by epoch; their indices are then epoch * N + position
+
     @abstractmethod
     def __len__(self) -> int: ...
 
@@ -154,13 +156,17 @@ class SplitDataModule(Checked, lightning.LightningDataModule, ABC):
         if begins and model is not None:
             setattr(model, ENTRY, self._full_format())
 
+    def train_examples(self) -> Split:
+        """Return the examples of training batches, before they are shuffled."""
+        return self._train_val[0]
+
     def train_dataloader(self) -> ResumableLoader:
         """Return shuffled batches of equal size, without the incomplete last batch of an epoch."""
         self._require_a_batch()
-        data = self._train_val[0]
+        data = self.train_examples()
         world, rank = self._world()
         sampler = ResumableSampler(data, world, rank, shuffle=True, seed=self.seed, drop_last=True)
-        sampler.order = self.order
+        sampler.order, sampler.by_epoch = self.order, data.by_epoch
         return ResumableLoader(data, sampler=sampler, drop_last=True, **self._loading())
 
     def val_dataloader(self) -> DataLoader:

@@ -17,8 +17,13 @@ class ResumableSampler(DistributedSampler):
 
     start = 0  # samples of this rank that the next pass skips
     order: Callable[[int], Tensor] | None = None  # epoch -> order (N,), instead of a random order; needs drop_last
+    by_epoch = False  # whether to yield epoch * N + position, for examples that differ by epoch
 
     def __iter__(self) -> Iterator[int]:
+        shift = self.epoch * len(self.dataset) if self.by_epoch else 0  # type: ignore[arg-type]
+        return (shift + position for position in self._positions())
+
+    def _positions(self) -> Iterator[int]:
         if self.order is None:
             return islice(super().__iter__(), self.start, None)
         mine = self.order(self.epoch)[self.rank : self.total_size : self.num_replicas]

@@ -58,6 +58,34 @@ def _search(z: Tensor, codebook: Tensor) -> Tensor:
     return indices
 
 
+def nearest_sum(z: Tensor, codebooks: list[Tensor], width: int) -> Tensor:
+    """Return the indices (N, Q) of codes, one of each of Q codebooks (K, D), whose sum is near to rows ``z`` (N, D).
+
+    Beam search (Babenko and Lempitsky 2014, section 3.2): codebook after codebook, the ``width`` nearest partial sums
+    are kept. A width of 1 is the greedy search of residual quantization.
+    """
+    books = [codebook.detach() for codebook in codebooks]
+
+    def search(rows: Tensor) -> tuple[Tensor]:
+        residuals, steps = rows[:, None], []
+        for codes in books:
+            products = residuals @ codes.T
+            distances = residuals.square().sum(2, keepdim=True) - 2 * products + codes.square().sum(1)
+            kept = min(width, distances.shape[1] * len(codes))
+            best = distances.flatten(1).topk(kept, largest=False).indices
+            parent, code = best // len(codes), best % len(codes)
+            residuals = residuals.gather(1, parent[..., None].expand(-1, -1, rows.shape[1])) - codes[code]
+            steps.append((parent, code))
+        place, indices = torch.zeros_like(steps[-1][0][:, :1]), []
+        for parent, code in reversed(steps):
+            indices.append(code.gather(1, place))
+            place = parent.gather(1, place)
+        return (torch.cat(indices[::-1], 1),)
+
+    with torch.no_grad():
+        return torch.cat([part for (part,) in in_chunks(search, width * max(map(len, books)), z.detach())])
+
+
 _operator = torch.library.custom_op("vqlab::nearest_code", _search, mutates_args=())
 _operator.register_fake(lambda z, codebook: z.new_empty(z.shape[0], dtype=torch.int64))
 

@@ -90,9 +90,11 @@ class VectorQuantizer(Quantizer):
     def quantize(self, rows: Tensor) -> QuantizerOutput:
         if self.training:
             self.initialize(rows.detach())
-        codebook = self.bound(self.codebook)
-        indices = nearest_code(rows.detach(), codebook.detach())
-        codes = codebook[indices]
+        return self.assign(rows, nearest_code(rows.detach(), self.bound(self.codebook).detach()))
+
+    def assign(self, rows: Tensor, indices: Tensor) -> QuantizerOutput:
+        """Replace ``rows`` (N, D) by the codes of ``indices`` (N,)."""
+        codes = self.lookup(indices)
         loss, terms = vq_loss(rows, codes, self.commitment_weight, trained=self.codebook_update == "loss")
         stats = self._stats(rows.detach(), indices, codes.detach()) if self.training else None
         return QuantizerOutput(self.estimate(rows, codes.detach()), indices, loss, terms, stats)

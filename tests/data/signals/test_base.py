@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from tests.helpers.refusal import refused
-from vqlab.data.signals.base import SignalDataModule, Windows
+from vqlab.data.signals.base import SignalDataModule, StretchedWindows, Windows
 from vqlab.data.signals.ecg import ECG, ecg, heartbeats
 
 
@@ -51,6 +51,60 @@ def test_standardisation_by_dataset_gives_mean_0_and_std_1():
     mean, spread = data.statistics
     raw = train_windows(Ramps(standardize="none", batch_size=30))
     torch.testing.assert_close(x.sort(0)[0], ((raw - mean) / spread).sort(0)[0], atol=1e-4, rtol=1e-4)
+
+
+def test_augmented_windows_are_stretched_negated_pieces_of_their_records():
+    records = [torch.stack([torch.linspace(1, 2, 300), torch.linspace(3, 5, 300)])]
+    windows = Windows(records, length=40, stride=20)
+    data = StretchedWindows(windows, seed=0)
+    assert len(data) == len(windows)
+    positions = torch.arange(20 * len(data))
+    batch = data.__getitems__(positions.tolist())
+    x = batch["signal"]
+    assert torch.equal(batch["index"], positions % len(data))
+    signs = x[:, :, :1].sign()
+    assert torch.equal(signs[:, 0], signs[:, 1])
+    assert 0.4 < (signs[:, 0] > 0).float().mean() < 0.6
+    slopes = (x * signs).diff(dim=2)
+    inner = slopes[:, :, 3:-3]  # cubic interpolation of a line is a line, except near the ends of the record
+    torch.testing.assert_close(inner, inner.mean(2, keepdim=True).expand_as(inner), atol=1e-4, rtol=0)
+    torch.testing.assert_close(inner[:, 1], 2 * inner[:, 0], atol=2e-4, rtol=0)
+    stretch = inner[:, 0].mean(1) * 299
+    assert 0.77 < stretch.min() < 0.82
+    assert 1.19 < stretch.max() < 1.26
+    starts = ((x * signs)[:, 0, 0] - 1) * 299
+    away = starts - windows.starts[batch["index"], 1]
+    assert away.min() < -15
+    assert away.max() > 15
+    assert away.abs().max() < 31
+
+
+def test_augmentation_depends_on_seed_and_epoch_and_keeps_validation_as_it_is():
+    def epochs(seed=0, **options):
+        loader = Ramps(augment=True, seed=seed, standardize="none", **options).train_dataloader()
+        for epoch in (0, 1, 0):
+            loader.sampler.set_epoch(epoch)
+            yield [*loader]
+
+    first, second, again = (
+        torch.cat([batch["signal"][batch["index"].argsort()] for batch in epoch]) for epoch in epochs()
+    )
+    assert torch.equal(first, again)
+    assert not torch.equal(first, second)
+    assert torch.equal(first, torch.cat([b["signal"][b["index"].argsort()] for b in next(epochs(num_workers=1))]))
+    assert not torch.equal(first, torch.cat([b["signal"][b["index"].argsort()] for b in next(epochs(seed=1))]))
+    plain, augmented = Ramps(), Ramps(augment=True)
+    for one, other in zip(plain.val_dataloader(), augmented.val_dataloader(), strict=True):
+        assert torch.equal(one["signal"], other["signal"])
+    assert torch.equal(plain.statistics[0], augmented.statistics[0])
+
+
+def test_records_as_short_as_a_window_are_not_stretched_beyond_their_ends():
+    data = StretchedWindows(Windows([torch.linspace(0, 1, 40)[None]], length=40, stride=40), seed=0)
+    x = data.__getitems__([*range(100)])["signal"].abs()
+    assert x.min() >= -0.01
+    assert x.max() <= 1.01
+    assert x.isfinite().all()
 
 
 def test_ecg_depends_on_the_seed_and_differs_between_persons():
