@@ -37,8 +37,7 @@ class S4DVQ(Model):
         decoder: Network from features to signals. Default: an ``S4DDecoder``.
         quantizer: ``vector`` is a ``VectorQuantizer`` of 512 codes with 512 dimensions; null trains without codes.
         klt: Begin with the Karhunen-Loeve transform (PCA) of the features of the first 32 batches as ``to_code``, its
-            transpose as ``from_code``. With a ``PatchEncoder`` and ``ScalarQuantizer`` a new model is the classical
-            transform coder, without codes the identity.
+            transpose as ``from_code``. With a ``PatchEncoder`` a new model without codes is the identity.
         reconstruction: ``l2``, ``l1`` or ``huber``, averaged over all elements.
         lr: Absolute learning rate. Default without ``base_lr``: 1e-3.
         base_lr: Rate per signal: lr = base_lr x batch_size x devices x nodes x accumulation. Give one of the two.
