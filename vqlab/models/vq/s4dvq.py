@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from vqlab.errors import UserError
-from vqlab.metrics.signal import correlation, snr, spectral_convergence
+from vqlab.metrics.signal import correlation, prd, snr, spectral_convergence
 from vqlab.models.model import Model
 from vqlab.models.vq import autoencoder
 from vqlab.models.vq.autoencoder import RECONSTRUCTION, RENAMED_KEYS, CodebookUpdates
@@ -158,7 +158,7 @@ class S4DVQ(Model):
         return self.optimization.optimizer(self, groups, "autoencoder")
 
     def evaluate(self, batch: dict[str, Tensor], stage: str) -> None:
-        """Log loss, squared error, SNR, correlation and spectral convergence, over all channels and of each."""
+        """Log loss, squared error, SNR, PRD, correlation and spectral convergence, over all channels and of each."""
         x = batch["signal"]
         x_hat, code = self(x)
         rec_loss = RECONSTRUCTION[self.reconstruction](x_hat, x)
@@ -169,6 +169,7 @@ class S4DVQ(Model):
             "loss": rec_loss + code.loss,
             "rec_loss": rec_loss,
             "mse": (x_hat - x).square().mean(),
+            "prd": prd(x_hat, x).mean(),
             "correlation": by_channel.mean(),
             "spectral_convergence": spectral_convergence(x_hat, x).mean(),
             "bits_per_sample": code.indices[0].numel() * math.log2(self.quantizer.num_embeddings) / x.shape[-1],
