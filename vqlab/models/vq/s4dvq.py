@@ -172,7 +172,7 @@ class S4DVQ(Model):
             "prd": prd(x_hat, x).mean(),
             "correlation": by_channel.mean(),
             "spectral_convergence": spectral_convergence(x_hat, x).mean(),
-            "bits_per_sample": code.indices[0].numel() * math.log2(self.quantizer.num_embeddings) / x.shape[-1],
+            "bits_per_sample": code.indices[0].numel() * math.log2(self.quantizer.num_embeddings) / x[0].numel(),
         }
         if self.channels > 1:
             metrics |= {f"snr_{c}": ratio for c, ratio in enumerate(ratios.mean(0))}
