@@ -183,3 +183,9 @@ def test_reconstruction_is_the_training_centroid():
     train = torch.tensor([[0.9], [1.2], [1.3], [3.0]])
     (x_hat,), _ = UniformCoder([train], 1.0).code([torch.tensor([[0.6], [2.1], [-7.2]])])
     assert x_hat.flatten().tolist() == pytest.approx([(0.9 + 1.2 + 1.3) / 3, 2, -7])
+
+
+def test_unseen_symbols_with_a_dead_zone_are_in_the_middle_of_their_cells():
+    train = torch.tensor([[-0.9], [0.7], [1.2], [3.5]])
+    (x_hat,), _ = UniformCoder([train], 1.0, dead_zone=True).code([torch.tensor([[0.9], [2.1], [-7.2], [1.9]])])
+    assert x_hat.flatten().tolist() == pytest.approx([-0.1, 2.5, -7.5, 1.2])

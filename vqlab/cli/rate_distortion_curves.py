@@ -25,7 +25,7 @@ RATES = (0.25, 0.5, 1, 2, 4, 8)  # bits per sample of the classical coders
 BLOCK = 64  # largest block of the KLT, in samples
 BATCH = 256
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # Okabe and Ito 2008
-MARKERS = "os^Dv<>"
+MARKERS = "os^Dv<"  # not as many as colours: a repeated colour has another marker
 
 
 @dataclass(frozen=True)
@@ -153,7 +153,7 @@ def in_batches(function: Callable[[Tensor], Tensor], x: Tensor, device: torch.de
 
 def draw(points: Sequence[Point]) -> bytes:
     """Return a PNG: SNR over bits per sample, a colour and marker per coder, dashed and hollow if entropy-coded."""
-    coders = [*dict.fromkeys(point.coder for point in points)]
+    coders = [*dict.fromkeys(point.coder for point in reversed(points))]  # the classical ones keep their colours
     curves = [*dict.fromkeys((point.coder, point.kind) for point in points)]
     figure = Figure(figsize=(4.6, 4.2 + 0.21 * len(curves)), dpi=200, layout="constrained")
     axes = figure.subplots()
