@@ -85,7 +85,6 @@ from .quantizers import ProductQuantizer as ProductQuantizer
 from .quantizers import Quantizer as Quantizer
 from .quantizers import QuantizerOutput as QuantizerOutput
 from .quantizers import ResidualQuantizer as ResidualQuantizer
-from .quantizers import ScalarQuantizer as ScalarQuantizer
 from .quantizers import SimVQ as SimVQ
 from .quantizers import VectorQuantizer as VectorQuantizer
 from .training import GANOptimization as GANOptimization

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from vqlab import FSQ, IBQ, BinarySpherical, GumbelQuantizer, LookupFree, ScalarQuantizer, SimVQ, VectorQuantizer
+from vqlab import FSQ, IBQ, BinarySpherical, GumbelQuantizer, LookupFree, SimVQ, VectorQuantizer
 from vqlab.nn import Anneal
 from vqlab.quantizers import MultiScaleQuantizer, ProductQuantizer, Quantizer, ResidualQuantizer
 
@@ -34,7 +34,6 @@ SINGLE: dict[str, Callable[[], Quantizer]] = {
     "binary-spherical": lambda: BinarySpherical(6, group_size=4, commitment_weight=0.1),
     "gumbel": lambda: gumbel(temperature=Anneal(2.0, 0.5, total_steps=10)),
     "gumbel-mixture": lambda: gumbel(temperature=0.7, straight_through=False),
-    "scalar": lambda: ScalarQuantizer(4, 16),
     "sim-vq": sim_vq,
     "sim-vq-random-rotation": lambda: sim_vq(init="random", estimator="rotation"),
     "ibq": lambda: IBQ(12, 4, temperature=0.5),
@@ -44,7 +43,7 @@ SINGLE: dict[str, Callable[[], Quantizer]] = {
 GRAPHS = ["vector", "vector-loss-cosine", "vector-rotation-cosine-uniform", "fsq", "lookup-free-groups", "gumbel"]
 GRAPHS += ["binary-spherical", "gumbel-mixture", "sim-vq-random-rotation", "ibq", "ibq-no-entropy", "residual-fsq"]
 GRAPHS += ["residual-vector-dropout", "residual-gumbel", "product-vector", "residual-product-fsq"]
-GRAPHS += ["multi-scale-vector-loss", "scalar", "residual-vector-beam"]
+GRAPHS += ["multi-scale-vector-loss", "residual-vector-beam"]
 COMPOSITE: dict[str, Callable[[], Quantizer]] = {
     "residual-vector": lambda: ResidualQuantizer(vector(), 3),
     "residual-vector-dropout": lambda: ResidualQuantizer(vector("loss", estimator="rotation"), 2, dropout=0.6),

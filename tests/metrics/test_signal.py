@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy.signal import stft
 
-from vqlab.metrics.signal import HOP, WINDOW, correlation, snr, spectral_convergence
+from vqlab.metrics.signal import HOP, WINDOW, correlation, prd, snr, spectral_convergence
 
 
 @pytest.fixture
@@ -20,6 +20,15 @@ def test_snr_equals_numpy(pair):
     expected = 10 * np.log10(x.numpy().var(-1) / ((x_hat - x).numpy() ** 2).mean(-1))
     np.testing.assert_allclose(snr(x_hat, x), expected, rtol=1e-4)
     torch.testing.assert_close(snr(x_hat * 7, x * 7), snr(x_hat, x), rtol=1e-4, atol=1e-4)
+
+
+def test_prd_equals_numpy(pair):
+    x_hat, x = (signal.double() for signal in pair)
+    errors, deviations = (x - x_hat).numpy(), (x - x.mean(-1, keepdim=True)).numpy()
+    expected = 100 * np.sqrt((errors**2).sum(-1) / (deviations**2).sum(-1))
+    np.testing.assert_allclose(prd(x_hat, x), expected, rtol=1e-6)
+    torch.testing.assert_close(snr(x_hat, x), 40 - 20 * prd(x_hat, x).log10())
+    assert prd(x, x).max() < 0.02
 
 
 def test_correlation_equals_numpy(pair):

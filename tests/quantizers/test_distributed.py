@@ -8,7 +8,7 @@ import torch.distributed as dist
 
 from tests.helpers.family import FAMILY, assert_same_state, example, parts_of, vector
 from tests.helpers.two_ranks import on_two_ranks
-from vqlab.quantizers import ScalarQuantizer, VectorQuantizer
+from vqlab.quantizers import VectorQuantizer
 
 WORLD, STEPS, SAMPLES = 2, 20, 16
 RATE = 0.05  # a larger rate amplifies rounding differences
@@ -170,7 +170,7 @@ def test_batches_cause_revival(single):
 @pytest.mark.parametrize("name", FAMILY)
 def test_update_needs_one_sum_and_two_gathers(ranks, name):
     parts = parts_of(FAMILY[name]())
-    books = [part for part in parts if isinstance(part, (VectorQuantizer, ScalarQuantizer))]
+    books = [part for part in parts if isinstance(part, VectorQuantizer)]
     gathers = 2 * any(getattr(part, "revive_after", None) is not None for part in books)
     steps = [[[kind for kind, _ in calls] for calls in step] for step in ranks[0]["usual"][name]]
     for _, update in steps:

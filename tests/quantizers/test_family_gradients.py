@@ -22,7 +22,7 @@ from tests.helpers.family import (
     trained,
 )
 from tests.helpers.resampling import down, up
-from vqlab import FSQ, IBQ, BinarySpherical, GumbelQuantizer, LookupFree, ScalarQuantizer, SimVQ, VectorQuantizer
+from vqlab import FSQ, IBQ, BinarySpherical, GumbelQuantizer, LookupFree, SimVQ, VectorQuantizer
 from vqlab.quantizers import MultiScaleQuantizer, ProductQuantizer, ResidualQuantizer, search
 from vqlab.quantizers.base import rotation_trick
 
@@ -142,21 +142,6 @@ def restated_fsq(q, x, indices):
         columns.append((level - count // 2).double() / (count // 2))
         place *= count
     return estimated(q, x, torch.stack(columns, 1)), torch.zeros(()).double()
-
-
-@restated.register(ScalarQuantizer)
-def restated_scalar(q, x, indices):
-    """The bits of all channels are one word, low bits first, in symbols of 8; levels of b bits are the first 2^b."""
-    depths, codes = q.codebooks()["bits"].tolist(), []
-    for row, symbols in zip(x.detach(), indices.tolist(), strict=True):
-        word, code = "".join(f"{symbol:08b}"[::-1] for symbol in symbols), []
-        for value, levels, depth in zip(row, q.levels, depths, strict=True):
-            digit = int(word[:depth][::-1] or "0", 2)
-            assert digit == (levels[: 2**depth] - value).abs().argmin()
-            word, code = word[depth:], [*code, levels[digit]]
-        assert not word
-        codes.append(torch.stack(code))
-    return estimated(q, x, torch.stack(codes)), q.commitment_weight * mean_square(x - torch.stack(codes))
 
 
 @restated.register(ResidualQuantizer)

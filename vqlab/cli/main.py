@@ -24,6 +24,7 @@ usage:
   vqlab predict  --ckpt_path ... --font new.ttf             for a FontGAN: sheets, and the completed font
   vqlab sample   runs/.../best.ckpt --num 64                draw images from a generative model, as samples.png
   vqlab info     runs/.../best.ckpt                         facts: model, data, settings, metrics, code version
+  vqlab rate-distortion runs/.../best.ckpt -o curves        SNR over bits of an S4DVQ, beside classical coders
   vqlab sweep    configs/experiments/jsa_cifar10.yaml       run a table of settings; the same command resumes it
   vqlab note     runs/... "what came out"                   keep a note in a run folder; shown by info and report
   vqlab report   runs                                       the lab log: settings, metrics, health of all runs
@@ -36,12 +37,12 @@ often used with fit:
   --name first                          name of the run folder
   --print_config                        show the complete configuration and stop
 
-vqlab fit --help                        all options; vqlab sample, info, note, sweep, report --help likewise
+vqlab fit --help                        all options; vqlab sample, info, note, sweep, ... --help likewise
 vqlab fit --model.help VQVAE            options of a model; --data.help likewise
 vqlab fit --model VQVAE --model.quantizer.help FSQ          options of a part
 VQLAB_DEBUG=1 vqlab ...                 show the traceback of an error
 """
-OWN = ("sample", "info", "note", "sweep", "report")  # each a function in the module of that name
+OWN = ("sample", "info", "note", "rate-distortion", "sweep", "report")  # each a function in the module of that name
 LIGHTNING = ("fit", "validate", "test", "predict")
 
 
@@ -65,7 +66,8 @@ def run_command(args: list[str]) -> None:
         elif command in ("-V", "--version", "version"):
             print(f"vqlab {__version__}")
         elif command in OWN:
-            getattr(importlib.import_module(f"vqlab.cli.{command}"), command)(args[1:])
+            name = command.replace("-", "_")
+            getattr(importlib.import_module(f"vqlab.cli.{name}"), name)(args[1:])
         elif command in LIGHTNING:
             from vqlab.cli.lightning import run
 

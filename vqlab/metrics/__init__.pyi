@@ -9,3 +9,7 @@ from .topics.clusters import TopicClusters as TopicClusters
 from .topics.coherence import coherences as coherences
 from .topics.cooccurrence import ReferenceCorpus as ReferenceCorpus
 from .topics.words import topic_figures as topic_figures
+from .transform_coding import PCM as PCM
+from .transform_coding import KLTEntropyCoded as KLTEntropyCoded
+from .transform_coding import KLTLloydMax as KLTLloydMax
+from .transform_coding import WaveletEntropyCoded as WaveletEntropyCoded

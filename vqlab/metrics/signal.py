@@ -13,6 +13,14 @@ def snr(x_hat: Tensor, x: Tensor) -> Tensor:
     return 10 * ((power + TINY) / ((x_hat - x).square().mean(-1) + TINY)).log10()
 
 
+def prd(x_hat: Tensor, x: Tensor) -> Tensor:
+    """Return the percentage root-mean-square difference: 100 sqrt(sum (x - x_hat)^2 / sum (x - mean x)^2).
+
+    This is 100 x 10^(-SNR / 20). The ECG literature calls it PRDN (normalised) where its PRD keeps the mean of x.
+    """
+    return 100 * 10 ** (-snr(x_hat, x) / 20)
+
+
 def correlation(x_hat: Tensor, x: Tensor) -> Tensor:
     """Return Pearson's correlation, 0 where either signal is constant."""
     a, b = (signal - signal.mean(-1, keepdim=True) for signal in (x_hat, x))

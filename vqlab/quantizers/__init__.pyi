@@ -9,6 +9,5 @@ from .ibq import IBQ as IBQ
 from .lookup_free import BinarySpherical as BinarySpherical
 from .lookup_free import LookupFree as LookupFree
 from .multi_scale import MultiScaleQuantizer as MultiScaleQuantizer
-from .scalar import ScalarQuantizer as ScalarQuantizer
 from .sim_vq import SimVQ as SimVQ
 from .vector import VectorQuantizer as VectorQuantizer

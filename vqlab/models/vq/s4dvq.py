@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from vqlab.errors import UserError
-from vqlab.metrics.signal import correlation, snr, spectral_convergence
+from vqlab.metrics.signal import correlation, prd, snr, spectral_convergence
 from vqlab.models.model import Model
 from vqlab.models.vq import autoencoder
 from vqlab.models.vq.autoencoder import RECONSTRUCTION, RENAMED_KEYS, CodebookUpdates
@@ -37,8 +37,7 @@ class S4DVQ(Model):
         decoder: Network from features to signals. Default: an ``S4DDecoder``.
         quantizer: ``vector`` is a ``VectorQuantizer`` of 512 codes with 512 dimensions; null trains without codes.
         klt: Begin with the Karhunen-Loeve transform (PCA) of the features of the first 32 batches as ``to_code``, its
-            transpose as ``from_code``. With a ``PatchEncoder`` and ``ScalarQuantizer`` a new model is the classical
-            transform coder, without codes the identity.
+            transpose as ``from_code``. With a ``PatchEncoder`` a new model without codes is the identity.
         reconstruction: ``l2``, ``l1`` or ``huber``, averaged over all elements.
         lr: Absolute learning rate. Default without ``base_lr``: 1e-3.
         base_lr: Rate per signal: lr = base_lr x batch_size x devices x nodes x accumulation. Give one of the two.
@@ -159,7 +158,7 @@ class S4DVQ(Model):
         return self.optimization.optimizer(self, groups, "autoencoder")
 
     def evaluate(self, batch: dict[str, Tensor], stage: str) -> None:
-        """Log loss, squared error, SNR, correlation and spectral convergence, over all channels and of each."""
+        """Log loss, squared error, SNR, PRD, correlation and spectral convergence, over all channels and of each."""
         x = batch["signal"]
         x_hat, code = self(x)
         rec_loss = RECONSTRUCTION[self.reconstruction](x_hat, x)
@@ -170,9 +169,10 @@ class S4DVQ(Model):
             "loss": rec_loss + code.loss,
             "rec_loss": rec_loss,
             "mse": (x_hat - x).square().mean(),
+            "prd": prd(x_hat, x).mean(),
             "correlation": by_channel.mean(),
             "spectral_convergence": spectral_convergence(x_hat, x).mean(),
-            "bits_per_sample": code.indices[0].numel() * math.log2(self.quantizer.num_embeddings) / x.shape[-1],
+            "bits_per_sample": code.indices[0].numel() * math.log2(self.quantizer.num_embeddings) / x[0].numel(),
         }
         if self.channels > 1:
             metrics |= {f"snr_{c}": ratio for c, ratio in enumerate(ratios.mean(0))}
