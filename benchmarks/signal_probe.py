@@ -52,12 +52,11 @@ def main() -> None:
 
     features = {split: features_of(model, windows, data.sample_rate) for split, (windows, *_) in beats.items()}
     _, labels, records = beats["test"]
-    tested = sorted(set(records))
-    print("| features | size | C | AUC | average precision |" + "".join(f" AUC of {r} |" for r in tested))
-    print("|---" * (5 + len(tested)) + "|")
+    columns = ["features", "size", "C", "AUC", "average precision", *(f"AUC of {r}" for r in sorted(set(records)))]
+    print(f"| {' | '.join(columns)} |\n{'|---' * len(columns)}|")
     for kind in features["train"]:
         strength, scores = probe(*((features[split][kind], beats[split][1]) for split in beats))
-        aucs = [roc_auc_score(labels[records == r], scores[records == r]) for r in tested]
+        aucs = [roc_auc_score(labels[records == r], scores[records == r]) for r in sorted(set(records))]
         values = [roc_auc_score(labels, scores), average_precision_score(labels, scores), *aucs]
         cells = [kind, str(features["train"][kind].shape[1]), f"{strength:g}", *(f"{value:.3f}" for value in values)]
         print(f"| {' | '.join(cells)} |", flush=True)
