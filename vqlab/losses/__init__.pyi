@@ -11,3 +11,5 @@ from .contrastive import info_nce as info_nce
 from .multi_sample import rloo_loss as rloo_loss
 from .multi_sample import vimco_loss as vimco_loss
 from .perceptual import Perceptual as Perceptual
+from .signal import MultiResolutionSTFT as MultiResolutionSTFT
+from .signal import derivative_loss as derivative_loss

@@ -2,12 +2,14 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from tests.helpers.bare import trainer, validate
 from tests.helpers.models import build
 from tests.helpers.refusal import refused
 from tests.helpers.two_ranks import on_two_ranks
 from vqlab.data import ECG
+from vqlab.losses import MultiResolutionSTFT
 from vqlab.models import S4DVQ
 from vqlab.nn import S4D, PatchDecoder, PatchEncoder, S4DDecoder, S4DEncoder
 from vqlab.quantizers import IdentityQuantizer, ResidualQuantizer, VectorQuantizer
@@ -135,3 +137,59 @@ def test_reconstruction_and_perplexity_after_training():
     assert metrics["val/snr"] > 5
     assert metrics["val/correlation"] > 0.8
     assert metrics["val/perplexity"] > 8
+
+
+WEIGHTS = [{}, {"stft_weight": 0.3}, {"derivative_weight": 2.0}, {"stft_weight": 0.3, "derivative_weight": 2.0}]
+
+
+@pytest.mark.parametrize("weights", WEIGHTS, ids=str)
+def test_loss_has_the_terms_that_are_in_use(weights):
+    model = small(**weights)
+    terms = {"loss", "rec_loss", *(name.replace("_weight", "_loss") for name in weights)}
+    names = {name for name in validate(model, data()) if name.endswith("loss")}
+    assert names == {f"val/{name}" for name in terms}
+    names = {name for name in fit(model, 1).callback_metrics if name.endswith("loss")}
+    assert names >= {f"train/{name}" for name in terms}
+    assert names.isdisjoint(f"train/{name}" for name in {"stft_loss", "derivative_loss"} - terms)
+
+
+@pytest.mark.parametrize("weights", WEIGHTS, ids=str)
+def test_reconstruction_loss_is_the_weighted_sum(weights):
+    x_hat, x = torch.randn(4, 1, 128, requires_grad=True), torch.randn(4, 1, 128)
+    expected = F.mse_loss(x_hat, x)
+    if "stft_weight" in weights:
+        expected = expected + 0.3 * MultiResolutionSTFT()(x_hat, x)
+    if "derivative_weight" in weights:
+        expected = expected + 2.0 * (x_hat.diff() - x.diff()).square().mean()
+    loss, terms = small(**weights).reconstruction_loss(x_hat, x)
+    assert torch.equal(loss, expected)
+    assert torch.equal(*(torch.autograd.grad(value, x_hat)[0] for value in (loss, expected)))
+    assert not any(term.requires_grad for term in terms.values())
+
+
+def test_training_and_evaluation_have_the_same_loss_in_eval_mode():
+    model = small(stft_weight=0.3, derivative_weight=2.0)
+    fit(model, 1)
+    batch, logged = {"signal": torch.randn(4, 1, 128)}, {}
+    model.eval()
+    model.log = lambda name, value, **_: logged.update({name: value})
+    model.log_dict = lambda values, **_: logged.update(values)
+    loss = model.training_step(batch, 0)
+    model.evaluate(batch, "val")
+    assert loss == logged["train/loss"] == logged["val/loss"]
+    terms = ("rec_loss", "stft_loss", "derivative_loss")
+    weighted = zip((1, 0.3, 2.0), terms, strict=True)
+    quantizer_loss = model(batch["signal"])[1].loss
+    torch.testing.assert_close(loss, quantizer_loss + sum(w * logged[f"val/{term}"] for w, term in weighted))
+    assert all(logged[f"train/{term}"] == logged[f"val/{term}"] for term in terms)
+
+
+def test_checkpoint_without_the_weights_loads():
+    model = small()
+    fit(model, 1).save_checkpoint("last.ckpt")
+    checkpoint = torch.load("last.ckpt", weights_only=True)
+    for name in ("stft_weight", "derivative_weight"):
+        del checkpoint["hyper_parameters"][name]
+    torch.save(checkpoint, "old.ckpt")
+    x = torch.randn(2, 1, 128)
+    assert torch.equal(S4DVQ.load_from_checkpoint("old.ckpt").reconstruct(x), model.eval().reconstruct(x))

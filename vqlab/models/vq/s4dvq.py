@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from vqlab.errors import UserError
+from vqlab.losses import MultiResolutionSTFT, derivative_loss
 from vqlab.metrics.signal import correlation, prd, snr, spectral_convergence
 from vqlab.models.model import Model
 from vqlab.models.vq import autoencoder
@@ -21,7 +22,7 @@ from vqlab.training import Optimization
 from vqlab.training.batches import predict_codes
 from vqlab.training.learning_rate import configured_rate
 from vqlab.training.steps import require_finite
-from vqlab.validation import Count, Positive
+from vqlab.validation import Count, NonNegative, Positive
 
 FIRST_BATCHES = 32
 
@@ -29,8 +30,9 @@ FIRST_BATCHES = 32
 class S4DVQ(Model):
     """A VQ-VAE for signals: S4D encoder, batch norm and MLP, quantizer, MLP, S4D decoder, batch norm and MLP.
 
-    loss = reconstruction(x^, x) + quantizer loss, on standardised signals. The time steps and modes of the S4D layers
-    have their own learning rate, at most ``ssm_lr``, and no weight decay.
+    loss = reconstruction(x^, x) + stft_weight * STFT(x^, x) + derivative_weight * |dx^ - dx|^2 + quantizer loss, on
+    standardised signals. The time steps and modes of the S4D layers have their own learning rate, at most ``ssm_lr``,
+    and no weight decay.
 
     Args:
         encoder: Network from signals to features. Default: an ``S4DEncoder``.
@@ -39,6 +41,10 @@ class S4DVQ(Model):
         klt: Begin with the Karhunen-Loeve transform (PCA) of the features of the first 32 batches as ``to_code``, its
             transpose as ``from_code``. With a ``PatchEncoder`` a new model without codes is the identity.
         reconstruction: ``l2``, ``l1`` or ``huber``, averaged over all elements.
+        stft_weight: Weight of the :class:`~vqlab.losses.MultiResolutionSTFT` loss, which a smooth reconstruction
+            does not lower; 0 leaves it out.
+        derivative_weight: Weight of the squared error of first differences, which stresses steep waves; 0 leaves it
+            out.
         lr: Absolute learning rate. Default without ``base_lr``: 1e-3.
         base_lr: Rate per signal: lr = base_lr x batch_size x devices x nodes x accumulation. Give one of the two.
         ssm_lr: Highest learning rate of the time steps and modes.
@@ -72,6 +78,8 @@ class S4DVQ(Model):
         quantizer: Quantizer | Literal["vector"] | None = "vector",
         klt: bool = False,
         reconstruction: Literal["l2", "l1", "huber"] = "l2",
+        stft_weight: NonNegative = 0.0,
+        derivative_weight: NonNegative = 0.0,
         lr: Positive | None = None,
         base_lr: Positive | None = None,
         ssm_lr: Positive = 1e-3,
@@ -81,6 +89,8 @@ class S4DVQ(Model):
     ) -> None:
         super().__init__()
         self.ssm_lr, self.optimization, self.reconstruction = ssm_lr, optimization, reconstruction
+        self.stft = MultiResolutionSTFT() if stft_weight else None
+        self.stft_weight, self.derivative_weight = stft_weight, derivative_weight
         self.channels, self.length = channels, length
         self.encoder: Encoder = encoder or S4DEncoder(in_channels=channels)
         self.decoder: Decoder = decoder or S4DDecoder(out_channels=channels)
@@ -140,14 +150,26 @@ class S4DVQ(Model):
         x = batch["signal"]
         self.quantizer.sample_index = batch.get("index")
         x_hat, code = self(x)
-        rec_loss = RECONSTRUCTION[self.reconstruction](x_hat, x)
+        rec_loss, terms = self.reconstruction_loss(x_hat, x)
         loss = rec_loss + code.loss
 
-        terms = {"rec_loss": rec_loss.detach(), **code.terms}
+        terms |= code.terms
         require_finite({"loss": loss, **terms}, batch_idx, self.global_step)
         self.codebook.collect(code)
         self.codebook.log(self, loss, terms | {"snr": snr(x_hat.detach().float(), x).mean()})
         return loss
+
+    def reconstruction_loss(self, x_hat: Tensor, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the weighted sum of the reconstruction terms, and the terms for the log."""
+        loss = RECONSTRUCTION[self.reconstruction](x_hat, x)
+        terms = {"rec_loss": loss.detach()}
+        if self.stft is not None:
+            stft = self.stft(x_hat, x)
+            loss, terms["stft_loss"] = loss + self.stft_weight * stft, stft.detach()
+        if self.derivative_weight:
+            derivative = derivative_loss(x_hat, x)
+            loss, terms["derivative_loss"] = loss + self.derivative_weight * derivative, derivative.detach()
+        return loss, terms
 
     def configure_optimizers(self) -> Any:
         modes = [p for part in self.modules() if isinstance(part, S4D) for p in part.ssm_parameters()]
@@ -158,16 +180,16 @@ class S4DVQ(Model):
         return self.optimization.optimizer(self, groups, "autoencoder")
 
     def evaluate(self, batch: dict[str, Tensor], stage: str) -> None:
-        """Log loss, squared error, SNR, PRD, correlation and spectral convergence, over all channels and of each."""
+        """Log loss, terms, squared error, SNR, PRD, correlation and spectral convergence, of all channels and each."""
         x = batch["signal"]
         x_hat, code = self(x)
-        rec_loss = RECONSTRUCTION[self.reconstruction](x_hat, x)
+        rec_loss, terms = self.reconstruction_loss(x_hat, x)
         x_hat = x_hat.float()
         self.codebook.usage.update(code.indices)
         by_channel, ratios = correlation(x_hat, x).mean(0), snr(x_hat, x)
         metrics = {
             "loss": rec_loss + code.loss,
-            "rec_loss": rec_loss,
+            **terms,
             "mse": (x_hat - x).square().mean(),
             "prd": prd(x_hat, x).mean(),
             "correlation": by_channel.mean(),
