@@ -24,7 +24,7 @@ from vqlab.training.learning_rate import configured_rate
 from vqlab.training.steps import require_finite
 from vqlab.validation import Count, NonNegative, Positive
 
-FIRST_BATCHES = 32
+FIRST_BATCHES = 64
 
 
 class S4DVQ(Model):
@@ -38,7 +38,7 @@ class S4DVQ(Model):
         encoder: Network from signals to features. Default: an ``S4DEncoder``.
         decoder: Network from features to signals. Default: an ``S4DDecoder``.
         quantizer: ``vector`` is a ``VectorQuantizer`` of 512 codes with 512 dimensions; null trains without codes.
-        klt: Begin with the Karhunen-Loeve transform (PCA) of the features of the first 32 batches as ``to_code``, its
+        klt: Begin with the Karhunen-Loeve transform (PCA) of the features of the first 64 batches as ``to_code``, its
             transpose as ``from_code``. With a ``PatchEncoder`` a new model without codes is the identity.
         reconstruction: ``l2``, ``l1`` or ``huber``, averaged over all elements.
         stft_weight: Weight of the :class:`~vqlab.losses.MultiResolutionSTFT` loss, which a smooth reconstruction
