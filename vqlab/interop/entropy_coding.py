@@ -1,6 +1,7 @@
 """Entropy coding of codes by fixed frequencies, and of slowly changing integers by Rice codes."""
 
 import math
+from typing import Any
 
 import constriction
 import numpy as np
@@ -51,7 +52,9 @@ def encode_codes(codes: np.ndarray, tables: list[np.ndarray]) -> bytes:
 def decode_codes(data: bytes, count: int, tables: list[np.ndarray]) -> np.ndarray:
     """Return the codes (count, Q) int64; ValueError if ``data`` are not exactly those of ``count`` positions."""
     cheapest = sum(math.log2(table.sum() / table.max()) for table in tables)
-    if 0.99 * count * cheapest > 8 * len(data) + 64:  # before memory is allocated for them; the coder's table is rounded
+    if (
+        0.99 * count * cheapest > 8 * len(data) + 64
+    ):  # before memory is allocated for them; the coder's table is rounded
         raise ValueError(f"{len(data)} bytes are too few for {count} positions")
     coder = AnsCoder(np.frombuffer(data, "<u4").astype(np.uint32))
     columns = [coder.decode(model_of(table), count) for table in tables]
@@ -60,13 +63,13 @@ def decode_codes(data: bytes, count: int, tables: list[np.ndarray]) -> np.ndarra
     return np.stack(columns, 1).astype(np.int64)
 
 
-def model_of(table: np.ndarray) -> Categorical:
+def model_of(table: np.ndarray) -> Any:
     """Return the distribution of the codes of a table."""
     return Categorical(table / table.sum(), perfect=False)
 
 
 def encode_series(values: np.ndarray) -> bytes:
-    """Return the differences of integers (n,) in the best Rice code (Rice and Plaunt 1971): k, unary part, k bits each."""
+    """Return the differences of integers (n,) in the best Rice code (Rice and Plaunt 1971): k, unary parts, k bits."""
     steps = np.diff(values, prepend=0)
     folded = np.where(steps < 0, -2 * steps - 1, 2 * steps)
     k = min(range(32), key=lambda k: int((folded >> k).sum()) + k * len(folded))

@@ -53,9 +53,11 @@ class SignalCodec:
     def __init__(self, model: S4DVQ, chunk_size: int = CHUNK) -> None:
         name = type(model.quantizer).__name__
         if model.quantizer.num_embeddings < 2:
-            raise UserError(f"the model must have codes, which its {name} has not: use a checkpoint with another quantizer")
+            raise UserError(
+                f"the model must have codes, which its {name} has not: use a checkpoint with another quantizer"
+            )
         if model.quantizer.code_shape((7,))[0] != 7:
-            raise UserError(f"the quantizer must have codes for each position, which {name} has not")
+            raise UserError(f"the quantizer must have codes for each position, and {name} has not")
         self.model, self.patch = model, model.encoder.downsampling
         self.chunk = max(1, chunk_size // self.patch)  # in patches
         trained = getattr(model, ENTRY, None) or {}
@@ -85,7 +87,7 @@ class SignalCodec:
         """Return the record (C, T) float32."""
         signal = np.empty((self.model.channels, coded.num_samples), np.float32)
         for chunk, inner in self._chunks(len(coded.codes)):
-            x = self.model.decode(coded.codes[None, chunk])[0].float().cpu().numpy()
+            x = self.model.decode(torch.from_numpy(coded.codes[None, chunk]))[0].float().cpu().numpy()
             first = (chunk.start + inner.start) * self.patch
             last = min((chunk.start + inner.stop) * self.patch, coded.num_samples)
             mean, scale = (self.fixed or coded.scaling).curves(first, last)  # type: ignore[union-attr]
@@ -107,7 +109,7 @@ class SignalCodec:
         most = max(1, LONGEST_CONTEXT // self.patch)
         width, generator = 4 * most + 1, torch.Generator().manual_seed(0)
         shape = self.model.quantizer.code_shape((width,))
-        codes = torch.randint(self.model.quantizer.num_embeddings, shape, generator=generator).numpy()
+        codes = torch.randint(self.model.quantizer.num_embeddings, shape, generator=generator)
         noise = torch.randn(self.model.channels, width * self.patch, generator=generator).numpy()
 
         def middle(context: int) -> list[Tensor]:
@@ -137,9 +139,7 @@ class SignalCodec:
         return like_weights(torch.from_numpy(x)[None], self.model.to_code)
 
 
-def fixed_scaling(
-    standardize: str, statistics: list[list[float]] | None, channels: int
-) -> FixedScaling | None:
+def fixed_scaling(standardize: str, statistics: list[list[float]] | None, channels: int) -> FixedScaling | None:
     """Return the scaling of data with ``standardize`` of a SignalDataModule; None if it depends on the record."""
     if standardize == "dataset" and statistics:
         mean, scale = np.array(statistics)[..., None]
