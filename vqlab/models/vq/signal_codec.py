@@ -11,6 +11,7 @@ from torch import Tensor
 from vqlab.errors import UserError
 from vqlab.models.vq.block_scaling import BlockScaling, FixedScaling
 from vqlab.models.vq.s4dvq import S4DVQ
+from vqlab.nn import S4D
 from vqlab.nn.precision import like_weights
 from vqlab.training.data_format import ENTRY
 
@@ -34,11 +35,13 @@ class SignalCodec:
     A record is standardised as the data that the model was trained on. If those were standardised by window, mean and
     scale of each block of ``model.length`` samples become part of the codes, and change smoothly from block to block.
     Long records go through the networks in chunks with context on both sides, and the output for the context is
-    dropped. The last patch is filled up with the last sample.
+    dropped. The last patch is filled up with the last sample. In records longer than ``model.length`` the kernels of
+    S4D are those of windows of that length, on average over the positions in a window (``S4D.taper``): the model has
+    not been trained on later lags.
 
     Args:
         model: An S4DVQ with codes, in eval mode.
-        chunk_size: Samples of a chunk, without its context.
+        chunk_size: Samples of a chunk, without its context; at least ``model.length``.
 
     Raises:
         UserError: If the model has no codes for single patches.
@@ -59,7 +62,7 @@ class SignalCodec:
         if model.quantizer.code_shape((7,))[0] != 7:
             raise UserError(f"the quantizer must have codes for each position, and {name} has not")
         self.model, self.patch = model, model.encoder.downsampling
-        self.chunk = max(1, chunk_size // self.patch)  # in patches
+        self.chunk = max(chunk_size, model.length) // self.patch  # in patches
         trained = getattr(model, ENTRY, None) or {}
         self.fixed = fixed_scaling(trained.get("standardize", "signal"), trained.get("statistics"), model.channels)
 
@@ -78,7 +81,7 @@ class SignalCodec:
             first, last = chunk.start * self.patch, min(chunk.stop * self.patch, length)
             mean, scale = (self.fixed or blocks).curves(first, last)  # type: ignore[union-attr]
             x = ((signal[:, first:last] - mean) / np.where(scale > 0, scale, 1)).astype(np.float32)
-            x = np.pad(x, ((0, 0), (0, (chunk.stop - chunk.start) * self.patch - x.shape[1])), "edge")
+            x = np.pad(x, ((0, 0), (0, chunk.stop * self.patch - first - x.shape[1])), "edge")
             codes.append(self.model.encode(self._batch(x))[0, inner].cpu().numpy())
         return SignalCodes(np.concatenate(codes), length, blocks)
 
@@ -99,13 +102,38 @@ class SignalCodec:
         """Return the number of patches of a record."""
         return -(-samples // self.patch)
 
-    @cached_property
-    @torch.inference_mode()
-    def context(self) -> int:
-        """Patches of context of a chunk: with twice as many, the output in the middle of noise is the same.
+    def _chunks(self, patches: int) -> Iterator[tuple[slice, slice]]:
+        """Yield the patches of each chunk with its context, and the chunk as part of these; set ``taper`` meanwhile."""
+        long = patches * self.patch > self.model.length
+        try:
+            for layer, positions in self._window_lengths:
+                layer.taper = positions if long else None
+            context = self._context if patches > self.chunk else 0
+            for start in range(0, patches, self.chunk):
+                stop = min(start + self.chunk, patches)
+                first, last = max(0, start - context), min(patches, stop + context)
+                yield slice(first, last), slice(start - first, stop - first)
+        finally:
+            for layer, _ in self._window_lengths:
+                layer.taper = None
 
-        S4D layers have no end of their kernels, which decay at rates that are learned.
-        """
+    @cached_property
+    def _window_lengths(self) -> list[tuple[S4D, int]]:
+        """The S4D layers, and their positions in a window of ``model.length`` samples."""
+        found: list[tuple[S4D, int]] = []
+        layers = [module for module in self.model.modules() if isinstance(module, S4D)]
+        hooks = [
+            layer.register_forward_pre_hook(lambda layer, inputs: found.append((layer, inputs[0].shape[-1])))  # type: ignore[misc]
+            for layer in layers
+        ]
+        self.model.reconstruct(self._batch(np.zeros((self.model.channels, self.model.length), np.float32)))
+        for hook in hooks:
+            hook.remove()
+        return found
+
+    @cached_property
+    def _context(self) -> int:
+        """Patches of context of a chunk: with twice as many, the output in the middle of noise is the same."""
         most = max(1, LONGEST_CONTEXT // self.patch)
         width, generator = 4 * most + 1, torch.Generator().manual_seed(0)
         shape = self.model.quantizer.code_shape((width,))
@@ -126,14 +154,6 @@ class SignalCodec:
                 break
             context, near = 2 * context, far
         return context
-
-    def _chunks(self, patches: int) -> Iterator[tuple[slice, slice]]:
-        """Yield the patches of each chunk with its context, and the chunk as part of these."""
-        context = self.context if patches > self.chunk else 0
-        for start in range(0, patches, self.chunk):
-            stop = min(start + self.chunk, patches)
-            first, last = max(0, start - context), min(patches, stop + context)
-            yield slice(first, last), slice(start - first, stop - first)
 
     def _batch(self, x: np.ndarray) -> Tensor:
         return like_weights(torch.from_numpy(x)[None], self.model.to_code)
