@@ -86,7 +86,7 @@ def _parse(reader: "Reader", codec: SignalCodec, name: str) -> CodedRecord:
     channels, samples = reader.number(), reader.number()
     text = reader.take(reader.number())
     shape = tuple(reader.number() for _ in range(reader.number()))
-    names = text.decode().split("\0") if text else [str(number) for number in range(channels)]
+    names = text.decode().split("\0") if text else [str(number) for number in range(model.channels)]
     if channels != model.channels or len(names) != channels:
         raise ValueError(f"{channels} channels {names}, the checkpoint has {model.channels}")
     if not samples or shape != model.quantizer.code_shape((codec.count_patches(samples),)):

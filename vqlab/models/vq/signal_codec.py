@@ -17,7 +17,7 @@ from vqlab.training.data_format import ENTRY
 
 CHUNK = 2**16
 LONGEST_CONTEXT = 2**15  # samples
-TOLERANCE = 1e-4  # of the deviation
+TOLERANCE = 1e-5  # of the deviation
 
 
 @dataclass(frozen=True)
@@ -56,9 +56,7 @@ class SignalCodec:
     def __init__(self, model: S4DVQ, chunk_size: int = CHUNK) -> None:
         name = type(model.quantizer).__name__
         if model.quantizer.num_embeddings < 2:
-            raise UserError(
-                f"the model must have codes, which its {name} has not: use a checkpoint with another quantizer"
-            )
+            raise UserError(f"the model must have codes, {name} has none: use a checkpoint with another quantizer")
         if model.quantizer.code_shape((7,))[0] != 7:
             raise UserError(f"the quantizer must have codes for each position, and {name} has not")
         self.model, self.patch = model, model.encoder.downsampling
