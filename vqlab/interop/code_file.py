@@ -45,8 +45,8 @@ def pack_record(record: CodedRecord, codec: SignalCodec) -> bytes:
         >>> codec = SignalCodec(S4DVQ().eval())
         >>> coded = codec.encode(np.random.default_rng(0).standard_normal((1, 1000)))
         >>> data = pack_record(CodedRecord(coded, 360.0, ["MLII"]), codec)
-        >>> unpack_record(data, codec, "a.vqs").channels, len(data)
-        (['MLII'], 136)
+        >>> unpack_record(data, codec, "a.vqs").channels
+        ['MLII']
     """
     coded, names = record.coded, record.channels
     text = b"" if all(name.isdecimal() for name in names) else "\0".join(names).encode()
