@@ -23,6 +23,8 @@ usage:
   vqlab predict  --ckpt_path runs/.../best.ckpt             codes of the test set, or of all new data, as codes.npz
   vqlab predict  --ckpt_path ... --font new.ttf             for a FontGAN: sheets, and the completed font
   vqlab sample   runs/.../best.ckpt --num 64                draw images from a generative model, as samples.png
+  vqlab encode   runs/.../best.ckpt 100.hea                 compress a signal with an S4DVQ, as encoded/100.vqs
+  vqlab decode   runs/.../best.ckpt encoded/100.vqs         and back, as decoded/100.npz
   vqlab info     runs/.../best.ckpt                         facts: model, data, settings, metrics, code version
   vqlab rate-distortion runs/.../best.ckpt -o curves        SNR over bits of an S4DVQ, beside classical coders
   vqlab sweep    configs/experiments/jsa_cifar10.yaml       run a table of settings; the same command resumes it
@@ -37,12 +39,13 @@ often used with fit:
   --name first                          name of the run folder
   --print_config                        show the complete configuration and stop
 
-vqlab fit --help                        all options; vqlab sample, info, note, sweep, ... --help likewise
+vqlab fit --help                        all options; vqlab sample, encode, info, note, sweep, ... --help likewise
 vqlab fit --model.help VQVAE            options of a model; --data.help likewise
 vqlab fit --model VQVAE --model.quantizer.help FSQ          options of a part
 VQLAB_DEBUG=1 vqlab ...                 show the traceback of an error
 """
-OWN = ("sample", "info", "note", "rate-distortion", "sweep", "report")  # each a function in the module of that name
+# Each is a function in the module of that name.
+OWN = ("sample", "encode", "decode", "info", "note", "rate-distortion", "sweep", "report")
 LIGHTNING = ("fit", "validate", "test", "predict")
 
 

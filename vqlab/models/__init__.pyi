@@ -11,5 +11,6 @@ from .prior.code_prior import CodePrior as CodePrior
 from .sgan import SGAN as SGAN
 from .topic.gan_topic import GANTopicModel as GANTopicModel
 from .vq.s4dvq import S4DVQ as S4DVQ
+from .vq.signal_codec import SignalCodec as SignalCodec
 from .vq.vqgan import VQGAN as VQGAN
 from .vq.vqvae import VQVAE as VQVAE

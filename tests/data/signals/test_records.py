@@ -41,6 +41,16 @@ def test_npz_archives(tmp_path):
             read_records(tmp_path / "two.npz", array=array)
 
 
+def test_names_of_channels_in_npz_archives(tmp_path):
+    for names, found in [(["II", "V5"], ["II", "V5"]), (["II"], ["0", "1"])]:
+        np.savez(tmp_path / "named.npz", signal=noise(2, 30), channels=np.array(names), fs=360)
+        assert read_records(tmp_path / "named.npz")[0].channels == found
+    np.savez(tmp_path / "numbers.npz", channels=noise(2, 30), fs=360)  # a signal of this name
+    assert read_records(tmp_path / "numbers.npz")[0].signal.shape == (2, 30)
+    np.savez(tmp_path / "objects.npz", x=noise(30), channels=np.array([None]))  # never unpickled
+    assert read_records(tmp_path / "objects.npz", array="x")[0].channels == ["0"]
+
+
 @pytest.mark.parametrize(
     ("text", "signal", "names", "rate"),
     [

@@ -141,3 +141,16 @@ def test_bidirectional_layer_is_a_causal_pass_plus_a_flipped_one():
         one.load_state_dict(state | {"d": torch.zeros(3)})
         y = y + flip(one(flip(x)))
     close(both(x), y, 1e-10)
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_tapered_layer_is_the_mean_over_all_windows_that_contain_a_sample(bidirectional):
+    layer, x, length = S4D(3, 8, bidirectional=bidirectional).double(), torch.randn(2, 3, 90).double(), 20
+    layer.scan_from = 1
+    windows = layer(x.unfold(2, length, 1).transpose(1, 2).flatten(0, 1)).unflatten(0, (2, -1))  # (B, starts, H, L)
+    layer.taper = length
+    y = layer(x)
+    for sample in range(length - 1, 90 - length + 1):
+        found = torch.stack([windows[:, sample - place, :, place] for place in range(length)])
+        torch.testing.assert_close(y[..., sample], found.mean(0), rtol=1e-9, atol=1e-9)
+    assert layer(x[..., :7]).shape == (2, 3, 7)

@@ -7,6 +7,7 @@ import csv
 import io
 import re
 import warnings
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -22,7 +23,7 @@ from vqlab.errors import UserError
 
 EXTENSIONS = (".npy", ".npz", ".csv", ".wav", ".hea")
 AXES = {1: "t", 2: "c t", 3: "n c t"}  # default axes of an array with 1, 2 or 3
-RATE = "fs"  # name of the sample rate in npz files, as in WFDB
+RATE, CHANNELS = "fs", "channels"  # names of the sample rate, as in WFDB, and of the channels' names in npz files
 TIMES = ("time", "elapsed time", "times", "timestamp", "t", "sec", "seconds")  # names of the column of times in csv
 # A line of numbers, times and gaps.
 NUMBERS = re.compile(r"""(?=.*\d)(?:[\s'",;\d.:+?-]|(?<=[\d.])e(?=[-+\d])|nan|inf|na|n/a|null|none)+""", re.IGNORECASE)
@@ -63,10 +64,10 @@ def read_records(
                 records = [_read_wfdb(file)]
             case _:
                 raise UserError(f"{file} must be one of {', '.join(EXTENSIONS)}")
-    return records if picks is None else [_pick(record, picks) for record in records]
+    return records if picks is None else [pick_channels(record, picks) for record in records]
 
 
-def _pick(record: Record, picks: list[int | str]) -> Record:
+def pick_channels(record: Record, picks: list[int | str]) -> Record:
     """Return the channels ``picks`` of a record; case matters only if names differ by nothing else."""
     numbers: list[int] = []
     for wanted in picks:
@@ -82,10 +83,11 @@ def _pick(record: Record, picks: list[int | str]) -> Record:
 
 
 def _read_array(file: Path, array: str | None, axes: str | None) -> list[Record]:
-    rate, values = None, np.load(file, allow_pickle=False)
+    rate, channels, values = None, None, np.load(file, allow_pickle=False)
     if not isinstance(values, np.ndarray):
         with values as arrays:
-            names = [name for name in arrays.files if name != RATE]
+            channels = _channel_names(arrays)
+            names = [name for name in arrays.files if name not in (RATE, channels and CHANNELS)]
             array = names[0] if array is None and len(names) == 1 else array
             if array not in names:
                 raise UserError(f"{file} contains the arrays {', '.join(names)}: set array=NAME to one of these")
@@ -93,7 +95,17 @@ def _read_array(file: Path, array: str | None, axes: str | None) -> list[Record]
             rate = float(arrays[RATE]) if RATE in arrays.files else None
     if values.dtype.kind not in "iuf":
         raise UserError(f"{file} must contain real numbers, got {values.dtype}")
-    return _by_axes(file, values, axes or AXES.get(values.ndim, ""), rate)
+    records = _by_axes(file, values, axes or AXES.get(values.ndim, ""), rate)
+    named = channels is not None and len(channels) == len(records[0].channels)
+    return [replace(record, channels=channels) for record in records] if named else records  # type: ignore[arg-type]
+
+
+def _channel_names(arrays: Any) -> list[str] | None:
+    """Return the names of the channels if the arrays of an npz file contain them as text."""
+    with suppress(ValueError):  # objects, which are not unpickled
+        if CHANNELS in arrays.files and arrays[CHANNELS].dtype.kind == "U":
+            return arrays[CHANNELS].tolist()
+    return None
 
 
 def _by_axes(file: Path, values: np.ndarray, axes: str, rate: float | None) -> list[Record]:

@@ -53,6 +53,9 @@ class S4D(Checked, KeepsFloat32):
     """
 
     scan_from = 2048  # samples from which a causal convolution is faster in chunks than by an FFT
+    # A length L: K[l] is multiplied by max(0, 1 - l / L), which is the mean of the outputs of all windows of L samples
+    # that contain a sample. For signals longer than those of the training, in which later lags never occurred.
+    taper: int | None = None
 
     def __init__(
         self,
@@ -91,7 +94,10 @@ class S4D(Checked, KeepsFloat32):
         self._check(x)
         with without_autocast(x.device):
             u, (c, modes), length = x.to(self.d.dtype), self._discrete(), x.shape[-1]
-            if self.bidirectional or length < self.scan_from:
+            if self.taper is not None:
+                finite = tapered(kernel(c, modes, self.taper))[..., :length]
+                y = fft_convolve(u, F.pad(finite, (0, length - finite.shape[-1])))
+            elif self.bidirectional or length < self.scan_from:
                 y = fft_convolve(u, kernel(c, modes, length))
             else:
                 y, _ = scan_convolve(u, c, modes)
@@ -202,6 +208,12 @@ def kernel(c: tuple[Tensor, Tensor], modes: Modes, length: int) -> Tensor:
     re, im = multiply((c[0][..., None], c[1][..., None]), coarse)
     left = torch.cat([re, -im], -2)
     return 2 * (left.transpose(-1, -2) @ torch.cat(powers(modes, steps), -2)).flatten(-2)[..., :length]
+
+
+def tapered(kernels: Tensor) -> Tensor:
+    """Return K[l] (1 - l / L) of kernels (..., L)."""
+    length = kernels.shape[-1]
+    return kernels * (1 - torch.arange(length, device=kernels.device, dtype=kernels.dtype) / length)
 
 
 def fft_convolve(x: Tensor, kernels: Tensor) -> Tensor:
