@@ -233,3 +233,18 @@ def test_revival_with_few_vectors_and_new_candidates_at_each_step():
     quantizer, z = VectorQuantizer(16, 4, init="uniform"), rand(2000, 4, seed=1)
     draws = [set(as_set(quantizer(z).stats.candidates)) for _ in range(4)]
     assert all(len(a & b) < 4 for a, b in itertools.combinations(draws, 2))
+
+
+def test_start_from_many_batches_weighs_as_many_steps():
+    batches = 20
+    quantizer = VectorQuantizer(4, 3, ema_decay=0.999, revive_after=None)
+    quantizer.initialize(rand(batches * 50, 3, seed=0), batches)
+    start, counts = quantizer.codebook.clone(), quantizer.ema_counts.clone()
+    torch.testing.assert_close(counts.sum(), torch.tensor(50.0))
+    out = quantizer(rand(50, 3, seed=1))
+    chosen = torch.nn.functional.one_hot(out.indices, 4).float()
+    sums, weight = chosen.T @ rand(50, 3, seed=1), 1 / batches
+    expected = (1 - weight) * start * counts[:, None] + weight * sums
+    expected /= ((1 - weight) * counts + weight * chosen.sum(0))[:, None]
+    torch.testing.assert_close(quantizer.codebook, expected, rtol=1e-3, atol=1e-3)
+    assert (quantizer.codebook - start).abs().max() > 1e-3

@@ -211,8 +211,8 @@ class Quantizer(ConfigMixin, KeepsFloat32, ABC):
         """Whether this quantizer or a part of it waits for the batch that initializes its codebook."""
         return any(module.awaited for module in self.modules() if isinstance(module, DataInit))
 
-    def initialize(self, rows: Tensor) -> None:
-        """Initialize from the bounded ``rows`` (N, D) of the first batch, equally on all ranks, if not done yet."""
+    def initialize(self, rows: Tensor, batches: int = 1) -> None:
+        """Initialize from the bounded ``rows`` (N, D) of the first batches, equally on all ranks, if not done yet."""
 
     def update(self, stats: CodeStats) -> list[Revival]:
         """Apply the statistics of one optimizer step, summed over all ranks; return the rows that revival replaced."""

@@ -115,9 +115,9 @@ class ProductQuantizer(Composite):
             outs.append(part.quantize(group))
         return self.join(outs, torch.cat([out.quantized for out in outs], 1), [out.indices for out in outs], torch.mean)
 
-    def initialize(self, rows: Tensor) -> None:
+    def initialize(self, rows: Tensor, batches: int = 1) -> None:
         for part, group in self._groups(rows):
-            part.initialize(group)
+            part.initialize(group, batches)
 
     def lookup(self, indices: Tensor) -> Tensor:
         groups = zip(self.quantizers, indices.unbind(-self.index_dims), strict=True)
@@ -212,12 +212,12 @@ class ResidualQuantizer(Composite):
         return (*size, self.depths, *self.quantizers[0].code_shape(()))
 
     @torch.no_grad()
-    def initialize(self, rows: Tensor) -> None:
+    def initialize(self, rows: Tensor, batches: int = 1) -> None:
         if not self.awaits_first_batch:
             return
         for level, part in enumerate(self.quantizers):
             scaled = rows * self._gain(level)
-            part.initialize(scaled)
+            part.initialize(scaled, batches)
             rows = rows - part.quantize(scaled).quantized / self._gain(level)
 
     def check_codes(self, indices: Tensor) -> None:

@@ -64,7 +64,7 @@ class SimVQ(Quantizer):
         return QuantizerOutput(self.estimate(rows, codes.detach()), indices, loss, terms)
 
     @torch.no_grad()
-    def initialize(self, rows: Tensor) -> None:
+    def initialize(self, rows: Tensor, batches: int = 1) -> None:
         """Give the codes the mean and covariance of the first global batch: W = sqrt(D cov), b = mean."""
         if not self.first_batch.awaited:
             return

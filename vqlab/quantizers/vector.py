@@ -148,8 +148,11 @@ class VectorQuantizer(Quantizer):
         return CodeStats(counts, sums, *sampling.smallest_k(rows, keys, min(self.num_embeddings, REVIVALS_PER_STEP)))
 
     @torch.no_grad()
-    def initialize(self, rows: Tensor) -> None:
-        """Initialize the codebook with random vectors of the first global batch; ``kmeans`` adds Lloyd iterations."""
+    def initialize(self, rows: Tensor, batches: int = 1) -> None:
+        """Initialize the codebook with random vectors of the first global batches; ``kmeans`` adds Lloyd iterations.
+
+        The running means then continue as means of ``batches`` batches, which one more batch hardly changes.
+        """
         if not self.first_batch.awaited:
             return
         summed = rows.sum(0, dtype=torch.float64)  # rounded to float32 below: equal for every split of the batch
@@ -172,6 +175,7 @@ class VectorQuantizer(Quantizer):
         self.codebook.data.copy_(codes)
         if self.codebook_update == "ema":
             counts = all_sum(torch.bincount(nearest_code(rows, codes), minlength=self.num_embeddings))
-            self.ema_counts.copy_(counts.clamp_min(1))
+            self.ema_counts.copy_(counts.clamp_min(1) / batches)
             self.ema_sums.copy_(codes * self.ema_counts[:, None])
+            self.steps.fill_(9 * (batches - 1))
         self.first_batch.done()

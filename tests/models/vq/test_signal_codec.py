@@ -32,8 +32,8 @@ def test_any_length_is_decoded_to_the_same_length(samples):
     coded = codec.encode(x)
     assert coded.codes.shape == (-(-samples // PATCH), 3)
     assert codec.decode(coded).shape == x.shape
-    if samples >= LENGTH:
-        assert snr(torch.from_numpy(codec.decode(coded)), torch.from_numpy(x)).min() > 4
+    if samples > LENGTH:  # the SNR of a few patches varies by several dB
+        assert snr(torch.from_numpy(codec.decode(coded)), torch.from_numpy(x)).min() > 5
 
 
 def test_decoded_record_is_the_reconstruction_of_the_standardised_record():

@@ -126,11 +126,15 @@ class S4DVQ(Model):
         if self.first_batches is not None and self.first_batches.awaited:
             loader: Any = self.trainer.train_dataloader
             batches = islice(loader, FIRST_BATCHES)
-            self.fit_transform(torch.cat([batch["signal"] for batch in batches]).to(self.device))
+            signals = [batch["signal"] for batch in batches]
+            self.fit_transform(torch.cat(signals).to(self.device), len(signals))
 
     @torch.no_grad()
-    def fit_transform(self, x: Tensor) -> None:
-        """Set ``to_code`` to the KLT of the features of signals ``x`` (B, C, L) of all ranks, and fit the codes."""
+    def fit_transform(self, x: Tensor, batches: int = 1) -> None:
+        """Set ``to_code`` to the KLT of the features of all ranks' signals ``x`` (B, C, L), and fit the codes to them.
+
+        ``x`` are ``batches`` batches: the running means of the codes weigh them as so many steps.
+        """
         z = self.encoder(x)
         rows = to_rows(z, self.encoder.out_channels)
         sums = all_sum(torch.cat([torch.ones_like(rows[:, :1]), rows], 1).double().T @ rows.double())
@@ -141,7 +145,7 @@ class S4DVQ(Model):
         for layer, weight, bias in ((self.to_code, basis.T, -mean @ basis), (self.from_code, basis, mean)):
             layer.weight.copy_(weight[..., None])
             layer.bias.copy_(bias)  # type: ignore[union-attr]
-        self.quantizer.initialize(self.quantizer.bound(to_rows(self.to_code(z), self.quantizer.embedding_dim)))
+        self.quantizer.initialize(self.quantizer.bound(to_rows(self.to_code(z), self.quantizer.embedding_dim)), batches)
         if self.first_batches is not None:
             self.first_batches.done()
 
