@@ -77,6 +77,12 @@ def test_records_of_one_file_are_numbered(checkpoint):
     assert sorted(path.name for path in Path("encoded").iterdir()) == ["both_0.vqs", "both_1.vqs"]
 
 
+def test_array_and_axes_are_chosen(checkpoint):
+    np.savez("some.npz", x=wave(300).repeat(2, 0).T, peaks=np.arange(5), fs=360)
+    main(["encode", checkpoint, "some.npz", "--array", "x", "--axes", "t n"])
+    assert sorted(path.name for path in Path("encoded").iterdir()) == ["some_0.vqs", "some_1.vqs"]
+
+
 def test_mistakes_are_reported_in_one_line_and_nothing_is_written(checkpoint, capsys):
     save("images.ckpt", vqvae())
     save("identity.ckpt", S4DVQ(quantizer=None))

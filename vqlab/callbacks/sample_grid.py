@@ -162,7 +162,15 @@ def plot_signals(signals: dict[str, Tensor]) -> Figure:
         signal.set(ylim=(float(x.min()) - margin, float(x.max()) + margin), xmargin=0)
         extent = (0, x.shape[-1], 0, 1)
         raster = codes[row].reshape(codes.shape[1], -1).T
-        strip.imshow(raster, aspect="auto", extent=extent, cmap="twilight", vmin=0, vmax=max(1, int(codes.max())))
+        strip.imshow(
+            raster,
+            aspect="auto",
+            interpolation="nearest",
+            extent=extent,
+            cmap="twilight",
+            vmin=0,
+            vmax=max(1, int(codes.max())),
+        )
         strip.set(yticks=[], ylabel="codes")
     grid[0].legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=3, frameon=False, fontsize=8)
     grid[-1].set_xlabel("sample")

@@ -20,12 +20,16 @@ def encode(args: Sequence[str]) -> None:
     parser.add_argument("checkpoint", type=Path, help="a .ckpt file of an S4DVQ with codes")
     parser.add_argument("files", type=Path, nargs="+", help="npy, npz, csv, wav or WFDB (.hea) files")
     parser.add_argument("-o", "--out", type=Path, default=Path("encoded"), help="folder to write to (default encoded)")
+    parser.add_argument("--array", help="name of the array in npz files with more than one")
+    parser.add_argument("--axes", help="axes of arrays, of n records, c channels, t samples, such as 'n t'")
     options = parser.parse_args(args)
     outputs = name_outputs(options.files, options.out, ".vqs")
 
+    from vqlab.data.signals.records import read_records  # late, so that help and wrong options are answered quickly
+
     codec, trained = load_codec(options.checkpoint)
     for source, output in zip(options.files, outputs, strict=True):
-        for path, record in _read(source, output, trained):
+        for path, record in _read(read_records(source, options.array, options.axes), output, trained):
             print(f"{path}: {_encode(codec, record, path)}")
 
 
@@ -88,11 +92,10 @@ def describe_size(samples: int, sample_rate: float | None, size: int) -> str:
     return f"{samples:,} samples,{seconds} {size:,} bytes, {8 * size / samples:.3f} bits per sample"
 
 
-def _read(source: Path, output: Path, trained: dict[str, Any]) -> "Iterator[tuple[Path, Record]]":
+def _read(records: "list[Record]", output: Path, trained: dict[str, Any]) -> "Iterator[tuple[Path, Record]]":
     """Yield the records of a file, with the channels and the rate of the training data, and the files to write."""
-    from vqlab.data.signals.records import MissingChannel, change_rate, pick_channels, read_records
+    from vqlab.data.signals.records import MissingChannel, change_rate, pick_channels
 
-    records = read_records(source)
     for number, record in enumerate(records):
         picks, rate = trained.get("channels"), trained.get("sample_rate")
         if picks and not all(name.isdecimal() for name in record.channels):
