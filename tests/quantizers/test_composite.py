@@ -206,3 +206,9 @@ def test_fewer_depths_are_searched_and_decoded(beam):
 def test_beam_needs_codebooks_to_search(part):
     with pytest.raises(UserError, match=f"beam must be 1 for a {type(part).__name__}, got 4"):
         ResidualQuantizer(part, 2, beam=4)
+
+
+def test_beam_is_exact_far_from_the_origin():
+    books = [3000 + rand(16, 8, seed=0), rand(16, 8, seed=1, scale=0.1)]
+    z = 3000 + rand(200, 8, seed=2)
+    assert torch.equal(nearest_sum(z, books, 4), nearest_sum(z.double(), [book.double() for book in books], 4))

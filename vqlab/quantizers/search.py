@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from vqlab.nn.codes import in_graph
 from vqlab.nn.precision import without_autocast
 
 SCORES = {"cpu": 2**19, "cuda": 2**26}  # scores of one block: 2 MiB on a CPU, about its cache; 256 MiB on a GPU
@@ -62,9 +63,12 @@ def nearest_sum(z: Tensor, codebooks: list[Tensor], width: int) -> Tensor:
     """Return the indices (N, Q) of codes, one of each of Q codebooks (K, D), whose sum is near to rows ``z`` (N, D).
 
     Beam search (Babenko and Lempitsky 2014, section 3.2): codebook after codebook, the ``width`` nearest partial sums
-    are kept. A width of 1 is the greedy search of residual quantization.
+    are kept. A width of 1 is the greedy search of residual quantization. As in :func:`nearest_code` a mean is
+    subtracted from both sides, that of the first codebook, and products are float32 also under TF32, except in graphs.
     """
     books = [codebook.detach() for codebook in codebooks]
+    center = books[0].mean(0)
+    z, books[0] = z.detach() - center, books[0] - center
 
     def search(rows: Tensor) -> tuple[Tensor]:
         residuals, steps = rows[:, None], []
@@ -82,8 +86,8 @@ def nearest_sum(z: Tensor, codebooks: list[Tensor], width: int) -> Tensor:
             place = parent.gather(1, place)
         return (torch.cat(indices[::-1], 1),)
 
-    with torch.no_grad():
-        return torch.cat([part for (part,) in in_chunks(search, width * max(map(len, books)), z.detach())])
+    with torch.no_grad(), nullcontext() if in_graph() else _full_precision(z.device.type):
+        return torch.cat([part for (part,) in in_chunks(search, width * max(map(len, books)), z)])
 
 
 _operator = torch.library.custom_op("vqlab::nearest_code", _search, mutates_args=())
