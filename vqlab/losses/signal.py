@@ -29,7 +29,7 @@ class MultiResolutionSTFT(Checked, nn.Module):
         x_hat and x (B, C, L), L at least 4 -> a scalar, at least 0.
 
     Raises:
-        InvalidArgument: If a window is shorter than 4 samples.
+        UserError: If a window is shorter than 4 samples.
 
     Example:
         >>> loss, x = MultiResolutionSTFT(), torch.sin(torch.arange(512) / 4).view(1, 1, 512)
