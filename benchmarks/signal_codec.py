@@ -20,6 +20,7 @@ from measuring import CPU, stopwatch
 import vqlab
 from vqlab.data.signals.records import Record, read_records
 from vqlab.interop import CodedRecord, pack_record, unpack_record
+from vqlab.metrics import KLTEntropyCoded
 from vqlab.models import SignalCodec
 
 BLOCK = 64  # samples of a transform
@@ -88,24 +89,10 @@ def as_flac(x: np.ndarray, rate: int) -> bytes:
 
 def transform_coder(x: np.ndarray, bits: float) -> np.ndarray:
     """Return a record (C, T) after the transform coder at ``bits`` per sample (of all channels)."""
-    length = -(-x.shape[1] // BLOCK) * BLOCK
-    rows = np.pad(x, ((0, 0), (0, length - x.shape[1])), "edge").reshape(-1, BLOCK).astype(float)
-    mean = rows.mean(0)
-    basis = np.linalg.eigh(np.cov(rows.T))[1]
-    coefficients = (rows - mean) @ basis
-    low, high = -40.0, 40.0  # logarithm of the step
-    for _ in range(30):
-        step = np.exp((low + high) / 2)
-        levels = np.rint(coefficients / step)
-        found = sum(map(entropy, levels.T)) * len(rows) / x.shape[1]
-        low, high = ((low + high) / 2, high) if found > bits else (low, (low + high) / 2)
-    return (levels * step @ basis.T + mean).reshape(len(x), length)[:, : x.shape[1]]
-
-
-def entropy(levels: np.ndarray) -> float:
-    """Return the empirical entropy in bits."""
-    counts = np.unique(levels, return_counts=True)[1] / len(levels)
-    return float(-(counts * np.log2(counts)).sum())
+    padded = np.pad(x, ((0, 0), (0, -x.shape[1] % BLOCK)), "edge")[None]
+    record = torch.from_numpy(padded.astype(np.float64))
+    coded = KLTEntropyCoded(BLOCK).fit(record).code(record, bits / len(x))
+    return coded.x_hat[0, :, : x.shape[1]].numpy()
 
 
 if __name__ == "__main__":

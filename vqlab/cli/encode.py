@@ -39,7 +39,7 @@ def _encode(codec: "SignalCodec", record: "Record", path: Path) -> str:
 
     from vqlab.interop.code_file import CodedRecord, pack_record
     from vqlab.interop.entropy_coding import fixed_rate, frequency_tables
-    from vqlab.metrics.signal import snr
+    from vqlab.metrics.signal import prd, snr
 
     if len(record.signal) != codec.model.channels:
         names = ", ".join(record.channels)
@@ -54,10 +54,10 @@ def _encode(codec: "SignalCodec", record: "Record", path: Path) -> str:
     x, x_hat = (torch.from_numpy(signal).double() for signal in (record.signal, codec.decode(coded)))
     unit = x.std(1, keepdim=True, correction=0)
     unit = torch.where(unit > 0, unit, 1)  # snr is for signals with a deviation of about 1
-    ratios = snr(x_hat / unit, x / unit)
+    x, x_hat = x / unit, x_hat / unit
     fixed = fixed_rate(frequency_tables(codec.model.quantizer)) * len(coded.codes) / coded.num_samples
     rates = f"{describe_size(coded.num_samples, record.sample_rate, len(data))} ({fixed:.3f} at log2 K bits per code)"
-    return f"{rates}, SNR {ratios.mean():.2f} dB, PRD {(100 * 10 ** (-ratios / 20)).mean():.2f} %"
+    return f"{rates}, SNR {snr(x_hat, x).mean():.2f} dB, PRD {prd(x_hat, x).mean():.2f} %"
 
 
 def load_codec(checkpoint: Path) -> "tuple[SignalCodec, dict[str, Any]]":

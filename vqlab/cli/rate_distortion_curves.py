@@ -5,7 +5,6 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +57,7 @@ def measure(checkpoints: Sequence[Path], split: str, options: Sequence[str]) -> 
         model, data = trained(path, options)
         if isinstance(model.quantizer, IdentityQuantizer):
             raise UserError(f"{path} has no codes (quantizer=null): give a checkpoint of an S4DVQ with a quantizer")
-        own_train, own_test = windows(data, "train"), windows(data, split)
+        own_train, own_test = windows(data, split)
         if about and not (torch.equal(train, own_train) and torch.equal(test, own_test)):
             raise UserError(
                 f"{path} has other windows than {checkpoints[0]}: give checkpoints of the same data and length"
@@ -86,37 +85,31 @@ def names_of(checkpoints: Sequence[Path]) -> list[str]:
     return names if len({*names}) == len(names) else [*map(str, checkpoints)]
 
 
-def windows(data: Any, split: str) -> Tensor:
-    """Return all windows (N, C, L) of a split, in order."""
-    found = data.load_train_val()[split == "val"] if split != "test" else data.load_test()
-    if found is None:
+def windows(data: Any, split: str) -> list[Tensor]:
+    """Return all windows (N, C, L) of the training split and of ``split``, in order."""
+    train, val = data.load_train_val()
+    if (found := val if split == "val" else data.load_test()) is None:
         raise UserError(f"{type(data).__name__} has no test windows: set --split val")
-    collate, parts = data.collate(), torch.arange(len(found)).split(BATCH)
-    return torch.cat([collate(found.__getitems__(part.tolist()))["signal"] for part in parts])
+    collate = data.collate()
+
+    def read(part: Any) -> Tensor:
+        places = torch.arange(len(part)).split(BATCH)
+        return torch.cat([collate(part.__getitems__(some.tolist()))["signal"] for some in places])
+
+    return [read(train), read(found)]
 
 
 def model_points(name: str, model: Any, train: Tensor, test: Tensor) -> Iterator[Point]:
     """Yield the points of a model at a fixed rate and entropy-coded, with 1, 2, 4, ... and all codes of a position."""
     quantizer, bits = model.quantizer, math.log2(model.quantizer.num_embeddings)
     features = [in_batches(torch.nn.Sequential(model.encoder, model.to_code), x, model.device) for x in (train, test)]
-    for depths in depths_of(quantizer):
-        of_train, of_test = (in_batches(partial(encode, quantizer, depths), z, model.device) for z in features)
+    depths = len(quantizer.parts) if isinstance(quantizer, ResidualQuantizer) else 1
+    for number in [*(2**power for power in range((depths - 1).bit_length())), depths]:
+        quantizer.depths = number  # of a residual quantizer: as many codes for each position
+        of_train, of_test = (in_batches(quantizer.encode, z, model.device) for z in features)
         distortion = distortion_of(in_batches(model.decode, of_test, model.device), test)
         yield Point(name, "fixed rate", of_test[0].numel() * bits / test[0].numel(), *distortion)
         yield Point(name, "entropy-coded", cross_entropy(of_train, of_test, quantizer) / test.numel(), *distortion)
-
-
-def depths_of(quantizer: Quantizer) -> list[int]:
-    """Return 1, 2, 4, ... and all depths of a residual quantizer, 1 for others."""
-    depths = len(quantizer.parts) if isinstance(quantizer, ResidualQuantizer) else 1
-    return [*(2**power for power in range((depths - 1).bit_length())), depths]
-
-
-def encode(quantizer: Quantizer, depths: int, z: Tensor) -> Tensor:
-    """Return the indices of features (B, D, l), of a residual quantizer those of ``depths`` codes per position."""
-    if isinstance(quantizer, ResidualQuantizer):
-        quantizer.depths = depths
-    return quantizer.encode(z)
 
 
 def cross_entropy(train: Tensor, test: Tensor, quantizer: Quantizer) -> float:
