@@ -21,7 +21,7 @@ def small_s4dvq(mixer="conv", quantizer=None, channels=1, seed=0, **data_format)
         torch.nn.init.normal_(net.residual.last.weight, std=0.1)
     model = S4DVQ(encoder, decoder, quantizer, klt=True, channels=channels, length=LENGTH)
     x = torch.from_numpy(wave(400 * LENGTH, channels)).view(channels, 400, LENGTH).transpose(0, 1)
-    model.fit_transform((x - x.mean(-1, keepdim=True)) / x.std(-1, keepdim=True))
+    model.fit_transform([(x - x.mean(-1, keepdim=True)) / x.std(-1, keepdim=True)])
     if data_format:
         setattr(model, ENTRY, data_format)
     return model.eval()

@@ -63,13 +63,13 @@ def patches(dim=16, quantizer=None, **options):
 
 def test_transform_of_all_dimensions_is_lossless():
     model, x = patches(), torch.randn(64, 1, 128).cumsum(-1)
-    model.fit_transform(x)
+    model.fit_transform([x])
     assert (model.eval().reconstruct(x) - x).abs().max() < 1e-5 * x.abs().max()
 
 
 def test_transform_of_fewer_dimensions_is_the_klt():
     model, x = patches(dim=5), torch.randn(64, 1, 128).cumsum(-1)
-    model.fit_transform(x)
+    model.fit_transform([x])
     rows = x.view(-1, 16).double()
     rows = rows - rows.mean(0)
     lost = torch.linalg.svdvals(rows)[5:].square().sum() / rows.numel()
@@ -89,12 +89,26 @@ def test_transform_is_fitted_to_the_first_batches_once():
     assert torch.equal(again.to_code.weight, model.to_code.weight)
 
 
+def test_transform_of_several_batches_is_that_of_one():
+    x, sizes = torch.randn(40, 1, 128).cumsum(-1), []
+    one, several = (patches(quantizer=VectorQuantizer(32, 16)) for _ in range(2))
+    torch.nn.init.normal_(one.encoder.residual.last.weight, std=0.1)
+    several.load_state_dict(one.state_dict())
+    one.fit_transform([x])
+    several.encoder.register_forward_hook(lambda _, args, __: sizes.append(len(args[0])))
+    several.fit_transform(iter(x.split(16)))
+    assert sizes == [16, 16, 8]
+    for name in ("to_code.weight", "to_code.bias", "from_code.weight", "quantizer.codebook"):
+        torch.testing.assert_close(several.state_dict()[name], one.state_dict()[name], rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(several.quantizer.ema_counts * 3, one.quantizer.ema_counts)
+
+
 def test_transform_of_two_ranks_is_that_of_one_process(tmp_path):
     x = torch.randn(32, 1, 128).cumsum(-1)
     models = [patches(quantizer=VectorQuantizer(32, 16)) for _ in range(3)]
 
     def fitted(model, signals):
-        model.fit_transform(signals)
+        model.fit_transform([signals])
         return dict(model.state_dict())
 
     ranks = on_two_ranks(lambda rank: fitted(models[rank], x[rank::2]), tmp_path)

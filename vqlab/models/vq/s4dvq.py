@@ -1,6 +1,7 @@
 """S4D-VQ: a VQ-VAE for signals, with state-space layers in encoder and decoder."""
 
 import math
+from collections.abc import Iterable
 from itertools import islice
 from typing import Any, ClassVar, Literal
 
@@ -125,17 +126,16 @@ class S4DVQ(Model):
         super().on_train_start()
         if self.first_batches is not None and self.first_batches.awaited:
             loader: Any = self.trainer.train_dataloader
-            batches = islice(loader, FIRST_BATCHES)
-            signals = [batch["signal"] for batch in batches]
-            self.fit_transform(torch.cat(signals).to(self.device), len(signals))
+            self.fit_transform(batch["signal"].to(self.device) for batch in islice(loader, FIRST_BATCHES))
 
     @torch.no_grad()
-    def fit_transform(self, x: Tensor, batches: int = 1) -> None:
-        """Set ``to_code`` to the KLT of the features of all ranks' signals ``x`` (B, C, L), and fit the codes to them.
+    def fit_transform(self, batches: Iterable[Tensor]) -> None:
+        """Set ``to_code`` to the KLT of the features of all ranks' ``batches`` (B, C, L), and fit the codes to them.
 
-        ``x`` are ``batches`` batches: the running means of the codes weigh them as so many steps.
+        The running means of the codes weigh a batch as a step.
         """
-        z = self.encoder(x)
+        features = [self.encoder(x) for x in batches]  # one by one: activations take far more memory than features
+        z = torch.cat(features)
         rows = to_rows(z, self.encoder.out_channels)
         sums = all_sum(torch.cat([torch.ones_like(rows[:, :1]), rows], 1).double().T @ rows.double())
         count = all_sum(torch.tensor(float(len(rows)), device=rows.device, dtype=torch.float64))
@@ -145,7 +145,8 @@ class S4DVQ(Model):
         for layer, weight, bias in ((self.to_code, basis.T, -mean @ basis), (self.from_code, basis, mean)):
             layer.weight.copy_(weight[..., None])
             layer.bias.copy_(bias)  # type: ignore[union-attr]
-        self.quantizer.initialize(self.quantizer.bound(to_rows(self.to_code(z), self.quantizer.embedding_dim)), batches)
+        coordinates = to_rows(self.to_code(z), self.quantizer.embedding_dim)
+        self.quantizer.initialize(self.quantizer.bound(coordinates), len(features))
         if self.first_batches is not None:
             self.first_batches.done()
 
