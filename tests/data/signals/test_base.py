@@ -120,12 +120,24 @@ def test_ecg_depends_on_the_seed_and_differs_between_persons():
     assert not torch.equal(train.records[0], other.load_split("train").records[0])
 
 
+def test_leads_show_the_same_beats():
+    options = {"num_records": 10, "seconds": 20, "length": 500}
+    one, three = ECG(**options), ECG(**options, leads=3)
+    assert (one.channels, three.channels, three.channel_names) == (1, 3, ["II", "V1", "V5"])
+    for single, several in zip(one.load_split("train").records, three.load_split("train").records, strict=True):
+        assert torch.equal(several[:1], single)
+    second, first, fifth = ecg(3000, 100.0, 0.0, (0,), ["II", "V1", "V5"])  # without noise
+    assert np.corrcoef(second, fifth)[0, 1] > 0.9
+    assert 0.3 < fifth.max() / second.max() / 1.3 < 1.1
+    assert abs(first.min()) > abs(second.min())  # the S wave of V1 is deep
+
+
 def test_ecg_has_human_heart_rates_and_amplitudes():
     for person in range(20):
         peaks, intervals, _ = map(np.array, zip(*heartbeats(60, np.random.default_rng(person)), strict=True))
         assert 35 < 60 / np.median(intervals) < 150
         assert np.allclose(np.diff(peaks), intervals[1:])
-        assert 0.3 < np.ptp(ecg(6000, 100.0, 0.0, (person,))) < 4
+        assert 0.3 < np.ptp(ecg(6000, 100.0, 0.0, (person,), ["II"])) < 4
         assert ((peaks > 1) & (peaks < 58)).sum() > 30
 
 
@@ -138,6 +150,7 @@ def test_ecg_has_human_heart_rates_and_amplitudes():
         ({"num_records": 3}, "num_records must be at least 10, got 3"),
         ({"sample_rate": 10}, "sample_rate must be at least 50, got 10"),
         ({"noise": -1}, "noise must be at least 0, got -1"),
+        ({"leads": 4}, "leads must be in [1, 3], got 4"),
         ({"seconds": 3, "length": 512}, "seconds must be at least 5.12 for a window of 512 samples, got 3"),
         ({"num_records": 10, "seconds": 10.24, "length": 512}, "16 training windows"),
     ],

@@ -119,6 +119,19 @@ def test_transform_of_two_ranks_is_that_of_one_process(tmp_path):
             torch.testing.assert_close(ranks[0][name].abs(), whole[name].abs(), rtol=1e-3, atol=1e-4)
 
 
+def test_several_leads_share_codes():
+    nets = {"patch_size": 16, "fold": 4, "d_model": 8, "num_blocks": 1, "d_state": 8}
+    quantizer = ResidualQuantizer(VectorQuantizer(64, 48), num_quantizers=6)
+    model = S4DVQ(PatchEncoder(3, **nets), PatchDecoder(3, **nets), quantizer, klt=True, channels=3, length=128)
+    leads = ECG(num_records=20, seconds=10, length=128, batch_size=16, leads=3)
+    trainer(max_steps=1, limit_val_batches=0).fit(model, leads)
+    metrics = validate(model, leads)
+    assert metrics["val/bits_per_sample"] == 6 * 6 / 48
+    ratios = [metrics[f"val/snr_{lead}"] for lead in range(3)]
+    assert min(ratios) > 5
+    assert metrics["val/snr"] == pytest.approx(sum(ratios) / 3)
+
+
 def test_transform_coder_needs_no_training():
     model = patches(quantizer=ResidualQuantizer(VectorQuantizer(64, 16), num_quantizers=4), lr=1e-5)
     fit(model, 1, limit_val_batches=0)

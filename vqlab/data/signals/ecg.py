@@ -1,6 +1,6 @@
 """Generated electrocardiograms: no download, no recordings of persons."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any
 
 import numpy as np
@@ -20,10 +20,16 @@ WAVES = {
     "T": (0.30, 0.045, 0.28),
 }
 ECTOPIC = {"R": (0.0, 0.035, 1.1), "S": (0.08, 0.035, -0.5), "T": (0.32, 0.06, -0.35)}  # wide, without P, T inverted
+# Height of each wave relative to lead II, textbook values.
+LEADS = {
+    "II": dict.fromkeys(WAVES, 1.0),
+    "V1": {"P": 0.5, "Q": 0.0, "R": 0.25, "S": 4.0, "T": -0.3},
+    "V5": {"P": 0.7, "Q": 1.2, "R": 1.3, "S": 1.5, "T": 1.1},
+}
 
 
 class ECG(SignalDataModule):
-    """Generated ECG of one lead, in mV before standardisation.
+    """Generated ECG of lead II, or of II, V1 and V5, in mV before standardisation.
 
     Each record is a different person: waves P, Q, R, S, T as Gaussians (after McSharry et al. 2003); a heart rate of 50
     to 110 per minute with respiration and drift; premature ventricular beats in some; baseline wander, muscle noise and
@@ -34,6 +40,8 @@ class ECG(SignalDataModule):
         seconds: Length of a record.
         sample_rate: Samples per second.
         noise: Factor of wander, noise and hum.
+        leads: Number of leads, in the order II, V1, V5. The waves of a beat are simultaneous; their heights, and the
+            noise, differ by lead.
         **common: Arguments of :class:`~vqlab.data.signals.base.SignalDataModule`.
 
     Example:
@@ -43,14 +51,13 @@ class ECG(SignalDataModule):
         (64, 1, 256)
     """
 
-    channels = 1
-
     def __init__(
         self,
         num_records: Annotated[int, Range(10)] = 200,
         seconds: Positive = 60,
         sample_rate: Annotated[float, Range(50)] = 100,
         noise: NonNegative = 1.0,
+        leads: Annotated[int, Range(1, len(LEADS))] = 1,
         **common: Any,
     ) -> None:
         super().__init__(**common)
@@ -59,6 +66,9 @@ class ECG(SignalDataModule):
             needed = f"{self.length / sample_rate:g} for a window of {self.length} samples"
             raise UserError(f"seconds must be at least {needed}, got {seconds:g}: or set length={self.samples}")
         self.sample_rate, self.noise = sample_rate, noise
+        self.channels, self.leads = leads, [*LEADS][:leads]
+        if leads > 1:  # a model of one lead encodes records of any
+            self.channel_names = self.leads
         held_out = max(1, num_records // 10)
         self.sizes = {"train": num_records - 2 * held_out, "val": held_out, "test": held_out}
         self.train_size = self.sizes["train"] * ((self.samples - self.length) // self.stride + 1)
@@ -66,16 +76,17 @@ class ECG(SignalDataModule):
     def load_split(self, split: str) -> Windows:
         place = list(self.sizes).index(split)
         seeds = [(self.seed, place, number) for number in range(self.sizes[split])]
-        records = [torch.from_numpy(ecg(self.samples, self.sample_rate, self.noise, seed))[None] for seed in seeds]
+        signals = (ecg(self.samples, self.sample_rate, self.noise, seed, self.leads) for seed in seeds)
+        records = [*map(torch.from_numpy, signals)]
         return Windows(records, self.length, self.stride)
 
 
-def ecg(samples: int, sample_rate: float, noise: float, seed: tuple[int, ...]) -> np.ndarray:
-    """Return one person's ECG (samples,) float32 in mV."""
+def ecg(samples: int, sample_rate: float, noise: float, seed: tuple[int, ...], leads: Sequence[str]) -> np.ndarray:
+    """Return one person's ECG (leads, samples) float32 in mV; a lead does not depend on those after it."""
     rng = np.random.default_rng(seed)
     time = np.arange(samples) / sample_rate
     person = {name: (at, *(np.array(size) * rng.lognormal(0, 0.2, 2))) for name, (at, *size) in WAVES.items()}
-    signal = np.zeros(samples)
+    signal = np.zeros((len(leads), samples))
     for peak, interval, early in [*heartbeats(samples / sample_rate, rng)]:  # all draws of the beats come first
         for name, (at, width, height) in (ECTOPIC if early else person).items():
             # Bazett's formula: the times of P and T scale with the square root of the beat's interval.
@@ -83,8 +94,10 @@ def ecg(samples: int, sample_rate: float, noise: float, seed: tuple[int, ...]) -
             first, last = (int((peak + at + end * width) * sample_rate) for end in (-5, 5))
             near = slice(max(0, first), max(0, last))
             bell = np.exp(-((time[near] - peak - at) ** 2) / (2 * width**2))
-            signal[near] += height * rng.lognormal(0, 0.05) * bell
-    return (signal + noise * disturbance(time, sample_rate, rng)).astype(np.float32)
+            bell *= height * rng.lognormal(0, 0.05)
+            signal[:, near] += np.array([LEADS[lead][name] for lead in leads])[:, None] * bell
+    noises = [disturbance(time, sample_rate, rng) for _ in leads]
+    return (signal + noise * np.stack(noises)).astype(np.float32)
 
 
 def heartbeats(seconds: float, rng: np.random.Generator) -> Iterator[tuple[float, float, bool]]:
