@@ -64,6 +64,8 @@ from .nn import MLPDecoder as MLPDecoder
 from .nn import MLPEncoder as MLPEncoder
 from .nn import MLPFeatures as MLPFeatures
 from .nn import MLPGenerator as MLPGenerator
+from .nn import PatchConvDecoder as PatchConvDecoder
+from .nn import PatchConvEncoder as PatchConvEncoder
 from .nn import PatchDecoder as PatchDecoder
 from .nn import PatchEncoder as PatchEncoder
 from .nn import PatchGAN as PatchGAN

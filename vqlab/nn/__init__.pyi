@@ -1,6 +1,8 @@
 from .anneal import Anneal as Anneal
 from .autoencoders.conv import ConvDecoder as ConvDecoder
 from .autoencoders.conv import ConvEncoder as ConvEncoder
+from .autoencoders.patch_conv import PatchConvDecoder as PatchConvDecoder
+from .autoencoders.patch_conv import PatchConvEncoder as PatchConvEncoder
 from .autoencoders.patches import PatchDecoder as PatchDecoder
 from .autoencoders.patches import PatchEncoder as PatchEncoder
 from .autoencoders.s4d import S4DDecoder as S4DDecoder

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from vqlab.nn.autoencoders.conv import ConvDecoder, ConvEncoder, ResBlock, SelfAttention, downsample, norm, upsample
+from vqlab.nn.autoencoders.patch_conv import PatchConvDecoder, PatchConvEncoder, ScaledResidual
 from vqlab.nn.autoencoders.small import MLPDecoder, MLPEncoder, Residual, SmallDecoder, SmallEncoder
 
 
@@ -16,6 +17,10 @@ def conv(factor, features, **options):
 
 def small(factor, *sizes):
     return sizes[0], factor, lambda c: (SmallEncoder(c, *sizes, factor), SmallDecoder(c, *sizes, factor))
+
+
+def patch_conv(factor, *sizes):
+    return sizes[0], factor, lambda c: (PatchConvEncoder(c, *sizes, factor), PatchConvDecoder(c, *sizes, factor))
 
 
 def mlp(size, hidden, dim):
@@ -30,6 +35,7 @@ PAIRS = [
     conv(4, 12, attention_levels=[0, 2], attention=True),
     conv(2, 12, base_channels=7, channel_multipliers=(3, 1), dropout=0.5),
     *[small(factor, *sizes) for factor in (2, 4, 8) for sizes in ((16, 4, 2), (9, 3, 1), (2, 1, 0))],
+    *[patch_conv(factor, *sizes) for factor in (1, 4, 8) for sizes in ((16, 4, 2), (2, 1, 0))],
     *[mlp(size, hidden, 6) for size in (1, 9, 28) for hidden in ((), (7,), (5, 4, 3))],
 ]
 
@@ -53,6 +59,7 @@ def test_output_has_the_input_size_and_all_weights_have_gradients(features, fact
 DECODERS = [
     lambda name: ConvDecoder(base_channels=8, z_channels=8, num_res_blocks=1, out_activation=name),
     lambda name: SmallDecoder(hidden_channels=8, out_activation=name),
+    lambda name: PatchConvDecoder(hidden_channels=8, out_activation=name),
     lambda name: MLPDecoder(image_size=8, in_channels=8, out_activation=name),
 ]
 
@@ -100,6 +107,15 @@ def test_residual_block_equals_its_formula_and_does_not_change_its_input():
     expected = x + F.conv2d(hidden, block.conv1.weight, block.conv1.bias)
     torch.testing.assert_close(block(x), expected)
     assert torch.equal(x, before)
+
+
+def test_scaled_residual_begins_as_the_identity_and_equals_its_formula():
+    block, x = ScaledResidual(6, 3), torch.randn(2, 6, 5, 5)
+    assert torch.equal(block(x), x)
+    first, last = block.body[1], block.body[3]
+    nn.init.normal_(last.weight)
+    hidden = F.silu(F.conv2d(F.silu(x), first.weight, first.bias, padding=1))
+    torch.testing.assert_close(block(x), x + F.conv2d(hidden, last.weight, last.bias, padding=1))
 
 
 @pytest.mark.parametrize(
