@@ -52,6 +52,7 @@ from .nn import ConvEncoder as ConvEncoder
 from .nn import ConvFeatures as ConvFeatures
 from .nn import ConvGenerator as ConvGenerator
 from .nn import Decoder as Decoder
+from .nn import DepthTransformer as DepthTransformer
 from .nn import Discriminator as Discriminator
 from .nn import Encoder as Encoder
 from .nn import FeatureNet as FeatureNet

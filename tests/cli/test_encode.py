@@ -5,24 +5,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from tests.e2e.tiny import fails
-from tests.helpers.codecs import LENGTH, PATCH, small_s4dvq, wave
+from tests.helpers.codecs import LENGTH, PATCH, save, small_s4dvq, wave
 from tests.helpers.forks import Forked
-from tests.helpers.small_models import vqvae
+from tests.helpers.small_models import sgan
 from vqlab.cli.main import main
 from vqlab.data.signals.records import change_rate, read_records
 from vqlab.interop import unpack_record
 from vqlab.models import S4DVQ, SignalCodec
 from vqlab.training.checkpoint import load
-
-
-def save(path, model, **data_format):
-    """Write a checkpoint of ``model``, trained on data of ``data_format``."""
-    parameters = {"_class_path": f"{type(model).__module__}.{type(model).__qualname__}", **model.hparams}
-    checkpoint = {"state_dict": model.state_dict(), "hyper_parameters": parameters}
-    torch.save(checkpoint | {"data": {"data_format": data_format}}, path)
 
 
 @pytest.fixture
@@ -84,7 +76,7 @@ def test_array_and_axes_are_chosen(checkpoint):
 
 
 def test_mistakes_are_reported_in_one_line_and_nothing_is_written(checkpoint, capsys):
-    save("images.ckpt", vqvae())
+    save("gan.ckpt", sgan())
     save("identity.ckpt", S4DVQ(quantizer=None))
     save("named.ckpt", small_s4dvq(), channels=["V5"])
     np.savez("one.npz", signal=wave(100), fs=360, channels=np.array(["II"]))
@@ -97,14 +89,14 @@ def test_mistakes_are_reported_in_one_line_and_nothing_is_written(checkpoint, ca
     for args, words in [
         (["encode", checkpoint], "required: files"),
         (["encode", "nope.ckpt", "one.npz"], "does not exist"),
-        (["encode", "images.ckpt", "one.npz"], "is a VQVAE: encode and decode need a model of signals"),
-        (["decode", "images.ckpt", "empty.vqs"], "is a VQVAE: encode and decode need a model of signals"),
+        (["encode", "gan.ckpt", "one.npz"], "is a SGAN: encode and decode need an S4DVQ, a CodePrior or a tokenizer"),
+        (["decode", "gan.ckpt", "empty.vqs"], "is a SGAN: encode and decode need an S4DVQ, a CodePrior or a tokenizer"),
         (["encode", "identity.ckpt", "one.npz"], "IdentityQuantizer has none"),
         (["encode", "named.ckpt", "one.npz"], "one.npz has no channel V5, but II: the checkpoint needs it"),
         (["encode", checkpoint, "two.npy"], "two.npy must have 1 channels, as the checkpoint, got 0, 1"),
         (["encode", checkpoint, "gap.npy"], "gap.npy: the record must be finite"),
         (["encode", checkpoint, "nope.npy"], "nope.npy cannot be read"),
-        (["encode", checkpoint, "one.npz", "sub/one.csv"], "would both become encoded/one.vqs"),
+        (["encode", checkpoint, "one.npz", "sub/one.csv"], "would both become one"),
         (["decode", checkpoint, "nope.vqs"], "nope.vqs cannot be read"),
         (["decode", checkpoint, "text.vqs"], "text.vqs is not a file of vqlab encode"),
         (["decode", checkpoint, "empty.vqs"], "empty.vqs is empty"),

@@ -1,4 +1,4 @@
-"""A small S4DVQ with patches of 16 samples, and signals."""
+"""Checkpoints, a small S4DVQ with patches of 16 samples, and signals."""
 
 import numpy as np
 import torch
@@ -35,3 +35,10 @@ def wave(samples, channels=1, seed=0):
     )
     time = np.arange(samples) / 3000
     return (5 + 2 * np.sin(time) + np.exp(np.sin(2 * time)) * noise).astype(np.float32)
+
+
+def save(path, model, **data_format):
+    """Write a checkpoint of ``model``, trained on data of ``data_format``."""
+    parameters = {"_class_path": f"{type(model).__module__}.{type(model).__qualname__}", **model.hparams}
+    checkpoint = {"state_dict": model.state_dict(), "hyper_parameters": parameters}
+    torch.save(checkpoint | {"data": {"data_format": data_format}}, path)

@@ -28,7 +28,7 @@ def some_tokens(batch=3, n=5, high=11):
 def reference(net, tokens, label):
     """One sequence in float64 NumPy, position by position, with rotary positions as complex numbers."""
     w = {name: value.detach().double().numpy() for name, value in net.state_dict().items()}
-    books, codes, width, heads = net.num_codebooks, net.num_tokens, net.head_dim, net.heads
+    books, codes, width, heads = net.num_codebooks, net.num_tokens, net.blocks.head_dim, net.blocks.heads
 
     def norm(x, weight):
         return x / np.sqrt((x**2).mean(-1, keepdims=True) + np.finfo(np.float32).eps) * weight

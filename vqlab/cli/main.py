@@ -24,6 +24,7 @@ usage:
   vqlab predict  --ckpt_path ... --font new.ttf             for a FontGAN: sheets, and the completed font
   vqlab sample   runs/.../best.ckpt --num 64                draw images from a generative model, as samples.png
   vqlab encode   runs/.../best.ckpt 100.hea                 compress a signal with an S4DVQ, as encoded/100.vqs
+  vqlab encode   runs/.../best.ckpt images.npz a.png        compress images with a CodePrior or a tokenizer, as .vqi
   vqlab decode   runs/.../best.ckpt encoded/100.vqs         and back, as decoded/100.npz
   vqlab info     runs/.../best.ckpt                         facts: model, data, settings, metrics, code version
   vqlab rate-distortion runs/.../best.ckpt -o curves        SNR over bits of an S4DVQ, beside classical coders

@@ -1,6 +1,9 @@
-from .code_file import CodedRecord as CodedRecord
-from .code_file import pack_record as pack_record
-from .code_file import unpack_record as unpack_record
 from .diffusers import load_diffusers as load_diffusers
 from .diffusers import save_diffusers as save_diffusers
+from .image_file import ImageCodec as ImageCodec
+from .image_file import pack_images as pack_images
+from .image_file import unpack_images as unpack_images
+from .signal_file import CodedRecord as CodedRecord
+from .signal_file import pack_record as pack_record
+from .signal_file import unpack_record as unpack_record
 from .taming import load_taming as load_taming

@@ -1,128 +1,66 @@
-"""Files of coded signals, ``.vqs``: a short header, the local scales, and the codes of an S4DVQ after entropy coding.
+"""What files of codes have in common: format, version, fingerprint of the checkpoint, checksum.
 
 | bytes | content; integers without a size are LEB128, numbers little-endian |
-| 3 | ``VQS`` |
-| 1 | version of the format, 1 |
+| 3 | ``VQS`` for signals, ``VQI`` for images |
+| 1 | version of the format |
 | 8 | fingerprint of the checkpoint |
-| 8 | samples per second, float64; 0 if not known |
-| | channels C, samples T |
-| | length of the names, then the names in UTF-8, separated by a zero byte; length 0 if the channels are numbered |
-| | number of axes of the codes, and their sizes: (l, ...) |
-| | length of the scales, then the scales: center and unit (2 C float32), Rice codes of gains and offsets by channel |
-| | words of the ANS coder, uint32 |
+| | content |
 | 4 | CRC-32 of all bytes before |
 """
 
 import hashlib
 import struct
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
-import numpy as np
+from torch import nn
 
 from vqlab.errors import UserError
-from vqlab.interop.entropy_coding import decode_codes, decode_series, encode_codes, encode_series, frequency_tables
-from vqlab.models.vq.block_scaling import BlockScaling, count_blocks
-from vqlab.models.vq.s4dvq import S4DVQ
-from vqlab.models.vq.signal_codec import SignalCodec, SignalCodes
-
-MAGIC, VERSION = b"VQS", 1
 
 
 @dataclass(frozen=True)
-class CodedRecord:
-    """The codes of a record, and what is known about it."""
+class Format:
+    """A kind of file."""
 
-    coded: SignalCodes
-    sample_rate: float | None
-    channels: list[str]
+    magic: bytes
+    version: int
 
+    @property
+    def suffix(self) -> str:
+        """The suffix of such files."""
+        return f".{self.magic.decode().lower()}"
 
-def pack_record(record: CodedRecord, codec: SignalCodec) -> bytes:
-    """Return the content of a file.
+    def seal(self, content: bytes, made_by: bytes) -> bytes:
+        """Return the bytes of a file with ``content``, encoded by the checkpoint with the fingerprint ``made_by``."""
+        data = self.magic + bytes([self.version]) + made_by + content
+        return data + struct.pack("<I", zlib.crc32(data))
 
-    Example:
-        >>> codec = SignalCodec(S4DVQ().eval())
-        >>> coded = codec.encode(np.random.default_rng(0).standard_normal((1, 1000)))
-        >>> data = pack_record(CodedRecord(coded, 360.0, ["MLII"]), codec)
-        >>> unpack_record(data, codec, "a.vqs").channels
-        ['MLII']
-    """
-    coded, names = record.coded, record.channels
-    text = b"" if all(name.isdecimal() for name in names) else "\0".join(names).encode()
-    header = [MAGIC, bytes([VERSION]), fingerprint(codec.model), struct.pack("<d", record.sample_rate or 0)]
-    header += [to_leb128(number) for number in (len(names), coded.num_samples, len(text))]
-    header += [text, to_leb128(coded.codes.ndim), *map(to_leb128, coded.codes.shape)]
-    scales = pack_scaling(coded.scaling) if coded.scaling else b""
-    payload = encode_codes(coded.codes.reshape(len(coded.codes), -1), frequency_tables(codec.model.quantizer))
-    data = b"".join([*header, to_leb128(len(scales)), scales, payload])
-    return data + struct.pack("<I", zlib.crc32(data))
-
-
-def unpack_record(data: bytes, codec: SignalCodec, name: str) -> CodedRecord:
-    """Return the record in the content of a file ``name``; UserError if it is damaged or of another checkpoint."""
-    if not data.startswith(MAGIC):
-        raise UserError(f"{name} is {'not a file of vqlab encode' if data else 'empty'}: give .vqs files")
-    if len(data) < 8 or zlib.crc32(data[:-4]) != struct.unpack("<I", data[-4:])[0]:
-        raise UserError(f"{name} is damaged or truncated, its checksum differs: copy or encode it again")
-    if data[3] != VERSION:
-        raise UserError(f"{name} has format version {data[3]}, this vqlab reads version {VERSION}: encode it again")
-    try:
-        return _parse(Reader(data[4:-4]), codec, name)
-    except (ValueError, IndexError, OverflowError) as error:
-        if isinstance(error, UserError):
-            raise
-        raise UserError(f"{name} is invalid ({error}): encode it again") from error
+    @contextmanager
+    def opened(self, data: bytes, expected: bytes, name: str) -> Iterator["Reader"]:
+        """Give a reader of the content of a file ``name``; UserError if it is damaged, invalid, or not ``expected``."""
+        if not data.startswith(self.magic):
+            raise UserError(f"{name} is {'not a file of vqlab encode' if data else 'empty'}: give {self.suffix} files")
+        if len(data) < 8 or zlib.crc32(data[:-4]) != struct.unpack("<I", data[-4:])[0]:
+            raise UserError(f"{name} is damaged or truncated, its checksum differs: copy or encode it again")
+        if data[3] != self.version:
+            rule = f"this vqlab reads version {self.version}: encode it again"
+            raise UserError(f"{name} has format version {data[3]}, {rule}")
+        reader = Reader(data[4:-4])
+        try:
+            if (made_by := reader.take(8)) != expected:
+                found = f"{name} was encoded with another checkpoint ({made_by.hex()}, not {expected.hex()})"
+                raise UserError(f"{found}: give the checkpoint that encoded it")
+            yield reader
+        except (ValueError, IndexError, OverflowError) as error:
+            if isinstance(error, UserError):
+                raise
+            raise UserError(f"{name} is invalid ({error}): encode it again") from error
 
 
-def _parse(reader: "Reader", codec: SignalCodec, name: str) -> CodedRecord:
-    """Return the record in what follows the version."""
-    model = codec.model
-    made_by, expected = reader.take(8).hex(), fingerprint(model).hex()
-    if made_by != expected:
-        rule = "give the checkpoint that encoded it"
-        raise UserError(f"{name} was encoded with another checkpoint ({made_by}, not {expected}): {rule}")
-    (rate,) = struct.unpack("<d", reader.take(8))
-    channels, samples = reader.number(), reader.number()
-    text = reader.take(reader.number())
-    shape = tuple(reader.number() for _ in range(reader.number()))
-    names = text.decode().split("\0") if text else [str(number) for number in range(model.channels)]
-    if channels != model.channels or len(names) != channels:
-        raise ValueError(f"{channels} channels {names}, the checkpoint has {model.channels}")
-    if not samples or shape != model.quantizer.code_shape((codec.count_patches(samples),)):
-        raise ValueError(f"codes {shape} for {samples} samples")
-    if not 0 <= rate < np.inf:
-        raise ValueError(f"{rate} samples per second")
-    scales = reader.take(reader.number())
-    if bool(scales) == bool(codec.fixed):
-        raise ValueError("scales do not match the checkpoint")
-    scaling = unpack_scaling(scales, channels, samples, model.length) if scales else None
-    codes = decode_codes(reader.rest(), shape[0], frequency_tables(model.quantizer))
-    return CodedRecord(SignalCodes(codes.reshape(shape), samples, scaling), rate or None, names)
-
-
-def pack_scaling(scaling: BlockScaling) -> bytes:
-    """Return center, unit, gains and offsets as bytes."""
-    fixed = np.stack([scaling.center, scaling.unit]).astype("<f4").tobytes()
-    return fixed + b"".join(map(encode_series, [*scaling.gains, *scaling.offsets]))
-
-
-def unpack_scaling(data: bytes, channels: int, samples: int, block: int) -> BlockScaling:
-    """Undo :func:`pack_scaling`; ValueError if the length differs."""
-    start, blocks, series = 8 * channels, count_blocks(samples, block), []
-    center, unit = np.frombuffer(data[:start], "<f4").reshape(2, channels)
-    for _ in range(2 * channels):
-        values, used = decode_series(data[start:], blocks)
-        series.append(values)
-        start += used
-    if start != len(data):
-        raise ValueError(f"scales of {len(data)} bytes for {samples} samples")
-    return BlockScaling(block, center, unit, np.stack(series[:channels]), np.stack(series[channels:]))
-
-
-def fingerprint(model: S4DVQ) -> bytes:
-    """Return 8 bytes that identify the weights."""
-    parts = (model.encoder, model.to_code, model.quantizer, model.from_code, model.decoder)
+def fingerprint(*parts: nn.Module) -> bytes:
+    """Return 8 bytes that identify the weights and buffers of ``parts``."""
     digest = hashlib.sha256()
     for value in (value for part in parts for value in part.state_dict().values()):
         digest.update(str(tuple(value.shape)).encode() + value.double().cpu().numpy().tobytes())

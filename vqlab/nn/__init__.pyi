@@ -16,6 +16,7 @@ from .base import Discriminator as Discriminator
 from .base import Encoder as Encoder
 from .base import FeatureNet as FeatureNet
 from .base import Generator as Generator
+from .depth_transformer import DepthTransformer as DepthTransformer
 from .gan.discriminators import GlyphDiscriminator as GlyphDiscriminator
 from .gan.discriminators import PatchGAN as PatchGAN
 from .gan.discriminators import SGANDiscriminator as SGANDiscriminator

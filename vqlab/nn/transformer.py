@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vqlab.errors import UserError
+from vqlab.nn.precision import upcast
 from vqlab.serialization import ConfigMixin
 from vqlab.validation import Count, NonNegativeInt, Positive, Probability
 
@@ -71,20 +72,16 @@ class Transformer(ConfigMixin, nn.Module):
         dropout: Probability = 0.0,
     ) -> None:
         super().__init__()
-        if dim % (2 * heads):
-            raise UserError(f"dim must be an even multiple of heads {heads}, got {dim}: set dim={64 * heads}")
         self.num_tokens, self.length, self.num_codebooks = num_tokens, length, num_codebooks
-        self.no_label, self.heads, self.head_dim = num_classes, heads, dim // heads
+        self.no_label = num_classes
         self.label = nn.Embedding(num_classes + 1, dim)
         self.token = nn.Embedding(num_codebooks * num_tokens, dim)
         self.position = nn.Embedding(length, dim)
         self.dropout = nn.Dropout(dropout)
-        self.blocks = nn.ModuleList([Block(dim, heads, round(mlp_ratio * dim), dropout) for _ in range(depth)])
+        self.blocks = Blocks(dim, depth, heads, mlp_ratio, dropout)
         self.norm = nn.RMSNorm(dim)
         self.head = nn.Linear(dim, num_codebooks * num_tokens, bias=False)
-        for name, weight in self.named_parameters():
-            if weight.ndim == 2:  # the residual stream sums 2 x depth outputs
-                nn.init.normal_(weight, std=INIT_STD / (math.sqrt(2 * depth) if name.endswith("out.weight") else 1))
+        init_weights(self, depth)
 
     def forward(self, tokens: Tensor, condition: Tensor | None = None, cache: KVCache | None = None) -> Tensor:
         """Return the logits of ``tokens`` and of the next token, see Shape."""
@@ -97,17 +94,12 @@ class Transformer(ConfigMixin, nn.Module):
         if seen == 0:
             condition = tokens.new_full((len(tokens),), self.no_label) if condition is None else condition
             x = torch.cat([self.label(condition)[:, None], x], 1)
-        x = self.dropout(x + self.position(positions))
-        angles = rotation(positions, self.head_dim)
-        for number, block in enumerate(self.blocks):
-            x = block(x, angles, cache, number)
-        if cache:
-            cache.length += count
+        x = self.blocks(self.dropout(x + self.position(positions)), cache)
         return self._logits(self.norm(x), seen)
 
     def new_cache(self, batch: int) -> KVCache:
         """Return an empty cache for ``batch`` sequences, with the device and dtype of the weights."""
-        return KVCache(len(self.blocks), self.head.weight.new_empty(batch, self.heads, self.length, self.head_dim))
+        return self.blocks.new_cache(batch, self.length)
 
     def _logits(self, x: Tensor, seen: int) -> Tensor:
         """(B, n, D) to (B, n, K), with the rows of the codebook of each position."""
@@ -117,6 +109,31 @@ class Transformer(ConfigMixin, nn.Module):
         weights = self.head.weight.unflatten(0, (self.num_codebooks, -1))
         sorted_by_book = torch.cat([F.linear(x[:, book == q], weight) for q, weight in enumerate(weights)], 1)
         return sorted_by_book[:, book.argsort(stable=True).argsort()]
+
+
+class Blocks(nn.ModuleList):
+    """``depth`` causal blocks, one after the other, and their rotary positions."""
+
+    def __init__(self, dim: int, depth: int, heads: int, mlp_ratio: float, dropout: float) -> None:
+        if dim % (2 * heads):
+            raise UserError(f"dim must be an even multiple of heads {heads}, got {dim}: set dim={64 * heads}")
+        super().__init__([Block(dim, heads, round(mlp_ratio * dim), dropout) for _ in range(depth)])
+        self.heads, self.head_dim = heads, dim // heads
+
+    def forward(self, x: Tensor, cache: KVCache | None = None) -> Tensor:
+        """Return (B, n, D) for ``x`` (B, n, D) at the first n positions, or at those after the ones in ``cache``."""
+        seen = cache.length if cache else 0
+        angles = rotation(torch.arange(seen, seen + x.shape[1], device=x.device), self.head_dim, upcast(x).dtype)
+        for number, block in enumerate(self):
+            x = block(x, angles, cache, number)
+        if cache:
+            cache.length += x.shape[1]
+        return x
+
+    def new_cache(self, batch: int, length: int) -> KVCache:
+        """Return an empty cache for ``batch`` sequences of ``length``, with the device and dtype of the weights."""
+        like = next(self.parameters())
+        return KVCache(len(self), like.new_empty(batch, self.heads, length, self.head_dim))
 
 
 class Block(nn.Module):
@@ -146,9 +163,17 @@ class Block(nn.Module):
         return x + self.dropout(self.mlp_out(F.gelu(self.mlp_in(self.mlp_norm(x)))))
 
 
-def rotation(positions: Tensor, head_dim: int) -> tuple[Tensor, Tensor]:
+def init_weights(net: nn.Module, depth: int) -> None:
+    """Initialise the matrices of a network of ``depth`` blocks as GPT-2: its residual stream sums 2 depth outputs."""
+    for name, weight in net.named_parameters():
+        if weight.ndim == 2:
+            nn.init.normal_(weight, std=INIT_STD / (math.sqrt(2 * depth) if name.endswith("out.weight") else 1))
+
+
+def rotation(positions: Tensor, head_dim: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
     """Return cosine and sine (n, E / 2) of m theta_j, theta_j = 10000^(-2j / E), at ``positions`` m (n,)."""
-    angle = positions[:, None] * 10_000.0 ** (-torch.arange(0, head_dim, 2, device=positions.device) / head_dim)
+    pairs = torch.arange(0, head_dim, 2, device=positions.device, dtype=dtype)
+    angle = positions[:, None] * 10_000.0 ** (-pairs / head_dim)
     return angle.cos(), angle.sin()
 
 

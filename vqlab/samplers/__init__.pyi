@@ -7,3 +7,4 @@ from .independence import mis as mis
 from .independence import mis_rb as mis_rb
 from .independence import propose as propose
 from .tokens import generate as generate
+from .tokens import roll_out as roll_out

@@ -1,16 +1,19 @@
 """Draw tokens from an autoregressive network: temperature, top-k, top-p, classifier-free guidance."""
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from vqlab.errors import UserError
-from vqlab.nn import Transformer
+from vqlab.nn import DepthTransformer, Transformer
 from vqlab.validation import Range
 
 
 @torch.no_grad()
 def generate(
-    network: Transformer,
+    network: Transformer | DepthTransformer,
     condition: Tensor,
     temperature: float = 1.0,
     top_k: int | None = None,
@@ -42,14 +45,26 @@ def generate(
     count, guided = len(condition), guidance != 1
     if guided:
         condition = torch.cat([condition, torch.full_like(condition, network.no_label)])
-    cache = network.new_cache(len(condition))
-    tokens = condition.new_empty(count, network.length)
-    for i in range(network.length):
-        new = tokens[:, max(0, i - 1) : i]
-        logits = network(new.repeat(2, 1) if guided else new, condition, cache)[:, -1].float()
+
+    def choose(_: int, logits: Tensor) -> Tensor:
+        logits = logits.float()
         if guided:
             logits = guide(logits[:count], logits[count:], guidance)
-        tokens[:, i] = draw(restrict(logits, temperature, top_k, top_p), generator)
+        drawn = draw(restrict(logits, temperature, top_k, top_p), generator)
+        return drawn.repeat(2) if guided else drawn
+
+    return roll_out(network, condition, choose)[:count]
+
+
+@torch.no_grad()
+def roll_out(
+    network: Transformer | DepthTransformer, condition: Tensor, choose: Callable[[int, Tensor], Tensor]
+) -> Tensor:
+    """Return tokens (B, L) int64, one after the other: token i is ``choose(i, logits)`` (B,) of its logits (B, K)."""
+    cache: Any = network.new_cache(len(condition))
+    tokens = condition.new_empty(len(condition), network.length)
+    for i in range(network.length):
+        tokens[:, i] = choose(i, network(tokens[:, max(0, i - 1) : i], condition, cache)[:, -1])
     return tokens
 
 

@@ -90,6 +90,30 @@ def test_bits_per_token_of_markov_source_approach_entropy():
     assert allowed.double().mean() > 0.97
 
 
+class Pairs(Pixels):
+    """A tokenizer with two codes of 4 for each of 16 values of a pixel."""
+
+    def __init__(self):
+        super().__init__(16, 4)
+        self.quantizer = SimpleNamespace(num_embeddings=4, num_codebooks=2)
+
+    def encode(self, x):
+        values = (x[:, 0] * 16).long().clamp_max(15)
+        return torch.stack([values // 4, values % 4], -1)
+
+
+def test_bits_per_code_of_a_depth_transformer_approach_entropy():
+    torch.manual_seed(0)
+    chain, entropy = markov()
+    model = build(CodePrior, Pairs(), **{**SMALL, "dim": 64, "depth": 2}, depth_blocks=1, lr=5e-3)
+    trainer(max_steps=400, gradient_clip_val=1.0).fit(model, loader(walks(chain, 8000), 16, batch_size=64))
+    found = validate(model, loader(walks(chain, 1000), 16, batch_size=250))
+    assert found["val/bits_per_token"] == pytest.approx(entropy / 2, rel=0.03)
+    samples = model.sample_codes(200)
+    states = (4 * samples[..., 0] + samples[..., 1]).flatten(1)
+    assert (chain[states[:, :-1], states[:, 1:]] > 0).double().mean() > 0.97
+
+
 def test_labels_determine_codes():
     """The NLL is 0 given the label, and ln 4 without it."""
     torch.manual_seed(0)

@@ -9,12 +9,12 @@ import lightning
 import torch
 import torch.nn.functional as F
 from lightning.pytorch.utilities import rank_zero_info
-from torch import Tensor
+from torch import Tensor, nn
 
 from vqlab.errors import UserError
 from vqlab.metrics.codes import unigram_bits
 from vqlab.models.model import Model, evaluating
-from vqlab.nn import ImageFormat, Transformer
+from vqlab.nn import DepthTransformer, ImageFormat, Transformer
 from vqlab.nn.distributed import all_gather_rows
 from vqlab.nn.frozen import Frozen
 from vqlab.nn.precision import like_weights, upcast, without_autocast
@@ -47,6 +47,8 @@ class CodePrior(Model):
         heads: Attention heads.
         mlp_ratio: Hidden width of the MLPs, in units of ``dim``.
         dropout: Probability of dropping an embedding or an output of a block.
+        depth_blocks: Blocks of a :class:`~vqlab.DepthTransformer`, for tokenizers with several codes per position;
+            0 models all codes of all positions as one sequence.
         lr: Absolute learning rate. Default without ``base_lr``: 3e-4.
         base_lr: Rate per image: lr = base_lr x batch_size x devices x nodes x accumulation. Give one of the two.
         optimization: Optimizer settings; weight decay applies to matrices only, not to embeddings and norms.
@@ -73,6 +75,7 @@ class CodePrior(Model):
         heads: Count = 8,
         mlp_ratio: Positive = 4.0,
         dropout: Probability = 0.1,
+        depth_blocks: NonNegativeInt = 0,
         lr: Positive | None = None,
         base_lr: Positive | None = None,
         optimization: Optimization = Optimization(betas=(0.9, 0.95), weight_decay=0.05),
@@ -93,7 +96,9 @@ class CodePrior(Model):
             self.code_shape = tuple(net.encode(torch.zeros(1, *self.images.shape)).shape[1:])
         length, codes = math.prod(self.code_shape), net.quantizer.num_embeddings
         books = getattr(net.quantizer, "num_codebooks", 1)
-        self.network = Transformer(codes, length, self.num_classes, books, dim, depth, heads, mlp_ratio, dropout)
+        sizes = (codes, length, self.num_classes, books, dim, depth, heads, mlp_ratio, dropout)
+        self.network: Transformer | DepthTransformer
+        self.network = DepthTransformer(*sizes, depth_blocks) if depth_blocks else Transformer(*sizes)
         self.counts: Tensor | None  # how often each code was at each position in training, summed over ranks
         countable = length * codes <= MAX_COUNTS
         self.register_buffer("counts", torch.zeros(length, codes, dtype=torch.int32) if countable else None)
@@ -172,7 +177,7 @@ class CodePrior(Model):
         return loss
 
     def configure_optimizers(self) -> Any:
-        embeddings = {self.network.label.weight, self.network.token.weight, self.network.position.weight}
+        embeddings = {part.weight for part in self.network.modules() if isinstance(part, nn.Embedding)}
         decayed = [p for p in self.network.parameters() if p.ndim == 2 and p not in embeddings]
         others = [p for p in self.network.parameters() if p.ndim != 2 or p in embeddings]
         groups = [{"params": decayed}, {"params": others, "weight_decay": 0.0}]
