@@ -2,6 +2,7 @@ from .callbacks import EMA as EMA
 from .callbacks import Health as Health
 from .callbacks import Plateau as Plateau
 from .callbacks import SampleGrid as SampleGrid
+from .callbacks import SampleMetrics as SampleMetrics
 from .data import CIFAR10 as CIFAR10
 from .data import ECG as ECG
 from .data import MNIST as MNIST
@@ -26,6 +27,7 @@ from .losses import Perceptual as Perceptual
 from .metrics import CodebookUsage as CodebookUsage
 from .metrics import CodeStatistics as CodeStatistics
 from .metrics import FrechetDistance as FrechetDistance
+from .metrics import GenerationMetrics as GenerationMetrics
 from .metrics import GlyphDistance as GlyphDistance
 from .metrics import ReferenceCorpus as ReferenceCorpus
 from .metrics import TopicClusters as TopicClusters

@@ -1,5 +1,6 @@
 """Train a prior over the codes of a tokenizer, and sample from it."""
 
+import json
 import shlex
 import shutil
 from pathlib import Path
@@ -9,10 +10,12 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from torch import nn
 
 import vqlab
 from tests.e2e.tiny import DATA, ROOT, TRAINER, fails, logged
 from vqlab.cli.main import main
+from vqlab.metrics import GenerationMetrics
 
 SIZES = ["--model.dim=32", "--model.depth=1", "--model.heads=2"]
 PRIOR = ["fit", "--model=CodePrior", *SIZES, "--model.lr=0.003", *DATA, *TRAINER]
@@ -69,6 +72,69 @@ def test_command_recommended_by_sample_works(trained, capsys):
     assert Path("runs/codeprior/recommended/checkpoints/last.ckpt").exists()
 
 
+@pytest.fixture
+def few_features(monkeypatch):
+    """Replace the networks of the metrics by the mean of 48 pixels."""
+    net = nn.Sequential(nn.Flatten(), nn.AdaptiveAvgPool1d(16))
+    monkeypatch.setattr("vqlab.metrics.images.frechet.build_features", lambda *_: net)
+    monkeypatch.setattr("vqlab.metrics.images.frechet.channels_of", lambda _: 16)
+
+
+def test_sample_writes_metrics_beside_the_picture(trained, few_features, capsys):
+    main(["sample", trained["labels"], "--num=70", "--label=all", "--reference=val", "--out=a.png"])
+    printed, values = capsys.readouterr().out, json.loads(Path("a.json").read_text())
+    assert "a.png: the first 64 of 70 samples of CodePrior" in printed
+    assert "a.json: 70 samples beside 180 val images of Digits" in printed
+    tile, gap = 96, 4
+    assert Image.open("a.png").size == (8 * (tile + gap) + gap, 8 * (tile + 2 * gap) + 8 * gap)
+
+    model, generator = vqlab.load(trained["labels"]), torch.Generator().manual_seed(0)
+    drawn = [model.sample(n, (torch.arange(n) + first) % 10, generator=generator) for first, n in ((0, 64), (64, 6))]
+    digits = vqlab.Digits(image_size=16).load_split("val").images
+    metrics = GenerationMetrics()
+    metrics.update(model.value_range.decode(torch.cat(drawn)), real=False)
+    metrics.update(digits / 255, real=True)
+    expected = {name: value.item() for name, value in metrics.compute().items()}
+    assert {name: values[name] for name in expected} == pytest.approx(expected, rel=1e-6)
+    facts = {"num": 70, "seed": 0, "label": "all", "reference": "val images of Digits", "reference_images": 180}
+    assert values == {"checkpoint": trained["labels"], **facts, **{name: values[name] for name in expected}}
+
+
+def test_reference_may_be_a_file_or_a_folder(trained, few_features):
+    digits = vqlab.Digits(image_size=16).load_split("test").images
+    np.savez("digits.npz", x=digits[:, 0].numpy())
+    Path("digits").mkdir()
+    for number, digit in enumerate(digits[:, 0].numpy()):
+        Image.fromarray(digit).save(f"digits/{number:03d}.png")
+    found = []
+    for number, options in enumerate((["--metrics"], ["--reference=digits.npz"], ["--reference=digits"])):
+        main(["sample", trained["plain"], "--num=20", *options, f"--out={number}.png"])
+        values = json.loads(Path(f"{number}.json").read_text())
+        found.append({name: values[name] for name in values if name.endswith("efficientnet_lite0")})
+        assert values["reference_images"] == 180
+    assert len(found[0]) == 7
+    assert found[0] == pytest.approx(found[1], rel=1e-9) == pytest.approx(found[2], rel=1e-9)
+
+
+def test_callback_logs_metrics_of_samples_in_test(trained, few_features, capsys):
+    run = Path(trained["plain"]).parents[1]
+    for _ in range(2):
+        main(["test", f"--ckpt_path={trained['plain']}", "--trainer.callbacks+=SampleMetrics"])
+    rows = [{name: row[name] for name in row if "efficientnet" in name} for row in logged(run / "test.csv")]
+    assert len(rows[0]) == 7
+    assert rows[0] == rows[-1]
+    model, generator, metrics = vqlab.load(trained["plain"]), torch.Generator().manual_seed(0), GenerationMetrics()
+    for part in vqlab.Digits(image_size=16).load_split("test").images.split(32):
+        metrics.update(part / 255, real=True)
+        metrics.update(model.value_range.decode(model.sample(len(part), generator=generator)), real=False)
+    expected = {f"test/{name}": value.item() for name, value in metrics.compute().items()}
+    assert rows[0] == pytest.approx(expected, rel=1e-4)
+    first = trained["first"]
+    assert "VQVAE does not draw images" in fails(
+        capsys, ["test", f"--ckpt_path={first}", "--trainer.callbacks+=SampleMetrics"]
+    )
+
+
 @pytest.mark.parametrize(
     ("args", "words"),
     [
@@ -78,6 +144,14 @@ def test_command_recommended_by_sample_works(trained, capsys):
         (["sample", "{plain}", "--label=1"], "leave --label out"),
         (["sample", "{plain}", "--topk=2"], "vqlab sample --help"),
         (["sample", "{plain}", "--out=samples.gif"], "--out"),
+        (["sample", "{plain}", "--label=three"], "--label must be a number or all, got 'three'"),
+        (["sample", "{plain}", "--label=all"], "leave --label out"),
+        (["sample", "{plain}", "--num=5", "--metrics"], "--num must be at least 6 with --metrics, got 5"),
+        (["sample", "{plain}", "--metrics", "--net=resnet"], "net must be one of"),
+        (
+            ["sample", "{plain}", "--reference=nowhere"],
+            "--reference must be test, val, train, a .npz or .npy file or a",
+        ),
         (PRIOR, "tokenizer must be a trained model"),
         ([*PRIOR, "--model.tokenizer={first}", "--data.image_size=32"], "--data.image_size=16"),
         ([*PRIOR, "--model.tokenizer={first}", "--data.value_range=unit"], "--data.value_range=signed"),

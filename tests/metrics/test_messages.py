@@ -5,7 +5,14 @@ import pytest
 import torch
 
 from tests.helpers.refusal import refused
-from vqlab.metrics import CodebookUsage, CodeStatistics, FrechetDistance, ReferenceCorpus, TopicClusters
+from vqlab.metrics import (
+    CodebookUsage,
+    CodeStatistics,
+    FrechetDistance,
+    GenerationMetrics,
+    ReferenceCorpus,
+    TopicClusters,
+)
 
 
 def zeros(*shape):
@@ -36,6 +43,8 @@ CASES = [
     (lambda: FrechetDistance("vgg").check_shape(4, 32, 32), "channels must be 1 or 3 for the Frechet distance, got 4"),
     (lambda: FrechetDistance("vgg").check_shape(3, 15, 40), "image_size must be at least 16 for the Frechet distance"),
     (lambda: FrechetDistance("vgg").compute(), "needs at least 2 images of each kind, got 0: set frechet=null"),
+    (lambda: GenerationMetrics("vgg").compute(), "GenerationMetrics needs at least 6 images of each kind, got 0"),
+    (lambda: GenerationMetrics(seed=-1), "seed must be at least 0, got -1"),
 ]
 
 

@@ -50,7 +50,10 @@ CASES = [
     (lambda: UNet(48), "image_size must be a power of two for a UNet, got 48"),
     (lambda: ConvFeatures(dropout=1.0), "dropout must be in [0, 1), got 1.0"),
     (lambda: PatchGAN(norm="layer"), "norm must be one of group, "),
-    (lambda: Perceptual("resnet"), "net must be one of vgg, alex, squeeze, squeezenet1_0, got 'resnet'"),
+    (
+        lambda: Perceptual("resnet"),
+        "net must be one of vgg, alex, squeeze, squeezenet1_0, efficientnet_lite0, got 'resnet'",
+    ),
     # inputs
     (lambda: ConvEncoder(8)(zeros(1, 8, 30, 32)), "images of 30x32 are not divisible"),
     (lambda: SmallEncoder()(zeros(1, 3, 3, 3)), "downsampling 4: set image_size=4"),

@@ -23,6 +23,7 @@ usage:
   vqlab predict  --ckpt_path runs/.../best.ckpt             codes of the test set, or of all new data, as codes.npz
   vqlab predict  --ckpt_path ... --font new.ttf             for a FontGAN: sheets, and the completed font
   vqlab sample   runs/.../best.ckpt --num 64                draw images from a generative model, as samples.png
+  vqlab sample   runs/.../best.ckpt --num 10000 --metrics   and evaluate them beside test images, as samples.json
   vqlab encode   runs/.../best.ckpt 100.hea                 compress a signal with an S4DVQ, as encoded/100.vqs
   vqlab encode   runs/.../best.ckpt images.npz a.png        compress images with a CodePrior or a tokenizer, as .vqi
   vqlab decode   runs/.../best.ckpt encoded/100.vqs         and back, as decoded/100.npz

@@ -40,9 +40,9 @@ RUN_FILES = {CONFIG, LOG, FAILED, FINISHED, HEALTH, "checkpoints"}  # a folder w
 PICTURE = re.compile(r"(?P<kind>.+)_(?P<step>[0-9]{1,15})\.png")
 HIGHER_IS_BETTER = re.compile(
     r"(psnr|ssim|snr|correlation|acc|accuracy|perplexity|codebook_usage|diversity|classes_drawn|npmi|npmi_doc|cv|uci"
-    r"|umass|cp|nmi|purity|iou|gain|retrieval)$"
+    r"|umass|cp|nmi|purity|iou|gain|retrieval)$|^(precision|recall|density|coverage)_"
 )
-LOWER_IS_BETTER = re.compile(r"loss|nll|mse|l1$|lpips|fid|bits|error|spectral|redundancy")
+LOWER_IS_BETTER = re.compile(r"loss|nll|mse|l1$|lpips|fid|^[fk]d_|bits|error|spectral|redundancy")
 
 
 @dataclass(frozen=True)

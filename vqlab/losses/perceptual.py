@@ -5,29 +5,34 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vqlab.errors import UserError
-from vqlab.nn.backbone import BACKBONES, Owner, load_features
+from vqlab.nn.backbone import BACKBONES, Owner, load_features, normalize
 from vqlab.nn.frozen import Frozen
 from vqlab.serialization import ConfigMixin
 
 LPIPS_NETS = ("vgg", "alex", "squeeze")  # networks with trained heads
-OWNER = Owner("LPIPS", "perceptual", "perceptual_weight=0")
+OWNER = Owner("LPIPS", "perceptual", "set perceptual_weight=0")
 TINY = 1e-18  # added to features, whose norm has no gradient at 0
 
 
 class Perceptual(ConfigMixin, nn.Module):
-    """The LPIPS distance, version 0.1, with the heads of the ``lpips`` package.
+    """The LPIPS distance, version 0.1, with the heads of the ``lpips`` package, or a distance of the same form.
 
     Maps two batches (B, 3, H, W) or (B, 1, H, W) in [-1, 1] to (B,) float32. H and W are at least 16 for vgg, 17 for
     squeeze, 21 for squeezenet1_0, 31 for alex. The first use or :meth:`load` reads the weights of the classifier from
     ``backbone`` or from torch hub's cache, into which they are downloaded if missing (vgg: 528 MB). The classifier uses
     autocast only when a gradient is needed. It is neither in the state dict nor among the parameters.
 
+    The two last networks have no trained heads, so the distance is not LPIPS, and is logged as ``perceptual_<net>``:
+    the mean over the layers of the mean over positions of |f / |f| - f' / |f'||^2, features f and f' of one position.
+
     Args:
-        net: ``vgg`` (VGG16), ``alex`` or ``squeeze``; or ``squeezenet1_0``, with equal channel weights, not LPIPS.
-        backbone: File with the state dict of torchvision's model, or of its ``features``.
+        net: ``vgg`` (VGG16), ``alex`` or ``squeeze`` for LPIPS; ``efficientnet_lite0``, which needs no download but the
+            packages of ``vqlab[features]``, or ``squeezenet1_0``.
+        backbone: File with the state dict of torchvision's model, or of its ``features``; or of EfficientNet-Lite0.
 
     Example:
         >>> import tempfile, torchvision
@@ -39,7 +44,9 @@ class Perceptual(ConfigMixin, nn.Module):
     """
 
     def __init__(
-        self, net: Literal["vgg", "alex", "squeeze", "squeezenet1_0"] = "vgg", backbone: str | None = None
+        self,
+        net: Literal["vgg", "alex", "squeeze", "squeezenet1_0", "efficientnet_lite0"] = "vgg",
+        backbone: str | None = None,
     ) -> None:
         super().__init__()
         self.net, self.backbone = net, backbone
@@ -50,7 +57,9 @@ class Perceptual(ConfigMixin, nn.Module):
     def load(self, device: torch.device | str = "cpu") -> Frozen:
         """Return the network on ``device``; the first call reads or downloads the weights."""
         if not self._loaded:
-            self._loaded.append(Frozen(build_lpips(self.net, self.backbone)))
+            taps = Taps(load_features(self.net, self.backbone, OWNER), BACKBONES[self.net].taps)
+            distance = build_lpips(self.net, taps) if self.net in LPIPS_NETS else UnitDistance(self.net, taps)
+            self._loaded.append(Frozen(distance.to(memory_format=torch.channels_last)))  # faster
         return self._loaded[0].to(device)
 
     def forward(self, x_hat: Tensor, x: Tensor) -> Tensor:
@@ -65,8 +74,7 @@ class Perceptual(ConfigMixin, nn.Module):
         lpips.net.autocast = trains and torch.is_autocast_enabled(device)  # it rounds small distances
         with torch.autocast(device, enabled=False):
             x_hat, x = (image.float().expand(-1, 3, -1, -1) for image in (x_hat, x))
-            distance = lpips(x_hat, x).flatten()
-        return distance if self.net in LPIPS_NETS else distance / lpips.L
+            return lpips(x_hat, x).flatten()
 
     def check_size(self, height: int, width: int) -> None:
         """Raise UserError if images of this size are too small."""
@@ -105,19 +113,29 @@ class Taps(nn.Module):
         return outputs
 
 
-def build_lpips(net: str, backbone: str | None) -> nn.Module:
-    """Return ``lpips.LPIPS`` on ``net``, its weights from the file ``backbone`` or torch hub's cache."""
+class UnitDistance(nn.Module):
+    """The distance of LPIPS with equal weights of all channels, as a mean over the layers."""
+
+    def __init__(self, name: str, net: Taps) -> None:
+        super().__init__()
+        self.name, self.net = name, net
+
+    def forward(self, x_hat: Tensor, x: Tensor) -> Tensor:
+        """Map two batches (B, 3, H, W) in [-1, 1] to (B,)."""
+        pairs = zip(*(self.net(normalize(self.name, (image + 1) / 2)) for image in (x_hat, x)), strict=True)
+        distances = [(F.normalize(a) - F.normalize(b)).square().sum(1).mean((1, 2)) for a, b in pairs]
+        return torch.stack(distances).mean(0)
+
+
+def build_lpips(net: str, taps: Taps) -> nn.Module:
+    """Return ``lpips.LPIPS`` with the heads of ``net`` on ``taps``."""
     import lpips  # takes a second, so only where it is needed
 
-    has_heads = net in LPIPS_NETS
-    taps = Taps(load_features(net, backbone, OWNER), BACKBONES[net].taps)
     with torch.device("meta"), warnings.catch_warnings():  # no memory and no random numbers: weights are replaced
         warnings.simplefilter("ignore")  # the package uses a deprecated function of torchvision
-        shape = net if has_heads else "squeeze"
-        distance = lpips.LPIPS(pretrained=False, net=shape, lpips=has_heads, pnet_rand=True, verbose=False)
+        distance = lpips.LPIPS(pretrained=False, net=net, pnet_rand=True, verbose=False)
     distance.net = taps
-    if has_heads:
-        file = Path(lpips.__file__).parent / "weights" / "v0.1" / f"{net}.pth"
-        heads = torch.load(file, map_location="cpu", weights_only=True)
-        distance.load_state_dict(heads, strict=False, assign=True)
-    return distance.to(memory_format=torch.channels_last)  # faster
+    file = Path(lpips.__file__).parent / "weights" / "v0.1" / f"{net}.pth"
+    heads = torch.load(file, map_location="cpu", weights_only=True)
+    distance.load_state_dict(heads, strict=False, assign=True)
+    return distance

