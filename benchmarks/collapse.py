@@ -3,6 +3,7 @@
 A small VQ-VAE (downsampling 4, 8x8 codes) is trained on CIFAR-10 with every contestant, learning rate and seed. Usage
 and perplexity are those of all test tokens; initial weights and batches of a seed are the same for all contestants.
 Each run adds a line to ``results.jsonl``, so a stopped suite can resume; a failed run writes the error and is repeated.
+The baseline, a PCA with levels of Lloyd and Max at as many bits, fitted to the same images, goes to ``pca.json``.
 
     python benchmarks/collapse.py --train cifar10_train.npz --test cifar10_test.npz --out runs/collapse --jobs 2
     python benchmarks/collapse.py --report --out runs/collapse
@@ -12,6 +13,7 @@ The arrays are ``x``, (N, 32, 32, 3) uint8.
 
 import argparse
 import json
+import math
 import multiprocessing
 import os
 import time
@@ -28,13 +30,14 @@ from collapse_contestants import CONTESTANTS, STEPS, build
 from collapse_report import report
 from torch import Tensor, nn
 
+from vqlab.metrics import PCA, PCALloydMax, psnr
 from vqlab.metrics.codes import CodebookUsage
 from vqlab.nn.autoencoders.small import SmallDecoder, SmallEncoder
 from vqlab.training.learning_rate import reset_moments
 
 BATCH, EVAL_BATCH = 64, 100  # larger N x K arrays of the peers leave the cache
 TRAIN_IMAGES, TEST_IMAGES = 20_000, 2_000
-HIDDEN, EMBEDDING_DIM = 32, 64
+HIDDEN, EMBEDDING_DIM, POSITIONS = 32, 64, 64
 KEY = ("contestant", "num_embeddings", "lr", "seed", "steps", "precision")  # what makes two runs the same
 
 
@@ -160,7 +163,24 @@ def main() -> None:
         grid = product(args.seeds, args.num_embeddings, args.lrs, args.contestants)
         runs = [(name, k, lr, seed, args.steps, args.precision) for seed, k, lr, name in grid]
         run_all([dict(zip(KEY, key, strict=True)) for key in runs if key not in done], path, args)
-    report(read_lines(path), args.out)
+        write_pca(args)
+    report(read_lines(path), read_pca(args.out), args.out)
+
+
+def write_pca(args: argparse.Namespace) -> None:
+    """Add the PSNR of the PCA at the bits of each K to ``pca.json``, unless it is there."""
+    psnrs = read_pca(args.out)
+    if missing := [k for k in args.num_embeddings if k not in psnrs]:
+        load(args.train, args.test)
+        coder, x = PCALloydMax(PCA(DATA["train"] / 255)), DATA["test"] / 255
+        psnrs |= {k: psnr(coder.code(x, POSITIONS * math.log2(k)).x_hat, x).item() for k in missing}
+        (args.out / "pca.json").write_text(json.dumps(psnrs))
+
+
+def read_pca(folder: Path) -> dict[int, float]:
+    """Return the PSNR of the PCA by K."""
+    path = folder / "pca.json"
+    return {int(k): value for k, value in json.loads(path.read_text()).items()} if path.exists() else {}
 
 
 def run_all(keys: list[dict[str, Any]], path: Path, args: argparse.Namespace) -> None:

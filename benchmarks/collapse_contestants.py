@@ -11,6 +11,7 @@ from vqlab.nn.anneal import Anneal
 from vqlab.quantizers.base import QuantizerOutput
 from vqlab.quantizers.composite import ProductQuantizer, ResidualQuantizer
 from vqlab.quantizers.fsq import FSQ
+from vqlab.quantizers.gaussian import GaussianQuantizer
 from vqlab.quantizers.gumbel import GumbelQuantizer
 from vqlab.quantizers.ibq import IBQ
 from vqlab.quantizers.lookup_free import BinarySpherical, LookupFree
@@ -94,6 +95,7 @@ CONTESTANTS: dict[str, Build] = {
     "Gumbel": lambda k, d, seed: GumbelQuantizer(k, d, temperature=ANNEAL, seed=seed),
     "SimVQ": lambda k, d, seed: SimVQ(k, d, seed=seed),
     "IBQ": lambda k, d, seed: IBQ(k, d, seed=seed),
+    "GQ": lambda k, d, seed: GaussianQuantizer(k, bits(k), seed=seed),  # one bit per channel, as in the paper
     # Several codes per position, together about log2 K bits
     "residual, equal bits": lambda k, d, seed: ResidualQuantizer(VectorQuantizer(root(k, 3), d, seed=seed), 3),
     "product, equal bits": lambda k, d, seed: ProductQuantizer(VectorQuantizer(root(k, 2), d // 2, seed=seed), 2),

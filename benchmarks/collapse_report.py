@@ -52,8 +52,8 @@ class Grid:
         return np.array([[np.mean(cell) if cell else np.nan for cell in row] for row in rows])
 
 
-def report(lines: list[Line], folder: Path) -> None:
-    """Print the tables of ``lines`` and write one heat map per K (steps, precision) into ``folder``."""
+def report(lines: list[Line], pca: dict[int, float], folder: Path) -> None:
+    """Print the tables of ``lines``, with the PSNR of a PCA by K; write one heat map per K, steps and precision."""
     for setting in sorted({tuple(line[name] for name in SETTING) for line in lines}):
         grid = Grid([line for line in lines if tuple(line[name] for name in SETTING) == setting])
         k, steps, precision = setting
@@ -61,6 +61,8 @@ def report(lines: list[Line], folder: Path) -> None:
         print(f"\n## K = {k}, {steps} steps, {precision}, seeds {seeds}")
         for figure in FIGURES:
             print(f"\n{table(grid, figure)}")
+        if k in pca:
+            print(f"| PCA, Lloyd-Max, as many bits as one code of {k} per position | {pca[k]:.2f} |")
         for name, lr, seed in sorted(key for key, line in grid.runs.items() if not line.get("loss_finite")):
             line = grid.runs[name, lr, seed]
             why = line["error"].strip().splitlines()[-1] if "error" in line else "loss not finite"

@@ -82,6 +82,7 @@ from .nn import ValueRange as ValueRange
 from .quantizers import FSQ as FSQ
 from .quantizers import IBQ as IBQ
 from .quantizers import BinarySpherical as BinarySpherical
+from .quantizers import GaussianQuantizer as GaussianQuantizer
 from .quantizers import GumbelQuantizer as GumbelQuantizer
 from .quantizers import IdentityQuantizer as IdentityQuantizer
 from .quantizers import LookupFree as LookupFree

@@ -13,7 +13,7 @@ import vqlab
 from tests.e2e.tiny import ROOT, TRAINER, fails, logged
 from tests.helpers.refusal import refused
 from vqlab import S4DVQ, Signals
-from vqlab.cli import rate_distortion_curves
+from vqlab.cli import rate_distortion_signals
 from vqlab.cli.main import main
 from vqlab.metrics import KLTLloydMax
 from vqlab.metrics.signal import prd, snr
@@ -112,8 +112,13 @@ def test_several_checkpoints_and_other_data(best):
 
 
 def test_mistakes_are_one_line(best, capsys):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("vqlab.cli.rate_distortion.read_facts", lambda path: {"model": "SGAN"})
+        rule = "a.ckpt holds a SGAN: give a checkpoint of S4DVQ or VQVAE, VQGAN, JSA, DiscreteVAE, CodePrior"
+        assert rule in fails(capsys, ["rate-distortion", "a.ckpt"])
     other = ROOT / "tests/helpers/runs_of_0_1/vqgan/old/checkpoints/last.ckpt"
-    assert f"{other} holds a VQGAN: give a checkpoint of an S4DVQ" in fails(capsys, ["rate-distortion", str(other)])
+    rule = f"{other} holds a VQGAN, {best} a S4DVQ: give signals or images"
+    assert rule in fails(capsys, ["rate-distortion", str(best), str(other)])
     assert "none.ckpt" in fails(capsys, ["rate-distortion", "none.ckpt"])
     no_test = fails(capsys, ["rate-distortion", str(best), "--data.test_fraction=0"])
     assert "Signals has no test windows: set --split val" in no_test
@@ -127,6 +132,6 @@ def test_mistakes_are_one_line(best, capsys):
 
 
 def test_model_without_codes_is_refused(monkeypatch):
-    monkeypatch.setattr(rate_distortion_curves, "trained", lambda *_: (S4DVQ(quantizer=None), None))
+    monkeypatch.setattr(rate_distortion_signals, "trained", lambda *_: (S4DVQ(quantizer=None), None))
     with refused("a.ckpt has no codes (quantizer=null)"):
-        rate_distortion_curves.measure([Path("a.ckpt")], "test", [])
+        rate_distortion_signals.measure([Path("a.ckpt")], "test", [])

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from vqlab import FSQ, IBQ, BinarySpherical, GumbelQuantizer, LookupFree, SimVQ, VectorQuantizer
+from vqlab import FSQ, IBQ, BinarySpherical, GaussianQuantizer, GumbelQuantizer, LookupFree, SimVQ, VectorQuantizer
 from vqlab.nn import Anneal
 from vqlab.quantizers import MultiScaleQuantizer, ProductQuantizer, Quantizer, ResidualQuantizer
 
@@ -32,6 +32,7 @@ SINGLE: dict[str, Callable[[], Quantizer]] = {
     "lookup-free": lambda: LookupFree(5),
     "lookup-free-groups": lambda: LookupFree(7, group_size=3, temperature=0.5, diversity_weight=2.0),
     "binary-spherical": lambda: BinarySpherical(6, group_size=4, commitment_weight=0.1),
+    "gaussian": lambda: GaussianQuantizer(12, 4, kl_weight=0.1),
     "gumbel": lambda: gumbel(temperature=Anneal(2.0, 0.5, total_steps=10)),
     "gumbel-mixture": lambda: gumbel(temperature=0.7, straight_through=False),
     "sim-vq": sim_vq,
@@ -41,7 +42,15 @@ SINGLE: dict[str, Callable[[], Quantizer]] = {
 }
 # Covers each line of vqlab.quantizers, for slow tests that compile or export
 GRAPHS = ["vector", "vector-loss-cosine", "vector-rotation-cosine-uniform", "fsq", "lookup-free-groups", "gumbel"]
-GRAPHS += ["binary-spherical", "gumbel-mixture", "sim-vq-random-rotation", "ibq", "ibq-no-entropy", "residual-fsq"]
+GRAPHS += [
+    "binary-spherical",
+    "gaussian",
+    "gumbel-mixture",
+    "sim-vq-random-rotation",
+    "ibq",
+    "ibq-no-entropy",
+    "residual-fsq",
+]
 GRAPHS += ["residual-vector-dropout", "residual-gumbel", "product-vector", "residual-product-fsq"]
 GRAPHS += ["multi-scale-vector-loss", "residual-vector-beam"]
 COMPOSITE: dict[str, Callable[[], Quantizer]] = {
@@ -53,6 +62,7 @@ COMPOSITE: dict[str, Callable[[], Quantizer]] = {
     "residual-sim-vq": lambda: ResidualQuantizer(sim_vq(), 2),
     "product-vector": lambda: ProductQuantizer(vector(), 2),
     "product-fsq": lambda: ProductQuantizer(FSQ([5, 4]), 3),
+    "product-gaussian": lambda: ProductQuantizer(GaussianQuantizer(12, 4), 2),
     "product-gumbel": lambda: ProductQuantizer(gumbel(temperature=0.7), 2),
     "residual-product-vector": lambda: ResidualQuantizer(ProductQuantizer(vector(), 2), 2, dropout=0.6),
     "residual-product-fsq": lambda: ResidualQuantizer(ProductQuantizer(FSQ([5, 4]), 2), 2),

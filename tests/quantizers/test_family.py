@@ -35,7 +35,7 @@ def assert_same_output(first, second):
 @pytest.mark.parametrize("name", FAMILY)
 def test_decode_is_bit_equal_to_forward(name):
     quantizer = trained(name)
-    if name != "gumbel-mixture":  # in training its output is a mixture of codes
+    if name != "gumbel-mixture" and "gaussian" not in name:  # in training a mixture of codes, a sample
         for step in range(4):
             out = quantizer(example(quantizer, step).requires_grad_())
             assert torch.equal(quantizer.decode(out.indices), out.quantized)

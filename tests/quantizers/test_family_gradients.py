@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.distributions import Normal, kl_divergence
 from torch.func import functional_call
 
 from tests.helpers.family import (
@@ -22,7 +23,7 @@ from tests.helpers.family import (
     trained,
 )
 from tests.helpers.resampling import down, up
-from vqlab import FSQ, IBQ, BinarySpherical, GumbelQuantizer, LookupFree, SimVQ, VectorQuantizer
+from vqlab import FSQ, IBQ, BinarySpherical, GaussianQuantizer, GumbelQuantizer, LookupFree, SimVQ, VectorQuantizer
 from vqlab.quantizers import MultiScaleQuantizer, ProductQuantizer, ResidualQuantizer, search
 from vqlab.quantizers.base import rotation_trick
 
@@ -37,9 +38,9 @@ def double(name):
 
 
 def record_noise(quantizer):
-    """Append the noise of each Gumbel quantizer to its attribute ``drawn``."""
+    """Append the noise of each Gumbel or Gaussian quantizer to its attribute ``drawn``."""
     for part in parts_of(quantizer):
-        if isinstance(part, GumbelQuantizer):
+        if isinstance(part, GumbelQuantizer | GaussianQuantizer):
 
             def spy(*args, part=part, draw=part._noise):
                 part.drawn.append(draw(*args))
@@ -174,6 +175,18 @@ def restated_gumbel(q, x, indices):
     return q.codebook[indices] + carried(torch.zeros_like(x), soft @ q.codebook.detach()), loss
 
 
+@restated.register(GaussianQuantizer)
+def restated_gaussian(q, x, indices):
+    posterior, prior = Normal(x, (q.log_variance(x) / 2).exp()), Normal(0.0, 1.0)
+    wide = Normal(posterior.mean[:, None], posterior.stddev[:, None])
+    assert torch.equal(indices, (wide.log_prob(q.codebook) - prior.log_prob(q.codebook)).sum(2).argmax(1))
+    bits, target = kl_divergence(posterior, prior).sum(1) / math.log(2), math.log2(q.num_embeddings)
+    overall, m_above, m_below = q.multipliers.tolist()
+    weights = [m_above if b > target + 0.5 else m_below if b < target - 0.5 else 1.0 for b in bits.tolist()]
+    loss = q.kl_weight * overall * (torch.tensor(weights).double() * bits).mean()
+    return posterior.mean + posterior.stddev * q.drawn.pop(0), loss
+
+
 @restated.register(IBQ)
 def restated_ibq(q, x, indices):
     logits = x @ q.codebook.T
@@ -260,6 +273,7 @@ def test_values_losses_and_gradients_equal_formulas(name):
     ("build", "pick"),
     [
         *((functools.partial(trained, n), "loss") for n in ("lookup-free-groups", "binary-spherical", "gumbel")),
+        *((functools.partial(trained, "gaussian"), pick) for pick in ("loss", "quantized")),
         (functools.partial(trained, "gumbel-mixture"), "quantized"),
         (lambda: pyramid(gumbel(temperature=0.7, straight_through=False), scales=[1, 2], num_phi=1), "quantized"),
     ],
@@ -277,7 +291,7 @@ def test_gradients_equal_finite_differences(build, pick):
 
 
 @pytest.mark.parametrize(
-    "name", ["ibq", "gumbel", "gumbel-mixture", "lookup-free-groups", "binary-spherical", "residual-gumbel"]
+    "name", ["gaussian", "ibq", "gumbel", "gumbel-mixture", "lookup-free-groups", "binary-spherical", "residual-gumbel"]
 )
 def test_block_size_does_not_change_gradients(name, monkeypatch):
     results = []

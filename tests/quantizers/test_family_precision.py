@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from tests.helpers.family import FAMILY, Largest, example, rand, train_step, trained
-from vqlab import FSQ, IBQ, GumbelQuantizer, LookupFree, VectorQuantizer
+from vqlab import FSQ, IBQ, GaussianQuantizer, GumbelQuantizer, LookupFree, VectorQuantizer
 from vqlab.quantizers import ProductQuantizer, ResidualQuantizer, search
 
 
@@ -92,6 +92,7 @@ def test_indices_beyond_bfloat16_integers(quantizer):
 BOUNDED = {
     "vector": (96, lambda: VectorQuantizer(96, 4, revive_after=2)),
     "ibq": (96, lambda: IBQ(96, 4)),
+    "gaussian": (96, lambda: GaussianQuantizer(96, 4)),
     "gumbel": (96, lambda: GumbelQuantizer(96, 4)),
     "lookup-free": (2**6, lambda: LookupFree(12, group_size=6)),
 }

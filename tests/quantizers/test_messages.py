@@ -7,7 +7,17 @@ import torch
 
 from tests.helpers.family import COMPOSITE, FAMILY, example, trained
 from tests.helpers.refusal import refused
-from vqlab import FSQ, IBQ, BinarySpherical, GumbelQuantizer, IdentityQuantizer, LookupFree, SimVQ, VectorQuantizer
+from vqlab import (
+    FSQ,
+    IBQ,
+    BinarySpherical,
+    GaussianQuantizer,
+    GumbelQuantizer,
+    IdentityQuantizer,
+    LookupFree,
+    SimVQ,
+    VectorQuantizer,
+)
 from vqlab.nn import Anneal
 from vqlab.quantizers import MultiScaleQuantizer, ProductQuantizer, ResidualQuantizer
 
@@ -25,6 +35,8 @@ COSINE, PYRAMID = VectorQuantizer(8, 3, distance="cosine"), MultiScaleQuantizer(
         (VectorQuantizer, {"codebook_update": "sgd"}, "codebook_update must be one of ema, loss, got 'sgd'"),
         (GumbelQuantizer, {"temperature": math.inf}, "temperature must be an Anneal or above 0, got inf"),
         (GumbelQuantizer, {"temperature": Anneal(1.0, 0.0, 9)}, "temperature must stay above 0, got Anneal("),
+        (GaussianQuantizer, {"kl_weight": 0.0}, "kl_weight must be above 0, got 0.0"),
+        (ResidualQuantizer, {"quantizer": GaussianQuantizer(8, 3)}, "which GaussianQuantizer does not"),
         (IBQ, {"temperature": 0.0}, "temperature must be above 0, got 0.0"),
         (LookupFree, {"embedding_dim": 63}, "embedding_dim must be in [1, 62], got 63"),
         (BinarySpherical, {"group_size": 17}, "group_size must be in [1, 16], got 17"),
@@ -70,6 +82,8 @@ def test_messages_of_inputs_and_codes(name):
 
 
 def test_other_messages():
+    with refused("num_embeddings must be at least 1, got 0"):
+        GaussianQuantizer(8, 3).num_embeddings = 0
     with refused("codes are too many", "quantizer.decode"):
         LookupFree(23).codebooks()
     with refused("an IdentityQuantizer has no codes"):

@@ -28,7 +28,7 @@ usage:
   vqlab encode   runs/.../best.ckpt images.npz a.png        compress images with a CodePrior or a tokenizer, as .vqi
   vqlab decode   runs/.../best.ckpt encoded/100.vqs         and back, as decoded/100.npz
   vqlab info     runs/.../best.ckpt                         facts: model, data, settings, metrics, code version
-  vqlab rate-distortion runs/.../best.ckpt -o curves        SNR over bits of an S4DVQ, beside classical coders
+  vqlab rate-distortion runs/.../best.ckpt -o curves        SNR or PSNR over bits, beside classical coders
   vqlab sweep    configs/experiments/jsa_cifar10.yaml       run a table of settings; the same command resumes it
   vqlab note     runs/... "what came out"                   keep a note in a run folder; shown by info and report
   vqlab report   runs                                       the lab log: settings, metrics, health of all runs

@@ -1,6 +1,11 @@
 from .codes import CodebookUsage as CodebookUsage
 from .codes import CodeStatistics as CodeStatistics
 from .codes import ProposalEntropy as ProposalEntropy
+from .images.coders import JPEG as JPEG
+from .images.coders import PCA as PCA
+from .images.coders import PCAEntropyCoded as PCAEntropyCoded
+from .images.coders import PCALloydMax as PCALloydMax
+from .images.coders import WebP as WebP
 from .images.frechet import FrechetDistance as FrechetDistance
 from .images.generation import GenerationMetrics as GenerationMetrics
 from .images.glyph_distance import GlyphDistance as GlyphDistance

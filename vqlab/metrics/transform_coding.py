@@ -3,6 +3,7 @@
 Each is fitted to training windows (N, C, L), and codes others at a rate in bits per sample, of one channel.
 """
 
+import heapq
 from dataclasses import dataclass
 from typing import Self
 
@@ -75,20 +76,15 @@ class KLTLloydMax:
         self.block = block
 
     def fit(self, x: Tensor) -> Self:
-        """Estimate the transform and the levels for each number of bits from windows (N, C, L)."""
+        """Estimate the transform from windows (N, C, L), and keep their coefficients for the optimisation of levels."""
         self.klt = KLT(x, self.block)
-        values = self.klt.forward(x).T.sort(1).values.contiguous()
-        self.tables = [lloyd_max(values, 2**depth) for depth in range(DEEPEST + 1)]
+        self.levels = LloydMaxLevels(self.klt.forward(x))
         return self
 
     def code(self, x: Tensor, bits_per_sample: float) -> Coded:
         """Code windows (N, C, L) with a fixed number of bits per block, at most 10 per coefficient."""
         bits = round(bits_per_sample * self.block)
-        depths = distribute(torch.stack([errors for _, errors in self.tables]), bits)
-        columns = self.klt.forward(x).T.contiguous()
-        for coefficient, depth in enumerate(depths.tolist()):
-            columns[coefficient] = nearest(columns[coefficient], self.tables[depth][0][coefficient])
-        return Coded(self.klt.inverse(columns.T, x), bits / self.block)
+        return Coded(self.klt.inverse(self.levels.code(self.klt.forward(x), bits), x), bits / self.block)
 
 
 class KLTEntropyCoded:
@@ -164,20 +160,54 @@ class WaveletEntropyCoded:
 
 
 class KLT:
-    """The Karhunen-Loeve transform (PCA) of blocks of windows ``x`` (N, C, L)."""
+    """The Karhunen-Loeve transform (PCA) of blocks of windows ``x`` (N, C, L); its first ``components``, or all."""
 
-    def __init__(self, x: Tensor, block: int) -> None:
+    def __init__(self, x: Tensor, block: int, components: int | None = None) -> None:
         rows = x.double().reshape(-1, block)
         self.mean = rows.mean(0)
-        self.basis = torch.linalg.eigh((rows - self.mean).T @ (rows - self.mean)).eigenvectors.flip(1)
+        rows = rows - self.mean
+        self.basis = torch.linalg.eigh(rows.T @ rows).eigenvectors.flip(1)[:, :components]
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the coefficients (N C L / block, block), those of the largest variance first."""
+        """Return the coefficients (N C L / block, components), those of the largest variance first."""
         return (x.double().reshape(-1, len(self.mean)) - self.mean) @ self.basis
 
     def inverse(self, rows: Tensor, like: Tensor) -> Tensor:
         """Return windows of the shape and dtype of ``like``."""
         return (rows @ self.basis.T + self.mean).view(like.shape).to(like)
+
+
+class LloydMaxLevels:
+    """Levels of Lloyd and Max for the columns of ``rows`` (N, D), for as many bits as the allocation needs."""
+
+    def __init__(self, rows: Tensor) -> None:
+        self.values = rows.T.sort(1).values.contiguous()
+        self.levels: dict[tuple[int, int], Tensor] = {}  # by column and number of bits
+        self.errors = torch.full((DEEPEST + 1, len(self.values)), torch.nan, dtype=rows.dtype)  # of 0, 1, ... bits
+        for depth in (0, 1):
+            self.optimise([*range(len(self.values))], depth)
+
+    def code(self, rows: Tensor, bits: int) -> Tensor:
+        """Return ``rows`` (n, D) with each coefficient replaced by a level; ``bits`` for each row."""
+        columns = rows.T.contiguous()
+        for column, depth in enumerate(self.allocate(bits).tolist()):
+            columns[column] = nearest(columns[column], self.levels[column, depth])
+        return columns.T
+
+    def allocate(self, bits: int) -> Tensor:
+        """Return the bits (D,) of each column; levels of one bit more are optimised where they may be needed."""
+        while True:
+            depths = distribute(self.errors, bits)
+            beyond = self.errors[(depths + 1).clamp_max(DEEPEST), torch.arange(len(depths))].isnan()
+            if not beyond.any():
+                return depths
+            for depth in depths[beyond].unique().tolist():
+                self.optimise((beyond & (depths == depth)).nonzero()[:, 0].tolist(), depth + 1)
+
+    def optimise(self, columns: list[int], depth: int) -> None:
+        """Keep the levels of ``depth`` bits of some columns, and their squared errors."""
+        levels, self.errors[depth, columns] = lloyd_max(self.values[columns], 2**depth)
+        self.levels |= {(column, depth): row for column, row in zip(columns, levels, strict=True)}
 
 
 class UniformCoder:
@@ -297,11 +327,22 @@ def squared_error(values: Tensor, sums: Tensor, levels: Tensor) -> Tensor:
 
 
 def distribute(errors: Tensor, bits: int) -> Tensor:
-    """Return the bits (D,) of each channel, their sum ``bits``; ``errors`` (depths, D) are those of 0, 1, ... bits."""
-    gains = [*(errors[:-1] - errors[1:]).T.tolist()]
+    """Return the bits (D,) of each channel, their sum ``bits``; ``errors`` (depths, D) are those of 0, 1, ... bits.
+
+    Reverse water-filling bit by bit: each goes where it lowers the error most. A channel whose next error is NaN gets
+    no further bit, so the sum may be less.
+    """
+    gains = [[gain for gain in column if gain == gain] for column in (errors[:-1] - errors[1:]).T.tolist()]
     depths = [0] * len(gains)
+    open_channels = [(-column[0], channel) for channel, column in enumerate(gains) if column]
+    heapq.heapify(open_channels)
     for _ in range(bits):
-        open_channels = [channel for channel, depth in enumerate(depths) if depth < len(gains[channel])]
-        best = max(open_channels, key=lambda channel: gains[channel][depths[channel]])
+        if not open_channels:
+            break
+        _, best = open_channels[0]
         depths[best] += 1
+        if depths[best] < len(gains[best]):
+            heapq.heapreplace(open_channels, (-gains[best][depths[best]], best))
+        else:
+            heapq.heappop(open_channels)
     return torch.tensor(depths, device=errors.device)

@@ -4,6 +4,7 @@ from .base import QuantizerOutput as QuantizerOutput
 from .composite import ProductQuantizer as ProductQuantizer
 from .composite import ResidualQuantizer as ResidualQuantizer
 from .fsq import FSQ as FSQ
+from .gaussian import GaussianQuantizer as GaussianQuantizer
 from .gumbel import GumbelQuantizer as GumbelQuantizer
 from .ibq import IBQ as IBQ
 from .lookup_free import BinarySpherical as BinarySpherical

@@ -90,6 +90,13 @@ def nearest_sum(z: Tensor, codebooks: list[Tensor], width: int) -> Tensor:
         return torch.cat([part for (part,) in in_chunks(search, width * max(map(len, books)), z)])
 
 
+def largest_product(z: Tensor, codebook: Tensor) -> Tensor:
+    """Return argmax_k z_n e_k as (N,) int64 for rows ``z`` (N, D), ``codebook`` (K, D), in float32 also under TF32."""
+    with torch.no_grad(), nullcontext() if in_graph() else _full_precision(z.device.type):
+        blocks = in_chunks(lambda rows: ((rows @ codebook.T).argmax(1),), len(codebook), z)
+    return torch.cat([indices for (indices,) in blocks])
+
+
 _operator = torch.library.custom_op("vqlab::nearest_code", _search, mutates_args=())
 _operator.register_fake(lambda z, codebook: z.new_empty(z.shape[0], dtype=torch.int64))
 

@@ -140,6 +140,12 @@ class CodebookUpdates(nn.Module):
         self.train_usage.persistent(True)  # a resumed run continues the window between two log lines
         self.register_buffer("revived", torch.zeros((), dtype=torch.int64))
 
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        counts = f"{prefix}train_usage.counts"
+        if counts in state_dict and state_dict[counts].shape != self.train_usage.counts.shape:
+            state_dict[counts] = self.train_usage.counts  # a GaussianQuantizer may get another number of codes
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
     def collect(self, code: QuantizerOutput) -> None:
         """Accumulate a batch's statistics until the optimizer step, and count its codes for the log."""
         if code.stats is not None:
