@@ -77,6 +77,11 @@ def test_command_recommended_by_sample_works(trained, capsys):
         (["sample", "{labels}", "--label=10"], "0 .. 9"),
         (["sample", "{plain}", "--label=1"], "leave --label out"),
         (["sample", "{plain}", "--topk=2"], "vqlab sample --help"),
+        (["sample", "{plain}", "--steps=4"], "CodePrior has no option steps: leave out --steps"),
+        (
+            ["fit", "--model=NextScalePrior", "--model.tokenizer={first}", *DATA, *TRAINER],
+            "must have a MultiScaleQuantizer",
+        ),
         (["sample", "{plain}", "--out=samples.gif"], "--out"),
         (PRIOR, "tokenizer must be a trained model"),
         ([*PRIOR, "--model.tokenizer={first}", "--data.image_size=32"], "--data.image_size=16"),

@@ -2,6 +2,7 @@
 
 import math
 from abc import abstractmethod
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ class Prior(Model):
     modality = "image"
     default_lr = 3e-4
     network: Any
+    sample_codes: Callable[..., Tensor]  # (num, label, **options) to codes (num, h, w)
 
     def __init__(
         self,
@@ -72,14 +74,6 @@ class Prior(Model):
     @abstractmethod
     def token_nll(self, tokens: Tensor, condition: Tensor, index: Tensor) -> Tensor:
         """Return what ``evaluate`` averages, (B, L) in nats, for tokens (B, L) of the images ``index`` (B,)."""
-
-    @abstractmethod
-    def sample_codes(self, num: int, label: int | Tensor | None = None, **options: Any) -> Tensor:
-        """Draw codes (num, h, w), of one ``label`` or (num,) labels, by default of all."""
-
-    @abstractmethod
-    def sample(self, num: int, label: int | Tensor | None = None) -> Tensor:
-        """Draw images (num, C, H, W) in the value range; a subclass adds the options of its sampling."""
 
     def encode(self, x: Tensor) -> Tensor:
         """Images (B, C, H, W) to the tokenizer's codes (B, h, w)."""
