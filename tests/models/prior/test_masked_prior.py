@@ -181,7 +181,9 @@ def test_labels_determine_codes():
 def test_bits_per_token_of_markov_source_approach_entropy():
     torch.manual_seed(0)
     chain, entropy = markov()
-    model = build(MaskedPrior, Pixels(16, 4), **{**SMALL, "dim": 128, "depth": 3, "heads": 4}, lr=2e-3, schedule=COSINE)
+    model = build(
+        MaskedPrior, Pixels(16, 4), **{**SMALL, "dim": 128, "depth": 3, "heads": 4}, lr=2e-3, optimization=COSINE
+    )
     trainer(max_steps=2000, gradient_clip_val=1.0).fit(model, loader(walks(chain, 64_000), 16, batch_size=128))
     codes = walks(chain, 2000)
     found = validate(model, loader(codes, 16, batch_size=250))
@@ -191,7 +193,7 @@ def test_bits_per_token_of_markov_source_approach_entropy():
     assert nll / 16 / math.log(2) == pytest.approx(entropy, rel=0.03)
 
 
-COSINE = vqlab.Schedule("cosine", warmup_steps=50)
+COSINE = vqlab.Optimization(schedule=vqlab.Schedule("cosine", warmup_steps=50))
 
 
 def test_codes_of_several_books_are_drawn_and_checkpoints_give_the_same(tmp_path):

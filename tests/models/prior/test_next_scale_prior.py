@@ -100,13 +100,13 @@ def test_bits_per_token_of_trees_approach_entropy():
     chain, _ = markov()
     (train, entropy), (val, _) = trees(chain, 16_000), trees(chain, 2000)
     tokenizer = Pyramid(16, (1, 2, 4))
-    model = build(NextScalePrior, tokenizer, **{**SMALL, "dim": 64, "depth": 2}, lr=3e-3, schedule=COSINE)
+    model = build(NextScalePrior, tokenizer, **{**SMALL, "dim": 64, "depth": 2}, lr=3e-3, optimization=COSINE)
     as_data = [loader(tokenizer.as_map(codes), 16, batch_size=64) for codes in (train, val)]
     trainer(max_steps=1000, gradient_clip_val=1.0).fit(model, as_data[0])
     assert validate(model, as_data[1])["val/bits_per_token"] == pytest.approx(entropy, rel=0.03)
 
 
-COSINE = vqlab.Schedule("cosine", warmup_steps=50)
+COSINE = vqlab.Optimization(schedule=vqlab.Schedule("cosine", warmup_steps=50))
 
 
 @pytest.mark.parametrize(
