@@ -64,7 +64,7 @@ def embedded_data(command):
         small += ["--data.cache=null", "--model.generator.base_channels=8"]
     elif "--data=Digits" not in text:
         small = ["--data=Digits"] + ["--data.image_size=32"] * ("MNIST" not in text)
-    if "CodePrior" in text:
+    if "Prior" in text:
         small += ["--model.depth=1"]
     if "VQGAN" in text:  # LPIPS would be downloaded
         small += ["--model.perceptual_weight=0", "--model.adversarial.disc_start=1"]
@@ -94,7 +94,8 @@ def test_commands_of_a_model_page_run(name):
     lines = BLOCKS[name].replace("\\\n", "").splitlines()
     commands = [shlex.split(line) for line in lines if line and not line.startswith("#")]
     if "tokenizer" in BLOCKS[name]:
-        fit(*QUICK, "--name=first", "--data.image_size=32")
+        scales = ["--model.quantizer=MultiScaleQuantizer"] if "next_scale" in BLOCKS[name] else []
+        fit(*QUICK, "--name=first", "--data.image_size=32", *scales)
     for program, verb, *rest in commands:
         assert program == "vqlab"
         if verb == "fit":
@@ -102,8 +103,8 @@ def test_commands_of_a_model_page_run(name):
         line = " ".join([verb, *rest]).replace("configs/", f"{ROOT}/configs/")
         line = line.replace("tokenizer=...", "tokenizer=runs/vqvae/first/checkpoints/best.ckpt")
         line = line.replace("big5l1", "cyrillic")  # what the target font of matplotlib lacks
-        if "runs/codeprior/second" in line:
-            line = line.replace("second", next(Path("runs/codeprior").iterdir()).name)
+        if prior := re.search(r"runs/(\w+prior)/second", line):
+            line = line.replace("second", next(Path("runs", prior[1]).iterdir()).name)
         status, output = Forked(*line.split(" ")).end()
         assert status == 0, f"vqlab {line}\n{output}"
 

@@ -43,7 +43,9 @@ from .models import DiscreteVAE as DiscreteVAE
 from .models import EvaluationSettings as EvaluationSettings
 from .models import FontGAN as FontGAN
 from .models import GANTopicModel as GANTopicModel
+from .models import MaskedPrior as MaskedPrior
 from .models import Model as Model
+from .models import NextScalePrior as NextScalePrior
 from .models import PosteriorSampler as PosteriorSampler
 from .models import ProposalOptimization as ProposalOptimization
 from .nn import S4D as S4D
@@ -63,6 +65,7 @@ from .nn import Generator as Generator
 from .nn import GlyphDiscriminator as GlyphDiscriminator
 from .nn import ImageFormat as ImageFormat
 from .nn import Likelihood as Likelihood
+from .nn import MaskedTransformer as MaskedTransformer
 from .nn import MLPDecoder as MLPDecoder
 from .nn import MLPEncoder as MLPEncoder
 from .nn import MLPFeatures as MLPFeatures
@@ -74,6 +77,7 @@ from .nn import PatchEncoder as PatchEncoder
 from .nn import PatchGAN as PatchGAN
 from .nn import S4DDecoder as S4DDecoder
 from .nn import S4DEncoder as S4DEncoder
+from .nn import ScaleTransformer as ScaleTransformer
 from .nn import SmallDecoder as SmallDecoder
 from .nn import SmallEncoder as SmallEncoder
 from .nn import Transformer as Transformer

@@ -14,6 +14,9 @@ VQGAN = """--model.adversarial.discriminator=PatchGAN --model.adversarial.discri
 CATEGORICAL = "--model.num_embeddings=32 --model.evaluation.nll_samples=4 --model.evaluation.test_nll_samples=4"
 JSA = "--model.sampler.num_mis_steps=4 --model.lr=0.002 --model.sampler.cache_start_epoch=0"
 PRIOR = "--model.tokenizer=tokenizer.ckpt --model.dim=32 --model.depth=1 --model.heads=2 --model.lr=0.003"
+SCALES = ["--model.quantizer=MultiScaleQuantizer", "--model.quantizer.scales=[1,2,4]"]
+SCALES += ["--model.quantizer.quantizer=VectorQuantizer", "--model.quantizer.quantizer.num_embeddings=32"]
+SCALES += ["--model.quantizer.quantizer.embedding_dim=8"]
 SGAN = """--model.generator=ConvGenerator --model.generator.base_channels=16 --model.generator.latent_dim=16
     --model.discriminator=ConvFeatures --model.discriminator.channels=[8,16]"""
 S4D = """--model.encoder=S4DEncoder --model.encoder.d_model=8 --model.encoder.d_state=8
@@ -28,6 +31,8 @@ MODELS = {
     "JSA": ["--model=JSA", *AUTOENCODER, *CATEGORICAL.split(), *JSA.split()],
     "DiscreteVAE": ["--model=DiscreteVAE", *AUTOENCODER, *CATEGORICAL.split()],
     "CodePrior": ["--model=CodePrior", *PRIOR.split()],
+    "MaskedPrior": ["--model=MaskedPrior", *PRIOR.split()],
+    "NextScalePrior": ["--model=NextScalePrior", *PRIOR.split()],
     "SGAN": ["--model=SGAN", *SGAN.split()],
     "S4DVQ": ["--model=S4DVQ", *S4D.split()],
     "GANTopicModel": ["--model=GANTopicModel", *TOPICS.split()],
@@ -48,8 +53,9 @@ OFTEN = ["--trainer.val_check_interval=5", "--trainer.check_val_every_n_epoch=nu
 
 def prepare(system: str) -> None:
     """Put what the options of ``system`` name into the current folder: a tokenizer, or 300 posts of four topics."""
-    if system == "CodePrior":
-        fit("--name=first", "--trainer.max_steps=8", "--runs=tokenizers")
+    if system.endswith("Prior"):
+        scales = SCALES if system == "NextScalePrior" else []
+        fit("--name=first", "--trainer.max_steps=8", "--runs=tokenizers", *scales)
         Path("tokenizers/vqvae/first/checkpoints/last.ckpt").rename("tokenizer.ckpt")
     if system != "GANTopicModel":
         return

@@ -94,8 +94,9 @@ def test_every_config_trains(name):
     if "FontGAN" in text:
         small = ["--data.source=null", "--data.target=null", "--data.charset=ascii", "--data.image_size=32"]
         small += ["--data.cache=null", "--model.generator.base_channels=8"]
-    if "CodePrior" in text:
-        fit(*QUICK, "--name=first", "--data.image_size=32")
+    if "Prior" in text:
+        scales = ["--model.quantizer=MultiScaleQuantizer"] if "NextScalePrior" in text else []
+        fit(*QUICK, "--name=first", "--data.image_size=32", *scales)
         small += ["--model.tokenizer=runs/vqvae/first/checkpoints/last.ckpt", "--model.depth=1"]
     if "VQGAN" in text:  # LPIPS would be downloaded
         small += ["--model.perceptual_weight=0", "--model.adversarial.disc_start=1", "--data.image_size=32"]

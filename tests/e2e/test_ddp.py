@@ -49,6 +49,8 @@ def test_two_processes_started_by_lightning_equal_one():
         ("VQGAN", 20, VALIDATED, [FLOAT64, "--model.adversarial.lecam_weight=0"]),
         ("VQGAN", 20, VALIDATED, [FLOAT64, *REGULARISED]),
         pytest.param("CodePrior", 10, ("val/loss", "val/nll"), ["--model.dropout=0"], marks=SLOW),
+        pytest.param("MaskedPrior", 10, ("val/loss", "val/nll"), ["--model.dropout=0"], marks=SLOW),
+        pytest.param("NextScalePrior", 10, ("val/loss", "val/nll"), ["--model.dropout=0"], marks=SLOW),
         # Batch norm normalizes half of the batch in each of two processes, so layer norm replaces it here.
         pytest.param("S4DVQ", 30, SIGNALS, ["--model.encoder.norm=layer", "--model.decoder.norm=layer"], marks=SLOW),
         ("SGAN", 10, (), []),

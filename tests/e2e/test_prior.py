@@ -143,6 +143,11 @@ def test_callback_logs_metrics_of_samples_in_test(trained, few_features, capsys)
         (["sample", "{labels}", "--label=10"], "0 .. 9"),
         (["sample", "{plain}", "--label=1"], "leave --label out"),
         (["sample", "{plain}", "--topk=2"], "vqlab sample --help"),
+        (["sample", "{plain}", "--steps=4"], "CodePrior has no option steps: leave out --steps"),
+        (
+            ["fit", "--model=NextScalePrior", "--model.tokenizer={first}", *DATA, *TRAINER],
+            "must have a MultiScaleQuantizer",
+        ),
         (["sample", "{plain}", "--out=samples.gif"], "--out"),
         (["sample", "{plain}", "--label=three"], "--label must be a number or all, got 'three'"),
         (["sample", "{plain}", "--label=all"], "leave --label out"),

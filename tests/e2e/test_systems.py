@@ -19,13 +19,23 @@ from tests.helpers.toy_fonts import SANS, SERIF
 from vqlab.cli.main import main
 from vqlab.fonts.draw import render
 
-DRAWS = ("CodePrior", "JSA", "DiscreteVAE", "SGAN")  # vqlab sample draws images from them
+DRAWS = (
+    "CodePrior",
+    "MaskedPrior",
+    "NextScalePrior",
+    "JSA",
+    "DiscreteVAE",
+    "SGAN",
+)  # vqlab sample draws images from them
+PRIOR = {"val/nll", "val/bits_per_token", "val/bits_per_dim", "val/unigram_bits", "grad_norm/network"}
 METRICS = {
     "VQVAE": {"train/rec_loss", "val/psnr", "val/ssim", "val/codebook_usage", "lr/autoencoder", "grad_norm/encoder"},
     "VQGAN": {"train/rec_loss", "train/d_acc", "val/psnr", "val/perplexity", "lr/discriminator"},
     "JSA": {"train/accept_rate", "val/nll", "val/perplexity"},
     "DiscreteVAE": {"val/nll", "val/perplexity"},
-    "CodePrior": {"val/nll", "val/bits_per_token", "val/bits_per_dim", "val/unigram_bits", "grad_norm/network"},
+    "CodePrior": PRIOR,
+    "MaskedPrior": PRIOR,
+    "NextScalePrior": PRIOR,
     "SGAN": {"val/acc", "val/diversity", "val/classes_drawn", "train/d_acc", "train/g_loss", "train/p_real"}
     | {"train/p_fake", "train/fakes_caught", "grad_norm/generator", "lr/discriminator"},
     "S4DVQ": {"val/snr", "val/correlation", "val/perplexity", "train/rec_loss", "lr/ssm"},

@@ -1,7 +1,19 @@
 """One small model of each kind, and the shapes of its inputs."""
 
 from tests.helpers.models import build
-from vqlab.models import JSA, S4DVQ, SGAN, VQGAN, VQVAE, CodePrior, DiscreteVAE, FontGAN, GANTopicModel
+from vqlab.models import (
+    JSA,
+    S4DVQ,
+    SGAN,
+    VQGAN,
+    VQVAE,
+    CodePrior,
+    DiscreteVAE,
+    FontGAN,
+    GANTopicModel,
+    MaskedPrior,
+    NextScalePrior,
+)
 from vqlab.nn import (
     Bernoulli,
     ConvFeatures,
@@ -14,7 +26,7 @@ from vqlab.nn import (
     SmallEncoder,
     UNet,
 )
-from vqlab.quantizers import VectorQuantizer
+from vqlab.quantizers import MultiScaleQuantizer, VectorQuantizer
 
 IMAGE = {"channels": 1, "image_size": 16}
 SHAPES = {"image": (4, 1, 16, 16), "signal": (4, 1, 128), "text": (4, 30), "font": (4, 1, 32, 32)}
@@ -24,8 +36,12 @@ def parts():
     return {"encoder": SmallEncoder(1, 16, 8, 1), "decoder": SmallDecoder(1, 16, 8, 1), **IMAGE}
 
 
-def vqvae():
-    return build(VQVAE, **parts(), quantizer=VectorQuantizer(16, 8))
+def vqvae(quantizer=None):
+    return build(VQVAE, **parts(), quantizer=quantizer or VectorQuantizer(16, 8))
+
+
+def pyramid():
+    return vqvae(MultiScaleQuantizer(VectorQuantizer(16, 8), [1, 2, 4]))
 
 
 def vqgan(**options):
@@ -61,6 +77,8 @@ MODELS = {
     "JSA binary": lambda: jsa(likelihood=Bernoulli()),
     "DiscreteVAE": lambda: build(DiscreteVAE, **parts(), num_embeddings=16, nll_samples=2),
     "CodePrior": lambda: build(CodePrior, vqvae(), dim=16, depth=1, heads=2),
+    "MaskedPrior": lambda: build(MaskedPrior, vqvae(), dim=16, depth=1, heads=2),
+    "NextScalePrior": lambda: build(NextScalePrior, pyramid(), dim=16, depth=1, heads=2),
     "S4DVQ": s4dvq,
     "SGAN": sgan,
     "SGAN conditional": lambda: sgan(conditional=True),

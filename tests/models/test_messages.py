@@ -12,7 +12,7 @@ from tests.helpers.refusal import refused
 from tests.helpers.toy import parts
 from vqlab.losses import Perceptual
 from vqlab.metrics import FrechetDistance
-from vqlab.models import JSA, S4DVQ, SGAN, VQGAN, VQVAE, CodePrior, DiscreteVAE, FontGAN, GANTopicModel
+from vqlab.models import JSA, S4DVQ, SGAN, VQGAN, VQVAE, CodePrior, DiscreteVAE, FontGAN, GANTopicModel, MaskedPrior
 from vqlab.nn import (
     ConvFeatures,
     ConvGenerator,
@@ -44,6 +44,7 @@ ARGUMENTS = [
     (DiscreteVAE, {"estimator": "rloo", "num_samples": 1}, "num_samples must be at least 2"),
     (DiscreteVAE, parts(prior=Transformer(4, 3, num_codebooks=3, dim=8, depth=1, heads=2)), "set prior=factorized"),
     (CodePrior, {"tokenizer": "nope.ckpt"}, "nope.ckpt does not exist"),
+    (MaskedPrior, {"dim": 30}, "dim must be an even multiple of heads 8"),
     (CodePrior, {"conditional": True}, "conditional must be false for data without labels"),
     (SGAN, {"num_classes": 0}, "num_classes must be at least 2"),
     (SGAN, {"generator": ConvGenerator(image_size=28)}, "the generator 1 and 28"),
@@ -59,7 +60,7 @@ ARGUMENTS = [
 
 @pytest.mark.parametrize(("cls", "arguments", "words"), ARGUMENTS, ids=lambda value: str(value)[:40])
 def test_invalid_arguments_are_refused(cls, arguments, words):
-    if cls is CodePrior:
+    if cls in (CodePrior, MaskedPrior):
         arguments = {"tokenizer": VQVAE(), **arguments}
     with refused(words):
         build(cls, **arguments)

@@ -37,7 +37,7 @@ def find_kind(checkpoint: Path) -> "SignalFiles | ImageFiles":
     """Return what encodes and decodes the files of a checkpoint; UserError if it is not of a model with codes."""
     from vqlab.cli.image_files import ImageFiles
     from vqlab.cli.signal_files import SignalFiles
-    from vqlab.models.prior.code_prior import TOKENIZER
+    from vqlab.models.prior.tokenizer import TOKENIZER
     from vqlab.models.vq.s4dvq import S4DVQ
     from vqlab.training.checkpoint import load
 

@@ -22,7 +22,7 @@ from vqlab.cli.rate_distortion_curves import (
 )
 from vqlab.errors import UserError
 from vqlab.metrics import JPEG, PCA, PCAEntropyCoded, PCALloydMax, WebP, psnr, ssim
-from vqlab.models.prior.code_prior import find_tokenizer
+from vqlab.models.prior.tokenizer import find_tokenizer
 from vqlab.quantizers import IdentityQuantizer
 
 WHAT = "images"

@@ -33,6 +33,8 @@ def sample(args: Sequence[str]) -> None:
     add("--top-k", type=int, help="draw from the k most probable codes")
     add("--top-p", type=float, help="draw from the most probable codes with a total probability of p")
     add("--guidance", type=float, help="scale of classifier-free guidance (default 1: none)")
+    add("--steps", type=int, help="passes of the network, for MaskedPrior (default 8)")
+    add("--choice-temperature", type=float, help="noise of the confidence, for MaskedPrior (default 4.5)")
     add("--seed", type=int, default=0, help="the same seed draws the same images (default 0)")
     add("--out", default="samples.png", help="file to write (default samples.png)")
     add("--columns", type=int, default=8, help="images per row (default 8)")
@@ -66,8 +68,8 @@ def sample(args: Sequence[str]) -> None:
     from vqlab.training.checkpoint import load
 
     model: Any = load(options.checkpoint)
-    given = {name: getattr(options, name) for name in ("label", "temperature", "top_k", "top_p", "guidance")}
-    given = {name: value for name, value in given.items() if value is not None}
+    names = ("label", "temperature", "top_k", "top_p", "guidance", "steps", "choice_temperature")
+    given = {name: value for name in names if (value := getattr(options, name)) is not None}
     taken = _parameters_of_sample(model, options.checkpoint)
     if unknown := next((name for name in given if name not in taken), None):
         raise UserError(f"{type(model).__name__} has no option {unknown}: leave out --{unknown.replace('_', '-')}")

@@ -17,7 +17,8 @@ from vqlab.errors import UserError
 from vqlab.interop.code_file import Format, fingerprint, to_leb128
 from vqlab.interop.entropy_coding import decode_codes, encode_codes, frequency_tables
 from vqlab.interop.prior_coding import CHUNK, decode_by_network, encode_by_network
-from vqlab.models.prior.code_prior import CodePrior, find_tokenizer
+from vqlab.models.prior.code_prior import CodePrior
+from vqlab.models.prior.tokenizer import find_tokenizer
 from vqlab.nn import ImageFormat
 
 FORMAT = Format(b"VQI", 1)

@@ -8,6 +8,8 @@ from .categorical.training import ProposalOptimization as ProposalOptimization
 from .font_gan import FontGAN as FontGAN
 from .model import Model as Model
 from .prior.code_prior import CodePrior as CodePrior
+from .prior.masked_prior import MaskedPrior as MaskedPrior
+from .prior.next_scale_prior import NextScalePrior as NextScalePrior
 from .sgan import SGAN as SGAN
 from .topic.gan_topic import GANTopicModel as GANTopicModel
 from .vq.s4dvq import S4DVQ as S4DVQ

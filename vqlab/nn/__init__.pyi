@@ -29,6 +29,8 @@ from .image_format import ValueRange as ValueRange
 from .likelihood import Bernoulli as Bernoulli
 from .likelihood import Gaussian as Gaussian
 from .likelihood import Likelihood as Likelihood
+from .masked_transformer import MaskedTransformer as MaskedTransformer
+from .scale_transformer import ScaleTransformer as ScaleTransformer
 from .ssm.s4d import S4D as S4D
 from .transformer import Transformer as Transformer
 from .unet import UNet as UNet

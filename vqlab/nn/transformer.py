@@ -95,28 +95,18 @@ class Transformer(ConfigMixin, nn.Module):
             condition = tokens.new_full((len(tokens),), self.no_label) if condition is None else condition
             x = torch.cat([self.label(condition)[:, None], x], 1)
         x = self.blocks(self.dropout(x + self.position(positions)), cache)
-        return self._logits(self.norm(x), seen)
+        return logits_by_codebook(self.norm(x), self.head.weight, self.num_codebooks, seen)
 
     def new_cache(self, batch: int) -> KVCache:
         """Return an empty cache for ``batch`` sequences, with the device and dtype of the weights."""
         return self.blocks.new_cache(batch, self.length)
-
-    def _logits(self, x: Tensor, seen: int) -> Tensor:
-        """(B, n, D) to (B, n, K), with the rows of the codebook of each position."""
-        if self.num_codebooks == 1:
-            return self.head(x)
-        book = torch.arange(seen, seen + x.shape[1]) % self.num_codebooks
-        weights = self.head.weight.unflatten(0, (self.num_codebooks, -1))
-        sorted_by_book = torch.cat([F.linear(x[:, book == q], weight) for q, weight in enumerate(weights)], 1)
-        return sorted_by_book[:, book.argsort(stable=True).argsort()]
 
 
 class Blocks(nn.ModuleList):
     """``depth`` causal blocks, one after the other, and their rotary positions."""
 
     def __init__(self, dim: int, depth: int, heads: int, mlp_ratio: float, dropout: float) -> None:
-        if dim % (2 * heads):
-            raise UserError(f"dim must be an even multiple of heads {heads}, got {dim}: set dim={64 * heads}")
+        check_width(dim, heads)
         super().__init__([Block(dim, heads, round(mlp_ratio * dim), dropout) for _ in range(depth)])
         self.heads, self.head_dim = heads, dim // heads
 
@@ -149,18 +139,33 @@ class Block(nn.Module):
         self.mlp_out = nn.Linear(hidden, dim, bias=False)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, angles: tuple[Tensor, Tensor], cache: KVCache | None, number: int) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        angles: tuple[Tensor, Tensor] | None = None,
+        cache: KVCache | None = None,
+        number: int = 0,
+        causal: bool = True,
+        mask: Tensor | None = None,
+    ) -> Tensor:
+        """Transform x (B, n, D), as block ``number``; without ``causal``, ``mask`` (n, keys) or None allows all."""
         q, k, v = self.qkv(self.attention_norm(x)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        q, k = rotate(q, angles).to(v.dtype), rotate(k, angles).to(v.dtype)
+        if angles is not None:
+            q, k = rotate(q, angles).to(v.dtype), rotate(k, angles).to(v.dtype)
         if cache:
             k, v = cache.extend(number, k, v)
         queries, keys = q.shape[2], k.shape[2]
-        mask = None  # of the last ``queries`` of ``keys`` positions
-        if queries not in (1, keys):
+        if causal and queries not in (1, keys):  # the last ``queries`` of ``keys`` positions
             mask = torch.ones(queries, keys, dtype=torch.bool, device=q.device).tril(keys - queries)
-        h = F.scaled_dot_product_attention(q, k, v, mask, is_causal=queries == keys)
+        h = F.scaled_dot_product_attention(q, k, v, mask, is_causal=causal and queries == keys)
         x = x + self.dropout(self.attention_out(h.transpose(1, 2).flatten(2)))
         return x + self.dropout(self.mlp_out(F.gelu(self.mlp_in(self.mlp_norm(x)))))
+
+
+def check_width(dim: int, heads: int) -> None:
+    """Raise UserError if ``dim`` cannot be split into heads of even width."""
+    if dim % (2 * heads):
+        raise UserError(f"dim must be an even multiple of heads {heads}, got {dim}: set dim={64 * heads}")
 
 
 def init_weights(net: nn.Module, depth: int) -> None:
@@ -168,6 +173,19 @@ def init_weights(net: nn.Module, depth: int) -> None:
     for name, weight in net.named_parameters():
         if weight.ndim == 2:
             nn.init.normal_(weight, std=INIT_STD / (math.sqrt(2 * depth) if name.endswith("out.weight") else 1))
+
+
+def logits_by_codebook(x: Tensor, weight: Tensor, num_codebooks: int, first: int = 0) -> Tensor:
+    """(B, n, D) to (B, n, K), with the rows of ``weight`` (num_codebooks * K, D) of the codebook of each position.
+
+    ``first`` is the position of x[:, 0].
+    """
+    if num_codebooks == 1:
+        return F.linear(x, weight)
+    book = torch.arange(first, first + x.shape[1]) % num_codebooks
+    parts = weight.unflatten(0, (num_codebooks, -1))
+    sorted_by_book = torch.cat([F.linear(x[:, book == q], part) for q, part in enumerate(parts)], 1)
+    return sorted_by_book[:, book.argsort(stable=True).argsort()]
 
 
 def rotation(positions: Tensor, head_dim: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:

@@ -100,9 +100,17 @@ class MultiScaleQuantizer(Quantizer):
             raise UserError(f"indices must fill the scales {self.scales}, {whole} in all, got {indices.shape[1]}")
         f_hat: Tensor | float = 0.0
         for scale, index in enumerate(indices.split(lengths, 1)):
-            codes = channels_first(self.lookup(index)).unflatten(2, (self.scales[scale],) * self.spatial_dims)
-            f_hat = f_hat + self._refine(codes, scale)
+            f_hat = self.add_scale(f_hat, index, scale)
         return torch.as_tensor(f_hat)
+
+    def add_scale(self, f_hat: Tensor | float, indices: Tensor, scale: int) -> Tensor:
+        """Return f^ (B, D, s_K, ...) with the refined codes of ``indices`` (B, s_k ^ spatial_dims) of one scale."""
+        codes = channels_first(self.lookup(indices)).unflatten(2, (self.scales[scale],) * self.spatial_dims)
+        return f_hat + self._refine(codes, scale)
+
+    def downsample(self, f: Tensor, scale: int) -> Tensor:
+        """Return the map ``f`` (B, D, s_K, ...) at the size of a scale, (B, D, s_k, ...)."""
+        return F.interpolate(f, size=(self.scales[scale],) * self.spatial_dims, mode="area")
 
     def codebooks(self) -> dict[str, Tensor]:
         """Return the shared codebook and the convolutions, ``phi.<number>.weight`` and ``.bias``."""
@@ -116,13 +124,13 @@ class MultiScaleQuantizer(Quantizer):
         if self.training and self.quantizer.awaits_first_batch:
             rest, bands = f.detach(), []
             for scale in range(len(self.scales)):  # without quantization error at the coarser scales
-                band = self._downsample(rest, scale)
+                band = self.downsample(rest, scale)
                 bands.append(to_rows(band, self.embedding_dim))
                 rest = rest - self._upsample(band)
             self.quantizer.initialize(torch.cat(bands))
         f_hat, indices, losses, terms, stats = torch.zeros_like(f), [], [], [], None
         for scale in range(len(self.scales)):
-            rest = self._downsample(f - (f_hat if self.soft else f_hat.detach()), scale)
+            rest = self.downsample(f - (f_hat if self.soft else f_hat.detach()), scale)
             index = self.sample_index
             self.quantizer.sample_index = None if index is None else index + (scale << SCALE_SHIFT)
             out = self.quantizer.quantize(to_rows(rest, self.embedding_dim))
@@ -138,9 +146,6 @@ class MultiScaleQuantizer(Quantizer):
             f_hat = from_rows(self.estimate(rows, to_rows(f_hat.detach(), self.embedding_dim)), f)
         means = {name: torch.stack([term[name] for term in terms]).mean() for name in terms[0]}
         return QuantizerOutput(f_hat, torch.cat(indices, 1), torch.stack(losses).mean(), means, stats)
-
-    def _downsample(self, f: Tensor, scale: int) -> Tensor:
-        return F.interpolate(f, size=(self.scales[scale],) * self.spatial_dims, mode="area")
 
     def _upsample(self, codes: Tensor) -> Tensor:
         size = (self.scales[-1],) * self.spatial_dims

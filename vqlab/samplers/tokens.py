@@ -10,6 +10,15 @@ from vqlab.errors import UserError
 from vqlab.nn import DepthTransformer, Transformer
 from vqlab.validation import Range
 
+LIMITS = {
+    "temperature": Range(0, open="low"),
+    "top_k": Range(1),
+    "top_p": Range(0, 1, open="low"),
+    "guidance": Range(0),
+    "steps": Range(1),
+    "choice_temperature": Range(0),
+}
+
 
 @torch.no_grad()
 def generate(
@@ -37,11 +46,7 @@ def generate(
         >>> generate(net, torch.tensor([0, 2]), top_k=1, guidance=2.0).shape
         torch.Size([2, 4])
     """
-    limits = Range(0, open="low"), Range(1), Range(0, 1, open="low"), Range(0)
-    options = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "guidance": guidance}
-    for (name, value), allowed in zip(options.items(), limits, strict=True):
-        if value is not None and value not in allowed:
-            raise UserError(f"{name} must be {allowed}, got {value}")
+    check_options(temperature=temperature, top_k=top_k, top_p=top_p, guidance=guidance)
     count, guided = len(condition), guidance != 1
     if guided:
         condition = torch.cat([condition, torch.full_like(condition, network.no_label)])
@@ -68,6 +73,13 @@ def roll_out(
     return tokens
 
 
+def check_options(**options: float | None) -> None:
+    """Raise UserError if one of the ``options`` of sampling is out of its range."""
+    for name, value in options.items():
+        if value is not None and value not in LIMITS[name]:
+            raise UserError(f"{name} must be {LIMITS[name]}, got {value}")
+
+
 def guide(conditional: Tensor, unconditional: Tensor, guidance: float) -> Tensor:
     """Return the logits u + g (c - u): 0 ignores the label, 1 is the model (Ho and Salimans 2022, g = w + 1)."""
     return unconditional + guidance * (conditional - unconditional)
@@ -90,7 +102,7 @@ def restrict(logits: Tensor, temperature: float = 1.0, top_k: int | None = None,
 
 
 def draw(logits: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """Draw one token per row of ``logits`` (B, K) by an exponential race; return (B,) int64."""
+    """Draw one token per row of ``logits`` (..., K) by an exponential race; return (...) int64."""
     device = logits.device if generator is None else generator.device
     times = torch.empty(logits.shape, dtype=logits.dtype, device=device).exponential_(generator=generator)
     return (logits.softmax(-1) / times.to(logits.device)).argmax(-1)

@@ -19,7 +19,7 @@ class Optimization:
         betas: Adam's decay rates.
         weight_decay: Decoupled weight decay; never on codebooks.
         schedule: Learning-rate schedule, counted as ``global_step``; null is constant.
-        clip: Largest gradient norm; null does not clip. VQVAE, S4DVQ and CodePrior use the Trainer's
+        clip: Largest gradient norm; null does not clip. VQVAE, S4DVQ and the priors use the Trainer's
             ``gradient_clip_val`` instead.
 
     Raises:

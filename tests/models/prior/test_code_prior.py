@@ -8,42 +8,16 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
 
 import vqlab
 from tests.helpers.bare import trainer, validate
 from tests.helpers.models import build
 from tests.helpers.small_models import parts
+from tests.helpers.toy_codes import Pixels, as_images, loader, markov, walks
 from vqlab.models import VQVAE, CodePrior
-from vqlab.nn import ImageFormat
 from vqlab.quantizers import MultiScaleQuantizer, ProductQuantizer, ResidualQuantizer, VectorQuantizer
 
 SMALL = {"dim": 32, "depth": 1, "heads": 2, "dropout": 0.0}
-
-
-class Pixels(nn.Module):
-    """A tokenizer whose codes are the quantized pixels."""
-
-    def __init__(self, codes, size):
-        super().__init__()
-        self.quantizer = SimpleNamespace(num_embeddings=codes, num_codebooks=1)
-        self.images = ImageFormat(channels=1, size=size, value_range="unit")
-
-    def encode(self, x):
-        return (x[:, 0] * self.quantizer.num_embeddings).long().clamp_max(self.quantizer.num_embeddings - 1)
-
-    def decode(self, codes):
-        return as_images(codes, self.quantizer.num_embeddings)
-
-
-def as_images(codes, num):
-    return (codes[:, None] + 0.5) / num
-
-
-def loader(codes, num, labels=None, batch_size=32):
-    """Return codes (N, h, w) as a loader of images and labels."""
-    labels = torch.zeros(len(codes), dtype=torch.int64) if labels is None else labels
-    return DataLoader(TensorDataset(as_images(codes, num), labels, torch.arange(len(codes))), batch_size=batch_size)
 
 
 def vqvae(quantizer=None):
@@ -53,27 +27,6 @@ def vqvae(quantizer=None):
 
 def digits(**options):
     return vqlab.Digits(**{"image_size": 16, "batch_size": 32, **options})
-
-
-def markov():
-    """Return the transition matrix of a Markov chain over 16 codes, and its entropy per token over 16 tokens."""
-    generator = np.random.default_rng(0)
-    chain = np.zeros((16, 16))
-    for row in chain:
-        row[generator.permutation(16)[:3]] = generator.dirichlet(np.ones(3))
-    marginal, bits = np.full(16, 1 / 16), 4
-    row_bits = np.array([-(row[row > 0] * np.log2(row[row > 0])).sum() for row in chain])
-    for _ in range(15):
-        bits += marginal @ row_bits
-        marginal = marginal @ chain
-    return torch.tensor(chain), bits / 16
-
-
-def walks(chain, number):
-    tokens = torch.randint(len(chain), (number, 1))
-    for _ in range(15):
-        tokens = torch.cat([tokens, torch.multinomial(chain[tokens[:, -1]], 1)], 1)
-    return tokens.view(number, 4, 4)
 
 
 def test_bits_per_token_of_markov_source_approach_entropy():

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from tests.helpers.refusal import refused
-from vqlab.models.prior.code_prior import CodeCache, check_data, find_tokenizer
+from vqlab.models.prior.tokenizer import CodeCache, check_data, find_tokenizer
 from vqlab.nn import ImageFormat, ValueRange
 
 TOKENIZER = SimpleNamespace(images=ImageFormat(1, 32, ValueRange("standardized", (0.5,), (0.2,))))
