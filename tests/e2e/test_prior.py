@@ -113,7 +113,8 @@ def test_reference_may_be_a_file_or_a_folder(trained, few_features):
         found.append({name: values[name] for name in values if name.endswith("efficientnet_lite0")})
         assert values["reference_images"] == 180
     assert len(found[0]) == 7
-    assert found[0] == pytest.approx(found[1], rel=1e-9) == pytest.approx(found[2], rel=1e-9)
+    assert found[0] == pytest.approx(found[1], rel=1e-9)
+    assert found[0] == pytest.approx(found[2], rel=1e-9)
 
 
 def test_callback_logs_metrics_of_samples_in_test(trained, few_features, capsys):

@@ -69,10 +69,10 @@ class CodePrior(Prior):
         num_classes: NonNegativeInt | None = None,
     ) -> None:
         super().__init__(tokenizer, conditional, label_dropout, optimization, images, num_classes)
-        sizes: tuple[Any, ...] = (self.num_tokens, self.length, self.num_classes, self.num_codebooks)
-        sizes += dim, depth, heads, mlp_ratio, dropout
+        codes = self.num_tokens, self.length, self.num_classes, self.num_codebooks
+        sizes: Any = (*codes, dim, depth, heads, mlp_ratio, dropout)
         self.network: Transformer | DepthTransformer
-        self.network = DepthTransformer(*sizes, depth_blocks=depth_blocks) if depth_blocks else Transformer(*sizes)
+        self.network = DepthTransformer(*sizes, depth_blocks) if depth_blocks else Transformer(*sizes)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Predict each token from the previous ones."""
