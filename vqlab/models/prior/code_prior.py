@@ -70,9 +70,12 @@ class CodePrior(Prior):
     ) -> None:
         super().__init__(tokenizer, conditional, label_dropout, optimization, images, num_classes)
         codes = self.num_tokens, self.length, self.num_classes, self.num_codebooks
-        sizes: Any = (*codes, dim, depth, heads, mlp_ratio, dropout)
+        sizes: dict[str, Any] = {"dim": dim, "depth": depth, "heads": heads, "mlp_ratio": mlp_ratio, "dropout": dropout}
         self.network: Transformer | DepthTransformer
-        self.network = DepthTransformer(*sizes, depth_blocks) if depth_blocks else Transformer(*sizes)
+        if depth_blocks:
+            self.network = DepthTransformer(*codes, **sizes, depth_blocks=depth_blocks)
+        else:
+            self.network = Transformer(*codes, **sizes)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Predict each token from the previous ones."""
