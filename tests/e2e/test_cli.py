@@ -101,7 +101,7 @@ def test_every_config_trains(name):
     if "VQGAN" in text:  # LPIPS would be downloaded
         small += ["--model.perceptual_weight=0", "--model.adversarial.disc_start=1", "--data.image_size=32"]
         small += ["--model.adversarial.disc_warmup=0"]
-    if "ConvEncoder" in text:
+    if ": ConvEncoder" in text:
         small += ["--model.encoder.base_channels=32", "--model.decoder.base_channels=32"]
     if "nll_samples" in text:
         small += ["--model.evaluation.nll_samples=2"]
