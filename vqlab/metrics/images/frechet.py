@@ -41,7 +41,7 @@ class FrechetDistance(ConfigMixin, Metric):
 
     full_state_update = False
     higher_is_better: bool | None = False
-    owner = Owner("the Frechet distance", "frechet", "set frechet=null")
+    owner = Owner("the Frechet distance", "frechet.", "set frechet=null")
     min_images = 2  # of each kind
     real_count: Tensor
     fake_count: Tensor

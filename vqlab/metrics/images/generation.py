@@ -55,7 +55,7 @@ class GenerationMetrics(FrechetDistance):
     """
 
     higher_is_better = None
-    owner = Owner("GenerationMetrics", "generation", "leave GenerationMetrics out")
+    owner = Owner("GenerationMetrics", "", "leave GenerationMetrics out")
     min_images = DC_NEIGHBOURS + 1
     real_features: list[Tensor] | Tensor
     fake_features: list[Tensor] | Tensor
