@@ -29,8 +29,9 @@ class Prior(Model):
     """The base class of the priors: a model of the codes of a frozen tokenizer, with labels or without.
 
     A subclass sets ``network``, whose conditions (B,) are labels or ``num_classes`` for none, and defines
-    ``training_step``, ``nll``, ``token_nll``, ``sample_codes`` and ``sample``. The codes of an image are one sequence
-    of ``length`` tokens (B, L), each below ``num_tokens``; token i belongs to codebook i mod ``num_codebooks``.
+    ``training_step``, ``token_nll``, ``sample_codes`` and ``sample``, and ``nll`` if ``token_nll`` is not exact. The
+    codes of an image are one sequence of ``length`` tokens (B, L), each below ``num_tokens``; token i belongs to
+    codebook i mod ``num_codebooks``.
     """
 
     modality = "image"
@@ -67,9 +68,10 @@ class Prior(Model):
         self.register_buffer("counts", torch.zeros(size, dtype=torch.int32) if countable else None)
         self._cache: CodeCache | None = None
 
-    @abstractmethod
     def nll(self, x: Tensor, label: Tensor | None = None) -> Tensor:
         """Negative log-likelihood (B,), in nats, of the codes of images (B, C, H, W) given labels (B,)."""
+        index = torch.arange(len(x), device=x.device)
+        return self.token_nll(self.encode(x).flatten(1), self.as_condition(label, len(x)), index).sum(1)
 
     @abstractmethod
     def token_nll(self, tokens: Tensor, condition: Tensor, index: Tensor) -> Tensor:

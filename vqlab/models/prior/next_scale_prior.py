@@ -91,10 +91,6 @@ class NextScalePrior(Prior):
         self.log("train/loss", loss.detach(), prog_bar=True)
         return loss
 
-    def nll(self, x: Tensor, label: Tensor | None = None) -> Tensor:
-        """Negative log-likelihood (B,), in nats, of the codes of images (B, C, H, W) given labels (B,)."""
-        return self._losses(self.encode(x).flatten(1), self.as_condition(label, len(x))).sum(1)
-
     def token_nll(self, tokens: Tensor, condition: Tensor, index: Tensor) -> Tensor:
         """Return the exact -ln p(token | label, scales before it) (B, L)."""
         return self._losses(tokens, condition)
