@@ -1,11 +1,14 @@
-"""Codebook usage of quantizers at several learning rates.
+r"""Codebook usage and PSNR of quantizers at several learning rates.
 
-A small VQ-VAE (downsampling 4, 8x8 codes) is trained on CIFAR-10 with every contestant, learning rate and seed. Usage
-and perplexity are those of all test tokens; initial weights and batches of a seed are the same for all contestants.
+A VQ-VAE (8x8 codes) is trained on CIFAR-10 with every contestant, learning rate and seed: ``--network small``, the
+paper's with 32 channels and Adam at a constant rate, or ``patches``, as in ``configs/vqvae.yaml``. Usage and
+perplexity are those of all test tokens; initial weights and batches of a seed are the same for all contestants.
 Each run adds a line to ``results.jsonl``, so a stopped suite can resume; a failed run writes the error and is repeated.
 The baseline, a PCA with levels of Lloyd and Max at as many bits, fitted to the same images, goes to ``pca.json``.
 
     python benchmarks/collapse.py --train cifar10_train.npz --test cifar10_test.npz --out runs/collapse --jobs 2
+    python benchmarks/collapse.py --train cifar10_train.npz --test cifar10_test.npz --out runs/equal_bits \
+        --network patches --num-embeddings 512 --lrs 3e-3 --seeds 0 --contestants default FSQ BSQ
     python benchmarks/collapse.py --report --out runs/collapse
 
 The arrays are ``x``, (N, 32, 32, 3) uint8.
@@ -32,25 +35,29 @@ from torch import Tensor, nn
 
 from vqlab.metrics import PCA, PCALloydMax, psnr
 from vqlab.metrics.codes import CodebookUsage
+from vqlab.nn.autoencoders.patch_conv import PatchConvDecoder, PatchConvEncoder
 from vqlab.nn.autoencoders.small import SmallDecoder, SmallEncoder
-from vqlab.training.learning_rate import reset_moments
+from vqlab.training.learning_rate import Schedule, reset_moments
+from vqlab.training.muon import Muon
 
 BATCH, EVAL_BATCH = 64, 100  # larger N x K arrays of the peers leave the cache
 TRAIN_IMAGES, TEST_IMAGES = 20_000, 2_000
 HIDDEN, EMBEDDING_DIM, POSITIONS = 32, 64, 64
-KEY = ("contestant", "num_embeddings", "lr", "seed", "steps", "precision")  # what makes two runs the same
+KEY = ("contestant", "num_embeddings", "lr", "seed", "steps", "precision", "network")  # what makes two runs the same
 
 
 class Model(nn.Module):
     """Encoder, quantizer, decoder; 1x1 convolutions fit any quantizer. Only the convolutions see autocast."""
 
-    def __init__(self, quantizer: nn.Module, seed: int, precision: str) -> None:
+    def __init__(self, quantizer: nn.Module, seed: int, precision: str, network: str) -> None:
         super().__init__()
         torch.manual_seed(seed)  # encoder and decoder first: equal whatever the quantizer's dimension
-        self.encoder = SmallEncoder(hidden_channels=HIDDEN)
-        self.decoder = SmallDecoder(hidden_channels=HIDDEN)
-        self.to_code = nn.Conv2d(HIDDEN, quantizer.embedding_dim, 1)
-        self.from_code = nn.Conv2d(quantizer.embedding_dim, HIDDEN, 1)
+        if network == "small":
+            self.encoder, self.decoder = SmallEncoder(hidden_channels=HIDDEN), SmallDecoder(hidden_channels=HIDDEN)
+        else:
+            self.encoder, self.decoder = PatchConvEncoder(), PatchConvDecoder()
+        self.to_code = nn.Conv2d(self.encoder.out_channels, quantizer.embedding_dim, 1)
+        self.from_code = nn.Conv2d(quantizer.embedding_dim, self.decoder.in_channels, 1)
         self.quantizer, self.precision = quantizer, precision
         self.to(memory_format=torch.channels_last)  # a few per cent faster
 
@@ -64,9 +71,15 @@ class Model(nn.Module):
         return x_hat.float(), code
 
 
-def train(model: Model, images: Tensor, lr: float, steps: int, seed: int) -> int:
+def train(model: Model, images: Tensor, key: dict[str, Any]) -> int:
     """Train on ``images`` (N, 3, 32, 32) uint8 and return the number of steps until the loss was no longer finite."""
-    optimizer = torch.optim.Adam(model.parameters(), lr=lr, fused=True)
+    steps, seed, patches = key["steps"], key["seed"], key["network"] == "patches"
+    if patches:
+        optimizer: torch.optim.Optimizer = Muon(groups(model), lr=key["lr"], betas=(0.9, 0.99))
+        schedule = Schedule("cosine", warmup_steps=steps // 10)
+    else:
+        optimizer, schedule = torch.optim.Adam(model.parameters(), lr=key["lr"], fused=True), Schedule()
+    decay = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: schedule.factor(step, steps))
     quantizer, order = model.quantizer, torch.Generator().manual_seed(seed)
     quantizer.auto_update = False
     torch.manual_seed(seed)  # for quantizers that draw from the global generator
@@ -84,11 +97,23 @@ def train(model: Model, images: Tensor, lr: float, steps: int, seed: int) -> int
             return step
         optimizer.zero_grad()
         loss.backward()
+        if patches:
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
+        decay.step()
         if code.stats is not None:
             for codebook, rows in quantizer.update(code.stats):
                 reset_moments(optimizer, codebook, rows)
     return steps
+
+
+def groups(model: Model) -> list[dict[str, Any]]:
+    """Parameters for Muon, which leaves codebooks to AdamW."""
+    networks = nn.ModuleList([model.encoder, model.to_code, model.from_code, model.decoder])
+    return [
+        {"params": networks.parameters()},
+        {"params": model.quantizer.parameters(), "orthogonalize": False},
+    ]
 
 
 @torch.no_grad()
@@ -132,8 +157,8 @@ def run(key: dict[str, Any]) -> dict[str, Any]:
     start, cpu_start = time.perf_counter(), time.process_time()
     try:
         quantizer = build(key["contestant"], key["num_embeddings"], EMBEDDING_DIM, key["seed"])
-        model = Model(quantizer, key["seed"], key["precision"])
-        steps = train(model, DATA["train"], key["lr"], key["steps"], key["seed"])
+        model = Model(quantizer, key["seed"], key["precision"], key["network"])
+        steps = train(model, DATA["train"], key)
         finite = steps == key["steps"]
         result = {"loss_finite": finite, "steps_done": steps, **(evaluate(model, DATA["test"]) if finite else {})}
     except Exception:
@@ -161,7 +186,7 @@ def main() -> None:
         args.out.mkdir(parents=True, exist_ok=True)
         done = {tuple(line[name] for name in KEY) for line in read_lines(path) if "error" not in line}
         grid = product(args.seeds, args.num_embeddings, args.lrs, args.contestants)
-        runs = [(name, k, lr, seed, args.steps, args.precision) for seed, k, lr, name in grid]
+        runs = [(name, k, lr, seed, args.steps, args.precision, args.network) for seed, k, lr, name in grid]
         run_all([dict(zip(KEY, key, strict=True)) for key in runs if key not in done], path, args)
         write_pca(args)
     report(read_lines(path), read_pca(args.out), args.out)
@@ -229,6 +254,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32", help="of the convolutions")
+    parser.add_argument("--network", choices=["small", "patches"], default="small")
     parser.add_argument("--report", action="store_true", help="train nothing, only report what is there")
     args = parser.parse_args()
     if not args.report and not (args.train and args.test):

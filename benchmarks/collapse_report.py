@@ -12,7 +12,7 @@ matplotlib.use("Agg")  # no screen is needed
 import matplotlib.pyplot as plt
 
 Line = dict[str, Any]
-SETTING = ("num_embeddings", "steps", "precision")  # runs that differ here are not compared
+SETTING = ("num_embeddings", "steps", "precision", "network")  # runs that differ here are not compared
 
 
 class Figure(NamedTuple):
@@ -56,9 +56,9 @@ def report(lines: list[Line], pca: dict[int, float], folder: Path) -> None:
     """Print the tables of ``lines``, with the PSNR of a PCA by K; write one heat map per K, steps and precision."""
     for setting in sorted({tuple(line[name] for name in SETTING) for line in lines}):
         grid = Grid([line for line in lines if tuple(line[name] for name in SETTING) == setting])
-        k, steps, precision = setting
+        k, steps, precision, network = setting
         seeds = ", ".join(map(str, grid.seeds))
-        print(f"\n## K = {k}, {steps} steps, {precision}, seeds {seeds}")
+        print(f"\n## K = {k}, {steps} steps, {precision}, network {network}, seeds {seeds}")
         for figure in FIGURES:
             print(f"\n{table(grid, figure)}")
         if k in pca:
@@ -67,8 +67,8 @@ def report(lines: list[Line], pca: dict[int, float], folder: Path) -> None:
             line = grid.runs[name, lr, seed]
             why = line["error"].strip().splitlines()[-1] if "error" in line else "loss not finite"
             print(f"\nNo figures: {name}, lr {short(lr)}, seed {seed}: {why}")
-        path = folder / f"collapse_{k}_{steps}_{precision}.png"
-        heat_map(grid, f"K = {k}, {steps} steps, {precision}, mean of seeds {seeds}", k, path)
+        path = folder / f"collapse_{network}_{k}_{steps}_{precision}.png"
+        heat_map(grid, f"K = {k}, {steps} steps, {precision}, network {network}, mean of seeds {seeds}", k, path)
         print(f"\n{path}")
 
 

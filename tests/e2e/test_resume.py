@@ -20,7 +20,7 @@ LAST = KILLED / "checkpoints/last.ckpt"
     ("limit", "half", "options"),
     [
         ("steps", 18, [*STEPS, "--ema.decay=0.9", "--data.augment=true"]),  # not at a log line or a validation
-        ("steps", 15, [*STEPS, "--model.quantizer.codebook_update=loss"]),  # at a validation
+        ("steps", 15, [*STEPS, "--model.quantizer.codebook_update=loss", "--model.optimization.kind=muon"]),  # at a validation
         ("epochs", 1, ["--trainer.val_check_interval=1.0", "--data.batch_size=128"]),  # at the end of an epoch
     ],
 )

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import torch
 
 from vqlab.training.learning_rate import Schedule, configured_rate, scheduled
+from vqlab.training.muon import Muon
 from vqlab.validation import NonNegative, Positive, Probability, check_fields
 
 
@@ -15,7 +16,8 @@ class Optimization:
     """Optimizer settings, except the learning rate, which is an argument of the model.
 
     Args:
-        kind: ``adam``, with decoupled weight decay (AdamW); or ``rmsprop``, without betas and decay.
+        kind: ``adam``, with decoupled weight decay (AdamW); ``muon``, for matrices and convolutions, with AdamW for
+            the other parameters; or ``rmsprop``, without betas and decay.
         betas: Adam's decay rates.
         weight_decay: Decoupled weight decay; never on codebooks.
         schedule: Learning-rate schedule, counted as ``global_step``; null is constant.
@@ -30,7 +32,7 @@ class Optimization:
         0.5
     """
 
-    kind: Literal["adam", "rmsprop"] = "adam"
+    kind: Literal["adam", "muon", "rmsprop"] = "adam"
     betas: tuple[Probability, Probability] = (0.9, 0.999)
     weight_decay: NonNegative = 0.0
     schedule: Schedule | None = None
@@ -50,9 +52,19 @@ class Optimization:
         optimizer: torch.optim.Optimizer
         if self.kind == "rmsprop":
             optimizer = torch.optim.RMSprop(parameters, lr=rate)
+        elif self.kind == "muon":
+            optimizer = Muon(_groups(parameters), lr=rate, betas=self.betas, weight_decay=self.weight_decay)
         else:
             optimizer = torch.optim.AdamW(parameters, lr=rate, betas=self.betas, weight_decay=self.weight_decay)
         return scheduled(model, optimizer, self.schedule or Schedule(), name)
+
+
+def _groups(parameters: Iterable[Any]) -> list[dict[str, Any]]:
+    """Groups for Muon: those with a weight decay of their own, such as codebooks and embeddings, are for AdamW."""
+    groups = list(parameters)
+    if not isinstance(groups[0], dict):
+        groups = [{"params": groups}]
+    return [{**group, "orthogonalize": "weight_decay" not in group} for group in groups]
 
 
 @dataclass(frozen=True)
@@ -60,7 +72,8 @@ class GANOptimization(Optimization):
     """Optimizer settings of a generator and a discriminator.
 
     Args:
-        kind: ``adam``, with decoupled weight decay (AdamW); or ``rmsprop``, without betas and decay.
+        kind: ``adam``, with decoupled weight decay (AdamW); ``muon``, for matrices and convolutions, with AdamW for
+            the other parameters; or ``rmsprop``, without betas and decay.
         betas: Adam's decay rates.
         weight_decay: Decoupled weight decay.
         schedule: Learning-rate schedule, counted as ``global_step``; null is constant.

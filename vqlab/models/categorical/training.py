@@ -44,7 +44,8 @@ class ProposalOptimization(Optimization):
     """Optimizer settings of p and q.
 
     Args:
-        kind: ``adam``, with decoupled weight decay (AdamW); or ``rmsprop``, without betas and decay.
+        kind: ``adam``, with decoupled weight decay (AdamW); ``muon``, for matrices and convolutions, with AdamW for
+            the other parameters; or ``rmsprop``, without betas and decay.
         betas: Adam's decay rates.
         weight_decay: Decoupled weight decay; never on embeddings, prior and sigma.
         schedule: Learning-rate schedule, counted as ``global_step``; null is constant.
