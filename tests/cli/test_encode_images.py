@@ -17,6 +17,7 @@ from tests.helpers.small_models import parts, sgan, vqvae
 from vqlab.cli.main import main
 from vqlab.interop import ImageCodec, unpack_images
 from vqlab.models import VQVAE, CodePrior
+from vqlab.models.vq.code_search import search_codes
 from vqlab.quantizers import ResidualQuantizer, VectorQuantizer
 from vqlab.training.checkpoint import load
 
@@ -108,6 +109,7 @@ def test_mistakes_are_reported_in_one_line_and_nothing_is_written(pixels, capsys
         (["encode", "a.ckpt", "nope.png"], "nope.png cannot be read"),
         (["encode", "a.ckpt", "empty"], "empty holds no images"),
         (["encode", "a.ckpt", "a.npz", "--axes", "n t"], "axes is for signals, got 'n t': leave --axes out"),
+        (["encode", "b.ckpt", "a.npz", "--candidates", "0"], "candidates must be from 1 to the 16 codes, got 0"),
         (["decode", "a.ckpt", "text.vqi"], "text.vqi is not a file of vqlab encode: give .vqi files"),
         (["decode", "a.ckpt", "short.vqi"], "short.vqi is damaged or truncated"),
         (["decode", "a.ckpt", "flipped.vqi"], "flipped.vqi is damaged or truncated"),
@@ -116,6 +118,23 @@ def test_mistakes_are_reported_in_one_line_and_nothing_is_written(pixels, capsys
     ]:
         assert words in fails(capsys, args)
     assert sorted(Path().rglob("*")) == before
+
+
+def test_searched_codes_lower_the_error(pixels, capsys):
+    model = vqvae().eval()
+    nn.init.normal_(model.quantizer.codebook)
+    save("a.ckpt", model)
+    np.savez("a.npz", x=pixels[:9])
+    main(["encode", "a.ckpt", "a.npz"])
+    main(["encode", "a.ckpt", "a.npz", "--candidates", "3", "-o", "searched"])
+    plain, searched = (float(found) for found in re.findall(r"PSNR ([\d.]+) dB", capsys.readouterr().out))
+    assert searched > plain
+    codes = unpack_images(Path("searched/a.vqi").read_bytes(), ImageCodec(model), "a.vqi")
+    x = torch.from_numpy(pixels[:9, None]).float() / 127.5 - 1
+    np.testing.assert_array_equal(codes, search_codes(model, x, candidates=3).numpy())
+    save("residual.ckpt", residual())
+    needs = "the search of codes needs a VectorQuantizer, got a ResidualQuantizer"
+    assert needs in fails(capsys, ["encode", "residual.ckpt", "a.npz", "--candidates", "2"])
 
 
 def test_arrays_are_chosen_by_name(pixels, capsys):

@@ -11,6 +11,7 @@ from tests.e2e.tiny import FIT, assert_equal, assert_same_runs, fit, logged, rea
 from tests.helpers.forks import Forked
 
 STEPS = ["--trainer.val_check_interval=15", "--trainer.check_val_every_n_epoch=null", "--checkpoint.every_n_steps=10"]
+MUON = "--model.optimization.kind=muon"
 RUNS = Path("runs/vqvae")
 KILLED = RUNS / "killed"
 LAST = KILLED / "checkpoints/last.ckpt"
@@ -20,7 +21,11 @@ LAST = KILLED / "checkpoints/last.ckpt"
     ("limit", "half", "options"),
     [
         ("steps", 18, [*STEPS, "--ema.decay=0.9", "--data.augment=true"]),  # not at a log line or a validation
-        ("steps", 15, [*STEPS, "--model.quantizer.codebook_update=loss", "--model.optimization.kind=muon"]),  # at a validation
+        (
+            "steps",
+            15,
+            [*STEPS, "--model.quantizer.codebook_update=loss", "--model.optimization.kind=muon"],
+        ),  # at a validation
         ("epochs", 1, ["--trainer.val_check_interval=1.0", "--data.batch_size=128"]),  # at the end of an epoch
     ],
 )

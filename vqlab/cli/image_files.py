@@ -25,8 +25,8 @@ class ImageFiles:
 
     suffix = FORMAT.suffix
 
-    def __init__(self, model: Any) -> None:
-        self.codec = ImageCodec(model.to("cuda" if torch.cuda.is_available() else "cpu"))
+    def __init__(self, model: Any, candidates: int = 1) -> None:
+        self.codec = ImageCodec(model.to("cuda" if torch.cuda.is_available() else "cpu"), candidates)
 
     def encode(self, source: Path, target: Path, array: str | None, axes: str | None) -> Iterator[OutputFile]:
         """Yield one file with all images of ``source``."""

@@ -19,6 +19,7 @@ from vqlab.interop.entropy_coding import decode_codes, encode_codes, frequency_t
 from vqlab.interop.prior_coding import CHUNK, decode_by_network, encode_by_network
 from vqlab.models.prior.code_prior import CodePrior
 from vqlab.models.prior.tokenizer import find_tokenizer
+from vqlab.models.vq.code_search import search_codes
 from vqlab.nn import ImageFormat
 
 FORMAT = Format(b"VQI", 1)
@@ -29,9 +30,10 @@ class ImageCodec:
 
     Args:
         model: A :class:`~vqlab.CodePrior`, or a tokenizer (VQVAE, VQGAN, JSA, ...), in eval mode.
+        candidates: Codes of each position that are tried in the decoder, as in ``search_codes``; 1: the nearest.
 
     Raises:
-        UserError: If the model has no codes.
+        UserError: If the model has no codes, or its quantizer cannot search them.
 
     Example:
         >>> from vqlab import VQVAE
@@ -41,8 +43,8 @@ class ImageCodec:
         ((2, 8, 8), torch.Size([2, 3, 32, 32]), 576.0)
     """
 
-    def __init__(self, model: Any) -> None:
-        self.tokenizer = find_tokenizer(model)
+    def __init__(self, model: Any, candidates: int = 1) -> None:
+        self.tokenizer, self.candidates = find_tokenizer(model), candidates
         if hasattr(model, "tokenizer") and not isinstance(model, CodePrior):
             raise UserError(f"{type(model).__name__} cannot code files: use a CodePrior, or the tokenizer alone")
         self.network = model.network if isinstance(model, CodePrior) else None
@@ -58,7 +60,9 @@ class ImageCodec:
         """Return the codes (N, ...) int64 of images (N, C, H, W) uint8."""
         value_range, like = self.images.value_range, next(self.tokenizer.parameters())
         chunks = [value_range.encode(chunk.to(like) / 255) for chunk in images.split(CHUNK)]
-        return np.concatenate([self.tokenizer.encode(x).cpu().numpy() for x in chunks])
+        if self.candidates == 1:
+            return np.concatenate([self.tokenizer.encode(x).cpu().numpy() for x in chunks])
+        return np.concatenate([search_codes(self.tokenizer, x, self.candidates).cpu().numpy() for x in chunks])
 
     @torch.inference_mode()
     def decode(self, codes: np.ndarray) -> Tensor:

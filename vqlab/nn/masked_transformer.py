@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from vqlab.nn.transformer import Block, check_width, init_weights, logits_by_codebook, rotation
+from vqlab.nn.transformer import Blocks, init_weights, logits_by_codebook
 from vqlab.serialization import ConfigMixin
 from vqlab.validation import Count, NonNegativeInt, Positive, Probability
 
@@ -49,14 +49,13 @@ class MaskedTransformer(ConfigMixin, nn.Module):
         dropout: Probability = 0.0,
     ) -> None:
         super().__init__()
-        check_width(dim, heads)
-        self.num_tokens, self.num_codebooks, self.head_dim = num_tokens, num_codebooks, dim // heads
+        self.num_tokens, self.num_codebooks = num_tokens, num_codebooks
         self.label = nn.Embedding(num_classes + 1, dim)
         self.token = nn.Embedding(num_codebooks * num_tokens, dim)
         self.mask = nn.Embedding(1, dim)
         self.position = nn.Embedding(1 + length, dim)  # of the label, and of each token
         self.dropout = nn.Dropout(dropout)
-        self.blocks = nn.ModuleList([Block(dim, heads, round(mlp_ratio * dim), dropout) for _ in range(depth)])
+        self.blocks = Blocks(dim, depth, heads, mlp_ratio, dropout, causal=False)
         self.norm = nn.RMSNorm(dim)
         self.head = nn.Linear(dim, num_codebooks * num_tokens, bias=False)
         init_weights(self, depth)
@@ -67,8 +66,5 @@ class MaskedTransformer(ConfigMixin, nn.Module):
         books = positions[:-1] % self.num_codebooks
         x = torch.where(masked[..., None], self.mask.weight, self.token(tokens + books * self.num_tokens))
         x = torch.cat([self.label(condition)[:, None], x], 1)
-        x = self.dropout(x + self.position(positions))
-        angles = rotation(positions, self.head_dim)
-        for block in self.blocks:
-            x = block(x, angles, causal=False)
+        x = self.blocks(self.dropout(x + self.position(positions)))
         return logits_by_codebook(self.norm(x[:, 1:]), self.head.weight, self.num_codebooks)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from vqlab.errors import UserError
-from vqlab.nn.transformer import Block, KVCache, check_width, init_weights
+from vqlab.nn.transformer import Blocks, KVCache, init_weights
 from vqlab.serialization import ConfigMixin
 from vqlab.validation import Count, NonNegativeInt, Positive, Probability
 
@@ -55,18 +55,16 @@ class ScaleTransformer(ConfigMixin, nn.Module):
         dropout: Probability = 0.0,
     ) -> None:
         super().__init__()
-        check_width(dim, heads)
         self.lengths, self.bounds, self.num_codebooks = list(lengths), [0, *accumulate(lengths)], num_codebooks
         self.scale_of_position: Tensor
         scales = torch.arange(len(lengths)).repeat_interleave(torch.tensor(self.lengths))
         self.register_buffer("scale_of_position", scales, persistent=False)
-        self.heads, self.head_dim = heads, dim // heads
         self.label = nn.Embedding(num_classes + 1, dim)
         self.feature = nn.Linear(in_features, dim)
         self.position = nn.Embedding(self.bounds[-1], dim)
         self.scale = nn.Embedding(len(self.lengths), dim)
         self.dropout = nn.Dropout(dropout)
-        self.blocks = nn.ModuleList([Block(dim, heads, round(mlp_ratio * dim), dropout) for _ in range(depth)])
+        self.blocks = Blocks(dim, depth, heads, mlp_ratio, dropout, causal=False, rotary=False)
         self.norm = nn.RMSNorm(dim)
         self.head = nn.Linear(dim, num_codebooks * num_tokens, bias=False)
         init_weights(self, depth)
@@ -84,13 +82,8 @@ class ScaleTransformer(ConfigMixin, nn.Module):
         x = self.dropout(x + self.position.weight[first:end] + self.scale(scale[first:]))
         if self.bounds.index(end) > 1 + self.bounds.index(first):  # several scales
             mask = scale[first:, None] >= scale
-        for number, block in enumerate(self.blocks):
-            x = block(x, None, cache, number, causal=False, mask=mask)
-        if cache:
-            cache.length = end
-        return self.head(self.norm(x)).unflatten(-1, (self.num_codebooks, -1))
+        return self.head(self.norm(self.blocks(x, cache, mask))).unflatten(-1, (self.num_codebooks, -1))
 
     def new_cache(self, batch: int) -> KVCache:
         """Return an empty cache for ``batch`` samples, with the device and dtype of the weights."""
-        like = self.head.weight.new_empty(batch, self.heads, self.bounds[-1], self.head_dim)
-        return KVCache(len(self.blocks), like)
+        return self.blocks.new_cache(batch, self.bounds[-1])

@@ -103,19 +103,33 @@ class Transformer(ConfigMixin, nn.Module):
 
 
 class Blocks(nn.ModuleList):
-    """``depth`` causal blocks, one after the other, and their rotary positions."""
+    """``depth`` blocks, one after the other: causal or not, with rotary positions or without."""
 
-    def __init__(self, dim: int, depth: int, heads: int, mlp_ratio: float, dropout: float) -> None:
-        check_width(dim, heads)
-        super().__init__([Block(dim, heads, round(mlp_ratio * dim), dropout) for _ in range(depth)])
-        self.heads, self.head_dim = heads, dim // heads
+    def __init__(
+        self,
+        dim: int,
+        depth: int,
+        heads: int,
+        mlp_ratio: float,
+        dropout: float,
+        causal: bool = True,
+        rotary: bool = True,
+    ) -> None:
+        if dim % (2 * heads):
+            raise UserError(f"dim must be an even multiple of heads {heads}, got {dim}: set dim={64 * heads}")
+        super().__init__([Block(dim, heads, round(mlp_ratio * dim), dropout, causal) for _ in range(depth)])
+        self.heads, self.head_dim, self.rotary = heads, dim // heads, rotary
 
-    def forward(self, x: Tensor, cache: KVCache | None = None) -> Tensor:
-        """Return (B, n, D) for ``x`` (B, n, D) at the first n positions, or at those after the ones in ``cache``."""
-        seen = cache.length if cache else 0
-        angles = rotation(torch.arange(seen, seen + x.shape[1], device=x.device), self.head_dim, upcast(x).dtype)
+    def forward(self, x: Tensor, cache: KVCache | None = None, mask: Tensor | None = None) -> Tensor:
+        """Return (B, n, D) for ``x`` (B, n, D) at the first n positions, or at those after the ones in ``cache``.
+
+        Without ``causal``, ``mask`` (n, keys) is True where a position attends to another; None allows all.
+        """
+        seen, angles = cache.length if cache else 0, None
+        if self.rotary:
+            angles = rotation(torch.arange(seen, seen + x.shape[1], device=x.device), self.head_dim, upcast(x).dtype)
         for number, block in enumerate(self):
-            x = block(x, angles, cache, number)
+            x = block(x, angles, cache, number, mask)
         if cache:
             cache.length += x.shape[1]
         return x
@@ -129,9 +143,9 @@ class Blocks(nn.ModuleList):
 class Block(nn.Module):
     """x + attention(norm(x)), then x + mlp(norm(x))."""
 
-    def __init__(self, dim: int, heads: int, hidden: int, dropout: float) -> None:
+    def __init__(self, dim: int, heads: int, hidden: int, dropout: float, causal: bool) -> None:
         super().__init__()
-        self.heads = heads
+        self.heads, self.causal = heads, causal
         self.attention_norm, self.mlp_norm = nn.RMSNorm(dim), nn.RMSNorm(dim)
         self.qkv = nn.Linear(dim, 3 * dim, bias=False)
         self.attention_out = nn.Linear(dim, dim, bias=False)
@@ -140,32 +154,20 @@ class Block(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(
-        self,
-        x: Tensor,
-        angles: tuple[Tensor, Tensor] | None = None,
-        cache: KVCache | None = None,
-        number: int = 0,
-        causal: bool = True,
-        mask: Tensor | None = None,
+        self, x: Tensor, angles: tuple[Tensor, Tensor] | None, cache: KVCache | None, number: int, mask: Tensor | None
     ) -> Tensor:
-        """Transform x (B, n, D), as block ``number``; without ``causal``, ``mask`` (n, keys) or None allows all."""
+        """Transform x (B, n, D), as block ``number``."""
         q, k, v = self.qkv(self.attention_norm(x)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         if angles is not None:
             q, k = rotate(q, angles).to(v.dtype), rotate(k, angles).to(v.dtype)
         if cache:
             k, v = cache.extend(number, k, v)
         queries, keys = q.shape[2], k.shape[2]
-        if causal and queries not in (1, keys):  # the last ``queries`` of ``keys`` positions
+        if self.causal and queries not in (1, keys):  # the last ``queries`` of ``keys`` positions
             mask = torch.ones(queries, keys, dtype=torch.bool, device=q.device).tril(keys - queries)
-        h = F.scaled_dot_product_attention(q, k, v, mask, is_causal=causal and queries == keys)
+        h = F.scaled_dot_product_attention(q, k, v, mask, is_causal=self.causal and queries == keys)
         x = x + self.dropout(self.attention_out(h.transpose(1, 2).flatten(2)))
         return x + self.dropout(self.mlp_out(F.gelu(self.mlp_in(self.mlp_norm(x)))))
-
-
-def check_width(dim: int, heads: int) -> None:
-    """Raise UserError if ``dim`` cannot be split into heads of even width."""
-    if dim % (2 * heads):
-        raise UserError(f"dim must be an even multiple of heads {heads}, got {dim}: set dim={64 * heads}")
 
 
 def init_weights(net: nn.Module, depth: int) -> None:
