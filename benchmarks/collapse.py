@@ -40,7 +40,8 @@ from vqlab.nn.autoencoders.small import SmallDecoder, SmallEncoder
 from vqlab.training.learning_rate import Schedule, reset_moments
 from vqlab.training.muon import Muon
 
-BATCH, EVAL_BATCH = 64, 100  # larger N x K arrays of the peers leave the cache
+BATCH = {"small": 64, "patches": 32}
+EVAL_BATCH = 100  # larger N x K arrays of the peers leave the cache
 TRAIN_IMAGES, TEST_IMAGES = 20_000, 2_000
 HIDDEN, EMBEDDING_DIM, POSITIONS = 32, 64, 64
 KEY = ("contestant", "num_embeddings", "lr", "seed", "steps", "precision", "network")  # what makes two runs the same
@@ -73,7 +74,7 @@ class Model(nn.Module):
 
 def train(model: Model, images: Tensor, key: dict[str, Any]) -> int:
     """Train on ``images`` (N, 3, 32, 32) uint8 and return the number of steps until the loss was no longer finite."""
-    steps, seed, patches = key["steps"], key["seed"], key["network"] == "patches"
+    steps, seed, patches, size = key["steps"], key["seed"], key["network"] == "patches", BATCH[key["network"]]
     if patches:
         optimizer: torch.optim.Optimizer = Muon(groups(model), lr=key["lr"], betas=(0.9, 0.99))
         schedule = Schedule("cosine", warmup_steps=steps // 10)
@@ -86,9 +87,9 @@ def train(model: Model, images: Tensor, key: dict[str, Any]) -> int:
     model.train()
     indices = torch.empty(0, dtype=torch.int64)
     for step in range(steps):
-        if len(indices) < BATCH:
+        if len(indices) < size:
             indices = torch.randperm(len(images), generator=order)
-        batch, indices = indices[:BATCH], indices[BATCH:]
+        batch, indices = indices[:size], indices[size:]
         quantizer.sample_index = batch
         x = to_signed(images[batch])
         x_hat, code = model(x)

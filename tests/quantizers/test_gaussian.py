@@ -107,7 +107,7 @@ def rows_with(bits, dim=4):
     ],
 )
 def test_multipliers_follow_the_divergences(bits, expected):
-    quantizer = GaussianQuantizer(16, 4)
+    quantizer = GaussianQuantizer(16, 4, kl_weight=1e-3)
     for parameter in quantizer.log_variance[-1].parameters():
         nn.init.zeros_(parameter)
     out = quantizer(rows_with(bits))

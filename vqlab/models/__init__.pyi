@@ -12,6 +12,7 @@ from .prior.masked_prior import MaskedPrior as MaskedPrior
 from .prior.next_scale_prior import NextScalePrior as NextScalePrior
 from .sgan import SGAN as SGAN
 from .topic.gan_topic import GANTopicModel as GANTopicModel
+from .vq.code_search import search_codes as search_codes
 from .vq.s4dvq import S4DVQ as S4DVQ
 from .vq.signal_codec import SignalCodec as SignalCodec
 from .vq.vqgan import VQGAN as VQGAN

@@ -54,7 +54,7 @@ class GaussianQuantizer(Quantizer):
         self,
         num_embeddings: Count = 512,
         embedding_dim: Count = 8,
-        kl_weight: Positive = 1e-3,
+        kl_weight: Positive = 1e-4,
         tolerance: NonNegative = 0.5,
         seed: int = 0,
     ) -> None:

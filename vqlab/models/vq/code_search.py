@@ -31,7 +31,7 @@ def search_codes(model: Any, x: Tensor, candidates: int = 4, passes: int = 2) ->
         UserError: If the quantizer is another one, or ``candidates`` is out of range.
 
     Example:
-        >>> from vqlab import VQVAE
+        >>> from vqlab.models import VQVAE, search_codes
         >>> model, x = VQVAE().eval(), torch.rand(2, 3, 32, 32) * 2 - 1
         >>> plain, searched = (model.decode(codes) for codes in (model.encode(x), search_codes(model, x)))
         >>> bool(((searched - x) ** 2).sum() <= ((plain - x) ** 2).sum())
