@@ -35,10 +35,12 @@ from torch import Tensor, nn
 
 from vqlab.metrics import PCA, PCALloydMax, psnr
 from vqlab.metrics.codes import CodebookUsage
+from vqlab.models.vq.autoencoder import parameter_groups
 from vqlab.nn.autoencoders.patch_conv import PatchConvDecoder, PatchConvEncoder
 from vqlab.nn.autoencoders.small import SmallDecoder, SmallEncoder
 from vqlab.training.learning_rate import Schedule, reset_moments
 from vqlab.training.muon import Muon
+from vqlab.training.optimization import muon_groups
 
 BATCH = {"small": 64, "patches": 32}
 EVAL_BATCH = 100  # larger N x K arrays of the peers leave the cache
@@ -76,7 +78,7 @@ def train(model: Model, images: Tensor, key: dict[str, Any]) -> int:
     """Train on ``images`` (N, 3, 32, 32) uint8 and return the number of steps until the loss was no longer finite."""
     steps, seed, patches, size = key["steps"], key["seed"], key["network"] == "patches", BATCH[key["network"]]
     if patches:
-        optimizer: torch.optim.Optimizer = Muon(groups(model), lr=key["lr"], betas=(0.9, 0.99))
+        optimizer: torch.optim.Optimizer = Muon(muon_groups(parameter_groups(model)), lr=key["lr"], betas=(0.9, 0.99))
         schedule = Schedule("cosine", warmup_steps=steps // 10)
     else:
         optimizer, schedule = torch.optim.Adam(model.parameters(), lr=key["lr"], fused=True), Schedule()
@@ -106,15 +108,6 @@ def train(model: Model, images: Tensor, key: dict[str, Any]) -> int:
             for codebook, rows in quantizer.update(code.stats):
                 reset_moments(optimizer, codebook, rows)
     return steps
-
-
-def groups(model: Model) -> list[dict[str, Any]]:
-    """Parameters for Muon, which leaves codebooks to AdamW."""
-    networks = nn.ModuleList([model.encoder, model.to_code, model.from_code, model.decoder])
-    return [
-        {"params": networks.parameters()},
-        {"params": model.quantizer.parameters(), "orthogonalize": False},
-    ]
 
 
 @torch.no_grad()

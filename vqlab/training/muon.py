@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+MOMENTUM = 0.95  # Nesterov's
 QUINTIC = (3.4445, -4.775, 2.0315)  # Jordan et al. 2024: the steepest at zero that stays near 1
 
 
@@ -23,7 +24,6 @@ class Muon(torch.optim.AdamW):
         lr: Learning rate of both.
         betas: Decay rates of AdamW.
         weight_decay: Decoupled weight decay of both.
-        momentum: Decay rate of the momentum, which is Nesterov's.
 
     Example:
         >>> layer = torch.nn.Linear(8, 4)
@@ -42,12 +42,9 @@ class Muon(torch.optim.AdamW):
         lr: float = 1e-3,
         betas: tuple[float, float] = (0.9, 0.999),
         weight_decay: float = 0.0,
-        momentum: float = 0.95,
     ) -> None:
         super().__init__(params, lr=lr, betas=betas, weight_decay=weight_decay)
-        self.defaults["momentum"] = momentum
         for group in self.param_groups:
-            group.setdefault("momentum", momentum)
             group.setdefault("orthogonalize", True)
 
     @torch.no_grad()
@@ -74,8 +71,8 @@ class Muon(torch.optim.AdamW):
             if not state:
                 state |= {"step": torch.zeros(()), "exp_avg": torch.zeros_like(p)}  # names as in AdamW
             state["step"] += 1
-            average = state["exp_avg"].lerp_(gradient, 1 - group["momentum"])
-            updates[p.shape].append((p, gradient.lerp(average, group["momentum"]).flatten(1)))
+            average = state["exp_avg"].lerp_(gradient, 1 - MOMENTUM)
+            updates[p.shape].append((p, gradient.lerp(average, MOMENTUM).flatten(1)))
         for shape, pairs in updates.items():
             size = 0.2 * max(pairs[0][1].shape) ** 0.5
             for (p, _), update in zip(pairs, orthogonalize(torch.stack([u for _, u in pairs])), strict=True):

@@ -53,14 +53,14 @@ class Optimization:
         if self.kind == "rmsprop":
             optimizer = torch.optim.RMSprop(parameters, lr=rate)
         elif self.kind == "muon":
-            optimizer = Muon(_groups(parameters), lr=rate, betas=self.betas, weight_decay=self.weight_decay)
+            optimizer = Muon(muon_groups(parameters), lr=rate, betas=self.betas, weight_decay=self.weight_decay)
         else:
             optimizer = torch.optim.AdamW(parameters, lr=rate, betas=self.betas, weight_decay=self.weight_decay)
         return scheduled(model, optimizer, self.schedule or Schedule(), name)
 
 
-def _groups(parameters: Iterable[Any]) -> list[dict[str, Any]]:
-    """Groups for Muon: those with a weight decay of their own, such as codebooks and embeddings, are for AdamW."""
+def muon_groups(parameters: Iterable[Any]) -> list[dict[str, Any]]:
+    """Return groups for Muon; those with a weight decay of their own, as codebooks and embeddings, are for AdamW."""
     groups = list(parameters)
     if not isinstance(groups[0], dict):
         groups = [{"params": groups}]

@@ -53,12 +53,12 @@ def search_codes(model: Any, x: Tensor, candidates: int = 4, passes: int = 2) ->
     codes = nearest[..., 0]
     errors = errors_of(codes)
     rows, columns = (torch.arange(length, device=x.device) for length in codes.shape[1:])
-    for _ in range(passes if candidates > 1 else 0):
+    for number in range(passes if candidates > 1 else 0):
         for first in range(SPACING**2):
             row, column = divmod(first, SPACING)
             tried = (rows[:, None] % SPACING == row) & (columns % SPACING == column)
             best, chosen = around(errors), codes
-            for candidate in nearest.unbind(-1):
+            for candidate in nearest.unbind(-1)[number == 0 :]:  # the first pass starts at the nearest codes
                 error = around(errors_of(torch.where(tried, candidate, codes)))
                 better = tried & (error < best)
                 best, chosen = torch.where(better, error, best), torch.where(better, candidate, chosen)
