@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.e2e.tiny import FIT, assert_equal, assert_same_runs, fit, logged, reached, weights
+from tests.e2e.tiny import FIT, assert_equal, assert_same_runs, fails, fit, logged, reached, weights
 from tests.helpers.forks import Forked
 
 STEPS = ["--trainer.val_check_interval=15", "--trainer.check_val_every_n_epoch=null", "--checkpoint.every_n_steps=10"]
@@ -21,11 +21,7 @@ LAST = KILLED / "checkpoints/last.ckpt"
     ("limit", "half", "options"),
     [
         ("steps", 18, [*STEPS, "--ema.decay=0.9", "--data.augment=true"]),  # not at a log line or a validation
-        (
-            "steps",
-            15,
-            [*STEPS, "--model.quantizer.codebook_update=loss", "--model.optimization.kind=muon"],
-        ),  # at a validation
+        ("steps", 15, [*STEPS, "--model.quantizer.codebook_update=loss", MUON]),  # at a validation
         ("epochs", 1, ["--trainer.val_check_interval=1.0", "--data.batch_size=128"]),  # at the end of an epoch
     ],
 )
@@ -55,6 +51,13 @@ def test_resume_after_a_validation_at_the_end_of_a_run():
     ours[1] = {name: value for name, value in ours[1].items() if not name.startswith("val/")}
     assert ours == [pytest.approx(row, rel=1e-6, abs=1e-6) for row in theirs]
     assert_equal(weights(RUNS / "halves"), weights(RUNS / "whole"))
+
+
+def test_resumed_run_keeps_its_kind_of_optimizer(capsys):
+    fit("--name=adam", "--trainer.max_steps=2")
+    error = fails(capsys, [*FIT, MUON, "--trainer.max_steps=4", "--ckpt_path=runs/vqvae/adam/checkpoints/last.ckpt"])
+    assert "optimization.kind=adam" in error
+    assert error.endswith("got muon")
 
 
 def test_sigkill_while_a_checkpoint_is_written():

@@ -272,6 +272,9 @@ class CLI(LightningCLI):
         old, new = ({"init_args": dict(values)} for values in (hyper_parameters(checkpoint), self.model.hparams))
         old, new = flatten({"model": old}), flatten({"model": new})
         for key in sorted(name for name in old.keys() & new.keys() if old[name] != new[name]):
+            if key.endswith("optimization.kind"):
+                rule = f"a resumed run must keep {key}={old[key]}, the optimizer whose state {path} holds"
+                raise UserError(f"{rule}, got {new[key]}")
             rank_zero_info(f"resume: {key} was {old[key]} in the checkpoint and is {new[key]} now; the new value wins")
         step = checkpoint["global_step"]
         rank_zero_info(f"resume: from step {step} of {path}")
