@@ -28,7 +28,8 @@ from ratios import processor, table
 from vqlab.data.images.base import ImageTensors, to_float
 from vqlab.data.resumable import ResumableLoader, ResumableSampler
 from vqlab.models.categorical.discrete_vae import DiscreteVAE
-from vqlab.models.categorical.jsa import JSA, PosteriorSampler
+from vqlab.models.categorical.jsa import JSA
+from vqlab.models.categorical.posterior_sampler import PosteriorSampler
 from vqlab.nn.anneal import Anneal
 from vqlab.nn.autoencoders.small import MLPDecoder, MLPEncoder
 from vqlab.nn.image_format import ImageFormat, ValueRange

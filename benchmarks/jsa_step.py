@@ -17,7 +17,8 @@ from measuring import CPU, peak_memory, race
 from ratios import Ratio, processor, table
 from torch import Tensor
 
-from vqlab.models.categorical.jsa import JSA, PosteriorSampler
+from vqlab.models.categorical.jsa import JSA
+from vqlab.models.categorical.posterior_sampler import PosteriorSampler
 from vqlab.models.vq.vqvae import VQVAE
 from vqlab.nn.autoencoders.conv import ConvDecoder, ConvEncoder
 from vqlab.nn.autoencoders.small import SmallDecoder, SmallEncoder

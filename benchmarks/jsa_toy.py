@@ -18,7 +18,8 @@ from ratios import processor, table
 from torch import Tensor
 
 from vqlab.models.categorical.discrete_vae import DiscreteVAE
-from vqlab.models.categorical.jsa import JSA, PosteriorSampler
+from vqlab.models.categorical.jsa import JSA
+from vqlab.models.categorical.posterior_sampler import PosteriorSampler
 from vqlab.nn.autoencoders.small import MLPDecoder, MLPEncoder
 from vqlab.nn.categorical import FactorizedPrior
 from vqlab.nn.image_format import ImageFormat, ValueRange

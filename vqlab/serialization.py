@@ -59,7 +59,7 @@ OPTIMIZATIONS = {
 _BLOCKS = {"blocks": None, "block_size": 2}
 REMOVED: dict[str, dict[str, Any]] = {
     "JSA": _BLOCKS,
-    "PosteriorSampler": _BLOCKS,
+    "PosteriorSampler": {"blocks": None},
     "FontGAN": {"tv_weight": 0.0, "edge_weight": 0.0, "perceptual": None, "perceptual_weight": 0.0},
 }
 

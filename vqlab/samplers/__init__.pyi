@@ -1,3 +1,6 @@
+from .blocks import norm_constrained as norm_constrained
+from .blocks import run_blocks as run_blocks
+from .blocks import run_gibbs as run_gibbs
 from .chain_cache import ChainCache as ChainCache
 from .independence import Chain as Chain
 from .independence import NLLBounds as NLLBounds

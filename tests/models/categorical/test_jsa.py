@@ -40,6 +40,11 @@ def exact_gradients(model, x):
     return flat_gradients(model)
 
 
+def set_kernel(model, kernel, steps):
+    model.sampler = model.latent.sampler = PosteriorSampler(steps, kernel, block_size=2, cache_start_epoch=0)
+    model.latent.register_buffer("step_size", torch.tensor(30.0))  # the embeddings are few and far apart
+
+
 @pytest.fixture
 def problem():
     """An untrained model, and 8 images, each 25 times."""
@@ -66,11 +71,23 @@ def test_gradient_is_unbiased_from_posterior_and_biased_without_cache(problem):
     assert torch.cosine_similarity(fresh, exact[1], dim=0) <= 0.9
 
 
-@pytest.mark.parametrize("kernel", ["mis", "mis_rb", "isir"])
+@pytest.mark.parametrize("kernel", ["block_mis", "ncg", "gibbs"])
+def test_gradient_of_block_kernels_is_unbiased_from_posterior(problem, kernel):
+    model, x = problem
+    set_kernel(model, kernel, 5)
+    posterior = all_joints(model, x).softmax(1).detach()
+    exact = exact_gradients(model, x)
+    drawn = [gradients(model, x, torch.multinomial(posterior, 1)[:, 0]) for _ in range(40)]
+    for part in range(2):
+        found = torch.stack([pair[part] for pair in drawn]).mean(0)
+        assert torch.cosine_similarity(found, exact[part], dim=0) >= 0.995
+
+
+@pytest.mark.parametrize("kernel", ["mis", "mis_rb", "isir", "block_mis", "ncg", "gibbs"])
 def test_gradient_over_visited_states_equals_gradient_over_all_states(problem, kernel):
     model, x = problem
     x = x[:6]
-    model.sampler = PosteriorSampler(num_mis_steps=5, kernel=kernel, cache_start_epoch=0)
+    set_kernel(model, kernel, 5)
     chain, terms = model.run_chains(x, model.latent.log_q(x).detach(), None)
     model.run_chains = lambda *args: (chain, terms)
     model.zero_grad()
@@ -118,12 +135,18 @@ def test_bounds_contain_exact_likelihood():
     assert bounds[2] + divergence == pytest.approx(exact.mean().item(), abs=0.02)
 
 
-def test_posterior_samples_follow_the_posterior():
+@pytest.mark.parametrize(
+    ("kernel", "prior"), [*((k, "factorized") for k in ("mis", "block_mis", "ncg", "gibbs")), ("ncg", "transformer")]
+)
+def test_posterior_samples_follow_the_posterior(kernel, prior):
     model = sharpened(2, 1.5)
+    if prior == "transformer":
+        model.latent.prior = Transformer(VALUES, VARIABLES, num_codebooks=VARIABLES, dim=4, depth=1, heads=1).eval()
+    set_kernel(model, kernel, 10)
     x = images(model, 1, 3)
     posterior = all_joints(model, x).softmax(1)[0].detach()
     assert (all_proposals(model, x)[0].exp() - posterior).abs().sum() / 2 > 0.1
-    codes = model.sample_posterior(x.expand(30_000, -1, -1, -1), steps=80)
+    codes = model.sample_posterior(x.expand(30_000, -1, -1, -1), steps=80 if kernel == "mis" else 24)
     found = torch.bincount((codes.flatten(1) * NUMBER).sum(1), minlength=64) / 30_000
     assert (found - posterior).abs().sum() / 2 < 0.03
 

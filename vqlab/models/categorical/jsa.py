@@ -1,6 +1,5 @@
 """JSA: joint stochastic approximation (Ou and Song 2020, arXiv:2005.14001), with categorical codes."""
 
-from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
@@ -11,43 +10,15 @@ from vqlab.losses import Perceptual
 from vqlab.models.adversarial import AdversarialSettings
 from vqlab.models.categorical import training
 from vqlab.models.categorical.latent import RENAMED_KEYS, CategoricalLatent
+from vqlab.models.categorical.posterior_sampler import PosteriorSampler
 from vqlab.models.categorical.training import EvaluationSettings, LossOutput, ProposalOptimization, of_latent
 from vqlab.models.model import Model
 from vqlab.nn import Decoder, Encoder, ImageFormat, Likelihood, Transformer
 from vqlab.samplers import ChainCache
-from vqlab.samplers.independence import Chain, log_prob, propose, run_chain
+from vqlab.samplers.independence import Chain, log_prob, propose
 from vqlab.training.batches import predict_codes
 from vqlab.training.steps import require_finite
-from vqlab.validation import Count, NonNegative, NonNegativeInt, Positive, Probability, Range, check_fields
-
-
-@dataclass(frozen=True)
-class PosteriorSampler:
-    """Settings of the Metropolis chains that sample p(h | x), one per image.
-
-    ``mis`` is the paper's kernel. ``mis_rb`` weights rejected proposals by their probability. ``isir`` draws the next
-    state from all candidates at once (Markovian score climbing); with ``cache=false`` this is reweighted wake-sleep.
-
-    Args:
-        num_mis_steps: Proposals per batch, L.
-        kernel: ``mis``, ``mis_rb`` or ``isir``.
-        cache: Keep the chains' states, by the batch's ``index``.
-        cache_start_epoch: First epoch with the cache, counted from 0.
-        train_size: Number of training images. Default: taken from the data.
-
-    Example:
-        >>> PosteriorSampler(num_mis_steps=20, kernel="mis_rb").cache
-        True
-    """
-
-    num_mis_steps: Count = 10
-    kernel: Literal["mis", "mis_rb", "isir"] = "mis"
-    cache: bool = True
-    cache_start_epoch: NonNegativeInt = 1
-    train_size: Count | None = None
-
-    def __post_init__(self) -> None:
-        check_fields(self)
+from vqlab.validation import Count, NonNegative, Positive, Probability, Range
 
 
 class JSA(Model):
@@ -134,7 +105,7 @@ class JSA(Model):
         self.sampler, self.evaluation, self.seed = sampler, evaluation, seed
         self.images, self.value_range = images, images.value_range
         densities = encoder, decoder, num_embeddings, num_latents, likelihood, prior, perceptual, perceptual_weight
-        self.latent = CategoricalLatent(*densities, images, smoothing, decode_chunk)
+        self.latent = CategoricalLatent(*densities, images, smoothing, decode_chunk, sampler)
         training.build_parts(self, adversarial, split_ratio)
         self.health_ignored = ("accept_rate", "accept_rate_cached") if sampler.kernel == "isir" else ()
         self.chains: ChainCache | None = None
@@ -186,24 +157,23 @@ class JSA(Model):
 
     @torch.no_grad()
     def run_chains(self, x: Tensor, log_q: Tensor, index: Tensor | None) -> tuple[Chain, dict[str, Tensor]]:
-        """Run the chains of a batch for ``num_mis_steps`` proposals from ``log_q`` (B, P, K); return terms, too."""
-        count, length = self.sampler.num_mis_steps, self.latent.positions
-        numbers = training.uniform_numbers(self, x, (count + 1) * (length + 1), index)
-        numbers = numbers.view(len(x), count + 1, length + 1)
-        proposals, uniform = propose(log_q, numbers[:, :, 1:]), numbers[:, 1:, 0]
-        state, known = proposals[:, 0], torch.zeros(len(x), dtype=torch.bool, device=x.device)
+        """Run the chains of a batch for ``num_mis_steps`` steps, with ``log_q`` (B, P, K); return terms, too."""
+        rows, width = 1 + self.sampler.num_draws, self.latent.positions + 1
+        numbers = training.uniform_numbers(self, x, rows * width, index).view(len(x), rows, width)
+        state = propose(log_q, numbers[:, :1, 1:])[:, 0]
+        known = torch.zeros(len(x), dtype=torch.bool, device=x.device)
         chains = self.chains if self.sampler.cache and self.current_epoch >= self.sampler.cache_start_epoch else None
         if chains is not None:
             if index is None:
                 raise UserError("a batch has no index, which the cache of chains needs: set cache=false")
             stored, known = chains.get(index)
             state = torch.where(known[:, None], stored, state)
-        log_w = self.latent.log_weights(x, log_q)
-        chain = run_chain(log_w, state, proposals[:, 1:], uniform, self.sampler.kernel)
+        chain = self.latent.run_chain(x, log_q, state, numbers[:, 1:])
         accepted = (chain.accepted[:, :1] if self.sampler.kernel == "isir" else chain.accepted).float()
         terms = {
             "accept_rate": accepted.mean(),  # see record_rate for its lowest value
             "effective_states": (1 / chain.weights.square().sum(1)).mean(),
+            "changed_positions": (chain.last != state).float().mean(),
             "known_chains": known.float().mean(),
         }
         if self.sampler.cache:

@@ -7,6 +7,7 @@ categories, S draws. Public methods take maps of codes (B, h, w), or (B, h, w, V
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -14,25 +15,32 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from vqlab.losses.perceptual import Perceptual, build_perceptual
+from vqlab.models.categorical.posterior_sampler import PosteriorSampler
 from vqlab.models.model import evaluating
 from vqlab.nn import ConvDecoder, ConvEncoder, Gaussian, ImageFormat, Likelihood, Transformer
 from vqlab.nn.base import Decoder, Encoder, check_autoencoder
 from vqlab.nn.categorical import CategoricalCode, FactorizedPrior, build_prior
 from vqlab.nn.codes import as_codes, check_code_range, check_code_shape
+from vqlab.nn.distributed import all_sum, world_size
 from vqlab.nn.precision import without_autocast
 from vqlab.samplers import generate
-from vqlab.samplers.independence import NLLBounds, log_prob, nll_bounds, propose, run_chain
+from vqlab.samplers.blocks import norm_constrained, run_blocks, run_gibbs
+from vqlab.samplers.independence import KERNELS, Chain, NLLBounds, log_prob, nll_bounds, propose, run_chain
 
 RENAMED_KEYS = {  # prefixes of state-dict keys of JSA and DiscreteVAE: until 0.1 -> now
     **{f"{part}.": f"latent.{part}." for part in ("encoder", "decoder", "quantizer", "likelihood", "prior")},
     "figures.": "metrics.",
     "discriminator.": "adversarial.discriminator.",
 }
+POSTERIOR_STEPS = 10  # of the chains in evaluation and in ``encode``
 AT_ONCE = 64  # draws per image that are computed in one pass
+TARGET_RATE, ADAPTATION = 0.4, 0.1  # of the steps of ncg: acceptance rate, and change of the logarithm per batch
 
 
 class CategoricalLatent(nn.Module):
     """p(x, h) = p(h) p(x | h) and the proposal q(h | x); arguments and attributes as in ``JSA``."""
+
+    step_size: Tensor  # of the kernel ncg, in squared units of the embeddings
 
     def __init__(
         self,
@@ -47,10 +55,11 @@ class CategoricalLatent(nn.Module):
         images: ImageFormat,
         smoothing: float,
         decode_chunk: int,
+        sampler: PosteriorSampler = PosteriorSampler(),
     ) -> None:
         super().__init__()
         self.images, self.value_range = images, images.value_range
-        self.smoothing, self.decode_chunk = smoothing, decode_chunk
+        self.smoothing, self.decode_chunk, self.sampler = smoothing, decode_chunk, sampler
         self.encoder: Encoder = encoder or ConvEncoder(in_channels=images.channels)
         self.decoder: Decoder = decoder or ConvDecoder(out_channels=images.channels)
         self.code_map = check_autoencoder(self.encoder, self.decoder, images.channels, images.size)
@@ -63,6 +72,8 @@ class CategoricalLatent(nn.Module):
         self.prior = build_prior(prior, self.positions, num_embeddings, num_latents)
         self.perceptual = build_perceptual(perceptual, perceptual_weight, images.size)
         self.perceptual_weight = perceptual_weight
+        if sampler.kernel == "ncg":
+            self.register_buffer("step_size", torch.ones(()))
 
     def parameter_groups(self) -> tuple[list[nn.Parameter], list[nn.Parameter], list[nn.Parameter]]:
         """Return the parameters of p's networks; p's embeddings, prior and sigma; and those of q."""
@@ -71,8 +82,14 @@ class CategoricalLatent(nn.Module):
         return list(self.decoder.parameters()), tables, proposal
 
     @torch.no_grad()
-    def encode(self, x: Tensor) -> Tensor:
-        """Images (B, C, H, W) to their most probable codes under q, (B, h, w)."""
+    def encode(self, x: Tensor, how: Literal["argmax", "posterior"] = "argmax") -> Tensor:
+        """Images (B, C, H, W) to codes (B, h, w).
+
+        ``argmax`` are the most probable codes under q; ``posterior`` are draws from p(h | x) after 10 steps of the
+        model's chain, which fit the image better, take longer, and are random.
+        """
+        if how == "posterior":
+            return self.sample_posterior(x, steps=POSTERIOR_STEPS)
         return self.to_map(self.log_q(self.observe(x)).argmax(-1))
 
     @torch.no_grad()
@@ -114,20 +131,22 @@ class CategoricalLatent(nn.Module):
 
     @torch.no_grad()
     def sample_posterior(self, x: Tensor, init: Tensor | None = None, steps: int = 100) -> Tensor:
-        """Run Metropolis chains of images (B, C, H, W) for ``steps`` proposals; return their last states (B, h, w).
+        """Run chains of images (B, C, H, W) with the model's kernel; return the states after ``steps`` (B, h, w).
 
-        The chains converge to p(h | x). They start at the codes ``init`` (B, h, w), by default a draw from q.
+        The chains converge to p(h | x). They start at the codes ``init`` (B, h, w), by default a draw from q, or its
+        most probable codes if the steps change only a few positions.
         """
         x = self.observe(x)
         log_q = self.log_q(x)
-        if init is None:
+        if init is not None:
+            state = self.to_flat(init)
+        elif self.sampler.kernel in KERNELS:
             state = propose(log_q, rand(len(x), 1, self.positions, device=x.device))[:, 0]
         else:
-            state = self.to_flat(init)
+            state = log_q.argmax(-1)
         for done in range(0, steps, AT_ONCE):
-            uniform = rand(len(x), min(AT_ONCE, steps - done), self.positions + 1, device=x.device)
-            proposals = propose(log_q, uniform[:, :, 1:])
-            state = run_chain(self.log_weights(x, log_q), state, proposals, uniform[:, :, 0]).last
+            rows = replace(self.sampler, num_mis_steps=min(AT_ONCE, steps - done)).num_draws
+            state = self.run_chain(x, log_q, state, rand(len(x), rows, self.positions + 1, device=x.device)).last
         return self.to_map(state)
 
     @torch.no_grad()
@@ -210,6 +229,63 @@ class CategoricalLatent(nn.Module):
                 return self.joint_of_draws(x, codes, energy)[0] - log_prob(log_q, codes)
 
         return log_w
+
+    def run_chain(self, x: Tensor, log_q: Tensor, initial: Tensor, uniform: Tensor) -> Chain:
+        """Run the chains of ``sampler`` from codes ``initial`` (B, P), with ``uniform`` (B, num_draws, P + 1)."""
+        settings = self.sampler
+        if settings.kernel in KERNELS:
+            proposals = propose(log_q, uniform[:, :, 1:])
+            return run_chain(self.log_weights(x, log_q), initial, proposals, uniform[:, :, 0], settings.kernel)
+        if settings.kernel == "gibbs":
+            log_p = self.log_weights(x, torch.zeros_like(log_q))
+            return run_gibbs(log_p, initial, uniform, self.quantizer.num_embeddings)
+
+        def from_q(codes: Tensor, _: Tensor, positions: Tensor) -> Tensor:
+            return log_q.gather(1, positions[..., None].expand(-1, -1, log_q.shape[-1]))
+
+        def by_gradient(codes: Tensor, gradient: Tensor, positions: Tensor) -> Tensor:
+            return self.norm_constrained(gradient, codes, positions)
+
+        informed = settings.kernel == "ncg"
+        size = min(settings.block_size or (8 if informed else 1), self.positions)
+        evaluate, proposal = self.log_p_and_gradient(x, informed), by_gradient if informed else from_q
+        chain = run_blocks(evaluate, proposal, initial, uniform, size)
+        if informed and self.training:
+            rate = all_sum(chain.accepted.float().mean()) / world_size()
+            self.step_size *= torch.exp(ADAPTATION * (rate - TARGET_RATE))
+        return chain
+
+    def log_p_and_gradient(self, x: Tensor, need_gradient: bool) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+        """Return a function of codes (B, P) that gives ln p(x, h) (B,), and its gradient by the embeddings.
+
+        The gradient is that of ln p(x | h), (B, h * w, D); a tensor without elements if it is not needed.
+        """
+
+        def evaluate(codes: Tensor) -> tuple[Tensor, Tensor]:
+            with evaluating(self.decoder, self.prior), without_autocast(x.device):
+                log_prior = self.log_prior(codes)
+                if not need_gradient:
+                    return self.log_likelihood(x, self.output(codes).float()) + log_prior, codes[:, :0, None]
+                with torch.inference_mode(False), torch.enable_grad():
+                    embedded = self.quantizer.embed(codes.clone(), self.code_map[1]).detach().requires_grad_()
+                    log_p = self.log_likelihood(x.clone(), self.decoder(embedded).float())
+                    (gradient,) = torch.autograd.grad(log_p.sum(), embedded)
+            return log_p.detach() + log_prior, gradient.flatten(2).mT
+
+        return evaluate
+
+    def norm_constrained(self, gradient: Tensor, codes: Tensor, positions: Tensor) -> Tensor:
+        """Return the proposal ln r (B, s, K) of ``ncg`` at ``positions`` (B, s) of ``codes`` (B, P)."""
+        code = self.quantizer
+        places, variables = positions // code.num_codebooks, positions % code.num_codebooks
+        gradient = gradient.gather(1, places[..., None].expand(-1, -1, gradient.shape[-1]))
+        current = code.codebook[variables, codes.gather(1, positions)]
+        codebook = code.codebook[variables] if code.num_codebooks > 1 else code.codebook[0]
+        log_r = norm_constrained(gradient, current, codebook, self.step_size)
+        if isinstance(self.prior, FactorizedPrior) and self.prior.logits is not None:
+            log_prior = self.prior.log_probs(codes.device)[positions]
+            log_r = (log_r + log_prior / 2).log_softmax(-1)
+        return log_r
 
     def to_map(self, codes: Tensor) -> Tensor:
         """Codes (B, P) to the map (B, h, w), or (B, h, w, V)."""

@@ -25,7 +25,6 @@ from vqlab.training.lightning_fixes import is_log_step
 from vqlab.training.steps import clip, count_batch, step_and_zero
 from vqlab.validation import Count, Positive, check_fields
 
-POSTERIOR_STEPS = 10  # length of a chain in evaluation
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -236,7 +235,7 @@ def evaluate(model: Any, batch: dict[str, Tensor], stage: str) -> None:
         "bits_per_image": latent.positions * math.log2(latent.quantizer.num_embeddings),
     }
     target = value_range.decode(likelihood.image(observed, value_range))
-    codes, posterior = log_q.argmax(-1), latent.sample_posterior(x, steps=POSTERIOR_STEPS).flatten(1)
+    codes, posterior = log_q.argmax(-1), latent.encode(x, "posterior").flatten(1)
     for prefix, chosen in (("", codes), ("posterior_", posterior)):
         expected = likelihood.expected(latent.output(chosen).float())
         image = value_range.decode(likelihood.image(expected, value_range))
