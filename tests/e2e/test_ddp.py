@@ -79,8 +79,10 @@ def test_two_processes_of_a_system_equal_one(system, steps, columns, options):
         assert all(state["step"] > 10 for state in moved[1]["state"].values()), "the discriminator was not trained"
 
 
-def test_chains_of_two_processes_equal_those_of_one_which_resumes_from_two():
+@pytest.mark.parametrize("kernel", ["mis", "ncg"])
+def test_chains_of_two_processes_equal_those_of_one_which_resumes_from_two(kernel):
     options = ["fit", *SYSTEMS["JSA"], *TRAINER, "--trainer.limit_val_batches=2", "--model.lr=0.0005"]
+    options += [f"--model.sampler.kernel={kernel}"]
     fit_on_two_ranks(*options, "--name=two", "--trainer.max_steps=20", "--data.batch_size=16")
     main([*options, "--name=one", "--trainer.max_steps=20"])
     one, two = weights("runs/jsa/one"), weights("runs/jsa/two")

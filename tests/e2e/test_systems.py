@@ -12,7 +12,7 @@ import torch
 
 import vqlab
 from tests.e2e.systems import MODELS, OFTEN, SYSTEMS, prepare
-from tests.e2e.tiny import DATA, STOPS, TRAINER, assert_same_runs, fails, logged, reached, weights
+from tests.e2e.tiny import DATA, STOPS, TRAINER, assert_equal, assert_same_runs, fails, logged, reached, weights
 from tests.helpers.forks import Forked
 from tests.helpers.stops import Stop
 from tests.helpers.toy_fonts import SANS, SERIF
@@ -161,6 +161,20 @@ def test_jsa_with_a_discriminator_is_the_tokenizer_of_a_prior():
     prior = [option.replace("tokenizer.ckpt", "runs/jsa/it/checkpoints/last.ckpt") for option in MODELS["CodePrior"]]
     main(["fit", *prior, *DATA, *TRAINER, "--name=prior", "--trainer.max_steps=3"])
     assert vqlab.load("runs/codeprior/prior/checkpoints/last.ckpt").sample(2).shape == (2, 1, 16, 16)
+
+
+def test_jsa_with_informed_proposals_is_resumed_with_chains_and_step_size():
+    call = ["fit", *SYSTEMS["JSA"], *TRAINER, "--trainer.limit_val_batches=2", "--model.sampler.kernel=ncg"]
+    call += ["--model.sampler.cache_start_epoch=0"]
+    main([*call, "--name=whole", "--trainer.max_steps=44"])
+    main([*call, "--name=halves", "--trainer.max_steps=40"])
+    main([*call, "--trainer.max_steps=44", "--ckpt_path=runs/jsa/halves/checkpoints/last.ckpt"])
+    assert_equal(weights("runs/jsa/halves"), weights("runs/jsa/whole"))
+    assert weights("runs/jsa/halves")["latent.step_size"] != 1
+    model = vqlab.load("runs/jsa/halves/checkpoints/last.ckpt")
+    x = torch.rand(8, 1, 16, 16) * 2 - 1
+    plain, drawn = (model.log_joint(x, model.encode(x, how)).mean() for how in ("argmax", "posterior"))
+    assert drawn > plain
 
 
 def test_chain_cache_keeps_its_chains_in_steps_without_it():
