@@ -6,7 +6,10 @@ import pytest
 import torch
 from torch import nn
 
+from tests.helpers.models import build
 from tests.helpers.refusal import refused
+from tests.helpers.small_models import parts
+from vqlab.models import JSA, VQVAE, CodePrior
 from vqlab.models.prior.tokenizer import CodeCache, check_data, find_tokenizer
 from vqlab.nn import ImageFormat, ValueRange
 
@@ -57,3 +60,17 @@ def test_cache_returns_computed_codes(num_embeddings, size):
             assert found.dtype == torch.int64
     assert len(calls) == 10, "each image once"
     assert cache.codes.element_size() == size
+
+
+def test_prior_is_trained_on_codes_of_the_chains_of_a_jsa():
+    """The encoder of a JSA whose q is far from the posterior."""
+    model = build(JSA, **parts(), num_embeddings=16, kernel="ncg").eval()
+    model.latent.step_size.fill_(50.0)
+    x = torch.rand(32, 1, 16, 16) * 2 - 1
+    seen = {}
+    for codes in ("argmax", "posterior"):
+        prior = build(CodePrior, model, dim=16, depth=1, heads=2, codes=codes)
+        seen[codes] = model.log_joint(x, prior.encode(x)).mean()
+    assert seen["posterior"] > seen["argmax"] + 1
+    with refused("codes must be argmax for a VQVAE, got posterior"):
+        build(CodePrior, build(VQVAE, **parts()), dim=16, depth=1, heads=2, codes="posterior")

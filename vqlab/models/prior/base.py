@@ -4,7 +4,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning
 import torch
@@ -47,8 +47,11 @@ class Prior(Model):
         optimization: Optimization,
         images: ImageFormat | None,
         num_classes: int | None,
+        codes: Literal["argmax", "posterior"] = "argmax",
     ) -> None:
         net = find_tokenizer(tokenizer)
+        if codes == "posterior" and not hasattr(net, "sample_posterior"):
+            raise UserError(f"codes must be argmax for a {type(net).__name__}, got posterior: only a JSA has chains")
         self.init_args["tokenizer"] = net  # so that a checkpoint describes the tokenizer, instead of naming a file
         super().__init__()
         check_data(net, images)
@@ -56,6 +59,7 @@ class Prior(Model):
         if conditional and not num_classes:
             raise UserError("conditional must be false for data without labels, got true")
         self.conditional, self.label_dropout, self.optimization = conditional, label_dropout, optimization
+        self.how = {} if codes == "argmax" else {"how": codes}  # to encode
         self.num_classes = num_classes if conditional and num_classes else 0
         self.tokenizer: Any = Frozen(net, saved=True)
         with torch.no_grad():
@@ -80,7 +84,7 @@ class Prior(Model):
     def encode(self, x: Tensor) -> Tensor:
         """Images (B, C, H, W) to the tokenizer's codes (B, h, w)."""
         with torch.no_grad(), without_autocast(x.device):  # in float32, so that codes do not depend on the precision
-            return self.tokenizer.net.encode(like_weights(upcast(x), self.tokenizer.net))
+            return self.tokenizer.net.encode(like_weights(upcast(x), self.tokenizer.net), **self.how)
 
     def decode(self, codes: Tensor) -> Tensor:
         """Codes (B, h, w) to images (B, C, H, W) in the value range."""

@@ -1,7 +1,7 @@
 """The second stage of a discrete autoencoder: an autoregressive transformer over its codes."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning
 import torch
@@ -43,6 +43,7 @@ class CodePrior(Prior):
         optimization: Optimizer settings; weight decay applies to matrices only, not to embeddings and norms.
         images: Format of the data, which must equal the tokenizer's; the command line takes it from the data.
         num_classes: Number of labels; the command line takes it from the data.
+        codes: Of a JSA: the most probable under q, ``argmax``, or drawn by its chains, ``posterior``.
 
     Example:
         >>> from vqlab.models.vq.vqvae import VQVAE
@@ -67,15 +68,16 @@ class CodePrior(Prior):
         optimization: Optimization = Optimization(betas=(0.9, 0.95), weight_decay=0.05),
         images: ImageFormat | None = None,
         num_classes: NonNegativeInt | None = None,
+        codes: Literal["argmax", "posterior"] = "argmax",
     ) -> None:
-        super().__init__(tokenizer, conditional, label_dropout, optimization, images, num_classes)
-        codes = self.num_tokens, self.length, self.num_classes, self.num_codebooks
+        super().__init__(tokenizer, conditional, label_dropout, optimization, images, num_classes, codes)
+        lengths = self.num_tokens, self.length, self.num_classes, self.num_codebooks
         sizes: dict[str, Any] = {"dim": dim, "depth": depth, "heads": heads, "mlp_ratio": mlp_ratio, "dropout": dropout}
         self.network: Transformer | DepthTransformer
         if depth_blocks:
-            self.network = DepthTransformer(*codes, **sizes, depth_blocks=depth_blocks)
+            self.network = DepthTransformer(*lengths, **sizes, depth_blocks=depth_blocks)
         else:
-            self.network = Transformer(*codes, **sizes)
+            self.network = Transformer(*lengths, **sizes)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Predict each token from the previous ones."""

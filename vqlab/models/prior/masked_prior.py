@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from typing import Literal
 
 import lightning
 import torch
@@ -49,6 +50,7 @@ class MaskedPrior(Prior):
         optimization: Optimizer settings; weight decay applies to matrices only, not to embeddings and norms.
         images: Format of the data, which must equal the tokenizer's; the command line takes it from the data.
         num_classes: Number of labels; the command line takes it from the data.
+        codes: Of a JSA: the most probable under q, ``argmax``, or drawn by its chains, ``posterior``.
 
     Example:
         >>> from vqlab.models.vq.vqvae import VQVAE
@@ -75,8 +77,9 @@ class MaskedPrior(Prior):
         optimization: Optimization = Optimization(betas=(0.9, 0.95), weight_decay=0.05),
         images: ImageFormat | None = None,
         num_classes: NonNegativeInt | None = None,
+        codes: Literal["argmax", "posterior"] = "argmax",
     ) -> None:
-        super().__init__(tokenizer, conditional, label_dropout, optimization, images, num_classes)
+        super().__init__(tokenizer, conditional, label_dropout, optimization, images, num_classes, codes)
         sizes = dim, depth, heads, mlp_ratio, dropout
         self.network = MaskedTransformer(self.num_tokens, self.length, self.num_classes, self.num_codebooks, *sizes)
 
