@@ -9,5 +9,6 @@ from .independence import log_prob as log_prob
 from .independence import mis as mis
 from .independence import mis_rb as mis_rb
 from .independence import propose as propose
+from .langevin import mala as mala
 from .tokens import generate as generate
 from .tokens import roll_out as roll_out
