@@ -45,6 +45,7 @@ from .models import FontGAN as FontGAN
 from .models import GANTopicModel as GANTopicModel
 from .models import MaskedPrior as MaskedPrior
 from .models import Model as Model
+from .models import NegativeSampler as NegativeSampler
 from .models import NextScalePrior as NextScalePrior
 from .models import PosteriorSampler as PosteriorSampler
 from .models import ProposalOptimization as ProposalOptimization

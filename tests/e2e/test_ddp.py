@@ -79,10 +79,13 @@ def test_two_processes_of_a_system_equal_one(system, steps, columns, options):
         assert all(state["step"] > 10 for state in moved[1]["state"].values()), "the discriminator was not trained"
 
 
-@pytest.mark.parametrize("kernel", ["mis", "ncg"])
-def test_chains_of_two_processes_equal_those_of_one_which_resumes_from_two(kernel):
-    options = ["fit", *SYSTEMS["JSA"], *TRAINER, "--trainer.limit_val_batches=2", "--model.lr=0.0005"]
-    options += [f"--model.sampler.kernel={kernel}"]
+NEGATIVES = ["--model.negatives.size=128", "--model.negatives.langevin_steps=2", "--model.likelihood=Gaussian"]
+NEGATIVES += ["--model.likelihood.sigma=0.3"]
+
+
+@pytest.mark.parametrize("options", [[], ["--model.sampler.kernel=ncg", *NEGATIVES]], ids=["mis", "ncg and negatives"])
+def test_chains_of_two_processes_equal_those_of_one_which_resumes_from_two(options):
+    options = ["fit", *SYSTEMS["JSA"], *TRAINER, "--trainer.limit_val_batches=2", "--model.lr=0.0005", *options]
     fit_on_two_ranks(*options, "--name=two", "--trainer.max_steps=20", "--data.batch_size=16")
     main([*options, "--name=one", "--trainer.max_steps=20"])
     one, two = weights("runs/jsa/one"), weights("runs/jsa/two")
@@ -91,6 +94,10 @@ def test_chains_of_two_processes_equal_those_of_one_which_resumes_from_two(kerne
     assert (one["codes"] == two["codes"]).all(1).float().mean() > 0.95
     for name in ("latent.encoder.layers.0.weight", "latent.quantizer.codebook", "latent.likelihood.mse"):
         torch.testing.assert_close(two[name], one[name], rtol=2e-2, atol=2e-3)
+    if "negatives.x" in one:
+        near = (one["negatives.x"] - two["negatives.x"]).abs().flatten(1).amax(1) < 0.05
+        assert near.float().mean() > 0.9
+        assert torch.equal(one["negatives.next"], two["negatives.next"])
     last = ["--config=runs/jsa/two/config.yaml", "--ckpt_path=runs/jsa/two/checkpoints/last.ckpt"]
     main(["fit", *last, "--trainer.max_steps=22", "--trainer.devices=1", "--trainer.callbacks=null"])
     assert reached(Path("runs/jsa/two/checkpoints/last.ckpt")) == 22

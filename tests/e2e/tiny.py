@@ -57,9 +57,10 @@ def logged(path: str | Path) -> list[dict[str, float]]:
 
 
 def weights(run: str | Path) -> dict[str, torch.Tensor]:
-    """Return the weights in the last checkpoint of a run folder, and JSA's chains."""
+    """Return the weights in the last checkpoint of a run folder, and JSA's chains and negative samples."""
     checkpoint = torch.load(Path(run) / "checkpoints/last.ckpt", weights_only=True)
-    return {**checkpoint["state_dict"], **checkpoint.get("chains", {})}
+    negatives = {f"negatives.{name}": value for name, value in checkpoint.get("negatives", {}).items()}
+    return {**checkpoint["state_dict"], **checkpoint.get("chains", {}), **negatives}
 
 
 def assert_same_log(run: str | Path, other: str | Path, rel: float = 1e-6, only: Sequence[str] = ()) -> None:

@@ -2,6 +2,7 @@ from .adversarial import AdversarialLoss as AdversarialLoss
 from .adversarial import AdversarialSettings as AdversarialSettings
 from .categorical.discrete_vae import DiscreteVAE as DiscreteVAE
 from .categorical.jsa import JSA as JSA
+from .categorical.negatives import NegativeSampler as NegativeSampler
 from .categorical.posterior_sampler import PosteriorSampler as PosteriorSampler
 from .categorical.training import EvaluationSettings as EvaluationSettings
 from .categorical.training import ProposalOptimization as ProposalOptimization

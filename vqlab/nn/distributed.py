@@ -29,6 +29,16 @@ def all_gather_rows(x: Tensor) -> Tensor:
     return torch.cat(gathered)
 
 
+def gather_interleaved(rows: Tensor, size: int) -> Tensor:
+    """Return ``size`` rows on the CPU, of which rank r of R holds the rows r, r + R, ...; all ranks must call it."""
+    world = world_size()
+    most = -(-size // world)  # largest number of rows of a rank, because collectives need equal shapes
+    padded = torch.cat([rows, rows.new_zeros(most - len(rows), *rows.shape[1:])])
+    # As bytes, because gloo does not support int16.
+    ranks = all_gather_rows(padded.contiguous().view(torch.uint8)).view(rows.dtype).unflatten(0, (world, most))
+    return ranks.transpose(0, 1).flatten(0, 1)[:size].cpu()
+
+
 def mean_over_ranks(x: Tensor) -> Tensor:
     """Return the mean of ``x`` over all ranks; its gradient is that of the rank's own ``x``, which DDP averages."""
     return x + (all_sum(x.detach()) / world_size() - x.detach()) if world_size() > 1 else x

@@ -5,7 +5,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from vqlab.errors import UserError
-from vqlab.nn.distributed import all_gather_rows, all_sum, world_size
+from vqlab.nn.distributed import all_gather_rows, all_sum, gather_interleaved, world_size
 
 
 class ChainCache:
@@ -64,7 +64,7 @@ class ChainCache:
 
     def whole(self) -> dict[str, Tensor]:
         """Return the rows of all ranks in the order of the data; all ranks must call it."""
-        return {"codes": self._gather(self.codes), "age": self._gather(self.age)}
+        return {name: gather_interleaved(rows, self.size) for name, rows in (("codes", self.codes), ("age", self.age))}
 
     def fill(self, stored: dict[str, Tensor]) -> None:
         """Set this rank's rows from the result of :meth:`whole`."""
@@ -74,13 +74,6 @@ class ChainCache:
             raise UserError(f"the checkpoint has chains of {found}: resume with its data and networks")
         self.codes.copy_(codes[self.rank :: self.world])
         self.age.copy_(stored["age"][self.rank :: self.world])
-
-    def _gather(self, rows: Tensor) -> Tensor:
-        most = -(-self.size // self.world)  # largest number of rows of a rank, because collectives need equal shapes
-        padded = torch.cat([rows, rows.new_zeros(most - len(rows), *rows.shape[1:])])
-        # As bytes, because gloo does not support int16.
-        ranks = all_gather_rows(padded.contiguous().view(torch.uint8)).view(rows.dtype).unflatten(0, (self.world, most))
-        return ranks.transpose(0, 1).flatten(0, 1)[: self.size].cpu()
 
     def _check(self, index: Tensor) -> None:
         if int(index.max()) >= self.size:

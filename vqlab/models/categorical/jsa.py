@@ -10,10 +10,12 @@ from vqlab.losses import Perceptual
 from vqlab.models.adversarial import AdversarialSettings
 from vqlab.models.categorical import training
 from vqlab.models.categorical.latent import RENAMED_KEYS, CategoricalLatent
+from vqlab.models.categorical.negatives import NegativeChains, NegativeSampler, check_likelihood
 from vqlab.models.categorical.posterior_sampler import PosteriorSampler
 from vqlab.models.categorical.training import EvaluationSettings, LossOutput, ProposalOptimization, of_latent
 from vqlab.models.model import Model
 from vqlab.nn import Decoder, Encoder, ImageFormat, Likelihood, Transformer
+from vqlab.quantizers.sampling import step_seed
 from vqlab.samplers import ChainCache
 from vqlab.samplers.independence import Chain, log_prob, propose
 from vqlab.training.batches import predict_codes
@@ -41,6 +43,8 @@ class JSA(Model):
         split_ratio: See ``CodeSplitter``; used with a uniform prior only; null never splits.
         perceptual: Default: LPIPS on VGG features, whose weights are fetched once; not built at weight 0.
         perceptual_weight: Nats per unit of LPIPS, subtracted from ln p(x | h) in training and sampling, not in bounds.
+        negatives: Negative samples, which replace the unknown normaliser of that energy. Default: none, as if it were
+            constant.
         adversarial: Discriminator of decoded codes, for a ``Gaussian`` likelihood.
         lr: Absolute learning rate. Default without ``base_lr``: 3e-4.
         base_lr: Rate per image: lr = base_lr x batch_size x devices x nodes x accumulate. Give one of the two.
@@ -89,6 +93,7 @@ class JSA(Model):
         split_ratio: Annotated[float, Range(2, open="low")] | None = 3.0,
         perceptual: Perceptual | None = None,
         perceptual_weight: NonNegative = 0.0,
+        negatives: NegativeSampler | None = None,
         adversarial: AdversarialSettings = AdversarialSettings(disc_weight=0.0),
         lr: Positive | None = None,
         base_lr: Positive | None = None,
@@ -108,7 +113,11 @@ class JSA(Model):
         self.latent = CategoricalLatent(*densities, images, smoothing, decode_chunk, sampler)
         training.build_parts(self, adversarial, split_ratio)
         self.health_ignored = ("accept_rate", "accept_rate_cached") if sampler.kernel == "isir" else ()
+        if negatives is not None:
+            check_likelihood(self.latent.likelihood)
+        self.negatives = negatives
         self.chains: ChainCache | None = None
+        self.negative_chains: NegativeChains | None = None
         self._stored: dict[str, Tensor] | None = None  # chains of a checkpoint, until there is a cache
 
     quantizer = property(lambda model: model.latent.quantizer)
@@ -143,7 +152,10 @@ class JSA(Model):
         return loss
 
     def compute_loss(self, x: Tensor, index: Tensor | None) -> LossOutput:
-        """-E ln p(x, h) - E ln q(h | x) over the states that each chain visits; ``index`` (B,) as in the batch."""
+        """-E ln p(x, h) - E ln q(h | x) over the states that each chain visits; ``index`` (B,) as in the batch.
+
+        With ``negatives`` p(x, h) is not normalised, and the mean of ln p(x', h') of the negative samples is added.
+        """
         log_q = self.latent.log_q(x)
         chain, terms = self.run_chains(x, log_q.detach(), index)
         owner, number = chain.weights.nonzero(as_tuple=True)  # only visited states are decoded with gradients
@@ -153,6 +165,12 @@ class JSA(Model):
         p_loss, q_loss = -(weights * log_p).sum(), -(weights * log_q_of_codes).sum()
         terms |= {"nll_joint": p_loss.detach(), "proposal_loss": q_loss.detach()}
         terms["distinct_states"] = torch.tensor(len(codes) / len(x))
+        if self.negative_chains is not None:
+            seed = step_seed(-1 - self.seed, torch.tensor(self.global_step, device=x.device))
+            x_negative, codes, negative_terms = self.negative_chains.draw(len(x), seed)
+            log_p, _ = self.latent.joint(x_negative, codes, torch.arange(len(x), device=x.device))
+            terms |= negative_terms | {"nll_joint_negative": -log_p.detach().mean()}
+            p_loss = p_loss + log_p.mean()  # in place of the gradient of ln Z
         return LossOutput(p_loss + q_loss, (weights * squared_errors).sum(), chain.last, terms)
 
     @torch.no_grad()
@@ -187,6 +205,8 @@ class JSA(Model):
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
+        if stage == "fit" and self.negatives is not None and self.negative_chains is None:
+            self.negative_chains = NegativeChains(self.negatives, self.latent)
         if stage != "fit" or not self.sampler.cache:
             return
         data = self.trainer.datamodule  # type: ignore[attr-defined]
@@ -203,10 +223,14 @@ class JSA(Model):
         stored = self._stored if self.chains is None else self.chains.whole()  # kept even while the cache is off
         if stored is not None:
             checkpoint["chains"] = stored
+        if self.negative_chains is not None:
+            checkpoint["negatives"] = self.negative_chains.whole()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self._stored = checkpoint.get("chains")
         self._restore_chains()
+        if self.negative_chains is not None and "negatives" in checkpoint:
+            self.negative_chains.fill(checkpoint["negatives"])
 
     def _restore_chains(self) -> None:
         if self.chains is not None and self._stored is not None:

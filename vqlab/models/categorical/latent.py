@@ -23,7 +23,7 @@ from vqlab.nn.categorical import CategoricalCode, FactorizedPrior, build_prior
 from vqlab.nn.codes import as_codes, check_code_range, check_code_shape
 from vqlab.nn.distributed import all_sum, world_size
 from vqlab.nn.precision import without_autocast
-from vqlab.samplers import generate
+from vqlab.samplers import roll_out
 from vqlab.samplers.blocks import norm_constrained, run_blocks, run_gibbs
 from vqlab.samplers.independence import KERNELS, Chain, NLLBounds, log_prob, nll_bounds, propose, run_chain
 
@@ -105,15 +105,22 @@ class CategoricalLatent(nn.Module):
     def sample(self, num: int, temperature: float = 1.0, generator: torch.Generator | None = None) -> Tensor:
         """Draw images (num, C, H, W) in the value range: codes from p(h), and the expected image of each."""
         device = self.quantizer.codebook.device
-        if isinstance(self.prior, Transformer):
-            condition = torch.full((num,), self.prior.no_label, device=device)
-            codes = generate(self.prior, condition, temperature, generator=generator)
-        else:
-            log_p = (self.prior.log_probs(device) / temperature).log_softmax(-1)
-            source = device if generator is None else generator.device
-            uniform = rand(1, num, self.positions, device=source, generator=generator)
-            codes = propose(log_p[None], uniform.to(device))[0]
-        return self.decode(self.to_map(codes))
+        source = device if generator is None else generator.device
+        uniform = rand(num, self.positions, device=source, generator=generator).to(device)
+        return self.decode(self.to_map(self.draw_codes(uniform, temperature)))
+
+    def draw_codes(self, uniform: Tensor, temperature: float = 1.0) -> Tensor:
+        """Draw codes (N, P) from p(h) by inversion of ``uniform`` (N, P) in (0, 1)."""
+        if isinstance(self.prior, FactorizedPrior):
+            log_p = (self.prior.log_probs(uniform.device) / temperature).log_softmax(-1)
+            return propose(log_p[None], uniform[None])[0]
+
+        def choose(position: int, logits: Tensor) -> Tensor:
+            log_p = (logits.float() / temperature).log_softmax(-1)
+            return propose(log_p[:, None], uniform[:, position, None, None])[:, 0, 0]
+
+        condition = torch.full((len(uniform),), self.prior.no_label, device=uniform.device)
+        return roll_out(self.prior, condition, choose)
 
     @torch.no_grad()
     def propose(self, x: Tensor, num: int) -> Tensor:
