@@ -2,14 +2,15 @@
 
     python benchmarks/jsa_step.py --batch 32 --steps 10
 
-All have the same encoder and decoder. "sequential" is JSA with proposals that are drawn, encoded and decoded one at a
-time, and a gradient through every state of the chain. Contestants take turns in one process on one thread; the values
-are medians of CPU time.
+All have the same encoder and decoder. "JSA" has the kernel mis. "sequential" is JSA with proposals that are drawn,
+encoded and decoded one at a time, and a gradient through every state of the chain. Contestants take turns in one process
+on one thread; the values are medians of CPU time.
 """
 
 import argparse
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -70,6 +71,7 @@ def contestants(args: argparse.Namespace) -> dict[str, Callable[[], None]]:
     return {
         "VQ-VAE": vqvae_step(args, x),
         "JSA": jsa_step(args, x),
+        **{f"JSA, {kernel}": jsa_step(args, x, kernel) for kernel in ("mis_rb", "isir", "block_mis", "ncg")},
         "JSA, sequential": sequential_step(args, x),
     }
 
@@ -106,15 +108,11 @@ def vqvae_step(args: argparse.Namespace, x: Tensor) -> Callable[[], None]:
     return stepper(list(model.parameters()), loss)
 
 
-def jsa_step(args: argparse.Namespace, x: Tensor) -> Callable[[], None]:
+def jsa_step(args: argparse.Namespace, x: Tensor, kernel: Any = "mis") -> Callable[[], None]:
     """A whole training step of JSA, without the cache, which takes no time."""
     encoder, decoder = networks(args)
-    model = JSA(
-        encoder,
-        decoder,
-        num_embeddings=args.num_embeddings,
-        sampler=PosteriorSampler(num_mis_steps=args.steps, cache=False),
-    )
+    sampler = PosteriorSampler(args.steps, kernel, cache=False)
+    model = JSA(encoder, decoder, num_embeddings=args.num_embeddings, sampler=sampler)
     return stepper(list(model.parameters()), lambda: model.compute_loss(x, None).loss)
 
 

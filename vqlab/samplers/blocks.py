@@ -43,7 +43,7 @@ def run_blocks(
     """
     order, size = uniform[:, 0, 1:].argsort(1), initial.shape[1]
     state, (log_p, local) = initial, evaluate(initial)
-    candidates, accepted = [initial], []
+    candidates, accepted, moved = [initial], [], []
     for step in range(1, uniform.shape[1]):
         block = torch.arange((step - 1) * block_size, step * block_size, device=order.device) % size
         positions = order[:, block]
@@ -54,11 +54,12 @@ def run_blocks(
         log_back = proposal(candidate, new_local, positions)
         log_ratio = new_log_p - log_p + _total(log_back, state.gather(1, positions)) - _total(log_r, drawn)
         accept = uniform[:, step, 0].log() < log_ratio
+        moved.append(accept & (candidate != state).any(1))  # the proposal may be the state
         state, log_p = torch.where(accept[:, None], candidate, state), torch.where(accept, new_log_p, log_p)
         local = torch.where(accept.view(-1, *[1] * (local.ndim - 1)), new_local, local)
         candidates.append(candidate)
         accepted.append(accept)
-    return _chain(candidates, accepted)
+    return _chain(candidates, moved)._replace(accepted=torch.stack(accepted, 1))
 
 
 def run_gibbs(log_p: Callable[[Tensor], Tensor], initial: Tensor, uniform: Tensor, num_embeddings: int) -> Chain:
@@ -70,15 +71,15 @@ def run_gibbs(log_p: Callable[[Tensor], Tensor], initial: Tensor, uniform: Tenso
     """
     order, size = uniform[:, 0, 1:].argsort(1), initial.shape[1]
     values = torch.arange(num_embeddings, device=initial.device).expand(len(initial), -1)[..., None]
-    candidates, accepted = [initial], []
+    candidates, moved = [initial], []
     for step in range(1, uniform.shape[1]):
         position, state = order[:, (step - 1) % size, None], candidates[-1]
         every = state[:, None].expand(-1, num_embeddings, -1)
         every = every.scatter(2, position[:, None].expand_as(values), values)
         drawn = propose(log_p(every).log_softmax(1)[:, None], uniform[:, step, None, 1:2])[:, 0]
         candidates.append(state.scatter(1, position, drawn))
-        accepted.append((candidates[-1] != state).any(1))
-    return _chain(candidates, accepted)
+        moved.append((candidates[-1] != state).any(1))
+    return _chain(candidates, moved)
 
 
 def norm_constrained(gradient: Tensor, current: Tensor, codebook: Tensor, step_size: float | Tensor) -> Tensor:
@@ -110,9 +111,9 @@ def _total(log_r: Tensor, values: Tensor) -> Tensor:
     return log_r.gather(2, values[..., None]).sum((1, 2))
 
 
-def _chain(candidates: list[Tensor], accepted: list[Tensor]) -> Chain:
-    """Return the chain of the first of the L + 1 ``candidates`` (B, P) and those of the ``accepted`` (B,) steps."""
-    states, moves = torch.stack(candidates, 1), torch.stack(accepted, 1)
+def _chain(candidates: list[Tensor], moved: list[Tensor]) -> Chain:
+    """Return the chain of the first of the L + 1 ``candidates`` (B, P) and those of the steps that ``moved``, (B,)."""
+    states, moves = torch.stack(candidates, 1), torch.stack(moved, 1)
     steps = torch.arange(1, states.shape[1], device=states.device)
     path = torch.where(moves, steps, 0).cummax(1).values  # the number of the state after each step
     weights = F.one_hot(path, states.shape[1]).float().mean(1)
