@@ -3,8 +3,8 @@
     python benchmarks/jsa_step.py --batch 32 --steps 10
 
 All have the same encoder and decoder. "JSA" has the kernel mis. "sequential" is JSA with proposals that are drawn,
-encoded and decoded one at a time, and a gradient through every state of the chain. Contestants take turns in one process
-on one thread; the values are medians of CPU time.
+encoded and decoded one at a time, and a gradient through every state of the chain. Contestants take turns in one
+process on one thread; the values are medians of CPU time.
 """
 
 import argparse
