@@ -18,6 +18,7 @@ SHORTER = {
     "05_topics": {'("scipy", "sklearn", "matplotlib")': '("matplotlib", "skimage")', "steps=1000": "steps=50"},
     "06_font_style": {'"latin", "greek", "cyrillic"': '"U+0400-0480"', "=400": "=8"},
     "07_few_labels": {"steps=2000": "steps=50"},
+    "08_masked_and_next_scale": {"steps=600": "steps=60"},
 }
 
 

@@ -1,7 +1,7 @@
 """Run notebooks and store their outputs in ``outputs/``, from where the site shows them: ``run.py [name ...]``.
 
 The notebooks of the repository have no outputs. Without a name, this runs those whose code differs from the code that
-the stored outputs came from; all seven take five minutes on a CPU core.
+the stored outputs came from; all eight take about seven minutes on a CPU core.
 """
 
 import base64
