@@ -250,12 +250,9 @@ class CategoricalLatent(nn.Module):
         def from_q(codes: Tensor, _: Tensor, positions: Tensor) -> Tensor:
             return log_q.gather(1, positions[..., None].expand(-1, -1, log_q.shape[-1]))
 
-        def by_gradient(codes: Tensor, gradient: Tensor, positions: Tensor) -> Tensor:
-            return self.norm_constrained(gradient, codes, positions)
-
         informed = settings.kernel == "ncg"
         size = min(settings.block_size or (8 if informed else 1), self.positions)
-        evaluate, proposal = self.log_p_and_gradient(x, informed), by_gradient if informed else from_q
+        evaluate, proposal = self.log_p_and_gradient(x, informed), self.norm_constrained if informed else from_q
         chain = run_blocks(evaluate, proposal, initial, uniform, size)
         if informed and self.training:
             rate = all_sum(chain.accepted.float().mean()) / world_size()
@@ -281,7 +278,7 @@ class CategoricalLatent(nn.Module):
 
         return evaluate
 
-    def norm_constrained(self, gradient: Tensor, codes: Tensor, positions: Tensor) -> Tensor:
+    def norm_constrained(self, codes: Tensor, gradient: Tensor, positions: Tensor) -> Tensor:
         """Return the proposal ln r (B, s, K) of ``ncg`` at ``positions`` (B, s) of ``codes`` (B, P)."""
         code = self.quantizer
         places, variables = positions // code.num_codebooks, positions % code.num_codebooks
