@@ -134,7 +134,7 @@ def test_every_config_trains(name):
                 ("VQGAN", "--model.adversarial.discriminator.num_layers=4", "too small"),
                 ("VQGAN", "--model.perceptual_weight=1 --model.perceptual.backbone=no.pth", "no.pth"),
                 ("JSA", "--data.augment=true", "augment must be false"),
-                ("JSA", "--model.sampler.kernel=gibbs", "isir"),
+                ("JSA", "--model.sampler.kernel=gibs", "isir"),
                 ("SGAN", "--data.labels_per_class=1000", "--data.labels_per_class must be at most"),
                 ("SGAN", "--trainer.accumulate_grad_batches=2", "raise batch_size"),
                 ("GANTopicModel", "--data.text_column=body", "text, label"),
