@@ -46,5 +46,5 @@ class PosteriorSampler:
 
     @property
     def num_draws(self) -> int:
-        """Rows of random numbers per chain: one for each step, and for the blocks one for the order of positions."""
+        """Number of rows of random numbers of a chain, one for each step and, for blocks, one for their order."""
         return self.num_mis_steps + (self.kernel not in KERNELS)
