@@ -12,6 +12,11 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
+def rank() -> int:
+    """Return the number of this process among them; 0 without a process group."""
+    return dist.get_rank() if world_size() > 1 else 0
+
+
 def all_sum(x: Tensor) -> Tensor:
     """Return the sum of ``x`` over all ranks, bit-identical on every rank; ``x`` itself in a single process."""
     if world_size() > 1:

@@ -1,11 +1,10 @@
 """Cache of the last state of the Markov chain of each training example."""
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from vqlab.errors import UserError
-from vqlab.nn.distributed import all_gather_rows, all_sum, gather_interleaved, world_size
+from vqlab.nn.distributed import all_gather_rows, all_sum, gather_interleaved, rank, world_size
 
 
 class ChainCache:
@@ -30,7 +29,7 @@ class ChainCache:
 
     def __init__(self, size: int, positions: int, num_embeddings: int) -> None:
         self.size, self.positions = size, positions
-        self.world, self.rank = world_size(), dist.get_rank() if world_size() > 1 else 0
+        self.world, self.rank = world_size(), rank()
         rows, dtype = len(range(self.rank, size, self.world)), torch.int16 if num_embeddings <= 2**15 else torch.int32
         self.codes = torch.full((rows, positions), -1, dtype=dtype)
         self.age = torch.zeros(rows, dtype=torch.int32)

@@ -3,14 +3,13 @@
 from dataclasses import dataclass
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from vqlab.errors import UserError
 from vqlab.models.categorical.latent import CategoricalLatent
 from vqlab.models.model import evaluating
 from vqlab.nn import Gaussian, Likelihood
-from vqlab.nn.distributed import gather_interleaved, world_size
+from vqlab.nn.distributed import gather_interleaved, rank, world_size
 from vqlab.nn.precision import without_autocast
 from vqlab.quantizers.sampling import uniform_by_sample
 from vqlab.samplers import mala
@@ -66,7 +65,7 @@ class NegativeChains:
 
     def __init__(self, settings: NegativeSampler, latent: CategoricalLatent) -> None:
         self.settings, self.latent = settings, latent
-        self.world, self.rank = world_size(), dist.get_rank() if world_size() > 1 else 0
+        self.world, self.rank = world_size(), rank()
         rows = len(range(self.rank, settings.size, self.world))
         self.x = torch.zeros(rows, *latent.images.shape)
         self.codes = torch.zeros(rows, latent.positions, dtype=torch.int64)
