@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 from tests.helpers.bare import trainer
 from tests.helpers.logs_read_back import read_tensorboard
 from vqlab.callbacks import sample_grid
+from vqlab.callbacks.code_statistics import draw_statistics
 from vqlab.callbacks.sample_grid import CAPTION, PAD, SampleGrid, caption, confusion, histogram, interleave
 from vqlab.training.loggers.boards import tensorboard_logger
 
@@ -136,6 +137,37 @@ def test_early_step_shows_the_batch_of_the_sanity_check_and_leaves_the_model_in_
     fit(model, SampleGrid(num_images=4, columns=4), Watch(), num_sanity_val_steps=1)
     assert written() == ["codes_000002.png", "codes_000004.png", *(f"step_00000{step}.png" for step in (2, 3, 4))]
     assert model.shown == [[0, 1, 2, 3]] * 3
+
+
+class Comparer(Painter):
+    def code_histograms(self):
+        return {"position": torch.eye(4).long(), "class": torch.ones(2, 4).long()}
+
+    def top_code_images(self, batch, counts):
+        assert torch.equal(counts, torch.arange(10))
+        return {"input": batch["image"], "all codes": 1 - batch["image"]}
+
+
+def test_statistics_and_top_codes_are_drawn_of_the_first_images():
+    fit(Comparer(), SampleGrid(num_images=4, columns=4))
+    assert [name for name in written() if name[:3] in ("sta", "top")] == [
+        "statistics_000002.png",
+        "statistics_000004.png",
+        "top_000002.png",
+        "top_000004.png",
+    ]
+    pixels = np.asarray(Image.open("samples/top_000004.png"))
+    assert pixels[PAD + 100 + 50, CAPTION + PAD + 3 * 100 + 50].tolist() == [252, 252, 252]
+
+
+def test_statistics_give_the_divergence_and_the_chance_level():
+    figure = draw_statistics({"class": torch.tensor([[9, 0], [0, 0], [0, 9]]), "position": torch.ones(3, 2).long()})
+    titles = [axes.get_title() for axes in figure.axes if axes.get_title()]
+    assert "mean 1.000, by chance about 0.040" in titles[0]  # 1 / (2 ln 2) * (1 / 2) * (1 / 9), without the empty class
+    assert "2 top codes" in titles[1]
+    assert "mean 0.000" in titles[1]
+    assert "position" in titles[2]
+    assert "mean 0.000, by chance about 0.180" in titles[2]  # each position has two codes
 
 
 def test_confusion_counts_are_logged_as_a_table():

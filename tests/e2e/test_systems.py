@@ -44,7 +44,8 @@ METRICS = {
     "FontGAN": {f"val/{name}{end}" for name in ("l1", "rmse", "ssim", "iou") for end in ("", "_identity", "_gain")}
     | {"val/dense_l1_gain", "val/grey", "val/p_real", "val/p_fake", "train/l1", "train/g_loss", "train/d_loss"},
 }
-SAMPLES = {"SGAN": {"step", "confusion"}, "GANTopicModel": {"topics"}}  # kinds of files in samples/
+CODES = {"step", "codes", "statistics", "top"}
+SAMPLES = {"JSA": CODES, "SGAN": {"step", "confusion"}, "GANTopicModel": {"topics"}}  # kinds of files in samples/
 
 
 def options(system):

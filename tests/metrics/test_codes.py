@@ -15,6 +15,8 @@ from vqlab.metrics.codes import (
     ProposalEntropy,
     chance_divergence,
     divergence,
+    pairwise_divergence,
+    pairwise_overlap,
     top_k_overlap,
     unigram_bits,
 )
@@ -123,6 +125,23 @@ def overlap_by_hand(groups, num_embeddings, top_k):
     tops = [set(sorted(set(codes), key=lambda code: (-codes.count(code), code))[:top_k]) for codes in groups if codes]
     fractions = [len(one & other) / top_k for one, other in itertools.combinations(tops, 2)]
     return np.mean(fractions) if fractions else 0.0
+
+
+def test_pairwise_matrices_equal_scipy_and_sets():
+    jensenshannon = pytest.importorskip("scipy.spatial.distance").jensenshannon
+    counts = torch.randint(0, 6, (5, 40))
+    matrix, overlap = pairwise_divergence(counts), pairwise_overlap(counts, 7)
+    tops = [set(counts[i].argsort(descending=True, stable=True)[:7].tolist()) for i in range(5)]
+    for i, j in itertools.product(range(5), repeat=2):
+        assert matrix[i, j].item() == pytest.approx(jensenshannon(counts[i], counts[j], base=2) ** 2, abs=1e-9)
+        assert overlap[i, j].item() == pytest.approx(len(tops[i] & tops[j]) / 7)
+
+
+def test_pairwise_chance_level_is_that_of_equal_distributions():
+    probs = torch.rand(30)
+    drawn = [torch.multinomial(probs, 20_000, replacement=True) for _ in range(12)]
+    matrix = pairwise_divergence(torch.stack([torch.bincount(codes, minlength=30) for codes in drawn]))
+    assert (matrix.sum() / (12 * 11)).item() == pytest.approx(29 / (2 * math.log(2)) / 20_000 / 2, rel=0.15)
 
 
 def by_hand(indices, label, num_embeddings, num_classes=0, top_k=16):

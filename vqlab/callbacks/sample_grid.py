@@ -15,9 +15,10 @@ from torchvision.transforms.functional import to_tensor
 from torchvision.utils import make_grid, save_image
 
 from vqlab.atomic_io import write_atomic
+from vqlab.callbacks.code_statistics import draw_statistics
 from vqlab.callbacks.topic_table import as_csv, as_text, bars, topic_map
 from vqlab.training.loggers.media import log_histogram, log_image, log_table
-from vqlab.training.protocol import CountsCodes, CountsConfusion, HasTopics, ShowsImages, ShowsSignals
+from vqlab.training.protocol import ComparesCodes, CountsCodes, CountsConfusion, HasTopics, ShowsImages, ShowsSignals
 from vqlab.validation import Checked, Count
 
 FEW = 20  # classes up to which the confusion matrix shows numbers
@@ -35,8 +36,10 @@ class SampleGrid(Checked, Callback):
 
     For an early look, ``step_000100.png`` shows the batch of the sanity check at step 100.
 
-    The model provides the content (:mod:`vqlab.training.protocol`): example images or signals, the use of its codes, a
-    confusion matrix (``confusion_NNNNNN.png``), topics (``topics_NNNNNN.csv`` and ``.png`` and ``map.html``).
+    The model provides the content (:mod:`vqlab.training.protocol`): example images or signals, the use of its codes and
+    their divergence between classes and positions (``statistics_NNNNNN.png``), reconstructions from the most frequent
+    codes (``top_NNNNNN.png``), a confusion matrix (``confusion_NNNNNN.png``), topics (``topics_NNNNNN.csv`` and
+    ``.png`` and ``map.html``).
 
     Args:
         num_images: Images per grid, the first ones of the validation set.
@@ -49,16 +52,17 @@ class SampleGrid(Checked, Callback):
     def __init__(self, num_images: Count = 16, columns: Count = 8) -> None:
         self.num_images, self.columns = num_images, columns
         self.early: Batch = {}
+        self.first: Batch = {}  # the first images of this validation
 
     def on_validation_batch_end(
         self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, *args: Any
     ) -> None:
         if batch_idx == 0 and trainer.is_global_zero:
-            first = {name: value[: self.num_images] for name, value in batch.items()}
+            self.first = {name: value[: self.num_images] for name, value in batch.items()}
             if trainer.sanity_checking:
-                self.early = first
+                self.early = self.first
             else:
-                self._write_examples(trainer, pl_module, first)
+                self._write_examples(trainer, pl_module, self.first)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         """Show the first images at step 100; the weights are those of the training, without EMA."""
@@ -76,16 +80,22 @@ class SampleGrid(Checked, Callback):
             self._write(trainer, "step", drawn(plot_signals(pl_module.example_signals(first))))
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw the histogram of the codes and the confusion matrix; all ranks take part in the sum of the counts."""
+        """Draw the statistics of the codes and the confusion matrix; all ranks take part in the sum of the counts."""
         if trainer.sanity_checking:
             return
         codes = pl_module.code_counts() if isinstance(pl_module, CountsCodes) else None
+        histograms = pl_module.code_histograms() if isinstance(pl_module, ComparesCodes) else {}
         counts = pl_module.confusion_counts() if isinstance(pl_module, CountsConfusion) else None
         if not trainer.is_global_zero:
             return
         if codes is not None:
             self._write(trainer, "codes", histogram(codes))
             log_histogram(trainer.loggers, "samples/uses_per_code", codes, logged_step(trainer))
+        if codes is not None and isinstance(pl_module, ComparesCodes):
+            images = pl_module.top_code_images(self.first, codes)
+            self._write(trainer, "top", interleave(images, self.columns, captions=True))
+        if histograms:
+            self._write(trainer, "statistics", drawn(draw_statistics(histograms)))
         if counts is not None:
             self._write(trainer, "confusion", confusion(counts))
             rows = [[row, column, int(counts[row, column])] for row, column in counts.nonzero().tolist()]

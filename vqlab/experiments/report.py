@@ -23,7 +23,13 @@ KEY_METRICS += " diversity classes_drawn topic_diversity d_acc rec_loss"
 SHOWN = 6  # metrics of a table
 COMPARED = 3  # metrics whose effects are reported
 STAGES = 4  # pictures of each kind and run
-KINDS = {"step": "Samples", "codes": "Code usage", "confusion": "Confusion"}
+KINDS = {
+    "step": "Samples",
+    "codes": "Code usage",
+    "statistics": "Codes by class and position",
+    "top": "Reconstructions from the most frequent codes",
+    "confusion": "Confusion",
+}
 
 
 class Cell(NamedTuple):

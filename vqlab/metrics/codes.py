@@ -177,14 +177,30 @@ def chance_divergence(counts: Tensor) -> Tensor:
     return degrees * spread * (1 - 1 / groups) / (2 * math.log(2))
 
 
-def top_k_overlap(counts: Tensor, top_k: int) -> Tensor:
-    """Return the mean fraction of ``top_k`` largest codes that two histograms of ``counts`` (G, K) have in common."""
+def pairwise_divergence(counts: Tensor) -> Tensor:
+    """Return :func:`divergence` in bits of each pair of histograms (G, K) as a matrix (G, G); NaN for empty ones."""
+    probs = counts.double() / counts.sum(1, keepdim=True)
+    entropy = torch.special.entr(probs).sum(1)
+    mixed = torch.stack([torch.special.entr((row + probs) / 2).sum(1) for row in probs])
+    return ((mixed - (entropy[:, None] + entropy) / 2) / math.log(2)).clamp_min(0)
+
+
+def pairwise_overlap(counts: Tensor, top_k: int) -> Tensor:
+    """Return the fraction of ``top_k`` largest codes that each two histograms of ``counts`` (G, K) have in common.
+
+    Ties go to the smaller index; codes that do not occur do not count.
+    """
     order = counts.sort(dim=1, descending=True, stable=True)
-    members = (order.values[:, :top_k] > 0).long()
-    # A code among the largest of c histograms is common to c (c - 1) ordered pairs.
-    common = counts.new_zeros(counts.shape[1]).scatter_add_(0, order.indices[:, :top_k].flatten(), members.flatten())
+    members = counts.new_zeros(counts.shape, dtype=torch.float64)
+    members.scatter_(1, order.indices[:, :top_k], (order.values[:, :top_k] > 0).double())
+    return members @ members.T / top_k
+
+
+def top_k_overlap(counts: Tensor, top_k: int) -> Tensor:
+    """Return the mean of :func:`pairwise_overlap` over the pairs of non-empty histograms of ``counts`` (G, K)."""
+    overlap = pairwise_overlap(counts, top_k)
     groups = (counts.sum(1) > 0).sum()
-    return (common * (common - 1)).sum() / ((groups * (groups - 1)).clamp_min(1) * top_k)
+    return (overlap.sum() - overlap.trace()) / (groups * (groups - 1)).clamp_min(1)
 
 
 def unigram_bits(counts: Tensor, tokens: Tensor) -> Tensor:

@@ -52,6 +52,20 @@ class CountsCodes(Protocol):
 
 
 @runtime_checkable
+class ComparesCodes(Protocol):
+    """A model that counts the codes of a validation by position and by class."""
+
+    def code_histograms(self) -> dict[str, Tensor]:
+        """Return the uses of each code by ``position`` and ``class``, (G, K) int64 each, summed over the ranks."""
+
+    def top_code_images(self, batch: dict[str, Tensor], counts: Tensor) -> dict[str, Tensor]:
+        """Return images (B, C, H, W) in [0, 1]: ``input``, and what the most frequent codes make of it.
+
+        ``counts`` (K,) are those of ``CountsCodes``.
+        """
+
+
+@runtime_checkable
 class CountsConfusion(Protocol):
     """A model that counts the predictions of a validation."""
 

@@ -255,3 +255,26 @@ def test_codes_of_users_are_checked():
             call(torch.full_like(codes, 16))
         with refused("integers"):
             call(codes.float())
+
+
+def test_images_of_the_top_codes_use_only_those():
+    model = grid(num_latents=2).eval()
+    images = torch.rand(2, 1, 16, 16)
+    counts = torch.rand(2, 16).argsort(1)  # of two codebooks, without ties
+    shown = model.top_code_images({"image": images}, counts.flatten())
+    assert list(shown) == ["input", "all codes", "top 4", "top 1"]
+    assert torch.equal(shown["all codes"], model.value_range.decode(model.reconstruct(images)))
+    most = counts.argmax(1).expand(2, 4, 4, 2)
+    assert torch.equal(shown["top 1"], model.value_range.decode(model.decode(most)))
+    log_q = model.latent.log_q(model.latent.observe(images)).view(2, 16, 2, 16)
+    allowed = [max((k for k in range(16) if counts[v, k] >= 12), key=lambda k: log_q[1, 5, v, k]) for v in (0, 1)]
+    assert torch.equal(encoded(model, images, counts, 4)[1, 1, 1], torch.tensor(allowed))
+
+
+def encoded(model, images, counts, top_k):
+    """Return the codes that ``top_code_images`` decodes for the ``top_k`` most frequent codes."""
+    seen = []
+    model.latent.decode = lambda codes: seen.append(codes) or torch.zeros(1)
+    names = list(model.top_code_images({"image": images}, counts.flatten()))
+    del model.latent.decode
+    return seen[names.index(f"top {top_k}") - 1]

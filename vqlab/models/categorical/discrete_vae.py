@@ -124,6 +124,8 @@ class DiscreteVAE(Model):
     evaluate = training.evaluate
     finish_evaluation = training.finish_evaluation
     code_counts = training.code_counts
+    code_histograms = training.code_histograms
+    top_code_images = training.top_code_images
     configure_optimizers = training.configure_optimizers
     on_before_optimizer_step = training.clip_gradients
 

@@ -25,6 +25,8 @@ from vqlab.training.lightning_fixes import is_log_step
 from vqlab.training.steps import clip, count_batch, step_and_zero
 from vqlab.validation import Count, Positive, check_fields
 
+TOP_PARTS = 4, 16, 64  # of all codes: the numbers of codes of ``top_code_images``
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -182,6 +184,29 @@ def clip_gradients(model: Any, optimizer: Any) -> None:
 def code_counts(model: Any) -> Tensor:
     """Return how often each code was the most probable in this evaluation, (V * K,) int64, summed over ranks."""
     return all_sum(model.metrics.usage.counts).flatten()
+
+
+def code_histograms(model: Any) -> dict[str, Tensor]:
+    """Return how often each code was the most probable, by ``position`` and ``class``, (G, K) int64, of all ranks."""
+    statistics = model.metrics.statistics
+    if statistics is None:
+        return {}
+    return {name: all_sum(getattr(statistics, f"{name}_counts")) for name in statistics.groups}
+
+
+def top_code_images(model: Any, batch: dict[str, Tensor], counts: Tensor) -> dict[str, Tensor]:
+    """Return ``input``, and reconstructions from all codes and from the k of the largest ``counts`` (V * K,)."""
+    x, latent, value_range = batch["image"], model.latent, model.value_range
+    observed = latent.observe(x)
+    log_q = latent.log_q(observed)
+    counts = counts.view(latent.quantizer.num_codebooks, -1)
+    size = counts.shape[1]
+    images = {"input": latent.likelihood.image(observed, value_range)}
+    for k in sorted({size, *(max(1, size // part) for part in TOP_PARTS)}, reverse=True):
+        rare = torch.ones_like(counts, dtype=torch.bool).scatter(1, counts.topk(k).indices, False)
+        masked = log_q.unflatten(1, (-1, len(rare))).masked_fill(rare, -math.inf)
+        images["all codes" if k == size else f"top {k}"] = latent.decode(latent.to_map(masked.argmax(-1).flatten(1)))
+    return {name: value_range.decode(image) for name, image in images.items()}
 
 
 class CategoricalMetrics(nn.Module):
