@@ -52,13 +52,13 @@ def main() -> None:
     images = torch.from_numpy(np.load(args.images)["x"][: args.num]).permute(0, 3, 1, 2) / 255
     x = latent.observe(model.value_range.encode(images))
 
-    latent.sampler = PosteriorSampler(kernel="block_mis")
+    latent.sampler = PosteriorSampler(kernel="block_mis", whole_steps=0)
     log_q = latent.log_q(x)
     start = latent.sample_posterior(x, init=model.propose(x, 1)[0], steps=args.burn_in).flatten(1)
     rows = [["q's most probable codes", *[""] * 4, *quality(model, x, images, log_q.argmax(-1))]]
     rows.append(["the start", *[""] * 4, *quality(model, x, images, start)])
     for name, settings, step_size in ROWS:
-        latent.sampler = PosteriorSampler(num_mis_steps=STEPS, **settings)
+        latent.sampler = PosteriorSampler(num_mis_steps=STEPS, whole_steps=0, **settings)
         if step_size is not None:
             latent.register_buffer("step_size", torch.tensor(step_size))
         passes = 3 * (STEPS + 1) if settings["kernel"] == "ncg" else STEPS + 1  # with that of the state

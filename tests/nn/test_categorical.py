@@ -44,3 +44,21 @@ def test_factorized_prior_is_uniform_at_first_and_fits_each_position():
         optimizer.step()
     frequencies = torch.stack([(codes == k).float().mean(0) for k in range(4)], 1)
     torch.testing.assert_close(prior.log_probs(torch.device("cpu")).exp(), frequencies, atol=0.02, rtol=0)
+
+
+def test_tied_logits_are_distances_to_the_embeddings_and_do_not_move_them():
+    code = CategoricalCode(6, num_embeddings=5, embedding_dim=3, num_codebooks=2, tied=True).double()
+    with torch.no_grad():
+        code.logits.bias.normal_()
+        code.logits.log_scale.fill_(0.3)
+    inputs = torch.randn(4, 6, 2, 3, dtype=torch.float64)
+    log_q = code.log_probs(inputs)
+    features = code.logits.features(inputs)
+    for n, row, column, book in ((0, 0, 0, 0), (3, 1, 2, 1), (2, 0, 1, 1)):
+        f = features[n, 3 * book : 3 * book + 3, row, column]
+        distances = (f - code.codebook[book]).square().sum(1)
+        expected = (-math.exp(0.3) * distances / 2 + code.logits.bias.view(2, 5)[book]).log_softmax(0)
+        torch.testing.assert_close(log_q[n, (row * 3 + column) * 2 + book].double(), expected, atol=1e-6, rtol=1e-5)
+    log_q[..., 0].sum().backward()
+    assert code.codebook.grad is None
+    assert all(parameter.grad.abs().sum() > 0 for parameter in code.logits.parameters())

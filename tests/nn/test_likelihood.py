@@ -42,11 +42,11 @@ def test_bernoulli_equals_torch_and_binarises_at_half():
 def test_optimal_sigma_is_the_root_of_the_mean_squared_error():
     gaussian = Gaussian("optimal", initial=0.7)
     assert gaussian.sigma.item() == pytest.approx(0.7)
-    errors = torch.rand(80)
+    errors = torch.rand(10)
     for error in errors:
         gaussian.update(error)
     assert gaussian.sigma.item() == pytest.approx(errors.mean().sqrt().item(), abs=1e-6)
-    for _ in range(2000):
+    for _ in range(200):
         gaussian.update(torch.tensor(0.01))
     assert gaussian.sigma.item() == pytest.approx(0.1, abs=1e-6)  # old batches lose their weight
 

@@ -18,7 +18,12 @@ from vqlab.validation import Count, Range
 
 
 class CategoricalCode(ConfigMixin, nn.Module):
-    """V = ``num_codebooks`` categorical variables of K = ``num_embeddings`` categories at each place of a map."""
+    """V = ``num_codebooks`` categorical variables of K = ``num_embeddings`` categories at each place of a map.
+
+    The logits are linear in the features, or ``tied`` to the embeddings, see :class:`TiedLogits`.
+    """
+
+    logits: "nn.Conv2d | TiedLogits"
 
     def __init__(
         self,
@@ -26,16 +31,27 @@ class CategoricalCode(ConfigMixin, nn.Module):
         num_embeddings: Annotated[int, Range(2)],
         embedding_dim: Count,
         num_codebooks: Count = 1,
+        tied: bool = False,
     ) -> None:
         super().__init__()
         self.num_embeddings, self.num_codebooks, self.embedding_dim = num_embeddings, num_codebooks, embedding_dim
-        self.logits = nn.Conv2d(in_channels, num_codebooks * num_embeddings, 1)
+        if tied:
+            self.logits = TiedLogits(in_channels, num_codebooks, num_embeddings, embedding_dim)
+        else:
+            self.logits = nn.Conv2d(in_channels, num_codebooks * num_embeddings, 1)
         self.codebook = nn.Parameter(torch.randn(num_codebooks, num_embeddings, embedding_dim) / num_codebooks**0.5)
 
     def log_probs(self, features: Tensor) -> Tensor:
         """Features (N, in_channels, h, w) to ln q (N, P, K) float32."""
+        if isinstance(self.logits, TiedLogits):
+            return self.logits(features, self.codebook.detach()).float().log_softmax(-1)
         logits = rearrange(self.logits(features), "n (v k) h w -> n (h w v) k", v=self.num_codebooks)
         return logits.float().log_softmax(-1)
+
+    def rows(self) -> list[nn.Parameter]:
+        """Return the parameters with a row for each code: embeddings (V, K, D), then those of the logits, bias last."""
+        weight = [] if isinstance(self.logits, TiedLogits) else [self.logits.weight]
+        return [self.codebook, *weight, self.logits.bias]  # type: ignore[list-item]
 
     def embed(self, codes: Tensor, width: int) -> Tensor:
         """Codes (N, P) of a map of ``width`` w to embeddings (N, D, h, w): sums of one vector per variable."""
@@ -52,6 +68,29 @@ class CategoricalCode(ConfigMixin, nn.Module):
     def codebooks(self) -> dict[str, Tensor]:
         """Return the embeddings (V, K, D) by name, for export."""
         return {"codebook": self.codebook.detach()}
+
+
+class TiedLogits(nn.Module):
+    """Logits of each code by the distance of features f to its embedding e_k, which is held constant.
+
+    a (f . e_k - |e_k|^2 / 2) + b_k = -a |f - e_k|^2 / 2 + b_k, up to a constant: codes that the decoder does not tell
+    apart are equally probable, and when their embeddings part, q follows without a step of its own. The scale a and
+    the bias b are learned.
+    """
+
+    def __init__(self, in_channels: int, num_codebooks: int, num_embeddings: int, embedding_dim: int) -> None:
+        super().__init__()
+        self.num_codebooks = num_codebooks
+        self.features = nn.Conv2d(in_channels, num_codebooks * embedding_dim, 1)
+        self.log_scale = nn.Parameter(torch.tensor(-math.log(embedding_dim) / 2))
+        self.bias = nn.Parameter(torch.zeros(num_codebooks * num_embeddings))
+
+    def forward(self, features: Tensor, codebook: Tensor) -> Tensor:
+        """Return logits (N, P, K) of features (N, in_channels, h, w) for a ``codebook`` (V, K, D)."""
+        places = rearrange(self.features(features), "n (v d) h w -> v (n h w) d", v=self.num_codebooks)
+        scores = places @ codebook.mT - codebook.square().sum(-1)[:, None] / 2
+        logits = self.log_scale.exp() * scores + self.bias.view(self.num_codebooks, 1, -1)
+        return rearrange(logits, "v (n p) k -> n (p v) k", n=len(features))
 
 
 class FactorizedPrior(nn.Module):

@@ -15,7 +15,7 @@ from vqlab.nn.precision import KeepsFloat32
 from vqlab.serialization import ConfigMixin
 from vqlab.validation import Positive
 
-AVERAGE = 0.01  # weight of a batch in the running mean after the first hundred batches
+AVERAGE = 0.1  # weight of a batch in the running mean after the first ten batches
 
 
 class Likelihood(ConfigMixin, KeepsFloat32, ABC):

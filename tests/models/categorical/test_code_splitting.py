@@ -12,9 +12,10 @@ from vqlab.nn.categorical import CategoricalCode
 SIZE = 6
 
 
-def test_split_keeps_q_and_embeddings_of_other_codes():
+@pytest.mark.parametrize("tied", [False, True])
+def test_split_keeps_q_and_embeddings_of_other_codes(tied):
     torch.manual_seed(0)
-    code = CategoricalCode(3, SIZE, 4, num_codebooks=2)
+    code = CategoricalCode(3, SIZE, 4, num_codebooks=2, tied=tied)
     features = torch.randn(2, 3, 2, 2)
     before, table = code.log_probs(features).exp(), code.codebook.detach().clone()
     # In the first variable, codes 0 and 5 are the most common and 4 and 3 the rarest; the second is uniform.

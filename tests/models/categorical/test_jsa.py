@@ -40,8 +40,9 @@ def exact_gradients(model, x):
     return flat_gradients(model)
 
 
-def set_kernel(model, kernel, steps):
-    model.sampler = model.latent.sampler = PosteriorSampler(steps, kernel, block_size=2, cache_start_epoch=0)
+def set_kernel(model, kernel, steps, whole_steps=0):
+    settings = PosteriorSampler(steps, kernel, whole_steps, block_size=2, cache_start_epoch=0)
+    model.sampler = model.latent.sampler = settings
     model.latent.register_buffer("step_size", torch.tensor(30.0))  # the embeddings are few and far apart
 
 
@@ -136,13 +137,18 @@ def test_bounds_contain_exact_likelihood():
 
 
 @pytest.mark.parametrize(
-    ("kernel", "prior"), [*((k, "factorized") for k in ("mis", "block_mis", "ncg", "gibbs")), ("ncg", "transformer")]
+    ("kernel", "prior", "whole_steps"),
+    [
+        *((k, "factorized", 0) for k in ("mis", "block_mis", "ncg", "gibbs")),
+        ("block_mis", "factorized", 3),
+        ("ncg", "transformer", 0),
+    ],
 )
-def test_posterior_samples_follow_the_posterior(kernel, prior):
+def test_posterior_samples_follow_the_posterior(kernel, prior, whole_steps):
     model = sharpened(2, 1.5)
     if prior == "transformer":
         model.latent.prior = Transformer(VALUES, VARIABLES, num_codebooks=VARIABLES, dim=4, depth=1, heads=1).eval()
-    set_kernel(model, kernel, 10)
+    set_kernel(model, kernel, 10, whole_steps)
     x = images(model, 1, 3)
     posterior = all_joints(model, x).softmax(1)[0].detach()
     assert (all_proposals(model, x)[0].exp() - posterior).abs().sum() / 2 > 0.1
@@ -278,3 +284,18 @@ def encoded(model, images, counts, top_k):
     names = list(model.top_code_images({"image": images}, counts.flatten()))
     del model.latent.decode
     return seen[names.index(f"top {top_k}") - 1]
+
+
+def test_whole_proposals_come_before_the_blocks(problem):
+    model, x = problem
+    log_q = model.latent.log_q(x).detach()
+    uniform = torch.rand(len(x), 10, VARIABLES + 1)
+    initial = torch.zeros(len(x), VARIABLES, dtype=torch.int64)
+    set_kernel(model, "mis", 6)
+    whole = model.latent.run_chain(x, log_q, initial, uniform[:, :6])
+    set_kernel(model, "block_mis", 3)
+    expected = model.latent.run_chain(x, log_q, whole.last, uniform[:, 6:])
+    set_kernel(model, "block_mis", 3, whole_steps=6)
+    found = model.latent.run_chain(x, log_q, initial, uniform)
+    assert (whole.last != initial).any()
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True)), "states, weights, last or accepted"

@@ -76,7 +76,7 @@ def of_decoder(jsa):
 )
 def test_gradient_is_that_of_the_exact_likelihood(kernel, start, rounds):
     """Of ln Z; and the codes of the chains follow p(h) Z(h) / Z, not the prior."""
-    jsa = model(sampler=PosteriorSampler(kernel=kernel, block_size=2))
+    jsa = model(sampler=PosteriorSampler(kernel=kernel, whole_steps=0, block_size=2))
     if kernel == "ncg":
         jsa.latent.step_size.fill_(30.0)
     log_z = weights_of_noise(jsa).logsumexp(1)

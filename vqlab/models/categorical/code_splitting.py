@@ -54,13 +54,12 @@ class CodeSplitter(nn.Module):
         rare, common = order[:, :half], order.flip(1)[:, :half]
         splits = self.counts.gather(1, common) >= self.ratio * (self.counts.gather(1, rare) + 1)
         to, of = ((chosen + offset)[splits] for chosen in (rare, common))
-        bias = code.logits.bias
-        assert bias is not None
-        for parameter in (code.codebook, code.logits.weight, bias):
+        for parameter in code.rows():
             moments = [v for v in optimizer.state.get(parameter, {}).values() if v.shape == parameter.shape]
             for value in (parameter, *moments):
                 rows = value.view(self.counts.numel(), -1)
                 rows[to] = rows[of]
+        bias = code.rows()[-1]
         bias[to] -= math.log(2)
         bias[of] -= math.log(2)
         self.total += len(to)

@@ -39,6 +39,7 @@ class JSA(Model):
         likelihood: p(x | h). Default: a ``Gaussian`` whose sigma is the optimal one.
         prior: p(h): ``uniform``; ``factorized``, learned per position; or a ``Transformer`` over the positions.
         sampler: Settings of the Metropolis chains.
+        tied_logits: Compute q's logits from the distance of its features to p's embeddings, so that q follows them.
         smoothing: Fraction of the uniform distribution in q, which bounds the importance weights.
         split_ratio: See ``CodeSplitter``; used with a uniform prior only; null never splits.
         perceptual: Default: LPIPS on VGG features, whose weights are fetched once; not built at weight 0.
@@ -89,6 +90,7 @@ class JSA(Model):
         likelihood: Likelihood | None = None,
         prior: Transformer | Literal["uniform", "factorized"] = "uniform",
         sampler: PosteriorSampler = PosteriorSampler(),
+        tied_logits: bool = False,
         smoothing: Probability = 0.0,
         split_ratio: Annotated[float, Range(2, open="low")] | None = 3.0,
         perceptual: Perceptual | None = None,
@@ -110,7 +112,7 @@ class JSA(Model):
         self.sampler, self.evaluation, self.seed = sampler, evaluation, seed
         self.images, self.value_range = images, images.value_range
         densities = encoder, decoder, num_embeddings, num_latents, likelihood, prior, perceptual, perceptual_weight
-        self.latent = CategoricalLatent(*densities, images, smoothing, decode_chunk, sampler)
+        self.latent = CategoricalLatent(*densities, images, smoothing, decode_chunk, sampler, tied_logits)
         training.build_parts(self, adversarial, split_ratio)
         self.health_ignored = ("accept_rate", "accept_rate_cached") if sampler.kernel == "isir" else ()
         if negatives is not None:

@@ -56,6 +56,7 @@ class CategoricalLatent(nn.Module):
         smoothing: float,
         decode_chunk: int,
         sampler: PosteriorSampler = PosteriorSampler(),
+        tied_logits: bool = False,
     ) -> None:
         super().__init__()
         self.images, self.value_range = images, images.value_range
@@ -64,7 +65,7 @@ class CategoricalLatent(nn.Module):
         self.decoder: Decoder = decoder or ConvDecoder(out_channels=images.channels)
         self.code_map = check_autoencoder(self.encoder, self.decoder, images.channels, images.size)
         self.quantizer = CategoricalCode(
-            self.encoder.out_channels, num_embeddings, self.decoder.in_channels, num_latents
+            self.encoder.out_channels, num_embeddings, self.decoder.in_channels, num_latents, tied_logits
         )
         self.positions = math.prod(self.code_map) * num_latents
         self.code_shape = (*self.code_map, num_latents) if num_latents > 1 else self.code_map
@@ -240,9 +241,15 @@ class CategoricalLatent(nn.Module):
     def run_chain(self, x: Tensor, log_q: Tensor, initial: Tensor, uniform: Tensor) -> Chain:
         """Run the chains of ``sampler`` from codes ``initial`` (B, P), with ``uniform`` (B, num_draws, P + 1)."""
         settings = self.sampler
-        if settings.kernel in KERNELS:
-            proposals = propose(log_q, uniform[:, :, 1:])
-            return run_chain(self.log_weights(x, log_q), initial, proposals, uniform[:, :, 0], settings.kernel)
+        whole = uniform[:, : settings.num_proposals]
+        if whole.shape[1]:
+            kernel = settings.kernel if settings.kernel in KERNELS else "mis"
+            proposals = propose(log_q, whole[:, :, 1:])
+            chain = run_chain(self.log_weights(x, log_q), initial, proposals, whole[:, :, 0], kernel)
+            if settings.kernel in KERNELS:
+                return chain
+            initial = chain.last
+        uniform = uniform[:, settings.num_proposals :]
         if settings.kernel == "gibbs":
             log_p = self.log_weights(x, torch.zeros_like(log_q))
             return run_gibbs(log_p, initial, uniform, self.quantizer.num_embeddings)
