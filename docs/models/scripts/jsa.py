@@ -12,6 +12,7 @@ model = JSA(
     encoder=SmallEncoder(in_channels=1, hidden_channels=16, res_channels=8),  # q(h | x)
     decoder=SmallDecoder(out_channels=1, hidden_channels=16, res_channels=8, out_activation="tanh"),  # p(x | h)
     num_embeddings=32,
+    tied_logits=True,  # q knows the embeddings of p
     likelihood=Gaussian(sigma="optimal"),
     sampler=PosteriorSampler(
         num_mis_steps=5,  # proposals of the Metropolis chain per batch
