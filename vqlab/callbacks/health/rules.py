@@ -30,7 +30,7 @@ HINTS = {
     "plateau": "set --plateau.patience=3 or --model.optimization.schedule.kind=cosine; or stop here, with best.ckpt",
     "codebook_collapse": REVIVE,
     "codebook_slow_death": REVIVE,
-    "proposal_collapse": "set --model.likelihood.sigma=optimal; raise --model.sampler.num_mis_steps, --model.smoothing",
+    "proposal_collapse": "set --model.likelihood.sigma=optimal or, for maps of codes, --model.sampler.kernel=ncg",
     "posterior_collapse": "set --model.likelihood.sigma=optimal, or lower --model.lr",
     "discriminator_too_strong": "lower disc_lr, set --model.spectral_norm=true or --model.objective=feature_matching",
     "discriminator_too_weak": "raise disc_lr, or lower --model.lr or the discriminator's dropout or noise",
