@@ -3,9 +3,10 @@
     python benchmarks/jsa_kernels.py runs/jsa/.../checkpoints/best.ckpt cifar10_test.npz
 
 The chains of all kernels start at the same codes, draws from q after ``--burn-in`` passes of block_mis. A forward pass
-counts as one, a backward pass as two. ``effective states`` are 1 / sum of the squared weights of the states that ten
-steps visit, as ``train/effective_states``. ``distance`` is |image - image at the start|^2 / sigma^2 of the decoded
-images at the end: how far the chains have moved in what the codes stand for.
+counts as one, a backward pass as two. ``effective states`` are the effective sample size of ln p(x, h) along a chain,
+by the initial positive sequence of its autocorrelations (Geyer 1992); 1 for a chain that stands still. ``distance`` is
+|image - image at the start|^2 / sigma^2 of the decoded images at the end: how far the chains have moved in what the
+codes stand for.
 """
 
 import argparse
@@ -66,13 +67,18 @@ def main() -> None:
         total, end = passes * len(chains), chains[-1].last
         before = [start, *(chain.last for chain in chains)]
         changed = sum((a != b).sum(1).float().mean().item() for a, b in pairwise(before))
-        effective = sum((1 / chain.weights.square().sum(1)).mean().item() for chain in chains)
         accepted = torch.stack([chain.accepted.float().mean() for chain in chains]).mean().item()
         distance = (latent.output(end) - latent.output(start)).square().flatten(1).sum(1) / latent.likelihood.sigma**2
-        figures = [f"{accepted:.3f}", f"{effective / total:.3f}", f"{changed / total:.2f}", f"{distance.mean():.0f}"]
+        effective = effective_size(log_p_of_path(model, x, chains)).mean()
+        figures = [
+            f"{accepted:.3f}",
+            f"{1000 * effective / total:.1f}",
+            f"{changed / total:.2f}",
+            f"{distance.mean():.0f}",
+        ]
         rows.append([name, *figures, *quality(model, x, images, end)])
     print(f"{processor()}, torch {torch.__version__}, 1 thread, {vars(args)}\n")
-    header = ["kernel", "accepted", "effective states per pass", "changed positions per pass", "distance"]
+    header = ["kernel", "accepted", "effective states per 1,000 passes", "changed positions per pass", "distance"]
     print(table([*header, "ln p(x, h)", "PSNR"], rows))
 
 
@@ -82,6 +88,28 @@ def run(latent: Any, x: Tensor, log_q: Tensor, state: Tensor, calls: int) -> Ite
         chain = latent.run_chain(x, log_q, state, torch.rand(len(x), latent.sampler.num_draws, latent.positions + 1))
         state = chain.last
         yield chain
+
+
+def log_p_of_path(model: Any, x: Tensor, chains: list[Chain]) -> Tensor:
+    """Return ln p(x, h) after each step of the chains, (B, N)."""
+    parts = []
+    for chain in chains:
+        steps = torch.arange(1, chain.states.shape[1])
+        path = torch.where(chain.accepted, steps, 0).cummax(1).values  # the state after each step
+        parts.append(model.latent.joint_of_draws(x, chain.states)[0].gather(1, path))
+    return torch.cat(parts, 1)
+
+
+def effective_size(series: Tensor) -> Tensor:
+    """Return the effective sample size (B,) of ``series`` (B, N), at least 1."""
+    count = series.shape[1]
+    centered = (series - series.mean(1, keepdim=True)).double()
+    spectrum = torch.fft.rfft(centered, n=2 * count).abs().square()
+    covariances = torch.fft.irfft(spectrum)[:, :count]
+    correlations = covariances / covariances[:, :1].clamp_min(1e-12)
+    pairs = correlations[:, : count // 2 * 2].unflatten(1, (-1, 2)).sum(2)
+    positive = (pairs > 0).cummin(1).values
+    return (count / (2 * (pairs * positive).sum(1) - 1).clamp_min(1)).where(covariances[:, 0] > 0, 1).clamp_min(1)
 
 
 def quality(model: Any, x: Tensor, images: Tensor, codes: Tensor) -> list[str]:
