@@ -87,7 +87,7 @@ class CategoricalLatent(nn.Module):
         """Images (B, C, H, W) to codes (B, h, w).
 
         ``argmax`` are the most probable codes under q; ``posterior`` are draws from p(h | x) after 10 steps of the
-        model's chain, which fit the image better, take longer, and are random.
+        model's chain, which take longer and are random. They fit the image better if q lags behind p.
         """
         if how == "posterior":
             return self.sample_posterior(x, steps=POSTERIOR_STEPS)
