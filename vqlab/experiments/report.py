@@ -26,8 +26,8 @@ STAGES = 4  # pictures of each kind and run
 KINDS = {
     "step": "Samples",
     "codes": "Code usage",
-    "statistics": "Codes by class and position",
     "top": "Reconstructions from the most frequent codes",
+    "statistics": "Codes by class and position",
     "confusion": "Confusion",
 }
 
@@ -112,7 +112,8 @@ def blocks(runs: Sequence[Run]) -> Iterator[Table | Pictures]:
         yield Pictures("Curves", curves(groups, shown), note)
     if others := [name for name in logged if name not in shown]:
         yield Pictures(plural(len(others), "more curve"), curves(groups, others), folded=True)
-    for kind in sorted({kind for run in runs for kind in run.pictures}, reverse=True):  # step_*.png first
+    kinds = {kind for run in runs for kind in run.pictures}
+    for kind in [*(kind for kind in KINDS if kind in kinds), *sorted(kinds - KINDS.keys())]:
         stages = [[(run.name, *point) for point in spread(run.pictures.get(kind, []))] for run in runs]
         # Two runs are side by side, step by step.
         shown_in_time = filter(None, chain(*(zip_longest(*stages) if len(runs) == 2 else stages)))
