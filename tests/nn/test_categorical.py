@@ -62,3 +62,15 @@ def test_tied_logits_are_distances_to_the_embeddings_and_do_not_move_them():
     log_q[..., 0].sum().backward()
     assert code.codebook.grad is None
     assert all(parameter.grad.abs().sum() > 0 for parameter in code.logits.parameters())
+
+
+def test_tied_logits_are_computed_in_float32_under_autocast():
+    code = CategoricalCode(4, num_embeddings=16, embedding_dim=4, tied=True)
+    with torch.no_grad():
+        code.codebook += 30
+        code.logits.features.weight.copy_(torch.eye(4)[..., None, None])
+        code.logits.features.bias.zero_()
+    inputs = (30 + torch.randn(2, 4, 3, 3)).bfloat16().float()  # exact in bfloat16
+    with torch.autocast("cpu", torch.bfloat16):
+        found = code.log_probs(inputs)
+    torch.testing.assert_close(found, code.log_probs(inputs), atol=1e-3, rtol=1e-4)

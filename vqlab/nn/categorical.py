@@ -12,6 +12,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from vqlab.errors import UserError
+from vqlab.nn.precision import upcast, without_autocast
 from vqlab.nn.transformer import Transformer
 from vqlab.serialization import ConfigMixin
 from vqlab.validation import Count, Range
@@ -88,8 +89,10 @@ class TiedLogits(nn.Module):
     def forward(self, features: Tensor, codebook: Tensor) -> Tensor:
         """Return logits (N, P, K) of features (N, in_channels, h, w) for a ``codebook`` (V, K, D)."""
         places = rearrange(self.features(features), "n (v d) h w -> v (n h w) d", v=self.num_codebooks)
-        scores = places @ codebook.mT - codebook.square().sum(-1)[:, None] / 2
-        logits = self.log_scale.exp() * scores + self.bias.view(self.num_codebooks, 1, -1)
+        with without_autocast(places.device):  # scores are differences of large numbers
+            places, codebook = upcast(places), upcast(codebook)
+            scores = places @ codebook.mT - codebook.square().sum(-1)[:, None] / 2
+            logits = self.log_scale.exp() * scores + self.bias.view(self.num_codebooks, 1, -1)
         return rearrange(logits, "v (n p) k -> n (p v) k", n=len(features))
 
 
