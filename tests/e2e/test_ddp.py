@@ -83,7 +83,11 @@ NEGATIVES = ["--model.negatives.size=128", "--model.negatives.langevin_steps=2",
 NEGATIVES += ["--model.likelihood.sigma=0.3"]
 
 
-@pytest.mark.parametrize("options", [[], ["--model.sampler.kernel=ncg", *NEGATIVES]], ids=["mis", "ncg and negatives"])
+@pytest.mark.parametrize(
+    "options",
+    [[], ["--model.sampler.kernel=ncg", "--model.tied_logits=true", *NEGATIVES]],
+    ids=["mis", "ncg and negatives"],
+)
 def test_chains_of_two_processes_equal_those_of_one_which_resumes_from_two(options):
     options = ["fit", *SYSTEMS["JSA"], *TRAINER, "--trainer.limit_val_batches=2", "--model.lr=0.0005", *options]
     fit_on_two_ranks(*options, "--name=two", "--trainer.max_steps=20", "--data.batch_size=16")

@@ -166,7 +166,14 @@ def test_jsa_with_a_discriminator_is_the_tokenizer_of_a_prior():
 
 def test_jsa_with_informed_proposals_is_resumed_with_chains_and_step_size():
     """And with the replay buffer of its negative samples."""
-    call = ["fit", *SYSTEMS["JSA"], *TRAINER, "--trainer.limit_val_batches=2", "--model.sampler.kernel=ncg"]
+    call = [
+        "fit",
+        *SYSTEMS["JSA"],
+        *TRAINER,
+        "--trainer.limit_val_batches=2",
+        "--model.sampler.kernel=ncg",
+        "--model.tied_logits=true",
+    ]
     call += ["--model.sampler.cache_start_epoch=0", "--model.likelihood=Gaussian", "--model.likelihood.sigma=0.3"]
     call += ["--model.negatives.size=64", "--model.negatives.langevin_steps=2"]
     main([*call, "--name=whole", "--trainer.max_steps=44"])
