@@ -15,13 +15,12 @@ from torchvision.transforms.functional import to_tensor
 from torchvision.utils import make_grid, save_image
 
 from vqlab.atomic_io import write_atomic
-from vqlab.callbacks.code_statistics import draw_statistics
+from vqlab.callbacks.code_statistics import FEW, draw_statistics
 from vqlab.callbacks.topic_table import as_csv, as_text, bars, topic_map
 from vqlab.training.loggers.media import log_histogram, log_image, log_table
 from vqlab.training.protocol import ComparesCodes, CountsCodes, CountsConfusion, HasTopics, ShowsImages, ShowsSignals
 from vqlab.validation import Checked, Count
 
-FEW = 20  # classes up to which the confusion matrix shows numbers
 PAD, CAPTION = 4, 20  # pixels between images, and for the captions beside them
 LEAST = 0.5  # lower end of the count axis: a single use is visible
 ROWS = 4  # signals that are plotted

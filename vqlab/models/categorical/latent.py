@@ -241,15 +241,11 @@ class CategoricalLatent(nn.Module):
     def run_chain(self, x: Tensor, log_q: Tensor, initial: Tensor, uniform: Tensor) -> Chain:
         """Run the chains of ``sampler`` from codes ``initial`` (B, P), with ``uniform`` (B, num_draws, P + 1)."""
         settings = self.sampler
-        whole = uniform[:, : settings.num_proposals]
-        if whole.shape[1]:
-            kernel = settings.kernel if settings.kernel in KERNELS else "mis"
-            proposals = propose(log_q, whole[:, :, 1:])
-            chain = run_chain(self.log_weights(x, log_q), initial, proposals, whole[:, :, 0], kernel)
-            if settings.kernel in KERNELS:
-                return chain
-            initial = chain.last
-        uniform = uniform[:, settings.num_proposals :]
+        if settings.kernel in KERNELS:
+            return self._run_whole(x, log_q, initial, uniform, settings.kernel)
+        if settings.whole_steps:
+            initial = self._run_whole(x, log_q, initial, uniform[:, : settings.whole_steps], "mis").last
+            uniform = uniform[:, settings.whole_steps :]
         if settings.kernel == "gibbs":
             log_p = self.log_weights(x, torch.zeros_like(log_q))
             return run_gibbs(log_p, initial, uniform, self.quantizer.num_embeddings)
@@ -265,6 +261,10 @@ class CategoricalLatent(nn.Module):
             rate = all_sum(chain.accepted.float().mean()) / world_size()
             self.step_size *= torch.exp(ADAPTATION * (rate - TARGET_RATE))
         return chain
+
+    def _run_whole(self, x: Tensor, log_q: Tensor, initial: Tensor, uniform: Tensor, kernel: str) -> Chain:
+        proposals = propose(log_q, uniform[:, :, 1:])
+        return run_chain(self.log_weights(x, log_q), initial, proposals, uniform[:, :, 0], kernel)
 
     def log_p_and_gradient(self, x: Tensor, need_gradient: bool) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
         """Return a function of codes (B, P) that gives ln p(x, h) (B,), and its gradient by the embeddings.

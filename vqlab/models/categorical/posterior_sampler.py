@@ -48,11 +48,6 @@ class PosteriorSampler:
         check_fields(self)
 
     @property
-    def num_proposals(self) -> int:
-        """Number of proposals of whole codes."""
-        return self.num_mis_steps if self.kernel in KERNELS else self.whole_steps
-
-    @property
     def num_draws(self) -> int:
         """Number of rows of random numbers of a chain, one for each step and, for blocks, one for their order."""
         return self.num_mis_steps + (0 if self.kernel in KERNELS else 1 + self.whole_steps)
