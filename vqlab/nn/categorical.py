@@ -74,9 +74,9 @@ class CategoricalCode(ConfigMixin, nn.Module):
 class TiedLogits(nn.Module):
     """Logits of each code by the distance of features f to its embedding e_k, which is held constant.
 
-    a (f . e_k - |e_k|^2 / 2) + b_k = -a |f - e_k|^2 / 2 + b_k, up to a constant: codes that the decoder does not tell
-    apart are equally probable, and when their embeddings part, q follows without a step of its own. The scale a and
-    the bias b are learned.
+    a (f . e_k - |e_k|^2 / 2) + b_k = -a |f - e_k|^2 / 2 + b_k, up to a constant: codes with equal embeddings are
+    equally probable, and when their embeddings separate, q follows without further training. The scale a and the bias b
+    are learned.
     """
 
     def __init__(self, in_channels: int, num_codebooks: int, num_embeddings: int, embedding_dim: int) -> None:
