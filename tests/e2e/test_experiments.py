@@ -15,7 +15,6 @@ EMBEDDED = {
     "font_lr": [],
     "gan_topic_20news": ["--data=Docstrings", "--data.packages=[skimage]"],
     "jsa_cifar10": [*IMAGES, "--model.evaluation.nll_samples=2"],
-    "jsa_cifar10_small": [*IMAGES, "--model.evaluation.nll_samples=2"],
     "s4dvq_seq": ["--data.num_records=20", "--data.seconds=12"],
     "sgan_mnist": IMAGES,
     "vqgan_cifar10": [*IMAGES, "--model.perceptual_weight=0"],  # LPIPS would be downloaded
