@@ -6,6 +6,7 @@ from .callbacks import SampleMetrics as SampleMetrics
 from .data import CIFAR10 as CIFAR10
 from .data import ECG as ECG
 from .data import MNIST as MNIST
+from .data import SVHN as SVHN
 from .data import BagOfWords as BagOfWords
 from .data import Digits as Digits
 from .data import Docstrings as Docstrings
@@ -41,6 +42,7 @@ from .models import AdversarialSettings as AdversarialSettings
 from .models import CodePrior as CodePrior
 from .models import DiscreteVAE as DiscreteVAE
 from .models import EvaluationSettings as EvaluationSettings
+from .models import FixMatch as FixMatch
 from .models import FontGAN as FontGAN
 from .models import GANTopicModel as GANTopicModel
 from .models import MaskedPrior as MaskedPrior

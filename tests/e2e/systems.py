@@ -34,6 +34,7 @@ MODELS = {
     "MaskedPrior": ["--model=MaskedPrior", *PRIOR.split()],
     "NextScalePrior": ["--model=NextScalePrior", *PRIOR.split()],
     "SGAN": ["--model=SGAN", *SGAN.split()],
+    "FixMatch": ["--model=FixMatch", "--model.network=ConvFeatures", "--model.network.channels=[8,16]"],
     "S4DVQ": ["--model=S4DVQ", *S4D.split()],
     "GANTopicModel": ["--model=GANTopicModel", *TOPICS.split()],
     "FontGAN": ["--model=FontGAN", *FONT.split()],
@@ -43,6 +44,7 @@ POSTS = "--data=TextFile --data.path=posts.jsonl --data.batch_size=32 --data.min
 GLYPHS = "--data=FontPairs --data.image_size=32 --data.batch_size=8 --data.charset=ascii --data.cache=null"
 SOURCES = {
     "SGAN": [*DATA, "--data.labels_per_class=10"],
+    "FixMatch": [*DATA, "--data.labels_per_class=10", "--data.augment=true", "--data.strong_augment=true"],
     "S4DVQ": ECG.split(),
     "GANTopicModel": POSTS.split(),
     "FontGAN": GLYPHS.split(),

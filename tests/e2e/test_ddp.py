@@ -54,6 +54,7 @@ def test_two_processes_started_by_lightning_equal_one():
         # Batch norm normalizes half of the batch in each of two processes, so layer norm replaces it here.
         pytest.param("S4DVQ", 30, SIGNALS, ["--model.encoder.norm=layer", "--model.decoder.norm=layer"], marks=SLOW),
         ("SGAN", 10, (), []),
+        ("SGAN", 10, (), ["--model.weight_norm=true", "--model.discriminator.norm=none"]),
         ("GANTopicModel", 10, (), []),
         ("FontGAN", 10, (), []),
     ],

@@ -38,6 +38,7 @@ METRICS = {
     "NextScalePrior": PRIOR,
     "SGAN": {"val/acc", "val/diversity", "val/classes_drawn", "train/d_acc", "train/g_loss", "train/p_real"}
     | {"train/p_fake", "train/fakes_caught", "grad_norm/generator", "lr/discriminator"},
+    "FixMatch": {"val/acc", "train/confident", "train/supervised", "grad_norm/network", "lr/classifier"},
     "S4DVQ": {"val/snr", "val/correlation", "val/perplexity", "train/rec_loss", "lr/ssm"},
     "GANTopicModel": {"val/npmi", "val/cv", "val/npmi_doc", "val/topic_diversity", "val/nmi", "val/purity"}
     | {"train/wasserstein", "train/g_loss", "train/cycle", "lr/critic", "grad_norm/generator"},
@@ -45,7 +46,8 @@ METRICS = {
     | {"val/dense_l1_gain", "val/grey", "val/p_real", "val/p_fake", "train/l1", "train/g_loss", "train/d_loss"},
 }
 CODES = {"step", "codes", "statistics", "top"}
-SAMPLES = {"JSA": CODES, "SGAN": {"step", "confusion"}, "GANTopicModel": {"topics"}}  # kinds of files in samples/
+# Kinds of files in samples/.
+SAMPLES = {"JSA": CODES, "SGAN": {"step", "confusion"}, "FixMatch": {"confusion"}, "GANTopicModel": {"topics"}}
 
 
 def options(system):

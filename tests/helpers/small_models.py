@@ -9,6 +9,7 @@ from vqlab.models import (
     VQVAE,
     CodePrior,
     DiscreteVAE,
+    FixMatch,
     FontGAN,
     GANTopicModel,
     MaskedPrior,
@@ -19,6 +20,7 @@ from vqlab.nn import (
     ConvFeatures,
     ConvGenerator,
     GlyphDiscriminator,
+    ImageFormat,
     PatchGAN,
     S4DDecoder,
     S4DEncoder,
@@ -58,8 +60,8 @@ def s4dvq():
     return build(S4DVQ, *nets, VectorQuantizer(16, 8), length=128)
 
 
-def sgan(**options):
-    return build(SGAN, ConvGenerator(16, 1, 16, 16), ConvFeatures(1, 16, (8, 16)), **options, **IMAGE)
+def sgan(norm="batch", **options):
+    return build(SGAN, ConvGenerator(16, 1, 16, 16), ConvFeatures(1, 16, (8, 16), norm=norm), **options, **IMAGE)
 
 
 def fonts():
@@ -82,6 +84,8 @@ MODELS = {
     "S4DVQ": s4dvq,
     "SGAN": sgan,
     "SGAN conditional": lambda: sgan(conditional=True),
+    "SGAN weight norm": lambda: sgan("none", weight_norm=True),
+    "FixMatch": lambda: FixMatch(ConvFeatures(1, 16, (8, 16)), images=ImageFormat(1, 16, num_classes=10)),
     "FontGAN": fonts,
     "GANTopicModel": topics,
 }

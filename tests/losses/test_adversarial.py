@@ -13,9 +13,11 @@ from vqlab.losses.adversarial import (
     LeCam,
     adaptive_weight,
     balance_factor,
+    entropy_loss,
     feature_matching,
     gradient_penalty,
     is_ahead,
+    pull_away,
     r1_penalty,
     supervised_loss,
     unsupervised_loss,
@@ -250,3 +252,19 @@ def test_two_ranks_are_bit_identical_and_equal_one_process(tmp_path):
     own = torch.stack([rank["regularizers"] for rank in ranks])
     assert not torch.allclose(own[0], own[1])
     torch.testing.assert_close(own.mean(0), alone["regularizers"])
+
+
+def test_entropy_loss_is_the_entropy_among_the_real_classes():
+    rows = logits(20, 6)
+    expected = torch.distributions.Categorical(logits=rows[:, :-1]).entropy().mean()
+    torch.testing.assert_close(entropy_loss(rows), expected)
+    rows[:, -1] += 7
+    torch.testing.assert_close(entropy_loss(rows), expected)
+
+
+def test_pull_away_is_the_mean_squared_cosine_of_pairs():
+    features = logits(7, 5)
+    pairs = [(i, j) for i in range(7) for j in range(7) if i != j]
+    expected = mean(F.cosine_similarity(features[i], features[j], dim=0).item() ** 2 for i, j in pairs)
+    assert pull_away(features).item() == pytest.approx(expected, rel=1e-12)
+    assert pull_away(features[:1].repeat(4, 1)).item() == pytest.approx(1)

@@ -51,6 +51,8 @@ def rows(model):
     x = torch.rand(8, *shape)
     batch = {"index": torch.arange(8), "label": torch.arange(8) % 2}
     batch |= {"text": {"bow": x.mul(3).ceil()}, "font": {"source": x, "target": -x}}.get(kind, {kind: x})
+    if kind == "image":
+        batch["strong_image"] = -x  # for FixMatch
     if kind == "font":
         batch |= {"style": torch.zeros(8, dtype=torch.int64), "char": torch.arange(8), "density": torch.rand(8)}
     return DataLoader([{key: value[n] for key, value in batch.items()} for n in range(8)], batch_size=num)

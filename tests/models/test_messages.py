@@ -12,11 +12,24 @@ from tests.helpers.refusal import refused
 from tests.helpers.toy import parts
 from vqlab.losses import Perceptual
 from vqlab.metrics import FrechetDistance
-from vqlab.models import JSA, S4DVQ, SGAN, VQGAN, VQVAE, CodePrior, DiscreteVAE, FontGAN, GANTopicModel, MaskedPrior
+from vqlab.models import (
+    JSA,
+    S4DVQ,
+    SGAN,
+    VQGAN,
+    VQVAE,
+    CodePrior,
+    DiscreteVAE,
+    FixMatch,
+    FontGAN,
+    GANTopicModel,
+    MaskedPrior,
+)
 from vqlab.nn import (
     ConvFeatures,
     ConvGenerator,
     GlyphDiscriminator,
+    ImageFormat,
     PatchGAN,
     S4DEncoder,
     SmallDecoder,
@@ -47,6 +60,8 @@ ARGUMENTS = [
     (MaskedPrior, {"dim": 30}, "dim must be an even multiple of heads 8"),
     (CodePrior, {"conditional": True}, "conditional must be false for data without labels"),
     (SGAN, {"num_classes": 0}, "num_classes must be at least 2"),
+    (SGAN, {"spectral_norm": True, "weight_norm": True}, "spectral_norm and weight_norm must not both be true"),
+    (FixMatch, {"images": ImageFormat()}, "num_classes must be at least 2"),
     (SGAN, {"generator": ConvGenerator(image_size=28)}, "the generator 1 and 28"),
     (SGAN, {"discriminator": ConvFeatures(3)}, "the discriminator 3 and 32"),
     (FontGAN, {"discriminator": GlyphDiscriminator(), "spectral_norm": True}, "discriminator.norm=spectral"),

@@ -12,7 +12,7 @@ from tests.helpers.models import assert_same_weights, build
 from vqlab.callbacks import EMA
 from vqlab.data import Digits
 from vqlab.models import SGAN
-from vqlab.nn import MLPFeatures, MLPGenerator
+from vqlab.nn import ConvFeatures, MLPFeatures, MLPGenerator
 
 
 def small(**options):
@@ -34,7 +34,7 @@ def fit(model, steps, data=None, callbacks=(), **settings):
     return trainer
 
 
-def plain_steps(model, batches, head, objective):
+def plain_steps(model, batches, head, objective, entropy_weight=0.0, pull_away_weight=0.0):
     """The same steps in plain PyTorch: explicit log-probabilities, two optimizers, two backward passes."""
     g_optimizer = torch.optim.AdamW(model.generator.parameters(), 1e-3, (0.5, 0.999), weight_decay=0.0)
     d_optimizer = torch.optim.AdamW(model.discriminator.parameters(), 1e-3, (0.5, 0.999), weight_decay=0.0)
@@ -64,6 +64,8 @@ def plain_steps(model, batches, head, objective):
             loss = loss + unsupervised + adversarial
         else:
             loss = loss + (adversarial if objective == "hinge" else unsupervised)
+        p = real[:, :-1].softmax(1)
+        loss = loss - entropy_weight * (p * p.log()).sum(1).mean()
         d_optimizer.zero_grad()
         loss.backward()
         d_optimizer.step()
@@ -73,6 +75,8 @@ def plain_steps(model, batches, head, objective):
             g_loss = ((discriminate(batch["image"])[0].detach().mean(0) - features.mean(0)) ** 2).mean()
         else:
             g_loss = -score.mean() if objective == "hinge" else -score.sigmoid().log().mean()
+        cosines = F.cosine_similarity(features[:, None], features[None], dim=2)
+        g_loss = g_loss + pull_away_weight * (cosines.square().sum() - 32) / (32 * 31)
         g_optimizer.zero_grad()
         g_loss.backward()
         g_optimizer.step()
@@ -80,8 +84,9 @@ def plain_steps(model, batches, head, objective):
 
 @pytest.mark.parametrize("objective", ["non_saturating", "hinge", "feature_matching"])
 @pytest.mark.parametrize("head", ["kplus1", "logsumexp"])
-def test_three_steps_equal_plain_pytorch(head, objective, monkeypatch):
-    model = small(head=head, objective=objective, lr=1e-3).double()
+@pytest.mark.parametrize("weights", [{}, {"entropy_weight": 0.3, "pull_away_weight": 0.7}], ids=["", "bad GAN"])
+def test_three_steps_equal_plain_pytorch(head, objective, weights, monkeypatch):
+    model = small(head=head, objective=objective, lr=1e-3, **weights).double()
     plain = copy.deepcopy(model)
     noise = [torch.randn(32, 8, dtype=torch.float64) for _ in range(3)]
     drawn = iter(noise)
@@ -95,8 +100,32 @@ def test_three_steps_equal_plain_pytorch(head, objective, monkeypatch):
             seen.append({name: value.clone() for name, value in batch.items()})
 
     fit(model, 3, callbacks=[Collect()])
-    plain_steps(plain, list(zip(seen, noise, strict=True)), head, objective)
+    plain_steps(plain, list(zip(seen, noise, strict=True)), head, objective, **weights)
     assert_same_weights(model, plain)
+
+
+def test_weight_norm_is_initialized_by_the_first_batch_and_not_by_a_resumed_run(tmp_path):
+    model = small(weight_norm=True, lr=1e-12)
+    trainer = fit(model, 1)
+    hidden = model.discriminator.net.layers[:3](next(iter(digits().train_dataloader()))["image"])
+    torch.testing.assert_close(hidden.mean(0), torch.zeros(32), atol=1e-4, rtol=0)
+    torch.testing.assert_close(hidden.std(0, correction=0), torch.ones(32), atol=1e-3, rtol=0)
+    trainer.save_checkpoint(tmp_path / "one.ckpt")
+    resumed = small(weight_norm=True, lr=1e-12)
+    trainer = bare.trainer(max_steps=2, limit_val_batches=0)
+    trainer.fit(resumed, digits(), ckpt_path=tmp_path / "one.ckpt")
+    assert_same_weights(model, resumed)
+
+
+def test_one_pass_gives_the_outputs_of_separate_passes():
+    model = small().eval()
+    batches = [torch.randn(size, 1, 8, 8) for size in (3, 5, 2)]
+    assert model.batched
+    together = model._discriminate(*batches)
+    for outputs, x in zip(together, batches, strict=True):
+        for found, expected in zip(outputs, model.discriminator(x), strict=True):
+            torch.testing.assert_close(found, expected)
+    assert not small(discriminator=ConvFeatures(1, 8, (8, 8))).batched, "batch norm must not mix real and generated"
 
 
 def test_hidden_labels_change_no_weight():

@@ -65,6 +65,7 @@ NETWORK_LINKS = {
     "encoder": {"in_channels": "channels", "image_size": "image_size"},
     "decoder": {"out_channels": "channels", "image_size": "image_size"},
     "generator": {"out_channels": "channels", "image_size": "image_size", "num_styles": "num_styles"},
+    "network": {"in_channels": "channels", "image_size": "image_size"},
     "discriminator": {"in_channels": "channels", "image_size": "image_size", "num_styles": "num_styles"},
 }
 LINKED = {*LINKS.values(), *(name for links in NETWORK_LINKS.values() for name in links)}

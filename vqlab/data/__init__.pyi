@@ -6,6 +6,7 @@ from .images.photos import Photos as Photos
 from .images.shards import ImageShards as ImageShards
 from .images.torchvision import CIFAR10 as CIFAR10
 from .images.torchvision import MNIST as MNIST
+from .images.torchvision import SVHN as SVHN
 from .images.torchvision import FashionMNIST as FashionMNIST
 from .signals.ecg import ECG as ECG
 from .signals.files import Signals as Signals

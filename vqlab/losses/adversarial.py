@@ -75,6 +75,30 @@ def feature_matching(real_features: Tensor, fake_features: Tensor) -> Tensor:
     return (real - upcast(fake_features).mean(0)).square().mean()
 
 
+def entropy_loss(logits: Tensor) -> Tensor:
+    """Return the mean entropy of p(y | x, real) in nats, from logits (B, K + 1).
+
+    Springenberg 2016, arXiv:1511.06390; in the discriminator of Dai et al. 2017, arXiv:1705.09783.
+    """
+    log_p = upcast(logits)[:, :-1].log_softmax(1)
+    return -(log_p.exp() * log_p).sum(1).mean()
+
+
+def pull_away(features: Tensor) -> Tensor:
+    """Return the mean squared cosine between different rows of ``features`` (B, F), in [0, 1].
+
+    The pull-away term of Zhao et al. 2017 (arXiv:1609.03126, equation 4); it spreads generated images.
+
+    Example:
+        >>> pull_away(torch.tensor([[1.0, 0.0], [0.0, 2.0]])).item()
+        0.0
+    """
+    directions = F.normalize(upcast(features), dim=1)
+    squares = (directions @ directions.T).square()
+    count = len(features)
+    return (squares.sum() - squares.diagonal().sum()) / (count * (count - 1))
+
+
 # Factors of the adversarial weight by the cross-entropy of the discriminator, which is 2 ln 2 = 1.39 at chance:
 # the weights 0.2, 0.35, 0.5, 0.6 and 0.05 of zi2zi-pytorch (max32002), divided by 0.6.
 LOSS_STEPS, FACTORS = (0.02, 0.08, 0.2, 5.0), (1 / 3, 7 / 12, 5 / 6, 1.0, 1 / 12)

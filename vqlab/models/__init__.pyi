@@ -6,6 +6,7 @@ from .categorical.negatives import NegativeSampler as NegativeSampler
 from .categorical.posterior_sampler import PosteriorSampler as PosteriorSampler
 from .categorical.training import EvaluationSettings as EvaluationSettings
 from .categorical.training import ProposalOptimization as ProposalOptimization
+from .fixmatch import FixMatch as FixMatch
 from .font_gan import FontGAN as FontGAN
 from .model import Model as Model
 from .prior.code_prior import CodePrior as CodePrior

@@ -5,18 +5,28 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torchmetrics.classification import MulticlassConfusionMatrix
 
 from vqlab.errors import UserError
-from vqlab.losses.adversarial import ADVERSARIAL, feature_matching, supervised_loss, unsupervised_loss
+from vqlab.losses.adversarial import (
+    ADVERSARIAL,
+    entropy_loss,
+    feature_matching,
+    pull_away,
+    supervised_loss,
+    unsupervised_loss,
+)
 from vqlab.metrics.images.quality import EffectiveClasses, diversity
 from vqlab.models.model import Model, evaluating
 from vqlab.nn import ConvFeatures, ConvGenerator, ImageFormat, SGANDiscriminator
 from vqlab.nn.base import FeatureNet, Generator, check_gan
 from vqlab.nn.distributed import mean_over_ranks
+from vqlab.nn.gan.discriminators import DiscriminatorOutput
 from vqlab.nn.precision import like_weights
+from vqlab.nn.weight_norm import init_from_data
 from vqlab.training import GANOptimization
-from vqlab.training.batches import passed_on
+from vqlab.training.batches import check_labels, passed_on
 from vqlab.training.steps import clip, collect, count_batch, require_finite, step_and_zero
 from vqlab.validation import NonNegative, Positive
 
@@ -25,9 +35,10 @@ class SGAN(Model):
     """A generator, and a discriminator that separates K classes of real images, and real images from generated ones.
 
     Discriminator: supervised loss on the labelled images + unlabelled_weight * (unsupervised loss on the unlabelled and
-    the generated images, each half, + the loss of the adversarial head, if there is one). Generator: the adversarial
-    head's generator loss, or feature matching (paper, section 3.1). The networks alternate at each batch, the
-    discriminator first. If the data set no ``labels_per_class``, one batch is both the labelled and the unlabelled one.
+    the generated images, each half, + the loss of the adversarial head, if there is one) + entropy_weight * conditional
+    entropy. Generator: the adversarial head's generator loss, or feature matching (paper, section 3.1), +
+    pull_away_weight * pull-away term. The networks alternate at each batch, the discriminator first. If the data set no
+    ``labels_per_class``, one batch is both the labelled and the unlabelled one.
 
     Args:
         generator: Default: a ``ConvGenerator``.
@@ -37,6 +48,9 @@ class SGAN(Model):
         unlabelled_weight: Weight of all but the supervised loss; 0 trains a classifier only on the labelled images.
         conditional: Multiply the noise by a class embedding, and add that class's cross-entropy to the generator loss.
         spectral_norm: Divide the discriminator's weights, except the class head's, by their spectral norm.
+        weight_norm: Normalize the discriminator's weights per unit; the first batch sets their scales (paper's code).
+        entropy_weight: Weight of the entropy of p(y | x) of the unlabelled images (Dai et al. 2017, arXiv:1705.09783).
+        pull_away_weight: Weight of the pull-away term of generated images' features (the same paper).
         lr: Absolute learning rate of both networks. Default without ``base_lr``: 2e-4.
         base_lr: Rate per image: lr = base_lr x batch_size x devices x nodes. Give one of the two.
         optimization: Optimizer settings.
@@ -61,6 +75,9 @@ class SGAN(Model):
         unlabelled_weight: NonNegative = 1.0,
         conditional: bool = False,
         spectral_norm: bool = False,
+        weight_norm: bool = False,
+        entropy_weight: NonNegative = 0.0,
+        pull_away_weight: NonNegative = 0.0,
         lr: Positive | None = None,
         base_lr: Positive | None = None,
         optimization: GANOptimization = GANOptimization(),
@@ -75,16 +92,20 @@ class SGAN(Model):
         # The usual hint is to set feature matching.
         self.health_hints = {"mode_collapse": "lower --model.lr"} if objective == "feature_matching" else {}
         self.head, self.objective, self.unlabelled_weight = head, objective, unlabelled_weight
+        self.entropy_weight, self.pull_away_weight = entropy_weight, pull_away_weight
         self.optimization, self.compiled, self.num_classes = optimization, compile, num_classes
         self.images, self.value_range = images, images.value_range
         self.adversarial_losses = ADVERSARIAL["hinge" if objective == "hinge" else "non_saturating"]
 
         self.generator: Generator = generator or ConvGenerator(out_channels=images.channels, image_size=images.size)
         self.label_embedding = nn.Embedding(num_classes, self.generator.latent_dim) if conditional else None
-        norm: Literal["none", "batch"] = "none" if spectral_norm else "batch"
+        norm: Literal["none", "batch"] = "none" if spectral_norm or weight_norm else "batch"
         net = discriminator or ConvFeatures(images.channels, images.size, norm=norm)
         check_gan(self.generator, net, images.channels, images.size)
-        self.discriminator = SGANDiscriminator(net, num_classes, head, spectral_norm)
+        self.discriminator = SGANDiscriminator(net, num_classes, head, spectral_norm, weight_norm)
+        # Batch norm would mix the statistics of real and generated images.
+        self.batched = not any(isinstance(part, _BatchNorm) for part in net.modules())
+        self.weight_norm = weight_norm
         self._batches_seen = 0
         self.confusion, self.classes_drawn = MulticlassConfusionMatrix(num_classes), EffectiveClasses(num_classes)
 
@@ -115,14 +136,16 @@ class SGAN(Model):
         labelled, labels = (batch.get(f"labelled_{name}", batch[name]) for name in ("image", "label"))
         unlabelled, optimizers = batch["image"], self.trainer.optimizers
         if batch_idx == 0:
-            self._check_labels(labels, "take data with classes, or set --data.labels_per_class")
+            check_labels(labels, self.num_classes, "take data with classes, or set --data.labels_per_class")
+        if self.weight_norm and self.global_step == 0:
+            init_from_data(self.discriminator, unlabelled)
         z, target = self._noise(len(unlabelled))
 
         fake = self.generate(z, target) if self.unlabelled_weight else None
         loss, terms = self._discriminator_loss(labelled, labels, unlabelled, fake)
         require_finite({"d_loss": loss, **terms}, batch_idx, self.global_step)
-        collect(loss, self.discriminator.parameters())
-        clip(self.discriminator.parameters(), self.optimization.disc_clip)
+        collect(loss, self._discriminator_parameters())
+        clip(self._discriminator_parameters(), self.optimization.disc_clip)
         if fake is None:
             step_and_zero(self, optimizers[1])
         else:
@@ -140,20 +163,24 @@ class SGAN(Model):
         self, labelled: Tensor, labels: Tensor, unlabelled: Tensor, fake: Tensor | None
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the discriminator's loss, only the supervised one if ``fake`` is None, and terms for the log."""
-        labelled_out = self.discriminator(labelled)
+        batches = [labelled] if fake is None or unlabelled is labelled else [labelled, unlabelled]
+        if fake is not None:
+            batches.append(fake.detach())
+        labelled_out, *others = self._discriminate(*batches)
         loss = supervised_loss(labelled_out.logits, labels, among_real=self.head == "logsumexp")
         terms = {"d_labelled": loss.detach()}
         terms["acc"] = (labelled_out.logits[:, :-1].argmax(1) == labels).float().mean()
         if fake is None:
             return loss, terms
-        real = labelled_out if unlabelled is labelled else self.discriminator(unlabelled)
-        fake_out = self.discriminator(fake.detach())
+        real, fake_out = [labelled_out, *others][-2:]  # the labelled images are the unlabelled ones if all have labels
         half = 0.5 if self.objective != "hinge" else 1  # the hinge loss contains it
         rest = half * self.adversarial_losses.discriminator(real.real_logits, fake_out.real_logits)
         terms["d_adversarial"] = rest.detach()
         if self.head == "kplus1":  # with logsumexp the adversarial loss is the unsupervised one
             unsupervised = unsupervised_loss(real.logits, fake_out.logits)
             rest, terms["d_unsupervised"] = rest + unsupervised, unsupervised.detach()
+        entropy = entropy_loss(real.logits)
+        terms["d_entropy"] = entropy.detach()
         fakes_caught = (fake_out.logits.argmax(1) == self.num_classes).float().mean()
         terms |= {
             # Over K + 1 classes and over real and generated images, as in the published training loop.
@@ -163,7 +190,15 @@ class SGAN(Model):
             "p_real": real.real_logits.detach().sigmoid().mean(),
             "p_fake": fake_out.real_logits.detach().sigmoid().mean(),
         }
-        return loss + self.unlabelled_weight * rest, terms
+        return loss + self.unlabelled_weight * rest + self.entropy_weight * entropy, terms
+
+    def _discriminate(self, *images: Tensor) -> list[DiscriminatorOutput]:
+        """Return the outputs for several batches, from one pass unless the network has batch norm."""
+        if not self.batched:
+            return [self.discriminator(x) for x in images]
+        whole = self.discriminator(torch.cat(images))
+        parts = (output.split([len(x) for x in images]) for output in whole)
+        return [DiscriminatorOutput(*part) for part in zip(*parts, strict=True)]
 
     def _generator_loss(
         self, fake: Tensor, target: Tensor | None, unlabelled: Tensor
@@ -177,6 +212,9 @@ class SGAN(Model):
         else:
             loss = self.adversarial_losses.generator(fake_out.real_logits)
         terms = {"g_loss": loss.detach()}
+        if self.pull_away_weight:
+            terms["g_pull_away"] = (spread := pull_away(fake_out.features)).detach()
+            loss = loss + self.pull_away_weight * spread
         if target is not None:
             class_loss = supervised_loss(fake_out.logits, target, among_real=True)
             loss, terms["g_class"] = loss + class_loss, class_loss.detach()
@@ -194,23 +232,21 @@ class SGAN(Model):
         if label is None:
             label = torch.randint(self.num_classes, (num,), generator=generator, device=device)
         label = torch.as_tensor(label)
-        self._check_labels(label, "use --label 0")
+        check_labels(label, self.num_classes, "use --label 0")
         return z, label.to(self.device).expand(num)
-
-    def _check_labels(self, labels: Tensor, hint: str) -> None:
-        if labels.min() < 0 or labels.max() >= self.num_classes:
-            got = f"{labels.min()} to {labels.max()}"
-            raise UserError(f"labels must lie in 0 .. {self.num_classes - 1}, got {got}: {hint}")
 
     def _generator_parameters(self) -> list[nn.Parameter]:
         embedding = [] if self.label_embedding is None else self.label_embedding.parameters()
         return [*self.generator.parameters(), *embedding]
 
+    def _discriminator_parameters(self) -> list[nn.Parameter]:
+        return [weight for weight in self.discriminator.parameters() if weight.requires_grad]
+
     def configure_optimizers(self) -> Any:
         settings = self.optimization
         return [
             settings.optimizer(self, self._generator_parameters(), "generator"),
-            settings.optimizer(self, self.discriminator.parameters(), "discriminator", lr=settings.disc_lr),
+            settings.optimizer(self, self._discriminator_parameters(), "discriminator", lr=settings.disc_lr),
         ]
 
     def setup(self, stage: str) -> None:
@@ -230,7 +266,7 @@ class SGAN(Model):
         """Log loss and accuracy, and how the discriminator classifies real and generated images."""
         x, labels = batch["image"], batch["label"]
         if self._batches_seen == 0:
-            self._check_labels(labels, "take data with classes")
+            check_labels(labels, self.num_classes, "take data with classes")
         logits = self.discriminator(x).logits
         classes = logits[:, :-1].float()
         self.confusion.update(classes.argmax(1), labels)

@@ -16,7 +16,7 @@ FORMS = {
     "text": (("bow", "label", "index"), "(B, V)"),
     "font": (("source", "target", "style"), "(B, 1, S, S)"),
 }
-PIXELS = ("image", "labelled_image", "source", "target")
+PIXELS = ("image", "labelled_image", "strong_image", "source", "target")
 TOLERANCE = 0.1  # interpolation and noise may exceed the value range
 
 
@@ -78,3 +78,9 @@ def _in_range(x: Tensor, name: str, value_range: ValueRange) -> Tensor:
         got = f"{float(least):.4g} to {float(most):.4g}"
         raise UserError(f"{rule}, got {got}: scale the images, or give uint8 of 0 to 255")
     return x
+
+
+def check_labels(labels: Tensor, num_classes: int, hint: str) -> None:
+    """Raise UserError unless all ``labels`` lie in 0 .. ``num_classes`` - 1."""
+    if labels.min() < 0 or labels.max() >= num_classes:
+        raise UserError(f"labels must lie in 0 .. {num_classes - 1}, got {labels.min()} to {labels.max()}: {hint}")

@@ -173,6 +173,33 @@ def test_all_labelled_images_are_drawn_before_one_is_repeated():
     assert not torch.equal(first, second)
 
 
+def test_strong_augmentation_depends_on_the_place_and_covers_a_square():
+    data = Noise(strong_augment=True, value_range="signed")
+    batch = {"image": torch.rand(40, 3, 16, 16) * 2 - 1, "index": torch.arange(40)}
+
+    def draw(**place):
+        return on_rank(data, 1, **{"rank": 0, **place}).on_after_batch_transfer(batch, 0)
+
+    state = torch.get_rng_state()
+    first, again, other = draw(), draw(), draw(batch=1)
+    assert torch.equal(torch.get_rng_state(), state), "the draws of the model do not change"
+    assert torch.equal(first["image"], batch["image"])
+    strong = first["strong_image"]
+    assert torch.equal(strong, again["strong_image"])
+    assert not torch.equal(strong, other["strong_image"])
+    assert -1 <= strong.min() < strong.max() <= 1
+    grey = (strong == 0).all(1).flatten(1).sum(1)  # pixels of 0.5 in [0, 1]
+    assert (grey >= 16).all(), "a square of 8 x 8 that at most half is outside of on each axis"
+    assert (grey == 64).any()
+    assert "strong_image" not in draw(training=False)
+
+
+def test_labelled_batches_have_their_own_size():
+    data = Digits(image_size=8, labels_per_class=10, batch_size=32, labelled_batch_size=20)
+    batch = next(iter(data.train_dataloader()))
+    assert (len(batch["image"]), len(batch["labelled_image"]), len(batch["labelled_label"])) == (32, 20, 20)
+
+
 @pytest.mark.parametrize("augment", [False, True])
 def test_labels_per_class_adds_labelled_batches_for_training(augment):
     data = Digits(image_size=8, labels_per_class=10, batch_size=32, augment=augment)

@@ -11,11 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.io
 import torch
 from torchvision import datasets
 
 from tests.helpers.refusal import refused
-from vqlab.data import CIFAR10, MNIST, FashionMNIST
+from vqlab.data import CIFAR10, MNIST, SVHN, FashionMNIST
 
 
 def pixels(*shape):
@@ -35,7 +36,7 @@ def write_mnist(root: Path, name: str = "MNIST") -> None:
 @pytest.fixture
 def small(monkeypatch):
     """Set the number of official training images to that of the small files."""
-    for data in (MNIST, FashionMNIST, CIFAR10):
+    for data in (MNIST, FashionMNIST, CIFAR10, SVHN):
         monkeypatch.setattr(data, "num_official", 30)
 
 
@@ -97,7 +98,30 @@ def test_cifar10_is_read_and_resized_and_must_be_complete(tmp_path, small, offli
         CIFAR10(str(tmp_path), val_size=5, download=False).prepare_data()
 
 
-@pytest.mark.parametrize("source", [CIFAR10, MNIST, FashionMNIST])
+def test_svhn_is_read_and_must_be_complete(tmp_path, small, offline, monkeypatch):
+    folder = tmp_path / "svhn"
+    folder.mkdir()
+    images = pixels(40, 32, 32, 3)
+    labels = np.arange(40) % 10 + 1  # 10 is the digit 0
+    sums = {}
+    for name, part in (("train", slice(30)), ("test", slice(30, 40))):
+        file = folder / f"{name}_32x32.mat"
+        scipy.io.savemat(file, {"X": images[part].transpose(1, 2, 3, 0), "y": labels[part, None]})
+        sums[name] = ["http://nowhere", file.name, md5(file.read_bytes()).hexdigest()]
+    monkeypatch.setattr(datasets.SVHN, "split_list", sums)
+    data = SVHN(str(tmp_path), val_size=5)
+    data.prepare_data()
+    data.setup()
+    assert torch.equal(data._test.images, torch.from_numpy(images[30:]).permute(0, 3, 1, 2))
+    assert data._test.labels.tolist() == [1, 2, 3, 4, 5, 6, 7, 8, 9, 0]
+    assert (len(data._train_val[0]), data.train_size) == (25, 25)
+    assert not offline
+    (folder / "train_32x32.mat").write_bytes(b"cut")
+    with refused(f"SVHN in {tmp_path}/svhn is missing or incomplete"):
+        SVHN(str(tmp_path), val_size=5, download=False).prepare_data()
+
+
+@pytest.mark.parametrize("source", [CIFAR10, SVHN, MNIST, FashionMNIST])
 def test_failed_download_gives_one_line_and_leaves_no_files(tmp_path, offline, source):
     before = socket.getdefaulttimeout()
     with refused(f"{source.__name__} could not be downloaded", "without a network use Photos"):

@@ -1,9 +1,10 @@
-"""Data sets of torchvision: CIFAR-10, MNIST and Fashion-MNIST."""
+"""Data sets of torchvision: CIFAR-10, SVHN, MNIST and Fashion-MNIST."""
 
 from typing import Any, ClassVar
 
 import torch
 from torchvision import datasets
+from torchvision.datasets.utils import check_integrity, download_url
 
 from vqlab.data.datamodule import split_positions
 from vqlab.data.files import WITHOUT_NETWORK, download_whole, reading
@@ -78,6 +79,26 @@ class TorchvisionImages(ImageDataModule):
         return ImageTensors(fit_square(images.contiguous(), self.image_size), torch.as_tensor(official.targets))
 
 
+class _SVHN(datasets.SVHN):
+    """torchvision's SVHN with the arguments and attributes of its CIFAR10: both splits in one folder."""
+
+    base_folder, filename = "svhn", "svhn/*.mat"  # under path; the files that need no download
+
+    def __init__(self, root: str, train: bool = True, download: bool = False) -> None:
+        super().__init__(f"{root}/{self.base_folder}", "train" if train else "test", download=download)
+        self.data: Any = self.data.transpose(0, 2, 3, 1)
+        self.targets = self.labels
+
+    def _check_integrity(self) -> bool:
+        files = [self.split_list[split] for split in ("train", "test")]
+        return all(check_integrity(f"{self.root}/{name}", md5) for _, name, md5 in files)
+
+    def download(self) -> None:
+        for split in ("train", "test"):
+            url, name, md5 = self.split_list[split]
+            download_url(url, self.root, name, md5)
+
+
 class CIFAR10(TorchvisionImages):
     """CIFAR-10 (Krizhevsky, 2009): 45,000 training, 5,000 validation and 10,000 test photographs, 3 x 32 x 32.
 
@@ -119,3 +140,17 @@ class FashionMNIST(TorchvisionImages):
     source = datasets.FashionMNIST
     mean = (0.2860,)
     std = (0.3530,)
+
+
+class SVHN(TorchvisionImages):
+    """SVHN (Netzer et al., 2011): 68,257 training, 5,000 validation and 26,032 test house numbers, 3 x 32 x 32.
+
+    ``path`` holds ``svhn/train_32x32.mat`` and ``svhn/test_32x32.mat`` (246 MB to download).
+    """
+
+    source = _SVHN
+    native_size = 32
+    num_official = 73_257
+    mean = (0.4377, 0.4438, 0.4728)
+    std = (0.1980, 0.2010, 0.1970)
+    flip = False

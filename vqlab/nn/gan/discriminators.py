@@ -13,6 +13,7 @@ from vqlab.nn.base import Discriminator, FeatureNet
 from vqlab.nn.gan.networks import draw_weights
 from vqlab.nn.precision import upcast
 from vqlab.nn.unet import UNet
+from vqlab.nn.weight_norm import normalize_weights
 from vqlab.serialization import ConfigMixin
 from vqlab.validation import Count
 
@@ -96,6 +97,11 @@ class SGANDiscriminator(nn.Module):
         head: ``kplus1``, K + 1 logits and an adversarial logit; ``logsumexp``, K logits, 0 for generated images, and
             the log-sum-exp of the K as the adversarial logit (Salimans et al. 2016, arXiv:1606.03498, section 5).
         spectral_norm: Spectral norm for all layers except the class head (Miyato et al. 2018, arXiv:1802.05957).
+        weight_norm: Weight normalization of all layers, with constant scales except those of the class head
+            (Salimans et al. 2016); ``init_from_data`` sets the scales.
+
+    Raises:
+        UserError: If both norms are chosen.
 
     Example:
         >>> from vqlab.nn import ConvFeatures
@@ -109,8 +115,11 @@ class SGANDiscriminator(nn.Module):
         num_classes: int,
         head: Literal["kplus1", "logsumexp"] = "kplus1",
         spectral_norm: bool = False,
+        weight_norm: bool = False,
     ) -> None:
         super().__init__()
+        if spectral_norm and weight_norm:
+            raise UserError("spectral_norm and weight_norm must not both be true: choose one")
         self.net = net
         self.class_head = nn.Linear(net.out_features, num_classes + (head == "kplus1"))
         draw_weights(self.class_head)
@@ -120,6 +129,8 @@ class SGANDiscriminator(nn.Module):
         for part in list(self.modules()) if spectral_norm else []:
             if isinstance(part, nn.Linear | nn.Conv2d) and part is not self.class_head:
                 normalise(part)
+        if weight_norm:
+            normalize_weights(self, learn_scale=self.class_head)
 
     def forward(self, x: Tensor) -> DiscriminatorOutput:
         """Return the logits of images ``x`` (B, C, H, W)."""
