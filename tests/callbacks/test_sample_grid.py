@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch.demos.boring_classes import BoringModel
-from PIL import Image
+from PIL import Image, ImageSequence
 from torch.utils.data import DataLoader
 
 from tests.helpers.bare import trainer
 from tests.helpers.logs_read_back import read_tensorboard
 from vqlab.callbacks import sample_grid
 from vqlab.callbacks.code_statistics import draw_statistics
-from vqlab.callbacks.sample_grid import CAPTION, PAD, SampleGrid, caption, confusion, histogram, interleave
+from vqlab.callbacks.sample_grid import CAPTION, PAD, SampleGrid, caption, confusion, histogram, interleave, write_gif
 from vqlab.training.loggers.boards import tensorboard_logger
 
 INPUTS, OUTPUTS = [0.1, 0.2, 0.3], [0.6, 0.7, 0.8]
@@ -119,7 +119,7 @@ def test_files_are_written_at_each_validation_but_the_sanity_check():
 
     model = Painter()
     fit(model, SampleGrid(num_images=4, columns=4), Watch(), num_sanity_val_steps=2)
-    assert written() == ["codes_000002.png", "codes_000004.png", "step_000002.png", "step_000004.png"]
+    assert written() == ["codes_000002.png", "codes_000004.png", "step_000002.png", "step_000004.png", "steps.gif"]
     assert model.shown == [[0, 1, 2, 3], [0, 1, 2, 3]], "the first images of the first batch"
     pixels = np.asarray(Image.open("samples/step_000004.png"))
     assert pixels[PAD + 50, CAPTION + PAD + 3 * 100 + 50].tolist() == [3, 3, 3]
@@ -135,7 +135,8 @@ def test_early_step_shows_the_batch_of_the_sanity_check_and_leaves_the_model_in_
     monkeypatch.setattr(sample_grid, "EARLY", 3)
     model = Painter()
     fit(model, SampleGrid(num_images=4, columns=4), Watch(), num_sanity_val_steps=1)
-    assert written() == ["codes_000002.png", "codes_000004.png", *(f"step_00000{step}.png" for step in (2, 3, 4))]
+    steps = [f"step_00000{step}.png" for step in (2, 3, 4)]
+    assert written() == ["codes_000002.png", "codes_000004.png", *steps, "steps.gif"]
     assert model.shown == [[0, 1, 2, 3]] * 3
 
 
@@ -168,6 +169,21 @@ def test_statistics_give_the_divergence_and_the_chance_level():
     assert "mean 0.000" in titles[1]
     assert "position" in titles[2]
     assert "mean 0.000, by chance about 0.180" in titles[2]  # each position has two codes
+
+
+def test_gif_shows_the_pictures_in_the_order_of_the_steps(monkeypatch):
+    monkeypatch.setattr(sample_grid, "FRAMES", 3)
+    Path("samples").mkdir()
+    write_gif(Path("samples"))
+    assert written() == [], "no picture"
+    for step in range(0, 50, 10):
+        Image.new("RGB", (60, 30), (step, 0, 0)).save(f"samples/step_{step:06d}.png")
+    write_gif(Path("samples"))
+    with Image.open("samples/steps.gif") as gif:
+        frames = [np.asarray(frame.convert("RGB")) for frame in ImageSequence.Iterator(gif)]
+    assert [int(frame[CAPTION + 15, 30, 0]) for frame in frames] == [0, 20, 40]
+    assert frames[0].shape == (30 + CAPTION, 60, 3)
+    assert not np.array_equal(frames[0][:CAPTION], frames[1][:CAPTION]), "the step is written above"
 
 
 def test_confusion_counts_are_logged_as_a_table():

@@ -93,11 +93,3 @@ def test_each_row_runs_on_one_device_unless_the_user_asks_for_more(name):
     for extra, devices in ((), 1), (("--trainer.devices=4",), "4"):
         rows = read_experiment(EXPERIMENTS / f"{name}.yaml", extra).rows
         assert {row.options["trainer.devices"] for row in rows} == {devices}
-
-
-def test_small_jsa_rows_are_the_large_ones():
-    large, small = (read_experiment(EXPERIMENTS / f"jsa_cifar10{end}.yaml").rows for end in ("", "_small"))
-    for row, narrow in zip(large, small, strict=True):
-        assert row.name == narrow.name
-        assert float(row.options["model.lr"]) > 0
-        assert {**row.options, "data.batch_size": 0} == {**narrow.options, "data.batch_size": 0}

@@ -1,5 +1,6 @@
 """``vqlab report``: its numbers equal the logs, the page needs no other file, and damaged runs are listed."""
 
+import base64
 import csv
 import itertools
 import re
@@ -14,6 +15,7 @@ import pytest
 
 from tests.e2e.tiny import fails
 from tests.helpers.run_folders import add_event, last_and_best, make
+from vqlab.callbacks.sample_grid import write_gif
 from vqlab.cli.report import report
 
 LR = {"a": 0.001, "b": 0.003}
@@ -199,6 +201,13 @@ def test_two_runs_are_compared_side_by_side(runs, capsys):
     steps = re.findall(r"(?:a_seed0|c), step \d+", "".join(page.text))
     assert steps == ["c, step 20", "a_seed0, step 20", "c, step 60", "a_seed0, step 60"]
     assert "2 runs of VQGAN and VQVAE: all finished." in capsys.readouterr().out
+
+
+def test_gif_of_a_run_is_shown(runs):
+    write_gif(Path("runs/vqvae/b_seed2/samples"))
+    report(["runs", "-o", "out"])
+    content = base64.b64encode(Path("runs/vqvae/b_seed2/samples/steps.gif").read_bytes()).decode()
+    assert Path("out/report.html").read_text().count(f"data:image/gif;base64,{content}") == 1
 
 
 def test_markdown_and_its_pictures(runs):

@@ -27,13 +27,17 @@ ROWS = 4  # signals that are plotted
 EARLY = 100  # step of the first pictures, before the first validation
 MIN_TILE = 96  # pixels; smaller images are enlarged by whole factors
 
+FRAMES, FRAME_TIME = 40, 400  # largest number of frames of a GIF; milliseconds
+FONT = ImageFont.load_default(12)
+
 Batch = dict[str, Tensor]
 
 
 class SampleGrid(Checked, Callback):
     """Write ``samples/step_NNNNNN.png`` and ``codes_NNNNNN.png`` at each validation, to W&B and TensorBoard as well.
 
-    For an early look, ``step_000100.png`` shows the batch of the sanity check at step 100.
+    For an early look, ``step_000100.png`` shows the batch of the sanity check at step 100. At the end of the training
+    ``steps.gif`` shows all ``step_NNNNNN.png`` in turn; samples of a GAN are always of the same noise.
 
     The model provides the content (:mod:`vqlab.training.protocol`): example images or signals, the use of its codes and
     their divergence between classes and positions (``statistics_NNNNNN.png``), reconstructions from the most frequent
@@ -113,6 +117,8 @@ class SampleGrid(Checked, Callback):
         log_table(trainer.loggers, "samples/topic_words", columns, rows, logged_step(trainer))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.is_global_zero:
+            write_gif(Path(trainer.default_root_dir) / "samples")
         if trainer.is_global_zero and isinstance(pl_module, HasTopics):
             rank_zero_info(as_text(pl_module.topic_table()))
 
@@ -121,6 +127,26 @@ class SampleGrid(Checked, Callback):
         with write_atomic(path) as file:
             save_image(image, file, format="png")
         log_image(trainer.loggers, f"samples/{name}", image, logged_step(trainer))
+
+
+def write_gif(folder: Path) -> None:
+    """Write ``steps.gif`` from at most ``FRAMES`` of the pictures ``step_NNNNNN.png``, two or more, in ``folder``."""
+    paths = sorted(folder.glob("step_*.png"))
+    if len(paths) < 2:
+        return
+    chosen = sorted({round(i * (len(paths) - 1) / (FRAMES - 1)) for i in range(FRAMES)})
+    frames = []
+    for path in (paths[i] for i in chosen):
+        picture = Image.open(path).convert("RGB")
+        frame = Image.new("RGB", (picture.width, picture.height + CAPTION), "white")
+        frame.paste(picture, (0, CAPTION))
+        step = int(path.stem.removeprefix("step_"))
+        ImageDraw.Draw(frame).text((CAPTION, CAPTION / 2), f"step {step:,}", "black", FONT, anchor="lm")
+        frames.append(frame)
+    same = [frame for frame in frames if frame.size == frames[-1].size]
+    with write_atomic(folder / "steps.gif") as file:
+        times = [FRAME_TIME] * (len(same) - 1) + [4 * FRAME_TIME]  # the last one stays
+        same[0].save(file, format="gif", save_all=True, append_images=same[1:], duration=times, loop=0)
 
 
 def logged_step(trainer: Trainer) -> int:
@@ -147,7 +173,7 @@ def interleave(images: dict[str, Tensor], columns: int, captions: bool = False) 
 def caption(name: str, height: int) -> Tensor:
     """Return ``name``, rotated by 90 degrees, as an image (3, height, CAPTION) in [0, 1]."""
     image = Image.new("RGB", (height, CAPTION), "white")
-    ImageDraw.Draw(image).text((height / 2, CAPTION / 2), name, "black", ImageFont.load_default(12), anchor="mm")
+    ImageDraw.Draw(image).text((height / 2, CAPTION / 2), name, "black", FONT, anchor="mm")
     return to_tensor(image.rotate(90, expand=True))
 
 

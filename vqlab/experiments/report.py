@@ -52,7 +52,7 @@ class Table(NamedTuple):
 
 
 class Pictures(NamedTuple):
-    """PNG or SVG files side by side."""
+    """PNG, SVG or GIF files side by side."""
 
     title: str
     pictures: Sequence[tuple[str, bytes, str, str]]  # caption, content, suffix, run
@@ -119,6 +119,8 @@ def blocks(runs: Sequence[Run]) -> Iterator[Table | Pictures]:
         shown_in_time = filter(None, chain(*(zip_longest(*stages) if len(runs) == 2 else stages)))
         pictures = [(f"{name}, step {step:,}", path.read_bytes(), ".png", name) for name, step, path in shown_in_time]
         yield Pictures(KINDS.get(kind, kind), pictures)
+    if films := [(run.name, run.film.read_bytes(), ".gif", run.name) for run in runs if run.film]:
+        yield Pictures("Images over the training", films)
     known = [run for run in runs if run.settings]
     names = in_groups(name for name in first_known(runs).settings if not name.startswith(HARMLESS))
     if common := [(name, value_of(known[0], name)) for name in names if len({value_of(r, name) for r in known}) == 1]:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from operator import itemgetter
 from pathlib import Path
 
@@ -98,6 +99,7 @@ class Run:
     error: str = ""  # why it failed
     events: dict[str, tuple[int, str, str]] = field(default_factory=dict)  # by name: step, evidence, hint of the first
     pictures: dict[str, PictureFiles] = field(default_factory=dict)  # by kind, in the order of the steps
+    film: Path | None = None  # a GIF of the images over the training
     problems: list[str] = field(default_factory=list)  # missing and damaged files
     note: str = ""
     sweep: SweepRow = field(default_factory=SweepRow)
@@ -222,6 +224,7 @@ def read_run(folder: Path) -> Run:
         if lines:
             run.problems.append(f"{plural(lines, 'line')} of {name} cannot be read")
     run.pictures = find_pictures(folder / "samples")
+    run.film = next(filter(partial(inside, folder), folder.glob("samples/steps.gif")), None)
     return run
 
 
@@ -269,12 +272,16 @@ def find_pictures(folder: Path) -> dict[str, PictureFiles]:
 
     A link to a file outside of the run folder is left out, because a report embeds the pictures.
     """
-    inside = [path for path in folder.glob("*.png") if path.resolve().is_relative_to(folder.parent.resolve())]
     found: dict[str, PictureFiles] = {}
-    for path in inside:
+    for path in filter(partial(inside, folder.parent), folder.glob("*.png")):
         if name := PICTURE.fullmatch(path.name):
             found.setdefault(name["kind"], []).append((int(name["step"]), path))
     return {kind: sorted(files) for kind, files in found.items()}
+
+
+def inside(folder: Path, path: Path) -> bool:
+    """Return whether a file, or the file that a link names, lies in ``folder``."""
+    return path.resolve().is_relative_to(folder.resolve())
 
 
 def natural(text: str) -> list[tuple[str, float]]:
