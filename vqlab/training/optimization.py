@@ -55,7 +55,8 @@ class Optimization:
         elif self.kind == "muon":
             optimizer = Muon(muon_groups(parameters), lr=rate, betas=self.betas, weight_decay=self.weight_decay)
         else:
-            optimizer = torch.optim.AdamW(parameters, lr=rate, betas=self.betas, weight_decay=self.weight_decay)
+            settings: Any = {"betas": self.betas, "weight_decay": self.weight_decay}
+            optimizer = torch.optim.AdamW(parameters, lr=rate, fused=True, **settings)
         return scheduled(model, optimizer, self.schedule or Schedule(), name)
 
 
