@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
 from vqlab.nn.distributed import means_over_ranks
+from vqlab.nn.precision import upcast
 
 
 def normalize_weights(net: nn.Module, learn_scale: nn.Module | None = None) -> None:
@@ -38,6 +39,7 @@ def init_from_data(net: nn.Module, x: Tensor) -> None:
     """
 
     def rescale(layer: Any, inputs: Any, output: Tensor) -> Tensor:
+        output = upcast(output)
         others = [dim for dim in range(output.ndim) if dim != 1]
         mean, square = means_over_ranks([output.mean(others), output.square().mean(others)])
         std = (square - mean.square()).clamp_min(1e-12).sqrt()
