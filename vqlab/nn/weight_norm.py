@@ -39,7 +39,7 @@ def init_from_data(net: nn.Module, x: Tensor) -> None:
     """
 
     def rescale(layer: Any, inputs: Any, output: Tensor) -> Tensor:
-        output = upcast(output)
+        dtype, output = output.dtype, upcast(output)
         others = [dim for dim in range(output.ndim) if dim != 1]
         mean, square = means_over_ranks([output.mean(others), output.square().mean(others)])
         std = (square - mean.square()).clamp_min(1e-12).sqrt()
@@ -47,7 +47,7 @@ def init_from_data(net: nn.Module, x: Tensor) -> None:
         scale.div_(std.view(-1, *[1] * (scale.ndim - 1)))
         layer.bias.sub_(mean).div_(std)
         wide = [1, -1, *[1] * (output.ndim - 2)]
-        return (output - mean.view(wide)) / std.view(wide)
+        return ((output - mean.view(wide)) / std.view(wide)).to(dtype)
 
     layers = [part for part in net.modules() if hasattr(part, "parametrizations")]
     hooks = [layer.register_forward_hook(rescale) for layer in layers]
