@@ -23,7 +23,7 @@ CONFIGS = {path.name: path.read_text() for path in sorted((ROOT / "configs").glo
 def test_run_folder_holds_what_the_readme_describes(first):
     assert {p.name for p in (first / "checkpoints").iterdir()} == {"last.ckpt", "best.ckpt"}
     samples = {f"{kind}_{step:06d}.png" for kind in ("step", "codes") for step in (10, 20)}
-    assert {p.name for p in (first / "samples").iterdir()} == samples
+    assert {p.name for p in (first / "samples").iterdir()} == {*samples, "steps.gif"}
     rows = logged(first / "metrics.csv")
     assert [row["step"] for row in rows] == [4, 9, 14, 19]
     assert rows[1].keys() >= {

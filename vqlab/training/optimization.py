@@ -55,8 +55,8 @@ class Optimization:
         elif self.kind == "muon":
             optimizer = Muon(muon_groups(parameters), lr=rate, betas=self.betas, weight_decay=self.weight_decay)
         else:
-            settings: Any = {"betas": self.betas, "weight_decay": self.weight_decay}
-            optimizer = torch.optim.AdamW(parameters, lr=rate, fused=True, **settings)
+            # Not fused=True: it misreads gradients that are not in the memory format of their parameters.
+            optimizer = torch.optim.AdamW(parameters, lr=rate, betas=self.betas, weight_decay=self.weight_decay)
         return scheduled(model, optimizer, self.schedule or Schedule(), name)
 
 
