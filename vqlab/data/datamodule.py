@@ -52,7 +52,7 @@ class SplitDataModule(Checked, lightning.LightningDataModule, ABC):
     __signature__: inspect.Signature
     modality: str  # "image", "signal", "text" or "font", as of the models
     test_hint = "use `vqlab validate`"  # hint if there is no test split
-    augment = False
+    augment = strong_augment = False  # whether training batches go through :meth:`augmented`
     order: Callable[[int], Tensor] | None = None  # epoch -> order (N,) of the training examples; None shuffles them
     _splits: dict[str, Any]  # by name, for a source that does not define load_split
     _is_new = False  # whether the model was trained on another source
@@ -186,7 +186,8 @@ class SplitDataModule(Checked, lightning.LightningDataModule, ABC):
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Augment training batches on the device; the draws depend on (seed, epoch, batch, rank) alone."""
-        if self.trainer is None or not self.trainer.training:
+        augments = self.augment or self.strong_augment
+        if not (augments and self.trainer is not None and self.trainer.training):
             return batch
         # Not trainer.global_step, which does not change while gradients accumulate.
         place = [self.seed, self.trainer.current_epoch, self.trainer.fit_loop.batch_idx + 1, self.trainer.global_rank]
@@ -194,7 +195,7 @@ class SplitDataModule(Checked, lightning.LightningDataModule, ABC):
         return self.augmented(batch, torch.Generator(next(iter(batch.values())).device).manual_seed(seed))
 
     def augmented(self, batch: Batch, generator: torch.Generator) -> Batch:
-        """Return a training batch, with random changes if the options ask for them."""
+        """Return a training batch with random changes."""
         return batch
 
     def _require_a_batch(self) -> None:

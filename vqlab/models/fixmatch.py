@@ -55,9 +55,7 @@ class FixMatch(Model):
         images: ImageFormat = ImageFormat(channels=1, num_classes=10),
     ) -> None:
         super().__init__()
-        num_classes = images.num_classes or 0
-        if num_classes < 2:
-            raise UserError(f"num_classes must be at least 2, got {num_classes}: choose data with classes")
+        num_classes = images.require_classes()
         self.threshold, self.unlabelled_weight, self.optimization = threshold, unlabelled_weight, optimization
         self.images, self.value_range, self.num_classes = images, images.value_range, num_classes
         self.network = network or ConvFeatures(images.channels, images.size)

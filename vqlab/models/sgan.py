@@ -86,9 +86,7 @@ class SGAN(Model):
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
-        num_classes = images.num_classes or 0
-        if num_classes < 2:
-            raise UserError(f"num_classes must be at least 2, got {num_classes}: choose data with classes")
+        num_classes = images.require_classes()
         # The usual hint is to set feature matching.
         self.health_hints = {"mode_collapse": "lower --model.lr"} if objective == "feature_matching" else {}
         self.head, self.objective, self.unlabelled_weight = head, objective, unlabelled_weight
@@ -179,8 +177,10 @@ class SGAN(Model):
         if self.head == "kplus1":  # with logsumexp the adversarial loss is the unsupervised one
             unsupervised = unsupervised_loss(real.logits, fake_out.logits)
             rest, terms["d_unsupervised"] = rest + unsupervised, unsupervised.detach()
-        entropy = entropy_loss(real.logits)
-        terms["d_entropy"] = entropy.detach()
+        loss = loss + self.unlabelled_weight * rest
+        if self.entropy_weight:
+            terms["d_entropy"] = (entropy := entropy_loss(real.logits)).detach()
+            loss = loss + self.entropy_weight * entropy
         fakes_caught = (fake_out.logits.argmax(1) == self.num_classes).float().mean()
         terms |= {
             # Over K + 1 classes and over real and generated images, as in the published training loop.
@@ -190,7 +190,7 @@ class SGAN(Model):
             "p_real": real.real_logits.detach().sigmoid().mean(),
             "p_fake": fake_out.real_logits.detach().sigmoid().mean(),
         }
-        return loss + self.unlabelled_weight * rest + self.entropy_weight * entropy, terms
+        return loss, terms
 
     def _discriminate(self, *images: Tensor) -> list[DiscriminatorOutput]:
         """Return the outputs for several batches, from one pass unless the network has batch norm."""

@@ -93,6 +93,13 @@ class ImageFormat:
         if x.ndim != 4 or x.shape[1] != self.channels:
             raise UserError(wrong_channels("images", f"(B, {self.channels}, H, W)", x, self.channels))
 
+    def require_classes(self) -> int:
+        """Return ``num_classes``, or raise UserError if there are fewer than two."""
+        count = self.num_classes or 0
+        if count < 2:
+            raise UserError(f"num_classes must be at least 2, got {count}: choose data with classes")
+        return count
+
     @property
     def shape(self) -> tuple[int, int, int]:
         """(C, H, W)."""

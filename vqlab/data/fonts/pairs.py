@@ -204,8 +204,6 @@ class FontPairs(SplitDataModule):
         return partial(to_float, pixel_range=self.pixel_range)
 
     def augmented(self, batch: Batch, generator: torch.Generator) -> Batch:
-        if not self.augment:
-            return batch
         pair = torch.cat([batch["source"], batch["target"]], 1)
         source, target = enlarge_and_shift(pair, generator).split(1, 1)
         return batch | {"source": source, "target": target}

@@ -209,10 +209,11 @@ def shift_and_flip(images: Tensor, generator: torch.Generator, flip: bool) -> Te
 
 def strongly_augmented(images: Tensor, pixel_range: ValueRange, generator: torch.Generator) -> Tensor:
     """Change images (B, C, S, S) in ``pixel_range`` by RandAugment, and cover a square of half the side with grey."""
+    change = RandAugment(num_ops=2, magnitude=10)
     pixels = (pixel_range.decode(images) * 255).round().to(torch.uint8)
     with torch.random.fork_rng([images.device] if images.is_cuda else []):
         torch.manual_seed(int(torch.randint(2**63 - 1, (1,), generator=generator, device=generator.device)))
-        changed = torch.stack([RandAugment(num_ops=2, magnitude=10)(image) for image in pixels])
+        changed = torch.stack([change(image) for image in pixels])
         size, half = images.shape[-1], images.shape[-1] // 2
         corner = torch.randint(-(half // 2), size - half // 2, (2, len(images), 1), device=images.device)
     distance = torch.arange(size, device=images.device) - corner
