@@ -105,6 +105,17 @@ def test_three_steps_equal_plain_pytorch(head, objective, weights, monkeypatch):
     assert_same_weights(model, plain)
 
 
+def test_the_entropy_is_in_the_loss_from_its_step_on():
+    seen = []
+
+    class Collect(lightning.Callback):
+        def on_train_batch_end(self, trainer, *args):
+            seen.append("train/d_entropy" in trainer.callback_metrics)
+
+    fit(small(entropy_weight=0.3, entropy_start=2), 4, callbacks=[Collect()])
+    assert seen == [False, False, True, True]
+
+
 def test_weight_norm_is_initialized_by_the_first_batch_and_not_by_a_resumed_run(tmp_path):
     model = small(weight_norm=True, lr=1e-12)
     trainer = fit(model, 1)

@@ -28,7 +28,7 @@ from vqlab.nn.weight_norm import init_from_data
 from vqlab.training import GANOptimization
 from vqlab.training.batches import check_labels, passed_on
 from vqlab.training.steps import clip, collect, count_batch, require_finite, step_and_zero
-from vqlab.validation import NonNegative, Positive
+from vqlab.validation import NonNegative, NonNegativeInt, Positive
 
 
 class SGAN(Model):
@@ -50,6 +50,7 @@ class SGAN(Model):
         spectral_norm: Divide the discriminator's weights, except the class head's, by their spectral norm.
         weight_norm: Normalize the discriminator's weights per unit; the first batch sets their scales (paper's code).
         entropy_weight: Weight of the entropy of p(y | x) of the unlabelled images (Dai et al. 2017, arXiv:1705.09783).
+        entropy_start: Step at which the entropy term is switched on; too early, it makes wrong classes confident.
         pull_away_weight: Weight of the pull-away term of generated images' features (the same paper).
         lr: Absolute learning rate of both networks. Default without ``base_lr``: 2e-4.
         base_lr: Rate per image: lr = base_lr x batch_size x devices x nodes. Give one of the two.
@@ -77,6 +78,7 @@ class SGAN(Model):
         spectral_norm: bool = False,
         weight_norm: bool = False,
         entropy_weight: NonNegative = 0.0,
+        entropy_start: NonNegativeInt = 0,
         pull_away_weight: NonNegative = 0.0,
         lr: Positive | None = None,
         base_lr: Positive | None = None,
@@ -90,7 +92,8 @@ class SGAN(Model):
         # The usual hint is to set feature matching.
         self.health_hints = {"mode_collapse": "lower --model.lr"} if objective == "feature_matching" else {}
         self.head, self.objective, self.unlabelled_weight = head, objective, unlabelled_weight
-        self.entropy_weight, self.pull_away_weight = entropy_weight, pull_away_weight
+        self.entropy_weight, self.entropy_start = entropy_weight, entropy_start
+        self.pull_away_weight = pull_away_weight
         self.optimization, self.compiled, self.num_classes = optimization, compile, num_classes
         self.images, self.value_range = images, images.value_range
         self.adversarial_losses = ADVERSARIAL["hinge" if objective == "hinge" else "non_saturating"]
@@ -178,7 +181,7 @@ class SGAN(Model):
             unsupervised = unsupervised_loss(real.logits, fake_out.logits)
             rest, terms["d_unsupervised"] = rest + unsupervised, unsupervised.detach()
         loss = loss + self.unlabelled_weight * rest
-        if self.entropy_weight:
+        if self.entropy_weight and self.global_step >= self.entropy_start:
             terms["d_entropy"] = (entropy := entropy_loss(real.logits)).detach()
             loss = loss + self.entropy_weight * entropy
         fakes_caught = (fake_out.logits.argmax(1) == self.num_classes).float().mean()
