@@ -15,7 +15,7 @@ from typing import Any
 
 import lightning
 import torch
-from jsonargparse import ActionYesNo, ArgumentError, Namespace
+from jsonargparse import ActionYesNo, ArgumentError, Namespace, dict_to_namespace
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
@@ -359,5 +359,7 @@ def option_errors(commands: list[list[str]]) -> list[str | None]:
 
 
 def as_plain(value: Any) -> Any:
-    """Return a dataclass as a mapping, which the parser can link; return anything else unchanged."""
-    return dataclasses.asdict(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else value
+    """Return a dataclass as a Namespace, which the parser can link; return anything else unchanged."""
+    if not dataclasses.is_dataclass(value) or isinstance(value, type):
+        return value
+    return dict_to_namespace(dataclasses.asdict(value))  # from a mapping, the parser drops dataclasses inside
