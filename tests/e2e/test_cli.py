@@ -83,6 +83,13 @@ def test_networks_get_the_image_size_from_the_data():
     assert vqlab.load("runs/vqvae/again/checkpoints/last.ckpt").encoder.downsampling == 9
 
 
+@pytest.mark.parametrize("name", ["unit", "signed", "standardized"])
+def test_models_get_the_value_range_of_the_data(name):
+    fit(*QUICK, f"--data.value_range={name}", "--name=ranged")
+    model = vqlab.load("runs/vqvae/ranged/checkpoints/last.ckpt")
+    assert model.value_range == vqlab.Digits(image_size=16, value_range=name).pixel_range
+
+
 @pytest.mark.parametrize("name", CONFIGS)
 def test_every_config_trains(name):
     """Two steps on embedded data, with smaller networks where the configured ones are large."""

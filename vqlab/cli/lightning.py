@@ -15,7 +15,7 @@ from typing import Any
 
 import lightning
 import torch
-from jsonargparse import ActionYesNo, ArgumentError, Namespace, dict_to_namespace
+from jsonargparse import ActionYesNo, ArgumentError, Namespace
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
@@ -359,7 +359,7 @@ def option_errors(commands: list[list[str]]) -> list[str | None]:
 
 
 def as_plain(value: Any) -> Any:
-    """Return a dataclass as a Namespace, which the parser can link; return anything else unchanged."""
+    """Return a dataclass as Namespaces, which the parser can link, also within; return anything else unchanged."""
     if not dataclasses.is_dataclass(value) or isinstance(value, type):
         return value
-    return dict_to_namespace(dataclasses.asdict(value))  # from a mapping, the parser drops dataclasses inside
+    return Namespace(**{field.name: as_plain(getattr(value, field.name)) for field in dataclasses.fields(value)})
