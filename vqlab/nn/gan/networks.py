@@ -107,7 +107,9 @@ def draw_weights(part: nn.Module) -> None:
 
 
 class MLPGenerator(Generator):
-    """Linear layers with batch norm and softplus, then a linear layer and tanh (Salimans et al. 2016, MNIST).
+    """Linear layers with batch norm and softplus, then a linear layer and a sigmoid (Salimans et al. 2016, MNIST).
+
+    The sigmoid is scaled to [-1, 1]: tanh(x / 2). Its slope matters: with tanh(x), the discriminator wins early.
 
     Args:
         latent_dim: Dimension of the noise.
@@ -134,10 +136,10 @@ class MLPGenerator(Generator):
         for width, next_width in pairwise(widths):
             layers += [nn.Linear(width, next_width), nn.BatchNorm1d(next_width), nn.Softplus()]
         last = nn.Linear(widths[-1], out_channels * image_size**2)
-        self.layers = nn.Sequential(*layers, last, nn.Unflatten(1, (out_channels, image_size, image_size)), nn.Tanh())
+        self.layers = nn.Sequential(*layers, last, nn.Unflatten(1, (out_channels, image_size, image_size)))
 
     def forward(self, z: Tensor) -> Tensor:
-        return self.layers(z)
+        return (self.layers(z) / 2).tanh()
 
 
 class MLPFeatures(FeatureNet):
