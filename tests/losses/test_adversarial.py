@@ -13,6 +13,7 @@ from vqlab.losses.adversarial import (
     LeCam,
     adaptive_weight,
     balance_factor,
+    consistency_loss,
     entropy_loss,
     feature_matching,
     gradient_penalty,
@@ -260,6 +261,15 @@ def test_entropy_loss_is_the_entropy_among_the_real_classes():
     torch.testing.assert_close(entropy_loss(rows), expected)
     rows[:, -1] += 7
     torch.testing.assert_close(entropy_loss(rows), expected)
+
+
+def test_consistency_is_the_cross_entropy_with_the_constant_target():
+    logits, target = (torch.randn(6, 4, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    expected = F.cross_entropy(logits[:, :-1], target.detach()[:, :-1].softmax(1))
+    loss = consistency_loss(logits, target)
+    torch.testing.assert_close(loss, expected)
+    loss.backward()
+    assert target.grad is None
 
 
 def test_pull_away_is_the_mean_squared_cosine_of_pairs():

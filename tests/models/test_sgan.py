@@ -35,7 +35,7 @@ def fit(model, steps, data=None, callbacks=(), **settings):
     return trainer
 
 
-def plain_steps(model, batches, head, objective, entropy_weight=0.0, pull_away_weight=0.0):
+def plain_steps(model, batches, head, objective, entropy_weight=0.0, pull_away_weight=0.0, consistency_weight=0.0):
     """The same steps in plain PyTorch: explicit log-probabilities, two optimizers, two backward passes."""
     g_optimizer = torch.optim.AdamW(model.generator.parameters(), 1e-3, (0.5, 0.999), weight_decay=0.0)
     d_optimizer = torch.optim.AdamW(model.discriminator.parameters(), 1e-3, (0.5, 0.999), weight_decay=0.0)
@@ -67,6 +67,10 @@ def plain_steps(model, batches, head, objective, entropy_weight=0.0, pull_away_w
             loss = loss + (adversarial if objective == "hinge" else unsupervised)
         p = real[:, :-1].softmax(1)
         loss = loss - entropy_weight * (p * p.log()).sum(1).mean()
+        with torch.no_grad():
+            q = model.eval().discriminator(batch["image"]).logits[:, :-1].softmax(1)
+        model.train()
+        loss = loss - consistency_weight * (q * p.log()).sum(1).mean()
         d_optimizer.zero_grad()
         loss.backward()
         d_optimizer.step()
@@ -85,7 +89,11 @@ def plain_steps(model, batches, head, objective, entropy_weight=0.0, pull_away_w
 
 @pytest.mark.parametrize("objective", ["non_saturating", "hinge", "feature_matching"])
 @pytest.mark.parametrize("head", ["kplus1", "logsumexp"])
-@pytest.mark.parametrize("weights", [{}, {"entropy_weight": 0.3, "pull_away_weight": 0.7}], ids=["", "bad GAN"])
+@pytest.mark.parametrize(
+    "weights",
+    [{}, {"entropy_weight": 0.3, "pull_away_weight": 0.7}, {"consistency_weight": 0.6}],
+    ids=["", "bad GAN", "consistency"],
+)
 def test_three_steps_equal_plain_pytorch(head, objective, weights, monkeypatch):
     model = small(head=head, objective=objective, lr=1e-3, **weights).double()
     plain = copy.deepcopy(model)
@@ -105,15 +113,26 @@ def test_three_steps_equal_plain_pytorch(head, objective, weights, monkeypatch):
     assert_same_weights(model, plain)
 
 
-def test_the_entropy_is_in_the_loss_from_its_step_on():
+@pytest.mark.parametrize("term", ["entropy", "consistency"])
+def test_self_training_is_in_the_loss_from_its_step_on(term):
     seen = []
 
     class Collect(lightning.Callback):
         def on_train_batch_end(self, trainer, *args):
-            seen.append("train/d_entropy" in trainer.callback_metrics)
+            seen.append(f"train/d_{term}" in trainer.callback_metrics)
 
-    fit(small(entropy_weight=0.3, entropy_start=2), 4, callbacks=[Collect()])
+    fit(small(**{f"{term}_weight": 0.3}, self_training_start=2), 4, callbacks=[Collect()])
     assert seen == [False, False, True, True]
+
+
+def test_the_target_of_consistency_is_free_of_noise(monkeypatch):
+    targets = []
+    monkeypatch.setattr("vqlab.models.sgan.consistency_loss", lambda _, target: targets.append(target) or target.sum())
+    model = small(discriminator=MLPFeatures(1, 8, (16, 8), noise=1.0), consistency_weight=0.3)
+    x, labels = torch.rand(32, 1, 8, 8), torch.zeros(32, dtype=torch.long)
+    model._discriminator_loss(x, labels, x, model.generate(*model._noise(32)))
+    assert model.discriminator.training
+    torch.testing.assert_close(targets[0], model.eval().discriminator(x).logits)
 
 
 def test_weight_norm_is_initialized_by_the_first_batch_and_not_by_a_resumed_run(tmp_path):

@@ -84,6 +84,12 @@ def entropy_loss(logits: Tensor) -> Tensor:
     return -(log_p.exp() * log_p).sum(1).mean()
 
 
+def consistency_loss(logits: Tensor, target: Tensor) -> Tensor:
+    """Return -E sum_k q_k log p_k: p(y | x, real) from ``logits`` (B, K + 1), constant q from ``target`` (B, K + 1)."""
+    log_p = upcast(logits)[:, :-1].log_softmax(1)
+    return -(upcast(target.detach())[:, :-1].softmax(1) * log_p).sum(1).mean()
+
+
 def pull_away(features: Tensor) -> Tensor:
     """Return the mean squared cosine between different rows of ``features`` (B, F), in [0, 1].
 

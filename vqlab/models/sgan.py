@@ -11,6 +11,7 @@ from torchmetrics.classification import MulticlassConfusionMatrix
 from vqlab.errors import UserError
 from vqlab.losses.adversarial import (
     ADVERSARIAL,
+    consistency_loss,
     entropy_loss,
     feature_matching,
     pull_away,
@@ -36,9 +37,9 @@ class SGAN(Model):
 
     Discriminator: supervised loss on the labelled images + unlabelled_weight * (unsupervised loss on the unlabelled and
     the generated images, each half, + the loss of the adversarial head, if there is one) + entropy_weight * conditional
-    entropy. Generator: the adversarial head's generator loss, or feature matching (paper, section 3.1), +
-    pull_away_weight * pull-away term. The networks alternate at each batch, the discriminator first. If the data set no
-    ``labels_per_class``, one batch is both the labelled and the unlabelled one.
+    entropy + consistency_weight * consistency. Generator: the adversarial head's generator loss, or feature matching
+    (paper, section 3.1), + pull_away_weight * pull-away term. The networks alternate at each batch, the discriminator
+    first. If the data set no ``labels_per_class``, one batch is both the labelled and the unlabelled one.
 
     Args:
         generator: Default: a ``ConvGenerator``.
@@ -50,7 +51,9 @@ class SGAN(Model):
         spectral_norm: Divide the discriminator's weights, except the class head's, by their spectral norm.
         weight_norm: Normalize the discriminator's weights per unit; the first batch sets their scales (paper's code).
         entropy_weight: Weight of the entropy of p(y | x) of the unlabelled images (Dai et al. 2017, arXiv:1705.09783).
-        entropy_start: Step at which the entropy term is switched on; too early, it makes wrong classes confident.
+        consistency_weight: Weight of the cross-entropy of p(y | x) of the unlabelled images with that of the network
+            without noise and dropout (Bachman et al. 2014, arXiv:1412.4864).
+        self_training_start: Step at which these two terms start; too early, they make wrong classes confident.
         pull_away_weight: Weight of the pull-away term of generated images' features (the same paper).
         lr: Absolute learning rate of both networks. Default without ``base_lr``: 2e-4.
         base_lr: Rate per image: lr = base_lr x batch_size x devices x nodes. Give one of the two.
@@ -78,7 +81,8 @@ class SGAN(Model):
         spectral_norm: bool = False,
         weight_norm: bool = False,
         entropy_weight: NonNegative = 0.0,
-        entropy_start: NonNegativeInt = 0,
+        consistency_weight: NonNegative = 0.0,
+        self_training_start: NonNegativeInt = 0,
         pull_away_weight: NonNegative = 0.0,
         lr: Positive | None = None,
         base_lr: Positive | None = None,
@@ -92,8 +96,8 @@ class SGAN(Model):
         # The usual hint is to set feature matching.
         self.health_hints = {"mode_collapse": "lower --model.lr"} if objective == "feature_matching" else {}
         self.head, self.objective, self.unlabelled_weight = head, objective, unlabelled_weight
-        self.entropy_weight, self.entropy_start = entropy_weight, entropy_start
-        self.pull_away_weight = pull_away_weight
+        self.entropy_weight, self.consistency_weight = entropy_weight, consistency_weight
+        self.self_training_start, self.pull_away_weight = self_training_start, pull_away_weight
         self.optimization, self.compiled, self.num_classes = optimization, compile, num_classes
         self.images, self.value_range = images, images.value_range
         self.adversarial_losses = ADVERSARIAL["hinge" if objective == "hinge" else "non_saturating"]
@@ -181,9 +185,15 @@ class SGAN(Model):
             unsupervised = unsupervised_loss(real.logits, fake_out.logits)
             rest, terms["d_unsupervised"] = rest + unsupervised, unsupervised.detach()
         loss = loss + self.unlabelled_weight * rest
-        if self.entropy_weight and self.global_step >= self.entropy_start:
+        started = self.global_step >= self.self_training_start
+        if self.entropy_weight and started:
             terms["d_entropy"] = (entropy := entropy_loss(real.logits)).detach()
             loss = loss + self.entropy_weight * entropy
+        if self.consistency_weight and started:
+            with evaluating(self.discriminator), torch.no_grad():
+                target = self.discriminator(unlabelled).logits
+            terms["d_consistency"] = (consistency := consistency_loss(real.logits, target)).detach()
+            loss = loss + self.consistency_weight * consistency
         fakes_caught = (fake_out.logits.argmax(1) == self.num_classes).float().mean()
         terms |= {
             # Over K + 1 classes and over real and generated images, as in the published training loop.

@@ -143,13 +143,13 @@ class MLPGenerator(Generator):
 
 
 class MLPFeatures(FeatureNet):
-    """Linear layers with ReLU, and noise in training (Salimans et al. 2016, arXiv:1606.03498, without weight norm).
+    """Linear layers with ReLU, and noise in training (Salimans et al. 2016, arXiv:1606.03498).
 
     Args:
         in_channels: Channels of the images; the command line links it to the data.
         image_size: Height and width; linked to the data.
         hidden_features: Widths of the layers; the last is that of the features.
-        input_noise: Standard deviation of the noise on the image in [-1, 1] (in the paper in [0, 1]).
+        input_noise: Standard deviation of the noise on the image; 0.3 is the paper's for images in [0, 1].
         noise: Standard deviation of the noise on each layer.
 
     Example:
