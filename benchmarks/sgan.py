@@ -63,9 +63,10 @@ def main() -> None:
         "classifier alone": lambda data, seed: ours(data, seed, options, unlabelled_weight=0.0),
         "SGAN, spectral norm": lambda data, seed: ours(data, seed, options, spectral_norm=True),
         "tutorial's loop": lambda data, seed: tutorial(data, seed, options),
-        "label spreading": lambda data, seed: label_spreading(data),
-        "logistic regression": lambda data, seed: logistic_regression(data),
     }
+    if options.labels_per_class:
+        contestants["label spreading"] = lambda data, seed: label_spreading(data)
+        contestants["logistic regression"] = lambda data, seed: logistic_regression(data)
     if options.data == "digits":
         game: dict[str, Any] = {"head": "kplus1", "objective": "non_saturating"}
         contestants["SGAN, non-saturating"] = lambda data, seed: ours(data, seed, options, **game)
@@ -128,9 +129,9 @@ def make_data(options: argparse.Namespace, seed: int) -> ImageDataModule:
     few = {"labels_per_class": options.labels_per_class or None, "seed": seed}
     if options.data == "digits":
         return Digits(image_size=8, batch_size=100, val_size=1, test_size=359, **few)  # 1,437 to train
-    shape = {} if options.path.endswith(".npz") else {"image_size": 32, "download": False}
-    source = ImageArrays if options.path.endswith(".npz") else DATA[options.data]
-    return source(options.path, batch_size=64, **shape, **few)
+    if options.path.endswith(".npz"):
+        return ImageArrays(options.path, batch_size=64, **few)
+    return DATA[options.data](options.path, image_size=32, batch_size=64, download=False, **few)
 
 
 def networks(options: argparse.Namespace) -> tuple[Generator, FeatureNet]:

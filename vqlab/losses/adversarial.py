@@ -86,8 +86,7 @@ def entropy_loss(logits: Tensor) -> Tensor:
 
 def consistency_loss(logits: Tensor, target: Tensor) -> Tensor:
     """Return -E sum_k q_k log p_k: p(y | x, real) from ``logits`` (B, K + 1), constant q from ``target`` (B, K + 1)."""
-    log_p = upcast(logits)[:, :-1].log_softmax(1)
-    return -(upcast(target.detach())[:, :-1].softmax(1) * log_p).sum(1).mean()
+    return F.cross_entropy(upcast(logits)[:, :-1], upcast(target.detach())[:, :-1].softmax(1))
 
 
 def pull_away(features: Tensor) -> Tensor:
