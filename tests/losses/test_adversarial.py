@@ -263,11 +263,14 @@ def test_entropy_loss_is_the_entropy_among_the_real_classes():
     torch.testing.assert_close(entropy_loss(rows), expected)
 
 
-def test_consistency_is_the_cross_entropy_with_the_constant_target():
+@pytest.mark.parametrize("temperature", [1.0, 0.4])
+def test_consistency_is_the_cross_entropy_with_the_constant_target(temperature):
     logits, target = (torch.randn(6, 4, dtype=torch.float64, requires_grad=True) for _ in range(2))
-    p, q = (torch.distributions.Categorical(logits=rows[:, :-1]) for rows in (logits, target))
+    p = torch.distributions.Categorical(logits=logits[:, :-1])
+    powers = target[:, :-1].softmax(1) ** (1 / temperature)
+    q = torch.distributions.Categorical(powers / powers.sum(1, keepdim=True))
     expected = (torch.distributions.kl_divergence(q, p) + q.entropy()).mean()
-    loss = consistency_loss(logits, target)
+    loss = consistency_loss(logits, target, temperature)
     torch.testing.assert_close(loss, expected)
     loss.backward()
     assert target.grad is None

@@ -35,7 +35,10 @@ def fit(model, steps, data=None, callbacks=(), **settings):
     return trainer
 
 
-def plain_steps(model, batches, head, objective, entropy_weight=0.0, pull_away_weight=0.0, consistency_weight=0.0):
+def plain_steps(
+    model, batches, head, objective,
+    entropy_weight=0.0, pull_away_weight=0.0, consistency_weight=0.0, consistency_temperature=1.0,
+):  # fmt: skip
     """The same steps in plain PyTorch: explicit log-probabilities, two optimizers, two backward passes."""
     g_optimizer = torch.optim.AdamW(model.generator.parameters(), 1e-3, (0.5, 0.999), weight_decay=0.0)
     d_optimizer = torch.optim.AdamW(model.discriminator.parameters(), 1e-3, (0.5, 0.999), weight_decay=0.0)
@@ -68,7 +71,8 @@ def plain_steps(model, batches, head, objective, entropy_weight=0.0, pull_away_w
         p = real[:, :-1].softmax(1)
         loss = loss - entropy_weight * (p * p.log()).sum(1).mean()
         with torch.no_grad():
-            q = model.eval().discriminator(batch["image"]).logits[:, :-1].softmax(1)
+            q = model.eval().discriminator(batch["image"]).logits[:, :-1]
+            q = (q / consistency_temperature).softmax(1)
         model.train()
         loss = loss - consistency_weight * (q * p.log()).sum(1).mean()
         d_optimizer.zero_grad()
@@ -91,7 +95,11 @@ def plain_steps(model, batches, head, objective, entropy_weight=0.0, pull_away_w
 @pytest.mark.parametrize("head", ["kplus1", "logsumexp"])
 @pytest.mark.parametrize(
     "weights",
-    [{}, {"entropy_weight": 0.3, "pull_away_weight": 0.7}, {"consistency_weight": 0.6}],
+    [
+        {},
+        {"entropy_weight": 0.3, "pull_away_weight": 0.7},
+        {"consistency_weight": 0.6, "consistency_temperature": 0.5},
+    ],
     ids=["", "bad GAN", "consistency"],
 )
 def test_three_steps_equal_plain_pytorch(head, objective, weights, monkeypatch):
@@ -127,7 +135,12 @@ def test_self_training_is_in_the_loss_from_its_step_on(term):
 
 def test_the_target_of_consistency_is_free_of_noise(monkeypatch):
     targets = []
-    monkeypatch.setattr("vqlab.models.sgan.consistency_loss", lambda _, target: targets.append(target) or target.sum())
+
+    def keep(logits, target, temperature):
+        targets.append(target)
+        return target.sum()
+
+    monkeypatch.setattr("vqlab.models.sgan.consistency_loss", keep)
     model = small(discriminator=MLPFeatures(1, 8, (16, 8), noise=1.0), consistency_weight=0.3)
     x, labels = torch.rand(32, 1, 8, 8), torch.zeros(32, dtype=torch.long)
     model._discriminator_loss(x, labels, x, model.generate(*model._noise(32)))

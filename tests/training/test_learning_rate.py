@@ -38,6 +38,15 @@ def test_schedule_equals_closed_form_after_warm_up(kind, closed_form):
 
 
 @pytest.mark.parametrize("kind", ["cosine", "linear"])
+def test_decay_starts_at_its_part_of_the_steps_after_warm_up(kind):
+    late = Schedule(kind, warmup_steps=10, total_steps=110, decay_start=0.7, final_factor=0.1)
+    short = Schedule(kind, total_steps=30, final_factor=0.1)
+    for step in range(160):
+        expected = (step + 1) / 10 if step < 10 else short.factor(max(0, step - 80))
+        assert late.factor(step) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("kind", ["cosine", "linear"])
 def test_total_steps_default_to_training_length(kind):
     free, fixed = Schedule(kind, warmup_steps=5), Schedule(kind, warmup_steps=5, total_steps=40)
     assert [free.factor(s, 40) for s in range(50)] == [fixed.factor(s, 1000) for s in range(50)]
@@ -80,6 +89,7 @@ def rates(module, loader, ckpt_path=None, save=None, **settings):
         (lambda: Schedule("cosin"), "kind must be one of constant"),
         (lambda: Schedule(warmup_steps=10, total_steps=10), "warmup_steps must be less than total_steps, got 10 of 10"),
         (lambda: Schedule(gamma=0.0), "gamma must be above 0, got 0.0"),
+        (lambda: Schedule("linear", decay_start=1.0), "decay_start must be in [0, 1), got 1.0"),
         (lambda: Schedule("linear", final_factor=2.0), "final_factor must be in [0, 1], got 2.0"),
     ],
 )

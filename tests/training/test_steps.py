@@ -1,4 +1,4 @@
-"""A NaN or infinite loss stops the training on all ranks."""
+"""A NaN or infinite loss stops the training on all ranks; gradients are fit for a fused optimizer."""
 
 import math
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests.helpers.two_ranks import on_two_ranks
-from vqlab.training.steps import NonFiniteError, require_finite
+from vqlab.training.steps import NonFiniteError, collect, require_finite
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
@@ -32,3 +32,12 @@ def test_both_ranks_raise_the_same_error(tmp_path):
     messages = on_two_ranks(error_of_a_rank, tmp_path)
     assert messages[0].startswith("rec_loss is NaN or infinite at batch 5 (step 5)")
     assert messages[0] == messages[1]
+
+
+def test_gradients_are_laid_out_in_memory_as_their_parameters():
+    conv = torch.nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last)
+    gradient = torch.randn(4, 3, 3, 3)
+    for factor in (1, 2):
+        collect((conv.weight * gradient).sum(), [conv.weight])  # this gradient is contiguous
+        assert conv.weight.grad.stride() == conv.weight.stride() != gradient.stride()
+        torch.testing.assert_close(conv.weight.grad, factor * gradient)

@@ -13,7 +13,7 @@ from vqlab.errors import UserError
 Settings = dict[str, Any]
 
 # Settings that count training steps, unlike ``num_mis_steps``.
-STEP_COUNTS = {"max_steps", "val_check_interval", "warmup_steps", "hold_steps", "total_steps", "decay_steps"}
+STEP_COUNTS = {"max_steps", "val_check_interval", "warmup_steps", "total_steps", "decay_steps"}
 STEP_COUNTS |= {"disc_start", "disc_warmup", "self_training_start", "grace_steps", "gan_grace_steps"}
 # Prefixes of settings that do not change a run's metrics.
 HARMLESS: tuple[str, ...] = ("name", "note", "runs", "codes", "font", "family", "wandb.", "tensorboard", "samples.")

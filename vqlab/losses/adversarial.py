@@ -84,9 +84,14 @@ def entropy_loss(logits: Tensor) -> Tensor:
     return -(log_p.exp() * log_p).sum(1).mean()
 
 
-def consistency_loss(logits: Tensor, target: Tensor) -> Tensor:
-    """Return -E sum_k q_k log p_k: p(y | x, real) from ``logits`` (B, K + 1), constant q from ``target`` (B, K + 1)."""
-    return F.cross_entropy(upcast(logits)[:, :-1], upcast(target.detach())[:, :-1].softmax(1))
+def consistency_loss(logits: Tensor, target: Tensor, temperature: float = 1.0) -> Tensor:
+    """Return -E sum_k q_k log p_k: p(y | x, real) from ``logits`` (B, K + 1), constant q from ``target`` (B, K + 1).
+
+    The logits of q are divided by ``temperature``; below 1, q is sharper than the prediction, as in Xie et al. 2019
+    (arXiv:1904.12848, section 3.3).
+    """
+    q = (upcast(target.detach())[:, :-1] / temperature).softmax(1)
+    return F.cross_entropy(upcast(logits)[:, :-1], q)
 
 
 def pull_away(features: Tensor) -> Tensor:

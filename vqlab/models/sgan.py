@@ -53,6 +53,7 @@ class SGAN(Model):
         entropy_weight: Weight of the entropy of p(y | x) of the unlabelled images (Dai et al. 2017, arXiv:1705.09783).
         consistency_weight: Weight of the cross-entropy of p(y | x) of the unlabelled images with that of the network
             without noise and dropout (Bachman et al. 2014, arXiv:1412.4864).
+        consistency_temperature: Divisor of the latter's logits; below 1 it is sharper (UDA, arXiv:1904.12848).
         self_training_start: Step at which these two terms start; too early, they make wrong classes confident.
         pull_away_weight: Weight of the pull-away term of generated images' features (the same paper).
         lr: Absolute learning rate of both networks. Default without ``base_lr``: 2e-4.
@@ -82,6 +83,7 @@ class SGAN(Model):
         weight_norm: bool = False,
         entropy_weight: NonNegative = 0.0,
         consistency_weight: NonNegative = 0.0,
+        consistency_temperature: Positive = 1.0,
         self_training_start: NonNegativeInt = 0,
         pull_away_weight: NonNegative = 0.0,
         lr: Positive | None = None,
@@ -96,8 +98,9 @@ class SGAN(Model):
         # The usual hint is to set feature matching.
         self.health_hints = {"mode_collapse": "lower --model.lr"} if objective == "feature_matching" else {}
         self.head, self.objective, self.unlabelled_weight = head, objective, unlabelled_weight
-        self.entropy_weight, self.consistency_weight = entropy_weight, consistency_weight
-        self.self_training_start, self.pull_away_weight = self_training_start, pull_away_weight
+        self.entropy_weight, self.pull_away_weight = entropy_weight, pull_away_weight
+        self.consistency_weight, self.consistency_temperature = consistency_weight, consistency_temperature
+        self.self_training_start = self_training_start
         self.optimization, self.compiled, self.num_classes = optimization, compile, num_classes
         self.images, self.value_range = images, images.value_range
         self.adversarial_losses = ADVERSARIAL["hinge" if objective == "hinge" else "non_saturating"]
@@ -192,7 +195,8 @@ class SGAN(Model):
         if self.consistency_weight and started:
             with evaluating(self.discriminator), torch.no_grad():
                 target = self.discriminator(unlabelled).logits
-            terms["d_consistency"] = (consistency := consistency_loss(real.logits, target)).detach()
+            consistency = consistency_loss(real.logits, target, self.consistency_temperature)
+            terms["d_consistency"] = consistency.detach()
             loss = loss + self.consistency_weight * consistency
         fakes_caught = (fake_out.logits.argmax(1) == self.num_classes).float().mean()
         terms |= {

@@ -10,7 +10,7 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from vqlab.errors import UserError
 from vqlab.training.lightning_fixes import training_batch_size
-from vqlab.validation import Count, Fraction, NonNegativeInt, Positive, check_fields
+from vqlab.validation import Count, Fraction, NonNegativeInt, Positive, Probability, check_fields
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,7 @@ class Schedule:
             ``gamma`` every ``decay_steps``, not below ``final_factor``); ``exponential`` (the same, continuously).
         warmup_steps: Steps of linear warm-up from 0.
         total_steps: Last step of cosine and linear. Default: the length of the training.
+        decay_start: Part of the steps after the warm-up at the full rate, before cosine or linear begins.
         final_factor: Lowest factor of all but ``constant``.
         decay_steps: Steps per factor of ``gamma``.
         gamma: Decay of ``step`` and ``exponential``.
@@ -38,6 +39,7 @@ class Schedule:
     kind: Literal["constant", "cosine", "linear", "step", "exponential"] = "constant"
     warmup_steps: NonNegativeInt = 0
     total_steps: int | None = None
+    decay_start: Probability = 0.0
     final_factor: Fraction = 0.0
     decay_steps: Count = 1000
     gamma: Positive = 0.5
@@ -55,6 +57,7 @@ class Schedule:
         after = step - self.warmup_steps
         total = training_steps if self.total_steps is None else self.total_steps
         progress = min(1.0, after / max(1, total - self.warmup_steps))
+        progress = max(0.0, progress - self.decay_start) / (1 - self.decay_start)
         match self.kind:
             case "cosine":
                 return self.final_factor + (1 - self.final_factor) * (1 + math.cos(math.pi * progress)) / 2

@@ -55,8 +55,8 @@ class Optimization:
         elif self.kind == "muon":
             optimizer = Muon(muon_groups(parameters), lr=rate, betas=self.betas, weight_decay=self.weight_decay)
         else:
-            # Not fused=True: it misreads gradients that are not in the memory format of their parameters.
-            optimizer = torch.optim.AdamW(parameters, lr=rate, betas=self.betas, weight_decay=self.weight_decay)
+            decay = self.weight_decay
+            optimizer = torch.optim.AdamW(parameters, lr=rate, betas=self.betas, weight_decay=decay, fused=True)
         return scheduled(model, optimizer, self.schedule or Schedule(), name)
 
 

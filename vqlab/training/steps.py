@@ -60,6 +60,8 @@ def collect(loss: Tensor, parameters: Iterable[Tensor]) -> None:
     weights = list(parameters)
     gradients = means_over_ranks(torch.autograd.grad(loss, weights, materialize_grads=True))
     for weight, gradient in zip(weights, gradients, strict=True):
+        if gradient.stride() != weight.stride():  # as after backward(); a fused optimizer relies on it
+            gradient = torch.empty_like(weight).copy_(gradient)
         weight.grad = gradient if weight.grad is None else weight.grad + gradient
 
 
