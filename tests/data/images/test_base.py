@@ -113,6 +113,19 @@ def test_shift_and_flip_moves_each_image_by_itself():
     assert (straight[:, 0, 0, 8] < straight[:, 0, 0, 9]).all()
 
 
+def test_max_shift_bounds_the_shift():
+    ramp = torch.arange(16.0).expand(64, 1, 16, 16)
+    seen = {}
+    for max_shift in (0, 1, None):
+        data = Noise(augment=True, max_shift=max_shift)
+        data.flip = False
+        moved = data.augmented({"image": ramp}, torch.Generator().manual_seed(0))["image"]
+        seen[max_shift] = set(moved[:, 0, 8, 8].tolist())
+    assert seen == {0: {8}, 1: {7, 8, 9}, None: {6, 7, 8, 9, 10}}
+    with refused("max_shift must be less than the side of the images, 16, got 16"):
+        Noise(augment=True, max_shift=16).augmented({"image": ramp}, torch.Generator())
+
+
 def test_fit_square_resizes_with_antialiasing_and_crops_the_centre():
     checker = torch.zeros(2, 1, 16, 32, dtype=torch.uint8)
     checker[..., 8:-8:2] = 255  # without antialiasing every second column would be picked; the crop removes the margins

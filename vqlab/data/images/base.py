@@ -48,7 +48,8 @@ class ImageDataModule(SplitDataModule):
         batch_size: Images per batch and device.
         value_range: Range of the pixel values: unit [0, 1], signed [-1, 1], or standardized, (x - mean) / std per
             channel of the training images.
-        augment: Shift training images by up to 1/8 of the side, and mirror half of them unless it changes the class.
+        augment: Shift training images, and mirror half of them unless it changes the class.
+        max_shift: Largest shift in pixels. Default: 1/8 of the side.
         strong_augment: Add ``strong_image`` to training batches: ``image`` after RandAugment (two operations of
             magnitude 10) and a grey square of half the side (FixMatch; 0.3 ms per image on a CPU core).
         labels_per_class: Number of labelled training images per class, drawn by ``seed``. Default: all.
@@ -77,6 +78,7 @@ class ImageDataModule(SplitDataModule):
         batch_size: Count = 128,
         value_range: Literal["unit", "signed", "standardized"] = "signed",
         augment: bool = False,
+        max_shift: NonNegativeInt | None = None,
         strong_augment: bool = False,
         labels_per_class: Count | None = None,
         labelled_batch_size: Count | None = None,
@@ -85,6 +87,7 @@ class ImageDataModule(SplitDataModule):
     ) -> None:
         super().__init__(batch_size, num_workers, seed)
         self.value_range, self.augment, self.strong_augment = value_range, augment, strong_augment
+        self.max_shift = max_shift
         self.labels_per_class, self.labelled_batch_size = labels_per_class, labelled_batch_size
 
     @cached_property
@@ -141,7 +144,8 @@ class ImageDataModule(SplitDataModule):
 
     def augmented(self, batch: Batch, generator: torch.Generator) -> Batch:
         if self.augment:
-            moved = {name: shift_and_flip(batch[name], generator, self.flip) for name in IMAGES if name in batch}
+            names = [name for name in IMAGES if name in batch]
+            moved = {name: shift_and_flip(batch[name], generator, self.flip, self.max_shift) for name in names}
             batch = batch | moved
         if self.strong_augment:
             batch = batch | {"strong_image": strongly_augmented(batch["image"], self.pixel_range, generator)}
@@ -193,10 +197,12 @@ def to_float(batch: Batch, pixel_range: ValueRange) -> Batch:
     return batch | {name: pixel_range.encode(batch[name].float().div_(255)) for name in IMAGES if name in batch}
 
 
-def shift_and_flip(images: Tensor, generator: torch.Generator, flip: bool) -> Tensor:
-    """Shift images (B, C, S, S) by up to 1/8 of the side with reflection, and mirror half of them if ``flip``."""
+def shift_and_flip(images: Tensor, generator: torch.Generator, flip: bool, max_shift: int | None = None) -> Tensor:
+    """Shift images (B, C, S, S) with reflection, by up to S / 8 if not said, and mirror half of them if ``flip``."""
     count, size, device = len(images), images.shape[-1], images.device
-    reach = size // 8  # 4 pixels at 32, as is usual for CIFAR-10
+    reach = size // 8 if max_shift is None else max_shift  # 4 pixels at 32 are usual for CIFAR-10
+    if reach >= size:
+        raise UserError(f"max_shift must be less than the side of the images, {size}, got {max_shift}")
     padded = F.pad(images, (reach,) * 4, mode="reflect") if reach else images
     corner = torch.randint(0, 2 * reach + 1, (2, count, 1), generator=generator, device=device)
     rows, columns = corner + torch.arange(size, device=device)  # (B, S) each
