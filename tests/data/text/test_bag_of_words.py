@@ -1,5 +1,6 @@
 """Counts, labels and vocabularies from files."""
 
+import bz2
 import gzip
 import io
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 from scipy import sparse
 from scipy.io import mmwrite
+from sklearn.datasets import dump_svmlight_file
 
 from tests.helpers.refusal import refused
 from vqlab.data.text.bag_of_words import BagOfWords, read_counts
@@ -67,7 +69,7 @@ def test_labels_vocabulary_and_test_file(tmp_path):
 
 def test_duplicate_entries_are_added_and_zeros_removed(tmp_path):
     matrix = sparse.coo_matrix(([1, 2, 0], ([0, 0, 1], [1, 1, 0])), (2, 2))
-    read = read_counts(save(tmp_path / "a.npz", matrix), "path")
+    read, _ = read_counts(save(tmp_path / "a.npz", matrix), "path")
     assert read.toarray().tolist() == [[0, 3], [0, 0]]
     assert read.nnz == 1
 
@@ -89,9 +91,47 @@ def test_all_formats_give_the_same_counts(tmp_path):
     dense = matrix.toarray()
     files = {"a": docword(matrix), "b.npy": written(np.save, dense), "c.npz": written(np.savez, x=dense)}
     files |= {"a.txt.gz": gzip.compress(docword(matrix)), "b.mtx": written(mmwrite, matrix)}
+    files |= {"a.svm.bz2": bz2.compress(svmlight(matrix, np.zeros(50)))}
     for name, content in files.items():
         (tmp_path / name).write_bytes(content)
-        assert np.array_equal(read_counts(str(tmp_path / name), "path").toarray(), dense), name
+        assert np.array_equal(read_counts(str(tmp_path / name), "path", 12)[0].toarray(), dense), name
+
+
+def svmlight(matrix, labels):
+    file = io.BytesIO()
+    dump_svmlight_file(matrix, labels, file, zero_based=False)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [([0, 3, -1, 1], [0, 3, -1, 1]), ([1, -1, -1, 1], [1, 0, 0, 1]), ([3, 4, 3, 4], [3, 4, 3, 4])],
+)
+def test_svmlight_has_labels_and_needs_no_number_of_words(tmp_path, labels, expected):
+    matrix = sparse.csr_matrix([[1, 2, 0, 0], [0, 1, 0, 0], [3, 0, 1, 0], [1, 0, 0, 0]])
+    (tmp_path / "train.svm").write_bytes(svmlight(matrix, np.array(labels)))
+    (tmp_path / "test.svm").write_bytes(svmlight(matrix[:2], np.array(labels[:2])))
+    data = bags("train.svm", test_path="test.svm", val_fraction=0.25)
+    assert data.vocab_size == 3
+    pairs = [
+        (row, n) for split in ("train", "val") for row, n in zip(rows(data, split), labels_of(data, split), strict=True)
+    ]
+    assert sorted(pairs) == sorted(zip(matrix.toarray()[:, :3].tolist(), expected, strict=True))
+    assert (rows(data, "test"), labels_of(data, "test")) == (matrix.toarray()[:2, :3].tolist(), expected[:2])
+    (tmp_path / "words.txt").write_text("a\nb\nc\nd\n")
+    np.save(tmp_path / "labels.npy", [0, 1, 0, 1])
+    assert bags("train.svm", vocabulary_path="words.txt").vocab_size == 4
+    assert bags("train.svm", labels_path="labels.npy").class_names == ["0", "1"]
+
+
+def labels_of(data, split):
+    return data.load_split(split).labels.tolist()
+
+
+def test_fractions_in_svmlight_are_no_labels(tmp_path):
+    (tmp_path / "a.svm").write_bytes(svmlight(counts(), np.full(50, 0.5)))
+    with refused("the SVMlight file has no labels (fractions or negative numbers): set labels_path=FILE"):
+        bags("a.svm").vocab_size  # noqa: B018
 
 
 def out_of_range(matrix):

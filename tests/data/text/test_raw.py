@@ -1,5 +1,6 @@
 """Raw text: tokenization, the vocabulary of the training documents, labels and splits."""
 
+import sys
 from itertools import chain, pairwise
 
 import numpy as np
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS, CountVectorizer
 
 from tests.helpers.refusal import refused
-from vqlab.data.text.raw import WORD, Document, RawTextDataModule, read_words, stop_list, word_finder
+from vqlab.data.text.raw import WORD, Document, RawTextDataModule, read_words, stop_list, word_finder, word_separator
 
 WORDS = np.array([a + b + "x" for a in "abcdefgh" for b in "ijklmno"])
 TEXTS = st.lists(st.text("abcAB é_1'.-\n", max_size=40), min_size=1, max_size=12)
@@ -82,6 +83,32 @@ def test_vocabulary_counts_and_order_equal_those_of_scikit_learn(texts, min_df, 
 )
 def test_words_have_three_letters_of_any_alphabet(text, words):
     assert word_finder(WORD)(text) == words
+
+
+CHINESE = ["股票市场昨天大幅上涨，投资者非常高兴。", "昨天的足球比赛非常精彩，观众非常高兴。"]
+JAPANESE = ["昨日、東京の株式市場は大きく上昇し、投資家は喜んだ。", "昨日のサッカーの試合はとても面白かった。"]
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "texts", "words"),
+    [
+        ("chinese", CHINESE, {"股票市场", "昨天", "投资者", "足球比赛", "精彩"}),
+        ("japanese", JAPANESE, {"昨日", "東京", "株式", "市場", "サッカー", "試合"}),
+    ],
+)
+def test_texts_without_spaces_are_cut_into_words(tokenizer, texts, words):
+    documents = [Document(text) for text in texts * 5]
+    assert words <= {*Listed(documents, tokenizer=tokenizer).vocabulary}
+    with refused("the texts have no spaces between words: set tokenizer=chinese or tokenizer=japanese"):
+        Listed(documents).load_corpus()
+    separated = [Document(word_separator(tokenizer)(text)) for text in texts * 5]
+    assert words <= {*Listed(separated).vocabulary}
+
+
+def test_a_missing_tokenizer_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "rjieba", None)
+    with refused("tokenizer=chinese needs a package: pip install 'vqlab[chinese]'"):
+        Listed([Document("股票市场")] * 10, tokenizer="chinese").load_corpus()
 
 
 def test_max_vocab_keeps_words_in_most_documents_in_alphabetical_order():

@@ -1,5 +1,6 @@
 """Documents as word counts, without their texts."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,14 @@ from vqlab.validation import Probability
 
 
 class BagOfWords(TextDataModule):
-    """Documents as a matrix of counts: of ``scipy.sparse.save_npz``, a NumPy array, Matrix Market or UCI's ``docword``.
+    """Documents as a matrix of counts.
+
+    It may be written by ``scipy.sparse.save_npz`` or NumPy, or be Matrix Market, UCI's ``docword`` or SVMlight.
 
     Args:
-        path: File with the counts (N, V); Matrix Market and ``docword`` may be compressed.
-        labels_path: File with a class number per document, -1 for none: ``.npy``, or ``.txt`` with one a line.
+        path: File with the counts (N, V); the three text formats may be compressed.
+        labels_path: File with a class number per document, -1 for none: ``.npy``, or ``.txt`` with one a line. Default:
+            the labels in an SVMlight file, else none.
         vocabulary_path: File with the words, one a line, V lines. Default: ``word 0``, ``word 1``, ...
         test_path: File with the counts of test documents.
         test_labels_path: File with their class numbers.
@@ -68,27 +72,30 @@ class BagOfWords(TextDataModule):
         return other if name == "vocabulary" else super().option(name, value)
 
     def load_corpus(self) -> Corpus:
-        counts = read_counts(self.path, "path")
+        counts, own_labels = read_counts(self.path, "path", len(self._words) if self._words else None)
         vocabulary = self._words or [f"word {number}" for number in range(counts.shape[1])]
         check_length("vocabulary_path", len(vocabulary), counts, 1)
-        labels = read_labels(self.labels_path, "labels_path", counts)
+        labels = read_labels(self.labels_path, "labels_path", counts, own_labels)
         test_fraction = self.test_fraction if self.test_path is None else 0.0
         rows = split_documents(counts.shape[0], self.val_fraction, test_fraction, self.seed)
         splits = {split: BagsOfWords(counts[chosen], labels[chosen], chosen) for split, chosen in rows.items()}
         if self.test_path is not None:
-            test = read_counts(self.test_path, "test_path")
+            test, own_labels = read_counts(self.test_path, "test_path", len(vocabulary))
             check_length("test_path", test.shape[1], counts, 1)
-            test_labels = read_labels(self.test_labels_path, "test_labels_path", test)
+            test_labels = read_labels(self.test_labels_path, "test_labels_path", test, own_labels)
             splits["test"] = BagsOfWords(test, test_labels, np.arange(len(test_labels)) + counts.shape[0])
         num_classes = 1 + max(int(split.labels.max()) for split in splits.values())
         return Corpus(splits, vocabulary, [str(number) for number in range(num_classes)])
 
 
-def read_counts(path: str, setting: str) -> csr_matrix:
-    """Return the counts of a file, (N, V) float32, without stored zeros; UserError if they are not counts."""
-    formats = "scipy.sparse.save_npz, numpy.save, Matrix Market or docword"
+def read_counts(path: str, setting: str, words: int | None = None) -> tuple[csr_matrix, np.ndarray | None]:
+    """Return the counts of a file, (N, V) float32, without stored zeros, and its labels; UserError if there are none.
+
+    SVMlight does not store V: it is ``words``, or the highest that occurs.
+    """
+    formats = "scipy.sparse.save_npz, numpy.save, Matrix Market, docword or SVMlight"
     with reading(path, f"is not a matrix of documents x words ({{reason}}): set {setting}=FILE, written by {formats}"):
-        stored = load_matrix(path)
+        stored, labels = load_matrix(path, words)
         if stored.dtype.kind not in "biuf" or len(stored.shape) != 2 or 0 in stored.shape:
             raise ValueError(f"{stored.dtype}, shape {stored.shape}")
         counts = csr_matrix(stored).astype(np.float32, copy=False)
@@ -97,30 +104,37 @@ def read_counts(path: str, setting: str) -> csr_matrix:
             raise ValueError("it contains negative or infinite values, or NaN")
     counts.sum_duplicates()
     counts.eliminate_zeros()
-    return counts
+    return counts, labels
 
 
-def load_matrix(path: str) -> Any:
-    """Return the matrix of a file, sparse or dense, in the format of its first line."""
+def load_matrix(path: str, words: int | None) -> tuple[Any, np.ndarray | None]:
+    """Return the matrix of a file, sparse or dense, in the format of its first line, and the labels of SVMlight."""
     with fsspec.open(path, "rb", compression="infer" if Path(path).suffix != ".npz" else None) as file:
         first = file.readline()
         is_market = first.startswith(b"%%MatrixMarket matrix coordinate") and first.split()[-1] == b"general"
         if is_market or first.strip().isdigit():  # not scipy.io.mmread, which ends the process at a damaged file
             header = next(line for line in file if not line.startswith(b"%")) if is_market else b""
             sizes = header.split() or [first, file.readline(), file.readline()]
-            documents, words, count = map(int, sizes)
+            documents, columns, count = map(int, sizes)
             row, column, value = np.loadtxt(file, ndmin=2).T
             if len(value) != count:
                 raise ValueError(f"{len(value)} of {count} entries")
-            return csr_matrix((value, (row.astype(np.int64) - 1, column.astype(np.int64) - 1)), (documents, words))
+            entries = (value, (row.astype(np.int64) - 1, column.astype(np.int64) - 1))
+            return csr_matrix(entries, (documents, columns)), None
+        if re.match(rb"[-+.\d]+( qid:\d+)?( \d+:\S+)*\s*$", first):
+            from sklearn.datasets import load_svmlight_file  # takes a second to import
+
+            file.seek(0)
+            counts, labels = load_svmlight_file(file, n_features=words)
+            return counts, np.maximum(labels, 0) if {*labels} <= {-1, 1} else labels
     stored = np.load(path, allow_pickle=False)
     if isinstance(stored, np.ndarray):
-        return stored
+        return stored, None
     with stored:
         if {"format", "shape", "data"} <= set(stored.files):
-            return load_npz(path)
+            return load_npz(path), None
         (name,) = stored.files
-        return stored[name]
+        return stored[name], None
 
 
 def check_length(setting: str, length: int, counts: csr_matrix, axis: int) -> None:
@@ -130,13 +144,15 @@ def check_length(setting: str, length: int, counts: csr_matrix, axis: int) -> No
         raise UserError(f"{setting} must fit the counts of {counted}, but has {length} {what}")
 
 
-def read_labels(path: str | None, setting: str, counts: csr_matrix) -> np.ndarray:
-    """Return a class number for each row of ``counts``, (N,), -1 where there is no file."""
-    if path is None:
+def read_labels(path: str | None, setting: str, counts: csr_matrix, own: np.ndarray | None) -> np.ndarray:
+    """Return a class number for each row of ``counts``, (N,): of the file, of ``own``, or -1 if there is neither."""
+    if path is None and own is None:
         return np.full(counts.shape[0], -1)
-    with reading(path, f"has no labels ({{reason}}): set {setting}=FILE to class numbers from 0, one a document"):
-        labels = np.loadtxt(path) if Path(path).suffix.lower() == ".txt" else np.load(path, allow_pickle=False)
-        labels = labels.ravel()
+    rule = f"({{reason}}): set {setting}=FILE to class numbers from 0, one a document"
+    with reading(path or "the SVMlight file", f"has no labels {rule}"):
+        if path is not None:
+            own = np.loadtxt(path) if Path(path).suffix.lower() == ".txt" else np.load(path, allow_pickle=False)
+        labels: Any = np.ravel(own)  # type: ignore[arg-type]
         if (labels % 1 != 0).any() or (labels < -1).any():
             raise ValueError("fractions or negative numbers")
     check_length(setting, len(labels), counts, 0)

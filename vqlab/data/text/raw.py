@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from scipy.sparse import csr_matrix
@@ -24,9 +24,12 @@ from vqlab.validation import Count, Fraction, Probability
 
 # At least three letters of any alphabet, without digits and underscores; marked_words extends it beyond ASCII.
 WORD = r"\b[^\W\d_]{3,}\b"
-SYLLABLES = "[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7a3]"  # kana, ideographs, hangul: two of them are a word
+CJ = "\u3040-\u30ff\u3400-\u9fff"  # kana and ideographs
+SYLLABLES = f"[{CJ}\uac00-\ud7a3]"  # with hangul: two of them are a word
 # What WORD finds in don't, doesn't, ...: scikit-learn's stop words do not contain these.
 NEGATIONS = "ain aren couldn didn doesn don hadn hasn haven isn mightn mustn needn shan shouldn wasn weren won wouldn"
+
+SENTENCE = re.compile(f"[{CJ}]{{8,}}")  # longer than words of Chinese and almost all of Japanese
 
 log = logging.getLogger(__name__)
 
@@ -45,8 +48,10 @@ class RawTextDataModule(TextDataModule):
     Args:
         val_fraction: Fraction of the training documents for validation, if the source has no such split.
         test_fraction: Fraction of the documents for test, if the source has no splits; 0 keeps none.
+        tokenizer: What separates words: ``spaces``; for texts without them ``chinese`` (jieba's dictionary, the extra
+            ``vqlab[chinese]``) or ``japanese`` (Janome, ``vqlab[japanese]``).
         token_pattern: Regular expression of a word in lower-case text. Default: three letters or more, with combining
-            marks, or two characters of Chinese, Japanese or Korean. Spaces must separate words.
+            marks, or two characters of Chinese, Japanese or Korean.
         min_df: Leave out words that are in fewer training documents: a number of them, or as a float a fraction.
         max_df: Leave out words that are in more training documents: a number of them, or as a float a fraction.
         max_vocab: Keep this many of the other words, those in most training documents; null keeps all.
@@ -61,6 +66,7 @@ class RawTextDataModule(TextDataModule):
         self,
         val_fraction: ValFraction = 0.1,
         test_fraction: Probability = 0.1,
+        tokenizer: Literal["spaces", "chinese", "japanese"] = "spaces",
         token_pattern: str = WORD,
         min_df: Count | Fraction = 5,
         max_df: Count | Fraction = 0.5,
@@ -71,7 +77,7 @@ class RawTextDataModule(TextDataModule):
     ) -> None:
         super().__init__(**common)
         self.val_fraction, self.test_fraction = val_fraction, test_fraction
-        self.token_pattern, self.vocabulary_path = token_pattern, vocabulary_path
+        self.tokenizer, self.token_pattern, self.vocabulary_path = tokenizer, token_pattern, vocabulary_path
         self.min_df, self.max_df, self.max_vocab = min_df, max_df, max_vocab
         self.stop_words = stop_list(stop_words)
         find = word_finder(token_pattern)
@@ -96,13 +102,16 @@ class RawTextDataModule(TextDataModule):
 
     def load_corpus(self) -> Corpus:
         read: list[Document] = []
+        separate = word_separator(self.tokenizer)
 
         def texts() -> Iterator[str]:
             for document in self.read():
                 read.append(document._replace(text=""))  # the texts may not fit into memory
-                yield document.text
+                yield separate(document.text)
 
         words, documents = tokenize(texts(), self.token_pattern)
+        if self.tokenizer == "spaces" and sum(map(len, map(SENTENCE.findall, words))) > len(words) / 4:
+            raise UserError("the texts have no spaces between words: set tokenizer=chinese or tokenizer=japanese")
         places = [document.split for document in read]
         try:
             rows = split_rows(places, self.val_fraction, self.test_fraction, self.seed)
@@ -151,6 +160,23 @@ def tokenize(texts: Iterable[str], pattern: str = WORD) -> tuple[list[str], list
     numbers.default_factory = numbers.__len__  # a new word gets the next number
     documents = [np.array([numbers[word] for word in find(text)], np.int32) for text in texts]
     return [*numbers], documents
+
+
+def word_separator(tokenizer: str) -> Callable[[str], str]:
+    """Return a function that puts spaces between the words of a text."""
+    if tokenizer == "spaces":
+        return lambda text: text
+    cut: Callable[[str], Iterable[Any]]
+    try:
+        if tokenizer == "chinese":
+            from rjieba import cut
+        else:
+            from janome.tokenizer import Tokenizer
+
+            cut = Tokenizer(wakati=True).tokenize
+    except ImportError as error:
+        raise UserError(f"tokenizer={tokenizer} needs a package: pip install 'vqlab[{tokenizer}]'") from error
+    return lambda text: " ".join(cut(text))
 
 
 def word_finder(pattern: str) -> Callable[[str], list[str]]:
