@@ -72,6 +72,15 @@ def test_bf16_true_trains_validates_draws_samples_and_predicts(name, tmp_path):
     assert callbacks == [] or list(tmp_path.glob("samples/*.png"))
 
 
+def test_lightning_clips_gradients_under_mixed_precision():
+    names = [name for name in MODELS if MODELS[name]().automatic_optimization]
+    assert {"VQVAE", "CodePrior"} <= {*names}
+    for name in names:
+        model = MODELS[name]()
+        trainer = lightning.Trainer(**BARE, precision="bf16-mixed", max_steps=1, gradient_clip_val=1.0)
+        trainer.fit(model, rows(model))
+
+
 def test_uniform_numbers_and_priors_are_float32_in_bf16_true():
     model = MODELS["JSA"]().eval()
     codes = torch.zeros(1, model.latent.positions, dtype=torch.int64)

@@ -55,8 +55,9 @@ class Optimization:
         elif self.kind == "muon":
             optimizer = Muon(muon_groups(parameters), lr=rate, betas=self.betas, weight_decay=self.weight_decay)
         else:
-            decay = self.weight_decay
-            optimizer = torch.optim.AdamW(parameters, lr=rate, betas=self.betas, weight_decay=decay, fused=True)
+            # With automatic optimization Lightning clips, but under mixed precision not for a fused optimizer.
+            settings: dict[str, Any] = {"betas": self.betas, "fused": not model.automatic_optimization}
+            optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=self.weight_decay, **settings)
         return scheduled(model, optimizer, self.schedule or Schedule(), name)
 
 
