@@ -128,11 +128,10 @@ def ratios(quick: bool) -> list[Ratio]:
 
 def make_data(options: argparse.Namespace, seed: int) -> ImageDataModule:
     """Return the data; validation and test images together are held out."""
-    few = {"labels_per_class": options.labels_per_class or None, "seed": seed}
+    few: dict[str, Any] = {"labels_per_class": options.labels_per_class or None, "seed": seed}
     if options.data == "digits":
-        return Digits(
-            image_size=8, batch_size=100, val_size=1, test_size=359, value_range="unit", **few
-        )  # 1,437 to train
+        few |= {"value_range": "unit", "val_size": 1, "test_size": 359}  # 1,437 to train
+        return Digits(image_size=8, batch_size=100, **few)
     if options.path.endswith(".npz"):
         return ImageArrays(options.path, batch_size=64, **few)
     return DATA[options.data](options.path, image_size=32, batch_size=64, download=False, **few)
@@ -175,7 +174,7 @@ def ours(data: ImageDataModule, seed: int, options: argparse.Namespace, **more: 
 
 
 def few_labels(steps: int) -> dict[str, Any]:
-    """Return the settings of configs/sgan_mlp.yaml, with rates for smaller networks and shorter training."""
+    """Return the model's settings in configs/sgan_mlp.yaml, with rates for smaller networks and shorter training."""
     return {
         "weight_norm": True,
         "unlabelled_weight": 4.0,
