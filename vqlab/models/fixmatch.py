@@ -94,6 +94,11 @@ class FixMatch(Model):
         self.log_terms(terms | {"acc": acc, "confident": confident.mean()}, prog_bar="loss")
         return loss
 
+    def setup(self, stage: str) -> None:
+        super().setup(stage)
+        if stage == "fit":
+            self.to(memory_format=torch.channels_last)  # a third faster
+
     def configure_optimizers(self) -> Any:
         return self.optimization.optimizer(self, self.parameters(), "classifier")
 

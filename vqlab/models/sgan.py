@@ -268,7 +268,10 @@ class SGAN(Model):
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
-        if stage == "fit" and self.compiled:
+        if stage != "fit":
+            return
+        self.to(memory_format=torch.channels_last)  # a quarter faster, in bfloat16 almost twice as fast
+        if self.compiled:
             self.generator.compile()
             self.discriminator.compile()
 
