@@ -1,11 +1,15 @@
-"""Topic models on one corpus with the same metrics: coherence, diversity, and clusters of held-out documents.
+r"""Topic models on one corpus with the same metrics: coherence, diversity, and clusters of held-out documents.
 
     python benchmarks/gan_topic.py corpus.tsv --vocabulary vocabulary.txt --topics 20 50 --seeds 3
+    python benchmarks/gan_topic.py train_bow.npz --labels train_labels.txt --test test_bow.npz \
+        --test-labels test_labels.txt --vocabulary vocab.txt --topics 50 --seeds 5
     python benchmarks/gan_topic.py corpus.tsv --vocabulary vocabulary.txt --speed
 
-Any file that ``TextFile`` reads, with a test split. Coherence is that of the ten most probable words in the training
-texts: NPMI and C_V over sliding windows, as in gensim, and NPMI over documents. NMI and purity are those of the test
-documents by dominant topic. ``--speed`` compares the time of an epoch with BAT's published loop in plain PyTorch.
+Any file that ``TextFile`` or, with ``--labels``, ``BagOfWords`` reads, with a test split. Coherence is that of the ten
+most probable words in the training texts: NPMI and C_V over sliding windows, as in gensim, if the order of the words is
+known, and NPMI over documents. Diversity is that of ten and of fifteen words. NMI and purity are those of the test
+documents by dominant topic. ECRTM, ProdLDA and ETM are those of ``topmost``, with its settings (``uv pip install
+topmost``). ``--speed`` compares the time of an epoch with BAT's published loop in plain PyTorch.
 """
 
 import argparse
@@ -15,6 +19,7 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import lightning
@@ -24,17 +29,18 @@ from ratios import Ratio, medians, processor, table
 from sgan import QUIET, Clock
 from torch import Tensor, nn
 
+from vqlab.data.text.bag_of_words import BagOfWords
 from vqlab.data.text.base import TextDataModule
 from vqlab.data.text.docstrings import Docstrings
 from vqlab.data.text.file import TextFile
 from vqlab.metrics.topics.clusters import TopicClusters
-from vqlab.metrics.topics.words import top_word_ids, topic_figures
+from vqlab.metrics.topics.words import top_word_ids, topic_diversity, topic_figures
 from vqlab.models.topic.gan_topic import GANTopicModel
 from vqlab.models.topic.topics import nmf_topics
 from vqlab.training.learning_rate import Schedule
 from vqlab.training.optimization import GANOptimization
 
-COLUMNS = ("npmi", "cv", "npmi_doc", "topic_diversity", "nmi", "purity")
+COLUMNS = ("npmi", "cv", "npmi_doc", "topic_diversity", "diversity of 15", "nmi", "purity")
 BAT: dict[str, Any] = {"generator": "mlp", "init": "random", "cycle_weight": 0.0, "lr": 1e-4}
 START = 5  # batches before the clock runs: the first make Adam's moments
 Result = tuple[Tensor, Tensor | None]  # topics (K, V), proportions of the test documents (N, K)
@@ -47,6 +53,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("path")
     parser.add_argument("--vocabulary")
+    for name in ("--labels", "--test", "--test-labels"):
+        parser.add_argument(name, help="file for BagOfWords")
     parser.add_argument("--topics", type=int, nargs="+", default=[20, 50])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=3000, help="batches of 256 of vqlab's")
@@ -54,7 +62,13 @@ def main() -> None:
     parser.add_argument("--speed", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    data = TextFile(options.path, vocabulary_path=options.vocabulary, batch_size=256, val_fraction=0.01)
+    common: dict[str, Any] = {"vocabulary_path": options.vocabulary, "batch_size": 256, "val_fraction": 0.01}
+    data: TextDataModule
+    if options.labels:
+        tests = {"test_path": options.test, "test_labels_path": options.test_labels}
+        data = BagOfWords(options.path, labels_path=options.labels, **tests, **common)
+    else:
+        data = TextFile(options.path, **common)
     data.setup()
     print(processor(), f"{data.train_size} documents, {data.vocab_size} words", flush=True)
     if options.speed:
@@ -63,8 +77,13 @@ def main() -> None:
         return
     contestants: dict[str, Callable[[int, int], Result]] = {
         "NMF": lambda k, seed: nmf(data, k, seed),
+        "NMF, squared idf": lambda k, seed: nmf(data, k, seed, power=2),
+        "LSA + k-means": lambda k, seed: k_means(data, k, seed),
+        "LSA + k-means, squared idf": lambda k, seed: k_means(data, k, seed, power=2),
         "LDA": lambda k, seed: lda(data, k, seed),
-        "ProdLDA": lambda k, seed: prod_lda(data, k, seed),
+        "ProdLDA": lambda k, seed: from_topmost("ProdLDA", data, k, seed),
+        "ETM": lambda k, seed: from_topmost("ETM", data, k, seed, train_WE=True),
+        "ECRTM": lambda k, seed: from_topmost("ECRTM", data, k, seed),
         "start": lambda k, seed: (nmf_topics(data.train_counts(), k, seed), None),
         "GANTopicModel": lambda k, seed: ours(data, k, seed, options.steps),
         "random start": lambda k, seed: ours(data, k, seed, options.steps, init="random", generator_lr=5e-2),
@@ -84,6 +103,7 @@ def main() -> None:
                 topics, proportions = contestants[name](k, seed)
                 seconds = time.process_time() - start
                 figures = topic_figures(top_word_ids(topics), data.reference) | clusters(data, k, proportions)
+                figures["diversity of 15"] = topic_diversity(top_word_ids(topics, 15))
                 runs.append([figures.get(column, float("nan")) for column in COLUMNS] + [seconds])
                 print(k, name, seed, *(f"{value:.4f}" for value in runs[-1]), flush=True)
             columns = list(zip(*runs, strict=True))
@@ -92,7 +112,7 @@ def main() -> None:
         print(f"\nK = {k}\n" + table(["", *COLUMNS, "CPU seconds"], rows), flush=True)
 
 
-def clusters(data: TextFile, k: int, proportions: Tensor | None) -> dict[str, float]:
+def clusters(data: TextDataModule, k: int, proportions: Tensor | None) -> dict[str, float]:
     """Return NMI and purity of the test documents."""
     if proportions is None:
         return {}
@@ -101,7 +121,7 @@ def clusters(data: TextFile, k: int, proportions: Tensor | None) -> dict[str, fl
     return {name: float(value) for name, value in metric.compute().items()}
 
 
-def ours(data: TextFile, k: int, seed: int, steps: int, **settings: Any) -> Result:
+def ours(data: TextDataModule, k: int, seed: int, steps: int, **settings: Any) -> Result:
     """Train a GANTopicModel."""
     lightning.seed_everything(seed, verbose=False)
     data.seed = seed
@@ -119,24 +139,41 @@ def ours(data: TextFile, k: int, seed: int, steps: int, **settings: Any) -> Resu
     return model.topics(), torch.cat(proportions)
 
 
-def tf_idf(data: TextFile) -> tuple[Any, Any]:
-    """Return training and test documents as rows of unit length."""
+def tf_idf(data: TextDataModule, power: int) -> tuple[Any, Any]:
+    """Return training and test documents as rows (1 + ln tf) idf^power of unit length."""
     from sklearn.feature_extraction.text import TfidfTransformer
+    from sklearn.preprocessing import normalize
 
-    transformer = TfidfTransformer().fit(data.train_counts())
-    return transformer.transform(data.train_counts()), transformer.transform(data.test_counts())
+    transformer = TfidfTransformer(sublinear_tf=True, norm=None).fit(data.train_counts())
+    parts = (transformer.transform(counts) for counts in (data.train_counts(), data.test_counts()))
+    train, test = (normalize(part.multiply(transformer.idf_ ** (power - 1)).tocsr()) for part in parts)
+    return train, test
 
 
-def nmf(data: TextFile, k: int, seed: int) -> Result:
-    """Scikit-learn's NMF of tf-idf."""
+def nmf(data: TextDataModule, k: int, seed: int, power: int = 1) -> Result:
+    """Scikit-learn's NMF; the proportions are in words, as the components have any scale."""
     from sklearn.decomposition import NMF
 
-    train, test = tf_idf(data)
+    train, test = tf_idf(data, power)
     model = NMF(k, init="nndsvda", random_state=seed, max_iter=400).fit(train)
-    return torch.from_numpy(model.components_), torch.from_numpy(model.transform(test))
+    scales = model.components_.sum(1)
+    return torch.from_numpy(model.components_), torch.from_numpy(model.transform(test) * scales)
 
 
-def lda(data: TextFile, k: int, seed: int, iterations: int = 1000) -> Result:
+def k_means(data: TextDataModule, k: int, seed: int, power: int = 1, dim: int = 30) -> Result:
+    """k-means of the directions in the space of a truncated SVD; a topic is the mean of its documents."""
+    from sklearn.cluster import KMeans
+    from sklearn.decomposition import TruncatedSVD
+    from sklearn.preprocessing import normalize
+
+    train, test = tf_idf(data, power)
+    svd = TruncatedSVD(dim, random_state=seed).fit(train)
+    model = KMeans(k, n_init=3, random_state=seed).fit(normalize(svd.transform(train)))
+    members = np.eye(k)[model.labels_]
+    return torch.from_numpy((train.T @ members).T), torch.eye(k)[model.predict(normalize(svd.transform(test)))]
+
+
+def lda(data: TextDataModule, k: int, seed: int, iterations: int = 1000) -> Result:
     """Tomotopy's collapsed Gibbs sampler."""
     import tomotopy
 
@@ -155,46 +192,18 @@ def lda(data: TextFile, k: int, seed: int, iterations: int = 1000) -> Result:
     return topics, torch.tensor(np.asarray(model.infer(documents, workers=1)[0]))
 
 
-class ProdLDA(nn.Module):
-    """Srivastava and Sutton 2017, arXiv:1703.01488: a Laplace prior, and words by a softmax of summed topics."""
+def from_topmost(name: str, data: TextDataModule, k: int, seed: int, **settings: Any) -> Result:
+    """One of topmost's models, trained for 200 epochs as in its examples."""
+    from topmost import models, trainers  # type: ignore[import-not-found]
 
-    def __init__(self, vocab_size: int, k: int, hidden: int = 100) -> None:
-        super().__init__()
-        layers = [nn.Linear(vocab_size, hidden), nn.Softplus(), nn.Linear(hidden, hidden), nn.Softplus()]
-        self.encoder = nn.Sequential(*layers, nn.Dropout(0.2))
-        self.mean = nn.Sequential(nn.Linear(hidden, k), nn.BatchNorm1d(k, affine=False))
-        self.log_variance = nn.Sequential(nn.Linear(hidden, k), nn.BatchNorm1d(k, affine=False))
-        self.topics = nn.Linear(k, vocab_size, bias=False)
-        nn.init.xavier_uniform_(self.topics.weight)
-        self.decoder = nn.Sequential(nn.Dropout(0.2), self.topics, nn.BatchNorm1d(vocab_size, affine=False))
-        self.prior_variance = 1 - 1 / k  # of the Laplace approximation of Dirichlet(1): 1 - 2 / K + K / K^2
-
-    def loss(self, counts: Tensor) -> Tensor:
-        """Return the negative ELBO, a mean."""
-        hidden = self.encoder(counts)
-        mean, log_variance = self.mean(hidden), self.log_variance(hidden)
-        theta = (mean + torch.randn_like(mean) * (log_variance / 2).exp()).softmax(1)
-        likely = (counts * self.decoder(theta).log_softmax(1)).sum(1)
-        share = log_variance.exp() / self.prior_variance
-        divergence = 0.5 * (share + mean.square() / self.prior_variance - 1 - share.log()).sum(1)
-        return (divergence - likely).mean()
-
-
-def prod_lda(data: TextFile, k: int, seed: int, epochs: int = 100, batch: int = 200) -> Result:
-    """ProdLDA in plain PyTorch, its authors' settings."""
     torch.manual_seed(seed)
-    model, counts = ProdLDA(data.vocab_size, k), data.train_counts()
-    optimizer = torch.optim.Adam(model.parameters(), 2e-3, (0.99, 0.999))
-    for _ in range(epochs):
-        for rows in torch.randperm(counts.shape[0]).split(batch):
-            optimizer.zero_grad()
-            model.loss(torch.from_numpy(counts[rows.numpy()].toarray())).backward()
-            optimizer.step()
-    model.eval()
-    with torch.no_grad():
-        test = torch.from_numpy(data.test_counts().toarray())  # type: ignore[union-attr]
-        # The decoder's batch norm scales each word, so raw weights of different words do not compare.
-        return model.decoder(torch.eye(k)).softmax(1), model.mean(model.encoder(test)).softmax(1)
+    train, test = (torch.from_numpy(counts.toarray()) for counts in (data.train_counts(), data.test_counts()))  # type: ignore[union-attr]
+    batches = torch.utils.data.DataLoader(train, 200, shuffle=True)
+    corpus = SimpleNamespace(train_dataloader=batches, train_data=train, vocab=data.vocabulary)
+    model = getattr(models, name)(data.vocab_size, k, **settings)
+    trainer = trainers.BasicTrainer(model, corpus)
+    trainer.train()
+    return torch.from_numpy(trainer.get_beta()), torch.from_numpy(trainer.test(test))
 
 
 def ratios(quick: bool) -> list[Ratio]:
