@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 from sklearn.feature_extraction.text import TfidfTransformer
 
+from tests.helpers.planted import Planted
 from tests.helpers.refusal import refused
 from vqlab.data import TextFile
-from vqlab.data.text.base import BagsOfWords, Corpus, TextDataModule, split_documents
+from vqlab.data.text.base import BagsOfWords, Corpus, TextDataModule, split_documents, squared_idf, weigh
 
 
 class Drawn(TextDataModule):
@@ -51,6 +52,62 @@ def test_tf_idf_equals_that_of_scikit_learn(rng, words, empty):
         assert bow.dtype == torch.float32
         np.testing.assert_allclose(bow.numpy(), reference.transform(counts).toarray(), rtol=1e-5)
         torch.testing.assert_close(bow.sum(1), torch.ones(len(bow)))
+
+
+def test_squared_idf_is_its_formula():
+    data = Drawn(batch_size=1, empty=3, weighting="squared_idf")
+    train = whole(data.train_dataloader())
+    counts = data.train_counts().toarray()
+    weights = np.where(counts > 0, 1 + np.log(np.maximum(counts, 1)), 0) * data.idf.numpy() ** 2
+    np.testing.assert_allclose(squared_idf(data.train_counts(), data.idf.numpy()).toarray(), weights, rtol=1e-6)
+    expected = weights / weights.sum(1, keepdims=True)
+    np.testing.assert_allclose(train["bow"][train["index"].argsort()].numpy(), expected, rtol=1e-5)
+
+
+def test_neighbours_are_the_nearest_in_the_space_of_the_singular_vectors():
+    data = Planted(num_topics=31, num_documents=300, weighting="squared_idf", neighbours=5, batch_size=20)
+    near = data._train_val[0].table
+    documents = squared_idf(data.train_counts(), data.idf.numpy()).toarray()
+    documents /= np.linalg.norm(documents, axis=1, keepdims=True)
+    left, values, _ = np.linalg.svd(documents, full_matrices=False)
+    points = (left * values)[:, :30]
+    points /= np.linalg.norm(points, axis=1, keepdims=True)
+    cosines = points @ points.T
+    np.fill_diagonal(cosines, -1)
+    nearest = np.argsort(-cosines, 1)[:, :5]
+    common = [len({*ours} & {*exact}) for ours, exact in zip(near.tolist(), nearest.tolist(), strict=True)]
+    assert np.mean(common) > 4.5  # the randomized SVD is not exact
+    own = data.dominant[: len(near)]
+    assert (own[near] == own[:, None]).mean() > 0.5 > 5 * (own[:, None] == own).mean()
+
+
+def test_neighbours_of_a_batch_are_from_the_table_and_drawn_again_in_the_next_epoch():
+    data = Planted(num_documents=60, neighbours=3, batch_size=20)
+    split = data._train_val[0]
+    rows = weigh({"bow": torch.from_numpy(data.train_counts().toarray())}, "tfidf", data.idf)["bow"]
+    drawn = []
+    loader = data.train_dataloader()
+    for epoch in range(2):
+        loader.sampler.set_epoch(epoch)
+        batches = whole(loader)
+        assert torch.equal(batches["bow"], rows[batches["index"]])
+        which = (batches["neighbour"][:, None] == rows[split.table[batches["index"]]]).all(2)
+        assert (which.sum(1) == 1).all()
+        drawn.append(which.int().argmax(1)[batches["index"].argsort()])
+    assert not torch.equal(*drawn)
+    assert "neighbour" not in next(iter(data.val_dataloader()))
+    again = split.__getitems__([4, 7, 9])
+    assert torch.equal(again["neighbour"], split.__getitems__([4, 7, 9])["neighbour"])
+
+
+def test_few_documents_have_all_others_as_neighbours():
+    assert Drawn(train=3, neighbours=20, batch_size=1)._train_val[0].table.sort(1).values.tolist() == [
+        [1, 2],
+        [0, 2],
+        [0, 1],
+    ]
+    with refused("neighbours=20 needs two training documents: set neighbours=0"):
+        Drawn(train=1, neighbours=20, batch_size=1).setup("fit")
 
 
 def test_signature_shows_the_arguments_of_the_base_classes():
@@ -95,7 +152,7 @@ def test_each_document_is_in_one_split(count, val, test, seed):
     ("refuse", "line"),
     [
         (lambda: split_documents(9, 0.5, 0.5, 0), "leave no training documents"),
-        (lambda: Drawn(weighting="bm25"), "weighting must be one of tfidf, counts, got 'bm25'"),
+        (lambda: Drawn(weighting="bm25"), "weighting must be one of tfidf, squared_idf, counts, got 'bm25'"),
         (lambda: Drawn(batch_size=64).setup("fit"), "40 training documents"),
         (lambda: Drawn(train=5, empty=5).train_size, "none of the 5 documents of train contains one of the 12 words"),
         (lambda: Drawn().test_dataloader(), "Drawn has no test documents"),

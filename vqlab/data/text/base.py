@@ -16,6 +16,7 @@ from scipy.sparse import csr_matrix, vstack
 from torch import Tensor
 
 from vqlab.data.datamodule import Batch, Split, SplitDataModule, Workers, as_it_is, check_fractions, draw_splits
+from vqlab.data.text.neighbours import WithNeighbours, nearest_documents
 from vqlab.errors import UserError
 from vqlab.metrics import ReferenceCorpus
 from vqlab.training.data_format import Format
@@ -62,11 +63,14 @@ class TextDataModule(SplitDataModule):
 
     A source subclasses this and defines :meth:`load_corpus`. With ``weighting="tfidf"`` a document is a distribution
     over words, as in ATM and BAT: ``bow[v] = tf[v] * idf[v] / sum_u tf[u] * idf[u]`` with the document's counts ``tf``
-    and ``idf[v] = ln((1 + N) / df[v])``, where ``df[v]`` of the N training documents contain the word.
+    and ``idf[v] = ln((1 + N) / df[v])``, where ``df[v]`` of the N training documents contain the word. With
+    ``squared_idf`` the terms are ``(1 + ln tf[v]) * idf[v]**2``: the words that tell subjects apart weigh more.
 
     Args:
         batch_size: Documents per batch and device.
-        weighting: Values of ``bow``: ``tfidf``, rows that sum to 1, or ``counts``.
+        weighting: Values of ``bow``: ``tfidf`` or ``squared_idf``, rows that sum to 1, or ``counts``.
+        neighbours: Training batches have another document for each one, ``neighbour`` (B, V), drawn from this many
+            with similar words: the nearest by the cosine of a latent semantic analysis of ``squared_idf``. 0: none.
         num_workers: Processes that load batches; 0 loads in the main process.
         seed: Seed of the split and of the order.
 
@@ -82,12 +86,13 @@ class TextDataModule(SplitDataModule):
     def __init__(
         self,
         batch_size: Count = 256,
-        weighting: Literal["tfidf", "counts"] = "tfidf",
+        weighting: Literal["tfidf", "squared_idf", "counts"] = "tfidf",
+        neighbours: NonNegativeInt = 0,
         num_workers: Workers = 0,
         seed: NonNegativeInt = 0,
     ) -> None:
         super().__init__(batch_size, num_workers, seed)
-        self.weighting = weighting
+        self.weighting, self.neighbours = weighting, neighbours
 
     @abstractmethod
     def load_corpus(self) -> Corpus:
@@ -97,6 +102,16 @@ class TextDataModule(SplitDataModule):
     def _corpus(self) -> Corpus:
         corpus = without_empty(self.load_corpus())
         return corpus if self._classes is None else with_classes(corpus, self._classes)
+
+    @cached_property
+    def _train_val(self) -> tuple[Split, Split]:
+        train, val = self.load_train_val()
+        if not self.neighbours:
+            return train, val
+        if len(train) < 2:
+            raise UserError(f"neighbours={self.neighbours} needs two training documents: set neighbours=0")
+        near = nearest_documents(squared_idf(train.counts, self.idf.numpy()), self.neighbours, self.seed)
+        return WithNeighbours(train, near, self.seed), val
 
     def load_split(self, split: str) -> BagsOfWords | None:
         return self._corpus.splits.get(split)
@@ -171,13 +186,25 @@ class TextDataModule(SplitDataModule):
         return torch.from_numpy(np.log((1 + counts.shape[0]) / frequency)).float()
 
     def collate(self) -> Callable[[Batch], Batch]:
-        return as_it_is if self.weighting == "counts" else partial(to_tf_idf, idf=self.idf)
+        return as_it_is if self.weighting == "counts" else partial(weigh, weighting=self.weighting, idf=self.idf)
 
 
-def to_tf_idf(batch: Batch, idf: Tensor) -> Batch:
-    """Multiply the counts of a batch by ``idf``, and divide each row by its sum."""
-    weighted = batch["bow"] * idf
-    return batch | {"bow": weighted.div_(weighted.sum(1, keepdim=True))}
+def weigh(batch: Batch, weighting: str, idf: Tensor) -> Batch:
+    """Replace the counts of a batch by weights whose rows sum to 1."""
+    documents = {}
+    for name in ("bow", "neighbour"):
+        if name in batch:
+            counts = batch[name]
+            weighted = counts * idf if weighting == "tfidf" else counts.log().add_(1).clamp_(min=0).mul_(idf.square())
+            documents[name] = weighted.div_(weighted.sum(1, keepdim=True))
+    return batch | documents
+
+
+def squared_idf(counts: csr_matrix, idf: np.ndarray) -> csr_matrix:
+    """Return (1 + ln counts) idf^2 of ``counts`` (N, V) without stored zeros, with ``idf`` (V,)."""
+    weighted = counts.astype(np.float64)
+    weighted.data = (1 + np.log(weighted.data)) * idf[weighted.indices] ** 2
+    return weighted
 
 
 def without_empty(corpus: Corpus) -> Corpus:

@@ -1,0 +1,55 @@
+"""Documents with similar words, found without labels."""
+
+import numpy as np
+import torch
+from scipy.sparse import csr_matrix
+from sklearn.decomposition import TruncatedSVD
+from sklearn.preprocessing import normalize
+from torch import Tensor
+
+from vqlab.data.datamodule import Batch, Split
+
+DIM = 30  # of the space in which documents are near; more include words that few of them share
+ROWS = 1000  # documents that are compared with all others at once
+
+
+class WithNeighbours(Split):
+    """Documents, and for each of a batch another one, ``neighbour``, drawn from its row of ``table`` (N, n).
+
+    The draw depends on ``seed`` and the positions of the batch alone, so a resumed run and any number of processes
+    draw the same.
+    """
+
+    def __init__(self, data: Split, table: Tensor, seed: int = 0) -> None:
+        self.data, self.table, self.seed = data, table, seed
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitems__(self, indices: list[int]) -> Batch:
+        # The hash of integers is the same in each process.
+        generator = torch.Generator().manual_seed(hash((self.seed, *indices)) % 2**63)
+        drawn = torch.randint(self.table.shape[1], (len(indices), 1), generator=generator)
+        near = self.table[torch.as_tensor(indices)].gather(1, drawn)[:, 0]
+        return self.data.__getitems__(indices) | {"neighbour": self.data.__getitems__(near.tolist())["bow"]}
+
+
+def nearest_documents(documents: csr_matrix, num: int, seed: int = 0) -> Tensor:
+    """Return the positions (N, n) of the ``num`` nearest others of each document, or of all others if there are fewer.
+
+    Near is the cosine in the space of a truncated SVD of the rows of ``documents`` (N, V) at unit length (latent
+    semantic analysis, Deerwester et al. 1990).
+
+    Example:
+        >>> nearest_documents(csr_matrix([[1.0, 0, 0], [2, 1, 0], [0, 0, 1], [0, 1, 5]]), 1)[:, 0].tolist()
+        [1, 0, 3, 2]
+    """
+    dim = min(DIM, min(documents.shape) - 1)
+    space = TruncatedSVD(dim, random_state=seed).fit_transform(normalize(documents))
+    points = torch.from_numpy(normalize(space).astype(np.float32))
+    num, found = min(num, len(points) - 1), []
+    for rows in torch.arange(len(points)).split(ROWS):
+        cosines = points[rows] @ points.T
+        cosines[torch.arange(len(rows)), rows] = -torch.inf
+        found.append(cosines.topk(num, 1).indices)
+    return torch.cat(found)
