@@ -63,7 +63,7 @@ def race(
     data: TextDataModule, num_topics: int, measures: Iterable[str], repeats: int
 ) -> Iterator[tuple[str, float, float, float]]:
     """Yield of each measure its name, the CPU seconds of vqlab and of gensim, and how far their figures differ."""
-    topics = top_word_ids(nmf_topics(data.train_counts(), num_topics, 0))
+    topics = top_word_ids(nmf_topics(data.train_documents(), num_topics, 0))
     reference = data.reference
     ids, offsets, words = reference.ids, reference.offsets, data.vocabulary
     texts = [[words[i] for i in ids[start:end]] for start, end in itertools.pairwise(offsets)]

@@ -42,6 +42,16 @@ from vqlab.training.optimization import GANOptimization
 
 COLUMNS = ("npmi", "cv", "npmi_doc", "topic_diversity", "diversity of 15", "nmi", "purity")
 BAT: dict[str, Any] = {"generator": "mlp", "init": "random", "cycle_weight": 0.0, "lr": 1e-4}
+NEIGHBOURS: dict[str, Any] = {  # of configs/gan_topic.yaml
+    "hidden_features": 200,
+    "generator_lr": 1e-2,
+    "cycle_weight": 0.03,
+    "neighbour_weight": 0.1,
+    "usage_weight": 0.2,
+    "divergence_weight": 0.02,
+    "dropout": 0.5,
+    "word_dropout": 0.3,
+}
 START = 5  # batches before the clock runs: the first make Adam's moments
 Result = tuple[Tensor, Tensor | None]  # topics (K, V), proportions of the test documents (N, K)
 
@@ -62,14 +72,8 @@ def main() -> None:
     parser.add_argument("--speed", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    common: dict[str, Any] = {"vocabulary_path": options.vocabulary, "batch_size": 256, "val_fraction": 0.01}
-    data: TextDataModule
-    if options.labels:
-        tests = {"test_path": options.test, "test_labels_path": options.test_labels}
-        data = BagOfWords(options.path, labels_path=options.labels, **tests, **common)
-    else:
-        data = TextFile(options.path, **common)
-    data.setup()
+    data = read_data(options)
+    sharp = read_data(options, weighting="squared_idf", neighbours=20)
     print(processor(), f"{data.train_size} documents, {data.vocab_size} words", flush=True)
     if options.speed:
         rows = [[f"vqlab, {ratio.what}", f"{ratio.value:.2f}"] for ratio in speed(data)] + [["plain loop", "1.00"]]
@@ -84,16 +88,21 @@ def main() -> None:
         "ProdLDA": lambda k, seed: from_topmost("ProdLDA", data, k, seed),
         "ETM": lambda k, seed: from_topmost("ETM", data, k, seed, train_WE=True),
         "ECRTM": lambda k, seed: from_topmost("ECRTM", data, k, seed),
-        "start": lambda k, seed: (nmf_topics(data.train_counts(), k, seed), None),
-        "GANTopicModel": lambda k, seed: ours(data, k, seed, options.steps),
-        "random start": lambda k, seed: ours(data, k, seed, options.steps, init="random", generator_lr=5e-2),
-        "no cycle": lambda k, seed: ours(data, k, seed, options.steps, cycle_weight=0.0),
+        "start": lambda k, seed: (nmf_topics(data.train_documents(), k, seed), None),
+        "GANTopicModel": lambda k, seed: ours(sharp, k, seed, options.steps, **NEIGHBOURS),
+        "random start": lambda k, seed: ours(
+            sharp, k, seed, options.steps, **NEIGHBOURS | {"init": "random", "generator_lr": 1e-1}
+        ),
+        "former default": lambda k, seed: ours(data, k, seed, options.steps),
         **{
             f"contrast {kind}": lambda k, seed, kind=kind: ours(data, k, seed, options.steps, contrast=kind)  # type: ignore[misc]
             for kind in ("topic", "averaged", "label")
         },
         "BAT": lambda k, seed: ours(data, k, seed, options.steps, **BAT),
     }
+    for part in [name for name in NEIGHBOURS if name.endswith(("weight", "dropout"))]:
+        less = NEIGHBOURS | {part: 0.0}
+        contestants[f"without {part}"] = lambda k, seed, less=less: ours(sharp, k, seed, options.steps, **less)  # type: ignore[misc]
     for k in options.topics:
         rows = []
         for name in options.only or contestants:
@@ -110,6 +119,19 @@ def main() -> None:
             cells = [f"{np.mean(c):.3f} ± {np.std(c):.3f}" for c in columns[:-1]]
             rows.append([name, *cells, f"{statistics.fmean(columns[-1]):.0f}"])
         print(f"\nK = {k}\n" + table(["", *COLUMNS, "CPU seconds"], rows), flush=True)
+
+
+def read_data(options: argparse.Namespace, **settings: Any) -> TextDataModule:
+    """Return the corpus."""
+    settings |= {"vocabulary_path": options.vocabulary, "batch_size": 256, "val_fraction": 0.01}
+    data: TextDataModule
+    if options.labels:
+        tests = {"test_path": options.test, "test_labels_path": options.test_labels}
+        data = BagOfWords(options.path, labels_path=options.labels, **tests, **settings)
+    else:
+        data = TextFile(options.path, **settings)
+    data.setup()
+    return data
 
 
 def clusters(data: TextDataModule, k: int, proportions: Tensor | None) -> dict[str, float]:

@@ -4,6 +4,7 @@ Shapes: B documents, V words (``vocab_size``), K topics (``num_topics``), H hidd
 (B, V), or a sparse or factorized one that supports only ``documents @ weight`` with a weight (V, H).
 """
 
+import copy
 import math
 from abc import ABC, abstractmethod
 from typing import Protocol
@@ -31,6 +32,12 @@ class Bags:
         self.starts = counts.cumsum(0) - counts
         bow = upcast(bow)
         self.fractions = bow[rows, self.words] / bow.sum(1)[rows]
+
+    def without_some(self, probability: float) -> "Bags":
+        """Return the documents with each word left out at random; the rows no longer sum to 1."""
+        kept = copy.copy(self)
+        kept.fractions = self.fractions * (torch.rand_like(self.fractions) >= probability)
+        return kept
 
     def __matmul__(self, weight: Tensor) -> Tensor:
         full = upcast(weight)
@@ -136,16 +143,30 @@ GENERATORS = {"mixture": MixtureGenerator, "gaussian": GaussianGenerator, "mlp":
 
 
 class TopicEncoder(nn.Module):
-    """Documents (B, V) to topic proportions (B, K): linear, batch norm, LeakyReLU, linear, softmax (BAT)."""
+    """Documents (B, V) to topic proportions (B, K): linear, batch norm, LeakyReLU, dropout, linear, softmax (BAT).
 
-    def __init__(self, vocab_size: int, num_topics: int, hidden_features: int = 100) -> None:
+    In training, each word of a document is left out with the probability ``word_dropout``.
+    """
+
+    def __init__(
+        self,
+        vocab_size: int,
+        num_topics: int,
+        hidden_features: int = 100,
+        dropout: float = 0.0,
+        word_dropout: float = 0.0,
+    ) -> None:
         super().__init__()
+        self.dropout, self.word_dropout = dropout, word_dropout
         self.words = uniform_weight(vocab_size, hidden_features)
         self.norm = nn.BatchNorm1d(hidden_features)
         self.out = nn.Linear(hidden_features, num_topics)
 
-    def forward(self, documents: Documents) -> Tensor:
-        return self.out(F.leaky_relu(self.norm(documents @ self.words), SLOPE)).softmax(1)
+    def forward(self, documents: Bags) -> Tensor:
+        if self.training and self.word_dropout:
+            documents = documents.without_some(self.word_dropout)
+        hidden = F.leaky_relu(self.norm(documents @ self.words), SLOPE)
+        return self.out(F.dropout(hidden, self.dropout, self.training)).softmax(1)
 
 
 class TopicCritic(nn.Module):

@@ -11,10 +11,11 @@ from tests.helpers import bare
 from tests.helpers.matched_topics import matched_topics
 from tests.helpers.models import assert_same_weights, build
 from tests.helpers.planted import Planted
+from tests.helpers.refusal import refused
 from vqlab.metrics.topics.words import top_word_ids
 from vqlab.models import GANTopicModel
 from vqlab.models.topic.topics import nmf_topics
-from vqlab.nn.topic import dense
+from vqlab.nn.topic import Bags, TopicEncoder, dense
 from vqlab.training import Schedule
 
 
@@ -41,6 +42,7 @@ SETTINGS = [
     {"bidirectional": False, "cycle_weight": 0.0, "contrast": "topic", "temperature": 0.1},
     {"regularizer": "gradient_penalty"},
     {"contrast": "label", "contrastive_weight": 0.3, "generator_lr": 1e-2},
+    {"neighbour_weight": 0.3, "usage_weight": 0.2, "divergence_weight": 0.1},
 ]
 
 
@@ -72,8 +74,19 @@ def plain_steps(model, seen, settings):
                     weight.copy_(weight.clip(-0.01, 0.01))
         if step % 2:
             continue
-        fake, inferred = dense(model.generator(theta)), infer(x, theta)
+        fake = dense(model.generator(theta))
+        if model.neighbour_weight:
+            near = batch["neighbour"] / batch["neighbour"].sum(1, keepdim=True)
+            both = infer(torch.cat([x, near]), theta)
+            inferred, others = both[:32], both[32:]
+        else:
+            inferred = infer(x, theta)
         loss = model.critic(x, inferred).mean() - model.critic(fake, theta).mean()
+        if model.neighbour_weight:
+            loss = loss - model.neighbour_weight * (inferred * others).sum(1).log().mean()
+            loss = loss + model.usage_weight * (both.mean(0) * both.mean(0).log()).sum()
+            topics = model.generator.log_topics().exp()
+            loss = loss - model.divergence_weight * (topics * (topics / topics.mean(0)).log()).sum() / len(topics)
         loss = loss - model.cycle_weight * (inferred[:, :, None] * x[:, None] * model.generator.log_topics()).sum() / 32
         if model.contrast:
             contrast, embed = model.contrasted, torch.nn.functional.normalize
@@ -112,12 +125,12 @@ def test_four_steps_equal_plain_pytorch(settings, weighting, monkeypatch):
 
     class Collect(lightning.Callback):
         def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
-            batch["bow"] = batch["bow"].double()
+            batch |= {name: batch[name].double() for name in ("bow", "neighbour") if name in batch}
             seen.append({name: value.clone() for name, value in batch.items()})
 
     if settings.get("regularizer") == "gradient_penalty":
         monkeypatch.setattr(torch, "rand", lambda *size, **options: next(drawn_fractions))
-    fit(model, 4, texts(weighting=weighting), callbacks=[Collect()])
+    fit(model, 4, texts(weighting=weighting, neighbours=5), callbacks=[Collect()])
     monkeypatch.undo()
     plain_steps(plain, list(zip(seen, thetas, [fraction[:, None] for fraction in fractions], strict=True)), settings)
     assert_same_weights(model, plain)
@@ -170,7 +183,23 @@ def test_nmf_initializes_topics_but_not_on_resume(tmp_path):
 
 def test_nmf_finds_known_topics_with_positive_probabilities():
     data = Planted(num_topics=6, vocab=200, num_documents=800)
-    topics = nmf_topics(data.train_counts(), 6)
+    topics = nmf_topics(data.train_documents(), 6)
     torch.testing.assert_close(topics.sum(1), torch.ones(6))
     assert topics.min() > 0
     assert matched_topics(topics, data.true).cosine.min() > 0.7
+
+
+def test_neighbour_weight_without_neighbours_is_refused():
+    with refused("neighbour_weight needs batches with neighbour: set --data.neighbours=20"):
+        fit(small(neighbour_weight=0.1, n_critic=1), 1)
+
+
+def test_encoder_leaves_out_words_in_training_only():
+    encoder = TopicEncoder(vocab_size=1000, num_topics=4, hidden_features=8, word_dropout=0.3)
+    bow = torch.ones(2, 1000)
+    kept = Bags(bow).without_some(0.3).fractions.view(2, 1000)
+    assert {*kept.unique().tolist()} == {0.0, Bags(bow).fractions[0].item()}
+    assert abs((kept == 0).float().mean().item() - 0.3) < 0.05
+    assert not torch.equal(*(encoder(Bags(bow)) for _ in range(2)))
+    encoder.eval()
+    assert torch.equal(*(encoder(Bags(bow)) for _ in range(2)))

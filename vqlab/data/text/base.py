@@ -110,7 +110,7 @@ class TextDataModule(SplitDataModule):
             return train, val
         if len(train) < 2:
             raise UserError(f"neighbours={self.neighbours} needs two training documents: set neighbours=0")
-        near = nearest_documents(squared_idf(train.counts, self.idf.numpy()), self.neighbours, self.seed)
+        near = nearest_documents(self.train_documents("squared_idf"), self.neighbours, self.seed)
         return WithNeighbours(train, near, self.seed), val
 
     def load_split(self, split: str) -> BagsOfWords | None:
@@ -169,6 +169,20 @@ class TextDataModule(SplitDataModule):
         """Return how often each word is in each training document, (N, V) float32."""
         return self._corpus.splits["train"].counts
 
+    def train_documents(self, weighting: str | None = None) -> csr_matrix:
+        """Return the training documents at unit length, (N, V) float64.
+
+        They are weighted by ``weighting``, ``tfidf`` or ``squared_idf``, by default the data's, ``tfidf`` for counts.
+        """
+        documents, idf = self.train_counts().astype(np.float64), self.idf.numpy()[self.train_counts().indices]
+        if (weighting or self.weighting) == "squared_idf":
+            documents.data = (1 + np.log(documents.data)) * idf**2
+        else:
+            documents.data *= idf
+        lengths = np.sqrt(documents.multiply(documents).sum(1)).A1
+        documents.data /= np.repeat(lengths, np.diff(documents.indptr))
+        return documents
+
     def test_counts(self) -> csr_matrix | None:
         """Return the counts of the test documents, None without a test split."""
         return self._corpus.splits["test"].counts if "test" in self._corpus.splits else None
@@ -198,13 +212,6 @@ def weigh(batch: Batch, weighting: str, idf: Tensor) -> Batch:
             weighted = counts * idf if weighting == "tfidf" else counts.log().add_(1).clamp_(min=0).mul_(idf.square())
             documents[name] = weighted.div_(weighted.sum(1, keepdim=True))
     return batch | documents
-
-
-def squared_idf(counts: csr_matrix, idf: np.ndarray) -> csr_matrix:
-    """Return (1 + ln counts) idf^2 of ``counts`` (N, V) without stored zeros, with ``idf`` (V,)."""
-    weighted = counts.astype(np.float64)
-    weighted.data = (1 + np.log(weighted.data)) * idf[weighted.indices] ** 2
-    return weighted
 
 
 def without_empty(corpus: Corpus) -> Corpus:

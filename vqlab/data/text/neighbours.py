@@ -1,10 +1,8 @@
 """Documents with similar words, found without labels."""
 
-import numpy as np
 import torch
+import torch.nn.functional as F
 from scipy.sparse import csr_matrix
-from sklearn.decomposition import TruncatedSVD
-from sklearn.preprocessing import normalize
 from torch import Tensor
 
 from vqlab.data.datamodule import Batch, Split
@@ -37,16 +35,18 @@ class WithNeighbours(Split):
 def nearest_documents(documents: csr_matrix, num: int, seed: int = 0) -> Tensor:
     """Return the positions (N, n) of the ``num`` nearest others of each document, or of all others if there are fewer.
 
-    Near is the cosine in the space of a truncated SVD of the rows of ``documents`` (N, V) at unit length (latent
-    semantic analysis, Deerwester et al. 1990).
+    Near is the cosine in the space of a truncated SVD of ``documents`` (N, V), rows of unit length (latent semantic
+    analysis, Deerwester et al. 1990).
 
     Example:
         >>> nearest_documents(csr_matrix([[1.0, 0, 0], [2, 1, 0], [0, 0, 1], [0, 1, 5]]), 1)[:, 0].tolist()
         [1, 0, 3, 2]
     """
+    from sklearn.decomposition import TruncatedSVD  # takes a second to import
+
     dim = min(DIM, min(documents.shape) - 1)
-    space = TruncatedSVD(dim, random_state=seed).fit_transform(normalize(documents))
-    points = torch.from_numpy(normalize(space).astype(np.float32))
+    space = TruncatedSVD(dim, random_state=seed).fit_transform(documents)
+    points = F.normalize(torch.from_numpy(space).float(), dim=1)
     num, found = min(num, len(points) - 1), []
     for rows in torch.arange(len(points)).split(ROWS):
         cosines = points[rows] @ points.T

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from vqlab.errors import UserError
 from vqlab.losses import TopicContrast, gradient_penalty
+from vqlab.losses.topics import neighbour_loss, topic_divergence, usage_entropy
 from vqlab.metrics import TopicClusters
 from vqlab.metrics.topics.words import TopicTable, top_word_ids, topic_figures
 from vqlab.models.model import Model
@@ -15,7 +16,7 @@ from vqlab.nn.topic import GENERATORS, Bags, Documents, TopicCritic, TopicEncode
 from vqlab.training import GANOptimization
 from vqlab.training.batches import passed_on
 from vqlab.training.steps import clip, collect, count_batch, require_finite, step_and_zero
-from vqlab.validation import Count, NonNegative, NonNegativeInt, Positive
+from vqlab.validation import Count, NonNegative, NonNegativeInt, Positive, Probability
 
 
 class GANTopicModel(Model):
@@ -27,7 +28,9 @@ class GANTopicModel(Model):
     Bidirectional Adversarial Training"). A topic is the generator's output for that topic alone. Extensions of the
     papers, on by default: a ``mixture`` of topics, as in LDA; initial topics by NMF; and the cycle term
     ``-E sum_k theta_k sum_v x_v log topic_kv`` of the inferred proportions (as in ALICE, Li et al. 2017,
-    arXiv:1709.01215), an upper bound of the cross-entropy under the mixture (Jensen's inequality).
+    arXiv:1709.01215), an upper bound of the cross-entropy under the mixture (Jensen's inequality). With
+    ``neighbour_weight`` documents with similar words have the same topics, and with ``usage_weight`` all topics are
+    used (SCAN, Van Gansbeke et al. 2020, arXiv:2005.12320); ``divergence_weight`` keeps topics from sharing words.
 
     Args:
         num_topics: K.
@@ -37,6 +40,11 @@ class GANTopicModel(Model):
         alpha: Concentration of the Dirichlet. Default: 1 / K, as in the papers.
         init: Initial topics: ``nmf``, of the training documents, or ``random``.
         cycle_weight: Weight of the cycle term; 0 leaves it out.
+        neighbour_weight: Weight of ``-E ln <theta, theta'>`` of documents and their ``neighbour`` in the batch.
+        usage_weight: Weight of the entropy of the mean proportions of a batch, which is maximized.
+        divergence_weight: Weight of the Jensen-Shannon divergence of the topics, which is maximized.
+        dropout: Probability of dropping a hidden feature of the encoder.
+        word_dropout: Probability of leaving out a word of a document that the encoder reads in training.
         regularizer: Lipschitz constraint of the critic: ``clip``, ``gradient_penalty`` (weight 10), ``spectral_norm``.
         weight_clip: Bound of the critic's weights for ``clip``.
         n_critic: Critic updates per update of generator and encoder.
@@ -68,6 +76,11 @@ class GANTopicModel(Model):
         alpha: Positive | None = None,
         init: Literal["nmf", "random"] = "nmf",
         cycle_weight: NonNegative = 0.03,
+        neighbour_weight: NonNegative = 0.0,
+        usage_weight: NonNegative = 0.0,
+        divergence_weight: NonNegative = 0.0,
+        dropout: Probability = 0.0,
+        word_dropout: Probability = 0.0,
         regularizer: Literal["clip", "gradient_penalty", "spectral_norm"] = "clip",
         weight_clip: Positive = 0.01,
         n_critic: Count = 5,
@@ -87,19 +100,23 @@ class GANTopicModel(Model):
             raise UserError(f"num_topics must be at most the number of words, {vocab_size}, got {num_topics}")
         if init == "nmf" and generator != "mixture":
             raise UserError(f"init=nmf needs generator=mixture, got {generator}: set init=random")
-        if not bidirectional and (cycle_weight or contrast == "label"):
-            raise UserError("bidirectional=false has no encoder: set cycle_weight=0, and not contrast=label")
+        if not bidirectional and (cycle_weight or neighbour_weight or usage_weight or contrast == "label"):
+            weights = "cycle_weight=0, neighbour_weight=0 and usage_weight=0"
+            raise UserError(f"bidirectional=false has no encoder: set {weights}, and not contrast=label")
         if contrast == "label" and not num_classes:
             raise UserError("contrast=label needs data with labels: choose other data, or contrast=averaged")
         self.num_topics, self.vocab_size, self.num_classes = num_topics, vocab_size, num_classes
         self.alpha, self.init, self.cycle_weight = alpha or 1 / num_topics, init, cycle_weight
+        self.neighbour_weight, self.usage_weight = neighbour_weight, usage_weight
+        self.divergence_weight = divergence_weight
         self.regularizer, self.weight_clip, self.n_critic = regularizer, weight_clip, n_critic
         self.contrast, self.contrastive_weight, self.temperature = contrast, contrastive_weight, temperature
         self.generator_lr, self.optimization = generator_lr, optimization
 
         width = {"hidden_features": hidden_features} if generator == "mlp" else {}
         self.generator = GENERATORS[generator](num_topics, vocab_size, **width)
-        self.encoder = TopicEncoder(vocab_size, num_topics, hidden_features) if bidirectional else None
+        encoder = (vocab_size, num_topics, hidden_features, dropout, word_dropout)
+        self.encoder = TopicEncoder(*encoder) if bidirectional else None
         spectral_norm = regularizer == "spectral_norm"
         self.critic = TopicCritic(vocab_size, num_topics if bidirectional else 0, hidden_features, spectral_norm)
         sizes = (self.generator.out_features, num_classes, hidden_features)
@@ -146,7 +163,7 @@ class GANTopicModel(Model):
             for weight in self.critic.parameters():
                 weight.data.clamp_(-self.weight_clip, self.weight_clip)
         if generator_step:
-            g_loss, g_terms = self._generator_loss(real, theta, batch["label"])
+            g_loss, g_terms = self._generator_loss(batch, real, theta)
             require_finite(g_terms, batch_idx, self.global_step)
             parameters = [*self.generator.parameters(), *self._encoder_parameters()]
             collect(g_loss, parameters)
@@ -171,17 +188,33 @@ class GANTopicModel(Model):
             loss, terms["penalty"] = loss + 10 * penalty, penalty.detach()
         return loss, terms
 
-    def _generator_loss(self, real: Bags, theta: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def _generator_loss(self, batch: dict[str, Tensor], real: Bags, theta: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss of generator and encoder against the updated critic, and terms for the log."""
-        (fake, traits), inferred = self.generator.generate(theta), self._infer(real, theta)
+        (fake, traits), terms = self.generator.generate(theta), {}
+        if self.neighbour_weight:
+            if "neighbour" not in batch:
+                raise UserError("neighbour_weight needs batches with neighbour: set --data.neighbours=20")
+            both = self._infer(self._documents(torch.cat([batch["bow"], batch["neighbour"]])), theta)
+            inferred, others = both.chunk(2)  # one pass, so that batch norm sees both
+        else:
+            inferred = self._infer(real, theta)
         loss = self._distance(real, inferred, fake, theta)
-        terms = {"g_loss": loss.detach()}
+        terms["g_loss"] = loss.detach()
         if self.cycle_weight:
             cycle = self.generator.cross_entropy(real, inferred).mean()
             loss, terms["cycle"] = loss + self.cycle_weight * cycle, cycle.detach()
+        if self.neighbour_weight:
+            apart = neighbour_loss(inferred, others)
+            loss, terms["neighbour"] = loss + self.neighbour_weight * apart, apart.detach()
+        if self.usage_weight:
+            usage = usage_entropy(both if self.neighbour_weight else inferred)
+            loss, terms["usage"] = loss - self.usage_weight * usage, usage.detach()
+        if self.divergence_weight:
+            divergence = topic_divergence(self.generator.log_topics())
+            loss, terms["divergence"] = loss - self.divergence_weight * divergence, divergence.detach()
         if self.contrasted is not None:
             if self.contrast == "label":
-                contrast = self.contrasted.by_label(inferred, labels, self.temperature)
+                contrast = self.contrasted.by_label(inferred, batch["label"], self.temperature)
             else:
                 contrast = self.contrasted.by_topic(traits, theta, self.temperature, self.contrast == "averaged")
             loss, terms["contrast"] = loss + self.contrastive_weight * contrast, contrast.detach()
@@ -223,9 +256,9 @@ class GANTopicModel(Model):
             return
         self.vocabulary = getattr(self._data, "vocabulary", None)
         if self.init == "nmf" and self.trainer.ckpt_path is None:
-            if not hasattr(self._data, "train_counts"):
+            if not hasattr(self._data, "train_documents"):
                 raise UserError("init nmf needs a DataModule of texts: give one to Trainer.fit, or set init=random")
-            start = nmf_topics(self._data.train_counts(), self.num_topics, torch.initial_seed() % 2**32)
+            start = nmf_topics(self._data.train_documents(), self.num_topics, torch.initial_seed() % 2**32)
             self.generator.logits.data.copy_(start.log())
 
     def get_extra_state(self) -> Tensor:

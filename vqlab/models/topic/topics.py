@@ -5,10 +5,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.sparse import spmatrix
+from scipy.sparse import csr_matrix
 from sklearn.decomposition import NMF
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.feature_extraction.text import TfidfTransformer
 from sklearn.preprocessing import normalize
 from torch import Tensor
 
@@ -21,12 +20,11 @@ TOP = 10  # words of a topic for coherence and diversity
 OVERLAP = 0.5  # fraction of common words from which a topic is a duplicate of another
 
 
-def nmf_topics(counts: spmatrix, num_topics: int, seed: int = 0) -> Tensor:
-    """Return topics (K, V) by NMF of the tf-idf of word counts (N, V), of at most 20,000 rows; rows sum to 1."""
-    counts = counts.tocsr().astype(np.float64)
-    if counts.shape[0] > MAX_DOCUMENTS:
-        counts = counts[np.sort(np.random.default_rng(seed).choice(counts.shape[0], MAX_DOCUMENTS, replace=False))]
-    documents = TfidfTransformer().fit_transform(counts)
+def nmf_topics(documents: csr_matrix, num_topics: int, seed: int = 0) -> Tensor:
+    """Return topics (K, V) by NMF of weighted documents (N, V), of at most 20,000 of them; rows sum to 1."""
+    if documents.shape[0] > MAX_DOCUMENTS:
+        chosen = np.random.default_rng(seed).choice(documents.shape[0], MAX_DOCUMENTS, replace=False)
+        documents = documents[np.sort(chosen)]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # the initial topics need not be optimal
         factors = NMF(num_topics, init="nndsvda", random_state=seed, max_iter=200).fit(documents).components_
