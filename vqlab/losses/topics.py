@@ -38,7 +38,7 @@ def usage_entropy(theta: Tensor) -> Tensor:
 def topic_divergence(log_topics: Tensor) -> Tensor:
     """Return the Jensen-Shannon divergence of topics, from their ln p(word | topic) (K, V), in nats.
 
-    It is 0 if all are the same, and ln K if no two share a word (Lin 1991, equation 5.1, with equal weights).
+    It is 0 if all are the same, and ln K if all words differ (Lin 1991, equation 5.1, with equal weights).
 
     Example:
         >>> import torch

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from vqlab.data.datamodule import Batch, Split
 
-DIM = 30  # of the space in which documents are near; more include words that few of them share
+DIM = 30  # of the space in which documents are near; more include rare words
 ROWS = 1000  # documents that are compared with all others at once
 
 

@@ -30,7 +30,7 @@ class GANTopicModel(Model):
     ``-E sum_k theta_k sum_v x_v log topic_kv`` of the inferred proportions (as in ALICE, Li et al. 2017,
     arXiv:1709.01215), an upper bound of the cross-entropy under the mixture (Jensen's inequality). With
     ``neighbour_weight`` documents with similar words have the same topics, and with ``usage_weight`` all topics are
-    used (SCAN, Van Gansbeke et al. 2020, arXiv:2005.12320); ``divergence_weight`` keeps topics from sharing words.
+    used (SCAN, Van Gansbeke et al. 2020, arXiv:2005.12320); ``divergence_weight`` makes the words of topics differ.
 
     Args:
         num_topics: K.
