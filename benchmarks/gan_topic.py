@@ -42,7 +42,7 @@ from vqlab.training.optimization import GANOptimization
 
 COLUMNS = ("npmi", "cv", "npmi_doc", "topic_diversity", "diversity of 15", "nmi", "purity")
 BAT: dict[str, Any] = {"generator": "mlp", "init": "random", "cycle_weight": 0.0, "lr": 1e-4}
-NEIGHBOURS: dict[str, Any] = {  # of configs/gan_topic.yaml
+NEIGHBOURS: dict[str, Any] = {  # the terms on neighbours, usage and divergence, and what goes with them
     "hidden_features": 200,
     "generator_lr": 1e-2,
     "cycle_weight": 0.03,
@@ -73,12 +73,12 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     data = read_data(options)
-    sharp = read_data(options, weighting="squared_idf", neighbours=20)
     print(processor(), f"{data.train_size} documents, {data.vocab_size} words", flush=True)
     if options.speed:
         rows = [[f"vqlab, {ratio.what}", f"{ratio.value:.2f}"] for ratio in speed(data)] + [["plain loop", "1.00"]]
         print(table(["one epoch, batches of 256, five of the critic for one of the generator", "times as fast"], rows))
         return
+    sharp = read_data(options, weighting="squared_idf", neighbours=20)
     contestants: dict[str, Callable[[int, int], Result]] = {
         "NMF": lambda k, seed: nmf(data, k, seed),
         "NMF, squared idf": lambda k, seed: nmf(data, k, seed, power=2),

@@ -40,6 +40,14 @@ class Split(Dataset[Batch], ABC):
         return {name: values[0] for name, values in self.__getitems__([index]).items()}
 
 
+def draws_of_batch(seed: int, indices: list[int]) -> torch.Generator:
+    """Return random numbers that depend on ``seed`` and the positions of a batch alone.
+
+    So a resumed run and any number of processes draw the same: the hash of integers is the same in each process.
+    """
+    return torch.Generator().manual_seed(hash((seed, *indices)) % 2**63)
+
+
 class SplitDataModule(Checked, lightning.LightningDataModule, ABC):
     """Training, validation and test examples, in batches that are dicts of tensors.
 

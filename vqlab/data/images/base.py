@@ -10,7 +10,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import RandAugment
 from torchvision.transforms.v2.functional import center_crop, resize
 
-from vqlab.data.datamodule import Batch, Split, SplitDataModule, Workers
+from vqlab.data.datamodule import Batch, Split, SplitDataModule, Workers, draws_of_batch
 from vqlab.errors import UserError
 from vqlab.nn import ImageFormat, ValueRange
 from vqlab.training.data_format import Format, check_format
@@ -155,8 +155,7 @@ class ImageDataModule(SplitDataModule):
 class PartlyLabelled(Split):
     """All images of a split without labels (``label`` is -1), and a batch of the few labelled images.
 
-    ``labelled_image`` and ``labelled_label`` are drawn from the positions ``chosen``. The draw depends on ``seed`` and
-    the positions of the batch alone, so a resumed run and any number of processes draw the same.
+    ``labelled_image`` and ``labelled_label`` are drawn from the positions ``chosen``, with ``draws_of_batch``.
     """
 
     def __init__(self, data: Any, chosen: Tensor, batch_size: int, seed: int = 0) -> None:
@@ -167,8 +166,7 @@ class PartlyLabelled(Split):
 
     def __getitems__(self, indices: list[int]) -> Batch:
         batch = self.data.__getitems__(indices)
-        # The hash of integers is the same in each process.
-        generator = torch.Generator().manual_seed(hash((self.seed, *indices)) % 2**63)
+        generator = draws_of_batch(self.seed, indices)
         rounds = -(-self.batch_size // len(self.chosen))
         order = torch.cat([torch.randperm(len(self.chosen), generator=generator) for _ in range(rounds)])
         labelled = self.data.__getitems__(self.chosen[order[: self.batch_size]].tolist())

@@ -174,11 +174,9 @@ class TextDataModule(SplitDataModule):
 
         They are weighted by ``weighting``, ``tfidf`` or ``squared_idf``, by default the data's, ``tfidf`` for counts.
         """
-        documents, idf = self.train_counts().astype(np.float64), self.idf.numpy()[self.train_counts().indices]
-        if (weighting or self.weighting) == "squared_idf":
-            documents.data = (1 + np.log(documents.data)) * idf**2
-        else:
-            documents.data *= idf
+        documents = self.train_counts().astype(np.float64)
+        values, idf = torch.from_numpy(documents.data), self.idf.double()[documents.indices]
+        documents.data = weighted(values, idf, weighting or self.weighting).numpy()
         lengths = np.sqrt(documents.multiply(documents).sum(1)).A1
         documents.data /= np.repeat(lengths, np.diff(documents.indptr))
         return documents
@@ -208,10 +206,16 @@ def weigh(batch: Batch, weighting: str, idf: Tensor) -> Batch:
     documents = {}
     for name in ("bow", "neighbour"):
         if name in batch:
-            counts = batch[name]
-            weighted = counts * idf if weighting == "tfidf" else counts.log().add_(1).clamp_(min=0).mul_(idf.square())
-            documents[name] = weighted.div_(weighted.sum(1, keepdim=True))
+            weights = weighted(batch[name], idf, weighting)
+            documents[name] = weights.div_(weights.sum(1, keepdim=True))
     return batch | documents
+
+
+def weighted(counts: Tensor, idf: Tensor, weighting: str) -> Tensor:
+    """Return the weights of words with these ``counts``, 0 for 0; those of ``tfidf`` unless ``squared_idf``."""
+    if weighting == "squared_idf":
+        return counts.log().add_(1).clamp_(min=0).mul_(idf.square())
+    return counts * idf
 
 
 def without_empty(corpus: Corpus) -> Corpus:

@@ -5,18 +5,14 @@ import torch.nn.functional as F
 from scipy.sparse import csr_matrix
 from torch import Tensor
 
-from vqlab.data.datamodule import Batch, Split
+from vqlab.data.datamodule import Batch, Split, draws_of_batch
 
 DIM = 30  # of the space in which documents are near; more include rare words
 ROWS = 1000  # documents that are compared with all others at once
 
 
 class WithNeighbours(Split):
-    """Documents, and for each of a batch another one, ``neighbour``, drawn from its row of ``table`` (N, n).
-
-    The draw depends on ``seed`` and the positions of the batch alone, so a resumed run and any number of processes
-    draw the same.
-    """
+    """Documents, and for each of a batch another one, ``neighbour``, drawn from its row of ``table`` (N, n)."""
 
     def __init__(self, data: Split, table: Tensor, seed: int = 0) -> None:
         self.data, self.table, self.seed = data, table, seed
@@ -25,9 +21,7 @@ class WithNeighbours(Split):
         return len(self.data)
 
     def __getitems__(self, indices: list[int]) -> Batch:
-        # The hash of integers is the same in each process.
-        generator = torch.Generator().manual_seed(hash((self.seed, *indices)) % 2**63)
-        drawn = torch.randint(self.table.shape[1], (len(indices), 1), generator=generator)
+        drawn = torch.randint(self.table.shape[1], (len(indices), 1), generator=draws_of_batch(self.seed, indices))
         near = self.table[torch.as_tensor(indices)].gather(1, drawn)[:, 0]
         return self.data.__getitems__(indices) | {"neighbour": self.data.__getitems__(near.tolist())["bow"]}
 

@@ -147,6 +147,8 @@ class GANTopicModel(Model):
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Update the critic, and on every ``n_critic``-th batch generator and encoder."""
+        if self.neighbour_weight and "neighbour" not in batch:
+            raise UserError("neighbour_weight needs batches with neighbour: set --data.neighbours=20")
         real, theta = self._documents(batch["bow"]), self._prior(len(batch["bow"]))
         optimizers: Any = self.trainer.optimizers
         generator_step = (self.global_step + 1) % self.n_critic == 0
@@ -190,24 +192,21 @@ class GANTopicModel(Model):
 
     def _generator_loss(self, batch: dict[str, Tensor], real: Bags, theta: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss of generator and encoder against the updated critic, and terms for the log."""
-        (fake, traits), terms = self.generator.generate(theta), {}
-        if self.neighbour_weight:
-            if "neighbour" not in batch:
-                raise UserError("neighbour_weight needs batches with neighbour: set --data.neighbours=20")
-            both = self._infer(self._documents(torch.cat([batch["bow"], batch["neighbour"]])), theta)
-            inferred, others = both.chunk(2)  # one pass, so that batch norm sees both
-        else:
-            inferred = self._infer(real, theta)
+        read = real
+        if self.neighbour_weight:  # one pass, so that batch norm sees documents and neighbours
+            read = self._documents(torch.cat([batch["bow"], batch["neighbour"]]))
+        (fake, traits), proportions = self.generator.generate(theta), self._infer(read, theta)
+        inferred = proportions[: len(theta)]
         loss = self._distance(real, inferred, fake, theta)
-        terms["g_loss"] = loss.detach()
+        terms = {"g_loss": loss.detach()}
         if self.cycle_weight:
             cycle = self.generator.cross_entropy(real, inferred).mean()
             loss, terms["cycle"] = loss + self.cycle_weight * cycle, cycle.detach()
         if self.neighbour_weight:
-            apart = neighbour_loss(inferred, others)
+            apart = neighbour_loss(*proportions.chunk(2))
             loss, terms["neighbour"] = loss + self.neighbour_weight * apart, apart.detach()
         if self.usage_weight:
-            usage = usage_entropy(both if self.neighbour_weight else inferred)
+            usage = usage_entropy(proportions)
             loss, terms["usage"] = loss - self.usage_weight * usage, usage.detach()
         if self.divergence_weight:
             divergence = topic_divergence(self.generator.log_topics())
